@@ -1,0 +1,67 @@
+//! Generates `include/weighbridge.h` and sets what the linker is told about the shared library.
+//!
+//! The committed header must be the one that the sources give: a build with a stale header fails,
+//! and `WEIGHBRIDGE_HEADER=write` (that is `make header`) writes it.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Every file whose public items are part of the C interface, in the order of the header.
+const INTERFACE: [&str; 9] = [
+    "src/status.rs",
+    "src/tensor/dtype.rs",
+    "src/capi/version.rs",
+    "src/capi/error.rs",
+    "src/capi/device.rs",
+    "src/capi/buffer.rs",
+    "src/capi/view.rs",
+    "src/capi/dlpack.rs",
+    "src/capi/safetensors.rs",
+];
+
+fn main() {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    for file in INTERFACE.iter().chain(&["cbindgen.toml", "include/weighbridge.h", "Cargo.toml"]) {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    println!("cargo:rerun-if-env-changed=WEIGHBRIDGE_HEADER");
+
+    let major = env::var("CARGO_PKG_VERSION_MAJOR").expect("cargo sets it");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libweighbridge.so.{major}");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    check_header(&root);
+}
+
+fn check_header(root: &Path) {
+    let mut config =
+        cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml is valid");
+    let version =
+        |part: &str| env::var(format!("CARGO_PKG_VERSION_{part}")).expect("cargo sets it");
+    config.after_includes = config.after_includes.map(|text| {
+        text.replace("@MAJOR@", &version("MAJOR"))
+            .replace("@MINOR@", &version("MINOR"))
+            .replace("@PATCH@", &version("PATCH"))
+    });
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for file in INTERFACE {
+        builder = builder.with_src(root.join(file));
+    }
+    let mut generated = Vec::new();
+    builder.generate().expect("the C interface parses").write(&mut generated);
+    let generated = String::from_utf8(generated)
+        .expect("the sources are UTF-8")
+        .replace("# Safety", "The caller promises:")
+        .into_bytes();
+
+    let path = root.join("include/weighbridge.h");
+    if fs::read(&path).is_ok_and(|committed| committed == generated) {
+        return;
+    }
+    if env::var_os("WEIGHBRIDGE_HEADER").is_some_and(|value| value == "write") {
+        fs::write(&path, generated).expect("include/weighbridge.h can be written");
+    } else {
+        println!(
+            "cargo::error=include/weighbridge.h is not what the sources give: run `make header`"
+        );
+    }
+}

@@ -1,0 +1,1577 @@
+/*
+ * weighbridge: carries model weights between host memory and an accelerator.
+ * Generated from the Rust sources by cbindgen; change those and run `make header`.
+ *
+ * How to read it
+ *   Ownership  *_open, *_alloc, *_register, *_map, *_new, *_load make one reference; *_retain adds
+ *              one; *_release drops one, and NULL is let through. Children hold their parents, so any
+ *              order of release is legal. Using a handle after its last release is undefined; a debug
+ *              build answers WB_ERR_HANDLE.
+ *   Threading  Every function may be called from any thread; a handle may be used by many at once.
+ *   Errors     wb_status is WB_OK or a WB_ERR_*. The last argument, which may be NULL, receives the
+ *              status, the driver's own code and a message. Outputs are written only on success.
+ *   Structs    Begin with struct_size and have a WB_*_INIT. A smaller struct from an older header is
+ *              accepted; reserved fields must be 0.
+ *   NULL       is refused with WB_ERR_NULL unless a comment says that it is allowed.
+ *   Streams    are the engine's own: a CUstream as void*, or a host device's stream. NULL is the
+ *              device's default stream.
+ *   Units      are bytes unless a name says otherwise; strides are counted in elements.
+ *   Platform   Linux.
+ * Everything here is there since 0.1.0 where its comment names no other version.
+ */
+
+#ifndef WEIGHBRIDGE_H
+#define WEIGHBRIDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** The version of this header; wb_version() is the library's. */
+#define WB_VERSION_MAJOR 0
+#define WB_VERSION_MINOR 1
+#define WB_VERSION_PATCH 0
+#define WB_VERSION ((WB_VERSION_MAJOR << 16) | (WB_VERSION_MINOR << 8) | WB_VERSION_PATCH)
+
+struct DLManagedTensor;
+struct DLManagedTensorVersioned;
+
+
+/**
+ * The NUMA node that the device hangs on; the default.
+ */
+#define WB_NUMA_DEVICE -1
+
+/**
+ * Any NUMA node.
+ */
+#define WB_NUMA_ANY -2
+
+/**
+ * A range of host memory: allocated, registered, or mapped from a file.
+ */
+typedef struct wb_buffer wb_buffer;
+
+/**
+ * A place to compute: a CUDA device, or the host, which is always there.
+ */
+typedef struct wb_device wb_device;
+
+/**
+ * An open safetensors file.
+ */
+typedef struct wb_safetensors wb_safetensors;
+
+/**
+ * A typed, shaped, strided window into a buffer, which it holds alive.
+ */
+typedef struct wb_view wb_view;
+
+/**
+ * The outcome of a call: `WB_OK` or one of `WB_ERR_*`.
+ */
+typedef int32_t wb_status;
+
+/**
+ * Receives an error that no call could return: something failed while memory was given back.
+ * Called on any thread, with locks of the library held: it must not call the library.
+ */
+typedef void (*wb_log_callback)(void *user, wb_status status, int32_t code, const char *message);
+
+/**
+ * What went wrong. The caller's own; begin with WB_ERROR_INIT. Written on failure only.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct, by WB_ERROR_INIT.
+     */
+    uint32_t struct_size;
+    /**
+     * The status that the call gave.
+     */
+    wb_status status;
+    /**
+     * The CUDA driver's code, or the errno of a system call; 0 where there is none.
+     */
+    int32_t driver_code;
+    /**
+     * What was asked, what was found, what to do. Ends in NUL.
+     */
+    char message[500];
+} wb_error;
+
+/**
+ * Yes, no, or as environment and platform have it.
+ */
+typedef int32_t wb_choice;
+
+/**
+ * How to open a device. Begin with WB_DEVICE_OPTIONS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * Pin host memory? A wb_choice; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_AUTO off.
+     */
+    wb_choice pin;
+    /**
+     * Let the device read host memory in place? A wb_choice; WEIGHBRIDGE_DISABLE_UVA=1 switches
+     * WB_AUTO off.
+     */
+    wb_choice views;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * The caller's own CUcontext, which must outlive the device; NULL for the primary context.
+     */
+    void *context;
+    /**
+     * Bytes of device memory that the host device has; 0 for as much as the machine.
+     */
+    uint64_t capacity_bytes;
+    /**
+     * 0.
+     */
+    uint64_t reserved[4];
+} wb_device_options;
+
+/**
+ * What a device is.
+ */
+typedef int32_t wb_device_kind;
+
+/**
+ * The platform's truth, and the policy decided from it. Begin with WB_DEVICE_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A wb_device_kind.
+     */
+    wb_device_kind kind;
+    /**
+     * Ordinal among the devices of its kind.
+     */
+    int32_t ordinal;
+    /**
+     * CUDA's version of the driver, 13000 for 13.0; 0 for the host.
+     */
+    int32_t driver_version;
+    /**
+     * Compute capability times ten, 90 for 9.0; 0 for the host.
+     */
+    int32_t compute_capability;
+    /**
+     * 1 when host and device share one address space.
+     */
+    int32_t unified_addressing;
+    /**
+     * 1 when existing memory can be registered.
+     */
+    int32_t host_register;
+    /**
+     * 1 when registering a read-only page worked: what the library goes by.
+     */
+    int32_t read_only_register;
+    /**
+     * What the driver's attribute says of it.
+     */
+    int32_t read_only_register_attribute;
+    /**
+     * 1 when any pointer of the process is a device pointer.
+     */
+    int32_t pageable_access;
+    /**
+     * 1 when the device shares the host's memory.
+     */
+    int32_t integrated;
+    /**
+     * The NUMA node that the device hangs on; -1 when unknown.
+     */
+    int32_t numa_node;
+    /**
+     * 1 when the policy is to pin host memory.
+     */
+    int32_t pin;
+    /**
+     * 1 when the policy is to let the device read host memory in place.
+     */
+    int32_t views;
+    /**
+     * Bytes that this process may lock; UINT64_MAX without a limit.
+     */
+    uint64_t memlock_limit;
+    /**
+     * Bytes of device memory.
+     */
+    uint64_t total_bytes;
+    /**
+     * Bytes of device memory that are free now.
+     */
+    uint64_t free_bytes;
+    /**
+     * The device's own name.
+     */
+    char name[256];
+    /**
+     * Why the policy is to pin, or not to.
+     */
+    char pin_reason[256];
+    /**
+     * Why the policy is to use views, or not to.
+     */
+    char views_reason[256];
+} wb_device_info;
+
+/**
+ * What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_USAGE_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Buffers alive.
+     */
+    uint64_t buffers;
+    /**
+     * Views alive.
+     */
+    uint64_t views;
+    /**
+     * References that wait for a stream or for the thread that gives memory back.
+     */
+    uint64_t deferred;
+    /**
+     * Bytes asked for by the buffers alive.
+     */
+    uint64_t asked_bytes;
+    /**
+     * Bytes of address space mapped for them.
+     */
+    uint64_t mapped_bytes;
+    /**
+     * Bytes pinned for them, as the driver or the kernel counts them.
+     */
+    uint64_t pinned_bytes;
+    /**
+     * Bytes of device memory from wb_device_alloc.
+     */
+    uint64_t device_bytes;
+    /**
+     * Errors that went to the log sink since the process began.
+     */
+    uint64_t errors_logged;
+} wb_device_usage;
+
+/**
+ * Work of the host on a stream. It must not call this library or CUDA.
+ */
+typedef void (*wb_host_function)(void *user);
+
+/**
+ * Whether memory lies in huge pages.
+ */
+typedef int32_t wb_huge_pages;
+
+/**
+ * How a file gets into memory.
+ */
+typedef int32_t wb_file_mode;
+
+/**
+ * What long work is doing.
+ */
+typedef int32_t wb_phase;
+
+/**
+ * Receives the bytes done and the bytes in all of a phase; a result other than 0 cancels. Called on
+ * the thread that made the call.
+ */
+typedef int32_t (*wb_progress)(void *user, wb_phase phase, uint64_t done, uint64_t total);
+
+/**
+ * How to make a buffer. Begin with WB_BUFFER_OPTIONS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A wb_huge_pages.
+     */
+    wb_huge_pages huge_pages;
+    /**
+     * Threads that fault, read and copy; 0 for as many as help.
+     */
+    uint32_t threads;
+    /**
+     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY.
+     */
+    int32_t numa_node;
+    /**
+     * Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
+     */
+    wb_choice pin;
+    /**
+     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host.
+     */
+    wb_choice write_combined;
+    /**
+     * Pinned for every context of the process; WB_AUTO is yes.
+     */
+    wb_choice portable;
+    /**
+     * A wb_file_mode, for files.
+     */
+    wb_file_mode file_mode;
+    /**
+     * Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
+     * in between, and progress be reported.
+     */
+    uint64_t chunk_bytes;
+    /**
+     * Told how far the work is; may cancel it. NULL for none.
+     */
+    wb_progress progress;
+    /**
+     * Handed to `progress`.
+     */
+    void *progress_user;
+    /**
+     * 0.
+     */
+    uint64_t reserved[4];
+} wb_buffer_options;
+
+/**
+ * Called once when nothing uses the caller's memory any more, on any thread.
+ */
+typedef void (*wb_deleter)(void *owner);
+
+/**
+ * How a buffer came about.
+ */
+typedef int32_t wb_origin;
+
+/**
+ * How a buffer is pinned.
+ */
+typedef int32_t wb_pinning;
+
+/**
+ * What a buffer is. Begin with WB_BUFFER_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A wb_origin.
+     */
+    wb_origin origin;
+    /**
+     * A wb_pinning.
+     */
+    wb_pinning pinning;
+    /**
+     * 1 when its bytes must not be written.
+     */
+    int32_t read_only;
+    /**
+     * The first byte; NULL in a buffer of no bytes.
+     */
+    void *data;
+    /**
+     * Where the device sees the first byte; 0 where it does not.
+     */
+    uint64_t device_address;
+    /**
+     * Bytes asked for.
+     */
+    uint64_t asked_bytes;
+    /**
+     * Bytes of address space mapped for it; 0 for the caller's memory.
+     */
+    uint64_t mapped_bytes;
+    /**
+     * Bytes pinned, as the driver or the kernel counts them.
+     */
+    uint64_t pinned_bytes;
+    /**
+     * Registrations that pin it.
+     */
+    uint64_t chunks;
+    /**
+     * Why it is not as it would be at best (a fallback that was taken); empty when it is.
+     */
+    char note[256];
+} wb_buffer_info;
+
+/**
+ * What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Bytes in memory (mincore).
+     */
+    uint64_t resident_bytes;
+    /**
+     * Bytes in huge pages (smaps of the mappings that it touches).
+     */
+    uint64_t huge_bytes;
+    /**
+     * Bytes in private anonymous pages (smaps): of a mapped file, what was silently copied.
+     */
+    uint64_t anonymous_bytes;
+    /**
+     * Bytes locked by mlock (smaps).
+     */
+    uint64_t locked_bytes;
+} wb_buffer_usage;
+
+/**
+ * An element type: one of `WB_DTYPE_*`.
+ */
+typedef int32_t wb_dtype;
+
+/**
+ * Type, shape and strides of a tensor. Begin with WB_LAYOUT_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A WB_DTYPE_*.
+     */
+    wb_dtype dtype;
+    /**
+     * Number of dimensions, at most 64; 0 for a scalar.
+     */
+    int32_t ndim;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * `ndim` sizes in elements.
+     */
+    const int64_t *shape;
+    /**
+     * `ndim` strides in elements, of any sign; NULL for contiguous in row-major order.
+     */
+    const int64_t *strides;
+    /**
+     * Bytes from the start of the memory to the first element.
+     */
+    uint64_t offset_bytes;
+} wb_layout;
+
+/**
+ * Who looks through a view.
+ */
+typedef int32_t wb_access;
+
+/**
+ * What a view is. Begin with WB_VIEW_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A WB_DTYPE_*.
+     */
+    wb_dtype dtype;
+    /**
+     * Number of dimensions.
+     */
+    int32_t ndim;
+    /**
+     * A wb_access.
+     */
+    wb_access access;
+    /**
+     * 1 when the elements must not be written.
+     */
+    int32_t read_only;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * The host's address of the first element; NULL in a buffer of no bytes.
+     */
+    void *data;
+    /**
+     * The device's address of the first element; 0 for a view of the host only.
+     */
+    uint64_t device_address;
+    /**
+     * `ndim` sizes in elements; the view's own, alive as long as it.
+     */
+    const int64_t *shape;
+    /**
+     * `ndim` strides in elements; the view's own, alive as long as it.
+     */
+    const int64_t *strides;
+    /**
+     * Number of elements.
+     */
+    uint64_t elements;
+    /**
+     * Bytes from the lowest to the end of the highest element, gaps included.
+     */
+    uint64_t span_bytes;
+} wb_view_info;
+
+/**
+ * CPython's PyCapsule_IsValid.
+ */
+typedef int (*wb_capsule_is_valid)(void *capsule, const char *name);
+
+/**
+ * CPython's PyCapsule_GetPointer.
+ */
+typedef void *(*wb_capsule_get_pointer)(void *capsule, const char *name);
+
+/**
+ * A tensor of a file. Begin with WB_TENSOR_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * A WB_DTYPE_*; 0 for a type of the file that has none.
+     */
+    wb_dtype dtype;
+    /**
+     * Number of dimensions.
+     */
+    int32_t ndim;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Its name, ending in NUL; the file's own, alive as long as it.
+     */
+    const char *name;
+    /**
+     * `ndim` sizes in elements; the file's own, alive as long as it. NULL where dtype is 0.
+     */
+    const int64_t *shape;
+    /**
+     * Bytes from the beginning of the file, and so of its buffer.
+     */
+    uint64_t offset_bytes;
+    /**
+     * Bytes of its data.
+     */
+    uint64_t bytes;
+} wb_tensor_info;
+
+/**
+ * The call did what was asked.
+ */
+#define WB_OK 0
+
+/**
+ * The library broke its own rules (a panic was caught): please report it.
+ */
+#define WB_ERR_INTERNAL 1
+
+/**
+ * A pointer is NULL where NULL is not allowed.
+ */
+#define WB_ERR_NULL 2
+
+/**
+ * A handle is not alive: released too often, or never made (found by debug builds only).
+ */
+#define WB_ERR_HANDLE 3
+
+/**
+ * A `struct_size` is too small to be valid, or larger than this library knows.
+ */
+#define WB_ERR_STRUCT_SIZE 4
+
+/**
+ * A reserved field is not 0.
+ */
+#define WB_ERR_RESERVED 5
+
+/**
+ * A value is none of the named constants of its kind.
+ */
+#define WB_ERR_ENUM 6
+
+/**
+ * An argument is wrong in another way; the message says which and how.
+ */
+#define WB_ERR_INVALID_ARGUMENT 7
+
+/**
+ * Shape × strides × element size does not fit in 64 bits.
+ */
+#define WB_ERR_OVERFLOW 8
+
+/**
+ * A range lies outside of what it should lie in.
+ */
+#define WB_ERR_OUT_OF_RANGE 9
+
+/**
+ * Zero bytes where there is nothing to do with zero bytes.
+ */
+#define WB_ERR_ZERO_BYTES 10
+
+/**
+ * The device cannot see this memory; a copy has its own name.
+ */
+#define WB_ERR_NOT_MAPPED 11
+
+/**
+ * The address does not suit the alignment that was asked for.
+ */
+#define WB_ERR_UNALIGNED 12
+
+/**
+ * A part of the range is registered already.
+ */
+#define WB_ERR_ALREADY_REGISTERED 13
+
+/**
+ * A part of the range is not mapped in this process, or not readable.
+ */
+#define WB_ERR_UNMAPPED_RANGE 14
+
+/**
+ * Registering this memory would silently copy every page of it.
+ */
+#define WB_ERR_WOULD_COPY 15
+
+/**
+ * There is no such device.
+ */
+#define WB_ERR_NO_DEVICE 16
+
+/**
+ * There is no NVIDIA driver on this machine.
+ */
+#define WB_ERR_NO_DRIVER 17
+
+/**
+ * The driver lacks a function that is needed; the message names it.
+ */
+#define WB_ERR_DRIVER_TOO_OLD 18
+
+/**
+ * The driver refused; `driver_code` is its code.
+ */
+#define WB_ERR_DRIVER 19
+
+/**
+ * The platform, or this kind of device, cannot do it.
+ */
+#define WB_ERR_NOT_SUPPORTED 20
+
+/**
+ * Pinning was asked for and RLIMIT_MEMLOCK does not allow it.
+ */
+#define WB_ERR_MEMLOCK 21
+
+/**
+ * The memory limit of the control group leaves no room.
+ */
+#define WB_ERR_CGROUP 22
+
+/**
+ * There is not enough host memory.
+ */
+#define WB_ERR_OUT_OF_MEMORY 23
+
+/**
+ * There is not enough device memory.
+ */
+#define WB_ERR_DEVICE_MEMORY 24
+
+/**
+ * Huge pages were required and are not to be had.
+ */
+#define WB_ERR_HUGE_PAGES 25
+
+/**
+ * The file does not exist.
+ */
+#define WB_ERR_FILE_MISSING 26
+
+/**
+ * The file may not be read, or is not a regular file.
+ */
+#define WB_ERR_FILE_ACCESS 27
+
+/**
+ * The file is empty.
+ */
+#define WB_ERR_FILE_EMPTY 28
+
+/**
+ * The file is shorter than it was when it was mapped, or than it says it is.
+ */
+#define WB_ERR_FILE_TRUNCATED 29
+
+/**
+ * Reading the file failed.
+ */
+#define WB_ERR_FILE_IO 30
+
+/**
+ * The file is not a well-formed safetensors file.
+ */
+#define WB_ERR_FORMAT 31
+
+/**
+ * There is nothing of that name.
+ */
+#define WB_ERR_NOT_FOUND 32
+
+/**
+ * The progress callback asked to stop.
+ */
+#define WB_ERR_CANCELLED 33
+
+/**
+ * The wait ended before the work did.
+ */
+#define WB_ERR_TIMEOUT 34
+
+/**
+ * The stream is being captured into a graph, where this cannot be done.
+ */
+#define WB_ERR_CAPTURING 35
+
+/**
+ * The process was forked since the device was opened: its child cannot use it.
+ */
+#define WB_ERR_FORKED 36
+
+/**
+ * The DLPack tensor is of a version, device or type that is not taken here.
+ */
+#define WB_ERR_DLPACK 37
+
+/**
+ * Boolean, 1 byte.
+ */
+#define WB_DTYPE_BOOL 1
+
+/**
+ * Signed integer, 1 byte.
+ */
+#define WB_DTYPE_I8 2
+
+/**
+ * Signed integer, 2 bytes.
+ */
+#define WB_DTYPE_I16 3
+
+/**
+ * Signed integer, 4 bytes.
+ */
+#define WB_DTYPE_I32 4
+
+/**
+ * Signed integer, 8 bytes.
+ */
+#define WB_DTYPE_I64 5
+
+/**
+ * Unsigned integer, 1 byte.
+ */
+#define WB_DTYPE_U8 6
+
+/**
+ * Unsigned integer, 2 bytes.
+ */
+#define WB_DTYPE_U16 7
+
+/**
+ * Unsigned integer, 4 bytes.
+ */
+#define WB_DTYPE_U32 8
+
+/**
+ * Unsigned integer, 8 bytes.
+ */
+#define WB_DTYPE_U64 9
+
+/**
+ * IEEE half precision, 2 bytes.
+ */
+#define WB_DTYPE_F16 10
+
+/**
+ * bfloat16, 2 bytes.
+ */
+#define WB_DTYPE_BF16 11
+
+/**
+ * IEEE single precision, 4 bytes.
+ */
+#define WB_DTYPE_F32 12
+
+/**
+ * IEEE double precision, 8 bytes.
+ */
+#define WB_DTYPE_F64 13
+
+/**
+ * Two single-precision numbers, real and imaginary, 8 bytes.
+ */
+#define WB_DTYPE_C64 14
+
+/**
+ * 8-bit float, 4 exponent and 3 mantissa bits, finite with NaN, 1 byte.
+ */
+#define WB_DTYPE_F8_E4M3FN 15
+
+/**
+ * 8-bit float, 5 exponent and 2 mantissa bits, 1 byte.
+ */
+#define WB_DTYPE_F8_E5M2 16
+
+/**
+ * 8-bit power of two without sign (a scale), 1 byte.
+ */
+#define WB_DTYPE_F8_E8M0 17
+
+/**
+ * Two 4-bit floats (2 exponent bits, 1 mantissa bit) packed in 1 byte; shapes count bytes.
+ */
+#define WB_DTYPE_F4_E2M1X2 18
+
+/**
+ * As the environment and the platform have it; the default.
+ */
+#define WB_AUTO 0
+
+/**
+ * Yes; wins over the environment.
+ */
+#define WB_ON 1
+
+/**
+ * No; wins over the environment.
+ */
+#define WB_OFF 2
+
+/**
+ * The host's processors and memory.
+ */
+#define WB_DEVICE_HOST 1
+
+/**
+ * A CUDA device.
+ */
+#define WB_DEVICE_CUDA 2
+
+/**
+ * Where the kernel gives them; the default.
+ */
+#define WB_HUGE_PAGES_TRY 0
+
+/**
+ * Small pages only.
+ */
+#define WB_HUGE_PAGES_OFF 1
+
+/**
+ * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES.
+ */
+#define WB_HUGE_PAGES_REQUIRE 2
+
+/**
+ * Mapped where the platform can register a mapping, else read; the default.
+ */
+#define WB_FILE_AUTO 0
+
+/**
+ * Mapped, or an error.
+ */
+#define WB_FILE_MAP 1
+
+/**
+ * Read into exact memory.
+ */
+#define WB_FILE_READ 2
+
+/**
+ * Allocated by wb_buffer_alloc.
+ */
+#define WB_ORIGIN_ALLOCATED 1
+
+/**
+ * The caller's memory, registered.
+ */
+#define WB_ORIGIN_REGISTERED 2
+
+/**
+ * A mapping of a file.
+ */
+#define WB_ORIGIN_FILE_MAPPED 3
+
+/**
+ * A file that was read into memory.
+ */
+#define WB_ORIGIN_FILE_READ 4
+
+/**
+ * Not at all.
+ */
+#define WB_PINNING_NONE 0
+
+/**
+ * Its pages are registered with the device (on the host device: locked).
+ */
+#define WB_PINNING_REGISTERED 1
+
+/**
+ * The driver allocated it pinned.
+ */
+#define WB_PINNING_DRIVER 2
+
+/**
+ * Making pages present.
+ */
+#define WB_PHASE_FAULT 1
+
+/**
+ * Registering pages with the device.
+ */
+#define WB_PHASE_PIN 2
+
+/**
+ * Reading or copying.
+ */
+#define WB_PHASE_READ 3
+
+/**
+ * The device; the buffer must be mapped for it.
+ */
+#define WB_ACCESS_DEVICE 0
+
+/**
+ * The host only.
+ */
+#define WB_ACCESS_HOST 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The library's version as `WB_VERSION` counts it. Any thread.
+ */
+uint32_t wb_version(void);
+
+/**
+ * The name of a status, such as "WB_ERR_NULL"; NULL for a number that is none. Static.
+ */
+const char *wb_status_name(wb_status status);
+
+/**
+ * Installs the process's log sink, or takes it away with a NULL callback. Without one such errors
+ * are only counted (wb_device_usage.errors_logged).
+ *
+ * Ownership: `user` stays the caller's and must live until the sink is replaced. Any thread.
+ *
+ * The caller promises:
+ * `callback` may be called on any thread with `user` until it is replaced.
+ */
+wb_status wb_log_set(wb_log_callback callback, void *user);
+
+/**
+ * How many CUDA devices there are.
+ *
+ * Any thread. Errors: WB_ERR_NO_DRIVER, WB_ERR_DRIVER_TOO_OLD, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid.
+ */
+wb_status wb_cuda_device_count(int32_t *count, wb_error *error);
+
+/**
+ * Opens a device by its name: "host", or "cuda:N" by CUDA's ordinal. `options` may be NULL.
+ *
+ * Ownership: one reference, given back with wb_device_release. A CUDA device's primary context is
+ * retained (or the caller's context used); it is never reset, and the calling thread's current
+ * context is restored after every call. Any thread.
+ * Errors: WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_DRIVER_TOO_OLD, WB_ERR_INVALID_ARGUMENT (also
+ * for an environment variable that says neither yes nor no), WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid; `name` ends in NUL.
+ */
+wb_status wb_device_open(const char *name,
+                         const wb_device_options *options,
+                         wb_device **device,
+                         wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `device` is NULL or alive.
+ */
+void wb_device_retain(const wb_device *device);
+
+/**
+ * Drops a reference. Buffers and views hold their device, so it may go first. Any thread.
+ *
+ * The caller promises:
+ * `device` is NULL or alive, and this reference is not used again.
+ */
+void wb_device_release(wb_device *device);
+
+/**
+ * Answers what the platform is and what the policy is. Any thread. Errors: WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_device_describe(const wb_device *device, wb_device_info *info, wb_error *error);
+
+/**
+ * Counts what lives on the device now, made through this handle. Any thread.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_device_measure(const wb_device *device, wb_device_usage *usage, wb_error *error);
+
+/**
+ * Waits until every reference that was to go after a stream, or was let go by a DLPack consumer,
+ * is gone; at most `timeout_ms` milliseconds.
+ *
+ * Any thread, but not from a callback of this library. Errors: WB_ERR_TIMEOUT, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `device` is NULL or alive.
+ */
+wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error *error);
+
+/**
+ * Allocates device memory of exactly `bytes` bytes (the host device: rounded to pages).
+ *
+ * Ownership: given back with wb_device_free, or with the device's last reference. May block the
+ * device: keep it off the hot path. Any thread.
+ * Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_ZERO_BYTES, WB_ERR_FORKED, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `address` is NULL or valid.
+ */
+wb_status wb_device_alloc(const wb_device *device,
+                          uint64_t bytes,
+                          uint64_t *address,
+                          wb_error *error);
+
+/**
+ * Gives device memory of wb_device_alloc back; waits for the device as the driver does.
+ *
+ * Any thread. Errors: WB_ERR_INVALID_ARGUMENT for an address that is none.
+ *
+ * The caller promises:
+ * `device` is NULL or alive.
+ */
+wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *error);
+
+/**
+ * Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
+ * address. A copy across two registrations, which CUDA refuses, is split.
+ *
+ * Stream order: runs behind what is queued on `stream`; both places must stay until then. From
+ * pageable memory the driver may block the caller. Any thread. Capturable.
+ * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
+ *
+ * The caller promises:
+ * Both places are valid for `bytes` bytes until the stream has run the copy.
+ */
+wb_status wb_device_copy(const wb_device *device,
+                         uint64_t to,
+                         uint64_t from,
+                         uint64_t bytes,
+                         void *stream,
+                         wb_error *error);
+
+/**
+ * Makes a stream of the device: in order in itself, independent of others.
+ *
+ * Ownership: given back with wb_device_stream_release. Engines pass their own CUstream instead.
+ * Any thread. Errors: WB_ERR_OUT_OF_MEMORY, WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `stream` is NULL or valid.
+ */
+wb_status wb_device_stream_new(const wb_device *device, void **stream, wb_error *error);
+
+/**
+ * Gives a stream of wb_device_stream_new back; what is queued on it still runs. Any thread.
+ * Errors: WB_ERR_INVALID_ARGUMENT, WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `stream` is of wb_device_stream_new and not used again.
+ */
+wb_status wb_device_stream_release(const wb_device *device, void *stream, wb_error *error);
+
+/**
+ * Waits for what is queued on a stream. Any thread. Errors: WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_device_stream_synchronize(const wb_device *device, void *stream, wb_error *error);
+
+/**
+ * Queues a function of the host on a stream.
+ *
+ * Ownership: `user` stays the caller's. Stream order: runs behind what is queued, on a thread of
+ * the library's or the driver's. Any thread. Errors: WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `function` may be called with `user` on another thread, once, and does not unwind.
+ */
+wb_status wb_device_stream_call(const wb_device *device,
+                                void *stream,
+                                wb_host_function function,
+                                void *user,
+                                wb_error *error);
+
+/**
+ * Allocates exactly `bytes` bytes of zeroed host memory, pinned by the device's policy: mapped,
+ * faulted in by many threads, registered once. Pinned bytes are the asked ones rounded up to pages.
+ * 0 bytes give a buffer with no address. `options` may be NULL.
+ *
+ * Ownership: one reference; the buffer holds the device. Any thread; registering may block the
+ * device, so keep it off the hot path.
+ * Errors: WB_ERR_OUT_OF_MEMORY, WB_ERR_CGROUP, WB_ERR_MEMLOCK, WB_ERR_HUGE_PAGES,
+ * WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid.
+ */
+wb_status wb_buffer_alloc(const wb_device *device,
+                          uint64_t bytes,
+                          const wb_buffer_options *options,
+                          wb_buffer **buffer,
+                          wb_error *error);
+
+/**
+ * Registers memory that exists already, where it lies. What would be copied silently (a private
+ * file mapping) is refused with WB_ERR_WOULD_COPY. `options` and `deleter` may be NULL.
+ *
+ * Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
+ * that uses it; on failure it is never called. Any thread; may block the device.
+ * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+ * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
+ * WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * The memory stays mapped until the deleter is called, or without one until the last reference is
+ * gone; the deleter may be called on any thread.
+ */
+wb_status wb_buffer_register(const wb_device *device,
+                             void *data,
+                             uint64_t bytes,
+                             const wb_buffer_options *options,
+                             wb_deleter deleter,
+                             void *owner,
+                             wb_buffer **buffer,
+                             wb_error *error);
+
+/**
+ * Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
+ * Registered without a copy where the platform can, else read in parallel into exact pinned memory:
+ * wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+ *
+ * Ownership: one reference; the file stays open in it. Any thread; may block the device.
+ * Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
+ * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
+ * WB_ERR_FORKED, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid; `path` ends in NUL.
+ */
+wb_status wb_buffer_map(const wb_device *device,
+                        const char *path,
+                        uint64_t offset,
+                        uint64_t bytes,
+                        const wb_buffer_options *options,
+                        wb_buffer **buffer,
+                        wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `buffer` is NULL or alive.
+ */
+void wb_buffer_retain(const wb_buffer *buffer);
+
+/**
+ * Drops a reference; with the last one (views hold one each) the memory goes back, at once and on
+ * this thread. Any thread. What a stream may still use goes with wb_buffer_release_after.
+ *
+ * The caller promises:
+ * `buffer` is NULL or alive, and this reference is not used again.
+ */
+void wb_buffer_release(wb_buffer *buffer);
+
+/**
+ * Drops a reference once what is queued on `stream` now has run; nobody waits for it. On failure
+ * the reference is still the caller's.
+ *
+ * Stream order: behind what is queued. Any thread. Errors: WB_ERR_CAPTURING, WB_ERR_FORKED,
+ * WB_ERR_DRIVER, WB_ERR_INVALID_ARGUMENT for a stream of the host device that is none.
+ *
+ * The caller promises:
+ * `buffer` is NULL or alive, and after success this reference is not used again.
+ */
+wb_status wb_buffer_release_after(wb_buffer *buffer, void *stream, wb_error *error);
+
+/**
+ * Answers what a buffer is. Any thread.
+ *
+ * The caller promises:
+ * `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_buffer_describe(const wb_buffer *buffer, wb_buffer_info *info, wb_error *error);
+
+/**
+ * Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+ *
+ * The caller promises:
+ * `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_buffer_measure(const wb_buffer *buffer, wb_buffer_usage *usage, wb_error *error);
+
+/**
+ * Makes a view of a buffer. It aliases, or fails: it never copies.
+ *
+ * Ownership: one reference; the view holds the buffer. Any thread.
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_ENUM,
+ * WB_ERR_INVALID_ARGUMENT, WB_ERR_FILE_TRUNCATED.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid.
+ */
+wb_status wb_view_new(const wb_buffer *buffer,
+                      const wb_layout *layout,
+                      wb_access access,
+                      wb_view **view,
+                      wb_error *error);
+
+/**
+ * Copies a tensor of the caller, its strides and gaps included, into a new buffer and gives a view
+ * of that. `data` is where the layout's offset counts from. `options` may be NULL.
+ *
+ * Ownership: one reference; the view holds the new buffer. The copy is done when the call returns.
+ * Any thread. Errors: those of wb_buffer_alloc and wb_view_new.
+ *
+ * The caller promises:
+ * The tensor's bytes may be read during the call.
+ */
+wb_status wb_view_copy_from(const wb_device *device,
+                            const void *data,
+                            const wb_layout *layout,
+                            wb_access access,
+                            const wb_buffer_options *options,
+                            wb_view **view,
+                            wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `view` is NULL or alive.
+ */
+void wb_view_retain(const wb_view *view);
+
+/**
+ * Drops a reference; the last of a buffer's views and references gives the memory back, at once and
+ * on this thread. Any thread. What a stream may still use goes with wb_view_release_after.
+ *
+ * The caller promises:
+ * `view` is NULL or alive, and this reference is not used again.
+ */
+void wb_view_release(wb_view *view);
+
+/**
+ * Drops a reference once what is queued on `stream` now has run; nobody waits for it. On failure
+ * the reference is still the caller's.
+ *
+ * Stream order: behind what is queued. Any thread. Errors: WB_ERR_CAPTURING, WB_ERR_FORKED,
+ * WB_ERR_DRIVER, WB_ERR_INVALID_ARGUMENT for a stream of the host device that is none.
+ *
+ * The caller promises:
+ * `view` is NULL or alive, and after success this reference is not used again.
+ */
+wb_status wb_view_release_after(wb_view *view, void *stream, wb_error *error);
+
+/**
+ * Answers what a view is. Any thread.
+ *
+ * The caller promises:
+ * `view` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *error);
+
+/**
+ * The buffer that a view looks into.
+ *
+ * Ownership: adds a reference, given back with wb_buffer_release. Any thread.
+ *
+ * The caller promises:
+ * `view` is NULL or alive; `buffer` is NULL or valid.
+ */
+wb_status wb_view_buffer(const wb_view *view, wb_buffer **buffer, wb_error *error);
+
+/**
+ * Exports a view as a DLManagedTensor: kDLCUDA for a view from a CUDA device, else kDLCPU.
+ *
+ * Ownership: the tensor holds a reference to the view until its deleter is called, on any thread.
+ * No stream is waited for: the library queues no work on the memory itself. Any thread.
+ *
+ * The caller promises:
+ * `view` is NULL or alive; `tensor` is NULL or valid.
+ */
+wb_status wb_view_to_dlpack(const wb_view *view, struct DLManagedTensor **tensor, wb_error *error);
+
+/**
+ * Exports a view as a DLManagedTensorVersioned, with the read-only flag where it is so; as
+ * wb_view_to_dlpack otherwise.
+ *
+ * The caller promises:
+ * `view` is NULL or alive; `tensor` is NULL or valid.
+ */
+wb_status wb_view_to_dlpack_versioned(const wb_view *view,
+                                      struct DLManagedTensorVersioned **tensor,
+                                      wb_error *error);
+
+/**
+ * Registers the host memory of a DLManagedTensor and gives a view of it. `options` may be NULL.
+ *
+ * Ownership: on success the tensor belongs to the view's buffer, which calls its deleter once when
+ * nothing uses the memory any more, on any thread; on failure it is still the caller's. Any thread.
+ * Errors: WB_ERR_DLPACK, those of wb_buffer_register and of wb_view_new.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid, and the tensor is well formed.
+ */
+wb_status wb_view_from_dlpack(const wb_device *device,
+                              struct DLManagedTensor *tensor,
+                              wb_access access,
+                              const wb_buffer_options *options,
+                              wb_view **view,
+                              wb_error *error);
+
+/**
+ * As wb_view_from_dlpack, for a DLManagedTensorVersioned; its read-only flag is kept.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid, and the tensor is well formed.
+ */
+wb_status wb_view_from_dlpack_versioned(const wb_device *device,
+                                        struct DLManagedTensorVersioned *tensor,
+                                        wb_access access,
+                                        const wb_buffer_options *options,
+                                        wb_view **view,
+                                        wb_error *error);
+
+/**
+ * Tells the library CPython's two functions that wb_python_capsule_destroy needs: the library is
+ * not linked to Python. For Python bindings, once, before the first capsule. Any thread.
+ *
+ * The caller promises:
+ * The functions are CPython's own.
+ */
+wb_status wb_python_capsule_setup(wb_capsule_is_valid is_valid,
+                                  wb_capsule_get_pointer get_pointer,
+                                  wb_error *error);
+
+/**
+ * The destructor of a "dltensor" or "dltensor_versioned" capsule: frees a tensor that no consumer
+ * took. To be given to PyCapsule_New; called by CPython, with the interpreter's lock.
+ *
+ * The caller promises:
+ * `capsule` is a PyCapsule, or NULL.
+ */
+void wb_python_capsule_destroy(void *capsule);
+
+/**
+ * Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map
+ * does. `options` may be NULL.
+ *
+ * Ownership: one reference. Any thread. Errors: WB_ERR_FORMAT, WB_ERR_FILE_TRUNCATED, those of
+ * wb_buffer_map.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid; `path` ends in NUL.
+ */
+wb_status wb_safetensors_open(const wb_device *device,
+                              const char *path,
+                              const wb_buffer_options *options,
+                              wb_safetensors **file,
+                              wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `file` is NULL or alive.
+ */
+void wb_safetensors_retain(const wb_safetensors *file);
+
+/**
+ * Drops a reference. Views hold the file's buffer, so it may go before them. Any thread.
+ *
+ * The caller promises:
+ * `file` is NULL or alive, and this reference is not used again.
+ */
+void wb_safetensors_release(wb_safetensors *file);
+
+/**
+ * Number of tensors; 0 for NULL. They are in the order of their data. Any thread.
+ *
+ * The caller promises:
+ * `file` is NULL or alive.
+ */
+uint64_t wb_safetensors_count(const wb_safetensors *file);
+
+/**
+ * The header's JSON text, ending in NUL, with the file's own metadata; NULL for NULL. The file's
+ * own, alive as long as it. Any thread.
+ *
+ * The caller promises:
+ * `file` is NULL or alive.
+ */
+const char *wb_safetensors_header(const wb_safetensors *file);
+
+/**
+ * Answers what the tensor at an index is. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
+ *
+ * The caller promises:
+ * `file` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_safetensors_describe(const wb_safetensors *file,
+                                  uint64_t index,
+                                  wb_tensor_info *info,
+                                  wb_error *error);
+
+/**
+ * The index of the tensor of a name. Any thread. Errors: WB_ERR_NOT_FOUND.
+ *
+ * The caller promises:
+ * `file` is NULL or alive; `name` is NULL or ends in NUL; `index` is NULL or valid.
+ */
+wb_status wb_safetensors_find(const wb_safetensors *file,
+                              const char *name,
+                              uint64_t *index,
+                              wb_error *error);
+
+/**
+ * A view of a tensor where it lies in the file's buffer. It aliases, or fails; `alignment` is the
+ * one in bytes that its address must have, 0 or 1 for any.
+ *
+ * Ownership: one reference; the view holds the buffer. Any thread. Errors: WB_ERR_UNALIGNED,
+ * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_*, those of wb_view_new.
+ *
+ * The caller promises:
+ * `file` is NULL or alive; `view` is NULL or valid.
+ */
+wb_status wb_safetensors_view(const wb_safetensors *file,
+                              uint64_t index,
+                              wb_access access,
+                              uint64_t alignment,
+                              wb_view **view,
+                              wb_error *error);
+
+/**
+ * A view of a tensor where it lies if it is aligned, else of a copy in memory of its own; `copied`
+ * receives 1 for a copy, else 0. `options`, for the copy, may be NULL.
+ *
+ * Ownership: one reference. Any thread. Errors: those of wb_safetensors_view but WB_ERR_UNALIGNED,
+ * and of wb_buffer_alloc.
+ *
+ * The caller promises:
+ * `file` is NULL or alive; other pointers are NULL or valid.
+ */
+wb_status wb_safetensors_load(const wb_safetensors *file,
+                              uint64_t index,
+                              wb_access access,
+                              uint64_t alignment,
+                              const wb_buffer_options *options,
+                              wb_view **view,
+                              int32_t *copied,
+                              wb_error *error);
+
+/**
+ * The buffer over the whole file.
+ *
+ * Ownership: adds a reference, given back with wb_buffer_release. Any thread.
+ *
+ * The caller promises:
+ * `file` is NULL or alive; `buffer` is NULL or valid.
+ */
+wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, wb_error *error);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* WEIGHBRIDGE_H */
+
+/*
+ * Initial values: `wb_error error = WB_ERROR_INIT;`. Fields that are not named in them are 0.
+ */
+#define WB_ERROR_INIT {sizeof(wb_error), WB_OK, 0, {0}}
+#define WB_DEVICE_OPTIONS_INIT                                                                     \
+    {sizeof(wb_device_options), WB_AUTO, WB_AUTO, 0, NULL, 0, {0, 0, 0, 0}}
+#define WB_DEVICE_INFO_INIT                                                                        \
+    {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
+#define WB_DEVICE_USAGE_INIT {sizeof(wb_device_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WB_BUFFER_OPTIONS_INIT                                                                     \
+    {sizeof(wb_buffer_options), WB_HUGE_PAGES_TRY, 0, WB_NUMA_DEVICE, WB_AUTO, WB_AUTO, WB_AUTO,   \
+     WB_FILE_AUTO, 0, NULL, NULL, {0, 0, 0, 0}}
+#define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, 0, 0, 0, 0, 0, {0}}
+#define WB_BUFFER_USAGE_INIT {sizeof(wb_buffer_usage), 0, 0, 0, 0, 0}
+#define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
+#define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, 0, 0}
+#define WB_TENSOR_INFO_INIT {sizeof(wb_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}

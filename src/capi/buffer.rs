@@ -1,0 +1,514 @@
+//! `wb_buffer`: a range of host memory.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+
+use crate::capi::arguments::{
+    Sized32, check_output, check_reserved, choice, one_of, read_struct, text, write_struct,
+};
+use crate::capi::device::{WB_AUTO, wb_choice, wb_device};
+use crate::capi::error::{guard, guard_void, wb_error, write_text};
+use crate::capi::handle::{self, Handle};
+use crate::device::policy::Choice;
+use crate::device::{Device, Stream};
+use crate::error::{Result, fail, human};
+use crate::memory::buffer::{Buffer, BufferOptions, FileMode, Numa, Origin, Owner, Pinning};
+use crate::memory::deferred;
+use crate::memory::pages::{HugePages, Span};
+use crate::memory::parallel::{Phase, Progress};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status,
+};
+
+/// A range of host memory: allocated, registered, or mapped from a file.
+pub struct wb_buffer {
+    _opaque: [u8; 0],
+}
+
+impl Handle for Buffer {
+    type Opaque = wb_buffer;
+    const NAME: &'static str = "wb_buffer";
+}
+
+/// Whether memory lies in huge pages.
+pub type wb_huge_pages = i32;
+/// Where the kernel gives them; the default.
+pub const WB_HUGE_PAGES_TRY: wb_huge_pages = 0;
+/// Small pages only.
+pub const WB_HUGE_PAGES_OFF: wb_huge_pages = 1;
+/// Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES.
+pub const WB_HUGE_PAGES_REQUIRE: wb_huge_pages = 2;
+
+/// The NUMA node that the device hangs on; the default.
+pub const WB_NUMA_DEVICE: i32 = -1;
+/// Any NUMA node.
+pub const WB_NUMA_ANY: i32 = -2;
+
+/// How a file gets into memory.
+pub type wb_file_mode = i32;
+/// Mapped where the platform can register a mapping, else read; the default.
+pub const WB_FILE_AUTO: wb_file_mode = 0;
+/// Mapped, or an error.
+pub const WB_FILE_MAP: wb_file_mode = 1;
+/// Read into exact memory.
+pub const WB_FILE_READ: wb_file_mode = 2;
+
+/// How a buffer came about.
+pub type wb_origin = i32;
+/// Allocated by wb_buffer_alloc.
+pub const WB_ORIGIN_ALLOCATED: wb_origin = 1;
+/// The caller's memory, registered.
+pub const WB_ORIGIN_REGISTERED: wb_origin = 2;
+/// A mapping of a file.
+pub const WB_ORIGIN_FILE_MAPPED: wb_origin = 3;
+/// A file that was read into memory.
+pub const WB_ORIGIN_FILE_READ: wb_origin = 4;
+
+/// How a buffer is pinned.
+pub type wb_pinning = i32;
+/// Not at all.
+pub const WB_PINNING_NONE: wb_pinning = 0;
+/// Its pages are registered with the device (on the host device: locked).
+pub const WB_PINNING_REGISTERED: wb_pinning = 1;
+/// The driver allocated it pinned.
+pub const WB_PINNING_DRIVER: wb_pinning = 2;
+
+/// What long work is doing.
+pub type wb_phase = i32;
+/// Making pages present.
+pub const WB_PHASE_FAULT: wb_phase = 1;
+/// Registering pages with the device.
+pub const WB_PHASE_PIN: wb_phase = 2;
+/// Reading or copying.
+pub const WB_PHASE_READ: wb_phase = 3;
+
+/// Receives the bytes done and the bytes in all of a phase; a result other than 0 cancels. Called on
+/// the thread that made the call.
+pub type wb_progress =
+    Option<unsafe extern "C" fn(user: *mut c_void, phase: wb_phase, done: u64, total: u64) -> i32>;
+
+/// Called once when nothing uses the caller's memory any more, on any thread.
+pub type wb_deleter = Option<unsafe extern "C" fn(owner: *mut c_void)>;
+
+/// How to make a buffer. Begin with WB_BUFFER_OPTIONS_INIT.
+#[repr(C)]
+pub struct wb_buffer_options {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// A wb_huge_pages.
+    pub huge_pages: wb_huge_pages,
+    /// Threads that fault, read and copy; 0 for as many as help.
+    pub threads: u32,
+    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY.
+    pub numa_node: i32,
+    /// Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
+    pub pin: wb_choice,
+    /// Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host.
+    pub write_combined: wb_choice,
+    /// Pinned for every context of the process; WB_AUTO is yes.
+    pub portable: wb_choice,
+    /// A wb_file_mode, for files.
+    pub file_mode: wb_file_mode,
+    /// Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
+    /// in between, and progress be reported.
+    pub chunk_bytes: u64,
+    /// Told how far the work is; may cancel it. NULL for none.
+    pub progress: wb_progress,
+    /// Handed to `progress`.
+    pub progress_user: *mut c_void,
+    /// 0.
+    pub reserved: [u64; 4],
+}
+
+// SAFETY: repr(C), begins with its size; numbers, pointers and a nullable function.
+unsafe impl Sized32 for wb_buffer_options {
+    const NAME: &'static str = "wb_buffer_options";
+}
+
+/// What a buffer is. Begin with WB_BUFFER_INFO_INIT.
+#[repr(C)]
+pub struct wb_buffer_info {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// A wb_origin.
+    pub origin: wb_origin,
+    /// A wb_pinning.
+    pub pinning: wb_pinning,
+    /// 1 when its bytes must not be written.
+    pub read_only: i32,
+    /// The first byte; NULL in a buffer of no bytes.
+    pub data: *mut c_void,
+    /// Where the device sees the first byte; 0 where it does not.
+    pub device_address: u64,
+    /// Bytes asked for.
+    pub asked_bytes: u64,
+    /// Bytes of address space mapped for it; 0 for the caller's memory.
+    pub mapped_bytes: u64,
+    /// Bytes pinned, as the driver or the kernel counts them.
+    pub pinned_bytes: u64,
+    /// Registrations that pin it.
+    pub chunks: u64,
+    /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
+    pub note: [c_char; 256],
+}
+
+// SAFETY: repr(C), begins with its size; numbers and pointers.
+unsafe impl Sized32 for wb_buffer_info {
+    const NAME: &'static str = "wb_buffer_info";
+}
+
+/// What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+#[repr(C)]
+pub struct wb_buffer_usage {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// 0.
+    pub reserved0: u32,
+    /// Bytes in memory (mincore).
+    pub resident_bytes: u64,
+    /// Bytes in huge pages (smaps of the mappings that it touches).
+    pub huge_bytes: u64,
+    /// Bytes in private anonymous pages (smaps): of a mapped file, what was silently copied.
+    pub anonymous_bytes: u64,
+    /// Bytes locked by mlock (smaps).
+    pub locked_bytes: u64,
+}
+
+// SAFETY: repr(C), begins with its size, numbers only.
+unsafe impl Sized32 for wb_buffer_usage {
+    const NAME: &'static str = "wb_buffer_usage";
+}
+
+const DEFAULTS: wb_buffer_options = wb_buffer_options {
+    struct_size: size_of::<wb_buffer_options>() as u32,
+    huge_pages: WB_HUGE_PAGES_TRY,
+    threads: 0,
+    numa_node: WB_NUMA_DEVICE,
+    pin: WB_AUTO,
+    write_combined: WB_AUTO,
+    portable: WB_AUTO,
+    file_mode: WB_FILE_AUTO,
+    chunk_bytes: 0,
+    progress: None,
+    progress_user: std::ptr::null_mut(),
+    reserved: [0; 4],
+};
+
+/// Reads a caller's options and gives them, with the progress callback, to `body`.
+///
+/// # Safety
+/// `given` is NULL or valid for the size that it begins with, and its callback good to call.
+pub(super) unsafe fn with_options<R>(
+    given: *const wb_buffer_options,
+    body: impl FnOnce(&BufferOptions, &mut Progress<'_>) -> Result<R>,
+) -> Result<R> {
+    // SAFETY: the caller's promise.
+    let given = unsafe { read_struct(given, DEFAULTS) }?;
+    check_reserved(&given.reserved, "wb_buffer_options")?;
+    let field = |name: &str| format!("wb_buffer_options.{name}");
+    let options = BufferOptions {
+        huge_pages: one_of(
+            given.huge_pages,
+            &field("huge_pages"),
+            &[
+                (WB_HUGE_PAGES_TRY, HugePages::Try),
+                (WB_HUGE_PAGES_OFF, HugePages::Off),
+                (WB_HUGE_PAGES_REQUIRE, HugePages::Require),
+            ],
+        )?,
+        threads: given.threads as usize,
+        numa: match given.numa_node {
+            WB_NUMA_DEVICE => Numa::Device,
+            WB_NUMA_ANY => Numa::Any,
+            node => match u32::try_from(node) {
+                Ok(node) => Numa::Node(node),
+                Err(_) => fail!(WB_ERR_INVALID_ARGUMENT, "{node} is no NUMA node"),
+            },
+        },
+        pin: choice(given.pin, &field("pin"))?,
+        write_combined: choice(given.write_combined, &field("write_combined"))? == Choice::On,
+        portable: choice(given.portable, &field("portable"))? != Choice::Off,
+        file: one_of(
+            given.file_mode,
+            &field("file_mode"),
+            &[
+                (WB_FILE_AUTO, FileMode::Auto),
+                (WB_FILE_MAP, FileMode::Map),
+                (WB_FILE_READ, FileMode::Read),
+            ],
+        )?,
+        chunk_bytes: usize::try_from(given.chunk_bytes).unwrap_or(usize::MAX).min(1 << 62),
+        read_only: false,
+    };
+    let Some(callback) = given.progress else { return body(&options, &mut None) };
+    let mut report = |phase, done, total| {
+        let phase = match phase {
+            Phase::Fault => WB_PHASE_FAULT,
+            Phase::Pin => WB_PHASE_PIN,
+            Phase::Read => WB_PHASE_READ,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { callback(given.progress_user, phase, done, total) == 0 }
+    };
+    body(&options, &mut Some(&mut report))
+}
+
+/// An owner's deleter as the library holds it.
+///
+/// # Safety
+/// `deleter` may be called once with `owner`, on any thread.
+pub(super) unsafe fn owner(deleter: wb_deleter, owner: *mut c_void) -> Option<Owner> {
+    let owner = owner as usize;
+    // SAFETY: the caller's promise.
+    deleter.map(|deleter| -> Owner { Box::new(move || unsafe { deleter(owner as *mut c_void) }) })
+}
+
+/// Allocates exactly `bytes` bytes of zeroed host memory, pinned by the device's policy: mapped,
+/// faulted in by many threads, registered once. Pinned bytes are the asked ones rounded up to pages.
+/// 0 bytes give a buffer with no address. `options` may be NULL.
+///
+/// Ownership: one reference; the buffer holds the device. Any thread; registering may block the
+/// device, so keep it off the hot path.
+/// Errors: WB_ERR_OUT_OF_MEMORY, WB_ERR_CGROUP, WB_ERR_MEMLOCK, WB_ERR_HUGE_PAGES,
+/// WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
+///
+/// # Safety
+/// Pointers are NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_alloc(
+    device: *const wb_device,
+    bytes: u64,
+    options: *const wb_buffer_options,
+    buffer: *mut *mut wb_buffer,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(buffer, "buffer")?;
+        // SAFETY: the caller's promise.
+        let device = unsafe { handle::share::<Device>(device) }?;
+        let Ok(bytes) = usize::try_from(bytes) else {
+            fail!(WB_ERR_OUT_OF_MEMORY, "asked {bytes} bytes")
+        };
+        // SAFETY: the caller's promise.
+        let made = unsafe {
+            with_options(options, |options, progress| {
+                Buffer::alloc(&device, bytes, options, progress)
+            })
+        }?;
+        // SAFETY: not NULL.
+        unsafe { *buffer = handle::give(made) };
+        Ok(())
+    })
+}
+
+/// Registers memory that exists already, where it lies. What would be copied silently (a private
+/// file mapping) is refused with WB_ERR_WOULD_COPY. `options` and `deleter` may be NULL.
+///
+/// Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
+/// that uses it; on failure it is never called. Any thread; may block the device.
+/// Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+/// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
+/// WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
+///
+/// # Safety
+/// The memory stays mapped until the deleter is called, or without one until the last reference is
+/// gone; the deleter may be called on any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_register(
+    device: *const wb_device,
+    data: *mut c_void,
+    bytes: u64,
+    options: *const wb_buffer_options,
+    deleter: wb_deleter,
+    owner: *mut c_void,
+    buffer: *mut *mut wb_buffer,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(buffer, "buffer")?;
+        // SAFETY: the caller's promise.
+        let device = unsafe { handle::share::<Device>(device) }?;
+        // SAFETY: the caller's promise.
+        let span = unsafe { span_of(data, bytes) }?;
+        // SAFETY: the caller's promise.
+        let mut owner = unsafe { self::owner(deleter, owner) };
+        // SAFETY: the caller's promise.
+        let made = unsafe {
+            with_options(options, |options, progress| {
+                Buffer::register(&device, span, options, &mut owner, progress)
+            })
+        }?;
+        // SAFETY: not NULL.
+        unsafe { *buffer = handle::give(made) };
+        Ok(())
+    })
+}
+
+/// A caller's range.
+///
+/// # Safety
+/// The range stays mapped as long as the span is used.
+unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
+    if data.is_null() {
+        fail!(WB_ERR_NULL, "data is NULL");
+    }
+    match usize::try_from(bytes).ok().filter(|bytes| (data as usize).checked_add(*bytes).is_some())
+    {
+        // SAFETY: the caller's promise.
+        Some(bytes) => Ok(unsafe { Span::new(data as usize, bytes) }),
+        None => fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", human(bytes)),
+    }
+}
+
+/// Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
+/// Registered without a copy where the platform can, else read in parallel into exact pinned memory:
+/// wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+///
+/// Ownership: one reference; the file stays open in it. Any thread; may block the device.
+/// Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
+/// WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
+/// WB_ERR_FORKED, WB_ERR_DRIVER.
+///
+/// # Safety
+/// Pointers are NULL or valid; `path` ends in NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_map(
+    device: *const wb_device,
+    path: *const c_char,
+    offset: u64,
+    bytes: u64,
+    options: *const wb_buffer_options,
+    buffer: *mut *mut wb_buffer,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(buffer, "buffer")?;
+        // SAFETY: the caller's promise.
+        let (device, path) = unsafe { (handle::share::<Device>(device)?, text(path, "path")?) };
+        // SAFETY: the caller's promise.
+        let made = unsafe {
+            with_options(options, |options, progress| {
+                Buffer::map_file(&device, Path::new(path), offset, bytes, options, progress)
+            })
+        }?;
+        // SAFETY: not NULL.
+        unsafe { *buffer = handle::give(made) };
+        Ok(())
+    })
+}
+
+/// Adds a reference. Any thread.
+///
+/// # Safety
+/// `buffer` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_retain(buffer: *const wb_buffer) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { handle::retain::<Buffer>(buffer) });
+}
+
+/// Drops a reference; with the last one (views hold one each) the memory goes back, at once and on
+/// this thread. Any thread. What a stream may still use goes with wb_buffer_release_after.
+///
+/// # Safety
+/// `buffer` is NULL or alive, and this reference is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_release(buffer: *mut wb_buffer) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { handle::take::<Buffer>(buffer) }.map(drop));
+}
+
+/// Drops a reference once what is queued on `stream` now has run; nobody waits for it. On failure
+/// the reference is still the caller's.
+///
+/// Stream order: behind what is queued. Any thread. Errors: WB_ERR_CAPTURING, WB_ERR_FORKED,
+/// WB_ERR_DRIVER, WB_ERR_INVALID_ARGUMENT for a stream of the host device that is none.
+///
+/// # Safety
+/// `buffer` is NULL or alive, and after success this reference is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_release_after(
+    buffer: *mut wb_buffer,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let device = unsafe { handle::borrow::<Buffer>(buffer) }?.device().clone();
+        let event = device.backend().record(Stream(stream as usize))?;
+        // SAFETY: the caller's promise.
+        let reference = unsafe { handle::take::<Buffer>(buffer) }?;
+        deferred::drop_after(Some(event), Box::new(reference), &device);
+        Ok(())
+    })
+}
+
+/// Answers what a buffer is. Any thread.
+///
+/// # Safety
+/// `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_describe(
+    buffer: *const wb_buffer,
+    info: *mut wb_buffer_info,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let buffer = unsafe { handle::borrow::<Buffer>(buffer) }?;
+        let mut described = wb_buffer_info {
+            struct_size: size_of::<wb_buffer_info>() as u32,
+            origin: match buffer.origin() {
+                Origin::Allocated => WB_ORIGIN_ALLOCATED,
+                Origin::Registered => WB_ORIGIN_REGISTERED,
+                Origin::FileMapped => WB_ORIGIN_FILE_MAPPED,
+                Origin::FileRead => WB_ORIGIN_FILE_READ,
+            },
+            pinning: match buffer.pinning() {
+                Pinning::Pageable => WB_PINNING_NONE,
+                Pinning::Registered => WB_PINNING_REGISTERED,
+                Pinning::Driver => WB_PINNING_DRIVER,
+            },
+            read_only: buffer.is_read_only().into(),
+            data: buffer.data().start() as *mut c_void,
+            device_address: buffer.device_address().unwrap_or(0),
+            asked_bytes: buffer.data().bytes() as u64,
+            mapped_bytes: buffer.mapped_bytes(),
+            pinned_bytes: buffer.pinned_bytes(),
+            chunks: buffer.chunks() as u64,
+            note: [0; 256],
+        };
+        // SAFETY: the array is as long as is said; the caller's promise for `info`.
+        unsafe {
+            write_text(described.note.as_mut_ptr(), described.note.len(), buffer.note());
+            write_struct(info, &described)
+        }
+    })
+}
+
+/// Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+///
+/// # Safety
+/// `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_buffer_measure(
+    buffer: *const wb_buffer,
+    usage: *mut wb_buffer_usage,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(usage, "usage")?;
+        // SAFETY: the caller's promise.
+        let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.measure()?;
+        let measured = wb_buffer_usage {
+            struct_size: size_of::<wb_buffer_usage>() as u32,
+            reserved0: 0,
+            resident_bytes: measured.resident,
+            huge_bytes: measured.huge,
+            anonymous_bytes: measured.anonymous,
+            locked_bytes: measured.locked,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(usage, &measured) }
+    })
+}

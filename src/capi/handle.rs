@@ -1,0 +1,122 @@
+//! Handles: reference-counted objects as C holds them. A debug build knows which are alive.
+
+use std::sync::Arc;
+
+use crate::error::{Result, fail};
+use crate::status::WB_ERR_NULL;
+
+/// An object that C holds by a pointer to an opaque type.
+pub(super) trait Handle {
+    /// The opaque type.
+    type Opaque;
+    /// Its name in C.
+    const NAME: &'static str;
+}
+
+/// Hands a reference to C.
+pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
+    let raw = Arc::into_raw(object);
+    alive::add(raw as usize, T::NAME);
+    raw.cast_mut().cast()
+}
+
+/// Looks at the object behind a handle.
+///
+/// # Safety
+/// `handle` is NULL or was given out and not released for the last time.
+pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
+    if handle.is_null() {
+        fail!(WB_ERR_NULL, "the {} is NULL", T::NAME);
+    }
+    alive::check(handle as usize, T::NAME)?;
+    // SAFETY: the pointer came from Arc::into_raw and a reference of C's keeps the object.
+    Ok(unsafe { &*handle.cast::<T>() })
+}
+
+/// A reference of the library's own to the object behind a handle.
+///
+/// # Safety
+/// As for [`borrow`].
+pub(super) unsafe fn share<T: Handle>(handle: *const T::Opaque) -> Result<Arc<T>> {
+    // SAFETY: the caller's promise.
+    let object: *const T = unsafe { borrow::<T>(handle) }?;
+    // SAFETY: the pointer came from Arc::into_raw; the count is raised before it is owned twice.
+    unsafe {
+        Arc::increment_strong_count(object);
+        Ok(Arc::from_raw(object))
+    }
+}
+
+/// Adds a reference of C's.
+///
+/// # Safety
+/// As for [`borrow`].
+pub(super) unsafe fn retain<T: Handle>(handle: *const T::Opaque) -> Result<()> {
+    // SAFETY: the caller's promise.
+    give(unsafe { share::<T>(handle) }?);
+    Ok(())
+}
+
+/// Takes a reference of C's back; NULL is let through.
+///
+/// # Safety
+/// As for [`borrow`]; the reference is not used again.
+pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<Arc<T>>> {
+    if handle.is_null() {
+        return Ok(None);
+    }
+    alive::check(handle as usize, T::NAME)?;
+    alive::remove(handle as usize);
+    // SAFETY: the pointer came from give(), whose reference this is.
+    Ok(Some(unsafe { Arc::from_raw(handle.cast::<T>()) }))
+}
+
+/// Which handles C holds, and how many references: a debug build refuses all others.
+#[cfg(debug_assertions)]
+mod alive {
+    use std::collections::HashMap;
+    use std::sync::{LazyLock, Mutex, MutexGuard};
+
+    use crate::error::{Result, fail};
+    use crate::status::WB_ERR_HANDLE;
+
+    static ALIVE: LazyLock<Mutex<HashMap<usize, (&'static str, usize)>>> =
+        LazyLock::new(Mutex::default);
+
+    fn alive() -> MutexGuard<'static, HashMap<usize, (&'static str, usize)>> {
+        ALIVE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn add(handle: usize, name: &'static str) {
+        alive().entry(handle).or_insert((name, 0)).1 += 1;
+    }
+
+    pub fn check(handle: usize, name: &'static str) -> Result<()> {
+        match alive().get(&handle) {
+            Some((kind, _)) if *kind == name => Ok(()),
+            Some((kind, _)) => fail!(WB_ERR_HANDLE, "{handle:#x} is a {kind}, not a {name}"),
+            None => fail!(WB_ERR_HANDLE, "{handle:#x} is no live {name}: released too often?"),
+        }
+    }
+
+    pub fn remove(handle: usize) {
+        let mut alive = alive();
+        if let Some((_, count)) = alive.get_mut(&handle) {
+            *count -= 1;
+            if *count == 0 {
+                alive.remove(&handle);
+            }
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod alive {
+    use crate::error::Result;
+
+    pub fn add(_: usize, _: &'static str) {}
+    pub fn check(_: usize, _: &'static str) -> Result<()> {
+        Ok(())
+    }
+    pub fn remove(_: usize) {}
+}

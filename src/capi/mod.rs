@@ -1,0 +1,12 @@
+//! The C interface: the only `extern "C"` of the library, one file for each noun.
+#![allow(non_camel_case_types)]
+
+mod arguments;
+pub mod buffer;
+pub mod device;
+pub mod dlpack;
+pub mod error;
+mod handle;
+pub mod safetensors;
+pub mod version;
+pub mod view;

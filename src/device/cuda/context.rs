@@ -1,0 +1,89 @@
+//! The context that work on a device runs in, and the guard that makes it current for one call.
+
+use std::ptr;
+
+use cudarc::driver::sys::{CUcontext, CUdevice};
+
+use super::driver::{Driver, code};
+use crate::device::process::Process;
+use crate::error::Result;
+use crate::log;
+
+/// The relaxed capture mode: what this library allocates or frees does not break the capture of
+/// another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.
+const RELAXED: i32 = 2;
+
+/// A context that this library holds: the device's primary one, or the caller's own.
+pub struct Context {
+    pub(super) driver: &'static Driver,
+    raw: CUcontext,
+    device: CUdevice,
+    retained: bool,
+    pub(super) process: Process,
+}
+
+// SAFETY: a CUcontext may be used by any thread; the driver synchronises itself.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// Retains the device's primary context.
+    pub fn primary(driver: &'static Driver, device: CUdevice) -> Result<Self> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: `raw` receives the context; released once, in drop.
+        unsafe { driver.primary_context_retain(&mut raw, device) }?;
+        Ok(Self { driver, raw, device, retained: true, process: Process::this() })
+    }
+
+    /// Uses a context of the caller, who keeps it alive.
+    pub fn of_caller(driver: &'static Driver, device: CUdevice, raw: CUcontext) -> Self {
+        Self { driver, raw, device, retained: false, process: Process::this() }
+    }
+
+    /// Makes the context current for as long as the guard lives, then restores what was.
+    pub fn enter(&self) -> Result<Entered<'_>> {
+        self.process.check()?;
+        // SAFETY: the context is alive as long as self.
+        unsafe { self.driver.context_push(self.raw) }?;
+        let mut entered = Entered { driver: self.driver, capture_mode: RELAXED };
+        // SAFETY: the pointer is to a live int that receives the mode until now.
+        unsafe { self.driver.exchange_capture_mode(&mut entered.capture_mode) }?;
+        Ok(entered)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.retained || !self.process.is_this() {
+            return;
+        }
+        // SAFETY: retained once, released once.
+        if let Err(error) = unsafe { self.driver.primary_context_release(self.device) }
+            && error.code != code::DEINITIALIZED
+        {
+            log::record(&error);
+        }
+    }
+}
+
+/// While it lives, the context is current on this thread.
+pub struct Entered<'a> {
+    pub(super) driver: &'a Driver,
+    capture_mode: i32,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // SAFETY: restores the mode that enter() found.
+        let restored = unsafe { self.driver.exchange_capture_mode(&mut self.capture_mode) };
+        let mut popped = ptr::null_mut();
+        // SAFETY: pops what enter() pushed: nothing between them pushes.
+        let popped = unsafe { self.driver.context_pop(&mut popped) };
+        for error in [restored, popped].into_iter().filter_map(Result::err) {
+            if error.code != code::DEINITIALIZED {
+                log::record(&error);
+            }
+        }
+    }
+}

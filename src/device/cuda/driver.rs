@@ -1,0 +1,209 @@
+//! The CUDA driver's functions, looked up one by one in `libcuda.so.1` at run time.
+//!
+//! A table of our own, because a status must stay an integer (a code unknown to an enum would be
+//! undefined behaviour) and a function that an old driver lacks must be an error with its name.
+//! Types and constants are cudarc's.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
+use once_cell::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::status::{
+    WB_ERR_ALREADY_REGISTERED, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_DRIVER,
+    WB_ERR_DRIVER_TOO_OLD, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,
+    WB_ERR_OUT_OF_MEMORY, wb_status,
+};
+
+/// The file name that the driver has on every machine; `libcuda.so` may be a toolkit's stub.
+const LIBRARY: &CStr = c"libcuda.so.1";
+
+/// Codes that are told apart here. Source: the CUDA driver API, `CUresult`.
+pub mod code {
+    #![allow(missing_docs)]
+    pub const OUT_OF_MEMORY: i32 = 2;
+    pub const DEINITIALIZED: i32 = 4;
+    pub const NO_DEVICE: i32 = 100;
+    pub const INVALID_DEVICE: i32 = 101;
+    pub const NOT_READY: i32 = 600;
+    pub const CONTEXT_IS_DESTROYED: i32 = 709;
+    pub const HOST_MEMORY_ALREADY_REGISTERED: i32 = 712;
+    pub const NOT_SUPPORTED: i32 = 801;
+    pub const CAPTURE_FIRST: i32 = 900;
+    pub const CAPTURE_LAST: i32 = 908;
+}
+
+/// Host function of a stream.
+pub type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+/// Explains a code. Not in the table below, whose errors are explained by it.
+type Explain = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+
+macro_rules! driver {
+    ($($name:ident = $symbol:literal ($($argument:ident: $type:ty),*);)*) => {
+        /// The functions that the driver has.
+        pub struct Driver {
+            $($name: Option<unsafe extern "C" fn($($type),*) -> c_int>,)*
+            error_name: Option<Explain>,
+            error_text: Option<Explain>,
+        }
+
+        impl Driver {
+            fn load(library: *mut c_void) -> Self {
+                // SAFETY: the library is open for the life of the process, and a symbol of this
+                // name has this type in every driver (the name carries its version).
+                unsafe {
+                    Self {
+                        $($name: symbol(library, concat!($symbol, "\0")),)*
+                        error_name: symbol(library, "cuGetErrorName\0"),
+                        error_text: symbol(library, "cuGetErrorString\0"),
+                    }
+                }
+            }
+
+            $(
+                #[doc = concat!("`", $symbol, "`.")]
+                ///
+                /// # Safety
+                /// As the driver's documentation demands of the arguments.
+                pub unsafe fn $name(&self, $($argument: $type),*) -> Result<()> {
+                    let Some(function) = self.$name else { return Err(missing($symbol)) };
+                    // SAFETY: the caller keeps the driver's rules.
+                    match unsafe { function($($argument),*) } {
+                        0 => Ok(()),
+                        code => Err(self.error($symbol, code)),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+driver! {
+    init = "cuInit"(flags: c_uint);
+    driver_version = "cuDriverGetVersion"(version: *mut c_int);
+    device_count = "cuDeviceGetCount"(count: *mut c_int);
+    device_get = "cuDeviceGet"(device: *mut CUdevice, ordinal: c_int);
+    device_name = "cuDeviceGetName"(name: *mut c_char, bytes: c_int, device: CUdevice);
+    device_attribute = "cuDeviceGetAttribute"(value: *mut c_int, attribute: c_int, device: CUdevice);
+    device_pci_bus_id = "cuDeviceGetPCIBusId"(id: *mut c_char, bytes: c_int, device: CUdevice);
+    primary_context_retain = "cuDevicePrimaryCtxRetain"(context: *mut CUcontext, device: CUdevice);
+    primary_context_release = "cuDevicePrimaryCtxRelease_v2"(device: CUdevice);
+    context_push = "cuCtxPushCurrent_v2"(context: CUcontext);
+    context_pop = "cuCtxPopCurrent_v2"(context: *mut CUcontext);
+    context_device = "cuCtxGetDevice"(device: *mut CUdevice);
+    exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(mode: *mut c_int);
+    memory_info = "cuMemGetInfo_v2"(free: *mut usize, total: *mut usize);
+    memory_alloc = "cuMemAlloc_v2"(address: *mut CUdeviceptr, bytes: usize);
+    memory_free = "cuMemFree_v2"(address: CUdeviceptr);
+    host_alloc = "cuMemHostAlloc"(memory: *mut *mut c_void, bytes: usize, flags: c_uint);
+    host_free = "cuMemFreeHost"(memory: *mut c_void);
+    host_register = "cuMemHostRegister_v2"(memory: *mut c_void, bytes: usize, flags: c_uint);
+    host_unregister = "cuMemHostUnregister"(memory: *mut c_void);
+    host_device_pointer =
+        "cuMemHostGetDevicePointer_v2"(address: *mut CUdeviceptr, memory: *mut c_void, flags: c_uint);
+    pointer_attribute =
+        "cuPointerGetAttribute"(value: *mut c_void, attribute: c_int, address: CUdeviceptr);
+    copy_async =
+        "cuMemcpyAsync"(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
+    stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);
+    stream_destroy = "cuStreamDestroy_v2"(stream: CUstream);
+    stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
+    stream_capturing = "cuStreamIsCapturing"(stream: CUstream, status: *mut c_int);
+    launch_host_function =
+        "cuLaunchHostFunc"(stream: CUstream, function: HostFunction, data: *mut c_void);
+    event_create = "cuEventCreate"(event: *mut CUevent, flags: c_uint);
+    event_destroy = "cuEventDestroy_v2"(event: CUevent);
+    event_record = "cuEventRecord"(event: CUevent, stream: CUstream);
+    event_query = "cuEventQuery"(event: CUevent);
+
+
+}
+
+/// A function of the library by its NUL-terminated name.
+///
+/// # Safety
+/// `F` is an `extern "C"` function pointer of the symbol's type.
+unsafe fn symbol<F: Copy>(library: *mut c_void, name: &'static str) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the library is open and the name ends in NUL.
+    let found = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
+    // SAFETY: a function pointer has the size of a pointer (asserted) and the caller named its type.
+    (!found.is_null()).then(|| unsafe { std::mem::transmute_copy(&found) })
+}
+
+fn missing(symbol: &str) -> Error {
+    Error::new(
+        WB_ERR_DRIVER_TOO_OLD,
+        format!("the installed NVIDIA driver has no {symbol}: update it to R525 or later"),
+    )
+}
+
+impl Driver {
+    /// The driver of this process, opened and initialised at the first call. A failure is not kept:
+    /// the next call tries again.
+    pub fn get() -> Result<&'static Self> {
+        static DRIVER: OnceCell<Driver> = OnceCell::new();
+        DRIVER.get_or_try_init(|| {
+            // SAFETY: the name is NUL-terminated; the driver's constructors are trusted as every
+            // CUDA program trusts them.
+            let library =
+                unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+            if library.is_null() {
+                return Err(no_driver());
+            }
+            let driver = Self::load(library);
+            // SAFETY: cuInit takes 0 and may be called by any thread, any number of times.
+            unsafe { driver.init(0) }?;
+            Ok(driver)
+        })
+    }
+
+    /// A failed call as an error: the function, the driver's name for the code, its explanation.
+    fn error(&self, symbol: &str, code: c_int) -> Error {
+        let name = self.describe(self.error_name, code).unwrap_or_else(|| "unknown code".into());
+        let text = self.describe(self.error_text, code).unwrap_or_default();
+        let message = format!("{symbol} answered {name} ({code}): {text}");
+        Error::new(status_of(symbol, code), message).with_code(code)
+    }
+
+    fn describe(&self, function: Option<Explain>, code: c_int) -> Option<String> {
+        let mut text = std::ptr::null();
+        // SAFETY: the driver stores a pointer to a constant string, or NULL for a code unknown to it.
+        let answer = unsafe { function?(code, &mut text) };
+        // SAFETY: a string that the driver gives is NUL-terminated and lives as long as the driver.
+        (answer == 0 && !text.is_null())
+            .then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    }
+}
+
+fn status_of(symbol: &str, answer: i32) -> wb_status {
+    match answer {
+        code::OUT_OF_MEMORY if symbol.starts_with("cuMemHost") => WB_ERR_OUT_OF_MEMORY,
+        code::OUT_OF_MEMORY => WB_ERR_DEVICE_MEMORY,
+        code::NO_DEVICE | code::INVALID_DEVICE => WB_ERR_NO_DEVICE,
+        code::HOST_MEMORY_ALREADY_REGISTERED => WB_ERR_ALREADY_REGISTERED,
+        code::NOT_SUPPORTED => WB_ERR_NOT_SUPPORTED,
+        code::CAPTURE_FIRST..=code::CAPTURE_LAST => WB_ERR_CAPTURING,
+        _ => WB_ERR_DRIVER,
+    }
+}
+
+fn no_driver() -> Error {
+    // SAFETY: dlerror gives NULL or a NUL-terminated string, valid until the next call on this thread.
+    let found = unsafe { libc::dlerror() };
+    let found = if found.is_null() {
+        "not found".into()
+    } else {
+        // SAFETY: see above.
+        unsafe { CStr::from_ptr(found) }.to_string_lossy()
+    };
+    Error::new(
+        WB_ERR_NO_DRIVER,
+        format!(
+            "asked for a CUDA device; libcuda.so.1 could not be opened ({found}): install the \
+             NVIDIA driver, or use the device \"host\""
+        ),
+    )
+}

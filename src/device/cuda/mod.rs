@@ -1,0 +1,326 @@
+//! CUDA devices, through the driver API.
+
+mod context;
+mod driver;
+mod event;
+
+use std::ffi::{CStr, c_char, c_void};
+use std::fs;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUpointer_attribute as PointerAttribute};
+use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
+
+use crate::device::registry::Registry;
+use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
+use crate::error::{Error, Result, fail};
+use crate::memory::limits;
+use crate::memory::pages::{self, Mapping, Span, page_bytes};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
+use context::{Context, Entered};
+use driver::{Driver, code};
+use event::CudaEvent;
+
+static REGISTRY: Registry = Registry::new();
+
+/// How many CUDA devices there are.
+pub fn device_count() -> Result<i32> {
+    let mut count = 0;
+    // SAFETY: the pointer is to a live int.
+    unsafe { Driver::get()?.device_count(&mut count) }?;
+    Ok(count)
+}
+
+/// A CUDA device with its primary context, or in a context of the caller.
+pub struct CudaDevice {
+    context: Arc<Context>,
+    facts: Facts,
+}
+
+impl CudaDevice {
+    /// Opens the device of an ordinal. `context` is the caller's `CUcontext`, or 0.
+    pub fn open(ordinal: i32, context: usize) -> Result<Self> {
+        let driver = Driver::get()?;
+        let count = device_count()?;
+        if ordinal >= count {
+            fail!(
+                WB_ERR_NO_DEVICE,
+                "asked for cuda:{ordinal}; this machine has {count} CUDA devices (is \
+                 CUDA_VISIBLE_DEVICES set?)"
+            );
+        }
+        let mut device = 0;
+        // SAFETY: the pointer is to a live CUdevice.
+        unsafe { driver.device_get(&mut device, ordinal) }?;
+        let context = match context {
+            0 => Context::primary(driver, device)?,
+            raw => Context::of_caller(driver, device, raw as sys::CUcontext),
+        };
+        let mut facts = facts_of(driver, device, ordinal)?;
+        {
+            let entered = context.enter()?;
+            let mut current = -1;
+            // SAFETY: the pointer is to a live CUdevice; a context is current.
+            unsafe { driver.context_device(&mut current) }?;
+            if current != device {
+                fail!(
+                    WB_ERR_INVALID_ARGUMENT,
+                    "the given context belongs to cuda:{current}, not to cuda:{ordinal}"
+                );
+            }
+            facts.read_only_register = probe_read_only(&entered);
+        }
+        Ok(Self { context: Arc::new(context), facts })
+    }
+}
+
+fn facts_of(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Facts> {
+    // An attribute that an older driver does not know is 0: what it names is not there.
+    let number = |attribute: Attribute| {
+        let mut value = 0;
+        // SAFETY: the pointer is to a live int.
+        match unsafe { driver.device_attribute(&mut value, attribute as i32, device) } {
+            Ok(()) => value,
+            Err(_) => 0,
+        }
+    };
+    let flag = |attribute| number(attribute) != 0;
+    let mut driver_version = 0;
+    // SAFETY: the pointer is to a live int.
+    unsafe { driver.driver_version(&mut driver_version) }?;
+    use Attribute as A;
+    Ok(Facts {
+        // SAFETY: the driver writes at most `bytes` bytes of the buffer, with a NUL.
+        name: text(|buffer, bytes| unsafe { driver.device_name(buffer, bytes, device) })?,
+        cuda: true,
+        ordinal,
+        driver_version,
+        compute_capability: 10 * number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+            + number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        unified_addressing: flag(A::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING),
+        host_register: flag(A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED),
+        read_only_register_attribute: flag(
+            A::CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED,
+        ),
+        read_only_register: false,
+        pageable_access: flag(A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS),
+        integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED),
+        numa_node: numa_node(driver, device),
+        memlock_limit: limits::memlock(),
+    })
+}
+
+/// Asks the driver for a string.
+fn text(ask: impl FnOnce(*mut c_char, i32) -> Result<()>) -> Result<String> {
+    let mut buffer = [0 as c_char; 256];
+    ask(buffer.as_mut_ptr(), buffer.len() as i32 - 1)?;
+    // SAFETY: the buffer was zeroed and its last byte was not offered, so it ends in NUL.
+    Ok(unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+fn numa_node(driver: &Driver, device: CUdevice) -> Option<u32> {
+    // SAFETY: the driver writes at most `bytes` bytes of the buffer, with a NUL.
+    let id =
+        text(|buffer, bytes| unsafe { driver.device_pci_bus_id(buffer, bytes, device) }).ok()?;
+    let path = format!("/sys/bus/pci/devices/{}/numa_node", id.to_ascii_lowercase());
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether a read-only page can be registered: tried on one, since the attribute alone is not
+/// reliable across drivers.
+fn probe_read_only(entered: &Entered<'_>) -> bool {
+    let try_one = || -> Result<()> {
+        let bytes = page_bytes();
+        let mapping = Mapping::file(&pages::memory_file(bytes as u64)?, 0, bytes)?;
+        pages::fault_in(mapping.span(), false)?;
+        let page = mapping.span().start() as *mut c_void;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_READ_ONLY;
+        // SAFETY: the page is mapped until after it is unregistered.
+        unsafe { entered.driver.host_register(page, bytes, flags) }?;
+        // SAFETY: registered above.
+        unsafe { entered.driver.host_unregister(page) }
+    };
+    try_one().is_ok()
+}
+
+/// Device address and bytes of pinned memory, as the driver tells them.
+fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
+    let device_address = if options.mapped {
+        let mut address = 0;
+        // SAFETY: the pointer is to a live address; the memory is pinned.
+        unsafe { driver.host_device_pointer(&mut address, span.start() as *mut c_void, 0) }
+            .ok()
+            .map(|()| address)
+    } else {
+        None
+    };
+    let mut bytes = 0usize;
+    let attribute = PointerAttribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE as i32;
+    // SAFETY: RANGE_SIZE is a size_t; the address lies in pinned memory.
+    unsafe { driver.pointer_attribute((&raw mut bytes).cast(), attribute, span.start() as u64) }?;
+    Ok(Pinned { device_address, bytes: bytes as u64 })
+}
+
+impl Backend for CudaDevice {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn registry(&self) -> &'static Registry {
+        &REGISTRY
+    }
+
+    fn check_process(&self) -> Result<()> {
+        self.context.process.check()
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        let entered = self.context.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the pointers are to live sizes; a context is current.
+        unsafe { entered.driver.memory_info(&mut free, &mut total) }?;
+        Ok((free as u64, total as u64))
+    }
+
+    fn pin(&self, span: Span, options: PinOptions) -> Result<Pinned> {
+        let entered = self.context.enter()?;
+        let mut flags = 0;
+        for (wanted, flag) in [
+            (options.portable, sys::CU_MEMHOSTREGISTER_PORTABLE),
+            (options.mapped, sys::CU_MEMHOSTREGISTER_DEVICEMAP),
+            (options.read_only, sys::CU_MEMHOSTREGISTER_READ_ONLY),
+        ] {
+            flags |= if wanted { flag } else { 0 };
+        }
+        let memory = span.start() as *mut c_void;
+        // SAFETY: the span stays mapped until it is unpinned (Span's promise, kept by Buffer).
+        unsafe { entered.driver.host_register(memory, span.bytes(), flags) }?;
+        pinned(entered.driver, span, options).inspect_err(|_| {
+            // SAFETY: registered above; nothing was given out.
+            let _ = unsafe { entered.driver.host_unregister(memory) };
+        })
+    }
+
+    fn unpin(&self, span: Span) -> Result<()> {
+        if !self.context.process.is_this() {
+            return Ok(());
+        }
+        let entered = self.context.enter().map(Some).or_else(gone)?;
+        let Some(entered) = entered else { return Ok(()) };
+        // SAFETY: the span was registered by pin() and is unregistered once.
+        unsafe { entered.driver.host_unregister(span.start() as *mut c_void) }.or_else(gone_unit)
+    }
+
+    fn alloc_pinned(&self, bytes: usize, options: PinOptions) -> Result<(Span, Pinned)> {
+        let entered = self.context.enter()?;
+        let mut flags = 0;
+        for (wanted, flag) in [
+            (options.portable, sys::CU_MEMHOSTALLOC_PORTABLE),
+            (options.mapped, sys::CU_MEMHOSTALLOC_DEVICEMAP),
+            (options.write_combined, sys::CU_MEMHOSTALLOC_WRITECOMBINED),
+        ] {
+            flags |= if wanted { flag } else { 0 };
+        }
+        let mut memory = ptr::null_mut();
+        // SAFETY: the pointer receives the memory.
+        unsafe { entered.driver.host_alloc(&mut memory, bytes, flags) }?;
+        // SAFETY: the driver mapped `bytes` bytes there until free_pinned().
+        let span = unsafe { Span::new(memory as usize, bytes) };
+        let pinned = pinned(entered.driver, span, options).inspect_err(|_| {
+            // SAFETY: allocated above; nothing was given out.
+            let _ = unsafe { entered.driver.host_free(memory) };
+        })?;
+        Ok((span, pinned))
+    }
+
+    fn free_pinned(&self, span: Span) -> Result<()> {
+        if !self.context.process.is_this() {
+            return Ok(());
+        }
+        let entered = self.context.enter().map(Some).or_else(gone)?;
+        let Some(entered) = entered else { return Ok(()) };
+        // SAFETY: allocated by alloc_pinned() and freed once.
+        unsafe { entered.driver.host_free(span.start() as *mut c_void) }.or_else(gone_unit)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let entered = self.context.enter()?;
+        let mut address = 0;
+        // SAFETY: the pointer receives the address.
+        unsafe { entered.driver.memory_alloc(&mut address, bytes) }?;
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) -> Result<()> {
+        let entered = self.context.enter()?;
+        // SAFETY: the driver refuses an address that it did not give out.
+        unsafe { entered.driver.memory_free(address) }
+    }
+
+    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        let entered = self.context.enter()?;
+        let (to, from, bytes) = (to.start() as u64, from.start() as u64, to.bytes());
+        // SAFETY: both spans are valid until the stream has run the copy (Span's promise).
+        unsafe { entered.driver.copy_async(to, from, bytes, stream.0 as sys::CUstream) }
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        const NON_BLOCKING: u32 = 1;
+        let entered = self.context.enter()?;
+        let mut stream = ptr::null_mut();
+        // SAFETY: the pointer receives the stream.
+        unsafe { entered.driver.stream_create(&mut stream, NON_BLOCKING) }?;
+        Ok(Stream(stream as usize))
+    }
+
+    fn release_stream(&self, stream: Stream) -> Result<()> {
+        let entered = self.context.enter()?;
+        // SAFETY: the caller gives back a stream of new_stream(), once.
+        unsafe { entered.driver.stream_destroy(stream.0 as sys::CUstream) }
+    }
+
+    fn synchronize(&self, stream: Stream) -> Result<()> {
+        let entered = self.context.enter()?;
+        // SAFETY: the caller's stream is alive.
+        unsafe { entered.driver.stream_synchronize(stream.0 as sys::CUstream) }
+    }
+
+    fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        let entered = self.context.enter()?;
+        let data = Box::into_raw(Box::new(work));
+        // SAFETY: run_work takes the box back, once, when the stream gets there.
+        let queued = unsafe {
+            entered.driver.launch_host_function(stream.0 as sys::CUstream, run_work, data.cast())
+        };
+        queued.inspect_err(|_| {
+            // SAFETY: the driver refused, so run_work will not be called.
+            drop(unsafe { Box::from_raw(data) });
+        })
+    }
+
+    fn record(&self, stream: Stream) -> Result<Box<dyn Event>> {
+        Ok(Box::new(CudaEvent::record(&self.context, stream.0 as sys::CUstream)?))
+    }
+}
+
+/// The trampoline of [`CudaDevice::call`].
+unsafe extern "C" fn run_work(data: *mut c_void) {
+    // SAFETY: call() gave this pointer to the driver for one call.
+    let work = unsafe { Box::from_raw(data.cast::<Box<dyn FnOnce() + Send>>()) };
+    // A panic must not unwind into the driver.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+}
+
+/// At the end of the process, or once the engine destroyed its context, there is nothing left to
+/// give back: the driver did.
+fn gone<T>(error: Error) -> Result<Option<T>> {
+    match error.code {
+        code::DEINITIALIZED | code::CONTEXT_IS_DESTROYED => Ok(None),
+        _ => Err(error),
+    }
+}
+
+fn gone_unit(error: Error) -> Result<()> {
+    gone::<()>(error).map(|_| ())
+}

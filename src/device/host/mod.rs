@@ -1,0 +1,219 @@
+//! The host as a device: its memory is the process's own, its streams are threads that work in
+//! order, its events are points that those threads pass. Pinning is mlock.
+#![forbid(unsafe_code)]
+
+mod stream;
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::device::process::Process;
+use crate::device::registry::Registry;
+use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
+use crate::error::{Result, fail, human};
+use crate::memory::limits;
+use crate::memory::pages::{self, Mapping, Span, page_bytes};
+use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+use stream::HostStream;
+
+static REGISTRY: Registry = Registry::new();
+
+/// The host.
+pub struct HostDevice {
+    facts: Facts,
+    process: Process,
+    capacity: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<usize, Arc<HostStream>>,
+    last_stream: usize,
+    allocations: HashMap<u64, Mapping>,
+    allocated: u64,
+}
+
+impl HostDevice {
+    /// Opens it with `capacity` bytes of device memory, or as much as there is for 0.
+    pub fn open(capacity: u64) -> Self {
+        let facts = Facts {
+            name: processor_name(),
+            unified_addressing: true,
+            host_register: true,
+            read_only_register_attribute: true,
+            read_only_register: true,
+            pageable_access: true,
+            integrated: true,
+            memlock_limit: limits::memlock(),
+            ..Facts::default()
+        };
+        Self { facts, process: Process::this(), capacity, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The stream of a handle; the default stream's thread starts when it is first used.
+    fn stream(&self, stream: Stream) -> Result<Arc<HostStream>> {
+        self.check_process()?;
+        let mut state = self.state();
+        if let Some(found) = state.streams.get(&stream.0) {
+            return Ok(found.clone());
+        }
+        if stream.0 != 0 {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "{:#x} is no stream of this host device, or was released: make one with \
+                 wb_device_stream_new, or pass NULL",
+                stream.0
+            );
+        }
+        let default = Arc::new(HostStream::start()?);
+        state.streams.insert(0, default.clone());
+        Ok(default)
+    }
+}
+
+impl Backend for HostDevice {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn registry(&self) -> &'static Registry {
+        &REGISTRY
+    }
+
+    fn check_process(&self) -> Result<()> {
+        self.process.check()
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        let allocated = self.state().allocated;
+        if self.capacity > 0 {
+            return Ok((self.capacity - allocated, self.capacity));
+        }
+        Ok((meminfo("MemAvailable:"), meminfo("MemTotal:")))
+    }
+
+    fn pin(&self, span: Span, _: PinOptions) -> Result<Pinned> {
+        let pages = span.pages();
+        pages::lock(pages)?;
+        Ok(Pinned { device_address: Some(span.start() as u64), bytes: pages.bytes() as u64 })
+    }
+
+    /// Locks do not nest: a page at either end that another registration needs stays locked.
+    fn unpin(&self, span: Span) -> Result<()> {
+        let pages = span.pages();
+        let mut keep = (0, 0);
+        if REGISTRY.touches(pages.part(0, span.start() - pages.start())) {
+            keep.0 = page_bytes();
+        }
+        let behind = span.end() - pages.start();
+        if REGISTRY.touches(pages.part(behind, usize::MAX)) {
+            keep.1 = page_bytes();
+        }
+        let free = pages.bytes().saturating_sub(keep.0 + keep.1);
+        if free == 0 { Ok(()) } else { pages::unlock(pages.part(keep.0, free)) }
+    }
+
+    fn alloc_pinned(&self, _: usize, options: PinOptions) -> Result<(Span, Pinned)> {
+        let what = if options.write_combined { "write-combined" } else { "driver" };
+        fail!(WB_ERR_NOT_SUPPORTED, "the host device has no {what} memory: leave the option out")
+    }
+
+    fn free_pinned(&self, _: Span) -> Result<()> {
+        fail!(WB_ERR_NOT_SUPPORTED, "the host device has no driver memory")
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.check_process()?;
+        let mut state = self.state();
+        let mapping = Mapping::anonymous(bytes)?;
+        let mapped = mapping.span().bytes() as u64;
+        let free = self.capacity.saturating_sub(state.allocated);
+        if self.capacity > 0 && mapped > free {
+            fail!(
+                WB_ERR_DEVICE_MEMORY,
+                "asked {} of device memory; {} of {} are free",
+                human(bytes as u64),
+                human(free),
+                human(self.capacity)
+            );
+        }
+        let address = mapping.span().start() as u64;
+        state.allocated += mapped;
+        state.allocations.insert(address, mapping);
+        Ok(address)
+    }
+
+    /// As a CUDA device does, waits for the streams first: nothing is freed in flight.
+    fn free(&self, address: u64) -> Result<()> {
+        self.check_process()?;
+        let streams: Vec<_> = self.state().streams.values().cloned().collect();
+        streams.iter().for_each(|stream| stream.synchronize());
+        let mut state = self.state();
+        let Some(mapping) = state.allocations.remove(&address) else {
+            fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} is no device memory of this device")
+        };
+        state.allocated -= mapping.span().bytes() as u64;
+        Ok(())
+    }
+
+    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        self.stream(stream)?.push(Box::new(move || pages::copy(to, from)));
+        Ok(())
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        self.check_process()?;
+        let stream = Arc::new(HostStream::start()?);
+        let mut state = self.state();
+        state.last_stream += 1;
+        let handle = state.last_stream;
+        state.streams.insert(handle, stream);
+        Ok(Stream(handle))
+    }
+
+    fn release_stream(&self, stream: Stream) -> Result<()> {
+        self.stream(stream)?;
+        if stream.0 == 0 {
+            fail!(WB_ERR_INVALID_ARGUMENT, "the default stream is the device's own");
+        }
+        self.state().streams.remove(&stream.0);
+        Ok(())
+    }
+
+    fn synchronize(&self, stream: Stream) -> Result<()> {
+        self.stream(stream)?.synchronize();
+        Ok(())
+    }
+
+    fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        self.stream(stream)?.push(work);
+        Ok(())
+    }
+
+    fn record(&self, stream: Stream) -> Result<Box<dyn Event>> {
+        Ok(Box::new(self.stream(stream)?.record()))
+    }
+}
+
+fn processor_name() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name))
+        .unwrap_or("host")
+        .to_owned()
+}
+
+fn meminfo(key: &str) -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = meminfo.lines().find_map(|line| {
+        line.strip_prefix(key)?.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) << 10
+}

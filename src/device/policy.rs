@@ -1,0 +1,157 @@
+//! The one decision whether to pin host memory and whether the device reads it in place: from
+//! options, environment and platform, in this order.
+#![forbid(unsafe_code)]
+
+use crate::device::Facts;
+use crate::error::{Result, fail, human};
+use crate::status::WB_ERR_INVALID_ARGUMENT;
+
+/// Switches pinning off.
+pub const DISABLE_PIN_MEMORY: &str = "WEIGHBRIDGE_DISABLE_PIN_MEMORY";
+/// Switches views off.
+pub const DISABLE_UVA: &str = "WEIGHBRIDGE_DISABLE_UVA";
+
+/// What a caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// As environment and platform have it.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+    /// Yes.
+    On,
+}
+
+/// What was decided, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Pin host memory.
+    pub pin: bool,
+    /// Why, or why not.
+    pub pin_reason: String,
+    /// Let the device read host memory in place.
+    pub views: bool,
+    /// Why, or why not.
+    pub views_reason: String,
+}
+
+impl Policy {
+    /// Decides. `environment` looks a variable up.
+    pub fn decide(
+        pin: Choice,
+        views: Choice,
+        facts: &Facts,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let (pin, pin_reason) = match pin {
+            Choice::On => (true, "asked for in the options".into()),
+            Choice::Off => (false, "switched off in the options".into()),
+            Choice::Auto => match disabled(DISABLE_PIN_MEMORY, environment)? {
+                Some(reason) => (false, reason),
+                None => pin_by_platform(facts),
+            },
+        };
+        let (views, views_reason) = match views {
+            Choice::On => (true, "asked for in the options".into()),
+            Choice::Off => (false, "switched off in the options".into()),
+            Choice::Auto => match disabled(DISABLE_UVA, environment)? {
+                Some(reason) => (false, reason),
+                None => views_by_platform(pin, facts),
+            },
+        };
+        Ok(Self { pin, pin_reason, views, views_reason })
+    }
+}
+
+fn disabled(
+    variable: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>> {
+    let Some(value) = environment(variable) else { return Ok(None) };
+    match value.to_ascii_lowercase().as_str() {
+        "" | "0" | "false" | "no" | "off" => Ok(None),
+        "1" | "true" | "yes" | "on" => Ok(Some(format!("{variable}={value}"))),
+        _ => fail!(WB_ERR_INVALID_ARGUMENT, "{variable}={value:?}: use 1 or 0"),
+    }
+}
+
+fn pin_by_platform(facts: &Facts) -> (bool, String) {
+    if facts.cuda && facts.pageable_access {
+        let reason =
+            "the device reads pageable memory, and pinned memory can count against its own";
+        return (false, reason.into());
+    }
+    if facts.cuda {
+        return (true, "copies from pinned memory run at the link's speed".into());
+    }
+    match facts.memlock_limit {
+        None => (true, "this process may lock memory without limit".into()),
+        Some(limit) => (false, format!("RLIMIT_MEMLOCK is {}", human(limit))),
+    }
+}
+
+fn views_by_platform(pin: bool, facts: &Facts) -> (bool, String) {
+    if facts.pageable_access {
+        (true, "the device reads any memory of the process".into())
+    } else if pin && facts.unified_addressing {
+        (true, "the device reads pinned memory (unified addressing)".into())
+    } else if pin {
+        (false, "the device has no unified addressing".into())
+    } else {
+        (false, "nothing is pinned, and the device reads pinned memory only".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn h200() -> Facts {
+        Facts { cuda: true, unified_addressing: true, ..Facts::default() }
+    }
+
+    fn decide(pin: Choice, views: Choice, facts: &Facts, set: &[(&str, &str)]) -> (bool, bool) {
+        let policy = Policy::decide(pin, views, facts, &|variable| {
+            set.iter().find(|(name, _)| *name == variable).map(|(_, value)| value.to_string())
+        })
+        .unwrap();
+        assert!(!policy.pin_reason.is_empty() && !policy.views_reason.is_empty());
+        (policy.pin, policy.views)
+    }
+
+    #[test]
+    fn an_option_wins_over_the_environment_and_that_over_the_platform() {
+        use Choice::{Auto, Off, On};
+        let off = [(DISABLE_PIN_MEMORY, "1"), (DISABLE_UVA, "true")];
+        assert_eq!(decide(Auto, Auto, &h200(), &[]), (true, true));
+        assert_eq!(decide(Auto, Auto, &h200(), &off), (false, false));
+        assert_eq!(decide(On, On, &h200(), &off), (true, true));
+        assert_eq!(decide(Off, Auto, &h200(), &[]), (false, false));
+        assert_eq!(decide(Auto, Off, &h200(), &[]), (true, false));
+        assert_eq!(decide(Auto, Auto, &h200(), &[(DISABLE_UVA, "1")]), (true, false));
+        assert_eq!(decide(Auto, Auto, &h200(), &[(DISABLE_PIN_MEMORY, "0")]), (true, true));
+    }
+
+    #[test]
+    fn the_platform_decides_what_nobody_asked() {
+        use Choice::Auto;
+        let coherent = Facts { pageable_access: true, ..h200() };
+        assert_eq!(decide(Auto, Auto, &coherent, &[]), (false, true));
+        let split = Facts { unified_addressing: false, ..h200() };
+        assert_eq!(decide(Auto, Auto, &split, &[]), (true, false));
+        let host = Facts { pageable_access: true, ..Facts::default() };
+        assert_eq!(decide(Auto, Auto, &host, &[]), (true, true));
+        let limited = Facts { memlock_limit: Some(8 << 20), ..host };
+        assert_eq!(decide(Auto, Auto, &limited, &[]), (false, true));
+    }
+
+    #[test]
+    fn an_environment_value_that_says_nothing_is_refused() {
+        let error =
+            Policy::decide(Choice::Auto, Choice::Auto, &h200(), &|_| Some("perhaps".into()))
+                .unwrap_err();
+        assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
+        assert!(error.message.contains("WEIGHBRIDGE_DISABLE_PIN_MEMORY=\"perhaps\""));
+    }
+}

@@ -1,0 +1,119 @@
+//! The ranges that are registered with a kind of device, process-wide: what overlaps is refused
+//! with its name, and copies are cut where a registration ends.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{RwLock, RwLockReadGuard};
+
+use crate::error::{Result, fail, human};
+use crate::memory::pages::Span;
+use crate::status::WB_ERR_ALREADY_REGISTERED;
+
+/// Start of a range to its end and what it belongs to.
+type Ranges = BTreeMap<usize, (usize, &'static str)>;
+
+/// Disjoint registered ranges.
+#[derive(Debug, Default)]
+pub struct Registry(RwLock<Ranges>);
+
+impl Registry {
+    /// Nothing is registered.
+    pub const fn new() -> Self {
+        Self(RwLock::new(BTreeMap::new()))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Ranges> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Enters a range; `WB_ERR_ALREADY_REGISTERED` names the one that it overlaps.
+    pub fn claim(&self, span: Span, what: &'static str) -> Result<()> {
+        let mut ranges = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((start, (end, holder))) = overlapping(&ranges, span) {
+            fail!(
+                WB_ERR_ALREADY_REGISTERED,
+                "asked to register {:#x}..{:#x}; it overlaps {start:#x}..{end:#x} ({}), which is \
+                 registered already as {holder}: use that buffer, or release it first",
+                span.start(),
+                span.end(),
+                human((end - start) as u64)
+            );
+        }
+        ranges.insert(span.start(), (span.end(), what));
+        Ok(())
+    }
+
+    /// Takes a range out.
+    pub fn release(&self, span: Span) {
+        let mut ranges = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        ranges.remove(&span.start());
+    }
+
+    /// Whether a registered range touches the span.
+    pub fn touches(&self, span: Span) -> bool {
+        overlapping(&self.read(), span).is_some()
+    }
+
+    /// Bytes from the start of the span that lie in one registration, or in none.
+    pub fn leading_part(&self, span: Span) -> usize {
+        let ranges = self.read();
+        let before = ranges.range(..=span.start()).next_back();
+        let boundary = match before {
+            Some((_, (end, _))) if *end > span.start() => *end,
+            _ => ranges.range(span.start() + 1..).next().map_or(span.end(), |(start, _)| *start),
+        };
+        boundary.min(span.end()) - span.start()
+    }
+}
+
+/// The last registered range that begins before the span ends, if it reaches into the span.
+fn overlapping(ranges: &Ranges, span: Span) -> Option<(usize, (usize, &'static str))> {
+    let (start, range) = ranges.range(..span.end()).next_back()?;
+    (range.0 > span.start()).then_some((*start, *range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: usize, end: usize) -> Span {
+        Span::test_whole().part(start, end - start)
+    }
+
+    #[test]
+    fn overlaps_are_refused_and_named() {
+        let registry = Registry::new();
+        let base = Span::test_whole().start();
+        registry.claim(span(100, 200), "a mapped file").unwrap();
+        registry.claim(span(200, 300), "caller's memory").unwrap();
+        for (start, end) in [(150, 160), (50, 101), (199, 201), (0, 1000), (299, 301), (100, 200)] {
+            let error = registry.claim(span(start, end), "x").unwrap_err();
+            assert_eq!(error.status, WB_ERR_ALREADY_REGISTERED);
+        }
+        let message = registry.claim(span(250, 251), "x").unwrap_err().message;
+        let named = format!("{:#x}..{:#x}", base + 200, base + 300);
+        assert!(message.contains(&named) && message.contains("caller's memory"), "{message}");
+        registry.claim(span(0, 100), "x").unwrap();
+        registry.release(span(200, 300));
+        assert!(!registry.touches(span(200, 300)));
+        registry.claim(span(250, 251), "x").unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_cut_where_a_registration_begins_or_ends() {
+        let registry = Registry::new();
+        registry.claim(span(100, 200), "x").unwrap();
+        registry.claim(span(200, 300), "x").unwrap();
+        for ((start, end), expected) in [
+            ((0, 50), 50),
+            ((0, 400), 100),
+            ((100, 400), 100),
+            ((150, 160), 10),
+            ((150, 400), 50),
+            ((200, 300), 100),
+            ((300, 400), 100),
+        ] {
+            assert_eq!(registry.leading_part(span(start, end)), expected, "{start}..{end}");
+        }
+    }
+}

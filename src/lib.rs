@@ -1,0 +1,22 @@
+//! weighbridge carries model weights over the link between host memory and an accelerator.
+//!
+//! The public interface is the C one in `include/weighbridge.h`; [`capi`] is all of it. The layers
+//! below know nothing of C: [`memory`] holds buffers and views, [`device`] what CUDA and the host
+//! can do, [`tensor`] types, shapes and DLPack. ARCHITECTURE.md is the map.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("weighbridge is for Linux only");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("weighbridge is for 64-bit machines only");
+#[cfg(panic = "abort")]
+compile_error!(
+    "panic = \"abort\" would let a defect here end the engine's process: use \"unwind\""
+);
+
+pub mod capi;
+pub mod device;
+pub mod error;
+mod log;
+pub mod memory;
+pub mod status;
+pub mod tensor;

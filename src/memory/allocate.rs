@@ -1,0 +1,160 @@
+//! Memory of exactly the size asked: mapped, touched by many threads in huge pages, registered once.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::error::{Error, Result, fail, human};
+use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Parts};
+use crate::memory::pages::{self, HugePages, Mapping, Span, huge_page_bytes};
+use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::memory::pin::Pins;
+use crate::memory::{limits, maps};
+use crate::status::{WB_ERR_HUGE_PAGES, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+
+impl Buffer {
+    /// Allocates `bytes` bytes, zeroed. 0 bytes give a buffer with no address.
+    pub fn alloc(
+        device: &Arc<Device>,
+        bytes: usize,
+        options: &BufferOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Self>> {
+        device.backend().check_process()?;
+        let parts = match (bytes, options.pins(device)) {
+            (0, _) => unpinned(Span::EMPTY, Memory::None, 0, String::new()),
+            (_, false) if options.write_combined => fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "write-combined memory is pinned memory, and pinning is off: {}",
+                device.policy().pin_reason
+            ),
+            (_, false) => pageable(device, bytes, options, progress)?,
+            (_, true) if options.write_combined => {
+                by_driver(device, bytes, options, "write-combined memory is the driver's")?
+            }
+            (_, true) if !device.facts().host_register => {
+                by_driver(device, bytes, options, "this device cannot register memory")?
+            }
+            (_, true) => registered(device, bytes, options, progress)?,
+        };
+        Ok(Self::assemble(device, parts))
+    }
+}
+
+fn unpinned(data: Span, memory: Memory, mapped: usize, note: String) -> Parts {
+    Parts {
+        data,
+        memory,
+        pins: None,
+        driver_pinned: None,
+        mapped: mapped as u64,
+        origin: Origin::Allocated,
+        read_only: false,
+        file: None,
+        note,
+    }
+}
+
+fn pageable(
+    device: &Arc<Device>,
+    bytes: usize,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Parts> {
+    let mapping = present(device, bytes, options, progress)?;
+    let span = mapping.span();
+    let note = match options.pin {
+        crate::device::policy::Choice::Auto => {
+            format!("pageable: {}", device.policy().pin_reason)
+        }
+        _ => "pageable: asked for in the options".into(),
+    };
+    Ok(unpinned(span.part(0, bytes), Memory::Mapping(mapping), span.bytes(), note))
+}
+
+fn registered(
+    device: &Arc<Device>,
+    bytes: usize,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Parts> {
+    let mapping = present(device, bytes, options, progress)?;
+    let span = mapping.span();
+    let pin_options = options.pin_options(device, false);
+    let holder = "a weighbridge allocation";
+    match Pins::pin(device, span, pin_options, options.chunk_bytes, holder, progress) {
+        Ok(pins) => Ok(Parts {
+            pins: Some(pins),
+            ..unpinned(span.part(0, bytes), Memory::Mapping(mapping), span.bytes(), String::new())
+        }),
+        Err(error) if error.status == WB_ERR_NOT_SUPPORTED => {
+            drop(mapping);
+            by_driver(device, bytes, options, &error.message)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn by_driver(
+    device: &Arc<Device>,
+    bytes: usize,
+    options: &BufferOptions,
+    reason: &str,
+) -> Result<Parts> {
+    limits::check_control_group(bytes)?;
+    let pin_options = options.pin_options(device, false);
+    let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
+    Ok(Parts {
+        driver_pinned: Some(pinned),
+        ..unpinned(span, Memory::Driver(span), bytes, format!("allocated by the driver: {reason}"))
+    })
+}
+
+/// A mapping whose pages are all there, on the node and in the pages that were asked for.
+fn present(
+    device: &Arc<Device>,
+    bytes: usize,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Mapping> {
+    limits::check_control_group(bytes)?;
+    let mapping = Mapping::anonymous(bytes)?;
+    let span = mapping.span();
+    let huge_pages = match options.huge_pages {
+        HugePages::Try if bytes < huge_page_bytes() => HugePages::Off,
+        asked => asked,
+    };
+    pages::advise_huge_pages(span, huge_pages)?;
+    match options.numa {
+        Numa::Any => {}
+        Numa::Node(node) => pages::bind_to_node(span, node, true)?,
+        Numa::Device => {
+            if let Some(node) = device.facts().numa_node {
+                pages::bind_to_node(span, node, false)?;
+            }
+        }
+    }
+    let threads = threads_for(options.threads, span.bytes());
+    in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, true))?;
+    if huge_pages == HugePages::Require {
+        check_huge_pages(span)?;
+    }
+    Ok(mapping)
+}
+
+fn check_huge_pages(span: Span) -> Result<()> {
+    let expected = (span.bytes() / huge_page_bytes() * huge_page_bytes()) as u64;
+    let huge = maps::count(span)?.huge;
+    if huge < expected {
+        return Err(Error::new(
+            WB_ERR_HUGE_PAGES,
+            format!(
+                "huge pages were required for {}; the kernel gave {}: memory is fragmented or \
+                 /sys/kernel/mm/transparent_hugepage/enabled is \"never\"; use WB_HUGE_PAGES_TRY",
+                human(expected),
+                human(huge)
+            ),
+        ));
+    }
+    Ok(())
+}

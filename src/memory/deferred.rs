@@ -1,0 +1,131 @@
+//! References that go when a stream has passed a point, or when no engine's thread has to wait for
+//! it. One thread per process, started by the first of them, watches the events and drops them.
+#![forbid(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::device::{Device, Event};
+use crate::error::{Error, Result, fail};
+use crate::log;
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_TIMEOUT};
+
+/// First and longest pause between two looks at the events.
+const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+
+/// A reference that waits. `payload` is taken before `device` is let go.
+struct Waiting {
+    event: Option<Box<dyn Event>>,
+    payload: Option<Box<dyn Send>>,
+    device: Arc<Device>,
+}
+
+#[derive(Default)]
+struct Queue {
+    arrived: Vec<Waiting>,
+    watching: bool,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { arrived: Vec::new(), watching: false });
+static ARRIVED: Condvar = Condvar::new();
+static GONE: Condvar = Condvar::new();
+
+fn queue() -> MutexGuard<'static, Queue> {
+    QUEUE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Drops `payload` once `event` is complete (at once without one), on a thread of this library. In
+/// a forked child nothing is dropped: there is no such thread, and CUDA must be left alone.
+pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device: &Arc<Device>) {
+    let waiting = Waiting { event, payload: Some(payload), device: device.clone() };
+    if device.backend().check_process().is_err() {
+        std::mem::forget(waiting);
+        return;
+    }
+    device.usage().deferred.fetch_add(1, Ordering::AcqRel);
+    let mut queue = queue();
+    queue.arrived.push(waiting);
+    if !queue.watching {
+        let started = thread::Builder::new().name("weighbridge-reclaim".into()).spawn(watch);
+        queue.watching = started.is_ok();
+        if let Err(error) = started {
+            let message = format!("the thread that gives memory back could not start: {error}");
+            log::record(&Error::new(WB_ERR_INTERNAL, message));
+        }
+    }
+    drop(queue);
+    ARRIVED.notify_one();
+}
+
+/// Waits until nothing of the device is waiting any more.
+pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
+    device.backend().check_process()?;
+    let deadline = Instant::now() + timeout;
+    let mut queue = queue();
+    loop {
+        let left = device.usage().deferred.load(Ordering::Acquire);
+        if left == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            fail!(
+                WB_ERR_TIMEOUT,
+                "after {timeout:?}, {left} references still wait for their streams: is one of them \
+                 stuck, or the time too short?"
+            );
+        }
+        queue = GONE
+            .wait_timeout(queue, deadline - now)
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .0;
+    }
+}
+
+fn watch() {
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut pause = PAUSE.0;
+    loop {
+        let mut queue = queue();
+        while queue.arrived.is_empty() && waiting.is_empty() {
+            queue = ARRIVED.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        if queue.arrived.is_empty() {
+            let woken = ARRIVED.wait_timeout(queue, pause);
+            queue = woken.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+        if !queue.arrived.is_empty() {
+            waiting.append(&mut queue.arrived);
+            pause = PAUSE.0;
+        }
+        drop(queue);
+        waiting.retain_mut(|waiting| !dropped(waiting));
+    }
+}
+
+/// Drops the reference if its time has come.
+fn dropped(waiting: &mut Waiting) -> bool {
+    let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
+        Ok(complete) => complete,
+        // The context is broken or gone: nothing on the device reads memory any more.
+        Err(error) => {
+            log::record(&error);
+            true
+        }
+    });
+    if complete {
+        waiting.event = None;
+        let payload = waiting.payload.take();
+        if catch_unwind(AssertUnwindSafe(move || drop(payload))).is_err() {
+            log::record(&Error::new(WB_ERR_INTERNAL, "giving memory back panicked"));
+        }
+        let _queue = queue();
+        waiting.device.usage().deferred.fetch_sub(1, Ordering::AcqRel);
+        GONE.notify_all();
+    }
+    complete
+}

@@ -1,0 +1,167 @@
+//! Files in memory: mapped read-only and shared, and registered without a copy where the platform
+//! can; else read by many threads into exact pinned memory, and the buffer says so.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::error::{Error, Result, fail, human};
+use crate::memory::buffer::{Buffer, BufferOptions, FileMode, MappedFile, Memory, Origin, Parts};
+use crate::memory::pages::{self, Mapping, page_bytes};
+use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::memory::pin::Pins;
+use crate::status::{
+    WB_ERR_DRIVER, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_IO, WB_ERR_FILE_MISSING,
+    WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
+};
+
+/// Opens a regular file that is not empty for reading; its size in bytes.
+pub(super) fn open(path: &Path) -> Result<(File, u64)> {
+    let shown = path.display();
+    let opened = File::open(path).and_then(|file| file.metadata().map(|facts| (file, facts)));
+    let (file, facts) = opened.map_err(|error| {
+        let (status, message) = match error.kind() {
+            ErrorKind::NotFound => (WB_ERR_FILE_MISSING, format!("{shown} does not exist")),
+            ErrorKind::PermissionDenied => {
+                (WB_ERR_FILE_ACCESS, format!("{shown} may not be read by this user: {error}"))
+            }
+            _ => (WB_ERR_FILE_IO, format!("{shown} cannot be opened: {error}")),
+        };
+        Error::new(status, message).with_code(error.raw_os_error().unwrap_or(0))
+    })?;
+    if !facts.is_file() {
+        fail!(WB_ERR_FILE_ACCESS, "{shown} is no regular file: only those can be mapped");
+    }
+    if facts.len() == 0 {
+        fail!(WB_ERR_FILE_EMPTY, "{shown} is empty: there is nothing to map");
+    }
+    Ok((file, facts.len()))
+}
+
+impl Buffer {
+    /// Maps `bytes` bytes of a file from `offset`; 0 bytes mean all that follow.
+    pub fn map_file(
+        device: &Arc<Device>,
+        path: &Path,
+        offset: u64,
+        bytes: u64,
+        options: &BufferOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Self>> {
+        device.backend().check_process()?;
+        let (file, length) = open(path)?;
+        let end = if bytes == 0 { Some(length) } else { offset.checked_add(bytes) };
+        match end.filter(|end| offset < *end && *end <= length) {
+            Some(end) => Self::map_opened(device, file, offset, end, options, progress),
+            None => fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "asked for {bytes} bytes from byte {offset} of {}; it has {}",
+                path.display(),
+                human(length)
+            ),
+        }
+    }
+
+    /// Maps or reads the bytes from `offset` to `end` of an open file.
+    pub(super) fn map_opened(
+        device: &Arc<Device>,
+        file: File,
+        offset: u64,
+        end: u64,
+        options: &BufferOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Self>> {
+        if options.write_combined {
+            fail!(WB_ERR_NOT_SUPPORTED, "a file cannot be mapped write-combined");
+        }
+        let reason = match map(device, &file, offset, end, options, progress)? {
+            Mapped::Yes(parts) => {
+                let file = Some(MappedFile { file, end });
+                return Ok(Self::assemble(device, Parts { file, ..*parts }));
+            }
+            Mapped::No(reason) => reason,
+        };
+        read(device, &file, offset, end, options, progress, reason)
+    }
+}
+
+enum Mapped {
+    Yes(Box<Parts>),
+    /// Why it has to be read.
+    No(String),
+}
+
+fn map(
+    device: &Arc<Device>,
+    file: &File,
+    offset: u64,
+    end: u64,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Mapped> {
+    let pinned = options.pins(device);
+    if options.file == FileMode::Read {
+        return Ok(Mapped::No("read into memory: asked for in the options".into()));
+    }
+    let no = |reason: String, status| match options.file {
+        FileMode::Map => Err(Error::new(status, format!("asked to map and not to read; {reason}"))),
+        _ => Ok(Mapped::No(format!("read into memory: {reason}"))),
+    };
+    if pinned && !device.facts().read_only_register {
+        let reason = format!("{} cannot register read-only memory", device.facts().name);
+        return no(reason, WB_ERR_NOT_SUPPORTED);
+    }
+    let before = (offset % page_bytes() as u64) as usize;
+    let mapping = Mapping::file(file, offset - before as u64, before + (end - offset) as usize)?;
+    let span = mapping.span();
+    let pins = if pinned {
+        let threads = threads_for(options.threads, span.bytes());
+        in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, false))?;
+        let pin_options = options.pin_options(device, true);
+        let chunk = options.chunk_bytes;
+        match Pins::pin(device, span, pin_options, chunk, "a mapped file", progress) {
+            Ok(pins) => Some(pins),
+            Err(error) if matches!(error.status, WB_ERR_DRIVER | WB_ERR_NOT_SUPPORTED) => {
+                return no(error.message, error.status);
+            }
+            Err(error) => return Err(error),
+        }
+    } else {
+        None
+    };
+    let note =
+        if pinned { String::new() } else { format!("pageable: {}", device.policy().pin_reason) };
+    Ok(Mapped::Yes(Box::new(Parts {
+        data: span.part(before, (end - offset) as usize),
+        memory: Memory::Mapping(mapping),
+        pins,
+        driver_pinned: None,
+        mapped: span.bytes() as u64,
+        origin: Origin::FileMapped,
+        read_only: true,
+        file: None,
+        note,
+    })))
+}
+
+fn read(
+    device: &Arc<Device>,
+    file: &File,
+    offset: u64,
+    end: u64,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+    reason: String,
+) -> Result<Arc<Buffer>> {
+    let bytes = (end - offset) as usize;
+    let buffer = Buffer::alloc(device, bytes, options, progress)?;
+    let span = buffer.data();
+    let threads = threads_for(options.threads, bytes);
+    in_pieces(span, threads, Phase::Read, progress, &|piece| {
+        pages::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
+    })?;
+    Ok(buffer.mark_read_from_file(reason))
+}

@@ -1,0 +1,84 @@
+//! The limits that pinning and allocating meet: locked memory and the control group.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Result, fail, human};
+use crate::memory::pages;
+use crate::status::WB_ERR_CGROUP;
+
+const CAP_IPC_LOCK: u32 = 14;
+
+/// Bytes that this process may lock; `None` where there is no limit for it.
+pub fn memlock() -> Option<u64> {
+    let privileged = fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .is_some_and(|capabilities| capabilities >> CAP_IPC_LOCK & 1 == 1)
+    });
+    if privileged { None } else { pages::memlock_limit() }
+}
+
+/// Refuses what the control group would answer with the end of the process: the kernel does not
+/// fail a page fault that goes past the limit, it kills.
+pub fn check_control_group(bytes: usize) -> Result<()> {
+    let Some((limit, used, path)) = tightest_control_group() else { return Ok(()) };
+    let room = limit.saturating_sub(used);
+    if bytes as u64 > room {
+        fail!(
+            WB_ERR_CGROUP,
+            "asked {} of host memory; the control group {} leaves {} of its {}: raise its memory \
+             limit or ask for less",
+            human(bytes as u64),
+            path.display(),
+            human(room),
+            human(limit)
+        );
+    }
+    Ok(())
+}
+
+/// Limit and use in bytes of the group that leaves the least room, of all that this process is in.
+fn tightest_control_group() -> Option<(u64, u64, PathBuf)> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let (root, limit, used) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
+                "memory" => {
+                    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+                }
+                _ => return None,
+            };
+            let group = Path::new(root).join(path.trim_start_matches('/'));
+            group
+                .ancestors()
+                .take_while(|folder| folder.starts_with(root))
+                .filter_map(|folder| room_of(folder, limit, used))
+                .min_by_key(|(limit, used, _)| limit.saturating_sub(*used))
+        })
+        .min_by_key(|(limit, used, _)| limit.saturating_sub(*used))
+}
+
+/// Limit and use of one group. Page cache counts as used though the kernel gives it back under
+/// pressure, so what can be reclaimed is taken off.
+fn room_of(folder: &Path, limit: &str, used: &str) -> Option<(u64, u64, PathBuf)> {
+    let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
+    let (limit, used): (u64, u64) = (number(limit)?, number(used)?);
+    let reclaimable: u64 = fs::read_to_string(folder.join("memory.stat"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once(' ')?;
+            let counts = matches!(key, "active_file" | "inactive_file" | "slab_reclaimable");
+            counts.then(|| value.parse::<u64>().unwrap_or(0))
+        })
+        .sum();
+    Some((limit, used.saturating_sub(reclaimable), folder.to_owned()))
+}

@@ -1,0 +1,123 @@
+//! What the kernel says about this process's mappings: /proc/self/maps and /proc/self/smaps.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+
+use crate::error::{Error, Result};
+use crate::memory::pages::Span;
+use crate::status::WB_ERR_INTERNAL;
+
+/// One mapping of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// First address.
+    pub start: usize,
+    /// First address behind it.
+    pub end: usize,
+    /// May be read.
+    pub readable: bool,
+    /// May be written.
+    pub writable: bool,
+    /// Writes reach the file and other processes.
+    pub shared: bool,
+    /// A file lies behind it (an inode is named).
+    pub file_backed: bool,
+    /// The file's path, or the kernel's name for the mapping; may be empty.
+    pub name: String,
+}
+
+/// Parses a line of /proc/self/maps: `start-end rwxp offset device inode   name`.
+fn region(line: &str) -> Option<Region> {
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let flags = fields.next()?.as_bytes();
+    let inode = fields.nth(2)?;
+    Some(Region {
+        start: usize::from_str_radix(start, 16).ok()?,
+        end: usize::from_str_radix(end, 16).ok()?,
+        readable: flags.first() == Some(&b'r'),
+        writable: flags.get(1) == Some(&b'w'),
+        shared: flags.get(3) == Some(&b's'),
+        file_backed: inode != "0",
+        name: fields.next().unwrap_or("").trim_start().to_owned(),
+    })
+}
+
+fn lines_of(path: &str) -> Result<impl Iterator<Item = String>> {
+    let file = fs::File::open(path).map_err(|error| {
+        Error::new(WB_ERR_INTERNAL, format!("{path} cannot be read: {error}; is /proc mounted?"))
+            .with_code(error.raw_os_error().unwrap_or(0))
+    })?;
+    Ok(BufReader::with_capacity(1 << 16, file)
+        .split(b'\n')
+        .map_while(|line| line.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())))
+}
+
+/// The regions that the span touches, in order.
+pub fn regions(span: Span) -> Result<Vec<Region>> {
+    Ok(lines_of("/proc/self/maps")?
+        .filter_map(|line| region(&line))
+        .skip_while(|region| region.end <= span.start())
+        .take_while(|region| region.start < span.end())
+        .collect())
+}
+
+/// What smaps counts for the regions that the span touches, in bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// In transparent huge pages, private or of a file.
+    pub huge: u64,
+    /// Private anonymous pages: what a silent copy makes grow.
+    pub anonymous: u64,
+    /// Locked by mlock.
+    pub locked: u64,
+}
+
+/// Counts the regions that the span touches.
+pub fn count(span: Span) -> Result<Counted> {
+    let mut counted = Counted::default();
+    let mut inside = false;
+    for line in lines_of("/proc/self/smaps")? {
+        if let Some(region) = region(&line) {
+            if region.start >= span.end() {
+                break;
+            }
+            inside = region.end > span.start();
+        } else if inside {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let kib: u64 = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+            match key {
+                "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counted.huge += kib << 10,
+                "Anonymous" => counted.anonymous += kib << 10,
+                "Locked" => counted.locked += kib << 10,
+                _ => {}
+            }
+        }
+    }
+    Ok(counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_the_kernel_writes_them() {
+        let line = "7f1c2a000000-7f1c2a200000 rw-s 00001000 00:01 42       /memfd:a b (deleted)";
+        let expected = Region {
+            start: 0x7f1c2a000000,
+            end: 0x7f1c2a200000,
+            readable: true,
+            writable: true,
+            shared: true,
+            file_backed: true,
+            name: "/memfd:a b (deleted)".into(),
+        };
+        assert_eq!(region(line), Some(expected));
+        let anonymous = region("00400000-00401000 r--p 00000000 00:00 0 ").unwrap();
+        assert!(!anonymous.file_backed && !anonymous.writable && anonymous.name.is_empty());
+        assert_eq!(region("AnonHugePages:      2048 kB"), None);
+        assert_eq!(region("VmFlags: rd wr mr mw me ac sd"), None);
+    }
+}

@@ -1,0 +1,76 @@
+//! Touching, copying and reading bytes.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::{Span, errno, page_bytes};
+use crate::error::{Error, Result, fail};
+use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY};
+
+/// Makes every page of the span present.
+///
+/// Writable memory is touched by an atomic OR with 0, which changes nothing even while others write
+/// to it; that beats MADV_POPULATE_WRITE, whose threads contend. Memory that may only be read is
+/// populated by the kernel, which answers for a file that was cut off where a touch would be SIGBUS.
+pub fn fault_in(span: Span, writable: bool) -> Result<()> {
+    if writable {
+        for offset in (0..span.bytes()).step_by(page_bytes()) {
+            // SAFETY: the address lies in the span, which is mapped and writable (Span's promise);
+            // an AtomicU8 has no alignment need and every access here is atomic.
+            unsafe { &*((span.start() + offset) as *const AtomicU8) }
+                .fetch_or(0, Ordering::Relaxed);
+        }
+        return Ok(());
+    }
+    let pages = span.pages();
+    // SAFETY: madvise with MADV_POPULATE_READ only makes pages present; it reads no memory of ours.
+    let answer =
+        unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), libc::MADV_POPULATE_READ) };
+    match if answer == 0 { 0 } else { errno() } {
+        // EINVAL: a kernel before 5.14. The registration faults the pages in by itself, only slower.
+        0 | libc::EINVAL => Ok(()),
+        code @ (libc::EFAULT | libc::EHWPOISON) => Err(Error::new(
+            WB_ERR_FILE_TRUNCATED,
+            "a page of the mapped file is behind its end or unreadable: the file was cut off after \
+             it was mapped",
+        )
+        .with_code(code)),
+        code => Err(Error::new(
+            WB_ERR_OUT_OF_MEMORY,
+            format!("the kernel could not make {} bytes of the mapping present", pages.bytes()),
+        )
+        .with_code(code)),
+    }
+}
+
+/// Copies as many bytes as the shorter span has; the spans may overlap.
+pub fn copy(to: Span, from: Span) {
+    let bytes = to.bytes().min(from.bytes());
+    if bytes > 0 {
+        // SAFETY: both spans are mapped for at least `bytes` bytes, `from` readable and `to`
+        // writable (Span's promise); ptr::copy allows overlap.
+        unsafe { ptr::copy(from.start() as *const u8, to.start() as *mut u8, bytes) };
+    }
+}
+
+/// Fills the span from the file at `offset`.
+pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
+    if to.bytes() == 0 {
+        return Ok(());
+    }
+    // SAFETY: the span is mapped and writable (Span's promise), was zeroed by the kernel or written
+    // before, and nobody else holds it while it is filled.
+    let slice = unsafe { std::slice::from_raw_parts_mut(to.start() as *mut u8, to.bytes()) };
+    match file.read_exact_at(slice, offset) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => fail!(
+            WB_ERR_FILE_TRUNCATED,
+            "the file ends before byte {}: it was cut off while it was read",
+            offset + to.bytes() as u64
+        ),
+        Err(error) => Err(Error::new(WB_ERR_FILE_IO, format!("reading the file failed: {error}"))
+            .with_code(error.raw_os_error().unwrap_or(0))),
+    }
+}

@@ -1,0 +1,82 @@
+//! Host memory at its lowest: mappings, locks and bytes. The only module of `memory` with `unsafe`.
+//!
+//! Everything above speaks of memory by [`Span`]: who makes one promises that its bytes stay mapped
+//! until whoever was given the span has let go of it. That one promise is what makes the functions
+//! here safe to call.
+
+mod bytes;
+mod limits;
+mod mapping;
+
+pub use bytes::{copy, fault_in, read_file};
+pub use limits::{huge_page_bytes, memlock_limit, page_bytes};
+pub use mapping::{
+    HugePages, Mapping, advise_huge_pages, bind_to_node, lock, memory_file, resident_bytes, unlock,
+};
+
+/// A range of addresses, on the host or on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    start: usize,
+    bytes: usize,
+}
+
+impl Span {
+    /// The span of nothing.
+    pub const EMPTY: Span = Span { start: 0, bytes: 0 };
+
+    /// Names `bytes` bytes from `start`.
+    ///
+    /// # Safety
+    /// The bytes are mapped where they are used (on the host or on the device), are readable, and
+    /// writable where they are written, and stay so until the work that was given the span is done.
+    pub unsafe fn new(start: usize, bytes: usize) -> Self {
+        debug_assert!(start.checked_add(bytes).is_some());
+        Self { start, bytes }
+    }
+
+    /// A span for tests of arithmetic: it is never dereferenced.
+    #[cfg(test)]
+    pub(crate) fn test_whole() -> Self {
+        Self { start: 1 << 20, bytes: 1 << 20 }
+    }
+
+    /// The first address.
+    pub fn start(self) -> usize {
+        self.start
+    }
+
+    /// The first address behind the span.
+    pub fn end(self) -> usize {
+        self.start + self.bytes
+    }
+
+    /// Number of bytes.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// The part from `offset`, at most `bytes` long: never more than the span itself.
+    #[must_use]
+    pub fn part(self, offset: usize, bytes: usize) -> Self {
+        let offset = offset.min(self.bytes);
+        Self { start: self.start + offset, bytes: bytes.min(self.bytes - offset) }
+    }
+
+    /// The smallest span of whole pages around it.
+    #[must_use]
+    pub fn pages(self) -> Self {
+        let page = page_bytes();
+        let start = self.start & !(page - 1);
+        Self { start, bytes: round_up(self.end(), page) - start }
+    }
+}
+
+/// The next multiple of `unit`, a power of two.
+pub fn round_up(bytes: usize, unit: usize) -> usize {
+    (bytes + unit - 1) & !(unit - 1)
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}

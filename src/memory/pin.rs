@@ -1,0 +1,132 @@
+//! Registrations of a range with a device, in one piece or in chunks, undone together.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::device::{Device, PinOptions};
+use crate::error::Result;
+use crate::log;
+use crate::memory::pages::{Span, page_bytes, round_up};
+use crate::memory::parallel::{Phase, Progress, report};
+use crate::status::{
+    WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_FORKED, WB_ERR_MEMLOCK,
+    WB_ERR_NOT_SUPPORTED,
+};
+
+/// One registration of 512 GiB or more fails on drivers since R580.
+const MOST_AT_ONCE: usize = 256 << 30;
+/// What some kernels still pin where they refuse more in one go.
+const SMALL_CHUNK: usize = 1 << 30;
+
+/// The registrations of a range. They must be given back with [`Pins::release`]; when dropped
+/// instead, an error on the way is only logged.
+pub struct Pins {
+    device: Arc<Device>,
+    spans: Vec<Span>,
+    bytes: u64,
+    /// Device address of the first span, while all of them follow each other there as they do here.
+    device_address: Option<u64>,
+}
+
+impl Pins {
+    /// Registers a range; nothing stays registered when a part of it fails.
+    pub fn pin(
+        device: &Arc<Device>,
+        span: Span,
+        options: PinOptions,
+        chunk_bytes: usize,
+        holder: &'static str,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
+        let chunk = match chunk_bytes {
+            0 => MOST_AT_ONCE,
+            bytes => round_up(bytes, page_bytes()),
+        };
+        match Self::pin_chunks(device, span, options, chunk, holder, progress) {
+            Err(error)
+                if chunk_bytes == 0
+                    && span.bytes() > SMALL_CHUNK
+                    && !matches!(
+                        error.status,
+                        WB_ERR_CANCELLED
+                            | WB_ERR_NOT_SUPPORTED
+                            | WB_ERR_ALREADY_REGISTERED
+                            | WB_ERR_FORKED
+                            | WB_ERR_MEMLOCK
+                    ) =>
+            {
+                Self::pin_chunks(device, span, options, SMALL_CHUNK, holder, progress)
+            }
+            answer => answer,
+        }
+    }
+
+    fn pin_chunks(
+        device: &Arc<Device>,
+        span: Span,
+        options: PinOptions,
+        chunk: usize,
+        holder: &'static str,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
+        let mut pins =
+            Self { device: device.clone(), spans: vec![], bytes: 0, device_address: None };
+        let registry = device.backend().registry();
+        for offset in (0..span.bytes()).step_by(chunk) {
+            let part = span.part(offset, chunk);
+            registry.claim(part, holder)?;
+            let pinned =
+                device.backend().pin(part, options).inspect_err(|_| registry.release(part))?;
+            pins.device_address = match (offset, pins.device_address, pinned.device_address) {
+                (0, _, address) => address,
+                (_, Some(first), Some(here)) if first + offset as u64 == here => Some(first),
+                _ => None,
+            };
+            pins.spans.push(part);
+            pins.bytes += pinned.bytes;
+            report(progress, Phase::Pin, offset + part.bytes(), span.bytes())?;
+        }
+        Ok(pins)
+    }
+
+    /// Bytes pinned, as the driver or the kernel counts them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Number of registrations.
+    pub fn count(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Where the device sees a part of the range, if it sees all of it in one piece.
+    pub fn device_address(&self, part: Span) -> Option<u64> {
+        let first = self.spans.first()?;
+        Some(self.device_address? + (part.start() - first.start()) as u64)
+    }
+
+    /// Undoes the registrations; `false` when the driver kept one.
+    pub fn release(mut self) -> bool {
+        self.undo()
+    }
+
+    fn undo(&mut self) -> bool {
+        let mut all = true;
+        for span in self.spans.drain(..).rev() {
+            match self.device.backend().unpin(span) {
+                Ok(()) => self.device.backend().registry().release(span),
+                Err(error) => {
+                    log::record(&error);
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        self.undo();
+    }
+}

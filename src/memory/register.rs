@@ -1,0 +1,146 @@
+//! Memory that exists already, registered where it lies. What the driver would copy silently, or
+//! hang on, is refused before the driver sees it.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::error::{Result, fail};
+use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
+use crate::memory::maps::{self, Region};
+use crate::memory::pages::{self, Span};
+use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::memory::pin::Pins;
+use crate::status::{
+    WB_ERR_DRIVER, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY,
+    WB_ERR_ZERO_BYTES,
+};
+
+/// Whether a range may be written, when it can be registered at all.
+struct Writable(bool);
+
+impl Buffer {
+    /// Registers a range of the caller. `owner` is called once when nothing uses the range any more;
+    /// after an error it was not called and will not be.
+    pub fn register(
+        device: &Arc<Device>,
+        span: Span,
+        options: &BufferOptions,
+        owner: &mut Option<Owner>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Self>> {
+        device.backend().check_process()?;
+        if span.bytes() == 0 {
+            fail!(
+                WB_ERR_ZERO_BYTES,
+                "asked to register 0 bytes: there is nothing to pin; allocate an empty buffer"
+            );
+        }
+        let regions = maps::regions(span)?;
+        check_mapped(span, &regions)?;
+        let pinned = options.pins(device);
+        let Writable(writable) = if pinned {
+            check_no_copy(&regions)?
+        } else {
+            Writable(regions.iter().all(|r| r.writable))
+        };
+        let pins = if pinned {
+            let threads = threads_for(options.threads, span.bytes());
+            in_pieces(span.pages(), threads, Phase::Fault, progress, &|piece| {
+                pages::fault_in(piece, writable)
+            })?;
+            Some(pin(device, span, writable, options, progress)?)
+        } else {
+            None
+        };
+        let note = if pinned { "" } else { &device.policy().pin_reason };
+        let read_only = options.read_only
+            || !writable
+            || pins.as_ref().is_some_and(|(_, read_only)| *read_only);
+        Ok(Self::assemble(
+            device,
+            Parts {
+                data: span,
+                memory: Memory::Caller(owner.take()),
+                pins: pins.map(|(pins, _)| pins),
+                driver_pinned: None,
+                mapped: 0,
+                origin: Origin::Registered,
+                read_only,
+                file: None,
+                note: note.to_owned(),
+            },
+        ))
+    }
+}
+
+/// Pins the range as writable if it is and the driver takes it so, else as read-only.
+fn pin(
+    device: &Arc<Device>,
+    span: Span,
+    writable: bool,
+    options: &BufferOptions,
+    progress: &mut Progress<'_>,
+) -> Result<(Pins, bool)> {
+    let mut with = |read_only| {
+        let pin_options = options.pin_options(device, read_only);
+        let holder = "a caller's registered memory";
+        Pins::pin(device, span, pin_options, options.chunk_bytes, holder, progress)
+            .map(|pins| (pins, read_only))
+    };
+    if writable {
+        match with(false) {
+            // A shared writable file mapping on a disk's file system: only reading it can be had.
+            Err(error) if error.status == WB_ERR_DRIVER && device.facts().read_only_register => {}
+            answer => return answer,
+        }
+    } else if !device.facts().read_only_register {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register read-only memory; {} cannot: copy it into memory of wb_buffer_alloc",
+            device.facts().name
+        );
+    }
+    with(true)
+}
+
+fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {
+    let mut next = span.start();
+    for region in regions.iter().filter(|region| region.readable) {
+        if region.start > next {
+            break;
+        }
+        next = region.end;
+    }
+    if next < span.end() {
+        fail!(
+            WB_ERR_UNMAPPED_RANGE,
+            "asked to register {:#x}..{:#x}; at {next:#x} this process has no readable memory: the \
+             pointer or the size is wrong, or the memory was freed",
+            span.start(),
+            span.end()
+        );
+    }
+    Ok(())
+}
+
+fn check_no_copy(regions: &[Region]) -> Result<Writable> {
+    let private_file = |region: &&Region| !region.shared && region.file_backed;
+    if let Some(region) = regions.iter().find(private_file) {
+        fail!(
+            WB_ERR_WOULD_COPY,
+            "asked to register a private mapping of {}: pinning would silently copy every page of \
+             it; map the file with wb_buffer_map, or copy into memory of wb_buffer_alloc",
+            region.name
+        );
+    }
+    let private_constant = |region: &&Region| !region.shared && !region.writable;
+    if regions.iter().any(|region| private_constant(&region)) {
+        fail!(
+            WB_ERR_WOULD_COPY,
+            "asked to register private memory that may not be written: the driver refuses it or \
+             copies it page by page; make it writable (mprotect) or share it"
+        );
+    }
+    Ok(Writable(regions.iter().all(|region| region.writable)))
+}

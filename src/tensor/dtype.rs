@@ -1,0 +1,182 @@
+//! The one table of element types.
+
+use crate::error::{Error, Result};
+use crate::status::{WB_ERR_DLPACK, WB_ERR_ENUM};
+use crate::tensor::dlpack::DLDataType;
+
+/// An element type: one of `WB_DTYPE_*`.
+#[allow(non_camel_case_types)]
+pub type wb_dtype = i32;
+
+/// Boolean, 1 byte.
+pub const WB_DTYPE_BOOL: wb_dtype = 1;
+/// Signed integer, 1 byte.
+pub const WB_DTYPE_I8: wb_dtype = 2;
+/// Signed integer, 2 bytes.
+pub const WB_DTYPE_I16: wb_dtype = 3;
+/// Signed integer, 4 bytes.
+pub const WB_DTYPE_I32: wb_dtype = 4;
+/// Signed integer, 8 bytes.
+pub const WB_DTYPE_I64: wb_dtype = 5;
+/// Unsigned integer, 1 byte.
+pub const WB_DTYPE_U8: wb_dtype = 6;
+/// Unsigned integer, 2 bytes.
+pub const WB_DTYPE_U16: wb_dtype = 7;
+/// Unsigned integer, 4 bytes.
+pub const WB_DTYPE_U32: wb_dtype = 8;
+/// Unsigned integer, 8 bytes.
+pub const WB_DTYPE_U64: wb_dtype = 9;
+/// IEEE half precision, 2 bytes.
+pub const WB_DTYPE_F16: wb_dtype = 10;
+/// bfloat16, 2 bytes.
+pub const WB_DTYPE_BF16: wb_dtype = 11;
+/// IEEE single precision, 4 bytes.
+pub const WB_DTYPE_F32: wb_dtype = 12;
+/// IEEE double precision, 8 bytes.
+pub const WB_DTYPE_F64: wb_dtype = 13;
+/// Two single-precision numbers, real and imaginary, 8 bytes.
+pub const WB_DTYPE_C64: wb_dtype = 14;
+/// 8-bit float, 4 exponent and 3 mantissa bits, finite with NaN, 1 byte.
+pub const WB_DTYPE_F8_E4M3FN: wb_dtype = 15;
+/// 8-bit float, 5 exponent and 2 mantissa bits, 1 byte.
+pub const WB_DTYPE_F8_E5M2: wb_dtype = 16;
+/// 8-bit power of two without sign (a scale), 1 byte.
+pub const WB_DTYPE_F8_E8M0: wb_dtype = 17;
+/// Two 4-bit floats (2 exponent bits, 1 mantissa bit) packed in 1 byte; shapes count bytes.
+pub const WB_DTYPE_F4_E2M1X2: wb_dtype = 18;
+
+/// A row of the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    code: wb_dtype,
+    name: &'static str,
+    bytes: usize,
+    dlpack: DLDataType,
+    safetensors: &'static str,
+}
+
+const fn entry(
+    code: wb_dtype,
+    name: &'static str,
+    bytes: usize,
+    dlpack: (u8, u8, u16),
+    safetensors: &'static str,
+) -> Entry {
+    let (dl_code, bits, lanes) = dlpack;
+    Entry { code, name, bytes, dlpack: DLDataType { code: dl_code, bits, lanes }, safetensors }
+}
+
+/// Name, bytes, DLPack (code, bits, lanes) and safetensors name of every type, in the codes' order.
+static TABLE: [Entry; 18] = [
+    entry(WB_DTYPE_BOOL, "bool", 1, (6, 8, 1), "BOOL"),
+    entry(WB_DTYPE_I8, "int8", 1, (0, 8, 1), "I8"),
+    entry(WB_DTYPE_I16, "int16", 2, (0, 16, 1), "I16"),
+    entry(WB_DTYPE_I32, "int32", 4, (0, 32, 1), "I32"),
+    entry(WB_DTYPE_I64, "int64", 8, (0, 64, 1), "I64"),
+    entry(WB_DTYPE_U8, "uint8", 1, (1, 8, 1), "U8"),
+    entry(WB_DTYPE_U16, "uint16", 2, (1, 16, 1), "U16"),
+    entry(WB_DTYPE_U32, "uint32", 4, (1, 32, 1), "U32"),
+    entry(WB_DTYPE_U64, "uint64", 8, (1, 64, 1), "U64"),
+    entry(WB_DTYPE_F16, "float16", 2, (2, 16, 1), "F16"),
+    entry(WB_DTYPE_BF16, "bfloat16", 2, (4, 16, 1), "BF16"),
+    entry(WB_DTYPE_F32, "float32", 4, (2, 32, 1), "F32"),
+    entry(WB_DTYPE_F64, "float64", 8, (2, 64, 1), "F64"),
+    entry(WB_DTYPE_C64, "complex64", 8, (5, 64, 1), "C64"),
+    entry(WB_DTYPE_F8_E4M3FN, "float8_e4m3fn", 1, (10, 8, 1), "F8_E4M3"),
+    entry(WB_DTYPE_F8_E5M2, "float8_e5m2", 1, (12, 8, 1), "F8_E5M2"),
+    entry(WB_DTYPE_F8_E8M0, "float8_e8m0fnu", 1, (14, 8, 1), "F8_E8M0"),
+    entry(WB_DTYPE_F4_E2M1X2, "float4_e2m1fn_x2", 1, (17, 4, 2), "F4"),
+];
+
+/// An element type of the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Dtype(&'static Entry);
+
+impl std::fmt::Debug for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Dtype {
+    /// Every type, in the order of their codes.
+    pub fn all() -> impl Iterator<Item = Dtype> {
+        TABLE.iter().map(Dtype)
+    }
+
+    /// The type of a `WB_DTYPE_*`; `WB_ERR_ENUM` for any other number.
+    pub fn from_code(code: wb_dtype) -> Result<Self> {
+        Self::find(|entry| entry.code == code).ok_or_else(|| {
+            Error::new(WB_ERR_ENUM, format!("{code} is no WB_DTYPE_* (1 to {})", TABLE.len()))
+        })
+    }
+
+    /// The type of a DLPack triple; `WB_ERR_DLPACK` where there is none.
+    pub fn from_dlpack(dtype: DLDataType) -> Result<Self> {
+        Self::find(|entry| entry.dlpack == dtype).ok_or_else(|| {
+            let DLDataType { code, bits, lanes } = dtype;
+            let message =
+                format!("DLPack type code {code}, {bits} bits, {lanes} lanes has no WB_DTYPE_*");
+            Error::new(WB_ERR_DLPACK, message)
+        })
+    }
+
+    /// The type of a safetensors name such as `"BF16"`.
+    pub fn from_safetensors(name: &str) -> Option<Self> {
+        Self::find(|entry| entry.safetensors == name)
+    }
+
+    fn find(matches: impl Fn(&Entry) -> bool) -> Option<Self> {
+        TABLE.iter().find(|entry| matches(entry)).map(Dtype)
+    }
+
+    /// The `WB_DTYPE_*`.
+    pub fn code(self) -> wb_dtype {
+        self.0.code
+    }
+
+    /// The field's name of it: `"bfloat16"`.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        self.0.bytes
+    }
+
+    /// Its DLPack triple.
+    pub fn dlpack(self) -> DLDataType {
+        self.0.dlpack
+    }
+
+    /// How many values one element packs: 2 for the 4-bit floats, else 1.
+    pub fn packed(self) -> usize {
+        usize::from(self.0.dlpack.lanes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_found_by_each_of_its_names() {
+        for (index, dtype) in Dtype::all().enumerate() {
+            assert_eq!(dtype.code() as usize, index + 1);
+            assert_eq!(Dtype::from_code(dtype.code()).unwrap(), dtype);
+            assert_eq!(Dtype::from_dlpack(dtype.dlpack()).unwrap(), dtype);
+            assert_eq!(Dtype::from_safetensors(dtype.0.safetensors), Some(dtype));
+            let DLDataType { bits, lanes, .. } = dtype.dlpack();
+            assert_eq!(dtype.bytes() * 8, usize::from(bits) * usize::from(lanes));
+        }
+    }
+
+    #[test]
+    fn unknown_types_are_refused() {
+        assert_eq!(Dtype::from_code(0).unwrap_err().status, WB_ERR_ENUM);
+        assert_eq!(Dtype::from_code(19).unwrap_err().status, WB_ERR_ENUM);
+        let int128 = DLDataType { code: 0, bits: 128, lanes: 1 };
+        assert_eq!(Dtype::from_dlpack(int128).unwrap_err().status, WB_ERR_DLPACK);
+    }
+}

@@ -1,0 +1,197 @@
+//! Type, shape and strides of a tensor, and the bytes that it spans.
+
+use crate::error::{Error, Result, fail};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
+use crate::tensor::Dtype;
+
+/// More dimensions than any framework has (PyTorch: 64).
+pub const MAX_NDIM: usize = 64;
+
+/// Type, shape and strides. Every layout that exists was checked: its extent fits in 63 bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    dtype: Dtype,
+    /// Shape, then strides in elements: one allocation.
+    dims: Box<[i64]>,
+    /// Bytes from the lowest element to the first (more than 0 with negative strides).
+    before: u64,
+    /// Bytes from the lowest element's start to the highest element's end; 0 without elements.
+    span: u64,
+}
+
+impl Layout {
+    /// Checks and makes a layout; without strides it is contiguous in row-major order.
+    pub fn new(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Result<Self> {
+        let ndim = shape.len();
+        if ndim > MAX_NDIM {
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked {ndim} dimensions; at most {MAX_NDIM} are taken");
+        }
+        if let Some(size) = shape.iter().find(|size| **size < 0) {
+            fail!(WB_ERR_INVALID_ARGUMENT, "a dimension of shape {shape:?} is {size}: negative");
+        }
+        let mut dims = Vec::with_capacity(2 * ndim);
+        dims.extend_from_slice(shape);
+        match strides {
+            Some(strides) if strides.len() == ndim => dims.extend_from_slice(strides),
+            Some(strides) => {
+                fail!(WB_ERR_INVALID_ARGUMENT, "{} strides for {ndim} dimensions", strides.len())
+            }
+            None => {
+                dims.resize(2 * ndim, 1);
+                contiguous(&mut dims, ndim).ok_or_else(|| overflow(dtype, shape, None))?;
+            }
+        }
+        let (before, span) = extent(dtype, &dims[..ndim], &dims[ndim..])
+            .ok_or_else(|| overflow(dtype, shape, strides))?;
+        Ok(Self { dtype, dims: dims.into_boxed_slice(), before, span })
+    }
+
+    /// The type of an element.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Number of dimensions.
+    pub fn ndim(&self) -> usize {
+        self.dims.len() / 2
+    }
+
+    /// Sizes of the dimensions, in elements.
+    pub fn shape(&self) -> &[i64] {
+        &self.dims[..self.ndim()]
+    }
+
+    /// Strides of the dimensions, in elements.
+    pub fn strides(&self) -> &[i64] {
+        &self.dims[self.ndim()..]
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape().iter().map(|size| *size as u64).product()
+    }
+
+    /// Bytes from the lowest element to the first one.
+    pub fn bytes_before(&self) -> u64 {
+        self.before
+    }
+
+    /// Bytes that the tensor spans, gaps included; 0 without elements.
+    pub fn span_bytes(&self) -> u64 {
+        self.span
+    }
+}
+
+/// Fills the strides behind the shape in `dims`, last dimension first.
+fn contiguous(dims: &mut [i64], ndim: usize) -> Option<()> {
+    let mut stride = 1i64;
+    for index in (0..ndim).rev() {
+        dims[ndim + index] = stride;
+        stride = stride.checked_mul(dims[index].max(1))?;
+    }
+    Some(())
+}
+
+/// Bytes below the first element and bytes in all; `None` where they overflow.
+fn extent(dtype: Dtype, shape: &[i64], strides: &[i64]) -> Option<(u64, u64)> {
+    let mut elements = 1i64;
+    for size in shape.iter().map(|size| (*size).max(1)) {
+        elements = elements.checked_mul(size)?;
+    }
+    elements.checked_mul(dtype.bytes() as i64)?;
+    if shape.contains(&0) {
+        return Some((0, 0));
+    }
+    let (mut low, mut high) = (0i64, 0i64);
+    for (size, stride) in shape.iter().zip(strides) {
+        let reach = (size - 1).checked_mul(*stride)?;
+        if reach < 0 {
+            low = low.checked_add(reach)?;
+        } else {
+            high = high.checked_add(reach)?;
+        }
+    }
+    let bytes = dtype.bytes() as i64;
+    let span = high.checked_sub(low)?.checked_add(1)?.checked_mul(bytes)?;
+    Some((low.checked_neg()?.checked_mul(bytes)? as u64, span as u64))
+}
+
+fn overflow(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Error {
+    let strides = strides.map_or(String::new(), |strides| format!(" with strides {strides:?}"));
+    let message = format!(
+        "shape {shape:?}{strides} of {} ({} bytes each) spans more than 2^63 bytes",
+        dtype.name(),
+        dtype.bytes()
+    );
+    Error::new(WB_ERR_OVERFLOW, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::dtype::{WB_DTYPE_F32, WB_DTYPE_I8};
+    use proptest::prelude::*;
+
+    fn f32s(shape: &[i64], strides: Option<&[i64]>) -> Result<Layout> {
+        Layout::new(Dtype::from_code(WB_DTYPE_F32).unwrap(), shape, strides)
+    }
+
+    #[test]
+    fn contiguous_strides_are_row_major() {
+        let layout = f32s(&[2, 3, 4], None).unwrap();
+        assert_eq!(layout.strides(), [12, 4, 1]);
+        assert_eq!((layout.elements(), layout.span_bytes()), (24, 96));
+    }
+
+    #[test]
+    fn gaps_scalars_and_empty_tensors_span_what_they_touch() {
+        assert_eq!(f32s(&[3, 2], Some(&[10, 1])).unwrap().span_bytes(), (2 * 10 + 1 + 1) * 4);
+        assert_eq!(f32s(&[], None).unwrap().span_bytes(), 4);
+        assert_eq!(f32s(&[5, 0, 7], None).unwrap().span_bytes(), 0);
+        assert_eq!(f32s(&[4], Some(&[0])).unwrap().span_bytes(), 4);
+    }
+
+    #[test]
+    fn negative_strides_reach_below_the_first_element() {
+        let layout = f32s(&[4], Some(&[-1])).unwrap();
+        assert_eq!((layout.bytes_before(), layout.span_bytes()), (12, 16));
+    }
+
+    #[test]
+    fn what_overflows_is_refused() {
+        for (shape, strides) in [
+            (vec![i64::MAX, 2], None),
+            (vec![1 << 62], None),
+            (vec![0, i64::MAX, i64::MAX], None),
+            (vec![3, 2], Some(vec![i64::MAX, 1])),
+            (vec![2, 2], Some(vec![i64::MIN, i64::MIN])),
+        ] {
+            let error = f32s(&shape, strides.as_deref()).unwrap_err();
+            assert_eq!(error.status, WB_ERR_OVERFLOW, "{shape:?} {strides:?}");
+        }
+        assert_eq!(f32s(&[-1], None).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
+        assert_eq!(f32s(&[2], Some(&[1, 1])).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
+        assert_eq!(f32s(&[1; 65], None).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
+    }
+
+    proptest! {
+        /// The span is what enumerating every element gives.
+        #[test]
+        fn span_agrees_with_enumeration(
+            dims in prop::collection::vec((1i64..5, -20i64..20), 0..4)
+        ) {
+            let (shape, strides): (Vec<_>, Vec<_>) = dims.into_iter().unzip();
+            let dtype = Dtype::from_code(WB_DTYPE_I8).unwrap();
+            let layout = Layout::new(dtype, &shape, Some(&strides)).unwrap();
+            let mut offsets = vec![0i64];
+            for (size, stride) in shape.iter().zip(&strides) {
+                offsets = offsets.iter()
+                    .flat_map(|offset| (0..*size).map(move |index| offset + index * stride))
+                    .collect();
+            }
+            let (low, high) = (offsets.iter().min().unwrap(), offsets.iter().max().unwrap());
+            prop_assert_eq!(layout.bytes_before(), (-low) as u64);
+            prop_assert_eq!(layout.span_bytes(), (high - low + 1) as u64);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The header of a safetensors file: 8 bytes of length, that much JSON, then the tensors' bytes
+//! without gaps. Nothing in it is trusted.
+//! Source: the safetensors format; the `safetensors` crate checks shapes, types and offsets.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserializer, de::Deserialize};
+
+use crate::error::{Error, Result, fail, human};
+use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};
+use crate::tensor::{Dtype, Layout};
+
+/// Bytes of the length that the file begins with.
+pub const LENGTH_BYTES: u64 = 8;
+/// The longest header that is read: the format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// One tensor of a file.
+#[derive(Debug)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its type as the file names it, such as `"BF16"`.
+    pub file_dtype: String,
+    /// Type and shape; `None` for a type that no `WB_DTYPE_*` names.
+    pub layout: Option<Layout>,
+    /// Bytes from the beginning of the file.
+    pub offset: u64,
+    /// Bytes of its data.
+    pub bytes: u64,
+}
+
+/// A header that was read and checked.
+#[derive(Debug)]
+pub struct Header {
+    /// The JSON text.
+    pub json: String,
+    /// The tensors, in the order of their data.
+    pub tensors: Vec<Tensor>,
+}
+
+/// Bytes of JSON that a file of `file_bytes` which begins with `length` must have.
+pub fn header_bytes(length: [u8; LENGTH_BYTES as usize], file_bytes: u64) -> Result<u64> {
+    let bytes = u64::from_le_bytes(length);
+    if bytes > MAX_HEADER_BYTES {
+        fail!(
+            WB_ERR_FORMAT,
+            "the first 8 bytes announce a header of {bytes} bytes; at most {MAX_HEADER_BYTES} are \
+             valid: this is not a safetensors file"
+        );
+    }
+    if bytes > file_bytes.saturating_sub(LENGTH_BYTES) {
+        fail!(
+            WB_ERR_FILE_TRUNCATED,
+            "the header announces {bytes} bytes and the file has {file_bytes} in all: it is cut \
+             off, or not a safetensors file"
+        );
+    }
+    Ok(bytes)
+}
+
+/// Reads a header's JSON and checks it against the size of the file.
+pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
+    let data_start = LENGTH_BYTES + json.len() as u64;
+    let json = String::from_utf8(json).map_err(|error| malformed(&error))?;
+    let UniqueNames = serde_json::from_str(&json).map_err(|error| malformed(&error))?;
+    let metadata: Metadata = serde_json::from_str(&json).map_err(|error| malformed(&error))?;
+
+    let end = data_start.saturating_add(metadata.data_len() as u64);
+    if end > file_bytes {
+        fail!(
+            WB_ERR_FILE_TRUNCATED,
+            "the header describes {} and the file has {}: it is cut off",
+            human(end),
+            human(file_bytes)
+        );
+    }
+    if end < file_bytes {
+        fail!(
+            WB_ERR_FORMAT,
+            "the tensors end at byte {end} and the file at {file_bytes}: {} bytes belong to none",
+            file_bytes - end
+        );
+    }
+    let tensors = metadata
+        .offset_keys()
+        .into_iter()
+        .map(|name| {
+            let info = metadata.info(&name).expect("the key is the map's own");
+            tensor(name, info, data_start)
+        })
+        .collect::<Result<_>>()?;
+    Ok(Header { json, tensors })
+}
+
+fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
+    if name.contains('\0') {
+        fail!(WB_ERR_FORMAT, "the tensor name {name:?} holds a NUL character");
+    }
+    let (start, end) = info.data_offsets;
+    Ok(Tensor {
+        file_dtype: info.dtype.to_string(),
+        layout: layout(info.dtype, &info.shape)?,
+        offset: data_start + start as u64,
+        bytes: (end - start) as u64,
+        name,
+    })
+}
+
+/// The layout in elements of ours: the last dimension of a packed type counts bytes.
+fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
+    let Some(dtype) = Dtype::from_safetensors(&dtype.to_string()) else { return Ok(None) };
+    let mut shape: Vec<i64> = shape
+        .iter()
+        .map(|size| i64::try_from(*size))
+        .collect::<Result<_, _>>()
+        .map_err(|error| malformed(&error))?;
+    if dtype.packed() > 1 {
+        let Some(last) = shape.last_mut().filter(|last| **last % dtype.packed() as i64 == 0) else {
+            return Ok(None);
+        };
+        *last /= dtype.packed() as i64;
+    }
+    Layout::new(dtype, &shape, None).map(Some)
+}
+
+fn malformed(error: &dyn fmt::Display) -> Error {
+    Error::new(WB_ERR_FORMAT, format!("the safetensors header is malformed: {error}"))
+}
+
+/// A JSON object whose keys were all different. A map type would let the last of two win.
+struct UniqueNames;
+
+impl<'de> Deserialize<'de> for UniqueNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = UniqueNames;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<UniqueNames, M::Error> {
+                let mut seen = HashSet::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
+                    if seen.contains(&name) {
+                        return Err(M::Error::custom(format!("the name {name:?} is there twice")));
+                    }
+                    seen.insert(name);
+                }
+                Ok(UniqueNames)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(json: &str, data_bytes: u64) -> Result<Header> {
+        parse(json.as_bytes().to_vec(), LENGTH_BYTES + json.len() as u64 + data_bytes)
+    }
+
+    #[test]
+    fn tensors_come_in_the_order_of_their_data() {
+        let json = r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[6,14]},
+                       "__metadata__":{"made":"by hand"},
+                       "a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]}}"#;
+        let header = parse_text(json, 14).unwrap();
+        let names: Vec<_> = header.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let data_start = LENGTH_BYTES + json.len() as u64;
+        assert_eq!((header.tensors[1].offset, header.tensors[1].bytes), (data_start + 6, 8));
+        assert_eq!(header.tensors[0].layout.as_ref().unwrap().shape(), [3, 1]);
+        assert_eq!(header.json, json);
+    }
+
+    #[test]
+    fn packed_and_unknown_types() {
+        let json = r#"{"p":{"dtype":"F4","shape":[2,6],"data_offsets":[0,6]},
+                       "q":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[6,9]}}"#;
+        let header = parse_text(json, 9).unwrap();
+        assert_eq!(header.tensors[0].layout.as_ref().unwrap().shape(), [2, 3]);
+        assert!(header.tensors[1].layout.is_none());
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        let overlap = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
+                          "b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
+        let gap = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+                      "b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}"#;
+        let twice = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+                        "a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let wrong_size = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#;
+        let backwards = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[4,2]}}"#;
+        let overflow =
+            r#"{"a":{"dtype":"F64","shape":[9223372036854775807,4],"data_offsets":[0,0]}}"#;
+        let nul = r#"{"a\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        for (json, bytes) in [
+            (overlap, 6),
+            (gap, 3),
+            (twice, 1),
+            (wrong_size, 4),
+            (backwards, 4),
+            (overflow, 0),
+            (nul, 1),
+            ("not json", 0),
+            ("[]", 0),
+            ("", 0),
+            ("{\"a\":1}", 0),
+        ] {
+            assert_eq!(parse_text(json, bytes).unwrap_err().status, WB_ERR_FORMAT, "{json}");
+        }
+        let invalid_utf8 = parse(vec![0xff, 0xfe], 10).unwrap_err();
+        assert_eq!(invalid_utf8.status, WB_ERR_FORMAT);
+        let named = parse_text(twice, 1).unwrap_err().message;
+        assert!(named.contains("\"a\" is there twice"), "{named}");
+    }
+
+    #[test]
+    fn the_file_must_end_where_the_tensors_do() {
+        let json = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        assert_eq!(parse_text(json, 3).unwrap_err().status, WB_ERR_FILE_TRUNCATED);
+        assert_eq!(parse_text(json, 5).unwrap_err().status, WB_ERR_FORMAT);
+        assert!(parse_text(json, 4).is_ok());
+        assert!(parse_text("{}", 0).unwrap().tensors.is_empty());
+    }
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_read() {
+        let check =
+            |length: u64, file| header_bytes(length.to_le_bytes(), file).map_err(|e| e.status);
+        assert_eq!(check(u64::MAX, 100), Err(WB_ERR_FORMAT));
+        assert_eq!(check(100_000_001, 1 << 40), Err(WB_ERR_FORMAT));
+        assert_eq!(check(93, 100), Err(WB_ERR_FILE_TRUNCATED));
+        assert_eq!(check(92, 100), Ok(92));
+        assert_eq!(check(0, 4), Ok(0));
+    }
+}
