@@ -34,6 +34,8 @@ pub struct Policy {
     pub views: bool,
     /// Why, or why not.
     pub views_reason: String,
+    /// The same for memory that is pinned although the policy is not to: an option of one buffer.
+    views_when_pinned: bool,
 }
 
 impl Policy {
@@ -52,15 +54,31 @@ impl Policy {
                 None => pin_by_platform(facts),
             },
         };
-        let (views, views_reason) = match views {
-            Choice::On => (true, "asked for in the options".into()),
-            Choice::Off => (false, "switched off in the options".into()),
+        let (views, views_reason, views_when_pinned) = match views {
+            Choice::On => (true, "asked for in the options".into(), true),
+            Choice::Off => (false, "switched off in the options".into(), false),
             Choice::Auto => match disabled(DISABLE_UVA, environment)? {
-                Some(reason) => (false, reason),
-                None => views_by_platform(pin, facts),
+                Some(reason) => (false, reason, false),
+                None => {
+                    let (views, reason) = views_by_platform(pin, facts);
+                    (views, reason, views_by_platform(true, facts).0)
+                }
             },
         };
-        Ok(Self { pin, pin_reason, views, views_reason })
+        Ok(Self { pin, pin_reason, views, views_reason, views_when_pinned })
+    }
+
+    /// Whether a buffer is pinned, by its own option and else by the policy.
+    pub fn pins(&self, choice: Choice) -> bool {
+        match choice {
+            Choice::Auto => self.pin,
+            choice => choice == Choice::On,
+        }
+    }
+
+    /// Whether the device may read memory that is pinned, or is not.
+    pub fn views_of(&self, pinned: bool) -> bool {
+        if pinned { self.views_when_pinned } else { self.views }
     }
 }
 
@@ -144,6 +162,16 @@ mod tests {
         assert_eq!(decide(Auto, Auto, &host, &[]), (true, true));
         let limited = Facts { memlock_limit: Some(8 << 20), ..host };
         assert_eq!(decide(Auto, Auto, &limited, &[]), (false, true));
+    }
+
+    #[test]
+    fn a_buffer_that_is_pinned_by_its_own_option_can_be_viewed() {
+        let look_up = |variable: &str| (variable == DISABLE_PIN_MEMORY).then(|| "1".to_owned());
+        let policy = Policy::decide(Choice::Auto, Choice::Auto, &h200(), &look_up).unwrap();
+        assert!(!policy.pins(Choice::Auto) && !policy.views_of(false));
+        assert!(policy.pins(Choice::On) && policy.views_of(true));
+        let off = Policy::decide(Choice::Auto, Choice::Off, &h200(), &look_up).unwrap();
+        assert!(!off.views_of(true) && !off.pins(Choice::Off));
     }
 
     #[test]

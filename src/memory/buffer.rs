@@ -79,10 +79,7 @@ impl Default for BufferOptions {
 impl BufferOptions {
     /// Whether this buffer is pinned on this device.
     pub(super) fn pins(&self, device: &Device) -> bool {
-        match self.pin {
-            Choice::Auto => device.policy().pin,
-            choice => choice == Choice::On,
-        }
+        device.policy().pins(self.pin)
     }
 
     pub(super) fn pin_options(&self, device: &Device, read_only: bool) -> PinOptions {
@@ -90,7 +87,7 @@ impl BufferOptions {
             read_only,
             portable: self.portable,
             write_combined: self.write_combined,
-            mapped: device.policy().views,
+            mapped: device.policy().views_of(true),
         }
     }
 }
@@ -180,12 +177,12 @@ impl Buffer {
     pub(super) fn assemble(device: &Arc<Device>, parts: Parts) -> Arc<Self> {
         let Parts { data, memory, pins, driver_pinned, mapped, origin, read_only, file, note } =
             parts;
-        let views = device.policy().views;
         let by_driver = driver_pinned.and_then(|pinned| pinned.device_address);
         let by_pins = pins.as_ref().and_then(|pins| pins.device_address(data));
         let plain = device.facts().pageable_access.then_some(data.start() as u64);
         let pinned =
             driver_pinned.map_or(0, |pinned| pinned.bytes) + pins.as_ref().map_or(0, Pins::bytes);
+        let views = device.policy().views_of(pinned > 0);
         let usage = device.usage();
         usage.buffers.fetch_add(1, Ordering::AcqRel);
         usage.asked.fetch_add(data.bytes() as u64, Ordering::AcqRel);

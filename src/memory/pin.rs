@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use crate::device::{Device, PinOptions};
-use crate::error::Result;
+use crate::error::{Error, Result, human};
 use crate::log;
 use crate::memory::pages::{Span, page_bytes, round_up};
 use crate::memory::parallel::{Phase, Progress, report};
 use crate::status::{
-    WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_FORKED, WB_ERR_MEMLOCK,
-    WB_ERR_NOT_SUPPORTED,
+    WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
+    WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_MEMORY,
 };
 
 /// One registration of 512 GiB or more fails on drivers since R580.
@@ -42,7 +42,7 @@ impl Pins {
             0 => MOST_AT_ONCE,
             bytes => round_up(bytes, page_bytes()),
         };
-        match Self::pin_chunks(device, span, options, chunk, holder, progress) {
+        let pinned = match Self::pin_chunks(device, span, options, chunk, holder, progress) {
             Err(error)
                 if chunk_bytes == 0
                     && span.bytes() > SMALL_CHUNK
@@ -58,7 +58,18 @@ impl Pins {
                 Self::pin_chunks(device, span, options, SMALL_CHUNK, holder, progress)
             }
             answer => answer,
-        }
+        };
+        pinned.map_err(|error| match error.status {
+            WB_ERR_OUT_OF_MEMORY | WB_ERR_DRIVER => Error {
+                message: format!(
+                    "asked {} pinned; {}: ask for less, or set WEIGHBRIDGE_DISABLE_PIN_MEMORY=1",
+                    human(span.bytes() as u64),
+                    error.message
+                ),
+                ..error
+            },
+            _ => error,
+        })
     }
 
     fn pin_chunks(

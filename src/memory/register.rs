@@ -16,9 +16,6 @@ use crate::status::{
     WB_ERR_ZERO_BYTES,
 };
 
-/// Whether a range may be written, when it can be registered at all.
-struct Writable(bool);
-
 impl Buffer {
     /// Registers a range of the caller. `owner` is called once when nothing uses the range any more;
     /// after an error it was not called and will not be.
@@ -39,15 +36,14 @@ impl Buffer {
         let regions = maps::regions(span)?;
         check_mapped(span, &regions)?;
         let pinned = options.pins(device);
-        let Writable(writable) = if pinned {
-            check_no_copy(&regions)?
-        } else {
-            Writable(regions.iter().all(|r| r.writable))
-        };
+        let writable = regions.iter().all(|region| region.writable);
+        // A touch behind the end of a file would be SIGBUS: the kernel populates files.
+        let touch = writable && !regions.iter().any(|region| region.file_backed);
         let pins = if pinned {
+            check_no_copy(&regions)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span.pages(), threads, Phase::Fault, progress, &|piece| {
-                pages::fault_in(piece, writable)
+                pages::fault_in(piece, touch)
             })?;
             Some(pin(device, span, writable, options, progress)?)
         } else {
@@ -124,7 +120,8 @@ fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {
     Ok(())
 }
 
-fn check_no_copy(regions: &[Region]) -> Result<Writable> {
+/// Refuses what pinning would copy.
+fn check_no_copy(regions: &[Region]) -> Result<()> {
     let private_file = |region: &&Region| !region.shared && region.file_backed;
     if let Some(region) = regions.iter().find(private_file) {
         fail!(
@@ -142,5 +139,5 @@ fn check_no_copy(regions: &[Region]) -> Result<Writable> {
              copies it page by page; make it writable (mprotect) or share it"
         );
     }
-    Ok(Writable(regions.iter().all(|region| region.writable)))
+    Ok(())
 }

@@ -122,9 +122,10 @@ impl Drop for View {
 
 fn not_mapped(buffer: &Buffer) -> String {
     let policy = buffer.device().policy();
-    let why = if !policy.views {
+    let pinned = buffer.pinned_bytes() > 0;
+    let why = if !policy.views_of(pinned) {
         format!("views are off: {}", policy.views_reason)
-    } else if buffer.pinned_bytes() == 0 {
+    } else if !pinned {
         format!("the buffer is not pinned: {}", buffer.note())
     } else {
         "the driver gives no one address for the buffer".into()

@@ -1,0 +1,281 @@
+"""The foundation's benchmark: pinning, mapping, copying and viewing, each beside its peer.
+
+    make gpu-bench SUBJECT=foundation
+
+Peers and ours run in one process tree on one machine, after its memory was warmed: memory that a
+virtual machine has never used is slow for everyone at first. GB is 10^9 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cupy
+import numpy as np
+import peers
+import torch
+from report import ROOT, Report
+
+import weighbridge
+from weighbridge import Buffer, Device
+
+GIB = 1 << 30
+FOUR = 4 * GIB
+FOUR_AND_A_HALF = 9 * GIB // 2
+RUNS = 7
+THREADS = 16
+
+# Reads every 16 bytes of the source once; what it makes of them is written only if it is a number
+# that it cannot be, so that the loads stay and nothing else is measured.
+READ_KERNEL = r"""
+extern "C" __global__ void read_all(const uint4* source, unsigned long long count, unsigned* out) {
+    unsigned mixed = 0;
+    unsigned long long step = (unsigned long long)gridDim.x * blockDim.x;
+    unsigned long long at = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
+    for (; at + 3 * step < count; at += 4 * step) {
+        uint4 a = source[at], b = source[at + step], c = source[at + 2 * step], d = source[at + 3 * step];
+        mixed += (a.x ^ a.y ^ a.z ^ a.w) + (b.x ^ b.y ^ b.z ^ b.w);
+        mixed += (c.x ^ c.y ^ c.z ^ c.w) + (d.x ^ d.y ^ d.z ^ d.w);
+    }
+    for (; at < count; at += step) {
+        uint4 a = source[at];
+        mixed += a.x ^ a.y ^ a.z ^ a.w;
+    }
+    atomicAdd(out, mixed);
+}
+"""
+
+
+def warm(device: Device) -> None:
+    """Uses the machine's memory once, as much as anything here will."""
+    for _ in range(2):
+        Buffer.alloc(device, 40 * GIB, pin=False, threads=THREADS).close()
+
+
+def pinning(report: Report, device: Device) -> None:
+    """Allocates 4 GiB and 4.5 GiB pinned, beside cudaHostAlloc and PyTorch."""
+
+    def ours(nbytes: int) -> tuple[list[float], float]:
+        rates, taken = [], 0.0
+        for run in range(RUNS + 1):
+            free = peers.free_bytes()
+            start = time.perf_counter()
+            buffer = Buffer.alloc(device, nbytes, threads=THREADS)
+            seconds = time.perf_counter() - start
+            if run == 0:  # the first one pays for loading, and shows what the kernel counts
+                taken = (free - peers.free_bytes()) / nbytes
+            else:
+                rates.append(nbytes / seconds / 1e9)
+            buffer.close()
+        return rates, taken
+
+    def peer(name: str, nbytes: int, runs: int) -> tuple[list[float], float]:
+        command = [sys.executable, str(ROOT / "benches/peers.py"), name, str(nbytes), str(runs)]
+        done = subprocess.run(
+            command, env=peers.environment(name), capture_output=True, text=True, timeout=240
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+        answer = json.loads(done.stdout)
+        return [nbytes / s / 1e9 for s in answer["seconds"]], answer["taken"] / nbytes
+
+    rates, _ = ours(FOUR)
+    pinned = report.figure("pin.weighbridge", rates, "GB/s", "wb_buffer_alloc, 4 GiB, 16 threads")
+    rates, taken_ours = ours(FOUR_AND_A_HALF)
+    report.figure("pin.weighbridge.4.5GiB", rates, "GB/s", "wb_buffer_alloc, 4.5 GiB, 16 threads")
+
+    ratios = {}
+    for name, runs in [("cudaHostAlloc", 3), ("torch.empty", 3), ("torch.empty.register", 5)]:
+        rates, _ = peer(name, FOUR, runs)
+        value = report.figure(f"pin.{name}", rates, "GB/s", f"{name}, 4 GiB")
+        ratios[name] = pinned / value
+    rates, _ = peer("torch.pin_memory", FOUR, 2)
+    value = report.figure("pin.torch.pin_memory", rates, "GB/s", "tensor.pin_memory(), 4 GiB")
+    ratios["torch.pin_memory"] = pinned / value
+    rates, taken_torch = peer("torch.empty", FOUR_AND_A_HALF, 2)
+    report.figure("pin.torch.empty.4.5GiB", rates, "GB/s", "torch.empty(pin_memory=True), 4.5 GiB")
+
+    report.bar("pinned allocation, 4 GiB (GB/s)", pinned, ">=", 20)
+    report.bar("pin over cudaHostAlloc", ratios["cudaHostAlloc"], ">=", 8)
+    report.bar("pin over torch's default pin_memory", ratios["torch.pin_memory"], ">=", 15)
+    report.bar("pin over torch with register, 16 threads", ratios["torch.empty.register"], ">=", 3.5)
+
+    what = "MemFree's fall over the bytes asked, 4.5 GiB"
+    ours_ratio = report.figure("taken.weighbridge", [taken_ours], "x", what)
+    report.figure("taken.torch", [taken_torch], "x", what)
+    report.bar("bytes taken over bytes asked, 4.5 GiB", ours_ratio, "<=", 1.001)
+
+
+def write_safetensors(path: Path, nbytes: int) -> None:
+    """A file of one tensor whose data begins on 4096 bytes, in page cache when this returns."""
+    tensor = {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]}
+    header = json.dumps({"weights": tensor}).encode().ljust(4096 - 8)
+    piece = np.random.default_rng(7).integers(0, 256, 64 << 20, dtype=np.uint8).tobytes()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for _ in range(nbytes // len(piece)):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def mapping(report: Report, device: Device, path: Path) -> None:
+    """Maps and registers the file, and counts the anonymous memory that it cost."""
+    rates, anonymous = [], 0
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        buffer = Buffer.map(device, path, threads=THREADS)
+        rates.append(path.stat().st_size / (time.perf_counter() - start) / 1e9)
+        if buffer.info.origin != weighbridge.Origin.FILE_MAPPED:
+            raise RuntimeError(f"the file was not mapped: {buffer.info.note}")
+        anonymous = max(anonymous, buffer.measure().anonymous_bytes)
+        buffer.close()
+    rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map, 4 GiB file in page cache")
+    what = "private anonymous bytes of the mapping (smaps), the most of all runs"
+    grown = report.figure("map.file.anonymous", [float(anonymous)], "bytes", what)
+    report.bar("map and register a 4 GiB file (GB/s)", rate, ">=", 15)
+    report.bar("anonymous bytes after mapping", grown, "<=", 0)
+
+
+def bandwidth(run: Callable[[], None], nbytes: int) -> list[float]:
+    """GB/s of ``run``, by events on the current stream; each measure is the mean of three runs."""
+    rates = []
+    for measure in range(RUNS + 1):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(3):
+            run()
+        end.record()
+        end.synchronize()
+        if measure > 0:
+            rates.append(3 * nbytes / begin.elapsed_time(end) / 1e6)
+    return rates
+
+
+def moving(report: Report, device: Device, path: Path) -> None:
+    """Copies to the device and reads by a kernel, from cudaHostAlloc's memory and from ours."""
+    import ctypes
+
+    runtime = ctypes.CDLL("libcudart.so.13")
+    peak_memory = ctypes.c_void_p()
+    if runtime.cudaHostAlloc(ctypes.byref(peak_memory), ctypes.c_size_t(FOUR), 0) != 0:
+        raise RuntimeError("cudaHostAlloc failed")
+    ctypes.memset(peak_memory, 1, FOUR)
+    buffer = Buffer.alloc(device, FOUR, threads=THREADS)
+    file = Buffer.map(device, path, threads=THREADS)
+
+    target = torch.empty(FOUR, dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.current_stream().cuda_stream
+
+    def driver_copy(source: int) -> Callable[[], None]:
+        copy = runtime.cudaMemcpyAsync
+        to, size, way = ctypes.c_void_p(target.data_ptr()), ctypes.c_size_t(FOUR), 1
+        return lambda: copy(to, ctypes.c_void_p(source), size, way, ctypes.c_void_p(stream))
+
+    def our_copy(source: int) -> Callable[[], None]:
+        return lambda: device.copy(target.data_ptr(), source, FOUR, stream)
+
+    module = cupy.RawModule(code=READ_KERNEL, options=("-std=c++17",))
+    read_all = module.get_function("read_all")
+    out = cupy.zeros(1, dtype=cupy.uint32)
+    count = np.uint64(FOUR // 16)
+    shape = ((264,), (512,))
+
+    def kernel_read(address: int) -> Callable[[], None]:
+        arguments = (np.uint64(address), count, out)
+        return lambda: read_all(*shape, arguments, stream=cupy.cuda.ExternalStream(stream))
+
+    file_start = file.info.device_address + 4096
+    host = peak_memory.value or 0
+    peak = report.figure(
+        "copy.peak", bandwidth(driver_copy(host), FOUR), "GB/s", "cudaMemcpyAsync, cudaHostAlloc"
+    )
+    from_buffer = report.figure(
+        "copy.buffer", bandwidth(our_copy(buffer.info.data), FOUR), "GB/s", "wb_device_copy, buffer"
+    )
+    from_file = report.figure(
+        "copy.file", bandwidth(our_copy(file_start), FOUR), "GB/s", "wb_device_copy, mapped file"
+    )
+    what = "a kernel's 16-byte loads, 264 blocks of 512"
+    view_peak = report.figure("view.peak", bandwidth(kernel_read(host), FOUR), "GB/s", what)
+    view_buffer = report.figure(
+        "view.buffer", bandwidth(kernel_read(buffer.info.device_address), FOUR), "GB/s", what
+    )
+    view_file = report.figure(
+        "view.file", bandwidth(kernel_read(file_start), FOUR), "GB/s", what
+    )
+    report.bar("copy from a buffer over the copy engine's peak", from_buffer / peak, ">=", 0.98)
+    report.bar("view over the same kernel on cudaHostAlloc", view_buffer / view_peak, ">=", 0.98)
+    report.bar("copy from a mapped file over a pinned buffer", from_file / from_buffer, ">=", 0.97)
+    report.bar("view of a mapped file over a pinned buffer", view_file / view_buffer, ">=", 0.97)
+    buffer.close()
+    file.close()
+    runtime.cudaFreeHost(peak_memory)
+
+
+def host_costs(report: Report, folder: Path) -> None:
+    """What a view costs in C, and what importing the package costs."""
+    library = Path(os.environ["WEIGHBRIDGE_LIBRARY"]).resolve()
+    (folder / "libweighbridge.so.0").symlink_to(library)
+    program = folder / "view_cost"
+    compiler = os.environ.get("CC", "cc")
+    source = str(ROOT / "benches/view_cost.c")
+    include, search = f"-I{ROOT / 'include'}", f"-Wl,-rpath,{folder}"
+    subprocess.run(
+        [compiler, "-O2", include, source, "-o", program, str(library), search], check=True
+    )
+    done = subprocess.run(
+        [program, "cuda:0", str(RUNS)], capture_output=True, text=True, check=True
+    )
+    costs = [float(line) / 1e3 for line in done.stdout.split()]
+    what = "wb_view_new and wb_view_release, mean of 200,000"
+    view = report.figure("view.cost", costs, "us", what)
+    timer = "import time, numpy; t = time.perf_counter(); import weighbridge; "
+    timer += "print(time.perf_counter() - t)"
+    imports = [
+        float(subprocess.run([sys.executable, "-c", timer], capture_output=True, text=True).stdout)
+        * 1e3
+        for _ in range(RUNS + 1)
+    ][1:]
+    imported = report.figure("import", imports, "ms", "import weighbridge, NumPy imported before")
+    report.bar("making and releasing a view in C (us)", view, "<=", 1)
+    report.bar("import of the Python package (ms)", imported, "<=", 60)
+
+
+def main() -> int:
+    """Runs everything and writes the result file; 1 when a bar does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benches/results")
+    arguments = parser.parse_args()
+    report = Report(
+        subject="foundation",
+        library_version=weighbridge.__version__,
+        command="make gpu-bench SUBJECT=foundation",
+        peers={"torch": torch.__version__, "cupy": cupy.__version__, "numpy": np.__version__},
+    )
+    torch.cuda.init()
+    torch.empty(1, device="cuda")
+    with Device("cuda:0") as device, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        warm(device)
+        pinning(report, device)
+        path = folder / "weights.safetensors"
+        write_safetensors(path, FOUR)
+        mapping(report, device, path)
+        moving(report, device, path)
+        host_costs(report, folder)
+    report.write(arguments.out / "h200-foundation.json")
+    return 0 if all(bar["holds"] for bar in report.bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""How peers pin memory, each in a process of its own because their settings are the process's.
+
+python benches/peers.py PEER BYTES RUNS prints one line of JSON: seconds of each run, and what was
+taken from the machine for the first of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+TORCH_REGISTER = "pinned_use_cuda_host_register:True,pinned_num_register_threads:16"
+
+
+def free_bytes() -> int:
+    """MemFree as the kernel counts it now."""
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemFree:"):
+                return int(line.split()[1]) << 10
+    raise RuntimeError("/proc/meminfo names no MemFree")
+
+
+def timed(make: Callable[[], Any], give_back: Callable[[Any], None], runs: int) -> dict[str, Any]:
+    """Seconds of each run of ``make``, and the bytes that MemFree fell by in the first one."""
+    seconds, taken = [], 0
+    for run in range(runs):
+        before = free_bytes()
+        start = time.perf_counter()
+        made = make()
+        seconds.append(time.perf_counter() - start)
+        if run == 0:
+            taken = before - free_bytes()
+        give_back(made)
+        del made
+    return {"seconds": seconds, "taken": taken}
+
+
+def cuda_host_alloc(nbytes: int, runs: int) -> dict[str, Any]:
+    """cudaHostAlloc and cudaFreeHost."""
+    import torch
+
+    torch.cuda.init()
+    library = ctypes.CDLL("libcudart.so.13")  # the one that torch brought
+
+    def make() -> ctypes.c_void_p:
+        pointer = ctypes.c_void_p()
+        code = library.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(nbytes), 0)
+        if code != 0:
+            raise RuntimeError(f"cudaHostAlloc answered {code}")
+        return pointer
+
+    return timed(make, lambda pointer: library.cudaFreeHost(pointer), runs)
+
+
+def torch_empty(nbytes: int, runs: int) -> dict[str, Any]:
+    """torch.empty(pin_memory=True) with the allocator's settings of this process."""
+    import torch
+
+    torch.cuda.init()
+    torch.empty(1, device="cuda")
+
+    def give_back(_: Any) -> None:
+        pass
+
+    def make() -> Any:
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    result: dict[str, Any] = {"seconds": [], "taken": 0}
+    for run in range(runs):
+        once = timed(make, give_back, 1)
+        gc.collect()
+        torch.cuda.synchronize()
+        torch._C._host_emptyCache()  # its cache would answer the next run
+        result["seconds"] += once["seconds"]
+        result["taken"] = once["taken"] if run == 0 else result["taken"]
+    return result
+
+
+def torch_pin_memory(nbytes: int, runs: int) -> dict[str, Any]:
+    """tensor.pin_memory(): pins a copy."""
+    import torch
+
+    torch.cuda.init()
+    source = torch.ones(nbytes, dtype=torch.uint8)
+    result: dict[str, Any] = {"seconds": [], "taken": 0}
+    for run in range(runs):
+        once = timed(source.pin_memory, lambda _: None, 1)
+        gc.collect()
+        torch._C._host_emptyCache()
+        result["seconds"] += once["seconds"]
+        result["taken"] = once["taken"] if run == 0 else result["taken"]
+    return result
+
+
+PEERS: dict[str, Callable[[int, int], dict[str, Any]]] = {
+    "cudaHostAlloc": cuda_host_alloc,
+    "torch.empty": torch_empty,
+    "torch.empty.register": torch_empty,
+    "torch.pin_memory": torch_pin_memory,
+}
+
+
+def environment(peer: str) -> dict[str, str]:
+    """The environment to run a peer in."""
+    settings = {"torch.empty.register": {"PYTORCH_CUDA_ALLOC_CONF": TORCH_REGISTER}}
+    return {**os.environ, **settings.get(peer, {})}
+
+
+if __name__ == "__main__":
+    print(json.dumps(PEERS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]))))
