@@ -1,0 +1,131 @@
+/* The prologue: fork check, count, failure injection, initialization, context. */
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "driver.h"
+
+struct driver driver = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .progress = PTHREAD_COND_INITIALIZER,
+    .next_handle = (uintptr_t)0xdb << 48,
+};
+
+_Thread_local int inside_host_function;
+
+/* Outside the lock on purpose: a forked child may find the lock held for ever. */
+static _Atomic pid_t initialized_by;
+
+static long long calls[FUNCTION_COUNT];
+
+static const char *const function_names[FUNCTION_COUNT] = {
+#define FUNCTION_NAME(name) #name,
+    FUNCTIONS(FUNCTION_NAME)
+#undef FUNCTION_NAME
+};
+
+int function_by_name(const char *name, size_t length)
+{
+    int function = 0;
+    while (function < FUNCTION_COUNT && (strlen(function_names[function]) != length ||
+                                         memcmp(function_names[function], name, length) != 0)) {
+        function++;
+    }
+    return function;
+}
+
+int process_is_forked_child(void)
+{
+    pid_t owner = atomic_load(&initialized_by);
+    return owner != 0 && owner != getpid();
+}
+
+void driver_mark_initialized(void)
+{
+    atomic_store(&initialized_by, getpid());
+}
+
+int driver_is_initialized(void)
+{
+    return atomic_load(&initialized_by) != 0;
+}
+
+long long calls_of(int function)
+{
+    if (function != FUNCTION_ANY) return calls[function];
+    long long sum = 0;
+    for (int each = 0; each < FUNCTION_COUNT; each++) sum += calls[each];
+    return sum;
+}
+
+static CUresult injected_failure(int function, int counts_for_any)
+{
+    CUresult result = CUDA_SUCCESS;
+    for (int i = 0; i < driver.settings.failure_count; i++) {
+        struct failure *failure = &driver.settings.failures[i];
+        int matches = failure->function == function ||
+                      (failure->function == FUNCTION_ANY && counts_for_any);
+        if (!matches) continue;
+        failure->seen++;
+        if (result == CUDA_SUCCESS && (failure->nth == 0 || failure->nth == failure->seen)) {
+            result = failure->code;
+        }
+    }
+    return result;
+}
+
+static CUresult admit(enum function function, unsigned needs)
+{
+    settings_load();
+    calls[function]++;
+    CUresult result = injected_failure(function, 1);
+    if (result != CUDA_SUCCESS) return result;
+    if ((needs & NEEDS_INIT) && !driver_is_initialized()) return CUDA_ERROR_NOT_INITIALIZED;
+    if ((needs & NEEDS_CONTEXT) == NEEDS_CONTEXT) {
+        result = context_check_current();
+        if (result != CUDA_SUCCESS) return result;
+    }
+    return (needs & UNSAFE_IN_CAPTURE) ? capture_check_unsafe() : CUDA_SUCCESS;
+}
+
+CUresult enter(enum function function, unsigned needs)
+{
+    if (process_is_forked_child()) return CUDA_ERROR_NOT_INITIALIZED;
+    if (inside_host_function) return CUDA_ERROR_NOT_PERMITTED;
+    pthread_mutex_lock(&driver.lock);
+    CUresult result = admit(function, needs);
+    return result == CUDA_SUCCESS ? result : leave(result);
+}
+
+CUresult leave(CUresult result)
+{
+    pthread_mutex_unlock(&driver.lock);
+    return result;
+}
+
+CUresult enter_constant(enum function function)
+{
+    if (process_is_forked_child()) return CUDA_SUCCESS;
+    pthread_mutex_lock(&driver.lock);
+    settings_load();
+    calls[function]++;
+    return leave(injected_failure(function, 0));
+}
+
+void *allocate(size_t bytes)
+{
+    void *memory = calloc(1, bytes);
+    if (memory == NULL) {
+        fputs("driver double: out of memory\n", stderr);
+        abort();
+    }
+    return memory;
+}
+
+void *handle_new(void)
+{
+    driver.next_handle += 16;
+    return (void *)driver.next_handle;
+}

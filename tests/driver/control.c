@@ -1,0 +1,89 @@
+/* The double's own functions, for tests. */
+#include "double.h"
+
+#include <string.h>
+
+#include "driver.h"
+
+static long long live_contexts(void)
+{
+    long long count = 0;
+    for (struct context *each = driver.contexts; each != NULL; each = each->next) {
+        count += each->alive;
+    }
+    return count;
+}
+
+static long long live_streams(void)
+{
+    long long count = 0;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) {
+        count += each->handle != NULL && !each->destroyed;
+    }
+    return count;
+}
+
+static long long live_events(void)
+{
+    long long count = 0;
+    for (struct event *each = driver.events; each != NULL; each = each->next) count++;
+    return count;
+}
+
+static long long live(const char *kind)
+{
+    static const struct {
+        const char *count, *bytes;
+        enum range_kind kind;
+    } memory[] = {
+        {"device_allocations", "device_bytes", RANGE_DEVICE},
+        {"host_allocations", "host_bytes", RANGE_HOST},
+        {"registrations", "registered_bytes", RANGE_REGISTERED},
+    };
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) {
+        size_t bytes;
+        size_t count = ranges_of_kind(memory[i].kind, &bytes);
+        if (strcmp(kind, memory[i].count) == 0) return (long long)count;
+        if (strcmp(kind, memory[i].bytes) == 0) return (long long)bytes;
+    }
+    if (strcmp(kind, "contexts") == 0) return live_contexts();
+    if (strcmp(kind, "streams") == 0) return live_streams();
+    if (strcmp(kind, "events") == 0) return live_events();
+    if (strcmp(kind, "captures") == 0) return (long long)captures_live();
+    if (strcmp(kind, "graphs") == 0) return (long long)graphs_live();
+    if (strcmp(kind, "orphans") == 0) return (long long)driver.orphans;
+    return -1;
+}
+
+int double_configure(const char *name, const char *value)
+{
+    if (process_is_forked_child()) return -1;
+    pthread_mutex_lock(&driver.lock);
+    int changed = settings_change(name, value);
+    pthread_mutex_unlock(&driver.lock);
+    return changed ? 0 : -1;
+}
+
+long long double_calls(const char *name)
+{
+    int function = name == NULL ? FUNCTION_ANY : function_by_name(name, strlen(name));
+    if (function == FUNCTION_COUNT || process_is_forked_child()) return -1;
+    pthread_mutex_lock(&driver.lock);
+    long long calls = calls_of(function);
+    pthread_mutex_unlock(&driver.lock);
+    return calls;
+}
+
+long long double_live(const char *kind)
+{
+    if (kind == NULL || process_is_forked_child()) return -1;
+    pthread_mutex_lock(&driver.lock);
+    long long count = live(kind);
+    pthread_mutex_unlock(&driver.lock);
+    return count;
+}
+
+int double_context_depth(void)
+{
+    return process_is_forked_child() ? -1 : context_depth();
+}

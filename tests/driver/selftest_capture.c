@@ -1,0 +1,298 @@
+/* Stream capture: what it forbids, what spoils it, what it must join. */
+#include "selftest.h"
+
+static char memory[4096];
+
+static CUstream begin(int mode)
+{
+    CUstream s = stream(CU_STREAM_NON_BLOCKING);
+    OK(cuStreamBeginCapture_v2(s, mode));
+    return s;
+}
+
+static CUresult end(CUstream s)
+{
+    CUgraph graph = NULL;
+    CUresult result = cuStreamEndCapture(s, &graph);
+    CHECK((graph != NULL) == (result == CUDA_SUCCESS));
+    if (graph != NULL) OK(cuGraphDestroy(graph));
+    return result;
+}
+
+static int status_of(CUstream s)
+{
+    int status = -1;
+    OK(cuStreamIsCapturing(s, &status));
+    return status;
+}
+
+static int exchange(int mode)
+{
+    OK(cuThreadExchangeStreamCaptureMode(&mode));
+    return mode;
+}
+
+static void captured_work_does_not_run(void)
+{
+    CUgraph graph;
+    start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    CHECK_EQUAL(status_of(s), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+    OK(cuLaunchHostFunc(s, note, "a"));
+    CHECK_EQUAL(double_live("captures"), 1);
+    OK(cuStreamEndCapture(s, &graph));
+    CHECK_EQUAL(double_live("graphs"), 1);
+    CHECK_EQUAL(status_of(s), CU_STREAM_CAPTURE_STATUS_NONE);
+    OK(cuLaunchHostFunc(s, note, "b"));
+    OK(cuStreamSynchronize(s));
+    CHECK_EQUAL(order_of_calls[0], 'b');
+    OK(cuGraphDestroy(graph));
+    REFUSED(INVALID_VALUE, cuGraphDestroy(graph));
+}
+
+/* One capture per call: each is refused, and each spoils its capture. */
+#define SPOILS(call)                                                                              \
+    do {                                                                                          \
+        CUstream spoiled = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);                                  \
+        REFUSED(STREAM_CAPTURE_UNSUPPORTED, call);                                                \
+        CHECK_EQUAL(status_of(spoiled), CU_STREAM_CAPTURE_STATUS_INVALIDATED);                    \
+        REFUSED(STREAM_CAPTURE_INVALIDATED, cuLaunchHostFunc(spoiled, note, "x"));                \
+        REFUSED(STREAM_CAPTURE_INVALIDATED, end(spoiled));                                        \
+    } while (0)
+
+static void *make_unsafe_calls(void *context)
+{
+    void *host;
+    CUdeviceptr pointer;
+    OK(cuCtxSetCurrent(context));
+    CUstream other = stream(CU_STREAM_NON_BLOCKING);
+    CUevent e = event(0);
+    SPOILS(cuMemAlloc_v2(&pointer, 1));
+    SPOILS(cuMemFree_v2(0));
+    SPOILS(cuMemHostAlloc(&host, 1, 0));
+    SPOILS(cuMemFreeHost(memory));
+    SPOILS(cuMemHostRegister_v2(memory, 1, 0));
+    SPOILS(cuMemHostUnregister(memory));
+    SPOILS(cuEventQuery(e));
+    SPOILS(cuEventSynchronize(e));
+    SPOILS(cuStreamQuery(other));
+    SPOILS(cuStreamSynchronize(other));
+    SPOILS(cuCtxSynchronize());
+    return NULL;
+}
+
+static void unsafe_calls_spoil_a_global_capture(void)
+{
+    make_unsafe_calls(start());
+}
+
+static void *register_in_each_mode(void *context)
+{
+    OK(cuCtxSetCurrent(context));
+    CHECK_EQUAL(exchange(CU_STREAM_CAPTURE_MODE_RELAXED), CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(cuMemHostRegister_v2(memory, 1, 0));
+    CHECK_EQUAL(exchange(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), CU_STREAM_CAPTURE_MODE_RELAXED);
+    OK(cuMemHostUnregister(memory));
+    CHECK_EQUAL(exchange(CU_STREAM_CAPTURE_MODE_GLOBAL), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    return NULL;
+}
+
+static void *register_once(void *context)
+{
+    OK(cuCtxSetCurrent(context));
+    static CUresult result;
+    result = cuMemHostRegister_v2(memory, 1, 0);
+    if (result == CUDA_SUCCESS) OK(cuMemHostUnregister(memory));
+    return &result;
+}
+
+static void *expect_registered(void *context)
+{
+    OK(*(CUresult *)register_once(context));
+    return NULL;
+}
+
+static void *expect_refused(void *context)
+{
+    REFUSED(STREAM_CAPTURE_UNSUPPORTED, *(CUresult *)register_once(context));
+    return NULL;
+}
+
+static void the_thread_s_mode_decides_who_may(void)
+{
+    CUcontext context = start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    in_thread(register_in_each_mode, context);
+    OK(end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    in_thread(expect_refused, context);
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    exchange(CU_STREAM_CAPTURE_MODE_RELAXED);
+    expect_registered(context);
+    exchange(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(end(s));
+    int bad = 3;
+    REFUSED(INVALID_VALUE, cuThreadExchangeStreamCaptureMode(&bad));
+}
+
+static void the_capture_s_mode_decides_whom_it_binds(void)
+{
+    CUcontext context = start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    in_thread(expect_registered, context);
+    OK(end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    expect_refused(context);
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
+    in_thread(expect_registered, context);
+    expect_registered(context);
+    OK(end(s));
+}
+
+static void a_capturing_stream_is_waited_for_in_no_mode(void)
+{
+    start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
+    REFUSED(STREAM_CAPTURE_UNSUPPORTED, cuStreamSynchronize(s));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
+    REFUSED(STREAM_CAPTURE_UNSUPPORTED, cuCtxSynchronize());
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+}
+
+static void a_captured_event_cannot_be_queried(void)
+{
+    float milliseconds;
+    start();
+    CUevent e = event(0), plain = event(0);
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
+    OK(cuEventRecord(e, s));
+    REFUSED(CAPTURED_EVENT, cuEventQuery(e));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+    REFUSED(CAPTURED_EVENT, cuEventSynchronize(e));
+    REFUSED(CAPTURED_EVENT, cuEventElapsedTime(&milliseconds, e, plain));
+    REFUSED(CAPTURED_EVENT, cuStreamWaitEvent(s, e, 0));
+    OK(cuEventRecord(e, s)); /* recorded anew it is an event like any other */
+    OK(cuEventSynchronize(e));
+}
+
+static void a_capture_waits_for_nothing_recorded_before_it(void)
+{
+    start();
+    CUevent before = event(0);
+    OK(cuEventRecord(before, NULL));
+    OK(cuEventSynchronize(before));
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    REFUSED(STREAM_CAPTURE_ISOLATION, cuStreamWaitEvent(s, before, 0));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+
+    s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(cuEventRecord(before, s));
+    OK(end(s));
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    REFUSED(STREAM_CAPTURE_ISOLATION, cuStreamWaitEvent(s, before, 0)); /* another capture's */
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+}
+
+static void side_streams_must_be_joined(void)
+{
+    start();
+    CUevent fork = event(2), joined = event(2);
+    CUstream side = stream(CU_STREAM_NON_BLOCKING), deep = stream(CU_STREAM_NON_BLOCKING);
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(cuEventRecord(fork, s));
+    OK(cuStreamWaitEvent(side, fork, 0));
+    CHECK_EQUAL(status_of(side), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+    OK(cuLaunchHostFunc(side, note, "a"));
+    REFUSED(STREAM_CAPTURE_UNMATCHED, end(side));
+    REFUSED(STREAM_CAPTURE_UNJOINED, end(s));
+    CHECK_EQUAL(status_of(side), CU_STREAM_CAPTURE_STATUS_NONE);
+
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    OK(cuEventRecord(fork, s));
+    OK(cuStreamWaitEvent(side, fork, 0));
+    OK(cuEventRecord(fork, side));
+    OK(cuStreamWaitEvent(deep, fork, 0)); /* joined through the stream in between */
+    OK(cuLaunchHostFunc(deep, note, "b"));
+    OK(cuEventRecord(joined, deep));
+    OK(cuStreamWaitEvent(side, joined, 0));
+    OK(cuEventRecord(joined, side));
+    OK(cuStreamWaitEvent(s, joined, 0));
+    OK(end(s));
+
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    OK(cuEventRecord(fork, s));
+    OK(cuStreamWaitEvent(side, fork, 0));
+    OK(cuEventRecord(joined, side));
+    OK(cuStreamWaitEvent(s, joined, 0));
+    OK(cuLaunchHostFunc(side, note, "c")); /* after the join */
+    REFUSED(STREAM_CAPTURE_UNJOINED, end(s));
+}
+
+static void two_captures_never_merge(void)
+{
+    start();
+    CUevent e = event(2);
+    CUstream first = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    CUstream second = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(cuEventRecord(e, first));
+    REFUSED(STREAM_CAPTURE_MERGE, cuStreamWaitEvent(second, e, 0));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(first));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(second));
+}
+
+static void the_legacy_stream_stays_out(void)
+{
+    int status;
+    start();
+    CUdeviceptr device = device_memory(8);
+    CUstream s = stream(0);
+    REFUSED(STREAM_CAPTURE_UNSUPPORTED, cuStreamBeginCapture_v2(NULL, 0));
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_RELAXED));
+    REFUSED(STREAM_CAPTURE_IMPLICIT, cuStreamIsCapturing(NULL, &status));
+    REFUSED(STREAM_CAPTURE_IMPLICIT, cuMemsetD8Async(device, 0, 8, NULL));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+    s = begin(CU_STREAM_CAPTURE_MODE_RELAXED); /* does not block with it */
+    OK(cuMemsetD8Async(device, 0, 8, NULL));
+    OK(cuStreamSynchronize(NULL));
+    OK(end(s));
+}
+
+static void *end_elsewhere(void *s)
+{
+    CUcontext context = start();
+    CHECK(context != NULL);
+    REFUSED(STREAM_CAPTURE_WRONG_THREAD, end(s));
+    return NULL;
+}
+
+static void a_capture_ends_where_it_began(void)
+{
+    start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    in_thread(end_elsewhere, s);
+    OK(end(s));
+    REFUSED(ILLEGAL_STATE, end(s));
+    OK(cuStreamBeginCapture_v2(s, 0));
+    REFUSED(ILLEGAL_STATE, cuStreamBeginCapture_v2(s, 0));
+    OK(cuStreamDestroy_v2(s)); /* and takes its capture with it */
+    CHECK_EQUAL(double_live("captures"), 0);
+    REFUSED(INVALID_VALUE, cuStreamBeginCapture_v2(stream(0), 3));
+}
+
+const struct test capture_tests[] = {
+    TEST(captured_work_does_not_run),
+    TEST(unsafe_calls_spoil_a_global_capture),
+    TEST(the_thread_s_mode_decides_who_may),
+    TEST(the_capture_s_mode_decides_whom_it_binds),
+    TEST(a_capturing_stream_is_waited_for_in_no_mode),
+    TEST(a_captured_event_cannot_be_queried),
+    TEST(a_capture_waits_for_nothing_recorded_before_it),
+    TEST(side_streams_must_be_joined),
+    TEST(two_captures_never_merge),
+    TEST(the_legacy_stream_stays_out),
+    TEST(a_capture_ends_where_it_began),
+    {0},
+};

@@ -1,0 +1,205 @@
+/* Which mappings can be registered, and what that does to them. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "selftest.h"
+
+#define PAGE ((size_t)4096)
+#define PAGES ((size_t)16)
+#define BYTES (PAGES * PAGE)
+#define READ_ONLY CU_MEMHOSTREGISTER_READ_ONLY
+#define TMPFS 0x01021994
+
+static int file_of_data(int file)
+{
+    static char data[BYTES];
+    memset(data, 7, BYTES);
+    CHECK(file >= 0);
+    CHECK_EQUAL(write(file, data, BYTES), BYTES);
+    return file;
+}
+
+/* A file without a name in a folder on a disk, or on tmpfs. -1: there is none. */
+static int file_in_folder(int on_tmpfs)
+{
+    static const char *const folders[] = {".", "/var/tmp", "/tmp", "/dev/shm"};
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        struct statfs status;
+        char path[64];
+        if (statfs(folders[i], &status) != 0 || (status.f_type == TMPFS) != on_tmpfs) continue;
+        snprintf(path, sizeof path, "%s/driver_selftest.XXXXXX", folders[i]);
+        int file = mkstemp(path);
+        if (file < 0) continue;
+        unlink(path);
+        return file_of_data(file);
+    }
+    printf("skipped a part: no folder %s\n", on_tmpfs ? "on tmpfs" : "on a disk");
+    return -1;
+}
+
+static int memory_file(void)
+{
+    return file_of_data(memfd_create("selftest", 0));
+}
+
+/* Between two pages of nothing, lest the kernel join it to a neighbour. */
+static char *map(int file, int protection, int flags)
+{
+    char *room = mmap(NULL, BYTES + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    flags |= MAP_FIXED | (file < 0 ? MAP_ANONYMOUS : 0);
+    CHECK((void *)room != MAP_FAILED);
+    CHECK(mmap(room + PAGE, BYTES, protection, flags, file, 0) == (void *)(room + PAGE));
+    return room + PAGE;
+}
+
+/* Kibibytes of the mapping that belong to this process alone. */
+static int anonymous_kib(const void *memory)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    char line[4096];
+    int inside = 0, kib = -1;
+    unsigned long start, end;
+    while (kib < 0 && maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+            inside = start <= (uintptr_t)memory && (uintptr_t)memory < end;
+        }
+        if (inside) sscanf(line, "Anonymous: %d", &kib);
+    }
+    if (maps != NULL) fclose(maps);
+    return kib;
+}
+
+static void check(int file, int protection, int flags, unsigned how, CUresult expected,
+                  int expected_anonymous_kib)
+{
+    char *memory = map(file, protection, flags);
+    CHECK_EQUAL(cuMemHostRegister_v2(memory, BYTES, how), expected);
+    CHECK_EQUAL(anonymous_kib(memory), expected_anonymous_kib);
+    if (expected == CUDA_SUCCESS) OK(cuMemHostUnregister(memory));
+    if (file >= 0 && (protection & PROT_READ)) CHECK_EQUAL(memory[BYTES - 1], 7);
+    munmap(memory, BYTES);
+}
+
+#define KIB ((int)(BYTES / 1024))
+#define REFUSE CUDA_ERROR_INVALID_VALUE, 0
+
+static void check_common(int file)
+{
+    check(file, PROT_READ, MAP_SHARED, 0, REFUSE);
+    check(file, PROT_READ, MAP_SHARED, READ_ONLY, CUDA_SUCCESS, 0);
+    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, READ_ONLY, CUDA_SUCCESS, 0);
+    check(file, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, CUDA_SUCCESS, KIB);
+    check(file, PROT_READ | PROT_WRITE, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
+    check(file, PROT_READ, MAP_PRIVATE, 0, REFUSE);
+    check(file, PROT_READ, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
+    check(file, PROT_NONE, MAP_SHARED, READ_ONLY, REFUSE);
+}
+
+static void a_disk_file_shared_for_writing_is_refused(void)
+{
+    start();
+    int file = file_in_folder(0);
+    if (file < 0) return;
+    check_common(file);
+    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, REFUSE);
+}
+
+static void a_memory_file_shared_for_writing_is_taken(void)
+{
+    start();
+    int file = memory_file();
+    check_common(file);
+    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, CUDA_SUCCESS, 0);
+    file = file_in_folder(1);
+    if (file < 0) return;
+    check_common(file);
+    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, CUDA_SUCCESS, 0);
+}
+
+static void anonymous_memory_is_taken_and_made_present(void)
+{
+    start();
+    check(-1, PROT_READ | PROT_WRITE, MAP_SHARED, 0, CUDA_SUCCESS, 0);
+    check(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, CUDA_SUCCESS, KIB);
+    check(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
+    check(-1, PROT_READ, MAP_PRIVATE, 0, REFUSE);
+    check(-1, PROT_NONE, MAP_PRIVATE, 0, REFUSE);
+}
+
+static void a_gap_is_refused_and_nothing_is_copied(void)
+{
+    start();
+    char *memory = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    munmap(memory + 4 * PAGE, PAGE);
+    REFUSED(INVALID_VALUE, cuMemHostRegister_v2(memory, BYTES, 0));
+    REFUSED(INVALID_VALUE, cuMemHostRegister_v2(memory + 4 * PAGE, PAGE, 0));
+    REFUSED(INVALID_VALUE, cuMemHostRegister_v2(memory + 3 * PAGE, PAGE + 1, 0));
+    CHECK_EQUAL(anonymous_kib(memory), 0);
+    OK(cuMemHostRegister_v2(memory, 4 * PAGE, 0));
+    OK(cuMemHostRegister_v2(memory + 5 * PAGE, BYTES - 5 * PAGE, 0));
+    CHECK_EQUAL(anonymous_kib(memory), 4 * PAGE / 1024);
+}
+
+static void one_bad_mapping_refuses_the_whole_range(void)
+{
+    start();
+    char *memory = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    mprotect(memory + 8 * PAGE, PAGE, PROT_READ);
+    REFUSED(INVALID_VALUE, cuMemHostRegister_v2(memory, BYTES, 0));
+    CHECK_EQUAL(anonymous_kib(memory), 0);
+    OK(cuMemHostRegister_v2(memory, BYTES, READ_ONLY));
+}
+
+static void a_mapping_past_its_file_is_refused(void)
+{
+    start();
+    int file = memory_file();
+    char *memory = map(file, PROT_READ, MAP_SHARED);
+    CHECK_EQUAL(ftruncate(file, BYTES / 2), 0);
+    REFUSED(INVALID_VALUE, cuMemHostRegister_v2(memory, BYTES, READ_ONLY));
+    OK(cuMemHostRegister_v2(memory, BYTES / 2, READ_ONLY));
+}
+
+static void copied_pages_no_longer_follow_their_file(void)
+{
+    start();
+    int file = memory_file();
+    char *alone = map(file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    char *together = map(file, PROT_READ, MAP_SHARED);
+    OK(cuMemHostRegister_v2(alone, BYTES, 0));
+    OK(cuMemHostRegister_v2(together, BYTES, READ_ONLY));
+    CHECK_EQUAL(pwrite(file, "\x09", 1, PAGE), 1);
+    CHECK_EQUAL(alone[PAGE], 7);
+    CHECK_EQUAL(together[PAGE], 9);
+}
+
+static void a_read_only_registration_is_read_and_not_written(void)
+{
+    char back[16] = "";
+    start();
+    char *memory = map(memory_file(), PROT_READ, MAP_SHARED);
+    CUdeviceptr device = device_memory(PAGE);
+    OK(cuMemHostRegister_v2(memory, BYTES, READ_ONLY));
+    OK(cuMemcpyHtoDAsync_v2(device, memory, PAGE, NULL));
+    REFUSED(INVALID_VALUE, cuMemcpyDtoHAsync_v2(memory, device, PAGE, NULL));
+    REFUSED(INVALID_VALUE, cuMemsetD8Async((uintptr_t)memory, 1, PAGE, NULL));
+    OK(cuMemcpyDtoHAsync_v2(back, device, sizeof back, NULL));
+    CHECK_EQUAL(back[15], 7);
+}
+
+const struct test register_tests[] = {
+    TEST(a_disk_file_shared_for_writing_is_refused),
+    TEST(a_memory_file_shared_for_writing_is_taken),
+    TEST(anonymous_memory_is_taken_and_made_present),
+    TEST(a_gap_is_refused_and_nothing_is_copied),
+    TEST(one_bad_mapping_refuses_the_whole_range),
+    TEST(a_mapping_past_its_file_is_refused),
+    TEST(copied_pages_no_longer_follow_their_file),
+    TEST(a_read_only_registration_is_read_and_not_written),
+    {0},
+};

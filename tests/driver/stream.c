@@ -1,0 +1,91 @@
+/* The entry points that take a stream. */
+#include "driver.h"
+
+CUresult stream_submit(struct stream *stream, struct task task, int synchronous)
+{
+    int captured;
+    CUresult result = capture_take_work(stream, &captured);
+    if (result != CUDA_SUCCESS || captured) return result;
+    struct work *work = stream_queue(stream, task, NULL);
+    if (synchronous) work_wait(work);
+    work_unreference(work);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreate(CUstream *stream, unsigned flags)
+{
+    ENTER(cuStreamCreate, NEEDS_CONTEXT);
+    if (stream == NULL || (flags & ~(unsigned)CU_STREAM_NON_BLOCKING)) {
+        return leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    *stream = stream_new(context_current(), flags, 1)->handle;
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuStreamDestroy_v2(CUstream handle)
+{
+    ENTER(cuStreamDestroy_v2, NEEDS_CONTEXT);
+    struct stream *stream;
+    CUresult result = stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (stream->handle == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
+    stream_retire(stream);
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuStreamSynchronize(CUstream handle)
+{
+    ENTER(cuStreamSynchronize, NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    struct stream *stream;
+    CUresult result = stream_find(handle, &stream);
+    if (result == CUDA_SUCCESS) result = capture_check_wait(stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (stream_is_legacy(stream)) {
+        /* A mark there comes after the work of every blocking stream. */
+        return leave(stream_submit(stream, (struct task){.kind = TASK_MARK}, 1));
+    }
+    if (stream->last != NULL) work_wait(stream->last);
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuStreamQuery(CUstream handle)
+{
+    ENTER(cuStreamQuery, NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    struct stream *stream;
+    CUresult result = stream_find(handle, &stream);
+    if (result == CUDA_SUCCESS) result = capture_check_wait(stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) {
+        int asked = each == stream ||
+                    (stream_is_legacy(stream) && stream_blocks_with(each, stream));
+        if (asked && each->last != NULL && !each->last->done) return leave(CUDA_ERROR_NOT_READY);
+    }
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags)
+{
+    ENTER(cuStreamWaitEvent, NEEDS_CONTEXT);
+    struct stream *stream;
+    int captured;
+    struct event *event = event_find(event_handle);
+    CUresult result = stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
+    if (flags != 0) return leave(CUDA_ERROR_INVALID_VALUE);
+    result = capture_wait(stream, event, &captured);
+    if (result != CUDA_SUCCESS || captured || event->mark == NULL) return leave(result);
+    work_unreference(stream_queue(stream, (struct task){.kind = TASK_MARK}, event->mark));
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void *argument)
+{
+    ENTER(cuLaunchHostFunc, NEEDS_CONTEXT);
+    struct stream *stream;
+    CUresult result = stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (function == NULL) return leave(CUDA_ERROR_INVALID_VALUE);
+    struct task task = {.kind = TASK_CALL, .function = function, .argument = argument};
+    return leave(stream_submit(stream, task, 0));
+}

@@ -1,0 +1,225 @@
+/* Streams as queues, each served in order by a thread of its own. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "driver.h"
+
+static void work_reference(struct work *work)
+{
+    work->references++;
+}
+
+void work_unreference(struct work *work)
+{
+    if (work != NULL && --work->references == 0) free(work);
+}
+
+void work_wait(struct work *work)
+{
+    work_reference(work);
+    while (!work->done) pthread_cond_wait(&driver.progress, &driver.lock);
+    work_unreference(work);
+}
+
+static void run(const struct task *task)
+{
+    switch (task->kind) {
+    case TASK_MARK:
+        return;
+    case TASK_COPY:
+        memmove(task->destination, task->source, task->bytes);
+        return;
+    case TASK_FILL:
+        memset(task->destination, task->value, task->bytes);
+        return;
+    case TASK_CALL:
+        inside_host_function = 1;
+        task->function(task->argument);
+        inside_host_function = 0;
+        return;
+    }
+}
+
+static void finish_dependencies(struct work *work)
+{
+    for (size_t i = 0; i < work->dependency_count; i++) {
+        work_wait(work->dependencies[i]);
+        work_unreference(work->dependencies[i]);
+    }
+    work->dependency_count = 0;
+}
+
+static void stream_free(struct stream *stream)
+{
+    struct stream **link = &driver.streams;
+    while (*link != stream) link = &(*link)->next;
+    *link = stream->next;
+    work_unreference(stream->last);
+    free(stream);
+}
+
+static void *serve(void *argument)
+{
+    struct stream *stream = argument;
+    pthread_mutex_lock(&driver.lock);
+    for (;;) {
+        while (stream->head == NULL && !stream->destroyed) {
+            pthread_cond_wait(&driver.progress, &driver.lock);
+        }
+        struct work *work = stream->head;
+        if (work == NULL) break;
+        finish_dependencies(work);
+        unsigned delay = driver.settings.delay_us;
+        pthread_mutex_unlock(&driver.lock);
+        struct timespec pause = {delay / 1000000, (long)(delay % 1000000) * 1000};
+        if (delay > 0) nanosleep(&pause, NULL);
+        run(&work->task);
+        pthread_mutex_lock(&driver.lock);
+        clock_gettime(CLOCK_MONOTONIC, &work->finished);
+        work->done = 1;
+        stream->head = work->next;
+        work_unreference(work);
+        pthread_cond_broadcast(&driver.progress);
+    }
+    stream_free(stream);
+    pthread_mutex_unlock(&driver.lock);
+    return NULL;
+}
+
+static void stream_start(struct stream *stream)
+{
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    if (stream->started) return;
+    stream->started = 1;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    /* A signal meant for the program must not land in this thread. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, &attributes, serve, stream);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        fputs("driver double: cannot start a stream's thread\n", stderr);
+        abort();
+    }
+}
+
+struct stream *stream_new(struct context *context, unsigned flags, int with_handle)
+{
+    struct stream *stream = allocate(sizeof *stream);
+    stream->handle = with_handle ? handle_new() : NULL;
+    stream->context = context;
+    stream->flags = flags;
+    stream->next = driver.streams;
+    driver.streams = stream;
+    return stream;
+}
+
+/* Its thread finishes the work, then removes it. */
+void stream_retire(struct stream *stream)
+{
+    capture_lose_stream(stream);
+    stream->destroyed = 1;
+    if (stream->started) {
+        pthread_cond_broadcast(&driver.progress);
+    } else {
+        stream_free(stream);
+    }
+}
+
+size_t streams_retire_all(struct context *context)
+{
+    size_t with_handle = 0;
+    for (struct stream *each = driver.streams, *next; each != NULL; each = next) {
+        next = each->next;
+        if (each->context != context || each->destroyed) continue;
+        with_handle += each->handle != NULL;
+        stream_retire(each);
+    }
+    return with_handle;
+}
+
+CUresult stream_find(CUstream handle, struct stream **stream)
+{
+    if (handle == NULL || handle == CU_STREAM_LEGACY) {
+        *stream = context_current()->legacy;
+        return CUDA_SUCCESS;
+    }
+    if (handle == CU_STREAM_PER_THREAD) {
+        *stream = context_current()->per_thread;
+        return CUDA_SUCCESS;
+    }
+    struct stream *each = driver.streams;
+    while (each != NULL && (each->handle != handle || each->destroyed)) each = each->next;
+    *stream = each;
+    return each == NULL ? CUDA_ERROR_INVALID_HANDLE : CUDA_SUCCESS;
+}
+
+int stream_is_legacy(const struct stream *stream)
+{
+    return stream == stream->context->legacy;
+}
+
+int stream_blocks_with(const struct stream *stream, const struct stream *legacy)
+{
+    return stream != legacy && stream->context == legacy->context &&
+           !(stream->flags & CU_STREAM_NON_BLOCKING);
+}
+
+/* Legacy work comes after all that blocking streams hold now, and theirs after it. */
+static int comes_after(const struct stream *stream, const struct stream *other)
+{
+    if (other->last == NULL || other->last->done) return 0;
+    return (stream_is_legacy(stream) && stream_blocks_with(other, stream)) ||
+           (stream_is_legacy(other) && stream_blocks_with(stream, other));
+}
+
+struct work *stream_queue(struct stream *stream, struct task task, struct work *after)
+{
+    size_t most = 1;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) most++;
+    struct work *work = allocate(sizeof *work + most * sizeof work->dependencies[0]);
+    work->task = task;
+    if (after != NULL) work->dependencies[work->dependency_count++] = after;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) {
+        if (comes_after(stream, each)) work->dependencies[work->dependency_count++] = each->last;
+    }
+    for (size_t i = 0; i < work->dependency_count; i++) work_reference(work->dependencies[i]);
+
+    if (stream->head == NULL) {
+        stream->head = work;
+    } else {
+        stream->last->next = work;
+    }
+    work_unreference(stream->last);
+    stream->last = work;
+    work->references = 3; /* the queue's, the stream's and the caller's */
+    stream_start(stream);
+    pthread_cond_broadcast(&driver.progress);
+    return work;
+}
+
+void streams_drain(const struct context *context, CUdevice device)
+{
+    size_t most = 0, found = 0;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) most++;
+    struct work **last = allocate((most + 1) * sizeof(struct work *));
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) {
+        int wanted = (context == NULL || each->context == context) &&
+                     (device == -1 || each->context->device == device);
+        if (!wanted || each->last == NULL) continue;
+        work_reference(each->last);
+        last[found++] = each->last;
+    }
+    for (size_t i = 0; i < found; i++) {
+        work_wait(last[i]);
+        work_unreference(last[i]);
+    }
+    free(last);
+}
