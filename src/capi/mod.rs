@@ -1,4 +1,5 @@
 //! The C interface: the only `extern "C"` of the library, one file for each noun.
+#![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
 
 mod arguments;

@@ -1,6 +1,5 @@
 //! The one decision whether to pin host memory and whether the device reads it in place: from
 //! options, environment and platform, in this order.
-#![forbid(unsafe_code)]
 
 use crate::device::Facts;
 use crate::error::{Result, fail, human};

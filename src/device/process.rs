@@ -1,5 +1,4 @@
 //! Which process a device was opened in.
-#![forbid(unsafe_code)]
 
 use std::process;
 

@@ -1,6 +1,5 @@
 //! The ranges that are registered with a kind of device, process-wide: what overlaps is refused
 //! with its name, and copies are cut where a registration ends.
-#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::{RwLock, RwLockReadGuard};

@@ -1,6 +1,5 @@
 //! Counters of what lives on a device. They go up when something is made and down when it is given
 //! back, so that they are 0 when everything was released.
-#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,5 @@
 //! A range of host memory: where it came from, what is pinned of it, and how it goes back.
 //! `allocate`, `register` and `file` make buffers; this is what they have in common.
-#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! References that go when a stream has passed a point, or when no engine's thread has to wait for
 //! it. One thread per process, started by the first of them, watches the events and drops them.
-#![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;

@@ -1,6 +1,5 @@
 //! Files in memory: mapped read-only and shared, and registered without a copy where the platform
 //! can; else read by many threads into exact pinned memory, and the buffer says so.
-#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::ErrorKind;

@@ -1,5 +1,4 @@
 //! The limits that pinning and allocating meet: locked memory and the control group.
-#![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,4 +80,23 @@ fn room_of(folder: &Path, limit: &str, used: &str) -> Option<(u64, u64, PathBuf)
         })
         .sum();
     Some((limit, used.saturating_sub(reclaimable), folder.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_leaves_its_limit_less_what_cannot_be_reclaimed() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        let room = || room_of(group.path(), "memory.max", "memory.current");
+        assert!(room().is_none());
+        write("memory.current", "700\n");
+        write("memory.max", "max\n");
+        assert!(room().is_none(), "\"max\" is no limit");
+        write("memory.max", "1000\n");
+        write("memory.stat", "anon 500\nactive_file 30\ninactive_file 60\nslab_reclaimable 10\n");
+        assert_eq!(room().map(|(limit, used, _)| (limit, used)), Some((1000, 600)));
+    }
 }

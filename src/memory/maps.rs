@@ -1,5 +1,4 @@
 //! What the kernel says about this process's mappings: /proc/self/maps and /proc/self/smaps.
-#![forbid(unsafe_code)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

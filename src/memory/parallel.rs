@@ -1,5 +1,4 @@
 //! Work on a large range in pieces, by several threads, with progress and cancellation.
-#![forbid(unsafe_code)]
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

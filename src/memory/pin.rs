@@ -1,5 +1,4 @@
 //! Registrations of a range with a device, in one piece or in chunks, undone together.
-#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 

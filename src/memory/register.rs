@@ -1,6 +1,5 @@
 //! Memory that exists already, registered where it lies. What the driver would copy silently, or
 //! hang on, is refused before the driver sees it.
-#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! A typed, shaped, strided window into a buffer, with the device's address of it.
-#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,4 @@
 //! Types, shapes and strides, DLPack's structures, safetensors headers: pure, no memory is touched.
-#![forbid(unsafe_code)]
 
 pub mod dlpack;
 pub mod dtype;

@@ -1,4 +1,5 @@
 //! CUDA devices, through the driver API.
+#![allow(unsafe_code)]
 
 mod context;
 mod driver;

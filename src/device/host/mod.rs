@@ -1,6 +1,5 @@
 //! The host as a device: its memory is the process's own, its streams are threads that work in
 //! order, its events are points that those threads pass. Pinning is mlock.
-#![forbid(unsafe_code)]
 
 mod stream;
 

@@ -3,6 +3,7 @@
 //! Everything above speaks of memory by [`Span`]: who makes one promises that its bytes stay mapped
 //! until whoever was given the span has let go of it. That one promise is what makes the functions
 //! here safe to call.
+#![allow(unsafe_code)]
 
 mod bytes;
 mod limits;

@@ -1,0 +1,74 @@
+"""Finds and loads the native library, and checks that it is of a version that fits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from . import _abi
+
+_VARIABLE = "WEIGHBRIDGE_LIBRARY"
+
+
+def _find() -> str:
+    given = os.environ.get(_VARIABLE)
+    if given:
+        if not os.path.isfile(given):
+            raise ImportError(f"{_VARIABLE}={given!r} is no file: name a libweighbridge.so")
+        return os.path.abspath(given)
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libweighbridge.so")
+    if not os.path.isfile(beside):
+        raise ImportError(
+            f"{beside} is not there: install the package with pip, which builds it, or set "
+            f"{_VARIABLE} to a libweighbridge.so"
+        )
+    return beside
+
+
+def _check_version(library: ctypes.CDLL, path: str) -> tuple[int, int, int]:
+    try:
+        function = library.wb_version
+    except AttributeError:
+        raise ImportError(f"{path} is not the weighbridge library: it has no wb_version") from None
+    function.restype = ctypes.c_uint32
+    number: int = function()
+    found = (number >> 16, number >> 8 & 0xFF, number & 0xFF)
+    need = _abi.VERSION
+    # Before 1.0 a minor version may change the interface; after it, only add to it.
+    fits = found[:2] == need[:2] if need[0] == 0 else found[0] == need[0] and found >= need
+    if not fits:
+        raise ImportError(
+            f"{path} is weighbridge {_text(found)} and this package needs {need[0]}.{need[1]}: "
+            f"reinstall the package, or set {_VARIABLE} to a library of that version"
+        )
+    return found
+
+
+def _text(version: tuple[int, int, int]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def _load() -> tuple[Any, str, str]:
+    path = _find()
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise ImportError(f"{path} cannot be loaded: {error}") from error
+    version = _check_version(library, path)
+    try:
+        _abi.declare(library)
+    except AttributeError as error:
+        raise ImportError(f"{path} lacks a function that this package needs: {error}") from error
+    error = _abi.wb_error()
+    status = library.wb_python_capsule_setup(
+        ctypes.cast(ctypes.pythonapi.PyCapsule_IsValid, ctypes.c_void_p),
+        ctypes.cast(ctypes.pythonapi.PyCapsule_GetPointer, ctypes.c_void_p),
+        ctypes.byref(error),
+    )
+    if status != 0:
+        raise ImportError(f"{path}: {error.message.decode(errors='replace')}")
+    return library, path, _text(version)
+
+
+lib, PATH, VERSION = _load()

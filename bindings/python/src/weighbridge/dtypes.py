@@ -1,0 +1,144 @@
+"""Element types: C's codes, and what NumPy and others call them."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DtypeLike = Union["Dtype", str, Any]
+"""A :class:`Dtype`, its name or NumPy's ("F32", "float32"), or a dtype of NumPy or PyTorch."""
+
+
+class Dtype(IntEnum):
+    """An element type: one of ``WB_DTYPE_*``."""
+
+    BOOL = 1
+    I8 = 2
+    I16 = 3
+    I32 = 4
+    I64 = 5
+    U8 = 6
+    U16 = 7
+    U32 = 8
+    U64 = 9
+    F16 = 10
+    BF16 = 11
+    F32 = 12
+    F64 = 13
+    C64 = 14
+    F8_E4M3FN = 15
+    F8_E5M2 = 16
+    F8_E8M0 = 17
+    F4_E2M1X2 = 18
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return _TABLE[self][1]
+
+    @property
+    def label(self) -> str:
+        """The field's name of it, such as "bfloat16"."""
+        return _TABLE[self][0]
+
+    @property
+    def is_numpy(self) -> bool:
+        """Whether NumPy has it without ml_dtypes."""
+        return not self.label.startswith(("bfloat", "float8", "float4"))
+
+    @classmethod
+    def of(cls, given: DtypeLike) -> Dtype:
+        """The type of a name or of another package's dtype; ValueError where there is none."""
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, int):
+            raise TypeError(f"{given!r} is no dtype: use a Dtype or a name such as 'float32'")
+        if getattr(given, "isnative", True) is False:
+            raise ValueError(f"{given!r} is not in the machine's byte order: convert it first")
+        # np.dtype has name, np.float32 and ml_dtypes' types __name__; PyTorch's only print so.
+        name = given if isinstance(given, str) else getattr(given, "name", None)
+        if not isinstance(name, str):
+            name = getattr(given, "__name__", None) or str(given).rpartition(".")[2]
+        found = _BY_NAME.get(name.rstrip("_").lower())
+        if found is None:
+            names = ", ".join(dtype.label for dtype in cls)
+            raise ValueError(f"{given!r} is no element type of weighbridge; there are {names}")
+        return found
+
+    @classmethod
+    def of_format(cls, code: str, itemsize: int) -> Dtype:
+        """The type of an item of the buffer protocol."""
+        letter = code.lstrip("@=") or "B"
+        if letter[0] in "<>!":
+            if (letter[0] == "<") != (struct.pack("=H", 1) == b"\1\0"):
+                raise ValueError(f"items {code!r} are not in the machine's byte order")
+            letter = letter[1:]
+        kind = "i" if letter in "bhilqn" else "u" if letter in "BHILQNc" else letter
+        found = _BY_KIND.get((kind, itemsize))
+        if found is None:
+            raise ValueError(f"items {code!r} of {itemsize} bytes have no element type here")
+        return found
+
+    def numpy(self) -> np.dtype[Any]:
+        """NumPy's dtype, from ml_dtypes where NumPy itself has none."""
+        import numpy as np
+
+        if self.is_numpy:
+            return np.dtype(self.label)
+        try:
+            import ml_dtypes
+
+            return np.dtype(getattr(ml_dtypes, self.label))
+        except (ImportError, AttributeError):
+            raise TypeError(
+                f"NumPy has no {self.label}"
+                + ("" if self is Dtype.F4_E2M1X2 else "; install ml_dtypes, which adds it")
+                + f": numpy(bits=True) gives the bits as {self.bits().name}"
+            ) from None
+
+    def bits(self) -> np.dtype[Any]:
+        """The unsigned integer of the same width (uint8, uint16), for types that NumPy lacks."""
+        import numpy as np
+
+        return np.dtype(f"uint{8 * self.itemsize}")
+
+
+# Name and bytes.
+_TABLE: dict[int, tuple[str, int]] = {
+    Dtype.BOOL: ("bool", 1),
+    Dtype.I8: ("int8", 1),
+    Dtype.I16: ("int16", 2),
+    Dtype.I32: ("int32", 4),
+    Dtype.I64: ("int64", 8),
+    Dtype.U8: ("uint8", 1),
+    Dtype.U16: ("uint16", 2),
+    Dtype.U32: ("uint32", 4),
+    Dtype.U64: ("uint64", 8),
+    Dtype.F16: ("float16", 2),
+    Dtype.BF16: ("bfloat16", 2),
+    Dtype.F32: ("float32", 4),
+    Dtype.F64: ("float64", 8),
+    Dtype.C64: ("complex64", 8),
+    Dtype.F8_E4M3FN: ("float8_e4m3fn", 1),
+    Dtype.F8_E5M2: ("float8_e5m2", 1),
+    Dtype.F8_E8M0: ("float8_e8m0fnu", 1),
+    Dtype.F4_E2M1X2: ("float4_e2m1fn_x2", 1),
+}
+
+_BY_NAME = {dtype.label: dtype for dtype in Dtype}
+_BY_NAME.update({dtype.name.lower(): dtype for dtype in Dtype})
+
+# The buffer protocol's kind and bytes.
+_BY_KIND = {
+    ("?", 1): Dtype.BOOL,
+    ("e", 2): Dtype.F16,
+    ("f", 4): Dtype.F32,
+    ("d", 8): Dtype.F64,
+    ("Zf", 8): Dtype.C64,
+}
+_BY_KIND.update({("i", size): Dtype.of(f"int{8 * size}") for size in (1, 2, 4, 8)})
+_BY_KIND.update({("u", size): Dtype.of(f"uint{8 * size}") for size in (1, 2, 4, 8)})

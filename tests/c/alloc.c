@@ -1,0 +1,189 @@
+/* Buffers that the library allocates. */
+#include "memory.h"
+
+static void memory_is_zeroed_writable_and_as_long_as_asked(wb_device *device)
+{
+    const uint64_t sizes[] = {1, 2, 4095, 4096, 4097, 100001, (5 << 20) + 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        wb_buffer *buffer = NULL;
+        REQUIRE_OK(wb_buffer_alloc(device, sizes[i], NULL, &buffer, &error));
+        wb_buffer_info info = describe(buffer);
+        unsigned char *bytes = (unsigned char *)info.data;
+        uint64_t sum = 0;
+        REQUIRE(bytes != NULL);
+        for (uint64_t at = 0; at < sizes[i]; at++) sum += bytes[at];
+        CHECK_SAME(sum, 0);
+        bytes[0] = bytes[sizes[i] - 1] = 1;
+        CHECK_SAME(info.asked_bytes, sizes[i]);
+        CHECK_SAME(info.origin, WB_ORIGIN_ALLOCATED);
+        CHECK_SAME(info.read_only, 0);
+        CHECK_SAME((uintptr_t)bytes % page_bytes(), 0);
+        wb_buffer_release(buffer);
+    }
+}
+
+static void the_device_sees_what_the_host_writes(wb_device *device)
+{
+    enum { BYTES = 70000 };
+    wb_buffer *buffer = NULL;
+    unsigned char *seen = (unsigned char *)calloc(1, BYTES);
+    REQUIRE(seen != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, BYTES, NULL, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    fill(info.data, BYTES);
+    CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
+    CHECK_SAME(info.note[0], '\0');
+    REQUIRE(info.device_address != 0);
+    CHECK(read_device(device, seen, info.device_address, BYTES));
+    CHECK(holds_pattern(seen, 0, BYTES));
+    wb_buffer_release(buffer);
+    free(seen);
+}
+
+static void zero_bytes_are_a_buffer_of_nothing(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    int64_t shape[] = {3, 0};
+    wb_layout empty = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    REQUIRE_OK(wb_buffer_alloc(device, 0, NULL, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    CHECK(info.data == NULL);
+    CHECK_SAME(info.asked_bytes + info.mapped_bytes + info.pinned_bytes + info.chunks, 0);
+    CHECK_SAME(buffer_usage(buffer).resident_bytes, 0);
+    CHECK_SAME(measure(device).buffers, 1);
+    REQUIRE_OK(wb_view_new(buffer, &empty, WB_ACCESS_DEVICE, &view, &error));
+    CHECK(describe_view(view).data == NULL);
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+}
+
+static void every_reference_keeps_the_memory(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    wb_buffer_retain(buffer);
+    wb_buffer_release(buffer);
+    memset(describe(buffer).data, 1, 100);
+    CHECK_SAME(measure(device).buffers, 1);
+    wb_buffer_release(buffer);
+    CHECK_SAME(measure(device).buffers, 0);
+}
+
+static void memory_that_is_not_pinned_says_so(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    options.pin = WB_OFF;
+    REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    CHECK_SAME(info.pinning, WB_PINNING_NONE);
+    CHECK_SAME(info.pinned_bytes, 0);
+    CHECK_SAME(info.chunks, 0);
+    CHECK(strstr(info.note, "pageable") != NULL);
+    memset(info.data, 1, 10000);
+    wb_buffer_release(buffer);
+}
+
+static void chunks_are_registered_one_by_one(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    options.pin = WB_ON;
+    options.chunk_bytes = 3 * page_bytes() - 1; /* rounded up to pages */
+    REQUIRE_OK(wb_buffer_alloc(device, 10 * page_bytes() - 5, &options, &buffer, &error));
+    CHECK_SAME(describe(buffer).chunks, 4);
+    CHECK_SAME(describe(buffer).pinned_bytes, 10 * page_bytes());
+    wb_buffer_release(buffer);
+}
+
+static void options_of_every_kind_give_memory(wb_device *device)
+{
+    const wb_huge_pages huge[] = {WB_HUGE_PAGES_TRY, WB_HUGE_PAGES_OFF};
+    const uint32_t threads[] = {0, 1, 3, 1000};
+    const int32_t nodes[] = {WB_NUMA_DEVICE, WB_NUMA_ANY};
+    for (int i = 0; i < 16; i++) {
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        wb_buffer *buffer = NULL;
+        options.huge_pages = huge[i & 1];
+        options.threads = threads[i >> 2];
+        options.numa_node = nodes[i >> 1 & 1];
+        options.portable = i & 1 ? WB_OFF : WB_ON;
+        REQUIRE_OK(wb_buffer_alloc(device, (40 << 20) + 1, &options, &buffer, &error));
+        memset(describe(buffer).data, 1, (40 << 20) + 1);
+        if (options.huge_pages == WB_HUGE_PAGES_OFF) CHECK_SAME(buffer_usage(buffer).huge_bytes, 0);
+        wb_buffer_release(buffer);
+    }
+}
+
+static void write_combined_memory_is_the_drivers(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    options.write_combined = WB_ON;
+    if (!on_cuda()) {
+        CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                    wb_buffer_alloc(device, 5000, &options, &buffer, &error),
+                    "host device|write-combined");
+        CHECK(buffer == NULL);
+        return;
+    }
+    REQUIRE_OK(wb_buffer_alloc(device, 5000, &options, &buffer, &error));
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_DRIVER);
+    CHECK(strstr(describe(buffer).note, "driver") != NULL);
+    CHECK(describe(buffer).pinned_bytes >= 5000);
+    memset(describe(buffer).data, 1, 5000);
+    wb_buffer_release(buffer);
+}
+
+struct seen {
+    uint64_t done[4];
+    int calls, backwards;
+};
+
+static int32_t see(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    struct seen *seen = (struct seen *)user;
+    seen->calls++;
+    if (phase < 1 || phase > 3 || done > total || done < seen->done[phase]) seen->backwards++;
+    if (phase >= 1 && phase <= 3) seen->done[phase] = done;
+    return 0;
+}
+
+static void progress_reaches_the_end_of_each_phase(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    struct seen seen = {{0, 0, 0, 0}, 0, 0};
+    options.pin = WB_ON;
+    options.chunk_bytes = 16 << 20;
+    options.progress = see;
+    options.progress_user = &seen;
+    REQUIRE_OK(wb_buffer_alloc(device, 100 << 20, &options, &buffer, &error));
+    CHECK_SAME(seen.done[WB_PHASE_FAULT], 100 << 20);
+    CHECK_SAME(seen.done[WB_PHASE_PIN], 100 << 20);
+    CHECK_SAME(seen.backwards, 0);
+    CHECK(seen.calls >= 8);
+    wb_buffer_release(buffer);
+}
+
+static void an_overrun_faults_and_does_not_reach_a_neighbour(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    REQUIRE_OK(wb_buffer_alloc(device, page_bytes(), NULL, &buffer, &error));
+    char *behind = (char *)describe(buffer).data + page_bytes();
+    int ends[2];
+    REQUIRE(pipe(ends) == 0);
+    CHECK(write(ends[1], behind, 1) == -1); /* EFAULT: nobody's memory */
+    close(ends[0]);
+    close(ends[1]);
+    wb_buffer_release(buffer);
+}
+
+CHECK_MAIN(CASE(memory_is_zeroed_writable_and_as_long_as_asked),
+           CASE(the_device_sees_what_the_host_writes), CASE(zero_bytes_are_a_buffer_of_nothing),
+           CASE(every_reference_keeps_the_memory), CASE(memory_that_is_not_pinned_says_so),
+           CASE(chunks_are_registered_one_by_one), CASE(options_of_every_kind_give_memory),
+           CASE(write_combined_memory_is_the_drivers),
+           CASE(progress_reaches_the_end_of_each_phase),
+           CASE(an_overrun_faults_and_does_not_reach_a_neighbour))

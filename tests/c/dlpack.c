@@ -1,0 +1,294 @@
+/* DLPack: views out, tensors in, and the capsule that Python wraps around them. */
+#include <pthread.h>
+
+#include "dlpack_structs.h"
+#include "memory.h"
+
+static wb_view *floats(wb_device *device, wb_access access)
+{
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    int64_t shape[] = {4, 5}, strides[] = {6, 1};
+    wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, strides, 16);
+    CHECK_OK(wb_buffer_alloc(device, 200, NULL, &buffer, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, access, &view, &error));
+    wb_buffer_release(buffer);
+    return view;
+}
+
+static void check_floats(const DLTensor *tensor, wb_view_info info)
+{
+    int cuda = on_cuda() && info.access == WB_ACCESS_DEVICE;
+    CHECK(tensor->data == (cuda ? (void *)(uintptr_t)info.device_address : info.data));
+    CHECK_SAME(tensor->device.device_type, cuda ? kDLCUDA : kDLCPU);
+    CHECK_SAME(tensor->device.device_id, 0);
+    CHECK(tensor->dtype.code == kDLFloat && tensor->dtype.bits == 32 && tensor->dtype.lanes == 1);
+    CHECK_SAME(tensor->ndim, 2);
+    CHECK(tensor->shape[0] == 4 && tensor->shape[1] == 5);
+    CHECK(tensor->strides[0] == 6 && tensor->strides[1] == 1);
+    CHECK_SAME(tensor->byte_offset, 0);
+}
+
+static void an_exported_tensor_shows_the_view_and_holds_it(wb_device *device)
+{
+    for (wb_access access = WB_ACCESS_DEVICE; access <= WB_ACCESS_HOST; access++) {
+        wb_view *view = floats(device, access);
+        DLManagedTensor *tensor = NULL;
+        DLManagedTensorVersioned *versioned = NULL;
+        REQUIRE(view != NULL);
+        REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
+        REQUIRE_OK(wb_view_to_dlpack_versioned(view, &versioned, &error));
+        check_floats(&tensor->dl_tensor, describe_view(view));
+        check_floats(&versioned->dl_tensor, describe_view(view));
+        CHECK_SAME(versioned->version.major, 1);
+        CHECK_SAME(versioned->flags, 0);
+        wb_view_release(view);
+        CHECK_SAME(measure(device).views, 1);
+        CHECK_SAME(tensor->dl_tensor.shape[1], 5);
+        tensor->deleter(tensor);
+        CHECK_OK(wb_device_drain(device, 10000, &error));
+        CHECK_SAME(measure(device).buffers, 1);
+        versioned->deleter(versioned);
+        CHECK_OK(wb_device_drain(device, 10000, &error));
+        CHECK_SAME(measure(device).buffers, 0);
+    }
+}
+
+static void *delete_there(void *tensor)
+{
+    ((DLManagedTensor *)tensor)->deleter((DLManagedTensor *)tensor);
+    return NULL;
+}
+
+static void the_deleter_works_on_any_thread_and_last_of_all(wb_device *device)
+{
+    wb_view *view = floats(device, WB_ACCESS_DEVICE);
+    DLManagedTensor *tensor = NULL;
+    pthread_t thread;
+    REQUIRE(view != NULL);
+    REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
+    wb_view_release(view);
+    REQUIRE(pthread_create(&thread, NULL, delete_there, tensor) == 0);
+    pthread_join(thread, NULL);
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_SAME(measure(device).buffers, 0);
+}
+
+static void a_view_of_read_only_memory_is_flagged(wb_device *device)
+{
+    char path[300];
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    DLManagedTensorVersioned *tensor = NULL;
+    int64_t shape[] = {10};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    file_name(path, sizeof path, "dlpack");
+    REQUIRE(write_pattern(path, 100));
+    REQUIRE_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    REQUIRE_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
+    CHECK_SAME(describe_view(view).read_only, 1);
+    CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
+    tensor->deleter(tensor);
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+    unlink(path);
+}
+
+static void every_type_has_its_dlpack_triple(wb_device *device)
+{
+    const struct { wb_dtype dtype; uint8_t code, bits; uint16_t lanes; } types[] = {
+        {WB_DTYPE_BOOL, kDLBool, 8, 1}, {WB_DTYPE_I8, kDLInt, 8, 1},
+        {WB_DTYPE_I16, kDLInt, 16, 1}, {WB_DTYPE_I32, kDLInt, 32, 1},
+        {WB_DTYPE_I64, kDLInt, 64, 1}, {WB_DTYPE_U8, kDLUInt, 8, 1},
+        {WB_DTYPE_U16, kDLUInt, 16, 1}, {WB_DTYPE_U32, kDLUInt, 32, 1},
+        {WB_DTYPE_U64, kDLUInt, 64, 1}, {WB_DTYPE_F16, kDLFloat, 16, 1},
+        {WB_DTYPE_BF16, kDLBfloat, 16, 1}, {WB_DTYPE_F32, kDLFloat, 32, 1},
+        {WB_DTYPE_F64, kDLFloat, 64, 1}, {WB_DTYPE_C64, kDLComplex, 64, 1},
+        {WB_DTYPE_F8_E4M3FN, 10, 8, 1}, {WB_DTYPE_F8_E5M2, 12, 8, 1},
+        {WB_DTYPE_F8_E8M0, 14, 8, 1}, {WB_DTYPE_F4_E2M1X2, 17, 4, 2}};
+    wb_buffer *buffer = NULL;
+    int64_t shape[] = {2};
+    REQUIRE_OK(wb_buffer_alloc(device, 16, NULL, &buffer, &error));
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        wb_layout layout = layout_of(types[i].dtype, 1, shape, NULL, 0);
+        wb_view *view = NULL;
+        DLManagedTensor *tensor = NULL;
+        REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+        REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
+        CHECK_SAME(tensor->dl_tensor.dtype.code, types[i].code);
+        CHECK_SAME(tensor->dl_tensor.dtype.bits, types[i].bits);
+        CHECK_SAME(tensor->dl_tensor.dtype.lanes, types[i].lanes);
+        tensor->deleter(tensor);
+        wb_view_release(view);
+    }
+    wb_buffer_release(buffer);
+}
+
+/* A tensor as a framework makes one: here the deleter only counts. */
+struct tensor {
+    DLManagedTensorVersioned versioned;
+    DLManagedTensor plain;
+    int64_t shape[2], strides[2];
+    int32_t numbers[64];
+    int deleted;
+};
+
+static void delete_versioned(DLManagedTensorVersioned *self)
+{
+    ((struct tensor *)self->manager_ctx)->deleted++;
+}
+
+static void delete_plain(DLManagedTensor *self)
+{
+    ((struct tensor *)self->manager_ctx)->deleted++;
+}
+
+static void make(struct tensor *tensor)
+{
+    DLTensor *inner = &tensor->plain.dl_tensor;
+    memset(tensor, 0, sizeof *tensor);
+    tensor->shape[0] = 3;
+    tensor->shape[1] = 4;
+    tensor->strides[0] = -16;
+    tensor->strides[1] = 2;
+    for (int i = 0; i < 64; i++) tensor->numbers[i] = i;
+    inner->data = tensor->numbers;
+    inner->device.device_type = kDLCPU;
+    inner->ndim = 2;
+    inner->dtype.code = kDLInt;
+    inner->dtype.bits = 32;
+    inner->dtype.lanes = 1;
+    inner->shape = tensor->shape;
+    inner->strides = tensor->strides;
+    inner->byte_offset = 40 * 4;
+    tensor->plain.manager_ctx = tensor->versioned.manager_ctx = tensor;
+    tensor->plain.deleter = delete_plain;
+    tensor->versioned.deleter = delete_versioned;
+    tensor->versioned.dl_tensor = *inner;
+    tensor->versioned.version.major = 1;
+    tensor->versioned.version.minor = 3;
+}
+
+static void an_imported_tensor_is_seen_in_place_and_deleted_once(wb_device *device)
+{
+    struct tensor tensor;
+    wb_view *view = NULL;
+    make(&tensor);
+    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_DEVICE, NULL, &view, &error));
+    wb_view_info info = describe_view(view);
+    CHECK(info.data == tensor.numbers + 40);
+    CHECK_SAME(info.dtype, WB_DTYPE_I32);
+    CHECK(info.shape[0] == 3 && info.strides[0] == -16 && info.strides[1] == 2);
+    CHECK_SAME(info.read_only, 0);
+    CHECK_SAME(tensor.deleted, 0);
+    wb_view_release(view);
+    CHECK_SAME(tensor.deleted, 1);
+}
+
+static void the_read_only_flag_is_kept(wb_device *device)
+{
+    struct tensor tensor;
+    wb_view *view = NULL;
+    make(&tensor);
+    tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
+    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
+                                             &view, &error));
+    CHECK_SAME(describe_view(view).read_only, 1);
+    wb_view_release(view);
+    CHECK_SAME(tensor.deleted, 1);
+}
+
+static void a_tensor_of_nothing_is_taken(wb_device *device)
+{
+    struct tensor tensor;
+    wb_view *view = NULL;
+    make(&tensor);
+    tensor.shape[1] = 0;
+    tensor.plain.dl_tensor.data = NULL;
+    tensor.plain.dl_tensor.strides = NULL;
+    tensor.plain.dl_tensor.byte_offset = 0;
+    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error));
+    CHECK_SAME(describe_view(view).elements, 0);
+    CHECK_SAME(describe_view(view).shape[0], 3); /* the view's own */
+    wb_view_release(view);
+    CHECK_SAME(tensor.deleted, 1);
+}
+
+static void what_is_not_taken_stays_the_callers(wb_device *device)
+{
+    struct tensor tensor;
+    wb_view *view = NULL;
+    wb_device_usage before = measure(device);
+    make(&tensor);
+    tensor.plain.dl_tensor.device.device_type = kDLCUDA;
+    CHECK_ERROR(WB_ERR_DLPACK,
+                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
+                "device 2:0|kDLCPU");
+    make(&tensor);
+    tensor.plain.dl_tensor.dtype.bits = 128;
+    CHECK_ERROR(WB_ERR_DLPACK,
+                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
+                "128 bits");
+    make(&tensor);
+    tensor.versioned.version.major = 2;
+    CHECK_ERROR(WB_ERR_DLPACK,
+                wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
+                                              &view, &error),
+                "DLPack 2.3|1.x");
+    make(&tensor);
+    tensor.shape[0] = -3;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
+                "negative");
+    make(&tensor);
+    tensor.plain.dl_tensor.data = NULL;
+    CHECK_ERROR(WB_ERR_NULL,
+                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
+                "NULL");
+    CHECK_SAME(tensor.deleted, 0);
+    CHECK(view == NULL);
+    CHECK_USAGE(device, before);
+}
+
+/* CPython's part, played by the test: a capsule is a name and a pointer. */
+struct capsule {
+    const char *name;
+    void *pointer;
+};
+
+static int is_valid(void *capsule, const char *name)
+{
+    return strcmp(((struct capsule *)capsule)->name, name) == 0;
+}
+
+static void *get_pointer(void *capsule, const char *name)
+{
+    return is_valid(capsule, name) ? ((struct capsule *)capsule)->pointer : NULL;
+}
+
+static void a_capsule_frees_the_tensor_that_nobody_took(wb_device *device)
+{
+    const char *names[] = {"dltensor", "used_dltensor", "dltensor_versioned",
+                           "used_dltensor_versioned"};
+    CHECK_ERROR(WB_ERR_NULL, wb_python_capsule_setup(is_valid, NULL, &error), "NULL");
+    REQUIRE_OK(wb_python_capsule_setup(is_valid, get_pointer, &error));
+    (void)device;
+    for (int i = 0; i < 4; i++) {
+        struct tensor tensor;
+        struct capsule capsule;
+        make(&tensor);
+        capsule.name = names[i];
+        capsule.pointer = i < 2 ? (void *)&tensor.plain : (void *)&tensor.versioned;
+        wb_python_capsule_destroy(&capsule);
+        CHECK_SAME(tensor.deleted, i % 2 == 0);
+    }
+}
+
+CHECK_MAIN(CASE(an_exported_tensor_shows_the_view_and_holds_it),
+           CASE(the_deleter_works_on_any_thread_and_last_of_all),
+           CASE(a_view_of_read_only_memory_is_flagged), CASE(every_type_has_its_dlpack_triple),
+           CASE(an_imported_tensor_is_seen_in_place_and_deleted_once),
+           CASE(the_read_only_flag_is_kept), CASE(a_tensor_of_nothing_is_taken),
+           CASE(what_is_not_taken_stays_the_callers),
+           CASE(a_capsule_frees_the_tensor_that_nobody_took))

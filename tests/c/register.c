@@ -1,0 +1,222 @@
+/* Memory of the caller, registered where it lies. */
+#include "memory.h"
+
+static void count(void *owner)
+{
+    ++*(int *)owner;
+}
+
+static void the_deleter_is_called_once_when_nothing_uses_the_memory(wb_device *device)
+{
+    enum { BYTES = 10000 };
+    unsigned char *memory = (unsigned char *)malloc(BYTES);
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    int deleted = 0;
+    int64_t shape[] = {BYTES};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    REQUIRE(memory != NULL);
+    REQUIRE_OK(wb_buffer_register(device, memory, BYTES, NULL, count, &deleted, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    CHECK(info.data == memory);
+    CHECK_SAME(info.origin, WB_ORIGIN_REGISTERED);
+    CHECK_SAME(info.asked_bytes, BYTES);
+    CHECK_SAME(info.read_only, 0);
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    wb_buffer_retain(buffer);
+    wb_buffer_release(buffer);
+    wb_buffer_release(buffer);
+    CHECK_SAME(deleted, 0);
+    wb_view_release(view);
+    CHECK_SAME(deleted, 1);
+    free(memory);
+}
+
+static void after_a_failure_the_deleter_is_never_called(wb_device *device)
+{
+    wb_buffer *first = NULL, *second = NULL;
+    int deleted = 0;
+    char *memory = (char *)pages(2 * page_bytes());
+    REQUIRE(memory != NULL);
+    CHECK_ERROR(WB_ERR_ZERO_BYTES,
+                wb_buffer_register(device, memory, 0, NULL, count, &deleted, &second, &error), "0");
+    REQUIRE_OK(
+        wb_buffer_register(device, memory, page_bytes(), NULL, NULL, NULL, &first, &error));
+    CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
+                wb_buffer_register(device, memory, 2 * page_bytes(), NULL, count, &deleted, &second,
+                                   &error),
+                "overlaps");
+    wb_buffer_release(first);
+    CHECK_SAME(deleted, 0);
+    CHECK(second == NULL);
+    munmap(memory, 2 * page_bytes());
+}
+
+static void the_device_reads_the_callers_memory_in_place(wb_device *device)
+{
+    enum { BYTES = 20001 };
+    unsigned char *memory = (unsigned char *)malloc(BYTES);
+    unsigned char *seen = (unsigned char *)calloc(1, BYTES);
+    wb_buffer *buffer = NULL;
+    REQUIRE(memory != NULL && seen != NULL);
+    REQUIRE_OK(wb_buffer_register(device, memory + 1, BYTES - 1, NULL, NULL, NULL, &buffer,
+                                  &error));
+    fill(memory + 1, BYTES - 1);
+    REQUIRE(describe(buffer).device_address != 0);
+    CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 1));
+    CHECK(holds_pattern(seen, 0, BYTES - 1));
+    wb_buffer_release(buffer);
+    free(memory);
+    free(seen);
+}
+
+static void what_overlaps_is_refused_and_named(wb_device *device)
+{
+    const uint64_t page = page_bytes();
+    char *memory = (char *)pages(6 * page), named[100];
+    wb_buffer *buffer = NULL, *other = NULL;
+    const uint64_t ranges[][2] = {{0, 6}, {2, 2}, {1, 2}, {3, 2}, {2, 1}, {3, 1}};
+    REQUIRE(memory != NULL);
+    REQUIRE_OK(
+        wb_buffer_register(device, memory + 2 * page, 2 * page, NULL, NULL, NULL, &buffer, &error));
+    snprintf(named, sizeof named, "%#" PRIxPTR "..%#" PRIxPTR "|registered already",
+             (uintptr_t)memory + 2 * page, (uintptr_t)memory + 4 * page);
+    wb_device_usage before = measure(device);
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
+                    wb_buffer_register(device, memory + ranges[i][0] * page, ranges[i][1] * page,
+                                       NULL, NULL, NULL, &other, &error),
+                    named);
+    }
+    CHECK(other == NULL);
+    CHECK_USAGE(device, before);
+    wb_buffer_release(buffer);
+    CHECK_OK(wb_buffer_register(device, memory, 6 * page, NULL, NULL, NULL, &buffer, &error));
+    wb_buffer_release(buffer);
+    munmap(memory, 6 * page);
+}
+
+static void memory_of_the_library_is_registered_already(wb_device *device)
+{
+    wb_buffer *buffer = NULL, *other = NULL;
+    REQUIRE_OK(wb_buffer_alloc(device, 10000, NULL, &buffer, &error));
+    CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
+                wb_buffer_register(device, describe(buffer).data, 10000, NULL, NULL, NULL, &other,
+                                   &error),
+                "a weighbridge allocation");
+    wb_buffer_release(buffer);
+}
+
+static void disjoint_ranges_may_share_a_page(wb_device *device)
+{
+    char *memory = (char *)pages(page_bytes());
+    wb_buffer *low = NULL, *high = NULL;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    uint64_t locked = process_bytes("VmLck:");
+    REQUIRE(memory != NULL);
+    options.pin = WB_ON;
+    REQUIRE_OK(wb_buffer_register(device, memory, 100, &options, NULL, NULL, &low, &error));
+    REQUIRE_OK(wb_buffer_register(device, memory + 100, 100, &options, NULL, NULL, &high, &error));
+    wb_buffer_release(low);
+    if (!on_cuda()) CHECK_SAME(process_bytes("VmLck:") - locked, page_bytes());
+    wb_buffer_release(high);
+    CHECK_SAME(process_bytes("VmLck:"), locked);
+    munmap(memory, page_bytes());
+}
+
+static void a_range_that_is_not_mapped_is_refused(wb_device *device)
+{
+    const uint64_t page = page_bytes();
+    char *memory = (char *)pages(3 * page), hole[40];
+    wb_buffer *buffer = NULL;
+    wb_device_usage before = measure(device);
+    REQUIRE(memory != NULL);
+    munmap(memory + page, page);
+    snprintf(hole, sizeof hole, "asked|%#" PRIxPTR, (uintptr_t)memory + page);
+    CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
+                wb_buffer_register(device, memory, 3 * page, NULL, NULL, NULL, &buffer, &error),
+                hole);
+    CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
+                wb_buffer_register(device, memory + page, 1, NULL, NULL, NULL, &buffer, &error),
+                hole);
+    mprotect(memory, page, PROT_NONE);
+    CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
+                wb_buffer_register(device, memory, page, NULL, NULL, NULL, &buffer, &error),
+                "readable");
+    CHECK(buffer == NULL);
+    CHECK_USAGE(device, before);
+    munmap(memory, page);
+    munmap(memory + 2 * page, page);
+}
+
+static void what_would_be_copied_silently_is_refused(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    char path[300];
+    file_name(path, sizeof path, "private");
+    REQUIRE(write_pattern(path, 3 * page_bytes()));
+    int file = open(path, O_RDWR);
+    void *mapped = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    void *constant = mmap(NULL, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(mapped != MAP_FAILED && constant != MAP_FAILED);
+    CHECK_ERROR(WB_ERR_WOULD_COPY,
+                wb_buffer_register(device, mapped, page_bytes(), NULL, NULL, NULL, &buffer, &error),
+                "private|wb_buffer_map");
+    CHECK_ERROR(
+        WB_ERR_WOULD_COPY,
+        wb_buffer_register(device, constant, page_bytes(), NULL, NULL, NULL, &buffer, &error),
+        "may not be written");
+    CHECK(buffer == NULL);
+    munmap(mapped, page_bytes());
+    munmap(constant, page_bytes());
+    close(file);
+    unlink(path);
+}
+
+static void a_shared_mapping_that_may_only_be_read_is_registered_as_such(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    char path[300];
+    unsigned char *seen = (unsigned char *)calloc(1, 3 * page_bytes());
+    file_name(path, sizeof path, "shared");
+    REQUIRE(seen != NULL && write_pattern(path, 3 * page_bytes()));
+    int file = open(path, O_RDONLY);
+    void *mapped = mmap(NULL, 3 * page_bytes(), PROT_READ, MAP_SHARED, file, 0);
+    REQUIRE(mapped != MAP_FAILED);
+    if (CHECK_OK(wb_buffer_register(device, mapped, 3 * page_bytes(), NULL, NULL, NULL, &buffer,
+                                    &error))) {
+        CHECK_SAME(describe(buffer).read_only, 1);
+        CHECK_SAME(buffer_usage(buffer).anonymous_bytes, 0);
+        CHECK(read_device(device, seen, describe(buffer).device_address, 3 * page_bytes()));
+        CHECK(holds_pattern(seen, 0, 3 * page_bytes()));
+        wb_buffer_release(buffer);
+    }
+    munmap(mapped, 3 * page_bytes());
+    close(file);
+    unlink(path);
+    free(seen);
+}
+
+static void memory_registered_without_pinning_says_so(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    char memory[100];
+    options.pin = WB_OFF;
+    REQUIRE_OK(wb_buffer_register(device, memory, sizeof memory, &options, NULL, NULL, &buffer,
+                                  &error));
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
+    CHECK_SAME(describe(buffer).pinned_bytes, 0);
+    CHECK(strstr(describe(buffer).note, "options") != NULL);
+    wb_buffer_release(buffer);
+}
+
+CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
+           CASE(after_a_failure_the_deleter_is_never_called),
+           CASE(the_device_reads_the_callers_memory_in_place),
+           CASE(what_overlaps_is_refused_and_named),
+           CASE(memory_of_the_library_is_registered_already),
+           CASE(disjoint_ranges_may_share_a_page), CASE(a_range_that_is_not_mapped_is_refused),
+           CASE(what_would_be_copied_silently_is_refused),
+           CASE(a_shared_mapping_that_may_only_be_read_is_registered_as_such),
+           CASE(memory_registered_without_pinning_says_so))

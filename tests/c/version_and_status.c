@@ -1,0 +1,115 @@
+/* Version, names of statuses, the log sink. */
+#include "check.h"
+
+static void the_library_has_the_version_of_its_header(wb_device *device)
+{
+    (void)device;
+    CHECK_SAME(wb_version(), WB_VERSION);
+    CHECK_SAME(wb_version() >> 16, WB_VERSION_MAJOR);
+    CHECK_SAME(wb_version() >> 8 & 0xff, WB_VERSION_MINOR);
+    CHECK_SAME(wb_version() & 0xff, WB_VERSION_PATCH);
+}
+
+#define NAMED(status) {status, #status}
+static const struct { wb_status status; const char *name; } statuses[] = {
+    NAMED(WB_OK), NAMED(WB_ERR_INTERNAL), NAMED(WB_ERR_NULL), NAMED(WB_ERR_HANDLE),
+    NAMED(WB_ERR_STRUCT_SIZE), NAMED(WB_ERR_RESERVED), NAMED(WB_ERR_ENUM),
+    NAMED(WB_ERR_INVALID_ARGUMENT), NAMED(WB_ERR_OVERFLOW), NAMED(WB_ERR_OUT_OF_RANGE),
+    NAMED(WB_ERR_ZERO_BYTES), NAMED(WB_ERR_NOT_MAPPED), NAMED(WB_ERR_UNALIGNED),
+    NAMED(WB_ERR_ALREADY_REGISTERED), NAMED(WB_ERR_UNMAPPED_RANGE), NAMED(WB_ERR_WOULD_COPY),
+    NAMED(WB_ERR_NO_DEVICE), NAMED(WB_ERR_NO_DRIVER), NAMED(WB_ERR_DRIVER_TOO_OLD),
+    NAMED(WB_ERR_DRIVER), NAMED(WB_ERR_NOT_SUPPORTED), NAMED(WB_ERR_MEMLOCK),
+    NAMED(WB_ERR_CGROUP), NAMED(WB_ERR_OUT_OF_MEMORY), NAMED(WB_ERR_DEVICE_MEMORY),
+    NAMED(WB_ERR_HUGE_PAGES), NAMED(WB_ERR_FILE_MISSING), NAMED(WB_ERR_FILE_ACCESS),
+    NAMED(WB_ERR_FILE_EMPTY), NAMED(WB_ERR_FILE_TRUNCATED), NAMED(WB_ERR_FILE_IO),
+    NAMED(WB_ERR_FORMAT), NAMED(WB_ERR_NOT_FOUND), NAMED(WB_ERR_CANCELLED),
+    NAMED(WB_ERR_TIMEOUT), NAMED(WB_ERR_CAPTURING), NAMED(WB_ERR_FORKED), NAMED(WB_ERR_DLPACK),
+};
+
+static void every_status_has_its_number_and_name(wb_device *device)
+{
+    (void)device;
+    int count = (int)(sizeof statuses / sizeof statuses[0]);
+    for (int i = 0; i < count; i++) {
+        const char *name = wb_status_name(statuses[i].status);
+        CHECK_SAME(statuses[i].status, i);
+        CHECK(name != NULL && strcmp(name, statuses[i].name) == 0);
+    }
+    CHECK(wb_status_name(count) == NULL);
+    CHECK(wb_status_name(-1) == NULL);
+    CHECK(wb_status_name(INT32_MIN) == NULL);
+}
+
+struct heard {
+    int count;
+    wb_status status;
+    char message[200];
+};
+
+static void hear(void *user, wb_status status, int32_t code, const char *message)
+{
+    struct heard *heard = (struct heard *)user;
+    (void)code;
+    heard->count++;
+    heard->status = status;
+    snprintf(heard->message, sizeof heard->message, "%s", message);
+}
+
+static void what_cannot_be_returned_is_logged_and_counted(wb_device *device)
+{
+    struct heard heard = {0, WB_OK, ""};
+    uint64_t before = measure(device).errors_logged;
+    CHECK_OK(wb_log_set(hear, &heard));
+    wb_buffer_retain(NULL); /* returns nothing, and NULL is no buffer */
+    CHECK_SAME(heard.count, 1);
+    CHECK_SAME(heard.status, WB_ERR_NULL);
+    CHECK(strstr(heard.message, "wb_buffer") != NULL);
+    CHECK_OK(wb_log_set(NULL, NULL));
+    wb_view_retain(NULL);
+    CHECK_SAME(heard.count, 1);
+    CHECK_SAME(measure(device).errors_logged - before, 2);
+    check_logged = 2;
+}
+
+static void a_release_of_nothing_is_let_through(wb_device *device)
+{
+    (void)device;
+    wb_device_release(NULL);
+    wb_buffer_release(NULL);
+    wb_view_release(NULL);
+    wb_safetensors_release(NULL);
+    wb_python_capsule_destroy(NULL);
+    CHECK_SAME(wb_safetensors_count(NULL), 0);
+    CHECK(wb_safetensors_header(NULL) == NULL);
+}
+
+static void an_error_is_written_as_far_as_the_callers_struct_goes(wb_device *device)
+{
+    struct { wb_error head; char behind[8]; } small;
+    memset(&small, 'x', sizeof small);
+    small.head.struct_size = 12 + 20; /* room for 19 characters and the NUL */
+    CHECK_SAME(wb_device_describe(device, NULL, &small.head), WB_ERR_NULL);
+    CHECK_SAME(small.head.status, WB_ERR_NULL);
+    CHECK(memchr(small.head.message, '\0', 20) != NULL);
+    CHECK(small.head.message[20] == 'x');
+    small.head.struct_size = 12; /* none for a message */
+    small.head.status = 77;
+    CHECK_SAME(wb_device_describe(device, NULL, &small.head), WB_ERR_NULL);
+    CHECK_SAME(small.head.status, 77);
+    CHECK_SAME(wb_device_describe(device, NULL, NULL), WB_ERR_NULL);
+    wb_error larger = WB_ERROR_INIT;
+    larger.struct_size += 64; /* a newer header's */
+    CHECK_SAME(wb_device_describe(device, NULL, &larger), WB_ERR_NULL);
+    CHECK(larger.message[0] != '\0');
+    wb_error untouched = WB_ERROR_INIT;
+    untouched.status = 77;
+    wb_device_info info = WB_DEVICE_INFO_INIT;
+    CHECK_SAME(wb_device_describe(device, &info, &untouched), WB_OK);
+    CHECK_SAME(untouched.status, 77);
+}
+
+CHECK_MAIN(CASE(the_library_has_the_version_of_its_header),
+           CASE(every_status_has_its_number_and_name),
+           CASE(what_cannot_be_returned_is_logged_and_counted),
+           CASE(a_release_of_nothing_is_let_through),
+           CASE(an_error_is_written_as_far_as_the_callers_struct_goes))

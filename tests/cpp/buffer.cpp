@@ -1,0 +1,87 @@
+// Buffers: allocated, mapped from a file; options.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "fixtures.hpp"
+
+using namespace weighbridge;
+
+TEST("a buffer is of exactly the bytes asked, and zeroed") {
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, 3 * fixtures::page + 1).value();
+  const wb_buffer_info info = buffer.describe().value();
+  CHECK(info.origin == WB_ORIGIN_ALLOCATED);
+  CHECK(info.asked_bytes == 3 * fixtures::page + 1);
+  CHECK(info.mapped_bytes == 4 * fixtures::page);
+  if (info.pinning != WB_PINNING_NONE) CHECK(info.pinned_bytes == 4 * fixtures::page);
+  const auto bytes = buffer.bytes();
+  CHECK(bytes.size() == info.asked_bytes);
+  CHECK(std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{}; }));
+  CHECK(buffer.measure().value().resident_bytes >= 4 * fixtures::page);
+}
+
+TEST("what is written is read") {
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, 8).value();
+  for (std::byte& byte : buffer.writable_bytes().value()) byte = std::byte{7};
+  CHECK(buffer.bytes()[7] == std::byte{7});
+}
+
+TEST("a buffer of no bytes has none") {
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, 0).value();
+  CHECK(buffer);
+  CHECK(buffer.bytes().empty());
+  CHECK(buffer.writable_bytes().value().empty());
+}
+
+TEST("a file is mapped, whole or in part, and cannot be written") {
+  const Device device = fixtures::open();
+  const fixtures::File file("0123456789");
+  const auto text = [](const Buffer& buffer) {
+    return std::string(reinterpret_cast<const char*>(buffer.bytes().data()), buffer.bytes().size());
+  };
+  const Buffer whole = Buffer::map(device, file.path()).value();
+  CHECK(text(whole) == "0123456789");
+  CHECK(whole.describe().value().read_only == 1);
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, whole.writable_bytes());
+  BufferOptions read;
+  read.file_mode = WB_FILE_READ;
+  CHECK(text(Buffer::map(device, file.path(), 3, 4, read).value()) == "3456");
+  CHECK(text(Buffer::map(device, file.path(), 8, 0).value()) == "89");
+  CHECK_STATUS(WB_ERR_OUT_OF_RANGE, Buffer::map(device, file.path(), 8, 3));
+}
+
+TEST("options reach the library") {
+  BufferOptions options;
+  options.pin = WB_OFF;
+  options.huge_pages = WB_HUGE_PAGES_OFF;
+  options.threads = 2;
+  options.numa_node = WB_NUMA_ANY;
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, fixtures::page, options).value();
+  CHECK(buffer.describe().value().pinning == WB_PINNING_NONE);
+  CHECK(buffer.describe().value().pinned_bytes == 0);
+  options.threads = 1u << 31;
+  options.numa_node = -77;
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Buffer::alloc(device, fixtures::page, options));
+  DeviceOptions unpinned;
+  unpinned.pin = WB_OFF;
+  const Device other = Device::open(fixtures::device_name(), unpinned).value();
+  CHECK(other.describe().value().pin == 0);
+}
+
+#if __cplusplus >= 202002L
+TEST("options are named where they are given") {
+  const Device device = fixtures::open();
+  const Buffer buffer =
+      Buffer::alloc(device, 10, {.huge_pages = WB_HUGE_PAGES_OFF, .pin = WB_OFF}).value();
+  CHECK(buffer.describe().value().pinned_bytes == 0);
+  const View view = View::make(buffer, {.dtype = WB_DTYPE_U8, .shape = {2, 5}}, WB_ACCESS_HOST).value();
+  CHECK(view.as<unsigned char>().value().size() == 10);
+  CHECK(Device::open("host", {.pin = WB_OFF, .capacity_bytes = 1 << 20}));
+}
+#endif
+
+int main() { return check::run(); }

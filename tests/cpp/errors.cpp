@@ -1,0 +1,84 @@
+// What is refused, and what the error says.
+#include <cerrno>
+#include <cstdint>
+#include <string>
+
+#include "fixtures.hpp"
+
+using namespace weighbridge;
+
+static bool says(const Error& error, const std::string& part) {
+  return error.message.find(part) != std::string::npos;
+}
+
+TEST("an error carries the status, the system's code and what was asked") {
+  const Device device = fixtures::open();
+  const auto missing = Buffer::map(device, "/nowhere/model.safetensors");
+  CHECK_STATUS(WB_ERR_FILE_MISSING, missing);
+  CHECK(missing.error().driver_code == ENOENT);
+  CHECK(says(missing.error(), "/nowhere/model.safetensors"));
+}
+
+TEST("value() throws the same") {
+  const Device device = fixtures::open();
+  bool thrown = false;
+  try {
+    Buffer::map(device, "/nowhere").value();
+  } catch (const Exception& exception) {
+    thrown = true;
+    CHECK(exception.error().status == WB_ERR_FILE_MISSING);
+    CHECK(exception.error().driver_code == ENOENT);
+    CHECK(std::string(exception.what()).find("WB_ERR_FILE_MISSING: ") == 0);
+  }
+  CHECK(thrown);
+}
+
+TEST("a device that there is not is refused") {
+  CHECK(!Device::open("cuda:4711"));
+  CHECK(!Device::open("abacus"));
+  CHECK(!Device::open(""));
+}
+
+TEST("a value that is none of an option's is refused") {
+  const Device device = fixtures::open();
+  BufferOptions options;
+  options.huge_pages = 77;
+  CHECK_STATUS(WB_ERR_ENUM, Buffer::alloc(device, 1, options));
+  options = {};
+  options.pin = -1;
+  CHECK_STATUS(WB_ERR_ENUM, Buffer::alloc(device, 1, options));
+  DeviceOptions open;
+  open.views = 9;
+  CHECK_STATUS(WB_ERR_ENUM, Device::open(fixtures::device_name(), open));
+  fixtures::check_nothing_left(device);
+}
+
+TEST("a view outside of its buffer is refused") {
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, 16).value();
+  CHECK_STATUS(WB_ERR_OUT_OF_RANGE, View::make(buffer, Layout::of<float>({5})));
+  CHECK_STATUS(WB_ERR_OUT_OF_RANGE, View::make(buffer, Layout::of<float>({4}, 4)));
+  CHECK_STATUS(WB_ERR_OVERFLOW, View::make(buffer, Layout::of<float>({INT64_MAX, INT64_MAX})));
+  CHECK_STATUS(WB_ERR_ENUM, View::make(buffer, Layout{12345, {1}, {}, 0}));
+  CHECK_STATUS(WB_ERR_ENUM, View::make(buffer, Layout::of<float>({1}), 9));
+  CHECK(!View::make(buffer, Layout::of<float>({-1})));
+}
+
+TEST("sizes and strides of different number are refused before C reads them") {
+  const Device device = fixtures::open();
+  const Buffer buffer = Buffer::alloc(device, 16).value();
+  const auto view = View::make(buffer, Layout{WB_DTYPE_F32, {2, 2}, {1}, 0});
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view);
+  CHECK(says(view.error(), "2 sizes and 1 strides"));
+}
+
+TEST("more memory than there is gives an error, and leaves nothing") {
+  const Device device = fixtures::open();
+  CHECK(!Buffer::alloc(device, std::uint64_t{1} << 60));
+  CHECK(!Buffer::alloc(device, UINT64_MAX));
+  CHECK_STATUS(WB_ERR_DEVICE_MEMORY, DeviceMemory::alloc(device, std::uint64_t{1} << 60));
+  CHECK_STATUS(WB_ERR_ZERO_BYTES, DeviceMemory::alloc(device, 0));
+  fixtures::check_nothing_left(device);
+}
+
+int main() { return check::run(); }

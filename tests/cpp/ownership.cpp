@@ -1,0 +1,160 @@
+// Moves, references, orders of release.
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <type_traits>
+
+#include "fixtures.hpp"
+
+using namespace weighbridge;
+
+template <class T>
+constexpr bool move_only = !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T> &&
+                           std::is_nothrow_move_constructible_v<T> &&
+                           std::is_nothrow_move_assignable_v<T> &&
+                           std::is_nothrow_default_constructible_v<T>;
+static_assert(move_only<Device> && move_only<Buffer> && move_only<View>);
+static_assert(move_only<Safetensors> && move_only<Stream> && move_only<DeviceMemory>);
+
+TEST("an object moved from is empty, and safe to ask") {
+  Device device = fixtures::open();
+  Device other = std::move(device);
+  CHECK(!device);
+  CHECK(other);
+  CHECK_STATUS(WB_ERR_NULL, device.describe());
+  CHECK_STATUS(WB_ERR_NULL, device.measure());
+  CHECK_STATUS(WB_ERR_NULL, device.stream_synchronize(nullptr));
+  CHECK_STATUS(WB_ERR_NULL, Buffer::alloc(device, 1));
+  CHECK_STATUS(WB_ERR_NULL, Stream::make(device));
+  CHECK_STATUS(WB_ERR_NULL, DeviceMemory::alloc(device, 1));
+  CHECK(!device.share());
+}
+
+TEST("every empty object answers WB_ERR_NULL") {
+  Buffer buffer;
+  CHECK(buffer.bytes().empty());
+  CHECK_STATUS(WB_ERR_NULL, buffer.writable_bytes());
+  CHECK_STATUS(WB_ERR_NULL, buffer.measure());
+  CHECK_STATUS(WB_ERR_NULL, buffer.release_after(nullptr));
+  CHECK_STATUS(WB_ERR_NULL, View::make(buffer, Layout::of<float>({1})));
+  View view;
+  CHECK_STATUS(WB_ERR_NULL, view.as<float>());
+  CHECK_STATUS(WB_ERR_NULL, view.buffer());
+  CHECK_STATUS(WB_ERR_NULL, view.to_dlpack());
+  CHECK_STATUS(WB_ERR_NULL, view.release_after(nullptr));
+  const Safetensors file;
+  CHECK(file.count() == 0);
+  CHECK(file.header().empty());
+  CHECK_STATUS(WB_ERR_NULL, file.describe(0));
+  CHECK_STATUS(WB_ERR_NULL, file.load(0));
+  Stream stream;
+  CHECK_STATUS(WB_ERR_NULL, stream.synchronize());
+  CHECK(stream.release());
+  DeviceMemory memory;
+  CHECK(memory.get() == 0);
+  CHECK(memory.release());
+}
+
+TEST("assigning lets the old object go, and takes the new one") {
+  const Device device = fixtures::open();
+  Buffer first = Buffer::alloc(device, 100).value();
+  first = Buffer::alloc(device, 200).value();
+  CHECK(first.bytes().size() == 200);
+  CHECK(device.measure().value().buffers == 1);
+  Buffer& alias = first;
+  first = std::move(alias);
+  CHECK(first.bytes().size() == 200);
+  first.release();
+  first.release();
+  CHECK(!first);
+  fixtures::check_nothing_left(device);
+}
+
+TEST("streams and device memory move, and go back once") {
+  const Device device = fixtures::open();
+  DeviceMemory memory = DeviceMemory::alloc(device, 1000).value();
+  const std::uint64_t address = memory.get();
+  DeviceMemory other = std::move(memory);
+  CHECK(!memory);
+  CHECK(memory.get() == 0);
+  CHECK(other.get() == address);
+  other = DeviceMemory::alloc(device, 2000).value();
+  CHECK(other.release());
+  CHECK(!other);
+  Stream stream = Stream::make(device).value();
+  Stream moved = std::move(stream);
+  CHECK(!stream);
+  CHECK(moved.synchronize());
+  moved = Stream::make(device).value();
+  CHECK(moved.synchronize());
+  fixtures::check_nothing_left(device);
+}
+
+TEST("share() keeps the object for as long as one reference is there") {
+  const Device device = fixtures::open();
+  Buffer buffer = Buffer::alloc(device, 64).value();
+  const Buffer second = buffer.share();
+  CHECK(second.get() == buffer.get());
+  buffer.release();
+  CHECK(second.bytes().size() == 64);
+  CHECK(device.measure().value().buffers == 1);
+}
+
+TEST("a reference goes through C and back") {
+  const Device device = fixtures::open();
+  Buffer buffer = Buffer::alloc(device, 64).value();
+  wb_buffer* raw = buffer.detach();
+  CHECK(!buffer);
+  CHECK(device.measure().value().buffers == 1);
+  CHECK(Buffer::adopt(raw).bytes().size() == 64);
+  fixtures::check_nothing_left(device);
+}
+
+TEST("device, buffer, view and file may go in any order") {
+  const fixtures::File written(fixtures::three_tensors());
+  std::array<int, 5> order{0, 1, 2, 3, 4};
+  const Device observer = fixtures::open();
+  do {
+    Device device = observer.share();
+    Buffer buffer = Buffer::alloc(device, 16).value();
+    View view = View::make(buffer, Layout::of<int>({4})).value();
+    Safetensors file = Safetensors::open(device, written.path()).value();
+    View tensor = file.view(0, WB_ACCESS_HOST).value();
+    view.as<int>().value()[3] = 42;
+    for (const int next : order) {
+      if (view) CHECK(view.as<const int>().value()[3] == 42);
+      if (tensor) CHECK(tensor.as<const float>().value()[5] == 6);
+      switch (next) {
+        case 0: device.release(); break;
+        case 1: buffer.release(); break;
+        case 2: view.release(); break;
+        case 3: file.release(); break;
+        default: tensor.release();
+      }
+    }
+    fixtures::check_nothing_left(observer);
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST("a device closed first is held by what was made on it") {
+  std::array<int, 3> order{0, 1, 2};
+  do {
+    fixtures::Memory memory = fixtures::pages(1);
+    int deleted = 0;
+    Device device = fixtures::open();
+    Buffer buffer =
+        Buffer::register_memory(device, memory.get(), fixtures::page, [&] { ++deleted; }).value();
+    View view = View::make(buffer, Layout::of<int>({4})).value();
+    for (const int next : order) {
+      CHECK(deleted == 0);
+      if (view) CHECK(view.as<int>().value()[0] == 0);
+      if (next == 0) device.release();
+      if (next == 1) buffer.release();
+      if (next == 2) view.release();
+      if (!buffer && !view) break;
+    }
+    CHECK(deleted == 1);
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+int main() { return check::run(); }
