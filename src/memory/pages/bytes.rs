@@ -11,9 +11,10 @@ use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY}
 
 /// Makes every page of the span present.
 ///
-/// Writable memory is touched by swapping a byte for itself, which changes nothing even while others
-/// write to it, and which the compiler keeps (it deletes an OR with 0). That beats
-/// MADV_POPULATE_WRITE, whose threads contend. Memory that may only be read is populated by the
+/// Writable memory is touched by swapping a 0 for a 0, which changes nothing even while others write
+/// to it, and which the compiler keeps (it deletes an OR with 0). Reading first would cost a second
+/// fault: the kernel answers a read with its page of zeros. That beats MADV_POPULATE_WRITE, whose
+/// threads contend. Memory that may only be read is populated by the
 /// kernel, which answers for a file that was cut off where a touch would be SIGBUS.
 pub fn fault_in(span: Span, writable: bool) -> Result<()> {
     if writable {
@@ -21,9 +22,8 @@ pub fn fault_in(span: Span, writable: bool) -> Result<()> {
             // SAFETY: the address lies in the span, which is mapped and writable (Span's promise);
             // an AtomicU8 has no alignment need and every access here is atomic.
             let byte = unsafe { &*((span.start() + offset) as *const AtomicU8) };
-            let value = byte.load(Ordering::Relaxed);
-            // Failing means that somebody else wrote: the page is there.
-            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+            // Failing means that the byte is not 0: something was written, so the page is there.
+            let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         return Ok(());
     }
