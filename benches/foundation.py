@@ -21,11 +21,11 @@ from pathlib import Path
 
 import cupy
 import numpy as np
-import peers
 import torch
-from report import ROOT, Report
 
+import peers
 import weighbridge
+from report import ROOT, Report
 from weighbridge import Buffer, Device
 
 GIB = 1 << 30
@@ -42,7 +42,8 @@ extern "C" __global__ void read_all(const uint4* source, unsigned long long coun
     unsigned long long step = (unsigned long long)gridDim.x * blockDim.x;
     unsigned long long at = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
     for (; at + 3 * step < count; at += 4 * step) {
-        uint4 a = source[at], b = source[at + step], c = source[at + 2 * step], d = source[at + 3 * step];
+        uint4 a = source[at], b = source[at + step];
+        uint4 c = source[at + 2 * step], d = source[at + 3 * step];
         mixed += (a.x ^ a.y ^ a.z ^ a.w) + (b.x ^ b.y ^ b.z ^ b.w);
         mixed += (c.x ^ c.y ^ c.z ^ c.w) + (d.x ^ d.y ^ d.z ^ d.w);
     }
@@ -94,7 +95,7 @@ def pinning(report: Report, device: Device) -> None:
     report.figure("pin.weighbridge.4.5GiB", rates, "GB/s", "wb_buffer_alloc, 4.5 GiB, 16 threads")
 
     ratios = {}
-    for name, runs in [("cudaHostAlloc", 3), ("torch.empty", 3), ("torch.empty.register", 5)]:
+    for name, runs in (("cudaHostAlloc", 3), ("torch.empty", 3), ("torch.empty.register", 5)):
         rates, _ = peer(name, FOUR, runs)
         value = report.figure(f"pin.{name}", rates, "GB/s", f"{name}, 4 GiB")
         ratios[name] = pinned / value
@@ -107,7 +108,9 @@ def pinning(report: Report, device: Device) -> None:
     report.bar("pinned allocation, 4 GiB (GB/s)", pinned, ">=", 20)
     report.bar("pin over cudaHostAlloc", ratios["cudaHostAlloc"], ">=", 8)
     report.bar("pin over torch's default pin_memory", ratios["torch.pin_memory"], ">=", 15)
-    report.bar("pin over torch with register, 16 threads", ratios["torch.empty.register"], ">=", 3.5)
+    report.bar(
+        "pin over torch with register, 16 threads", ratios["torch.empty.register"], ">=", 3.5
+    )
 
     what = "MemFree's fall over the bytes asked, 4.5 GiB"
     ours_ratio = report.figure("taken.weighbridge", [taken_ours], "x", what)
@@ -135,9 +138,9 @@ def mapping(report: Report, device: Device, path: Path) -> None:
         start = time.perf_counter()
         buffer = Buffer.map(device, path, threads=THREADS)
         rates.append(path.stat().st_size / (time.perf_counter() - start) / 1e9)
-        if buffer.info.origin != weighbridge.Origin.FILE_MAPPED:
+        if buffer.info.origin != "file_mapped":
             raise RuntimeError(f"the file was not mapped: {buffer.info.note}")
-        anonymous = max(anonymous, buffer.measure().anonymous_bytes)
+        anonymous = max(anonymous, buffer.usage.anonymous_bytes)
         buffer.close()
     rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map, 4 GiB file in page cache")
     what = "private anonymous bytes of the mapping (smaps), the most of all runs"
@@ -200,7 +203,7 @@ def moving(report: Report, device: Device, path: Path) -> None:
         "copy.peak", bandwidth(driver_copy(host), FOUR), "GB/s", "cudaMemcpyAsync, cudaHostAlloc"
     )
     from_buffer = report.figure(
-        "copy.buffer", bandwidth(our_copy(buffer.info.data), FOUR), "GB/s", "wb_device_copy, buffer"
+        "copy.buffer", bandwidth(our_copy(buffer.address), FOUR), "GB/s", "wb_device_copy, buffer"
     )
     from_file = report.figure(
         "copy.file", bandwidth(our_copy(file_start), FOUR), "GB/s", "wb_device_copy, mapped file"
@@ -210,9 +213,7 @@ def moving(report: Report, device: Device, path: Path) -> None:
     view_buffer = report.figure(
         "view.buffer", bandwidth(kernel_read(buffer.info.device_address), FOUR), "GB/s", what
     )
-    view_file = report.figure(
-        "view.file", bandwidth(kernel_read(file_start), FOUR), "GB/s", what
-    )
+    view_file = report.figure("view.file", bandwidth(kernel_read(file_start), FOUR), "GB/s", what)
     report.bar("copy from a buffer over the copy engine's peak", from_buffer / peak, ">=", 0.98)
     report.bar("view over the same kernel on cudaHostAlloc", view_buffer / view_peak, ">=", 0.98)
     report.bar("copy from a mapped file over a pinned buffer", from_file / from_buffer, ">=", 0.97)

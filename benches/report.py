@@ -44,7 +44,9 @@ def _link() -> str:
 
 def machine() -> dict[str, Any]:
     """Hardware and system, read from the driver and the kernel."""
-    names = _command_output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    names = _command_output(
+        "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
+    )
     name, _, driver = names.splitlines()[0].partition(", ") if names else ("host", "", "none")
     return {
         "device": name,
@@ -86,7 +88,10 @@ class Report:
                 "what": what,
             }
         )
-        print(f"{name:42} {median:12.4g} {unit:6} ({min(values):.4g} to {max(values):.4g})", flush=True)
+        print(
+            f"{name:42} {median:12.4g} {unit:6} ({min(values):.4g} to {max(values):.4g})",
+            flush=True,
+        )
         return median
 
     def bar(self, name: str, figure: float, sense: str, goal: float) -> bool:

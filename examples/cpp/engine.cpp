@@ -1,9 +1,8 @@
-// A small weight loader: `engine [model.safetensors] [device]`, by default a model of its own on
-// "host". It views every tensor where it lies, copies what is not aligned, and moves the largest one
-// to device memory behind a stream.
+// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that it
+// writes itself. It views every tensor where it lies, copies what is not aligned, and moves the
+// largest one to device memory behind a stream.
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -34,7 +33,7 @@ std::string write_model(const std::string& path) {
 
 std::string text(wb::span<const std::int64_t> shape) {
   std::string sizes;
-  for (const std::int64_t size : shape) sizes += (sizes.empty() ? "" : "×") + std::to_string(size);
+  for (const std::int64_t size : shape) sizes += (sizes.empty() ? "" : "x") + std::to_string(size);
   return "[" + sizes + "]";
 }
 
@@ -89,9 +88,9 @@ void run(const std::string& path, const std::string& device_name) {
 
 int main(int count, char** arguments) {
   try {
-    const bool own = count < 2;
-    const std::string path = own ? write_model("engine.safetensors") : arguments[1];
-    run(path, count > 2 ? arguments[2] : "host");
+    const bool own = count < 3;
+    const std::string path = own ? write_model("engine.safetensors") : arguments[2];
+    run(path, count > 1 ? arguments[1] : "host");
     if (own) std::remove(path.c_str());
     return 0;
   } catch (const wb::Exception& exception) {

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import model
 import numpy as np
-from placement import Placement, place
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress
 from rich.table import Table
 
+import model
+from placement import Placement, place
 from weighbridge import Device, Safetensors
 
 SENTENCES = [
@@ -49,7 +49,7 @@ def open_with_progress(device: Device, console: Console) -> Safetensors:
         def show(_phase: object, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return Safetensors.open(device, model.weights_path(), progress=show)
+        return Safetensors(device, model.weights_path(), progress=show)
 
 
 def encode(
@@ -60,8 +60,9 @@ def encode(
         import encoder_numpy
 
         return encoder_numpy.encode(weights, config, ids, mask)
-    import encoder_torch
     import torch
+
+    import encoder_torch
 
     on_device = [torch.from_numpy(array).cuda() for array in (ids, mask)]
     return encoder_torch.encode(weights, config, *on_device).cpu().numpy()

@@ -61,13 +61,13 @@ def place(
     offload_bytes: int,
     cuda: bool,
 ) -> Placement:
-    """Offloads weights in the groups' order as long as each fits into what is left of the budget."""
+    """Offloads weights in the groups' order, each that fits into what is left of the budget."""
     placement = Placement()
     to_device = _copy_to_cuda if cuda else _copy_to_host_device
     left = offload_bytes
     for group, names in groups.items():
         for name in names:
-            alignment = CUDA_ALIGNMENT if cuda else file[name].dtype.itemsize
+            alignment = CUDA_ALIGNMENT if cuda else _itemsize(file, name)
             view, copied = file.load(name, alignment=alignment)
             nbytes = view.nbytes
             offloaded = nbytes <= left
@@ -80,6 +80,11 @@ def place(
                 view.close()
             placement.held.append(Held(group, nbytes, offloaded, copied))
     return placement
+
+
+def _itemsize(file: Safetensors, name: str) -> int:
+    dtype = file.info(name).dtype
+    return dtype.itemsize if dtype else 1
 
 
 def _tensor(view: View) -> Any:
@@ -104,7 +109,8 @@ def _copy_to_host_device(device: Device, view: View, at_close: Callable[..., Any
 
     address = device.alloc(view.nbytes)
     at_close(device.free, address)
-    device.copy(address, view.data, view.nbytes)
-    device.synchronize()
+    with device.stream() as stream:
+        device.copy(address, view, stream=stream)
+        stream.synchronize()
     memory = (ctypes.c_char * view.nbytes).from_address(address)
     return np.frombuffer(memory, view.numpy().dtype).reshape(view.shape)

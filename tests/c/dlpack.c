@@ -215,40 +215,44 @@ static void a_tensor_of_nothing_is_taken(wb_device *device)
     CHECK_SAME(tensor.deleted, 1);
 }
 
+static void check_refused(wb_device *device, struct tensor *tensor, int versioned, wb_status status,
+                          const char *words)
+{
+    wb_view *view = NULL;
+    if (versioned) {
+        CHECK_ERROR(status,
+                    wb_view_from_dlpack_versioned(device, &tensor->versioned, WB_ACCESS_HOST, NULL,
+                                                  &view, &error),
+                    words);
+    } else {
+        CHECK_ERROR(status,
+                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESS_HOST, NULL, &view, &error),
+                    words);
+    }
+    CHECK(view == NULL);
+    CHECK_SAME(tensor->deleted, 0);
+    make(tensor);
+}
+
 static void what_is_not_taken_stays_the_callers(wb_device *device)
 {
     struct tensor tensor;
-    wb_view *view = NULL;
-    wb_device_usage before = measure(device);
+    wb_buffer *buffer = NULL;
     make(&tensor);
     tensor.plain.dl_tensor.device.device_type = kDLCUDA;
-    CHECK_ERROR(WB_ERR_DLPACK,
-                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
-                "device 2:0|kDLCPU");
-    make(&tensor);
+    check_refused(device, &tensor, 0, WB_ERR_DLPACK, "device 2:0|kDLCPU");
     tensor.plain.dl_tensor.dtype.bits = 128;
-    CHECK_ERROR(WB_ERR_DLPACK,
-                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
-                "128 bits");
-    make(&tensor);
+    check_refused(device, &tensor, 0, WB_ERR_DLPACK, "128 bits");
     tensor.versioned.version.major = 2;
-    CHECK_ERROR(WB_ERR_DLPACK,
-                wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
-                                              &view, &error),
-                "DLPack 2.3|1.x");
-    make(&tensor);
+    check_refused(device, &tensor, 1, WB_ERR_DLPACK, "DLPack 2.3|1.x");
     tensor.shape[0] = -3;
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
-                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
-                "negative");
-    make(&tensor);
+    check_refused(device, &tensor, 0, WB_ERR_INVALID_ARGUMENT, "negative");
     tensor.plain.dl_tensor.data = NULL;
-    CHECK_ERROR(WB_ERR_NULL,
-                wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error),
-                "NULL");
-    CHECK_SAME(tensor.deleted, 0);
-    CHECK(view == NULL);
-    CHECK_USAGE(device, before);
+    check_refused(device, &tensor, 0, WB_ERR_NULL, "NULL");
+    REQUIRE_OK(wb_buffer_register(device, tensor.numbers, sizeof tensor.numbers, NULL, NULL, NULL,
+                                  &buffer, &error));
+    check_refused(device, &tensor, 0, WB_ERR_ALREADY_REGISTERED, "overlaps");
+    wb_buffer_release(buffer);
 }
 
 /* CPython's part, played by the test: a capsule is a name and a pointer. */

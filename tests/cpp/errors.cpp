@@ -76,9 +76,18 @@ TEST("more memory than there is gives an error, and leaves nothing") {
   const Device device = fixtures::open();
   CHECK(!Buffer::alloc(device, std::uint64_t{1} << 60));
   CHECK(!Buffer::alloc(device, UINT64_MAX));
-  CHECK_STATUS(WB_ERR_DEVICE_MEMORY, DeviceMemory::alloc(device, std::uint64_t{1} << 60));
+  CHECK(!DeviceMemory::alloc(device, std::uint64_t{1} << 60));
   CHECK_STATUS(WB_ERR_ZERO_BYTES, DeviceMemory::alloc(device, 0));
   fixtures::check_nothing_left(device);
+}
+
+TEST("a host device's capacity is a ceiling") {
+  DeviceOptions options;
+  options.capacity_bytes = 4 * fixtures::page;
+  const Device device = Device::open("host", options).value();
+  const DeviceMemory first = DeviceMemory::alloc(device, 3 * fixtures::page).value();
+  CHECK_STATUS(WB_ERR_DEVICE_MEMORY, DeviceMemory::alloc(device, 2 * fixtures::page));
+  CHECK(DeviceMemory::alloc(device, fixtures::page));
 }
 
 int main() { return check::run(); }

@@ -1,4 +1,4 @@
-"""What the GPU tests share: the device, kernels that read and write through views, a slow kernel."""
+"""What the GPU tests share: the device, and kernels that read and write through views."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import weighbridge
-from weighbridge import Buffer, Device, Origin
+from weighbridge import Buffer, Device
 
 
 def test_the_host_and_a_kernel_see_each_others_writes(device: Device, stream, kernels) -> None:
@@ -33,12 +33,12 @@ def test_a_kernel_reads_a_mapped_file_without_a_copy(
     path = tmp_path / "words"
     words.tofile(path)
     with Buffer.map(device, path) as buffer:
-        assert buffer.info.origin == Origin.FILE_MAPPED, buffer.info.note
+        assert buffer.info.origin == "file_mapped", buffer.info.note
         assert buffer.info.read_only
         total = kernels.slow_sum(stream, buffer.info.device_address, words.size, cycles=0)
         stream.synchronize()
         assert int(total[0]) == int(words.sum(dtype=np.uint64))
-        assert buffer.measure().anonymous_bytes == 0
+        assert buffer.usage.anonymous_bytes == 0
 
 
 def test_a_file_that_was_read_holds_the_same_bytes(device: Device, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_file_that_was_read_holds_the_same_bytes(device: Device, tmp_path: Pat
     path = tmp_path / "bytes"
     content.tofile(path)
     with Buffer.map(device, path, file_mode="read") as buffer:
-        assert buffer.info.origin == Origin.FILE_READ
+        assert buffer.info.origin == "file_read"
         with buffer.view("uint8", (content.size,)) as view:
             assert (torch.from_dlpack(view).cpu().numpy() == content).all()
 
@@ -98,7 +98,7 @@ def test_a_copy_across_registrations_arrives_whole(device: Device, chunk: int) -
     with Buffer.alloc(device, nbytes, chunk_bytes=chunk) as buffer:
         assert buffer.info.chunks == (9 if chunk else 1)
         np.asarray(buffer)[:] = content
-        device.copy(target.data_ptr(), buffer.info.data, nbytes, torch.cuda.current_stream())
+        device.copy(target.data_ptr(), buffer.address, nbytes, torch.cuda.current_stream())
         torch.cuda.synchronize()
         assert (target.cpu().numpy() == content).all()
 
@@ -127,7 +127,7 @@ def test_pinning_off_means_pageable_memory() -> None:
         assert buffer.info.pinned_bytes == 0
         target = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
         np.asarray(buffer)[:] = 5
-        device.copy(target.data_ptr(), buffer.info.data, 1 << 20, torch.cuda.current_stream())
+        device.copy(target.data_ptr(), buffer.address, 1 << 20, torch.cuda.current_stream())
         torch.cuda.synchronize()
         assert bool((target == 5).all())
 
@@ -137,7 +137,7 @@ def test_pinned_bytes_are_what_was_asked_in_whole_pages(device: Device) -> None:
         with Buffer.alloc(device, nbytes) as buffer:
             info = buffer.info
             assert info.pinned_bytes == info.mapped_bytes == (nbytes + 4095) // 4096 * 4096
-            assert buffer.measure().resident_bytes == info.mapped_bytes
+            assert buffer.usage.resident_bytes == info.mapped_bytes
 
 
 def test_cupy_reads_a_view(device: Device) -> None:

@@ -61,11 +61,11 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
   Result<Loaded> load(std::uint64_t index, wb_access access = WB_ACCESS_DEVICE,
                       std::uint64_t alignment = 0, const BufferOptions& options = {}) const {
     std::int32_t copied = 0;
-    auto view = detail::make<View>(options, [&](auto* given, auto** view, auto* error) {
+    auto made = detail::make<View>(options, [&](auto* given, auto** view, auto* error) {
       return wb_safetensors_load(get(), index, access, alignment, given, view, &copied, error);
     });
-    if (!view) return view.error();
-    return Loaded{std::move(view).value(), copied != 0};
+    if (!made) return made.error();
+    return Loaded{std::move(made).value(), copied != 0};
   }
   /// The buffer over the whole file.
   Result<Buffer> buffer() const {

@@ -60,14 +60,14 @@ def _load() -> tuple[Any, str, str]:
         _abi.declare(library)
     except AttributeError as error:
         raise ImportError(f"{path} lacks a function that this package needs: {error}") from error
-    error = _abi.wb_error()
+    failure = _abi.wb_error()
     status = library.wb_python_capsule_setup(
         ctypes.cast(ctypes.pythonapi.PyCapsule_IsValid, ctypes.c_void_p),
         ctypes.cast(ctypes.pythonapi.PyCapsule_GetPointer, ctypes.c_void_p),
-        ctypes.byref(error),
+        ctypes.byref(failure),
     )
     if status != 0:
-        raise ImportError(f"{path}: {error.message.decode(errors='replace')}")
+        raise ImportError(f"{path}: {failure.message.decode(errors='replace')}")
     return library, path, _text(version)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Generator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from . import _abi
 from .errors import Status, make
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 Callback = Callable[[str, int, int], Optional[bool]]
 """Receives the phase ("fault", "pin" or "read"), the bytes done and the bytes in all; ``False``

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Union
 
@@ -46,6 +46,15 @@ class Dtype(IntEnum):
         return _TABLE[self][0]
 
     @property
+    def typestr(self) -> str:
+        """NumPy's code of it, such as "<f4"; ValueError for a type that NumPy lacks."""
+        if not self.is_numpy:
+            raise ValueError(f"NumPy has no {self.label}")
+        kind = "b" if self is Dtype.BOOL else self.label[0]
+        order = "|" if self.itemsize == 1 else "<" if sys.byteorder == "little" else ">"
+        return f"{order}{kind}{self.itemsize}"
+
+    @property
     def is_numpy(self) -> bool:
         """Whether NumPy has it without ml_dtypes."""
         return not self.label.startswith(("bfloat", "float8", "float4"))
@@ -74,7 +83,7 @@ class Dtype(IntEnum):
         """The type of an item of the buffer protocol."""
         letter = code.lstrip("@=") or "B"
         if letter[0] in "<>!":
-            if (letter[0] == "<") != (struct.pack("=H", 1) == b"\1\0"):
+            if (letter[0] == "<") != (sys.byteorder == "little"):
                 raise ValueError(f"items {code!r} are not in the machine's byte order")
             letter = letter[1:]
         kind = "i" if letter in "bhilqn" else "u" if letter in "BHILQNc" else letter
@@ -92,7 +101,8 @@ class Dtype(IntEnum):
         try:
             import ml_dtypes
 
-            return np.dtype(getattr(ml_dtypes, self.label))
+            found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.label))
+            return found
         except (ImportError, AttributeError):
             raise TypeError(
                 f"NumPy has no {self.label}"

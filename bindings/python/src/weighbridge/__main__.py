@@ -1,0 +1,32 @@
+"""The command line: ``python -m weighbridge doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import __version__
+
+
+def main() -> int:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m weighbridge",
+        description="Carries model weights between host memory and an accelerator.",
+    )
+    parser.add_argument("--version", action="version", version=f"weighbridge {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    doctor = commands.add_parser(
+        "doctor", help="say what this platform can do, what is decided from it, and why"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    doctor.add_argument("--device", metavar="NAME", help='only this one, "host" or "cuda:N"')
+    arguments = parser.parse_args()
+
+    from .doctor import run
+
+    return run(arguments.device, arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

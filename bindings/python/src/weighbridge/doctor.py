@@ -1,0 +1,140 @@
+"""What the platform can do and what is decided from it: ``python -m weighbridge doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from typing import Any, Optional
+
+from . import _vllm
+from ._library import PATH, VERSION
+from .device import Device, cuda_device_count
+from .errors import WeighbridgeError
+
+_VARIABLES = (*_vllm.PIN, *_vllm.VIEWS, "WEIGHBRIDGE_LIBRARY", "CUDA_VISIBLE_DEVICES")
+
+
+def examine(name: Optional[str] = None) -> dict[str, Any]:
+    """Everything that there is to know of one device, or of all, as JSON has it."""
+    cuda: dict[str, Any] = {"count": 0, "error": None}
+    try:
+        cuda["count"] = cuda_device_count()
+    except WeighbridgeError as error:
+        cuda["error"] = _failure(error)
+    names = [name] if name else ["host", *(f"cuda:{at}" for at in range(cuda["count"]))]
+    return {
+        "version": VERSION,
+        "library": PATH,
+        "python": platform.python_version(),
+        "environment": {key: os.environ[key] for key in _VARIABLES if key in os.environ},
+        "cuda": cuda,
+        "devices": [_device(name) for name in names],
+    }
+
+
+def _device(name: str) -> dict[str, Any]:
+    try:
+        with Device(name) as device:
+            return {"device": name, "error": None, "info": asdict(device.info)}
+    except WeighbridgeError as error:
+        return {"device": name, "error": _failure(error), "info": None}
+    except ValueError as error:
+        failure = {"status": "WB_ERR_INVALID_ARGUMENT", "driver_code": 0, "message": str(error)}
+        return {"device": name, "error": failure, "info": None}
+
+
+def _failure(error: WeighbridgeError) -> dict[str, Any]:
+    name = getattr(error.status, "name", str(error.status))
+    return {
+        "status": f"WB_ERR_{name}",
+        "driver_code": error.driver_code,
+        "message": error.message,
+    }
+
+
+def run(name: Optional[str], as_json: bool) -> int:
+    """Print it; 0 when every device that was looked at opened."""
+    found = examine(name)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    return 1 if any(device["error"] for device in found["devices"]) else 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(f"weighbridge {found['version']}, {found['library']}, Python {found['python']}")
+    for key, value in found["environment"].items():
+        print(f"{key}={value}")
+    if found["cuda"]["error"]:
+        print(f"CUDA: {found['cuda']['error']['message']}")
+    elif found["cuda"]["count"] == 0:
+        print("CUDA: the driver is there, and no device")
+    for device in found["devices"]:
+        print()
+        if device["error"]:
+            print(f"{device['device']}: {device['error']['message']}")
+        else:
+            _print_table(f"{device['device']}: {device['info']['name']}", _rows(device["info"]))
+
+
+def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What, how, and why or what for."""
+    rows = [
+        ("pin host memory", _yes(info["pin"]), info["pin_reason"]),
+        ("views of host memory", _yes(info["views"]), info["views_reason"]),
+        ("memory", _bytes(info["total_bytes"]), f"{_bytes(info['free_bytes'])} free"),
+        ("memory that may be locked", _bytes(info["memlock_limit"]), "RLIMIT_MEMLOCK"),
+        ("unified addressing", _yes(info["unified_addressing"]), "one address space"),
+        ("host registration", _yes(info["host_register"]), "existing memory can be pinned"),
+        (
+            "read-only registration",
+            _yes(info["read_only_register"]),
+            "tried on a page; the driver's attribute says "
+            + _yes(info["read_only_register_attribute"]),
+        ),
+        ("pageable access", _yes(info["pageable_access"]), "any pointer is a device pointer"),
+        ("integrated", _yes(info["integrated"]), "shares the host's memory"),
+        ("NUMA node", "unknown" if info["numa_node"] is None else str(info["numa_node"]), ""),
+    ]
+    if info["kind"] == "cuda":
+        version, capability = info["driver_version"], info["compute_capability"]
+        rows.append(("driver", f"CUDA {version // 1000}.{version % 1000 // 10}", ""))
+        rows.append(("compute capability", f"{capability // 10}.{capability % 10}", ""))
+    return rows
+
+
+def _print_table(title: str, rows: list[tuple[str, str, str]]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        print(title)
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for what, how, why in rows:
+            print(f"  {what:<{widths[0]}}  {how:<{widths[1]}}  {why}".rstrip())
+        return
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("", "here", "why"):
+        table.add_column(column)
+    for what, how, why in rows:
+        style = {"yes": "green", "no": "yellow"}.get(how, "")
+        table.add_row(Text(what), Text(how, style=style), Text(why))
+    Console(file=sys.stdout).print(table)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _bytes(count: Optional[int]) -> str:
+    if count is None:
+        return "no limit"
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,257 @@
+/* Streams: order, and memory that goes back when what was queued has run, not before. */
+#include "gate.h"
+#include "memory.h"
+
+static void *new_stream(wb_device *device)
+{
+    void *stream = NULL;
+    CHECK_OK(wb_device_stream_new(device, &stream, &error));
+    return stream;
+}
+
+static wb_buffer *new_buffer(wb_device *device, uint64_t bytes)
+{
+    wb_buffer *buffer = NULL;
+    CHECK_OK(wb_buffer_alloc(device, bytes, NULL, &buffer, &error));
+    return buffer;
+}
+
+static void memory_stays_until_the_stream_has_passed_and_then_goes(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    wb_view *view = NULL;
+    int64_t shape[] = {4096};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    void *stream = new_stream(device);
+    wb_buffer *buffer = new_buffer(device, 4096);
+    REQUIRE(stream != NULL && buffer != NULL);
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    unsigned char *memory = (unsigned char *)describe(buffer).data;
+    REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_view_release_after(view, stream, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    gate_await(&gate);
+    sleep_ms(50);
+    CHECK_SAME(measure(device).buffers, 1);
+    CHECK_SAME(measure(device).views, 1);
+    CHECK_SAME(measure(device).deferred, 2);
+    fill(memory, 4096);
+    gate_open(&gate);
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_SAME(measure(device).buffers + measure(device).views + measure(device).deferred, 0);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+}
+
+static void a_copy_in_flight_reads_its_source_to_the_end(wb_device *device)
+{
+    enum { BYTES = 1 << 20 };
+    struct gate gate = GATE_INIT;
+    uint64_t memory = 0;
+    unsigned char *back = (unsigned char *)calloc(1, BYTES);
+    void *stream = new_stream(device);
+    wb_buffer *buffer = new_buffer(device, BYTES);
+    REQUIRE(stream != NULL && back != NULL && buffer != NULL);
+    REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
+    fill(describe(buffer).data, BYTES);
+    REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_device_copy(device, memory, (uint64_t)(uintptr_t)describe(buffer).data, BYTES,
+                            stream, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    gate_await(&gate);
+    gate_open(&gate);
+    CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
+    CHECK(read_device(device, back, memory, BYTES));
+    CHECK(holds_pattern(back, 0, BYTES));
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_OK(wb_device_free(device, memory, &error));
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    free(back);
+}
+
+static void add(void *owner)
+{
+    __atomic_fetch_add((int *)owner, 1, __ATOMIC_ACQ_REL);
+}
+
+static int number(int *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+}
+
+static void the_deleter_of_registered_memory_waits_for_the_stream(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    wb_buffer *buffer = NULL;
+    void *memory = malloc(8192), *stream = new_stream(device);
+    int deleted = 0;
+    REQUIRE(memory != NULL && stream != NULL);
+    REQUIRE_OK(wb_buffer_register(device, memory, 8192, NULL, add, &deleted, &buffer, &error));
+    REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    gate_await(&gate);
+    sleep_ms(20);
+    CHECK_SAME(number(&deleted), 0);
+    gate_open(&gate);
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_SAME(number(&deleted), 1);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    free(memory);
+}
+
+/* On the host device, where giving memory back waits for no other stream. */
+static void one_stream_that_is_stuck_holds_no_others_memory(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    void *stuck = new_stream(device), *free_one = new_stream(device);
+    wb_buffer *held = new_buffer(device, 100), *gone = new_buffer(device, 100);
+    REQUIRE(stuck != NULL && free_one != NULL && held != NULL && gone != NULL);
+    REQUIRE_OK(wb_device_stream_call(device, stuck, gate_wait, &gate, &error));
+    CHECK_OK(wb_buffer_release_after(held, stuck, &error));
+    CHECK_OK(wb_buffer_release_after(gone, free_one, &error));
+    for (int wait = 0; wait < 5000 && measure(device).buffers > 1; wait++) sleep_ms(1);
+    CHECK_SAME(measure(device).buffers, 1);
+    gate_open(&gate);
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_OK(wb_device_stream_release(device, stuck, &error));
+    CHECK_OK(wb_device_stream_release(device, free_one, &error));
+}
+
+static void a_drain_that_takes_too_long_ends_and_counts_what_is_left(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    struct timespec start, end;
+    void *stream = new_stream(device);
+    wb_buffer *buffer = new_buffer(device, 100);
+    REQUIRE(stream != NULL && buffer != NULL);
+    CHECK_OK(wb_device_drain(device, 0, &error)); /* nothing to wait for */
+    REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    CHECK_ERROR(WB_ERR_TIMEOUT, wb_device_drain(device, 50, &error), "50ms|1 references");
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    int64_t waited = (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000;
+    CHECK(waited >= 45 && waited < 5000);
+    gate_open(&gate);
+    CHECK_OK(wb_device_drain(device, UINT64_MAX, &error));
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+}
+
+enum { STEPS = 200 };
+struct order {
+    int next, wrong;
+};
+struct step {
+    struct order *order;
+    int number;
+};
+
+static void take_step(void *user)
+{
+    struct step *step = (struct step *)user;
+    if (step->order->next++ != step->number) step->order->wrong++;
+}
+
+static void a_stream_is_in_order(wb_device *device)
+{
+    struct order order = {0, 0};
+    struct step steps[STEPS];
+    void *stream = new_stream(device);
+    REQUIRE(stream != NULL);
+    for (int i = 0; i < STEPS; i++) {
+        steps[i].order = &order;
+        steps[i].number = i;
+        CHECK_OK(wb_device_stream_call(device, stream, take_step, &steps[i], &error));
+    }
+    CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
+    CHECK_SAME(order.next, STEPS);
+    CHECK_SAME(order.wrong, 0);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+}
+
+static void streams_are_independent_of_each_other(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    int ran = 0;
+    void *stuck = new_stream(device), *other = new_stream(device);
+    REQUIRE(stuck != NULL && other != NULL);
+    REQUIRE_OK(wb_device_stream_call(device, stuck, gate_wait, &gate, &error));
+    gate_await(&gate);
+    CHECK_OK(wb_device_stream_call(device, other, add, &ran, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, other, &error));
+    CHECK_SAME(number(&ran), 1);
+    gate_open(&gate);
+    CHECK_OK(wb_device_stream_release(device, stuck, &error));
+    CHECK_OK(wb_device_stream_release(device, other, &error));
+}
+
+static void a_released_stream_still_runs_what_is_queued(wb_device *device)
+{
+    struct gate gate = GATE_INIT;
+    int ran = 0;
+    void *stream = new_stream(device);
+    wb_buffer *buffer = new_buffer(device, 100);
+    REQUIRE(stream != NULL && buffer != NULL);
+    REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_device_stream_call(device, stream, add, &ran, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK_SAME(number(&ran), 0);
+    gate_open(&gate);
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_SAME(number(&ran), 1);
+    CHECK_SAME(measure(device).buffers, 0);
+}
+
+static void the_default_stream_is_a_stream(wb_device *device)
+{
+    int ran = 0;
+    wb_buffer *buffer = new_buffer(device, 100);
+    REQUIRE(buffer != NULL);
+    CHECK_OK(wb_device_stream_call(device, NULL, add, &ran, &error));
+    CHECK_OK(wb_buffer_release_after(buffer, NULL, &error));
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    CHECK_SAME(number(&ran), 1);
+}
+
+static void a_stream_that_is_none_is_refused_and_the_reference_stays(wb_device *device)
+{
+    void *stream = new_stream(device), *none = (void *)(uintptr_t)12345;
+    wb_buffer *buffer = new_buffer(device, 100);
+    REQUIRE(stream != NULL && buffer != NULL);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_buffer_release_after(buffer, stream, &error),
+                "released");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_buffer_release_after(buffer, none, &error), "0x3039");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_stream_synchronize(device, none, &error),
+                "wb_device_stream_new");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_stream_release(device, NULL, &error), "default");
+    CHECK_SAME(measure(device).deferred, 0);
+    memset(describe(buffer).data, 1, 100);
+    wb_buffer_release(buffer);
+}
+
+static void many_releases_drain_to_nothing(wb_device *device)
+{
+    void *stream = new_stream(device);
+    REQUIRE(stream != NULL);
+    for (int i = 0; i < 300; i++) {
+        wb_buffer *buffer = new_buffer(device, 5000);
+        REQUIRE(buffer != NULL);
+        CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)describe(buffer).data + 1,
+                                (uint64_t)(uintptr_t)describe(buffer).data, 4000, stream, &error));
+        CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
+    }
+    CHECK_OK(wb_device_drain(device, 30000, &error));
+    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+}
+
+CHECK_MAIN(CASE(memory_stays_until_the_stream_has_passed_and_then_goes),
+           CASE(a_copy_in_flight_reads_its_source_to_the_end),
+           CASE(the_deleter_of_registered_memory_waits_for_the_stream),
+           CASE_ON(HOST_ONLY, one_stream_that_is_stuck_holds_no_others_memory),
+           CASE(a_drain_that_takes_too_long_ends_and_counts_what_is_left),
+           CASE(a_stream_is_in_order), CASE(streams_are_independent_of_each_other),
+           CASE(a_released_stream_still_runs_what_is_queued), CASE(the_default_stream_is_a_stream),
+           CASE_ON(HOST_ONLY, a_stream_that_is_none_is_refused_and_the_reference_stays),
+           CASE(many_releases_drain_to_nothing))
