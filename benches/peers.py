@@ -106,6 +106,13 @@ PEERS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "torch.pin_memory": torch_pin_memory,
 }
 
+DESCRIPTIONS = {
+    "cudaHostAlloc": "cudaHostAlloc",
+    "torch.empty": "torch.empty(pin_memory=True), default settings",
+    "torch.empty.register": f"torch.empty(pin_memory=True), {TORCH_REGISTER}",
+    "torch.pin_memory": "tensor.pin_memory(), which copies",
+}
+
 
 def environment(peer: str) -> dict[str, str]:
     """The environment to run a peer in."""

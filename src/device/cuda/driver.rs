@@ -22,6 +22,7 @@ const LIBRARY: &CStr = c"libcuda.so.1";
 /// Codes that are told apart here. Source: the CUDA driver API, `CUresult`.
 pub mod code {
     #![allow(missing_docs)]
+    pub const INVALID_VALUE: i32 = 1;
     pub const OUT_OF_MEMORY: i32 = 2;
     pub const DEINITIALIZED: i32 = 4;
     pub const NO_DEVICE: i32 = 100;

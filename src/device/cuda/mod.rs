@@ -145,6 +145,35 @@ fn probe_read_only(entered: &Entered<'_>) -> bool {
     try_one().is_ok()
 }
 
+/// Start or bytes of the driver's range around an address; an error where it knows none.
+fn range(driver: &Driver, attribute: PointerAttribute, address: usize) -> Result<usize> {
+    let mut value = 0usize;
+    // SAFETY: both attributes of ranges are as wide as a pointer; an unknown address is an error.
+    unsafe { driver.pointer_attribute((&raw mut value).cast(), attribute as i32, address as u64) }?;
+    Ok(value)
+}
+
+/// The error for memory that somebody else registered or the driver allocated: it answers with
+/// different codes, of which most say only that an argument is invalid.
+fn known_already(driver: &Driver, span: Span) -> Option<Error> {
+    [span.start(), span.end() - 1].into_iter().find_map(|address| {
+        use PointerAttribute as P;
+        let start = range(driver, P::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, address).ok()?;
+        let bytes = range(driver, P::CU_POINTER_ATTRIBUTE_RANGE_SIZE, address).ok()?;
+        let message = format!(
+            "asked to register {:#x}..{:#x}; it overlaps {start:#x}..{:#x}, which the driver has \
+             registered or allocated for somebody else: use it as it is",
+            span.start(),
+            span.end(),
+            start + bytes
+        );
+        Some(
+            Error::new(WB_ERR_ALREADY_REGISTERED, message)
+                .with_code(code::HOST_MEMORY_ALREADY_REGISTERED),
+        )
+    })
+}
+
 /// Device address and bytes of pinned memory, as the driver tells them.
 fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
     let device_address = if options.mapped {
@@ -156,10 +185,7 @@ fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
     } else {
         None
     };
-    let mut bytes = 0usize;
-    let attribute = PointerAttribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE as i32;
-    // SAFETY: RANGE_SIZE is a size_t; the address lies in pinned memory.
-    unsafe { driver.pointer_attribute((&raw mut bytes).cast(), attribute, span.start() as u64) }?;
+    let bytes = range(driver, PointerAttribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE, span.start())?;
     Ok(Pinned { device_address, bytes: bytes as u64 })
 }
 
@@ -196,7 +222,14 @@ impl Backend for CudaDevice {
         }
         let memory = span.start() as *mut c_void;
         // SAFETY: the span stays mapped until it is unpinned (Span's promise, kept by Buffer).
-        unsafe { entered.driver.host_register(memory, span.bytes(), flags) }?;
+        unsafe { entered.driver.host_register(memory, span.bytes(), flags) }.map_err(|error| {
+            match error.code {
+                code::INVALID_VALUE | code::HOST_MEMORY_ALREADY_REGISTERED => {
+                    known_already(entered.driver, span).unwrap_or(error)
+                }
+                _ => error,
+            }
+        })?;
         pinned(entered.driver, span, options).inspect_err(|_| {
             // SAFETY: registered above; nothing was given out.
             let _ = unsafe { entered.driver.host_unregister(memory) };
