@@ -18,7 +18,7 @@ use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
+use crate::status::{WB_ERR_ALREADY_REGISTERED, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
 use context::{Context, Entered};
 use driver::{Driver, code};
 use event::CudaEvent;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::device::process::Process;
 use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
-use crate::error::{Result, fail, human};
+use crate::error::{Error, Result, fail, human};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
@@ -130,7 +130,8 @@ impl Backend for HostDevice {
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.check_process()?;
         let mut state = self.state();
-        let mapping = Mapping::anonymous(bytes)?;
+        let mapping = Mapping::anonymous(bytes)
+            .map_err(|error| Error { status: WB_ERR_DEVICE_MEMORY, ..error })?;
         let mapped = mapping.span().bytes() as u64;
         let free = self.capacity.saturating_sub(state.allocated);
         if self.capacity > 0 && mapped > free {
