@@ -8,6 +8,8 @@ set(pkgconfig_dir "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 install(FILES include/weighbridge.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 # The C++ header is looked for when installing, since a checkout may have the C interface alone.
 install(FILES bindings/cpp/weighbridge.hpp DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" OPTIONAL)
+install(DIRECTORY bindings/cpp/weighbridge DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" OPTIONAL
+  FILES_MATCHING PATTERN "*.hpp")
 install(PROGRAMS "${weighbridge_file}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES "${weighbridge_stage}/${weighbridge_soname}" "${weighbridge_stage}/libweighbridge.so"
   DESTINATION "${CMAKE_INSTALL_LIBDIR}")

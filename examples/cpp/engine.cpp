@@ -1,5 +1,5 @@
-// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that it
-// writes itself. It views every tensor where it lies, copies what is not aligned, and moves the
+// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that
+// it writes itself. It views every tensor where it lies, copies what is not aligned, and moves the
 // largest one to device memory behind a stream.
 #include <chrono>
 #include <cstdio>
@@ -47,8 +47,9 @@ std::vector<Weight> load(const wb::Safetensors& file) {
   return weights;
 }
 
-/// Copies a weight to the device; its host memory goes back once the stream has run the copy.
-wb::DeviceMemory move_to_device(const wb::Device& device, Weight& weight, const wb::Stream& stream) {
+/// Copies a weight to the device; its view of host memory goes once the stream has run the copy.
+wb::DeviceMemory move_to_device(Weight& weight, const wb::Stream& stream) {
+  const wb::Device& device = stream.device();
   auto memory = wb::DeviceMemory::alloc(device, weight.bytes).value();
   wb::View& view = weight.loaded.view;
   const std::uint64_t from = wb::address(view.describe().value().data);
@@ -69,7 +70,7 @@ void run(const std::string& path, const std::string& device_name) {
     if (!largest || weight.bytes > largest->bytes) largest = &weight;
   }
   wb::DeviceMemory resident;
-  if (largest && largest->bytes > 0) resident = move_to_device(device, *largest, stream);
+  if (largest && largest->bytes > 0) resident = move_to_device(*largest, stream);
 
   std::printf("%-32s %-12s %12s  %s\n", "tensor", "shape", "bytes", "held");
   for (const Weight& weight : weights) {

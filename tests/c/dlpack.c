@@ -226,7 +226,8 @@ static void check_refused(wb_device *device, struct tensor *tensor, int versione
                     words);
     } else {
         CHECK_ERROR(status,
-                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESS_HOST, NULL, &view, &error),
+                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESS_HOST, NULL, &view,
+                                        &error),
                     words);
     }
     CHECK(view == NULL);

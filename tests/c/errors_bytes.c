@@ -25,7 +25,8 @@ static void a_shape_that_overflows_is_refused(wb_device *device)
         CHECK_ERROR(WB_ERR_OVERFLOW, wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error),
                     "shape [|float64");
         CHECK_ERROR(WB_ERR_OVERFLOW,
-                    wb_view_copy_from(device, &before, &layout, WB_ACCESS_HOST, NULL, &view, &error),
+                    wb_view_copy_from(device, &before, &layout, WB_ACCESS_HOST, NULL, &view,
+                                      &error),
                     "2^63");
     }
     CHECK(view == NULL);

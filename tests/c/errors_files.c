@@ -25,6 +25,7 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
         CHECK_ERROR(status, wb_buffer_map(device, path, offset, bytes, &options, &buffer, &error),
                     words);
     }
+    if (status == WB_ERR_FILE_MISSING) CHECK_SAME(error.driver_code, ENOENT);
     CHECK(buffer == NULL);
     CHECK_SAME(open_files(), files);
     CHECK_USAGE(device, before);
@@ -35,7 +36,6 @@ static void a_file_that_is_not_there(wb_device *device)
     wb_safetensors *file = NULL;
     check_refused(device, "/nowhere/model.safetensors", 0, 0, WB_ERR_FILE_MISSING,
                   "/nowhere/model.safetensors does not exist");
-    CHECK_SAME(error.driver_code, ENOENT);
     CHECK_ERROR(WB_ERR_FILE_MISSING, wb_safetensors_open(device, "/nowhere/x", NULL, &file, &error),
                 "/nowhere/x");
     CHECK(file == NULL);
@@ -46,8 +46,7 @@ static void a_file_that_is_empty(wb_device *device)
     char path[300];
     file_name(path, sizeof path, "empty");
     REQUIRE(write_file(path, "", 0));
-    check_refused(device, path, 0, 0, WB_ERR_FILE_EMPTY, "is empty");
-    CHECK(strstr(error.message, path) != NULL);
+    check_refused(device, path, 0, 0, WB_ERR_FILE_EMPTY, "-empty is empty");
     unlink(path);
 }
 
@@ -61,34 +60,51 @@ static void a_folder_or_a_device_is_no_file(wb_device *device)
 static void a_fifo_is_refused_without_waiting_for_a_writer(wb_device *device)
 {
     char path[300];
+    int status = 0;
     (void)device;
     file_name(path, sizeof path, "fifo");
     REQUIRE(mkfifo(path, 0600) == 0);
-    alarm(5);
-    wb_device *own = NULL;
-    if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
-        check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "no regular file");
-        wb_device_release(own);
+    pid_t child = fork();
+    if (child == 0) {
+        wb_device *own = NULL;
+        alarm(5);
+        if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
+            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "no regular file");
+            wb_device_release(own);
+        }
+        _exit(check_failures > 0);
     }
+    waitpid(child, &status, 0);
     unlink(path);
+    CHECK(!WIFSIGNALED(status)); /* by the alarm: it waited */
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* Root may read everything, so an ordinary user has to ask. */
+/* Root may read everything, so an ordinary user has to ask: a process of its own becomes one. */
 static void a_file_that_may_not_be_read(wb_device *device)
 {
     char path[300];
-    wb_device *own = NULL;
+    int status = 0;
     (void)device;
     file_name(path, sizeof path, "secret");
     REQUIRE(write_pattern(path, 100));
     REQUIRE(chmod(path, 0) == 0);
-    if (geteuid() == 0 && setuid(65534) != 0) NOT_RUN("this process may not become another user");
-    if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
-        check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "may not be read");
-        CHECK_SAME(error.driver_code, EACCES);
-        wb_device_release(own);
+    pid_t child = fork();
+    if (child == 0) {
+        wb_device *own = NULL;
+        if (geteuid() == 0 && setuid(65534) != 0) _exit(77);
+        if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
+            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "may not be read");
+            wb_device_release(own);
+        }
+        _exit(check_failures > 0);
     }
+    waitpid(child, &status, 0);
     unlink(path);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        NOT_RUN("this process may not become another user");
+    }
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 static void a_range_behind_the_end(wb_device *device)

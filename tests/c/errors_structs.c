@@ -1,4 +1,4 @@
-/* Structs of another size, unknown constants, reserved fields: refused, or taken as the rules say. */
+/* Structs of another size, unknown constants, reserved fields: refused, or taken by the rules. */
 #include "memory.h"
 
 static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
@@ -18,7 +18,8 @@ static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
     REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
     for (int future = 0; future < 2; future++) {
-        const char *words = future ? "struct_size|this library knows up to" : "struct_size is 0|WB_*_INIT";
+        const char *words =
+            future ? "struct_size|this library knows up to" : "struct_size is 0|WB_*_INIT";
         options.struct_size = future ? (uint32_t)sizeof options + 8 : 0;
         buffer_options.struct_size = future ? (uint32_t)sizeof buffer_options + 8 : 0;
         info.struct_size = future ? (uint32_t)sizeof info + 8 : 0;
@@ -149,7 +150,8 @@ static void a_device_that_there_is_not_is_named(wb_device *device)
         CHECK_ERROR(WB_ERR_NO_DEVICE, wb_device_open("cuda:1000", NULL, &opened, &error),
                     "asked for cuda:1000|CUDA_VISIBLE_DEVICES");
     }
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("\xff\xfe", NULL, &opened, &error), "UTF-8");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("\xff\xfe", NULL, &opened, &error),
+                "UTF-8");
     CHECK(opened == NULL);
 }
 

@@ -1,5 +1,5 @@
-/* Exact: what is pinned is what was asked, rounded up to pages and never to a power of two; and what
- * is reported is what the kernel counts. */
+/* Exact: what is pinned is what was asked, rounded up to pages and never to a power of two; and
+ * what is reported is what the kernel counts. */
 #include "memory.h"
 
 static const uint64_t sizes[] = {1, 4095, 4096, 4097, (5 << 20) + 1, (300ull << 20) + 1};

@@ -151,7 +151,8 @@ static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
          WB_ERR_FILE_TRUNCATED, "cut off"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 5, 0, WB_ERR_FORMAT,
          "1 bytes belong to none"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, 0, WB_ERR_FORMAT, ""},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, 0, WB_ERR_FORMAT,
+         ""},
         {"{\"a\":{\"dtype\":\"F64\",\"shape\":[9223372036854775807,4],\"data_offsets\":[0,0]}}", 0,
          0, WB_ERR_FORMAT, ""},
         {"{}", 0, UINT64_MAX, WB_ERR_FORMAT, "18446744073709551615"},
@@ -190,7 +191,8 @@ static void a_file_cut_off_while_it_is_open_is_an_error_and_no_signal(wb_device 
     REQUIRE(file != NULL);
     REQUIRE(truncate(path, 100) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
-                wb_safetensors_view(file, 0, WB_ACCESS_HOST, 1, &view, &error), "cut off|100 bytes");
+                wb_safetensors_view(file, 0, WB_ACCESS_HOST, 1, &view, &error),
+                "cut off|100 bytes");
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_safetensors_load(file, 0, WB_ACCESS_HOST, 4096, NULL, &view, &copied, &error),
                 "cut off");

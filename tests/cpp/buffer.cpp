@@ -17,7 +17,7 @@ TEST("a buffer is of exactly the bytes asked, and zeroed") {
   if (info.pinning != WB_PINNING_NONE) CHECK(info.pinned_bytes == 4 * fixtures::page);
   const auto bytes = buffer.bytes();
   CHECK(bytes.size() == info.asked_bytes);
-  CHECK(std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{}; }));
+  CHECK(std::count(bytes.begin(), bytes.end(), std::byte{}) == 3 * fixtures::page + 1);
   CHECK(buffer.measure().value().resident_bytes >= 4 * fixtures::page);
 }
 
@@ -60,16 +60,44 @@ TEST("options reach the library") {
   options.threads = 2;
   options.numa_node = WB_NUMA_ANY;
   const Device device = fixtures::open();
-  const Buffer buffer = Buffer::alloc(device, fixtures::page, options).value();
-  CHECK(buffer.describe().value().pinning == WB_PINNING_NONE);
-  CHECK(buffer.describe().value().pinned_bytes == 0);
-  options.threads = 1u << 31;
-  options.numa_node = -77;
-  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Buffer::alloc(device, fixtures::page, options));
-  DeviceOptions unpinned;
-  unpinned.pin = WB_OFF;
-  const Device other = Device::open(fixtures::device_name(), unpinned).value();
-  CHECK(other.describe().value().pin == 0);
+  const Buffer unpinned = Buffer::alloc(device, fixtures::page, options).value();
+  CHECK(unpinned.describe().value().pinning == WB_PINNING_NONE);
+  CHECK(unpinned.describe().value().pinned_bytes == 0);
+  options = {};
+  options.chunk_bytes = 1 << 20;
+  const Buffer chunked = Buffer::alloc(device, 4 << 20, options).value();
+  if (chunked.describe().value().pinning == WB_PINNING_REGISTERED) {
+    CHECK(chunked.describe().value().chunks == 4);
+  }
+}
+
+TEST("every option is checked by its name") {
+  const Device device = fixtures::open();
+  const auto refused = [&](auto member, wb_status status, const std::string& name) {
+    BufferOptions options;
+    options.*member = -77;
+    const auto buffer = Buffer::alloc(device, fixtures::page, options);
+    CHECK_STATUS(status, buffer);
+    CHECK(buffer.error().message.find(name) != std::string::npos);
+  };
+  refused(&BufferOptions::huge_pages, WB_ERR_ENUM, "huge_pages");
+  refused(&BufferOptions::pin, WB_ERR_ENUM, "pin");
+  refused(&BufferOptions::write_combined, WB_ERR_ENUM, "write_combined");
+  refused(&BufferOptions::portable, WB_ERR_ENUM, "portable");
+  refused(&BufferOptions::file_mode, WB_ERR_ENUM, "file_mode");
+  refused(&BufferOptions::numa_node, WB_ERR_INVALID_ARGUMENT, "NUMA");
+}
+
+TEST("a device's options reach the library") {
+  DeviceOptions options;
+  options.pin = WB_OFF;
+  options.views = WB_OFF;
+  const Device device = Device::open(fixtures::device_name(), options).value();
+  CHECK(device.describe().value().pin == 0);
+  CHECK(device.describe().value().views == 0);
+  options = {};
+  options.context = &options;
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Device::open("host", options));
 }
 
 #if __cplusplus >= 202002L
@@ -78,7 +106,8 @@ TEST("options are named where they are given") {
   const Buffer buffer =
       Buffer::alloc(device, 10, {.huge_pages = WB_HUGE_PAGES_OFF, .pin = WB_OFF}).value();
   CHECK(buffer.describe().value().pinned_bytes == 0);
-  const View view = View::make(buffer, {.dtype = WB_DTYPE_U8, .shape = {2, 5}}, WB_ACCESS_HOST).value();
+  const View view =
+      View::make(buffer, {.dtype = WB_DTYPE_U8, .shape = {2, 5}}, WB_ACCESS_HOST).value();
   CHECK(view.as<unsigned char>().value().size() == 10);
   CHECK(Device::open("host", {.pin = WB_OFF, .capacity_bytes = 1 << 20}));
 }

@@ -1,7 +1,7 @@
 /*
- * A small test runner: TEST("what holds") { CHECK(...); } and at the file's end
- * `int main() { return check::run(); }`. Its last line is "N passed, N failed"; it fails when a case
- * failed, and when there was none. Works without exceptions.
+ * A small test runner: TEST("what holds") { CHECK(...); } and, as a file's last line,
+ * int main() { return check::run(); }. It prints "N passed, N failed" last, and fails when a case
+ * failed or there was none. Works without exceptions.
  */
 #ifndef WEIGHBRIDGE_TESTS_CHECK_HPP
 #define WEIGHBRIDGE_TESTS_CHECK_HPP

@@ -85,7 +85,6 @@ static void check_import(const Device& device) {
 
 TEST("an imported tensor is owned by the view, and deleted once") {
   const Device device = fixtures::open();
-  Source<DLManagedTensorVersioned> other;
   check_import<DLManagedTensor, DlpackTensor>(device);
   fixtures::check_nothing_left(device);
 }

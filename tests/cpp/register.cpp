@@ -67,8 +67,8 @@ TEST("on failure a deleter is destroyed, and not called") {
   const auto zero = Buffer::register_memory(device, memory.get(), 0, deleter);
   CHECK_STATUS(WB_ERR_ZERO_BYTES, zero);
   CHECK(!Buffer::register_memory(device, nullptr, 10, deleter));
-  CHECK_STATUS(WB_ERR_UNMAPPED_RANGE,
-               Buffer::register_memory(device, reinterpret_cast<void*>(fixtures::page), 10, deleter));
+  void* unmapped = reinterpret_cast<void*>(fixtures::page);
+  CHECK_STATUS(WB_ERR_UNMAPPED_RANGE, Buffer::register_memory(device, unmapped, 10, deleter));
   CHECK(*held == 0);
   CHECK(held.use_count() == 2);
   fixtures::check_nothing_left(device);

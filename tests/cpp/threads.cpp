@@ -20,7 +20,7 @@ TEST("threads share a buffer through references of their own") {
                         .value();
     for (int index = 0; index < threads; ++index) {
       running.emplace_back([mine = buffer.share(), index] {
-        const std::uint64_t offset = static_cast<std::uint64_t>(index) * fixtures::page;
+        const std::uint64_t offset = index * fixtures::page;
         for (int round = 0; round < rounds; ++round) {
           const View view = View::make(mine, Layout::of<int>({16}, offset)).value();
           for (int& element : view.as<int>().value()) element += 1;
@@ -33,7 +33,7 @@ TEST("threads share a buffer through references of their own") {
   CHECK(deleted == 1);
   for (int index = 0; index < threads; ++index) {
     int first = 0;
-    std::memcpy(&first, memory.get() + static_cast<std::size_t>(index) * fixtures::page, sizeof(first));
+    std::memcpy(&first, memory.get() + index * fixtures::page, sizeof(first));
     CHECK(first == rounds);
   }
   fixtures::check_nothing_left(device);
@@ -47,14 +47,17 @@ TEST("threads allocate, copy and release after streams of their own at once") {
       const Stream stream = Stream::make(mine).value();
       const DeviceMemory memory = DeviceMemory::alloc(mine, fixtures::page).value();
       const Buffer back = Buffer::alloc(mine, fixtures::page).value();
+      const auto copy = [&](std::uint64_t to, std::uint64_t from) {
+        mine.copy(to, from, fixtures::page, stream.get()).value();
+      };
       for (int round = 0; round < rounds / 5; ++round) {
         Buffer buffer = Buffer::alloc(mine, fixtures::page).value();
         View view = View::make(buffer, Layout::of<int>({1024})).value();
         for (int& element : view.as<int>().value()) element = index * 1000 + round;
-        mine.copy(memory.get(), address(buffer.bytes().data()), fixtures::page, stream.get()).value();
+        copy(memory.get(), address(buffer.bytes().data()));
         view.release_after(stream.get()).value();
         buffer.release_after(stream.get()).value();
-        mine.copy(address(back.bytes().data()), memory.get(), fixtures::page, stream.get()).value();
+        copy(address(back.bytes().data()), memory.get());
         stream.synchronize().value();
         const View seen = View::make(back, Layout::of<int>({1024})).value();
         CHECK(seen.as<int>().value()[1023] == index * 1000 + round);

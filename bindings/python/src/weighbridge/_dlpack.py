@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_char_p, c_int, c_void_p, py_object
+from ctypes import byref, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p, py_object
 from typing import TYPE_CHECKING, Any, Optional
 
-from . import _abi
+from . import _abi, _keepalive
 from ._library import lib
 from .errors import check
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 CPU = 1
 CUDA = 2
 
-_python = ctypes.pythonapi
+# Not ctypes.pythonapi, whose functions every package of the process gives its own prototypes.
+_python = ctypes.PyDLL(None)
 _new = _python.PyCapsule_New
 _new.restype, _new.argtypes = py_object, (c_void_p, c_void_p, c_void_p)
 _is_valid = _python.PyCapsule_IsValid
@@ -65,30 +66,106 @@ def check_stream(stream: Optional[int], device: tuple[int, int]) -> None:
         )
 
 
-class Taken:
-    """The tensor of a capsule, for as long as it is offered to the library.
+class _Tensor(ctypes.Structure):
+    """DLTensor."""
 
-    The capsule counts as used meanwhile: an interrupt can then leak a tensor, and never free one
-    that the library has. It becomes fresh again if the library did not take it.
+    _fields_ = [
+        ("data", c_void_p),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("ndim", c_int32),
+        ("dtype", c_uint32),
+        ("shape", c_void_p),
+        ("strides", c_void_p),
+        ("byte_offset", c_uint64),
+    ]
+
+
+class _Managed(ctypes.Structure):
+    """DLManagedTensor."""
+
+    _fields_ = [("tensor", _Tensor), ("context", c_void_p), ("deleter", c_void_p)]
+
+
+class _ManagedVersioned(ctypes.Structure):
+    """DLManagedTensorVersioned."""
+
+    _fields_ = [
+        ("major", c_uint32),
+        ("minor", c_uint32),
+        ("context", c_void_p),
+        ("deleter", c_void_p),
+        ("flags", c_uint64),
+        ("tensor", _Tensor),
+    ]
+
+
+_delete = ctypes.CFUNCTYPE(None, c_void_p)
+
+
+class _Owned:
+    """A producer's tensor, deleted with this object once it was taken."""
+
+    def __init__(self, address: int, deleter: Optional[int]) -> None:
+        self.taken = False
+        self._address = address
+        # The type is held here since this may be deleted when the module is already gone.
+        self._deleter = _delete(deleter) if deleter else None
+
+    def __del__(self) -> None:
+        if self.taken and self._deleter is not None:
+            self._deleter(self._address)
+
+
+class Taken:
+    """A producer's tensor, for as long as it is offered to the library.
+
+    The library is not given the producer's deleter, which may need the interpreter's lock (NumPy's
+    does): it would call it on threads that can outlive the interpreter, where waiting for the lock
+    ends the thread, and with it the process. It is given a tensor of our own with the same content,
+    whose deleter is native, and Python deletes the producer's one afterwards (see _keepalive).
+
+    That deleter, ``sem_post``, gets the tensor itself, so the tensor must begin with a semaphore. A
+    semaphore of value 1 with nobody waiting is, in glibc and musl, also what a tensor begins with
+    that follows DLPack 1.0: the numbers 1 and 0.
     """
 
     def __init__(self, array: Any) -> None:
-        self.consumed = False
         self._capsule = array if type(array).__name__ == "PyCapsule" else _export(array)
         for versioned, name in _FRESH.items():
             if _is_valid(self._capsule, name):
-                self.versioned = versioned
+                self._versioned = versioned
                 return
         raise BufferError("this is no fresh DLPack capsule: a capsule can be taken once only")
 
     def __enter__(self) -> Taken:
-        self.tensor = _pointer(self._capsule, _FRESH[self.versioned])
-        _rename(self._capsule, _USED[self.versioned])
+        address = _pointer(self._capsule, _FRESH[self._versioned])
+        given = (_ManagedVersioned if self._versioned else _Managed).from_address(address)
+        if self._versioned and given.major != 1:
+            raise BufferError(f"the tensor is of DLPack {given.major}; this library takes 1")
+        self._owned = _Owned(address, given.deleter)
+        self.tensor = _keepalive.keep(self._owned, ctypes.sizeof(_ManagedVersioned))
+        ours = _ManagedVersioned.from_address(self.tensor)
+        if (ours.major, ours.minor) != (1, 0):
+            _keepalive.discard(self.tensor)
+            raise BufferError("the semaphores of this C library are not as expected: copy instead")
+        ours.deleter = _keepalive.DELETER
+        ours.flags = given.flags if self._versioned else 0
+        ours.tensor = given.tensor
+        # From here on the capsule counts as used: an interrupt may leak a tensor, never free it.
+        _rename(self._capsule, _USED[self._versioned])
         return self
 
+    def finish(self, success: bool) -> None:
+        """Say whether the library took the tensor; if not, the capsule has it again."""
+        if success:
+            self._owned.taken = True
+            return
+        _keepalive.discard(self.tensor)
+        _rename(self._capsule, _FRESH[self._versioned])
+
     def __exit__(self, *_: object) -> None:
-        if not self.consumed:
-            _rename(self._capsule, _FRESH[self.versioned])
+        del self._owned
 
 
 def _export(array: Any) -> Any:

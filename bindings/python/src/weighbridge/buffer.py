@@ -110,12 +110,14 @@ class Buffer(Handle):
             reference.out,
             byref(error),
         )
-        if status != 0 and owner is not None:
+        if status != 0 and held is not None and owner is not None:
             _keepalive.discard(owner)
+            held.release()
         given.check(status, error)
         made = cls(device, reference)
         if held is not None and held.readonly and not made.info.read_only:
             made.close()
+            del held
             raise ValueError(
                 f"{type(memory).__name__} is read-only for Python and its pages are not: a buffer "
                 "over it could be written; use View.from_dlpack, or View.copy_from"
@@ -294,10 +296,12 @@ class _PyBuffer(ctypes.Structure):
 
 _PYBUF_FULL_RO = 0x11C
 
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+# Not ctypes.pythonapi, whose functions every package of the process gives its own prototypes.
+_python = ctypes.PyDLL(None)
+_get_buffer = _python.PyObject_GetBuffer
 _get_buffer.restype = ctypes.c_int
 _get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer = _python.PyBuffer_Release
 _release_buffer.restype = None
 _release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
 

@@ -127,13 +127,10 @@ class View(Handle):
         device._live()
         with _dlpack.Taken(array) as taken:
             reference = Reference(lib.wb_view_release)
-            function = (
-                lib.wb_view_from_dlpack_versioned if taken.versioned else lib.wb_view_from_dlpack
-            )
-            status = function(
+            status = lib.wb_view_from_dlpack_versioned(
                 device._live(), taken.tensor, code, given.c, reference.out, byref(error)
             )
-            taken.consumed = status == 0
+            taken.finish(status == 0)
         given.check(status, error)
         return cls(device, reference)
 

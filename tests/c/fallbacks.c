@@ -1,0 +1,251 @@
+/* Drivers that lack something or fail: the second best way is taken and said, and a failure leaves
+ * nothing behind. For the driver double only, which can be told to be such a driver. */
+#include "memory.h"
+
+static wb_device *opened(void)
+{
+    wb_device *device = NULL;
+    CHECK_OK(wb_device_open("cuda:0", NULL, &device, &error));
+    return device;
+}
+
+static void without_registration_the_driver_allocates(wb_device *device)
+{
+    wb_buffer *buffer = NULL, *other = NULL;
+    char memory[100];
+    unsigned char seen[5000];
+    setenv("WB_DOUBLE_ATTRIBUTES", "99=0", 1);
+    REQUIRE((device = opened()) != NULL);
+    CHECK_SAME(describe_device(device).host_register, 0);
+    REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    CHECK_SAME(info.pinning, WB_PINNING_DRIVER);
+    CHECK_SAME(info.origin, WB_ORIGIN_ALLOCATED);
+    CHECK(strstr(info.note, "allocated by the driver") != NULL);
+    CHECK(strstr(info.note, "register") != NULL);
+    CHECK(info.pinned_bytes >= 5000 && info.pinned_bytes <= whole_pages(5000));
+    CHECK_SAME(double_alive("host_allocations"), 1);
+    fill(info.data, 5000);
+    CHECK(read_device(device, seen, info.device_address, 5000));
+    CHECK(holds_pattern(seen, 0, 5000));
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, 100, NULL, NULL, NULL, &other, &error), "801");
+    wb_buffer_release(buffer);
+    CHECK_SAME(double_alive("host_allocations"), 0);
+    wb_device_release(device);
+}
+
+/* With confidential computing the attribute says yes and every registration answers 801. */
+static void a_registration_that_is_not_supported_after_all_falls_back(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    REQUIRE((device = opened()) != NULL);
+    double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:0:801");
+    REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_DRIVER);
+    CHECK(strstr(describe(buffer).note, "801") != NULL);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+static void without_read_only_registration_a_file_is_read(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL, *other = NULL;
+    char path[300];
+    unsigned char seen[5000];
+    setenv("WB_DOUBLE_ATTRIBUTES", "113=0", 1);
+    file_name(path, sizeof path, "fallback");
+    REQUIRE(write_pattern(path, 5100));
+    REQUIRE((device = opened()) != NULL);
+    CHECK_SAME(describe_device(device).read_only_register, 0);
+    REQUIRE_OK(wb_buffer_map(device, path, 100, 0, NULL, &buffer, &error));
+    wb_buffer_info info = describe(buffer);
+    CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
+    CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
+    CHECK_SAME(info.pinned_bytes, whole_pages(5000));
+    CHECK(strstr(info.note, "cannot register read-only memory") != NULL);
+    CHECK(read_device(device, seen, info.device_address, 5000));
+    CHECK(holds_pattern(seen, 100, 5000));
+    wb_buffer_release(buffer);
+    options.file_mode = WB_FILE_MAP;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map(device, path, 0, 0, &options, &other, &error),
+                "asked to map and not to read|read-only");
+    CHECK(other == NULL);
+    CHECK_SAME(measure(device).buffers, 0);
+    wb_device_release(device);
+    unlink(path);
+}
+
+static void a_file_that_the_driver_refuses_to_register_is_read(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    char path[300];
+    file_name(path, sizeof path, "refused");
+    REQUIRE(write_pattern(path, 5000));
+    REQUIRE((device = opened()) != NULL);
+    double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:1");
+    REQUIRE_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+    CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
+    CHECK(strstr(describe(buffer).note, "cuMemHostRegister_v2") != NULL);
+    CHECK(holds_pattern(describe(buffer).data, 0, 5000));
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+    unlink(path);
+}
+
+static void without_device_pointers_there_are_no_device_views(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    int64_t shape[] = {100};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    setenv("WB_DOUBLE_UNMAPPED", "1", 1);
+    REQUIRE((device = opened()) != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(100));
+    CHECK_SAME(describe(buffer).device_address, 0);
+    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
+                "cannot see|driver|WB_ACCESS_HOST");
+    CHECK(view == NULL);
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    CHECK(describe_view(view).data == describe(buffer).data);
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+static void a_device_pointer_that_differs_is_the_drivers(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    setenv("WB_DOUBLE_ATTRIBUTES", "91=0", 1);
+    REQUIRE((device = opened()) != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    CHECK(describe(buffer).device_address != 0);
+    CHECK(describe(buffer).device_address != (uint64_t)(uintptr_t)describe(buffer).data);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+static void a_device_that_reads_any_memory_needs_no_pinning(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    setenv("WB_DOUBLE_ATTRIBUTES", "88=1", 1);
+    REQUIRE((device = opened()) != NULL);
+    wb_device_info info = describe_device(device);
+    CHECK(info.pageable_access == 1 && info.pin == 0 && info.views == 1);
+    CHECK(strstr(info.pin_reason, "pageable") != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
+    CHECK(describe(buffer).device_address == (uint64_t)(uintptr_t)describe(buffer).data);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+/* Makes and releases one of everything; whether it could be made does not matter here. */
+static void make_everything(wb_device *device, const char *path)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL, *caller = NULL, *file = NULL, *combined = NULL;
+    void *memory = pages(3 * page_bytes()), *stream = NULL;
+    uint64_t address = 0;
+    options.chunk_bytes = page_bytes();
+    if (memory == NULL) return;
+    (void)wb_buffer_alloc(device, 3 * page_bytes(), &options, &buffer, &error);
+    (void)wb_buffer_register(device, memory, 3 * page_bytes(), &options, NULL, NULL, &caller,
+                             &error);
+    (void)wb_buffer_map(device, path, 0, 0, &options, &file, &error);
+    options.write_combined = WB_ON;
+    (void)wb_buffer_alloc(device, 100, &options, &combined, &error);
+    (void)wb_device_alloc(device, 100, &address, &error);
+    (void)wb_device_stream_new(device, &stream, &error);
+    if (buffer != NULL && wb_buffer_release_after(buffer, stream, &error) != WB_OK) {
+        wb_buffer_release(buffer);
+    }
+    double_set("WB_DOUBLE_FAIL", ""); /* what is given back is given back without a failure */
+    wb_buffer_release(caller);
+    wb_buffer_release(file);
+    wb_buffer_release(combined);
+    if (address != 0) CHECK_OK(wb_device_free(device, address, &error));
+    if (stream != NULL) CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK_OK(wb_device_drain(device, 10000, &error));
+    munmap(memory, 3 * page_bytes());
+}
+
+static void a_call_of_the_driver_that_fails_leaves_nothing_behind(wb_device *device)
+{
+    const char *functions[] = {"cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2",
+                               "cuPointerGetAttribute", "cuMemHostAlloc", "cuMemAlloc_v2",
+                               "cuStreamCreate", "cuStreamIsCapturing", "cuEventCreate",
+                               "cuEventRecord", "cuCtxPushCurrent_v2"};
+    const char *kinds[] = {"registrations", "host_allocations", "device_allocations", "events",
+                           "streams", "orphans"};
+    const int codes[] = {1, 2, 801, 999};
+    char path[300], setting[100];
+    file_name(path, sizeof path, "failure");
+    REQUIRE(write_pattern(path, 3 * page_bytes()));
+    for (size_t function = 0; function < sizeof functions / sizeof functions[0]; function++) {
+        for (int nth = 1; nth <= 8; nth++) {
+            for (int code = 0; code < 4; code++) {
+                wb_device_usage before = measure(device);
+                snprintf(setting, sizeof setting, "%s:%d:%d", functions[function], nth,
+                         codes[code]);
+                double_set("WB_DOUBLE_FAIL", setting);
+                make_everything(device, path);
+                int failures = check_failures;
+                CHECK_USAGE(device, before);
+                for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
+                    CHECK_SAME(double_alive(kinds[kind]), 0);
+                }
+                if (check_failures > failures) fprintf(stderr, "  with %s\n", setting);
+            }
+        }
+    }
+    unlink(path);
+    check_logged = (int)measure(device).errors_logged; /* a watched event may have failed */
+}
+
+static void memory_that_the_driver_does_not_let_go_is_nobodys(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    REQUIRE((device = opened()) != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    char *memory = (char *)describe(buffer).data;
+    double_set("WB_DOUBLE_FAIL", "cuMemHostUnregister:1:999");
+    wb_buffer_release(buffer);
+    CHECK_SAME(measure(device).errors_logged, 1);
+    CHECK_SAME(double_alive("registrations"), 1);
+    memory[0] = 1; /* still mapped: the device may still read it */
+    wb_device_release(device);
+}
+
+static void at_the_end_of_the_process_a_driver_that_is_gone_is_no_error(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    REQUIRE((device = opened()) != NULL);
+    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    double_set("WB_DOUBLE_FAIL", "*:0:4");
+    wb_buffer_release(buffer);
+    CHECK_SAME(measure(device).errors_logged, 0);
+    wb_device_release(device);
+}
+
+static void no_devices_are_no_device(wb_device *device)
+{
+    device = NULL;
+    setenv("WB_DOUBLE_DEVICES", "0", 1);
+    CHECK_ERROR(WB_ERR_NO_DEVICE, wb_device_open("cuda:0", NULL, &device, &error), "cuInit|100");
+    CHECK(device == NULL);
+}
+
+CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
+           CASE_ALONE(DOUBLE_ONLY, a_registration_that_is_not_supported_after_all_falls_back),
+           CASE_ALONE(DOUBLE_ONLY, without_read_only_registration_a_file_is_read),
+           CASE_ALONE(DOUBLE_ONLY, a_file_that_the_driver_refuses_to_register_is_read),
+           CASE_ALONE(DOUBLE_ONLY, without_device_pointers_there_are_no_device_views),
+           CASE_ALONE(DOUBLE_ONLY, a_device_pointer_that_differs_is_the_drivers),
+           CASE_ALONE(DOUBLE_ONLY, a_device_that_reads_any_memory_needs_no_pinning),
+           CASE_ALONE(DOUBLE_ONLY, memory_that_the_driver_does_not_let_go_is_nobodys),
+           CASE_ALONE(DOUBLE_ONLY, at_the_end_of_the_process_a_driver_that_is_gone_is_no_error),
+           CASE_ALONE(DOUBLE_ONLY, no_devices_are_no_device),
+           CASE_ON(DOUBLE_ONLY, a_call_of_the_driver_that_fails_leaves_nothing_behind))

@@ -1,0 +1,33 @@
+/* A debug build of the library knows which handles are alive and refuses the others. */
+#include "memory.h"
+
+static void a_handle_after_its_last_release_is_refused(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    wb_buffer_info info = WB_BUFFER_INFO_INIT;
+    int64_t shape[] = {1};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
+    wb_buffer_retain(buffer);
+    wb_buffer_release(buffer);
+    CHECK_OK(wb_buffer_describe(buffer, &info, &error)); /* a second release is legal */
+    wb_buffer_release(buffer);
+    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_describe(buffer, &info, &error), "released too often");
+    CHECK_ERROR(WB_ERR_HANDLE, wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error),
+                "wb_buffer");
+    uint64_t before = measure(device).errors_logged;
+    wb_buffer_release(buffer);
+    CHECK_SAME(measure(device).errors_logged - before, 1);
+    check_logged = 1;
+}
+
+static void a_handle_of_another_kind_is_refused(wb_device *device)
+{
+    wb_buffer_info info = WB_BUFFER_INFO_INIT;
+    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_describe((wb_buffer *)(void *)device, &info, &error),
+                "wb_device, not a wb_buffer");
+}
+
+CHECK_MAIN(CASE(a_handle_after_its_last_release_is_refused),
+           CASE(a_handle_of_another_kind_is_refused))

@@ -1,0 +1,174 @@
+/* Limits of the process and the will of the caller: long work that is cancelled, memory that may
+ * not be locked, huge pages and address space that are not to be had. */
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include "memory.h"
+
+struct stop {
+    wb_phase phase;
+    uint64_t at;
+    int calls_after;
+    int stopped;
+};
+
+static int32_t stop_at(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    struct stop *stop = (struct stop *)user;
+    (void)total;
+    if (stop->stopped) stop->calls_after++;
+    stop->stopped |= phase == stop->phase && done >= stop->at;
+    return stop->stopped;
+}
+
+static void work_is_cancelled_in_every_phase_and_leaves_nothing(wb_device *device)
+{
+    const uint64_t bytes = 100 << 20;
+    const struct stop stops[] = {{WB_PHASE_FAULT, 0, 0, 0}, {WB_PHASE_FAULT, 40 << 20, 0, 0},
+                                 {WB_PHASE_PIN, 0, 0, 0},   {WB_PHASE_PIN, 50 << 20, 0, 0},
+                                 {WB_PHASE_READ, 0, 0, 0},  {WB_PHASE_READ, 40 << 20, 0, 0}};
+    wb_device_usage before = measure(device);
+    uint64_t locked = process_bytes("VmLck:");
+    char path[300];
+    file_name(path, sizeof path, "cancel");
+    int file = open(path, O_CREAT | O_RDWR, 0600);
+    REQUIRE(file >= 0 && ftruncate(file, (off_t)bytes) == 0);
+    close(file);
+    for (size_t i = 0; i < sizeof stops / sizeof stops[0]; i++) {
+        struct stop stop = stops[i];
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        wb_buffer *buffer = NULL;
+        options.pin = WB_ON;
+        options.chunk_bytes = 10 << 20;
+        options.file_mode = WB_FILE_READ;
+        options.progress = stop_at;
+        options.progress_user = &stop;
+        CHECK_ERROR(WB_ERR_CANCELLED,
+                    stop.phase == WB_PHASE_READ
+                        ? wb_buffer_map(device, path, 0, 0, &options, &buffer, &error)
+                        : wb_buffer_alloc(device, bytes, &options, &buffer, &error),
+                    "cancelled");
+        CHECK(buffer == NULL);
+        CHECK_SAME(stop.calls_after, 0);
+        CHECK_USAGE(device, before);
+        CHECK_SAME(process_bytes("VmLck:"), locked);
+        CHECK_SAME(double_alive("registrations"), 0);
+    }
+    unlink(path);
+}
+
+/* 0 when this process may no longer lock more than the limit. */
+static int give_up_the_right_to_lock(uint64_t limit)
+{
+    struct rlimit memlock = {limit, limit};
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    if (setrlimit(RLIMIT_MEMLOCK, &memlock) != 0) return -1;
+    if (syscall(SYS_capget, &header, data) != 0) return -1;
+    data[0].effective &= ~(1u << CAP_IPC_LOCK);
+    data[0].permitted &= ~(1u << CAP_IPC_LOCK);
+    data[0].inheritable &= ~(1u << CAP_IPC_LOCK);
+    return (int)syscall(SYS_capset, &header, data);
+}
+
+static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    char path[300];
+    (void)device;
+    file_name(path, sizeof path, "memlock");
+    REQUIRE(write_pattern(path, 1 << 20));
+    if (give_up_the_right_to_lock(65536) != 0) NOT_RUN("this process may not drop CAP_IPC_LOCK");
+    REQUIRE_OK(wb_device_open("host", NULL, &device, &error));
+    wb_device_info info = describe_device(device);
+    CHECK_SAME(info.memlock_limit, 65536);
+    CHECK_SAME(info.pin, 0);
+    CHECK(strstr(info.pin_reason, "RLIMIT_MEMLOCK is 64.0 KiB") != NULL ||
+          strstr(info.pin_reason, "RLIMIT_MEMLOCK is 65536") != NULL);
+    options.pin = WB_ON;
+    wb_device_usage before = measure(device);
+    CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
+                "asked 1.0 MiB|RLIMIT_MEMLOCK is|65536 bytes|WEIGHBRIDGE_DISABLE_PIN_MEMORY=1");
+    CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+                "RLIMIT_MEMLOCK");
+    options.chunk_bytes = 16384; /* the first chunks succeed and are undone */
+    CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
+                "RLIMIT_MEMLOCK");
+    CHECK(buffer == NULL);
+    CHECK_USAGE(device, before);
+    CHECK_SAME(process_bytes("VmLck:"), 0);
+    CHECK_OK(wb_buffer_alloc(device, 32768, &options, &buffer, &error));
+    wb_buffer_release(buffer);
+    CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error)); /* by policy, not pinned */
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
+    CHECK(strstr(describe(buffer).note, "RLIMIT_MEMLOCK") != NULL);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+    unlink(path);
+}
+
+static void required_huge_pages_are_all_huge_or_an_error(wb_device *device)
+{
+    const uint64_t bytes = (32 << 20) + 5;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    wb_device_usage before = measure(device);
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    wb_status status = wb_buffer_alloc(device, bytes, &options, &buffer, &error);
+    if (status == WB_OK) {
+        CHECK(buffer_usage(buffer).huge_bytes >= 32 << 20);
+        CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(bytes));
+        wb_buffer_release(buffer);
+        return;
+    }
+    CHECK_SAME(status, WB_ERR_HUGE_PAGES);
+    CHECK(strstr(error.message, "WB_HUGE_PAGES_TRY") != NULL);
+    CHECK_USAGE(device, before);
+}
+
+static void required_huge_pages_that_are_switched_off_are_an_error(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    (void)device;
+    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) NOT_RUN("the kernel has no PR_SET_THP_DISABLE");
+    REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
+    wb_device_usage before = measure(device);
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 8 << 20, &options, &buffer, &error),
+                "required|WB_HUGE_PAGES_TRY");
+    CHECK(buffer == NULL);
+    CHECK_USAGE(device, before);
+    options.huge_pages = WB_HUGE_PAGES_TRY;
+    CHECK_OK(wb_buffer_alloc(device, 8 << 20, &options, &buffer, &error));
+    CHECK_SAME(buffer_usage(buffer).huge_bytes, 0);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+static void address_space_that_is_not_to_be_had_is_out_of_memory(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    struct rlimit limit;
+    (void)device;
+    REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
+    limit.rlim_cur = limit.rlim_max = process_bytes("VmSize:") + (256 << 20);
+    REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+    wb_device_usage before = measure(device);
+    CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_alloc(device, 1 << 30, NULL, &buffer, &error),
+                "asked 1.0 GiB (1073741824 bytes)|RLIMIT_AS");
+    CHECK(buffer == NULL);
+    CHECK_USAGE(device, before);
+    CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
+CHECK_MAIN(CASE_ALONE(HOST_ONLY, pinning_past_the_lock_limit_is_an_error_that_names_it),
+           CASE_ALONE(EVERYWHERE, required_huge_pages_that_are_switched_off_are_an_error),
+           CASE_ALONE(EVERYWHERE, address_space_that_is_not_to_be_had_is_out_of_memory),
+           CASE(work_is_cancelled_in_every_phase_and_leaves_nothing),
+           CASE(required_huge_pages_are_all_huge_or_an_error))

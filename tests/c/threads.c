@@ -1,0 +1,177 @@
+/* Every handle may be used from any thread, by many at once. */
+#include <pthread.h>
+
+#include "dlpack_structs.h"
+#include "memory.h"
+
+enum { THREADS = 8, ROUNDS = 400, HELD = 6 };
+
+struct worker {
+    pthread_t thread;
+    wb_device *device;
+    wb_buffer *shared;
+    void *stream;
+    const char *path;
+    uint32_t random;
+};
+
+static uint32_t draw(struct worker *worker, uint32_t below)
+{
+    worker->random = worker->random * 1664525u + 1013904223u;
+    return (worker->random >> 8) % below;
+}
+
+static wb_view *new_view(struct worker *worker, wb_buffer *buffer)
+{
+    int64_t shape[] = {64};
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, draw(worker, 64));
+    wb_view *view = NULL;
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    return view;
+}
+
+/* Gives a view back in one of the ways that there are. */
+static void let_go(struct worker *worker, wb_view *view)
+{
+    DLManagedTensor *tensor = NULL;
+    wb_buffer *buffer = NULL;
+    switch (draw(worker, 4)) {
+    case 0:
+        wb_view_release(view);
+        break;
+    case 1:
+        CHECK_OK(wb_view_release_after(view, worker->stream, &error));
+        break;
+    case 2:
+        CHECK_OK(wb_view_to_dlpack(view, &tensor, &error));
+        wb_view_release(view);
+        if (tensor != NULL) tensor->deleter(tensor);
+        break;
+    default:
+        CHECK_OK(wb_view_buffer(view, &buffer, &error));
+        wb_view_retain(view);
+        wb_view_release(view);
+        wb_view_release(view);
+        if (buffer != NULL) wb_buffer_release(buffer);
+    }
+}
+
+static void *work(void *user)
+{
+    struct worker *worker = (struct worker *)user;
+    wb_view *held[HELD] = {NULL};
+    for (int round = 0; round < ROUNDS; round++) {
+        wb_buffer *buffer = worker->shared;
+        uint32_t slot = draw(worker, HELD), kind = draw(worker, 4);
+        if (held[slot] != NULL) let_go(worker, held[slot]);
+        if (kind == 0) {
+            CHECK_OK(wb_buffer_alloc(worker->device, 128 + draw(worker, 20000), NULL, &buffer,
+                                     &error));
+        } else if (kind == 1) {
+            CHECK_OK(wb_buffer_map(worker->device, worker->path, 0, 0, NULL, &buffer, &error));
+        } else {
+            wb_buffer_retain(buffer);
+        }
+        held[slot] = new_view(worker, buffer);
+        CHECK(describe_view(held[slot]).data != NULL);
+        CHECK(measure(worker->device).buffers >= 1);
+        wb_buffer_release(buffer);
+    }
+    for (int slot = 0; slot < HELD; slot++) {
+        if (held[slot] != NULL) let_go(worker, held[slot]);
+    }
+    return NULL;
+}
+
+static void eight_threads_make_and_release_and_nothing_is_left(wb_device *device)
+{
+    struct worker workers[THREADS];
+    wb_buffer *shared = NULL;
+    void *stream = NULL;
+    char path[300];
+    file_name(path, sizeof path, "threads");
+    REQUIRE(write_pattern(path, 9000));
+    REQUIRE_OK(wb_buffer_alloc(device, 256, NULL, &shared, &error));
+    REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
+    for (int i = 0; i < THREADS; i++) {
+        struct worker worker = {0, device, shared, stream, path, (uint32_t)i + 1};
+        workers[i] = worker;
+        REQUIRE(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+    }
+    for (int i = 0; i < THREADS; i++) pthread_join(workers[i].thread, NULL);
+    CHECK_OK(wb_device_drain(device, 30000, &error));
+    CHECK_SAME(measure(device).buffers, 1);
+    CHECK_SAME(measure(device).views, 0);
+    CHECK_SAME(measure(device).asked_bytes, 256);
+    wb_buffer_release(shared);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    unlink(path);
+}
+
+static void *open_and_release(void *user)
+{
+    (void)user;
+    for (int i = 0; i < 20; i++) {
+        wb_device *device = NULL;
+        wb_buffer *buffer = NULL;
+        if (!CHECK_OK(wb_device_open(test_device(), NULL, &device, &error))) return NULL;
+        CHECK_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+        wb_device_release(device);
+        wb_buffer_release(buffer);
+    }
+    return NULL;
+}
+
+static void a_device_is_opened_by_many_threads_at_once(wb_device *device)
+{
+    pthread_t threads[THREADS];
+    (void)device;
+    for (int i = 0; i < THREADS; i++) {
+        REQUIRE(pthread_create(&threads[i], NULL, open_and_release, NULL) == 0);
+    }
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+}
+
+struct rival {
+    wb_device *device;
+    void *memory;
+    int won;
+};
+
+static void *rival_registers(void *user)
+{
+    struct rival *rival = (struct rival *)user;
+    wb_buffer *buffer = NULL;
+    wb_status status =
+        wb_buffer_register(rival->device, rival->memory, 4096, NULL, NULL, NULL, &buffer, &error);
+    CHECK(status == WB_OK || status == WB_ERR_ALREADY_REGISTERED);
+    rival->won = status == WB_OK;
+    sleep_ms(50);
+    if (buffer != NULL) wb_buffer_release(buffer);
+    return NULL;
+}
+
+static void one_of_many_rivals_registers_a_range(wb_device *device)
+{
+    pthread_t threads[THREADS];
+    struct rival rivals[THREADS];
+    void *memory = pages(4096);
+    int winners = 0;
+    REQUIRE(memory != NULL);
+    for (int i = 0; i < THREADS; i++) {
+        rivals[i].device = device;
+        rivals[i].memory = memory;
+        rivals[i].won = 0;
+        REQUIRE(pthread_create(&threads[i], NULL, rival_registers, &rivals[i]) == 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        winners += rivals[i].won;
+    }
+    CHECK(winners >= 1);
+    munmap(memory, 4096);
+}
+
+CHECK_MAIN(CASE(eight_threads_make_and_release_and_nothing_is_left),
+           CASE(a_device_is_opened_by_many_threads_at_once),
+           CASE(one_of_many_rivals_registers_a_range))

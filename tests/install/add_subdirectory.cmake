@@ -1,0 +1,20 @@
+# Builds the examples in a project that has weighbridge as a part of itself.
+include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
+file(REMOVE_RECURSE "${WORK}")
+file(WRITE "${WORK}/CMakeLists.txt" "
+cmake_minimum_required(VERSION 3.18)
+project(engine LANGUAGES C)
+set(WEIGHBRIDGE_LIBRARY \"${LIBRARY}\" CACHE FILEPATH \"\")
+add_subdirectory(\"${SOURCE}\" weighbridge)
+if(WEIGHBRIDGE_BUILD_TESTS)
+  message(FATAL_ERROR \"the tests of a part are not those of the whole\")
+endif()
+foreach(example ten_lines offload)
+  add_executable(\${example} \"${SOURCE}/examples/c/\${example}.c\")
+  target_link_libraries(\${example} PRIVATE weighbridge::weighbridge)
+endforeach()
+")
+run("${CMAKE_COMMAND}" -S "${WORK}" -B "${WORK}/build" -G "${GENERATOR}"
+  "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_C_COMPILER=${C_COMPILER}")
+run("${CMAKE_COMMAND}" --build "${WORK}/build")
+run_examples("${WORK}/build")

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Compiles an example with what pkg-config says: compile.sh pkg-config cc source program
+set -e
+flags=$("$1" --cflags --libs weighbridge)
+# pkg-config quotes for a shell, so a shell reads it.
+eval "set -- \"\$2\" -std=c11 -Wall -Wextra -Werror \"\$3\" -o \"\$4\" $flags"
+exec "$@"

@@ -1,0 +1,95 @@
+"""Every test with a ``device`` runs on each device that WEIGHBRIDGE_TEST_DEVICE names.
+
+The package is taken from the source tree, the library from WEIGHBRIDGE_LIBRARY or target/release.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "bindings" / "python" / "src"
+DEVICES = [name.strip() for name in os.environ.get("WEIGHBRIDGE_TEST_DEVICE", "host").split(",")]
+GPU = Path("/dev/nvidiactl").exists()
+
+os.environ.setdefault("WEIGHBRIDGE_LIBRARY", str(ROOT / "target" / "release" / "libweighbridge.so"))
+sys.path.insert(0, str(SOURCE))
+
+import weighbridge  # noqa: E402
+
+_not_run: list[str] = []
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a real GPU; not run where there is none")
+    config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
+
+
+def pytest_report_header(config):
+    return f"weighbridge {weighbridge.__version__} on {', '.join(DEVICES)}"
+
+
+def pytest_collection_modifyitems(config, items):
+    if GPU:
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    _not_run.extend(item.nodeid for item in left_out)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _not_run:
+        terminalreporter.write_line(f"gpu: {len(_not_run)} tests not run: no NVIDIA GPU here")
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"{report.nodeid}: {reason}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.passed = outcome.get_result().passed
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """An open device, that nothing must be left on after the test."""
+    with weighbridge.Device(request.param) as opened:
+        yield opened
+        if getattr(request.node, "passed", False):
+            gc.collect()
+            opened.drain(10)
+            usage = opened.usage
+            assert (usage.buffers, usage.views, usage.deferred) == (0, 0, 0), usage
+            assert (usage.asked_bytes, usage.mapped_bytes, usage.pinned_bytes) == (0, 0, 0), usage
+            assert usage.device_bytes == 0, usage
+
+
+@pytest.fixture
+def host():
+    """The host device."""
+    with weighbridge.Device("host") as opened:
+        yield opened
+
+
+@pytest.fixture
+def run_python():
+    """Runs a program in an interpreter of its own; (exit status, output, errors)."""
+
+    def run(*arguments: str, timeout: float = 120, **environment: str):
+        env = {**os.environ, "PYTHONPATH": str(SOURCE), **environment}
+        env = {key: value for key, value in env.items() if value is not None}
+        done = subprocess.run(
+            [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=timeout
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run

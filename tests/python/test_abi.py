@@ -1,0 +1,156 @@
+"""The ctypes declarations are those of the header, and of what a C compiler makes of it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+from weighbridge import Dtype, Status, _abi, _library
+
+HEADER = ROOT / "include" / "weighbridge.h"
+
+
+def _text() -> str:
+    return re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.S)
+
+
+def _constants(prefix: str) -> dict[str, int]:
+    found = re.findall(rf"^#define {prefix}(\w+) (-?\d+)$", _text(), re.M)
+    return {name: int(value) for name, value in found}
+
+
+def test_structs_are_laid_out_as_in_c(tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    expected, lines = [], []
+    for struct in _abi.STRUCTS:
+        name = struct.__name__
+        expected.append((name, ctypes.sizeof(struct)))
+        lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
+        for field, _ in struct._fields_:
+            descriptor = getattr(struct, field)
+            for what, value in (("offset", descriptor.offset), ("size", descriptor.size)):
+                expected.append((f"{name}.{field}.{what}", value))
+            offset, size = f"offsetof({name}, {field})", f"sizeof((({name} *)0)->{field})"
+            lines.append(f'printf("{name}.{field}.offset %zu\\n", {offset});')
+            lines.append(f'printf("{name}.{field}.size %zu\\n", {size});')
+    source = tmp_path / "layout.c"
+    source.write_text(
+        '#include <stdio.h>\n#include "weighbridge.h"\nint main(void) {\n'
+        + "\n".join(lines)
+        + "\nreturn 0;\n}\n"
+    )
+    program = tmp_path / "layout"
+    subprocess.run([compiler, "-I", HEADER.parent, source, "-o", program], check=True)
+    output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    found = [(name, int(value)) for name, value in map(str.split, output.splitlines())]
+    assert found == expected
+
+
+def test_every_struct_of_the_header_is_declared():
+    structs = set(re.findall(r"^} (wb_\w+);$", _text(), re.M))
+    assert structs == {struct.__name__ for struct in _abi.STRUCTS}
+
+
+def test_every_function_of_the_header_is_declared_with_its_arguments():
+    found = {}
+    for result, name, arguments in re.findall(
+        r"^([a-z][\w ]*?[ *]+)(wb_\w+)\(([^;{]*?)\);$", _text(), re.M
+    ):
+        count = 0 if arguments.strip() == "void" else arguments.count(",") + 1
+        found[name] = (count, result.strip() == "void")
+    declared = {
+        name: (len(arguments), result is None)
+        for name, (result, arguments) in _abi.PROTOTYPES.items()
+    }
+    assert len(found) > 40
+    assert declared == found
+
+
+def test_pointers_and_numbers_are_not_confused():
+    """A pointer where the header has a pointer, a number of its width where it has a number."""
+    widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_access": 4, "uint32_t": 4}
+    for name, arguments in re.findall(r"(wb_\w+)\(([^;{]*?)\);$", _text(), re.M):
+        if name not in _abi.PROTOTYPES or arguments.strip() == "void":
+            continue
+        for argument, declared in zip(arguments.split(","), _abi.PROTOTYPES[name][1]):
+            words = argument.split()
+            kind = next((word for word in words if word in widths), None)
+            is_number = kind is not None and "*" not in argument
+            simple = getattr(declared, "_type_", None)
+            assert is_number == (isinstance(simple, str) and simple in "iIqQlL"), (name, argument)
+            if is_number:
+                assert ctypes.sizeof(declared) == widths[kind], (name, argument)
+
+
+def test_statuses_and_dtypes_are_the_headers():
+    assert {f"{status.name}": int(status) for status in Status if status} == _constants("WB_ERR_")
+    assert {dtype.name: int(dtype) for dtype in Dtype} == _constants("WB_DTYPE_")
+    for status in Status:
+        name = _library.lib.wb_status_name(status).decode()
+        assert name == ("WB_OK" if status == 0 else f"WB_ERR_{status.name}")
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (_abi.HUGE_PAGES, "WB_HUGE_PAGES_"),
+        (_abi.FILE_MODE, "WB_FILE_"),
+        (_abi.ORIGIN, "WB_ORIGIN_"),
+        (_abi.PINNING, "WB_PINNING_"),
+        (_abi.PHASE, "WB_PHASE_"),
+        (_abi.ACCESS, "WB_ACCESS_"),
+        (_abi.DEVICE_KIND, "WB_DEVICE_"),
+    ],
+)
+def test_words_are_the_headers_constants(names, prefix):
+    constants = _constants(prefix)
+    assert constants
+    for name, value in constants.items():
+        assert names.code(name.lower()) == value
+        assert names.word(value) == name.lower()
+    with pytest.raises(ValueError, match="use one of"):
+        names.code("nonsense")
+
+
+def test_single_constants_and_version_are_the_headers():
+    for name, value in _constants("WB_NUMA_").items():
+        assert getattr(_abi, f"WB_NUMA_{name}") == value
+    for name in ("AUTO", "ON", "OFF"):
+        assert getattr(_abi, f"WB_{name}") == _constants("WB_")[name]
+    version = _constants("WB_VERSION_")
+    assert _abi.VERSION == (version["MAJOR"], version["MINOR"], version["PATCH"])
+
+
+def test_a_library_of_another_version_is_refused(run_python, tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    other = tmp_path / "libweighbridge.so"
+    source = tmp_path / "other.c"
+    source.write_text("unsigned wb_version(void) { return 9 << 16 | 8 << 8 | 7; }\n")
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", other], check=True)
+    for library, message in [
+        (str(other), "is weighbridge 9.8.7 and this package needs 0.1"),
+        (str(tmp_path / "missing.so"), "is no file"),
+        (str(source), "cannot be loaded"),
+    ]:
+        code, _, errors = run_python("-c", "import weighbridge", WEIGHBRIDGE_LIBRARY=library)
+        assert code == 1
+        assert "ImportError" in errors
+        assert message in errors
+
+
+def test_a_missing_library_says_what_to_do(run_python):
+    code, _, errors = run_python(
+        "-c", "import os; del os.environ['WEIGHBRIDGE_LIBRARY']; import weighbridge"
+    )
+    beside = ROOT / "bindings/python/src/weighbridge/libweighbridge.so"
+    if not beside.exists():
+        assert code == 1
+        assert "install the package with pip" in errors

@@ -1,0 +1,216 @@
+"""Devices: their truth and policy, memory, copies, streams, and the variables that switch."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import weighbridge
+from native import SLEEP, Gate
+from weighbridge import Device, Status, WeighbridgeError, _streams
+
+OWN = ("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "WEIGHBRIDGE_DISABLE_UVA")
+VLLM = (
+    "VLLM_WEIGHT_OFFLOADING_DISABLE_PIN_MEMORY",
+    "VLLM_WEIGHT_OFFLOADING_DISABLE_UVA",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_switches(monkeypatch):
+    for variable in (*OWN, *VLLM):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_info_is_the_platforms_truth(device):
+    info = device.info
+    assert info.kind == device.kind == device.name.split(":")[0]
+    assert info.name
+    assert 0 < info.free_bytes <= info.total_bytes
+    assert info.pin_reason and info.views_reason
+    assert dataclasses.asdict(info)["pin"] is info.pin
+    if device.kind == "host":
+        assert (info.driver_version, info.compute_capability) == (0, 0)
+    else:
+        assert info.driver_version >= 12000 and info.compute_capability > 0
+
+
+def test_the_host_has_the_capacity_that_it_is_given():
+    with Device("host", capacity_bytes=1 << 20) as device:
+        assert device.info.total_bytes == 1 << 20
+        address = device.alloc(1 << 19)
+        assert device.info.free_bytes == 1 << 19
+        assert device.usage.device_bytes == 1 << 19
+        with pytest.raises(MemoryError) as caught:
+            device.alloc(1 << 20)
+        assert caught.value.status == Status.DEVICE_MEMORY
+        device.free(address)
+        assert device.usage.device_bytes == 0
+        with pytest.raises(ValueError, match="no device memory"):
+            device.free(address)
+
+
+@pytest.mark.parametrize("variables", [OWN, VLLM])
+def test_variables_switch_pinning_and_views_off(device, monkeypatch, variables):
+    for variable in variables:
+        monkeypatch.setenv(variable, "1")
+    with Device(device.name) as other:
+        info = other.info
+        assert (info.pin, info.views) == (False, False)
+        assert info.pin_reason == f"{variables[0]}=1"
+        assert info.views_reason == f"{variables[1]}=1"
+        with other.buffer(4096) as buffer:
+            assert buffer.info.pinning == "none"
+            assert buffer.info.pinned_bytes == 0
+            with pytest.raises(WeighbridgeError) as caught:
+                buffer.view("uint8", (1,))
+            assert caught.value.status == Status.NOT_MAPPED
+            buffer.view("uint8", (1,), access="host").close()
+
+
+@pytest.mark.parametrize("variables", [OWN, VLLM])
+def test_an_option_wins_over_a_variable(device, monkeypatch, variables):
+    for variable in variables:
+        monkeypatch.setenv(variable, "1")
+    with Device(device.name, pin=True, views=True) as other:
+        assert (other.info.pin, other.info.views) == (True, True)
+        assert other.info.pin_reason == "asked for in the options"
+    with Device(device.name, pin=True) as other:
+        assert (other.info.pin, other.info.views) == (True, False)
+
+
+def test_each_variable_switches_its_own_thing(device, monkeypatch):
+    monkeypatch.setenv(VLLM[1], "true")
+    with Device(device.name, pin=True) as other:
+        assert (other.info.pin, other.info.views) == (True, False)
+    monkeypatch.setenv(VLLM[1], "0")
+    with Device(device.name, pin=True) as other:
+        assert other.info.views
+
+
+def test_the_librarys_own_variable_wins_over_vllms(monkeypatch):
+    monkeypatch.setenv(VLLM[1], "1")
+    monkeypatch.setenv(OWN[1], "0")
+    with Device("host") as device:
+        assert device.info.views
+
+
+@pytest.mark.parametrize("variable", [*OWN, *VLLM])
+def test_a_variable_that_says_nothing_is_refused(monkeypatch, variable):
+    monkeypatch.setenv(variable, "perhaps")
+    with pytest.raises(ValueError, match=f"{variable}=.perhaps."):
+        Device("host")
+
+
+def test_copies_take_addresses_buffers_and_views(device):
+    with device.buffer(64) as source, device.buffer(64) as back, device.stream() as stream:
+        np.asarray(source)[:] = np.arange(64)
+        memory = device.alloc(64)
+        device.copy(memory, source, stream=stream)
+        device.copy(back, memory, 32, stream)
+        with back.view("uint8", (32,), offset=32) as upper:
+            device.copy(upper, memory + 32, stream=stream)
+            stream.synchronize()
+        assert np.asarray(back).tolist() == list(range(64))
+        device.free(memory)
+
+
+def test_copies_that_cannot_be(device):
+    with device.buffer(64) as buffer, buffer.view("uint8", (4, 4), (16, 1)) as gaps:
+        with pytest.raises(TypeError, match="nbytes"):
+            device.copy(1, 2)
+        with pytest.raises(ValueError, match="there are 64"):
+            device.copy(buffer, buffer, 65)
+        with pytest.raises(ValueError, match="gaps"):
+            device.copy(buffer, gaps)
+        with pytest.raises(WeighbridgeError) as caught:
+            device.copy(buffer, 0, 64)
+        assert caught.value.status == Status.NULL
+
+
+def test_a_stream_runs_in_order(device):
+    with device.buffer(4) as buffer, device.buffer(4) as other, device.stream() as stream:
+        array = np.asarray(buffer)
+        gate = Gate(stream)
+        device.copy(other, buffer, stream=stream)
+        array[:] = 7
+        gate.open()
+        stream.synchronize()
+        assert np.asarray(other).tolist() == [7, 7, 7, 7]
+
+
+def test_a_closed_stream_runs_what_is_queued(device):
+    with device.buffer(4) as buffer, device.buffer(4) as other:
+        np.asarray(buffer)[:] = 5
+        stream = device.stream()
+        stream.call(SLEEP, 20_000)
+        device.copy(other, buffer, stream=stream)
+        stream.close()
+        deadline = time.monotonic() + 10
+        while np.asarray(other)[3] != 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def test_streams_are_taken_in_every_form():
+    class Torch:
+        cuda_stream = 7
+
+    class CuPy:
+        ptr = 8
+
+    class Protocol:
+        def __cuda_stream__(self):
+            return 0, 9
+
+    class Property:
+        __cuda_stream__ = (0, 10)
+
+    class Newer:
+        __cuda_stream__ = (1, 10)
+
+    given = [None, 0, 5, np.int64(6), Torch(), CuPy(), Protocol(), Property()]
+    assert [_streams.handle(stream) for stream in given] == [0, 0, 5, 6, 7, 8, 9, 10]
+    for wrong in (True, "7", 1.5, object(), Newer()):
+        with pytest.raises(TypeError):
+            _streams.handle(wrong)
+    for wrong in (-1, 1 << 64):
+        with pytest.raises(ValueError):
+            _streams.handle(wrong)
+
+
+def test_a_stream_of_another_kind_is_refused_by_the_host(host):
+    with pytest.raises(ValueError, match="stream"):
+        host.buffer(1).release_after(12345)
+
+
+def test_drain_waits_and_times_out(device):
+    stream = device.stream()
+    gate = Gate(stream)
+    device.buffer(64).release_after(stream)
+    assert device.usage.deferred == 1
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="1 references still wait") as caught:
+        device.drain(0.25)
+    assert 0.2 < time.monotonic() - began < 5
+    assert caught.value.status == Status.TIMEOUT
+    with pytest.raises(TimeoutError):
+        device.drain(0)
+    gate.open()
+    device.drain()
+    assert device.usage.deferred == 0
+
+
+def test_the_count_of_cuda_devices_or_that_there_is_no_driver():
+    try:
+        assert weighbridge.cuda_device_count() >= 0
+    except WeighbridgeError as error:
+        assert error.status in (Status.NO_DRIVER, Status.DRIVER_TOO_OLD, Status.DRIVER)
+        assert error.message
+
+
+def test_no_python_function_is_taken_as_a_host_function(device):
+    with device.stream() as stream, pytest.raises(AttributeError):
+        stream.call(lambda user: None)

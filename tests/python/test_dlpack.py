@@ -1,0 +1,280 @@
+"""DLPack: both kinds of capsule, deleters that work at any time, streams as the protocol has them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import weighbridge
+from native import Gate, Managed, ManagedVersioned, capsule_name, look, take
+from weighbridge import Buffer, Dtype, Status, View, WeighbridgeError
+
+CPU, CUDA = 1, 2
+BOTH = pytest.mark.parametrize("version", [None, (1, 0)], ids=["unversioned", "versioned"])
+
+
+@pytest.fixture
+def view(device):
+    with device.buffer(400) as buffer, buffer.view("int32", (3, 4), (8, 2), offset=4) as view:
+        yield view
+
+
+@BOTH
+def test_a_capsule_says_what_the_view_is(view, version):
+    capsule = view.__dlpack__(max_version=version)
+    managed = look(capsule)
+    assert isinstance(managed, ManagedVersioned if version else Managed)
+    if version:
+        assert managed.major == 1 and managed.flags == 0
+    tensor = managed.tensor
+    on_device = view.device.kind == "cuda"
+    assert (tensor.device.type, tensor.device.id) == view.__dlpack_device__()
+    assert view.__dlpack_device__() == ((CUDA if on_device else CPU), 0)
+    assert tensor.data == (view.device_address if on_device else view.address)
+    assert (tensor.code, tensor.bits, tensor.lanes) == (0, 32, 1)
+    assert tensor.byte_offset == 0
+    assert tensor.shape[: tensor.ndim] == [3, 4]
+    assert tensor.strides[: tensor.ndim] == [8, 2]
+
+
+@pytest.mark.parametrize(
+    ("max_version", "name"),
+    [
+        (None, b"dltensor"),
+        ((0, 8), b"dltensor"),
+        ((1, 0), b"dltensor_versioned"),
+        ((1, 3), b"dltensor_versioned"),
+        ((2, 0), b"dltensor_versioned"),
+    ],
+)
+def test_the_kind_of_capsule_follows_max_version(view, max_version, name):
+    assert capsule_name(view.__dlpack__(max_version=max_version)) == name
+
+
+@BOTH
+def test_an_unused_capsule_is_freed(device, version):
+    with device.buffer(64) as buffer:
+        view = buffer.view("uint8", (64,))
+        capsule = view.__dlpack__(max_version=version)
+        view.close()
+        assert device.usage.views == 1
+        del capsule
+        device.drain(10)
+        assert device.usage.views == 0
+
+
+@BOTH
+def test_a_used_capsule_is_the_consumers(device, version):
+    capsule = device.buffer(64).view("uint8", (64,)).__dlpack__(max_version=version)
+    managed = take(capsule)
+    address = ctypes.addressof(managed)
+    del capsule
+    gc.collect()
+    assert device.usage.views == 1
+    managed.deleter(address)
+    device.drain(10)
+    assert device.usage.views == device.usage.buffers == 0
+
+
+@BOTH
+def test_the_deleter_works_on_another_thread_with_all_of_python_gone(device, version):
+    managed = take(device.buffer(64).view("uint8", (64,)).__dlpack__(max_version=version))
+    gc.collect()
+    assert device.usage.views == 1
+    thread = threading.Thread(target=managed.deleter, args=(ctypes.addressof(managed),))
+    thread.start()
+    thread.join()
+    device.drain(10)
+    assert device.usage.views == device.usage.buffers == 0
+
+
+@pytest.mark.parametrize("dtype", list(Dtype), ids=lambda dtype: dtype.label)
+def test_every_type_goes_out_and_comes_back(device, dtype):
+    with device.buffer(64) as buffer:
+        with buffer.view(dtype, (4,), access="host") as view:
+            with View.from_dlpack(device, view, access="host", pin=False) as back:
+                assert back.dtype == dtype and back.shape == (4,)
+                assert back.address == buffer.address
+
+
+def test_numpy_takes_it_without_a_copy(view):
+    taken = np.from_dlpack(view, device="cpu")
+    assert taken.__array_interface__["data"][0] == view.address
+    taken[2, 3] = 77
+    assert view.numpy()[2, 3] == 77
+    assert taken.strides == (32, 8)
+
+
+def test_a_consumer_outlives_everything():
+    device = weighbridge.Device("host")
+    taken = np.from_dlpack(device.buffer(400).view("float32", (10, 10)))
+    device.close()
+    del device
+    gc.collect()
+    taken[:] = 2
+    assert taken.sum() == 200
+
+
+def test_read_only_memory_stays_so(device, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    view = Buffer.map(device, path).view("uint8", (200,), access="host")
+    taken = np.from_dlpack(view)
+    assert not taken.flags.writeable
+    assert look(view.__dlpack__(max_version=(1, 0))).flags == 1
+    with pytest.raises(ValueError):
+        taken[0] = 1
+    again = View.from_dlpack(device, taken, access="host", pin=False)
+    assert again.read_only and not again.numpy().flags.writeable
+
+
+def test_streams_are_those_of_the_protocol(view):
+    on_device = view.device.kind == "cuda"
+    for stream in (None, -1):
+        view.__dlpack__(stream=stream)
+    for stream in (1, 2, 0x7F00DEAD):
+        if on_device:
+            view.__dlpack__(stream=stream)
+        else:
+            with pytest.raises(ValueError, match="no streams"):
+                view.__dlpack__(stream=stream)
+    for stream in (0, -2):
+        with pytest.raises(ValueError):
+            view.__dlpack__(stream=stream)
+    for stream in ("1", 1.0, True):
+        with pytest.raises(TypeError):
+            view.__dlpack__(stream=stream)
+    with pytest.raises(TypeError):
+        view.__dlpack__(None)
+
+
+def test_a_copy_or_another_device_is_refused(view):
+    with pytest.raises(BufferError, match="copy_from"):
+        view.__dlpack__(copy=True)
+    view.__dlpack__(copy=False, dl_device=view.__dlpack_device__())
+    with pytest.raises(BufferError, match="DLPack device"):
+        view.__dlpack__(dl_device=(CUDA, 5))
+
+
+def test_host_memory_is_to_be_had_for_the_host(view):
+    tensor = look(view.__dlpack__(dl_device=(CPU, 0))).tensor
+    assert tensor.device.type == CPU and tensor.data == view.address
+    assert tensor.strides[:2] == [8, 2]
+
+
+def test_the_cuda_array_interface_is_that_of_cuda_views(view):
+    if view.device.kind != "cuda":
+        assert not hasattr(view, "__cuda_array_interface__")
+        return
+    interface = view.__cuda_array_interface__
+    assert interface == {
+        "version": 3,
+        "shape": (3, 4),
+        "typestr": "<i4",
+        "data": (view.device_address, False),
+        "strides": (32, 8),
+        "stream": None,
+    }
+    with view.buffer as buffer:
+        assert not hasattr(buffer.view("int32", (1,), access="host"), "__cuda_array_interface__")
+        for dtype in ("bfloat16", "float8_e4m3fn"):
+            with pytest.raises(TypeError, match="DLPack"):
+                _ = buffer.view(dtype, (1,)).__cuda_array_interface__
+
+
+def test_what_the_cuda_array_interface_lent_stays_with_the_object(device):
+    if device.kind != "cuda":
+        pytest.skip("the interface is that of CUDA views")
+    view = device.buffer(64).view("uint8", (64,))
+    _ = view.__cuda_array_interface__
+    view.close()
+    assert device.usage.views == 1
+    del view
+    assert device.usage.views == 0
+
+
+def test_from_dlpack_registers_where_it_lies(device):
+    source = np.arange(100, dtype=np.int16).reshape(10, 10)
+    view = View.from_dlpack(device, source)
+    assert view.address == source.ctypes.data
+    assert view.buffer.info.origin == "registered"
+    source[1, 1] = -5
+    assert view.numpy()[1, 1] == -5
+    turned = View.from_dlpack(device, np.zeros((4, 6))[::-1, ::2], pin=False)
+    assert turned.strides == (-6, 2)
+
+
+def test_from_dlpack_keeps_the_tensor_until_nothing_uses_it(device):
+    class Array(np.ndarray):
+        pass
+
+    source = np.arange(4096, dtype=np.uint8).view(Array)
+    gone = []
+    weakref.finalize(source, gone.append, True)
+    view = View.from_dlpack(device, source)
+    del source
+    outlives = view.numpy()
+    stream = device.stream()
+    gate = Gate(stream)
+    view.release_after(stream)
+    gc.collect()
+    assert not gone and outlives[5] == 5
+    del outlives
+    assert not gone
+    gate.open()
+    device.drain(10)
+    assert gone
+
+
+def test_from_dlpack_takes_capsules_once(device):
+    source = np.arange(5)
+    capsule = source.__dlpack__()
+    with View.from_dlpack(device, capsule) as view:
+        assert view.numpy().tolist() == [0, 1, 2, 3, 4]
+        assert capsule_name(capsule) == b"used_dltensor"
+        with pytest.raises(BufferError, match="once only"):
+            View.from_dlpack(device, capsule)
+
+
+def test_from_dlpack_takes_old_producers(device):
+    class Old:
+        def __init__(self, array):
+            self._array = array
+
+        def __dlpack__(self, stream=None):
+            return self._array.__dlpack__()
+
+    assert View.from_dlpack(device, Old(np.arange(3))).shape == (3,)
+
+
+def test_a_refused_tensor_is_still_the_producers(device):
+    class Array(np.ndarray):
+        pass
+
+    source = np.zeros(16, np.complex128).view(Array)  # a type that this library has no name for
+    gone = []
+    weakref.finalize(source, gone.append, True)
+    capsule = source.__dlpack__()
+    with pytest.raises(BufferError) as caught:
+        View.from_dlpack(device, capsule)
+    assert caught.value.status == Status.DLPACK
+    assert capsule_name(capsule) == b"dltensor"
+    del source, caught
+    gc.collect()
+    assert not gone
+    del capsule
+    gc.collect()
+    assert gone
+
+
+def test_what_is_no_tensor(device):
+    with pytest.raises(TypeError, match="copy_from"):
+        View.from_dlpack(device, [1, 2])
+    if device.kind == "cuda":
+        with device.buffer(8) as buffer, pytest.raises(WeighbridgeError) as caught:
+            View.from_dlpack(device, buffer.view("uint8", (8,)))
+        assert caught.value.status == Status.DLPACK

@@ -1,0 +1,184 @@
+"""Errors are exceptions with status, code and message, of the kind that Python users expect."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import weighbridge
+from weighbridge import Device, Status, View, WeighbridgeError, errors
+
+
+def test_every_status_makes_an_error_that_keeps_everything():
+    for status in Status:
+        if status == Status.OK:
+            continue
+        error = errors.make(status, "what, found, do", 12)
+        assert isinstance(error, WeighbridgeError)
+        assert (error.status, error.message, error.driver_code) == (status, "what, found, do", 12)
+        assert str(error) == "what, found, do"
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert (again.status, str(again), again.driver_code) == (status, "what, found, do", 12)
+
+
+def test_a_status_from_a_newer_library_is_a_number():
+    assert errors.make(999, "new").status == 999
+
+
+@pytest.mark.parametrize(
+    ("status", "builtin"),
+    [
+        (Status.OUT_OF_MEMORY, MemoryError),
+        (Status.MEMLOCK, MemoryError),
+        (Status.CGROUP, MemoryError),
+        (Status.DEVICE_MEMORY, MemoryError),
+        (Status.FILE_MISSING, FileNotFoundError),
+        (Status.FILE_ACCESS, PermissionError),
+        (Status.FILE_IO, OSError),
+        (Status.FILE_TRUNCATED, OSError),
+        (Status.NOT_FOUND, KeyError),
+        (Status.INVALID_ARGUMENT, ValueError),
+        (Status.OUT_OF_RANGE, ValueError),
+        (Status.OVERFLOW, ValueError),
+        (Status.FORMAT, ValueError),
+        (Status.TIMEOUT, TimeoutError),
+        (Status.DLPACK, BufferError),
+    ],
+)
+def test_errors_are_of_the_kind_that_python_users_expect(status, builtin):
+    assert isinstance(errors.make(status, ""), builtin)
+
+
+def test_a_file_error_has_the_systems_number(device, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        weighbridge.Buffer.map(device, tmp_path / "missing")
+    assert caught.value.errno == caught.value.driver_code == 2
+    assert str(tmp_path / "missing") in str(caught.value)
+
+
+def test_a_device_that_is_none():
+    with pytest.raises(WeighbridgeError, match="tpu:0") as caught:
+        Device("tpu:0")
+    assert caught.value.status == Status.NO_DEVICE
+    with pytest.raises(ValueError, match="NUL"):
+        Device("host\0cuda")
+    with pytest.raises(WeighbridgeError) as caught:
+        Device("cuda:99")
+    assert caught.value.status in (Status.NO_DEVICE, Status.NO_DRIVER)
+
+
+def test_too_much_memory_is_a_memory_error(device):
+    with pytest.raises(MemoryError) as caught:
+        device.buffer(1 << 60)
+    assert caught.value.status in (Status.OUT_OF_MEMORY, Status.CGROUP)
+    with pytest.raises(ValueError, match="nbytes"):
+        device.buffer(-1)
+    with pytest.raises(ValueError, match="nbytes"):
+        device.buffer(1 << 64)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "strides", "offset", "status"),
+    [
+        ("float32", (5, 5), None, 0, Status.OUT_OF_RANGE),
+        ("float32", (16,), None, 1, Status.OUT_OF_RANGE),
+        ("float32", (2,), (-1,), 0, Status.OUT_OF_RANGE),
+        ("float32", (1 << 62, 1 << 62), None, 0, Status.OVERFLOW),
+        ("float32", (-1,), None, 0, Status.INVALID_ARGUMENT),
+        ("float32", (1,) * 65, None, 0, Status.INVALID_ARGUMENT),
+    ],
+)
+def test_a_view_that_cannot_be(device, dtype, shape, strides, offset, status):
+    with device.buffer(64) as buffer, pytest.raises(ValueError) as caught:
+        buffer.view(dtype, shape, strides, offset)
+    assert caught.value.status == status
+
+
+def test_arguments_that_cannot_be(device):
+    with device.buffer(64) as buffer:
+        for arguments in [
+            {"dtype": "float31", "shape": (1,)},
+            {"dtype": "float32", "shape": (1,), "strides": (1, 1)},
+            {"dtype": "float32", "shape": (1 << 64,)},
+            {"dtype": "float32", "shape": (1,), "offset": -1},
+            {"dtype": "float32", "shape": (1,), "access": "gpu"},
+            {"dtype": np.dtype(">f4"), "shape": (1,)},
+        ]:
+            with pytest.raises(ValueError):
+                buffer.view(**arguments)
+        with pytest.raises(TypeError):
+            buffer.view(12, (1,))
+    for options in [
+        {"huge_pages": "maybe"},
+        {"numa_node": "near"},
+        {"numa_node": -7},
+        {"threads": -1},
+        {"threads": 1 << 32},
+        {"chunk_bytes": -1},
+    ]:
+        with pytest.raises(ValueError):
+            device.buffer(64, **options)
+    for options in [{"colour": "red"}, {"progress": 7}]:
+        with pytest.raises(TypeError):
+            device.buffer(64, **options)
+
+
+def test_use_after_close_is_a_clear_error_and_double_close_is_fine(device):
+    buffer = device.buffer(64)
+    view = buffer.view("uint8", (64,))
+    stream = device.stream()
+    for thing in (buffer, view, stream):
+        thing.close()
+        thing.close()
+        thing.release()
+    uses = [
+        lambda: buffer.info,
+        lambda: buffer.view("uint8", (1,)),
+        lambda: buffer.memoryview(),
+        lambda: buffer.release_after(None),
+        lambda: view.numpy(),
+        lambda: view.shape,
+        lambda: view.__dlpack__(),
+        lambda: view.buffer,
+        lambda: stream.handle,
+        lambda: stream.synchronize(),
+        lambda: buffer.__enter__(),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="is closed") as caught:
+            use()
+        assert caught.value.status == Status.HANDLE
+    assert "closed" in repr(buffer) + repr(view)
+
+
+def test_use_of_a_closed_device(host):
+    device = Device("host")
+    buffer = device.buffer(64)
+    device.close()
+    assert buffer.nbytes == 64
+    assert buffer.device is device
+    uses = [
+        lambda: device.info,
+        lambda: device.usage,
+        lambda: device.buffer(1),
+        lambda: device.stream(),
+        lambda: device.alloc(1),
+        lambda: device.drain(0),
+        lambda: View.copy_from(device, b"x"),
+        lambda: View.from_dlpack(device, np.zeros(1)),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="device is closed"):
+            use()
+
+
+def test_context_managers_close_in_any_order(device):
+    with device.buffer(64) as buffer:
+        with buffer.view("uint8", (64,)) as view:
+            buffer.close()
+            assert view.numpy().nbytes == 64
+            assert view.buffer.nbytes == 64
+        assert view.closed
+    assert buffer.closed

@@ -1,0 +1,154 @@
+"""PyTorch, CuPy and JAX take views without a copy, and give theirs."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import weighbridge
+from weighbridge import Dtype, View
+
+
+def framework(name):
+    return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+@pytest.fixture
+def torch():
+    return framework("torch")
+
+
+@pytest.fixture
+def cuda():
+    with weighbridge.Device("cuda:0", pin=True, views=True) as device:
+        yield device
+        gc.collect()
+        device.drain(10)
+        assert device.usage.buffers == 0
+
+
+TORCH = [
+    d for d in Dtype if d not in (Dtype.F8_E8M0, Dtype.F4_E2M1X2, Dtype.F8_E4M3FN, Dtype.F8_E5M2)
+]
+
+
+def test_torch_sees_host_memory_both_ways(device, torch):
+    with device.buffer(400) as buffer, buffer.view("int32", (10, 10), access="host") as view:
+        tensor = torch.from_dlpack(view)
+        assert tensor.data_ptr() == view.address
+        tensor[3, 4] = 12
+        assert view.numpy()[3, 4] == 12
+        view.numpy()[0, 0] = -1
+        assert tensor[0, 0] == -1
+
+
+@pytest.mark.parametrize("dtype", TORCH, ids=lambda dtype: dtype.label)
+def test_torch_takes_every_type_that_it_has(device, torch, dtype):
+    with device.buffer(64) as buffer, buffer.view(dtype, (2, 3), (4, 1), access="host") as view:
+        tensor = torch.from_dlpack(view)
+        assert Dtype.of(tensor.dtype) == dtype
+        assert tuple(tensor.shape) == (2, 3) and tensor.stride() == (4, 1)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
+def test_torch_takes_8_bit_floats_or_their_bytes(device, torch, name):
+    with device.buffer(4) as buffer:
+        np.asarray(buffer)[:] = [0, 56, 64, 100]
+        wanted = getattr(torch, name)
+        as_bytes = torch.from_dlpack(buffer.view("uint8", (4,), access="host")).view(wanted)
+        if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
+            pytest.skip("this PyTorch takes only their bytes")
+        tensor = torch.from_dlpack(buffer.view(name, (4,), access="host"))
+        assert tensor.dtype == wanted
+        assert (tensor.float() == as_bytes.float()).all()
+
+
+def test_a_torch_tensor_outlives_everything(torch):
+    device = weighbridge.Device("host")
+    tensor = torch.from_dlpack(device.buffer(400).view("float32", (10, 10)))
+    device.close()
+    del device
+    gc.collect()
+    tensor.fill_(2)
+    assert tensor.sum() == 200
+
+
+def test_a_torch_tensor_is_registered_and_copied_from(device, torch):
+    source = torch.arange(12, dtype=torch.bfloat16).reshape(3, 4)[:, ::2]
+    with View.from_dlpack(device, source, access="host", pin=False) as view:
+        assert view.address == source.data_ptr() and view.strides == (4, 2)
+        assert view.dtype == Dtype.BF16
+    with View.copy_from(device, source) as copied:
+        source.fill_(0)
+        assert copied.strides == (4, 2)
+        found = torch.from_dlpack(copied.buffer.view("bfloat16", (3, 2), (4, 2), access="host"))
+        assert found.tolist() == [[0, 2], [4, 6], [8, 10]]
+
+
+def test_jax_takes_host_memory(device):
+    jax = framework("jax")
+    with device.buffer(64) as buffer, buffer.view("float32", (4, 4), access="host") as view:
+        view.numpy()[:] = 3
+        array = jax.dlpack.from_dlpack(view)
+        assert float(array.sum()) == 48
+        del array
+
+
+@pytest.mark.gpu
+def test_torch_on_the_gpu_sees_host_memory_both_ways(cuda, torch):
+    with cuda.buffer(400) as buffer, buffer.view("int32", (10, 10)) as view:
+        tensor = torch.from_dlpack(view)
+        assert tensor.device.type == "cuda" and tensor.data_ptr() == view.device_address
+        view.numpy()[3, 4] = 12
+        assert (tensor + 1)[3, 4].item() == 13
+        tensor[0, 0] = -7
+        torch.cuda.synchronize()
+        assert view.numpy()[0, 0] == -7
+        del tensor
+
+
+@pytest.mark.gpu
+def test_torch_takes_the_cuda_array_interface(cuda, torch):
+    with cuda.buffer(64) as buffer, buffer.view("float32", (4, 4)) as view:
+        view.numpy()[:] = np.arange(16).reshape(4, 4)
+        tensor = torch.as_tensor(view, device="cuda")
+        assert tensor.data_ptr() == view.device_address
+        assert tensor.sum().item() == 120
+        del tensor
+
+
+@pytest.mark.gpu
+def test_a_read_only_file_is_read_by_the_gpu(cuda, torch, tmp_path):
+    path = tmp_path / "file"
+    values = np.arange(1 << 20, dtype=np.float32)
+    path.write_bytes(values.tobytes())
+    with weighbridge.Buffer.map(cuda, path) as buffer:
+        tensor = torch.from_dlpack(buffer.view("float32", (1 << 20,)))
+        assert torch.equal(tensor.cpu(), torch.from_numpy(values))
+        del tensor
+
+
+@pytest.mark.gpu
+def test_release_after_a_torch_stream(cuda, torch):
+    stream = torch.cuda.Stream()
+    buffer = cuda.buffer(64 << 20)
+    np.asarray(buffer)[:] = 3
+    with torch.cuda.stream(stream):
+        tensor = torch.from_dlpack(buffer.view("uint8", (64 << 20,)))
+        copied = tensor.clone()
+        del tensor
+    buffer.release_after(stream)
+    torch.cuda.synchronize()
+    assert (copied == 3).all()
+
+
+@pytest.mark.gpu
+def test_cupy_on_the_gpu_sees_host_memory_both_ways(cuda):
+    cupy = framework("cupy")
+    with cuda.buffer(400) as buffer, buffer.view("int32", (10, 10)) as view:
+        for array in (cupy.from_dlpack(view), cupy.asarray(view)):
+            array[3, 4] += 12
+            cupy.cuda.get_current_stream().synchronize()
+        assert view.numpy()[3, 4] == 24
+        del array

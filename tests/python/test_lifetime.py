@@ -1,0 +1,274 @@
+"""The end of the interpreter, forks and Ctrl-C, each in a process of its own."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+from conftest import DEVICES
+
+TESTS = __file__.rpartition("/")[0]
+
+SCENE = """
+import atexit, ctypes, gc, os, signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+import numpy as np
+import weighbridge
+from native import SLEEP
+from weighbridge import Buffer, View
+device = weighbridge.Device({device!r})
+stream = device.stream()
+"""
+
+
+@pytest.fixture(params=DEVICES)
+def play(request, run_python):
+    """Runs a scene; its output, after exit status 0 and without a word on stderr."""
+
+    def run(scene: str, status: int = 0) -> str:
+        begin = SCENE.format(tests=TESTS, device=request.param)
+        code, output, errors = run_python("-c", begin + textwrap.dedent(scene))
+        assert (code, errors) == (status, ""), (code, output, errors)
+        return output
+
+    return run
+
+
+ALIVE = """
+    buffer = device.buffer(1 << 20)
+    view = buffer.view("float32", (512, 512))
+    array, bytes_ = view.numpy(), np.asarray(buffer)
+    taken = np.from_dlpack(view, device="cpu")
+    capsules = [view.__dlpack__(), view.__dlpack__(max_version=(1, 0))]
+    registered = Buffer.register(device, bytearray(1 << 20))
+    imported = View.from_dlpack(device, np.ones(1 << 20, np.uint8))
+"""
+
+
+def test_the_interpreter_ends_with_everything_alive(play):
+    play(ALIVE)
+
+
+def test_the_interpreter_ends_with_everything_in_a_cycle(play):
+    play(
+        ALIVE
+        + "\n    class Knot: pass\n    knot = Knot(); knot.all = globals(); knot.knot = knot\n"
+    )
+
+
+@pytest.mark.parametrize("microseconds", [0, 2_000, 5_000, 10_000, 300_000])
+def test_the_interpreter_ends_with_work_in_flight(play, microseconds):
+    play(
+        ALIVE
+        + f"""
+    stream.call(SLEEP, {microseconds})
+    for _ in range(20):
+        device.copy(buffer, registered, stream=stream)
+        device.copy(imported, buffer, stream=stream)
+    for handle in (buffer, view, registered, imported):
+        handle.release_after(stream)
+    """
+    )
+
+
+def test_memory_is_there_for_exit_handlers_and_the_last_destructors(play):
+    output = play(
+        """
+    class Last:
+        def __init__(self, array):
+            self.array = array
+        def __del__(self, print=print):
+            print("last", self.array[0])
+    array = device.buffer(1 << 16).view("uint8", (1 << 16,)).numpy()
+    array[0] = 7
+    atexit.register(lambda: print("exit", array[0]))
+    last = Last(np.from_dlpack(device.buffer(64).view("uint8", (64,)), device="cpu"))
+    """
+    )
+    assert output.split() == ["exit", "7", "last", "0"]
+
+
+def test_os_exit_with_work_in_flight(play):
+    play(
+        ALIVE
+        + "\n    stream.call(SLEEP, 300_000)\n    buffer.release_after(stream)\n    os._exit(0)"
+    )
+
+
+def test_daemon_threads_that_use_memory_at_the_end(play):
+    play(
+        """
+    def work():
+        while True:
+            with device.buffer(1 << 16) as buffer:
+                view = buffer.view("uint8", (1 << 16,))
+                view.numpy()[:] = 1
+                view.release_after(stream)
+    for _ in range(2):
+        threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.2)
+    """
+    )
+
+
+def test_a_forked_child_gets_an_error_and_does_no_harm(play):
+    output = play(
+        ALIVE
+        + """
+    stream.synchronize()
+    array[0, 0] = 5
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            device.buffer(100)
+        except weighbridge.WeighbridgeError as error:
+            print(error.status.name)
+        try:
+            View.from_dlpack(device, np.ones(10))
+        except weighbridge.WeighbridgeError as error:
+            print(error.status.name)
+        try:
+            buffer.release_after(stream)
+        except weighbridge.WeighbridgeError as error:
+            print(error.status.name)
+        del capsules, taken, array, bytes_, view, buffer, registered, imported, stream, device
+        gc.collect()
+        sys.stdout.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), array[0, 0])
+    device.copy(buffer, registered, stream=stream)
+    stream.synchronize()
+    print(array[0, 0], device.usage.views)
+    """
+    )
+    assert output.split()[:3] == ["FORKED"] * 3
+    assert output.split()[3:6] == ["0", "5.0", "0.0"]
+
+
+def test_a_forked_child_may_end_in_the_usual_way(play):
+    play(
+        ALIVE
+        + """
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    """
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1])
+def test_ctrl_c_cancels_a_long_allocation(play, delay):
+    output = play(
+        f"""
+    def press():
+        begun.wait()
+        time.sleep({delay})
+        os.kill(os.getpid(), signal.SIGINT)
+    begun = threading.Event()
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        begun.set()
+        began = time.monotonic()
+        while True:  # the machine may be fast
+            device.buffer(3 << 30).close()
+    except KeyboardInterrupt:
+        print("interrupted")
+    gc.collect()
+    print(device.usage.buffers, device.usage.mapped_bytes)
+    """
+    )
+    assert output.split() == ["interrupted", "0", "0"]
+
+
+def test_ctrl_c_is_never_lost(play):
+    """Ctrl-C at any moment of a call with a callback is raised, and not printed and forgotten."""
+    output = play(
+        """
+    interrupts = 0
+    def press():
+        for at in range(60):
+            inside.acquire()
+            time.sleep(at * 0.0003)
+            os.kill(os.getpid(), signal.SIGINT)
+    inside = threading.Semaphore(0)
+    presser = threading.Thread(target=press)
+    presser.start()
+    for _ in range(60):
+        calls = []
+        def progress(phase, done, total):
+            calls.append(done)
+            if len(calls) == 1:
+                inside.release()
+        try:
+            device.buffer(4 << 30, progress=progress, pin=False)
+        except KeyboardInterrupt:
+            interrupts += 1
+    gc.collect()
+    print(interrupts, device.usage.buffers)
+    """
+    )
+    assert output.split() == ["60", "0"]
+
+
+def test_ctrl_c_in_a_callback_is_raised(play):
+    output = play(
+        """
+    def progress(phase, done, total):
+        os.kill(os.getpid(), signal.SIGINT)
+    try:
+        device.buffer(64 << 20, progress=progress)
+    except KeyboardInterrupt:
+        print("interrupted", device.usage.buffers)
+    """
+    )
+    assert output.split() == ["interrupted", "0"]
+
+
+def test_ctrl_c_ends_a_wait(play):
+    output = play(
+        """
+    stream.call(SLEEP, 1_000_000)
+    device.buffer(64).release_after(stream)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    try:
+        device.drain()
+    except KeyboardInterrupt:
+        print("interrupted", time.monotonic() - began < 0.9)
+    """
+    )
+    assert output.split() == ["interrupted", "True"]
+
+
+def test_objects_are_used_and_closed_by_many_threads(play):
+    output = play(
+        """
+    failures = []
+    def work():
+        try:
+            for _ in range(300):
+                view = shared.view("uint8", (4096,))
+                capsule = view.__dlpack__()
+                array = view.numpy()
+                view.close()
+                array[0] = 1
+        except ValueError as error:
+            if "closed" not in str(error):
+                failures.append(error)
+    shared = device.buffer(4096)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    shared.close()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    device.drain(10)
+    print(failures, device.usage.buffers, device.usage.views)
+    """
+    )
+    assert output.split() == ["[]", "0", "0"]

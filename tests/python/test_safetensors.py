@@ -1,0 +1,200 @@
+"""safetensors files: the same tensors as the safetensors package reads, bit for bit."""
+
+from __future__ import annotations
+
+import gc
+import json
+
+import numpy as np
+import pytest
+from weighbridge import Dtype, Safetensors, Status, WeighbridgeError
+
+NAMES = {
+    Dtype.BOOL: "BOOL",
+    Dtype.F16: "F16",
+    Dtype.BF16: "BF16",
+    Dtype.F32: "F32",
+    Dtype.F64: "F64",
+    Dtype.C64: "C64",
+    Dtype.F8_E4M3FN: "F8_E4M3",
+    Dtype.F8_E5M2: "F8_E5M2",
+    Dtype.F8_E8M0: "F8_E8M0",
+    Dtype.F4_E2M1X2: "F4",
+}
+NAMES.update({dtype: dtype.name for dtype in Dtype if dtype.name[0] in "IU"})
+
+
+def write(path, header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(dtype, shape, start, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.fixture
+def every(tmp_path):
+    """A file with a tensor of every type."""
+    header, data = {"__metadata__": {"made": "by hand"}}, b""
+    for dtype, name in NAMES.items():
+        values = bytes(range(48)) if dtype != Dtype.BOOL else bytes([0, 1] * 24)
+        last = 48 // dtype.itemsize // 3 * (2 if name == "F4" else 1)
+        header[f"a.{dtype.label}"] = entry(name, [3, last], len(data), len(data) + 48)
+        data += values
+    return write(tmp_path / "every.safetensors", header, data)
+
+
+def test_every_type_is_read_bit_for_bit(device, every):
+    data = every.read_bytes()
+    with Safetensors(device, every) as file:
+        assert len(file) == len(list(file)) == len(Dtype)
+        assert file.metadata == {"made": "by hand"}
+        for dtype in Dtype:
+            name = f"a.{dtype.label}"
+            info = file.info(name)
+            assert (info.name, info.dtype, info.nbytes) == (name, dtype, 48)
+            view, copied = file.load(name)
+            assert view.dtype == dtype
+            assert view.shape == info.shape == (3, 48 // dtype.itemsize // 3)
+            assert view.numpy(bits=True).tobytes() == data[info.offset : info.offset + 48]
+            assert copied == (info.offset % 16 != 0)
+
+
+def test_the_safetensors_package_reads_the_same(device, tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    random = np.random.default_rng(0)
+    tensors = {}
+    for at, dtype in enumerate(dtype for dtype in Dtype if dtype.is_numpy):
+        shape = (1, 3, 5, 2)[: at % 4 + 1]
+        values = random.integers(0, 2 if dtype == Dtype.BOOL else 100, shape)
+        tensors[f"layer.{at}.{dtype.label}"] = values.astype(dtype.numpy())
+    tensors["empty"] = np.zeros((0, 3), np.float32)
+    tensors["scalar"] = np.array(2.5)
+    try:
+        import ml_dtypes
+
+        tensors["bf16"] = np.arange(6).astype(ml_dtypes.bfloat16)
+    except ImportError:
+        pass
+    path = tmp_path / "package.safetensors"
+    package.save_file(tensors, path)
+    expected = package.load_file(path)
+    with Safetensors(device, path) as file:
+        assert set(file) == set(expected)
+        for name, values in expected.items():
+            for access in ("device", "host"):
+                with file.load(name, access).view as view:
+                    found = view.numpy()
+                    assert found.dtype == values.dtype and found.shape == values.shape
+                    assert found.tobytes() == values.tobytes()
+
+
+def test_a_tensor_is_a_view_of_the_mapped_file(device, every):
+    with Safetensors(device, every) as file:
+        with file.buffer as buffer:
+            info = file.info("a.float32")
+            with file.view("a.float32", alignment=1) as view:
+                assert view.address == buffer.address + info.offset
+                assert view.read_only and not view.numpy().flags.writeable
+            assert buffer.info.origin == "file_mapped"
+            assert buffer.nbytes == every.stat().st_size
+
+
+@pytest.mark.parametrize("shift", [0, 4, 8])
+def test_unaligned_tensors_are_copied_and_said_to_be(device, tmp_path, shift):
+    header = {"first": entry("U8", [shift], 0, shift), "x": entry("F32", [4], shift, shift + 16)}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 16)
+    path = write(tmp_path / "file", text, bytes(shift) + np.arange(4, dtype="f4").tobytes())
+    with Safetensors(device, path) as file:
+        view, copied = file.load("x")
+        assert copied is (shift != 0)
+        assert view.read_only is (shift == 0)
+        assert view.numpy().tolist() == [0, 1, 2, 3]
+        assert view.address % 16 == 0
+        assert not file.load("x", alignment=4).copied
+        if shift:
+            with pytest.raises(ValueError) as caught:
+                file.view("x")
+            assert caught.value.status == Status.UNALIGNED
+        assert file.view("x", alignment=0).shape == (4,)
+
+
+def test_views_outlive_the_file(device, every):
+    file = Safetensors(device, every)
+    array = file.view("a.uint8", alignment=1).numpy()
+    file.close()
+    gc.collect()
+    assert device.usage.buffers == 1
+    assert array.tobytes() == bytes(range(48))
+    with pytest.raises(ValueError, match="file is closed"):
+        len(file)
+
+
+def test_names_that_are_none(device, every):
+    with Safetensors(device, every) as file:
+        assert "a.uint8" in file and "a.uint9" not in file and 5 not in file
+        for name in ("a.uint9", "", "a.uint8\0", "\ud800"):
+            with pytest.raises(KeyError):
+                file.info(name)
+            assert name not in file
+        with pytest.raises(KeyError) as caught:
+            file.view("nothing")
+        assert caught.value.status == Status.NOT_FOUND and "nothing" in str(caught.value)
+
+
+def test_a_type_without_a_name_here(device, tmp_path):
+    path = write(tmp_path / "file", {"q": entry("F6_E2M3", [4], 0, 3)}, b"abc")
+    with Safetensors(device, path) as file:
+        info = file.info("q")
+        assert (info.dtype, info.shape, info.nbytes) == (None, None, 3)
+        with pytest.raises(WeighbridgeError) as caught:
+            file.load("q")
+        assert caught.value.status == Status.NOT_SUPPORTED
+
+
+HOSTILE = {
+    "overlap": {"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)},
+    "gap": {"a": entry("U8", [1], 0, 1), "b": entry("U8", [5], 2, 7)},
+    "overrun": {"a": entry("U8", [1000], 0, 1000)},
+    "too short": {"a": entry("U8", [1], 0, 1)},
+    "wrong size": {"a": entry("F32", [2], 0, 6)},
+    "backwards": {"a": entry("U8", [2], 6, 4)},
+    "huge": {"a": entry("F64", [2**62, 4], 0, 6)},
+    "negative": {"a": entry("U8", [-6], 0, 6)},
+    "unknown": {"a": entry("U7", [6], 0, 6)},
+    "twice": b'{"a":{"dtype":"U8","shape":[6],"data_offsets":[0,6]},'
+    b'"a":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}',
+    "not json": b"{" * 20,
+    "list": b"[]",
+    "nothing": b"",
+    "no text": b"\xff\xfe\xfd",
+}
+
+
+@pytest.mark.parametrize("kind", list(HOSTILE))
+def test_hostile_headers_get_a_clear_error(device, tmp_path, kind):
+    path = write(tmp_path / "hostile", HOSTILE[kind], b"\0" * 6)
+    with pytest.raises(WeighbridgeError) as caught:
+        Safetensors(device, path)
+    assert caught.value.status in (Status.FORMAT, Status.FILE_TRUNCATED)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**63, 100_000_001, 1000])
+def test_hostile_lengths_get_a_clear_error(device, tmp_path, length):
+    path = tmp_path / "hostile"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(WeighbridgeError) as caught:
+        Safetensors(device, path)
+    assert caught.value.status in (Status.FORMAT, Status.FILE_TRUNCATED)
+
+
+def test_files_that_are_too_short(device, tmp_path):
+    for data, status in [(b"", Status.FILE_EMPTY), (b"1234567", Status.FILE_TRUNCATED)]:
+        (tmp_path / "short").write_bytes(data)
+        with pytest.raises(OSError) as caught:
+            Safetensors(device, tmp_path / "short")
+        assert caught.value.status == status
