@@ -1,5 +1,5 @@
-# The target weighbridge::weighbridge of the build tree. Cargo's output is copied under the name that
-# the loader looks for, so that a program linked to it runs, and goes on running while cargo builds.
+# The target weighbridge::weighbridge of the build tree. Cargo's output is copied under the name
+# that the loader looks for, so that a program linked to it runs, and goes on running while cargo builds.
 
 set(weighbridge_stage "${CMAKE_CURRENT_BINARY_DIR}/lib")
 set(weighbridge_soname "libweighbridge.so.${PROJECT_VERSION_MAJOR}")

@@ -5,7 +5,7 @@
 pub mod cuda;
 pub mod host;
 pub mod policy;
-mod process;
+pub mod process;
 pub mod registry;
 mod usage;
 

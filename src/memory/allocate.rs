@@ -62,12 +62,7 @@ fn pageable(
 ) -> Result<Parts> {
     let mapping = present(device, bytes, options, progress)?;
     let span = mapping.span();
-    let note = match options.pin {
-        crate::device::policy::Choice::Auto => {
-            format!("pageable: {}", device.policy().pin_reason)
-        }
-        _ => "pageable: asked for in the options".into(),
-    };
+    let note = options.pageable_note(device);
     Ok(unpinned(span.part(0, bytes), Memory::Mapping(mapping), span.bytes(), note))
 }
 

@@ -81,6 +81,14 @@ impl BufferOptions {
         device.policy().pins(self.pin)
     }
 
+    /// Why a buffer of these options is pageable.
+    pub(super) fn pageable_note(&self, device: &Device) -> String {
+        match self.pin {
+            Choice::Auto => format!("pageable: {}", device.policy().pin_reason),
+            _ => "pageable: asked for in the options".into(),
+        }
+    }
+
     pub(super) fn pin_options(&self, device: &Device, read_only: bool) -> PinOptions {
         PinOptions {
             read_only,

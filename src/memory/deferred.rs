@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::device::process::Process;
 use crate::device::{Device, Event};
 use crate::error::{Error, Result, fail};
 use crate::log;
@@ -25,10 +26,11 @@ struct Waiting {
 #[derive(Default)]
 struct Queue {
     arrived: Vec<Waiting>,
-    watching: bool,
+    /// The process whose thread watches: a forked child has this memory and not that thread.
+    watcher: Option<Process>,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { arrived: Vec::new(), watching: false });
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { arrived: Vec::new(), watcher: None });
 static ARRIVED: Condvar = Condvar::new();
 static GONE: Condvar = Condvar::new();
 
@@ -46,17 +48,25 @@ pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device:
     }
     device.usage().deferred.fetch_add(1, Ordering::AcqRel);
     let mut queue = queue();
+    if queue.watcher.as_ref().is_some_and(|watcher| !watcher.is_this()) {
+        // What a parent process had queued is the parent's to give back.
+        queue.arrived.drain(..).for_each(std::mem::forget);
+        queue.watcher = None;
+    }
     queue.arrived.push(waiting);
-    if !queue.watching {
+    let mut failed = None;
+    if queue.watcher.is_none() {
         let started = thread::Builder::new().name("weighbridge-reclaim".into()).spawn(watch);
-        queue.watching = started.is_ok();
-        if let Err(error) = started {
-            let message = format!("the thread that gives memory back could not start: {error}");
-            log::record(&Error::new(WB_ERR_INTERNAL, message));
-        }
+        queue.watcher = started.is_ok().then(Process::this);
+        failed = started.err();
     }
     drop(queue);
     ARRIVED.notify_one();
+    if let Some(error) = failed {
+        // The next reference tries again; until then this one and its memory stay.
+        let message = format!("the thread that gives memory back could not start: {error}");
+        log::record(&Error::new(WB_ERR_INTERNAL, message));
+    }
 }
 
 /// Waits until nothing of the device is waiting any more.

@@ -1,8 +1,9 @@
 //! Files in memory: mapped read-only and shared, and registered without a copy where the platform
 //! can; else read by many threads into exact pinned memory, and the buffer says so.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +21,9 @@ use crate::status::{
 /// Opens a regular file that is not empty for reading; its size in bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {
     let shown = path.display();
-    let opened = File::open(path).and_then(|file| file.metadata().map(|facts| (file, facts)));
+    // Without waiting: a pipe would wait for its writer before it can be refused.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let opened = opened.and_then(|file| file.metadata().map(|facts| (file, facts)));
     let (file, facts) = opened.map_err(|error| {
         let (status, message) = match error.kind() {
             ErrorKind::NotFound => (WB_ERR_FILE_MISSING, format!("{shown} does not exist")),
@@ -131,8 +134,7 @@ fn map(
     } else {
         None
     };
-    let note =
-        if pinned { String::new() } else { format!("pageable: {}", device.policy().pin_reason) };
+    let note = if pinned { String::new() } else { options.pageable_note(device) };
     Ok(Mapped::Yes(Box::new(Parts {
         data: span.part(before, (end - offset) as usize),
         memory: Memory::Mapping(mapping),

@@ -48,7 +48,7 @@ impl Buffer {
         } else {
             None
         };
-        let note = if pinned { "" } else { &device.policy().pin_reason };
+        let note = if pinned { String::new() } else { options.pageable_note(device) };
         let read_only = options.read_only
             || !writable
             || pins.as_ref().is_some_and(|(_, read_only)| *read_only);
@@ -63,7 +63,7 @@ impl Buffer {
                 origin: Origin::Registered,
                 read_only,
                 file: None,
-                note: note.to_owned(),
+                note,
             },
         ))
     }

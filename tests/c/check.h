@@ -43,7 +43,8 @@ static inline int check_same(const char *file, int line, const char *what, uint6
 {
     char text[600];
     if (got == expected) return 1;
-    snprintf(text, sizeof text, "%s: is %" PRIu64 " (%#" PRIx64 "), expected %" PRIu64, what, got, got, expected, expected);
+    snprintf(text, sizeof text, "%s: is %" PRIu64 " (%#" PRIx64 "), expected %" PRIu64, what, got,
+             got, expected);
     check_failed(file, line, text);
     return 0;
 }

@@ -14,6 +14,10 @@ from native import Gate, Managed, ManagedVersioned, capsule_name, look, take
 from weighbridge import Buffer, Dtype, Status, View, WeighbridgeError
 
 CPU, CUDA = 1, 2
+NUMPY_2_1 = pytest.mark.skipif(
+    tuple(map(int, np.__version__.split(".")[:2])) < (2, 1),
+    reason="NumPy before 2.1 takes DLPack read-only, and without keywords",
+)
 BOTH = pytest.mark.parametrize("version", [None, (1, 0)], ids=["unversioned", "versioned"])
 
 
@@ -101,6 +105,7 @@ def test_every_type_goes_out_and_comes_back(device, dtype):
                 assert back.address == buffer.address
 
 
+@NUMPY_2_1
 def test_numpy_takes_it_without_a_copy(view):
     taken = np.from_dlpack(view, device="cpu")
     assert taken.__array_interface__["data"][0] == view.address
@@ -109,6 +114,7 @@ def test_numpy_takes_it_without_a_copy(view):
     assert taken.strides == (32, 8)
 
 
+@NUMPY_2_1
 def test_a_consumer_outlives_everything():
     device = weighbridge.Device("host")
     taken = np.from_dlpack(device.buffer(400).view("float32", (10, 10)))
@@ -119,6 +125,7 @@ def test_a_consumer_outlives_everything():
     assert taken.sum() == 200
 
 
+@NUMPY_2_1
 def test_read_only_memory_stays_so(device, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(200)))
@@ -161,13 +168,15 @@ def test_a_copy_or_another_device_is_refused(view):
 
 
 def test_host_memory_is_to_be_had_for_the_host(view):
-    tensor = look(view.__dlpack__(dl_device=(CPU, 0))).tensor
+    capsule = view.__dlpack__(dl_device=(CPU, 0))
+    tensor = look(capsule).tensor
     assert tensor.device.type == CPU and tensor.data == view.address
     assert tensor.strides[:2] == [8, 2]
 
 
-def test_the_cuda_array_interface_is_that_of_cuda_views(view):
-    if view.device.kind != "cuda":
+def test_the_cuda_array_interface_is_that_of_cuda_views(device):
+    view = device.buffer(400).view("int32", (3, 4), (8, 2), offset=4)
+    if device.kind != "cuda":
         assert not hasattr(view, "__cuda_array_interface__")
         return
     interface = view.__cuda_array_interface__
@@ -204,7 +213,7 @@ def test_from_dlpack_registers_where_it_lies(device):
     assert view.buffer.info.origin == "registered"
     source[1, 1] = -5
     assert view.numpy()[1, 1] == -5
-    turned = View.from_dlpack(device, np.zeros((4, 6))[::-1, ::2], pin=False)
+    turned = View.from_dlpack(device, np.zeros((4, 6))[::-1, ::2], access="host", pin=False)
     assert turned.strides == (-6, 2)
 
 
@@ -278,3 +287,33 @@ def test_what_is_no_tensor(device):
         with device.buffer(8) as buffer, pytest.raises(WeighbridgeError) as caught:
             View.from_dlpack(device, buffer.view("uint8", (8,)))
         assert caught.value.status == Status.DLPACK
+
+
+def test_a_producers_deleter_runs_on_a_thread_of_python(device):
+    """NumPy's needs the interpreter's lock, which is not to be had for the library's threads."""
+    threads = []
+
+    class Array(np.ndarray):
+        pass
+
+    source = np.zeros(4096, np.uint8).view(Array)
+    weakref.finalize(source, lambda: threads.append(threading.current_thread()))
+    stream = device.stream()
+    gate = Gate(stream)
+    view = View.from_dlpack(device, source)
+    del source
+    view.release_after(stream)
+    gate.open()
+    device.drain(10)
+    assert threads == [threading.main_thread()]
+
+
+@NUMPY_2_1
+def test_a_tensor_of_another_major_version_is_refused(device):
+    capsule = np.arange(3).__dlpack__(max_version=(1, 0))
+    managed = look(capsule)
+    managed.major = 2
+    with pytest.raises(BufferError, match="DLPack 2"):
+        View.from_dlpack(device, capsule)
+    managed.major = 1
+    assert View.from_dlpack(device, capsule).shape == (3,)

@@ -10,7 +10,8 @@ from conftest import DEVICES
 TESTS = __file__.rpartition("/")[0]
 
 SCENE = """
-import atexit, ctypes, gc, os, signal, sys, threading, time
+import atexit, ctypes, gc, os, signal, sys, threading, time, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 sys.path.insert(0, {tests!r})
 import numpy as np
 import weighbridge
@@ -38,7 +39,7 @@ ALIVE = """
     buffer = device.buffer(1 << 20)
     view = buffer.view("float32", (512, 512))
     array, bytes_ = view.numpy(), np.asarray(buffer)
-    taken = np.from_dlpack(view, device="cpu")
+    taken = np.from_dlpack(buffer.view("float32", (512, 512), access="host"))
     capsules = [view.__dlpack__(), view.__dlpack__(max_version=(1, 0))]
     registered = Buffer.register(device, bytearray(1 << 20))
     imported = View.from_dlpack(device, np.ones(1 << 20, np.uint8))
@@ -82,7 +83,7 @@ def test_memory_is_there_for_exit_handlers_and_the_last_destructors(play):
     array = device.buffer(1 << 16).view("uint8", (1 << 16,)).numpy()
     array[0] = 7
     atexit.register(lambda: print("exit", array[0]))
-    last = Last(np.from_dlpack(device.buffer(64).view("uint8", (64,)), device="cpu"))
+    last = Last(np.from_dlpack(device.buffer(64).view("uint8", (64,), access="host")))
     """
     )
     assert output.split() == ["exit", "7", "last", "0"]

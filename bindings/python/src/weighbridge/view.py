@@ -224,7 +224,9 @@ class View(Handle):
         )
         memory = exported(reference, info.address - below, info.span_bytes, info.read_only)
         strides = [stride * size for stride in info.strides]
-        array: np.ndarray[Any, Any] = np.ndarray(info.shape, dtype, memory, below, strides)
+        # NumPy would look behind the memoryview, where memory can be written that must not be.
+        base = np.frombuffer(memory, np.uint8)
+        array: np.ndarray[Any, Any] = np.ndarray(info.shape, dtype, base, below, strides)
         return array
 
     def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> np.ndarray[Any, Any]:
