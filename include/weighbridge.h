@@ -1117,8 +1117,9 @@ wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *er
  * Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
  * address. A copy across two registrations, which CUDA refuses, is split.
  *
- * Stream order: runs behind what is queued on `stream`; both places must stay until then. From
- * pageable memory the driver may block the caller. Any thread. Capturable.
+ * Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
+ * one is pageable memory, or both are host memory, a driver may block the caller until the stream
+ * gets there. Any thread. Capturable.
  * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
  *
  * The caller promises:
@@ -1198,7 +1199,8 @@ wb_status wb_buffer_alloc(const wb_device *device,
  * file mapping) is refused with WB_ERR_WOULD_COPY. `options` and `deleter` may be NULL.
  *
  * Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
- * that uses it; on failure it is never called. Any thread; may block the device.
+ * that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
+ * the device.
  * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
  * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
  * WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
@@ -1221,7 +1223,8 @@ wb_status wb_buffer_register(const wb_device *device,
  * Registered without a copy where the platform can, else read in parallel into exact pinned memory:
  * wb_buffer_info.origin says which, and its note why. `options` may be NULL.
  *
- * Ownership: one reference; the file stays open in it. Any thread; may block the device.
+ * Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
+ * queued on the device.
  * Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
  * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
  * WB_ERR_FORKED, WB_ERR_DRIVER.

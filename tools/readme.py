@@ -22,7 +22,7 @@ LANGUAGES = {".c": "c", ".cpp": "cpp", ".py": "python"}
 
 
 def table(path: Path) -> str:
-    """A result file's bars, then its figures, in Markdown."""
+    """A result file's bars in Markdown."""
     result = json.loads(path.read_text())
     machine, library = result["machine"], result["library"]
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items())
@@ -40,14 +40,8 @@ def table(path: Path) -> str:
         sense = {">=": "≥", "<=": "≤"}[bar["sense"]]
         figure = f"{bar['figure']:.4g}"
         lines.append(f"| {bar['name']} | {figure} | {sense} {bar['goal']:g} | {holds} |")
-    lines += ["", "| measured | median | least | most | |", "|---|---:|---:|---:|---|"]
-    for figure in result["figures"]:
-        least, value, most = (f"{figure[key]:.4g}" for key in ("min", "value", "max"))
-        what = f"{figure['what']}; {figure['runs']} runs"
-        lines.append(
-            f"| `{figure['name']}` | {value} {figure['unit']} | {least} | {most} | {what} |"
-        )
-    return "\n".join(lines) + "\n"
+    link = f"[{path.name}]({path.relative_to(ROOT)})"
+    return "\n".join([*lines, "", f"Every figure behind them, with its spread: {link}."]) + "\n"
 
 
 def quoted(path: Path) -> str:

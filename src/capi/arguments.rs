@@ -1,6 +1,8 @@
 //! Reading what a C caller passes: structs by their size, strings, numbers of enums, outputs.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use crate::device::policy::Choice;
@@ -77,19 +79,37 @@ pub(super) fn check_output<T>(output: *mut T, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A string of the caller.
+/// The bytes of a string of the caller.
 ///
 /// # Safety
-/// `text` is NULL or NUL-terminated and lives as long as the result is used.
-pub(super) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
-    if text.is_null() {
+/// `string` is NULL or NUL-terminated and lives as long as the result is used.
+unsafe fn bytes<'a>(string: *const c_char, name: &str) -> Result<&'a [u8]> {
+    if string.is_null() {
         fail!(WB_ERR_NULL, "{name} is NULL");
     }
     // SAFETY: the caller's promise.
-    match unsafe { CStr::from_ptr(text) }.to_str() {
+    Ok(unsafe { CStr::from_ptr(string) }.to_bytes())
+}
+
+/// A text of the caller.
+///
+/// # Safety
+/// As for [`bytes`].
+pub(super) unsafe fn text<'a>(string: *const c_char, name: &str) -> Result<&'a str> {
+    // SAFETY: the caller's promise.
+    match str::from_utf8(unsafe { bytes(string, name) }?) {
         Ok(text) => Ok(text),
         Err(_) => fail!(WB_ERR_INVALID_ARGUMENT, "{name} is not UTF-8"),
     }
+}
+
+/// A path of the caller: any bytes, as the kernel takes them.
+///
+/// # Safety
+/// As for [`bytes`].
+pub(super) unsafe fn path<'a>(string: *const c_char) -> Result<&'a Path> {
+    // SAFETY: the caller's promise.
+    Ok(Path::new(OsStr::from_bytes(unsafe { bytes(string, "path") }?)))
 }
 
 /// Looks a number up among the values that a field may have.

@@ -1,10 +1,9 @@
 //! `wb_buffer`: a range of host memory.
 
 use std::ffi::{c_char, c_void};
-use std::path::Path;
 
 use crate::capi::arguments::{
-    Sized32, check_output, check_reserved, choice, one_of, read_struct, text, write_struct,
+    self, Sized32, check_output, check_reserved, choice, one_of, read_struct, write_struct,
 };
 use crate::capi::device::{WB_AUTO, wb_choice, wb_device};
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
@@ -305,7 +304,8 @@ pub unsafe extern "C" fn wb_buffer_alloc(
 /// file mapping) is refused with WB_ERR_WOULD_COPY. `options` and `deleter` may be NULL.
 ///
 /// Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
-/// that uses it; on failure it is never called. Any thread; may block the device.
+/// that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
+/// the device.
 /// Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
 /// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
 /// WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
@@ -364,7 +364,8 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 /// Registered without a copy where the platform can, else read in parallel into exact pinned memory:
 /// wb_buffer_info.origin says which, and its note why. `options` may be NULL.
 ///
-/// Ownership: one reference; the file stays open in it. Any thread; may block the device.
+/// Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
+/// queued on the device.
 /// Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
 /// WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
 /// WB_ERR_FORKED, WB_ERR_DRIVER.
@@ -384,11 +385,11 @@ pub unsafe extern "C" fn wb_buffer_map(
     guard(error, || {
         check_output(buffer, "buffer")?;
         // SAFETY: the caller's promise.
-        let (device, path) = unsafe { (handle::share::<Device>(device)?, text(path, "path")?) };
+        let (device, path) = unsafe { (handle::share::<Device>(device)?, arguments::path(path)?) };
         // SAFETY: the caller's promise.
         let made = unsafe {
             with_options(options, |options, progress| {
-                Buffer::map_file(&device, Path::new(path), offset, bytes, options, progress)
+                Buffer::map_file(&device, path, offset, bytes, options, progress)
             })
         }?;
         // SAFETY: not NULL.

@@ -384,8 +384,9 @@ pub unsafe extern "C" fn wb_device_free(
 /// Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
 /// address. A copy across two registrations, which CUDA refuses, is split.
 ///
-/// Stream order: runs behind what is queued on `stream`; both places must stay until then. From
-/// pageable memory the driver may block the caller. Any thread. Capturable.
+/// Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
+/// one is pageable memory, or both are host memory, a driver may block the caller until the stream
+/// gets there. Any thread. Capturable.
 /// Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
 ///
 /// # Safety

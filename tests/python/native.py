@@ -12,7 +12,11 @@ SLEEP = ctypes.cast(_c.usleep, ctypes.c_void_p).value
 
 
 class Gate:
-    """Holds a stream up until it is opened: libc's ``sem_wait``."""
+    """Holds a stream up until it is opened: libc's ``sem_wait``.
+
+    Meanwhile nothing may be allocated or registered, nor copied from host memory to host memory: a
+    CUDA driver waits for the stream there.
+    """
 
     _wait = ctypes.cast(_c.sem_wait, ctypes.c_void_p).value
 

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+
 from weighbridge import Dtype, Status, _abi, _library
 
 HEADER = ROOT / "include" / "weighbridge.h"

@@ -1,4 +1,4 @@
-"""DLPack: both kinds of capsule, deleters that work at any time, streams as the protocol has them."""
+"""DLPack: both kinds of capsule, deleters that work at any time, streams by the protocol."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import weakref
 
 import numpy as np
 import pytest
-import weighbridge
 from native import Gate, Managed, ManagedVersioned, capsule_name, look, take
+
+import weighbridge
 from weighbridge import Buffer, Dtype, Status, View, WeighbridgeError
 
 CPU, CUDA = 1, 2
@@ -299,9 +300,9 @@ def test_a_producers_deleter_runs_on_a_thread_of_python(device):
     source = np.zeros(4096, np.uint8).view(Array)
     weakref.finalize(source, lambda: threads.append(threading.current_thread()))
     stream = device.stream()
-    gate = Gate(stream)
     view = View.from_dlpack(device, source)
     del source
+    gate = Gate(stream)
     view.release_after(stream)
     gate.open()
     device.drain(10)
@@ -317,3 +318,11 @@ def test_a_tensor_of_another_major_version_is_refused(device):
         View.from_dlpack(device, capsule)
     managed.major = 1
     assert View.from_dlpack(device, capsule).shape == (3,)
+
+
+@NUMPY_2_1
+def test_the_read_only_flag_of_writable_memory_is_kept(device):
+    source = np.arange(100)
+    source.flags.writeable = False
+    with View.from_dlpack(device, source, access="host", pin=False) as view:
+        assert view.read_only and not view.numpy().flags.writeable

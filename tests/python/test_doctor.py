@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import DEVICES
+
 from weighbridge import DeviceInfo, __version__
 
 

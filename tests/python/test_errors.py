@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 import weighbridge
 from weighbridge import Device, Status, View, WeighbridgeError, errors
 

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+
 from weighbridge import Buffer, Status, WeighbridgeError
 
 
@@ -86,8 +87,5 @@ def test_names_that_are_no_utf_8(device, tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     with open(path, "wb") as file:
         file.write(b"xyz")
-    try:
-        with Buffer.map(device, os.fsdecode(path)) as buffer:
-            assert bytes(buffer.memoryview()) == b"xyz"
-    except ValueError as error:
-        assert "UTF-8" in str(error)
+    with Buffer.map(device, os.fsdecode(path)) as buffer:
+        assert bytes(buffer.memoryview()) == b"xyz"

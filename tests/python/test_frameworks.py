@@ -6,6 +6,7 @@ import gc
 
 import numpy as np
 import pytest
+
 import weighbridge
 from weighbridge import Dtype, View
 

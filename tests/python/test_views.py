@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from native import Gate
+
 from weighbridge import Dtype, View, WeighbridgeError
 
 NUMPY = [dtype for dtype in Dtype if dtype.is_numpy]
@@ -204,8 +205,8 @@ def test_what_cannot_be_copied_from(device):
 
 def test_release_after_keeps_the_view_for_the_stream(device):
     stream = device.stream()
-    gate = Gate(stream)
     view = View.copy_from(device, np.arange(10))
+    gate = Gate(stream)
     view.release_after(stream)
     assert view.closed
     usage = device.usage

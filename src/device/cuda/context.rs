@@ -46,9 +46,11 @@ impl Context {
         self.process.check()?;
         // SAFETY: the context is alive as long as self.
         unsafe { self.driver.context_push(self.raw) }?;
-        let mut entered = Entered { driver: self.driver, capture_mode: RELAXED };
+        let mut entered = Entered { driver: self.driver, found_mode: None };
+        let mut mode = RELAXED;
         // SAFETY: the pointer is to a live int that receives the mode until now.
-        unsafe { self.driver.exchange_capture_mode(&mut entered.capture_mode) }?;
+        unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
+        entered.found_mode = Some(mode);
         Ok(entered)
     }
 }
@@ -70,13 +72,16 @@ impl Drop for Context {
 /// While it lives, the context is current on this thread.
 pub struct Entered<'a> {
     pub(super) driver: &'a Driver,
-    capture_mode: i32,
+    /// The thread's capture mode before; None where it was not changed.
+    found_mode: Option<i32>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: restores the mode that enter() found.
-        let restored = unsafe { self.driver.exchange_capture_mode(&mut self.capture_mode) };
+        let restored = self.found_mode.map_or(Ok(()), |mut mode| {
+            // SAFETY: restores the mode that enter() found.
+            unsafe { self.driver.exchange_capture_mode(&mut mode) }
+        });
         let mut popped = ptr::null_mut();
         // SAFETY: pops what enter() pushed: nothing between them pushes.
         let popped = unsafe { self.driver.context_pop(&mut popped) };

@@ -19,7 +19,7 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any, Optional
+from typing import Any
 
 VERSION = (0, 1, 0)
 """The version of the header that this file follows."""
@@ -64,7 +64,7 @@ ACCESS = Names("access", device=0, host=1)
 wb_progress = CFUNCTYPE(c_int32, c_size_t, c_int32, c_uint64, c_uint64)
 
 
-def choice(value: Optional[bool]) -> int:
+def choice(value: bool | None) -> int:
     """The ``wb_choice`` of None, True or False."""
     return WB_AUTO if value is None else WB_ON if value else WB_OFF
 

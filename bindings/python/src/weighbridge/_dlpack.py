@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p, py_object
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from . import _abi, _keepalive
 from ._library import lib
@@ -51,7 +51,7 @@ def capsule(view: Reference, versioned: bool) -> Any:
     return _new(tensor, _FRESH[versioned], _DESTROY)
 
 
-def check_stream(stream: Optional[int], device: tuple[int, int]) -> None:
+def check_stream(stream: int | None, device: tuple[int, int]) -> None:
     """Refuse what the protocol does not allow as ``stream``."""
     if stream is None:
         return
@@ -106,7 +106,7 @@ _delete = ctypes.CFUNCTYPE(None, c_void_p)
 class _Owned:
     """A producer's tensor, deleted with this object once it was taken."""
 
-    def __init__(self, address: int, deleter: Optional[int]) -> None:
+    def __init__(self, address: int, deleter: int | None) -> None:
         self.taken = False
         self._address = address
         # The type is held here since this may be deleted when the module is already gone.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, TypeVar
 
 from . import _keepalive
 from .errors import ClosedError, Status
@@ -52,7 +52,7 @@ class Handle:
     """A public object over a reference: closed by ``with``, ``close``, or with its last use."""
 
     _noun = "object"
-    _reference: Optional[Reference]
+    _reference: Reference | None
 
     def _live(self) -> Reference:
         """The reference, to be passed to a call; it is held until the call has returned."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _abi
 from ._progress import Callback, Progress
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
         huge_pages: Literal["try", "off", "require"]
         threads: int
-        numa_node: Union[int, Literal["device", "any"]]
-        pin: Optional[bool]
+        numa_node: int | Literal["device", "any"]
+        pin: bool | None
         write_combined: bool
         portable: bool
         file_mode: Literal["auto", "map", "read"]
         chunk_bytes: int
-        progress: Optional[Callback]
+        progress: Callback | None
 
 
 # Work on less than this is over before anybody gets to press Ctrl-C.
@@ -45,17 +45,17 @@ class Options:
 
     def __init__(
         self,
-        nbytes: Optional[int] = None,
+        nbytes: int | None = None,
         *,
         huge_pages: str = "try",
         threads: int = 0,
-        numa_node: Union[int, str] = "device",
-        pin: Optional[bool] = None,
+        numa_node: int | str = "device",
+        pin: bool | None = None,
         write_combined: bool = False,
         portable: bool = True,
         file_mode: str = "auto",
         chunk_bytes: int = 0,
-        progress: Optional[Callback] = None,
+        progress: Callback | None = None,
     ) -> None:
         """``nbytes`` is how much work the call will be, None where that is not known."""
         if progress is not None and not callable(progress):
@@ -76,7 +76,7 @@ class Options:
             file_mode=_abi.FILE_MODE.code(file_mode),
             chunk_bytes=unsigned(chunk_bytes, "chunk_bytes"),
         )
-        self._progress: Optional[Progress] = None
+        self._progress: Progress | None = None
         if progress is not None or nbytes is None or nbytes >= _INTERRUPTIBLE_BYTES:
             self._progress = Progress(progress)
             self._c.progress = self._progress.native
@@ -101,7 +101,7 @@ def unsigned(value: int, what: str, bits: int = 64) -> int:
     return number
 
 
-def c_text(text: Union[str, bytes], what: str) -> bytes:
+def c_text(text: str | bytes, what: str) -> bytes:
     """The bytes of a text for C, which would stop silently at a NUL."""
     encoded = text.encode() if isinstance(text, str) else text
     if b"\0" in encoded:

@@ -17,7 +17,7 @@ cancels the call, any other result continues it."""
 
 
 class _State:
-    raised: Optional[BaseException] = None
+    raised: BaseException | None = None
     cancelled = False
 
 
@@ -26,7 +26,7 @@ class _State:
 _KEYS = ((1, 0, 0, 0), (1, 2, 0, 2))
 
 
-def _receive(state: _State, callback: Optional[Callback]) -> Generator[int, int, None]:
+def _receive(state: _State, callback: Callback | None) -> Generator[int, int, None]:
     given = [0, 0, 0, 0]
     at = 3
     while True:
@@ -59,7 +59,7 @@ class Progress:
     argument after the other and gives back the one for which the generator answered most.
     """
 
-    def __init__(self, callback: Optional[Callback] = None) -> None:
+    def __init__(self, callback: Callback | None = None) -> None:
         self._state = _State()
         steps = _receive(self._state, callback)
         next(steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._handle import Handle
 from .buffer import address_of
@@ -18,7 +18,7 @@ class Source(NamedTuple):
     address: int
     dtype: Dtype
     shape: tuple[int, ...]
-    strides: Optional[tuple[int, ...]]
+    strides: tuple[int, ...] | None
     """In elements; None for contiguous."""
     held: Any
     """Keeps the memory alive."""
@@ -67,7 +67,7 @@ def _of_memory(memory: memoryview) -> Source:
     return Source(address, dtype, shape, _in_elements(strides, dtype), memory)
 
 
-def _in_elements(strides: Optional[tuple[int, ...]], dtype: Dtype) -> Optional[tuple[int, ...]]:
+def _in_elements(strides: tuple[int, ...] | None, dtype: Dtype) -> tuple[int, ...] | None:
     if strides is None:
         return None
     if any(stride % dtype.itemsize for stride in strides):

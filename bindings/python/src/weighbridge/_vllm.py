@@ -7,7 +7,6 @@ Options given in code win over both, and a variable of this library over the one
 from __future__ import annotations
 
 import os
-from typing import Optional
 
 PIN = ("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "VLLM_WEIGHT_OFFLOADING_DISABLE_PIN_MEMORY")
 VIEWS = ("WEIGHBRIDGE_DISABLE_UVA", "VLLM_WEIGHT_OFFLOADING_DISABLE_UVA")
@@ -16,7 +15,7 @@ _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
 
 
-def disabled(variables: tuple[str, str]) -> Optional[str]:
+def disabled(variables: tuple[str, str]) -> str | None:
     """``NAME=value`` of vLLM's variable where it switches the thing off, else None."""
     own, theirs = variables
     value = os.environ.get(theirs)

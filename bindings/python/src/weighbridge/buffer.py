@@ -7,7 +7,7 @@ import ctypes
 import os
 from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _abi, _keepalive, _streams
 from ._handle import Handle, Reference
@@ -37,7 +37,7 @@ class BufferInfo:
     read_only: bool
     address: int
     """The first byte; 0 in a buffer of no bytes."""
-    device_address: Optional[int]
+    device_address: int | None
     """Where the device sees the first byte; None where it does not."""
     nbytes: int
     """Bytes asked for."""
@@ -89,7 +89,7 @@ class Buffer(Handle):
         work on streams behind ``release_after``, DLPack consumers. Or it is a pair of address and
         bytes, which the caller keeps alive as long.
         """
-        held: Optional[memoryview] = None
+        held: memoryview | None = None
         if isinstance(memory, tuple):
             address, nbytes = memory
             address, nbytes = unsigned(address, "address"), unsigned(nbytes, "nbytes")
@@ -128,7 +128,7 @@ class Buffer(Handle):
     def map(
         cls,
         device: Device,
-        path: Union[str, os.PathLike[str]],
+        path: str | os.PathLike[str],
         offset: int = 0,
         nbytes: int = 0,
         **options: Unpack[BufferOptions],
@@ -181,7 +181,7 @@ class Buffer(Handle):
         return self.info.address
 
     @property
-    def device_address(self) -> Optional[int]:
+    def device_address(self) -> int | None:
         """The device's address of the first byte; None where it does not see it."""
         return self.info.device_address
 
@@ -193,8 +193,8 @@ class Buffer(Handle):
     def view(
         self,
         dtype: DtypeLike,
-        shape: Union[int, Sequence[int]],
-        strides: Optional[Sequence[int]] = None,
+        shape: int | Sequence[int],
+        strides: Sequence[int] | None = None,
         offset: int = 0,
         access: Literal["device", "host"] = "device",
     ) -> View:

@@ -7,7 +7,7 @@ import time
 import weakref
 from ctypes import byref, c_int32, c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _abi, _keepalive, _streams, _vllm
 from ._handle import Handle, Reference
@@ -55,9 +55,9 @@ class DeviceInfo:
     pageable_access: bool
     """Any pointer of the process is a device pointer."""
     integrated: bool
-    numa_node: Optional[int]
+    numa_node: int | None
     """None when unknown."""
-    memlock_limit: Optional[int]
+    memlock_limit: int | None
     """Bytes that this process may lock; None without a limit."""
     total_bytes: int
     free_bytes: int
@@ -98,10 +98,10 @@ class Device(Handle):
         self,
         name: str,
         *,
-        pin: Optional[bool] = None,
-        views: Optional[bool] = None,
+        pin: bool | None = None,
+        views: bool | None = None,
         capacity_bytes: int = 0,
-        context: Optional[int] = None,
+        context: int | None = None,
     ) -> None:
         self._reference = None
         self._switched_off = {}
@@ -174,7 +174,7 @@ class Device(Handle):
         fields = DeviceUsage.__dataclass_fields__
         return DeviceUsage(**{name: getattr(found, name) for name in fields})
 
-    def drain(self, timeout: Optional[float] = None) -> None:
+    def drain(self, timeout: float | None = None) -> None:
         """Wait until every reference that goes after a stream, or was a consumer's, is gone.
 
         ``timeout`` is in seconds; TimeoutError after it. None waits for ever. Ctrl-C interrupts.
@@ -218,9 +218,9 @@ class Device(Handle):
 
     def copy(
         self,
-        to: Union[int, Buffer, View],
-        source: Union[int, Buffer, View],
-        nbytes: Optional[int] = None,
+        to: int | Buffer | View,
+        source: int | Buffer | View,
+        nbytes: int | None = None,
         stream: Any = None,
     ) -> None:
         """Queue a copy between any two places: addresses, buffers or views without gaps.
@@ -256,7 +256,7 @@ class Device(Handle):
         return f"<weighbridge.Device {self.name}{state}>" if hasattr(self, "kind") else "<Device>"
 
 
-def _place(place: Union[int, Buffer, View]) -> tuple[int, Optional[int]]:
+def _place(place: int | Buffer | View) -> tuple[int, int | None]:
     """Address and bytes of one end of a copy."""
     if isinstance(place, Handle):
         info: Any = place.info
@@ -273,7 +273,7 @@ class Stream:
     """A stream of a device: in order in itself, independent of others."""
 
     def __init__(self, device: Device) -> None:
-        self._device: Optional[Reference] = device._live()
+        self._device: Reference | None = device._live()
         handle, error = c_void_p(), _abi.wb_error()
         # As for other handles, the call writes into memory that the finalizer already watches.
         self._finalizer = weakref.finalize(self, _release_stream, self._device, handle)

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import Any
 
 from . import _vllm
 from ._library import PATH, VERSION
@@ -17,7 +17,7 @@ from .errors import WeighbridgeError
 _VARIABLES = (*_vllm.PIN, *_vllm.VIEWS, "WEIGHBRIDGE_LIBRARY", "CUDA_VISIBLE_DEVICES")
 
 
-def examine(name: Optional[str] = None) -> dict[str, Any]:
+def examine(name: str | None = None) -> dict[str, Any]:
     """Everything that there is to know of one device, or of all, as JSON has it."""
     cuda: dict[str, Any] = {"count": 0, "error": None}
     try:
@@ -55,7 +55,7 @@ def _failure(error: WeighbridgeError) -> dict[str, Any]:
     }
 
 
-def run(name: Optional[str], as_json: bool) -> int:
+def run(name: str | None, as_json: bool) -> int:
     """Print it; 0 when every device that was looked at opened."""
     found = examine(name)
     if as_json:
@@ -119,7 +119,7 @@ def _print_table(title: str, rows: list[tuple[str, str, str]]) -> None:
             print(f"  {what:<{widths[0]}}  {how:<{widths[1]}}  {why}".rstrip())
         return
     table = Table(title=Text(title), title_justify="left")
-    for column in ("", "here", "why"):
+    for column in ("", "here", "why, or what it means"):
         table.add_column(column)
     for what, how, why in rows:
         style = {"yes": "green", "no": "yellow"}.get(how, "")
@@ -131,7 +131,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _bytes(count: Optional[int]) -> str:
+def _bytes(count: int | None) -> str:
     if count is None:
         return "no limit"
     for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ctypes import byref, c_int32, c_uint64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _abi
 from ._handle import Handle, Reference
@@ -33,9 +33,9 @@ class TensorInfo:
     """A tensor of a file."""
 
     name: str
-    dtype: Optional[Dtype]
+    dtype: Dtype | None
     """None for a type of the file that this library has no name for."""
-    shape: Optional[tuple[int, ...]]
+    shape: tuple[int, ...] | None
     offset: int
     """Bytes from the beginning of the file, and so of its buffer."""
     nbytes: int
@@ -60,7 +60,7 @@ class Safetensors(Handle):
     def __init__(
         self,
         device: Device,
-        path: Union[str, os.PathLike[str]],
+        path: str | os.PathLike[str],
         **options: Unpack[BufferOptions],
     ) -> None:
         self._reference = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref, c_int64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _abi, _dlpack, _keepalive, _source
 from ._handle import Handle, Reference
@@ -38,7 +38,7 @@ class ViewInfo:
     read_only: bool
     address: int
     """The host's address of the first element; 0 in a buffer of no bytes."""
-    device_address: Optional[int]
+    device_address: int | None
     """The device's address of the first element; None for a view of the host only."""
     elements: int
     nbytes: int
@@ -58,15 +58,15 @@ class View(Handle):
     def __init__(self, device: Device, reference: Reference) -> None:
         self._reference = reference
         self._device = device
-        self._lent: Optional[Reference] = None
+        self._lent: Reference | None = None
 
     @classmethod
     def of(
         cls,
         buffer: Buffer,
         dtype: DtypeLike,
-        shape: Union[int, Sequence[int]],
-        strides: Optional[Sequence[int]] = None,
+        shape: int | Sequence[int],
+        strides: Sequence[int] | None = None,
         offset: int = 0,
         access: Literal["device", "host"] = "device",
     ) -> View:
@@ -192,7 +192,7 @@ class View(Handle):
         return self.info.address
 
     @property
-    def device_address(self) -> Optional[int]:
+    def device_address(self) -> int | None:
         """The device's address of the first element; None for a view of the host only."""
         return self.info.device_address
 
@@ -229,7 +229,7 @@ class View(Handle):
         array: np.ndarray[Any, Any] = np.ndarray(info.shape, dtype, base, below, strides)
         return array
 
-    def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> np.ndarray[Any, Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         """NumPy's protocol: ``numpy.asarray(view)``."""
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
@@ -248,10 +248,10 @@ class View(Handle):
     def __dlpack__(
         self,
         *,
-        stream: Optional[int] = None,
-        max_version: Optional[tuple[int, int]] = None,
-        dl_device: Optional[tuple[int, int]] = None,
-        copy: Optional[bool] = None,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
     ) -> Any:
         """A DLPack capsule over this memory: without a copy, or a BufferError.
 
@@ -318,8 +318,8 @@ DeviceView = View
 
 def _layout(
     dtype: Dtype,
-    shape: Union[int, Sequence[int]],
-    strides: Optional[Sequence[int]],
+    shape: int | Sequence[int],
+    strides: Sequence[int] | None,
     offset: int = 0,
 ) -> _abi.wb_layout:
     sizes = [shape] if isinstance(shape, int) else list(shape)
