@@ -19,6 +19,7 @@ from native import SLEEP
 from weighbridge import Buffer, View
 device = weighbridge.Device({device!r})
 stream = device.stream()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits none
 """
 
 
