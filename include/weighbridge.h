@@ -789,6 +789,11 @@ typedef struct {
 #define WB_ERR_DLPACK 37
 
 /**
+ * Something else holds what was asked for; release it first.
+ */
+#define WB_ERR_BUSY 43
+
+/**
  * Boolean, 1 byte.
  */
 #define WB_DTYPE_BOOL 1

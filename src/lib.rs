@@ -18,5 +18,6 @@ pub mod device;
 pub mod error;
 mod log;
 pub mod memory;
+pub mod offload;
 pub mod status;
 pub mod tensor;

@@ -80,6 +80,8 @@ pub const WB_ERR_CAPTURING: wb_status = 35;
 pub const WB_ERR_FORKED: wb_status = 36;
 /// The DLPack tensor is of a version, device or type that is not taken here.
 pub const WB_ERR_DLPACK: wb_status = 37;
+/// Something else holds what was asked for; release it first.
+pub const WB_ERR_BUSY: wb_status = 43;
 
 /// Matches a status with the name of its constant, so that a name is written once.
 macro_rules! names {
@@ -98,5 +100,6 @@ pub(crate) fn name(status: wb_status) -> Option<&'static str> {
         WB_ERR_NOT_SUPPORTED WB_ERR_MEMLOCK WB_ERR_CGROUP WB_ERR_OUT_OF_MEMORY
         WB_ERR_DEVICE_MEMORY WB_ERR_HUGE_PAGES WB_ERR_FILE_MISSING WB_ERR_FILE_ACCESS
         WB_ERR_FILE_EMPTY WB_ERR_FILE_TRUNCATED WB_ERR_FILE_IO WB_ERR_FORMAT WB_ERR_NOT_FOUND
-        WB_ERR_CANCELLED WB_ERR_TIMEOUT WB_ERR_CAPTURING WB_ERR_FORKED WB_ERR_DLPACK)
+        WB_ERR_CANCELLED WB_ERR_TIMEOUT WB_ERR_CAPTURING WB_ERR_FORKED WB_ERR_DLPACK
+        WB_ERR_BUSY)
 }

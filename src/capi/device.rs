@@ -360,7 +360,7 @@ pub unsafe extern "C" fn wb_device_alloc(
         };
         let allocated = device.alloc(bytes.unsigned_abs())?;
         // SAFETY: not NULL.
-        unsafe { *address = allocated };
+        unsafe { *address = allocated.start() as u64 };
         Ok(())
     })
 }

@@ -284,7 +284,7 @@ pub unsafe extern "C" fn wb_view_release_after(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<View>(view) }?.buffer().device().clone();
-        let event = device.backend().record(Stream(stream as usize))?;
+        let event = device.mark(Stream(stream as usize))?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<View>(view) }?;
         deferred::drop_after(Some(event), Box::new(reference), &device);

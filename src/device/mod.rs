@@ -4,11 +4,13 @@
 
 pub mod cuda;
 pub mod host;
+mod owned;
 pub mod policy;
 pub mod process;
 pub mod registry;
 mod usage;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::error::{Result, fail};
 use crate::log;
 use crate::memory::pages::Span;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES};
+use crate::status::{
+    WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
+};
+pub use owned::{DeviceMemory, OwnedStream};
 use policy::{Choice, Policy};
 use registry::Registry;
 pub use usage::{Usage, UsageSnapshot};
@@ -78,11 +83,33 @@ pub struct Pinned {
     pub bytes: u64,
 }
 
-/// A point in a stream.
-pub trait Event: Send {
+/// A point in a stream, which can be set again and again.
+pub trait Event: Send + Sync {
+    /// Sets it behind what is queued on the stream.
+    fn record(&self, stream: Stream) -> Result<()>;
+    /// Lets the stream wait for the point that it was last set to.
+    fn hold(&self, stream: Stream, waiting: Waiting) -> Result<()>;
     /// Whether everything queued before it has run.
     fn is_complete(&self) -> Result<bool>;
+    /// Waits until everything queued before it has run.
+    fn synchronize(&self) -> Result<()>;
+    /// Seconds from `earlier` to this; `None` until both have passed. Both are timed.
+    fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>>;
+    /// For [`Event::seconds_since`] of the same kind.
+    fn as_any(&self) -> &dyn Any;
 }
+
+/// What a wait means on a stream that is being captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// For the point set in the same capture, or without any capture.
+    Within,
+    /// For the point set last outside of the capture, looked up anew at every replay.
+    FromOutside,
+}
+
+/// Work of the host that may be queued many times, also by replays of a graph.
+pub struct HostWork(pub Box<dyn Fn() + Send + Sync>);
 
 /// What a kind of device must be able to do. Addresses are the device's own.
 pub trait Backend: Send + Sync {
@@ -105,7 +132,7 @@ pub trait Backend: Send + Sync {
     fn free_pinned(&self, span: Span) -> Result<()>;
 
     /// Device memory.
-    fn alloc(&self, bytes: usize) -> Result<u64>;
+    fn alloc(&self, bytes: usize) -> Result<Span>;
     /// Undoes [`Backend::alloc`].
     fn free(&self, address: u64) -> Result<()>;
     /// Queues a copy of spans of one length, neither of which straddles two registrations.
@@ -119,8 +146,15 @@ pub trait Backend: Send + Sync {
     fn synchronize(&self, stream: Stream) -> Result<()>;
     /// Queues a function of the host on the stream; it must not call the device.
     fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()>;
-    /// Marks the point that the stream has reached. `WB_ERR_CAPTURING` on a capturing stream.
-    fn record(&self, stream: Stream) -> Result<Box<dyn Event>>;
+    /// Queues work that its owner keeps until no stream and no graph can run it any more.
+    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
+    /// An event that was not set yet; `timed` ones tell the seconds between them.
+    fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
+    /// The number of the capture that the stream is in, if it is in one.
+    fn capture(&self, stream: Stream) -> Result<Option<u64>>;
+    /// Whether an address lies in device memory; on the host device, in memory of
+    /// [`Backend::alloc`].
+    fn is_device_memory(&self, address: u64) -> Result<bool>;
 }
 
 /// What a caller asks of a device when opening it.
@@ -195,19 +229,33 @@ impl Device {
         &self.usage
     }
 
+    /// Marks the point that a stream has reached, for giving memory back behind it.
+    pub fn mark(&self, stream: Stream) -> Result<Box<dyn Event>> {
+        if self.backend.capture(stream)?.is_some() {
+            fail!(
+                WB_ERR_CAPTURING,
+                "asked to give memory back after a stream that is being captured; a graph may be \
+                 replayed at any time: keep the reference until the graph is destroyed"
+            );
+        }
+        let event = self.backend.new_event(false)?;
+        event.record(stream)?;
+        Ok(event)
+    }
+
     fn allocations(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
         self.allocations.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Device memory; its address.
-    pub fn alloc(&self, bytes: usize) -> Result<u64> {
+    /// Device memory.
+    pub fn alloc(&self, bytes: usize) -> Result<Span> {
         if bytes == 0 {
             fail!(WB_ERR_ZERO_BYTES, "asked for 0 bytes of device memory");
         }
-        let address = self.backend.alloc(bytes)?;
-        self.allocations().insert(address, bytes);
+        let memory = self.backend.alloc(bytes)?;
+        self.allocations().insert(memory.start() as u64, bytes);
         self.usage.device_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
-        Ok(address)
+        Ok(memory)
     }
 
     /// Gives device memory of [`Device::alloc`] back.

@@ -6,7 +6,7 @@ use crate::error::{Result, fail};
 use crate::status::WB_ERR_FORKED;
 
 /// Remembers the process that made it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Process(u32);
 
 impl Process {

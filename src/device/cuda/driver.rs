@@ -111,15 +111,18 @@ driver! {
     stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);
     stream_destroy = "cuStreamDestroy_v2"(stream: CUstream);
     stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
-    stream_capturing = "cuStreamIsCapturing"(stream: CUstream, status: *mut c_int);
+    stream_wait_event = "cuStreamWaitEvent"(stream: CUstream, event: CUevent, flags: c_uint);
+    stream_capture = "cuStreamGetCaptureInfo_v2"(
+        stream: CUstream, status: *mut c_int, id: *mut u64, graph: *mut c_void,
+        dependencies: *mut c_void, count: *mut c_void);
     launch_host_function =
         "cuLaunchHostFunc"(stream: CUstream, function: HostFunction, data: *mut c_void);
     event_create = "cuEventCreate"(event: *mut CUevent, flags: c_uint);
     event_destroy = "cuEventDestroy_v2"(event: CUevent);
     event_record = "cuEventRecord"(event: CUevent, stream: CUstream);
     event_query = "cuEventQuery"(event: CUevent);
-
-
+    event_synchronize = "cuEventSynchronize"(event: CUevent);
+    event_elapsed = "cuEventElapsedTime"(milliseconds: *mut f32, start: CUevent, end: CUevent);
 }
 
 /// A function of the library by its NUL-terminated name.

@@ -1,5 +1,6 @@
 //! Points in a CUDA stream.
 
+use std::any::Any;
 use std::ptr;
 use std::sync::Arc;
 
@@ -7,15 +8,17 @@ use cudarc::driver::sys::{CUevent, CUstream};
 
 use super::context::Context;
 use super::driver::code;
-use crate::device::Event;
+use crate::device::{Event, Stream, Waiting};
 use crate::error::{Result, fail};
 use crate::log;
-use crate::status::WB_ERR_CAPTURING;
+use crate::status::WB_ERR_INTERNAL;
 
 /// Event without timing. Source: the CUDA driver API, `CUevent_flags`.
 const DISABLE_TIMING: u32 = 2;
+/// A wait of a capture for what lies outside of it. Source: `CUevent_wait_flags`.
+const WAIT_EXTERNAL: u32 = 1;
 
-/// An event, recorded once.
+/// An event of the driver.
 pub struct CudaEvent {
     context: Arc<Context>,
     raw: CUevent,
@@ -23,32 +26,37 @@ pub struct CudaEvent {
 
 // SAFETY: a CUevent may be used by any thread.
 unsafe impl Send for CudaEvent {}
+// SAFETY: the driver orders calls on one event that come from several threads.
+unsafe impl Sync for CudaEvent {}
 
 impl CudaEvent {
-    /// Marks the point that the stream has reached.
-    pub fn record(context: &Arc<Context>, stream: CUstream) -> Result<Self> {
+    /// An event that was not set yet.
+    pub fn new(context: &Arc<Context>, timed: bool) -> Result<Self> {
         let entered = context.enter()?;
-        let mut capturing = 0;
-        // SAFETY: the pointer is to a live int; the caller's stream is alive.
-        unsafe { entered.driver.stream_capturing(stream, &mut capturing) }?;
-        if capturing != 0 {
-            fail!(
-                WB_ERR_CAPTURING,
-                "asked to give memory back after a stream that is being captured; a graph may be \
-                 replayed at any time: keep the reference until the graph is destroyed"
-            );
-        }
         let mut raw = ptr::null_mut();
         // SAFETY: the pointer receives the event.
-        unsafe { entered.driver.event_create(&mut raw, DISABLE_TIMING) }?;
-        let event = Self { context: context.clone(), raw };
-        // SAFETY: event and stream are alive.
-        unsafe { entered.driver.event_record(raw, stream) }?;
-        Ok(event)
+        unsafe { entered.driver.event_create(&mut raw, if timed { 0 } else { DISABLE_TIMING }) }?;
+        Ok(Self { context: context.clone(), raw })
     }
 }
 
 impl Event for CudaEvent {
+    fn record(&self, stream: Stream) -> Result<()> {
+        let entered = self.context.enter()?;
+        // SAFETY: the event is alive, and the caller's stream is.
+        unsafe { entered.driver.event_record(self.raw, stream.0 as CUstream) }
+    }
+
+    fn hold(&self, stream: Stream, waiting: Waiting) -> Result<()> {
+        let entered = self.context.enter()?;
+        let flags = match waiting {
+            Waiting::Within => 0,
+            Waiting::FromOutside => WAIT_EXTERNAL,
+        };
+        // SAFETY: the event is alive, and the caller's stream is.
+        unsafe { entered.driver.stream_wait_event(stream.0 as CUstream, self.raw, flags) }
+    }
+
     fn is_complete(&self) -> Result<bool> {
         let entered = self.context.enter()?;
         // SAFETY: the event is alive.
@@ -58,6 +66,30 @@ impl Event for CudaEvent {
             Err(error) => Err(error),
         }
     }
+
+    fn synchronize(&self) -> Result<()> {
+        let entered = self.context.enter()?;
+        // SAFETY: the event is alive.
+        unsafe { entered.driver.event_synchronize(self.raw) }
+    }
+
+    fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>> {
+        let Some(earlier) = earlier.as_any().downcast_ref::<Self>() else {
+            fail!(WB_ERR_INTERNAL, "two events of different kinds of device have no time between")
+        };
+        let entered = self.context.enter()?;
+        let mut milliseconds = 0.0;
+        // SAFETY: the pointer is to a live float; both events are alive.
+        match unsafe { entered.driver.event_elapsed(&mut milliseconds, earlier.raw, self.raw) } {
+            Ok(()) => Ok(Some(f64::from(milliseconds) / 1e3)),
+            Err(error) if error.code == code::NOT_READY => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }
 
 impl Drop for CudaEvent {
@@ -66,7 +98,7 @@ impl Drop for CudaEvent {
             return;
         }
         let Ok(entered) = self.context.enter() else { return };
-        // SAFETY: created in record(), destroyed once.
+        // SAFETY: created in new(), destroyed once.
         if let Err(error) = unsafe { entered.driver.event_destroy(self.raw) }
             && error.code != code::DEINITIALIZED
         {

@@ -14,7 +14,7 @@ use cudarc::driver::sys::{self, CUpointer_attribute as PointerAttribute};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
 
 use crate::device::registry::Registry;
-use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
+use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
@@ -278,12 +278,13 @@ impl Backend for CudaDevice {
         unsafe { entered.driver.host_free(span.start() as *mut c_void) }.or_else(gone_unit)
     }
 
-    fn alloc(&self, bytes: usize) -> Result<u64> {
+    fn alloc(&self, bytes: usize) -> Result<Span> {
         let entered = self.context.enter()?;
         let mut address = 0;
         // SAFETY: the pointer receives the address.
         unsafe { entered.driver.memory_alloc(&mut address, bytes) }?;
-        Ok(address)
+        // SAFETY: the driver gave `bytes` bytes there until free().
+        Ok(unsafe { Span::new(address as usize, bytes) })
     }
 
     fn free(&self, address: u64) -> Result<()> {
@@ -333,9 +334,57 @@ impl Backend for CudaDevice {
         })
     }
 
-    fn record(&self, stream: Stream) -> Result<Box<dyn Event>> {
-        Ok(Box::new(CudaEvent::record(&self.context, stream.0 as sys::CUstream)?))
+    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
+        let entered = self.context.enter()?;
+        let data = Arc::as_ptr(work).cast_mut().cast();
+        // SAFETY: the owner keeps the work until nothing can run it any more.
+        unsafe {
+            entered.driver.launch_host_function(stream.0 as sys::CUstream, run_kept_work, data)
+        }
     }
+
+    fn new_event(&self, timed: bool) -> Result<Box<dyn Event>> {
+        Ok(Box::new(CudaEvent::new(&self.context, timed)?))
+    }
+
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        let entered = self.context.enter()?;
+        let (mut status, mut id) = (0, 0);
+        let none = ptr::null_mut();
+        // SAFETY: the pointers are to live numbers or NULL where the driver allows it; the caller's
+        // stream is alive.
+        unsafe {
+            let stream = stream.0 as sys::CUstream;
+            entered.driver.stream_capture(stream, &mut status, &mut id, none, none, none)
+        }?;
+        Ok((status != 0).then_some(id))
+    }
+
+    fn is_device_memory(&self, address: u64) -> Result<bool> {
+        let entered = self.context.enter()?;
+        let mut kind = 0u32;
+        // SAFETY: the attribute is a 32-bit number; an address unknown to the driver is an error.
+        let found = unsafe {
+            entered.driver.pointer_attribute(
+                (&raw mut kind).cast(),
+                PointerAttribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE as i32,
+                address,
+            )
+        };
+        match found {
+            Ok(()) => Ok(kind == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32),
+            Err(error) if error.code == code::INVALID_VALUE => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The trampoline of [`CudaDevice::call_kept`].
+unsafe extern "C" fn run_kept_work(data: *mut c_void) {
+    // SAFETY: call_kept() gave this pointer to the driver, and the work's owner keeps it.
+    let work = unsafe { &*data.cast::<HostWork>() };
+    // A panic must not unwind into the driver.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (work.0)()));
 }
 
 /// The trampoline of [`CudaDevice::call`].

@@ -1,20 +1,22 @@
 //! The host as a device: its memory is the process's own, its streams are threads that work in
 //! order, its events are points that those threads pass. Pinning is mlock.
 
+mod event;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::process::Process;
 use crate::device::registry::Registry;
-use crate::device::{Backend, Event, Facts, PinOptions, Pinned, Stream};
+use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail, human};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
-use stream::HostStream;
+use event::HostEvent;
+use stream::Streams;
 
 static REGISTRY: Registry = Registry::new();
 
@@ -23,14 +25,13 @@ pub struct HostDevice {
     facts: Facts,
     process: Process,
     capacity: u64,
+    streams: Arc<Streams>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    streams: HashMap<usize, Arc<HostStream>>,
-    last_stream: usize,
-    allocations: HashMap<u64, Mapping>,
+    allocations: BTreeMap<u64, Mapping>,
     allocated: u64,
 }
 
@@ -48,31 +49,13 @@ impl HostDevice {
             memlock_limit: limits::memlock(),
             ..Facts::default()
         };
-        Self { facts, process: Process::this(), capacity, state: Mutex::default() }
+        let process = Process::this();
+        let streams = Arc::new(Streams::new(process));
+        Self { facts, process, capacity, streams, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The stream of a handle; the default stream's thread starts when it is first used.
-    fn stream(&self, stream: Stream) -> Result<Arc<HostStream>> {
-        self.check_process()?;
-        let mut state = self.state();
-        if let Some(found) = state.streams.get(&stream.0) {
-            return Ok(found.clone());
-        }
-        if stream.0 != 0 {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "{:#x} is no stream of this host device, or was released: make one with \
-                 wb_device_stream_new, or pass NULL",
-                stream.0
-            );
-        }
-        let default = Arc::new(HostStream::start()?);
-        state.streams.insert(0, default.clone());
-        Ok(default)
     }
 }
 
@@ -127,7 +110,7 @@ impl Backend for HostDevice {
         fail!(WB_ERR_NOT_SUPPORTED, "the host device has no driver memory")
     }
 
-    fn alloc(&self, bytes: usize) -> Result<u64> {
+    fn alloc(&self, bytes: usize) -> Result<Span> {
         self.check_process()?;
         let mut state = self.state();
         let mapping = Mapping::anonymous(bytes)
@@ -143,17 +126,16 @@ impl Backend for HostDevice {
                 human(self.capacity)
             );
         }
-        let address = mapping.span().start() as u64;
+        let memory = mapping.span().part(0, bytes);
         state.allocated += mapped;
-        state.allocations.insert(address, mapping);
-        Ok(address)
+        state.allocations.insert(memory.start() as u64, mapping);
+        Ok(memory)
     }
 
     /// As a CUDA device does, waits for the streams first: nothing is freed in flight.
     fn free(&self, address: u64) -> Result<()> {
         self.check_process()?;
-        let streams: Vec<_> = self.state().streams.values().cloned().collect();
-        streams.iter().for_each(|stream| stream.synchronize());
+        self.streams.synchronize_all();
         let mut state = self.state();
         let Some(mapping) = state.allocations.remove(&address) else {
             fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} is no device memory of this device")
@@ -163,41 +145,47 @@ impl Backend for HostDevice {
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
-        self.stream(stream)?.push(Box::new(move || pages::copy(to, from)));
+        self.streams.find(stream)?.push(Box::new(move || pages::copy(to, from)));
         Ok(())
     }
 
     fn new_stream(&self) -> Result<Stream> {
-        self.check_process()?;
-        let stream = Arc::new(HostStream::start()?);
-        let mut state = self.state();
-        state.last_stream += 1;
-        let handle = state.last_stream;
-        state.streams.insert(handle, stream);
-        Ok(Stream(handle))
+        self.streams.add()
     }
 
     fn release_stream(&self, stream: Stream) -> Result<()> {
-        self.stream(stream)?;
-        if stream.0 == 0 {
-            fail!(WB_ERR_INVALID_ARGUMENT, "the default stream is the device's own");
-        }
-        self.state().streams.remove(&stream.0);
-        Ok(())
+        self.streams.remove(stream)
     }
 
     fn synchronize(&self, stream: Stream) -> Result<()> {
-        self.stream(stream)?.synchronize();
+        self.streams.find(stream)?.synchronize();
         Ok(())
     }
 
     fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
-        self.stream(stream)?.push(work);
+        self.streams.find(stream)?.push(work);
         Ok(())
     }
 
-    fn record(&self, stream: Stream) -> Result<Box<dyn Event>> {
-        Ok(Box::new(self.stream(stream)?.record()))
+    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
+        let work = work.clone();
+        self.streams.find(stream)?.push(Box::new(move || (work.0)()));
+        Ok(())
+    }
+
+    fn new_event(&self, _: bool) -> Result<Box<dyn Event>> {
+        self.check_process()?;
+        Ok(Box::new(HostEvent::new(&self.streams)))
+    }
+
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        self.streams.find(stream).map(|_| None)
+    }
+
+    fn is_device_memory(&self, address: u64) -> Result<bool> {
+        let state = self.state();
+        let before = state.allocations.range(..=address).next_back();
+        Ok(before.is_some_and(|(_, mapping)| address < mapping.span().end() as u64))
     }
 }
 

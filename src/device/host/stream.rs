@@ -1,14 +1,15 @@
-//! A stream of the host device: a thread that runs what is queued, in order.
+//! Streams of the host device: each a thread that runs what is queued, in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
-use crate::device::Event;
-use crate::error::{Error, Result};
+use crate::device::Stream;
+use crate::device::process::Process;
+use crate::error::{Error, Result, fail};
 use crate::log;
-use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY};
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY};
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -90,11 +91,6 @@ impl HostStream {
             state = self.0.wait(state);
         }
     }
-
-    /// The point behind what is queued now.
-    pub fn record(&self) -> HostEvent {
-        HostEvent { queue: self.0.clone(), until: self.0.lock().pushed }
-    }
 }
 
 impl Drop for HostStream {
@@ -104,15 +100,73 @@ impl Drop for HostStream {
     }
 }
 
-/// A point in a host stream; it outlives the stream.
-pub struct HostEvent {
-    queue: Arc<Queue>,
-    until: u64,
+/// The streams of a device by their handles.
+pub struct Streams {
+    process: Process,
+    table: Mutex<Table>,
 }
 
-impl Event for HostEvent {
-    fn is_complete(&self) -> Result<bool> {
-        Ok(self.queue.lock().finished >= self.until)
+#[derive(Default)]
+struct Table {
+    streams: HashMap<usize, Arc<HostStream>>,
+    last: usize,
+}
+
+impl Streams {
+    /// None yet; the default stream's thread starts when it is first used.
+    pub fn new(process: Process) -> Self {
+        Self { process, table: Mutex::default() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The stream of a handle.
+    pub fn find(&self, stream: Stream) -> Result<Arc<HostStream>> {
+        self.process.check()?;
+        let mut table = self.table();
+        if let Some(found) = table.streams.get(&stream.0) {
+            return Ok(found.clone());
+        }
+        if stream.0 != 0 {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "{:#x} is no stream of this host device, or was released: make one with \
+                 wb_device_stream_new, or pass NULL",
+                stream.0
+            );
+        }
+        let default = Arc::new(HostStream::start()?);
+        table.streams.insert(0, default.clone());
+        Ok(default)
+    }
+
+    /// A new stream.
+    pub fn add(&self) -> Result<Stream> {
+        self.process.check()?;
+        let stream = Arc::new(HostStream::start()?);
+        let mut table = self.table();
+        table.last += 1;
+        let handle = table.last;
+        table.streams.insert(handle, stream);
+        Ok(Stream(handle))
+    }
+
+    /// Gives a stream of [`Streams::add`] back; work queued on it still runs.
+    pub fn remove(&self, stream: Stream) -> Result<()> {
+        self.find(stream)?;
+        if stream.0 == 0 {
+            fail!(WB_ERR_INVALID_ARGUMENT, "the default stream is the device's own");
+        }
+        self.table().streams.remove(&stream.0);
+        Ok(())
+    }
+
+    /// Waits for what is queued on any of them.
+    pub fn synchronize_all(&self) {
+        let streams: Vec<_> = self.table().streams.values().cloned().collect();
+        streams.iter().for_each(|stream| stream.synchronize());
     }
 }
 
@@ -120,10 +174,9 @@ impl Event for HostEvent {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     #[test]
-    fn work_runs_in_order_and_events_wait_for_what_came_before() {
+    fn work_runs_in_order() {
         let stream = HostStream::start().unwrap();
         let (open, gate) = mpsc::channel::<()>();
         let (send, order) = mpsc::channel();
@@ -132,13 +185,9 @@ mod tests {
             gate.recv().unwrap();
             first.send(1).unwrap();
         }));
-        let event = stream.record();
         stream.push(Box::new(move || send.send(2).unwrap()));
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(!event.is_complete().unwrap());
         open.send(()).unwrap();
         stream.synchronize();
-        assert!(event.is_complete().unwrap());
         assert_eq!(order.iter().collect::<Vec<_>>(), [1, 2]);
     }
 

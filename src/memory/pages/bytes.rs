@@ -77,3 +77,18 @@ pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
             .with_code(error.raw_os_error().unwrap_or(0))),
     }
 }
+
+/// Sets every byte of the span.
+#[cfg(test)]
+pub fn fill(span: Span, value: u8) {
+    // SAFETY: the span is mapped and writable (Span's promise).
+    unsafe { ptr::write_bytes(span.start() as *mut u8, value, span.bytes()) };
+}
+
+/// Whether every byte of the span has a value.
+#[cfg(test)]
+pub fn is_filled(span: Span, value: u8) -> bool {
+    // SAFETY: the span is mapped and readable (Span's promise); volatile, as streams write it.
+    (0..span.bytes())
+        .all(|at| unsafe { ptr::read_volatile((span.start() + at) as *const u8) } == value)
+}

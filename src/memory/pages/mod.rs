@@ -10,6 +10,8 @@ mod limits;
 mod mapping;
 
 pub use bytes::{copy, fault_in, read_file};
+#[cfg(test)]
+pub use bytes::{fill, is_filled};
 pub use limits::{huge_page_bytes, memlock_limit, page_bytes};
 pub use mapping::{
     HugePages, Mapping, advise_huge_pages, bind_to_node, lock, memory_file, resident_bytes, unlock,

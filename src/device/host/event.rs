@@ -1,0 +1,127 @@
+//! Points in the host device's streams.
+
+use std::any::Any;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use super::stream::Streams;
+use crate::device::{Event, Stream, Waiting};
+use crate::error::{Result, fail};
+use crate::status::WB_ERR_INTERNAL;
+
+/// A point and when its stream passed it.
+#[derive(Default)]
+struct Point {
+    passed: Mutex<Option<Instant>>,
+    changed: Condvar,
+}
+
+impl Point {
+    fn passed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.passed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn pass(&self) {
+        *self.passed() = Some(Instant::now());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut passed = self.passed();
+        while passed.is_none() {
+            passed = self.changed.wait(passed).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+}
+
+/// An event: the point that it was last set to, if it was.
+pub struct HostEvent {
+    streams: Arc<Streams>,
+    point: Mutex<Option<Arc<Point>>>,
+}
+
+impl HostEvent {
+    /// An event that was not set yet.
+    pub fn new(streams: &Arc<Streams>) -> Self {
+        Self { streams: streams.clone(), point: Mutex::default() }
+    }
+
+    fn point(&self) -> Option<Arc<Point>> {
+        self.point.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+impl Event for HostEvent {
+    fn record(&self, stream: Stream) -> Result<()> {
+        let point = Arc::new(Point::default());
+        let theirs = point.clone();
+        self.streams.find(stream)?.push(Box::new(move || theirs.pass()));
+        *self.point.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(point);
+        Ok(())
+    }
+
+    fn hold(&self, stream: Stream, _: Waiting) -> Result<()> {
+        let stream = self.streams.find(stream)?;
+        if let Some(point) = self.point() {
+            stream.push(Box::new(move || point.wait()));
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> Result<bool> {
+        Ok(self.point().is_none_or(|point| point.passed().is_some()))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        if let Some(point) = self.point() {
+            point.wait();
+        }
+        Ok(())
+    }
+
+    fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>> {
+        let Some(earlier) = earlier.as_any().downcast_ref::<Self>() else {
+            fail!(WB_ERR_INTERNAL, "two events of different kinds of device have no time between")
+        };
+        let passed = |event: &Self| event.point().and_then(|point| *point.passed());
+        let (Some(begin), Some(end)) = (passed(earlier), passed(self)) else { return Ok(None) };
+        Ok(Some(end.saturating_duration_since(begin).as_secs_f64()))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::process::Process;
+    use std::sync::mpsc;
+
+    #[test]
+    fn an_event_passes_with_its_stream_and_holds_others_until_then() {
+        let streams = Arc::new(Streams::new(Process::this()));
+        let (first, second) = (streams.add().unwrap(), streams.add().unwrap());
+        let (open, gate) = mpsc::channel::<()>();
+        let (send, order) = mpsc::channel();
+        let begin = HostEvent::new(&streams);
+        begin.record(first).unwrap();
+        let from_first = send.clone();
+        streams.find(first).unwrap().push(Box::new(move || {
+            gate.recv().unwrap();
+            from_first.send(1).unwrap();
+        }));
+        let event = HostEvent::new(&streams);
+        assert!(event.is_complete().unwrap(), "not set: nothing to wait for");
+        event.record(first).unwrap();
+        event.hold(second, Waiting::Within).unwrap();
+        streams.find(second).unwrap().push(Box::new(move || send.send(2).unwrap()));
+        assert!(!event.is_complete().unwrap());
+        assert_eq!(event.seconds_since(&begin).unwrap(), None);
+        open.send(()).unwrap();
+        event.synchronize().unwrap();
+        assert!(event.seconds_since(&begin).unwrap().unwrap() > 0.0);
+        assert_eq!(order.iter().collect::<Vec<_>>(), [1, 2]);
+    }
+}

@@ -1,0 +1,67 @@
+//! Device memory and streams that go back with their owner.
+
+use std::sync::Arc;
+
+use super::{Device, Stream};
+use crate::error::Result;
+use crate::log;
+use crate::memory::pages::Span;
+
+/// Device memory.
+pub struct DeviceMemory {
+    device: Arc<Device>,
+    span: Span,
+}
+
+impl DeviceMemory {
+    /// `bytes` bytes; `None` for 0.
+    pub fn alloc(device: &Arc<Device>, bytes: usize) -> Result<Option<Self>> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes)? }))
+    }
+
+    /// All of it.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if self.device.backend().check_process().is_ok()
+            && let Err(error) = self.device.free(self.span.start() as u64)
+        {
+            log::record(&error);
+        }
+    }
+}
+
+/// A stream.
+pub struct OwnedStream {
+    device: Arc<Device>,
+    stream: Stream,
+}
+
+impl OwnedStream {
+    /// A new stream.
+    pub fn new(device: &Arc<Device>) -> Result<Self> {
+        Ok(Self { device: device.clone(), stream: device.backend().new_stream()? })
+    }
+
+    /// Its handle.
+    pub fn get(&self) -> Stream {
+        self.stream
+    }
+}
+
+impl Drop for OwnedStream {
+    fn drop(&mut self) {
+        if self.device.backend().check_process().is_ok()
+            && let Err(error) = self.device.backend().release_stream(self.stream)
+        {
+            log::record(&error);
+        }
+    }
+}

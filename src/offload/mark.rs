@@ -1,0 +1,71 @@
+//! A point in a stream that steps of two kinds set: those that run, and those that are captured.
+
+use crate::device::{Device, Event, Stream, Waiting};
+use crate::error::Result;
+
+/// The capture that a stream is in; `None` when it runs what it is given.
+pub type Capture = Option<u64>;
+
+/// An event for each kind, because one that a capture has set cannot be waited for outside of it.
+pub struct Mark {
+    running: Box<dyn Event>,
+    /// `running` was set.
+    ran: bool,
+    captured: Option<Box<dyn Event>>,
+    /// The capture that set it last, if a capture did.
+    captured_in: Capture,
+}
+
+impl Mark {
+    /// A mark that was not set yet.
+    pub fn new(device: &Device) -> Result<Self> {
+        let running = device.backend().new_event(false)?;
+        Ok(Self { running, ran: false, captured: None, captured_in: None })
+    }
+
+    /// As if it had never been set.
+    pub fn clear(&mut self) {
+        self.ran = false;
+        self.captured_in = None;
+    }
+
+    /// Sets it behind what is queued on the stream.
+    pub fn record(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
+        if capture.is_none() {
+            self.running.record(stream)?;
+            self.ran = true;
+        } else {
+            let event = match &mut self.captured {
+                Some(event) => event,
+                none => none.insert(device.backend().new_event(false)?),
+            };
+            event.record(stream)?;
+        }
+        self.captured_in = capture;
+        Ok(())
+    }
+
+    /// Lets the stream, which is in `capture`, wait for it. What another capture has set cannot be
+    /// waited for, and lies before us in the order of the engine's stream if its graph ran; it may
+    /// not have run, so that what was set before it still counts.
+    pub fn hold(&self, stream: Stream, capture: Capture) -> Result<()> {
+        match &self.captured {
+            Some(event) if capture.is_some() && capture == self.captured_in => {
+                event.hold(stream, Waiting::Within)
+            }
+            _ if !self.ran => Ok(()),
+            _ if capture.is_some() => self.running.hold(stream, Waiting::FromOutside),
+            _ => self.running.hold(stream, Waiting::Within),
+        }
+    }
+
+    /// Whether the host knows that it has passed.
+    pub fn has_passed(&self) -> Result<bool> {
+        if self.ran { self.running.is_complete() } else { Ok(true) }
+    }
+
+    /// Waits for it on the host; for what a capture has set there is nothing to wait for.
+    pub fn synchronize(&self) -> Result<()> {
+        if self.ran { self.running.synchronize() } else { Ok(()) }
+    }
+}

@@ -1,0 +1,66 @@
+//! How long engines' streams wait for copies, by timed events around each wait.
+
+use std::collections::VecDeque;
+
+use crate::device::{Device, Event, Stream};
+use crate::error::Result;
+
+/// Pairs that are kept before the oldest must have passed to be counted.
+const MOST_PENDING: usize = 256;
+
+/// The events around a wait.
+pub struct Timed {
+    begin: Box<dyn Event>,
+    end: Box<dyn Event>,
+}
+
+/// The waits of all streams.
+#[derive(Default)]
+pub struct Waits {
+    pending: VecDeque<Timed>,
+    spare: Vec<Timed>,
+    seconds: f64,
+}
+
+impl Waits {
+    /// Marks where a wait begins; `None` while too many are under way, whose time is not counted.
+    pub fn begin(&mut self, device: &Device, stream: Stream) -> Result<Option<Timed>> {
+        if self.pending.len() >= MOST_PENDING {
+            self.collect()?;
+        }
+        if self.pending.len() >= MOST_PENDING {
+            return Ok(None);
+        }
+        let timed = match self.spare.pop() {
+            Some(timed) => timed,
+            None => Timed {
+                begin: device.backend().new_event(true)?,
+                end: device.backend().new_event(true)?,
+            },
+        };
+        timed.begin.record(stream)?;
+        Ok(Some(timed))
+    }
+
+    /// Marks where it ends.
+    pub fn end(&mut self, timed: Timed, stream: Stream) -> Result<()> {
+        timed.end.record(stream)?;
+        self.pending.push_back(timed);
+        Ok(())
+    }
+
+    /// Seconds of the waits that are over.
+    pub fn seconds(&mut self) -> Result<f64> {
+        self.collect()?;
+        Ok(self.seconds)
+    }
+
+    fn collect(&mut self) -> Result<()> {
+        while let Some(timed) = self.pending.front() {
+            let Some(seconds) = timed.end.seconds_since(&*timed.begin)? else { return Ok(()) };
+            self.seconds += seconds;
+            self.spare.extend(self.pending.pop_front());
+        }
+        Ok(())
+    }
+}
