@@ -1,5 +1,6 @@
 //! Weights under a budget.
 
+pub mod fill;
 mod mark;
 pub mod schedule;
 pub mod transfer;

@@ -2,6 +2,7 @@ use super::*;
 use crate::device::{DeviceMemory, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages;
+use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,7 +17,7 @@ struct Bench {
     device: Arc<Device>,
     arena: Arc<Buffer>,
     slots: DeviceMemory,
-    layout: Layout,
+    arrangement: Arrangement,
     wrong: Arc<AtomicUsize>,
 }
 
@@ -25,26 +26,26 @@ fn bench(groups: usize, depth: usize, slots: usize, ahead: bool) -> Bench {
     let options = BufferOptions::default();
     let arena = Buffer::alloc(&device, groups * BYTES, &options, &mut None).unwrap();
     let memory = DeviceMemory::alloc(&device, slots * BYTES).unwrap().unwrap();
-    let mut layout = Layout { depth, ..Layout::default() };
+    let mut arrangement = Arrangement { depth, ..Arrangement::default() };
     for group in 0..groups {
         let host = arena.data().part(group * BYTES, BYTES);
         pages::fill(host, group as u8 + 1);
         let slot = memory.span().part(group % slots * BYTES, BYTES);
-        layout.units.push(Moving { host, slot: Some(slot), ahead, groups: vec![group] });
-        layout.groups.push(format!("layers.{group}"));
+        arrangement.units.push(Moving { host, slot: Some(slot), ahead, groups: vec![group] });
+        arrangement.groups.push(format!("layers.{group}"));
         if ahead {
-            layout.ring.push(group);
+            arrangement.ring.push(group);
         }
     }
-    let schedule = Schedule::new(&device, &layout, None).unwrap();
-    Bench { schedule, device, arena, slots: memory, layout, wrong: Arc::default() }
+    let schedule = Schedule::new(&device, &arrangement, None).unwrap();
+    Bench { schedule, device, arena, slots: memory, arrangement, wrong: Arc::default() }
 }
 
 impl Bench {
     /// Acquires, uses for a while and releases a group: its slot must hold its bytes throughout.
     fn visit(&self, group: usize, stream: Stream, pause: Duration) {
         self.schedule.acquire(group, stream).unwrap();
-        let slot = self.layout.units[group].slot.unwrap();
+        let slot = self.arrangement.units[group].slot.unwrap();
         let (wrong, wanted) = (self.wrong.clone(), group as u8 + 1);
         let check = move || {
             for moment in [Duration::ZERO, pause] {
@@ -58,7 +59,7 @@ impl Bench {
     }
 
     fn dawdle(&self, pause: Duration) {
-        for lane in &self.schedule.inner().lanes {
+        for lane in &self.schedule.machine().lanes {
             let work = Box::new(move || thread::sleep(pause));
             self.device.backend().call(lane.stream.get(), work).unwrap();
         }
@@ -107,7 +108,7 @@ fn a_step_in_order_finds_everything_in_its_slot() {
             let stream = bench.device.backend().new_stream().unwrap();
             bench.schedule.reset(stream).unwrap();
             let loaded = || -> Vec<_> {
-                bench.schedule.inner().units.iter().map(|unit| unit.loaded).collect()
+                bench.schedule.machine().units.iter().map(|unit| unit.loaded).collect()
             };
             for _ in 0..3 {
                 let begin = loaded();

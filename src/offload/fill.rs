@@ -1,0 +1,112 @@
+//! Filling host memory and device memory from where parameters come from.
+
+use std::sync::Arc;
+
+use super::transfer::{STAGING_BYTES, Staging};
+use crate::device::{Device, OwnedStream, Stream};
+use crate::error::Result;
+use crate::memory::buffer::Buffer;
+use crate::memory::pages::{self, Span};
+use crate::memory::parallel::{Phase, Progress, in_pieces, report, threads_for};
+
+/// Bytes on their way to where they are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Where they go.
+    pub to: Span,
+    /// Where they come from; as many bytes.
+    pub from: Span,
+    /// They come from device memory.
+    pub from_device: bool,
+}
+
+/// Copies into host memory, of which `arena` is all. Returns when every byte is there.
+pub fn into_host(
+    device: &Arc<Device>,
+    arena: &Buffer,
+    jobs: &[Job],
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut from_host: Vec<Job> = jobs.iter().filter(|job| !job.from_device).copied().collect();
+    from_host.sort_by_key(|job| job.to.start());
+    if !from_host.is_empty() {
+        let threads = threads_for(threads, arena.data().bytes());
+        in_pieces(arena.data(), threads, Phase::Read, progress, &|piece| {
+            copy_parts(&from_host, piece);
+            Ok(())
+        })?;
+    }
+    let from_device: Vec<Job> = jobs.iter().filter(|job| job.from_device).copied().collect();
+    if from_device.is_empty() {
+        return Ok(());
+    }
+    let pinned = arena.pinned_bytes() > 0;
+    on_a_stream(device, &from_device, progress, &|piece, staging, stream| match pinned {
+        true => device.copy(piece.to, piece.from, stream),
+        false => {
+            let staged = staging()?.part(0, piece.to.bytes());
+            device.copy(staged, piece.from, stream)?;
+            device.backend().synchronize(stream)?;
+            pages::copy(piece.to, staged);
+            Ok(())
+        }
+    })
+}
+
+/// Copies into device memory. Returns when every byte is there.
+pub fn into_device(device: &Arc<Device>, jobs: &[Job], progress: &mut Progress<'_>) -> Result<()> {
+    on_a_stream(device, jobs, progress, &|piece, staging, stream| match piece.from_device {
+        true => device.copy(piece.to, piece.from, stream),
+        false => {
+            let staged = staging()?.part(0, piece.to.bytes());
+            pages::copy(staged, piece.from);
+            device.copy(piece.to, staged, stream)?;
+            device.backend().synchronize(stream)
+        }
+    })
+}
+
+/// The parts of the jobs that fall into a piece of the destination.
+fn copy_parts(jobs: &[Job], piece: Span) {
+    let first = jobs.partition_point(|job| job.to.end() <= piece.start());
+    for job in jobs[first..].iter().take_while(|job| job.to.start() < piece.end()) {
+        let skip = piece.start().saturating_sub(job.to.start());
+        let room = piece.end() - piece.start().max(job.to.start());
+        pages::copy(job.to.part(skip, room), job.from.part(skip, room));
+    }
+}
+
+/// Copies one piece by the stream; the staging buffer is made for the first that asks for it.
+type CopyPiece<'a> = dyn Fn(Job, &mut dyn FnMut() -> Result<Span>, Stream) -> Result<()> + 'a;
+
+/// Copies all jobs in pieces, and waits for what was queued whether it went well or not.
+fn on_a_stream(
+    device: &Arc<Device>,
+    jobs: &[Job],
+    progress: &mut Progress<'_>,
+    copy: &CopyPiece<'_>,
+) -> Result<()> {
+    let stream = OwnedStream::new(device)?;
+    let total = jobs.iter().map(|job| job.to.bytes()).sum();
+    let mut staging: Option<Staging> = None;
+    let mut staged = || match &staging {
+        Some(staging) => Ok(staging.span()),
+        None => Ok(staging.insert(Staging::new(device)?).span()),
+    };
+    let mut copy_all = || {
+        let mut done = 0;
+        for job in jobs {
+            for offset in (0..job.to.bytes()).step_by(STAGING_BYTES) {
+                let part = |span: Span| span.part(offset, STAGING_BYTES);
+                let piece = Job { to: part(job.to), from: part(job.from), ..*job };
+                copy(piece, &mut staged, stream.get())?;
+                done += piece.to.bytes();
+                report(progress, Phase::Read, done, total)?;
+            }
+        }
+        Ok(())
+    };
+    let copied = copy_all();
+    copied.and(device.backend().synchronize(stream.get()))
+}

@@ -1,0 +1,444 @@
+//! The state of all slots and what every call does to it.
+
+use std::sync::Arc;
+
+use super::{Arrangement, Carried, Moving};
+use crate::device::{Device, OwnedStream, Stream};
+use crate::error::{Result, fail};
+use crate::offload::mark::{Capture, Mark};
+use crate::offload::transfer::{Staging, Transfer};
+use crate::offload::waits::Waits;
+use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
+
+/// A stream for copies.
+pub(super) struct Lane {
+    pub(super) stream: OwnedStream,
+    /// The capture that it was last drawn into.
+    capture: Capture,
+    end: Mark,
+}
+
+/// Streams whose marks a unit keeps from one load to the next.
+const MOST_STREAMS: usize = 4;
+
+const AHEAD: usize = 0;
+const DEMAND: usize = 1;
+
+pub(super) struct Unit {
+    moving: Moving,
+    transfer: Option<Transfer>,
+    /// Units whose slots share bytes with this one's.
+    overlaps: Vec<usize>,
+    pub(super) loaded: bool,
+    held: u32,
+    ready: Mark,
+    /// The last use on each stream since it was loaded.
+    uses: Vec<(Stream, Mark)>,
+}
+
+struct Group {
+    name: String,
+    units: Vec<usize>,
+    position: Option<usize>,
+    held: u32,
+}
+
+/// All of it, behind one lock.
+pub(super) struct Machine {
+    pub(super) lanes: Vec<Lane>,
+    pub(super) units: Vec<Unit>,
+    groups: Vec<Group>,
+    ring: Vec<usize>,
+    depth: usize,
+    fork: Mark,
+    capture: Capture,
+    /// What was in its slot when the capture began.
+    loaded_before: Vec<bool>,
+    /// A graph exists that may run at any time.
+    captured: bool,
+    carried: Carried,
+    waits: Waits,
+    staging: Option<Staging>,
+}
+
+impl Machine {
+    /// A machine with nothing to carry. With `staging`, host memory is pageable.
+    pub(super) fn new(device: &Arc<Device>, staging: Option<Staging>) -> Result<Self> {
+        // One stream where the staging buffer is shared: it orders its uses.
+        let lanes = if staging.is_some() { 1 } else { 2 };
+        let lanes = (0..lanes).map(|_| {
+            let stream = OwnedStream::new(device)?;
+            Ok(Lane { stream, capture: None, end: Mark::new(device)? })
+        });
+        Ok(Self {
+            lanes: lanes.collect::<Result<_>>()?,
+            units: Vec::new(),
+            groups: Vec::new(),
+            ring: Vec::new(),
+            depth: 1,
+            fork: Mark::new(device)?,
+            capture: None,
+            loaded_before: Vec::new(),
+            captured: false,
+            carried: Carried::default(),
+            waits: Waits::default(),
+            staging,
+        })
+    }
+
+    pub(super) fn lay_out(&mut self, device: &Device, arrangement: &Arrangement) -> Result<()> {
+        let mut units = Vec::with_capacity(arrangement.units.len());
+        for (moving, overlaps) in arrangement.units.iter().zip(overlaps(&arrangement.units)) {
+            units.push(Unit {
+                transfer: moving
+                    .slot
+                    .map(|slot| Transfer::new(moving.host, slot, self.staging.as_ref())),
+                overlaps,
+                moving: moving.clone(),
+                loaded: false,
+                held: 0,
+                ready: Mark::new(device)?,
+                uses: Vec::new(),
+            });
+        }
+        let mut groups: Vec<_> = arrangement.groups.iter().map(|name| Group::new(name)).collect();
+        for (index, unit) in units.iter().enumerate() {
+            unit.moving.groups.iter().for_each(|group| groups[*group].units.push(index));
+        }
+        for (position, group) in arrangement.ring.iter().enumerate() {
+            groups[*group].position = Some(position);
+        }
+        self.groups = groups;
+        self.units = units;
+        self.ring = arrangement.ring.clone();
+        self.depth = arrangement.depth.max(1);
+        self.loaded_before.clear();
+        Ok(())
+    }
+
+    /// The unit's host memory was written: what is in its slot is old.
+    pub(super) fn touch(&mut self, unit: usize) {
+        self.units[unit].loaded = false;
+    }
+
+    /// `WB_ERR_BUSY` while the group is held.
+    pub(super) fn check_free(&self, group: usize) -> Result<()> {
+        let group = &self.groups[group];
+        if group.held > 0 {
+            fail!(
+                WB_ERR_BUSY,
+                "asked to change group {:?}, which is acquired {} times: release it first",
+                group.name,
+                group.held
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn carried(&mut self) -> Result<Carried> {
+        Ok(Carried { waited_seconds: self.waits.seconds()?, ..self.carried })
+    }
+
+    /// Waits for every mark; the first error.
+    pub(super) fn synchronize(&self) -> Result<()> {
+        let marks = self.units.iter().flat_map(|unit| {
+            let uses = unit.uses.iter().map(|(_, used)| used);
+            uses.chain([&unit.ready])
+        });
+        marks.map(Mark::synchronize).fold(Ok(()), Result::and)
+    }
+
+    /// Notices that a capture begins or has ended.
+    pub(super) fn enter(&mut self, capture: Capture) {
+        if capture == self.capture {
+            return;
+        }
+        if self.capture.is_some() {
+            // Whether its graph ran meanwhile is not known: trust what holds either way.
+            for (unit, before) in self.units.iter_mut().zip(&self.loaded_before) {
+                unit.loaded &= *before;
+            }
+        }
+        if capture.is_some() {
+            self.captured = true;
+            self.loaded_before = self.units.iter().map(|unit| unit.loaded).collect();
+        }
+        self.capture = capture;
+    }
+
+    pub(super) fn acquire(
+        &mut self,
+        device: &Device,
+        group: usize,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        self.enter(capture);
+        let units = self.slotted(group);
+        for unit in units.iter().filter(|unit| self.must_load(**unit)) {
+            self.check_slot(*unit, group)?;
+        }
+        for &unit in &units {
+            if self.must_load(unit) {
+                self.carried.late += u64::from(self.units[unit].moving.ahead);
+                self.load(device, unit, DEMAND, stream, capture)?;
+            }
+        }
+        let late = capture.is_none() && !self.all_passed(&units)?;
+        let timed = if late { self.waits.begin(device, stream)? } else { None };
+        for &unit in &units {
+            self.units[unit].ready.hold(stream, capture)?;
+        }
+        if let Some(timed) = timed {
+            self.waits.end(timed, stream)?;
+        }
+        for &unit in &self.groups[group].units {
+            self.units[unit].held += 1;
+        }
+        self.groups[group].held += 1;
+        self.carried.acquires += 1;
+        self.look_ahead(device, group, self.depth - 1, stream, capture)
+    }
+
+    pub(super) fn release(
+        &mut self,
+        device: &Device,
+        group: usize,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        self.enter(capture);
+        if self.groups[group].held == 0 {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to release group {:?}, which is not acquired",
+                self.groups[group].name
+            );
+        }
+        for index in 0..self.groups[group].units.len() {
+            let unit = self.groups[group].units[index];
+            self.units[unit].mark_use(device, stream, capture)?;
+        }
+        for &unit in &self.groups[group].units {
+            self.units[unit].held -= 1;
+        }
+        self.groups[group].held -= 1;
+        self.look_ahead(device, group, self.depth, stream, capture)?;
+        if capture.is_some() && self.ring.last() == Some(&group) {
+            self.join(device, stream, capture)?;
+        }
+        Ok(())
+    }
+
+    /// The group's units that have slots.
+    fn slotted(&self, group: usize) -> Vec<usize> {
+        let units = self.groups[group].units.iter().copied();
+        units.filter(|unit| self.units[*unit].transfer.is_some()).collect()
+    }
+
+    /// What is on demand is copied for every time that it is acquired.
+    fn must_load(&self, unit: usize) -> bool {
+        let unit = &self.units[unit];
+        !unit.loaded || (!unit.moving.ahead && unit.held == 0)
+    }
+
+    fn all_passed(&self, units: &[usize]) -> Result<bool> {
+        for &unit in units {
+            if !self.units[unit].ready.has_passed()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// `WB_ERR_BUSY` where another group is acquired that holds the slot.
+    fn check_slot(&self, unit: usize, group: usize) -> Result<()> {
+        let holder = self.units[unit].overlaps.iter().find(|other| self.units[**other].held > 0);
+        let Some(&holder) = holder else { return Ok(()) };
+        let holders = self.units[holder].moving.groups.iter();
+        let names: Vec<_> = holders.map(|holder| self.groups[*holder].name.as_str()).collect();
+        fail!(
+            WB_ERR_BUSY,
+            "asked to acquire group {:?}; its slot is held by {names:?}, which is still acquired: \
+             release it first, or plan with more slots (depth is {})",
+            self.groups[group].name,
+            self.depth
+        )
+    }
+
+    /// Copies the units of the groups that come next, as far as their slots are free and not needed
+    /// sooner by what is in them.
+    fn look_ahead(
+        &mut self,
+        device: &Device,
+        group: usize,
+        count: usize,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        let (Some(position), turns) = (self.groups[group].position, self.ring.len()) else {
+            return Ok(());
+        };
+        for distance in 1..=count.min(turns - 1) {
+            let next = position + distance;
+            if next >= turns && next - turns >= (self.depth - 1).max(1) {
+                return Ok(());
+            }
+            let next = self.ring[next % turns];
+            for index in 0..self.groups[next].units.len() {
+                let unit = self.groups[next].units[index];
+                if self.units[unit].loaded || !self.units[unit].moving.ahead {
+                    continue;
+                }
+                if !self.may_evict(unit, position, distance) {
+                    return Ok(());
+                }
+                self.load(device, unit, AHEAD, stream, capture)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing in the unit's slot is held, or needed within `distance` groups.
+    fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
+        let turns = self.ring.len();
+        self.units[unit].overlaps.iter().all(|&other| {
+            let other = &self.units[other];
+            let positions =
+                other.moving.groups.iter().filter_map(|group| self.groups[*group].position);
+            let soonest = positions
+                .map(|at| match (at + turns - position) % turns {
+                    0 => turns,
+                    ahead => ahead,
+                })
+                .min();
+            other.held == 0 && (!other.loaded || soonest.is_none_or(|soonest| soonest > distance))
+        })
+    }
+
+    /// Queues the copy of a unit into its slot, behind the last uses of what shares it.
+    fn load(
+        &mut self,
+        device: &Device,
+        unit: usize,
+        lane: usize,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        let lane = lane.min(self.lanes.len() - 1);
+        let copies = self.lanes[lane].stream.get();
+        if capture.is_some() || self.captured {
+            // A graph's own uses leave no mark outside of it: what came before on this stream may
+            // be such a graph. In a capture this draws the lane into it.
+            self.fork.record(device, stream, capture)?;
+            self.fork.hold(copies, capture)?;
+            self.lanes[lane].capture = capture;
+        }
+        for at in 0..=self.units[unit].overlaps.len() {
+            let other = self.units[unit].overlaps.get(at).copied().unwrap_or(unit);
+            self.units[other].ready.hold(copies, capture)?;
+            for (_, used) in &self.units[other].uses {
+                used.hold(copies, capture)?;
+            }
+        }
+        for at in 0..self.units[unit].overlaps.len() {
+            let other = self.units[unit].overlaps[at];
+            self.units[other].loaded = false;
+        }
+        let this = &mut self.units[unit];
+        this.loaded = false;
+        let Some(transfer) = &this.transfer else { return Ok(()) };
+        transfer.queue(device, copies)?;
+        this.ready.record(device, copies, capture)?;
+        this.loaded = true;
+        this.uses.truncate(MOST_STREAMS);
+        this.uses.iter_mut().for_each(|(_, used)| used.clear());
+        self.carried.moved_bytes += this.moving.host.bytes() as u64;
+        self.carried.copies += 1;
+        Ok(())
+    }
+
+    pub(super) fn join(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
+        for lane in &mut self.lanes {
+            // A lane that this capture has not drawn in has nothing of it.
+            if capture.is_none() || lane.capture == capture {
+                lane.end.record(device, lane.stream.get(), capture)?;
+                lane.end.hold(stream, capture)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn reset(&mut self, device: &Device, stream: Stream) -> Result<()> {
+        self.enter(None);
+        for unit in &mut self.units {
+            if unit.held > 0 {
+                unit.mark_use(device, stream, None)?;
+                unit.held = 0;
+            }
+        }
+        for group in &mut self.groups {
+            group.held = 0;
+        }
+        for position in 0..(self.depth - 1).max(1).min(self.ring.len()) {
+            let group = self.ring[position];
+            for index in 0..self.groups[group].units.len() {
+                let unit = self.groups[group].units[index];
+                if self.units[unit].moving.ahead && !self.units[unit].loaded {
+                    self.load(device, unit, AHEAD, stream, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn quiesce(&mut self, device: &Device, stream: Stream) -> Result<()> {
+        self.enter(None);
+        // Marks of captures cannot be waited for: their graphs ran on the engine's stream.
+        self.fork.record(device, stream, None)?;
+        self.fork.synchronize()?;
+        self.synchronize()
+    }
+}
+
+impl Unit {
+    fn mark_use(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
+        let found = self.uses.iter().position(|(used_on, _)| *used_on == stream);
+        let index = match found {
+            Some(index) => index,
+            None => {
+                self.uses.push((stream, Mark::new(device)?));
+                self.uses.len() - 1
+            }
+        };
+        self.uses[index].1.record(device, stream, capture)
+    }
+}
+
+impl Group {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), units: Vec::new(), position: None, held: 0 }
+    }
+}
+
+/// For each unit those whose slots share bytes with its own: by one sweep over the slots.
+fn overlaps(units: &[Moving]) -> Vec<Vec<usize>> {
+    let mut found = vec![Vec::new(); units.len()];
+    let slot = |unit: usize| units[unit].slot.map_or((0, 0), |slot| (slot.start(), slot.end()));
+    let mut order: Vec<usize> =
+        (0..units.len()).filter(|unit| units[*unit].slot.is_some()).collect();
+    order.sort_by_key(|unit| slot(*unit));
+    let mut open: Vec<usize> = Vec::new();
+    for unit in order {
+        let (start, end) = slot(unit);
+        open.retain(|other| slot(*other).1 > start);
+        if start < end {
+            for &other in &open {
+                found[unit].push(other);
+                found[other].push(unit);
+            }
+            open.push(unit);
+        }
+    }
+    found
+}
