@@ -27,7 +27,7 @@ use crate::tensor::dlpack::{
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
-    let (layout, facts) = (view.layout(), view.buffer().device().facts());
+    let (layout, facts) = (view.layout(), view.device().facts());
     let (device_type, device_id, address) = match view.access() {
         Access::Device if facts.cuda => {
             (CUDA, facts.ordinal, view.device_address().unwrap_or(0) as usize)
@@ -139,7 +139,7 @@ unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
             (managed, view)
         };
         drop(managed);
-        let device = view.buffer().device().clone();
+        let device = view.device().clone();
         if device.facts().cuda {
             deferred::drop_after(None, Box::new(view), &device);
         }
@@ -153,7 +153,7 @@ unsafe fn export<M: Managed>(view: *const wb_view, tensor: *mut *mut M) -> Resul
     // SAFETY: the caller's promise.
     let view = unsafe { handle::share::<View>(view) }?;
     let shown = tensor_of(&view);
-    let read_only = view.buffer().is_read_only();
+    let read_only = view.is_read_only();
     let context = Arc::into_raw(view).cast_mut().cast();
     // SAFETY: not NULL.
     unsafe { *tensor = Box::into_raw(Box::new(M::wrap(shown, context, read_only))) };

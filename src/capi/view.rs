@@ -13,7 +13,9 @@ use crate::memory::buffer::Buffer;
 use crate::memory::deferred;
 use crate::memory::pages::Span;
 use crate::memory::view::{Access, View};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_RESERVED, wb_status};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_RESERVED, wb_status,
+};
 use crate::tensor::dtype::wb_dtype;
 use crate::tensor::{Dtype, Layout};
 
@@ -283,7 +285,7 @@ pub unsafe extern "C" fn wb_view_release_after(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let device = unsafe { handle::borrow::<View>(view) }?.buffer().device().clone();
+        let device = unsafe { handle::borrow::<View>(view) }?.device().clone();
         let event = device.mark(Stream(stream as usize))?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<View>(view) }?;
@@ -314,7 +316,7 @@ pub unsafe extern "C" fn wb_view_describe(
                 Access::Device => WB_ACCESS_DEVICE,
                 Access::Host => WB_ACCESS_HOST,
             },
-            read_only: view.buffer().is_read_only().into(),
+            read_only: view.is_read_only().into(),
             reserved0: 0,
             data: view.address() as *mut c_void,
             device_address: view.device_address().unwrap_or(0),
@@ -328,7 +330,7 @@ pub unsafe extern "C" fn wb_view_describe(
     })
 }
 
-/// The buffer that a view looks into.
+/// The buffer that a view looks into; WB_ERR_NOT_FOUND for a view of device memory.
 ///
 /// Ownership: adds a reference, given back with wb_buffer_release. Any thread.
 ///
@@ -343,7 +345,9 @@ pub unsafe extern "C" fn wb_view_buffer(
     guard(error, || {
         check_output(buffer, "buffer")?;
         // SAFETY: the caller's promise.
-        let held = unsafe { handle::borrow::<View>(view) }?.buffer().clone();
+        let Some(held) = unsafe { handle::borrow::<View>(view) }?.buffer().cloned() else {
+            fail!(WB_ERR_NOT_FOUND, "the view looks into device memory, which is no wb_buffer")
+        };
         // SAFETY: not NULL.
         unsafe { *buffer = handle::give(held) };
         Ok(())

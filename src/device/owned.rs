@@ -22,6 +22,11 @@ impl DeviceMemory {
         Ok(Some(Self { device: device.clone(), span: device.alloc(bytes)? }))
     }
 
+    /// The device that it is on.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
     /// All of it.
     pub fn span(&self) -> Span {
         self.span

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::device::Device;
+use crate::device::{Device, DeviceMemory};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
@@ -20,12 +20,19 @@ pub enum Access {
     Host,
 }
 
-/// A window into a buffer. It holds the buffer alive.
+/// What a view looks into, and holds alive.
+enum Memory {
+    Host(Arc<Buffer>),
+    /// Device memory of the offloader: a slot, or what it keeps resident.
+    Device(Arc<DeviceMemory>),
+}
+
+/// A window into memory, which it holds alive.
 pub struct View {
-    buffer: Arc<Buffer>,
+    memory: Memory,
     layout: Layout,
     access: Access,
-    /// Bytes from the buffer's first byte to the first element.
+    /// Bytes from the memory's first byte to the first element.
     offset: u64,
 }
 
@@ -39,25 +46,24 @@ impl View {
         access: Access,
     ) -> Result<Arc<Self>> {
         let have = buffer.data().bytes() as u64;
-        let low = offset.checked_sub(layout.bytes_before());
-        if low.and_then(|low| low.checked_add(layout.span_bytes())).is_none_or(|end| end > have) {
-            fail!(
-                WB_ERR_OUT_OF_RANGE,
-                "a view of shape {:?}, strides {:?} of {} at byte {offset} spans {} bytes, {} of \
-                 them before the first element; the buffer has {have}",
-                layout.shape(),
-                layout.strides(),
-                layout.dtype().name(),
-                layout.span_bytes(),
-                layout.bytes_before()
-            );
-        }
+        check_range(&layout, offset, have)?;
         buffer.check_file()?;
         if access == Access::Device && buffer.device_address().is_none() && have > 0 {
             fail!(WB_ERR_NOT_MAPPED, "{}", not_mapped(&buffer));
         }
-        buffer.device().usage().views.fetch_add(1, Ordering::AcqRel);
-        Ok(Arc::new(Self { buffer, layout, access, offset }))
+        Ok(Self::made(Memory::Host(buffer), layout, access, offset))
+    }
+
+    /// A view of device memory, from the device only.
+    pub fn of_device(memory: Arc<DeviceMemory>, layout: Layout, offset: u64) -> Result<Arc<Self>> {
+        check_range(&layout, offset, memory.span().bytes() as u64)?;
+        Ok(Self::made(Memory::Device(memory), layout, Access::Device, offset))
+    }
+
+    fn made(memory: Memory, layout: Layout, access: Access, offset: u64) -> Arc<Self> {
+        let view = Self { memory, layout, access, offset };
+        view.device().usage().views.fetch_add(1, Ordering::AcqRel);
+        Arc::new(view)
     }
 
     /// Copies a tensor of the caller, gaps and strides included, into a new buffer and views it.
@@ -81,9 +87,25 @@ impl View {
         Self::new(buffer, layout, offset, access)
     }
 
-    /// The buffer that it looks into.
-    pub fn buffer(&self) -> &Arc<Buffer> {
-        &self.buffer
+    /// The buffer that it looks into; `None` for device memory.
+    pub fn buffer(&self) -> Option<&Arc<Buffer>> {
+        match &self.memory {
+            Memory::Host(buffer) => Some(buffer),
+            Memory::Device(_) => None,
+        }
+    }
+
+    /// The device that it is for.
+    pub fn device(&self) -> &Arc<Device> {
+        match &self.memory {
+            Memory::Host(buffer) => buffer.device(),
+            Memory::Device(memory) => memory.device(),
+        }
+    }
+
+    /// Whether its elements must not be written.
+    pub fn is_read_only(&self) -> bool {
+        self.buffer().is_some_and(|buffer| buffer.is_read_only())
     }
 
     /// Type, shape and strides.
@@ -96,9 +118,9 @@ impl View {
         self.access
     }
 
-    /// The host's address of the first element; 0 in a buffer of no bytes.
+    /// The host's address of the first element; 0 in a buffer of no bytes and in device memory.
     pub fn address(&self) -> usize {
-        match self.buffer.data().start() {
+        match self.buffer().map_or(0, |buffer| buffer.data().start()) {
             0 => 0,
             start => start + self.offset as usize,
         }
@@ -106,17 +128,37 @@ impl View {
 
     /// The device's address of the first element, for a view from the device.
     pub fn device_address(&self) -> Option<u64> {
-        match self.access {
-            Access::Device => self.buffer.device_address().map(|start| start + self.offset),
-            Access::Host => None,
-        }
+        let start = match (&self.memory, self.access) {
+            (_, Access::Host) => None,
+            (Memory::Host(buffer), _) => buffer.device_address(),
+            (Memory::Device(memory), _) => Some(memory.span().start() as u64),
+        };
+        start.map(|start| start + self.offset)
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.buffer.device().usage().views.fetch_sub(1, Ordering::AcqRel);
+        self.device().usage().views.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// `WB_ERR_OUT_OF_RANGE` where the layout goes past `have` bytes.
+fn check_range(layout: &Layout, offset: u64, have: u64) -> Result<()> {
+    let low = offset.checked_sub(layout.bytes_before());
+    if low.and_then(|low| low.checked_add(layout.span_bytes())).is_none_or(|end| end > have) {
+        fail!(
+            WB_ERR_OUT_OF_RANGE,
+            "a view of shape {:?}, strides {:?} of {} at byte {offset} spans {} bytes, {} of them \
+             before the first element; the memory has {have}",
+            layout.shape(),
+            layout.strides(),
+            layout.dtype().name(),
+            layout.span_bytes(),
+            layout.bytes_before()
+        );
+    }
+    Ok(())
 }
 
 fn not_mapped(buffer: &Buffer) -> String {
