@@ -1362,7 +1362,7 @@ wb_status wb_view_release_after(wb_view *view, void *stream, wb_error *error);
 wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *error);
 
 /**
- * The buffer that a view looks into.
+ * The buffer that a view looks into; WB_ERR_NOT_FOUND for a view of device memory.
  *
  * Ownership: adds a reference, given back with wb_buffer_release. Any thread.
  *

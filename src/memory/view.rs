@@ -118,12 +118,15 @@ impl View {
         self.access
     }
 
-    /// The host's address of the first element; 0 in a buffer of no bytes and in device memory.
+    /// The host's address of the first element; 0 in a buffer of no bytes, and in memory that only a
+    /// CUDA device sees.
     pub fn address(&self) -> usize {
-        match self.buffer().map_or(0, |buffer| buffer.data().start()) {
-            0 => 0,
-            start => start + self.offset as usize,
-        }
+        let start = match &self.memory {
+            Memory::Host(buffer) => buffer.data().start(),
+            Memory::Device(memory) if !memory.device().facts().cuda => memory.span().start(),
+            Memory::Device(_) => 0,
+        };
+        if start == 0 { 0 } else { start + self.offset as usize }
     }
 
     /// The device's address of the first element, for a view from the device.
