@@ -789,6 +789,31 @@ typedef struct {
 #define WB_ERR_DLPACK 37
 
 /**
+ * Nothing would be offloaded.
+ */
+#define WB_ERR_NOTHING_OFFLOADED 38
+
+/**
+ * A selector is malformed, or matches no parameter.
+ */
+#define WB_ERR_SELECTOR 39
+
+/**
+ * Everything fits on the device.
+ */
+#define WB_ERR_EVERYTHING_FITS 40
+
+/**
+ * The budget cannot be met.
+ */
+#define WB_ERR_BUDGET 41
+
+/**
+ * The bytes allowed for slots do not hold one group.
+ */
+#define WB_ERR_SLOTS_BUDGET 42
+
+/**
  * Something else holds what was asked for; release it first.
  */
 #define WB_ERR_BUSY 43

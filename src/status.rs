@@ -80,6 +80,16 @@ pub const WB_ERR_CAPTURING: wb_status = 35;
 pub const WB_ERR_FORKED: wb_status = 36;
 /// The DLPack tensor is of a version, device or type that is not taken here.
 pub const WB_ERR_DLPACK: wb_status = 37;
+/// Nothing would be offloaded.
+pub const WB_ERR_NOTHING_OFFLOADED: wb_status = 38;
+/// A selector is malformed, or matches no parameter.
+pub const WB_ERR_SELECTOR: wb_status = 39;
+/// Everything fits on the device.
+pub const WB_ERR_EVERYTHING_FITS: wb_status = 40;
+/// The budget cannot be met.
+pub const WB_ERR_BUDGET: wb_status = 41;
+/// The bytes allowed for slots do not hold one group.
+pub const WB_ERR_SLOTS_BUDGET: wb_status = 42;
 /// Something else holds what was asked for; release it first.
 pub const WB_ERR_BUSY: wb_status = 43;
 
@@ -101,5 +111,6 @@ pub(crate) fn name(status: wb_status) -> Option<&'static str> {
         WB_ERR_DEVICE_MEMORY WB_ERR_HUGE_PAGES WB_ERR_FILE_MISSING WB_ERR_FILE_ACCESS
         WB_ERR_FILE_EMPTY WB_ERR_FILE_TRUNCATED WB_ERR_FILE_IO WB_ERR_FORMAT WB_ERR_NOT_FOUND
         WB_ERR_CANCELLED WB_ERR_TIMEOUT WB_ERR_CAPTURING WB_ERR_FORKED WB_ERR_DLPACK
-        WB_ERR_BUSY)
+        WB_ERR_NOTHING_OFFLOADED WB_ERR_SELECTOR WB_ERR_EVERYTHING_FITS WB_ERR_BUDGET
+        WB_ERR_SLOTS_BUDGET WB_ERR_BUSY)
 }

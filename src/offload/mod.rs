@@ -1,7 +1,19 @@
-//! Weights under a budget.
+//! Weights under a budget: what leaves the device, where it is kept, and what carries it back in time.
+//!
+//! A [`plan`] says which parameter goes where and why before anything is allocated. An [`offloader`] is
+//! a plan that was committed: its bytes lie in one arena of host memory, and a [`schedule`] copies them
+//! into slots on the device, or lets the device read them in place.
 
-pub mod fill;
+mod draft;
+mod fill;
 mod mark;
+pub mod offloader;
+pub mod order;
+pub mod parameter;
+pub mod plan;
+pub mod reason;
 pub mod schedule;
-pub mod transfer;
+mod selector;
+mod slots;
+mod transfer;
 mod waits;

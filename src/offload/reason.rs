@@ -1,0 +1,86 @@
+//! Why a parameter is where it is, in words when they are asked for.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::parameter::Carrier;
+
+/// Why a parameter stays or goes, and how it is carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reason {
+    Empty,
+    NotSelected,
+    TiedToUnselected(String),
+    Excluded(String),
+    BudgetLeft { left: u64, needs: u64 },
+    Fits,
+    Asked(Carrier),
+    Dense,
+    Sparse(Carrier),
+    TiedAcross(Carrier, Vec<String>),
+    TooBig { carrier: Carrier, slots: u64 },
+}
+
+impl Display for Reason {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(to, "resident: it has no bytes"),
+            Self::NotSelected => write!(to, "resident: not selected"),
+            Self::TiedToUnselected(name) => {
+                write!(to, "resident: tied to {name:?}, which is not selected")
+            }
+            Self::Excluded(selector) => write!(to, "resident: excluded by {selector:?}"),
+            Self::BudgetLeft { left, needs } => {
+                write!(to, "resident: budget left {}, needs {}", Grouped(*left), Grouped(*needs))
+            }
+            Self::Fits => write!(to, "resident: the rest fits"),
+            Self::Asked(carrier) => write!(to, "{}: asked for", carrier.name()),
+            Self::Dense => write!(to, "prefetch: a step reads all of it"),
+            Self::Sparse(carrier @ Carrier::View) => {
+                write!(to, "{}: a step reads few rows of it", carrier.name())
+            }
+            Self::Sparse(carrier) => {
+                write!(to, "{}: a step reads few rows, but views are off", carrier.name())
+            }
+            Self::TiedAcross(carrier, groups) => {
+                write!(to, "{}: tied across groups {}", carrier.name(), groups.join(", "))
+            }
+            Self::TooBig { carrier, slots } => write!(
+                to,
+                "{}: its group has more bytes than the slots' {}",
+                carrier.name(),
+                Grouped(*slots)
+            ),
+        }
+    }
+}
+
+/// A number with commas between thousands.
+struct Grouped(u64);
+
+impl Display for Grouped {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at) % 3 == 0 {
+                write!(to, ",")?;
+            }
+            write!(to, "{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1024, "1,024"), (1_234_567, "1,234,567")] {
+            assert_eq!(Grouped(number).to_string(), text);
+        }
+        let reason = Reason::BudgetLeft { left: 1024, needs: 4096 };
+        assert_eq!(reason.to_string(), "resident: budget left 1,024, needs 4,096");
+    }
+}
