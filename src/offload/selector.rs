@@ -45,10 +45,10 @@ impl Selector {
 
 /// Whether `.name.` contains `.text.`.
 fn contains_segments(name: &str, text: &str) -> bool {
-    name.match_indices(text).any(|(at, _)| {
-        let (before, behind) = (&name[..at], &name[at + text.len()..]);
-        (before.is_empty() || before.ends_with('.'))
-            && (behind.is_empty() || behind.starts_with('.'))
+    let begins = name.match_indices('.').map(|(dot, _)| dot + 1);
+    [0].into_iter().chain(begins).any(|at| {
+        let behind = name[at..].strip_prefix(text);
+        behind.is_some_and(|behind| behind.is_empty() || behind.starts_with('.'))
     })
 }
 
