@@ -17,6 +17,8 @@ const INTERFACE: [&str; 9] = [
     "src/capi/view.rs",
     "src/capi/dlpack.rs",
     "src/capi/safetensors.rs",
+    "src/capi/plan.rs",
+    "src/capi/offloader.rs",
 ];
 
 fn main() {

@@ -1608,3 +1608,13 @@ wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, 
 #define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
 #define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, 0, 0}
 #define WB_TENSOR_INFO_INIT {sizeof(wb_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
+#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, 0, 0, 0, 0, {0}}
+#define WB_PLAN_OPTIONS_INIT                                                                       \
+    {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, 0.0, {0}}
+#define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
+#define WB_PLANNED_INFO_INIT {sizeof(wb_planned_info), 0, NULL, NULL, 0, 0, 0}
+#define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
+#define WB_OFFLOADED_INFO_INIT {sizeof(wb_offloaded_info), 0, 0, 0, NULL, 0}
+#define WB_OFFLOADER_STATS_INIT                                                                    \
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+#define WB_RECONCILED_INIT {sizeof(wb_reconciled), 0, 0, 0, 0, 0}

@@ -8,6 +8,8 @@ pub mod device;
 pub mod dlpack;
 pub mod error;
 mod handle;
+pub mod offloader;
+pub mod plan;
 pub mod safetensors;
 pub mod version;
 pub mod view;

@@ -8,7 +8,7 @@ use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
 use crate::capi::plan::{
-    WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter, wb_plan,
+    Planned, WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter, wb_plan,
 };
 use crate::capi::view::{self, wb_layout, wb_view};
 use crate::device::{Device, Stream};
@@ -16,7 +16,6 @@ use crate::error::Result;
 use crate::memory::pages::Span;
 use crate::offload::offloader::{Offloader, Source};
 use crate::offload::parameter::{Parameter, Source as Given};
-use crate::offload::plan::DevicePlan;
 use crate::status::wb_status;
 
 /// Parameters under a budget: where they are kept, and what carries them.
@@ -144,7 +143,7 @@ pub unsafe extern "C" fn wb_offloader_new(
     guard(error, || {
         check_output(offloader, "offloader")?;
         // SAFETY: the caller's promise.
-        let plan = unsafe { handle::share::<DevicePlan>(plan) }?;
+        let plan = unsafe { handle::borrow::<Planned>(plan) }?.plan.clone();
         let mut sources = Vec::with_capacity(plan.plan.parameters.len());
         for planned in &plan.plan.parameters {
             // SAFETY: the caller's promise.
@@ -153,7 +152,13 @@ pub unsafe extern "C" fn wb_offloader_new(
         // SAFETY: the caller's promise.
         let made = unsafe {
             with_options(options, |options, progress| {
-                Offloader::commit(plan.clone(), &sources, Stream(stream as usize), options, progress)
+                Offloader::commit(
+                    plan.clone(),
+                    &sources,
+                    Stream(stream as usize),
+                    options,
+                    progress,
+                )
             })
         }?;
         // SAFETY: not NULL.
@@ -411,7 +416,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-        let span = unsafe { view::source(ptr::with_exposed_provenance(source as usize), &layout, offset) }?;
+        let span = unsafe {
+            view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
+        }?;
         let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
         offloader.replace(name, layout, Source { span, on_device }, Stream(stream as usize))
     })

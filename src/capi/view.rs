@@ -102,7 +102,7 @@ unsafe impl Sized32 for wb_view_info {
 ///
 /// # Safety
 /// `given` is NULL or valid for the size that it begins with, its pointers for `ndim` numbers.
-unsafe fn layout(given: *const wb_layout) -> Result<(Layout, u64)> {
+pub(super) unsafe fn layout(given: *const wb_layout) -> Result<(Layout, u64)> {
     if given.is_null() {
         fail!(WB_ERR_NULL, "the layout is NULL");
     }

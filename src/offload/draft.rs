@@ -3,12 +3,9 @@
 use super::parameter::{Carrier, ParameterAccess};
 use super::plan::{Planner, Unit};
 use super::reason::Reason;
-use super::slots::{Guest, Seating, seat};
+use super::seats::{Seats, Size};
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET};
-
-/// More groups ahead than this never helped: the link is busy long before.
-const MOST_DEPTH: usize = 8;
 
 /// What becomes of a storage that leaves the device.
 #[derive(Debug, Clone)]
@@ -27,20 +24,9 @@ pub struct Draft {
     carriers: Vec<Carrier>,
     unit_of: Vec<usize>,
     pub units: Vec<Unit>,
-    pub ring: Vec<usize>,
-    pub depth: usize,
-    pub wrap_stalls: bool,
-    pub slot_bytes: u64,
-    pub ring_bytes: u64,
+    pub seats: Seats,
     /// The most bytes that a group may have to be copied ahead.
     limit: Option<u64>,
-}
-
-/// How the ring's units are seated.
-struct Seated {
-    depth: usize,
-    around: bool,
-    seating: Seating,
 }
 
 impl Draft {
@@ -60,80 +46,40 @@ impl Draft {
             carriers,
             unit_of,
             units,
-            ring: Vec::new(),
-            depth: 1,
-            wrap_stalls: false,
-            slot_bytes: 0,
-            ring_bytes: 0,
+            seats: Seats::default(),
             limit,
         };
-        draft.seat_ring(planner, room)?;
-        draft.seat_on_demand();
+        draft.seat(planner, room)?;
         Ok(draft)
     }
 
-    fn of_carrier(&self, carrier: Carrier) -> Vec<usize> {
-        (0..self.units.len()).filter(|at| self.units[*at].carrier == carrier).collect()
-    }
-
-    /// The groups that use the units, ascending, and the units as guests with turns among them.
-    fn guests(&self, units: &[usize]) -> (Vec<usize>, Vec<Guest>) {
-        let mut groups: Vec<usize> =
-            units.iter().flat_map(|at| self.units[*at].groups.iter().copied()).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        let turn = |group: &usize| groups.partition_point(|other| other < group);
-        let guests = units
-            .iter()
-            .map(|at| Guest {
-                bytes: self.units[*at].bytes,
-                positions: self.units[*at].groups.iter().map(turn).collect(),
-            })
-            .collect();
-        (groups, guests)
-    }
-
-    fn seat_ring(&mut self, planner: &Planner<'_>, room: Option<u64>) -> Result<()> {
-        let units = self.of_carrier(Carrier::Prefetch);
-        if units.is_empty() {
-            return Ok(());
-        }
-        let (ring, guests) = self.guests(&units);
+    /// Gives every unit its place in the slots.
+    fn seat(&mut self, planner: &Planner<'_>, room: Option<u64>) -> Result<()> {
         let option = planner.options.slot_bytes;
         let limit = option.into_iter().chain(room).min();
-        let seated = deepest(&guests, ring.len(), planner.options.depth as usize, limit);
+        let sizes: Vec<_> = self
+            .units
+            .iter()
+            .map(|unit| Size { carrier: unit.carrier, bytes: unit.bytes, groups: &unit.groups })
+            .collect();
+        let seats = Seats::new(&sizes, planner.options.depth as usize, limit);
         if let Some(limit) = option
-            && seated.seating.bytes > limit
+            && seats.ring_bytes > limit
         {
-            let group = &planner.groups[ring[0]];
+            let group = &planner.groups[seats.ring[0]];
             fail!(
                 WB_ERR_SLOTS_BUDGET,
                 "asked for slots of at most {limit} bytes; copying ahead from group {group:?} on needs \
                  {} even one group at a time: raise slot_bytes, offload less of each group, or choose \
                  another carrier",
-                seated.seating.bytes
+                seats.ring_bytes
             );
         }
-        for (at, offset) in units.iter().zip(&seated.seating.offsets) {
-            self.units[*at].slot_offset = Some(*offset);
+        for (unit, offset) in self.units.iter_mut().zip(&seats.offsets) {
+            unit.slot_offset = *offset;
         }
-        self.ring = ring;
-        self.depth = seated.depth;
-        self.wrap_stalls = !seated.around;
-        self.ring_bytes = seated.seating.bytes;
-        self.slot_bytes = seated.seating.bytes;
+        self.seats = Seats { offsets: Vec::new(), ..seats };
         Ok(())
-    }
-
-    /// Units on demand have a place of their own behind the ring, one group at a time.
-    fn seat_on_demand(&mut self) {
-        let units = self.of_carrier(Carrier::OnDemand);
-        let (groups, guests) = self.guests(&units);
-        let seating = seat(&guests, groups.len(), 1, false);
-        for (at, offset) in units.iter().zip(&seating.offsets) {
-            self.units[*at].slot_offset = Some(self.ring_bytes + offset);
-        }
-        self.slot_bytes = self.ring_bytes + seating.bytes;
     }
 
     /// Lays the units side by side and their storages into them, and says of each storage why it goes
@@ -182,7 +128,7 @@ impl Draft {
                     read += dense.map(|at| planner.storages[*at].bytes * uses).sum::<u64>();
                 }
                 // With a place for every group each is copied once and stays.
-                Carrier::Prefetch if self.ring.len() <= self.depth => {}
+                Carrier::Prefetch if self.seats.ring.len() <= self.seats.depth => {}
                 _ => copied += unit.bytes * uses,
             }
         }
@@ -288,33 +234,4 @@ fn gather(planner: &Planner<'_>, taken: &[usize], carriers: &[Carrier]) -> (Vec<
         unit_of.push(unit);
     }
     (units, unit_of)
-}
-
-/// The deepest seating that fits; the shallowest there is where none does.
-fn deepest(guests: &[Guest], turns: usize, asked: usize, limit: Option<u64>) -> Seated {
-    let seated = |depth: usize, around: bool| Seated {
-        depth,
-        around,
-        seating: seat(guests, turns, depth, around),
-    };
-    let limit = match (limit, asked) {
-        (Some(limit), _) => limit,
-        // Unlimited, as deep as asked for; without a wish, what two groups at a time need.
-        (None, 0) => seated(2.min(turns), true).seating.bytes,
-        (None, _) => u64::MAX,
-    };
-    let most = if asked == 0 { MOST_DEPTH } else { asked }.clamp(1, turns);
-    for depth in (2..=most).rev() {
-        let seated = seated(depth, true);
-        if seated.seating.bytes <= limit {
-            return seated;
-        }
-    }
-    if most >= 2 {
-        let seated = seated(2, false);
-        if seated.seating.bytes <= limit {
-            return seated;
-        }
-    }
-    seated(1, true)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::fill::{self, Job};
-use super::parameter::{Carrier, ParameterAccess};
+use super::parameter::Carrier;
 use super::plan::{ALIGNMENT, DevicePlan};
 use super::schedule::{Arrangement, Carried, Moving, Schedule};
 use super::transfer::Staging;
@@ -31,7 +31,6 @@ pub(super) struct Kept {
     pub name: String,
     pub group: usize,
     pub layout: Layout,
-    pub access: ParameterAccess,
     pub place: Place,
 }
 
@@ -59,10 +58,10 @@ pub(super) struct Block {
     pub parameters: Vec<usize>,
 }
 
-/// A stretch of host memory that moves as one.
+/// A stretch of host memory that moves as one, as far as blocks reach in it.
 pub(super) struct Unit {
     pub buffer: Arc<Buffer>,
-    pub host: Span,
+    pub region: Span,
     pub carrier: Carrier,
     pub groups: Vec<usize>,
     /// From the start of the slots.
@@ -74,6 +73,8 @@ pub(super) struct State {
     pub kept: Vec<Kept>,
     pub names: HashMap<String, usize>,
     pub blocks: Vec<Block>,
+    /// The host memory of the plan; what outgrew it has buffers of its own.
+    pub arena: Arc<Buffer>,
     pub units: Vec<Unit>,
     pub groups: Vec<String>,
     pub ring: Vec<usize>,
@@ -150,7 +151,7 @@ impl Offloader {
             .iter()
             .map(|unit| Unit {
                 buffer: arena.clone(),
-                host: arena.data().part(unit.arena_offset as usize, unit.bytes as usize),
+                region: arena.data().part(unit.arena_offset as usize, unit.bytes as usize),
                 carrier: unit.carrier,
                 groups: unit.groups.clone(),
                 slot: unit.slot_offset,
@@ -163,6 +164,7 @@ impl Offloader {
             names: kept.iter().enumerate().map(|(at, kept)| (kept.name.clone(), at)).collect(),
             kept,
             blocks,
+            arena: arena.clone(),
             units,
             groups: drawn.groups.iter().map(|group| group.name.clone()).collect(),
             ring: drawn.ring.clone(),
@@ -274,7 +276,7 @@ impl Offloader {
                         View::of_device(slots.clone(), kept.layout.clone(), slot + at)
                     }
                     _ => {
-                        let start = unit.host.start() - unit.buffer.data().start();
+                        let start = unit.region.start() - unit.buffer.data().start();
                         let layout = kept.layout.clone();
                         View::new(unit.buffer.clone(), layout, start as u64 + at, Access::Device)
                     }
@@ -300,7 +302,7 @@ impl Offloader {
         };
         let block = &state.blocks[block];
         let unit = &state.units[block.unit];
-        let start = (unit.host.start() - unit.buffer.data().start()) as u64;
+        let start = (unit.region.start() - unit.buffer.data().start()) as u64;
         let at = start + block.offset + offset + kept.layout.bytes_before();
         View::new(unit.buffer.clone(), kept.layout.clone(), at, Access::Host)
     }
@@ -316,15 +318,10 @@ impl Offloader {
                 stats.view_bytes += block.bytes;
             }
         }
-        let mut seen: Vec<*const Buffer> = Vec::new();
-        for unit in &state.units {
-            let buffer = Arc::as_ptr(&unit.buffer);
-            if !seen.contains(&buffer) {
-                seen.push(buffer);
-                stats.asked_bytes += unit.buffer.data().bytes() as u64;
-                stats.mapped_bytes += unit.buffer.mapped_bytes();
-                stats.pinned_bytes += unit.buffer.pinned_bytes();
-            }
+        for buffer in state.buffers() {
+            stats.asked_bytes += buffer.data().bytes() as u64;
+            stats.mapped_bytes += buffer.mapped_bytes();
+            stats.pinned_bytes += buffer.pinned_bytes();
         }
         stats.resident_bytes = state.resident_bytes();
         stats.slot_bytes = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
@@ -343,21 +340,33 @@ impl State {
     /// What the schedule is to work on.
     pub(super) fn arrangement(&self) -> Arrangement {
         let slots = self.slots.as_ref().map(|slots| slots.span());
-        let moving = |unit: &Unit| Moving {
-            host: unit.host,
-            slot: unit
-                .slot
-                .zip(slots)
-                .map(|(at, slots)| slots.part(at as usize, unit.host.bytes())),
+        let moving = |(unit, extent): (&Unit, u64)| Moving {
+            host: unit.region.part(0, extent as usize),
+            slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
             ahead: unit.carrier == Carrier::Prefetch,
             groups: unit.groups.clone(),
         };
         Arrangement {
-            units: self.units.iter().map(moving).collect(),
+            units: self.units.iter().zip(self.extents()).map(moving).collect(),
             groups: self.groups.clone(),
             ring: self.ring.clone(),
             depth: self.depth,
         }
+    }
+
+    /// All host memory: the arena, and what has a buffer of its own.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
+        let own = self.units.iter().map(|unit| &unit.buffer);
+        [&self.arena].into_iter().chain(own.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
+    }
+
+    /// How far blocks reach in each unit.
+    pub(super) fn extents(&self) -> Vec<u64> {
+        let mut extents = vec![0; self.units.len()];
+        for block in self.blocks.iter().filter(|block| !block.parameters.is_empty()) {
+            extents[block.unit] = (block.offset + block.room).max(extents[block.unit]);
+        }
+        extents
     }
 
     pub(super) fn carrier(&self, kept: &Kept) -> Option<Carrier> {
@@ -368,7 +377,7 @@ impl State {
     }
 
     /// Where the host and the device find a parameter's first element.
-    fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
+    pub(super) fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
         let before = kept.layout.bytes_before();
         match &kept.place {
             Place::Nowhere => (None, None),
@@ -380,19 +389,19 @@ impl State {
                 let block = &self.blocks[*block];
                 let unit = &self.units[block.unit];
                 let at = block.offset + offset + before;
-                let start = (unit.host.start() - unit.buffer.data().start()) as u64;
+                let start = (unit.region.start() - unit.buffer.data().start()) as u64;
                 let slots = self.slots.as_ref().map(|slots| slots.span().start() as u64);
                 let device = match unit.slot.zip(slots) {
                     Some((slot, slots)) => Some(slots + slot + at),
                     None => unit.buffer.device_address().map(|address| address + start + at),
                 };
-                (Some(unit.host.start() as u64 + at), device)
+                (Some(unit.region.start() as u64 + at), device)
             }
         }
     }
 
     /// Bytes of what is resident; what is tied lies in the same place and counts once.
-    fn resident_bytes(&self) -> u64 {
+    pub(super) fn resident_bytes(&self) -> u64 {
         let mut spans: Vec<(u64, u64)> = self
             .kept
             .iter()
@@ -437,7 +446,7 @@ fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result
                     room,
                     parameters: storage.parameters.clone(),
                 });
-                let to = units[unit].host.part(storage.offset_in_unit as usize, room as usize);
+                let to = units[unit].region.part(storage.offset_in_unit as usize, room as usize);
                 (Place::Block(keeping.blocks.len() - 1, 0), to, &mut keeping.to_host)
             }
             (None, Some((memory, offset))) => {
@@ -456,8 +465,6 @@ fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result
         }));
         places.push(place);
     }
-    let groups: HashMap<&str, usize> =
-        drawn.groups.iter().enumerate().map(|(at, group)| (group.name.as_str(), at)).collect();
     for (at, planned) in drawn.parameters.iter().enumerate() {
         let place = match (&places[planned.storage], sources[at]) {
             (Place::Block(block, _), _) => Place::Block(*block, planned.offset),
@@ -469,9 +476,8 @@ fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result
         };
         keeping.kept.push(Kept {
             name: planned.parameter.name.clone(),
-            group: groups[planned.parameter.group.as_str()],
+            group: planned.group,
             layout: planned.parameter.layout.clone(),
-            access: planned.parameter.access,
             place,
         });
     }

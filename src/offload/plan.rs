@@ -87,6 +87,8 @@ pub struct Platform {
 pub struct PlannedParameter {
     /// The parameter.
     pub parameter: Parameter,
+    /// Its group.
+    pub group: usize,
     /// Its storage.
     pub storage: usize,
     /// Bytes from the storage's first to the parameter's lowest.
@@ -247,6 +249,8 @@ pub(super) struct Planner<'a> {
     /// Why each storage stays, as far as that is known; `None` for what may leave.
     pub reasons: Vec<Option<Reason>>,
     pub groups: Vec<String>,
+    /// The group of each parameter.
+    group_of: Vec<usize>,
     /// The groups that use a storage, ascending.
     pub groups_of: Vec<Vec<usize>>,
     pub warnings: Vec<String>,
@@ -277,7 +281,7 @@ impl<'a> Planner<'a> {
             }
             group_of.push(number);
         }
-        let groups_of = storages
+        let groups_of: Vec<Vec<usize>> = storages
             .iter()
             .map(|storage| {
                 let mut groups: Vec<usize> =
@@ -289,7 +293,17 @@ impl<'a> Planner<'a> {
             .collect();
         let reasons = vec![None; storages.len()];
         let warnings = Vec::new();
-        Ok(Self { options, platform, parameters, storages, reasons, groups, groups_of, warnings })
+        Ok(Self {
+            options,
+            platform,
+            parameters,
+            storages,
+            reasons,
+            groups,
+            group_of,
+            groups_of,
+            warnings,
+        })
     }
 
     /// Settles what may not leave the device.
@@ -398,7 +412,7 @@ impl<'a> Planner<'a> {
             let stays = all - left_by[count_tried];
             let room = budget.saturating_sub(stays);
             let draft = Draft::new(self, &arranged[..count_tried], Some(room))?;
-            let short = (stays + draft.slot_bytes).saturating_sub(budget);
+            let short = (stays + draft.seats.slot_bytes).saturating_sub(budget);
             if short == 0 {
                 break Some(draft);
             }
@@ -409,7 +423,7 @@ impl<'a> Planner<'a> {
         };
         let Some(draft) = fits else {
             let stays = all - left_by[arranged.len()];
-            let slots = Draft::new(self, arranged, Some(0))?.slot_bytes;
+            let slots = Draft::new(self, arranged, Some(0))?.seats.slot_bytes;
             fail!(
                 WB_ERR_BUDGET,
                 "asked for {budget} bytes of device memory; what may not leave it needs {stays} and \
@@ -478,7 +492,7 @@ impl<'a> Planner<'a> {
         for (at, unit) in draft.units.iter().enumerate() {
             unit.groups.iter().for_each(|group| groups[*group].units.push(at));
         }
-        for (turn, group) in draft.ring.iter().enumerate() {
+        for (turn, group) in draft.seats.ring.iter().enumerate() {
             groups[*group].ring = Some(turn);
         }
         let (mut resident_bytes, mut payload_bytes, mut offloaded_payload_bytes) = (0, 0, 0);
@@ -506,13 +520,14 @@ impl<'a> Planner<'a> {
         let parameters = self
             .parameters
             .into_iter()
+            .zip(self.group_of)
             .zip(storage_of)
-            .map(|(parameter, (storage, offset))| {
+            .map(|((parameter, group), (storage, offset))| {
                 let (carrier, reason) = match &carriers[storage] {
                     Some(offloaded) => (Some(offloaded.carrier), offloaded.reason.clone()),
                     None => (None, self.reasons[storage].clone().unwrap_or(Reason::Fits)),
                 };
-                PlannedParameter { parameter, storage, offset, carrier, reason }
+                PlannedParameter { parameter, group, storage, offset, carrier, reason }
             })
             .collect();
         let link = self.options.link_bytes_per_second;
@@ -522,12 +537,12 @@ impl<'a> Planner<'a> {
             parameters,
             storages,
             groups,
-            ring: draft.ring,
-            depth: draft.depth,
-            wrap_stalls: draft.wrap_stalls,
+            ring: draft.seats.ring,
+            depth: draft.seats.depth,
+            wrap_stalls: draft.seats.wrap_stalls,
             arena_bytes: payload.next_multiple_of(self.platform.page_bytes),
-            slot_bytes: draft.slot_bytes,
-            ring_bytes: draft.ring_bytes,
+            slot_bytes: draft.seats.slot_bytes,
+            ring_bytes: draft.seats.ring_bytes,
             resident_bytes,
             payload_bytes,
             offloaded_payload_bytes,

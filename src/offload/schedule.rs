@@ -122,30 +122,44 @@ impl Schedule {
         self.machine().reset(&self.device, stream)
     }
 
-    /// Waits until no copy is under way and no use is left, what is queued on the stream included.
-    pub fn quiesce(&self, stream: Stream) -> Result<()> {
+    /// Stops the machine to change what it carries: nothing of the groups is held, no copy is under
+    /// way and no use is left, what is queued on the stream included.
+    pub fn change(&self, groups: &[usize], stream: Stream) -> Result<Change<'_>> {
         self.check_running(stream, "change parameters")?;
-        self.machine().quiesce(&self.device, stream)
-    }
-
-    /// Starts over with another arrangement. Nothing is held, and [`Schedule::quiesce`] came before.
-    pub fn lay_out(&self, arrangement: &Arrangement) -> Result<()> {
-        self.machine().lay_out(&self.device, arrangement)
-    }
-
-    /// The unit's host memory was written: what is in its slot is old.
-    pub fn touch(&self, unit: usize) {
-        self.machine().touch(unit);
-    }
-
-    /// `WB_ERR_BUSY` while the group is held.
-    pub fn check_free(&self, group: usize) -> Result<()> {
-        self.machine().check_free(group)
+        let mut machine = self.machine();
+        groups.iter().try_for_each(|group| machine.check_free(*group))?;
+        machine.quiesce(&self.device, stream)?;
+        Ok(Change { device: &self.device, machine, stream })
     }
 
     /// What was carried so far.
     pub fn carried(&self) -> Result<Carried> {
         self.machine().carried()
+    }
+}
+
+/// The machine while it stands still. Other threads' calls wait.
+pub struct Change<'a> {
+    device: &'a Device,
+    machine: MutexGuard<'a, Machine>,
+    stream: Stream,
+}
+
+impl Change<'_> {
+    /// The unit's host memory was written: what is in its slot is old.
+    pub fn touch(&mut self, unit: usize) {
+        self.machine.touch(unit);
+    }
+
+    /// `WB_ERR_BUSY` while any group is held.
+    pub fn check_all_free(&self) -> Result<()> {
+        self.machine.check_all_free()
+    }
+
+    /// Goes on with another arrangement; no group is held.
+    pub fn lay_out(&mut self, arrangement: &Arrangement) -> Result<()> {
+        self.machine.lay_out(self.device, arrangement)?;
+        self.machine.reset(self.device, self.stream)
     }
 }
 

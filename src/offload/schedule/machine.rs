@@ -135,6 +135,11 @@ impl Machine {
         Ok(())
     }
 
+    /// `WB_ERR_BUSY` while any group is held.
+    pub(super) fn check_all_free(&self) -> Result<()> {
+        (0..self.groups.len()).try_for_each(|group| self.check_free(group))
+    }
+
     pub(super) fn carried(&mut self) -> Result<Carried> {
         Ok(Carried { waited_seconds: self.waits.seconds()?, ..self.carried })
     }

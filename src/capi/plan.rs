@@ -1,0 +1,677 @@
+//! `wb_plan`: which parameter goes where and why, before anything is allocated.
+
+use std::ffi::{CString, c_char};
+use std::ptr;
+use std::sync::{Arc, OnceLock};
+
+use crate::capi::arguments::{
+    Sized32, check_output, check_reserved, one_of, read_struct, text, write_struct,
+};
+use crate::capi::device::wb_device;
+use crate::capi::error::{guard, guard_void, wb_error};
+use crate::capi::handle::{self, Handle};
+use crate::capi::view::{self, wb_layout};
+use crate::device::Device;
+use crate::error::{Result, fail};
+use crate::offload::order::Order;
+use crate::offload::parameter::{Carrier, Parameter, ParameterAccess, Source};
+use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
+use crate::offload::report;
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW,
+    wb_status,
+};
+
+/// Which parameter goes where and why.
+pub struct wb_plan {
+    _opaque: [u8; 0],
+}
+
+/// A plan, with its words as C reads them, made when they are first asked for.
+pub(super) struct Planned {
+    pub plan: Arc<DevicePlan>,
+    names: OnceLock<Vec<(CString, CString)>>,
+    groups: OnceLock<Vec<CString>>,
+    warnings: OnceLock<Vec<CString>>,
+    json: OnceLock<CString>,
+}
+
+impl Handle for Planned {
+    type Opaque = wb_plan;
+    const NAME: &'static str = "wb_plan";
+}
+
+/// A budget that is not given.
+pub const WB_UNSET: u64 = u64::MAX;
+
+/// How a step reads a parameter.
+pub type wb_parameter_access = i32;
+/// All of it; the default.
+pub const WB_PARAMETER_DENSE: wb_parameter_access = 0;
+/// Few rows of it: an embedding, experts.
+pub const WB_PARAMETER_SPARSE: wb_parameter_access = 1;
+
+/// How an offloaded parameter gets to the kernels that read it.
+pub type wb_carrier = i32;
+/// As the plan sees fit; the default.
+pub const WB_CARRIER_AUTO: wb_carrier = 0;
+/// The device reads it in host memory.
+pub const WB_CARRIER_VIEW: wb_carrier = 1;
+/// It is copied when its group is acquired.
+pub const WB_CARRIER_ON_DEMAND: wb_carrier = 2;
+/// It is copied ahead of that.
+pub const WB_CARRIER_PREFETCH: wb_carrier = 3;
+/// It is not carried: it stays on the device. An answer only.
+pub const WB_CARRIER_NONE: wb_carrier = -1;
+
+/// In which order parameters leave the device while the budget lasts.
+pub type wb_order = i32;
+/// Evenly over the groups, so that copies and kernels overlap best; the default.
+pub const WB_ORDER_SPREAD: wb_order = 0;
+/// As they were declared.
+pub const WB_ORDER_DECLARED: wb_order = 1;
+/// The largest first.
+pub const WB_ORDER_LARGEST: wb_order = 2;
+
+/// Nothing offloaded is a warning.
+pub const WB_ALLOW_NOTHING: u32 = 1;
+/// A selector that matches nothing is a warning.
+pub const WB_ALLOW_UNMATCHED: u32 = 2;
+/// Room for everything on the device is a warning.
+pub const WB_ALLOW_EVERYTHING_FITS: u32 = 4;
+
+/// A parameter of a model. Begin with WB_PARAMETER_INIT.
+#[repr(C)]
+pub struct wb_parameter {
+    /// Bytes of the struct; in an array, the same in each.
+    pub struct_size: u32,
+    /// A wb_parameter_access.
+    pub access: wb_parameter_access,
+    /// Its name, unique in the model; UTF-8 that ends in NUL.
+    pub name: *const c_char,
+    /// What is acquired together with it: a layer's name.
+    pub group: *const c_char,
+    /// Type, shape, strides, and where the first element is from `source`.
+    pub layout: *const wb_layout,
+    /// Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+    /// tied: they are stored once.
+    pub source: u64,
+    /// Ties parameters that have no source: those of the same number, other than 0.
+    pub storage: u64,
+    /// A wb_carrier; WB_CARRIER_AUTO is the options'.
+    pub carrier: wb_carrier,
+    /// 0.
+    pub reserved0: u32,
+    /// 0.
+    pub reserved: [u64; 2],
+}
+
+// SAFETY: repr(C), begins with its size; numbers and pointers.
+unsafe impl Sized32 for wb_parameter {
+    const NAME: &'static str = "wb_parameter";
+}
+
+/// What a plan is made by. Begin with WB_PLAN_OPTIONS_INIT.
+#[repr(C)]
+pub struct wb_plan_options {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// Groups in their slots at a time; 0 for as many as serve.
+    pub depth: u32,
+    /// At most so many bytes of host memory are taken. One of the two budgets is given.
+    pub offload_bytes: u64,
+    /// What stays and the slots take at most so many bytes of device memory.
+    pub device_bytes: u64,
+    /// What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
+    pub slot_bytes: u64,
+    /// `select_count` selectors of what may leave the device; none for everything. A text means the
+    /// names that contain it as whole segments between dots, a glob (with any of `*?[`) whole names.
+    pub select: *const *const c_char,
+    /// `exclude_count` selectors of what may not.
+    pub exclude: *const *const c_char,
+    /// How many.
+    pub select_count: u32,
+    /// How many.
+    pub exclude_count: u32,
+    /// A wb_carrier, for parameters that name none.
+    pub carrier: wb_carrier,
+    /// A wb_order.
+    pub order: wb_order,
+    /// WB_ALLOW_* of the errors that are to be warnings.
+    pub allow: u32,
+    /// 0.
+    pub reserved0: u32,
+    /// What the link carries, for the predicted time; 0 where that is not known.
+    pub link_bytes_per_second: f64,
+    /// 0.
+    pub reserved: [u64; 4],
+}
+
+// SAFETY: repr(C), begins with its size; numbers and pointers.
+unsafe impl Sized32 for wb_plan_options {
+    const NAME: &'static str = "wb_plan_options";
+}
+
+const DEFAULTS: wb_plan_options = wb_plan_options {
+    struct_size: size_of::<wb_plan_options>() as u32,
+    depth: 0,
+    offload_bytes: WB_UNSET,
+    device_bytes: WB_UNSET,
+    slot_bytes: WB_UNSET,
+    select: ptr::null(),
+    exclude: ptr::null(),
+    select_count: 0,
+    exclude_count: 0,
+    carrier: WB_CARRIER_AUTO,
+    order: WB_ORDER_SPREAD,
+    allow: 0,
+    reserved0: 0,
+    link_bytes_per_second: 0.0,
+    reserved: [0; 4],
+};
+
+/// A plan in numbers. Begin with WB_PLAN_INFO_INIT.
+#[repr(C)]
+pub struct wb_plan_info {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// Groups in their slots at a time.
+    pub depth: u32,
+    /// How many parameters there are.
+    pub parameters: u64,
+    /// How many groups.
+    pub groups: u64,
+    /// How many warnings.
+    pub warnings: u64,
+    /// Bytes of all parameters, ties counted once, here and below.
+    pub payload_bytes: u64,
+    /// Bytes of those that are offloaded.
+    pub offloaded_bytes: u64,
+    /// Bytes of host memory for them, in whole pages.
+    pub arena_bytes: u64,
+    /// Bytes of device memory for what stays, each parameter's rounded up to 256.
+    pub resident_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of those for what is copied ahead.
+    pub ring_bytes: u64,
+    /// Bytes copied in every step.
+    pub step_bytes: u64,
+    /// Bytes that the device reads in place in every step, if it reads all of what is dense.
+    pub view_bytes: u64,
+    /// Seconds that the link needs for a step; 0 where its speed was not given.
+    pub step_seconds: f64,
+    /// 1 when the first groups of a step wait for the last ones of the step before.
+    pub wrap_stalls: i32,
+    /// 0.
+    pub reserved0: u32,
+}
+
+// SAFETY: repr(C), begins with its size; numbers.
+unsafe impl Sized32 for wb_plan_info {
+    const NAME: &'static str = "wb_plan_info";
+}
+
+/// What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
+#[repr(C)]
+pub struct wb_planned_info {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// How it is carried; WB_CARRIER_NONE when it stays on the device.
+    pub carrier: wb_carrier,
+    /// Its name.
+    pub name: *const c_char,
+    /// Why it goes or stays, in words.
+    pub reason: *const c_char,
+    /// Its group.
+    pub group: u64,
+    /// Bytes from its lowest to the end of its highest element.
+    pub span_bytes: u64,
+    /// The first parameter that it shares its bytes with, itself if with none.
+    pub tied_to: u64,
+}
+
+// SAFETY: repr(C), begins with its size; numbers and pointers.
+unsafe impl Sized32 for wb_planned_info {
+    const NAME: &'static str = "wb_planned_info";
+}
+
+/// A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
+#[repr(C)]
+pub struct wb_plan_group_info {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// Its turn among the groups that are copied ahead; -1 when it is none of them.
+    pub turn: i32,
+    /// Its name.
+    pub name: *const c_char,
+    /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
+    pub offloaded_bytes: u64,
+    /// Bytes of its parameters that stay.
+    pub resident_bytes: u64,
+}
+
+// SAFETY: repr(C), begins with its size; numbers and a pointer.
+unsafe impl Sized32 for wb_plan_group_info {
+    const NAME: &'static str = "wb_plan_group_info";
+}
+
+/// The number of a carrier.
+pub(super) fn carrier_code(carrier: Carrier) -> wb_carrier {
+    match carrier {
+        Carrier::Auto => WB_CARRIER_AUTO,
+        Carrier::View => WB_CARRIER_VIEW,
+        Carrier::OnDemand => WB_CARRIER_ON_DEMAND,
+        Carrier::Prefetch => WB_CARRIER_PREFETCH,
+    }
+}
+
+fn carrier(value: wb_carrier, field: &str) -> Result<Carrier> {
+    let all = [Carrier::Auto, Carrier::View, Carrier::OnDemand, Carrier::Prefetch];
+    one_of(value, field, &all.map(|carrier| (carrier_code(carrier), carrier)))
+}
+
+/// Reads an array of parameters, in the steps of the first one's size.
+///
+/// # Safety
+/// `given` is NULL or valid for `count` of them, with everything that they point to.
+pub(super) unsafe fn parameters_from(
+    given: *const wb_parameter,
+    count: u64,
+) -> Result<Vec<Parameter>> {
+    if given.is_null() && count > 0 {
+        fail!(WB_ERR_NULL, "parameters is NULL and there are {count}");
+    }
+    let Ok(count) = usize::try_from(count) else {
+        fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
+    };
+    let mut parameters = Vec::with_capacity(count.min(1 << 20));
+    // SAFETY: the caller's promise; every struct begins with its size.
+    let step = if count == 0 { 0 } else { unsafe { (*given).struct_size as usize } };
+    for index in 0..count {
+        // SAFETY: the caller's promise.
+        let one = unsafe { given.byte_add(index * step) };
+        // SAFETY: the caller's promise.
+        if unsafe { (*one).struct_size } as usize != step {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "parameter {index} has another struct_size than the first: begin each with \
+                 WB_PARAMETER_INIT"
+            );
+        }
+        // SAFETY: the caller's promise.
+        parameters.push(unsafe { parameter_from(one) }?);
+    }
+    Ok(parameters)
+}
+
+/// # Safety
+/// `given` is valid, with everything that it points to.
+unsafe fn parameter_from(given: *const wb_parameter) -> Result<Parameter> {
+    let empty = wb_parameter {
+        struct_size: size_of::<wb_parameter>() as u32,
+        access: WB_PARAMETER_DENSE,
+        name: ptr::null(),
+        group: ptr::null(),
+        layout: ptr::null(),
+        source: 0,
+        storage: 0,
+        carrier: WB_CARRIER_AUTO,
+        reserved0: 0,
+        reserved: [0; 2],
+    };
+    // SAFETY: the caller's promise.
+    let given = unsafe { read_struct(given, empty) }?;
+    let reserved = [u64::from(given.reserved0), given.reserved[0], given.reserved[1]];
+    check_reserved(&reserved, "wb_parameter")?;
+    // SAFETY: the caller's promise.
+    let (name, group) =
+        unsafe { (text(given.name, "parameter.name")?, text(given.group, "parameter.group")?) };
+    // SAFETY: the caller's promise.
+    let (layout, offset) = unsafe { view::layout(given.layout) }?;
+    let lowest = match given.source {
+        0 => Some(0),
+        start => start.checked_add(offset).and_then(|at| at.checked_sub(layout.bytes_before())),
+    };
+    let Some(address) = lowest else {
+        fail!(
+            WB_ERR_OVERFLOW,
+            "parameter {name:?} at {:#x} and offset {offset} goes past the last address",
+            given.source
+        )
+    };
+    Ok(Parameter {
+        name: name.into(),
+        group: group.into(),
+        layout,
+        source: Source { address, on_device: false },
+        storage: given.storage,
+        access: one_of(
+            given.access,
+            "parameter.access",
+            &[
+                (WB_PARAMETER_DENSE, ParameterAccess::Dense),
+                (WB_PARAMETER_SPARSE, ParameterAccess::Sparse),
+            ],
+        )?,
+        carrier: carrier(given.carrier, "parameter.carrier")?,
+    })
+}
+
+/// # Safety
+/// `given` is NULL or valid for `count` strings.
+unsafe fn selectors(given: *const *const c_char, count: u32, name: &str) -> Result<Vec<String>> {
+    if given.is_null() && count > 0 {
+        fail!(WB_ERR_NULL, "{name} is NULL and {name}_count is {count}");
+    }
+    (0..count as usize)
+        // SAFETY: the caller's promise.
+        .map(|index| Ok(unsafe { text(*given.add(index), name) }?.to_owned()))
+        .collect()
+}
+
+/// # Safety
+/// `given` is NULL or valid for the size that it begins with, with everything that it points to.
+unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
+    // SAFETY: the caller's promise.
+    let given = unsafe { read_struct(given, DEFAULTS) }?;
+    let [a, b, c, d] = given.reserved;
+    check_reserved(&[u64::from(given.reserved0), a, b, c, d], "wb_plan_options")?;
+    let known = WB_ALLOW_NOTHING | WB_ALLOW_UNMATCHED | WB_ALLOW_EVERYTHING_FITS;
+    if given.allow & !known != 0 {
+        fail!(WB_ERR_INVALID_ARGUMENT, "allow is {:#x}; known bits are {known:#x}", given.allow);
+    }
+    let link = given.link_bytes_per_second;
+    if !link.is_finite() || link < 0.0 {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "link_bytes_per_second is {link}: give 0 if it is not known"
+        );
+    }
+    let set = |bytes: u64| (bytes != WB_UNSET).then_some(bytes);
+    let orders = [
+        (WB_ORDER_SPREAD, Order::Spread),
+        (WB_ORDER_DECLARED, Order::Declared),
+        (WB_ORDER_LARGEST, Order::Largest),
+    ];
+    Ok(PlanOptions {
+        offload_bytes: set(given.offload_bytes),
+        device_bytes: set(given.device_bytes),
+        slot_bytes: set(given.slot_bytes),
+        depth: given.depth,
+        carrier: carrier(given.carrier, "carrier")?,
+        order: one_of(given.order, "order", &orders)?,
+        // SAFETY: the caller's promise.
+        select: unsafe { selectors(given.select, given.select_count, "select") }?,
+        // SAFETY: the caller's promise.
+        exclude: unsafe { selectors(given.exclude, given.exclude_count, "exclude") }?,
+        allowed: Allowed {
+            nothing: given.allow & WB_ALLOW_NOTHING != 0,
+            unmatched: given.allow & WB_ALLOW_UNMATCHED != 0,
+            everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
+        },
+        link_bytes_per_second: link,
+    })
+}
+
+/// A text for C. Names came from C, so that no NUL is in them.
+fn c_text(text: impl Into<Vec<u8>>) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+impl Planned {
+    fn new(plan: Arc<DevicePlan>) -> Arc<Self> {
+        let (names, groups) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { plan, names, groups, warnings: OnceLock::new(), json: OnceLock::new() })
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.plan.plan
+    }
+
+    /// The parameters' names and reasons.
+    fn words(&self) -> &[(CString, CString)] {
+        self.names.get_or_init(|| {
+            let planned = self.plan().parameters.iter();
+            planned
+                .map(|planned| {
+                    let name = c_text(planned.parameter.name.as_str());
+                    (name, c_text(planned.reason.to_string()))
+                })
+                .collect()
+        })
+    }
+}
+
+/// Plans: which of `count` parameters leave the device under the budget, and how they are carried.
+/// Nothing is allocated and no source is read. `options` name exactly one budget.
+///
+/// Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
+/// Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
+/// allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
+/// off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+///
+/// # Safety
+/// Pointers are NULL or valid for as much as is said of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_new(
+    device: *const wb_device,
+    parameters: *const wb_parameter,
+    count: u64,
+    options: *const wb_plan_options,
+    plan: *mut *mut wb_plan,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(plan, "plan")?;
+        // SAFETY: the caller's promise.
+        let device = unsafe { handle::share::<Device>(device) }?;
+        // SAFETY: the caller's promise.
+        let (parameters, options) =
+            unsafe { (parameters_from(parameters, count)?, options_from(options)?) };
+        let made = Planned::new(DevicePlan::new(&device, parameters, options)?);
+        // SAFETY: not NULL.
+        unsafe { *plan = handle::give(made) };
+        Ok(())
+    })
+}
+
+/// Adds a reference. Any thread.
+///
+/// # Safety
+/// `plan` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_retain(plan: *const wb_plan) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { handle::retain::<Planned>(plan) });
+}
+
+/// Drops a reference. Any thread.
+///
+/// # Safety
+/// `plan` is NULL or alive, and this reference is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_release(plan: *mut wb_plan) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { handle::take::<Planned>(plan) }.map(drop));
+}
+
+/// Answers a plan in numbers. Any thread.
+///
+/// # Safety
+/// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_describe(
+    plan: *const wb_plan,
+    info: *mut wb_plan_info,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let plan = unsafe { handle::borrow::<Planned>(plan) }?.plan();
+        let described = wb_plan_info {
+            struct_size: size_of::<wb_plan_info>() as u32,
+            depth: plan.depth as u32,
+            parameters: plan.parameters.len() as u64,
+            groups: plan.groups.len() as u64,
+            warnings: plan.warnings.len() as u64,
+            payload_bytes: plan.payload_bytes,
+            offloaded_bytes: plan.offloaded_payload_bytes,
+            arena_bytes: plan.arena_bytes,
+            resident_bytes: plan.resident_bytes,
+            slot_bytes: plan.slot_bytes,
+            ring_bytes: plan.ring_bytes,
+            step_bytes: plan.step_bytes,
+            view_bytes: plan.view_bytes,
+            step_seconds: plan.step_seconds.unwrap_or(0.0),
+            wrap_stalls: plan.wrap_stalls.into(),
+            reserved0: 0,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(info, &described) }
+    })
+}
+
+/// Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
+///
+/// # Safety
+/// `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_find(
+    plan: *const wb_plan,
+    name: *const c_char,
+    index: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(index, "index")?;
+        // SAFETY: the caller's promise.
+        let (plan, name) = unsafe { (handle::borrow::<Planned>(plan)?, text(name, "name")?) };
+        let mut named = plan.plan().parameters.iter();
+        let Some(found) = named.position(|planned| planned.parameter.name == name) else {
+            fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}")
+        };
+        // SAFETY: not NULL.
+        unsafe { *index = found as u64 };
+        Ok(())
+    })
+}
+
+/// Answers what becomes of a parameter; they count in the order in which they were given. Any thread.
+/// Errors: WB_ERR_OUT_OF_RANGE.
+///
+/// # Safety
+/// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_parameter(
+    plan: *const wb_plan,
+    index: u64,
+    info: *mut wb_planned_info,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
+        let plan = planned.plan();
+        let at = checked(index, plan.parameters.len(), "parameter")?;
+        let found = &plan.parameters[at];
+        let described = wb_planned_info {
+            struct_size: size_of::<wb_planned_info>() as u32,
+            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
+            name: planned.words()[at].0.as_ptr(),
+            reason: planned.words()[at].1.as_ptr(),
+            group: found.group as u64,
+            span_bytes: found.parameter.layout.span_bytes(),
+            tied_to: plan.storages[found.storage].parameters[0] as u64,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(info, &described) }
+    })
+}
+
+/// Answers what a group is; they count in the order in which they were first named. Any thread.
+/// Errors: WB_ERR_OUT_OF_RANGE.
+///
+/// # Safety
+/// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_group(
+    plan: *const wb_plan,
+    index: u64,
+    info: *mut wb_plan_group_info,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
+        let groups = &planned.plan().groups;
+        let at = checked(index, groups.len(), "group")?;
+        let names = planned
+            .groups
+            .get_or_init(|| groups.iter().map(|group| c_text(group.name.as_str())).collect());
+        let described = wb_plan_group_info {
+            struct_size: size_of::<wb_plan_group_info>() as u32,
+            turn: groups[at].ring.map_or(-1, |turn| turn as i32),
+            name: names[at].as_ptr(),
+            offloaded_bytes: groups[at].offloaded_bytes,
+            resident_bytes: groups[at].resident_bytes,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(info, &described) }
+    })
+}
+
+/// Answers a warning: what was allowed. The string is the plan's. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
+///
+/// # Safety
+/// `plan` is NULL or alive; `warning` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_warning(
+    plan: *const wb_plan,
+    index: u64,
+    warning: *mut *const c_char,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(warning, "warning")?;
+        // SAFETY: the caller's promise.
+        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
+        let all = &planned.plan().warnings;
+        let at = checked(index, all.len(), "warning")?;
+        let texts = planned
+            .warnings
+            .get_or_init(|| all.iter().map(|warning| c_text(warning.as_str())).collect());
+        // SAFETY: not NULL.
+        unsafe { *warning = texts[at].as_ptr() };
+        Ok(())
+    })
+}
+
+/// The whole plan as JSON. The string is the plan's. Any thread.
+///
+/// # Safety
+/// `plan` is NULL or alive; `json` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_json(
+    plan: *const wb_plan,
+    json: *mut *const c_char,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(json, "json")?;
+        // SAFETY: the caller's promise.
+        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
+        // SAFETY: not NULL.
+        unsafe {
+            *json = planned.json.get_or_init(|| c_text(report::json(planned.plan()))).as_ptr();
+        };
+        Ok(())
+    })
+}
+
+fn checked(index: u64, count: usize, what: &str) -> Result<usize> {
+    match usize::try_from(index) {
+        Ok(index) if index < count => Ok(index),
+        _ => fail!(WB_ERR_OUT_OF_RANGE, "asked for {what} {index}; there are {count}"),
+    }
+}
