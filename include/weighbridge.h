@@ -47,6 +47,26 @@ struct DLManagedTensorVersioned;
 #define WB_NUMA_ANY -2
 
 /**
+ * A budget that is not given.
+ */
+#define WB_UNSET UINT64_MAX
+
+/**
+ * Nothing offloaded is a warning.
+ */
+#define WB_ALLOW_NOTHING 1
+
+/**
+ * A selector that matches nothing is a warning.
+ */
+#define WB_ALLOW_UNMATCHED 2
+
+/**
+ * Room for everything on the device is a warning.
+ */
+#define WB_ALLOW_EVERYTHING_FITS 4
+
+/**
  * A range of host memory: allocated, registered, or mapped from a file.
  */
 typedef struct wb_buffer wb_buffer;
@@ -55,6 +75,28 @@ typedef struct wb_buffer wb_buffer;
  * A place to compute: a CUDA device, or the host, which is always there.
  */
 typedef struct wb_device wb_device;
+
+/**
+ * Parameters under a budget: where they are kept, and what carries them.
+ *
+ * An engine plans, commits, and then runs each step so:
+ *
+ *     for (uint64_t layer = 0; layer < layers; layer++) {
+ *         wb_offloader_acquire_group(offloader, layer, stream, &error);
+ *         ... launch the layer's kernels on `stream`, with the addresses of wb_offloader_parameter ...
+ *         wb_offloader_release_group(offloader, layer, stream, &error);
+ *     }
+ *
+ * The addresses stay the same from step to step, so the loop can be captured into a CUDA graph as it
+ * is, and replayed in turn with steps that are not captured. They change only when a parameter is
+ * replaced, added or removed, or wb_offloader_compact is called: `generation` of the stats counts that.
+ */
+typedef struct wb_offloader wb_offloader;
+
+/**
+ * Which parameter goes where and why.
+ */
+typedef struct wb_plan wb_plan;
 
 /**
  * An open safetensors file.
@@ -599,6 +641,392 @@ typedef struct {
 } wb_tensor_info;
 
 /**
+ * How a step reads a parameter.
+ */
+typedef int32_t wb_parameter_access;
+
+/**
+ * How an offloaded parameter gets to the kernels that read it.
+ */
+typedef int32_t wb_carrier;
+
+/**
+ * A parameter of a model. Begin with WB_PARAMETER_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct; in an array, the same in each.
+     */
+    uint32_t struct_size;
+    /**
+     * A wb_parameter_access.
+     */
+    wb_parameter_access access;
+    /**
+     * Its name, unique in the model; UTF-8 that ends in NUL.
+     */
+    const char *name;
+    /**
+     * What is acquired together with it: a layer's name.
+     */
+    const char *group;
+    /**
+     * Type, shape, strides, and where the first element is from `source`.
+     */
+    const wb_layout *layout;
+    /**
+     * Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+     * tied: they are stored once.
+     */
+    uint64_t source;
+    /**
+     * Ties parameters that have no source: those of the same number, other than 0.
+     */
+    uint64_t storage;
+    /**
+     * A wb_carrier; WB_CARRIER_AUTO is the options'.
+     */
+    wb_carrier carrier;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * 0.
+     */
+    uint64_t reserved[2];
+} wb_parameter;
+
+/**
+ * In which order parameters leave the device while the budget lasts.
+ */
+typedef int32_t wb_order;
+
+/**
+ * What a plan is made by. Begin with WB_PLAN_OPTIONS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * Groups in their slots at a time; 0 for as many as serve.
+     */
+    uint32_t depth;
+    /**
+     * At most so many bytes of host memory are taken. One of the two budgets is given.
+     */
+    uint64_t offload_bytes;
+    /**
+     * What stays and the slots take at most so many bytes of device memory.
+     */
+    uint64_t device_bytes;
+    /**
+     * What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
+     */
+    uint64_t slot_bytes;
+    /**
+     * `select_count` selectors of what may leave the device; none for everything. A text means the
+     * names that contain it as whole segments between dots, a glob (with any of `*?[`) whole names.
+     */
+    const char *const *select;
+    /**
+     * `exclude_count` selectors of what may not.
+     */
+    const char *const *exclude;
+    /**
+     * How many.
+     */
+    uint32_t select_count;
+    /**
+     * How many.
+     */
+    uint32_t exclude_count;
+    /**
+     * A wb_carrier, for parameters that name none.
+     */
+    wb_carrier carrier;
+    /**
+     * A wb_order.
+     */
+    wb_order order;
+    /**
+     * WB_ALLOW_* of the errors that are to be warnings.
+     */
+    uint32_t allow;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * What the link carries, for the predicted time; 0 where that is not known.
+     */
+    double link_bytes_per_second;
+    /**
+     * 0.
+     */
+    uint64_t reserved[4];
+} wb_plan_options;
+
+/**
+ * A plan in numbers. Begin with WB_PLAN_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * Groups in their slots at a time.
+     */
+    uint32_t depth;
+    /**
+     * How many parameters there are.
+     */
+    uint64_t parameters;
+    /**
+     * How many groups.
+     */
+    uint64_t groups;
+    /**
+     * How many warnings.
+     */
+    uint64_t warnings;
+    /**
+     * Bytes of all parameters, ties counted once, here and below.
+     */
+    uint64_t payload_bytes;
+    /**
+     * Bytes of those that are offloaded.
+     */
+    uint64_t offloaded_bytes;
+    /**
+     * Bytes of host memory for them, in whole pages.
+     */
+    uint64_t arena_bytes;
+    /**
+     * Bytes of device memory for what stays, each parameter's rounded up to 256.
+     */
+    uint64_t resident_bytes;
+    /**
+     * Bytes of device memory for slots.
+     */
+    uint64_t slot_bytes;
+    /**
+     * Bytes of those for what is copied ahead.
+     */
+    uint64_t ring_bytes;
+    /**
+     * Bytes copied in every step.
+     */
+    uint64_t step_bytes;
+    /**
+     * Bytes that the device reads in place in every step, if it reads all of what is dense.
+     */
+    uint64_t view_bytes;
+    /**
+     * Seconds that the link needs for a step; 0 where its speed was not given.
+     */
+    double step_seconds;
+    /**
+     * 1 when the first groups of a step wait for the last ones of the step before.
+     */
+    int32_t wrap_stalls;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+} wb_plan_info;
+
+/**
+ * What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * How it is carried; WB_CARRIER_NONE when it stays on the device.
+     */
+    wb_carrier carrier;
+    /**
+     * Its name.
+     */
+    const char *name;
+    /**
+     * Why it goes or stays, in words.
+     */
+    const char *reason;
+    /**
+     * Its group.
+     */
+    uint64_t group;
+    /**
+     * Bytes from its lowest to the end of its highest element.
+     */
+    uint64_t span_bytes;
+    /**
+     * The first parameter that it shares its bytes with, itself if with none.
+     */
+    uint64_t tied_to;
+} wb_planned_info;
+
+/**
+ * A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * Its turn among the groups that are copied ahead; -1 when it is none of them.
+     */
+    int32_t turn;
+    /**
+     * Its name.
+     */
+    const char *name;
+    /**
+     * Bytes of its parameters that are offloaded; what is tied counts in the first group.
+     */
+    uint64_t offloaded_bytes;
+    /**
+     * Bytes of its parameters that stay.
+     */
+    uint64_t resident_bytes;
+} wb_plan_group_info;
+
+/**
+ * What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * How it is carried; WB_CARRIER_NONE while it is resident.
+     */
+    wb_carrier carrier;
+    /**
+     * Its group.
+     */
+    uint64_t group;
+    /**
+     * Where the device finds the first element: of a view or a resident parameter always, of another
+     * while its group is acquired. 0 for a parameter that has no bytes yet.
+     */
+    uint64_t device_address;
+    /**
+     * Where the host finds the first element of what is offloaded; NULL for a resident parameter.
+     */
+    void *host_address;
+    /**
+     * Bytes from its lowest to the end of its highest element.
+     */
+    uint64_t span_bytes;
+} wb_offloaded_info;
+
+/**
+ * What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Parameters whose bytes lay elsewhere and were taken over.
+     */
+    uint64_t replaced;
+    /**
+     * Parameters of new names.
+     */
+    uint64_t added;
+    /**
+     * Names that are gone.
+     */
+    uint64_t removed;
+    /**
+     * Parameters that are where they were.
+     */
+    uint64_t kept;
+} wb_reconciled;
+
+/**
+ * What an offloader holds and has done. Begin with WB_OFFLOADER_STATS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Bytes of parameters that are offloaded, ties counted once.
+     */
+    uint64_t offloaded_bytes;
+    /**
+     * Bytes of host memory asked for them, padding and free room included.
+     */
+    uint64_t asked_bytes;
+    /**
+     * Bytes of address space taken for it.
+     */
+    uint64_t mapped_bytes;
+    /**
+     * Bytes of it that are pinned, as the driver or the kernel counts them.
+     */
+    uint64_t pinned_bytes;
+    /**
+     * Bytes of parameters that stay on the device, ties counted once.
+     */
+    uint64_t resident_bytes;
+    /**
+     * Bytes of device memory for slots.
+     */
+    uint64_t slot_bytes;
+    /**
+     * Bytes of offloaded parameters that the device reads in place.
+     */
+    uint64_t view_bytes;
+    /**
+     * Bytes copied into slots. What a replayed graph copies is not seen and not counted, here and below.
+     */
+    uint64_t moved_bytes;
+    /**
+     * Copies into slots.
+     */
+    uint64_t copies;
+    /**
+     * Groups acquired.
+     */
+    uint64_t acquires;
+    /**
+     * Copies that had not begun when their group was acquired, those on demand excepted.
+     */
+    uint64_t late;
+    /**
+     * Seconds that streams of the engine have waited for copies.
+     */
+    double waited_seconds;
+    /**
+     * Grows whenever an address changed.
+     */
+    uint64_t generation;
+} wb_offloader_stats;
+
+/**
  * The call did what was asked.
  */
 #define WB_OK 0
@@ -1022,6 +1450,56 @@ typedef struct {
  * The host only.
  */
 #define WB_ACCESS_HOST 1
+
+/**
+ * All of it; the default.
+ */
+#define WB_PARAMETER_DENSE 0
+
+/**
+ * Few rows of it: an embedding, experts.
+ */
+#define WB_PARAMETER_SPARSE 1
+
+/**
+ * As the plan sees fit; the default.
+ */
+#define WB_CARRIER_AUTO 0
+
+/**
+ * The device reads it in host memory.
+ */
+#define WB_CARRIER_VIEW 1
+
+/**
+ * It is copied when its group is acquired.
+ */
+#define WB_CARRIER_ON_DEMAND 2
+
+/**
+ * It is copied ahead of that.
+ */
+#define WB_CARRIER_PREFETCH 3
+
+/**
+ * It is not carried: it stays on the device. An answer only.
+ */
+#define WB_CARRIER_NONE -1
+
+/**
+ * Evenly over the groups, so that copies and kernels overlap best; the default.
+ */
+#define WB_ORDER_SPREAD 0
+
+/**
+ * As they were declared.
+ */
+#define WB_ORDER_DECLARED 1
+
+/**
+ * The largest first.
+ */
+#define WB_ORDER_LARGEST 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -1584,6 +2062,352 @@ wb_status wb_safetensors_load(const wb_safetensors *file,
  * `file` is NULL or alive; `buffer` is NULL or valid.
  */
 wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, wb_error *error);
+
+/**
+ * Plans: which of `count` parameters leave the device under the budget, and how they are carried.
+ * Nothing is allocated and no source is read. `options` name exactly one budget.
+ *
+ * Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
+ * Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
+ * allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
+ * off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid for as much as is said of them.
+ */
+wb_status wb_plan_new(const wb_device *device,
+                      const wb_parameter *parameters,
+                      uint64_t count,
+                      const wb_plan_options *options,
+                      wb_plan **plan,
+                      wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive.
+ */
+void wb_plan_retain(const wb_plan *plan);
+
+/**
+ * Drops a reference. Any thread.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive, and this reference is not used again.
+ */
+void wb_plan_release(wb_plan *plan);
+
+/**
+ * Answers a plan in numbers. Any thread.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *error);
+
+/**
+ * Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
+ */
+wb_status wb_plan_find(const wb_plan *plan, const char *name, uint64_t *index, wb_error *error);
+
+/**
+ * Answers what becomes of a parameter; they count in the order in which they were given. Any thread.
+ * Errors: WB_ERR_OUT_OF_RANGE.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_plan_parameter(const wb_plan *plan,
+                            uint64_t index,
+                            wb_planned_info *info,
+                            wb_error *error);
+
+/**
+ * Answers what a group is; they count in the order in which they were first named. Any thread.
+ * Errors: WB_ERR_OUT_OF_RANGE.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_plan_group(const wb_plan *plan,
+                        uint64_t index,
+                        wb_plan_group_info *info,
+                        wb_error *error);
+
+/**
+ * Answers a warning: what was allowed. The string is the plan's. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `warning` is NULL or valid.
+ */
+wb_status wb_plan_warning(const wb_plan *plan,
+                          uint64_t index,
+                          const char **warning,
+                          wb_error *error);
+
+/**
+ * The whole plan as JSON. The string is the plan's. Any thread.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `json` is NULL or valid.
+ */
+wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
+
+/**
+ * Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies
+ * every parameter that has a source to where it is kept. `options` say how the host memory is made
+ * (pinning and progress, for instance), and may be NULL.
+ *
+ * Ownership: one reference; the offloader holds the plan and the device. The sources of offloaded
+ * parameters, and of any that lie in host memory, are not needed any more when the call returns; a
+ * resident parameter that lies in device memory stays there, the engine's own.
+ * Stream order: waits for what is queued on `stream` first, on the host. Any thread.
+ * Errors: those of wb_buffer_alloc and wb_device_alloc, WB_ERR_CANCELLED, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; the sources given to it may be read until the call returns, those that
+ * stay on the device as long as the offloader lives.
+ */
+wb_status wb_offloader_new(const wb_plan *plan,
+                           void *stream,
+                           const wb_buffer_options *options,
+                           wb_offloader **offloader,
+                           wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive.
+ */
+void wb_offloader_retain(const wb_offloader *offloader);
+
+/**
+ * Drops a reference. The last one waits for the copies that are queued and for the uses that were
+ * released, then gives the memory back, except what views still hold. Any thread.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive, and this reference is not used again. No graph that captured its
+ * calls is launched any more.
+ */
+void wb_offloader_release(wb_offloader *offloader);
+
+/**
+ * The number of a group, by which it is acquired. Groups count from 0 in the order in which the
+ * plan's parameters first named them. Any thread. Errors: WB_ERR_NOT_FOUND.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
+ */
+wb_status wb_offloader_group(const wb_offloader *offloader,
+                             const char *name,
+                             uint64_t *group,
+                             wb_error *error);
+
+/**
+ * Makes `stream` wait until the group's parameters are where their addresses say, and keeps them there
+ * until the group is released as often as it was acquired. What is not there yet is copied now: groups
+ * out of order cost time and nothing else.
+ *
+ * Stream order: what is queued on `stream` afterwards finds the parameters. The host does not wait.
+ * Any thread; in a capture, one at a time. Capturable.
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_BUSY where a group that is acquired holds the slot, WB_ERR_DRIVER,
+ * WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_acquire_group(const wb_offloader *offloader,
+                                     uint64_t group,
+                                     void *stream,
+                                     wb_error *error);
+
+/**
+ * Says that what is queued on `stream` now is the group's last use, and begins the copies that waited
+ * for its slot. In a capture, the release of the step's last group makes `stream` wait for every copy.
+ *
+ * Stream order: the copies run behind what is queued. The host does not wait. Any thread; in a
+ * capture, one at a time. Capturable.
+ * Errors: WB_ERR_INVALID_ARGUMENT for a group that is not acquired, WB_ERR_OUT_OF_RANGE, WB_ERR_DRIVER,
+ * WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_release_group(const wb_offloader *offloader,
+                                     uint64_t group,
+                                     void *stream,
+                                     wb_error *error);
+
+/**
+ * Makes `stream` wait for every copy that was queued. A capture of a part of a step ends with it; its
+ * graphs are then replayed in the order in which they were captured.
+ *
+ * Any thread. Capturable. Errors: WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_join(const wb_offloader *offloader,
+                            void *stream,
+                            wb_error *error);
+
+/**
+ * Ends a step that was abandoned: no group is acquired any more, as if each had been released on
+ * `stream`, and the first groups are on their way to their slots. Before a captured step is replayed
+ * after an abandoned one, this is called.
+ *
+ * Any thread. Errors: WB_ERR_CAPTURING, WB_ERR_DRIVER, WB_ERR_FORKED.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_reset(const wb_offloader *offloader,
+                             void *stream,
+                             wb_error *error);
+
+/**
+ * Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
+ * begins with.
+ */
+wb_status wb_offloader_parameter(const wb_offloader *offloader,
+                                 const char *name,
+                                 wb_offloaded_info *info,
+                                 wb_error *error);
+
+/**
+ * A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
+ * what the offloader keeps on the device. What a slot's view shows is the parameter while its group
+ * is acquired.
+ *
+ * Ownership: one reference; the view holds the memory, not the offloader. Any thread.
+ * Errors: WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED for a resident parameter in memory of the engine's.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+ */
+wb_status wb_offloader_view(const wb_offloader *offloader,
+                            const char *name,
+                            wb_view **view,
+                            wb_error *error);
+
+/**
+ * A view of the host's bytes of an offloaded parameter, to read them or to save them.
+ *
+ * Ownership: one reference; the view holds the memory, not the offloader. Any thread.
+ * Errors: WB_ERR_NOT_FOUND, also for a resident parameter, of which the host holds no bytes.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+ */
+wb_status wb_offloader_host_view(const wb_offloader *offloader,
+                                 const char *name,
+                                 wb_view **view,
+                                 wb_error *error);
+
+/**
+ * Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
+ * kept stays as planned: offloaded bytes go to the host's memory, wherever `source` lies; they take the
+ * old room where they fit, and otherwise other room, for which the old is given up first. Parameters
+ * that are tied to it follow when the bytes are as many, and keep the old ones when they are not.
+ *
+ * `source` is an address in host or device memory from which the layout's offset counts.
+ *
+ * Stream order: waits on the host for what is queued on `stream` and for every use of the group that
+ * was released. The source is not needed any more when the call returns, unless the parameter is
+ * resident and the source lies on the device: then it stays there. Any thread.
+ * Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY while its group is acquired, WB_ERR_BUDGET with nothing changed,
+ * WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+ *
+ * The caller promises:
+ * The source's bytes may be read until the call returns, or as long as the offloader lives (see above).
+ */
+wb_status wb_offloader_replace(const wb_offloader *offloader,
+                               const char *name,
+                               uint64_t source,
+                               const wb_layout *layout,
+                               void *stream,
+                               wb_error *error);
+
+/**
+ * Adds parameters, offloaded where the plan's selectors and budget allow it, resident otherwise.
+ *
+ * Stream order and sources: as for wb_offloader_new. Any thread.
+ * Errors: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that is not,
+ * WB_ERR_BUSY, WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+ *
+ * The caller promises:
+ * `parameter` is NULL or valid as for wb_plan_new; its source may be read until the call returns, and
+ * as long as the offloader lives where it stays on the device.
+ */
+wb_status wb_offloader_add(const wb_offloader *offloader,
+                           const wb_parameter *parameter,
+                           void *stream,
+                           wb_error *error);
+
+/**
+ * Removes a parameter; its room is free for others.
+ *
+ * Stream order: waits on the host for what is queued on `stream` and for every use of the group that
+ * was released. Any thread. Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY, WB_ERR_CAPTURING.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `name` ends in NUL; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_remove(const wb_offloader *offloader,
+                              const char *name,
+                              void *stream,
+                              wb_error *error);
+
+/**
+ * Makes the offloader hold what an engine's parameters are now: `parameters` are all of them, each with
+ * the address that the engine uses. An address that is not the one that this offloader gave, or a
+ * layout that differs, is a replacement; a new name is added, a name that is missing removed. At the
+ * end the room that was freed is closed up, as by wb_offloader_compact.
+ *
+ * Stream order, sources and errors: as for wb_offloader_replace, _add and _remove. Any thread. After an
+ * error the calls that went before it stay done, and the same call may be made again.
+ *
+ * The caller promises:
+ * As for wb_offloader_replace, of every parameter.
+ */
+wb_status wb_offloader_reconcile(const wb_offloader *offloader,
+                                 const wb_parameter *parameters,
+                                 uint64_t count,
+                                 void *stream,
+                                 wb_reconciled *reconciled,
+                                 wb_error *error);
+
+/**
+ * Closes up the room that replaced and removed parameters have left, so that a group again moves as
+ * one copy of no more bytes than it has. Addresses change.
+ *
+ * Stream order: waits on the host for what is queued on `stream` and for every use that was released.
+ * Any thread. Errors: WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stream` is NULL or alive.
+ */
+wb_status wb_offloader_compact(const wb_offloader *offloader,
+                               void *stream,
+                               wb_error *error);
+
+/**
+ * Answers what an offloader holds and has done. Any thread.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_offloader_measure(const wb_offloader *offloader,
+                               wb_offloader_stats *stats,
+                               wb_error *error);
 
 #ifdef __cplusplus
 }  // extern "C"
