@@ -14,7 +14,9 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::Span;
 use crate::memory::parallel::Progress;
 use crate::memory::view::{Access, View};
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
+use crate::status::{
+    WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
+};
 use crate::tensor::Layout;
 
 /// Where a parameter's bytes come from.
@@ -145,6 +147,7 @@ impl Offloader {
         device.backend().synchronize(stream)?;
         let drawn = &plan.plan;
         let arena = Buffer::alloc(device, drawn.arena_bytes as usize, options, progress)?;
+        check_views(&plan, &arena)?;
         let slots = DeviceMemory::alloc(device, drawn.slot_bytes as usize)?.map(Arc::new);
         let units: Vec<_> = drawn
             .units
@@ -418,6 +421,21 @@ impl State {
         }
         counted.0
     }
+}
+
+/// `WB_ERR_NOT_MAPPED` where the plan counts on views and the memory that was made has none.
+fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
+    let views = |unit: &&super::plan::Unit| unit.carrier == Carrier::View;
+    let bytes: u64 = plan.plan.units.iter().filter(views).map(|unit| unit.bytes).sum();
+    if bytes > 0 && arena.device_address().is_none() {
+        fail!(
+            WB_ERR_NOT_MAPPED,
+            "the plan lets the device read {bytes} bytes in place, but it cannot see this memory ({}): \
+             make the plan for a device that was opened with the same choice of pinning",
+            arena.note()
+        );
+    }
+    Ok(())
 }
 
 /// What is kept where by a plan, and what has to be copied for it.

@@ -69,7 +69,7 @@ static void a_view_past_its_buffer_is_refused(wb_device *device)
         char offset[100];
         wb_layout layout = layout_of(WB_DTYPE_U8, 1, &layouts[i].size, &layouts[i].stride,
                                      layouts[i].offset);
-        snprintf(offset, sizeof offset, "at byte %" PRIu64 " |the buffer has 100",
+        snprintf(offset, sizeof offset, "at byte %" PRIu64 " |the memory has 100",
                  layouts[i].offset);
         CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
                     wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error), offset);

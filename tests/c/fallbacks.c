@@ -176,7 +176,7 @@ static void a_call_of_the_driver_that_fails_leaves_nothing_behind(wb_device *dev
 {
     const char *functions[] = {"cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2",
                                "cuPointerGetAttribute", "cuMemHostAlloc", "cuMemAlloc_v2",
-                               "cuStreamCreate", "cuStreamIsCapturing", "cuEventCreate",
+                               "cuStreamCreate", "cuStreamGetCaptureInfo_v2", "cuEventCreate",
                                "cuEventRecord", "cuCtxPushCurrent_v2"};
     const char *kinds[] = {"registrations", "host_allocations", "device_allocations", "events",
                            "streams", "orphans"};

@@ -108,7 +108,7 @@ static void the_last_byte_may_be_viewed_and_not_the_one_behind_it(wb_device *dev
     wb_layout last = layout_of(WB_DTYPE_F32, 1, shape, down, 996);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &longer, WB_ACCESS_HOST, &view, &error),
-                "spans 1004 bytes|the buffer has 1000");
+                "spans 1004 bytes|the memory has 1000");
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &behind, WB_ACCESS_HOST, &view, &error),
                 "at byte 1 |1000");
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &before, WB_ACCESS_HOST, &view, &error),

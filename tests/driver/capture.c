@@ -259,20 +259,37 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph)
     return leave(result);
 }
 
-CUresult cuStreamIsCapturing(CUstream handle, int *status)
+static CUresult capture_info(CUstream handle, int *status, uint64_t *id)
 {
-    ENTER(cuStreamIsCapturing, NEEDS_CONTEXT);
     struct stream *stream;
     CUresult result = stream_find(handle, &stream);
-    if (result != CUDA_SUCCESS) return leave(result);
-    if (status == NULL) return leave(CUDA_ERROR_INVALID_VALUE);
-    if (implied_by_legacy(stream) != NULL) return leave(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+    if (result != CUDA_SUCCESS) return result;
+    if (status == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (implied_by_legacy(stream) != NULL) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     *status = CU_STREAM_CAPTURE_STATUS_NONE;
     if (stream->capture != NULL) {
         *status = stream->capture->invalidated ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                                : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+        if (id != NULL) *id = stream->capture->number;
     }
-    return leave(CUDA_SUCCESS);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamIsCapturing(CUstream handle, int *status)
+{
+    ENTER(cuStreamIsCapturing, NEEDS_CONTEXT);
+    return leave(capture_info(handle, status, NULL));
+}
+
+CUresult cuStreamGetCaptureInfo_v2(CUstream handle, int *status, uint64_t *id, CUgraph *graph,
+                                   const void **dependencies, size_t *count)
+{
+    ENTER(cuStreamGetCaptureInfo_v2, NEEDS_CONTEXT);
+    /* The double keeps no nodes that it could name. */
+    if (graph != NULL || dependencies != NULL || count != NULL) {
+        return leave(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    return leave(capture_info(handle, status, id));
 }
 
 CUresult cuThreadExchangeStreamCaptureMode(int *mode)

@@ -22,7 +22,8 @@
     F(cuMemHostUnregister) F(cuMemHostGetDevicePointer_v2) F(cuPointerGetAttribute)               \
     F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuMemsetD8Async)           \
     F(cuStreamCreate) F(cuStreamDestroy_v2) F(cuStreamSynchronize) F(cuStreamQuery)               \
-    F(cuStreamWaitEvent) F(cuStreamIsCapturing) F(cuStreamBeginCapture_v2) F(cuStreamEndCapture)  \
+    F(cuStreamWaitEvent) F(cuStreamIsCapturing) F(cuStreamGetCaptureInfo_v2)                      \
+    F(cuStreamBeginCapture_v2) F(cuStreamEndCapture)                                              \
     F(cuGraphDestroy) F(cuThreadExchangeStreamCaptureMode) F(cuEventCreate) F(cuEventDestroy_v2)  \
     F(cuEventRecord) F(cuEventQuery) F(cuEventSynchronize) F(cuEventElapsedTime)                  \
     F(cuLaunchHostFunc) F(cuGetErrorName) F(cuGetErrorString)

@@ -26,6 +26,38 @@ static int status_of(CUstream s)
     return status;
 }
 
+static void a_capture_has_a_number_of_its_own(void)
+{
+    int status = -1;
+    uint64_t first = 0, second = 0;
+    start();
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
+    OK(cuStreamGetCaptureInfo_v2(s, &status, &first, NULL, NULL, NULL));
+    CHECK_EQUAL(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);
+    OK(end(s));
+    OK(cuStreamGetCaptureInfo_v2(s, &status, &second, NULL, NULL, NULL));
+    CHECK_EQUAL(status, CU_STREAM_CAPTURE_STATUS_NONE);
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    OK(cuStreamGetCaptureInfo_v2(s, &status, &second, NULL, NULL, NULL));
+    CHECK(first != 0 && second != 0 && first != second);
+    OK(end(s));
+}
+
+static void an_external_wait_reaches_out_of_a_capture(void)
+{
+    CUevent event;
+    start();
+    OK(cuEventCreate(&event, 0));
+    CUstream s = begin(CU_STREAM_CAPTURE_MODE_RELAXED), other;
+    OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+    OK(cuEventRecord(event, other));
+    OK(cuStreamWaitEvent(s, event, CU_EVENT_WAIT_EXTERNAL));
+    OK(end(s));
+    OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_RELAXED));
+    REFUSED(STREAM_CAPTURE_ISOLATION, cuStreamWaitEvent(s, event, CU_EVENT_WAIT_DEFAULT));
+    REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
+}
+
 static int exchange(int mode)
 {
     OK(cuThreadExchangeStreamCaptureMode(&mode));
@@ -294,5 +326,7 @@ const struct test capture_tests[] = {
     TEST(two_captures_never_merge),
     TEST(the_legacy_stream_stays_out),
     TEST(a_capture_ends_where_it_began),
+    TEST(a_capture_has_a_number_of_its_own),
+    TEST(an_external_wait_reaches_out_of_a_capture),
     {0},
 };

@@ -20,7 +20,7 @@ static const char *const entry_points[] = {
     "cuMemHostGetDevicePointer_v2", "cuPointerGetAttribute", "cuMemcpyAsync",
     "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamCreate",
     "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamQuery", "cuStreamWaitEvent",
-    "cuStreamIsCapturing", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy",
+    "cuStreamIsCapturing", "cuStreamGetCaptureInfo_v2", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy",
     "cuThreadExchangeStreamCaptureMode", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord",
     "cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime", "cuLaunchHostFunc",
     "cuGetErrorName", "cuGetErrorString", "double_configure", "double_calls", "double_live",

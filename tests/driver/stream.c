@@ -72,7 +72,9 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags
     CUresult result = stream_find(handle, &stream);
     if (result != CUDA_SUCCESS) return leave(result);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
-    if (flags != 0) return leave(CUDA_ERROR_INVALID_VALUE);
+    if (flags & ~(unsigned)CU_EVENT_WAIT_EXTERNAL) return leave(CUDA_ERROR_INVALID_VALUE);
+    /* A replay would look the event up; here captured work is dropped, and this with it. */
+    if ((flags & CU_EVENT_WAIT_EXTERNAL) && stream->capture != NULL) return leave(CUDA_SUCCESS);
     result = capture_wait(stream, event, &captured);
     if (result != CUDA_SUCCESS || captured || event->mark == NULL) return leave(result);
     work_unreference(stream_queue(stream, (struct task){.kind = TASK_MARK}, event->mark));

@@ -34,6 +34,8 @@ from .errors import (
     WeighbridgeError,
     WeighbridgeOSError,
 )
+from .offloader import OffloadedInfo, Offloader, OffloaderStats, Reconciled
+from .plan import Parameter, Plan, PlannedGroup, PlannedParameter, PlanTotals
 from .safetensors import Safetensors, TensorInfo
 from .view import DeviceView, View, ViewInfo
 
@@ -52,8 +54,17 @@ __all__ = [
     "FileMissingError",
     "InvalidValueError",
     "NotFoundError",
+    "OffloadedInfo",
+    "Offloader",
+    "OffloaderStats",
     "OutOfMemoryError",
+    "Parameter",
     "PinnedBuffer",
+    "Plan",
+    "PlanTotals",
+    "PlannedGroup",
+    "PlannedParameter",
+    "Reconciled",
     "Safetensors",
     "Status",
     "Stream",

@@ -12,6 +12,7 @@ from ctypes import (
     POINTER,
     c_char,
     c_char_p,
+    c_double,
     c_int32,
     c_int64,
     c_size_t,
@@ -26,6 +27,8 @@ VERSION = (0, 1, 0)
 
 WB_NUMA_DEVICE = -1
 WB_NUMA_ANY = -2
+
+WB_UNSET = (1 << 64) - 1
 
 WB_AUTO = 0
 WB_ON = 1
@@ -60,6 +63,10 @@ ORIGIN = Names("origin", allocated=1, registered=2, file_mapped=3, file_read=4)
 PINNING = Names("pinning", none=0, registered=1, driver=2)
 PHASE = Names("phase", fault=1, pin=2, read=3)
 ACCESS = Names("access", device=0, host=1)
+PARAMETER_ACCESS = Names("access", dense=0, sparse=1)
+CARRIER = Names("carrier", auto=0, view=1, prefetch=3, resident=-1, **{"on-demand": 2})
+ORDER = Names("order", spread=0, declared=1, largest=2)
+ALLOW = Names("allow", nothing=1, unmatched=2, everything_fits=4)
 
 wb_progress = CFUNCTYPE(c_int32, c_size_t, c_int32, c_uint64, c_uint64)
 
@@ -223,6 +230,126 @@ class wb_tensor_info(Sized):
     ]
 
 
+class wb_parameter(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("access", c_int32),
+        ("name", c_char_p),
+        ("group", c_char_p),
+        ("layout", POINTER(wb_layout)),
+        ("source", c_uint64),
+        ("storage", c_uint64),
+        ("carrier", c_int32),
+        ("reserved0", c_uint32),
+        ("reserved", c_uint64 * 2),
+    ]
+
+
+class wb_plan_options(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("depth", c_uint32),
+        ("offload_bytes", c_uint64),
+        ("device_bytes", c_uint64),
+        ("slot_bytes", c_uint64),
+        ("select", POINTER(c_char_p)),
+        ("exclude", POINTER(c_char_p)),
+        ("select_count", c_uint32),
+        ("exclude_count", c_uint32),
+        ("carrier", c_int32),
+        ("order", c_int32),
+        ("allow", c_uint32),
+        ("reserved0", c_uint32),
+        ("link_bytes_per_second", c_double),
+        ("reserved", c_uint64 * 4),
+    ]
+
+
+class wb_plan_info(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("depth", c_uint32),
+        ("parameters", c_uint64),
+        ("groups", c_uint64),
+        ("warnings", c_uint64),
+        ("payload_bytes", c_uint64),
+        ("offloaded_bytes", c_uint64),
+        ("arena_bytes", c_uint64),
+        ("resident_bytes", c_uint64),
+        ("slot_bytes", c_uint64),
+        ("ring_bytes", c_uint64),
+        ("step_bytes", c_uint64),
+        ("view_bytes", c_uint64),
+        ("step_seconds", c_double),
+        ("wrap_stalls", c_int32),
+        ("reserved0", c_uint32),
+    ]
+
+
+class wb_planned_info(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("carrier", c_int32),
+        ("name", c_char_p),
+        ("reason", c_char_p),
+        ("group", c_uint64),
+        ("span_bytes", c_uint64),
+        ("tied_to", c_uint64),
+    ]
+
+
+class wb_plan_group_info(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("turn", c_int32),
+        ("name", c_char_p),
+        ("offloaded_bytes", c_uint64),
+        ("resident_bytes", c_uint64),
+    ]
+
+
+class wb_offloaded_info(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("carrier", c_int32),
+        ("group", c_uint64),
+        ("device_address", c_uint64),
+        ("host_address", c_void_p),
+        ("span_bytes", c_uint64),
+    ]
+
+
+class wb_offloader_stats(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved0", c_uint32),
+        ("offloaded_bytes", c_uint64),
+        ("asked_bytes", c_uint64),
+        ("mapped_bytes", c_uint64),
+        ("pinned_bytes", c_uint64),
+        ("resident_bytes", c_uint64),
+        ("slot_bytes", c_uint64),
+        ("view_bytes", c_uint64),
+        ("moved_bytes", c_uint64),
+        ("copies", c_uint64),
+        ("acquires", c_uint64),
+        ("late", c_uint64),
+        ("waited_seconds", c_double),
+        ("generation", c_uint64),
+    ]
+
+
+class wb_reconciled(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved0", c_uint32),
+        ("replaced", c_uint64),
+        ("added", c_uint64),
+        ("removed", c_uint64),
+        ("kept", c_uint64),
+    ]
+
+
 STRUCTS: tuple[type[Sized], ...] = (
     wb_error,
     wb_device_options,
@@ -234,6 +361,14 @@ STRUCTS: tuple[type[Sized], ...] = (
     wb_layout,
     wb_view_info,
     wb_tensor_info,
+    wb_parameter,
+    wb_plan_options,
+    wb_plan_info,
+    wb_planned_info,
+    wb_plan_group_info,
+    wb_offloaded_info,
+    wb_offloader_stats,
+    wb_reconciled,
 )
 
 _HANDLE = c_void_p
@@ -241,6 +376,8 @@ _OUT = POINTER(c_void_p)
 _ERROR = POINTER(wb_error)
 _OPTIONS = POINTER(wb_buffer_options)
 _LAYOUT = POINTER(wb_layout)
+_PARAMETER = POINTER(wb_parameter)
+_PLAN_OPTIONS = POINTER(wb_plan_options)
 _TEXT = c_char_p
 # Addresses of native functions: no Python function may be called on the library's threads, which
 # can outlive the interpreter. Only progress, called on the caller's own thread, is one.
@@ -305,6 +442,35 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (_HANDLE, c_uint64, c_int32, c_uint64, _OPTIONS, _OUT, POINTER(c_int32), _ERROR),
     ),
     "wb_safetensors_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
+    "wb_plan_new": (c_int32, (_HANDLE, _PARAMETER, c_uint64, _PLAN_OPTIONS, _OUT, _ERROR)),
+    "wb_plan_retain": (None, (_HANDLE,)),
+    "wb_plan_release": (None, (_HANDLE,)),
+    "wb_plan_describe": (c_int32, (_HANDLE, POINTER(wb_plan_info), _ERROR)),
+    "wb_plan_find": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
+    "wb_plan_parameter": (c_int32, (_HANDLE, c_uint64, POINTER(wb_planned_info), _ERROR)),
+    "wb_plan_group": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_group_info), _ERROR)),
+    "wb_plan_warning": (c_int32, (_HANDLE, c_uint64, POINTER(_TEXT), _ERROR)),
+    "wb_plan_json": (c_int32, (_HANDLE, POINTER(_TEXT), _ERROR)),
+    "wb_offloader_new": (c_int32, (_HANDLE, c_void_p, _OPTIONS, _OUT, _ERROR)),
+    "wb_offloader_retain": (None, (_HANDLE,)),
+    "wb_offloader_release": (None, (_HANDLE,)),
+    "wb_offloader_group": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
+    "wb_offloader_acquire_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
+    "wb_offloader_release_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
+    "wb_offloader_join": (c_int32, (_HANDLE, c_void_p, _ERROR)),
+    "wb_offloader_reset": (c_int32, (_HANDLE, c_void_p, _ERROR)),
+    "wb_offloader_parameter": (c_int32, (_HANDLE, _TEXT, POINTER(wb_offloaded_info), _ERROR)),
+    "wb_offloader_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
+    "wb_offloader_host_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
+    "wb_offloader_replace": (c_int32, (_HANDLE, _TEXT, c_uint64, _LAYOUT, c_void_p, _ERROR)),
+    "wb_offloader_add": (c_int32, (_HANDLE, _PARAMETER, c_void_p, _ERROR)),
+    "wb_offloader_remove": (c_int32, (_HANDLE, _TEXT, c_void_p, _ERROR)),
+    "wb_offloader_reconcile": (
+        c_int32,
+        (_HANDLE, _PARAMETER, c_uint64, c_void_p, POINTER(wb_reconciled), _ERROR),
+    ),
+    "wb_offloader_compact": (c_int32, (_HANDLE, c_void_p, _ERROR)),
+    "wb_offloader_measure": (c_int32, (_HANDLE, POINTER(wb_offloader_stats), _ERROR)),
 }
 
 

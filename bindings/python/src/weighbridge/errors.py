@@ -49,6 +49,12 @@ class Status(IntEnum):
     CAPTURING = 35
     FORKED = 36
     DLPACK = 37
+    NOTHING_OFFLOADED = 38
+    SELECTOR = 39
+    EVERYTHING_FITS = 40
+    BUDGET = 41
+    SLOTS_BUDGET = 42
+    BUSY = 43
 
 
 class WeighbridgeError(Exception):
