@@ -1,0 +1,15 @@
+"""Offloads the weights of any ``torch.nn.Module`` under a budget::
+
+    handle = weighbridge.torch.offload(model, offload_bytes=8 << 30)
+    model(inputs)          # as before, eager, in a CUDA graph or compiled
+    print(handle.stats())
+    handle.remove()        # resident again, bit for bit
+
+For inference: offloaded parameters need no gradients until the handle is removed.
+"""
+
+from __future__ import annotations
+
+from ._handle import OffloadHandle, offload
+
+__all__ = ["OffloadHandle", "offload"]

@@ -1,0 +1,221 @@
+"""PyTorch modules: outputs are the resident model's, bit for bit, whatever carries the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import weighbridge.torch as wt  # noqa: E402
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.up = torch.nn.Linear(width, 3 * width)
+        self.down = torch.nn.Linear(3 * width, width, bias=False)
+        self.fails = False
+
+    def forward(self, x):
+        y = self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+        if self.fails:
+            raise RuntimeError("on purpose")
+        return x + y
+
+
+class Net(torch.nn.Module):
+    """An embedding, tied to the head, and layers between."""
+
+    def __init__(self, layers: int = 5, width: int = 32) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, width)
+        self.layers = torch.nn.ModuleList([Block(width) for _ in range(layers)])
+        self.head = torch.nn.Linear(width, 50, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("scale", torch.tensor(1.5))
+
+    def forward(self, tokens):
+        x = self.embed(tokens) * self.scale
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+@pytest.fixture
+def where(device):
+    """The torch device that goes with the device; a test double has none."""
+    if device.info.kind == "host":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU: the host device covers this here")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
+def net(where):
+    torch.manual_seed(0)
+    return Net().to(where).eval()
+
+
+TOKENS = [[1, 7, 3, 49], [0, 2, 2, 9]]
+
+
+def run(model, where):
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS, device=where)).cpu()
+
+
+def bits(tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def same(one, other) -> bool:
+    return np.array_equal(bits(one), bits(other))
+
+
+CARRIERS = ["view", "on-demand", "prefetch", "auto"]
+
+
+@pytest.mark.parametrize("pin", [None, False])
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_outputs_are_bit_identical(net, where, carrier, pin):
+    resident = run(net, where)
+    before = {name: bits(p).copy() for name, p in net.named_parameters()}
+    if carrier == "view" and pin is False and where.type == "cuda":
+        pytest.skip("views need pinned memory; that this is refused is in test_offloader")
+    handle = wt.offload(net, offload_bytes=1 << 20, carrier=carrier, pin=pin)
+    assert handle.plan.totals.offloaded_bytes == handle.plan.totals.payload_bytes
+    for _ in range(3):
+        assert same(run(net, where), resident)
+    assert net.head.weight is net.embed.weight
+    handle.remove()
+    assert same(run(net, where), resident)
+    assert {name: bits(p).tobytes() for name, p in net.named_parameters()} == {
+        name: value.tobytes() for name, value in before.items()
+    }
+    assert all(p.requires_grad for p in net.parameters())
+    assert next(net.parameters()).device.type == where.type
+
+
+def test_a_part_and_by_device_bytes(net, where):
+    resident = run(net, where)
+    layer = sum(p.nbytes for p in net.layers[0].parameters())
+    handle = wt.offload(net, offload_bytes=2 * layer, select="layers", order="declared")
+    totals = handle.plan.totals
+    assert 0 < totals.offloaded_bytes <= 2 * layer
+    assert same(run(net, where), resident)
+    handle.remove()
+    handle = wt.offload(net, device_bytes=5 * layer, select="layers")
+    totals = handle.plan.totals
+    assert totals.resident_bytes + totals.slot_bytes <= 5 * layer
+    assert same(run(net, where), resident)
+    handle.remove()
+
+
+def test_an_exception_in_a_layer_releases_it(net, where):
+    resident = run(net, where)
+    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    net.layers[2].fails = True
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="on purpose"):
+            run(net, where)
+    net.layers[2].fails = False
+    assert same(run(net, where), resident)
+    handle.remove()
+
+
+def test_saving_and_loading(net, where):
+    saved = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    resident = run(net, where)
+    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    run(net, where)
+    state = net.state_dict()
+    assert list(state) == list(saved)
+    assert all(same(state[name], saved[name]) for name in saved)
+    doubled = {name: tensor * 2 for name, tensor in saved.items()}
+    net.load_state_dict(doubled)
+    changed = run(net, where)
+    assert not same(changed, resident)
+    assert all(same(tensor, doubled[name]) for name, tensor in net.state_dict().items())
+    net.load_state_dict(saved)
+    assert same(run(net, where), resident)
+    handle.remove()
+
+
+def test_to_another_type(net, where):
+    expected = run(Net().to(where).eval().requires_grad_(False), where)
+    del expected
+    handle = wt.offload(net, offload_bytes=1 << 20)
+    net.to(torch.bfloat16)
+    assert all(p.dtype == torch.bfloat16 for p in net.parameters())
+    offloaded = run(net, where)
+    torch.manual_seed(0)
+    assert same(offloaded, run(Net().to(where).eval().to(torch.bfloat16), where))
+    handle.remove()
+    assert same(run(net, where), offloaded)
+
+
+def test_repacking(net, where):
+    """What quantization does: same object, new object, new name, deleted, another shape."""
+    handle = wt.offload(net, offload_bytes=1 << 20, select="layers", carrier="prefetch")
+    plain = Net().to(where).eval()
+    plain.load_state_dict(net.state_dict())
+
+    def quantize(layer):
+        with torch.no_grad():
+            layer.norm.weight.mul_(0.5)
+            layer.up.weight = torch.nn.Parameter(layer.up.weight.half().float() + 1, False)
+            layer.up.register_parameter("shift", torch.nn.Parameter(layer.up.bias * 2, False))
+            layer.up.bias.data = layer.up.bias.data + 1
+            layer.down.weight.data = layer.down.weight.data.t().contiguous().t()
+
+    for layer in plain.layers:
+        quantize(layer)
+    with handle.repack() as modules:
+        names = []
+        for name, module in modules:
+            names.append(name)
+            quantize(module)
+    assert names == [f"layers.{index}" for index in range(5)]
+    assert same(run(net, where), run(plain, where))
+    state, wanted = net.state_dict(), plain.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(same(state[name], wanted[name]) for name in state)
+    offloaded = {name for name in handle._names if name.startswith("layers")}
+    assert "layers.0.up.shift" in offloaded
+    assert all(handle._offloader.info(name).carrier == "prefetch" for name in offloaded)
+    handle.remove()
+    assert same(run(net, where), run(plain, where))
+
+
+def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    resident = run(net, where)
+    path = tmp_path / "model.safetensors"
+    state = {name: t.contiguous().clone() for name, t in net.state_dict().items()}
+    safetensors.save_file(state, path)
+    with torch.device("meta"):
+        empty = Net().eval()
+    empty.scale = torch.tensor(1.5, device=where)
+    layer = sum(p.nbytes for p in net.layers[0].parameters())
+    handle = wt.offload(empty, offload_bytes=3 * layer, checkpoint=path, device=where)
+    assert not any(p.is_meta for p in empty.parameters())
+    assert same(run(empty, where), resident)
+    handle.remove()
+    assert same(run(empty, where), resident)
+
+
+def test_groups_that_are_none(net):
+    with pytest.raises(ValueError, match="no module 'layer'"):
+        wt.offload(net, offload_bytes=1 << 20, groups=["layer"])
+
+
+def test_compiled(net, where):
+    resident = run(net, where)
+    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    compiled = torch.compile(net, backend="aot_eager")
+    for _ in range(3):
+        assert same(run(compiled, where), resident)
+    handle.remove()
