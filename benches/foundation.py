@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cupy
 import numpy as np
 import torch
 
+import link
+import native
 import peers
 import weighbridge
+from link import bandwidth as rates_of
 from report import ROOT, Report
 from weighbridge import Buffer, Device
 
@@ -33,27 +35,6 @@ FOUR = 4 * GIB
 FOUR_AND_A_HALF = 9 * GIB // 2
 RUNS = 7
 THREADS = 16
-
-# Reads every 16 bytes of the source once; what it makes of them is written only if it is a number
-# that it cannot be, so that the loads stay and nothing else is measured.
-READ_KERNEL = r"""
-extern "C" __global__ void read_all(const uint4* source, unsigned long long count, unsigned* out) {
-    unsigned mixed = 0;
-    unsigned long long step = (unsigned long long)gridDim.x * blockDim.x;
-    unsigned long long at = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
-    for (; at + 3 * step < count; at += 4 * step) {
-        uint4 a = source[at], b = source[at + step];
-        uint4 c = source[at + 2 * step], d = source[at + 3 * step];
-        mixed += (a.x ^ a.y ^ a.z ^ a.w) + (b.x ^ b.y ^ b.z ^ b.w);
-        mixed += (c.x ^ c.y ^ c.z ^ c.w) + (d.x ^ d.y ^ d.z ^ d.w);
-    }
-    for (; at < count; at += step) {
-        uint4 a = source[at];
-        mixed += a.x ^ a.y ^ a.z ^ a.w;
-    }
-    atomicAdd(out, mixed);
-}
-"""
 
 
 def warm(device: Device) -> None:
@@ -164,21 +145,6 @@ def mapping(report: Report, device: Device, path: Path) -> None:
     report.bar("anonymous bytes after mapping", grown, "<=", 0)
 
 
-def bandwidth(run: Callable[[], None], nbytes: int) -> list[float]:
-    """GB/s of ``run``, by events on the current stream; each measure is the mean of three runs."""
-    rates = []
-    for measure in range(RUNS + 1):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(3):
-            run()
-        end.record()
-        end.synchronize()
-        if measure > 0:
-            rates.append(3 * nbytes / begin.elapsed_time(end) / 1e6)
-    return rates
-
-
 def moving(report: Report, device: Device, path: Path) -> None:
     """Copies to the device and reads by a kernel, from cudaHostAlloc's memory and from ours."""
     import ctypes
@@ -202,33 +168,35 @@ def moving(report: Report, device: Device, path: Path) -> None:
     def our_copy(source: int) -> Callable[[], None]:
         return lambda: device.copy(target.data_ptr(), source, FOUR, stream)
 
-    module = cupy.RawModule(code=READ_KERNEL, options=("-std=c++17",))
-    read_all = module.get_function("read_all")
-    out = cupy.zeros(1, dtype=cupy.uint32)
-    count = np.uint64(FOUR // 16)
-    shape = ((264,), (512,))
-
     def kernel_read(address: int) -> Callable[[], None]:
-        arguments = (np.uint64(address), count, out)
-        return lambda: read_all(*shape, arguments, stream=cupy.cuda.ExternalStream(stream))
+        return link.kernel_read(address, FOUR)
 
     file_start = file.info.device_address + 4096
     host = peak_memory.value or 0
     peak = report.figure(
-        "copy.peak", bandwidth(driver_copy(host), FOUR), "GB/s", "cudaMemcpyAsync, cudaHostAlloc"
+        "copy.peak",
+        rates_of(driver_copy(host), FOUR),
+        "GB/s",
+        "cudaMemcpyAsync, cudaHostAlloc",
     )
     from_buffer = report.figure(
-        "copy.buffer", bandwidth(our_copy(buffer.address), FOUR), "GB/s", "wb_device_copy, buffer"
+        "copy.buffer",
+        rates_of(our_copy(buffer.address), FOUR),
+        "GB/s",
+        "wb_device_copy, buffer",
     )
     from_file = report.figure(
-        "copy.file", bandwidth(our_copy(file_start), FOUR), "GB/s", "wb_device_copy, mapped file"
+        "copy.file",
+        rates_of(our_copy(file_start), FOUR),
+        "GB/s",
+        "wb_device_copy, mapped file",
     )
     what = "a kernel's 16-byte loads, 264 blocks of 512"
-    view_peak = report.figure("view.peak", bandwidth(kernel_read(host), FOUR), "GB/s", what)
+    view_peak = report.figure("view.peak", rates_of(kernel_read(host), FOUR), "GB/s", what)
     view_buffer = report.figure(
-        "view.buffer", bandwidth(kernel_read(buffer.info.device_address), FOUR), "GB/s", what
+        "view.buffer", rates_of(kernel_read(buffer.info.device_address), FOUR), "GB/s", what
     )
-    view_file = report.figure("view.file", bandwidth(kernel_read(file_start), FOUR), "GB/s", what)
+    view_file = report.figure("view.file", rates_of(kernel_read(file_start), FOUR), "GB/s", what)
     report.bar("copy from a buffer over the copy engine's peak", from_buffer / peak, ">=", 0.98)
     report.bar("view over the same kernel on cudaHostAlloc", view_buffer / view_peak, ">=", 0.98)
     report.bar("copy from a mapped file over a pinned buffer", from_file / from_buffer, ">=", 0.97)
@@ -240,19 +208,8 @@ def moving(report: Report, device: Device, path: Path) -> None:
 
 def host_costs(report: Report, folder: Path) -> None:
     """What a view costs in C, and what importing the package costs."""
-    library = Path(os.environ["WEIGHBRIDGE_LIBRARY"]).resolve()
-    (folder / "libweighbridge.so.0").symlink_to(library)
-    program = folder / "view_cost"
-    compiler = os.environ.get("CC", "cc")
-    source = str(ROOT / "benches/view_cost.c")
-    include, search = f"-I{ROOT / 'include'}", f"-Wl,-rpath,{folder}"
-    subprocess.run(
-        [compiler, "-O2", include, source, "-o", program, str(library), search], check=True
-    )
-    done = subprocess.run(
-        [program, "cuda:0", str(RUNS)], capture_output=True, text=True, check=True
-    )
-    costs = [float(line) / 1e3 for line in done.stdout.split()]
+    done = native.run(folder, "view_cost", "cuda:0", str(RUNS))
+    costs = [float(line) / 1e3 for line in done.split()]
     what = "wb_view_new and wb_view_release, mean of 200,000"
     view = report.figure("view.cost", costs, "us", what)
     timer = "import time, numpy; t = time.perf_counter(); import weighbridge; "
@@ -276,7 +233,7 @@ def main() -> int:
         subject="foundation",
         library_version=weighbridge.__version__,
         command="make gpu-bench SUBJECT=foundation",
-        peers={"torch": torch.__version__, "cupy": cupy.__version__, "numpy": np.__version__},
+        peers={"torch": torch.__version__, "cupy": link.cupy.__version__, "numpy": np.__version__},
     )
     torch.cuda.init()
     torch.empty(1, device="cuda")

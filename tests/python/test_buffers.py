@@ -11,9 +11,9 @@ import weakref
 
 import numpy as np
 import pytest
-from native import Gate
 
 import weighbridge
+from native import Gate
 from weighbridge import Buffer, Status, View, WeighbridgeError
 
 PAGE = mmap.PAGESIZE

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from native import SLEEP, Gate
 
 import weighbridge
+from native import SLEEP, Gate
 from weighbridge import Device, Status, WeighbridgeError, _streams
 
 OWN = ("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "WEIGHBRIDGE_DISABLE_UVA")

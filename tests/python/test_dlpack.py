@@ -9,9 +9,9 @@ import weakref
 
 import numpy as np
 import pytest
-from native import Gate, Managed, ManagedVersioned, capsule_name, look, take
 
 import weighbridge
+from native import Gate, Managed, ManagedVersioned, capsule_name, look, take
 from weighbridge import Buffer, Dtype, Status, View, WeighbridgeError
 
 CPU, CUDA = 1, 2

@@ -7,8 +7,8 @@ import random
 
 import numpy as np
 import pytest
-from native import Gate
 
+from native import Gate
 from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, WeighbridgeError
 
 LAYERS = 6

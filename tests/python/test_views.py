@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from native import Gate
 
+from native import Gate
 from weighbridge import Dtype, View, WeighbridgeError
 
 NUMPY = [dtype for dtype in Dtype if dtype.is_numpy]

@@ -1,0 +1,336 @@
+"""The offloader's benchmark: a Llama-shaped model with every second layer in host memory.
+
+    make gpu-bench SUBJECT=offload
+
+Sixteen layers of Llama-3-8B's shape in bf16, every second layer's parameters offloaded: 3.49 GB.
+The link bound is those bytes over the copy engine's rate measured in the same run; every step is
+measured beside the resident model's and accelerate's. GB is 10^9 bytes, GiB 2^30.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+
+import link
+import native
+import weighbridge
+import weighbridge.torch as wt
+from plot import times_plot
+from report import ROOT, Report
+from weighbridge import Buffer, Device
+
+RUNS = 7
+LAYERS = 16
+THREADS = 16
+SECOND = [f"layers.{layer}" for layer in range(0, LAYERS, 2)]
+SHAPE = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": LAYERS,
+    "vocab_size": 32000,
+    "max_position_embeddings": 8192,
+    "dtype": "bfloat16",
+}
+
+
+def build() -> torch.nn.Module:
+    """The model, resident, with random weights."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SHAPE)
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = transformers.LlamaModel(config)
+        torch.set_default_dtype(torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def inputs(tokens: int) -> torch.Tensor:
+    """Embeddings of one sequence of so many tokens."""
+    torch.manual_seed(1)
+    return torch.randn(1, tokens, SHAPE["hidden_size"], device="cuda", dtype=torch.bfloat16)
+
+
+def stepper(model: torch.nn.Module, tokens: int) -> Callable[[], torch.Tensor]:
+    """Runs a step on a sequence."""
+    given = inputs(tokens)
+
+    def step() -> torch.Tensor:
+        with torch.no_grad():
+            return model(inputs_embeds=given, use_cache=False).last_hidden_state
+
+    return step
+
+
+def seconds_of(step: Callable[[], Any], runs: int, warm: int = 3) -> list[float]:
+    """Seconds of each step; the host waits for each, as an engine does that samples."""
+    for _ in range(warm):
+        step()
+    torch.cuda.synchronize()
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def graph_of(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """The step as a CUDA graph, and what it writes."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph, result
+
+
+def free_bytes() -> int:
+    """MemFree and what the kernel would give back at once."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
+
+
+class Bench:
+    """One run of all of it."""
+
+    def __init__(self, report: Report, runs: int) -> None:
+        self.report, self.runs = report, runs
+        self.model = build()
+        self.steps = {"decode": 1, "prefill2048": 2048, "prefill8192": 8192}
+        self.wanted = {name: stepper(self.model, n)().clone() for name, n in self.steps.items()}
+        self.resident: dict[str, float] = {}
+        self.points: dict[str, list[tuple[float, float]]] = {}
+
+    def time(self, name: str, step: Callable[[], Any], what: str, runs: int = 0) -> float:
+        """Adds the milliseconds of a step."""
+        taken = [1e3 * seconds for seconds in seconds_of(step, runs or self.runs)]
+        return self.report.figure(name, taken, "ms", what)
+
+    def link(self, device: Device) -> None:
+        """The copy engine's rate and a kernel's through a view."""
+        size = 4 << 30
+        buffer = Buffer.alloc(device, size, threads=THREADS)
+        target = torch.empty(size, dtype=torch.uint8, device="cuda")
+        stream = torch.cuda.current_stream().cuda_stream
+
+        def copy_all() -> None:
+            device.copy(target.data_ptr(), buffer.address, size, stream)
+
+        what = "one copy of 4 GiB from pinned memory"
+        self.peak = self.report.figure("copy.peak", link.bandwidth(copy_all, size), "GB/s", what)
+        read = link.kernel_read(buffer.device_address or 0, size)
+        what = "a kernel's 16-byte loads of pinned memory, 264 blocks of 512"
+        self.view_peak = self.report.figure("view.peak", link.bandwidth(read, size), "GB/s", what)
+        buffer.close()
+
+    def measure_resident(self) -> None:
+        """The model as it is."""
+        for name, tokens in self.steps.items():
+            step = stepper(self.model, tokens)
+            self.resident[name] = self.time(f"resident.{name}", step, "all resident")
+        graph, _ = graph_of(stepper(self.model, 1))
+        self.resident["decode.graph"] = self.time(
+            "resident.decode.graph", graph.replay, "all resident, in a CUDA graph"
+        )
+
+    def offload(self, carrier: str, layers: list[str] = SECOND, **more: Any) -> Any:
+        """Offloads layers' parameters; the handle."""
+        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, carrier=carrier, **more)
+
+    def check(self, name: str, step: Callable[[], torch.Tensor]) -> None:
+        """A step gives the resident model's output, bit for bit."""
+        if not torch.equal(step(), self.wanted[name]):
+            raise RuntimeError(f"{name}: the output is not the resident model's")
+
+    def set_up(self) -> None:
+        """Offloading a model that is on the device, and the host memory that it takes."""
+        rates, grown = [], 0.0
+        for run in range(4):
+            gc.collect()
+            before, start = free_bytes(), time.perf_counter()
+            handle = self.offload("prefetch")
+            seconds = time.perf_counter() - start
+            stats = handle.stats()
+            if run > 0:
+                rates.append(stats.offloaded_bytes / seconds / 1e9)
+                fallen = (before - free_bytes()) / stats.offloaded_bytes
+                held = max(stats.mapped_bytes, stats.pinned_bytes) / stats.offloaded_bytes
+                self.report.figure(f"memavailable.{run}", [fallen], "x", "its fall over offloaded")
+                grown = max(grown, held)
+            handle.remove()
+        what = "offload() of a model on the device, 3.49 GB"
+        rate = self.report.figure("setup", rates, "GB/s", what)
+        what = "the most of mapped and pinned (driver) over offloaded bytes"
+        taken = self.report.figure("setup.host", [grown], "x", what)
+        self.report.bar("set-up from a model on the device (GB/s)", rate, ">=", 10)
+        self.report.bar("host memory over offloaded bytes", taken, "<=", 1.002)
+
+    def carried(self) -> None:
+        """Steps with every carrier, and a graph."""
+        for carrier in ("prefetch", "auto", "view", "on-demand"):
+            handle = self.offload(carrier)
+            stats = handle.stats()
+            self.bytes = stats.offloaded_bytes
+            bound = 1e3 * self.bytes / self.peak / 1e9
+            if carrier == "prefetch":
+                what = "offloaded bytes over copy.peak"
+                self.report.figure("bound", [bound], "ms", what)
+                layer = self.bytes / len(SECOND)
+                self.report.bar("slots over a layer", stats.slot_bytes / layer, "<=", 2.001)
+            for name, tokens in self.steps.items():
+                if carrier == "view" and name != "decode":
+                    continue  # a GEMM of many rows reads the link again and again
+                step = stepper(self.model, tokens)
+                self.check(name, step)
+                self.check(name, step)
+                taken = self.time(f"{carrier}.{name}", step, f"carrier {carrier}")
+                floor = max(bound, self.resident[name])
+                self.report.figure(f"{carrier}.{name}.over", [taken / floor], "x", "over the bound")
+                goal = {"decode": 1.03, "prefill2048": 1.08, "prefill8192": 1.03}[name]
+                if carrier in ("prefetch", "auto"):
+                    label = f"{name}, carrier {carrier}, over max(link bound, resident)"
+                    self.report.bar(label, taken / floor, "<=", goal)
+            if carrier in ("prefetch", "view"):
+                self.graph(carrier, bound, stepper(self.model, 1))
+            handle.remove()
+
+    def graph(self, carrier: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
+        """The decode step in a graph, in turn with eager ones."""
+        graph, result = graph_of(step)
+        for turn in range(20):
+            if turn % 3 == 1:
+                self.check("decode", step)
+            else:
+                result.zero_()
+                graph.replay()
+                if not torch.equal(result, self.wanted["decode"]):
+                    raise RuntimeError(f"{carrier}: a replay's output is not the resident model's")
+        taken = self.time(f"{carrier}.decode.graph", graph.replay, f"{carrier}, in a CUDA graph")
+        if carrier == "prefetch":
+            floor = max(bound, self.resident["decode.graph"])
+            label = "decode in a CUDA graph, over max(link bound, resident)"
+            self.report.bar(label, taken / floor, "<=", 1.02)
+        else:
+            rate = self.bytes / taken / 1e6
+            self.report.figure("view.decode.rate", [rate], "GB/s", "offloaded bytes over the step")
+            label = "view, decode: bytes over the step, over the view bandwidth"
+            self.report.bar(label, rate / self.view_peak, ">=", 0.98)
+        del graph, result
+
+    def sweep(self) -> None:
+        """Decode and prefill against the number of offloaded layers."""
+        for count in (0, 2, 4, 8, 12, 16):
+            layers = [f"layers.{int(at * LAYERS / max(count, 1))}" for at in range(count)]
+            handle = self.offload("prefetch", layers) if count else None
+            offloaded = handle.stats().offloaded_bytes / 1e9 if handle else 0.0
+            for name in ("decode", "prefill8192"):
+                step = stepper(self.model, self.steps[name])
+                taken = 1e3 * statistics.median(seconds_of(step, 3, 2))
+                self.points.setdefault(name, []).append((offloaded, taken))
+            if handle:
+                handle.remove()
+
+    def peer(self) -> None:
+        """accelerate's cpu_offload of the same layers."""
+        model = copy.copy(self.model)
+        for name in SECOND:
+            accelerate.cpu_offload(model.get_submodule(name), execution_device="cuda:0")
+        for name, tokens in self.steps.items():
+            self.time(
+                f"accelerate.{name}", stepper(model, tokens), "accelerate.cpu_offload", runs=3
+            )
+
+    def host_cost(self, folder: Path) -> None:
+        """What a step costs the host, in C and through the hooks."""
+        lines = native.run(folder, "offload_cost", "cuda:0", "5").split()
+        numbers = [float(number) for number in lines]
+        what = "acquire and release of a group of one parameter, in C"
+        few = self.report.figure("step.cost", numbers[0::3], "us", what)
+        what = "the same of a group of 1,000 parameters"
+        many = self.report.figure("step.cost.many", numbers[1::3], "us", what)
+        plan = self.report.figure("plan.million", numbers[2::3], "s", "wb_plan_new, in C")
+        self.report.bar("acquire and release in C (us)", few, "<=", 8)
+        self.report.bar("cost with 1,000 parameters over one", many / few, "<=", 1.1)
+        self.report.bar("plan of a million parameters (s)", plan, "<=", 1)
+
+        class Nothing(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(64, device="cuda"))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x
+
+        model = torch.nn.Sequential(*[Nothing() for _ in range(8)]).requires_grad_(False)
+        x = torch.zeros(1, device="cuda")
+
+        def host_seconds() -> list[float]:
+            taken = []
+            for _ in range(60):
+                start = time.perf_counter()
+                model(x)
+                taken.append(time.perf_counter() - start)
+                torch.cuda.synchronize()
+            return taken[10:]
+
+        with torch.no_grad():
+            without = statistics.median(host_seconds())
+            handle = wt.offload(model, offload_bytes=1 << 20, carrier="prefetch")
+            taken = [1e6 * (seconds - without) / 8 for seconds in host_seconds()]
+            handle.remove()
+        what = "acquire and release through the hooks of a module, less the module's own time"
+        hooks = self.report.figure("step.cost.hooks", taken, "us", what)
+        self.report.bar("acquire and release through PyTorch hooks (us)", hooks, "<=", 25)
+
+
+def main() -> int:
+    """Runs all of it; the exit status is 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benches/results")
+    arguments = parser.parse_args()
+    report = Report("offload", weighbridge.__version__, "make gpu-bench SUBJECT=offload")
+    report.peers = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+    }
+    out = arguments.out / "h200-offload.json"
+    with Device("cuda:0") as device, tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            Buffer.alloc(device, 16 << 30, pin=False, threads=THREADS).close()
+        bench = Bench(report, RUNS)
+        bench.link(device)
+        bench.measure_resident()
+        for part in (bench.set_up, bench.carried, bench.sweep, bench.peer):
+            part()
+            report.write(out)
+        bench.host_cost(Path(folder))
+    report.write(out)
+    times_plot(arguments.out / "h200-offload.svg", bench.points, bench.peak)
+    return 0 if all(bar["holds"] for bar in report.bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

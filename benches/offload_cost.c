@@ -1,0 +1,104 @@
+/*
+ * What a step costs the host, in C: microseconds for the acquire and release of a group, with few and
+ * with many parameters in it, and seconds for the plan of a million parameters. One line a run:
+ * few, many, plan.
+ *
+ *   offload_cost DEVICE RUNS
+ */
+#include "weighbridge.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { GROUPS = 8, STEPS = 40, MANY = 1000, MILLION = 1000000, BYTES = 4096 };
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void check(wb_status status, const wb_error *error) {
+    if (status != WB_OK) {
+        fprintf(stderr, "%s\n", error->message);
+        exit(1);
+    }
+}
+
+/* A plan of `groups` groups with `each` parameters, which together have as many bytes in any case. */
+static wb_plan *plan(wb_device *device, int groups, int each, double *took) {
+    wb_error error = WB_ERROR_INIT;
+    const int count = groups * each;
+    char(*names)[2][32] = malloc((size_t)count * sizeof *names);
+    wb_parameter *parameters = malloc((size_t)count * sizeof *parameters);
+    if (names == NULL || parameters == NULL) abort();
+    const int64_t shape[1] = {each < 1000 ? (int64_t)BYTES * MANY / each : BYTES};
+    wb_layout layout = WB_LAYOUT_INIT;
+    layout.dtype = WB_DTYPE_U8;
+    layout.ndim = 1;
+    layout.shape = shape;
+    for (int i = 0; i < count; i++) {
+        const wb_parameter empty = WB_PARAMETER_INIT;
+        snprintf(names[i][0], sizeof names[i][0], "layers.%d.w%d", i / each, i % each);
+        snprintf(names[i][1], sizeof names[i][1], "layers.%d", i / each);
+        parameters[i] = empty;
+        parameters[i].name = names[i][0];
+        parameters[i].group = names[i][1];
+        parameters[i].layout = &layout;
+    }
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    options.offload_bytes = UINT64_MAX - 1;
+    options.carrier = WB_CARRIER_PREFETCH;
+    wb_plan *made = NULL;
+    const double start = seconds();
+    check(wb_plan_new(device, parameters, (uint64_t)count, &options, &made, &error), &error);
+    *took = seconds() - start;
+    free(parameters);
+    free(names);
+    return made;
+}
+
+static double cost(wb_device *device, int each) {
+    wb_error error = WB_ERROR_INIT;
+    double unused, total = 0;
+    wb_plan *made = plan(device, GROUPS, each, &unused);
+    void *stream = NULL;
+    check(wb_device_stream_new(device, &stream, &error), &error);
+    wb_offloader *offloader = NULL;
+    check(wb_offloader_new(made, stream, NULL, &offloader, &error), &error);
+    for (int step = 0; step < STEPS; step++) {
+        const double start = seconds();
+        for (uint64_t group = 0; group < GROUPS; group++) {
+            check(wb_offloader_acquire_group(offloader, group, stream, &error), &error);
+            check(wb_offloader_release_group(offloader, group, stream, &error), &error);
+        }
+        total += step > 0 ? seconds() - start : 0;
+        /* Outside of the time: the driver's queues must not fill. */
+        check(wb_offloader_join(offloader, stream, &error), &error);
+        check(wb_device_stream_synchronize(device, stream, &error), &error);
+    }
+    wb_offloader_release(offloader);
+    wb_plan_release(made);
+    check(wb_device_stream_release(device, stream, &error), &error);
+    return total * 1e6 / (STEPS - 1) / GROUPS;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: offload_cost DEVICE RUNS\n");
+        return 2;
+    }
+    wb_error error = WB_ERROR_INIT;
+    wb_device *device = NULL;
+    check(wb_device_open(argv[1], NULL, &device, &error), &error);
+    for (int run = 0; run < atoi(argv[2]); run++) {
+        const double few = cost(device, 1), many = cost(device, MANY);
+        double took;
+        wb_plan_release(plan(device, MILLION / MANY, MANY, &took));
+        printf("%.3f %.3f %.4f\n", few, many, took);
+    }
+    wb_device_release(device);
+    return 0;
+}

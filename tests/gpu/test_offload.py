@@ -1,0 +1,156 @@
+"""The offloader on a GPU: graphs, compiled models, memory that is not taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import weighbridge.torch as wt
+
+LAYERS, WIDTH = 6, 512
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.Linear(WIDTH, 4 * WIDTH, bias=False)
+        self.down = torch.nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Net(torch.nn.Module):
+    def __init__(self, layers: int = LAYERS) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([Block() for _ in range(layers)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().cuda().to(torch.bfloat16).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def x():
+    torch.manual_seed(1)
+    return torch.randn(4, WIDTH, device="cuda", dtype=torch.bfloat16)
+
+
+def capture(run):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    return graph, result
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch"])
+def test_a_captured_step_is_replayed_in_turn_with_others(x, carrier, depth, layers):
+    torch.manual_seed(0)
+    net = Net(layers).cuda().to(torch.bfloat16).eval().requires_grad_(False)
+    with torch.no_grad():
+        resident = net(x)
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier=carrier, depth=depth)
+        graph, result = capture(lambda: net(x))
+        for turn in range(300):
+            if turn % 7 in (2, 3):
+                assert torch.equal(net(x), resident), f"eager, turn {turn}"
+            else:
+                result.zero_()
+                graph.replay()
+                assert torch.equal(result, resident), f"replayed, turn {turn}"
+        for _ in range(1000):
+            graph.replay()
+        assert torch.equal(result, resident)
+        assert torch.equal(net(x), resident)
+        del graph
+        handle.remove()
+        assert torch.equal(net(x), resident)
+
+
+def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
+    with torch.no_grad():
+        resident = net(x)
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        graph, result = capture(lambda: net(x))
+        assert torch.equal(net(x), resident), "eager behind a capture that never ran"
+        graph.replay()
+        assert torch.equal(result, resident)
+        del graph
+        handle.remove()
+
+
+def test_a_change_of_weights_reaches_a_graph(net, x):
+    with torch.no_grad():
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        graph, result = capture(lambda: net(x))
+        state = {name: tensor.clone() * 0.5 for name, tensor in net.state_dict().items()}
+        net.load_state_dict(state)
+        eager = net(x)
+        graph.replay()
+        assert torch.equal(result, eager)
+        del graph
+        handle.remove()
+        assert torch.equal(net(x), eager)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled(net, x, mode):
+    with torch.no_grad():
+        compiled = torch.compile(net, mode=mode)
+        for _ in range(3):
+            resident = compiled(x).clone()
+        torch._dynamo.reset()
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        compiled = torch.compile(net, mode=mode)
+        for _ in range(4):
+            assert torch.equal(compiled(x).clone(), resident)
+        torch._dynamo.reset()
+        handle.remove()
+
+
+def test_repacking_holds_one_module_on_the_device(x):
+    torch.manual_seed(0)
+    net = Net(24).cuda().to(torch.bfloat16).eval().requires_grad_(False)
+    layer = sum(p.nbytes for p in net.layers[0].parameters())
+    handle = wt.offload(net, offload_bytes=1 << 32, carrier="prefetch")
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with handle.repack() as modules, torch.no_grad():
+        for _, module in modules:
+            module.up.weight = torch.nn.Parameter(module.up.weight.to(torch.float8_e4m3fn), False)
+    assert torch.cuda.max_memory_allocated() - before < 2 * layer
+    stats = handle.stats()
+    assert stats.offloaded_bytes < 24 * 0.76 * layer
+    assert stats.slot_bytes <= 2 * layer
+    handle.remove()
+
+
+def test_steps_on_two_streams(net, x):
+    with torch.no_grad():
+        resident = net(x)
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        streams = [torch.cuda.Stream() for _ in range(2)]
+        torch.cuda.synchronize()
+        for turn in range(200):
+            with torch.cuda.stream(streams[turn % 2]):
+                result = net(x)
+                streams[turn % 2].synchronize() if turn % 5 == 0 else None
+                assert torch.equal(result, resident), turn
+        torch.cuda.synchronize()
+        handle.remove()

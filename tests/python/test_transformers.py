@@ -1,0 +1,89 @@
+"""Models of transformers, built small from their configurations: outputs are bit for bit the same."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+import weighbridge.torch as wt  # noqa: E402
+
+SMALL = {"vocab_size": 96, "max_position_embeddings": 64}
+LAYERED = {
+    **SMALL,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", LAYERED),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        {**LAYERED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4},
+    ),
+}
+
+
+@pytest.fixture
+def where(device):
+    """The torch device that goes with the device; a test double has none."""
+    if device.info.kind == "host":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU: the host device covers this here")
+    return torch.device("cuda", 0)
+
+
+def build(kind: str, where) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model, config, options = MODELS[kind]
+    made = getattr(transformers, model)(getattr(transformers, config)(**options))
+    return made.to(where).eval()
+
+
+def logits(model, where) -> torch.Tensor:
+    tokens = torch.arange(24, device=where).reshape(2, 12) * 3 % 96
+    with torch.no_grad():
+        return model(input_ids=tokens, use_cache=False).logits.cpu()
+
+
+@pytest.mark.parametrize("pin", [None, False])
+@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_outputs_are_bit_identical(kind, where, carrier, pin):
+    if carrier == "view" and pin is False and where.type == "cuda":
+        pytest.skip("views need pinned memory; that this is refused is in test_offloader")
+    model = build(kind, where)
+    resident = logits(model, where)
+    handle = wt.offload(model, offload_bytes=1 << 24, carrier=carrier, pin=pin)
+    assert handle.plan.totals.resident_bytes == 0
+    for _ in range(2):
+        assert torch.equal(logits(model, where), resident)
+    stats = handle.stats()
+    assert stats.offloaded_bytes == handle.plan.totals.payload_bytes
+    handle.remove()
+    assert torch.equal(logits(model, where), resident)
+
+
+def test_generation_with_half_of_the_layers(where):
+    model = build("llama", where)
+    tokens = torch.tensor([[5, 9, 2]], device=where)
+
+    def generate():
+        return model.generate(tokens, max_new_tokens=12, do_sample=False, pad_token_id=0).cpu()
+
+    resident = generate()
+    handle = wt.offload(model, offload_bytes=1 << 24, select=["layers.0", "layers.2"])
+    groups = {group.name for group in handle.plan.groups if group.offloaded_bytes}
+    assert groups == {"model.layers.0", "model.layers.2"}
+    assert torch.equal(generate(), resident)
+    handle.remove()
