@@ -1,6 +1,6 @@
 //! Which parameters are meant, by their names.
 
-use globset::{GlobBuilder, GlobMatcher};
+use glob::Pattern;
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_SELECTOR;
@@ -9,7 +9,7 @@ use crate::status::WB_ERR_SELECTOR;
 #[derive(Debug, Clone)]
 pub struct Selector {
     text: String,
-    glob: Option<GlobMatcher>,
+    glob: Option<Pattern>,
 }
 
 impl Selector {
@@ -21,8 +21,8 @@ impl Selector {
         }
         let glob = match text.contains(['*', '?', '[']) {
             false => None,
-            true => match GlobBuilder::new(text).literal_separator(false).build() {
-                Ok(glob) => Some(glob.compile_matcher()),
+            true => match Pattern::new(text) {
+                Ok(glob) => Some(glob),
                 Err(error) => fail!(WB_ERR_SELECTOR, "the selector {text:?} is no glob: {error}"),
             },
         };
@@ -37,7 +37,7 @@ impl Selector {
     /// Whether a name is meant.
     pub fn matches(&self, name: &str) -> bool {
         match &self.glob {
-            Some(glob) => glob.is_match(name),
+            Some(glob) => glob.matches(name),
             None => contains_segments(name, &self.text),
         }
     }

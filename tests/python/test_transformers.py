@@ -1,4 +1,4 @@
-"""Models of transformers, built small from their configurations: outputs are bit for bit the same."""
+"""Models of transformers, built small from their configurations: the same outputs bit for bit."""
 
 from __future__ import annotations
 
