@@ -119,6 +119,10 @@ pub trait Backend: Send + Sync {
     fn registry(&self) -> &'static Registry;
     /// `WB_ERR_FORKED` in a child of the process that opened the device.
     fn check_process(&self) -> Result<()>;
+    /// Does several things at the cost of getting ready for one. `work` calls no code of a caller.
+    fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
     /// Free and total bytes of device memory, now.
     fn memory(&self) -> Result<(u64, u64)>;
 

@@ -98,14 +98,18 @@ impl Schedule {
 
     /// Makes the stream wait until the group's units are in their slots, and holds them there.
     pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
-        let capture = self.device.backend().capture(stream)?;
-        self.machine().acquire(&self.device, group, stream, capture)
+        self.device.backend().within(&mut || {
+            let capture = self.device.backend().capture(stream)?;
+            self.machine().acquire(&self.device, group, stream, capture)
+        })
     }
 
     /// What was queued on the stream is the last use of the group.
     pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
-        let capture = self.device.backend().capture(stream)?;
-        self.machine().release(&self.device, group, stream, capture)
+        self.device.backend().within(&mut || {
+            let capture = self.device.backend().capture(stream)?;
+            self.machine().release(&self.device, group, stream, capture)
+        })
     }
 
     /// Makes the stream wait for every copy that was queued: before a capture of a part of a step ends.

@@ -1,5 +1,6 @@
 //! The context that work on a device runs in, and the guard that makes it current for one call.
 
+use std::cell::Cell;
 use std::ptr;
 
 use cudarc::driver::sys::{CUcontext, CUdevice};
@@ -12,6 +13,12 @@ use crate::log;
 /// The relaxed capture mode: what this library allocates or frees does not break the capture of
 /// another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.
 const RELAXED: i32 = 2;
+
+thread_local! {
+    /// The context of the innermost guard that lives on this thread. No code of a caller runs while
+    /// one does, so it is the current context.
+    static CURRENT: Cell<CUcontext> = const { Cell::new(ptr::null_mut()) };
+}
 
 /// A context that this library holds: the device's primary one, or the caller's own.
 pub struct Context {
@@ -41,12 +48,18 @@ impl Context {
         Self { driver, raw, device, retained: false, process: Process::this() }
     }
 
-    /// Makes the context current for as long as the guard lives, then restores what was.
+    /// Makes the context current for as long as the guard lives, then restores what was. Inside of
+    /// another guard for the same context on this thread there is nothing to do.
     pub fn enter(&self) -> Result<Entered<'_>> {
         self.process.check()?;
+        let before = CURRENT.get();
+        if before == self.raw {
+            return Ok(Entered { driver: self.driver, found_mode: None, outside: None });
+        }
         // SAFETY: the context is alive as long as self.
         unsafe { self.driver.context_push(self.raw) }?;
-        let mut entered = Entered { driver: self.driver, found_mode: None };
+        CURRENT.set(self.raw);
+        let mut entered = Entered { driver: self.driver, found_mode: None, outside: Some(before) };
         let mut mode = RELAXED;
         // SAFETY: the pointer is to a live int that receives the mode until now.
         unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
@@ -74,10 +87,14 @@ pub struct Entered<'a> {
     pub(super) driver: &'a Driver,
     /// The thread's capture mode before; None where it was not changed.
     found_mode: Option<i32>,
+    /// What [`CURRENT`] was; None in a guard inside of another, which changed nothing.
+    outside: Option<CUcontext>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
+        let Some(outside) = self.outside else { return };
+        CURRENT.set(outside);
         let restored = self.found_mode.map_or(Ok(()), |mut mode| {
             // SAFETY: restores the mode that enter() found.
             unsafe { self.driver.exchange_capture_mode(&mut mode) }

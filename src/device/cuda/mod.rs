@@ -202,6 +202,11 @@ impl Backend for CudaDevice {
         self.context.process.check()
     }
 
+    fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let _entered = self.context.enter()?;
+        work()
+    }
+
     fn memory(&self) -> Result<(u64, u64)> {
         let entered = self.context.enter()?;
         let (mut free, mut total) = (0, 0);

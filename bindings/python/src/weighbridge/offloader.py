@@ -90,6 +90,7 @@ class Offloader(Handle):
         )
         given.check(status, error)
         self._reference = reference
+        plan.forget_sources()
 
     @property
     def plan(self) -> Plan:

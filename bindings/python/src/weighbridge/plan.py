@@ -181,6 +181,10 @@ class Plan(Handle):
         self._reference = reference
         self._sources = given.given
 
+    def forget_sources(self) -> None:
+        """Let go of what the parameters hold: a commit has taken their bytes."""
+        self._sources.clear()
+
     @property
     def device(self) -> Device:
         """The device that it is for."""
