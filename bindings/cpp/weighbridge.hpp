@@ -2,7 +2,7 @@
  * weighbridge for C++17: thin, header-only classes over weighbridge.h, by the same words.
  *
  * How to read it
- *   Ownership  Device, Buffer, View and Safetensors hold one reference each: moved, never copied;
+ *   Ownership  Device, Buffer, View, Safetensors, Plan and Offloader hold one reference each: moved;
  *              share() makes another. Children hold their parents: destroy in any order. An empty
  *              object (moved from, released, default) may be asked, and answers WB_ERR_NULL.
  *   Threading  Any function from any thread. One object is changed (moved, assigned, released) by
@@ -21,6 +21,8 @@
 #include "weighbridge/buffer.hpp"
 #include "weighbridge/device.hpp"
 #include "weighbridge/device_memory.hpp"
+#include "weighbridge/offloader.hpp"
+#include "weighbridge/plan.hpp"
 #include "weighbridge/safetensors.hpp"
 #include "weighbridge/stream.hpp"
 #include "weighbridge/view.hpp"

@@ -252,30 +252,30 @@ impl Offloader {
         stream: Stream,
     ) -> Result<Reconciled> {
         let mut done = Reconciled::default();
-        let names: HashSet<String> =
-            now.iter().map(|(parameter, _)| parameter.name.clone()).collect();
-        let gone: Vec<String> = {
+        // Judged before anything is changed, which moves what the addresses name.
+        let (gone, judged) = {
             let state = self.state();
-            state.names.keys().filter(|name| !names.contains(*name)).cloned().collect()
+            let names: HashSet<&str> =
+                now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
+            let gone: Vec<String> =
+                state.names.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+            let judge = |(parameter, source): &(Parameter, Option<Source>)| {
+                let at = *state.names.get(&parameter.name)?;
+                Some(source.is_none_or(|source| state.is_at(at, source, &parameter.layout)))
+            };
+            (gone, now.iter().map(judge).collect::<Vec<Option<bool>>>())
         };
         for name in gone {
             self.remove(&name, stream)?;
             done.removed += 1;
         }
-        for (parameter, source) in now {
-            let is_where_it_was = {
-                let state = self.state();
-                state.names.get(&parameter.name).map(|at| {
-                    source.is_none_or(|source| state.is_at(*at, source, &parameter.layout))
-                })
-            };
+        for ((parameter, source), is_where_it_was) in now.into_iter().zip(judged) {
             match (is_where_it_was, source) {
-                (Some(true), _) => done.kept += 1,
                 (Some(false), Some(source)) => {
                     self.replace(&parameter.name, parameter.layout, source, stream)?;
                     done.replaced += 1;
                 }
-                (Some(false), None) => {}
+                (Some(_), _) => done.kept += 1,
                 (None, source) => {
                     self.add(parameter, source, stream)?;
                     done.added += 1;

@@ -8,7 +8,7 @@ function(run)
   set(output "${text}" PARENT_SCOPE)
 endfunction()
 
-# Runs both examples of a folder and checks what they say.
+# Runs the examples of a folder and checks what they say.
 function(run_examples folder)
   run("${folder}/ten_lines")
   if(NOT output MATCHES "4096000 weights at 0x")
@@ -21,5 +21,9 @@ function(run_examples folder)
   run("${folder}/offload" host "${CMAKE_COMMAND}")
   if(NOT output MATCHES "bit-identical")
     message(FATAL_ERROR "offload of a file said: ${output}")
+  endif()
+  run("${folder}/two_layers")
+  if(NOT output MATCHES "8388608 bytes offloaded, 8388608 of slots")
+    message(FATAL_ERROR "two_layers said: ${output}")
   endif()
 endfunction()

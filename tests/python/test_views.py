@@ -231,3 +231,12 @@ def test_ten_lines_run(run_python):
     code, output, errors = run_python(str(ROOT / "examples" / "python" / "ten_lines.py"))
     assert (code, errors) == (0, "")
     assert output.count("1.5") == 6
+
+
+def test_two_layers_run(run_python, device):
+    from conftest import ROOT
+
+    name = "host" if device.info.kind == "host" else "cuda:0"
+    code, output, errors = run_python(str(ROOT / "examples" / "python" / "two_layers.py"), name)
+    assert (code, errors) == (0, "")
+    assert "8388608 offloaded, 8388608 of slots" in output

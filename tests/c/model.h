@@ -1,0 +1,52 @@
+/* A model of layers in host memory: what the tests of plans and offloaders plan and carry. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "memory.h"
+
+enum { LAYERS = 4, EACH = 2, COUNT = LAYERS * EACH, SIDE = 50, BYTES = SIDE * SIDE * 2 };
+
+struct model {
+    char names[COUNT][32], groups[COUNT][32];
+    int64_t shape[2];
+    wb_layout layout;
+    unsigned char bytes[COUNT][BYTES];
+    wb_parameter parameters[COUNT];
+};
+
+static inline unsigned char byte_of(int parameter, int at, int version)
+{
+    return (unsigned char)(parameter * 31 + at + version * 7);
+}
+
+static inline void fill_parameter(unsigned char *to, int parameter, int version)
+{
+    for (int at = 0; at < BYTES; at++) to[at] = byte_of(parameter, at, version);
+}
+
+static inline int holds_parameter(const unsigned char *from, int parameter, int version)
+{
+    for (int at = 0; at < BYTES; at++) {
+        if (from[at] != byte_of(parameter, at, version)) return 0;
+    }
+    return 1;
+}
+
+static inline void model_init(struct model *model)
+{
+    model->shape[0] = model->shape[1] = SIDE;
+    model->layout = layout_of(WB_DTYPE_BF16, 2, model->shape, NULL, 0);
+    for (int i = 0; i < COUNT; i++) {
+        const wb_parameter empty = WB_PARAMETER_INIT;
+        snprintf(model->names[i], sizeof model->names[i], "layers.%d.w%d", i / EACH, i % EACH);
+        snprintf(model->groups[i], sizeof model->groups[i], "layers.%d", i / EACH);
+        fill_parameter(model->bytes[i], i, 0);
+        model->parameters[i] = empty;
+        model->parameters[i].name = model->names[i];
+        model->parameters[i].group = model->groups[i];
+        model->parameters[i].layout = &model->layout;
+        model->parameters[i].source = (uint64_t)(uintptr_t)model->bytes[i];
+    }
+}
+
+#endif

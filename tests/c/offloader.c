@@ -1,0 +1,194 @@
+/* Offloaders: what is acquired is there, in and out of captures; what is replaced stays placed. */
+#include "check.h"
+#include "gate.h"
+#include "model.h"
+
+static struct model model;
+
+struct offload {
+    wb_device *device;
+    wb_plan *plan;
+    wb_offloader *offloader;
+    wb_buffer *back;
+    void *stream;
+};
+
+static int begin(struct offload *o, wb_device *device, wb_carrier carrier)
+{
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const struct offload none = {device, NULL, NULL, NULL, NULL};
+    *o = none;
+    options.offload_bytes = 1 << 20;
+    options.carrier = carrier;
+    model_init(&model);
+    return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
+           CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &options, &o->plan, &error)) &&
+           CHECK_OK(wb_offloader_new(o->plan, o->stream, NULL, &o->offloader, &error)) &&
+           CHECK_OK(wb_buffer_alloc(device, BYTES, NULL, &o->back, &error));
+}
+
+static void end(struct offload *o)
+{
+    wb_plan_release(o->plan);
+    wb_offloader_release(o->offloader);
+    wb_buffer_release(o->back);
+    CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
+}
+
+static wb_offloaded_info where(struct offload *o, int parameter)
+{
+    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
+    CHECK_OK(wb_offloader_parameter(o->offloader, model.names[parameter], &info, &error));
+    return info;
+}
+
+static wb_offloader_stats stats_of(struct offload *o)
+{
+    wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
+    CHECK_OK(wb_offloader_measure(o->offloader, &stats, &error));
+    return stats;
+}
+
+/* Acquires a group and sees that its parameters are the given version's. */
+static void visit(struct offload *o, int group, int version)
+{
+    unsigned char *back = (unsigned char *)describe(o->back).data;
+    CHECK_OK(wb_offloader_acquire_group(o->offloader, (uint64_t)group, o->stream, &error));
+    for (int i = group * EACH; i < (group + 1) * EACH; i++) {
+        CHECK_OK(wb_device_copy(o->device, (uint64_t)(uintptr_t)back, where(o, i).device_address,
+                                BYTES, o->stream, &error));
+        CHECK_OK(wb_device_stream_synchronize(o->device, o->stream, &error));
+        CHECK(holds_parameter(back, i, version));
+    }
+    CHECK_OK(wb_offloader_release_group(o->offloader, (uint64_t)group, o->stream, &error));
+}
+
+static void what_is_acquired_is_there_in_any_order(wb_device *device)
+{
+    const wb_carrier carriers[] = {WB_CARRIER_VIEW, WB_CARRIER_ON_DEMAND, WB_CARRIER_PREFETCH};
+    const int order[] = {0, 1, 2, 3, 0, 1, 2, 3, 3, 1, 1, 0, 2, 0, 1, 2, 3};
+    for (int i = 0; i < 3; i++) {
+        struct offload o;
+        REQUIRE(begin(&o, device, carriers[i]));
+        for (size_t at = 0; at < sizeof order / sizeof order[0]; at++) visit(&o, order[at], 0);
+        const wb_offloader_stats stats = stats_of(&o);
+        CHECK_SAME(stats.offloaded_bytes, COUNT * BYTES);
+        CHECK_SAME(stats.resident_bytes, 0);
+        CHECK_SAME(stats.acquires, sizeof order / sizeof order[0]);
+        CHECK((stats.moved_bytes == 0) == (carriers[i] == WB_CARRIER_VIEW));
+        CHECK_SAME(measure(device).device_bytes, stats.slot_bytes);
+        end(&o);
+    }
+}
+
+static void steps_in_order_are_never_late_and_move_each_group_once(wb_device *device)
+{
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    const wb_offloader_stats before = stats_of(&o);
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    const wb_offloader_stats after = stats_of(&o);
+    CHECK_SAME(after.late, 0);
+    CHECK_SAME(after.copies - before.copies, LAYERS);
+    CHECK_SAME(after.generation, before.generation);
+    end(&o);
+}
+
+static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device)
+{
+    static unsigned char fresh[BYTES];
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    const wb_offloaded_info before = where(&o, 4);
+    for (int i = 0; i < COUNT; i++) {
+        fill_parameter(fresh, i, 1);
+        CHECK_OK(wb_offloader_replace(o.offloader, model.names[i], (uint64_t)(uintptr_t)fresh,
+                                      &model.layout, o.stream, &error));
+    }
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 1);
+    CHECK_SAME(where(&o, 4).host_address, before.host_address);
+    CHECK_SAME(where(&o, 4).carrier, WB_CARRIER_PREFETCH);
+    CHECK_ERROR(WB_ERR_NOT_FOUND,
+                wb_offloader_replace(o.offloader, "layers.9.w0", (uint64_t)(uintptr_t)fresh,
+                                     &model.layout, o.stream, &error),
+                "layers.9.w0");
+    end(&o);
+}
+
+static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
+{
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
+    CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(o.offloader, 2, o.stream, &error),
+                "layers.2|layers.0");
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_offloader_replace(o.offloader, model.names[0], model.parameters[0].source,
+                                     &model.layout, o.stream, &error),
+                "layers.0|release");
+    CHECK_ERROR(WB_ERR_BUSY, wb_offloader_compact(o.offloader, o.stream, &error), "layers.0");
+    CHECK_OK(wb_offloader_reset(o.offloader, o.stream, &error));
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_offloader_release_group(o.offloader, 0, o.stream, &error), "not acquired");
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
+                wb_offloader_acquire_group(o.offloader, LAYERS, o.stream, &error), "group 4|4");
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    end(&o);
+}
+
+static void views_hold_the_memory_and_not_the_offloader(wb_device *device)
+{
+    struct offload o;
+    wb_view *slot = NULL, *host = NULL;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    CHECK_OK(wb_offloader_view(o.offloader, model.names[0], &slot, &error));
+    CHECK_OK(wb_offloader_host_view(o.offloader, model.names[5], &host, &error));
+    CHECK_SAME(describe_view(slot).device_address, where(&o, 0).device_address);
+    end(&o);
+    CHECK(holds_parameter((const unsigned char *)describe_view(host).data, 5, 0));
+    wb_view_release(host);
+    wb_view_release(slot);
+    CHECK_SAME(measure(device).device_bytes, 0);
+}
+
+static void a_step_can_be_captured(wb_device *device)
+{
+    struct offload o;
+    int (*begin_capture)(void *, int) = NULL, (*end_capture)(void *, void **) = NULL;
+    int (*destroy)(void *) = NULL, (*retain)(void **, int) = NULL, (*release)(int) = NULL;
+    int (*set_current)(void *) = NULL;
+    void *graph = NULL, *context = NULL;
+    REQUIRE(driver_function("cuDevicePrimaryCtxRetain", &retain) &&
+            driver_function("cuDevicePrimaryCtxRelease_v2", &release) &&
+            driver_function("cuCtxSetCurrent", &set_current));
+    REQUIRE(retain(&context, 0) == 0 && set_current(context) == 0);
+    REQUIRE(driver_function("cuStreamBeginCapture_v2", &begin_capture) &&
+            driver_function("cuStreamEndCapture", &end_capture) &&
+            driver_function("cuGraphDestroy", &destroy));
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    for (int round = 0; round < 2; round++) {
+        CHECK(begin_capture(o.stream, 0) == 0);
+        for (uint64_t group = 0; group < LAYERS; group++) {
+            CHECK_OK(wb_offloader_acquire_group(o.offloader, group, o.stream, &error));
+            CHECK_OK(wb_offloader_release_group(o.offloader, group, o.stream, &error));
+        }
+        CHECK_ERROR(WB_ERR_CAPTURING, wb_offloader_reset(o.offloader, o.stream, &error), "reset");
+        CHECK_ERROR(WB_ERR_CAPTURING, wb_offloader_compact(o.offloader, o.stream, &error), "capture");
+        /* An unjoined stream, or a wait for what came before the capture, would spoil it. */
+        CHECK(end_capture(o.stream, &graph) == 0);
+        CHECK(graph != NULL && destroy(graph) == 0);
+        /* The graph was never run: what the capture says was copied was not. */
+        for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    }
+    end(&o);
+    CHECK(set_current(NULL) == 0 && release(0) == 0);
+}
+
+CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
+           CASE(steps_in_order_are_never_late_and_move_each_group_once),
+           CASE(replaced_parameters_stay_where_the_plan_keeps_them),
+           CASE(what_is_held_is_not_changed_nor_its_slot_taken),
+           CASE(views_hold_the_memory_and_not_the_offloader),
+           CASE_ON(CUDA_ONLY, a_step_can_be_captured))
