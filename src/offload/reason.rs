@@ -62,7 +62,7 @@ impl Display for Grouped {
     fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
         for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at) % 3 == 0 {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
                 write!(to, ",")?;
             }
             write!(to, "{digit}")?;
