@@ -18,19 +18,44 @@ use crate::offload::offloader::{Offloader, Source};
 use crate::offload::parameter::{Parameter, Source as Given};
 use crate::status::wb_status;
 
-/// Parameters under a budget: where they are kept, and what carries them.
+/// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
 ///
-/// An engine plans, commits, and then runs each step so:
+/// 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
+///    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
+///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+/// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
+///    is allocated. wb_plan_json prints it, with a reason for every weight. What cannot be meant (nothing
+///    leaves, a selector that matches nothing, slots that do not fit) is an error with a name.
+/// 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
+///    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
+///    or wb_offloader_view for a tensor that keeps its memory.
+/// 4. Step. Around the kernels of each layer, on the engine's own stream:
 ///
-///     for (uint64_t layer = 0; layer < layers; layer++) {
-///         wb_offloader_acquire_group(offloader, layer, stream, &error);
-///         ... launch the layer's kernels on `stream`, with the addresses of wb_offloader_parameter ...
-///         wb_offloader_release_group(offloader, layer, stream, &error);
-///     }
+/// ```c
+/// for (uint64_t layer = 0; layer < layers; layer++) {
+///     wb_offloader_acquire_group(offloader, layer, stream, &error);
+///     launch_layer(layer, stream);
+///     wb_offloader_release_group(offloader, layer, stream, &error);
+/// }
+/// ```
 ///
-/// The addresses stay the same from step to step, so the loop can be captured into a CUDA graph as it
-/// is, and replayed in turn with steps that are not captured. They change only when a parameter is
-/// replaced, added or removed, or wb_offloader_compact is called: `generation` of the stats counts that.
+/// The host never waits in it. The next layers' copies run meanwhile, those of the next step's first
+/// layers too. Any order of groups is legal and any stream: another than the plan's costs time only. A
+/// step that fails half way ends with wb_offloader_reset.
+///
+/// CUDA graphs. Capture the loop as it is, on one stream from the first group to the last; replay it as
+/// often as is wanted, in turn with steps that are not captured. To capture a part of a step, end it with
+/// wb_offloader_join. Addresses stay the same until a parameter is replaced, added or removed or
+/// wb_offloader_compact is called: `generation` of wb_offloader_stats counts that, and graphs of an older
+/// generation are captured again.
+///
+/// Weights that change. wb_offloader_replace gives a weight new bytes, another type or shape; it stays
+/// where the plan keeps it. Where quantization or a plugin has moved weights on its own,
+/// wb_offloader_reconcile takes the whole list again and finds by address what lies elsewhere.
+///
+/// Threads and memory. Every call may come from any thread. Views and the offloader itself may be
+/// released in any order; wb_offloader_release waits for the copies that are queued. What holds memory
+/// and what was carried is in wb_offloader_measure, and adds up.
 pub struct wb_offloader {
     _opaque: [u8; 0],
 }
