@@ -285,7 +285,7 @@ pub(super) unsafe fn parameters_from(
     let Ok(count) = usize::try_from(count) else {
         fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
     };
-    let mut parameters = Vec::with_capacity(count.min(1 << 20));
+    let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20));
     // SAFETY: the caller's promise; every struct begins with its size.
     let step = if count == 0 { 0 } else { unsafe { (*given).struct_size as usize } };
     for index in 0..count {
@@ -300,14 +300,19 @@ pub(super) unsafe fn parameters_from(
             );
         }
         // SAFETY: the caller's promise.
-        parameters.push(unsafe { parameter_from(one) }?);
+        parameters.push(unsafe { parameter_from(one, parameters.last()) }?);
     }
     Ok(parameters)
 }
 
+/// Neighbours are of one group mostly: its name is kept once.
+///
 /// # Safety
 /// `given` is valid, with everything that it points to.
-unsafe fn parameter_from(given: *const wb_parameter) -> Result<Parameter> {
+unsafe fn parameter_from(
+    given: *const wb_parameter,
+    before: Option<&Parameter>,
+) -> Result<Parameter> {
     let empty = wb_parameter {
         struct_size: size_of::<wb_parameter>() as u32,
         access: WB_PARAMETER_DENSE,
@@ -342,7 +347,10 @@ unsafe fn parameter_from(given: *const wb_parameter) -> Result<Parameter> {
     };
     Ok(Parameter {
         name: name.into(),
-        group: group.into(),
+        group: match before.map(|before| &before.group) {
+            Some(before) if **before == *group => before.clone(),
+            _ => group.into(),
+        },
         layout,
         source: Source { address, on_device: false },
         storage: given.storage,

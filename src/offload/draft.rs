@@ -82,9 +82,9 @@ impl Draft {
         Ok(())
     }
 
-    /// Lays the units side by side and their storages into them, and says of each storage why it goes
-    /// as it does.
-    pub fn lay_out(&mut self, planner: &Planner<'_>) -> Vec<(usize, Offloaded)> {
+    /// Lays the units side by side and their storages into them, and says of each of the planner's
+    /// storages, if it is offloaded, where it lies and why it goes as it does.
+    pub fn lay_out(&mut self, planner: &Planner<'_>) -> Vec<Option<Offloaded>> {
         let mut order: Vec<usize> = (0..self.units.len()).collect();
         order.sort_by_key(|unit| self.units[*unit].groups[0]);
         let mut place = vec![0; order.len()];
@@ -98,7 +98,8 @@ impl Draft {
         }
         let mut members: Vec<usize> = (0..self.taken.len()).collect();
         members.sort_unstable_by_key(|member| self.taken[*member]);
-        let offloaded = members.into_iter().map(|member| {
+        let mut offloaded = vec![None; planner.storages.len()];
+        for member in members {
             let (storage, carrier) = (self.taken[member], self.carriers[member]);
             let at = place[self.unit_of[member]];
             let unit = &mut units[at];
@@ -106,9 +107,8 @@ impl Draft {
             unit.bytes += planner.rounded(storage);
             unit.storages.push(storage);
             let reason = reason(planner, storage, carrier, self.limit);
-            (storage, Offloaded { carrier, reason, unit: at, offset })
-        });
-        let offloaded = offloaded.collect();
+            offloaded[storage] = Some(Offloaded { carrier, reason, unit: at, offset });
+        }
         self.units = units;
         offloaded
     }

@@ -1,5 +1,7 @@
 //! A point in a stream that steps of two kinds set: those that run, and those that are captured.
 
+use std::cell::Cell;
+
 use crate::device::{Device, Event, Stream, Waiting};
 use crate::error::Result;
 
@@ -11,6 +13,8 @@ pub struct Mark {
     running: Box<dyn Event>,
     /// `running` was set.
     ran: bool,
+    /// A stream that is behind `running`: the one that set it, or the last of ours that waited.
+    behind: Cell<Option<Stream>>,
     captured: Option<Box<dyn Event>>,
     /// The capture that set it last, if a capture did.
     captured_in: Capture,
@@ -20,12 +24,13 @@ impl Mark {
     /// A mark that was not set yet.
     pub fn new(device: &Device) -> Result<Self> {
         let running = device.backend().new_event(false)?;
-        Ok(Self { running, ran: false, captured: None, captured_in: None })
+        Ok(Self { running, ran: false, behind: Cell::default(), captured: None, captured_in: None })
     }
 
     /// As if it had never been set.
     pub fn clear(&mut self) {
         self.ran = false;
+        self.behind.set(None);
         self.captured_in = None;
     }
 
@@ -34,6 +39,7 @@ impl Mark {
         if capture.is_none() {
             self.running.record(stream)?;
             self.ran = true;
+            self.behind.set(Some(stream));
         } else {
             let event = match &mut self.captured {
                 Some(event) => event,
@@ -57,6 +63,18 @@ impl Mark {
             _ if capture.is_some() => self.running.hold(stream, Waiting::FromOutside),
             _ => self.running.hold(stream, Waiting::Within),
         }
+    }
+
+    /// The same for a stream of ours, which lives as long as the mark: waits unless it did so already.
+    pub fn order(&self, stream: Stream, capture: Capture) -> Result<()> {
+        if capture.is_none() && self.behind.get() == Some(stream) {
+            return Ok(());
+        }
+        self.hold(stream, capture)?;
+        if capture.is_none() {
+            self.behind.set(self.ran.then_some(stream));
+        }
+        Ok(())
     }
 
     /// Whether the host knows that it has passed.

@@ -462,7 +462,7 @@ fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result
                     offset: storage.offset_in_unit,
                     bytes: storage.bytes,
                     room,
-                    parameters: storage.parameters.clone(),
+                    parameters: storage.parameters.to_vec(),
                 });
                 let to = units[unit].region.part(storage.offset_in_unit as usize, room as usize);
                 (Place::Block(keeping.blocks.len() - 1, 0), to, &mut keeping.to_host)

@@ -1,6 +1,9 @@
 //! What an engine says of its parameters, and which of them share bytes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
@@ -58,7 +61,7 @@ pub struct Parameter {
     /// Its name, unique in the model.
     pub name: String,
     /// What is acquired together with it: a layer.
-    pub group: String,
+    pub group: Arc<str>,
     /// Type, shape and strides.
     pub layout: Layout,
     /// Where it is now.
@@ -77,7 +80,7 @@ pub struct Storage {
     /// Bytes in all.
     pub bytes: u64,
     /// The parameters, in the order in which they were given, each with the bytes before it.
-    pub parameters: Vec<(usize, u64)>,
+    pub parameters: SmallVec<[(usize, u64); 1]>,
 }
 
 /// Finds which parameters share bytes: those whose sources overlap, and those without a source that
@@ -110,7 +113,7 @@ pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
             }
             numbered.insert(parameter.storage, found.len());
         }
-        found.push(Storage { bytes, parameters: vec![(index, 0)] });
+        found.push(Storage { bytes, parameters: smallvec![(index, 0)] });
     }
     for storage in &mut found {
         storage.parameters.sort_unstable();
@@ -162,7 +165,7 @@ fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
             }
             _ => {
                 open = (start, end);
-                found.push(Storage { bytes: end - start, parameters: vec![(index, 0)] });
+                found.push(Storage { bytes: end - start, parameters: smallvec![(index, 0)] });
             }
         }
     }
@@ -191,7 +194,7 @@ pub(super) mod tests {
 
     fn found(parameters: &[Parameter]) -> Vec<(u64, Vec<(usize, u64)>)> {
         let found = storages(parameters).unwrap();
-        found.into_iter().map(|storage| (storage.bytes, storage.parameters)).collect()
+        found.into_iter().map(|storage| (storage.bytes, storage.parameters.into_vec())).collect()
     }
 
     #[test]

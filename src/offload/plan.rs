@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::draft::{Draft, Offloaded};
+use smallvec::SmallVec;
+
+use super::draft::Draft;
 use super::order::{self, Order};
 use super::parameter::{Carrier, Parameter, Storage, storages};
 use super::reason::Reason;
@@ -109,7 +111,7 @@ pub struct PlannedStorage {
     /// Bytes from the unit's first.
     pub offset_in_unit: u64,
     /// The parameters that share it.
-    pub parameters: Vec<usize>,
+    pub parameters: SmallVec<[usize; 1]>,
 }
 
 /// Storages that lie side by side and move as one.
@@ -252,7 +254,7 @@ pub(super) struct Planner<'a> {
     /// The group of each parameter.
     group_of: Vec<usize>,
     /// The groups that use a storage, ascending.
-    pub groups_of: Vec<Vec<usize>>,
+    pub groups_of: Vec<SmallVec<[usize; 1]>>,
     pub warnings: Vec<String>,
 }
 
@@ -277,14 +279,14 @@ impl<'a> Planner<'a> {
             let next = groups.len();
             let number = *numbers.entry(&parameter.group).or_insert(next);
             if number == next {
-                groups.push(parameter.group.clone());
+                groups.push(parameter.group.to_string());
             }
             group_of.push(number);
         }
-        let groups_of: Vec<Vec<usize>> = storages
+        let groups_of = storages
             .iter()
             .map(|storage| {
-                let mut groups: Vec<usize> =
+                let mut groups: SmallVec<[usize; 1]> =
                     storage.parameters.iter().map(|(index, _)| group_of[*index]).collect();
                 groups.sort_unstable();
                 groups.dedup();
@@ -334,7 +336,9 @@ impl<'a> Planner<'a> {
                 let tied = storage.parameters.len() > 1;
                 let stays = match excluded {
                     Some(by) => Some(Reason::Excluded(exclude[by].0.text().into())),
-                    None if !selected && tied => Some(Reason::TiedToUnselected(name.clone())),
+                    None if !selected && tied => {
+                        Some(Reason::TiedToUnselected(name.as_str().into()))
+                    }
                     None if !selected => Some(Reason::NotSelected),
                     None => None,
                 };
@@ -475,12 +479,8 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(self, mut draft: Draft) -> Plan {
-        let mut carriers: Vec<Option<Offloaded>> = vec![None; self.storages.len()];
         let offloaded = draft.lay_out(&self);
         let (step_bytes, view_bytes) = draft.link_bytes(&self);
-        for (storage, offloaded) in offloaded {
-            carriers[storage] = Some(offloaded);
-        }
         let mut storage_of = vec![(0, 0); self.parameters.len()];
         for (at, storage) in self.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -500,7 +500,7 @@ impl<'a> Planner<'a> {
         for (at, storage) in self.storages.into_iter().enumerate() {
             let first = &mut groups[self.groups_of[at][0]];
             payload_bytes += storage.bytes;
-            match carriers[at] {
+            match offloaded[at] {
                 Some(_) => {
                     offloaded_payload_bytes += storage.bytes;
                     first.offloaded_bytes += storage.bytes;
@@ -512,8 +512,8 @@ impl<'a> Planner<'a> {
             }
             storages.push(PlannedStorage {
                 bytes: storage.bytes,
-                unit: carriers[at].as_ref().map(|offloaded| offloaded.unit),
-                offset_in_unit: carriers[at].as_ref().map_or(0, |offloaded| offloaded.offset),
+                unit: offloaded[at].as_ref().map(|offloaded| offloaded.unit),
+                offset_in_unit: offloaded[at].as_ref().map_or(0, |offloaded| offloaded.offset),
                 parameters: storage.parameters.iter().map(|(index, _)| *index).collect(),
             });
         }
@@ -523,7 +523,7 @@ impl<'a> Planner<'a> {
             .zip(self.group_of)
             .zip(storage_of)
             .map(|((parameter, group), (storage, offset))| {
-                let (carrier, reason) = match &carriers[storage] {
+                let (carrier, reason) = match &offloaded[storage] {
                     Some(offloaded) => (Some(offloaded.carrier), offloaded.reason.clone()),
                     None => (None, self.reasons[storage].clone().unwrap_or(Reason::Fits)),
                 };

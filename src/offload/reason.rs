@@ -1,6 +1,7 @@
 //! Why a parameter is where it is, in words when they are asked for.
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use super::parameter::Carrier;
 
@@ -10,14 +11,14 @@ use super::parameter::Carrier;
 pub enum Reason {
     Empty,
     NotSelected,
-    TiedToUnselected(String),
-    Excluded(String),
+    TiedToUnselected(Arc<str>),
+    Excluded(Arc<str>),
     BudgetLeft { left: u64, needs: u64 },
     Fits,
     Asked(Carrier),
     Dense,
     Sparse(Carrier),
-    TiedAcross(Carrier, Vec<String>),
+    TiedAcross(Carrier, Arc<[String]>),
     TooBig { carrier: Carrier, slots: u64 },
 }
 

@@ -146,7 +146,7 @@ impl Offloader {
                 parameter.name
             );
         }
-        let Some(group) = state.groups.iter().position(|group| *group == parameter.group) else {
+        let Some(group) = state.groups.iter().position(|group| **group == *parameter.group) else {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to add parameter {:?} to group {:?}, which the plan does not have",

@@ -64,7 +64,7 @@ fn entry(plan: &Plan, planned: &PlannedParameter) -> Value {
     };
     json!({
         "name": parameter.name,
-        "group": parameter.group,
+        "group": *parameter.group,
         "dtype": parameter.layout.dtype().name(),
         "shape": parameter.layout.shape(),
         "bytes": parameter.layout.span_bytes(),

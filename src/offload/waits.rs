@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 use crate::device::{Device, Event, Stream};
 use crate::error::Result;
 
-/// Pairs that are kept before the oldest must have passed to be counted.
-const MOST_PENDING: usize = 256;
+/// Pairs under way before those that have passed are looked for, so that they are used again.
+const ENOUGH_PENDING: usize = 32;
+
+/// More are never under way: a driver's queues are shorter.
+const MOST_PENDING: usize = 8192;
 
 /// The events around a wait.
 pub struct Timed {
@@ -25,7 +28,7 @@ pub struct Waits {
 impl Waits {
     /// Marks where a wait begins; `None` while too many are under way, whose time is not counted.
     pub fn begin(&mut self, device: &Device, stream: Stream) -> Result<Option<Timed>> {
-        if self.pending.len() >= MOST_PENDING {
+        if self.pending.len() >= ENOUGH_PENDING {
             self.collect()?;
         }
         if self.pending.len() >= MOST_PENDING {

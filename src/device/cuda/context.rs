@@ -51,11 +51,11 @@ impl Context {
     /// Makes the context current for as long as the guard lives, then restores what was. Inside of
     /// another guard for the same context on this thread there is nothing to do.
     pub fn enter(&self) -> Result<Entered<'_>> {
-        self.process.check()?;
         let before = CURRENT.get();
         if before == self.raw {
             return Ok(Entered { driver: self.driver, found_mode: None, outside: None });
         }
+        self.process.check()?;
         // SAFETY: the context is alive as long as self.
         unsafe { self.driver.context_push(self.raw) }?;
         CURRENT.set(self.raw);

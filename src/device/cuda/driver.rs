@@ -166,6 +166,10 @@ impl Driver {
 
     /// A failed call as an error: the function, the driver's name for the code, its explanation.
     fn error(&self, symbol: &str, code: c_int) -> Error {
+        // An answer, not a failure, and on the path of every step: no words are made for it.
+        if code == code::NOT_READY {
+            return Error::new(WB_ERR_DRIVER, String::new()).with_code(code);
+        }
         let name = self.describe(self.error_name, code).unwrap_or_else(|| "unknown code".into());
         let text = self.describe(self.error_text, code).unwrap_or_default();
         let message = format!("{symbol} answered {name} ({code}): {text}");

@@ -191,7 +191,7 @@ impl Machine {
         }
         let late = capture.is_none() && !self.all_passed(&units)?;
         let timed = if late { self.waits.begin(device, stream)? } else { None };
-        for &unit in &units {
+        for &unit in units.iter().filter(|_| late || capture.is_some()) {
             self.units[unit].ready.hold(stream, capture)?;
         }
         if let Some(timed) = timed {
@@ -336,14 +336,14 @@ impl Machine {
             // A graph's own uses leave no mark outside of it: what came before on this stream may
             // be such a graph. In a capture this draws the lane into it.
             self.fork.record(device, stream, capture)?;
-            self.fork.hold(copies, capture)?;
+            self.fork.order(copies, capture)?;
             self.lanes[lane].capture = capture;
         }
         for at in 0..=self.units[unit].overlaps.len() {
             let other = self.units[unit].overlaps.get(at).copied().unwrap_or(unit);
-            self.units[other].ready.hold(copies, capture)?;
+            self.units[other].ready.order(copies, capture)?;
             for (_, used) in &self.units[other].uses {
-                used.hold(copies, capture)?;
+                used.order(copies, capture)?;
             }
         }
         for at in 0..self.units[unit].overlaps.len() {
