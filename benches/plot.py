@@ -38,12 +38,17 @@ def times_plot(path: Path, points: dict[str, list[tuple[float, float]]], rate: f
         parts.append(f'<text x="{float(at_x) - 8}" y="{at_y}" text-anchor="end">{y:.0f}</text>')
     parts.append(f'<text x="{LEFT}" y="14">ms a step</text>')
     parts.append(f'<text x="{WIDTH / 2 - 80}" y="{HEIGHT - 14}">GB offloaded</text>')
+    ends = [(*bound[1], "link bound", "#888")]
     for at, (name, line) in enumerate(points.items()):
         colour = COLOURS[at % len(COLOURS)]
         drawn = " ".join(place(x, y) for x, y in line)
         parts.append(f'<polyline class="line" stroke="{colour}" points="{drawn}"/>')
-        x, _, y = place(*line[-1]).partition(",")
-        parts.append(f'<text x="{float(x) + 8}" y="{y}" style="fill:{colour}">{name}</text>')
-    x, _, y = place(*bound[1]).partition(",")
-    parts.append(f'<text x="{float(x) + 8}" y="{float(y) + 16}">link bound</text>')
+        ends.append((*line[-1], name, colour))
+    below = 0.0
+    for x, y, name, colour in sorted(ends, key=lambda end: -end[1]):
+        across, _, down = place(x, y).partition(",")
+        below = max(float(down), below + 16)  # names do not lie on each other
+        parts.append(
+            f'<text x="{float(across) + 8}" y="{below}" style="fill:{colour}">{name}</text>'
+        )
     path.write_text("\n".join([*parts, "</svg>"]) + "\n")

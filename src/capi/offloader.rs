@@ -109,6 +109,12 @@ pub struct wb_offloader_stats {
     pub slot_bytes: u64,
     /// Bytes of offloaded parameters that the device reads in place.
     pub view_bytes: u64,
+    /// Bytes of the pinned buffer that pageable memory is staged through; 0 where memory is pinned.
+    pub staging_bytes: u64,
+    /// The most of `mapped_bytes` at a time.
+    pub peak_mapped_bytes: u64,
+    /// The most of `slot_bytes` at a time.
+    pub peak_slot_bytes: u64,
     /// Bytes copied into slots. What a replayed graph copies is not seen and not counted, here and below.
     pub moved_bytes: u64,
     /// Copies into slots.
@@ -609,6 +615,9 @@ pub unsafe extern "C" fn wb_offloader_measure(
             resident_bytes: found.resident_bytes,
             slot_bytes: found.slot_bytes,
             view_bytes: found.view_bytes,
+            staging_bytes: found.staging_bytes,
+            peak_mapped_bytes: found.peak.mapped_bytes,
+            peak_slot_bytes: found.peak.slot_bytes,
             moved_bytes: found.carried.moved_bytes,
             copies: found.carried.copies,
             acquires: found.carried.acquires,

@@ -141,7 +141,8 @@ pub struct wb_plan_options {
     pub allow: u32,
     /// 0.
     pub reserved0: u32,
-    /// What the link carries, for the predicted time; 0 where that is not known.
+    /// What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
+    /// was called.
     pub link_bytes_per_second: f64,
     /// 0.
     pub reserved: [u64; 4],

@@ -12,7 +12,7 @@ mod usage;
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Result, fail};
@@ -181,6 +181,8 @@ pub struct Device {
     usage: Usage,
     /// Bytes of every live allocation of device memory by its address.
     allocations: Mutex<HashMap<u64, usize>>,
+    /// Bytes a second over the link as measured, the bits of an `f64`; 0 while nobody has.
+    link: AtomicU64,
 }
 
 impl Device {
@@ -210,6 +212,7 @@ impl Device {
             policy,
             usage: Usage::default(),
             allocations: Mutex::default(),
+            link: AtomicU64::default(),
         }))
     }
 
@@ -275,6 +278,16 @@ impl Device {
         })?;
         self.usage.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Bytes a second that the link was measured to carry; 0 while it was not.
+    pub fn link(&self) -> f64 {
+        f64::from_bits(self.link.load(Ordering::Relaxed))
+    }
+
+    /// Keeps what was measured.
+    pub fn set_link(&self, bytes_per_second: f64) {
+        self.link.store(bytes_per_second.to_bits(), Ordering::Relaxed);
     }
 
     /// Queues a copy; one that straddles registrations, which CUDA refuses, is split.

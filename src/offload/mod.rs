@@ -6,6 +6,7 @@
 
 mod draft;
 mod fill;
+pub mod link;
 mod mark;
 pub mod offloader;
 pub mod order;

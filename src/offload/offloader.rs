@@ -82,8 +82,19 @@ pub(super) struct State {
     pub ring: Vec<usize>,
     pub depth: usize,
     pub slots: Option<Arc<DeviceMemory>>,
+    /// The most that was held at a time.
+    pub peak: Held,
     /// Grows whenever an address changed.
     pub generation: u64,
+}
+
+/// Bytes that are held, padding and free room included.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Address space of the host.
+    pub mapped_bytes: u64,
+    /// Device memory for slots.
+    pub slot_bytes: u64,
 }
 
 /// A committed plan.
@@ -126,6 +137,10 @@ pub struct Stats {
     pub slot_bytes: u64,
     /// Bytes that the device reads in place.
     pub view_bytes: u64,
+    /// Bytes of the pinned buffer that pageable memory is staged through.
+    pub staging_bytes: u64,
+    /// The most that was held at a time.
+    pub peak: Held,
     /// What was carried.
     pub carried: Carried,
     /// Grows whenever an address changed.
@@ -163,7 +178,7 @@ impl Offloader {
         let Keeping { kept, blocks, to_host, to_device } = keep(&plan, sources, &units)?;
         fill::into_host(device, &arena, &to_host, options.threads, progress)?;
         fill::into_device(device, &to_device, progress)?;
-        let state = State {
+        let mut state = State {
             names: kept.iter().enumerate().map(|(at, kept)| (kept.name.clone(), at)).collect(),
             kept,
             blocks,
@@ -173,8 +188,10 @@ impl Offloader {
             ring: drawn.ring.clone(),
             depth: drawn.depth,
             slots,
+            peak: Held::default(),
             generation: 0,
         };
+        state.note_peak();
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
         let staging =
             if pageable && device.facts().cuda { Some(Staging::new(device)?) } else { None };
@@ -314,7 +331,13 @@ impl Offloader {
     pub fn stats(&self) -> Result<Stats> {
         let carried = self.schedule.carried()?;
         let state = self.state();
-        let mut stats = Stats { carried, generation: state.generation, ..Stats::default() };
+        let mut stats = Stats {
+            carried,
+            generation: state.generation,
+            staging_bytes: self.schedule.staging_bytes(),
+            peak: state.peak,
+            ..Stats::default()
+        };
         for block in &state.blocks {
             stats.offloaded_bytes += block.bytes;
             if state.units[block.unit].slot.is_none() {
@@ -323,11 +346,10 @@ impl Offloader {
         }
         for buffer in state.buffers() {
             stats.asked_bytes += buffer.data().bytes() as u64;
-            stats.mapped_bytes += buffer.mapped_bytes();
             stats.pinned_bytes += buffer.pinned_bytes();
         }
         stats.resident_bytes = state.resident_bytes();
-        stats.slot_bytes = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
+        Held { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
         Ok(stats)
     }
 }
@@ -361,6 +383,20 @@ impl State {
     pub(super) fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
         let own = self.units.iter().map(|unit| &unit.buffer);
         [&self.arena].into_iter().chain(own.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            mapped_bytes: self.buffers().map(|buffer| buffer.mapped_bytes()).sum(),
+            slot_bytes: self.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
+        }
+    }
+
+    /// To be called when memory was taken.
+    pub(super) fn note_peak(&mut self) {
+        let held = self.held();
+        self.peak.mapped_bytes = self.peak.mapped_bytes.max(held.mapped_bytes);
+        self.peak.slot_bytes = self.peak.slot_bytes.max(held.slot_bytes);
     }
 
     /// How far blocks reach in each unit.

@@ -52,7 +52,7 @@ pub struct PlanOptions {
     pub exclude: Vec<String>,
     /// What is a warning only.
     pub allowed: Allowed,
-    /// What the link carries; 0 where that is not known.
+    /// What the link carries; 0 for what was measured, if it was.
     pub link_bytes_per_second: f64,
 }
 
@@ -200,8 +200,11 @@ impl DevicePlan {
     pub fn new(
         device: &Arc<Device>,
         parameters: Vec<Parameter>,
-        options: PlanOptions,
+        mut options: PlanOptions,
     ) -> Result<Arc<Self>> {
+        if options.link_bytes_per_second == 0.0 {
+            options.link_bytes_per_second = device.link();
+        }
         let policy = device.policy();
         let platform = Platform {
             views: policy.views_of(policy.pin),
@@ -478,7 +481,21 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn finish(self, mut draft: Draft) -> Plan {
+    /// A plan that is legal and helps nobody.
+    fn warn_of_slots(&mut self, draft: &Draft) {
+        let carried = draft.units.iter().filter(|unit| unit.carrier != Carrier::View);
+        let (carried, slots): (u64, _) =
+            (carried.map(|unit| unit.bytes).sum(), draft.seats.slot_bytes);
+        if slots > 0 && slots >= carried {
+            self.warnings.push(format!(
+                "the slots take {slots} bytes of device memory, as many as the {carried} that they \
+                 carry: offload more groups, ask for less depth, or let the device read in place"
+            ));
+        }
+    }
+
+    fn finish(mut self, mut draft: Draft) -> Plan {
+        self.warn_of_slots(&draft);
         let offloaded = draft.lay_out(&self);
         let (step_bytes, view_bytes) = draft.link_bytes(&self);
         let mut storage_of = vec![(0, 0); self.parameters.len()];

@@ -401,6 +401,7 @@ impl Offloader {
                 let region = buffer.data();
                 // Its slot is found when everything is arranged again.
                 state.units.push(Unit { buffer, region, carrier, groups, slot: None });
+                state.note_peak();
                 (state.units.len() - 1, 0)
             }
         };
@@ -444,6 +445,7 @@ impl Offloader {
             state.slots =
                 DeviceMemory::alloc(self.device(), seats.slot_bytes as usize)?.map(Arc::new);
         }
+        state.note_peak();
         for (unit, offset) in state.units.iter_mut().zip(&seats.offsets) {
             unit.slot = *offset;
         }

@@ -136,6 +136,11 @@ impl Schedule {
         Ok(Change { device: &self.device, machine, stream })
     }
 
+    /// Bytes of the buffer that pageable memory is staged through.
+    pub fn staging_bytes(&self) -> u64 {
+        self.machine().staging_bytes()
+    }
+
     /// What was carried so far.
     pub fn carried(&self) -> Result<Carried> {
         self.machine().carried()

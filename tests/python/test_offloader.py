@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -102,6 +103,10 @@ def test_what_is_acquired_is_there(device, carrier, pin):
         assert stats.resident_bytes + stats.offloaded_bytes == totals.payload_bytes
         assert stats.slot_bytes == totals.slot_bytes == opened.usage.device_bytes
         assert (stats.pinned_bytes > 0) == (pin is None)
+        staged = pin is False and opened.info.kind == "cuda"
+        assert stats.staging_bytes == (8 << 20 if staged else 0)
+        assert opened.usage.asked_bytes == stats.asked_bytes + stats.staging_bytes
+        assert opened.usage.mapped_bytes == stats.mapped_bytes + stats.staging_bytes
         assert (stats.moved_bytes > 0) == (carrier != "view")
     plan.close()
     opened.close()
@@ -154,6 +159,9 @@ def test_replacing(device, carrier):
     rng = np.random.default_rng(3)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         check_step(device, offloader, model.arrays, stream)
+        fresh = offloader.stats
+        assert fresh.peak_mapped_bytes == fresh.mapped_bytes
+        assert fresh.peak_slot_bytes == fresh.slot_bytes
         for name, array in [
             ("layers.1.w0", rng.standard_normal((64, 33)).astype(np.float32)),  # new data
             ("layers.2.w0", rng.integers(0, 255, (64, 33)).astype(np.uint8)),  # smaller, other type
@@ -177,6 +185,10 @@ def test_replacing(device, carrier):
         assert after.slot_bytes == device.usage.device_bytes
         # What outgrew its room has a buffer of its own, and the one that it outgrew is gone.
         assert after.asked_bytes - plan.totals.arena_bytes < 170_000
+        # The second of them took 160,000 bytes once the first one's 80,000 were given back.
+        assert after.peak_mapped_bytes - fresh.mapped_bytes < 200_000
+        assert after.peak_mapped_bytes >= after.mapped_bytes > fresh.mapped_bytes
+        assert after.peak_slot_bytes >= after.slot_bytes
 
 
 def test_replacing_over_the_budget_changes_nothing(device):
@@ -286,6 +298,40 @@ def test_two_offloaders_and_two_streams(device):
                     check_step(device, offloader, model.arrays, stream, [group])
         for offloader in offloaders:
             offloader.close()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_threads_share_an_offloader(device, carrier):
+    """Each on its own stream: a slot that another holds is an error, never a wrong weight."""
+    model = Model()
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier=carrier)
+    wrong, visits = [], []
+
+    def visit(number: int) -> None:
+        chosen = random.Random(number)
+        with device.stream() as stream:
+            while len(visits) < 120:
+                try:
+                    check_step(device, offloader, model.arrays, stream, [chosen.randrange(LAYERS)])
+                    visits.append(number)
+                except WeighbridgeError as error:
+                    if error.status != Status.BUSY:
+                        wrong.append(error)
+                except AssertionError as error:
+                    wrong.append(error)
+
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        threads = [threading.Thread(target=visit, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            assert offloader.stats.acquires >= 0
+            threads[0].join(0.005)
+        for thread in threads:
+            thread.join()
+        assert not wrong, wrong[0]
+        assert len(set(visits)) > 1
+        check_step(device, offloader, model.arrays, stream)
 
 
 def test_memory_goes_back_when_what_is_queued_has_run(device):

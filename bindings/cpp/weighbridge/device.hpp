@@ -56,6 +56,12 @@ class Device
       return wb_device_describe(get(), info, error);
     });
   }
+  /// Bytes a second from pinned host memory to the device; plans made afterwards count on it.
+  Result<double> measure_link() const {
+    return detail::ask(0.0, [&](auto* bytes_per_second, auto* error) {
+      return wb_device_measure_link(get(), bytes_per_second, error);
+    });
+  }
   Result<wb_device_usage> measure() const {
     return detail::ask<wb_device_usage>(WB_DEVICE_USAGE_INIT, [&](auto* usage, auto* error) {
       return wb_device_measure(get(), usage, error);

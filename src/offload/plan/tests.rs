@@ -114,6 +114,22 @@ proptest! {
                 prop_assert!(used + needs > room, "{needs} would fit beside {used} of {room}");
             }
         }
+        // And what left are those that a walk in that order takes.
+        let walked: Vec<usize> =
+            (0..plan.storages.len()).filter(|at| plan.storages[*at].bytes > 0).collect();
+        let first = |at: &usize| {
+            let users = plan.storages[*at].parameters.iter();
+            users.map(|parameter| plan.parameters[*parameter].group).min().unwrap()
+        };
+        let looked_at: Vec<_> =
+            walked.iter().map(|at| (first(at), plan.storages[*at].bytes)).collect();
+        let mut left = room;
+        for index in order::arrange(&looked_at, order) {
+            let storage = &plan.storages[walked[index]];
+            let needs = storage.bytes.next_multiple_of(ALIGNMENT);
+            prop_assert_eq!(storage.unit.is_some(), needs <= left);
+            left -= if needs <= left { needs } else { 0 };
+        }
     }
 
     /// At the very bytes that `count` parameters need they are taken; at one byte less they are not.
@@ -237,6 +253,23 @@ fn views_are_views_or_an_error() {
     let error = Plan::new(model(2, &[5000]), options, &platform(false)).unwrap_err();
     assert_eq!(error.status, WB_ERR_NOT_MAPPED);
     assert!(error.message.contains("the test says so"), "{}", error.message);
+}
+
+#[test]
+fn slots_as_big_as_what_they_carry_are_warned_of() {
+    // Of three layers in a ring each is another one's neighbour; of four, every second shares a slot.
+    for (layers, warned) in [(1, true), (2, true), (3, true), (4, false)] {
+        let options = PlanOptions {
+            offload_bytes: Some(1 << 20),
+            carrier: Carrier::Prefetch,
+            ..PlanOptions::default()
+        };
+        let plan = Plan::new(model(layers, &[5120]), options, &platform(true)).unwrap();
+        assert_eq!(plan.warnings.len(), usize::from(warned), "{layers} layers");
+        if layers == 2 {
+            assert!(plan.warnings[0].contains("10240"), "{}", plan.warnings[0]);
+        }
+    }
 }
 
 #[test]

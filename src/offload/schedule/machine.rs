@@ -144,6 +144,10 @@ impl Machine {
         Ok(Carried { waited_seconds: self.waits.seconds()?, ..self.carried })
     }
 
+    pub(super) fn staging_bytes(&self) -> u64 {
+        self.staging.as_ref().map_or(0, |staging| staging.span().bytes() as u64)
+    }
+
     /// Waits for every mark; the first error.
     pub(super) fn synchronize(&self) -> Result<()> {
         let marks = self.units.iter().flat_map(|unit| {

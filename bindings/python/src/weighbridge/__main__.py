@@ -1,11 +1,12 @@
-"""The command line: ``python -m weighbridge doctor``."""
+"""The command line: ``python -m weighbridge doctor`` and ``plan``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from . import __version__
+from . import __version__, planning
+from .doctor import run as run_doctor
 
 
 def main() -> int:
@@ -21,11 +22,14 @@ def main() -> int:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
     doctor.add_argument("--device", metavar="NAME", help='only this one, "host" or "cuda:N"')
+    plan = commands.add_parser(
+        "plan", help="say which weights of a checkpoint would leave the device, and why"
+    )
+    planning.add_arguments(plan)
     arguments = parser.parse_args()
-
-    from .doctor import run
-
-    return run(arguments.device, arguments.json)
+    if arguments.command == "plan":
+        return planning.run(arguments)
+    return run_doctor(arguments.device, arguments.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from ctypes import byref, c_int32, c_uint64, c_void_p
+from ctypes import byref, c_double, c_int32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,12 @@ class Device(Handle):
         check(lib.wb_device_measure(self._live(), byref(found), byref(error)), error)
         fields = DeviceUsage.__dataclass_fields__
         return DeviceUsage(**{name: getattr(found, name) for name in fields})
+
+    def measure_link(self) -> float:
+        """Bytes a second from pinned host memory to the device; plans made later count on it."""
+        found, error = c_double(), _abi.wb_error()
+        check(lib.wb_device_measure_link(self._live(), byref(found), byref(error)), error)
+        return found.value
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait until every reference that goes after a stream, or was a consumer's, is gone.

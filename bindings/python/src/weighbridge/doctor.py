@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from . import _vllm
 from ._library import PATH, VERSION
+from ._text import in_words, print_table
 from .device import Device, cuda_device_count
 from .errors import WeighbridgeError
 
@@ -78,7 +78,12 @@ def _print(found: dict[str, Any]) -> None:
         if device["error"]:
             print(f"{device['device']}: {device['error']['message']}")
         else:
-            _print_table(f"{device['device']}: {device['info']['name']}", _rows(device["info"]))
+            print_table(
+                f"{device['device']}: {device['info']['name']}",
+                ("", "here", "why, or what it means"),
+                _rows(device["info"]),
+                styles={"yes": "green", "no": "yellow"},
+            )
 
 
 def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -86,8 +91,8 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = [
         ("pin host memory", _yes(info["pin"]), info["pin_reason"]),
         ("views of host memory", _yes(info["views"]), info["views_reason"]),
-        ("memory", _bytes(info["total_bytes"]), f"{_bytes(info['free_bytes'])} free"),
-        ("memory that may be locked", _bytes(info["memlock_limit"]), "RLIMIT_MEMLOCK"),
+        ("memory", in_words(info["total_bytes"]), f"{in_words(info['free_bytes'])} free"),
+        ("memory that may be locked", in_words(info["memlock_limit"]), "RLIMIT_MEMLOCK"),
         ("unified addressing", _yes(info["unified_addressing"]), "one address space"),
         ("host registration", _yes(info["host_register"]), "existing memory can be pinned"),
         (
@@ -107,34 +112,5 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _print_table(title: str, rows: list[tuple[str, str, str]]) -> None:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        print(title)
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for what, how, why in rows:
-            print(f"  {what:<{widths[0]}}  {how:<{widths[1]}}  {why}".rstrip())
-        return
-    table = Table(title=Text(title), title_justify="left")
-    for column in ("", "here", "why, or what it means"):
-        table.add_column(column)
-    for what, how, why in rows:
-        style = {"yes": "green", "no": "yellow"}.get(how, "")
-        table.add_row(Text(what), Text(how, style=style), Text(why))
-    Console(file=sys.stdout).print(table)
-
-
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return "no limit"
-    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 1 << shift:
-            return f"{count / (1 << shift):.1f} {unit}"
-    return f"{count} bytes"

@@ -52,6 +52,10 @@ class OffloaderStats:
     resident_bytes: int
     slot_bytes: int
     view_bytes: int
+    staging_bytes: int
+    """Of the pinned buffer that pageable memory is staged through."""
+    peak_mapped_bytes: int
+    peak_slot_bytes: int
     moved_bytes: int
     copies: int
     acquires: int

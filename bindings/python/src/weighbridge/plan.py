@@ -47,6 +47,16 @@ class Parameter:
     """Keeps the source's memory alive."""
 
 
+def group_of(name: str) -> str:
+    """The group that a parameter's name speaks of: up to its first number, or its module's name.
+
+    ``model.layers.3.mlp.weight`` is of ``model.layers.3``, ``model.norm.weight`` of ``model.norm``.
+    """
+    segments = name.split(".")
+    number = next((at for at, segment in enumerate(segments) if segment.isdigit()), None)
+    return ".".join(segments[: -1 if number is None else number + 1])
+
+
 class Parameters:
     """An array of C's parameters, with everything that it points to."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from ctypes import byref, c_int32, c_uint64
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _abi
@@ -14,10 +15,11 @@ from ._options import Options, c_text, unsigned
 from .buffer import Buffer
 from .dtypes import Dtype
 from .errors import NotFoundError, Status, check
+from .plan import Parameter, group_of
 from .view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Literal, Unpack
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 DEFAULT_ALIGNMENT = 16
 """What kernels that load 16 bytes at a time need."""
+
+
+def _access(name: str, sparse: Sequence[str]) -> Literal["dense", "sparse"]:
+    return "sparse" if any(fnmatchcase(name, glob) for glob in sparse) else "dense"
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,29 @@ class Safetensors(Handle):
         )
         given.check(status, error)
         return Loaded(View(self._device, reference), bool(copied.value))
+
+    def parameter(
+        self, name: str, group: str | None = None, access: Literal["dense", "sparse"] = "dense"
+    ) -> Parameter:
+        """A tensor as a plan takes it, its bytes where they lie in the file.
+
+        Its group is what its name speaks of, if none is given.
+        """
+        view = self.view(name, access="host", alignment=0)
+        info = view.info
+        return Parameter(
+            name,
+            group_of(name) if group is None else group,
+            info.dtype,
+            info.shape,
+            source=info.address,
+            access=access,
+            held=view,
+        )
+
+    def parameters(self, sparse: Sequence[str] = ()) -> list[Parameter]:
+        """All tensors as a plan takes them; those of the globs ``sparse`` are read by few rows."""
+        return [self.parameter(name, access=_access(name, sparse)) for name in self.keys()]
 
     def __repr__(self) -> str:
         if self.closed:

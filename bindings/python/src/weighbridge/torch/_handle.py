@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ def offload(
     slot_bytes: int | None = None,
     depth: int = 0,
     allow: Sequence[str] = (),
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
@@ -44,14 +45,15 @@ def offload(
     Budgets, selectors, carriers and orders are those of :class:`weighbridge.Plan`. ``groups`` are
     names of modules that are carried as one, by default the entries of the longest ``ModuleList``;
     a parameter outside of them goes with its own module. Embeddings are taken as sparse.
-    ``checkpoint`` is a safetensors file that the weights are taken from, for a model on the meta
-    device for instance: they go from the file into host memory, or to the device if they stay.
-    ``device`` is where the model runs, by default where it is. Buffers are left alone.
+    ``checkpoint`` is a safetensors file, or several, that weights are taken from, for a model on
+    the meta device for instance: they go from the file into host memory, or to the device if they
+    stay. ``device`` is where the model runs, by default where it is. Buffers are left alone.
     """
     where = torch.device(device) if device is not None else _device_of(model)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
-    file = None if checkpoint is None else Safetensors(opened, checkpoint, pin=False)
-    parameters = _parameters(model, groups, file)
+    paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+    files = [Safetensors(opened, path, pin=False) for path in paths]
+    parameters = _parameters(model, groups, files)
     plan = Plan(
         opened,
         parameters,
@@ -67,7 +69,7 @@ def offload(
         link_bytes_per_second=link_bytes_per_second,
     )
     handle = OffloadHandle(model, plan, where, groups)
-    if file is not None:
+    for file in files:
         file.close()
     return handle
 
@@ -84,7 +86,7 @@ def _device_of(model: torch.nn.Module) -> torch.device:
 def _parameters(
     model: torch.nn.Module,
     groups: Literal["auto"] | Sequence[str],
-    file: Safetensors | None,
+    files: Sequence[Safetensors],
 ) -> list[Parameter]:
     group_of = group_of_each(model, groups)
     sparse = {
@@ -92,30 +94,29 @@ def _parameters(
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
     }
+    named = list(model.named_parameters(remove_duplicate=False))
+    # By the parameter, not by its name: a file has what is tied once, by one of the names.
+    in_file = {
+        id(parameter): file.parameter(name)
+        for name, parameter in named
+        for file in files
+        if name in file
+    }
     found = []
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        given = _from_file(file, name) if file is not None and name in file else None
+    for name, parameter in named:
         access: Any = "sparse" if name in sparse else "dense"
-        found.append(
-            Parameter(
-                name,
-                group_of[name],
-                given.dtype if given else dtype_of(parameter),
-                given.shape if given else tuple(parameter.shape),
-                None if given else tuple(parameter.stride()),
-                source=given.source if given else address_of(parameter),
-                storage=id(parameter),
-                access=access,
-                held=given or parameter,
-            )
+        given = in_file.get(id(parameter)) or Parameter(
+            name,
+            "",
+            dtype_of(parameter),
+            tuple(parameter.shape),
+            tuple(parameter.stride()),
+            source=address_of(parameter),
+            storage=id(parameter),
+            held=parameter,
         )
+        found.append(replace(given, name=name, group=group_of[name], access=access))
     return found
-
-
-def _from_file(file: Safetensors, name: str) -> Any:
-    info = file.info(name)
-    view = file.view(name, access="host", alignment=0)
-    return Parameter(name, "", info.dtype, view.shape, source=view.address, held=view)
 
 
 class OffloadHandle:
