@@ -2,17 +2,17 @@
 
     python examples/demo --device host --offload-bytes 60MB ["a sentence" ...]
 
-The weights' file is mapped. As many weights as the budget allows stay in host memory, where the
-device reads them through views; the others are copied into device memory. The embeddings must be
-bit-identical to those of a run without weighbridge.
+The weights' file is mapped, and a plan says which of them leave the device under the budget. They
+are kept in host memory and carried to the device layer by layer; the others stay there. The
+embeddings must be bit-identical to those of a run without weighbridge.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from rich.table import Table
 
 import model
-from placement import Placement, place
-from weighbridge import Device, Safetensors
+from carried import Carried, parameters_of
+from weighbridge import Device, Plan, Safetensors
+from weighbridge.planning import bytes_argument, summary
 
 SENTENCES = [
     "A model's weights wait in host memory until they are needed.",
     "Parameters stay in RAM and are fetched on demand.",
     "The bakery opens at seven in the morning.",
 ]
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def byte_count(text: str) -> int:
-    """Bytes of ``60MB``, ``1.5GiB`` or ``4096``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: write 60MB or 4096")
-    return int(float(match[1]) * UNITS[(match[2] or "").upper()])
 
 
 def open_with_progress(device: Device, console: Console) -> Safetensors:
@@ -53,19 +45,24 @@ def open_with_progress(device: Device, console: Console) -> Safetensors:
 
 
 def encode(
-    weights: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray, config: model.Config, cuda: bool
+    weights: Mapping[str, Any],
+    ids: np.ndarray,
+    mask: np.ndarray,
+    config: model.Config,
+    cuda: bool,
+    visit: Any = nullcontext,
 ) -> np.ndarray:
     """The embeddings, by NumPy or, on a CUDA device, by PyTorch."""
     if not cuda:
         import encoder_numpy
 
-        return encoder_numpy.encode(weights, config, ids, mask)
+        return encoder_numpy.encode(weights, config, ids, mask, visit)
     import torch
 
     import encoder_torch
 
     on_device = [torch.from_numpy(array).cuda() for array in (ids, mask)]
-    return encoder_torch.encode(weights, config, *on_device).cpu().numpy()
+    return encoder_torch.encode(weights, config, *on_device, visit).cpu().numpy()
 
 
 def plain_weights(cuda: bool) -> Mapping[str, Any]:
@@ -79,56 +76,64 @@ def plain_weights(cuda: bool) -> Mapping[str, Any]:
     return load_file(model.weights_path())
 
 
-def show_placement(placement: Placement, budget: int, console: Console) -> None:
-    """A table of what is held where."""
-    table = Table(title=f"what is held where, at most {budget:,} bytes offloaded")
-    for column in ("group", "in host memory, by view", "of these copied to align", "on the device"):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for group, row in placement.by_group().items():
-        table.add_row(group, *(f"{nbytes:,}" for nbytes in row))
-    table.add_section()
-    table.add_row("all", *(f"{nbytes:,}" for nbytes in placement.totals()))
+def show_plan(plan: Plan, budget: int, console: Console) -> None:
+    """A table of what goes where, group by group."""
+    table = Table(
+        title=f"what goes where, at most {budget:,} bytes offloaded", title_justify="left"
+    )
+    for column in ("group", "in host memory", "on the device", "carried by"):
+        table.add_column(column, justify="left" if column[0] in "gc" else "right")
+    for number, group in enumerate(plan.groups):
+        inside = {p.carrier for p in plan.parameters if p.group == number} - {"resident"}
+        nbytes = (f"{group.offloaded_bytes:,}", f"{group.resident_bytes:,}")
+        table.add_row(group.name, *nbytes, ", ".join(sorted(inside)))
     console.print(table)
+    for line in summary(plan):
+        console.print(line)
 
 
 def main() -> int:
     """Runs the demo; 0 only when the embeddings are bit-identical and the budget was kept."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="host", help="host (default) or cuda:N")
-    parser.add_argument("--offload-bytes", type=byte_count, default=byte_count("60MB"))
+    parser.add_argument("--offload-bytes", type=bytes_argument, default="60MB")
     parser.add_argument("sentences", nargs="*", default=SENTENCES)
     arguments = parser.parse_args()
     console = Console()
     config = model.load_config()
     ids, mask = model.tokenize(model.load_tokenizer(config), arguments.sentences)
-    groups = model.weight_groups(config)
+    groups, budget = model.weight_groups(config), arguments.offload_bytes
 
     with Device(arguments.device) as device:
         cuda = arguments.device.startswith("cuda")
         info = device.info
         console.print(f"{arguments.device}: {info.name}; pin: {info.pin_reason}")
         console.print(f"views: {info.views_reason}")
+        console.print(f"link: {device.measure_link() / 1e9:.1f} GB/s")
         with open_with_progress(device, console) as file:
-            placement = place(device, file, groups, arguments.offload_bytes, cuda)
-        show_placement(placement, arguments.offload_bytes, console)
-        ours = encode(placement.weights, ids, mask, config, cuda)
+            plan = Plan(device, parameters_of(file, groups), offload_bytes=budget)
+            show_plan(plan, budget, console)
+            carried = Carried(plan, cuda)
+        ours = encode(carried.weights, ids, mask, config, cuda, carried.visit)
+        stats = carried.offloader.stats
         similarity = ours @ ours.T
         for index, sentence in enumerate(arguments.sentences):
             console.print(f"{similarity[0, index]:+.3f}  {sentence}")
-        placement.close()
+        console.print(f"{stats.moved_bytes:,} bytes moved in {stats.copies} copies")
+        carried.close()
+        plan.close()
         device.drain(10)
 
     reference = encode(plain_weights(cuda), ids, mask, config, cuda)
-    offloaded, _, resident = placement.totals()
-    if offloaded > arguments.offload_bytes:
-        print(f"demo: failed, {offloaded} bytes offloaded, {arguments.offload_bytes} allowed")
+    if stats.asked_bytes > budget:
+        print(f"demo: failed, {stats.asked_bytes} bytes of host memory, {budget} allowed")
         return 1
     if ours.tobytes() != reference.tobytes():
         difference = float(np.abs(ours - reference).max())
         print(f"demo: failed, embeddings differ from the run without weighbridge by {difference}")
         return 1
-    total = offloaded + resident
-    print(f"demo: ok, {offloaded} of {total} bytes offloaded, embeddings bit-identical")
+    total = stats.offloaded_bytes + stats.resident_bytes
+    print(f"demo: ok, {stats.offloaded_bytes} of {total} bytes offloaded, embeddings bit-identical")
     return 0
 
 

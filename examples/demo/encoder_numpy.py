@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from model import Config
 
 Get = Callable[[str], np.ndarray]
+# Around all that reads a group's weights: where they are carried, they are there inside of it.
+Visit = Callable[[str], AbstractContextManager]
 
 
 def encode(
@@ -31,11 +34,15 @@ def encode(
     config: Config,
     input_ids: np.ndarray,
     attention_mask: np.ndarray,
+    visit: Visit = nullcontext,
 ) -> np.ndarray:
     """Sentence vectors of length one, (sentences, hidden), from two (sentences, tokens) arrays."""
-    hidden = embed(input_ids, scoped(weights, "embeddings"), config)
+    with visit("embeddings"):
+        hidden = embed(input_ids, scoped(weights, "embeddings"), config)
     for index in range(config.num_hidden_layers):
-        hidden = layer(hidden, attention_mask, scoped(weights, f"encoder.layer.{index}"), config)
+        group = f"encoder.layer.{index}"
+        with visit(group):
+            hidden = layer(hidden, attention_mask, scoped(weights, group), config)
     return pool(hidden, attention_mask)
 
 

@@ -7,6 +7,7 @@ on the CPU. Weights are only read, so they may be tensors over memory that someb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from model import Config
 
 Get = Callable[[str], torch.Tensor]
+Visit = Callable[[str], AbstractContextManager]
 
 
 @torch.inference_mode()
@@ -24,11 +26,15 @@ def encode(
     config: Config,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
+    visit: Visit = nullcontext,
 ) -> torch.Tensor:
     """Sentence vectors of length one, (sentences, hidden), from two (sentences, tokens) tensors."""
-    hidden = embed(input_ids, scoped(weights, "embeddings"), config)
+    with visit("embeddings"):
+        hidden = embed(input_ids, scoped(weights, "embeddings"), config)
     for index in range(config.num_hidden_layers):
-        hidden = layer(hidden, attention_mask, scoped(weights, f"encoder.layer.{index}"), config)
+        group = f"encoder.layer.{index}"
+        with visit(group):
+            hidden = layer(hidden, attention_mask, scoped(weights, group), config)
     return pool(hidden, attention_mask)
 
 

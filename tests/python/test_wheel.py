@@ -33,8 +33,9 @@ def test_a_wheel_carries_the_library_and_runs(tmp_path):
         names = archive.namelist()
         with open(os.environ["WEIGHBRIDGE_LIBRARY"], "rb") as library:
             assert archive.read("weighbridge/libweighbridge.so") == library.read()
-    sources = {path.name for path in (project / "src" / "weighbridge").glob("*.py")}
-    assert {f"weighbridge/{name}" for name in {*sources, "py.typed"}} <= set(names)
+    package = project / "src"
+    sources = {str(path.relative_to(package)) for path in package.glob("weighbridge/**/*.py")}
+    assert {*sources, "weighbridge/py.typed"} <= set(names)
 
     installed = tmp_path / "installed"
     subprocess.run(

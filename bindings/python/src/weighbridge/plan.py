@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from ctypes import POINTER, byref, c_char_p, cast, pointer
+from ctypes import POINTER, byref, c_char_p, cast, pointer, sizeof
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class Parameters:
     def _write(self, place: Any, parameter: Parameter) -> None:
         layout = _layout(Dtype.of(parameter.dtype), parameter.shape, parameter.strides)
         self._held.append(layout)
-        place.struct_size = _abi.ctypes.sizeof(_abi.wb_parameter)
+        place.struct_size = sizeof(_abi.wb_parameter)
         place.access = _abi.PARAMETER_ACCESS.code(parameter.access)
         place.name = c_text(parameter.name, "name")
         place.group = c_text(parameter.group, "group")

@@ -24,17 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
         "--offload-bytes",
-        type=_bytes,
+        type=bytes_argument,
         metavar="N",
         help="the most host memory that is taken, such as 40MB or 1.5GiB",
     )
     budget.add_argument(
         "--device-bytes",
-        type=_bytes,
+        type=bytes_argument,
         metavar="N",
         help="the most device memory that what stays and the slots may take",
     )
-    parser.add_argument("--slot-bytes", type=_bytes, metavar="N", help="the most for slots")
+    parser.add_argument("--slot-bytes", type=bytes_argument, metavar="N", help="the most for slots")
     parser.add_argument("--depth", type=int, default=0, help="groups in their slots at a time")
     for name, what in (
         ("--select", "what may leave the device: whole segments of a name, or a glob"),
@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--svg", type=Path, metavar="OUT", help="draw it into a file")
 
 
-def _bytes(text: str) -> int:
+def bytes_argument(text: str) -> int:
+    """``40MB`` as an argument of a command."""
     try:
         return byte_count(text)
     except ValueError as error:
