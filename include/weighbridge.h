@@ -709,7 +709,7 @@ typedef struct {
      */
     uint64_t storage;
     /**
-     * A wb_carrier; WB_CARRIER_AUTO is the options'.
+     * A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
      */
     wb_carrier carrier;
     /**
@@ -1520,7 +1520,7 @@ typedef struct {
 #define WB_CARRIER_PREFETCH 3
 
 /**
- * It is not carried: it stays on the device. An answer only.
+ * It is not carried: it stays on the device.
  */
 #define WB_CARRIER_NONE -1
 

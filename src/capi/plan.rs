@@ -61,7 +61,7 @@ pub const WB_CARRIER_VIEW: wb_carrier = 1;
 pub const WB_CARRIER_ON_DEMAND: wb_carrier = 2;
 /// It is copied ahead of that.
 pub const WB_CARRIER_PREFETCH: wb_carrier = 3;
-/// It is not carried: it stays on the device. An answer only.
+/// It is not carried: it stays on the device.
 pub const WB_CARRIER_NONE: wb_carrier = -1;
 
 /// In which order parameters leave the device while the budget lasts.
@@ -98,7 +98,7 @@ pub struct wb_parameter {
     pub source: u64,
     /// Ties parameters that have no source: those of the same number, other than 0.
     pub storage: u64,
-    /// A wb_carrier; WB_CARRIER_AUTO is the options'.
+    /// A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
     pub carrier: wb_carrier,
     /// 0.
     pub reserved0: u32,
@@ -363,7 +363,10 @@ unsafe fn parameter_from(
                 (WB_PARAMETER_SPARSE, ParameterAccess::Sparse),
             ],
         )?,
-        carrier: carrier(given.carrier, "parameter.carrier")?,
+        carrier: match given.carrier {
+            WB_CARRIER_NONE => None,
+            asked => Some(carrier(asked, "parameter.carrier")?),
+        },
     })
 }
 

@@ -141,7 +141,7 @@ fn wish(planner: &Planner<'_>, storage: usize) -> Carrier {
     planner.storages[storage]
         .parameters
         .iter()
-        .map(|(index, _)| planner.parameters[*index].carrier)
+        .filter_map(|(index, _)| planner.parameters[*index].carrier)
         .find(|carrier| *carrier != Carrier::Auto)
         .unwrap_or(planner.options.carrier)
 }

@@ -70,8 +70,8 @@ pub struct Parameter {
     pub storage: u64,
     /// How a step reads it.
     pub access: ParameterAccess,
-    /// How it is to be carried, if it is offloaded.
-    pub carrier: Carrier,
+    /// How it is to be carried if it is offloaded; `None` for what is to stay on the device.
+    pub carrier: Option<Carrier>,
 }
 
 /// Bytes of one parameter, or of several that are tied.
@@ -188,7 +188,7 @@ pub(super) mod tests {
             source: Source { address, on_device: false },
             storage: 0,
             access: ParameterAccess::Dense,
-            carrier: Carrier::Auto,
+            carrier: Some(Carrier::Auto),
         }
     }
 

@@ -333,11 +333,12 @@ impl<'a> Planner<'a> {
                 *reason = Some(Reason::Empty);
             }
             for (index, _) in &storage.parameters {
-                let name = &self.parameters[*index].name;
+                let Parameter { name, carrier, .. } = &self.parameters[*index];
                 let selected = first_match(&mut select, name).is_some() || select.is_empty();
                 let excluded = first_match(&mut exclude, name);
                 let tied = storage.parameters.len() > 1;
                 let stays = match excluded {
+                    _ if carrier.is_none() => Some(Reason::AskedToStay(name.as_str().into())),
                     Some(by) => Some(Reason::Excluded(exclude[by].0.text().into())),
                     None if !selected && tied => {
                         Some(Reason::TiedToUnselected(name.as_str().into()))

@@ -11,6 +11,7 @@ use super::parameter::Carrier;
 pub enum Reason {
     Empty,
     NotSelected,
+    AskedToStay(Arc<str>),
     TiedToUnselected(Arc<str>),
     Excluded(Arc<str>),
     BudgetLeft { left: u64, needs: u64 },
@@ -27,6 +28,7 @@ impl Display for Reason {
         match self {
             Self::Empty => write!(to, "resident: it has no bytes"),
             Self::NotSelected => write!(to, "resident: not selected"),
+            Self::AskedToStay(name) => write!(to, "resident: asked for by {name:?}"),
             Self::TiedToUnselected(name) => {
                 write!(to, "resident: tied to {name:?}, which is not selected")
             }

@@ -220,12 +220,16 @@ impl Offloader {
             Ok(false)
         };
         let selected = options.select.is_empty() || meant(&options.select)?;
-        if parameter.layout.span_bytes() == 0 || !selected || meant(&options.exclude)? {
+        if parameter.layout.span_bytes() == 0
+            || parameter.carrier.is_none()
+            || !selected
+            || meant(&options.exclude)?
+        {
             return Ok(None);
         }
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
         let carriers: Vec<Carrier> = beside.map(|unit| unit.carrier).collect();
-        let wished = (parameter.carrier != Carrier::Auto).then_some(parameter.carrier);
+        let wished = parameter.carrier.filter(|carrier| *carrier != Carrier::Auto);
         let ahead = carriers.contains(&Carrier::Prefetch).then_some(Carrier::Prefetch);
         Ok(carriers.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
     }

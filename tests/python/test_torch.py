@@ -195,6 +195,7 @@ def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
     resident = run(net, where)
     path = tmp_path / "model.safetensors"
     state = {name: t.contiguous().clone() for name, t in net.state_dict().items()}
+    del state["head.weight"]  # files have what is tied once
     safetensors.save_file(state, path)
     with torch.device("meta"):
         empty = Net().eval()
@@ -202,14 +203,108 @@ def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
     layer = sum(p.nbytes for p in net.layers[0].parameters())
     handle = wt.offload(empty, offload_bytes=3 * layer, checkpoint=path, device=where)
     assert not any(p.is_meta for p in empty.parameters())
+    assert empty.head.weight is empty.embed.weight
     assert same(run(empty, where), resident)
+    assert handle.stats().asked_bytes <= 3 * layer
     handle.remove()
     assert same(run(empty, where), resident)
+
+
+def test_shards_are_one_checkpoint(net, where, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    resident, paths = run(net, where), []
+    for half in range(2):
+        state = {
+            name: t.clone() for at, (name, t) in enumerate(net.named_parameters()) if at % 2 == half
+        }
+        paths.append(tmp_path / f"{half}.safetensors")
+        safetensors.save_file(state, paths[-1])
+    with torch.device("meta"):
+        empty = Net().eval()
+    empty.scale = torch.tensor(1.5, device=where)
+    handle = wt.offload(empty, offload_bytes=1 << 20, checkpoint=paths, device=where)
+    assert same(run(empty, where), resident)
+    handle.remove()
+
+
+def test_buffers_stay_unless_they_are_asked_for(net, where):
+    resident = run(net, where)
+    place = net.scale.data_ptr()
+    handle = wt.offload(net, offload_bytes=1 << 20, groups=[""])
+    assert net.scale.data_ptr() == place
+    assert "scale" not in {planned.name for planned in handle.plan.parameters}
+    handle.remove()
+    handle = wt.offload(net, offload_bytes=1 << 20, groups=[""], buffers=True)
+    (planned,) = (planned for planned in handle.plan.parameters if planned.name == "scale")
+    assert planned.carrier == "prefetch" and net.scale.data_ptr() != place
+    assert isinstance(net.scale, torch.Tensor) and not isinstance(net.scale, torch.nn.Parameter)
+    assert same(run(net, where), resident)
+    assert same(net.state_dict()["scale"], torch.tensor(1.5))
+    handle.remove()
+    assert same(run(net, where), resident)
+
+
+class Tower(torch.nn.Module):
+    """Weights of its own, a module whose inside is used without being called, two lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = torch.nn.Parameter(torch.randn(4, 32))
+        self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+        self.encoder = torch.nn.ModuleList([Block(32) for _ in range(3)])
+        self.decoder = torch.nn.ModuleList([Block(32) for _ in range(5)])
+        self.embed = torch.nn.Embedding(50, 32)
+        self.shifts = torch.nn.ParameterList([torch.randn(32) for _ in range(2)])
+        self.heads = torch.nn.ModuleDict({"out": torch.nn.Linear(32, 32)})
+
+    def forward(self, tokens):
+        x = self.heads["out"](self.embed(tokens) + self.position + self.shifts[1])
+        for layer in self.encoder:
+            x = layer(x)
+        x = self.attention(x, x, x, need_weights=False)[0]
+        for layer in self.decoder:
+            x = layer(x) + self.position
+        return x
+
+
+@pytest.mark.parametrize("pin", [None, False])
+@pytest.mark.parametrize("carrier", ["on-demand", "prefetch", "auto"])
+def test_weights_outside_of_layers(where, carrier, pin):
+    torch.manual_seed(0)
+    tower = Tower().to(where).eval()
+    resident = run(tower, where)
+    handle = wt.offload(tower, offload_bytes=1 << 20, carrier=carrier, pin=pin)
+    groups = {group.name for group in handle.plan.groups}
+    layers = {f"encoder.{at}" for at in range(3)} | {f"decoder.{at}" for at in range(5)}
+    assert groups == {"", "attention", "embed", "heads.out", *layers}
+    # What is used while groups come and go cannot have a slot of its own.
+    for planned in handle.plan.parameters:
+        if planned.name.startswith(("position", "shifts")):
+            assert planned.carrier in ("view", "resident"), planned
+    for _ in range(3):
+        assert same(run(tower, where), resident)
+    handle.remove()
+    assert same(run(tower, where), resident)
+
+
+def test_groups_may_be_one_or_named(net, where):
+    resident = run(net, where)
+    for groups, names in [
+        ([""], {""}),
+        (["layers.1", "layers.3"], {"embed", "head", "layers.1", "layers.3", "layers.0"}),
+    ]:
+        handle = wt.offload(net, offload_bytes=1 << 20, groups=groups)
+        found = {group.name for group in handle.plan.groups}
+        assert names <= found
+        assert same(run(net, where), resident)
+        handle.remove()
 
 
 def test_groups_that_are_none(net):
     with pytest.raises(ValueError, match="no module 'layer'"):
         wt.offload(net, offload_bytes=1 << 20, groups=["layer"])
+    with pytest.raises(ValueError, match="'layers' is a ModuleList, which is never called"):
+        wt.offload(net, offload_bytes=1 << 20, groups=["layers"])
 
 
 def test_compiled(net, where):

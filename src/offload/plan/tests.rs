@@ -256,6 +256,22 @@ fn views_are_views_or_an_error() {
 }
 
 #[test]
+fn what_is_to_stay_stays_with_all_that_is_tied_to_it() {
+    let mut model = model(3, &[5000]);
+    for (name, carrier) in [("head", None), ("embed", Some(Carrier::Auto))] {
+        let tied = parameter(name, name, 3000, 0);
+        model.push(Parameter { storage: 9, carrier, ..tied });
+    }
+    let options = PlanOptions { offload_bytes: Some(1 << 20), ..options() };
+    let plan = Plan::new(model, options, &platform(true)).unwrap();
+    plan.check();
+    assert_eq!(plan.offloaded_payload_bytes, 15_000);
+    for planned in &plan.parameters[3..] {
+        assert_eq!(planned.reason.to_string(), "resident: asked for by \"head\"");
+    }
+}
+
+#[test]
 fn slots_as_big_as_what_they_carry_are_warned_of() {
     // Of three layers in a ring each is another one's neighbour; of four, every second shares a slot.
     for (layers, warned) in [(1, true), (2, true), (3, true), (4, false)] {

@@ -42,7 +42,8 @@ class Parameter:
     """Ties parameters that have no source: those of the same number, other than 0."""
     access: Literal["dense", "sparse"] = "dense"
     """Whether a step reads all of it, or few rows."""
-    carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto"
+    carrier: Literal["auto", "view", "on-demand", "prefetch", "resident"] = "auto"
+    """``"resident"`` for what is not to leave the device."""
     held: Any = field(default=None, repr=False, compare=False)
     """Keeps the source's memory alive."""
 

@@ -10,6 +10,7 @@ For inference: offloaded parameters need no gradients until the handle is remove
 
 from __future__ import annotations
 
-from ._handle import OffloadHandle, offload
+from ._handle import OffloadHandle
+from ._offload import offload
 
 __all__ = ["OffloadHandle", "offload"]

@@ -12,34 +12,79 @@ if TYPE_CHECKING:
 
 
 def layers_of(model: torch.nn.Module) -> list[str]:
-    """The names of the model's layers: the entries of its longest ``ModuleList``."""
-    best: list[str] = []
+    """The names of the model's layers: the entries of its longest list of modules, and of the
+    outermost lists beside that one."""
+    lists = []
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
-            prefix = f"{name}." if name else ""
             entries = [
-                prefix + key
+                _join(name, key)
                 for key, entry in module.named_children()
-                if next(entry.parameters(), None) is not None
+                if next(entry.parameters(), None) is not None and _is_called(entry)
             ]
-            if len(entries) > len(best):
-                best = entries
-    return best
+            lists.append(entries)
+    longest = max(lists, key=len, default=[])
+    layers = list(longest)
+    for entries in lists:
+        if not any(_inside(a, b) or _inside(b, a) for a in entries for b in layers):
+            layers += entries
+    return layers
 
 
 def group_of_each(
-    model: torch.nn.Module, groups: Literal["auto"] | Sequence[str]
+    model: torch.nn.Module, groups: Literal["auto"] | Sequence[str], weights: Sequence[str]
 ) -> dict[str, str]:
-    """The group of every parameter: the module named in ``groups`` that it is in, else its own."""
-    names = layers_of(model) if isinstance(groups, str) else list(groups)
+    """The group of every weight, a module that is called whenever the weight is used: the one named
+    in ``groups`` that it is in, else the largest one around it that none of those is in, else the
+    smallest, which then runs around groups (see :func:`around_others`)."""
+    named = layers_of(model) if isinstance(groups, str) else list(groups)
     known = dict(model.named_modules())
-    for name in names:
+    for name in named:
         if name not in known:
             raise ValueError(f"there is no module {name!r} in the model: groups are module names")
-    inner = {f"{name}." for name in names}
+        if not _is_called(known[name]):
+            kind = type(known[name]).__name__
+            raise ValueError(
+                f"the group {name!r} is a {kind}, which is never called: name its entries"
+            )
+    chosen, holders = set(named), _ancestors(named)
     found = {}
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        starts = [name[: at + 1] for at, char in enumerate(name) if char == "."]
-        outer = next((start for start in starts if start in inner), None)
-        found[name] = outer[:-1] if outer else name.rpartition(".")[0]
+    for weight in weights:
+        own = weight.rpartition(".")[0]
+        around = [  # the model first
+            module
+            for module in (*sorted(_ancestors([own]), key=len), own)
+            if _is_called(known[module])
+        ]
+        outside = [module for module in around if module not in holders]
+        named_one = [module for module in around if module in chosen]
+        found[weight] = [*named_one, *outside, around[-1]][0]
     return found
+
+
+def around_others(groups: Sequence[str]) -> set[str]:
+    """Those of the groups that run while others of them do, so that no slot can be theirs."""
+    return _ancestors(groups) & set(groups)
+
+
+def _is_called(module: torch.nn.Module) -> bool:
+    """Not a mere list of modules or parameters, which has no ``forward``."""
+    return type(module).forward is not torch.nn.Module.forward
+
+
+def _ancestors(names: Sequence[str]) -> set[str]:
+    """Every module that one of these is in."""
+    found = set()
+    for name in names:
+        while name:
+            name = name.rpartition(".")[0]
+            found.add(name)
+    return found
+
+
+def _inside(name: str, other: str) -> bool:
+    return name == other or not other or name.startswith(f"{other}.")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -2,121 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device import Device
 from ..offloader import Offloader, OffloaderStats
 from ..plan import Parameter, Plan
-from ..safetensors import Safetensors
 from . import _operators
 from ._groups import group_of_each
-from ._tensors import address_of, dtype_of, like, put, tensor_of
+from ._state import state_dict_hooks
+from ._tensors import address_of, dtype_of, like, put, tensor_of, weight_of, weights_of
 
 if TYPE_CHECKING:
     from typing_extensions import Literal
-
-
-def offload(
-    model: torch.nn.Module,
-    *,
-    offload_bytes: int | None = None,
-    device_bytes: int | None = None,
-    select: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
-    carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto",
-    order: Literal["spread", "declared", "largest"] = "spread",
-    groups: Literal["auto"] | Sequence[str] = "auto",
-    slot_bytes: int | None = None,
-    depth: int = 0,
-    allow: Sequence[str] = (),
-    checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-    device: str | torch.device | None = None,
-    pin: bool | None = None,
-    link_bytes_per_second: float = 0.0,
-) -> OffloadHandle:
-    """Move weights of a model to host memory under a budget, and carry them from there.
-
-    Budgets, selectors, carriers and orders are those of :class:`weighbridge.Plan`. ``groups`` are
-    names of modules that are carried as one, by default the entries of the longest ``ModuleList``;
-    a parameter outside of them goes with its own module. Embeddings are taken as sparse.
-    ``checkpoint`` is a safetensors file, or several, that weights are taken from, for a model on
-    the meta device for instance: they go from the file into host memory, or to the device if they
-    stay. ``device`` is where the model runs, by default where it is. Buffers are left alone.
-    """
-    where = torch.device(device) if device is not None else _device_of(model)
-    opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
-    paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
-    files = [Safetensors(opened, path, pin=False) for path in paths]
-    parameters = _parameters(model, groups, files)
-    plan = Plan(
-        opened,
-        parameters,
-        offload_bytes=offload_bytes,
-        device_bytes=device_bytes,
-        slot_bytes=slot_bytes,
-        depth=depth,
-        select=select,
-        exclude=exclude,
-        carrier=carrier,
-        order=order,
-        allow=allow,
-        link_bytes_per_second=link_bytes_per_second,
-    )
-    handle = OffloadHandle(model, plan, where, groups)
-    for file in files:
-        file.close()
-    return handle
-
-
-def _device_of(model: torch.nn.Module) -> torch.device:
-    for parameter in model.parameters():
-        if not parameter.is_meta and parameter.device.type != "cpu":
-            return parameter.device
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
-def _parameters(
-    model: torch.nn.Module,
-    groups: Literal["auto"] | Sequence[str],
-    files: Sequence[Safetensors],
-) -> list[Parameter]:
-    group_of = group_of_each(model, groups)
-    sparse = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
-    }
-    named = list(model.named_parameters(remove_duplicate=False))
-    # By the parameter, not by its name: a file has what is tied once, by one of the names.
-    in_file = {
-        id(parameter): file.parameter(name)
-        for name, parameter in named
-        for file in files
-        if name in file
-    }
-    found = []
-    for name, parameter in named:
-        access: Any = "sparse" if name in sparse else "dense"
-        given = in_file.get(id(parameter)) or Parameter(
-            name,
-            "",
-            dtype_of(parameter),
-            tuple(parameter.shape),
-            tuple(parameter.stride()),
-            source=address_of(parameter),
-            storage=id(parameter),
-            held=parameter,
-        )
-        found.append(replace(given, name=name, group=group_of[name], access=access))
-    return found
 
 
 class OffloadHandle:
@@ -128,18 +28,20 @@ class OffloadHandle:
         plan: Plan,
         device: torch.device,
         groups: Literal["auto"] | Sequence[str] = "auto",
+        buffers: bool = False,
     ) -> None:
         self.model = model
         self.plan = plan
         self.torch_device = device
         self._groups = groups
+        self._buffers = buffers
         # The host's own stream: there, torch runs on the calling thread, which waits for it.
         self._own_stream = plan.device.stream() if device.type == "cpu" else None
         self._offloader = Offloader(plan, self._stream())
         self._number = _operators.register(self)
-        named = list(model.named_parameters(remove_duplicate=False))
+        named = weights_of(model, buffers)
         self._names = [name for name, _ in named]
-        self._wanted_gradients = {name: p.requires_grad for name, p in named}
+        self._wanted_gradients = {name: weight.requires_grad for name, weight in named}
         self._hooks: list[Any] = []
         self._point()
         self._hook()
@@ -154,18 +56,18 @@ class OffloadHandle:
         return [n for n in self._names if self._offloader.info(n).carrier != "resident"]
 
     def _point(self) -> None:
-        """Let every parameter be over the memory where its bytes are."""
+        """Let every weight be over the memory where its bytes are."""
+        shared: Any = {}
         for name in self._names:
             module, own = self._module_of(name)
-            parameter: Any = module._parameters[own]
+            weight = weight_of(module, own)
             info = self._offloader.info(name)
             if info.nbytes == 0 or info.device_address is None:
                 continue
-            if address_of(parameter) != info.device_address:
-                put(module, own, tensor_of(self._offloader.view(name)))
-                parameter = module._parameters[own]
+            if address_of(weight) != info.device_address:
+                weight = put(module, own, tensor_of(self._offloader.view(name)), shared)
             if info.carrier != "resident":
-                parameter.requires_grad_(False)
+                weight.requires_grad_(False)
 
     def _stream(self) -> Any:
         if self._own_stream is not None:
@@ -190,7 +92,7 @@ class OffloadHandle:
             self._hooks.append(module.register_forward_hook(release, always_call=True))
         for name in self._offloaded():
             module, own = self._module_of(name)
-            self._hooks += _state_dict_hooks(self, module, own, name)
+            self._hooks += state_dict_hooks(self, module, own, name)
         self.model.__dict__["_apply"] = self._apply
 
     def _callbacks(self, group: int) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -237,9 +139,8 @@ class OffloadHandle:
     def true_weight(self, name: str) -> torch.Tensor:
         """A parameter's bytes: over host memory if it is offloaded, the parameter itself if not."""
         if self._offloader.info(name).carrier == "resident":
-            module, own = self._module_of(name)
-            parameter: Any = module._parameters[own]
-            return parameter.detach()
+            weight: torch.Tensor = weight_of(*self._module_of(name))
+            return weight.detach()
         return tensor_of(self._offloader.host_view(name))
 
     def _write(self, name: str, tensor: torch.Tensor) -> None:
@@ -272,7 +173,7 @@ class OffloadHandle:
     def _refresh(self) -> None:
         """Point and hook again after addresses have changed."""
         self._unhook()
-        self._names = [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        self._names = [name for name, _ in weights_of(self.model, self._buffers)]
         self._point()
         self._hook()
 
@@ -324,11 +225,12 @@ class OffloadHandle:
     def _take_back(
         self, number: int, prefix: str, module: torch.nn.Module, before: list[str]
     ) -> None:
-        mine = {name for name, group in group_of_each(self.model, self._groups).items()}
+        names = [name for name, _ in weights_of(self.model, self._buffers)]
+        group_of = group_of_each(self.model, self._groups, names)
         now = {
-            prefix + name: parameter
-            for name, parameter in module.named_parameters(remove_duplicate=False)
-            if prefix + name in mine
+            prefix + name: weight
+            for name, weight in weights_of(module, self._buffers)
+            if group_of.get(prefix + name) == self.plan.groups[number].name
         }
         for name in before:
             if name not in now:
@@ -373,10 +275,10 @@ class OffloadHandle:
                 if not owned:
                     moved[place] = like(true, self.torch_device)
                     moved[place].copy_(true)
-            if moved[place].data_ptr() != address_of(module._parameters[own]):  # type: ignore[arg-type]
-                put(module, own, moved[place])
-            wanted = self._wanted_gradients.get(name, False)
-            module._parameters[own].requires_grad_(wanted)  # type: ignore[union-attr]
+            weight = weight_of(module, own)
+            if moved[place].data_ptr() != address_of(weight):
+                weight = put(module, own, moved[place])
+            weight.requires_grad_(self._wanted_gradients.get(name, False))
         _operators.forget(self._number)
         self._offloader.close()
 
@@ -387,34 +289,3 @@ class OffloadHandle:
         except Exception:
             return False
         return True
-
-
-def _state_dict_hooks(
-    handle: OffloadHandle, module: torch.nn.Module, own: str, name: str
-) -> list[Any]:
-    """Saving gives the true weight, and a load writes it where it is kept."""
-
-    def save(_module: torch.nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
-        if prefix + own in state:
-            state[prefix + own] = handle.true_weight(name)
-
-    def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        given = state.get(prefix + own)
-        if given is None:
-            return
-        if handle.torch_device.type == "cuda":
-            torch.cuda.synchronize(handle.torch_device)
-        handle._offloader.reset(handle._stream())
-        put(module, own, handle.true_weight(name))
-
-    def after_load(_module: torch.nn.Module, _keys: Any) -> None:
-        parameter: Any = module._parameters[own]
-        if address_of(parameter) == handle._offloader.info(name).host_address:
-            handle._write(name, parameter)
-            put(module, own, tensor_of(handle._offloader.view(name)))
-
-    return [
-        module.register_state_dict_post_hook(save),
-        module.register_load_state_dict_pre_hook(before_load),
-        module.register_load_state_dict_post_hook(after_load),
-    ]

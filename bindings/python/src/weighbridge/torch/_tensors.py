@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -19,6 +19,11 @@ _DTYPES = {
     }.items()
     if hasattr(torch, attribute)
 }
+
+
+# Weights that were replaced as objects, by the old one's id: the old one, so that no other gets its
+# id, and the new one.
+Shared = Optional[dict[int, tuple[torch.Tensor, torch.Tensor]]]
 
 
 def dtype_of(tensor: torch.Tensor) -> Dtype:
@@ -41,10 +46,34 @@ def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
-def put(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Let a module's parameter be over other memory, as the same object where that can be."""
-    parameter: Any = module._parameters[name]
-    if parameter.is_meta or parameter.dtype != tensor.dtype:
-        module._parameters[name] = torch.nn.Parameter(tensor, requires_grad=False)
-    else:
-        parameter.data = tensor
+def weights_of(model: torch.nn.Module, buffers: bool) -> list[tuple[str, torch.Tensor]]:
+    """The parameters of a module, and its buffers if they are asked for, by all their names."""
+    found: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
+    return found + (list(model.named_buffers(remove_duplicate=False)) if buffers else [])
+
+
+def weight_of(module: torch.nn.Module, name: str) -> Any:
+    """A module's own parameter or buffer."""
+    parameter = module._parameters.get(name)
+    return module._buffers[name] if parameter is None else parameter
+
+
+def put(module: torch.nn.Module, name: str, tensor: torch.Tensor, shared: Shared = None) -> Any:
+    """Let a module's weight be over other memory, as the same object where that can be.
+
+    Where it cannot, the new object goes into ``shared`` under the old one, so that whoever shares
+    the old one is given the same.
+    """
+    weight = weight_of(module, name)
+    if not weight.is_meta and weight.dtype == tensor.dtype:
+        weight.data = tensor
+        return weight
+    _, made = (shared or {}).get(id(weight), (None, None))
+    if made is None:
+        is_parameter = isinstance(weight, torch.nn.Parameter)
+        made = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+        if shared is not None:
+            shared[id(weight)] = (weight, made)
+    held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
+    held[name] = made
+    return made

@@ -1,0 +1,125 @@
+"""A model's weights as a plan takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..device import Device
+from ..plan import Parameter, Plan
+from ..safetensors import Safetensors
+from ._groups import around_others, group_of_each
+from ._handle import OffloadHandle
+from ._tensors import address_of, dtype_of, weights_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Literal
+
+
+def offload(
+    model: torch.nn.Module,
+    *,
+    offload_bytes: int | None = None,
+    device_bytes: int | None = None,
+    select: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto",
+    order: Literal["spread", "declared", "largest"] = "spread",
+    groups: Literal["auto"] | Sequence[str] = "auto",
+    slot_bytes: int | None = None,
+    depth: int = 0,
+    buffers: bool = False,
+    allow: Sequence[str] = (),
+    checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    device: str | torch.device | None = None,
+    pin: bool | None = None,
+    link_bytes_per_second: float = 0.0,
+) -> OffloadHandle:
+    """Move weights of a model to host memory under a budget, and carry them from there.
+
+    Budgets, selectors, carriers and orders are those of :class:`weighbridge.Plan`. ``groups`` are
+    names of modules that are carried as one, by default the entries of the longest ``ModuleList``
+    and of those beside it; a parameter outside of them goes with the largest module around it that
+    holds none of them. Embeddings are taken as sparse.
+    ``checkpoint`` is a safetensors file, or several, that weights are taken from, for a model on
+    the meta device for instance: they go from the file into host memory, or to the device if they
+    stay. ``device`` is where the model runs, by default where it is. Buffers are left alone, unless
+    ``buffers`` asks for them too: only where no forward writes to them.
+    """
+    where = torch.device(device) if device is not None else _device_of(model)
+    opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
+    paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+    files = [Safetensors(opened, path, pin=False) for path in paths]
+    views = opened.info.views and pin is not False
+    parameters = _parameters(model, groups, buffers, files, views)
+    plan = Plan(
+        opened,
+        parameters,
+        offload_bytes=offload_bytes,
+        device_bytes=device_bytes,
+        slot_bytes=slot_bytes,
+        depth=depth,
+        select=select,
+        exclude=exclude,
+        carrier=carrier,
+        order=order,
+        allow=allow,
+        link_bytes_per_second=link_bytes_per_second,
+    )
+    handle = OffloadHandle(model, plan, where, groups, buffers)
+    for file in files:
+        file.close()
+    return handle
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        if not parameter.is_meta and parameter.device.type != "cpu":
+            return parameter.device
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _parameters(
+    model: torch.nn.Module,
+    groups: Literal["auto"] | Sequence[str],
+    buffers: bool,
+    files: Sequence[Safetensors],
+    views: bool,
+) -> list[Parameter]:
+    named = weights_of(model, buffers)
+    group_of = group_of_each(model, groups, [name for name, _ in named])
+    sparse = {
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
+    }
+    # By the parameter, not by its name: a file has what is tied once, by one of the names.
+    in_file = {
+        id(weight): file.parameter(name) for name, weight in named for file in files if name in file
+    }
+    around = around_others(list(group_of.values()))
+    # What is used while other groups come and go is read in place, or stays.
+    throughout: Any = "view" if views else "resident"
+    found = []
+    for name, weight in named:
+        access: Any = "sparse" if name in sparse else "dense"
+        given = in_file.get(id(weight)) or Parameter(
+            name,
+            "",
+            dtype_of(weight),
+            tuple(weight.shape),
+            tuple(weight.stride()),
+            source=address_of(weight),
+            storage=id(weight),
+            held=weight,
+        )
+        group = group_of[name]
+        carrier: Any = throughout if group in around else "auto"
+        found.append(replace(given, name=name, group=group, access=access, carrier=carrier))
+    return found
