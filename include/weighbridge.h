@@ -2493,5 +2493,5 @@ wb_status wb_offloader_measure(const wb_offloader *offloader,
 #define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
 #define WB_OFFLOADED_INFO_INIT {sizeof(wb_offloaded_info), 0, 0, 0, NULL, 0}
 #define WB_OFFLOADER_STATS_INIT                                                                    \
-    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 #define WB_RECONCILED_INIT {sizeof(wb_reconciled), 0, 0, 0, 0, 0}

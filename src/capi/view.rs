@@ -232,7 +232,7 @@ pub(super) unsafe fn source(data: *const c_void, layout: &Layout, offset: u64) -
         return Ok(Span::EMPTY);
     }
     if data.is_null() {
-        fail!(WB_ERR_NULL, "data is NULL and the tensor spans {bytes} bytes");
+        fail!(WB_ERR_NULL, "the data (source) is NULL and the tensor spans {bytes} bytes");
     }
     let start = (data as u64)
         .checked_add(offset)

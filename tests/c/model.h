@@ -1,4 +1,4 @@
-/* A model of layers in host memory: what the tests of plans and offloaders plan and carry. */
+/* A model of layers in host memory, and its offloader: what tests of plans and offloaders carry. */
 #ifndef MODEL_H
 #define MODEL_H
 
@@ -47,6 +47,39 @@ static inline void model_init(struct model *model)
         model->parameters[i].layout = &model->layout;
         model->parameters[i].source = (uint64_t)(uintptr_t)model->bytes[i];
     }
+}
+
+static struct model model;
+
+struct offload {
+    wb_device *device;
+    wb_plan *plan;
+    wb_offloader *offloader;
+    wb_buffer *back;
+    void *stream;
+};
+
+/* Plans and commits the model. */
+static inline int begin(struct offload *o, wb_device *device, wb_carrier carrier)
+{
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const struct offload none = {device, NULL, NULL, NULL, NULL};
+    *o = none;
+    options.offload_bytes = 1 << 20;
+    options.carrier = carrier;
+    model_init(&model);
+    return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
+           CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &options, &o->plan, &error)) &&
+           CHECK_OK(wb_offloader_new(o->plan, o->stream, NULL, &o->offloader, &error)) &&
+           CHECK_OK(wb_buffer_alloc(device, BYTES, NULL, &o->back, &error));
+}
+
+static inline void end(struct offload *o)
+{
+    wb_plan_release(o->plan);
+    wb_offloader_release(o->offloader);
+    wb_buffer_release(o->back);
+    CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
 }
 
 #endif

@@ -3,38 +3,6 @@
 #include "gate.h"
 #include "model.h"
 
-static struct model model;
-
-struct offload {
-    wb_device *device;
-    wb_plan *plan;
-    wb_offloader *offloader;
-    wb_buffer *back;
-    void *stream;
-};
-
-static int begin(struct offload *o, wb_device *device, wb_carrier carrier)
-{
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    const struct offload none = {device, NULL, NULL, NULL, NULL};
-    *o = none;
-    options.offload_bytes = 1 << 20;
-    options.carrier = carrier;
-    model_init(&model);
-    return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
-           CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &options, &o->plan, &error)) &&
-           CHECK_OK(wb_offloader_new(o->plan, o->stream, NULL, &o->offloader, &error)) &&
-           CHECK_OK(wb_buffer_alloc(device, BYTES, NULL, &o->back, &error));
-}
-
-static void end(struct offload *o)
-{
-    wb_plan_release(o->plan);
-    wb_offloader_release(o->offloader);
-    wb_buffer_release(o->back);
-    CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
-}
-
 static wb_offloaded_info where(struct offload *o, int parameter)
 {
     wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;

@@ -2,8 +2,6 @@
 #include "check.h"
 #include "model.h"
 
-static struct model model;
-
 /* 256-aligned bytes of a parameter. */
 enum { ROUNDED = (BYTES + 255) / 256 * 256 };
 
