@@ -141,6 +141,40 @@ def test_repacking_holds_one_module_on_the_device(x):
     handle.remove()
 
 
+def test_a_model_from_a_file_is_never_whole_on_the_device(x, tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    net = Net(24).to(torch.bfloat16).eval().requires_grad_(False)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    layer = sum(p.nbytes for p in net.layers[0].parameters())
+    with torch.no_grad():
+        resident = net.cuda()(x)
+    del net
+    with torch.device("meta"):
+        empty = Net(24).to(torch.bfloat16).eval().requires_grad_(False)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    handle = wt.offload(
+        empty,
+        offload_bytes=21 * layer,
+        order="declared",
+        checkpoint=tmp_path / "model.safetensors",
+        device="cuda:0",
+    )
+    now, stats = torch.cuda.mem_get_info()[0], handle.stats()
+    assert torch.cuda.max_memory_allocated() == held
+    assert stats.resident_bytes <= 4 * layer and stats.slot_bytes <= 3 * layer
+    # Allocations of the driver are rounded up to 2 MiB.
+    assert free - now <= stats.resident_bytes + stats.slot_bytes + (8 << 20)
+    assert stats.peak_mapped_bytes <= 21 * layer
+    with torch.no_grad():
+        assert torch.equal(empty(x), resident)
+    handle.remove()
+
+
 def test_steps_on_two_streams(net, x):
     with torch.no_grad():
         resident = net(x)
