@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::buffer::{wb_buffer_options, with_options};
@@ -14,6 +15,7 @@ use crate::capi::view::{self, wb_layout, wb_view};
 use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::memory::pages::Span;
+use crate::memory::view::View;
 use crate::offload::offloader::{Offloader, Source};
 use crate::offload::parameter::{Parameter, Source as Given};
 use crate::status::wb_status;
@@ -362,6 +364,24 @@ pub unsafe extern "C" fn wb_offloader_parameter(
     })
 }
 
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+unsafe fn give_view(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    view: *mut *mut wb_view,
+    make: impl FnOnce(&Offloader, &str) -> Result<Arc<View>>,
+) -> Result<()> {
+    check_output(view, "view")?;
+    // SAFETY: the caller's promise.
+    let (offloader, name) =
+        unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+    let made = make(offloader, name)?;
+    // SAFETY: not NULL.
+    unsafe { *view = handle::give(made) };
+    Ok(())
+}
+
 /// A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
 /// what the offloader keeps on the device. What a slot's view shows is the parameter while its group
 /// is acquired.
@@ -378,16 +398,8 @@ pub unsafe extern "C" fn wb_offloader_view(
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        check_output(view, "view")?;
-        // SAFETY: the caller's promise.
-        let (offloader, name) =
-            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let made = offloader.view(name)?;
-        // SAFETY: not NULL.
-        unsafe { *view = handle::give(made) };
-        Ok(())
-    })
+    // SAFETY: the caller's promise.
+    guard(error, || unsafe { give_view(offloader, name, view, Offloader::view) })
 }
 
 /// A view of the host's bytes of an offloaded parameter, to read them or to save them.
@@ -404,16 +416,8 @@ pub unsafe extern "C" fn wb_offloader_host_view(
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        check_output(view, "view")?;
-        // SAFETY: the caller's promise.
-        let (offloader, name) =
-            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let made = offloader.host_view(name)?;
-        // SAFETY: not NULL.
-        unsafe { *view = handle::give(made) };
-        Ok(())
-    })
+    // SAFETY: the caller's promise.
+    guard(error, || unsafe { give_view(offloader, name, view, Offloader::host_view) })
 }
 
 /// Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is

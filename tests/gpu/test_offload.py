@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import weighbridge.torch as wt
+from graphs import graph_of
 
 LAYERS, WIDTH = 6, 512
 
@@ -43,18 +44,6 @@ def x():
     return torch.randn(4, WIDTH, device="cuda", dtype=torch.bfloat16)
 
 
-def capture(run):
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-    return graph, result
-
-
 @pytest.mark.parametrize("layers", [1, 2, 3, 6, 7])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch"])
@@ -64,7 +53,7 @@ def test_a_captured_step_is_replayed_in_turn_with_others(x, carrier, depth, laye
     with torch.no_grad():
         resident = net(x)
         handle = wt.offload(net, offload_bytes=1 << 30, carrier=carrier, depth=depth)
-        graph, result = capture(lambda: net(x))
+        graph, result = graph_of(lambda: net(x))
         for turn in range(300):
             if turn % 7 in (2, 3):
                 assert torch.equal(net(x), resident), f"eager, turn {turn}"
@@ -85,7 +74,7 @@ def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
     with torch.no_grad():
         resident = net(x)
         handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
-        graph, result = capture(lambda: net(x))
+        graph, result = graph_of(lambda: net(x))
         assert torch.equal(net(x), resident), "eager behind a capture that never ran"
         graph.replay()
         assert torch.equal(result, resident)
@@ -96,7 +85,7 @@ def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
 def test_a_change_of_weights_reaches_a_graph(net, x):
     with torch.no_grad():
         handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
-        graph, result = capture(lambda: net(x))
+        graph, result = graph_of(lambda: net(x))
         state = {name: tensor.clone() * 0.5 for name, tensor in net.state_dict().items()}
         net.load_state_dict(state)
         eager = net(x)

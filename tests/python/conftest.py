@@ -74,6 +74,18 @@ def device(request):
 
 
 @pytest.fixture
+def where(device):
+    """The torch device that goes with the device; a test double has none."""
+    import torch
+
+    if device.info.kind == "host":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU: the host device covers this here")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
 def host():
     """The host device."""
     with weighbridge.Device("host") as opened:

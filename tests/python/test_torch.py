@@ -44,16 +44,6 @@ class Net(torch.nn.Module):
 
 
 @pytest.fixture
-def where(device):
-    """The torch device that goes with the device; a test double has none."""
-    if device.info.kind == "host":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU: the host device covers this here")
-    return torch.device("cuda", 0)
-
-
-@pytest.fixture
 def net(where):
     torch.manual_seed(0)
     return Net().to(where).eval()

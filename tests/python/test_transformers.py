@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import weighbridge.torch as wt  # noqa: E402
+from graphs import graph_of  # noqa: E402
 
 SMALL = {"vocab_size": 96, "max_position_embeddings": 64}
 LAYERED = {
@@ -31,16 +32,6 @@ MODELS = {
         {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4},
     ),
 }
-
-
-@pytest.fixture
-def where(device):
-    """The torch device that goes with the device; a test double has none."""
-    if device.info.kind == "host":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU: the host device covers this here")
-    return torch.device("cuda", 0)
 
 
 def build(kind: str, where) -> torch.nn.Module:
@@ -104,19 +95,6 @@ def test_compiled_outputs_are_bit_identical(kind, where, carrier, pin):
         assert torch.equal(logits(compiled, where), first)
     handle.remove()
     torch._dynamo.reset()
-
-
-def graph_of(step):
-    """A step in a CUDA graph, and what it writes."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
-    return graph, result
 
 
 @pytest.mark.gpu
