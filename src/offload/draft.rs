@@ -1,7 +1,8 @@
 //! What a set of storages would be carried by: units, slots and depth.
 
 use super::parameter::{Carrier, ParameterAccess};
-use super::plan::{Planner, Unit};
+use super::plan::Unit;
+use super::planner::Planner;
 use super::reason::Reason;
 use super::seats::{Seats, Size};
 use crate::error::{Result, fail};

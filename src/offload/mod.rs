@@ -6,18 +6,22 @@
 
 mod draft;
 mod fill;
+mod keeping;
 pub mod link;
 mod mark;
 pub mod offloader;
 pub mod order;
 pub mod parameter;
 pub mod plan;
+mod planner;
 pub mod reason;
 mod replace;
 pub mod report;
+mod room;
 pub mod schedule;
 mod seats;
 mod selector;
 mod slots;
+mod state;
 mod transfer;
 mod waits;

@@ -1,101 +1,24 @@
 //! A committed plan: parameters where they are kept, and the machinery that carries them.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::fill::{self, Job};
+use super::fill;
+pub use super::keeping::Source;
+use super::keeping::{Keeping, keep};
 use super::parameter::Carrier;
-use super::plan::{ALIGNMENT, DevicePlan};
-use super::schedule::{Arrangement, Carried, Moving, Schedule};
+use super::plan::DevicePlan;
+use super::schedule::{Carried, Schedule};
+use super::state::{Held, Place, State, Unit};
 use super::transfer::Staging;
 use crate::device::{Device, DeviceMemory, Stream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages::Span;
 use crate::memory::parallel::Progress;
 use crate::memory::view::{Access, View};
 use crate::status::{
     WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
 use crate::tensor::Layout;
-
-/// Where a parameter's bytes come from.
-#[derive(Debug, Clone, Copy)]
-pub struct Source {
-    /// All bytes that it spans.
-    pub span: Span,
-    /// They are in device memory.
-    pub on_device: bool,
-}
-
-/// A parameter as it is kept.
-pub(super) struct Kept {
-    pub name: String,
-    pub group: usize,
-    pub layout: Layout,
-    pub place: Place,
-}
-
-/// Where a parameter is kept.
-#[derive(Clone)]
-pub(super) enum Place {
-    /// In a block that is offloaded, at so many bytes behind its start.
-    Block(usize, u64),
-    /// On the device, in the engine's own memory.
-    Theirs(Span),
-    /// On the device, in memory of ours at an offset of bytes.
-    Ours(Arc<DeviceMemory>, u64),
-    /// Nowhere yet: it is resident and had no source.
-    Nowhere,
-}
-
-/// Bytes that parameters share: one tensor, or tied ones.
-pub(super) struct Block {
-    pub unit: usize,
-    /// From the start of the unit.
-    pub offset: u64,
-    /// Bytes in use; the block's room is this rounded up, or more after a smaller one replaced it.
-    pub bytes: u64,
-    pub room: u64,
-    pub parameters: Vec<usize>,
-}
-
-/// A stretch of host memory that moves as one, as far as blocks reach in it.
-pub(super) struct Unit {
-    pub buffer: Arc<Buffer>,
-    pub region: Span,
-    pub carrier: Carrier,
-    pub groups: Vec<usize>,
-    /// From the start of the slots.
-    pub slot: Option<u64>,
-}
-
-/// What is where, behind one lock.
-pub(super) struct State {
-    pub kept: Vec<Kept>,
-    pub names: HashMap<String, usize>,
-    pub blocks: Vec<Block>,
-    /// The host memory of the plan; what outgrew it has buffers of its own.
-    pub arena: Arc<Buffer>,
-    pub units: Vec<Unit>,
-    pub groups: Vec<String>,
-    pub ring: Vec<usize>,
-    pub depth: usize,
-    pub slots: Option<Arc<DeviceMemory>>,
-    /// The most that was held at a time.
-    pub peak: Held,
-    /// Grows whenever an address changed.
-    pub generation: u64,
-}
-
-/// Bytes that are held, padding and free room included.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Held {
-    /// Address space of the host.
-    pub mapped_bytes: u64,
-    /// Device memory for slots.
-    pub slot_bytes: u64,
-}
 
 /// A committed plan.
 pub struct Offloader {
@@ -354,111 +277,6 @@ impl Offloader {
     }
 }
 
-impl State {
-    pub(super) fn find(&self, name: &str) -> Result<usize> {
-        match self.names.get(name) {
-            Some(index) => Ok(*index),
-            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
-        }
-    }
-
-    /// What the schedule is to work on.
-    pub(super) fn arrangement(&self) -> Arrangement {
-        let slots = self.slots.as_ref().map(|slots| slots.span());
-        let moving = |(unit, extent): (&Unit, u64)| Moving {
-            host: unit.region.part(0, extent as usize),
-            slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
-            ahead: unit.carrier == Carrier::Prefetch,
-            groups: unit.groups.clone(),
-        };
-        Arrangement {
-            units: self.units.iter().zip(self.extents()).map(moving).collect(),
-            groups: self.groups.clone(),
-            ring: self.ring.clone(),
-            depth: self.depth,
-        }
-    }
-
-    /// All host memory: the arena, and what has a buffer of its own.
-    pub(super) fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
-        let own = self.units.iter().map(|unit| &unit.buffer);
-        [&self.arena].into_iter().chain(own.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
-    }
-
-    fn held(&self) -> Held {
-        Held {
-            mapped_bytes: self.buffers().map(|buffer| buffer.mapped_bytes()).sum(),
-            slot_bytes: self.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
-        }
-    }
-
-    /// To be called when memory was taken.
-    pub(super) fn note_peak(&mut self) {
-        let held = self.held();
-        self.peak.mapped_bytes = self.peak.mapped_bytes.max(held.mapped_bytes);
-        self.peak.slot_bytes = self.peak.slot_bytes.max(held.slot_bytes);
-    }
-
-    /// How far blocks reach in each unit.
-    pub(super) fn extents(&self) -> Vec<u64> {
-        let mut extents = vec![0; self.units.len()];
-        for block in self.blocks.iter().filter(|block| !block.parameters.is_empty()) {
-            extents[block.unit] = (block.offset + block.room).max(extents[block.unit]);
-        }
-        extents
-    }
-
-    pub(super) fn carrier(&self, kept: &Kept) -> Option<Carrier> {
-        match kept.place {
-            Place::Block(block, _) => Some(self.units[self.blocks[block].unit].carrier),
-            _ => None,
-        }
-    }
-
-    /// Where the host and the device find a parameter's first element.
-    pub(super) fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
-        let before = kept.layout.bytes_before();
-        match &kept.place {
-            Place::Nowhere => (None, None),
-            Place::Theirs(span) => (None, Some(span.start() as u64 + before)),
-            Place::Ours(memory, offset) => {
-                (None, Some(memory.span().start() as u64 + offset + before))
-            }
-            Place::Block(block, offset) => {
-                let block = &self.blocks[*block];
-                let unit = &self.units[block.unit];
-                let at = block.offset + offset + before;
-                let start = (unit.region.start() - unit.buffer.data().start()) as u64;
-                let slots = self.slots.as_ref().map(|slots| slots.span().start() as u64);
-                let device = match unit.slot.zip(slots) {
-                    Some((slot, slots)) => Some(slots + slot + at),
-                    None => unit.buffer.device_address().map(|address| address + start + at),
-                };
-                (Some(unit.region.start() as u64 + at), device)
-            }
-        }
-    }
-
-    /// Bytes of what is resident; what is tied lies in the same place and counts once.
-    pub(super) fn resident_bytes(&self) -> u64 {
-        let mut spans: Vec<(u64, u64)> = self
-            .kept
-            .iter()
-            .filter(|kept| !matches!(kept.place, Place::Block(..) | Place::Nowhere))
-            .filter_map(|kept| {
-                let start = self.addresses(kept).1? - kept.layout.bytes_before();
-                Some((start, start + kept.layout.span_bytes()))
-            })
-            .collect();
-        spans.sort_unstable();
-        let mut counted = (0, 0);
-        for (start, end) in spans {
-            counted = (counted.0 + end.saturating_sub(start.max(counted.1)), end.max(counted.1));
-        }
-        counted.0
-    }
-}
-
 /// `WB_ERR_NOT_MAPPED` where the plan counts on views and the memory that was made has none.
 fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
     let views = |unit: &&super::plan::Unit| unit.carrier == Carrier::View;
@@ -472,108 +290,4 @@ fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// What is kept where by a plan, and what has to be copied for it.
-#[derive(Default)]
-struct Keeping {
-    kept: Vec<Kept>,
-    blocks: Vec<Block>,
-    to_host: Vec<Job>,
-    to_device: Vec<Job>,
-}
-
-fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result<Keeping> {
-    let drawn = &plan.plan;
-    let mut keeping = Keeping::default();
-    let ours = resident_memory(plan, sources)?;
-    let mut places = Vec::with_capacity(drawn.storages.len());
-    for (at, storage) in drawn.storages.iter().enumerate() {
-        let pieces = pieces_of(plan, at, sources);
-        let (place, to, jobs) = match (storage.unit, &ours[at]) {
-            (Some(unit), _) => {
-                let room = storage.bytes.next_multiple_of(ALIGNMENT);
-                keeping.blocks.push(Block {
-                    unit,
-                    offset: storage.offset_in_unit,
-                    bytes: storage.bytes,
-                    room,
-                    parameters: storage.parameters.to_vec(),
-                });
-                let to = units[unit].region.part(storage.offset_in_unit as usize, room as usize);
-                (Place::Block(keeping.blocks.len() - 1, 0), to, &mut keeping.to_host)
-            }
-            (None, Some((memory, offset))) => {
-                let to = memory.span().part(*offset as usize, storage.bytes as usize);
-                (Place::Ours(memory.clone(), *offset), to, &mut keeping.to_device)
-            }
-            (None, None) => {
-                places.push(Place::Nowhere);
-                continue;
-            }
-        };
-        jobs.extend(pieces.into_iter().map(|(offset, source)| Job {
-            to: to.part(offset as usize, source.span.bytes()),
-            from: source.span,
-            from_device: source.on_device,
-        }));
-        places.push(place);
-    }
-    for (at, planned) in drawn.parameters.iter().enumerate() {
-        let place = match (&places[planned.storage], sources[at]) {
-            (Place::Block(block, _), _) => Place::Block(*block, planned.offset),
-            (Place::Ours(memory, offset), _) => {
-                Place::Ours(memory.clone(), offset + planned.offset)
-            }
-            (_, Some(source)) => Place::Theirs(source.span),
-            (_, None) => Place::Nowhere,
-        };
-        keeping.kept.push(Kept {
-            name: planned.parameter.name.clone(),
-            group: planned.group,
-            layout: planned.parameter.layout.clone(),
-            place,
-        });
-    }
-    Ok(keeping)
-}
-
-/// The bytes of a storage that its parameters bring, each byte once, in order: offsets in the
-/// storage and where they come from.
-fn pieces_of(plan: &DevicePlan, storage: usize, sources: &[Option<Source>]) -> Vec<(u64, Source)> {
-    let parameters = &plan.plan.storages[storage].parameters;
-    let mut given: Vec<(u64, Source)> = parameters
-        .iter()
-        .filter_map(|at| Some((plan.plan.parameters[*at].offset, sources[*at]?)))
-        .collect();
-    given.sort_by_key(|(offset, _)| *offset);
-    let mut done = 0;
-    given.retain_mut(|(offset, source)| {
-        let end = *offset + source.span.bytes() as u64;
-        let skip = done.max(*offset) - *offset;
-        *offset += skip;
-        source.span = source.span.part(skip as usize, usize::MAX);
-        done = done.max(end);
-        source.span.bytes() > 0
-    });
-    given
-}
-
-/// Device memory for what is resident and comes from the host: one allocation, an offset for each
-/// storage.
-type Resident = Vec<Option<(Arc<DeviceMemory>, u64)>>;
-
-fn resident_memory(plan: &DevicePlan, sources: &[Option<Source>]) -> Result<Resident> {
-    let drawn = &plan.plan;
-    let mut offsets = vec![None; drawn.storages.len()];
-    let mut total = 0;
-    for (at, storage) in drawn.storages.iter().enumerate() {
-        let mut given = storage.parameters.iter().filter_map(|parameter| sources[*parameter]);
-        if storage.unit.is_none() && given.any(|source| !source.on_device) {
-            offsets[at] = Some(total as u64);
-            total += storage.bytes.next_multiple_of(ALIGNMENT) as usize;
-        }
-    }
-    let memory = DeviceMemory::alloc(&plan.device, total)?.map(Arc::new);
-    Ok(offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect())
 }

@@ -5,15 +5,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fill::{self, Job};
-use super::offloader::{Block, Kept, Offloader, Place, Source, State, Unit};
+use super::keeping::Source;
+use super::offloader::Offloader;
 use super::parameter::{Carrier, Parameter};
 use super::plan::ALIGNMENT;
+use super::room::Room;
 use super::schedule::Change;
-use super::seats::{Seats, Size};
 use super::selector::Selector;
+use super::state::{Block, Kept, Place, State};
 use crate::device::{DeviceMemory, Stream};
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT};
 use crate::tensor::Layout;
@@ -29,14 +30,6 @@ pub struct Reconciled {
     pub removed: u64,
     /// Parameters that are where they were.
     pub kept: u64,
-}
-
-/// Room for a block.
-enum Room {
-    /// In a unit that is there, at an offset.
-    In(usize, u64),
-    /// In a buffer of its own.
-    Own,
 }
 
 impl Offloader {
@@ -74,7 +67,7 @@ impl Offloader {
         let fits = !tied && bytes <= state.blocks[block].room;
         if same || fits {
             self.write(state, block, offset, source)?;
-            change.touch(state.blocks[block].unit);
+            change.touch(state.blocks[block].unit)?;
             let moves = layout != state.kept[at].layout;
             state.kept[at].layout = layout;
             state.generation += u64::from(moves);
@@ -313,107 +306,6 @@ impl Offloader {
         self.rearrange(&mut state, &mut change)
     }
 
-    /// Where `bytes` bytes of the groups can go, within the budget, once `given_up` is gone.
-    fn find_room(
-        &self,
-        state: &State,
-        groups: &[usize],
-        carrier: Carrier,
-        bytes: u64,
-        given_up: Option<usize>,
-    ) -> Result<Room> {
-        let needs = bytes.next_multiple_of(ALIGNMENT);
-        for (at, unit) in state.units.iter().enumerate() {
-            if unit.groups == groups && unit.carrier == carrier {
-                let mut end = 0;
-                let region = unit.region.bytes() as u64;
-                let blocks =
-                    state.blocks_in(at).into_iter().filter(|block| Some(*block) != given_up);
-                for block in blocks {
-                    if state.blocks[block].offset - end >= needs {
-                        return Ok(Room::In(at, end));
-                    }
-                    end = state.blocks[block].offset + state.blocks[block].room;
-                }
-                if region.saturating_sub(end) >= needs {
-                    return Ok(Room::In(at, end));
-                }
-            }
-        }
-        if let Some(budget) = self.plan().plan.options.offload_bytes {
-            let page = pages::page_bytes() as u64;
-            let freed = given_up.and_then(|block| {
-                let unit = state.blocks[block].unit;
-                let own = !Arc::ptr_eq(&state.units[unit].buffer, &state.arena);
-                (own && state.blocks_in(unit) == [block]).then(|| {
-                    (state.units[unit].buffer.data().bytes() as u64).next_multiple_of(page)
-                })
-            });
-            let held: u64 = state
-                .buffers()
-                .map(|buffer| (buffer.data().bytes() as u64).next_multiple_of(page))
-                .sum();
-            let would = held - freed.unwrap_or(0) + needs.next_multiple_of(page);
-            if would > budget {
-                fail!(
-                    WB_ERR_BUDGET,
-                    "{needs} more bytes of host memory for parameters would make {would}, over the \
-                     budget of {budget} bytes: nothing was changed"
-                );
-            }
-        }
-        let extra = Size { carrier, bytes: needs, groups };
-        self.check_device_bytes(state, 0, Some(extra))?;
-        Ok(Room::Own)
-    }
-
-    /// `WB_ERR_BUDGET` where so many more resident bytes, or the slots with one more unit, go over a
-    /// budget of device bytes.
-    fn check_device_bytes(&self, state: &State, more: u64, extra: Option<Size<'_>>) -> Result<()> {
-        let Some(budget) = self.plan().plan.options.device_bytes else { return Ok(()) };
-        let slots = match extra {
-            Some(extra) => self.seats(state, Some(extra)).slot_bytes,
-            None => state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
-        };
-        let would = state.resident_bytes() + more + slots;
-        if would > budget {
-            fail!(
-                WB_ERR_BUDGET,
-                "what stays on the device and the slots would need {would} bytes, over the budget of \
-                 {budget}: nothing was changed"
-            );
-        }
-        Ok(())
-    }
-
-    /// Puts a parameter into the room that was found.
-    fn take_room(
-        &self,
-        state: &mut State,
-        room: Room,
-        groups: Vec<usize>,
-        carrier: Carrier,
-        at: usize,
-        bytes: u64,
-    ) -> Result<usize> {
-        let rounded = bytes.next_multiple_of(ALIGNMENT);
-        let (unit, offset) = match room {
-            Room::In(unit, offset) => (unit, offset),
-            Room::Own => {
-                let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-                let buffer = Buffer::alloc(self.device(), rounded as usize, &options, &mut None)?;
-                let region = buffer.data();
-                // Its slot is found when everything is arranged again.
-                state.units.push(Unit { buffer, region, carrier, groups, slot: None });
-                state.note_peak();
-                (state.units.len() - 1, 0)
-            }
-        };
-        state.blocks.push(Block { unit, offset, bytes, room: rounded, parameters: vec![at] });
-        state.kept[at].place = Place::Block(state.blocks.len() - 1, 0);
-        Ok(state.blocks.len() - 1)
-    }
-
     /// Writes a parameter's bytes into its block.
     fn write(&self, state: &State, block: usize, offset: u64, source: Source) -> Result<()> {
         let block = &state.blocks[block];
@@ -421,121 +313,5 @@ impl Offloader {
         let to = unit.region.part((block.offset + offset) as usize, source.span.bytes());
         let job = Job { to, from: source.span, from_device: source.on_device };
         fill::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)
-    }
-
-    fn seats(&self, state: &State, extra: Option<Size<'_>>) -> Seats {
-        let options = &self.plan().plan.options;
-        let extents = state.extents();
-        let mut sizes: Vec<Size<'_>> = state
-            .units
-            .iter()
-            .zip(extents)
-            .map(|(unit, bytes)| Size { carrier: unit.carrier, bytes, groups: &unit.groups })
-            .collect();
-        sizes.extend(extra);
-        let room = options.device_bytes.map(|bytes| bytes.saturating_sub(state.resident_bytes()));
-        let limit = options.slot_bytes.into_iter().chain(room).min();
-        Seats::new(&sizes, options.depth as usize, limit)
-    }
-
-    /// Gives every unit its slot again and goes on: addresses have changed.
-    fn rearrange(&self, state: &mut State, change: &mut Change<'_>) -> Result<()> {
-        change.check_all_free()?;
-        state.drop_empty_units();
-        let seats = self.seats(state, None);
-        let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
-        if seats.slot_bytes > have {
-            state.slots = None;
-            state.slots =
-                DeviceMemory::alloc(self.device(), seats.slot_bytes as usize)?.map(Arc::new);
-        }
-        state.note_peak();
-        for (unit, offset) in state.units.iter_mut().zip(&seats.offsets) {
-            unit.slot = *offset;
-        }
-        state.ring = seats.ring;
-        state.depth = seats.depth;
-        state.generation += 1;
-        change.lay_out(&state.arrangement())
-    }
-}
-
-impl State {
-    /// The groups that a parameter's bytes are carried with.
-    fn groups_beside(&self, at: usize) -> Vec<usize> {
-        match self.kept[at].place {
-            Place::Block(block, _) => self.units[self.blocks[block].unit].groups.clone(),
-            _ => vec![self.kept[at].group],
-        }
-    }
-
-    /// The unit's blocks in the order in which they lie.
-    fn blocks_in(&self, unit: usize) -> Vec<usize> {
-        let mut blocks: Vec<usize> = (0..self.blocks.len())
-            .filter(|at| self.blocks[*at].unit == unit && !self.blocks[*at].parameters.is_empty())
-            .collect();
-        blocks.sort_by_key(|at| self.blocks[*at].offset);
-        blocks
-    }
-
-    /// The parameter has no part in its block any more.
-    fn leave_block(&mut self, at: usize) {
-        if let Place::Block(block, _) = self.kept[at].place {
-            let block = &mut self.blocks[block];
-            block.parameters.retain(|member| *member != at);
-            if block.parameters.is_empty() {
-                block.bytes = 0;
-            }
-        }
-    }
-
-    /// Takes a parameter out of all lists; the last one gets its number.
-    fn forget(&mut self, at: usize) {
-        let last = self.kept.len() - 1;
-        let gone = self.kept.swap_remove(at);
-        self.names.remove(&gone.name);
-        if at == last {
-            return;
-        }
-        let moved = &self.kept[at];
-        self.names.insert(moved.name.clone(), at);
-        if let Place::Block(block, _) = moved.place {
-            let members = self.blocks[block].parameters.iter_mut();
-            members.filter(|member| **member == last).for_each(|member| *member = at);
-        }
-    }
-
-    /// Gives buffers back that nothing is in any more.
-    fn drop_empty_units(&mut self) {
-        for unit in (0..self.units.len()).rev() {
-            let own = !Arc::ptr_eq(&self.units[unit].buffer, &self.arena);
-            if own && self.blocks_in(unit).is_empty() {
-                self.units.remove(unit);
-                self.blocks.iter_mut().filter(|block| block.unit > unit).for_each(|block| {
-                    block.unit -= 1;
-                });
-            }
-        }
-        self.blocks.iter_mut().filter(|block| block.parameters.is_empty()).for_each(|block| {
-            block.unit = 0;
-        });
-    }
-
-    /// Whether the parameter's bytes are at the source, in the same layout.
-    fn is_at(&self, at: usize, source: Source, layout: &Layout) -> bool {
-        let kept = &self.kept[at];
-        let first = source.span.start() as u64 + layout.bytes_before();
-        let (host, device) = self.addresses(kept);
-        kept.layout == *layout && (host == Some(first) || device == Some(first))
-    }
-
-    /// Pinned if the arena is.
-    fn pinning(&self) -> crate::device::policy::Choice {
-        use crate::device::policy::Choice;
-        match self.arena.data().bytes() {
-            0 => Choice::Auto,
-            _ if self.arena.pinned_bytes() > 0 => Choice::On,
-            _ => Choice::Off,
-        }
     }
 }

@@ -155,9 +155,9 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// The unit's host memory was written: what is in its slot is old.
-    pub fn touch(&mut self, unit: usize) {
-        self.machine.touch(unit);
+    /// The unit's host memory was written: what is in its slot is old, and is copied again.
+    pub fn touch(&mut self, unit: usize) -> Result<()> {
+        self.machine.touch(self.device, unit, self.stream)
     }
 
     /// `WB_ERR_BUSY` while any group is held.

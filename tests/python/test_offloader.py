@@ -191,6 +191,28 @@ def test_replacing(device, carrier):
         assert after.peak_slot_bytes >= after.slot_bytes
 
 
+@pytest.mark.parametrize("depth", [2, LAYERS])
+def test_a_replaced_weight_is_in_its_slot_at_once(device, depth):
+    """Without another acquire: a graph that was captured before has none for what was there."""
+    model = Model()
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch", depth=depth)
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        check_step(device, offloader, model.arrays, stream)
+        stays = range(LAYERS) if depth == LAYERS else range(1)
+        for layer in stays:
+            array = model.arrays[f"layers.{layer}.w0"] + 1
+            source = array.__array_interface__["data"][0]
+            offloader.replace(f"layers.{layer}.w0", source, array.dtype, array.shape, None, stream)
+            model.arrays[f"layers.{layer}.w0"] = array
+        offloader.join(stream)
+        for layer in stays:
+            for name in (f"layers.{layer}.w0", f"layers.{layer}.w1"):
+                assert np.array_equal(
+                    read(device, offloader.view(name), stream), model.arrays[name]
+                )
+        check_step(device, offloader, model.arrays, stream)
+
+
 def test_replacing_over_the_budget_changes_nothing(device):
     model = Model()
     arena = Plan(device, model.parameters(), offload_bytes=1 << 20).totals.arena_bytes

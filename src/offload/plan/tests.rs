@@ -1,7 +1,13 @@
+use std::collections::HashMap;
+
 use super::*;
+use crate::offload::order;
 use crate::offload::parameter::ParameterAccess;
 use crate::offload::parameter::tests::parameter;
-use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET};
+use crate::status::{
+    WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED,
+    WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_SLOTS_BUDGET,
+};
 use proptest::prelude::*;
 
 const PAGE: u64 = 4096;

@@ -116,9 +116,13 @@ impl Machine {
         Ok(())
     }
 
-    /// The unit's host memory was written: what is in its slot is old.
-    pub(super) fn touch(&mut self, unit: usize) {
-        self.units[unit].loaded = false;
+    /// The unit's host memory was written. What is in its slot is old, and a graph may be about to read
+    /// it: it is copied again at once.
+    pub(super) fn touch(&mut self, device: &Device, unit: usize, stream: Stream) -> Result<()> {
+        if std::mem::take(&mut self.units[unit].loaded) && self.units[unit].moving.ahead {
+            self.load(device, unit, AHEAD, stream, None)?;
+        }
+        Ok(())
     }
 
     /// `WB_ERR_BUSY` while the group is held.

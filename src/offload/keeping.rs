@@ -1,0 +1,123 @@
+//! What goes where when a plan is committed.
+
+use std::sync::Arc;
+
+use super::fill::Job;
+use super::plan::{ALIGNMENT, DevicePlan};
+use super::state::{Block, Kept, Place, Unit};
+use crate::device::DeviceMemory;
+use crate::error::Result;
+use crate::memory::pages::Span;
+
+/// Where a parameter's bytes come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// All bytes that it spans.
+    pub span: Span,
+    /// They are in device memory.
+    pub on_device: bool,
+}
+
+/// What is kept where by a plan, and what has to be copied for it.
+#[derive(Default)]
+pub struct Keeping {
+    pub kept: Vec<Kept>,
+    pub blocks: Vec<Block>,
+    pub to_host: Vec<Job>,
+    pub to_device: Vec<Job>,
+}
+
+pub fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Result<Keeping> {
+    let drawn = &plan.plan;
+    let mut keeping = Keeping::default();
+    let ours = resident_memory(plan, sources)?;
+    let mut places = Vec::with_capacity(drawn.storages.len());
+    for (at, storage) in drawn.storages.iter().enumerate() {
+        let pieces = pieces_of(plan, at, sources);
+        let (place, to, jobs) = match (storage.unit, &ours[at]) {
+            (Some(unit), _) => {
+                let room = storage.bytes.next_multiple_of(ALIGNMENT);
+                keeping.blocks.push(Block {
+                    unit,
+                    offset: storage.offset_in_unit,
+                    bytes: storage.bytes,
+                    room,
+                    parameters: storage.parameters.to_vec(),
+                });
+                let to = units[unit].region.part(storage.offset_in_unit as usize, room as usize);
+                (Place::Block(keeping.blocks.len() - 1, 0), to, &mut keeping.to_host)
+            }
+            (None, Some((memory, offset))) => {
+                let to = memory.span().part(*offset as usize, storage.bytes as usize);
+                (Place::Ours(memory.clone(), *offset), to, &mut keeping.to_device)
+            }
+            (None, None) => {
+                places.push(Place::Nowhere);
+                continue;
+            }
+        };
+        jobs.extend(pieces.into_iter().map(|(offset, source)| Job {
+            to: to.part(offset as usize, source.span.bytes()),
+            from: source.span,
+            from_device: source.on_device,
+        }));
+        places.push(place);
+    }
+    for (at, planned) in drawn.parameters.iter().enumerate() {
+        let place = match (&places[planned.storage], sources[at]) {
+            (Place::Block(block, _), _) => Place::Block(*block, planned.offset),
+            (Place::Ours(memory, offset), _) => {
+                Place::Ours(memory.clone(), offset + planned.offset)
+            }
+            (_, Some(source)) => Place::Theirs(source.span),
+            (_, None) => Place::Nowhere,
+        };
+        keeping.kept.push(Kept {
+            name: planned.parameter.name.clone(),
+            group: planned.group,
+            layout: planned.parameter.layout.clone(),
+            place,
+        });
+    }
+    Ok(keeping)
+}
+
+/// The bytes of a storage that its parameters bring, each byte once, in order: offsets in the
+/// storage and where they come from.
+fn pieces_of(plan: &DevicePlan, storage: usize, sources: &[Option<Source>]) -> Vec<(u64, Source)> {
+    let parameters = &plan.plan.storages[storage].parameters;
+    let mut given: Vec<(u64, Source)> = parameters
+        .iter()
+        .filter_map(|at| Some((plan.plan.parameters[*at].offset, sources[*at]?)))
+        .collect();
+    given.sort_by_key(|(offset, _)| *offset);
+    let mut done = 0;
+    given.retain_mut(|(offset, source)| {
+        let end = *offset + source.span.bytes() as u64;
+        let skip = done.max(*offset) - *offset;
+        *offset += skip;
+        source.span = source.span.part(skip as usize, usize::MAX);
+        done = done.max(end);
+        source.span.bytes() > 0
+    });
+    given
+}
+
+/// Device memory for what is resident and comes from the host: one allocation, an offset for each
+/// storage.
+type Resident = Vec<Option<(Arc<DeviceMemory>, u64)>>;
+
+fn resident_memory(plan: &DevicePlan, sources: &[Option<Source>]) -> Result<Resident> {
+    let drawn = &plan.plan;
+    let mut offsets = vec![None; drawn.storages.len()];
+    let mut total = 0;
+    for (at, storage) in drawn.storages.iter().enumerate() {
+        let mut given = storage.parameters.iter().filter_map(|parameter| sources[*parameter]);
+        if storage.unit.is_none() && given.any(|source| !source.on_device) {
+            offsets[at] = Some(total as u64);
+            total += storage.bytes.next_multiple_of(ALIGNMENT) as usize;
+        }
+    }
+    let memory = DeviceMemory::alloc(&plan.device, total)?.map(Arc::new);
+    Ok(offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect())
+}

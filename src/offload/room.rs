@@ -1,0 +1,168 @@
+//! Room for what was replaced or added: where there is some, within the budget, and the slots after it.
+
+use std::sync::Arc;
+
+use super::offloader::Offloader;
+use super::parameter::Carrier;
+use super::plan::ALIGNMENT;
+use super::schedule::Change;
+use super::seats::{Seats, Size};
+use super::state::{Block, Place, State, Unit};
+use crate::device::DeviceMemory;
+use crate::error::{Result, fail};
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::pages;
+use crate::status::WB_ERR_BUDGET;
+
+/// Room for a block.
+pub enum Room {
+    /// In a unit that is there, at an offset.
+    In(usize, u64),
+    /// In a buffer of its own.
+    Own,
+}
+
+impl Offloader {
+    /// Where `bytes` bytes of the groups can go, within the budget, once `given_up` is gone.
+    pub(super) fn find_room(
+        &self,
+        state: &State,
+        groups: &[usize],
+        carrier: Carrier,
+        bytes: u64,
+        given_up: Option<usize>,
+    ) -> Result<Room> {
+        let needs = bytes.next_multiple_of(ALIGNMENT);
+        for (at, unit) in state.units.iter().enumerate() {
+            if unit.groups == groups && unit.carrier == carrier {
+                let mut end = 0;
+                let region = unit.region.bytes() as u64;
+                let blocks =
+                    state.blocks_in(at).into_iter().filter(|block| Some(*block) != given_up);
+                for block in blocks {
+                    if state.blocks[block].offset - end >= needs {
+                        return Ok(Room::In(at, end));
+                    }
+                    end = state.blocks[block].offset + state.blocks[block].room;
+                }
+                if region.saturating_sub(end) >= needs {
+                    return Ok(Room::In(at, end));
+                }
+            }
+        }
+        if let Some(budget) = self.plan().plan.options.offload_bytes {
+            let page = pages::page_bytes() as u64;
+            let freed = given_up.and_then(|block| {
+                let unit = state.blocks[block].unit;
+                let own = !Arc::ptr_eq(&state.units[unit].buffer, &state.arena);
+                (own && state.blocks_in(unit) == [block]).then(|| {
+                    (state.units[unit].buffer.data().bytes() as u64).next_multiple_of(page)
+                })
+            });
+            let held: u64 = state
+                .buffers()
+                .map(|buffer| (buffer.data().bytes() as u64).next_multiple_of(page))
+                .sum();
+            let would = held - freed.unwrap_or(0) + needs.next_multiple_of(page);
+            if would > budget {
+                fail!(
+                    WB_ERR_BUDGET,
+                    "{needs} more bytes of host memory for parameters would make {would}, over the \
+                     budget of {budget} bytes: nothing was changed"
+                );
+            }
+        }
+        let extra = Size { carrier, bytes: needs, groups };
+        self.check_device_bytes(state, 0, Some(extra))?;
+        Ok(Room::Own)
+    }
+
+    /// `WB_ERR_BUDGET` where so many more resident bytes, or the slots with one more unit, go over a
+    /// budget of device bytes.
+    pub(super) fn check_device_bytes(
+        &self,
+        state: &State,
+        more: u64,
+        extra: Option<Size<'_>>,
+    ) -> Result<()> {
+        let Some(budget) = self.plan().plan.options.device_bytes else { return Ok(()) };
+        let slots = match extra {
+            Some(extra) => self.seats(state, Some(extra)).slot_bytes,
+            None => state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
+        };
+        let would = state.resident_bytes() + more + slots;
+        if would > budget {
+            fail!(
+                WB_ERR_BUDGET,
+                "what stays on the device and the slots would need {would} bytes, over the budget of \
+                 {budget}: nothing was changed"
+            );
+        }
+        Ok(())
+    }
+
+    /// Puts a parameter into the room that was found.
+    pub(super) fn take_room(
+        &self,
+        state: &mut State,
+        room: Room,
+        groups: Vec<usize>,
+        carrier: Carrier,
+        at: usize,
+        bytes: u64,
+    ) -> Result<usize> {
+        let rounded = bytes.next_multiple_of(ALIGNMENT);
+        let (unit, offset) = match room {
+            Room::In(unit, offset) => (unit, offset),
+            Room::Own => {
+                let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
+                let buffer = Buffer::alloc(self.device(), rounded as usize, &options, &mut None)?;
+                let region = buffer.data();
+                // Its slot is found when everything is arranged again.
+                state.units.push(Unit { buffer, region, carrier, groups, slot: None });
+                state.note_peak();
+                (state.units.len() - 1, 0)
+            }
+        };
+        let block =
+            state.put_block(Block { unit, offset, bytes, room: rounded, parameters: vec![at] });
+        state.kept[at].place = Place::Block(block, 0);
+        Ok(block)
+    }
+
+    fn seats(&self, state: &State, extra: Option<Size<'_>>) -> Seats {
+        let options = &self.plan().plan.options;
+        let extents = state.extents();
+        let mut sizes: Vec<Size<'_>> = state
+            .units
+            .iter()
+            .zip(extents)
+            .map(|(unit, bytes)| Size { carrier: unit.carrier, bytes, groups: &unit.groups })
+            .collect();
+        sizes.extend(extra);
+        let room = options.device_bytes.map(|bytes| bytes.saturating_sub(state.resident_bytes()));
+        let limit = options.slot_bytes.into_iter().chain(room).min();
+        Seats::new(&sizes, options.depth as usize, limit)
+    }
+
+    /// Gives every unit its slot again and goes on: addresses have changed.
+    pub(super) fn rearrange(&self, state: &mut State, change: &mut Change<'_>) -> Result<()> {
+        change.check_all_free()?;
+        state.drop_empty_units();
+        let seats = self.seats(state, None);
+        let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
+        if seats.slot_bytes > have {
+            state.slots = None;
+            state.slots =
+                DeviceMemory::alloc(self.device(), seats.slot_bytes as usize)?.map(Arc::new);
+        }
+        state.note_peak();
+        for (unit, offset) in state.units.iter_mut().zip(&seats.offsets) {
+            unit.slot = *offset;
+        }
+        state.ring = seats.ring;
+        state.depth = seats.depth;
+        state.generation += 1;
+        change.lay_out(&state.arrangement())
+    }
+}

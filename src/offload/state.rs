@@ -1,0 +1,280 @@
+//! What an offloader keeps, and where.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::keeping::Source;
+use super::parameter::Carrier;
+use super::schedule::{Arrangement, Moving};
+use crate::device::DeviceMemory;
+use crate::error::{Result, fail};
+use crate::memory::buffer::Buffer;
+use crate::memory::pages::Span;
+use crate::status::WB_ERR_NOT_FOUND;
+use crate::tensor::Layout;
+
+/// A parameter as it is kept.
+pub struct Kept {
+    pub name: String,
+    pub group: usize,
+    pub layout: Layout,
+    pub place: Place,
+}
+
+/// Where a parameter is kept.
+#[derive(Clone)]
+pub enum Place {
+    /// In a block that is offloaded, at so many bytes behind its start.
+    Block(usize, u64),
+    /// On the device, in the engine's own memory.
+    Theirs(Span),
+    /// On the device, in memory of ours at an offset of bytes.
+    Ours(Arc<DeviceMemory>, u64),
+    /// Nowhere yet: it is resident and had no source.
+    Nowhere,
+}
+
+/// Bytes that parameters share: one tensor, or tied ones.
+pub struct Block {
+    pub unit: usize,
+    /// From the start of the unit.
+    pub offset: u64,
+    /// Bytes in use; the block's room is this rounded up, or more after a smaller one replaced it.
+    pub bytes: u64,
+    pub room: u64,
+    pub parameters: Vec<usize>,
+}
+
+/// A stretch of host memory that moves as one, as far as blocks reach in it.
+pub struct Unit {
+    pub buffer: Arc<Buffer>,
+    pub region: Span,
+    pub carrier: Carrier,
+    pub groups: Vec<usize>,
+    /// From the start of the slots.
+    pub slot: Option<u64>,
+}
+
+/// What is where, behind one lock.
+pub struct State {
+    pub kept: Vec<Kept>,
+    pub names: HashMap<String, usize>,
+    pub blocks: Vec<Block>,
+    /// The host memory of the plan; what outgrew it has buffers of its own.
+    pub arena: Arc<Buffer>,
+    pub units: Vec<Unit>,
+    pub groups: Vec<String>,
+    pub ring: Vec<usize>,
+    pub depth: usize,
+    pub slots: Option<Arc<DeviceMemory>>,
+    /// The most that was held at a time.
+    pub peak: Held,
+    /// Grows whenever an address changed.
+    pub generation: u64,
+}
+
+/// Bytes that are held, padding and free room included.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Address space of the host.
+    pub mapped_bytes: u64,
+    /// Device memory for slots.
+    pub slot_bytes: u64,
+}
+
+impl State {
+    pub fn find(&self, name: &str) -> Result<usize> {
+        match self.names.get(name) {
+            Some(index) => Ok(*index),
+            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
+        }
+    }
+
+    /// What the schedule is to work on.
+    pub fn arrangement(&self) -> Arrangement {
+        let slots = self.slots.as_ref().map(|slots| slots.span());
+        let moving = |(unit, extent): (&Unit, u64)| Moving {
+            host: unit.region.part(0, extent as usize),
+            slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
+            ahead: unit.carrier == Carrier::Prefetch,
+            groups: unit.groups.clone(),
+        };
+        Arrangement {
+            units: self.units.iter().zip(self.extents()).map(moving).collect(),
+            groups: self.groups.clone(),
+            ring: self.ring.clone(),
+            depth: self.depth,
+        }
+    }
+
+    /// All host memory: the arena, and what has a buffer of its own.
+    pub fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
+        let own = self.units.iter().map(|unit| &unit.buffer);
+        [&self.arena].into_iter().chain(own.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
+    }
+
+    pub fn held(&self) -> Held {
+        Held {
+            mapped_bytes: self.buffers().map(|buffer| buffer.mapped_bytes()).sum(),
+            slot_bytes: self.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
+        }
+    }
+
+    /// To be called when memory was taken.
+    pub fn note_peak(&mut self) {
+        let held = self.held();
+        self.peak.mapped_bytes = self.peak.mapped_bytes.max(held.mapped_bytes);
+        self.peak.slot_bytes = self.peak.slot_bytes.max(held.slot_bytes);
+    }
+
+    /// How far blocks reach in each unit.
+    pub fn extents(&self) -> Vec<u64> {
+        let mut extents = vec![0; self.units.len()];
+        for block in self.blocks.iter().filter(|block| !block.parameters.is_empty()) {
+            extents[block.unit] = (block.offset + block.room).max(extents[block.unit]);
+        }
+        extents
+    }
+
+    pub fn carrier(&self, kept: &Kept) -> Option<Carrier> {
+        match kept.place {
+            Place::Block(block, _) => Some(self.units[self.blocks[block].unit].carrier),
+            _ => None,
+        }
+    }
+
+    /// Where the host and the device find a parameter's first element.
+    pub fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
+        let before = kept.layout.bytes_before();
+        match &kept.place {
+            Place::Nowhere => (None, None),
+            Place::Theirs(span) => (None, Some(span.start() as u64 + before)),
+            Place::Ours(memory, offset) => {
+                (None, Some(memory.span().start() as u64 + offset + before))
+            }
+            Place::Block(block, offset) => {
+                let block = &self.blocks[*block];
+                let unit = &self.units[block.unit];
+                let at = block.offset + offset + before;
+                let start = (unit.region.start() - unit.buffer.data().start()) as u64;
+                let slots = self.slots.as_ref().map(|slots| slots.span().start() as u64);
+                let device = match unit.slot.zip(slots) {
+                    Some((slot, slots)) => Some(slots + slot + at),
+                    None => unit.buffer.device_address().map(|address| address + start + at),
+                };
+                (Some(unit.region.start() as u64 + at), device)
+            }
+        }
+    }
+
+    /// Bytes of what is resident; what is tied lies in the same place and counts once.
+    pub fn resident_bytes(&self) -> u64 {
+        let mut spans: Vec<(u64, u64)> = self
+            .kept
+            .iter()
+            .filter(|kept| !matches!(kept.place, Place::Block(..) | Place::Nowhere))
+            .filter_map(|kept| {
+                let start = self.addresses(kept).1? - kept.layout.bytes_before();
+                Some((start, start + kept.layout.span_bytes()))
+            })
+            .collect();
+        spans.sort_unstable();
+        let mut counted = (0, 0);
+        for (start, end) in spans {
+            counted = (counted.0 + end.saturating_sub(start.max(counted.1)), end.max(counted.1));
+        }
+        counted.0
+    }
+
+    /// The groups that a parameter's bytes are carried with.
+    pub fn groups_beside(&self, at: usize) -> Vec<usize> {
+        match self.kept[at].place {
+            Place::Block(block, _) => self.units[self.blocks[block].unit].groups.clone(),
+            _ => vec![self.kept[at].group],
+        }
+    }
+
+    /// The unit's blocks in the order in which they lie.
+    pub fn blocks_in(&self, unit: usize) -> Vec<usize> {
+        let mut blocks: Vec<usize> = (0..self.blocks.len())
+            .filter(|at| self.blocks[*at].unit == unit && !self.blocks[*at].parameters.is_empty())
+            .collect();
+        blocks.sort_by_key(|at| self.blocks[*at].offset);
+        blocks
+    }
+
+    /// Takes a block in, under the number of one that is gone if there is such a number.
+    pub fn put_block(&mut self, block: Block) -> usize {
+        match self.blocks.iter().position(|block| block.parameters.is_empty()) {
+            Some(free) => {
+                self.blocks[free] = block;
+                free
+            }
+            None => {
+                self.blocks.push(block);
+                self.blocks.len() - 1
+            }
+        }
+    }
+
+    /// The parameter has no part in its block any more.
+    pub fn leave_block(&mut self, at: usize) {
+        if let Place::Block(block, _) = self.kept[at].place {
+            let block = &mut self.blocks[block];
+            block.parameters.retain(|member| *member != at);
+            if block.parameters.is_empty() {
+                block.bytes = 0;
+            }
+        }
+    }
+
+    /// Takes a parameter out of all lists; the last one gets its number.
+    pub fn forget(&mut self, at: usize) {
+        let last = self.kept.len() - 1;
+        let gone = self.kept.swap_remove(at);
+        self.names.remove(&gone.name);
+        if at == last {
+            return;
+        }
+        let moved = &self.kept[at];
+        self.names.insert(moved.name.clone(), at);
+        if let Place::Block(block, _) = moved.place {
+            let members = self.blocks[block].parameters.iter_mut();
+            members.filter(|member| **member == last).for_each(|member| *member = at);
+        }
+    }
+
+    /// Gives buffers back that nothing is in any more.
+    pub fn drop_empty_units(&mut self) {
+        for unit in (0..self.units.len()).rev() {
+            let own = !Arc::ptr_eq(&self.units[unit].buffer, &self.arena);
+            if own && self.blocks_in(unit).is_empty() {
+                self.units.remove(unit);
+                self.blocks.iter_mut().filter(|block| block.unit > unit).for_each(|block| {
+                    block.unit -= 1;
+                });
+            }
+        }
+        self.blocks.iter_mut().filter(|block| block.parameters.is_empty()).for_each(|block| {
+            block.unit = 0;
+        });
+    }
+
+    /// Whether the parameter's bytes are at the source, in the same layout.
+    pub fn is_at(&self, at: usize, source: Source, layout: &Layout) -> bool {
+        let kept = &self.kept[at];
+        let first = source.span.start() as u64 + layout.bytes_before();
+        let (host, device) = self.addresses(kept);
+        kept.layout == *layout && (host == Some(first) || device == Some(first))
+    }
+
+    /// Pinned if the arena is.
+    pub fn pinning(&self) -> crate::device::policy::Choice {
+        use crate::device::policy::Choice;
+        match self.arena.data().bytes() {
+            0 => Choice::Auto,
+            _ if self.arena.pinned_bytes() > 0 => Choice::On,
+            _ => Choice::Off,
+        }
+    }
+}
