@@ -36,7 +36,7 @@ suite build 240 cmake --build "$build" -- -k 0
 suite ctest 300 ctest --test-dir "$build" -L gpu --output-on-failure -j 4 --no-tests=error
 # A file at a time: a call that hangs in the driver costs that file and no other.
 for file in tests/python/test_*.py; do
-    WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 suite "$file" 90 \
+    WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 suite "$file" 180 \
         "$python" -m pytest -q -rs -p no:cacheprovider "$file"
 done
 suite tests/gpu 300 "$python" -m pytest -q -rs -p no:cacheprovider --timeout=120 tests/gpu
