@@ -45,6 +45,7 @@ lint: $(VENV)/test
 	cargo clippy --locked --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd bindings/python && $(BIN)/mypy --no-error-summary
 	$(BIN)/python tools/readme.py --check
 
 test-rust: ## unit and property tests of the Rust modules

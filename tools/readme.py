@@ -17,12 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-QUOTE = re.compile(r"(<!-- quote: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+QUOTE = re.compile(
+    r"(<!-- quote: (?P<path>\S+)(?: with (?P<figures>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 LANGUAGES = {".c": "c", ".cpp": "cpp", ".py": "python"}
 
 
-def table(path: Path) -> str:
-    """A result file's bars in Markdown."""
+def table(path: Path, figures: list[str]) -> str:
+    """A result file's bars in Markdown, and figures of these names."""
     result = json.loads(path.read_text())
     machine, library = result["machine"], result["library"]
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items())
@@ -40,14 +42,21 @@ def table(path: Path) -> str:
         sense = {">=": "≥", "<=": "≤"}[bar["sense"]]
         figure = f"{bar['figure']:.4g}"
         lines.append(f"| {bar['name']} | {figure} | {sense} {bar['goal']:g} | {holds} |")
+    by_name = {figure["name"]: figure for figure in result["figures"]}
+    if figures:
+        lines += ["", "| figure | median | what |", "|---|---:|---|"]
+    for name in figures:
+        figure = by_name[name]
+        value = f"{figure['value']:.4g} {figure['unit']}"
+        lines.append(f"| {name} | {value} | {figure['what']} |")
     link = f"[{path.name}]({path.relative_to(ROOT)})"
     return "\n".join([*lines, "", f"Every figure behind them, with its spread: {link}."]) + "\n"
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path, figures: str | None) -> str:
     """What the README says of a file."""
     if path.suffix == ".json":
-        return table(path)
+        return table(path, figures.split(",") if figures else [])
     return f"```{LANGUAGES[path.suffix]}\n{path.read_text().strip()}\n```\n"
 
 
@@ -57,7 +66,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     text = README.read_text()
-    filled = QUOTE.sub(lambda match: match[1] + quoted(ROOT / match["path"]) + match[3], text)
+    filled = QUOTE.sub(
+        lambda match: match[1] + quoted(ROOT / match["path"], match["figures"]) + match[4], text
+    )
     if filled == text:
         return 0
     if arguments.check:

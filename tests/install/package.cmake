@@ -66,7 +66,7 @@ if(NOT output STREQUAL VERSION)
   message(FATAL_ERROR "pkg-config says version ${output}")
 endif()
 file(MAKE_DIRECTORY "${WORK}/by pkg-config")
-foreach(example ten_lines offload two_layers)
+foreach(example ten_lines engine two_layers)
   run(sh "${CMAKE_CURRENT_LIST_DIR}/compile.sh" "${PKG_CONFIG}" "${C_COMPILER}"
     "${SOURCE}/examples/c/${example}.c" "${WORK}/by pkg-config/${example}")
 endforeach()

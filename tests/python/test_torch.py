@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from conftest import ROOT  # noqa: E402
+
 import weighbridge.torch as wt  # noqa: E402
 
 
@@ -200,6 +202,17 @@ def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
     assert same(run(empty, where), resident)
 
 
+def test_a_model_in_host_memory_is_brought_to_its_device(net, where):
+    resident = run(net, where)
+    net.cpu()
+    layer = sum(p.nbytes for p in net.layers[0].parameters())
+    handle = wt.offload(net, offload_bytes=2 * layer, device=where)
+    assert {t.device.type for t in [*net.parameters(), *net.buffers()]} == {where.type}
+    assert same(run(net, where), resident)
+    handle.remove()
+    assert same(run(net, where), resident)
+
+
 def test_shards_are_one_checkpoint(net, where, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     resident, paths = run(net, where), []
@@ -288,6 +301,12 @@ def test_groups_may_be_one_or_named(net, where):
         assert names <= found
         assert same(run(net, where), resident)
         handle.remove()
+
+
+def test_the_example_runs(run_python):
+    code, output, errors = run_python(str(ROOT / "examples" / "python" / "offload_torch.py"))
+    assert code == 0, errors
+    assert "offloaded_bytes=" in output
 
 
 def test_groups_that_are_none(net):

@@ -14,7 +14,7 @@ from ..plan import Parameter, Plan
 from ..safetensors import Safetensors
 from ._groups import around_others, group_of_each
 from ._handle import OffloadHandle
-from ._tensors import address_of, dtype_of, weights_of
+from ._tensors import address_of, dtype_of, put, weights_of
 
 if TYPE_CHECKING:
     from typing_extensions import Literal
@@ -47,8 +47,9 @@ def offload(
     holds none of them. Embeddings are taken as sparse.
     ``checkpoint`` is a safetensors file, or several, that weights are taken from, for a model on
     the meta device for instance: they go from the file into host memory, or to the device if they
-    stay. ``device`` is where the model runs, by default where it is. Buffers are left alone, unless
-    ``buffers`` asks for them too: only where no forward writes to them.
+    stay. ``device`` is where the model runs, by default where its first weight is: weights that
+    stay, and buffers, are moved there. Buffers are not offloaded unless ``buffers`` asks for it:
+    only where no forward writes to them.
     """
     where = torch.device(device) if device is not None else _device_of(model)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
@@ -71,6 +72,10 @@ def offload(
         link_bytes_per_second=link_bytes_per_second,
     )
     handle = OffloadHandle(model, plan, where, groups, buffers)
+    for name, buffer in model.named_buffers():
+        if not buffer.is_meta and buffer.device != where:
+            path, _, own = name.rpartition(".")
+            put(model.get_submodule(path), own, buffer.to(where))
     for file in files:
         file.close()
     return handle
@@ -78,7 +83,7 @@ def offload(
 
 def _device_of(model: torch.nn.Module) -> torch.device:
     for parameter in model.parameters():
-        if not parameter.is_meta and parameter.device.type != "cpu":
+        if not parameter.is_meta:
             return parameter.device
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())

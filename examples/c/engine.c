@@ -1,7 +1,7 @@
 /* Weights in host memory, carried to the device when a layer needs them, and given back when the
  * device is done with them.
  *
- *     offload [device [file]]          offload cuda:0 model.bin
+ *     engine [device [file]]           engine cuda:0 model.bin
  *
  * With a file, its bytes are mapped and registered where they lie; without one, memory is allocated
  * and filled. */
