@@ -213,6 +213,25 @@ def test_a_model_in_host_memory_is_brought_to_its_device(net, where):
     assert same(run(net, where), resident)
 
 
+def test_progress_is_told_and_can_cancel(net, where):
+    resident, told = run(net, where), []
+
+    def tell(phase, done, total):
+        told.append((phase, done, total))
+
+    handle = wt.offload(net, offload_bytes=1 << 20, progress=tell)
+    assert told and all(0 <= done <= total for _, done, total in told)
+    assert same(run(net, where), resident)
+    handle.remove()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wt.offload(net, offload_bytes=1 << 20, progress=stop)
+    assert same(run(net, where), resident), "nothing was changed"
+
+
 def test_shards_are_one_checkpoint(net, where, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     resident, paths = run(net, where), []

@@ -18,6 +18,8 @@ from ._tensors import address_of, dtype_of, like, put, tensor_of, weight_of, wei
 if TYPE_CHECKING:
     from typing_extensions import Literal
 
+    from .._progress import Callback
+
 
 class OffloadHandle:
     """A model whose weights are offloaded; made by :func:`offload`."""
@@ -29,6 +31,7 @@ class OffloadHandle:
         device: torch.device,
         groups: Literal["auto"] | Sequence[str] = "auto",
         buffers: bool = False,
+        progress: Callback | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
@@ -37,7 +40,7 @@ class OffloadHandle:
         self._buffers = buffers
         # The host's own stream: there, torch runs on the calling thread, which waits for it.
         self._own_stream = plan.device.stream() if device.type == "cpu" else None
-        self._offloader = Offloader(plan, self._stream())
+        self._offloader = Offloader(plan, self._stream(), progress=progress)
         self._number = _operators.register(self)
         named = weights_of(model, buffers)
         self._names = [name for name, _ in named]

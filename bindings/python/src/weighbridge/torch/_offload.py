@@ -19,6 +19,8 @@ from ._tensors import address_of, dtype_of, put, weights_of
 if TYPE_CHECKING:
     from typing_extensions import Literal
 
+    from .._progress import Callback
+
 
 def offload(
     model: torch.nn.Module,
@@ -38,6 +40,7 @@ def offload(
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
+    progress: Callback | None = None,
 ) -> OffloadHandle:
     """Move weights of a model to host memory under a budget, and carry them from there.
 
@@ -49,7 +52,8 @@ def offload(
     the meta device for instance: they go from the file into host memory, or to the device if they
     stay. ``device`` is where the model runs, by default where its first weight is: weights that
     stay, and buffers, are moved there. Buffers are not offloaded unless ``buffers`` asks for it:
-    only where no forward writes to them.
+    only where no forward writes to them. ``progress`` is called with what is done and how many of
+    how many bytes; it cancels by returning False or raising.
     """
     where = torch.device(device) if device is not None else _device_of(model)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
@@ -71,7 +75,7 @@ def offload(
         allow=allow,
         link_bytes_per_second=link_bytes_per_second,
     )
-    handle = OffloadHandle(model, plan, where, groups, buffers)
+    handle = OffloadHandle(model, plan, where, groups, buffers, progress)
     for name, buffer in model.named_buffers():
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")
