@@ -157,13 +157,22 @@ proptest! {
     fn device_bytes_are_never_overshot(
         model in models(), order in orders(), budget in 0u64..300_000, views in any::<bool>()
     ) {
-        let options = PlanOptions { device_bytes: Some(budget), order, ..options() };
-        match Plan::new(model, options, &platform(views)) {
-            Ok(plan) => {
-                plan.check();
-                prop_assert!(plan.resident_bytes + plan.slot_bytes <= budget);
-            }
-            Err(error) => prop_assert_eq!(error.status, WB_ERR_BUDGET),
+        // Then a byte less than that took, and the same again: at the edge every time.
+        let mut budget = Some(budget);
+        while let Some(most) = budget {
+            let options = PlanOptions { device_bytes: Some(most), order, ..options() };
+            budget = match Plan::new(model.clone(), options, &platform(views)) {
+                Ok(plan) => {
+                    plan.check();
+                    let took = plan.resident_bytes + plan.slot_bytes;
+                    prop_assert!(took <= most, "{took} of {most}");
+                    took.checked_sub(1)
+                }
+                Err(error) => {
+                    prop_assert_eq!(error.status, WB_ERR_BUDGET);
+                    None
+                }
+            };
         }
     }
 
