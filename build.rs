@@ -32,6 +32,29 @@ fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libweighbridge.so.{major}");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     check_header(&root);
+    compile_kernels();
+}
+
+/// The kernels for the host, once for each set of vector instructions that is chosen from at run time.
+fn compile_kernels() {
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let wider: &[(&str, &[&str])] =
+        &[("_avx2", &["-mavx2"]), ("_avx512", &["-mavx512f", "-mavx512bw", "-mavx512vl"])];
+    for (suffix, flags) in [("_plain", &[][..])].iter().chain(wider.iter().filter(|_| x86)) {
+        cc::Build::new()
+            .file("kernels/host.c")
+            .define("WB_KERNEL", *suffix)
+            .flags(*flags)
+            // A product is rounded before anything is added, and loops may compute what is not used.
+            .flags(["-std=c11", "-ffp-contract=off", "-fno-trapping-math"])
+            .opt_level(3)
+            .warnings_into_errors(true)
+            .extra_warnings(true)
+            .compile(&format!("weighbridge_kernels{suffix}"));
+    }
+    for file in ["host.c", "blocks.h", "fp8.h"] {
+        println!("cargo:rerun-if-changed=kernels/{file}");
+    }
 }
 
 fn check_header(root: &Path) {

@@ -1285,6 +1285,16 @@ typedef struct {
 #define WB_ERR_BUSY 43
 
 /**
+ * The staging memory allowed does not hold one row.
+ */
+#define WB_ERR_STAGING 44
+
+/**
+ * There are NaN or infinities, and they were to be an error.
+ */
+#define WB_ERR_NOT_FINITE 45
+
+/**
  * Boolean, 1 byte.
  */
 #define WB_DTYPE_BOOL 1
@@ -1478,6 +1488,11 @@ typedef struct {
  * Reading or copying.
  */
 #define WB_PHASE_READ 3
+
+/**
+ * Numbers are quantized.
+ */
+#define WB_PHASE_QUANTIZE 4
 
 /**
  * The device; the buffer must be mapped for it.

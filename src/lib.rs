@@ -19,5 +19,6 @@ pub mod error;
 mod log;
 pub mod memory;
 pub mod offload;
+pub mod quant;
 pub mod status;
 pub mod tensor;

@@ -93,6 +93,11 @@ pub const WB_ERR_SLOTS_BUDGET: wb_status = 42;
 /// Something else holds what was asked for; release it first.
 pub const WB_ERR_BUSY: wb_status = 43;
 
+/// The staging memory allowed does not hold one row.
+pub const WB_ERR_STAGING: wb_status = 44;
+/// There are NaN or infinities, and they were to be an error.
+pub const WB_ERR_NOT_FINITE: wb_status = 45;
+
 /// Matches a status with the name of its constant, so that a name is written once.
 macro_rules! names {
     ($status:expr; $($name:ident)*) => {
@@ -112,5 +117,5 @@ pub(crate) fn name(status: wb_status) -> Option<&'static str> {
         WB_ERR_FILE_EMPTY WB_ERR_FILE_TRUNCATED WB_ERR_FILE_IO WB_ERR_FORMAT WB_ERR_NOT_FOUND
         WB_ERR_CANCELLED WB_ERR_TIMEOUT WB_ERR_CAPTURING WB_ERR_FORKED WB_ERR_DLPACK
         WB_ERR_NOTHING_OFFLOADED WB_ERR_SELECTOR WB_ERR_EVERYTHING_FITS WB_ERR_BUDGET
-        WB_ERR_SLOTS_BUDGET WB_ERR_BUSY)
+        WB_ERR_SLOTS_BUDGET WB_ERR_BUSY WB_ERR_STAGING WB_ERR_NOT_FINITE)
 }

@@ -80,6 +80,8 @@ pub const WB_PHASE_FAULT: wb_phase = 1;
 pub const WB_PHASE_PIN: wb_phase = 2;
 /// Reading or copying.
 pub const WB_PHASE_READ: wb_phase = 3;
+/// Numbers are quantized.
+pub const WB_PHASE_QUANTIZE: wb_phase = 4;
 
 /// Receives the bytes done and the bytes in all of a phase; a result other than 0 cancels. Called on
 /// the thread that made the call.
@@ -245,6 +247,7 @@ pub(super) unsafe fn with_options<R>(
             Phase::Fault => WB_PHASE_FAULT,
             Phase::Pin => WB_PHASE_PIN,
             Phase::Read => WB_PHASE_READ,
+            Phase::Quantize => WB_PHASE_QUANTIZE,
         };
         // SAFETY: the caller's promise.
         unsafe { callback(given.progress_user, phase, done, total) == 0 }

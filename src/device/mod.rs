@@ -4,6 +4,7 @@
 
 pub mod cuda;
 pub mod host;
+pub mod kernel;
 mod owned;
 pub mod policy;
 pub mod process;
@@ -21,6 +22,7 @@ use crate::memory::pages::Span;
 use crate::status::{
     WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
 };
+use kernel::Kernel;
 pub use owned::{DeviceMemory, OwnedStream};
 use policy::{Choice, Policy};
 use registry::Registry;
@@ -142,6 +144,9 @@ pub trait Backend: Send + Sync {
     /// Queues a copy of spans of one length, neither of which straddles two registrations.
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()>;
 
+    /// Queues a kernel, all of whose memory is the device's.
+    fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()>;
+
     /// A new stream, ordered in itself only.
     fn new_stream(&self) -> Result<Stream>;
     /// Gives a stream of [`Backend::new_stream`] back; work queued on it still runs.
@@ -156,6 +161,8 @@ pub trait Backend: Send + Sync {
     fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
     /// The number of the capture that the stream is in, if it is in one.
     fn capture(&self, stream: Stream) -> Result<Option<u64>>;
+    /// Whether copies take this memory of the host as it lies: it is pinned.
+    fn is_pinned(&self, span: Span) -> Result<bool>;
     /// Whether an address lies in device memory; on the host device, in memory of
     /// [`Backend::alloc`].
     fn is_device_memory(&self, address: u64) -> Result<bool>;

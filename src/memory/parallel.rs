@@ -22,6 +22,8 @@ pub enum Phase {
     Pin,
     /// Reading a file.
     Read,
+    /// Quantizing.
+    Quantize,
 }
 
 /// Receives (phase, bytes done, bytes in all), always on the calling thread; `false` cancels.

@@ -6,7 +6,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
-use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
+use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream,
+};
 use once_cell::sync::OnceCell;
 
 use crate::error::{Error, Result};
@@ -68,6 +70,7 @@ macro_rules! driver {
                 ///
                 /// # Safety
                 /// As the driver's documentation demands of the arguments.
+                #[allow(clippy::too_many_arguments)]
                 pub unsafe fn $name(&self, $($argument: $type),*) -> Result<()> {
                     let Some(function) = self.$name else { return Err(missing($symbol)) };
                     // SAFETY: the caller keeps the driver's rules.
@@ -115,6 +118,16 @@ driver! {
     stream_capture = "cuStreamGetCaptureInfo_v2"(
         stream: CUstream, status: *mut c_int, id: *mut u64, graph: *mut c_void,
         dependencies: *mut c_void, count: *mut c_void);
+    memset_async =
+        "cuMemsetD8Async"(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
+    module_load = "cuModuleLoadData"(module: *mut CUmodule, image: *const c_void);
+    module_unload = "cuModuleUnload"(module: CUmodule);
+    module_function =
+        "cuModuleGetFunction"(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    launch_kernel = "cuLaunchKernel"(
+        function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint,
+        block_y: c_uint, block_z: c_uint, shared_bytes: c_uint, stream: CUstream,
+        arguments: *mut *mut c_void, extra: *mut *mut c_void);
     launch_host_function =
         "cuLaunchHostFunc"(stream: CUstream, function: HostFunction, data: *mut c_void);
     event_create = "cuEventCreate"(event: *mut CUevent, flags: c_uint);

@@ -4,6 +4,7 @@
 mod context;
 mod driver;
 mod event;
+mod kernels;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::fs;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUpointer_attribute as PointerAttribute};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
 
+use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail};
@@ -22,6 +24,7 @@ use crate::status::{WB_ERR_ALREADY_REGISTERED, WB_ERR_INVALID_ARGUMENT, WB_ERR_N
 use context::{Context, Entered};
 use driver::{Driver, code};
 use event::CudaEvent;
+use kernels::Kernels;
 
 static REGISTRY: Registry = Registry::new();
 
@@ -37,6 +40,7 @@ pub fn device_count() -> Result<i32> {
 pub struct CudaDevice {
     context: Arc<Context>,
     facts: Facts,
+    kernels: Kernels,
 }
 
 impl CudaDevice {
@@ -72,7 +76,14 @@ impl CudaDevice {
             }
             facts.read_only_register = probe_read_only(&entered);
         }
-        Ok(Self { context: Arc::new(context), facts })
+        let kernels = Kernels::new(facts.compute_capability);
+        Ok(Self { context: Arc::new(context), facts, kernels })
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        self.kernels.unload(&self.context);
     }
 }
 
@@ -305,6 +316,10 @@ impl Backend for CudaDevice {
         unsafe { entered.driver.copy_async(to, from, bytes, stream.0 as sys::CUstream) }
     }
 
+    fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()> {
+        self.kernels.launch(&self.context, kernel, stream)
+    }
+
     fn new_stream(&self) -> Result<Stream> {
         const NON_BLOCKING: u32 = 1;
         let entered = self.context.enter()?;
@@ -365,7 +380,22 @@ impl Backend for CudaDevice {
         Ok((status != 0).then_some(id))
     }
 
+    fn is_pinned(&self, span: Span) -> Result<bool> {
+        let pinned = |address: usize| -> Result<bool> {
+            let kind = self.memory_kind(address as u64)?;
+            Ok(kind == sys::CUmemorytype::CU_MEMORYTYPE_HOST as u32)
+        };
+        Ok(span.bytes() == 0 || (pinned(span.start())? && pinned(span.end() - 1)?))
+    }
+
     fn is_device_memory(&self, address: u64) -> Result<bool> {
+        Ok(self.memory_kind(address)? == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32)
+    }
+}
+
+impl CudaDevice {
+    /// A `CUmemorytype`; 0 for memory that the driver does not know.
+    fn memory_kind(&self, address: u64) -> Result<u32> {
         let entered = self.context.enter()?;
         let mut kind = 0u32;
         // SAFETY: the attribute is a 32-bit number; an address unknown to the driver is an error.
@@ -377,8 +407,8 @@ impl Backend for CudaDevice {
             )
         };
         match found {
-            Ok(()) => Ok(kind == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32),
-            Err(error) if error.code == code::INVALID_VALUE => Ok(false),
+            Ok(()) => Ok(kind),
+            Err(error) if error.code == code::INVALID_VALUE => Ok(0),
             Err(error) => Err(error),
         }
     }

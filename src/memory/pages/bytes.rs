@@ -79,10 +79,67 @@ pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
 }
 
 /// Sets every byte of the span.
-#[cfg(test)]
 pub fn fill(span: Span, value: u8) {
     // SAFETY: the span is mapped and writable (Span's promise).
     unsafe { ptr::write_bytes(span.start() as *mut u8, value, span.bytes()) };
+}
+
+/// Elements of a matrix in memory; strides are bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Strided {
+    /// Rows.
+    pub rows: u64,
+    /// Columns.
+    pub cols: u64,
+    /// From a row to the next.
+    pub row_stride: i64,
+    /// From a column to the next.
+    pub col_stride: i64,
+    /// Bytes of an element: 2 or 4.
+    pub bytes: u64,
+}
+
+/// Writes the elements of a matrix, whose first is at `first` in `from`, one behind the other.
+pub fn gather(to: Span, from: Span, first: u64, matrix: &Strided) {
+    let line = (matrix.cols * matrix.bytes) as usize;
+    for row in 0..matrix.rows as usize {
+        let start = (first as i64 + row as i64 * matrix.row_stride) as usize;
+        let target = to.part(row * line, line);
+        if matrix.col_stride == matrix.bytes as i64 {
+            copy(target, from.part(start - from.start(), line));
+            continue;
+        }
+        for col in 0..matrix.cols as usize {
+            let element = (start as i64 + col as i64 * matrix.col_stride) as usize;
+            let bytes = matrix.bytes as usize;
+            let source = from.part(element - from.start(), bytes);
+            copy(target.part(col * bytes, bytes), source);
+        }
+    }
+}
+
+/// The number in the first eight bytes of the span.
+pub fn read_u64(span: Span) -> u64 {
+    debug_assert!(span.bytes() >= 8);
+    // SAFETY: the span is mapped and readable (Span's promise).
+    unsafe { ptr::read_unaligned(span.start() as *const u64) }
+}
+
+/// Writes as many bytes as the span has.
+#[cfg(test)]
+pub fn write(span: Span, bytes: &[u8]) {
+    assert_eq!(span.bytes(), bytes.len());
+    // SAFETY: the span is mapped and writable (Span's promise), and as long.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), span.start() as *mut u8, bytes.len()) };
+}
+
+/// The bytes of the span.
+#[cfg(test)]
+pub fn read(span: Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.bytes()];
+    // SAFETY: the span is mapped and readable (Span's promise), and as long.
+    unsafe { ptr::copy_nonoverlapping(span.start() as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+    bytes
 }
 
 /// Whether every byte of the span has a value.

@@ -9,9 +9,9 @@ mod bytes;
 mod limits;
 mod mapping;
 
-pub use bytes::{copy, fault_in, read_file};
+pub use bytes::{Strided, copy, fault_in, fill, gather, read_file, read_u64};
 #[cfg(test)]
-pub use bytes::{fill, is_filled};
+pub use bytes::{is_filled, read, write};
 pub use limits::{huge_page_bytes, memlock_limit, page_bytes};
 pub use mapping::{
     HugePages, Mapping, advise_huge_pages, bind_to_node, lock, memory_file, resident_bytes, unlock,

@@ -1,0 +1,90 @@
+//! A tensor as matrices, and the blocks of each that share a scale.
+
+use crate::device::kernel::Blocks;
+use crate::error::{Result, fail};
+use crate::status::WB_ERR_OUT_OF_RANGE;
+use crate::tensor::Layout;
+
+/// Rows and columns are the last two dimensions; all before them count matrices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Geometry {
+    /// Elements from the tensor's first to each matrix's first.
+    pub matrices: Vec<i64>,
+    /// One whole matrix.
+    pub blocks: Blocks,
+    /// Rows of scales of a matrix.
+    pub scale_rows: u64,
+}
+
+impl Geometry {
+    /// Cuts a layout into blocks of so many rows and columns; 0 for all of them.
+    pub fn new(layout: &Layout, block: (u64, u64)) -> Result<Self> {
+        let (shape, strides) = (layout.shape(), layout.strides());
+        let at = |from_end: usize| match shape.len().checked_sub(from_end) {
+            Some(dim) => (shape[dim] as u64, strides[dim]),
+            None => (1, 0),
+        };
+        let ((rows, row_stride), (cols, col_stride)) = (at(2), at(1));
+        let leading = shape.len().saturating_sub(2);
+        let mut matrices = vec![0i64];
+        for (count, stride) in shape[..leading].iter().zip(strides) {
+            matrices = matrices
+                .iter()
+                .flat_map(|start| (0..*count).map(move |index| start + index * stride))
+                .collect();
+        }
+        let of = |asked: u64, all: u64| if asked == 0 { all } else { asked.min(all) }.max(1);
+        let (block_rows, block_cols) = (of(block.0, rows), of(block.1, cols));
+        let (scale_rows, scale_cols) = (rows.div_ceil(block_rows), cols.div_ceil(block_cols));
+        let most = u64::from(u32::MAX);
+        if rows > most || cols > most || scale_rows * scale_cols > most {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "a matrix of {rows} rows and {cols} columns with {scale_rows} x {scale_cols} scales \
+                 has more of one than 2^32 - 1: reshape it or take larger blocks"
+            );
+        }
+        let blocks = Blocks {
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+            block_rows,
+            block_cols,
+            scale_cols,
+            first_row: 0,
+        };
+        Ok(Self { matrices, blocks, scale_rows })
+    }
+
+    /// Scales of one matrix.
+    pub fn scales(&self) -> u64 {
+        self.scale_rows * self.blocks.scale_cols
+    }
+
+    /// Scales of all of them.
+    pub fn all_scales(&self) -> u64 {
+        self.scales() * self.matrices.len() as u64
+    }
+
+    /// Elements of one matrix.
+    pub fn elements(&self) -> u64 {
+        self.blocks.rows * self.blocks.cols
+    }
+
+    /// Rows `from..to` of a matrix, whose first scale is that of row `from`.
+    pub fn rows(&self, from: u64, to: u64) -> Blocks {
+        Blocks { rows: to - from, first_row: from % self.blocks.block_rows, ..self.blocks }
+    }
+
+    /// The first scale of the row of blocks that a row is in.
+    pub fn first_scale(&self, row: u64) -> u64 {
+        row / self.blocks.block_rows * self.blocks.scale_cols
+    }
+
+    /// Scales of the rows `from..to`.
+    pub fn scales_of(&self, from: u64, to: u64) -> u64 {
+        let blocks = to.div_ceil(self.blocks.block_rows) - from / self.blocks.block_rows;
+        blocks * self.blocks.scale_cols
+    }
+}

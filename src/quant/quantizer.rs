@@ -1,0 +1,475 @@
+//! Brings tensors through staging memory of bounded size, chunk by chunk on several streams.
+
+use std::sync::{Arc, Mutex};
+
+use super::chunks::{ALIGNMENT, Chunks, LANES, Need};
+use super::geometry::Geometry;
+use crate::device::kernel::{Blocks, Format, Kernel, ScaleKind, Wide};
+use crate::device::{Device, DeviceMemory, OwnedStream, Stream};
+use crate::error::{Result, fail};
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::pages::{self, Span};
+use crate::memory::parallel::{Phase, Progress, report};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE};
+use crate::tensor::Layout;
+
+/// Bytes that a caller names, and where they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// All of them.
+    pub span: Span,
+    /// They are in device memory.
+    pub on_device: bool,
+}
+
+/// What is quantized to what.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Type, shape and strides of the source.
+    pub layout: Layout,
+    /// Its bytes, from the lowest.
+    pub source: Place,
+    /// Where the 8-bit numbers go: as many bytes as there are elements, without gaps.
+    pub target: Place,
+    /// The target's type.
+    pub format: Format,
+    /// Where the scales go, or where they are.
+    pub scales: Place,
+    /// How they are stored.
+    pub kind: ScaleKind,
+    /// They are given.
+    pub given: bool,
+    /// Rows and columns that share a scale; 0 for all.
+    pub block: (u64, u64),
+    /// NaN and infinities are an error.
+    pub refuse_odd: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quantized {
+    /// Numbers that were NaN or infinite; not counted where scales were given.
+    pub odd: u64,
+    /// Bytes of device memory that were taken for staging.
+    pub staging_bytes: u64,
+    /// How often the source was read.
+    pub passes: u32,
+}
+
+/// Staging memory and streams, for one task at a time.
+pub struct Quantizer {
+    device: Arc<Device>,
+    limit: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    streams: Vec<OwnedStream>,
+    staging: Option<DeviceMemory>,
+    /// A pinned page for what the host is told.
+    told: Arc<Buffer>,
+    /// Counts what is not finite.
+    odd: DeviceMemory,
+    bounce: Vec<Arc<Buffer>>,
+    /// The most staging memory so far.
+    most: u64,
+}
+
+/// One chunk's way.
+struct Lane<'a> {
+    stream: Stream,
+    memory: Span,
+    /// Pinned memory for what cannot be copied as it lies: the way in, the way out.
+    bounce: Option<&'a Arc<Buffer>>,
+    /// What the host copies once the stream is done: to, from.
+    leaving: Option<(Span, Span)>,
+}
+
+impl Quantizer {
+    /// One for a device, which takes at most `limit` bytes of its memory for staging.
+    pub fn new(device: &Arc<Device>, limit: u64) -> Result<Arc<Self>> {
+        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<_>>()?;
+        let told = Buffer::alloc(device, 8, &BufferOptions::default(), &mut None)?;
+        let Some(odd) = DeviceMemory::alloc(device, 8)? else {
+            fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
+        };
+        let state = State { streams, staging: None, told, odd, bounce: Vec::new(), most: 0 };
+        Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// The most bytes of device memory that were taken for staging at a time.
+    pub fn most_staging(&self) -> u64 {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).most
+    }
+
+    /// Quantizes. Returns when every byte is where it goes.
+    pub fn quantize(&self, task: &Task, progress: &mut Progress<'_>) -> Result<Quantized> {
+        let wide = Wide::of(task.layout.dtype())?;
+        let geometry = Geometry::new(&task.layout, task.block)?;
+        check_bytes("target", task.target, task.layout.elements())?;
+        check_bytes("scales", task.scales, geometry.all_scales() * task.kind.bytes())?;
+        if task.layout.elements() == 0 {
+            return Ok(Quantized::default());
+        }
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let state = &mut *state;
+        let backend = self.device.backend();
+        // The host device's kernels find all memory where it lies, and share what they write.
+        let cuda = self.device.facts().cuda;
+        let near = |place: Place| place.on_device || !cuda;
+        let need = Need {
+            row_in: if near(task.source) { 0 } else { geometry.blocks.cols * wide.bytes() },
+            row_out: if near(task.target) { 0 } else { geometry.blocks.cols },
+            scale: task.kind.bytes(),
+            given: task.given,
+        };
+        let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
+        state.make_room(&self.device, chunks.bytes())?;
+        let first = state.streams[0].get();
+        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
+        backend.synchronize(first)?;
+        let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
+        let done = run.all(state, progress);
+        // Whatever happened, nothing may be under way when the caller's memory goes.
+        for stream in &state.streams {
+            let waited = backend.synchronize(stream.get());
+            if done.is_ok() {
+                waited?;
+            }
+        }
+        done?;
+        let told = state.told.data();
+        self.device.copy(told, state.odd.span(), first)?;
+        backend.synchronize(first)?;
+        let odd = pages::read_u64(told);
+        if task.refuse_odd && odd > 0 {
+            fail!(
+                WB_ERR_NOT_FINITE,
+                "{odd} of {} numbers are NaN or infinite, and that was to be an error: what was \
+                 written is not to be used",
+                task.layout.elements()
+            );
+        }
+        let two = run.chunks.scales_first && !task.given;
+        let staging_bytes = run.chunks.bytes();
+        Ok(Quantized { odd, staging_bytes, passes: if two { 2 } else { 1 } })
+    }
+}
+
+impl State {
+    /// Staging memory of at least so many bytes; the old goes first.
+    fn make_room(&mut self, device: &Arc<Device>, bytes: u64) -> Result<()> {
+        let have = self.staging.as_ref().map_or(0, |memory| memory.span().bytes() as u64);
+        if bytes > have {
+            self.staging = None;
+            self.staging = DeviceMemory::alloc(device, bytes as usize)?;
+        }
+        self.most = self.most.max(bytes.max(have));
+        Ok(())
+    }
+}
+
+/// One task on its way.
+struct Run<'a> {
+    device: &'a Arc<Device>,
+    task: &'a Task,
+    wide: Wide,
+    geometry: &'a Geometry,
+    need: Need,
+    chunks: Chunks,
+}
+
+/// Parts of a span, one behind the other.
+struct Parts(Span);
+
+impl Parts {
+    fn next(&mut self, bytes: u64) -> Span {
+        let taken = self.0.part(0, bytes as usize);
+        self.0 = self.0.part(bytes.next_multiple_of(ALIGNMENT) as usize, usize::MAX);
+        taken
+    }
+}
+
+impl Run<'_> {
+    fn all(&mut self, state: &mut State, progress: &mut Progress<'_>) -> Result<()> {
+        let staging = state.staging.as_ref().map_or(Span::EMPTY, DeviceMemory::span);
+        self.make_bounce(state)?;
+        let mut lanes: Vec<Lane<'_>> = (0..self.chunks.lanes as usize)
+            .map(|at| Lane {
+                stream: state.streams[at].get(),
+                memory: staging
+                    .part(at * self.chunks.lane_bytes as usize, self.chunks.lane_bytes as usize),
+                bounce: state.bounce.get(at),
+                leaving: None,
+            })
+            .collect();
+        let behind = self.chunks.lanes * self.chunks.lane_bytes;
+        let scales = staging.part(behind as usize, self.chunks.scale_bytes as usize);
+        let odd = state.odd.span();
+        let (mut done, mut turn) = (0, 0);
+        for matrix in 0..self.geometry.matrices.len() {
+            if self.chunks.scales_first {
+                self.two_passes(matrix, &mut lanes, scales, odd, &mut done, progress)?;
+            } else {
+                self.one_pass(matrix, &mut lanes, odd, (&mut done, &mut turn), progress)?;
+            }
+        }
+        lanes.iter_mut().try_for_each(|lane| self.finish(lane))
+    }
+
+    /// The rows of each chunk.
+    fn cuts(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let (rows, step) = (self.geometry.blocks.rows, self.chunks.rows.max(1));
+        (0..rows.div_ceil(step)).map(move |at| (at * step, ((at + 1) * step).min(rows)))
+    }
+
+    /// Each chunk finds its own scales.
+    fn one_pass(
+        &self,
+        matrix: usize,
+        lanes: &mut [Lane<'_>],
+        odd: Span,
+        (done, turn): (&mut u64, &mut usize),
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        for (from, to) in self.cuts() {
+            let count = lanes.len();
+            let lane = &mut lanes[*turn % count];
+            *turn += 1;
+            self.finish(lane)?;
+            let mut parts = Parts(lane.memory);
+            let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
+            let out = parts.next((to - from) * self.need.row_out);
+            let scales = self.geometry.scales_of(from, to);
+            let (sizes, inverses) = (parts.next(scales * 4), parts.next(scales * 4));
+            let stored = parts.next(scales * self.task.kind.bytes());
+            self.find_sizes(source, blocks, sizes, odd, lane.stream, true)?;
+            self.make_scales(sizes, stored, inverses, lane.stream)?;
+            let first = self.geometry.first_scale(from);
+            self.device.copy(self.scales_at(matrix, first, scales), stored, lane.stream)?;
+            self.convert(matrix, (from, to), source, blocks, inverses, out, lane)?;
+            self.tell(done, to - from, progress)?;
+        }
+        Ok(())
+    }
+
+    /// The scales of the whole matrix come first: found in a pass of their own, or given.
+    fn two_passes(
+        &self,
+        matrix: usize,
+        lanes: &mut [Lane<'_>],
+        memory: Span,
+        odd: Span,
+        done: &mut u64,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        let count = self.geometry.scales();
+        let mut parts = Parts(memory);
+        let (sizes, inverses) = (parts.next(count * 4), parts.next(count * 4));
+        let stored = parts.next(count * self.task.kind.bytes());
+        let first = lanes[0].stream;
+        lanes.iter_mut().try_for_each(|lane| self.finish(lane))?;
+        if self.task.given {
+            self.device.copy(stored, self.scales_at(matrix, 0, count), first)?;
+            let kind = self.task.kind;
+            let invert = Kernel::Inverses { kind, scales: stored, inverses, as_they_are: false };
+            self.device.backend().launch(invert, first)?;
+        } else {
+            self.device.backend().launch(Kernel::Zero { span: sizes }, first)?;
+            self.device.backend().synchronize(first)?;
+            for (at, (from, to)) in self.cuts().enumerate() {
+                let count = lanes.len();
+                let lane = &mut lanes[at % count];
+                self.finish(lane)?;
+                let mut parts = Parts(lane.memory);
+                let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
+                let first = self.geometry.first_scale(from);
+                let mine = self.scales_from(sizes, first);
+                self.find_sizes(source, blocks, mine, odd, lane.stream, false)?;
+                self.tell(done, 0, progress)?;
+            }
+            lanes.iter_mut().try_for_each(|lane| self.finish(lane))?;
+            self.make_scales(sizes, stored, inverses, first)?;
+            self.device.copy(self.scales_at(matrix, 0, count), stored, first)?;
+        }
+        self.device.backend().synchronize(first)?;
+        for (at, (from, to)) in self.cuts().enumerate() {
+            let count = lanes.len();
+            let lane = &mut lanes[at % count];
+            self.finish(lane)?;
+            let mut parts = Parts(lane.memory);
+            let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
+            let out = parts.next((to - from) * self.need.row_out);
+            let mine = self.scales_from(inverses, self.geometry.first_scale(from));
+            self.convert(matrix, (from, to), source, blocks, mine, out, lane)?;
+            self.tell(done, to - from, progress)?;
+        }
+        // The next matrix's scales go where these are.
+        lanes.iter_mut().try_for_each(|lane| self.finish(lane))
+    }
+
+    /// Four-byte entries from a scale on.
+    fn scales_from(&self, entries: Span, first: u64) -> Span {
+        entries.part(first as usize * 4, usize::MAX)
+    }
+
+    fn scales_at(&self, matrix: usize, first: u64, count: u64) -> Span {
+        let before = matrix as u64 * self.geometry.scales() + first;
+        let bytes = self.task.kind.bytes();
+        self.task.scales.span.part((before * bytes) as usize, (count * bytes) as usize)
+    }
+
+    /// Where the kernels find rows of a matrix: brought there by the lane's stream if need be.
+    fn bring(
+        &self,
+        matrix: usize,
+        (from, to): (u64, u64),
+        lane: &Lane<'_>,
+        parts: &mut Parts,
+    ) -> Result<(u64, Blocks)> {
+        let blocks = self.geometry.rows(from, to);
+        let element = self.geometry.matrices[matrix] + from as i64 * blocks.row_stride;
+        let bytes = self.wide.bytes();
+        let first = (self.task.source.span.start() as u64 + self.task.layout.bytes_before())
+            .wrapping_add_signed(element * bytes as i64);
+        if self.need.row_in == 0 {
+            return Ok((first, blocks));
+        }
+        let packed = Blocks { row_stride: blocks.cols as i64, col_stride: 1, ..blocks };
+        let rows = (to - from) * self.need.row_in;
+        let there = parts.next(rows);
+        let here = match lane.bounce {
+            Some(bounce) => {
+                let room = bounce.data().part(0, rows as usize);
+                pages::gather(room, self.task.source.span, first, &strided(&blocks, bytes));
+                room
+            }
+            None => {
+                let skip = first as usize - self.task.source.span.start();
+                self.task.source.span.part(skip, rows as usize)
+            }
+        };
+        self.device.copy(there, here, lane.stream)?;
+        Ok((there.start() as u64, packed))
+    }
+
+    fn find_sizes(
+        &self,
+        source: u64,
+        blocks: Blocks,
+        sizes: Span,
+        odd: Span,
+        stream: Stream,
+        fresh: bool,
+    ) -> Result<()> {
+        let backend = self.device.backend();
+        if fresh {
+            backend.launch(Kernel::Zero { span: sizes }, stream)?;
+        }
+        backend.launch(Kernel::Absmax { wide: self.wide, source, blocks, sizes, odd }, stream)
+    }
+
+    fn make_scales(&self, sizes: Span, scales: Span, inverses: Span, stream: Stream) -> Result<()> {
+        let (most, kind) = (self.task.format.most(), self.task.kind);
+        let kernel = Kernel::Scales { sizes, most, kind, scales, inverses };
+        self.device.backend().launch(kernel, stream)
+    }
+
+    /// Quantizes rows to where they go, or to where they leave from.
+    #[allow(clippy::too_many_arguments)]
+    fn convert(
+        &self,
+        matrix: usize,
+        (from, to): (u64, u64),
+        source: u64,
+        blocks: Blocks,
+        inverses: Span,
+        out: Span,
+        lane: &mut Lane<'_>,
+    ) -> Result<()> {
+        let before = matrix as u64 * self.geometry.elements() + from * blocks.cols;
+        let bytes = ((to - from) * blocks.cols) as usize;
+        let goal = self.task.target.span.part(before as usize, bytes);
+        let target = if self.need.row_out == 0 { goal } else { out };
+        let (wide, format) = (self.wide, self.task.format);
+        let kernel = Kernel::Quantize { wide, format, source, blocks, inverses, target };
+        self.device.backend().launch(kernel, lane.stream)?;
+        if self.need.row_out == 0 {
+            return Ok(());
+        }
+        match lane.bounce {
+            Some(bounce) => {
+                let behind = self.chunks.rows * self.need.row_in;
+                let room = bounce.data().part(behind as usize, bytes);
+                self.device.copy(room, out, lane.stream)?;
+                lane.leaving = Some((goal, room));
+                Ok(())
+            }
+            None => self.device.copy(goal, out, lane.stream),
+        }
+    }
+
+    /// Waits for the lane, and lets what leaves it by the host go.
+    fn finish(&self, lane: &mut Lane<'_>) -> Result<()> {
+        self.device.backend().synchronize(lane.stream)?;
+        if let Some((to, from)) = lane.leaving.take() {
+            pages::copy(to, from);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, done: &mut u64, rows: u64, progress: &mut Progress<'_>) -> Result<()> {
+        *done += rows * self.geometry.blocks.cols * self.wide.bytes();
+        let all = self.task.layout.elements() * self.wide.bytes();
+        report(progress, Phase::Quantize, *done as usize, all as usize)
+    }
+
+    /// Pinned memory for each lane, where the source or the target cannot be copied as it lies.
+    fn make_bounce(&self, state: &mut State) -> Result<()> {
+        let blocks = &self.geometry.blocks;
+        let packed = blocks.col_stride == 1 && blocks.row_stride == blocks.cols as i64;
+        let pinned = |place: Place| self.device.backend().is_pinned(place.span);
+        let comes = self.need.row_in > 0 && !(packed && pinned(self.task.source)?);
+        let leaves = self.need.row_out > 0 && !pinned(self.task.target)?;
+        if !comes && !leaves {
+            state.bounce.clear();
+            return Ok(());
+        }
+        let bytes = (self.chunks.rows * (self.need.row_in + self.need.row_out)) as usize;
+        if state.bounce.iter().any(|bounce| bounce.data().bytes() < bytes) {
+            state.bounce.clear();
+        }
+        while state.bounce.len() < self.chunks.lanes as usize {
+            let options =
+                BufferOptions { pin: crate::device::policy::Choice::On, ..Default::default() };
+            state.bounce.push(Buffer::alloc(self.device, bytes, &options, &mut None)?);
+        }
+        Ok(())
+    }
+}
+
+fn strided(blocks: &Blocks, bytes: u64) -> pages::Strided {
+    pages::Strided {
+        rows: blocks.rows,
+        cols: blocks.cols,
+        row_stride: blocks.row_stride * bytes as i64,
+        col_stride: blocks.col_stride * bytes as i64,
+        bytes,
+    }
+}
+
+fn check_bytes(what: &str, place: Place, needs: u64) -> Result<()> {
+    if place.span.bytes() as u64 != needs {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "the {what} has {} bytes; this task takes {needs}",
+            place.span.bytes()
+        );
+    }
+    Ok(())
+}

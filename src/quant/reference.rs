@@ -1,0 +1,57 @@
+//! What quantizing means, in plain 64-bit arithmetic: the kernels are compared with it.
+
+use crate::device::kernel::{Format, ScaleKind};
+
+/// Bits of mantissa, and the exponent of the smallest normal number.
+fn parts(format: Format) -> (i32, i32) {
+    match format {
+        Format::E4m3 => (3, -6),
+        Format::E5m2 => (2, -14),
+    }
+}
+
+/// The number of a code.
+pub fn decode(code: u8, format: Format) -> f64 {
+    let (mantissa, least) = parts(format);
+    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+    let size = i32::from(code & 0x7f);
+    let (exponent, fraction) = (size >> mantissa, f64::from(size & ((1 << mantissa) - 1)));
+    let steps = fraction / f64::from(1 << mantissa);
+    match (format, size) {
+        (Format::E4m3, 0x7f) => f64::NAN,
+        (Format::E5m2, 0x7c) => sign * f64::INFINITY,
+        (Format::E5m2, 0x7d..) => f64::NAN,
+        _ if exponent == 0 => sign * steps * 2f64.powi(least),
+        _ => sign * (1.0 + steps) * 2f64.powi(exponent - 1 + least),
+    }
+}
+
+/// The code that is nearest, the even one of two; the largest for what is larger.
+pub fn encode(number: f32, format: Format) -> u8 {
+    if number.is_nan() {
+        return 0x7f;
+    }
+    let (mantissa, least) = parts(format);
+    let size = f64::from(number).abs().min(f64::from(format.most()));
+    let exponent = if size == 0.0 { least } else { (size.to_bits() >> 52) as i32 - 1023 };
+    let step = 2f64.powi(exponent.max(least) - mantissa);
+    let rounded = (size / step).round_ties_even() * step;
+    let code = (0..0x7f).find(|code| decode(*code, format) == rounded).unwrap();
+    code | if number.is_sign_negative() { 0x80 } else { 0 }
+}
+
+/// The multiplier of a block: stored, and as a number.
+pub fn scale(largest: f32, format: Format, kind: ScaleKind) -> (u32, f32) {
+    let scale = match largest {
+        0.0 => 1.0,
+        _ => (largest / format.most()).max(f32::MIN_POSITIVE),
+    };
+    match kind {
+        ScaleKind::F32 => (scale.to_bits(), scale),
+        ScaleKind::E8m0 => {
+            let exponent = (-126..=127).find(|exponent| 2f64.powi(*exponent) >= f64::from(scale));
+            let exponent = exponent.unwrap();
+            ((exponent + 127) as u32, 2f64.powi(exponent) as f32)
+        }
+    }
+}

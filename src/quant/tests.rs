@@ -1,0 +1,186 @@
+use proptest::prelude::*;
+
+use super::chunks::{Chunks, Need};
+use super::geometry::Geometry;
+use super::quantizer::{Place, Quantizer, Task};
+use super::reference;
+use crate::device::kernel::{Format, ScaleKind};
+use crate::device::{Device, DeviceOptions};
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::pages;
+use crate::status::{WB_ERR_NOT_FINITE, WB_ERR_STAGING};
+use crate::tensor::dtype::WB_DTYPE_F32;
+use crate::tensor::{Dtype, Layout};
+
+fn layout(shape: &[i64], strides: Option<&[i64]>) -> Layout {
+    Layout::new(Dtype::from_code(WB_DTYPE_F32).unwrap(), shape, strides).unwrap()
+}
+
+/// Memory of the host with these bytes.
+fn holding(device: &std::sync::Arc<Device>, bytes: &[u8]) -> std::sync::Arc<Buffer> {
+    let buffer = Buffer::alloc(device, bytes.len(), &BufferOptions::default(), &mut None).unwrap();
+    pages::write(buffer.data(), bytes);
+    buffer
+}
+
+/// Every index of a shape, in order.
+fn indexes(shape: &[i64]) -> Vec<Vec<i64>> {
+    shape.iter().fold(vec![vec![]], |found, size| {
+        found
+            .iter()
+            .flat_map(|index| (0..*size).map(move |at| [index.as_slice(), &[at]].concat()))
+            .collect()
+    })
+}
+
+fn formats() -> impl Strategy<Value = Format> {
+    prop::sample::select(vec![Format::E4m3, Format::E5m2])
+}
+
+fn kinds() -> impl Strategy<Value = ScaleKind> {
+    prop::sample::select(vec![ScaleKind::F32, ScaleKind::E8m0])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Any shape, strides and blocks, with numbers of any bits: as the plain definition has it.
+    #[test]
+    fn tensors_are_quantized_block_by_block(
+        shape in prop::collection::vec(1i64..9, 0..4),
+        gaps in prop::collection::vec(0i64..3, 4),
+        turned in any::<bool>(),
+        block in (0u64..5, 0u64..5),
+        format in formats(),
+        kind in kinds(),
+        seed in prop::collection::vec(prop_oneof![any::<u32>(), 0x3f00_0000u32..0x4000_0000], 64),
+    ) {
+        // Strides with gaps; turned, the first dimension is the dense one.
+        let mut strides = vec![0i64; shape.len()];
+        let mut next = 1;
+        let order: Vec<usize> = if turned { (0..shape.len()).collect() } else { (0..shape.len()).rev().collect() };
+        for at in order {
+            strides[at] = next;
+            next = next * shape[at] + gaps[at];
+        }
+        let layout = layout(&shape, Some(&strides));
+        let count = (layout.span_bytes() / 4) as usize;
+        let numbers: Vec<f32> = (0..count).map(|at| f32::from_bits(seed[at % 64].rotate_left(at as u32 / 64))).collect();
+        let geometry = Geometry::new(&layout, block).unwrap();
+        let device = Device::open("host", DeviceOptions::default()).unwrap();
+        let quantizer = Quantizer::new(&device, 1 << 20).unwrap();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        let source = holding(&device, &bytes);
+        let target = holding(&device, &vec![0xaa; layout.elements() as usize]);
+        let scales = holding(&device, &vec![0xaa; (geometry.all_scales() * kind.bytes()) as usize]);
+        let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
+        let task = Task {
+            layout: layout.clone(),
+            source: place(&source),
+            target: place(&target),
+            format,
+            scales: place(&scales),
+            kind,
+            given: false,
+            block,
+            refuse_odd: false,
+        };
+        let done = quantizer.quantize(&task, &mut None).unwrap();
+        // The definition, element by element.
+        let matrix = geometry.blocks;
+        let at = |index: &[i64]| {
+            let flat: i64 = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
+            numbers[flat as usize]
+        };
+        let scale_of = |index: &[i64]| {
+            let row = index.len().checked_sub(2).map_or(0, |dim| index[dim] as u64);
+            let col = index.len().checked_sub(1).map_or(0, |dim| index[dim] as u64);
+            let leading = &index[..index.len().saturating_sub(2)];
+            let matrix_at = leading.iter().zip(&shape).fold(0, |at, (i, size)| at * *size as u64 + *i as u64);
+            (matrix_at * geometry.scales() + row / matrix.block_rows * matrix.scale_cols + col / matrix.block_cols) as usize
+        };
+        let mut largest = vec![0f32; geometry.all_scales() as usize];
+        let mut odd = 0;
+        for index in indexes(&shape) {
+            let number = at(&index);
+            if number.is_finite() {
+                largest[scale_of(&index)] = largest[scale_of(&index)].max(number.abs());
+            } else {
+                odd += 1;
+            }
+        }
+        prop_assert_eq!(done.odd, odd);
+        let found_scales = pages::read(scales.data());
+        let wanted: Vec<_> = largest.iter().map(|most| reference::scale(*most, format, kind)).collect();
+        for (at, (stored, _)) in wanted.iter().enumerate() {
+            let found = match kind {
+                ScaleKind::F32 => u32::from_ne_bytes(found_scales[4 * at..4 * at + 4].try_into().unwrap()),
+                ScaleKind::E8m0 => u32::from(found_scales[at]),
+            };
+            prop_assert_eq!(found, *stored, "scale {} of {}", at, largest[at]);
+        }
+        let found = pages::read(target.data());
+        for (at_target, index) in indexes(&shape).into_iter().enumerate() {
+            let inverse = 1.0 / wanted[scale_of(&index)].1;
+            let code = reference::encode(at(&index) * inverse, format);
+            prop_assert_eq!(found[at_target], code, "{:?}: {} by {}", index, at(&index), inverse);
+        }
+    }
+
+    /// The staging memory is never more than allowed, and chunks have whole blocks or two passes.
+    #[test]
+    fn chunks_keep_the_limit(
+        rows in 1i64..5000, cols in 1i64..5000, block in (0u64..300, 0u64..300),
+        limit in 0u64..(8 << 20), comes in any::<bool>(), leaves in any::<bool>(), given in any::<bool>(),
+    ) {
+        let geometry = Geometry::new(&layout(&[rows, cols], None), block).unwrap();
+        let need = Need {
+            row_in: if comes { cols as u64 * 4 } else { 0 },
+            row_out: if leaves { cols as u64 } else { 0 },
+            scale: 4,
+            given,
+        };
+        match Chunks::new(&geometry, need, limit, 3) {
+            Ok(chunks) => {
+                prop_assert!(chunks.bytes() <= limit);
+                prop_assert!(chunks.rows >= 1 && chunks.lanes >= 1);
+                let whole = chunks.rows % geometry.blocks.block_rows == 0 || chunks.rows == rows as u64;
+                prop_assert!(whole || chunks.scales_first);
+                prop_assert!(!given || chunks.scales_first);
+            }
+            Err(error) => {
+                prop_assert_eq!(error.status, WB_ERR_STAGING);
+                // A row and the scales do not fit, or would leave nothing.
+                let scales = geometry.scales() * 12;
+                prop_assert!(need.row_in + need.row_out + scales + 2048 > limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_may_be_refused() {
+    let device = Device::open("host", DeviceOptions::default()).unwrap();
+    let quantizer = Quantizer::new(&device, 1 << 20).unwrap();
+    let numbers = [1.0f32, f32::NAN, f32::NEG_INFINITY, 448.0];
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let (source, target) = (holding(&device, &bytes), holding(&device, &[0; 4]));
+    let scales = holding(&device, &[0; 4]);
+    let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
+    let mut task = Task {
+        layout: layout(&[4], None),
+        source: place(&source),
+        target: place(&target),
+        format: Format::E4m3,
+        scales: place(&scales),
+        kind: ScaleKind::F32,
+        given: false,
+        block: (0, 0),
+        refuse_odd: true,
+    };
+    let error = quantizer.quantize(&task, &mut None).unwrap_err();
+    assert_eq!(error.status, WB_ERR_NOT_FINITE);
+    assert!(error.message.contains("2 of 4"), "{}", error.message);
+    task.refuse_odd = false;
+    assert_eq!(quantizer.quantize(&task, &mut None).unwrap().odd, 2);
+    assert_eq!(pages::read(target.data()), [0x38, 0x7f, 0xfe, 0x7e]);
+}
