@@ -19,6 +19,7 @@ const INTERFACE: &[&str] = &[
     "src/capi/safetensors.rs",
     "src/capi/plan.rs",
     "src/capi/offloader.rs",
+    "src/capi/quantizer.rs",
 ];
 
 fn main() {

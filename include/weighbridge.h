@@ -124,6 +124,11 @@ typedef struct wb_offloader wb_offloader;
 typedef struct wb_plan wb_plan;
 
 /**
+ * Numbers to 8 bits and back, one tensor at a time, in staging memory of bounded size.
+ */
+typedef struct wb_quantizer wb_quantizer;
+
+/**
  * An open safetensors file.
  */
 typedef struct wb_safetensors wb_safetensors;
@@ -1063,6 +1068,108 @@ typedef struct {
      */
     uint64_t generation;
 } wb_offloader_stats;
+
+/**
+ * How to quantize. Begin with WB_QUANTIZE_OPTIONS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+     */
+    wb_dtype format;
+    /**
+     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
+     */
+    wb_dtype scale_type;
+    /**
+     * 1 when the scales are given, 0 when they are found and written.
+     */
+    int32_t given_scales;
+    /**
+     * Rows that share a scale, of the last but one dimension; 0 for all.
+     */
+    uint64_t block_rows;
+    /**
+     * Columns that share a scale, of the last dimension; 0 for all.
+     */
+    uint64_t block_cols;
+    /**
+     * 1 when NaN and infinities are to be an error.
+     */
+    int32_t refuse_nonfinite;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Told how far the work is; may cancel it. NULL for none.
+     */
+    wb_progress progress;
+    /**
+     * Handed to `progress`.
+     */
+    void *progress_user;
+    /**
+     * 0.
+     */
+    uint64_t reserved[4];
+} wb_quantize_options;
+
+/**
+ * The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Matrices: the product of all dimensions but the last two.
+     */
+    uint64_t matrices;
+    /**
+     * Rows of scales of a matrix.
+     */
+    uint64_t rows;
+    /**
+     * Columns of scales of a matrix.
+     */
+    uint64_t cols;
+    /**
+     * Bytes of all scales, which lie in this order without gaps.
+     */
+    uint64_t bytes;
+} wb_scales_info;
+
+/**
+ * What was done. Begin with WB_QUANTIZED_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * How often the source was read: 2 where blocks reach over more than the staging memory.
+     */
+    uint32_t passes;
+    /**
+     * Numbers that were NaN or infinite; not counted where scales were given.
+     */
+    uint64_t nonfinite;
+    /**
+     * Bytes of device memory that were taken for staging, never more than the limit.
+     */
+    uint64_t staging_bytes;
+} wb_quantized;
 
 /**
  * The call did what was asked.
@@ -2477,6 +2584,97 @@ wb_status wb_offloader_measure(const wb_offloader *offloader,
                                wb_offloader_stats *stats,
                                wb_error *error);
 
+/**
+ * Makes a quantizer, which takes at most `staging_bytes` bytes of device memory while it works (0 for
+ * 128 MiB), and keeps what it took for the next tensor. On the host device it takes none.
+ *
+ * Ownership: one reference; the quantizer holds the device. Any thread.
+ * Errors: those of wb_buffer_alloc and wb_device_alloc, WB_ERR_DRIVER.
+ *
+ * The caller promises:
+ * `device` is NULL or alive; `quantizer` is NULL or valid.
+ */
+wb_status wb_quantizer_new(const wb_device *device,
+                           uint64_t staging_bytes,
+                           wb_quantizer **quantizer,
+                           wb_error *error);
+
+/**
+ * Adds a reference. Any thread.
+ *
+ * The caller promises:
+ * `quantizer` is NULL or alive.
+ */
+void wb_quantizer_retain(const wb_quantizer *quantizer);
+
+/**
+ * Drops a reference. Any thread.
+ *
+ * The caller promises:
+ * `quantizer` is NULL or alive, and this reference is not used again.
+ */
+void wb_quantizer_release(wb_quantizer *quantizer);
+
+/**
+ * Answers how many scales a tensor has. Any thread.
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_SUPPORTED.
+ *
+ * The caller promises:
+ * Pointers are NULL or valid.
+ */
+wb_status wb_quantize_scales(const wb_layout *layout,
+                             const wb_quantize_options *options,
+                             wb_scales_info *info,
+                             wb_error *error);
+
+/**
+ * Quantizes a tensor: each number is divided by its block's scale and rounded to the nearest 8-bit
+ * number, to even of two. What is too large becomes the largest number, infinity too; NaN becomes
+ * 0x7f. A scale is the block's largest finite size over the format's largest number, but for powers
+ * of two the next of these from there on; a block of zeros has scale 1. Number times the rounded
+ * inverse of the scale is what is rounded, on every device to the same bits.
+ *
+ * `source` is the address from which the layout's offset counts; float32, float16 or bfloat16, any
+ * strides. `target` takes as many bytes as there are elements, without gaps; `scales` what
+ * wb_quantize_scales says. Each may be in host memory, best pinned, or in device memory.
+ *
+ * Stream order: the host waits until all is where it goes; what is queued on other streams is not
+ * waited for. Any thread; one tensor at a time.
+ * Errors: WB_ERR_STAGING, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
+ * WB_ERR_DRIVER, and those of wb_device_alloc. What was written before an error is not to be used.
+ *
+ * The caller promises:
+ * Handles are NULL or alive; the source may be read, target and scales written (scales read where
+ * they are given); `done` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
+                                uint64_t source,
+                                const wb_layout *layout,
+                                uint64_t target,
+                                uint64_t scales,
+                                const wb_quantize_options *options,
+                                wb_quantized *done,
+                                wb_error *error);
+
+/**
+ * The way back: each 8-bit number times its block's scale, rounded to the layout's type.
+ *
+ * `source` and `scales` are what wb_quantizer_quantize has written; `target` is the address from
+ * which the layout's offset counts, in device memory, or in host memory without gaps. Otherwise as
+ * wb_quantizer_quantize.
+ *
+ * The caller promises:
+ * As for wb_quantizer_quantize, the other way round.
+ */
+wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
+                                  uint64_t source,
+                                  uint64_t scales,
+                                  uint64_t target,
+                                  const wb_layout *layout,
+                                  const wb_quantize_options *options,
+                                  wb_quantized *done,
+                                  wb_error *error);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -2509,4 +2707,9 @@ wb_status wb_offloader_measure(const wb_offloader *offloader,
 #define WB_OFFLOADED_INFO_INIT {sizeof(wb_offloaded_info), 0, 0, 0, NULL, 0}
 #define WB_OFFLOADER_STATS_INIT                                                                    \
     {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+#define WB_QUANTIZE_OPTIONS_INIT                                                                   \
+    {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, NULL, NULL,     \
+     {0, 0, 0, 0}}
+#define WB_SCALES_INFO_INIT {sizeof(wb_scales_info), 0, 0, 0, 0, 0}
+#define WB_QUANTIZED_INIT {sizeof(wb_quantized), 0, 0, 0}
 #define WB_RECONCILED_INIT {sizeof(wb_reconciled), 0, 0, 0, 0, 0}

@@ -59,11 +59,31 @@ static inline float to_f32(float number)
         return most;                                                                              \
     }                                                                                             \
                                                                                                   \
+    /* The same where every column has a scale of its own. */                                     \
+    static uint32_t raise_##name(const type *restrict source, uint64_t count,                     \
+                                 uint32_t *restrict sizes)                                        \
+    {                                                                                             \
+        int32_t others = 0;                                                                       \
+        for (uint64_t i = 0; i < count; i++) {                                                    \
+            const int32_t size = (int32_t)(wb_bits(from(source[i])) & 0x7fffffffu);               \
+            const int32_t is_finite = size < (int32_t)WB_INFINITY_BITS;                           \
+            const int32_t counted = size & -is_finite, before = (int32_t)sizes[i];                \
+            sizes[i] = (uint32_t)(counted > before ? counted : before);                           \
+            others += 1 - is_finite;                                                              \
+        }                                                                                         \
+        return (uint32_t)others;                                                                  \
+    }                                                                                             \
+                                                                                                  \
     void KERNEL(absmax_##name)(const type *source, const wb_blocks *b, uint32_t *sizes,           \
                                uint64_t *odd)                                                     \
     {                                                                                             \
         for (uint64_t row = 0; row < b->rows; row++) {                                            \
             const type *line = source + (int64_t)row * b->row_stride;                             \
+            if (b->block_cols == 1 && b->col_stride == 1) {                                       \
+                uint32_t *mine = sizes + (b->first_row + row) / b->block_rows * b->scale_cols;    \
+                *odd += raise_##name(line, b->cols, mine);                                        \
+                continue;                                                                         \
+            }                                                                                     \
             FOR_PARTS(b, row, col, end, scale) {                                                  \
                 const type *part = line + (int64_t)col * b->col_stride;                           \
                 const uint32_t most = largest_##name(part, b->col_stride, end - col, odd);        \

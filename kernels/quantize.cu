@@ -151,7 +151,7 @@ static __device__ void absmax(const typename W::stored *source, const wb_blocks 
         if (active && vectors) {
             const typename W::stored *line =
                 source + (int64_t)(from - b.first_row) * b.row_stride + col;
-#pragma unroll 4
+#pragma unroll 2
             for (uint64_t row = from; row < end; row++, line += b.row_stride) {
                 const vector<typename W::stored> read = load(line);
 #pragma unroll

@@ -65,7 +65,9 @@ def main() -> int:
             if not check:
                 path.write_text(ptx)
             elif not path.exists() or path.read_text() != ptx:
-                print(f"{path} is not what {source.name} gives: run `make kernels`", file=sys.stderr)
+                print(
+                    f"{path} is not what {source.name} gives: run `make kernels`", file=sys.stderr
+                )
                 return 1
     return 0
 

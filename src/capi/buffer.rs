@@ -241,7 +241,20 @@ pub(super) unsafe fn with_options<R>(
         chunk_bytes: usize::try_from(given.chunk_bytes).unwrap_or(usize::MAX).min(1 << 62),
         read_only: false,
     };
-    let Some(callback) = given.progress else { return body(&options, &mut None) };
+    // SAFETY: the caller's promise.
+    unsafe { with_progress(given.progress, given.progress_user, |told| body(&options, told)) }
+}
+
+/// Runs a body whose progress the caller is told.
+///
+/// # Safety
+/// `progress` may be called with `user` until the body ends.
+pub(super) unsafe fn with_progress<R>(
+    progress: wb_progress,
+    user: *mut c_void,
+    body: impl FnOnce(&mut Progress<'_>) -> Result<R>,
+) -> Result<R> {
+    let Some(callback) = progress else { return body(&mut None) };
     let mut report = |phase, done, total| {
         let phase = match phase {
             Phase::Fault => WB_PHASE_FAULT,
@@ -250,9 +263,9 @@ pub(super) unsafe fn with_options<R>(
             Phase::Quantize => WB_PHASE_QUANTIZE,
         };
         // SAFETY: the caller's promise.
-        unsafe { callback(given.progress_user, phase, done, total) == 0 }
+        unsafe { callback(user, phase, done, total) == 0 }
     };
-    body(&options, &mut Some(&mut report))
+    body(&mut Some(&mut report))
 }
 
 /// An owner's deleter as the library holds it.

@@ -10,6 +10,7 @@ pub mod error;
 mod handle;
 pub mod offloader;
 pub mod plan;
+pub mod quantizer;
 pub mod safetensors;
 pub mod version;
 pub mod view;

@@ -1,6 +1,7 @@
 //! Brings tensors through staging memory of bounded size, chunk by chunk on several streams.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use super::chunks::{ALIGNMENT, Chunks, LANES, Need};
 use super::geometry::Geometry;
@@ -9,8 +10,8 @@ use crate::device::{Device, DeviceMemory, OwnedStream, Stream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
-use crate::memory::parallel::{Phase, Progress, report};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE};
+use crate::memory::parallel::{Phase, Progress, report, threads_for};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
 use crate::tensor::Layout;
 
 /// Bytes that a caller names, and where they are.
@@ -22,16 +23,27 @@ pub struct Place {
     pub on_device: bool,
 }
 
-/// What is quantized to what.
+/// Which way numbers go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To 8 bits.
+    Quantize,
+    /// From 8 bits; the scales are given.
+    Dequantize,
+}
+
+/// What is quantized, or comes back.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Type, shape and strides of the source.
+    /// Which way.
+    pub way: Way,
+    /// Type, shape and strides of the wide side.
     pub layout: Layout,
     /// Its bytes, from the lowest.
-    pub source: Place,
-    /// Where the 8-bit numbers go: as many bytes as there are elements, without gaps.
-    pub target: Place,
-    /// The target's type.
+    pub wide: Place,
+    /// The 8-bit numbers: as many bytes as there are elements, without gaps.
+    pub narrow: Place,
+    /// Their type.
     pub format: Format,
     /// Where the scales go, or where they are.
     pub scales: Place,
@@ -107,11 +119,11 @@ impl Quantizer {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).most
     }
 
-    /// Quantizes. Returns when every byte is where it goes.
-    pub fn quantize(&self, task: &Task, progress: &mut Progress<'_>) -> Result<Quantized> {
+    /// Does a task. Returns when every byte is where it goes.
+    pub fn run(&self, task: &Task, progress: &mut Progress<'_>) -> Result<Quantized> {
         let wide = Wide::of(task.layout.dtype())?;
         let geometry = Geometry::new(&task.layout, task.block)?;
-        check_bytes("target", task.target, task.layout.elements())?;
+        check_bytes("8-bit side", task.narrow, task.layout.elements())?;
         check_bytes("scales", task.scales, geometry.all_scales() * task.kind.bytes())?;
         if task.layout.elements() == 0 {
             return Ok(Quantized::default());
@@ -122,12 +134,22 @@ impl Quantizer {
         // The host device's kernels find all memory where it lies, and share what they write.
         let cuda = self.device.facts().cuda;
         let near = |place: Place| place.on_device || !cuda;
-        let need = Need {
-            row_in: if near(task.source) { 0 } else { geometry.blocks.cols * wide.bytes() },
-            row_out: if near(task.target) { 0 } else { geometry.blocks.cols },
-            scale: task.kind.bytes(),
-            given: task.given,
+        let far =
+            |place: Place, bytes: u64| if near(place) { 0 } else { geometry.blocks.cols * bytes };
+        let (wide_row, narrow_row) = (far(task.wide, wide.bytes()), far(task.narrow, 1));
+        let (row_in, row_out) = match task.way {
+            Way::Quantize => (wide_row, narrow_row),
+            Way::Dequantize => (narrow_row, wide_row),
         };
+        let given = task.given || task.way == Way::Dequantize;
+        let need = Need { row_in, row_out, scale: task.kind.bytes(), given };
+        if task.way == Way::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
+            fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "numbers come back to host memory without gaps only: give a contiguous layout, or \
+                 device memory"
+            );
+        }
         let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
@@ -155,7 +177,7 @@ impl Quantizer {
                 task.layout.elements()
             );
         }
-        let two = run.chunks.scales_first && !task.given;
+        let two = run.chunks.scales_first && !given;
         let staging_bytes = run.chunks.bytes();
         Ok(Quantized { odd, staging_bytes, passes: if two { 2 } else { 1 } })
     }
@@ -274,10 +296,11 @@ impl Run<'_> {
         let stored = parts.next(count * self.task.kind.bytes());
         let first = lanes[0].stream;
         lanes.iter_mut().try_for_each(|lane| self.finish(lane))?;
-        if self.task.given {
+        if self.need.given {
             self.device.copy(stored, self.scales_at(matrix, 0, count), first)?;
             let kind = self.task.kind;
-            let invert = Kernel::Inverses { kind, scales: stored, inverses, as_they_are: false };
+            let as_they_are = self.task.way == Way::Dequantize;
+            let invert = Kernel::Inverses { kind, scales: stored, inverses, as_they_are };
             self.device.backend().launch(invert, first)?;
         } else {
             self.device.backend().launch(Kernel::Zero { span: sizes }, first)?;
@@ -333,29 +356,48 @@ impl Run<'_> {
         parts: &mut Parts,
     ) -> Result<(u64, Blocks)> {
         let blocks = self.geometry.rows(from, to);
-        let element = self.geometry.matrices[matrix] + from as i64 * blocks.row_stride;
-        let bytes = self.wide.bytes();
-        let first = (self.task.source.span.start() as u64 + self.task.layout.bytes_before())
-            .wrapping_add_signed(element * bytes as i64);
+        let (whole, first, lies) = match self.task.way {
+            Way::Quantize => {
+                let lies = strided(&blocks, self.wide.bytes());
+                (self.task.wide.span, self.wide_at(matrix, from), lies)
+            }
+            Way::Dequantize => {
+                let narrow = self.task.narrow.span;
+                let first = narrow.start() as u64 + self.elements_before(matrix, from);
+                (narrow, first, strided(&packed(&blocks), 1))
+            }
+        };
         if self.need.row_in == 0 {
             return Ok((first, blocks));
         }
-        let packed = Blocks { row_stride: blocks.cols as i64, col_stride: 1, ..blocks };
         let rows = (to - from) * self.need.row_in;
         let there = parts.next(rows);
         let here = match lane.bounce {
             Some(bounce) => {
                 let room = bounce.data().part(0, rows as usize);
-                pages::gather(room, self.task.source.span, first, &strided(&blocks, bytes));
+                gather(room, whole, first, &lies);
                 room
             }
-            None => {
-                let skip = first as usize - self.task.source.span.start();
-                self.task.source.span.part(skip, rows as usize)
-            }
+            None => whole.part(first as usize - whole.start(), rows as usize),
         };
         self.device.copy(there, here, lane.stream)?;
-        Ok((there.start() as u64, packed))
+        let brought = match self.task.way {
+            Way::Quantize => packed(&blocks),
+            Way::Dequantize => blocks,
+        };
+        Ok((there.start() as u64, brought))
+    }
+
+    /// The address of a matrix's row on the wide side.
+    fn wide_at(&self, matrix: usize, row: u64) -> u64 {
+        let element = self.geometry.matrices[matrix] + row as i64 * self.geometry.blocks.row_stride;
+        (self.task.wide.span.start() as u64 + self.task.layout.bytes_before())
+            .wrapping_add_signed(element * self.wide.bytes() as i64)
+    }
+
+    /// Elements without gaps that lie before a matrix's row.
+    fn elements_before(&self, matrix: usize, row: u64) -> u64 {
+        matrix as u64 * self.geometry.elements() + row * self.geometry.blocks.cols
     }
 
     fn find_sizes(
@@ -380,7 +422,7 @@ impl Run<'_> {
         self.device.backend().launch(kernel, stream)
     }
 
-    /// Quantizes rows to where they go, or to where they leave from.
+    /// Lets rows go to where they belong, or to where they leave from.
     #[allow(clippy::too_many_arguments)]
     fn convert(
         &self,
@@ -392,16 +434,36 @@ impl Run<'_> {
         out: Span,
         lane: &mut Lane<'_>,
     ) -> Result<()> {
-        let before = matrix as u64 * self.geometry.elements() + from * blocks.cols;
-        let bytes = ((to - from) * blocks.cols) as usize;
-        let goal = self.task.target.span.part(before as usize, bytes);
-        let target = if self.need.row_out == 0 { goal } else { out };
-        let (wide, format) = (self.wide, self.task.format);
-        let kernel = Kernel::Quantize { wide, format, source, blocks, inverses, target };
+        let near = self.need.row_out == 0;
+        let elements = (to - from) * blocks.cols;
+        let before = self.elements_before(matrix, from);
+        let (wide, format, narrow) = (self.wide, self.task.format, self.task.narrow.span);
+        let (kernel, goal) = match self.task.way {
+            Way::Quantize => {
+                let goal = narrow.part(before as usize, elements as usize);
+                let target = if near { goal } else { out };
+                (Kernel::Quantize { wide, format, source, blocks, inverses, target }, goal)
+            }
+            Way::Dequantize => {
+                let bytes = elements * wide.bytes();
+                let skip = self.wide_at(matrix, from) as usize - self.task.wide.span.start();
+                let goal = self.task.wide.span.part(skip, bytes as usize);
+                let target = if near { self.wide_at(matrix, from) } else { out.start() as u64 };
+                let blocks = if near { blocks } else { packed(&blocks) };
+                let read = if self.need.row_in == 0 {
+                    narrow.part(before as usize, elements as usize)
+                } else {
+                    lane.memory.part(source as usize - lane.memory.start(), elements as usize)
+                };
+                let scales = inverses;
+                (Kernel::Dequantize { wide, format, source: read, blocks, scales, target }, goal)
+            }
+        };
         self.device.backend().launch(kernel, lane.stream)?;
-        if self.need.row_out == 0 {
+        if near {
             return Ok(());
         }
+        let bytes = ((to - from) * self.need.row_out) as usize;
         match lane.bounce {
             Some(bounce) => {
                 let behind = self.chunks.rows * self.need.row_in;
@@ -431,11 +493,14 @@ impl Run<'_> {
 
     /// Pinned memory for each lane, where the source or the target cannot be copied as it lies.
     fn make_bounce(&self, state: &mut State) -> Result<()> {
-        let blocks = &self.geometry.blocks;
-        let packed = blocks.col_stride == 1 && blocks.row_stride == blocks.cols as i64;
+        let (source, target) = match self.task.way {
+            Way::Quantize => (self.task.wide, self.task.narrow),
+            Way::Dequantize => (self.task.narrow, self.task.wide),
+        };
+        let packed = self.task.way == Way::Dequantize || is_packed(&self.geometry.blocks);
         let pinned = |place: Place| self.device.backend().is_pinned(place.span);
-        let comes = self.need.row_in > 0 && !(packed && pinned(self.task.source)?);
-        let leaves = self.need.row_out > 0 && !pinned(self.task.target)?;
+        let comes = self.need.row_in > 0 && !(packed && pinned(source)?);
+        let leaves = self.need.row_out > 0 && !pinned(target)?;
         if !comes && !leaves {
             state.bounce.clear();
             return Ok(());
@@ -451,6 +516,47 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The same rows without gaps.
+fn packed(blocks: &Blocks) -> Blocks {
+    Blocks { row_stride: blocks.cols as i64, col_stride: 1, ..*blocks }
+}
+
+fn is_packed(blocks: &Blocks) -> bool {
+    *blocks == packed(blocks)
+}
+
+/// Gathers rows on several threads: one does not fill a link.
+fn gather(to: Span, from: Span, first: u64, matrix: &pages::Strided) {
+    let threads = threads_for(0, to.bytes() * 8) as u64;
+    let rows = matrix.rows.div_ceil(threads);
+    let line = (matrix.cols * matrix.bytes) as usize;
+    thread::scope(|scope| {
+        for begin in (0..matrix.rows).step_by(rows as usize).skip(1) {
+            let part = move || gather_rows(to, from, first, matrix, begin, rows, line);
+            let named = thread::Builder::new().name("weighbridge-gather".into());
+            if named.spawn_scoped(scope, part).is_err() {
+                part();
+            }
+        }
+        gather_rows(to, from, first, matrix, 0, rows, line);
+    });
+}
+
+fn gather_rows(
+    to: Span,
+    from: Span,
+    first: u64,
+    matrix: &pages::Strided,
+    begin: u64,
+    rows: u64,
+    line: usize,
+) {
+    let rows = rows.min(matrix.rows - begin);
+    let first = (first as i64 + begin as i64 * matrix.row_stride) as u64;
+    let to = to.part(begin as usize * line, rows as usize * line);
+    pages::gather(to, from, first, &pages::Strided { rows, ..*matrix });
 }
 
 fn strided(blocks: &Blocks, bytes: u64) -> pages::Strided {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::chunks::{Chunks, Need};
 use super::geometry::Geometry;
-use super::quantizer::{Place, Quantizer, Task};
+use super::quantizer::{Place, Quantizer, Task, Way};
 use super::reference;
 use crate::device::kernel::{Format, ScaleKind};
 use crate::device::{Device, DeviceOptions};
@@ -75,8 +75,9 @@ proptest! {
         let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
         let task = Task {
             layout: layout.clone(),
-            source: place(&source),
-            target: place(&target),
+            way: Way::Quantize,
+            wide: place(&source),
+            narrow: place(&target),
             format,
             scales: place(&scales),
             kind,
@@ -84,7 +85,7 @@ proptest! {
             block,
             refuse_odd: false,
         };
-        let done = quantizer.quantize(&task, &mut None).unwrap();
+        let done = quantizer.run(&task, &mut None).unwrap();
         // The definition, element by element.
         let matrix = geometry.blocks;
         let at = |index: &[i64]| {
@@ -123,6 +124,17 @@ proptest! {
             let inverse = 1.0 / wanted[scale_of(&index)].1;
             let code = reference::encode(at(&index) * inverse, format);
             prop_assert_eq!(found[at_target], code, "{:?}: {} by {}", index, at(&index), inverse);
+        }
+        // And back: the codes' numbers times the scales, where they came from.
+        let back = Task { way: Way::Dequantize, given: true, ..task };
+        quantizer.run(&back, &mut None).unwrap();
+        let returned = pages::read(source.data());
+        for (at_target, index) in indexes(&shape).into_iter().enumerate() {
+            let flat: i64 = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
+            let bytes = returned[4 * flat as usize..4 * flat as usize + 4].try_into().unwrap();
+            let number = f32::from_ne_bytes(bytes);
+            let wanted = reference::decode(found[at_target], format) as f32 * wanted[scale_of(&index)].1;
+            prop_assert!(number.to_bits() == wanted.to_bits() || (number.is_nan() && wanted.is_nan()));
         }
     }
 
@@ -168,8 +180,9 @@ fn what_is_not_finite_may_be_refused() {
     let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
     let mut task = Task {
         layout: layout(&[4], None),
-        source: place(&source),
-        target: place(&target),
+        way: Way::Quantize,
+        wide: place(&source),
+        narrow: place(&target),
         format: Format::E4m3,
         scales: place(&scales),
         kind: ScaleKind::F32,
@@ -177,10 +190,10 @@ fn what_is_not_finite_may_be_refused() {
         block: (0, 0),
         refuse_odd: true,
     };
-    let error = quantizer.quantize(&task, &mut None).unwrap_err();
+    let error = quantizer.run(&task, &mut None).unwrap_err();
     assert_eq!(error.status, WB_ERR_NOT_FINITE);
     assert!(error.message.contains("2 of 4"), "{}", error.message);
     task.refuse_odd = false;
-    assert_eq!(quantizer.quantize(&task, &mut None).unwrap().odd, 2);
+    assert_eq!(quantizer.run(&task, &mut None).unwrap().odd, 2);
     assert_eq!(pages::read(target.data()), [0x38, 0x7f, 0xfe, 0x7e]);
 }

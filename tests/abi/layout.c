@@ -231,6 +231,33 @@ AT(wb_offloader_stats, late, 112);
 AT(wb_offloader_stats, waited_seconds, 120);
 AT(wb_offloader_stats, generation, 128);
 
+SIZE(wb_quantize_options, 88);
+AT(wb_quantize_options, struct_size, 0);
+AT(wb_quantize_options, format, 4);
+AT(wb_quantize_options, scale_type, 8);
+AT(wb_quantize_options, given_scales, 12);
+AT(wb_quantize_options, block_rows, 16);
+AT(wb_quantize_options, block_cols, 24);
+AT(wb_quantize_options, refuse_nonfinite, 32);
+AT(wb_quantize_options, reserved0, 36);
+AT(wb_quantize_options, progress, 40);
+AT(wb_quantize_options, progress_user, 48);
+AT(wb_quantize_options, reserved, 56);
+
+SIZE(wb_scales_info, 40);
+AT(wb_scales_info, struct_size, 0);
+AT(wb_scales_info, reserved0, 4);
+AT(wb_scales_info, matrices, 8);
+AT(wb_scales_info, rows, 16);
+AT(wb_scales_info, cols, 24);
+AT(wb_scales_info, bytes, 32);
+
+SIZE(wb_quantized, 24);
+AT(wb_quantized, struct_size, 0);
+AT(wb_quantized, passes, 4);
+AT(wb_quantized, nonfinite, 8);
+AT(wb_quantized, staging_bytes, 16);
+
 SIZE(wb_reconciled, 40);
 AT(wb_reconciled, struct_size, 0);
 AT(wb_reconciled, reserved0, 4);

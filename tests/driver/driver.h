@@ -26,6 +26,7 @@
     F(cuStreamBeginCapture_v2) F(cuStreamEndCapture)                                              \
     F(cuGraphDestroy) F(cuThreadExchangeStreamCaptureMode) F(cuEventCreate) F(cuEventDestroy_v2)  \
     F(cuEventRecord) F(cuEventQuery) F(cuEventSynchronize) F(cuEventElapsedTime)                  \
+    F(cuModuleLoadData) F(cuModuleUnload) F(cuModuleGetFunction) F(cuLaunchKernel)                \
     F(cuLaunchHostFunc) F(cuGetErrorName) F(cuGetErrorString)
 
 enum function {

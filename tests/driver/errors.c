@@ -13,6 +13,7 @@
     E(CUDA_ERROR_INVALID_HANDLE, "the handle names nothing that is alive")                        \
     E(CUDA_ERROR_ILLEGAL_STATE, "the object is in a state that forbids this")                     \
     E(CUDA_ERROR_NOT_READY, "work is still under way")                                            \
+    E(CUDA_ERROR_NOT_FOUND, "there is nothing of that name")                                      \
     E(CUDA_ERROR_ILLEGAL_ADDRESS, "the device touched an address it may not touch")               \
     E(CUDA_ERROR_CONTEXT_IS_DESTROYED, "the context has been destroyed")                          \
     E(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "part of the range is registered")               \

@@ -36,6 +36,7 @@ from .errors import (
 )
 from .offloader import OffloadedInfo, Offloader, OffloaderStats, Reconciled
 from .plan import Parameter, Plan, PlannedGroup, PlannedParameter, PlanTotals
+from .quantizer import Quantized, Quantizer, Scales, Scheme, scales_of
 from .safetensors import Safetensors, TensorInfo
 from .view import DeviceView, View, ViewInfo
 
@@ -64,8 +65,12 @@ __all__ = [
     "PlanTotals",
     "PlannedGroup",
     "PlannedParameter",
+    "Quantized",
+    "Quantizer",
     "Reconciled",
     "Safetensors",
+    "Scales",
+    "Scheme",
     "Status",
     "Stream",
     "TensorInfo",
@@ -76,4 +81,5 @@ __all__ = [
     "WeighbridgeOSError",
     "__version__",
     "cuda_device_count",
+    "scales_of",
 ]

@@ -61,7 +61,7 @@ HUGE_PAGES = Names("huge_pages", **{"try": 0}, off=1, require=2)
 FILE_MODE = Names("file_mode", auto=0, map=1, read=2)
 ORIGIN = Names("origin", allocated=1, registered=2, file_mapped=3, file_read=4)
 PINNING = Names("pinning", none=0, registered=1, driver=2)
-PHASE = Names("phase", fault=1, pin=2, read=3)
+PHASE = Names("phase", fault=1, pin=2, read=3, quantize=4)
 ACCESS = Names("access", device=0, host=1)
 PARAMETER_ACCESS = Names("access", dense=0, sparse=1)
 CARRIER = Names("carrier", auto=0, view=1, prefetch=3, resident=-1, **{"on-demand": 2})
@@ -342,6 +342,42 @@ class wb_offloader_stats(Sized):
     ]
 
 
+class wb_quantize_options(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("format", c_int32),
+        ("scale_type", c_int32),
+        ("given_scales", c_int32),
+        ("block_rows", c_uint64),
+        ("block_cols", c_uint64),
+        ("refuse_nonfinite", c_int32),
+        ("reserved0", c_uint32),
+        ("progress", wb_progress),
+        ("progress_user", c_void_p),
+        ("reserved", c_uint64 * 4),
+    ]
+
+
+class wb_scales_info(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved0", c_uint32),
+        ("matrices", c_uint64),
+        ("rows", c_uint64),
+        ("cols", c_uint64),
+        ("bytes", c_uint64),
+    ]
+
+
+class wb_quantized(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("passes", c_uint32),
+        ("nonfinite", c_uint64),
+        ("staging_bytes", c_uint64),
+    ]
+
+
 class wb_reconciled(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -475,6 +511,39 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "wb_offloader_compact": (c_int32, (_HANDLE, c_void_p, _ERROR)),
     "wb_offloader_measure": (c_int32, (_HANDLE, POINTER(wb_offloader_stats), _ERROR)),
+    "wb_quantizer_new": (c_int32, (_HANDLE, c_uint64, _OUT, _ERROR)),
+    "wb_quantizer_retain": (None, (_HANDLE,)),
+    "wb_quantizer_release": (None, (c_void_p,)),
+    "wb_quantize_scales": (
+        c_int32,
+        (POINTER(wb_layout), POINTER(wb_quantize_options), POINTER(wb_scales_info), _ERROR),
+    ),
+    "wb_quantizer_quantize": (
+        c_int32,
+        (
+            _HANDLE,
+            c_uint64,
+            POINTER(wb_layout),
+            c_uint64,
+            c_uint64,
+            POINTER(wb_quantize_options),
+            POINTER(wb_quantized),
+            _ERROR,
+        ),
+    ),
+    "wb_quantizer_dequantize": (
+        c_int32,
+        (
+            _HANDLE,
+            c_uint64,
+            c_uint64,
+            c_uint64,
+            POINTER(wb_layout),
+            POINTER(wb_quantize_options),
+            POINTER(wb_quantized),
+            _ERROR,
+        ),
+    ),
 }
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 Callback = Callable[[str, int, int], Optional[bool]]
-"""Receives the phase ("fault", "pin" or "read"), the bytes done and the bytes in all; ``False``
-cancels the call, any other result continues it."""
+"""Receives the phase ("fault", "pin", "read" or "quantize"), the bytes done and the bytes in all;
+``False`` cancels the call, any other result continues it."""
 
 
 class _State:

@@ -1,0 +1,265 @@
+"""Quantization's benchmark: bf16 to 8 bits, from the host, on the device and on one core.
+
+    make gpu-bench SUBJECT=fp8
+
+Tensors are of Llama-3-8B's largest shape, 14,336 x 4,096, in bf16. Rates over the link count the bf16
+bytes; rates on the device count what its kernels read and write. GB is 10^9 bytes, GiB 2^30.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import link
+import weighbridge
+from report import ROOT, Report
+from weighbridge import Buffer, Device, Quantizer, Safetensors, Scheme, scales_of
+
+ROWS, COLS = 14336, 4096
+EACH = ROWS * COLS * 2
+COUNT = 137  # 16 GB
+RUNS = 5
+STAGING = 128 << 20
+SCHEMES = {
+    "row": Scheme(block=(1, 0)),
+    "block": Scheme(block=(128, 128)),
+    "tensor": Scheme(block=(0, 0)),
+}
+
+
+def seconds(run: Callable[[], object], runs: int = RUNS) -> list[float]:
+    """Seconds of each run, the first left out."""
+    taken = []
+    for _ in range(runs + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return taken[1:]
+
+
+class Bench:
+    """One run of all of it."""
+
+    def __init__(self, report: Report, device: Device) -> None:
+        self.report, self.device = report, device
+        self.quantizer = Quantizer(device, STAGING)
+        self.codes = torch.empty(COUNT, ROWS, COLS, dtype=torch.uint8, device="cuda")
+        largest = max(scales_of("bfloat16", (ROWS, COLS), s).nbytes for s in SCHEMES.values())
+        self.scales = torch.empty(COUNT, largest, dtype=torch.uint8, device="cuda")
+
+    def quantize(self, address: int, at: int, scheme: Scheme) -> weighbridge.Quantized:
+        """One tensor to its place on the device."""
+        codes, scales = self.codes[at].data_ptr(), self.scales[at].data_ptr()
+        shape = (ROWS, COLS)
+        return self.quantizer.quantize(address, "bfloat16", shape, codes, scales, scheme)
+
+    def link(self) -> None:
+        """The copy engine's rate, and 16 GB of pinned tensors to the device."""
+        size = COUNT * EACH
+        buffer = Buffer.alloc(self.device, size, threads=16)
+        array = np.frombuffer(buffer.memoryview(), np.uint16)
+        array[:] = np.resize(torch.randn(1 << 20).to(torch.bfloat16).view(torch.uint16), array.size)
+        target = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
+        stream = torch.cuda.current_stream().cuda_stream
+
+        def copy_all() -> None:
+            self.device.copy(target.data_ptr(), buffer.address, 4 << 30, stream)
+
+        what = "one copy of 4 GiB from pinned memory"
+        self.peak = self.report.figure("copy.peak", link.bandwidth(copy_all, 4 << 30), "GB/s", what)
+        del target
+        torch.cuda.empty_cache()
+        for name, scheme in SCHEMES.items():
+            most, low = 0, torch.cuda.mem_get_info()[0]
+            before = low
+
+            def run(scheme: Scheme = scheme) -> None:
+                nonlocal most, low
+                for at in range(COUNT):
+                    done = self.quantize(buffer.address + at * EACH, at, scheme)
+                    most = max(most, done.staging_bytes)
+                low = min(low, torch.cuda.mem_get_info()[0])
+
+            rates = [size / taken / 1e9 for taken in seconds(run)]
+            what = f"16 GB of bf16 from pinned memory to 8 bits on the device, by {name}"
+            rate = self.report.figure(f"pinned.{name}", rates, "GB/s", what)
+            label = f"pinned bf16 to device, by {name}, over the copy engine's peak"
+            self.report.bar(label, rate / self.peak, ">=", 0.93)
+            what = "staging memory that it took"
+            taken = self.report.figure(f"staging.{name}", [most / 2**20], "MiB", what)
+            self.report.bar(f"staging, by {name} (MiB)", taken, "<=", STAGING / 2**20)
+            what = "fall of the device's free memory meanwhile"
+            self.report.figure(f"fall.{name}", [(before - low) / 2**20], "MiB", what)
+        array = None
+        buffer.close()
+
+    def file(self, folder: Path) -> None:
+        """Tensors of a mapped file in the page cache."""
+        count = 36
+        data = torch.randn(ROWS, COLS).to(torch.bfloat16)
+        path = folder / "model.safetensors"
+        save_file({f"w{at}": data.clone() for at in range(count)}, path)
+        with Safetensors(self.device, path) as file:
+            views = [file.view(f"w{at}", alignment=0) for at in range(count)]
+            addresses = [view.address for view in views]
+
+            def run() -> None:
+                for at, address in enumerate(addresses):
+                    self.quantize(address, at, SCHEMES["block"])
+
+            rates = [count * EACH / taken / 1e9 for taken in seconds(run)]
+            for view in views:
+                view.close()
+        what = "bf16 of a mapped file in the page cache to 8 bits on the device, by block"
+        rate = self.report.figure("file.block", rates, "GB/s", what)
+        self.report.bar(
+            "mapped file to device over the copy engine's peak", rate / self.peak, ">=", 0.9
+        )
+
+    def kernels(self) -> None:
+        """Numbers that are on the device."""
+        rows, cols = 1 << 18, 16384
+        source = torch.empty(rows, cols, dtype=torch.bfloat16, device="cuda").normal_()
+        copy = torch.empty_like(source)
+        size = source.nbytes
+        rates = link.bandwidth(lambda: copy.copy_(source), 2 * size)
+        peak = self.report.figure(
+            "device.copy", rates, "GB/s", "device to device, both ways counted"
+        )
+        codes = copy.view(torch.uint8)
+        for name, scheme in SCHEMES.items():
+            wide = scales_of("bfloat16", (rows, cols), scheme)
+            scales = torch.empty(wide.nbytes, dtype=torch.uint8, device="cuda")
+            quantizer = Quantizer(self.device, 1 << 30)
+
+            def run(scheme: Scheme = scheme, scales=scales, quantizer=quantizer) -> None:
+                quantizer.quantize(
+                    source.data_ptr(),
+                    "bfloat16",
+                    (rows, cols),
+                    codes.data_ptr(),
+                    scales.data_ptr(),
+                    scheme,
+                )
+
+            # Sizes are found in one reading, codes are made in another.
+            rates = [2.5 * size / taken / 1e9 for taken in seconds(run)]
+            what = f"8.6 GB of bf16 on the device, by {name}: read twice, a byte a number written"
+            rate = self.report.figure(f"kernels.{name}", rates, "GB/s", what)
+            self.report.bar(f"kernels by {name} over device to device", rate / peak, ">=", 0.75)
+            quantizer.close()
+
+    def host(self) -> None:
+        """One core, and ml_dtypes on it."""
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(allowed)})
+        try:
+            with Device("host") as host, Quantizer(host) as quantizer:
+                x = torch.randn(ROWS // 4, COLS).to(torch.bfloat16)
+                array = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+                codes, scheme = np.empty(array.shape, np.uint8), SCHEMES["row"]
+                scales = np.empty(array.shape[0], np.float32)
+
+                def ours() -> None:
+                    quantizer.quantize(
+                        array.ctypes.data,
+                        "bfloat16",
+                        array.shape,
+                        codes.ctypes.data,
+                        scales.ctypes.data,
+                        scheme,
+                    )
+
+                def peer() -> np.ndarray:
+                    wide = array.astype(np.float32)
+                    inverse = np.float32(1) / (np.abs(wide).max(1, keepdims=True) / np.float32(448))
+                    return (wide * inverse).astype(ml_dtypes.float8_e4m3fn)
+
+                rates = [array.nbytes / taken / 1e9 for taken in seconds(ours)]
+                if not np.array_equal(codes, peer().view(np.uint8)):
+                    raise RuntimeError("the host's codes are not those of ml_dtypes")
+                what = "bf16 to 8 bits by row on one core of the host"
+                rate = self.report.figure("host.core", rates, "GB/s", what)
+                peers = [array.nbytes / taken / 1e9 for taken in seconds(peer, 3)]
+                what = "the same by NumPy and ml_dtypes, on the same core"
+                theirs = self.report.figure("host.ml_dtypes", peers, "GB/s", what)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        self.report.bar("host kernels on one core (GB/s)", rate, ">=", 2)
+        self.report.bar("host kernels over ml_dtypes, one core", rate / theirs, ">=", 4)
+
+    def peaks(self) -> None:
+        """Device memory of loading at full precision and quantizing then, and of the stream."""
+        self.codes = self.scales = torch.empty(0)
+        gc.collect()
+        torch.cuda.empty_cache()
+        count = 24
+        host = [torch.randn(1, COLS).to(torch.bfloat16).expand(ROWS, COLS) for _ in range(count)]
+        pinned = [w.contiguous().pin_memory() for w in host]
+        torch.cuda.reset_peak_memory_stats()
+        loaded = [w.cuda() for w in pinned]
+        quantized = []
+        for at in range(count):
+            scale = loaded[at].abs().amax(1, keepdim=True).float() / 448
+            quantized.append((loaded[at].float() / scale).to(torch.float8_e4m3fn))
+            loaded[at] = None
+        before = torch.cuda.max_memory_allocated() / 2**30
+        del loaded, quantized
+        gc.collect()
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info()[0]
+        codes = torch.empty(count, ROWS, COLS, dtype=torch.uint8, device="cuda")
+        scales = torch.empty(count, ROWS, device="cuda")
+        quantizer, low = Quantizer(self.device, STAGING), free
+        for at in range(count):
+            target, to = codes[at].data_ptr(), scales[at].data_ptr()
+            address = pinned[at].data_ptr()
+            quantizer.quantize(address, "bfloat16", (ROWS, COLS), target, to, SCHEMES["row"])
+            low = min(low, torch.cuda.mem_get_info()[0])
+        quantizer.close()
+        what = "2.8 GB of bf16 loaded at full precision, then quantized by PyTorch: peak allocated"
+        self.report.figure("peak.full", [before], "GiB", what)
+        what = "the same as a stream: fall of the device's free memory"
+        self.report.figure("peak.stream", [(free - low) / 2**30], "GiB", what)
+
+
+def main() -> int:
+    """Runs all of it; the exit status is 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benches/results")
+    arguments = parser.parse_args()
+    report = Report("fp8", weighbridge.__version__, "make gpu-bench SUBJECT=fp8")
+    report.peers = {"torch": torch.__version__, "ml_dtypes": ml_dtypes.__version__}
+    out = arguments.out / "h200-fp8.json"
+    with Device("cuda:0") as device, tempfile.TemporaryDirectory() as folder:
+        Buffer.alloc(device, 20 << 30, pin=False, threads=16).close()
+        bench = Bench(report, device)
+        for part in (
+            bench.link,
+            lambda: bench.file(Path(folder)),
+            bench.peaks,
+            bench.kernels,
+            bench.host,
+        ):
+            part()
+            report.write(out)
+        bench.quantizer.close()
+    return 0 if all(bar["holds"] for bar in report.bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
