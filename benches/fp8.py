@@ -2,8 +2,8 @@
 
     make gpu-bench SUBJECT=fp8
 
-Tensors are of Llama-3-8B's largest shape, 14,336 x 4,096, in bf16. Rates over the link count the bf16
-bytes; rates on the device count what its kernels read and write. GB is 10^9 bytes, GiB 2^30.
+Tensors are of Llama-3-8B's largest shape, 14,336 x 4,096, in bf16. Rates over the link count the
+bf16 bytes; rates on the device what its kernels read and write. GB is 10^9 bytes, GiB 2^30.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Bench:
         target = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
         stream = torch.cuda.current_stream().cuda_stream
 
-        def copy_all() -> None:
-            self.device.copy(target.data_ptr(), buffer.address, 4 << 30, stream)
+        def copy_all(to: int = target.data_ptr()) -> None:
+            self.device.copy(to, buffer.address, 4 << 30, stream)
 
         what = "one copy of 4 GiB from pinned memory"
         self.peak = self.report.figure("copy.peak", link.bandwidth(copy_all, 4 << 30), "GB/s", what)

@@ -55,6 +55,8 @@ class Status(IntEnum):
     BUDGET = 41
     SLOTS_BUDGET = 42
     BUSY = 43
+    STAGING = 44
+    NOT_FINITE = 45
 
 
 class WeighbridgeError(Exception):
