@@ -53,9 +53,13 @@ static void *at(CUdeviceptr address)
     return (void *)(uintptr_t)(address & ~DEVICE_ADDRESS_MARK);
 }
 
+/* One at a time: a device's kernels raise what they share by atomic operations, these do not. */
+static pthread_mutex_t running = PTHREAD_MUTEX_INITIALIZER;
+
 static void run(void *argument)
 {
     struct launch *l = argument;
+    pthread_mutex_lock(&running);
     void *a = at(l->pointers[0]), *b = at(l->pointers[1]), *c = at(l->pointers[2]);
     uint64_t odd = 0;
     switch (l->function->takes) {
@@ -77,6 +81,7 @@ static void run(void *argument)
             a, &l->blocks, b, c);
         break;
     }
+    pthread_mutex_unlock(&running);
     free(l);
 }
 
