@@ -127,6 +127,41 @@ static __device__ __forceinline__ void raise(uint32_t *sizes, uint32_t scale, ui
 }
 
 /*
+ * Where each row has blocks of its own: a thread loads its part of several rows before it looks at
+ * the first, so that it waits once for all of them.
+ */
+template <typename W>
+static __device__ void absmax_by_row(const typename W::stored *source, const wb_blocks &b,
+                                     uint32_t *sizes, uint64_t *odd)
+{
+    const int ahead = 4;
+    const uint64_t col = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * VECTOR;
+    const uint64_t step = (uint64_t)gridDim.y * blockDim.y;
+    for (uint64_t at = (uint64_t)blockIdx.y * blockDim.y; at < b.rows; at += ahead * step) {
+        vector<typename W::stored> read[ahead];
+#pragma unroll
+        for (int i = 0; i < ahead; i++) {
+            const uint64_t row = at + i * step + threadIdx.y;
+            if (row < b.rows && col < b.cols) {
+                read[i] = load(source + (int64_t)row * b.row_stride + col);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < ahead; i++) {
+            const uint64_t row = at + i * step + threadIdx.y;
+            const bool active = row < b.rows && col < b.cols;
+            uint32_t most = 0, others = 0;
+            if (active) {
+#pragma unroll
+                for (int j = 0; j < VECTOR; j++) take(W::read(read[i].elements[j]), most, others);
+            }
+            raise(sizes, active ? scale_of(b, row, col) : 0, most, active);
+            if (others > 0) atomicAdd((unsigned long long *)odd, (unsigned long long)others);
+        }
+    }
+}
+
+/*
  * `strip` rows of a block are a thread's way; strips never reach into another row of blocks. Grid: x
  * over the columns, y over the strips of all rows of blocks.
  */
@@ -231,7 +266,11 @@ static __device__ void dequantize(const uint8_t *source, const wb_blocks &b, con
                                              uint32_t *sizes, uint64_t *odd, uint32_t strip,      \
                                              uint32_t vectors)                                    \
     {                                                                                             \
-        absmax<W>(source, b, sizes, odd, strip, vectors);                                         \
+        if (vectors && b.block_rows == 1) {                                                       \
+            absmax_by_row<W>(source, b, sizes, odd);                                              \
+        } else {                                                                                  \
+            absmax<W>(source, b, sizes, odd, strip, vectors);                                     \
+        }                                                                                         \
     }                                                                                             \
     FOR_BOTH(W, e4m3)                                                                             \
     FOR_BOTH(W, e5m2)

@@ -6,13 +6,16 @@ use std::thread;
 use super::chunks::{ALIGNMENT, Chunks, LANES, Need};
 use super::geometry::Geometry;
 use crate::device::kernel::{Blocks, Format, Kernel, ScaleKind, Wide};
-use crate::device::{Device, DeviceMemory, OwnedStream, Stream};
+use crate::device::{Device, DeviceMemory, OwnedStream, Stream, Waiting};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::{Phase, Progress, report, threads_for};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
 use crate::tensor::Layout;
+
+/// Bytes that a lane which is alone copies at a time.
+const PIECE: u64 = 16 << 20;
 
 /// Bytes that a caller names, and where they are.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +83,7 @@ struct State {
     staging: Option<DeviceMemory>,
     /// A pinned page for what the host is told.
     told: Arc<Buffer>,
-    /// Counts what is not finite.
+    /// Counts what is not finite; 0 between tasks.
     odd: DeviceMemory,
     bounce: Vec<Arc<Buffer>>,
     /// The most staging memory so far.
@@ -93,6 +96,8 @@ struct Lane<'a> {
     memory: Span,
     /// Pinned memory for what cannot be copied as it lies: the way in, the way out.
     bounce: Option<&'a Arc<Buffer>>,
+    /// Another stream, where this lane is alone.
+    helper: Option<Stream>,
     /// What the host copies once the stream is done: to, from.
     leaving: Option<(Span, Span)>,
 }
@@ -105,6 +110,10 @@ impl Quantizer {
         let Some(odd) = DeviceMemory::alloc(device, 8)? else {
             fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
         };
+        let zero = Kernel::Zero { span: odd.span() };
+        let streams: Vec<OwnedStream> = streams;
+        device.backend().launch(zero, streams[0].get())?;
+        device.backend().synchronize(streams[0].get())?;
         let state = State { streams, staging: None, told, odd, bounce: Vec::new(), most: 0 };
         Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
     }
@@ -153,8 +162,6 @@ impl Quantizer {
         let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
-        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
-        backend.synchronize(first)?;
         let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
         let done = run.all(state, progress);
         // Whatever happened, nothing may be under way when the caller's memory goes.
@@ -164,10 +171,11 @@ impl Quantizer {
                 waited?;
             }
         }
-        done?;
         let told = state.told.data();
         self.device.copy(told, state.odd.span(), first)?;
+        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
         backend.synchronize(first)?;
+        done?;
         let odd = pages::read_u64(told);
         if task.refuse_odd && odd > 0 {
             fail!(
@@ -221,12 +229,14 @@ impl Run<'_> {
     fn all(&mut self, state: &mut State, progress: &mut Progress<'_>) -> Result<()> {
         let staging = state.staging.as_ref().map_or(Span::EMPTY, DeviceMemory::span);
         self.make_bounce(state)?;
+        let cuda = self.device.facts().cuda;
         let mut lanes: Vec<Lane<'_>> = (0..self.chunks.lanes as usize)
             .map(|at| Lane {
                 stream: state.streams[at].get(),
                 memory: staging
                     .part(at * self.chunks.lane_bytes as usize, self.chunks.lane_bytes as usize),
                 bounce: state.bounce.get(at),
+                helper: (cuda && self.chunks.lanes == 1).then(|| state.streams[1].get()),
                 leaving: None,
             })
             .collect();
@@ -265,12 +275,14 @@ impl Run<'_> {
             *turn += 1;
             self.finish(lane)?;
             let mut parts = Parts(lane.memory);
-            let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
+            let room = parts.next((to - from) * self.need.row_in);
             let out = parts.next((to - from) * self.need.row_out);
             let scales = self.geometry.scales_of(from, to);
             let (sizes, inverses) = (parts.next(scales * 4), parts.next(scales * 4));
             let stored = parts.next(scales * self.task.kind.bytes());
-            self.find_sizes(source, blocks, sizes, odd, lane.stream, true)?;
+            self.device.backend().launch(Kernel::Zero { span: sizes }, lane.stream)?;
+            let (source, blocks) =
+                self.bring(matrix, (from, to), lane, room, Some((sizes, odd)))?;
             self.make_scales(sizes, stored, inverses, lane.stream)?;
             let first = self.geometry.first_scale(from);
             self.device.copy(self.scales_at(matrix, first, scales), stored, lane.stream)?;
@@ -309,11 +321,9 @@ impl Run<'_> {
                 let count = lanes.len();
                 let lane = &mut lanes[at % count];
                 self.finish(lane)?;
-                let mut parts = Parts(lane.memory);
-                let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
-                let first = self.geometry.first_scale(from);
-                let mine = self.scales_from(sizes, first);
-                self.find_sizes(source, blocks, mine, odd, lane.stream, false)?;
+                let room = Parts(lane.memory).next((to - from) * self.need.row_in);
+                let mine = self.scales_from(sizes, self.geometry.first_scale(from));
+                self.bring(matrix, (from, to), lane, room, Some((mine, odd)))?;
                 self.tell(done, 0, progress)?;
             }
             lanes.iter_mut().try_for_each(|lane| self.finish(lane))?;
@@ -326,7 +336,8 @@ impl Run<'_> {
             let lane = &mut lanes[at % count];
             self.finish(lane)?;
             let mut parts = Parts(lane.memory);
-            let (source, blocks) = self.bring(matrix, (from, to), lane, &mut parts)?;
+            let room = parts.next((to - from) * self.need.row_in);
+            let (source, blocks) = self.bring(matrix, (from, to), lane, room, None)?;
             let out = parts.next((to - from) * self.need.row_out);
             let mine = self.scales_from(inverses, self.geometry.first_scale(from));
             self.convert(matrix, (from, to), source, blocks, mine, out, lane)?;
@@ -347,45 +358,76 @@ impl Run<'_> {
         self.task.scales.span.part((before * bytes) as usize, (count * bytes) as usize)
     }
 
-    /// Where the kernels find rows of a matrix: brought there by the lane's stream if need be.
+    /// Where the kernels find rows of a matrix: brought into `room` by the lane's stream if need be, and
+    /// their largest sizes found, piece by piece as they come, where `sizes` are wanted.
     fn bring(
         &self,
         matrix: usize,
         (from, to): (u64, u64),
         lane: &Lane<'_>,
-        parts: &mut Parts,
+        room: Span,
+        wanted: Option<(Span, Span)>,
     ) -> Result<(u64, Blocks)> {
-        let blocks = self.geometry.rows(from, to);
+        let rows = |from: u64, to: u64| match (self.task.way, self.need.row_in) {
+            (Way::Quantize, 1..) => packed(&self.geometry.rows(from, to)),
+            _ => self.geometry.rows(from, to),
+        };
+        let find = |source: u64, blocks: Blocks, stream: Stream| {
+            let Some((sizes, odd)) = wanted else { return Ok(()) };
+            let wide = self.wide;
+            self.device
+                .backend()
+                .launch(Kernel::Absmax { wide, source, blocks, sizes, odd }, stream)
+        };
         let (whole, first, lies) = match self.task.way {
             Way::Quantize => {
-                let lies = strided(&blocks, self.wide.bytes());
+                let lies = strided(&self.geometry.rows(from, to), self.wide.bytes());
                 (self.task.wide.span, self.wide_at(matrix, from), lies)
             }
             Way::Dequantize => {
                 let narrow = self.task.narrow.span;
                 let first = narrow.start() as u64 + self.elements_before(matrix, from);
-                (narrow, first, strided(&packed(&blocks), 1))
+                (narrow, first, strided(&packed(&self.geometry.rows(from, to)), 1))
             }
         };
         if self.need.row_in == 0 {
-            return Ok((first, blocks));
+            find(first, rows(from, to), lane.stream)?;
+            return Ok((first, rows(from, to)));
         }
-        let rows = (to - from) * self.need.row_in;
-        let there = parts.next(rows);
         let here = match lane.bounce {
             Some(bounce) => {
-                let room = bounce.data().part(0, rows as usize);
-                gather(room, whole, first, &lies);
-                room
+                let packed = bounce.data().part(0, room.bytes());
+                gather(packed, whole, first, &lies);
+                packed
             }
-            None => whole.part(first as usize - whole.start(), rows as usize),
+            None => whole.part(first as usize - whole.start(), room.bytes()),
         };
-        self.device.copy(there, here, lane.stream)?;
-        let brought = match self.task.way {
-            Way::Quantize => packed(&blocks),
-            Way::Dequantize => blocks,
+        let source = room.start() as u64;
+        let Some(helper) = lane.helper.filter(|_| wanted.is_some()) else {
+            self.device.copy(room, here, lane.stream)?;
+            find(source, rows(from, to), lane.stream)?;
+            return Ok((source, rows(from, to)));
         };
-        Ok((there.start() as u64, brought))
+        // Nothing else is under way: the sizes of what has come are found while the rest comes.
+        let backend = self.device.backend();
+        let event = backend.new_event(false)?;
+        let step = (PIECE / self.need.row_in).max(1);
+        for begin in (from..to).step_by(step as usize) {
+            let end = (begin + step).min(to);
+            let part = |span: Span| {
+                let skip = ((begin - from) * self.need.row_in) as usize;
+                span.part(skip, ((end - begin) * self.need.row_in) as usize)
+            };
+            self.device.copy(part(room), part(here), lane.stream)?;
+            event.record(lane.stream)?;
+            event.hold(helper, Waiting::Within)?;
+            // The sizes are those of rows from `from` on.
+            let first_row = from % self.geometry.blocks.block_rows + (begin - from);
+            find(part(room).start() as u64, Blocks { first_row, ..rows(begin, end) }, helper)?;
+        }
+        event.record(helper)?;
+        event.hold(lane.stream, Waiting::Within)?;
+        Ok((source, rows(from, to)))
     }
 
     /// The address of a matrix's row on the wide side.
@@ -398,22 +440,6 @@ impl Run<'_> {
     /// Elements without gaps that lie before a matrix's row.
     fn elements_before(&self, matrix: usize, row: u64) -> u64 {
         matrix as u64 * self.geometry.elements() + row * self.geometry.blocks.cols
-    }
-
-    fn find_sizes(
-        &self,
-        source: u64,
-        blocks: Blocks,
-        sizes: Span,
-        odd: Span,
-        stream: Stream,
-        fresh: bool,
-    ) -> Result<()> {
-        let backend = self.device.backend();
-        if fresh {
-            backend.launch(Kernel::Zero { span: sizes }, stream)?;
-        }
-        backend.launch(Kernel::Absmax { wide: self.wide, source, blocks, sizes, odd }, stream)
     }
 
     fn make_scales(&self, sizes: Span, scales: Span, inverses: Span, stream: Stream) -> Result<()> {
