@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header demo test test-rust test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test test-rust test-c test-python lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ build: ## the library, target/release/libweighbridge.so; fails when include/weig
 
 header: ## writes include/weighbridge.h from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
+
+kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
+	$(BIN)/python tools/ptx.py
 
 demo: build $(VENV)/demo ## a real sentence encoder with its weights held by weighbridge; DEVICE=host|cuda:0
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
@@ -46,6 +49,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd bindings/python && $(BIN)/mypy --no-error-summary
+	$(BIN)/python tools/ptx.py --check
 	$(BIN)/python tools/readme.py --check
 
 test-rust: ## unit and property tests of the Rust modules

@@ -34,6 +34,19 @@ fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     check_header(&root);
     compile_kernels();
+    pack_kernels(&root);
+}
+
+/// The kernels for CUDA devices: PTX is text that says everything many times.
+fn pack_kernels(root: &Path) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    for name in ["quantize.sm_75.ptx", "quantize.sm_90.ptx"] {
+        let path = root.join("kernels").join(name);
+        println!("cargo:rerun-if-changed={}", path.display());
+        let text = fs::read(&path).expect("the PTX is committed");
+        let packed = miniz_oxide::deflate::compress_to_vec(&text, 10);
+        fs::write(out.join(name), packed).expect("OUT_DIR can be written");
+    }
 }
 
 /// The kernels for the host, once for each set of vector instructions that is chosen from at run time.

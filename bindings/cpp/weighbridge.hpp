@@ -23,6 +23,7 @@
 #include "weighbridge/device_memory.hpp"
 #include "weighbridge/offloader.hpp"
 #include "weighbridge/plan.hpp"
+#include "weighbridge/quantizer.hpp"
 #include "weighbridge/safetensors.hpp"
 #include "weighbridge/stream.hpp"
 #include "weighbridge/view.hpp"

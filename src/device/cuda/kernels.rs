@@ -9,14 +9,14 @@ use once_cell::sync::OnceCell;
 use super::context::{Context, Entered};
 use crate::device::Stream;
 use crate::device::kernel::{Blocks, Kernel, ScaleKind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, fail};
 use crate::log;
 use crate::status::WB_ERR_INTERNAL;
 
-/// For every chip from Turing on.
-const BASE: &str = concat!(include_str!("../../../kernels/quantize.sm_75.ptx"), "\0");
+/// For every chip from Turing on; packed by the build, as below.
+const BASE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_75.ptx"));
 /// With the instructions for 8-bit floats of Hopper.
-const HOPPER: &str = concat!(include_str!("../../../kernels/quantize.sm_90.ptx"), "\0");
+const HOPPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_90.ptx"));
 
 /// Threads of a block, which all kernels are launched with.
 const THREADS: u64 = 256;
@@ -154,7 +154,11 @@ impl Kernels {
         stream: CUstream,
     ) -> Result<()> {
         let module = self.module.get_or_try_init(|| {
-            let image = if self.capability >= 90 { HOPPER } else { BASE };
+            let packed = if self.capability >= 90 { HOPPER } else { BASE };
+            let Ok(mut image) = miniz_oxide::inflate::decompress_to_vec(packed) else {
+                fail!(WB_ERR_INTERNAL, "the kernels in the library are damaged")
+            };
+            image.push(0);
             let mut module = ptr::null_mut();
             // SAFETY: the image ends in NUL; the pointer receives the module.
             unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;

@@ -408,6 +408,9 @@ STRUCTS: tuple[type[Sized], ...] = (
     wb_offloaded_info,
     wb_offloader_stats,
     wb_reconciled,
+    wb_quantize_options,
+    wb_scales_info,
+    wb_quantized,
 )
 
 _HANDLE = c_void_p

@@ -1,0 +1,81 @@
+/// Quantizer: numbers to 8 bits and back, in staging memory of bounded size.
+#ifndef WEIGHBRIDGE_QUANTIZER_HPP
+#define WEIGHBRIDGE_QUANTIZER_HPP
+
+#include <cstdint>
+#include <utility>
+
+#include "weighbridge.h"
+#include "device.hpp"
+#include "handle.hpp"
+#include "layout.hpp"
+#include "result.hpp"
+
+namespace weighbridge {
+
+/// How numbers become 8 bits.
+struct Scheme {
+  wb_dtype format = WB_DTYPE_F8_E4M3FN;
+  wb_dtype scale_type = WB_DTYPE_F32;
+  /// Rows and columns that share a scale; 0 for all of them.
+  std::uint64_t block_rows = 0;
+  std::uint64_t block_cols = 0;
+  bool given_scales = false;
+  bool refuse_nonfinite = false;
+};
+
+/// Quantizes tensors one at a time; addresses are in host or device memory.
+class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_retain,
+                                        wb_quantizer_release> {
+ public:
+  /// Takes at most `staging_bytes` of device memory; 0 for 128 MiB.
+  static Result<Quantizer> make(const Device& device, std::uint64_t staging_bytes = 0) {
+    return detail::make<Quantizer>([&](auto** quantizer, auto* error) {
+      return wb_quantizer_new(device.get(), staging_bytes, quantizer, error);
+    });
+  }
+  /// How many scales a tensor has.
+  static Result<wb_scales_info> scales(const Layout& layout, const Scheme& scheme = {}) {
+    const wb_quantize_options options = given(scheme);
+    return detail::with_layout<wb_scales_info>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_scales_info>(WB_SCALES_INFO_INIT, [&](auto* info, auto* error) {
+        return wb_quantize_scales(raw, &options, info, error);
+      });
+    });
+  }
+  Result<wb_quantized> quantize(std::uint64_t source, const Layout& layout, std::uint64_t target,
+                                std::uint64_t scales, const Scheme& scheme = {}) const {
+    const wb_quantize_options options = given(scheme);
+    return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
+        return wb_quantizer_quantize(get(), source, raw, target, scales, &options, done, error);
+      });
+    });
+  }
+  /// The way back, to numbers of the layout's type.
+  Result<wb_quantized> dequantize(std::uint64_t source, std::uint64_t scales, std::uint64_t target,
+                                  const Layout& layout, const Scheme& scheme = {}) const {
+    const wb_quantize_options options = given(scheme);
+    return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
+        return wb_quantizer_dequantize(get(), source, scales, target, raw, &options, done, error);
+      });
+    });
+  }
+
+ private:
+  static wb_quantize_options given(const Scheme& scheme) {
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    options.format = scheme.format;
+    options.scale_type = scheme.scale_type;
+    options.block_rows = scheme.block_rows;
+    options.block_cols = scheme.block_cols;
+    options.given_scales = scheme.given_scales;
+    options.refuse_nonfinite = scheme.refuse_nonfinite;
+    return options;
+  }
+};
+
+}  // namespace weighbridge
+
+#endif

@@ -1,0 +1,96 @@
+/* Quantizing: exact codes and scales, and what cannot be is an error with nothing lost. */
+#include "check.h"
+#include "memory.h"
+
+enum { ROWS = 3, COLS = 4 };
+
+static const float numbers[ROWS][COLS] = {{448, -224, 1, 0}, {0, 0, 0, 0}, {-896, 2, 3, 896}};
+static const unsigned char wanted[ROWS][COLS] = {
+    {0x7e, 0xf6, 0x38, 0x00}, {0, 0, 0, 0}, {0xfe, 0x38, 0x3c, 0x7e}};
+static const float wanted_scales[ROWS] = {1, 1, 2};
+
+static uint64_t number(const void *memory)
+{
+    return (uint64_t)(uintptr_t)memory;
+}
+
+static wb_layout layout(int64_t *shape)
+{
+    shape[0] = ROWS;
+    shape[1] = COLS;
+    return layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+}
+
+static void rows_have_their_own_scales(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    wb_quantized done = WB_QUANTIZED_INIT;
+    wb_scales_info info = WB_SCALES_INFO_INIT;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS], back[ROWS][COLS];
+    options.block_rows = 1;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_OK(wb_quantize_scales(&matrix, &options, &info, &error));
+    CHECK(info.matrices == 1 && info.rows == ROWS && info.cols == 1 && info.bytes == 12);
+    CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                   number(scales), &options, &done, &error));
+    CHECK(memcmp(codes, wanted, sizeof codes) == 0);
+    CHECK(memcmp(scales, wanted_scales, sizeof scales) == 0);
+    CHECK_SAME(done.nonfinite, 0);
+    CHECK_SAME(done.passes, 1);
+    CHECK_OK(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back),
+                                     &matrix, &options, NULL, &error));
+    CHECK(memcmp(back, numbers, sizeof back) == 0);
+    wb_quantizer_retain(quantizer);
+    wb_quantizer_release(quantizer);
+    wb_quantizer_release(quantizer);
+}
+
+static void what_cannot_be_is_an_error(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_layout integers = matrix;
+    wb_quantizer *quantizer = NULL, *none = NULL;
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    wb_scales_info info = WB_SCALES_INFO_INIT;
+    unsigned char codes[ROWS][COLS] = {{0}};
+    float scales[ROWS] = {7, 7, 7};
+    integers.dtype = WB_DTYPE_I32;
+    CHECK_ERROR(WB_ERR_NULL, wb_quantizer_new(NULL, 0, &none, &error), "wb_device");
+    CHECK_ERROR(WB_ERR_NULL, wb_quantizer_new(device, 0, NULL, &error), "quantizer");
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+#define REFUSED(status, words, source, of, target, to)                                            \
+    CHECK_ERROR(status,                                                                           \
+                wb_quantizer_quantize(quantizer, source, of, target, to, &options, NULL, &error), \
+                words)
+    REFUSED(WB_ERR_NULL, "source", 0, &matrix, number(codes), number(scales));
+    REFUSED(WB_ERR_NULL, "layout", number(numbers), NULL, number(codes), number(scales));
+    REFUSED(WB_ERR_NULL, "8-bit numbers|12 bytes", number(numbers), &matrix, 0, number(scales));
+    REFUSED(WB_ERR_NULL, "scales|4 bytes", number(numbers), &matrix, number(codes), 0);
+    REFUSED(WB_ERR_NOT_SUPPORTED, "int32", number(numbers), &integers, number(codes),
+            number(scales));
+    options.format = WB_DTYPE_BF16;
+    REFUSED(WB_ERR_NOT_SUPPORTED, "bfloat16", number(numbers), &matrix, number(codes),
+            number(scales));
+    options.format = WB_DTYPE_F8_E4M3FN;
+    options.scale_type = WB_DTYPE_F16;
+    REFUSED(WB_ERR_ENUM, "scale_type", number(numbers), &matrix, number(codes), number(scales));
+    options.scale_type = WB_DTYPE_F32;
+    options.given_scales = 2;
+    REFUSED(WB_ERR_ENUM, "given_scales", number(numbers), &matrix, number(codes), number(scales));
+    options.given_scales = 0;
+    options.reserved[3] = 1;
+    REFUSED(WB_ERR_RESERVED, "wb_quantize_options", number(numbers), &matrix, number(codes),
+            number(scales));
+    CHECK_ERROR(WB_ERR_NULL, wb_quantize_scales(NULL, NULL, &info, &error), "layout");
+    CHECK_ERROR(WB_ERR_NULL, wb_quantize_scales(&matrix, NULL, NULL, &error), "wb_scales_info");
+    CHECK(scales[0] == 7 && none == NULL);
+    wb_quantizer_release(quantizer);
+    wb_quantizer_release(NULL);
+}
+
+CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error))
