@@ -1,11 +1,11 @@
-"""The command line: ``python -m weighbridge doctor`` and ``plan``."""
+"""The command line: ``python -m weighbridge doctor``, ``plan`` and ``quantize``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from . import __version__, planning
+from . import __version__, planning, quantizing
 from .doctor import run as run_doctor
 
 
@@ -26,7 +26,13 @@ def main() -> int:
         "plan", help="say which weights of a checkpoint would leave the device, and why"
     )
     planning.add_arguments(plan)
+    quantize = commands.add_parser(
+        "quantize", help="write a checkpoint whose matrices are in 8 bits"
+    )
+    quantizing.add_arguments(quantize)
     arguments = parser.parse_args()
+    if arguments.command == "quantize":
+        return quantizing.run(arguments)
     if arguments.command == "plan":
         return planning.run(arguments)
     return run_doctor(arguments.device, arguments.json)

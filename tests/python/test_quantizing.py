@@ -1,0 +1,149 @@
+"""``python -m weighbridge quantize`` writes a checkpoint in 8 bits, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from test_quantizer import numbers, reference
+
+from weighbridge import Device, Scheme
+from weighbridge.quantizing import quantize_file
+
+NAMES = ["model.layers.0.up.weight", "model.layers.1.up.weight", "lm_head.weight"]
+
+
+@pytest.fixture
+def tensors():
+    found = {name: numbers((200, 160), "float32", seed) for seed, name in enumerate(NAMES)}
+    found["model.experts"] = numbers((3, 40, 64), "float16")
+    found["model.norm.weight"] = numbers((160,), "float32")
+    found["model.ids"] = np.arange(12, dtype=np.int64).reshape(3, 4)
+    return found
+
+
+@pytest.fixture
+def path(tmp_path, tensors):
+    save_file(tensors, tmp_path / "in.safetensors", metadata={"format": "pt"})
+    return str(tmp_path / "in.safetensors")
+
+
+def quantize(run_python, *arguments, **environment):
+    return run_python("-m", "weighbridge", "quantize", *arguments, **environment)
+
+
+def read(path):
+    """Every tensor's type, shape and bytes, as the safetensors library reads the file."""
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    raw = open(path, "rb").read()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header.pop("__metadata__")
+    found = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        data = np.frombuffer(raw[8 + length + begin : 8 + length + end], np.uint8)
+        found[name] = (entry["dtype"], entry["shape"], data)
+    return found, metadata
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scheme", "suffix"),
+    [
+        ([], Scheme(block=(128, 128)), "_scale_inv"),
+        (["--block", "row"], Scheme(block=(1, 0)), "_scale"),
+        (["--block", "tensor", "--format", "e5m2"], Scheme("float8_e5m2", block=(0, 0)), "_scale"),
+        (
+            ["--block", "1x32", "--scale", "e8m0"],
+            Scheme(scale="float8_e8m0fnu", block=(1, 32)),
+            "_scale",
+        ),
+    ],
+)
+def test_what_is_written(run_python, path, tensors, tmp_path, device, arguments, scheme, suffix):
+    out = str(tmp_path / "out.safetensors")
+    name = "host" if device.info.kind == "host" else "cuda:0"
+    more = ["--exclude", "lm_head", "--device", name, "--staging-bytes", "100KB"]
+    code, output, errors = quantize(run_python, path, out, *arguments, *more)
+    assert code == 0, errors
+    assert "3 tensors quantized" in output
+    found, metadata = read(out)
+    told = json.loads(metadata.pop("weighbridge"))
+    assert metadata == {"format": "pt"}
+    assert (told["format"], told["block"]) == (scheme.format, list(scheme.block))
+    chosen = {*NAMES[:2], "model.experts"}
+    assert set(found) == {*tensors, *(weight + suffix for weight in chosen)}
+    for weight, array in tensors.items():
+        dtype, shape, data = found[weight]
+        assert shape == list(array.shape)
+        if weight not in chosen:
+            assert data.tobytes() == array.tobytes()
+            continue
+        scales, codes = reference(array, scheme)
+        assert dtype == ("F8_E4M3" if scheme.format == "float8_e4m3fn" else "F8_E5M2")
+        assert np.array_equal(data, codes.ravel())
+        kind = np.float32 if scheme.scale == "float32" else ml_dtypes.float8_e8m0fnu
+        assert np.array_equal(
+            found[weight + suffix][2].view(kind).astype(np.float32), scales.ravel()
+        )
+        assert np.prod(found[weight + suffix][1]) == scales.size
+
+
+def test_what_cannot_be_leaves_nothing(run_python, path, tmp_path):
+    out = tmp_path / "out.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "vectors.safetensors")
+    save_file(
+        {"w": np.zeros((4, 4), np.float32), "w_scale": np.zeros(4, np.float32)},
+        tmp_path / "twice.safetensors",
+    )
+    before = sorted(os.listdir(tmp_path))
+    for arguments, status, text in [
+        ([str(tmp_path / "none"), str(out)], 1, "none"),
+        ([path, str(tmp_path / "no" / "where")], 1, "where"),
+        ([path, str(out), "--select", "nothing"], 1, "nothing"),
+        ([path, str(out), "--block", "3"], 2, "128x128"),
+        ([path, str(out), "--device", "tpu"], 1, "tpu"),
+        ([str(tmp_path / "vectors.safetensors"), str(out)], 1, "two dimensions"),
+        ([str(tmp_path / "twice.safetensors"), str(out), "--block", "row"], 1, "w_scale"),
+        ([path], 2, "OUT"),
+    ]:
+        code, _, errors = quantize(run_python, *arguments)
+        assert code == status, (arguments, errors)
+        assert text in errors and "Traceback" not in errors, errors
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_leaves_nothing(run_python, path, tmp_path):
+    out = str(tmp_path / "out.safetensors")
+    script = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        f"sys.argv = ['weighbridge', 'quantize', {path!r}, {out!r}]\n"
+        "runpy.run_module('weighbridge', run_name='__main__')\n"
+    )
+    code, _, errors = run_python("-c", script)
+    assert code == 1 and "File too large" in errors, errors
+    assert os.listdir(tmp_path) == ["in.safetensors"]
+
+
+def test_cancelling_leaves_what_was_there(path, tmp_path, device):
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"what was there")
+    told = []
+
+    def stop(phase, done, total):
+        told.append((done, total))
+        return len(told) < 2
+
+    opened = Device("host") if device.info.kind == "host" else Device("cuda:0")
+    with opened, pytest.raises(BaseException, match="cancelled"):
+        quantize_file(opened, path, out, Scheme(block=(1, 0)), progress=stop)
+    assert out.read_bytes() == b"what was there"
+    assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "out.safetensors"]
+    assert len(told) == 2
