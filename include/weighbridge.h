@@ -733,6 +733,56 @@ typedef struct {
 typedef int32_t wb_order;
 
 /**
+ * How to quantize. Begin with WB_QUANTIZE_OPTIONS_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+     */
+    wb_dtype format;
+    /**
+     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
+     */
+    wb_dtype scale_type;
+    /**
+     * 1 when the scales are given, 0 when they are found and written.
+     */
+    int32_t given_scales;
+    /**
+     * Rows that share a scale, of the last but one dimension; 0 for all.
+     */
+    uint64_t block_rows;
+    /**
+     * Columns that share a scale, of the last dimension; 0 for all.
+     */
+    uint64_t block_cols;
+    /**
+     * 1 when NaN and infinities are to be an error.
+     */
+    int32_t refuse_nonfinite;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Told how far the work is; may cancel it. NULL for none.
+     */
+    wb_progress progress;
+    /**
+     * Handed to `progress`.
+     */
+    void *progress_user;
+    /**
+     * 0.
+     */
+    uint64_t reserved[4];
+} wb_quantize_options;
+
+/**
  * What a plan is made by. Begin with WB_PLAN_OPTIONS_INIT.
  */
 typedef struct {
@@ -789,6 +839,24 @@ typedef struct {
      * 0.
      */
     uint32_t reserved0;
+    /**
+     * How matrices are quantized when the plan is committed; NULL for not at all. Each is planned as
+     * two parameters: itself in 8 bits, and its scales by its name and `_scale`, or `_scale_inv` for
+     * blocks of a matrix.
+     */
+    const wb_quantize_options *quantize;
+    /**
+     * `quantize_count` selectors of those; none for all of wide types.
+     */
+    const char *const *quantize_select;
+    /**
+     * How many.
+     */
+    uint32_t quantize_count;
+    /**
+     * 0.
+     */
+    uint32_t reserved1;
     /**
      * What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
      * was called.
@@ -1068,56 +1136,6 @@ typedef struct {
      */
     uint64_t generation;
 } wb_offloader_stats;
-
-/**
- * How to quantize. Begin with WB_QUANTIZE_OPTIONS_INIT.
- */
-typedef struct {
-    /**
-     * Bytes of the struct.
-     */
-    uint32_t struct_size;
-    /**
-     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
-     */
-    wb_dtype format;
-    /**
-     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
-     */
-    wb_dtype scale_type;
-    /**
-     * 1 when the scales are given, 0 when they are found and written.
-     */
-    int32_t given_scales;
-    /**
-     * Rows that share a scale, of the last but one dimension; 0 for all.
-     */
-    uint64_t block_rows;
-    /**
-     * Columns that share a scale, of the last dimension; 0 for all.
-     */
-    uint64_t block_cols;
-    /**
-     * 1 when NaN and infinities are to be an error.
-     */
-    int32_t refuse_nonfinite;
-    /**
-     * 0.
-     */
-    uint32_t reserved0;
-    /**
-     * Told how far the work is; may cancel it. NULL for none.
-     */
-    wb_progress progress;
-    /**
-     * Handed to `progress`.
-     */
-    void *progress_user;
-    /**
-     * 0.
-     */
-    uint64_t reserved[4];
-} wb_quantize_options;
 
 /**
  * The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
@@ -2700,7 +2718,8 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
 #define WB_TENSOR_INFO_INIT {sizeof(wb_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
 #define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, 0, 0, 0, 0, {0}}
 #define WB_PLAN_OPTIONS_INIT                                                                       \
-    {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, 0.0, {0}}
+    {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL,  \
+     NULL, 0, 0, 0.0, {0}}
 #define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
 #define WB_PLANNED_INFO_INIT {sizeof(wb_planned_info), 0, NULL, NULL, 0, 0, 0}
 #define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::memory::pages::Span;
 use crate::memory::view::View;
 use crate::offload::offloader::{Offloader, Source};
-use crate::offload::parameter::{Parameter, Source as Given};
+use crate::offload::parameter::{Origin, Parameter, Source as Given};
 use crate::status::wb_status;
 
 /// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
@@ -141,8 +141,11 @@ unsafe impl Sized32 for wb_offloader_stats {
 /// # Safety
 /// The bytes may be read until the work that is given the source is done.
 unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Source>> {
-    let Given { address, on_device } = parameter.source;
-    let bytes = parameter.layout.span_bytes() as usize;
+    let (Given { address, on_device }, layout) = match &parameter.origin {
+        Origin::Quantized(from) => (from.source, &from.layout),
+        Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),
+    };
+    let bytes = layout.span_bytes() as usize;
     if address == 0 || bytes == 0 {
         return Ok(None);
     }

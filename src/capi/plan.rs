@@ -10,12 +10,14 @@ use crate::capi::arguments::{
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
+use crate::capi::quantizer::{self, wb_quantize_options};
 use crate::capi::view::{self, wb_layout};
 use crate::device::Device;
 use crate::error::{Result, fail};
 use crate::offload::order::Order;
-use crate::offload::parameter::{Carrier, Parameter, ParameterAccess, Source};
+use crate::offload::parameter::{Carrier, Origin, Parameter, ParameterAccess, Source};
 use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
+use crate::offload::quantize::Rule;
 use crate::offload::report;
 use crate::status::{
     WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW,
@@ -141,6 +143,16 @@ pub struct wb_plan_options {
     pub allow: u32,
     /// 0.
     pub reserved0: u32,
+    /// How matrices are quantized when the plan is committed; NULL for not at all. Each is planned as
+    /// two parameters: itself in 8 bits, and its scales by its name and `_scale`, or `_scale_inv` for
+    /// blocks of a matrix.
+    pub quantize: *const wb_quantize_options,
+    /// `quantize_count` selectors of those; none for all of wide types.
+    pub quantize_select: *const *const c_char,
+    /// How many.
+    pub quantize_count: u32,
+    /// 0.
+    pub reserved1: u32,
     /// What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
     /// was called.
     pub link_bytes_per_second: f64,
@@ -167,6 +179,10 @@ const DEFAULTS: wb_plan_options = wb_plan_options {
     order: WB_ORDER_SPREAD,
     allow: 0,
     reserved0: 0,
+    quantize: ptr::null(),
+    quantize_select: ptr::null(),
+    quantize_count: 0,
+    reserved1: 0,
     link_bytes_per_second: 0.0,
     reserved: [0; 4],
 };
@@ -367,6 +383,7 @@ unsafe fn parameter_from(
             WB_CARRIER_NONE => None,
             asked => Some(carrier(asked, "parameter.carrier")?),
         },
+        origin: Origin::Given,
     })
 }
 
@@ -388,7 +405,8 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
     // SAFETY: the caller's promise.
     let given = unsafe { read_struct(given, DEFAULTS) }?;
     let [a, b, c, d] = given.reserved;
-    check_reserved(&[u64::from(given.reserved0), a, b, c, d], "wb_plan_options")?;
+    let reserved = [u64::from(given.reserved0), u64::from(given.reserved1), a, b, c, d];
+    check_reserved(&reserved, "wb_plan_options")?;
     let known = WB_ALLOW_NOTHING | WB_ALLOW_UNMATCHED | WB_ALLOW_EVERYTHING_FITS;
     if given.allow & !known != 0 {
         fail!(WB_ERR_INVALID_ARGUMENT, "allow is {:#x}; known bits are {known:#x}", given.allow);
@@ -422,8 +440,31 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
             unmatched: given.allow & WB_ALLOW_UNMATCHED != 0,
             everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
         },
+        // SAFETY: the caller's promise.
+        quantize: unsafe { rule_from(&given) }?,
         link_bytes_per_second: link,
     })
+}
+
+/// # Safety
+/// The options' pointers are NULL or valid.
+unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<Rule>> {
+    if given.quantize.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    let (select, options) = unsafe {
+        let select = selectors(given.quantize_select, given.quantize_count, "quantize_select")?;
+        (select, quantizer::options_from(given.quantize)?)
+    };
+    if options.given {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "quantize.given_scales is 1; a plan has no scales to give: they are found"
+        );
+    }
+    let (format, kind, block) = (options.format, options.kind, options.block);
+    Ok(Some(Rule { select, format, kind, block, refuse_odd: options.refuse_odd }))
 }
 
 /// A text for C. Names came from C, so that no NUL is in them.

@@ -243,19 +243,19 @@ pub unsafe extern "C" fn wb_quantizer_dequantize(
 }
 
 /// The options as the library takes them.
-struct Options {
-    format: Format,
-    kind: ScaleKind,
-    given: bool,
-    block: (u64, u64),
-    refuse_odd: bool,
+pub(super) struct Options {
+    pub format: Format,
+    pub kind: ScaleKind,
+    pub given: bool,
+    pub block: (u64, u64),
+    pub refuse_odd: bool,
     progress: wb_progress,
     user: *mut c_void,
 }
 
 /// # Safety
 /// `given` is NULL or valid for the size that it begins with.
-unsafe fn options_from(given: *const wb_quantize_options) -> Result<Options> {
+pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<Options> {
     let defaults = wb_quantize_options {
         struct_size: size_of::<wb_quantize_options>() as u32,
         format: WB_DTYPE_F8_E4M3FN,

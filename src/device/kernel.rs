@@ -5,7 +5,8 @@ use crate::memory::pages::Span;
 use crate::status::WB_ERR_NOT_SUPPORTED;
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{
-    WB_DTYPE_BF16, WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E5M2, WB_DTYPE_F16, WB_DTYPE_F32,
+    WB_DTYPE_BF16, WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E5M2, WB_DTYPE_F8_E8M0, WB_DTYPE_F16,
+    WB_DTYPE_F32,
 };
 
 /// A type that is quantized from and to.
@@ -73,6 +74,14 @@ impl Format {
         }
     }
 
+    /// Its type.
+    pub fn dtype(self) -> Result<Dtype> {
+        Dtype::from_code(match self {
+            Self::E4m3 => WB_DTYPE_F8_E4M3FN,
+            Self::E5m2 => WB_DTYPE_F8_E5M2,
+        })
+    }
+
     /// Its largest number.
     pub fn most(self) -> f32 {
         match self {
@@ -100,6 +109,14 @@ pub enum ScaleKind {
 }
 
 impl ScaleKind {
+    /// Its type.
+    pub fn dtype(self) -> Result<Dtype> {
+        Dtype::from_code(match self {
+            Self::F32 => WB_DTYPE_F32,
+            Self::E8m0 => WB_DTYPE_F8_E8M0,
+        })
+    }
+
     /// Bytes of one.
     pub fn bytes(self) -> u64 {
         match self {

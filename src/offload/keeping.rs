@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fill::Job;
+use super::parameter::Origin;
 use super::plan::{ALIGNMENT, DevicePlan};
 use super::state::{Block, Kept, Place, Unit};
 use crate::device::DeviceMemory;
@@ -72,7 +73,12 @@ pub fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Re
             (_, Some(source)) => Place::Theirs(source.span),
             (_, None) => Place::Nowhere,
         };
+        let quantized = match &planned.parameter.origin {
+            Origin::Quantized(quantized) => Some(quantized.clone()),
+            Origin::Given | Origin::Scales => None,
+        };
         keeping.kept.push(Kept {
+            quantized,
             name: planned.parameter.name.clone(),
             group: planned.group,
             layout: planned.parameter.layout.clone(),
@@ -88,6 +94,7 @@ fn pieces_of(plan: &DevicePlan, storage: usize, sources: &[Option<Source>]) -> V
     let parameters = &plan.plan.storages[storage].parameters;
     let mut given: Vec<(u64, Source)> = parameters
         .iter()
+        .filter(|at| matches!(plan.plan.parameters[**at].parameter.origin, Origin::Given))
         .filter_map(|at| Some((plan.plan.parameters[*at].offset, sources[*at]?)))
         .collect();
     given.sort_by_key(|(offset, _)| *offset);
@@ -112,8 +119,11 @@ fn resident_memory(plan: &DevicePlan, sources: &[Option<Source>]) -> Result<Resi
     let mut offsets = vec![None; drawn.storages.len()];
     let mut total = 0;
     for (at, storage) in drawn.storages.iter().enumerate() {
-        let mut given = storage.parameters.iter().filter_map(|parameter| sources[*parameter]);
-        if storage.unit.is_none() && given.any(|source| !source.on_device) {
+        let ours = |at: &usize| match drawn.parameters[*at].parameter.origin {
+            Origin::Given => sources[*at].is_some_and(|source| !source.on_device),
+            Origin::Quantized(_) | Origin::Scales => storage.bytes > 0,
+        };
+        if storage.unit.is_none() && storage.parameters.iter().any(ours) {
             offsets[at] = Some(total as u64);
             total += storage.bytes.next_multiple_of(ALIGNMENT) as usize;
         }

@@ -14,6 +14,7 @@ pub mod order;
 pub mod parameter;
 pub mod plan;
 mod planner;
+pub mod quantize;
 pub mod reason;
 mod replace;
 pub mod report;

@@ -7,6 +7,7 @@ pub use super::keeping::Source;
 use super::keeping::{Keeping, keep};
 use super::parameter::Carrier;
 use super::plan::DevicePlan;
+use super::quantize::Rule;
 use super::schedule::{Carried, Schedule};
 use super::state::{Held, Place, State, Unit};
 use super::transfer::Staging;
@@ -115,6 +116,7 @@ impl Offloader {
             generation: 0,
         };
         state.note_peak();
+        quantize(&plan, &state, sources, progress)?;
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
         let staging =
             if pageable && device.facts().cuda { Some(Staging::new(device)?) } else { None };
@@ -275,6 +277,23 @@ impl Offloader {
         Held { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
         Ok(stats)
     }
+}
+
+/// Brings what is kept in 8 bits from its sources.
+fn quantize(
+    plan: &DevicePlan,
+    state: &State,
+    sources: &[Option<Source>],
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let Some(rule) = &plan.plan.options.quantize else { return Ok(()) };
+    let quantizer = Rule::quantizer(&plan.device)?;
+    for (at, source) in sources.iter().enumerate() {
+        if let (Some(quantized), Some(source)) = (&state.kept[at].quantized, source) {
+            rule.fill(&quantizer, state, at, &quantized.layout, *source, progress)?;
+        }
+    }
+    Ok(())
 }
 
 /// `WB_ERR_NOT_MAPPED` where the plan counts on views and the memory that was made has none.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
+use super::quantize::Quantized;
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 use crate::tensor::Layout;
@@ -72,6 +73,19 @@ pub struct Parameter {
     pub access: ParameterAccess,
     /// How it is to be carried if it is offloaded; `None` for what is to stay on the device.
     pub carrier: Option<Carrier>,
+    /// Where its bytes come from.
+    pub origin: Origin,
+}
+
+/// Where a parameter's bytes come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// From its source, as they are.
+    Given,
+    /// From another parameter's source, quantized.
+    Quantized(Arc<Quantized>),
+    /// They are made beside those.
+    Scales,
 }
 
 /// Bytes of one parameter, or of several that are tied.
@@ -189,6 +203,7 @@ pub(super) mod tests {
             storage: 0,
             access: ParameterAccess::Dense,
             carrier: Some(Carrier::Auto),
+            origin: Origin::Given,
         }
     }
 

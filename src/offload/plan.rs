@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::order::Order;
 use super::parameter::{Carrier, Parameter};
 use super::planner::Planner;
+use super::quantize::Rule;
 use super::reason::Reason;
 use crate::device::Device;
 use crate::error::Result;
@@ -47,6 +48,8 @@ pub struct PlanOptions {
     pub exclude: Vec<String>,
     /// What is a warning only.
     pub allowed: Allowed,
+    /// What is quantized.
+    pub quantize: Option<Rule>,
     /// What the link carries; 0 for what was measured, if it was.
     pub link_bytes_per_second: f64,
 }
@@ -63,6 +66,7 @@ impl Default for PlanOptions {
             select: Vec::new(),
             exclude: Vec::new(),
             allowed: Allowed::default(),
+            quantize: None,
             link_bytes_per_second: 0.0,
         }
     }

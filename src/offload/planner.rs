@@ -47,6 +47,10 @@ impl<'a> Planner<'a> {
                  device) or device_bytes (weights and slots fit in so much)"
             );
         }
+        let parameters = match &options.quantize {
+            Some(rule) => rule.expand(parameters)?,
+            None => parameters,
+        };
         let storages = storages(&parameters)?;
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut groups = Vec::new();

@@ -9,10 +9,12 @@ use super::keeping::Source;
 use super::offloader::Offloader;
 use super::parameter::{Carrier, Parameter};
 use super::plan::ALIGNMENT;
+use super::quantize::{Quantized, Rule};
 use super::room::Room;
 use super::schedule::Change;
 use super::selector::Selector;
 use super::state::{Block, Kept, Place, State};
+use crate::device::kernel::Wide;
 use crate::device::{DeviceMemory, Stream};
 use crate::error::{Result, fail};
 use crate::memory::pages::{self, Span};
@@ -44,12 +46,48 @@ impl Offloader {
         let mut state = self.state();
         let at = state.find(name)?;
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
+        if let Some(quantized) = state.kept[at].quantized.clone()
+            && Wide::of(layout.dtype()).is_ok()
+        {
+            return self.quantize_again(&state, &mut change, at, &quantized, &layout, source);
+        }
         match state.kept[at].place.clone() {
             Place::Block(block, offset) => {
                 self.replace_block(&mut state, &mut change, at, (block, offset), layout, source)
             }
             _ => self.replace_resident(&mut state, at, layout, source),
         }
+    }
+
+    /// New numbers for what is kept in 8 bits: they and their scales go where the old ones are.
+    fn quantize_again(
+        &self,
+        state: &State,
+        change: &mut Change<'_>,
+        at: usize,
+        quantized: &Quantized,
+        layout: &Layout,
+        source: Source,
+    ) -> Result<()> {
+        let Some(rule) = &self.plan().plan.options.quantize else { return Ok(()) };
+        if layout.shape() != quantized.layout.shape() {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to replace parameter {:?}, which is kept in 8 bits in the shape {:?}, by one \
+                 of the shape {:?}: remove it, and add the new one in 8 bits",
+                state.kept[at].name,
+                quantized.layout.shape(),
+                layout.shape()
+            );
+        }
+        let quantizer = Rule::quantizer(self.device())?;
+        rule.fill(&quantizer, state, at, layout, source, &mut None)?;
+        for one in [at, state.find(&quantized.scales)?] {
+            if let Place::Block(block, _) = state.kept[one].place {
+                change.touch(state.blocks[block].unit)?;
+            }
+        }
+        Ok(())
     }
 
     fn replace_block(
@@ -164,6 +202,7 @@ impl Offloader {
             group,
             layout: parameter.layout.clone(),
             place,
+            quantized: None,
         };
         match (room, source) {
             (Some((carrier, room)), source) => {

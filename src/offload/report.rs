@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::parameter::{Carrier, ParameterAccess};
+use super::parameter::{Carrier, Origin, ParameterAccess};
 use super::plan::{Plan, PlannedParameter};
 
 /// The whole plan: options, totals, groups and parameters.
@@ -32,6 +32,11 @@ pub fn json(plan: &Plan) -> String {
             "order": options.order.name(),
             "select": options.select,
             "exclude": options.exclude,
+            "quantize": options.quantize.as_ref().map(|rule| json!({
+                "select": rule.select,
+                "format": rule.format.name(),
+                "block": [rule.block.0, rule.block.1],
+            })),
             "link_bytes_per_second": options.link_bytes_per_second,
         },
         "totals": {
@@ -69,6 +74,10 @@ fn entry(plan: &Plan, planned: &PlannedParameter) -> Value {
         "shape": parameter.layout.shape(),
         "bytes": parameter.layout.span_bytes(),
         "access": access,
+        "quantized_from": match &parameter.origin {
+            Origin::Quantized(from) => Some(from.layout.dtype().name()),
+            Origin::Given | Origin::Scales => None,
+        },
         "placement": planned.carrier.map_or("resident", |_| "offloaded"),
         "carrier": planned.carrier.map(Carrier::name),
         "reason": planned.reason.to_string(),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use super::keeping::Source;
 use super::parameter::Carrier;
+use super::quantize::Quantized;
 use super::schedule::{Arrangement, Moving};
 use crate::device::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::memory::pages::Span;
+use crate::quant::quantizer;
 use crate::status::WB_ERR_NOT_FOUND;
 use crate::tensor::Layout;
 
@@ -19,6 +21,8 @@ pub struct Kept {
     pub group: usize,
     pub layout: Layout,
     pub place: Place,
+    /// What it is made of, if it is kept in 8 bits.
+    pub quantized: Option<Arc<Quantized>>,
 }
 
 /// Where a parameter is kept.
@@ -164,6 +168,25 @@ impl State {
                 };
                 (Some(unit.region.start() as u64 + at), device)
             }
+        }
+    }
+
+    /// The memory of ours that holds a parameter.
+    pub fn place_of(&self, at: usize) -> Option<quantizer::Place> {
+        let kept = &self.kept[at];
+        let bytes = kept.layout.span_bytes() as usize;
+        match &kept.place {
+            Place::Block(block, offset) => {
+                let block = &self.blocks[*block];
+                let region = self.units[block.unit].region;
+                let span = region.part((block.offset + offset) as usize, bytes);
+                Some(quantizer::Place { span, on_device: false })
+            }
+            Place::Ours(memory, offset) => {
+                let span = memory.span().part(*offset as usize, bytes);
+                Some(quantizer::Place { span, on_device: true })
+            }
+            Place::Theirs(_) | Place::Nowhere => None,
         }
     }
 

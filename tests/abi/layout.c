@@ -152,7 +152,7 @@ AT(wb_parameter, carrier, 48);
 AT(wb_parameter, reserved0, 52);
 AT(wb_parameter, reserved, 56);
 
-SIZE(wb_plan_options, 112);
+SIZE(wb_plan_options, 136);
 AT(wb_plan_options, struct_size, 0);
 AT(wb_plan_options, depth, 4);
 AT(wb_plan_options, offload_bytes, 8);
@@ -166,8 +166,12 @@ AT(wb_plan_options, carrier, 56);
 AT(wb_plan_options, order, 60);
 AT(wb_plan_options, allow, 64);
 AT(wb_plan_options, reserved0, 68);
-AT(wb_plan_options, link_bytes_per_second, 72);
-AT(wb_plan_options, reserved, 80);
+AT(wb_plan_options, quantize, 72);
+AT(wb_plan_options, quantize_select, 80);
+AT(wb_plan_options, quantize_count, 88);
+AT(wb_plan_options, reserved1, 92);
+AT(wb_plan_options, link_bytes_per_second, 96);
+AT(wb_plan_options, reserved, 104);
 
 SIZE(wb_plan_info, 112);
 AT(wb_plan_info, struct_size, 0);

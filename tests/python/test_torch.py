@@ -8,8 +8,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from conftest import ROOT  # noqa: E402
+from test_quantizer import reference  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
+from weighbridge import Scheme  # noqa: E402
 
 
 class Block(torch.nn.Module):
@@ -320,6 +322,58 @@ def test_groups_may_be_one_or_named(net, where):
         assert names <= found
         assert same(run(net, where), resident)
         handle.remove()
+
+
+@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
+def test_weights_are_kept_in_8_bits(net, where, carrier, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    before = {name: p.detach().cpu().numpy().copy() for name, p in net.named_parameters()}
+    safetensors.save_model(net, str(tmp_path / "model.safetensors"))
+    scheme = Scheme(block=(16, 32))
+    with torch.device("meta"):
+        empty = Net().eval()
+    for model, more in (
+        (net, {}),
+        (empty, {"checkpoint": tmp_path / "model.safetensors", "device": where}),
+    ):
+        handle = wt.offload(
+            model,
+            offload_bytes=1 << 20,
+            carrier=carrier,
+            quantize={"format": "e4m3fn", "block": (16, 32)},
+            exclude="layers.4",
+            **more,
+        )
+
+        def check(model=model):
+            state = model.state_dict()
+            for layer in range(5):
+                for own in ("up", "down"):
+                    name = f"layers.{layer}.{own}.weight"
+                    scales, codes = reference(before[name], scheme)
+                    weight, scale = state[name], state[f"{name}_scale_inv"]
+                    assert weight.dtype == torch.float8_e4m3fn
+                    assert np.array_equal(bits(weight), codes.ravel())
+                    assert np.array_equal(scale.cpu().numpy(), scales[0])
+            # The head is a Linear too, and tied to the embedding, which keeps what it has.
+            assert state["head.weight"].dtype == torch.float8_e4m3fn
+            assert same(state["embed.weight"], torch.from_numpy(before["embed.weight"]))
+
+        check()
+        names = dict(model.named_parameters())
+        module = model.layers[0].up
+        assert module.weight_scale_inv is names["layers.0.up.weight_scale_inv"]
+        info = handle._offloader.info("layers.0.up.weight")
+        assert info.nbytes == module.weight.numel() and info.carrier != "resident"
+        assert handle._offloader.info("layers.4.up.weight").carrier == "resident"
+        handle.remove()
+        check()
+
+
+def test_quantize_that_cannot_be(net):
+    for quantize, text in [({"bits": 4}, "bits"), ({"format": "e3m4"}, "e3m4")]:
+        with pytest.raises((ValueError, TypeError), match=text):
+            wt.offload(net, offload_bytes=1 << 20, quantize=quantize)
 
 
 def test_the_example_runs(run_python):

@@ -3,6 +3,7 @@
 #define WEIGHBRIDGE_PLAN_HPP
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "handle.hpp"
 #include "layout.hpp"
 #include "result.hpp"
+#include "scheme.hpp"
 
 namespace weighbridge {
 
@@ -37,6 +39,9 @@ struct PlanOptions {
   wb_carrier carrier = WB_CARRIER_AUTO;
   wb_order order = WB_ORDER_SPREAD;
   std::uint32_t allow = 0;
+  /// How matrices are quantized; none for not at all.
+  std::optional<Scheme> quantize = {};
+  std::vector<std::string> quantize_select = {};
   double link_bytes_per_second = 0;
 };
 
@@ -81,6 +86,8 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
                            const PlanOptions& options) {
     const auto select = detail::pointers(options.select);
     const auto exclude = detail::pointers(options.exclude);
+    const auto quantized = detail::pointers(options.quantize_select);
+    const wb_quantize_options scheme = detail::given(options.quantize.value_or(Scheme{}));
     wb_plan_options raw = WB_PLAN_OPTIONS_INIT;
     raw.depth = options.depth;
     raw.offload_bytes = options.offload_bytes;
@@ -93,6 +100,9 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.carrier = options.carrier;
     raw.order = options.order;
     raw.allow = options.allow;
+    raw.quantize = options.quantize ? &scheme : nullptr;
+    raw.quantize_select = quantized.data();
+    raw.quantize_count = static_cast<std::uint32_t>(quantized.size());
     raw.link_bytes_per_second = options.link_bytes_per_second;
     return detail::with_parameters<Plan>(parameters, [&](auto* given, std::uint64_t count) {
       return detail::make<Plan>([&](auto** plan, auto* error) {

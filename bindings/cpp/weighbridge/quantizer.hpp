@@ -10,19 +10,9 @@
 #include "handle.hpp"
 #include "layout.hpp"
 #include "result.hpp"
+#include "scheme.hpp"
 
 namespace weighbridge {
-
-/// How numbers become 8 bits.
-struct Scheme {
-  wb_dtype format = WB_DTYPE_F8_E4M3FN;
-  wb_dtype scale_type = WB_DTYPE_F32;
-  /// Rows and columns that share a scale; 0 for all of them.
-  std::uint64_t block_rows = 0;
-  std::uint64_t block_cols = 0;
-  bool given_scales = false;
-  bool refuse_nonfinite = false;
-};
 
 /// Quantizes tensors one at a time; addresses are in host or device memory.
 class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_retain,
@@ -36,7 +26,7 @@ class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_re
   }
   /// How many scales a tensor has.
   static Result<wb_scales_info> scales(const Layout& layout, const Scheme& scheme = {}) {
-    const wb_quantize_options options = given(scheme);
+    const wb_quantize_options options = detail::given(scheme);
     return detail::with_layout<wb_scales_info>(layout, [&](const wb_layout* raw) {
       return detail::ask<wb_scales_info>(WB_SCALES_INFO_INIT, [&](auto* info, auto* error) {
         return wb_quantize_scales(raw, &options, info, error);
@@ -45,7 +35,7 @@ class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_re
   }
   Result<wb_quantized> quantize(std::uint64_t source, const Layout& layout, std::uint64_t target,
                                 std::uint64_t scales, const Scheme& scheme = {}) const {
-    const wb_quantize_options options = given(scheme);
+    const wb_quantize_options options = detail::given(scheme);
     return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
       return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
         return wb_quantizer_quantize(get(), source, raw, target, scales, &options, done, error);
@@ -55,24 +45,12 @@ class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_re
   /// The way back, to numbers of the layout's type.
   Result<wb_quantized> dequantize(std::uint64_t source, std::uint64_t scales, std::uint64_t target,
                                   const Layout& layout, const Scheme& scheme = {}) const {
-    const wb_quantize_options options = given(scheme);
+    const wb_quantize_options options = detail::given(scheme);
     return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
       return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
         return wb_quantizer_dequantize(get(), source, scales, target, raw, &options, done, error);
       });
     });
-  }
-
- private:
-  static wb_quantize_options given(const Scheme& scheme) {
-    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
-    options.format = scheme.format;
-    options.scale_type = scheme.scale_type;
-    options.block_rows = scheme.block_rows;
-    options.block_cols = scheme.block_cols;
-    options.given_scales = scheme.given_scales;
-    options.refuse_nonfinite = scheme.refuse_nonfinite;
-    return options;
   }
 };
 

@@ -36,8 +36,9 @@ from .errors import (
 )
 from .offloader import OffloadedInfo, Offloader, OffloaderStats, Reconciled
 from .plan import Parameter, Plan, PlannedGroup, PlannedParameter, PlanTotals
-from .quantizer import Quantized, Quantizer, Scales, Scheme, scales_of
+from .quantizer import Quantized, Quantizer, Scales, scales_of
 from .safetensors import Safetensors, TensorInfo
+from .scheme import Scheme
 from .view import DeviceView, View, ViewInfo
 
 __all__ = [

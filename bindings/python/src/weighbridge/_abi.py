@@ -245,6 +245,22 @@ class wb_parameter(Sized):
     ]
 
 
+class wb_quantize_options(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("format", c_int32),
+        ("scale_type", c_int32),
+        ("given_scales", c_int32),
+        ("block_rows", c_uint64),
+        ("block_cols", c_uint64),
+        ("refuse_nonfinite", c_int32),
+        ("reserved0", c_uint32),
+        ("progress", wb_progress),
+        ("progress_user", c_void_p),
+        ("reserved", c_uint64 * 4),
+    ]
+
+
 class wb_plan_options(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -260,6 +276,10 @@ class wb_plan_options(Sized):
         ("order", c_int32),
         ("allow", c_uint32),
         ("reserved0", c_uint32),
+        ("quantize", POINTER(wb_quantize_options)),
+        ("quantize_select", POINTER(c_char_p)),
+        ("quantize_count", c_uint32),
+        ("reserved1", c_uint32),
         ("link_bytes_per_second", c_double),
         ("reserved", c_uint64 * 4),
     ]
@@ -339,22 +359,6 @@ class wb_offloader_stats(Sized):
         ("late", c_uint64),
         ("waited_seconds", c_double),
         ("generation", c_uint64),
-    ]
-
-
-class wb_quantize_options(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("format", c_int32),
-        ("scale_type", c_int32),
-        ("given_scales", c_int32),
-        ("block_rows", c_uint64),
-        ("block_cols", c_uint64),
-        ("refuse_nonfinite", c_int32),
-        ("reserved0", c_uint32),
-        ("progress", wb_progress),
-        ("progress_user", c_void_p),
-        ("reserved", c_uint64 * 4),
     ]
 
 

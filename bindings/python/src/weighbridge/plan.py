@@ -15,6 +15,7 @@ from ._library import lib
 from ._options import c_text, unsigned
 from .dtypes import Dtype
 from .errors import check
+from .scheme import scheme_options
 from .view import _layout
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .device import Device
     from .dtypes import DtypeLike
+    from .scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ class Plan(Handle):
     One of ``offload_bytes`` (at most so much host memory is taken) and ``device_bytes`` (what stays
     and the slots take at most so much) is given. ``select`` and ``exclude`` are selectors: a text
     means names that contain it as whole segments between dots, a glob whole names. ``allow`` names
-    the errors that are warnings: ``"nothing"``, ``"unmatched"``, ``"everything_fits"``.
+    the errors that are warnings: ``"nothing"``, ``"unmatched"``, ``"everything_fits"``. With
+    ``quantize``, matrices (of ``quantize_select``) are planned and kept in 8 bits, each with its
+    scales beside it, under its name and ``_scale``, or ``_scale_inv`` for blocks of a matrix.
     """
 
     _noun = "plan"
@@ -158,6 +162,8 @@ class Plan(Handle):
         carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto",
         order: Literal["spread", "declared", "largest"] = "spread",
         allow: Sequence[str] = (),
+        quantize: Scheme | None = None,
+        quantize_select: str | Sequence[str] = (),
         link_bytes_per_second: float = 0.0,
     ) -> None:
         self._reference = None
@@ -179,6 +185,11 @@ class Plan(Handle):
             allow=sum(_abi.ALLOW.code(what) for what in set(allow)),
             link_bytes_per_second=link_bytes_per_second,
         )
+        if quantize is not None:
+            meant, meant_count = _texts(quantize_select, "quantize_select")
+            options.quantize = pointer(scheme_options(quantize))
+            options.quantize_select = cast(meant, POINTER(c_char_p))
+            options.quantize_count = meant_count
         reference, error = Reference(lib.wb_plan_release), _abi.wb_error()
         status = lib.wb_plan_new(
             device._live(),

@@ -13,27 +13,15 @@ from ._options import unsigned
 from ._progress import Progress
 from .dtypes import Dtype
 from .errors import check
+from .scheme import PER_TENSOR, Scheme, scheme_options
 from .view import _layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from typing_extensions import Literal
-
     from ._progress import Callback
     from .device import Device
     from .dtypes import DtypeLike
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How numbers become 8 bits."""
-
-    format: Literal["float8_e4m3fn", "float8_e5m2"] = "float8_e4m3fn"
-    scale: Literal["float32", "float8_e8m0fnu"] = "float32"
-    """Type of the scales; the second is powers of two."""
-    block: tuple[int, int] = (0, 0)
-    """Rows and columns that share a scale, of the last two dimensions; 0 for all of them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class Quantizer(Handle):
         shape: Sequence[int],
         target: int,
         scales: int,
-        scheme: Scheme = Scheme(),
+        scheme: Scheme = PER_TENSOR,
         *,
         strides: Sequence[int] | None = None,
         given_scales: bool = False,
@@ -98,7 +86,7 @@ class Quantizer(Handle):
         ``target`` takes a byte for each element, ``scales`` what :func:`scales_of` says, or has
         them if ``given_scales``.
         """
-        options = _options(scheme, given_scales, refuse_nonfinite)
+        options = scheme_options(scheme, given_scales, refuse_nonfinite)
         layout = _layout(Dtype.of(dtype), tuple(shape), strides)
         arguments = (source, byref(layout), target, scales)
         return self._run(lib.wb_quantizer_quantize, arguments, options, progress)
@@ -110,7 +98,7 @@ class Quantizer(Handle):
         target: int,
         dtype: DtypeLike,
         shape: Sequence[int],
-        scheme: Scheme = Scheme(),
+        scheme: Scheme = PER_TENSOR,
         *,
         strides: Sequence[int] | None = None,
         progress: Callback | None = None,
@@ -118,7 +106,7 @@ class Quantizer(Handle):
         """The way back, to numbers of ``dtype``; in host memory without gaps only."""
         layout = _layout(Dtype.of(dtype), tuple(shape), strides)
         arguments = (source, scales, target, byref(layout))
-        options = _options(scheme)
+        options = scheme_options(scheme)
         return self._run(lib.wb_quantizer_dequantize, arguments, options, progress)
 
     def _run(
@@ -136,21 +124,9 @@ class Quantizer(Handle):
         return "<weighbridge.Quantizer closed>" if self.closed else "<weighbridge.Quantizer>"
 
 
-def scales_of(dtype: DtypeLike, shape: Sequence[int], scheme: Scheme = Scheme()) -> Scales:
+def scales_of(dtype: DtypeLike, shape: Sequence[int], scheme: Scheme = PER_TENSOR) -> Scales:
     """How many scales a tensor has."""
-    layout, options = _layout(Dtype.of(dtype), tuple(shape), None), _options(scheme)
+    layout, options = _layout(Dtype.of(dtype), tuple(shape), None), scheme_options(scheme)
     found, error = _abi.wb_scales_info(), _abi.wb_error()
     check(lib.wb_quantize_scales(byref(layout), byref(options), byref(found), byref(error)), error)
     return Scales((found.matrices, found.rows, found.cols), found.bytes)
-
-
-def _options(scheme: Scheme, given_scales: bool = False, refuse_nonfinite: bool = False) -> Any:
-    rows, cols = scheme.block
-    return _abi.wb_quantize_options(
-        format=Dtype.of(scheme.format),
-        scale_type=Dtype.of(scheme.scale),
-        given_scales=given_scales,
-        block_rows=unsigned(rows, "block rows"),
-        block_cols=unsigned(cols, "block columns"),
-        refuse_nonfinite=refuse_nonfinite,
-    )

@@ -21,8 +21,9 @@ from .dtypes import Dtype
 from .errors import WeighbridgeError
 from .plan import Plan
 from .planning import bytes_argument
-from .quantizer import Quantizer, Scheme, scales_of
+from .quantizer import Quantizer, scales_of
 from .safetensors import Safetensors
+from .scheme import Scheme
 
 if TYPE_CHECKING:
     from ._progress import Callback

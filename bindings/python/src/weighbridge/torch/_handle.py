@@ -42,6 +42,7 @@ class OffloadHandle:
         self._own_stream = plan.device.stream() if device.type == "cpu" else None
         self._offloader = Offloader(plan, self._stream(), progress=progress)
         self._number = _operators.register(self)
+        self._add_scales()
         named = weights_of(model, buffers)
         self._names = [name for name, _ in named]
         self._wanted_gradients = {name: weight.requires_grad for name, weight in named}
@@ -54,6 +55,15 @@ class OffloadHandle:
     def _module_of(self, name: str) -> tuple[torch.nn.Module, str]:
         path, _, own = name.rpartition(".")
         return self.model.get_submodule(path), own
+
+    def _add_scales(self) -> None:
+        """Give modules a place for scales, which the plan has and the model had not."""
+        known = {name for name, _ in weights_of(self.model, True)}
+        for planned in self.plan.parameters:
+            if planned.name not in known:
+                module, own = self._module_of(planned.name)
+                nothing = torch.empty(0, device="meta")
+                module.register_parameter(own, torch.nn.Parameter(nothing, requires_grad=False))
 
     def _offloaded(self) -> list[str]:
         return [n for n in self._names if self._offloader.info(n).carrier != "resident"]
@@ -281,7 +291,8 @@ class OffloadHandle:
             weight = weight_of(module, own)
             if moved[place].data_ptr() != address_of(weight):
                 weight = put(module, own, moved[place])
-            weight.requires_grad_(self._wanted_gradients.get(name, False))
+            wanted = self._wanted_gradients.get(name, False) and weight.dtype.itemsize > 1
+            weight.requires_grad_(wanted)
         _operators.forget(self._number)
         self._offloader.close()
 

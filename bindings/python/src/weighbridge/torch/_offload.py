@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from ..device import Device
 from ..plan import Parameter, Plan
 from ..safetensors import Safetensors
+from ..scheme import Scheme
 from ._groups import around_others, group_of_each
 from ._handle import OffloadHandle
 from ._tensors import address_of, dtype_of, put, weights_of
@@ -35,6 +36,7 @@ def offload(
     slot_bytes: int | None = None,
     depth: int = 0,
     buffers: bool = False,
+    quantize: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
     checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     device: str | torch.device | None = None,
@@ -52,7 +54,11 @@ def offload(
     the meta device for instance: they go from the file into host memory, or to the device if they
     stay. ``device`` is where the model runs, by default where its first weight is: weights that
     stay, and buffers, are moved there. Buffers are not offloaded unless ``buffers`` asks for it:
-    only where no forward writes to them. ``progress`` is called with what is done and how many of
+    only where no forward writes to them. ``quantize`` keeps weights in 8 bits:
+    ``{"format": "e4m3fn", "block": (128, 128)}``, with ``"scale"`` and ``"select"`` (by default the
+    weights of ``Linear`` modules). A module then has ``weight`` in 8 bits and ``weight_scale``, or
+    ``weight_scale_inv`` for blocks, for kernels that take them; the full weight is never on the
+    device, unless it was. ``progress`` is called with what is done and how many of
     how many bytes; it cancels by returning False or raising.
     """
     where = torch.device(device) if device is not None else _device_of(model)
@@ -74,6 +80,7 @@ def offload(
         order=order,
         allow=allow,
         link_bytes_per_second=link_bytes_per_second,
+        **_quantize(model, quantize),
     )
     handle = OffloadHandle(model, plan, where, groups, buffers, progress)
     for name, buffer in model.named_buffers():
@@ -83,6 +90,32 @@ def offload(
     for file in files:
         file.close()
     return handle
+
+
+def _quantize(model: torch.nn.Module, asked: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a plan is told."""
+    if asked is None:
+        return {}
+    known = {"format", "scale", "block", "select"}
+    if not known.issuperset(asked):
+        raise ValueError(f"quantize has {sorted(set(asked) - known)}; it may have {sorted(known)}")
+    linear = [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    scheme = Scheme(
+        _fp8(asked.get("format", "e4m3fn")),  # type: ignore[arg-type]
+        _fp8(asked.get("scale", "float32")),  # type: ignore[arg-type]
+        tuple(asked.get("block", (128, 128))),
+    )
+    return {"quantize": scheme, "quantize_select": asked.get("select", linear)}
+
+
+def _fp8(name: str) -> str:
+    """``float8_e4m3fn`` of ``e4m3fn`` or ``torch.float8_e4m3fn``."""
+    short = str(name).rpartition(".")[2]
+    return f"float8_{short}" if short in ("e4m3fn", "e5m2", "e8m0fnu") else short
 
 
 def _device_of(model: torch.nn.Module) -> torch.device:

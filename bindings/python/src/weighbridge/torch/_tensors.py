@@ -21,9 +21,9 @@ _DTYPES = {
 }
 
 
-# Weights that were replaced as objects, by the old one's id: the old one, so that no other gets its
-# id, and the new one.
-Shared = Optional[dict[int, tuple[torch.Tensor, torch.Tensor]]]
+# Weights that were replaced as objects, by the old one's id and where the new one is: the old one, so
+# that no other gets its id, and the new one.
+Shared = Optional[dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]]
 
 
 def dtype_of(tensor: torch.Tensor) -> Dtype:
@@ -68,12 +68,13 @@ def put(module: torch.nn.Module, name: str, tensor: torch.Tensor, shared: Shared
     if not weight.is_meta and weight.dtype == tensor.dtype:
         weight.data = tensor
         return weight
-    _, made = (shared or {}).get(id(weight), (None, None))
+    key = (id(weight), tensor.data_ptr())
+    _, made = (shared or {}).get(key, (None, None))
     if made is None:
         is_parameter = isinstance(weight, torch.nn.Parameter)
         made = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
         if shared is not None:
-            shared[id(weight)] = (weight, made)
+            shared[key] = (weight, made)
     held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
     held[name] = made
     return made
