@@ -9,10 +9,12 @@ bf16 bytes; rates on the device what its kernels read and write. GB is 10^9 byte
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,9 @@ import torch
 from safetensors.torch import save_file
 
 import link
+import llama
 import weighbridge
+import weighbridge.torch as wt
 from report import ROOT, Report
 from weighbridge import Buffer, Device, Quantizer, Safetensors, Scheme, scales_of
 
@@ -205,36 +209,56 @@ class Bench:
     def peaks(self) -> None:
         """Device memory of loading at full precision and quantizing then, and of the stream."""
         self.codes = self.scales = torch.empty(0)
+        model = llama.build().cpu()
         gc.collect()
         torch.cuda.empty_cache()
-        count = 24
-        host = [torch.randn(1, COLS).to(torch.bfloat16).expand(ROWS, COLS) for _ in range(count)]
-        pinned = [w.contiguous().pin_memory() for w in host]
         torch.cuda.reset_peak_memory_stats()
-        loaded = [w.cuda() for w in pinned]
-        quantized = []
-        for at in range(count):
-            scale = loaded[at].abs().amax(1, keepdim=True).float() / 448
-            quantized.append((loaded[at].float() / scale).to(torch.float8_e4m3fn))
-            loaded[at] = None
-        before = torch.cuda.max_memory_allocated() / 2**30
-        del loaded, quantized
+        loaded = copy.deepcopy(model).cuda()
+        for module in loaded.modules():
+            if isinstance(module, torch.nn.Linear):
+                weight = module.weight.float()
+                scale = weight.abs().amax(1, keepdim=True) / 448
+                codes = (weight / scale).to(torch.float8_e4m3fn)
+                module.weight = torch.nn.Parameter(codes, requires_grad=False)
+        what = (
+            "Llama-shaped, 16 layers in bf16, loaded and then quantized by PyTorch: peak allocated"
+        )
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        full = self.report.figure("peak.full", [peak], "GiB", what)
+        del loaded, module, weight, scale, codes
         gc.collect()
         torch.cuda.empty_cache()
-        free = torch.cuda.mem_get_info()[0]
-        codes = torch.empty(count, ROWS, COLS, dtype=torch.uint8, device="cuda")
-        scales = torch.empty(count, ROWS, device="cuda")
-        quantizer, low = Quantizer(self.device, STAGING), free
-        for at in range(count):
-            target, to = codes[at].data_ptr(), scales[at].data_ptr()
-            address = pinned[at].data_ptr()
-            quantizer.quantize(address, "bfloat16", (ROWS, COLS), target, to, SCHEMES["row"])
-            low = min(low, torch.cuda.mem_get_info()[0])
-        quantizer.close()
-        what = "2.8 GB of bf16 loaded at full precision, then quantized by PyTorch: peak allocated"
-        self.report.figure("peak.full", [before], "GiB", what)
-        what = "the same as a stream: fall of the device's free memory"
-        self.report.figure("peak.stream", [(free - low) / 2**30], "GiB", what)
+        before, samples, over = torch.cuda.mem_get_info()[0], [], threading.Event()
+
+        def sample() -> None:
+            while not over.wait(0.001):
+                samples.append(torch.cuda.mem_get_info()[0])
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        # One layer is offloaded, the others stay on the device: all of them in 8 bits.
+        handle = wt.offload(
+            model,
+            offload_bytes=1 << 40,
+            select="layers.0",
+            device="cuda:0",
+            carrier="on-demand",
+            quantize={"format": "e4m3fn", "block": (1, 0)},
+        )
+        over.set()
+        sampler.join()
+        what = (
+            "the same from host memory by offload(quantize=...): fall of the device's free memory"
+        )
+        peak = (before - min(samples)) / 2**30
+        stream = self.report.figure("peak.stream", [peak], "GiB", what)
+        held = handle.stats()
+        what = "what stays of it: resident bytes and slots"
+        kept = (held.resident_bytes + held.slot_bytes) / 2**30
+        self.report.figure("peak.stream.kept", [kept], "GiB", what)
+        self.report.bar("peak of the stream over what stays (GiB)", stream - kept, "<=", 0.15)
+        self.report.bar("peak of the stream over loading first", stream / full, "<=", 0.7)
+        handle.remove()
 
 
 def main() -> int:

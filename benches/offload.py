@@ -25,6 +25,7 @@ import torch
 import transformers
 
 import link
+import llama
 import native
 import weighbridge
 import weighbridge.torch as wt
@@ -33,36 +34,15 @@ from report import ROOT, Report
 from weighbridge import Buffer, Device
 
 RUNS = 7
-LAYERS = 16
+LAYERS = llama.LAYERS
 THREADS = 16
 SECOND = [f"layers.{layer}" for layer in range(0, LAYERS, 2)]
-SHAPE = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_hidden_layers": LAYERS,
-    "vocab_size": 32000,
-    "max_position_embeddings": 8192,
-    "dtype": "bfloat16",
-}
-
-
-def build() -> torch.nn.Module:
-    """The model, resident, with random weights."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**SHAPE)
-    with torch.device("cuda"):
-        torch.set_default_dtype(torch.bfloat16)
-        model = transformers.LlamaModel(config)
-        torch.set_default_dtype(torch.float32)
-    return model.eval().requires_grad_(False)
 
 
 def inputs(tokens: int) -> torch.Tensor:
     """Embeddings of one sequence of so many tokens."""
     torch.manual_seed(1)
-    return torch.randn(1, tokens, SHAPE["hidden_size"], device="cuda", dtype=torch.bfloat16)
+    return torch.randn(1, tokens, llama.SHAPE["hidden_size"], device="cuda", dtype=torch.bfloat16)
 
 
 def stepper(model: torch.nn.Module, tokens: int) -> Callable[[], torch.Tensor]:
@@ -117,7 +97,7 @@ class Bench:
 
     def __init__(self, report: Report, runs: int) -> None:
         self.report, self.runs = report, runs
-        self.model = build()
+        self.model = llama.build()
         self.steps = {"decode": 1, "prefill2048": 2048, "prefill8192": 8192}
         self.wanted = {name: stepper(self.model, n)().clone() for name, n in self.steps.items()}
         self.resident: dict[str, float] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -165,6 +167,55 @@ def test_a_model_from_a_file_is_never_whole_on_the_device(x, tmp_path):
     assert stats.peak_mapped_bytes <= 21 * layer
     with torch.no_grad():
         assert torch.equal(empty(x), resident)
+    handle.remove()
+
+
+def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
+    """Sampled while it is brought: what stays, in 8 bits, and the staging memory."""
+    from safetensors.torch import save_file
+
+    layers, width = 16, 4096
+    tensors = {
+        f"{at}.weight": torch.randn(width, width, device="cuda").to(torch.bfloat16).cpu()
+        for at in range(layers)
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        linear = [torch.nn.Linear(width, width, bias=False) for _ in range(layers)]
+        empty = torch.nn.Sequential(*linear).to(torch.bfloat16).requires_grad_(False)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before, samples, over = torch.cuda.mem_get_info()[0], [], threading.Event()
+
+    def sample():
+        while not over.wait(0.0005):
+            samples.append(torch.cuda.mem_get_info()[0])
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    handle = wt.offload(
+        empty,
+        offload_bytes=1 << 30,
+        select=["0", "1"],
+        carrier="on-demand",
+        device="cuda:0",
+        checkpoint=tmp_path / "model.safetensors",
+        quantize={"block": (128, 128)},
+    )
+    over.set()
+    sampler.join()
+    stats = handle.stats()
+    kept = stats.resident_bytes + stats.slot_bytes
+    assert kept < 15.1 * width * width
+    # Allocations of the driver are rounded up to 2 MiB.
+    assert before - min(samples) <= kept + (128 << 20) + (16 << 20)
+    for at in (0, 9):
+        weight, scale = empty[at].weight, empty[at].weight_scale_inv
+        with handle._offloader.acquired(handle._offloader.info(f"{at}.weight").group):
+            wide = weight.float() * scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+            torch.cuda.synchronize()
+        given = tensors[f"{at}.weight"].cuda().float()
+        assert (wide - given).abs().max() <= given.abs().max() / 16
     handle.remove()
 
 

@@ -21,8 +21,8 @@ _DTYPES = {
 }
 
 
-# Weights that were replaced as objects, by the old one's id and where the new one is: the old one, so
-# that no other gets its id, and the new one.
+# Weights that were replaced as objects, by the old one's id and where the new one is: the old one,
+# so that no other gets its id, and the new one.
 Shared = Optional[dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]]
 
 
