@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ lint: $(VENV)/test
 
 test-rust: ## unit and property tests of the Rust modules
 	cargo test --locked
+
+test-slow: ## every single-precision number through every kernel of the host; minutes
+	cargo test --locked --release every_number_of_32_bits -- --ignored
 
 test-c: build $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \

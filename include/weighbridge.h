@@ -83,8 +83,10 @@ typedef struct wb_device wb_device;
  *    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
  *    Weights that share bytes are found by their addresses, or by `storage` where there are none.
  * 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
- *    is allocated. wb_plan_json prints it, with a reason for every weight. What cannot be meant (nothing
- *    leaves, a selector that matches nothing, slots that do not fit) is an error with a name.
+ *    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
+ *    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+ *    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
+ *    a name.
  * 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
  *    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
  *    or wb_offloader_view for a tensor that keeps its memory.
@@ -768,6 +770,10 @@ typedef struct {
      * 0.
      */
     uint32_t reserved0;
+    /**
+     * Bytes that there are for scales, to be checked; 0 where the caller is sure.
+     */
+    uint64_t scale_bytes;
     /**
      * Told how far the work is; may cancel it. NULL for none.
      */
@@ -2727,7 +2733,7 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
 #define WB_OFFLOADER_STATS_INIT                                                                    \
     {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 #define WB_QUANTIZE_OPTIONS_INIT                                                                   \
-    {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, NULL, NULL,     \
+    {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, 0, NULL, NULL,  \
      {0, 0, 0, 0}}
 #define WB_SCALES_INFO_INIT {sizeof(wb_scales_info), 0, 0, 0, 0, 0}
 #define WB_QUANTIZED_INIT {sizeof(wb_quantized), 0, 0, 0}

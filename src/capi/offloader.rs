@@ -26,8 +26,10 @@ use crate::status::wb_status;
 ///    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
 ///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
 /// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
-///    is allocated. wb_plan_json prints it, with a reason for every weight. What cannot be meant (nothing
-///    leaves, a selector that matches nothing, slots that do not fit) is an error with a name.
+///    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
+///    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+///    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
+///    a name.
 /// 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
 ///    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
 ///    or wb_offloader_view for a tensor that keeps its memory.

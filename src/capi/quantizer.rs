@@ -17,7 +17,7 @@ use crate::error::{Result, fail};
 use crate::memory::pages::Span;
 use crate::quant::geometry::Geometry;
 use crate::quant::quantizer::{Place, Quantizer, Task, Way};
-use crate::status::{WB_ERR_NULL, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 
@@ -53,6 +53,8 @@ pub struct wb_quantize_options {
     pub refuse_nonfinite: i32,
     /// 0.
     pub reserved0: u32,
+    /// Bytes that there are for scales, to be checked; 0 where the caller is sure.
+    pub scale_bytes: u64,
     /// Told how far the work is; may cancel it. NULL for none.
     pub progress: wb_progress,
     /// Handed to `progress`.
@@ -249,6 +251,7 @@ pub(super) struct Options {
     pub given: bool,
     pub block: (u64, u64),
     pub refuse_odd: bool,
+    scale_bytes: u64,
     progress: wb_progress,
     user: *mut c_void,
 }
@@ -265,6 +268,7 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
         block_cols: 0,
         refuse_nonfinite: 0,
         reserved0: 0,
+        scale_bytes: 0,
         progress: None,
         progress_user: ptr::null_mut(),
         reserved: [0; 4],
@@ -284,6 +288,7 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
         given: one_of(given.given_scales, "given_scales", &yes_or_no)?,
         block: (given.block_rows, given.block_cols),
         refuse_odd: one_of(given.refuse_nonfinite, "refuse_nonfinite", &yes_or_no)?,
+        scale_bytes: given.scale_bytes,
         progress: given.progress,
         user: given.progress_user,
     })
@@ -310,6 +315,17 @@ unsafe fn run(
     let wide = place(&quantizer, unsafe { view::source(wide_bytes, &layout, offset) }?)?;
     let bytes = geometry.all_scales() * options.kind.bytes();
     let bytes = if layout.elements() == 0 { 0 } else { bytes };
+    if options.scale_bytes != 0 && options.scale_bytes != bytes {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "there are {} bytes for scales; {} matrices with {} x {} scales of {} bytes take {bytes}",
+            options.scale_bytes,
+            geometry.matrices.len(),
+            geometry.scale_rows,
+            geometry.blocks.scale_cols,
+            options.kind.bytes()
+        );
+    }
     // SAFETY: the caller's promise.
     let (narrow, scales) = unsafe {
         (named(narrow, layout.elements(), "8-bit numbers")?, named(scales, bytes, "scales")?)

@@ -36,8 +36,15 @@ pub fn encode(number: f32, format: Format) -> u8 {
     let exponent = if size == 0.0 { least } else { (size.to_bits() >> 52) as i32 - 1023 };
     let step = 2f64.powi(exponent.max(least) - mantissa);
     let rounded = (size / step).round_ties_even() * step;
-    let code = (0..0x7f).find(|code| decode(*code, format) == rounded).unwrap();
-    code | if number.is_sign_negative() { 0x80 } else { 0 }
+    // Rounding may have gone up to the next power of two.
+    let exponent = (rounded.to_bits() >> 52) as i32 - 1023;
+    let code = if rounded < 2f64.powi(least) {
+        rounded / 2f64.powi(least - mantissa)
+    } else {
+        let steps = (rounded / 2f64.powi(exponent) - 1.0) * 2f64.powi(mantissa);
+        f64::from((exponent - least + 1) << mantissa) + steps
+    };
+    code as u8 | if number.is_sign_negative() { 0x80 } else { 0 }
 }
 
 /// The multiplier of a block: stored, and as a number.
@@ -52,6 +59,21 @@ pub fn scale(largest: f32, format: Format, kind: ScaleKind) -> (u32, f32) {
             let exponent = (-126..=127).find(|exponent| 2f64.powi(*exponent) >= f64::from(scale));
             let exponent = exponent.unwrap();
             ((exponent + 127) as u32, 2f64.powi(exponent) as f32)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_the_nearest_to_its_own_number() {
+        for format in [Format::E4m3, Format::E5m2] {
+            let finite = (0..=u8::MAX).filter(|code| decode(*code, format).is_finite());
+            for code in finite {
+                assert_eq!(encode(decode(code, format) as f32, format), code, "{format:?}");
+            }
         }
     }
 }

@@ -235,7 +235,7 @@ AT(wb_offloader_stats, late, 112);
 AT(wb_offloader_stats, waited_seconds, 120);
 AT(wb_offloader_stats, generation, 128);
 
-SIZE(wb_quantize_options, 88);
+SIZE(wb_quantize_options, 96);
 AT(wb_quantize_options, struct_size, 0);
 AT(wb_quantize_options, format, 4);
 AT(wb_quantize_options, scale_type, 8);
@@ -244,9 +244,10 @@ AT(wb_quantize_options, block_rows, 16);
 AT(wb_quantize_options, block_cols, 24);
 AT(wb_quantize_options, refuse_nonfinite, 32);
 AT(wb_quantize_options, reserved0, 36);
-AT(wb_quantize_options, progress, 40);
-AT(wb_quantize_options, progress_user, 48);
-AT(wb_quantize_options, reserved, 56);
+AT(wb_quantize_options, scale_bytes, 40);
+AT(wb_quantize_options, progress, 48);
+AT(wb_quantize_options, progress_user, 56);
+AT(wb_quantize_options, reserved, 64);
 
 SIZE(wb_scales_info, 40);
 AT(wb_scales_info, struct_size, 0);

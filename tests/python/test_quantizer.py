@@ -239,6 +239,9 @@ def test_what_cannot_be(device):
         scales_of("float32", (2, 2), Scheme(scale="float16"))
     with pytest.raises(WeighbridgeError):
         bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 0, 0)
+    with pytest.raises(ValueError, match="8 x 32 scales of 4 bytes take 1024") as caught:
+        scheme = Scheme(block=(1, 128))
+        bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 1, 1, scheme, scales_nbytes=96)
     bench.close()
 
 

@@ -331,11 +331,11 @@ mod tests {
         check(&numbers, &bytes, Wide::F32);
     }
 
-    /// Takes a quarter of an hour: `cargo test --release every_number_of_32_bits -- --ignored`.
     #[test]
-    #[ignore = "all 2^32 numbers; make check runs it"]
+    #[ignore = "all 2^32 numbers take minutes: make test-slow"]
     fn every_number_of_32_bits_is_rounded_as_defined() {
         for chunk in 0..256u32 {
+            eprintln!("{chunk} of 256");
             let bits = (chunk << 24)..=(chunk << 24 | 0x00ff_ffff);
             let numbers: Vec<f32> = bits.clone().map(f32::from_bits).collect();
             let bytes: Vec<u8> = bits.flat_map(u32::to_ne_bytes).collect();

@@ -255,6 +255,7 @@ class wb_quantize_options(Sized):
         ("block_cols", c_uint64),
         ("refuse_nonfinite", c_int32),
         ("reserved0", c_uint32),
+        ("scale_bytes", c_uint64),
         ("progress", wb_progress),
         ("progress_user", c_void_p),
         ("reserved", c_uint64 * 4),

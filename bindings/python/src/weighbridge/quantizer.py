@@ -78,15 +78,17 @@ class Quantizer(Handle):
         *,
         strides: Sequence[int] | None = None,
         given_scales: bool = False,
+        scales_nbytes: int = 0,
         refuse_nonfinite: bool = False,
         progress: Callback | None = None,
     ) -> Quantized:
         """Quantize float32, float16 or bfloat16 numbers of any strides; done on return.
 
         ``target`` takes a byte for each element, ``scales`` what :func:`scales_of` says, or has
-        them if ``given_scales``.
+        them if ``given_scales``; ``scales_nbytes``, if it is given, is checked.
         """
         options = scheme_options(scheme, given_scales, refuse_nonfinite)
+        options.scale_bytes = unsigned(scales_nbytes, "scales_nbytes")
         layout = _layout(Dtype.of(dtype), tuple(shape), strides)
         arguments = (source, byref(layout), target, scales)
         return self._run(lib.wb_quantizer_quantize, arguments, options, progress)
