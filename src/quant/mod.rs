@@ -8,5 +8,6 @@ pub mod geometry;
 pub mod quantizer;
 #[cfg(test)]
 pub mod reference;
+mod run;
 #[cfg(test)]
 mod tests;
