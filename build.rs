@@ -17,6 +17,7 @@ const INTERFACE: &[&str] = &[
     "src/capi/view.rs",
     "src/capi/dlpack.rs",
     "src/capi/safetensors.rs",
+    "src/capi/parameter.rs",
     "src/capi/plan.rs",
     "src/capi/offloader.rs",
     "src/capi/quantizer.rs",

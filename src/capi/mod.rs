@@ -9,6 +9,7 @@ pub mod dlpack;
 pub mod error;
 mod handle;
 pub mod offloader;
+pub mod parameter;
 pub mod plan;
 pub mod quantizer;
 pub mod safetensors;

@@ -8,9 +8,10 @@ use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
-use crate::capi::plan::{
-    Planned, WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter, wb_plan,
+use crate::capi::parameter::{
+    WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter,
 };
+use crate::capi::plan::{Planned, wb_plan};
 use crate::capi::view::{self, wb_layout, wb_view};
 use crate::device::{Device, Stream};
 use crate::error::Result;

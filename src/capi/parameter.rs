@@ -1,0 +1,175 @@
+//! `wb_parameter`: what an engine says of a weight.
+
+use std::ffi::c_char;
+use std::ptr;
+
+use crate::capi::arguments::{Sized32, check_reserved, one_of, read_struct, text};
+use crate::capi::view::{self, wb_layout};
+use crate::error::{Result, fail};
+use crate::offload::parameter::{Carrier, Origin, Parameter, ParameterAccess, Source};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW};
+
+/// How a step reads a parameter.
+pub type wb_parameter_access = i32;
+/// All of it; the default.
+pub const WB_PARAMETER_DENSE: wb_parameter_access = 0;
+/// Few rows of it: an embedding, experts.
+pub const WB_PARAMETER_SPARSE: wb_parameter_access = 1;
+
+/// How an offloaded parameter gets to the kernels that read it.
+pub type wb_carrier = i32;
+/// As the plan sees fit; the default.
+pub const WB_CARRIER_AUTO: wb_carrier = 0;
+/// The device reads it in host memory.
+pub const WB_CARRIER_VIEW: wb_carrier = 1;
+/// It is copied when its group is acquired.
+pub const WB_CARRIER_ON_DEMAND: wb_carrier = 2;
+/// It is copied ahead of that.
+pub const WB_CARRIER_PREFETCH: wb_carrier = 3;
+/// It is not carried: it stays on the device.
+pub const WB_CARRIER_NONE: wb_carrier = -1;
+
+/// A parameter of a model. Begin with WB_PARAMETER_INIT.
+#[repr(C)]
+pub struct wb_parameter {
+    /// Bytes of the struct; in an array, the same in each.
+    pub struct_size: u32,
+    /// A wb_parameter_access.
+    pub access: wb_parameter_access,
+    /// Its name, unique in the model; UTF-8 that ends in NUL.
+    pub name: *const c_char,
+    /// What is acquired together with it: a layer's name.
+    pub group: *const c_char,
+    /// Type, shape, strides, and where the first element is from `source`.
+    pub layout: *const wb_layout,
+    /// Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+    /// tied: they are stored once.
+    pub source: u64,
+    /// Ties parameters that have no source: those of the same number, other than 0.
+    pub storage: u64,
+    /// A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
+    pub carrier: wb_carrier,
+    /// 0.
+    pub reserved0: u32,
+    /// 0.
+    pub reserved: [u64; 2],
+}
+
+// SAFETY: repr(C), begins with its size; numbers and pointers.
+unsafe impl Sized32 for wb_parameter {
+    const NAME: &'static str = "wb_parameter";
+}
+
+/// The number of a carrier.
+pub(super) fn carrier_code(carrier: Carrier) -> wb_carrier {
+    match carrier {
+        Carrier::Auto => WB_CARRIER_AUTO,
+        Carrier::View => WB_CARRIER_VIEW,
+        Carrier::OnDemand => WB_CARRIER_ON_DEMAND,
+        Carrier::Prefetch => WB_CARRIER_PREFETCH,
+    }
+}
+
+pub(super) fn carrier(value: wb_carrier, field: &str) -> Result<Carrier> {
+    let all = [Carrier::Auto, Carrier::View, Carrier::OnDemand, Carrier::Prefetch];
+    one_of(value, field, &all.map(|carrier| (carrier_code(carrier), carrier)))
+}
+
+/// Reads an array of parameters, in the steps of the first one's size.
+///
+/// # Safety
+/// `given` is NULL or valid for `count` of them, with everything that they point to.
+pub(super) unsafe fn parameters_from(
+    given: *const wb_parameter,
+    count: u64,
+) -> Result<Vec<Parameter>> {
+    if given.is_null() && count > 0 {
+        fail!(WB_ERR_NULL, "parameters is NULL and there are {count}");
+    }
+    let Ok(count) = usize::try_from(count) else {
+        fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
+    };
+    let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20));
+    // SAFETY: the caller's promise; every struct begins with its size.
+    let step = if count == 0 { 0 } else { unsafe { (*given).struct_size as usize } };
+    for index in 0..count {
+        // SAFETY: the caller's promise.
+        let one = unsafe { given.byte_add(index * step) };
+        // SAFETY: the caller's promise.
+        if unsafe { (*one).struct_size } as usize != step {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "parameter {index} has another struct_size than the first: begin each with \
+                 WB_PARAMETER_INIT"
+            );
+        }
+        // SAFETY: the caller's promise.
+        parameters.push(unsafe { parameter_from(one, parameters.last()) }?);
+    }
+    Ok(parameters)
+}
+
+/// Neighbours are of one group mostly: its name is kept once.
+///
+/// # Safety
+/// `given` is valid, with everything that it points to.
+unsafe fn parameter_from(
+    given: *const wb_parameter,
+    before: Option<&Parameter>,
+) -> Result<Parameter> {
+    let empty = wb_parameter {
+        struct_size: size_of::<wb_parameter>() as u32,
+        access: WB_PARAMETER_DENSE,
+        name: ptr::null(),
+        group: ptr::null(),
+        layout: ptr::null(),
+        source: 0,
+        storage: 0,
+        carrier: WB_CARRIER_AUTO,
+        reserved0: 0,
+        reserved: [0; 2],
+    };
+    // SAFETY: the caller's promise.
+    let given = unsafe { read_struct(given, empty) }?;
+    let reserved = [u64::from(given.reserved0), given.reserved[0], given.reserved[1]];
+    check_reserved(&reserved, "wb_parameter")?;
+    // SAFETY: the caller's promise.
+    let (name, group) =
+        unsafe { (text(given.name, "parameter.name")?, text(given.group, "parameter.group")?) };
+    // SAFETY: the caller's promise.
+    let (layout, offset) = unsafe { view::layout(given.layout) }?;
+    let lowest = match given.source {
+        0 => Some(0),
+        start => start.checked_add(offset).and_then(|at| at.checked_sub(layout.bytes_before())),
+    };
+    let Some(address) = lowest else {
+        fail!(
+            WB_ERR_OVERFLOW,
+            "parameter {name:?} at {:#x} and offset {offset} goes past the last address",
+            given.source
+        )
+    };
+    Ok(Parameter {
+        name: name.into(),
+        group: match before.map(|before| &before.group) {
+            Some(before) if **before == *group => before.clone(),
+            _ => group.into(),
+        },
+        layout,
+        source: Source { address, on_device: false },
+        storage: given.storage,
+        access: one_of(
+            given.access,
+            "parameter.access",
+            &[
+                (WB_PARAMETER_DENSE, ParameterAccess::Dense),
+                (WB_PARAMETER_SPARSE, ParameterAccess::Sparse),
+            ],
+        )?,
+        carrier: match given.carrier {
+            WB_CARRIER_NONE => None,
+            asked => Some(carrier(asked, "parameter.carrier")?),
+        },
+        origin: Origin::Given,
+    })
+}
