@@ -1,6 +1,9 @@
 //! The one error type: a status, the driver's own code, and a message that says what was asked,
 //! what was found and what to do.
 
+use std::fmt::Display;
+use std::io;
+
 use crate::status::wb_status;
 
 /// What every fallible function of the library gives.
@@ -22,6 +25,17 @@ impl Error {
     /// An error of the library's own finding.
     pub fn new(status: wb_status, message: impl Into<String>) -> Self {
         Self { status, code: 0, message: message.into() }
+    }
+
+    /// What a system call answered, with its name and its `errno`.
+    pub fn system(
+        status: wb_status,
+        message: impl Display,
+        call: &str,
+        answer: &io::Error,
+    ) -> Self {
+        Self::new(status, format!("{message} ({call}: {answer})"))
+            .with_code(answer.raw_os_error().unwrap_or(0))
     }
 
     /// The same error with the code that the driver or the kernel gave.

@@ -289,8 +289,7 @@ impl Buffer {
     pub fn check_file(&self) -> Result<()> {
         let Some(MappedFile { file, end }) = &self.file else { return Ok(()) };
         let now = file.metadata().map_err(|error| {
-            Error::new(WB_ERR_FILE_IO, format!("the mapped file cannot be examined: {error}"))
-                .with_code(error.raw_os_error().unwrap_or(0))
+            Error::system(WB_ERR_FILE_IO, "the mapped file cannot be examined", "stat", &error)
         })?;
         if now.len() < *end {
             fail!(

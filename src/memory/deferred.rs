@@ -11,14 +11,19 @@ use crate::device::process::Process;
 use crate::device::{Device, Event};
 use crate::error::{Error, Result, fail};
 use crate::log;
-use crate::status::{WB_ERR_INTERNAL, WB_ERR_TIMEOUT};
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, WB_ERR_TIMEOUT};
 
 /// First and longest pause between two looks at the events.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
+/// Failed looks at an event, up to a second of them, after which its device counts as broken.
+const MOST_FAILURES: u32 = 1000;
+
 /// A reference that waits. `payload` is taken before `device` is let go.
 struct Waiting {
     event: Option<Box<dyn Event>>,
+    /// Looks at the event that failed.
+    failures: u32,
     payload: Option<Box<dyn Send>>,
     device: Arc<Device>,
 }
@@ -41,7 +46,7 @@ fn queue() -> MutexGuard<'static, Queue> {
 /// Drops `payload` once `event` is complete (at once without one), on a thread of this library. In
 /// a forked child nothing is dropped: there is no such thread, and CUDA must be left alone.
 pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device: &Arc<Device>) {
-    let waiting = Waiting { event, payload: Some(payload), device: device.clone() };
+    let waiting = Waiting { event, failures: 0, payload: Some(payload), device: device.clone() };
     if device.backend().check_process().is_err() {
         std::mem::forget(waiting);
         return;
@@ -54,19 +59,25 @@ pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device:
         queue.watcher = None;
     }
     queue.arrived.push(waiting);
-    let mut failed = None;
-    if queue.watcher.is_none() {
-        let started = thread::Builder::new().name("weighbridge-reclaim".into()).spawn(watch);
-        queue.watcher = started.is_ok().then(Process::this);
-        failed = started.err();
-    }
+    let started = start_watcher(&mut queue);
     drop(queue);
     ARRIVED.notify_one();
-    if let Some(error) = failed {
-        // The next reference tries again; until then this one and its memory stay.
-        let message = format!("the thread that gives memory back could not start: {error}");
-        log::record(&Error::new(WB_ERR_INTERNAL, message));
+    if let Err(error) = started {
+        // The next reference, or a drain, tries again; until then this one and its memory stay.
+        log::record(&error);
     }
+}
+
+fn start_watcher(queue: &mut Queue) -> Result<()> {
+    if queue.watcher.is_none() {
+        let thread = thread::Builder::new().name("weighbridge-reclaim".into());
+        thread.spawn(watch).map_err(|error| {
+            let message = "the thread that gives memory back could not start";
+            Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", &error)
+        })?;
+        queue.watcher = Some(Process::this());
+    }
+    Ok(())
 }
 
 /// Waits until nothing of the device is waiting any more.
@@ -79,6 +90,7 @@ pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
         if left == 0 {
             return Ok(());
         }
+        start_watcher(&mut queue)?;
         let now = Instant::now();
         if now >= deadline {
             fail!(
@@ -120,10 +132,13 @@ fn watch() {
 fn dropped(waiting: &mut Waiting) -> bool {
     let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
         Ok(complete) => complete,
-        // The context is broken or gone: nothing on the device reads memory any more.
+        // Once is no answer. A device that answers nothing else runs nothing any more.
         Err(error) => {
-            log::record(&error);
-            true
+            waiting.failures += 1;
+            if waiting.failures == 1 {
+                log::record(&error);
+            }
+            waiting.failures >= MOST_FAILURES
         }
     });
     if complete {

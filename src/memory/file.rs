@@ -2,7 +2,7 @@
 //! can; else read by many threads into exact pinned memory, and the buffer says so.
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,19 +21,23 @@ use crate::status::{
 /// Opens a regular file that is not empty for reading; its size in bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {
     let shown = path.display();
-    // Without waiting: a pipe would wait for its writer before it can be refused.
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let opened = opened.and_then(|file| file.metadata().map(|facts| (file, facts)));
-    let (file, facts) = opened.map_err(|error| {
+    let failed = |call, error: io::Error| {
         let (status, message) = match error.kind() {
             ErrorKind::NotFound => (WB_ERR_FILE_MISSING, format!("{shown} does not exist")),
             ErrorKind::PermissionDenied => {
-                (WB_ERR_FILE_ACCESS, format!("{shown} may not be read by this user: {error}"))
+                (WB_ERR_FILE_ACCESS, format!("{shown} may not be read by this user"))
             }
-            _ => (WB_ERR_FILE_IO, format!("{shown} cannot be opened: {error}")),
+            _ => (WB_ERR_FILE_IO, format!("{shown} cannot be opened")),
         };
-        Error::new(status, message).with_code(error.raw_os_error().unwrap_or(0))
-    })?;
+        Error::system(status, message, call, &error)
+    };
+    // Without waiting: a pipe would wait for its writer before it can be refused.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| failed("open", error))?;
+    let facts = file.metadata().map_err(|error| failed("stat", error))?;
     if !facts.is_file() {
         fail!(WB_ERR_FILE_ACCESS, "{shown} is no regular file: only those can be mapped");
     }
@@ -108,13 +112,16 @@ fn map(
     if options.file == FileMode::Read {
         return Ok(Mapped::No("read into memory: asked for in the options".into()));
     }
-    let no = |reason: String, status| match options.file {
-        FileMode::Map => Err(Error::new(status, format!("asked to map and not to read; {reason}"))),
-        _ => Ok(Mapped::No(format!("read into memory: {reason}"))),
+    let no = |error: Error| match options.file {
+        FileMode::Map => {
+            let message = format!("asked to map and not to read; {}", error.message);
+            Err(Error { message, ..error })
+        }
+        _ => Ok(Mapped::No(format!("read into memory: {}", error.message))),
     };
     if pinned && !device.facts().read_only_register {
         let reason = format!("{} cannot register read-only memory", device.facts().name);
-        return no(reason, WB_ERR_NOT_SUPPORTED);
+        return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
     }
     let before = (offset % page_bytes() as u64) as usize;
     let mapping = Mapping::file(file, offset - before as u64, before + (end - offset) as usize)?;
@@ -127,7 +134,7 @@ fn map(
         match Pins::pin(device, span, pin_options, chunk, "a mapped file", progress) {
             Ok(pins) => Some(pins),
             Err(error) if matches!(error.status, WB_ERR_DRIVER | WB_ERR_NOT_SUPPORTED) => {
-                return no(error.message, error.status);
+                return no(error);
             }
             Err(error) => return Err(error),
         }

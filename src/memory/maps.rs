@@ -1,7 +1,8 @@
 //! What the kernel says about this process's mappings: /proc/self/maps and /proc/self/smaps.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::ops::ControlFlow::{self, Break, Continue};
 
 use crate::error::{Error, Result};
 use crate::memory::pages::Span;
@@ -43,23 +44,36 @@ fn region(line: &str) -> Option<Region> {
     })
 }
 
-fn lines_of(path: &str) -> Result<impl Iterator<Item = String>> {
-    let file = fs::File::open(path).map_err(|error| {
-        Error::new(WB_ERR_INTERNAL, format!("{path} cannot be read: {error}; is /proc mounted?"))
-            .with_code(error.raw_os_error().unwrap_or(0))
-    })?;
-    Ok(BufReader::with_capacity(1 << 16, file)
-        .split(b'\n')
-        .map_while(|line| line.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())))
+/// Calls `each` with every line of a file of /proc until it breaks off.
+fn each_line(path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<()> {
+    let failed = |call, error: io::Error| {
+        let message = format!("{path} cannot be read: is /proc mounted?");
+        Error::system(WB_ERR_INTERNAL, message, call, &error)
+    };
+    let file = fs::File::open(path).map_err(|error| failed("open", error))?;
+    for line in BufReader::with_capacity(1 << 16, file).split(b'\n') {
+        let line = line.map_err(|error| failed("read", error))?;
+        if each(&String::from_utf8_lossy(&line)).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The regions that the span touches, in order.
 pub fn regions(span: Span) -> Result<Vec<Region>> {
-    Ok(lines_of("/proc/self/maps")?
-        .filter_map(|line| region(&line))
-        .skip_while(|region| region.end <= span.start())
-        .take_while(|region| region.start < span.end())
-        .collect())
+    let mut touched = Vec::new();
+    each_line("/proc/self/maps", |line| {
+        let Some(region) = region(line) else { return Continue(()) };
+        if region.start >= span.end() {
+            return Break(());
+        }
+        if region.end > span.start() {
+            touched.push(region);
+        }
+        Continue(())
+    })?;
+    Ok(touched)
 }
 
 /// What smaps counts for the regions that the span touches, in bytes.
@@ -77,14 +91,14 @@ pub struct Counted {
 pub fn count(span: Span) -> Result<Counted> {
     let mut counted = Counted::default();
     let mut inside = false;
-    for line in lines_of("/proc/self/smaps")? {
-        if let Some(region) = region(&line) {
+    each_line("/proc/self/smaps", |line| {
+        if let Some(region) = region(line) {
             if region.start >= span.end() {
-                break;
+                return Break(());
             }
             inside = region.end > span.start();
         } else if inside {
-            let Some((key, value)) = line.split_once(':') else { continue };
+            let Some((key, value)) = line.split_once(':') else { return Continue(()) };
             let kib: u64 = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
             match key {
                 "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counted.huge += kib << 10,
@@ -93,7 +107,8 @@ pub fn count(span: Span) -> Result<Counted> {
                 _ => {}
             }
         }
-    }
+        Continue(())
+    })?;
     Ok(counted)
 }
 

@@ -156,8 +156,7 @@ fn read_header(file: &File, length: u64) -> Result<Header> {
         fail!(WB_ERR_FILE_TRUNCATED, "{length} bytes are too few for a safetensors file");
     }
     let failed = |error: std::io::Error| {
-        Error::new(WB_ERR_FILE_IO, format!("the header cannot be read: {error}"))
-            .with_code(error.raw_os_error().unwrap_or(0))
+        Error::system(WB_ERR_FILE_IO, "the header cannot be read", "pread", &error)
     };
     let mut prefix = [0; LENGTH_BYTES as usize];
     file.read_exact_at(&mut prefix, 0).map_err(failed)?;

@@ -173,10 +173,12 @@ impl Change<'_> {
 }
 
 impl Drop for Schedule {
-    /// What is queued reads the host memory and the slots: it runs before those go.
+    /// What is queued reads the host memory and the slots: it runs before those go. So one failure
+    /// is no answer.
     fn drop(&mut self) {
+        let machine = self.machine();
         if self.device.backend().check_process().is_ok()
-            && let Err(error) = self.machine().synchronize()
+            && let Err(error) = machine.synchronize().or_else(|_| machine.synchronize())
         {
             log::record(&error);
         }

@@ -142,69 +142,6 @@ static void a_device_that_reads_any_memory_needs_no_pinning(wb_device *device)
     wb_device_release(device);
 }
 
-/* Makes and releases one of everything; whether it could be made does not matter here. */
-static void make_everything(wb_device *device, const char *path)
-{
-    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer *buffer = NULL, *caller = NULL, *file = NULL, *combined = NULL;
-    void *memory = pages(3 * page_bytes()), *stream = NULL;
-    uint64_t address = 0;
-    options.chunk_bytes = page_bytes();
-    if (memory == NULL) return;
-    (void)wb_buffer_alloc(device, 3 * page_bytes(), &options, &buffer, &error);
-    (void)wb_buffer_register(device, memory, 3 * page_bytes(), &options, NULL, NULL, &caller,
-                             &error);
-    (void)wb_buffer_map(device, path, 0, 0, &options, &file, &error);
-    options.write_combined = WB_ON;
-    (void)wb_buffer_alloc(device, 100, &options, &combined, &error);
-    (void)wb_device_alloc(device, 100, &address, &error);
-    (void)wb_device_stream_new(device, &stream, &error);
-    if (buffer != NULL && wb_buffer_release_after(buffer, stream, &error) != WB_OK) {
-        wb_buffer_release(buffer);
-    }
-    double_set("WB_DOUBLE_FAIL", ""); /* what is given back is given back without a failure */
-    wb_buffer_release(caller);
-    wb_buffer_release(file);
-    wb_buffer_release(combined);
-    if (address != 0) CHECK_OK(wb_device_free(device, address, &error));
-    if (stream != NULL) CHECK_OK(wb_device_stream_release(device, stream, &error));
-    CHECK_OK(wb_device_drain(device, 10000, &error));
-    munmap(memory, 3 * page_bytes());
-}
-
-static void a_call_of_the_driver_that_fails_leaves_nothing_behind(wb_device *device)
-{
-    const char *functions[] = {"cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2",
-                               "cuPointerGetAttribute", "cuMemHostAlloc", "cuMemAlloc_v2",
-                               "cuStreamCreate", "cuStreamGetCaptureInfo_v2", "cuEventCreate",
-                               "cuEventRecord", "cuCtxPushCurrent_v2"};
-    const char *kinds[] = {"registrations", "host_allocations", "device_allocations", "events",
-                           "streams", "orphans"};
-    const int codes[] = {1, 2, 801, 999};
-    char path[300], setting[100];
-    file_name(path, sizeof path, "failure");
-    REQUIRE(write_pattern(path, 3 * page_bytes()));
-    for (size_t function = 0; function < sizeof functions / sizeof functions[0]; function++) {
-        for (int nth = 1; nth <= 8; nth++) {
-            for (int code = 0; code < 4; code++) {
-                wb_device_usage before = measure(device);
-                snprintf(setting, sizeof setting, "%s:%d:%d", functions[function], nth,
-                         codes[code]);
-                double_set("WB_DOUBLE_FAIL", setting);
-                make_everything(device, path);
-                int failures = check_failures;
-                CHECK_USAGE(device, before);
-                for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
-                    CHECK_SAME(double_alive(kinds[kind]), 0);
-                }
-                if (check_failures > failures) fprintf(stderr, "  with %s\n", setting);
-            }
-        }
-    }
-    unlink(path);
-    check_logged = (int)measure(device).errors_logged; /* a watched event may have failed */
-}
-
 static void memory_that_the_driver_does_not_let_go_is_nobodys(wb_device *device)
 {
     wb_buffer *buffer = NULL;
@@ -248,4 +185,3 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
            CASE_ALONE(DOUBLE_ONLY, memory_that_the_driver_does_not_let_go_is_nobodys),
            CASE_ALONE(DOUBLE_ONLY, at_the_end_of_the_process_a_driver_that_is_gone_is_no_error),
            CASE_ALONE(DOUBLE_ONLY, no_devices_are_no_device),
-           CASE_ON(DOUBLE_ONLY, a_call_of_the_driver_that_fails_leaves_nothing_behind))

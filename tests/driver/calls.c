@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "driver.h"
@@ -19,6 +20,8 @@ _Thread_local int inside_host_function;
 static _Atomic pid_t initialized_by;
 
 static long long calls[FUNCTION_COUNT];
+
+static const char *failed_name;
 
 static const char *const function_names[FUNCTION_COUNT] = {
 #define FUNCTION_NAME(name) #name,
@@ -60,27 +63,47 @@ long long calls_of(int function)
     return sum;
 }
 
-static CUresult injected_failure(int function, int counts_for_any)
+static const struct failure *injected_failure(int function, int counts_for_any)
 {
-    CUresult result = CUDA_SUCCESS;
+    const struct failure *injected = NULL;
     for (int i = 0; i < driver.settings.failure_count; i++) {
         struct failure *failure = &driver.settings.failures[i];
         int matches = failure->function == function ||
                       (failure->function == FUNCTION_ANY && counts_for_any);
         if (!matches) continue;
         failure->seen++;
-        if (result == CUDA_SUCCESS && (failure->nth == 0 || failure->nth == failure->seen)) {
-            result = failure->code;
-        }
+        int due = failure->all_after ? failure->seen >= failure->nth
+                                     : failure->nth == 0 || failure->nth == failure->seen;
+        if (injected == NULL && due) injected = failure;
     }
-    return result;
+    if (injected != NULL) failed_name = function_names[function];
+    return injected;
+}
+
+const char *failed_function(void)
+{
+    return failed_name;
+}
+
+/* Fails the call where a test asked for that, or holds it up, with nothing locked meanwhile. */
+static CUresult meddle(enum function function)
+{
+    const struct failure *failure = injected_failure(function, 1);
+    if (failure == NULL || failure->hang_ms == 0) {
+        return failure == NULL ? CUDA_SUCCESS : failure->code;
+    }
+    const struct timespec time = {failure->hang_ms / 1000, failure->hang_ms % 1000 * 1000000L};
+    pthread_mutex_unlock(&driver.lock);
+    nanosleep(&time, NULL);
+    pthread_mutex_lock(&driver.lock);
+    return CUDA_SUCCESS;
 }
 
 static CUresult admit(enum function function, unsigned needs)
 {
     settings_load();
     calls[function]++;
-    CUresult result = injected_failure(function, 1);
+    CUresult result = meddle(function);
     if (result != CUDA_SUCCESS) return result;
     if ((needs & NEEDS_INIT) && !driver_is_initialized()) return CUDA_ERROR_NOT_INITIALIZED;
     if ((needs & NEEDS_CONTEXT) == NEEDS_CONTEXT) {
@@ -111,7 +134,8 @@ CUresult enter_constant(enum function function)
     pthread_mutex_lock(&driver.lock);
     settings_load();
     calls[function]++;
-    return leave(injected_failure(function, 0));
+    const struct failure *failure = injected_failure(function, 0);
+    return leave(failure == NULL ? CUDA_SUCCESS : failure->code);
 }
 
 void *allocate(size_t bytes)

@@ -83,6 +83,15 @@ long long double_live(const char *kind)
     return count;
 }
 
+const char *double_failed(void)
+{
+    if (process_is_forked_child()) return NULL;
+    pthread_mutex_lock(&driver.lock);
+    const char *name = failed_function();
+    pthread_mutex_unlock(&driver.lock);
+    return name;
+}
+
 int double_context_depth(void)
 {
     return process_is_forked_child() ? -1 : context_depth();

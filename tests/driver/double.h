@@ -2,7 +2,7 @@
  * Find these with dlsym in the loaded libcuda.so.1: a real driver has none of
  * them, so their absence tells a test that it runs on hardware.
  * All of them may be called from any thread, before cuInit too. In a forked
- * child they answer -1. */
+ * child they answer -1 or NULL. */
 #ifndef WB_DOUBLE_H
 #define WB_DOUBLE_H
 
@@ -30,6 +30,9 @@ long long double_calls(const char *name);
  * when it died, summed since the start: a leak that a dying context would hide.
  * -1: no such kind. */
 long long double_live(const char *kind);
+
+/* The function that WB_DOUBLE_FAIL last failed or held up; NULL: none yet. */
+const char *double_failed(void);
 
 /* Depth of the calling thread's context stack. */
 int double_context_depth(void);

@@ -63,6 +63,7 @@ int process_is_forked_child(void);
 void driver_mark_initialized(void);
 int driver_is_initialized(void);
 long long calls_of(int function); /* FUNCTION_ANY: all */
+const char *failed_function(void); /* on purpose, last; NULL: none */
 
 /* Set while a host function runs: it may make no CUDA call. */
 extern _Thread_local int inside_host_function;
@@ -73,8 +74,11 @@ void *allocate(size_t bytes); /* zeroed; ends the process when there is none */
 
 struct failure {
     int function;
-    unsigned long nth, seen; /* nth 0: every call */
-    CUresult code;
+    unsigned long nth; /* 0: every call */
+    int all_after;     /* and every one after the nth */
+    unsigned long seen;
+    CUresult code;           /* CUDA_SUCCESS: it hangs, and then does what it is asked */
+    unsigned hang_ms;
 };
 
 struct attribute_override {

@@ -37,22 +37,31 @@ static int read_overrides(const char *text)
     return 1;
 }
 
-/* "cuMemAlloc_v2:3:2,*:1:999" */
+/* "cuMemAlloc_v2:3:2,*:1:999,*:4+:4,*:5:hang200" */
 static int read_failures(const char *text)
 {
     struct failure failures[SETTINGS_MAX];
     int count = 0;
     while (*text != '\0') {
-        long long nth, code;
+        long long nth, code = 0, hang_ms = 0;
         size_t length = strcspn(text, ":");
         int any = length == 1 && *text == '*';
         int function = any ? FUNCTION_ANY : function_by_name(text, length);
         if (count == SETTINGS_MAX || function == FUNCTION_COUNT) return 0;
         text += length;
-        if (*text++ != ':' || !number(&text, ":", 0, 1LL << 30, &nth)) return 0;
-        if (*text++ != ':' || !number(&text, ",", 1, 10000, &code)) return 0;
+        if (*text++ != ':' || !number(&text, ":+", 0, 1LL << 30, &nth)) return 0;
+        int all_after = *text == '+';
+        text += all_after;
+        if (*text++ != ':') return 0;
+        if (strncmp(text, "hang", 4) == 0) {
+            text += 4;
+            if (!number(&text, ",", 1, 60000, &hang_ms)) return 0;
+        } else if (!number(&text, ",", 1, 10000, &code)) {
+            return 0;
+        }
         if (*text == ',') text++;
-        failures[count++] = (struct failure){function, (unsigned long)nth, 0, (CUresult)code};
+        failures[count++] = (struct failure){function, (unsigned long)nth, all_after, 0,
+                                             (CUresult)code, (unsigned)hang_ms};
     }
     memcpy(driver.settings.failures, failures, sizeof failures[0] * (size_t)count);
     driver.settings.failure_count = count;

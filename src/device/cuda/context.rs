@@ -7,7 +7,7 @@ use cudarc::driver::sys::{CUcontext, CUdevice};
 
 use super::driver::{Driver, code};
 use crate::device::process::Process;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log;
 
 /// The relaxed capture mode: what this library allocates or frees does not break the capture of
@@ -74,11 +74,7 @@ impl Drop for Context {
             return;
         }
         // SAFETY: retained once, released once.
-        if let Err(error) = unsafe { self.driver.primary_context_release(self.device) }
-            && error.code != code::DEINITIALIZED
-        {
-            log::record(&error);
-        }
+        record_unless_gone(unsafe { self.driver.primary_context_release(self.device) });
     }
 }
 
@@ -102,10 +98,22 @@ impl Drop for Entered<'_> {
         let mut popped = ptr::null_mut();
         // SAFETY: pops what enter() pushed: nothing between them pushes.
         let popped = unsafe { self.driver.context_pop(&mut popped) };
-        for error in [restored, popped].into_iter().filter_map(Result::err) {
-            if error.code != code::DEINITIALIZED {
-                log::record(&error);
-            }
-        }
+        record_unless_gone(restored);
+        record_unless_gone(popped);
+    }
+}
+
+/// Whether nothing is left to give back: at the end of the process, or once the engine destroyed its
+/// context, the driver did.
+pub(super) fn is_gone(error: &Error) -> bool {
+    matches!(error.code, code::DEINITIALIZED | code::CONTEXT_IS_DESTROYED)
+}
+
+/// Records that something could not be given back.
+pub(super) fn record_unless_gone(answer: Result<()>) {
+    if let Err(error) = answer
+        && !is_gone(&error)
+    {
+        log::record(&error);
     }
 }

@@ -29,9 +29,11 @@ pub mod code {
     pub const DEINITIALIZED: i32 = 4;
     pub const NO_DEVICE: i32 = 100;
     pub const INVALID_DEVICE: i32 = 101;
+    pub const OPERATING_SYSTEM: i32 = 304;
     pub const NOT_READY: i32 = 600;
     pub const CONTEXT_IS_DESTROYED: i32 = 709;
     pub const HOST_MEMORY_ALREADY_REGISTERED: i32 = 712;
+    pub const NOT_PERMITTED: i32 = 800;
     pub const NOT_SUPPORTED: i32 = 801;
     pub const CAPTURE_FIRST: i32 = 900;
     pub const CAPTURE_LAST: i32 = 908;

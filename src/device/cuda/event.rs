@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{CUevent, CUstream};
 
-use super::context::Context;
+use super::context::{Context, record_unless_gone};
 use super::driver::code;
 use crate::device::{Event, Stream, Waiting};
 use crate::error::{Result, fail};
-use crate::log;
 use crate::status::WB_ERR_INTERNAL;
 
 /// Event without timing. Source: the CUDA driver API, `CUevent_flags`.
@@ -97,12 +96,9 @@ impl Drop for CudaEvent {
         if !self.context.process.is_this() {
             return;
         }
-        let Ok(entered) = self.context.enter() else { return };
-        // SAFETY: created in new(), destroyed once.
-        if let Err(error) = unsafe { entered.driver.event_destroy(self.raw) }
-            && error.code != code::DEINITIALIZED
-        {
-            log::record(&error);
-        }
+        record_unless_gone(self.context.enter().and_then(|entered| {
+            // SAFETY: created in new(), destroyed once.
+            unsafe { entered.driver.event_destroy(self.raw) }
+        }));
     }
 }

@@ -6,11 +6,10 @@ use std::ptr;
 use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
 use once_cell::sync::OnceCell;
 
-use super::context::{Context, Entered};
+use super::context::{Context, Entered, record_unless_gone};
 use crate::device::Stream;
 use crate::device::kernel::{Blocks, Kernel, ScaleKind};
 use crate::error::{Error, Result, fail};
-use crate::log;
 use crate::status::WB_ERR_INTERNAL;
 
 /// For every chip from Turing on; packed by the build, as below.
@@ -197,13 +196,10 @@ impl Kernels {
         if !context.process.is_this() {
             return;
         }
-        let Ok(entered) = context.enter() else { return };
-        // SAFETY: loaded once, unloaded once; nothing that was launched runs any more.
-        if let Err(error) = unsafe { entered.driver.module_unload(module.0) }
-            && error.code != super::code::DEINITIALIZED
-        {
-            log::record(&error);
-        }
+        record_unless_gone(context.enter().and_then(|entered| {
+            // SAFETY: loaded once, unloaded once; nothing that was launched runs any more.
+            unsafe { entered.driver.module_unload(module.0) }
+        }));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result, fail};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
 use crate::status::{WB_ERR_ALREADY_REGISTERED, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
-use context::{Context, Entered};
+use context::{Context, Entered, is_gone};
 use driver::{Driver, code};
 use event::CudaEvent;
 use kernels::Kernels;
@@ -74,7 +74,7 @@ impl CudaDevice {
                     "the given context belongs to cuda:{current}, not to cuda:{ordinal}"
                 );
             }
-            facts.read_only_register = probe_read_only(&entered);
+            facts.read_only_register = probe_read_only(&entered)?;
         }
         let kernels = Kernels::new(facts.compute_capability);
         Ok(Self { context: Arc::new(context), facts, kernels })
@@ -89,15 +89,13 @@ impl Drop for CudaDevice {
 
 fn facts_of(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Facts> {
     // An attribute that an older driver does not know is 0: what it names is not there.
-    let number = |attribute: Attribute| {
+    let number = |attribute: Attribute| -> Result<i32> {
         let mut value = 0;
         // SAFETY: the pointer is to a live int.
-        match unsafe { driver.device_attribute(&mut value, attribute as i32, device) } {
-            Ok(()) => value,
-            Err(_) => 0,
-        }
+        let answer = unsafe { driver.device_attribute(&mut value, attribute as i32, device) };
+        Ok(unless_refused(answer)?.map_or(0, |()| value))
     };
-    let flag = |attribute| number(attribute) != 0;
+    let flag = |attribute| Ok::<_, Error>(number(attribute)? != 0);
     let mut driver_version = 0;
     // SAFETY: the pointer is to a live int.
     unsafe { driver.driver_version(&mut driver_version) }?;
@@ -108,16 +106,16 @@ fn facts_of(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Facts> {
         cuda: true,
         ordinal,
         driver_version,
-        compute_capability: 10 * number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-            + number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
-        unified_addressing: flag(A::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING),
-        host_register: flag(A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED),
+        compute_capability: 10 * number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?
+            + number(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        unified_addressing: flag(A::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING)?,
+        host_register: flag(A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED)?,
         read_only_register_attribute: flag(
             A::CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED,
-        ),
+        )?,
         read_only_register: false,
-        pageable_access: flag(A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS),
-        integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED),
+        pageable_access: flag(A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)?,
+        integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED)?,
         numa_node: numa_node(driver, device),
         memlock_limit: limits::memlock(),
     })
@@ -141,19 +139,34 @@ fn numa_node(driver: &Driver, device: CUdevice) -> Option<u32> {
 
 /// Whether a read-only page can be registered: tried on one, since the attribute alone is not
 /// reliable across drivers.
-fn probe_read_only(entered: &Entered<'_>) -> bool {
-    let try_one = || -> Result<()> {
-        let bytes = page_bytes();
-        let mapping = Mapping::file(&pages::memory_file(bytes as u64)?, 0, bytes)?;
-        pages::fault_in(mapping.span(), false)?;
-        let page = mapping.span().start() as *mut c_void;
-        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_READ_ONLY;
-        // SAFETY: the page is mapped until after it is unregistered.
-        unsafe { entered.driver.host_register(page, bytes, flags) }?;
-        // SAFETY: registered above.
-        unsafe { entered.driver.host_unregister(page) }
-    };
-    try_one().is_ok()
+fn probe_read_only(entered: &Entered<'_>) -> Result<bool> {
+    let bytes = page_bytes();
+    let mapping = Mapping::file(&pages::memory_file(bytes as u64)?, 0, bytes)?;
+    pages::fault_in(mapping.span(), false)?;
+    let page = mapping.span().start() as *mut c_void;
+    let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_READ_ONLY;
+    // SAFETY: the page is mapped until after it is unregistered.
+    let answer = unsafe { entered.driver.host_register(page, bytes, flags) };
+    if unless_refused(answer)?.is_none() {
+        return Ok(false);
+    }
+    // SAFETY: registered above.
+    unsafe { entered.driver.host_unregister(page) }?;
+    Ok(true)
+}
+
+/// `None` where the driver says that it cannot do this at all; what went wrong stays an error.
+fn unless_refused<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.code {
+            code::INVALID_VALUE
+            | code::OPERATING_SYSTEM
+            | code::NOT_PERMITTED
+            | code::NOT_SUPPORTED => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Start or bytes of the driver's range around an address; an error where it knows none.
@@ -190,9 +203,9 @@ fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
     let device_address = if options.mapped {
         let mut address = 0;
         // SAFETY: the pointer is to a live address; the memory is pinned.
-        unsafe { driver.host_device_pointer(&mut address, span.start() as *mut c_void, 0) }
-            .ok()
-            .map(|()| address)
+        let answer =
+            unsafe { driver.host_device_pointer(&mut address, span.start() as *mut c_void, 0) };
+        unless_refused(answer)?.map(|()| address)
     } else {
         None
     };
@@ -256,10 +269,10 @@ impl Backend for CudaDevice {
         if !self.context.process.is_this() {
             return Ok(());
         }
-        let entered = self.context.enter().map(Some).or_else(gone)?;
-        let Some(entered) = entered else { return Ok(()) };
-        // SAFETY: the span was registered by pin() and is unregistered once.
-        unsafe { entered.driver.host_unregister(span.start() as *mut c_void) }.or_else(gone_unit)
+        unless_gone(self.context.enter().and_then(|entered| {
+            // SAFETY: the span was registered by pin() and is unregistered once.
+            unsafe { entered.driver.host_unregister(span.start() as *mut c_void) }
+        }))
     }
 
     fn alloc_pinned(&self, bytes: usize, options: PinOptions) -> Result<(Span, Pinned)> {
@@ -288,10 +301,10 @@ impl Backend for CudaDevice {
         if !self.context.process.is_this() {
             return Ok(());
         }
-        let entered = self.context.enter().map(Some).or_else(gone)?;
-        let Some(entered) = entered else { return Ok(()) };
-        // SAFETY: allocated by alloc_pinned() and freed once.
-        unsafe { entered.driver.host_free(span.start() as *mut c_void) }.or_else(gone_unit)
+        unless_gone(self.context.enter().and_then(|entered| {
+            // SAFETY: allocated by alloc_pinned() and freed once.
+            unsafe { entered.driver.host_free(span.start() as *mut c_void) }
+        }))
     }
 
     fn alloc(&self, bytes: usize) -> Result<Span> {
@@ -430,15 +443,6 @@ unsafe extern "C" fn run_work(data: *mut c_void) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
 }
 
-/// At the end of the process, or once the engine destroyed its context, there is nothing left to
-/// give back: the driver did.
-fn gone<T>(error: Error) -> Result<Option<T>> {
-    match error.code {
-        code::DEINITIALIZED | code::CONTEXT_IS_DESTROYED => Ok(None),
-        _ => Err(error),
-    }
-}
-
-fn gone_unit(error: Error) -> Result<()> {
-    gone::<()>(error).map(|_| ())
+fn unless_gone(answer: Result<()>) -> Result<()> {
+    answer.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
 }

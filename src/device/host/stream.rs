@@ -68,9 +68,8 @@ impl HostStream {
             .name("weighbridge-stream".into())
             .spawn(move || theirs.run())
             .map_err(|error| {
-                let message = format!("a stream needs a thread and none could be made: {error}");
-                Error::new(WB_ERR_OUT_OF_MEMORY, message)
-                    .with_code(error.raw_os_error().unwrap_or(0))
+                let message = "a stream needs a thread: raise RLIMIT_NPROC or the pids limit";
+                Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", &error)
             })?;
         Ok(Self(queue))
     }

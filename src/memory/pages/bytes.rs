@@ -31,21 +31,25 @@ pub fn fault_in(span: Span, writable: bool) -> Result<()> {
     // SAFETY: madvise with MADV_POPULATE_READ only makes pages present; it reads no memory of ours.
     let answer =
         unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), libc::MADV_POPULATE_READ) };
-    match if answer == 0 { 0 } else { errno() } {
-        // EINVAL: a kernel before 5.14. The registration faults the pages in by itself, only slower.
-        0 | libc::EINVAL => Ok(()),
-        code @ (libc::EFAULT | libc::EHWPOISON) => Err(Error::new(
+    if answer == 0 {
+        return Ok(());
+    }
+    let answer = errno();
+    let (status, message) = match answer.raw_os_error() {
+        // A kernel before 5.14. The registration faults the pages in by itself, only slower.
+        Some(libc::EINVAL) => return Ok(()),
+        Some(libc::EFAULT | libc::EHWPOISON) => (
             WB_ERR_FILE_TRUNCATED,
             "a page of the mapped file is behind its end or unreadable: the file was cut off after \
-             it was mapped",
-        )
-        .with_code(code)),
-        code => Err(Error::new(
+             it was mapped"
+                .into(),
+        ),
+        _ => (
             WB_ERR_OUT_OF_MEMORY,
             format!("the kernel could not make {} bytes of the mapping present", pages.bytes()),
-        )
-        .with_code(code)),
-    }
+        ),
+    };
+    Err(Error::system(status, message, "madvise", &answer))
 }
 
 /// Copies as many bytes as the shorter span has; the spans may overlap.
@@ -73,8 +77,9 @@ pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
             "the file ends before byte {}: it was cut off while it was read",
             offset + to.bytes() as u64
         ),
-        Err(error) => Err(Error::new(WB_ERR_FILE_IO, format!("reading the file failed: {error}"))
-            .with_code(error.raw_os_error().unwrap_or(0))),
+        Err(error) => {
+            Err(Error::system(WB_ERR_FILE_IO, "reading the file failed", "pread", &error))
+        }
     }
 }
 

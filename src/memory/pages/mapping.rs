@@ -1,6 +1,7 @@
 //! Mappings of memory and files, and what is asked of the kernel about them.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
@@ -40,13 +41,13 @@ impl Mapping {
     pub fn anonymous(bytes: usize) -> Result<Self> {
         let page = page_bytes();
         if bytes > isize::MAX as usize - 2 * huge_page_bytes() {
-            return Err(no_memory(bytes, libc::ENOMEM));
+            return Err(no_memory(bytes, "mmap", &io::Error::from_raw_os_error(libc::ENOMEM)));
         }
         let used = round_up(bytes, page);
         let alignment = if used >= huge_page_bytes() { huge_page_bytes() } else { page };
         let reserved = used + page + (alignment - page);
         let start = map(reserved, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)
-            .map_err(|code| no_memory(bytes, code))?;
+            .map_err(|answer| no_memory(bytes, "mmap", &answer))?;
         let begin = round_up(start, alignment);
         let whole = Span { start: begin, bytes: used + page };
         unmap(Span { start, bytes: begin - start });
@@ -56,7 +57,7 @@ impl Mapping {
         let answer =
             unsafe { libc::mprotect(begin as *mut _, used, libc::PROT_READ | libc::PROT_WRITE) };
         if answer != 0 {
-            return Err(no_memory(bytes, errno()));
+            return Err(no_memory(bytes, "mprotect", &errno()));
         }
         Ok(mapping)
     }
@@ -64,9 +65,9 @@ impl Mapping {
     /// `bytes` bytes of a file from `offset`, a multiple of the page, read-only and shared.
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
-            |code| {
+            |answer| {
                 let message = format!("mapping {} of the file failed", human(bytes as u64));
-                Error::new(WB_ERR_FILE_IO, message).with_code(code)
+                Error::system(WB_ERR_FILE_IO, message, "mmap", &answer)
             },
         )?;
         let span = Span { start, bytes: round_up(bytes, page_bytes()) };
@@ -90,7 +91,7 @@ fn map(
     protection: i32,
     flags: i32,
     file: Option<(&File, u64)>,
-) -> Result<usize, i32> {
+) -> Result<usize, io::Error> {
     let (descriptor, offset) = file.map_or((-1, 0), |(file, at)| (file.as_raw_fd(), at as i64));
     // SAFETY: without MAP_FIXED the kernel chooses addresses that nothing uses.
     let start =
@@ -104,18 +105,18 @@ fn unmap(span: Span) {
     }
     // SAFETY: only ranges that this module mapped come here, once, when nobody uses them any more.
     if unsafe { libc::munmap(span.start as *mut _, span.bytes) } != 0 {
-        let message = format!("munmap of {} failed", human(span.bytes as u64));
-        log::record(&Error::new(WB_ERR_INTERNAL, message).with_code(errno()));
+        let message = format!("{} could not be given back", human(span.bytes as u64));
+        log::record(&Error::system(WB_ERR_INTERNAL, message, "munmap", &errno()));
     }
 }
 
-fn no_memory(bytes: usize, code: i32) -> Error {
+fn no_memory(bytes: usize, call: &str, answer: &io::Error) -> Error {
     let message = format!(
         "asked {} of host memory; the kernel refused the mapping: ask for less, or raise \
          RLIMIT_AS, vm.max_map_count or vm.overcommit_memory",
         human(bytes as u64)
     );
-    Error::new(WB_ERR_OUT_OF_MEMORY, message).with_code(code)
+    Error::system(WB_ERR_OUT_OF_MEMORY, message, call, answer)
 }
 
 /// Tells the kernel whether to use huge pages. Only `Require` can fail.
@@ -129,7 +130,7 @@ pub fn advise_huge_pages(span: Span, huge_pages: HugePages) -> Result<()> {
     if answer != 0 && huge_pages == HugePages::Require {
         let message = "huge pages were required and this kernel has no transparent huge pages \
                        (/sys/kernel/mm/transparent_hugepage): use WB_HUGE_PAGES_TRY";
-        return Err(Error::new(WB_ERR_HUGE_PAGES, message).with_code(errno()));
+        return Err(Error::system(WB_ERR_HUGE_PAGES, message, "madvise", &errno()));
     }
     Ok(())
 }
@@ -162,7 +163,7 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
             "asked memory on NUMA node {node}; the kernel does not have it for this process: see \
              /sys/devices/system/node, or use WB_NUMA_DEVICE"
         );
-        return Err(Error::new(WB_ERR_INVALID_ARGUMENT, message).with_code(errno()));
+        return Err(Error::system(WB_ERR_INVALID_ARGUMENT, message, "mbind", &errno()));
     }
     Ok(())
 }
@@ -173,7 +174,7 @@ pub fn lock(pages: Span) -> Result<()> {
     if unsafe { libc::mlock(pages.start as *const _, pages.bytes) } == 0 {
         return Ok(());
     }
-    let code = errno();
+    let answer = errno();
     let bytes = human(pages.bytes as u64);
     let limit = super::memlock_limit().map_or("RLIMIT_MEMLOCK is unlimited".to_owned(), |limit| {
         format!("RLIMIT_MEMLOCK is {}", human(limit))
@@ -182,7 +183,7 @@ pub fn lock(pages: Span) -> Result<()> {
         "asked {bytes} pinned; {limit}: raise it (ulimit -l), or set \
          WEIGHBRIDGE_DISABLE_PIN_MEMORY=1"
     );
-    Err(Error::new(WB_ERR_MEMLOCK, message).with_code(code))
+    Err(Error::system(WB_ERR_MEMLOCK, message, "mlock", &answer))
 }
 
 /// Unlocks whole pages.
@@ -191,8 +192,8 @@ pub fn unlock(pages: Span) -> Result<()> {
     if unsafe { libc::munlock(pages.start as *const _, pages.bytes) } == 0 {
         return Ok(());
     }
-    let message = format!("munlock of {} failed", human(pages.bytes as u64));
-    Err(Error::new(WB_ERR_INTERNAL, message).with_code(errno()))
+    let message = format!("{} could not be unpinned", human(pages.bytes as u64));
+    Err(Error::system(WB_ERR_INTERNAL, message, "munlock", &errno()))
 }
 
 /// Bytes of the pages around the span that are in memory, counted by the kernel (mincore).
@@ -208,8 +209,8 @@ pub fn resident_bytes(span: Span) -> Result<u64> {
         let answer =
             unsafe { libc::mincore(part.start as *mut _, part.bytes, present.as_mut_ptr()) };
         if answer != 0 {
-            let message = "mincore failed: the range is no longer mapped".to_owned();
-            return Err(Error::new(WB_ERR_INTERNAL, message).with_code(errno()));
+            let message = "the pages in memory could not be counted: are they mapped?";
+            return Err(Error::system(WB_ERR_INTERNAL, message, "mincore", &errno()));
         }
         let counted = &present[..part.bytes / page];
         resident += counted.iter().filter(|flags| **flags & 1 == 1).count() * page;
@@ -219,14 +220,16 @@ pub fn resident_bytes(span: Span) -> Result<u64> {
 
 /// A file that lives in memory only, `bytes` long.
 pub fn memory_file(bytes: u64) -> Result<File> {
-    let failed = |code| Error::new(WB_ERR_FILE_IO, "memfd_create failed").with_code(code);
+    let failed = |call, answer: &io::Error| {
+        Error::system(WB_ERR_FILE_IO, "a file in memory could not be made", call, answer)
+    };
     // SAFETY: the name is a NUL-terminated string.
     let descriptor = unsafe { libc::memfd_create(c"weighbridge".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
-        return Err(failed(errno()));
+        return Err(failed("memfd_create", &errno()));
     }
     // SAFETY: the descriptor is new and nobody else's.
     let file = unsafe { File::from_raw_fd(descriptor) };
-    file.set_len(bytes).map_err(|error| failed(error.raw_os_error().unwrap_or(0)))?;
+    file.set_len(bytes).map_err(|answer| failed("ftruncate", &answer))?;
     Ok(file)
 }

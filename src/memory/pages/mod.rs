@@ -80,6 +80,6 @@ pub fn round_up(bytes: usize, unit: usize) -> usize {
     (bytes + unit - 1) & !(unit - 1)
 }
 
-fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+fn errno() -> std::io::Error {
+    std::io::Error::last_os_error()
 }

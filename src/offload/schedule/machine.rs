@@ -205,12 +205,13 @@ impl Machine {
         if let Some(timed) = timed {
             self.waits.end(timed, stream)?;
         }
-        for &unit in &self.groups[group].units {
-            self.units[unit].held += 1;
+        self.hold(group);
+        let ahead = self.look_ahead(device, group, self.depth - 1, stream, capture);
+        match ahead {
+            Ok(()) => self.carried.acquires += 1,
+            Err(_) => self.let_go(group),
         }
-        self.groups[group].held += 1;
-        self.carried.acquires += 1;
-        self.look_ahead(device, group, self.depth - 1, stream, capture)
+        ahead
     }
 
     pub(super) fn release(
@@ -232,15 +233,29 @@ impl Machine {
             let unit = self.groups[group].units[index];
             self.units[unit].mark_use(device, stream, capture)?;
         }
+        self.let_go(group);
+        let mut done = self.look_ahead(device, group, self.depth, stream, capture);
+        if done.is_ok() && capture.is_some() && self.ring.last() == Some(&group) {
+            done = self.join(device, stream, capture);
+        }
+        if done.is_err() {
+            self.hold(group);
+        }
+        done
+    }
+
+    fn hold(&mut self, group: usize) {
+        for &unit in &self.groups[group].units {
+            self.units[unit].held += 1;
+        }
+        self.groups[group].held += 1;
+    }
+
+    fn let_go(&mut self, group: usize) {
         for &unit in &self.groups[group].units {
             self.units[unit].held -= 1;
         }
         self.groups[group].held -= 1;
-        self.look_ahead(device, group, self.depth, stream, capture)?;
-        if capture.is_some() && self.ring.last() == Some(&group) {
-            self.join(device, stream, capture)?;
-        }
-        Ok(())
     }
 
     /// The group's units that have slots.
@@ -361,8 +376,14 @@ impl Machine {
         let this = &mut self.units[unit];
         this.loaded = false;
         let Some(transfer) = &this.transfer else { return Ok(()) };
-        transfer.queue(device, copies)?;
-        this.ready.record(device, copies, capture)?;
+        let queued = transfer.queue(device, copies);
+        if let Err(error) = queued.and_then(|()| this.ready.record(device, copies, capture)) {
+            // What may be under way has no mark that others could wait for.
+            if capture.is_none() {
+                device.backend().synchronize(copies)?;
+            }
+            return Err(error);
+        }
         this.loaded = true;
         this.uses.truncate(MOST_STREAMS);
         this.uses.iter_mut().for_each(|(_, used)| used.clear());

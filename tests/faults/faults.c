@@ -1,0 +1,135 @@
+/* Fails the first call, the second, and so on of each scenario until the scenario passes because none
+ * is left to fail; with every code, in the driver and in the system. Each is a process of its own:
+ * what one leaves behind does not reach the next, and one that dies or hangs is a failure with a
+ * name. */
+#include "scenarios.h"
+
+enum { PASSED, FAILED, NOT_REACHED };
+enum { DEINITIALIZED = 4 };
+
+static const int driver_codes[] = {1, 2, 712, 801, 4242, DEINITIALIZED, 999};
+static const int system_codes[] = {EIO, EACCES, EMFILE, EINTR, EFAULT, 4242, ENOMEM};
+enum { CODES = 7, QUICK_FROM = 6, HANG_MS = 20, SECONDS = 30 };
+
+/* Objects of the driver that are alive beyond those before. */
+static long long left(const long long before[CHECK_KINDS])
+{
+    long long count = 0;
+    for (int kind = 0; kind < CHECK_KINDS; kind++) {
+        int counts_bytes = strstr(check_kinds[kind], "bytes") != NULL;
+        if (!counts_bytes) count += double_alive(check_kinds[kind]) - before[kind];
+    }
+    return count;
+}
+
+static uint64_t logged;
+
+static void count_logged(void *user, wb_status status, int32_t code, const char *message)
+{
+    (void)user, (void)status, (void)code, (void)message;
+    __atomic_fetch_add(&logged, 1, __ATOMIC_RELAXED);
+}
+
+static void ends_well(struct world *world, const long long before[])
+{
+    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    if (world->device != NULL) {
+        STEP(wb_device_drain(world->device, 10000, &error));
+        if (logged == 0) CHECK_USAGE(world->device, nothing);
+    }
+    if (world->opens) {
+        wb_device_release(world->device);
+        world->device = NULL;
+    }
+    if (fault_fired(world->fault) != NULL && world->failed == 0) absorbed_well(world, logged);
+    if (logged > 0) {
+        CHECK(left(before) <= 1); /* what the driver did not take back */
+    } else if (!world->fault->for_good) {
+        check_driver_empty(before);
+    }
+}
+
+static int try(const struct scenario *scenario, const struct fault *fault)
+{
+    struct world world = {NULL, fault, 0, 0, 0, scenario->run == opens, 0, ""};
+    long long before[CHECK_KINDS] = {0};
+    file_name(world.path, sizeof world.path, "faults");
+    alarm(SECONDS);
+    CHECK_OK(wb_log_set(count_logged, NULL));
+    if (!world.opens) {
+        if (!CHECK_OK(wb_device_open(test_device(), NULL, &world.device, &error))) return FAILED;
+        for (int kind = 0; kind < CHECK_KINDS; kind++) before[kind] = double_alive(check_kinds[kind]);
+    }
+    fault_arm(fault);
+    scenario->run(&world);
+    if (!world.abandoned) ends_well(&world, before);
+    unlink(world.path);
+    if (check_failures > 0) return FAILED;
+    return fault_fired(fault) != NULL ? PASSED : NOT_REACHED;
+}
+
+/* Runs one point in a process of its own. */
+static int point(const struct scenario *scenario, const struct fault *fault)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        exit(try(scenario, fault));
+    }
+    waitpid(child, &status, 0);
+    int outcome = WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
+    if (outcome == FAILED) {
+        fprintf(stderr, "FAIL %s: %s call %d, code %d, hang %d ms", scenario->name,
+                fault->layer == DRIVER ? "driver" : "system", fault->kth, fault->code,
+                fault->hang_ms);
+        if (WIFSIGNALED(status)) fprintf(stderr, ": ended by signal %d", WTERMSIG(status));
+        fprintf(stderr, "\n");
+    }
+    return outcome;
+}
+
+/* Points tried; failures are added to `failed`. */
+static int each_call(const struct scenario *scenario, struct fault fault, int *failed)
+{
+    int outcome = PASSED;
+    for (fault.kth = 1; outcome != NOT_REACHED; fault.kth++) {
+        outcome = point(scenario, &fault);
+        *failed += outcome == FAILED;
+        if (fault.kth > 5000) {
+            fprintf(stderr, "FAIL %s: no end\n", scenario->name);
+            ++*failed;
+            break;
+        }
+    }
+    return fault.kth - 2;
+}
+
+/* `--quick`: with one code each, and no hangs. Then, a part of the name of the scenarios to run. */
+int main(int count, char **arguments)
+{
+    int points = 0, failed = 0;
+    int quick = count > 1 && strcmp(arguments[1], "--quick") == 0;
+    const char *only = count > 1 + quick ? arguments[1 + quick] : "";
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (int i = 0; i < SCENARIOS; i++) {
+        int here = points;
+        if (strstr(scenarios[i].name, only) == NULL) continue;
+        for (int code = quick ? QUICK_FROM : 0; code < CODES; code++) {
+            /* What is not known of the machine is not known, whatever the code. */
+            struct fault system = {SYSTEM, 1, system_codes[code], 0, code == 0, 0};
+            struct fault driver = {DRIVER, 1, driver_codes[code], 0, 0,
+                                   driver_codes[code] == DEINITIALIZED};
+            points += each_call(&scenarios[i], system, &failed);
+            if (on_cuda()) points += each_call(&scenarios[i], driver, &failed);
+        }
+        if (on_cuda() && !quick) {
+            struct fault hang = {DRIVER, 1, 0, HANG_MS, 0, 0};
+            points += each_call(&scenarios[i], hang, &failed);
+        }
+        printf("%s: %d points\n", scenarios[i].name, points - here);
+    }
+    printf("reliability: {\"device\": \"%s\", \"failure_points\": %d, \"failed\": %d}\n",
+           test_device(), points, failed);
+    return failed > 0 || points == 0;
+}

@@ -1,0 +1,277 @@
+/* What engines do, step by step; every step may be the one that fails. */
+#ifndef SCENARIOS_H
+#define SCENARIOS_H
+
+#include "dlpack_structs.h"
+#include "fault.h"
+#include "model.h"
+
+static uint64_t number(const void *memory)
+{
+    return (uint64_t)(uintptr_t)memory;
+}
+
+/* The device is closed by who called. */
+static void opens(struct world *world)
+{
+    wb_device_info info = WB_DEVICE_INFO_INIT;
+    STEP(wb_device_open(test_device(), NULL, &world->device, &error));
+    STEP(wb_device_describe(world->device, &info, &error));
+}
+
+static void allocates(struct world *world)
+{
+    const wb_buffer_options usual = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer_options each[5] = {usual, usual, usual, usual, usual};
+    each[1].pin = WB_OFF;
+    each[2].write_combined = WB_ON;
+    each[3].chunk_bytes = page_bytes();
+    each[4].huge_pages = WB_HUGE_PAGES_TRY;
+    for (int i = 0; i < 5; i++) {
+        wb_buffer *buffer = NULL;
+        wb_buffer_usage usage = WB_BUFFER_USAGE_INIT;
+        uint64_t bytes = i == 3 ? 3 * page_bytes() : 5000;
+        if (each[i].write_combined == WB_ON && !on_cuda()) continue;
+        STEP(wb_buffer_alloc(world->device, bytes, &each[i], &buffer, &error));
+        hear(world, buffer);
+        fill(describe(buffer).data, bytes);
+        STEP(wb_buffer_measure(buffer, &usage, &error));
+        CHECK(usage.resident_bytes >= bytes);
+        CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+        wb_buffer_release(buffer);
+    }
+}
+
+static int called_back;
+
+static void count_call(void *user)
+{
+    (void)user;
+    called_back++;
+}
+
+static void registers(struct world *world)
+{
+    wb_buffer *buffer = NULL;
+    uint64_t bytes = 3 * page_bytes();
+    void *memory = pages(bytes);
+    REQUIRE(memory != NULL);
+    fill(memory, bytes);
+    called_back = 0;
+    STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
+    CHECK_SAME(called_back, 0);
+    CHECK(holds_pattern(memory, 0, bytes));
+    wb_buffer_release(buffer);
+    CHECK_SAME(called_back, 1);
+    munmap(memory, bytes);
+}
+
+static void maps_a_file(struct world *world)
+{
+    const wb_file_mode modes[] = {WB_FILE_AUTO, WB_FILE_MAP, WB_FILE_READ};
+    uint64_t bytes = 3 * page_bytes() + 100;
+    REQUIRE(write_pattern(world->path, bytes));
+    for (int i = 0; i < 3; i++) {
+        wb_buffer *buffer = NULL;
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        options.file_mode = modes[i];
+        STEP(wb_buffer_map(world->device, world->path, 0, 0, &options, &buffer, &error));
+        hear(world, buffer);
+        CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+        wb_buffer_release(buffer);
+    }
+}
+
+static void opens_a_model_file(struct world *world)
+{
+    static const char json[] = "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}";
+    unsigned char content[8 + sizeof json - 1 + 16] = {sizeof json - 1};
+    memcpy(content + 8, json, sizeof json - 1);
+    fill(content + 8 + sizeof json - 1, 16);
+    REQUIRE(write_file(world->path, content, sizeof content));
+    wb_safetensors *file = NULL;
+    wb_view *view = NULL;
+    int32_t copied = 0;
+    wb_buffer *whole = NULL;
+    STEP(wb_safetensors_open(world->device, world->path, NULL, &file, &error));
+    STEP(wb_safetensors_buffer(file, &whole, &error));
+    hear(world, whole);
+    wb_buffer_release(whole);
+    STEP(wb_safetensors_load(file, 0, WB_ACCESS_HOST, 64, NULL, &view, &copied, &error));
+    CHECK(holds_pattern(describe_view(view).data, 0, 16));
+    wb_view_release(view);
+    wb_safetensors_release(file);
+}
+
+static void views(struct world *world)
+{
+    const int64_t shape[] = {4, 5};
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 16);
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL, *copy = NULL;
+    void *stream = NULL;
+    STEP(wb_device_stream_new(world->device, &stream, &error));
+    STEP(wb_buffer_alloc(world->device, 200, NULL, &buffer, &error));
+    fill(describe(buffer).data, 200);
+    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    STEP(wb_view_copy_from(world->device, describe(buffer).data, &layout, WB_ACCESS_DEVICE, NULL,
+                           &copy, &error));
+    CHECK(holds_pattern(describe_view(copy).data, 16, 80));
+    wb_buffer_release(buffer);
+    STEP(wb_view_release_after(view, stream, &error));
+    STEP(wb_view_release_after(copy, stream, &error));
+    STEP(wb_device_stream_synchronize(world->device, stream, &error));
+    STEP(wb_device_stream_release(world->device, stream, &error));
+}
+
+static void delete_import(DLManagedTensor *tensor)
+{
+    (*(int *)tensor->manager_ctx)++;
+}
+
+static void crosses_dlpack(struct world *world)
+{
+    int64_t shape[] = {30};
+    int deleted = 0;
+    float numbers[30];
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 1, shape, NULL, 0);
+    DLManagedTensor *out = NULL;
+    DLManagedTensor in = {{numbers, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, shape, NULL, 0},
+                          &deleted, delete_import};
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL, *imported = NULL;
+    STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
+    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    STEP(wb_view_to_dlpack(view, &out, &error));
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+    out->deleter(out);
+    STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESS_HOST, NULL, &imported, &error));
+    CHECK_SAME(deleted, 0);
+    wb_view_release(imported);
+    CHECK_SAME(deleted, 1);
+}
+
+static void computes_in_order(struct world *world)
+{
+    void *stream = NULL;
+    wb_buffer *from = NULL, *to = NULL;
+    uint64_t address = 0;
+    STEP(wb_device_stream_new(world->device, &stream, &error));
+    STEP(wb_buffer_alloc(world->device, 300, NULL, &from, &error));
+    STEP(wb_buffer_alloc(world->device, 300, NULL, &to, &error));
+    STEP(wb_device_alloc(world->device, 300, &address, &error));
+    fill(describe(from).data, 300);
+    STEP(wb_device_copy(world->device, address, number(describe(from).data), 300, stream, &error));
+    STEP(wb_device_copy(world->device, number(describe(to).data), address, 300, stream, &error));
+    STEP(wb_device_stream_synchronize(world->device, stream, &error));
+    CHECK(holds_pattern(describe(to).data, 0, 300));
+    STEP(wb_buffer_release_after(from, stream, &error));
+    wb_buffer_release(to);
+    STEP(wb_device_free(world->device, address, &error));
+    STEP(wb_device_stream_release(world->device, stream, &error));
+}
+
+/* Three steps of an offloader, each weight looked at, some of them replaced in between. */
+static void offloads_by(struct world *world, wb_carrier carrier)
+{
+    static unsigned char fresh[BYTES];
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    struct offload o = {world->device, NULL, NULL, NULL, NULL};
+    options.offload_bytes = 1 << 20;
+    options.carrier = carrier;
+    model_init(&model);
+    STEP(wb_device_stream_new(o.device, &o.stream, &error));
+    STEP(wb_plan_new(o.device, model.parameters, COUNT, &options, &o.plan, &error));
+    STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
+    STEP(wb_buffer_alloc(o.device, BYTES, NULL, &o.back, &error));
+    const unsigned char *back = (const unsigned char *)describe(o.back).data;
+    for (int step = 0; step < 3; step++) {
+        for (int group = 0; group < LAYERS; group++) {
+            STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));
+            for (int i = group * EACH; i < (group + 1) * EACH; i++) {
+                wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
+                CHECK_OK(wb_offloader_parameter(o.offloader, model.names[i], &info, &error));
+                STEP(wb_device_copy(o.device, number(back), info.device_address, BYTES, o.stream,
+                                    &error));
+                STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
+                CHECK(holds_parameter(back, i, i == 3 ? step : 0));
+            }
+            STEP(wb_offloader_release_group(o.offloader, (uint64_t)group, o.stream, &error));
+        }
+        fill_parameter(fresh, 3, step + 1);
+        STEP(wb_offloader_replace(o.offloader, model.names[3], number(fresh), &model.layout,
+                                  o.stream, &error));
+    }
+    STEP(wb_offloader_join(o.offloader, o.stream, &error));
+    wb_plan_release(o.plan);
+    wb_offloader_release(o.offloader);
+    wb_buffer_release(o.back);
+    STEP(wb_device_stream_release(o.device, o.stream, &error));
+}
+
+static void offloads_views(struct world *world)
+{
+    offloads_by(world, WB_CARRIER_VIEW);
+}
+
+static void offloads_on_demand(struct world *world)
+{
+    offloads_by(world, WB_CARRIER_ON_DEMAND);
+}
+
+static void offloads_ahead(struct world *world)
+{
+    offloads_by(world, WB_CARRIER_PREFETCH);
+}
+
+static void quantizes(struct world *world)
+{
+    enum { SIDE_Q = 64 };
+    static float numbers[SIDE_Q][SIDE_Q], back[SIDE_Q][SIDE_Q];
+    static unsigned char codes[SIDE_Q][SIDE_Q];
+    float scales[SIDE_Q];
+    int64_t shape[] = {SIDE_Q, SIDE_Q};
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    wb_quantizer *quantizer = NULL;
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    options.block_rows = 1;
+    for (int row = 0; row < SIDE_Q; row++) {
+        /* Numbers that 8 bits hold exactly, with scales that are powers of two. */
+        for (int col = 0; col < SIDE_Q; col++) {
+            numbers[row][col] = (float)(col % 2 ? 448 : -(col % 16)) * (float)(1 << row % 4);
+        }
+    }
+    /* Small staging memory, so that several pieces go through it. */
+    STEP(wb_quantizer_new(world->device, 1 << 14, &quantizer, &error));
+    world->keeps = 1;
+    STEP(wb_quantizer_quantize(quantizer, number(numbers), &layout, number(codes), number(scales),
+                               &options, NULL, &error));
+    STEP(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back), &layout,
+                                 &options, NULL, &error));
+    CHECK(memcmp(back, numbers, sizeof back) == 0);
+    wb_quantizer_release(quantizer);
+}
+
+struct scenario {
+    const char *name;
+    void (*run)(struct world *world);
+};
+
+static const struct scenario scenarios[] = {
+    {"open a device", opens},
+    {"allocate", allocates},
+    {"register", registers},
+    {"map a file", maps_a_file},
+    {"open a safetensors file", opens_a_model_file},
+    {"view", views},
+    {"DLPack", crosses_dlpack},
+    {"copy and defer", computes_in_order},
+    {"offload by views", offloads_views},
+    {"offload on demand", offloads_on_demand},
+    {"offload ahead", offloads_ahead},
+    {"quantize", quantizes},
+};
+enum { SCENARIOS = sizeof scenarios / sizeof scenarios[0] };
+
+#endif
