@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels abi-freeze demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ build: ## the library, target/release/libweighbridge.so; fails when include/weig
 
 header: ## writes include/weighbridge.h from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
+
+abi-freeze: ## a release's C interface into tests/abi/v<major>, which later headers are compared with
+	$(PYTHON) tools/abi.py
 
 kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
 	$(BIN)/python tools/ptx.py
@@ -51,6 +54,7 @@ lint: $(VENV)/test
 	cd bindings/python && $(BIN)/mypy --no-error-summary
 	$(BIN)/python tools/ptx.py --check
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/abi.py --check
 
 test-rust: ## unit and property tests of the Rust modules
 	cargo test --locked
