@@ -21,8 +21,10 @@ use crate::status::{
 /// Opens a regular file that is not empty for reading; its size in bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {
     let shown = path.display();
-    // Without waiting: a pipe would wait for its writer before it can be refused.
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    // Without waiting: a pipe would wait for its writer before it can be refused. And a terminal
+    // must not become this process's own.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let opened = opened.and_then(|file| file.metadata().map(|facts| (file, facts)));
     let (file, facts) = opened.map_err(|error| {
         let (status, message) = match error.kind() {

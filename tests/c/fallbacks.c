@@ -25,6 +25,7 @@ static void without_registration_the_driver_allocates(wb_device *device)
     CHECK(strstr(info.note, "register") != NULL);
     CHECK(info.pinned_bytes >= 5000 && info.pinned_bytes <= whole_pages(5000));
     CHECK_SAME(double_alive("host_allocations"), 1);
+    for (int at = 0; at < 5000; at++) REQUIRE(((unsigned char *)info.data)[at] == 0);
     fill(info.data, 5000);
     CHECK(read_device(device, seen, info.device_address, 5000));
     CHECK(holds_pattern(seen, 0, 5000));

@@ -2,8 +2,8 @@
  * header. Written by tools/abi.py from weighbridge.h beside it; `make abi-freeze` at a release.
  *
  * A function is declared again as it was: a prototype that differs does not compile. A field is
- * where it was, of the type that it had; a struct is at least as large. Reserved fields may have been
- * given a meaning: only their room is looked at. */
+ * where it was, of the type that it had; a struct is at least as large. Reserved fields may have a
+ * meaning by now: only their room is looked at. */
 #include <stddef.h>
 
 #include <weighbridge.h> /* today's: in quotes it would be the frozen one, which lies beside this */
