@@ -1,7 +1,7 @@
 """Freezes the C interface of a release, so that the tests see what later changes do to it.
 
-    python tools/abi.py            writes tests/abi/v<major>/ from include/weighbridge.h, unless that
-                                   breaks what is frozen there and the version says that it does not
+    python tools/abi.py            writes tests/abi/v<major>/ from include/weighbridge.h, unless it
+                                   breaks what is frozen there and the version does not say so
     python tools/abi.py --check    fails when interface.c or symbols.txt there is not what the
                                    frozen header gives
 
@@ -28,8 +28,8 @@ PREAMBLE = """\
  * header. Written by tools/abi.py from weighbridge.h beside it; `make abi-freeze` at a release.
  *
  * A function is declared again as it was: a prototype that differs does not compile. A field is
- * where it was, of the type that it had; a struct is at least as large. Reserved fields may have been
- * given a meaning: only their room is looked at. */
+ * where it was, of the type that it had; a struct is at least as large. Reserved fields may have a
+ * meaning by now: only their room is looked at. */
 #include <stddef.h>
 
 #include <weighbridge.h> /* today's: in quotes it would be the frozen one, which lies beside this */
@@ -170,7 +170,7 @@ def files(header: Path) -> dict[str, str]:
 
 
 def check_no_break(folder: Path, now: Interface) -> None:
-    """Ends the program where today's header breaks the frozen one and the version does not say so."""
+    """Ends the program where today's header breaks the frozen one in the same line of versions."""
     if not (folder / "weighbridge.h").exists():
         return
     before = Interface((folder / "weighbridge.h").read_text())
