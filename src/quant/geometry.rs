@@ -26,10 +26,12 @@ impl Geometry {
     pub fn new(layout: &Layout, block: (u64, u64)) -> Result<Self> {
         let (shape, strides) = (layout.shape(), layout.strides());
         let at = |from_end: usize| match shape.len().checked_sub(from_end) {
-            Some(dim) => (shape[dim] as u64, strides[dim]),
-            None => (1, 0),
+            // The stride of a single element is not used, and may be any number.
+            Some(dim) if shape[dim] != 1 => (shape[dim] as u64, Some(strides[dim])),
+            _ => (1, None),
         };
         let ((rows, row_stride), (cols, col_stride)) = (at(2), at(1));
+        let (row_stride, col_stride) = (row_stride.unwrap_or(cols as i64), col_stride.unwrap_or(1));
         let leading = &shape[..shape.len().saturating_sub(2)];
         let leading: Vec<(u64, i64)> =
             leading.iter().zip(strides).map(|(size, stride)| (*size as u64, *stride)).collect();

@@ -1,5 +1,6 @@
 /* Numbers at the ends of their types: each is taken, or refused by name. None wraps, none panics, and
  * none asks for memory by the terabyte. */
+#include "dlpack_structs.h"
 #include "model.h"
 
 static const uint64_t all = UINT64_MAX - 1; /* UINT64_MAX is WB_UNSET */
@@ -111,6 +112,64 @@ static void numbers_past_the_last_address_are_refused(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+static void the_stride_of_a_single_row_or_column_may_be_any_number(wb_device *device)
+{
+    const int64_t shapes[][2] = {{1, 64}, {64, 1}, {1, 1}};
+    const int64_t strides[][2] = {
+        {INT64_MAX, 1}, {1, INT64_MIN}, {INT64_MIN, INT64_MAX}};
+    static float numbers[64], scale;
+    static unsigned char codes[64];
+    wb_quantizer *quantizer = NULL;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    for (int i = 0; i < 64; i++) numbers[i] = i % 2 ? 448.0f : -448.0f;
+    for (int i = 0; i < 3; i++) {
+        wb_layout layout = layout_of(WB_DTYPE_F32, 2, shapes[i], strides[i], 0);
+        codes[0] = codes[63] = 0;
+        CHECK_OK(wb_quantizer_quantize(quantizer, (uint64_t)(uintptr_t)numbers, &layout,
+                                       (uint64_t)(uintptr_t)codes, (uint64_t)(uintptr_t)&scale,
+                                       NULL, NULL, &error));
+        CHECK_SAME(codes[0], 0xfe);
+        CHECK_SAME(codes[63], i < 2 ? 0x7e : 0);
+    }
+    wb_quantizer_release(quantizer);
+}
+
+static int deleted;
+
+static void count_deleted(DLManagedTensor *tensor)
+{
+    (void)tensor;
+    deleted++;
+}
+
+static void a_dlpack_tensor_s_numbers_are_checked_and_it_stays_the_caller_s(wb_device *device)
+{
+    static unsigned char bytes[16];
+    int64_t good[] = {4, 4}, large[] = {INT64_MAX, 4}, negative[] = {4, -4};
+    const struct { int64_t *shape; int ndim; uint64_t offset; wb_status status; } wrong[] = {
+        {good, -1, 0, WB_ERR_INVALID_ARGUMENT},    {good, 65, 0, WB_ERR_INVALID_ARGUMENT},
+        {good, INT32_MAX, 0, WB_ERR_INVALID_ARGUMENT}, {NULL, 2, 0, WB_ERR_NULL},
+        {negative, 2, 0, WB_ERR_INVALID_ARGUMENT}, {large, 2, 0, WB_ERR_OVERFLOW},
+        {good, 2, UINT64_MAX, WB_ERR_OVERFLOW},    {good, 2, UINT64_MAX - 15, WB_ERR_OVERFLOW}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        DLManagedTensor tensor;
+        wb_view *view = NULL;
+        memset(&tensor, 0, sizeof tensor);
+        tensor.deleter = count_deleted;
+        tensor.dl_tensor.data = bytes;
+        tensor.dl_tensor.device.device_type = kDLCPU;
+        tensor.dl_tensor.dtype.code = kDLUInt;
+        tensor.dl_tensor.dtype.bits = 8;
+        tensor.dl_tensor.dtype.lanes = 1;
+        tensor.dl_tensor.ndim = wrong[i].ndim;
+        tensor.dl_tensor.shape = wrong[i].shape;
+        tensor.dl_tensor.byte_offset = wrong[i].offset;
+        CHECK_ERROR(wrong[i].status,
+                    wb_view_from_dlpack(device, &tensor, WB_ACCESS_HOST, NULL, &view, &error), "");
+        CHECK(view == NULL && deleted == 0);
+    }
+}
+
 /* Each star takes a piece of the stack: as many as these end a process that does not count them. */
 static void a_selector_of_a_million_stars_is_refused(wb_device *device)
 {
@@ -140,4 +199,6 @@ CHECK_MAIN(CASE(options_at_the_ends_are_taken), CASE(a_model_that_cannot_be_coun
            CASE(a_source_past_the_last_address_is_refused),
            CASE(as_many_matrices_as_can_be_are_counted_and_not_listed),
            CASE(numbers_past_the_last_address_are_refused),
+           CASE(a_dlpack_tensor_s_numbers_are_checked_and_it_stays_the_caller_s),
+           CASE_ON(HOST_ONLY, the_stride_of_a_single_row_or_column_may_be_any_number),
            CASE(a_selector_of_a_million_stars_is_refused))
