@@ -165,6 +165,6 @@ def test_a_link_where_the_new_file_would_be_is_not_followed(path, tmp_path, devi
     victim.write_bytes(b"as it was")
     (tmp_path / f".out.{os.getpid()}.partial").symlink_to(victim)
     with pytest.raises(FileExistsError):
-        quantize_file(device, path, tmp_path / "out")
+        quantize_file(device, path, tmp_path / "out", Scheme(block=(1, 0)))
     assert victim.read_bytes() == b"as it was"
     assert not (tmp_path / "out").exists()
