@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels abi-freeze notices deny demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,16 @@ build: ## the library, target/release/libweighbridge.so; fails when include/weig
 
 header: ## writes include/weighbridge.h from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
+
+abi-freeze: ## a release's C interface into tests/abi/v<major>, which later headers are compared with
+	$(PYTHON) tools/abi.py
+
+notices: ## writes THIRD-PARTY.md, the licences of what is in the library
+	$(PYTHON) tools/notices.py
+
+# 3: all passed but the advisories, whose database is on GitHub, which was not to be reached.
+deny: ## cargo-deny over the crates: licences, bans, sources, and advisories where GitHub can be reached
+	$(PYTHON) tools/deny.py || [ $$? -eq 3 ]
 
 kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
 	$(BIN)/python tools/ptx.py
@@ -51,6 +61,8 @@ lint: $(VENV)/test
 	cd bindings/python && $(BIN)/mypy --no-error-summary
 	$(BIN)/python tools/ptx.py --check
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/abi.py --check
+	$(BIN)/python tools/notices.py --check
 
 test-rust: ## unit and property tests of the Rust modules
 	cargo test --locked

@@ -814,7 +814,8 @@ typedef struct {
     uint64_t slot_bytes;
     /**
      * `select_count` selectors of what may leave the device; none for everything. A text means the
-     * names that contain it as whole segments between dots, a glob (with any of `*?[`) whole names.
+     * names that contain it as whole segments between dots, a glob (with any of `*?[`, and at most 64
+     * `*`) whole names.
      */
     const char *const *select;
     /**
@@ -2665,7 +2666,8 @@ wb_status wb_quantize_scales(const wb_layout *layout,
  * Stream order: the host waits until all is where it goes; what is queued on other streams is not
  * waited for. Any thread; one tensor at a time.
  * Errors: WB_ERR_STAGING, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
- * WB_ERR_DRIVER, and those of wb_device_alloc. What was written before an error is not to be used.
+ * WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_DRIVER, and those of wb_device_alloc. What was written
+ * before an error is not to be used.
  *
  * The caller promises:
  * Handles are NULL or alive; the source may be read, target and scales written (scales read where

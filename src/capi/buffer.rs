@@ -368,10 +368,9 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
     if data.is_null() {
         fail!(WB_ERR_NULL, "data is NULL");
     }
-    match usize::try_from(bytes).ok().filter(|bytes| (data as usize).checked_add(*bytes).is_some())
-    {
-        // SAFETY: the caller's promise.
-        Some(bytes) => Ok(unsafe { Span::new(data as usize, bytes) }),
+    // SAFETY: the caller's promise.
+    match unsafe { Span::checked(data as u64, bytes) } {
+        Some(span) => Ok(span),
         None => fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", human(bytes)),
     }
 }

@@ -436,12 +436,11 @@ pub unsafe extern "C" fn wb_device_copy(
         if to == 0 || from == 0 {
             fail!(WB_ERR_NULL, "asked to copy {bytes} bytes from {from:#x} to {to:#x}");
         }
-        if to.checked_add(bytes).is_none() || from.checked_add(bytes).is_none() {
-            fail!(WB_ERR_OVERFLOW, "a copy of {bytes} bytes goes past the last address");
-        }
         // SAFETY: the caller's promise.
-        let (to, from) = unsafe {
-            (Span::new(to as usize, bytes as usize), Span::new(from as usize, bytes as usize))
+        let (Some(to), Some(from)) =
+            (unsafe { (Span::checked(to, bytes), Span::checked(from, bytes)) })
+        else {
+            fail!(WB_ERR_OVERFLOW, "a copy of {bytes} bytes goes past the last address")
         };
         device.copy(to, from, Stream(stream as usize))
     })

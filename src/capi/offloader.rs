@@ -14,12 +14,12 @@ use crate::capi::parameter::{
 use crate::capi::plan::{Planned, wb_plan};
 use crate::capi::view::{self, wb_layout, wb_view};
 use crate::device::{Device, Stream};
-use crate::error::Result;
+use crate::error::{Result, fail};
 use crate::memory::pages::Span;
 use crate::memory::view::View;
 use crate::offload::offloader::{Offloader, Source};
 use crate::offload::parameter::{Origin, Parameter, Source as Given};
-use crate::status::wb_status;
+use crate::status::{WB_ERR_OVERFLOW, wb_status};
 
 /// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
 ///
@@ -148,13 +148,19 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Sou
         Origin::Quantized(from) => (from.source, &from.layout),
         Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),
     };
-    let bytes = layout.span_bytes() as usize;
+    let bytes = layout.span_bytes();
     if address == 0 || bytes == 0 {
         return Ok(None);
     }
     let on_device = on_device || device.backend().is_device_memory(address)?;
     // SAFETY: the caller's promise.
-    let span = unsafe { Span::new(address as usize, bytes) };
+    let Some(span) = (unsafe { Span::checked(address, bytes) }) else {
+        fail!(
+            WB_ERR_OVERFLOW,
+            "the {bytes} bytes of parameter {:?} at {address:#x} go past the last address",
+            parameter.name
+        )
+    };
     Ok(Some(Source { span, on_device }))
 }
 

@@ -77,7 +77,8 @@ pub struct wb_plan_options {
     /// What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
     pub slot_bytes: u64,
     /// `select_count` selectors of what may leave the device; none for everything. A text means the
-    /// names that contain it as whole segments between dots, a glob (with any of `*?[`) whole names.
+    /// names that contain it as whole segments between dots, a glob (with any of `*?[`, and at most 64
+    /// `*`) whole names.
     pub select: *const *const c_char,
     /// `exclude_count` selectors of what may not.
     pub exclude: *const *const c_char,

@@ -17,7 +17,7 @@ use crate::error::{Result, fail};
 use crate::memory::pages::Span;
 use crate::quant::geometry::Geometry;
 use crate::quant::quantizer::{Place, Quantizer, Task, Way};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
         let described = wb_scales_info {
             struct_size: size_of::<wb_scales_info>() as u32,
             reserved0: 0,
-            matrices: geometry.matrices.len() as u64,
+            matrices: geometry.matrices,
             rows: geometry.scale_rows,
             cols: geometry.blocks.scale_cols,
             bytes: geometry.all_scales() * options.kind.bytes(),
@@ -197,7 +197,8 @@ pub unsafe extern "C" fn wb_quantize_scales(
 /// Stream order: the host waits until all is where it goes; what is queued on other streams is not
 /// waited for. Any thread; one tensor at a time.
 /// Errors: WB_ERR_STAGING, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
-/// WB_ERR_DRIVER, and those of wb_device_alloc. What was written before an error is not to be used.
+/// WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_DRIVER, and those of wb_device_alloc. What was written
+/// before an error is not to be used.
 ///
 /// # Safety
 /// Handles are NULL or alive; the source may be read, target and scales written (scales read where
@@ -320,7 +321,7 @@ unsafe fn run(
             WB_ERR_INVALID_ARGUMENT,
             "there are {} bytes for scales; {} matrices with {} x {} scales of {} bytes take {bytes}",
             options.scale_bytes,
-            geometry.matrices.len(),
+            geometry.matrices,
             geometry.scale_rows,
             geometry.blocks.scale_cols,
             options.kind.bytes()
@@ -369,7 +370,13 @@ unsafe fn named(address: u64, bytes: u64, what: &str) -> Result<Span> {
         fail!(WB_ERR_NULL, "the {what} have {bytes} bytes and their address is 0");
     }
     // SAFETY: the caller's promise.
-    Ok(unsafe { Span::new(address as usize, bytes as usize) })
+    match unsafe { Span::checked(address, bytes) } {
+        Some(span) => Ok(span),
+        None => fail!(
+            WB_ERR_OVERFLOW,
+            "the {bytes} bytes of the {what} at {address:#x} go past the last address"
+        ),
+    }
 }
 
 fn place(quantizer: &Quantizer, span: Span) -> Result<Place> {

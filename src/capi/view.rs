@@ -236,11 +236,10 @@ pub(super) unsafe fn source(data: *const c_void, layout: &Layout, offset: u64) -
     }
     let start = (data as u64)
         .checked_add(offset)
-        .and_then(|first| first.checked_sub(layout.bytes_before()))
-        .filter(|start| start.checked_add(bytes).is_some());
-    match start {
-        // SAFETY: the caller's promise.
-        Some(start) => Ok(unsafe { Span::new(start as usize, bytes as usize) }),
+        .and_then(|first| first.checked_sub(layout.bytes_before()));
+    // SAFETY: the caller's promise.
+    match start.and_then(|start| unsafe { Span::checked(start, bytes) }) {
+        Some(span) => Ok(span),
         None => fail!(
             crate::status::WB_ERR_OVERFLOW,
             "a tensor of {bytes} bytes at {data:p} and offset {offset} goes past the last address"

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Result, fail};
 use crate::log;
-use crate::memory::pages::Span;
+use crate::memory::pages::{self, Span};
 use crate::status::{
     WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
 };
@@ -211,9 +211,7 @@ impl Device {
             }
             _ => fail!(WB_ERR_NO_DEVICE, "there is no device {name:?}: use \"host\" or \"cuda:0\""),
         };
-        let policy = Policy::decide(options.pin, options.views, backend.facts(), &|variable| {
-            std::env::var(variable).ok()
-        })?;
+        let policy = Policy::decide(options.pin, options.views, backend.facts(), &pages::variable)?;
         Ok(Arc::new(Self {
             backend,
             policy,

@@ -28,11 +28,15 @@ impl Buffer {
                 device.policy().pin_reason
             ),
             (_, false) => pageable(device, bytes, options, progress)?,
-            (_, true) if options.write_combined => {
-                by_driver(device, bytes, options, "write-combined memory is the driver's")?
-            }
+            (_, true) if options.write_combined => by_driver(
+                device,
+                bytes,
+                options,
+                progress,
+                "write-combined memory is the driver's",
+            )?,
             (_, true) if !device.facts().host_register => {
-                by_driver(device, bytes, options, "this device cannot register memory")?
+                by_driver(device, bytes, options, progress, "this device cannot register memory")?
             }
             (_, true) => registered(device, bytes, options, progress)?,
         };
@@ -83,7 +87,7 @@ fn registered(
         }),
         Err(error) if error.status == WB_ERR_NOT_SUPPORTED => {
             drop(mapping);
-            by_driver(device, bytes, options, &error.message)
+            by_driver(device, bytes, options, progress, &error.message)
         }
         Err(error) => Err(error),
     }
@@ -93,11 +97,22 @@ fn by_driver(
     device: &Arc<Device>,
     bytes: usize,
     options: &BufferOptions,
+    progress: &mut Progress<'_>,
     reason: &str,
 ) -> Result<Parts> {
     limits::check_control_group(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
+    // A driver does not promise that nothing of an earlier owner's is in it.
+    let threads = threads_for(options.threads, bytes);
+    let zeroed = in_pieces(span, threads, Phase::Fault, progress, &|piece| {
+        pages::fill(piece, 0);
+        Ok(())
+    });
+    if let Err(error) = zeroed {
+        device.backend().free_pinned(span)?;
+        return Err(error);
+    }
     Ok(Parts {
         driver_pinned: Some(pinned),
         ..unpinned(span, Memory::Driver(span), bytes, format!("allocated by the driver: {reason}"))

@@ -31,10 +31,11 @@ pub(super) fn open(path: &Path) -> Result<(File, u64)> {
         };
         Error::system(status, message, call, &error)
     };
-    // Without waiting: a pipe would wait for its writer before it can be refused.
+    // Without waiting: a pipe would wait for its writer before it can be refused. And a terminal
+    // must not become this process's own.
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| failed("open", error))?;
     let facts = file.metadata().map_err(|error| failed("stat", error))?;

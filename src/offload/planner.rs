@@ -15,7 +15,7 @@ use super::selector::Selector;
 use crate::error::{Error, Result, fail};
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOTHING_OFFLOADED,
-    WB_ERR_SELECTOR, wb_status,
+    WB_ERR_OVERFLOW, WB_ERR_SELECTOR, wb_status,
 };
 
 /// The state of planning.
@@ -63,7 +63,7 @@ impl<'a> Planner<'a> {
             }
             group_of.push(number);
         }
-        let groups_of = storages
+        let groups_of: Vec<SmallVec<[usize; 1]>> = storages
             .iter()
             .map(|storage| {
                 let mut groups: SmallVec<[usize; 1]> =
@@ -73,6 +73,7 @@ impl<'a> Planner<'a> {
                 groups
             })
             .collect();
+        check_total(&storages, &groups_of)?;
         let reasons = vec![None; storages.len()];
         let warnings = Vec::new();
         Ok(Self {
@@ -357,6 +358,23 @@ impl<'a> Planner<'a> {
             options: self.options,
         }
     }
+}
+
+/// Refuses so many bytes that sums of them would overflow: each storage, rounded up, once for every
+/// group that uses it, is the most that is added up anywhere in a plan.
+fn check_total(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
+    let total = storages.iter().zip(groups_of).try_fold(0i64, |total, (storage, groups)| {
+        let bytes = i64::try_from(storage.bytes.checked_next_multiple_of(ALIGNMENT)?).ok()?;
+        total.checked_add(bytes.checked_mul(i64::try_from(groups.len()).ok()?)?)
+    });
+    if total.is_none() {
+        fail!(
+            WB_ERR_OVERFLOW,
+            "the {} parameters have more than 2^63 bytes in all: a shape is wrong",
+            storages.len()
+        );
+    }
+    Ok(())
 }
 
 /// The error or warning for what is allowed or not.

@@ -5,6 +5,9 @@ use glob::Pattern;
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_SELECTOR;
 
+/// Each star takes a piece of the thread's stack while a name is looked at.
+const MOST_STARS: usize = 64;
+
 /// Matches names: whole segments between dots, or a glob.
 #[derive(Debug, Clone)]
 pub struct Selector {
@@ -18,6 +21,9 @@ impl Selector {
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             fail!(WB_ERR_SELECTOR, "a selector is empty: leave it out to select everything");
+        }
+        if text.matches('*').count() > MOST_STARS {
+            fail!(WB_ERR_SELECTOR, "a selector has more than {MOST_STARS} stars: use several");
         }
         let glob = match text.contains(['*', '?', '[']) {
             false => None,
@@ -82,6 +88,10 @@ mod tests {
     fn what_is_no_selector_is_refused() {
         assert_eq!(Selector::parse("").unwrap_err().status, WB_ERR_SELECTOR);
         assert!(Selector::parse("a[").unwrap_err().message.contains("a["));
+        assert!(
+            Selector::parse(&"*a".repeat(64)).is_ok_and(|found| found.matches(&"a".repeat(99)))
+        );
+        assert_eq!(Selector::parse(&"*a".repeat(65)).unwrap_err().status, WB_ERR_SELECTOR);
     }
 
     proptest! {

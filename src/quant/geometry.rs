@@ -5,11 +5,16 @@ use crate::error::{Result, fail};
 use crate::status::WB_ERR_OUT_OF_RANGE;
 use crate::tensor::Layout;
 
+/// More would not be counted in 63 bits of bytes.
+const MOST_SCALES: u64 = 1 << 60;
+
 /// Rows and columns are the last two dimensions; all before them count matrices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
-    /// Elements from the tensor's first to each matrix's first.
-    pub matrices: Vec<i64>,
+    /// How many matrices there are.
+    pub matrices: u64,
+    /// Sizes and strides of the dimensions that count them.
+    leading: Vec<(u64, i64)>,
     /// One whole matrix.
     pub blocks: Blocks,
     /// Rows of scales of a matrix.
@@ -21,18 +26,15 @@ impl Geometry {
     pub fn new(layout: &Layout, block: (u64, u64)) -> Result<Self> {
         let (shape, strides) = (layout.shape(), layout.strides());
         let at = |from_end: usize| match shape.len().checked_sub(from_end) {
-            Some(dim) => (shape[dim] as u64, strides[dim]),
-            None => (1, 0),
+            // The stride of a single element is not used, and may be any number.
+            Some(dim) if shape[dim] != 1 => (shape[dim] as u64, Some(strides[dim])),
+            _ => (1, None),
         };
         let ((rows, row_stride), (cols, col_stride)) = (at(2), at(1));
-        let leading = shape.len().saturating_sub(2);
-        let mut matrices = vec![0i64];
-        for (count, stride) in shape[..leading].iter().zip(strides) {
-            matrices = matrices
-                .iter()
-                .flat_map(|start| (0..*count).map(move |index| start + index * stride))
-                .collect();
-        }
+        let (row_stride, col_stride) = (row_stride.unwrap_or(cols as i64), col_stride.unwrap_or(1));
+        let leading = &shape[..shape.len().saturating_sub(2)];
+        let leading: Vec<(u64, i64)> =
+            leading.iter().zip(strides).map(|(size, stride)| (*size as u64, *stride)).collect();
         let of = |asked: u64, all: u64| if asked == 0 { all } else { asked.min(all) }.max(1);
         let (block_rows, block_cols) = (of(block.0, rows), of(block.1, cols));
         let (scale_rows, scale_cols) = (rows.div_ceil(block_rows), cols.div_ceil(block_cols));
@@ -54,7 +56,28 @@ impl Geometry {
             scale_cols,
             first_row: 0,
         };
-        Ok(Self { matrices, blocks, scale_rows })
+        // A layout's elements are fewer than 2^63, and so are its matrices.
+        let matrices = leading.iter().map(|(size, _)| size).product();
+        let geometry = Self { matrices, leading, blocks, scale_rows };
+        if geometry.scales().checked_mul(matrices).is_none_or(|scales| scales > MOST_SCALES) {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "{matrices} matrices with {scale_rows} x {scale_cols} scales each have more than \
+                 {MOST_SCALES}: take larger blocks"
+            );
+        }
+        Ok(geometry)
+    }
+
+    /// Elements from the tensor's first to a matrix's first.
+    pub fn start(&self, matrix: u64) -> i64 {
+        let mut left = matrix;
+        let mut start = 0;
+        for (size, stride) in self.leading.iter().rev() {
+            start += (left % size) as i64 * stride;
+            left /= size;
+        }
+        start
     }
 
     /// Scales of one matrix.
@@ -64,7 +87,7 @@ impl Geometry {
 
     /// Scales of all of them.
     pub fn all_scales(&self) -> u64 {
-        self.scales() * self.matrices.len() as u64
+        self.scales() * self.matrices
     }
 
     /// Elements of one matrix.

@@ -41,6 +41,18 @@ fn kinds() -> impl Strategy<Value = ScaleKind> {
     prop::sample::select(vec![ScaleKind::F32, ScaleKind::E8m0])
 }
 
+#[test]
+fn matrices_are_found_by_their_number() {
+    let layout = layout(&[2, 3, 4, 5, 6], Some(&[7000, 1, -900, 6, 1]));
+    let geometry = Geometry::new(&layout, (0, 0)).unwrap();
+    let starts: Vec<i64> = (0..geometry.matrices).map(|matrix| geometry.start(matrix)).collect();
+    let wanted: Vec<i64> = indexes(&[2, 3, 4])
+        .iter()
+        .map(|index| index[0] * 7000 + index[1] - index[2] * 900)
+        .collect();
+    assert_eq!(starts, wanted);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     /// Any shape, strides and blocks, with numbers of any bits: as the plain definition has it.

@@ -25,6 +25,7 @@ static void without_registration_the_driver_allocates(wb_device *device)
     CHECK(strstr(info.note, "register") != NULL);
     CHECK(info.pinned_bytes >= 5000 && info.pinned_bytes <= whole_pages(5000));
     CHECK_SAME(double_alive("host_allocations"), 1);
+    for (int at = 0; at < 5000; at++) REQUIRE(((unsigned char *)info.data)[at] == 0);
     fill(info.data, 5000);
     CHECK(read_device(device, seen, info.device_address, 5000));
     CHECK(holds_pattern(seen, 0, 5000));
@@ -184,4 +185,4 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
            CASE_ALONE(DOUBLE_ONLY, a_device_that_reads_any_memory_needs_no_pinning),
            CASE_ALONE(DOUBLE_ONLY, memory_that_the_driver_does_not_let_go_is_nobodys),
            CASE_ALONE(DOUBLE_ONLY, at_the_end_of_the_process_a_driver_that_is_gone_is_no_error),
-           CASE_ALONE(DOUBLE_ONLY, no_devices_are_no_device),
+           CASE_ALONE(DOUBLE_ONLY, no_devices_are_no_device))

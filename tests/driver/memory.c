@@ -87,6 +87,7 @@ CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags)
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED) return leave(CUDA_ERROR_OUT_OF_MEMORY);
+    memset(memory, 0xa5, bytes); /* as if of an earlier owner: a driver promises no zeros */
     *pointer = memory;
     range_add((struct range){.start = (uintptr_t)memory,
                              .bytes = bytes,

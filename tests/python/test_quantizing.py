@@ -147,3 +147,24 @@ def test_cancelling_leaves_what_was_there(path, tmp_path, device):
     assert out.read_bytes() == b"what was there"
     assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "out.safetensors"]
     assert len(told) == 2
+
+
+def test_a_new_file_is_no_more_open_than_the_user_wants(run_python, path, tmp_path):
+    out = tmp_path / "out.safetensors"
+    before = os.umask(0o077)
+    try:
+        code, _, errors = quantize(run_python, path, str(out))
+    finally:
+        os.umask(before)
+    assert code == 0, errors
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_where_the_new_file_would_be_is_not_followed(path, tmp_path, device):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"as it was")
+    (tmp_path / f".out.{os.getpid()}.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        quantize_file(device, path, tmp_path / "out", Scheme(block=(1, 0)))
+    assert victim.read_bytes() == b"as it was"
+    assert not (tmp_path / "out").exists()

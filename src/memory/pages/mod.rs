@@ -12,7 +12,7 @@ mod mapping;
 pub use bytes::{Strided, copy, fault_in, fill, gather, read_file, read_u64};
 #[cfg(test)]
 pub use bytes::{is_filled, read, write};
-pub use limits::{huge_page_bytes, memlock_limit, page_bytes};
+pub use limits::{huge_page_bytes, memlock_limit, page_bytes, variable};
 pub use mapping::{
     HugePages, Mapping, advise_huge_pages, bind_to_node, lock, memory_file, resident_bytes, unlock,
 };
@@ -36,6 +36,16 @@ impl Span {
     pub unsafe fn new(start: usize, bytes: usize) -> Self {
         debug_assert!(start.checked_add(bytes).is_some());
         Self { start, bytes }
+    }
+
+    /// As [`Span::new`], of numbers that were not looked at yet: `None` where they go past the last
+    /// address.
+    ///
+    /// # Safety
+    /// As for [`Span::new`].
+    pub unsafe fn checked(start: u64, bytes: u64) -> Option<Self> {
+        start.checked_add(bytes)?;
+        Some(Self { start: start as usize, bytes: bytes as usize })
     }
 
     /// A span for tests of arithmetic: it is never dereferenced.

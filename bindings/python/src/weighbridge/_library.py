@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from typing import Any
 
 from . import _abi
@@ -12,7 +13,8 @@ _VARIABLE = "WEIGHBRIDGE_LIBRARY"
 
 
 def _find() -> str:
-    given = os.environ.get(_VARIABLE)
+    # With -E or -I the environment is not to be trusted, and least of all to say what is loaded.
+    given = None if sys.flags.ignore_environment else os.environ.get(_VARIABLE)
     if given:
         if not os.path.isfile(given):
             raise ImportError(f"{_VARIABLE}={given!r} is no file: name a libweighbridge.so")
