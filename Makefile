@@ -23,7 +23,8 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels abi-freeze notices deny demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels abi-freeze notices deny demo test test-rust test-slow test-c test-python lint \
+	check faults gpu-test gpu-check gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -81,10 +82,20 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest
 		$(BIN)/python -m pytest -q -rs tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
+check: ## the checks that take minutes, an hour in all; their findings in tests/reports
+	$(PYTHON) tools/check.py
+
+faults: test-c ## every call of the driver and of the system fails once, with every code
+	WEIGHBRIDGE_TEST_DEVICE=host $(BUILD)/cmake/tests/faults/test_faults
+	WEIGHBRIDGE_TEST_DEVICE=cuda:0 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver $(BUILD)/cmake/tests/faults/test_faults
+
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.
 gpu-test: ## every suite on the real driver; needs a GPU and a built library
 	bash tests/gpu/run.sh
+
+gpu-check: ## what of make check needs a GPU
+	$(PYTHON) tools/check.py --gpu
 
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)

@@ -1,0 +1,124 @@
+"""Runs the checks that take minutes, prints what each found, and writes it to tests/reports.
+
+A check is a make target. What it prints as ``reliability: {...}`` are its figures; one that prints
+none has checked nothing, and that is a failure. ``--gpu`` runs those that need an NVIDIA GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benches"))
+
+import report  # noqa: E402
+
+MARK = "reliability: "
+
+# What is checked, its target, and the seconds after which it counts as hanging.
+HERE = [
+    ("every call that can fail, failing", "faults", 1800),
+    ("address, leak and undefined-behaviour sanitizers", "asan", 2400),
+    ("thread sanitizer", "tsan", 2400),
+    ("valgrind", "valgrind", 2400),
+    ("models of what threads share", "models", 900),
+    ("fuzzing", "fuzz", 3600),
+    ("process life and limits", "life", 900),
+    ("soak", "soak", 2400),
+    ("crates", "deny", 900),
+]
+GPU = [
+    ("compute-sanitizer", "gpu-sanitize", 600),
+    ("soak on the GPU", "gpu-soak", 600),
+]
+
+
+def run(what: str, target: str, limit: int) -> dict[str, Any]:
+    """Runs one target, its output in build/check, and gives its entry of the report."""
+    log = ROOT / "build" / "check" / f"{target}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{what}: make {target} … ", end="", flush=True)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        try:
+            status = subprocess.run(
+                ["make", target], cwd=ROOT, stdout=output, stderr=output, timeout=limit, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = None
+    lines = log.read_text(errors="replace").splitlines()
+    figures = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
+    if status is None:
+        result = f"hangs: ended after {limit} s"
+    elif status != 0:
+        result = f"failed: exit {status}"
+    elif not figures:
+        result = "failed: it checked nothing"
+    else:
+        result = "passed"
+    seconds = round(time.monotonic() - began)
+    print(f"{result}, {seconds} s")
+    for entry in figures:
+        print("   ", ", ".join(f"{name} {value}" for name, value in entry.items()))
+    if result != "passed":
+        print("   ", f"see {log.relative_to(ROOT)}")
+    return {
+        "check": what,
+        "command": f"make {target}",
+        "result": result,
+        "seconds": seconds,
+        "figures": figures,
+    }
+
+
+def save(done: list[dict[str, Any]], gpu: bool) -> Path:
+    """Writes the report. What an earlier run of the same commit found elsewhere in it stays."""
+    machine, commit = report.machine(), report.commit()
+    name = f"{machine['device'].split()[-1].lower()}-reliability" if gpu else "reliability"
+    path = ROOT / "tests" / "reports" / f"{name}.json"
+    found = {entry["command"]: entry for entry in done}
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["library"]["commit"] == commit and before["machine"] == machine:
+            found = {entry["command"]: entry for entry in before["checks"]} | found
+    path.parent.mkdir(exist_ok=True)
+    content = {
+        "machine": machine,
+        "library": {"commit": commit},
+        "date": datetime.date.today().isoformat(),
+        "command": "make gpu-check" if gpu else "make check",
+        "checks": list(found.values()),
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def main() -> int:
+    """Runs the checks; 1 when one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", action="store_true", help="those that need an NVIDIA GPU")
+    parser.add_argument("--only", nargs="+", metavar="TARGET", help="these of them")
+    given = parser.parse_args()
+    checks = [
+        check for check in (GPU if given.gpu else HERE) if not given.only or check[1] in given.only
+    ]
+    done = []
+    for check in checks:
+        done.append(run(*check))
+        path = save(done, given.gpu)
+    failed = [entry for entry in done if entry["result"] != "passed"]
+    print(f"{len(done) - len(failed)} passed, {len(failed)} failed")
+    if done:
+        print(f"written to {path.relative_to(ROOT)}")
+    return 1 if failed or not done else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
