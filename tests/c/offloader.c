@@ -105,6 +105,33 @@ static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
     end(&o);
 }
 
+static void a_smaller_weight_is_refused_whole_or_copied_once(wb_device *device)
+{
+    static unsigned char fresh[BYTES];
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    const int64_t shape[] = {SIDE - 1, SIDE};
+    const wb_layout smaller = layout_of(WB_DTYPE_BF16, 2, shape, NULL, 0);
+    fill_parameter(fresh, 0, 1);
+    /* Others move when a size changes, so that no group may be acquired. */
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, o.stream, &error));
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)fresh,
+                                     &smaller, o.stream, &error),
+                "layers.1|release");
+    CHECK_SAME(where(&o, 0).span_bytes, BYTES);
+    CHECK(holds_parameter((const unsigned char *)where(&o, 0).host_address, 0, 0));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 1, o.stream, &error));
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    const uint64_t copies = stats_of(&o).copies;
+    CHECK_OK(wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)fresh, &smaller,
+                                  o.stream, &error));
+    CHECK_SAME(where(&o, 0).span_bytes, (SIDE - 1) * SIDE * 2);
+    /* By the new arrangement; one by the old would still be under way when that is gone. */
+    CHECK_SAME(stats_of(&o).copies - copies, 1);
+    end(&o);
+}
+
 static void views_hold_the_memory_and_not_the_offloader(wb_device *device)
 {
     struct offload o;
@@ -158,5 +185,6 @@ CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(steps_in_order_are_never_late_and_move_each_group_once),
            CASE(replaced_parameters_stay_where_the_plan_keeps_them),
            CASE(what_is_held_is_not_changed_nor_its_slot_taken),
+           CASE(a_smaller_weight_is_refused_whole_or_copied_once),
            CASE(views_hold_the_memory_and_not_the_offloader),
            CASE_ON(CUDA_ONLY, a_step_can_be_captured))

@@ -172,40 +172,6 @@ static void one_of_many_rivals_registers_a_range(wb_device *device)
     munmap(memory, 4096);
 }
 
-/* Registers its part of a page again and again; the page is locked whenever that is registered. */
-static void *register_a_part(void *user)
-{
-    struct rival *rival = (struct rival *)user;
-    for (int round = 0; round < ROUNDS; round++) {
-        wb_buffer *buffer = NULL;
-        if (!CHECK_OK(wb_buffer_register(rival->device, rival->memory, 100, NULL, NULL, NULL,
-                                         &buffer, &error))) {
-            return NULL;
-        }
-        CHECK(buffer_usage(buffer).locked_bytes >= describe(buffer).pinned_bytes);
-        wb_buffer_release(buffer);
-    }
-    return NULL;
-}
-
-static void neighbours_in_a_page_come_and_go_and_it_stays_locked(wb_device *device)
-{
-    pthread_t threads[THREADS];
-    struct rival rivals[THREADS];
-    char *memory = (char *)pages(page_bytes());
-    const uint64_t locked = process_bytes("VmLck:");
-    REQUIRE(memory != NULL);
-    for (int i = 0; i < THREADS; i++) {
-        rivals[i].device = device;
-        rivals[i].memory = memory + i * 100;
-        REQUIRE(pthread_create(&threads[i], NULL, register_a_part, &rivals[i]) == 0);
-    }
-    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
-    CHECK_SAME(process_bytes("VmLck:"), locked);
-    munmap(memory, page_bytes());
-}
-
 CHECK_MAIN(CASE(eight_threads_make_and_release_and_nothing_is_left),
            CASE(a_device_is_opened_by_many_threads_at_once),
-           CASE(one_of_many_rivals_registers_a_range),
-           CASE_ON(HOST_ONLY, neighbours_in_a_page_come_and_go_and_it_stays_locked))
+           CASE(one_of_many_rivals_registers_a_range))
