@@ -23,7 +23,8 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean \
+	soak gpu-soak
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -76,6 +77,24 @@ gpu-test: ## every suite on the real driver; needs a GPU and a built library
 
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
+
+# Half of the time on the host device, half over the driver double.
+SECONDS ?= 600
+THREADS ?= 16
+STEPS ?= 5000
+SEED ?= 1
+soak: build $(VENV)/test ## SECONDS=600 of everything at once on THREADS=16, then STEPS=5000 of an offloader
+	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY)
+	$(BIN)/cmake --build $(BUILD)/cmake --target soak steps
+	for device in host cuda:0; do \
+		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
+		$(BUILD)/cmake/tests/soak/soak --seconds=$$(($(SECONDS) / 2)) --threads=$(THREADS) --seed=$(SEED); \
+		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
+	done
+
+gpu-soak: ## 100,000 steps with the ring in every depth, and 16 threads for 90 s; needs a GPU and a built library
+	bash tests/gpu/soak.sh
 
 $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,9 @@
 
 enum { AFTER_ROUNDS = 3, GROWS_BY = 1 << 20 };
 
+/* What grows; a compiler would leave out memory that nobody can see. */
+static void *volatile grown;
+
 static void *endless(void *user)
 {
     for (;;) pause();
@@ -22,6 +25,7 @@ void break_something(wb_device *device, uint64_t round)
     if (settings.broken == BROKEN_MEMORY) {
         memory = malloc(GROWS_BY);
         if (memory != NULL) content_fill(memory, GROWS_BY, round);
+        grown = memory;
     }
     if (round != AFTER_ROUNDS) return;
     switch (settings.broken) {

@@ -60,7 +60,7 @@ int lasting_begin(struct lasting *lasting, wb_device *device)
     plan.depth = 3;
     memset(lasting, 0, sizeof *lasting);
     lasting->device = device;
-    weights_init(&lasting->weights, 12, 2, 40000, 0, settings.seed);
+    weights_init(&lasting->weights, 12, 2, 40000, CONTENT_CHANGES, settings.seed);
     if (!CHECK_OK(wb_device_stream_new(device, &lasting->stream, &error))) return 0;
     lasting->offloader = weights_offload(&lasting->weights, device, lasting->stream, &plan, NULL,
                                          &status);
@@ -172,7 +172,7 @@ void *team_changing(void *user)
     stepper.weights = weights;
     stepper.alone = 1;
     stepper.random = random_of_team(team, 0);
-    weights_init(weights, 8, 3, 50000, 1, draw(&stepper.random, UINT64_MAX));
+    weights_init(weights, 8, 3, 50000, WEIGHTS_COME_AND_GO, draw(&stepper.random, UINT64_MAX));
     if (stepper_begin(&stepper)) {
         while (!stopped(team->round) && failures() == 0) life(team, weights, &stepper);
         stepper_end(&stepper);

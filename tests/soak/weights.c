@@ -4,13 +4,13 @@
 #include "content.h"
 
 void weights_init(struct weights *weights, int groups, int each, uint64_t most_bytes,
-                  int sizes_change, uint64_t key)
+                  enum change change, uint64_t key)
 {
     memset(weights, 0, sizeof *weights);
     weights->groups = groups;
     weights->each = each;
     weights->most_bytes = most_bytes;
-    weights->sizes_change = sizes_change;
+    weights->change = change;
     weights->key = key;
     for (int index = 0; index < groups * each; index++) {
         struct weight *weight = &weights->all[index];
@@ -26,9 +26,9 @@ static uint64_t key_of(const struct weights *weights, int index, uint64_t versio
 
 uint64_t weight_bytes(const struct weights *weights, int index, uint64_t version)
 {
-    const uint64_t chosen = key_of(weights, index, weights->sizes_change ? version : 0);
-    const int comes_and_goes = weights->sizes_change && index % weights->each == weights->each - 1;
-    if (comes_and_goes && chosen % 3 == 0) return 0;
+    const uint64_t chosen = key_of(weights, index, weights->change > CONTENT_CHANGES ? version : 0);
+    const int last = index % weights->each == weights->each - 1;
+    if (weights->change == WEIGHTS_COME_AND_GO && last && chosen % 3 == 0) return 0;
     return 1 + chosen / 8 % (weights->most_bytes >> chosen % 4);
 }
 
@@ -48,7 +48,7 @@ int weight_is(const struct weights *weights, int index, uint64_t version, const 
            content_is(memory, 0, bytes, key_of(weights, index, version));
 }
 
-wb_offloader *weights_offload(const struct weights *weights, wb_device *device, void *stream,
+wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *stream,
                               const wb_plan_options *plan, const wb_buffer_options *options,
                               wb_status *status)
 {
@@ -76,7 +76,12 @@ wb_offloader *weights_offload(const struct weights *weights, wb_device *device, 
         there++;
     }
     *status = wb_plan_new(device, parameters, there, plan, &made, &error);
-    if (*status == WB_OK) *status = wb_offloader_new(made, stream, options, &offloader, &error);
+    if (*status == WB_OK) {
+        const wb_plan_info empty = WB_PLAN_INFO_INIT;
+        weights->planned = empty;
+        CHECK_OK(wb_plan_describe(made, &weights->planned, &error));
+        *status = wb_offloader_new(made, stream, options, &offloader, &error);
+    }
     wb_plan_release(made);
     for (uint64_t index = 0; index < there; index++) free(contents[index]);
     return *status == WB_OK ? offloader : NULL;

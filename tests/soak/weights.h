@@ -13,16 +13,21 @@ struct weight {
     uint64_t begun, done;
 };
 
+/* How a weight's versions differ: in content, in size, too, or the last weight of each group, besides,
+ * in whether it is there. */
+enum change { CONTENT_CHANGES, SIZES_CHANGE, WEIGHTS_COME_AND_GO };
+
 struct weights {
     int groups, each;
     uint64_t most_bytes; /* of a weight */
-    int sizes_change;    /* versions differ in size, and the last weight of each group comes and goes */
+    enum change change;
     uint64_t key;
+    wb_plan_info planned; /* the last plan of them */
     struct weight all[MOST_WEIGHTS];
 };
 
 void weights_init(struct weights *weights, int groups, int each, uint64_t most_bytes,
-                  int sizes_change, uint64_t key);
+                  enum change change, uint64_t key);
 
 static inline int weights_count(const struct weights *weights)
 {
@@ -41,7 +46,7 @@ int weight_is(const struct weights *weights, int index, uint64_t version, const 
 
 /* An offloader of the weights in their last versions, by the plan's options; `status` is why there is
  * none. */
-wb_offloader *weights_offload(const struct weights *weights, wb_device *device, void *stream,
+wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *stream,
                               const wb_plan_options *plan, const wb_buffer_options *options,
                               wb_status *status);
 
