@@ -6,7 +6,8 @@
 #include "content.h"
 #include "lent.h"
 
-enum { AFTER_ROUNDS = 3, GROWS_BY = 1 << 20 };
+/* Blocks that lie in the heap, where no mapping tells of them. */
+enum { AFTER_ROUNDS = 3, GROWS_BY = 1 << 20, BLOCK = 8 << 10 };
 
 /* What grows; a compiler would leave out memory that nobody can see. */
 static void *volatile grown;
@@ -22,10 +23,9 @@ void break_something(wb_device *device, uint64_t round)
     wb_buffer *buffer = NULL;
     pthread_t thread;
     void *stream = NULL, *memory = NULL;
-    if (settings.broken == BROKEN_MEMORY) {
-        memory = malloc(GROWS_BY);
-        if (memory != NULL) content_fill(memory, GROWS_BY, round);
-        grown = memory;
+    for (int block = 0; settings.broken == BROKEN_MEMORY && block < GROWS_BY / BLOCK; block++) {
+        grown = memory = malloc(BLOCK);
+        if (memory != NULL) content_fill(memory, BLOCK, round);
     }
     if (round != AFTER_ROUNDS) return;
     switch (settings.broken) {

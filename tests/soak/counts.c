@@ -24,6 +24,15 @@ uint64_t counted(void)
     return sum;
 }
 
+int counted_all(void)
+{
+    int all = 1;
+    for (int kind = 0; kind < OPERATIONS; kind++) {
+        all &= __atomic_load_n(&counts[kind], __ATOMIC_RELAXED) > 0;
+    }
+    return all;
+}
+
 void counts_print(void)
 {
     for (int kind = 0; kind < OPERATIONS; kind++) {

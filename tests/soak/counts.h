@@ -13,6 +13,8 @@ enum operation {
 
 void count(enum operation operation);
 uint64_t counted(void);
+/* Whether everything was done at least once. */
+int counted_all(void);
 void counts_print(void);
 
 #endif

@@ -8,7 +8,8 @@
 #include "team.h"
 
 /* Rounds of ten seconds; of short runs enough to compare sixths of them. */
-enum { ROUND_SECONDS = 10, FEWEST_ROUNDS = 12, PROGRESS_SECONDS = 10, CHANGING_TEAMS = 2 };
+enum { ROUND_SECONDS = 10, FEWEST_ROUNDS = 12, PROGRESS_SECONDS = 10, CHANGING_TEAMS = 2,
+       WARM_SECONDS = 60 };
 
 static int rounds_of_run(void)
 {
@@ -16,10 +17,14 @@ static int rounds_of_run(void)
     return rounds > FEWEST_ROUNDS ? rounds : FEWEST_ROUNDS;
 }
 
-static void wait_for(double seconds)
+/* The first round goes on until everything was done once: what starts with a first use is there. */
+static void wait_for(double seconds, int first)
 {
-    const double end = seconds_now() + seconds;
-    while (seconds_now() < end && failures() == 0) sleep_ms(10);
+    const double now = seconds_now(), end = now + seconds, latest = now + WARM_SECONDS;
+    while (failures() == 0 &&
+           (seconds_now() < end || (first && !counted_all() && seconds_now() < latest))) {
+        sleep_ms(10);
+    }
 }
 
 static void run_threads(struct round *round, struct lasting *lasting, double seconds)
@@ -41,7 +46,7 @@ static void run_threads(struct round *round, struct lasting *lasting, double sec
             abort();
         }
     }
-    wait_for(seconds);
+    wait_for(seconds, round->number == 0);
     __atomic_store_n(&round->stop, 1, __ATOMIC_RELEASE);
     for (int index = 0; index < settings.threads; index++) {
         pthread_join(workers[index].thread, NULL);

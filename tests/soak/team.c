@@ -64,7 +64,12 @@ int lasting_begin(struct lasting *lasting, wb_device *device)
     if (!CHECK_OK(wb_device_stream_new(device, &lasting->stream, &error))) return 0;
     lasting->offloader = weights_offload(&lasting->weights, device, lasting->stream, &plan, NULL,
                                          &status);
-    return CHECK_OK(status);
+    if (!CHECK_OK(status)) return 0;
+    /* The last group is not in its slot: both streams for copies have run, and their threads are there. */
+    const uint64_t last = (uint64_t)lasting->weights.groups - 1;
+    return CHECK_OK(wb_offloader_acquire_group(lasting->offloader, last, lasting->stream, &error)) &&
+           CHECK_OK(wb_offloader_release_group(lasting->offloader, last, lasting->stream, &error)) &&
+           CHECK_OK(wb_device_stream_synchronize(device, lasting->stream, &error));
 }
 
 void lasting_end(struct lasting *lasting)
