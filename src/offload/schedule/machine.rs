@@ -18,7 +18,7 @@ pub(super) struct Lane {
     end: Mark,
 }
 
-/// Streams whose marks a unit keeps from one load to the next.
+/// Streams whose marks a unit keeps from one load to the next; of more, what has passed is forgotten.
 const MOST_STREAMS: usize = 4;
 
 const AHEAD: usize = 0;
@@ -429,11 +429,24 @@ fn mark_use(uses: &mut Uses, device: &Device, stream: Stream, capture: Capture) 
     let index = match uses.iter().position(|(used_on, _)| *used_on == stream) {
         Some(index) => index,
         None => {
+            if capture.is_none() && uses.len() >= MOST_STREAMS {
+                forget_past(uses)?;
+            }
             uses.push((stream, Mark::new(device)?));
             uses.len() - 1
         }
     };
     uses[index].1.record(device, stream, capture)
+}
+
+/// Streams come and go: what has passed on them need not be kept.
+fn forget_past(uses: &mut Uses) -> Result<()> {
+    for index in (0..uses.len()).rev() {
+        if uses[index].1.is_over()? {
+            uses.swap_remove(index);
+        }
+    }
+    Ok(())
 }
 
 impl Group {
