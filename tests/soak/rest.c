@@ -5,7 +5,7 @@
 
 /* Bytes by which the mean of resident memory may differ between two sixths of the run: what the C
  * library's heap keeps between blocks that are in use differs by some hundred KiB from rest to rest.
- * A leak of eight bytes in every operation is more within seconds. */
+ * Eight bytes lost in each operation are more than this after a quarter of a million of them. */
 enum { GROWTH = 2 << 20 };
 
 /* A real driver keeps threads, files and mappings of its own for later. A leak is past these in the
