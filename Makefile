@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices deny demo test test-rust test-slow test-c test-python lint \
-	check faults gpu-test gpu-check gpu-bench clean
+	check faults soak gpu-test gpu-check gpu-soak gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -99,6 +99,24 @@ gpu-check: ## what of make check needs a GPU
 
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
+
+# Half of the time on the host device, half over the driver double.
+SECONDS ?= 600
+THREADS ?= 16
+STEPS ?= 5000
+SEED ?= 1
+soak: build $(VENV)/test ## SECONDS=600 of everything at once on THREADS=16, then STEPS=5000 of an offloader
+	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY)
+	$(BIN)/cmake --build $(BUILD)/cmake --target soak steps
+	for device in host cuda:0; do \
+		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
+		$(BUILD)/cmake/tests/soak/soak --seconds=$$(($(SECONDS) / 2)) --threads=$(THREADS) --seed=$(SEED); \
+		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
+	done
+
+gpu-soak: ## 100,000 steps with the ring in every depth, and 16 threads for 90 s; needs a GPU and a built library
+	bash tests/gpu/soak.sh
 
 $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)

@@ -2523,7 +2523,8 @@ wb_status wb_offloader_host_view(const wb_offloader *offloader,
  * Stream order: waits on the host for what is queued on `stream` and for every use of the group that
  * was released. The source is not needed any more when the call returns, unless the parameter is
  * resident and the source lies on the device: then it stays there. Any thread.
- * Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY while its group is acquired, WB_ERR_BUDGET with nothing changed,
+ * Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY with nothing changed while its group is acquired, or where
+ * its bytes become more or fewer, any group; WB_ERR_BUDGET with nothing changed,
  * WB_ERR_CAPTURING, and those of wb_buffer_alloc.
  *
  * The caller promises:

@@ -48,11 +48,6 @@ impl Registry {
         ranges.remove(&span.start());
     }
 
-    /// Whether a registered range touches the span.
-    pub fn touches(&self, span: Span) -> bool {
-        overlapping(&self.read(), span).is_some()
-    }
-
     /// Bytes from the start of the span that lie in one registration, or in none.
     pub fn leading_part(&self, span: Span) -> usize {
         let ranges = self.read();
@@ -94,7 +89,6 @@ mod tests {
         assert!(message.contains(&named) && message.contains("caller's memory"), "{message}");
         registry.claim(span(0, 100), "x").unwrap();
         registry.release(span(200, 300));
-        assert!(!registry.touches(span(200, 300)));
         registry.claim(span(250, 251), "x").unwrap();
     }
 

@@ -5,7 +5,7 @@ pub mod buffer;
 pub mod deferred;
 mod file;
 pub mod limits;
-mod maps;
+pub mod maps;
 pub mod model_file;
 pub mod pages;
 pub mod parallel;

@@ -82,8 +82,11 @@ impl Pins {
         let mut pins =
             Self { device: device.clone(), spans: vec![], bytes: 0, device_address: None };
         let registry = device.backend().registry();
-        for offset in (0..span.bytes()).step_by(chunk) {
-            let part = span.part(offset, chunk);
+        // Pieces meet where pages do: no page is pinned, and counted, twice.
+        let lead = span.start() - span.pages().start();
+        let mut offset = 0;
+        while offset < span.bytes() {
+            let part = span.part(offset, if offset == 0 { chunk - lead } else { chunk });
             registry.claim(part, holder)?;
             let pinned =
                 device.backend().pin(part, options).inspect_err(|_| registry.release(part))?;
@@ -94,7 +97,8 @@ impl Pins {
             };
             pins.spans.push(part);
             pins.bytes += pinned.bytes;
-            report(progress, Phase::Pin, offset + part.bytes(), span.bytes())?;
+            offset += part.bytes();
+            report(progress, Phase::Pin, offset, span.bytes())?;
         }
         Ok(pins)
     }

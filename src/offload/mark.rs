@@ -82,6 +82,11 @@ impl Mark {
         if self.ran { self.running.is_complete() } else { Ok(true) }
     }
 
+    /// Whether nobody needs to wait for it any more, no capture either.
+    pub fn is_over(&self) -> Result<bool> {
+        Ok(self.captured_in.is_none() && self.has_passed()?)
+    }
+
     /// Waits for it on the host; for what a capture has set there is nothing to wait for.
     pub fn synchronize(&self) -> Result<()> {
         if self.ran { self.running.synchronize() } else { Ok(()) }

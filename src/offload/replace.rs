@@ -103,20 +103,22 @@ impl Offloader {
         let tied = state.blocks[block].parameters.len() > 1;
         let same = bytes == state.kept[at].layout.span_bytes();
         let fits = !tied && bytes <= state.blocks[block].room;
+        if !same {
+            // Others move when the size changes; asked before anything is written.
+            change.check_all_free()?;
+        }
         if same || fits {
             self.write(state, block, offset, source)?;
-            change.touch(state.blocks[block].unit)?;
             let moves = layout != state.kept[at].layout;
             state.kept[at].layout = layout;
             state.generation += u64::from(moves);
             if same {
-                return Ok(());
+                return change.touch(state.blocks[block].unit);
             }
             state.blocks[block].bytes = bytes;
             state.blocks[block].room = bytes.next_multiple_of(ALIGNMENT);
             return self.rearrange(state, change);
         }
-        change.check_all_free()?;
         let (groups, carrier) = {
             let unit = &state.units[state.blocks[block].unit];
             let groups = if tied { vec![state.kept[at].group] } else { unit.groups.clone() };

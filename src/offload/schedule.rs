@@ -165,7 +165,8 @@ impl Change<'_> {
         self.machine.check_all_free()
     }
 
-    /// Goes on with another arrangement; no group is held.
+    /// Goes on with another arrangement; no group is held, and nothing was touched since this stands
+    /// still: what is replaced here must have no copy under way.
     pub fn lay_out(&mut self, arrangement: &Arrangement) -> Result<()> {
         self.machine.lay_out(self.device, arrangement)?;
         self.machine.reset(self.device, self.stream)

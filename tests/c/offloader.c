@@ -105,6 +105,97 @@ static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
     end(&o);
 }
 
+static void a_smaller_weight_is_refused_whole_or_copied_once(wb_device *device)
+{
+    static unsigned char fresh[BYTES];
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    const int64_t shape[] = {SIDE - 1, SIDE};
+    const wb_layout smaller = layout_of(WB_DTYPE_BF16, 2, shape, NULL, 0);
+    fill_parameter(fresh, 0, 1);
+    /* Others move when a size changes, so that no group may be acquired. */
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, o.stream, &error));
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)fresh,
+                                     &smaller, o.stream, &error),
+                "layers.1|release");
+    CHECK_SAME(where(&o, 0).span_bytes, BYTES);
+    CHECK(holds_parameter((const unsigned char *)where(&o, 0).host_address, 0, 0));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 1, o.stream, &error));
+    for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
+    const uint64_t copies = stats_of(&o).copies;
+    CHECK_OK(wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)fresh, &smaller,
+                                  o.stream, &error));
+    CHECK_SAME(where(&o, 0).span_bytes, (SIDE - 1) * SIDE * 2);
+    /* By the new arrangement; one by the old would still be under way when that is gone. */
+    CHECK_SAME(stats_of(&o).copies - copies, 1);
+    end(&o);
+}
+
+struct replacing {
+    struct offload *o;
+    void *stream;
+    int done;
+};
+
+static void *replace_first(void *user)
+{
+    struct replacing *replacing = (struct replacing *)user;
+    CHECK_OK(wb_offloader_replace(replacing->o->offloader, model.names[0],
+                                  model.parameters[1].source, &model.layout, replacing->stream,
+                                  &error));
+    __atomic_store_n(&replacing->done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void a_resident_weight_is_replaced_behind_its_uses(wb_device *device)
+{
+    const char *resident[] = {"layers.0"};
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    struct offload o = {device, NULL, NULL, NULL, NULL};
+    struct gate gate = GATE_INIT;
+    struct replacing replacing = {&o, NULL, 0};
+    pthread_t thread;
+    options.offload_bytes = 1 << 20;
+    options.carrier = WB_CARRIER_PREFETCH;
+    options.exclude = resident;
+    options.exclude_count = 1;
+    model_init(&model);
+    REQUIRE_OK(wb_device_stream_new(device, &o.stream, &error));
+    REQUIRE_OK(wb_device_stream_new(device, &replacing.stream, &error));
+    REQUIRE_OK(wb_plan_new(device, model.parameters, COUNT, &options, &o.plan, &error));
+    REQUIRE_OK(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
+    CHECK_OK(wb_device_stream_call(device, o.stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
+    gate_await(&gate);
+    REQUIRE(pthread_create(&thread, NULL, replace_first, &replacing) == 0);
+    sleep_ms(100);
+    CHECK(!__atomic_load_n(&replacing.done, __ATOMIC_ACQUIRE));
+    gate_open(&gate);
+    pthread_join(thread, NULL);
+    CHECK_OK(wb_device_stream_release(device, replacing.stream, &error));
+    end(&o);
+}
+
+static void streams_that_come_and_go_leave_nothing_behind(wb_device *device)
+{
+    enum { STREAMS = 100 };
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_VIEW));
+    const long long before = double_alive("events");
+    for (int i = 0; i < STREAMS; i++) {
+        void *stream = NULL;
+        REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
+        CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, stream, &error));
+        CHECK_OK(wb_offloader_release_group(o.offloader, 0, stream, &error));
+        CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
+        CHECK_OK(wb_device_stream_release(device, stream, &error));
+    }
+    CHECK(double_alive("events") - before < STREAMS / 10);
+    end(&o);
+}
+
 static void views_hold_the_memory_and_not_the_offloader(wb_device *device)
 {
     struct offload o;
@@ -158,5 +249,8 @@ CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(steps_in_order_are_never_late_and_move_each_group_once),
            CASE(replaced_parameters_stay_where_the_plan_keeps_them),
            CASE(what_is_held_is_not_changed_nor_its_slot_taken),
+           CASE(a_smaller_weight_is_refused_whole_or_copied_once),
+           CASE(a_resident_weight_is_replaced_behind_its_uses),
+           CASE_ON(DOUBLE_ONLY, streams_that_come_and_go_leave_nothing_behind),
            CASE(views_hold_the_memory_and_not_the_offloader),
            CASE_ON(CUDA_ONLY, a_step_can_be_captured))

@@ -124,6 +124,25 @@ static void disjoint_ranges_may_share_a_page(wb_device *device)
     munmap(memory, page_bytes());
 }
 
+static void chunks_meet_where_pages_do(wb_device *device)
+{
+    const uint64_t page = page_bytes(), locked = process_bytes("VmLck:");
+    char *memory = (char *)pages(4 * page);
+    wb_buffer *buffer = NULL;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    REQUIRE(memory != NULL);
+    options.pin = WB_ON;
+    options.chunk_bytes = page;
+    REQUIRE_OK(wb_buffer_register(device, memory + 100, 3 * page, &options, NULL, NULL, &buffer,
+                                  &error));
+    CHECK_SAME(describe(buffer).chunks, 4);
+    CHECK_SAME(describe(buffer).pinned_bytes, on_cuda() ? 3 * page : 4 * page);
+    if (!on_cuda()) CHECK_SAME(process_bytes("VmLck:") - locked, 4 * page);
+    wb_buffer_release(buffer);
+    CHECK_SAME(process_bytes("VmLck:"), locked);
+    munmap(memory, 4 * page);
+}
+
 static void a_range_that_is_not_mapped_is_refused(wb_device *device)
 {
     const uint64_t page = page_bytes();
@@ -216,7 +235,8 @@ CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
            CASE(the_device_reads_the_callers_memory_in_place),
            CASE(what_overlaps_is_refused_and_named),
            CASE(memory_of_the_library_is_registered_already),
-           CASE(disjoint_ranges_may_share_a_page), CASE(a_range_that_is_not_mapped_is_refused),
+           CASE(disjoint_ranges_may_share_a_page), CASE(chunks_meet_where_pages_do),
+           CASE(a_range_that_is_not_mapped_is_refused),
            CASE(what_would_be_copied_silently_is_refused),
            CASE(a_shared_mapping_that_may_only_be_read_is_registered_as_such),
            CASE(memory_registered_without_pinning_says_so))

@@ -3,6 +3,7 @@
 
 mod event;
 mod kernels;
+mod locks;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail, human};
 use crate::memory::limits;
-use crate::memory::pages::{self, Mapping, Span, page_bytes};
+use crate::memory::pages::{self, Mapping, Span};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
 use event::HostEvent;
 use stream::Streams;
@@ -83,24 +84,13 @@ impl Backend for HostDevice {
     }
 
     fn pin(&self, span: Span, _: PinOptions) -> Result<Pinned> {
-        let pages = span.pages();
-        pages::lock(pages)?;
-        Ok(Pinned { device_address: Some(span.start() as u64), bytes: pages.bytes() as u64 })
+        locks::lock(span)?;
+        let bytes = span.pages().bytes() as u64;
+        Ok(Pinned { device_address: Some(span.start() as u64), bytes })
     }
 
-    /// Locks do not nest: a page at either end that another registration needs stays locked.
     fn unpin(&self, span: Span) -> Result<()> {
-        let pages = span.pages();
-        let mut keep = (0, 0);
-        if REGISTRY.touches(pages.part(0, span.start() - pages.start())) {
-            keep.0 = page_bytes();
-        }
-        let behind = span.end() - pages.start();
-        if REGISTRY.touches(pages.part(behind, usize::MAX)) {
-            keep.1 = page_bytes();
-        }
-        let free = pages.bytes().saturating_sub(keep.0 + keep.1);
-        if free == 0 { Ok(()) } else { pages::unlock(pages.part(keep.0, free)) }
+        locks::unlock(span)
     }
 
     fn alloc_pinned(&self, _: usize, options: PinOptions) -> Result<(Span, Pinned)> {

@@ -18,11 +18,14 @@ pub(super) struct Lane {
     end: Mark,
 }
 
-/// Streams whose marks a unit keeps from one load to the next.
+/// Streams whose marks a unit keeps from one load to the next; of more, what has passed is forgotten.
 const MOST_STREAMS: usize = 4;
 
 const AHEAD: usize = 0;
 const DEMAND: usize = 1;
+
+/// The last use on each stream.
+type Uses = Vec<(Stream, Mark)>;
 
 pub(super) struct Unit {
     moving: Moving,
@@ -32,8 +35,8 @@ pub(super) struct Unit {
     pub(super) loaded: bool,
     held: u32,
     ready: Mark,
-    /// The last use on each stream since it was loaded.
-    uses: Vec<(Stream, Mark)>,
+    /// Since it was loaded.
+    uses: Uses,
 }
 
 struct Group {
@@ -41,6 +44,8 @@ struct Group {
     units: Vec<usize>,
     position: Option<usize>,
     held: u32,
+    /// Of a group without units, whose weights are all resident.
+    uses: Uses,
 }
 
 /// All of it, behind one lock.
@@ -154,10 +159,9 @@ impl Machine {
 
     /// Waits for every mark; the first error.
     pub(super) fn synchronize(&self) -> Result<()> {
-        let marks = self.units.iter().flat_map(|unit| {
-            let uses = unit.uses.iter().map(|(_, used)| used);
-            uses.chain([&unit.ready])
-        });
+        let uses = self.units.iter().map(|unit| &unit.uses);
+        let uses = uses.chain(self.groups.iter().map(|group| &group.uses)).flatten();
+        let marks = uses.map(|(_, used)| used).chain(self.units.iter().map(|unit| &unit.ready));
         marks.map(Mark::synchronize).fold(Ok(()), Result::and)
     }
 
@@ -231,7 +235,10 @@ impl Machine {
         }
         for index in 0..self.groups[group].units.len() {
             let unit = self.groups[group].units[index];
-            self.units[unit].mark_use(device, stream, capture)?;
+            mark_use(&mut self.units[unit].uses, device, stream, capture)?;
+        }
+        if self.groups[group].units.is_empty() {
+            mark_use(&mut self.groups[group].uses, device, stream, capture)?;
         }
         self.let_go(group);
         let mut done = self.look_ahead(device, group, self.depth, stream, capture);
@@ -407,11 +414,14 @@ impl Machine {
         self.enter(None);
         for unit in &mut self.units {
             if unit.held > 0 {
-                unit.mark_use(device, stream, None)?;
+                mark_use(&mut unit.uses, device, stream, None)?;
                 unit.held = 0;
             }
         }
         for group in &mut self.groups {
+            if group.held > 0 && group.units.is_empty() {
+                mark_use(&mut group.uses, device, stream, None)?;
+            }
             group.held = 0;
         }
         for position in 0..(self.depth - 1).max(1).min(self.ring.len()) {
@@ -435,23 +445,34 @@ impl Machine {
     }
 }
 
-impl Unit {
-    fn mark_use(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
-        let found = self.uses.iter().position(|(used_on, _)| *used_on == stream);
-        let index = match found {
-            Some(index) => index,
-            None => {
-                self.uses.push((stream, Mark::new(device)?));
-                self.uses.len() - 1
+/// What is queued on the stream is the last use.
+fn mark_use(uses: &mut Uses, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
+    let index = match uses.iter().position(|(used_on, _)| *used_on == stream) {
+        Some(index) => index,
+        None => {
+            if capture.is_none() && uses.len() >= MOST_STREAMS {
+                forget_past(uses)?;
             }
-        };
-        self.uses[index].1.record(device, stream, capture)
+            uses.push((stream, Mark::new(device)?));
+            uses.len() - 1
+        }
+    };
+    uses[index].1.record(device, stream, capture)
+}
+
+/// Streams come and go: what has passed on them need not be kept.
+fn forget_past(uses: &mut Uses) -> Result<()> {
+    for index in (0..uses.len()).rev() {
+        if uses[index].1.is_over()? {
+            uses.swap_remove(index);
+        }
     }
+    Ok(())
 }
 
 impl Group {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), units: Vec::new(), position: None, held: 0 }
+        Self { name: name.into(), units: Vec::new(), position: None, held: 0, uses: Vec::new() }
     }
 }
 

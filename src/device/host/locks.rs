@@ -1,0 +1,90 @@
+//! Locked pages. The kernel's locks do not nest, and the page in which one registered range ends may be
+//! the one in which the next begins: the ends of ranges are counted page by page.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::error::Result;
+use crate::memory::pages::{self, Span, page_bytes};
+
+/// Pages in which ranges begin or end, and how many ranges do. Of the process, as its locks are.
+static ENDS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+fn ends() -> MutexGuard<'static, BTreeMap<usize, usize>> {
+    ENDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The first and the last page of whole pages, once where they are the same.
+fn ends_of(pages: Span) -> impl Iterator<Item = usize> {
+    let (first, last) = (pages.start(), pages.end() - page_bytes());
+    [first].into_iter().chain((last != first).then_some(last))
+}
+
+/// Locks the range's pages.
+pub fn lock(span: Span) -> Result<()> {
+    let pages = span.pages();
+    // Counted first: who unlocks a neighbour from here on leaves the page alone.
+    ends_of(pages).for_each(|page| *ends().entry(page).or_insert(0) += 1);
+    pages::lock(pages).inspect_err(|_| forget(&mut ends(), pages))
+}
+
+/// Unlocks the range's pages but those that a neighbour needs.
+pub fn unlock(span: Span) -> Result<()> {
+    let pages = span.pages();
+    // Held to the end: who locks a neighbour now does so behind this.
+    let mut ends = ends();
+    let needed =
+        |page: usize| if ends.get(&page).is_some_and(|ranges| *ranges > 1) { 1 } else { 0 };
+    let (before, behind) = (needed(pages.start()), needed(pages.end() - page_bytes()));
+    let free = pages.bytes().saturating_sub((before + behind) * page_bytes());
+    if free > 0 {
+        pages::unlock(pages.part(before * page_bytes(), free))?;
+    }
+    forget(&mut ends, pages);
+    Ok(())
+}
+
+fn forget(ends: &mut BTreeMap<usize, usize>, pages: Span) {
+    for page in ends_of(pages) {
+        if let Some(ranges) = ends.get_mut(&page) {
+            *ranges -= 1;
+            if *ranges == 0 {
+                ends.remove(&page);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::host::HostDevice;
+    use crate::device::{Backend, PinOptions};
+    use crate::memory::maps;
+    use crate::memory::pages::Mapping;
+
+    #[test]
+    fn a_shared_page_is_locked_until_its_last_range_goes() {
+        let (device, page) = (HostDevice::open(0), page_bytes());
+        let options =
+            PinOptions { read_only: false, portable: true, write_combined: false, mapped: true };
+        let mapping = Mapping::anonymous(3 * page).unwrap();
+        let memory = mapping.span();
+        let locked = || maps::count(memory).unwrap().locked as usize;
+        // Two that meet in the middle of the second page, and a third within it.
+        let ranges = [(0, 3 * page / 2), (3 * page / 2, page), (5 * page / 4, 8)];
+        let ranges = ranges.map(|(at, bytes)| memory.part(at, bytes));
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            for range in ranges {
+                device.pin(range, options).unwrap();
+            }
+            assert_eq!(locked(), 3 * page);
+            device.unpin(ranges[order[0]]).unwrap();
+            device.unpin(ranges[order[1]]).unwrap();
+            assert!(locked() >= page, "{order:?}: the page of {:?} is not", order[2]);
+            device.unpin(ranges[order[2]]).unwrap();
+            assert_eq!(locked(), 0, "{order:?}");
+        }
+        assert!(ends().range(memory.start()..memory.end()).next().is_none());
+    }
+}
