@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test forced-panics test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,9 +58,17 @@ test-rust: ## unit and property tests of the Rust modules
 test-slow: ## every single-precision number through every kernel of the host; minutes
 	cargo test --locked --release every_number_of_32_bits -- --ignored
 
-test-c: build $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
+# The library with a way to make it panic, for tests/life/panics.c; by the name that programs look for.
+forced-panics:
+	cargo build --locked --lib --features forced-panics
+	mkdir -p target/forced-panics
+	cp target/debug/libweighbridge.so target/forced-panics/
+	ln -sf libweighbridge.so target/forced-panics/libweighbridge.so.0
+
+test-c: build forced-panics $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY)
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
+		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
 

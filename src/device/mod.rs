@@ -7,7 +7,6 @@ pub mod host;
 pub mod kernel;
 mod owned;
 pub mod policy;
-pub mod process;
 pub mod registry;
 mod usage;
 
@@ -16,12 +15,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::error::{Result, fail};
+use crate::error::{Result, catch, fail};
 use crate::log;
 use crate::memory::pages::Span;
 use crate::status::{
     WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
 };
+use crate::sync;
 use kernel::Kernel;
 pub use owned::{DeviceMemory, OwnedStream};
 use policy::{Choice, Policy};
@@ -258,7 +258,7 @@ impl Device {
     }
 
     fn allocations(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        self.allocations.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.allocations)
     }
 
     /// Device memory.
@@ -274,13 +274,14 @@ impl Device {
 
     /// Gives device memory of [`Device::alloc`] back.
     pub fn free(&self, address: u64) -> Result<()> {
+        self.backend.check_process()?;
         let Some(bytes) = self.allocations().remove(&address) else {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "{address:#x} is no device memory of wb_device_alloc on this device, or was freed"
             );
         };
-        self.backend.free(address).inspect_err(|_| {
+        catch(|| self.backend.free(address)).inspect_err(|_| {
             self.allocations().insert(address, bytes);
         })?;
         self.usage.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
@@ -307,6 +308,7 @@ impl Device {
                 to.bytes()
             );
         }
+        self.backend.check_process()?;
         let registry = self.backend.registry();
         let mut offset = 0;
         while offset < to.bytes() {
@@ -321,13 +323,12 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let left: Vec<u64> = self.allocations().drain().map(|(address, _)| address).collect();
+        if self.backend.check_process().is_err() {
+            return;
+        }
+        let left: Vec<u64> = self.allocations().keys().copied().collect();
         for address in left {
-            if self.backend.check_process().is_ok()
-                && let Err(error) = self.backend.free(address)
-            {
-                log::record(&error);
-            }
+            log::settle(|| self.backend.free(address));
         }
     }
 }

@@ -12,6 +12,7 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
+use crate::sync;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::transfer::Staging;
@@ -82,7 +83,7 @@ impl Schedule {
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.machine)
     }
 
     /// The stream's capture; an error in one, for what cannot be done there.
@@ -175,10 +176,8 @@ impl Change<'_> {
 impl Drop for Schedule {
     /// What is queued reads the host memory and the slots: it runs before those go.
     fn drop(&mut self) {
-        if self.device.backend().check_process().is_ok()
-            && let Err(error) = self.machine().synchronize()
-        {
-            log::record(&error);
+        if self.device.backend().check_process().is_ok() {
+            log::settle(|| self.machine().synchronize());
         }
     }
 }

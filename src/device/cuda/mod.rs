@@ -18,15 +18,17 @@ use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail};
+use crate::log;
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
+use crate::process::PerProcess;
 use crate::status::{WB_ERR_ALREADY_REGISTERED, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
 use context::{Context, Entered};
 use driver::{Driver, code};
 use event::CudaEvent;
 use kernels::Kernels;
 
-static REGISTRY: Registry = Registry::new();
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 /// How many CUDA devices there are.
 pub fn device_count() -> Result<i32> {
@@ -40,6 +42,7 @@ pub fn device_count() -> Result<i32> {
 pub struct CudaDevice {
     context: Arc<Context>,
     facts: Facts,
+    registry: &'static Registry,
     kernels: Kernels,
 }
 
@@ -77,7 +80,8 @@ impl CudaDevice {
             facts.read_only_register = probe_read_only(&entered);
         }
         let kernels = Kernels::new(facts.compute_capability);
-        Ok(Self { context: Arc::new(context), facts, kernels })
+        let registry = REGISTRY.get(|_| Registry::new());
+        Ok(Self { context: Arc::new(context), facts, registry, kernels })
     }
 }
 
@@ -206,7 +210,7 @@ impl Backend for CudaDevice {
     }
 
     fn registry(&self) -> &'static Registry {
-        &REGISTRY
+        self.registry
     }
 
     fn check_process(&self) -> Result<()> {
@@ -419,7 +423,10 @@ unsafe extern "C" fn run_kept_work(data: *mut c_void) {
     // SAFETY: call_kept() gave this pointer to the driver, and the work's owner keeps it.
     let work = unsafe { &*data.cast::<HostWork>() };
     // A panic must not unwind into the driver.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (work.0)()));
+    log::settle(|| {
+        (work.0)();
+        Ok(())
+    });
 }
 
 /// The trampoline of [`CudaDevice::call`].
@@ -427,7 +434,10 @@ unsafe extern "C" fn run_work(data: *mut c_void) {
     // SAFETY: call() gave this pointer to the driver for one call.
     let work = unsafe { Box::from_raw(data.cast::<Box<dyn FnOnce() + Send>>()) };
     // A panic must not unwind into the driver.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    log::settle(|| {
+        work();
+        Ok(())
+    });
 }
 
 /// At the end of the process, or once the engine destroyed its context, there is nothing left to
