@@ -124,6 +124,7 @@ impl Offloader {
         };
         let room = self.find_room(state, &groups, carrier, bytes, (!tied).then_some(block))?;
         // Given up first: two copies are never held.
+        change.unseat();
         state.leave_block(at);
         state.kept[at].place = Place::Nowhere;
         state.kept[at].layout = layout;

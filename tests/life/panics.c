@@ -66,7 +66,12 @@ static int panics_at(const struct every *each, uint32_t point)
         CHECK(again == WB_OK || again == done_before(each));
     }
     if (scene.offloader != NULL) {
-        CHECK_OK(wb_offloader_reset(scene.offloader, scene.stream, &error));
+        wb_status reset = wb_offloader_reset(scene.offloader, scene.stream, &error);
+        if (panicked && reset == WB_ERR_DEVICE_MEMORY) { /* between two arrangements of the slots */
+            CHECK_OK(wb_offloader_compact(scene.offloader, scene.stream, &error));
+            reset = wb_offloader_reset(scene.offloader, scene.stream, &error);
+        }
+        CHECK_SAME(reset, WB_OK);
         CHECK_OK(call_wb_offloader_release_group(&scene));
     }
     if (scene.quantizer != NULL) CHECK_OK(call_wb_quantizer_quantize(&scene));
