@@ -1,4 +1,5 @@
-//! What the kernel says about this process's mappings: /proc/self/maps and /proc/self/smaps.
+//! What the kernel says about this process's mappings: /proc/thread-self/maps and smaps (of
+//! /proc/self they are empty once the first thread has ended).
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -55,7 +56,7 @@ fn lines_of(path: &str) -> Result<impl Iterator<Item = String>> {
 
 /// The regions that the span touches, in order.
 pub fn regions(span: Span) -> Result<Vec<Region>> {
-    Ok(lines_of("/proc/self/maps")?
+    Ok(lines_of("/proc/thread-self/maps")?
         .filter_map(|line| region(&line))
         .skip_while(|region| region.end <= span.start())
         .take_while(|region| region.start < span.end())
@@ -77,7 +78,7 @@ pub struct Counted {
 pub fn count(span: Span) -> Result<Counted> {
     let mut counted = Counted::default();
     let mut inside = false;
-    for line in lines_of("/proc/self/smaps")? {
+    for line in lines_of("/proc/thread-self/smaps")? {
         if let Some(region) = region(&line) {
             if region.start >= span.end() {
                 break;
