@@ -121,6 +121,11 @@ pub trait Backend: Send + Sync {
     fn registry(&self) -> &'static Registry;
     /// `WB_ERR_FORKED` in a child of the process that opened the device.
     fn check_process(&self) -> Result<()>;
+    /// Whether the device is not to be had any more (its context was destroyed, the driver has shut
+    /// down), so that there is nothing to wait for or to give back.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// Does several things at the cost of getting ready for one. `work` calls no code of a caller.
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()

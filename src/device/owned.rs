@@ -63,7 +63,7 @@ impl Drop for OwnedStream {
     /// Waits for what is queued: it uses memory that goes next. Who has waited already loses nothing.
     fn drop(&mut self) {
         let backend = self.device.backend();
-        if backend.check_process().is_ok() {
+        if backend.check_process().is_ok() && !backend.is_gone() {
             log::settle(|| backend.synchronize(self.stream));
             log::settle(|| backend.release_stream(self.stream));
         }

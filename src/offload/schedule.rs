@@ -199,7 +199,8 @@ impl Change<'_> {
 impl Drop for Schedule {
     /// What is queued reads the host memory and the slots: it runs before those go.
     fn drop(&mut self) {
-        if self.device.backend().check_process().is_ok() {
+        let backend = self.device.backend();
+        if backend.check_process().is_ok() && !backend.is_gone() {
             log::settle(|| self.machine().synchronize());
         }
     }

@@ -217,9 +217,9 @@ static inline void scene_end(struct scene *s)
     unlink(scene_path);
 }
 
-/* NEEDS_DEVICE: an error in a forked child, and once the context is gone. LOOKS: only at what the
- * handle holds, so that it works in both. OWN: concerns no handle. */
-enum every_needs { NEEDS_DEVICE, LOOKS, OWN };
+/* What a call needs besides its handle. DEVICE: an error in a forked child, and once the context is
+ * gone. PARENT: the process that made the handle, but no context. NOTHING: it works in both. */
+enum every_needs { DEVICE, PARENT, NOTHING };
 
 struct every {
     const char *name;
@@ -253,78 +253,78 @@ static struct {
 /* CALL: gives a status. GIVES: something else, in which a test sees whether it worked. TAKES: as CALL,
  * and the scene's `field` is gone when it worked. HANDLE: retain and release. */
 #define EVERY(CALL, GIVES, TAKES, HANDLE)                                                          \
-    GIVES(wb_version, OWN, == WB_VERSION, )                                                        \
-    GIVES(wb_status_name, OWN, != NULL, WB_OK)                                                     \
-    GIVES(wb_log_set, OWN, == WB_OK, NULL, NULL)                                                   \
-    CALL(wb_python_capsule_setup, OWN, capsule_is_valid, capsule_pointer)                          \
-    CALL(wb_quantize_scales, OWN, &s->numbers, &s->quantize_options, &info.scales)                 \
-    CALL(wb_device_describe, NEEDS_DEVICE, s->device, &info.device)                                \
-    CALL(wb_device_measure_link, NEEDS_DEVICE, s->device, &info.bandwidth)                         \
-    CALL(wb_device_measure, LOOKS, s->device, &info.usage)                                         \
-    CALL(wb_device_alloc, NEEDS_DEVICE, s->device, SCENE_BYTES, &s->made.memory)                   \
-    CALL(wb_device_copy, NEEDS_DEVICE, s->device, s->memory, number(s->pages), SCENE_BYTES,        \
+    GIVES(wb_version, NOTHING, == WB_VERSION, )                                                    \
+    GIVES(wb_status_name, NOTHING, != NULL, WB_OK)                                                 \
+    GIVES(wb_log_set, NOTHING, == WB_OK, NULL, NULL)                                               \
+    CALL(wb_python_capsule_setup, NOTHING, capsule_is_valid, capsule_pointer)                      \
+    CALL(wb_quantize_scales, NOTHING, &s->numbers, &s->quantize_options, &info.scales)             \
+    CALL(wb_device_describe, DEVICE, s->device, &info.device)                                      \
+    CALL(wb_device_measure_link, DEVICE, s->device, &info.bandwidth)                               \
+    CALL(wb_device_measure, NOTHING, s->device, &info.usage)                                       \
+    CALL(wb_device_alloc, DEVICE, s->device, SCENE_BYTES, &s->made.memory)                         \
+    CALL(wb_device_copy, DEVICE, s->device, s->memory, number(s->pages), SCENE_BYTES,              \
          s->stream)                                                                                \
-    CALL(wb_device_stream_new, NEEDS_DEVICE, s->device, &s->made.stream)                           \
-    CALL(wb_device_stream_call, NEEDS_DEVICE, s->device, s->stream, scene_called, &s->called)      \
-    CALL(wb_device_stream_synchronize, NEEDS_DEVICE, s->device, s->stream)                         \
-    CALL(wb_device_drain, NEEDS_DEVICE, s->device, 10000)                                          \
-    CALL(wb_buffer_alloc, NEEDS_DEVICE, s->device, SCENE_BYTES, NULL, &s->made.buffer)             \
-    CALL(wb_buffer_register, NEEDS_DEVICE, s->device, s->pages, SCENE_BYTES, NULL, NULL, NULL,     \
+    CALL(wb_device_stream_new, DEVICE, s->device, &s->made.stream)                                 \
+    CALL(wb_device_stream_call, DEVICE, s->device, s->stream, scene_called, &s->called)            \
+    CALL(wb_device_stream_synchronize, DEVICE, s->device, s->stream)                               \
+    CALL(wb_device_drain, PARENT, s->device, 10000)                                                \
+    CALL(wb_buffer_alloc, DEVICE, s->device, SCENE_BYTES, NULL, &s->made.buffer)                   \
+    CALL(wb_buffer_register, DEVICE, s->device, s->pages, SCENE_BYTES, NULL, NULL, NULL,           \
          &s->made.buffer)                                                                          \
-    CALL(wb_buffer_map, NEEDS_DEVICE, s->device, scene_path, 0, 0, NULL, &s->made.buffer)          \
-    CALL(wb_buffer_describe, LOOKS, s->buffer, &info.buffer)                                       \
-    CALL(wb_buffer_measure, LOOKS, s->buffer, &info.buffer_usage)                                  \
-    CALL(wb_view_new, LOOKS, s->buffer, &s->bytes, WB_ACCESS_DEVICE, &s->made.view)                \
-    CALL(wb_view_copy_from, NEEDS_DEVICE, s->device, s->pages, &s->bytes, WB_ACCESS_HOST, NULL,    \
+    CALL(wb_buffer_map, DEVICE, s->device, scene_path, 0, 0, NULL, &s->made.buffer)                \
+    CALL(wb_buffer_describe, NOTHING, s->buffer, &info.buffer)                                     \
+    CALL(wb_buffer_measure, NOTHING, s->buffer, &info.buffer_usage)                                \
+    CALL(wb_view_new, NOTHING, s->buffer, &s->bytes, WB_ACCESS_DEVICE, &s->made.view)              \
+    CALL(wb_view_copy_from, DEVICE, s->device, s->pages, &s->bytes, WB_ACCESS_HOST, NULL,          \
          &s->made.view)                                                                            \
-    CALL(wb_view_describe, LOOKS, s->view, &info.view)                                             \
-    CALL(wb_view_buffer, LOOKS, s->view, &s->made.buffer)                                          \
-    CALL(wb_view_to_dlpack, LOOKS, s->view, &s->made.tensor)                                       \
-    CALL(wb_view_to_dlpack_versioned, LOOKS, s->view, &s->made.versioned)                          \
-    CALL(wb_view_from_dlpack, NEEDS_DEVICE, s->device, &s->theirs, WB_ACCESS_HOST, NULL,           \
+    CALL(wb_view_describe, NOTHING, s->view, &info.view)                                           \
+    CALL(wb_view_buffer, NOTHING, s->view, &s->made.buffer)                                        \
+    CALL(wb_view_to_dlpack, NOTHING, s->view, &s->made.tensor)                                     \
+    CALL(wb_view_to_dlpack_versioned, NOTHING, s->view, &s->made.versioned)                        \
+    CALL(wb_view_from_dlpack, DEVICE, s->device, &s->theirs, WB_ACCESS_HOST, NULL,                 \
          &s->made.view)                                                                            \
-    CALL(wb_view_from_dlpack_versioned, NEEDS_DEVICE, s->device, &s->theirs_versioned,             \
+    CALL(wb_view_from_dlpack_versioned, DEVICE, s->device, &s->theirs_versioned,                   \
          WB_ACCESS_HOST, NULL, &s->made.view)                                                      \
-    GIVES(wb_safetensors_count, LOOKS, == 1, s->file)                                              \
-    GIVES(wb_safetensors_header, LOOKS, != NULL, s->file)                                          \
-    CALL(wb_safetensors_open, NEEDS_DEVICE, s->device, scene_path, NULL, &s->made.file)            \
-    CALL(wb_safetensors_describe, LOOKS, s->file, 0, &info.tensor)                                 \
-    CALL(wb_safetensors_find, LOOKS, s->file, "a", &info.index)                                    \
-    CALL(wb_safetensors_view, LOOKS, s->file, 0, WB_ACCESS_HOST, 1, &s->made.view)                 \
-    CALL(wb_safetensors_load, LOOKS, s->file, 0, WB_ACCESS_HOST, 1, NULL, &s->made.view,           \
+    GIVES(wb_safetensors_count, NOTHING, == 1, s->file)                                            \
+    GIVES(wb_safetensors_header, NOTHING, != NULL, s->file)                                        \
+    CALL(wb_safetensors_open, DEVICE, s->device, scene_path, NULL, &s->made.file)                  \
+    CALL(wb_safetensors_describe, NOTHING, s->file, 0, &info.tensor)                               \
+    CALL(wb_safetensors_find, NOTHING, s->file, "a", &info.index)                                  \
+    CALL(wb_safetensors_view, NOTHING, s->file, 0, WB_ACCESS_HOST, 1, &s->made.view)               \
+    CALL(wb_safetensors_load, NOTHING, s->file, 0, WB_ACCESS_HOST, 1, NULL, &s->made.view,         \
          &info.count)                                                                              \
-    CALL(wb_safetensors_buffer, LOOKS, s->file, &s->made.buffer)                                   \
-    CALL(wb_plan_new, LOOKS, s->device, s->parameters, 2, &s->plan_options, &s->made.plan)         \
-    CALL(wb_plan_describe, LOOKS, s->plan, &info.plan)                                             \
-    CALL(wb_plan_find, LOOKS, s->plan, "first", &info.index)                                       \
-    CALL(wb_plan_parameter, LOOKS, s->plan, 0, &info.planned)                                      \
-    CALL(wb_plan_group, LOOKS, s->plan, 0, &info.group)                                            \
-    CALL(wb_plan_warning, LOOKS, s->plan, 0, &info.text)                                           \
-    CALL(wb_plan_json, LOOKS, s->plan, &info.text)                                                 \
-    CALL(wb_offloader_new, NEEDS_DEVICE, s->plan, s->stream, NULL, &s->made.offloader)             \
-    CALL(wb_offloader_group, NEEDS_DEVICE, s->offloader, "first", &info.index)                     \
-    CALL(wb_offloader_join, NEEDS_DEVICE, s->offloader, s->stream)                                 \
-    CALL(wb_offloader_reset, NEEDS_DEVICE, s->offloader, s->stream)                                \
-    CALL(wb_offloader_parameter, NEEDS_DEVICE, s->offloader, "first", &info.offloaded)             \
-    CALL(wb_offloader_view, NEEDS_DEVICE, s->offloader, "first", &s->made.view)                    \
-    CALL(wb_offloader_host_view, NEEDS_DEVICE, s->offloader, "first", &s->made.view)               \
-    CALL(wb_offloader_replace, NEEDS_DEVICE, s->offloader, "first", number(s->weights[2]),         \
+    CALL(wb_safetensors_buffer, NOTHING, s->file, &s->made.buffer)                                 \
+    CALL(wb_plan_new, NOTHING, s->device, s->parameters, 2, &s->plan_options, &s->made.plan)       \
+    CALL(wb_plan_describe, NOTHING, s->plan, &info.plan)                                           \
+    CALL(wb_plan_find, NOTHING, s->plan, "first", &info.index)                                     \
+    CALL(wb_plan_parameter, NOTHING, s->plan, 0, &info.planned)                                    \
+    CALL(wb_plan_group, NOTHING, s->plan, 0, &info.group)                                          \
+    CALL(wb_plan_warning, NOTHING, s->plan, 0, &info.text)                                         \
+    CALL(wb_plan_json, NOTHING, s->plan, &info.text)                                               \
+    CALL(wb_offloader_new, DEVICE, s->plan, s->stream, NULL, &s->made.offloader)                   \
+    CALL(wb_offloader_group, PARENT, s->offloader, "first", &info.index)                           \
+    CALL(wb_offloader_join, DEVICE, s->offloader, s->stream)                                       \
+    CALL(wb_offloader_reset, DEVICE, s->offloader, s->stream)                                      \
+    CALL(wb_offloader_parameter, PARENT, s->offloader, "first", &info.offloaded)                   \
+    CALL(wb_offloader_view, PARENT, s->offloader, "first", &s->made.view)                          \
+    CALL(wb_offloader_host_view, PARENT, s->offloader, "first", &s->made.view)                     \
+    CALL(wb_offloader_replace, DEVICE, s->offloader, "first", number(s->weights[2]),               \
          &s->bytes, s->stream)                                                                     \
-    CALL(wb_offloader_add, NEEDS_DEVICE, s->offloader, &s->third, s->stream)                       \
-    CALL(wb_offloader_remove, NEEDS_DEVICE, s->offloader, "second", s->stream)                     \
-    CALL(wb_offloader_reconcile, NEEDS_DEVICE, s->offloader, s->parameters, 2, s->stream,          \
+    CALL(wb_offloader_add, DEVICE, s->offloader, &s->third, s->stream)                             \
+    CALL(wb_offloader_remove, DEVICE, s->offloader, "second", s->stream)                           \
+    CALL(wb_offloader_reconcile, DEVICE, s->offloader, s->parameters, 2, s->stream,                \
          &info.reconciled)                                                                         \
-    CALL(wb_offloader_compact, NEEDS_DEVICE, s->offloader, s->stream)                              \
-    CALL(wb_offloader_measure, NEEDS_DEVICE, s->offloader, &info.stats)                            \
-    CALL(wb_quantizer_new, NEEDS_DEVICE, s->device, 0, &s->made.quantizer)                         \
-    CALL(wb_quantizer_quantize, NEEDS_DEVICE, s->quantizer, number(s->wide), &s->numbers,          \
+    CALL(wb_offloader_compact, DEVICE, s->offloader, s->stream)                                    \
+    CALL(wb_offloader_measure, PARENT, s->offloader, &info.stats)                                  \
+    CALL(wb_quantizer_new, DEVICE, s->device, 0, &s->made.quantizer)                               \
+    CALL(wb_quantizer_quantize, DEVICE, s->quantizer, number(s->wide), &s->numbers,                \
          number(s->codes), number(s->scale), &s->quantize_options, &info.quantized)                \
-    CALL(wb_quantizer_dequantize, NEEDS_DEVICE, s->quantizer, number(s->codes), number(s->scale),  \
+    CALL(wb_quantizer_dequantize, DEVICE, s->quantizer, number(s->codes), number(s->scale),        \
          number(s->wide), &s->numbers, &s->quantize_options, &info.quantized)                      \
-    TAKES(wb_device_stream_release, stream, s->device, s->stream)                                  \
-    TAKES(wb_device_free, memory, s->device, s->memory)                                            \
-    TAKES(wb_view_release_after, view, s->view, NULL)                                              \
-    TAKES(wb_buffer_release_after, buffer, s->buffer, NULL)                                        \
+    TAKES(wb_device_stream_release, PARENT, stream, s->device, s->stream)                          \
+    TAKES(wb_device_free, PARENT, memory, s->device, s->memory)                                    \
+    TAKES(wb_view_release_after, DEVICE, view, s->view, NULL)                                      \
+    TAKES(wb_buffer_release_after, DEVICE, buffer, s->buffer, NULL)                                \
     HANDLE(wb_quantizer, quantizer)                                                                \
     HANDLE(wb_offloader, offloader)                                                                \
     HANDLE(wb_plan, plan)                                                                          \
@@ -333,42 +333,42 @@ static struct {
     HANDLE(wb_buffer, buffer)                                                                      \
     HANDLE(wb_device, device)
 
-#define CALL(function, needs, ...) \
-    static inline wb_status call_##function(struct scene *s) \
-    {                                                     \
-        (void)s;                                          \
-        return function(__VA_ARGS__, &error);             \
+#define CALL(function, needs, ...)                                                                 \
+    static inline wb_status call_##function(struct scene *s)                                       \
+    {                                                                                              \
+        (void)s;                                                                                   \
+        return function(__VA_ARGS__, &error);                                                      \
     }
-#define GIVES(function, needs, what, ...)                 \
-    static inline wb_status call_##function(struct scene *s) \
-    {                                                     \
-        (void)s;                                          \
-        return function(__VA_ARGS__) what ? WB_OK : WB_ERR_INTERNAL; \
+#define GIVES(function, needs, what, ...)                                                          \
+    static inline wb_status call_##function(struct scene *s)                                       \
+    {                                                                                              \
+        (void)s;                                                                                   \
+        return function(__VA_ARGS__) what ? WB_OK : WB_ERR_INTERNAL;                               \
     }
-#define TAKES(function, field, ...)                                              \
-    CALL(function, NEEDS_DEVICE, __VA_ARGS__)                                    \
-    static inline void undo_##function(struct scene *s)                          \
-    {                                                                            \
-        memset(&s->field, 0, sizeof s->field);                                   \
+#define TAKES(function, needs, field, ...)                                                         \
+    CALL(function, needs, __VA_ARGS__)                                                             \
+    static inline void undo_##function(struct scene *s)                                            \
+    {                                                                                              \
+        memset(&s->field, 0, sizeof s->field);                                                     \
     }
-#define HANDLE(noun, field)                                                      \
-    static inline wb_status call_##noun##_retain(struct scene *s)                \
-    {                                                                            \
-        noun##_retain(s->field);                                                 \
-        return WB_OK;                                                            \
-    }                                                                            \
-    static inline void undo_##noun##_retain(struct scene *s)                     \
-    {                                                                            \
-        noun##_release(s->field);                                                \
-    }                                                                            \
-    static inline wb_status call_##noun##_release(struct scene *s)               \
-    {                                                                            \
-        noun##_release(s->field);                                                \
-        return WB_OK;                                                            \
-    }                                                                            \
-    static inline void undo_##noun##_release(struct scene *s)                    \
-    {                                                                            \
-        s->field = NULL;                                                         \
+#define HANDLE(noun, field)                                                                        \
+    static inline wb_status call_##noun##_retain(struct scene *s)                                  \
+    {                                                                                              \
+        noun##_retain(s->field);                                                                   \
+        return WB_OK;                                                                              \
+    }                                                                                              \
+    static inline void undo_##noun##_retain(struct scene *s)                                       \
+    {                                                                                              \
+        noun##_release(s->field);                                                                  \
+    }                                                                                              \
+    static inline wb_status call_##noun##_release(struct scene *s)                                 \
+    {                                                                                              \
+        noun##_release(s->field);                                                                  \
+        return WB_OK;                                                                              \
+    }                                                                                              \
+    static inline void undo_##noun##_release(struct scene *s)                                      \
+    {                                                                                              \
+        s->field = NULL;                                                                           \
     }
 EVERY(CALL, GIVES, TAKES, HANDLE)
 #undef CALL
@@ -418,23 +418,23 @@ static inline void undo_wb_python_capsule_destroy(struct scene *s)
 
 /* What a call takes comes after all that only uses it. */
 static const struct every every[] = {
-    {"wb_cuda_device_count", OWN, call_wb_cuda_device_count, NULL},
-    {"wb_device_open", OWN, call_wb_device_open, NULL},
-    {"wb_offloader_release_group", NEEDS_DEVICE, call_wb_offloader_release_group, NULL},
-    {"wb_offloader_acquire_group", NEEDS_DEVICE, call_wb_offloader_acquire_group,
+    {"wb_cuda_device_count", NOTHING, call_wb_cuda_device_count, NULL},
+    {"wb_device_open", NOTHING, call_wb_device_open, NULL},
+    {"wb_offloader_release_group", DEVICE, call_wb_offloader_release_group, NULL},
+    {"wb_offloader_acquire_group", DEVICE, call_wb_offloader_acquire_group,
      undo_wb_offloader_acquire_group},
 #define CALL(function, needs, ...) {#function, needs, call_##function, NULL},
 #define GIVES(function, needs, what, ...) {#function, needs, call_##function, NULL},
-#define TAKES(function, field, ...) {#function, NEEDS_DEVICE, call_##function, undo_##function},
-#define HANDLE(noun, field)                                                     \
-    {#noun "_retain", LOOKS, call_##noun##_retain, undo_##noun##_retain},       \
-    {#noun "_release", LOOKS, call_##noun##_release, undo_##noun##_release},
+#define TAKES(function, needs, field, ...) {#function, needs, call_##function, undo_##function},
+#define HANDLE(noun, field)                                                                        \
+    {#noun "_retain", NOTHING, call_##noun##_retain, undo_##noun##_retain},                        \
+    {#noun "_release", NOTHING, call_##noun##_release, undo_##noun##_release},
     EVERY(CALL, GIVES, TAKES, HANDLE)
 #undef CALL
 #undef GIVES
 #undef TAKES
 #undef HANDLE
-    {"wb_python_capsule_destroy", LOOKS, call_wb_python_capsule_destroy,
+    {"wb_python_capsule_destroy", NOTHING, call_wb_python_capsule_destroy,
      undo_wb_python_capsule_destroy},
 };
 enum { EVERY_COUNT = sizeof every / sizeof every[0] };

@@ -98,9 +98,9 @@ static void child_calls_everything(void)
 {
     for (int i = 0; i < EVERY_COUNT; i++) {
         const struct every *each = &every[i];
-        const int fails = each->needs == NEEDS_DEVICE || (each->needs == OWN && on_cuda() &&
-                                                          (each->call == call_wb_device_open ||
-                                                           each->call == call_wb_cuda_device_count));
+        const int of_driver =
+            each->call == call_wb_device_open || each->call == call_wb_cuda_device_count;
+        const int fails = each->needs != NOTHING || (of_driver && on_cuda());
         const wb_status status = every_call(each, &scene);
         if (!CHECK_SAME(status, fails ? WB_ERR_FORKED : WB_OK) ||
             (fails && !CHECK(scene_made_nothing(&scene) && strstr(error.message, "fork") != NULL))) {

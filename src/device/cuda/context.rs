@@ -48,6 +48,11 @@ impl Context {
         Self { driver, raw, device, retained: false, process: Process::this() }
     }
 
+    /// Whether nothing can be done in it any more, in this process or any.
+    pub fn is_gone(&self) -> bool {
+        self.enter().is_err_and(|error| code::is_gone(error.code))
+    }
+
     /// Makes the context current for as long as the guard lives, then restores what was. Inside of
     /// another guard for the same context on this thread there is nothing to do.
     pub fn enter(&self) -> Result<Entered<'_>> {
@@ -69,8 +74,10 @@ impl Context {
 }
 
 impl Drop for Context {
+    /// A primary context that the engine has reset is no more, and the one that may have followed it is
+    /// not ours to release.
     fn drop(&mut self) {
-        if !self.retained || !self.process.is_this() {
+        if !self.retained || !self.process.is_this() || self.is_gone() {
             return;
         }
         // SAFETY: retained once, released once.

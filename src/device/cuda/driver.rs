@@ -32,12 +32,18 @@ pub mod code {
     pub const DEINITIALIZED: i32 = 4;
     pub const NO_DEVICE: i32 = 100;
     pub const INVALID_DEVICE: i32 = 101;
+    pub const INVALID_CONTEXT: i32 = 201;
     pub const NOT_READY: i32 = 600;
     pub const CONTEXT_IS_DESTROYED: i32 = 709;
     pub const HOST_MEMORY_ALREADY_REGISTERED: i32 = 712;
     pub const NOT_SUPPORTED: i32 = 801;
     pub const CAPTURE_FIRST: i32 = 900;
     pub const CAPTURE_LAST: i32 = 908;
+
+    /// The driver has shut down, or the context is no more.
+    pub fn is_gone(code: i32) -> bool {
+        matches!(code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
+    }
 }
 
 /// Host function of a stream.

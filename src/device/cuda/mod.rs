@@ -217,6 +217,10 @@ impl Backend for CudaDevice {
         self.context.process.check()
     }
 
+    fn is_gone(&self) -> bool {
+        self.context.is_gone()
+    }
+
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _entered = self.context.enter()?;
         work()
@@ -308,7 +312,8 @@ impl Backend for CudaDevice {
     }
 
     fn free(&self, address: u64) -> Result<()> {
-        let entered = self.context.enter()?;
+        let entered = self.context.enter().map(Some).or_else(gone)?;
+        let Some(entered) = entered else { return Ok(()) };
         // SAFETY: the driver refuses an address that it did not give out.
         unsafe { entered.driver.memory_free(address) }
     }
@@ -334,7 +339,8 @@ impl Backend for CudaDevice {
     }
 
     fn release_stream(&self, stream: Stream) -> Result<()> {
-        let entered = self.context.enter()?;
+        let entered = self.context.enter().map(Some).or_else(gone)?;
+        let Some(entered) = entered else { return Ok(()) };
         // SAFETY: the caller gives back a stream of new_stream(), once.
         unsafe { entered.driver.stream_destroy(stream.0 as sys::CUstream) }
     }
@@ -443,10 +449,7 @@ unsafe extern "C" fn run_work(data: *mut c_void) {
 /// At the end of the process, or once the engine destroyed its context, there is nothing left to
 /// give back: the driver did.
 fn gone<T>(error: Error) -> Result<Option<T>> {
-    match error.code {
-        code::DEINITIALIZED | code::CONTEXT_IS_DESTROYED => Ok(None),
-        _ => Err(error),
-    }
+    if code::is_gone(error.code) { Ok(None) } else { Err(error) }
 }
 
 fn gone_unit(error: Error) -> Result<()> {
