@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test forced-panics test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test forced-panics test-rust test-slow test-c test-python life lint gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ test-c: build forced-panics $(VENV)/test ## C, C++, ABI, driver double and insta
 		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
+
+life: test-c ## a process's life and its limits once more, counted: one line of figures
+	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest, on the host device and over the driver double
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 \

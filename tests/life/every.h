@@ -120,8 +120,8 @@ static inline void scene_parameters(struct scene *s)
     }
 }
 
-/* 1 when everything is there. Nothing of it was made by a call that has failed. */
-static inline int scene_begin(struct scene *s)
+/* 1 when everything is there. The reference to the device becomes the scene's. */
+static inline int scene_begin_on(struct scene *s, wb_device *device)
 {
     const wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
     const wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
@@ -134,7 +134,7 @@ static inline int scene_begin(struct scene *s)
     s->bytes = layout_of(WB_DTYPE_U8, 1, s->bytes_shape, NULL, 0);
     s->numbers = layout_of(WB_DTYPE_F32, 2, s->numbers_shape, NULL, 0);
     s->plan_options = plan_options;
-    s->plan_options.offload_bytes = 1 << 20;
+    s->plan_options.offload_bytes = 16 << 20;
     s->plan_options.carrier = WB_CARRIER_PREFETCH;
     s->excluded[0] = "matches.nothing"; /* which is a warning */
     s->plan_options.exclude = s->excluded;
@@ -143,11 +143,8 @@ static inline int scene_begin(struct scene *s)
     s->quantize_options = quantize_options;
     scene_tensors(s);
     scene_parameters(s);
-    if (!CHECK(whole != NULL) || !CHECK(write_tensors_file()) ||
-        !CHECK_OK(wb_device_open(test_device(), NULL, &s->device, &error))) {
-        return 0;
-    }
-    s->watched = s->device;
+    if (!CHECK(whole != NULL) || !CHECK(write_tensors_file()) || !CHECK(device != NULL)) return 0;
+    s->device = s->watched = device;
     wb_device_retain(s->watched);
     return CHECK_OK(wb_device_stream_new(s->device, &s->stream, &error)) &&
            CHECK_OK(wb_device_alloc(s->device, SCENE_BYTES, &s->memory, &error)) &&
@@ -162,10 +159,17 @@ static inline int scene_begin(struct scene *s)
            CHECK_OK(wb_python_capsule_setup(capsule_is_valid, capsule_pointer, &error));
 }
 
+static inline int scene_begin(struct scene *s)
+{
+    wb_device *device = NULL;
+    CHECK_OK(wb_device_open(test_device(), NULL, &device, &error));
+    return scene_begin_on(s, device);
+}
+
 /* Whether a failed call has left all outputs alone. */
 static inline int scene_made_nothing(const struct scene *s)
 {
-    static const unsigned char nothing[sizeof s->made];
+    static unsigned char nothing[sizeof s->made];
     return memcmp(&s->made, nothing, sizeof nothing) == 0;
 }
 

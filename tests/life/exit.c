@@ -73,7 +73,10 @@ static void handler_uses_the_library(void)
     wb_buffer *buffer = NULL;
     CHECK_OK(wb_buffer_alloc(scene.device, SCENE_BYTES, NULL, &buffer, &error));
     memset(describe(buffer).data, 1, SCENE_BYTES);
+    CHECK(buffer_usage(buffer).resident_bytes == SCENE_BYTES);
     wb_buffer_release(buffer);
+    /* What the kernel says of mappings is asked for here, also once the first thread has ended. */
+    CHECK_OK(call_wb_buffer_register(&scene));
     scene_end(&scene);
     if (check_failures > 0) _exit(1);
 }

@@ -64,9 +64,12 @@ impl Mapping {
     /// `bytes` bytes of a file from `offset`, a multiple of the page, read-only and shared.
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
-            |code| {
-                let message = format!("mapping {} of the file failed", human(bytes as u64));
-                Error::new(WB_ERR_FILE_IO, message).with_code(code)
+            |code| match code {
+                libc::ENOMEM => no_room(&format!("to map {} of a file", human(bytes as u64)), code),
+                _ => {
+                    let message = format!("mapping {} of the file failed", human(bytes as u64));
+                    Error::new(WB_ERR_FILE_IO, message).with_code(code)
+                }
             },
         )?;
         let span = Span { start, bytes: round_up(bytes, page_bytes()) };
@@ -110,10 +113,13 @@ fn unmap(span: Span) {
 }
 
 fn no_memory(bytes: usize, code: i32) -> Error {
+    no_room(&format!("{} of host memory", human(bytes as u64)), code)
+}
+
+fn no_room(asked: &str, code: i32) -> Error {
     let message = format!(
-        "asked {} of host memory; the kernel refused the mapping: ask for less, or raise \
-         RLIMIT_AS, vm.max_map_count or vm.overcommit_memory",
-        human(bytes as u64)
+        "asked {asked}; the kernel refused the mapping: ask for less, or raise RLIMIT_AS, \
+         vm.max_map_count or vm.overcommit_memory"
     );
     Error::new(WB_ERR_OUT_OF_MEMORY, message).with_code(code)
 }
