@@ -18,7 +18,7 @@ enum { MOST_POINTS = 1000 };
 /* All of the first ones; of those that a loop repeats, fewer and fewer. */
 static uint32_t next_point(uint32_t point)
 {
-    return point + 1 + point / 8;
+    return point + 1 + point / 4;
 }
 
 /* These do no more than look into tables that the compiler made. */
