@@ -23,8 +23,8 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels abi-freeze notices deny demo test test-rust test-slow test-c test-python lint \
-	check faults soak gpu-test gpu-check gpu-soak gpu-bench clean
+.PHONY: help build header kernels abi-freeze notices deny demo test forced-panics test-rust test-slow test-c test-python lint \
+	check faults life soak gpu-test gpu-check gpu-soak gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -71,11 +71,22 @@ test-rust: ## unit and property tests of the Rust modules
 test-slow: ## every single-precision number through every kernel of the host; minutes
 	cargo test --locked --release every_number_of_32_bits -- --ignored
 
-test-c: build $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
+# The library with a way to make it panic, for tests/life/panics.c; by the name that programs look for.
+forced-panics:
+	cargo build --locked --lib --features forced-panics
+	mkdir -p target/forced-panics
+	cp target/debug/libweighbridge.so target/forced-panics/
+	ln -sf libweighbridge.so target/forced-panics/libweighbridge.so.0
+
+test-c: build forced-panics $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY)
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
+		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
+
+life: test-c ## a process's life and its limits once more, counted: one line of figures
+	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest, on the host device and over the driver double
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 \

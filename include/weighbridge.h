@@ -15,6 +15,13 @@
  *   NULL       is refused with WB_ERR_NULL unless a comment says that it is allowed.
  *   Streams    are the engine's own: a CUstream as void*, or a host device's stream. NULL is the
  *              device's default stream.
+ *   Callbacks  (progress, log sink, deleters, host functions) return: neither an exception nor longjmp
+ *              nor pthread_exit may go through the library. pthread_cancel waits for a call's end.
+ *   Forks      A forked child may look at what it inherited (views and plans can still be made) and
+ *              release it, and leaves CUDA alone; what needs the device answers WB_ERR_FORKED. It may
+ *              open devices of its own: the host, and CUDA's where nobody had initialised CUDA.
+ *   Exit       Nothing has to be released before the process ends, nothing is waited for, and exit
+ *              handlers may call everything. The library stays loaded after dlclose.
  *   Units      are bytes unless a name says otherwise; strides are counted in elements.
  *   Platform   Linux.
  * Everything here is there since 0.1.0 where its comment names no other version.

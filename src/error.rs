@@ -3,8 +3,9 @@
 
 use std::fmt::Display;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::status::wb_status;
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, wb_status};
 
 /// What every fallible function of the library gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,6 +54,31 @@ macro_rules! fail {
     };
 }
 pub(crate) use fail;
+
+/// Runs `body`; a panic in it is `WB_ERR_INTERNAL`. Here end all panics: at the C interface, on the
+/// library's threads, in destructors, and where something has to be done in any case.
+pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        let message = format!("a defect of weighbridge, please report it: {text}");
+        // Dropping a payload can panic itself.
+        std::mem::forget(payload);
+        Err(Error::new(WB_ERR_INTERNAL, message))
+    })
+}
+
+/// The error for a thread that the kernel does not give.
+pub(crate) fn no_thread(what: &str, error: &io::Error) -> Error {
+    let message = format!(
+        "asked for a thread ({what}); the kernel gave none: raise RLIMIT_NPROC (ulimit -u), the control \
+         group's pids.max or the memory limits, or run fewer threads"
+    );
+    Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", error)
+}
 
 /// Bytes as people read them, exact where that is short: `4096 bytes`, `6.0 GiB (6442450944 bytes)`.
 pub(crate) fn human(bytes: u64) -> String {

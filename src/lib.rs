@@ -19,6 +19,8 @@ pub mod error;
 mod log;
 pub mod memory;
 pub mod offload;
+mod process;
 pub mod quant;
 pub mod status;
+mod sync;
 pub mod tensor;

@@ -1,27 +1,50 @@
 //! What cannot be returned (an error while memory is given back) goes to the sink that the host
 //! program installed; without one it is only counted.
 
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::error::Error;
+use crate::error::{Error, Result, catch};
+use crate::process::PerProcess;
 
-type Sink = Box<dyn Fn(&Error) + Send + Sync>;
+type Sink = Arc<dyn Fn(&Error) + Send + Sync>;
+type Installed = RwLock<Option<Sink>>;
 
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+static SINK: PerProcess<Installed> = PerProcess::new();
 static RECORDED: AtomicU64 = AtomicU64::new(0);
+
+/// This process's sink. A forked child goes on with its parent's, unless that was just being changed.
+fn installed() -> &'static Installed {
+    SINK.get(|parent| {
+        let inherited = parent.and_then(|sink| sink.try_read().ok()?.clone());
+        RwLock::new(inherited)
+    })
+}
 
 /// Installs the sink, or takes it away.
 pub fn set_sink(sink: Option<Sink>) {
-    *SINK.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
+    *installed().write().unwrap_or_else(PoisonError::into_inner) = sink;
 }
 
 /// Records an error that no caller is there to receive.
 pub fn record(error: &Error) {
     RECORDED.fetch_add(1, Ordering::Relaxed);
-    if let Some(sink) = &*SINK.read().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    if let Some(sink) = &*installed().read().unwrap_or_else(PoisonError::into_inner) {
         sink(error);
     }
+}
+
+/// Does what a destructor has to do. An error or a panic is recorded: nobody is there to receive it, and
+/// a panic that leaves a destructor may end the process.
+pub fn settle(body: impl FnOnce() -> Result<()>) {
+    if let Err(error) = catch(body) {
+        record(&error);
+    }
+}
+
+/// The same for a wait behind which memory goes: one failure is no answer, so it is asked again.
+pub fn settle_wait(mut wait: impl FnMut() -> Result<()>) {
+    settle(|| wait().or_else(|_| wait()));
 }
 
 /// How many errors were recorded since the process began.

@@ -452,6 +452,7 @@ pub unsafe extern "C" fn wb_buffer_release_after(
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Buffer>(buffer) }?.device().clone();
         let event = device.mark(Stream(stream as usize))?;
+        deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<Buffer>(buffer) }?;
         deferred::drop_after(Some(event), Box::new(reference), &device);

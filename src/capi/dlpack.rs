@@ -1,7 +1,6 @@
 //! DLPack: views out, tensors in, and the capsule that Python wraps around them.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::capi::arguments::check_output;
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
-use crate::capi::error::{guard, wb_error};
+use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle;
 use crate::capi::view::{self, checked_layout, wb_access, wb_view};
 use crate::device::Device;
@@ -19,6 +18,7 @@ use crate::memory::deferred;
 use crate::memory::parallel::Progress;
 use crate::memory::view::{Access, View};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_NULL, wb_status};
+use crate::sync;
 use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
@@ -131,7 +131,7 @@ impl Managed for DLManagedTensorVersioned {
 /// # Safety
 /// `managed` was exported here and is not used again.
 unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
-    let _ = catch_unwind(AssertUnwindSafe(|| {
+    guard_void(|| {
         // SAFETY: export() made both boxes' worth of ownership, once.
         let (managed, view) = unsafe {
             let managed = Box::from_raw(managed);
@@ -143,7 +143,8 @@ unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
         if device.facts().cuda {
             deferred::drop_after(None, Box::new(view), &device);
         }
-    }));
+        Ok(())
+    });
 }
 
 /// # Safety
@@ -258,14 +259,14 @@ unsafe fn import_tensor<M: Managed>(
     let armed = Arc::new(std::sync::Mutex::new(None::<Owner>));
     let theirs = armed.clone();
     let mut owner: Option<Owner> = Some(Box::new(move || {
-        let delete = theirs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let delete = sync::lock(&theirs).take();
         if let Some(delete) = delete {
             delete();
         }
     }));
     let buffer = Buffer::register(device, span, options, &mut owner, progress)?;
     let view = View::new(buffer, layout, offset, access)?;
-    *armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(delete);
+    *sync::lock(&armed) = Some(delete);
     Ok(view)
 }
 

@@ -1,10 +1,12 @@
 //! The error that a caller hands in, and the guard around every function.
 
 use std::ffi::c_char;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, Result};
-use crate::status::{WB_ERR_INTERNAL, WB_OK, wb_status};
+use crate::capi::cancel::Uncancelled;
+use crate::error::{Error, Result, catch};
+use crate::log;
+use crate::status::{WB_OK, wb_status};
+use crate::sync::forced;
 
 /// What went wrong. The caller's own; begin with WB_ERROR_INIT. Written on failure only.
 #[repr(C)]
@@ -20,26 +22,9 @@ pub struct wb_error {
 }
 
 /// Runs the body of an exported function: an error is stored and its status given; a panic never
-/// leaves the library.
+/// leaves the library, and a cancellation of the thread waits until it has.
 pub(super) fn guard(error: *mut wb_error, body: impl FnOnce() -> Result<()>) -> wb_status {
-    let failure = match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => return WB_OK,
-        Ok(Err(failure)) => failure,
-        Err(payload) => {
-            let text = payload
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| payload.downcast_ref::<&str>().copied())
-                .unwrap_or("no message")
-                .to_owned();
-            // Dropping a payload can panic itself.
-            std::mem::forget(payload);
-            Error::new(
-                WB_ERR_INTERNAL,
-                format!("a defect of weighbridge, please report it: {text}"),
-            )
-        }
-    };
+    let Err(failure) = run(body) else { return WB_OK };
     let status = failure.status;
     // SAFETY: the callers of exported functions pass NULL or a live wb_error with its size set.
     unsafe { store(error, &failure) };
@@ -48,7 +33,15 @@ pub(super) fn guard(error: *mut wb_error, body: impl FnOnce() -> Result<()>) -> 
 
 /// The same for functions that return nothing: NULL is let through by them, errors are logged.
 pub(super) fn guard_void(body: impl FnOnce() -> Result<()>) {
-    guard(std::ptr::null_mut(), || body().inspect_err(crate::log::record));
+    log::settle(|| run(body));
+}
+
+fn run(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let _whole = Uncancelled::begin();
+    catch(|| {
+        forced::point();
+        body()
+    })
 }
 
 /// Fills as much of the caller's error as the caller's header knew of.

@@ -15,9 +15,8 @@ pub(super) trait Handle {
 
 /// Hands a reference to C.
 pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
-    let raw = Arc::into_raw(object);
-    alive::add(raw as usize, T::NAME);
-    raw.cast_mut().cast()
+    alive::add(Arc::as_ptr(&object) as usize, T::NAME);
+    Arc::into_raw(object).cast_mut().cast()
 }
 
 /// Looks at the object behind a handle.
@@ -75,36 +74,48 @@ pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<
 #[cfg(debug_assertions)]
 mod alive {
     use std::collections::HashMap;
-    use std::sync::{LazyLock, Mutex, MutexGuard};
+    use std::sync::{Mutex, MutexGuard};
 
     use crate::error::{Result, fail};
+    use crate::process::PerProcess;
     use crate::status::WB_ERR_HANDLE;
+    use crate::sync;
 
-    static ALIVE: LazyLock<Mutex<HashMap<usize, (&'static str, usize)>>> =
-        LazyLock::new(Mutex::default);
+    #[derive(Default)]
+    struct Alive {
+        /// In a forked child handles of its parent may come, which are not in its table.
+        inherited: bool,
+        table: Mutex<HashMap<usize, (&'static str, usize)>>,
+    }
 
-    fn alive() -> MutexGuard<'static, HashMap<usize, (&'static str, usize)>> {
-        ALIVE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn alive() -> &'static Alive {
+        static ALIVE: PerProcess<Alive> = PerProcess::new();
+        ALIVE.get(|parent| Alive { inherited: parent.is_some(), ..Alive::default() })
+    }
+
+    fn table() -> MutexGuard<'static, HashMap<usize, (&'static str, usize)>> {
+        sync::lock(&alive().table)
     }
 
     pub fn add(handle: usize, name: &'static str) {
-        alive().entry(handle).or_insert((name, 0)).1 += 1;
+        table().entry(handle).or_insert((name, 0)).1 += 1;
     }
 
     pub fn check(handle: usize, name: &'static str) -> Result<()> {
-        match alive().get(&handle) {
+        match table().get(&handle) {
             Some((kind, _)) if *kind == name => Ok(()),
+            _ if alive().inherited => Ok(()),
             Some((kind, _)) => fail!(WB_ERR_HANDLE, "{handle:#x} is a {kind}, not a {name}"),
             None => fail!(WB_ERR_HANDLE, "{handle:#x} is no live {name}: released too often?"),
         }
     }
 
     pub fn remove(handle: usize) {
-        let mut alive = alive();
-        if let Some((_, count)) = alive.get_mut(&handle) {
+        let mut table = table();
+        if let Some((_, count)) = table.get_mut(&handle) {
             *count -= 1;
             if *count == 0 {
-                alive.remove(&handle);
+                table.remove(&handle);
             }
         }
     }

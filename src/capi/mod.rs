@@ -4,9 +4,12 @@
 
 mod arguments;
 pub mod buffer;
+mod cancel;
 pub mod device;
 pub mod dlpack;
 pub mod error;
+#[cfg(feature = "forced-panics")]
+pub mod forced;
 mod handle;
 pub mod offloader;
 pub mod parameter;

@@ -54,8 +54,8 @@ pub unsafe extern "C" fn wb_log_set(callback: wb_log_callback, user: *mut c_void
     guard(ptr::null_mut(), || {
         let user = User(user);
         log::set_sink(callback.map(
-            |callback| -> Box<dyn Fn(&crate::error::Error) + Send + Sync> {
-                Box::new(move |error| {
+            |callback| -> std::sync::Arc<dyn Fn(&crate::error::Error) + Send + Sync> {
+                std::sync::Arc::new(move |error| {
                     let User(user) = { user };
                     let message =
                         CString::new(error.message.replace('\0', " ")).unwrap_or_default();

@@ -286,6 +286,7 @@ pub unsafe extern "C" fn wb_view_release_after(
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<View>(view) }?.device().clone();
         let event = device.mark(Stream(stream as usize))?;
+        deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<View>(view) }?;
         deferred::drop_after(Some(event), Box::new(reference), &device);

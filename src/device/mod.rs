@@ -7,7 +7,6 @@ pub mod host;
 pub mod kernel;
 mod owned;
 pub mod policy;
-pub mod process;
 pub mod registry;
 mod usage;
 
@@ -16,12 +15,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::error::{Result, fail};
+use crate::error::{Result, catch, fail};
 use crate::log;
 use crate::memory::pages::{self, Span};
 use crate::status::{
     WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
 };
+use crate::sync;
 use kernel::Kernel;
 pub use owned::{DeviceMemory, OwnedStream};
 use policy::{Choice, Policy};
@@ -121,6 +121,11 @@ pub trait Backend: Send + Sync {
     fn registry(&self) -> &'static Registry;
     /// `WB_ERR_FORKED` in a child of the process that opened the device.
     fn check_process(&self) -> Result<()>;
+    /// Whether the device is not to be had any more (its context was destroyed, the driver has shut
+    /// down), so that there is nothing to wait for or to give back.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// Does several things at the cost of getting ready for one. `work` calls no code of a caller.
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()
@@ -256,7 +261,7 @@ impl Device {
     }
 
     fn allocations(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        self.allocations.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.allocations)
     }
 
     /// Device memory.
@@ -272,13 +277,14 @@ impl Device {
 
     /// Gives device memory of [`Device::alloc`] back.
     pub fn free(&self, address: u64) -> Result<()> {
+        self.backend.check_process()?;
         let Some(bytes) = self.allocations().remove(&address) else {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "{address:#x} is no device memory of wb_device_alloc on this device, or was freed"
             );
         };
-        self.backend.free(address).inspect_err(|_| {
+        catch(|| self.backend.free(address)).inspect_err(|_| {
             self.allocations().insert(address, bytes);
         })?;
         self.usage.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
@@ -305,6 +311,7 @@ impl Device {
                 to.bytes()
             );
         }
+        self.backend.check_process()?;
         let registry = self.backend.registry();
         let mut offset = 0;
         while offset < to.bytes() {
@@ -319,13 +326,12 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let left: Vec<u64> = self.allocations().drain().map(|(address, _)| address).collect();
+        if self.backend.check_process().is_err() {
+            return;
+        }
+        let left: Vec<u64> = self.allocations().keys().copied().collect();
         for address in left {
-            if self.backend.check_process().is_ok()
-                && let Err(error) = self.backend.free(address)
-            {
-                log::record(&error);
-            }
+            log::settle(|| self.backend.free(address));
         }
     }
 }

@@ -35,10 +35,8 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.device.backend().check_process().is_ok()
-            && let Err(error) = self.device.free(self.span.start() as u64)
-        {
-            log::record(&error);
+        if self.device.backend().check_process().is_ok() {
+            log::settle(|| self.device.free(self.span.start() as u64));
         }
     }
 }
@@ -62,11 +60,12 @@ impl OwnedStream {
 }
 
 impl Drop for OwnedStream {
+    /// Waits for what is queued: it uses memory that goes next. Who has waited already loses nothing.
     fn drop(&mut self) {
-        if self.device.backend().check_process().is_ok()
-            && let Err(error) = self.device.backend().release_stream(self.stream)
-        {
-            log::record(&error);
+        let backend = self.device.backend();
+        if backend.check_process().is_ok() && !backend.is_gone() {
+            log::settle_wait(|| backend.synchronize(self.stream));
+            log::settle(|| backend.release_stream(self.stream));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{RwLock, RwLockReadGuard};
 use crate::error::{Result, fail, human};
 use crate::memory::pages::Span;
 use crate::status::WB_ERR_ALREADY_REGISTERED;
+use crate::sync;
 
 /// Start of a range to its end and what it belongs to.
 type Ranges = BTreeMap<usize, (usize, &'static str)>;
@@ -17,17 +18,17 @@ pub struct Registry(RwLock<Ranges>);
 
 impl Registry {
     /// Nothing is registered.
-    pub const fn new() -> Self {
-        Self(RwLock::new(BTreeMap::new()))
+    pub fn new() -> Self {
+        Self::default()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Ranges> {
-        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::read(&self.0)
     }
 
     /// Enters a range; `WB_ERR_ALREADY_REGISTERED` names the one that it overlaps.
     pub fn claim(&self, span: Span, what: &'static str) -> Result<()> {
-        let mut ranges = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ranges = sync::write(&self.0);
         if let Some((start, (end, holder))) = overlapping(&ranges, span) {
             fail!(
                 WB_ERR_ALREADY_REGISTERED,
@@ -44,7 +45,7 @@ impl Registry {
 
     /// Takes a range out.
     pub fn release(&self, span: Span) {
-        let mut ranges = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ranges = sync::write(&self.0);
         ranges.remove(&span.start());
     }
 

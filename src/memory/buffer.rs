@@ -311,9 +311,7 @@ impl Drop for Buffer {
             Memory::Mapping(mapping) if !unpinned => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
             Memory::Driver(span) => {
-                if let Err(error) = self.device.backend().free_pinned(span) {
-                    log::record(&error);
-                }
+                log::settle(|| self.device.backend().free_pinned(span));
             }
             Memory::Caller(owner) => {
                 if let Some(owner) = owner {

@@ -1,17 +1,17 @@
 //! References that go when a stream has passed a point, or when no engine's thread has to wait for
 //! it. One thread per process, started by the first of them, watches the events and drops them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::device::process::Process;
 use crate::device::{Device, Event};
-use crate::error::{Error, Result, fail};
+use crate::error::{Result, fail, no_thread};
 use crate::log;
-use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, WB_ERR_TIMEOUT};
+use crate::process::PerProcess;
+use crate::status::WB_ERR_TIMEOUT;
+use crate::sync;
 
 /// First and longest pause between two looks at the events.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
@@ -31,16 +31,36 @@ struct Waiting {
 #[derive(Default)]
 struct Queue {
     arrived: Vec<Waiting>,
-    /// The process whose thread watches: a forked child has this memory and not that thread.
-    watcher: Option<Process>,
+    /// The thread runs.
+    watched: bool,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { arrived: Vec::new(), watcher: None });
-static ARRIVED: Condvar = Condvar::new();
-static GONE: Condvar = Condvar::new();
+/// What the thread and those who give it something share.
+#[derive(Default)]
+struct Reclaim {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    gone: Condvar,
+}
 
-fn queue() -> MutexGuard<'static, Queue> {
-    QUEUE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// A forked child has one of its own: what its parent had queued is the parent's to give back.
+fn reclaim() -> &'static Reclaim {
+    static RECLAIM: PerProcess<Reclaim> = PerProcess::new();
+    RECLAIM.get(|_| Reclaim::default())
+}
+
+/// Starts the thread where it does not run yet: what is to be dropped after it is not kept for want
+/// of one.
+pub fn start() -> Result<()> {
+    let mut queue = sync::lock(&reclaim().queue);
+    if !queue.watched {
+        thread::Builder::new()
+            .name("weighbridge-reclaim".into())
+            .spawn(watch)
+            .map_err(|error| no_thread("the thread that gives memory back", &error))?;
+        queue.watched = true;
+    }
+    Ok(())
 }
 
 /// Drops `payload` once `event` is complete (at once without one), on a thread of this library. In
@@ -51,72 +71,57 @@ pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device:
         std::mem::forget(waiting);
         return;
     }
-    device.usage().deferred.fetch_add(1, Ordering::AcqRel);
-    let mut queue = queue();
-    if queue.watcher.as_ref().is_some_and(|watcher| !watcher.is_this()) {
-        // What a parent process had queued is the parent's to give back.
-        queue.arrived.drain(..).for_each(std::mem::forget);
-        queue.watcher = None;
-    }
-    queue.arrived.push(waiting);
-    let started = start_watcher(&mut queue);
-    drop(queue);
-    ARRIVED.notify_one();
-    if let Err(error) = started {
-        // The next reference, or a drain, tries again; until then this one and its memory stay.
-        log::record(&error);
-    }
-}
-
-fn start_watcher(queue: &mut Queue) -> Result<()> {
-    if queue.watcher.is_none() {
-        let thread = thread::Builder::new().name("weighbridge-reclaim".into());
-        thread.spawn(watch).map_err(|error| {
-            let message = "the thread that gives memory back could not start";
-            Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", &error)
-        })?;
-        queue.watcher = Some(Process::this());
-    }
-    Ok(())
+    let reclaim = reclaim();
+    let mut waiting = Some(waiting);
+    log::settle(|| {
+        let mut queue = sync::lock(&reclaim.queue);
+        queue.arrived.extend(waiting.take());
+        device.usage().deferred.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    });
+    // What did not get there is kept for ever: something may still use it.
+    std::mem::forget(waiting);
+    reclaim.arrived.notify_one();
+    // The next reference, or a drain, tries again; until then this one and its memory stay.
+    log::settle(start);
 }
 
 /// Waits until nothing of the device is waiting any more.
 pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
     device.backend().check_process()?;
+    let left = || device.usage().deferred.load(Ordering::Acquire);
+    if left() > 0 {
+        start()?;
+    }
     let deadline = Instant::now() + timeout;
-    let mut queue = queue();
-    loop {
-        let left = device.usage().deferred.load(Ordering::Acquire);
-        if left == 0 {
-            return Ok(());
-        }
-        start_watcher(&mut queue)?;
+    let reclaim = reclaim();
+    let mut queue = sync::lock(&reclaim.queue);
+    while left() > 0 {
         let now = Instant::now();
         if now >= deadline {
             fail!(
                 WB_ERR_TIMEOUT,
-                "after {timeout:?}, {left} references still wait for their streams: is one of them \
-                 stuck, or the time too short?"
+                "after {timeout:?}, {} references still wait for their streams: is one of them \
+                 stuck, or the time too short?",
+                left()
             );
         }
-        queue = GONE
-            .wait_timeout(queue, deadline - now)
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .0;
+        queue = sync::wait_timeout(&reclaim.gone, queue, deadline - now);
     }
+    Ok(())
 }
 
 fn watch() {
+    let reclaim = reclaim();
     let mut waiting: Vec<Waiting> = Vec::new();
     let mut pause = PAUSE.0;
     loop {
-        let mut queue = queue();
+        let mut queue = sync::lock(&reclaim.queue);
         while queue.arrived.is_empty() && waiting.is_empty() {
-            queue = ARRIVED.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner());
+            queue = sync::wait(&reclaim.arrived, queue);
         }
         if queue.arrived.is_empty() {
-            let woken = ARRIVED.wait_timeout(queue, pause);
-            queue = woken.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            queue = sync::wait_timeout(&reclaim.arrived, queue, pause);
             pause = (pause * 2).min(PAUSE.1);
         }
         if !queue.arrived.is_empty() {
@@ -124,12 +129,12 @@ fn watch() {
             pause = PAUSE.0;
         }
         drop(queue);
-        waiting.retain_mut(|waiting| !dropped(waiting));
+        waiting.retain_mut(|waiting| !dropped(waiting, reclaim));
     }
 }
 
 /// Drops the reference if its time has come.
-fn dropped(waiting: &mut Waiting) -> bool {
+fn dropped(waiting: &mut Waiting, reclaim: &Reclaim) -> bool {
     let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
         Ok(complete) => complete,
         // Once is no answer. A device that answers nothing else runs nothing any more.
@@ -144,12 +149,13 @@ fn dropped(waiting: &mut Waiting) -> bool {
     if complete {
         waiting.event = None;
         let payload = waiting.payload.take();
-        if catch_unwind(AssertUnwindSafe(move || drop(payload))).is_err() {
-            log::record(&Error::new(WB_ERR_INTERNAL, "giving memory back panicked"));
-        }
-        let _queue = queue();
+        log::settle(move || {
+            drop(payload);
+            Ok(())
+        });
+        let _queue = sync::lock(&reclaim.queue);
         waiting.device.usage().deferred.fetch_sub(1, Ordering::AcqRel);
-        GONE.notify_all();
+        reclaim.gone.notify_all();
     }
     complete
 }

@@ -11,7 +11,7 @@ const CAP_IPC_LOCK: u32 = 14;
 
 /// Bytes that this process may lock; `None` where there is no limit for it.
 pub fn memlock() -> Option<u64> {
-    let privileged = fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+    let privileged = fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| {
         status
             .lines()
             .find_map(|line| line.strip_prefix("CapEff:"))
@@ -42,7 +42,7 @@ pub fn check_control_group(bytes: usize) -> Result<()> {
 
 /// Limit and use in bytes of the group that leaves the least room, of all that this process is in.
 fn tightest_control_group() -> Option<(u64, u64, PathBuf)> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
     groups
         .lines()
         .filter_map(|line| {

@@ -1,4 +1,5 @@
-//! What the kernel says about this process's mappings: /proc/self/maps and /proc/self/smaps.
+//! What the kernel says about this process's mappings: /proc/thread-self/maps and smaps (of
+//! /proc/self they are empty once the first thread has ended).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -63,7 +64,7 @@ fn each_line(path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Resul
 /// The regions that the span touches, in order.
 pub fn regions(span: Span) -> Result<Vec<Region>> {
     let mut touched = Vec::new();
-    each_line("/proc/self/maps", |line| {
+    each_line("/proc/thread-self/maps", |line| {
         let Some(region) = region(line) else { return Continue(()) };
         if region.start >= span.end() {
             return Break(());
@@ -91,7 +92,7 @@ pub struct Counted {
 pub fn count(span: Span) -> Result<Counted> {
     let mut counted = Counted::default();
     let mut inside = false;
-    each_line("/proc/self/smaps", |line| {
+    each_line("/proc/thread-self/smaps", |line| {
         if let Some(region) = region(line) {
             if region.start >= span.end() {
                 return Break(());

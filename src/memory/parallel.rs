@@ -7,6 +7,7 @@ use std::thread;
 use crate::error::{Error, Result, fail};
 use crate::memory::pages::Span;
 use crate::status::WB_ERR_CANCELLED;
+use crate::sync;
 
 /// Bytes of a piece: large enough to amortise, small enough to balance and to cancel between.
 const PIECE: usize = 32 << 20;
@@ -62,7 +63,7 @@ pub fn in_pieces(
     let first_error = Mutex::new(None);
     let stop = |error: Error| {
         stopped.store(true, Ordering::Relaxed);
-        first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+        sync::lock(&first_error).get_or_insert(error);
     };
     let step = || {
         let offset = next.fetch_add(PIECE, Ordering::Relaxed);

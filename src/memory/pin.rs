@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::device::{Device, PinOptions};
-use crate::error::{Error, Result, human};
+use crate::error::{Error, Result, catch, human};
 use crate::log;
 use crate::memory::pages::{Span, page_bytes, round_up};
 use crate::memory::parallel::{Phase, Progress, report};
@@ -88,8 +88,8 @@ impl Pins {
         while offset < span.bytes() {
             let part = span.part(offset, if offset == 0 { chunk - lead } else { chunk });
             registry.claim(part, holder)?;
-            let pinned =
-                device.backend().pin(part, options).inspect_err(|_| registry.release(part))?;
+            let pinned = catch(|| device.backend().pin(part, options))
+                .inspect_err(|_| registry.release(part))?;
             pins.device_address = match (offset, pins.device_address, pinned.device_address) {
                 (0, _, address) => address,
                 (_, Some(first), Some(here)) if first + offset as u64 == here => Some(first),
@@ -124,15 +124,22 @@ impl Pins {
         self.undo()
     }
 
+    /// In a forked child there is nothing to undo: neither locks nor registrations are inherited.
     fn undo(&mut self) -> bool {
+        if self.device.backend().check_process().is_err() {
+            self.spans.clear();
+        }
         let mut all = true;
         for span in self.spans.drain(..).rev() {
-            match self.device.backend().unpin(span) {
-                Ok(()) => self.device.backend().registry().release(span),
-                Err(error) => {
-                    log::record(&error);
-                    all = false;
-                }
+            let backend = self.device.backend();
+            let undone = catch(|| {
+                backend.unpin(span)?;
+                backend.registry().release(span);
+                Ok(())
+            });
+            if let Err(error) = undone {
+                log::record(&error);
+                all = false;
             }
         }
         all

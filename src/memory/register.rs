@@ -38,26 +38,29 @@ impl Buffer {
         let writable = regions.iter().all(|region| region.writable);
         // A touch behind the end of a file would be SIGBUS: the kernel populates files.
         let touch = writable && !regions.iter().any(|region| region.file_backed);
-        let pins = if pinned {
+        let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span.pages(), threads, Phase::Fault, progress, &|piece| {
                 pages::fault_in(piece, touch)
             })?;
-            Some(pin(device, span, writable, options, progress)?)
+            let (pins, refused) = pin(device, span, writable, options, progress)?;
+            (Some(pins), refused)
         } else {
-            None
+            (None, None)
         };
-        let note = if pinned { String::new() } else { options.pageable_note(device) };
-        let read_only = options.read_only
-            || !writable
-            || pins.as_ref().is_some_and(|(_, read_only)| *read_only);
+        let read_only = options.read_only || !writable || refused.is_some();
+        let note = match refused {
+            Some(why) => format!("registered for reading only: {why}"),
+            None if pinned => String::new(),
+            None => options.pageable_note(device),
+        };
         Ok(Self::assemble(
             device,
             Parts {
                 data: span,
                 memory: Memory::Caller(owner.take()),
-                pins: pins.map(|(pins, _)| pins),
+                pins,
                 driver_pinned: None,
                 mapped: 0,
                 origin: Origin::Registered,
@@ -69,25 +72,28 @@ impl Buffer {
     }
 }
 
-/// Pins the range as writable if it is and the driver takes it so, else as read-only.
+/// Pins the range as writable if it is and the driver takes it so, else as read-only; and why, where it
+/// could be written.
 fn pin(
     device: &Arc<Device>,
     span: Span,
     writable: bool,
     options: &BufferOptions,
     progress: &mut Progress<'_>,
-) -> Result<(Pins, bool)> {
+) -> Result<(Pins, Option<String>)> {
     let mut with = |read_only| {
         let pin_options = options.pin_options(device, read_only);
         let holder = "a caller's registered memory";
         Pins::pin(device, span, pin_options, options.chunk_bytes, holder, progress)
-            .map(|pins| (pins, read_only))
     };
+    let mut refused = None;
     if writable {
         match with(false) {
             // A shared writable file mapping on a disk's file system: only reading it can be had.
-            Err(error) if error.status == WB_ERR_DRIVER && device.facts().read_only_register => {}
-            answer => return answer,
+            Err(error) if error.status == WB_ERR_DRIVER && device.facts().read_only_register => {
+                refused = Some(error.message);
+            }
+            answer => return answer.map(|pins| (pins, None)),
         }
     } else if !device.facts().read_only_register {
         fail!(
@@ -96,7 +102,7 @@ fn pin(
             device.facts().name
         );
     }
-    with(true)
+    with(true).map(|pins| (pins, refused))
 }
 
 fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {

@@ -87,9 +87,9 @@ fn on_a_stream(
     progress: &mut Progress<'_>,
     copy: &CopyPiece<'_>,
 ) -> Result<()> {
+    let mut staging: Option<Staging> = None;
     let stream = OwnedStream::new(device)?;
     let total = jobs.iter().map(|job| job.to.bytes()).sum();
-    let mut staging: Option<Staging> = None;
     let mut staged = || match &staging {
         Some(staging) => Ok(staging.span()),
         None => Ok(staging.insert(Staging::new(device)?).span()),

@@ -19,6 +19,7 @@ use crate::memory::view::{Access, View};
 use crate::status::{
     WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
+use crate::sync;
 use crate::tensor::Layout;
 
 /// A committed plan.
@@ -125,8 +126,10 @@ impl Offloader {
         Ok(Arc::new(Self { schedule, state: Mutex::new(state), plan }))
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// What is where. A forked child must not wait for the lock: it may be held for ever.
+    pub(super) fn state(&self) -> Result<MutexGuard<'_, State>> {
+        self.device().backend().check_process()?;
+        Ok(sync::lock(&self.state))
     }
 
     pub(super) fn schedule(&self) -> &Schedule {
@@ -145,7 +148,7 @@ impl Offloader {
 
     /// The index of a group.
     pub fn group(&self, name: &str) -> Result<usize> {
-        match self.state().groups.iter().position(|group| group == name) {
+        match self.state()?.groups.iter().position(|group| group == name) {
             Some(index) => Ok(index),
             None => fail!(WB_ERR_NOT_FOUND, "there is no group {name:?}"),
         }
@@ -184,12 +187,12 @@ impl Offloader {
 
     /// The index of a parameter.
     pub fn find(&self, name: &str) -> Result<usize> {
-        self.state().find(name)
+        self.state()?.find(name)
     }
 
     /// What a parameter is now.
     pub fn describe(&self, name: &str) -> Result<Described> {
-        let state = self.state();
+        let state = self.state()?;
         let kept = &state.kept[state.find(name)?];
         let (host, device) = state.addresses(kept);
         Ok(Described {
@@ -205,7 +208,7 @@ impl Offloader {
     /// of what is resident in memory of the offloader. A slot's bytes are the parameter's while its
     /// group is acquired.
     pub fn view(&self, name: &str) -> Result<Arc<View>> {
-        let state = self.state();
+        let state = self.state()?;
         let kept = &state.kept[state.find(name)?];
         let before = kept.layout.bytes_before();
         match &kept.place {
@@ -240,7 +243,7 @@ impl Offloader {
 
     /// A view of the host's bytes of a parameter that is offloaded, to read or to save.
     pub fn host_view(&self, name: &str) -> Result<Arc<View>> {
-        let state = self.state();
+        let state = self.state()?;
         let kept = &state.kept[state.find(name)?];
         let Place::Block(block, offset) = kept.place else {
             fail!(WB_ERR_NOT_FOUND, "parameter {name:?} is resident: the host holds no bytes of it")
@@ -254,8 +257,9 @@ impl Offloader {
 
     /// Bytes by what they are for, and what was carried.
     pub fn stats(&self) -> Result<Stats> {
+        self.device().backend().check_process()?;
         let carried = self.schedule.carried()?;
-        let state = self.state();
+        let state = self.state()?;
         let mut stats = Stats {
             carried,
             generation: state.generation,

@@ -43,7 +43,7 @@ impl Offloader {
         source: Source,
         stream: Stream,
     ) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         let at = state.find(name)?;
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
         if let Some(quantized) = state.kept[at].quantized.clone()
@@ -126,6 +126,7 @@ impl Offloader {
         };
         let room = self.find_room(state, &groups, carrier, bytes, (!tied).then_some(block))?;
         // Given up first: two copies are never held.
+        change.unseat();
         state.leave_block(at);
         state.kept[at].place = Place::Nowhere;
         state.kept[at].layout = layout;
@@ -171,7 +172,7 @@ impl Offloader {
     /// Adds a parameter: offloaded beside what is offloaded of its group, if it is selected and the
     /// budget has room; resident otherwise.
     pub fn add(&self, parameter: Parameter, source: Option<Source>, stream: Stream) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         if state.names.contains_key(&parameter.name) {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
@@ -270,7 +271,7 @@ impl Offloader {
 
     /// Removes a parameter.
     pub fn remove(&self, name: &str, stream: Stream) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         let at = state.find(name)?;
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
         let offloaded = matches!(state.kept[at].place, Place::Block(..));
@@ -292,7 +293,7 @@ impl Offloader {
         let mut done = Reconciled::default();
         // Judged before anything is changed, which moves what the addresses name.
         let (gone, judged) = {
-            let state = self.state();
+            let state = self.state()?;
             let names: HashSet<&str> =
                 now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
             let gone: Vec<String> =
@@ -328,7 +329,7 @@ impl Offloader {
 
     /// Closes up the room between blocks.
     pub fn compact(&self, stream: Stream) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         let mut change = self.schedule().change(&[], stream)?;
         change.check_all_free()?;
         for unit in 0..state.units.len() {

@@ -148,11 +148,13 @@ impl Offloader {
     /// Gives every unit its slot again and goes on: addresses have changed.
     pub(super) fn rearrange(&self, state: &mut State, change: &mut Change<'_>) -> Result<()> {
         change.check_all_free()?;
+        change.unseat();
         state.drop_empty_units();
         let seats = self.seats(state, None);
         let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
         if seats.slot_bytes > have {
             state.slots = None;
+            state.units.iter_mut().for_each(|unit| unit.slot = None);
             state.slots =
                 DeviceMemory::alloc(self.device(), seats.slot_bytes as usize)?.map(Arc::new);
         }

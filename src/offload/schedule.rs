@@ -12,6 +12,7 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
+use crate::sync;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::transfer::Staging;
@@ -19,7 +20,7 @@ use crate::device::{Device, Stream};
 use crate::error::{Result, fail};
 use crate::log;
 use crate::memory::pages::Span;
-use crate::status::WB_ERR_CAPTURING;
+use crate::status::{WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY};
 use machine::Machine;
 
 /// A stretch of host memory that moves as one.
@@ -82,7 +83,20 @@ impl Schedule {
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.machine)
+    }
+
+    /// The machine, when it has something to carry.
+    fn seated(&self) -> Result<MutexGuard<'_, Machine>> {
+        let machine = self.machine();
+        if !machine.seated {
+            fail!(
+                WB_ERR_DEVICE_MEMORY,
+                "an earlier change of the parameters failed before every slot had its memory again: \
+                 free device memory, then call wb_offloader_compact"
+            );
+        }
+        Ok(machine)
     }
 
     /// The stream's capture; an error in one, for what cannot be done there.
@@ -100,7 +114,7 @@ impl Schedule {
     pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().within(&mut || {
             let capture = self.device.backend().capture(stream)?;
-            self.machine().acquire(&self.device, group, stream, capture)
+            self.seated()?.acquire(&self.device, group, stream, capture)
         })
     }
 
@@ -108,14 +122,14 @@ impl Schedule {
     pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().within(&mut || {
             let capture = self.device.backend().capture(stream)?;
-            self.machine().release(&self.device, group, stream, capture)
+            self.seated()?.release(&self.device, group, stream, capture)
         })
     }
 
     /// Makes the stream wait for every copy that was queued: before a capture of a part of a step ends.
     pub fn join(&self, stream: Stream) -> Result<()> {
         let capture = self.device.backend().capture(stream)?;
-        let mut machine = self.machine();
+        let mut machine = self.seated()?;
         machine.enter(capture);
         machine.join(&self.device, stream, capture)
     }
@@ -123,7 +137,7 @@ impl Schedule {
     /// Ends a step that was abandoned: nothing is held, and the first groups are in their slots.
     pub fn reset(&self, stream: Stream) -> Result<()> {
         self.check_running(stream, "reset a step")?;
-        self.machine().reset(&self.device, stream)
+        self.seated()?.reset(&self.device, stream)
     }
 
     /// Stops the machine to change what it carries: nothing of the groups is held, no copy is under
@@ -155,9 +169,19 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// The unit's host memory was written: what is in its slot is old, and is copied again.
+    /// The unit's host memory was written: what is in its slot is old, and is copied again. Without
+    /// slots there is nothing old.
     pub fn touch(&mut self, unit: usize) -> Result<()> {
-        self.machine.touch(self.device, unit, self.stream)
+        match self.machine.seated {
+            true => self.machine.touch(self.device, unit, self.stream),
+            false => Ok(()),
+        }
+    }
+
+    /// Memory that is carried, or slots, are about to go: until [`Change::lay_out`] has succeeded
+    /// nothing is copied to or from where they were.
+    pub fn unseat(&mut self) {
+        self.machine.seated = false;
     }
 
     /// `WB_ERR_BUSY` while any group is held.
@@ -174,14 +198,11 @@ impl Change<'_> {
 }
 
 impl Drop for Schedule {
-    /// What is queued reads the host memory and the slots: it runs before those go. So one failure
-    /// is no answer.
+    /// What is queued reads the host memory and the slots: it runs before those go.
     fn drop(&mut self) {
-        let machine = self.machine();
-        if self.device.backend().check_process().is_ok()
-            && let Err(error) = machine.synchronize().or_else(|_| machine.synchronize())
-        {
-            log::record(&error);
+        let backend = self.device.backend();
+        if backend.check_process().is_ok() && !backend.is_gone() {
+            log::settle_wait(|| self.machine().synchronize());
         }
     }
 }

@@ -7,11 +7,12 @@ use super::geometry::Geometry;
 use super::run::{Run, is_packed};
 use crate::device::kernel::{Format, Kernel, ScaleKind, Wide};
 use crate::device::{Device, DeviceMemory, OwnedStream};
-use crate::error::{Result, fail};
+use crate::error::{Result, catch, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::Progress;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
+use crate::sync;
 use crate::tensor::Layout;
 
 /// Bytes that a caller names, and where they are.
@@ -114,7 +115,7 @@ impl Quantizer {
 
     /// The most bytes of device memory that were taken for staging at a time.
     pub fn most_staging(&self) -> u64 {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).most
+        sync::lock(&self.state).most
     }
 
     /// Does a task. Returns when every byte is where it goes.
@@ -126,7 +127,8 @@ impl Quantizer {
         if task.layout.elements() == 0 {
             return Ok(Quantized::default());
         }
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.device.backend().check_process()?;
+        let mut state = sync::lock(&self.state);
         let state = &mut *state;
         let backend = self.device.backend();
         // The host device's kernels find all memory where it lies, and share what they write.
@@ -152,10 +154,10 @@ impl Quantizer {
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
         let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
-        let done = run.all(state, progress);
+        let done = catch(|| run.all(state, progress));
         // Whatever happened, nothing may be under way when the caller's memory goes.
         for stream in &state.streams {
-            let waited = backend.synchronize(stream.get());
+            let waited = catch(|| backend.synchronize(stream.get()));
             if done.is_ok() {
                 waited?;
             }

@@ -77,6 +77,17 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
     return leave(CUDA_SUCCESS);
 }
 
+/* Whoever retained it holds a dead context afterwards, and the next to retain makes a new one. */
+CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
+{
+    ENTER(cuDevicePrimaryCtxReset_v2, NEEDS_INIT);
+    if (!device_exists(device)) return leave(CUDA_ERROR_INVALID_DEVICE);
+    struct context *primary = driver.primary[device];
+    driver.primary[device] = NULL;
+    if (primary != NULL) context_destroy(primary);
+    return leave(CUDA_SUCCESS);
+}
+
 CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device)
 {
     ENTER(cuCtxCreate_v2, NEEDS_INIT);

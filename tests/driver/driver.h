@@ -15,7 +15,8 @@
 #define FUNCTIONS(F)                                                                              \
     F(cuInit) F(cuDriverGetVersion) F(cuDeviceGetCount) F(cuDeviceGet) F(cuDeviceGetName)         \
     F(cuDeviceTotalMem_v2) F(cuDeviceGetAttribute) F(cuDeviceGetPCIBusId)                         \
-    F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuCtxCreate_v2)                 \
+    F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2)                                   \
+    F(cuDevicePrimaryCtxReset_v2) F(cuCtxCreate_v2)                                                \
     F(cuCtxDestroy_v2) F(cuCtxGetCurrent) F(cuCtxSetCurrent) F(cuCtxPushCurrent_v2)               \
     F(cuCtxPopCurrent_v2) F(cuCtxGetDevice) F(cuCtxSynchronize) F(cuMemGetInfo_v2)                \
     F(cuMemAlloc_v2) F(cuMemFree_v2) F(cuMemHostAlloc) F(cuMemFreeHost) F(cuMemHostRegister_v2)   \

@@ -145,7 +145,7 @@ static CUresult pin_mapping(uintptr_t start, uintptr_t end, const struct mapping
 /* Calls pin_mapping on each mapping of the range; a gap is refused. */
 static CUresult walk(uintptr_t start, uintptr_t end, int read_only, int faulting)
 {
-    FILE *maps = fopen("/proc/self/maps", "r");
+    FILE *maps = fopen("/proc/thread-self/maps", "r");
     struct mapping mapping;
     CUresult result = CUDA_SUCCESS;
     if (maps == NULL) return CUDA_ERROR_UNKNOWN;
@@ -169,7 +169,7 @@ CUresult maps_pin(uintptr_t start, size_t bytes, int read_only)
 
 int maps_allow(uintptr_t start, size_t bytes, int writing)
 {
-    FILE *maps = fopen("/proc/self/maps", "r");
+    FILE *maps = fopen("/proc/thread-self/maps", "r");
     struct mapping mapping;
     uintptr_t end = start + bytes;
     if (maps == NULL || end < start) return 0;

@@ -85,6 +85,19 @@ static void a_primary_context_lives_until_its_last_release(void)
     OK(cuCtxSynchronize());
 }
 
+static void a_primary_context_that_is_reset_is_no_more(void)
+{
+    CUcontext first = start(), second = NULL;
+    OK(cuDevicePrimaryCtxReset_v2(0));
+    CHECK_EQUAL(double_live("contexts"), 0);
+    REFUSED(CONTEXT_IS_DESTROYED, cuCtxPushCurrent_v2(first));
+    REFUSED(INVALID_CONTEXT, cuDevicePrimaryCtxRelease_v2(0));
+    OK(cuDevicePrimaryCtxReset_v2(0)); /* there is none: nothing to do */
+    OK(cuDevicePrimaryCtxRetain(&second, 0));
+    CHECK(second != first);
+    REFUSED(INVALID_DEVICE, cuDevicePrimaryCtxReset_v2(1));
+}
+
 static void *destroy(void *context)
 {
     OK(cuCtxDestroy_v2(context));
@@ -151,6 +164,7 @@ const struct test context_tests[] = {
     TEST(the_stack_pushes_pops_and_replaces),
     TEST(each_thread_has_its_own_stack),
     TEST(a_primary_context_lives_until_its_last_release),
+    TEST(a_primary_context_that_is_reset_is_no_more),
     TEST(a_destroyed_context_is_refused),
     TEST(a_dying_context_takes_all_with_it_and_says_so),
     TEST(a_context_knows_its_device),

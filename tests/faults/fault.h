@@ -110,7 +110,7 @@ static wb_status system_status(const char *function, int code)
     int of_proc = starts(system_failed_file(), "/proc/");
     if (strcmp(function, "mlock") == 0) return WB_ERR_MEMLOCK;
     if (strcmp(function, "mincore") == 0 || of_proc) return WB_ERR_INTERNAL;
-    if (strcmp(function, "mmap") == 0 && system_failed_file()[0] == '\0') {
+    if (strcmp(function, "mmap") == 0 && (code == ENOMEM || system_failed_file()[0] == '\0')) {
         return WB_ERR_OUT_OF_MEMORY;
     }
     if (strcmp(function, "mprotect") == 0 || strcmp(function, "pthread_create") == 0 ||
@@ -207,11 +207,22 @@ static const struct answer {
     {DRIVER, "cuPointerGetAttribute", 801, GOES_ON},
     {DRIVER, "cuMemHostRegister", 1, GOES_ON}, /* asked when the device is opened: it cannot */
     {DRIVER, "cuPointerGetAttribute", 1, GOES_ON}, /* memory that the driver does not know */
-    /* On the way to waiting for what an offloader has under way, which is asked again. */
+    /* On the way to waiting for what is under way on memory that goes next, which is asked again. */
     {DRIVER, "cuEventSynchronize", 0, GOES_ON},
+    {DRIVER, "cuStreamSynchronize", 0, GOES_ON},
     {DRIVER, "cuCtxPushCurrent", 0, GOES_ON},
     {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, GOES_ON},
 };
+
+/* Whether the call that failed was to give something back: the driver keeps it then. */
+static int gives_back(const struct fault *fault)
+{
+    const char *name = fault_fired(fault);
+    for (size_t i = 0; name != NULL && i < sizeof answers / sizeof answers[0]; i++) {
+        if (answers[i].how == LOGS && starts(name, answers[i].call)) return 1;
+    }
+    return 0;
+}
 
 /* The fault came up and no call of the library failed: there is a reason why that is right.
  * `logged`: errors that went to the log meanwhile. */

@@ -59,6 +59,7 @@ static void registers(struct world *world)
     fill(memory, bytes);
     called_back = 0;
     STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
+    hear(world, buffer);
     CHECK_SAME(called_back, 0);
     CHECK(holds_pattern(memory, 0, bytes));
     wb_buffer_release(buffer);
@@ -138,7 +139,7 @@ static void crosses_dlpack(struct world *world)
     DLManagedTensor *out = NULL;
     DLManagedTensor in = {{numbers, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, shape, NULL, 0},
                           &deleted, delete_import};
-    wb_buffer *buffer = NULL;
+    wb_buffer *buffer = NULL, *behind = NULL;
     wb_view *view = NULL, *imported = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
     STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
@@ -148,6 +149,9 @@ static void crosses_dlpack(struct world *world)
     out->deleter(out);
     STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESS_HOST, NULL, &imported, &error));
     CHECK_SAME(deleted, 0);
+    STEP(wb_view_buffer(imported, &behind, &error));
+    hear(world, behind);
+    wb_buffer_release(behind);
     wb_view_release(imported);
     CHECK_SAME(deleted, 1);
 }

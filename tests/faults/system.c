@@ -60,10 +60,11 @@ const char *system_failed_file(void)
 
 int system_is_hint(const char *path)
 {
-    static const char *const hints[] = {"/sys/", "/proc/cpuinfo", "/proc/meminfo",
-                                        "/proc/self/status", "/proc/self/cgroup"};
-    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++) {
-        if (strncmp(path, hints[i], strlen(hints[i])) == 0) return 1;
+    static const char *const hints[] = {"/cpuinfo", "/meminfo", "/status", "/cgroup"};
+    const char *name = strrchr(path, '/');
+    if (strncmp(path, "/sys/", 5) == 0) return 1;
+    for (size_t i = 0; name != NULL && i < sizeof hints / sizeof hints[0]; i++) {
+        if (strncmp(path, "/proc/", 6) == 0 && strcmp(name, hints[i]) == 0) return 1;
     }
     return 0;
 }
@@ -78,13 +79,6 @@ static void name_file(char file[FILE_ROOM], const char *path, int descriptor)
         snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
         ssize_t length = readlink(link, file, FILE_ROOM - 1);
         file[length < 0 ? 0 : length] = '\0';
-    }
-    /* Each process has its own name there. */
-    const char *status = strncmp(file, "/proc/", 6) == 0 ? strchr(file + 6, '/') : NULL;
-    if (status != NULL && strncmp(file + 6, "self/", 5) != 0) {
-        char rest[FILE_ROOM];
-        snprintf(rest, sizeof rest, "%s", status);
-        snprintf(file, FILE_ROOM, "/proc/self%.200s", rest);
     }
 }
 

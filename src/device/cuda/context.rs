@@ -6,9 +6,9 @@ use std::ptr;
 use cudarc::driver::sys::{CUcontext, CUdevice};
 
 use super::driver::{Driver, code};
-use crate::device::process::Process;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log;
+use crate::process::Process;
 
 /// The relaxed capture mode: what this library allocates or frees does not break the capture of
 /// another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.
@@ -48,6 +48,11 @@ impl Context {
         Self { driver, raw, device, retained: false, process: Process::this() }
     }
 
+    /// Whether nothing can be done in it any more, in this process or any.
+    pub fn is_gone(&self) -> bool {
+        self.enter().is_err_and(|error| code::is_gone(error.code))
+    }
+
     /// Makes the context current for as long as the guard lives, then restores what was. Inside of
     /// another guard for the same context on this thread there is nothing to do.
     pub fn enter(&self) -> Result<Entered<'_>> {
@@ -69,8 +74,10 @@ impl Context {
 }
 
 impl Drop for Context {
+    /// A primary context that the engine has reset is no more, and the one that may have followed it is
+    /// not ours to release.
     fn drop(&mut self) {
-        if !self.retained || !self.process.is_this() {
+        if !self.retained || !self.process.is_this() || self.is_gone() {
             return;
         }
         // SAFETY: retained once, released once.
@@ -103,16 +110,10 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Whether nothing is left to give back: at the end of the process, or once the engine destroyed its
-/// context, the driver did.
-pub(super) fn is_gone(error: &Error) -> bool {
-    matches!(error.code, code::DEINITIALIZED | code::CONTEXT_IS_DESTROYED)
-}
-
 /// Records that something could not be given back.
 pub(super) fn record_unless_gone(answer: Result<()>) {
     if let Err(error) = answer
-        && !is_gone(&error)
+        && !code::is_gone(error.code)
     {
         log::record(&error);
     }

@@ -12,9 +12,10 @@ use cudarc::driver::sys::{
 use once_cell::sync::OnceCell;
 
 use crate::error::{Error, Result};
+use crate::process::PerProcess;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_DRIVER,
-    WB_ERR_DRIVER_TOO_OLD, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,
+    WB_ERR_DRIVER_TOO_OLD, WB_ERR_FORKED, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,
     WB_ERR_OUT_OF_MEMORY, wb_status,
 };
 
@@ -26,9 +27,12 @@ pub mod code {
     #![allow(missing_docs)]
     pub const INVALID_VALUE: i32 = 1;
     pub const OUT_OF_MEMORY: i32 = 2;
+    /// Of cuInit and all that follows it in a forked child: of its process, or of an engine's.
+    pub const NOT_INITIALIZED: i32 = 3;
     pub const DEINITIALIZED: i32 = 4;
     pub const NO_DEVICE: i32 = 100;
     pub const INVALID_DEVICE: i32 = 101;
+    pub const INVALID_CONTEXT: i32 = 201;
     pub const OPERATING_SYSTEM: i32 = 304;
     pub const NOT_READY: i32 = 600;
     pub const CONTEXT_IS_DESTROYED: i32 = 709;
@@ -37,6 +41,11 @@ pub mod code {
     pub const NOT_SUPPORTED: i32 = 801;
     pub const CAPTURE_FIRST: i32 = 900;
     pub const CAPTURE_LAST: i32 = 908;
+
+    /// The driver has shut down, or the context is no more.
+    pub fn is_gone(code: i32) -> bool {
+        matches!(code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
+    }
 }
 
 /// Host function of a stream.
@@ -163,8 +172,8 @@ impl Driver {
     /// The driver of this process, opened and initialised at the first call. A failure is not kept:
     /// the next call tries again.
     pub fn get() -> Result<&'static Self> {
-        static DRIVER: OnceCell<Driver> = OnceCell::new();
-        DRIVER.get_or_try_init(|| {
+        static DRIVER: PerProcess<OnceCell<Driver>> = PerProcess::new();
+        DRIVER.get(|_| OnceCell::new()).get_or_try_init(|| {
             // SAFETY: the name is NUL-terminated; the driver's constructors are trusted as every
             // CUDA program trusts them.
             let library =
@@ -187,7 +196,11 @@ impl Driver {
         }
         let name = self.describe(self.error_name, code).unwrap_or_else(|| "unknown code".into());
         let text = self.describe(self.error_text, code).unwrap_or_default();
-        let message = format!("{symbol} answered {name} ({code}): {text}");
+        let mut message = format!("{symbol} answered {name} ({code}): {text}");
+        if code == code::NOT_INITIALIZED {
+            message += "; CUDA was initialised before a fork, and this is the child: open devices after \
+                        fork, or start workers with spawn";
+        }
         Error::new(status_of(symbol, code), message).with_code(code)
     }
 
@@ -205,6 +218,7 @@ fn status_of(symbol: &str, answer: i32) -> wb_status {
     match answer {
         code::OUT_OF_MEMORY if symbol.starts_with("cuMemHost") => WB_ERR_OUT_OF_MEMORY,
         code::OUT_OF_MEMORY => WB_ERR_DEVICE_MEMORY,
+        code::NOT_INITIALIZED => WB_ERR_FORKED,
         code::NO_DEVICE | code::INVALID_DEVICE => WB_ERR_NO_DEVICE,
         code::HOST_MEMORY_ALREADY_REGISTERED => WB_ERR_ALREADY_REGISTERED,
         code::NOT_SUPPORTED => WB_ERR_NOT_SUPPORTED,

@@ -18,15 +18,19 @@ use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail};
+use crate::log;
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
-use crate::status::{WB_ERR_ALREADY_REGISTERED, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
-use context::{Context, Entered, is_gone};
+use crate::process::PerProcess;
+use crate::status::{
+    WB_ERR_ALREADY_REGISTERED, WB_ERR_DRIVER_TOO_OLD, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE,
+};
+use context::{Context, Entered};
 use driver::{Driver, code};
 use event::CudaEvent;
 use kernels::Kernels;
 
-static REGISTRY: Registry = Registry::new();
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 /// How many CUDA devices there are.
 pub fn device_count() -> Result<i32> {
@@ -40,6 +44,7 @@ pub fn device_count() -> Result<i32> {
 pub struct CudaDevice {
     context: Arc<Context>,
     facts: Facts,
+    registry: &'static Registry,
     kernels: Kernels,
 }
 
@@ -77,7 +82,8 @@ impl CudaDevice {
             facts.read_only_register = probe_read_only(&entered)?;
         }
         let kernels = Kernels::new(facts.compute_capability);
-        Ok(Self { context: Arc::new(context), facts, kernels })
+        let registry = REGISTRY.get(|_| Registry::new());
+        Ok(Self { context: Arc::new(context), facts, registry, kernels })
     }
 }
 
@@ -159,6 +165,7 @@ fn probe_read_only(entered: &Entered<'_>) -> Result<bool> {
 fn unless_refused<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
         Ok(value) => Ok(Some(value)),
+        Err(error) if error.status == WB_ERR_DRIVER_TOO_OLD => Ok(None),
         Err(error) => match error.code {
             code::INVALID_VALUE
             | code::OPERATING_SYSTEM
@@ -219,11 +226,15 @@ impl Backend for CudaDevice {
     }
 
     fn registry(&self) -> &'static Registry {
-        &REGISTRY
+        self.registry
     }
 
     fn check_process(&self) -> Result<()> {
         self.context.process.check()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.context.is_gone()
     }
 
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
@@ -317,9 +328,10 @@ impl Backend for CudaDevice {
     }
 
     fn free(&self, address: u64) -> Result<()> {
-        let entered = self.context.enter()?;
-        // SAFETY: the driver refuses an address that it did not give out.
-        unsafe { entered.driver.memory_free(address) }
+        unless_gone(self.context.enter().and_then(|entered| {
+            // SAFETY: the driver refuses an address that it did not give out.
+            unsafe { entered.driver.memory_free(address) }
+        }))
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
@@ -343,9 +355,10 @@ impl Backend for CudaDevice {
     }
 
     fn release_stream(&self, stream: Stream) -> Result<()> {
-        let entered = self.context.enter()?;
-        // SAFETY: the caller gives back a stream of new_stream(), once.
-        unsafe { entered.driver.stream_destroy(stream.0 as sys::CUstream) }
+        unless_gone(self.context.enter().and_then(|entered| {
+            // SAFETY: the caller gives back a stream of new_stream(), once.
+            unsafe { entered.driver.stream_destroy(stream.0 as sys::CUstream) }
+        }))
     }
 
     fn synchronize(&self, stream: Stream) -> Result<()> {
@@ -432,7 +445,10 @@ unsafe extern "C" fn run_kept_work(data: *mut c_void) {
     // SAFETY: call_kept() gave this pointer to the driver, and the work's owner keeps it.
     let work = unsafe { &*data.cast::<HostWork>() };
     // A panic must not unwind into the driver.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (work.0)()));
+    log::settle(|| {
+        (work.0)();
+        Ok(())
+    });
 }
 
 /// The trampoline of [`CudaDevice::call`].
@@ -440,9 +456,14 @@ unsafe extern "C" fn run_work(data: *mut c_void) {
     // SAFETY: call() gave this pointer to the driver for one call.
     let work = unsafe { Box::from_raw(data.cast::<Box<dyn FnOnce() + Send>>()) };
     // A panic must not unwind into the driver.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    log::settle(|| {
+        work();
+        Ok(())
+    });
 }
 
+/// At the end of the process, or once the engine destroyed its context, there is nothing left to
+/// give back: the driver did.
 fn unless_gone(answer: Result<()>) -> Result<()> {
-    answer.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+    answer.or_else(|error| if code::is_gone(error.code) { Ok(()) } else { Err(error) })
 }

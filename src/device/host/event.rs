@@ -8,6 +8,7 @@ use super::stream::Streams;
 use crate::device::{Event, Stream, Waiting};
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_INTERNAL;
+use crate::sync;
 
 /// A point and when its stream passed it.
 #[derive(Default)]
@@ -18,7 +19,7 @@ struct Point {
 
 impl Point {
     fn passed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.passed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.passed)
     }
 
     fn pass(&self) {
@@ -29,7 +30,7 @@ impl Point {
     fn wait(&self) {
         let mut passed = self.passed();
         while passed.is_none() {
-            passed = self.changed.wait(passed).unwrap_or_else(|poisoned| poisoned.into_inner());
+            passed = sync::wait(&self.changed, passed);
         }
     }
 }
@@ -47,7 +48,7 @@ impl HostEvent {
     }
 
     fn point(&self) -> Option<Arc<Point>> {
-        self.point.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        sync::lock(&self.point).clone()
     }
 }
 
@@ -56,7 +57,7 @@ impl Event for HostEvent {
         let point = Arc::new(Point::default());
         let theirs = point.clone();
         self.streams.find(stream)?.push(Box::new(move || theirs.pass()));
-        *self.point.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(point);
+        *sync::lock(&self.point) = Some(point);
         Ok(())
     }
 
@@ -96,7 +97,7 @@ impl Event for HostEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::process::Process;
+    use crate::process::Process;
     use std::sync::mpsc;
 
     #[test]

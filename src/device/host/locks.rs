@@ -6,12 +6,16 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::memory::pages::{self, Span, page_bytes};
+use crate::process::PerProcess;
+use crate::sync;
 
-/// Pages in which ranges begin or end, and how many ranges do. Of the process, as its locks are.
-static ENDS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+/// Pages in which ranges begin or end, and how many ranges do.
+type Ends = BTreeMap<usize, usize>;
 
-fn ends() -> MutexGuard<'static, BTreeMap<usize, usize>> {
-    ENDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// Of the process, as its locks are.
+fn ends() -> MutexGuard<'static, Ends> {
+    static ENDS: PerProcess<Mutex<Ends>> = PerProcess::new();
+    sync::lock(ENDS.get(|_| Mutex::default()))
 }
 
 /// The first and the last page of whole pages, once where they are the same.
@@ -23,9 +27,11 @@ fn ends_of(pages: Span) -> impl Iterator<Item = usize> {
 /// Locks the range's pages.
 pub fn lock(span: Span) -> Result<()> {
     let pages = span.pages();
-    // Counted first: who unlocks a neighbour from here on leaves the page alone.
-    ends_of(pages).for_each(|page| *ends().entry(page).or_insert(0) += 1);
-    pages::lock(pages).inspect_err(|_| forget(&mut ends(), pages))
+    // Held to the end: who unlocks a neighbour now does so before this, or leaves the page alone.
+    let mut ends = ends();
+    pages::lock(pages)?;
+    ends_of(pages).for_each(|page| *ends.entry(page).or_insert(0) += 1);
+    Ok(())
 }
 
 /// Unlocks the range's pages but those that a neighbour needs.
@@ -44,7 +50,7 @@ pub fn unlock(span: Span) -> Result<()> {
     Ok(())
 }
 
-fn forget(ends: &mut BTreeMap<usize, usize>, pages: Span) {
+fn forget(ends: &mut Ends, pages: Span) {
     for page in ends_of(pages) {
         if let Some(ranges) = ends.get_mut(&page) {
             *ranges -= 1;

@@ -11,22 +11,24 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::kernel::Kernel;
-use crate::device::process::Process;
 use crate::device::registry::Registry;
 use crate::device::{Backend, Event, Facts, HostWork, PinOptions, Pinned, Stream};
 use crate::error::{Error, Result, fail, human};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span};
+use crate::process::{PerProcess, Process};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+use crate::sync;
 use event::HostEvent;
 use stream::Streams;
 
-static REGISTRY: Registry = Registry::new();
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 /// The host.
 pub struct HostDevice {
     facts: Facts,
     process: Process,
+    registry: &'static Registry,
     capacity: u64,
     streams: Arc<Streams>,
     state: Mutex<State>,
@@ -54,11 +56,13 @@ impl HostDevice {
         };
         let process = Process::this();
         let streams = Arc::new(Streams::new(process));
-        Self { facts, process, capacity, streams, state: Mutex::default() }
+        let registry = REGISTRY.get(|_| Registry::new());
+        Self { facts, process, registry, capacity, streams, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        self.process.check()?;
+        Ok(sync::lock(&self.state))
     }
 }
 
@@ -68,7 +72,7 @@ impl Backend for HostDevice {
     }
 
     fn registry(&self) -> &'static Registry {
-        &REGISTRY
+        self.registry
     }
 
     fn check_process(&self) -> Result<()> {
@@ -76,7 +80,7 @@ impl Backend for HostDevice {
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
-        let allocated = self.state().allocated;
+        let allocated = self.state()?.allocated;
         if self.capacity > 0 {
             return Ok((self.capacity - allocated, self.capacity));
         }
@@ -103,8 +107,7 @@ impl Backend for HostDevice {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Span> {
-        self.check_process()?;
-        let mut state = self.state();
+        let mut state = self.state()?;
         let mapping = Mapping::anonymous(bytes)
             .map_err(|error| Error { status: WB_ERR_DEVICE_MEMORY, ..error })?;
         let mapped = mapping.span().bytes() as u64;
@@ -128,7 +131,7 @@ impl Backend for HostDevice {
     fn free(&self, address: u64) -> Result<()> {
         self.check_process()?;
         self.streams.synchronize_all();
-        let mut state = self.state();
+        let mut state = self.state()?;
         let Some(mapping) = state.allocations.remove(&address) else {
             fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} is no device memory of this device")
         };
@@ -184,7 +187,7 @@ impl Backend for HostDevice {
     }
 
     fn is_device_memory(&self, address: u64) -> Result<bool> {
-        let state = self.state();
+        let state = self.state()?;
         let before = state.allocations.range(..=address).next_back();
         Ok(before.is_some_and(|(_, mapping)| address < mapping.span().end() as u64))
     }

@@ -1,15 +1,15 @@
 //! Streams of the host device: each a thread that runs what is queued, in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use crate::device::Stream;
-use crate::device::process::Process;
-use crate::error::{Error, Result, fail};
+use crate::error::{Result, fail, no_thread};
 use crate::log;
-use crate::status::{WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY};
+use crate::process::Process;
+use crate::status::WB_ERR_INVALID_ARGUMENT;
+use crate::sync;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -32,11 +32,11 @@ struct State {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.state)
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::wait(&self.changed, state)
     }
 
     fn run(&self) {
@@ -44,9 +44,10 @@ impl Queue {
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 drop(state);
-                if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                    log::record(&Error::new(WB_ERR_INTERNAL, "work on a host stream panicked"));
-                }
+                log::settle(|| {
+                    work();
+                    Ok(())
+                });
                 state = self.lock();
                 state.finished += 1;
                 self.changed.notify_all();
@@ -67,10 +68,7 @@ impl HostStream {
         thread::Builder::new()
             .name("weighbridge-stream".into())
             .spawn(move || theirs.run())
-            .map_err(|error| {
-                let message = "a stream needs a thread: raise RLIMIT_NPROC or the pids limit";
-                Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", &error)
-            })?;
+            .map_err(|error| no_thread("a stream of the host device", &error))?;
         Ok(Self(queue))
     }
 
@@ -94,8 +92,11 @@ impl HostStream {
 
 impl Drop for HostStream {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        log::settle(|| {
+            self.0.lock().closed = true;
+            self.0.changed.notify_all();
+            Ok(())
+        });
     }
 }
 
@@ -118,7 +119,7 @@ impl Streams {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.table)
     }
 
     /// The stream of a handle.
@@ -166,6 +167,15 @@ impl Streams {
     pub fn synchronize_all(&self) {
         let streams: Vec<_> = self.table().streams.values().cloned().collect();
         streams.iter().for_each(|stream| stream.synchronize());
+    }
+}
+
+impl Drop for Streams {
+    /// A forked child has none of the threads, and one of them may have held its lock at the fork.
+    fn drop(&mut self) {
+        if !self.process.is_this() {
+            std::mem::forget(std::mem::take(&mut self.table));
+        }
     }
 }
 

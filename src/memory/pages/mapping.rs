@@ -65,9 +65,14 @@ impl Mapping {
     /// `bytes` bytes of a file from `offset`, a multiple of the page, read-only and shared.
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
-            |answer| {
-                let message = format!("mapping {} of the file failed", human(bytes as u64));
-                Error::system(WB_ERR_FILE_IO, message, "mmap", &answer)
+            |answer| match answer.raw_os_error() {
+                Some(libc::ENOMEM) => {
+                    no_room(&format!("to map {} of a file", human(bytes as u64)), "mmap", &answer)
+                }
+                _ => {
+                    let message = format!("mapping {} of the file failed", human(bytes as u64));
+                    Error::system(WB_ERR_FILE_IO, message, "mmap", &answer)
+                }
             },
         )?;
         let span = Span { start, bytes: round_up(bytes, page_bytes()) };
@@ -111,10 +116,13 @@ fn unmap(span: Span) {
 }
 
 fn no_memory(bytes: usize, call: &str, answer: &io::Error) -> Error {
+    no_room(&format!("{} of host memory", human(bytes as u64)), call, answer)
+}
+
+fn no_room(asked: &str, call: &str, answer: &io::Error) -> Error {
     let message = format!(
-        "asked {} of host memory; the kernel refused the mapping: ask for less, or raise \
-         RLIMIT_AS, vm.max_map_count or vm.overcommit_memory",
-        human(bytes as u64)
+        "asked {asked}; the kernel refused the mapping: ask for less, or raise RLIMIT_AS, \
+         vm.max_map_count or vm.overcommit_memory"
     );
     Error::system(WB_ERR_OUT_OF_MEMORY, message, call, answer)
 }

@@ -53,6 +53,8 @@ pub(super) struct Machine {
     pub(super) lanes: Vec<Lane>,
     pub(super) units: Vec<Unit>,
     groups: Vec<Group>,
+    /// The units are where the arrangement says.
+    pub(super) seated: bool,
     ring: Vec<usize>,
     depth: usize,
     fork: Mark,
@@ -79,6 +81,7 @@ impl Machine {
             lanes: lanes.collect::<Result<_>>()?,
             units: Vec::new(),
             groups: Vec::new(),
+            seated: false,
             ring: Vec::new(),
             depth: 1,
             fork: Mark::new(device)?,
@@ -118,6 +121,7 @@ impl Machine {
         self.ring = arrangement.ring.clone();
         self.depth = arrangement.depth.max(1);
         self.loaded_before.clear();
+        self.seated = true;
         Ok(())
     }
 

@@ -1,0 +1,61 @@
+// Callables that C runs once and that throw: nobody is there to catch it, so the process ends, as the
+// binding says; it does not go on with half of a release done. (Progress callbacks: progress.cpp.)
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <stdexcept>
+
+#include "fixtures.hpp"
+
+using namespace weighbridge;
+
+// How a child process ends that runs `body`: its signal, or 0.
+template <class Body>
+static int signal_of(Body body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    static_cast<void>(freopen("/dev/null", "w", stderr));  // std::terminate says why
+    alarm(20);
+    body();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+// No device is open in this process, so that the child may open any.
+TEST("a deleter that throws ends the process") {
+  CHECK(signal_of([] {
+          const Device device = fixtures::open();
+          fixtures::Memory memory = fixtures::pages(1);
+          Buffer buffer = Buffer::register_memory(device, memory.get(), fixtures::page, [] {
+                            throw std::runtime_error("thrown by a deleter");
+                          }).value();
+          buffer.release();
+        }) == SIGABRT);
+}
+
+TEST("work on a stream that throws ends the process") {
+  CHECK(signal_of([] {
+          const Device device = fixtures::open();
+          const Stream stream = Stream::make(device).value();
+          static_cast<void>(stream.call([] { throw std::runtime_error("thrown on a stream"); }));
+          static_cast<void>(stream.synchronize());
+        }) == SIGABRT);
+}
+
+TEST("the same without throwing ends well") {
+  CHECK(signal_of([] {
+          const Device device = fixtures::open();
+          fixtures::Memory memory = fixtures::pages(1);
+          static_cast<void>(
+              Buffer::register_memory(device, memory.get(), fixtures::page, [] {}).value());
+        }) == 0);
+}
+
+int main() { return check::run(); }
