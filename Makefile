@@ -126,7 +126,7 @@ soak: build $(VENV)/test ## SECONDS=600 of everything at once on THREADS=16, the
 		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
 	done
 
-gpu-soak: ## 100,000 steps with the ring in every depth, and 16 threads for 90 s; needs a GPU and a built library
+gpu-soak: ## 100,000 steps with the ring in every depth, and 16 threads for 60 s; needs a GPU and a built library
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:

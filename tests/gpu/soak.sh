@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # 100,000 steps of an offloader on the real driver, every byte of every step compared, and everything at
 # once on 16 threads. Needs a GPU, a built library (target/release or WEIGHBRIDGE_LIBRARY), a C and C++
-# compiler, CMake and ninja. No cargo, no network. At most eight minutes.
-#   STEPS=100000 SECONDS=90 SEED=1 tests/gpu/soak.sh
+# compiler, CMake and ninja. No cargo, no network. At most nine minutes.
+#   STEPS=100000 SECONDS=60 SEED=1 tests/gpu/soak.sh
 set -uo pipefail
 # Bash counts its own seconds in a variable of this name.
-seconds=$(printenv SECONDS || echo 90)
+seconds=$(printenv SECONDS || echo 60)
 cd "$(dirname "$0")/../.."
 
 library=$(realpath "${WEIGHBRIDGE_LIBRARY:-target/release/libweighbridge.so}")
@@ -33,5 +33,5 @@ part() {
     [ "$status" -eq 0 ] || { echo "gpu-soak: exit $status"; failed=1; }
 }
 part $((seconds + 30)) "$build/tests/soak/soak" --seconds="$seconds" --seed="$seed"
-part 330 "$build/tests/soak/steps" --steps="${STEPS:-100000}" --seed="$seed"
+part 420 "$build/tests/soak/steps" --steps="${STEPS:-100000}" --seed="$seed"
 exit "$failed"

@@ -247,8 +247,28 @@ static void threads_that_cannot_be_had_are_errors_or_not_needed(wb_device *devic
     wb_device_release(device);
 }
 
+/* A real device's memory is everybody's: it is not filled here, only asked for too much. */
+static int on_hardware(void)
+{
+    return on_cuda() && !on_double();
+}
+
+static void more_than_the_device_has_is_an_error(wb_device *device)
+{
+    uint64_t address = 0;
+    device = opened(NULL);
+    wb_device_usage before = measure(device);
+    CHECK_ERROR(WB_ERR_DEVICE_MEMORY,
+                wb_device_alloc(device, (uint64_t)1 << 50, &address, &error),
+                on_cuda() ? "cuMemAlloc_v2" : "1048576.0 GiB");
+    CHECK(address == 0);
+    small_requests_succeed(device, before);
+    wb_device_release(device);
+}
+
 static void device_memory_that_is_used_up_is_an_error(wb_device *device)
 {
+    if (on_hardware()) NOT_RUN("it would fill the device: the double has a small one");
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     uint64_t first = 0, second = 0;
     if (on_cuda()) {
@@ -284,6 +304,7 @@ static void slots_that_find_no_room_are_an_error_until_there_is(wb_device *devic
     unsigned char *large = (unsigned char *)pages(LARGE);
     unsigned char seen[16];
     uint64_t taken = 0;
+    if (on_hardware()) NOT_RUN("it would fill the device: the double has a small one");
     REQUIRE(large != NULL);
     memset(large, 77, LARGE);
     if (on_cuda()) {
@@ -352,6 +373,7 @@ CHECK_MAIN(CASE_ALONE(EVERYWHERE, a_control_group_that_is_full_is_an_error_and_n
            CASE_ALONE(EVERYWHERE, address_space_that_has_no_room_for_a_file_is_out_of_memory),
            CASE_ALONE(EVERYWHERE, files_that_cannot_be_opened_are_errors),
            CASE_ALONE(EVERYWHERE, threads_that_cannot_be_had_are_errors_or_not_needed),
+           CASE_ALONE(EVERYWHERE, more_than_the_device_has_is_an_error),
            CASE_ALONE(EVERYWHERE, device_memory_that_is_used_up_is_an_error),
            CASE_ALONE(EVERYWHERE, slots_that_find_no_room_are_an_error_until_there_is),
            CASE_ALONE(EVERYWHERE, a_full_tmpfs_is_not_needed))
