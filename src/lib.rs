@@ -21,4 +21,5 @@ pub mod memory;
 pub mod offload;
 pub mod quant;
 pub mod status;
+mod sync;
 pub mod tensor;
