@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint asan tsan valgrind models gpu-test gpu-bench gpu-sanitize clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -69,10 +69,27 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest
 		$(BIN)/python -m pytest -q -rs tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
+# The checkers: each proves first, on defects that are there on purpose, that it is on.
+asan: $(VENV)/test ## C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan, library included; minutes
+	$(BIN)/python tests/checkers/run.py address
+
+tsan: $(VENV)/test ## the suites with threads under ThreadSanitizer, library included; minutes
+	$(BIN)/python tests/checkers/run.py thread
+
+valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
+	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
+	$(BIN)/python tests/checkers/run.py valgrind
+
+models: ## references, the deferred-free queue and the ring of slots in every order of events, by loom
+	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.
 gpu-test: ## every suite on the real driver; needs a GPU and a built library
 	bash tests/gpu/run.sh
+
+gpu-sanitize: ## the CUDA kernels under compute-sanitizer; needs a GPU, the CUDA toolkit and a built library
+	bash tests/gpu/sanitize.sh
 
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)

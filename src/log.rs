@@ -1,10 +1,10 @@
 //! What cannot be returned (an error while memory is given back) goes to the sink that the host
 //! program installed; without one it is only counted.
 
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
+use crate::sync::RwLock;
 
 type Sink = Box<dyn Fn(&Error) + Send + Sync>;
 

@@ -7,7 +7,6 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::kernel::Kernel;
 use crate::device::process::Process;
@@ -17,6 +16,7 @@ use crate::error::{Error, Result, fail, human};
 use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span, page_bytes};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use event::HostEvent;
 use stream::Streams;
 

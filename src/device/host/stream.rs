@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use crate::device::Stream;
@@ -10,6 +9,7 @@ use crate::device::process::Process;
 use crate::error::{Error, Result, fail};
 use crate::log;
 use crate::status::{WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 type Work = Box<dyn FnOnce() + Send>;
 

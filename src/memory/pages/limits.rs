@@ -1,7 +1,8 @@
 //! What the kernel gives and allows this process.
 
 use std::fs;
-use std::sync::OnceLock;
+
+use crate::sync::OnceLock;
 
 /// Bytes of a page: 4 KiB on x86-64, up to 64 KiB on Arm.
 pub fn page_bytes() -> usize {

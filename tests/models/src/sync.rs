@@ -7,6 +7,8 @@ use std::sync::LockResult;
 use std::time::Duration;
 
 pub use loom::sync::Arc;
+// What no model is about.
+pub use std::sync::{OnceLock, RwLock};
 
 /// Waits that are longer than any that the library uses to look again.
 const LONG: Duration = Duration::from_secs(1);
