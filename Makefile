@@ -45,6 +45,7 @@ test: lint test-rust test-c test-python ## every suite that needs no GPU
 
 lint: $(VENV)/test
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/models/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
