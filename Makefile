@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices deny demo test forced-panics test-rust test-slow test-c test-python lint \
-	check faults life soak gpu-test gpu-check gpu-soak gpu-bench clean
+	check faults life soak asan tsan valgrind models gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,7 @@ test: lint test-rust test-c test-python ## every suite that needs no GPU
 
 lint: $(VENV)/test
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/models/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -100,6 +101,20 @@ faults: test-c ## every call of the driver and of the system fails once, with ev
 	WEIGHBRIDGE_TEST_DEVICE=host $(BUILD)/cmake/tests/faults/test_faults
 	WEIGHBRIDGE_TEST_DEVICE=cuda:0 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver $(BUILD)/cmake/tests/faults/test_faults
 
+# The checkers: each proves first, on defects that are there on purpose, that it is on.
+asan: $(VENV)/test ## C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan, library included; minutes
+	$(BIN)/python tests/checkers/run.py address
+
+tsan: $(VENV)/test ## the suites with threads under ThreadSanitizer, library included; minutes
+	$(BIN)/python tests/checkers/run.py thread
+
+valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
+	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
+	$(BIN)/python tests/checkers/run.py valgrind
+
+models: ## references, the deferred-free queue and the ring of slots in every order of events, by loom
+	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.
 gpu-test: ## every suite on the real driver; needs a GPU and a built library
@@ -107,6 +122,9 @@ gpu-test: ## every suite on the real driver; needs a GPU and a built library
 
 gpu-check: ## what of make check needs a GPU
 	$(PYTHON) tools/check.py --gpu
+
+gpu-sanitize: ## the CUDA kernels under compute-sanitizer; needs a GPU, the CUDA toolkit and a built library
+	bash tests/gpu/sanitize.sh
 
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)

@@ -19,6 +19,7 @@ pub mod error;
 mod log;
 pub mod memory;
 pub mod offload;
+mod primitives;
 mod process;
 pub mod quant;
 pub mod status;

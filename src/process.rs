@@ -2,10 +2,10 @@
 //! and nothing of its driver; and a lock that another thread held at the fork stays locked in it.
 
 use std::process;
-use std::sync::OnceLock;
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_FORKED;
+use crate::sync::OnceLock;
 
 /// Remembers the process that made it.
 #[derive(Debug, Clone, Copy)]

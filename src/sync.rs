@@ -2,10 +2,10 @@
 //! unusable for ever. Code that changes several things under a lock leaves them as they may stay at
 //! every point where it can panic.
 
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+pub use crate::primitives::*;
 
 /// Takes the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,7 +2,6 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::capi::arguments::check_output;
@@ -18,7 +17,7 @@ use crate::memory::deferred;
 use crate::memory::parallel::Progress;
 use crate::memory::view::{Access, View};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_NULL, wb_status};
-use crate::sync;
+use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
@@ -256,7 +255,7 @@ unsafe fn import_tensor<M: Managed>(
     }
     // The deleter joins the buffer only once the view is made: after an error the tensor is still
     // the caller's.
-    let armed = Arc::new(std::sync::Mutex::new(None::<Owner>));
+    let armed = Arc::new(Mutex::new(None::<Owner>));
     let theirs = armed.clone();
     let mut owner: Option<Owner> = Some(Box::new(move || {
         let delete = sync::lock(&theirs).take();

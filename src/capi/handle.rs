@@ -1,9 +1,8 @@
 //! Handles: reference-counted objects as C holds them. A debug build knows which are alive.
 
-use std::sync::Arc;
-
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_NULL;
+use crate::sync::Arc;
 
 /// An object that C holds by a pointer to an opaque type.
 pub(super) trait Handle {

@@ -2,7 +2,6 @@
 
 use std::ffi::{CString, c_char};
 use std::ptr;
-use std::sync::{Arc, OnceLock};
 
 use crate::capi::arguments::{
     Sized32, check_output, check_reserved, one_of, read_struct, text, write_struct,
@@ -24,6 +23,7 @@ use crate::offload::report;
 use crate::status::{
     WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_OUT_OF_RANGE, wb_status,
 };
+use crate::sync::{Arc, OnceLock};
 
 /// Which parameter goes where and why.
 pub struct wb_plan {

@@ -13,7 +13,6 @@ mod usage;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Result, catch, fail};
 use crate::log;
@@ -21,7 +20,7 @@ use crate::memory::pages::{self, Span};
 use crate::status::{
     WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
 };
-use crate::sync;
+use crate::sync::{self, Arc, Mutex, MutexGuard};
 use kernel::Kernel;
 pub use owned::{DeviceMemory, OwnedStream};
 use policy::{Choice, Policy};

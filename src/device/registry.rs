@@ -2,12 +2,11 @@
 //! with its name, and copies are cut where a registration ends.
 
 use std::collections::BTreeMap;
-use std::sync::{RwLock, RwLockReadGuard};
 
 use crate::error::{Result, fail, human};
 use crate::memory::pages::Span;
 use crate::status::WB_ERR_ALREADY_REGISTERED;
-use crate::sync;
+use crate::sync::{self, RwLock, RwLockReadGuard};
 
 /// Start of a range to its end and what it belongs to.
 type Ranges = BTreeMap<usize, (usize, &'static str)>;

@@ -41,7 +41,7 @@ impl Buffer {
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
             let threads = threads_for(options.threads, span.bytes());
-            in_pieces(span.pages(), threads, Phase::Fault, progress, &|piece| {
+            in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 pages::fault_in(piece, touch)
             })?;
             let (pins, refused) = pin(device, span, writable, options, progress)?;

@@ -1,7 +1,5 @@
 //! A committed plan: parameters where they are kept, and the machinery that carries them.
 
-use std::sync::{Arc, Mutex, MutexGuard};
-
 use super::fill;
 pub use super::keeping::Source;
 use super::keeping::{Keeping, keep};
@@ -19,7 +17,7 @@ use crate::memory::view::{Access, View};
 use crate::status::{
     WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
-use crate::sync;
+use crate::sync::{self, Arc, Mutex, MutexGuard};
 use crate::tensor::Layout;
 
 /// A committed plan.

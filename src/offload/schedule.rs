@@ -8,12 +8,12 @@
 //! A group that is acquired out of order is copied when it is asked for: that costs time and nothing
 //! else.
 
+// The paths are for the models, which include this file from elsewhere.
+#[path = "schedule/machine.rs"]
 mod machine;
 #[cfg(test)]
+#[path = "schedule/tests.rs"]
 mod tests;
-
-use crate::sync;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::transfer::Staging;
 use crate::device::{Device, Stream};
@@ -21,6 +21,7 @@ use crate::error::{Result, fail};
 use crate::log;
 use crate::memory::pages::Span;
 use crate::status::{WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY};
+use crate::sync::{self, Arc, Mutex, MutexGuard};
 use machine::Machine;
 
 /// A stretch of host memory that moves as one.

@@ -1,7 +1,5 @@
 //! Brings tensors through staging memory of bounded size, chunk by chunk on several streams.
 
-use std::sync::{Arc, Mutex};
-
 use super::chunks::{Chunks, LANES, Need};
 use super::geometry::Geometry;
 use super::run::{Run, is_packed};
@@ -12,7 +10,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::Progress;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
-use crate::sync;
+use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Layout;
 
 /// Bytes that a caller names, and where they are.

@@ -183,6 +183,7 @@ static void streams_are_independent_of_each_other(wb_device *device)
     CHECK_OK(wb_device_stream_synchronize(device, other, &error));
     CHECK(holds_pattern(describe(to).data, 0, 1000));
     gate_open(&gate);
+    CHECK_OK(wb_device_stream_synchronize(device, stuck, &error)); /* the gate is this function's */
     CHECK_OK(wb_device_stream_release(device, stuck, &error));
     CHECK_OK(wb_device_stream_release(device, other, &error));
     wb_buffer_release(from);

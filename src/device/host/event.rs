@@ -1,14 +1,13 @@
 //! Points in the host device's streams.
 
 use std::any::Any;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::stream::Streams;
 use crate::device::{Event, Stream, Waiting};
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_INTERNAL;
-use crate::sync;
+use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard};
 
 /// A point and when its stream passed it.
 #[derive(Default)]

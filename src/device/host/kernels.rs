@@ -2,12 +2,12 @@
 // Their arguments are addresses: what they point to is promised by the Kernel's maker.
 #![allow(unsafe_code)]
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crate::device::kernel::{Blocks, Kernel};
 use crate::memory::pages::{self, Span};
+use crate::sync::OnceLock;
 
 /// Elements that are worth a thread.
 const WORTH_A_THREAD: u64 = 1 << 20;

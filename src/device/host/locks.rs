@@ -2,12 +2,11 @@
 //! the one in which the next begins: the ends of ranges are counted page by page.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::memory::pages::{self, Span, page_bytes};
 use crate::process::PerProcess;
-use crate::sync;
+use crate::sync::{self, Mutex, MutexGuard};
 
 /// Pages in which ranges begin or end, and how many ranges do.
 type Ends = BTreeMap<usize, usize>;

@@ -8,7 +8,6 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
@@ -18,7 +17,7 @@ use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, Span};
 use crate::process::{PerProcess, Process};
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
-use crate::sync;
+use crate::sync::{self, Arc, Mutex, MutexGuard};
 use event::HostEvent;
 use stream::Streams;
 

@@ -1,7 +1,6 @@
 //! Streams of the host device: each a thread that runs what is queued, in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use crate::device::Stream;
@@ -9,7 +8,7 @@ use crate::error::{Result, fail, no_thread};
 use crate::log;
 use crate::process::Process;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::sync;
+use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard};
 
 type Work = Box<dyn FnOnce() + Send>;
 

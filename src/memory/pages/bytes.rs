@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Span, errno, page_bytes};
+use super::{Span, errno, page_bytes, round_up};
 use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY};
 
@@ -14,16 +14,19 @@ use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY}
 /// Writable memory is touched by swapping a 0 for a 0, which changes nothing even while others write
 /// to it, and which the compiler keeps (it deletes an OR with 0). Reading first would cost a second
 /// fault: the kernel answers a read with its page of zeros. That beats MADV_POPULATE_WRITE, whose
-/// threads contend. Memory that may only be read is populated by the
-/// kernel, which answers for a file that was cut off where a touch would be SIGBUS.
+/// threads contend. Only bytes of the span are touched: what shares its first and last page is somebody
+/// else's. Memory that may only be read is populated by the kernel, which answers for a file that was
+/// cut off where a touch would be SIGBUS.
 pub fn fault_in(span: Span, writable: bool) -> Result<()> {
     if writable {
-        for offset in (0..span.bytes()).step_by(page_bytes()) {
+        let mut address = span.start();
+        while address < span.end() {
             // SAFETY: the address lies in the span, which is mapped and writable (Span's promise);
             // an AtomicU8 has no alignment need and every access here is atomic.
-            let byte = unsafe { &*((span.start() + offset) as *const AtomicU8) };
+            let byte = unsafe { &*(address as *const AtomicU8) };
             // Failing means that the byte is not 0: something was written, so the page is there.
             let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+            address = round_up(address + 1, page_bytes());
         }
         return Ok(());
     }

@@ -2,7 +2,8 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::fs;
-use std::sync::OnceLock;
+
+use crate::sync::OnceLock;
 
 unsafe extern "C" {
     /// The C library's; the `libc` crate does not have it.

@@ -1,7 +1,5 @@
 //! The state of all slots and what every call does to it.
 
-use std::sync::Arc;
-
 use super::{Arrangement, Carried, Moving};
 use crate::device::{Device, OwnedStream, Stream};
 use crate::error::{Result, fail};
@@ -9,6 +7,7 @@ use crate::offload::mark::{Capture, Mark};
 use crate::offload::transfer::{Staging, Transfer};
 use crate::offload::waits::Waits;
 use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
+use crate::sync::Arc;
 
 /// A stream for copies.
 pub(super) struct Lane {

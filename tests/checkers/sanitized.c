@@ -1,0 +1,55 @@
+/* What programs under a sanitizer need of their own. */
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The runtimes make mlock do nothing, for the sake of who locks all memory. The suites count what the
+ * kernel locked, so it is the kernel's again. */
+int mlock(const void *address, size_t bytes)
+{
+    return (int)syscall(SYS_mlock, address, bytes);
+}
+
+int munlock(const void *address, size_t bytes)
+{
+    return (int)syscall(SYS_munlock, address, bytes);
+}
+
+#ifdef __SANITIZE_THREAD__
+/* Rust's compiler instruments these as calls of the runtime, which knows them by their plain names. */
+#include <string.h>
+
+void *__tsan_memcpy(void *to, const void *from, size_t bytes);
+void *__tsan_memmove(void *to, const void *from, size_t bytes);
+void *__tsan_memset(void *memory, int value, size_t bytes);
+
+void *__tsan_memcpy(void *to, const void *from, size_t bytes)
+{
+    return memcpy(to, from, bytes);
+}
+
+void *__tsan_memmove(void *to, const void *from, size_t bytes)
+{
+    return memmove(to, from, bytes);
+}
+
+void *__tsan_memset(void *memory, int value, size_t bytes)
+{
+    return memset(memory, value, bytes);
+}
+#endif
+
+static pid_t first_process;
+
+__attribute__((constructor)) static void remember_process(void)
+{
+    first_process = getpid();
+}
+
+/* LeakSanitizer asks this before it looks for leaks as a process ends. A forked child lacks its parent's
+ * threads, and with them the stacks that hold their memory: what it would call leaks are not. */
+int __lsan_is_turned_off(void);
+int __lsan_is_turned_off(void)
+{
+    return getpid() != first_process;
+}
