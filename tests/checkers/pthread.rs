@@ -1,12 +1,12 @@
 //! Locks for ThreadSanitizer, in place of the standard library's: that one is compiled without the
 //! sanitizer, so that what its locks order would look like races. The sanitizer knows those of the C
-//! library. `src/sync.rs` takes this file in with `--cfg weighbridge_pthread`, and only then.
+//! library. `src/primitives.rs` takes this file in with `--cfg weighbridge_pthread`, and only then.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::LockResult;
+use std::sync::{LockResult, TryLockError, TryLockResult};
 use std::time::Duration;
 
 /// A lock of the C library, of one kind.
@@ -152,6 +152,13 @@ impl<T> RwLock<T> {
         Ok(RwLockReadGuard(self))
     }
 
+    pub fn try_read(&self) -> TryLockResult<RwLockReadGuard<'_, T>> {
+        match unsafe { libc::pthread_rwlock_tryrdlock(self.raw.0.get()) } {
+            0 => Ok(RwLockReadGuard(self)),
+            _ => Err(TryLockError::WouldBlock),
+        }
+    }
+
     pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
         unsafe { libc::pthread_rwlock_wrlock(self.raw.0.get()) };
         Ok(RwLockWriteGuard(self))
@@ -218,6 +225,11 @@ unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
 impl<T> OnceLock<T> {
     pub const fn new() -> Self {
         Self { lock: Mutex::new(()), value: UnsafeCell::new(None) }
+    }
+
+    pub fn get(&self) -> Option<&T> {
+        let _locked = self.lock.lock();
+        unsafe { (*self.value.get()).as_ref() }
     }
 
     pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
