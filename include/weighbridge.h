@@ -2641,7 +2641,7 @@ void wb_quantizer_release(wb_quantizer *quantizer);
 
 /**
  * Answers how many scales a tensor has. Any thread.
- * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_SUPPORTED.
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_NOT_SUPPORTED.
  *
  * The caller promises:
  * Pointers are NULL or valid.

@@ -156,7 +156,7 @@ pub unsafe extern "C" fn wb_quantizer_release(quantizer: *mut wb_quantizer) {
 }
 
 /// Answers how many scales a tensor has. Any thread.
-/// Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_SUPPORTED.
+/// Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_NOT_SUPPORTED.
 ///
 /// # Safety
 /// Pointers are NULL or valid.
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
         let described = wb_scales_info {
             struct_size: size_of::<wb_scales_info>() as u32,
             reserved0: 0,
-            matrices: geometry.matrices.len() as u64,
+            matrices: geometry.matrices,
             rows: geometry.scale_rows,
             cols: geometry.blocks.scale_cols,
             bytes: geometry.all_scales() * options.kind.bytes(),
@@ -320,7 +320,7 @@ unsafe fn run(
             WB_ERR_INVALID_ARGUMENT,
             "there are {} bytes for scales; {} matrices with {} x {} scales of {} bytes take {bytes}",
             options.scale_bytes,
-            geometry.matrices.len(),
+            geometry.matrices,
             geometry.scale_rows,
             geometry.blocks.scale_cols,
             options.kind.bytes()

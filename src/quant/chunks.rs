@@ -58,7 +58,7 @@ impl Chunks {
                     lane((count * step).min(blocks.rows)) <= most
                 }) * step;
                 let rows = rows.min(blocks.rows);
-                let chunks = blocks.rows.div_ceil(rows) * geometry.matrices.len() as u64;
+                let chunks = blocks.rows.div_ceil(rows) * geometry.matrices;
                 return Ok(Self {
                     rows,
                     lanes: lanes.min(chunks),

@@ -2,14 +2,20 @@
 
 use crate::device::kernel::Blocks;
 use crate::error::{Result, fail};
-use crate::status::WB_ERR_OUT_OF_RANGE;
+use crate::status::{WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW};
 use crate::tensor::Layout;
+
+/// The most bytes that a scale has.
+const SCALE_BYTES: u64 = 4;
 
 /// Rows and columns are the last two dimensions; all before them count matrices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
-    /// Elements from the tensor's first to each matrix's first.
-    pub matrices: Vec<i64>,
+    /// How many matrices there are.
+    pub matrices: u64,
+    /// Sizes and strides of the dimensions that count them. A list of them all could be longer than
+    /// memory: what a caller says of a tensor costs nothing to say.
+    leading: Box<[(u64, i64)]>,
     /// One whole matrix.
     pub blocks: Blocks,
     /// Rows of scales of a matrix.
@@ -26,13 +32,12 @@ impl Geometry {
         };
         let ((rows, row_stride), (cols, col_stride)) = (at(2), at(1));
         let leading = shape.len().saturating_sub(2);
-        let mut matrices = vec![0i64];
-        for (count, stride) in shape[..leading].iter().zip(strides) {
-            matrices = matrices
-                .iter()
-                .flat_map(|start| (0..*count).map(move |index| start + index * stride))
-                .collect();
-        }
+        let leading: Box<[(u64, i64)]> = shape[..leading]
+            .iter()
+            .zip(strides)
+            .map(|(size, stride)| (*size as u64, *stride))
+            .collect();
+        let matrices: u64 = leading.iter().map(|(count, _)| count).product();
         let of = |asked: u64, all: u64| if asked == 0 { all } else { asked.min(all) }.max(1);
         let (block_rows, block_cols) = (of(block.0, rows), of(block.1, cols));
         let (scale_rows, scale_cols) = (rows.div_ceil(block_rows), cols.div_ceil(block_cols));
@@ -42,6 +47,14 @@ impl Geometry {
                 WB_ERR_OUT_OF_RANGE,
                 "a matrix of {rows} rows and {cols} columns with {scale_rows} x {scale_cols} scales \
                  has more of one than 2^32 - 1: reshape it or take larger blocks"
+            );
+        }
+        let all = matrices.checked_mul(scale_rows * scale_cols);
+        if all.and_then(|all| all.checked_mul(SCALE_BYTES)).is_none() {
+            fail!(
+                WB_ERR_OVERFLOW,
+                "{matrices} matrices with {scale_rows} x {scale_cols} scales each have more than 2^64 \
+                 bytes of them: take larger blocks"
             );
         }
         let blocks = Blocks {
@@ -54,7 +67,18 @@ impl Geometry {
             scale_cols,
             first_row: 0,
         };
-        Ok(Self { matrices, blocks, scale_rows })
+        Ok(Self { matrices, leading, blocks, scale_rows })
+    }
+
+    /// Elements from the tensor's first to a matrix's first.
+    pub fn first_element(&self, matrix: u64) -> i64 {
+        let mut rest = matrix;
+        let reach = |(count, stride): &(u64, i64)| {
+            let index = rest % count;
+            rest /= count;
+            index as i64 * stride
+        };
+        self.leading.iter().rev().map(reach).sum()
     }
 
     /// Scales of one matrix.
@@ -64,7 +88,7 @@ impl Geometry {
 
     /// Scales of all of them.
     pub fn all_scales(&self) -> u64 {
-        self.scales() * self.matrices.len() as u64
+        self.scales() * self.matrices
     }
 
     /// Elements of one matrix.
@@ -86,5 +110,32 @@ impl Geometry {
     pub fn scales_of(&self, from: u64, to: u64) -> u64 {
         let blocks = to.div_ceil(self.blocks.block_rows) - from / self.blocks.block_rows;
         blocks * self.blocks.scale_cols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+    use crate::tensor::dtype::WB_DTYPE_U8;
+
+    fn geometry(shape: &[i64], strides: Option<&[i64]>) -> Result<Geometry> {
+        let dtype = Dtype::from_code(WB_DTYPE_U8).unwrap();
+        Geometry::new(&Layout::new(dtype, shape, strides).unwrap(), (0, 0))
+    }
+
+    #[test]
+    fn matrices_begin_where_the_leading_dimensions_say() {
+        let geometry = geometry(&[2, 3, 4, 5], Some(&[-100, 30, 5, 1])).unwrap();
+        let starts: Vec<i64> =
+            (0..geometry.matrices).map(|matrix| geometry.first_element(matrix)).collect();
+        assert_eq!(starts, [0, 30, 60, -100, -70, -40]);
+    }
+
+    #[test]
+    fn more_matrices_than_memory_holds_are_counted_and_not_listed() {
+        assert_eq!(geometry(&[1 << 50, 2, 3], None).unwrap().all_scales(), 1 << 50);
+        let error = geometry(&[1 << 62, 1, 1], None).unwrap_err();
+        assert_eq!(error.status, WB_ERR_OVERFLOW);
     }
 }

@@ -59,7 +59,7 @@ impl Run<'_> {
         let scales = staging.part(behind as usize, self.chunks.scale_bytes as usize);
         let odd = state.odd.span();
         let (mut done, mut turn) = (0, 0);
-        for matrix in 0..self.geometry.matrices.len() {
+        for matrix in 0..self.geometry.matrices {
             if self.chunks.scales_first {
                 self.two_passes(matrix, &mut lanes, scales, odd, &mut done, progress)?;
             } else {
@@ -78,7 +78,7 @@ impl Run<'_> {
     /// Each chunk finds its own scales.
     fn one_pass(
         &self,
-        matrix: usize,
+        matrix: u64,
         lanes: &mut [Lane<'_>],
         odd: Span,
         (done, turn): (&mut u64, &mut usize),
@@ -110,7 +110,7 @@ impl Run<'_> {
     /// The scales of the whole matrix come first: found in a pass of their own, or given.
     fn two_passes(
         &self,
-        matrix: usize,
+        matrix: u64,
         lanes: &mut [Lane<'_>],
         memory: Span,
         odd: Span,
@@ -167,8 +167,8 @@ impl Run<'_> {
         entries.part(first as usize * 4, usize::MAX)
     }
 
-    fn scales_at(&self, matrix: usize, first: u64, count: u64) -> Span {
-        let before = matrix as u64 * self.geometry.scales() + first;
+    fn scales_at(&self, matrix: u64, first: u64, count: u64) -> Span {
+        let before = matrix * self.geometry.scales() + first;
         let bytes = self.task.kind.bytes();
         self.task.scales.span.part((before * bytes) as usize, (count * bytes) as usize)
     }
@@ -177,7 +177,7 @@ impl Run<'_> {
     /// their largest sizes found, piece by piece as they come, where `sizes` are wanted.
     fn bring(
         &self,
-        matrix: usize,
+        matrix: u64,
         (from, to): (u64, u64),
         lane: &Lane<'_>,
         room: Span,
@@ -246,15 +246,16 @@ impl Run<'_> {
     }
 
     /// The address of a matrix's row on the wide side.
-    fn wide_at(&self, matrix: usize, row: u64) -> u64 {
-        let element = self.geometry.matrices[matrix] + row as i64 * self.geometry.blocks.row_stride;
+    fn wide_at(&self, matrix: u64, row: u64) -> u64 {
+        let element =
+            self.geometry.first_element(matrix) + row as i64 * self.geometry.blocks.row_stride;
         (self.task.wide.span.start() as u64 + self.task.layout.bytes_before())
             .wrapping_add_signed(element * self.wide.bytes() as i64)
     }
 
     /// Elements without gaps that lie before a matrix's row.
-    fn elements_before(&self, matrix: usize, row: u64) -> u64 {
-        matrix as u64 * self.geometry.elements() + row * self.geometry.blocks.cols
+    fn elements_before(&self, matrix: u64, row: u64) -> u64 {
+        matrix * self.geometry.elements() + row * self.geometry.blocks.cols
     }
 
     fn make_scales(&self, sizes: Span, scales: Span, inverses: Span, stream: Stream) -> Result<()> {
@@ -267,7 +268,7 @@ impl Run<'_> {
     #[allow(clippy::too_many_arguments)]
     fn convert(
         &self,
-        matrix: usize,
+        matrix: u64,
         (from, to): (u64, u64),
         source: u64,
         blocks: Blocks,
