@@ -258,6 +258,9 @@ fn check_quantize(
 
 /// Numbers of a float32 tensor whose exponent has all bits, each element counted where it is looked at.
 fn nonfinite(case: &Case, first: u64) -> u64 {
+    if oracle::elements(&case.shape) == 0 {
+        return 0;
+    }
     let mut addresses = vec![first as i64];
     let mut stride = 1;
     let contiguous: Vec<i64> = case

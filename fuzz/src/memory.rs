@@ -12,7 +12,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Maps so many bytes, whole pages, for as long as the process runs.
+    /// Maps so many bytes, whole pages.
     pub fn new(bytes: usize) -> Self {
         assert!(bytes.is_multiple_of(PAGE));
         let (flags, all) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, bytes + 2 * PAGE);
@@ -47,12 +47,19 @@ impl Guarded {
         self.end() - bytes
     }
 
-    /// Fills it with what a case has, again and again.
+    /// Fills it with what a case has, again and again; with zeros where it has nothing.
     pub fn fill(&mut self, with: &[u8]) {
+        let with = if with.is_empty() { &[0] } else { with };
         // SAFETY: the bytes are this struct's own.
         let all = unsafe { std::slice::from_raw_parts_mut(self.start as *mut u8, self.bytes) };
-        all.chunks_mut(with.len().max(1))
-            .for_each(|part| part.copy_from_slice(&with[..part.len()]));
+        all.chunks_mut(with.len()).for_each(|part| part.copy_from_slice(&with[..part.len()]));
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this struct's own.
+        unsafe { libc::munmap((self.start - PAGE) as *mut _, self.bytes + 2 * PAGE) };
     }
 }
 

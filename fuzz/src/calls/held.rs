@@ -13,6 +13,7 @@ use weighbridge::capi::view::*;
 use weighbridge::tensor::dlpack::{DLManagedTensor, DLManagedTensorVersioned};
 
 use super::engine::Engine;
+use crate::memory::Guarded;
 
 /// Bytes in memory, and what they must be.
 pub struct Content {
@@ -134,15 +135,16 @@ impl Exported {
     }
 }
 
-/// Memory of the caller that was registered; it stays until its deleter was called.
+/// Memory of the caller that was registered; it stays until its deleter was called. Its pages are its
+/// own: pinning touches all of each.
 pub struct Caller {
-    pub bytes: Vec<u8>,
+    pub memory: Guarded,
     deleted: AtomicU32,
 }
 
 impl Caller {
-    pub fn new(bytes: Vec<u8>) -> Box<Self> {
-        Box::new(Self { bytes, deleted: AtomicU32::new(0) })
+    pub fn new() -> Box<Self> {
+        Box::new(Self { memory: Guarded::new(3 * 4096), deleted: AtomicU32::new(0) })
     }
 
     pub fn deleted(&self) -> u32 {

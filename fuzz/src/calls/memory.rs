@@ -1,5 +1,6 @@
 //! Calls that make memory and views, and what they show.
 
+use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use weighbridge::capi::view::*;
 use weighbridge::status::*;
 use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
-use super::held::{Caller, Content, Held};
+use super::held::{Caller, Content, Held, read};
 use super::world::World;
 use crate::c;
 
@@ -41,17 +42,18 @@ impl World {
     }
 
     pub fn register(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        let bytes: usize = u.int_in_range(0..=9000)?;
-        let mut caller = Caller::new(vec![u.arbitrary()?; bytes]);
-        let (data, owner) = (caller.bytes.as_mut_ptr(), &raw mut *caller);
+        let (bytes, before) = (u.int_in_range(0..=9000)?, u.int_in_range(0..=3000)?);
+        let mut caller = Caller::new();
+        caller.memory.fill(&[u.arbitrary()?]);
+        let (data, owner) = (caller.memory.start() + before, &raw mut *caller);
         // SAFETY: the caller's memory stays until its deleter was called.
         let made = c::make(|buffer, error| unsafe {
             let (deleter, owner) = (Some(Caller::deleter as _), owner.cast());
-            let (data, bytes) = (data.cast(), bytes as u64);
+            let data = data as *mut c_void;
             wb_buffer_register(self.device, data, bytes, ptr::null(), deleter, owner, buffer, error)
         });
         if let Ok(buffer) = made {
-            let content = Content::known(data as u64, caller.bytes.clone(), false);
+            let content = Content::known(data, read(data, bytes as usize), false);
             self.held.push(Held::Buffer(buffer, content));
             self.callers.push(caller);
         } else {

@@ -15,7 +15,7 @@ use arbitrary::{Result, Unstructured};
 use world::World;
 
 /// No sequence has more calls than this, whatever the bytes say.
-const MOST_CALLS: usize = 40;
+const MOST_CALLS: usize = 24;
 
 /// Bytes are read as one call after another.
 pub fn run(data: &[u8]) {
