@@ -25,14 +25,15 @@ FUZZ = ROOT / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
 TRIPLE = "x86_64-unknown-linux-gnu"
 
-# Inputs of a full run and the longest of them in bytes. The slow ones begin first.
+# Inputs of a full run, the longest of them in bytes, and the processes that share them. The slow
+# ones begin first.
 TARGETS = {
-    "calls": (1_000_000, 128),
-    "headers": (3_000_000, 512),
-    "selectors": (4_500_000, 128),
-    "plans": (800_000, 384),
-    "layouts": (1_200_000, 256),
-    "dlpack": (500_000, 128),
+    "calls": (1_000_000, 96, 2),
+    "headers": (3_000_000, 512, 1),
+    "selectors": (4_500_000, 128, 1),
+    "plans": (800_000, 384, 1),
+    "layouts": (1_200_000, 256, 1),
+    "dlpack": (500_000, 128, 1),
 }
 
 FLAGS = [
@@ -46,7 +47,7 @@ FLAGS = [
 
 # Long quarantine and stack traces of every allocation would cost most of the time. Leaks of
 # handles are counted by the targets themselves.
-SANITIZER = "quarantine_size_mb=4:malloc_context_size=4:detect_leaks=0"
+SANITIZER = "quarantine_size_mb=4:malloc_context_size=4:detect_stack_use_after_return=0"
 
 
 def build() -> None:
@@ -69,42 +70,53 @@ def options(name: str, longest: int, seed: int) -> list[str]:
         "-entropic=0",
         "-reduce_inputs=0",
         "-use_counters=0",
+        "-print_funcs=0",
         "-timeout=25",
+        "-detect_leaks=0",
         "-print_final_stats=1",
         *([f"-dict={dictionary}"] if dictionary.exists() else []),
     ]
 
 
-def run(name: str, inputs: int, longest: int, seed: int) -> dict[str, int | float]:
-    """Runs one target and counts what it did."""
+def count(pattern: str, text: str) -> int:
+    """The last number that a log has of this."""
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
+
+
+def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | float]:
+    """Runs one process of a target and counts what it did."""
     binary = BUILD / "target" / TRIPLE / "release" / name
+    command = [str(binary), *options(name, TARGETS[name][1], seed)]
     environment = {**os.environ, "ASAN_OPTIONS": SANITIZER}
     corpus = BUILD / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    log = BUILD / f"{name}.log"
+    log = BUILD / f"{name}.{process}.log"
     begun = time.monotonic()
     known = sorted(map(str, (FUZZ / "crashes" / name).glob("*")))
+    # A file is run as it is; a folder is where inputs come from.
+    calls = [[*command, *known]] if known else []
+    calls.append([*command, f"-runs={inputs}", str(corpus), str(FUZZ / "seeds" / name)])
     with log.open("wb") as output:
-        command = [str(binary), *options(name, longest, seed)]
-        # A file is run as it is; a folder is where inputs come from.
-        calls = [[*command, *known]] if known else []
-        calls.append([*command, f"-runs={inputs}", str(corpus), str(FUZZ / "seeds" / name)])
-        failed = any(
-            subprocess.run(call, env=environment, stdout=output, stderr=output).returncode
-            for call in calls
+        ended = (
+            subprocess.run(call, env=environment, stdout=output, stderr=output) for call in calls
         )
+        failed = any(one.returncode for one in ended)
     text = log.read_text(errors="replace")
-    counted = re.findall(r"stat::number_of_executed_units: (\d+)", text)
-    edges = re.findall(r"cov: (\d+)", text)
-    seconds = round(time.monotonic() - begun, 1)
     if failed:
         print(f"{name}: broke a promise; the end of {log}:", *text.splitlines()[-40:], sep="\n")
     return {
-        "executions": int(counted[-1]) if counted else 0,
-        "edges": int(edges[-1]) if edges else 0,
+        "executions": count(r"stat::number_of_executed_units: (\d+)", text),
+        "edges": count(r"cov: (\d+)", text),
         "crashes": int(failed),
-        "seconds": seconds,
+        "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def together(parts: list[dict[str, int | float]]) -> dict[str, int | float]:
+    """What the processes of a target did in all."""
+    largest = {key: max(part[key] for part in parts) for key in ("edges", "seconds")}
+    return {**largest, **{key: sum(p[key] for p in parts) for key in ("executions", "crashes")}}
 
 
 def main() -> int:
@@ -120,11 +132,14 @@ def main() -> int:
     names = [name for name in TARGETS if not asked.only or name in asked.only]
     wanted = {name: TARGETS[name][0] // asked.part for name in names}
     with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = {
-            name: pool.submit(run, name, wanted[name], TARGETS[name][1], asked.seed)
-            for name in names
-        }
-    done = {name: job.result() for name, job in jobs.items()}
+        jobs = {name: [] for name in names}
+        for name in names:
+            processes = TARGETS[name][2]
+            for process in range(processes):
+                inputs = -(-wanted[name] // processes)
+                seed = asked.seed and asked.seed + process
+                jobs[name].append(pool.submit(run, name, inputs, seed, process))
+    done = {name: together([job.result() for job in parts]) for name, parts in jobs.items()}
     sequences = int(done.get("calls", {}).get("executions", 0))
     every = sum(int(one["executions"]) for one in done.values())
     report = {

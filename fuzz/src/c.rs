@@ -3,7 +3,6 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
-use std::sync::OnceLock;
 
 use weighbridge::capi::device::{
     WB_OFF, WB_ON, wb_choice, wb_device, wb_device_measure, wb_device_open, wb_device_options,
@@ -80,12 +79,14 @@ pub fn open(name: &CStr, pin: wb_choice, views: wb_choice) -> *mut wb_device {
     .expect("the device opens")
 }
 
-/// A host device for as long as the process runs, which pins nothing, with views or without.
+/// A host device for as long as the process runs, which pins nothing, with views or without. Each
+/// thread has its own, so that what lives there is one target's.
 pub fn host(views: bool) -> *mut wb_device {
-    static DEVICES: OnceLock<[usize; 2]> = OnceLock::new();
-    let opened =
-        DEVICES.get_or_init(|| [WB_OFF, WB_ON].map(|views| open(c"host", WB_OFF, views) as usize));
-    opened[usize::from(views)] as *mut wb_device
+    thread_local! {
+        static DEVICES: [*mut wb_device; 2] =
+            [WB_OFF, WB_ON].map(|views| open(c"host", WB_OFF, views));
+    }
+    DEVICES.with(|devices| devices[usize::from(views)])
 }
 
 /// Counts what lives on a device.

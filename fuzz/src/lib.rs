@@ -4,13 +4,13 @@
 //!
 //! Pointers are always valid, as the interface asks: everything else is arbitrary.
 
-pub mod c;
+mod c;
 pub mod calls;
 pub mod dlpack;
 pub mod headers;
 pub mod layouts;
-pub mod memory;
-pub mod oracle;
+mod memory;
+mod oracle;
 pub mod plans;
 pub mod selectors;
 

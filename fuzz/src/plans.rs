@@ -197,7 +197,11 @@ fn read_parameter(u: &mut Unstructured<'_>, wild: bool) -> Result<Parameter> {
     const GROUPS: [&CStr; 5] = [c"0", c"1", c"2", c"3", c"all"];
     let dims = u.int_in_range(0..=4usize)?;
     let mut number = |most: i64| -> Result<i64> {
-        if wild && u.ratio(1, 4)? { u.arbitrary() } else { u.int_in_range(0..=most) }
+        match wild && u.ratio(1, 4)? {
+            true if u.arbitrary()? => u.arbitrary(),
+            true => Ok(1 << u.int_in_range(0..=62)?),
+            false => u.int_in_range(0..=most),
+        }
     };
     let shape = (0..dims).map(|_| number(40)).collect::<Result<Vec<_>>>()?;
     let strides = (0..dims).map(|_| number(60)).collect::<Result<Vec<_>>>()?;

@@ -15,7 +15,7 @@ use super::selector::Selector;
 use crate::error::{Error, Result, fail};
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOTHING_OFFLOADED,
-    WB_ERR_SELECTOR, wb_status,
+    WB_ERR_OVERFLOW, WB_ERR_SELECTOR, wb_status,
 };
 
 /// The state of planning.
@@ -63,7 +63,7 @@ impl<'a> Planner<'a> {
             }
             group_of.push(number);
         }
-        let groups_of = storages
+        let groups_of: Vec<SmallVec<[usize; 1]>> = storages
             .iter()
             .map(|storage| {
                 let mut groups: SmallVec<[usize; 1]> =
@@ -73,6 +73,7 @@ impl<'a> Planner<'a> {
                 groups
             })
             .collect();
+        check_sums(&storages, &groups_of)?;
         let reasons = vec![None; storages.len()];
         let warnings = Vec::new();
         Ok(Self {
@@ -357,6 +358,24 @@ impl<'a> Planner<'a> {
             options: self.options,
         }
     }
+}
+
+/// Refuses what is more than 2^63 bytes in all, each storage counted for the device and for every group
+/// that it goes to in a step: no sum of a plan is larger.
+fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
+    let counted = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
+        u128::from(storage.bytes.next_multiple_of(ALIGNMENT)) * (groups.len() as u128 + 1)
+    };
+    let all: u128 = storages.iter().zip(groups_of).map(counted).sum();
+    if all > i64::MAX as u128 {
+        fail!(
+            WB_ERR_OVERFLOW,
+            "{} storages have {} bytes in all, more than can be counted: are their shapes right?",
+            storages.len(),
+            storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
+        );
+    }
+    Ok(())
 }
 
 /// The error or warning for what is allowed or not.

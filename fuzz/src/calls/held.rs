@@ -143,8 +143,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub fn new() -> Box<Self> {
-        Box::new(Self { memory: Guarded::new(3 * 4096), deleted: AtomicU32::new(0) })
+    pub fn new(value: u8) -> Rc<Self> {
+        let mut memory = Guarded::new(3 * 4096);
+        memory.fill(&[value]);
+        Rc::new(Self { memory, deleted: AtomicU32::new(0) })
     }
 
     pub fn deleted(&self) -> u32 {

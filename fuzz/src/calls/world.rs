@@ -22,7 +22,7 @@ pub struct World {
     pub streams: Vec<*mut c_void>,
     pub held: Vec<Held>,
     pub tensors: Vec<(Exported, Rc<Content>)>,
-    pub callers: Vec<Box<Caller>>,
+    pub callers: Vec<Rc<Caller>>,
     pub device_memory: Vec<u64>,
     /// Where weights of engines lie: it stays until the end.
     pub kept_device_memory: Vec<u64>,
