@@ -4,6 +4,7 @@
 //!
 //! `WEIGHBRIDGE_FUZZ_DEVICE` names another device than the host.
 
+mod driver;
 mod engine;
 mod held;
 mod memory;
