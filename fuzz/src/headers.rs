@@ -186,6 +186,8 @@ fn check_file(file: *const wb_safetensors, bytes: &[u8], theirs: &SafeTensors<'_
         assert_eq!(count as usize, theirs.len());
         let header = CStr::from_ptr(wb_safetensors_header(file)).to_bytes();
         assert_eq!(header, header_of(bytes));
+        let names = names(header);
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a name is there once");
         let buffer =
             c::make(|made, error| wb_safetensors_buffer(file, made, error)).expect("it has one");
         let mut whole: wb_buffer_info = c::sized();

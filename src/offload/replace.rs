@@ -104,6 +104,9 @@ impl Offloader {
         let same = bytes == state.kept[at].layout.span_bytes();
         let fits = !tied && bytes <= state.blocks[block].room;
         if same || fits {
+            if !same {
+                change.check_all_free()?;
+            }
             self.write(state, block, offset, source)?;
             change.touch(state.blocks[block].unit)?;
             let moves = layout != state.kept[at].layout;

@@ -86,9 +86,19 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
 
 static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
 {
+    static const unsigned char fresh[BYTES];
     struct offload o;
+    wb_layout smaller;
+    const int64_t row[] = {1, SIDE};
     REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
+    /* Another size moves the slots of all groups: of the one that is held, too. */
+    smaller = layout_of(WB_DTYPE_BF16, 2, row, NULL, 0);
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_offloader_replace(o.offloader, model.names[2], (uint64_t)(uintptr_t)fresh,
+                                     &smaller, o.stream, &error),
+                "layers.0|release");
+    CHECK_SAME(where(&o, 2).span_bytes, BYTES);
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(o.offloader, 2, o.stream, &error),
                 "layers.2|layers.0");
     CHECK_ERROR(WB_ERR_BUSY,
