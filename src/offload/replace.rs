@@ -108,13 +108,13 @@ impl Offloader {
                 change.check_all_free()?;
             }
             self.write(state, block, offset, source)?;
-            change.touch(state.blocks[block].unit)?;
             let moves = layout != state.kept[at].layout;
             state.kept[at].layout = layout;
             state.generation += u64::from(moves);
             if same {
-                return Ok(());
+                return change.touch(state.blocks[block].unit);
             }
+            // All slots are filled anew: a copy that is queued before would be under way meanwhile.
             state.blocks[block].bytes = bytes;
             state.blocks[block].room = bytes.next_multiple_of(ALIGNMENT);
             return self.rearrange(state, change);
