@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices deny demo test forced-panics test-rust test-slow test-c test-python lint \
-	check faults life soak asan tsan valgrind models gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
+	check fuzz fuzz-short fuzz-replay faults life soak asan tsan valgrind models gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,12 +52,15 @@ kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
 demo: build $(VENV)/demo ## a real sentence encoder with its weights held by weighbridge; DEVICE=host|cuda:0
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
-test: lint test-rust test-c test-python ## every suite that needs no GPU
+test: lint test-rust fuzz-replay test-c test-python ## every suite that needs no GPU
 
 lint: $(VENV)/test
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/models/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features --all-targets --target-dir target \
+		-- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd bindings/python && $(BIN)/mypy --no-error-summary
@@ -68,6 +71,15 @@ lint: $(VENV)/test
 
 test-rust: ## unit and property tests of the Rust modules
 	cargo test --locked
+
+fuzz: $(VENV)/made ## ten million inputs of parsers and a million sequences of calls, under the address sanitizer
+	$(BIN)/python tools/fuzz.py
+
+fuzz-short: $(VENV)/made ## a few ten thousand of each: what once broke a promise, the seeds, and random inputs
+	$(BIN)/python tools/fuzz.py --part 200
+
+fuzz-replay: ## the same targets without a fuzzer: known inputs and the same random ones every time
+	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
 
 test-slow: ## every single-precision number through every kernel of the host; minutes
 	cargo test --locked --release every_number_of_32_bits -- --ignored

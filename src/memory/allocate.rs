@@ -153,7 +153,7 @@ fn present(
 
 fn check_huge_pages(span: Span) -> Result<()> {
     let expected = (span.bytes() / huge_page_bytes() * huge_page_bytes()) as u64;
-    let huge = maps::count(span)?.huge;
+    let huge = if expected > 0 { maps::count(span)?.huge } else { 0 };
     if huge < expected {
         return Err(Error::new(
             WB_ERR_HUGE_PAGES,

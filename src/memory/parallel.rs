@@ -40,11 +40,14 @@ pub fn report(progress: &mut Progress<'_>, phase: Phase, done: usize, total: usi
 
 /// Threads for a range: what was asked, or one for each piece up to the processors allowed.
 pub fn threads_for(asked: usize, bytes: usize) -> usize {
+    let pieces = bytes.div_ceil(PIECE).max(1);
     let most = match asked {
+        // The answer takes the kernel some files: it is not asked for what one thread does anyway.
+        0 if pieces == 1 => 1,
         0 => thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
         asked => asked,
     };
-    most.clamp(1, bytes.div_ceil(PIECE).max(1))
+    most.clamp(1, pieces)
 }
 
 /// Calls `work` for every piece of the range, on `threads` threads of which this one is the first.

@@ -90,9 +90,10 @@ fn on_a_stream(
     let mut staging: Option<Staging> = None;
     let stream = OwnedStream::new(device)?;
     let total = jobs.iter().map(|job| job.to.bytes()).sum();
+    let largest = jobs.iter().map(|job| job.to.bytes()).max().unwrap_or(0);
     let mut staged = || match &staging {
         Some(staging) => Ok(staging.span()),
-        None => Ok(staging.insert(Staging::new(device)?).span()),
+        None => Ok(staging.insert(Staging::new(device, largest)?).span()),
     };
     let mut copy_all = || {
         let mut done = 0;

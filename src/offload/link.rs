@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::transfer::Staging;
+use super::transfer::{STAGING_BYTES, Staging};
 use crate::device::{Device, DeviceMemory, OwnedStream};
 use crate::error::Result;
 
@@ -14,7 +14,7 @@ const RUNS: usize = 3;
 
 /// Measures, and lets plans for the device that do not say what its link carries count on it.
 pub fn measure(device: &Arc<Device>) -> Result<f64> {
-    let staging = Staging::new(device)?;
+    let staging = Staging::new(device, STAGING_BYTES)?;
     let from = staging.span();
     let Some(memory) = DeviceMemory::alloc(device, from.bytes())? else { return Ok(0.0) };
     let stream = OwnedStream::new(device)?;

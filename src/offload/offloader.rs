@@ -8,7 +8,7 @@ use super::plan::DevicePlan;
 use super::quantize::Rule;
 use super::schedule::{Carried, Schedule};
 use super::state::{Held, Place, State, Unit};
-use super::transfer::Staging;
+use super::transfer::{STAGING_BYTES, Staging};
 use crate::device::{Device, DeviceMemory, Stream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
@@ -117,8 +117,11 @@ impl Offloader {
         state.note_peak();
         quantize(&plan, &state, sources, progress)?;
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
-        let staging =
-            if pageable && device.facts().cuda { Some(Staging::new(device)?) } else { None };
+        let staging = if pageable && device.facts().cuda {
+            Some(Staging::new(device, STAGING_BYTES)?)
+        } else {
+            None
+        };
         let schedule = Schedule::new(device, &state.arrangement(), staging)?;
         schedule.reset(stream)?;
         Ok(Arc::new(Self { schedule, state: Mutex::new(state), plan }))

@@ -73,7 +73,7 @@ impl<'a> Planner<'a> {
                 groups
             })
             .collect();
-        check_total(&storages, &groups_of)?;
+        check_sums(&storages, &groups_of)?;
         let reasons = vec![None; storages.len()];
         let warnings = Vec::new();
         Ok(Self {
@@ -360,18 +360,19 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Refuses so many bytes that sums of them would overflow: each storage, rounded up, once for every
-/// group that uses it, is the most that is added up anywhere in a plan.
-fn check_total(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
-    let total = storages.iter().zip(groups_of).try_fold(0i64, |total, (storage, groups)| {
-        let bytes = i64::try_from(storage.bytes.checked_next_multiple_of(ALIGNMENT)?).ok()?;
-        total.checked_add(bytes.checked_mul(i64::try_from(groups.len()).ok()?)?)
-    });
-    if total.is_none() {
+/// Refuses what is more than 2^63 bytes in all, each storage counted for the device and for every group
+/// that it goes to in a step: no sum of a plan is larger.
+fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
+    let counted = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
+        u128::from(storage.bytes.next_multiple_of(ALIGNMENT)) * (groups.len() as u128 + 1)
+    };
+    let all: u128 = storages.iter().zip(groups_of).map(counted).sum();
+    if all > i64::MAX as u128 {
         fail!(
             WB_ERR_OVERFLOW,
-            "the {} parameters have more than 2^63 bytes in all: a shape is wrong",
-            storages.len()
+            "{} storages have {} bytes in all, more than can be counted: are their shapes right?",
+            storages.len(),
+            storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
         );
     }
     Ok(())

@@ -16,10 +16,11 @@ pub const STAGING_BYTES: usize = 8 << 20;
 pub struct Staging(Arc<Buffer>);
 
 impl Staging {
-    /// Allocates it: pinned even where the policy is not to pin, as it is small.
-    pub fn new(device: &Arc<Device>) -> Result<Self> {
+    /// Allocates it for pieces of at most so many bytes: pinned even where the policy is not to pin, as
+    /// it is small.
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Self> {
         let options = BufferOptions { pin: Choice::On, ..BufferOptions::default() };
-        Ok(Self(Buffer::alloc(device, STAGING_BYTES, &options, &mut None)?))
+        Ok(Self(Buffer::alloc(device, bytes.min(STAGING_BYTES), &options, &mut None)?))
     }
 
     /// Its bytes.

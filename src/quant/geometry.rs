@@ -111,3 +111,30 @@ impl Geometry {
         blocks * self.blocks.scale_cols
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+    use crate::tensor::dtype::WB_DTYPE_U8;
+
+    fn geometry(shape: &[i64], strides: Option<&[i64]>) -> Result<Geometry> {
+        let dtype = Dtype::from_code(WB_DTYPE_U8).unwrap();
+        Geometry::new(&Layout::new(dtype, shape, strides).unwrap(), (0, 0))
+    }
+
+    #[test]
+    fn matrices_begin_where_the_leading_dimensions_say() {
+        let geometry = geometry(&[2, 3, 4, 5], Some(&[-100, 30, 5, 1])).unwrap();
+        let starts: Vec<i64> =
+            (0..geometry.matrices).map(|matrix| geometry.start(matrix)).collect();
+        assert_eq!(starts, [0, 30, 60, -100, -70, -40]);
+    }
+
+    #[test]
+    fn more_matrices_than_memory_holds_are_counted_and_not_listed() {
+        assert_eq!(geometry(&[1 << 50, 2, 3], None).unwrap().all_scales(), 1 << 50);
+        let error = geometry(&[1 << 62, 1, 1], None).unwrap_err();
+        assert_eq!(error.status, WB_ERR_OUT_OF_RANGE);
+    }
+}

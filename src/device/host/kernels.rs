@@ -194,8 +194,11 @@ fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync
         let first_row = (blocks.first_row + from) % blocks.block_rows;
         work(Blocks { rows: to - from, first_row, ..blocks }, from)
     };
-    let most = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) as u64;
-    let threads = (blocks.rows * blocks.cols / WORTH_A_THREAD).clamp(1, most);
+    let most = || thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) as u64;
+    let threads = match blocks.rows * blocks.cols / WORTH_A_THREAD {
+        0..=1 => 1,
+        worth => worth.min(most()),
+    };
     // The first row of each part, counted from the first block's first row.
     let rows = blocks.rows.div_ceil(threads).next_multiple_of(step);
     let cut = |at: u64| (at * rows).saturating_sub(blocks.first_row % step).min(blocks.rows);

@@ -6,7 +6,7 @@ use crate::offload::parameter::ParameterAccess;
 use crate::offload::parameter::tests::parameter;
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED,
-    WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_SLOTS_BUDGET,
+    WB_ERR_NOTHING_OFFLOADED, WB_ERR_OVERFLOW, WB_ERR_SELECTOR, WB_ERR_SLOTS_BUDGET,
 };
 use proptest::prelude::*;
 
@@ -210,6 +210,25 @@ fn one_budget_and_no_other() {
     for options in [options(), both] {
         let error = Plan::new(model(1, &[1]), options, &platform(true)).unwrap_err();
         assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
+    }
+}
+
+#[test]
+fn sums_that_cannot_be_counted_are_refused() {
+    let many = model(5, &[1 << 62]);
+    let mut shared = model(40, &[1 << 59]);
+    shared.iter_mut().for_each(|parameter| parameter.storage = 7);
+    for parameters in [many, shared] {
+        for budget in [u64::MAX - 1, 0] {
+            let (offload, device) = (
+                PlanOptions { offload_bytes: Some(budget), ..options() },
+                PlanOptions { device_bytes: Some(budget), ..options() },
+            );
+            for options in [offload, device] {
+                let error = Plan::new(parameters.clone(), options, &platform(true)).unwrap_err();
+                assert_eq!(error.status, WB_ERR_OVERFLOW);
+            }
+        }
     }
 }
 

@@ -1,0 +1,4 @@
+//! libFuzzer's entry to `calls`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weighbridge_fuzz::calls::run(data));

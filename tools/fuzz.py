@@ -1,0 +1,159 @@
+"""Runs the fuzz targets: what once broke a promise, the seeds, then as many inputs as asked for.
+
+    python tools/fuzz.py             ten million inputs of parsers, a million sequences of calls
+    python tools/fuzz.py --part 200  a two-hundredth of that
+    python tools/fuzz.py --build     the targets are built, and nothing is run
+
+Two targets run at a time. The counts are libFuzzer's own. No nightly toolchain is needed: the flags
+that cargo-fuzz would give are given here to the stable one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FUZZ = ROOT / "fuzz"
+BUILD = ROOT / "build" / "fuzz"
+TRIPLE = "x86_64-unknown-linux-gnu"
+
+# Inputs of a full run, the longest of them in bytes, and the processes that share them. The slow
+# ones begin first.
+TARGETS = {
+    "calls": (1_000_000, 96, 2),
+    "headers": (3_000_000, 512, 1),
+    "selectors": (4_500_000, 128, 1),
+    "plans": (800_000, 384, 1),
+    "layouts": (1_200_000, 256, 1),
+    "dlpack": (500_000, 128, 1),
+}
+
+FLAGS = [
+    "-Zsanitizer=address",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=3",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "--cfg=fuzzing",
+]
+
+# Long quarantine and stack traces of every allocation would cost most of the time. Leaks of
+# handles are counted by the targets themselves.
+SANITIZER = "quarantine_size_mb=4:malloc_context_size=4:detect_stack_use_after_return=0"
+
+
+def build() -> None:
+    """Builds every target with coverage and the address sanitizer."""
+    environment = {**os.environ, "RUSTC_BOOTSTRAP": "1", "RUSTFLAGS": " ".join(FLAGS)}
+    command = ["cargo", "build", "--quiet", "--locked", "--release", "--target", TRIPLE]
+    where = ["--manifest-path", str(FUZZ / "Cargo.toml"), "--target-dir", str(BUILD / "target")]
+    subprocess.run(command + where, env=environment, check=True)
+
+
+def options(name: str, longest: int, seed: int) -> list[str]:
+    """Of libFuzzer: edges are enough, and what it does beyond them would take most of the time."""
+    crashes = BUILD / "crashes"
+    crashes.mkdir(parents=True, exist_ok=True)
+    dictionary = FUZZ / "dictionaries" / name
+    return [
+        f"-max_len={longest}",
+        f"-seed={seed}",
+        f"-artifact_prefix={crashes}/{name}-",
+        "-entropic=0",
+        "-reduce_inputs=0",
+        "-use_counters=0",
+        "-print_funcs=0",
+        "-timeout=25",
+        "-detect_leaks=0",
+        "-print_final_stats=1",
+        *([f"-dict={dictionary}"] if dictionary.exists() else []),
+    ]
+
+
+def count(pattern: str, text: str) -> int:
+    """The last number that a log has of this."""
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
+
+
+def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | float]:
+    """Runs one process of a target and counts what it did."""
+    binary = BUILD / "target" / TRIPLE / "release" / name
+    command = [str(binary), *options(name, TARGETS[name][1], seed)]
+    environment = {**os.environ, "ASAN_OPTIONS": SANITIZER}
+    corpus = BUILD / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    log = BUILD / f"{name}.{process}.log"
+    begun = time.monotonic()
+    known = sorted(map(str, (FUZZ / "crashes" / name).glob("*")))
+    # A file is run as it is; a folder is where inputs come from.
+    calls = [[*command, *known]] if known else []
+    calls.append([*command, f"-runs={inputs}", str(corpus), str(FUZZ / "seeds" / name)])
+    with log.open("wb") as output:
+        ended = (
+            subprocess.run(call, env=environment, stdout=output, stderr=output) for call in calls
+        )
+        failed = any(one.returncode for one in ended)
+    text = log.read_text(errors="replace")
+    if failed:
+        print(f"{name}: broke a promise; the end of {log}:", *text.splitlines()[-40:], sep="\n")
+    return {
+        "executions": count(r"stat::number_of_executed_units: (\d+)", text),
+        "edges": count(r"cov: (\d+)", text),
+        "crashes": int(failed),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def together(parts: list[dict[str, int | float]]) -> dict[str, int | float]:
+    """What the processes of a target did in all."""
+    largest = {key: max(part[key] for part in parts) for key in ("edges", "seconds")}
+    return {**largest, **{key: sum(p[key] for p in parts) for key in ("executions", "crashes")}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", type=int, default=1, help="1/PART of a full run's inputs")
+    parser.add_argument("--only", choices=sorted(TARGETS), action="append", help="these targets")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs; 0 for another")
+    parser.add_argument("--build", action="store_true", help="build and stop")
+    asked = parser.parse_args()
+    build()
+    if asked.build:
+        return 0
+    names = [name for name in TARGETS if not asked.only or name in asked.only]
+    wanted = {name: TARGETS[name][0] // asked.part for name in names}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = {name: [] for name in names}
+        for name in names:
+            processes = TARGETS[name][2]
+            for process in range(processes):
+                inputs = -(-wanted[name] // processes)
+                seed = asked.seed and asked.seed + process
+                jobs[name].append(pool.submit(run, name, inputs, seed, process))
+    done = {name: together([job.result() for job in parts]) for name, parts in jobs.items()}
+    sequences = int(done.get("calls", {}).get("executions", 0))
+    every = sum(int(one["executions"]) for one in done.values())
+    report = {
+        "parser_executions": every - sequences,
+        "sequence_executions": sequences,
+        "crashes": sum(int(one["crashes"]) for one in done.values()),
+        "targets": done,
+    }
+    print("reliability:", json.dumps(report))
+    short = [name for name in names if int(done[name]["executions"]) < wanted[name]]
+    if short:
+        print("fewer inputs than asked for:", ", ".join(short))
+    return 1 if short or report["crashes"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
