@@ -370,7 +370,8 @@ fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Resul
     if all > i64::MAX as u128 {
         fail!(
             WB_ERR_OVERFLOW,
-            "{} storages have {} bytes in all, more than can be counted: are their shapes right?",
+            "{} storages have {} bytes in all, more than the 2^63 that can be counted: are their shapes \
+             right?",
             storages.len(),
             storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
         );

@@ -84,40 +84,11 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
     end(&o);
 }
 
-/* Another size moves the slots: a copy that was begun before would run while they move. */
-static void a_smaller_parameter_is_copied_once(wb_device *device)
-{
-    static const unsigned char fresh[BYTES];
-    struct offload o;
-    wb_plan_info plan = WB_PLAN_INFO_INIT;
-    wb_offloader_stats before;
-    const int64_t row[] = {1, SIDE};
-    const wb_layout smaller = layout_of(WB_DTYPE_BF16, 2, row, NULL, 0);
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
-    CHECK_OK(wb_plan_describe(o.plan, &plan, &error));
-    before = stats_of(&o);
-    CHECK_OK(wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)fresh,
-                                  &smaller, o.stream, &error));
-    CHECK_SAME(where(&o, 0).span_bytes, SIDE * 2);
-    CHECK_SAME(stats_of(&o).copies - before.copies, plan.depth > 1 ? plan.depth - 1 : 1);
-    end(&o);
-}
-
 static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
 {
-    static const unsigned char fresh[BYTES];
     struct offload o;
-    wb_layout smaller;
-    const int64_t row[] = {1, SIDE};
     REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
-    /* Another size moves the slots of all groups: of the one that is held, too. */
-    smaller = layout_of(WB_DTYPE_BF16, 2, row, NULL, 0);
-    CHECK_ERROR(WB_ERR_BUSY,
-                wb_offloader_replace(o.offloader, model.names[2], (uint64_t)(uintptr_t)fresh,
-                                     &smaller, o.stream, &error),
-                "layers.0|release");
-    CHECK_SAME(where(&o, 2).span_bytes, BYTES);
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(o.offloader, 2, o.stream, &error),
                 "layers.2|layers.0");
     CHECK_ERROR(WB_ERR_BUSY,
@@ -277,7 +248,6 @@ static void a_step_can_be_captured(wb_device *device)
 CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(steps_in_order_are_never_late_and_move_each_group_once),
            CASE(replaced_parameters_stay_where_the_plan_keeps_them),
-           CASE(a_smaller_parameter_is_copied_once),
            CASE(what_is_held_is_not_changed_nor_its_slot_taken),
            CASE(a_smaller_weight_is_refused_whole_or_copied_once),
            CASE(a_resident_weight_is_replaced_behind_its_uses),
