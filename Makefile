@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint fuzz fuzz-short fuzz-replay gpu-test gpu-bench clean
+.PHONY: help build header kernels demo test test-rust test-slow test-c test-python lint fuzz fuzz-short fuzz-double fuzz-replay gpu-test gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,7 +62,10 @@ fuzz: $(VENV)/made ## ten million inputs of parsers and a million sequences of c
 	$(BIN)/python tools/fuzz.py
 
 fuzz-short: $(VENV)/made ## a few ten thousand of each: what once broke a promise, the seeds, and random inputs
-	$(BIN)/python tools/fuzz.py --part 200
+	$(BIN)/python tools/fuzz.py --part 100
+
+fuzz-double: test-c ## fifty thousand sequences of calls over the driver double
+	$(BIN)/python tools/fuzz.py --only calls --part 20 --double $(CURDIR)/$(BUILD)/cmake/driver
 
 fuzz-replay: ## the same targets without a fuzzer: known inputs and the same random ones every time
 	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
