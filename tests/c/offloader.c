@@ -87,7 +87,7 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
 /* Another size moves the slots: a copy that was begun before would run while they move. */
 static void a_smaller_parameter_is_copied_once(wb_device *device)
 {
-    static const unsigned char fresh[BYTES];
+    static const unsigned char fresh[BYTES] = {0};
     struct offload o;
     wb_plan_info plan = WB_PLAN_INFO_INIT;
     wb_offloader_stats before;
@@ -105,7 +105,7 @@ static void a_smaller_parameter_is_copied_once(wb_device *device)
 
 static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
 {
-    static const unsigned char fresh[BYTES];
+    static const unsigned char fresh[BYTES] = {0};
     struct offload o;
     wb_layout smaller;
     const int64_t row[] = {1, SIDE};
