@@ -23,8 +23,9 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels abi-freeze notices deny demo test forced-panics test-rust test-slow test-c test-python lint \
-	check fuzz fuzz-short fuzz-replay faults life soak asan tsan valgrind models gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
+.PHONY: help build header kernels abi-freeze notices demo test forced-panics test-rust test-slow test-c test-python lint \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan tsan valgrind models \
+	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -76,7 +77,10 @@ fuzz: $(VENV)/made ## ten million inputs of parsers and a million sequences of c
 	$(BIN)/python tools/fuzz.py
 
 fuzz-short: $(VENV)/made ## a few ten thousand of each: what once broke a promise, the seeds, and random inputs
-	$(BIN)/python tools/fuzz.py --part 200
+	$(BIN)/python tools/fuzz.py --part 100
+
+fuzz-double: test-c ## fifty thousand sequences of calls over the driver double
+	$(BIN)/python tools/fuzz.py --only calls --part 20 --double $(CURDIR)/$(BUILD)/cmake/driver
 
 fuzz-replay: ## the same targets without a fuzzer: known inputs and the same random ones every time
 	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target

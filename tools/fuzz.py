@@ -1,7 +1,7 @@
 """Runs the fuzz targets: what once broke a promise, the seeds, then as many inputs as asked for.
 
     python tools/fuzz.py             ten million inputs of parsers, a million sequences of calls
-    python tools/fuzz.py --part 200  a two-hundredth of that
+    python tools/fuzz.py --part 100  a hundredth of that
     python tools/fuzz.py --build     the targets are built, and nothing is run
 
 Two targets run at a time. The counts are libFuzzer's own. No nightly toolchain is needed: the flags
@@ -45,9 +45,11 @@ FLAGS = [
     "--cfg=fuzzing",
 ]
 
-# Long quarantine and stack traces of every allocation would cost most of the time. Leaks of
-# handles are counted by the targets themselves.
+# Long quarantine and stack traces of every allocation would cost most of the time.
 SANITIZER = "quarantine_size_mb=4:malloc_context_size=4:detect_stack_use_after_return=0"
+
+# Their streams' threads run until the process ends, which would count as a leak.
+THREADED = ("calls", "layouts")
 
 
 def build() -> None:
@@ -88,7 +90,8 @@ def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | floa
     """Runs one process of a target and counts what it did."""
     binary = BUILD / "target" / TRIPLE / "release" / name
     command = [str(binary), *options(name, TARGETS[name][1], seed)]
-    environment = {**os.environ, "ASAN_OPTIONS": SANITIZER}
+    leaks = int(name not in THREADED)
+    environment = {**os.environ, "ASAN_OPTIONS": f"{SANITIZER}:detect_leaks={leaks}"}
     corpus = BUILD / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     log = BUILD / f"{name}.{process}.log"
@@ -125,7 +128,12 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(TARGETS), action="append", help="these targets")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs; 0 for another")
     parser.add_argument("--build", action="store_true", help="build and stop")
+    parser.add_argument(
+        "--double", help="folder of the driver double: sequences run on cuda:0 there"
+    )
     asked = parser.parse_args()
+    if asked.double:
+        os.environ.update(LD_LIBRARY_PATH=asked.double, WEIGHBRIDGE_FUZZ_DEVICE="cuda:0")
     build()
     if asked.build:
         return 0
