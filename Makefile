@@ -23,7 +23,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels abi-freeze notices demo test forced-panics test-rust test-slow test-c test-python lint \
+.PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
 	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan tsan valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -79,7 +79,7 @@ fuzz: $(VENV)/made ## ten million inputs of parsers and a million sequences of c
 fuzz-short: $(VENV)/made ## a few ten thousand of each: what once broke a promise, the seeds, and random inputs
 	$(BIN)/python tools/fuzz.py --part 100
 
-fuzz-double: test-c ## fifty thousand sequences of calls over the driver double
+fuzz-double: programs ## fifty thousand sequences of calls over the driver double
 	$(BIN)/python tools/fuzz.py --only calls --part 20 --double $(CURDIR)/$(BUILD)/cmake/driver
 
 fuzz-replay: ## the same targets without a fuzzer: known inputs and the same random ones every time
@@ -95,14 +95,17 @@ forced-panics:
 	cp target/debug/libweighbridge.so target/forced-panics/
 	ln -sf libweighbridge.so target/forced-panics/libweighbridge.so.0
 
-test-c: build forced-panics $(VENV)/test ## C, C++, ABI, driver double and installed-package suites, under ctest
+# The programs of tests/ in C and C++, and the driver double.
+programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
 		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
+
+test-c: programs ## C, C++, ABI, driver double and installed-package suites, under ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
 
-life: test-c ## a process's life and its limits once more, counted: one line of figures
+life: programs ## a process's life and its limits once more, counted: one line of figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest, on the host device and over the driver double
@@ -113,7 +116,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest
 check: ## the checks that take minutes, an hour in all; their findings in tests/reports
 	$(PYTHON) tools/check.py
 
-faults: test-c ## every call of the driver and of the system fails once, with every code
+faults: programs ## every call of the driver and of the system fails once, with every code
 	WEIGHBRIDGE_TEST_DEVICE=host $(BUILD)/cmake/tests/faults/test_faults
 	WEIGHBRIDGE_TEST_DEVICE=cuda:0 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver $(BUILD)/cmake/tests/faults/test_faults
 
@@ -150,10 +153,7 @@ SECONDS ?= 600
 THREADS ?= 16
 STEPS ?= 5000
 SEED ?= 1
-soak: build $(VENV)/test ## SECONDS=600 of everything at once on THREADS=16, then STEPS=5000 of an offloader
-	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY)
-	$(BIN)/cmake --build $(BUILD)/cmake --target soak steps
+soak: programs ## SECONDS=600 of everything at once on THREADS=16, then STEPS=5000 of an offloader
 	for device in host cuda:0; do \
 		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
 		$(BUILD)/cmake/tests/soak/soak --seconds=$$(($(SECONDS) / 2)) --threads=$(THREADS) --seed=$(SEED); \
