@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Result, fail, human};
 use crate::memory::pages;
@@ -21,9 +22,26 @@ pub fn memlock() -> Option<u64> {
     if privileged { None } else { pages::memlock_limit() }
 }
 
+/// Bytes that are given between two looks at the control group. A look takes a dozen files of the
+/// kernel, many times what a small buffer costs; this much any program may need at any time.
+const BETWEEN_LOOKS: usize = 1 << 20;
+
+/// Whether bytes are to be looked at, those of `unseen` that were not among them.
+fn is_due(unseen: &AtomicUsize, bytes: usize) -> bool {
+    let due = unseen.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= BETWEEN_LOOKS;
+    if due {
+        unseen.store(0, Ordering::Relaxed);
+    }
+    due
+}
+
 /// Refuses what the control group would answer with the end of the process: the kernel does not
 /// fail a page fault that goes past the limit, it kills.
 pub fn check_control_group(bytes: usize) -> Result<()> {
+    static UNSEEN: AtomicUsize = AtomicUsize::new(0);
+    if !is_due(&UNSEEN, bytes) {
+        return Ok(());
+    }
     let Some((limit, used, path)) = tightest_control_group() else { return Ok(()) };
     let room = limit.saturating_sub(used);
     if bytes as u64 > room {
@@ -85,6 +103,16 @@ fn room_of(folder: &Path, limit: &str, used: &str) -> Option<(u64, u64, PathBuf)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_group_is_looked_at_for_much_and_for_many() {
+        let unseen = AtomicUsize::new(0);
+        assert!(is_due(&unseen, BETWEEN_LOOKS));
+        assert!(!is_due(&unseen, BETWEEN_LOOKS - 1));
+        assert!(is_due(&unseen, 1));
+        assert!(!is_due(&unseen, 1));
+        assert!(is_due(&unseen, usize::MAX), "nothing wraps");
+    }
 
     #[test]
     fn a_group_leaves_its_limit_less_what_cannot_be_reclaimed() {
