@@ -147,6 +147,8 @@ impl Watcher {
 fn dropped(waiting: &mut Waiting, reclaimer: &Reclaimer) -> bool {
     let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
         Ok(complete) => complete,
+        // Nothing runs on a device that is no more.
+        Err(_) if waiting.device.backend().is_gone() => true,
         // Once is no answer. A device that answers nothing else runs nothing any more.
         Err(error) => {
             waiting.failures += 1;
