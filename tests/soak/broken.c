@@ -7,7 +7,7 @@
 #include "lent.h"
 
 /* Blocks that lie in the heap, where no mapping tells of them. */
-enum { AFTER_ROUNDS = 3, GROWS_BY = 1 << 20, BLOCK = 8 << 10 };
+enum { AFTER_ROUNDS = 3, GROWS_BY = 1 << 20, BLOCK = 8 << 10, MAPPINGS = 64 };
 
 /* What grows; a compiler would leave out memory that nobody can see. */
 static void *volatile grown;
@@ -32,8 +32,10 @@ void break_something(wb_device *device, uint64_t round)
     case BROKEN_LEAK: CHECK_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error)); break;
     case BROKEN_FD: CHECK(open("/dev/null", O_RDONLY) >= 0); break;
     case BROKEN_MAP:
-        memory = mmap(NULL, 1, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        CHECK(memory != MAP_FAILED);
+        for (int mapping = 0; mapping < MAPPINGS; mapping++) {
+            memory = mmap(NULL, 1, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+            CHECK(memory != MAP_FAILED);
+        }
         break;
     case BROKEN_THREAD: CHECK(pthread_create(&thread, NULL, endless, NULL) == 0); break;
     case BROKEN_STREAM:
