@@ -13,13 +13,18 @@ const INTERFACE: &[&str] = &[
     "src/capi/version.rs",
     "src/capi/error.rs",
     "src/capi/device.rs",
+    "src/capi/device/work.rs",
+    "src/capi/buffer/options.rs",
     "src/capi/buffer.rs",
     "src/capi/view.rs",
     "src/capi/dlpack.rs",
     "src/capi/safetensors.rs",
     "src/capi/parameter.rs",
     "src/capi/plan.rs",
+    "src/capi/plan/contents.rs",
     "src/capi/offloader.rs",
+    "src/capi/offloader/step.rs",
+    "src/capi/offloader/weights.rs",
     "src/capi/quantizer.rs",
 ];
 

@@ -1013,67 +1013,6 @@ typedef struct {
 } wb_plan_group_info;
 
 /**
- * What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
- */
-typedef struct {
-    /**
-     * Bytes of the struct.
-     */
-    uint32_t struct_size;
-    /**
-     * How it is carried; WB_CARRIER_NONE while it is resident.
-     */
-    wb_carrier carrier;
-    /**
-     * Its group.
-     */
-    uint64_t group;
-    /**
-     * Where the device finds the first element: of a view or a resident parameter always, of another
-     * while its group is acquired. 0 for a parameter that has no bytes yet.
-     */
-    uint64_t device_address;
-    /**
-     * Where the host finds the first element of what is offloaded; NULL for a resident parameter.
-     */
-    void *host_address;
-    /**
-     * Bytes from its lowest to the end of its highest element.
-     */
-    uint64_t span_bytes;
-} wb_offloaded_info;
-
-/**
- * What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
- */
-typedef struct {
-    /**
-     * Bytes of the struct.
-     */
-    uint32_t struct_size;
-    /**
-     * 0.
-     */
-    uint32_t reserved0;
-    /**
-     * Parameters whose bytes lay elsewhere and were taken over.
-     */
-    uint64_t replaced;
-    /**
-     * Parameters of new names.
-     */
-    uint64_t added;
-    /**
-     * Names that are gone.
-     */
-    uint64_t removed;
-    /**
-     * Parameters that are where they were.
-     */
-    uint64_t kept;
-} wb_reconciled;
-
-/**
  * What an offloader holds and has done. Begin with WB_OFFLOADER_STATS_INIT.
  */
 typedef struct {
@@ -1150,6 +1089,67 @@ typedef struct {
      */
     uint64_t generation;
 } wb_offloader_stats;
+
+/**
+ * What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * How it is carried; WB_CARRIER_NONE while it is resident.
+     */
+    wb_carrier carrier;
+    /**
+     * Its group.
+     */
+    uint64_t group;
+    /**
+     * Where the device finds the first element: of a view or a resident parameter always, of another
+     * while its group is acquired. 0 for a parameter that has no bytes yet.
+     */
+    uint64_t device_address;
+    /**
+     * Where the host finds the first element of what is offloaded; NULL for a resident parameter.
+     */
+    void *host_address;
+    /**
+     * Bytes from its lowest to the end of its highest element.
+     */
+    uint64_t span_bytes;
+} wb_offloaded_info;
+
+/**
+ * What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+ */
+typedef struct {
+    /**
+     * Bytes of the struct.
+     */
+    uint32_t struct_size;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
+    /**
+     * Parameters whose bytes lay elsewhere and were taken over.
+     */
+    uint64_t replaced;
+    /**
+     * Parameters of new names.
+     */
+    uint64_t added;
+    /**
+     * Names that are gone.
+     */
+    uint64_t removed;
+    /**
+     * Parameters that are where they were.
+     */
+    uint64_t kept;
+} wb_reconciled;
 
 /**
  * The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
@@ -1579,6 +1579,26 @@ typedef struct {
 #define WB_FILE_READ 2
 
 /**
+ * Making pages present.
+ */
+#define WB_PHASE_FAULT 1
+
+/**
+ * Registering pages with the device.
+ */
+#define WB_PHASE_PIN 2
+
+/**
+ * Reading or copying.
+ */
+#define WB_PHASE_READ 3
+
+/**
+ * Numbers are quantized.
+ */
+#define WB_PHASE_QUANTIZE 4
+
+/**
  * Allocated by wb_buffer_alloc.
  */
 #define WB_ORIGIN_ALLOCATED 1
@@ -1612,26 +1632,6 @@ typedef struct {
  * The driver allocated it pinned.
  */
 #define WB_PINNING_DRIVER 2
-
-/**
- * Making pages present.
- */
-#define WB_PHASE_FAULT 1
-
-/**
- * Registering pages with the device.
- */
-#define WB_PHASE_PIN 2
-
-/**
- * Reading or copying.
- */
-#define WB_PHASE_READ 3
-
-/**
- * Numbers are quantized.
- */
-#define WB_PHASE_QUANTIZE 4
 
 /**
  * The device; the buffer must be mapped for it.
@@ -2314,6 +2314,14 @@ void wb_plan_release(wb_plan *plan);
 wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *error);
 
 /**
+ * The whole plan as JSON. The string is the plan's. Any thread.
+ *
+ * The caller promises:
+ * `plan` is NULL or alive; `json` is NULL or valid.
+ */
+wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
+
+/**
  * Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
  *
  * The caller promises:
@@ -2357,14 +2365,6 @@ wb_status wb_plan_warning(const wb_plan *plan,
                           wb_error *error);
 
 /**
- * The whole plan as JSON. The string is the plan's. Any thread.
- *
- * The caller promises:
- * `plan` is NULL or alive; `json` is NULL or valid.
- */
-wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
-
-/**
  * Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies
  * every parameter that has a source to where it is kept. `options` say how the host memory is made
  * (pinning and progress, for instance), and may be NULL.
@@ -2402,6 +2402,16 @@ void wb_offloader_retain(const wb_offloader *offloader);
  * calls is launched any more.
  */
 void wb_offloader_release(wb_offloader *offloader);
+
+/**
+ * Answers what an offloader holds and has done. Any thread.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_offloader_measure(const wb_offloader *offloader,
+                               wb_offloader_stats *stats,
+                               wb_error *error);
 
 /**
  * The number of a group, by which it is acquired. Groups count from 0 in the order in which the
@@ -2605,16 +2615,6 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader,
  */
 wb_status wb_offloader_compact(const wb_offloader *offloader,
                                void *stream,
-                               wb_error *error);
-
-/**
- * Answers what an offloader holds and has done. Any thread.
- *
- * The caller promises:
- * `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
- */
-wb_status wb_offloader_measure(const wb_offloader *offloader,
-                               wb_offloader_stats *stats,
                                wb_error *error);
 
 /**

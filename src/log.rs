@@ -15,6 +15,7 @@ static SINK: PerProcess<Installed> = PerProcess::new();
 static RECORDED: AtomicU64 = AtomicU64::new(0);
 
 /// This process's sink. A forked child goes on with its parent's, unless that was just being changed.
+/// Not by sync.rs, which has tests panic with a lock held: panics are recorded here.
 fn installed() -> &'static Installed {
     SINK.get(|parent| {
         let inherited = parent.and_then(|sink| sink.try_read().ok()?.clone());

@@ -1,5 +1,7 @@
 //! `wb_plan`: which parameter goes where and why, before anything is allocated.
 
+pub mod contents;
+
 use std::ffi::{CString, c_char};
 use std::ptr;
 
@@ -9,10 +11,7 @@ use crate::capi::arguments::{
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
-use crate::capi::parameter::{
-    WB_CARRIER_AUTO, WB_CARRIER_NONE, carrier, carrier_code, parameters_from, wb_carrier,
-    wb_parameter,
-};
+use crate::capi::parameter::{WB_CARRIER_AUTO, carrier, parameters_from, wb_carrier, wb_parameter};
 use crate::capi::quantizer::{self, wb_quantize_options};
 use crate::device::Device;
 use crate::error::{Result, fail};
@@ -20,9 +19,7 @@ use crate::offload::order::Order;
 use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
 use crate::offload::quantize::Rule;
 use crate::offload::report;
-use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_OUT_OF_RANGE, wb_status,
-};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
 use crate::sync::{Arc, OnceLock};
 
 /// Which parameter goes where and why.
@@ -178,50 +175,6 @@ pub struct wb_plan_info {
 // SAFETY: repr(C), begins with its size; numbers.
 unsafe impl Sized32 for wb_plan_info {
     const NAME: &'static str = "wb_plan_info";
-}
-
-/// What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
-#[repr(C)]
-pub struct wb_planned_info {
-    /// Bytes of the struct.
-    pub struct_size: u32,
-    /// How it is carried; WB_CARRIER_NONE when it stays on the device.
-    pub carrier: wb_carrier,
-    /// Its name.
-    pub name: *const c_char,
-    /// Why it goes or stays, in words.
-    pub reason: *const c_char,
-    /// Its group.
-    pub group: u64,
-    /// Bytes from its lowest to the end of its highest element.
-    pub span_bytes: u64,
-    /// The first parameter that it shares its bytes with, itself if with none.
-    pub tied_to: u64,
-}
-
-// SAFETY: repr(C), begins with its size; numbers and pointers.
-unsafe impl Sized32 for wb_planned_info {
-    const NAME: &'static str = "wb_planned_info";
-}
-
-/// A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
-#[repr(C)]
-pub struct wb_plan_group_info {
-    /// Bytes of the struct.
-    pub struct_size: u32,
-    /// Its turn among the groups that are copied ahead; -1 when it is none of them.
-    pub turn: i32,
-    /// Its name.
-    pub name: *const c_char,
-    /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
-    pub offloaded_bytes: u64,
-    /// Bytes of its parameters that stay.
-    pub resident_bytes: u64,
-}
-
-// SAFETY: repr(C), begins with its size; numbers and a pointer.
-unsafe impl Sized32 for wb_plan_group_info {
-    const NAME: &'static str = "wb_plan_group_info";
 }
 
 /// # Safety
@@ -422,121 +375,6 @@ pub unsafe extern "C" fn wb_plan_describe(
     })
 }
 
-/// Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
-///
-/// # Safety
-/// `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_find(
-    plan: *const wb_plan,
-    name: *const c_char,
-    index: *mut u64,
-    error: *mut wb_error,
-) -> wb_status {
-    guard(error, || {
-        check_output(index, "index")?;
-        // SAFETY: the caller's promise.
-        let (plan, name) = unsafe { (handle::borrow::<Planned>(plan)?, text(name, "name")?) };
-        let mut named = plan.plan().parameters.iter();
-        let Some(found) = named.position(|planned| planned.parameter.name == name) else {
-            fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}")
-        };
-        // SAFETY: not NULL.
-        unsafe { *index = found as u64 };
-        Ok(())
-    })
-}
-
-/// Answers what becomes of a parameter; they count in the order in which they were given. Any thread.
-/// Errors: WB_ERR_OUT_OF_RANGE.
-///
-/// # Safety
-/// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_parameter(
-    plan: *const wb_plan,
-    index: u64,
-    info: *mut wb_planned_info,
-    error: *mut wb_error,
-) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
-        let plan = planned.plan();
-        let at = checked(index, plan.parameters.len(), "parameter")?;
-        let found = &plan.parameters[at];
-        let described = wb_planned_info {
-            struct_size: size_of::<wb_planned_info>() as u32,
-            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
-            name: planned.words()[at].0.as_ptr(),
-            reason: planned.words()[at].1.as_ptr(),
-            group: found.group as u64,
-            span_bytes: found.parameter.layout.span_bytes(),
-            tied_to: plan.storages[found.storage].parameters[0] as u64,
-        };
-        // SAFETY: the caller's promise.
-        unsafe { write_struct(info, &described) }
-    })
-}
-
-/// Answers what a group is; they count in the order in which they were first named. Any thread.
-/// Errors: WB_ERR_OUT_OF_RANGE.
-///
-/// # Safety
-/// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_group(
-    plan: *const wb_plan,
-    index: u64,
-    info: *mut wb_plan_group_info,
-    error: *mut wb_error,
-) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
-        let groups = &planned.plan().groups;
-        let at = checked(index, groups.len(), "group")?;
-        let names = planned
-            .groups
-            .get_or_init(|| groups.iter().map(|group| c_text(group.name.as_str())).collect());
-        let described = wb_plan_group_info {
-            struct_size: size_of::<wb_plan_group_info>() as u32,
-            turn: groups[at].ring.map_or(-1, |turn| turn as i32),
-            name: names[at].as_ptr(),
-            offloaded_bytes: groups[at].offloaded_bytes,
-            resident_bytes: groups[at].resident_bytes,
-        };
-        // SAFETY: the caller's promise.
-        unsafe { write_struct(info, &described) }
-    })
-}
-
-/// Answers a warning: what was allowed. The string is the plan's. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
-///
-/// # Safety
-/// `plan` is NULL or alive; `warning` is NULL or valid.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_warning(
-    plan: *const wb_plan,
-    index: u64,
-    warning: *mut *const c_char,
-    error: *mut wb_error,
-) -> wb_status {
-    guard(error, || {
-        check_output(warning, "warning")?;
-        // SAFETY: the caller's promise.
-        let planned = unsafe { handle::borrow::<Planned>(plan) }?;
-        let all = &planned.plan().warnings;
-        let at = checked(index, all.len(), "warning")?;
-        let texts = planned
-            .warnings
-            .get_or_init(|| all.iter().map(|warning| c_text(warning.as_str())).collect());
-        // SAFETY: not NULL.
-        unsafe { *warning = texts[at].as_ptr() };
-        Ok(())
-    })
-}
-
 /// The whole plan as JSON. The string is the plan's. Any thread.
 ///
 /// # Safety
@@ -557,11 +395,4 @@ pub unsafe extern "C" fn wb_plan_json(
         };
         Ok(())
     })
-}
-
-fn checked(index: u64, count: usize, what: &str) -> Result<usize> {
-    match usize::try_from(index) {
-        Ok(index) if index < count => Ok(index),
-        _ => fail!(WB_ERR_OUT_OF_RANGE, "asked for {what} {index}; there are {count}"),
-    }
 }

@@ -14,6 +14,8 @@ mod machine;
 #[cfg(test)]
 #[path = "schedule/tests.rs"]
 mod tests;
+#[path = "schedule/uses.rs"]
+mod uses;
 
 use super::transfer::Staging;
 use crate::device::{Device, Stream};

@@ -144,10 +144,18 @@ fn numa_node(driver: &Driver, device: CUdevice) -> Option<u32> {
 }
 
 /// Whether a read-only page can be registered: tried on one, since the attribute alone is not
-/// reliable across drivers.
+/// reliable across drivers. Where this process may make no such page the answer is no, and the log
+/// says why.
 fn probe_read_only(entered: &Entered<'_>) -> Result<bool> {
     let bytes = page_bytes();
-    let mapping = Mapping::file(&pages::memory_file(bytes as u64)?, 0, bytes)?;
+    let file = match pages::memory_file(bytes as u64) {
+        Err(error) if matches!(error.code, libc::EACCES | libc::EPERM | libc::ENOSYS) => {
+            log::record(&error);
+            return Ok(false);
+        }
+        file => file?,
+    };
+    let mapping = Mapping::file(&file, 0, bytes)?;
     pages::fault_in(mapping.span(), false)?;
     let page = mapping.span().start() as *mut c_void;
     let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_READ_ONLY;

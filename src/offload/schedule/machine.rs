@@ -1,8 +1,10 @@
 //! The state of all slots and what every call does to it.
 
+use super::uses::Uses;
 use super::{Arrangement, Carried, Moving};
 use crate::device::{Device, OwnedStream, Stream};
 use crate::error::{Result, fail};
+use crate::log;
 use crate::offload::mark::{Capture, Mark};
 use crate::offload::transfer::{Staging, Transfer};
 use crate::offload::waits::Waits;
@@ -17,14 +19,8 @@ pub(super) struct Lane {
     end: Mark,
 }
 
-/// Streams whose marks a unit keeps from one load to the next; of more, what has passed is forgotten.
-const MOST_STREAMS: usize = 4;
-
 const AHEAD: usize = 0;
 const DEMAND: usize = 1;
-
-/// The last use on each stream.
-type Uses = Vec<(Stream, Mark)>;
 
 pub(super) struct Unit {
     moving: Moving,
@@ -105,7 +101,7 @@ impl Machine {
                 loaded: false,
                 held: 0,
                 ready: Mark::new(device)?,
-                uses: Vec::new(),
+                uses: Uses::default(),
             });
         }
         let mut groups: Vec<_> = arrangement.groups.iter().map(|name| Group::new(name)).collect();
@@ -163,8 +159,8 @@ impl Machine {
     /// Waits for every mark; the first error.
     pub(super) fn synchronize(&self) -> Result<()> {
         let uses = self.units.iter().map(|unit| &unit.uses);
-        let uses = uses.chain(self.groups.iter().map(|group| &group.uses)).flatten();
-        let marks = uses.map(|(_, used)| used).chain(self.units.iter().map(|unit| &unit.ready));
+        let uses = uses.chain(self.groups.iter().map(|group| &group.uses));
+        let marks = uses.flat_map(Uses::marks).chain(self.units.iter().map(|unit| &unit.ready));
         marks.map(Mark::synchronize).fold(Ok(()), Result::and)
     }
 
@@ -238,10 +234,10 @@ impl Machine {
         }
         for index in 0..self.groups[group].units.len() {
             let unit = self.groups[group].units[index];
-            mark_use(&mut self.units[unit].uses, device, stream, capture)?;
+            self.units[unit].uses.mark(device, stream, capture)?;
         }
         if self.groups[group].units.is_empty() {
-            mark_use(&mut self.groups[group].uses, device, stream, capture)?;
+            self.groups[group].uses.mark(device, stream, capture)?;
         }
         self.let_go(group);
         let mut done = self.look_ahead(device, group, self.depth, stream, capture);
@@ -375,7 +371,7 @@ impl Machine {
         for at in 0..=self.units[unit].overlaps.len() {
             let other = self.units[unit].overlaps.get(at).copied().unwrap_or(unit);
             self.units[other].ready.order(copies, capture)?;
-            for (_, used) in &self.units[other].uses {
+            for used in self.units[other].uses.marks() {
                 used.order(copies, capture)?;
             }
         }
@@ -390,13 +386,12 @@ impl Machine {
         if let Err(error) = queued.and_then(|()| this.ready.record(device, copies, capture)) {
             // What may be under way has no mark that others could wait for.
             if capture.is_none() {
-                device.backend().synchronize(copies)?;
+                log::settle_wait(|| device.backend().synchronize(copies));
             }
             return Err(error);
         }
         this.loaded = true;
-        this.uses.truncate(MOST_STREAMS);
-        this.uses.iter_mut().for_each(|(_, used)| used.clear());
+        this.uses.clear();
         self.carried.moved_bytes += this.moving.host.bytes() as u64;
         self.carried.copies += 1;
         Ok(())
@@ -417,13 +412,13 @@ impl Machine {
         self.enter(None);
         for unit in &mut self.units {
             if unit.held > 0 {
-                mark_use(&mut unit.uses, device, stream, None)?;
+                unit.uses.mark(device, stream, None)?;
                 unit.held = 0;
             }
         }
         for group in &mut self.groups {
             if group.held > 0 && group.units.is_empty() {
-                mark_use(&mut group.uses, device, stream, None)?;
+                group.uses.mark(device, stream, None)?;
             }
             group.held = 0;
         }
@@ -448,34 +443,15 @@ impl Machine {
     }
 }
 
-/// What is queued on the stream is the last use.
-fn mark_use(uses: &mut Uses, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
-    let index = match uses.iter().position(|(used_on, _)| *used_on == stream) {
-        Some(index) => index,
-        None => {
-            if capture.is_none() && uses.len() >= MOST_STREAMS {
-                forget_past(uses)?;
-            }
-            uses.push((stream, Mark::new(device)?));
-            uses.len() - 1
-        }
-    };
-    uses[index].1.record(device, stream, capture)
-}
-
-/// Streams come and go: what has passed on them need not be kept.
-fn forget_past(uses: &mut Uses) -> Result<()> {
-    for index in (0..uses.len()).rev() {
-        if uses[index].1.is_over()? {
-            uses.swap_remove(index);
-        }
-    }
-    Ok(())
-}
-
 impl Group {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), units: Vec::new(), position: None, held: 0, uses: Vec::new() }
+        Self {
+            name: name.into(),
+            units: Vec::new(),
+            position: None,
+            held: 0,
+            uses: Uses::default(),
+        }
     }
 }
 

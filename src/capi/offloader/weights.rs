@@ -1,0 +1,305 @@
+//! An offloader's parameters: where they are, and how they change.
+
+use std::ffi::{c_char, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use crate::capi::arguments::{Sized32, check_output, text, write_struct};
+use crate::capi::error::{guard, wb_error};
+use crate::capi::handle;
+use crate::capi::offloader::{source_of, wb_offloader};
+use crate::capi::parameter::{
+    WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter,
+};
+use crate::capi::view::{self, wb_layout, wb_view};
+use crate::device::Stream;
+use crate::error::Result;
+use crate::memory::view::View;
+use crate::offload::offloader::{Offloader, Source};
+use crate::status::wb_status;
+
+/// What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+#[repr(C)]
+pub struct wb_offloaded_info {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// How it is carried; WB_CARRIER_NONE while it is resident.
+    pub carrier: wb_carrier,
+    /// Its group.
+    pub group: u64,
+    /// Where the device finds the first element: of a view or a resident parameter always, of another
+    /// while its group is acquired. 0 for a parameter that has no bytes yet.
+    pub device_address: u64,
+    /// Where the host finds the first element of what is offloaded; NULL for a resident parameter.
+    pub host_address: *mut c_void,
+    /// Bytes from its lowest to the end of its highest element.
+    pub span_bytes: u64,
+}
+
+// SAFETY: repr(C), begins with its size; numbers and a pointer.
+unsafe impl Sized32 for wb_offloaded_info {
+    const NAME: &'static str = "wb_offloaded_info";
+}
+
+/// Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
+/// begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_parameter(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    info: *mut wb_offloaded_info,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let (offloader, name) =
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        let found = offloader.describe(name)?;
+        let described = wb_offloaded_info {
+            struct_size: size_of::<wb_offloaded_info>() as u32,
+            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
+            group: found.group as u64,
+            device_address: found.device_address.unwrap_or(0),
+            host_address: found.host_address.unwrap_or(0) as *mut c_void,
+            span_bytes: found.layout.span_bytes(),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(info, &described) }
+    })
+}
+
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+unsafe fn give_view(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    view: *mut *mut wb_view,
+    make: impl FnOnce(&Offloader, &str) -> Result<Arc<View>>,
+) -> Result<()> {
+    check_output(view, "view")?;
+    // SAFETY: the caller's promise.
+    let (offloader, name) =
+        unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+    let made = make(offloader, name)?;
+    // SAFETY: not NULL.
+    unsafe { *view = handle::give(made) };
+    Ok(())
+}
+
+/// A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
+/// what the offloader keeps on the device. What a slot's view shows is the parameter while its group
+/// is acquired.
+///
+/// Ownership: one reference; the view holds the memory, not the offloader. Any thread.
+/// Errors: WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED for a resident parameter in memory of the engine's.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_view(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    view: *mut *mut wb_view,
+    error: *mut wb_error,
+) -> wb_status {
+    // SAFETY: the caller's promise.
+    guard(error, || unsafe { give_view(offloader, name, view, Offloader::view) })
+}
+
+/// A view of the host's bytes of an offloaded parameter, to read them or to save them.
+///
+/// Ownership: one reference; the view holds the memory, not the offloader. Any thread.
+/// Errors: WB_ERR_NOT_FOUND, also for a resident parameter, of which the host holds no bytes.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_host_view(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    view: *mut *mut wb_view,
+    error: *mut wb_error,
+) -> wb_status {
+    // SAFETY: the caller's promise.
+    guard(error, || unsafe { give_view(offloader, name, view, Offloader::host_view) })
+}
+
+/// Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
+/// kept stays as planned: offloaded bytes go to the host's memory, wherever `source` lies; they take the
+/// old room where they fit, and otherwise other room, for which the old is given up first. Parameters
+/// that are tied to it follow when the bytes are as many, and keep the old ones when they are not.
+///
+/// `source` is an address in host or device memory from which the layout's offset counts.
+///
+/// Stream order: waits on the host for what is queued on `stream` and for every use of the group that
+/// was released. The source is not needed any more when the call returns, unless the parameter is
+/// resident and the source lies on the device: then it stays there. Any thread.
+/// Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY with nothing changed while its group is acquired, or where
+/// its bytes become more or fewer, any group; WB_ERR_BUDGET with nothing changed,
+/// WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+///
+/// # Safety
+/// The source's bytes may be read until the call returns, or as long as the offloader lives (see above).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_replace(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    source: u64,
+    layout: *const wb_layout,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let (offloader, name) =
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        // SAFETY: the caller's promise.
+        let (layout, offset) = unsafe { view::layout(layout) }?;
+        // SAFETY: the caller's promise.
+        let span = unsafe {
+            view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
+        }?;
+        let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
+        offloader.replace(name, layout, Source { span, on_device }, Stream(stream as usize))
+    })
+}
+
+/// Adds parameters, offloaded where the plan's selectors and budget allow it, resident otherwise.
+///
+/// Stream order and sources: as for wb_offloader_new. Any thread.
+/// Errors: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that is not,
+/// WB_ERR_BUSY, WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+///
+/// # Safety
+/// `parameter` is NULL or valid as for wb_plan_new; its source may be read until the call returns, and
+/// as long as the offloader lives where it stays on the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_add(
+    offloader: *const wb_offloader,
+    parameter: *const wb_parameter,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        // SAFETY: the caller's promise.
+        for parameter in unsafe { parameters_from(parameter, 1) }? {
+            // SAFETY: the caller's promise.
+            let source = unsafe { source_of(offloader.device(), &parameter) }?;
+            offloader.add(parameter, source, Stream(stream as usize))?;
+        }
+        Ok(())
+    })
+}
+
+/// Removes a parameter; its room is free for others.
+///
+/// Stream order: waits on the host for what is queued on `stream` and for every use of the group that
+/// was released. Any thread. Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY, WB_ERR_CAPTURING.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `name` ends in NUL; `stream` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_remove(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let (offloader, name) =
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        offloader.remove(name, Stream(stream as usize))
+    })
+}
+
+/// What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+#[repr(C)]
+pub struct wb_reconciled {
+    /// Bytes of the struct.
+    pub struct_size: u32,
+    /// 0.
+    pub reserved0: u32,
+    /// Parameters whose bytes lay elsewhere and were taken over.
+    pub replaced: u64,
+    /// Parameters of new names.
+    pub added: u64,
+    /// Names that are gone.
+    pub removed: u64,
+    /// Parameters that are where they were.
+    pub kept: u64,
+}
+
+// SAFETY: repr(C), begins with its size; numbers.
+unsafe impl Sized32 for wb_reconciled {
+    const NAME: &'static str = "wb_reconciled";
+}
+
+/// Makes the offloader hold what an engine's parameters are now: `parameters` are all of them, each with
+/// the address that the engine uses. An address that is not the one that this offloader gave, or a
+/// layout that differs, is a replacement; a new name is added, a name that is missing removed. At the
+/// end the room that was freed is closed up, as by wb_offloader_compact.
+///
+/// Stream order, sources and errors: as for wb_offloader_replace, _add and _remove. Any thread. After an
+/// error the calls that went before it stay done, and the same call may be made again.
+///
+/// # Safety
+/// As for wb_offloader_replace, of every parameter.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_reconcile(
+    offloader: *const wb_offloader,
+    parameters: *const wb_parameter,
+    count: u64,
+    stream: *mut c_void,
+    reconciled: *mut wb_reconciled,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        // SAFETY: the caller's promise.
+        let parameters = unsafe { parameters_from(parameters, count) }?;
+        let mut now = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            // SAFETY: the caller's promise.
+            let source = unsafe { source_of(offloader.device(), &parameter) }?;
+            now.push((parameter, source));
+        }
+        let done = offloader.reconcile(now, Stream(stream as usize))?;
+        let described = wb_reconciled {
+            struct_size: size_of::<wb_reconciled>() as u32,
+            reserved0: 0,
+            replaced: done.replaced,
+            added: done.added,
+            removed: done.removed,
+            kept: done.kept,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(reconciled, &described) }
+    })
+}
+
+/// Closes up the room that replaced and removed parameters have left, so that a group again moves as
+/// one copy of no more bytes than it has. Addresses change.
+///
+/// Stream order: waits on the host for what is queued on `stream` and for every use that was released.
+/// Any thread. Errors: WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DRIVER.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `stream` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_compact(
+    offloader: *const wb_offloader,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        // SAFETY: the caller's promise.
+        unsafe { handle::borrow::<Offloader>(offloader) }?.compact(Stream(stream as usize))
+    })
+}

@@ -1,0 +1,49 @@
+//! The last use on each stream.
+
+use crate::device::{Device, Stream};
+use crate::error::Result;
+use crate::offload::mark::{Capture, Mark};
+
+/// Streams whose marks are kept from one load to the next; of more, what has passed is forgotten.
+const MOST_STREAMS: usize = 4;
+
+/// Streams by the order in which they came, each with its last use.
+#[derive(Default)]
+pub(super) struct Uses(Vec<(Stream, Mark)>);
+
+impl Uses {
+    /// What is queued on the stream is the last use.
+    pub(super) fn mark(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
+        let index = match self.0.iter().position(|(used_on, _)| *used_on == stream) {
+            Some(index) => index,
+            None => {
+                if capture.is_none() && self.0.len() >= MOST_STREAMS {
+                    self.forget_past()?;
+                }
+                self.0.push((stream, Mark::new(device)?));
+                self.0.len() - 1
+            }
+        };
+        self.0[index].1.record(device, stream, capture)
+    }
+
+    /// Streams come and go: what has passed on them need not be kept.
+    fn forget_past(&mut self) -> Result<()> {
+        for index in (0..self.0.len()).rev() {
+            if self.0[index].1.is_over()? {
+                self.0.swap_remove(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// None is waited for any more; the marks stay for the streams that come again.
+    pub(super) fn clear(&mut self) {
+        self.0.truncate(MOST_STREAMS);
+        self.0.iter_mut().for_each(|(_, mark)| mark.clear());
+    }
+
+    pub(super) fn marks(&self) -> impl Iterator<Item = &Mark> {
+        self.0.iter().map(|(_, mark)| mark)
+    }
+}
