@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import struct
 import subprocess
@@ -112,6 +113,27 @@ def pinning(report: Report, device: Device) -> None:
         3.5,
     )
     report.bar("bytes taken over bytes asked, 4.5 GiB", taken["4.5GiB"], "<=", 1.001)
+
+
+def registering(report: Report) -> None:
+    """Measures the driver alone, on pages that are there and on such that it has to bring."""
+    runtime = link.cupy.cuda.runtime
+    for name, touched in (("present", True), ("absent", False)):
+        rates = []
+        for _ in range(3):
+            memory = mmap.mmap(-1, FOUR, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+            pages = np.frombuffer(memory, np.uint8)
+            if touched:
+                pages[:: mmap.PAGESIZE] = 0
+            start = time.perf_counter()
+            runtime.hostRegister(pages.ctypes.data, FOUR, 0)
+            rates.append(FOUR / (time.perf_counter() - start) / 1e9)
+            runtime.hostUnregister(pages.ctypes.data)
+            del pages
+            memory.close()
+        what = f"cudaHostRegister of 4 GiB of anonymous memory, its pages {name}"
+        report.figure(f"register.{name}", rates, "GB/s", what)
 
 
 def write_safetensors(path: Path, nbytes: int) -> None:
@@ -241,6 +263,7 @@ def main() -> int:
         folder = Path(name)
         warm(device)
         pinning(report, device)
+        registering(report)
         path = folder / "weights.safetensors"
         write_safetensors(path, FOUR)
         mapping(report, device, path)

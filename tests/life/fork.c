@@ -52,19 +52,24 @@ static void opens_a_device_of_its_own(wb_device *device, wb_buffer *buffer, wb_v
 }
 
 /* Deferred release in a child: the thread that gives memory back did not survive the fork. */
-static void releases_after_a_stream_of_its_own(wb_device *device, wb_buffer *buffer, wb_view *view)
+static void child_begins_anew(void)
 {
     wb_device *own = NULL;
     wb_buffer *memory = NULL;
-    (void)device;
-    (void)buffer;
-    (void)view;
     if (!CHECK_OK(wb_device_open("host", NULL, &own, &error))) return;
     CHECK_OK(wb_buffer_alloc(own, 100, NULL, &memory, &error));
     CHECK_OK(wb_buffer_release_after(memory, NULL, &error));
     CHECK_OK(wb_device_drain(own, 5000, &error));
     CHECK_SAME(measure(own).buffers, 0);
     wb_device_release(own);
+}
+
+static void releases_after_a_stream_of_its_own(wb_device *device, wb_buffer *buffer, wb_view *view)
+{
+    (void)device;
+    (void)buffer;
+    (void)view;
+    child_begins_anew();
 }
 
 static void with(void (*in_child)(wb_device *, wb_buffer *, wb_view *), wb_device *device)
@@ -110,19 +115,6 @@ static void child_calls_everything(void)
     }
     scene_release(&scene, 0);
     wb_device_release(scene.watched);
-}
-
-/* What a child may do: begin anew, on the host device. */
-static void child_begins_anew(void)
-{
-    wb_device *own = NULL;
-    wb_buffer *memory = NULL;
-    if (!CHECK_OK(wb_device_open("host", NULL, &own, &error))) return;
-    CHECK_OK(wb_buffer_alloc(own, 100, NULL, &memory, &error));
-    CHECK_OK(wb_buffer_release_after(memory, NULL, &error));
-    CHECK_OK(wb_device_drain(own, 5000, &error));
-    CHECK_SAME(measure(own).buffers, 0);
-    wb_device_release(own);
 }
 
 static int ends_well(void (*in_child)(void))
