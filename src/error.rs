@@ -65,8 +65,8 @@ pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
         let message = format!("a defect of weighbridge, please report it: {text}");
-        // Dropping a payload can panic itself.
-        std::mem::forget(payload);
+        // Dropping a payload can panic itself; what that throws is kept.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
         Err(Error::new(WB_ERR_INTERNAL, message))
     })
 }

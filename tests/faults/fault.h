@@ -188,6 +188,7 @@ static const struct answer {
     {SYSTEM, "munmap", 0, LOGS},         /* what cannot be given back stays */
     {SYSTEM, "munlock", 0, LOGS},
     {SYSTEM, "memfd_create", EACCES, LOGS}, /* forbidden: not known whether files can be registered */
+    {SYSTEM, "ftruncate", EACCES, LOGS},
     {DRIVER, "cuMemHostUnregister", 0, LOGS},
     {DRIVER, "cuMemFree", 0, LOGS},
     {DRIVER, "cuEventDestroy", 0, LOGS},
