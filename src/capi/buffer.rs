@@ -1,11 +1,10 @@
 //! `wb_buffer`: a range of host memory.
 
-pub mod options;
+mod options;
 
 use std::ffi::{c_char, c_void};
 
 use crate::capi::arguments::{self, Sized32, check_output, write_struct};
-use crate::capi::buffer::options::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
 use crate::capi::handle::{self, Handle};
@@ -15,6 +14,8 @@ use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
 use crate::memory::deferred;
 use crate::memory::pages::Span;
 use crate::status::{WB_ERR_NULL, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
+
+pub use options::*;
 
 /// A range of host memory: allocated, registered, or mapped from a file.
 pub struct wb_buffer {

@@ -1,6 +1,6 @@
 //! `wb_device`: a place to compute.
 
-pub mod work;
+mod work;
 
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use crate::log;
 use crate::memory::deferred;
 use crate::offload::link;
 use crate::status::wb_status;
+
+pub use work::*;
 
 /// A place to compute: a CUDA device, or the host, which is always there.
 pub struct wb_device {

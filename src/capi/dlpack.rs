@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::capi::arguments::check_output;
-use crate::capi::buffer::options::{wb_buffer_options, with_options};
+use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle;

@@ -1,12 +1,12 @@
 //! `wb_offloader`: a committed plan, and the machinery that carries its parameters.
 
-pub mod step;
-pub mod weights;
+mod step;
+mod weights;
 
 use std::ffi::c_void;
 
 use crate::capi::arguments::{Sized32, check_output, write_struct};
-use crate::capi::buffer::options::{wb_buffer_options, with_options};
+use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
 use crate::capi::plan::{Planned, wb_plan};
@@ -16,6 +16,9 @@ use crate::memory::pages::Span;
 use crate::offload::offloader::{Offloader, Source};
 use crate::offload::parameter::{Origin, Parameter, Source as Given};
 use crate::status::{WB_ERR_OVERFLOW, wb_status};
+
+pub use step::*;
+pub use weights::*;
 
 /// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
 ///

@@ -1,6 +1,6 @@
 //! `wb_plan`: which parameter goes where and why, before anything is allocated.
 
-pub mod contents;
+mod contents;
 
 use std::ffi::{CString, c_char};
 use std::ptr;
@@ -21,6 +21,8 @@ use crate::offload::quantize::Rule;
 use crate::offload::report;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
 use crate::sync::{Arc, OnceLock};
+
+pub use contents::*;
 
 /// Which parameter goes where and why.
 pub struct wb_plan {

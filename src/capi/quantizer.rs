@@ -6,7 +6,7 @@ use std::ptr;
 use crate::capi::arguments::{
     Sized32, check_output, check_reserved, one_of, read_struct, write_struct,
 };
-use crate::capi::buffer::options::{wb_progress, with_progress};
+use crate::capi::buffer::{wb_progress, with_progress};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};

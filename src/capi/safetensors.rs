@@ -4,8 +4,7 @@ use std::ffi::c_char;
 use std::ptr;
 
 use crate::capi::arguments::{self, Sized32, check_output, text, write_struct};
-use crate::capi::buffer::options::{wb_buffer_options, with_options};
-use crate::capi::buffer::wb_buffer;
+use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::{self, Handle};
