@@ -217,12 +217,12 @@ impl State {
         }
     }
 
-    /// The unit's blocks in the order in which they lie.
+    /// The unit's blocks in the order in which they lie; one of no bytes before what begins there.
     pub fn blocks_in(&self, unit: usize) -> Vec<usize> {
         let mut blocks: Vec<usize> = (0..self.blocks.len())
             .filter(|at| self.blocks[*at].unit == unit && !self.blocks[*at].parameters.is_empty())
             .collect();
-        blocks.sort_by_key(|at| self.blocks[*at].offset);
+        blocks.sort_by_key(|at| (self.blocks[*at].offset, self.blocks[*at].room));
         blocks
     }
 
