@@ -54,22 +54,94 @@ pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Whether a glob of `*` and `?` alone means a name: `*` any characters, `?` one.
-pub fn wildcards_match(glob: &str, name: &str) -> bool {
+/// What a glob asks for, one after the other.
+enum Piece {
+    Any,
+    One,
+    /// One of these ranges, or, where `false`, none of them.
+    Class(bool, Vec<(char, char)>),
+}
+
+/// The pieces of a glob without `**`; `None` where a class does not end.
+fn pieces(glob: &str) -> Option<Vec<Piece>> {
+    let mut rest: Vec<char> = glob.chars().rev().collect();
+    let mut pieces = Vec::new();
+    while let Some(next) = rest.pop() {
+        pieces.push(match next {
+            '*' => Piece::Any,
+            '?' => Piece::One,
+            '[' => {
+                let within = rest.last() != Some(&'!');
+                if !within {
+                    rest.pop();
+                }
+                // A bracket that comes first is one of the class.
+                let mut class = vec![rest.pop()?];
+                loop {
+                    match rest.pop()? {
+                        ']' => break,
+                        one => class.push(one),
+                    }
+                }
+                Piece::Class(within, ranges(&class))
+            }
+            plain => Piece::Class(true, vec![(plain, plain)]),
+        });
+    }
+    Some(pieces)
+}
+
+fn ranges(class: &[char]) -> Vec<(char, char)> {
+    match class {
+        [] => Vec::new(),
+        [from, '-', to, rest @ ..] => [vec![(*from, *to)], ranges(rest)].concat(),
+        [one, rest @ ..] => [vec![(*one, *one)], ranges(rest)].concat(),
+    }
+}
+
+/// Whether a glob without `**` means a name: `*` any characters, `?` one, `[...]` one of a class.
+pub fn glob_matches(glob: &str, name: &str) -> bool {
+    let Some(pieces) = pieces(glob) else { return false };
     let name: Vec<char> = name.chars().collect();
     // Which beginnings of the name the glob so far means.
     let mut means = vec![false; name.len() + 1];
     means[0] = true;
-    for wanted in glob.chars() {
+    for piece in &pieces {
         let before = means;
         means = vec![false; name.len() + 1];
         for at in 0..=name.len() {
-            means[at] = match wanted {
-                '*' => before[at] || (at > 0 && means[at - 1]),
-                '?' => at > 0 && before[at - 1],
-                _ => at > 0 && before[at - 1] && name[at - 1] == wanted,
+            let one = at > 0 && before[at - 1];
+            means[at] = match piece {
+                Piece::Any => before[at] || (at > 0 && means[at - 1]),
+                Piece::One => one,
+                Piece::Class(within, ranges) => {
+                    one && *within
+                        == ranges.iter().any(|(from, to)| (from..=to).contains(&&name[at - 1]))
+                }
             };
         }
     }
     means[name.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_mean_what_is_written_of_them() {
+        for (glob, name, means) in [
+            ("a*c", "abbc", true),
+            ("a?c", "ac", false),
+            ("[0-3]x", "2x", true),
+            ("[0-3]x", "4x", false),
+            ("[!0-3]x", "4x", true),
+            ("[]-]x", "]x", true),
+            ("[!]]", "]", false),
+            ("[a-]", "-", true),
+            ("[a", "[a", false),
+        ] {
+            assert_eq!(glob_matches(glob, name), means, "{glob} {name}");
+        }
+    }
 }

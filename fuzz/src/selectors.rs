@@ -10,7 +10,10 @@ use weighbridge::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_SELECTOR};
 use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
 use crate::c;
-use crate::oracle::{is_glob, segments_match, wildcards_match};
+use crate::oracle::{glob_matches, is_glob, segments_match};
+
+/// A selector with more is refused.
+const MOST_STARS: usize = 64;
 
 /// A selector and a name, with a line's end between them.
 pub fn run(data: &[u8]) {
@@ -21,13 +24,12 @@ pub fn run(data: &[u8]) {
         assert!(matches!(meant, Err(WB_ERR_INVALID_ARGUMENT)), "no UTF-8: {meant:?}");
         return;
     };
-    let (stars_only, empty) = (!selector.contains(['[', ']']), selector.is_empty());
     let expected = match is_glob(selector) {
-        _ if empty => false,
+        _ if selector.is_empty() || selector.matches('*').count() > MOST_STARS => false,
         false => segments_match(selector, name),
-        // Two stars and more are the glob's own affair, as are classes of characters.
-        true if stars_only && !selector.contains("**") => wildcards_match(selector, name),
-        true => meant == Ok(true),
+        // Two stars are an error, or mean folders: never more than one star does.
+        true if selector.contains("**") => meant == Ok(true) && glob_matches(selector, name),
+        true => glob_matches(selector, name),
     };
     assert_eq!(meant, Ok(expected), "{selector:?} {name:?}");
 }

@@ -108,7 +108,7 @@ static void numbers_past_the_last_address_are_refused(wb_device *device)
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(last, target, scales), "last address");
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(source, last, scales), "8-bit|last address");
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(source, target, last), "scales|last address");
-    if (!on_cuda()) CHECK_OK(QUANTIZE(source, target, scales)); /* the double has no kernels */
+    CHECK_OK(QUANTIZE(source, target, scales));
     wb_quantizer_release(quantizer);
 }
 
@@ -200,5 +200,5 @@ CHECK_MAIN(CASE(options_at_the_ends_are_taken), CASE(a_model_that_cannot_be_coun
            CASE(as_many_matrices_as_can_be_are_counted_and_not_listed),
            CASE(numbers_past_the_last_address_are_refused),
            CASE(a_dlpack_tensor_s_numbers_are_checked_and_it_stays_the_caller_s),
-           CASE_ON(HOST_ONLY, the_stride_of_a_single_row_or_column_may_be_any_number),
+           CASE(the_stride_of_a_single_row_or_column_may_be_any_number),
            CASE(a_selector_of_a_million_stars_is_refused))

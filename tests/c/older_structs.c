@@ -156,7 +156,7 @@ static void shorter_outputs_are_filled_as_far_as_they_go(wb_device *device)
     OUTPUT(wb_offloader_stats, ask_stats, 1);
     OUTPUT(wb_reconciled, ask_reconciled, 1);
     OUTPUT(wb_scales_info, ask_scales, 1);
-    if (!on_cuda()) OUTPUT(wb_quantized, ask_quantized, 1); /* the driver double has no kernels */
+    OUTPUT(wb_quantized, ask_quantized, 1);
     end_all();
 }
 

@@ -1,4 +1,4 @@
-/* A panic in any exported function, where it begins and with each of its locks held: it is
+/* A panic in any exported function, where it begins and whenever it has taken a lock: it is
  * WB_ERR_INTERNAL, unwinds into nobody, and leaves everything as usable as it was. For a library that
  * was built with `forced-panics`. */
 #include "every.h"
@@ -12,13 +12,13 @@ int32_t wb_take_back_panic(void);
 }
 #endif
 
-/* More points than any call has. */
-enum { MOST_POINTS = 1000 };
+/* More points than any call has, and how many of the first are tried one by one: behind them is what
+ * loops repeat. */
+enum { MOST_POINTS = 1000, EVERY_POINT = 64 };
 
-/* All of the first ones; of those that a loop repeats, fewer and fewer. */
 static uint32_t next_point(uint32_t point)
 {
-    return point + 1 + point / 4;
+    return point < EVERY_POINT ? point + 1 : point + 1 + point / 4;
 }
 
 /* These do no more than look into tables that the compiler made. */
