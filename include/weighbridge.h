@@ -2533,7 +2533,8 @@ wb_status wb_offloader_host_view(const wb_offloader *offloader,
  * Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
  * kept stays as planned: offloaded bytes go to the host's memory, wherever `source` lies; they take the
  * old room where they fit, and otherwise other room, for which the old is given up first. Parameters
- * that are tied to it follow when the bytes are as many, and keep the old ones when they are not.
+ * that are tied to it follow when the bytes are as many, and keep the old ones when they are not; in
+ * memory of the engine's own each has the address that was given for it.
  *
  * `source` is an address in host or device memory from which the layout's offset counts.
  *
@@ -2542,7 +2543,9 @@ wb_status wb_offloader_host_view(const wb_offloader *offloader,
  * resident and the source lies on the device: then it stays there. Any thread.
  * Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY with nothing changed while its group is acquired, or where
  * its bytes become more or fewer, any group; WB_ERR_BUDGET with nothing changed,
- * WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+ * WB_ERR_CAPTURING, and those of wb_buffer_alloc: the parameter then has no bytes until it is replaced
+ * again, which places it as planned. Where the plan refuses NaN and infinity, WB_ERR_NOT_FINITE with
+ * nothing changed.
  *
  * The caller promises:
  * The source's bytes may be read until the call returns, or as long as the offloader lives (see above).
@@ -2558,8 +2561,9 @@ wb_status wb_offloader_replace(const wb_offloader *offloader,
  * Adds parameters, offloaded where the plan's selectors and budget allow it, resident otherwise.
  *
  * Stream order and sources: as for wb_offloader_new. Any thread.
- * Errors: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that is not,
- * WB_ERR_BUSY, WB_ERR_CAPTURING, and those of wb_buffer_alloc.
+ * Errors, with nothing added: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that
+ * is not, WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING,
+ * and those of wb_buffer_alloc and wb_device_alloc.
  *
  * The caller promises:
  * `parameter` is NULL or valid as for wb_plan_new; its source may be read until the call returns, and
@@ -2574,7 +2578,8 @@ wb_status wb_offloader_add(const wb_offloader *offloader,
  * Removes a parameter; its room is free for others.
  *
  * Stream order: waits on the host for what is queued on `stream` and for every use of the group that
- * was released. Any thread. Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY, WB_ERR_CAPTURING.
+ * was released. Any thread. Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY, WB_ERR_CAPTURING; WB_ERR_DEVICE_MEMORY
+ * where slots that were lost before are still not to be had: it is removed all the same.
  *
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `stream` is NULL or alive.
@@ -2591,7 +2596,8 @@ wb_status wb_offloader_remove(const wb_offloader *offloader,
  * end the room that was freed is closed up, as by wb_offloader_compact.
  *
  * Stream order, sources and errors: as for wb_offloader_replace, _add and _remove. Any thread. After an
- * error the calls that went before it stay done, and the same call may be made again.
+ * error what was done before it stays done, and may have moved other parameters: ask for the addresses
+ * again, then make the call again.
  *
  * The caller promises:
  * As for wb_offloader_replace, of every parameter.

@@ -81,6 +81,7 @@ pub fn keep(plan: &DevicePlan, sources: &[Option<Source>], units: &[Unit]) -> Re
             quantized,
             name: planned.parameter.name.clone(),
             group: planned.group,
+            storage: Some(planned.storage),
             layout: planned.parameter.layout.clone(),
             place,
         });

@@ -6,11 +6,11 @@ use super::keeping::{Keeping, keep};
 use super::parameter::Carrier;
 use super::plan::DevicePlan;
 use super::quantize::Rule;
-use super::schedule::{Carried, Schedule};
+use super::schedule::{self, Carried, Schedule};
 use super::state::{Held, Place, State, Unit};
 use super::transfer::{STAGING_BYTES, Staging};
 use crate::device::{Device, DeviceMemory, Stream};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::parallel::Progress;
 use crate::memory::view::{Access, View};
@@ -220,15 +220,16 @@ impl Offloader {
                 let block = &state.blocks[*block];
                 let unit = &state.units[block.unit];
                 let at = block.offset + offset + before;
-                match (unit.slot, &state.slots) {
-                    (Some(slot), Some(slots)) => {
-                        View::of_device(slots.clone(), kept.layout.clone(), slot + at)
-                    }
-                    _ => {
+                match (unit.carrier, unit.slot, &state.slots) {
+                    (carrier, ..) if carrier == Carrier::View || kept.layout.span_bytes() == 0 => {
                         let start = unit.region.start() - unit.buffer.data().start();
                         let layout = kept.layout.clone();
                         View::new(unit.buffer.clone(), layout, start as u64 + at, Access::Device)
                     }
+                    (_, Some(slot), Some(slots)) => {
+                        View::of_device(slots.clone(), kept.layout.clone(), slot + at)
+                    }
+                    _ => Err(schedule::no_slots()),
                 }
             }
             Place::Theirs(_) => fail!(
@@ -239,6 +240,7 @@ impl Offloader {
                 WB_ERR_NOT_FOUND,
                 "parameter {name:?} is resident and was given no source: replace it with one first"
             ),
+            Place::Outside(..) => Err(outside(name)),
         }
     }
 
@@ -246,8 +248,13 @@ impl Offloader {
     pub fn host_view(&self, name: &str) -> Result<Arc<View>> {
         let state = self.state()?;
         let kept = &state.kept[state.find(name)?];
-        let Place::Block(block, offset) = kept.place else {
-            fail!(WB_ERR_NOT_FOUND, "parameter {name:?} is resident: the host holds no bytes of it")
+        let (block, offset) = match kept.place {
+            Place::Block(block, offset) => (block, offset),
+            Place::Outside(..) => return Err(outside(name)),
+            _ => fail!(
+                WB_ERR_NOT_FOUND,
+                "parameter {name:?} is resident: the host holds no bytes of it"
+            ),
         };
         let block = &state.blocks[block];
         let unit = &state.units[block.unit];
@@ -270,7 +277,7 @@ impl Offloader {
         };
         for block in &state.blocks {
             stats.offloaded_bytes += block.bytes;
-            if state.units[block.unit].slot.is_none() {
+            if state.units[block.unit].carrier == Carrier::View {
                 stats.view_bytes += block.bytes;
             }
         }
@@ -282,6 +289,13 @@ impl Offloader {
         Held { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
         Ok(stats)
     }
+}
+
+fn outside(name: &str) -> Error {
+    let message = format!(
+        "parameter {name:?} has no bytes: its replacement found no host memory; replace it again"
+    );
+    Error::new(WB_ERR_NOT_FOUND, message)
 }
 
 /// Brings what is kept in 8 bits from its sources.

@@ -15,10 +15,12 @@ use super::schedule::Change;
 use super::selector::Selector;
 use super::state::{Block, Kept, Place, State};
 use crate::device::kernel::Wide;
-use crate::device::{DeviceMemory, Stream};
+use crate::device::policy::Choice;
+use crate::device::{DeviceMemory, OwnedStream, Stream};
 use crate::error::{Result, fail};
+use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
-use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT};
+use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED};
 use crate::tensor::Layout;
 
 /// What [`Offloader::reconcile`] did.
@@ -51,11 +53,16 @@ impl Offloader {
         {
             return self.quantize_again(&state, &mut change, at, &quantized, &layout, source);
         }
+        let state = &mut *state;
         match state.kept[at].place.clone() {
             Place::Block(block, offset) => {
-                self.replace_block(&mut state, &mut change, at, (block, offset), layout, source)
+                self.replace_block(state, &mut change, at, (block, offset), layout, source)
             }
-            _ => self.replace_resident(&mut state, at, layout, source),
+            Place::Outside(groups, carrier) => {
+                change.check_all_free()?;
+                self.find_other_room(state, &mut change, at, (groups, carrier), layout, source)
+            }
+            _ => self.replace_resident(state, at, layout, source),
         }
     }
 
@@ -81,13 +88,38 @@ impl Offloader {
             );
         }
         let quantizer = Rule::quantizer(self.device())?;
-        rule.fill(&quantizer, state, at, layout, source, &mut None)?;
-        for one in [at, state.find(&quantized.scales)?] {
+        let both = [at, state.find(&quantized.scales)?];
+        // What is refused is known when it is written.
+        let saved = if rule.refuse_odd { self.save(state, &both)? } else { Vec::new() };
+        let filled = rule.fill(&quantizer, state, at, layout, source, &mut None);
+        if filled.is_err() && !saved.is_empty() {
+            self.copy_all(saved.iter().map(|(to, copy)| (*to, copy.data())))?;
+        }
+        for one in both {
             if let Place::Block(block, _) = state.kept[one].place {
                 change.touch(state.blocks[block].unit)?;
             }
         }
-        Ok(())
+        filled
+    }
+
+    /// Copies of parameters' bytes, and where they are from.
+    fn save(&self, state: &State, some: &[usize]) -> Result<Vec<(Span, Arc<Buffer>)>> {
+        let mut saved = Vec::new();
+        for place in some.iter().filter_map(|at| state.place_of(*at)) {
+            let options = BufferOptions { pin: Choice::Off, ..BufferOptions::default() };
+            let bytes = place.span.bytes();
+            saved.push((place.span, Buffer::alloc(self.device(), bytes, &options, &mut None)?));
+        }
+        self.copy_all(saved.iter().map(|(from, copy)| (copy.data(), *from)))?;
+        Ok(saved)
+    }
+
+    /// Copies to the first of each from the second, and waits.
+    fn copy_all(&self, mut all: impl Iterator<Item = (Span, Span)>) -> Result<()> {
+        let stream = OwnedStream::new(self.device())?;
+        all.try_for_each(|(to, from)| self.device().copy(to, from, stream.get()))?;
+        self.device().backend().synchronize(stream.get())
     }
 
     fn replace_block(
@@ -107,28 +139,52 @@ impl Offloader {
             // Others move when the size changes; asked before anything is written.
             change.check_all_free()?;
         }
-        if same || fits {
+        if same {
             self.write(state, block, offset, source)?;
             let moves = layout != state.kept[at].layout;
             state.kept[at].layout = layout;
             state.generation += u64::from(moves);
-            if same {
-                return change.touch(state.blocks[block].unit);
-            }
+            return match change.is_seated() {
+                true => change.touch(state.blocks[block].unit),
+                false => self.rearrange(state, change),
+            };
+        }
+        if fits {
+            // What it was tied to may have gone: the whole room is its own.
+            self.write(state, block, 0, source)?;
+            state.kept[at].layout = layout;
+            state.kept[at].place = Place::Block(block, 0);
             state.blocks[block].bytes = bytes;
             state.blocks[block].room = bytes.next_multiple_of(ALIGNMENT);
+            state.generation += 1;
             return self.rearrange(state, change);
         }
-        let (groups, carrier) = {
-            let unit = &state.units[state.blocks[block].unit];
-            let groups = if tied { vec![state.kept[at].group] } else { unit.groups.clone() };
-            (groups, unit.carrier)
+        let unit = &state.units[state.blocks[block].unit];
+        let groups = if tied { vec![state.kept[at].group] } else { unit.groups.clone() };
+        let carried = (groups, unit.carrier);
+        self.find_other_room(state, change, at, carried, layout, source)
+    }
+
+    /// Takes other room for what has none, or not enough.
+    fn find_other_room(
+        &self,
+        state: &mut State,
+        change: &mut Change<'_>,
+        at: usize,
+        (groups, carrier): (Vec<usize>, Carrier),
+        layout: Layout,
+        source: Source,
+    ) -> Result<()> {
+        let bytes = layout.span_bytes();
+        let given_up = match state.kept[at].place {
+            Place::Block(block, _) if state.blocks[block].parameters.len() == 1 => Some(block),
+            _ => None,
         };
-        let room = self.find_room(state, &groups, carrier, bytes, (!tied).then_some(block))?;
+        let room = self.find_room(state, &groups, carrier, bytes, given_up)?;
         // Given up first: two copies are never held.
         change.unseat();
         state.leave_block(at);
-        state.kept[at].place = Place::Nowhere;
+        state.kept[at].place = Place::Outside(groups.clone(), carrier);
         state.kept[at].layout = layout;
         if matches!(room, Room::Own) {
             state.drop_empty_units();
@@ -138,6 +194,7 @@ impl Offloader {
         made.and(self.rearrange(state, change))
     }
 
+    /// Memory of ours is written where it lies if the new bytes fit and nobody else's are there.
     fn replace_resident(
         &self,
         state: &mut State,
@@ -146,16 +203,41 @@ impl Offloader {
         source: Source,
     ) -> Result<()> {
         let bytes = layout.span_bytes();
-        let before = state.kept[at].layout.span_bytes();
-        self.check_device_bytes(state, bytes.saturating_sub(before), None)?;
-        state.kept[at].place = if source.on_device {
-            Place::Theirs(source.span)
-        } else {
+        let old = state.resident_span(at);
+        let tied: Vec<usize> = match old {
+            Some((start, end)) => (0..state.kept.len())
+                .filter(|other| *other != at)
+                .filter(|other| {
+                    state.resident_span(*other).is_some_and(|(from, to)| from < end && start < to)
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        let before = old.map(|(start, end)| end - start);
+        let same = before == Some(bytes);
+        let place = state.kept[at].place.clone();
+        if let (Place::Ours(memory, offset), false) = (&place, source.on_device)
+            && (same || (tied.is_empty() && before > Some(bytes)))
+        {
+            let to = memory.span().part(*offset as usize, bytes as usize);
+            let job = Job { to, from: source.span, from_device: false };
+            fill::into_device(self.device(), &[job], &mut None)?;
+            state.generation += u64::from(layout != state.kept[at].layout);
+            state.kept[at].layout = layout;
+            return Ok(());
+        }
+        self.check_device_bytes(state, state.device_bytes(&[at]) + bytes, None)?;
+        state.generation += 1;
+        if tied.is_empty() && matches!(place, Place::Ours(..)) {
+            // Given up first, as on the host.
             state.kept[at].place = Place::Nowhere;
-            self.upload(source.span)?
+        }
+        drop(place);
+        state.kept[at].place = match source.on_device {
+            true => Place::Theirs(source.span),
+            false => self.upload(source.span)?,
         };
         state.kept[at].layout = layout;
-        state.generation += 1;
         Ok(())
     }
 
@@ -205,6 +287,7 @@ impl Offloader {
             group,
             layout: parameter.layout.clone(),
             place,
+            storage: None,
             quantized: None,
         };
         match (room, source) {
@@ -222,10 +305,18 @@ impl Offloader {
                     return Err(error);
                 }
                 state.names.insert(parameter.name.clone(), at);
-                self.rearrange(&mut state, &mut change)
+                let arranged = self.rearrange(&mut state, &mut change);
+                if arranged.is_err() {
+                    // As it was. Where even that has no slots, steps say so.
+                    state.leave_block(at);
+                    state.names.remove(&parameter.name);
+                    state.kept.pop();
+                    let _ = self.rearrange(&mut state, &mut change);
+                }
+                arranged
             }
             (None, source) => {
-                self.check_device_bytes(&state, bytes, None)?;
+                self.check_device_bytes(&state, state.device_bytes(&[]) + bytes, None)?;
                 let place = match source {
                     None => Place::Nowhere,
                     Some(source) if source.on_device => Place::Theirs(source.span),
@@ -265,6 +356,15 @@ impl Offloader {
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
         let carriers: Vec<Carrier> = beside.map(|unit| unit.carrier).collect();
         let wished = parameter.carrier.filter(|carrier| *carrier != Carrier::Auto);
+        if wished == Some(Carrier::View) && state.arena.device_address().is_none() {
+            fail!(
+                WB_ERR_NOT_MAPPED,
+                "asked to add parameter {:?} to be read in place; views are off: \
+                 {}",
+                parameter.name,
+                self.device().policy().views_reason
+            );
+        }
         let ahead = carriers.contains(&Carrier::Prefetch).then_some(Carrier::Prefetch);
         Ok(carriers.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
     }

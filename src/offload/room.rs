@@ -73,24 +73,24 @@ impl Offloader {
             }
         }
         let extra = Size { carrier, bytes: needs, groups };
-        self.check_device_bytes(state, 0, Some(extra))?;
+        self.check_device_bytes(state, state.device_bytes(&[]), Some(extra))?;
         Ok(Room::Own)
     }
 
-    /// `WB_ERR_BUDGET` where so many more resident bytes, or the slots with one more unit, go over a
-    /// budget of device bytes.
+    /// `WB_ERR_BUDGET` where so many resident bytes, and the slots with one more unit, go over a budget
+    /// of device bytes.
     pub(super) fn check_device_bytes(
         &self,
         state: &State,
-        more: u64,
+        resident: u64,
         extra: Option<Size<'_>>,
     ) -> Result<()> {
         let Some(budget) = self.plan().plan.options.device_bytes else { return Ok(()) };
         let slots = match extra {
-            Some(extra) => self.seats(state, Some(extra)).slot_bytes,
+            Some(extra) => self.seats(state, Some(extra), self.room_for_slots(state)).slot_bytes,
             None => state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
         };
-        let would = state.resident_bytes() + more + slots;
+        let would = resident + slots;
         if would > budget {
             fail!(
                 WB_ERR_BUDGET,
@@ -130,7 +130,14 @@ impl Offloader {
         Ok(block)
     }
 
-    fn seats(&self, state: &State, extra: Option<Size<'_>>) -> Seats {
+    /// Bytes for slots beside what is resident, where the device has a budget.
+    fn room_for_slots(&self, state: &State) -> Option<u64> {
+        let budget = self.plan().plan.options.device_bytes;
+        budget.map(|bytes| bytes.saturating_sub(state.device_bytes(&[])))
+    }
+
+    /// The units' slots, in `most` bytes if that is possible at all.
+    fn seats(&self, state: &State, extra: Option<Size<'_>>, most: Option<u64>) -> Seats {
         let options = &self.plan().plan.options;
         let extents = state.extents();
         let mut sizes: Vec<Size<'_>> = state
@@ -140,9 +147,25 @@ impl Offloader {
             .map(|(unit, bytes)| Size { carrier: unit.carrier, bytes, groups: &unit.groups })
             .collect();
         sizes.extend(extra);
-        let room = options.device_bytes.map(|bytes| bytes.saturating_sub(state.resident_bytes()));
-        let limit = options.slot_bytes.into_iter().chain(room).min();
-        Seats::new(&sizes, options.depth as usize, limit)
+        let seats = |limit: Option<u64>| Seats::new(&sizes, options.depth as usize, limit);
+        let wide = seats(options.slot_bytes.into_iter().chain(most).min());
+        let on_demand = wide.slot_bytes - wide.ring_bytes;
+        match most {
+            // The limit is the ring's; what is copied on demand lies behind it.
+            Some(most) if wide.slot_bytes > most => {
+                seats(options.slot_bytes.into_iter().chain([most.saturating_sub(on_demand)]).min())
+            }
+            _ => wide,
+        }
+    }
+
+    /// Seats in the slots that are there if as many groups fit in them as before.
+    fn seats_again(&self, state: &State, have: u64) -> Seats {
+        let seats = self.seats(state, None, Some(have));
+        if seats.slot_bytes <= have && seats.depth >= state.depth.min(seats.ring.len()) {
+            return seats;
+        }
+        self.seats(state, None, self.room_for_slots(state))
     }
 
     /// Gives every unit its slot again and goes on: addresses have changed.
@@ -150,8 +173,8 @@ impl Offloader {
         change.check_all_free()?;
         change.unseat();
         state.drop_empty_units();
-        let seats = self.seats(state, None);
         let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
+        let seats = self.seats_again(state, have);
         if seats.slot_bytes > have {
             state.slots = None;
             state.units.iter_mut().for_each(|unit| unit.slot = None);

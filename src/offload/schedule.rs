@@ -19,7 +19,7 @@ mod uses;
 
 use super::transfer::Staging;
 use crate::device::{Device, Stream};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::log;
 use crate::memory::pages::Span;
 use crate::status::{WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY};
@@ -92,14 +92,7 @@ impl Schedule {
     /// The machine, when it has something to carry.
     fn seated(&self) -> Result<MutexGuard<'_, Machine>> {
         let machine = self.machine();
-        if !machine.seated {
-            fail!(
-                WB_ERR_DEVICE_MEMORY,
-                "an earlier change of the parameters failed before every slot had its memory again: \
-                 free device memory, then call wb_offloader_compact"
-            );
-        }
-        Ok(machine)
+        if machine.seated { Ok(machine) } else { Err(no_slots()) }
     }
 
     /// The stream's capture; an error in one, for what cannot be done there.
@@ -164,6 +157,13 @@ impl Schedule {
     }
 }
 
+/// The error where a change has lost the slots.
+pub fn no_slots() -> Error {
+    let message = "an earlier change of the parameters failed before every slot had its memory again: \
+                   free device memory, then call wb_offloader_compact";
+    Error::new(WB_ERR_DEVICE_MEMORY, message)
+}
+
 /// The machine while it stands still. Other threads' calls wait.
 pub struct Change<'a> {
     device: &'a Device,
@@ -179,6 +179,11 @@ impl Change<'_> {
             true => self.machine.touch(self.device, unit, self.stream),
             false => Ok(()),
         }
+    }
+
+    /// Whether the slots are where the arrangement says.
+    pub fn is_seated(&self) -> bool {
+        self.machine.seated
     }
 
     /// Memory that is carried, or slots, are about to go: until [`Change::lay_out`] has succeeded

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::keeping::Source;
 use super::parameter::Carrier;
+use super::plan::ALIGNMENT;
 use super::quantize::Quantized;
 use super::schedule::{Arrangement, Moving};
 use crate::device::DeviceMemory;
@@ -21,6 +22,8 @@ pub struct Kept {
     pub group: usize,
     pub layout: Layout,
     pub place: Place,
+    /// Of the plan; what was added later has none.
+    pub storage: Option<usize>,
     /// What it is made of, if it is kept in 8 bits.
     pub quantized: Option<Arc<Quantized>>,
 }
@@ -36,6 +39,9 @@ pub enum Place {
     Ours(Arc<DeviceMemory>, u64),
     /// Nowhere yet: it is resident and had no source.
     Nowhere,
+    /// Nowhere, since a replacement gave its room up and found no other: it is offloaded with these
+    /// groups, and the next replacement seeks room again.
+    Outside(Vec<usize>, Carrier),
 }
 
 /// Bytes that parameters share: one tensor, or tied ones.
@@ -143,6 +149,7 @@ impl State {
     pub fn carrier(&self, kept: &Kept) -> Option<Carrier> {
         match kept.place {
             Place::Block(block, _) => Some(self.units[self.blocks[block].unit].carrier),
+            Place::Outside(_, carrier) => Some(carrier),
             _ => None,
         }
     }
@@ -151,7 +158,7 @@ impl State {
     pub fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
         let before = kept.layout.bytes_before();
         match &kept.place {
-            Place::Nowhere => (None, None),
+            Place::Nowhere | Place::Outside(..) => (None, None),
             Place::Theirs(span) => (None, Some(span.start() as u64 + before)),
             Place::Ours(memory, offset) => {
                 (None, Some(memory.span().start() as u64 + offset + before))
@@ -162,9 +169,11 @@ impl State {
                 let at = block.offset + offset + before;
                 let start = (unit.region.start() - unit.buffer.data().start()) as u64;
                 let slots = self.slots.as_ref().map(|slots| slots.span().start() as u64);
-                let device = match unit.slot.zip(slots) {
-                    Some((slot, slots)) => Some(slots + slot + at),
-                    None => unit.buffer.device_address().map(|address| address + start + at),
+                let device = match (unit.carrier, unit.slot.zip(slots)) {
+                    (Carrier::View, _) => {
+                        unit.buffer.device_address().map(|address| address + start + at)
+                    }
+                    (_, slot) => slot.map(|(slot, slots)| slots + slot + at),
                 };
                 (Some(unit.region.start() as u64 + at), device)
             }
@@ -186,33 +195,52 @@ impl State {
                 let span = memory.span().part(*offset as usize, bytes);
                 Some(quantizer::Place { span, on_device: true })
             }
-            Place::Theirs(_) | Place::Nowhere => None,
+            Place::Theirs(_) | Place::Nowhere | Place::Outside(..) => None,
         }
+    }
+
+    /// Where a resident parameter's bytes begin and end.
+    pub fn resident_span(&self, at: usize) -> Option<(u64, u64)> {
+        let kept = &self.kept[at];
+        let start = match &kept.place {
+            Place::Theirs(span) => span.start() as u64,
+            Place::Ours(memory, offset) => memory.span().start() as u64 + offset,
+            Place::Block(..) | Place::Nowhere | Place::Outside(..) => return None,
+        };
+        Some((start, start + kept.layout.span_bytes()))
     }
 
     /// Bytes of what is resident; what is tied lies in the same place and counts once.
     pub fn resident_bytes(&self) -> u64 {
-        let mut spans: Vec<(u64, u64)> = self
-            .kept
-            .iter()
-            .filter(|kept| !matches!(kept.place, Place::Block(..) | Place::Nowhere))
-            .filter_map(|kept| {
-                let start = self.addresses(kept).1? - kept.layout.bytes_before();
-                Some((start, start + kept.layout.span_bytes()))
-            })
-            .collect();
-        spans.sort_unstable();
-        let mut counted = (0, 0);
-        for (start, end) in spans {
-            counted = (counted.0 + end.saturating_sub(start.max(counted.1)), end.max(counted.1));
+        covered((0..self.kept.len()).filter_map(|at| self.resident_span(at)).collect())
+    }
+
+    /// Bytes of device memory that what is resident holds or has yet to get, without some of it: ours
+    /// by whole allocations.
+    pub fn device_bytes(&self, without: &[usize]) -> u64 {
+        let (mut spans, mut missing) = (Vec::new(), HashMap::new());
+        for (at, kept) in self.kept.iter().enumerate().filter(|(at, _)| !without.contains(at)) {
+            match &kept.place {
+                Place::Ours(memory, _) => {
+                    spans.push((memory.span().start() as u64, memory.span().end() as u64));
+                }
+                Place::Nowhere => {
+                    // By storages, since what is tied comes once.
+                    let key = kept.storage.ok_or(at);
+                    let most: &mut u64 = missing.entry(key).or_default();
+                    *most = kept.layout.span_bytes().next_multiple_of(ALIGNMENT).max(*most);
+                }
+                _ => spans.extend(self.resident_span(at)),
+            }
         }
-        counted.0
+        covered(spans) + missing.values().sum::<u64>()
     }
 
     /// The groups that a parameter's bytes are carried with.
     pub fn groups_beside(&self, at: usize) -> Vec<usize> {
-        match self.kept[at].place {
-            Place::Block(block, _) => self.units[self.blocks[block].unit].groups.clone(),
+        match &self.kept[at].place {
+            Place::Block(block, _) => self.units[self.blocks[*block].unit].groups.clone(),
+            Place::Outside(groups, _) => groups.clone(),
             _ => vec![self.kept[at].group],
         }
     }
@@ -243,11 +271,13 @@ impl State {
     /// The parameter has no part in its block any more.
     pub fn leave_block(&mut self, at: usize) {
         if let Place::Block(block, _) = self.kept[at].place {
-            let block = &mut self.blocks[block];
-            block.parameters.retain(|member| *member != at);
-            if block.parameters.is_empty() {
-                block.bytes = 0;
-            }
+            self.blocks[block].parameters.retain(|member| *member != at);
+            let reach = |member: &usize| match self.kept[*member].place {
+                Place::Block(_, offset) => offset + self.kept[*member].layout.span_bytes(),
+                _ => 0,
+            };
+            self.blocks[block].bytes =
+                self.blocks[block].parameters.iter().map(reach).max().unwrap_or(0);
         }
     }
 
@@ -300,4 +330,14 @@ impl State {
             _ => Choice::Off,
         }
     }
+}
+
+/// Bytes that lie in any of the ranges.
+fn covered(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let mut counted = (0, 0);
+    for (start, end) in ranges {
+        counted = (counted.0 + end.saturating_sub(start.max(counted.1)), end.max(counted.1));
+    }
+    counted.0
 }

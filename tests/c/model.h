@@ -82,4 +82,18 @@ static inline void end(struct offload *o)
     CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
 }
 
+static inline wb_offloaded_info where(struct offload *o, int parameter)
+{
+    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
+    CHECK_OK(wb_offloader_parameter(o->offloader, model.names[parameter], &info, &error));
+    return info;
+}
+
+static inline wb_offloader_stats stats_of(struct offload *o)
+{
+    wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
+    CHECK_OK(wb_offloader_measure(o->offloader, &stats, &error));
+    return stats;
+}
+
 #endif

@@ -3,20 +3,6 @@
 #include "gate.h"
 #include "model.h"
 
-static wb_offloaded_info where(struct offload *o, int parameter)
-{
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    CHECK_OK(wb_offloader_parameter(o->offloader, model.names[parameter], &info, &error));
-    return info;
-}
-
-static wb_offloader_stats stats_of(struct offload *o)
-{
-    wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
-    CHECK_OK(wb_offloader_measure(o->offloader, &stats, &error));
-    return stats;
-}
-
 /* Acquires a group and sees that its parameters are the given version's. */
 static void visit(struct offload *o, int group, int version)
 {
@@ -129,44 +115,6 @@ static void a_smaller_weight_is_refused_whole_or_copied_once(wb_device *device)
     CHECK_SAME(where(&o, 0).span_bytes, (SIDE - 1) * SIDE * 2);
     /* By the new arrangement; one by the old would still be under way when that is gone. */
     CHECK_SAME(stats_of(&o).copies - copies, 1);
-    end(&o);
-}
-
-static void replace_by(struct offload *o, int parameter, int64_t bytes)
-{
-    static unsigned char fresh[BYTES];
-    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, &bytes, NULL, 0);
-    memset(fresh, 10 + parameter, sizeof fresh);
-    CHECK_OK(wb_offloader_replace(o->offloader, model.names[parameter], (uint64_t)(uintptr_t)fresh,
-                                  &layout, o->stream, &error));
-    const wb_offloaded_info now = where(o, parameter);
-    CHECK_SAME(now.span_bytes, (uint64_t)bytes);
-    CHECK(memcmp(now.host_address, fresh, (size_t)bytes) == 0);
-}
-
-static void a_weight_of_no_bytes_stands_in_nobodys_way(wb_device *device)
-{
-    struct offload o = {device, NULL, NULL, NULL, NULL};
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    int64_t sizes[] = {256, 4096, 4096};
-    wb_layout layouts[3];
-    options.offload_bytes = 1 << 20;
-    model_init(&model);
-    for (int i = 0; i < 3; i++) {
-        layouts[i] = layout_of(WB_DTYPE_U8, 1, &sizes[i], NULL, 0);
-        model.parameters[i].layout = &layouts[i];
-        model.parameters[i].group = model.groups[0];
-    }
-    REQUIRE_OK(wb_device_stream_new(device, &o.stream, &error));
-    REQUIRE_OK(wb_plan_new(device, model.parameters, 3, &options, &o.plan, &error));
-    REQUIRE_OK(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
-    replace_by(&o, 1, 0);
-    const uint64_t mapped = stats_of(&o).mapped_bytes;
-    replace_by(&o, 0, 512); /* where the second one was: they begin at the same place */
-    replace_by(&o, 0, 4096);
-    CHECK_SAME(stats_of(&o).mapped_bytes, mapped);
-    replace_by(&o, 2, BYTES);
-    replace_by(&o, 1, 4096);
     end(&o);
 }
 
@@ -288,7 +236,6 @@ CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(replaced_parameters_stay_where_the_plan_keeps_them),
            CASE(what_is_held_is_not_changed_nor_its_slot_taken),
            CASE(a_smaller_weight_is_refused_whole_or_copied_once),
-           CASE(a_weight_of_no_bytes_stands_in_nobodys_way),
            CASE(a_resident_weight_is_replaced_behind_its_uses),
            CASE_ON(DOUBLE_ONLY, streams_that_come_and_go_leave_nothing_behind),
            CASE(views_hold_the_memory_and_not_the_offloader),

@@ -61,6 +61,8 @@ pub(super) struct Machine {
     carried: Carried,
     waits: Waits,
     staging: Option<Staging>,
+    /// The last copy through the staging buffer.
+    staged: Mark,
 }
 
 impl Machine {
@@ -86,6 +88,7 @@ impl Machine {
             carried: Carried::default(),
             waits: Waits::default(),
             staging,
+            staged: Mark::new(device)?,
         })
     }
 
@@ -375,6 +378,10 @@ impl Machine {
                 used.order(copies, capture)?;
             }
         }
+        if self.staging.is_some() {
+            // A graph's copies run behind those through the same buffer that are queued when it runs.
+            self.staged.order(copies, capture)?;
+        }
         for at in 0..self.units[unit].overlaps.len() {
             let other = self.units[unit].overlaps[at];
             self.units[other].loaded = false;
@@ -383,7 +390,12 @@ impl Machine {
         this.loaded = false;
         let Some(transfer) = &this.transfer else { return Ok(()) };
         let queued = transfer.queue(device, copies);
-        if let Err(error) = queued.and_then(|()| this.ready.record(device, copies, capture)) {
+        let queued = queued.and_then(|()| this.ready.record(device, copies, capture));
+        let queued = queued.and_then(|()| match (&self.staging, capture) {
+            (Some(_), None) => self.staged.record(device, copies, None),
+            _ => Ok(()),
+        });
+        if let Err(error) = queued {
             // What may be under way has no mark that others could wait for.
             if capture.is_none() {
                 log::settle_wait(|| device.backend().synchronize(copies));
@@ -391,7 +403,7 @@ impl Machine {
             return Err(error);
         }
         this.loaded = true;
-        this.uses.clear();
+        this.uses.are_waited_for(capture);
         self.carried.moved_bytes += this.moving.host.bytes() as u64;
         self.carried.copies += 1;
         Ok(())
@@ -410,18 +422,16 @@ impl Machine {
 
     pub(super) fn reset(&mut self, device: &Device, stream: Stream) -> Result<()> {
         self.enter(None);
-        for unit in &mut self.units {
-            if unit.held > 0 {
-                unit.uses.mark(device, stream, None)?;
-                unit.held = 0;
-            }
+        for unit in self.units.iter_mut().filter(|unit| unit.held > 0) {
+            unit.uses.mark(device, stream, None)?;
         }
-        for group in &mut self.groups {
-            if group.held > 0 && group.units.is_empty() {
+        for group in self.groups.iter_mut().filter(|group| group.held > 0) {
+            if group.units.is_empty() {
                 group.uses.mark(device, stream, None)?;
             }
-            group.held = 0;
         }
+        self.units.iter_mut().for_each(|unit| unit.held = 0);
+        self.groups.iter_mut().for_each(|group| group.held = 0);
         for position in 0..(self.depth - 1).max(1).min(self.ring.len()) {
             let group = self.ring[position];
             for index in 0..self.groups[group].units.len() {

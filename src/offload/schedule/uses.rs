@@ -37,10 +37,18 @@ impl Uses {
         Ok(())
     }
 
-    /// None is waited for any more; the marks stay for the streams that come again.
-    pub(super) fn clear(&mut self) {
-        self.0.truncate(MOST_STREAMS);
-        self.0.iter_mut().for_each(|(_, mark)| mark.clear());
+    /// A copy waits for all of them: none is waited for any more. Marks stay for the streams that come
+    /// again. A copy that is captured may never run: what runs without it is still waited for.
+    pub(super) fn are_waited_for(&mut self, capture: Capture) {
+        let mut kept = 0;
+        self.0.retain_mut(|(_, mark)| {
+            match capture {
+                None => mark.clear(),
+                Some(_) => mark.forget_capture(),
+            }
+            kept += 1;
+            mark.is_in_graph() || kept <= MOST_STREAMS
+        });
     }
 
     pub(super) fn marks(&self) -> impl Iterator<Item = &Mark> {
