@@ -1,5 +1,7 @@
 /* Weights of an offloader that change: where their bytes go, what stays of the others, what a budget and
  * an error leave. */
+#include <math.h>
+
 #include "check.h"
 #include "model.h"
 
@@ -288,6 +290,43 @@ static void a_reset_that_fails_is_made_again(wb_device *device)
     end(&o);
 }
 
+static void numbers_that_are_refused_change_nothing(wb_device *device)
+{
+    struct offload o = {device, NULL, NULL, NULL, NULL};
+    wb_plan_options options = options_of(WB_CARRIER_PREFETCH);
+    wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
+    const int64_t shape[] = {32, 32};
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    static float numbers[1024];
+    static unsigned char kept[1024];
+    for (int i = 0; i < 1024; i++) numbers[i] = (float)i;
+    model_init(&model);
+    model.parameters[0].layout = &layout;
+    model.parameters[0].source = (uint64_t)(uintptr_t)numbers;
+    quantize.refuse_nonfinite = 1;
+    options.quantize = &quantize;
+    options.allow = WB_ALLOW_EVERYTHING_FITS;
+    REQUIRE_OK(wb_device_stream_new(device, &o.stream, &error));
+    REQUIRE_OK(wb_plan_new(device, model.parameters, 1, &options, &o.plan, &error));
+    REQUIRE_OK(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
+    REQUIRE_OK(wb_buffer_alloc(device, BYTES, NULL, &o.back, &error));
+    REQUIRE(where(&o, 0).span_bytes == sizeof kept);
+    memcpy(kept, where(&o, 0).host_address, sizeof kept);
+    for (int i = 0; i < 1024; i++) numbers[i] = (float)-i;
+    numbers[5] = NAN;
+    CHECK_ERROR(WB_ERR_NOT_FINITE,
+                wb_offloader_replace(o.offloader, model.names[0], model.parameters[0].source,
+                                     &layout, o.stream, &error),
+                "1 of 1024");
+    CHECK(memcmp(where(&o, 0).host_address, kept, sizeof kept) == 0);
+    CHECK(device_holds(&o, model.groups[0], 0, kept, sizeof kept));
+    numbers[5] = 0;
+    CHECK_OK(wb_offloader_replace(o.offloader, model.names[0], model.parameters[0].source, &layout,
+                                  o.stream, &error));
+    CHECK(memcmp(where(&o, 0).host_address, kept, sizeof kept) != 0);
+    end(&o);
+}
+
 CHECK_MAIN(CASE(a_weight_of_no_bytes_stands_in_nobodys_way),
            CASE(what_was_tied_has_the_room_to_itself),
            CASE_ON(DOUBLE_ONLY, a_replacement_without_memory_is_made_again_where_it_belongs),
@@ -297,4 +336,5 @@ CHECK_MAIN(CASE(a_weight_of_no_bytes_stands_in_nobodys_way),
            CASE_ON(DOUBLE_ONLY, what_cannot_be_added_is_not_there),
            CASE_ON(DOUBLE_ONLY, what_is_written_again_has_its_slots_again),
            CASE(a_view_is_not_added_where_there_are_none),
+           CASE(numbers_that_are_refused_change_nothing),
            CASE_ON(DOUBLE_ONLY, a_reset_that_fails_is_made_again))

@@ -84,6 +84,23 @@ def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
         handle.remove()
 
 
+def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "1")
+    with torch.no_grad():
+        resident = net(x)
+        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch", depth=3)
+        assert handle.stats().staging_bytes > 0
+        graph, result = graph_of(lambda: net(x))
+        for turn in range(100):
+            eager = net(x)  # its last copies are for the next step, and still under way
+            result.zero_()
+            graph.replay()
+            assert torch.equal(result, resident), f"turn {turn}"
+            assert torch.equal(eager, resident), f"turn {turn}"
+        del graph
+    handle.remove()
+
+
 def test_a_change_of_weights_reaches_a_graph(net, x):
     with torch.no_grad():
         handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
