@@ -1,7 +1,7 @@
 # weighbridge: the commands that people and CI use. `make help` lists them.
 #
-# What a fresh machine needs: Linux, Rust (cargo), a C and C++ compiler, Python 3.9 or later with its
-# venv module, make and git. Everything else is installed by this file: PyPI wheels, pinned in
+# What a fresh machine needs: Linux, Rust (cargo), a C and C++ compiler, Python 3.11 with its venv
+# module, make and git. Everything else is installed by this file: PyPI wheels, pinned in
 # tests/requirements.txt, tests/requirements-frameworks.txt and examples/demo/requirements.txt, into
 # the project's own .venv.
 
@@ -131,7 +131,7 @@ valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
 	$(BIN)/python tests/checkers/run.py valgrind
 
-models: ## references, the deferred-free queue and the ring of slots in every order of events, by loom
+models: ## references, the deferred-free queue and the ring of slots in every order of events up to four preemptions, by loom
 	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
 
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
@@ -160,7 +160,7 @@ soak: programs ## SECONDS=600 of everything at once on THREADS=16, then STEPS=50
 		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
 	done
 
-gpu-soak: ## 100,000 steps with the ring in every depth, and 16 threads for 60 s; needs a GPU and a built library
+gpu-soak: ## 100,000 steps with the ring at depths of 2 to 8 and 24, and 16 threads for 60 s; needs a GPU and a built library
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:

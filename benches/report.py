@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that was measured: git's, or the one that the build left beside the library."""
+    """The commit that was measured: WEIGHBRIDGE_COMMIT where that is set, else git's."""
     given = os.environ.get("WEIGHBRIDGE_COMMIT", "")
     return given or _command_output("git", "rev-parse", "--short=12", "HEAD") or "unknown"
 

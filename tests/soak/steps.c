@@ -1,4 +1,4 @@
-/* An offloader's steps in every depth of its ring, with views and on demand, from pinned and pageable
+/* An offloader's steps with its ring at depths of 2 to 8 and 24, with views and on demand, from pinned and pageable
  * memory: after every step each byte of every weight, as the device found it, is compared with the
  * model's by its checksum. Between steps weights are replaced, by others of another size.
  *

@@ -45,6 +45,7 @@ mod offload {
     pub(crate) use crate::{mark, transfer, waits};
 }
 
+use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -57,22 +58,44 @@ fn main() {
     let chosen = std::env::args().nth(1).unwrap_or_default();
     let begin = Instant::now();
     let (mut count, mut orders) = (0, 0);
-    for (name, preemptions, run) in models.into_iter().filter(|model| model.0.contains(&chosen)) {
-        let tried = Arc::new(AtomicU64::new(0));
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(preemptions);
-        builder.max_branches = 100_000;
-        let (one_more, since) = (tried.clone(), Instant::now());
-        builder.check(move || {
-            one_more.fetch_add(1, Ordering::Relaxed);
-            run();
-        });
-        let tried = tried.load(Ordering::Relaxed);
-        println!("{name}: {tried} orders, {:.1} s", since.elapsed().as_secs_f64());
+    for model in models.iter().filter(|model| model.0.contains(&chosen)) {
+        let since = Instant::now();
+        let tried = try_all_orders(model);
+        println!("{}: {tried} orders, {:.1} s", model.0, since.elapsed().as_secs_f64());
         count += 1;
         orders += tried;
     }
-    let seconds = begin.elapsed().as_secs();
-    println!("reliability: {{\"models\": {count}, \"orders\": {orders}, \"seconds\": {seconds}}}");
+    find_what_is_broken();
+    let (found, seconds) = (ring::BROKEN.len(), begin.elapsed().as_secs());
+    println!(
+        "reliability: {{\"models\": {count}, \"orders\": {orders}, \"self_checks\": {found}, \
+         \"seconds\": {seconds}}}"
+    );
     assert!(count > 0, "no model is named {chosen:?}");
+}
+
+/// How many orders there were; a panic where one breaks a rule.
+fn try_all_orders(&(_, preemptions, run): &Model) -> u64 {
+    let tried = Arc::new(AtomicU64::new(0));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 100_000;
+    let one_more = tried.clone();
+    builder.check(move || {
+        one_more.fetch_add(1, Ordering::Relaxed);
+        run();
+    });
+    tried.load(Ordering::Relaxed)
+}
+
+/// Uses that break the ring's rules on purpose are found.
+fn find_what_is_broken() {
+    let say = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    for model in ring::BROKEN {
+        let found = panic::catch_unwind(|| try_all_orders(model)).is_err();
+        assert!(found, "not found: {}", model.0);
+        println!("found, as it must be: {}", model.0);
+    }
+    panic::set_hook(say);
 }

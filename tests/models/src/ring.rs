@@ -18,6 +18,12 @@ pub const MODELS: &[crate::Model] = &[
     ("ring: a step of two streams while copies end", 4, a_step_while_copies_end),
 ];
 
+/// What must be found.
+pub const BROKEN: &[crate::Model] = &[
+    ("ring: a stream that did not wait reads a slot", 4, reads_without_a_wait),
+    ("ring: a slot is read after its release", 4, reads_after_release),
+];
+
 const BYTES: usize = 4096;
 
 /// Groups of one unit each in two slots.
@@ -85,4 +91,21 @@ fn a_step_while_copies_end() {
     (0..4).for_each(|group| bench.visit(group, streams[group % 2]));
     bench.visit(0, streams[0]);
     runs.join().unwrap();
+}
+
+fn reads_without_a_wait() {
+    let bench = Bench::new(3, true);
+    let (mine, theirs) = (bench.device.new_stream(), bench.device.new_stream());
+    bench.schedule.reset(mine).unwrap();
+    bench.schedule.acquire(0, mine).unwrap();
+    bench.device.read(bench.units[0].slot.unwrap(), bench.units[0].host, theirs);
+}
+
+fn reads_after_release() {
+    let bench = Bench::new(3, true);
+    let stream = bench.device.new_stream();
+    bench.schedule.reset(stream).unwrap();
+    bench.visit(0, stream);
+    bench.visit(2, stream);
+    bench.device.read(bench.units[0].slot.unwrap(), bench.units[0].host, stream);
 }
