@@ -148,15 +148,14 @@ gpu-sanitize: ## the CUDA kernels under compute-sanitizer; needs a GPU, the CUDA
 gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
 
-# Half of the time on the host device, half over the driver double.
 SECONDS ?= 600
 THREADS ?= 16
 STEPS ?= 5000
 SEED ?= 1
-soak: programs ## SECONDS=600 of everything at once on THREADS=16, then STEPS=5000 of an offloader
+soak: programs ## SECONDS=600 of everything at once on THREADS=16, STEPS=5000 of an offloader: host and driver double
 	for device in host cuda:0; do \
 		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
-		$(BUILD)/cmake/tests/soak/soak --seconds=$$(($(SECONDS) / 2)) --threads=$(THREADS) --seed=$(SEED); \
+		$(BUILD)/cmake/tests/soak/soak --seconds=$(SECONDS) --threads=$(THREADS) --seed=$(SEED); \
 		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
 	done
 
