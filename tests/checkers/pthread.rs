@@ -1,6 +1,7 @@
 //! Locks for ThreadSanitizer, in place of the standard library's: that one is compiled without the
 //! sanitizer, so that what its locks order would look like races. The sanitizer knows those of the C
-//! library. `src/primitives.rs` takes this file in with `--cfg weighbridge_pthread`, and only then.
+//! library. `src/primitives.rs` takes this file in with `--cfg weighbridge_pthread`, and only then, and
+//! with it `references.rs` and `threads.rs`.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 use std::cell::UnsafeCell;
