@@ -6,6 +6,7 @@ use std::ptr;
 use crate::capi::error::guard;
 use crate::log;
 use crate::status::{self, wb_status};
+use crate::sync::Arc;
 
 /// The library's version as `WB_VERSION` counts it. Any thread.
 #[unsafe(no_mangle)]
@@ -54,8 +55,8 @@ pub unsafe extern "C" fn wb_log_set(callback: wb_log_callback, user: *mut c_void
     guard(ptr::null_mut(), || {
         let user = User(user);
         log::set_sink(callback.map(
-            |callback| -> std::sync::Arc<dyn Fn(&crate::error::Error) + Send + Sync> {
-                std::sync::Arc::new(move |error| {
+            |callback| -> Arc<dyn Fn(&crate::error::Error) + Send + Sync> {
+                Arc::new(move |error| {
                     let User(user) = { user };
                     let message =
                         CString::new(error.message.replace('\0', " ")).unwrap_or_default();

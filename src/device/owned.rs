@@ -1,11 +1,10 @@
 //! Device memory and streams that go back with their owner.
 
-use std::sync::Arc;
-
 use super::{Device, Stream};
 use crate::error::Result;
 use crate::log;
 use crate::memory::pages::Span;
+use crate::sync::Arc;
 
 /// Device memory.
 pub struct DeviceMemory {

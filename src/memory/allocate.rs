@@ -1,7 +1,5 @@
 //! Memory of exactly the size asked: mapped, touched by many threads in huge pages, registered once.
 
-use std::sync::Arc;
-
 use crate::device::Device;
 use crate::error::{Error, Result, fail, human};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Parts};
@@ -10,6 +8,7 @@ use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
 use crate::memory::{limits, maps};
 use crate::status::{WB_ERR_HUGE_PAGES, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+use crate::sync::Arc;
 
 impl Buffer {
     /// Allocates `bytes` bytes, zeroed. 0 bytes give a buffer with no address.

@@ -2,7 +2,6 @@
 //! `allocate`, `register` and `file` make buffers; this is what they have in common.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::policy::Choice;
@@ -13,6 +12,7 @@ use crate::memory::maps;
 use crate::memory::pages::{self, HugePages, Mapping, Span};
 use crate::memory::pin::Pins;
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED};
+use crate::sync::Arc;
 
 /// Which NUMA node memory should lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

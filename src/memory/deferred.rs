@@ -3,13 +3,12 @@
 
 mod reclaimer;
 
-use std::thread;
 use std::time::Duration;
 
 use crate::device::{Device, Event};
 use crate::error::{Result, no_thread};
 use crate::process::PerProcess;
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use reclaimer::{Reclaimer, Watcher};
 
 /// A forked child has one of its own: what its parent had queued is the parent's to give back.

@@ -5,7 +5,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::device::Device;
 use crate::error::{Error, Result, fail, human};
@@ -17,6 +16,7 @@ use crate::status::{
     WB_ERR_DRIVER, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_IO, WB_ERR_FILE_MISSING,
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
+use crate::sync::Arc;
 
 /// Opens a regular file that is not empty for reading; its size in bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::device::Device;
 use crate::error::{Error, Result, fail};
@@ -17,6 +16,7 @@ use crate::status::{
     WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED,
     WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED,
 };
+use crate::sync::Arc;
 use crate::tensor::safetensors::{self, Header, LENGTH_BYTES, Tensor};
 use crate::tensor::{Layout, safetensors::header_bytes};
 

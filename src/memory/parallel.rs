@@ -1,12 +1,11 @@
 //! Work on a large range in pieces, by several threads, with progress and cancellation.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use crate::error::{Error, Result, fail};
 use crate::memory::pages::Span;
 use crate::status::WB_ERR_CANCELLED;
-use crate::sync::{self, Mutex};
+use crate::sync::{self, Mutex, thread};
 
 /// Bytes of a piece: large enough to amortise, small enough to balance and to cancel between.
 const PIECE: usize = 32 << 20;

@@ -1,7 +1,5 @@
 //! Registrations of a range with a device, in one piece or in chunks, undone together.
 
-use std::sync::Arc;
-
 use crate::device::{Device, PinOptions};
 use crate::error::{Error, Result, catch, human};
 use crate::log;
@@ -11,6 +9,7 @@ use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_MEMORY,
 };
+use crate::sync::Arc;
 
 /// One registration of 512 GiB or more fails on drivers since R580.
 const MOST_AT_ONCE: usize = 256 << 30;

@@ -1,8 +1,6 @@
 //! Memory that exists already, registered where it lies. What the driver would copy silently, or
 //! hang on, is refused before the driver sees it.
 
-use std::sync::Arc;
-
 use crate::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
@@ -14,6 +12,7 @@ use crate::status::{
     WB_ERR_DRIVER, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY,
     WB_ERR_ZERO_BYTES,
 };
+use crate::sync::Arc;
 
 impl Buffer {
     /// Registers a range of the caller. `owner` is called once when nothing uses the range any more;

@@ -1,6 +1,5 @@
 //! A typed, shaped, strided window into a buffer, with the device's address of it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::device::{Device, DeviceMemory};
@@ -9,6 +8,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OUT_OF_RANGE};
+use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// Who looks through a view.

@@ -1,13 +1,12 @@
 //! Filling host memory and device memory from where parameters come from.
 
-use std::sync::Arc;
-
 use super::transfer::{STAGING_BYTES, Staging};
 use crate::device::{Device, OwnedStream, Stream};
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::{Phase, Progress, in_pieces, report, threads_for};
+use crate::sync::Arc;
 
 /// Bytes on their way to where they are kept.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,5 @@
 //! What goes where when a plan is committed.
 
-use std::sync::Arc;
-
 use super::fill::Job;
 use super::parameter::Origin;
 use super::plan::{ALIGNMENT, DevicePlan};
@@ -9,6 +7,7 @@ use super::state::{Block, Kept, Place, Unit};
 use crate::device::DeviceMemory;
 use crate::error::Result;
 use crate::memory::pages::Span;
+use crate::sync::Arc;
 
 /// Where a parameter's bytes come from.
 #[derive(Debug, Clone, Copy)]

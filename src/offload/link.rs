@@ -1,10 +1,9 @@
 //! What the link carries: bytes a second from pinned host memory to the device, measured.
 
-use std::sync::Arc;
-
 use super::transfer::{STAGING_BYTES, Staging};
 use crate::device::{Device, DeviceMemory, OwnedStream};
 use crate::error::Result;
+use crate::sync::Arc;
 
 /// Copies of a measurement, queued in a row: enough that beginning and ending them does not count.
 const COPIES: usize = 8;

@@ -1,13 +1,13 @@
 //! What an engine says of its parameters, and which of them share bytes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
 use super::quantize::Quantized;
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
+use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// How a step reads a parameter.

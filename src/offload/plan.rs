@@ -1,7 +1,5 @@
 //! Which parameter goes where and why, before anything is allocated.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use super::order::Order;
@@ -12,6 +10,7 @@ use super::reason::Reason;
 use crate::device::Device;
 use crate::error::Result;
 use crate::memory::pages;
+use crate::sync::Arc;
 
 /// Every block in the arena and in the slots begins at a multiple of this.
 pub const ALIGNMENT: u64 = 256;

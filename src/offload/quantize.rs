@@ -1,7 +1,6 @@
 //! Parameters that are kept in 8 bits: as two, the numbers and their scales beside them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::keeping::Source;
 use super::parameter::{Origin, Parameter, Source as Given};
@@ -14,6 +13,7 @@ use crate::memory::parallel::Progress;
 use crate::quant::geometry::Geometry;
 use crate::quant::quantizer::{Place, Quantizer, Task, Way};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_SELECTOR};
+use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// Bytes of device memory that quantizing takes at most while it works.

@@ -1,9 +1,9 @@
 //! Why a parameter is where it is, in words when they are asked for.
 
 use std::fmt::{self, Display, Formatter};
-use std::sync::Arc;
 
 use super::parameter::Carrier;
+use crate::sync::Arc;
 
 /// Why a parameter stays or goes, and how it is carried.
 #[derive(Debug, Clone, PartialEq, Eq)]

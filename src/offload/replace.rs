@@ -2,7 +2,6 @@
 //! kept follows from the plan, never from where its new bytes lie.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::fill::{self, Job};
 use super::keeping::Source;
@@ -21,6 +20,7 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED};
+use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// What [`Offloader::reconcile`] did.

@@ -1,7 +1,5 @@
 //! Room for what was replaced or added: where there is some, within the budget, and the slots after it.
 
-use std::sync::Arc;
-
 use super::offloader::Offloader;
 use super::parameter::Carrier;
 use super::plan::ALIGNMENT;
@@ -13,6 +11,7 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages;
 use crate::status::WB_ERR_BUDGET;
+use crate::sync::Arc;
 
 /// Room for a block.
 pub enum Room {

@@ -1,7 +1,6 @@
 //! What an offloader keeps, and where.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::keeping::Source;
 use super::parameter::Carrier;
@@ -14,6 +13,7 @@ use crate::memory::buffer::Buffer;
 use crate::memory::pages::Span;
 use crate::quant::quantizer;
 use crate::status::WB_ERR_NOT_FOUND;
+use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// A parameter as it is kept.

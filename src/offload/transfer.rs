@@ -1,13 +1,12 @@
 //! How a unit's bytes get from host memory into its slot: in one copy, or, from pageable memory, by
 //! way of a small pinned buffer, since a copy engine takes pageable memory only by blocking its caller.
 
-use std::sync::Arc;
-
 use crate::device::policy::Choice;
 use crate::device::{Device, HostWork, Stream};
 use crate::error::Result;
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
+use crate::sync::Arc;
 
 /// Bytes of the pinned buffer that pageable memory is staged through.
 pub const STAGING_BYTES: usize = 8 << 20;

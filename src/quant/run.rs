@@ -1,8 +1,5 @@
 //! One task on its way: chunks are brought, their sizes found, and what is made of them let go.
 
-use std::sync::Arc;
-use std::thread;
-
 use super::chunks::{ALIGNMENT, Chunks, Need};
 use super::geometry::Geometry;
 use super::quantizer::{Place, State, Task, Way};
@@ -13,6 +10,7 @@ use crate::error::Result;
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::{Phase, Progress, report, threads_for};
+use crate::sync::{Arc, thread};
 
 /// Bytes that a lane which is alone copies at a time.
 const PIECE: u64 = 16 << 20;

@@ -49,6 +49,33 @@ static void rows_have_their_own_scales(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+/* Large enough for several threads, which gather its rows or quantize parts of them. */
+static void a_large_matrix_with_gaps_is_quantized(wb_device *device)
+{
+    enum { MANY = 2100, WIDE = 1024, STRIDE = WIDE + 8 };
+    const int64_t shape[] = {MANY, WIDE}, strides[] = {STRIDE, 1};
+    const wb_layout matrix = layout_of(WB_DTYPE_F32, 2, shape, strides, 0);
+    wb_quantizer *quantizer = NULL;
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    float *from = (float *)malloc(sizeof(float) * MANY * STRIDE);
+    float *scales = (float *)malloc(sizeof(float) * MANY);
+    unsigned char *codes = (unsigned char *)malloc((size_t)MANY * WIDE);
+    size_t wrong = 0;
+    if (from == NULL || scales == NULL || codes == NULL) abort();
+    for (size_t at = 0; at < (size_t)MANY * STRIDE; at++) from[at] = numbers[0][at % COLS];
+    options.block_rows = 1;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, number(from), &matrix, number(codes), number(scales),
+                                   &options, NULL, &error));
+    for (size_t at = 0; at < (size_t)MANY * WIDE; at++) wrong += codes[at] != wanted[0][at % COLS];
+    for (size_t row = 0; row < MANY; row++) wrong += scales[row] != 1;
+    CHECK_SAME(wrong, 0);
+    wb_quantizer_release(quantizer);
+    free(from);
+    free(scales);
+    free(codes);
+}
+
 static void what_cannot_be_is_an_error(wb_device *device)
 {
     int64_t shape[2];
@@ -93,4 +120,5 @@ static void what_cannot_be_is_an_error(wb_device *device)
     wb_quantizer_release(NULL);
 }
 
-CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error))
+CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_quantized),
+           CASE(what_cannot_be_is_an_error))

@@ -1,11 +1,13 @@
 //! Locks for ThreadSanitizer, in place of the standard library's: that one is compiled without the
 //! sanitizer, so that what its locks order would look like races. The sanitizer knows those of the C
-//! library. `src/primitives.rs` takes this file in with `--cfg weighbridge_pthread`, and only then.
+//! library. `src/primitives.rs` takes this file in with `--cfg weighbridge_pthread`, and only then, and
+//! with it `references.rs` and `threads.rs`.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LockResult, TryLockError, TryLockResult};
 use std::time::Duration;
 
@@ -213,8 +215,9 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     }
 }
 
-/// As `std::sync::OnceLock`.
+/// As `std::sync::OnceLock`: only its making takes a lock, which would order all who use it.
 pub struct OnceLock<T> {
+    made: AtomicBool,
     lock: Mutex<()>,
     value: UnsafeCell<Option<T>>,
 }
@@ -224,16 +227,23 @@ unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
 
 impl<T> OnceLock<T> {
     pub const fn new() -> Self {
-        Self { lock: Mutex::new(()), value: UnsafeCell::new(None) }
+        Self { made: AtomicBool::new(false), lock: Mutex::new(()), value: UnsafeCell::new(None) }
     }
 
     pub fn get(&self) -> Option<&T> {
-        let _locked = self.lock.lock();
-        unsafe { (*self.value.get()).as_ref() }
+        let made = self.made.load(Ordering::Acquire);
+        made.then(|| unsafe { (*self.value.get()).as_ref() }).flatten()
     }
 
     pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
+        }
         let _locked = self.lock.lock();
-        unsafe { (*self.value.get()).get_or_insert_with(make) }
+        if self.get().is_none() {
+            unsafe { *self.value.get() = Some(make()) };
+            self.made.store(true, Ordering::Release);
+        }
+        self.get().expect("made by now")
     }
 }

@@ -24,8 +24,12 @@ TRIPLE = "x86_64-unknown-linux-gnu"
 # By 28 at most, or ThreadSanitizer's runtime of older compilers finds no room.
 RANDOM_BITS = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
 
-# The suites with several threads. Not `fork`: the sanitizer knows no threads of a forked child.
-THREADED_C = ("threads", "streams", "offloader", "quantizer", "dlpack", "device")
+# The suites with several threads, of their own or of the library's. Not `fork`: the sanitizer knows
+# no threads of a forked child.
+THREADED_C = (
+    *("threads", "streams", "offloader", "quantizer", "dlpack", "device"),
+    *("alloc", "map_file", "view"),
+)
 THREADED_CPP = ("threads", "stream", "offloader", "quantizer", "ownership")
 # The C suite. Only a debug build of the library has what `handles` is about.
 C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.stem != "handles"))
@@ -57,6 +61,8 @@ class Checker:
     #: Flags that instrument the library; with none it is built as it is.
     rust: str = ""
     kernels: str = ""
+    #: Of the soak.
+    soak_seconds: int = 5
     #: Symbols that the library needs from the runtime once it is instrumented.
     needs: tuple[str, ...] = field(default=())
     #: Whether Rust's own tests can run under it.
@@ -99,14 +105,19 @@ CHECKERS = {
         },
         suites=(
             "-R",
-            rf"^c\.{one_of(THREADED_C)}\.|^cpp17_{one_of(THREADED_CPP)}_|^driver_selftest",
+            rf"^c\.{one_of(THREADED_C)}\.|^cpp17_{one_of(THREADED_CPP)}_|^driver_selftest"
+            r"|^(soak|steps)\.(host|double)$",
         ),
         targets=(
             *(f"test_c_{name}" for name in THREADED_C),
             *(f"cpp17_{name}" for name in THREADED_CPP),
             "driver_selftest",
+            "soak",
+            "steps",
         ),
-        environment={"TSAN_OPTIONS": f"suppressions={HERE}/thread.supp"},
+        # io_sync: reading a descriptor would count as coming after all that was written to it.
+        environment={"TSAN_OPTIONS": f"suppressions={HERE}/thread.supp:io_sync=0"},
+        soak_seconds=15,
         launcher=() if RANDOM_BITS <= 28 else ("setarch", "--addr-no-randomize"),
     ),
     "valgrind": Checker(
@@ -213,7 +224,7 @@ def main() -> None:
         BIN / "cmake", "-S", ROOT, "-B", build / "cmake", "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", "-DCMAKE_BUILD_TYPE=Debug",
         f"-DWEIGHBRIDGE_LIBRARY={library}", f"-DWEIGHBRIDGE_CHECKER={name}",
-        "-DWEIGHBRIDGE_TEST_TIMEOUT=300",
+        "-DWEIGHBRIDGE_TEST_TIMEOUT=300", f"-DWEIGHBRIDGE_SOAK_SECONDS={checker.soak_seconds}",
         f"-DCMAKE_TEST_LAUNCHER={';'.join(checker.launcher)}",
         f"-DCMAKE_PROJECT_weighbridge_INCLUDE={HERE / 'project.cmake'}",
     ])  # fmt: skip

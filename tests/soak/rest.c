@@ -20,6 +20,9 @@ static struct slack slack(void)
 #ifdef __SANITIZE_ADDRESS__
     /* It keeps freed memory for a while, to find its uses. */
     return (struct slack){8, 32, 4096, 512 << 20};
+#elif defined __SANITIZE_THREAD__
+    /* It remembers the accesses to all memory that was ever mapped. */
+    return (struct slack){0, 0, 256, 256 << 20};
 #else
     /* A real driver keeps threads, files and mappings of its own. */
     if (on_cuda() && !on_double()) return (struct slack){8, 32, 128, 16 << 20};

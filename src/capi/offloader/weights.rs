@@ -2,7 +2,6 @@
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
-use std::sync::Arc;
 
 use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::error::{guard, wb_error};
@@ -17,6 +16,7 @@ use crate::error::Result;
 use crate::memory::view::View;
 use crate::offload::offloader::{Offloader, Source};
 use crate::status::wb_status;
+use crate::sync::Arc;
 
 /// What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
 #[repr(C)]

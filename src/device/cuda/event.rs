@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::ptr;
-use std::sync::Arc;
 
 use cudarc::driver::sys::{CUevent, CUstream};
 
@@ -11,6 +10,7 @@ use super::driver::code;
 use crate::device::{Event, Stream, Waiting};
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_INTERNAL;
+use crate::sync::Arc;
 
 /// Event without timing. Source: the CUDA driver API, `CUevent_flags`.
 const DISABLE_TIMING: u32 = 2;

@@ -9,7 +9,6 @@ mod kernels;
 use std::ffi::{CStr, c_char, c_void};
 use std::fs;
 use std::ptr;
-use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUpointer_attribute as PointerAttribute};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
@@ -25,6 +24,7 @@ use crate::process::PerProcess;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_DRIVER_TOO_OLD, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE,
 };
+use crate::sync::Arc;
 use context::{Context, Entered};
 use driver::{Driver, code};
 use event::CudaEvent;

@@ -3,11 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use crate::device::kernel::{Blocks, Kernel};
 use crate::memory::pages::{self, Span};
-use crate::sync::OnceLock;
+use crate::sync::{OnceLock, thread};
 
 /// Elements that are worth a thread.
 const WORTH_A_THREAD: u64 = 1 << 20;

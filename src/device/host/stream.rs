@@ -1,14 +1,13 @@
 //! Streams of the host device: each a thread that runs what is queued, in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::thread;
 
 use crate::device::Stream;
 use crate::error::{Result, fail, no_thread};
 use crate::log;
 use crate::process::Process;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard};
+use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard, thread};
 
 type Work = Box<dyn FnOnce() + Send>;
 
