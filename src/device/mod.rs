@@ -142,7 +142,9 @@ pub trait Backend: Send + Sync {
     fn memory(&self) -> Result<(u64, u64)>;
 
     /// Pins memory that exists.
-    fn pin(&self, span: Span, options: PinOptions) -> Result<Pinned>;
+    fn pin(&self, span: Span, options: PinOptions) -> Result<()>;
+    /// What became of memory that [`Backend::pin`] pinned with the same options.
+    fn pinned(&self, span: Span, options: PinOptions) -> Result<Pinned>;
     /// Undoes [`Backend::pin`] of the same span.
     fn unpin(&self, span: Span) -> Result<()>;
     /// Pinned memory of the driver's own.
