@@ -82,7 +82,7 @@ pub struct State {
     pub staging: Option<DeviceMemory>,
     /// A pinned page for what the host is told.
     told: Arc<Buffer>,
-    /// Counts what is not finite; 0 between tasks.
+    /// Counts what is not finite in one task.
     pub odd: DeviceMemory,
     /// Pinned memory for each lane, for what cannot be copied as it lies.
     pub bounce: Vec<Arc<Buffer>>,
@@ -93,15 +93,11 @@ pub struct State {
 impl Quantizer {
     /// One for a device, which takes at most `limit` bytes of its memory for staging.
     pub fn new(device: &Arc<Device>, limit: u64) -> Result<Arc<Self>> {
-        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<_>>()?;
+        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<Vec<_>>>()?;
         let told = Buffer::alloc(device, 8, &BufferOptions::default(), &mut None)?;
         let Some(odd) = DeviceMemory::alloc(device, 8)? else {
             fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
         };
-        let zero = Kernel::Zero { span: odd.span() };
-        let streams: Vec<OwnedStream> = streams;
-        device.backend().launch(zero, streams[0].get())?;
-        device.backend().synchronize(streams[0].get())?;
         let state = State { streams, staging: None, told, odd, bounce: Vec::new(), most: 0 };
         Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
     }
@@ -151,6 +147,9 @@ impl Quantizer {
         let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
+        // The last task may have ended before its count was taken.
+        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
+        backend.synchronize(first)?;
         let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
         let done = catch(|| run.all(state, progress));
         // Whatever happened, nothing may be under way when the caller's memory goes.
@@ -162,7 +161,6 @@ impl Quantizer {
         }
         let told = state.told.data();
         self.device.copy(told, state.odd.span(), first)?;
-        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
         backend.synchronize(first)?;
         done?;
         let odd = pages::read_u64(told);

@@ -93,4 +93,36 @@ static void what_cannot_be_is_an_error(wb_device *device)
     wb_quantizer_release(NULL);
 }
 
-CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error))
+/* Nothing of a task that failed is in the count of the next, wherever the driver failed. */
+static void a_count_is_of_one_tensor_only(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS], odd[ROWS][COLS];
+    wb_status status = WB_ERR_DRIVER;
+    const uint64_t logged = measure(device).errors_logged;
+    memset(odd, 0xff, sizeof odd); /* all are NaN */
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                   number(scales), NULL, NULL, &error)); /* staging is there */
+    for (int call = 1; call < 1000 && status != WB_OK; call++) {
+        wb_quantized done = WB_QUANTIZED_INIT;
+        char failure[64];
+        snprintf(failure, sizeof failure, "*:%d:999", call);
+        double_set("WB_DOUBLE_FAIL", failure);
+        status = wb_quantizer_quantize(quantizer, number(odd), &matrix, number(codes),
+                                       number(scales), NULL, NULL, &error);
+        double_set("WB_DOUBLE_FAIL", "");
+        CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                       number(scales), NULL, &done, &error));
+        if (!CHECK_SAME(done.nonfinite, 0)) break;
+    }
+    CHECK_SAME(status, WB_OK);
+    check_logged = (int)(measure(device).errors_logged - logged); /* of what was given back */
+    wb_quantizer_release(quantizer);
+}
+
+CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error),
+           CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only))
