@@ -9,7 +9,9 @@ use crate::error::{Result, catch, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::Progress;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
+};
 use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Layout;
 
@@ -121,6 +123,7 @@ impl Quantizer {
         if task.layout.elements() == 0 {
             return Ok(Quantized::default());
         }
+        check_aligned(task.wide, wide)?;
         self.device.backend().check_process()?;
         let mut state = sync::lock(&self.state);
         let state = &mut *state;
@@ -176,6 +179,22 @@ impl Quantizer {
         let staging_bytes = run.chunks.bytes();
         Ok(Quantized { odd, staging_bytes, passes: if two { 2 } else { 1 } })
     }
+}
+
+/// Kernels read and write numbers at multiples of their size only: anything else is an error that stays with
+/// the engine's context. What is copied, as host memory and scales are, may lie anywhere.
+fn check_aligned(place: Place, wide: Wide) -> Result<()> {
+    let address = place.span.start() as u64;
+    if place.on_device && !address.is_multiple_of(wide.bytes()) {
+        fail!(
+            WB_ERR_UNALIGNED,
+            "the {} numbers lie at {address:#x} in device memory, which is no multiple of {}: copy \
+             them to one that is",
+            wide.name(),
+            wide.bytes()
+        );
+    }
+    Ok(())
 }
 
 impl State {

@@ -124,5 +124,49 @@ static void a_count_is_of_one_tensor_only(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+/* A device reads and writes numbers where their size divides the address; the rest is copied. */
+static void numbers_that_no_device_can_read_are_refused(wb_device *device)
+{
+    enum { ROOM = 256 };
+    static const wb_dtype types[] = {WB_DTYPE_F32, WB_DTYPE_F16, WB_DTYPE_BF16};
+    int64_t shape[2];
+    wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    uint64_t wide = 0, narrow = 0, scales = 0;
+    float back[ROWS][COLS];
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &wide, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &narrow, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &scales, &error));
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        const uint64_t size = types[i] == WB_DTYPE_F32 ? 4 : 2;
+        matrix.dtype = types[i];
+        for (uint64_t off = 1; off < size; off++) {
+            CHECK_ERROR(WB_ERR_UNALIGNED,
+                        wb_quantizer_quantize(quantizer, wide + off, &matrix, narrow, scales, NULL,
+                                              NULL, &error),
+                        "device memory|multiple of");
+            CHECK_ERROR(WB_ERR_UNALIGNED,
+                        wb_quantizer_dequantize(quantizer, narrow, scales, wide + off, &matrix,
+                                                NULL, NULL, &error),
+                        "device memory|multiple of");
+        }
+    }
+    matrix.dtype = WB_DTYPE_F32;
+    CHECK_OK(wb_device_copy(device, wide + 4, number(numbers), sizeof numbers, NULL, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, wide + 4, &matrix, narrow + 3, scales + 1, NULL, NULL,
+                                   &error));
+    CHECK_OK(wb_quantizer_dequantize(quantizer, narrow + 3, scales + 1, wide + 8, &matrix, NULL,
+                                     NULL, &error));
+    CHECK(read_device(device, back, wide + 8, sizeof back));
+    CHECK(back[2][0] == -896 && back[2][3] == 896);
+    CHECK_OK(wb_device_free(device, wide, &error));
+    CHECK_OK(wb_device_free(device, narrow, &error));
+    CHECK_OK(wb_device_free(device, scales, &error));
+    wb_quantizer_release(quantizer);
+}
+
 CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error),
-           CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only))
+           CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only),
+           CASE(numbers_that_no_device_can_read_are_refused))
