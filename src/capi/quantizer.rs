@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use crate::capi::arguments::{
-    Sized32, check_output, check_reserved, one_of, read_struct, write_struct,
+    Sized32, check_output, check_reserved, check_struct, one_of, read_struct, write_struct,
 };
 use crate::capi::buffer::{wb_progress, with_progress};
 use crate::capi::device::wb_device;
@@ -307,6 +307,10 @@ unsafe fn run(
     options: *const wb_quantize_options,
     done: *mut wb_quantized,
 ) -> Result<()> {
+    if !done.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { check_struct(done) }?;
+    }
     // SAFETY: the caller's promise.
     let (quantizer, (layout, offset), options) = unsafe {
         (handle::share::<Quantizer>(quantizer)?, view::layout(layout)?, options_from(options)?)

@@ -167,6 +167,33 @@ static void numbers_that_no_device_can_read_are_refused(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+/* A call that fails has done nothing, also where only its answer cannot be written. */
+static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    wb_quantized done = WB_QUANTIZED_INIT;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS] = {7, 7, 7}, back[ROWS][COLS];
+    memset(codes, 0xaa, sizeof codes);
+    memset(back, 0x55, sizeof back);
+    done.struct_size += 8;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_ERROR(WB_ERR_STRUCT_SIZE,
+                wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                      number(scales), NULL, &done, &error),
+                "wb_quantized");
+    CHECK(codes[0][0] == 0xaa && codes[ROWS - 1][COLS - 1] == 0xaa && scales[0] == 7);
+    CHECK_ERROR(WB_ERR_STRUCT_SIZE,
+                wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back),
+                                        &matrix, NULL, &done, &error),
+                "wb_quantized");
+    CHECK(((unsigned char *)back)[0] == 0x55 && ((unsigned char *)back)[sizeof back - 1] == 0x55);
+    wb_quantizer_release(quantizer);
+}
+
 CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(what_cannot_be_is_an_error),
            CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only),
-           CASE(numbers_that_no_device_can_read_are_refused))
+           CASE(numbers_that_no_device_can_read_are_refused),
+           CASE(an_answer_that_cannot_be_written_is_refused_before_the_work))
