@@ -3,9 +3,10 @@
 
 use std::process;
 
+use once_cell::race::OnceBox;
+
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_FORKED;
-use crate::sync::OnceLock;
 
 /// Remembers the process that made it.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +39,9 @@ impl Process {
 }
 
 /// What a process has one of. A forked child gets one of its own, because a lock in its parent's may
-/// be held for ever.
-pub struct PerProcess<T: 'static>(OnceLock<Box<Node<T>>>);
+/// be held for ever. Nor does it wait for a thread that was just making one: of two that are made at
+/// once, one is kept. What any thread may make first, and a child ask for, is kept so everywhere.
+pub struct PerProcess<T: 'static>(OnceBox<Node<T>>);
 
 struct Node<T: 'static> {
     process: Process,
@@ -51,7 +53,7 @@ struct Node<T: 'static> {
 impl<T> PerProcess<T> {
     /// No process has one yet.
     pub const fn new() -> Self {
-        Self(OnceLock::new())
+        Self(OnceBox::new())
     }
 
     /// This process's, made at its first use. `make` is given the parent's and must not wait for
@@ -66,7 +68,6 @@ impl<T> PerProcess<T> {
         }
         let value = make(parent);
         let made = Box::new(Node { process: Process::this(), value, next: Self::new() });
-        // Of two threads that come here at once, one's is kept.
         &place.0.get_or_init(|| made).value
     }
 }
@@ -82,7 +83,7 @@ mod tests {
         assert_eq!(*counted.get(|_| 7), 1, "made once");
 
         let parents = Node { process: Process(0), value: 5, next: PerProcess::new() };
-        let inherited = PerProcess(OnceLock::from(Box::new(parents)));
+        let inherited = PerProcess(OnceBox::with_value(Box::new(parents)));
         assert_eq!(*inherited.get(|parent| parent.map_or(1, |count| count + 1)), 6);
         assert_eq!(*inherited.get(|_| 7), 6);
     }

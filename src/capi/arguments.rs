@@ -52,16 +52,25 @@ pub(super) unsafe fn read_struct<T: Sized32>(given: *const T, mut defaults: T) -
     Ok(defaults)
 }
 
+/// Refuses an output struct that [`write_struct`] would, before any work is done.
+///
+/// # Safety
+/// As for [`write_struct`].
+pub(super) unsafe fn check_struct<T: Sized32>(to: *const T) -> Result<usize> {
+    if to.is_null() {
+        fail!(WB_ERR_NULL, "the {} to fill is NULL", T::NAME);
+    }
+    // SAFETY: not NULL, and the caller's promise.
+    unsafe { checked_size(to) }
+}
+
 /// Writes as much of an output struct as the caller's header knows, its size excepted.
 ///
 /// # Safety
 /// `to` is NULL or points to a live struct of the size that it begins with.
 pub(super) unsafe fn write_struct<T: Sized32>(to: *mut T, value: &T) -> Result<()> {
-    if to.is_null() {
-        fail!(WB_ERR_NULL, "the {} to fill is NULL", T::NAME);
-    }
-    // SAFETY: not NULL, and the caller's promise.
-    let size = unsafe { checked_size(to) }?;
+    // SAFETY: the caller's promise.
+    let size = unsafe { check_struct(to) }?;
     let head = size_of::<u32>();
     // SAFETY: both are valid for `size` bytes, which is at least `head`.
     unsafe {

@@ -24,6 +24,7 @@ pub struct wb_error {
 /// Runs the body of an exported function: an error is stored and its status given; a panic never
 /// leaves the library, and a cancellation of the thread waits until it has.
 pub(super) fn guard(error: *mut wb_error, body: impl FnOnce() -> Result<()>) -> wb_status {
+    let _whole = Uncancelled::begin();
     let Err(failure) = run(body) else { return WB_OK };
     let status = failure.status;
     // SAFETY: the callers of exported functions pass NULL or a live wb_error with its size set.
@@ -31,13 +32,14 @@ pub(super) fn guard(error: *mut wb_error, body: impl FnOnce() -> Result<()>) -> 
     status
 }
 
-/// The same for functions that return nothing: NULL is let through by them, errors are logged.
+/// The same for functions that return nothing: NULL is let through by them, errors are logged, by a
+/// sink that may be a point of cancellation.
 pub(super) fn guard_void(body: impl FnOnce() -> Result<()>) {
+    let _whole = Uncancelled::begin();
     log::settle(|| run(body));
 }
 
 fn run(body: impl FnOnce() -> Result<()>) -> Result<()> {
-    let _whole = Uncancelled::begin();
     catch(|| {
         forced::point();
         body()

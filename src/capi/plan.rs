@@ -5,6 +5,8 @@ mod contents;
 use std::ffi::{CString, c_char};
 use std::ptr;
 
+use once_cell::race::OnceBox;
+
 use crate::capi::arguments::{
     Sized32, check_output, check_reserved, one_of, read_struct, text, write_struct,
 };
@@ -20,7 +22,7 @@ use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
 use crate::offload::quantize::Rule;
 use crate::offload::report;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::Arc;
 
 pub use contents::*;
 
@@ -29,13 +31,14 @@ pub struct wb_plan {
     _opaque: [u8; 0],
 }
 
-/// A plan, with its words as C reads them, made when they are first asked for.
+/// A plan, with its words as C reads them, made when they are first asked for. Nobody waits for who is
+/// making them: a forked child would for ever.
 pub(super) struct Planned {
     pub plan: Arc<DevicePlan>,
-    names: OnceLock<Vec<(CString, CString)>>,
-    groups: OnceLock<Vec<CString>>,
-    warnings: OnceLock<Vec<CString>>,
-    json: OnceLock<CString>,
+    names: OnceBox<Vec<(CString, CString)>>,
+    groups: OnceBox<Vec<CString>>,
+    warnings: OnceBox<Vec<CString>>,
+    json: OnceBox<CString>,
 }
 
 impl Handle for Planned {
@@ -266,8 +269,8 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 
 impl Planned {
     fn new(plan: Arc<DevicePlan>) -> Arc<Self> {
-        let (names, groups) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { plan, names, groups, warnings: OnceLock::new(), json: OnceLock::new() })
+        let (names, groups) = (OnceBox::new(), OnceBox::new());
+        Arc::new(Self { plan, names, groups, warnings: OnceBox::new(), json: OnceBox::new() })
     }
 
     fn plan(&self) -> &Plan {
@@ -278,12 +281,11 @@ impl Planned {
     fn words(&self) -> &[(CString, CString)] {
         self.names.get_or_init(|| {
             let planned = self.plan().parameters.iter();
-            planned
-                .map(|planned| {
-                    let name = c_text(planned.parameter.name.as_str());
-                    (name, c_text(planned.reason.to_string()))
-                })
-                .collect()
+            let words = planned.map(|planned| {
+                let name = c_text(planned.parameter.name.as_str());
+                (name, c_text(planned.reason.to_string()))
+            });
+            Box::new(words.collect())
         })
     }
 }
@@ -391,10 +393,9 @@ pub unsafe extern "C" fn wb_plan_json(
         check_output(json, "json")?;
         // SAFETY: the caller's promise.
         let planned = unsafe { handle::borrow::<Planned>(plan) }?;
+        let made = planned.json.get_or_init(|| Box::new(c_text(report::json(planned.plan()))));
         // SAFETY: not NULL.
-        unsafe {
-            *json = planned.json.get_or_init(|| c_text(report::json(planned.plan()))).as_ptr();
-        };
+        unsafe { *json = made.as_ptr() };
         Ok(())
     })
 }

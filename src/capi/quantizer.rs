@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use crate::capi::arguments::{
-    Sized32, check_output, check_reserved, one_of, read_struct, write_struct,
+    Sized32, check_output, check_reserved, check_struct, one_of, read_struct, write_struct,
 };
 use crate::capi::buffer::{wb_progress, with_progress};
 use crate::capi::device::wb_device;
@@ -196,7 +196,8 @@ pub unsafe extern "C" fn wb_quantize_scales(
 ///
 /// Stream order: the host waits until all is where it goes; what is queued on other streams is not
 /// waited for. Any thread; one tensor at a time.
-/// Errors: WB_ERR_STAGING, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
+/// Errors: WB_ERR_STAGING, WB_ERR_UNALIGNED for numbers in device memory that do not lie at a multiple of
+/// their size, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
 /// WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_DRIVER, and those of wb_device_alloc. What was written
 /// before an error is not to be used.
 ///
@@ -306,6 +307,10 @@ unsafe fn run(
     options: *const wb_quantize_options,
     done: *mut wb_quantized,
 ) -> Result<()> {
+    if !done.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { check_struct(done) }?;
+    }
     // SAFETY: the caller's promise.
     let (quantizer, (layout, offset), options) = unsafe {
         (handle::share::<Quantizer>(quantizer)?, view::layout(layout)?, options_from(options)?)

@@ -62,6 +62,15 @@ pub struct Facts {
     pub memlock_limit: Option<u64>,
 }
 
+/// Who gives device memory back, and nobody else may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// Who called `wb_device_alloc`.
+    Caller,
+    /// [`DeviceMemory`], whose addresses callers see too.
+    Library,
+}
+
 /// How memory is made visible to a device.
 #[derive(Debug, Clone, Copy)]
 pub struct PinOptions {
@@ -133,7 +142,9 @@ pub trait Backend: Send + Sync {
     fn memory(&self) -> Result<(u64, u64)>;
 
     /// Pins memory that exists.
-    fn pin(&self, span: Span, options: PinOptions) -> Result<Pinned>;
+    fn pin(&self, span: Span, options: PinOptions) -> Result<()>;
+    /// What became of memory that [`Backend::pin`] pinned with the same options.
+    fn pinned(&self, span: Span, options: PinOptions) -> Result<Pinned>;
     /// Undoes [`Backend::pin`] of the same span.
     fn unpin(&self, span: Span) -> Result<()>;
     /// Pinned memory of the driver's own.
@@ -191,7 +202,7 @@ pub struct Device {
     policy: Policy,
     usage: Usage,
     /// Bytes of every live allocation of device memory by its address.
-    allocations: Mutex<HashMap<u64, usize>>,
+    allocations: Mutex<HashMap<(u64, Holder), usize>>,
     /// Bytes a second over the link as measured, the bits of an `f64`; 0 while nobody has.
     link: AtomicU64,
 }
@@ -259,32 +270,32 @@ impl Device {
         Ok(event)
     }
 
-    fn allocations(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+    fn allocations(&self) -> MutexGuard<'_, HashMap<(u64, Holder), usize>> {
         sync::lock(&self.allocations)
     }
 
     /// Device memory.
-    pub fn alloc(&self, bytes: usize) -> Result<Span> {
+    pub fn alloc(&self, bytes: usize, holder: Holder) -> Result<Span> {
         if bytes == 0 {
             fail!(WB_ERR_ZERO_BYTES, "asked for 0 bytes of device memory");
         }
         let memory = self.backend.alloc(bytes)?;
-        self.allocations().insert(memory.start() as u64, bytes);
+        self.allocations().insert((memory.start() as u64, holder), bytes);
         self.usage.device_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
         Ok(memory)
     }
 
-    /// Gives device memory of [`Device::alloc`] back.
-    pub fn free(&self, address: u64) -> Result<()> {
+    /// Gives device memory of [`Device::alloc`] back, for the same holder.
+    pub fn free(&self, address: u64, holder: Holder) -> Result<()> {
         self.backend.check_process()?;
-        let Some(bytes) = self.allocations().remove(&address) else {
+        let Some(bytes) = self.allocations().remove(&(address, holder)) else {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "{address:#x} is no device memory of wb_device_alloc on this device, or was freed"
             );
         };
         catch(|| self.backend.free(address)).inspect_err(|_| {
-            self.allocations().insert(address, bytes);
+            self.allocations().insert((address, holder), bytes);
         })?;
         self.usage.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         Ok(())
@@ -328,8 +339,8 @@ impl Drop for Device {
         if self.backend.check_process().is_err() {
             return;
         }
-        let left: Vec<u64> = self.allocations().keys().copied().collect();
-        for address in left {
+        let left: Vec<_> = self.allocations().keys().copied().collect();
+        for (address, _) in left {
             log::settle(|| self.backend.free(address));
         }
     }

@@ -1,6 +1,6 @@
 //! Device memory and streams that go back with their owner.
 
-use super::{Device, Stream};
+use super::{Device, Holder, Stream};
 use crate::error::Result;
 use crate::log;
 use crate::memory::pages::Span;
@@ -18,7 +18,7 @@ impl DeviceMemory {
         if bytes == 0 {
             return Ok(None);
         }
-        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes)? }))
+        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes, Holder::Library)? }))
     }
 
     /// The device that it is on.
@@ -35,7 +35,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.device.backend().check_process().is_ok() {
-            log::settle(|| self.device.free(self.span.start() as u64));
+            log::settle(|| self.device.free(self.span.start() as u64, Holder::Library));
         }
     }
 }

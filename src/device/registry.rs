@@ -48,6 +48,11 @@ impl Registry {
         ranges.remove(&span.start());
     }
 
+    /// Whether a part of the span is registered.
+    pub fn holds(&self, span: Span) -> bool {
+        overlapping(&self.read(), span).is_some()
+    }
+
     /// Bytes from the start of the span that lie in one registration, or in none.
     pub fn leading_part(&self, span: Span) -> usize {
         let ranges = self.read();
@@ -88,7 +93,9 @@ mod tests {
         let named = format!("{:#x}..{:#x}", base + 200, base + 300);
         assert!(message.contains(&named) && message.contains("caller's memory"), "{message}");
         registry.claim(span(0, 100), "x").unwrap();
+        assert!(registry.holds(span(250, 400)) && !registry.holds(span(300, 400)));
         registry.release(span(200, 300));
+        assert!(!registry.holds(span(200, 300)));
         registry.claim(span(250, 251), "x").unwrap();
     }
 

@@ -79,13 +79,12 @@ fn registered(
     let span = mapping.span();
     let pin_options = options.pin_options(device, false);
     let holder = "a weighbridge allocation";
-    match Pins::pin(device, span, pin_options, options.chunk_bytes, holder, progress) {
-        Ok(pins) => Ok(Parts {
+    match Pins::pin_mapping(device, mapping, pin_options, options.chunk_bytes, holder, progress) {
+        Ok((pins, mapping)) => Ok(Parts {
             pins: Some(pins),
             ..unpinned(span.part(0, bytes), Memory::Mapping(mapping), span.bytes(), String::new())
         }),
         Err(error) if error.status == WB_ERR_NOT_SUPPORTED => {
-            drop(mapping);
             by_driver(device, bytes, options, progress, &error.message)
         }
         Err(error) => Err(error),

@@ -127,20 +127,20 @@ fn map(
     let before = (offset % page_bytes() as u64) as usize;
     let mapping = Mapping::file(file, offset - before as u64, before + (end - offset) as usize)?;
     let span = mapping.span();
-    let pins = if pinned {
+    let (pins, mapping) = if pinned {
         let threads = threads_for(options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);
         let chunk = options.chunk_bytes;
-        match Pins::pin(device, span, pin_options, chunk, "a mapped file", progress) {
-            Ok(pins) => Some(pins),
+        match Pins::pin_mapping(device, mapping, pin_options, chunk, "a mapped file", progress) {
+            Ok((pins, mapping)) => (Some(pins), mapping),
             Err(error) if matches!(error.status, WB_ERR_DRIVER | WB_ERR_NOT_SUPPORTED) => {
                 return no(error);
             }
             Err(error) => return Err(error),
         }
     } else {
-        None
+        (None, mapping)
     };
     let note = if pinned { String::new() } else { options.pageable_note(device) };
     Ok(Mapped::Yes(Box::new(Parts {

@@ -3,7 +3,7 @@
 use crate::device::{Device, PinOptions};
 use crate::error::{Error, Result, catch, human};
 use crate::log;
-use crate::memory::pages::{Span, page_bytes, round_up};
+use crate::memory::pages::{Mapping, Span, page_bytes, round_up};
 use crate::memory::parallel::{Phase, Progress, report};
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
@@ -70,6 +70,27 @@ impl Pins {
         })
     }
 
+    /// The same for a mapping, which goes back when it cannot be pinned.
+    pub fn pin_mapping(
+        device: &Arc<Device>,
+        mapping: Mapping,
+        options: PinOptions,
+        chunk_bytes: usize,
+        holder: &'static str,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Self, Mapping)> {
+        match Self::pin(device, mapping.span(), options, chunk_bytes, holder, progress) {
+            Ok(pins) => Ok((pins, mapping)),
+            Err(error) => {
+                // Pages that the driver still holds must not go to somebody else.
+                if device.backend().registry().holds(mapping.span()) {
+                    std::mem::forget(mapping);
+                }
+                Err(error)
+            }
+        }
+    }
+
     fn pin_chunks(
         device: &Arc<Device>,
         span: Span,
@@ -87,14 +108,15 @@ impl Pins {
         while offset < span.bytes() {
             let part = span.part(offset, if offset == 0 { chunk - lead } else { chunk });
             registry.claim(part, holder)?;
-            let pinned = catch(|| device.backend().pin(part, options))
+            catch(|| device.backend().pin(part, options))
                 .inspect_err(|_| registry.release(part))?;
+            pins.spans.push(part);
+            let pinned = device.backend().pinned(part, options)?;
             pins.device_address = match (offset, pins.device_address, pinned.device_address) {
                 (0, _, address) => address,
                 (_, Some(first), Some(here)) if first + offset as u64 == here => Some(first),
                 _ => None,
             };
-            pins.spans.push(part);
             pins.bytes += pinned.bytes;
             offset += part.bytes();
             report(progress, Phase::Pin, offset, span.bytes())?;

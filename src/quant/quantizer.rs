@@ -9,7 +9,9 @@ use crate::error::{Result, catch, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::Progress;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
+};
 use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Layout;
 
@@ -82,7 +84,7 @@ pub struct State {
     pub staging: Option<DeviceMemory>,
     /// A pinned page for what the host is told.
     told: Arc<Buffer>,
-    /// Counts what is not finite; 0 between tasks.
+    /// Counts what is not finite in one task.
     pub odd: DeviceMemory,
     /// Pinned memory for each lane, for what cannot be copied as it lies.
     pub bounce: Vec<Arc<Buffer>>,
@@ -93,15 +95,11 @@ pub struct State {
 impl Quantizer {
     /// One for a device, which takes at most `limit` bytes of its memory for staging.
     pub fn new(device: &Arc<Device>, limit: u64) -> Result<Arc<Self>> {
-        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<_>>()?;
+        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<Vec<_>>>()?;
         let told = Buffer::alloc(device, 8, &BufferOptions::default(), &mut None)?;
         let Some(odd) = DeviceMemory::alloc(device, 8)? else {
             fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
         };
-        let zero = Kernel::Zero { span: odd.span() };
-        let streams: Vec<OwnedStream> = streams;
-        device.backend().launch(zero, streams[0].get())?;
-        device.backend().synchronize(streams[0].get())?;
         let state = State { streams, staging: None, told, odd, bounce: Vec::new(), most: 0 };
         Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
     }
@@ -125,6 +123,7 @@ impl Quantizer {
         if task.layout.elements() == 0 {
             return Ok(Quantized::default());
         }
+        check_aligned(task.wide, wide)?;
         self.device.backend().check_process()?;
         let mut state = sync::lock(&self.state);
         let state = &mut *state;
@@ -151,6 +150,9 @@ impl Quantizer {
         let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
+        // The last task may have ended before its count was taken.
+        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
+        backend.synchronize(first)?;
         let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
         let done = catch(|| run.all(state, progress));
         // Whatever happened, nothing may be under way when the caller's memory goes.
@@ -162,7 +164,6 @@ impl Quantizer {
         }
         let told = state.told.data();
         self.device.copy(told, state.odd.span(), first)?;
-        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
         backend.synchronize(first)?;
         done?;
         let odd = pages::read_u64(told);
@@ -178,6 +179,22 @@ impl Quantizer {
         let staging_bytes = run.chunks.bytes();
         Ok(Quantized { odd, staging_bytes, passes: if two { 2 } else { 1 } })
     }
+}
+
+/// Kernels read and write numbers at multiples of their size only: anything else is an error that stays with
+/// the engine's context. What is copied, as host memory and scales are, may lie anywhere.
+fn check_aligned(place: Place, wide: Wide) -> Result<()> {
+    let address = place.span.start() as u64;
+    if place.on_device && !address.is_multiple_of(wide.bytes()) {
+        fail!(
+            WB_ERR_UNALIGNED,
+            "the {} numbers lie at {address:#x} in device memory, which is no multiple of {}: copy \
+             them to one that is",
+            wide.name(),
+            wide.bytes()
+        );
+    }
+    Ok(())
 }
 
 impl State {

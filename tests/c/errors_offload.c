@@ -100,6 +100,29 @@ static void offloaders_refuse_null(wb_device *device)
     end(&o);
 }
 
+/* Callers see addresses of the offloader's memory; it goes back with the offloader only. */
+static void memory_of_an_offloader_is_not_the_callers_to_free(wb_device *device)
+{
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    uint64_t lowest = UINT64_MAX;
+    for (int i = 0; i < COUNT; i++) { /* one of them is where an allocation begins */
+        wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
+        CHECK_OK(wb_offloader_parameter(o.offloader, model.names[i], &info, &error));
+        if (info.device_address == 0) continue;
+        if (info.device_address < lowest) lowest = info.device_address;
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_free(device, info.device_address, &error),
+                    "wb_device_alloc");
+    }
+    CHECK(lowest != UINT64_MAX);
+    for (uint64_t group = 0; group < LAYERS; group++) {
+        CHECK_OK(wb_offloader_acquire_group(o.offloader, group, o.stream, &error));
+        CHECK_OK(wb_offloader_release_group(o.offloader, group, o.stream, &error));
+    }
+    CHECK_OK(wb_device_stream_synchronize(device, o.stream, &error));
+    end(&o);
+}
+
 static void asks_for_everything(struct offload *o)
 {
     wb_offloader *other = NULL;
@@ -147,4 +170,5 @@ static void a_forked_child_gets_an_error_and_the_parent_goes_on(wb_device *devic
 }
 
 CHECK_MAIN(CASE(plans_refuse_null), CASE(offloaders_refuse_null),
+           CASE(memory_of_an_offloader_is_not_the_callers_to_free),
            CASE(a_forked_child_gets_an_error_and_the_parent_goes_on))

@@ -157,6 +157,46 @@ static void memory_that_the_driver_does_not_let_go_is_nobodys(wb_device *device)
     wb_device_release(device);
 }
 
+static int32_t cancels_at_the_second_piece(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    (void)user;
+    return phase == WB_PHASE_PIN && done > total / 4;
+}
+
+/* Nor is what a driver keeps of memory that could not be pinned to the end. */
+static void a_piece_that_the_driver_does_not_let_go_is_nobodys(wb_device *device)
+{
+    enum { PIECE = 4 << 20, ALL = 4 * PIECE };
+    static const struct {
+        const char *failures;
+        wb_status status;
+        uint64_t piece;
+    } ways[] = {
+        {"cuMemHostRegister_v2:2:2,cuMemHostUnregister:1:999", WB_ERR_OUT_OF_MEMORY, PIECE},
+        {"cuMemHostUnregister:1:999", WB_ERR_CANCELLED, PIECE},
+        {"cuMemHostGetDevicePointer_v2:1:999,cuMemHostUnregister:1:999", WB_ERR_DRIVER, 0},
+    };
+    REQUIRE((device = opened()) != NULL);
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        wb_buffer *buffer = NULL, *next = NULL;
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        options.chunk_bytes = ways[i].piece;
+        if (ways[i].status == WB_ERR_CANCELLED) options.progress = cancels_at_the_second_piece;
+        const uint64_t mapped = process_bytes("VmSize:");
+        double_set("WB_DOUBLE_FAIL", ways[i].failures);
+        CHECK_ERROR(ways[i].status, wb_buffer_alloc(device, ALL, &options, &buffer, &error), "");
+        double_set("WB_DOUBLE_FAIL", "");
+        CHECK(buffer == NULL);
+        CHECK_SAME(double_alive("registrations"), i + 1);
+        CHECK_SAME(measure(device).errors_logged, i + 1);
+        CHECK(process_bytes("VmSize:") >= mapped + ALL);
+        CHECK_OK(wb_buffer_alloc(device, ALL, NULL, &next, &error)); /* not at that address */
+        wb_buffer_release(next);
+    }
+    CHECK_SAME(measure(device).buffers, 0);
+    wb_device_release(device);
+}
+
 static void at_the_end_of_the_process_a_driver_that_is_gone_is_no_error(wb_device *device)
 {
     wb_buffer *buffer = NULL;
@@ -184,5 +224,6 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
            CASE_ALONE(DOUBLE_ONLY, a_device_pointer_that_differs_is_the_drivers),
            CASE_ALONE(DOUBLE_ONLY, a_device_that_reads_any_memory_needs_no_pinning),
            CASE_ALONE(DOUBLE_ONLY, memory_that_the_driver_does_not_let_go_is_nobodys),
+           CASE_ALONE(DOUBLE_ONLY, a_piece_that_the_driver_does_not_let_go_is_nobodys),
            CASE_ALONE(DOUBLE_ONLY, at_the_end_of_the_process_a_driver_that_is_gone_is_no_error),
            CASE_ALONE(DOUBLE_ONLY, no_devices_are_no_device))

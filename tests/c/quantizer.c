@@ -120,5 +120,108 @@ static void what_cannot_be_is_an_error(wb_device *device)
     wb_quantizer_release(NULL);
 }
 
+/* Nothing of a task that failed is in the count of the next, wherever the driver failed. */
+static void a_count_is_of_one_tensor_only(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS], odd[ROWS][COLS];
+    wb_status status = WB_ERR_DRIVER;
+    const uint64_t logged = measure(device).errors_logged;
+    memset(odd, 0xff, sizeof odd); /* all are NaN */
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                   number(scales), NULL, NULL, &error)); /* staging is there */
+    for (int call = 1; call < 1000 && status != WB_OK; call++) {
+        wb_quantized done = WB_QUANTIZED_INIT;
+        char failure[64];
+        snprintf(failure, sizeof failure, "*:%d:999", call);
+        double_set("WB_DOUBLE_FAIL", failure);
+        status = wb_quantizer_quantize(quantizer, number(odd), &matrix, number(codes),
+                                       number(scales), NULL, NULL, &error);
+        double_set("WB_DOUBLE_FAIL", "");
+        CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                       number(scales), NULL, &done, &error));
+        if (!CHECK_SAME(done.nonfinite, 0)) break;
+    }
+    CHECK_SAME(status, WB_OK);
+    check_logged = (int)(measure(device).errors_logged - logged); /* of what was given back */
+    wb_quantizer_release(quantizer);
+}
+
+/* A device reads and writes numbers where their size divides the address; the rest is copied. */
+static void numbers_that_no_device_can_read_are_refused(wb_device *device)
+{
+    enum { ROOM = 256 };
+    static const wb_dtype types[] = {WB_DTYPE_F32, WB_DTYPE_F16, WB_DTYPE_BF16};
+    int64_t shape[2];
+    wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    uint64_t wide = 0, narrow = 0, scales = 0;
+    float back[ROWS][COLS];
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &wide, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &narrow, &error));
+    REQUIRE_OK(wb_device_alloc(device, ROOM, &scales, &error));
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        const uint64_t size = types[i] == WB_DTYPE_F32 ? 4 : 2;
+        matrix.dtype = types[i];
+        for (uint64_t off = 1; off < size; off++) {
+            CHECK_ERROR(WB_ERR_UNALIGNED,
+                        wb_quantizer_quantize(quantizer, wide + off, &matrix, narrow, scales, NULL,
+                                              NULL, &error),
+                        "device memory|multiple of");
+            CHECK_ERROR(WB_ERR_UNALIGNED,
+                        wb_quantizer_dequantize(quantizer, narrow, scales, wide + off, &matrix,
+                                                NULL, NULL, &error),
+                        "device memory|multiple of");
+        }
+    }
+    matrix.dtype = WB_DTYPE_F32;
+    CHECK_OK(wb_device_copy(device, wide + 4, number(numbers), sizeof numbers, NULL, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, wide + 4, &matrix, narrow + 3, scales + 1, NULL, NULL,
+                                   &error));
+    CHECK_OK(wb_quantizer_dequantize(quantizer, narrow + 3, scales + 1, wide + 8, &matrix, NULL,
+                                     NULL, &error));
+    CHECK(read_device(device, back, wide + 8, sizeof back));
+    CHECK(back[2][0] == -896 && back[2][3] == 896);
+    CHECK_OK(wb_device_free(device, wide, &error));
+    CHECK_OK(wb_device_free(device, narrow, &error));
+    CHECK_OK(wb_device_free(device, scales, &error));
+    wb_quantizer_release(quantizer);
+}
+
+/* A call that fails has done nothing, also where only its answer cannot be written. */
+static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    wb_quantized done = WB_QUANTIZED_INIT;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS] = {7, 7, 7}, back[ROWS][COLS];
+    memset(codes, 0xaa, sizeof codes);
+    memset(back, 0x55, sizeof back);
+    done.struct_size += 8;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    CHECK_ERROR(WB_ERR_STRUCT_SIZE,
+                wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
+                                      number(scales), NULL, &done, &error),
+                "wb_quantized");
+    CHECK(codes[0][0] == 0xaa && codes[ROWS - 1][COLS - 1] == 0xaa && scales[0] == 7);
+    CHECK_ERROR(WB_ERR_STRUCT_SIZE,
+                wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back),
+                                        &matrix, NULL, &done, &error),
+                "wb_quantized");
+    CHECK(((unsigned char *)back)[0] == 0x55 && ((unsigned char *)back)[sizeof back - 1] == 0x55);
+    wb_quantizer_release(quantizer);
+}
+
 CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_quantized),
-           CASE(what_cannot_be_is_an_error))
+           CASE(what_cannot_be_is_an_error),
+           CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only),
+           CASE(numbers_that_no_device_can_read_are_refused),
+           CASE(an_answer_that_cannot_be_written_is_refused_before_the_work))

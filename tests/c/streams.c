@@ -208,6 +208,31 @@ static void a_released_stream_still_runs_what_is_queued(wb_device *device)
     CHECK_SAME(measure(device).buffers, 0);
 }
 
+static void waits_a_little(void *user)
+{
+    (void)user;
+    sleep_ms(100);
+}
+
+static void device_memory_stays_until_a_released_stream_has_passed(wb_device *device)
+{
+    enum { BYTES = 1 << 20 };
+    int ran = 0;
+    uint64_t memory = 0;
+    void *stream = new_stream(device);
+    wb_buffer *buffer = new_buffer(device, BYTES);
+    REQUIRE(stream != NULL && buffer != NULL);
+    REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
+    CHECK_OK(wb_device_stream_call(device, stream, waits_a_little, NULL, &error));
+    CHECK_OK(wb_device_copy(device, memory, (uint64_t)(uintptr_t)describe(buffer).data, BYTES,
+                            stream, &error));
+    CHECK_OK(wb_device_stream_call(device, stream, add, &ran, &error));
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK_OK(wb_device_free(device, memory, &error));
+    CHECK_SAME(number(&ran), 1);
+    wb_buffer_release(buffer);
+}
+
 static void the_default_stream_is_a_stream(wb_device *device)
 {
     int ran = 0;
@@ -258,6 +283,8 @@ CHECK_MAIN(CASE(memory_stays_until_the_stream_has_passed_and_then_goes),
            CASE_ON(HOST_ONLY, one_stream_that_is_stuck_holds_no_others_memory),
            CASE(a_drain_that_takes_too_long_ends_and_counts_what_is_left),
            CASE(a_stream_is_in_order), CASE(streams_are_independent_of_each_other),
-           CASE(a_released_stream_still_runs_what_is_queued), CASE(the_default_stream_is_a_stream),
+           CASE(a_released_stream_still_runs_what_is_queued),
+           CASE(device_memory_stays_until_a_released_stream_has_passed),
+           CASE(the_default_stream_is_a_stream),
            CASE_ON(HOST_ONLY, a_stream_that_is_none_is_refused_and_the_reference_stays),
            CASE(many_releases_drain_to_nothing))

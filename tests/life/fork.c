@@ -203,6 +203,73 @@ static void a_child_of_a_busy_process_does_not_hang(wb_device *device)
     scene_end(&scene);
 }
 
+/* A plan whose words take a while to make. */
+enum { LONG_PLAN = 5000 };
+static char long_names[LONG_PLAN][16];
+static wb_parameter long_parameters[LONG_PLAN];
+static wb_plan *long_plan;
+static int words_first, asking;
+
+static void ask_for_json(void)
+{
+    CHECK_OK(wb_plan_json(long_plan, &info.text, &error));
+    CHECK(strstr(info.text, long_names[LONG_PLAN - 1]) != NULL);
+}
+
+static void ask_for_words(void)
+{
+    CHECK_OK(wb_plan_parameter(long_plan, LONG_PLAN - 1, &info.planned, &error));
+    CHECK(strcmp(info.planned.name, long_names[LONG_PLAN - 1]) == 0);
+    CHECK_OK(wb_plan_group(long_plan, LONG_PLAN - 1, &info.group, &error));
+    CHECK(strcmp(info.group.name, long_names[LONG_PLAN - 1]) == 0);
+    CHECK_OK(wb_plan_warning(long_plan, 0, &info.text, &error));
+}
+
+static void ask_for_all(void)
+{
+    if (words_first) ask_for_words();
+    ask_for_json();
+    ask_for_words();
+}
+
+static void *asks_for_all(void *user)
+{
+    __atomic_store_n(&asking, 1, __ATOMIC_RELEASE);
+    ask_for_all();
+    return user;
+}
+
+/* What a thread is making when the process forks is made anew in the child. */
+static void a_child_waits_for_no_words_of_a_plan(wb_device *device)
+{
+    enum { CHILDREN = 20 };
+#ifdef __SANITIZE_ADDRESS__
+    NOT_RUN("a lock of the sanitizer's own allocator may be held at the fork");
+#endif
+    every_begin();
+    REQUIRE(scene_begin(&scene));
+    device = scene.watched;
+    for (int i = 0; i < LONG_PLAN; i++) {
+        snprintf(long_names[i], sizeof long_names[i], "a.%d.weight", i);
+        long_parameters[i] = scene.parameters[0];
+        long_parameters[i].name = long_parameters[i].group = long_names[i];
+    }
+    scene.plan_options.offload_bytes = 1 << 30;
+    for (int i = 0, ended_well = 1; i < CHILDREN && ended_well; i++) {
+        pthread_t thread;
+        words_first = i % 2;
+        asking = 0;
+        REQUIRE_OK(wb_plan_new(device, long_parameters, LONG_PLAN, &scene.plan_options, &long_plan,
+                               &error));
+        REQUIRE(pthread_create(&thread, NULL, asks_for_all, NULL) == 0);
+        while (!__atomic_load_n(&asking, __ATOMIC_ACQUIRE)) {}
+        ended_well = ends_well(ask_for_all);
+        pthread_join(thread, NULL);
+        wb_plan_release(long_plan);
+    }
+    scene_end(&scene);
+}
+
 /* Before the library was used there is nothing to inherit: the child may do all, on any device. */
 static void child_uses_the_library_first(void)
 {
@@ -257,6 +324,7 @@ static void a_child_may_release_after_a_stream_of_its_own(wb_device *device)
 CHECK_MAIN(CASE_ALONE(EVERYWHERE, a_child_may_use_the_library_if_its_parent_has_not),
            CASE_ALONE(EVERYWHERE, every_function_answers_a_child),
            CASE_ALONE(EVERYWHERE, a_child_of_a_busy_process_does_not_hang),
+           CASE_ALONE(EVERYWHERE, a_child_waits_for_no_words_of_a_plan),
            CASE_ALONE(EVERYWHERE, a_childs_child_may_begin_anew_too),
            CASE(a_child_may_release_what_it_inherited), CASE(a_child_may_end_with_everything_held),
            CASE(a_child_may_open_the_host_device_itself),

@@ -124,8 +124,41 @@ static void a_callback_that_cancels_its_thread_does_not_unwind_the_library(wb_de
     scene_end(&scene);
 }
 
+static void cancels_and_hears(void *user, wb_status status, int32_t code, const char *message)
+{
+    (void)status, (void)code, (void)message;
+    pthread_testcancel(); /* as a sink that writes */
+    ++*(int *)user;
+}
+
+static void *logs_while_cancelled(void *user)
+{
+    (void)user;
+    pthread_cancel(pthread_self());
+    wb_buffer_retain(NULL); /* returns nothing: it is logged */
+    scene.called++;
+    pthread_testcancel();
+    return NULL;
+}
+
+static void a_log_sink_is_no_place_to_be_cancelled_in(wb_device *device)
+{
+    pthread_t thread;
+    void *result = NULL;
+    int heard = 0;
+    (void)device;
+    CHECK_OK(wb_log_set(cancels_and_hears, &heard));
+    REQUIRE(pthread_create(&thread, NULL, logs_while_cancelled, NULL) == 0);
+    pthread_join(thread, &result);
+    CHECK(result == PTHREAD_CANCELED);
+    CHECK_SAME(heard, 1);
+    CHECK_SAME(scene.called, 1);
+    CHECK_OK(wb_log_set(NULL, NULL));
+}
+
 CHECK_MAIN(CASE_ALONE(EVERYWHERE, what_a_thread_made_outlives_it),
            CASE_ALONE(EVERYWHERE, a_threads_destructor_may_call_all),
            CASE_ALONE(EVERYWHERE, a_cancelled_thread_ends_behind_its_call),
            CASE_ALONE(EVERYWHERE,
-                      a_callback_that_cancels_its_thread_does_not_unwind_the_library))
+                      a_callback_that_cancels_its_thread_does_not_unwind_the_library),
+           CASE_ALONE(EVERYWHERE, a_log_sink_is_no_place_to_be_cancelled_in))

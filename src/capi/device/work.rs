@@ -7,7 +7,7 @@ use crate::capi::arguments::check_output;
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::device::{Device, Stream};
+use crate::device::{Device, Holder, Stream};
 use crate::error::fail;
 use crate::memory::pages::Span;
 use crate::status::{WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn wb_device_alloc(
         let Ok(bytes) = isize::try_from(bytes) else {
             fail!(WB_ERR_OVERFLOW, "asked for {bytes} bytes of device memory: more than 2^63")
         };
-        let allocated = device.alloc(bytes.unsigned_abs())?;
+        let allocated = device.alloc(bytes.unsigned_abs(), Holder::Caller)?;
         // SAFETY: not NULL.
         unsafe { *address = allocated.start() as u64 };
         Ok(())
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn wb_device_free(
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { handle::borrow::<Device>(device) }?.free(address))
+    guard(error, || unsafe { handle::borrow::<Device>(device) }?.free(address, Holder::Caller))
 }
 
 /// Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its

@@ -128,9 +128,9 @@ pub unsafe extern "C" fn wb_plan_group(
         let planned = unsafe { handle::borrow::<Planned>(plan) }?;
         let groups = &planned.plan().groups;
         let at = checked(index, groups.len(), "group")?;
-        let names = planned
-            .groups
-            .get_or_init(|| groups.iter().map(|group| c_text(group.name.as_str())).collect());
+        let names = planned.groups.get_or_init(|| {
+            Box::new(groups.iter().map(|group| c_text(group.name.as_str())).collect())
+        });
         let described = wb_plan_group_info {
             struct_size: size_of::<wb_plan_group_info>() as u32,
             turn: groups[at].ring.map_or(-1, |turn| turn as i32),
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn wb_plan_warning(
         let at = checked(index, all.len(), "warning")?;
         let texts = planned
             .warnings
-            .get_or_init(|| all.iter().map(|warning| c_text(warning.as_str())).collect());
+            .get_or_init(|| Box::new(all.iter().map(|warning| c_text(warning.as_str())).collect()));
         // SAFETY: not NULL.
         unsafe { *warning = texts[at].as_ptr() };
         Ok(())

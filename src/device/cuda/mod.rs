@@ -258,7 +258,7 @@ impl Backend for CudaDevice {
         Ok((free as u64, total as u64))
     }
 
-    fn pin(&self, span: Span, options: PinOptions) -> Result<Pinned> {
+    fn pin(&self, span: Span, options: PinOptions) -> Result<()> {
         let entered = self.context.enter()?;
         let mut flags = 0;
         for (wanted, flag) in [
@@ -277,11 +277,11 @@ impl Backend for CudaDevice {
                 }
                 _ => error,
             }
-        })?;
-        pinned(entered.driver, span, options).inspect_err(|_| {
-            // SAFETY: registered above; nothing was given out.
-            let _ = unsafe { entered.driver.host_unregister(memory) };
         })
+    }
+
+    fn pinned(&self, span: Span, options: PinOptions) -> Result<Pinned> {
+        pinned(self.context.enter()?.driver, span, options)
     }
 
     fn unpin(&self, span: Span) -> Result<()> {

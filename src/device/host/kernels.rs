@@ -92,22 +92,24 @@ macro_rules! table {
 /// The copies that this processor can run, the plain one first.
 fn tables() -> &'static [Table] {
     static TABLES: OnceLock<Vec<Table>> = OnceLock::new();
-    TABLES.get_or_init(|| {
-        let mut tables = vec![table!("_plain")];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") {
-                tables.push(table!("_avx2"));
-            }
-            let wide = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl");
-            if wide {
-                tables.push(table!("_avx512"));
-            }
+    if let Some(tables) = TABLES.get() {
+        return tables;
+    }
+    let mut tables = vec![table!("_plain")];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") {
+            tables.push(table!("_avx2"));
         }
-        tables
-    })
+        let wide = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        if wide {
+            tables.push(table!("_avx512"));
+        }
+    }
+    // Made before: a child that is forked in here would wait for ever for whoever was making them.
+    TABLES.get_or_init(|| tables)
 }
 
 /// Runs a kernel, with the widest instructions that there are.

@@ -86,8 +86,11 @@ impl Backend for HostDevice {
         Ok((meminfo("MemAvailable:"), meminfo("MemTotal:")))
     }
 
-    fn pin(&self, span: Span, _: PinOptions) -> Result<Pinned> {
-        locks::lock(span)?;
+    fn pin(&self, span: Span, _: PinOptions) -> Result<()> {
+        locks::lock(span)
+    }
+
+    fn pinned(&self, span: Span, _: PinOptions) -> Result<Pinned> {
         let bytes = span.pages().bytes() as u64;
         Ok(Pinned { device_address: Some(span.start() as u64), bytes })
     }

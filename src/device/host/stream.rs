@@ -37,6 +37,21 @@ impl Queue {
         sync::wait(&self.changed, state)
     }
 
+    /// Waits for what is queued now.
+    fn synchronize(&self) {
+        let mut state = self.lock();
+        let until = state.pushed;
+        while state.finished < until {
+            state = self.wait(state);
+        }
+    }
+
+    /// Whether nothing runs on it and nothing can come any more.
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.finished == state.pushed
+    }
+
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -80,11 +95,7 @@ impl HostStream {
 
     /// Waits for what is queued now.
     pub fn synchronize(&self) {
-        let mut state = self.0.lock();
-        let until = state.pushed;
-        while state.finished < until {
-            state = self.0.wait(state);
-        }
+        self.0.synchronize();
     }
 }
 
@@ -107,6 +118,8 @@ pub struct Streams {
 #[derive(Default)]
 struct Table {
     streams: HashMap<usize, Arc<HostStream>>,
+    /// Of streams that were given back with work to do; those that are over go with the next.
+    released: Vec<Arc<Queue>>,
     last: usize,
 }
 
@@ -153,18 +166,25 @@ impl Streams {
 
     /// Gives a stream of [`Streams::add`] back; work queued on it still runs.
     pub fn remove(&self, stream: Stream) -> Result<()> {
-        self.find(stream)?;
+        let found = self.find(stream)?;
         if stream.0 == 0 {
             fail!(WB_ERR_INVALID_ARGUMENT, "the default stream is the device's own");
         }
-        self.table().streams.remove(&stream.0);
+        let mut table = self.table();
+        table.released.retain(|queue| !queue.is_over());
+        table.released.push(found.0.clone());
+        table.streams.remove(&stream.0);
         Ok(())
     }
 
-    /// Waits for what is queued on any of them.
+    /// Waits for what is queued on any of them, and on those that were given back.
     pub fn synchronize_all(&self) {
-        let streams: Vec<_> = self.table().streams.values().cloned().collect();
-        streams.iter().for_each(|stream| stream.synchronize());
+        let queues: Vec<_> = {
+            let table = self.table();
+            let streams = table.streams.values().map(|stream| &stream.0);
+            streams.chain(&table.released).cloned().collect()
+        };
+        queues.iter().for_each(|queue| queue.synchronize());
     }
 }
 
@@ -181,6 +201,7 @@ impl Drop for Streams {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use std::time::Duration;
 
     #[test]
     fn work_runs_in_order() {
@@ -206,5 +227,24 @@ mod tests {
         stream.push(Box::new(move || send.send(7).unwrap()));
         drop(stream);
         assert_eq!(receive.recv().unwrap(), 7);
+    }
+
+    #[test]
+    fn released_streams_are_waited_for_and_then_forgotten() {
+        let streams = Streams::new(Process::this());
+        let (send, receive) = mpsc::channel();
+        for at in 0..100 {
+            let (stream, send) = (streams.add().unwrap(), send.clone());
+            let work = move || {
+                thread::sleep(Duration::from_millis(1));
+                send.send(at).unwrap();
+            };
+            streams.find(stream).unwrap().push(Box::new(work));
+            streams.remove(stream).unwrap();
+            streams.synchronize_all();
+            assert_eq!(receive.try_recv(), Ok(at));
+        }
+        let left = streams.table().released.len();
+        assert!(left <= 2, "{left} streams that are over are kept");
     }
 }
