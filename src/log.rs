@@ -44,9 +44,13 @@ pub fn settle(body: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// The same for a wait behind which memory goes: one failure is no answer, so it is asked again.
-pub fn settle_wait(mut wait: impl FnMut() -> Result<()>) {
-    settle(|| wait().or_else(|_| wait()));
+/// The same for a wait behind which memory goes: one failure is no answer, so it is asked again. Where the
+/// device is gone nothing runs any more, and there is nothing to record.
+pub fn settle_wait(mut wait: impl FnMut() -> Result<()>, is_gone: impl Fn() -> bool) {
+    settle(|| match wait().or_else(|_| wait()) {
+        Err(_) if is_gone() => Ok(()),
+        answer => answer,
+    });
 }
 
 /// How many errors were recorded since the process began.

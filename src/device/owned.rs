@@ -63,7 +63,7 @@ impl Drop for OwnedStream {
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_gone() {
-            log::settle_wait(|| backend.synchronize(self.stream));
+            log::settle_wait(|| backend.synchronize(self.stream), || backend.is_gone());
             log::settle(|| backend.release_stream(self.stream));
         }
     }

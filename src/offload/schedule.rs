@@ -210,7 +210,7 @@ impl Drop for Schedule {
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_gone() {
-            log::settle_wait(|| self.machine().synchronize());
+            log::settle_wait(|| self.machine().synchronize(), || backend.is_gone());
         }
     }
 }

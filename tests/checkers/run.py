@@ -35,8 +35,8 @@ THREADED_CPP = ("threads", "stream", "offloader", "quantizer", "ownership")
 C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.stem != "handles"))
 # What the sanitizer's runtime does itself: taking address space and threads, exits and signals,
 # functions in the place of the C library's. Those suites meet the library as it is shipped.
-ON_THEIR_OWN = r"^(faults|life|(soak|steps)\.finds)|^c(\+\+)?\." + (
-    r"(exit|interrupt|limits|panics|reset|thread_end|unload|walls|security)\."
+ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
+    r"(exit|interrupt|limits|panics|thread_end|unload|walls|security)\."
 )
 
 

@@ -1,4 +1,6 @@
 /* What programs under a sanitizer need of their own. */
+#include <dirent.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -39,11 +41,32 @@ void *__tsan_memset(void *memory, int value, size_t bytes)
 }
 #endif
 
-static pid_t first_process;
+static int lacks_threads;
 
-__attribute__((constructor)) static void remember_process(void)
+static int threads(void)
 {
-    first_process = getpid();
+    int count = 0;
+    DIR *folder = opendir("/proc/self/task");
+    while (folder != NULL && readdir(folder) != NULL) count++;
+    if (folder != NULL) closedir(folder);
+    return count - 2; /* . and .. */
+}
+
+static int were;
+
+static void before_fork(void)
+{
+    were = threads();
+}
+
+static void in_child(void)
+{
+    lacks_threads |= were != 1;
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, NULL, in_child);
 }
 
 /* LeakSanitizer asks this before it looks for leaks as a process ends. A forked child lacks its parent's
@@ -51,5 +74,5 @@ __attribute__((constructor)) static void remember_process(void)
 int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void)
 {
-    return getpid() != first_process;
+    return lacks_threads;
 }

@@ -21,7 +21,18 @@ static _Atomic pid_t initialized_by;
 
 static long long calls[FUNCTION_COUNT];
 
-static const char *failed_name;
+/* What a call is about, where two calls of a function are not the same one: call_about(). */
+static _Thread_local const void *about;
+
+/* The first call that was failed or held up, and whether its thread made it again. */
+static struct {
+    const char *name;
+    const void *about;
+    pthread_t thread;
+    int again;
+} first_failed;
+
+static long long failures[FUNCTION_COUNT];
 
 static const char *const function_names[FUNCTION_COUNT] = {
 #define FUNCTION_NAME(name) #name,
@@ -76,21 +87,59 @@ static const struct failure *injected_failure(int function, int counts_for_any)
                                      : failure->nth == 0 || failure->nth == failure->seen;
         if (injected == NULL && due) injected = failure;
     }
-    if (injected != NULL) failed_name = function_names[function];
+    if (injected == NULL) return NULL;
+    failures[function]++;
+    if (first_failed.name == NULL) {
+        first_failed.name = function_names[function];
+        first_failed.about = about;
+        first_failed.thread = pthread_self();
+    }
     return injected;
+}
+
+void failures_forget(void)
+{
+    memset(&first_failed, 0, sizeof first_failed);
+    memset(failures, 0, sizeof failures);
 }
 
 const char *failed_function(void)
 {
-    return failed_name;
+    return first_failed.name;
+}
+
+long long failures_of(int function)
+{
+    return failures[function];
+}
+
+int failed_call_was_made_again(void)
+{
+    return first_failed.again;
+}
+
+void call_about(const void *what)
+{
+    about = what;
+}
+
+static void see_whether_again(int function)
+{
+    if (first_failed.name == function_names[function] && first_failed.about == about &&
+        pthread_equal(first_failed.thread, pthread_self())) {
+        first_failed.again = 1;
+    }
 }
 
 /* Fails the call where a test asked for that, or holds it up, with nothing locked meanwhile. */
 static CUresult meddle(enum function function)
 {
     const struct failure *failure = injected_failure(function, 1);
-    if (failure == NULL || failure->hang_ms == 0) {
-        return failure == NULL ? CUDA_SUCCESS : failure->code;
+    if (failure == NULL) return CUDA_SUCCESS;
+    if (failure->hang_ms == 0) {
+        /* A driver that has shut down runs nothing any more: what uses memory that goes next is done. */
+        if (failure->code == CUDA_ERROR_DEINITIALIZED) streams_drain(NULL, -1);
+        return failure->code;
     }
     const struct timespec time = {failure->hang_ms / 1000, failure->hang_ms % 1000 * 1000000L};
     pthread_mutex_unlock(&driver.lock);
@@ -103,7 +152,9 @@ static CUresult admit(enum function function, unsigned needs)
 {
     settings_load();
     calls[function]++;
+    see_whether_again(function);
     CUresult result = meddle(function);
+    about = NULL;
     if (result != CUDA_SUCCESS) return result;
     if ((needs & NEEDS_INIT) && !driver_is_initialized()) return CUDA_ERROR_NOT_INITIALIZED;
     if ((needs & NEEDS_CONTEXT) == NEEDS_CONTEXT) {

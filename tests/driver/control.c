@@ -92,6 +92,25 @@ const char *double_failed(void)
     return name;
 }
 
+long long double_failures(const char *name)
+{
+    int function = name == NULL ? FUNCTION_COUNT : function_by_name(name, strlen(name));
+    if (function == FUNCTION_COUNT || process_is_forked_child()) return -1;
+    pthread_mutex_lock(&driver.lock);
+    long long count = failures_of(function);
+    pthread_mutex_unlock(&driver.lock);
+    return count;
+}
+
+int double_asked_again(void)
+{
+    if (process_is_forked_child()) return -1;
+    pthread_mutex_lock(&driver.lock);
+    int again = failed_call_was_made_again();
+    pthread_mutex_unlock(&driver.lock);
+    return again;
+}
+
 int double_context_depth(void)
 {
     return process_is_forked_child() ? -1 : context_depth();

@@ -31,8 +31,15 @@ long long double_calls(const char *name);
  * -1: no such kind. */
 long long double_live(const char *kind);
 
-/* The function that WB_DOUBLE_FAIL last failed or held up; NULL: none yet. */
+/* The function that WB_DOUBLE_FAIL failed or held up first since it was set; NULL: none yet. */
 const char *double_failed(void);
+
+/* How often it has failed or held up a function since it was set. -1: no such function. */
+long long double_failures(const char *name);
+
+/* Whether the thread whose call was the first to fail has made it again: the same function, and for
+ * cuStreamSynchronize and cuEventSynchronize the same stream or event. */
+int double_asked_again(void);
 
 /* Depth of the calling thread's context stack. */
 int double_context_depth(void);

@@ -64,7 +64,15 @@ int process_is_forked_child(void);
 void driver_mark_initialized(void);
 int driver_is_initialized(void);
 long long calls_of(int function); /* FUNCTION_ANY: all */
-const char *failed_function(void); /* on purpose, last; NULL: none */
+
+/* What failed on purpose since the setting was made. */
+const char *failed_function(void);      /* the first; NULL: none */
+long long failures_of(int function);
+int failed_call_was_made_again(void);   /* the first, by its thread */
+void failures_forget(void);
+
+/* Says before ENTER what the call is about, where the function alone does not tell two calls apart. */
+void call_about(const void *what);
 
 /* Set while a host function runs: it may make no CUDA call. */
 extern _Thread_local int inside_host_function;

@@ -93,6 +93,7 @@ CUresult cuEventQuery(CUevent handle)
 
 CUresult cuEventSynchronize(CUevent handle)
 {
+    call_about(handle);
     ENTER(cuEventSynchronize, NEEDS_CONTEXT);
     struct event *event = event_find(handle);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);

@@ -25,7 +25,7 @@ static const char *const entry_points[] = {
     "cuThreadExchangeStreamCaptureMode", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord",
     "cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime", "cuLaunchHostFunc",
     "cuGetErrorName", "cuGetErrorString", "double_configure", "double_calls", "double_live",
-    "double_context_depth",
+    "double_context_depth", "double_failed", "double_failures", "double_asked_again",
 };
 
 static void check_exports(void *library)
@@ -254,6 +254,52 @@ static void the_kth_call_fails_and_no_other(void)
     CHECK_EQUAL(double_live("nothing"), -1);
 }
 
+static void a_failed_call_that_is_made_again_is_known(void)
+{
+    CUstream one, other;
+    start();
+    OK(cuStreamCreate(&one, 0));
+    OK(cuStreamCreate(&other, 0));
+    configure("WB_DOUBLE_FAIL", "cuStreamSynchronize:1:999");
+    CHECK(double_failed() == NULL);
+    REFUSED(UNKNOWN, cuStreamSynchronize(one));
+    CHECK(strcmp(double_failed(), "cuStreamSynchronize") == 0);
+    CHECK_EQUAL(double_failures("cuStreamSynchronize"), 1);
+    OK(cuStreamSynchronize(other));
+    OK(cuCtxSynchronize());
+    CHECK_EQUAL(double_asked_again(), 0);
+    OK(cuStreamSynchronize(one));
+    CHECK_EQUAL(double_asked_again(), 1);
+    configure("WB_DOUBLE_FAIL", "*:1+:4");
+    CHECK(double_failed() == NULL);
+    REFUSED(DEINITIALIZED, cuCtxSynchronize());
+    REFUSED(DEINITIALIZED, cuStreamSynchronize(one));
+    CHECK(strcmp(double_failed(), "cuCtxSynchronize") == 0);
+    CHECK_EQUAL(double_asked_again(), 0);
+    REFUSED(DEINITIALIZED, cuCtxSynchronize());
+    CHECK_EQUAL(double_asked_again(), 1);
+    CHECK_EQUAL(double_failures("cuCtxSynchronize"), 2);
+    CHECK_EQUAL(double_failures("cuStreamSynchronize"), 1);
+    CHECK_EQUAL(double_failures("cuMemAlloc_v2"), 0);
+    CHECK_EQUAL(double_failures("cuNothing"), -1);
+}
+
+static void set_flag(void *flag)
+{
+    *(int *)flag = 1;
+}
+
+static void a_driver_that_has_ended_runs_nothing(void)
+{
+    int ran = 0;
+    start();
+    configure("WB_DOUBLE_DELAY_US", "20000");
+    OK(cuLaunchHostFunc(NULL, set_flag, &ran));
+    configure("WB_DOUBLE_FAIL", "*:1+:4");
+    REFUSED(DEINITIALIZED, cuStreamSynchronize(NULL));
+    CHECK_EQUAL(ran, 1);
+}
+
 static void call_in_host_function(void *result)
 {
     *(CUresult *)result = cuCtxSynchronize();
@@ -279,6 +325,8 @@ const struct test control_tests[] = {
     TEST(a_setting_that_cannot_be_read_refuses_init),
     TEST(without_devices_init_says_so),
     TEST(the_kth_call_fails_and_no_other),
+    TEST(a_failed_call_that_is_made_again_is_known),
+    TEST(a_driver_that_has_ended_runs_nothing),
     TEST(a_host_function_may_not_call_the_driver),
     {0},
 };

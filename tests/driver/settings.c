@@ -65,6 +65,7 @@ static int read_failures(const char *text)
     }
     memcpy(driver.settings.failures, failures, sizeof failures[0] * (size_t)count);
     driver.settings.failure_count = count;
+    failures_forget();
     return 1;
 }
 

@@ -35,6 +35,7 @@ CUresult cuStreamDestroy_v2(CUstream handle)
 
 CUresult cuStreamSynchronize(CUstream handle)
 {
+    call_about(handle);
     ENTER(cuStreamSynchronize, NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
     struct stream *stream;
     CUresult result = stream_find(handle, &stream);

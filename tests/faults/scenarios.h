@@ -17,18 +17,26 @@ static void opens(struct world *world)
     wb_device_info info = WB_DEVICE_INFO_INIT;
     STEP(wb_device_open(test_device(), NULL, &world->device, &error));
     STEP(wb_device_describe(world->device, &info, &error));
+out:
+    return;
+}
+
+/* What a scenario that was abandoned gives back by calls that can fail, and must not. */
+static void give_stream_back(wb_device *device, void *stream)
+{
+    if (stream != NULL) CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
 static void allocates(struct world *world)
 {
     const wb_buffer_options usual = WB_BUFFER_OPTIONS_INIT;
     wb_buffer_options each[5] = {usual, usual, usual, usual, usual};
+    wb_buffer *buffer = NULL;
     each[1].pin = WB_OFF;
     each[2].write_combined = WB_ON;
     each[3].chunk_bytes = page_bytes();
     each[4].huge_pages = WB_HUGE_PAGES_TRY;
     for (int i = 0; i < 5; i++) {
-        wb_buffer *buffer = NULL;
         wb_buffer_usage usage = WB_BUFFER_USAGE_INIT;
         uint64_t bytes = i == 3 ? 3 * page_bytes() : 5000;
         if (each[i].write_combined == WB_ON && !on_cuda()) continue;
@@ -39,7 +47,10 @@ static void allocates(struct world *world)
         CHECK(usage.resident_bytes >= bytes);
         CHECK(holds_pattern(describe(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
+        buffer = NULL;
     }
+out:
+    wb_buffer_release(buffer);
 }
 
 static int called_back;
@@ -62,8 +73,9 @@ static void registers(struct world *world)
     hear(world, buffer);
     CHECK_SAME(called_back, 0);
     CHECK(holds_pattern(memory, 0, bytes));
+out:
     wb_buffer_release(buffer);
-    CHECK_SAME(called_back, 1);
+    CHECK_SAME(called_back, buffer != NULL);
     munmap(memory, bytes);
 }
 
@@ -71,16 +83,19 @@ static void maps_a_file(struct world *world)
 {
     const wb_file_mode modes[] = {WB_FILE_AUTO, WB_FILE_MAP, WB_FILE_READ};
     uint64_t bytes = 3 * page_bytes() + 100;
+    wb_buffer *buffer = NULL;
     REQUIRE(write_pattern(world->path, bytes));
     for (int i = 0; i < 3; i++) {
-        wb_buffer *buffer = NULL;
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         options.file_mode = modes[i];
         STEP(wb_buffer_map(world->device, world->path, 0, 0, &options, &buffer, &error));
         hear(world, buffer);
         CHECK(holds_pattern(describe(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
+        buffer = NULL;
     }
+out:
+    wb_buffer_release(buffer);
 }
 
 static void opens_a_model_file(struct world *world)
@@ -97,9 +112,10 @@ static void opens_a_model_file(struct world *world)
     STEP(wb_safetensors_open(world->device, world->path, NULL, &file, &error));
     STEP(wb_safetensors_buffer(file, &whole, &error));
     hear(world, whole);
-    wb_buffer_release(whole);
     STEP(wb_safetensors_load(file, 0, WB_ACCESS_HOST, 64, NULL, &view, &copied, &error));
     CHECK(holds_pattern(describe_view(view).data, 0, 16));
+out:
+    wb_buffer_release(whole);
     wb_view_release(view);
     wb_safetensors_release(file);
 }
@@ -119,10 +135,19 @@ static void views(struct world *world)
                            &copy, &error));
     CHECK(holds_pattern(describe_view(copy).data, 16, 80));
     wb_buffer_release(buffer);
+    buffer = NULL;
     STEP(wb_view_release_after(view, stream, &error));
+    view = NULL;
     STEP(wb_view_release_after(copy, stream, &error));
+    copy = NULL;
     STEP(wb_device_stream_synchronize(world->device, stream, &error));
     STEP(wb_device_stream_release(world->device, stream, &error));
+    stream = NULL;
+out:
+    wb_view_release(view);
+    wb_view_release(copy);
+    wb_buffer_release(buffer);
+    give_stream_back(world->device, stream);
 }
 
 static void delete_import(DLManagedTensor *tensor)
@@ -136,24 +161,31 @@ static void crosses_dlpack(struct world *world)
     int deleted = 0;
     float numbers[30];
     const wb_layout layout = layout_of(WB_DTYPE_F32, 1, shape, NULL, 0);
-    DLManagedTensor *out = NULL;
+    DLManagedTensor *tensor = NULL;
     DLManagedTensor in = {{numbers, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, shape, NULL, 0},
                           &deleted, delete_import};
     wb_buffer *buffer = NULL, *behind = NULL;
     wb_view *view = NULL, *imported = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
     STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
-    STEP(wb_view_to_dlpack(view, &out, &error));
+    STEP(wb_view_to_dlpack(view, &tensor, &error));
     wb_view_release(view);
     wb_buffer_release(buffer);
-    out->deleter(out);
+    view = NULL;
+    buffer = NULL;
+    tensor->deleter(tensor);
+    tensor = NULL;
     STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESS_HOST, NULL, &imported, &error));
     CHECK_SAME(deleted, 0);
     STEP(wb_view_buffer(imported, &behind, &error));
     hear(world, behind);
+out:
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+    if (tensor != NULL) tensor->deleter(tensor);
     wb_buffer_release(behind);
     wb_view_release(imported);
-    CHECK_SAME(deleted, 1);
+    CHECK_SAME(deleted, imported != NULL);
 }
 
 static void computes_in_order(struct world *world)
@@ -171,9 +203,18 @@ static void computes_in_order(struct world *world)
     STEP(wb_device_stream_synchronize(world->device, stream, &error));
     CHECK(holds_pattern(describe(to).data, 0, 300));
     STEP(wb_buffer_release_after(from, stream, &error));
+    from = NULL;
     wb_buffer_release(to);
+    to = NULL;
     STEP(wb_device_free(world->device, address, &error));
+    address = 0;
     STEP(wb_device_stream_release(world->device, stream, &error));
+    stream = NULL;
+out:
+    wb_buffer_release(from);
+    wb_buffer_release(to);
+    if (address != 0) CHECK_OK(wb_device_free(world->device, address, &error));
+    give_stream_back(world->device, stream);
 }
 
 /* Three steps of an offloader, each weight looked at, some of them replaced in between. */
@@ -211,7 +252,16 @@ static void offloads_by(struct world *world, wb_carrier carrier)
     wb_plan_release(o.plan);
     wb_offloader_release(o.offloader);
     wb_buffer_release(o.back);
+    o.plan = NULL;
+    o.offloader = NULL;
+    o.back = NULL;
     STEP(wb_device_stream_release(o.device, o.stream, &error));
+    o.stream = NULL;
+out:
+    wb_plan_release(o.plan);
+    wb_offloader_release(o.offloader);
+    wb_buffer_release(o.back);
+    give_stream_back(o.device, o.stream);
 }
 
 static void offloads_views(struct world *world)
@@ -254,6 +304,7 @@ static void quantizes(struct world *world)
     STEP(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back), &layout,
                                  &options, NULL, &error));
     CHECK(memcmp(back, numbers, sizeof back) == 0);
+out:
     wb_quantizer_release(quantizer);
 }
 

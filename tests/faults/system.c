@@ -25,6 +25,10 @@ static atomic_int counted, kth_fails;
 static int fails_with, hints_fail;
 static const char *_Atomic failed;
 static char failed_file[FILE_ROOM];
+static pthread_t failed_in;
+static atomic_int called_since, asked_again;
+
+static atomic_llong mapped_bytes, open_files;
 
 static int find_library(struct dl_phdr_info *info, size_t size, void *data)
 {
@@ -39,9 +43,30 @@ static int find_library(struct dl_phdr_info *info, size_t size, void *data)
     return 1;
 }
 
+/* Before the library's first call, as what it holds is counted from there. */
+__attribute__((constructor)) static void know_library(void)
+{
+    dl_iterate_phdr(find_library, NULL);
+}
+
+static int from_library(uintptr_t caller)
+{
+    return caller >= library_start && caller < library_end;
+}
+
+int system_can_fail(void)
+{
+    return 1;
+}
+
+struct system_held system_held(void)
+{
+    struct system_held held = {mapped_bytes, open_files};
+    return held;
+}
+
 void system_fail(int kth, int code, int hints)
 {
-    if (library_end == 0) dl_iterate_phdr(find_library, NULL);
     counted = 0;
     fails_with = code;
     hints_fail = hints;
@@ -56,6 +81,11 @@ const char *system_failed(void)
 const char *system_failed_file(void)
 {
     return failed_file;
+}
+
+int system_asked_again(void)
+{
+    return asked_again;
 }
 
 int system_is_hint(const char *path)
@@ -85,11 +115,15 @@ static void name_file(char file[FILE_ROOM], const char *path, int descriptor)
 static int fails(const char *name, const char *path, int descriptor, uintptr_t caller)
 {
     char file[FILE_ROOM];
-    if (kth_fails == 0 || caller < library_start || caller >= library_end) return 0;
+    if (kth_fails == 0 || !from_library(caller)) return 0;
+    if (failed != NULL && pthread_equal(failed_in, pthread_self()) && called_since++ == 0) {
+        asked_again = strcmp(name, failed) == 0;
+    }
     name_file(file, path, descriptor);
     if (!hints_fail && system_is_hint(file)) return 0;
     if (atomic_fetch_add(&counted, 1) + 1 != kth_fails) return 0;
     memcpy(failed_file, file, FILE_ROOM);
+    failed_in = pthread_self();
     failed = name;
     errno = fails_with;
     return 1;
@@ -98,6 +132,14 @@ static int fails(const char *name, const char *path, int descriptor, uintptr_t c
 /* The return address is the caller's only in the function that the library calls. */
 #define FAILS(name, path, descriptor)                                                \
     fails(name, path, descriptor, (uintptr_t)__builtin_return_address(0))
+
+#define FROM_LIBRARY() from_library((uintptr_t)__builtin_return_address(0))
+
+static long long whole_pages(size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (long long)((bytes + page - 1) / page * page);
+}
 
 /* The C library's function of the same name. */
 #define REAL(name)                                                                   \
@@ -111,7 +153,9 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int descripto
 {
     REAL(mmap)
     if (FAILS("mmap", NULL, descriptor)) return MAP_FAILED;
-    return real(address, bytes, protection, flags, descriptor, offset);
+    void *memory = real(address, bytes, protection, flags, descriptor, offset);
+    if (memory != MAP_FAILED && FROM_LIBRARY()) mapped_bytes += whole_pages(bytes);
+    return memory;
 }
 
 int mprotect(void *address, size_t bytes, int protection)
@@ -143,7 +187,9 @@ int munlock(const void *address, size_t bytes)
 int munmap(void *address, size_t bytes)
 {
     REAL(munmap)
-    return FAILS("munmap", NULL, -1) ? -1 : real(address, bytes);
+    int answer = FAILS("munmap", NULL, -1) ? -1 : real(address, bytes);
+    if (answer == 0 && FROM_LIBRARY()) mapped_bytes -= whole_pages(bytes);
+    return answer;
 }
 
 int mincore(void *address, size_t bytes, unsigned char *present)
@@ -159,7 +205,17 @@ int open64(const char *path, int flags, ...)
     va_start(rest, flags);
     mode_t mode = (flags & O_CREAT) != 0 ? va_arg(rest, mode_t) : 0;
     va_end(rest);
-    return FAILS("open", path, -1) ? -1 : real(path, flags, mode);
+    int descriptor = FAILS("open", path, -1) ? -1 : real(path, flags, mode);
+    if (descriptor >= 0 && FROM_LIBRARY()) open_files++;
+    return descriptor;
+}
+
+int close(int descriptor)
+{
+    REAL(close)
+    int answer = real(descriptor);
+    if (answer == 0 && FROM_LIBRARY()) open_files--;
+    return answer;
 }
 
 int statx(int folder, const char *path, int flags, unsigned mask, struct statx *facts)
@@ -183,7 +239,9 @@ ssize_t pread64(int descriptor, void *to, size_t bytes, off64_t offset)
 int memfd_create(const char *name, unsigned flags)
 {
     REAL(memfd_create)
-    return FAILS("memfd_create", NULL, -1) ? -1 : real(name, flags);
+    int descriptor = FAILS("memfd_create", NULL, -1) ? -1 : real(name, flags);
+    if (descriptor >= 0 && FROM_LIBRARY()) open_files++;
+    return descriptor;
 }
 
 int ftruncate64(int descriptor, off64_t bytes)

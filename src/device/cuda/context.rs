@@ -50,7 +50,16 @@ impl Context {
 
     /// Whether nothing can be done in it any more, in this process or any.
     pub fn is_gone(&self) -> bool {
-        self.enter().is_err_and(|error| code::is_gone(error.code))
+        let answer = self.enter().and_then(|entered| match entered.outside {
+            Some(_) => Ok(()),
+            // Inside of another guard nothing was asked of the driver yet.
+            None => {
+                let mut device = 0;
+                // SAFETY: the pointer is to a live CUdevice.
+                unsafe { entered.driver.context_device(&mut device) }
+            }
+        });
+        answer.is_err_and(|error| code::is_gone(error.code))
     }
 
     /// Makes the context current for as long as the guard lives, then restores what was. Inside of

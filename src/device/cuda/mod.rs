@@ -165,7 +165,15 @@ fn probe_read_only(entered: &Entered<'_>) -> Result<bool> {
         return Ok(false);
     }
     // SAFETY: registered above.
-    unsafe { entered.driver.host_unregister(page) }?;
+    match unsafe { entered.driver.host_unregister(page) } {
+        Err(error) if code::is_gone(error.code) => return Err(error),
+        // A page that the driver still holds must not go to somebody else.
+        Err(error) => {
+            log::record(&error);
+            std::mem::forget(mapping);
+        }
+        Ok(()) => {}
+    }
     Ok(true)
 }
 

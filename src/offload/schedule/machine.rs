@@ -398,7 +398,8 @@ impl Machine {
         if let Err(error) = queued {
             // What may be under way has no mark that others could wait for.
             if capture.is_none() {
-                log::settle_wait(|| device.backend().synchronize(copies));
+                let backend = device.backend();
+                log::settle_wait(|| backend.synchronize(copies), || backend.is_gone());
             }
             return Err(error);
         }
