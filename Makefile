@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan tsan valgrind models \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick tsan valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## this list
@@ -53,7 +53,7 @@ kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
 demo: build $(VENV)/demo ## a real sentence encoder with its weights held by weighbridge; DEVICE=host|cuda:0
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
-test: lint test-rust fuzz-replay test-c test-python ## every suite that needs no GPU
+test: lint test-rust fuzz-replay test-c test-python models asan-quick ## every suite that needs no GPU
 
 lint: $(VENV)/test
 	cargo fmt --check
@@ -123,6 +123,9 @@ faults: programs ## every call of the driver and of the system fails once, with 
 # The checkers: each proves first, on defects that are there on purpose, that it is on.
 asan: $(VENV)/test ## C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan, library included; minutes
 	$(BIN)/python tests/checkers/run.py address
+
+asan-quick: $(VENV)/test ## the C suite alone under them; a minute or two
+	$(BIN)/python tests/checkers/run.py address --quick
 
 tsan: $(VENV)/test ## the suites with threads under ThreadSanitizer, library included; minutes
 	$(BIN)/python tests/checkers/run.py thread

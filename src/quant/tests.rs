@@ -9,6 +9,7 @@ use crate::device::{Device, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages;
 use crate::status::{WB_ERR_NOT_FINITE, WB_ERR_STAGING};
+use crate::sync::Arc;
 use crate::tensor::dtype::WB_DTYPE_F32;
 use crate::tensor::{Dtype, Layout};
 
@@ -17,7 +18,7 @@ fn layout(shape: &[i64], strides: Option<&[i64]>) -> Layout {
 }
 
 /// Memory of the host with these bytes.
-fn holding(device: &std::sync::Arc<Device>, bytes: &[u8]) -> std::sync::Arc<Buffer> {
+fn holding(device: &Arc<Device>, bytes: &[u8]) -> Arc<Buffer> {
     let buffer = Buffer::alloc(device, bytes.len(), &BufferOptions::default(), &mut None).unwrap();
     pages::write(buffer.data(), bytes);
     buffer

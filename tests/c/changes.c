@@ -327,6 +327,24 @@ static void numbers_that_are_refused_change_nothing(wb_device *device)
     end(&o);
 }
 
+static void what_cannot_be_told_is_not_done(wb_device *device)
+{
+    struct offload o;
+    const int64_t sizes[] = {1024, 1024};
+    wb_reconciled reconciled = WB_RECONCILED_INIT;
+    model_init(&model);
+    REQUIRE(begin_of(&o, device, sizes, 2, 1, options_of(WB_CARRIER_PREFETCH)));
+    reconciled.struct_size += 8;
+    CHECK_ERROR(WB_ERR_STRUCT_SIZE,
+                wb_offloader_reconcile(o.offloader, model.parameters, 1, o.stream, &reconciled,
+                                       &error),
+                "wb_reconciled");
+    CHECK_ERROR(WB_ERR_NULL, wb_offloader_reconcile(o.offloader, model.parameters, 1, o.stream, NULL,
+                                                    &error), "");
+    CHECK(device_holds(&o, model.names[1], 1, model.bytes[1], 1024)); /* not removed */
+    end(&o);
+}
+
 CHECK_MAIN(CASE(a_weight_of_no_bytes_stands_in_nobodys_way),
            CASE(what_was_tied_has_the_room_to_itself),
            CASE_ON(DOUBLE_ONLY, a_replacement_without_memory_is_made_again_where_it_belongs),
@@ -336,5 +354,6 @@ CHECK_MAIN(CASE(a_weight_of_no_bytes_stands_in_nobodys_way),
            CASE_ON(DOUBLE_ONLY, what_cannot_be_added_is_not_there),
            CASE_ON(DOUBLE_ONLY, what_is_written_again_has_its_slots_again),
            CASE(a_view_is_not_added_where_there_are_none),
+           CASE(what_cannot_be_told_is_not_done),
            CASE(numbers_that_are_refused_change_nothing),
            CASE_ON(DOUBLE_ONLY, a_reset_that_fails_is_made_again))

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use crate::capi::arguments::{Sized32, check_output, text, write_struct};
+use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_struct};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
 use crate::capi::offloader::{source_of, wb_offloader};
@@ -269,7 +269,10 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
         // SAFETY: the caller's promise.
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         // SAFETY: the caller's promise.
-        let parameters = unsafe { parameters_from(parameters, count) }?;
+        let parameters = unsafe {
+            check_struct(reconciled)?;
+            parameters_from(parameters, count)
+        }?;
         let mut now = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             // SAFETY: the caller's promise.
