@@ -20,6 +20,7 @@ def codes_of(device: Device, numbers: torch.Tensor, dtype: str, scheme: Scheme) 
     count = numbers.numel()
     codes = torch.empty(count, dtype=torch.uint8, device=numbers.device)
     one = torch.ones(1, dtype=torch.float32, device=numbers.device)
+    torch.cuda.synchronize()  # what is queued elsewhere is not waited for
     with Quantizer(device) as quantizer:
         quantizer.quantize(
             numbers.data_ptr(),
