@@ -16,6 +16,7 @@ pub mod plan;
 mod planner;
 pub mod quantize;
 pub mod reason;
+mod reconcile;
 mod replace;
 pub mod report;
 mod room;
