@@ -1,4 +1,5 @@
 /* Offloaders: what is acquired is there, in and out of captures; what is replaced stays placed. */
+#include "captures.h"
 #include "check.h"
 #include "gate.h"
 #include "model.h"
@@ -197,30 +198,6 @@ static void views_hold_the_memory_and_not_the_offloader(wb_device *device)
     CHECK_SAME(measure(device).device_bytes, 0);
 }
 
-/* The driver's captures, with its context current in this thread. */
-struct captures {
-    int (*begin)(void *, int), (*end)(void *, void **), (*destroy)(void *);
-    int (*set_current)(void *), (*release)(int);
-};
-
-static int captures_begin(struct captures *captures)
-{
-    int (*retain)(void **, int) = NULL;
-    void *context = NULL;
-    return CHECK(driver_function("cuDevicePrimaryCtxRetain", &retain) &&
-                 driver_function("cuDevicePrimaryCtxRelease_v2", &captures->release) &&
-                 driver_function("cuCtxSetCurrent", &captures->set_current) &&
-                 driver_function("cuStreamBeginCapture_v2", &captures->begin) &&
-                 driver_function("cuStreamEndCapture", &captures->end) &&
-                 driver_function("cuGraphDestroy", &captures->destroy)) &&
-           CHECK(retain(&context, 0) == 0 && captures->set_current(context) == 0);
-}
-
-static void captures_end(const struct captures *captures)
-{
-    CHECK(captures->set_current(NULL) == 0 && captures->release(0) == 0);
-}
-
 static void a_step_can_be_captured(wb_device *device)
 {
     struct offload o;
@@ -246,40 +223,6 @@ static void a_step_can_be_captured(wb_device *device)
     captures_end(&captures);
 }
 
-/* Whoever uses a slot is waited for by what runs, whatever a capture that never runs has waited for. */
-static void a_capture_that_never_runs_waits_for_nobody(wb_device *device)
-{
-    struct offload o;
-    struct captures captures;
-    struct gate gate = GATE_INIT;
-    void *graph = NULL, *other = NULL;
-    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_CARRIER_ON_DEMAND));
-    REQUIRE_OK(wb_device_stream_new(device, &other, &error));
-    unsigned char *back = (unsigned char *)describe(o.back).data;
-    const uint64_t slot = where(&o, 0).device_address;
-    CHECK_SAME(where(&o, EACH).device_address, slot); /* the groups take turns in it */
-    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
-    CHECK_OK(wb_device_stream_call(device, o.stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)back, slot, BYTES, o.stream, &error));
-    CHECK_OK(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
-    gate_await(&gate);
-    CHECK(captures.begin(other, 0) == 0);
-    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, other, &error));
-    CHECK_OK(wb_offloader_release_group(o.offloader, 0, other, &error));
-    CHECK_OK(wb_offloader_join(o.offloader, other, &error));
-    CHECK(captures.end(other, &graph) == 0 && captures.destroy(graph) == 0);
-    CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, other, &error));
-    sleep_ms(100);
-    gate_open(&gate);
-    CHECK_OK(wb_device_stream_synchronize(device, o.stream, &error));
-    CHECK(holds_parameter(back, 0, 0));
-    CHECK_OK(wb_offloader_release_group(o.offloader, 1, other, &error));
-    CHECK_OK(wb_device_stream_synchronize(device, other, &error));
-    CHECK_OK(wb_device_stream_release(device, other, &error));
-    end(&o);
-    captures_end(&captures);
-}
-
 CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(steps_in_order_are_never_late_and_move_each_group_once),
            CASE(replaced_parameters_stay_where_the_plan_keeps_them),
@@ -288,5 +231,4 @@ CHECK_MAIN(CASE(what_is_acquired_is_there_in_any_order),
            CASE(a_resident_weight_is_replaced_behind_its_uses),
            CASE_ON(DOUBLE_ONLY, streams_that_come_and_go_leave_nothing_behind),
            CASE(views_hold_the_memory_and_not_the_offloader),
-           CASE_ON(CUDA_ONLY, a_step_can_be_captured),
-           CASE_ON(CUDA_ONLY, a_capture_that_never_runs_waits_for_nobody))
+           CASE_ON(CUDA_ONLY, a_step_can_be_captured))

@@ -1,6 +1,7 @@
 /* Streams: order, and memory that goes back when what was queued has run, not before. */
+#include "captures.h"
 #include "gate.h"
-#include "memory.h"
+#include "model.h"
 
 static void *new_stream(wb_device *device)
 {
@@ -277,6 +278,40 @@ static void many_releases_drain_to_nothing(wb_device *device)
     CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
+/* Whoever uses a slot is waited for by what runs, whatever a capture that never runs has waited for. */
+static void a_capture_that_never_runs_waits_for_nobody(wb_device *device)
+{
+    struct offload o;
+    struct captures captures;
+    struct gate gate = GATE_INIT;
+    void *graph = NULL, *other = NULL;
+    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_CARRIER_ON_DEMAND));
+    REQUIRE_OK(wb_device_stream_new(device, &other, &error));
+    unsigned char *back = (unsigned char *)describe(o.back).data;
+    const uint64_t slot = where(&o, 0).device_address;
+    CHECK_SAME(where(&o, EACH).device_address, slot); /* the groups take turns in it */
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
+    CHECK_OK(wb_device_stream_call(device, o.stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)back, slot, BYTES, o.stream, &error));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
+    gate_await(&gate);
+    CHECK(captures.begin(other, 0) == 0);
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, other, &error));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 0, other, &error));
+    CHECK_OK(wb_offloader_join(o.offloader, other, &error));
+    CHECK(captures.end(other, &graph) == 0 && captures.destroy(graph) == 0);
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, other, &error));
+    sleep_ms(100);
+    gate_open(&gate);
+    CHECK_OK(wb_device_stream_synchronize(device, o.stream, &error));
+    CHECK(holds_parameter(back, 0, 0));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 1, other, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, other, &error));
+    CHECK_OK(wb_device_stream_release(device, other, &error));
+    end(&o);
+    captures_end(&captures);
+}
+
 CHECK_MAIN(CASE(memory_stays_until_the_stream_has_passed_and_then_goes),
            CASE(a_copy_in_flight_reads_its_source_to_the_end),
            CASE(the_deleter_of_registered_memory_waits_for_the_stream),
@@ -287,4 +322,5 @@ CHECK_MAIN(CASE(memory_stays_until_the_stream_has_passed_and_then_goes),
            CASE(device_memory_stays_until_a_released_stream_has_passed),
            CASE(the_default_stream_is_a_stream),
            CASE_ON(HOST_ONLY, a_stream_that_is_none_is_refused_and_the_reference_stays),
-           CASE(many_releases_drain_to_nothing))
+           CASE(many_releases_drain_to_nothing),
+           CASE_ON(CUDA_ONLY, a_capture_that_never_runs_waits_for_nobody))
