@@ -60,7 +60,8 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """The commit that was measured: WEIGHBRIDGE_COMMIT where that is set, else git's."""
     given = os.environ.get("WEIGHBRIDGE_COMMIT", "")
-    return given or _command_output("git", "rev-parse", "--short=12", "HEAD") or "unknown"
+    described = ("git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
+    return given or _command_output(*described) or "unknown"
 
 
 @dataclass

@@ -85,9 +85,9 @@ def run(what: str, target: str, limit: int) -> dict[str, Any]:
     }
 
 
-def save(done: list[dict[str, Any]], gpu: bool) -> Path:
+def save(done: list[dict[str, Any]], gpu: bool, commit: str) -> Path:
     """Writes the report. What an earlier run of the same commit found elsewhere in it stays."""
-    machine, commit = report.machine(), report.commit()
+    machine = report.machine()
     name = f"{machine['device'].split()[-1].lower()}-reliability" if gpu else "reliability"
     path = ROOT / "tests" / "reports" / f"{name}.json"
     found = {entry["command"]: entry for entry in done}
@@ -116,10 +116,12 @@ def main() -> int:
     checks = [
         check for check in (GPU if given.gpu else HERE) if not given.only or check[1] in given.only
     ]
+    # Before anything is written, which would be a change that is not committed.
+    commit = report.commit()
     done = []
     for check in checks:
         done.append(run(*check))
-        path = save(done, given.gpu)
+        path = save(done, given.gpu, commit)
     failed = [entry for entry in done if not entry["result"].startswith("passed")]
     print(f"{len(done) - len(failed)} passed, {len(failed)} failed")
     if done:

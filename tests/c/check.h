@@ -230,7 +230,7 @@ static inline int check_one(const struct check_case *each)
     pid_t child = fork();
     if (child == 0) {
         each->run(NULL);
-        if (check_reason != NULL) printf("  not run: %s\n", check_reason);
+        if (check_reason != NULL) printf("--   %s: not run: %s\n", each->name, check_reason);
         fflush(NULL);
         _exit(check_failures > 0 ? 1 : check_reason != NULL ? 77 : 0);
     }
@@ -267,8 +267,8 @@ static inline int check_run(const struct check_case *cases, size_t count)
             printf("ok   %s\n", cases[i].name);
         } else {
             not_run++;
-            why = why != NULL ? why : check_reason;
-            printf("--   %s: not run: %s\n", cases[i].name, why ? why : "see above");
+            why = why != NULL ? why : check_reason; /* NULL: its own process has said it */
+            if (why != NULL) printf("--   %s: not run: %s\n", cases[i].name, why);
         }
     }
     printf("%s: %d passed, %d failed", test_device(), passed, failed);

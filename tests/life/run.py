@@ -23,7 +23,7 @@ def main(build: str) -> int:
         text=True,
     )
     cases, limits, failed, not_run = 0, {}, 0, []
-    name = why = ""
+    name = ""
     for line in ran.stdout.splitlines():
         if begun := re.match(r"^\s+Start\s+\d+: (\S+)$", line):
             name = begun[1]
@@ -34,12 +34,9 @@ def main(build: str) -> int:
             failed += int(closing[2])
         elif name.rpartition(".")[0] in LIMITS and (met := re.match(r"^(ok  |FAIL) (\w+)$", said)):
             limits.setdefault(met[2], []).append(met[1] == "ok  ")
-        elif child := re.match(r"^  not run: (.*)$", said):
-            why = child[1]
         elif reason := re.match(r"^--   (\w+): not run: (.*)$", said):
             if not reason[2].startswith("it is for"):
-                found = why if reason[2] == "see above" else reason[2]
-                not_run.append(f"{name} {reason[1]}: {found}")
+                not_run.append(f"{name} {reason[1]}: {reason[2]}")
     print(*not_run, sep="\n")
     figures = {
         "process_life_cases": cases,
