@@ -1,7 +1,7 @@
 /* What SECURITY.md promises of files, of memory and of the environment. */
 #include <sys/auxv.h>
 
-#include "memory.h"
+#include "model.h"
 
 /* The flags of this process's descriptor of a file, as the kernel has them; 0 where it has none. */
 static unsigned long flags_of(const char *path)
@@ -25,17 +25,25 @@ static unsigned long flags_of(const char *path)
     return 0;
 }
 
-/* How many mappings of this process others may see, and may be written. */
-static int shared_and_writable(void)
+/* How many mappings of this process are shared with who maps the same, and may be written if asked. */
+static int shared_mappings(int writable)
 {
     char line[600], flags[8];
     int found = 0;
     FILE *maps = fopen("/proc/self/maps", "r");
     if (maps == NULL) return -1;
     while (fgets(line, sizeof line, maps) != NULL) {
-        if (sscanf(line, "%*s %7s", flags) == 1) found += flags[1] == 'w' && flags[3] == 's';
+        if (sscanf(line, "%*s %7s", flags) == 1) found += flags[3] == 's' && (!writable || flags[1] == 'w');
     }
     fclose(maps);
+    return found;
+}
+
+/* Files, sockets and whatever else this process has open. */
+static int descriptors(void)
+{
+    int found = 0;
+    for (int descriptor = 0; descriptor < 1024; descriptor++) found += fcntl(descriptor, F_GETFD) >= 0;
     return found;
 }
 
@@ -54,7 +62,7 @@ static void files_are_opened_for_reading_and_not_inherited(wb_device *device)
         const unsigned long flags = flags_of(path);
         CHECK(flags != 0 && (flags & O_ACCMODE) == O_RDONLY && (flags & O_CLOEXEC) != 0);
         CHECK_SAME(describe(buffer).read_only, 1);
-        CHECK_SAME(shared_and_writable(), 0);
+        CHECK_SAME(shared_mappings(1), 0);
         wb_buffer_release(buffer);
         CHECK_SAME(flags_of(path), 0);
     }
@@ -80,6 +88,9 @@ static void a_terminal_does_not_become_the_process_s_own(wb_device *device)
 
 static void memory_is_the_process_s_own(wb_device *device)
 {
+    struct offload o;
+    const int before = descriptors();
+    REQUIRE(begin(&o, device, WB_CARRIER_AUTO));
     for (int pin = WB_AUTO; pin <= WB_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
@@ -87,10 +98,12 @@ static void memory_is_the_process_s_own(wb_device *device)
         options.pin = pin;
         if (!CHECK_OK(wb_buffer_alloc(device, 3 << 20, &options, &buffer, &error))) continue;
         CHECK_OK(wb_device_alloc(device, 5000, &address, &error));
-        CHECK_SAME(shared_and_writable(), 0);
+        CHECK_SAME(shared_mappings(0), 0);
+        CHECK_SAME(descriptors(), before);
         CHECK_OK(wb_device_free(device, address, &error));
         wb_buffer_release(buffer);
     }
+    end(&o);
 }
 
 /* In a set-user-ID program: the environment is whoever's who started it. "perhaps" would be an
