@@ -184,8 +184,7 @@ impl Driver<'_> {
         });
         if self.changed(told) {
             let mut weights = self.engine.weights.borrow_mut();
-            let resident = self.describe(&name).carrier == WB_CARRIER_NONE;
-            if bytes.len() == before && !resident {
+            if bytes.len() == before {
                 weights.iter_mut().filter(|one| one.tie == tie).for_each(|one| {
                     one.bytes.clone_from(&bytes);
                 });
