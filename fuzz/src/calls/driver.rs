@@ -9,7 +9,7 @@ use weighbridge::capi::view::{wb_layout, wb_view};
 use weighbridge::status::*;
 use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
-use super::engine::{Engine, GROUPS, parameter};
+use super::engine::{Engine, GROUPS, Weight, parameter};
 use super::held::{Content, Held, read};
 use super::world::World;
 use crate::c;
@@ -183,16 +183,22 @@ impl Driver<'_> {
             wb_offloader_replace(self.raw, name, source, layout, self.stream, error)
         });
         if self.changed(told) {
+            // What is tied follows when the bytes are as many; resident in memory of the engine's own,
+            // each has the address that was given for it.
+            let now = self.describe(&name);
             let mut weights = self.engine.weights.borrow_mut();
-            if bytes.len() == before {
-                weights.iter_mut().filter(|one| one.tie == tie).for_each(|one| {
-                    one.bytes.clone_from(&bytes);
-                });
-            } else {
-                // Nobody else has this number.
-                weights[at].tie = self.engine.made.replace_with(|made| *made + 1) + 1000;
-                weights[at].bytes = bytes;
-            }
+            let follows = |one: &Weight| {
+                one.name == name
+                    || (bytes.len() == before
+                        && (now.carrier != WB_CARRIER_NONE
+                            || self.describe(&one.name).device_address == now.device_address))
+            };
+            // Those have a number that nobody else has.
+            let made = self.engine.made.replace_with(|made| *made + 1) + 1000;
+            weights.iter_mut().filter(|one| one.tie == tie && follows(one)).for_each(|one| {
+                one.tie = made;
+                one.bytes.clone_from(&bytes);
+            });
         }
         self.check();
         Ok(())
