@@ -77,6 +77,7 @@ impl Offloader {
                 if let Err(error) = made {
                     state.leave_block(at);
                     state.kept.pop();
+                    state.drop_empty_units();
                     return Err(error);
                 }
                 state.names.insert(parameter.name.clone(), at);
@@ -131,13 +132,15 @@ impl Offloader {
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
         let carriers: Vec<Carrier> = beside.map(|unit| unit.carrier).collect();
         let wished = parameter.carrier.filter(|carrier| *carrier != Carrier::Auto);
-        if wished == Some(Carrier::View) && state.arena.device_address().is_none() {
+        // Where nothing of the group is offloaded it stays on the device, whatever the wish.
+        let in_place = wished == Some(Carrier::View) && !carriers.is_empty();
+        if in_place && state.arena.device_address().is_none() {
+            let policy = self.device().policy();
+            let why = if policy.views { state.arena.note() } else { &policy.views_reason };
             fail!(
                 WB_ERR_NOT_MAPPED,
-                "asked to add parameter {:?} to be read in place; views are off: \
-                 {}",
-                parameter.name,
-                self.device().policy().views_reason
+                "asked to add parameter {:?} to be read in place; there are no views here: {why}",
+                parameter.name
             );
         }
         let ahead = carriers.contains(&Carrier::Prefetch).then_some(Carrier::Prefetch);

@@ -12,10 +12,11 @@ use super::schedule::Change;
 use super::state::{Place, State};
 use crate::device::kernel::Wide;
 use crate::device::policy::Choice;
-use crate::device::{DeviceMemory, OwnedStream, Stream};
+use crate::device::{DeviceMemory, Stream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages::Span;
+use crate::memory::pages::{self, Span};
+use crate::quant::quantizer;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::sync::Arc;
 use crate::tensor::Layout;
@@ -76,8 +77,8 @@ impl Offloader {
         // What is refused is known when it is written.
         let saved = if rule.refuse_odd { self.save(state, &both)? } else { Vec::new() };
         let filled = rule.fill(&quantizer, state, at, layout, source, &mut None);
-        if filled.is_err() && !saved.is_empty() {
-            self.copy_all(saved.iter().map(|(to, copy)| (*to, copy.data())))?;
+        if filled.is_err() {
+            self.restore(&saved)?;
         }
         for one in both {
             if let Place::Block(block, _) = state.kept[one].place {
@@ -88,22 +89,28 @@ impl Offloader {
     }
 
     /// Copies of parameters' bytes, and where they are from.
-    fn save(&self, state: &State, some: &[usize]) -> Result<Vec<(Span, Arc<Buffer>)>> {
-        let mut saved = Vec::new();
-        for place in some.iter().filter_map(|at| state.place_of(*at)) {
-            let options = BufferOptions { pin: Choice::Off, ..BufferOptions::default() };
+    fn save(&self, state: &State, some: &[usize]) -> Result<Vec<(quantizer::Place, Arc<Buffer>)>> {
+        let options = BufferOptions { pin: Choice::Off, ..BufferOptions::default() };
+        let save = |place: quantizer::Place| {
             let bytes = place.span.bytes();
-            saved.push((place.span, Buffer::alloc(self.device(), bytes, &options, &mut None)?));
-        }
-        self.copy_all(saved.iter().map(|(from, copy)| (copy.data(), *from)))?;
-        Ok(saved)
+            let copy = Buffer::alloc(self.device(), bytes, &options, &mut None)?;
+            let job = Job { to: copy.data(), from: place.span, from_device: place.on_device };
+            fill::into_host(self.device(), &copy, &[job], 0, &mut None)?;
+            Ok((place, copy))
+        };
+        some.iter().filter_map(|at| state.place_of(*at)).map(save).collect()
     }
 
-    /// Copies to the first of each from the second, and waits.
-    fn copy_all(&self, mut all: impl Iterator<Item = (Span, Span)>) -> Result<()> {
-        let stream = OwnedStream::new(self.device())?;
-        all.try_for_each(|(to, from)| self.device().copy(to, from, stream.get()))?;
-        self.device().backend().synchronize(stream.get())
+    /// Puts the copies back where they are from.
+    fn restore(&self, saved: &[(quantizer::Place, Arc<Buffer>)]) -> Result<()> {
+        for (place, copy) in saved {
+            let job = Job { to: place.span, from: copy.data(), from_device: false };
+            match place.on_device {
+                true => fill::into_device(self.device(), &[job], &mut None)?,
+                false => pages::copy(job.to, job.from),
+            }
+        }
+        Ok(())
     }
 
     fn replace_block(

@@ -27,7 +27,8 @@ static struct observed observe(const wb_device *device)
 }
 
 /* Less is right: what is kept for the next time may have been let go. Events, which are made when they
- * are first used and kept, are looked at when the scenario has ended. A driver that has `ended` takes nothing back. */
+ * are first used and kept, are looked at when the scenario has ended. A driver that has `ended` takes
+ * nothing back. */
 static int no_more(const struct observed *now, const struct observed *before, int ended)
 {
     for (int kind = 0; kind < LIVE_KINDS && !ended; kind++) {
