@@ -4,9 +4,7 @@
 //! knows.
 
 #[cfg(not(weighbridge_pthread))]
-pub use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(weighbridge_pthread))]
 pub use std::thread;
 

@@ -155,6 +155,15 @@ pub(super) struct Parts {
     pub note: String,
 }
 
+const UNSEEN: &str =
+    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer)";
+
+/// Both notes, of which one may be empty.
+fn noted(one: String, other: String) -> String {
+    let filled = [one, other].into_iter().filter(|note| !note.is_empty());
+    filled.collect::<Vec<_>>().join("; ")
+}
+
 /// A range of host memory.
 pub struct Buffer {
     device: Arc<Device>,
@@ -182,7 +191,7 @@ pub struct Measured {
 
 impl Buffer {
     pub(super) fn assemble(device: &Arc<Device>, parts: Parts) -> Arc<Self> {
-        let Parts { data, memory, pins, driver_pinned, mapped, origin, read_only, file, note } =
+        let Parts { data, memory, pins, driver_pinned, mapped, origin, read_only, file, mut note } =
             parts;
         let by_driver = driver_pinned.and_then(|pinned| pinned.device_address);
         let by_pins = pins.as_ref().and_then(|pins| pins.device_address(data));
@@ -190,6 +199,10 @@ impl Buffer {
         let pinned =
             driver_pinned.map_or(0, |pinned| pinned.bytes) + pins.as_ref().map_or(0, Pins::bytes);
         let views = device.policy().views_of(pinned > 0);
+        let device_address = if views { by_driver.or(by_pins).or(plain) } else { None };
+        if views && pinned > 0 && device_address.is_none() {
+            note = noted(note, UNSEEN.into());
+        }
         let usage = device.usage();
         usage.buffers.fetch_add(1, Ordering::AcqRel);
         usage.asked.fetch_add(data.bytes() as u64, Ordering::AcqRel);
@@ -198,7 +211,7 @@ impl Buffer {
         Arc::new(Self {
             device: device.clone(),
             data,
-            device_address: if views { by_driver.or(by_pins).or(plain) } else { None },
+            device_address,
             pins,
             memory,
             file,
@@ -215,7 +228,7 @@ impl Buffer {
         let mut buffer = self;
         let own = Arc::get_mut(&mut buffer).expect("nobody else holds a buffer that is being made");
         own.origin = Origin::FileRead;
-        own.note = if own.note.is_empty() { reason } else { format!("{reason}; {}", own.note) };
+        own.note = noted(reason, std::mem::take(&mut own.note));
         buffer
     }
 

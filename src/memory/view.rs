@@ -166,13 +166,10 @@ fn check_range(layout: &Layout, offset: u64, have: u64) -> Result<()> {
 
 fn not_mapped(buffer: &Buffer) -> String {
     let policy = buffer.device().policy();
-    let pinned = buffer.pinned_bytes() > 0;
-    let why = if !policy.views_of(pinned) {
-        format!("views are off: {}", policy.views_reason)
-    } else if !pinned {
-        format!("the buffer is not pinned: {}", buffer.note())
+    let why = if policy.views_of(buffer.pinned_bytes() > 0) {
+        format!("its buffer: {}", buffer.note())
     } else {
-        "the driver gives no one address for the buffer".into()
+        format!("views are off: {}", policy.views_reason)
     };
     format!(
         "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESS_HOST"

@@ -107,7 +107,7 @@ static void without_device_pointers_there_are_no_device_views(wb_device *device)
     CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(100));
     CHECK_SAME(describe(buffer).device_address, 0);
     CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
-                "cannot see|driver|WB_ACCESS_HOST");
+                "cannot see|cuMemHostGetDevicePointer|WB_ACCESS_HOST");
     CHECK(view == NULL);
     CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
     CHECK(describe_view(view).data == describe(buffer).data);

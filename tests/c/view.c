@@ -217,7 +217,7 @@ static void what_is_not_mapped_is_no_device_view(wb_device *device)
     if (describe_device(device).pageable_access) NOT_RUN("the device reads any memory");
     REQUIRE_OK(wb_buffer_alloc(device, 10, &options, &buffer, &error));
     CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
-                "not pinned|WB_ACCESS_HOST");
+                "pageable|WB_ACCESS_HOST");
     CHECK(view == NULL);
     CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
     CHECK_SAME(describe_view(view).device_address, 0);

@@ -7,7 +7,6 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LockResult, TryLockError, TryLockResult};
 use std::time::Duration;
 
@@ -212,38 +211,5 @@ impl<T> Drop for RwLockReadGuard<'_, T> {
 impl<T> Drop for RwLockWriteGuard<'_, T> {
     fn drop(&mut self) {
         unsafe { libc::pthread_rwlock_unlock(self.0.raw.0.get()) };
-    }
-}
-
-/// As `std::sync::OnceLock`: only its making takes a lock, which would order all who use it.
-pub struct OnceLock<T> {
-    made: AtomicBool,
-    lock: Mutex<()>,
-    value: UnsafeCell<Option<T>>,
-}
-
-unsafe impl<T: Send> Send for OnceLock<T> {}
-unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
-
-impl<T> OnceLock<T> {
-    pub const fn new() -> Self {
-        Self { made: AtomicBool::new(false), lock: Mutex::new(()), value: UnsafeCell::new(None) }
-    }
-
-    pub fn get(&self) -> Option<&T> {
-        let made = self.made.load(Ordering::Acquire);
-        made.then(|| unsafe { (*self.value.get()).as_ref() }).flatten()
-    }
-
-    pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
-        if let Some(value) = self.get() {
-            return value;
-        }
-        let _locked = self.lock.lock();
-        if self.get().is_none() {
-            unsafe { *self.value.get() = Some(make()) };
-            self.made.store(true, Ordering::Release);
-        }
-        self.get().expect("made by now")
     }
 }

@@ -148,7 +148,7 @@ static void failed_well(struct world *world, const char *call, wb_status status,
     if (CHECK(fault_fired(fault) != NULL) && CHECK(world->failed == 1)) {
         if (is_unseen(fault, status)) {
             world->unseen = 1;
-            CHECK(strstr(error.message, "cannot see this memory") != NULL);
+            CHECK(names_the_call(fault));
         } else {
             check_error(fault, status);
         }

@@ -4,9 +4,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use once_cell::race::OnceBox;
+
 use crate::device::kernel::{Blocks, Kernel};
 use crate::memory::pages::{self, Span};
-use crate::sync::{OnceLock, thread};
+use crate::sync::thread;
 
 /// Elements that are worth a thread.
 const WORTH_A_THREAD: u64 = 1 << 20;
@@ -91,25 +93,23 @@ macro_rules! table {
 
 /// The copies that this processor can run, the plain one first.
 fn tables() -> &'static [Table] {
-    static TABLES: OnceLock<Vec<Table>> = OnceLock::new();
-    if let Some(tables) = TABLES.get() {
-        return tables;
-    }
-    let mut tables = vec![table!("_plain")];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") {
-            tables.push(table!("_avx2"));
+    static TABLES: OnceBox<Vec<Table>> = OnceBox::new();
+    TABLES.get_or_init(|| {
+        let mut tables = Box::new(vec![table!("_plain")]);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                tables.push(table!("_avx2"));
+            }
+            let wide = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            if wide {
+                tables.push(table!("_avx512"));
+            }
         }
-        let wide = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
-        if wide {
-            tables.push(table!("_avx512"));
-        }
-    }
-    // Made before: a child that is forked in here would wait for ever for whoever was making them.
-    TABLES.get_or_init(|| tables)
+        tables
+    })
 }
 
 /// Runs a kernel, with the widest instructions that there are.

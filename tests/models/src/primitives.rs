@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use loom::sync::Arc;
 // What no model is about.
-pub use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Waits that are longer than any that the library uses to look again.
 const LONG: Duration = Duration::from_secs(1);
