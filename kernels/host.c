@@ -9,6 +9,10 @@
 #define WB_JOIN(name, suffix) WB_JOIN2(name, suffix)
 #define KERNEL(name) WB_JOIN(wb_##name, WB_KERNEL)
 
+/* Numbers of host memory may lie at any address, as those of a mapped file do. */
+typedef float anywhere_f32 __attribute__((aligned(1)));
+typedef uint16_t anywhere_u16 __attribute__((aligned(1)));
+
 static inline uint64_t least(uint64_t one, uint64_t other)
 {
     return one < other ? one : other;
@@ -92,9 +96,9 @@ static inline float to_f32(float number)
         }                                                                                         \
     }
 
-LARGEST(f32, float, from_f32)
-LARGEST(f16, uint16_t, wb_from_f16)
-LARGEST(bf16, uint16_t, wb_from_bf16)
+LARGEST(f32, anywhere_f32, from_f32)
+LARGEST(f16, anywhere_u16, wb_from_f16)
+LARGEST(bf16, anywhere_u16, wb_from_bf16)
 
 #define QUANTIZE(name, type, from, format)                                                        \
     void KERNEL(quantize_##name##_##format)(const type *source, const wb_blocks *b,               \
@@ -126,12 +130,12 @@ LARGEST(bf16, uint16_t, wb_from_bf16)
         }                                                                                         \
     }
 
-QUANTIZE(f32, float, from_f32, e4m3)
-QUANTIZE(f16, uint16_t, wb_from_f16, e4m3)
-QUANTIZE(bf16, uint16_t, wb_from_bf16, e4m3)
-QUANTIZE(f32, float, from_f32, e5m2)
-QUANTIZE(f16, uint16_t, wb_from_f16, e5m2)
-QUANTIZE(bf16, uint16_t, wb_from_bf16, e5m2)
+QUANTIZE(f32, anywhere_f32, from_f32, e4m3)
+QUANTIZE(f16, anywhere_u16, wb_from_f16, e4m3)
+QUANTIZE(bf16, anywhere_u16, wb_from_bf16, e4m3)
+QUANTIZE(f32, anywhere_f32, from_f32, e5m2)
+QUANTIZE(f16, anywhere_u16, wb_from_f16, e5m2)
+QUANTIZE(bf16, anywhere_u16, wb_from_bf16, e5m2)
 
 #define DEQUANTIZE(name, type, to_type, format)                                                   \
     void KERNEL(dequantize_##name##_##format)(const uint8_t *source, const wb_blocks *b,          \
@@ -150,15 +154,15 @@ QUANTIZE(bf16, uint16_t, wb_from_bf16, e5m2)
         }                                                                                         \
     }
 
-DEQUANTIZE(f32, float, to_f32, e4m3)
-DEQUANTIZE(f16, uint16_t, wb_to_f16, e4m3)
-DEQUANTIZE(bf16, uint16_t, wb_to_bf16, e4m3)
-DEQUANTIZE(f32, float, to_f32, e5m2)
-DEQUANTIZE(f16, uint16_t, wb_to_f16, e5m2)
-DEQUANTIZE(bf16, uint16_t, wb_to_bf16, e5m2)
+DEQUANTIZE(f32, anywhere_f32, to_f32, e4m3)
+DEQUANTIZE(f16, anywhere_u16, wb_to_f16, e4m3)
+DEQUANTIZE(bf16, anywhere_u16, wb_to_bf16, e4m3)
+DEQUANTIZE(f32, anywhere_f32, to_f32, e5m2)
+DEQUANTIZE(f16, anywhere_u16, wb_to_f16, e5m2)
+DEQUANTIZE(bf16, anywhere_u16, wb_to_bf16, e5m2)
 
 /* From the largest sizes to multipliers as they are stored, and their inverses. */
-void KERNEL(scales_f32)(const uint32_t *sizes, uint64_t count, float most, float *scales,
+void KERNEL(scales_f32)(const uint32_t *sizes, uint64_t count, float most, anywhere_f32 *scales,
                         float *inverses)
 {
     for (uint64_t i = 0; i < count; i++) {
@@ -177,7 +181,8 @@ void KERNEL(scales_e8m0)(const uint32_t *sizes, uint64_t count, float most, uint
 }
 
 /* Multipliers that were given, in single precision, or their inverses. */
-void KERNEL(inverses_f32)(const float *scales, uint64_t count, int as_they_are, float *inverses)
+void KERNEL(inverses_f32)(const anywhere_f32 *scales, uint64_t count, int as_they_are,
+                          float *inverses)
 {
     for (uint64_t i = 0; i < count; i++) {
         inverses[i] = as_they_are ? scales[i] : 1.0f / scales[i];

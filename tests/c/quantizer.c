@@ -194,6 +194,46 @@ static void numbers_that_no_device_can_read_are_refused(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+/* A mapped file's numbers lie where its header ends. */
+static void host_numbers_may_lie_anywhere(wb_device *device)
+{
+    static const uint16_t f16[ROWS][COLS] = {
+        {0x5f00, 0xdb00, 0x3c00, 0}, {0}, {0xe300, 0x4000, 0x4200, 0x6300}};
+    static const uint16_t bf16[ROWS][COLS] = {
+        {0x43e0, 0xc360, 0x3f80, 0}, {0}, {0xc460, 0x4000, 0x4040, 0x4460}};
+    static const struct {
+        wb_dtype dtype;
+        const void *numbers;
+        size_t bytes;
+    } types[] = {{WB_DTYPE_F32, numbers, sizeof numbers},
+                 {WB_DTYPE_F16, f16, sizeof f16},
+                 {WB_DTYPE_BF16, bf16, sizeof bf16}};
+    int64_t shape[2];
+    wb_layout matrix = layout(shape);
+    wb_quantizer *quantizer = NULL;
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    options.block_rows = 1;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        for (size_t off = 0; off < 4; off++) {
+            float aligned[16], scales[ROWS + 1];
+            unsigned char *at = (unsigned char *)aligned + off, codes[ROWS][COLS];
+            unsigned char *scales_at = (unsigned char *)scales + off;
+            matrix.dtype = types[i].dtype;
+            memcpy(at, types[i].numbers, types[i].bytes);
+            CHECK_OK(wb_quantizer_quantize(quantizer, number(at), &matrix, number(codes),
+                                           number(scales_at), &options, NULL, &error));
+            CHECK(memcmp(codes, wanted, sizeof codes) == 0);
+            CHECK(memcmp(scales_at, wanted_scales, sizeof wanted_scales) == 0);
+            memset(aligned, 0xaa, sizeof aligned);
+            CHECK_OK(wb_quantizer_dequantize(quantizer, number(codes), number(scales_at),
+                                             number(at), &matrix, &options, NULL, &error));
+            CHECK(memcmp(at, types[i].numbers, types[i].bytes) == 0);
+        }
+    }
+    wb_quantizer_release(quantizer);
+}
+
 /* A call that fails has done nothing, also where only its answer cannot be written. */
 static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_device *device)
 {
@@ -224,4 +264,5 @@ CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_qu
            CASE(what_cannot_be_is_an_error),
            CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only),
            CASE(numbers_that_no_device_can_read_are_refused),
+           CASE(host_numbers_may_lie_anywhere),
            CASE(an_answer_that_cannot_be_written_is_refused_before_the_work))
