@@ -11,6 +11,7 @@ pub mod link;
 mod mark;
 pub mod offloader;
 pub mod order;
+mod own;
 pub mod parameter;
 pub mod plan;
 mod planner;

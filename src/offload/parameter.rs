@@ -1,6 +1,7 @@
 //! What an engine says of its parameters, and which of them share bytes.
 
 use std::collections::HashMap;
+use std::mem::discriminant;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -67,7 +68,8 @@ pub struct Parameter {
     pub layout: Layout,
     /// Where it is now.
     pub source: Source,
-    /// Parameters of the same number, other than 0, are tied where no addresses tell.
+    /// Parameters of the same number, other than 0, and of the same origin are tied where no addresses
+    /// tell.
     pub storage: u64,
     /// How a step reads it.
     pub access: ParameterAccess,
@@ -102,14 +104,16 @@ pub struct Storage {
 pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
     check_names(parameters)?;
     let mut found = by_address(parameters)?;
-    let mut numbered: HashMap<u64, usize> = HashMap::new();
+    let mut numbered: HashMap<_, usize> = HashMap::new();
     for (index, parameter) in parameters.iter().enumerate() {
         let bytes = parameter.layout.span_bytes();
         if has_bytes_at_source(parameter) {
             continue;
         }
         if parameter.storage != 0 && bytes > 0 {
-            if let Some(&at) = numbered.get(&parameter.storage) {
+            // The caller's numbers are not those that quantizing gives.
+            let tie = (parameter.storage, discriminant(&parameter.origin));
+            if let Some(&at) = numbered.get(&tie) {
                 let first = &parameters[found[at].parameters[0].0];
                 if found[at].bytes != bytes {
                     fail!(
@@ -125,7 +129,7 @@ pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
                 found[at].parameters.push((index, 0));
                 continue;
             }
-            numbered.insert(parameter.storage, found.len());
+            numbered.insert(tie, found.len());
         }
         found.push(Storage { bytes, parameters: smallvec![(index, 0)] });
     }

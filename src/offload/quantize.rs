@@ -43,6 +43,8 @@ pub struct Quantized {
     pub source: Given,
     /// The name of its scales.
     pub scales: String,
+    /// Type and shape of its numbers and of its scales, whenever they were quantized here.
+    pub filled: [Layout; 2],
 }
 
 impl Rule {
@@ -100,16 +102,21 @@ impl Rule {
             name: self.scales_of(&parameter.name),
             layout: Layout::new(self.kind.dtype()?, &shape, None)?,
             source: Given { address: 0, on_device: false },
-            storage: number.map_or(0, |number| number - 1),
+            storage: number,
             origin: Origin::Scales,
             ..parameter.clone()
         };
-        let quantized =
-            Quantized { layout: layout.clone(), source: *source, scales: scales.name.clone() };
+        let narrow = Layout::new(self.format.dtype()?, layout.shape(), None)?;
+        let quantized = Quantized {
+            layout: layout.clone(),
+            source: *source,
+            scales: scales.name.clone(),
+            filled: [narrow.clone(), scales.layout.clone()],
+        };
         expanded.push(Parameter {
-            layout: Layout::new(self.format.dtype()?, layout.shape(), None)?,
+            layout: narrow,
             source: Given { address: 0, on_device: false },
-            storage: number.unwrap_or(0),
+            storage: number,
             origin: Origin::Quantized(Arc::new(quantized)),
             ..parameter
         });
@@ -157,19 +164,20 @@ impl Rule {
     }
 }
 
-/// Numbers for what was tied before it was quantized: by address and bytes, or by number.
+/// Numbers for what was tied before it was quantized: the same bytes, by address or by the caller's
+/// number, in the same layout. In another layout they become other numbers in 8 bits.
 #[derive(Default)]
-struct Ties(HashMap<(u64, u64), u64>);
+struct Ties(HashMap<(bool, u64, Layout), u64>);
 
 impl Ties {
-    /// A number of its own for each storage, and the one below for its scales; none without a source.
-    fn number(&mut self, parameter: &Parameter) -> Option<u64> {
+    /// A number of its own for each storage; 0 without a source.
+    fn number(&mut self, parameter: &Parameter) -> u64 {
         let key = match (parameter.source.address, parameter.storage) {
-            (0, 0) => return None,
-            (0, number) => (0, number),
-            (address, _) => (address, parameter.layout.span_bytes()),
+            (0, 0) => return 0,
+            (0, number) => (false, number, parameter.layout.clone()),
+            (address, _) => (true, address, parameter.layout.clone()),
         };
-        let next = u64::MAX - 2 * self.0.len() as u64;
-        Some(*self.0.entry(key).or_insert(next))
+        let next = self.0.len() as u64 + 1;
+        *self.0.entry(key).or_insert(next)
     }
 }

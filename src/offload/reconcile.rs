@@ -4,13 +4,16 @@ use std::collections::HashSet;
 
 use super::keeping::Source;
 use super::offloader::Offloader;
+use super::own::Brought;
 use super::parameter::{Carrier, Parameter};
 use super::selector::Selector;
 use super::state::{Block, Kept, Place, State};
 use crate::device::Stream;
 use crate::error::{Result, fail};
 use crate::memory::pages;
-use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED};
+use crate::status::{
+    WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET,
+};
 
 /// What [`Offloader::reconcile`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +26,14 @@ pub struct Reconciled {
     pub removed: u64,
     /// Parameters that are where they were.
     pub kept: u64,
+}
+
+/// What is to be done for a parameter.
+enum Judged {
+    Kept,
+    /// It has other bytes; where none are given, the same in another layout.
+    Other(Option<Brought>),
+    New(Option<Brought>),
 }
 
 impl Offloader {
@@ -45,14 +56,17 @@ impl Offloader {
                 parameter.group
             );
         };
+        let bytes = parameter.layout.span_bytes();
+        state.check_sum(None, bytes)?;
         let mut change = self.schedule().change(&[group], stream)?;
         let at = state.kept.len();
-        let bytes = parameter.layout.span_bytes();
+        let brought = source.map(|source| self.bring(&state, Some(group), source)).transpose()?;
+        let source = brought.as_ref().map(|brought| brought.source);
         let carrier = self.carrier_of_added(&state, &parameter, group)?;
         let room = match carrier {
             Some(carrier) => match self.find_room(&state, &[group], carrier, bytes, None) {
                 Ok(room) => Some((carrier, room)),
-                Err(error) if error.status == WB_ERR_BUDGET => None,
+                Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => None,
                 Err(error) => return Err(error),
             },
             None => None,
@@ -92,7 +106,7 @@ impl Offloader {
                 arranged
             }
             (None, source) => {
-                self.check_device_bytes(&state, state.device_bytes(&[]) + bytes, None)?;
+                self.check_resident(&state, state.device_bytes(&[]) + bytes)?;
                 let place = match source {
                     None => Place::Nowhere,
                     Some(source) if source.on_device => Place::Theirs(source.span),
@@ -169,40 +183,74 @@ impl Offloader {
         stream: Stream,
     ) -> Result<Reconciled> {
         let mut done = Reconciled::default();
-        // Judged before anything is changed, which moves what the addresses name.
-        let (gone, judged) = {
-            let state = self.state()?;
-            let names: HashSet<&str> =
-                now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
-            let gone: Vec<String> =
-                state.names.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-            let judge = |(parameter, source): &(Parameter, Option<Source>)| {
-                let at = *state.names.get(&parameter.name)?;
-                Some(source.is_none_or(|source| state.is_at(at, source, &parameter.layout)))
-            };
-            (gone, now.iter().map(judge).collect::<Vec<Option<bool>>>())
-        };
+        let names: HashSet<&str> =
+            now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
+        let gone = |name: &&String| !names.contains(name.as_str());
+        let gone: Vec<String> = self.state()?.names.keys().filter(gone).cloned().collect();
+        let judged = self.judge(&now, stream)?;
         for name in gone {
             self.remove(&name, stream)?;
             done.removed += 1;
         }
-        for ((parameter, source), is_where_it_was) in now.into_iter().zip(judged) {
-            match (is_where_it_was, source) {
-                (Some(false), Some(source)) => {
-                    self.replace(&parameter.name, parameter.layout, source, stream)?;
-                    done.replaced += 1;
+        for ((parameter, _), judged) in now.into_iter().zip(judged) {
+            let count = match judged {
+                Judged::Kept => &mut done.kept,
+                Judged::Other(brought) => {
+                    let source = brought.as_ref().map(|brought| brought.source);
+                    self.take_over(&parameter.name, parameter.layout, source, stream)?;
+                    &mut done.replaced
                 }
-                (Some(_), _) => done.kept += 1,
-                (None, source) => {
+                Judged::New(brought) => {
+                    let source = brought.as_ref().map(|brought| brought.source);
                     self.add(parameter, source, stream)?;
-                    done.added += 1;
+                    &mut done.added
                 }
-            }
+            };
+            *count += 1;
         }
         if done.replaced + done.removed > 0 {
             self.compact(stream)?;
         }
         Ok(done)
+    }
+
+    /// What is to be done, before anything is: changes move what addresses name. Sources that they would
+    /// overwrite or free are copied.
+    fn judge(&self, now: &[(Parameter, Option<Source>)], stream: Stream) -> Result<Vec<Judged>> {
+        let state = self.state()?;
+        let mut still = None;
+        let mut bring = |group: Option<usize>, source: Source| -> Result<Brought> {
+            if still.is_none() && state.own(group, source)?.is_some() {
+                still = Some(self.schedule().change(&[], stream)?);
+            }
+            self.bring(&state, group, source)
+        };
+        let mut judged = Vec::with_capacity(now.len());
+        for (Parameter { name, group, layout, .. }, source) in now {
+            judged.push(match (state.names.get(name).copied(), *source) {
+                (Some(at), Some(source)) if state.holds(at, source, layout) => {
+                    match state.kept[at].layout == *layout {
+                        true => Judged::Kept,
+                        false => Judged::Other(None),
+                    }
+                }
+                (Some(at), Some(source)) => {
+                    Judged::Other(Some(bring(Some(state.kept[at].group), source)?))
+                }
+                // An empty tensor has no address.
+                (Some(at), None)
+                    if layout.span_bytes() == 0 && state.kept[at].layout != *layout =>
+                {
+                    Judged::Other(Some(Brought::nothing()))
+                }
+                (Some(_), None) => Judged::Kept,
+                (None, source) => {
+                    let group = state.groups.iter().position(|known| **known == **group);
+                    Judged::New(source.map(|source| bring(group, source)).transpose()?)
+                }
+            });
+        }
+        Ok(judged)
     }
 
     /// Closes up the room between blocks.

@@ -11,10 +11,9 @@ use super::room::Room;
 use super::schedule::Change;
 use super::state::{Place, State};
 use crate::device::kernel::Wide;
-use crate::device::policy::Choice;
 use crate::device::{DeviceMemory, Stream};
-use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::error::{Error, Result, fail};
+use crate::memory::buffer::Buffer;
 use crate::memory::pages::{self, Span};
 use crate::quant::quantizer;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
@@ -22,7 +21,8 @@ use crate::sync::Arc;
 use crate::tensor::Layout;
 
 impl Offloader {
-    /// Gives a parameter new bytes, and another layout. Where it is kept stays.
+    /// Gives a parameter new bytes, and another layout. Where it is kept stays. The bytes that it has may
+    /// be given as well, in another layout.
     pub fn replace(
         &self,
         name: &str,
@@ -30,15 +30,32 @@ impl Offloader {
         source: Source,
         stream: Stream,
     ) -> Result<()> {
+        self.take_over(name, layout, Some(source), stream)
+    }
+
+    /// The same; without a source the parameter's bytes are those that it has.
+    pub(super) fn take_over(
+        &self,
+        name: &str,
+        layout: Layout,
+        source: Option<Source>,
+        stream: Stream,
+    ) -> Result<()> {
         let mut state = self.state()?;
+        let state = &mut *state;
         let at = state.find(name)?;
+        state.check_sum(Some(at), layout.span_bytes())?;
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
+        let Some(source) = source.filter(|source| !state.holds(at, *source, &layout)) else {
+            return self.relabel(state, &mut change, at, layout);
+        };
+        let brought = self.bring(state, Some(state.kept[at].group), source)?;
+        let source = brought.source;
         if let Some(quantized) = state.kept[at].quantized.clone()
             && Wide::of(layout.dtype()).is_ok()
         {
-            return self.quantize_again(&state, &mut change, at, &quantized, &layout, source);
+            return self.quantize_again(state, &mut change, at, &quantized, &layout, source);
         }
-        let state = &mut *state;
         match state.kept[at].place.clone() {
             Place::Block(block, offset) => {
                 self.replace_block(state, &mut change, at, (block, offset), layout, source)
@@ -47,14 +64,31 @@ impl Offloader {
                 change.check_all_free()?;
                 self.find_other_room(state, &mut change, at, (groups, carrier), layout, source)
             }
-            _ => self.replace_resident(state, at, layout, source),
+            _ => self.replace_resident(state, &mut change, at, layout, source),
+        }
+    }
+
+    /// The bytes are where they belong: they are looked at in another layout, and copied again.
+    fn relabel(
+        &self,
+        state: &mut State,
+        change: &mut Change<'_>,
+        at: usize,
+        layout: Layout,
+    ) -> Result<()> {
+        state.generation += u64::from(layout != state.kept[at].layout);
+        state.kept[at].layout = layout;
+        match state.kept[at].place {
+            Place::Block(block, _) if change.is_seated() => change.touch(state.blocks[block].unit),
+            Place::Block(..) => self.rearrange(state, change),
+            _ => Ok(()),
         }
     }
 
     /// New numbers for what is kept in 8 bits: they and their scales go where the old ones are.
     fn quantize_again(
         &self,
-        state: &State,
+        state: &mut State,
         change: &mut Change<'_>,
         at: usize,
         quantized: &Quantized,
@@ -80,23 +114,18 @@ impl Offloader {
         if filled.is_err() {
             self.restore(&saved)?;
         }
-        for one in both {
-            if let Place::Block(block, _) = state.kept[one].place {
-                change.touch(state.blocks[block].unit)?;
-            }
+        for (one, layout) in both.into_iter().zip(&quantized.filled) {
+            let layout = if filled.is_ok() { layout } else { &state.kept[one].layout };
+            self.relabel(state, change, one, layout.clone())?;
         }
         filled
     }
 
     /// Copies of parameters' bytes, and where they are from.
     fn save(&self, state: &State, some: &[usize]) -> Result<Vec<(quantizer::Place, Arc<Buffer>)>> {
-        let options = BufferOptions { pin: Choice::Off, ..BufferOptions::default() };
         let save = |place: quantizer::Place| {
-            let bytes = place.span.bytes();
-            let copy = Buffer::alloc(self.device(), bytes, &options, &mut None)?;
-            let job = Job { to: copy.data(), from: place.span, from_device: place.on_device };
-            fill::into_host(self.device(), &copy, &[job], 0, &mut None)?;
-            Ok((place, copy))
+            let quantizer::Place { span, on_device } = place;
+            Ok((place, self.copy_of(Source { span, on_device })?))
         };
         some.iter().filter_map(|at| state.place_of(*at)).map(save).collect()
     }
@@ -131,18 +160,16 @@ impl Offloader {
             change.check_all_free()?;
         }
         if same {
-            self.write(state, block, offset, source)?;
-            let moves = layout != state.kept[at].layout;
-            state.kept[at].layout = layout;
-            state.generation += u64::from(moves);
-            return match change.is_seated() {
-                true => change.touch(state.blocks[block].unit),
-                false => self.rearrange(state, change),
+            return match self.write(state, block, offset, source) {
+                Ok(()) => self.relabel(state, change, at, layout),
+                Err(error) => self.lose(state, change, block, error),
             };
         }
         if fits {
             // What it was tied to may have gone: the whole room is its own.
-            self.write(state, block, 0, source)?;
+            if let Err(error) = self.write(state, block, 0, source) {
+                return self.lose(state, change, block, error);
+            }
             state.kept[at].layout = layout;
             state.kept[at].place = Place::Block(block, 0);
             state.blocks[block].bytes = bytes;
@@ -180,31 +207,51 @@ impl Offloader {
         if matches!(room, Room::Own) {
             state.drop_empty_units();
         }
-        let made = self.take_room(state, room, groups, carrier, at, bytes);
-        let made = made.and_then(|block| self.write(state, block, 0, source));
-        made.and(self.rearrange(state, change))
+        let block = match self.take_room(state, room, groups, carrier, at, bytes) {
+            Ok(block) => block,
+            Err(error) => {
+                // Where the others have no slots then, steps say so.
+                let _ = self.rearrange(state, change);
+                return Err(error);
+            }
+        };
+        match self.write(state, block, 0, source) {
+            Ok(()) => self.rearrange(state, change),
+            Err(error) => self.lose(state, change, block, error),
+        }
+    }
+
+    /// Bytes of a block were not brought, and may be partly written: who is in it has none, and room as
+    /// planned when it is replaced again.
+    fn lose(
+        &self,
+        state: &mut State,
+        change: &mut Change<'_>,
+        block: usize,
+        error: Error,
+    ) -> Result<()> {
+        let unit = &state.units[state.blocks[block].unit];
+        let outside = Place::Outside(unit.groups.clone(), unit.carrier);
+        for at in state.blocks[block].parameters.clone() {
+            state.leave_block(at);
+            state.kept[at].place = outside.clone();
+        }
+        let _ = self.rearrange(state, change);
+        Err(error)
     }
 
     /// Memory of ours is written where it lies if the new bytes fit and nobody else's are there.
     fn replace_resident(
         &self,
         state: &mut State,
+        change: &mut Change<'_>,
         at: usize,
         layout: Layout,
         source: Source,
     ) -> Result<()> {
         let bytes = layout.span_bytes();
-        let old = state.resident_span(at);
-        let tied: Vec<usize> = match old {
-            Some((start, end)) => (0..state.kept.len())
-                .filter(|other| *other != at)
-                .filter(|other| {
-                    state.resident_span(*other).is_some_and(|(from, to)| from < end && start < to)
-                })
-                .collect(),
-            None => Vec::new(),
-        };
-        let before = old.map(|(start, end)| end - start);
+        let tied = state.resident_ties(at);
+        let before = state.resident_span(at).map(|(start, end)| end - start);
         let same = before == Some(bytes);
         let place = state.kept[at].place.clone();
         if let (Place::Ours(memory, offset), false) = (&place, source.on_device)
@@ -212,12 +259,16 @@ impl Offloader {
         {
             let to = memory.span().part(*offset as usize, bytes as usize);
             let job = Job { to, from: source.span, from_device: false };
-            fill::into_device(self.device(), &[job], &mut None)?;
-            state.generation += u64::from(layout != state.kept[at].layout);
-            state.kept[at].layout = layout;
-            return Ok(());
+            if let Err(error) = fill::into_device(self.device(), &[job], &mut None) {
+                // Partly written, maybe: who lies there has no bytes until it is replaced again.
+                for at in tied.into_iter().chain([at]) {
+                    state.kept[at].place = Place::Nowhere;
+                }
+                return Err(error);
+            }
+            return self.relabel(state, change, at, layout);
         }
-        self.check_device_bytes(state, state.device_bytes(&[at]) + bytes, None)?;
+        self.check_resident(state, state.device_bytes(&[at]) + bytes)?;
         state.generation += 1;
         if tied.is_empty() && matches!(place, Place::Ours(..)) {
             // Given up first, as on the host.

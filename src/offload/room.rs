@@ -10,7 +10,7 @@ use crate::device::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages;
-use crate::status::WB_ERR_BUDGET;
+use crate::status::{WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET};
 use crate::sync::Arc;
 
 /// Room for a block.
@@ -22,7 +22,7 @@ pub enum Room {
 }
 
 impl Offloader {
-    /// Where `bytes` bytes of the groups can go, within the budget, once `given_up` is gone.
+    /// Where `bytes` bytes of the groups can go, within the budgets, once `given_up` is gone.
     pub(super) fn find_room(
         &self,
         state: &State,
@@ -32,63 +32,79 @@ impl Offloader {
         given_up: Option<usize>,
     ) -> Result<Room> {
         let needs = bytes.next_multiple_of(ALIGNMENT);
+        let extents = state.extents(given_up);
         for (at, unit) in state.units.iter().enumerate() {
-            if unit.groups == groups && unit.carrier == carrier {
-                let mut end = 0;
-                let region = unit.region.bytes() as u64;
-                let blocks =
-                    state.blocks_in(at).into_iter().filter(|block| Some(*block) != given_up);
-                for block in blocks {
-                    if state.blocks[block].offset - end >= needs {
-                        return Ok(Room::In(at, end));
-                    }
-                    end = state.blocks[block].offset + state.blocks[block].room;
-                }
-                if region.saturating_sub(end) >= needs {
-                    return Ok(Room::In(at, end));
+            if unit.groups != groups || unit.carrier != carrier {
+                continue;
+            }
+            for offset in state.gaps(at, needs, given_up) {
+                let mut reaches = extents.clone();
+                reaches[at] = reaches[at].max(offset + needs);
+                if self.check_slots(state, sizes(state, &reaches)).is_ok() {
+                    return Ok(Room::In(at, offset));
                 }
             }
         }
-        if let Some(budget) = self.plan().plan.options.offload_bytes {
-            let page = pages::page_bytes() as u64;
-            let freed = given_up.and_then(|block| {
-                let unit = state.blocks[block].unit;
-                let own = !Arc::ptr_eq(&state.units[unit].buffer, &state.arena);
-                (own && state.blocks_in(unit) == [block]).then(|| {
-                    (state.units[unit].buffer.data().bytes() as u64).next_multiple_of(page)
-                })
-            });
-            let held: u64 = state
-                .buffers()
-                .map(|buffer| (buffer.data().bytes() as u64).next_multiple_of(page))
-                .sum();
-            let would = held - freed.unwrap_or(0) + needs.next_multiple_of(page);
-            if would > budget {
-                fail!(
-                    WB_ERR_BUDGET,
-                    "{needs} more bytes of host memory for parameters would make {would}, over the \
-                     budget of {budget} bytes: nothing was changed"
-                );
-            }
-        }
-        let extra = Size { carrier, bytes: needs, groups };
-        self.check_device_bytes(state, state.device_bytes(&[]), Some(extra))?;
+        self.check_host_bytes(state, needs, given_up)?;
+        let mut sizes = sizes(state, &extents);
+        sizes.push(Size { carrier, bytes: needs, groups });
+        self.check_slots(state, sizes)?;
         Ok(Room::Own)
     }
 
-    /// `WB_ERR_BUDGET` where so many resident bytes, and the slots with one more unit, go over a budget
-    /// of device bytes.
-    pub(super) fn check_device_bytes(
-        &self,
-        state: &State,
-        resident: u64,
-        extra: Option<Size<'_>>,
-    ) -> Result<()> {
+    /// `WB_ERR_BUDGET` where a buffer of so many bytes goes over a budget of host memory.
+    fn check_host_bytes(&self, state: &State, needs: u64, given_up: Option<usize>) -> Result<()> {
+        let Some(budget) = self.plan().plan.options.offload_bytes else { return Ok(()) };
+        let page = pages::page_bytes() as u64;
+        let freed = given_up.and_then(|block| {
+            let unit = state.blocks[block].unit;
+            let own = !Arc::ptr_eq(&state.units[unit].buffer, &state.arena);
+            (own && state.blocks_in(unit) == [block])
+                .then(|| (state.units[unit].buffer.data().bytes() as u64).next_multiple_of(page))
+        });
+        let held: u64 = state
+            .buffers()
+            .map(|buffer| (buffer.data().bytes() as u64).next_multiple_of(page))
+            .sum();
+        let would = held - freed.unwrap_or(0) + needs.next_multiple_of(page);
+        if would > budget {
+            fail!(
+                WB_ERR_BUDGET,
+                "{needs} more bytes of host memory for parameters would make {would}, over the budget \
+                 of {budget} bytes: nothing was changed"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether slots for units of these sizes keep to the budgets.
+    fn check_slots(&self, state: &State, sizes: Vec<Size<'_>>) -> Result<()> {
+        let options = &self.plan().plan.options;
+        if options.device_bytes.is_none() && options.slot_bytes.is_none() {
+            return Ok(());
+        }
+        let seats = self.seats(&sizes, self.room_for_slots(state));
+        if let Some(most) = options.slot_bytes
+            && seats.ring_bytes > most
+        {
+            fail!(
+                WB_ERR_SLOTS_BUDGET,
+                "what is copied ahead would need {} bytes of slots, over the {most} of slot_bytes: \
+                 nothing was changed",
+                seats.ring_bytes
+            );
+        }
+        self.check_device_bytes(state.device_bytes(&[]), seats.slot_bytes)
+    }
+
+    /// `WB_ERR_BUDGET` where so many resident bytes, with the slots that there are, go over a budget of
+    /// device bytes.
+    pub(super) fn check_resident(&self, state: &State, resident: u64) -> Result<()> {
+        self.check_device_bytes(resident, state.held().slot_bytes)
+    }
+
+    fn check_device_bytes(&self, resident: u64, slots: u64) -> Result<()> {
         let Some(budget) = self.plan().plan.options.device_bytes else { return Ok(()) };
-        let slots = match extra {
-            Some(extra) => self.seats(state, Some(extra), self.room_for_slots(state)).slot_bytes,
-            None => state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
-        };
         let would = resident + slots;
         if would > budget {
             fail!(
@@ -136,17 +152,9 @@ impl Offloader {
     }
 
     /// The units' slots, in `most` bytes if that is possible at all.
-    fn seats(&self, state: &State, extra: Option<Size<'_>>, most: Option<u64>) -> Seats {
+    fn seats(&self, sizes: &[Size<'_>], most: Option<u64>) -> Seats {
         let options = &self.plan().plan.options;
-        let extents = state.extents();
-        let mut sizes: Vec<Size<'_>> = state
-            .units
-            .iter()
-            .zip(extents)
-            .map(|(unit, bytes)| Size { carrier: unit.carrier, bytes, groups: &unit.groups })
-            .collect();
-        sizes.extend(extra);
-        let seats = |limit: Option<u64>| Seats::new(&sizes, options.depth as usize, limit);
+        let seats = |limit: Option<u64>| Seats::new(sizes, options.depth as usize, limit);
         let wide = seats(options.slot_bytes.into_iter().chain(most).min());
         let on_demand = wide.slot_bytes - wide.ring_bytes;
         match most {
@@ -160,11 +168,13 @@ impl Offloader {
 
     /// Seats in the slots that are there if as many groups fit in them as before.
     fn seats_again(&self, state: &State, have: u64) -> Seats {
-        let seats = self.seats(state, None, Some(have));
+        let extents = state.extents(None);
+        let sizes = sizes(state, &extents);
+        let seats = self.seats(&sizes, Some(have));
         if seats.slot_bytes <= have && seats.depth >= state.depth.min(seats.ring.len()) {
             return seats;
         }
-        self.seats(state, None, self.room_for_slots(state))
+        self.seats(&sizes, self.room_for_slots(state))
     }
 
     /// Gives every unit its slot again and goes on: addresses have changed.
@@ -189,4 +199,14 @@ impl Offloader {
         state.generation += 1;
         change.lay_out(&state.arrangement())
     }
+}
+
+/// The units, as far as they reach.
+fn sizes<'a>(state: &'a State, extents: &[u64]) -> Vec<Size<'a>> {
+    let size = |(unit, bytes): (&'a Unit, &u64)| Size {
+        carrier: unit.carrier,
+        bytes: *bytes,
+        groups: &unit.groups,
+    };
+    state.units.iter().zip(extents).map(size).collect()
 }

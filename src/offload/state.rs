@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::keeping::Source;
 use super::parameter::Carrier;
 use super::plan::ALIGNMENT;
 use super::quantize::Quantized;
@@ -12,7 +11,7 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::memory::pages::Span;
 use crate::quant::quantizer;
-use crate::status::WB_ERR_NOT_FOUND;
+use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
 use crate::sync::Arc;
 use crate::tensor::Layout;
 
@@ -110,7 +109,7 @@ impl State {
             groups: unit.groups.clone(),
         };
         Arrangement {
-            units: self.units.iter().zip(self.extents()).map(moving).collect(),
+            units: self.units.iter().zip(self.extents(None)).map(moving).collect(),
             groups: self.groups.clone(),
             ring: self.ring.clone(),
             depth: self.depth,
@@ -137,10 +136,13 @@ impl State {
         self.peak.slot_bytes = self.peak.slot_bytes.max(held.slot_bytes);
     }
 
-    /// How far blocks reach in each unit.
-    pub fn extents(&self) -> Vec<u64> {
+    /// How far blocks reach in each unit, without one of them.
+    pub fn extents(&self, without: Option<usize>) -> Vec<u64> {
         let mut extents = vec![0; self.units.len()];
-        for block in self.blocks.iter().filter(|block| !block.parameters.is_empty()) {
+        for (at, block) in self.blocks.iter().enumerate() {
+            if block.parameters.is_empty() || Some(at) == without {
+                continue;
+            }
             extents[block.unit] = (block.offset + block.room).max(extents[block.unit]);
         }
         extents
@@ -156,28 +158,35 @@ impl State {
 
     /// Where the host and the device find a parameter's first element.
     pub fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
-        let before = kept.layout.bytes_before();
+        let element = |first_byte: u64| first_byte + kept.layout.bytes_before();
+        let (host, device) = self.first_bytes(kept);
+        (host.map(element), device.map(element))
+    }
+
+    /// Where the host and the device find a parameter's lowest byte.
+    pub fn first_bytes(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
         match &kept.place {
             Place::Nowhere | Place::Outside(..) => (None, None),
-            Place::Theirs(span) => (None, Some(span.start() as u64 + before)),
-            Place::Ours(memory, offset) => {
-                (None, Some(memory.span().start() as u64 + offset + before))
-            }
+            Place::Theirs(span) => (None, Some(span.start() as u64)),
+            Place::Ours(memory, offset) => (None, Some(memory.span().start() as u64 + offset)),
             Place::Block(block, offset) => {
                 let block = &self.blocks[*block];
                 let unit = &self.units[block.unit];
-                let at = block.offset + offset + before;
-                let start = (unit.region.start() - unit.buffer.data().start()) as u64;
-                let slots = self.slots.as_ref().map(|slots| slots.span().start() as u64);
-                let device = match (unit.carrier, unit.slot.zip(slots)) {
-                    (Carrier::View, _) => {
-                        unit.buffer.device_address().map(|address| address + start + at)
-                    }
-                    (_, slot) => slot.map(|(slot, slots)| slots + slot + at),
-                };
+                let at = block.offset + offset;
+                let device = self.device_start(unit).map(|start| start + at);
                 (Some(unit.region.start() as u64 + at), device)
             }
         }
+    }
+
+    /// Where the device finds a unit: in the host's memory, or in its slot.
+    pub fn device_start(&self, unit: &Unit) -> Option<u64> {
+        if unit.carrier == Carrier::View {
+            let before = (unit.region.start() - unit.buffer.data().start()) as u64;
+            return unit.buffer.device_address().map(|address| address + before);
+        }
+        let slots = self.slots.as_ref()?.span().start() as u64;
+        Some(slots + unit.slot?)
     }
 
     /// The memory of ours that holds a parameter.
@@ -236,13 +245,26 @@ impl State {
         covered(spans) + missing.values().sum::<u64>()
     }
 
-    /// The groups that a parameter's bytes are carried with.
+    /// The groups that use a parameter's bytes, or bytes that move with them.
     pub fn groups_beside(&self, at: usize) -> Vec<usize> {
         match &self.kept[at].place {
             Place::Block(block, _) => self.units[self.blocks[*block].unit].groups.clone(),
             Place::Outside(groups, _) => groups.clone(),
-            _ => vec![self.kept[at].group],
+            Place::Ours(..) => {
+                let tied = self.resident_ties(at).into_iter();
+                [at].into_iter().chain(tied).map(|at| self.kept[at].group).collect()
+            }
+            Place::Theirs(_) | Place::Nowhere => vec![self.kept[at].group],
         }
+    }
+
+    /// The other parameters that lie, in part at least, where a resident one does.
+    pub fn resident_ties(&self, at: usize) -> Vec<usize> {
+        let Some((start, end)) = self.resident_span(at) else { return Vec::new() };
+        let meets = |other: &usize| {
+            self.resident_span(*other).is_some_and(|(from, to)| from < end && start < to)
+        };
+        (0..self.kept.len()).filter(|other| *other != at).filter(meets).collect()
     }
 
     /// The unit's blocks in the order in which they lie; one of no bytes before what begins there.
@@ -252,6 +274,38 @@ impl State {
             .collect();
         blocks.sort_by_key(|at| (self.blocks[*at].offset, self.blocks[*at].room));
         blocks
+    }
+
+    /// Where `needs` bytes fit into a unit, once `given_up` is gone.
+    pub fn gaps(&self, unit: usize, needs: u64, given_up: Option<usize>) -> Vec<u64> {
+        let (mut gaps, mut end) = (Vec::new(), 0);
+        for block in self.blocks_in(unit).into_iter().filter(|block| Some(*block) != given_up) {
+            if self.blocks[block].offset - end >= needs {
+                gaps.push(end);
+            }
+            end = self.blocks[block].offset + self.blocks[block].room;
+        }
+        let region = self.units[unit].region.bytes() as u64;
+        if region.saturating_sub(end) >= needs {
+            gaps.push(end);
+        }
+        gaps
+    }
+
+    /// `WB_ERR_OVERFLOW` where the parameters, but one, and so many bytes more cannot be counted.
+    pub fn check_sum(&self, without: Option<usize>, bytes: u64) -> Result<()> {
+        let rounded = |bytes: u64| u128::from(bytes.next_multiple_of(ALIGNMENT));
+        let others = self.kept.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+        let all: u128 = others.map(|(_, kept)| rounded(kept.layout.span_bytes())).sum();
+        // Once for the device and once for the slots.
+        if 2 * (all + rounded(bytes)) > i64::MAX as u128 {
+            fail!(
+                WB_ERR_OVERFLOW,
+                "{bytes} bytes beside the {all} that there are make more than can be counted: is the \
+                 shape right?"
+            );
+        }
+        Ok(())
     }
 
     /// Takes a block in, under the number of one that is gone if there is such a number.
@@ -311,14 +365,6 @@ impl State {
         self.blocks.iter_mut().filter(|block| block.parameters.is_empty()).for_each(|block| {
             block.unit = 0;
         });
-    }
-
-    /// Whether the parameter's bytes are at the source, in the same layout.
-    pub fn is_at(&self, at: usize, source: Source, layout: &Layout) -> bool {
-        let kept = &self.kept[at];
-        let first = source.span.start() as u64 + layout.bytes_before();
-        let (host, device) = self.addresses(kept);
-        kept.layout == *layout && (host == Some(first) || device == Some(first))
     }
 
     /// Pinned if the arena is.

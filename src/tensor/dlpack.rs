@@ -34,7 +34,7 @@ pub struct DLDevice {
 
 /// Type of an element: `lanes` values of `bits` bits.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DLDataType {
     /// Integer, float and so on, by DLPack's numbers.
     pub code: u8,

@@ -46,7 +46,7 @@ pub const WB_DTYPE_F8_E8M0: wb_dtype = 17;
 pub const WB_DTYPE_F4_E2M1X2: wb_dtype = 18;
 
 /// A row of the table.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Entry {
     code: wb_dtype,
     name: &'static str,
@@ -89,7 +89,7 @@ static TABLE: [Entry; 18] = [
 ];
 
 /// An element type of the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dtype(&'static Entry);
 
 impl std::fmt::Debug for Dtype {

@@ -8,7 +8,7 @@ use crate::tensor::Dtype;
 pub const MAX_NDIM: usize = 64;
 
 /// Type, shape and strides. Every layout that exists was checked: its extent fits in 63 bits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Layout {
     dtype: Dtype,
     /// Shape, then strides in elements: one allocation.

@@ -133,15 +133,18 @@ pub unsafe extern "C" fn wb_offloader_host_view(
 /// that are tied to it follow when the bytes are as many, and keep the old ones when they are not; in
 /// memory of the engine's own each has the address that was given for it.
 ///
-/// `source` is an address in host or device memory from which the layout's offset counts.
+/// `source` is an address in host or device memory from which the layout's offset counts. It may be one that
+/// this offloader gave: the parameter's own bytes in another layout stay where they are, those of others
+/// are copied on the host first. Slots are a source for parameters of the group that they are for.
 ///
 /// Stream order: waits on the host for what is queued on `stream` and for every use of the group that
 /// was released. The source is not needed any more when the call returns, unless the parameter is
 /// resident and the source lies on the device: then it stays there. Any thread.
 /// Errors: WB_ERR_NOT_FOUND, WB_ERR_BUSY with nothing changed while its group is acquired, or where
-/// its bytes become more or fewer, any group; WB_ERR_BUDGET with nothing changed,
-/// WB_ERR_CAPTURING, and those of wb_buffer_alloc: the parameter then has no bytes until it is replaced
-/// again, which places it as planned. Where the plan refuses NaN and infinity, WB_ERR_NOT_FINITE with
+/// its bytes become more or fewer, any group; WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_OVERFLOW and
+/// WB_ERR_INVALID_ARGUMENT with nothing changed, WB_ERR_CAPTURING, and those of wb_buffer_alloc and of
+/// bringing the bytes: the parameter, and what is tied to it, then has none until it is replaced again,
+/// which places it as planned. Where the plan refuses NaN and infinity, WB_ERR_NOT_FINITE with
 /// nothing changed.
 ///
 /// # Safety
@@ -170,11 +173,11 @@ pub unsafe extern "C" fn wb_offloader_replace(
     })
 }
 
-/// Adds parameters, offloaded where the plan's selectors and budget allow it, resident otherwise.
+/// Adds parameters, offloaded where the plan's selectors and budgets allow it, resident otherwise.
 ///
-/// Stream order and sources: as for wb_offloader_new. Any thread.
+/// Stream order: as for wb_offloader_new; sources: as for wb_offloader_replace. Any thread.
 /// Errors, with nothing added: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that
-/// is not, WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING,
+/// is not, WB_ERR_BUDGET where it has to stay on the device and no room is left there, WB_ERR_OVERFLOW, WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING,
 /// and those of wb_buffer_alloc and wb_device_alloc.
 ///
 /// # Safety
@@ -247,8 +250,9 @@ unsafe impl Sized32 for wb_reconciled {
 
 /// Makes the offloader hold what an engine's parameters are now: `parameters` are all of them, each with
 /// the address that the engine uses. An address that is not the one that this offloader gave, or a
-/// layout that differs, is a replacement; a new name is added, a name that is missing removed. At the
-/// end the room that was freed is closed up, as by wb_offloader_compact.
+/// layout that differs, is a replacement; a new name is added, a name that is missing removed. Parameters
+/// may have been renamed or exchanged: sources in memory of the offloader, as for wb_offloader_replace,
+/// are judged and copied aside before anything is changed. An empty tensor needs no address. At the end the room that was freed is closed up, as by wb_offloader_compact.
 ///
 /// Stream order, sources and errors: as for wb_offloader_replace, _add and _remove. Any thread. After an
 /// error what was done before it stays done, and may have moved other parameters: ask for the addresses
