@@ -2565,8 +2565,9 @@ wb_status wb_offloader_replace(const wb_offloader *offloader,
  *
  * Stream order: as for wb_offloader_new; sources: as for wb_offloader_replace. Any thread.
  * Errors, with nothing added: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that
- * is not, WB_ERR_BUDGET where it has to stay on the device and no room is left there, WB_ERR_OVERFLOW, WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING,
- * and those of wb_buffer_alloc and wb_device_alloc.
+ * is not, WB_ERR_BUDGET where it has to stay on the device and there is no room, WB_ERR_OVERFLOW,
+ * WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING, and those
+ * of wb_buffer_alloc and wb_device_alloc.
  *
  * The caller promises:
  * `parameter` is NULL or valid as for wb_plan_new; its source may be read until the call returns, and
@@ -2683,7 +2684,7 @@ wb_status wb_quantize_scales(const wb_layout *layout,
  *
  * Stream order: the host waits until all is where it goes; what is queued on other streams is not
  * waited for. Any thread; one tensor at a time.
- * Errors: WB_ERR_STAGING, WB_ERR_UNALIGNED for numbers in device memory that do not lie at a multiple of
+ * Errors: WB_ERR_BUSY from the progress function of the same quantizer, WB_ERR_STAGING, WB_ERR_UNALIGNED for numbers in device memory that do not lie at a multiple of
  * their size, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
  * WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_DRIVER, and those of wb_device_alloc. What was written
  * before an error is not to be used.

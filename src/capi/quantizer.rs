@@ -196,7 +196,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
 ///
 /// Stream order: the host waits until all is where it goes; what is queued on other streams is not
 /// waited for. Any thread; one tensor at a time.
-/// Errors: WB_ERR_STAGING, WB_ERR_UNALIGNED for numbers in device memory that do not lie at a multiple of
+/// Errors: WB_ERR_BUSY from the progress function of the same quantizer, WB_ERR_STAGING, WB_ERR_UNALIGNED for numbers in device memory that do not lie at a multiple of
 /// their size, WB_ERR_NOT_SUPPORTED for types, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED,
 /// WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW, WB_ERR_DRIVER, and those of wb_device_alloc. What was written
 /// before an error is not to be used.

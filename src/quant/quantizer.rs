@@ -1,5 +1,8 @@
 //! Brings tensors through staging memory of bounded size, chunk by chunk on several streams.
 
+use std::cell::RefCell;
+use std::ptr;
+
 use super::chunks::{Chunks, LANES, Need};
 use super::geometry::Geometry;
 use super::run::{Run, is_packed};
@@ -10,7 +13,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::pages::{self, Span};
 use crate::memory::parallel::Progress;
 use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
+    WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
 };
 use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Layout;
@@ -76,6 +79,38 @@ pub struct Quantizer {
     state: Mutex<State>,
 }
 
+thread_local! {
+    /// The quantizers that work on this thread, by address: more than one where a progress function
+    /// calls another.
+    static WORKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, its quantizer works on this thread.
+struct Working;
+
+impl Working {
+    /// `WB_ERR_BUSY` where it does so already: its own progress function would wait for itself.
+    fn begin(quantizer: &Quantizer) -> Result<Self> {
+        let address = ptr::from_ref(quantizer).addr();
+        WORKING.with_borrow_mut(|working| {
+            if working.contains(&address) {
+                fail!(
+                    WB_ERR_BUSY,
+                    "the quantizer was called from its own progress function: use another one there"
+                );
+            }
+            working.push(address);
+            Ok(Self)
+        })
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        WORKING.with_borrow_mut(Vec::pop);
+    }
+}
+
 /// What is kept from task to task.
 pub struct State {
     /// One for each lane.
@@ -88,8 +123,6 @@ pub struct State {
     pub odd: DeviceMemory,
     /// Pinned memory for each lane, for what cannot be copied as it lies.
     pub bounce: Vec<Arc<Buffer>>,
-    /// The most staging memory so far.
-    most: u64,
 }
 
 impl Quantizer {
@@ -100,18 +133,13 @@ impl Quantizer {
         let Some(odd) = DeviceMemory::alloc(device, 8)? else {
             fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
         };
-        let state = State { streams, staging: None, told, odd, bounce: Vec::new(), most: 0 };
+        let state = State { streams, staging: None, told, odd, bounce: Vec::new() };
         Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
-    }
-
-    /// The most bytes of device memory that were taken for staging at a time.
-    pub fn most_staging(&self) -> u64 {
-        sync::lock(&self.state).most
     }
 
     /// Does a task. Returns when every byte is where it goes.
@@ -125,6 +153,7 @@ impl Quantizer {
         }
         check_aligned(task.wide, wide)?;
         self.device.backend().check_process()?;
+        let _working = Working::begin(self)?;
         let mut state = sync::lock(&self.state);
         let state = &mut *state;
         let backend = self.device.backend();
@@ -205,7 +234,6 @@ impl State {
             self.staging = None;
             self.staging = DeviceMemory::alloc(device, bytes as usize)?;
         }
-        self.most = self.most.max(bytes.max(have));
         Ok(())
     }
 }

@@ -234,6 +234,44 @@ static void host_numbers_may_lie_anywhere(wb_device *device)
     wb_quantizer_release(quantizer);
 }
 
+static wb_quantizer *at_work;
+
+static int32_t calls_back(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS];
+    (void)phase;
+    (void)done;
+    (void)total;
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_quantizer_quantize(at_work, number(numbers), &matrix, number(codes),
+                                      number(scales), NULL, NULL, &error),
+                "progress");
+    ++*(int *)user;
+    return 0;
+}
+
+static void its_own_progress_function_is_not_waited_for(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = layout(shape);
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS];
+    int calls = 0;
+    options.block_rows = 1;
+    options.progress = calls_back;
+    options.progress_user = &calls;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &at_work, &error));
+    CHECK_OK(wb_quantizer_quantize(at_work, number(numbers), &matrix, number(codes), number(scales),
+                                   &options, NULL, &error));
+    CHECK(calls > 0);
+    CHECK(memcmp(codes, wanted, sizeof codes) == 0);
+    wb_quantizer_release(at_work);
+}
+
 /* A call that fails has done nothing, also where only its answer cannot be written. */
 static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_device *device)
 {
@@ -264,5 +302,5 @@ CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_qu
            CASE(what_cannot_be_is_an_error),
            CASE_ON(DOUBLE_ONLY, a_count_is_of_one_tensor_only),
            CASE(numbers_that_no_device_can_read_are_refused),
-           CASE(host_numbers_may_lie_anywhere),
+           CASE(host_numbers_may_lie_anywhere), CASE(its_own_progress_function_is_not_waited_for),
            CASE(an_answer_that_cannot_be_written_is_refused_before_the_work))

@@ -177,8 +177,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
 ///
 /// Stream order: as for wb_offloader_new; sources: as for wb_offloader_replace. Any thread.
 /// Errors, with nothing added: WB_ERR_INVALID_ARGUMENT for a name that is there already or a group that
-/// is not, WB_ERR_BUDGET where it has to stay on the device and no room is left there, WB_ERR_OVERFLOW, WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING,
-/// and those of wb_buffer_alloc and wb_device_alloc.
+/// is not, WB_ERR_BUDGET where it has to stay on the device and there is no room, WB_ERR_OVERFLOW,
+/// WB_ERR_NOT_MAPPED where it is to be a view and views are off, WB_ERR_BUSY, WB_ERR_CAPTURING, and those
+/// of wb_buffer_alloc and wb_device_alloc.
 ///
 /// # Safety
 /// `parameter` is NULL or valid as for wb_plan_new; its source may be read until the call returns, and
