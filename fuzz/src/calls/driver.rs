@@ -38,7 +38,7 @@ impl World {
             5..=6 => driver.replace(u)?,
             7 => driver.add(u)?,
             8 => driver.remove(u)?,
-            9 => driver.reconcile(),
+            9 => driver.reconcile(u)?,
             10 => driver.compact(),
             11 => driver.reset(),
             _ => {
@@ -159,7 +159,8 @@ impl Driver<'_> {
         if let Err(refused) = &told {
             let acquired = self.engine.groups.borrow().iter().any(|(_, times)| *times > 0);
             let busy = refused.status == WB_ERR_BUSY && acquired;
-            assert!(busy || refused.status == WB_ERR_BUDGET, "{refused:?}");
+            let budgets = [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET];
+            assert!(busy || budgets.contains(&refused.status), "{refused:?}");
         }
         told.is_ok()
     }
@@ -183,25 +184,29 @@ impl Driver<'_> {
             wb_offloader_replace(self.raw, name, source, layout, self.stream, error)
         });
         if self.changed(told) {
-            // What is tied follows when the bytes are as many; resident in memory of the engine's own,
-            // each has the address that was given for it.
-            let now = self.describe(&name);
-            let mut weights = self.engine.weights.borrow_mut();
-            let follows = |one: &Weight| {
-                one.name == name
-                    || (bytes.len() == before
-                        && (now.carrier != WB_CARRIER_NONE
-                            || self.describe(&one.name).device_address == now.device_address))
-            };
-            // Those have a number that nobody else has.
-            let made = self.engine.made.replace_with(|made| *made + 1) + 1000;
-            weights.iter_mut().filter(|one| one.tie == tie && follows(one)).for_each(|one| {
-                one.tie = made;
-                one.bytes.clone_from(&bytes);
-            });
+            self.took(&name, tie, before, &bytes);
         }
         self.check();
         Ok(())
+    }
+
+    /// A weight was replaced. What is tied follows when the bytes are as many; resident in memory of the
+    /// engine's own, each has the address that was given for it.
+    fn took(&self, name: &CString, tie: usize, before: usize, bytes: &Vec<u8>) {
+        let now = self.describe(name);
+        let mut weights = self.engine.weights.borrow_mut();
+        let follows = |one: &Weight| {
+            one.name == *name
+                || (bytes.len() == before
+                    && (now.carrier != WB_CARRIER_NONE
+                        || self.describe(&one.name).device_address == now.device_address))
+        };
+        // Those have a number that nobody else has.
+        let made = self.engine.made.replace_with(|made| *made + 1) + 1000;
+        weights.iter_mut().filter(|one| one.tie == tie && follows(one)).for_each(|one| {
+            one.tie = made;
+            one.bytes.clone_from(bytes);
+        });
     }
 
     fn add(&self, u: &mut Unstructured<'_>) -> Result<()> {
@@ -239,31 +244,101 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Tells the offloader the addresses that it gave: everything is where it was.
-    fn reconcile(&self) {
+    /// Tells the offloader the addresses that it gave: as they are, of two weights exchanged, or of one
+    /// under another name. Changes are made between steps, where no group is in their way.
+    fn reconcile(&self, u: &mut Unstructured<'_>) -> Result<()> {
+        let between = self.engine.groups.borrow().iter().all(|(_, times)| *times == 0);
+        match u.int_in_range(0..=2)? {
+            1 if between => self.exchange(u)?,
+            2 if between => self.rename(u)?,
+            _ => {
+                let done = self.tell(|_, _, _| {}).expect("there is nothing to do");
+                assert_eq!(
+                    (done.kept, done.replaced),
+                    (self.engine.weights.borrow().len() as u64, 0)
+                );
+            }
+        }
+        self.check();
+        Ok(())
+    }
+
+    /// Tells where all weights are, after `other` has changed what is told of them.
+    fn tell(
+        &self,
+        other: impl Fn(usize, &wb_offloaded_info, &mut wb_parameter),
+    ) -> std::result::Result<wb_reconciled, c::Refused> {
         let weights = self.engine.weights.borrow();
         let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
         let layouts: Vec<wb_layout> =
             shapes.iter().map(|shape| c::layout(WB_DTYPE_U8, shape, None, 0)).collect();
         let groups = GROUPS.map(|group| c::text(group.as_bytes()));
         let mut given: Vec<wb_parameter> = Vec::new();
-        for (weight, layout) in weights.iter().zip(&layouts) {
-            let address = self.describe(&weight.name).device_address;
-            given.push(parameter(weight, &groups, layout, address));
+        for (at, (weight, layout)) in weights.iter().zip(&layouts).enumerate() {
+            let info = self.describe(&weight.name);
+            let mut told = parameter(weight, &groups, layout, info.device_address);
+            other(at, &info, &mut told);
+            given.push(told);
         }
         // SAFETY: the addresses are the offloader's own.
-        let (told, done) = unsafe {
+        unsafe {
             let mut done: wb_reconciled = c::sized();
             let (given, count, stream) = (given.as_ptr(), given.len() as u64, self.stream);
-            let told = c::call(|error| {
+            c::call(|error| {
                 wb_offloader_reconcile(self.raw, given, count, stream, &raw mut done, error)
-            });
-            (told, done)
+            })
+            .map(|()| done)
+        }
+    }
+
+    fn exchange(&self, u: &mut Unstructured<'_>) -> Result<()> {
+        let (Some(one), Some(other)) = (self.a_weight(u)?, self.a_weight(u)?) else {
+            return Ok(());
         };
-        told.expect("there is nothing to do");
-        assert_eq!((done.kept, done.replaced), (weights.len() as u64, 0));
-        drop(weights);
-        self.check();
+        let host = |at: usize| {
+            let weights = self.engine.weights.borrow();
+            let Weight { name, tie, bytes, .. } = &weights[at];
+            (self.describe(name).host_address as u64, name.clone(), *tie, bytes.clone())
+        };
+        let ((from, name, tie, bytes), (to, other_name, other_tie, others)) =
+            (host(one), host(other));
+        let alike = bytes.len() == others.len() && !bytes.is_empty() && tie != other_tie;
+        if !alike || from == 0 || to == 0 {
+            return Ok(());
+        }
+        let told = self.tell(|at, _, told| match at {
+            _ if at == one => told.source = to,
+            _ if at == other => told.source = from,
+            _ => {}
+        });
+        assert_eq!(told.expect("as many bytes have room").replaced, 2);
+        self.took(&name, tie, bytes.len(), &others);
+        self.took(&other_name, other_tie, bytes.len(), &bytes);
+        Ok(())
+    }
+
+    /// Under its new name a weight is kept where it belongs; a budget may refuse that.
+    fn rename(&self, u: &mut Unstructured<'_>) -> Result<()> {
+        let Some(one) = self.a_weight(u)? else { return Ok(()) };
+        let by_host = u.arbitrary()?;
+        let made = self.engine.made.replace_with(|made| *made + 1) + 1000;
+        let name = c::text(format!("renamed{made}").as_bytes());
+        let told = self.tell(|at, info, told| {
+            if at == one {
+                told.name = name.as_ptr();
+                if by_host && !info.host_address.is_null() {
+                    told.source = info.host_address as u64;
+                }
+            }
+        });
+        if self.changed(told.map(drop)) {
+            let mut weights = self.engine.weights.borrow_mut();
+            weights[one].name = name;
+            weights[one].tie = made;
+        } else {
+            self.engine.weights.borrow_mut().remove(one);
+        }
+        Ok(())
     }
 
     fn compact(&self) {
