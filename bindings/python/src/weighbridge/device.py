@@ -271,7 +271,7 @@ def _place(place: int | Buffer | View) -> tuple[int, int | None]:
                 raise ValueError("a view with gaps is not copied as bytes: copy its buffer")
             if any(stride < 0 for stride, size in zip(info.strides, info.shape) if size > 1):
                 raise ValueError("a view with negative strides is not copied as bytes")
-        return info.address, info.nbytes
+        return info.address or info.device_address or 0, info.nbytes
     return unsigned(place, "address"), None
 
 
