@@ -232,8 +232,11 @@ class Device(Handle):
         """Queue a copy between any two places: addresses, buffers or views without gaps.
 
         ``nbytes`` may be left out where a buffer or a view says it. Both places must stay until
-        the stream has run the copy: close them with ``release_after``.
+        the stream has run the copy: close them with ``release_after``. ValueError for a buffer or a
+        view to copy into that is read-only.
         """
+        if isinstance(to, Handle) and to.read_only:
+            raise ValueError(f"asked to copy into {to!r}: copy into a buffer of Device.buffer")
         (to_address, to_nbytes), (from_address, from_nbytes) = _place(to), _place(source)
         known = [count for count in (to_nbytes, from_nbytes) if count is not None]
         if nbytes is None:
