@@ -14,7 +14,7 @@ import pytest
 
 import weighbridge
 from native import Gate
-from weighbridge import Buffer, Status, View, WeighbridgeError
+from weighbridge import Buffer, ClosedError, Status, View, WeighbridgeError
 
 PAGE = mmap.PAGESIZE
 
@@ -196,12 +196,25 @@ def test_a_refused_registration_lets_the_object_go(device):
     empty.append(1)
 
 
+def test_a_closed_device_locks_nothing(device):
+    memory = bytearray(1 << 16)
+    with weighbridge.Device(device.name) as closed:
+        pass
+    with pytest.raises(ClosedError):
+        Buffer.register(closed, memory)
+    gc.collect()
+    memory.append(1)
+
+
 def test_memory_that_is_read_only_for_python_is_refused(device):
     memory = np.zeros(1 << 14, np.uint8)
     memory.flags.writeable = False
     for wrong in (bytes(5000), memory):
-        with pytest.raises(ValueError, match="read-only for Python"):
+        with pytest.raises(ValueError, match="read-only for Python") as caught:
             Buffer.register(device, wrong)
+        # Also while the exception lives, whose traceback holds the call's variables.
+        assert device.usage.buffers == device.usage.pinned_bytes == 0
+        assert caught.value.__traceback__ is not None
     assert device.usage.buffers == 0
 
 

@@ -125,11 +125,11 @@ class View(Handle):
         code = _abi.ACCESS.code(access)
         error = _abi.wb_error()
         _keepalive.collect()
-        device._live()
+        live = device._live()
         with _dlpack.Taken(array) as taken:
             reference = Reference(lib.wb_view_release)
             status = lib.wb_view_from_dlpack_versioned(
-                device._live(), taken.tensor, code, given.c, reference.out, byref(error)
+                live, taken.tensor, code, given.c, reference.out, byref(error)
             )
             taken.finish(status == 0)
         given.check(status, error)
