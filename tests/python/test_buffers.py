@@ -181,6 +181,33 @@ def test_registered_memory_goes_without_a_call_of_this_package(device):
     assert len(memory) == 4097
 
 
+def test_garbage_collections_are_told_to_everybody(device):
+    """What is let go after a collection does not take the callback of another package's away."""
+    memory, told = bytearray(4096), []
+    buffer = Buffer.register(device, memory)
+    capsule = buffer.view("uint8", (4096,), access="host").__dlpack__()
+    buffer.close()
+    del buffer
+
+    def tell(phase, _):
+        told.append(phase)
+
+    gc.callbacks.append(tell)
+    try:
+        del capsule
+        for _ in range(1000):
+            gc.collect()
+            try:
+                memory.append(1)
+                break
+            except BufferError:
+                pass
+    finally:
+        gc.callbacks.remove(tell)
+    assert len(memory) == 4097
+    assert told and told == ["start", "stop"] * (len(told) // 2)
+
+
 def test_a_refused_registration_lets_the_object_go(device):
     memory = bytearray(1 << 16)
     with weighbridge.Device(device.name, pin=True) as pinning:
