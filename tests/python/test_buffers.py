@@ -52,6 +52,9 @@ def test_options_reach_the_library(device):
         assert buffer.info.chunks == 4
     with pytest.raises(WeighbridgeError):
         device.buffer(1 << 20, numa_node=1000).close()
+    for node in (2**32, 2**32 - 1, 2**32 - 2, 2**31, 2**64, -1):
+        with pytest.raises(ValueError, match=f"numa_node is {node}"):
+            device.buffer(1 << 20, numa_node=node).close()
 
 
 def test_numpy_has_the_bytes_without_a_copy(device):

@@ -296,6 +296,20 @@ def test_what_is_acquired_cannot_be_replaced(device):
         check_step(device, offloader, model.arrays, stream)
 
 
+def test_numbers_that_c_cannot_hold_are_refused(device):
+    """Cut off, they would be those of another group or of other memory."""
+    array = np.zeros(10, np.float32)
+    source = array.__array_interface__["data"][0]
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20)
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        for group in (2**64, -(2**64), -1):
+            for call in (offloader.acquire, offloader.release_group):
+                with pytest.raises(ValueError, match=f"group is {group}"):
+                    call(group, stream)
+        with pytest.raises(ValueError, match="source"):
+            offloader.replace("layers.0.w1", 2**64 + source, "float32", (10,), stream=stream)
+
+
 def test_adding_and_removing(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20)
@@ -468,6 +482,8 @@ def test_plans_that_cannot_be(host):
     assert len(plan.warnings) == 1
     with pytest.raises(ValueError, match="declared"):
         Plan(host, parameters, offload_bytes=1, order="size")
+    with pytest.raises(ValueError, match=f"depth is {2**32}"):
+        Plan(host, parameters, offload_bytes=1 << 20, depth=2**32)
 
 
 def test_registered_sources_and_files(device, tmp_path):

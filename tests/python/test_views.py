@@ -202,6 +202,17 @@ def test_what_cannot_be_copied_from(device):
         with pytest.raises(TypeError):
             View.copy_from(device, wrong)
 
+    class Array:
+        dtype, values = np.dtype("u1"), np.arange(4, dtype=np.uint8)
+
+        def __init__(self, data):
+            self.__array_interface__ = {**self.values.__array_interface__, "data": data}
+
+    with pytest.raises(ValueError, match="address is"):
+        View.copy_from(device, Array((Array.values.ctypes.data + 2**64, False)))
+    with pytest.raises(TypeError):
+        View.copy_from(device, Array(bytes(4)))
+
 
 def test_release_after_keeps_the_view_for_the_stream(device):
     stream = device.stream()
