@@ -59,6 +59,20 @@ def test_strides_of_any_sign_show_the_right_elements(device, strides):
         assert np.shares_memory(found, values)
 
 
+@pytest.mark.parametrize("stride", [2**60, 2**63 - 1, -(2**62), -(2**63)])
+def test_a_stride_that_nothing_follows_may_be_of_any_size(device, stride):
+    """One that is past 64 bits in bytes, as NumPy and others count."""
+    with device.buffer(64) as buffer:
+        np.asarray(buffer).view(np.float64)[:] = np.arange(8)
+        view = buffer.view("float64", (1, 4), (stride, 2))
+        assert view.strides == (stride, 2)
+        assert view.numpy().tolist() == [[0, 2, 4, 6]]
+        with View.copy_from(device, view) as copied:
+            assert copied.numpy().tolist() == [[0, 2, 4, 6]]
+        if device.kind == "cuda":
+            assert view.__cuda_array_interface__["strides"] == (0, 16)
+
+
 @pytest.mark.parametrize("dtype", NUMPY, ids=lambda dtype: dtype.label)
 def test_every_type_of_numpy_goes_there_and_back(device, dtype):
     values = np.frombuffer(

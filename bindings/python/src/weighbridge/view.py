@@ -232,10 +232,11 @@ class View(Handle):
             if stride < 0
         )
         memory = exported(reference, info.address - below, info.span_bytes, info.read_only)
-        strides = [stride * size for stride in info.strides]
         # NumPy would look behind the memoryview, where memory can be written that must not be.
         base = np.frombuffer(memory, np.uint8)
-        array: np.ndarray[Any, Any] = np.ndarray(info.shape, dtype, base, below, strides)
+        array: np.ndarray[Any, Any] = np.ndarray(
+            info.shape, dtype, base, below, _byte_strides(info)
+        )
         return array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -293,13 +294,12 @@ class View(Handle):
             )
         # Consumers keep this object, and not its reference: which therefore stays as long.
         self._lent = reference
-        size = info.dtype.itemsize
         return {
             "version": 3,
             "shape": info.shape,
             "typestr": info.dtype.typestr,
             "data": (info.device_address or 0, info.read_only),
-            "strides": tuple(stride * size for stride in info.strides),
+            "strides": _byte_strides(info),
             "stream": None,
         }
 
@@ -355,6 +355,13 @@ def _numbers(numbers: list[int], what: str) -> Any:
     if any(not -(1 << 63) <= value < 1 << 63 for value in values):
         raise ValueError(f"{what} {numbers} does not fit in 64 bits")
     return ctypes.cast((c_int64 * len(values))(*values), ctypes.POINTER(c_int64))
+
+
+def _byte_strides(info: ViewInfo) -> tuple[int, ...]:
+    """Strides in bytes. One that does not fit in 64 bits is of a dimension in which no step is
+    taken: 0 does as well."""
+    steps = (stride * info.dtype.itemsize for stride in info.strides)
+    return tuple(step if -(1 << 63) <= step < 1 << 63 else 0 for step in steps)
 
 
 def _describe(reference: Reference) -> ViewInfo:
