@@ -606,7 +606,8 @@ typedef struct {
      */
     uint32_t reserved0;
     /**
-     * The host's address of the first element; NULL in a buffer of no bytes.
+     * The host's address of the first element; NULL in a buffer of no bytes, and in memory that only a
+     * CUDA device sees.
      */
     void *data;
     /**

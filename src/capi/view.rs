@@ -79,7 +79,8 @@ pub struct wb_view_info {
     pub read_only: i32,
     /// 0.
     pub reserved0: u32,
-    /// The host's address of the first element; NULL in a buffer of no bytes.
+    /// The host's address of the first element; NULL in a buffer of no bytes, and in memory that only a
+    /// CUDA device sees.
     pub data: *mut c_void,
     /// The device's address of the first element; 0 for a view of the host only.
     pub device_address: u64,

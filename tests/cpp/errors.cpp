@@ -39,6 +39,40 @@ TEST("a device that there is not is refused") {
   CHECK(!Device::open(""));
 }
 
+TEST("a text that C would not read to its end is refused") {
+  const Device device = fixtures::open();
+  const std::string nul(1, '\0');
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Device::open(fixtures::device_name() + nul));
+  const fixtures::File file(fixtures::three_tensors());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Buffer::map(device, file.path() + nul));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Safetensors::open(device, file.path() + nul));
+  const Safetensors opened = Safetensors::open(device, file.path()).value();
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, opened.find("alpha" + nul + "bet"));
+
+  const float weight = 3;
+  Parameter parameter{"l.0.w", "l.0", Layout::of<float>({1}), address(&weight)};
+  PlanOptions options;
+  options.offload_bytes = 1 << 20;
+  const Plan plan = Plan::make(device, {parameter}, options).value();
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, plan.find("l.0.w" + nul));
+  options.exclude = {"l.1" + nul + "2"};
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Plan::make(device, {parameter}, options));
+  options.exclude = {};
+  const Offloader offloader = Offloader::commit(plan).value();
+  const std::string name = parameter.name + nul;
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, offloader.group("l.0" + nul));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, offloader.parameter(name));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, offloader.view(name));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, offloader.host_view(name));
+  const auto replaced = offloader.replace(name, address(&weight), parameter.layout);
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, replaced);
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, offloader.remove(name));
+  parameter.group += nul;
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Plan::make(device, {parameter}, options));
+  const Error error = offloader.parameter(name).error();
+  CHECK(says(error, "\"l.0.w\""));
+}
+
 TEST("a value that is none of an option's is refused") {
   const Device device = fixtures::open();
   BufferOptions options;

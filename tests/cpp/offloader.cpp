@@ -84,6 +84,26 @@ TEST("what is acquired is there, and goes when the object does") {
   CHECK(offloader.reset(stream.get()));
 }
 
+TEST("elements in device memory are not given to the host") {
+  const Device device = fixtures::open();
+  const Stream stream = Stream::make(device).value();
+  const Model given = model(2);
+  PlanOptions options;
+  options.offload_bytes = 1 << 20;
+  options.carrier = WB_CARRIER_PREFETCH;
+  const Plan plan = Plan::make(device, given.parameters, options).value();
+  const Offloader offloader = Offloader::commit(plan, stream.get()).value();
+  const Acquired held = offloader.acquire(0, stream.get()).value();
+  const View view = offloader.view("layers.0.w").value();
+  CHECK(view.describe().value().elements == 5000);
+  if (device.describe().value().kind == WB_DEVICE_HOST) {
+    CHECK(view.as<const float>().value().size() == 5000);
+  } else {
+    CHECK_STATUS(WB_ERR_NOT_MAPPED, view.as<const float>());
+    CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<const double>());
+  }
+}
+
 TEST("parameters are replaced, added and removed") {
   const Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();

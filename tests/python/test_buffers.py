@@ -14,7 +14,7 @@ import pytest
 
 import weighbridge
 from native import Gate
-from weighbridge import Buffer, Status, View, WeighbridgeError
+from weighbridge import Buffer, ClosedError, Status, View, WeighbridgeError
 
 PAGE = mmap.PAGESIZE
 
@@ -52,6 +52,9 @@ def test_options_reach_the_library(device):
         assert buffer.info.chunks == 4
     with pytest.raises(WeighbridgeError):
         device.buffer(1 << 20, numa_node=1000).close()
+    for node in (2**32, 2**32 - 1, 2**32 - 2, 2**31, 2**64, -1):
+        with pytest.raises(ValueError, match=f"numa_node is {node}"):
+            device.buffer(1 << 20, numa_node=node).close()
 
 
 def test_numpy_has_the_bytes_without_a_copy(device):
@@ -181,6 +184,33 @@ def test_registered_memory_goes_without_a_call_of_this_package(device):
     assert len(memory) == 4097
 
 
+def test_garbage_collections_are_told_to_everybody(device):
+    """What is let go after a collection does not take the callback of another package's away."""
+    memory, told = bytearray(4096), []
+    buffer = Buffer.register(device, memory)
+    capsule = buffer.view("uint8", (4096,), access="host").__dlpack__()
+    buffer.close()
+    del buffer
+
+    def tell(phase, _):
+        told.append(phase)
+
+    gc.callbacks.append(tell)
+    try:
+        del capsule
+        for _ in range(1000):
+            gc.collect()
+            try:
+                memory.append(1)
+                break
+            except BufferError:
+                pass
+    finally:
+        gc.callbacks.remove(tell)
+    assert len(memory) == 4097
+    assert told and told == ["start", "stop"] * (len(told) // 2)
+
+
 def test_a_refused_registration_lets_the_object_go(device):
     memory = bytearray(1 << 16)
     with weighbridge.Device(device.name, pin=True) as pinning:
@@ -196,12 +226,25 @@ def test_a_refused_registration_lets_the_object_go(device):
     empty.append(1)
 
 
+def test_a_closed_device_locks_nothing(device):
+    memory = bytearray(1 << 16)
+    with weighbridge.Device(device.name) as closed:
+        pass
+    with pytest.raises(ClosedError):
+        Buffer.register(closed, memory)
+    gc.collect()
+    memory.append(1)
+
+
 def test_memory_that_is_read_only_for_python_is_refused(device):
     memory = np.zeros(1 << 14, np.uint8)
     memory.flags.writeable = False
     for wrong in (bytes(5000), memory):
-        with pytest.raises(ValueError, match="read-only for Python"):
+        with pytest.raises(ValueError, match="read-only for Python") as caught:
             Buffer.register(device, wrong)
+        # Also while the exception lives, whose traceback holds the call's variables.
+        assert device.usage.buffers == device.usage.pinned_bytes == 0
+        assert caught.value.__traceback__ is not None
     assert device.usage.buffers == 0
 
 

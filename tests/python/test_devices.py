@@ -10,7 +10,7 @@ import pytest
 
 import weighbridge
 from native import SLEEP, Gate
-from weighbridge import Device, Status, WeighbridgeError, _streams
+from weighbridge import Buffer, Device, Status, View, WeighbridgeError, _streams
 
 OWN = ("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "WEIGHBRIDGE_DISABLE_UVA")
 VLLM = (
@@ -129,6 +129,24 @@ def test_copies_that_cannot_be(device):
         with pytest.raises(WeighbridgeError) as caught:
             device.copy(buffer, 0, 64)
         assert caught.value.status == Status.NULL
+
+
+def test_read_only_memory_is_not_copied_into(device, tmp_path):
+    """The host would be killed by its pages, or the bytes written over silently."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64))
+    constant = np.zeros(64, np.uint8)
+    constant.flags.writeable = False
+    with device.buffer(64) as source, device.stream() as stream:
+        np.asarray(source)[:] = 7
+        mapped = Buffer.map(device, path)
+        imported = View.from_dlpack(device, constant, access="host", pin=False)
+        for target in (mapped, mapped.view("uint8", (64,), access="host"), imported):
+            with pytest.raises(ValueError, match="read-only"):
+                device.copy(target, source, stream=stream)
+            device.copy(source, target, stream=stream)
+        stream.synchronize()
+        assert not constant.any() and not np.asarray(source).any()
 
 
 def test_a_stream_runs_in_order(device):

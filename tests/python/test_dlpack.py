@@ -281,6 +281,22 @@ def test_a_refused_tensor_is_still_the_producers(device):
     assert gone
 
 
+def test_a_device_that_is_closed_meanwhile_keeps_no_tensor(device):
+    class Array(np.ndarray):
+        def __dlpack__(self, **options):
+            opened.close()
+            return super().__dlpack__(**options)
+
+    opened, gone = weighbridge.Device(device.name), []
+    source = np.arange(3).view(Array)
+    weakref.finalize(source, gone.append, True)
+    with View.from_dlpack(opened, source) as view:
+        assert view.numpy().tolist() == [0, 1, 2]
+    del source, view
+    gc.collect()
+    assert gone
+
+
 def test_what_is_no_tensor(device):
     with pytest.raises(TypeError, match="copy_from"):
         View.from_dlpack(device, [1, 2])

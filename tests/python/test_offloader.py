@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from native import Gate
-from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, WeighbridgeError
+from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, View, WeighbridgeError
 
 LAYERS = 6
 SHAPES = [(64, 33), (40,), (0, 3), (), (3, 5, 7)]
@@ -121,6 +121,58 @@ def test_views_need_the_memory_that_was_planned(device):
         Offloader(plan, pin=False)
     assert caught.value.status == Status.NOT_MAPPED
     assert device.usage.mapped_bytes == device.usage.device_bytes == 0
+
+
+def test_device_memory_is_copied_through_its_view(device):
+    model, name = Model(), "layers.0.w0"
+    array = model.arrays[name]
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        with offloader.acquired(0, stream), device.buffer(array.nbytes) as back:
+            view = offloader.view(name)
+            device.copy(back, view, stream=stream)
+            stream.synchronize()
+            seen = np.asarray(back).view(array.dtype).reshape(array.shape)
+            assert np.array_equal(seen, array)
+            seen += 1
+            device.copy(view, back, stream=stream)
+            assert np.array_equal(read(device, view, stream), array + 1)
+
+
+def test_device_memory_is_no_array(device):
+    """A slot has no host address on a CUDA device: NumPy gets an error, not other bytes."""
+    model, name = Model(), "layers.0.w0"
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        with offloader.acquired(0, stream):
+            view = offloader.view(name)
+            stream.synchronize()
+            if device.kind == "host":
+                assert np.array_equal(view.numpy(), model.arrays[name])
+                return
+            for look in (
+                view.numpy,
+                lambda: np.asarray(view),
+                lambda: View.copy_from(device, view),
+            ):
+                with pytest.raises(
+                    WeighbridgeError, match=r"device memory.*Device\.copy"
+                ) as caught:
+                    look()
+                assert caught.value.status == Status.NOT_MAPPED
+
+
+def test_device_memory_is_not_to_be_had_for_the_host(device):
+    """DLPack's protocol wants a BufferError."""
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        with offloader.acquired(0, stream):
+            view = offloader.view("layers.0.w0")
+            if device.kind == "host":
+                assert np.from_dlpack(view).shape == (64, 33)
+                return
+            with pytest.raises(BufferError, match="device memory"):
+                view.__dlpack__(dl_device=(1, 0))
 
 
 def test_a_part_is_offloaded_and_the_rest_stays(device):
@@ -242,6 +294,20 @@ def test_what_is_acquired_cannot_be_replaced(device):
         offloader.replace("layers.2.w0", source, array.dtype, array.shape)
         model.arrays["layers.2.w0"] = array
         check_step(device, offloader, model.arrays, stream)
+
+
+def test_numbers_that_c_cannot_hold_are_refused(device):
+    """Cut off, they would be those of another group or of other memory."""
+    array = np.zeros(10, np.float32)
+    source = array.__array_interface__["data"][0]
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20)
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        for group in (2**64, -(2**64), -1):
+            for call in (offloader.acquire, offloader.release_group):
+                with pytest.raises(ValueError, match=f"group is {group}"):
+                    call(group, stream)
+        with pytest.raises(ValueError, match="source"):
+            offloader.replace("layers.0.w1", 2**64 + source, "float32", (10,), stream=stream)
 
 
 def test_adding_and_removing(device):
@@ -416,6 +482,8 @@ def test_plans_that_cannot_be(host):
     assert len(plan.warnings) == 1
     with pytest.raises(ValueError, match="declared"):
         Plan(host, parameters, offload_bytes=1, order="size")
+    with pytest.raises(ValueError, match=f"depth is {2**32}"):
+        Plan(host, parameters, offload_bytes=1 << 20, depth=2**32)
 
 
 def test_registered_sources_and_files(device, tmp_path):

@@ -109,6 +109,7 @@ def test_what_cannot_be_planned_is_an_error(run_python, path, tmp_path):
         ([path, "--device-bytes", "1GB"], 1, "all parameters fit"),
         ([str(tmp_path / "none"), "--offload-bytes", "1MB"], 1, "none"),
         ([path, "--offload-bytes", "1MB", "--device", "tpu"], 1, "tpu"),
+        ([path, "--offload-bytes", "1MB", "--depth", str(1 << 32)], 1, "depth is 4294967296"),
         ([path], 2, "--offload-bytes"),
         ([path, "--offload-bytes", "1MB", "--device-bytes", "1MB"], 2, "not allowed"),
         ([path, "--offload-bytes", "4O0"], 2, "write 60MB"),

@@ -242,6 +242,12 @@ def test_what_cannot_be(device):
     with pytest.raises(ValueError, match="8 x 32 scales of 4 bytes take 1024") as caught:
         scheme = Scheme(block=(1, 128))
         bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 1, 1, scheme, scales_nbytes=96)
+    address = x.ctypes.data
+    for name in ("source", "target", "scales"):
+        given = {"source": address, "target": address, "scales": address, name: address + 2**64}
+        for call in (bench.quantizer.quantize, bench.quantizer.dequantize):
+            with pytest.raises(ValueError, match=f"{name} is"):
+                call(**given, dtype="float32", shape=x.shape)
     bench.close()
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from test_quantizer import numbers, reference
 
-from weighbridge import Device, Scheme
+from weighbridge import Device, Safetensors, Scheme
 from weighbridge.quantizing import quantize_file
 
 NAMES = ["model.layers.0.up.weight", "model.layers.1.up.weight", "lm_head.weight"]
@@ -93,6 +93,49 @@ def test_what_is_written(run_python, path, tensors, tmp_path, device, arguments,
             found[weight + suffix][2].view(kind).astype(np.float32), scales.ravel()
         )
         assert np.prod(found[weight + suffix][1]) == scales.size
+
+
+def file_of(path, tensors):
+    """A safetensors file of types that NumPy lacks: name, type, shape and bytes of each tensor."""
+    entries, data = {}, b""
+    for name, dtype, shape, bytes_ in tensors:
+        offsets = [len(data), len(data) + len(bytes_)]
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        data += bytes_
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_packed_tensors_keep_the_shape_of_the_file(tmp_path, device):
+    """Two 4-bit floats are an element here, and two in a file."""
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    tensors = [
+        ("w", "F32", [8, 8], np.arange(64, dtype=np.float32).tobytes()),
+        ("matrix", "F4", [3, 8], bytes(range(12))),
+        ("row", "F4", [2], bytes(1)),
+        ("none", "F4", [4, 0], b""),
+        ("scale", "F8_E8M0", [3, 1], bytes(3)),
+    ]
+    file_of(given, tensors)
+    quantize_file(device, given, out, Scheme())
+    raw = out.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    with Safetensors(device, out, pin=False) as written:
+        for name, dtype, shape, bytes_ in tensors[1:]:
+            assert (header[name]["dtype"], header[name]["shape"]) == (dtype, shape)
+            with written.view(name, access="host", alignment=0) as view:
+                assert view.numpy(bits=True).tobytes() == bytes_
+
+
+@pytest.mark.parametrize("dtype", ["F6_E2M3", "F6_E3M2"])
+def test_a_tensor_of_a_type_that_is_not_known_is_refused(tmp_path, device, dtype):
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    file_of(given, [("w", "F32", [2, 2], bytes(16)), ("odd", dtype, [4], bytes(3))])
+    with pytest.raises(ValueError, match="'odd' is of a type"):
+        quantize_file(device, given, out, Scheme())
+    assert os.listdir(tmp_path) == ["in.safetensors"]
 
 
 def test_what_cannot_be_leaves_nothing(run_python, path, tmp_path):

@@ -59,6 +59,20 @@ def test_strides_of_any_sign_show_the_right_elements(device, strides):
         assert np.shares_memory(found, values)
 
 
+@pytest.mark.parametrize("stride", [2**60, 2**63 - 1, -(2**62), -(2**63)])
+def test_a_stride_that_nothing_follows_may_be_of_any_size(device, stride):
+    """One that is past 64 bits in bytes, as NumPy and others count."""
+    with device.buffer(64) as buffer:
+        np.asarray(buffer).view(np.float64)[:] = np.arange(8)
+        view = buffer.view("float64", (1, 4), (stride, 2))
+        assert view.strides == (stride, 2)
+        assert view.numpy().tolist() == [[0, 2, 4, 6]]
+        with View.copy_from(device, view) as copied:
+            assert copied.numpy().tolist() == [[0, 2, 4, 6]]
+        if device.kind == "cuda":
+            assert view.__cuda_array_interface__["strides"] == (0, 16)
+
+
 @pytest.mark.parametrize("dtype", NUMPY, ids=lambda dtype: dtype.label)
 def test_every_type_of_numpy_goes_there_and_back(device, dtype):
     values = np.frombuffer(
@@ -201,6 +215,17 @@ def test_what_cannot_be_copied_from(device):
     for wrong in (5, "text", [1, 2]):
         with pytest.raises(TypeError):
             View.copy_from(device, wrong)
+
+    class Array:
+        dtype, values = np.dtype("u1"), np.arange(4, dtype=np.uint8)
+
+        def __init__(self, data):
+            self.__array_interface__ = {**self.values.__array_interface__, "data": data}
+
+    with pytest.raises(ValueError, match="address is"):
+        View.copy_from(device, Array((Array.values.ctypes.data + 2**64, False)))
+    with pytest.raises(TypeError):
+        View.copy_from(device, Array(bytes(4)))
 
 
 def test_release_after_keeps_the_view_for_the_stream(device):

@@ -50,6 +50,7 @@ class Buffer
   /// Maps a file, or `bytes` bytes of it from `offset` (0: all that follow), read-only.
   static Result<Buffer> map(const Device& device, const std::string& path, std::uint64_t offset,
                             std::uint64_t bytes, const BufferOptions& options = {}) {
+    if (const auto whole = detail::whole(path); !whole) return whole.error();
     return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
       return wb_buffer_map(device.get(), path.c_str(), offset, bytes, given, buffer, error);
     });

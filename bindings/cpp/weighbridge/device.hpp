@@ -42,6 +42,7 @@ class Device
                    "built against weighbridge " + version_text(WB_VERSION) + ", but loaded " +
                        version_text(wb_version()) + ": load the library of that version or later"};
     }
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     wb_device_options raw = WB_DEVICE_OPTIONS_INIT;
     raw.pin = options.pin;
     raw.views = options.views;

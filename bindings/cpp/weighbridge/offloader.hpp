@@ -32,6 +32,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   /// The number of the group of a name.
   Result<std::uint64_t> group(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask(std::uint64_t{0}, [&](auto* group, auto* error) {
       return wb_offloader_group(get(), name.c_str(), group, error);
     });
@@ -53,16 +54,19 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::run([&](auto* error) { return wb_offloader_reset(get(), stream, error); });
   }
   Result<wb_offloaded_info> parameter(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask<wb_offloaded_info>(WB_OFFLOADED_INFO_INIT, [&](auto* info, auto* error) {
       return wb_offloader_parameter(get(), name.c_str(), info, error);
     });
   }
   Result<View> view(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::make<View>([&](auto** view, auto* error) {
       return wb_offloader_view(get(), name.c_str(), view, error);
     });
   }
   Result<View> host_view(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::make<View>([&](auto** view, auto* error) {
       return wb_offloader_host_view(get(), name.c_str(), view, error);
     });
@@ -70,6 +74,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   /// Gives a parameter new bytes from an address in host or device memory.
   Result<void> replace(const std::string& name, std::uint64_t source, const Layout& layout,
                        void* stream = nullptr) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::with_layout<void>(layout, [&](const wb_layout* raw) {
       return detail::run([&](auto* error) {
         return wb_offloader_replace(get(), name.c_str(), source, raw, stream, error);
@@ -83,6 +88,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     });
   }
   Result<void> remove(const std::string& name, void* stream = nullptr) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::run(
         [&](auto* error) { return wb_offloader_remove(get(), name.c_str(), stream, error); });
   }

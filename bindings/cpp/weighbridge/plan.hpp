@@ -60,6 +60,9 @@ Result<Noun> with_parameters(const std::vector<Parameter>& parameters, Call&& ca
   std::vector<wb_parameter> raw(parameters.size());
   for (std::size_t at = 0; at < parameters.size(); ++at) {
     const Parameter& given = parameters[at];
+    for (const std::string* text : {&given.name, &given.group}) {
+      if (const auto whole = detail::whole(*text); !whole) return whole.error();
+    }
     const auto written = with_layout<bool>(given.layout, [&](const wb_layout* layout) {
       layouts[at] = *layout;
       return Result<bool>(true);
@@ -84,6 +87,11 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
  public:
   static Result<Plan> make(const Device& device, const std::vector<Parameter>& parameters,
                            const PlanOptions& options) {
+    for (const auto* texts : {&options.select, &options.exclude, &options.quantize_select}) {
+      for (const std::string& text : *texts) {
+        if (const auto whole = detail::whole(text); !whole) return whole.error();
+      }
+    }
     const auto select = detail::pointers(options.select);
     const auto exclude = detail::pointers(options.exclude);
     const auto quantized = detail::pointers(options.quantize_select);
@@ -117,6 +125,7 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
   }
   /// The index of the parameter of a name.
   Result<std::uint64_t> find(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask(std::uint64_t{0}, [&](auto* index, auto* error) {
       return wb_plan_find(get(), name.c_str(), index, error);
     });

@@ -100,6 +100,13 @@ inline Error invalid(std::string message) {
   return {WB_ERR_INVALID_ARGUMENT, 0, std::move(message)};
 }
 
+/// Refuses a text that C would not read to its end.
+inline Result<void> whole(const std::string& text) {
+  if (text.find('\0') == std::string::npos) return {};
+  return invalid("asked for the text \"" + std::string(text.c_str()) +
+                 "\", which goes on behind a NUL character: C would stop there");
+}
+
 /// Does `call(error)`.
 template <class Call>
 Result<void> run(Call&& call) {

@@ -28,6 +28,7 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
 
   static Result<Safetensors> open(const Device& device, const std::string& path,
                                   const BufferOptions& options = {}) {
+    if (const auto whole = detail::whole(path); !whole) return whole.error();
     return detail::make<Safetensors>(options, [&](auto* given, auto** file, auto* error) {
       return wb_safetensors_open(device.get(), path.c_str(), given, file, error);
     });
@@ -46,6 +47,7 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
   }
   /// The index of the tensor of a name.
   Result<std::uint64_t> find(const std::string& name) const {
+    if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask(std::uint64_t{0}, [&](auto* index, auto* error) {
       return wb_safetensors_find(get(), name.c_str(), index, error);
     });

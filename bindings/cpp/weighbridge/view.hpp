@@ -57,7 +57,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
     });
   }
   /// The elements of a contiguous view, alive as long as it; `const T` where it is read-only.
-  /// An error where T is not the view's dtype.
+  /// An error where T is not the view's dtype, or the host does not see the elements.
   template <class T>
   Result<span<T>> as() const {
     const auto described = describe();
@@ -79,6 +79,11 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
                                ", not " + std::to_string(stride));
       }
       stride *= info.shape[axis];
+    }
+    if (info.elements > 0 && info.data == nullptr) {
+      return Error{WB_ERR_NOT_MAPPED, 0,
+                   "asked for elements in host memory; the view's lie in device memory: copy them "
+                   "with Device::copy"};
     }
     if (address(info.data) % alignof(T) != 0) {
       return Error{WB_ERR_UNALIGNED, 0,

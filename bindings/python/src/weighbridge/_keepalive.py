@@ -54,6 +54,7 @@ def keep(held: object, nbytes: int = 0) -> int:
     _init(owner, 0, 1)
     _hold(held)
     _kept[owner] = held
+    # It stays: a callback that is removed while CPython calls them all makes it leave out the next.
     if _after_collection not in gc.callbacks:
         gc.callbacks.append(_after_collection)
     return owner
@@ -78,8 +79,6 @@ def collect() -> None:
                 _free(owner)
                 _let_go(held)
                 del held  # its destructor may run Python code, this function included
-        if not _kept and _after_collection in gc.callbacks:
-            gc.callbacks.remove(_after_collection)
     finally:
         _collecting.release()
 

@@ -64,8 +64,8 @@ class Options:
             if numa_node not in _NODES:
                 raise ValueError(f"numa_node is {numa_node!r}; use a number, 'device' or 'any'")
             numa_node = _NODES[numa_node]
-        elif numa_node < 0:
-            raise ValueError(f"{numa_node} is no NUMA node")
+        else:
+            numa_node = unsigned(numa_node, "numa_node", 31)
         self._c = _abi.wb_buffer_options(
             huge_pages=_abi.HUGE_PAGES.code(huge_pages),
             threads=unsigned(threads, "threads", 32),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._handle import Handle
+from ._options import unsigned
 from .buffer import address_of
 from .dtypes import Dtype
 
@@ -30,7 +31,9 @@ def of(array: Any, device: Device) -> Source:
         return _of_view(array)
     interface = getattr(array, "__array_interface__", None)
     if isinstance(interface, dict) and hasattr(array, "dtype"):
-        return _of_interface(array, interface)
+        # Others give an object with the buffer protocol here, if anything.
+        if isinstance(interface.get("data"), tuple):
+            return _of_interface(array, interface)
     if hasattr(array, "__dlpack__"):
         return _of_dlpack(array, device)
     return _of_memory(memoryview(array))
@@ -49,7 +52,7 @@ def _of_view(view: Any) -> Source:
 def _of_interface(array: Any, interface: dict[str, Any]) -> Source:
     dtype, shape = Dtype.of(array.dtype), tuple(interface["shape"])
     strides = interface.get("strides")
-    address = interface["data"][0]
+    address = unsigned(interface["data"][0], "address")
     return Source(address, dtype, shape, _in_elements(strides, dtype), array)
 
 

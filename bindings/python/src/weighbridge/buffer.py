@@ -89,6 +89,7 @@ class Buffer(Handle):
         work on streams behind ``release_after``, DLPack consumers. Or it is a pair of address and
         bytes, which the caller keeps alive as long.
         """
+        live = device._live()
         held: memoryview | None = None
         if isinstance(memory, tuple):
             address, nbytes = memory
@@ -101,7 +102,7 @@ class Buffer(Handle):
         _keepalive.collect()
         owner = None if held is None else _keepalive.keep(held)
         status = lib.wb_buffer_register(
-            device._live(),
+            live,
             address,
             nbytes,
             given.c,
@@ -116,8 +117,8 @@ class Buffer(Handle):
         given.check(status, error)
         made = cls(device, reference)
         if held is not None and held.readonly and not made.info.read_only:
-            made.close()
-            del held
+            # The exception holds these variables, and so would hold the memory.
+            del made, reference, held
             raise ValueError(
                 f"{type(memory).__name__} is read-only for Python and its pages are not: a buffer "
                 "over it could be written; use View.from_dlpack, or View.copy_from"

@@ -232,8 +232,11 @@ class Device(Handle):
         """Queue a copy between any two places: addresses, buffers or views without gaps.
 
         ``nbytes`` may be left out where a buffer or a view says it. Both places must stay until
-        the stream has run the copy: close them with ``release_after``.
+        the stream has run the copy: close them with ``release_after``. ValueError for a buffer or a
+        view to copy into that is read-only.
         """
+        if isinstance(to, Handle) and to.read_only:
+            raise ValueError(f"asked to copy into {to!r}: copy into a buffer of Device.buffer")
         (to_address, to_nbytes), (from_address, from_nbytes) = _place(to), _place(source)
         known = [count for count in (to_nbytes, from_nbytes) if count is not None]
         if nbytes is None:
@@ -271,7 +274,7 @@ def _place(place: int | Buffer | View) -> tuple[int, int | None]:
                 raise ValueError("a view with gaps is not copied as bytes: copy its buffer")
             if any(stride < 0 for stride, size in zip(info.strides, info.shape) if size > 1):
                 raise ValueError("a view with negative strides is not copied as bytes")
-        return info.address, info.nbytes
+        return info.address or info.device_address or 0, info.nbytes
     return unsigned(place, "address"), None
 
 

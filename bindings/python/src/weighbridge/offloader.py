@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import _abi, _streams
 from ._handle import Handle, Reference
 from ._library import lib
-from ._options import Options, c_text
+from ._options import Options, c_text, unsigned
 from .dtypes import Dtype
 from .errors import check
 from .plan import Parameter, Parameters, Plan
@@ -115,20 +115,20 @@ class Offloader(Handle):
 
     def acquire(self, group: int, stream: Any = None) -> None:
         """Make the stream wait until the group's parameters are where their addresses say."""
-        error = _abi.wb_error()
+        number, error = unsigned(group, "group"), _abi.wb_error()
         check(
             lib.wb_offloader_acquire_group(
-                self._live(), group, _streams.handle(stream), byref(error)
+                self._live(), number, _streams.handle(stream), byref(error)
             ),
             error,
         )
 
     def release_group(self, group: int, stream: Any = None) -> None:
         """Say that what is queued on the stream is the last use of the group."""
-        error = _abi.wb_error()
+        number, error = unsigned(group, "group"), _abi.wb_error()
         check(
             lib.wb_offloader_release_group(
-                self._live(), group, _streams.handle(stream), byref(error)
+                self._live(), number, _streams.handle(stream), byref(error)
             ),
             error,
         )
@@ -196,7 +196,7 @@ class Offloader(Handle):
         status = lib.wb_offloader_replace(
             self._live(),
             c_text(name, "name"),
-            source,
+            unsigned(source, "source"),
             byref(layout),
             _streams.handle(stream),
             byref(error),

@@ -172,7 +172,7 @@ class Plan(Handle):
         selected, select_count = _texts(select, "select")
         excluded, exclude_count = _texts(exclude, "exclude")
         options = _abi.wb_plan_options(
-            depth=unsigned(depth, "depth"),
+            depth=unsigned(depth, "depth", 32),
             offload_bytes=_budget(offload_bytes, "offload_bytes"),
             device_bytes=_budget(device_bytes, "device_bytes"),
             slot_bytes=_budget(slot_bytes, "slot_bytes"),

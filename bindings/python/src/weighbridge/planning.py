@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(arguments.svg)
             else:
                 show(plan, parameters)
-    except (WeighbridgeError, OSError) as error:
+    except (WeighbridgeError, OSError, ValueError) as error:
         print(f"weighbridge plan: {error}", file=sys.stderr)
         return 1
     return 0

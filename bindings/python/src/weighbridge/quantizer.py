@@ -90,7 +90,12 @@ class Quantizer(Handle):
         options = scheme_options(scheme, given_scales, refuse_nonfinite)
         options.scale_bytes = unsigned(scales_nbytes, "scales_nbytes")
         layout = _layout(Dtype.of(dtype), tuple(shape), strides)
-        arguments = (source, byref(layout), target, scales)
+        arguments = (
+            unsigned(source, "source"),
+            byref(layout),
+            unsigned(target, "target"),
+            unsigned(scales, "scales"),
+        )
         return self._run(lib.wb_quantizer_quantize, arguments, options, progress)
 
     def dequantize(
@@ -107,7 +112,12 @@ class Quantizer(Handle):
     ) -> Quantized:
         """The way back, to numbers of ``dtype``; in host memory without gaps only."""
         layout = _layout(Dtype.of(dtype), tuple(shape), strides)
-        arguments = (source, scales, target, byref(layout))
+        arguments = (
+            unsigned(source, "source"),
+            unsigned(scales, "scales"),
+            unsigned(target, "target"),
+            byref(layout),
+        )
         options = scheme_options(scheme)
         return self._run(lib.wb_quantizer_dequantize, arguments, options, progress)
 

@@ -165,6 +165,8 @@ def _layout(infos: Sequence[TensorInfo], chosen: set[str], scheme: Scheme) -> di
         shape = list(info.shape)
         if info.name not in chosen:
             kind = _SAFETENSORS[info.dtype]
+            if info.dtype is Dtype.F4_E2M1X2:  # an element here, two numbers in a file
+                shape[-1] *= 2
             outputs[info.name] = _Output(info.name, kind, shape, info.nbytes)
             continue
         beside = scale_name(info.name, scheme)

@@ -36,8 +36,8 @@ def scheme_options(
     return _abi.wb_quantize_options(
         format=Dtype.of(scheme.format),
         scale_type=Dtype.of(scheme.scale),
-        given_scales=given_scales,
+        given_scales=bool(given_scales),
         block_rows=unsigned(rows, "block rows"),
         block_cols=unsigned(cols, "block columns"),
-        refuse_nonfinite=refuse_nonfinite,
+        refuse_nonfinite=bool(refuse_nonfinite),
     )

@@ -13,7 +13,7 @@ from ._library import lib
 from ._options import Options, unsigned
 from .buffer import Buffer, exported, release_after
 from .dtypes import Dtype, DtypeLike
-from .errors import check
+from .errors import NotFoundError, Status, check, make
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,8 @@ class ViewInfo:
     """"device" or "host"."""
     read_only: bool
     address: int
-    """The host's address of the first element; 0 in a buffer of no bytes."""
+    """The host's address of the first element; 0 in a buffer of no bytes, and in memory that only a
+    CUDA device sees."""
     device_address: int | None
     """The device's address of the first element; None for a view of the host only."""
     elements: int
@@ -89,7 +90,7 @@ class View(Handle):
         """Copy an array, its strides and gaps included, into a new buffer, and view that.
 
         ``array`` is anything in host memory with NumPy's array interface (ml_dtypes' types
-        included), the buffer protocol or DLPack, or a view. The copy is done on return.
+        included), the buffer protocol or DLPack, or a view of it. The copy is done on return.
         """
         source = _source.of(array, device)
         layout = _layout(source.dtype, source.shape, source.strides)
@@ -124,11 +125,11 @@ class View(Handle):
         code = _abi.ACCESS.code(access)
         error = _abi.wb_error()
         _keepalive.collect()
-        device._live()
+        live = device._live()
         with _dlpack.Taken(array) as taken:
             reference = Reference(lib.wb_view_release)
             status = lib.wb_view_from_dlpack_versioned(
-                device._live(), taken.tensor, code, given.c, reference.out, byref(error)
+                live, taken.tensor, code, given.c, reference.out, byref(error)
             )
             taken.finish(status == 0)
         given.check(status, error)
@@ -188,7 +189,8 @@ class View(Handle):
 
     @property
     def address(self) -> int:
-        """The host's address of the first element; 0 in a buffer of no bytes."""
+        """The host's address of the first element; 0 in a buffer of no bytes, and in memory that
+        only a CUDA device sees."""
         return self.info.address
 
     @property
@@ -205,17 +207,24 @@ class View(Handle):
         """The elements as a NumPy array without a copy, which keeps the memory alive.
 
         Read-only where the memory is. bfloat16 and the 8-bit floats need ml_dtypes; with ``bits``
-        elements are given as unsigned integers of their width.
+        elements are given as unsigned integers of their width. ``Status.NOT_MAPPED`` for memory
+        that only a CUDA device sees.
         """
         import numpy as np
 
         reference = self._live()
         info = _describe(reference)
         dtype = info.dtype.bits() if bits else info.dtype.numpy()
-        if info.elements == 0 or info.address == 0:
+        if info.elements == 0:
             empty = np.empty(info.shape, dtype)
             empty.flags.writeable = not info.read_only
             return empty
+        if info.address == 0:
+            raise make(
+                Status.NOT_MAPPED,
+                f"asked for elements in host memory; the view's {info.nbytes} bytes lie in device "
+                "memory: copy them into a buffer with Device.copy",
+            )
         size = info.dtype.itemsize
         below = sum(
             (count - 1) * -stride * size
@@ -223,10 +232,11 @@ class View(Handle):
             if stride < 0
         )
         memory = exported(reference, info.address - below, info.span_bytes, info.read_only)
-        strides = [stride * size for stride in info.strides]
         # NumPy would look behind the memoryview, where memory can be written that must not be.
         base = np.frombuffer(memory, np.uint8)
-        array: np.ndarray[Any, Any] = np.ndarray(info.shape, dtype, base, below, strides)
+        array: np.ndarray[Any, Any] = np.ndarray(
+            info.shape, dtype, base, below, _byte_strides(info)
+        )
         return array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -284,13 +294,12 @@ class View(Handle):
             )
         # Consumers keep this object, and not its reference: which therefore stays as long.
         self._lent = reference
-        size = info.dtype.itemsize
         return {
             "version": 3,
             "shape": info.shape,
             "typestr": info.dtype.typestr,
             "data": (info.device_address or 0, info.read_only),
-            "strides": tuple(stride * size for stride in info.strides),
+            "strides": _byte_strides(info),
             "stream": None,
         }
 
@@ -301,7 +310,14 @@ class View(Handle):
 
     def _for_host(self, info: ViewInfo) -> View:
         """The same elements, looked at by the host."""
-        with self.buffer as buffer:
+        try:
+            buffer = self.buffer
+        except NotFoundError:
+            raise BufferError(
+                "asked for host memory; the view is of device memory: copy it into a buffer with "
+                "Device.copy"
+            ) from None
+        with buffer:
             offset = info.address - buffer.address
             return buffer.view(info.dtype, info.shape, info.strides, offset, "host")
 
@@ -339,6 +355,13 @@ def _numbers(numbers: list[int], what: str) -> Any:
     if any(not -(1 << 63) <= value < 1 << 63 for value in values):
         raise ValueError(f"{what} {numbers} does not fit in 64 bits")
     return ctypes.cast((c_int64 * len(values))(*values), ctypes.POINTER(c_int64))
+
+
+def _byte_strides(info: ViewInfo) -> tuple[int, ...]:
+    """Strides in bytes. One that does not fit in 64 bits is of a dimension in which no step is
+    taken: 0 does as well."""
+    steps = (stride * info.dtype.itemsize for stride in info.strides)
+    return tuple(step if -(1 << 63) <= step < 1 << 63 else 0 for step in steps)
 
 
 def _describe(reference: Reference) -> ViewInfo:
