@@ -156,7 +156,7 @@ pub(super) struct Parts {
 }
 
 const UNSEEN: &str =
-    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer)";
+    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer_v2)";
 
 /// Both notes, of which one may be empty.
 fn noted(one: String, other: String) -> String {
