@@ -1965,7 +1965,8 @@ void wb_buffer_retain(const wb_buffer *buffer);
 
 /**
  * Drops a reference; with the last one (views hold one each) the memory goes back, at once and on
- * this thread. Any thread. What a stream may still use goes with wb_buffer_release_after.
+ * this thread. Any thread; a driver may wait for what is queued on the device. What a stream may still
+ * use goes with wb_buffer_release_after.
  *
  * The caller promises:
  * `buffer` is NULL or alive, and this reference is not used again.
