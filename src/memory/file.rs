@@ -125,7 +125,15 @@ fn map(
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
     }
     let before = (offset % page_bytes() as u64) as usize;
-    let mapping = Mapping::file(file, offset - before as u64, before + (end - offset) as usize)?;
+    let whole = before + (end - offset) as usize;
+    let mapping = match Mapping::file(file, offset - before as u64, whole) {
+        Ok(mapping) => mapping,
+        // A file system without mappings, or one that forbids them here.
+        Err(error) if matches!(error.code, libc::ENODEV | libc::EACCES | libc::EPERM) => {
+            return no(error);
+        }
+        Err(error) => return Err(error),
+    };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
         let threads = threads_for(options.threads, span.bytes());
