@@ -400,7 +400,8 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY.
+     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. Where a driver allocates, a node is
+     * WB_ERR_NOT_SUPPORTED.
      */
     int32_t numa_node;
     /**
@@ -408,7 +409,8 @@ typedef struct {
      */
     wb_choice pin;
     /**
-     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host.
+     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+     * that exists already and for files WB_ERR_NOT_SUPPORTED.
      */
     wb_choice write_combined;
     /**
@@ -1559,7 +1561,8 @@ typedef struct {
 #define WB_HUGE_PAGES_OFF 1
 
 /**
- * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES.
+ * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES: also where a driver allocates, which
+ * chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED.
  */
 #define WB_HUGE_PAGES_REQUIRE 2
 

@@ -98,6 +98,7 @@ fn by_driver(
     progress: &mut Progress<'_>,
     reason: &str,
 ) -> Result<Parts> {
+    check_drivers_choice(bytes, options, reason)?;
     limits::check_control_group(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
@@ -115,6 +116,26 @@ fn by_driver(
         driver_pinned: Some(pinned),
         ..unpinned(span, Memory::Driver(span), bytes, format!("allocated by the driver: {reason}"))
     })
+}
+
+/// Refuses what was asked of memory that a driver lays out as it likes.
+fn check_drivers_choice(bytes: usize, options: &BufferOptions, reason: &str) -> Result<()> {
+    if options.huge_pages == HugePages::Require && bytes >= huge_page_bytes() {
+        fail!(
+            WB_ERR_HUGE_PAGES,
+            "huge pages were required for {}; the driver allocates the memory and chooses its pages \
+             ({reason}): use WB_HUGE_PAGES_TRY",
+            human(bytes as u64)
+        );
+    }
+    if let Numa::Node(node) = options.numa {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked memory on NUMA node {node}; the driver allocates the memory and chooses its node \
+             ({reason}): use WB_NUMA_DEVICE"
+        );
+    }
+    Ok(())
 }
 
 /// A mapping whose pages are all there, on the node and in the pages that were asked for.

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
 use crate::memory::maps::{self, Region};
-use crate::memory::pages::{self, Span};
+use crate::memory::pages::{self, HugePages, Span};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
 use crate::status::{
@@ -31,6 +31,7 @@ impl Buffer {
                 "asked to register 0 bytes: there is nothing to pin; allocate an empty buffer"
             );
         }
+        check_options(options)?;
         let regions = maps::regions(span)?;
         check_mapped(span, &regions)?;
         let pinned = options.pins(device);
@@ -102,6 +103,25 @@ fn pin(
         );
     }
     with(true).map(|pins| (pins, refused))
+}
+
+/// Refuses what was asked of memory that is made already.
+fn check_options(options: &BufferOptions) -> Result<()> {
+    if options.write_combined {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register memory write-combined; it is mapped already as it is: leave the option \
+             out, or use wb_buffer_alloc"
+        );
+    }
+    if options.huge_pages == HugePages::Require {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register memory in huge pages; it has its pages already: use WB_HUGE_PAGES_TRY, or \
+             wb_buffer_alloc"
+        );
+    }
+    Ok(())
 }
 
 fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {

@@ -306,6 +306,24 @@ static void memory_that_cannot_be_waited_for_is_nobodys(wb_device *device)
     wb_device_release(device);
 }
 
+static void huge_pages_and_nodes_are_not_the_drivers_to_promise(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    setenv("WB_DOUBLE_ATTRIBUTES", "99=0", 1);
+    REQUIRE((device = opened()) != NULL);
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 4 << 20, &options, &buffer, &error),
+                "huge pages were required|cannot register memory|WB_HUGE_PAGES_TRY");
+    options.huge_pages = WB_HUGE_PAGES_TRY;
+    options.numa_node = 0;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_alloc(device, 4096, &options, &buffer, &error),
+                "NUMA node 0|cannot register memory|WB_NUMA_DEVICE");
+    CHECK(buffer == NULL);
+    CHECK_SAME(double_alive("host_allocations"), 0);
+    wb_device_release(device);
+}
+
 static void memory_that_the_driver_does_not_let_go_is_nobodys(wb_device *device)
 {
     wb_buffer *buffer = NULL;
@@ -390,6 +408,7 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
                       memory_that_a_device_reads_without_pinning_stays_until_its_work_has_run),
            CASE_ALONE(DOUBLE_ONLY, a_wait_for_the_device_spoils_no_capture),
            CASE_ALONE(DOUBLE_ONLY, memory_that_cannot_be_waited_for_is_nobodys),
+           CASE_ALONE(DOUBLE_ONLY, huge_pages_and_nodes_are_not_the_drivers_to_promise),
            CASE_ALONE(DOUBLE_ONLY, memory_that_the_driver_does_not_let_go_is_nobodys),
            CASE_ALONE(DOUBLE_ONLY, a_piece_that_the_driver_does_not_let_go_is_nobodys),
            CASE_ALONE(DOUBLE_ONLY, at_the_end_of_the_process_a_driver_that_is_gone_is_no_error),

@@ -230,6 +230,27 @@ static void memory_registered_without_pinning_says_so(wb_device *device)
     wb_buffer_release(buffer);
 }
 
+static void what_memory_that_is_there_cannot_become_is_refused(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    char memory[100];
+    int deleted = 0;
+    options.write_combined = WB_ON;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
+                                   &error),
+                "write-combined|wb_buffer_alloc");
+    options.write_combined = WB_AUTO;
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
+                                   &error),
+                "huge pages|WB_HUGE_PAGES_TRY");
+    CHECK(buffer == NULL);
+    CHECK_SAME(deleted, 0);
+}
+
 CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
@@ -238,5 +259,6 @@ CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
            CASE(disjoint_ranges_may_share_a_page), CASE(chunks_meet_where_pages_do),
            CASE(a_range_that_is_not_mapped_is_refused),
            CASE(what_would_be_copied_silently_is_refused),
+           CASE(what_memory_that_is_there_cannot_become_is_refused),
            CASE(a_shared_mapping_that_may_only_be_read_is_registered_as_such),
            CASE(memory_registered_without_pinning_says_so))
