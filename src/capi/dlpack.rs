@@ -250,7 +250,7 @@ unsafe fn import_tensor<M: Managed>(
     let delete: Owner = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
-        let view = View::new(Buffer::alloc(device, 0, options, progress)?, layout, 0, access)?;
+        let view = View::new(Buffer::empty(device, options)?, layout, 0, access)?;
         delete();
         return Ok(view);
     }

@@ -18,28 +18,37 @@ impl Buffer {
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
+        if bytes == 0 {
+            return Self::empty(device, options);
+        }
         device.backend().check_process()?;
-        let parts = match (bytes, options.pins(device)) {
-            (0, _) => unpinned(Span::EMPTY, Memory::None, 0, String::new()),
-            (_, false) if options.write_combined => fail!(
+        let parts = match options.pins(device) {
+            false if options.write_combined => fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "write-combined memory is pinned memory, and pinning is off: {}",
                 device.policy().pin_reason
             ),
-            (_, false) => pageable(device, bytes, options, progress)?,
-            (_, true) if options.write_combined => by_driver(
+            false => pageable(device, bytes, options, progress)?,
+            true if options.write_combined => by_driver(
                 device,
                 bytes,
                 options,
                 progress,
                 "write-combined memory is the driver's",
             )?,
-            (_, true) if !device.facts().host_register => {
+            true if !device.facts().host_register => {
                 by_driver(device, bytes, options, progress, "this device cannot register memory")?
             }
-            (_, true) => registered(device, bytes, options, progress)?,
+            true => registered(device, bytes, options, progress)?,
         };
         Ok(Self::assemble(device, parts))
+    }
+
+    /// A buffer of no bytes, with no address.
+    pub fn empty(device: &Arc<Device>, options: &BufferOptions) -> Result<Arc<Self>> {
+        device.backend().check_process()?;
+        let parts = unpinned(Span::EMPTY, Memory::None, 0, String::new());
+        Ok(Self::assemble(device, Parts { read_only: options.read_only, ..parts }))
     }
 }
 
