@@ -1920,8 +1920,8 @@ wb_status wb_buffer_alloc(const wb_device *device,
  * that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
  * the device.
  * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
- * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
- * WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
+ * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
+ * WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * The memory stays mapped until the deleter is called, or without one until the last reference is
@@ -1944,8 +1944,8 @@ wb_status wb_buffer_register(const wb_device *device,
  * Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
  * queued on the device.
  * Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
- * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
- * WB_ERR_FORKED, WB_ERR_DRIVER.
+ * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_CANCELLED,
+ * WB_ERR_NOT_SUPPORTED, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.

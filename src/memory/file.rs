@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::device::Device;
 use crate::error::{Error, Result, fail, human};
 use crate::memory::buffer::{Buffer, BufferOptions, FileMode, MappedFile, Memory, Origin, Parts};
+use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, page_bytes};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
@@ -136,6 +137,7 @@ fn map(
     };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
+        limits::check_control_group_for(span)?;
         let threads = threads_for(options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);

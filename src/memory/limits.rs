@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Result, fail, human};
-use crate::memory::pages;
+use crate::memory::maps;
+use crate::memory::pages::{self, Span};
 use crate::status::WB_ERR_CGROUP;
 
 const CAP_IPC_LOCK: u32 = 14;
@@ -78,6 +79,19 @@ pub fn check_control_group(bytes: usize) -> Result<()> {
     Ok(())
 }
 
+/// The same for memory that is mapped already: of it, what is still to come is looked at.
+pub fn check_control_group_for(span: Span) -> Result<()> {
+    check_control_group(span.bytes())
+        .or_else(|refused| check_control_group(absent(span).map_err(|_| refused)?))
+}
+
+/// Bytes of a span's pages that are not there, without those of huge pages that were set aside for the
+/// whole machine: no limit of memory counts them.
+fn absent(span: Span) -> Result<usize> {
+    let known = pages::resident_bytes(span)?.saturating_add(maps::count(span)?.set_aside);
+    Ok((span.pages().bytes() as u64).saturating_sub(known) as usize)
+}
+
 /// Limit and use in bytes of the group that leaves the least room, of all that this process is in.
 fn tightest_control_group() -> Option<(u64, u64, PathBuf)> {
     let groups = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
@@ -132,6 +146,19 @@ mod tests {
         assert!(is_due(&unseen, 1));
         assert!(!is_due(&unseen, 1));
         assert!(is_due(&unseen, usize::MAX), "nothing wraps");
+    }
+
+    #[test]
+    fn only_pages_that_are_not_there_ask_for_room() {
+        let page = pages::page_bytes();
+        let memory = pages::Mapping::anonymous(8 * page).unwrap();
+        let (whole, inside) = (memory.span(), memory.span().part(page / 2, 2 * page));
+        let missing = |span| absent(span).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (8 * page, 3 * page));
+        pages::fault_in(whole.part(page, 3 * page), true).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (5 * page, page));
+        pages::fault_in(whole, true).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (0, 0));
     }
 
     #[test]

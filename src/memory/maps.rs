@@ -94,18 +94,21 @@ pub struct Counted {
     pub anonymous: u64,
     /// Locked by mlock.
     pub locked: u64,
+    /// Of the span, what is mapped in huge pages that are set aside for the whole machine (hugetlb).
+    pub set_aside: u64,
 }
 
 /// Counts the regions that the span touches.
 pub fn count(span: Span) -> Result<Counted> {
     let mut counted = Counted::default();
-    let mut inside = false;
+    let (mut inside, mut overlap) = (false, 0);
     each_line("/proc/thread-self/smaps", |line| {
         if let Some(region) = region(line) {
             if region.start >= span.end() {
                 return Break(());
             }
             inside = region.end > span.start();
+            overlap = region.end.min(span.end()).saturating_sub(region.start.max(span.start()));
         } else if inside {
             let Some((key, value)) = line.split_once(':') else { return Continue(()) };
             let kib: u64 = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
@@ -113,6 +116,9 @@ pub fn count(span: Span) -> Result<Counted> {
                 "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counted.huge += kib << 10,
                 "Anonymous" => counted.anonymous += kib << 10,
                 "Locked" => counted.locked += kib << 10,
+                "VmFlags" if value.split(' ').any(|flag| flag == "ht") => {
+                    counted.set_aside += overlap as u64;
+                }
                 _ => {}
             }
         }

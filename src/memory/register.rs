@@ -4,6 +4,7 @@
 use crate::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
+use crate::memory::limits;
 use crate::memory::maps::{self, Region};
 use crate::memory::pages::{self, HugePages, Span};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
@@ -40,6 +41,7 @@ impl Buffer {
         let touch = writable && !regions.iter().any(|region| region.file_backed);
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
+            limits::check_control_group_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 pages::fault_in(piece, touch)
