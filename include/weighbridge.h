@@ -400,7 +400,8 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY.
+     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. Where a driver allocates, a node is
+     * WB_ERR_NOT_SUPPORTED.
      */
     int32_t numa_node;
     /**
@@ -408,7 +409,8 @@ typedef struct {
      */
     wb_choice pin;
     /**
-     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host.
+     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+     * that exists already and for files WB_ERR_NOT_SUPPORTED.
      */
     wb_choice write_combined;
     /**
@@ -1560,7 +1562,8 @@ typedef struct {
 #define WB_HUGE_PAGES_OFF 1
 
 /**
- * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES.
+ * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES: also where a driver allocates, which
+ * chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED.
  */
 #define WB_HUGE_PAGES_REQUIRE 2
 
@@ -1918,8 +1921,8 @@ wb_status wb_buffer_alloc(const wb_device *device,
  * that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
  * the device.
  * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
- * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
- * WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
+ * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
+ * WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * The memory stays mapped until the deleter is called, or without one until the last reference is
@@ -1942,8 +1945,8 @@ wb_status wb_buffer_register(const wb_device *device,
  * Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
  * queued on the device.
  * Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
- * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
- * WB_ERR_FORKED, WB_ERR_DRIVER.
+ * WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_CANCELLED,
+ * WB_ERR_NOT_SUPPORTED, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.
@@ -1966,7 +1969,8 @@ void wb_buffer_retain(const wb_buffer *buffer);
 
 /**
  * Drops a reference; with the last one (views hold one each) the memory goes back, at once and on
- * this thread. Any thread. What a stream may still use goes with wb_buffer_release_after.
+ * this thread. Any thread; a driver may wait for what is queued on the device. What a stream may still
+ * use goes with wb_buffer_release_after.
  *
  * The caller promises:
  * `buffer` is NULL or alive, and this reference is not used again.

@@ -37,20 +37,18 @@ pub fn record(error: &Error) {
 }
 
 /// Does what a destructor has to do. An error or a panic is recorded: nobody is there to receive it, and
-/// a panic that leaves a destructor may end the process.
-pub fn settle(body: impl FnOnce() -> Result<()>) {
-    if let Err(error) = catch(body) {
-        record(&error);
-    }
+/// a panic that leaves a destructor may end the process. Whether it was done.
+pub fn settle(body: impl FnOnce() -> Result<()>) -> bool {
+    catch(body).inspect_err(record).is_ok()
 }
 
 /// The same for a wait behind which memory goes: one failure is no answer, so it is asked again. Where the
 /// device is gone nothing runs any more, and there is nothing to record.
-pub fn settle_wait(mut wait: impl FnMut() -> Result<()>, is_gone: impl Fn() -> bool) {
+pub fn settle_wait(mut wait: impl FnMut() -> Result<()>, is_gone: impl Fn() -> bool) -> bool {
     settle(|| match wait().or_else(|_| wait()) {
         Err(_) if is_gone() => Ok(()),
         answer => answer,
-    });
+    })
 }
 
 /// How many errors were recorded since the process began.

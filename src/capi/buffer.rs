@@ -159,8 +159,8 @@ pub unsafe extern "C" fn wb_buffer_alloc(
 /// that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
 /// the device.
 /// Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
-/// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CANCELLED,
-/// WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
+/// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
+/// WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
 /// # Safety
 /// The memory stays mapped until the deleter is called, or without one until the last reference is
@@ -218,8 +218,8 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 /// Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
 /// queued on the device.
 /// Errors: WB_ERR_FILE_MISSING, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED,
-/// WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CANCELLED, WB_ERR_NOT_SUPPORTED,
-/// WB_ERR_FORKED, WB_ERR_DRIVER.
+/// WB_ERR_FILE_IO, WB_ERR_OUT_OF_RANGE, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_CANCELLED,
+/// WB_ERR_NOT_SUPPORTED, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
 /// # Safety
 /// Pointers are NULL or valid; `path` ends in NUL.
@@ -260,7 +260,8 @@ pub unsafe extern "C" fn wb_buffer_retain(buffer: *const wb_buffer) {
 }
 
 /// Drops a reference; with the last one (views hold one each) the memory goes back, at once and on
-/// this thread. Any thread. What a stream may still use goes with wb_buffer_release_after.
+/// this thread. Any thread; a driver may wait for what is queued on the device. What a stream may still
+/// use goes with wb_buffer_release_after.
 ///
 /// # Safety
 /// `buffer` is NULL or alive, and this reference is not used again.

@@ -124,8 +124,9 @@ impl Managed for DLManagedTensorVersioned {
 /// The deleter of what is exported: native, for any thread, with or without an interpreter.
 ///
 /// A consumer calls it with kernels of its own still queued, and on any thread, where waiting for
-/// the device would stall it: so on a CUDA device the reference goes on the library's thread, whose
-/// unregistering waits for the kernels.
+/// the device would stall it: so on a CUDA device the reference goes on the library's thread. There the
+/// kernels are waited for: by unregistering, and where the device sees memory that is not registered, by
+/// the buffer itself before its memory goes.
 ///
 /// # Safety
 /// `managed` was exported here and is not used again.
@@ -249,7 +250,7 @@ unsafe fn import_tensor<M: Managed>(
     let delete: Owner = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
-        let view = View::new(Buffer::alloc(device, 0, options, progress)?, layout, 0, access)?;
+        let view = View::new(Buffer::empty(device, options)?, layout, 0, access)?;
         delete();
         return Ok(view);
     }

@@ -138,6 +138,11 @@ pub trait Backend: Send + Sync {
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()
     }
+    /// Waits for what is queued on any stream, before memory goes that the device sees without a
+    /// registration. The host device's streams are their user's to wait for.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
     /// Free and total bytes of device memory, now.
     fn memory(&self) -> Result<(u64, u64)>;
 

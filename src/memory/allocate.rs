@@ -18,28 +18,37 @@ impl Buffer {
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
+        if bytes == 0 {
+            return Self::empty(device, options);
+        }
         device.backend().check_process()?;
-        let parts = match (bytes, options.pins(device)) {
-            (0, _) => unpinned(Span::EMPTY, Memory::None, 0, String::new()),
-            (_, false) if options.write_combined => fail!(
+        let parts = match options.pins(device) {
+            false if options.write_combined => fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "write-combined memory is pinned memory, and pinning is off: {}",
                 device.policy().pin_reason
             ),
-            (_, false) => pageable(device, bytes, options, progress)?,
-            (_, true) if options.write_combined => by_driver(
+            false => pageable(device, bytes, options, progress)?,
+            true if options.write_combined => by_driver(
                 device,
                 bytes,
                 options,
                 progress,
                 "write-combined memory is the driver's",
             )?,
-            (_, true) if !device.facts().host_register => {
+            true if !device.facts().host_register => {
                 by_driver(device, bytes, options, progress, "this device cannot register memory")?
             }
-            (_, true) => registered(device, bytes, options, progress)?,
+            true => registered(device, bytes, options, progress)?,
         };
         Ok(Self::assemble(device, parts))
+    }
+
+    /// A buffer of no bytes, with no address.
+    pub fn empty(device: &Arc<Device>, options: &BufferOptions) -> Result<Arc<Self>> {
+        device.backend().check_process()?;
+        let parts = unpinned(Span::EMPTY, Memory::None, 0, String::new());
+        Ok(Self::assemble(device, Parts { read_only: options.read_only, ..parts }))
     }
 }
 
@@ -98,6 +107,7 @@ fn by_driver(
     progress: &mut Progress<'_>,
     reason: &str,
 ) -> Result<Parts> {
+    check_drivers_choice(bytes, options, reason)?;
     limits::check_control_group(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
@@ -115,6 +125,26 @@ fn by_driver(
         driver_pinned: Some(pinned),
         ..unpinned(span, Memory::Driver(span), bytes, format!("allocated by the driver: {reason}"))
     })
+}
+
+/// Refuses what was asked of memory that a driver lays out as it likes.
+fn check_drivers_choice(bytes: usize, options: &BufferOptions, reason: &str) -> Result<()> {
+    if options.huge_pages == HugePages::Require && bytes >= huge_page_bytes() {
+        fail!(
+            WB_ERR_HUGE_PAGES,
+            "huge pages were required for {}; the driver allocates the memory and chooses its pages \
+             ({reason}): use WB_HUGE_PAGES_TRY",
+            human(bytes as u64)
+        );
+    }
+    if let Numa::Node(node) = options.numa {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked memory on NUMA node {node}; the driver allocates the memory and chooses its node \
+             ({reason}): use WB_NUMA_DEVICE"
+        );
+    }
+    Ok(())
 }
 
 /// A mapping whose pages are all there, on the node and in the pages that were asked for.

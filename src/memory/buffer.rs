@@ -156,7 +156,7 @@ pub(super) struct Parts {
 }
 
 const UNSEEN: &str =
-    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer)";
+    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer_v2)";
 
 /// Both notes, of which one may be empty.
 fn noted(one: String, other: String) -> String {
@@ -314,18 +314,32 @@ impl Buffer {
         }
         Ok(())
     }
+
+    /// Waits for what is queued on a device that sees the memory without a registration, where no
+    /// unregistering does. `false` where it cannot be known that nothing uses the memory any more.
+    fn settle(&self) -> bool {
+        let (backend, facts) = (self.device.backend(), self.device.facts());
+        let seen = facts.cuda && facts.pageable_access && self.device_address.is_some();
+        let ours_to_wait = !matches!(self.memory, Memory::None | Memory::Driver(_));
+        if !seen || !ours_to_wait || backend.check_process().is_err() {
+            return true;
+        }
+        log::settle_wait(|| backend.settle(), || backend.is_gone())
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let unpinned = self.pins.take().is_none_or(Pins::release);
+        let unused = self.settle();
         match std::mem::replace(&mut self.memory, Memory::None) {
-            // Pages that the driver still holds must not go to somebody else.
-            Memory::Mapping(mapping) if !unpinned => std::mem::forget(mapping),
+            // Pages that the driver holds or the device may read must not go to somebody else.
+            Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
             Memory::Driver(span) => {
                 log::settle(|| self.device.backend().free_pinned(span));
             }
+            Memory::Caller(owner) if !unused => std::mem::forget(owner),
             Memory::Caller(owner) => {
                 if let Some(owner) = owner {
                     owner();

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::device::Device;
 use crate::error::{Error, Result, fail, human};
 use crate::memory::buffer::{Buffer, BufferOptions, FileMode, MappedFile, Memory, Origin, Parts};
+use crate::memory::limits;
 use crate::memory::pages::{self, Mapping, page_bytes};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
@@ -125,9 +126,18 @@ fn map(
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
     }
     let before = (offset % page_bytes() as u64) as usize;
-    let mapping = Mapping::file(file, offset - before as u64, before + (end - offset) as usize)?;
+    let whole = before + (end - offset) as usize;
+    let mapping = match Mapping::file(file, offset - before as u64, whole) {
+        Ok(mapping) => mapping,
+        // A file system without mappings, or one that forbids them here.
+        Err(error) if matches!(error.code, libc::ENODEV | libc::EACCES | libc::EPERM) => {
+            return no(error);
+        }
+        Err(error) => return Err(error),
+    };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
+        limits::check_control_group_for(span)?;
         let threads = threads_for(options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);

@@ -1,25 +1,46 @@
 //! The limits that pinning and allocating meet: locked memory and the control group.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Result, fail, human};
-use crate::memory::pages;
+use crate::memory::maps;
+use crate::memory::pages::{self, Span};
 use crate::status::WB_ERR_CGROUP;
 
 const CAP_IPC_LOCK: u32 = 14;
 
+/// The inode of the initial user namespace. Source: the kernel, `PROC_USER_INIT_INO`.
+const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
+
 /// Bytes that this process may lock; `None` where there is no limit for it.
 pub fn memlock() -> Option<u64> {
-    let privileged = fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| {
+    let capable = fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| {
         status
             .lines()
             .find_map(|line| line.strip_prefix("CapEff:"))
             .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
             .is_some_and(|capabilities| capabilities >> CAP_IPC_LOCK & 1 == 1)
     });
-    if privileged { None } else { pages::memlock_limit() }
+    if capable && is_in_initial_namespace() { None } else { pages::memlock_limit() }
+}
+
+/// Whether capabilities count for mlock, which asks for them in the initial user namespace: in one of a
+/// container's own the same capability locks nothing.
+fn is_in_initial_namespace() -> bool {
+    match fs::metadata("/proc/thread-self/ns/user") {
+        Ok(namespace) => namespace.ino() == INITIAL_USER_NAMESPACE,
+        Err(_) => {
+            fs::read_to_string("/proc/thread-self/uid_map").is_ok_and(|map| is_identity(&map))
+        }
+    }
+}
+
+/// Whether a uid_map gives every user its own number.
+fn is_identity(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Bytes that are given between two looks at the control group. A look takes a dozen files of the
@@ -56,6 +77,19 @@ pub fn check_control_group(bytes: usize) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The same for memory that is mapped already: of it, what is still to come is looked at.
+pub fn check_control_group_for(span: Span) -> Result<()> {
+    check_control_group(span.bytes())
+        .or_else(|refused| check_control_group(absent(span).map_err(|_| refused)?))
+}
+
+/// Bytes of a span's pages that are not there, without those of huge pages that were set aside for the
+/// whole machine: no limit of memory counts them.
+fn absent(span: Span) -> Result<usize> {
+    let known = pages::resident_bytes(span)?.saturating_add(maps::count(span)?.set_aside);
+    Ok((span.pages().bytes() as u64).saturating_sub(known) as usize)
 }
 
 /// Limit and use in bytes of the group that leaves the least room, of all that this process is in.
@@ -112,6 +146,26 @@ mod tests {
         assert!(is_due(&unseen, 1));
         assert!(!is_due(&unseen, 1));
         assert!(is_due(&unseen, usize::MAX), "nothing wraps");
+    }
+
+    #[test]
+    fn only_pages_that_are_not_there_ask_for_room() {
+        let page = pages::page_bytes();
+        let memory = pages::Mapping::anonymous(8 * page).unwrap();
+        let (whole, inside) = (memory.span(), memory.span().part(page / 2, 2 * page));
+        let missing = |span| absent(span).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (8 * page, 3 * page));
+        pages::fault_in(whole.part(page, 3 * page), true).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (5 * page, page));
+        pages::fault_in(whole, true).unwrap();
+        assert_eq!((missing(whole), missing(inside)), (0, 0));
+    }
+
+    #[test]
+    fn the_initial_user_namespace_maps_every_user_to_itself() {
+        assert!(is_identity("         0          0 4294967295\n"));
+        assert!(!is_identity("         0       1000          1\n"));
+        assert!(!is_identity("0 0 65536\n65536 65536 4294901759\n") && !is_identity(""));
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub struct Region {
     pub writable: bool,
     /// Writes reach the file and other processes.
     pub shared: bool,
-    /// A file lies behind it (an inode is named).
+    /// A file lies behind it: an inode is named, and not only that of a device or file system which
+    /// gives private anonymous pages.
     pub file_backed: bool,
     /// The file's path, or the kernel's name for the mapping; may be empty.
     pub name: String,
@@ -34,15 +35,22 @@ fn region(line: &str) -> Option<Region> {
     let (start, end) = fields.next()?.split_once('-')?;
     let flags = fields.next()?.as_bytes();
     let inode = fields.nth(2)?;
+    let name = fields.next().unwrap_or("").trim_start();
+    let private = flags.get(3) == Some(&b'p');
     Some(Region {
         start: usize::from_str_radix(start, 16).ok()?,
         end: usize::from_str_radix(end, 16).ok()?,
         readable: flags.first() == Some(&b'r'),
         writable: flags.get(1) == Some(&b'w'),
         shared: flags.get(3) == Some(&b's'),
-        file_backed: inode != "0",
-        name: fields.next().unwrap_or("").trim_start().to_owned(),
+        file_backed: inode != "0" && !(private && gives_anonymous_pages(name)),
+        name: name.to_owned(),
     })
+}
+
+/// Whether private mappings of that name are anonymous memory: of MAP_HUGETLB, or of /dev/zero.
+fn gives_anonymous_pages(name: &str) -> bool {
+    matches!(name, "/anon_hugepage" | "/anon_hugepage (deleted)" | "/dev/zero")
 }
 
 /// Calls `each` with every line of a file of /proc until it breaks off.
@@ -86,18 +94,21 @@ pub struct Counted {
     pub anonymous: u64,
     /// Locked by mlock.
     pub locked: u64,
+    /// Of the span, what is mapped in huge pages that are set aside for the whole machine (hugetlb).
+    pub set_aside: u64,
 }
 
 /// Counts the regions that the span touches.
 pub fn count(span: Span) -> Result<Counted> {
     let mut counted = Counted::default();
-    let mut inside = false;
+    let (mut inside, mut overlap) = (false, 0);
     each_line("/proc/thread-self/smaps", |line| {
         if let Some(region) = region(line) {
             if region.start >= span.end() {
                 return Break(());
             }
             inside = region.end > span.start();
+            overlap = region.end.min(span.end()).saturating_sub(region.start.max(span.start()));
         } else if inside {
             let Some((key, value)) = line.split_once(':') else { return Continue(()) };
             let kib: u64 = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
@@ -105,6 +116,9 @@ pub fn count(span: Span) -> Result<Counted> {
                 "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counted.huge += kib << 10,
                 "Anonymous" => counted.anonymous += kib << 10,
                 "Locked" => counted.locked += kib << 10,
+                "VmFlags" if value.split(' ').any(|flag| flag == "ht") => {
+                    counted.set_aside += overlap as u64;
+                }
                 _ => {}
             }
         }
@@ -132,6 +146,12 @@ mod tests {
         assert_eq!(region(line), Some(expected));
         let anonymous = region("00400000-00401000 r--p 00000000 00:00 0 ").unwrap();
         assert!(!anonymous.file_backed && !anonymous.writable && anonymous.name.is_empty());
+        for name in ["/anon_hugepage (deleted)", "/dev/zero"] {
+            let line = |flags| format!("00400000-00600000 {flags} 00000000 00:0f 42 {name}");
+            assert!(!region(&line("rw-p")).unwrap().file_backed, "private: {name}");
+            assert!(region(&line("rw-s")).unwrap().file_backed, "shared: {name}");
+        }
+        assert!(region("00400000-00401000 rw-p 00000000 08:01 42 /dev/zeros").unwrap().file_backed);
         assert_eq!(region("AnonHugePages:      2048 kB"), None);
         assert_eq!(region("VmFlags: rd wr mr mw me ac sd"), None);
     }

@@ -4,8 +4,9 @@
 use crate::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
+use crate::memory::limits;
 use crate::memory::maps::{self, Region};
-use crate::memory::pages::{self, Span};
+use crate::memory::pages::{self, HugePages, Span};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
 use crate::status::{
@@ -31,6 +32,7 @@ impl Buffer {
                 "asked to register 0 bytes: there is nothing to pin; allocate an empty buffer"
             );
         }
+        check_options(options)?;
         let regions = maps::regions(span)?;
         check_mapped(span, &regions)?;
         let pinned = options.pins(device);
@@ -39,6 +41,7 @@ impl Buffer {
         let touch = writable && !regions.iter().any(|region| region.file_backed);
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
+            limits::check_control_group_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 pages::fault_in(piece, touch)
@@ -102,6 +105,25 @@ fn pin(
         );
     }
     with(true).map(|pins| (pins, refused))
+}
+
+/// Refuses what was asked of memory that is made already.
+fn check_options(options: &BufferOptions) -> Result<()> {
+    if options.write_combined {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register memory write-combined; it is mapped already as it is: leave the option \
+             out, or use wb_buffer_alloc"
+        );
+    }
+    if options.huge_pages == HugePages::Require {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register memory in huge pages; it has its pages already: use WB_HUGE_PAGES_TRY, or \
+             wb_buffer_alloc"
+        );
+    }
+    Ok(())
 }
 
 fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {

@@ -83,14 +83,18 @@ impl Chunks {
                 return Ok(Self { rows, lanes, scales_first: true, lane_bytes, scale_bytes });
             }
         }
-        let least = scale_bytes + row(1).max(1);
+        let by_rows = scale_bytes + row(1).max(1);
+        let least = match need.given {
+            true => by_rows,
+            false => by_rows.min(lane(step.min(blocks.rows))),
+        };
         fail!(
             WB_ERR_STAGING,
             "asked for at most {} of staging memory; one row of {} elements with the scales needs {}: \
              raise staging_bytes",
             human(limit),
             blocks.cols,
-            human(least.min(lane(step.min(blocks.rows))))
+            human(least)
         )
     }
 

@@ -24,6 +24,13 @@ fn holding(device: &Arc<Device>, bytes: &[u8]) -> Arc<Buffer> {
     buffer
 }
 
+/// The bytes that an error says are needed.
+fn named_need(message: &str) -> u64 {
+    let (_, needed) = message.split_once(" needs ").unwrap();
+    let (bytes, _) = needed.split_once(" bytes").unwrap();
+    bytes.rsplit([' ', '(']).next().unwrap().parse().unwrap()
+}
+
 /// Every index of a shape, in order.
 fn indexes(shape: &[i64]) -> Vec<Vec<i64>> {
     shape.iter().fold(vec![vec![]], |found, size| {
@@ -179,6 +186,11 @@ proptest! {
                 prop_assert!(need.row_in + need.row_out + scales + 2048 > limit);
             }
         }
+        // What an error says is needed is enough, and one byte less is not.
+        let refused = Chunks::new(&geometry, need, 0, 3).unwrap_err().message;
+        let least = named_need(&refused);
+        prop_assert!(Chunks::new(&geometry, need, least, 3).is_ok(), "{}", refused);
+        prop_assert!(Chunks::new(&geometry, need, least - 1, 3).is_err(), "{}", refused);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::num::TryFromIntError;
 
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
@@ -103,7 +104,8 @@ fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
     let (start, end) = info.data_offsets;
     Ok(Tensor {
         file_dtype: info.dtype.to_string(),
-        layout: layout(info.dtype, &info.shape)?,
+        layout: layout(info.dtype, &info.shape)
+            .map_err(|error| malformed(&format_args!("{name:?}: {error}")))?,
         offset: data_start + start as u64,
         bytes: (end - start) as u64,
         name,
@@ -116,8 +118,8 @@ fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
     let mut shape: Vec<i64> = shape
         .iter()
         .map(|size| i64::try_from(*size))
-        .collect::<Result<_, _>>()
-        .map_err(|error| malformed(&error))?;
+        .collect::<Result<_, TryFromIntError>>()
+        .map_err(|error| Error::new(WB_ERR_FORMAT, error.to_string()))?;
     if dtype.packed() > 1 {
         let Some(last) = shape.last_mut().filter(|last| **last % dtype.packed() as i64 == 0) else {
             return Ok(None);
@@ -200,6 +202,11 @@ mod tests {
         let backwards = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[4,2]}}"#;
         let overflow =
             r#"{"a":{"dtype":"F64","shape":[9223372036854775807,4],"data_offsets":[0,0]}}"#;
+        let empty_overflow = r#"{"a":{"dtype":"F32","shape":[0,4611686018427387904,4611686018427387904],
+                                      "data_offsets":[0,0]}}"#;
+        let dimensions = vec!["1"; 65].join(",");
+        let dimensions =
+            &format!(r#"{{"a":{{"dtype":"U8","shape":[{dimensions}],"data_offsets":[0,1]}}}}"#);
         let nul = r#"{"a\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
         for (json, bytes) in [
             (overlap, 6),
@@ -208,6 +215,8 @@ mod tests {
             (wrong_size, 4),
             (backwards, 4),
             (overflow, 0),
+            (empty_overflow, 0),
+            (dimensions, 1),
             (nul, 1),
             ("not json", 0),
             ("[]", 0),

@@ -134,6 +134,15 @@ static void write_combined_memory_is_the_drivers(wb_device *device)
     CHECK(describe(buffer).pinned_bytes >= 5000);
     memset(describe(buffer).data, 1, 5000);
     wb_buffer_release(buffer);
+    buffer = NULL;
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 4 << 20, &options, &buffer, &error),
+                "huge pages were required|write-combined|WB_HUGE_PAGES_TRY");
+    options.huge_pages = WB_HUGE_PAGES_TRY;
+    options.numa_node = 0;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_alloc(device, 5000, &options, &buffer, &error),
+                "NUMA node 0|write-combined|WB_NUMA_DEVICE");
+    CHECK(buffer == NULL);
 }
 
 struct seen {

@@ -211,8 +211,16 @@ static void a_tensor_of_nothing_is_taken(wb_device *device)
     REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error));
     CHECK_SAME(describe_view(view).elements, 0);
     CHECK_SAME(describe_view(view).shape[0], 3); /* the view's own */
+    CHECK_SAME(describe_view(view).read_only, 0);
     wb_view_release(view);
     CHECK_SAME(tensor.deleted, 1);
+    tensor.versioned.dl_tensor = tensor.plain.dl_tensor;
+    tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
+    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
+                                             &view, &error));
+    CHECK_SAME(describe_view(view).read_only, 1);
+    wb_view_release(view);
+    CHECK_SAME(tensor.deleted, 2);
 }
 
 static void check_refused(wb_device *device, struct tensor *tensor, int versioned, wb_status status,

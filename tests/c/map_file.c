@@ -182,10 +182,40 @@ static void a_large_file_is_read_by_many_threads_in_order(wb_device *device)
     unlink(path);
 }
 
+/* A file of the kernel's own that is read and not mapped. */
+static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
+{
+    static const char path[] = "/sys/kernel/notes";
+    unsigned char expected[65536];
+    wb_buffer *buffer = NULL;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    int file = open(path, O_RDONLY);
+    if (file < 0) NOT_RUN("there is no /sys/kernel/notes");
+    ssize_t bytes = read(file, expected, sizeof expected);
+    void *mapped = mmap(NULL, page_bytes(), PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    if (mapped != MAP_FAILED) munmap(mapped, page_bytes());
+    if (mapped != MAP_FAILED || bytes <= 0) NOT_RUN("/sys/kernel/notes can be mapped");
+    buffer = map(device, path, 0, (uint64_t)bytes, WB_FILE_AUTO);
+    REQUIRE(buffer != NULL);
+    CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
+    CHECK(strstr(describe(buffer).note, "read into memory") != NULL);
+    CHECK(strstr(describe(buffer).note, "mmap") != NULL);
+    CHECK(memcmp(describe(buffer).data, expected, (size_t)bytes) == 0);
+    wb_buffer_release(buffer);
+    buffer = NULL;
+    options.file_mode = WB_FILE_MAP;
+    CHECK_ERROR(WB_ERR_FILE_IO,
+                wb_buffer_map(device, path, 0, (uint64_t)bytes, &options, &buffer, &error),
+                "asked to map and not to read|mmap");
+    CHECK(buffer == NULL);
+}
+
 CHECK_MAIN(CASE(a_file_is_mapped_whole_and_read_only), CASE(any_range_of_a_file_is_mapped),
            CASE(the_device_reads_the_file_in_place),
            CASE(a_file_that_is_read_says_why_and_may_be_written),
            CASE(a_mapping_shows_what_others_write_to_the_file),
            CASE(a_mapping_outlives_its_files_name), CASE(a_mapping_that_is_not_pinned_says_why),
            CASE(a_file_mapped_twice_is_two_buffers), CASE(a_mapped_file_is_registered_in_chunks),
-           CASE(a_large_file_is_read_by_many_threads_in_order))
+           CASE(a_large_file_is_read_by_many_threads_in_order),
+           CASE(a_file_that_cannot_be_mapped_is_read))

@@ -230,6 +230,52 @@ static void memory_registered_without_pinning_says_so(wb_device *device)
     wb_buffer_release(buffer);
 }
 
+/* What the kernel names like a file and is none. */
+static void private_memory_of_a_device_or_of_huge_pages_is_no_files(wb_device *device)
+{
+    const uint64_t bytes = 2 << 20;
+    const int private_memory = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+    wb_buffer *buffer = NULL;
+    int zeros = open("/dev/zero", O_RDWR);
+    REQUIRE(zeros >= 0);
+    void *each[] = {mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, zeros, 0),
+                    mmap(NULL, bytes, PROT_READ | PROT_WRITE, private_memory, -1, 0)};
+    close(zeros);
+    REQUIRE(each[0] != MAP_FAILED);
+    if (each[1] == MAP_FAILED) printf("     no huge pages are set aside: /dev/zero alone\n");
+    for (int i = 0; i < 2 && each[i] != MAP_FAILED; i++) {
+        if (CHECK_OK(wb_buffer_register(device, each[i], bytes, NULL, NULL, NULL, &buffer,
+                                        &error))) {
+            CHECK_SAME(describe(buffer).read_only, 0);
+            fill(each[i], bytes);
+            CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+            wb_buffer_release(buffer);
+        }
+        munmap(each[i], bytes);
+    }
+}
+
+static void what_memory_that_is_there_cannot_become_is_refused(wb_device *device)
+{
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    char memory[100];
+    int deleted = 0;
+    options.write_combined = WB_ON;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
+                                   &error),
+                "write-combined|wb_buffer_alloc");
+    options.write_combined = WB_AUTO;
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
+                                   &error),
+                "huge pages|WB_HUGE_PAGES_TRY");
+    CHECK(buffer == NULL);
+    CHECK_SAME(deleted, 0);
+}
+
 CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
@@ -238,5 +284,7 @@ CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
            CASE(disjoint_ranges_may_share_a_page), CASE(chunks_meet_where_pages_do),
            CASE(a_range_that_is_not_mapped_is_refused),
            CASE(what_would_be_copied_silently_is_refused),
+           CASE(private_memory_of_a_device_or_of_huge_pages_is_no_files),
+           CASE(what_memory_that_is_there_cannot_become_is_refused),
            CASE(a_shared_mapping_that_may_only_be_read_is_registered_as_such),
            CASE(memory_registered_without_pinning_says_so))

@@ -161,6 +161,11 @@ static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
         {"not json", 0, 0, WB_ERR_FORMAT, "malformed"},
         {"[]", 0, 0, WB_ERR_FORMAT, "malformed"},
         {"", 0, 0, WB_ERR_FORMAT, "malformed"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4611686018427387904,4611686018427387904],"
+         "\"data_offsets\":[0,0]}}", 0, 0, WB_ERR_FORMAT, "malformed|\"a\""},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
+         "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"
+         "\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT, "malformed|\"a\"|65"},
     };
     char path[300];
     wb_device_usage before = measure(device);

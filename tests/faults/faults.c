@@ -50,11 +50,13 @@ static void ends_well(struct world *world, const struct observed *begin, const l
 
 static int try(const struct scenario *scenario, const struct fault *fault)
 {
-    struct world world = {NULL, fault, 0, 0, 0, 0, scenario->run == opens, 0, ""};
+    struct world world = {
+        .fault = fault, .opens = scenario->run == opens, .reads_any = scenario->run == reads_any};
     long long before[CHECK_KINDS] = {0};
     file_name(world.path, sizeof world.path, "faults");
     alarm(SECONDS);
     CHECK_OK(wb_log_set(count_logged, NULL));
+    if (world.reads_any) double_set("WB_DOUBLE_ATTRIBUTES", "88=1");
     if (!world.opens) {
         if (!CHECK_OK(wb_device_open(test_device(), NULL, &world.device, &error))) return FAILED;
         for (int kind = 0; kind < CHECK_KINDS; kind++) before[kind] = double_alive(check_kinds[kind]);

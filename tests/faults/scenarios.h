@@ -150,6 +150,39 @@ out:
     give_stream_back(world->device, stream);
 }
 
+/* A device that reads memory which is not pinned: it is waited for before such memory goes. */
+static void reads_any(struct world *world)
+{
+    const int64_t shape[] = {120};
+    const uint64_t bytes = 2 * page_bytes();
+    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    DLManagedTensor *tensor = NULL;
+    wb_buffer *buffer = NULL;
+    wb_view *view = NULL;
+    int registered = 0;
+    void *memory = pages(bytes);
+    REQUIRE(memory != NULL && write_pattern(world->path, bytes));
+    called_back = 0;
+    STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
+    registered = 1;
+    wb_buffer_release(buffer);
+    buffer = NULL;
+    STEP(wb_buffer_map(world->device, world->path, 0, 0, NULL, &buffer, &error));
+    hear(world, buffer);
+    CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+    wb_buffer_release(buffer);
+    buffer = NULL;
+    STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
+    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    STEP(wb_view_to_dlpack(view, &tensor, &error));
+    tensor->deleter(tensor);
+out:
+    wb_view_release(view);
+    wb_buffer_release(buffer);
+    CHECK_SAME(called_back, registered);
+    munmap(memory, bytes);
+}
+
 static void delete_import(DLManagedTensor *tensor)
 {
     (*(int *)tensor->manager_ctx)++;
@@ -321,6 +354,7 @@ static const struct scenario scenarios[] = {
     {"open a safetensors file", opens_a_model_file},
     {"view", views},
     {"DLPack", crosses_dlpack},
+    {"read any memory", reads_any},
     {"copy and defer", computes_in_order},
     {"offload by views", offloads_views},
     {"offload on demand", offloads_on_demand},

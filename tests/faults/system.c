@@ -90,7 +90,8 @@ int system_asked_again(void)
 
 int system_is_hint(const char *path)
 {
-    static const char *const hints[] = {"/cpuinfo", "/meminfo", "/status", "/cgroup"};
+    static const char *const hints[] = {"/cpuinfo", "/meminfo", "/status", "/cgroup", "/user",
+                                        "/uid_map"};
     const char *name = strrchr(path, '/');
     if (strncmp(path, "/sys/", 5) == 0) return 1;
     for (size_t i = 0; name != NULL && i < sizeof hints / sizeof hints[0]; i++) {

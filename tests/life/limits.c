@@ -1,6 +1,10 @@
 /* Limits of the process and the will of the caller: long work that is cancelled, memory that may
  * not be locked, huge pages and address space that are not to be had. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <linux/capability.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -110,6 +114,24 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     unlink(path);
 }
 
+/* In a user namespace, as of a container without root, every capability is there and CAP_IPC_LOCK locks
+ * nothing: mlock asks for it where the machine began. */
+static void a_user_namespace_gives_no_right_to_lock(wb_device *device)
+{
+    struct rlimit memlock = {65536, 65536};
+    wb_buffer *buffer = NULL;
+    (void)device;
+    REQUIRE(setrlimit(RLIMIT_MEMLOCK, &memlock) == 0);
+    if (unshare(CLONE_NEWUSER) != 0) NOT_RUN("the machine forbids user namespaces");
+    REQUIRE_OK(wb_device_open("host", NULL, &device, &error));
+    CHECK_SAME(describe_device(device).memlock_limit, 65536);
+    CHECK_SAME(describe_device(device).pin, 0);
+    CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
+    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+}
+
 static void required_huge_pages_are_all_huge_or_an_error(wb_device *device)
 {
     const uint64_t bytes = (32 << 20) + 5;
@@ -168,6 +190,7 @@ static void address_space_that_is_not_to_be_had_is_out_of_memory(wb_device *devi
 }
 
 CHECK_MAIN(CASE_ALONE(HOST_ONLY, pinning_past_the_lock_limit_is_an_error_that_names_it),
+           CASE_ALONE(HOST_ONLY, a_user_namespace_gives_no_right_to_lock),
            CASE_ALONE(EVERYWHERE, required_huge_pages_that_are_switched_off_are_an_error),
            CASE_ALONE(EVERYWHERE, address_space_that_is_not_to_be_had_is_out_of_memory),
            CASE(work_is_cancelled_in_every_phase_and_leaves_nothing),

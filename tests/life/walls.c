@@ -57,6 +57,35 @@ static int write_text(const char *folder, const char *name, const char *text)
     return close(file) == 0 && done;
 }
 
+/* Pinning makes pages present: those that are there already need no room, the others do. */
+static void what_exists_asks_for_room_as_well(wb_device *device)
+{
+    const uint64_t bytes = 1 << 30, there = 150 << 20;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    wb_buffer *buffer = NULL;
+    char path[300];
+    char *memory = (char *)pages(bytes);
+    REQUIRE(memory != NULL);
+    options.pin = WB_ON;
+    CHECK_ERROR(WB_ERR_CGROUP,
+                wb_buffer_register(device, memory, bytes, &options, NULL, NULL, &buffer, &error),
+                "asked|control group|weighbridge-|256.0 MiB");
+    memset(memory, 1, there);
+    if (CHECK_OK(wb_buffer_register(device, memory, there, &options, NULL, NULL, &buffer, &error))) {
+        wb_buffer_release(buffer);
+        buffer = NULL;
+    }
+    munmap(memory, bytes);
+    file_name(path, sizeof path, "group");
+    int file = open(path, O_CREAT | O_RDWR, 0600);
+    REQUIRE(file >= 0 && ftruncate(file, (off_t)bytes) == 0);
+    close(file);
+    CHECK_ERROR(WB_ERR_CGROUP, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+                "asked|control group");
+    CHECK(buffer == NULL);
+    unlink(path);
+}
+
 static void a_control_group_that_is_full_is_an_error_and_no_kill(wb_device *device)
 {
     char own[4200], inner[4300], self[16];
@@ -81,6 +110,7 @@ static void a_control_group_that_is_full_is_an_error_and_no_kill(wb_device *devi
     wb_buffer_release(held);
     CHECK_OK(wb_buffer_alloc(device, 200 << 20, NULL, &buffer, &error)); /* there is room again */
     wb_buffer_release(buffer);
+    what_exists_asks_for_room_as_well(device);
     small_requests_succeed(device, before);
     wb_device_release(device);
     CHECK(write_text(own, "cgroup.procs", self));

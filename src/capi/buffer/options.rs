@@ -17,7 +17,8 @@ pub type wb_huge_pages = i32;
 pub const WB_HUGE_PAGES_TRY: wb_huge_pages = 0;
 /// Small pages only.
 pub const WB_HUGE_PAGES_OFF: wb_huge_pages = 1;
-/// Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES.
+/// Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES: also where a driver allocates, which
+/// chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED.
 pub const WB_HUGE_PAGES_REQUIRE: wb_huge_pages = 2;
 
 /// The NUMA node that the device hangs on; the default.
@@ -59,11 +60,13 @@ pub struct wb_buffer_options {
     pub huge_pages: wb_huge_pages,
     /// Threads that fault, read and copy; 0 for as many as help.
     pub threads: u32,
-    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY.
+    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. Where a driver allocates, a node is
+    /// WB_ERR_NOT_SUPPORTED.
     pub numa_node: i32,
     /// Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
     pub pin: wb_choice,
-    /// Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host.
+    /// Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+    /// that exists already and for files WB_ERR_NOT_SUPPORTED.
     pub write_combined: wb_choice,
     /// Pinned for every context of the process; WB_AUTO is yes.
     pub portable: wb_choice,

@@ -221,6 +221,31 @@ fn known_already(driver: &Driver, span: Span) -> Option<Error> {
     })
 }
 
+/// Waits for what is queued. A context is current.
+fn wait_by_device_memory(driver: &Driver) -> Result<()> {
+    let mut address = 0;
+    // SAFETY: the pointer receives the address.
+    unsafe { driver.memory_alloc(&mut address, 1) }?;
+    // SAFETY: allocated above, and nobody else knows of it.
+    unsafe { driver.memory_free(address) }.inspect_err(kept_by_the_driver)
+}
+
+/// The same, where there is no device memory.
+fn wait_by_host_memory(driver: &Driver) -> Result<()> {
+    let mut memory = ptr::null_mut();
+    // SAFETY: the pointer receives the memory.
+    unsafe { driver.host_alloc(&mut memory, page_bytes(), 0) }?;
+    // SAFETY: allocated above, and nobody else knows of it.
+    unsafe { driver.host_free(memory) }.inspect_err(kept_by_the_driver)
+}
+
+/// Records what the driver did not take back, though the wait may succeed in the other way.
+fn kept_by_the_driver(error: &Error) {
+    if !code::is_gone(error.code) {
+        log::record(error);
+    }
+}
+
 /// Device address and bytes of pinned memory, as the driver tells them.
 fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
     let device_address = if options.mapped {
@@ -256,6 +281,16 @@ impl Backend for CudaDevice {
     fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _entered = self.context.enter()?;
         work()
+    }
+
+    /// By a byte of device memory, or a page of pinned memory: giving one back waits for all that is
+    /// queued. cuCtxSynchronize would as well, but spoils the captures of other streams.
+    fn settle(&self) -> Result<()> {
+        if !self.context.process.is_this() {
+            return Ok(());
+        }
+        let entered = self.context.enter()?;
+        wait_by_device_memory(entered.driver).or_else(|_| wait_by_host_memory(entered.driver))
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
