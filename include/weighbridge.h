@@ -400,8 +400,8 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. Where a driver allocates, a node is
-     * WB_ERR_NOT_SUPPORTED.
+     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
+     * allocates and for memory that exists already; files are then read, not mapped.
      */
     int32_t numa_node;
     /**
@@ -1563,7 +1563,7 @@ typedef struct {
 
 /**
  * Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES: also where a driver allocates, which
- * chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED.
+ * chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED; files are read, not mapped.
  */
 #define WB_HUGE_PAGES_REQUIRE 2
 

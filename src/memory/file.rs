@@ -8,9 +8,11 @@ use std::path::Path;
 
 use crate::device::Device;
 use crate::error::{Error, Result, fail, human};
-use crate::memory::buffer::{Buffer, BufferOptions, FileMode, MappedFile, Memory, Origin, Parts};
+use crate::memory::buffer::{
+    Buffer, BufferOptions, FileMode, MappedFile, Memory, Numa, Origin, Parts,
+};
 use crate::memory::limits;
-use crate::memory::pages::{self, Mapping, page_bytes};
+use crate::memory::pages::{self, HugePages, Mapping, page_bytes};
 use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
 use crate::status::{
@@ -121,6 +123,11 @@ fn map(
         }
         _ => Ok(Mapped::No(format!("read into memory: {}", error.message))),
     };
+    if options.huge_pages == HugePages::Require || matches!(options.numa, Numa::Node(_)) {
+        let reason = "huge pages or a node were asked for, and the pages of a mapped file are the \
+                      kernel's cache";
+        return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
+    }
     if pinned && !device.facts().read_only_register {
         let reason = format!("{} cannot register read-only memory", device.facts().name);
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));

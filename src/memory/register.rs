@@ -3,7 +3,7 @@
 
 use crate::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions, Memory, Origin, Owner, Parts};
+use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Owner, Parts};
 use crate::memory::limits;
 use crate::memory::maps::{self, Region};
 use crate::memory::pages::{self, HugePages, Span};
@@ -114,6 +114,13 @@ fn check_options(options: &BufferOptions) -> Result<()> {
             WB_ERR_NOT_SUPPORTED,
             "asked to register memory write-combined; it is mapped already as it is: leave the option \
              out, or use wb_buffer_alloc"
+        );
+    }
+    if let Numa::Node(node) = options.numa {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked to register memory on NUMA node {node}; it lies where it lies: use WB_NUMA_DEVICE, or \
+             wb_buffer_alloc"
         );
     }
     if options.huge_pages == HugePages::Require {

@@ -211,6 +211,31 @@ static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
     CHECK(buffer == NULL);
 }
 
+/* Huge pages or a node: the pages of a mapping are the kernel's cache. */
+static void pages_that_a_mapping_cannot_have_are_read_into(wb_device *device)
+{
+    char path[300];
+    file_name(path, sizeof path, "pages");
+    REQUIRE(write_pattern(path, BYTES));
+    for (int node = 0; node < 2; node++) {
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        wb_buffer *buffer = NULL;
+        if (node) options.numa_node = 0;
+        else options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+        REQUIRE_OK(wb_buffer_map(device, path, 0, 0, &options, &buffer, &error));
+        CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
+        CHECK(strstr(describe(buffer).note, "huge pages or a node") != NULL);
+        CHECK(holds_pattern(describe(buffer).data, 0, BYTES));
+        wb_buffer_release(buffer);
+        buffer = NULL;
+        options.file_mode = WB_FILE_MAP;
+        CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+                    "asked to map and not to read|huge pages or a node");
+        CHECK(buffer == NULL);
+    }
+    unlink(path);
+}
+
 CHECK_MAIN(CASE(a_file_is_mapped_whole_and_read_only), CASE(any_range_of_a_file_is_mapped),
            CASE(the_device_reads_the_file_in_place),
            CASE(a_file_that_is_read_says_why_and_may_be_written),
@@ -218,4 +243,5 @@ CHECK_MAIN(CASE(a_file_is_mapped_whole_and_read_only), CASE(any_range_of_a_file_
            CASE(a_mapping_outlives_its_files_name), CASE(a_mapping_that_is_not_pinned_says_why),
            CASE(a_file_mapped_twice_is_two_buffers), CASE(a_mapped_file_is_registered_in_chunks),
            CASE(a_large_file_is_read_by_many_threads_in_order),
-           CASE(a_file_that_cannot_be_mapped_is_read))
+           CASE(a_file_that_cannot_be_mapped_is_read),
+           CASE(pages_that_a_mapping_cannot_have_are_read_into))

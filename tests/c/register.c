@@ -272,6 +272,12 @@ static void what_memory_that_is_there_cannot_become_is_refused(wb_device *device
                 wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
                                    &error),
                 "huge pages|WB_HUGE_PAGES_TRY");
+    options.huge_pages = WB_HUGE_PAGES_TRY;
+    options.numa_node = 0;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
+                                   &error),
+                "node 0|WB_NUMA_DEVICE");
     CHECK(buffer == NULL);
     CHECK_SAME(deleted, 0);
 }

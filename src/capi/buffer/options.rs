@@ -18,7 +18,7 @@ pub const WB_HUGE_PAGES_TRY: wb_huge_pages = 0;
 /// Small pages only.
 pub const WB_HUGE_PAGES_OFF: wb_huge_pages = 1;
 /// Every whole huge page of the range is one, or WB_ERR_HUGE_PAGES: also where a driver allocates, which
-/// chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED.
+/// chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED; files are read, not mapped.
 pub const WB_HUGE_PAGES_REQUIRE: wb_huge_pages = 2;
 
 /// The NUMA node that the device hangs on; the default.
@@ -60,8 +60,8 @@ pub struct wb_buffer_options {
     pub huge_pages: wb_huge_pages,
     /// Threads that fault, read and copy; 0 for as many as help.
     pub threads: u32,
-    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. Where a driver allocates, a node is
-    /// WB_ERR_NOT_SUPPORTED.
+    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
+    /// allocates and for memory that exists already; files are then read, not mapped.
     pub numa_node: i32,
     /// Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
     pub pin: wb_choice,
