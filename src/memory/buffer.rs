@@ -339,13 +339,9 @@ impl Drop for Buffer {
             Memory::Driver(span) => {
                 log::settle(|| self.device.backend().free_pinned(span));
             }
-            Memory::Caller(owner) if !unused => std::mem::forget(owner),
-            Memory::Caller(owner) => {
-                if let Some(owner) = owner {
-                    owner();
-                }
-            }
-            Memory::None => {}
+            Memory::Caller(Some(owner)) if unused => owner(),
+            // Nobody's to give back, or the device may read it: the caller is never told.
+            Memory::Caller(_) | Memory::None => {}
         }
         let usage = self.device.usage();
         let give_back = |counter: &AtomicU64, bytes| counter.fetch_sub(bytes, Ordering::AcqRel);
