@@ -235,5 +235,5 @@ def test_the_count_of_cuda_devices_or_that_there_is_no_driver():
 
 
 def test_no_python_function_is_taken_as_a_host_function(device):
-    with device.stream() as stream, pytest.raises(AttributeError):
+    with device.stream() as stream, pytest.raises(TypeError, match="it must be an integer"):
         stream.call(lambda user: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from typing import TYPE_CHECKING, Any
 
 from . import _abi
@@ -95,7 +96,10 @@ class Options:
 
 def unsigned(value: int, what: str, bits: int = 64) -> int:
     """The value, if C's unsigned integer holds it; ctypes would cut it off silently."""
-    number = value.__index__()
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it must be an integer") from None
     if not 0 <= number < 1 << bits:
         raise ValueError(f"{what} is {value}; it must be 0 or more, and below 2**{bits}")
     return number
