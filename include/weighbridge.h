@@ -2552,7 +2552,7 @@ wb_status wb_offloader_host_view(const wb_offloader *offloader,
  * its bytes become more or fewer, any group; WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_OVERFLOW and
  * WB_ERR_INVALID_ARGUMENT with nothing changed, WB_ERR_CAPTURING, and those of wb_buffer_alloc and of
  * bringing the bytes: the parameter, and what is tied to it, then has none until it is replaced again,
- * which places it as planned. Where the plan refuses NaN and infinity, WB_ERR_NOT_FINITE with
+ * which places it as planned; what is kept in 8 bits is not to be used until then. Where the plan refuses NaN and infinity, WB_ERR_NOT_FINITE with
  * nothing changed.
  *
  * The caller promises:
