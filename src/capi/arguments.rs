@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use crate::device::policy::Choice;
+use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_ENUM, WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_STRUCT_SIZE};
 
@@ -133,9 +133,13 @@ pub(super) fn one_of<T: Copy>(value: i32, field: &str, known: &[(i32, T)]) -> Re
 }
 
 /// A `wb_choice`.
-pub(super) fn choice(value: i32, field: &str) -> Result<Choice> {
-    use super::device::{WB_AUTO, WB_OFF, WB_ON};
-    one_of(value, field, &[(WB_AUTO, Choice::Auto), (WB_ON, Choice::On), (WB_OFF, Choice::Off)])
+pub(super) fn choice(value: i32, field: &str) -> Result<Tristate> {
+    use crate::capi::device::{WB_AUTO, WB_OFF, WB_ON};
+    one_of(
+        value,
+        field,
+        &[(WB_AUTO, Tristate::Auto), (WB_ON, Tristate::On), (WB_OFF, Tristate::Off)],
+    )
 }
 
 /// Refuses what is reserved for later.

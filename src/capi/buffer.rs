@@ -4,18 +4,20 @@ mod options;
 
 use std::ffi::{c_char, c_void};
 
-use crate::capi::arguments::{self, Sized32, check_output, write_struct};
+pub use options::*;
+
+use crate::capi::arguments::{Sized32, check_output, write_struct};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
-use crate::capi::handle::{self, Handle};
-use crate::device::{Device, Stream};
+use crate::capi::handle::Handle;
+use crate::capi::{arguments, handle};
+use crate::device::backend::Stream;
+use crate::device::device::Device;
 use crate::error::{Result, fail, human};
 use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
 use crate::memory::deferred;
-use crate::memory::pages::Span;
+use crate::os::span::Span;
 use crate::status::{WB_ERR_NULL, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
-
-pub use options::*;
 
 /// A range of host memory: allocated, registered, or mapped from a file.
 pub struct wb_buffer {

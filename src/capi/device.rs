@@ -5,18 +5,20 @@ mod work;
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
+pub use work::*;
+
 use crate::capi::arguments::{
     Sized32, check_output, check_reserved, choice, read_struct, text, write_struct,
 };
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
-use crate::capi::handle::{self, Handle};
-use crate::device::{self, Device, DeviceOptions, cuda};
-use crate::log;
-use crate::memory::deferred;
-use crate::offload::link;
+use crate::capi::handle;
+use crate::capi::handle::Handle;
+use crate::device::cuda;
+use crate::device::device::{Device, DeviceOptions};
+use crate::device::stats::DeviceStats;
+use crate::memory::{deferred, link};
+use crate::os::log;
 use crate::status::wb_status;
-
-pub use work::*;
 
 /// A place to compute: a CUDA device, or the host, which is always there.
 pub struct wb_device {
@@ -159,7 +161,7 @@ unsafe impl Sized32 for wb_device_usage {
 pub unsafe extern "C" fn wb_cuda_device_count(count: *mut i32, error: *mut wb_error) -> wb_status {
     guard(error, || {
         check_output(count, "count")?;
-        let found = cuda::device_count()?;
+        let found = cuda::device::device_count()?;
         // SAFETY: not NULL.
         unsafe { *count = found };
         Ok(())
@@ -248,7 +250,7 @@ pub unsafe extern "C" fn wb_device_describe(
         check_output(info, "info")?;
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let (facts, policy) = (device.facts(), device.policy());
+        let (facts, policy) = (device.capabilities(), device.policy());
         let (free_bytes, total_bytes) = device.backend().memory()?;
         let chars = |content: &str| {
             let mut chars = [0; 256];
@@ -322,8 +324,8 @@ pub unsafe extern "C" fn wb_device_measure(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let device::UsageSnapshot { buffers, views, deferred, asked, mapped, pinned, device_bytes } =
-            device.usage().snapshot();
+        let DeviceStats { buffers, views, deferred, asked, mapped, pinned, device_bytes } =
+            device.counters().snapshot();
         let measured = wb_device_usage {
             struct_size: size_of::<wb_device_usage>() as u32,
             reserved0: 0,

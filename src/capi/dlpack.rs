@@ -8,16 +8,17 @@ use crate::capi::arguments::check_output;
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle;
-use crate::capi::view::{self, checked_layout, wb_access, wb_view};
-use crate::device::Device;
+use crate::capi::view::{checked_layout, wb_access, wb_view};
+use crate::capi::{handle, view};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Owner};
 use crate::memory::deferred;
-use crate::memory::parallel::Progress;
-use crate::memory::view::{Access, View};
+use crate::memory::view::{Accessor, View};
+use crate::os::parallel::Progress;
+use crate::os::sync;
+use crate::os::sync::{Arc, Mutex};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_NULL, wb_status};
-use crate::sync::{self, Arc, Mutex};
 use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
@@ -26,9 +27,9 @@ use crate::tensor::dlpack::{
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
-    let (layout, facts) = (view.layout(), view.device().facts());
+    let (layout, facts) = (view.layout(), view.device().capabilities());
     let (device_type, device_id, address) = match view.access() {
-        Access::Device if facts.cuda => {
+        Accessor::Device if facts.cuda => {
             (CUDA, facts.ordinal, view.device_address().unwrap_or(0) as usize)
         }
         _ => (CPU, 0, view.address()),
@@ -140,7 +141,7 @@ unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
         };
         drop(managed);
         let device = view.device().clone();
-        if device.facts().cuda {
+        if device.capabilities().cuda {
             deferred::drop_after(None, Box::new(view), &device);
         }
         Ok(())
@@ -228,7 +229,7 @@ unsafe fn import_tensor<M: Managed>(
     device: &Arc<Device>,
     managed: *mut M,
     tensor: &DLTensor,
-    access: Access,
+    access: Accessor,
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Arc<View>> {

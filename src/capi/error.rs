@@ -4,9 +4,9 @@ use std::ffi::c_char;
 
 use crate::capi::cancel::Uncancelled;
 use crate::error::{Error, Result, catch};
-use crate::log;
+use crate::os::log;
+use crate::os::sync::forced;
 use crate::status::{WB_OK, wb_status};
-use crate::sync::forced;
 
 /// What went wrong. The caller's own; begin with WB_ERROR_INIT. Written on failure only.
 #[repr(C)]
@@ -36,7 +36,7 @@ pub(super) fn guard(error: *mut wb_error, body: impl FnOnce() -> Result<()>) -> 
 /// sink that may be a point of cancellation.
 pub(super) fn guard_void(body: impl FnOnce() -> Result<()>) {
     let _whole = Uncancelled::begin();
-    log::settle(|| run(body));
+    log::best_effort(|| run(body));
 }
 
 fn run(body: impl FnOnce() -> Result<()>) -> Result<()> {

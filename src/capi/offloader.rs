@@ -5,20 +5,22 @@ mod weights;
 
 use std::ffi::c_void;
 
+pub use step::*;
+pub use weights::*;
+
 use crate::capi::arguments::{Sized32, check_output, write_struct};
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
+use crate::capi::handle;
+use crate::capi::handle::Handle;
 use crate::capi::plan::{Planned, wb_plan};
-use crate::device::{Device, Stream};
+use crate::device::backend::{Location, Stream};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::pages::Span;
-use crate::offload::offloader::{Offloader, Source};
-use crate::offload::parameter::{Origin, Parameter, Source as Given};
+use crate::offload::offloader::Offloader;
+use crate::os::span::Span;
+use crate::plan::parameter::{Origin, Parameter};
 use crate::status::{WB_ERR_OVERFLOW, wb_status};
-
-pub use step::*;
-pub use weights::*;
 
 /// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
 ///
@@ -119,8 +121,8 @@ unsafe impl Sized32 for wb_offloader_stats {
 ///
 /// # Safety
 /// The bytes may be read until the work that is given the source is done.
-unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Source>> {
-    let (Given { address, on_device }, layout) = match &parameter.origin {
+unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Location>> {
+    let (address, layout) = match &parameter.origin {
         Origin::Quantized(from) => (from.source, &from.layout),
         Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),
     };
@@ -128,7 +130,7 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Sou
     if address == 0 || bytes == 0 {
         return Ok(None);
     }
-    let on_device = on_device || device.backend().is_device_memory(address)?;
+    let on_device = device.backend().is_device_memory(address)?;
     // SAFETY: the caller's promise.
     let Some(span) = (unsafe { Span::checked(address, bytes) }) else {
         fail!(
@@ -137,7 +139,7 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Sou
             parameter.name
         )
     };
-    Ok(Some(Source { span, on_device }))
+    Ok(Some(Location { span, on_device }))
 }
 
 /// Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies

@@ -4,9 +4,10 @@ use std::ffi::c_char;
 use std::ptr;
 
 use crate::capi::arguments::{Sized32, check_reserved, one_of, read_struct, text};
-use crate::capi::view::{self, wb_layout};
+use crate::capi::view;
+use crate::capi::view::wb_layout;
 use crate::error::{Result, fail};
-use crate::offload::parameter::{Carrier, Origin, Parameter, ParameterAccess, Source};
+use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW};
 
 /// How a step reads a parameter.
@@ -61,17 +62,22 @@ unsafe impl Sized32 for wb_parameter {
 }
 
 /// The number of a carrier.
-pub(super) fn carrier_code(carrier: Carrier) -> wb_carrier {
+pub(super) fn carrier_code(carrier: TransferMode) -> wb_carrier {
     match carrier {
-        Carrier::Auto => WB_CARRIER_AUTO,
-        Carrier::View => WB_CARRIER_VIEW,
-        Carrier::OnDemand => WB_CARRIER_ON_DEMAND,
-        Carrier::Prefetch => WB_CARRIER_PREFETCH,
+        TransferMode::Auto => WB_CARRIER_AUTO,
+        TransferMode::ZeroCopy => WB_CARRIER_VIEW,
+        TransferMode::OnDemand => WB_CARRIER_ON_DEMAND,
+        TransferMode::Prefetch => WB_CARRIER_PREFETCH,
     }
 }
 
-pub(super) fn carrier(value: wb_carrier, field: &str) -> Result<Carrier> {
-    let all = [Carrier::Auto, Carrier::View, Carrier::OnDemand, Carrier::Prefetch];
+pub(super) fn carrier(value: wb_carrier, field: &str) -> Result<TransferMode> {
+    let all = [
+        TransferMode::Auto,
+        TransferMode::ZeroCopy,
+        TransferMode::OnDemand,
+        TransferMode::Prefetch,
+    ];
     one_of(value, field, &all.map(|carrier| (carrier_code(carrier), carrier)))
 }
 
@@ -156,14 +162,14 @@ unsafe fn parameter_from(
             _ => group.into(),
         },
         layout,
-        source: Source { address, on_device: false },
+        source: address,
         storage: given.storage,
         access: one_of(
             given.access,
             "parameter.access",
             &[
-                (WB_PARAMETER_DENSE, ParameterAccess::Dense),
-                (WB_PARAMETER_SPARSE, ParameterAccess::Sparse),
+                (WB_PARAMETER_DENSE, AccessPattern::Dense),
+                (WB_PARAMETER_SPARSE, AccessPattern::Sparse),
             ],
         )?,
         carrier: match given.carrier {

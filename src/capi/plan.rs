@@ -5,6 +5,7 @@ mod contents;
 use std::ffi::{CString, c_char};
 use std::ptr;
 
+pub use contents::*;
 use once_cell::race::OnceBox;
 
 use crate::capi::arguments::{
@@ -12,19 +13,19 @@ use crate::capi::arguments::{
 };
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
+use crate::capi::handle::Handle;
 use crate::capi::parameter::{WB_CARRIER_AUTO, carrier, parameters_from, wb_carrier, wb_parameter};
-use crate::capi::quantizer::{self, wb_quantize_options};
-use crate::device::Device;
+use crate::capi::quantizer::wb_quantize_options;
+use crate::capi::{handle, quantizer};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::offload::order::Order;
-use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
-use crate::offload::quantize::Rule;
-use crate::offload::report;
+use crate::offload::device_plan::DevicePlan;
+use crate::os::sync::Arc;
+use crate::plan::json;
+use crate::plan::order::Order;
+use crate::plan::plan::{Allowed, Plan, PlanOptions};
+use crate::plan::quantization::QuantizationRule;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
-use crate::sync::Arc;
-
-pub use contents::*;
 
 /// Which parameter goes where and why.
 pub struct wb_plan {
@@ -243,7 +244,7 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
 
 /// # Safety
 /// The options' pointers are NULL or valid.
-unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<Rule>> {
+unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<QuantizationRule>> {
     if given.quantize.is_null() {
         return Ok(None);
     }
@@ -259,7 +260,13 @@ unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<Rule>> {
         );
     }
     let (format, kind, block) = (options.format, options.kind, options.block);
-    Ok(Some(Rule { select, format, kind, block, refuse_odd: options.refuse_odd }))
+    Ok(Some(QuantizationRule {
+        select,
+        format,
+        kind,
+        block,
+        reject_nonfinite: options.reject_nonfinite,
+    }))
 }
 
 /// A text for C. Names came from C, so that no NUL is in them.
@@ -393,7 +400,7 @@ pub unsafe extern "C" fn wb_plan_json(
         check_output(json, "json")?;
         // SAFETY: the caller's promise.
         let planned = unsafe { handle::borrow::<Planned>(plan) }?;
-        let made = planned.json.get_or_init(|| Box::new(c_text(report::json(planned.plan()))));
+        let made = planned.json.get_or_init(|| Box::new(c_text(json::to_json(planned.plan()))));
         // SAFETY: not NULL.
         unsafe { *json = made.as_ptr() };
         Ok(())

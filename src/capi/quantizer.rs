@@ -9,17 +9,20 @@ use crate::capi::arguments::{
 use crate::capi::buffer::{wb_progress, with_progress};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::capi::view::{self, wb_layout};
-use crate::device::Device;
-use crate::device::kernel::{Format, ScaleKind};
+use crate::capi::handle::Handle;
+use crate::capi::view::wb_layout;
+use crate::capi::{handle, view};
+use crate::device::backend::Location;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::pages::Span;
-use crate::quant::geometry::Geometry;
-use crate::quant::quantizer::{Place, Quantizer, Task, Way};
+use crate::os::span::Span;
+use crate::quant::quantizer::Quantizer;
+use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
+use crate::tensor::fp8::{Fp8Format, ScaleType};
+use crate::tensor::scale_grid::ScaleGrid;
 
 /// Bytes of staging memory where none are asked for.
 const STAGING_BYTES: u64 = 128 << 20;
@@ -170,7 +173,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
     guard(error, || {
         // SAFETY: the caller's promise.
         let ((layout, _), options) = unsafe { (view::layout(layout)?, options_from(options)?) };
-        let geometry = Geometry::new(&layout, options.block)?;
+        let geometry = ScaleGrid::new(&layout, options.block)?;
         let described = wb_scales_info {
             struct_size: size_of::<wb_scales_info>() as u32,
             reserved0: 0,
@@ -217,7 +220,7 @@ pub unsafe extern "C" fn wb_quantizer_quantize(
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Way::Quantize, (source, layout), target, scales, options, done)
+        run(quantizer, Direction::Quantize, (source, layout), target, scales, options, done)
     })
 }
 
@@ -242,17 +245,17 @@ pub unsafe extern "C" fn wb_quantizer_dequantize(
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Way::Dequantize, (target, layout), source, scales, options, done)
+        run(quantizer, Direction::Dequantize, (target, layout), source, scales, options, done)
     })
 }
 
 /// The options as the library takes them.
 pub(super) struct Options {
-    pub format: Format,
-    pub kind: ScaleKind,
+    pub format: Fp8Format,
+    pub kind: ScaleType,
     pub given: bool,
     pub block: (u64, u64),
-    pub refuse_odd: bool,
+    pub reject_nonfinite: bool,
     scale_bytes: u64,
     progress: wb_progress,
     user: *mut c_void,
@@ -281,15 +284,15 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
     check_reserved(&given.reserved, "wb_quantize_options")?;
     let yes_or_no = [(0, false), (1, true)];
     Ok(Options {
-        format: Format::of(Dtype::from_code(given.format)?)?,
+        format: Fp8Format::of(Dtype::from_code(given.format)?)?,
         kind: one_of(
             given.scale_type,
             "scale_type",
-            &[(WB_DTYPE_F32, ScaleKind::F32), (WB_DTYPE_F8_E8M0, ScaleKind::E8m0)],
+            &[(WB_DTYPE_F32, ScaleType::F32), (WB_DTYPE_F8_E8M0, ScaleType::E8m0)],
         )?,
         given: one_of(given.given_scales, "given_scales", &yes_or_no)?,
         block: (given.block_rows, given.block_cols),
-        refuse_odd: one_of(given.refuse_nonfinite, "refuse_nonfinite", &yes_or_no)?,
+        reject_nonfinite: one_of(given.refuse_nonfinite, "refuse_nonfinite", &yes_or_no)?,
         scale_bytes: given.scale_bytes,
         progress: given.progress,
         user: given.progress_user,
@@ -300,7 +303,7 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
 /// As for wb_quantizer_quantize.
 unsafe fn run(
     quantizer: *const wb_quantizer,
-    way: Way,
+    way: Direction,
     (wide, layout): (u64, *const wb_layout),
     narrow: u64,
     scales: u64,
@@ -315,7 +318,7 @@ unsafe fn run(
     let (quantizer, (layout, offset), options) = unsafe {
         (handle::share::<Quantizer>(quantizer)?, view::layout(layout)?, options_from(options)?)
     };
-    let geometry = Geometry::new(&layout, options.block)?;
+    let geometry = ScaleGrid::new(&layout, options.block)?;
     let wide_bytes = ptr::with_exposed_provenance(wide as usize);
     // SAFETY: the caller's promise.
     let wide = place(&quantizer, unsafe { view::source(wide_bytes, &layout, offset) }?)?;
@@ -336,7 +339,7 @@ unsafe fn run(
     let (narrow, scales) = unsafe {
         (named(narrow, layout.elements(), "8-bit numbers")?, named(scales, bytes, "scales")?)
     };
-    let task = Task {
+    let task = QuantizeTask {
         way,
         wide,
         narrow: place(&quantizer, narrow)?,
@@ -346,7 +349,7 @@ unsafe fn run(
         kind: options.kind,
         given: options.given,
         block: options.block,
-        refuse_odd: options.refuse_odd,
+        reject_nonfinite: options.reject_nonfinite,
     };
     // SAFETY: the caller's promise.
     let found = unsafe {
@@ -358,7 +361,7 @@ unsafe fn run(
     let described = wb_quantized {
         struct_size: size_of::<wb_quantized>() as u32,
         passes: found.passes,
-        nonfinite: found.odd,
+        nonfinite: found.nonfinite,
         staging_bytes: found.staging_bytes,
     };
     // SAFETY: the caller's promise.
@@ -384,8 +387,8 @@ unsafe fn named(address: u64, bytes: u64, what: &str) -> Result<Span> {
     }
 }
 
-fn place(quantizer: &Quantizer, span: Span) -> Result<Place> {
+fn place(quantizer: &Quantizer, span: Span) -> Result<Location> {
     let backend = quantizer.device().backend();
     let on_device = span.bytes() > 0 && backend.is_device_memory(span.start() as u64)?;
-    Ok(Place { span, on_device })
+    Ok(Location { span, on_device })
 }

@@ -3,14 +3,15 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use crate::capi::arguments::{self, Sized32, check_output, text, write_struct};
+use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::capi::view::{self, wb_access, wb_view};
-use crate::device::Device;
-use crate::memory::model_file::ModelFile;
+use crate::capi::handle::Handle;
+use crate::capi::view::{wb_access, wb_view};
+use crate::capi::{arguments, handle, view};
+use crate::device::device::Device;
+use crate::memory::safetensors_file::SafetensorsFile;
 use crate::status::wb_status;
 use crate::tensor::dtype::wb_dtype;
 
@@ -19,7 +20,7 @@ pub struct wb_safetensors {
     _opaque: [u8; 0],
 }
 
-impl Handle for ModelFile {
+impl Handle for SafetensorsFile {
     type Opaque = wb_safetensors;
     const NAME: &'static str = "wb_safetensors";
 }
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn wb_safetensors_open(
         // SAFETY: the caller's promise.
         let opened = unsafe {
             with_options(options, |options, progress| {
-                ModelFile::open(&device, path, options, progress)
+                SafetensorsFile::open(&device, path, options, progress)
             })
         }?;
         // SAFETY: not NULL.
@@ -89,7 +90,7 @@ pub unsafe extern "C" fn wb_safetensors_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_retain(file: *const wb_safetensors) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::retain::<ModelFile>(file) });
+    guard_void(|| unsafe { handle::retain::<SafetensorsFile>(file) });
 }
 
 /// Drops a reference. Views hold the file's buffer, so it may go before them. Any thread.
@@ -99,7 +100,7 @@ pub unsafe extern "C" fn wb_safetensors_retain(file: *const wb_safetensors) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_release(file: *mut wb_safetensors) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::take::<ModelFile>(file) }.map(drop));
+    guard_void(|| unsafe { handle::take::<SafetensorsFile>(file) }.map(drop));
 }
 
 /// Number of tensors; 0 for NULL. They are in the order of their data. Any thread.
@@ -111,7 +112,7 @@ pub unsafe extern "C" fn wb_safetensors_count(file: *const wb_safetensors) -> u6
     let mut count = 0;
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
-        count = unsafe { handle::borrow::<ModelFile>(file) }?.tensors().len() as u64;
+        count = unsafe { handle::borrow::<SafetensorsFile>(file) }?.tensors().len() as u64;
         Ok(())
     });
     count
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn wb_safetensors_header(file: *const wb_safetensors) -> *
     let mut json = ptr::null();
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
-        json = unsafe { handle::borrow::<ModelFile>(file) }?.json().as_ptr();
+        json = unsafe { handle::borrow::<SafetensorsFile>(file) }?.json().as_ptr();
         Ok(())
     });
     json
@@ -146,7 +147,7 @@ pub unsafe extern "C" fn wb_safetensors_describe(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let (tensor, name) = unsafe { handle::borrow::<ModelFile>(file) }?.tensor(index)?;
+        let (tensor, name) = unsafe { handle::borrow::<SafetensorsFile>(file) }?.tensor(index)?;
         let layout = tensor.layout.as_ref();
         let described = wb_tensor_info {
             struct_size: size_of::<wb_tensor_info>() as u32,
@@ -177,7 +178,8 @@ pub unsafe extern "C" fn wb_safetensors_find(
     guard(error, || {
         check_output(index, "index")?;
         // SAFETY: the caller's promise.
-        let (file, name) = unsafe { (handle::borrow::<ModelFile>(file)?, text(name, "name")?) };
+        let (file, name) =
+            unsafe { (handle::borrow::<SafetensorsFile>(file)?, text(name, "name")?) };
         let found = file.find(name)?;
         // SAFETY: not NULL.
         unsafe { *index = found };
@@ -205,7 +207,7 @@ pub unsafe extern "C" fn wb_safetensors_view(
     guard(error, || {
         check_output(view, "view")?;
         // SAFETY: the caller's promise.
-        let file = unsafe { handle::borrow::<ModelFile>(file) }?;
+        let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
         let made = file.view(index, view::access(access)?, alignment)?;
         // SAFETY: not NULL.
         unsafe { *view = handle::give(made) };
@@ -236,7 +238,7 @@ pub unsafe extern "C" fn wb_safetensors_load(
         check_output(view, "view")?;
         check_output(copied, "copied")?;
         // SAFETY: the caller's promise.
-        let file = unsafe { handle::borrow::<ModelFile>(file) }?;
+        let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
         let access = view::access(access)?;
         // SAFETY: the caller's promise.
         let (made, is_copy) = unsafe {
@@ -268,7 +270,7 @@ pub unsafe extern "C" fn wb_safetensors_buffer(
     guard(error, || {
         check_output(buffer, "buffer")?;
         // SAFETY: the caller's promise.
-        let held = unsafe { handle::borrow::<ModelFile>(file) }?.buffer().clone();
+        let held = unsafe { handle::borrow::<SafetensorsFile>(file) }?.buffer().clone();
         // SAFETY: not NULL.
         unsafe { *buffer = handle::give(held) };
         Ok(())

@@ -4,9 +4,10 @@ use std::ffi::{CString, c_char, c_void};
 use std::ptr;
 
 use crate::capi::error::guard;
-use crate::log;
-use crate::status::{self, wb_status};
-use crate::sync::Arc;
+use crate::os::log;
+use crate::os::sync::Arc;
+use crate::status;
+use crate::status::wb_status;
 
 /// The library's version as `WB_VERSION` counts it. Any thread.
 #[unsafe(no_mangle)]

@@ -6,13 +6,15 @@ use crate::capi::arguments::{Sized32, check_output, one_of, read_struct, write_s
 use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::device::{Device, Stream};
+use crate::capi::handle;
+use crate::capi::handle::Handle;
+use crate::device::backend::Stream;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::memory::deferred;
-use crate::memory::pages::Span;
-use crate::memory::view::{Access, View};
+use crate::memory::view::{Accessor, View};
+use crate::os::span::Span;
 use crate::status::{
     WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_RESERVED, wb_status,
 };
@@ -36,8 +38,12 @@ pub const WB_ACCESS_DEVICE: wb_access = 0;
 /// The host only.
 pub const WB_ACCESS_HOST: wb_access = 1;
 
-pub(super) fn access(value: wb_access) -> Result<Access> {
-    one_of(value, "access", &[(WB_ACCESS_DEVICE, Access::Device), (WB_ACCESS_HOST, Access::Host)])
+pub(super) fn access(value: wb_access) -> Result<Accessor> {
+    one_of(
+        value,
+        "access",
+        &[(WB_ACCESS_DEVICE, Accessor::Device), (WB_ACCESS_HOST, Accessor::Host)],
+    )
 }
 
 /// Type, shape and strides of a tensor. Begin with WB_LAYOUT_INIT.
@@ -314,8 +320,8 @@ pub unsafe extern "C" fn wb_view_describe(
             dtype: layout.dtype().code(),
             ndim: layout.ndim() as i32,
             access: match view.access() {
-                Access::Device => WB_ACCESS_DEVICE,
-                Access::Host => WB_ACCESS_HOST,
+                Accessor::Device => WB_ACCESS_DEVICE,
+                Accessor::Host => WB_ACCESS_HOST,
             },
             read_only: view.is_read_only().into(),
             reserved0: 0,

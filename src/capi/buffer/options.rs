@@ -4,11 +4,11 @@ use std::ffi::c_void;
 
 use crate::capi::arguments::{Sized32, check_reserved, choice, one_of, read_struct};
 use crate::capi::device::{WB_AUTO, wb_choice};
-use crate::device::policy::Choice;
+use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{BufferOptions, FileMode, Numa};
-use crate::memory::pages::HugePages;
-use crate::memory::parallel::{Phase, Progress};
+use crate::os::mapping::HugePages;
+use crate::os::parallel::{Phase, Progress};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// Whether memory lies in huge pages.
@@ -135,8 +135,8 @@ pub(in crate::capi) unsafe fn with_options<R>(
             },
         },
         pin: choice(given.pin, &field("pin"))?,
-        write_combined: choice(given.write_combined, &field("write_combined"))? == Choice::On,
-        portable: choice(given.portable, &field("portable"))? != Choice::Off,
+        write_combined: choice(given.write_combined, &field("write_combined"))? == Tristate::On,
+        portable: choice(given.portable, &field("portable"))? != Tristate::Off,
         file: one_of(
             given.file_mode,
             &field("file_mode"),

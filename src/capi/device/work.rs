@@ -7,9 +7,10 @@ use crate::capi::arguments::check_output;
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::device::{Device, Holder, Stream};
+use crate::device::backend::Stream;
+use crate::device::device::{Device, Holder};
 use crate::error::fail;
-use crate::memory::pages::Span;
+use crate::os::span::Span;
 use crate::status::{WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
 
 /// Work of the host on a stream. It must not call this library or CUDA.

@@ -6,7 +6,7 @@ use crate::capi::arguments::{check_output, text};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
 use crate::capi::offloader::wb_offloader;
-use crate::device::Stream;
+use crate::device::backend::Stream;
 use crate::offload::offloader::Offloader;
 use crate::status::wb_status;
 

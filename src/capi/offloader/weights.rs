@@ -5,18 +5,18 @@ use std::ptr;
 
 use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_struct};
 use crate::capi::error::{guard, wb_error};
-use crate::capi::handle;
 use crate::capi::offloader::{source_of, wb_offloader};
 use crate::capi::parameter::{
     WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter,
 };
-use crate::capi::view::{self, wb_layout, wb_view};
-use crate::device::Stream;
+use crate::capi::view::{wb_layout, wb_view};
+use crate::capi::{handle, view};
+use crate::device::backend::{Location, Stream};
 use crate::error::Result;
 use crate::memory::view::View;
-use crate::offload::offloader::{Offloader, Source};
+use crate::offload::offloader::Offloader;
+use crate::os::sync::Arc;
 use crate::status::wb_status;
-use crate::sync::Arc;
 
 /// What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
 #[repr(C)]
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn wb_offloader_replace(
             view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
         }?;
         let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
-        offloader.replace(name, layout, Source { span, on_device }, Stream(stream as usize))
+        offloader.replace(name, layout, Location { span, on_device }, Stream(stream as usize))
     })
 }
 

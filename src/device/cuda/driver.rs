@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 use once_cell::sync::OnceCell;
 
 use crate::error::{Error, Result};
-use crate::process::PerProcess;
+use crate::os::process::PerProcess;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_DRIVER,
     WB_ERR_DRIVER_TOO_OLD, WB_ERR_FORKED, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,

@@ -1,0 +1,181 @@
+//! Which parameter goes where and why, before anything is allocated.
+
+use smallvec::SmallVec;
+
+use crate::plan::order::Order;
+use crate::plan::parameter::{Parameter, TransferMode};
+use crate::plan::quantization::QuantizationRule;
+use crate::plan::reason::Reason;
+
+/// Every block in the arena and in the slots begins at a multiple of this.
+pub const ALIGNMENT: u64 = 256;
+
+/// An error that a plan may be told to take as a warning.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// Nothing is offloaded.
+    pub nothing: bool,
+    /// A selector matches no parameter.
+    pub unmatched: bool,
+    /// The device has room for everything.
+    pub everything_fits: bool,
+}
+
+/// What a plan is made by.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// The most bytes of host memory that may be taken.
+    pub offload_bytes: Option<u64>,
+    /// The most bytes of device memory that resident parameters and slots may take.
+    pub device_bytes: Option<u64>,
+    /// The most bytes of device memory for slots.
+    pub slot_bytes: Option<u64>,
+    /// Groups in their slots at a time; 0 for as many as serve.
+    pub depth: u32,
+    /// How to carry what says nothing of its own.
+    pub carrier: TransferMode,
+    /// In which order parameters leave the device.
+    pub order: Order,
+    /// What may leave it; everything where there is none.
+    pub select: Vec<String>,
+    /// What may not.
+    pub exclude: Vec<String>,
+    /// What is a warning only.
+    pub allowed: Allowed,
+    /// What is quantized.
+    pub quantize: Option<QuantizationRule>,
+    /// What the link carries; 0 for what was measured, if it was.
+    pub link_bytes_per_second: f64,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            offload_bytes: None,
+            device_bytes: None,
+            slot_bytes: None,
+            depth: 0,
+            carrier: TransferMode::Auto,
+            order: Order::Spread,
+            select: Vec::new(),
+            exclude: Vec::new(),
+            allowed: Allowed::default(),
+            quantize: None,
+            link_bytes_per_second: 0.0,
+        }
+    }
+}
+
+/// What a plan must know of the platform.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// The device can read host memory in place.
+    pub views: bool,
+    /// Why, or why not.
+    pub views_reason: String,
+    /// Bytes of a page of host memory.
+    pub page_bytes: u64,
+}
+
+/// A parameter and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct PlannedParameter {
+    /// The parameter.
+    pub parameter: Parameter,
+    /// Its group.
+    pub group: usize,
+    /// Its storage.
+    pub storage: usize,
+    /// Bytes from the storage's first to the parameter's lowest.
+    pub offset: u64,
+    /// How it is carried; `None` while it stays on the device.
+    pub carrier: Option<TransferMode>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Bytes of one parameter, or of several that are tied.
+#[derive(Debug, Clone)]
+pub struct PlannedStorage {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its unit, if it is offloaded.
+    pub unit: Option<usize>,
+    /// Bytes from the unit's first.
+    pub offset_in_unit: u64,
+    /// The parameters that share it.
+    pub parameters: SmallVec<[usize; 1]>,
+}
+
+/// Storages that lie side by side and move as one.
+#[derive(Debug, Clone)]
+pub struct PlannedUnit {
+    /// How it is carried.
+    pub carrier: TransferMode,
+    /// The groups that use it.
+    pub groups: Vec<usize>,
+    /// Bytes from the arena's first.
+    pub arena_offset: u64,
+    /// Its bytes, each storage's rounded up.
+    pub bytes: u64,
+    /// Bytes from the slots' first; `None` where it is read in place.
+    pub slot_offset: Option<u64>,
+    /// What it consists of, in the order in which it lies.
+    pub storages: Vec<usize>,
+}
+
+/// What is acquired together.
+#[derive(Debug, Clone, Default)]
+pub struct PlannedGroup {
+    /// Its name.
+    pub name: String,
+    /// Its units.
+    pub units: Vec<usize>,
+    /// Its turn among the groups that are copied ahead.
+    pub ring: Option<usize>,
+    /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
+    pub offloaded_bytes: u64,
+    /// Bytes of its parameters that stay; what is tied counts in the first group.
+    pub resident_bytes: u64,
+}
+
+/// Which parameter goes where and why.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it was made by.
+    pub options: PlanOptions,
+    /// In the order in which they were given.
+    pub parameters: Vec<PlannedParameter>,
+    /// In the order of their first parameters.
+    pub storages: Vec<PlannedStorage>,
+    /// In the order in which they lie in the arena.
+    pub units: Vec<PlannedUnit>,
+    /// In the order in which they were first named.
+    pub groups: Vec<PlannedGroup>,
+    /// The groups that are copied ahead, in the order of a step.
+    pub ring: Vec<usize>,
+    /// How many of them have their slots at a time.
+    pub depth: usize,
+    /// A step's first groups wait for its last ones: the slots do not go round.
+    pub wrap_stalls: bool,
+    /// Bytes of host memory, whole pages.
+    pub arena_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of them for what is copied ahead.
+    pub ring_bytes: u64,
+    /// Bytes of device memory for what stays, each storage's rounded up.
+    pub resident_bytes: u64,
+    /// Bytes of all storages.
+    pub payload_bytes: u64,
+    /// Bytes of those that are offloaded.
+    pub offloaded_payload_bytes: u64,
+    /// Bytes copied in every step.
+    pub step_bytes: u64,
+    /// Bytes that the device reads in place in every step, if it reads all of what is dense.
+    pub view_bytes: u64,
+    /// Seconds that the link needs for a step.
+    pub step_seconds: Option<f64>,
+    /// What was allowed.
+    pub warnings: Vec<String>,
+}
