@@ -12,7 +12,7 @@
  *              status, the driver's own code and a message. Outputs are written only on success.
  *   Structs    Begin with struct_size and have a WB_*_INIT. A smaller struct from an older header is
  *              accepted; reserved fields must be 0.
- *   NULL       is refused with WB_ERR_NULL unless a comment says that it is allowed.
+ *   NULL       is refused with WB_ERR_INVALID_ARGUMENT unless a comment says that it is allowed.
  *   Streams    are the engine's own: a CUstream as void*, or a host device's stream. NULL is the
  *              device's default stream.
  *   Callbacks  (progress, log sink, deleters, host functions) return: neither an exception nor longjmp
@@ -61,12 +61,12 @@ struct DLManagedTensorVersioned;
 /**
  * Nothing offloaded is a warning.
  */
-#define WB_ALLOW_NOTHING 1
+#define WB_ALLOW_NOTHING_OFFLOADED 1
 
 /**
  * A selector that matches nothing is a warning.
  */
-#define WB_ALLOW_UNMATCHED 2
+#define WB_ALLOW_UNMATCHED_SELECTOR 2
 
 /**
  * Room for everything on the device is a warning.
@@ -91,12 +91,12 @@ typedef struct wb_device wb_device;
  *    Weights that share bytes are found by their addresses, or by `storage` where there are none.
  * 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
  *    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
- *    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+ *    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
  *    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
  *    a name.
  * 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
- *    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
- *    or wb_offloader_view for a tensor that keeps its memory.
+ *    engine drops its own copies of what is offloaded, and asks wb_offloader_get_parameter_info for each address,
+ *    or wb_offloader_get_view for a tensor that keeps its memory.
  * 4. Step. Around the kernels of each layer, on the engine's own stream:
  *
  * ```c
@@ -123,7 +123,7 @@ typedef struct wb_device wb_device;
  *
  * Threads and memory. Every call may come from any thread. Views and the offloader itself may be
  * released in any order; wb_offloader_release waits for the copies that are queued. What holds memory
- * and what was carried is in wb_offloader_measure, and adds up.
+ * and what was carried is in wb_offloader_get_stats, and adds up.
  */
 typedef struct wb_offloader wb_offloader;
 
@@ -183,7 +183,7 @@ typedef struct {
 /**
  * Yes, no, or as environment and platform have it.
  */
-typedef int32_t wb_choice;
+typedef int32_t wb_tristate;
 
 /**
  * How to open a device. Begin with WB_DEVICE_OPTIONS_INIT.
@@ -194,14 +194,14 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * Pin host memory? A wb_choice; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_AUTO off.
+     * Pin host memory? A wb_tristate; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_TRISTATE_AUTO off.
      */
-    wb_choice pin;
+    wb_tristate pin;
     /**
-     * Let the device read host memory in place? A wb_choice; WEIGHBRIDGE_DISABLE_UVA=1 switches
-     * WB_AUTO off.
+     * Let the device read host memory in place? A wb_tristate; WEIGHBRIDGE_DISABLE_UVA=1 switches
+     * WB_TRISTATE_AUTO off.
      */
-    wb_choice views;
+    wb_tristate views;
     /**
      * 0.
      */
@@ -312,7 +312,7 @@ typedef struct {
 } wb_device_info;
 
 /**
- * What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_USAGE_INIT.
+ * What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_STATS_INIT.
  */
 typedef struct {
     /**
@@ -355,7 +355,7 @@ typedef struct {
      * Errors that went to the log sink since the process began.
      */
     uint64_t errors_logged;
-} wb_device_usage;
+} wb_device_stats;
 
 /**
  * Work of the host on a stream. It must not call this library or CUDA.
@@ -405,18 +405,18 @@ typedef struct {
      */
     int32_t numa_node;
     /**
-     * Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
+     * Pin this buffer? A wb_tristate; WB_TRISTATE_AUTO is the device's policy.
      */
-    wb_choice pin;
+    wb_tristate pin;
     /**
-     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+     * Bypass the processor's cache (WB_TRISTATE_ON): fast to write, very slow to read for the host. For memory
      * that exists already and for files WB_ERR_NOT_SUPPORTED.
      */
-    wb_choice write_combined;
+    wb_tristate write_combined;
     /**
-     * Pinned for every context of the process; WB_AUTO is yes.
+     * Pinned for every context of the process; WB_TRISTATE_AUTO is yes.
      */
-    wb_choice portable;
+    wb_tristate portable;
     /**
      * A wb_file_mode, for files.
      */
@@ -506,7 +506,7 @@ typedef struct {
 } wb_buffer_info;
 
 /**
- * What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+ * What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_STATS_INIT.
  */
 typedef struct {
     /**
@@ -533,7 +533,7 @@ typedef struct {
      * Bytes locked by mlock (smaps).
      */
     uint64_t locked_bytes;
-} wb_buffer_usage;
+} wb_buffer_stats;
 
 /**
  * An element type: one of `WB_DTYPE_*`.
@@ -577,7 +577,7 @@ typedef struct {
 /**
  * Who looks through a view.
  */
-typedef int32_t wb_access;
+typedef int32_t wb_accessor;
 
 /**
  * What a view is. Begin with WB_VIEW_INFO_INIT.
@@ -596,9 +596,9 @@ typedef struct {
      */
     int32_t ndim;
     /**
-     * A wb_access.
+     * A wb_accessor.
      */
-    wb_access access;
+    wb_accessor access;
     /**
      * 1 when the elements must not be written.
      */
@@ -645,7 +645,7 @@ typedef int (*wb_capsule_is_valid)(void *capsule, const char *name);
 typedef void *(*wb_capsule_get_pointer)(void *capsule, const char *name);
 
 /**
- * A tensor of a file. Begin with WB_TENSOR_INFO_INIT.
+ * A tensor of a file. Begin with WB_SAFETENSORS_TENSOR_INFO_INIT.
  */
 typedef struct {
     /**
@@ -680,17 +680,17 @@ typedef struct {
      * Bytes of its data.
      */
     uint64_t bytes;
-} wb_tensor_info;
+} wb_safetensors_tensor_info;
 
 /**
  * How a step reads a parameter.
  */
-typedef int32_t wb_parameter_access;
+typedef int32_t wb_access_pattern;
 
 /**
  * How an offloaded parameter gets to the kernels that read it.
  */
-typedef int32_t wb_carrier;
+typedef int32_t wb_transfer_mode;
 
 /**
  * A parameter of a model. Begin with WB_PARAMETER_INIT.
@@ -701,9 +701,9 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * A wb_parameter_access.
+     * A wb_access_pattern.
      */
-    wb_parameter_access access;
+    wb_access_pattern access;
     /**
      * Its name, unique in the model; UTF-8 that ends in NUL.
      */
@@ -726,9 +726,9 @@ typedef struct {
      */
     uint64_t storage;
     /**
-     * A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
+     * A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
      */
-    wb_carrier carrier;
+    wb_transfer_mode transfer_mode;
     /**
      * 0.
      */
@@ -841,9 +841,9 @@ typedef struct {
      */
     uint32_t exclude_count;
     /**
-     * A wb_carrier, for parameters that name none.
+     * A wb_transfer_mode, for parameters that name none.
      */
-    wb_carrier carrier;
+    wb_transfer_mode transfer_mode;
     /**
      * A wb_order.
      */
@@ -956,7 +956,7 @@ typedef struct {
 } wb_plan_info;
 
 /**
- * What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
+ * What becomes of a parameter. Begin with WB_PLAN_PARAMETER_INFO_INIT. The strings are the plan's.
  */
 typedef struct {
     /**
@@ -966,7 +966,7 @@ typedef struct {
     /**
      * How it is carried; WB_CARRIER_NONE when it stays on the device.
      */
-    wb_carrier carrier;
+    wb_transfer_mode transfer_mode;
     /**
      * Its name.
      */
@@ -987,7 +987,7 @@ typedef struct {
      * The first parameter that it shares its bytes with, itself if with none.
      */
     uint64_t tied_to;
-} wb_planned_info;
+} wb_plan_parameter_info;
 
 /**
  * A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
@@ -1094,7 +1094,7 @@ typedef struct {
 } wb_offloader_stats;
 
 /**
- * What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+ * What a parameter of an offloader is. Begin with WB_OFFLOADER_PARAMETER_INFO_INIT.
  */
 typedef struct {
     /**
@@ -1104,7 +1104,7 @@ typedef struct {
     /**
      * How it is carried; WB_CARRIER_NONE while it is resident.
      */
-    wb_carrier carrier;
+    wb_transfer_mode transfer_mode;
     /**
      * Its group.
      */
@@ -1122,10 +1122,10 @@ typedef struct {
      * Bytes from its lowest to the end of its highest element.
      */
     uint64_t span_bytes;
-} wb_offloaded_info;
+} wb_offloader_parameter_info;
 
 /**
- * What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+ * What wb_offloader_reconcile did. Begin with WB_OFFLOADER_RECONCILE_RESULT_INIT.
  */
 typedef struct {
     /**
@@ -1152,10 +1152,10 @@ typedef struct {
      * Parameters that are where they were.
      */
     uint64_t kept;
-} wb_reconciled;
+} wb_offloader_reconcile_result;
 
 /**
- * The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
+ * The scales of a tensor. Begin with WB_QUANTIZER_SCALES_INFO_INIT.
  */
 typedef struct {
     /**
@@ -1182,10 +1182,10 @@ typedef struct {
      * Bytes of all scales, which lie in this order without gaps.
      */
     uint64_t bytes;
-} wb_scales_info;
+} wb_quantizer_scales_info;
 
 /**
- * What was done. Begin with WB_QUANTIZED_INIT.
+ * What was done. Begin with WB_QUANTIZER_RESULT_INIT.
  */
 typedef struct {
     /**
@@ -1204,237 +1204,218 @@ typedef struct {
      * Bytes of device memory that were taken for staging, never more than the limit.
      */
     uint64_t staging_bytes;
-} wb_quantized;
+} wb_quantizer_result;
 
 /**
- * The call did what was asked.
+ * The call succeeded.
  */
 #define WB_OK 0
 
 /**
- * The library broke its own rules (a panic was caught): please report it.
+ * A defect of the library (it caught a panic); please report it.
  */
 #define WB_ERR_INTERNAL 1
 
 /**
- * A pointer is NULL where NULL is not allowed.
+ * An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field that is
+ * not zero, or another invalid value. The message names it.
  */
-#define WB_ERR_NULL 2
+#define WB_ERR_INVALID_ARGUMENT 2
 
 /**
- * A handle is not alive: released too often, or never made (found by debug builds only).
+ * The handle is not alive: it was released too often or never created (detected by debug builds only).
  */
 #define WB_ERR_HANDLE 3
 
 /**
- * A `struct_size` is too small to be valid, or larger than this library knows.
+ * `struct_size` is smaller than the smallest valid size or larger than this library knows.
  */
 #define WB_ERR_STRUCT_SIZE 4
 
 /**
- * A reserved field is not 0.
+ * A product or sum of sizes does not fit in 64 bits.
  */
-#define WB_ERR_RESERVED 5
+#define WB_ERR_OVERFLOW 5
 
 /**
- * A value is none of the named constants of its kind.
+ * An index or a range lies outside its bounds.
  */
-#define WB_ERR_ENUM 6
+#define WB_ERR_OUT_OF_RANGE 6
 
 /**
- * An argument is wrong in another way; the message says which and how.
+ * The memory is not mapped for the device; use an explicit copy.
  */
-#define WB_ERR_INVALID_ARGUMENT 7
+#define WB_ERR_NOT_MAPPED 7
 
 /**
- * Shape × strides × element size does not fit in 64 bits.
+ * The address does not have the required alignment.
  */
-#define WB_ERR_OVERFLOW 8
+#define WB_ERR_UNALIGNED 8
 
 /**
- * A range lies outside of what it should lie in.
+ * Part of the range is already registered.
  */
-#define WB_ERR_OUT_OF_RANGE 9
+#define WB_ERR_ALREADY_REGISTERED 9
 
 /**
- * Zero bytes where there is nothing to do with zero bytes.
+ * Part of the range is not mapped in this process or is not readable.
  */
-#define WB_ERR_ZERO_BYTES 10
+#define WB_ERR_UNMAPPED_RANGE 10
 
 /**
- * The device cannot see this memory; a copy has its own name.
+ * Registering this memory would silently copy its pages.
  */
-#define WB_ERR_NOT_MAPPED 11
+#define WB_ERR_WOULD_COPY 11
 
 /**
- * The address does not suit the alignment that was asked for.
+ * The device does not exist.
  */
-#define WB_ERR_UNALIGNED 12
+#define WB_ERR_NO_DEVICE 12
 
 /**
- * A part of the range is registered already.
+ * No NVIDIA driver is installed.
  */
-#define WB_ERR_ALREADY_REGISTERED 13
+#define WB_ERR_NO_DRIVER 13
 
 /**
- * A part of the range is not mapped in this process, or not readable.
+ * The driver lacks a required function; the message names it.
  */
-#define WB_ERR_UNMAPPED_RANGE 14
+#define WB_ERR_DRIVER_TOO_OLD 14
 
 /**
- * Registering this memory would silently copy every page of it.
+ * The driver reported an error; `code` holds its CUresult.
  */
-#define WB_ERR_WOULD_COPY 15
+#define WB_ERR_DRIVER 15
 
 /**
- * There is no such device.
+ * The platform or this kind of device does not support the operation.
  */
-#define WB_ERR_NO_DEVICE 16
+#define WB_ERR_NOT_SUPPORTED 16
 
 /**
- * There is no NVIDIA driver on this machine.
+ * Pinning exceeds RLIMIT_MEMLOCK.
  */
-#define WB_ERR_NO_DRIVER 17
+#define WB_ERR_MEMLOCK 17
 
 /**
- * The driver lacks a function that is needed; the message names it.
+ * The allocation exceeds the memory limit of the control group.
  */
-#define WB_ERR_DRIVER_TOO_OLD 18
+#define WB_ERR_CGROUP 18
 
 /**
- * The driver refused; `driver_code` is its code.
+ * Not enough host memory.
  */
-#define WB_ERR_DRIVER 19
+#define WB_ERR_OUT_OF_MEMORY 19
 
 /**
- * The platform, or this kind of device, cannot do it.
+ * Not enough device memory.
  */
-#define WB_ERR_NOT_SUPPORTED 20
+#define WB_ERR_DEVICE_MEMORY 20
 
 /**
- * Pinning was asked for and RLIMIT_MEMLOCK does not allow it.
+ * Huge pages are required and not available.
  */
-#define WB_ERR_MEMLOCK 21
-
-/**
- * The memory limit of the control group leaves no room.
- */
-#define WB_ERR_CGROUP 22
-
-/**
- * There is not enough host memory.
- */
-#define WB_ERR_OUT_OF_MEMORY 23
-
-/**
- * There is not enough device memory.
- */
-#define WB_ERR_DEVICE_MEMORY 24
-
-/**
- * Huge pages were required and are not to be had.
- */
-#define WB_ERR_HUGE_PAGES 25
+#define WB_ERR_HUGE_PAGES 21
 
 /**
  * The file does not exist.
  */
-#define WB_ERR_FILE_MISSING 26
+#define WB_ERR_FILE_MISSING 22
 
 /**
- * The file may not be read, or is not a regular file.
+ * The file is not readable or not a regular file.
  */
-#define WB_ERR_FILE_ACCESS 27
+#define WB_ERR_FILE_ACCESS 23
 
 /**
  * The file is empty.
  */
-#define WB_ERR_FILE_EMPTY 28
+#define WB_ERR_FILE_EMPTY 24
 
 /**
- * The file is shorter than it was when it was mapped, or than it says it is.
+ * The file is shorter than its mapping or than its own header says.
  */
-#define WB_ERR_FILE_TRUNCATED 29
+#define WB_ERR_FILE_TRUNCATED 25
 
 /**
  * Reading the file failed.
  */
-#define WB_ERR_FILE_IO 30
+#define WB_ERR_FILE_IO 26
 
 /**
  * The file is not a well-formed safetensors file.
  */
-#define WB_ERR_FORMAT 31
+#define WB_ERR_FORMAT 27
 
 /**
- * There is nothing of that name.
+ * No object has this name.
  */
-#define WB_ERR_NOT_FOUND 32
+#define WB_ERR_NOT_FOUND 28
 
 /**
- * The progress callback asked to stop.
+ * The progress callback cancelled the call.
  */
-#define WB_ERR_CANCELLED 33
+#define WB_ERR_CANCELLED 29
 
 /**
- * The wait ended before the work did.
+ * The timeout expired before the work completed.
  */
-#define WB_ERR_TIMEOUT 34
+#define WB_ERR_TIMEOUT 30
 
 /**
- * The stream is being captured into a graph, where this cannot be done.
+ * The stream is being captured into a graph, where this call is not possible.
  */
-#define WB_ERR_CAPTURING 35
+#define WB_ERR_CAPTURING 31
 
 /**
- * The process was forked since the device was opened: its child cannot use it.
+ * The device was opened before a fork, and this is the child process.
  */
-#define WB_ERR_FORKED 36
+#define WB_ERR_FORKED 32
 
 /**
- * The DLPack tensor is of a version, device or type that is not taken here.
+ * The DLPack tensor has an unsupported version, device or type.
  */
-#define WB_ERR_DLPACK 37
+#define WB_ERR_DLPACK 33
 
 /**
- * Nothing would be offloaded.
+ * The plan offloads nothing.
  */
-#define WB_ERR_NOTHING_OFFLOADED 38
+#define WB_ERR_NOTHING_OFFLOADED 34
 
 /**
- * A selector is malformed, or matches no parameter.
+ * A selector is malformed or matches no parameter.
  */
-#define WB_ERR_SELECTOR 39
+#define WB_ERR_SELECTOR 35
 
 /**
- * Everything fits on the device.
+ * All parameters fit on the device.
  */
-#define WB_ERR_EVERYTHING_FITS 40
+#define WB_ERR_EVERYTHING_FITS 36
 
 /**
  * The budget cannot be met.
  */
-#define WB_ERR_BUDGET 41
+#define WB_ERR_BUDGET 37
 
 /**
  * The bytes allowed for slots do not hold one group.
  */
-#define WB_ERR_SLOTS_BUDGET 42
+#define WB_ERR_SLOTS_BUDGET 38
 
 /**
- * Something else holds what was asked for; release it first.
+ * The object is in use; release it first.
  */
-#define WB_ERR_BUSY 43
+#define WB_ERR_BUSY 39
 
 /**
  * The staging memory allowed does not hold one row.
  */
-#define WB_ERR_STAGING 44
+#define WB_ERR_STAGING 40
 
 /**
- * There are NaN or infinities, and they were to be an error.
+ * The tensor contains NaN or infinity, and the options reject them.
  */
-#define WB_ERR_NOT_FINITE 45
+#define WB_ERR_NOT_FINITE 41
 
 /**
  * Boolean, 1 byte.
@@ -1529,17 +1510,17 @@ typedef struct {
 /**
  * As the environment and the platform have it; the default.
  */
-#define WB_AUTO 0
+#define WB_TRISTATE_AUTO 0
 
 /**
  * Yes; wins over the environment.
  */
-#define WB_ON 1
+#define WB_TRISTATE_ON 1
 
 /**
  * No; wins over the environment.
  */
-#define WB_OFF 2
+#define WB_TRISTATE_OFF 2
 
 /**
  * The host's processors and memory.
@@ -1570,17 +1551,17 @@ typedef struct {
 /**
  * Mapped where the platform can register a mapping, else read; the default.
  */
-#define WB_FILE_AUTO 0
+#define WB_FILE_MODE_AUTO 0
 
 /**
  * Mapped, or an error.
  */
-#define WB_FILE_MAP 1
+#define WB_FILE_MODE_MAP 1
 
 /**
  * Read into exact memory.
  */
-#define WB_FILE_READ 2
+#define WB_FILE_MODE_READ 2
 
 /**
  * Making pages present.
@@ -1640,42 +1621,42 @@ typedef struct {
 /**
  * The device; the buffer must be mapped for it.
  */
-#define WB_ACCESS_DEVICE 0
+#define WB_ACCESSOR_DEVICE 0
 
 /**
  * The host only.
  */
-#define WB_ACCESS_HOST 1
+#define WB_ACCESSOR_HOST 1
 
 /**
  * All of it; the default.
  */
-#define WB_PARAMETER_DENSE 0
+#define WB_ACCESS_PATTERN_DENSE 0
 
 /**
  * Few rows of it: an embedding, experts.
  */
-#define WB_PARAMETER_SPARSE 1
+#define WB_ACCESS_PATTERN_SPARSE 1
 
 /**
  * As the plan sees fit; the default.
  */
-#define WB_CARRIER_AUTO 0
+#define WB_TRANSFER_MODE_AUTO 0
 
 /**
  * The device reads it in host memory.
  */
-#define WB_CARRIER_VIEW 1
+#define WB_TRANSFER_MODE_ZERO_COPY 1
 
 /**
  * It is copied when its group is acquired.
  */
-#define WB_CARRIER_ON_DEMAND 2
+#define WB_TRANSFER_MODE_ON_DEMAND 2
 
 /**
  * It is copied ahead of that.
  */
-#define WB_CARRIER_PREFETCH 3
+#define WB_TRANSFER_MODE_PREFETCH 3
 
 /**
  * It is not carried: it stays on the device.
@@ -1707,20 +1688,20 @@ extern "C" {
 uint32_t wb_version(void);
 
 /**
- * The name of a status, such as "WB_ERR_NULL"; NULL for a number that is none. Static.
+ * The name of a status, such as "WB_ERR_INVALID_ARGUMENT"; NULL for a number that is none. Static.
  */
 const char *wb_status_name(wb_status status);
 
 /**
  * Installs the process's log sink, or takes it away with a NULL callback. Without one such errors
- * are only counted (wb_device_usage.errors_logged).
+ * are only counted (wb_device_stats.errors_logged).
  *
  * Ownership: `user` stays the caller's and must live until the sink is replaced. Any thread.
  *
  * The caller promises:
  * `callback` may be called on any thread with `user` until it is replaced.
  */
-wb_status wb_log_set(wb_log_callback callback, void *user);
+wb_status wb_log_set_callback(wb_log_callback callback, void *user);
 
 /**
  * How many CUDA devices there are.
@@ -1730,7 +1711,7 @@ wb_status wb_log_set(wb_log_callback callback, void *user);
  * The caller promises:
  * Pointers are NULL or valid.
  */
-wb_status wb_cuda_device_count(int32_t *count, wb_error *error);
+wb_status wb_device_get_cuda_count(int32_t *count, wb_error *error);
 
 /**
  * Opens a device by its name: "host", or "cuda:N" by CUDA's ordinal. `options` may be NULL.
@@ -1771,7 +1752,7 @@ void wb_device_release(wb_device *device);
  * The caller promises:
  * `device` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_device_describe(const wb_device *device, wb_device_info *info, wb_error *error);
+wb_status wb_device_get_info(const wb_device *device, wb_device_info *info, wb_error *error);
 
 /**
  * Measures what the link carries: bytes a second from pinned host memory to the device, the fastest
@@ -1794,7 +1775,7 @@ wb_status wb_device_measure_link(const wb_device *device,
  * The caller promises:
  * `device` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
  */
-wb_status wb_device_measure(const wb_device *device, wb_device_usage *usage, wb_error *error);
+wb_status wb_device_get_stats(const wb_device *device, wb_device_stats *usage, wb_error *error);
 
 /**
  * Waits until every reference that was to go after a stream, or was let go by a DLPack consumer,
@@ -1812,7 +1793,7 @@ wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error
  *
  * Ownership: given back with wb_device_free, or with the device's last reference. May block the
  * device: keep it off the hot path. Any thread.
- * Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_ZERO_BYTES, WB_ERR_FORKED, WB_ERR_DRIVER.
+ * Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * `device` is NULL or alive; `address` is NULL or valid.
@@ -1839,7 +1820,7 @@ wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *er
  * Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
  * one is pageable memory, or both are host memory, a driver may block the caller until the stream
  * gets there. Any thread. Capturable.
- * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
+ * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for an address 0.
  *
  * The caller promises:
  * Both places are valid for `bytes` bytes until the stream has run the copy.
@@ -1920,7 +1901,7 @@ wb_status wb_buffer_alloc(const wb_device *device,
  * Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
  * that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
  * the device.
- * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+ * Errors: WB_ERR_INVALID_ARGUMENT, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
  * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
  * WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
@@ -1951,13 +1932,13 @@ wb_status wb_buffer_register(const wb_device *device,
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.
  */
-wb_status wb_buffer_map(const wb_device *device,
-                        const char *path,
-                        uint64_t offset,
-                        uint64_t bytes,
-                        const wb_buffer_options *options,
-                        wb_buffer **buffer,
-                        wb_error *error);
+wb_status wb_buffer_map_file(const wb_device *device,
+                             const char *path,
+                             uint64_t offset,
+                             uint64_t bytes,
+                             const wb_buffer_options *options,
+                             wb_buffer **buffer,
+                             wb_error *error);
 
 /**
  * Adds a reference. Any thread.
@@ -1995,21 +1976,21 @@ wb_status wb_buffer_release_after(wb_buffer *buffer, void *stream, wb_error *err
  * The caller promises:
  * `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_buffer_describe(const wb_buffer *buffer, wb_buffer_info *info, wb_error *error);
+wb_status wb_buffer_get_info(const wb_buffer *buffer, wb_buffer_info *info, wb_error *error);
 
 /**
- * Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+ * Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_get_info. Any thread.
  *
  * The caller promises:
  * `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
  */
-wb_status wb_buffer_measure(const wb_buffer *buffer, wb_buffer_usage *usage, wb_error *error);
+wb_status wb_buffer_get_stats(const wb_buffer *buffer, wb_buffer_stats *usage, wb_error *error);
 
 /**
  * Makes a view of a buffer. It aliases, or fails: it never copies.
  *
  * Ownership: one reference; the view holds the buffer. Any thread.
- * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_ENUM,
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_INVALID_ARGUMENT,
  * WB_ERR_INVALID_ARGUMENT, WB_ERR_FILE_TRUNCATED.
  *
  * The caller promises:
@@ -2017,7 +1998,7 @@ wb_status wb_buffer_measure(const wb_buffer *buffer, wb_buffer_usage *usage, wb_
  */
 wb_status wb_view_new(const wb_buffer *buffer,
                       const wb_layout *layout,
-                      wb_access access,
+                      wb_accessor access,
                       wb_view **view,
                       wb_error *error);
 
@@ -2034,7 +2015,7 @@ wb_status wb_view_new(const wb_buffer *buffer,
 wb_status wb_view_copy_from(const wb_device *device,
                             const void *data,
                             const wb_layout *layout,
-                            wb_access access,
+                            wb_accessor access,
                             const wb_buffer_options *options,
                             wb_view **view,
                             wb_error *error);
@@ -2074,7 +2055,7 @@ wb_status wb_view_release_after(wb_view *view, void *stream, wb_error *error);
  * The caller promises:
  * `view` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *error);
+wb_status wb_view_get_info(const wb_view *view, wb_view_info *info, wb_error *error);
 
 /**
  * The buffer that a view looks into; WB_ERR_NOT_FOUND for a view of device memory.
@@ -2084,7 +2065,7 @@ wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *er
  * The caller promises:
  * `view` is NULL or alive; `buffer` is NULL or valid.
  */
-wb_status wb_view_buffer(const wb_view *view, wb_buffer **buffer, wb_error *error);
+wb_status wb_view_get_buffer(const wb_view *view, wb_buffer **buffer, wb_error *error);
 
 /**
  * Exports a view as a DLManagedTensor: kDLCUDA for a view from a CUDA device, else kDLCPU.
@@ -2120,7 +2101,7 @@ wb_status wb_view_to_dlpack_versioned(const wb_view *view,
  */
 wb_status wb_view_from_dlpack(const wb_device *device,
                               struct DLManagedTensor *tensor,
-                              wb_access access,
+                              wb_accessor access,
                               const wb_buffer_options *options,
                               wb_view **view,
                               wb_error *error);
@@ -2133,7 +2114,7 @@ wb_status wb_view_from_dlpack(const wb_device *device,
  */
 wb_status wb_view_from_dlpack_versioned(const wb_device *device,
                                         struct DLManagedTensorVersioned *tensor,
-                                        wb_access access,
+                                        wb_accessor access,
                                         const wb_buffer_options *options,
                                         wb_view **view,
                                         wb_error *error);
@@ -2159,11 +2140,11 @@ wb_status wb_python_capsule_setup(wb_capsule_is_valid is_valid,
 void wb_python_capsule_destroy(void *capsule);
 
 /**
- * Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map
+ * Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map_file
  * does. `options` may be NULL.
  *
  * Ownership: one reference. Any thread. Errors: WB_ERR_FORMAT, WB_ERR_FILE_TRUNCATED, those of
- * wb_buffer_map.
+ * wb_buffer_map_file.
  *
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.
@@ -2196,7 +2177,7 @@ void wb_safetensors_release(wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive.
  */
-uint64_t wb_safetensors_count(const wb_safetensors *file);
+uint64_t wb_safetensors_get_tensor_count(const wb_safetensors *file);
 
 /**
  * The header's JSON text, ending in NUL, with the file's own metadata; NULL for NULL. The file's
@@ -2205,7 +2186,7 @@ uint64_t wb_safetensors_count(const wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive.
  */
-const char *wb_safetensors_header(const wb_safetensors *file);
+const char *wb_safetensors_get_header(const wb_safetensors *file);
 
 /**
  * Answers what the tensor at an index is. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
@@ -2213,10 +2194,10 @@ const char *wb_safetensors_header(const wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_safetensors_describe(const wb_safetensors *file,
-                                  uint64_t index,
-                                  wb_tensor_info *info,
-                                  wb_error *error);
+wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file,
+                                         uint64_t index,
+                                         wb_safetensors_tensor_info *info,
+                                         wb_error *error);
 
 /**
  * The index of the tensor of a name. Any thread. Errors: WB_ERR_NOT_FOUND.
@@ -2224,10 +2205,10 @@ wb_status wb_safetensors_describe(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `name` is NULL or ends in NUL; `index` is NULL or valid.
  */
-wb_status wb_safetensors_find(const wb_safetensors *file,
-                              const char *name,
-                              uint64_t *index,
-                              wb_error *error);
+wb_status wb_safetensors_find_tensor(const wb_safetensors *file,
+                                     const char *name,
+                                     uint64_t *index,
+                                     wb_error *error);
 
 /**
  * A view of a tensor where it lies in the file's buffer. It aliases, or fails; `alignment` is the
@@ -2239,31 +2220,31 @@ wb_status wb_safetensors_find(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `view` is NULL or valid.
  */
-wb_status wb_safetensors_view(const wb_safetensors *file,
-                              uint64_t index,
-                              wb_access access,
-                              uint64_t alignment,
-                              wb_view **view,
-                              wb_error *error);
+wb_status wb_safetensors_get_view(const wb_safetensors *file,
+                                  uint64_t index,
+                                  wb_accessor access,
+                                  uint64_t alignment,
+                                  wb_view **view,
+                                  wb_error *error);
 
 /**
  * A view of a tensor where it lies if it is aligned, else of a copy in memory of its own; `copied`
  * receives 1 for a copy, else 0. `options`, for the copy, may be NULL.
  *
- * Ownership: one reference. Any thread. Errors: those of wb_safetensors_view but WB_ERR_UNALIGNED,
+ * Ownership: one reference. Any thread. Errors: those of wb_safetensors_get_view but WB_ERR_UNALIGNED,
  * and of wb_buffer_alloc.
  *
  * The caller promises:
  * `file` is NULL or alive; other pointers are NULL or valid.
  */
-wb_status wb_safetensors_load(const wb_safetensors *file,
-                              uint64_t index,
-                              wb_access access,
-                              uint64_t alignment,
-                              const wb_buffer_options *options,
-                              wb_view **view,
-                              int32_t *copied,
-                              wb_error *error);
+wb_status wb_safetensors_load_view(const wb_safetensors *file,
+                                   uint64_t index,
+                                   wb_accessor access,
+                                   uint64_t alignment,
+                                   const wb_buffer_options *options,
+                                   wb_view **view,
+                                   int32_t *copied,
+                                   wb_error *error);
 
 /**
  * The buffer over the whole file.
@@ -2273,7 +2254,9 @@ wb_status wb_safetensors_load(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `buffer` is NULL or valid.
  */
-wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, wb_error *error);
+wb_status wb_safetensors_get_buffer(const wb_safetensors *file,
+                                    wb_buffer **buffer,
+                                    wb_error *error);
 
 /**
  * Plans: which of `count` parameters leave the device under the budget, and how they are carried.
@@ -2282,7 +2265,7 @@ wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, 
  * Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
  * Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
  * allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
- * off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+ * off, WB_ERR_INVALID_ARGUMENT, WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW.
  *
  * The caller promises:
  * Pointers are NULL or valid for as much as is said of them.
@@ -2316,7 +2299,7 @@ void wb_plan_release(wb_plan *plan);
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *error);
+wb_status wb_plan_get_info(const wb_plan *plan, wb_plan_info *info, wb_error *error);
 
 /**
  * The whole plan as JSON. The string is the plan's. Any thread.
@@ -2324,7 +2307,7 @@ wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *er
  * The caller promises:
  * `plan` is NULL or alive; `json` is NULL or valid.
  */
-wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
+wb_status wb_plan_to_json(const wb_plan *plan, const char **json, wb_error *error);
 
 /**
  * Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
@@ -2332,7 +2315,10 @@ wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
  * The caller promises:
  * `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
  */
-wb_status wb_plan_find(const wb_plan *plan, const char *name, uint64_t *index, wb_error *error);
+wb_status wb_plan_find_parameter(const wb_plan *plan,
+                                 const char *name,
+                                 uint64_t *index,
+                                 wb_error *error);
 
 /**
  * Answers what becomes of a parameter; they count in the order in which they were given. Any thread.
@@ -2341,10 +2327,10 @@ wb_status wb_plan_find(const wb_plan *plan, const char *name, uint64_t *index, w
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_parameter(const wb_plan *plan,
-                            uint64_t index,
-                            wb_planned_info *info,
-                            wb_error *error);
+wb_status wb_plan_get_parameter_info(const wb_plan *plan,
+                                     uint64_t index,
+                                     wb_plan_parameter_info *info,
+                                     wb_error *error);
 
 /**
  * Answers what a group is; they count in the order in which they were first named. Any thread.
@@ -2353,10 +2339,10 @@ wb_status wb_plan_parameter(const wb_plan *plan,
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_group(const wb_plan *plan,
-                        uint64_t index,
-                        wb_plan_group_info *info,
-                        wb_error *error);
+wb_status wb_plan_get_group_info(const wb_plan *plan,
+                                 uint64_t index,
+                                 wb_plan_group_info *info,
+                                 wb_error *error);
 
 /**
  * Answers a warning: what was allowed. The string is the plan's. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
@@ -2364,10 +2350,10 @@ wb_status wb_plan_group(const wb_plan *plan,
  * The caller promises:
  * `plan` is NULL or alive; `warning` is NULL or valid.
  */
-wb_status wb_plan_warning(const wb_plan *plan,
-                          uint64_t index,
-                          const char **warning,
-                          wb_error *error);
+wb_status wb_plan_get_warning(const wb_plan *plan,
+                              uint64_t index,
+                              const char **warning,
+                              wb_error *error);
 
 /**
  * Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies
@@ -2414,9 +2400,9 @@ void wb_offloader_release(wb_offloader *offloader);
  * The caller promises:
  * `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
  */
-wb_status wb_offloader_measure(const wb_offloader *offloader,
-                               wb_offloader_stats *stats,
-                               wb_error *error);
+wb_status wb_offloader_get_stats(const wb_offloader *offloader,
+                                 wb_offloader_stats *stats,
+                                 wb_error *error);
 
 /**
  * The number of a group, by which it is acquired. Groups count from 0 in the order in which the
@@ -2425,10 +2411,10 @@ wb_status wb_offloader_measure(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
  */
-wb_status wb_offloader_group(const wb_offloader *offloader,
-                             const char *name,
-                             uint64_t *group,
-                             wb_error *error);
+wb_status wb_offloader_find_group(const wb_offloader *offloader,
+                                  const char *name,
+                                  uint64_t *group,
+                                  wb_error *error);
 
 /**
  * Makes `stream` wait until the group's parameters are where their addresses say, and keeps them there
@@ -2499,10 +2485,10 @@ wb_status wb_offloader_reset(const wb_offloader *offloader,
  * `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
  * begins with.
  */
-wb_status wb_offloader_parameter(const wb_offloader *offloader,
-                                 const char *name,
-                                 wb_offloaded_info *info,
-                                 wb_error *error);
+wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader,
+                                          const char *name,
+                                          wb_offloader_parameter_info *info,
+                                          wb_error *error);
 
 /**
  * A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
@@ -2515,10 +2501,10 @@ wb_status wb_offloader_parameter(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
-wb_status wb_offloader_view(const wb_offloader *offloader,
-                            const char *name,
-                            wb_view **view,
-                            wb_error *error);
+wb_status wb_offloader_get_view(const wb_offloader *offloader,
+                                const char *name,
+                                wb_view **view,
+                                wb_error *error);
 
 /**
  * A view of the host's bytes of an offloaded parameter, to read them or to save them.
@@ -2529,10 +2515,10 @@ wb_status wb_offloader_view(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
-wb_status wb_offloader_host_view(const wb_offloader *offloader,
-                                 const char *name,
-                                 wb_view **view,
-                                 wb_error *error);
+wb_status wb_offloader_get_host_view(const wb_offloader *offloader,
+                                     const char *name,
+                                     wb_view **view,
+                                     wb_error *error);
 
 /**
  * Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
@@ -2616,7 +2602,7 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader,
                                  const wb_parameter *parameters,
                                  uint64_t count,
                                  void *stream,
-                                 wb_reconciled *reconciled,
+                                 wb_offloader_reconcile_result *reconciled,
                                  wb_error *error);
 
 /**
@@ -2671,10 +2657,10 @@ void wb_quantizer_release(wb_quantizer *quantizer);
  * The caller promises:
  * Pointers are NULL or valid.
  */
-wb_status wb_quantize_scales(const wb_layout *layout,
-                             const wb_quantize_options *options,
-                             wb_scales_info *info,
-                             wb_error *error);
+wb_status wb_quantizer_get_scales_info(const wb_layout *layout,
+                                       const wb_quantize_options *options,
+                                       wb_quantizer_scales_info *info,
+                                       wb_error *error);
 
 /**
  * Quantizes a tensor: each number is divided by its block's scale and rounded to the nearest 8-bit
@@ -2685,7 +2671,7 @@ wb_status wb_quantize_scales(const wb_layout *layout,
  *
  * `source` is the address from which the layout's offset counts; float32, float16 or bfloat16, any
  * strides. `target` takes as many bytes as there are elements, without gaps; `scales` what
- * wb_quantize_scales says. Each may be in host memory, best pinned, or in device memory.
+ * wb_quantizer_get_scales_info says. Each may be in host memory, best pinned, or in device memory.
  *
  * Stream order: the host waits until all is where it goes; what is queued on other streams is not
  * waited for. Any thread; one tensor at a time.
@@ -2704,7 +2690,7 @@ wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
                                 uint64_t target,
                                 uint64_t scales,
                                 const wb_quantize_options *options,
-                                wb_quantized *done,
+                                wb_quantizer_result *done,
                                 wb_error *error);
 
 /**
@@ -2723,7 +2709,7 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
                                   uint64_t target,
                                   const wb_layout *layout,
                                   const wb_quantize_options *options,
-                                  wb_quantized *done,
+                                  wb_quantizer_result *done,
                                   wb_error *error);
 
 #ifdef __cplusplus
@@ -2737,31 +2723,31 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
  */
 #define WB_ERROR_INIT {sizeof(wb_error), WB_OK, 0, {0}}
 #define WB_DEVICE_OPTIONS_INIT                                                                     \
-    {sizeof(wb_device_options), WB_AUTO, WB_AUTO, 0, NULL, 0, {0, 0, 0, 0}}
+    {sizeof(wb_device_options), WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 0, NULL, 0, {0, 0, 0, 0}}
 #define WB_DEVICE_INFO_INIT                                                                        \
     {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
-#define WB_DEVICE_USAGE_INIT {sizeof(wb_device_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WB_DEVICE_STATS_INIT {sizeof(wb_device_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define WB_BUFFER_OPTIONS_INIT                                                                     \
-    {sizeof(wb_buffer_options), WB_HUGE_PAGES_TRY, 0, WB_NUMA_DEVICE, WB_AUTO, WB_AUTO, WB_AUTO,   \
-     WB_FILE_AUTO, 0, NULL, NULL, {0, 0, 0, 0}}
+    {sizeof(wb_buffer_options), WB_HUGE_PAGES_TRY, 0, WB_NUMA_DEVICE, WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, WB_TRISTATE_AUTO,   \
+     WB_FILE_MODE_AUTO, 0, NULL, NULL, {0, 0, 0, 0}}
 #define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, 0, 0, 0, 0, 0, {0}}
-#define WB_BUFFER_USAGE_INIT {sizeof(wb_buffer_usage), 0, 0, 0, 0, 0}
+#define WB_BUFFER_STATS_INIT {sizeof(wb_buffer_stats), 0, 0, 0, 0, 0}
 #define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
 #define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, 0, 0}
-#define WB_TENSOR_INFO_INIT {sizeof(wb_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
+#define WB_SAFETENSORS_TENSOR_INFO_INIT {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
 #define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, 0, 0, 0, 0, {0}}
 #define WB_PLAN_OPTIONS_INIT                                                                       \
     {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL,  \
      NULL, 0, 0, 0.0, {0}}
 #define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
-#define WB_PLANNED_INFO_INIT {sizeof(wb_planned_info), 0, NULL, NULL, 0, 0, 0}
+#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, NULL, NULL, 0, 0, 0}
 #define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
-#define WB_OFFLOADED_INFO_INIT {sizeof(wb_offloaded_info), 0, 0, 0, NULL, 0}
+#define WB_OFFLOADER_PARAMETER_INFO_INIT {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0}
 #define WB_OFFLOADER_STATS_INIT                                                                    \
     {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 #define WB_QUANTIZE_OPTIONS_INIT                                                                   \
     {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, 0, NULL, NULL,  \
      {0, 0, 0, 0}}
-#define WB_SCALES_INFO_INIT {sizeof(wb_scales_info), 0, 0, 0, 0, 0}
-#define WB_QUANTIZED_INIT {sizeof(wb_quantized), 0, 0, 0}
-#define WB_RECONCILED_INIT {sizeof(wb_reconciled), 0, 0, 0, 0, 0}
+#define WB_QUANTIZER_SCALES_INFO_INIT {sizeof(wb_quantizer_scales_info), 0, 0, 0, 0, 0}
+#define WB_QUANTIZER_RESULT_INIT {sizeof(wb_quantizer_result), 0, 0, 0}
+#define WB_OFFLOADER_RECONCILE_RESULT_INIT {sizeof(wb_offloader_reconcile_result), 0, 0, 0, 0, 0}

@@ -47,7 +47,7 @@ impl Error {
     }
 }
 
-/// Returns early with an [`Error`]: `fail!(WB_ERR_NULL, "{what} is NULL")`.
+/// Returns early with an [`Error`]: `fail!(WB_ERR_INVALID_ARGUMENT, "{what} is NULL")`.
 macro_rules! fail {
     ($status:expr, $($message:tt)+) => {
         return Err($crate::error::Error::new($status, format!($($message)+)))

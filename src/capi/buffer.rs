@@ -17,7 +17,7 @@ use crate::error::{Result, fail, human};
 use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
 use crate::memory::deferred;
 use crate::os::span::Span;
-use crate::status::{WB_ERR_NULL, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
 
 /// A range of host memory: allocated, registered, or mapped from a file.
 pub struct wb_buffer {
@@ -84,9 +84,9 @@ unsafe impl Sized32 for wb_buffer_info {
     const NAME: &'static str = "wb_buffer_info";
 }
 
-/// What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+/// What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_STATS_INIT.
 #[repr(C)]
-pub struct wb_buffer_usage {
+pub struct wb_buffer_stats {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -102,8 +102,8 @@ pub struct wb_buffer_usage {
 }
 
 // SAFETY: repr(C), begins with its size, numbers only.
-unsafe impl Sized32 for wb_buffer_usage {
-    const NAME: &'static str = "wb_buffer_usage";
+unsafe impl Sized32 for wb_buffer_stats {
+    const NAME: &'static str = "wb_buffer_stats";
 }
 
 /// An owner's deleter as the library holds it.
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn wb_buffer_alloc(
 /// Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
 /// that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
 /// the device.
-/// Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+/// Errors: WB_ERR_INVALID_ARGUMENT, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
 /// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
 /// WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
@@ -204,7 +204,7 @@ pub unsafe extern "C" fn wb_buffer_register(
 /// The range stays mapped as long as the span is used.
 unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
     if data.is_null() {
-        fail!(WB_ERR_NULL, "data is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "data is NULL");
     }
     // SAFETY: the caller's promise.
     match unsafe { Span::checked(data as u64, bytes) } {
@@ -226,7 +226,7 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 /// # Safety
 /// Pointers are NULL or valid; `path` ends in NUL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_map(
+pub unsafe extern "C" fn wb_buffer_map_file(
     device: *const wb_device,
     path: *const c_char,
     offset: u64,
@@ -304,7 +304,7 @@ pub unsafe extern "C" fn wb_buffer_release_after(
 /// # Safety
 /// `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_describe(
+pub unsafe extern "C" fn wb_buffer_get_info(
     buffer: *const wb_buffer,
     info: *mut wb_buffer_info,
     error: *mut wb_error,
@@ -342,22 +342,22 @@ pub unsafe extern "C" fn wb_buffer_describe(
     })
 }
 
-/// Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+/// Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_get_info. Any thread.
 ///
 /// # Safety
 /// `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_measure(
+pub unsafe extern "C" fn wb_buffer_get_stats(
     buffer: *const wb_buffer,
-    usage: *mut wb_buffer_usage,
+    usage: *mut wb_buffer_stats,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         check_output(usage, "usage")?;
         // SAFETY: the caller's promise.
         let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.measure()?;
-        let measured = wb_buffer_usage {
-            struct_size: size_of::<wb_buffer_usage>() as u32,
+        let measured = wb_buffer_stats {
+            struct_size: size_of::<wb_buffer_stats>() as u32,
             reserved0: 0,
             resident_bytes: measured.resident,
             huge_bytes: measured.huge,

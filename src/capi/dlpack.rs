@@ -8,7 +8,7 @@ use crate::capi::arguments::check_output;
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::view::{checked_layout, wb_access, wb_view};
+use crate::capi::view::{checked_layout, wb_accessor, wb_view};
 use crate::capi::{handle, view};
 use crate::device::device::Device;
 use crate::error::{Result, fail};
@@ -18,7 +18,7 @@ use crate::memory::view::{Accessor, View};
 use crate::os::parallel::Progress;
 use crate::os::sync;
 use crate::os::sync::{Arc, Mutex};
-use crate::status::{WB_ERR_DLPACK, WB_ERR_NULL, wb_status};
+use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
@@ -27,10 +27,10 @@ use crate::tensor::dlpack::{
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
-    let (layout, facts) = (view.layout(), view.device().capabilities());
+    let (layout, capabilities) = (view.layout(), view.device().capabilities());
     let (device_type, device_id, address) = match view.access() {
-        Accessor::Device if facts.cuda => {
-            (CUDA, facts.ordinal, view.device_address().unwrap_or(0) as usize)
+        Accessor::Device if capabilities.cuda => {
+            (CUDA, capabilities.ordinal, view.device_address().unwrap_or(0) as usize)
         }
         _ => (CPU, 0, view.address()),
     };
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn wb_view_to_dlpack_versioned(
 unsafe fn import<M: Managed>(
     device: *const wb_device,
     managed: *mut M,
-    access: wb_access,
+    access: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
 ) -> Result<()> {
@@ -207,7 +207,9 @@ unsafe fn import<M: Managed>(
     // SAFETY: the caller's promise.
     let device = unsafe { handle::share::<Device>(device) }?;
     // SAFETY: the caller's promise.
-    let Some(given) = (unsafe { managed.as_ref() }) else { fail!(WB_ERR_NULL, "tensor is NULL") };
+    let Some(given) = (unsafe { managed.as_ref() }) else {
+        fail!(WB_ERR_INVALID_ARGUMENT, "tensor is NULL")
+    };
     given.check_version()?;
     let access = view::access(access)?;
     let read_only = given.read_only();
@@ -283,7 +285,7 @@ unsafe fn import_tensor<M: Managed>(
 pub unsafe extern "C" fn wb_view_from_dlpack(
     device: *const wb_device,
     tensor: *mut DLManagedTensor,
-    access: wb_access,
+    access: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -300,7 +302,7 @@ pub unsafe extern "C" fn wb_view_from_dlpack(
 pub unsafe extern "C" fn wb_view_from_dlpack_versioned(
     device: *const wb_device,
     tensor: *mut DLManagedTensorVersioned,
-    access: wb_access,
+    access: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -332,7 +334,7 @@ pub unsafe extern "C" fn wb_python_capsule_setup(
 ) -> wb_status {
     guard(error, || {
         let (Some(is_valid), Some(get_pointer)) = (is_valid, get_pointer) else {
-            fail!(WB_ERR_NULL, "PyCapsule_IsValid or PyCapsule_GetPointer is NULL")
+            fail!(WB_ERR_INVALID_ARGUMENT, "PyCapsule_IsValid or PyCapsule_GetPointer is NULL")
         };
         IS_VALID.store(is_valid as *mut c_void, Ordering::Release);
         GET_POINTER.store(get_pointer as *mut c_void, Ordering::Release);

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, fail};
 use crate::os::sync::Arc;
-use crate::status::WB_ERR_NULL;
+use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// An object that C holds by a pointer to an opaque type.
 pub(super) trait Handle {
@@ -24,7 +24,7 @@ pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
 /// `handle` is NULL or was given out and not released for the last time.
 pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
     if handle.is_null() {
-        fail!(WB_ERR_NULL, "the {} is NULL", T::NAME);
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", T::NAME);
     }
     alive::check(handle as usize, T::NAME)?;
     // SAFETY: the pointer came from Arc::into_raw and a reference of C's keeps the object.

@@ -29,12 +29,12 @@ use crate::status::{WB_ERR_OVERFLOW, wb_status};
 ///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
 /// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
 ///    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
-///    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+///    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
 ///    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
 ///    a name.
 /// 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
-///    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
-///    or wb_offloader_view for a tensor that keeps its memory.
+///    engine drops its own copies of what is offloaded, and asks wb_offloader_get_parameter_info for each address,
+///    or wb_offloader_get_view for a tensor that keeps its memory.
 /// 4. Step. Around the kernels of each layer, on the engine's own stream:
 ///
 /// ```c
@@ -61,7 +61,7 @@ use crate::status::{WB_ERR_OVERFLOW, wb_status};
 ///
 /// Threads and memory. Every call may come from any thread. Views and the offloader itself may be
 /// released in any order; wb_offloader_release waits for the copies that are queued. What holds memory
-/// and what was carried is in wb_offloader_measure, and adds up.
+/// and what was carried is in wb_offloader_get_stats, and adds up.
 pub struct wb_offloader {
     _opaque: [u8; 0],
 }
@@ -217,7 +217,7 @@ pub unsafe extern "C" fn wb_offloader_release(offloader: *mut wb_offloader) {
 /// # Safety
 /// `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_measure(
+pub unsafe extern "C" fn wb_offloader_get_stats(
     offloader: *const wb_offloader,
     stats: *mut wb_offloader_stats,
     error: *mut wb_error,

@@ -8,35 +8,35 @@ use crate::capi::view;
 use crate::capi::view::wb_layout;
 use crate::error::{Result, fail};
 use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 
 /// How a step reads a parameter.
-pub type wb_parameter_access = i32;
+pub type wb_access_pattern = i32;
 /// All of it; the default.
-pub const WB_PARAMETER_DENSE: wb_parameter_access = 0;
+pub const WB_ACCESS_PATTERN_DENSE: wb_access_pattern = 0;
 /// Few rows of it: an embedding, experts.
-pub const WB_PARAMETER_SPARSE: wb_parameter_access = 1;
+pub const WB_ACCESS_PATTERN_SPARSE: wb_access_pattern = 1;
 
 /// How an offloaded parameter gets to the kernels that read it.
-pub type wb_carrier = i32;
+pub type wb_transfer_mode = i32;
 /// As the plan sees fit; the default.
-pub const WB_CARRIER_AUTO: wb_carrier = 0;
+pub const WB_TRANSFER_MODE_AUTO: wb_transfer_mode = 0;
 /// The device reads it in host memory.
-pub const WB_CARRIER_VIEW: wb_carrier = 1;
+pub const WB_TRANSFER_MODE_ZERO_COPY: wb_transfer_mode = 1;
 /// It is copied when its group is acquired.
-pub const WB_CARRIER_ON_DEMAND: wb_carrier = 2;
+pub const WB_TRANSFER_MODE_ON_DEMAND: wb_transfer_mode = 2;
 /// It is copied ahead of that.
-pub const WB_CARRIER_PREFETCH: wb_carrier = 3;
+pub const WB_TRANSFER_MODE_PREFETCH: wb_transfer_mode = 3;
 /// It is not carried: it stays on the device.
-pub const WB_CARRIER_NONE: wb_carrier = -1;
+pub const WB_CARRIER_NONE: wb_transfer_mode = -1;
 
 /// A parameter of a model. Begin with WB_PARAMETER_INIT.
 #[repr(C)]
 pub struct wb_parameter {
     /// Bytes of the struct; in an array, the same in each.
     pub struct_size: u32,
-    /// A wb_parameter_access.
-    pub access: wb_parameter_access,
+    /// A wb_access_pattern.
+    pub access: wb_access_pattern,
     /// Its name, unique in the model; UTF-8 that ends in NUL.
     pub name: *const c_char,
     /// What is acquired together with it: a layer's name.
@@ -48,8 +48,8 @@ pub struct wb_parameter {
     pub source: u64,
     /// Ties parameters that have no source: those of the same number, other than 0.
     pub storage: u64,
-    /// A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
-    pub carrier: wb_carrier,
+    /// A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
+    pub transfer_mode: wb_transfer_mode,
     /// 0.
     pub reserved0: u32,
     /// 0.
@@ -61,24 +61,28 @@ unsafe impl Sized32 for wb_parameter {
     const NAME: &'static str = "wb_parameter";
 }
 
-/// The number of a carrier.
-pub(super) fn carrier_code(carrier: TransferMode) -> wb_carrier {
-    match carrier {
-        TransferMode::Auto => WB_CARRIER_AUTO,
-        TransferMode::ZeroCopy => WB_CARRIER_VIEW,
-        TransferMode::OnDemand => WB_CARRIER_ON_DEMAND,
-        TransferMode::Prefetch => WB_CARRIER_PREFETCH,
+/// The number of a transfer_mode.
+pub(super) fn transfer_mode_code(transfer_mode: TransferMode) -> wb_transfer_mode {
+    match transfer_mode {
+        TransferMode::Auto => WB_TRANSFER_MODE_AUTO,
+        TransferMode::ZeroCopy => WB_TRANSFER_MODE_ZERO_COPY,
+        TransferMode::OnDemand => WB_TRANSFER_MODE_ON_DEMAND,
+        TransferMode::Prefetch => WB_TRANSFER_MODE_PREFETCH,
     }
 }
 
-pub(super) fn carrier(value: wb_carrier, field: &str) -> Result<TransferMode> {
+pub(super) fn transfer_mode(value: wb_transfer_mode, field: &str) -> Result<TransferMode> {
     let all = [
         TransferMode::Auto,
         TransferMode::ZeroCopy,
         TransferMode::OnDemand,
         TransferMode::Prefetch,
     ];
-    one_of(value, field, &all.map(|carrier| (carrier_code(carrier), carrier)))
+    one_of(
+        value,
+        field,
+        &all.map(|transfer_mode| (transfer_mode_code(transfer_mode), transfer_mode)),
+    )
 }
 
 /// Reads an array of parameters, in the steps of the first one's size.
@@ -90,7 +94,7 @@ pub(super) unsafe fn parameters_from(
     count: u64,
 ) -> Result<Vec<Parameter>> {
     if given.is_null() && count > 0 {
-        fail!(WB_ERR_NULL, "parameters is NULL and there are {count}");
+        fail!(WB_ERR_INVALID_ARGUMENT, "parameters is NULL and there are {count}");
     }
     let Ok(count) = usize::try_from(count) else {
         fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
@@ -125,13 +129,13 @@ unsafe fn parameter_from(
 ) -> Result<Parameter> {
     let empty = wb_parameter {
         struct_size: size_of::<wb_parameter>() as u32,
-        access: WB_PARAMETER_DENSE,
+        access: WB_ACCESS_PATTERN_DENSE,
         name: ptr::null(),
         group: ptr::null(),
         layout: ptr::null(),
         source: 0,
         storage: 0,
-        carrier: WB_CARRIER_AUTO,
+        transfer_mode: WB_TRANSFER_MODE_AUTO,
         reserved0: 0,
         reserved: [0; 2],
     };
@@ -168,13 +172,13 @@ unsafe fn parameter_from(
             given.access,
             "parameter.access",
             &[
-                (WB_PARAMETER_DENSE, AccessPattern::Dense),
-                (WB_PARAMETER_SPARSE, AccessPattern::Sparse),
+                (WB_ACCESS_PATTERN_DENSE, AccessPattern::Dense),
+                (WB_ACCESS_PATTERN_SPARSE, AccessPattern::Sparse),
             ],
         )?,
-        carrier: match given.carrier {
+        transfer_mode: match given.transfer_mode {
             WB_CARRIER_NONE => None,
-            asked => Some(carrier(asked, "parameter.carrier")?),
+            asked => Some(transfer_mode(asked, "parameter.transfer_mode")?),
         },
         origin: Origin::Given,
     })

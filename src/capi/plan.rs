@@ -14,7 +14,9 @@ use crate::capi::arguments::{
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::Handle;
-use crate::capi::parameter::{WB_CARRIER_AUTO, carrier, parameters_from, wb_carrier, wb_parameter};
+use crate::capi::parameter::{
+    WB_TRANSFER_MODE_AUTO, parameters_from, transfer_mode, wb_parameter, wb_transfer_mode,
+};
 use crate::capi::quantizer::wb_quantize_options;
 use crate::capi::{handle, quantizer};
 use crate::device::device::Device;
@@ -25,7 +27,7 @@ use crate::plan::json;
 use crate::plan::order::Order;
 use crate::plan::plan::{Allowed, Plan, PlanOptions};
 use crate::plan::quantization::QuantizationRule;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
 
 /// Which parameter goes where and why.
 pub struct wb_plan {
@@ -60,9 +62,9 @@ pub const WB_ORDER_DECLARED: wb_order = 1;
 pub const WB_ORDER_LARGEST: wb_order = 2;
 
 /// Nothing offloaded is a warning.
-pub const WB_ALLOW_NOTHING: u32 = 1;
+pub const WB_ALLOW_NOTHING_OFFLOADED: u32 = 1;
 /// A selector that matches nothing is a warning.
-pub const WB_ALLOW_UNMATCHED: u32 = 2;
+pub const WB_ALLOW_UNMATCHED_SELECTOR: u32 = 2;
 /// Room for everything on the device is a warning.
 pub const WB_ALLOW_EVERYTHING_FITS: u32 = 4;
 
@@ -89,8 +91,8 @@ pub struct wb_plan_options {
     pub select_count: u32,
     /// How many.
     pub exclude_count: u32,
-    /// A wb_carrier, for parameters that name none.
-    pub carrier: wb_carrier,
+    /// A wb_transfer_mode, for parameters that name none.
+    pub transfer_mode: wb_transfer_mode,
     /// A wb_order.
     pub order: wb_order,
     /// WB_ALLOW_* of the errors that are to be warnings.
@@ -129,7 +131,7 @@ const DEFAULTS: wb_plan_options = wb_plan_options {
     exclude: ptr::null(),
     select_count: 0,
     exclude_count: 0,
-    carrier: WB_CARRIER_AUTO,
+    transfer_mode: WB_TRANSFER_MODE_AUTO,
     order: WB_ORDER_SPREAD,
     allow: 0,
     reserved0: 0,
@@ -187,7 +189,7 @@ unsafe impl Sized32 for wb_plan_info {
 /// `given` is NULL or valid for `count` strings.
 unsafe fn selectors(given: *const *const c_char, count: u32, name: &str) -> Result<Vec<String>> {
     if given.is_null() && count > 0 {
-        fail!(WB_ERR_NULL, "{name} is NULL and {name}_count is {count}");
+        fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");
     }
     (0..count as usize)
         // SAFETY: the caller's promise.
@@ -203,7 +205,7 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
     let [a, b, c, d] = given.reserved;
     let reserved = [u64::from(given.reserved0), u64::from(given.reserved1), a, b, c, d];
     check_reserved(&reserved, "wb_plan_options")?;
-    let known = WB_ALLOW_NOTHING | WB_ALLOW_UNMATCHED | WB_ALLOW_EVERYTHING_FITS;
+    let known = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_UNMATCHED_SELECTOR | WB_ALLOW_EVERYTHING_FITS;
     if given.allow & !known != 0 {
         fail!(WB_ERR_INVALID_ARGUMENT, "allow is {:#x}; known bits are {known:#x}", given.allow);
     }
@@ -225,15 +227,15 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
         device_bytes: set(given.device_bytes),
         slot_bytes: set(given.slot_bytes),
         depth: given.depth,
-        carrier: carrier(given.carrier, "carrier")?,
+        transfer_mode: transfer_mode(given.transfer_mode, "transfer_mode")?,
         order: one_of(given.order, "order", &orders)?,
         // SAFETY: the caller's promise.
         select: unsafe { selectors(given.select, given.select_count, "select") }?,
         // SAFETY: the caller's promise.
         exclude: unsafe { selectors(given.exclude, given.exclude_count, "exclude") }?,
         allowed: Allowed {
-            nothing: given.allow & WB_ALLOW_NOTHING != 0,
-            unmatched: given.allow & WB_ALLOW_UNMATCHED != 0,
+            nothing: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
+            unmatched: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
             everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
         },
         // SAFETY: the caller's promise.
@@ -303,7 +305,7 @@ impl Planned {
 /// Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
 /// Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
 /// allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
-/// off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+/// off, WB_ERR_INVALID_ARGUMENT, WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW.
 ///
 /// # Safety
 /// Pointers are NULL or valid for as much as is said of them.
@@ -355,7 +357,7 @@ pub unsafe extern "C" fn wb_plan_release(plan: *mut wb_plan) {
 /// # Safety
 /// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_describe(
+pub unsafe extern "C" fn wb_plan_get_info(
     plan: *const wb_plan,
     info: *mut wb_plan_info,
     error: *mut wb_error,
@@ -391,7 +393,7 @@ pub unsafe extern "C" fn wb_plan_describe(
 /// # Safety
 /// `plan` is NULL or alive; `json` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_json(
+pub unsafe extern "C" fn wb_plan_to_json(
     plan: *const wb_plan,
     json: *mut *const c_char,
     error: *mut wb_error,

@@ -18,7 +18,7 @@ use crate::error::{Result, fail};
 use crate::os::span::Span;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
@@ -71,9 +71,9 @@ unsafe impl Sized32 for wb_quantize_options {
     const NAME: &'static str = "wb_quantize_options";
 }
 
-/// The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
+/// The scales of a tensor. Begin with WB_QUANTIZER_SCALES_INFO_INIT.
 #[repr(C)]
-pub struct wb_scales_info {
+pub struct wb_quantizer_scales_info {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -89,13 +89,13 @@ pub struct wb_scales_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_scales_info {
-    const NAME: &'static str = "wb_scales_info";
+unsafe impl Sized32 for wb_quantizer_scales_info {
+    const NAME: &'static str = "wb_quantizer_scales_info";
 }
 
-/// What was done. Begin with WB_QUANTIZED_INIT.
+/// What was done. Begin with WB_QUANTIZER_RESULT_INIT.
 #[repr(C)]
-pub struct wb_quantized {
+pub struct wb_quantizer_result {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// How often the source was read: 2 where blocks reach over more than the staging memory.
@@ -107,8 +107,8 @@ pub struct wb_quantized {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_quantized {
-    const NAME: &'static str = "wb_quantized";
+unsafe impl Sized32 for wb_quantizer_result {
+    const NAME: &'static str = "wb_quantizer_result";
 }
 
 /// Makes a quantizer, which takes at most `staging_bytes` bytes of device memory while it works (0 for
@@ -164,18 +164,18 @@ pub unsafe extern "C" fn wb_quantizer_release(quantizer: *mut wb_quantizer) {
 /// # Safety
 /// Pointers are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_quantize_scales(
+pub unsafe extern "C" fn wb_quantizer_get_scales_info(
     layout: *const wb_layout,
     options: *const wb_quantize_options,
-    info: *mut wb_scales_info,
+    info: *mut wb_quantizer_scales_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
         let ((layout, _), options) = unsafe { (view::layout(layout)?, options_from(options)?) };
         let geometry = ScaleGrid::new(&layout, options.block)?;
-        let described = wb_scales_info {
-            struct_size: size_of::<wb_scales_info>() as u32,
+        let described = wb_quantizer_scales_info {
+            struct_size: size_of::<wb_quantizer_scales_info>() as u32,
             reserved0: 0,
             matrices: geometry.matrices,
             rows: geometry.scale_rows,
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
 ///
 /// `source` is the address from which the layout's offset counts; float32, float16 or bfloat16, any
 /// strides. `target` takes as many bytes as there are elements, without gaps; `scales` what
-/// wb_quantize_scales says. Each may be in host memory, best pinned, or in device memory.
+/// wb_quantizer_get_scales_info says. Each may be in host memory, best pinned, or in device memory.
 ///
 /// Stream order: the host waits until all is where it goes; what is queued on other streams is not
 /// waited for. Any thread; one tensor at a time.
@@ -215,7 +215,7 @@ pub unsafe extern "C" fn wb_quantizer_quantize(
     target: u64,
     scales: u64,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    done: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn wb_quantizer_dequantize(
     target: u64,
     layout: *const wb_layout,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    done: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
@@ -308,7 +308,7 @@ unsafe fn run(
     narrow: u64,
     scales: u64,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    done: *mut wb_quantizer_result,
 ) -> Result<()> {
     if !done.is_null() {
         // SAFETY: the caller's promise.
@@ -358,8 +358,8 @@ unsafe fn run(
     if done.is_null() {
         return Ok(());
     }
-    let described = wb_quantized {
-        struct_size: size_of::<wb_quantized>() as u32,
+    let described = wb_quantizer_result {
+        struct_size: size_of::<wb_quantizer_result>() as u32,
         passes: found.passes,
         nonfinite: found.nonfinite,
         staging_bytes: found.staging_bytes,
@@ -375,7 +375,7 @@ unsafe fn named(address: u64, bytes: u64, what: &str) -> Result<Span> {
         return Ok(Span::EMPTY);
     }
     if address == 0 {
-        fail!(WB_ERR_NULL, "the {what} have {bytes} bytes and their address is 0");
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {what} have {bytes} bytes and their address is 0");
     }
     // SAFETY: the caller's promise.
     match unsafe { Span::checked(address, bytes) } {

@@ -8,7 +8,7 @@ use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::Handle;
-use crate::capi::view::{wb_access, wb_view};
+use crate::capi::view::{wb_accessor, wb_view};
 use crate::capi::{arguments, handle, view};
 use crate::device::device::Device;
 use crate::memory::safetensors_file::SafetensorsFile;
@@ -25,9 +25,9 @@ impl Handle for SafetensorsFile {
     const NAME: &'static str = "wb_safetensors";
 }
 
-/// A tensor of a file. Begin with WB_TENSOR_INFO_INIT.
+/// A tensor of a file. Begin with WB_SAFETENSORS_TENSOR_INFO_INIT.
 #[repr(C)]
-pub struct wb_tensor_info {
+pub struct wb_safetensors_tensor_info {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// A WB_DTYPE_*; 0 for a type of the file that has none.
@@ -47,15 +47,15 @@ pub struct wb_tensor_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
-unsafe impl Sized32 for wb_tensor_info {
-    const NAME: &'static str = "wb_tensor_info";
+unsafe impl Sized32 for wb_safetensors_tensor_info {
+    const NAME: &'static str = "wb_safetensors_tensor_info";
 }
 
-/// Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map
+/// Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map_file
 /// does. `options` may be NULL.
 ///
 /// Ownership: one reference. Any thread. Errors: WB_ERR_FORMAT, WB_ERR_FILE_TRUNCATED, those of
-/// wb_buffer_map.
+/// wb_buffer_map_file.
 ///
 /// # Safety
 /// Pointers are NULL or valid; `path` ends in NUL.
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn wb_safetensors_release(file: *mut wb_safetensors) {
 /// # Safety
 /// `file` is NULL or alive.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_count(file: *const wb_safetensors) -> u64 {
+pub unsafe extern "C" fn wb_safetensors_get_tensor_count(file: *const wb_safetensors) -> u64 {
     let mut count = 0;
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn wb_safetensors_count(file: *const wb_safetensors) -> u6
 /// # Safety
 /// `file` is NULL or alive.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_header(file: *const wb_safetensors) -> *const c_char {
+pub unsafe extern "C" fn wb_safetensors_get_header(file: *const wb_safetensors) -> *const c_char {
     let mut json = ptr::null();
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
@@ -139,18 +139,18 @@ pub unsafe extern "C" fn wb_safetensors_header(file: *const wb_safetensors) -> *
 /// # Safety
 /// `file` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_describe(
+pub unsafe extern "C" fn wb_safetensors_get_tensor_info(
     file: *const wb_safetensors,
     index: u64,
-    info: *mut wb_tensor_info,
+    info: *mut wb_safetensors_tensor_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
         let (tensor, name) = unsafe { handle::borrow::<SafetensorsFile>(file) }?.tensor(index)?;
         let layout = tensor.layout.as_ref();
-        let described = wb_tensor_info {
-            struct_size: size_of::<wb_tensor_info>() as u32,
+        let described = wb_safetensors_tensor_info {
+            struct_size: size_of::<wb_safetensors_tensor_info>() as u32,
             dtype: layout.map_or(0, |layout| layout.dtype().code()),
             ndim: layout.map_or(0, |layout| layout.ndim() as i32),
             reserved0: 0,
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn wb_safetensors_describe(
 /// # Safety
 /// `file` is NULL or alive; `name` is NULL or ends in NUL; `index` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_find(
+pub unsafe extern "C" fn wb_safetensors_find_tensor(
     file: *const wb_safetensors,
     name: *const c_char,
     index: *mut u64,
@@ -196,10 +196,10 @@ pub unsafe extern "C" fn wb_safetensors_find(
 /// # Safety
 /// `file` is NULL or alive; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_view(
+pub unsafe extern "C" fn wb_safetensors_get_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_access,
+    access: wb_accessor,
     alignment: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -218,16 +218,16 @@ pub unsafe extern "C" fn wb_safetensors_view(
 /// A view of a tensor where it lies if it is aligned, else of a copy in memory of its own; `copied`
 /// receives 1 for a copy, else 0. `options`, for the copy, may be NULL.
 ///
-/// Ownership: one reference. Any thread. Errors: those of wb_safetensors_view but WB_ERR_UNALIGNED,
+/// Ownership: one reference. Any thread. Errors: those of wb_safetensors_get_view but WB_ERR_UNALIGNED,
 /// and of wb_buffer_alloc.
 ///
 /// # Safety
 /// `file` is NULL or alive; other pointers are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_load(
+pub unsafe extern "C" fn wb_safetensors_load_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_access,
+    access: wb_accessor,
     alignment: u64,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
@@ -262,7 +262,7 @@ pub unsafe extern "C" fn wb_safetensors_load(
 /// # Safety
 /// `file` is NULL or alive; `buffer` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_buffer(
+pub unsafe extern "C" fn wb_safetensors_get_buffer(
     file: *const wb_safetensors,
     buffer: *mut *mut wb_buffer,
     error: *mut wb_error,

@@ -25,7 +25,7 @@ pub extern "C" fn wb_version() -> u32 {
         | number(env!("CARGO_PKG_VERSION_PATCH"))
 }
 
-/// The name of a status, such as "WB_ERR_NULL"; NULL for a number that is none. Static.
+/// The name of a status, such as "WB_ERR_INVALID_ARGUMENT"; NULL for a number that is none. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn wb_status_name(status: wb_status) -> *const c_char {
     status::name(status).map_or(ptr::null(), |name| name.as_ptr().cast())
@@ -39,20 +39,23 @@ pub type wb_log_callback = Option<
 
 #[derive(Clone, Copy)]
 struct User(*mut c_void);
-// SAFETY: the library only hands the pointer back; wb_log_set's caller promises any thread.
+// SAFETY: the library only hands the pointer back; wb_log_set_callback's caller promises any thread.
 unsafe impl Send for User {}
 // SAFETY: as above.
 unsafe impl Sync for User {}
 
 /// Installs the process's log sink, or takes it away with a NULL callback. Without one such errors
-/// are only counted (wb_device_usage.errors_logged).
+/// are only counted (wb_device_stats.errors_logged).
 ///
 /// Ownership: `user` stays the caller's and must live until the sink is replaced. Any thread.
 ///
 /// # Safety
 /// `callback` may be called on any thread with `user` until it is replaced.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_log_set(callback: wb_log_callback, user: *mut c_void) -> wb_status {
+pub unsafe extern "C" fn wb_log_set_callback(
+    callback: wb_log_callback,
+    user: *mut c_void,
+) -> wb_status {
     guard(ptr::null_mut(), || {
         let user = User(user);
         log::set_sink(callback.map(
@@ -61,7 +64,7 @@ pub unsafe extern "C" fn wb_log_set(callback: wb_log_callback, user: *mut c_void
                     let User(user) = { user };
                     let message =
                         CString::new(error.message.replace('\0', " ")).unwrap_or_default();
-                    // SAFETY: the caller of wb_log_set promised that callback and user are good.
+                    // SAFETY: the caller of wb_log_set_callback promised that callback and user are good.
                     unsafe { callback(user, error.status, error.code, message.as_ptr()) };
                 })
             },

@@ -12,9 +12,7 @@ use crate::error::{Result, catch, fail};
 use crate::os::span::Span;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{environment, log, sync};
-use crate::status::{
-    WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE, WB_ERR_ZERO_BYTES,
-};
+use crate::status::{WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
 
 /// Who gives device memory back, and nobody else may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,7 +122,7 @@ impl Device {
     /// Device memory.
     pub fn alloc(&self, bytes: usize, holder: Holder) -> Result<Span> {
         if bytes == 0 {
-            fail!(WB_ERR_ZERO_BYTES, "asked for 0 bytes of device memory");
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked for 0 bytes of device memory");
         }
         let memory = self.backend.alloc(bytes)?;
         self.allocations().insert((memory.start() as u64, holder), bytes);

@@ -42,7 +42,7 @@ impl Policy {
     pub fn decide(
         pin: Tristate,
         views: Tristate,
-        facts: &Capabilities,
+        capabilities: &Capabilities,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let (pin, pin_reason) = match pin {
@@ -50,7 +50,7 @@ impl Policy {
             Tristate::Off => (false, "switched off in the options".into()),
             Tristate::Auto => match disabled(DISABLE_PIN_MEMORY, environment)? {
                 Some(reason) => (false, reason),
-                None => pin_by_platform(facts),
+                None => pin_by_platform(capabilities),
             },
         };
         let (views, views_reason, views_when_pinned) = match views {
@@ -59,8 +59,8 @@ impl Policy {
             Tristate::Auto => match disabled(DISABLE_UVA, environment)? {
                 Some(reason) => (false, reason, false),
                 None => {
-                    let (views, reason) = views_by_platform(pin, facts);
-                    (views, reason, views_by_platform(true, facts).0)
+                    let (views, reason) = views_by_platform(pin, capabilities);
+                    (views, reason, views_by_platform(true, capabilities).0)
                 }
             },
         };
@@ -93,25 +93,25 @@ fn disabled(
     }
 }
 
-fn pin_by_platform(facts: &Capabilities) -> (bool, String) {
-    if facts.cuda && facts.pageable_access {
+fn pin_by_platform(capabilities: &Capabilities) -> (bool, String) {
+    if capabilities.cuda && capabilities.pageable_access {
         let reason =
             "the device reads pageable memory, and pinned memory can count against its own";
         return (false, reason.into());
     }
-    if facts.cuda {
+    if capabilities.cuda {
         return (true, "copies from pinned memory run at the link's speed".into());
     }
-    match facts.memlock_limit {
+    match capabilities.memlock_limit {
         None => (true, "this process may lock memory without limit".into()),
         Some(limit) => (false, format!("RLIMIT_MEMLOCK is {}", human(limit))),
     }
 }
 
-fn views_by_platform(pin: bool, facts: &Capabilities) -> (bool, String) {
-    if facts.pageable_access {
+fn views_by_platform(pin: bool, capabilities: &Capabilities) -> (bool, String) {
+    if capabilities.pageable_access {
         (true, "the device reads any memory of the process".into())
-    } else if pin && facts.unified_addressing {
+    } else if pin && capabilities.unified_addressing {
         (true, "the device reads pinned memory (unified addressing)".into())
     } else if pin {
         (false, "the device has no unified addressing".into())
@@ -131,10 +131,10 @@ mod tests {
     fn decide(
         pin: Tristate,
         views: Tristate,
-        facts: &Capabilities,
+        capabilities: &Capabilities,
         set: &[(&str, &str)],
     ) -> (bool, bool) {
-        let policy = Policy::decide(pin, views, facts, &|variable| {
+        let policy = Policy::decide(pin, views, capabilities, &|variable| {
             set.iter().find(|(name, _)| *name == variable).map(|(_, value)| value.to_string())
         })
         .unwrap();

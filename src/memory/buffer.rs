@@ -319,8 +319,9 @@ impl Buffer {
     /// Waits for what is queued on a device that sees the memory without a registration, where no
     /// unregistering does. `false` where it cannot be known that nothing uses the memory any more.
     fn settle(&self) -> bool {
-        let (backend, facts) = (self.device.backend(), self.device.capabilities());
-        let seen = facts.cuda && facts.pageable_access && self.device_address.is_some();
+        let (backend, capabilities) = (self.device.backend(), self.device.capabilities());
+        let seen =
+            capabilities.cuda && capabilities.pageable_access && self.device_address.is_some();
         let ours_to_wait = !matches!(self.memory, Memory::None | Memory::Driver(_));
         if !seen || !ours_to_wait || backend.check_process().is_err() {
             return true;

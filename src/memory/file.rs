@@ -43,14 +43,14 @@ pub(super) fn open(path: &Path) -> Result<(File, u64)> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| failed("open", error))?;
-    let facts = file.metadata().map_err(|error| failed("stat", error))?;
-    if !facts.is_file() {
+    let capabilities = file.metadata().map_err(|error| failed("stat", error))?;
+    if !capabilities.is_file() {
         fail!(WB_ERR_FILE_ACCESS, "{shown} is no regular file: only those can be mapped");
     }
-    if facts.len() == 0 {
+    if capabilities.len() == 0 {
         fail!(WB_ERR_FILE_EMPTY, "{shown} is empty: there is nothing to map");
     }
-    Ok((file, facts.len()))
+    Ok((file, capabilities.len()))
 }
 
 impl Buffer {

@@ -12,8 +12,8 @@ use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::os::{bytes, cgroup, proc_maps};
 use crate::status::{
-    WB_ERR_DRIVER, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY,
-    WB_ERR_ZERO_BYTES,
+    WB_ERR_DRIVER, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE,
+    WB_ERR_WOULD_COPY,
 };
 
 impl Buffer {
@@ -29,7 +29,7 @@ impl Buffer {
         device.backend().check_process()?;
         if span.bytes() == 0 {
             fail!(
-                WB_ERR_ZERO_BYTES,
+                WB_ERR_INVALID_ARGUMENT,
                 "asked to register 0 bytes: there is nothing to pin; allocate an empty buffer"
             );
         }
@@ -163,7 +163,7 @@ fn check_no_copy(regions: &[Region]) -> Result<()> {
         fail!(
             WB_ERR_WOULD_COPY,
             "asked to register a private mapping of {}: pinning would silently copy every page of \
-             it; map the file with wb_buffer_map, or copy into memory of wb_buffer_alloc",
+             it; map the file with wb_buffer_map_file, or copy into memory of wb_buffer_alloc",
             region.name
         );
     }

@@ -87,7 +87,7 @@ impl SafetensorsFile {
             Some(at) => Ok(*at as u64),
             None => fail!(
                 WB_ERR_NOT_FOUND,
-                "the file has no tensor {name:?} among its {}; wb_safetensors_describe lists them",
+                "the file has no tensor {name:?} among its {}; wb_safetensors_get_tensor_info lists them",
                 self.header.tensors.len()
             ),
         }
@@ -100,7 +100,7 @@ impl SafetensorsFile {
             fail!(
                 WB_ERR_UNALIGNED,
                 "{:?} lies at byte {} of the file, where its address is no multiple of \
-                 {alignment}: ask for less, or use wb_safetensors_load, which copies",
+                 {alignment}: ask for less, or use wb_safetensors_load_view, which copies",
                 tensor.name,
                 tensor.offset
             );
@@ -135,7 +135,7 @@ impl SafetensorsFile {
             None => fail!(
                 WB_ERR_NOT_SUPPORTED,
                 "{:?} has type {}, or a shape that it cannot be packed in: there is no WB_DTYPE_* \
-                 for it; view its bytes through wb_safetensors_buffer",
+                 for it; view its bytes through wb_safetensors_get_buffer",
                 tensor.name,
                 tensor.file_dtype
             ),

@@ -174,6 +174,6 @@ fn not_mapped(buffer: &Buffer) -> String {
         format!("views are off: {}", policy.views_reason)
     };
     format!(
-        "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESS_HOST"
+        "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESSOR_HOST"
     )
 }

@@ -27,14 +27,14 @@ impl Offloader {
         &self,
         state: &OffloadState,
         groups: &[usize],
-        carrier: TransferMode,
+        transfer_mode: TransferMode,
         bytes: u64,
         given_up: Option<usize>,
     ) -> Result<HostSpace> {
         let needs = bytes.next_multiple_of(ALIGNMENT);
         let extents = state.extents(given_up);
         for (at, unit) in state.units.iter().enumerate() {
-            if unit.groups != groups || unit.carrier != carrier {
+            if unit.groups != groups || unit.transfer_mode != transfer_mode {
                 continue;
             }
             for offset in state.gaps(at, needs, given_up) {
@@ -47,7 +47,7 @@ impl Offloader {
         }
         self.check_host_bytes(state, needs, given_up)?;
         let mut sizes = sizes(state, &extents);
-        sizes.push(UnitSize { carrier, bytes: needs, groups });
+        sizes.push(UnitSize { transfer_mode, bytes: needs, groups });
         self.check_slots(state, sizes)?;
         Ok(HostSpace::Own)
     }
@@ -127,7 +127,7 @@ impl Offloader {
         state: &mut OffloadState,
         room: HostSpace,
         groups: Vec<usize>,
-        carrier: TransferMode,
+        transfer_mode: TransferMode,
         at: usize,
         bytes: u64,
     ) -> Result<usize> {
@@ -139,7 +139,7 @@ impl Offloader {
                 let buffer = Buffer::alloc(self.device(), rounded as usize, &options, &mut None)?;
                 let region = buffer.data();
                 // Its slot is found when everything is arranged again.
-                state.units.push(HostUnit { buffer, region, carrier, groups, slot: None });
+                state.units.push(HostUnit { buffer, region, transfer_mode, groups, slot: None });
                 state.note_peak();
                 (state.units.len() - 1, 0)
             }
@@ -213,7 +213,7 @@ impl Offloader {
 /// The units, as far as they reach.
 fn sizes<'a>(state: &'a OffloadState, extents: &[u64]) -> Vec<UnitSize<'a>> {
     let size = |(unit, bytes): (&'a HostUnit, &u64)| UnitSize {
-        carrier: unit.carrier,
+        transfer_mode: unit.transfer_mode,
         bytes: *bytes,
         groups: &unit.groups,
     };

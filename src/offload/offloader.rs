@@ -39,7 +39,7 @@ pub struct ParameterInfo {
     /// Index of its group.
     pub group: usize,
     /// How it is carried; `None` while it is resident.
-    pub carrier: Option<TransferMode>,
+    pub transfer_mode: Option<TransferMode>,
     /// Where the device finds the first element: always, or while the group is acquired.
     pub device_address: Option<u64>,
     /// Where the host finds the first element of what is offloaded.
@@ -96,7 +96,7 @@ impl Offloader {
             .map(|unit| HostUnit {
                 buffer: arena.clone(),
                 region: arena.data().part(unit.arena_offset as usize, unit.bytes as usize),
-                carrier: unit.carrier,
+                transfer_mode: unit.transfer_mode,
                 groups: unit.groups.clone(),
                 slot: unit.slot_offset,
             })
@@ -202,7 +202,7 @@ impl Offloader {
         Ok(ParameterInfo {
             layout: kept.layout.clone(),
             group: kept.group,
-            carrier: state.carrier(kept),
+            transfer_mode: state.transfer_mode(kept),
             device_address: device,
             host_address: host,
         })
@@ -223,9 +223,10 @@ impl Offloader {
                 let block = &state.blocks[*block];
                 let unit = &state.units[block.unit];
                 let at = block.offset + offset + before;
-                match (unit.carrier, unit.slot, &state.slots) {
-                    (carrier, ..)
-                        if carrier == TransferMode::ZeroCopy || kept.layout.span_bytes() == 0 =>
+                match (unit.transfer_mode, unit.slot, &state.slots) {
+                    (transfer_mode, ..)
+                        if transfer_mode == TransferMode::ZeroCopy
+                            || kept.layout.span_bytes() == 0 =>
                     {
                         let start = unit.region.start() - unit.buffer.data().start();
                         let layout = kept.layout.clone();
@@ -282,7 +283,7 @@ impl Offloader {
         };
         for block in &state.blocks {
             stats.offloaded_bytes += block.bytes;
-            if state.units[block.unit].carrier == TransferMode::ZeroCopy {
+            if state.units[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }
         }
@@ -322,7 +323,7 @@ fn quantize(
 
 /// `WB_ERR_NOT_MAPPED` where the plan counts on views and the memory that was made has none.
 fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
-    let views = |unit: &&PlannedUnit| unit.carrier == TransferMode::ZeroCopy;
+    let views = |unit: &&PlannedUnit| unit.transfer_mode == TransferMode::ZeroCopy;
     let bytes: u64 = plan.plan.units.iter().filter(views).map(|unit| unit.bytes).sum();
     if bytes > 0 && arena.device_address().is_none() {
         fail!(

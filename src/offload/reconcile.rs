@@ -66,13 +66,17 @@ impl Offloader {
         let at = state.kept.len();
         let brought = source.map(|source| self.bring(&state, Some(group), source)).transpose()?;
         let source = brought.as_ref().map(|brought| brought.source);
-        let carrier = self.carrier_of_added(&state, &parameter, group)?;
-        let room = match carrier {
-            Some(carrier) => match self.find_room(&state, &[group], carrier, bytes, None) {
-                Ok(room) => Some((carrier, room)),
-                Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => None,
-                Err(error) => return Err(error),
-            },
+        let transfer_mode = self.carrier_of_added(&state, &parameter, group)?;
+        let room = match transfer_mode {
+            Some(transfer_mode) => {
+                match self.find_room(&state, &[group], transfer_mode, bytes, None) {
+                    Ok(room) => Some((transfer_mode, room)),
+                    Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => {
+                        None
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             None => None,
         };
         let kept = |place| ParameterState {
@@ -84,10 +88,10 @@ impl Offloader {
             quantized: None,
         };
         match (room, source) {
-            (Some((carrier, room)), source) => {
+            (Some((transfer_mode, room)), source) => {
                 change.check_all_free()?;
                 state.kept.push(kept(Backing::Missing));
-                let made = self.take_room(&mut state, room, vec![group], carrier, at, bytes);
+                let made = self.take_room(&mut state, room, vec![group], transfer_mode, at, bytes);
                 let made = made.and_then(|block| match source {
                     Some(source) => self.write(&state, block, 0, source),
                     None => Ok(()),
@@ -141,17 +145,18 @@ impl Offloader {
         };
         let selected = options.select.is_empty() || meant(&options.select)?;
         if parameter.layout.span_bytes() == 0
-            || parameter.carrier.is_none()
+            || parameter.transfer_mode.is_none()
             || !selected
             || meant(&options.exclude)?
         {
             return Ok(None);
         }
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
-        let carriers: Vec<TransferMode> = beside.map(|unit| unit.carrier).collect();
-        let wished = parameter.carrier.filter(|carrier| *carrier != TransferMode::Auto);
+        let transfer_modes: Vec<TransferMode> = beside.map(|unit| unit.transfer_mode).collect();
+        let wished =
+            parameter.transfer_mode.filter(|transfer_mode| *transfer_mode != TransferMode::Auto);
         // Where nothing of the group is offloaded it stays on the device, whatever the wish.
-        let in_place = wished == Some(TransferMode::ZeroCopy) && !carriers.is_empty();
+        let in_place = wished == Some(TransferMode::ZeroCopy) && !transfer_modes.is_empty();
         if in_place && state.arena.device_address().is_none() {
             let policy = self.device().policy();
             let why = if policy.views { state.arena.note() } else { &policy.views_reason };
@@ -161,8 +166,9 @@ impl Offloader {
                 parameter.name
             );
         }
-        let ahead = carriers.contains(&TransferMode::Prefetch).then_some(TransferMode::Prefetch);
-        Ok(carriers.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
+        let ahead =
+            transfer_modes.contains(&TransferMode::Prefetch).then_some(TransferMode::Prefetch);
+        Ok(transfer_modes.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
     }
 
     /// Removes a parameter.

@@ -60,9 +60,16 @@ impl Offloader {
             Backing::Block(block, offset) => {
                 self.replace_block(state, &mut change, at, (block, offset), layout, source)
             }
-            Backing::Unbacked(groups, carrier) => {
+            Backing::Unbacked(groups, transfer_mode) => {
                 change.check_all_free()?;
-                self.find_other_room(state, &mut change, at, (groups, carrier), layout, source)
+                self.find_other_room(
+                    state,
+                    &mut change,
+                    at,
+                    (groups, transfer_mode),
+                    layout,
+                    source,
+                )
             }
             _ => self.replace_resident(state, &mut change, at, layout, source),
         }
@@ -181,7 +188,7 @@ impl Offloader {
         }
         let unit = &state.units[state.blocks[block].unit];
         let groups = if tied { vec![state.kept[at].group] } else { unit.groups.clone() };
-        let carried = (groups, unit.carrier);
+        let carried = (groups, unit.transfer_mode);
         self.find_other_room(state, change, at, carried, layout, source)
     }
 
@@ -191,7 +198,7 @@ impl Offloader {
         state: &mut OffloadState,
         change: &mut ScheduleChange<'_>,
         at: usize,
-        (groups, carrier): (Vec<usize>, TransferMode),
+        (groups, transfer_mode): (Vec<usize>, TransferMode),
         layout: Layout,
         source: Location,
     ) -> Result<()> {
@@ -200,16 +207,16 @@ impl Offloader {
             Backing::Block(block, _) if state.blocks[block].parameters.len() == 1 => Some(block),
             _ => None,
         };
-        let room = self.find_room(state, &groups, carrier, bytes, given_up)?;
+        let room = self.find_room(state, &groups, transfer_mode, bytes, given_up)?;
         // Given up first: two copies are never held.
         change.unseat();
         state.leave_block(at);
-        state.kept[at].place = Backing::Unbacked(groups.clone(), carrier);
+        state.kept[at].place = Backing::Unbacked(groups.clone(), transfer_mode);
         state.kept[at].layout = layout;
         if matches!(room, HostSpace::Own) {
             state.drop_empty_units();
         }
-        let block = match self.take_room(state, room, groups, carrier, at, bytes) {
+        let block = match self.take_room(state, room, groups, transfer_mode, at, bytes) {
             Ok(block) => block,
             Err(error) => {
                 // Where the others have no slots then, steps say so.
@@ -233,7 +240,7 @@ impl Offloader {
         error: Error,
     ) -> Result<()> {
         let unit = &state.units[state.blocks[block].unit];
-        let outside = Backing::Unbacked(unit.groups.clone(), unit.carrier);
+        let outside = Backing::Unbacked(unit.groups.clone(), unit.transfer_mode);
         for at in state.blocks[block].parameters.clone() {
             state.leave_block(at);
             state.kept[at].place = outside.clone();

@@ -57,7 +57,7 @@ pub struct Block {
 pub struct HostUnit {
     pub buffer: Arc<Buffer>,
     pub region: Span,
-    pub carrier: TransferMode,
+    pub transfer_mode: TransferMode,
     pub groups: Vec<usize>,
     /// From the start of the slots.
     pub slot: Option<u64>,
@@ -104,7 +104,7 @@ impl OffloadState {
         let moving = |(unit, extent): (&HostUnit, u64)| CarriedUnit {
             host: unit.region.part(0, extent as usize),
             slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
-            ahead: unit.carrier == TransferMode::Prefetch,
+            ahead: unit.transfer_mode == TransferMode::Prefetch,
             groups: unit.groups.clone(),
         };
         Arrangement {
@@ -147,10 +147,10 @@ impl OffloadState {
         extents
     }
 
-    pub fn carrier(&self, kept: &ParameterState) -> Option<TransferMode> {
+    pub fn transfer_mode(&self, kept: &ParameterState) -> Option<TransferMode> {
         match kept.place {
-            Backing::Block(block, _) => Some(self.units[self.blocks[block].unit].carrier),
-            Backing::Unbacked(_, carrier) => Some(carrier),
+            Backing::Block(block, _) => Some(self.units[self.blocks[block].unit].transfer_mode),
+            Backing::Unbacked(_, transfer_mode) => Some(transfer_mode),
             _ => None,
         }
     }
@@ -180,7 +180,7 @@ impl OffloadState {
 
     /// Where the device finds a unit: in the host's memory, or in its slot.
     pub fn device_start(&self, unit: &HostUnit) -> Option<u64> {
-        if unit.carrier == TransferMode::ZeroCopy {
+        if unit.transfer_mode == TransferMode::ZeroCopy {
             let before = (unit.region.start() - unit.buffer.data().start()) as u64;
             return unit.buffer.device_address().map(|address| address + before);
         }

@@ -64,7 +64,7 @@ pub struct Parameter {
     /// How a step reads it.
     pub access: AccessPattern,
     /// How it is to be carried if it is offloaded; `None` for what is to stay on the device.
-    pub carrier: Option<TransferMode>,
+    pub transfer_mode: Option<TransferMode>,
     /// Where its bytes come from.
     pub origin: Origin,
 }
@@ -209,7 +209,7 @@ pub(super) mod tests {
             source: address,
             storage: 0,
             access: AccessPattern::Dense,
-            carrier: Some(TransferMode::Auto),
+            transfer_mode: Some(TransferMode::Auto),
             origin: Origin::Given,
         }
     }

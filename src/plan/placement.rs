@@ -11,7 +11,7 @@ use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET};
 /// What becomes of a storage that leaves the device.
 #[derive(Debug, Clone)]
 pub struct PlacedStorage {
-    pub carrier: TransferMode,
+    pub transfer_mode: TransferMode,
     pub reason: Reason,
     pub unit: usize,
     pub offset: u64,
@@ -22,7 +22,7 @@ pub struct PlacedStorage {
 pub struct Placement {
     /// The storages, in the order in which they were taken.
     pub taken: Vec<usize>,
-    carriers: Vec<TransferMode>,
+    transfer_modes: Vec<TransferMode>,
     unit_of: Vec<usize>,
     pub units: Vec<PlannedUnit>,
     pub seats: SlotRing,
@@ -40,11 +40,11 @@ impl Placement {
             true => option.into_iter().chain(room).min(),
             false => option,
         };
-        let carriers = carry(input, taken, limit)?;
-        let (units, unit_of) = gather(input, taken, &carriers);
+        let transfer_modes = carry(input, taken, limit)?;
+        let (units, unit_of) = gather(input, taken, &transfer_modes);
         let mut draft = Self {
             taken: taken.to_vec(),
-            carriers,
+            transfer_modes,
             unit_of,
             units,
             seats: SlotRing::default(),
@@ -61,7 +61,11 @@ impl Placement {
         let sizes: Vec<_> = self
             .units
             .iter()
-            .map(|unit| UnitSize { carrier: unit.carrier, bytes: unit.bytes, groups: &unit.groups })
+            .map(|unit| UnitSize {
+                transfer_mode: unit.transfer_mode,
+                bytes: unit.bytes,
+                groups: &unit.groups,
+            })
             .collect();
         let seats = SlotRing::new(&sizes, input.options.depth as usize, limit);
         if let Some(limit) = option
@@ -72,7 +76,7 @@ impl Placement {
                 WB_ERR_SLOTS_BUDGET,
                 "asked for slots of at most {limit} bytes; copying ahead from group {group:?} on needs \
                  {} even one group at a time: raise slot_bytes, offload less of each group, or choose \
-                 another carrier",
+                 another transfer_mode",
                 seats.ring_bytes
             );
         }
@@ -102,14 +106,14 @@ impl Placement {
         members.sort_unstable_by_key(|member| self.taken[*member]);
         let mut offloaded = vec![None; input.storages.len()];
         for member in members {
-            let (storage, carrier) = (self.taken[member], self.carriers[member]);
+            let (storage, transfer_mode) = (self.taken[member], self.transfer_modes[member]);
             let at = place[self.unit_of[member]];
             let unit = &mut units[at];
             let offset = unit.bytes;
             unit.bytes += input.rounded(storage);
             unit.storages.push(storage);
-            let reason = reason(input, storage, carrier, self.limit);
-            offloaded[storage] = Some(PlacedStorage { carrier, reason, unit: at, offset });
+            let reason = reason(input, storage, transfer_mode, self.limit);
+            offloaded[storage] = Some(PlacedStorage { transfer_mode, reason, unit: at, offset });
         }
         self.units = units;
         offloaded
@@ -121,7 +125,7 @@ impl Placement {
         let (mut copied, mut read) = (0, 0);
         for unit in &self.units {
             let uses = unit.groups.len() as u64;
-            match unit.carrier {
+            match unit.transfer_mode {
                 TransferMode::ZeroCopy => {
                     let dense = unit.storages.iter().filter(|storage| {
                         let (first, _) = input.storages[**storage].parameters[0];
@@ -143,9 +147,9 @@ fn wish(input: &PlanInput<'_>, storage: usize) -> TransferMode {
     input.storages[storage]
         .parameters
         .iter()
-        .filter_map(|(index, _)| input.parameters[*index].carrier)
-        .find(|carrier| *carrier != TransferMode::Auto)
-        .unwrap_or(input.options.carrier)
+        .filter_map(|(index, _)| input.parameters[*index].transfer_mode)
+        .find(|transfer_mode| *transfer_mode != TransferMode::Auto)
+        .unwrap_or(input.options.transfer_mode)
 }
 
 fn is_sparse(input: &PlanInput<'_>, storage: usize) -> bool {
@@ -153,14 +157,14 @@ fn is_sparse(input: &PlanInput<'_>, storage: usize) -> bool {
     parameters.iter().all(|(index, _)| input.parameters[*index].access == AccessPattern::Sparse)
 }
 
-/// The carrier of each storage.
+/// The transfer_mode of each storage.
 fn carry(input: &PlanInput<'_>, taken: &[usize], limit: Option<u64>) -> Result<Vec<TransferMode>> {
     let views = input.platform.views;
-    let mut carriers = Vec::with_capacity(taken.len());
+    let mut transfer_modes = Vec::with_capacity(taken.len());
     let mut ahead = vec![0; input.groups.len()];
     for &storage in taken {
         let groups = &input.groups_of[storage];
-        let carrier = match wish(input, storage) {
+        let transfer_mode = match wish(input, storage) {
             TransferMode::ZeroCopy if !views => fail!(
                 WB_ERR_NOT_MAPPED,
                 "parameter {:?} is to be read in place, and views are off: {}",
@@ -175,70 +179,72 @@ fn carry(input: &PlanInput<'_>, taken: &[usize], limit: Option<u64>) -> Result<V
             TransferMode::Auto => TransferMode::Prefetch,
             asked => asked,
         };
-        if carrier == TransferMode::Prefetch {
+        if transfer_mode == TransferMode::Prefetch {
             groups.iter().for_each(|group| ahead[*group] += input.rounded(storage));
         }
-        carriers.push(carrier);
+        transfer_modes.push(transfer_mode);
     }
-    let Some(slots) = limit else { return Ok(carriers) };
-    for (&storage, carrier) in taken.iter().zip(&mut carriers) {
+    let Some(slots) = limit else { return Ok(transfer_modes) };
+    for (&storage, transfer_mode) in taken.iter().zip(&mut transfer_modes) {
         let bytes = input.groups_of[storage].iter().map(|group| ahead[*group]).max();
         let too_big = bytes.is_some_and(|bytes| bytes > slots);
-        if *carrier == TransferMode::Prefetch
+        if *transfer_mode == TransferMode::Prefetch
             && too_big
             && wish(input, storage) == TransferMode::Auto
         {
-            *carrier = if views { TransferMode::ZeroCopy } else { TransferMode::OnDemand };
+            *transfer_mode = if views { TransferMode::ZeroCopy } else { TransferMode::OnDemand };
         }
     }
-    Ok(carriers)
+    Ok(transfer_modes)
 }
 
 /// Why a storage is carried as it is.
 fn reason(
     input: &PlanInput<'_>,
     storage: usize,
-    carrier: TransferMode,
+    transfer_mode: TransferMode,
     limit: Option<u64>,
 ) -> Reason {
     let groups = &input.groups_of[storage];
     match wish(input, storage) {
         TransferMode::Auto if groups.len() > 1 => {
             let names = groups.iter().map(|group| input.groups[*group].clone()).collect();
-            Reason::TiedAcross(carrier, names)
+            Reason::TiedAcross(transfer_mode, names)
         }
         TransferMode::Auto if is_sparse(input, storage) && limit.is_none() => {
-            Reason::Sparse(carrier)
+            Reason::Sparse(transfer_mode)
         }
-        TransferMode::Auto if is_sparse(input, storage) && carrier != TransferMode::OnDemand => {
-            Reason::Sparse(carrier)
+        TransferMode::Auto
+            if is_sparse(input, storage) && transfer_mode != TransferMode::OnDemand =>
+        {
+            Reason::Sparse(transfer_mode)
         }
-        TransferMode::Auto if carrier == TransferMode::Prefetch => Reason::Dense,
-        TransferMode::Auto => Reason::TooBig { carrier, slots: limit.unwrap_or(0) },
+        TransferMode::Auto if transfer_mode == TransferMode::Prefetch => Reason::Dense,
+        TransferMode::Auto => Reason::TooBig { transfer_mode, slots: limit.unwrap_or(0) },
         asked => Reason::Asked(asked),
     }
 }
 
-/// Gathers storages into units: one for each carrier that a group uses, and one for each storage that
+/// Gathers storages into units: one for each transfer_mode that a group uses, and one for each storage that
 /// several groups share. The units, and which each storage is in.
 fn gather(
     input: &PlanInput<'_>,
     taken: &[usize],
-    carriers: &[TransferMode],
+    transfer_modes: &[TransferMode],
 ) -> (Vec<PlannedUnit>, Vec<usize>) {
     let mut units: Vec<PlannedUnit> = Vec::new();
     let mut private = vec![[None; TransferMode::KINDS]; input.groups.len()];
     let mut unit_of = Vec::with_capacity(taken.len());
-    for (&storage, &carrier) in taken.iter().zip(carriers) {
+    for (&storage, &transfer_mode) in taken.iter().zip(transfer_modes) {
         let groups = &input.groups_of[storage];
         let next = units.len();
         let unit = match groups.len() {
-            1 => *private[groups[0]][carrier as usize].get_or_insert(next),
+            1 => *private[groups[0]][transfer_mode as usize].get_or_insert(next),
             _ => next,
         };
         if unit == next {
             units.push(PlannedUnit {
-                carrier,
+                transfer_mode,
                 groups: groups.to_vec(),
                 arena_offset: 0,
                 bytes: 0,

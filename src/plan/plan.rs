@@ -33,7 +33,7 @@ pub struct PlanOptions {
     /// Groups in their slots at a time; 0 for as many as serve.
     pub depth: u32,
     /// How to carry what says nothing of its own.
-    pub carrier: TransferMode,
+    pub transfer_mode: TransferMode,
     /// In which order parameters leave the device.
     pub order: Order,
     /// What may leave it; everything where there is none.
@@ -55,7 +55,7 @@ impl Default for PlanOptions {
             device_bytes: None,
             slot_bytes: None,
             depth: 0,
-            carrier: TransferMode::Auto,
+            transfer_mode: TransferMode::Auto,
             order: Order::Spread,
             select: Vec::new(),
             exclude: Vec::new(),
@@ -89,7 +89,7 @@ pub struct PlannedParameter {
     /// Bytes from the storage's first to the parameter's lowest.
     pub offset: u64,
     /// How it is carried; `None` while it stays on the device.
-    pub carrier: Option<TransferMode>,
+    pub transfer_mode: Option<TransferMode>,
     /// Why.
     pub reason: Reason,
 }
@@ -111,7 +111,7 @@ pub struct PlannedStorage {
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
     /// How it is carried.
-    pub carrier: TransferMode,
+    pub transfer_mode: TransferMode,
     /// The groups that use it.
     pub groups: Vec<usize>,
     /// Bytes from the arena's first.

@@ -60,12 +60,12 @@ impl Planner<'_> {
                 *reason = Some(Reason::Empty);
             }
             for (index, _) in &storage.parameters {
-                let Parameter { name, carrier, .. } = &self.input.parameters[*index];
+                let Parameter { name, transfer_mode, .. } = &self.input.parameters[*index];
                 let selected = first_match(&mut select, name).is_some() || select.is_empty();
                 let excluded = first_match(&mut exclude, name);
                 let tied = storage.parameters.len() > 1;
                 let stays = match excluded {
-                    _ if carrier.is_none() => Some(Reason::AskedToStay(name.as_str().into())),
+                    _ if transfer_mode.is_none() => Some(Reason::AskedToStay(name.as_str().into())),
                     Some(by) => Some(Reason::Excluded(exclude[by].0.text().into())),
                     None if !selected && tied => {
                         Some(Reason::TiedToUnselected(name.as_str().into()))
@@ -158,7 +158,7 @@ impl Planner<'_> {
                 WB_ERR_BUDGET,
                 "asked for {budget} bytes of device memory; what may not leave it needs {stays} and \
                  the slots for the rest {slots}: raise device_bytes, select more, or let the device \
-                 read host memory in place (carrier view)"
+                 read host memory in place (transfer_mode view)"
             );
         };
         for storage in &arranged[draft.taken.len()..] {
@@ -208,7 +208,8 @@ impl Planner<'_> {
 
     /// A plan that is legal and helps nobody.
     fn warn_of_slots(&mut self, draft: &Placement) {
-        let carried = draft.units.iter().filter(|unit| unit.carrier != TransferMode::ZeroCopy);
+        let carried =
+            draft.units.iter().filter(|unit| unit.transfer_mode != TransferMode::ZeroCopy);
         let (carried, slots): (u64, _) =
             (carried.map(|unit| unit.bytes).sum(), draft.seats.slot_bytes);
         if slots > 0 && slots >= carried {
@@ -270,11 +271,11 @@ impl Planner<'_> {
             .zip(self.input.group_of)
             .zip(storage_of)
             .map(|((parameter, group), (storage, offset))| {
-                let (carrier, reason) = match &offloaded[storage] {
-                    Some(offloaded) => (Some(offloaded.carrier), offloaded.reason.clone()),
+                let (transfer_mode, reason) = match &offloaded[storage] {
+                    Some(offloaded) => (Some(offloaded.transfer_mode), offloaded.reason.clone()),
                     None => (None, self.reasons[storage].clone().unwrap_or(Reason::Fits)),
                 };
-                PlannedParameter { parameter, group, storage, offset, carrier, reason }
+                PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
         let link = self.input.options.link_bytes_per_second;

@@ -21,7 +21,7 @@ pub enum Reason {
     Dense,
     Sparse(TransferMode),
     TiedAcross(TransferMode, Arc<[String]>),
-    TooBig { carrier: TransferMode, slots: u64 },
+    TooBig { transfer_mode: TransferMode, slots: u64 },
 }
 
 impl Display for Reason {
@@ -38,21 +38,21 @@ impl Display for Reason {
                 write!(to, "resident: budget left {}, needs {}", Grouped(*left), Grouped(*needs))
             }
             Self::Fits => write!(to, "resident: the rest fits"),
-            Self::Asked(carrier) => write!(to, "{}: asked for", carrier.name()),
+            Self::Asked(transfer_mode) => write!(to, "{}: asked for", transfer_mode.name()),
             Self::Dense => write!(to, "prefetch: a step reads all of it"),
-            Self::Sparse(carrier @ TransferMode::ZeroCopy) => {
-                write!(to, "{}: a step reads few rows of it", carrier.name())
+            Self::Sparse(transfer_mode @ TransferMode::ZeroCopy) => {
+                write!(to, "{}: a step reads few rows of it", transfer_mode.name())
             }
-            Self::Sparse(carrier) => {
-                write!(to, "{}: a step reads few rows, but views are off", carrier.name())
+            Self::Sparse(transfer_mode) => {
+                write!(to, "{}: a step reads few rows, but views are off", transfer_mode.name())
             }
-            Self::TiedAcross(carrier, groups) => {
-                write!(to, "{}: tied across groups {}", carrier.name(), groups.join(", "))
+            Self::TiedAcross(transfer_mode, groups) => {
+                write!(to, "{}: tied across groups {}", transfer_mode.name(), groups.join(", "))
             }
-            Self::TooBig { carrier, slots } => write!(
+            Self::TooBig { transfer_mode, slots } => write!(
                 to,
                 "{}: its group has more bytes than the slots' {}",
-                carrier.name(),
+                transfer_mode.name(),
                 Grouped(*slots)
             ),
         }

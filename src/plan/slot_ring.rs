@@ -11,7 +11,7 @@ const MOST_DEPTH: usize = 8;
 #[derive(Debug, Clone, Copy)]
 pub struct UnitSize<'a> {
     /// How it is transferred.
-    pub carrier: TransferMode,
+    pub transfer_mode: TransferMode,
     /// Its bytes.
     pub bytes: u64,
     /// The groups that use it.
@@ -70,8 +70,8 @@ impl SlotRing {
     }
 }
 
-fn of_carrier(units: &[UnitSize<'_>], carrier: TransferMode) -> Vec<usize> {
-    (0..units.len()).filter(|at| units[*at].carrier == carrier).collect()
+fn of_carrier(units: &[UnitSize<'_>], transfer_mode: TransferMode) -> Vec<usize> {
+    (0..units.len()).filter(|at| units[*at].transfer_mode == transfer_mode).collect()
 }
 
 /// The groups that use some of the units, ascending, and those as guests with turns among the groups.

@@ -63,7 +63,7 @@ impl Plan {
             assert_eq!(inside, unit.bytes);
             let slot_end = unit.slot_offset.map_or(0, |slot| slot + unit.bytes);
             assert!(slot_end <= self.slot_bytes);
-            assert_eq!(unit.slot_offset.is_none(), unit.carrier == TransferMode::ZeroCopy);
+            assert_eq!(unit.slot_offset.is_none(), unit.transfer_mode == TransferMode::ZeroCopy);
             for group in &unit.groups {
                 assert!(self.groups[*group].units.contains(&at));
             }
@@ -71,8 +71,11 @@ impl Plan {
         assert_eq!(self.arena_bytes, end.next_multiple_of(PAGE));
         for planned in &self.parameters {
             let storage = &self.storages[planned.storage];
-            assert_eq!(planned.carrier, storage.unit.map(|unit| self.units[unit].carrier));
-            let word = planned.carrier.map_or("resident", TransferMode::name);
+            assert_eq!(
+                planned.transfer_mode,
+                storage.unit.map(|unit| self.units[unit].transfer_mode)
+            );
+            let word = planned.transfer_mode.map_or("resident", TransferMode::name);
             assert!(planned.reason.to_string().starts_with(word), "{}", planned.reason);
         }
     }
@@ -113,7 +116,7 @@ proptest! {
         plan.check();
         prop_assert!(plan.arena_bytes <= budget);
         let room = budget - budget % PAGE;
-        for planned in plan.parameters.iter().filter(|planned| planned.carrier.is_none()) {
+        for planned in plan.parameters.iter().filter(|planned| planned.transfer_mode.is_none()) {
             let needs = plan.storages[planned.storage].bytes.next_multiple_of(ALIGNMENT);
             let used: u64 = plan.units.iter().map(|unit| unit.bytes).sum();
             if needs > 0 {
@@ -148,7 +151,7 @@ proptest! {
         for (budget, everything) in [(exact, true), (exact - 1, false)] {
             let options = PlanOptions { offload_bytes: Some(budget), order, ..options() };
             let plan = planner::plan(model.clone(), options, &platform(true)).unwrap();
-            prop_assert_eq!(plan.parameters.iter().all(|planned| planned.carrier.is_some()), everything);
+            prop_assert_eq!(plan.parameters.iter().all(|planned| planned.transfer_mode.is_some()), everything);
             prop_assert!(plan.arena_bytes <= budget);
         }
     }
@@ -190,7 +193,7 @@ proptest! {
         let turn = |group: &usize| plan.groups[*group].ring;
         for (at, one) in plan.units.iter().enumerate() {
             for other in &plan.units[at + 1..] {
-                let ahead = one.carrier == TransferMode::Prefetch;
+                let ahead = one.transfer_mode == TransferMode::Prefetch;
                 let together = one.groups.iter().any(|a| other.groups.iter().any(|b| {
                     let (true, Some(a), Some(b)) = (ahead, turn(a), turn(b)) else { return a == b };
                     let apart = a.abs_diff(b);
@@ -198,7 +201,7 @@ proptest! {
                 }));
                 let (Some(first), Some(second)) = (one.slot_offset, other.slot_offset) else { continue };
                 let apart = first + one.bytes <= second || second + other.bytes <= first;
-                let same = one.carrier == other.carrier;
+                let same = one.transfer_mode == other.transfer_mode;
                 prop_assert!(apart || (same && !together));
             }
         }
@@ -272,7 +275,7 @@ fn outcomes_that_nobody_wants_are_named() {
     let slots = PlanOptions {
         offload_bytes: Some(1 << 20),
         slot_bytes: Some(4096),
-        carrier: TransferMode::Prefetch,
+        transfer_mode: TransferMode::Prefetch,
         ..strict()
     };
     assert_eq!(plan(slots).unwrap_err().status, WB_ERR_SLOTS_BUDGET);
@@ -282,7 +285,7 @@ fn outcomes_that_nobody_wants_are_named() {
 fn views_are_views_or_an_error() {
     let options = PlanOptions {
         offload_bytes: Some(1 << 20),
-        carrier: TransferMode::ZeroCopy,
+        transfer_mode: TransferMode::ZeroCopy,
         ..PlanOptions::default()
     };
     let plan = planner::plan(model(2, &[5000]), options.clone(), &platform(true)).unwrap();
@@ -295,9 +298,9 @@ fn views_are_views_or_an_error() {
 #[test]
 fn what_is_to_stay_stays_with_all_that_is_tied_to_it() {
     let mut model = model(3, &[5000]);
-    for (name, carrier) in [("head", None), ("embed", Some(TransferMode::Auto))] {
+    for (name, transfer_mode) in [("head", None), ("embed", Some(TransferMode::Auto))] {
         let tied = parameter(name, name, 3000, 0);
-        model.push(Parameter { storage: 9, carrier, ..tied });
+        model.push(Parameter { storage: 9, transfer_mode, ..tied });
     }
     let options = PlanOptions { offload_bytes: Some(1 << 20), ..options() };
     let plan = planner::plan(model, options, &platform(true)).unwrap();
@@ -314,7 +317,7 @@ fn slots_as_big_as_what_they_carry_are_warned_of() {
     for (layers, warned) in [(1, true), (2, true), (3, true), (4, false)] {
         let options = PlanOptions {
             offload_bytes: Some(1 << 20),
-            carrier: TransferMode::Prefetch,
+            transfer_mode: TransferMode::Prefetch,
             ..PlanOptions::default()
         };
         let plan = planner::plan(model(layers, &[5120]), options, &platform(true)).unwrap();
@@ -327,18 +330,19 @@ fn slots_as_big_as_what_they_carry_are_warned_of() {
 
 #[test]
 fn a_group_too_big_for_its_slot_goes_another_way() {
-    for (views, carrier) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)] {
+    for (views, transfer_mode) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)]
+    {
         let mut model = model(3, &[5000]);
         model.push(parameter("big", "layers.1", 9000, 0));
         let options =
             PlanOptions { offload_bytes: Some(1 << 20), slot_bytes: Some(11_000), ..options() };
         let plan = planner::plan(model, options, &platform(views)).unwrap();
         plan.check();
-        assert_eq!(plan.parameters[0].carrier, Some(TransferMode::Prefetch));
-        assert_eq!(plan.parameters[3].carrier, Some(carrier));
+        assert_eq!(plan.parameters[0].transfer_mode, Some(TransferMode::Prefetch));
+        assert_eq!(plan.parameters[3].transfer_mode, Some(transfer_mode));
         assert_eq!(
             plan.parameters[3].reason.to_string(),
-            format!("{}: its group has more bytes than the slots' 11,000", carrier.name())
+            format!("{}: its group has more bytes than the slots' 11,000", transfer_mode.name())
         );
         assert_eq!(plan.ring_bytes, 2 * 5120);
     }
@@ -346,7 +350,8 @@ fn a_group_too_big_for_its_slot_goes_another_way() {
 
 #[test]
 fn what_is_tied_across_groups_is_stored_once_and_used_by_both() {
-    for (views, carrier) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)] {
+    for (views, transfer_mode) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)]
+    {
         let mut model = model(2, &[5000]);
         for (name, group) in [("embed", "layers.0"), ("head", "layers.1")] {
             model.push(Parameter { storage: 9, ..parameter(name, group, 3000, 0) });
@@ -355,7 +360,7 @@ fn what_is_tied_across_groups_is_stored_once_and_used_by_both() {
         let plan = planner::plan(model, options, &platform(views)).unwrap();
         plan.check();
         assert_eq!(plan.offloaded_payload_bytes, 13_000);
-        assert_eq!(plan.parameters[2].carrier, Some(carrier));
+        assert_eq!(plan.parameters[2].transfer_mode, Some(transfer_mode));
         assert_eq!(plan.parameters[2].storage, plan.parameters[3].storage);
         let unit = plan.storages[plan.parameters[2].storage].unit.unwrap();
         assert_eq!(plan.units[unit].groups, [0, 1]);

@@ -21,8 +21,8 @@ static void check_version(struct changer *changer, int index, uint64_t version)
     const struct weights *weights = changer->weights;
     const char *name = weights->all[index].name;
     const uint64_t bytes = weight_bytes(weights, index, version);
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    const wb_status status = wb_offloader_parameter(changer->offloader, name, &info, &error);
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    const wb_status status = wb_offloader_get_parameter_info(changer->offloader, name, &info, &error);
     CHECK(status == (bytes > 0 ? WB_OK : WB_ERR_NOT_FOUND));
     if (status != WB_OK) return;
     CHECK_SAME(info.span_bytes, bytes);
@@ -35,9 +35,9 @@ static void check_version(struct changer *changer, int index, uint64_t version)
 static uint64_t on_device(struct changer *changer, const char *name, const void *content,
                           uint64_t bytes)
 {
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
     uint64_t address = 0;
-    const wb_status status = wb_offloader_parameter(changer->offloader, name, &info, &error);
+    const wb_status status = wb_offloader_get_parameter_info(changer->offloader, name, &info, &error);
     if (status != WB_OK || info.carrier == WB_CARRIER_NONE) return 0;
     if (!CHECK_OK(wb_device_alloc(changer->device, bytes, &address, &error))) return 0;
     CHECK_OK(wb_device_copy(changer->device, address, number(content), bytes, changer->stream,
@@ -130,8 +130,8 @@ static void keep_a_view(struct changer *changer)
     *kept = NULL;
     const wb_status status =
         draw(&changer->random, 2) == 0
-            ? wb_offloader_view(changer->offloader, name, kept, &error)
-            : wb_offloader_host_view(changer->offloader, name, kept, &error);
+            ? wb_offloader_get_view(changer->offloader, name, kept, &error)
+            : wb_offloader_get_host_view(changer->offloader, name, kept, &error);
     /* It may have been removed, or be resident. */
     if (status != WB_ERR_NOT_FOUND && CHECK_OK(status)) count(VIEWED);
 }

@@ -13,9 +13,9 @@ struct thing make_imported(struct worker *worker)
     wb_view *view = NULL;
     const int made =
         draw(&worker->random, 2) == 0
-            ? CHECK_OK(wb_view_from_dlpack(device, lent_tensor(lent), WB_ACCESS_HOST, NULL, &view,
+            ? CHECK_OK(wb_view_from_dlpack(device, lent_tensor(lent), WB_ACCESSOR_HOST, NULL, &view,
                                            &error))
-            : CHECK_OK(wb_view_from_dlpack_versioned(device, lent_versioned(lent), WB_ACCESS_HOST,
+            : CHECK_OK(wb_view_from_dlpack_versioned(device, lent_versioned(lent), WB_ACCESSOR_HOST,
                                                      NULL, &view, &error));
     if (!made) {
         lent_back(lent);

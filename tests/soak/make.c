@@ -14,7 +14,7 @@ static uint64_t new_key(struct worker *worker)
 static wb_buffer_options random_options(struct worker *worker)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    if (draw(&worker->random, 4) == 0) options.pin = WB_OFF;
+    if (draw(&worker->random, 4) == 0) options.pin = WB_TRISTATE_OFF;
     if (draw(&worker->random, 4) == 0) options.huge_pages = WB_HUGE_PAGES_OFF;
     if (draw(&worker->random, 4) == 0) {
         options.chunk_bytes = page_bytes() * (1 + draw(&worker->random, 64));
@@ -28,7 +28,7 @@ struct thing make_buffer(struct worker *worker)
     wb_buffer *buffer = NULL;
     wb_buffer_options options = random_options(worker);
     const uint64_t key = new_key(worker), bytes = draw_bytes(&worker->random, 19);
-    if (on_cuda() && options.pin == WB_AUTO && bytes < 5000) options.write_combined = WB_ON;
+    if (on_cuda() && options.pin == WB_TRISTATE_AUTO && bytes < 5000) options.write_combined = WB_TRISTATE_ON;
     if (!CHECK_OK(wb_buffer_alloc(worker->round->device, bytes, &options, &buffer, &error))) {
         return nothing;
     }
@@ -68,14 +68,14 @@ struct thing make_registered(struct worker *worker)
 
 struct thing make_mapped(struct worker *worker)
 {
-    const wb_file_mode modes[] = {WB_FILE_AUTO, WB_FILE_AUTO, WB_FILE_READ};
+    const wb_file_mode modes[] = {WB_FILE_MODE_AUTO, WB_FILE_MODE_AUTO, WB_FILE_MODE_READ};
     const struct files *files = worker->round->files;
     wb_buffer *buffer = NULL;
     wb_buffer_options options = random_options(worker);
     const uint64_t offset = draw(&worker->random, files->bytes);
     const uint64_t bytes = draw(&worker->random, files->bytes - offset);
     options.file_mode = modes[draw(&worker->random, 3)];
-    if (!CHECK_OK(wb_buffer_map(worker->round->device, files->plain, offset, bytes, &options,
+    if (!CHECK_OK(wb_buffer_map_file(worker->round->device, files->plain, offset, bytes, &options,
                                 &buffer, &error))) {
         return nothing;
     }
@@ -89,7 +89,7 @@ struct thing make_of_model_file(struct worker *worker)
     const struct files *files = worker->round->files;
     wb_safetensors *file = NULL;
     struct thing made = {A_FILE, {NULL}, NULL, 0, 0, 0, 0};
-    wb_tensor_info info = WB_TENSOR_INFO_INIT;
+    wb_safetensors_tensor_info info = WB_SAFETENSORS_TENSOR_INFO_INIT;
     wb_view *view = NULL;
     int32_t copied = 0;
     if (!CHECK_OK(wb_safetensors_open(worker->round->device, files->model, NULL, &file, &error))) {
@@ -98,9 +98,9 @@ struct thing make_of_model_file(struct worker *worker)
     count(OPENED);
     made.as.file = file;
     if (draw(&worker->random, 4) == 0) return made;
-    const uint64_t index = draw(&worker->random, wb_safetensors_count(file));
-    CHECK_OK(wb_safetensors_describe(file, index, &info, &error));
-    if (CHECK_OK(wb_safetensors_load(file, index, WB_ACCESS_HOST, 64, NULL, &view, &copied,
+    const uint64_t index = draw(&worker->random, wb_safetensors_get_tensor_count(file));
+    CHECK_OK(wb_safetensors_get_tensor_info(file, index, &info, &error));
+    if (CHECK_OK(wb_safetensors_load_view(file, index, WB_ACCESSOR_HOST, 64, NULL, &view, &copied,
                                      &error))) {
         made = thing_of_view(view, files->key, info.offset_bytes);
         CHECK(copied == 1 || number(made.data) % 64 == 0);
@@ -123,7 +123,7 @@ struct thing make_copy(struct worker *worker)
     if (memory == NULL) abort();
     content_fill(memory, bytes, key);
     const int made = CHECK_OK(wb_view_copy_from(worker->round->device, memory, &layout,
-                                                WB_ACCESS_HOST, &options, &view, &error));
+                                                WB_ACCESSOR_HOST, &options, &view, &error));
     free(memory);
     count(COPIED_FROM);
     return made ? thing_of_view(view, key, 0) : nothing;
@@ -137,7 +137,7 @@ static wb_buffer *buffer_of(const struct thing *thing)
         wb_buffer_retain(thing->as.buffer);
         return thing->as.buffer;
     }
-    if (thing->kind == A_VIEW) CHECK_OK(wb_view_buffer(thing->as.view, &buffer, &error));
+    if (thing->kind == A_VIEW) CHECK_OK(wb_view_get_buffer(thing->as.view, &buffer, &error));
     return buffer;
 }
 
@@ -156,7 +156,7 @@ struct thing make_view(struct worker *worker, const struct thing *of)
     const int64_t strides[] = {(int64_t)stride, 1};
     const wb_layout layout = layout_of(WB_DTYPE_U8, 2, shape, strides, start + skipped);
     const int device = info.device_address != 0 && draw(&worker->random, 2) == 0;
-    const wb_access access = device ? WB_ACCESS_DEVICE : WB_ACCESS_HOST;
+    const wb_accessor access = device ? WB_ACCESSOR_DEVICE : WB_ACCESSOR_HOST;
     struct thing made = nothing;
     if (CHECK_OK(wb_view_new(buffer, &layout, access, &view, &error))) {
         made = thing_of_view(view, of->key, of->offset + skipped);

@@ -9,7 +9,7 @@ static void refuse_a_view_behind_the_end(const struct thing *thing)
     const wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
-                wb_view_new(thing->as.buffer, &layout, WB_ACCESS_HOST, &view, &error), NULL);
+                wb_view_new(thing->as.buffer, &layout, WB_ACCESSOR_HOST, &view, &error), NULL);
 }
 
 /* Registered where the device pins: the same memory again is an error. */

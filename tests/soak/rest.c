@@ -67,7 +67,7 @@ struct process rest_check(struct rest *rest)
 {
     CHECK_OK(wb_device_drain(rest->device, 60000, &error));
     CHECK_SAME(lent_out(), 0);
-    const wb_device_usage usage = measure(rest->device);
+    const wb_device_stats usage = measure(rest->device);
     check_same_usage(__FILE__, __LINE__, usage, rest->usage);
     CHECK_SAME(usage.errors_logged, rest->usage.errors_logged);
     for (int kind = 0; kind < CHECK_KINDS; kind++) {

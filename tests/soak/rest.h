@@ -6,7 +6,7 @@
 
 struct rest {
     wb_device *device;
-    wb_device_usage usage;           /* to the byte */
+    wb_device_stats usage;           /* to the byte */
     long long driver[CHECK_KINDS];   /* what the driver double has alive */
     struct process process;
     int warm;                        /* `process` is from after the first round */

@@ -125,7 +125,7 @@ int main(int argc, char **argv)
     if (lasting_begin(lasting, device)) growth = run(device, lasting, &files);
     lasting_end(lasting);
     CHECK_OK(wb_device_drain(device, 60000, &error));
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     CHECK_USAGE(device, nothing);
     wb_device_release(device);
     check_driver_empty(before);

@@ -53,8 +53,8 @@ static void check_look(const struct weights *weights, const struct look *look)
 static void look_at(struct stepper *stepper, struct look *look)
 {
     const char *name = stepper->weights->all[look->index].name;
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    const wb_status status = wb_offloader_parameter(stepper->offloader, name, &info, &error);
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    const wb_status status = wb_offloader_get_parameter_info(stepper->offloader, name, &info, &error);
     look->bytes = status == WB_OK ? info.span_bytes : 0;
     if (status == WB_ERR_NOT_FOUND || !CHECK_OK(status)) return;
     CHECK_OK(wb_device_copy(stepper->device, number(look->seen), info.device_address, look->bytes,

@@ -12,23 +12,23 @@ enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, L
 /* How the weights of a part of the steps are carried. */
 struct way {
     const char *name;
-    wb_carrier carrier;
+    wb_transfer_mode carrier;
     uint32_t depth; /* 0 where there is no ring */
-    wb_choice pin;
+    wb_tristate pin;
 };
 
 static const struct way ways[] = {
-    {"prefetch", WB_CARRIER_PREFETCH, 2, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 3, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 4, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 5, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 6, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 7, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, 8, WB_AUTO},
-    {"prefetch", WB_CARRIER_PREFETCH, GROUPS, WB_AUTO},
-    {"prefetch from pageable memory", WB_CARRIER_PREFETCH, 3, WB_OFF},
-    {"on demand", WB_CARRIER_ON_DEMAND, 0, WB_AUTO},
-    {"view", WB_CARRIER_VIEW, 0, WB_AUTO}};
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 2, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 3, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 4, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 5, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 6, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 7, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 8, WB_TRISTATE_AUTO},
+    {"prefetch", WB_TRANSFER_MODE_PREFETCH, GROUPS, WB_TRISTATE_AUTO},
+    {"prefetch from pageable memory", WB_TRANSFER_MODE_PREFETCH, 3, WB_TRISTATE_OFF},
+    {"on demand", WB_TRANSFER_MODE_ON_DEMAND, 0, WB_TRISTATE_AUTO},
+    {"view", WB_TRANSFER_MODE_ZERO_COPY, 0, WB_TRISTATE_AUTO}};
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
 /* What the stream copied out of one step's weights, and the checksums of what it must have found. */
@@ -84,12 +84,12 @@ static void slow_kernel(void *user)
 static void look_at(struct run *run, struct landing *landing, int index)
 {
     const uint64_t to = number(landing->room + (size_t)index * MOST_BYTES);
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    CHECK_OK(wb_offloader_parameter(run->offloader, run->weights.all[index].name, &info, &error));
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    CHECK_OK(wb_offloader_get_parameter_info(run->offloader, run->weights.all[index].name, &info, &error));
     uint64_t from = info.device_address;
     landing->bytes[index] = info.span_bytes;
     landing->sums[index] = run->sums[index];
-    if (info.carrier == WB_CARRIER_VIEW) {
+    if (info.carrier == WB_TRANSFER_MODE_ZERO_COPY) {
         CHECK_OK(wb_device_copy(run->device, run->through, from, info.span_bytes, run->stream,
                                 &error));
         from = run->through;
@@ -184,10 +184,10 @@ static int begin(struct run *run, const struct way *way)
 static void end(struct run *run, const struct way *way)
 {
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
-    CHECK_OK(wb_offloader_measure(run->offloader, &stats, &error));
+    CHECK_OK(wb_offloader_get_stats(run->offloader, &stats, &error));
     CHECK_SAME(stats.acquires, run->acquired);
     CHECK_SAME(stats.resident_bytes, 0);
-    CHECK((stats.moved_bytes == 0) == (way->carrier == WB_CARRIER_VIEW));
+    CHECK((stats.moved_bytes == 0) == (way->carrier == WB_TRANSFER_MODE_ZERO_COPY));
     wb_offloader_release(run->offloader);
     check_all(run);
 }
@@ -238,7 +238,7 @@ static void report(double seconds)
 {
     printf("reliability: {\"steps\": %" PRIu64 ", \"depths\": [", steps_done);
     for (int way = 0; way < WAYS; way++) {
-        if (ways[way].depth > 0 && ways[way].pin == WB_AUTO) {
+        if (ways[way].depth > 0 && ways[way].pin == WB_TRISTATE_AUTO) {
             printf("%s%u", way > 0 ? ", " : "", ways[way].depth);
         }
     }
@@ -251,7 +251,7 @@ static void report(double seconds)
 int main(int argc, char **argv)
 {
     static struct run run;
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     settings_read(argc, argv);
     const double start = seconds_now();
     run.random = random_of(0);

@@ -56,7 +56,7 @@ int lasting_begin(struct lasting *lasting, wb_device *device)
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_status status = WB_OK;
     plan.offload_bytes = WB_UNSET - 1;
-    plan.carrier = WB_CARRIER_PREFETCH;
+    plan.carrier = WB_TRANSFER_MODE_PREFETCH;
     plan.depth = 3;
     memset(lasting, 0, sizeof *lasting);
     lasting->device = device;
@@ -108,8 +108,8 @@ void *team_lasting(void *user)
 /* A plan of any kind; some cannot be had, and are errors with a name. */
 static wb_offloader *random_offloader(struct stepper *stepper)
 {
-    static const wb_carrier carriers[] = {WB_CARRIER_AUTO, WB_CARRIER_VIEW, WB_CARRIER_ON_DEMAND,
-                                          WB_CARRIER_PREFETCH, WB_CARRIER_PREFETCH};
+    static const wb_transfer_mode carriers[] = {WB_TRANSFER_MODE_AUTO, WB_TRANSFER_MODE_ZERO_COPY, WB_TRANSFER_MODE_ON_DEMAND,
+                                          WB_TRANSFER_MODE_PREFETCH, WB_TRANSFER_MODE_PREFETCH};
     struct random *random = &stepper->random;
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -118,11 +118,11 @@ static wb_offloader *random_offloader(struct stepper *stepper)
     for (int index = 0; index < weights_count(stepper->weights); index++) {
         whole += weight_bytes(stepper->weights, index, stepper->weights->all[index].done);
     }
-    plan.allow = WB_ALLOW_NOTHING | WB_ALLOW_EVERYTHING_FITS;
+    plan.allow = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_EVERYTHING_FITS;
     plan.carrier = carriers[draw(random, 5)];
     plan.order = (wb_order)draw(random, 3);
     plan.depth = (uint32_t)draw(random, 9);
-    if (draw(random, 4) == 0) options.pin = WB_OFF;
+    if (draw(random, 4) == 0) options.pin = WB_TRISTATE_OFF;
     if (draw(random, 3) == 0) {
         plan.device_bytes = whole / 4 + draw(random, whole);
     } else {

@@ -79,7 +79,7 @@ wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *
     if (*status == WB_OK) {
         const wb_plan_info empty = WB_PLAN_INFO_INIT;
         weights->planned = empty;
-        CHECK_OK(wb_plan_describe(made, &weights->planned, &error));
+        CHECK_OK(wb_plan_get_info(made, &weights->planned, &error));
         *status = wb_offloader_new(made, stream, options, &offloader, &error);
     }
     wb_plan_release(made);

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use crate::capi::arguments::{Sized32, check_reserved, choice, one_of, read_struct};
-use crate::capi::device::{WB_AUTO, wb_choice};
+use crate::capi::device::{WB_TRISTATE_AUTO, wb_tristate};
 use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{BufferOptions, FileMode, Numa};
@@ -29,11 +29,11 @@ pub const WB_NUMA_ANY: i32 = -2;
 /// How a file gets into memory.
 pub type wb_file_mode = i32;
 /// Mapped where the platform can register a mapping, else read; the default.
-pub const WB_FILE_AUTO: wb_file_mode = 0;
+pub const WB_FILE_MODE_AUTO: wb_file_mode = 0;
 /// Mapped, or an error.
-pub const WB_FILE_MAP: wb_file_mode = 1;
+pub const WB_FILE_MODE_MAP: wb_file_mode = 1;
 /// Read into exact memory.
-pub const WB_FILE_READ: wb_file_mode = 2;
+pub const WB_FILE_MODE_READ: wb_file_mode = 2;
 
 /// What long work is doing.
 pub type wb_phase = i32;
@@ -63,13 +63,13 @@ pub struct wb_buffer_options {
     /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
     /// allocates and for memory that exists already; files are then read, not mapped.
     pub numa_node: i32,
-    /// Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
-    pub pin: wb_choice,
-    /// Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+    /// Pin this buffer? A wb_tristate; WB_TRISTATE_AUTO is the device's policy.
+    pub pin: wb_tristate,
+    /// Bypass the processor's cache (WB_TRISTATE_ON): fast to write, very slow to read for the host. For memory
     /// that exists already and for files WB_ERR_NOT_SUPPORTED.
-    pub write_combined: wb_choice,
-    /// Pinned for every context of the process; WB_AUTO is yes.
-    pub portable: wb_choice,
+    pub write_combined: wb_tristate,
+    /// Pinned for every context of the process; WB_TRISTATE_AUTO is yes.
+    pub portable: wb_tristate,
     /// A wb_file_mode, for files.
     pub file_mode: wb_file_mode,
     /// Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
@@ -93,10 +93,10 @@ const DEFAULTS: wb_buffer_options = wb_buffer_options {
     huge_pages: WB_HUGE_PAGES_TRY,
     threads: 0,
     numa_node: WB_NUMA_DEVICE,
-    pin: WB_AUTO,
-    write_combined: WB_AUTO,
-    portable: WB_AUTO,
-    file_mode: WB_FILE_AUTO,
+    pin: WB_TRISTATE_AUTO,
+    write_combined: WB_TRISTATE_AUTO,
+    portable: WB_TRISTATE_AUTO,
+    file_mode: WB_FILE_MODE_AUTO,
     chunk_bytes: 0,
     progress: None,
     progress_user: std::ptr::null_mut(),
@@ -141,9 +141,9 @@ pub(in crate::capi) unsafe fn with_options<R>(
             given.file_mode,
             &field("file_mode"),
             &[
-                (WB_FILE_AUTO, FileMode::Auto),
-                (WB_FILE_MAP, FileMode::Map),
-                (WB_FILE_READ, FileMode::Read),
+                (WB_FILE_MODE_AUTO, FileMode::Auto),
+                (WB_FILE_MODE_MAP, FileMode::Map),
+                (WB_FILE_MODE_READ, FileMode::Read),
             ],
         )?,
         chunk_bytes: usize::try_from(given.chunk_bytes).unwrap_or(usize::MAX).min(1 << 62),

@@ -11,7 +11,7 @@ use crate::device::backend::Stream;
 use crate::device::device::{Device, Holder};
 use crate::error::fail;
 use crate::os::span::Span;
-use crate::status::{WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 
 /// Work of the host on a stream. It must not call this library or CUDA.
 pub type wb_host_function = Option<unsafe extern "C" fn(user: *mut c_void)>;
@@ -20,7 +20,7 @@ pub type wb_host_function = Option<unsafe extern "C" fn(user: *mut c_void)>;
 ///
 /// Ownership: given back with wb_device_free, or with the device's last reference. May block the
 /// device: keep it off the hot path. Any thread.
-/// Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_ZERO_BYTES, WB_ERR_FORKED, WB_ERR_DRIVER.
+/// Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
 /// # Safety
 /// `device` is NULL or alive; `address` is NULL or valid.
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn wb_device_free(
 /// Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
 /// one is pageable memory, or both are host memory, a driver may block the caller until the stream
 /// gets there. Any thread. Capturable.
-/// Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
+/// Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for an address 0.
 ///
 /// # Safety
 /// Both places are valid for `bytes` bytes until the stream has run the copy.
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn wb_device_copy(
             return Ok(());
         }
         if to == 0 || from == 0 {
-            fail!(WB_ERR_NULL, "asked to copy {bytes} bytes from {from:#x} to {to:#x}");
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked to copy {bytes} bytes from {from:#x} to {to:#x}");
         }
         // SAFETY: the caller's promise.
         let (Some(to), Some(from)) =
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn wb_device_stream_call(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let Some(function) = function else { fail!(WB_ERR_NULL, "function is NULL") };
+        let Some(function) = function else { fail!(WB_ERR_INVALID_ARGUMENT, "function is NULL") };
         let user = user as usize;
         // SAFETY: the caller promised that this is a good call on any thread.
         let work = Box::new(move || unsafe { function(user as *mut c_void) });

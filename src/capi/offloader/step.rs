@@ -16,7 +16,7 @@ use crate::status::wb_status;
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_group(
+pub unsafe extern "C" fn wb_offloader_find_group(
     offloader: *const wb_offloader,
     name: *const c_char,
     group: *mut u64,

@@ -7,7 +7,7 @@ use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_st
 use crate::capi::error::{guard, wb_error};
 use crate::capi::offloader::{source_of, wb_offloader};
 use crate::capi::parameter::{
-    WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter,
+    WB_CARRIER_NONE, parameters_from, transfer_mode_code, wb_parameter, wb_transfer_mode,
 };
 use crate::capi::view::{wb_layout, wb_view};
 use crate::capi::{handle, view};
@@ -18,13 +18,13 @@ use crate::offload::offloader::Offloader;
 use crate::os::sync::Arc;
 use crate::status::wb_status;
 
-/// What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+/// What a parameter of an offloader is. Begin with WB_OFFLOADER_PARAMETER_INFO_INIT.
 #[repr(C)]
-pub struct wb_offloaded_info {
+pub struct wb_offloader_parameter_info {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// How it is carried; WB_CARRIER_NONE while it is resident.
-    pub carrier: wb_carrier,
+    pub transfer_mode: wb_transfer_mode,
     /// Its group.
     pub group: u64,
     /// Where the device finds the first element: of a view or a resident parameter always, of another
@@ -37,8 +37,8 @@ pub struct wb_offloaded_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers and a pointer.
-unsafe impl Sized32 for wb_offloaded_info {
-    const NAME: &'static str = "wb_offloaded_info";
+unsafe impl Sized32 for wb_offloader_parameter_info {
+    const NAME: &'static str = "wb_offloader_parameter_info";
 }
 
 /// Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
@@ -47,10 +47,10 @@ unsafe impl Sized32 for wb_offloaded_info {
 /// `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
 /// begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_parameter(
+pub unsafe extern "C" fn wb_offloader_get_parameter_info(
     offloader: *const wb_offloader,
     name: *const c_char,
-    info: *mut wb_offloaded_info,
+    info: *mut wb_offloader_parameter_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -58,9 +58,9 @@ pub unsafe extern "C" fn wb_offloader_parameter(
         let (offloader, name) =
             unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
         let found = offloader.describe(name)?;
-        let described = wb_offloaded_info {
-            struct_size: size_of::<wb_offloaded_info>() as u32,
-            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
+        let described = wb_offloader_parameter_info {
+            struct_size: size_of::<wb_offloader_parameter_info>() as u32,
+            transfer_mode: found.transfer_mode.map_or(WB_CARRIER_NONE, transfer_mode_code),
             group: found.group as u64,
             device_address: found.device_address.unwrap_or(0),
             host_address: found.host_address.unwrap_or(0) as *mut c_void,
@@ -99,7 +99,7 @@ unsafe fn give_view(
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_view(
+pub unsafe extern "C" fn wb_offloader_get_view(
     offloader: *const wb_offloader,
     name: *const c_char,
     view: *mut *mut wb_view,
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn wb_offloader_view(
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_host_view(
+pub unsafe extern "C" fn wb_offloader_get_host_view(
     offloader: *const wb_offloader,
     name: *const c_char,
     view: *mut *mut wb_view,
@@ -227,9 +227,9 @@ pub unsafe extern "C" fn wb_offloader_remove(
     })
 }
 
-/// What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+/// What wb_offloader_reconcile did. Begin with WB_OFFLOADER_RECONCILE_RESULT_INIT.
 #[repr(C)]
-pub struct wb_reconciled {
+pub struct wb_offloader_reconcile_result {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -245,8 +245,8 @@ pub struct wb_reconciled {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_reconciled {
-    const NAME: &'static str = "wb_reconciled";
+unsafe impl Sized32 for wb_offloader_reconcile_result {
+    const NAME: &'static str = "wb_offloader_reconcile_result";
 }
 
 /// Makes the offloader hold what an engine's parameters are now: `parameters` are all of them, each with
@@ -267,7 +267,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
     parameters: *const wb_parameter,
     count: u64,
     stream: *mut c_void,
-    reconciled: *mut wb_reconciled,
+    reconciled: *mut wb_offloader_reconcile_result,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -285,8 +285,8 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
             now.push((parameter, source));
         }
         let done = offloader.reconcile(now, Stream(stream as usize))?;
-        let described = wb_reconciled {
-            struct_size: size_of::<wb_reconciled>() as u32,
+        let described = wb_offloader_reconcile_result {
+            struct_size: size_of::<wb_offloader_reconcile_result>() as u32,
             reserved0: 0,
             replaced: done.replaced,
             added: done.added,

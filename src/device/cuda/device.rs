@@ -39,7 +39,7 @@ pub fn device_count() -> Result<i32> {
 /// A CUDA device with its primary context, or in a context of the caller.
 pub struct CudaDevice {
     context: Arc<Context>,
-    facts: Capabilities,
+    capabilities: Capabilities,
     registry: &'static Registry,
     kernels: Kernels,
 }
@@ -63,7 +63,7 @@ impl CudaDevice {
             0 => Context::primary(driver, device)?,
             raw => Context::of_caller(driver, device, raw as sys::CUcontext),
         };
-        let mut facts = facts_of(driver, device, ordinal)?;
+        let mut capabilities = facts_of(driver, device, ordinal)?;
         {
             let entered = context.enter()?;
             let mut current = -1;
@@ -75,11 +75,11 @@ impl CudaDevice {
                     "the given context belongs to cuda:{current}, not to cuda:{ordinal}"
                 );
             }
-            facts.read_only_register = probe_read_only(&entered)?;
+            capabilities.read_only_register = probe_read_only(&entered)?;
         }
-        let kernels = Kernels::new(facts.compute_capability);
+        let kernels = Kernels::new(capabilities.compute_capability);
         let registry = REGISTRY.get(|_| Registry::new());
-        Ok(Self { context: Arc::new(context), facts, registry, kernels })
+        Ok(Self { context: Arc::new(context), capabilities, registry, kernels })
     }
 }
 
@@ -259,7 +259,7 @@ fn pinned(driver: &Driver, span: Span, options: PinOptions) -> Result<Pinned> {
 
 impl Backend for CudaDevice {
     fn capabilities(&self) -> &Capabilities {
-        &self.facts
+        &self.capabilities
     }
 
     fn registry(&self) -> &'static Registry {

@@ -22,7 +22,7 @@ static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 /// The host.
 pub struct HostDevice {
-    facts: Capabilities,
+    capabilities: Capabilities,
     process: Process,
     registry: &'static Registry,
     capacity: u64,
@@ -39,7 +39,7 @@ struct State {
 impl HostDevice {
     /// Opens it with `capacity` bytes of device memory, or as much as there is for 0.
     pub fn open(capacity: u64) -> Self {
-        let facts = Capabilities {
+        let capabilities = Capabilities {
             name: processor_name(),
             unified_addressing: true,
             host_register: true,
@@ -53,7 +53,7 @@ impl HostDevice {
         let process = Process::this();
         let streams = Arc::new(Streams::new(process));
         let registry = REGISTRY.get(|_| Registry::new());
-        Self { facts, process, registry, capacity, streams, state: Mutex::default() }
+        Self { capabilities, process, registry, capacity, streams, state: Mutex::default() }
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
@@ -64,7 +64,7 @@ impl HostDevice {
 
 impl Backend for HostDevice {
     fn capabilities(&self) -> &Capabilities {
-        &self.facts
+        &self.capabilities
     }
 
     fn registry(&self) -> &'static Registry {
