@@ -1,9 +1,8 @@
 """Finds house idioms in comments, documents, messages and names, and names the plain term.
 
-A reader who knows CUDA and memory allocators must not need a translation. ``WORDS`` is the list: a
-pattern, what to write instead, and where it applies. A pattern is matched without regard to case
-against running text: line breaks within a comment, a paragraph or a string count as one space, and
-a name is read as its words (``letGo``, ``LetGo`` and ``let_go`` are all "let go").
+A reader who knows CUDA and memory allocators must not need a translation. The list, and how its
+patterns are matched, is in idioms.py. Test names and other names of four words or more count as
+text. What a document quotes from another file, and generated files, are not read.
 
 ``--check`` prints every finding as ``file:line`` and exits with 1 if there is one, ``--summary``
 prints the number of findings in each file and of each pattern. Paths limit both to some files.
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import bisect
 import collections
-import enum
 import re
 import subprocess
 import sys
@@ -22,190 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from idioms import IDIOMS, Idiom, In
+
 ROOT = Path(__file__).resolve().parent.parent
 
-
-class In(enum.Flag):
-    """Where a pattern applies."""
-
-    COMMENT = enum.auto()
-    DOCUMENT = enum.auto()
-    STRING = enum.auto()
-    NAME = enum.auto()
-    FILE = enum.auto()
-    TEXT = COMMENT | DOCUMENT | STRING
-    NAMES = NAME | FILE
-    ALL = TEXT | NAMES
-
-
-class Word(NamedTuple):
-    """A pattern that is not used here, and what to write instead."""
-
-    pattern: str
-    instead: str
-    where: In = In.TEXT
-
-
-PARTICIPLES = (
-    "acquired|added|allowed|captured|carried|copied|dense|due|exported|freed|given|kept|loaded"
-    "|mapped|offloaded|pageable|pinned|refused|registered|released|replaced|resident|selected"
-    "|sparse|tied"
-)
-
-WORDS = [
-    # A sentence says who does what.
-    Word(r"\banswer(s|ed|ing)\b", "returns, fills `info`, fails with WB_ERR_X"),
-    Word(r"\btold\b(?! apart)", "is notified, receives, is passed; progress is reported"),
-    Word(r"\b(asks?|asking) the (kernel|driver|platform|system)\b", "queries the kernel"),
-    Word(r"\b(driver|kernel|platform|cgroup|group) is (not )?asked\b", "is queried"),
-    Word(r"\basked of (the|it|a)\b", "queried from the driver, required of the caller"),
-    Word(
-        r"\b(say|says|said|tells?|knows?|known) of (a|an|the|it|its|them|this|each|every)\b",
-        "describes, reports, is known about",
-    ),
-    Word(r"\b(no|some|any)body\b", "name the subject: no thread, another owner, the caller"),
-    Word(r"\bwhoever\b", "name the subject: the caller that, the thread that"),
-    Word(
-        r"(^|(?<=[.:;,] ))who (calls?|gives?|holds?|locks|looks|makes?|needs?|owns?|unlocks"
-        r"|waits?)\b",
-        "name the subject: a caller that, the thread that, the owner",
-    ),
-    Word(
-        r"\bwho (looks|(is|are) (told|looking|making|in it)|need not)\b",
-        "name the subject; of a view: accessor, host or device",
-    ),
-    Word(rf"\bwhat (is|was|are|were) ({PARTICIPLES})\b", "name the thing: tied parameters"),
-    Word(r"\bwhat (is|was) (already )?queued\b", "work queued on the stream, queued work"),
-    Word(
-        r"\bwhat (leaves|stays|moves|lies|lives|outgrows|outgrew|comes|goes)\b",
-        "name the thing: parameters that stay",
-    ),
-    Word(r"\bwhat becomes of\b", "the planned placement of"),
-    Word(
-        r"\bwhat (an engine|a caller|a platform) (says|asks|wants|is)\b",
-        "describes one model parameter, options of",
-    ),
-    Word(r"\b(what|that|which) (is|are|was|were) (not )?there\b", "exists, is present, existing"),
-    Word(r"\bthat there (is|are)(?=[.,;:)]|$)", "existing, available"),
-    Word(r"\bwhere there (is|are) (none|one)\b", "if there is none; name the thing"),
-    Word(
-        r"(?<!there )\b(is|are|was|were) no (?!longer|more|less|fewer|other|greater|larger|later"
-        r"|earlier|faster|slower|different|further|worse|better)[a-z]\w*",
-        "is not a",
-    ),
-    Word(r"\b(is|are|was|were) no more\b(?! than)", "no longer exists"),
-    Word(r"\bthat (is|are|was|were) none\b", "that was not returned by, is not a"),
-    Word(r"\bas (it is|they are|it was|it were)(?=[.,;:)]|$)", "unchanged"),
-    Word(r"\bas (it|they|he) would be at best\b", "the reason for the fallback"),
-    # Ownership and place.
-    Word(
-        r"\b(ours|theirs)\b",
-        "owned by the offloader or the library; borrowed, the caller's",
-        In.ALL,
-    ),
-    Word(r"\bof (its|their|our|one's) own\b", "its own X, a separate X"),
-    Word(
-        r"\b(ha(s|ve|d)|by|under) (its|their) own names?\b",
-        "say which function: use an explicit copy",
-    ),
-    Word(r"\b(where|as) (it|they) (lies?|lay)\b", "in place; existing memory cannot be moved"),
-    Word(r"\b(lies?|lay|lying) side by side\b", "is contiguous, is adjacent"),
-    Word(r"\bone behind the other\b", "consecutive, contiguous"),
-    Word(r"\bbehind (its|the) end\b|\baddress behind\b", "past the end"),
-    Word(
-        r"\b(runs?|ran|queued|set|copied|goes|go|filled) (it |them )?behind\b",
-        "after, stream-ordered after",
-    ),
-    Word(r"\broom\b", "space, free space, capacity, budget", In.ALL),
-    Word(r"\b(lent|lends?|lending)\b", "borrowed", In.ALL),
-    Word(r"\bgiv(e|es|en|ing) back\b|\bgave back\b", "frees, releases, unregisters, returns"),
-    Word(
-        r"\b(give|gives|given|giving|gave) (it|them|one|memory|the \w+|a \w+|its \w+) back\b",
-        "frees, releases, unregisters, returns",
-    ),
-    Word(
-        r"\b(memory|mappings?|pages?|buffers?|it|they|references?|context) (goes|go|went) back\b",
-        "is freed, is released",
-    ),
-    Word(
-        r"\b(memory|buffer|reference|staging memory) goes(?=[.,;:)]| next|$)",
-        "is freed, is released",
-    ),
-    Word(r"\b(let|lets|letting) go\b", "release, released", In.ALL),
-    Word(r"\blet through\b", "NULL is a no-op, is accepted"),
-    Word(r"\b(be|been) had\b", "is available, cannot be allocated"),
-    Word(r"\bcame about\b", "origin"),
-    Word(r"\bhangs on\b", "is attached to, is local to"),
-    Word(r"\bin memory of the (engine|caller)'s own\b", "in the engine's memory"),
-    # Movement of bytes.
-    Word(
-        r"\b(what|bytes?|numbers|rows|chunks?|tensors?|weights?) (that )?"
-        r"(is|are|was|were|could not be|not) brought\b",
-        "copied, loaded",
-    ),
-    Word(r"\bbrought (in|into|to|away|by|aside|back)\b", "copied, loaded, staged"),
-    Word(
-        r"\bbring(s|ing)? (the |its |their )?(bytes|tensors?|numbers|rows|chunks?|them there)\b",
-        "copies, loads",
-    ),
-    Word(r"\bthe way back\b", "dequantizes, the reverse"),
-    Word(r"\b(the|a|no|its|their) way (in|out)\b", "input, output, alternative, fallback"),
-    Word(r"\bon (its|their|the) way\b", "in flight, being copied"),
-    Word(r"'s (own )?way (in|into|to|through)\b", "the copy of a unit into its slot"),
-    Word(r"\bunder way\b", "in flight, in progress"),
-    Word(r"\bby way of\b", "through, staged through"),
-    Word(r"\bcarriers?\b", "transfer mode", In.ALL),
-    Word(r"\bbounced?\b", "staging", In.ALL),
-    Word(
-        r"\b(to|from) 8 bits\b|\bkept in 8 bits\b|\b8 bits and back\b",
-        "quantized to FP8, dequantized",
-    ),
-    Word(r"\b(wide|narrow) (numbers?|side|types?|dtypes?)\b", "source type, FP8 values", In.ALL),
-    Word(
-        r"\bodd (numbers?|values?|ones?)\b|\b(refuse|refuses|count|counts) odd\b",
-        "non-finite (NaN or infinity)",
-        In.ALL,
-    ),
-    Word(r"\bso many (bytes|rows|groups|columns|of)\b", "`bytes` bytes, this many"),
-    Word(r"\bthe most (bytes|of|that)\b", "peak, maximum"),
-    Word(r"\bas many as (serve|help)\b", "0 selects a default"),
-    Word(r"\b(be|are|were) as many\b(?! as)", "equal in number"),
-    # The ring.
-    Word(r"\b(seats?|seated|seating)\b", "slot, slot ring, slot packing, assigns slots", In.ALL),
-    Word(r"\bguests?\b", "slot request", In.ALL),
-    Word(r"\bsits? on (a|its|the) neighbou?r\b", "units that are in flight together never overlap"),
-    Word(r"\bsettl(e|es|ed|ing)\b", "best_effort; decides, resolves", In.ALL),
-    Word(r"\bdrafts?\b", "placement, candidate", In.NAMES),
-    Word(r"\b(scheme|schemes)\b", "QuantizeOptions", In.NAMES),
-    Word(r"\b(keeping)\b", "commit", In.FILE),
-    Word(r"\bpictures?\b", "svg, chart", In.NAMES),
-    # Riddles.
-    Word(
-        r"\b(platform|driver|device|kernel|machine)'s truth\b", "capabilities and effective policy"
-    ),
-    Word(r"\b(offloaded|nothing|device) is a warning\b", "downgrades WB_ERR_X to a warning"),
-    Word(r"^0\.$", "Reserved; must be zero."),
-    Word(r"\bouts?gr(ow|ows|ew)\b", "does not fit, is oversized"),
-    Word(r"\b(can|cannot|can't) be meant\b", "is certainly a mistake"),
-    Word(r"\b(is|are|was|were) meant(?=[.,;:)]|$)", "is selected, matches"),
-    Word(r"\bsees? fit\b", "chosen automatically"),
-    Word(r"\bas (the )?\w+( and (the )?\w+)? ha(s|ve) it\b", "as configured by"),
-    Word(r"\bgoes by\b", "uses"),
-    Word(r"\ball the same\b", "anyway, still"),
-    Word(r"\b(wished|without a wish|the wish)\b", "requested, the request"),
-    Word(r"\blook(s|ed|ing)? through\b", "scans, reads through"),
-    Word(r"\bjudged\b", "validated, checked"),
-    Word(r"\bthe words? for it\b", "its name"),
-    Word(r"\bdawdles?\b", "is delayed", In.ALL),
-    Word(r"\b(streams?|waits?|one|ones) that (is|are) over\b", "that have finished"),
-    Word(r"\b(is|are) (not )?taken here\b", "is accepted, is not supported"),
-    Word(r"\bfor want of\b", "because there is no"),
-]
 
 # Text that is not written here, or that repeats another file.
 SKIPPED = re.compile(
     r"\.(ptx|lock|json|svg|png|whl|safetensors)$|(^|/)Cargo\.lock$|^LICENSE$|^THIRD-PARTY\.md$"
-    r"|^tests/abi/v\d+/|^tools/words\.py$|^fuzz/(seeds|found|corpus)/"
+    r"|^tests/abi/v\d+/|^tools/(words|idioms)\.py$|^fuzz/(seeds|crashes|dictionaries)/"
 )
 PROSE = {".md", ".txt", ".in"}
 C_LIKE = {".rs", ".c", ".h", ".hpp", ".cpp", ".cu"}
@@ -234,7 +57,7 @@ class Finding(NamedTuple):
     path: str
     line: int
     phrase: str
-    word: Word
+    idiom: Idiom
 
 
 class Text:
@@ -318,7 +141,7 @@ def read(path: str) -> tuple[list[Text], dict[str, int]]:
     """The texts and the names of a file."""
     file = ROOT / path
     content = file.read_text(errors="replace")
-    if file.suffix in PROSE:
+    if file.suffix in PROSE and file.name != "CMakeLists.txt":
         return prose(content, path), {}
     if file.suffix in C_LIKE:
         return source(content, TOKENS_C)
@@ -327,29 +150,30 @@ def read(path: str) -> tuple[list[Text], dict[str, int]]:
     return source(content, TOKENS_HASH)
 
 
-COMPILED = [(re.compile(word.pattern, re.IGNORECASE), word) for word in WORDS]
+COMPILED = [(re.compile(idiom.pattern, re.IGNORECASE), idiom) for idiom in IDIOMS]
 
 
 def find(path: str) -> Iterator[Finding]:
     """The findings of one file."""
     for part in Path(path).parts:
-        for pattern, word in COMPILED:
-            if word.where & In.FILE and pattern.search(words_of(part.split(".")[0])):
-                yield Finding(path, 1, f"{part} (file name)", word)
+        for pattern, idiom in COMPILED:
+            if idiom.where & In.FILE and pattern.search(words_of(part.split(".")[0])):
+                yield Finding(path, 1, f"{part} (file name)", idiom)
     texts, names = read(path)
     for text in texts:
-        for pattern, word in COMPILED:
-            if word.where & text.where:
+        for pattern, idiom in COMPILED:
+            if idiom.where & text.where:
                 for match in pattern.finditer(text.content):
-                    yield Finding(path, text.line(match.start()), match.group(), word)
+                    yield Finding(path, text.line(match.start()), match.group(), idiom)
         for match in NAME.finditer(text.content):
             if "_" in match.group() or CAMEL.search(match.group()):
                 names.setdefault(match.group(), text.line(match.start()))
     for name, line in names.items():
         spoken = words_of(name)
-        for pattern, word in COMPILED:
-            if word.where & In.NAME and pattern.search(spoken):
-                yield Finding(path, line, f"{name} (name)", word)
+        where = In.NAME | In.COMMENT if spoken.count(" ") > 2 else In.NAME
+        for pattern, idiom in COMPILED:
+            if idiom.where & where and pattern.search(spoken):
+                yield Finding(path, line, f"{name} (name)", idiom)
 
 
 def tracked(limits: list[str]) -> list[str]:
@@ -379,7 +203,7 @@ def main() -> int:
         (finding for path in paths for finding in find(path)), key=lambda found: found[:3]
     )
     if given.summary:
-        by_pattern = collections.Counter(found.word.pattern for found in findings)
+        by_pattern = collections.Counter(found.idiom.pattern for found in findings)
         for pattern, count in by_pattern.most_common():
             print(f"{count:6}  {pattern}")
         by_file = collections.Counter(found.path for found in findings)
@@ -387,7 +211,7 @@ def main() -> int:
             print(f"{count:6}  {path}")
     else:
         for found in findings:
-            print(f'{found.path}:{found.line}: "{found.phrase}": write: {found.word.instead}')
+            print(f'{found.path}:{found.line}: "{found.phrase}": write: {found.idiom.instead}')
     print(f"{len(findings)} findings in {len(paths)} files" if findings else "words: clean")
     return 1 if findings else 0
 
