@@ -137,9 +137,9 @@ def source(content: str, tokens: re.Pattern[str]) -> tuple[list[Text], dict[str,
     return texts, names
 
 
-def read(path: str) -> tuple[list[Text], dict[str, int]]:
+def read(root: Path, path: str) -> tuple[list[Text], dict[str, int]]:
     """The texts and the names of a file."""
-    file = ROOT / path
+    file = root / path
     content = file.read_text(errors="replace")
     if file.suffix in PROSE and file.name != "CMakeLists.txt":
         return prose(content, path), {}
@@ -153,13 +153,13 @@ def read(path: str) -> tuple[list[Text], dict[str, int]]:
 COMPILED = [(re.compile(idiom.pattern, re.IGNORECASE), idiom) for idiom in IDIOMS]
 
 
-def find(path: str) -> Iterator[Finding]:
+def find(root: Path, path: str) -> Iterator[Finding]:
     """The findings of one file."""
     for part in Path(path).parts:
         for pattern, idiom in COMPILED:
             if idiom.where & In.FILE and pattern.search(words_of(part.split(".")[0])):
                 yield Finding(path, 1, f"{part} (file name)", idiom)
-    texts, names = read(path)
+    texts, names = read(root, path)
     for text in texts:
         for pattern, idiom in COMPILED:
             if idiom.where & text.where:
@@ -176,13 +176,13 @@ def find(path: str) -> Iterator[Finding]:
                 yield Finding(path, line, f"{name} (name)", idiom)
 
 
-def tracked(limits: list[str]) -> list[str]:
+def tracked(root: Path, limits: list[str]) -> list[str]:
     """The repository's text files, of those paths if any are given."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", *limits], cwd=ROOT, check=True, capture_output=True
+        ["git", "ls-files", "-z", "--", *limits], cwd=root, check=True, capture_output=True
     ).stdout.decode()
     paths = [path for path in listed.split("\0") if path and not SKIPPED.search(path)]
-    return [path for path in paths if (ROOT / path).is_file() and is_text(ROOT / path)]
+    return [path for path in paths if (root / path).is_file() and is_text(root / path)]
 
 
 def is_text(file: Path) -> bool:
@@ -197,10 +197,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="print each finding (the default)")
     parser.add_argument("--summary", action="store_true", help="print counts only")
     parser.add_argument("paths", nargs="*", help="files or folders; all tracked files by default")
+    parser.add_argument("--root", type=Path, default=ROOT, help="another checkout")
     given = parser.parse_args()
-    paths = tracked(given.paths)
+    paths = tracked(given.root, given.paths)
     findings = sorted(
-        (finding for path in paths for finding in find(path)), key=lambda found: found[:3]
+        (finding for path in paths for finding in find(given.root, path)),
+        key=lambda found: found[:3],
     )
     if given.summary:
         by_pattern = collections.Counter(found.idiom.pattern for found in findings)
