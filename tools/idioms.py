@@ -65,7 +65,7 @@ IDIOMS = [
     Idiom(r"\b(is|are|was|were) (not )?looked at\b", "is checked, is inspected"),
     Idiom(r"\blook(s|ed|ing)? through\b", "scans, reads through"),
     Idiom(r"\bjudged?\b", "validates, checks, compares"),
-    Idiom(r"\bsettl(e|es|ed|ing)\b", "decides, resolves, waits for, best effort", In.ALL),
+    Idiom(r"\bsettles?\b", "decides, resolves, waits for, best effort", In.ALL),
     Idiom(r"\bwins? over\b", "overrides, takes precedence over"),
     Idiom(r"\bgoes by\b", "uses, relies on"),
     Idiom(r"\bthe words? for it\b", "its name"),
@@ -76,20 +76,24 @@ IDIOMS = [
     Idiom(r"\b(refused|errors?) by name\b", "fails with a specific status; the message names it"),
     Idiom(r"\bwithout a word\b", "silently, without output"),
     # A sentence has a subject that can be named.
-    Idiom(r"(?<!user )\b(no|some|any)body\b", "name it: no thread, another owner, the caller"),
-    Idiom(r"\bwhoever\b", "name it: the caller that, the thread that"),
+    Idiom(
+        r"(?<!user )\b(no|some|any)body\b", "name the subject: no thread, another owner, the caller"
+    ),
+    Idiom(r"\bwhoever\b", "name the subject: the caller that, the thread that"),
     Idiom(
         r"(^|(?<=[.:;,] ))who (calls?|gives?|holds?|locks|looks|makes?|needs?|owns?|unlocks"
         r"|waits?)\b",
-        "name it: a caller that, the thread that, the owner",
+        "name the subject: a caller that, the thread that, the owner",
     ),
-    Idiom(r"\bwho (looks|(is|are) (looking|making|in it|meant))\b", "name it: the accessor"),
+    Idiom(
+        r"\bwho (looks|(is|are) (looking|making|in it|meant))\b", "name the subject: the accessor"
+    ),
     Idiom(r"\bwho need not\b", "nothing waits unnecessarily"),
-    Idiom(rf"\bwhat (is|was|are|were) ({PARTICIPLE})\b", "name it: tied parameters"),
+    Idiom(rf"\bwhat (is|was|are|were) ({PARTICIPLE})\b", "say which: `tied parameters`"),
     Idiom(r"\bwhat (is|was) (already )?queued\b", "work queued on the stream, queued work"),
     Idiom(
         r"\bwhat (leaves|stays|moves|lies|lives|outgrows|outgrew|comes|goes)\b",
-        "name it: parameters that stay",
+        "say which: `parameters that stay`, `live objects`",
     ),
     Idiom(r"\bwhat bec(o|a)mes? of\b", "the placement of, the result of"),
     Idiom(
@@ -107,7 +111,7 @@ IDIOMS = [
     Idiom(rf"\b(is|are|was|were) no more{END}", "no longer exists, was destroyed"),
     Idiom(r"\b(what|that|which) (is|are|was|were) (not )?there\b", "exists, is present, existing"),
     Idiom(rf"\bthat there (is|are){END}", "existing, available"),
-    Idiom(r"\bwhere there (is|are) (none|one)\b", "if there is none; name it: without a driver"),
+    Idiom(r"\bwhere there (is|are) (none|one)\b", "say what is missing: `without a driver`"),
     Idiom(r"\bthere twice\b", "appears twice, is duplicated"),
     Idiom(rf"\bas (it is|they are|it was|it were){END}", "unchanged, unmodified"),
     Idiom(r"\b(be|been) had\b", "is available, cannot be allocated"),
@@ -133,7 +137,7 @@ IDIOMS = [
     Idiom(r"\b(lent|lends?|lending)\b", "borrowed", In.ALL),
     Idiom(r"\b(stays|is still|are still) the caller's\b", "the caller keeps ownership"),
     Idiom(rf"\bas long as it{END}", "valid until the handle is released"),
-    Idiom(r"\bof (its|their|our|one's) own\b", "its own X, a separate X"),
+    Idiom(r"\bof (our|one's) own\b", "its own X, a separate X"),
     Idiom(r"\b(ha(s|ve|d)|by|under) (its|their) own names?\b", "use an explicit copy; name it"),
     Idiom(r"\bmakers?\b", "the creator, the producer (DLPack), the caller"),
     Idiom(r"\bgiv(e|es|en|ing) back\b|\bgave back\b", "frees, releases, unregisters, returns"),
