@@ -3,7 +3,9 @@
 mod step;
 mod weights;
 
-use std::ffi::c_void;
+use std::collections::HashSet;
+use std::ffi::{CString, c_char, c_void};
+use std::ops::Deref;
 
 pub use step::*;
 pub use weights::*;
@@ -19,6 +21,7 @@ use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::offload::offloader::Offloader;
 use crate::os::span::Span;
+use crate::os::sync::{self, Arc, Mutex};
 use crate::plan::parameter::{Origin, Parameter};
 use crate::status::{WB_ERR_OVERFLOW, wb_status};
 
@@ -26,7 +29,7 @@ use crate::status::{WB_ERR_OVERFLOW, wb_status};
 ///
 /// 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
 ///    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
-///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+///    Weights that share bytes are found by their addresses, or by `storage_id` where there are none.
 /// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
 ///    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
 ///    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
@@ -66,7 +69,35 @@ pub struct wb_offloader {
     _opaque: [u8; 0],
 }
 
-impl Handle for Offloader {
+/// An offloader, with the names of its parameters as C reads them. A name stays for the offloader's life.
+pub(super) struct Committed {
+    offloader: Arc<Offloader>,
+    names: Mutex<HashSet<CString>>,
+}
+
+impl Committed {
+    /// The name as C reads it. Names came from C, so that no NUL is in them.
+    fn c_name(&self, name: &str) -> *const c_char {
+        let name = CString::new(name).unwrap_or_default();
+        let mut names = sync::lock(&self.names);
+        if let Some(known) = names.get(&name) {
+            return known.as_ptr();
+        }
+        let pointer = name.as_ptr();
+        names.insert(name);
+        pointer
+    }
+}
+
+impl Deref for Committed {
+    type Target = Offloader;
+
+    fn deref(&self) -> &Offloader {
+        &self.offloader
+    }
+}
+
+impl Handle for Committed {
     type Opaque = wb_offloader;
     const NAME: &'static str = "wb_offloader";
 }
@@ -78,6 +109,8 @@ pub struct wb_offloader_stats {
     pub struct_size: u32,
     /// 0.
     pub reserved0: u32,
+    /// Number of parameters: the indexes that wb_offloader_get_parameter_info takes are smaller.
+    pub parameters: u64,
     /// Bytes of parameters that are offloaded, ties counted once.
     pub offloaded_bytes: u64,
     /// Bytes of host memory asked for them, padding and free room included.
@@ -105,7 +138,7 @@ pub struct wb_offloader_stats {
     /// Groups acquired.
     pub acquires: u64,
     /// Copies that had not begun when their group was acquired, those on demand excepted.
-    pub late: u64,
+    pub late_copies: u64,
     /// Seconds that streams of the engine have waited for copies.
     pub waited_seconds: f64,
     /// Grows whenever an address changed.
@@ -184,8 +217,9 @@ pub unsafe extern "C" fn wb_offloader_new(
                 )
             })
         }?;
+        let made = Committed { offloader: made, names: Mutex::default() };
         // SAFETY: not NULL.
-        unsafe { *offloader = handle::give(made) };
+        unsafe { *offloader = handle::give(Arc::new(made)) };
         Ok(())
     })
 }
@@ -197,7 +231,7 @@ pub unsafe extern "C" fn wb_offloader_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_retain(offloader: *const wb_offloader) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::retain::<Offloader>(offloader) });
+    guard_void(|| unsafe { handle::retain::<Committed>(offloader) });
 }
 
 /// Drops a reference. The last one waits for the copies that are queued and for the uses that were
@@ -209,7 +243,7 @@ pub unsafe extern "C" fn wb_offloader_retain(offloader: *const wb_offloader) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_release(offloader: *mut wb_offloader) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::take::<Offloader>(offloader) }.map(drop));
+    guard_void(|| unsafe { handle::take::<Committed>(offloader) }.map(drop));
 }
 
 /// Answers what an offloader holds and has done. Any thread.
@@ -224,10 +258,12 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let found = unsafe { handle::borrow::<Offloader>(offloader) }?.stats()?;
+        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
+        let (found, parameters) = (offloader.stats()?, offloader.parameter_count()?);
         let described = wb_offloader_stats {
             struct_size: size_of::<wb_offloader_stats>() as u32,
             reserved0: 0,
+            parameters,
             offloaded_bytes: found.offloaded_bytes,
             asked_bytes: found.asked_bytes,
             mapped_bytes: found.mapped_bytes,
@@ -241,7 +277,7 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             moved_bytes: found.carried.moved_bytes,
             copies: found.carried.copies,
             acquires: found.carried.acquires,
-            late: found.carried.late,
+            late_copies: found.carried.late,
             waited_seconds: found.carried.waited_seconds,
             generation: found.generation,
         };

@@ -2,6 +2,7 @@
 
 mod alias;
 mod bulk_copy;
+mod by_index;
 mod commit;
 pub mod device_plan;
 mod host_space;
