@@ -167,8 +167,8 @@ unsafe fn parameter_from(
         },
         layout,
         source: address,
-        storage: given.storage,
-        access: one_of(
+        storage_id: given.storage,
+        access_pattern: one_of(
             given.access,
             "parameter.access",
             &[
@@ -176,9 +176,10 @@ unsafe fn parameter_from(
                 (WB_ACCESS_PATTERN_SPARSE, AccessPattern::Sparse),
             ],
         )?,
+        resident: given.transfer_mode == WB_CARRIER_NONE,
         transfer_mode: match given.transfer_mode {
-            WB_CARRIER_NONE => None,
-            asked => Some(transfer_mode(asked, "parameter.transfer_mode")?),
+            WB_CARRIER_NONE => TransferMode::Auto,
+            asked => transfer_mode(asked, "parameter.transfer_mode")?,
         },
         origin: Origin::Given,
     })

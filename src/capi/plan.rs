@@ -25,7 +25,7 @@ use crate::offload::device_plan::DevicePlan;
 use crate::os::sync::Arc;
 use crate::plan::json;
 use crate::plan::order::Order;
-use crate::plan::plan::{Allowed, Plan, PlanOptions};
+use crate::plan::plan::{Allowed, Budget, Plan, PlanOptions};
 use crate::plan::quantization::QuantizationRule;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
 
@@ -217,14 +217,22 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
         );
     }
     let set = |bytes: u64| (bytes != WB_UNSET).then_some(bytes);
+    let budget = match (set(given.offload_bytes), set(given.device_bytes)) {
+        (Some(bytes), None) => Budget::OffloadBytes(bytes),
+        (None, Some(bytes)) => Budget::DeviceBytes(bytes),
+        _ => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "a plan has one budget: give either offload_bytes (at most so much leaves the \
+             device) or device_bytes (weights and slots fit in so much)"
+        ),
+    };
     let orders = [
         (WB_ORDER_SPREAD, Order::Spread),
         (WB_ORDER_DECLARED, Order::Declared),
         (WB_ORDER_LARGEST, Order::Largest),
     ];
     Ok(PlanOptions {
-        offload_bytes: set(given.offload_bytes),
-        device_bytes: set(given.device_bytes),
+        budget,
         slot_bytes: set(given.slot_bytes),
         depth: given.depth,
         transfer_mode: transfer_mode(given.transfer_mode, "transfer_mode")?,
@@ -234,8 +242,8 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
         // SAFETY: the caller's promise.
         exclude: unsafe { selectors(given.exclude, given.exclude_count, "exclude") }?,
         allowed: Allowed {
-            nothing: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
-            unmatched: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
+            nothing_offloaded: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
+            unmatched_selector: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
             everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
         },
         // SAFETY: the caller's promise.

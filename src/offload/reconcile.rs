@@ -145,7 +145,7 @@ impl Offloader {
         };
         let selected = options.select.is_empty() || meant(&options.select)?;
         if parameter.layout.span_bytes() == 0
-            || parameter.transfer_mode.is_none()
+            || parameter.resident
             || !selected
             || meant(&options.exclude)?
         {
@@ -153,8 +153,7 @@ impl Offloader {
         }
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
         let transfer_modes: Vec<TransferMode> = beside.map(|unit| unit.transfer_mode).collect();
-        let wished =
-            parameter.transfer_mode.filter(|transfer_mode| *transfer_mode != TransferMode::Auto);
+        let wished = Some(parameter.transfer_mode).filter(|asked| *asked != TransferMode::Auto);
         // Where nothing of the group is offloaded it stays on the device, whatever the wish.
         let in_place = wished == Some(TransferMode::ZeroCopy) && !transfer_modes.is_empty();
         if in_place && state.arena.device_address().is_none() {
