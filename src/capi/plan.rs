@@ -269,12 +269,11 @@ unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<QuantizationRule>>
             "quantize.given_scales is 1; a plan has no scales to give: they are found"
         );
     }
-    let (format, kind, block) = (options.format, options.kind, options.block);
     Ok(Some(QuantizationRule {
         select,
-        format,
-        kind,
-        block,
+        format: options.format,
+        scale_type: options.kind,
+        block: options.block,
         reject_nonfinite: options.reject_nonfinite,
     }))
 }

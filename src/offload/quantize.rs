@@ -35,14 +35,14 @@ pub fn fill(
         )
     };
     let task = QuantizeTask {
-        way: Direction::Quantize,
+        direction: Direction::Quantize,
         layout: layout.clone(),
-        wide: source,
-        narrow,
+        unquantized: source,
+        quantized: narrow,
         format: rule.format,
         scales,
-        kind: rule.kind,
-        given: false,
+        scale_type: rule.scale_type,
+        use_given_scales: false,
         block: rule.block,
         reject_nonfinite: rule.reject_nonfinite,
     };

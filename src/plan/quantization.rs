@@ -19,7 +19,7 @@ pub struct QuantizationRule {
     /// To what.
     pub format: Fp8Format,
     /// How scales are stored.
-    pub kind: ScaleType,
+    pub scale_type: ScaleType,
     /// Rows and columns that share a scale; 0 for all.
     pub block: (u64, u64),
     /// NaN and infinities are an error.
@@ -79,7 +79,7 @@ impl QuantizationRule {
         let number = ties.number(&parameter);
         let scales = Parameter {
             name: self.scales_of(&parameter.name),
-            layout: Layout::new(self.kind.dtype()?, &shape, None)?,
+            layout: Layout::new(self.scale_type.dtype()?, &shape, None)?,
             source: 0,
             storage_id: number,
             origin: Origin::Scales,
