@@ -238,11 +238,11 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             staging_bytes: found.staging_bytes,
             peak_mapped_bytes: found.peak.mapped_bytes,
             peak_slot_bytes: found.peak.slot_bytes,
-            moved_bytes: found.carried.moved_bytes,
-            copies: found.carried.copies,
-            acquires: found.carried.acquires,
-            late: found.carried.late,
-            waited_seconds: found.carried.waited_seconds,
+            moved_bytes: found.transfers.moved_bytes,
+            copies: found.transfers.copies,
+            acquires: found.transfers.acquires,
+            late: found.transfers.late_copies,
+            waited_seconds: found.transfers.waited_seconds,
             generation: found.generation,
         };
         // SAFETY: the caller's promise.

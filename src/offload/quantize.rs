@@ -31,7 +31,7 @@ pub fn fill(
         fail!(
             WB_ERR_INVALID_ARGUMENT,
             "parameter {:?} is quantized, and there is no memory for it yet",
-            state.kept[at].name
+            state.kept[at].name()
         )
     };
     let task = QuantizeTask {

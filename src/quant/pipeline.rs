@@ -341,7 +341,8 @@ impl Pipeline<'_> {
             Direction::Quantize => (self.task.unquantized, self.task.quantized),
             Direction::Dequantize => (self.task.quantized, self.task.unquantized),
         };
-        let packed = self.task.direction == Direction::Dequantize || is_packed(&self.geometry.blocks);
+        let packed =
+            self.task.direction == Direction::Dequantize || is_packed(&self.geometry.blocks);
         let pinned = |place: Location| self.device.backend().is_pinned(place.span);
         let comes = self.need.row_in > 0 && !(packed && pinned(source)?);
         let leaves = self.need.row_out > 0 && !pinned(target)?;

@@ -57,7 +57,7 @@ pub unsafe extern "C" fn wb_offloader_get_parameter_info(
         // SAFETY: the caller's promise.
         let (offloader, name) =
             unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.describe(name)?;
+        let found = offloader.parameter_info(offloader.find_parameter(name)?)?;
         let described = wb_offloader_parameter_info {
             struct_size: size_of::<wb_offloader_parameter_info>() as u32,
             transfer_mode: found.transfer_mode.map_or(WB_CARRIER_NONE, transfer_mode_code),
@@ -77,13 +77,13 @@ unsafe fn give_view(
     offloader: *const wb_offloader,
     name: *const c_char,
     view: *mut *mut wb_view,
-    make: impl FnOnce(&Offloader, &str) -> Result<Arc<View>>,
+    make: impl FnOnce(&Offloader, usize) -> Result<Arc<View>>,
 ) -> Result<()> {
     check_output(view, "view")?;
     // SAFETY: the caller's promise.
     let (offloader, name) =
         unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-    let made = make(offloader, name)?;
+    let made = make(offloader, offloader.find_parameter(name)?)?;
     // SAFETY: not NULL.
     unsafe { *view = handle::give(made) };
     Ok(())
