@@ -3,9 +3,7 @@
 mod step;
 mod weights;
 
-use std::collections::HashSet;
-use std::ffi::{CString, c_char, c_void};
-use std::ops::Deref;
+use std::ffi::c_void;
 
 pub use step::*;
 pub use weights::*;
@@ -21,7 +19,6 @@ use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::offload::offloader::Offloader;
 use crate::os::span::Span;
-use crate::os::sync::{self, Arc, Mutex};
 use crate::plan::parameter::{Origin, Parameter};
 use crate::status::{WB_ERR_OVERFLOW, wb_status};
 
@@ -69,35 +66,7 @@ pub struct wb_offloader {
     _opaque: [u8; 0],
 }
 
-/// An offloader, with the names of its parameters as C reads them. A name stays for the offloader's life.
-pub(super) struct Committed {
-    offloader: Arc<Offloader>,
-    names: Mutex<HashSet<CString>>,
-}
-
-impl Committed {
-    /// The name as C reads it. Names came from C, so that no NUL is in them.
-    fn c_name(&self, name: &str) -> *const c_char {
-        let name = CString::new(name).unwrap_or_default();
-        let mut names = sync::lock(&self.names);
-        if let Some(known) = names.get(&name) {
-            return known.as_ptr();
-        }
-        let pointer = name.as_ptr();
-        names.insert(name);
-        pointer
-    }
-}
-
-impl Deref for Committed {
-    type Target = Offloader;
-
-    fn deref(&self) -> &Offloader {
-        &self.offloader
-    }
-}
-
-impl Handle for Committed {
+impl Handle for Offloader {
     type Opaque = wb_offloader;
     const NAME: &'static str = "wb_offloader";
 }
@@ -217,9 +186,8 @@ pub unsafe extern "C" fn wb_offloader_new(
                 )
             })
         }?;
-        let made = Committed { offloader: made, names: Mutex::default() };
         // SAFETY: not NULL.
-        unsafe { *offloader = handle::give(Arc::new(made)) };
+        unsafe { *offloader = handle::give(made) };
         Ok(())
     })
 }
@@ -231,7 +199,7 @@ pub unsafe extern "C" fn wb_offloader_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_retain(offloader: *const wb_offloader) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::retain::<Committed>(offloader) });
+    guard_void(|| unsafe { handle::retain::<Offloader>(offloader) });
 }
 
 /// Drops a reference. The last one waits for the copies that are queued and for the uses that were
@@ -243,7 +211,7 @@ pub unsafe extern "C" fn wb_offloader_retain(offloader: *const wb_offloader) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_release(offloader: *mut wb_offloader) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::take::<Committed>(offloader) }.map(drop));
+    guard_void(|| unsafe { handle::take::<Offloader>(offloader) }.map(drop));
 }
 
 /// Answers what an offloader holds and has done. Any thread.
@@ -258,12 +226,11 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
-        let (found, parameters) = (offloader.stats()?, offloader.parameter_count()?);
+        let found = unsafe { handle::borrow::<Offloader>(offloader) }?.stats()?;
         let described = wb_offloader_stats {
             struct_size: size_of::<wb_offloader_stats>() as u32,
             reserved0: 0,
-            parameters,
+            parameters: found.parameters,
             offloaded_bytes: found.offloaded_bytes,
             asked_bytes: found.asked_bytes,
             mapped_bytes: found.mapped_bytes,
@@ -274,11 +241,11 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             staging_bytes: found.staging_bytes,
             peak_mapped_bytes: found.peak.mapped_bytes,
             peak_slot_bytes: found.peak.slot_bytes,
-            moved_bytes: found.carried.moved_bytes,
-            copies: found.carried.copies,
-            acquires: found.carried.acquires,
-            late_copies: found.carried.late,
-            waited_seconds: found.carried.waited_seconds,
+            moved_bytes: found.transfers.moved_bytes,
+            copies: found.transfers.copies,
+            acquires: found.transfers.acquires,
+            late_copies: found.transfers.late_copies,
+            waited_seconds: found.transfers.waited_seconds,
             generation: found.generation,
         };
         // SAFETY: the caller's promise.

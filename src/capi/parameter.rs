@@ -126,12 +126,12 @@ pub(super) unsafe fn parameters_from(
     Ok(parameters)
 }
 
-/// `None` for a parameter that stays on the device.
-fn transfer_mode_of(given: &wb_parameter, name: &str) -> Result<Option<TransferMode>> {
+/// Whether a parameter must stay on the device, and its transfer mode.
+fn placement_of(given: &wb_parameter, name: &str) -> Result<(bool, TransferMode)> {
     let asked = transfer_mode(given.transfer_mode, "parameter.transfer_mode")?;
     match given.placement {
-        WB_PLACEMENT_AUTO => Ok(Some(asked)),
-        WB_PLACEMENT_RESIDENT if asked == TransferMode::Auto => Ok(None),
+        WB_PLACEMENT_AUTO => Ok((false, asked)),
+        WB_PLACEMENT_RESIDENT if asked == TransferMode::Auto => Ok((true, asked)),
         WB_PLACEMENT_RESIDENT => fail!(
             WB_ERR_INVALID_ARGUMENT,
             "parameter {name:?} has WB_PLACEMENT_RESIDENT and transfer mode {}: a resident parameter is \
@@ -197,6 +197,7 @@ unsafe fn parameter_from(
             given.source
         )
     };
+    let (resident, transfer_mode) = placement_of(&given, name)?;
     Ok(Parameter {
         name: name.into(),
         group: match before.map(|before| &before.group) {
@@ -205,8 +206,8 @@ unsafe fn parameter_from(
         },
         layout,
         source: address,
-        storage: given.storage_id,
-        access: one_of(
+        storage_id: given.storage_id,
+        access_pattern: one_of(
             given.access_pattern,
             "parameter.access_pattern",
             &[
@@ -214,7 +215,8 @@ unsafe fn parameter_from(
                 (WB_ACCESS_PATTERN_SPARSE, AccessPattern::Sparse),
             ],
         )?,
-        transfer_mode: transfer_mode_of(&given, name)?,
+        resident,
+        transfer_mode,
         origin: Origin::Given,
     })
 }

@@ -25,7 +25,7 @@ use crate::offload::device_plan::DevicePlan;
 use crate::os::sync::Arc;
 use crate::plan::json;
 use crate::plan::order::Order;
-use crate::plan::plan::{Allowed, Plan, PlanOptions};
+use crate::plan::plan::{Allowed, Budget, Plan, PlanOptions};
 use crate::plan::quantization::QuantizationRule;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
 
@@ -216,9 +216,9 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
             "link_bytes_per_second is {link}: give 0 if it is not known"
         );
     }
-    let (offload_bytes, device_bytes) = match given.budget_kind {
-        WB_BUDGET_OFFLOAD_BYTES => (Some(given.budget_bytes), None),
-        WB_BUDGET_DEVICE_BYTES => (None, Some(given.budget_bytes)),
+    let budget = match given.budget_kind {
+        WB_BUDGET_OFFLOAD_BYTES => Budget::OffloadBytes(given.budget_bytes),
+        WB_BUDGET_DEVICE_BYTES => Budget::DeviceBytes(given.budget_bytes),
         0 => fail!(
             WB_ERR_INVALID_ARGUMENT,
             "wb_plan_options.budget_kind is 0 and a plan needs a budget: give WB_BUDGET_OFFLOAD_BYTES or \
@@ -237,8 +237,7 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
         (WB_ORDER_LARGEST, Order::Largest),
     ];
     Ok(PlanOptions {
-        offload_bytes,
-        device_bytes,
+        budget,
         slot_bytes: (given.slot_bytes != 0).then_some(given.slot_bytes),
         depth: given.depth,
         transfer_mode: transfer_mode(given.transfer_mode, "transfer_mode")?,
@@ -248,8 +247,8 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
         // SAFETY: the caller's promise.
         exclude: unsafe { selectors(given.exclude, given.exclude_count, "exclude") }?,
         allowed: Allowed {
-            nothing: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
-            unmatched: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
+            nothing_offloaded: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
+            unmatched_selector: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
             everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
         },
         // SAFETY: the caller's promise.
@@ -276,12 +275,11 @@ unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<QuantizationRule>>
             "quantize.use_given_scales is 1; a plan has no scales to give: they are found"
         );
     }
-    let (format, kind, block) = (options.format, options.kind, options.block);
     Ok(Some(QuantizationRule {
         select,
-        format,
-        kind,
-        block,
+        format: options.format,
+        scale_type: options.kind,
+        block: options.block,
         reject_nonfinite: options.reject_nonfinite,
     }))
 }

@@ -346,14 +346,14 @@ unsafe fn run(
         (named(narrow, layout.elements(), "8-bit numbers")?, named(scales, bytes, "scales")?)
     };
     let task = QuantizeTask {
-        way,
-        wide,
-        narrow: place(&quantizer, narrow)?,
+        direction: way,
+        unquantized: wide,
+        quantized: place(&quantizer, narrow)?,
         scales: place(&quantizer, scales)?,
         layout,
         format: options.format,
-        kind: options.kind,
-        given: options.given,
+        scale_type: options.kind,
+        use_given_scales: options.given,
         block: options.block,
         reject_nonfinite: options.reject_nonfinite,
     };

@@ -2,7 +2,6 @@
 
 mod alias;
 mod bulk_copy;
-mod by_index;
 mod commit;
 pub mod device_plan;
 mod host_space;

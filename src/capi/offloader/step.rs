@@ -5,8 +5,9 @@ use std::ffi::{c_char, c_void};
 use crate::capi::arguments::{check_output, text};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::capi::offloader::{Committed, wb_offloader};
+use crate::capi::offloader::wb_offloader;
 use crate::device::backend::Stream;
+use crate::offload::offloader::Offloader;
 use crate::status::wb_status;
 
 /// The number of a group, by which it is acquired. Groups count from 0 in the order in which the
@@ -25,8 +26,8 @@ pub unsafe extern "C" fn wb_offloader_find_group(
         check_output(group, "group")?;
         // SAFETY: the caller's promise.
         let (offloader, name) =
-            unsafe { (handle::borrow::<Committed>(offloader)?, text(name, "name")?) };
-        let found = offloader.group(name)?;
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        let found = offloader.find_group(name)?;
         // SAFETY: not NULL.
         unsafe { *group = found as u64 };
         Ok(())
@@ -53,8 +54,8 @@ pub unsafe extern "C" fn wb_offloader_acquire_group(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
-        offloader.acquire(group as usize, Stream(stream as usize))
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        offloader.acquire_group(group as usize, Stream(stream as usize))
     })
 }
 
@@ -77,8 +78,8 @@ pub unsafe extern "C" fn wb_offloader_release_group(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
-        offloader.release(group as usize, Stream(stream as usize))
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        offloader.release_group(group as usize, Stream(stream as usize))
     })
 }
 
@@ -97,7 +98,7 @@ pub unsafe extern "C" fn wb_offloader_join(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        unsafe { handle::borrow::<Committed>(offloader) }?.join(Stream(stream as usize))
+        unsafe { handle::borrow::<Offloader>(offloader) }?.join(Stream(stream as usize))
     })
 }
 
@@ -117,6 +118,6 @@ pub unsafe extern "C" fn wb_offloader_reset(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        unsafe { handle::borrow::<Committed>(offloader) }?.reset(Stream(stream as usize))
+        unsafe { handle::borrow::<Offloader>(offloader) }?.reset(Stream(stream as usize))
     })
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_struct};
 use crate::capi::error::{guard, wb_error};
-use crate::capi::offloader::{Committed, source_of, wb_offloader};
+use crate::capi::offloader::{source_of, wb_offloader};
 use crate::capi::parameter::{
     parameters_from, placement_codes, wb_parameter, wb_placement, wb_transfer_mode,
 };
@@ -63,8 +63,8 @@ pub unsafe extern "C" fn wb_offloader_find_parameter(
         check_output(index, "index")?;
         // SAFETY: the caller's promise.
         let (offloader, name) =
-            unsafe { (handle::borrow::<Committed>(offloader)?, text(name, "name")?) };
-        let found = offloader.find(name)?;
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        let found = offloader.find_parameter(name)?;
         // SAFETY: not NULL.
         unsafe { *index = found as u64 };
         Ok(())
@@ -105,17 +105,13 @@ pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         if count > 0 {
             // SAFETY: the caller's promise.
             unsafe { check_struct(infos) }?;
         }
-        let mut found = Vec::new();
-        for at in 0..count {
-            let (name, owned) = offloader.name_at(first.saturating_add(at))?;
-            found.push((offloader.describe(&name)?, offloader.c_name(&name), owned));
-        }
-        for (at, (found, name, owned)) in found.into_iter().enumerate() {
+        let found = offloader.parameter_infos(first as usize, count as usize)?;
+        for (at, found) in found.into_iter().enumerate() {
             // SAFETY: the caller's promise; every struct begins with its size.
             let info = unsafe { infos.byte_add(at * (*infos).struct_size as usize) };
             let (placement, transfer_mode) = placement_codes(found.transfer_mode);
@@ -123,8 +119,8 @@ pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
                 struct_size: size_of::<wb_offloader_parameter_info>() as u32,
                 placement,
                 transfer_mode,
-                owned: owned.into(),
-                name,
+                owned: found.owned.into(),
+                name: found.name.as_ptr(),
                 group: found.group as u64,
                 device_address: found.device_address.unwrap_or(0) as *mut c_void,
                 host_address: found.host_address.unwrap_or(0) as *mut c_void,
@@ -143,12 +139,12 @@ unsafe fn give_view(
     offloader: *const wb_offloader,
     index: u64,
     view: *mut *mut wb_view,
-    make: impl FnOnce(&Offloader, &str) -> Result<Arc<View>>,
+    make: impl FnOnce(&Offloader, usize) -> Result<Arc<View>>,
 ) -> Result<()> {
     check_output(view, "view")?;
     // SAFETY: the caller's promise.
-    let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
-    let made = make(offloader, &offloader.name_at(index)?.0)?;
+    let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+    let made = make(offloader, index as usize)?;
     // SAFETY: not NULL.
     unsafe { *view = handle::give(made) };
     Ok(())
@@ -226,7 +222,7 @@ pub unsafe extern "C" fn wb_offloader_replace(
     guard(error, || {
         // SAFETY: the caller's promise.
         let (offloader, name) =
-            unsafe { (handle::borrow::<Committed>(offloader)?, text(name, "name")?) };
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
@@ -256,7 +252,7 @@ pub unsafe extern "C" fn wb_offloader_add(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         // SAFETY: the caller's promise.
         for parameter in unsafe { parameters_from(parameter, 1) }? {
             // SAFETY: the caller's promise.
@@ -285,7 +281,7 @@ pub unsafe extern "C" fn wb_offloader_remove(
     guard(error, || {
         // SAFETY: the caller's promise.
         let (offloader, name) =
-            unsafe { (handle::borrow::<Committed>(offloader)?, text(name, "name")?) };
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
         offloader.remove(name, Stream(stream as usize))
     })
 }
@@ -335,7 +331,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Committed>(offloader) }?;
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         // SAFETY: the caller's promise.
         let parameters = unsafe {
             check_struct(result)?;
@@ -377,6 +373,6 @@ pub unsafe extern "C" fn wb_offloader_compact(
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        unsafe { handle::borrow::<Committed>(offloader) }?.compact(Stream(stream as usize))
+        unsafe { handle::borrow::<Offloader>(offloader) }?.compact(Stream(stream as usize))
     })
 }

@@ -140,7 +140,7 @@ pub unsafe extern "C" fn wb_plan_get_group_info(
         });
         let described = wb_plan_group_info {
             struct_size: size_of::<wb_plan_group_info>() as u32,
-            turn: groups[at].ring.map_or(-1, |turn| turn as i32),
+            turn: groups[at].ring_position.map_or(-1, |turn| turn as i32),
             name: names[at].as_ptr(),
             offloaded_bytes: groups[at].offloaded_bytes,
             resident_bytes: groups[at].resident_bytes,
