@@ -37,7 +37,7 @@ def newest(pattern: str) -> Path:
 
     Of several with the same date it is the one whose name sorts last.
     """
-    found = [path for path in ROOT.glob(pattern) if path.suffix == ".json"]
+    found = list(ROOT.glob(pattern))
     if not found:
         raise FileNotFoundError(f"no result file matches {pattern}")
     return max(found, key=lambda path: (json.loads(path.read_text())["date"], path.name))
