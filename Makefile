@@ -140,7 +140,7 @@ models: ## references, the deferred-free queue and the ring of slots in every or
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.
 gpu-test: ## every suite on the real driver; needs a GPU and a built library
-	bash tests/gpu/run.sh
+	$(PYTHON) tests/gpu/run.py
 
 gpu-check: ## what of make check needs a GPU
 	$(PYTHON) tools/check.py --gpu
