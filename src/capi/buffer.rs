@@ -65,8 +65,8 @@ pub struct wb_buffer_info {
     pub read_only: i32,
     /// The first byte; NULL in a buffer of no bytes.
     pub data: *mut c_void,
-    /// Where the device sees the first byte; 0 where it does not.
-    pub device_address: u64,
+    /// Where the device sees the first byte; NULL where it does not.
+    pub device_address: *mut c_void,
     /// Bytes asked for.
     pub asked_bytes: u64,
     /// Bytes of address space mapped for it; 0 for the caller's memory.
@@ -75,8 +75,8 @@ pub struct wb_buffer_info {
     pub pinned_bytes: u64,
     /// Registrations that pin it.
     pub chunks: u64,
-    /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
-    pub note: [c_char; 256],
+    /// Reason for the fallback that was taken; empty if there is none.
+    pub fallback_reason: [c_char; 256],
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
@@ -217,7 +217,7 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 
 /// Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
 /// Registered without a copy where the platform can, else read in parallel into exact pinned memory:
-/// wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+/// wb_buffer_info.origin says which, and its fallback_reason why. `options` may be NULL.
 ///
 /// Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
 /// queued on the device.
@@ -329,16 +329,17 @@ pub unsafe extern "C" fn wb_buffer_get_info(
             },
             read_only: buffer.is_read_only().into(),
             data: buffer.data().start() as *mut c_void,
-            device_address: buffer.device_address().unwrap_or(0),
+            device_address: buffer.device_address().unwrap_or(0) as *mut c_void,
             asked_bytes: buffer.data().bytes() as u64,
             mapped_bytes: buffer.mapped_bytes(),
             pinned_bytes: buffer.pinned_bytes(),
             chunks: buffer.chunks() as u64,
-            note: [0; 256],
+            fallback_reason: [0; 256],
         };
         // SAFETY: the array is as long as is said; the caller's promise for `info`.
         unsafe {
-            write_text(described.note.as_mut_ptr(), described.note.len(), buffer.fallback_reason());
+            let reason = &mut described.fallback_reason;
+            write_text(reason.as_mut_ptr(), reason.len(), buffer.fallback_reason());
             write_struct(info, &described)
         }
     })

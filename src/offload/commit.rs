@@ -5,7 +5,7 @@ use crate::device::owned::DeviceMemory;
 use crate::error::Result;
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::device_plan::DevicePlan;
-use crate::offload::state::{Backing, Block, HostUnit, ParameterState};
+use crate::offload::state::{Backing, Block, HostUnit, ParameterState, c_name};
 use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
 use crate::plan::plan::ALIGNMENT;
@@ -73,7 +73,7 @@ pub fn lay_out(
         };
         keeping.kept.push(ParameterState {
             quantized,
-            name: planned.parameter.name.clone(),
+            name: c_name(&planned.parameter.name),
             group: planned.group,
             storage: Some(planned.storage),
             layout: planned.parameter.layout.clone(),

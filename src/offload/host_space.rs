@@ -59,7 +59,7 @@ impl Offloader {
         needs: u64,
         given_up: Option<usize>,
     ) -> Result<()> {
-        let Some(budget) = self.plan().plan.options.offload_bytes else { return Ok(()) };
+        let Some(budget) = self.plan().plan.options.budget.offload_bytes() else { return Ok(()) };
         let page = page::page_bytes() as u64;
         let freed = given_up.and_then(|block| {
             let unit = state.blocks[block].unit;
@@ -85,7 +85,7 @@ impl Offloader {
     /// Whether slots for units of these sizes keep to the budgets.
     fn check_slots(&self, state: &OffloadState, sizes: Vec<UnitSize<'_>>) -> Result<()> {
         let options = &self.plan().plan.options;
-        if options.device_bytes.is_none() && options.slot_bytes.is_none() {
+        if options.budget.device_bytes().is_none() && options.slot_bytes.is_none() {
             return Ok(());
         }
         let seats = self.seats(&sizes, self.room_for_slots(state));
@@ -109,7 +109,7 @@ impl Offloader {
     }
 
     fn check_device_bytes(&self, resident: u64, slots: u64) -> Result<()> {
-        let Some(budget) = self.plan().plan.options.device_bytes else { return Ok(()) };
+        let Some(budget) = self.plan().plan.options.budget.device_bytes() else { return Ok(()) };
         let would = resident + slots;
         if would > budget {
             fail!(
@@ -152,7 +152,7 @@ impl Offloader {
 
     /// Bytes for slots beside what is resident, where the device has a budget.
     fn room_for_slots(&self, state: &OffloadState) -> Option<u64> {
-        let budget = self.plan().plan.options.device_bytes;
+        let budget = self.plan().plan.options.budget.device_bytes();
         budget.map(|bytes| bytes.saturating_sub(state.device_bytes(&[])))
     }
 

@@ -1,5 +1,7 @@
 //! A committed plan: parameters where they are kept, and the machinery that carries them.
 
+use std::ffi::CStr;
+
 use crate::device::backend::{Location, Stream};
 use crate::device::device::Device;
 use crate::device::owned::DeviceMemory;
@@ -11,7 +13,9 @@ use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::schedule::arrangement::TransferStats;
 use crate::offload::schedule::schedule::{Schedule, no_slots};
-use crate::offload::state::{Backing, HeldBytes, HostUnit, OffloadState};
+use crate::offload::state::{
+    Backing, HeldBytes, HostUnit, OffloadState, ParameterState, check_index,
+};
 use crate::offload::{bulk_copy, quantize};
 use crate::os::parallel::Progress;
 use crate::os::sync;
@@ -31,18 +35,23 @@ pub struct Offloader {
     plan: Arc<DevicePlan>,
 }
 
-/// What a parameter is now.
+/// The current state of a parameter.
 #[derive(Debug, Clone)]
 pub struct ParameterInfo {
+    /// The name; its address stays the same until the parameter is removed.
+    pub name: Arc<CStr>,
     /// Type, shape and strides.
     pub layout: Layout,
     /// Index of its group.
     pub group: usize,
-    /// How it is carried; `None` while it is resident.
+    /// How it is transferred; `None` for a resident parameter.
     pub transfer_mode: Option<TransferMode>,
-    /// Where the device finds the first element: always, or while the group is acquired.
+    /// Device address of the first element; valid always, or, for a parameter that has a slot, while
+    /// its group is acquired.
     pub device_address: Option<u64>,
-    /// Where the host finds the first element of what is offloaded.
+    /// Whether the memory at `device_address` belongs to the offloader.
+    pub owned: bool,
+    /// Host address of the first element of an offloaded parameter.
     pub host_address: Option<u64>,
 }
 
@@ -67,8 +76,10 @@ pub struct OffloaderStats {
     pub staging_bytes: u64,
     /// The most that was held at a time.
     pub peak: HeldBytes,
-    /// What was carried.
-    pub carried: TransferStats,
+    /// Copies into slots.
+    pub transfers: TransferStats,
+    /// How many parameters there are.
+    pub parameters: u64,
     /// Grows whenever an address changed.
     pub generation: u64,
 }
@@ -105,7 +116,7 @@ impl Offloader {
         bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
         bulk_copy::into_device(device, &to_device, progress)?;
         let mut state = OffloadState {
-            names: kept.iter().enumerate().map(|(at, kept)| (kept.name.clone(), at)).collect(),
+            names: kept.iter().enumerate().map(|(at, kept)| (kept.name().to_owned(), at)).collect(),
             kept,
             blocks,
             arena: arena.clone(),
@@ -151,7 +162,7 @@ impl Offloader {
     }
 
     /// The index of a group.
-    pub fn group(&self, name: &str) -> Result<usize> {
+    pub fn find_group(&self, name: &str) -> Result<usize> {
         match self.state()?.groups.iter().position(|group| group == name) {
             Some(index) => Ok(index),
             None => fail!(WB_ERR_NOT_FOUND, "there is no group {name:?}"),
@@ -159,22 +170,18 @@ impl Offloader {
     }
 
     fn check_group(&self, group: usize) -> Result<()> {
-        let groups = self.plan.plan.groups.len();
-        if group >= groups {
-            fail!(WB_ERR_OUT_OF_RANGE, "asked for group {group}; there are {groups}");
-        }
-        Ok(())
+        check_index("group", group, self.plan.plan.groups.len())
     }
 
     /// Makes the stream wait until the group's parameters are where their addresses say, and holds
     /// them there.
-    pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
+    pub fn acquire_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.acquire(group, stream)
     }
 
     /// What was queued on the stream is the last use of the group.
-    pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
+    pub fn release_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.release(group, stream)
     }
@@ -189,31 +196,42 @@ impl Offloader {
         self.schedule.reset(stream)
     }
 
-    /// The index of a parameter.
-    pub fn find(&self, name: &str) -> Result<usize> {
+    /// The number of parameters.
+    pub fn parameter_count(&self) -> Result<usize> {
+        Ok(self.state()?.kept.len())
+    }
+
+    /// The index of a parameter, valid until a parameter is removed.
+    pub fn find_parameter(&self, name: &str) -> Result<usize> {
         self.state()?.find(name)
     }
 
-    /// What a parameter is now.
-    pub fn describe(&self, name: &str) -> Result<ParameterInfo> {
+    /// The current state of a parameter.
+    pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
-        let (host, device) = state.addresses(kept);
-        Ok(ParameterInfo {
-            layout: kept.layout.clone(),
-            group: kept.group,
-            transfer_mode: state.transfer_mode(kept),
-            device_address: device,
-            host_address: host,
-        })
+        Ok(info_of(&state, state.parameter(index)?))
+    }
+
+    /// The current state of `count` parameters from `first` on, all of the same moment.
+    pub fn parameter_infos(&self, first: usize, count: usize) -> Result<Vec<ParameterInfo>> {
+        let state = self.state()?;
+        let all = state.kept.len();
+        let Some(some) = first.checked_add(count).and_then(|end| state.kept.get(first..end)) else {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "asked for {count} parameters from parameter {first} on; there are {all}"
+            );
+        };
+        Ok(some.iter().map(|kept| info_of(&state, kept)).collect())
     }
 
     /// A view of a parameter from the device: of host memory that it reads in place, of the slot, or
     /// of what is resident in memory of the offloader. A slot's bytes are the parameter's while its
     /// group is acquired.
-    pub fn view(&self, name: &str) -> Result<Arc<View>> {
+    pub fn view(&self, index: usize) -> Result<Arc<View>> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
+        let kept = state.parameter(index)?;
+        let name = kept.name();
         let before = kept.layout.bytes_before();
         match &kept.place {
             Backing::Owned(memory, offset) => {
@@ -251,9 +269,10 @@ impl Offloader {
     }
 
     /// A view of the host's bytes of a parameter that is offloaded, to read or to save.
-    pub fn host_view(&self, name: &str) -> Result<Arc<View>> {
+    pub fn host_view(&self, index: usize) -> Result<Arc<View>> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
+        let kept = state.parameter(index)?;
+        let name = kept.name();
         let (block, offset) = match kept.place {
             Backing::Block(block, offset) => (block, offset),
             Backing::Unbacked(..) => return Err(outside(name)),
@@ -272,10 +291,11 @@ impl Offloader {
     /// Bytes by what they are for, and what was carried.
     pub fn stats(&self) -> Result<OffloaderStats> {
         self.device().backend().check_process()?;
-        let carried = self.schedule.carried()?;
+        let transfers = self.schedule.carried()?;
         let state = self.state()?;
         let mut stats = OffloaderStats {
-            carried,
+            transfers,
+            parameters: state.kept.len() as u64,
             generation: state.generation,
             staging_bytes: self.schedule.staging_bytes(),
             peak: state.peak,
@@ -294,6 +314,20 @@ impl Offloader {
         stats.resident_bytes = state.resident_bytes();
         HeldBytes { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
         Ok(stats)
+    }
+}
+
+fn info_of(state: &OffloadState, kept: &ParameterState) -> ParameterInfo {
+    let (host_address, device_address) = state.addresses(kept);
+    let owned = matches!(kept.place, Backing::Block(..) | Backing::Owned(..));
+    ParameterInfo {
+        name: kept.name.clone(),
+        layout: kept.layout.clone(),
+        group: kept.group,
+        transfer_mode: state.transfer_mode(kept),
+        device_address,
+        owned: owned && device_address.is_some(),
+        host_address,
     }
 }
 

@@ -31,18 +31,18 @@ pub fn fill(
         fail!(
             WB_ERR_INVALID_ARGUMENT,
             "parameter {:?} is quantized, and there is no memory for it yet",
-            state.kept[at].name
+            state.kept[at].name()
         )
     };
     let task = QuantizeTask {
-        way: Direction::Quantize,
+        direction: Direction::Quantize,
         layout: layout.clone(),
-        wide: source,
-        narrow,
+        unquantized: source,
+        quantized: narrow,
         format: rule.format,
         scales,
-        kind: rule.kind,
-        given: false,
+        scale_type: rule.scale_type,
+        use_given_scales: false,
         block: rule.block,
         reject_nonfinite: rule.reject_nonfinite,
     };

@@ -6,7 +6,7 @@ use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
 use crate::offload::alias::Snapshot;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, Block, OffloadState, ParameterState};
+use crate::offload::state::{Backing, Block, OffloadState, ParameterState, c_name};
 use crate::os::bytes;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::selector::Selector;
@@ -16,7 +16,7 @@ use crate::status::{
 
 /// What [`Offloader::reconcile`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct ReconcileResult {
     /// Parameters whose bytes lay elsewhere and were taken over.
     pub replaced: u64,
     /// Parameters of new names.
@@ -80,7 +80,7 @@ impl Offloader {
             None => None,
         };
         let kept = |place| ParameterState {
-            name: parameter.name.clone(),
+            name: c_name(&parameter.name),
             group,
             layout: parameter.layout.clone(),
             place,
@@ -145,7 +145,7 @@ impl Offloader {
         };
         let selected = options.select.is_empty() || meant(&options.select)?;
         if parameter.layout.span_bytes() == 0
-            || parameter.transfer_mode.is_none()
+            || parameter.resident
             || !selected
             || meant(&options.exclude)?
         {
@@ -153,8 +153,7 @@ impl Offloader {
         }
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
         let transfer_modes: Vec<TransferMode> = beside.map(|unit| unit.transfer_mode).collect();
-        let wished =
-            parameter.transfer_mode.filter(|transfer_mode| *transfer_mode != TransferMode::Auto);
+        let wished = Some(parameter.transfer_mode).filter(|asked| *asked != TransferMode::Auto);
         // Where nothing of the group is offloaded it stays on the device, whatever the wish.
         let in_place = wished == Some(TransferMode::ZeroCopy) && !transfer_modes.is_empty();
         if in_place && state.arena.device_address().is_none() {
@@ -192,8 +191,8 @@ impl Offloader {
         &self,
         now: Vec<(Parameter, Option<Location>)>,
         stream: Stream,
-    ) -> Result<Reconciled> {
-        let mut done = Reconciled::default();
+    ) -> Result<ReconcileResult> {
+        let mut done = ReconcileResult::default();
         let names: HashSet<&str> =
             now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
         let gone = |name: &&String| !names.contains(name.as_str());

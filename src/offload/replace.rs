@@ -110,7 +110,7 @@ impl Offloader {
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to replace parameter {:?}, which is kept in 8 bits in the shape {:?}, by one \
                  of the shape {:?}: remove it, and add the new one in 8 bits",
-                state.kept[at].name,
+                state.kept[at].name(),
                 quantized.layout.shape(),
                 layout.shape()
             );

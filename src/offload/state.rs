@@ -1,6 +1,7 @@
 //! What an offloader keeps, and where.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
@@ -11,12 +12,13 @@ use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{QuantizedParameter, TransferMode};
 use crate::plan::plan::ALIGNMENT;
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
+use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW};
 use crate::tensor::layout::Layout;
 
 /// A parameter as it is kept.
 pub struct ParameterState {
-    pub name: String,
+    /// The name, at an address that stays the same until the parameter is removed.
+    pub name: Arc<CStr>,
     pub group: usize,
     pub layout: Layout,
     pub place: Backing,
@@ -24,6 +26,18 @@ pub struct ParameterState {
     pub storage: Option<usize>,
     /// What it is made of, if it is kept in 8 bits.
     pub quantized: Option<Arc<QuantizedParameter>>,
+}
+
+impl ParameterState {
+    /// The name as text.
+    pub fn name(&self) -> &str {
+        self.name.to_str().unwrap_or_default()
+    }
+}
+
+/// A name for C. Names come from C or from text without NUL.
+pub fn c_name(name: &str) -> Arc<CStr> {
+    CString::new(name).unwrap_or_default().into()
 }
 
 /// Where a parameter is kept.
@@ -96,6 +110,12 @@ impl OffloadState {
             Some(index) => Ok(*index),
             None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
         }
+    }
+
+    /// A parameter by its index.
+    pub fn parameter(&self, index: usize) -> Result<&ParameterState> {
+        check_index("parameter", index, self.kept.len())?;
+        Ok(&self.kept[index])
     }
 
     /// What the schedule is to work on.
@@ -338,12 +358,12 @@ impl OffloadState {
     pub fn forget(&mut self, at: usize) {
         let last = self.kept.len() - 1;
         let gone = self.kept.swap_remove(at);
-        self.names.remove(&gone.name);
+        self.names.remove(gone.name());
         if at == last {
             return;
         }
         let moved = &self.kept[at];
-        self.names.insert(moved.name.clone(), at);
+        self.names.insert(moved.name().to_owned(), at);
         if let Backing::Block(block, _) = moved.place {
             let members = self.blocks[block].parameters.iter_mut();
             members.filter(|member| **member == last).for_each(|member| *member = at);
@@ -375,6 +395,14 @@ impl OffloadState {
             _ => Tristate::Off,
         }
     }
+}
+
+/// `WB_ERR_OUT_OF_RANGE` for an index that is not below `count`.
+pub fn check_index(what: &str, index: usize, count: usize) -> Result<()> {
+    if index >= count {
+        fail!(WB_ERR_OUT_OF_RANGE, "asked for {what} {index}; there are {count}");
+    }
+    Ok(())
 }
 
 /// Bytes that lie in any of the ranges.

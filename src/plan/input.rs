@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::error::{Result, fail};
 use crate::plan::parameter::{Parameter, Storage, storages};
 use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
+use crate::status::WB_ERR_OVERFLOW;
 
 /// Everything that planning reads.
 pub struct PlanInput<'a> {
@@ -28,13 +28,6 @@ impl<'a> PlanInput<'a> {
         options: PlanOptions,
         platform: &'a Platform,
     ) -> Result<Self> {
-        if options.offload_bytes.is_some() == options.device_bytes.is_some() {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "a plan has one budget: give either offload_bytes (at most so much leaves the \
-                 device) or device_bytes (weights and slots fit in so much)"
-            );
-        }
         let parameters = match &options.quantize {
             Some(rule) => rule.expand(parameters)?,
             None => parameters,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::plan::parameter::{AccessPattern, Origin, TransferMode};
-use crate::plan::plan::{Plan, PlannedParameter};
+use crate::plan::plan::{Budget, Plan, PlannedParameter};
 
 /// The whole plan: options, totals, groups and parameters.
 pub fn to_json(plan: &Plan) -> String {
@@ -15,17 +15,20 @@ pub fn to_json(plan: &Plan) -> String {
                 "name": group.name,
                 "offloaded_bytes": group.offloaded_bytes,
                 "resident_bytes": group.resident_bytes,
-                "turn": group.ring,
+                "turn": group.ring_position,
             })
         })
         .collect();
     let parameters: Vec<Value> =
         plan.parameters.iter().map(|planned| entry(plan, planned)).collect();
     let options = &plan.options;
+    let (kind, bytes) = match options.budget {
+        Budget::OffloadBytes(bytes) => ("offload_bytes", bytes),
+        Budget::DeviceBytes(bytes) => ("device_bytes", bytes),
+    };
     let report = json!({
         "options": {
-            "offload_bytes": options.offload_bytes,
-            "device_bytes": options.device_bytes,
+            "budget": {"kind": kind, "bytes": bytes},
             "slot_bytes": options.slot_bytes,
             "depth": options.depth,
             "transfer_mode": options.transfer_mode.name(),
@@ -63,7 +66,7 @@ fn entry(plan: &Plan, planned: &PlannedParameter) -> Value {
     let parameter = &planned.parameter;
     let storage = &plan.storages[planned.storage];
     let first = &plan.parameters[storage.parameters[0]].parameter.name;
-    let access = match parameter.access {
+    let access = match parameter.access_pattern {
         AccessPattern::Dense => "dense",
         AccessPattern::Sparse => "sparse",
     };

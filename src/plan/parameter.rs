@@ -58,13 +58,15 @@ pub struct Parameter {
     pub layout: Layout,
     /// Address of its lowest byte in host or device memory; 0 while it has no bytes.
     pub source: u64,
-    /// Parameters of the same number, other than 0, and of the same origin are tied where no addresses
-    /// tell.
-    pub storage: u64,
+    /// Ties parameters that have no source: those with the same number, other than 0, and the same kind
+    /// of origin.
+    pub storage_id: u64,
     /// How a step reads it.
-    pub access: AccessPattern,
-    /// How it is to be carried if it is offloaded; `None` for what is to stay on the device.
-    pub transfer_mode: Option<TransferMode>,
+    pub access_pattern: AccessPattern,
+    /// Whether it must stay on the device.
+    pub resident: bool,
+    /// How it is transferred if it is offloaded.
+    pub transfer_mode: TransferMode,
     /// Where its bytes come from.
     pub origin: Origin,
 }
@@ -113,9 +115,9 @@ pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
         if has_bytes_at_source(parameter) {
             continue;
         }
-        if parameter.storage != 0 && bytes > 0 {
+        if parameter.storage_id != 0 && bytes > 0 {
             // The caller's numbers are not those that quantizing gives.
-            let tie = (parameter.storage, discriminant(&parameter.origin));
+            let tie = (parameter.storage_id, discriminant(&parameter.origin));
             if let Some(&at) = numbered.get(&tie) {
                 let first = &parameters[found[at].parameters[0].0];
                 if found[at].bytes != bytes {
@@ -125,7 +127,7 @@ pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
                          the other {bytes}",
                         first.name,
                         parameter.name,
-                        parameter.storage,
+                        parameter.storage_id,
                         found[at].bytes
                     );
                 }
@@ -206,9 +208,10 @@ pub(super) mod tests {
             group: group.into(),
             layout: Layout::new(dtype, &[bytes], None).unwrap(),
             source: address,
-            storage: 0,
-            access: AccessPattern::Dense,
-            transfer_mode: Some(TransferMode::Auto),
+            storage_id: 0,
+            access_pattern: AccessPattern::Dense,
+            resident: false,
+            transfer_mode: TransferMode::Auto,
             origin: Origin::Given,
         }
     }
@@ -242,10 +245,10 @@ pub(super) mod tests {
             parameter("out", "b", 64, 0),
         ];
         assert_eq!(found(&parameters).len(), 3);
-        parameters[0].storage = 7;
-        parameters[2].storage = 7;
+        parameters[0].storage_id = 7;
+        parameters[2].storage_id = 7;
         assert_eq!(found(&parameters), [(64, vec![(0, 0), (2, 0)]), (64, vec![(1, 0)])]);
-        parameters[2] = Parameter { storage: 7, ..parameter("out", "b", 65, 0) };
+        parameters[2] = Parameter { storage_id: 7, ..parameter("out", "b", 65, 0) };
         let error = storages(&parameters).unwrap_err();
         assert!(error.message.contains("\"in\"") && error.message.contains("65"), "{error:?}");
     }

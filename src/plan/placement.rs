@@ -129,7 +129,7 @@ impl Placement {
                 TransferMode::ZeroCopy => {
                     let dense = unit.storages.iter().filter(|storage| {
                         let (first, _) = input.storages[**storage].parameters[0];
-                        input.parameters[first].access == AccessPattern::Dense
+                        input.parameters[first].access_pattern == AccessPattern::Dense
                     });
                     read += dense.map(|at| input.storages[*at].bytes * uses).sum::<u64>();
                 }
@@ -147,14 +147,16 @@ fn wish(input: &PlanInput<'_>, storage: usize) -> TransferMode {
     input.storages[storage]
         .parameters
         .iter()
-        .filter_map(|(index, _)| input.parameters[*index].transfer_mode)
+        .map(|(index, _)| input.parameters[*index].transfer_mode)
         .find(|transfer_mode| *transfer_mode != TransferMode::Auto)
         .unwrap_or(input.options.transfer_mode)
 }
 
 fn is_sparse(input: &PlanInput<'_>, storage: usize) -> bool {
     let parameters = &input.storages[storage].parameters;
-    parameters.iter().all(|(index, _)| input.parameters[*index].access == AccessPattern::Sparse)
+    parameters
+        .iter()
+        .all(|(index, _)| input.parameters[*index].access_pattern == AccessPattern::Sparse)
 }
 
 /// The transfer_mode of each storage.

@@ -10,49 +10,74 @@ use crate::plan::reason::Reason;
 /// Every block in the arena and in the slots begins at a multiple of this.
 pub const ALIGNMENT: u64 = 256;
 
-/// An error that a plan may be told to take as a warning.
+/// Outcomes that are warnings instead of errors.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowed {
-    /// Nothing is offloaded.
-    pub nothing: bool,
-    /// A selector matches no parameter.
-    pub unmatched: bool,
-    /// The device has room for everything.
+    /// `WB_ERR_NOTHING_OFFLOADED`.
+    pub nothing_offloaded: bool,
+    /// `WB_ERR_SELECTOR` for a selector that matches no parameter.
+    pub unmatched_selector: bool,
+    /// `WB_ERR_EVERYTHING_FITS`.
     pub everything_fits: bool,
 }
 
-/// What a plan is made by.
+/// The ceiling that a plan keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// At most this many bytes of host memory, in whole pages, hold offloaded parameters.
+    OffloadBytes(u64),
+    /// Resident parameters and slots take at most this many bytes of device memory.
+    DeviceBytes(u64),
+}
+
+impl Budget {
+    /// The limit of host memory, if that is the budget.
+    pub fn offload_bytes(self) -> Option<u64> {
+        match self {
+            Self::OffloadBytes(bytes) => Some(bytes),
+            Self::DeviceBytes(_) => None,
+        }
+    }
+
+    /// The limit of device memory, if that is the budget.
+    pub fn device_bytes(self) -> Option<u64> {
+        match self {
+            Self::OffloadBytes(_) => None,
+            Self::DeviceBytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// The options of a plan.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
-    /// The most bytes of host memory that may be taken.
-    pub offload_bytes: Option<u64>,
-    /// The most bytes of device memory that resident parameters and slots may take.
-    pub device_bytes: Option<u64>,
-    /// The most bytes of device memory for slots.
+    /// The ceiling.
+    pub budget: Budget,
+    /// Bytes of slots for prefetched units, at most; `None` for what two groups need.
     pub slot_bytes: Option<u64>,
-    /// Groups in their slots at a time; 0 for as many as serve.
+    /// Groups that have their slots at the same time; 0 to choose.
     pub depth: u32,
-    /// How to carry what says nothing of its own.
+    /// The mode of parameters that ask for [`TransferMode::Auto`].
     pub transfer_mode: TransferMode,
-    /// In which order parameters leave the device.
+    /// The order in which parameters leave the device.
     pub order: Order,
-    /// What may leave it; everything where there is none.
+    /// Selectors of the parameters that may be offloaded; empty for all.
     pub select: Vec<String>,
-    /// What may not.
+    /// Selectors of the parameters that stay resident.
     pub exclude: Vec<String>,
-    /// What is a warning only.
+    /// Outcomes that are warnings.
     pub allowed: Allowed,
-    /// What is quantized.
+    /// Parameters that are quantized at commit.
     pub quantize: Option<QuantizationRule>,
-    /// What the link carries; 0 for what was measured, if it was.
+    /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
     pub link_bytes_per_second: f64,
 }
 
-impl Default for PlanOptions {
-    fn default() -> Self {
+impl PlanOptions {
+    /// A budget, and the default of everything else.
+    pub fn new(budget: Budget) -> Self {
         Self {
-            offload_bytes: None,
-            device_bytes: None,
+            budget,
             slot_bytes: None,
             depth: 0,
             transfer_mode: TransferMode::Auto,
@@ -131,8 +156,8 @@ pub struct PlannedGroup {
     pub name: String,
     /// Its units.
     pub units: Vec<usize>,
-    /// Its turn among the groups that are copied ahead.
-    pub ring: Option<usize>,
+    /// Its position in the ring, if it has prefetched units.
+    pub ring_position: Option<usize>,
     /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
     pub offloaded_bytes: u64,
     /// Bytes of its parameters that stay; what is tied counts in the first group.

@@ -6,7 +6,7 @@ use crate::plan::order;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::placement::Placement;
 use crate::plan::plan::{
-    ALIGNMENT, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
+    ALIGNMENT, Budget, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
 };
 use crate::plan::reason::Reason;
 use crate::plan::selector::Selector;
@@ -60,12 +60,12 @@ impl Planner<'_> {
                 *reason = Some(Reason::Empty);
             }
             for (index, _) in &storage.parameters {
-                let Parameter { name, transfer_mode, .. } = &self.input.parameters[*index];
+                let Parameter { name, resident, .. } = &self.input.parameters[*index];
                 let selected = first_match(&mut select, name).is_some() || select.is_empty();
                 let excluded = first_match(&mut exclude, name);
                 let tied = storage.parameters.len() > 1;
                 let stays = match excluded {
-                    _ if transfer_mode.is_none() => Some(Reason::AskedToStay(name.as_str().into())),
+                    _ if *resident => Some(Reason::AskedToStay(name.as_str().into())),
                     Some(by) => Some(Reason::Excluded(exclude[by].0.text().into())),
                     None if !selected && tied => {
                         Some(Reason::TiedToUnselected(name.as_str().into()))
@@ -84,7 +84,7 @@ impl Planner<'_> {
                 selector.text(),
                 self.input.parameters.len()
             );
-            let allowed = self.input.options.allowed.unmatched;
+            let allowed = self.input.options.allowed.unmatched_selector;
             complain(&mut self.warnings, allowed, WB_ERR_SELECTOR, message)?;
         }
         Ok(())
@@ -102,9 +102,9 @@ impl Planner<'_> {
             .into_iter()
             .map(|index| candidates[index])
             .collect();
-        match (self.input.options.offload_bytes, self.input.options.device_bytes) {
-            (Some(budget), _) => self.within_host(&arranged, budget),
-            (_, budget) => self.within_device(&arranged, budget.unwrap_or(0)),
+        match self.input.options.budget {
+            Budget::OffloadBytes(budget) => self.within_host(&arranged, budget),
+            Budget::DeviceBytes(budget) => self.within_device(&arranged, budget),
         }
     }
 
@@ -171,27 +171,25 @@ impl Planner<'_> {
         if !draft.taken.is_empty() {
             return Ok(());
         }
-        let fits = self.input.options.device_bytes.is_some();
-        let (allowed, status, message) = match self.input.options.device_bytes {
-            Some(budget) => (
-                self.input.options.allowed.everything_fits,
+        let allow = self.input.options.allowed;
+        let (allowed, status, message) = match self.input.options.budget {
+            Budget::DeviceBytes(budget) => (
+                allow.everything_fits || allow.nothing_offloaded,
                 WB_ERR_EVERYTHING_FITS,
                 format!(
                     "all parameters fit into the {budget} bytes of device memory: nothing is to be \
                          offloaded"
                 ),
             ),
-            None => {
-                (self.input.options.allowed.nothing, WB_ERR_NOTHING_OFFLOADED, self.why_nothing())
+            Budget::OffloadBytes(budget) => {
+                (allow.nothing_offloaded, WB_ERR_NOTHING_OFFLOADED, self.why_nothing(budget))
             }
         };
-        let allowed = allowed || (fits && self.input.options.allowed.nothing);
         complain(&mut self.warnings, allowed, status, message)
     }
 
     /// Why an offload budget takes nothing.
-    fn why_nothing(&self) -> String {
-        let budget = self.input.options.offload_bytes.unwrap_or(0);
+    fn why_nothing(&self, budget: u64) -> String {
         let smallest = (0..self.input.storages.len())
             .filter(|at| matches!(self.reasons[*at], Some(Reason::BudgetLeft { .. })))
             .min_by_key(|at| self.input.storages[*at].bytes);
@@ -240,7 +238,7 @@ impl Planner<'_> {
             unit.groups.iter().for_each(|group| groups[*group].units.push(at));
         }
         for (turn, group) in draft.seats.ring.iter().enumerate() {
-            groups[*group].ring = Some(turn);
+            groups[*group].ring_position = Some(turn);
         }
         let (mut resident_bytes, mut payload_bytes, mut offloaded_payload_bytes) = (0, 0, 0);
         let mut storages = Vec::with_capacity(self.input.storages.len());

@@ -19,7 +19,7 @@ pub struct QuantizationRule {
     /// To what.
     pub format: Fp8Format,
     /// How scales are stored.
-    pub kind: ScaleType,
+    pub scale_type: ScaleType,
     /// Rows and columns that share a scale; 0 for all.
     pub block: (u64, u64),
     /// NaN and infinities are an error.
@@ -79,9 +79,9 @@ impl QuantizationRule {
         let number = ties.number(&parameter);
         let scales = Parameter {
             name: self.scales_of(&parameter.name),
-            layout: Layout::new(self.kind.dtype()?, &shape, None)?,
+            layout: Layout::new(self.scale_type.dtype()?, &shape, None)?,
             source: 0,
-            storage: number,
+            storage_id: number,
             origin: Origin::Scales,
             ..parameter.clone()
         };
@@ -95,7 +95,7 @@ impl QuantizationRule {
         expanded.push(Parameter {
             layout: narrow,
             source: 0,
-            storage: number,
+            storage_id: number,
             origin: Origin::Quantized(Arc::new(quantized)),
             ..parameter
         });
@@ -112,7 +112,7 @@ struct Ties(HashMap<(bool, u64, Layout), u64>);
 impl Ties {
     /// A number of its own for each storage; 0 without a source.
     fn number(&mut self, parameter: &Parameter) -> u64 {
-        let key = match (parameter.source, parameter.storage) {
+        let key = match (parameter.source, parameter.storage_id) {
             (0, 0) => return 0,
             (0, number) => (false, number, parameter.layout.clone()),
             (address, _) => (true, address, parameter.layout.clone()),

@@ -97,7 +97,7 @@ impl Pipeline<'_> {
             let out = parts.next((to - from) * self.need.row_out);
             let scales = self.geometry.scales_of(from, to);
             let (sizes, inverses) = (parts.next(scales * 4), parts.next(scales * 4));
-            let stored = parts.next(scales * self.task.kind.bytes());
+            let stored = parts.next(scales * self.task.scale_type.bytes());
             self.device.backend().launch(Kernel::Zero { span: sizes }, lane.stream)?;
             let (source, blocks) =
                 self.bring(matrix, (from, to), lane, room, Some((sizes, nonfinite)))?;
@@ -123,13 +123,13 @@ impl Pipeline<'_> {
         let count = self.geometry.scales();
         let mut parts = Parts(memory);
         let (sizes, inverses) = (parts.next(count * 4), parts.next(count * 4));
-        let stored = parts.next(count * self.task.kind.bytes());
+        let stored = parts.next(count * self.task.scale_type.bytes());
         let first = lanes[0].stream;
         lanes.iter_mut().try_for_each(|lane| self.finish(lane))?;
         if self.need.given {
             self.device.copy(stored, self.scales_at(matrix, 0, count), first)?;
-            let kind = self.task.kind;
-            let as_they_are = self.task.way == Direction::Dequantize;
+            let kind = self.task.scale_type;
+            let as_they_are = self.task.direction == Direction::Dequantize;
             let invert =
                 Kernel::Inverses { scale_type: kind, scales: stored, inverses, copy: as_they_are };
             self.device.backend().launch(invert, first)?;
@@ -173,7 +173,7 @@ impl Pipeline<'_> {
 
     fn scales_at(&self, matrix: u64, first: u64, count: u64) -> Span {
         let before = matrix * self.geometry.scales() + first;
-        let bytes = self.task.kind.bytes();
+        let bytes = self.task.scale_type.bytes();
         self.task.scales.span.part((before * bytes) as usize, (count * bytes) as usize)
     }
 
@@ -187,7 +187,7 @@ impl Pipeline<'_> {
         room: Span,
         wanted: Option<(Span, Span)>,
     ) -> Result<(u64, Blocks)> {
-        let rows = |from: u64, to: u64| match (self.task.way, self.need.row_in) {
+        let rows = |from: u64, to: u64| match (self.task.direction, self.need.row_in) {
             (Direction::Quantize, 1..) => packed(&self.geometry.rows(from, to)),
             _ => self.geometry.rows(from, to),
         };
@@ -199,13 +199,13 @@ impl Pipeline<'_> {
                 stream,
             )
         };
-        let (whole, first, lies) = match self.task.way {
+        let (whole, first, lies) = match self.task.direction {
             Direction::Quantize => {
                 let lies = strided(&self.geometry.rows(from, to), self.wide.bytes());
-                (self.task.wide.span, self.wide_at(matrix, from), lies)
+                (self.task.unquantized.span, self.wide_at(matrix, from), lies)
             }
             Direction::Dequantize => {
-                let narrow = self.task.narrow.span;
+                let narrow = self.task.quantized.span;
                 let first = narrow.start() as u64 + self.elements_before(matrix, from);
                 (narrow, first, strided(&packed(&self.geometry.rows(from, to)), 1))
             }
@@ -253,7 +253,7 @@ impl Pipeline<'_> {
     /// The address of a matrix's row on the wide side.
     fn wide_at(&self, matrix: u64, row: u64) -> u64 {
         let element = self.geometry.start(matrix) + row as i64 * self.geometry.blocks.row_stride;
-        (self.task.wide.span.start() as u64 + self.task.layout.bytes_before())
+        (self.task.unquantized.span.start() as u64 + self.task.layout.bytes_before())
             .wrapping_add_signed(element * self.wide.bytes() as i64)
     }
 
@@ -263,7 +263,7 @@ impl Pipeline<'_> {
     }
 
     fn make_scales(&self, sizes: Span, scales: Span, inverses: Span, stream: Stream) -> Result<()> {
-        let (most, kind) = (self.task.format.max(), self.task.kind);
+        let (most, kind) = (self.task.format.max(), self.task.scale_type);
         let kernel =
             Kernel::Scales { absmax: sizes, format_max: most, scale_type: kind, scales, inverses };
         self.device.backend().launch(kernel, stream)
@@ -284,8 +284,8 @@ impl Pipeline<'_> {
         let near = self.need.row_out == 0;
         let elements = (to - from) * blocks.cols;
         let before = self.elements_before(matrix, from);
-        let (wide, format, narrow) = (self.wide, self.task.format, self.task.narrow.span);
-        let (kernel, goal) = match self.task.way {
+        let (wide, format, narrow) = (self.wide, self.task.format, self.task.quantized.span);
+        let (kernel, goal) = match self.task.direction {
             Direction::Quantize => {
                 let goal = narrow.part(before as usize, elements as usize);
                 let target = if near { goal } else { out };
@@ -303,8 +303,8 @@ impl Pipeline<'_> {
             }
             Direction::Dequantize => {
                 let bytes = elements * wide.bytes();
-                let skip = self.wide_at(matrix, from) as usize - self.task.wide.span.start();
-                let goal = self.task.wide.span.part(skip, bytes as usize);
+                let skip = self.wide_at(matrix, from) as usize - self.task.unquantized.span.start();
+                let goal = self.task.unquantized.span.part(skip, bytes as usize);
                 let target = if near { self.wide_at(matrix, from) } else { out.start() as u64 };
                 let blocks = if near { blocks } else { packed(&blocks) };
                 let read = if self.need.row_in == 0 {
@@ -360,11 +360,12 @@ impl Pipeline<'_> {
 
     /// Pinned memory for each lane, where the source or the target cannot be copied as it lies.
     fn make_bounce(&self, state: &mut Workspace) -> Result<()> {
-        let (source, target) = match self.task.way {
-            Direction::Quantize => (self.task.wide, self.task.narrow),
-            Direction::Dequantize => (self.task.narrow, self.task.wide),
+        let (source, target) = match self.task.direction {
+            Direction::Quantize => (self.task.unquantized, self.task.quantized),
+            Direction::Dequantize => (self.task.quantized, self.task.unquantized),
         };
-        let packed = self.task.way == Direction::Dequantize || is_packed(&self.geometry.blocks);
+        let packed =
+            self.task.direction == Direction::Dequantize || is_packed(&self.geometry.blocks);
         let pinned = |place: Location| self.device.backend().is_pinned(place.span);
         let comes = self.need.row_in > 0 && !(packed && pinned(source)?);
         let leaves = self.need.row_out > 0 && !pinned(target)?;

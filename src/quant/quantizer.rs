@@ -82,12 +82,12 @@ impl Quantizer {
     pub fn run(&self, task: &QuantizeTask, progress: &mut Progress<'_>) -> Result<QuantizeResult> {
         let wide = SourceType::of(task.layout.dtype())?;
         let geometry = ScaleGrid::new(&task.layout, task.block)?;
-        check_bytes("8-bit side", task.narrow, task.layout.elements())?;
-        check_bytes("scales", task.scales, geometry.all_scales() * task.kind.bytes())?;
+        check_bytes("8-bit side", task.quantized, task.layout.elements())?;
+        check_bytes("scales", task.scales, geometry.all_scales() * task.scale_type.bytes())?;
         if task.layout.elements() == 0 {
             return Ok(QuantizeResult::default());
         }
-        check_aligned(task.wide, wide)?;
+        check_aligned(task.unquantized, wide)?;
         self.device.backend().check_process()?;
         let _working = Working::begin(self)?;
         let mut state = sync::lock(&self.state);
@@ -99,14 +99,14 @@ impl Quantizer {
         let far = |place: Location, bytes: u64| {
             if near(place) { 0 } else { geometry.blocks.cols * bytes }
         };
-        let (wide_row, narrow_row) = (far(task.wide, wide.bytes()), far(task.narrow, 1));
-        let (row_in, row_out) = match task.way {
+        let (wide_row, narrow_row) = (far(task.unquantized, wide.bytes()), far(task.quantized, 1));
+        let (row_in, row_out) = match task.direction {
             Direction::Quantize => (wide_row, narrow_row),
             Direction::Dequantize => (narrow_row, wide_row),
         };
-        let given = task.given || task.way == Direction::Dequantize;
-        let need = Need { row_in, row_out, scale: task.kind.bytes(), given };
-        if task.way == Direction::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
+        let given = task.use_given_scales || task.direction == Direction::Dequantize;
+        let need = Need { row_in, row_out, scale: task.scale_type.bytes(), given };
+        if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
             fail!(
                 WB_ERR_NOT_SUPPORTED,
                 "numbers come back to host memory without gaps only: give a contiguous layout, or \

@@ -17,21 +17,21 @@ pub enum Direction {
 #[derive(Debug, Clone)]
 pub struct QuantizeTask {
     /// Which way.
-    pub way: Direction,
+    pub direction: Direction,
     /// Type, shape and strides of the wide side.
     pub layout: Layout,
     /// Its bytes, from the lowest.
-    pub wide: Location,
+    pub unquantized: Location,
     /// The 8-bit numbers: as many bytes as there are elements, without gaps.
-    pub narrow: Location,
+    pub quantized: Location,
     /// Their type.
     pub format: Fp8Format,
     /// Where the scales go, or where they are.
     pub scales: Location,
     /// How they are stored.
-    pub kind: ScaleType,
+    pub scale_type: ScaleType,
     /// They are given.
-    pub given: bool,
+    pub use_given_scales: bool,
     /// Rows and columns that share a scale; 0 for all.
     pub block: (u64, u64),
     /// NaN and infinities are an error.

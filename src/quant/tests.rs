@@ -97,13 +97,13 @@ proptest! {
         let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
         let task = QuantizeTask {
             layout: layout.clone(),
-            way: Direction::Quantize,
-            wide: place(&source),
-            narrow: place(&target),
+            direction: Direction::Quantize,
+            unquantized: place(&source),
+            quantized: place(&target),
             format,
             scales: place(&scales),
-            kind,
-            given: false,
+            scale_type: kind,
+            use_given_scales: false,
             block,
             reject_nonfinite: false,
         };
@@ -148,7 +148,7 @@ proptest! {
             prop_assert_eq!(found[at_target], code, "{:?}: {} by {}", index, at(&index), inverse);
         }
         // And back: the codes' numbers times the scales, where they came from.
-        let back = QuantizeTask { way: Direction::Dequantize, given: true, ..task };
+        let back = QuantizeTask { direction: Direction::Dequantize, use_given_scales: true, ..task };
         quantizer.run(&back, &mut None).unwrap();
         let returned = bytes::read(source.data());
         for (at_target, index) in indexes(&shape).into_iter().enumerate() {
@@ -207,13 +207,13 @@ fn what_is_not_finite_may_be_refused() {
     let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
     let mut task = QuantizeTask {
         layout: layout(&[4], None),
-        way: Direction::Quantize,
-        wide: place(&source),
-        narrow: place(&target),
+        direction: Direction::Quantize,
+        unquantized: place(&source),
+        quantized: place(&target),
         format: Fp8Format::E4m3,
         scales: place(&scales),
-        kind: ScaleType::F32,
-        given: false,
+        scale_type: ScaleType::F32,
+        use_given_scales: false,
         block: (0, 0),
         reject_nonfinite: true,
     };

@@ -27,7 +27,7 @@ pub unsafe extern "C" fn wb_offloader_find_group(
         // SAFETY: the caller's promise.
         let (offloader, name) =
             unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.group(name)?;
+        let found = offloader.find_group(name)?;
         // SAFETY: not NULL.
         unsafe { *group = found as u64 };
         Ok(())
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn wb_offloader_acquire_group(
     guard(error, || {
         // SAFETY: the caller's promise.
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.acquire(group as usize, Stream(stream as usize))
+        offloader.acquire_group(group as usize, Stream(stream as usize))
     })
 }
 
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn wb_offloader_release_group(
     guard(error, || {
         // SAFETY: the caller's promise.
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.release(group as usize, Stream(stream as usize))
+        offloader.release_group(group as usize, Stream(stream as usize))
     })
 }
 

@@ -15,7 +15,7 @@ use crate::device::cuda::event::CudaEvent;
 use crate::device::cuda::kernels::Kernels;
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
-use crate::error::{Error, Result, fail};
+use crate::error::{CodeDomain, Error, Result, fail};
 use crate::os::mapping::Mapping;
 use crate::os::page::page_bytes;
 use crate::os::process::PerProcess;
@@ -212,7 +212,7 @@ fn known_already(driver: &Driver, span: Span) -> Option<Error> {
         );
         Some(
             Error::new(WB_ERR_ALREADY_REGISTERED, message)
-                .with_code(code::HOST_MEMORY_ALREADY_REGISTERED),
+                .with_code(CodeDomain::Cuda, code::HOST_MEMORY_ALREADY_REGISTERED),
         )
     })
 }

@@ -35,8 +35,8 @@ pub struct TransferStats {
     pub moved_bytes: u64,
     /// Units copied into slots.
     pub copies: u64,
-    /// Units that were not in their slot when they were asked for, those on demand excepted.
-    pub late: u64,
+    /// Prefetched units that were not in their slot when their group was acquired.
+    pub late_copies: u64,
     /// Seconds that engines' streams have waited for copies.
     pub waited_seconds: f64,
     /// Groups acquired.

@@ -203,7 +203,7 @@ impl Machine {
         }
         for &unit in &units {
             if self.must_load(unit) {
-                self.carried.late += u64::from(self.units[unit].moving.ahead);
+                self.carried.late_copies += u64::from(self.units[unit].moving.ahead);
                 self.load(device, unit, DEMAND, stream, capture)?;
             }
         }

@@ -122,7 +122,7 @@ fn a_step_in_order_finds_everything_in_its_slot() {
                 let before = bench.schedule.carried().unwrap();
                 (0..groups).for_each(|group| bench.visit(group, stream, Duration::ZERO));
                 let after = bench.schedule.carried().unwrap();
-                assert_eq!(after.late, 0, "{groups} groups, depth {depth}");
+                assert_eq!(after.late_copies, 0, "{groups} groups, depth {depth}");
                 let moved = (after.copies - before.copies) as usize;
                 assert!(moved == groups || slots == groups, "{moved} of {groups}");
             }
