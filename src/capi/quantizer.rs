@@ -18,8 +18,7 @@ use crate::os::span::Span;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
-use crate::tensor::Dtype;
-use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
+use crate::tensor::dtype::{Dtype, WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::scale_grid::ScaleGrid;
 
