@@ -226,17 +226,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-<<<<<<< HEAD
-        let span = unsafe { view::source(source, &layout, offset) }?;
-        let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
-        offloader.replace(name, layout, Location { span, on_device }, Stream(stream as usize))
-=======
-        let span = unsafe {
-            view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
-        }?;
-        let source = offloader.device().locate(span)?;
+        let source =
+            offloader.device().locate(unsafe { view::source(source, &layout, offset) }?)?;
         offloader.replace(name, layout, source, Stream(stream as usize))
->>>>>>> upper
     })
 }
 
