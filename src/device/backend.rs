@@ -174,4 +174,9 @@ impl Location {
     pub fn host(span: Span) -> Self {
         Self { span, on_device: false }
     }
+
+    /// Bytes of device memory.
+    pub fn device(span: Span) -> Self {
+        Self { span, on_device: true }
+    }
 }

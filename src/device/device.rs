@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::backend::{Backend, Capabilities, Event, Stream};
+use crate::device::backend::{Backend, Capabilities, Event, Location, Stream};
 use crate::device::cuda::device::CudaDevice;
 use crate::device::host::device::HostDevice;
 use crate::device::policy::{Policy, Tristate};
@@ -144,6 +144,12 @@ impl Device {
         })?;
         self.counters.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// The caller's bytes with the memory that they lie in.
+    pub fn locate(&self, span: Span) -> Result<Location> {
+        let on_device = span.bytes() > 0 && self.backend.is_device_memory(span.start() as u64)?;
+        Ok(Location { span, on_device })
     }
 
     /// Bytes a second that the link was measured to carry; 0 while it was not.
