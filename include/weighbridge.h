@@ -44,32 +44,17 @@ struct DLManagedTensorVersioned;
 
 
 /**
- * The NUMA node that the device hangs on; the default.
- */
-#define WB_NUMA_DEVICE -1
-
-/**
- * Any NUMA node.
- */
-#define WB_NUMA_ANY -2
-
-/**
- * A budget that is not given.
- */
-#define WB_UNSET UINT64_MAX
-
-/**
- * Nothing offloaded is a warning.
+ * Downgrades WB_ERR_NOTHING_OFFLOADED to a warning.
  */
 #define WB_ALLOW_NOTHING_OFFLOADED 1
 
 /**
- * A selector that matches nothing is a warning.
+ * Downgrades WB_ERR_SELECTOR of a selector that matches nothing to a warning.
  */
 #define WB_ALLOW_UNMATCHED_SELECTOR 2
 
 /**
- * Room for everything on the device is a warning.
+ * Downgrades WB_ERR_EVERYTHING_FITS to a warning.
  */
 #define WB_ALLOW_EVERYTHING_FITS 4
 
@@ -88,7 +73,7 @@ typedef struct wb_device wb_device;
  *
  * 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
  *    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
- *    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+ *    Weights that share bytes are found by their addresses, or by `storage_id` where there are none.
  * 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
  *    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
  *    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
@@ -153,13 +138,12 @@ typedef struct wb_view wb_view;
 typedef int32_t wb_status;
 
 /**
- * Receives an error that no call could return: something failed while memory was given back.
- * Called on any thread, with locks of the library held: it must not call the library.
+ * The numbering that `wb_error.code` belongs to.
  */
-typedef void (*wb_log_callback)(void *user, wb_status status, int32_t code, const char *message);
+typedef int32_t wb_code_domain;
 
 /**
- * What went wrong. The caller's own; begin with WB_ERROR_INIT. Written on failure only.
+ * Describes a failure. Begin with WB_ERROR_INIT. Written on failure only.
  */
 typedef struct {
     /**
@@ -171,14 +155,24 @@ typedef struct {
      */
     wb_status status;
     /**
-     * The CUDA driver's code, or the errno of a system call; 0 where there is none.
+     * The code that the driver or the kernel returned; 0 if there is none.
      */
-    int32_t driver_code;
+    int32_t code;
+    /**
+     * The numbering that `code` belongs to.
+     */
+    wb_code_domain code_domain;
     /**
      * What was asked, what was found, what to do. Ends in NUL.
      */
     char message[500];
 } wb_error;
+
+/**
+ * Receives an error that no call could return: something failed while memory was given back.
+ * Called on any thread, with locks of the library held: it must not call the library.
+ */
+typedef void (*wb_log_callback)(void *user, const wb_error *error);
 
 /**
  * Yes, no, or as environment and platform have it.
@@ -368,6 +362,11 @@ typedef void (*wb_host_function)(void *user);
 typedef int32_t wb_huge_pages;
 
 /**
+ * The NUMA node on which memory is allocated.
+ */
+typedef int32_t wb_numa_policy;
+
+/**
  * How a file gets into memory.
  */
 typedef int32_t wb_file_mode;
@@ -400,10 +399,13 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
-     * allocates and for memory that exists already; files are then read, not mapped.
+     * A wb_numa_policy.
      */
-    int32_t numa_node;
+    wb_numa_policy numa_policy;
+    /**
+     * The NUMA node of WB_NUMA_NODE; not read with another policy.
+     */
+    uint32_t numa_node;
     /**
      * Pin this buffer? A wb_tristate; WB_TRISTATE_AUTO is the device's policy.
      */
@@ -421,6 +423,10 @@ typedef struct {
      * A wb_file_mode, for files.
      */
     wb_file_mode file_mode;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
     /**
      * Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
      * in between, and progress be reported.
@@ -480,9 +486,9 @@ typedef struct {
      */
     void *data;
     /**
-     * Where the device sees the first byte; 0 where it does not.
+     * Where the device sees the first byte; NULL where it does not.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * Bytes asked for.
      */
@@ -500,9 +506,9 @@ typedef struct {
      */
     uint64_t chunks;
     /**
-     * Why it is not as it would be at best (a fallback that was taken); empty when it is.
+     * Reason for the fallback that was taken; empty if there is none.
      */
-    char note[256];
+    char fallback_reason[256];
 } wb_buffer_info;
 
 /**
@@ -598,7 +604,7 @@ typedef struct {
     /**
      * A wb_accessor.
      */
-    wb_accessor access;
+    wb_accessor accessor;
     /**
      * 1 when the elements must not be written.
      */
@@ -613,9 +619,9 @@ typedef struct {
      */
     void *data;
     /**
-     * The device's address of the first element; 0 for a view of the host only.
+     * The device's address of the first element; NULL for a view of the host only.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * `ndim` sizes in elements; the view's own, alive as long as it.
      */
@@ -688,9 +694,14 @@ typedef struct {
 typedef int32_t wb_access_pattern;
 
 /**
- * How an offloaded parameter gets to the kernels that read it.
+ * How an offloaded parameter is transferred to the kernels that read it.
  */
 typedef int32_t wb_transfer_mode;
+
+/**
+ * Where a parameter is kept.
+ */
+typedef int32_t wb_placement;
 
 /**
  * A parameter of a model. Begin with WB_PARAMETER_INIT.
@@ -703,7 +714,7 @@ typedef struct {
     /**
      * A wb_access_pattern.
      */
-    wb_access_pattern access;
+    wb_access_pattern access_pattern;
     /**
      * Its name, unique in the model; UTF-8 that ends in NUL.
      */
@@ -717,27 +728,32 @@ typedef struct {
      */
     const wb_layout *layout;
     /**
-     * Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+     * Address in host or device memory; NULL while there are no bytes. Parameters whose bytes overlap are
      * tied: they are stored once.
      */
-    uint64_t source;
+    const void *source;
     /**
      * Ties parameters that have no source: those of the same number, other than 0.
      */
-    uint64_t storage;
+    uint64_t storage_id;
     /**
-     * A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
+     * A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options'.
      */
     wb_transfer_mode transfer_mode;
     /**
-     * 0.
+     * WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO.
      */
-    uint32_t reserved0;
+    wb_placement placement;
     /**
      * 0.
      */
     uint64_t reserved[2];
 } wb_parameter;
+
+/**
+ * What `wb_plan_options.budget_bytes` limits. There is no default: a plan needs a budget.
+ */
+typedef int32_t wb_budget_kind;
 
 /**
  * In which order parameters leave the device while the budget lasts.
@@ -753,17 +769,17 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2; 0 for the first.
      */
     wb_dtype format;
     /**
-     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
+     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two; 0 for the first.
      */
-    wb_dtype scale_type;
+    wb_dtype scale_dtype;
     /**
-     * 1 when the scales are given, 0 when they are found and written.
+     * 1 if the caller gives the scales, 0 if they are computed and written.
      */
-    int32_t given_scales;
+    int32_t use_given_scales;
     /**
      * Rows that share a scale, of the last but one dimension; 0 for all.
      */
@@ -775,7 +791,7 @@ typedef struct {
     /**
      * 1 when NaN and infinities are to be an error.
      */
-    int32_t refuse_nonfinite;
+    int32_t reject_nonfinite;
     /**
      * 0.
      */
@@ -811,15 +827,19 @@ typedef struct {
      */
     uint32_t depth;
     /**
-     * At most so many bytes of host memory are taken. One of the two budgets is given.
+     * A wb_budget_kind.
      */
-    uint64_t offload_bytes;
+    wb_budget_kind budget_kind;
     /**
-     * What stays and the slots take at most so many bytes of device memory.
+     * A wb_transfer_mode, for parameters that name none.
      */
-    uint64_t device_bytes;
+    wb_transfer_mode transfer_mode;
     /**
-     * What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
+     * The budget.
+     */
+    uint64_t budget_bytes;
+    /**
+     * What is copied ahead takes at most so many bytes of slots; 0 for what two groups need.
      */
     uint64_t slot_bytes;
     /**
@@ -841,10 +861,6 @@ typedef struct {
      */
     uint32_t exclude_count;
     /**
-     * A wb_transfer_mode, for parameters that name none.
-     */
-    wb_transfer_mode transfer_mode;
-    /**
      * A wb_order.
      */
     wb_order order;
@@ -853,27 +869,23 @@ typedef struct {
      */
     uint32_t allow;
     /**
-     * 0.
-     */
-    uint32_t reserved0;
-    /**
      * How matrices are quantized when the plan is committed; NULL for not at all. Each is planned as
      * two parameters: itself in 8 bits, and its scales by its name and `_scale`, or `_scale_inv` for
      * blocks of a matrix.
      */
     const wb_quantize_options *quantize;
     /**
-     * `quantize_count` selectors of those; none for all of wide types.
+     * `quantize_select_count` selectors of those; none for all of wide types.
      */
     const char *const *quantize_select;
     /**
      * How many.
      */
-    uint32_t quantize_count;
+    uint32_t quantize_select_count;
     /**
      * 0.
      */
-    uint32_t reserved1;
+    uint32_t reserved0;
     /**
      * What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
      * was called.
@@ -964,9 +976,17 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * How it is carried; WB_CARRIER_NONE when it stays on the device.
+     * WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+     */
+    wb_placement placement;
+    /**
+     * How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
      */
     wb_transfer_mode transfer_mode;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
     /**
      * Its name.
      */
@@ -1028,6 +1048,10 @@ typedef struct {
      */
     uint32_t reserved0;
     /**
+     * Number of parameters: the indexes that wb_offloader_get_parameter_info takes are smaller.
+     */
+    uint64_t parameters;
+    /**
      * Bytes of parameters that are offloaded, ties counted once.
      */
     uint64_t offloaded_bytes;
@@ -1082,7 +1106,7 @@ typedef struct {
     /**
      * Copies that had not begun when their group was acquired, those on demand excepted.
      */
-    uint64_t late;
+    uint64_t late_copies;
     /**
      * Seconds that streams of the engine have waited for copies.
      */
@@ -1102,18 +1126,30 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * How it is carried; WB_CARRIER_NONE while it is resident.
+     * WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+     */
+    wb_placement placement;
+    /**
+     * How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
      */
     wb_transfer_mode transfer_mode;
     /**
-     * Its group.
+     * 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's own.
+     */
+    int32_t owned;
+    /**
+     * Its name, ending in NUL; valid until the parameter is removed.
+     */
+    const char *name;
+    /**
+     * Index of its group.
      */
     uint64_t group;
     /**
-     * Where the device finds the first element: of a view or a resident parameter always, of another
-     * while its group is acquired. 0 for a parameter that has no bytes yet.
+     * Device address of the first element: of a zero-copy or a resident parameter always, of another
+     * while its group is acquired. NULL for a parameter that has no bytes yet.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * Where the host finds the first element of what is offloaded; NULL for a resident parameter.
      */
@@ -1508,6 +1544,21 @@ typedef struct {
 #define WB_DTYPE_F4_E2M1X2 18
 
 /**
+ * There is no code.
+ */
+#define WB_CODE_NONE 0
+
+/**
+ * `errno` of a system call.
+ */
+#define WB_CODE_ERRNO 1
+
+/**
+ * `CUresult` of the CUDA driver.
+ */
+#define WB_CODE_CUDA 2
+
+/**
  * As the environment and the platform have it; the default.
  */
 #define WB_TRISTATE_AUTO 0
@@ -1547,6 +1598,22 @@ typedef struct {
  * chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED; files are read, not mapped.
  */
 #define WB_HUGE_PAGES_REQUIRE 2
+
+/**
+ * The node nearest to the device; the default.
+ */
+#define WB_NUMA_DEVICE 0
+
+/**
+ * Any node.
+ */
+#define WB_NUMA_ANY 1
+
+/**
+ * The node that `numa_node` names. Fails with WB_ERR_NOT_SUPPORTED if a driver allocates and for existing
+ * memory; files are read, not mapped.
+ */
+#define WB_NUMA_NODE 2
 
 /**
  * Mapped where the platform can register a mapping, else read; the default.
@@ -1659,9 +1726,29 @@ typedef struct {
 #define WB_TRANSFER_MODE_PREFETCH 3
 
 /**
- * It is not carried: it stays on the device.
+ * The plan decides; the default.
  */
-#define WB_CARRIER_NONE -1
+#define WB_PLACEMENT_AUTO 0
+
+/**
+ * In device memory.
+ */
+#define WB_PLACEMENT_RESIDENT 1
+
+/**
+ * In host memory. An output only: whether a parameter can be offloaded depends on the budget.
+ */
+#define WB_PLACEMENT_OFFLOADED 2
+
+/**
+ * The host memory that offloaded parameters take.
+ */
+#define WB_BUDGET_OFFLOAD_BYTES 1
+
+/**
+ * The device memory that resident parameters and slots take.
+ */
+#define WB_BUDGET_DEVICE_BYTES 2
 
 /**
  * Evenly over the groups, so that copies and kernels overlap best; the default.
@@ -1798,10 +1885,7 @@ wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error
  * The caller promises:
  * `device` is NULL or alive; `address` is NULL or valid.
  */
-wb_status wb_device_alloc(const wb_device *device,
-                          uint64_t bytes,
-                          uint64_t *address,
-                          wb_error *error);
+wb_status wb_device_alloc(const wb_device *device, uint64_t bytes, void **address, wb_error *error);
 
 /**
  * Gives device memory of wb_device_alloc back; waits for the device as the driver does.
@@ -1811,7 +1895,7 @@ wb_status wb_device_alloc(const wb_device *device,
  * The caller promises:
  * `device` is NULL or alive.
  */
-wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *error);
+wb_status wb_device_free(const wb_device *device, void *address, wb_error *error);
 
 /**
  * Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
@@ -1820,14 +1904,14 @@ wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *er
  * Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
  * one is pageable memory, or both are host memory, a driver may block the caller until the stream
  * gets there. Any thread. Capturable.
- * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for an address 0.
+ * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for a NULL address.
  *
  * The caller promises:
  * Both places are valid for `bytes` bytes until the stream has run the copy.
  */
 wb_status wb_device_copy(const wb_device *device,
-                         uint64_t to,
-                         uint64_t from,
+                         void *to,
+                         const void *from,
                          uint64_t bytes,
                          void *stream,
                          wb_error *error);
@@ -1921,7 +2005,7 @@ wb_status wb_buffer_register(const wb_device *device,
 /**
  * Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
  * Registered without a copy where the platform can, else read in parallel into exact pinned memory:
- * wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+ * wb_buffer_info.origin says which, and its fallback_reason why. `options` may be NULL.
  *
  * Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
  * queued on the device.
@@ -1998,7 +2082,7 @@ wb_status wb_buffer_get_stats(const wb_buffer *buffer, wb_buffer_stats *usage, w
  */
 wb_status wb_view_new(const wb_buffer *buffer,
                       const wb_layout *layout,
-                      wb_accessor access,
+                      wb_accessor accessor,
                       wb_view **view,
                       wb_error *error);
 
@@ -2015,7 +2099,7 @@ wb_status wb_view_new(const wb_buffer *buffer,
 wb_status wb_view_copy_from(const wb_device *device,
                             const void *data,
                             const wb_layout *layout,
-                            wb_accessor access,
+                            wb_accessor accessor,
                             const wb_buffer_options *options,
                             wb_view **view,
                             wb_error *error);
@@ -2101,7 +2185,7 @@ wb_status wb_view_to_dlpack_versioned(const wb_view *view,
  */
 wb_status wb_view_from_dlpack(const wb_device *device,
                               struct DLManagedTensor *tensor,
-                              wb_accessor access,
+                              wb_accessor accessor,
                               const wb_buffer_options *options,
                               wb_view **view,
                               wb_error *error);
@@ -2114,7 +2198,7 @@ wb_status wb_view_from_dlpack(const wb_device *device,
  */
 wb_status wb_view_from_dlpack_versioned(const wb_device *device,
                                         struct DLManagedTensorVersioned *tensor,
-                                        wb_accessor access,
+                                        wb_accessor accessor,
                                         const wb_buffer_options *options,
                                         wb_view **view,
                                         wb_error *error);
@@ -2222,7 +2306,7 @@ wb_status wb_safetensors_find_tensor(const wb_safetensors *file,
  */
 wb_status wb_safetensors_get_view(const wb_safetensors *file,
                                   uint64_t index,
-                                  wb_accessor access,
+                                  wb_accessor accessor,
                                   uint64_t alignment,
                                   wb_view **view,
                                   wb_error *error);
@@ -2239,7 +2323,7 @@ wb_status wb_safetensors_get_view(const wb_safetensors *file,
  */
 wb_status wb_safetensors_load_view(const wb_safetensors *file,
                                    uint64_t index,
-                                   wb_accessor access,
+                                   wb_accessor accessor,
                                    uint64_t alignment,
                                    const wb_buffer_options *options,
                                    wb_view **view,
@@ -2479,16 +2563,45 @@ wb_status wb_offloader_reset(const wb_offloader *offloader,
                              wb_error *error);
 
 /**
- * Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+ * Gets the index of the parameter with a name. An index is valid until a parameter is removed.
+ *
+ * Fails with WB_ERR_NOT_FOUND if no parameter has this name.
  *
  * The caller promises:
- * `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
- * begins with.
+ * `offloader` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
+ */
+wb_status wb_offloader_find_parameter(const wb_offloader *offloader,
+                                      const char *name,
+                                      uint64_t *index,
+                                      wb_error *error);
+
+/**
+ * Fills `info` with the properties of parameter `index`.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE if there is no such parameter.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
 wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader,
-                                          const char *name,
+                                          uint64_t index,
                                           wb_offloader_parameter_info *info,
                                           wb_error *error);
+
+/**
+ * Fills `infos`, an array of `count` structs, with the properties of the parameters from index `first` on.
+ * Every struct begins with the same struct_size.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if there are fewer parameters.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `infos` is NULL or valid for `count` structs.
+ */
+wb_status wb_offloader_get_parameter_infos(const wb_offloader *offloader,
+                                           uint64_t first,
+                                           uint64_t count,
+                                           wb_offloader_parameter_info *infos,
+                                           wb_error *error);
 
 /**
  * A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
@@ -2502,7 +2615,7 @@ wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader,
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
 wb_status wb_offloader_get_view(const wb_offloader *offloader,
-                                const char *name,
+                                uint64_t index,
                                 wb_view **view,
                                 wb_error *error);
 
@@ -2516,7 +2629,7 @@ wb_status wb_offloader_get_view(const wb_offloader *offloader,
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
 wb_status wb_offloader_get_host_view(const wb_offloader *offloader,
-                                     const char *name,
+                                     uint64_t index,
                                      wb_view **view,
                                      wb_error *error);
 
@@ -2546,7 +2659,7 @@ wb_status wb_offloader_get_host_view(const wb_offloader *offloader,
  */
 wb_status wb_offloader_replace(const wb_offloader *offloader,
                                const char *name,
-                               uint64_t source,
+                               const void *source,
                                const wb_layout *layout,
                                void *stream,
                                wb_error *error);
@@ -2602,7 +2715,7 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader,
                                  const wb_parameter *parameters,
                                  uint64_t count,
                                  void *stream,
-                                 wb_offloader_reconcile_result *reconciled,
+                                 wb_offloader_reconcile_result *result,
                                  wb_error *error);
 
 /**
@@ -2682,15 +2795,15 @@ wb_status wb_quantizer_get_scales_info(const wb_layout *layout,
  *
  * The caller promises:
  * Handles are NULL or alive; the source may be read, target and scales written (scales read where
- * they are given); `done` is NULL or valid for the size that it begins with.
+ * they are given); `result` is NULL or valid for the size that it begins with.
  */
 wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
-                                uint64_t source,
+                                const void *source,
                                 const wb_layout *layout,
-                                uint64_t target,
-                                uint64_t scales,
+                                void *target,
+                                void *scales,
                                 const wb_quantize_options *options,
-                                wb_quantizer_result *done,
+                                wb_quantizer_result *result,
                                 wb_error *error);
 
 /**
@@ -2704,12 +2817,12 @@ wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
  * As for wb_quantizer_quantize, the other way round.
  */
 wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
-                                  uint64_t source,
-                                  uint64_t scales,
-                                  uint64_t target,
+                                  const void *source,
+                                  const void *scales,
+                                  void *target,
                                   const wb_layout *layout,
                                   const wb_quantize_options *options,
-                                  wb_quantizer_result *done,
+                                  wb_quantizer_result *result,
                                   wb_error *error);
 
 #ifdef __cplusplus
@@ -2721,33 +2834,30 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
 /*
  * Initial values: `wb_error error = WB_ERROR_INIT;`. Fields that are not named in them are 0.
  */
-#define WB_ERROR_INIT {sizeof(wb_error), WB_OK, 0, {0}}
+#define WB_ERROR_INIT {sizeof(wb_error), 0, 0, 0, {0}}
 #define WB_DEVICE_OPTIONS_INIT                                                                     \
-    {sizeof(wb_device_options), WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 0, NULL, 0, {0, 0, 0, 0}}
+    {sizeof(wb_device_options), 0, 0, 0, NULL, 0, {0}}
 #define WB_DEVICE_INFO_INIT                                                                        \
     {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
 #define WB_DEVICE_STATS_INIT {sizeof(wb_device_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define WB_BUFFER_OPTIONS_INIT                                                                     \
-    {sizeof(wb_buffer_options), WB_HUGE_PAGES_TRY, 0, WB_NUMA_DEVICE, WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, WB_TRISTATE_AUTO,   \
-     WB_FILE_MODE_AUTO, 0, NULL, NULL, {0, 0, 0, 0}}
-#define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, 0, 0, 0, 0, 0, {0}}
+    {sizeof(wb_buffer_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}}
+#define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, NULL, 0, 0, 0, 0, {0}}
 #define WB_BUFFER_STATS_INIT {sizeof(wb_buffer_stats), 0, 0, 0, 0, 0}
 #define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
-#define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, 0, 0}
+#define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0}
 #define WB_SAFETENSORS_TENSOR_INFO_INIT {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
-#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, 0, 0, 0, 0, {0}}
+#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, {0}}
 #define WB_PLAN_OPTIONS_INIT                                                                       \
-    {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL,  \
-     NULL, 0, 0, 0.0, {0}}
+    {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, {0}}
 #define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
-#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, NULL, NULL, 0, 0, 0}
+#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
-#define WB_OFFLOADER_PARAMETER_INFO_INIT {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0}
+#define WB_OFFLOADER_PARAMETER_INFO_INIT {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0}
 #define WB_OFFLOADER_STATS_INIT                                                                    \
-    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 #define WB_QUANTIZE_OPTIONS_INIT                                                                   \
-    {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, 0, NULL, NULL,  \
-     {0, 0, 0, 0}}
+    {sizeof(wb_quantize_options), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}}
 #define WB_QUANTIZER_SCALES_INFO_INIT {sizeof(wb_quantizer_scales_info), 0, 0, 0, 0, 0}
 #define WB_QUANTIZER_RESULT_INIT {sizeof(wb_quantizer_result), 0, 0, 0}
 #define WB_OFFLOADER_RECONCILE_RESULT_INIT {sizeof(wb_offloader_reconcile_result), 0, 0, 0, 0, 0}

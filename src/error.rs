@@ -10,14 +10,27 @@ use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, wb_status};
 /// What every fallible function of the library gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The numbering that an error's code belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeDomain {
+    /// There is no code.
+    None,
+    /// `errno` of a system call.
+    Errno,
+    /// `CUresult` of the CUDA driver.
+    Cuda,
+}
+
 /// A failure as the C interface reports it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// One of `WB_ERR_*`.
     pub status: wb_status,
-    /// The CUDA driver's code, the `errno` of the system call, or 0.
+    /// The code that the driver or the kernel returned; 0 if there is none.
     pub code: i32,
+    /// Which numbering `code` belongs to.
+    pub domain: CodeDomain,
     /// What was asked, what was found, what to do.
     pub message: String,
 }
@@ -25,7 +38,7 @@ pub struct Error {
 impl Error {
     /// An error of the library's own finding.
     pub fn new(status: wb_status, message: impl Into<String>) -> Self {
-        Self { status, code: 0, message: message.into() }
+        Self { status, code: 0, domain: CodeDomain::None, message: message.into() }
     }
 
     /// What a system call answered, with its name and its `errno`.
@@ -35,14 +48,17 @@ impl Error {
         call: &str,
         answer: &io::Error,
     ) -> Self {
-        Self::new(status, format!("{message} ({call}: {answer})"))
-            .with_code(answer.raw_os_error().unwrap_or(0))
+        let error = Self::new(status, format!("{message} ({call}: {answer})"));
+        match answer.raw_os_error() {
+            Some(errno) => error.with_code(CodeDomain::Errno, errno),
+            None => error,
+        }
     }
 
-    /// The same error with the code that the driver or the kernel gave.
+    /// The same error with the code that the driver or the kernel returned.
     #[must_use]
-    pub fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
+    pub fn with_code(mut self, domain: CodeDomain, code: i32) -> Self {
+        (self.domain, self.code) = (domain, code);
         self
     }
 }
@@ -57,7 +73,7 @@ pub(crate) use fail;
 
 /// Runs `body`; a panic in it is `WB_ERR_INTERNAL`. Here end all panics: at the C interface, on the
 /// library's threads, in destructors, and where something has to be done in any case.
-pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload
             .downcast_ref::<String>()
@@ -72,7 +88,7 @@ pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// The error for a thread that the kernel does not give.
-pub(crate) fn no_thread(what: &str, error: &io::Error) -> Error {
+pub(crate) fn thread_error(what: &str, error: &io::Error) -> Error {
     let message = format!(
         "asked for a thread ({what}); the kernel gave none: raise RLIMIT_NPROC (ulimit -u), the control \
          group's pids.max or the memory limits, or run fewer threads"
@@ -81,7 +97,7 @@ pub(crate) fn no_thread(what: &str, error: &io::Error) -> Error {
 }
 
 /// Bytes as people read them, exact where that is short: `4096 bytes`, `6.0 GiB (6442450944 bytes)`.
-pub(crate) fn human(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, unit)| bytes >= 10 * unit || (bytes >= *unit && *unit > 1 << 10)) {
         Some((name, unit)) => format!("{:.1} {name} ({bytes} bytes)", bytes as f64 / *unit as f64),

@@ -13,8 +13,8 @@ use crate::capi::handle::Handle;
 use crate::capi::{arguments, handle};
 use crate::device::backend::Stream;
 use crate::device::device::Device;
-use crate::error::{Result, fail, human};
-use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
+use crate::error::{Result, fail, format_bytes};
+use crate::memory::buffer::{Buffer, Deleter, Origin, Pinning};
 use crate::memory::deferred;
 use crate::os::span::Span;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
@@ -65,8 +65,8 @@ pub struct wb_buffer_info {
     pub read_only: i32,
     /// The first byte; NULL in a buffer of no bytes.
     pub data: *mut c_void,
-    /// Where the device sees the first byte; 0 where it does not.
-    pub device_address: u64,
+    /// Where the device sees the first byte; NULL where it does not.
+    pub device_address: *mut c_void,
     /// Bytes asked for.
     pub asked_bytes: u64,
     /// Bytes of address space mapped for it; 0 for the caller's memory.
@@ -75,8 +75,8 @@ pub struct wb_buffer_info {
     pub pinned_bytes: u64,
     /// Registrations that pin it.
     pub chunks: u64,
-    /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
-    pub note: [c_char; 256],
+    /// Reason for the fallback that was taken; empty if there is none.
+    pub fallback_reason: [c_char; 256],
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
@@ -110,10 +110,10 @@ unsafe impl Sized32 for wb_buffer_stats {
 ///
 /// # Safety
 /// `deleter` may be called once with `owner`, on any thread.
-pub(super) unsafe fn owner(deleter: wb_deleter, owner: *mut c_void) -> Option<Owner> {
+pub(super) unsafe fn owner(deleter: wb_deleter, owner: *mut c_void) -> Option<Deleter> {
     let owner = owner as usize;
     // SAFETY: the caller's promise.
-    deleter.map(|deleter| -> Owner { Box::new(move || unsafe { deleter(owner as *mut c_void) }) })
+    deleter.map(|deleter| -> Deleter { Box::new(move || unsafe { deleter(owner as *mut c_void) }) })
 }
 
 /// Allocates exactly `bytes` bytes of zeroed host memory, pinned by the device's policy: mapped,
@@ -209,13 +209,15 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
     // SAFETY: the caller's promise.
     match unsafe { Span::checked(data as u64, bytes) } {
         Some(span) => Ok(span),
-        None => fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", human(bytes)),
+        None => {
+            fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", format_bytes(bytes))
+        }
     }
 }
 
 /// Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
 /// Registered without a copy where the platform can, else read in parallel into exact pinned memory:
-/// wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+/// wb_buffer_info.origin says which, and its fallback_reason why. `options` may be NULL.
 ///
 /// Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
 /// queued on the device.
@@ -290,7 +292,7 @@ pub unsafe extern "C" fn wb_buffer_release_after(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Buffer>(buffer) }?.device().clone();
-        let event = device.mark(Stream(stream as usize))?;
+        let event = device.record_event(Stream(stream as usize))?;
         deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<Buffer>(buffer) }?;
@@ -327,16 +329,17 @@ pub unsafe extern "C" fn wb_buffer_get_info(
             },
             read_only: buffer.is_read_only().into(),
             data: buffer.data().start() as *mut c_void,
-            device_address: buffer.device_address().unwrap_or(0),
+            device_address: buffer.device_address().unwrap_or(0) as *mut c_void,
             asked_bytes: buffer.data().bytes() as u64,
             mapped_bytes: buffer.mapped_bytes(),
             pinned_bytes: buffer.pinned_bytes(),
             chunks: buffer.chunks() as u64,
-            note: [0; 256],
+            fallback_reason: [0; 256],
         };
         // SAFETY: the array is as long as is said; the caller's promise for `info`.
         unsafe {
-            write_text(described.note.as_mut_ptr(), described.note.len(), buffer.note());
+            let reason = &mut described.fallback_reason;
+            write_text(reason.as_mut_ptr(), reason.len(), buffer.fallback_reason());
             write_struct(info, &described)
         }
     })
@@ -355,7 +358,7 @@ pub unsafe extern "C" fn wb_buffer_get_stats(
     guard(error, || {
         check_output(usage, "usage")?;
         // SAFETY: the caller's promise.
-        let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.measure()?;
+        let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.stats()?;
         let measured = wb_buffer_stats {
             struct_size: size_of::<wb_buffer_stats>() as u32,
             reserved0: 0,

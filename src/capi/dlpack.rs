@@ -12,23 +12,23 @@ use crate::capi::view::{checked_layout, wb_accessor, wb_view};
 use crate::capi::{handle, view};
 use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions, Owner};
+use crate::memory::buffer::{Buffer, BufferOptions, Deleter};
 use crate::memory::deferred;
 use crate::memory::view::{Accessor, View};
 use crate::os::parallel::Progress;
 use crate::os::sync;
 use crate::os::sync::{Arc, Mutex};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
-use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
     VERSION,
 };
+use crate::tensor::dtype::Dtype;
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
     let (layout, capabilities) = (view.layout(), view.device().capabilities());
-    let (device_type, device_id, address) = match view.access() {
+    let (device_type, device_id, address) = match view.accessor() {
         Accessor::Device if capabilities.cuda => {
             (CUDA, capabilities.ordinal, view.device_address().unwrap_or(0) as usize)
         }
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn wb_view_to_dlpack_versioned(
 unsafe fn import<M: Managed>(
     device: *const wb_device,
     managed: *mut M,
-    access: wb_accessor,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
 ) -> Result<()> {
@@ -211,13 +211,13 @@ unsafe fn import<M: Managed>(
         fail!(WB_ERR_INVALID_ARGUMENT, "tensor is NULL")
     };
     given.check_version()?;
-    let access = view::access(access)?;
+    let accessor = view::accessor(accessor)?;
     let read_only = given.read_only();
     // SAFETY: the caller's promise.
     let made = unsafe {
         with_options(options, |options, progress| {
             let options = BufferOptions { read_only, ..*options };
-            import_tensor(&device, managed, given.tensor(), access, &options, progress)
+            import_tensor(&device, managed, given.tensor(), accessor, &options, progress)
         })
     }?;
     // SAFETY: not NULL.
@@ -231,7 +231,7 @@ unsafe fn import_tensor<M: Managed>(
     device: &Arc<Device>,
     managed: *mut M,
     tensor: &DLTensor,
-    access: Accessor,
+    accessor: Accessor,
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Arc<View>> {
@@ -250,25 +250,25 @@ unsafe fn import_tensor<M: Managed>(
     let span = unsafe { view::source(tensor.data, &layout, tensor.byte_offset) }?;
     let address = managed as usize;
     // SAFETY: the deleter is called once, by whoever holds the owner last.
-    let delete: Owner = Box::new(move || unsafe { M::delete(address as *mut M) });
+    let delete: Deleter = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
-        let view = View::new(Buffer::empty(device, options)?, layout, 0, access)?;
+        let view = View::new(Buffer::empty(device, options)?, layout, 0, accessor)?;
         delete();
         return Ok(view);
     }
     // The deleter joins the buffer only once the view is made: after an error the tensor is still
     // the caller's.
-    let armed = Arc::new(Mutex::new(None::<Owner>));
+    let armed = Arc::new(Mutex::new(None::<Deleter>));
     let theirs = armed.clone();
-    let mut owner: Option<Owner> = Some(Box::new(move || {
+    let mut owner: Option<Deleter> = Some(Box::new(move || {
         let delete = sync::lock(&theirs).take();
         if let Some(delete) = delete {
             delete();
         }
     }));
     let buffer = Buffer::register(device, span, options, &mut owner, progress)?;
-    let view = View::new(buffer, layout, offset, access)?;
+    let view = View::new(buffer, layout, offset, accessor)?;
     *sync::lock(&armed) = Some(delete);
     Ok(view)
 }
@@ -285,13 +285,13 @@ unsafe fn import_tensor<M: Managed>(
 pub unsafe extern "C" fn wb_view_from_dlpack(
     device: *const wb_device,
     tensor: *mut DLManagedTensor,
-    access: wb_accessor,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { import(device, tensor, access, options, view) })
+    guard(error, || unsafe { import(device, tensor, accessor, options, view) })
 }
 
 /// As wb_view_from_dlpack, for a DLManagedTensorVersioned; its read-only flag is kept.
@@ -302,13 +302,13 @@ pub unsafe extern "C" fn wb_view_from_dlpack(
 pub unsafe extern "C" fn wb_view_from_dlpack_versioned(
     device: *const wb_device,
     tensor: *mut DLManagedTensorVersioned,
-    access: wb_accessor,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { import(device, tensor, access, options, view) })
+    guard(error, || unsafe { import(device, tensor, accessor, options, view) })
 }
 
 /// CPython's PyCapsule_IsValid.

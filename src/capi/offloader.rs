@@ -26,7 +26,7 @@ use crate::status::{WB_ERR_OVERFLOW, wb_status};
 ///
 /// 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
 ///    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
-///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+///    Weights that share bytes are found by their addresses, or by `storage_id` where there are none.
 /// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
 ///    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
 ///    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
@@ -78,6 +78,8 @@ pub struct wb_offloader_stats {
     pub struct_size: u32,
     /// 0.
     pub reserved0: u32,
+    /// Number of parameters: the indexes that wb_offloader_get_parameter_info takes are smaller.
+    pub parameters: u64,
     /// Bytes of parameters that are offloaded, ties counted once.
     pub offloaded_bytes: u64,
     /// Bytes of host memory asked for them, padding and free room included.
@@ -105,7 +107,7 @@ pub struct wb_offloader_stats {
     /// Groups acquired.
     pub acquires: u64,
     /// Copies that had not begun when their group was acquired, those on demand excepted.
-    pub late: u64,
+    pub late_copies: u64,
     /// Seconds that streams of the engine have waited for copies.
     pub waited_seconds: f64,
     /// Grows whenever an address changed.
@@ -227,6 +229,7 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
         let described = wb_offloader_stats {
             struct_size: size_of::<wb_offloader_stats>() as u32,
             reserved0: 0,
+            parameters: found.parameters,
             offloaded_bytes: found.offloaded_bytes,
             asked_bytes: found.asked_bytes,
             mapped_bytes: found.mapped_bytes,
@@ -240,7 +243,7 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             moved_bytes: found.transfers.moved_bytes,
             copies: found.transfers.copies,
             acquires: found.transfers.acquires,
-            late: found.transfers.late_copies,
+            late_copies: found.transfers.late_copies,
             waited_seconds: found.transfers.waited_seconds,
             generation: found.generation,
         };

@@ -18,8 +18,7 @@ use crate::os::span::Span;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
-use crate::tensor::Dtype;
-use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
+use crate::tensor::dtype::{Dtype, WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::scale_grid::ScaleGrid;
 
@@ -41,18 +40,18 @@ impl Handle for Quantizer {
 pub struct wb_quantize_options {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+    /// WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2; 0 for the first.
     pub format: wb_dtype,
-    /// WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
-    pub scale_type: wb_dtype,
-    /// 1 when the scales are given, 0 when they are found and written.
-    pub given_scales: i32,
+    /// WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two; 0 for the first.
+    pub scale_dtype: wb_dtype,
+    /// 1 if the caller gives the scales, 0 if they are computed and written.
+    pub use_given_scales: i32,
     /// Rows that share a scale, of the last but one dimension; 0 for all.
     pub block_rows: u64,
     /// Columns that share a scale, of the last dimension; 0 for all.
     pub block_cols: u64,
     /// 1 when NaN and infinities are to be an error.
-    pub refuse_nonfinite: i32,
+    pub reject_nonfinite: i32,
     /// 0.
     pub reserved0: u32,
     /// Bytes that there are for scales, to be checked; 0 where the caller is sure.
@@ -205,21 +204,21 @@ pub unsafe extern "C" fn wb_quantizer_get_scales_info(
 ///
 /// # Safety
 /// Handles are NULL or alive; the source may be read, target and scales written (scales read where
-/// they are given); `done` is NULL or valid for the size that it begins with.
+/// they are given); `result` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_quantizer_quantize(
     quantizer: *const wb_quantizer,
-    source: u64,
+    source: *const c_void,
     layout: *const wb_layout,
-    target: u64,
-    scales: u64,
+    target: *mut c_void,
+    scales: *mut c_void,
     options: *const wb_quantize_options,
-    done: *mut wb_quantizer_result,
+    result: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Direction::Quantize, (source, layout), target, scales, options, done)
+        run(quantizer, Direction::Quantize, (source, layout), target, scales, options, result)
     })
 }
 
@@ -234,17 +233,17 @@ pub unsafe extern "C" fn wb_quantizer_quantize(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_quantizer_dequantize(
     quantizer: *const wb_quantizer,
-    source: u64,
-    scales: u64,
-    target: u64,
+    source: *const c_void,
+    scales: *const c_void,
+    target: *mut c_void,
     layout: *const wb_layout,
     options: *const wb_quantize_options,
-    done: *mut wb_quantizer_result,
+    result: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Direction::Dequantize, (target, layout), source, scales, options, done)
+        run(quantizer, Direction::Dequantize, (target, layout), source, scales, options, result)
     })
 }
 
@@ -265,12 +264,12 @@ pub(super) struct Options {
 pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<Options> {
     let defaults = wb_quantize_options {
         struct_size: size_of::<wb_quantize_options>() as u32,
-        format: WB_DTYPE_F8_E4M3FN,
-        scale_type: WB_DTYPE_F32,
-        given_scales: 0,
+        format: 0,
+        scale_dtype: 0,
+        use_given_scales: 0,
         block_rows: 0,
         block_cols: 0,
-        refuse_nonfinite: 0,
+        reject_nonfinite: 0,
         reserved0: 0,
         scale_bytes: 0,
         progress: None,
@@ -283,15 +282,22 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
     check_reserved(&given.reserved, "wb_quantize_options")?;
     let yes_or_no = [(0, false), (1, true)];
     Ok(Options {
-        format: Fp8Format::of(Dtype::from_code(given.format)?)?,
+        format: match given.format {
+            0 => Fp8Format::of(Dtype::from_code(WB_DTYPE_F8_E4M3FN)?)?,
+            given => Fp8Format::of(Dtype::from_code(given)?)?,
+        },
         kind: one_of(
-            given.scale_type,
-            "scale_type",
-            &[(WB_DTYPE_F32, ScaleType::F32), (WB_DTYPE_F8_E8M0, ScaleType::E8m0)],
+            given.scale_dtype,
+            "scale_dtype",
+            &[
+                (0, ScaleType::F32),
+                (WB_DTYPE_F32, ScaleType::F32),
+                (WB_DTYPE_F8_E8M0, ScaleType::E8m0),
+            ],
         )?,
-        given: one_of(given.given_scales, "given_scales", &yes_or_no)?,
+        given: one_of(given.use_given_scales, "use_given_scales", &yes_or_no)?,
         block: (given.block_rows, given.block_cols),
-        reject_nonfinite: one_of(given.refuse_nonfinite, "refuse_nonfinite", &yes_or_no)?,
+        reject_nonfinite: one_of(given.reject_nonfinite, "reject_nonfinite", &yes_or_no)?,
         scale_bytes: given.scale_bytes,
         progress: given.progress,
         user: given.progress_user,
@@ -303,9 +309,9 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
 unsafe fn run(
     quantizer: *const wb_quantizer,
     way: Direction,
-    (wide, layout): (u64, *const wb_layout),
-    narrow: u64,
-    scales: u64,
+    (wide, layout): (*const c_void, *const wb_layout),
+    narrow: *const c_void,
+    scales: *const c_void,
     options: *const wb_quantize_options,
     done: *mut wb_quantizer_result,
 ) -> Result<()> {
@@ -318,9 +324,8 @@ unsafe fn run(
         (handle::share::<Quantizer>(quantizer)?, view::layout(layout)?, options_from(options)?)
     };
     let geometry = ScaleGrid::new(&layout, options.block)?;
-    let wide_bytes = ptr::with_exposed_provenance(wide as usize);
     // SAFETY: the caller's promise.
-    let wide = quantizer.device().locate(unsafe { view::source(wide_bytes, &layout, offset) }?)?;
+    let wide = quantizer.device().locate(unsafe { view::source(wide, &layout, offset) }?)?;
     let bytes = geometry.all_scales() * options.kind.bytes();
     let bytes = if layout.elements() == 0 { 0 } else { bytes };
     if options.scale_bytes != 0 && options.scale_bytes != bytes {
@@ -369,19 +374,19 @@ unsafe fn run(
 
 /// # Safety
 /// The bytes are the caller's.
-unsafe fn named(address: u64, bytes: u64, what: &str) -> Result<Span> {
+unsafe fn named(address: *const c_void, bytes: u64, what: &str) -> Result<Span> {
     if bytes == 0 {
         return Ok(Span::EMPTY);
     }
-    if address == 0 {
-        fail!(WB_ERR_INVALID_ARGUMENT, "the {what} have {bytes} bytes and their address is 0");
+    if address.is_null() {
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {what} have {bytes} bytes and their address is NULL");
     }
     // SAFETY: the caller's promise.
-    match unsafe { Span::checked(address, bytes) } {
+    match unsafe { Span::checked(address as u64, bytes) } {
         Some(span) => Ok(span),
         None => fail!(
             WB_ERR_OVERFLOW,
-            "the {bytes} bytes of the {what} at {address:#x} go past the last address"
+            "the {bytes} bytes of the {what} at {address:p} go past the last address"
         ),
     }
 }

@@ -199,7 +199,7 @@ pub unsafe extern "C" fn wb_safetensors_find_tensor(
 pub unsafe extern "C" fn wb_safetensors_get_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_accessor,
+    accessor: wb_accessor,
     alignment: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -208,7 +208,7 @@ pub unsafe extern "C" fn wb_safetensors_get_view(
         check_output(view, "view")?;
         // SAFETY: the caller's promise.
         let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
-        let made = file.view(index, view::access(access)?, alignment)?;
+        let made = file.view(index, view::accessor(accessor)?, alignment)?;
         // SAFETY: not NULL.
         unsafe { *view = handle::give(made) };
         Ok(())
@@ -227,7 +227,7 @@ pub unsafe extern "C" fn wb_safetensors_get_view(
 pub unsafe extern "C" fn wb_safetensors_load_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_accessor,
+    accessor: wb_accessor,
     alignment: u64,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
@@ -239,11 +239,11 @@ pub unsafe extern "C" fn wb_safetensors_load_view(
         check_output(copied, "copied")?;
         // SAFETY: the caller's promise.
         let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
-        let access = view::access(access)?;
+        let accessor = view::accessor(accessor)?;
         // SAFETY: the caller's promise.
         let (made, is_copy) = unsafe {
             with_options(options, |options, progress| {
-                file.load(index, access, alignment, options, progress)
+                file.load(index, accessor, alignment, options, progress)
             })
         }?;
         // SAFETY: not NULL.

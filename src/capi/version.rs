@@ -1,9 +1,9 @@
 //! Version, names of statuses, and the log sink.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use crate::capi::error::guard;
+use crate::capi::error::{described, guard, wb_error};
 use crate::os::log;
 use crate::os::sync::Arc;
 use crate::status;
@@ -33,9 +33,7 @@ pub extern "C" fn wb_status_name(status: wb_status) -> *const c_char {
 
 /// Receives an error that no call could return: something failed while memory was given back.
 /// Called on any thread, with locks of the library held: it must not call the library.
-pub type wb_log_callback = Option<
-    unsafe extern "C" fn(user: *mut c_void, status: wb_status, code: i32, message: *const c_char),
->;
+pub type wb_log_callback = Option<unsafe extern "C" fn(user: *mut c_void, error: *const wb_error)>;
 
 #[derive(Clone, Copy)]
 struct User(*mut c_void);
@@ -62,10 +60,9 @@ pub unsafe extern "C" fn wb_log_set_callback(
             |callback| -> Arc<dyn Fn(&crate::error::Error) + Send + Sync> {
                 Arc::new(move |error| {
                     let User(user) = { user };
-                    let message =
-                        CString::new(error.message.replace('\0', " ")).unwrap_or_default();
+                    let error = described(error);
                     // SAFETY: the caller of wb_log_set_callback promised that callback and user are good.
-                    unsafe { callback(user, error.status, error.code, message.as_ptr()) };
+                    unsafe { callback(user, &error) };
                 })
             },
         ));

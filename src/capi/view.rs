@@ -16,8 +16,9 @@ use crate::memory::deferred;
 use crate::memory::view::{Accessor, View};
 use crate::os::span::Span;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, wb_status};
+use crate::tensor::dtype::Dtype;
 use crate::tensor::dtype::wb_dtype;
-use crate::tensor::{Dtype, Layout};
+use crate::tensor::layout::Layout;
 
 /// A typed, shaped, strided window into a buffer, which it holds alive.
 pub struct wb_view {
@@ -36,10 +37,10 @@ pub const WB_ACCESSOR_DEVICE: wb_accessor = 0;
 /// The host only.
 pub const WB_ACCESSOR_HOST: wb_accessor = 1;
 
-pub(super) fn access(value: wb_accessor) -> Result<Accessor> {
+pub(super) fn accessor(value: wb_accessor) -> Result<Accessor> {
     one_of(
         value,
-        "access",
+        "accessor",
         &[(WB_ACCESSOR_DEVICE, Accessor::Device), (WB_ACCESSOR_HOST, Accessor::Host)],
     )
 }
@@ -78,7 +79,7 @@ pub struct wb_view_info {
     /// Number of dimensions.
     pub ndim: i32,
     /// A wb_accessor.
-    pub access: wb_accessor,
+    pub accessor: wb_accessor,
     /// 1 when the elements must not be written.
     pub read_only: i32,
     /// 0.
@@ -86,8 +87,8 @@ pub struct wb_view_info {
     /// The host's address of the first element; NULL in a buffer of no bytes, and in memory that only a
     /// CUDA device sees.
     pub data: *mut c_void,
-    /// The device's address of the first element; 0 for a view of the host only.
-    pub device_address: u64,
+    /// The device's address of the first element; NULL for a view of the host only.
+    pub device_address: *mut c_void,
     /// `ndim` sizes in elements; the view's own, alive as long as it.
     pub shape: *const i64,
     /// `ndim` strides in elements; the view's own, alive as long as it.
@@ -171,7 +172,7 @@ pub(super) unsafe fn checked_layout(
 pub unsafe extern "C" fn wb_view_new(
     buffer: *const wb_buffer,
     layout: *const wb_layout,
-    access: wb_accessor,
+    accessor: wb_accessor,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
@@ -181,7 +182,7 @@ pub unsafe extern "C" fn wb_view_new(
         let buffer = unsafe { handle::share::<Buffer>(buffer) }?;
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { self::layout(layout) }?;
-        let made = View::new(buffer, layout, offset, self::access(access)?)?;
+        let made = View::new(buffer, layout, offset, self::accessor(accessor)?)?;
         // SAFETY: not NULL.
         unsafe { *view = handle::give(made) };
         Ok(())
@@ -201,7 +202,7 @@ pub unsafe extern "C" fn wb_view_copy_from(
     device: *const wb_device,
     data: *const c_void,
     layout: *const wb_layout,
-    access: wb_accessor,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -212,13 +213,13 @@ pub unsafe extern "C" fn wb_view_copy_from(
         let device = unsafe { handle::share::<Device>(device) }?;
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { self::layout(layout) }?;
-        let access = self::access(access)?;
+        let accessor = self::accessor(accessor)?;
         // SAFETY: the caller's promise.
         let span = unsafe { source(data, &layout, offset) }?;
         // SAFETY: the caller's promise.
         let made = unsafe {
             with_options(options, |options, progress| {
-                View::copy_from(&device, span, layout, access, options, progress)
+                View::copy_from(&device, span, layout, accessor, options, progress)
             })
         }?;
         // SAFETY: not NULL.
@@ -293,7 +294,7 @@ pub unsafe extern "C" fn wb_view_release_after(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<View>(view) }?.device().clone();
-        let event = device.mark(Stream(stream as usize))?;
+        let event = device.record_event(Stream(stream as usize))?;
         deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<View>(view) }?;
@@ -320,14 +321,14 @@ pub unsafe extern "C" fn wb_view_get_info(
             struct_size: size_of::<wb_view_info>() as u32,
             dtype: layout.dtype().code(),
             ndim: layout.ndim() as i32,
-            access: match view.access() {
+            accessor: match view.accessor() {
                 Accessor::Device => WB_ACCESSOR_DEVICE,
                 Accessor::Host => WB_ACCESSOR_HOST,
             },
             read_only: view.is_read_only().into(),
             reserved0: 0,
             data: view.address() as *mut c_void,
-            device_address: view.device_address().unwrap_or(0),
+            device_address: view.device_address().unwrap_or(0) as *mut c_void,
             shape: layout.shape().as_ptr(),
             strides: layout.strides().as_ptr(),
             elements: layout.elements(),

@@ -8,7 +8,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::error::{Result, fail};
 use crate::os::sync::Arc;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// How a step reads a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +198,7 @@ fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::tensor::Dtype;
-    use crate::tensor::dtype::WB_DTYPE_I8;
+    use crate::tensor::dtype::{Dtype, WB_DTYPE_I8};
 
     /// A parameter of `bytes` bytes.
     pub fn parameter(name: &str, group: &str, bytes: i64, address: u64) -> Parameter {

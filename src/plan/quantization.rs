@@ -7,8 +7,8 @@ use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, Parameter, QuantizedParameter};
 use crate::plan::selector::SelectorList;
 use crate::status::WB_ERR_SELECTOR;
-use crate::tensor::Layout;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
+use crate::tensor::layout::Layout;
 use crate::tensor::scale_grid::ScaleGrid;
 
 /// Which parameters are quantized, and how.

@@ -1,13 +1,12 @@
 //! An offloader's parameters: where they are, and how they change.
 
 use std::ffi::{c_char, c_void};
-use std::ptr;
 
 use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_struct};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::offloader::{source_of, wb_offloader};
 use crate::capi::parameter::{
-    WB_CARRIER_NONE, parameters_from, transfer_mode_code, wb_parameter, wb_transfer_mode,
+    parameters_from, placement_codes, wb_parameter, wb_placement, wb_transfer_mode,
 };
 use crate::capi::view::{wb_layout, wb_view};
 use crate::capi::{handle, view};
@@ -23,13 +22,19 @@ use crate::status::wb_status;
 pub struct wb_offloader_parameter_info {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// How it is carried; WB_CARRIER_NONE while it is resident.
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
     pub transfer_mode: wb_transfer_mode,
-    /// Its group.
+    /// 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's own.
+    pub owned: i32,
+    /// Its name, ending in NUL; valid until the parameter is removed.
+    pub name: *const c_char,
+    /// Index of its group.
     pub group: u64,
-    /// Where the device finds the first element: of a view or a resident parameter always, of another
-    /// while its group is acquired. 0 for a parameter that has no bytes yet.
-    pub device_address: u64,
+    /// Device address of the first element: of a zero-copy or a resident parameter always, of another
+    /// while its group is acquired. NULL for a parameter that has no bytes yet.
+    pub device_address: *mut c_void,
     /// Where the host finds the first element of what is offloaded; NULL for a resident parameter.
     pub host_address: *mut c_void,
     /// Bytes from its lowest to the end of its highest element.
@@ -41,49 +46,105 @@ unsafe impl Sized32 for wb_offloader_parameter_info {
     const NAME: &'static str = "wb_offloader_parameter_info";
 }
 
-/// Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+/// Gets the index of the parameter with a name. An index is valid until a parameter is removed.
+///
+/// Fails with WB_ERR_NOT_FOUND if no parameter has this name.
 ///
 /// # Safety
-/// `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
-/// begins with.
+/// `offloader` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_find_parameter(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    index: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(index, "index")?;
+        // SAFETY: the caller's promise.
+        let (offloader, name) =
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        let found = offloader.find_parameter(name)?;
+        // SAFETY: not NULL.
+        unsafe { *index = found as u64 };
+        Ok(())
+    })
+}
+
+/// Fills `info` with the properties of parameter `index`.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE if there is no such parameter.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_parameter_info(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     info: *mut wb_offloader_parameter_info,
+    error: *mut wb_error,
+) -> wb_status {
+    // SAFETY: the caller's promise.
+    unsafe { wb_offloader_get_parameter_infos(offloader, index, 1, info, error) }
+}
+
+/// Fills `infos`, an array of `count` structs, with the properties of the parameters from index `first` on.
+/// Every struct begins with the same struct_size.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if there are fewer parameters.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `infos` is NULL or valid for `count` structs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
+    offloader: *const wb_offloader,
+    first: u64,
+    count: u64,
+    infos: *mut wb_offloader_parameter_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let (offloader, name) =
-            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.parameter_info(offloader.find_parameter(name)?)?;
-        let described = wb_offloader_parameter_info {
-            struct_size: size_of::<wb_offloader_parameter_info>() as u32,
-            transfer_mode: found.transfer_mode.map_or(WB_CARRIER_NONE, transfer_mode_code),
-            group: found.group as u64,
-            device_address: found.device_address.unwrap_or(0),
-            host_address: found.host_address.unwrap_or(0) as *mut c_void,
-            span_bytes: found.layout.span_bytes(),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { write_struct(info, &described) }
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        if count > 0 {
+            // SAFETY: the caller's promise.
+            unsafe { check_struct(infos) }?;
+        }
+        let found = offloader.parameter_infos(first as usize, count as usize)?;
+        for (at, found) in found.into_iter().enumerate() {
+            // SAFETY: the caller's promise; every struct begins with its size.
+            let info = unsafe { infos.byte_add(at * (*infos).struct_size as usize) };
+            let (placement, transfer_mode) = placement_codes(found.transfer_mode);
+            let described = wb_offloader_parameter_info {
+                struct_size: size_of::<wb_offloader_parameter_info>() as u32,
+                placement,
+                transfer_mode,
+                owned: found.owned.into(),
+                name: found.name.as_ptr(),
+                group: found.group as u64,
+                device_address: found.device_address.unwrap_or(0) as *mut c_void,
+                host_address: found.host_address.unwrap_or(0) as *mut c_void,
+                span_bytes: found.layout.span_bytes(),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { write_struct(info, &described) }?;
+        }
+        Ok(())
     })
 }
 
 /// # Safety
-/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+/// `offloader` is NULL or alive; `view` is NULL or valid.
 unsafe fn give_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
     make: impl FnOnce(&Offloader, usize) -> Result<Arc<View>>,
 ) -> Result<()> {
     check_output(view, "view")?;
     // SAFETY: the caller's promise.
-    let (offloader, name) =
-        unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-    let made = make(offloader, offloader.find_parameter(name)?)?;
+    let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+    let made = make(offloader, index as usize)?;
     // SAFETY: not NULL.
     unsafe { *view = handle::give(made) };
     Ok(())
@@ -101,12 +162,12 @@ unsafe fn give_view(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { give_view(offloader, name, view, Offloader::view) })
+    guard(error, || unsafe { give_view(offloader, index, view, Offloader::view) })
 }
 
 /// A view of the host's bytes of an offloaded parameter, to read them or to save them.
@@ -119,12 +180,12 @@ pub unsafe extern "C" fn wb_offloader_get_view(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_host_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { give_view(offloader, name, view, Offloader::host_view) })
+    guard(error, || unsafe { give_view(offloader, index, view, Offloader::host_view) })
 }
 
 /// Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
@@ -153,7 +214,7 @@ pub unsafe extern "C" fn wb_offloader_get_host_view(
 pub unsafe extern "C" fn wb_offloader_replace(
     offloader: *const wb_offloader,
     name: *const c_char,
-    source: u64,
+    source: *const c_void,
     layout: *const wb_layout,
     stream: *mut c_void,
     error: *mut wb_error,
@@ -165,9 +226,7 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-        let span = unsafe {
-            view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
-        }?;
+        let span = unsafe { view::source(source, &layout, offset) }?;
         let source = offloader.device().locate(span)?;
         offloader.replace(name, layout, source, Stream(stream as usize))
     })
@@ -267,7 +326,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
     parameters: *const wb_parameter,
     count: u64,
     stream: *mut c_void,
-    reconciled: *mut wb_offloader_reconcile_result,
+    result: *mut wb_offloader_reconcile_result,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -275,7 +334,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         // SAFETY: the caller's promise.
         let parameters = unsafe {
-            check_struct(reconciled)?;
+            check_struct(result)?;
             parameters_from(parameters, count)
         }?;
         let mut now = Vec::with_capacity(parameters.len());
@@ -294,7 +353,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
             kept: done.kept,
         };
         // SAFETY: the caller's promise.
-        unsafe { write_struct(reconciled, &described) }
+        unsafe { write_struct(result, &described) }
     })
 }
 

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::capi::parameter::{WB_CARRIER_NONE, transfer_mode_code, wb_transfer_mode};
+use crate::capi::parameter::{placement_codes, wb_placement, wb_transfer_mode};
 use crate::capi::plan::{Planned, c_text, wb_plan};
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
@@ -15,8 +15,12 @@ use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
 pub struct wb_plan_parameter_info {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// How it is carried; WB_CARRIER_NONE when it stays on the device.
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
     pub transfer_mode: wb_transfer_mode,
+    /// 0.
+    pub reserved0: u32,
     /// Its name.
     pub name: *const c_char,
     /// Why it goes or stays, in words.
@@ -97,9 +101,12 @@ pub unsafe extern "C" fn wb_plan_get_parameter_info(
         let plan = planned.plan();
         let at = checked(index, plan.parameters.len(), "parameter")?;
         let found = &plan.parameters[at];
+        let (placement, transfer_mode) = placement_codes(found.transfer_mode);
         let described = wb_plan_parameter_info {
             struct_size: size_of::<wb_plan_parameter_info>() as u32,
-            transfer_mode: found.transfer_mode.map_or(WB_CARRIER_NONE, transfer_mode_code),
+            placement,
+            transfer_mode,
+            reserved0: 0,
             name: planned.words()[at].0.as_ptr(),
             reason: planned.words()[at].1.as_ptr(),
             group: found.group as u64,
