@@ -123,7 +123,7 @@ impl Offloader {
         if filled.is_err() {
             self.restore(&saved)?;
         }
-        for (one, layout) in both.into_iter().zip(&quantized.filled) {
+        for (one, layout) in both.into_iter().zip(&quantized.output) {
             let layout = if filled.is_ok() { layout } else { &state.kept[one].layout };
             self.relabel(state, change, one, layout.clone())?;
         }

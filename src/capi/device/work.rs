@@ -57,8 +57,8 @@ pub unsafe extern "C" fn wb_device_free(
     address: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    // SAFETY: the caller's promise.
     guard(error, || {
+        // SAFETY: the caller's promise.
         unsafe { handle::borrow::<Device>(device) }?.free(address as u64, Owner::Caller)
     })
 }
