@@ -73,7 +73,7 @@ pub(crate) use fail;
 
 /// Runs `body`; a panic in it is `WB_ERR_INTERNAL`. Here end all panics: at the C interface, on the
 /// library's threads, in destructors, and where something has to be done in any case.
-pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload
             .downcast_ref::<String>()
@@ -88,7 +88,7 @@ pub(crate) fn catch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// The error for a thread that the kernel does not give.
-pub(crate) fn no_thread(what: &str, error: &io::Error) -> Error {
+pub(crate) fn thread_error(what: &str, error: &io::Error) -> Error {
     let message = format!(
         "asked for a thread ({what}); the kernel gave none: raise RLIMIT_NPROC (ulimit -u), the control \
          group's pids.max or the memory limits, or run fewer threads"
@@ -97,7 +97,7 @@ pub(crate) fn no_thread(what: &str, error: &io::Error) -> Error {
 }
 
 /// Bytes as people read them, exact where that is short: `4096 bytes`, `6.0 GiB (6442450944 bytes)`.
-pub(crate) fn human(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, unit)| bytes >= 10 * unit || (bytes >= *unit && *unit > 1 << 10)) {
         Some((name, unit)) => format!("{:.1} {name} ({bytes} bytes)", bytes as f64 / *unit as f64),

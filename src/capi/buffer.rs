@@ -13,8 +13,8 @@ use crate::capi::handle::Handle;
 use crate::capi::{arguments, handle};
 use crate::device::backend::Stream;
 use crate::device::device::Device;
-use crate::error::{Result, fail, human};
-use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
+use crate::error::{Result, fail, format_bytes};
+use crate::memory::buffer::{Buffer, Deleter, Origin, Pinning};
 use crate::memory::deferred;
 use crate::os::span::Span;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
@@ -110,10 +110,10 @@ unsafe impl Sized32 for wb_buffer_stats {
 ///
 /// # Safety
 /// `deleter` may be called once with `owner`, on any thread.
-pub(super) unsafe fn owner(deleter: wb_deleter, owner: *mut c_void) -> Option<Owner> {
+pub(super) unsafe fn owner(deleter: wb_deleter, owner: *mut c_void) -> Option<Deleter> {
     let owner = owner as usize;
     // SAFETY: the caller's promise.
-    deleter.map(|deleter| -> Owner { Box::new(move || unsafe { deleter(owner as *mut c_void) }) })
+    deleter.map(|deleter| -> Deleter { Box::new(move || unsafe { deleter(owner as *mut c_void) }) })
 }
 
 /// Allocates exactly `bytes` bytes of zeroed host memory, pinned by the device's policy: mapped,
@@ -209,7 +209,9 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
     // SAFETY: the caller's promise.
     match unsafe { Span::checked(data as u64, bytes) } {
         Some(span) => Ok(span),
-        None => fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", human(bytes)),
+        None => {
+            fail!(WB_ERR_OVERFLOW, "{} from {data:p} go past the last address", format_bytes(bytes))
+        }
     }
 }
 
@@ -290,7 +292,7 @@ pub unsafe extern "C" fn wb_buffer_release_after(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Buffer>(buffer) }?.device().clone();
-        let event = device.mark(Stream(stream as usize))?;
+        let event = device.record_event(Stream(stream as usize))?;
         deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<Buffer>(buffer) }?;
@@ -337,7 +339,7 @@ pub unsafe extern "C" fn wb_buffer_get_info(
         // SAFETY: the array is as long as is said; the caller's promise for `info`.
         unsafe {
             let reason = &mut described.fallback_reason;
-            write_text(reason.as_mut_ptr(), reason.len(), buffer.note());
+            write_text(reason.as_mut_ptr(), reason.len(), buffer.fallback_reason());
             write_struct(info, &described)
         }
     })
@@ -356,7 +358,7 @@ pub unsafe extern "C" fn wb_buffer_get_stats(
     guard(error, || {
         check_output(usage, "usage")?;
         // SAFETY: the caller's promise.
-        let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.measure()?;
+        let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.stats()?;
         let measured = wb_buffer_stats {
             struct_size: size_of::<wb_buffer_stats>() as u32,
             reserved0: 0,

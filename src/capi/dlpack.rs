@@ -12,23 +12,23 @@ use crate::capi::view::{checked_layout, wb_accessor, wb_view};
 use crate::capi::{handle, view};
 use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions, Owner};
+use crate::memory::buffer::{Buffer, BufferOptions, Deleter};
 use crate::memory::deferred;
 use crate::memory::view::{Accessor, View};
 use crate::os::parallel::Progress;
 use crate::os::sync;
 use crate::os::sync::{Arc, Mutex};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
-use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
     VERSION,
 };
+use crate::tensor::dtype::Dtype;
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
     let (layout, capabilities) = (view.layout(), view.device().capabilities());
-    let (device_type, device_id, address) = match view.access() {
+    let (device_type, device_id, address) = match view.accessor() {
         Accessor::Device if capabilities.cuda => {
             (CUDA, capabilities.ordinal, view.device_address().unwrap_or(0) as usize)
         }
@@ -250,7 +250,7 @@ unsafe fn import_tensor<M: Managed>(
     let span = unsafe { view::source(tensor.data, &layout, tensor.byte_offset) }?;
     let address = managed as usize;
     // SAFETY: the deleter is called once, by whoever holds the owner last.
-    let delete: Owner = Box::new(move || unsafe { M::delete(address as *mut M) });
+    let delete: Deleter = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
         let view = View::new(Buffer::empty(device, options)?, layout, 0, accessor)?;
@@ -259,9 +259,9 @@ unsafe fn import_tensor<M: Managed>(
     }
     // The deleter joins the buffer only once the view is made: after an error the tensor is still
     // the caller's.
-    let armed = Arc::new(Mutex::new(None::<Owner>));
+    let armed = Arc::new(Mutex::new(None::<Deleter>));
     let theirs = armed.clone();
-    let mut owner: Option<Owner> = Some(Box::new(move || {
+    let mut owner: Option<Deleter> = Some(Box::new(move || {
         let delete = sync::lock(&theirs).take();
         if let Some(delete) = delete {
             delete();

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 
 use crate::capi::cancel::Uncancelled;
-use crate::error::{CodeDomain, Error, Result, catch};
+use crate::error::{CodeDomain, Error, Result, catch_panic};
 use crate::os::log;
 use crate::os::sync::forced;
 use crate::status::{WB_OK, wb_status};
@@ -73,7 +73,7 @@ pub(super) fn guard_void(body: impl FnOnce() -> Result<()>) {
 }
 
 fn run(body: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch(|| {
+    catch_panic(|| {
         forced::point();
         body()
     })

@@ -132,7 +132,6 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Loc
     if address == 0 || bytes == 0 {
         return Ok(None);
     }
-    let on_device = device.backend().is_device_memory(address)?;
     // SAFETY: the caller's promise.
     let Some(span) = (unsafe { Span::checked(address, bytes) }) else {
         fail!(
@@ -141,7 +140,7 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Loc
             parameter.name
         )
     };
-    Ok(Some(Location { span, on_device }))
+    Ok(Some(device.locate(span)?))
 }
 
 /// Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies

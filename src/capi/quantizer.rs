@@ -12,15 +12,13 @@ use crate::capi::error::{guard, guard_void, wb_error};
 use crate::capi::handle::Handle;
 use crate::capi::view::wb_layout;
 use crate::capi::{handle, view};
-use crate::device::backend::Location;
 use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::os::span::Span;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
-use crate::tensor::Dtype;
-use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
+use crate::tensor::dtype::{Dtype, WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::scale_grid::ScaleGrid;
 
@@ -327,7 +325,7 @@ unsafe fn run(
     };
     let geometry = ScaleGrid::new(&layout, options.block)?;
     // SAFETY: the caller's promise.
-    let wide = place(&quantizer, unsafe { view::source(wide, &layout, offset) }?)?;
+    let wide = quantizer.device().locate(unsafe { view::source(wide, &layout, offset) }?)?;
     let bytes = geometry.all_scales() * options.kind.bytes();
     let bytes = if layout.elements() == 0 { 0 } else { bytes };
     if options.scale_bytes != 0 && options.scale_bytes != bytes {
@@ -348,8 +346,8 @@ unsafe fn run(
     let task = QuantizeTask {
         direction: way,
         unquantized: wide,
-        quantized: place(&quantizer, narrow)?,
-        scales: place(&quantizer, scales)?,
+        quantized: quantizer.device().locate(narrow)?,
+        scales: quantizer.device().locate(scales)?,
         layout,
         format: options.format,
         scale_type: options.kind,
@@ -391,10 +389,4 @@ unsafe fn named(address: *const c_void, bytes: u64, what: &str) -> Result<Span> 
             "the {bytes} bytes of the {what} at {address:p} go past the last address"
         ),
     }
-}
-
-fn place(quantizer: &Quantizer, span: Span) -> Result<Location> {
-    let backend = quantizer.device().backend();
-    let on_device = span.bytes() > 0 && backend.is_device_memory(span.start() as u64)?;
-    Ok(Location { span, on_device })
 }

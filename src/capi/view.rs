@@ -16,8 +16,9 @@ use crate::memory::deferred;
 use crate::memory::view::{Accessor, View};
 use crate::os::span::Span;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, wb_status};
+use crate::tensor::dtype::Dtype;
 use crate::tensor::dtype::wb_dtype;
-use crate::tensor::{Dtype, Layout};
+use crate::tensor::layout::Layout;
 
 /// A typed, shaped, strided window into a buffer, which it holds alive.
 pub struct wb_view {
@@ -293,7 +294,7 @@ pub unsafe extern "C" fn wb_view_release_after(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<View>(view) }?.device().clone();
-        let event = device.mark(Stream(stream as usize))?;
+        let event = device.record_event(Stream(stream as usize))?;
         deferred::start()?;
         // SAFETY: the caller's promise.
         let reference = unsafe { handle::take::<View>(view) }?;
@@ -320,7 +321,7 @@ pub unsafe extern "C" fn wb_view_get_info(
             struct_size: size_of::<wb_view_info>() as u32,
             dtype: layout.dtype().code(),
             ndim: layout.ndim() as i32,
-            accessor: match view.access() {
+            accessor: match view.accessor() {
                 Accessor::Device => WB_ACCESSOR_DEVICE,
                 Accessor::Host => WB_ACCESSOR_HOST,
             },

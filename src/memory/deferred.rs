@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::device::backend::Event;
 use crate::device::device::Device;
-use crate::error::{Result, no_thread};
+use crate::error::{Result, thread_error};
 use crate::memory::deferred::reclaimer::{Reclaimer, Watcher};
 use crate::os::process::PerProcess;
 use crate::os::sync::{Arc, thread};
@@ -48,5 +48,5 @@ fn spawn() -> Result<()> {
             watcher.look(reclaimer());
         }
     });
-    started.map(drop).map_err(|error| no_thread("the thread that gives memory back", &error))
+    started.map(drop).map_err(|error| thread_error("the thread that gives memory back", &error))
 }

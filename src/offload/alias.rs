@@ -13,8 +13,8 @@ use crate::offload::state::{Backing, OffloadState};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::tensor::Layout;
 use crate::tensor::fp8::SourceType;
+use crate::tensor::layout::Layout;
 
 /// A source that no change of the offloader can touch.
 pub struct Snapshot {

@@ -24,11 +24,11 @@ impl DevicePlan {
         mut options: PlanOptions,
     ) -> Result<Arc<Self>> {
         if options.link_bytes_per_second == 0.0 {
-            options.link_bytes_per_second = device.link();
+            options.link_bytes_per_second = device.link_bytes_per_second();
         }
         let policy = device.policy();
         let platform = Platform {
-            views: policy.views_of(policy.pin),
+            views: policy.allows_views(policy.pin),
             views_reason: policy.views_reason.clone(),
             page_bytes: page_bytes() as u64,
         };

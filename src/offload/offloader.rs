@@ -25,7 +25,7 @@ use crate::plan::plan::PlannedUnit;
 use crate::status::{
     WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// A committed plan.
 pub struct Offloader {
@@ -364,7 +364,7 @@ fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
             WB_ERR_NOT_MAPPED,
             "the plan lets the device read {bytes} bytes in place, but it cannot see this memory ({}): \
              make the plan for a device that was opened with the same choice of pinning",
-            arena.note()
+            arena.fallback_reason()
         );
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::plan::quantization::QuantizationRule;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// Bytes of device memory that quantizing takes at most while it works.
 const STAGING_BYTES: u64 = 128 << 20;

@@ -158,7 +158,8 @@ impl Offloader {
         let in_place = wished == Some(TransferMode::ZeroCopy) && !transfer_modes.is_empty();
         if in_place && state.arena.device_address().is_none() {
             let policy = self.device().policy();
-            let why = if policy.views { state.arena.note() } else { &policy.views_reason };
+            let why =
+                if policy.views { state.arena.fallback_reason() } else { &policy.views_reason };
             fail!(
                 WB_ERR_NOT_MAPPED,
                 "asked to add parameter {:?} to be read in place; there are no views here: {why}",

@@ -17,8 +17,8 @@ use crate::os::sync::Arc;
 use crate::plan::parameter::{QuantizedParameter, TransferMode};
 use crate::plan::plan::ALIGNMENT;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::tensor::Layout;
 use crate::tensor::fp8::SourceType;
+use crate::tensor::layout::Layout;
 
 impl Offloader {
     /// Gives a parameter new bytes, and another layout. Where it is kept stays. The bytes that it has may
@@ -123,7 +123,7 @@ impl Offloader {
         if filled.is_err() {
             self.restore(&saved)?;
         }
-        for (one, layout) in both.into_iter().zip(&quantized.filled) {
+        for (one, layout) in both.into_iter().zip(&quantized.output) {
             let layout = if filled.is_ok() { layout } else { &state.kept[one].layout };
             self.relabel(state, change, one, layout.clone())?;
         }

@@ -13,7 +13,7 @@ use crate::os::sync::Arc;
 use crate::plan::parameter::{QuantizedParameter, TransferMode};
 use crate::plan::plan::ALIGNMENT;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW};
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// A parameter as it is kept.
 pub struct ParameterState {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::error::{Result, fail, human};
+use crate::error::{Result, fail, format_bytes};
 use crate::os::span::Span;
 use crate::os::{mapping, proc_maps};
 use crate::status::WB_ERR_CGROUP;
@@ -36,10 +36,10 @@ pub fn check_control_group(bytes: usize) -> Result<()> {
             WB_ERR_CGROUP,
             "asked {} of host memory; the control group {} leaves {} of its {}: raise its memory \
              limit or ask for less",
-            human(bytes as u64),
+            format_bytes(bytes as u64),
             path.display(),
-            human(room),
-            human(limit)
+            format_bytes(room),
+            format_bytes(limit)
         );
     }
     Ok(())

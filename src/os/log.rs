@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Error, Result, catch};
+use crate::error::{Error, Result, catch_panic};
 use crate::os::process::PerProcess;
 use crate::os::sync::{Arc, RwLock};
 
@@ -39,14 +39,14 @@ pub fn record(error: &Error) {
 /// Does what a destructor has to do. An error or a panic is recorded: nobody is there to receive it, and
 /// a panic that leaves a destructor may end the process. Whether it was done.
 pub fn best_effort(body: impl FnOnce() -> Result<()>) -> bool {
-    catch(body).inspect_err(record).is_ok()
+    catch_panic(body).inspect_err(record).is_ok()
 }
 
 /// The same for a wait behind which memory goes: one failure is no answer, so it is asked again. Where the
 /// device is gone nothing runs any more, and there is nothing to record.
-pub fn best_effort_wait(mut wait: impl FnMut() -> Result<()>, is_gone: impl Fn() -> bool) -> bool {
+pub fn best_effort_wait(mut wait: impl FnMut() -> Result<()>, is_lost: impl Fn() -> bool) -> bool {
     best_effort(|| match wait().or_else(|_| wait()) {
-        Err(_) if is_gone() => Ok(()),
+        Err(_) if is_lost() => Ok(()),
         answer => answer,
     })
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::{io, ptr};
 
-use crate::error::{Error, Result, human};
+use crate::error::{Error, Result, format_bytes};
 use crate::os::page::{huge_page_bytes, page_bytes};
 use crate::os::span::{Span, errno, round_up};
 use crate::os::{log, memlock};
@@ -66,11 +66,14 @@ impl Mapping {
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
             |answer| match answer.raw_os_error() {
-                Some(libc::ENOMEM) => {
-                    no_room(&format!("to map {} of a file", human(bytes as u64)), "mmap", &answer)
-                }
+                Some(libc::ENOMEM) => no_room(
+                    &format!("to map {} of a file", format_bytes(bytes as u64)),
+                    "mmap",
+                    &answer,
+                ),
                 _ => {
-                    let message = format!("mapping {} of the file failed", human(bytes as u64));
+                    let message =
+                        format!("mapping {} of the file failed", format_bytes(bytes as u64));
                     Error::system(WB_ERR_FILE_IO, message, "mmap", &answer)
                 }
             },
@@ -110,13 +113,13 @@ fn unmap(span: Span) {
     }
     // SAFETY: only ranges that this module mapped come here, once, when nobody uses them any more.
     if unsafe { libc::munmap(span.start as *mut _, span.bytes) } != 0 {
-        let message = format!("{} could not be given back", human(span.bytes as u64));
+        let message = format!("{} could not be given back", format_bytes(span.bytes as u64));
         log::record(&Error::system(WB_ERR_INTERNAL, message, "munmap", &errno()));
     }
 }
 
 fn no_memory(bytes: usize, call: &str, answer: &io::Error) -> Error {
-    no_room(&format!("{} of host memory", human(bytes as u64)), call, answer)
+    no_room(&format!("{} of host memory", format_bytes(bytes as u64)), call, answer)
 }
 
 fn no_room(asked: &str, call: &str, answer: &io::Error) -> Error {
@@ -183,10 +186,10 @@ pub fn lock(pages: Span) -> Result<()> {
         return Ok(());
     }
     let answer = errno();
-    let bytes = human(pages.bytes as u64);
+    let bytes = format_bytes(pages.bytes as u64);
     let limit = memlock::memlock_limit()
         .map_or("RLIMIT_MEMLOCK is unlimited".to_owned(), |limit| {
-            format!("RLIMIT_MEMLOCK is {}", human(limit))
+            format!("RLIMIT_MEMLOCK is {}", format_bytes(limit))
         });
     let message = format!(
         "asked {bytes} pinned; {limit}: raise it (ulimit -l), or set \
@@ -201,7 +204,7 @@ pub fn unlock(pages: Span) -> Result<()> {
     if unsafe { libc::munlock(pages.start as *const _, pages.bytes) } == 0 {
         return Ok(());
     }
-    let message = format!("{} could not be unpinned", human(pages.bytes as u64));
+    let message = format!("{} could not be unpinned", format_bytes(pages.bytes as u64));
     Err(Error::system(WB_ERR_INTERNAL, message, "munlock", &errno()))
 }
 

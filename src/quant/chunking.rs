@@ -1,6 +1,6 @@
 //! How many rows go through the staging memory at a time, and how often.
 
-use crate::error::{Result, fail, human};
+use crate::error::{Result, fail, format_bytes};
 use crate::status::WB_ERR_STAGING;
 use crate::tensor::scale_grid::ScaleGrid;
 
@@ -92,9 +92,9 @@ impl Chunks {
             WB_ERR_STAGING,
             "asked for at most {} of staging memory; one row of {} elements with the scales needs {}: \
              raise staging_bytes",
-            human(limit),
+            format_bytes(limit),
             blocks.cols,
-            human(least)
+            format_bytes(least)
         )
     }
 

@@ -3,8 +3,6 @@
 mod chunking;
 mod pipeline;
 pub mod quantizer;
-#[cfg(test)]
-pub mod reference;
 pub mod task;
 #[cfg(test)]
 mod tests;

@@ -130,7 +130,8 @@ impl Pipeline<'_> {
             self.device.copy(stored, self.scales_at(matrix, 0, count), first)?;
             let kind = self.task.scale_type;
             let as_they_are = self.task.direction == Direction::Dequantize;
-            let invert = Kernel::Inverses { kind, scales: stored, inverses, as_they_are };
+            let invert =
+                Kernel::Inverses { scale_type: kind, scales: stored, inverses, copy: as_they_are };
             self.device.backend().launch(invert, first)?;
         } else {
             self.device.backend().launch(Kernel::Zero { span: sizes }, first)?;
@@ -193,9 +194,10 @@ impl Pipeline<'_> {
         let find = |source: u64, blocks: Blocks, stream: Stream| {
             let Some((sizes, nonfinite)) = wanted else { return Ok(()) };
             let wide = self.wide;
-            self.device
-                .backend()
-                .launch(Kernel::Absmax { wide, source, blocks, sizes, nonfinite }, stream)
+            self.device.backend().launch(
+                Kernel::Absmax { source_type: wide, source, blocks, absmax: sizes, nonfinite },
+                stream,
+            )
         };
         let (whole, first, lies) = match self.task.direction {
             Direction::Quantize => {
@@ -238,13 +240,13 @@ impl Pipeline<'_> {
             };
             self.device.copy(part(room), part(here), lane.stream)?;
             event.record(lane.stream)?;
-            event.hold(helper, WaitScope::Capture)?;
+            event.wait(helper, WaitScope::Capture)?;
             // The sizes are those of rows from `from` on.
             let first_row = from % self.geometry.blocks.block_rows + (begin - from);
             find(part(room).start() as u64, Blocks { first_row, ..rows(begin, end) }, helper)?;
         }
         event.record(helper)?;
-        event.hold(lane.stream, WaitScope::Capture)?;
+        event.wait(lane.stream, WaitScope::Capture)?;
         Ok((source, rows(from, to)))
     }
 
@@ -261,8 +263,9 @@ impl Pipeline<'_> {
     }
 
     fn make_scales(&self, sizes: Span, scales: Span, inverses: Span, stream: Stream) -> Result<()> {
-        let (most, kind) = (self.task.format.most(), self.task.scale_type);
-        let kernel = Kernel::Scales { sizes, most, kind, scales, inverses };
+        let (most, kind) = (self.task.format.max(), self.task.scale_type);
+        let kernel =
+            Kernel::Scales { absmax: sizes, format_max: most, scale_type: kind, scales, inverses };
         self.device.backend().launch(kernel, stream)
     }
 
@@ -286,7 +289,17 @@ impl Pipeline<'_> {
             Direction::Quantize => {
                 let goal = narrow.part(before as usize, elements as usize);
                 let target = if near { goal } else { out };
-                (Kernel::Quantize { wide, format, source, blocks, inverses, target }, goal)
+                (
+                    Kernel::Quantize {
+                        source_type: wide,
+                        format,
+                        source,
+                        blocks,
+                        inverses,
+                        target,
+                    },
+                    goal,
+                )
             }
             Direction::Dequantize => {
                 let bytes = elements * wide.bytes();
@@ -300,7 +313,17 @@ impl Pipeline<'_> {
                     lane.memory.part(source as usize - lane.memory.start(), elements as usize)
                 };
                 let scales = inverses;
-                (Kernel::Dequantize { wide, format, source: read, blocks, scales, target }, goal)
+                (
+                    Kernel::Dequantize {
+                        source_type: wide,
+                        format,
+                        source: read,
+                        blocks,
+                        scales,
+                        target,
+                    },
+                    goal,
+                )
             }
         };
         self.device.backend().launch(kernel, lane.stream)?;

@@ -7,7 +7,7 @@ use crate::device::backend::Location;
 use crate::device::device::Device;
 use crate::device::kernel::Kernel;
 use crate::device::owned::{DeviceMemory, OwnedStream};
-use crate::error::{Result, catch, fail};
+use crate::error::{Result, catch_panic, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::os::parallel::Progress;
 use crate::os::sync::{Arc, Mutex};
@@ -121,10 +121,10 @@ impl Quantizer {
         backend.synchronize(first)?;
         let mut run =
             Pipeline { device: &self.device, task, wide, geometry: &geometry, need, chunks };
-        let done = catch(|| run.all(state, progress));
+        let done = catch_panic(|| run.all(state, progress));
         // Whatever happened, nothing may be under way when the caller's memory goes.
         for stream in &state.streams {
-            let waited = catch(|| backend.synchronize(stream.get()));
+            let waited = catch_panic(|| backend.synchronize(stream.get()));
             if done.is_ok() {
                 waited?;
             }

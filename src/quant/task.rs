@@ -1,8 +1,8 @@
 //! One tensor to quantize or to dequantize, and what came of it.
 
 use crate::device::backend::Location;
-use crate::tensor::Layout;
 use crate::tensor::fp8::{Fp8Format, ScaleType};
+use crate::tensor::layout::Layout;
 
 /// Which way numbers go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,13 +7,13 @@ use crate::os::bytes;
 use crate::os::sync::Arc;
 use crate::quant::chunking::{Chunks, Need};
 use crate::quant::quantizer::Quantizer;
-use crate::quant::reference;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_NOT_FINITE, WB_ERR_STAGING};
-use crate::tensor::dtype::WB_DTYPE_F32;
+use crate::tensor::dtype::{Dtype, WB_DTYPE_F32};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
+use crate::tensor::fp8_reference;
+use crate::tensor::layout::Layout;
 use crate::tensor::scale_grid::ScaleGrid;
-use crate::tensor::{Dtype, Layout};
 
 fn layout(shape: &[i64], strides: Option<&[i64]>) -> Layout {
     Layout::new(Dtype::from_code(WB_DTYPE_F32).unwrap(), shape, strides).unwrap()
@@ -133,7 +133,7 @@ proptest! {
         }
         prop_assert_eq!(done.nonfinite, nonfinite);
         let found_scales = bytes::read(scales.data());
-        let wanted: Vec<_> = largest.iter().map(|most| reference::scale(*most, format, kind)).collect();
+        let wanted: Vec<_> = largest.iter().map(|most| fp8_reference::scale(*most, format, kind)).collect();
         for (at, (stored, _)) in wanted.iter().enumerate() {
             let found = match kind {
                 ScaleType::F32 => u32::from_ne_bytes(found_scales[4 * at..4 * at + 4].try_into().unwrap()),
@@ -144,7 +144,7 @@ proptest! {
         let found = bytes::read(target.data());
         for (at_target, index) in indexes(&shape).into_iter().enumerate() {
             let inverse = 1.0 / wanted[scale_of(&index)].1;
-            let code = reference::encode(at(&index) * inverse, format);
+            let code = fp8_reference::encode(at(&index) * inverse, format);
             prop_assert_eq!(found[at_target], code, "{:?}: {} by {}", index, at(&index), inverse);
         }
         // And back: the codes' numbers times the scales, where they came from.
@@ -155,7 +155,7 @@ proptest! {
             let flat: i64 = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
             let bytes = returned[4 * flat as usize..4 * flat as usize + 4].try_into().unwrap();
             let number = f32::from_ne_bytes(bytes);
-            let wanted = reference::decode(found[at_target], format) as f32 * wanted[scale_of(&index)].1;
+            let wanted = fp8_reference::decode(found[at_target], format) as f32 * wanted[scale_of(&index)].1;
             prop_assert!(number.to_bits() == wanted.to_bits() || (number.is_nan() && wanted.is_nan()));
         }
     }

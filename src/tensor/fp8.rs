@@ -81,7 +81,7 @@ impl Fp8Format {
     }
 
     /// Its largest number.
-    pub fn most(self) -> f32 {
+    pub fn max(self) -> f32 {
         match self {
             Self::E4m3 => 448.0,
             Self::E5m2 => 57344.0,

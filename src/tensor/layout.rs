@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
-use crate::tensor::Dtype;
+use crate::tensor::dtype::Dtype;
 
 /// More dimensions than any framework has (PyTorch: 64).
 pub const MAX_NDIM: usize = 64;

@@ -10,9 +10,10 @@ use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 use serde::Deserializer;
 use serde::de::{Deserialize, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::error::{Error, Result, fail, human};
+use crate::error::{Error, Result, fail, format_bytes};
 use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};
-use crate::tensor::{Dtype, Layout};
+use crate::tensor::dtype::Dtype;
+use crate::tensor::layout::Layout;
 
 /// Bytes of the length that the file begins with.
 pub const LENGTH_BYTES: u64 = 8;
@@ -75,8 +76,8 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
         fail!(
             WB_ERR_FILE_TRUNCATED,
             "the header describes {} and the file has {}: it is cut off",
-            human(end),
-            human(file_bytes)
+            format_bytes(end),
+            format_bytes(file_bytes)
         );
     }
     if end < file_bytes {

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_OUT_OF_RANGE;
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// `wb_blocks` of `kernels/blocks.h`: a matrix, or some of its rows, with the blocks that share a scale.
 #[repr(C)]
@@ -136,8 +136,7 @@ impl ScaleGrid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Dtype;
-    use crate::tensor::dtype::WB_DTYPE_U8;
+    use crate::tensor::dtype::{Dtype, WB_DTYPE_U8};
 
     fn geometry(shape: &[i64], strides: Option<&[i64]>) -> Result<ScaleGrid> {
         let dtype = Dtype::from_code(WB_DTYPE_U8).unwrap();

@@ -6,7 +6,7 @@ use crate::capi::arguments::{Sized32, check_reserved, choice, one_of, read_struc
 use crate::capi::device::{WB_TRISTATE_AUTO, wb_tristate};
 use crate::device::policy::Tristate;
 use crate::error::Result;
-use crate::memory::buffer::{BufferOptions, FileMode, Numa};
+use crate::memory::buffer::{BufferOptions, FileMode, NumaPolicy};
 use crate::os::mapping::HugePages;
 use crate::os::parallel::{Phase, Progress};
 
@@ -140,15 +140,15 @@ pub(in crate::capi) unsafe fn with_options<R>(
             given.numa_policy,
             &field("numa_policy"),
             &[
-                (WB_NUMA_DEVICE, Numa::Device),
-                (WB_NUMA_ANY, Numa::Any),
-                (WB_NUMA_NODE, Numa::Node(given.numa_node)),
+                (WB_NUMA_DEVICE, NumaPolicy::Device),
+                (WB_NUMA_ANY, NumaPolicy::Any),
+                (WB_NUMA_NODE, NumaPolicy::Node(given.numa_node)),
             ],
         )?,
         pin: choice(given.pin, &field("pin"))?,
         write_combined: choice(given.write_combined, &field("write_combined"))? == Tristate::On,
         portable: choice(given.portable, &field("portable"))? != Tristate::Off,
-        file: one_of(
+        file_mode: one_of(
             given.file_mode,
             &field("file_mode"),
             &[

@@ -8,7 +8,7 @@ use crate::capi::device::wb_device;
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
 use crate::device::backend::Stream;
-use crate::device::device::{Device, Holder};
+use crate::device::device::{Device, Owner};
 use crate::error::fail;
 use crate::os::span::Span;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
@@ -38,7 +38,7 @@ pub unsafe extern "C" fn wb_device_alloc(
         let Ok(bytes) = isize::try_from(bytes) else {
             fail!(WB_ERR_OVERFLOW, "asked for {bytes} bytes of device memory: more than 2^63")
         };
-        let allocated = device.alloc(bytes.unsigned_abs(), Holder::Caller)?;
+        let allocated = device.alloc(bytes.unsigned_abs(), Owner::Caller)?;
         // SAFETY: not NULL.
         unsafe { *address = allocated.start() as *mut c_void };
         Ok(())
@@ -57,9 +57,9 @@ pub unsafe extern "C" fn wb_device_free(
     address: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    // SAFETY: the caller's promise.
     guard(error, || {
-        unsafe { handle::borrow::<Device>(device) }?.free(address as u64, Holder::Caller)
+        // SAFETY: the caller's promise.
+        unsafe { handle::borrow::<Device>(device) }?.free(address as u64, Owner::Caller)
     })
 }
 

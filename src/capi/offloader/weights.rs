@@ -10,7 +10,7 @@ use crate::capi::parameter::{
 };
 use crate::capi::view::{wb_layout, wb_view};
 use crate::capi::{handle, view};
-use crate::device::backend::{Location, Stream};
+use crate::device::backend::Stream;
 use crate::error::Result;
 use crate::memory::view::View;
 use crate::offload::offloader::Offloader;
@@ -226,9 +226,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-        let span = unsafe { view::source(source, &layout, offset) }?;
-        let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
-        offloader.replace(name, layout, Location { span, on_device }, Stream(stream as usize))
+        let source =
+            offloader.device().locate(unsafe { view::source(source, &layout, offset) }?)?;
+        offloader.replace(name, layout, source, Stream(stream as usize))
     })
 }
 

@@ -61,7 +61,7 @@ impl Event for HostEvent {
         Ok(())
     }
 
-    fn hold(&self, stream: Stream, _: WaitScope) -> Result<()> {
+    fn wait(&self, stream: Stream, _: WaitScope) -> Result<()> {
         let stream = self.streams.find(stream)?;
         if let Some(point) = self.point() {
             stream.push(Box::new(move || point.wait()));
@@ -116,7 +116,7 @@ mod tests {
         let event = HostEvent::new(&streams);
         assert!(event.is_complete().unwrap(), "not set: nothing to wait for");
         event.record(first).unwrap();
-        event.hold(second, WaitScope::Capture).unwrap();
+        event.wait(second, WaitScope::Capture).unwrap();
         streams.find(second).unwrap().push(Box::new(move || send.send(2).unwrap()));
         assert!(!event.is_complete().unwrap());
         assert_eq!(event.seconds_since(&begin).unwrap(), None);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::device::backend::Stream;
-use crate::error::{Result, fail, no_thread};
+use crate::error::{Result, fail, thread_error};
 use crate::os::process::Process;
 use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 use crate::os::{log, sync};
@@ -81,7 +81,7 @@ impl HostStream {
         thread::Builder::new()
             .name("weighbridge-stream".into())
             .spawn(move || theirs.run())
-            .map_err(|error| no_thread("a stream of the host device", &error))?;
+            .map_err(|error| thread_error("a stream of the host device", &error))?;
         Ok(Self(queue))
     }
 

@@ -150,7 +150,7 @@ fn dropped(waiting: &mut PendingRelease, reclaimer: &Reclaimer) -> bool {
     let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
         Ok(complete) => complete,
         // Nothing runs on a device that is no more.
-        Err(_) if waiting.device.backend().is_gone() => true,
+        Err(_) if waiting.device.backend().is_lost() => true,
         // Once is no answer. A device that answers nothing else runs nothing any more.
         Err(error) => {
             waiting.failures += 1;

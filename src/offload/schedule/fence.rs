@@ -83,14 +83,14 @@ impl Fence {
     pub fn hold(&self, stream: Stream, capture: Capture) -> Result<()> {
         match &self.captured {
             Some(event) if capture.is_some() && capture == self.captured_in => {
-                event.hold(stream, WaitScope::Capture)
+                event.wait(stream, WaitScope::Capture)
             }
             _ if !self.ran => Ok(()),
             _ if capture.is_some() => {
                 self.in_graph.set(true);
-                self.running.hold(stream, WaitScope::External)
+                self.running.wait(stream, WaitScope::External)
             }
-            _ => self.running.hold(stream, WaitScope::Capture),
+            _ => self.running.wait(stream, WaitScope::Capture),
         }
     }
 

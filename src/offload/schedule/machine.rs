@@ -403,7 +403,7 @@ impl Machine {
             // What may be under way has no mark that others could wait for.
             if capture.is_none() {
                 let backend = device.backend();
-                log::best_effort_wait(|| backend.synchronize(copies), || backend.is_gone());
+                log::best_effort_wait(|| backend.synchronize(copies), || backend.is_lost());
             }
             return Err(error);
         }

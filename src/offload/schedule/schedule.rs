@@ -59,7 +59,7 @@ impl Schedule {
 
     /// Makes the stream wait until the group's units are in their slots, and holds them there.
     pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
-        self.device.backend().within(&mut || {
+        self.device.backend().with_context(&mut || {
             let capture = self.device.backend().capture(stream)?;
             self.seated()?.acquire(&self.device, group, stream, capture)
         })
@@ -67,7 +67,7 @@ impl Schedule {
 
     /// What was queued on the stream is the last use of the group.
     pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
-        self.device.backend().within(&mut || {
+        self.device.backend().with_context(&mut || {
             let capture = self.device.backend().capture(stream)?;
             self.seated()?.release(&self.device, group, stream, capture)
         })
@@ -160,8 +160,8 @@ impl Drop for Schedule {
     /// What is queued reads the host memory and the slots: it runs before those go.
     fn drop(&mut self) {
         let backend = self.device.backend();
-        if backend.check_process().is_ok() && !backend.is_gone() {
-            log::best_effort_wait(|| self.machine().synchronize(), || backend.is_gone());
+        if backend.check_process().is_ok() && !backend.is_lost() {
+            log::best_effort_wait(|| self.machine().synchronize(), || backend.is_lost());
         }
     }
 }

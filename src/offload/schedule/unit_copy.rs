@@ -40,7 +40,7 @@ impl UnitCopy {
             return device.copy(self.slot, self.host, stream);
         };
         for (index, work) in self.staged.iter().enumerate() {
-            device.backend().call_kept(stream, work)?;
+            device.backend().call_shared(stream, work)?;
             let to = self.slot.part(index * staging.bytes(), staging.bytes());
             device.copy(to, staging.part(0, to.bytes()), stream)?;
         }

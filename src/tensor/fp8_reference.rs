@@ -32,7 +32,7 @@ pub fn encode(number: f32, format: Fp8Format) -> u8 {
         return 0x7f;
     }
     let (mantissa, least) = parts(format);
-    let size = f64::from(number).abs().min(f64::from(format.most()));
+    let size = f64::from(number).abs().min(f64::from(format.max()));
     let exponent = if size == 0.0 { least } else { (size.to_bits() >> 52) as i32 - 1023 };
     let step = 2f64.powi(exponent.max(least) - mantissa);
     let rounded = (size / step).round_ties_even() * step;
@@ -51,7 +51,7 @@ pub fn encode(number: f32, format: Fp8Format) -> u8 {
 pub fn scale(largest: f32, format: Fp8Format, kind: ScaleType) -> (u32, f32) {
     let scale = match largest {
         0.0 => 1.0,
-        _ => (largest / format.most()).max(f32::MIN_POSITIVE),
+        _ => (largest / format.max()).max(f32::MIN_POSITIVE),
     };
     match kind {
         ScaleType::F32 => (scale.to_bits(), scale),
