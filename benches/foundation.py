@@ -160,7 +160,7 @@ def mapping(report: Report, device: Device, path: Path) -> None:
             raise RuntimeError(f"the file was not mapped: {buffer.info.note}")
         anonymous = max(anonymous, buffer.usage.anonymous_bytes)
         buffer.close()
-    rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map, 4 GiB file in page cache")
+    rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map_file, 4 GiB file in page cache")
     what = "private anonymous bytes of the mapping (smaps), largest of all runs"
     grown = report.figure("map.file.anonymous", [float(anonymous)], "bytes", what)
     report.bar("map and register a 4 GiB file (GB/s)", rate, ">=", 15)

@@ -49,7 +49,7 @@ static wb_plan *plan(wb_device *device, int groups, int each, double *took) {
     }
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     options.offload_bytes = UINT64_MAX - 1;
-    options.carrier = WB_CARRIER_PREFETCH;
+    options.carrier = WB_TRANSFER_MODE_PREFETCH;
     wb_plan *made = NULL;
     const double start = seconds();
     check(wb_plan_new(device, parameters, (uint64_t)count, &options, &made, &error), &error);

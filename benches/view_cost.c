@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
         const double start = seconds();
         for (int pair = 0; pair < PAIRS; pair++) {
             wb_view *view = NULL;
-            if (wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error) != WB_OK) {
+            if (wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error) != WB_OK) {
                 fprintf(stderr, "%s\n", error.message);
                 return 1;
             }

@@ -12,7 +12,7 @@
  *              status, the driver's own code and a message. Outputs are written only on success.
  *   Structs    Begin with struct_size and have a WB_*_INIT. A smaller struct from an older header is
  *              accepted; reserved fields must be 0.
- *   NULL       is refused with WB_ERR_NULL unless a comment says that it is allowed.
+ *   NULL       is refused with WB_ERR_INVALID_ARGUMENT unless a comment says that it is allowed.
  *   Streams    are the engine's own: a CUstream as void*, or a host device's stream. NULL is the
  *              device's default stream.
  *   Callbacks  (progress, log sink, deleters, host functions) return: neither an exception nor longjmp
@@ -44,32 +44,17 @@ struct DLManagedTensorVersioned;
 
 
 /**
- * The NUMA node that the device hangs on; the default.
+ * Downgrades WB_ERR_NOTHING_OFFLOADED to a warning.
  */
-#define WB_NUMA_DEVICE -1
+#define WB_ALLOW_NOTHING_OFFLOADED 1
 
 /**
- * Any NUMA node.
+ * Downgrades WB_ERR_SELECTOR of a selector that matches nothing to a warning.
  */
-#define WB_NUMA_ANY -2
+#define WB_ALLOW_UNMATCHED_SELECTOR 2
 
 /**
- * A budget that is not given.
- */
-#define WB_UNSET UINT64_MAX
-
-/**
- * Nothing offloaded is a warning.
- */
-#define WB_ALLOW_NOTHING 1
-
-/**
- * A selector that matches nothing is a warning.
- */
-#define WB_ALLOW_UNMATCHED 2
-
-/**
- * Room for everything on the device is a warning.
+ * Downgrades WB_ERR_EVERYTHING_FITS to a warning.
  */
 #define WB_ALLOW_EVERYTHING_FITS 4
 
@@ -88,15 +73,15 @@ typedef struct wb_device wb_device;
  *
  * 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
  *    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
- *    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+ *    Weights that share bytes are found by their addresses, or by `storage_id` where there are none.
  * 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
  *    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
- *    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+ *    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
  *    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
  *    a name.
  * 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
- *    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
- *    or wb_offloader_view for a tensor that keeps its memory.
+ *    engine drops its own copies of what is offloaded, and asks wb_offloader_get_parameter_info for each address,
+ *    or wb_offloader_get_view for a tensor that keeps its memory.
  * 4. Step. Around the kernels of each layer, on the engine's own stream:
  *
  * ```c
@@ -123,7 +108,7 @@ typedef struct wb_device wb_device;
  *
  * Threads and memory. Every call may come from any thread. Views and the offloader itself may be
  * released in any order; wb_offloader_release waits for the copies that are queued. What holds memory
- * and what was carried is in wb_offloader_measure, and adds up.
+ * and what was carried is in wb_offloader_get_stats, and adds up.
  */
 typedef struct wb_offloader wb_offloader;
 
@@ -153,13 +138,12 @@ typedef struct wb_view wb_view;
 typedef int32_t wb_status;
 
 /**
- * Receives an error that no call could return: something failed while memory was given back.
- * Called on any thread, with locks of the library held: it must not call the library.
+ * The numbering that `wb_error.code` belongs to.
  */
-typedef void (*wb_log_callback)(void *user, wb_status status, int32_t code, const char *message);
+typedef int32_t wb_code_domain;
 
 /**
- * What went wrong. The caller's own; begin with WB_ERROR_INIT. Written on failure only.
+ * Describes a failure. Begin with WB_ERROR_INIT. Written on failure only.
  */
 typedef struct {
     /**
@@ -171,9 +155,13 @@ typedef struct {
      */
     wb_status status;
     /**
-     * The CUDA driver's code, or the errno of a system call; 0 where there is none.
+     * The code that the driver or the kernel returned; 0 if there is none.
      */
-    int32_t driver_code;
+    int32_t code;
+    /**
+     * The numbering that `code` belongs to.
+     */
+    wb_code_domain code_domain;
     /**
      * What was asked, what was found, what to do. Ends in NUL.
      */
@@ -181,9 +169,15 @@ typedef struct {
 } wb_error;
 
 /**
+ * Receives an error that no call could return: something failed while memory was given back.
+ * Called on any thread, with locks of the library held: it must not call the library.
+ */
+typedef void (*wb_log_callback)(void *user, const wb_error *error);
+
+/**
  * Yes, no, or as environment and platform have it.
  */
-typedef int32_t wb_choice;
+typedef int32_t wb_tristate;
 
 /**
  * How to open a device. Begin with WB_DEVICE_OPTIONS_INIT.
@@ -194,14 +188,14 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * Pin host memory? A wb_choice; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_AUTO off.
+     * Pin host memory? A wb_tristate; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_TRISTATE_AUTO off.
      */
-    wb_choice pin;
+    wb_tristate pin;
     /**
-     * Let the device read host memory in place? A wb_choice; WEIGHBRIDGE_DISABLE_UVA=1 switches
-     * WB_AUTO off.
+     * Let the device read host memory in place? A wb_tristate; WEIGHBRIDGE_DISABLE_UVA=1 switches
+     * WB_TRISTATE_AUTO off.
      */
-    wb_choice views;
+    wb_tristate views;
     /**
      * 0.
      */
@@ -312,7 +306,7 @@ typedef struct {
 } wb_device_info;
 
 /**
- * What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_USAGE_INIT.
+ * What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_STATS_INIT.
  */
 typedef struct {
     /**
@@ -355,7 +349,7 @@ typedef struct {
      * Errors that went to the log sink since the process began.
      */
     uint64_t errors_logged;
-} wb_device_usage;
+} wb_device_stats;
 
 /**
  * Work of the host on a stream. It must not call this library or CUDA.
@@ -366,6 +360,11 @@ typedef void (*wb_host_function)(void *user);
  * Whether memory lies in huge pages.
  */
 typedef int32_t wb_huge_pages;
+
+/**
+ * The NUMA node on which memory is allocated.
+ */
+typedef int32_t wb_numa_policy;
 
 /**
  * How a file gets into memory.
@@ -400,27 +399,34 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
-     * allocates and for memory that exists already; files are then read, not mapped.
+     * A wb_numa_policy.
      */
-    int32_t numa_node;
+    wb_numa_policy numa_policy;
     /**
-     * Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
+     * The NUMA node of WB_NUMA_NODE; not read with another policy.
      */
-    wb_choice pin;
+    uint32_t numa_node;
     /**
-     * Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+     * Pin this buffer? A wb_tristate; WB_TRISTATE_AUTO is the device's policy.
+     */
+    wb_tristate pin;
+    /**
+     * Bypass the processor's cache (WB_TRISTATE_ON): fast to write, very slow to read for the host. For memory
      * that exists already and for files WB_ERR_NOT_SUPPORTED.
      */
-    wb_choice write_combined;
+    wb_tristate write_combined;
     /**
-     * Pinned for every context of the process; WB_AUTO is yes.
+     * Pinned for every context of the process; WB_TRISTATE_AUTO is yes.
      */
-    wb_choice portable;
+    wb_tristate portable;
     /**
      * A wb_file_mode, for files.
      */
     wb_file_mode file_mode;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
     /**
      * Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
      * in between, and progress be reported.
@@ -480,9 +486,9 @@ typedef struct {
      */
     void *data;
     /**
-     * Where the device sees the first byte; 0 where it does not.
+     * Where the device sees the first byte; NULL where it does not.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * Bytes asked for.
      */
@@ -500,13 +506,13 @@ typedef struct {
      */
     uint64_t chunks;
     /**
-     * Why it is not as it would be at best (a fallback that was taken); empty when it is.
+     * Reason for the fallback that was taken; empty if there is none.
      */
-    char note[256];
+    char fallback_reason[256];
 } wb_buffer_info;
 
 /**
- * What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+ * What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_STATS_INIT.
  */
 typedef struct {
     /**
@@ -533,7 +539,7 @@ typedef struct {
      * Bytes locked by mlock (smaps).
      */
     uint64_t locked_bytes;
-} wb_buffer_usage;
+} wb_buffer_stats;
 
 /**
  * An element type: one of `WB_DTYPE_*`.
@@ -577,7 +583,7 @@ typedef struct {
 /**
  * Who looks through a view.
  */
-typedef int32_t wb_access;
+typedef int32_t wb_accessor;
 
 /**
  * What a view is. Begin with WB_VIEW_INFO_INIT.
@@ -596,9 +602,9 @@ typedef struct {
      */
     int32_t ndim;
     /**
-     * A wb_access.
+     * A wb_accessor.
      */
-    wb_access access;
+    wb_accessor accessor;
     /**
      * 1 when the elements must not be written.
      */
@@ -613,9 +619,9 @@ typedef struct {
      */
     void *data;
     /**
-     * The device's address of the first element; 0 for a view of the host only.
+     * The device's address of the first element; NULL for a view of the host only.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * `ndim` sizes in elements; the view's own, alive as long as it.
      */
@@ -645,7 +651,7 @@ typedef int (*wb_capsule_is_valid)(void *capsule, const char *name);
 typedef void *(*wb_capsule_get_pointer)(void *capsule, const char *name);
 
 /**
- * A tensor of a file. Begin with WB_TENSOR_INFO_INIT.
+ * A tensor of a file. Begin with WB_SAFETENSORS_TENSOR_INFO_INIT.
  */
 typedef struct {
     /**
@@ -680,17 +686,22 @@ typedef struct {
      * Bytes of its data.
      */
     uint64_t bytes;
-} wb_tensor_info;
+} wb_safetensors_tensor_info;
 
 /**
  * How a step reads a parameter.
  */
-typedef int32_t wb_parameter_access;
+typedef int32_t wb_access_pattern;
 
 /**
- * How an offloaded parameter gets to the kernels that read it.
+ * How an offloaded parameter is transferred to the kernels that read it.
  */
-typedef int32_t wb_carrier;
+typedef int32_t wb_transfer_mode;
+
+/**
+ * Where a parameter is kept.
+ */
+typedef int32_t wb_placement;
 
 /**
  * A parameter of a model. Begin with WB_PARAMETER_INIT.
@@ -701,9 +712,9 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * A wb_parameter_access.
+     * A wb_access_pattern.
      */
-    wb_parameter_access access;
+    wb_access_pattern access_pattern;
     /**
      * Its name, unique in the model; UTF-8 that ends in NUL.
      */
@@ -717,27 +728,32 @@ typedef struct {
      */
     const wb_layout *layout;
     /**
-     * Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+     * Address in host or device memory; NULL while there are no bytes. Parameters whose bytes overlap are
      * tied: they are stored once.
      */
-    uint64_t source;
+    const void *source;
     /**
      * Ties parameters that have no source: those of the same number, other than 0.
      */
-    uint64_t storage;
+    uint64_t storage_id;
     /**
-     * A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
+     * A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options'.
      */
-    wb_carrier carrier;
+    wb_transfer_mode transfer_mode;
     /**
-     * 0.
+     * WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO.
      */
-    uint32_t reserved0;
+    wb_placement placement;
     /**
      * 0.
      */
     uint64_t reserved[2];
 } wb_parameter;
+
+/**
+ * What `wb_plan_options.budget_bytes` limits. There is no default: a plan needs a budget.
+ */
+typedef int32_t wb_budget_kind;
 
 /**
  * In which order parameters leave the device while the budget lasts.
@@ -753,17 +769,17 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+     * WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2; 0 for the first.
      */
     wb_dtype format;
     /**
-     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
+     * WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two; 0 for the first.
      */
-    wb_dtype scale_type;
+    wb_dtype scale_dtype;
     /**
-     * 1 when the scales are given, 0 when they are found and written.
+     * 1 if the caller gives the scales, 0 if they are computed and written.
      */
-    int32_t given_scales;
+    int32_t use_given_scales;
     /**
      * Rows that share a scale, of the last but one dimension; 0 for all.
      */
@@ -775,7 +791,7 @@ typedef struct {
     /**
      * 1 when NaN and infinities are to be an error.
      */
-    int32_t refuse_nonfinite;
+    int32_t reject_nonfinite;
     /**
      * 0.
      */
@@ -811,15 +827,19 @@ typedef struct {
      */
     uint32_t depth;
     /**
-     * At most so many bytes of host memory are taken. One of the two budgets is given.
+     * A wb_budget_kind.
      */
-    uint64_t offload_bytes;
+    wb_budget_kind budget_kind;
     /**
-     * What stays and the slots take at most so many bytes of device memory.
+     * A wb_transfer_mode, for parameters that name none.
      */
-    uint64_t device_bytes;
+    wb_transfer_mode transfer_mode;
     /**
-     * What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
+     * The budget.
+     */
+    uint64_t budget_bytes;
+    /**
+     * What is copied ahead takes at most so many bytes of slots; 0 for what two groups need.
      */
     uint64_t slot_bytes;
     /**
@@ -841,10 +861,6 @@ typedef struct {
      */
     uint32_t exclude_count;
     /**
-     * A wb_carrier, for parameters that name none.
-     */
-    wb_carrier carrier;
-    /**
      * A wb_order.
      */
     wb_order order;
@@ -853,27 +869,23 @@ typedef struct {
      */
     uint32_t allow;
     /**
-     * 0.
-     */
-    uint32_t reserved0;
-    /**
      * How matrices are quantized when the plan is committed; NULL for not at all. Each is planned as
      * two parameters: itself in 8 bits, and its scales by its name and `_scale`, or `_scale_inv` for
      * blocks of a matrix.
      */
     const wb_quantize_options *quantize;
     /**
-     * `quantize_count` selectors of those; none for all of wide types.
+     * `quantize_select_count` selectors of those; none for all of wide types.
      */
     const char *const *quantize_select;
     /**
      * How many.
      */
-    uint32_t quantize_count;
+    uint32_t quantize_select_count;
     /**
      * 0.
      */
-    uint32_t reserved1;
+    uint32_t reserved0;
     /**
      * What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
      * was called.
@@ -956,7 +968,7 @@ typedef struct {
 } wb_plan_info;
 
 /**
- * What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
+ * What becomes of a parameter. Begin with WB_PLAN_PARAMETER_INFO_INIT. The strings are the plan's.
  */
 typedef struct {
     /**
@@ -964,9 +976,17 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * How it is carried; WB_CARRIER_NONE when it stays on the device.
+     * WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
      */
-    wb_carrier carrier;
+    wb_placement placement;
+    /**
+     * How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
+     */
+    wb_transfer_mode transfer_mode;
+    /**
+     * 0.
+     */
+    uint32_t reserved0;
     /**
      * Its name.
      */
@@ -987,7 +1007,7 @@ typedef struct {
      * The first parameter that it shares its bytes with, itself if with none.
      */
     uint64_t tied_to;
-} wb_planned_info;
+} wb_plan_parameter_info;
 
 /**
  * A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
@@ -1027,6 +1047,10 @@ typedef struct {
      * 0.
      */
     uint32_t reserved0;
+    /**
+     * Number of parameters: the indexes that wb_offloader_get_parameter_info takes are smaller.
+     */
+    uint64_t parameters;
     /**
      * Bytes of parameters that are offloaded, ties counted once.
      */
@@ -1082,7 +1106,7 @@ typedef struct {
     /**
      * Copies that had not begun when their group was acquired, those on demand excepted.
      */
-    uint64_t late;
+    uint64_t late_copies;
     /**
      * Seconds that streams of the engine have waited for copies.
      */
@@ -1094,7 +1118,7 @@ typedef struct {
 } wb_offloader_stats;
 
 /**
- * What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+ * What a parameter of an offloader is. Begin with WB_OFFLOADER_PARAMETER_INFO_INIT.
  */
 typedef struct {
     /**
@@ -1102,18 +1126,30 @@ typedef struct {
      */
     uint32_t struct_size;
     /**
-     * How it is carried; WB_CARRIER_NONE while it is resident.
+     * WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
      */
-    wb_carrier carrier;
+    wb_placement placement;
     /**
-     * Its group.
+     * How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
+     */
+    wb_transfer_mode transfer_mode;
+    /**
+     * 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's own.
+     */
+    int32_t owned;
+    /**
+     * Its name, ending in NUL; valid until the parameter is removed.
+     */
+    const char *name;
+    /**
+     * Index of its group.
      */
     uint64_t group;
     /**
-     * Where the device finds the first element: of a view or a resident parameter always, of another
-     * while its group is acquired. 0 for a parameter that has no bytes yet.
+     * Device address of the first element: of a zero-copy or a resident parameter always, of another
+     * while its group is acquired. NULL for a parameter that has no bytes yet.
      */
-    uint64_t device_address;
+    void *device_address;
     /**
      * Where the host finds the first element of what is offloaded; NULL for a resident parameter.
      */
@@ -1122,10 +1158,10 @@ typedef struct {
      * Bytes from its lowest to the end of its highest element.
      */
     uint64_t span_bytes;
-} wb_offloaded_info;
+} wb_offloader_parameter_info;
 
 /**
- * What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+ * What wb_offloader_reconcile did. Begin with WB_OFFLOADER_RECONCILE_RESULT_INIT.
  */
 typedef struct {
     /**
@@ -1152,10 +1188,10 @@ typedef struct {
      * Parameters that are where they were.
      */
     uint64_t kept;
-} wb_reconciled;
+} wb_offloader_reconcile_result;
 
 /**
- * The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
+ * The scales of a tensor. Begin with WB_QUANTIZER_SCALES_INFO_INIT.
  */
 typedef struct {
     /**
@@ -1182,10 +1218,10 @@ typedef struct {
      * Bytes of all scales, which lie in this order without gaps.
      */
     uint64_t bytes;
-} wb_scales_info;
+} wb_quantizer_scales_info;
 
 /**
- * What was done. Begin with WB_QUANTIZED_INIT.
+ * What was done. Begin with WB_QUANTIZER_RESULT_INIT.
  */
 typedef struct {
     /**
@@ -1204,237 +1240,218 @@ typedef struct {
      * Bytes of device memory that were taken for staging, never more than the limit.
      */
     uint64_t staging_bytes;
-} wb_quantized;
+} wb_quantizer_result;
 
 /**
- * The call did what was asked.
+ * The call succeeded.
  */
 #define WB_OK 0
 
 /**
- * The library broke its own rules (a panic was caught): please report it.
+ * A defect of the library (it caught a panic); please report it.
  */
 #define WB_ERR_INTERNAL 1
 
 /**
- * A pointer is NULL where NULL is not allowed.
+ * An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field that is
+ * not zero, or another invalid value. The message names it.
  */
-#define WB_ERR_NULL 2
+#define WB_ERR_INVALID_ARGUMENT 2
 
 /**
- * A handle is not alive: released too often, or never made (found by debug builds only).
+ * The handle is not alive: it was released too often or never created (detected by debug builds only).
  */
 #define WB_ERR_HANDLE 3
 
 /**
- * A `struct_size` is too small to be valid, or larger than this library knows.
+ * `struct_size` is smaller than the smallest valid size or larger than this library knows.
  */
 #define WB_ERR_STRUCT_SIZE 4
 
 /**
- * A reserved field is not 0.
+ * A product or sum of sizes does not fit in 64 bits.
  */
-#define WB_ERR_RESERVED 5
+#define WB_ERR_OVERFLOW 5
 
 /**
- * A value is none of the named constants of its kind.
+ * An index or a range lies outside its bounds.
  */
-#define WB_ERR_ENUM 6
+#define WB_ERR_OUT_OF_RANGE 6
 
 /**
- * An argument is wrong in another way; the message says which and how.
+ * The memory is not mapped for the device; use an explicit copy.
  */
-#define WB_ERR_INVALID_ARGUMENT 7
+#define WB_ERR_NOT_MAPPED 7
 
 /**
- * Shape × strides × element size does not fit in 64 bits.
+ * The address does not have the required alignment.
  */
-#define WB_ERR_OVERFLOW 8
+#define WB_ERR_UNALIGNED 8
 
 /**
- * A range lies outside of what it should lie in.
+ * Part of the range is already registered.
  */
-#define WB_ERR_OUT_OF_RANGE 9
+#define WB_ERR_ALREADY_REGISTERED 9
 
 /**
- * Zero bytes where there is nothing to do with zero bytes.
+ * Part of the range is not mapped in this process or is not readable.
  */
-#define WB_ERR_ZERO_BYTES 10
+#define WB_ERR_UNMAPPED_RANGE 10
 
 /**
- * The device cannot see this memory; a copy has its own name.
+ * Registering this memory would silently copy its pages.
  */
-#define WB_ERR_NOT_MAPPED 11
+#define WB_ERR_WOULD_COPY 11
 
 /**
- * The address does not suit the alignment that was asked for.
+ * The device does not exist.
  */
-#define WB_ERR_UNALIGNED 12
+#define WB_ERR_NO_DEVICE 12
 
 /**
- * A part of the range is registered already.
+ * No NVIDIA driver is installed.
  */
-#define WB_ERR_ALREADY_REGISTERED 13
+#define WB_ERR_NO_DRIVER 13
 
 /**
- * A part of the range is not mapped in this process, or not readable.
+ * The driver lacks a required function; the message names it.
  */
-#define WB_ERR_UNMAPPED_RANGE 14
+#define WB_ERR_DRIVER_TOO_OLD 14
 
 /**
- * Registering this memory would silently copy every page of it.
+ * The driver reported an error; `code` holds its CUresult.
  */
-#define WB_ERR_WOULD_COPY 15
+#define WB_ERR_DRIVER 15
 
 /**
- * There is no such device.
+ * The platform or this kind of device does not support the operation.
  */
-#define WB_ERR_NO_DEVICE 16
+#define WB_ERR_NOT_SUPPORTED 16
 
 /**
- * There is no NVIDIA driver on this machine.
+ * Pinning exceeds RLIMIT_MEMLOCK.
  */
-#define WB_ERR_NO_DRIVER 17
+#define WB_ERR_MEMLOCK 17
 
 /**
- * The driver lacks a function that is needed; the message names it.
+ * The allocation exceeds the memory limit of the control group.
  */
-#define WB_ERR_DRIVER_TOO_OLD 18
+#define WB_ERR_CGROUP 18
 
 /**
- * The driver refused; `driver_code` is its code.
+ * Not enough host memory.
  */
-#define WB_ERR_DRIVER 19
+#define WB_ERR_OUT_OF_MEMORY 19
 
 /**
- * The platform, or this kind of device, cannot do it.
+ * Not enough device memory.
  */
-#define WB_ERR_NOT_SUPPORTED 20
+#define WB_ERR_DEVICE_MEMORY 20
 
 /**
- * Pinning was asked for and RLIMIT_MEMLOCK does not allow it.
+ * Huge pages are required and not available.
  */
-#define WB_ERR_MEMLOCK 21
-
-/**
- * The memory limit of the control group leaves no room.
- */
-#define WB_ERR_CGROUP 22
-
-/**
- * There is not enough host memory.
- */
-#define WB_ERR_OUT_OF_MEMORY 23
-
-/**
- * There is not enough device memory.
- */
-#define WB_ERR_DEVICE_MEMORY 24
-
-/**
- * Huge pages were required and are not to be had.
- */
-#define WB_ERR_HUGE_PAGES 25
+#define WB_ERR_HUGE_PAGES 21
 
 /**
  * The file does not exist.
  */
-#define WB_ERR_FILE_MISSING 26
+#define WB_ERR_FILE_MISSING 22
 
 /**
- * The file may not be read, or is not a regular file.
+ * The file is not readable or not a regular file.
  */
-#define WB_ERR_FILE_ACCESS 27
+#define WB_ERR_FILE_ACCESS 23
 
 /**
  * The file is empty.
  */
-#define WB_ERR_FILE_EMPTY 28
+#define WB_ERR_FILE_EMPTY 24
 
 /**
- * The file is shorter than it was when it was mapped, or than it says it is.
+ * The file is shorter than its mapping or than its own header says.
  */
-#define WB_ERR_FILE_TRUNCATED 29
+#define WB_ERR_FILE_TRUNCATED 25
 
 /**
  * Reading the file failed.
  */
-#define WB_ERR_FILE_IO 30
+#define WB_ERR_FILE_IO 26
 
 /**
  * The file is not a well-formed safetensors file.
  */
-#define WB_ERR_FORMAT 31
+#define WB_ERR_FORMAT 27
 
 /**
- * There is nothing of that name.
+ * No object has this name.
  */
-#define WB_ERR_NOT_FOUND 32
+#define WB_ERR_NOT_FOUND 28
 
 /**
- * The progress callback asked to stop.
+ * The progress callback cancelled the call.
  */
-#define WB_ERR_CANCELLED 33
+#define WB_ERR_CANCELLED 29
 
 /**
- * The wait ended before the work did.
+ * The timeout expired before the work completed.
  */
-#define WB_ERR_TIMEOUT 34
+#define WB_ERR_TIMEOUT 30
 
 /**
- * The stream is being captured into a graph, where this cannot be done.
+ * The stream is being captured into a graph, where this call is not possible.
  */
-#define WB_ERR_CAPTURING 35
+#define WB_ERR_CAPTURING 31
 
 /**
- * The process was forked since the device was opened: its child cannot use it.
+ * The device was opened before a fork, and this is the child process.
  */
-#define WB_ERR_FORKED 36
+#define WB_ERR_FORKED 32
 
 /**
- * The DLPack tensor is of a version, device or type that is not taken here.
+ * The DLPack tensor has an unsupported version, device or type.
  */
-#define WB_ERR_DLPACK 37
+#define WB_ERR_DLPACK 33
 
 /**
- * Nothing would be offloaded.
+ * The plan offloads nothing.
  */
-#define WB_ERR_NOTHING_OFFLOADED 38
+#define WB_ERR_NOTHING_OFFLOADED 34
 
 /**
- * A selector is malformed, or matches no parameter.
+ * A selector is malformed or matches no parameter.
  */
-#define WB_ERR_SELECTOR 39
+#define WB_ERR_SELECTOR 35
 
 /**
- * Everything fits on the device.
+ * All parameters fit on the device.
  */
-#define WB_ERR_EVERYTHING_FITS 40
+#define WB_ERR_EVERYTHING_FITS 36
 
 /**
  * The budget cannot be met.
  */
-#define WB_ERR_BUDGET 41
+#define WB_ERR_BUDGET 37
 
 /**
  * The bytes allowed for slots do not hold one group.
  */
-#define WB_ERR_SLOTS_BUDGET 42
+#define WB_ERR_SLOTS_BUDGET 38
 
 /**
- * Something else holds what was asked for; release it first.
+ * The object is in use; release it first.
  */
-#define WB_ERR_BUSY 43
+#define WB_ERR_BUSY 39
 
 /**
  * The staging memory allowed does not hold one row.
  */
-#define WB_ERR_STAGING 44
+#define WB_ERR_STAGING 40
 
 /**
- * There are NaN or infinities, and they were to be an error.
+ * The tensor contains NaN or infinity, and the options reject them.
  */
-#define WB_ERR_NOT_FINITE 45
+#define WB_ERR_NOT_FINITE 41
 
 /**
  * Boolean, 1 byte.
@@ -1527,19 +1544,34 @@ typedef struct {
 #define WB_DTYPE_F4_E2M1X2 18
 
 /**
+ * There is no code.
+ */
+#define WB_CODE_NONE 0
+
+/**
+ * `errno` of a system call.
+ */
+#define WB_CODE_ERRNO 1
+
+/**
+ * `CUresult` of the CUDA driver.
+ */
+#define WB_CODE_CUDA 2
+
+/**
  * As the environment and the platform have it; the default.
  */
-#define WB_AUTO 0
+#define WB_TRISTATE_AUTO 0
 
 /**
  * Yes; wins over the environment.
  */
-#define WB_ON 1
+#define WB_TRISTATE_ON 1
 
 /**
  * No; wins over the environment.
  */
-#define WB_OFF 2
+#define WB_TRISTATE_OFF 2
 
 /**
  * The host's processors and memory.
@@ -1568,19 +1600,35 @@ typedef struct {
 #define WB_HUGE_PAGES_REQUIRE 2
 
 /**
+ * The node nearest to the device; the default.
+ */
+#define WB_NUMA_DEVICE 0
+
+/**
+ * Any node.
+ */
+#define WB_NUMA_ANY 1
+
+/**
+ * The node that `numa_node` names. Fails with WB_ERR_NOT_SUPPORTED if a driver allocates and for existing
+ * memory; files are read, not mapped.
+ */
+#define WB_NUMA_NODE 2
+
+/**
  * Mapped where the platform can register a mapping, else read; the default.
  */
-#define WB_FILE_AUTO 0
+#define WB_FILE_MODE_AUTO 0
 
 /**
  * Mapped, or an error.
  */
-#define WB_FILE_MAP 1
+#define WB_FILE_MODE_MAP 1
 
 /**
  * Read into exact memory.
  */
-#define WB_FILE_READ 2
+#define WB_FILE_MODE_READ 2
 
 /**
  * Making pages present.
@@ -1640,47 +1688,67 @@ typedef struct {
 /**
  * The device; the buffer must be mapped for it.
  */
-#define WB_ACCESS_DEVICE 0
+#define WB_ACCESSOR_DEVICE 0
 
 /**
  * The host only.
  */
-#define WB_ACCESS_HOST 1
+#define WB_ACCESSOR_HOST 1
 
 /**
  * All of it; the default.
  */
-#define WB_PARAMETER_DENSE 0
+#define WB_ACCESS_PATTERN_DENSE 0
 
 /**
  * Few rows of it: an embedding, experts.
  */
-#define WB_PARAMETER_SPARSE 1
+#define WB_ACCESS_PATTERN_SPARSE 1
 
 /**
  * As the plan sees fit; the default.
  */
-#define WB_CARRIER_AUTO 0
+#define WB_TRANSFER_MODE_AUTO 0
 
 /**
  * The device reads it in host memory.
  */
-#define WB_CARRIER_VIEW 1
+#define WB_TRANSFER_MODE_ZERO_COPY 1
 
 /**
  * It is copied when its group is acquired.
  */
-#define WB_CARRIER_ON_DEMAND 2
+#define WB_TRANSFER_MODE_ON_DEMAND 2
 
 /**
  * It is copied ahead of that.
  */
-#define WB_CARRIER_PREFETCH 3
+#define WB_TRANSFER_MODE_PREFETCH 3
 
 /**
- * It is not carried: it stays on the device.
+ * The plan decides; the default.
  */
-#define WB_CARRIER_NONE -1
+#define WB_PLACEMENT_AUTO 0
+
+/**
+ * In device memory.
+ */
+#define WB_PLACEMENT_RESIDENT 1
+
+/**
+ * In host memory. An output only: whether a parameter can be offloaded depends on the budget.
+ */
+#define WB_PLACEMENT_OFFLOADED 2
+
+/**
+ * The host memory that offloaded parameters take.
+ */
+#define WB_BUDGET_OFFLOAD_BYTES 1
+
+/**
+ * The device memory that resident parameters and slots take.
+ */
+#define WB_BUDGET_DEVICE_BYTES 2
 
 /**
  * Evenly over the groups, so that copies and kernels overlap best; the default.
@@ -1707,20 +1775,20 @@ extern "C" {
 uint32_t wb_version(void);
 
 /**
- * The name of a status, such as "WB_ERR_NULL"; NULL for a number that is none. Static.
+ * The name of a status, such as "WB_ERR_INVALID_ARGUMENT"; NULL for a number that is none. Static.
  */
 const char *wb_status_name(wb_status status);
 
 /**
  * Installs the process's log sink, or takes it away with a NULL callback. Without one such errors
- * are only counted (wb_device_usage.errors_logged).
+ * are only counted (wb_device_stats.errors_logged).
  *
  * Ownership: `user` stays the caller's and must live until the sink is replaced. Any thread.
  *
  * The caller promises:
  * `callback` may be called on any thread with `user` until it is replaced.
  */
-wb_status wb_log_set(wb_log_callback callback, void *user);
+wb_status wb_log_set_callback(wb_log_callback callback, void *user);
 
 /**
  * How many CUDA devices there are.
@@ -1730,7 +1798,7 @@ wb_status wb_log_set(wb_log_callback callback, void *user);
  * The caller promises:
  * Pointers are NULL or valid.
  */
-wb_status wb_cuda_device_count(int32_t *count, wb_error *error);
+wb_status wb_device_get_cuda_count(int32_t *count, wb_error *error);
 
 /**
  * Opens a device by its name: "host", or "cuda:N" by CUDA's ordinal. `options` may be NULL.
@@ -1771,7 +1839,7 @@ void wb_device_release(wb_device *device);
  * The caller promises:
  * `device` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_device_describe(const wb_device *device, wb_device_info *info, wb_error *error);
+wb_status wb_device_get_info(const wb_device *device, wb_device_info *info, wb_error *error);
 
 /**
  * Measures what the link carries: bytes a second from pinned host memory to the device, the fastest
@@ -1794,7 +1862,7 @@ wb_status wb_device_measure_link(const wb_device *device,
  * The caller promises:
  * `device` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
  */
-wb_status wb_device_measure(const wb_device *device, wb_device_usage *usage, wb_error *error);
+wb_status wb_device_get_stats(const wb_device *device, wb_device_stats *usage, wb_error *error);
 
 /**
  * Waits until every reference that was to go after a stream, or was let go by a DLPack consumer,
@@ -1812,15 +1880,12 @@ wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error
  *
  * Ownership: given back with wb_device_free, or with the device's last reference. May block the
  * device: keep it off the hot path. Any thread.
- * Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_ZERO_BYTES, WB_ERR_FORKED, WB_ERR_DRIVER.
+ * Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
  * The caller promises:
  * `device` is NULL or alive; `address` is NULL or valid.
  */
-wb_status wb_device_alloc(const wb_device *device,
-                          uint64_t bytes,
-                          uint64_t *address,
-                          wb_error *error);
+wb_status wb_device_alloc(const wb_device *device, uint64_t bytes, void **address, wb_error *error);
 
 /**
  * Gives device memory of wb_device_alloc back; waits for the device as the driver does.
@@ -1830,7 +1895,7 @@ wb_status wb_device_alloc(const wb_device *device,
  * The caller promises:
  * `device` is NULL or alive.
  */
-wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *error);
+wb_status wb_device_free(const wb_device *device, void *address, wb_error *error);
 
 /**
  * Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
@@ -1839,14 +1904,14 @@ wb_status wb_device_free(const wb_device *device, uint64_t address, wb_error *er
  * Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
  * one is pageable memory, or both are host memory, a driver may block the caller until the stream
  * gets there. Any thread. Capturable.
- * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
+ * Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for a NULL address.
  *
  * The caller promises:
  * Both places are valid for `bytes` bytes until the stream has run the copy.
  */
 wb_status wb_device_copy(const wb_device *device,
-                         uint64_t to,
-                         uint64_t from,
+                         void *to,
+                         const void *from,
                          uint64_t bytes,
                          void *stream,
                          wb_error *error);
@@ -1920,7 +1985,7 @@ wb_status wb_buffer_alloc(const wb_device *device,
  * Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
  * that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
  * the device.
- * Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+ * Errors: WB_ERR_INVALID_ARGUMENT, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
  * (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
  * WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
  *
@@ -1940,7 +2005,7 @@ wb_status wb_buffer_register(const wb_device *device,
 /**
  * Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
  * Registered without a copy where the platform can, else read in parallel into exact pinned memory:
- * wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+ * wb_buffer_info.origin says which, and its fallback_reason why. `options` may be NULL.
  *
  * Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
  * queued on the device.
@@ -1951,13 +2016,13 @@ wb_status wb_buffer_register(const wb_device *device,
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.
  */
-wb_status wb_buffer_map(const wb_device *device,
-                        const char *path,
-                        uint64_t offset,
-                        uint64_t bytes,
-                        const wb_buffer_options *options,
-                        wb_buffer **buffer,
-                        wb_error *error);
+wb_status wb_buffer_map_file(const wb_device *device,
+                             const char *path,
+                             uint64_t offset,
+                             uint64_t bytes,
+                             const wb_buffer_options *options,
+                             wb_buffer **buffer,
+                             wb_error *error);
 
 /**
  * Adds a reference. Any thread.
@@ -1995,21 +2060,21 @@ wb_status wb_buffer_release_after(wb_buffer *buffer, void *stream, wb_error *err
  * The caller promises:
  * `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_buffer_describe(const wb_buffer *buffer, wb_buffer_info *info, wb_error *error);
+wb_status wb_buffer_get_info(const wb_buffer *buffer, wb_buffer_info *info, wb_error *error);
 
 /**
- * Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+ * Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_get_info. Any thread.
  *
  * The caller promises:
  * `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
  */
-wb_status wb_buffer_measure(const wb_buffer *buffer, wb_buffer_usage *usage, wb_error *error);
+wb_status wb_buffer_get_stats(const wb_buffer *buffer, wb_buffer_stats *usage, wb_error *error);
 
 /**
  * Makes a view of a buffer. It aliases, or fails: it never copies.
  *
  * Ownership: one reference; the view holds the buffer. Any thread.
- * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_ENUM,
+ * Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_INVALID_ARGUMENT,
  * WB_ERR_INVALID_ARGUMENT, WB_ERR_FILE_TRUNCATED.
  *
  * The caller promises:
@@ -2017,7 +2082,7 @@ wb_status wb_buffer_measure(const wb_buffer *buffer, wb_buffer_usage *usage, wb_
  */
 wb_status wb_view_new(const wb_buffer *buffer,
                       const wb_layout *layout,
-                      wb_access access,
+                      wb_accessor accessor,
                       wb_view **view,
                       wb_error *error);
 
@@ -2034,7 +2099,7 @@ wb_status wb_view_new(const wb_buffer *buffer,
 wb_status wb_view_copy_from(const wb_device *device,
                             const void *data,
                             const wb_layout *layout,
-                            wb_access access,
+                            wb_accessor accessor,
                             const wb_buffer_options *options,
                             wb_view **view,
                             wb_error *error);
@@ -2074,7 +2139,7 @@ wb_status wb_view_release_after(wb_view *view, void *stream, wb_error *error);
  * The caller promises:
  * `view` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *error);
+wb_status wb_view_get_info(const wb_view *view, wb_view_info *info, wb_error *error);
 
 /**
  * The buffer that a view looks into; WB_ERR_NOT_FOUND for a view of device memory.
@@ -2084,7 +2149,7 @@ wb_status wb_view_describe(const wb_view *view, wb_view_info *info, wb_error *er
  * The caller promises:
  * `view` is NULL or alive; `buffer` is NULL or valid.
  */
-wb_status wb_view_buffer(const wb_view *view, wb_buffer **buffer, wb_error *error);
+wb_status wb_view_get_buffer(const wb_view *view, wb_buffer **buffer, wb_error *error);
 
 /**
  * Exports a view as a DLManagedTensor: kDLCUDA for a view from a CUDA device, else kDLCPU.
@@ -2120,7 +2185,7 @@ wb_status wb_view_to_dlpack_versioned(const wb_view *view,
  */
 wb_status wb_view_from_dlpack(const wb_device *device,
                               struct DLManagedTensor *tensor,
-                              wb_access access,
+                              wb_accessor accessor,
                               const wb_buffer_options *options,
                               wb_view **view,
                               wb_error *error);
@@ -2133,7 +2198,7 @@ wb_status wb_view_from_dlpack(const wb_device *device,
  */
 wb_status wb_view_from_dlpack_versioned(const wb_device *device,
                                         struct DLManagedTensorVersioned *tensor,
-                                        wb_access access,
+                                        wb_accessor accessor,
                                         const wb_buffer_options *options,
                                         wb_view **view,
                                         wb_error *error);
@@ -2159,11 +2224,11 @@ wb_status wb_python_capsule_setup(wb_capsule_is_valid is_valid,
 void wb_python_capsule_destroy(void *capsule);
 
 /**
- * Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map
+ * Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map_file
  * does. `options` may be NULL.
  *
  * Ownership: one reference. Any thread. Errors: WB_ERR_FORMAT, WB_ERR_FILE_TRUNCATED, those of
- * wb_buffer_map.
+ * wb_buffer_map_file.
  *
  * The caller promises:
  * Pointers are NULL or valid; `path` ends in NUL.
@@ -2196,7 +2261,7 @@ void wb_safetensors_release(wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive.
  */
-uint64_t wb_safetensors_count(const wb_safetensors *file);
+uint64_t wb_safetensors_get_tensor_count(const wb_safetensors *file);
 
 /**
  * The header's JSON text, ending in NUL, with the file's own metadata; NULL for NULL. The file's
@@ -2205,7 +2270,7 @@ uint64_t wb_safetensors_count(const wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive.
  */
-const char *wb_safetensors_header(const wb_safetensors *file);
+const char *wb_safetensors_get_header(const wb_safetensors *file);
 
 /**
  * Answers what the tensor at an index is. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
@@ -2213,10 +2278,10 @@ const char *wb_safetensors_header(const wb_safetensors *file);
  * The caller promises:
  * `file` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_safetensors_describe(const wb_safetensors *file,
-                                  uint64_t index,
-                                  wb_tensor_info *info,
-                                  wb_error *error);
+wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file,
+                                         uint64_t index,
+                                         wb_safetensors_tensor_info *info,
+                                         wb_error *error);
 
 /**
  * The index of the tensor of a name. Any thread. Errors: WB_ERR_NOT_FOUND.
@@ -2224,10 +2289,10 @@ wb_status wb_safetensors_describe(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `name` is NULL or ends in NUL; `index` is NULL or valid.
  */
-wb_status wb_safetensors_find(const wb_safetensors *file,
-                              const char *name,
-                              uint64_t *index,
-                              wb_error *error);
+wb_status wb_safetensors_find_tensor(const wb_safetensors *file,
+                                     const char *name,
+                                     uint64_t *index,
+                                     wb_error *error);
 
 /**
  * A view of a tensor where it lies in the file's buffer. It aliases, or fails; `alignment` is the
@@ -2239,31 +2304,31 @@ wb_status wb_safetensors_find(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `view` is NULL or valid.
  */
-wb_status wb_safetensors_view(const wb_safetensors *file,
-                              uint64_t index,
-                              wb_access access,
-                              uint64_t alignment,
-                              wb_view **view,
-                              wb_error *error);
+wb_status wb_safetensors_get_view(const wb_safetensors *file,
+                                  uint64_t index,
+                                  wb_accessor accessor,
+                                  uint64_t alignment,
+                                  wb_view **view,
+                                  wb_error *error);
 
 /**
  * A view of a tensor where it lies if it is aligned, else of a copy in memory of its own; `copied`
  * receives 1 for a copy, else 0. `options`, for the copy, may be NULL.
  *
- * Ownership: one reference. Any thread. Errors: those of wb_safetensors_view but WB_ERR_UNALIGNED,
+ * Ownership: one reference. Any thread. Errors: those of wb_safetensors_get_view but WB_ERR_UNALIGNED,
  * and of wb_buffer_alloc.
  *
  * The caller promises:
  * `file` is NULL or alive; other pointers are NULL or valid.
  */
-wb_status wb_safetensors_load(const wb_safetensors *file,
-                              uint64_t index,
-                              wb_access access,
-                              uint64_t alignment,
-                              const wb_buffer_options *options,
-                              wb_view **view,
-                              int32_t *copied,
-                              wb_error *error);
+wb_status wb_safetensors_load_view(const wb_safetensors *file,
+                                   uint64_t index,
+                                   wb_accessor accessor,
+                                   uint64_t alignment,
+                                   const wb_buffer_options *options,
+                                   wb_view **view,
+                                   int32_t *copied,
+                                   wb_error *error);
 
 /**
  * The buffer over the whole file.
@@ -2273,7 +2338,9 @@ wb_status wb_safetensors_load(const wb_safetensors *file,
  * The caller promises:
  * `file` is NULL or alive; `buffer` is NULL or valid.
  */
-wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, wb_error *error);
+wb_status wb_safetensors_get_buffer(const wb_safetensors *file,
+                                    wb_buffer **buffer,
+                                    wb_error *error);
 
 /**
  * Plans: which of `count` parameters leave the device under the budget, and how they are carried.
@@ -2282,7 +2349,7 @@ wb_status wb_safetensors_buffer(const wb_safetensors *file, wb_buffer **buffer, 
  * Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
  * Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
  * allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
- * off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+ * off, WB_ERR_INVALID_ARGUMENT, WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW.
  *
  * The caller promises:
  * Pointers are NULL or valid for as much as is said of them.
@@ -2316,7 +2383,7 @@ void wb_plan_release(wb_plan *plan);
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *error);
+wb_status wb_plan_get_info(const wb_plan *plan, wb_plan_info *info, wb_error *error);
 
 /**
  * The whole plan as JSON. The string is the plan's. Any thread.
@@ -2324,7 +2391,7 @@ wb_status wb_plan_describe(const wb_plan *plan, wb_plan_info *info, wb_error *er
  * The caller promises:
  * `plan` is NULL or alive; `json` is NULL or valid.
  */
-wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
+wb_status wb_plan_to_json(const wb_plan *plan, const char **json, wb_error *error);
 
 /**
  * Finds a parameter by its name. Any thread. Errors: WB_ERR_NOT_FOUND.
@@ -2332,7 +2399,10 @@ wb_status wb_plan_json(const wb_plan *plan, const char **json, wb_error *error);
  * The caller promises:
  * `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
  */
-wb_status wb_plan_find(const wb_plan *plan, const char *name, uint64_t *index, wb_error *error);
+wb_status wb_plan_find_parameter(const wb_plan *plan,
+                                 const char *name,
+                                 uint64_t *index,
+                                 wb_error *error);
 
 /**
  * Answers what becomes of a parameter; they count in the order in which they were given. Any thread.
@@ -2341,10 +2411,10 @@ wb_status wb_plan_find(const wb_plan *plan, const char *name, uint64_t *index, w
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_parameter(const wb_plan *plan,
-                            uint64_t index,
-                            wb_planned_info *info,
-                            wb_error *error);
+wb_status wb_plan_get_parameter_info(const wb_plan *plan,
+                                     uint64_t index,
+                                     wb_plan_parameter_info *info,
+                                     wb_error *error);
 
 /**
  * Answers what a group is; they count in the order in which they were first named. Any thread.
@@ -2353,10 +2423,10 @@ wb_status wb_plan_parameter(const wb_plan *plan,
  * The caller promises:
  * `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
  */
-wb_status wb_plan_group(const wb_plan *plan,
-                        uint64_t index,
-                        wb_plan_group_info *info,
-                        wb_error *error);
+wb_status wb_plan_get_group_info(const wb_plan *plan,
+                                 uint64_t index,
+                                 wb_plan_group_info *info,
+                                 wb_error *error);
 
 /**
  * Answers a warning: what was allowed. The string is the plan's. Any thread. Errors: WB_ERR_OUT_OF_RANGE.
@@ -2364,10 +2434,10 @@ wb_status wb_plan_group(const wb_plan *plan,
  * The caller promises:
  * `plan` is NULL or alive; `warning` is NULL or valid.
  */
-wb_status wb_plan_warning(const wb_plan *plan,
-                          uint64_t index,
-                          const char **warning,
-                          wb_error *error);
+wb_status wb_plan_get_warning(const wb_plan *plan,
+                              uint64_t index,
+                              const char **warning,
+                              wb_error *error);
 
 /**
  * Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies
@@ -2414,9 +2484,9 @@ void wb_offloader_release(wb_offloader *offloader);
  * The caller promises:
  * `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
  */
-wb_status wb_offloader_measure(const wb_offloader *offloader,
-                               wb_offloader_stats *stats,
-                               wb_error *error);
+wb_status wb_offloader_get_stats(const wb_offloader *offloader,
+                                 wb_offloader_stats *stats,
+                                 wb_error *error);
 
 /**
  * The number of a group, by which it is acquired. Groups count from 0 in the order in which the
@@ -2425,10 +2495,10 @@ wb_status wb_offloader_measure(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
  */
-wb_status wb_offloader_group(const wb_offloader *offloader,
-                             const char *name,
-                             uint64_t *group,
-                             wb_error *error);
+wb_status wb_offloader_find_group(const wb_offloader *offloader,
+                                  const char *name,
+                                  uint64_t *group,
+                                  wb_error *error);
 
 /**
  * Makes `stream` wait until the group's parameters are where their addresses say, and keeps them there
@@ -2493,16 +2563,45 @@ wb_status wb_offloader_reset(const wb_offloader *offloader,
                              wb_error *error);
 
 /**
- * Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+ * Gets the index of the parameter with a name. An index is valid until a parameter is removed.
+ *
+ * Fails with WB_ERR_NOT_FOUND if no parameter has this name.
  *
  * The caller promises:
- * `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
- * begins with.
+ * `offloader` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
  */
-wb_status wb_offloader_parameter(const wb_offloader *offloader,
-                                 const char *name,
-                                 wb_offloaded_info *info,
-                                 wb_error *error);
+wb_status wb_offloader_find_parameter(const wb_offloader *offloader,
+                                      const char *name,
+                                      uint64_t *index,
+                                      wb_error *error);
+
+/**
+ * Fills `info` with the properties of parameter `index`.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE if there is no such parameter.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+ */
+wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader,
+                                          uint64_t index,
+                                          wb_offloader_parameter_info *info,
+                                          wb_error *error);
+
+/**
+ * Fills `infos`, an array of `count` structs, with the properties of the parameters from index `first` on.
+ * Every struct begins with the same struct_size.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if there are fewer parameters.
+ *
+ * The caller promises:
+ * `offloader` is NULL or alive; `infos` is NULL or valid for `count` structs.
+ */
+wb_status wb_offloader_get_parameter_infos(const wb_offloader *offloader,
+                                           uint64_t first,
+                                           uint64_t count,
+                                           wb_offloader_parameter_info *infos,
+                                           wb_error *error);
 
 /**
  * A view of a parameter from the device: of host memory that it reads in place, of the slot, or of
@@ -2515,10 +2614,10 @@ wb_status wb_offloader_parameter(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
-wb_status wb_offloader_view(const wb_offloader *offloader,
-                            const char *name,
-                            wb_view **view,
-                            wb_error *error);
+wb_status wb_offloader_get_view(const wb_offloader *offloader,
+                                uint64_t index,
+                                wb_view **view,
+                                wb_error *error);
 
 /**
  * A view of the host's bytes of an offloaded parameter, to read them or to save them.
@@ -2529,10 +2628,10 @@ wb_status wb_offloader_view(const wb_offloader *offloader,
  * The caller promises:
  * `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
  */
-wb_status wb_offloader_host_view(const wb_offloader *offloader,
-                                 const char *name,
-                                 wb_view **view,
-                                 wb_error *error);
+wb_status wb_offloader_get_host_view(const wb_offloader *offloader,
+                                     uint64_t index,
+                                     wb_view **view,
+                                     wb_error *error);
 
 /**
  * Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
@@ -2560,7 +2659,7 @@ wb_status wb_offloader_host_view(const wb_offloader *offloader,
  */
 wb_status wb_offloader_replace(const wb_offloader *offloader,
                                const char *name,
-                               uint64_t source,
+                               const void *source,
                                const wb_layout *layout,
                                void *stream,
                                wb_error *error);
@@ -2616,7 +2715,7 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader,
                                  const wb_parameter *parameters,
                                  uint64_t count,
                                  void *stream,
-                                 wb_reconciled *reconciled,
+                                 wb_offloader_reconcile_result *result,
                                  wb_error *error);
 
 /**
@@ -2671,10 +2770,10 @@ void wb_quantizer_release(wb_quantizer *quantizer);
  * The caller promises:
  * Pointers are NULL or valid.
  */
-wb_status wb_quantize_scales(const wb_layout *layout,
-                             const wb_quantize_options *options,
-                             wb_scales_info *info,
-                             wb_error *error);
+wb_status wb_quantizer_get_scales_info(const wb_layout *layout,
+                                       const wb_quantize_options *options,
+                                       wb_quantizer_scales_info *info,
+                                       wb_error *error);
 
 /**
  * Quantizes a tensor: each number is divided by its block's scale and rounded to the nearest 8-bit
@@ -2685,7 +2784,7 @@ wb_status wb_quantize_scales(const wb_layout *layout,
  *
  * `source` is the address from which the layout's offset counts; float32, float16 or bfloat16, any
  * strides. `target` takes as many bytes as there are elements, without gaps; `scales` what
- * wb_quantize_scales says. Each may be in host memory, best pinned, or in device memory.
+ * wb_quantizer_get_scales_info says. Each may be in host memory, best pinned, or in device memory.
  *
  * Stream order: the host waits until all is where it goes; what is queued on other streams is not
  * waited for. Any thread; one tensor at a time.
@@ -2696,15 +2795,15 @@ wb_status wb_quantize_scales(const wb_layout *layout,
  *
  * The caller promises:
  * Handles are NULL or alive; the source may be read, target and scales written (scales read where
- * they are given); `done` is NULL or valid for the size that it begins with.
+ * they are given); `result` is NULL or valid for the size that it begins with.
  */
 wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
-                                uint64_t source,
+                                const void *source,
                                 const wb_layout *layout,
-                                uint64_t target,
-                                uint64_t scales,
+                                void *target,
+                                void *scales,
                                 const wb_quantize_options *options,
-                                wb_quantized *done,
+                                wb_quantizer_result *result,
                                 wb_error *error);
 
 /**
@@ -2718,12 +2817,12 @@ wb_status wb_quantizer_quantize(const wb_quantizer *quantizer,
  * As for wb_quantizer_quantize, the other way round.
  */
 wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
-                                  uint64_t source,
-                                  uint64_t scales,
-                                  uint64_t target,
+                                  const void *source,
+                                  const void *scales,
+                                  void *target,
                                   const wb_layout *layout,
                                   const wb_quantize_options *options,
-                                  wb_quantized *done,
+                                  wb_quantizer_result *result,
                                   wb_error *error);
 
 #ifdef __cplusplus
@@ -2735,33 +2834,30 @@ wb_status wb_quantizer_dequantize(const wb_quantizer *quantizer,
 /*
  * Initial values: `wb_error error = WB_ERROR_INIT;`. Fields that are not named in them are 0.
  */
-#define WB_ERROR_INIT {sizeof(wb_error), WB_OK, 0, {0}}
+#define WB_ERROR_INIT {sizeof(wb_error), 0, 0, 0, {0}}
 #define WB_DEVICE_OPTIONS_INIT                                                                     \
-    {sizeof(wb_device_options), WB_AUTO, WB_AUTO, 0, NULL, 0, {0, 0, 0, 0}}
+    {sizeof(wb_device_options), 0, 0, 0, NULL, 0, {0}}
 #define WB_DEVICE_INFO_INIT                                                                        \
     {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
-#define WB_DEVICE_USAGE_INIT {sizeof(wb_device_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WB_DEVICE_STATS_INIT {sizeof(wb_device_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define WB_BUFFER_OPTIONS_INIT                                                                     \
-    {sizeof(wb_buffer_options), WB_HUGE_PAGES_TRY, 0, WB_NUMA_DEVICE, WB_AUTO, WB_AUTO, WB_AUTO,   \
-     WB_FILE_AUTO, 0, NULL, NULL, {0, 0, 0, 0}}
-#define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, 0, 0, 0, 0, 0, {0}}
-#define WB_BUFFER_USAGE_INIT {sizeof(wb_buffer_usage), 0, 0, 0, 0, 0}
+    {sizeof(wb_buffer_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}}
+#define WB_BUFFER_INFO_INIT {sizeof(wb_buffer_info), 0, 0, 0, NULL, NULL, 0, 0, 0, 0, {0}}
+#define WB_BUFFER_STATS_INIT {sizeof(wb_buffer_stats), 0, 0, 0, 0, 0}
 #define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
-#define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, 0, 0}
-#define WB_TENSOR_INFO_INIT {sizeof(wb_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
-#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, 0, 0, 0, 0, {0}}
+#define WB_VIEW_INFO_INIT {sizeof(wb_view_info), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0}
+#define WB_SAFETENSORS_TENSOR_INFO_INIT {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
+#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, {0}}
 #define WB_PLAN_OPTIONS_INIT                                                                       \
-    {sizeof(wb_plan_options), 0, WB_UNSET, WB_UNSET, WB_UNSET, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL,  \
-     NULL, 0, 0, 0.0, {0}}
+    {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, {0}}
 #define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
-#define WB_PLANNED_INFO_INIT {sizeof(wb_planned_info), 0, NULL, NULL, 0, 0, 0}
+#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
-#define WB_OFFLOADED_INFO_INIT {sizeof(wb_offloaded_info), 0, 0, 0, NULL, 0}
+#define WB_OFFLOADER_PARAMETER_INFO_INIT {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0}
 #define WB_OFFLOADER_STATS_INIT                                                                    \
-    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 #define WB_QUANTIZE_OPTIONS_INIT                                                                   \
-    {sizeof(wb_quantize_options), WB_DTYPE_F8_E4M3FN, WB_DTYPE_F32, 0, 0, 0, 0, 0, 0, NULL, NULL,  \
-     {0, 0, 0, 0}}
-#define WB_SCALES_INFO_INIT {sizeof(wb_scales_info), 0, 0, 0, 0, 0}
-#define WB_QUANTIZED_INIT {sizeof(wb_quantized), 0, 0, 0}
-#define WB_RECONCILED_INIT {sizeof(wb_reconciled), 0, 0, 0, 0, 0}
+    {sizeof(wb_quantize_options), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}}
+#define WB_QUANTIZER_SCALES_INFO_INIT {sizeof(wb_quantizer_scales_info), 0, 0, 0, 0, 0}
+#define WB_QUANTIZER_RESULT_INIT {sizeof(wb_quantizer_result), 0, 0, 0}
+#define WB_OFFLOADER_RECONCILE_RESULT_INIT {sizeof(wb_offloader_reconcile_result), 0, 0, 0, 0, 0}

@@ -10,14 +10,27 @@ use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, wb_status};
 /// What every fallible function of the library gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The numbering that an error's code belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeDomain {
+    /// There is no code.
+    None,
+    /// `errno` of a system call.
+    Errno,
+    /// `CUresult` of the CUDA driver.
+    Cuda,
+}
+
 /// A failure as the C interface reports it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// One of `WB_ERR_*`.
     pub status: wb_status,
-    /// The CUDA driver's code, the `errno` of the system call, or 0.
+    /// The code that the driver or the kernel returned; 0 if there is none.
     pub code: i32,
+    /// Which numbering `code` belongs to.
+    pub domain: CodeDomain,
     /// What was asked, what was found, what to do.
     pub message: String,
 }
@@ -25,7 +38,7 @@ pub struct Error {
 impl Error {
     /// An error of the library's own finding.
     pub fn new(status: wb_status, message: impl Into<String>) -> Self {
-        Self { status, code: 0, message: message.into() }
+        Self { status, code: 0, domain: CodeDomain::None, message: message.into() }
     }
 
     /// What a system call answered, with its name and its `errno`.
@@ -35,19 +48,22 @@ impl Error {
         call: &str,
         answer: &io::Error,
     ) -> Self {
-        Self::new(status, format!("{message} ({call}: {answer})"))
-            .with_code(answer.raw_os_error().unwrap_or(0))
+        let error = Self::new(status, format!("{message} ({call}: {answer})"));
+        match answer.raw_os_error() {
+            Some(errno) => error.with_code(CodeDomain::Errno, errno),
+            None => error,
+        }
     }
 
-    /// The same error with the code that the driver or the kernel gave.
+    /// The same error with the code that the driver or the kernel returned.
     #[must_use]
-    pub fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
+    pub fn with_code(mut self, domain: CodeDomain, code: i32) -> Self {
+        (self.domain, self.code) = (domain, code);
         self
     }
 }
 
-/// Returns early with an [`Error`]: `fail!(WB_ERR_NULL, "{what} is NULL")`.
+/// Returns early with an [`Error`]: `fail!(WB_ERR_INVALID_ARGUMENT, "{what} is NULL")`.
 macro_rules! fail {
     ($status:expr, $($message:tt)+) => {
         return Err($crate::error::Error::new($status, format!($($message)+)))

@@ -4,9 +4,6 @@
 //! below know nothing of C: [`memory`] holds buffers and views, [`device`] what CUDA and the host
 //! can do, [`tensor`] types, shapes and DLPack. ARCHITECTURE.md is the map.
 
-// What references of one's own take (tests/checkers/references.rs).
-#![cfg_attr(weighbridge_pthread, feature(arbitrary_self_types, coerce_unsized, unsize))]
-
 #[cfg(not(target_os = "linux"))]
 compile_error!("weighbridge is for Linux only");
 #[cfg(not(target_pointer_width = "64"))]
@@ -19,12 +16,10 @@ compile_error!(
 pub mod capi;
 pub mod device;
 pub mod error;
-mod log;
 pub mod memory;
 pub mod offload;
-mod primitives;
-mod process;
+pub mod os;
+pub mod plan;
 pub mod quant;
 pub mod status;
-mod sync;
 pub mod tensor;

@@ -4,7 +4,7 @@
  * How to read it
  *   Ownership  Device, Buffer, View, Safetensors, Plan and Offloader hold one reference each: moved;
  *              share() makes another. Children hold their parents: destroy in any order. An empty
- *              object (moved from, released, default) may be asked, and answers WB_ERR_NULL.
+ *              object (moved from, released, default) may be asked, and answers WB_ERR_INVALID_ARGUMENT.
  *   Threading  Any function from any thread. One object is changed (moved, assigned, released) by
  *              one thread at a time: give every thread its own share().
  *   Errors     What can fail returns Result<T>: test it, or take its value(), which throws an

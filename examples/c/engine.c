@@ -23,11 +23,11 @@ static wb_buffer *weights_of(const wb_device *device, const char *path)
     wb_buffer *buffer = NULL;
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
     if (path != NULL) {
-        must(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+        must(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
         return buffer;
     }
     must(wb_buffer_alloc(device, 8u << 20, NULL, &buffer, &error));
-    must(wb_buffer_describe(buffer, &info, &error));
+    must(wb_buffer_get_info(buffer, &info, &error));
     unsigned char *bytes = info.data;
     for (uint64_t i = 0; i < info.asked_bytes; i++) bytes[i] = (unsigned char)(i % 251);
     return buffer;
@@ -43,7 +43,7 @@ int main(int argc, char **argv)
 
     must(wb_device_open(argc > 1 ? argv[1] : "host", NULL, &device, &error));
     wb_buffer *weights = weights_of(device, argc > 2 ? argv[2] : NULL);
-    must(wb_buffer_describe(weights, &info, &error));
+    must(wb_buffer_get_info(weights, &info, &error));
     printf("%zu bytes asked, %zu mapped, %zu pinned%s%s\n", (size_t)info.asked_bytes,
            (size_t)info.mapped_bytes, (size_t)info.pinned_bytes, info.note[0] ? ": " : "",
            info.note);
@@ -51,7 +51,7 @@ int main(int argc, char **argv)
     /* The view holds a reference to the buffer, so this one may be released at once. */
     const int64_t shape[] = {(int64_t)info.asked_bytes};
     const wb_layout layout = {sizeof layout, WB_DTYPE_U8, 1, 0, shape, NULL, 0};
-    must(wb_view_new(weights, &layout, WB_ACCESS_HOST, &view, &error));
+    must(wb_view_new(weights, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_buffer_release(weights);
 
     /* The copy is queued, and the view is released after it on the stream: this thread does not wait,
@@ -71,8 +71,8 @@ int main(int argc, char **argv)
     must(wb_device_drain(device, 10000, &error));
     int same = memcmp(back, expected, info.asked_bytes) == 0;
 
-    wb_device_usage usage = WB_DEVICE_USAGE_INIT;
-    must(wb_device_measure(device, &usage, &error));
+    wb_device_stats usage = WB_DEVICE_STATS_INIT;
+    must(wb_device_get_stats(device, &usage, &error));
     printf("%s; %zu bytes pinned, %zu on the device\n", same ? "bit-identical" : "DIFFERENT",
            (size_t)usage.pinned_bytes, (size_t)usage.device_bytes);
 

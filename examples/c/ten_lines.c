@@ -14,8 +14,8 @@ int main(void)
 
     if (wb_device_open("host", NULL, &device, &error) ||      /* or "cuda:0" */
         wb_buffer_alloc(device, 1000 * 4096 * 2, NULL, &weights, &error) ||
-        wb_view_new(weights, &layout, WB_ACCESS_DEVICE, &view, &error) ||
-        wb_view_describe(view, &info, &error))
+        wb_view_new(weights, &layout, WB_ACCESSOR_DEVICE, &view, &error) ||
+        wb_view_get_info(view, &info, &error))
         return fprintf(stderr, "%s\n", error.message), 1;
 
     printf("%zu weights at %p, on the device at %#zx\n", (size_t)info.elements, info.data,

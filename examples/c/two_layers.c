@@ -43,19 +43,19 @@ int main(int argc, char **argv)
     }
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     options.offload_bytes = sizeof weights;
-    options.carrier = WB_CARRIER_PREFETCH;
+    options.carrier = WB_TRANSFER_MODE_PREFETCH;
     must(wb_plan_new(device, parameters, LAYERS, &options, &plan, &error));
     for (uint64_t i = 0; i < LAYERS; i++) {
-        wb_planned_info planned = WB_PLANNED_INFO_INIT;
-        must(wb_plan_parameter(plan, i, &planned, &error));
+        wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
+        must(wb_plan_get_parameter_info(plan, i, &planned, &error));
         printf("%s: %s\n", planned.name, planned.reason);
     }
     must(wb_offloader_new(plan, stream, NULL, &offloader, &error));
 
     for (uint64_t layer = 0; layer < LAYERS; layer++) {
-        wb_offloaded_info weight = WB_OFFLOADED_INFO_INIT;
+        wb_offloader_parameter_info weight = WB_OFFLOADER_PARAMETER_INFO_INIT;
         must(wb_offloader_acquire_group(offloader, layer, stream, &error));
-        must(wb_offloader_parameter(offloader, names[layer], &weight, &error));
+        must(wb_offloader_get_parameter_info(offloader, names[layer], &weight, &error));
         /* An engine launches the layer's kernels here; this example copies the weight back. */
         must(wb_device_copy(device, (uint64_t)(uintptr_t)seen, weight.device_address,
                             weight.span_bytes, stream, &error));
@@ -66,7 +66,7 @@ int main(int argc, char **argv)
         }
     }
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
-    must(wb_offloader_measure(offloader, &stats, &error));
+    must(wb_offloader_get_stats(offloader, &stats, &error));
     printf("%zu bytes offloaded, %zu of slots, %zu moved\n", (size_t)stats.offloaded_bytes,
            (size_t)stats.slot_bytes, (size_t)stats.moved_bytes);
 

@@ -40,9 +40,9 @@ std::string text(wb::span<const std::int64_t> shape) {
 std::vector<Weight> load(const wb::Safetensors& file) {
   std::vector<Weight> weights;
   for (std::uint64_t index = 0; index < file.count(); ++index) {
-    const wb_tensor_info tensor = file.describe(index).value();
+    const wb_safetensors_tensor_info tensor = file.describe(index).value();
     weights.push_back({tensor.name, text(wb::shape_of(tensor)), tensor.bytes,
-                       file.load(index, WB_ACCESS_DEVICE, 16).value()});
+                       file.load(index, WB_ACCESSOR_DEVICE, 16).value()});
   }
   return weights;
 }
@@ -81,7 +81,7 @@ void run(const std::string& path, const std::string& device_name) {
                 static_cast<unsigned long long>(weight.bytes), held);
   }
   device.drain(std::chrono::seconds(10)).value();
-  const wb_device_usage usage = device.measure().value();
+  const wb_device_stats usage = device.measure().value();
   std::printf("%s: %llu bytes pinned, %llu on the device\n", device_name.c_str(),
               static_cast<unsigned long long>(usage.pinned_bytes),
               static_cast<unsigned long long>(usage.device_bytes));

@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   }
   wb::PlanOptions options;
   options.offload_bytes = 8 << 20;
-  options.carrier = WB_CARRIER_PREFETCH;
+  options.carrier = WB_TRANSFER_MODE_PREFETCH;
   const auto plan = wb::Plan::make(device, parameters, options).value();
   const auto offloader = wb::Offloader::commit(plan, stream.get()).value();
   weights.clear();  // the offloader has copied them

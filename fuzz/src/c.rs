@@ -5,8 +5,8 @@ use std::ffi::{CStr, CString};
 use std::ptr;
 
 use weighbridge::capi::device::{
-    WB_OFF, WB_ON, wb_choice, wb_device, wb_device_measure, wb_device_open, wb_device_options,
-    wb_device_usage,
+    WB_TRISTATE_OFF, WB_TRISTATE_ON, wb_tristate, wb_device, wb_device_get_stats, wb_device_open, wb_device_options,
+    wb_device_stats,
 };
 use weighbridge::capi::error::wb_error;
 use weighbridge::capi::version::wb_status_name;
@@ -69,7 +69,7 @@ pub fn layout(dtype: i32, shape: &[i64], strides: Option<&[i64]>, offset_bytes: 
 }
 
 /// Opens a device by its name.
-pub fn open(name: &CStr, pin: wb_choice, views: wb_choice) -> *mut wb_device {
+pub fn open(name: &CStr, pin: wb_tristate, views: wb_tristate) -> *mut wb_device {
     // SAFETY: a struct of the interface.
     let options = wb_device_options { pin, views, ..unsafe { sized() } };
     // SAFETY: all pointers are valid.
@@ -84,17 +84,17 @@ pub fn open(name: &CStr, pin: wb_choice, views: wb_choice) -> *mut wb_device {
 pub fn host(views: bool) -> *mut wb_device {
     thread_local! {
         static DEVICES: [*mut wb_device; 2] =
-            [WB_OFF, WB_ON].map(|views| open(c"host", WB_OFF, views));
+            [WB_TRISTATE_OFF, WB_TRISTATE_ON].map(|views| open(c"host", WB_TRISTATE_OFF, views));
     }
     DEVICES.with(|devices| devices[usize::from(views)])
 }
 
 /// Counts what lives on a device.
-pub fn usage(device: *const wb_device) -> wb_device_usage {
+pub fn usage(device: *const wb_device) -> wb_device_stats {
     // SAFETY: a struct of the interface.
-    let mut usage: wb_device_usage = unsafe { sized() };
+    let mut usage: wb_device_stats = unsafe { sized() };
     // SAFETY: the device is alive.
-    call(|error| unsafe { wb_device_measure(device, &raw mut usage, error) }).expect("it counts");
+    call(|error| unsafe { wb_device_get_stats(device, &raw mut usage, error) }).expect("it counts");
     usage
 }
 

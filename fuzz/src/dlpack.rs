@@ -7,10 +7,10 @@ use std::sync::{LazyLock, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use weighbridge::capi::buffer::wb_buffer_options;
-use weighbridge::capi::device::WB_OFF;
+use weighbridge::capi::device::WB_TRISTATE_OFF;
 use weighbridge::capi::dlpack::{wb_view_from_dlpack, wb_view_from_dlpack_versioned};
 use weighbridge::capi::view::{
-    wb_view, wb_view_describe, wb_view_info, wb_view_release, wb_view_retain,
+    wb_view, wb_view_get_info, wb_view_info, wb_view_release, wb_view_retain,
 };
 use weighbridge::status::*;
 use weighbridge::tensor::dlpack::*;
@@ -134,7 +134,7 @@ fn check(given: &mut Given, arena: &Guarded) {
     // SAFETY: pointers are valid; where they point to bytes that are no memory, nobody looks.
     let made = unsafe {
         let mut options: wb_buffer_options = c::sized();
-        options.pin = WB_OFF;
+        options.pin = WB_TRISTATE_OFF;
         options.numa_node = -1;
         let (options, access) = (&raw const options, given.access);
         c::make(|view, error| match given.versioned {
@@ -171,9 +171,9 @@ fn check(given: &mut Given, arena: &Guarded) {
             assert_eq!(count(), 0, "what is refused is still the caller's: {refused:?}");
             let known = [
                 WB_ERR_DLPACK,
-                WB_ERR_ENUM,
                 WB_ERR_INVALID_ARGUMENT,
-                WB_ERR_NULL,
+                WB_ERR_INVALID_ARGUMENT,
+                WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_OVERFLOW,
                 WB_ERR_UNMAPPED_RANGE,
             ];
@@ -232,7 +232,7 @@ fn check_view(given: &Given, view: *const wb_view, arena: &Guarded) {
     // SAFETY: the view is alive.
     let info = unsafe {
         let mut info: wb_view_info = c::sized();
-        c::call(|error| wb_view_describe(view, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
         info
     };
     assert_eq!(info.dtype as usize, dtype(given).expect("its type is known"));

@@ -8,9 +8,9 @@ use std::sync::{LazyLock, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use safetensors::SafeTensors;
-use weighbridge::capi::buffer::{wb_buffer_describe, wb_buffer_info, wb_buffer_release};
+use weighbridge::capi::buffer::{wb_buffer_get_info, wb_buffer_info, wb_buffer_release};
 use weighbridge::capi::safetensors::*;
-use weighbridge::capi::view::{WB_ACCESS_HOST, wb_view_describe, wb_view_info, wb_view_release};
+use weighbridge::capi::view::{WB_ACCESSOR_HOST, wb_view_get_info, wb_view_info, wb_view_release};
 use weighbridge::status::{
     WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT, WB_ERR_NOT_SUPPORTED,
 };
@@ -175,22 +175,22 @@ fn names(json: &[u8]) -> Vec<String> {
 fn check_file(file: *const wb_safetensors, bytes: &[u8], theirs: &SafeTensors<'_>) {
     // SAFETY: the file is alive during this function, and so are the strings that it gives.
     unsafe {
-        let count = wb_safetensors_count(file);
+        let count = wb_safetensors_get_tensor_count(file);
         assert_eq!(count as usize, theirs.len());
-        let header = CStr::from_ptr(wb_safetensors_header(file)).to_bytes();
+        let header = CStr::from_ptr(wb_safetensors_get_header(file)).to_bytes();
         assert_eq!(header, header_of(bytes));
         let names = names(header);
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a name is there once");
         let buffer =
-            c::make(|made, error| wb_safetensors_buffer(file, made, error)).expect("it has one");
+            c::make(|made, error| wb_safetensors_get_buffer(file, made, error)).expect("it has one");
         let mut whole: wb_buffer_info = c::sized();
-        c::call(|error| wb_buffer_describe(buffer, &raw mut whole, error))
+        c::call(|error| wb_buffer_get_info(buffer, &raw mut whole, error))
             .expect("it is described");
         assert_eq!(whole.asked_bytes, bytes.len() as u64);
         let mut next = 8 + header.len() as u64;
         for index in 0..count {
-            let mut info: wb_tensor_info = c::sized();
-            c::call(|error| wb_safetensors_describe(file, index, &raw mut info, error))
+            let mut info: wb_safetensors_tensor_info = c::sized();
+            c::call(|error| wb_safetensors_get_tensor_info(file, index, &raw mut info, error))
                 .expect("it is described");
             assert_eq!(info.offset_bytes, next, "tensors lie side by side in their order");
             next += info.bytes;
@@ -206,7 +206,7 @@ fn check_file(file: *const wb_safetensors, bytes: &[u8], theirs: &SafeTensors<'_
 unsafe fn check_tensor(
     file: *const wb_safetensors,
     index: u64,
-    info: &wb_tensor_info,
+    info: &wb_safetensors_tensor_info,
     whole: &wb_buffer_info,
     theirs: &SafeTensors<'_>,
 ) {
@@ -214,13 +214,13 @@ unsafe fn check_tensor(
     unsafe {
         let name = CStr::from_ptr(info.name).to_str().expect("names are UTF-8");
         let mut found = u64::MAX;
-        c::call(|error| wb_safetensors_find(file, info.name, &raw mut found, error))
+        c::call(|error| wb_safetensors_find_tensor(file, info.name, &raw mut found, error))
             .expect("it is found");
         assert_eq!(found, index, "{name:?}");
         let tensor = theirs.tensor(name).expect("the crate has the name, too");
         assert_eq!(tensor.data().len() as u64, info.bytes);
         let viewed =
-            c::make(|made, error| wb_safetensors_view(file, index, WB_ACCESS_HOST, 1, made, error));
+            c::make(|made, error| wb_safetensors_get_view(file, index, WB_ACCESSOR_HOST, 1, made, error));
         if info.dtype == 0 {
             assert_eq!(viewed.expect_err("it has no type").status, WB_ERR_NOT_SUPPORTED);
             return;
@@ -238,7 +238,7 @@ unsafe fn check_tensor(
         assert_eq!(oracle::elements(shape) * element, info.bytes, "{name:?}");
         let view = viewed.expect("the host sees what is mapped");
         let mut described: wb_view_info = c::sized();
-        c::call(|error| wb_view_describe(view, &raw mut described, error))
+        c::call(|error| wb_view_get_info(view, &raw mut described, error))
             .expect("it is described");
         assert_eq!(described.data as u64, whole.data as u64 + info.offset_bytes);
         wb_view_release(view);

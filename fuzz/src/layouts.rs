@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use weighbridge::capi::buffer::{wb_buffer, wb_buffer_alloc};
-use weighbridge::capi::device::{WB_OFF, WB_ON};
+use weighbridge::capi::device::{WB_TRISTATE_OFF, WB_TRISTATE_ON};
 use weighbridge::capi::quantizer::*;
 use weighbridge::capi::view::*;
 use weighbridge::status::*;
@@ -34,7 +34,7 @@ unsafe impl Send for Bench {}
 
 impl Bench {
     fn new() -> Self {
-        let device = c::open(c"host", WB_OFF, WB_ON);
+        let device = c::open(c"host", WB_TRISTATE_OFF, WB_TRISTATE_ON);
         // SAFETY: all pointers are valid.
         let buffer = c::make(|made, error| unsafe {
             wb_buffer_alloc(device, BUFFER_BYTES, ptr::null(), made, error)
@@ -149,7 +149,7 @@ fn check_view(case: &Case, extent: Option<(u64, u64)>, buffer: *const wb_buffer)
     // SAFETY: the view is this function's own.
     unsafe {
         let mut info: wb_view_info = c::sized();
-        c::call(|error| wb_view_describe(view, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
         assert_eq!(info.elements, oracle::elements(&case.shape));
         assert_eq!(Some(info.span_bytes), extent.map(|(_, span)| span));
         wb_view_release(view);
@@ -157,23 +157,23 @@ fn check_view(case: &Case, extent: Option<(u64, u64)>, buffer: *const wb_buffer)
 }
 
 /// The count of scales, if the library gives one: it is the one that the blocks make.
-fn check_scales(case: &Case, extent: Option<(u64, u64)>) -> Option<wb_scales_info> {
+fn check_scales(case: &Case, extent: Option<(u64, u64)>) -> Option<wb_quantizer_scales_info> {
     let layout = case.layout();
     // SAFETY: all pointers are valid.
     let (info, told) = unsafe {
-        let mut info: wb_scales_info = c::sized();
+        let mut info: wb_quantizer_scales_info = c::sized();
         let (layout, options) = (&raw const layout, &raw const case.options);
-        let told = c::call(|error| wb_quantize_scales(layout, options, &raw mut info, error));
+        let told = c::call(|error| wb_quantizer_get_scales_info(layout, options, &raw mut info, error));
         (info, told)
     };
     if let Err(Refused { status, message }) = told {
         let known = [
-            WB_ERR_ENUM,
+            WB_ERR_INVALID_ARGUMENT,
             WB_ERR_INVALID_ARGUMENT,
             WB_ERR_NOT_SUPPORTED,
             WB_ERR_OUT_OF_RANGE,
             WB_ERR_OVERFLOW,
-            WB_ERR_RESERVED,
+            WB_ERR_INVALID_ARGUMENT,
         ];
         assert!(known.contains(&status), "{status}: {message}");
         return None;
@@ -201,7 +201,7 @@ fn check_scales(case: &Case, extent: Option<(u64, u64)>) -> Option<wb_scales_inf
 fn check_quantize(
     case: &Case,
     (before, span): (u64, u64),
-    scales: wb_scales_info,
+    scales: wb_quantizer_scales_info,
     bench: &mut Bench,
 ) {
     let elements = oracle::elements(&case.shape);
@@ -218,7 +218,7 @@ fn check_quantize(
     let layout = wb_layout { offset_bytes: 0, ..case.layout() };
     let (quantizer, options) = (bench.quantizer, &raw const case.options);
     // SAFETY: a struct of the interface.
-    let mut done: wb_quantized = unsafe { c::sized() };
+    let mut done: wb_quantizer_result = unsafe { c::sized() };
     // SAFETY: all pointers are valid, for the bytes that the interface says.
     let told = c::call(|error| unsafe {
         let layout = &raw const layout;

@@ -80,7 +80,7 @@ pub fn run(data: &[u8]) {
         Err(refused) => {
             let known = [
                 WB_ERR_BUDGET,
-                WB_ERR_ENUM,
+                WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_EVERYTHING_FITS,
                 WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_NOTHING_OFFLOADED,
@@ -88,7 +88,7 @@ pub fn run(data: &[u8]) {
                 WB_ERR_NOT_SUPPORTED,
                 WB_ERR_OUT_OF_RANGE,
                 WB_ERR_OVERFLOW,
-                WB_ERR_RESERVED,
+                WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_SELECTOR,
                 WB_ERR_SLOTS_BUDGET,
             ];
@@ -234,7 +234,7 @@ fn read_quantize(u: &mut Unstructured<'_>) -> Result<wb_quantize_options> {
 /// What a plan says of itself.
 struct Answers {
     info: wb_plan_info,
-    parameters: Vec<wb_planned_info>,
+    parameters: Vec<wb_plan_parameter_info>,
     groups: Vec<wb_plan_group_info>,
     names: Vec<String>,
 }
@@ -243,16 +243,16 @@ fn answers(plan: *const wb_plan) -> Answers {
     // SAFETY: the plan is alive, and the strings are its own.
     unsafe {
         let mut info: wb_plan_info = c::sized();
-        c::call(|error| wb_plan_describe(plan, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_plan_get_info(plan, &raw mut info, error)).expect("it is described");
         let mut parameters = Vec::new();
         let mut names = Vec::new();
         for index in 0..info.parameters {
-            let mut one: wb_planned_info = c::sized();
-            c::call(|error| wb_plan_parameter(plan, index, &raw mut one, error))
+            let mut one: wb_plan_parameter_info = c::sized();
+            c::call(|error| wb_plan_get_parameter_info(plan, index, &raw mut one, error))
                 .expect("it is there");
             assert!(!CStr::from_ptr(one.reason).is_empty());
             let mut found = u64::MAX;
-            c::call(|error| wb_plan_find(plan, one.name, &raw mut found, error))
+            c::call(|error| wb_plan_find_parameter(plan, one.name, &raw mut found, error))
                 .expect("it is found");
             assert_eq!(found, index);
             names.push(CStr::from_ptr(one.name).to_str().expect("names are UTF-8").to_owned());
@@ -261,12 +261,12 @@ fn answers(plan: *const wb_plan) -> Answers {
         let mut groups = Vec::new();
         for index in 0..info.groups {
             let mut one: wb_plan_group_info = c::sized();
-            c::call(|error| wb_plan_group(plan, index, &raw mut one, error)).expect("it is there");
+            c::call(|error| wb_plan_get_group_info(plan, index, &raw mut one, error)).expect("it is there");
             groups.push(one);
         }
         for index in 0..info.warnings {
             let mut warning = ptr::null();
-            c::call(|error| wb_plan_warning(plan, index, &raw mut warning, error))
+            c::call(|error| wb_plan_get_warning(plan, index, &raw mut warning, error))
                 .expect("it is there");
             assert!(!CStr::from_ptr(warning).is_empty());
         }
@@ -294,7 +294,7 @@ fn check_budgets(options: &wb_plan_options, info: &wb_plan_info) {
         assert!(taken <= u128::from(options.device_bytes), "the device's budget is a ceiling");
     }
     assert!(info.ring_bytes <= options.slot_bytes && info.ring_bytes <= info.slot_bytes);
-    let (nothing, fits) = (WB_ALLOW_NOTHING, WB_ALLOW_EVERYTHING_FITS);
+    let (nothing, fits) = (WB_ALLOW_NOTHING_OFFLOADED, WB_ALLOW_EVERYTHING_FITS);
     let allowed = if options.offload_bytes == WB_UNSET { nothing | fits } else { nothing };
     assert!(info.offloaded_bytes > 0 || options.allow & allowed != 0, "nothing is an error");
 }
@@ -311,7 +311,7 @@ fn check_sums(answers: &Answers) {
         let first = &parameters[one.tied_to as usize];
         assert_eq!(first.carrier, one.carrier, "what is tied goes or stays as one");
         assert_eq!(first.tied_to, one.tied_to);
-        assert!((-1..=3).contains(&one.carrier) && one.carrier != WB_CARRIER_AUTO);
+        assert!((-1..=3).contains(&one.carrier) && one.carrier != WB_TRANSFER_MODE_AUTO);
     }
 }
 
@@ -320,7 +320,7 @@ fn check_json(plan: *const wb_plan) {
     let mut json = ptr::null();
     // SAFETY: the plan is alive, and the string is its own.
     let json: Value = unsafe {
-        c::call(|error| wb_plan_json(plan, &raw mut json, error)).expect("it is printed");
+        c::call(|error| wb_plan_to_json(plan, &raw mut json, error)).expect("it is printed");
         serde_json::from_slice(CStr::from_ptr(json).to_bytes()).expect("it is JSON")
     };
     let totals = &json["totals"];
@@ -358,7 +358,7 @@ fn check_placement(case: &Case, answers: &Answers) {
         selectors.iter().map(|text| text.to_str().expect("as above").to_owned()).collect()
     };
     let (select, exclude) = (texts(&case.select), texts(&case.exclude));
-    if case.options.allow & WB_ALLOW_UNMATCHED == 0 {
+    if case.options.allow & WB_ALLOW_UNMATCHED_SELECTOR == 0 {
         for text in select.iter().chain(&exclude).filter(|text| !is_glob(text)) {
             assert!(given.iter().any(|name| segments_match(text, name)), "{text:?} means nothing");
         }

@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use crate::device::policy::Choice;
+use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
-use crate::status::{WB_ERR_ENUM, WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_STRUCT_SIZE};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_STRUCT_SIZE};
 
 /// A struct of the interface: `repr(C)`, plain data, its first field a `u32` of its size.
 ///
@@ -58,7 +58,7 @@ pub(super) unsafe fn read_struct<T: Sized32>(given: *const T, mut defaults: T) -
 /// As for [`write_struct`].
 pub(super) unsafe fn check_struct<T: Sized32>(to: *const T) -> Result<usize> {
     if to.is_null() {
-        fail!(WB_ERR_NULL, "the {} to fill is NULL", T::NAME);
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {} to fill is NULL", T::NAME);
     }
     // SAFETY: not NULL, and the caller's promise.
     unsafe { checked_size(to) }
@@ -83,7 +83,7 @@ pub(super) unsafe fn write_struct<T: Sized32>(to: *mut T, value: &T) -> Result<(
 /// Refuses a NULL output before any work is done.
 pub(super) fn check_output<T>(output: *mut T, name: &str) -> Result<()> {
     if output.is_null() {
-        fail!(WB_ERR_NULL, "the output {name} is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "the output {name} is NULL");
     }
     Ok(())
 }
@@ -94,7 +94,7 @@ pub(super) fn check_output<T>(output: *mut T, name: &str) -> Result<()> {
 /// `string` is NULL or NUL-terminated and lives as long as the result is used.
 unsafe fn bytes<'a>(string: *const c_char, name: &str) -> Result<&'a [u8]> {
     if string.is_null() {
-        fail!(WB_ERR_NULL, "{name} is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL");
     }
     // SAFETY: the caller's promise.
     Ok(unsafe { CStr::from_ptr(string) }.to_bytes())
@@ -127,21 +127,29 @@ pub(super) fn one_of<T: Copy>(value: i32, field: &str, known: &[(i32, T)]) -> Re
         Some((_, meaning)) => Ok(*meaning),
         None => {
             let numbers: Vec<_> = known.iter().map(|(number, _)| number).collect();
-            fail!(WB_ERR_ENUM, "{field} is {value}; known are {numbers:?}")
+            fail!(WB_ERR_INVALID_ARGUMENT, "{field} is {value}; known are {numbers:?}")
         }
     }
 }
 
-/// A `wb_choice`.
-pub(super) fn choice(value: i32, field: &str) -> Result<Choice> {
-    use super::device::{WB_AUTO, WB_OFF, WB_ON};
-    one_of(value, field, &[(WB_AUTO, Choice::Auto), (WB_ON, Choice::On), (WB_OFF, Choice::Off)])
+/// A `wb_tristate`.
+pub(super) fn choice(value: i32, field: &str) -> Result<Tristate> {
+    use crate::capi::device::{WB_TRISTATE_AUTO, WB_TRISTATE_OFF, WB_TRISTATE_ON};
+    one_of(
+        value,
+        field,
+        &[
+            (WB_TRISTATE_AUTO, Tristate::Auto),
+            (WB_TRISTATE_ON, Tristate::On),
+            (WB_TRISTATE_OFF, Tristate::Off),
+        ],
+    )
 }
 
 /// Refuses what is reserved for later.
 pub(super) fn check_reserved(reserved: &[u64], name: &str) -> Result<()> {
     if reserved.iter().any(|field| *field != 0) {
-        fail!(crate::status::WB_ERR_RESERVED, "{name} has a reserved field that is not 0");
+        fail!(crate::status::WB_ERR_INVALID_ARGUMENT, "{name} has a reserved field that is not 0");
     }
     Ok(())
 }

@@ -4,18 +4,20 @@ mod options;
 
 use std::ffi::{c_char, c_void};
 
-use crate::capi::arguments::{self, Sized32, check_output, write_struct};
+pub use options::*;
+
+use crate::capi::arguments::{Sized32, check_output, write_struct};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
-use crate::capi::handle::{self, Handle};
-use crate::device::{Device, Stream};
+use crate::capi::handle::Handle;
+use crate::capi::{arguments, handle};
+use crate::device::backend::Stream;
+use crate::device::device::Device;
 use crate::error::{Result, fail, human};
 use crate::memory::buffer::{Buffer, Origin, Owner, Pinning};
 use crate::memory::deferred;
-use crate::memory::pages::Span;
-use crate::status::{WB_ERR_NULL, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
-
-pub use options::*;
+use crate::os::span::Span;
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_MEMORY, WB_ERR_OVERFLOW, wb_status};
 
 /// A range of host memory: allocated, registered, or mapped from a file.
 pub struct wb_buffer {
@@ -63,8 +65,8 @@ pub struct wb_buffer_info {
     pub read_only: i32,
     /// The first byte; NULL in a buffer of no bytes.
     pub data: *mut c_void,
-    /// Where the device sees the first byte; 0 where it does not.
-    pub device_address: u64,
+    /// Where the device sees the first byte; NULL where it does not.
+    pub device_address: *mut c_void,
     /// Bytes asked for.
     pub asked_bytes: u64,
     /// Bytes of address space mapped for it; 0 for the caller's memory.
@@ -73,8 +75,8 @@ pub struct wb_buffer_info {
     pub pinned_bytes: u64,
     /// Registrations that pin it.
     pub chunks: u64,
-    /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
-    pub note: [c_char; 256],
+    /// Reason for the fallback that was taken; empty if there is none.
+    pub fallback_reason: [c_char; 256],
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
@@ -82,9 +84,9 @@ unsafe impl Sized32 for wb_buffer_info {
     const NAME: &'static str = "wb_buffer_info";
 }
 
-/// What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_USAGE_INIT.
+/// What the kernel counts for a buffer's pages now. Begin with WB_BUFFER_STATS_INIT.
 #[repr(C)]
-pub struct wb_buffer_usage {
+pub struct wb_buffer_stats {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -100,8 +102,8 @@ pub struct wb_buffer_usage {
 }
 
 // SAFETY: repr(C), begins with its size, numbers only.
-unsafe impl Sized32 for wb_buffer_usage {
-    const NAME: &'static str = "wb_buffer_usage";
+unsafe impl Sized32 for wb_buffer_stats {
+    const NAME: &'static str = "wb_buffer_stats";
 }
 
 /// An owner's deleter as the library holds it.
@@ -158,7 +160,7 @@ pub unsafe extern "C" fn wb_buffer_alloc(
 /// Ownership: the memory stays the caller's until `deleter(owner)` is called, once, with nothing left
 /// that uses it; on failure it is never called. Any thread; a driver may wait for what is queued on
 /// the device.
-/// Errors: WB_ERR_ZERO_BYTES, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
+/// Errors: WB_ERR_INVALID_ARGUMENT, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY, WB_ERR_ALREADY_REGISTERED
 /// (with the range that it overlaps), WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP,
 /// WB_ERR_CANCELLED, WB_ERR_OVERFLOW, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
@@ -202,7 +204,7 @@ pub unsafe extern "C" fn wb_buffer_register(
 /// The range stays mapped as long as the span is used.
 unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
     if data.is_null() {
-        fail!(WB_ERR_NULL, "data is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "data is NULL");
     }
     // SAFETY: the caller's promise.
     match unsafe { Span::checked(data as u64, bytes) } {
@@ -213,7 +215,7 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 
 /// Maps `bytes` bytes of a file from `offset`, read-only and shared; 0 bytes mean all that follow.
 /// Registered without a copy where the platform can, else read in parallel into exact pinned memory:
-/// wb_buffer_info.origin says which, and its note why. `options` may be NULL.
+/// wb_buffer_info.origin says which, and its fallback_reason why. `options` may be NULL.
 ///
 /// Ownership: one reference; the file stays open in it. Any thread; a driver may wait for what is
 /// queued on the device.
@@ -224,7 +226,7 @@ unsafe fn span_of(data: *mut c_void, bytes: u64) -> Result<Span> {
 /// # Safety
 /// Pointers are NULL or valid; `path` ends in NUL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_map(
+pub unsafe extern "C" fn wb_buffer_map_file(
     device: *const wb_device,
     path: *const c_char,
     offset: u64,
@@ -302,7 +304,7 @@ pub unsafe extern "C" fn wb_buffer_release_after(
 /// # Safety
 /// `buffer` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_describe(
+pub unsafe extern "C" fn wb_buffer_get_info(
     buffer: *const wb_buffer,
     info: *mut wb_buffer_info,
     error: *mut wb_error,
@@ -325,37 +327,38 @@ pub unsafe extern "C" fn wb_buffer_describe(
             },
             read_only: buffer.is_read_only().into(),
             data: buffer.data().start() as *mut c_void,
-            device_address: buffer.device_address().unwrap_or(0),
+            device_address: buffer.device_address().unwrap_or(0) as *mut c_void,
             asked_bytes: buffer.data().bytes() as u64,
             mapped_bytes: buffer.mapped_bytes(),
             pinned_bytes: buffer.pinned_bytes(),
             chunks: buffer.chunks() as u64,
-            note: [0; 256],
+            fallback_reason: [0; 256],
         };
         // SAFETY: the array is as long as is said; the caller's promise for `info`.
         unsafe {
-            write_text(described.note.as_mut_ptr(), described.note.len(), buffer.note());
+            let reason = &mut described.fallback_reason;
+            write_text(reason.as_mut_ptr(), reason.len(), buffer.note());
             write_struct(info, &described)
         }
     })
 }
 
-/// Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_describe. Any thread.
+/// Asks the kernel what it counts for a buffer's pages; slower than wb_buffer_get_info. Any thread.
 ///
 /// # Safety
 /// `buffer` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_buffer_measure(
+pub unsafe extern "C" fn wb_buffer_get_stats(
     buffer: *const wb_buffer,
-    usage: *mut wb_buffer_usage,
+    usage: *mut wb_buffer_stats,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         check_output(usage, "usage")?;
         // SAFETY: the caller's promise.
         let measured = unsafe { handle::borrow::<Buffer>(buffer) }?.measure()?;
-        let measured = wb_buffer_usage {
-            struct_size: size_of::<wb_buffer_usage>() as u32,
+        let measured = wb_buffer_stats {
+            struct_size: size_of::<wb_buffer_stats>() as u32,
             reserved0: 0,
             resident_bytes: measured.resident,
             huge_bytes: measured.huge,

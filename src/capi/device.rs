@@ -5,18 +5,20 @@ mod work;
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
+pub use work::*;
+
 use crate::capi::arguments::{
     Sized32, check_output, check_reserved, choice, read_struct, text, write_struct,
 };
 use crate::capi::error::{guard, guard_void, wb_error, write_text};
-use crate::capi::handle::{self, Handle};
-use crate::device::{self, Device, DeviceOptions, cuda};
-use crate::log;
-use crate::memory::deferred;
-use crate::offload::link;
+use crate::capi::handle;
+use crate::capi::handle::Handle;
+use crate::device::cuda;
+use crate::device::device::{Device, DeviceOptions};
+use crate::device::stats::DeviceStats;
+use crate::memory::{deferred, link};
+use crate::os::log;
 use crate::status::wb_status;
-
-pub use work::*;
 
 /// A place to compute: a CUDA device, or the host, which is always there.
 pub struct wb_device {
@@ -29,13 +31,13 @@ impl Handle for Device {
 }
 
 /// Yes, no, or as environment and platform have it.
-pub type wb_choice = i32;
+pub type wb_tristate = i32;
 /// As the environment and the platform have it; the default.
-pub const WB_AUTO: wb_choice = 0;
+pub const WB_TRISTATE_AUTO: wb_tristate = 0;
 /// Yes; wins over the environment.
-pub const WB_ON: wb_choice = 1;
+pub const WB_TRISTATE_ON: wb_tristate = 1;
 /// No; wins over the environment.
-pub const WB_OFF: wb_choice = 2;
+pub const WB_TRISTATE_OFF: wb_tristate = 2;
 
 /// What a device is.
 pub type wb_device_kind = i32;
@@ -49,11 +51,11 @@ pub const WB_DEVICE_CUDA: wb_device_kind = 2;
 pub struct wb_device_options {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// Pin host memory? A wb_choice; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_AUTO off.
-    pub pin: wb_choice,
-    /// Let the device read host memory in place? A wb_choice; WEIGHBRIDGE_DISABLE_UVA=1 switches
-    /// WB_AUTO off.
-    pub views: wb_choice,
+    /// Pin host memory? A wb_tristate; WEIGHBRIDGE_DISABLE_PIN_MEMORY=1 switches WB_TRISTATE_AUTO off.
+    pub pin: wb_tristate,
+    /// Let the device read host memory in place? A wb_tristate; WEIGHBRIDGE_DISABLE_UVA=1 switches
+    /// WB_TRISTATE_AUTO off.
+    pub views: wb_tristate,
     /// 0.
     pub reserved0: u32,
     /// The caller's own CUcontext, which must outlive the device; NULL for the primary context.
@@ -119,9 +121,9 @@ unsafe impl Sized32 for wb_device_info {
     const NAME: &'static str = "wb_device_info";
 }
 
-/// What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_USAGE_INIT.
+/// What lives on a device now. All but errors_logged return to 0. Begin with WB_DEVICE_STATS_INIT.
 #[repr(C)]
-pub struct wb_device_usage {
+pub struct wb_device_stats {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -145,8 +147,8 @@ pub struct wb_device_usage {
 }
 
 // SAFETY: repr(C), begins with its size, numbers only.
-unsafe impl Sized32 for wb_device_usage {
-    const NAME: &'static str = "wb_device_usage";
+unsafe impl Sized32 for wb_device_stats {
+    const NAME: &'static str = "wb_device_stats";
 }
 
 /// How many CUDA devices there are.
@@ -156,10 +158,13 @@ unsafe impl Sized32 for wb_device_usage {
 /// # Safety
 /// Pointers are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_cuda_device_count(count: *mut i32, error: *mut wb_error) -> wb_status {
+pub unsafe extern "C" fn wb_device_get_cuda_count(
+    count: *mut i32,
+    error: *mut wb_error,
+) -> wb_status {
     guard(error, || {
         check_output(count, "count")?;
-        let found = cuda::device_count()?;
+        let found = cuda::device::device_count()?;
         // SAFETY: not NULL.
         unsafe { *count = found };
         Ok(())
@@ -206,8 +211,8 @@ pub unsafe extern "C" fn wb_device_open(
 
 const DEFAULTS: wb_device_options = wb_device_options {
     struct_size: size_of::<wb_device_options>() as u32,
-    pin: WB_AUTO,
-    views: WB_AUTO,
+    pin: WB_TRISTATE_AUTO,
+    views: WB_TRISTATE_AUTO,
     reserved0: 0,
     context: std::ptr::null_mut(),
     capacity_bytes: 0,
@@ -239,7 +244,7 @@ pub unsafe extern "C" fn wb_device_release(device: *mut wb_device) {
 /// # Safety
 /// `device` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_device_describe(
+pub unsafe extern "C" fn wb_device_get_info(
     device: *const wb_device,
     info: *mut wb_device_info,
     error: *mut wb_error,
@@ -248,7 +253,7 @@ pub unsafe extern "C" fn wb_device_describe(
         check_output(info, "info")?;
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let (facts, policy) = (device.facts(), device.policy());
+        let (capabilities, policy) = (device.capabilities(), device.policy());
         let (free_bytes, total_bytes) = device.backend().memory()?;
         let chars = |content: &str| {
             let mut chars = [0; 256];
@@ -258,23 +263,26 @@ pub unsafe extern "C" fn wb_device_describe(
         };
         let described = wb_device_info {
             struct_size: size_of::<wb_device_info>() as u32,
-            kind: if facts.cuda { WB_DEVICE_CUDA } else { WB_DEVICE_HOST },
-            ordinal: facts.ordinal,
-            driver_version: facts.driver_version,
-            compute_capability: facts.compute_capability,
-            unified_addressing: facts.unified_addressing.into(),
-            host_register: facts.host_register.into(),
-            read_only_register: facts.read_only_register.into(),
-            read_only_register_attribute: facts.read_only_register_attribute.into(),
-            pageable_access: facts.pageable_access.into(),
-            integrated: facts.integrated.into(),
-            numa_node: facts.numa_node.and_then(|node| i32::try_from(node).ok()).unwrap_or(-1),
+            kind: if capabilities.cuda { WB_DEVICE_CUDA } else { WB_DEVICE_HOST },
+            ordinal: capabilities.ordinal,
+            driver_version: capabilities.driver_version,
+            compute_capability: capabilities.compute_capability,
+            unified_addressing: capabilities.unified_addressing.into(),
+            host_register: capabilities.host_register.into(),
+            read_only_register: capabilities.read_only_register.into(),
+            read_only_register_attribute: capabilities.read_only_register_attribute.into(),
+            pageable_access: capabilities.pageable_access.into(),
+            integrated: capabilities.integrated.into(),
+            numa_node: capabilities
+                .numa_node
+                .and_then(|node| i32::try_from(node).ok())
+                .unwrap_or(-1),
             pin: policy.pin.into(),
             views: policy.views.into(),
-            memlock_limit: facts.memlock_limit.unwrap_or(u64::MAX),
+            memlock_limit: capabilities.memlock_limit.unwrap_or(u64::MAX),
             total_bytes,
             free_bytes,
-            name: chars(&facts.name),
+            name: chars(&capabilities.name),
             pin_reason: chars(&policy.pin_reason),
             views_reason: chars(&policy.views_reason),
         };
@@ -314,18 +322,18 @@ pub unsafe extern "C" fn wb_device_measure_link(
 /// # Safety
 /// `device` is NULL or alive; `usage` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_device_measure(
+pub unsafe extern "C" fn wb_device_get_stats(
     device: *const wb_device,
-    usage: *mut wb_device_usage,
+    usage: *mut wb_device_stats,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let device::UsageSnapshot { buffers, views, deferred, asked, mapped, pinned, device_bytes } =
-            device.usage().snapshot();
-        let measured = wb_device_usage {
-            struct_size: size_of::<wb_device_usage>() as u32,
+        let DeviceStats { buffers, views, deferred, asked, mapped, pinned, device_bytes } =
+            device.counters().snapshot();
+        let measured = wb_device_stats {
+            struct_size: size_of::<wb_device_stats>() as u32,
             reserved0: 0,
             buffers,
             views,

@@ -8,16 +8,17 @@ use crate::capi::arguments::check_output;
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle;
-use crate::capi::view::{self, checked_layout, wb_access, wb_view};
-use crate::device::Device;
+use crate::capi::view::{checked_layout, wb_accessor, wb_view};
+use crate::capi::{handle, view};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Owner};
 use crate::memory::deferred;
-use crate::memory::parallel::Progress;
-use crate::memory::view::{Access, View};
-use crate::status::{WB_ERR_DLPACK, WB_ERR_NULL, wb_status};
-use crate::sync::{self, Arc, Mutex};
+use crate::memory::view::{Accessor, View};
+use crate::os::parallel::Progress;
+use crate::os::sync;
+use crate::os::sync::{Arc, Mutex};
+use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, FLAG_READ_ONLY,
@@ -26,10 +27,10 @@ use crate::tensor::dlpack::{
 
 /// The tensor that shows a view; it points into the view's own shape and strides.
 fn tensor_of(view: &View) -> DLTensor {
-    let (layout, facts) = (view.layout(), view.device().facts());
+    let (layout, capabilities) = (view.layout(), view.device().capabilities());
     let (device_type, device_id, address) = match view.access() {
-        Access::Device if facts.cuda => {
-            (CUDA, facts.ordinal, view.device_address().unwrap_or(0) as usize)
+        Accessor::Device if capabilities.cuda => {
+            (CUDA, capabilities.ordinal, view.device_address().unwrap_or(0) as usize)
         }
         _ => (CPU, 0, view.address()),
     };
@@ -140,7 +141,7 @@ unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
         };
         drop(managed);
         let device = view.device().clone();
-        if device.facts().cuda {
+        if device.capabilities().cuda {
             deferred::drop_after(None, Box::new(view), &device);
         }
         Ok(())
@@ -198,7 +199,7 @@ pub unsafe extern "C" fn wb_view_to_dlpack_versioned(
 unsafe fn import<M: Managed>(
     device: *const wb_device,
     managed: *mut M,
-    access: wb_access,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
 ) -> Result<()> {
@@ -206,15 +207,17 @@ unsafe fn import<M: Managed>(
     // SAFETY: the caller's promise.
     let device = unsafe { handle::share::<Device>(device) }?;
     // SAFETY: the caller's promise.
-    let Some(given) = (unsafe { managed.as_ref() }) else { fail!(WB_ERR_NULL, "tensor is NULL") };
+    let Some(given) = (unsafe { managed.as_ref() }) else {
+        fail!(WB_ERR_INVALID_ARGUMENT, "tensor is NULL")
+    };
     given.check_version()?;
-    let access = view::access(access)?;
+    let accessor = view::accessor(accessor)?;
     let read_only = given.read_only();
     // SAFETY: the caller's promise.
     let made = unsafe {
         with_options(options, |options, progress| {
             let options = BufferOptions { read_only, ..*options };
-            import_tensor(&device, managed, given.tensor(), access, &options, progress)
+            import_tensor(&device, managed, given.tensor(), accessor, &options, progress)
         })
     }?;
     // SAFETY: not NULL.
@@ -228,7 +231,7 @@ unsafe fn import_tensor<M: Managed>(
     device: &Arc<Device>,
     managed: *mut M,
     tensor: &DLTensor,
-    access: Access,
+    accessor: Accessor,
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Arc<View>> {
@@ -250,7 +253,7 @@ unsafe fn import_tensor<M: Managed>(
     let delete: Owner = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
-        let view = View::new(Buffer::empty(device, options)?, layout, 0, access)?;
+        let view = View::new(Buffer::empty(device, options)?, layout, 0, accessor)?;
         delete();
         return Ok(view);
     }
@@ -265,7 +268,7 @@ unsafe fn import_tensor<M: Managed>(
         }
     }));
     let buffer = Buffer::register(device, span, options, &mut owner, progress)?;
-    let view = View::new(buffer, layout, offset, access)?;
+    let view = View::new(buffer, layout, offset, accessor)?;
     *sync::lock(&armed) = Some(delete);
     Ok(view)
 }
@@ -282,13 +285,13 @@ unsafe fn import_tensor<M: Managed>(
 pub unsafe extern "C" fn wb_view_from_dlpack(
     device: *const wb_device,
     tensor: *mut DLManagedTensor,
-    access: wb_access,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { import(device, tensor, access, options, view) })
+    guard(error, || unsafe { import(device, tensor, accessor, options, view) })
 }
 
 /// As wb_view_from_dlpack, for a DLManagedTensorVersioned; its read-only flag is kept.
@@ -299,13 +302,13 @@ pub unsafe extern "C" fn wb_view_from_dlpack(
 pub unsafe extern "C" fn wb_view_from_dlpack_versioned(
     device: *const wb_device,
     tensor: *mut DLManagedTensorVersioned,
-    access: wb_access,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { import(device, tensor, access, options, view) })
+    guard(error, || unsafe { import(device, tensor, accessor, options, view) })
 }
 
 /// CPython's PyCapsule_IsValid.
@@ -331,7 +334,7 @@ pub unsafe extern "C" fn wb_python_capsule_setup(
 ) -> wb_status {
     guard(error, || {
         let (Some(is_valid), Some(get_pointer)) = (is_valid, get_pointer) else {
-            fail!(WB_ERR_NULL, "PyCapsule_IsValid or PyCapsule_GetPointer is NULL")
+            fail!(WB_ERR_INVALID_ARGUMENT, "PyCapsule_IsValid or PyCapsule_GetPointer is NULL")
         };
         IS_VALID.store(is_valid as *mut c_void, Ordering::Release);
         GET_POINTER.store(get_pointer as *mut c_void, Ordering::Release);

@@ -1,6 +1,6 @@
 //! What tests of a build with `forced-panics` call; no other build has it.
 
-use crate::sync::forced;
+use crate::os::sync::forced;
 
 /// The calling thread panics at its point number `point` from now: 0 is where the next exported function
 /// begins, and every lock that is taken is one more.

@@ -1,8 +1,8 @@
 //! Handles: reference-counted objects as C holds them. A debug build knows which are alive.
 
 use crate::error::{Result, fail};
-use crate::status::WB_ERR_NULL;
-use crate::sync::Arc;
+use crate::os::sync::Arc;
+use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// An object that C holds by a pointer to an opaque type.
 pub(super) trait Handle {
@@ -24,7 +24,7 @@ pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
 /// `handle` is NULL or was given out and not released for the last time.
 pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
     if handle.is_null() {
-        fail!(WB_ERR_NULL, "the {} is NULL", T::NAME);
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", T::NAME);
     }
     alive::check(handle as usize, T::NAME)?;
     // SAFETY: the pointer came from Arc::into_raw and a reference of C's keeps the object.
@@ -72,13 +72,12 @@ pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<
 /// Which handles C holds, and how many references: a debug build refuses all others.
 #[cfg(debug_assertions)]
 mod alive {
+    use crate::error::{Result, fail};
+    use crate::os::process::PerProcess;
+    use crate::os::sync;
+    use crate::status::WB_ERR_HANDLE;
     use std::collections::HashMap;
     use std::sync::{Mutex, MutexGuard};
-
-    use crate::error::{Result, fail};
-    use crate::process::PerProcess;
-    use crate::status::WB_ERR_HANDLE;
-    use crate::sync;
 
     #[derive(Default)]
     struct Alive {

@@ -5,34 +5,36 @@ mod weights;
 
 use std::ffi::c_void;
 
+pub use step::*;
+pub use weights::*;
+
 use crate::capi::arguments::{Sized32, check_output, write_struct};
 use crate::capi::buffer::{wb_buffer_options, with_options};
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
+use crate::capi::handle;
+use crate::capi::handle::Handle;
 use crate::capi::plan::{Planned, wb_plan};
-use crate::device::{Device, Stream};
+use crate::device::backend::{Location, Stream};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::pages::Span;
-use crate::offload::offloader::{Offloader, Source};
-use crate::offload::parameter::{Origin, Parameter, Source as Given};
+use crate::offload::offloader::Offloader;
+use crate::os::span::Span;
+use crate::plan::parameter::{Origin, Parameter};
 use crate::status::{WB_ERR_OVERFLOW, wb_status};
-
-pub use step::*;
-pub use weights::*;
 
 /// Parameters under a budget: where they are kept, and what carries them. How an engine uses it:
 ///
 /// 1. Describe. One wb_parameter for each weight: its name, its layout, where its bytes are now (host or
 ///    device memory, or nowhere yet), and its group, which is what the engine uses together: a layer.
-///    Weights that share bytes are found by their addresses, or by `storage` where there are none.
+///    Weights that share bytes are found by their addresses, or by `storage_id` where there are none.
 /// 2. Plan. wb_plan_new takes one budget and decides what leaves the device and how it is carried; nothing
 ///    is allocated. With `quantize` in its options matrices are planned, and kept, in 8 bits, with their
-///    scales as weights of their own. wb_plan_json prints it, with a reason for every weight. What cannot
+///    scales as weights of their own. wb_plan_to_json prints it, with a reason for every weight. What cannot
 ///    be meant (nothing leaves, a selector that matches nothing, slots that do not fit) is an error with
 ///    a name.
 /// 3. Commit. wb_offloader_new takes the host memory and the slots and copies the weights there. Then the
-///    engine drops its own copies of what is offloaded, and asks wb_offloader_parameter for each address,
-///    or wb_offloader_view for a tensor that keeps its memory.
+///    engine drops its own copies of what is offloaded, and asks wb_offloader_get_parameter_info for each address,
+///    or wb_offloader_get_view for a tensor that keeps its memory.
 /// 4. Step. Around the kernels of each layer, on the engine's own stream:
 ///
 /// ```c
@@ -59,7 +61,7 @@ pub use weights::*;
 ///
 /// Threads and memory. Every call may come from any thread. Views and the offloader itself may be
 /// released in any order; wb_offloader_release waits for the copies that are queued. What holds memory
-/// and what was carried is in wb_offloader_measure, and adds up.
+/// and what was carried is in wb_offloader_get_stats, and adds up.
 pub struct wb_offloader {
     _opaque: [u8; 0],
 }
@@ -76,6 +78,8 @@ pub struct wb_offloader_stats {
     pub struct_size: u32,
     /// 0.
     pub reserved0: u32,
+    /// Number of parameters: the indexes that wb_offloader_get_parameter_info takes are smaller.
+    pub parameters: u64,
     /// Bytes of parameters that are offloaded, ties counted once.
     pub offloaded_bytes: u64,
     /// Bytes of host memory asked for them, padding and free room included.
@@ -103,7 +107,7 @@ pub struct wb_offloader_stats {
     /// Groups acquired.
     pub acquires: u64,
     /// Copies that had not begun when their group was acquired, those on demand excepted.
-    pub late: u64,
+    pub late_copies: u64,
     /// Seconds that streams of the engine have waited for copies.
     pub waited_seconds: f64,
     /// Grows whenever an address changed.
@@ -119,8 +123,8 @@ unsafe impl Sized32 for wb_offloader_stats {
 ///
 /// # Safety
 /// The bytes may be read until the work that is given the source is done.
-unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Source>> {
-    let (Given { address, on_device }, layout) = match &parameter.origin {
+unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Location>> {
+    let (address, layout) = match &parameter.origin {
         Origin::Quantized(from) => (from.source, &from.layout),
         Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),
     };
@@ -128,7 +132,7 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Sou
     if address == 0 || bytes == 0 {
         return Ok(None);
     }
-    let on_device = on_device || device.backend().is_device_memory(address)?;
+    let on_device = device.backend().is_device_memory(address)?;
     // SAFETY: the caller's promise.
     let Some(span) = (unsafe { Span::checked(address, bytes) }) else {
         fail!(
@@ -137,7 +141,7 @@ unsafe fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Sou
             parameter.name
         )
     };
-    Ok(Some(Source { span, on_device }))
+    Ok(Some(Location { span, on_device }))
 }
 
 /// Commits a plan: takes host memory for what it offloads and device memory for its slots, and copies
@@ -215,7 +219,7 @@ pub unsafe extern "C" fn wb_offloader_release(offloader: *mut wb_offloader) {
 /// # Safety
 /// `offloader` is NULL or alive; `stats` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_measure(
+pub unsafe extern "C" fn wb_offloader_get_stats(
     offloader: *const wb_offloader,
     stats: *mut wb_offloader_stats,
     error: *mut wb_error,
@@ -226,6 +230,7 @@ pub unsafe extern "C" fn wb_offloader_measure(
         let described = wb_offloader_stats {
             struct_size: size_of::<wb_offloader_stats>() as u32,
             reserved0: 0,
+            parameters: found.parameters,
             offloaded_bytes: found.offloaded_bytes,
             asked_bytes: found.asked_bytes,
             mapped_bytes: found.mapped_bytes,
@@ -236,11 +241,11 @@ pub unsafe extern "C" fn wb_offloader_measure(
             staging_bytes: found.staging_bytes,
             peak_mapped_bytes: found.peak.mapped_bytes,
             peak_slot_bytes: found.peak.slot_bytes,
-            moved_bytes: found.carried.moved_bytes,
-            copies: found.carried.copies,
-            acquires: found.carried.acquires,
-            late: found.carried.late,
-            waited_seconds: found.carried.waited_seconds,
+            moved_bytes: found.transfers.moved_bytes,
+            copies: found.transfers.copies,
+            acquires: found.transfers.acquires,
+            late_copies: found.transfers.late_copies,
+            waited_seconds: found.transfers.waited_seconds,
             generation: found.generation,
         };
         // SAFETY: the caller's promise.

@@ -1,56 +1,64 @@
 //! `wb_parameter`: what an engine says of a weight.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use crate::capi::arguments::{Sized32, check_reserved, one_of, read_struct, text};
-use crate::capi::view::{self, wb_layout};
+use crate::capi::view;
+use crate::capi::view::wb_layout;
 use crate::error::{Result, fail};
-use crate::offload::parameter::{Carrier, Origin, Parameter, ParameterAccess, Source};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW};
+use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 
 /// How a step reads a parameter.
-pub type wb_parameter_access = i32;
+pub type wb_access_pattern = i32;
 /// All of it; the default.
-pub const WB_PARAMETER_DENSE: wb_parameter_access = 0;
+pub const WB_ACCESS_PATTERN_DENSE: wb_access_pattern = 0;
 /// Few rows of it: an embedding, experts.
-pub const WB_PARAMETER_SPARSE: wb_parameter_access = 1;
+pub const WB_ACCESS_PATTERN_SPARSE: wb_access_pattern = 1;
 
-/// How an offloaded parameter gets to the kernels that read it.
-pub type wb_carrier = i32;
+/// How an offloaded parameter is transferred to the kernels that read it.
+pub type wb_transfer_mode = i32;
 /// As the plan sees fit; the default.
-pub const WB_CARRIER_AUTO: wb_carrier = 0;
+pub const WB_TRANSFER_MODE_AUTO: wb_transfer_mode = 0;
 /// The device reads it in host memory.
-pub const WB_CARRIER_VIEW: wb_carrier = 1;
+pub const WB_TRANSFER_MODE_ZERO_COPY: wb_transfer_mode = 1;
 /// It is copied when its group is acquired.
-pub const WB_CARRIER_ON_DEMAND: wb_carrier = 2;
+pub const WB_TRANSFER_MODE_ON_DEMAND: wb_transfer_mode = 2;
 /// It is copied ahead of that.
-pub const WB_CARRIER_PREFETCH: wb_carrier = 3;
-/// It is not carried: it stays on the device.
-pub const WB_CARRIER_NONE: wb_carrier = -1;
+pub const WB_TRANSFER_MODE_PREFETCH: wb_transfer_mode = 3;
+
+/// Where a parameter is kept.
+pub type wb_placement = i32;
+/// The plan decides; the default.
+pub const WB_PLACEMENT_AUTO: wb_placement = 0;
+/// In device memory.
+pub const WB_PLACEMENT_RESIDENT: wb_placement = 1;
+/// In host memory. An output only: whether a parameter can be offloaded depends on the budget.
+pub const WB_PLACEMENT_OFFLOADED: wb_placement = 2;
 
 /// A parameter of a model. Begin with WB_PARAMETER_INIT.
 #[repr(C)]
 pub struct wb_parameter {
     /// Bytes of the struct; in an array, the same in each.
     pub struct_size: u32,
-    /// A wb_parameter_access.
-    pub access: wb_parameter_access,
+    /// A wb_access_pattern.
+    pub access_pattern: wb_access_pattern,
     /// Its name, unique in the model; UTF-8 that ends in NUL.
     pub name: *const c_char,
     /// What is acquired together with it: a layer's name.
     pub group: *const c_char,
     /// Type, shape, strides, and where the first element is from `source`.
     pub layout: *const wb_layout,
-    /// Address in host or device memory; 0 while there are no bytes. Parameters whose bytes overlap are
+    /// Address in host or device memory; NULL while there are no bytes. Parameters whose bytes overlap are
     /// tied: they are stored once.
-    pub source: u64,
+    pub source: *const c_void,
     /// Ties parameters that have no source: those of the same number, other than 0.
-    pub storage: u64,
-    /// A wb_carrier; WB_CARRIER_AUTO is the options', WB_CARRIER_NONE keeps it on the device.
-    pub carrier: wb_carrier,
-    /// 0.
-    pub reserved0: u32,
+    pub storage_id: u64,
+    /// A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options'.
+    pub transfer_mode: wb_transfer_mode,
+    /// WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO.
+    pub placement: wb_placement,
     /// 0.
     pub reserved: [u64; 2],
 }
@@ -60,19 +68,28 @@ unsafe impl Sized32 for wb_parameter {
     const NAME: &'static str = "wb_parameter";
 }
 
-/// The number of a carrier.
-pub(super) fn carrier_code(carrier: Carrier) -> wb_carrier {
-    match carrier {
-        Carrier::Auto => WB_CARRIER_AUTO,
-        Carrier::View => WB_CARRIER_VIEW,
-        Carrier::OnDemand => WB_CARRIER_ON_DEMAND,
-        Carrier::Prefetch => WB_CARRIER_PREFETCH,
+/// The number of a transfer_mode.
+pub(super) fn transfer_mode_code(transfer_mode: TransferMode) -> wb_transfer_mode {
+    match transfer_mode {
+        TransferMode::Auto => WB_TRANSFER_MODE_AUTO,
+        TransferMode::ZeroCopy => WB_TRANSFER_MODE_ZERO_COPY,
+        TransferMode::OnDemand => WB_TRANSFER_MODE_ON_DEMAND,
+        TransferMode::Prefetch => WB_TRANSFER_MODE_PREFETCH,
     }
 }
 
-pub(super) fn carrier(value: wb_carrier, field: &str) -> Result<Carrier> {
-    let all = [Carrier::Auto, Carrier::View, Carrier::OnDemand, Carrier::Prefetch];
-    one_of(value, field, &all.map(|carrier| (carrier_code(carrier), carrier)))
+pub(super) fn transfer_mode(value: wb_transfer_mode, field: &str) -> Result<TransferMode> {
+    let all = [
+        TransferMode::Auto,
+        TransferMode::ZeroCopy,
+        TransferMode::OnDemand,
+        TransferMode::Prefetch,
+    ];
+    one_of(
+        value,
+        field,
+        &all.map(|transfer_mode| (transfer_mode_code(transfer_mode), transfer_mode)),
+    )
 }
 
 /// Reads an array of parameters, in the steps of the first one's size.
@@ -84,7 +101,7 @@ pub(super) unsafe fn parameters_from(
     count: u64,
 ) -> Result<Vec<Parameter>> {
     if given.is_null() && count > 0 {
-        fail!(WB_ERR_NULL, "parameters is NULL and there are {count}");
+        fail!(WB_ERR_INVALID_ARGUMENT, "parameters is NULL and there are {count}");
     }
     let Ok(count) = usize::try_from(count) else {
         fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
@@ -109,6 +126,38 @@ pub(super) unsafe fn parameters_from(
     Ok(parameters)
 }
 
+/// Whether a parameter must stay on the device, and its transfer mode.
+fn placement_of(given: &wb_parameter, name: &str) -> Result<(bool, TransferMode)> {
+    let asked = transfer_mode(given.transfer_mode, "parameter.transfer_mode")?;
+    match given.placement {
+        WB_PLACEMENT_AUTO => Ok((false, asked)),
+        WB_PLACEMENT_RESIDENT if asked == TransferMode::Auto => Ok((true, asked)),
+        WB_PLACEMENT_RESIDENT => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter {name:?} has WB_PLACEMENT_RESIDENT and transfer mode {}: a resident parameter is \
+             not transferred, give WB_TRANSFER_MODE_AUTO",
+            asked.name()
+        ),
+        WB_PLACEMENT_OFFLOADED => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter {name:?} has WB_PLACEMENT_OFFLOADED, which the plan decides by its budget: give \
+             WB_PLACEMENT_AUTO, and select it in wb_plan_options.select"
+        ),
+        other => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter.placement is {other} for parameter {name:?}; known are [0, 1]"
+        ),
+    }
+}
+
+/// A parameter's placement and transfer mode as C reads them; `None` is resident.
+pub(super) fn placement_codes(mode: Option<TransferMode>) -> (wb_placement, wb_transfer_mode) {
+    match mode {
+        Some(mode) => (WB_PLACEMENT_OFFLOADED, transfer_mode_code(mode)),
+        None => (WB_PLACEMENT_RESIDENT, WB_TRANSFER_MODE_AUTO),
+    }
+}
+
 /// Neighbours are of one group mostly: its name is kept once.
 ///
 /// # Safety
@@ -119,36 +168,36 @@ unsafe fn parameter_from(
 ) -> Result<Parameter> {
     let empty = wb_parameter {
         struct_size: size_of::<wb_parameter>() as u32,
-        access: WB_PARAMETER_DENSE,
+        access_pattern: WB_ACCESS_PATTERN_DENSE,
         name: ptr::null(),
         group: ptr::null(),
         layout: ptr::null(),
-        source: 0,
-        storage: 0,
-        carrier: WB_CARRIER_AUTO,
-        reserved0: 0,
+        source: ptr::null(),
+        storage_id: 0,
+        transfer_mode: WB_TRANSFER_MODE_AUTO,
+        placement: WB_PLACEMENT_AUTO,
         reserved: [0; 2],
     };
     // SAFETY: the caller's promise.
     let given = unsafe { read_struct(given, empty) }?;
-    let reserved = [u64::from(given.reserved0), given.reserved[0], given.reserved[1]];
-    check_reserved(&reserved, "wb_parameter")?;
+    check_reserved(&given.reserved, "wb_parameter")?;
     // SAFETY: the caller's promise.
     let (name, group) =
         unsafe { (text(given.name, "parameter.name")?, text(given.group, "parameter.group")?) };
     // SAFETY: the caller's promise.
     let (layout, offset) = unsafe { view::layout(given.layout) }?;
-    let lowest = match given.source {
+    let lowest = match given.source as u64 {
         0 => Some(0),
         start => start.checked_add(offset).and_then(|at| at.checked_sub(layout.bytes_before())),
     };
     let Some(address) = lowest else {
         fail!(
             WB_ERR_OVERFLOW,
-            "parameter {name:?} at {:#x} and offset {offset} goes past the last address",
+            "parameter {name:?} at {:p} and offset {offset} goes past the last address",
             given.source
         )
     };
+    let (resident, transfer_mode) = placement_of(&given, name)?;
     Ok(Parameter {
         name: name.into(),
         group: match before.map(|before| &before.group) {
@@ -156,20 +205,18 @@ unsafe fn parameter_from(
             _ => group.into(),
         },
         layout,
-        source: Source { address, on_device: false },
-        storage: given.storage,
-        access: one_of(
-            given.access,
-            "parameter.access",
+        source: address,
+        storage_id: given.storage_id,
+        access_pattern: one_of(
+            given.access_pattern,
+            "parameter.access_pattern",
             &[
-                (WB_PARAMETER_DENSE, ParameterAccess::Dense),
-                (WB_PARAMETER_SPARSE, ParameterAccess::Sparse),
+                (WB_ACCESS_PATTERN_DENSE, AccessPattern::Dense),
+                (WB_ACCESS_PATTERN_SPARSE, AccessPattern::Sparse),
             ],
         )?,
-        carrier: match given.carrier {
-            WB_CARRIER_NONE => None,
-            asked => Some(carrier(asked, "parameter.carrier")?),
-        },
+        resident,
+        transfer_mode,
         origin: Origin::Given,
     })
 }

@@ -5,6 +5,7 @@ mod contents;
 use std::ffi::{CString, c_char};
 use std::ptr;
 
+pub use contents::*;
 use once_cell::race::OnceBox;
 
 use crate::capi::arguments::{
@@ -12,19 +13,21 @@ use crate::capi::arguments::{
 };
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::capi::parameter::{WB_CARRIER_AUTO, carrier, parameters_from, wb_carrier, wb_parameter};
-use crate::capi::quantizer::{self, wb_quantize_options};
-use crate::device::Device;
+use crate::capi::handle::Handle;
+use crate::capi::parameter::{
+    WB_TRANSFER_MODE_AUTO, parameters_from, transfer_mode, wb_parameter, wb_transfer_mode,
+};
+use crate::capi::quantizer::wb_quantize_options;
+use crate::capi::{handle, quantizer};
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::offload::order::Order;
-use crate::offload::plan::{Allowed, DevicePlan, Plan, PlanOptions};
-use crate::offload::quantize::Rule;
-use crate::offload::report;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, wb_status};
-use crate::sync::Arc;
-
-pub use contents::*;
+use crate::offload::device_plan::DevicePlan;
+use crate::os::sync::Arc;
+use crate::plan::json;
+use crate::plan::order::Order;
+use crate::plan::plan::{Allowed, Budget, Plan, PlanOptions};
+use crate::plan::quantization::QuantizationRule;
+use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
 
 /// Which parameter goes where and why.
 pub struct wb_plan {
@@ -46,8 +49,12 @@ impl Handle for Planned {
     const NAME: &'static str = "wb_plan";
 }
 
-/// A budget that is not given.
-pub const WB_UNSET: u64 = u64::MAX;
+/// What `wb_plan_options.budget_bytes` limits. There is no default: a plan needs a budget.
+pub type wb_budget_kind = i32;
+/// The host memory that offloaded parameters take.
+pub const WB_BUDGET_OFFLOAD_BYTES: wb_budget_kind = 1;
+/// The device memory that resident parameters and slots take.
+pub const WB_BUDGET_DEVICE_BYTES: wb_budget_kind = 2;
 
 /// In which order parameters leave the device while the budget lasts.
 pub type wb_order = i32;
@@ -58,11 +65,11 @@ pub const WB_ORDER_DECLARED: wb_order = 1;
 /// The largest first.
 pub const WB_ORDER_LARGEST: wb_order = 2;
 
-/// Nothing offloaded is a warning.
-pub const WB_ALLOW_NOTHING: u32 = 1;
-/// A selector that matches nothing is a warning.
-pub const WB_ALLOW_UNMATCHED: u32 = 2;
-/// Room for everything on the device is a warning.
+/// Downgrades WB_ERR_NOTHING_OFFLOADED to a warning.
+pub const WB_ALLOW_NOTHING_OFFLOADED: u32 = 1;
+/// Downgrades WB_ERR_SELECTOR of a selector that matches nothing to a warning.
+pub const WB_ALLOW_UNMATCHED_SELECTOR: u32 = 2;
+/// Downgrades WB_ERR_EVERYTHING_FITS to a warning.
 pub const WB_ALLOW_EVERYTHING_FITS: u32 = 4;
 
 /// What a plan is made by. Begin with WB_PLAN_OPTIONS_INIT.
@@ -72,11 +79,13 @@ pub struct wb_plan_options {
     pub struct_size: u32,
     /// Groups in their slots at a time; 0 for as many as serve.
     pub depth: u32,
-    /// At most so many bytes of host memory are taken. One of the two budgets is given.
-    pub offload_bytes: u64,
-    /// What stays and the slots take at most so many bytes of device memory.
-    pub device_bytes: u64,
-    /// What is copied ahead takes at most so many bytes of slots; WB_UNSET for what two groups need.
+    /// A wb_budget_kind.
+    pub budget_kind: wb_budget_kind,
+    /// A wb_transfer_mode, for parameters that name none.
+    pub transfer_mode: wb_transfer_mode,
+    /// The budget.
+    pub budget_bytes: u64,
+    /// What is copied ahead takes at most so many bytes of slots; 0 for what two groups need.
     pub slot_bytes: u64,
     /// `select_count` selectors of what may leave the device; none for everything. A text means the
     /// names that contain it as whole segments between dots, a glob (with any of `*?[`, and at most 64
@@ -88,24 +97,20 @@ pub struct wb_plan_options {
     pub select_count: u32,
     /// How many.
     pub exclude_count: u32,
-    /// A wb_carrier, for parameters that name none.
-    pub carrier: wb_carrier,
     /// A wb_order.
     pub order: wb_order,
     /// WB_ALLOW_* of the errors that are to be warnings.
     pub allow: u32,
-    /// 0.
-    pub reserved0: u32,
     /// How matrices are quantized when the plan is committed; NULL for not at all. Each is planned as
     /// two parameters: itself in 8 bits, and its scales by its name and `_scale`, or `_scale_inv` for
     /// blocks of a matrix.
     pub quantize: *const wb_quantize_options,
-    /// `quantize_count` selectors of those; none for all of wide types.
+    /// `quantize_select_count` selectors of those; none for all of wide types.
     pub quantize_select: *const *const c_char,
     /// How many.
-    pub quantize_count: u32,
+    pub quantize_select_count: u32,
     /// 0.
-    pub reserved1: u32,
+    pub reserved0: u32,
     /// What the link carries, for the predicted time; 0 for what wb_device_measure_link found, if it
     /// was called.
     pub link_bytes_per_second: f64,
@@ -121,21 +126,20 @@ unsafe impl Sized32 for wb_plan_options {
 const DEFAULTS: wb_plan_options = wb_plan_options {
     struct_size: size_of::<wb_plan_options>() as u32,
     depth: 0,
-    offload_bytes: WB_UNSET,
-    device_bytes: WB_UNSET,
-    slot_bytes: WB_UNSET,
+    budget_kind: 0,
+    transfer_mode: WB_TRANSFER_MODE_AUTO,
+    budget_bytes: 0,
+    slot_bytes: 0,
     select: ptr::null(),
     exclude: ptr::null(),
     select_count: 0,
     exclude_count: 0,
-    carrier: WB_CARRIER_AUTO,
     order: WB_ORDER_SPREAD,
     allow: 0,
-    reserved0: 0,
     quantize: ptr::null(),
     quantize_select: ptr::null(),
-    quantize_count: 0,
-    reserved1: 0,
+    quantize_select_count: 0,
+    reserved0: 0,
     link_bytes_per_second: 0.0,
     reserved: [0; 4],
 };
@@ -186,7 +190,7 @@ unsafe impl Sized32 for wb_plan_info {
 /// `given` is NULL or valid for `count` strings.
 unsafe fn selectors(given: *const *const c_char, count: u32, name: &str) -> Result<Vec<String>> {
     if given.is_null() && count > 0 {
-        fail!(WB_ERR_NULL, "{name} is NULL and {name}_count is {count}");
+        fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");
     }
     (0..count as usize)
         // SAFETY: the caller's promise.
@@ -199,10 +203,9 @@ unsafe fn selectors(given: *const *const c_char, count: u32, name: &str) -> Resu
 unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
     // SAFETY: the caller's promise.
     let given = unsafe { read_struct(given, DEFAULTS) }?;
-    let [a, b, c, d] = given.reserved;
-    let reserved = [u64::from(given.reserved0), u64::from(given.reserved1), a, b, c, d];
-    check_reserved(&reserved, "wb_plan_options")?;
-    let known = WB_ALLOW_NOTHING | WB_ALLOW_UNMATCHED | WB_ALLOW_EVERYTHING_FITS;
+    check_reserved(&given.reserved, "wb_plan_options")?;
+    check_reserved(&[given.reserved0.into()], "wb_plan_options")?;
+    let known = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_UNMATCHED_SELECTOR | WB_ALLOW_EVERYTHING_FITS;
     if given.allow & !known != 0 {
         fail!(WB_ERR_INVALID_ARGUMENT, "allow is {:#x}; known bits are {known:#x}", given.allow);
     }
@@ -213,26 +216,39 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
             "link_bytes_per_second is {link}: give 0 if it is not known"
         );
     }
-    let set = |bytes: u64| (bytes != WB_UNSET).then_some(bytes);
+    let budget = match given.budget_kind {
+        WB_BUDGET_OFFLOAD_BYTES => Budget::OffloadBytes(given.budget_bytes),
+        WB_BUDGET_DEVICE_BYTES => Budget::DeviceBytes(given.budget_bytes),
+        0 => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "wb_plan_options.budget_kind is 0 and a plan needs a budget: give WB_BUDGET_OFFLOAD_BYTES or \
+             WB_BUDGET_DEVICE_BYTES, and budget_bytes"
+        ),
+        other => {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "wb_plan_options.budget_kind is {other}; known are [1, 2]"
+            )
+        }
+    };
     let orders = [
         (WB_ORDER_SPREAD, Order::Spread),
         (WB_ORDER_DECLARED, Order::Declared),
         (WB_ORDER_LARGEST, Order::Largest),
     ];
     Ok(PlanOptions {
-        offload_bytes: set(given.offload_bytes),
-        device_bytes: set(given.device_bytes),
-        slot_bytes: set(given.slot_bytes),
+        budget,
+        slot_bytes: (given.slot_bytes != 0).then_some(given.slot_bytes),
         depth: given.depth,
-        carrier: carrier(given.carrier, "carrier")?,
+        transfer_mode: transfer_mode(given.transfer_mode, "transfer_mode")?,
         order: one_of(given.order, "order", &orders)?,
         // SAFETY: the caller's promise.
         select: unsafe { selectors(given.select, given.select_count, "select") }?,
         // SAFETY: the caller's promise.
         exclude: unsafe { selectors(given.exclude, given.exclude_count, "exclude") }?,
         allowed: Allowed {
-            nothing: given.allow & WB_ALLOW_NOTHING != 0,
-            unmatched: given.allow & WB_ALLOW_UNMATCHED != 0,
+            nothing_offloaded: given.allow & WB_ALLOW_NOTHING_OFFLOADED != 0,
+            unmatched_selector: given.allow & WB_ALLOW_UNMATCHED_SELECTOR != 0,
             everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
         },
         // SAFETY: the caller's promise.
@@ -243,23 +259,29 @@ unsafe fn options_from(given: *const wb_plan_options) -> Result<PlanOptions> {
 
 /// # Safety
 /// The options' pointers are NULL or valid.
-unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<Rule>> {
+unsafe fn rule_from(given: &wb_plan_options) -> Result<Option<QuantizationRule>> {
     if given.quantize.is_null() {
         return Ok(None);
     }
     // SAFETY: the caller's promise.
     let (select, options) = unsafe {
-        let select = selectors(given.quantize_select, given.quantize_count, "quantize_select")?;
+        let select =
+            selectors(given.quantize_select, given.quantize_select_count, "quantize_select")?;
         (select, quantizer::options_from(given.quantize)?)
     };
     if options.given {
         fail!(
             WB_ERR_INVALID_ARGUMENT,
-            "quantize.given_scales is 1; a plan has no scales to give: they are found"
+            "quantize.use_given_scales is 1; a plan has no scales to give: they are found"
         );
     }
-    let (format, kind, block) = (options.format, options.kind, options.block);
-    Ok(Some(Rule { select, format, kind, block, refuse_odd: options.refuse_odd }))
+    Ok(Some(QuantizationRule {
+        select,
+        format: options.format,
+        scale_type: options.kind,
+        block: options.block,
+        reject_nonfinite: options.reject_nonfinite,
+    }))
 }
 
 /// A text for C. Names came from C, so that no NUL is in them.
@@ -296,7 +318,7 @@ impl Planned {
 /// Ownership: one reference; names and options are copied; the plan holds the device. Any thread.
 /// Errors: WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, WB_ERR_EVERYTHING_FITS (each a warning where
 /// allowed), WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET, WB_ERR_NOT_MAPPED where a view is wished and views are
-/// off, WB_ERR_INVALID_ARGUMENT, WB_ERR_ENUM, WB_ERR_OVERFLOW.
+/// off, WB_ERR_INVALID_ARGUMENT, WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW.
 ///
 /// # Safety
 /// Pointers are NULL or valid for as much as is said of them.
@@ -348,7 +370,7 @@ pub unsafe extern "C" fn wb_plan_release(plan: *mut wb_plan) {
 /// # Safety
 /// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_describe(
+pub unsafe extern "C" fn wb_plan_get_info(
     plan: *const wb_plan,
     info: *mut wb_plan_info,
     error: *mut wb_error,
@@ -384,7 +406,7 @@ pub unsafe extern "C" fn wb_plan_describe(
 /// # Safety
 /// `plan` is NULL or alive; `json` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_json(
+pub unsafe extern "C" fn wb_plan_to_json(
     plan: *const wb_plan,
     json: *mut *const c_char,
     error: *mut wb_error,
@@ -393,7 +415,7 @@ pub unsafe extern "C" fn wb_plan_json(
         check_output(json, "json")?;
         // SAFETY: the caller's promise.
         let planned = unsafe { handle::borrow::<Planned>(plan) }?;
-        let made = planned.json.get_or_init(|| Box::new(c_text(report::json(planned.plan()))));
+        let made = planned.json.get_or_init(|| Box::new(c_text(json::to_json(planned.plan()))));
         // SAFETY: not NULL.
         unsafe { *json = made.as_ptr() };
         Ok(())

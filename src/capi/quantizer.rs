@@ -9,17 +9,20 @@ use crate::capi::arguments::{
 use crate::capi::buffer::{wb_progress, with_progress};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::capi::view::{self, wb_layout};
-use crate::device::Device;
-use crate::device::kernel::{Format, ScaleKind};
+use crate::capi::handle::Handle;
+use crate::capi::view::wb_layout;
+use crate::capi::{handle, view};
+use crate::device::backend::Location;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::pages::Span;
-use crate::quant::geometry::Geometry;
-use crate::quant::quantizer::{Place, Quantizer, Task, Way};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
+use crate::os::span::Span;
+use crate::quant::quantizer::Quantizer;
+use crate::quant::task::{Direction, QuantizeTask};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 use crate::tensor::Dtype;
 use crate::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E8M0, WB_DTYPE_F32, wb_dtype};
+use crate::tensor::fp8::{Fp8Format, ScaleType};
+use crate::tensor::scale_grid::ScaleGrid;
 
 /// Bytes of staging memory where none are asked for.
 const STAGING_BYTES: u64 = 128 << 20;
@@ -39,18 +42,18 @@ impl Handle for Quantizer {
 pub struct wb_quantize_options {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2.
+    /// WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2; 0 for the first.
     pub format: wb_dtype,
-    /// WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two.
-    pub scale_type: wb_dtype,
-    /// 1 when the scales are given, 0 when they are found and written.
-    pub given_scales: i32,
+    /// WB_DTYPE_F32, or WB_DTYPE_F8_E8M0 for powers of two; 0 for the first.
+    pub scale_dtype: wb_dtype,
+    /// 1 if the caller gives the scales, 0 if they are computed and written.
+    pub use_given_scales: i32,
     /// Rows that share a scale, of the last but one dimension; 0 for all.
     pub block_rows: u64,
     /// Columns that share a scale, of the last dimension; 0 for all.
     pub block_cols: u64,
     /// 1 when NaN and infinities are to be an error.
-    pub refuse_nonfinite: i32,
+    pub reject_nonfinite: i32,
     /// 0.
     pub reserved0: u32,
     /// Bytes that there are for scales, to be checked; 0 where the caller is sure.
@@ -68,9 +71,9 @@ unsafe impl Sized32 for wb_quantize_options {
     const NAME: &'static str = "wb_quantize_options";
 }
 
-/// The scales of a tensor. Begin with WB_SCALES_INFO_INIT.
+/// The scales of a tensor. Begin with WB_QUANTIZER_SCALES_INFO_INIT.
 #[repr(C)]
-pub struct wb_scales_info {
+pub struct wb_quantizer_scales_info {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -86,13 +89,13 @@ pub struct wb_scales_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_scales_info {
-    const NAME: &'static str = "wb_scales_info";
+unsafe impl Sized32 for wb_quantizer_scales_info {
+    const NAME: &'static str = "wb_quantizer_scales_info";
 }
 
-/// What was done. Begin with WB_QUANTIZED_INIT.
+/// What was done. Begin with WB_QUANTIZER_RESULT_INIT.
 #[repr(C)]
-pub struct wb_quantized {
+pub struct wb_quantizer_result {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// How often the source was read: 2 where blocks reach over more than the staging memory.
@@ -104,8 +107,8 @@ pub struct wb_quantized {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_quantized {
-    const NAME: &'static str = "wb_quantized";
+unsafe impl Sized32 for wb_quantizer_result {
+    const NAME: &'static str = "wb_quantizer_result";
 }
 
 /// Makes a quantizer, which takes at most `staging_bytes` bytes of device memory while it works (0 for
@@ -161,18 +164,18 @@ pub unsafe extern "C" fn wb_quantizer_release(quantizer: *mut wb_quantizer) {
 /// # Safety
 /// Pointers are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_quantize_scales(
+pub unsafe extern "C" fn wb_quantizer_get_scales_info(
     layout: *const wb_layout,
     options: *const wb_quantize_options,
-    info: *mut wb_scales_info,
+    info: *mut wb_quantizer_scales_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
         let ((layout, _), options) = unsafe { (view::layout(layout)?, options_from(options)?) };
-        let geometry = Geometry::new(&layout, options.block)?;
-        let described = wb_scales_info {
-            struct_size: size_of::<wb_scales_info>() as u32,
+        let geometry = ScaleGrid::new(&layout, options.block)?;
+        let described = wb_quantizer_scales_info {
+            struct_size: size_of::<wb_quantizer_scales_info>() as u32,
             reserved0: 0,
             matrices: geometry.matrices,
             rows: geometry.scale_rows,
@@ -192,7 +195,7 @@ pub unsafe extern "C" fn wb_quantize_scales(
 ///
 /// `source` is the address from which the layout's offset counts; float32, float16 or bfloat16, any
 /// strides. `target` takes as many bytes as there are elements, without gaps; `scales` what
-/// wb_quantize_scales says. Each may be in host memory, best pinned, or in device memory.
+/// wb_quantizer_get_scales_info says. Each may be in host memory, best pinned, or in device memory.
 ///
 /// Stream order: the host waits until all is where it goes; what is queued on other streams is not
 /// waited for. Any thread; one tensor at a time.
@@ -203,21 +206,21 @@ pub unsafe extern "C" fn wb_quantize_scales(
 ///
 /// # Safety
 /// Handles are NULL or alive; the source may be read, target and scales written (scales read where
-/// they are given); `done` is NULL or valid for the size that it begins with.
+/// they are given); `result` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_quantizer_quantize(
     quantizer: *const wb_quantizer,
-    source: u64,
+    source: *const c_void,
     layout: *const wb_layout,
-    target: u64,
-    scales: u64,
+    target: *mut c_void,
+    scales: *mut c_void,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    result: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Way::Quantize, (source, layout), target, scales, options, done)
+        run(quantizer, Direction::Quantize, (source, layout), target, scales, options, result)
     })
 }
 
@@ -232,27 +235,27 @@ pub unsafe extern "C" fn wb_quantizer_quantize(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_quantizer_dequantize(
     quantizer: *const wb_quantizer,
-    source: u64,
-    scales: u64,
-    target: u64,
+    source: *const c_void,
+    scales: *const c_void,
+    target: *mut c_void,
     layout: *const wb_layout,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    result: *mut wb_quantizer_result,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
     guard(error, || unsafe {
-        run(quantizer, Way::Dequantize, (target, layout), source, scales, options, done)
+        run(quantizer, Direction::Dequantize, (target, layout), source, scales, options, result)
     })
 }
 
 /// The options as the library takes them.
 pub(super) struct Options {
-    pub format: Format,
-    pub kind: ScaleKind,
+    pub format: Fp8Format,
+    pub kind: ScaleType,
     pub given: bool,
     pub block: (u64, u64),
-    pub refuse_odd: bool,
+    pub reject_nonfinite: bool,
     scale_bytes: u64,
     progress: wb_progress,
     user: *mut c_void,
@@ -263,12 +266,12 @@ pub(super) struct Options {
 pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<Options> {
     let defaults = wb_quantize_options {
         struct_size: size_of::<wb_quantize_options>() as u32,
-        format: WB_DTYPE_F8_E4M3FN,
-        scale_type: WB_DTYPE_F32,
-        given_scales: 0,
+        format: 0,
+        scale_dtype: 0,
+        use_given_scales: 0,
         block_rows: 0,
         block_cols: 0,
-        refuse_nonfinite: 0,
+        reject_nonfinite: 0,
         reserved0: 0,
         scale_bytes: 0,
         progress: None,
@@ -281,15 +284,22 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
     check_reserved(&given.reserved, "wb_quantize_options")?;
     let yes_or_no = [(0, false), (1, true)];
     Ok(Options {
-        format: Format::of(Dtype::from_code(given.format)?)?,
+        format: match given.format {
+            0 => Fp8Format::of(Dtype::from_code(WB_DTYPE_F8_E4M3FN)?)?,
+            given => Fp8Format::of(Dtype::from_code(given)?)?,
+        },
         kind: one_of(
-            given.scale_type,
-            "scale_type",
-            &[(WB_DTYPE_F32, ScaleKind::F32), (WB_DTYPE_F8_E8M0, ScaleKind::E8m0)],
+            given.scale_dtype,
+            "scale_dtype",
+            &[
+                (0, ScaleType::F32),
+                (WB_DTYPE_F32, ScaleType::F32),
+                (WB_DTYPE_F8_E8M0, ScaleType::E8m0),
+            ],
         )?,
-        given: one_of(given.given_scales, "given_scales", &yes_or_no)?,
+        given: one_of(given.use_given_scales, "use_given_scales", &yes_or_no)?,
         block: (given.block_rows, given.block_cols),
-        refuse_odd: one_of(given.refuse_nonfinite, "refuse_nonfinite", &yes_or_no)?,
+        reject_nonfinite: one_of(given.reject_nonfinite, "reject_nonfinite", &yes_or_no)?,
         scale_bytes: given.scale_bytes,
         progress: given.progress,
         user: given.progress_user,
@@ -300,12 +310,12 @@ pub(super) unsafe fn options_from(given: *const wb_quantize_options) -> Result<O
 /// As for wb_quantizer_quantize.
 unsafe fn run(
     quantizer: *const wb_quantizer,
-    way: Way,
-    (wide, layout): (u64, *const wb_layout),
-    narrow: u64,
-    scales: u64,
+    way: Direction,
+    (wide, layout): (*const c_void, *const wb_layout),
+    narrow: *const c_void,
+    scales: *const c_void,
     options: *const wb_quantize_options,
-    done: *mut wb_quantized,
+    done: *mut wb_quantizer_result,
 ) -> Result<()> {
     if !done.is_null() {
         // SAFETY: the caller's promise.
@@ -315,10 +325,9 @@ unsafe fn run(
     let (quantizer, (layout, offset), options) = unsafe {
         (handle::share::<Quantizer>(quantizer)?, view::layout(layout)?, options_from(options)?)
     };
-    let geometry = Geometry::new(&layout, options.block)?;
-    let wide_bytes = ptr::with_exposed_provenance(wide as usize);
+    let geometry = ScaleGrid::new(&layout, options.block)?;
     // SAFETY: the caller's promise.
-    let wide = place(&quantizer, unsafe { view::source(wide_bytes, &layout, offset) }?)?;
+    let wide = place(&quantizer, unsafe { view::source(wide, &layout, offset) }?)?;
     let bytes = geometry.all_scales() * options.kind.bytes();
     let bytes = if layout.elements() == 0 { 0 } else { bytes };
     if options.scale_bytes != 0 && options.scale_bytes != bytes {
@@ -336,17 +345,17 @@ unsafe fn run(
     let (narrow, scales) = unsafe {
         (named(narrow, layout.elements(), "8-bit numbers")?, named(scales, bytes, "scales")?)
     };
-    let task = Task {
-        way,
-        wide,
-        narrow: place(&quantizer, narrow)?,
+    let task = QuantizeTask {
+        direction: way,
+        unquantized: wide,
+        quantized: place(&quantizer, narrow)?,
         scales: place(&quantizer, scales)?,
         layout,
         format: options.format,
-        kind: options.kind,
-        given: options.given,
+        scale_type: options.kind,
+        use_given_scales: options.given,
         block: options.block,
-        refuse_odd: options.refuse_odd,
+        reject_nonfinite: options.reject_nonfinite,
     };
     // SAFETY: the caller's promise.
     let found = unsafe {
@@ -355,10 +364,10 @@ unsafe fn run(
     if done.is_null() {
         return Ok(());
     }
-    let described = wb_quantized {
-        struct_size: size_of::<wb_quantized>() as u32,
+    let described = wb_quantizer_result {
+        struct_size: size_of::<wb_quantizer_result>() as u32,
         passes: found.passes,
-        nonfinite: found.odd,
+        nonfinite: found.nonfinite,
         staging_bytes: found.staging_bytes,
     };
     // SAFETY: the caller's promise.
@@ -367,25 +376,25 @@ unsafe fn run(
 
 /// # Safety
 /// The bytes are the caller's.
-unsafe fn named(address: u64, bytes: u64, what: &str) -> Result<Span> {
+unsafe fn named(address: *const c_void, bytes: u64, what: &str) -> Result<Span> {
     if bytes == 0 {
         return Ok(Span::EMPTY);
     }
-    if address == 0 {
-        fail!(WB_ERR_NULL, "the {what} have {bytes} bytes and their address is 0");
+    if address.is_null() {
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {what} have {bytes} bytes and their address is NULL");
     }
     // SAFETY: the caller's promise.
-    match unsafe { Span::checked(address, bytes) } {
+    match unsafe { Span::checked(address as u64, bytes) } {
         Some(span) => Ok(span),
         None => fail!(
             WB_ERR_OVERFLOW,
-            "the {bytes} bytes of the {what} at {address:#x} go past the last address"
+            "the {bytes} bytes of the {what} at {address:p} go past the last address"
         ),
     }
 }
 
-fn place(quantizer: &Quantizer, span: Span) -> Result<Place> {
+fn place(quantizer: &Quantizer, span: Span) -> Result<Location> {
     let backend = quantizer.device().backend();
     let on_device = span.bytes() > 0 && backend.is_device_memory(span.start() as u64)?;
-    Ok(Place { span, on_device })
+    Ok(Location { span, on_device })
 }

@@ -3,14 +3,15 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use crate::capi::arguments::{self, Sized32, check_output, text, write_struct};
+use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::capi::view::{self, wb_access, wb_view};
-use crate::device::Device;
-use crate::memory::model_file::ModelFile;
+use crate::capi::handle::Handle;
+use crate::capi::view::{wb_accessor, wb_view};
+use crate::capi::{arguments, handle, view};
+use crate::device::device::Device;
+use crate::memory::safetensors_file::SafetensorsFile;
 use crate::status::wb_status;
 use crate::tensor::dtype::wb_dtype;
 
@@ -19,14 +20,14 @@ pub struct wb_safetensors {
     _opaque: [u8; 0],
 }
 
-impl Handle for ModelFile {
+impl Handle for SafetensorsFile {
     type Opaque = wb_safetensors;
     const NAME: &'static str = "wb_safetensors";
 }
 
-/// A tensor of a file. Begin with WB_TENSOR_INFO_INIT.
+/// A tensor of a file. Begin with WB_SAFETENSORS_TENSOR_INFO_INIT.
 #[repr(C)]
-pub struct wb_tensor_info {
+pub struct wb_safetensors_tensor_info {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// A WB_DTYPE_*; 0 for a type of the file that has none.
@@ -46,15 +47,15 @@ pub struct wb_tensor_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
-unsafe impl Sized32 for wb_tensor_info {
-    const NAME: &'static str = "wb_tensor_info";
+unsafe impl Sized32 for wb_safetensors_tensor_info {
+    const NAME: &'static str = "wb_safetensors_tensor_info";
 }
 
-/// Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map
+/// Opens a safetensors file: reads and checks its header, then maps the whole file as wb_buffer_map_file
 /// does. `options` may be NULL.
 ///
 /// Ownership: one reference. Any thread. Errors: WB_ERR_FORMAT, WB_ERR_FILE_TRUNCATED, those of
-/// wb_buffer_map.
+/// wb_buffer_map_file.
 ///
 /// # Safety
 /// Pointers are NULL or valid; `path` ends in NUL.
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn wb_safetensors_open(
         // SAFETY: the caller's promise.
         let opened = unsafe {
             with_options(options, |options, progress| {
-                ModelFile::open(&device, path, options, progress)
+                SafetensorsFile::open(&device, path, options, progress)
             })
         }?;
         // SAFETY: not NULL.
@@ -89,7 +90,7 @@ pub unsafe extern "C" fn wb_safetensors_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_retain(file: *const wb_safetensors) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::retain::<ModelFile>(file) });
+    guard_void(|| unsafe { handle::retain::<SafetensorsFile>(file) });
 }
 
 /// Drops a reference. Views hold the file's buffer, so it may go before them. Any thread.
@@ -99,7 +100,7 @@ pub unsafe extern "C" fn wb_safetensors_retain(file: *const wb_safetensors) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_release(file: *mut wb_safetensors) {
     // SAFETY: the caller's promise.
-    guard_void(|| unsafe { handle::take::<ModelFile>(file) }.map(drop));
+    guard_void(|| unsafe { handle::take::<SafetensorsFile>(file) }.map(drop));
 }
 
 /// Number of tensors; 0 for NULL. They are in the order of their data. Any thread.
@@ -107,11 +108,11 @@ pub unsafe extern "C" fn wb_safetensors_release(file: *mut wb_safetensors) {
 /// # Safety
 /// `file` is NULL or alive.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_count(file: *const wb_safetensors) -> u64 {
+pub unsafe extern "C" fn wb_safetensors_get_tensor_count(file: *const wb_safetensors) -> u64 {
     let mut count = 0;
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
-        count = unsafe { handle::borrow::<ModelFile>(file) }?.tensors().len() as u64;
+        count = unsafe { handle::borrow::<SafetensorsFile>(file) }?.tensors().len() as u64;
         Ok(())
     });
     count
@@ -123,11 +124,11 @@ pub unsafe extern "C" fn wb_safetensors_count(file: *const wb_safetensors) -> u6
 /// # Safety
 /// `file` is NULL or alive.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_header(file: *const wb_safetensors) -> *const c_char {
+pub unsafe extern "C" fn wb_safetensors_get_header(file: *const wb_safetensors) -> *const c_char {
     let mut json = ptr::null();
     guard(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
-        json = unsafe { handle::borrow::<ModelFile>(file) }?.json().as_ptr();
+        json = unsafe { handle::borrow::<SafetensorsFile>(file) }?.json().as_ptr();
         Ok(())
     });
     json
@@ -138,18 +139,18 @@ pub unsafe extern "C" fn wb_safetensors_header(file: *const wb_safetensors) -> *
 /// # Safety
 /// `file` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_describe(
+pub unsafe extern "C" fn wb_safetensors_get_tensor_info(
     file: *const wb_safetensors,
     index: u64,
-    info: *mut wb_tensor_info,
+    info: *mut wb_safetensors_tensor_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let (tensor, name) = unsafe { handle::borrow::<ModelFile>(file) }?.tensor(index)?;
+        let (tensor, name) = unsafe { handle::borrow::<SafetensorsFile>(file) }?.tensor(index)?;
         let layout = tensor.layout.as_ref();
-        let described = wb_tensor_info {
-            struct_size: size_of::<wb_tensor_info>() as u32,
+        let described = wb_safetensors_tensor_info {
+            struct_size: size_of::<wb_safetensors_tensor_info>() as u32,
             dtype: layout.map_or(0, |layout| layout.dtype().code()),
             ndim: layout.map_or(0, |layout| layout.ndim() as i32),
             reserved0: 0,
@@ -168,7 +169,7 @@ pub unsafe extern "C" fn wb_safetensors_describe(
 /// # Safety
 /// `file` is NULL or alive; `name` is NULL or ends in NUL; `index` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_find(
+pub unsafe extern "C" fn wb_safetensors_find_tensor(
     file: *const wb_safetensors,
     name: *const c_char,
     index: *mut u64,
@@ -177,7 +178,8 @@ pub unsafe extern "C" fn wb_safetensors_find(
     guard(error, || {
         check_output(index, "index")?;
         // SAFETY: the caller's promise.
-        let (file, name) = unsafe { (handle::borrow::<ModelFile>(file)?, text(name, "name")?) };
+        let (file, name) =
+            unsafe { (handle::borrow::<SafetensorsFile>(file)?, text(name, "name")?) };
         let found = file.find(name)?;
         // SAFETY: not NULL.
         unsafe { *index = found };
@@ -194,10 +196,10 @@ pub unsafe extern "C" fn wb_safetensors_find(
 /// # Safety
 /// `file` is NULL or alive; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_view(
+pub unsafe extern "C" fn wb_safetensors_get_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_access,
+    accessor: wb_accessor,
     alignment: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -205,8 +207,8 @@ pub unsafe extern "C" fn wb_safetensors_view(
     guard(error, || {
         check_output(view, "view")?;
         // SAFETY: the caller's promise.
-        let file = unsafe { handle::borrow::<ModelFile>(file) }?;
-        let made = file.view(index, view::access(access)?, alignment)?;
+        let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
+        let made = file.view(index, view::accessor(accessor)?, alignment)?;
         // SAFETY: not NULL.
         unsafe { *view = handle::give(made) };
         Ok(())
@@ -216,16 +218,16 @@ pub unsafe extern "C" fn wb_safetensors_view(
 /// A view of a tensor where it lies if it is aligned, else of a copy in memory of its own; `copied`
 /// receives 1 for a copy, else 0. `options`, for the copy, may be NULL.
 ///
-/// Ownership: one reference. Any thread. Errors: those of wb_safetensors_view but WB_ERR_UNALIGNED,
+/// Ownership: one reference. Any thread. Errors: those of wb_safetensors_get_view but WB_ERR_UNALIGNED,
 /// and of wb_buffer_alloc.
 ///
 /// # Safety
 /// `file` is NULL or alive; other pointers are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_load(
+pub unsafe extern "C" fn wb_safetensors_load_view(
     file: *const wb_safetensors,
     index: u64,
-    access: wb_access,
+    accessor: wb_accessor,
     alignment: u64,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
@@ -236,12 +238,12 @@ pub unsafe extern "C" fn wb_safetensors_load(
         check_output(view, "view")?;
         check_output(copied, "copied")?;
         // SAFETY: the caller's promise.
-        let file = unsafe { handle::borrow::<ModelFile>(file) }?;
-        let access = view::access(access)?;
+        let file = unsafe { handle::borrow::<SafetensorsFile>(file) }?;
+        let accessor = view::accessor(accessor)?;
         // SAFETY: the caller's promise.
         let (made, is_copy) = unsafe {
             with_options(options, |options, progress| {
-                file.load(index, access, alignment, options, progress)
+                file.load(index, accessor, alignment, options, progress)
             })
         }?;
         // SAFETY: not NULL.
@@ -260,7 +262,7 @@ pub unsafe extern "C" fn wb_safetensors_load(
 /// # Safety
 /// `file` is NULL or alive; `buffer` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_safetensors_buffer(
+pub unsafe extern "C" fn wb_safetensors_get_buffer(
     file: *const wb_safetensors,
     buffer: *mut *mut wb_buffer,
     error: *mut wb_error,
@@ -268,7 +270,7 @@ pub unsafe extern "C" fn wb_safetensors_buffer(
     guard(error, || {
         check_output(buffer, "buffer")?;
         // SAFETY: the caller's promise.
-        let held = unsafe { handle::borrow::<ModelFile>(file) }?.buffer().clone();
+        let held = unsafe { handle::borrow::<SafetensorsFile>(file) }?.buffer().clone();
         // SAFETY: not NULL.
         unsafe { *buffer = handle::give(held) };
         Ok(())

@@ -1,12 +1,13 @@
 //! Version, names of statuses, and the log sink.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use crate::capi::error::guard;
-use crate::log;
-use crate::status::{self, wb_status};
-use crate::sync::Arc;
+use crate::capi::error::{described, guard, wb_error};
+use crate::os::log;
+use crate::os::sync::Arc;
+use crate::status;
+use crate::status::wb_status;
 
 /// The library's version as `WB_VERSION` counts it. Any thread.
 #[unsafe(no_mangle)]
@@ -24,7 +25,7 @@ pub extern "C" fn wb_version() -> u32 {
         | number(env!("CARGO_PKG_VERSION_PATCH"))
 }
 
-/// The name of a status, such as "WB_ERR_NULL"; NULL for a number that is none. Static.
+/// The name of a status, such as "WB_ERR_INVALID_ARGUMENT"; NULL for a number that is none. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn wb_status_name(status: wb_status) -> *const c_char {
     status::name(status).map_or(ptr::null(), |name| name.as_ptr().cast())
@@ -32,36 +33,36 @@ pub extern "C" fn wb_status_name(status: wb_status) -> *const c_char {
 
 /// Receives an error that no call could return: something failed while memory was given back.
 /// Called on any thread, with locks of the library held: it must not call the library.
-pub type wb_log_callback = Option<
-    unsafe extern "C" fn(user: *mut c_void, status: wb_status, code: i32, message: *const c_char),
->;
+pub type wb_log_callback = Option<unsafe extern "C" fn(user: *mut c_void, error: *const wb_error)>;
 
 #[derive(Clone, Copy)]
 struct User(*mut c_void);
-// SAFETY: the library only hands the pointer back; wb_log_set's caller promises any thread.
+// SAFETY: the library only hands the pointer back; wb_log_set_callback's caller promises any thread.
 unsafe impl Send for User {}
 // SAFETY: as above.
 unsafe impl Sync for User {}
 
 /// Installs the process's log sink, or takes it away with a NULL callback. Without one such errors
-/// are only counted (wb_device_usage.errors_logged).
+/// are only counted (wb_device_stats.errors_logged).
 ///
 /// Ownership: `user` stays the caller's and must live until the sink is replaced. Any thread.
 ///
 /// # Safety
 /// `callback` may be called on any thread with `user` until it is replaced.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_log_set(callback: wb_log_callback, user: *mut c_void) -> wb_status {
+pub unsafe extern "C" fn wb_log_set_callback(
+    callback: wb_log_callback,
+    user: *mut c_void,
+) -> wb_status {
     guard(ptr::null_mut(), || {
         let user = User(user);
         log::set_sink(callback.map(
             |callback| -> Arc<dyn Fn(&crate::error::Error) + Send + Sync> {
                 Arc::new(move |error| {
                     let User(user) = { user };
-                    let message =
-                        CString::new(error.message.replace('\0', " ")).unwrap_or_default();
-                    // SAFETY: the caller of wb_log_set promised that callback and user are good.
-                    unsafe { callback(user, error.status, error.code, message.as_ptr()) };
+                    let error = described(error);
+                    // SAFETY: the caller of wb_log_set_callback promised that callback and user are good.
+                    unsafe { callback(user, &error) };
                 })
             },
         ));

@@ -6,16 +6,16 @@ use crate::capi::arguments::{Sized32, check_output, one_of, read_struct, write_s
 use crate::capi::buffer::{wb_buffer, wb_buffer_options, with_options};
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, guard_void, wb_error};
-use crate::capi::handle::{self, Handle};
-use crate::device::{Device, Stream};
+use crate::capi::handle;
+use crate::capi::handle::Handle;
+use crate::device::backend::Stream;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::memory::deferred;
-use crate::memory::pages::Span;
-use crate::memory::view::{Access, View};
-use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NULL, WB_ERR_RESERVED, wb_status,
-};
+use crate::memory::view::{Accessor, View};
+use crate::os::span::Span;
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, wb_status};
 use crate::tensor::dtype::wb_dtype;
 use crate::tensor::{Dtype, Layout};
 
@@ -30,14 +30,18 @@ impl Handle for View {
 }
 
 /// Who looks through a view.
-pub type wb_access = i32;
+pub type wb_accessor = i32;
 /// The device; the buffer must be mapped for it.
-pub const WB_ACCESS_DEVICE: wb_access = 0;
+pub const WB_ACCESSOR_DEVICE: wb_accessor = 0;
 /// The host only.
-pub const WB_ACCESS_HOST: wb_access = 1;
+pub const WB_ACCESSOR_HOST: wb_accessor = 1;
 
-pub(super) fn access(value: wb_access) -> Result<Access> {
-    one_of(value, "access", &[(WB_ACCESS_DEVICE, Access::Device), (WB_ACCESS_HOST, Access::Host)])
+pub(super) fn accessor(value: wb_accessor) -> Result<Accessor> {
+    one_of(
+        value,
+        "accessor",
+        &[(WB_ACCESSOR_DEVICE, Accessor::Device), (WB_ACCESSOR_HOST, Accessor::Host)],
+    )
 }
 
 /// Type, shape and strides of a tensor. Begin with WB_LAYOUT_INIT.
@@ -73,8 +77,8 @@ pub struct wb_view_info {
     pub dtype: wb_dtype,
     /// Number of dimensions.
     pub ndim: i32,
-    /// A wb_access.
-    pub access: wb_access,
+    /// A wb_accessor.
+    pub accessor: wb_accessor,
     /// 1 when the elements must not be written.
     pub read_only: i32,
     /// 0.
@@ -82,8 +86,8 @@ pub struct wb_view_info {
     /// The host's address of the first element; NULL in a buffer of no bytes, and in memory that only a
     /// CUDA device sees.
     pub data: *mut c_void,
-    /// The device's address of the first element; 0 for a view of the host only.
-    pub device_address: u64,
+    /// The device's address of the first element; NULL for a view of the host only.
+    pub device_address: *mut c_void,
     /// `ndim` sizes in elements; the view's own, alive as long as it.
     pub shape: *const i64,
     /// `ndim` strides in elements; the view's own, alive as long as it.
@@ -105,7 +109,7 @@ unsafe impl Sized32 for wb_view_info {
 /// `given` is NULL or valid for the size that it begins with, its pointers for `ndim` numbers.
 pub(super) unsafe fn layout(given: *const wb_layout) -> Result<(Layout, u64)> {
     if given.is_null() {
-        fail!(WB_ERR_NULL, "the layout is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "the layout is NULL");
     }
     let empty = wb_layout {
         struct_size: size_of::<wb_layout>() as u32,
@@ -119,7 +123,7 @@ pub(super) unsafe fn layout(given: *const wb_layout) -> Result<(Layout, u64)> {
     // SAFETY: the caller's promise.
     let given = unsafe { read_struct(given, empty) }?;
     if given.reserved0 != 0 {
-        fail!(WB_ERR_RESERVED, "wb_layout.reserved0 is not 0");
+        fail!(WB_ERR_INVALID_ARGUMENT, "wb_layout.reserved0 is not 0");
     }
     let dtype = Dtype::from_code(given.dtype)?;
     // SAFETY: the caller's promise.
@@ -145,7 +149,7 @@ pub(super) unsafe fn checked_layout(
         return Layout::new(dtype, &[], None);
     }
     if shape.is_null() {
-        fail!(WB_ERR_NULL, "the shape of {ndim} dimensions is NULL");
+        fail!(WB_ERR_INVALID_ARGUMENT, "the shape of {ndim} dimensions is NULL");
     }
     // SAFETY: not NULL, and the caller's promise.
     let shape = unsafe { std::slice::from_raw_parts(shape, count) };
@@ -158,7 +162,7 @@ pub(super) unsafe fn checked_layout(
 /// Makes a view of a buffer. It aliases, or fails: it never copies.
 ///
 /// Ownership: one reference; the view holds the buffer. Any thread.
-/// Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_ENUM,
+/// Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW, WB_ERR_INVALID_ARGUMENT,
 /// WB_ERR_INVALID_ARGUMENT, WB_ERR_FILE_TRUNCATED.
 ///
 /// # Safety
@@ -167,7 +171,7 @@ pub(super) unsafe fn checked_layout(
 pub unsafe extern "C" fn wb_view_new(
     buffer: *const wb_buffer,
     layout: *const wb_layout,
-    access: wb_access,
+    accessor: wb_accessor,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
@@ -177,7 +181,7 @@ pub unsafe extern "C" fn wb_view_new(
         let buffer = unsafe { handle::share::<Buffer>(buffer) }?;
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { self::layout(layout) }?;
-        let made = View::new(buffer, layout, offset, self::access(access)?)?;
+        let made = View::new(buffer, layout, offset, self::accessor(accessor)?)?;
         // SAFETY: not NULL.
         unsafe { *view = handle::give(made) };
         Ok(())
@@ -197,7 +201,7 @@ pub unsafe extern "C" fn wb_view_copy_from(
     device: *const wb_device,
     data: *const c_void,
     layout: *const wb_layout,
-    access: wb_access,
+    accessor: wb_accessor,
     options: *const wb_buffer_options,
     view: *mut *mut wb_view,
     error: *mut wb_error,
@@ -208,13 +212,13 @@ pub unsafe extern "C" fn wb_view_copy_from(
         let device = unsafe { handle::share::<Device>(device) }?;
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { self::layout(layout) }?;
-        let access = self::access(access)?;
+        let accessor = self::accessor(accessor)?;
         // SAFETY: the caller's promise.
         let span = unsafe { source(data, &layout, offset) }?;
         // SAFETY: the caller's promise.
         let made = unsafe {
             with_options(options, |options, progress| {
-                View::copy_from(&device, span, layout, access, options, progress)
+                View::copy_from(&device, span, layout, accessor, options, progress)
             })
         }?;
         // SAFETY: not NULL.
@@ -233,7 +237,10 @@ pub(super) unsafe fn source(data: *const c_void, layout: &Layout, offset: u64) -
         return Ok(Span::EMPTY);
     }
     if data.is_null() {
-        fail!(WB_ERR_NULL, "the data (source) is NULL and the tensor spans {bytes} bytes");
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "the data (source) is NULL and the tensor spans {bytes} bytes"
+        );
     }
     let start = (data as u64)
         .checked_add(offset)
@@ -300,7 +307,7 @@ pub unsafe extern "C" fn wb_view_release_after(
 /// # Safety
 /// `view` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_view_describe(
+pub unsafe extern "C" fn wb_view_get_info(
     view: *const wb_view,
     info: *mut wb_view_info,
     error: *mut wb_error,
@@ -313,14 +320,14 @@ pub unsafe extern "C" fn wb_view_describe(
             struct_size: size_of::<wb_view_info>() as u32,
             dtype: layout.dtype().code(),
             ndim: layout.ndim() as i32,
-            access: match view.access() {
-                Access::Device => WB_ACCESS_DEVICE,
-                Access::Host => WB_ACCESS_HOST,
+            accessor: match view.access() {
+                Accessor::Device => WB_ACCESSOR_DEVICE,
+                Accessor::Host => WB_ACCESSOR_HOST,
             },
             read_only: view.is_read_only().into(),
             reserved0: 0,
             data: view.address() as *mut c_void,
-            device_address: view.device_address().unwrap_or(0),
+            device_address: view.device_address().unwrap_or(0) as *mut c_void,
             shape: layout.shape().as_ptr(),
             strides: layout.strides().as_ptr(),
             elements: layout.elements(),
@@ -338,7 +345,7 @@ pub unsafe extern "C" fn wb_view_describe(
 /// # Safety
 /// `view` is NULL or alive; `buffer` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_view_buffer(
+pub unsafe extern "C" fn wb_view_get_buffer(
     view: *const wb_view,
     buffer: *mut *mut wb_buffer,
     error: *mut wb_error,

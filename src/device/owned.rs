@@ -1,10 +1,11 @@
 //! Device memory and streams that go back with their owner.
 
-use super::{Device, Holder, Stream};
+use crate::device::backend::Stream;
+use crate::device::device::{Device, Holder};
 use crate::error::Result;
-use crate::log;
-use crate::memory::pages::Span;
-use crate::sync::Arc;
+use crate::os::log;
+use crate::os::span::Span;
+use crate::os::sync::Arc;
 
 /// Device memory.
 pub struct DeviceMemory {
@@ -35,7 +36,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.device.backend().check_process().is_ok() {
-            log::settle(|| self.device.free(self.span.start() as u64, Holder::Library));
+            log::best_effort(|| self.device.free(self.span.start() as u64, Holder::Library));
         }
     }
 }
@@ -63,8 +64,8 @@ impl Drop for OwnedStream {
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_gone() {
-            log::settle_wait(|| backend.synchronize(self.stream), || backend.is_gone());
-            log::settle(|| backend.release_stream(self.stream));
+            log::best_effort_wait(|| backend.synchronize(self.stream), || backend.is_gone());
+            log::best_effort(|| backend.release_stream(self.stream));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The one decision whether to pin host memory and whether the device reads it in place: from
 //! options, environment and platform, in this order.
 
-use crate::device::Facts;
+use crate::device::backend::Capabilities;
 use crate::error::{Result, fail, human};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
@@ -12,7 +12,7 @@ pub const DISABLE_UVA: &str = "WEIGHBRIDGE_DISABLE_UVA";
 
 /// What a caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
+pub enum Tristate {
     /// As environment and platform have it.
     #[default]
     Auto,
@@ -40,27 +40,27 @@ pub struct Policy {
 impl Policy {
     /// Decides. `environment` looks a variable up.
     pub fn decide(
-        pin: Choice,
-        views: Choice,
-        facts: &Facts,
+        pin: Tristate,
+        views: Tristate,
+        capabilities: &Capabilities,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let (pin, pin_reason) = match pin {
-            Choice::On => (true, "asked for in the options".into()),
-            Choice::Off => (false, "switched off in the options".into()),
-            Choice::Auto => match disabled(DISABLE_PIN_MEMORY, environment)? {
+            Tristate::On => (true, "asked for in the options".into()),
+            Tristate::Off => (false, "switched off in the options".into()),
+            Tristate::Auto => match disabled(DISABLE_PIN_MEMORY, environment)? {
                 Some(reason) => (false, reason),
-                None => pin_by_platform(facts),
+                None => pin_by_platform(capabilities),
             },
         };
         let (views, views_reason, views_when_pinned) = match views {
-            Choice::On => (true, "asked for in the options".into(), true),
-            Choice::Off => (false, "switched off in the options".into(), false),
-            Choice::Auto => match disabled(DISABLE_UVA, environment)? {
+            Tristate::On => (true, "asked for in the options".into(), true),
+            Tristate::Off => (false, "switched off in the options".into(), false),
+            Tristate::Auto => match disabled(DISABLE_UVA, environment)? {
                 Some(reason) => (false, reason, false),
                 None => {
-                    let (views, reason) = views_by_platform(pin, facts);
-                    (views, reason, views_by_platform(true, facts).0)
+                    let (views, reason) = views_by_platform(pin, capabilities);
+                    (views, reason, views_by_platform(true, capabilities).0)
                 }
             },
         };
@@ -68,10 +68,10 @@ impl Policy {
     }
 
     /// Whether a buffer is pinned, by its own option and else by the policy.
-    pub fn pins(&self, choice: Choice) -> bool {
+    pub fn pins(&self, choice: Tristate) -> bool {
         match choice {
-            Choice::Auto => self.pin,
-            choice => choice == Choice::On,
+            Tristate::Auto => self.pin,
+            choice => choice == Tristate::On,
         }
     }
 
@@ -93,25 +93,25 @@ fn disabled(
     }
 }
 
-fn pin_by_platform(facts: &Facts) -> (bool, String) {
-    if facts.cuda && facts.pageable_access {
+fn pin_by_platform(capabilities: &Capabilities) -> (bool, String) {
+    if capabilities.cuda && capabilities.pageable_access {
         let reason =
             "the device reads pageable memory, and pinned memory can count against its own";
         return (false, reason.into());
     }
-    if facts.cuda {
+    if capabilities.cuda {
         return (true, "copies from pinned memory run at the link's speed".into());
     }
-    match facts.memlock_limit {
+    match capabilities.memlock_limit {
         None => (true, "this process may lock memory without limit".into()),
         Some(limit) => (false, format!("RLIMIT_MEMLOCK is {}", human(limit))),
     }
 }
 
-fn views_by_platform(pin: bool, facts: &Facts) -> (bool, String) {
-    if facts.pageable_access {
+fn views_by_platform(pin: bool, capabilities: &Capabilities) -> (bool, String) {
+    if capabilities.pageable_access {
         (true, "the device reads any memory of the process".into())
-    } else if pin && facts.unified_addressing {
+    } else if pin && capabilities.unified_addressing {
         (true, "the device reads pinned memory (unified addressing)".into())
     } else if pin {
         (false, "the device has no unified addressing".into())
@@ -124,12 +124,17 @@ fn views_by_platform(pin: bool, facts: &Facts) -> (bool, String) {
 mod tests {
     use super::*;
 
-    fn h200() -> Facts {
-        Facts { cuda: true, unified_addressing: true, ..Facts::default() }
+    fn h200() -> Capabilities {
+        Capabilities { cuda: true, unified_addressing: true, ..Capabilities::default() }
     }
 
-    fn decide(pin: Choice, views: Choice, facts: &Facts, set: &[(&str, &str)]) -> (bool, bool) {
-        let policy = Policy::decide(pin, views, facts, &|variable| {
+    fn decide(
+        pin: Tristate,
+        views: Tristate,
+        capabilities: &Capabilities,
+        set: &[(&str, &str)],
+    ) -> (bool, bool) {
+        let policy = Policy::decide(pin, views, capabilities, &|variable| {
             set.iter().find(|(name, _)| *name == variable).map(|(_, value)| value.to_string())
         })
         .unwrap();
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_option_wins_over_the_environment_and_that_over_the_platform() {
-        use Choice::{Auto, Off, On};
+        use Tristate::{Auto, Off, On};
         let off = [(DISABLE_PIN_MEMORY, "1"), (DISABLE_UVA, "true")];
         assert_eq!(decide(Auto, Auto, &h200(), &[]), (true, true));
         assert_eq!(decide(Auto, Auto, &h200(), &off), (false, false));
@@ -152,31 +157,31 @@ mod tests {
 
     #[test]
     fn the_platform_decides_what_nobody_asked() {
-        use Choice::Auto;
-        let coherent = Facts { pageable_access: true, ..h200() };
+        use Tristate::Auto;
+        let coherent = Capabilities { pageable_access: true, ..h200() };
         assert_eq!(decide(Auto, Auto, &coherent, &[]), (false, true));
-        let split = Facts { unified_addressing: false, ..h200() };
+        let split = Capabilities { unified_addressing: false, ..h200() };
         assert_eq!(decide(Auto, Auto, &split, &[]), (true, false));
-        let host = Facts { pageable_access: true, ..Facts::default() };
+        let host = Capabilities { pageable_access: true, ..Capabilities::default() };
         assert_eq!(decide(Auto, Auto, &host, &[]), (true, true));
-        let limited = Facts { memlock_limit: Some(8 << 20), ..host };
+        let limited = Capabilities { memlock_limit: Some(8 << 20), ..host };
         assert_eq!(decide(Auto, Auto, &limited, &[]), (false, true));
     }
 
     #[test]
     fn a_buffer_that_is_pinned_by_its_own_option_can_be_viewed() {
         let look_up = |variable: &str| (variable == DISABLE_PIN_MEMORY).then(|| "1".to_owned());
-        let policy = Policy::decide(Choice::Auto, Choice::Auto, &h200(), &look_up).unwrap();
-        assert!(!policy.pins(Choice::Auto) && !policy.views_of(false));
-        assert!(policy.pins(Choice::On) && policy.views_of(true));
-        let off = Policy::decide(Choice::Auto, Choice::Off, &h200(), &look_up).unwrap();
-        assert!(!off.views_of(true) && !off.pins(Choice::Off));
+        let policy = Policy::decide(Tristate::Auto, Tristate::Auto, &h200(), &look_up).unwrap();
+        assert!(!policy.pins(Tristate::Auto) && !policy.views_of(false));
+        assert!(policy.pins(Tristate::On) && policy.views_of(true));
+        let off = Policy::decide(Tristate::Auto, Tristate::Off, &h200(), &look_up).unwrap();
+        assert!(!off.views_of(true) && !off.pins(Tristate::Off));
     }
 
     #[test]
     fn an_environment_value_that_says_nothing_is_refused() {
         let error =
-            Policy::decide(Choice::Auto, Choice::Auto, &h200(), &|_| Some("perhaps".into()))
+            Policy::decide(Tristate::Auto, Tristate::Auto, &h200(), &|_| Some("perhaps".into()))
                 .unwrap_err();
         assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
         assert!(error.message.contains("WEIGHBRIDGE_DISABLE_PIN_MEMORY=\"perhaps\""));

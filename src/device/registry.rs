@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Result, fail, human};
-use crate::memory::pages::Span;
+use crate::os::span::Span;
+use crate::os::sync;
+use crate::os::sync::{RwLock, RwLockReadGuard};
 use crate::status::WB_ERR_ALREADY_REGISTERED;
-use crate::sync::{self, RwLock, RwLockReadGuard};
 
 /// Start of a range to its end and what it belongs to.
 type Ranges = BTreeMap<usize, (usize, &'static str)>;

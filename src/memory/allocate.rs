@@ -1,14 +1,16 @@
 //! Memory of exactly the size asked: mapped, touched by many threads in huge pages, registered once.
 
-use crate::device::Device;
+use crate::device::device::Device;
 use crate::error::{Error, Result, fail, human};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Parts};
-use crate::memory::pages::{self, HugePages, Mapping, Span, huge_page_bytes};
-use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
-use crate::memory::{limits, maps};
+use crate::os::mapping::{HugePages, Mapping};
+use crate::os::page::huge_page_bytes;
+use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::os::{bytes, cgroup, mapping, proc_maps};
 use crate::status::{WB_ERR_HUGE_PAGES, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
-use crate::sync::Arc;
 
 impl Buffer {
     /// Allocates `bytes` bytes, zeroed. 0 bytes give a buffer with no address.
@@ -36,7 +38,7 @@ impl Buffer {
                 progress,
                 "write-combined memory is the driver's",
             )?,
-            true if !device.facts().host_register => {
+            true if !device.capabilities().host_register => {
                 by_driver(device, bytes, options, progress, "this device cannot register memory")?
             }
             true => registered(device, bytes, options, progress)?,
@@ -108,13 +110,13 @@ fn by_driver(
     reason: &str,
 ) -> Result<Parts> {
     check_drivers_choice(bytes, options, reason)?;
-    limits::check_control_group(bytes)?;
+    cgroup::check_control_group(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
     // A driver does not promise that nothing of an earlier owner's is in it.
     let threads = threads_for(options.threads, bytes);
     let zeroed = in_pieces(span, threads, Phase::Fault, progress, &|piece| {
-        pages::fill(piece, 0);
+        bytes::fill(piece, 0);
         Ok(())
     });
     if let Err(error) = zeroed {
@@ -154,25 +156,25 @@ fn present(
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Mapping> {
-    limits::check_control_group(bytes)?;
+    cgroup::check_control_group(bytes)?;
     let mapping = Mapping::anonymous(bytes)?;
     let span = mapping.span();
     let huge_pages = match options.huge_pages {
         HugePages::Try if bytes < huge_page_bytes() => HugePages::Off,
         asked => asked,
     };
-    pages::advise_huge_pages(span, huge_pages)?;
+    mapping::advise_huge_pages(span, huge_pages)?;
     match options.numa {
         Numa::Any => {}
-        Numa::Node(node) => pages::bind_to_node(span, node, true)?,
+        Numa::Node(node) => mapping::bind_to_node(span, node, true)?,
         Numa::Device => {
-            if let Some(node) = device.facts().numa_node {
-                pages::bind_to_node(span, node, false)?;
+            if let Some(node) = device.capabilities().numa_node {
+                mapping::bind_to_node(span, node, false)?;
             }
         }
     }
     let threads = threads_for(options.threads, span.bytes());
-    in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, true))?;
+    in_pieces(span, threads, Phase::Fault, progress, &|piece| bytes::fault_in(piece, true))?;
     if huge_pages == HugePages::Require {
         check_huge_pages(span)?;
     }
@@ -181,7 +183,7 @@ fn present(
 
 fn check_huge_pages(span: Span) -> Result<()> {
     let expected = (span.bytes() / huge_page_bytes() * huge_page_bytes()) as u64;
-    let huge = if expected > 0 { maps::count(span)?.huge } else { 0 };
+    let huge = if expected > 0 { proc_maps::count(span)?.huge } else { 0 };
     if huge < expected {
         return Err(Error::new(
             WB_ERR_HUGE_PAGES,

@@ -4,15 +4,16 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::policy::Choice;
-use crate::device::{Device, PinOptions};
+use crate::device::backend::PinOptions;
+use crate::device::device::Device;
+use crate::device::policy::Tristate;
 use crate::error::{Error, Result, fail, human};
-use crate::log;
-use crate::memory::maps;
-use crate::memory::pages::{self, HugePages, Mapping, Span};
 use crate::memory::pin::Pins;
+use crate::os::mapping::{HugePages, Mapping};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::os::{log, mapping, proc_maps};
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED};
-use crate::sync::Arc;
 
 /// Which NUMA node memory should lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct BufferOptions {
     /// Where the memory lies.
     pub numa: Numa,
     /// Pin it? `Auto` is the device's policy.
-    pub pin: Choice,
+    pub pin: Tristate,
     /// Bypass the processor's cache: fast to write for the host, very slow to read.
     pub write_combined: bool,
     /// Pinned for every context of the process.
@@ -65,7 +66,7 @@ impl Default for BufferOptions {
             huge_pages: HugePages::Try,
             threads: 0,
             numa: Numa::Device,
-            pin: Choice::Auto,
+            pin: Tristate::Auto,
             write_combined: false,
             portable: true,
             file: FileMode::Auto,
@@ -84,7 +85,7 @@ impl BufferOptions {
     /// Why a buffer of these options is pageable.
     pub(super) fn pageable_note(&self, device: &Device) -> String {
         match self.pin {
-            Choice::Auto => format!("pageable: {}", device.policy().pin_reason),
+            Tristate::Auto => format!("pageable: {}", device.policy().pin_reason),
             _ => "pageable: asked for in the options".into(),
         }
     }
@@ -146,7 +147,7 @@ pub(super) struct Parts {
     pub memory: Memory,
     pub pins: Option<Pins>,
     /// Device address and bytes of memory that the driver pinned itself.
-    pub driver_pinned: Option<crate::device::Pinned>,
+    pub driver_pinned: Option<crate::device::backend::Pinned>,
     pub mapped: u64,
     pub origin: Origin,
     pub read_only: bool,
@@ -182,7 +183,7 @@ pub struct Buffer {
 /// What the kernel counts for a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Measured {
+pub struct PageCounts {
     pub resident: u64,
     pub huge: u64,
     pub anonymous: u64,
@@ -195,7 +196,7 @@ impl Buffer {
             parts;
         let by_driver = driver_pinned.and_then(|pinned| pinned.device_address);
         let by_pins = pins.as_ref().and_then(|pins| pins.device_address(data));
-        let plain = device.facts().pageable_access.then_some(data.start() as u64);
+        let plain = device.capabilities().pageable_access.then_some(data.start() as u64);
         let pinned =
             driver_pinned.map_or(0, |pinned| pinned.bytes) + pins.as_ref().map_or(0, Pins::bytes);
         let views = device.policy().views_of(pinned > 0);
@@ -203,7 +204,7 @@ impl Buffer {
         if views && pinned > 0 && device_address.is_none() {
             note = noted(note, UNSEEN.into());
         }
-        let usage = device.usage();
+        let usage = device.counters();
         usage.buffers.fetch_add(1, Ordering::AcqRel);
         usage.asked.fetch_add(data.bytes() as u64, Ordering::AcqRel);
         usage.mapped.fetch_add(mapped, Ordering::AcqRel);
@@ -287,10 +288,10 @@ impl Buffer {
     }
 
     /// Asks the kernel what it counts for this memory.
-    pub fn measure(&self) -> Result<Measured> {
-        let counted = maps::count(self.data)?;
-        Ok(Measured {
-            resident: pages::resident_bytes(self.data)?,
+    pub fn measure(&self) -> Result<PageCounts> {
+        let counted = proc_maps::count(self.data)?;
+        Ok(PageCounts {
+            resident: mapping::resident_bytes(self.data)?,
             huge: counted.huge,
             anonymous: counted.anonymous,
             locked: counted.locked,
@@ -318,13 +319,14 @@ impl Buffer {
     /// Waits for what is queued on a device that sees the memory without a registration, where no
     /// unregistering does. `false` where it cannot be known that nothing uses the memory any more.
     fn settle(&self) -> bool {
-        let (backend, facts) = (self.device.backend(), self.device.facts());
-        let seen = facts.cuda && facts.pageable_access && self.device_address.is_some();
+        let (backend, capabilities) = (self.device.backend(), self.device.capabilities());
+        let seen =
+            capabilities.cuda && capabilities.pageable_access && self.device_address.is_some();
         let ours_to_wait = !matches!(self.memory, Memory::None | Memory::Driver(_));
         if !seen || !ours_to_wait || backend.check_process().is_err() {
             return true;
         }
-        log::settle_wait(|| backend.settle(), || backend.is_gone())
+        log::best_effort_wait(|| backend.settle(), || backend.is_gone())
     }
 }
 
@@ -337,13 +339,13 @@ impl Drop for Buffer {
             Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
             Memory::Driver(span) => {
-                log::settle(|| self.device.backend().free_pinned(span));
+                log::best_effort(|| self.device.backend().free_pinned(span));
             }
             Memory::Caller(Some(owner)) if unused => owner(),
             // Nobody's to give back, or the device may read it: the caller is never told.
             Memory::Caller(_) | Memory::None => {}
         }
-        let usage = self.device.usage();
+        let usage = self.device.counters();
         let give_back = |counter: &AtomicU64, bytes| counter.fetch_sub(bytes, Ordering::AcqRel);
         give_back(&usage.asked, self.data.bytes() as u64);
         give_back(&usage.mapped, self.mapped);

@@ -5,11 +5,12 @@ mod reclaimer;
 
 use std::time::Duration;
 
-use crate::device::{Device, Event};
+use crate::device::backend::Event;
+use crate::device::device::Device;
 use crate::error::{Result, no_thread};
-use crate::process::PerProcess;
-use crate::sync::{Arc, thread};
-use reclaimer::{Reclaimer, Watcher};
+use crate::memory::deferred::reclaimer::{Reclaimer, Watcher};
+use crate::os::process::PerProcess;
+use crate::os::sync::{Arc, thread};
 
 /// A forked child has one of its own: what its parent had queued is the parent's to give back.
 fn reclaimer() -> &'static Reclaimer {

@@ -2,24 +2,26 @@
 //! can; else read by many threads into exact pinned memory, and the buffer says so.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::device::Device;
+use crate::device::device::Device;
 use crate::error::{Error, Result, fail, human};
 use crate::memory::buffer::{
     Buffer, BufferOptions, FileMode, MappedFile, Memory, Numa, Origin, Parts,
 };
-use crate::memory::limits;
-use crate::memory::pages::{self, HugePages, Mapping, page_bytes};
-use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
+use crate::os::mapping::{HugePages, Mapping};
+use crate::os::page::page_bytes;
+use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::sync::Arc;
+use crate::os::{bytes, cgroup};
 use crate::status::{
     WB_ERR_DRIVER, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_IO, WB_ERR_FILE_MISSING,
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
-use crate::sync::Arc;
 
 /// Opens a regular file that is not empty for reading; its size in bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {
@@ -41,14 +43,14 @@ pub(super) fn open(path: &Path) -> Result<(File, u64)> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| failed("open", error))?;
-    let facts = file.metadata().map_err(|error| failed("stat", error))?;
-    if !facts.is_file() {
+    let capabilities = file.metadata().map_err(|error| failed("stat", error))?;
+    if !capabilities.is_file() {
         fail!(WB_ERR_FILE_ACCESS, "{shown} is no regular file: only those can be mapped");
     }
-    if facts.len() == 0 {
+    if capabilities.len() == 0 {
         fail!(WB_ERR_FILE_EMPTY, "{shown} is empty: there is nothing to map");
     }
-    Ok((file, facts.len()))
+    Ok((file, capabilities.len()))
 }
 
 impl Buffer {
@@ -128,8 +130,8 @@ fn map(
                       kernel's cache";
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
     }
-    if pinned && !device.facts().read_only_register {
-        let reason = format!("{} cannot register read-only memory", device.facts().name);
+    if pinned && !device.capabilities().read_only_register {
+        let reason = format!("{} cannot register read-only memory", device.capabilities().name);
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
     }
     let before = (offset % page_bytes() as u64) as usize;
@@ -144,9 +146,9 @@ fn map(
     };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
-        limits::check_control_group_for(span)?;
+        cgroup::check_control_group_for(span)?;
         let threads = threads_for(options.threads, span.bytes());
-        in_pieces(span, threads, Phase::Fault, progress, &|piece| pages::fault_in(piece, false))?;
+        in_pieces(span, threads, Phase::Fault, progress, &|piece| bytes::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);
         let chunk = options.chunk_bytes;
         match Pins::pin_mapping(device, mapping, pin_options, chunk, "a mapped file", progress) {
@@ -187,7 +189,7 @@ fn read(
     let span = buffer.data();
     let threads = threads_for(options.threads, bytes);
     in_pieces(span, threads, Phase::Read, progress, &|piece| {
-        pages::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
+        bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
     })?;
     Ok(buffer.mark_read_from_file(reason))
 }

@@ -4,14 +4,9 @@ mod allocate;
 pub mod buffer;
 pub mod deferred;
 mod file;
-pub mod limits;
-pub mod maps;
-pub mod model_file;
-pub mod pages;
-pub mod parallel;
+pub mod link;
 mod pin;
 mod register;
+pub mod safetensors_file;
+pub mod staging;
 pub mod view;
-
-pub use buffer::{Buffer, BufferOptions};
-pub use view::View;

@@ -1,15 +1,18 @@
 //! Registrations of a range with a device, in one piece or in chunks, undone together.
 
-use crate::device::{Device, PinOptions};
+use crate::device::backend::PinOptions;
+use crate::device::device::Device;
 use crate::error::{Error, Result, catch, human};
-use crate::log;
-use crate::memory::pages::{Mapping, Span, page_bytes, round_up};
-use crate::memory::parallel::{Phase, Progress, report};
+use crate::os::log;
+use crate::os::mapping::Mapping;
+use crate::os::page::page_bytes;
+use crate::os::parallel::{Phase, Progress, report};
+use crate::os::span::{Span, round_up};
+use crate::os::sync::Arc;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_MEMORY,
 };
-use crate::sync::Arc;
 
 /// One registration of 512 GiB or more fails on drivers since R580.
 const MOST_AT_ONCE: usize = 256 << 30;

@@ -1,19 +1,20 @@
 //! Memory that exists already, registered where it lies. What the driver would copy silently, or
 //! hang on, is refused before the driver sees it.
 
-use crate::device::Device;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Owner, Parts};
-use crate::memory::limits;
-use crate::memory::maps::{self, Region};
-use crate::memory::pages::{self, HugePages, Span};
-use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::memory::pin::Pins;
+use crate::os::mapping::HugePages;
+use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::proc_maps::Region;
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::os::{bytes, cgroup, proc_maps};
 use crate::status::{
-    WB_ERR_DRIVER, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE, WB_ERR_WOULD_COPY,
-    WB_ERR_ZERO_BYTES,
+    WB_ERR_DRIVER, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_UNMAPPED_RANGE,
+    WB_ERR_WOULD_COPY,
 };
-use crate::sync::Arc;
 
 impl Buffer {
     /// Registers a range of the caller. `owner` is called once when nothing uses the range any more;
@@ -28,12 +29,12 @@ impl Buffer {
         device.backend().check_process()?;
         if span.bytes() == 0 {
             fail!(
-                WB_ERR_ZERO_BYTES,
+                WB_ERR_INVALID_ARGUMENT,
                 "asked to register 0 bytes: there is nothing to pin; allocate an empty buffer"
             );
         }
         check_options(options)?;
-        let regions = maps::regions(span)?;
+        let regions = proc_maps::regions(span)?;
         check_mapped(span, &regions)?;
         let pinned = options.pins(device);
         let writable = regions.iter().all(|region| region.writable);
@@ -41,10 +42,10 @@ impl Buffer {
         let touch = writable && !regions.iter().any(|region| region.file_backed);
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
-            limits::check_control_group_for(span)?;
+            cgroup::check_control_group_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
-                pages::fault_in(piece, touch)
+                bytes::fault_in(piece, touch)
             })?;
             let (pins, refused) = pin(device, span, writable, options, progress)?;
             (Some(pins), refused)
@@ -92,16 +93,18 @@ fn pin(
     if writable {
         match with(false) {
             // A shared writable file mapping on a disk's file system: only reading it can be had.
-            Err(error) if error.status == WB_ERR_DRIVER && device.facts().read_only_register => {
+            Err(error)
+                if error.status == WB_ERR_DRIVER && device.capabilities().read_only_register =>
+            {
                 refused = Some(error.message);
             }
             answer => return answer.map(|pins| (pins, None)),
         }
-    } else if !device.facts().read_only_register {
+    } else if !device.capabilities().read_only_register {
         fail!(
             WB_ERR_NOT_SUPPORTED,
             "asked to register read-only memory; {} cannot: copy it into memory of wb_buffer_alloc",
-            device.facts().name
+            device.capabilities().name
         );
     }
     with(true).map(|pins| (pins, refused))
@@ -160,7 +163,7 @@ fn check_no_copy(regions: &[Region]) -> Result<()> {
         fail!(
             WB_ERR_WOULD_COPY,
             "asked to register a private mapping of {}: pinning would silently copy every page of \
-             it; map the file with wb_buffer_map, or copy into memory of wb_buffer_alloc",
+             it; map the file with wb_buffer_map_file, or copy into memory of wb_buffer_alloc",
             region.name
         );
     }

@@ -2,18 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::device::{Device, DeviceMemory};
+use crate::device::device::Device;
+use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages::{self, Span};
-use crate::memory::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::bytes;
+use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
 use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OUT_OF_RANGE};
-use crate::sync::Arc;
 use crate::tensor::Layout;
 
 /// Who looks through a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum Accessor {
     /// The device: the buffer must be mapped for it.
     Device,
     /// The host only.
@@ -31,7 +33,7 @@ enum Memory {
 pub struct View {
     memory: Memory,
     layout: Layout,
-    access: Access,
+    access: Accessor,
     /// Bytes from the memory's first byte to the first element.
     offset: u64,
 }
@@ -43,12 +45,12 @@ impl View {
         buffer: Arc<Buffer>,
         layout: Layout,
         offset: u64,
-        access: Access,
+        access: Accessor,
     ) -> Result<Arc<Self>> {
         let have = buffer.data().bytes() as u64;
         check_range(&layout, offset, have)?;
         buffer.check_file()?;
-        if access == Access::Device && buffer.device_address().is_none() && have > 0 {
+        if access == Accessor::Device && buffer.device_address().is_none() && have > 0 {
             fail!(WB_ERR_NOT_MAPPED, "{}", not_mapped(&buffer));
         }
         Ok(Self::made(Memory::Host(buffer), layout, access, offset))
@@ -57,12 +59,12 @@ impl View {
     /// A view of device memory, from the device only.
     pub fn of_device(memory: Arc<DeviceMemory>, layout: Layout, offset: u64) -> Result<Arc<Self>> {
         check_range(&layout, offset, memory.span().bytes() as u64)?;
-        Ok(Self::made(Memory::Device(memory), layout, Access::Device, offset))
+        Ok(Self::made(Memory::Device(memory), layout, Accessor::Device, offset))
     }
 
-    fn made(memory: Memory, layout: Layout, access: Access, offset: u64) -> Arc<Self> {
+    fn made(memory: Memory, layout: Layout, access: Accessor, offset: u64) -> Arc<Self> {
         let view = Self { memory, layout, access, offset };
-        view.device().usage().views.fetch_add(1, Ordering::AcqRel);
+        view.device().counters().views.fetch_add(1, Ordering::AcqRel);
         Arc::new(view)
     }
 
@@ -71,7 +73,7 @@ impl View {
         device: &Arc<Device>,
         first_element: Span,
         layout: Layout,
-        access: Access,
+        access: Accessor,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
@@ -80,7 +82,7 @@ impl View {
         let (from, to) = (first_element, buffer.data());
         let threads = threads_for(options.threads, bytes);
         in_pieces(to, threads, Phase::Read, progress, &|piece| {
-            pages::copy(piece, from.part(piece.start() - to.start(), piece.bytes()));
+            bytes::copy(piece, from.part(piece.start() - to.start(), piece.bytes()));
             Ok(())
         })?;
         let offset = layout.bytes_before();
@@ -114,7 +116,7 @@ impl View {
     }
 
     /// Who looks through it.
-    pub fn access(&self) -> Access {
+    pub fn access(&self) -> Accessor {
         self.access
     }
 
@@ -123,7 +125,7 @@ impl View {
     pub fn address(&self) -> usize {
         let start = match &self.memory {
             Memory::Host(buffer) => buffer.data().start(),
-            Memory::Device(memory) if !memory.device().facts().cuda => memory.span().start(),
+            Memory::Device(memory) if !memory.device().capabilities().cuda => memory.span().start(),
             Memory::Device(_) => 0,
         };
         if start == 0 { 0 } else { start + self.offset as usize }
@@ -132,7 +134,7 @@ impl View {
     /// The device's address of the first element, for a view from the device.
     pub fn device_address(&self) -> Option<u64> {
         let start = match (&self.memory, self.access) {
-            (_, Access::Host) => None,
+            (_, Accessor::Host) => None,
             (Memory::Host(buffer), _) => buffer.device_address(),
             (Memory::Device(memory), _) => Some(memory.span().start() as u64),
         };
@@ -142,7 +144,7 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.device().usage().views.fetch_sub(1, Ordering::AcqRel);
+        self.device().counters().views.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -172,6 +174,6 @@ fn not_mapped(buffer: &Buffer) -> String {
         format!("views are off: {}", policy.views_reason)
     };
     format!(
-        "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESS_HOST"
+        "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESSOR_HOST"
     )
 }

@@ -1,30 +1,13 @@
-//! Weights under a budget: what leaves the device, where it is kept, and what carries it back in time.
-//!
-//! A [`plan`] says which parameter goes where and why before anything is allocated. An [`offloader`] is
-//! a plan that was committed: its bytes lie in one arena of host memory, and a [`schedule`] copies them
-//! into slots on the device, or lets the device read them in place.
+//! Offloading: a committed plan, its memory, and the machinery that carries groups to the device.
 
-mod draft;
-mod fill;
-mod keeping;
-pub mod link;
-mod mark;
+mod alias;
+mod bulk_copy;
+mod commit;
+pub mod device_plan;
+mod host_space;
 pub mod offloader;
-pub mod order;
-mod own;
-pub mod parameter;
-pub mod plan;
-mod planner;
-pub mod quantize;
-pub mod reason;
+mod quantize;
 mod reconcile;
 mod replace;
-pub mod report;
-mod room;
 pub mod schedule;
-mod seats;
-mod selector;
-mod slots;
 mod state;
-mod transfer;
-mod waits;

@@ -1,51 +1,63 @@
 //! A committed plan: parameters where they are kept, and the machinery that carries them.
 
-use super::fill;
-pub use super::keeping::Source;
-use super::keeping::{Keeping, keep};
-use super::parameter::Carrier;
-use super::plan::DevicePlan;
-use super::quantize::Rule;
-use super::schedule::{self, Carried, Schedule};
-use super::state::{Held, Place, State, Unit};
-use super::transfer::{STAGING_BYTES, Staging};
-use crate::device::{Device, DeviceMemory, Stream};
+use std::ffi::CStr;
+
+use crate::device::backend::{Location, Stream};
+use crate::device::device::Device;
+use crate::device::owned::DeviceMemory;
 use crate::error::{Error, Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::parallel::Progress;
-use crate::memory::view::{Access, View};
+use crate::memory::staging::{STAGING_BYTES, Staging};
+use crate::memory::view::{Accessor, View};
+use crate::offload::commit::{CommitLayout, lay_out};
+use crate::offload::device_plan::DevicePlan;
+use crate::offload::schedule::arrangement::TransferStats;
+use crate::offload::schedule::schedule::{Schedule, no_slots};
+use crate::offload::state::{
+    Backing, HeldBytes, HostUnit, OffloadState, ParameterState, check_index,
+};
+use crate::offload::{bulk_copy, quantize};
+use crate::os::parallel::Progress;
+use crate::os::sync;
+use crate::os::sync::{Arc, Mutex, MutexGuard};
+use crate::plan::parameter::TransferMode;
+use crate::plan::plan::PlannedUnit;
 use crate::status::{
     WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
-use crate::sync::{self, Arc, Mutex, MutexGuard};
 use crate::tensor::Layout;
 
 /// A committed plan.
 pub struct Offloader {
     // First: it waits for what is queued before the memory goes.
     schedule: Schedule,
-    state: Mutex<State>,
+    state: Mutex<OffloadState>,
     plan: Arc<DevicePlan>,
 }
 
-/// What a parameter is now.
+/// The current state of a parameter.
 #[derive(Debug, Clone)]
-pub struct Described {
+pub struct ParameterInfo {
+    /// The name; its address stays the same until the parameter is removed.
+    pub name: Arc<CStr>,
     /// Type, shape and strides.
     pub layout: Layout,
     /// Index of its group.
     pub group: usize,
-    /// How it is carried; `None` while it is resident.
-    pub carrier: Option<Carrier>,
-    /// Where the device finds the first element: always, or while the group is acquired.
+    /// How it is transferred; `None` for a resident parameter.
+    pub transfer_mode: Option<TransferMode>,
+    /// Device address of the first element; valid always, or, for a parameter that has a slot, while
+    /// its group is acquired.
     pub device_address: Option<u64>,
-    /// Where the host finds the first element of what is offloaded.
+    /// Whether the memory at `device_address` belongs to the offloader.
+    pub owned: bool,
+    /// Host address of the first element of an offloaded parameter.
     pub host_address: Option<u64>,
 }
 
 /// Bytes by what they are for. They add up.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Stats {
+pub struct OffloaderStats {
     /// Bytes of parameters that are offloaded, ties counted once.
     pub offloaded_bytes: u64,
     /// Bytes of host memory that was asked for them: padding and free room included.
@@ -63,9 +75,11 @@ pub struct Stats {
     /// Bytes of the pinned buffer that pageable memory is staged through.
     pub staging_bytes: u64,
     /// The most that was held at a time.
-    pub peak: Held,
-    /// What was carried.
-    pub carried: Carried,
+    pub peak: HeldBytes,
+    /// Copies into slots.
+    pub transfers: TransferStats,
+    /// How many parameters there are.
+    pub parameters: u64,
     /// Grows whenever an address changed.
     pub generation: u64,
 }
@@ -76,7 +90,7 @@ impl Offloader {
     /// sources of what is offloaded, and of what was on the host, are not needed any more.
     pub fn commit(
         plan: Arc<DevicePlan>,
-        sources: &[Option<Source>],
+        sources: &[Option<Location>],
         stream: Stream,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
@@ -90,19 +104,19 @@ impl Offloader {
         let units: Vec<_> = drawn
             .units
             .iter()
-            .map(|unit| Unit {
+            .map(|unit| HostUnit {
                 buffer: arena.clone(),
                 region: arena.data().part(unit.arena_offset as usize, unit.bytes as usize),
-                carrier: unit.carrier,
+                transfer_mode: unit.transfer_mode,
                 groups: unit.groups.clone(),
                 slot: unit.slot_offset,
             })
             .collect();
-        let Keeping { kept, blocks, to_host, to_device } = keep(&plan, sources, &units)?;
-        fill::into_host(device, &arena, &to_host, options.threads, progress)?;
-        fill::into_device(device, &to_device, progress)?;
-        let mut state = State {
-            names: kept.iter().enumerate().map(|(at, kept)| (kept.name.clone(), at)).collect(),
+        let CommitLayout { kept, blocks, to_host, to_device } = lay_out(&plan, sources, &units)?;
+        bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
+        bulk_copy::into_device(device, &to_device, progress)?;
+        let mut state = OffloadState {
+            names: kept.iter().enumerate().map(|(at, kept)| (kept.name().to_owned(), at)).collect(),
             kept,
             blocks,
             arena: arena.clone(),
@@ -111,13 +125,13 @@ impl Offloader {
             ring: drawn.ring.clone(),
             depth: drawn.depth,
             slots,
-            peak: Held::default(),
+            peak: HeldBytes::default(),
             generation: 0,
         };
         state.note_peak();
         quantize(&plan, &state, sources, progress)?;
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
-        let staging = if pageable && device.facts().cuda {
+        let staging = if pageable && device.capabilities().cuda {
             Some(Staging::new(device, STAGING_BYTES)?)
         } else {
             None
@@ -128,7 +142,7 @@ impl Offloader {
     }
 
     /// What is where. A forked child must not wait for the lock: it may be held for ever.
-    pub(super) fn state(&self) -> Result<MutexGuard<'_, State>> {
+    pub(super) fn state(&self) -> Result<MutexGuard<'_, OffloadState>> {
         self.device().backend().check_process()?;
         Ok(sync::lock(&self.state))
     }
@@ -148,7 +162,7 @@ impl Offloader {
     }
 
     /// The index of a group.
-    pub fn group(&self, name: &str) -> Result<usize> {
+    pub fn find_group(&self, name: &str) -> Result<usize> {
         match self.state()?.groups.iter().position(|group| group == name) {
             Some(index) => Ok(index),
             None => fail!(WB_ERR_NOT_FOUND, "there is no group {name:?}"),
@@ -156,22 +170,18 @@ impl Offloader {
     }
 
     fn check_group(&self, group: usize) -> Result<()> {
-        let groups = self.plan.plan.groups.len();
-        if group >= groups {
-            fail!(WB_ERR_OUT_OF_RANGE, "asked for group {group}; there are {groups}");
-        }
-        Ok(())
+        check_index("group", group, self.plan.plan.groups.len())
     }
 
     /// Makes the stream wait until the group's parameters are where their addresses say, and holds
     /// them there.
-    pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
+    pub fn acquire_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.acquire(group, stream)
     }
 
     /// What was queued on the stream is the last use of the group.
-    pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
+    pub fn release_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.release(group, stream)
     }
@@ -186,71 +196,86 @@ impl Offloader {
         self.schedule.reset(stream)
     }
 
-    /// The index of a parameter.
-    pub fn find(&self, name: &str) -> Result<usize> {
+    /// The number of parameters.
+    pub fn parameter_count(&self) -> Result<usize> {
+        Ok(self.state()?.kept.len())
+    }
+
+    /// The index of a parameter, valid until a parameter is removed.
+    pub fn find_parameter(&self, name: &str) -> Result<usize> {
         self.state()?.find(name)
     }
 
-    /// What a parameter is now.
-    pub fn describe(&self, name: &str) -> Result<Described> {
+    /// The current state of a parameter.
+    pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
-        let (host, device) = state.addresses(kept);
-        Ok(Described {
-            layout: kept.layout.clone(),
-            group: kept.group,
-            carrier: state.carrier(kept),
-            device_address: device,
-            host_address: host,
-        })
+        Ok(info_of(&state, state.parameter(index)?))
+    }
+
+    /// The current state of `count` parameters from `first` on, all of the same moment.
+    pub fn parameter_infos(&self, first: usize, count: usize) -> Result<Vec<ParameterInfo>> {
+        let state = self.state()?;
+        let all = state.kept.len();
+        let Some(some) = first.checked_add(count).and_then(|end| state.kept.get(first..end)) else {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "asked for {count} parameters from parameter {first} on; there are {all}"
+            );
+        };
+        Ok(some.iter().map(|kept| info_of(&state, kept)).collect())
     }
 
     /// A view of a parameter from the device: of host memory that it reads in place, of the slot, or
     /// of what is resident in memory of the offloader. A slot's bytes are the parameter's while its
     /// group is acquired.
-    pub fn view(&self, name: &str) -> Result<Arc<View>> {
+    pub fn view(&self, index: usize) -> Result<Arc<View>> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
+        let kept = state.parameter(index)?;
+        let name = kept.name();
         let before = kept.layout.bytes_before();
         match &kept.place {
-            Place::Ours(memory, offset) => {
+            Backing::Owned(memory, offset) => {
                 View::of_device(memory.clone(), kept.layout.clone(), offset + before)
             }
-            Place::Block(block, offset) => {
+            Backing::Block(block, offset) => {
                 let block = &state.blocks[*block];
                 let unit = &state.units[block.unit];
                 let at = block.offset + offset + before;
-                match (unit.carrier, unit.slot, &state.slots) {
-                    (carrier, ..) if carrier == Carrier::View || kept.layout.span_bytes() == 0 => {
+                match (unit.transfer_mode, unit.slot, &state.slots) {
+                    (transfer_mode, ..)
+                        if transfer_mode == TransferMode::ZeroCopy
+                            || kept.layout.span_bytes() == 0 =>
+                    {
                         let start = unit.region.start() - unit.buffer.data().start();
                         let layout = kept.layout.clone();
-                        View::new(unit.buffer.clone(), layout, start as u64 + at, Access::Device)
+                        View::new(unit.buffer.clone(), layout, start as u64 + at, Accessor::Device)
                     }
                     (_, Some(slot), Some(slots)) => {
                         View::of_device(slots.clone(), kept.layout.clone(), slot + at)
                     }
-                    _ => Err(schedule::no_slots()),
+                    _ => Err(no_slots()),
                 }
             }
-            Place::Theirs(_) => fail!(
+            Backing::Borrowed(_) => fail!(
                 WB_ERR_NOT_SUPPORTED,
                 "parameter {name:?} is resident in memory of the engine's own: use that tensor"
             ),
-            Place::Nowhere => fail!(
+            Backing::Missing => fail!(
                 WB_ERR_NOT_FOUND,
                 "parameter {name:?} is resident and was given no source: replace it with one first"
             ),
-            Place::Outside(..) => Err(outside(name)),
+            Backing::Unbacked(..) => Err(outside(name)),
         }
     }
 
     /// A view of the host's bytes of a parameter that is offloaded, to read or to save.
-    pub fn host_view(&self, name: &str) -> Result<Arc<View>> {
+    pub fn host_view(&self, index: usize) -> Result<Arc<View>> {
         let state = self.state()?;
-        let kept = &state.kept[state.find(name)?];
+        let kept = state.parameter(index)?;
+        let name = kept.name();
         let (block, offset) = match kept.place {
-            Place::Block(block, offset) => (block, offset),
-            Place::Outside(..) => return Err(outside(name)),
+            Backing::Block(block, offset) => (block, offset),
+            Backing::Unbacked(..) => return Err(outside(name)),
             _ => fail!(
                 WB_ERR_NOT_FOUND,
                 "parameter {name:?} is resident: the host holds no bytes of it"
@@ -260,24 +285,25 @@ impl Offloader {
         let unit = &state.units[block.unit];
         let start = (unit.region.start() - unit.buffer.data().start()) as u64;
         let at = start + block.offset + offset + kept.layout.bytes_before();
-        View::new(unit.buffer.clone(), kept.layout.clone(), at, Access::Host)
+        View::new(unit.buffer.clone(), kept.layout.clone(), at, Accessor::Host)
     }
 
     /// Bytes by what they are for, and what was carried.
-    pub fn stats(&self) -> Result<Stats> {
+    pub fn stats(&self) -> Result<OffloaderStats> {
         self.device().backend().check_process()?;
-        let carried = self.schedule.carried()?;
+        let transfers = self.schedule.carried()?;
         let state = self.state()?;
-        let mut stats = Stats {
-            carried,
+        let mut stats = OffloaderStats {
+            transfers,
+            parameters: state.kept.len() as u64,
             generation: state.generation,
             staging_bytes: self.schedule.staging_bytes(),
             peak: state.peak,
-            ..Stats::default()
+            ..OffloaderStats::default()
         };
         for block in &state.blocks {
             stats.offloaded_bytes += block.bytes;
-            if state.units[block.unit].carrier == Carrier::View {
+            if state.units[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }
         }
@@ -286,8 +312,22 @@ impl Offloader {
             stats.pinned_bytes += buffer.pinned_bytes();
         }
         stats.resident_bytes = state.resident_bytes();
-        Held { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
+        HeldBytes { mapped_bytes: stats.mapped_bytes, slot_bytes: stats.slot_bytes } = state.held();
         Ok(stats)
+    }
+}
+
+fn info_of(state: &OffloadState, kept: &ParameterState) -> ParameterInfo {
+    let (host_address, device_address) = state.addresses(kept);
+    let owned = matches!(kept.place, Backing::Block(..) | Backing::Owned(..));
+    ParameterInfo {
+        name: kept.name.clone(),
+        layout: kept.layout.clone(),
+        group: kept.group,
+        transfer_mode: state.transfer_mode(kept),
+        device_address,
+        owned: owned && device_address.is_some(),
+        host_address,
     }
 }
 
@@ -301,15 +341,15 @@ fn outside(name: &str) -> Error {
 /// Brings what is kept in 8 bits from its sources.
 fn quantize(
     plan: &DevicePlan,
-    state: &State,
-    sources: &[Option<Source>],
+    state: &OffloadState,
+    sources: &[Option<Location>],
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     let Some(rule) = &plan.plan.options.quantize else { return Ok(()) };
-    let quantizer = Rule::quantizer(&plan.device)?;
+    let quantizer = quantize::quantizer(&plan.device)?;
     for (at, source) in sources.iter().enumerate() {
         if let (Some(quantized), Some(source)) = (&state.kept[at].quantized, source) {
-            rule.fill(&quantizer, state, at, &quantized.layout, *source, progress)?;
+            quantize::fill(rule, &quantizer, state, at, &quantized.layout, *source, progress)?;
         }
     }
     Ok(())
@@ -317,7 +357,7 @@ fn quantize(
 
 /// `WB_ERR_NOT_MAPPED` where the plan counts on views and the memory that was made has none.
 fn check_views(plan: &DevicePlan, arena: &Buffer) -> Result<()> {
-    let views = |unit: &&super::plan::Unit| unit.carrier == Carrier::View;
+    let views = |unit: &&PlannedUnit| unit.transfer_mode == TransferMode::ZeroCopy;
     let bytes: u64 = plan.plan.units.iter().filter(views).map(|unit| unit.bytes).sum();
     if bytes > 0 && arena.device_address().is_none() {
         fail!(

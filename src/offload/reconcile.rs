@@ -2,22 +2,21 @@
 
 use std::collections::HashSet;
 
-use super::keeping::Source;
-use super::offloader::Offloader;
-use super::own::Brought;
-use super::parameter::{Carrier, Parameter};
-use super::selector::Selector;
-use super::state::{Block, Kept, Place, State};
-use crate::device::Stream;
+use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
-use crate::memory::pages;
+use crate::offload::alias::Snapshot;
+use crate::offload::offloader::Offloader;
+use crate::offload::state::{Backing, Block, OffloadState, ParameterState, c_name};
+use crate::os::bytes;
+use crate::plan::parameter::{Parameter, TransferMode};
+use crate::plan::selector::Selector;
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET,
 };
 
 /// What [`Offloader::reconcile`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct ReconcileResult {
     /// Parameters whose bytes lay elsewhere and were taken over.
     pub replaced: u64,
     /// Parameters of new names.
@@ -30,16 +29,21 @@ pub struct Reconciled {
 
 /// What is to be done for a parameter.
 enum Judged {
-    Kept,
+    ParameterState,
     /// It has other bytes; where none are given, the same in another layout.
-    Other(Option<Brought>),
-    New(Option<Brought>),
+    Other(Option<Snapshot>),
+    New(Option<Snapshot>),
 }
 
 impl Offloader {
     /// Adds a parameter: offloaded beside what is offloaded of its group, if it is selected and the
     /// budget has room; resident otherwise.
-    pub fn add(&self, parameter: Parameter, source: Option<Source>, stream: Stream) -> Result<()> {
+    pub fn add(
+        &self,
+        parameter: Parameter,
+        source: Option<Location>,
+        stream: Stream,
+    ) -> Result<()> {
         let mut state = self.state()?;
         if state.names.contains_key(&parameter.name) {
             fail!(
@@ -62,17 +66,21 @@ impl Offloader {
         let at = state.kept.len();
         let brought = source.map(|source| self.bring(&state, Some(group), source)).transpose()?;
         let source = brought.as_ref().map(|brought| brought.source);
-        let carrier = self.carrier_of_added(&state, &parameter, group)?;
-        let room = match carrier {
-            Some(carrier) => match self.find_room(&state, &[group], carrier, bytes, None) {
-                Ok(room) => Some((carrier, room)),
-                Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => None,
-                Err(error) => return Err(error),
-            },
+        let transfer_mode = self.carrier_of_added(&state, &parameter, group)?;
+        let room = match transfer_mode {
+            Some(transfer_mode) => {
+                match self.find_room(&state, &[group], transfer_mode, bytes, None) {
+                    Ok(room) => Some((transfer_mode, room)),
+                    Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => {
+                        None
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             None => None,
         };
-        let kept = |place| Kept {
-            name: parameter.name.clone(),
+        let kept = |place| ParameterState {
+            name: c_name(&parameter.name),
             group,
             layout: parameter.layout.clone(),
             place,
@@ -80,10 +88,10 @@ impl Offloader {
             quantized: None,
         };
         match (room, source) {
-            (Some((carrier, room)), source) => {
+            (Some((transfer_mode, room)), source) => {
                 change.check_all_free()?;
-                state.kept.push(kept(Place::Nowhere));
-                let made = self.take_room(&mut state, room, vec![group], carrier, at, bytes);
+                state.kept.push(kept(Backing::Missing));
+                let made = self.take_room(&mut state, room, vec![group], transfer_mode, at, bytes);
                 let made = made.and_then(|block| match source {
                     Some(source) => self.write(&state, block, 0, source),
                     None => Ok(()),
@@ -108,8 +116,8 @@ impl Offloader {
             (None, source) => {
                 self.check_resident(&state, state.device_bytes(&[]) + bytes)?;
                 let place = match source {
-                    None => Place::Nowhere,
-                    Some(source) if source.on_device => Place::Theirs(source.span),
+                    None => Backing::Missing,
+                    Some(source) if source.on_device => Backing::Borrowed(source.span),
                     Some(source) => self.upload(source.span)?,
                 };
                 state.kept.push(kept(place));
@@ -122,10 +130,10 @@ impl Offloader {
     /// How a new parameter would be carried; `None` where it is to stay on the device.
     fn carrier_of_added(
         &self,
-        state: &State,
+        state: &OffloadState,
         parameter: &Parameter,
         group: usize,
-    ) -> Result<Option<Carrier>> {
+    ) -> Result<Option<TransferMode>> {
         let options = &self.plan().plan.options;
         let meant = |texts: &[String]| -> Result<bool> {
             for text in texts {
@@ -137,17 +145,17 @@ impl Offloader {
         };
         let selected = options.select.is_empty() || meant(&options.select)?;
         if parameter.layout.span_bytes() == 0
-            || parameter.carrier.is_none()
+            || parameter.resident
             || !selected
             || meant(&options.exclude)?
         {
             return Ok(None);
         }
         let beside = state.units.iter().filter(|unit| unit.groups == [group]);
-        let carriers: Vec<Carrier> = beside.map(|unit| unit.carrier).collect();
-        let wished = parameter.carrier.filter(|carrier| *carrier != Carrier::Auto);
+        let transfer_modes: Vec<TransferMode> = beside.map(|unit| unit.transfer_mode).collect();
+        let wished = Some(parameter.transfer_mode).filter(|asked| *asked != TransferMode::Auto);
         // Where nothing of the group is offloaded it stays on the device, whatever the wish.
-        let in_place = wished == Some(Carrier::View) && !carriers.is_empty();
+        let in_place = wished == Some(TransferMode::ZeroCopy) && !transfer_modes.is_empty();
         if in_place && state.arena.device_address().is_none() {
             let policy = self.device().policy();
             let why = if policy.views { state.arena.note() } else { &policy.views_reason };
@@ -157,8 +165,9 @@ impl Offloader {
                 parameter.name
             );
         }
-        let ahead = carriers.contains(&Carrier::Prefetch).then_some(Carrier::Prefetch);
-        Ok(carriers.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
+        let ahead =
+            transfer_modes.contains(&TransferMode::Prefetch).then_some(TransferMode::Prefetch);
+        Ok(transfer_modes.first().copied().and_then(|first| wished.or(ahead).or(Some(first))))
     }
 
     /// Removes a parameter.
@@ -166,7 +175,7 @@ impl Offloader {
         let mut state = self.state()?;
         let at = state.find(name)?;
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
-        let offloaded = matches!(state.kept[at].place, Place::Block(..));
+        let offloaded = matches!(state.kept[at].place, Backing::Block(..));
         if offloaded {
             change.check_all_free()?;
             state.leave_block(at);
@@ -179,10 +188,10 @@ impl Offloader {
     /// are added, names that are gone removed.
     pub fn reconcile(
         &self,
-        now: Vec<(Parameter, Option<Source>)>,
+        now: Vec<(Parameter, Option<Location>)>,
         stream: Stream,
-    ) -> Result<Reconciled> {
-        let mut done = Reconciled::default();
+    ) -> Result<ReconcileResult> {
+        let mut done = ReconcileResult::default();
         let names: HashSet<&str> =
             now.iter().map(|(parameter, _)| parameter.name.as_str()).collect();
         let gone = |name: &&String| !names.contains(name.as_str());
@@ -194,7 +203,7 @@ impl Offloader {
         }
         for ((parameter, _), judged) in now.into_iter().zip(judged) {
             let count = match judged {
-                Judged::Kept => &mut done.kept,
+                Judged::ParameterState => &mut done.kept,
                 Judged::Other(brought) => {
                     let source = brought.as_ref().map(|brought| brought.source);
                     self.take_over(&parameter.name, parameter.layout, source, stream)?;
@@ -216,10 +225,10 @@ impl Offloader {
 
     /// What is to be done, before anything is: changes move what addresses name. Sources that they would
     /// overwrite or free are copied.
-    fn judge(&self, now: &[(Parameter, Option<Source>)], stream: Stream) -> Result<Vec<Judged>> {
+    fn judge(&self, now: &[(Parameter, Option<Location>)], stream: Stream) -> Result<Vec<Judged>> {
         let state = self.state()?;
         let mut still = None;
-        let mut bring = |group: Option<usize>, source: Source| -> Result<Brought> {
+        let mut bring = |group: Option<usize>, source: Location| -> Result<Snapshot> {
             if still.is_none() && state.own(group, source)?.is_some() {
                 still = Some(self.schedule().change(&[], stream)?);
             }
@@ -230,7 +239,7 @@ impl Offloader {
             judged.push(match (state.names.get(name).copied(), *source) {
                 (Some(at), Some(source)) if state.holds(at, source, layout) => {
                     match state.kept[at].layout == *layout {
-                        true => Judged::Kept,
+                        true => Judged::ParameterState,
                         false => Judged::Other(None),
                     }
                 }
@@ -241,9 +250,9 @@ impl Offloader {
                 (Some(at), None)
                     if layout.span_bytes() == 0 && state.kept[at].layout != *layout =>
                 {
-                    Judged::Other(Some(Brought::nothing()))
+                    Judged::Other(Some(Snapshot::nothing()))
                 }
-                (Some(_), None) => Judged::Kept,
+                (Some(_), None) => Judged::ParameterState,
                 (None, source) => {
                     let group = state.groups.iter().position(|known| **known == **group);
                     Judged::New(source.map(|source| bring(group, source)).transpose()?)
@@ -265,7 +274,7 @@ impl Offloader {
                 let region = state.units[unit].region;
                 if end < offset {
                     let part = |at: u64| region.part(at as usize, bytes as usize);
-                    pages::copy(part(end), part(offset));
+                    bytes::copy(part(end), part(offset));
                     state.blocks[block].offset = end;
                 }
                 end += room;

@@ -1,24 +1,24 @@
 //! Parameters that an engine replaces after a plan was committed. Where a parameter is kept follows from
 //! the plan, never from where its new bytes lie.
 
-use super::fill::{self, Job};
-use super::keeping::Source;
-use super::offloader::Offloader;
-use super::parameter::Carrier;
-use super::plan::ALIGNMENT;
-use super::quantize::{Quantized, Rule};
-use super::room::Room;
-use super::schedule::Change;
-use super::state::{Place, State};
-use crate::device::kernel::Wide;
-use crate::device::{DeviceMemory, Stream};
+use crate::device::backend::{Location, Stream};
+use crate::device::owned::DeviceMemory;
 use crate::error::{Error, Result, fail};
 use crate::memory::buffer::Buffer;
-use crate::memory::pages::{self, Span};
-use crate::quant::quantizer;
+use crate::offload::bulk_copy::CopyJob;
+use crate::offload::host_space::HostSpace;
+use crate::offload::offloader::Offloader;
+use crate::offload::schedule::schedule::ScheduleChange;
+use crate::offload::state::{Backing, OffloadState};
+use crate::offload::{bulk_copy, quantize};
+use crate::os::bytes;
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::plan::parameter::{QuantizedParameter, TransferMode};
+use crate::plan::plan::ALIGNMENT;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::sync::Arc;
 use crate::tensor::Layout;
+use crate::tensor::fp8::SourceType;
 
 impl Offloader {
     /// Gives a parameter new bytes, and another layout. Where it is kept stays. The bytes that it has may
@@ -27,7 +27,7 @@ impl Offloader {
         &self,
         name: &str,
         layout: Layout,
-        source: Source,
+        source: Location,
         stream: Stream,
     ) -> Result<()> {
         self.take_over(name, layout, Some(source), stream)
@@ -38,7 +38,7 @@ impl Offloader {
         &self,
         name: &str,
         layout: Layout,
-        source: Option<Source>,
+        source: Option<Location>,
         stream: Stream,
     ) -> Result<()> {
         let mut state = self.state()?;
@@ -52,17 +52,24 @@ impl Offloader {
         let brought = self.bring(state, Some(state.kept[at].group), source)?;
         let source = brought.source;
         if let Some(quantized) = state.kept[at].quantized.clone()
-            && Wide::of(layout.dtype()).is_ok()
+            && SourceType::of(layout.dtype()).is_ok()
         {
             return self.quantize_again(state, &mut change, at, &quantized, &layout, source);
         }
         match state.kept[at].place.clone() {
-            Place::Block(block, offset) => {
+            Backing::Block(block, offset) => {
                 self.replace_block(state, &mut change, at, (block, offset), layout, source)
             }
-            Place::Outside(groups, carrier) => {
+            Backing::Unbacked(groups, transfer_mode) => {
                 change.check_all_free()?;
-                self.find_other_room(state, &mut change, at, (groups, carrier), layout, source)
+                self.find_other_room(
+                    state,
+                    &mut change,
+                    at,
+                    (groups, transfer_mode),
+                    layout,
+                    source,
+                )
             }
             _ => self.replace_resident(state, &mut change, at, layout, source),
         }
@@ -71,16 +78,18 @@ impl Offloader {
     /// The bytes are where they belong: they are looked at in another layout, and copied again.
     fn relabel(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         at: usize,
         layout: Layout,
     ) -> Result<()> {
         state.generation += u64::from(layout != state.kept[at].layout);
         state.kept[at].layout = layout;
         match state.kept[at].place {
-            Place::Block(block, _) if change.is_seated() => change.touch(state.blocks[block].unit),
-            Place::Block(..) => self.rearrange(state, change),
+            Backing::Block(block, _) if change.is_seated() => {
+                change.touch(state.blocks[block].unit)
+            }
+            Backing::Block(..) => self.rearrange(state, change),
             _ => Ok(()),
         }
     }
@@ -88,12 +97,12 @@ impl Offloader {
     /// New numbers for what is kept in 8 bits: they and their scales go where the old ones are.
     fn quantize_again(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         at: usize,
-        quantized: &Quantized,
+        quantized: &QuantizedParameter,
         layout: &Layout,
-        source: Source,
+        source: Location,
     ) -> Result<()> {
         let Some(rule) = &self.plan().plan.options.quantize else { return Ok(()) };
         if layout.shape() != quantized.layout.shape() {
@@ -101,16 +110,16 @@ impl Offloader {
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to replace parameter {:?}, which is kept in 8 bits in the shape {:?}, by one \
                  of the shape {:?}: remove it, and add the new one in 8 bits",
-                state.kept[at].name,
+                state.kept[at].name(),
                 quantized.layout.shape(),
                 layout.shape()
             );
         }
-        let quantizer = Rule::quantizer(self.device())?;
+        let quantizer = quantize::quantizer(self.device())?;
         let both = [at, state.find(&quantized.scales)?];
         // What is refused is known when it is written.
-        let saved = if rule.refuse_odd { self.save(state, &both)? } else { Vec::new() };
-        let filled = rule.fill(&quantizer, state, at, layout, source, &mut None);
+        let saved = if rule.reject_nonfinite { self.save(state, &both)? } else { Vec::new() };
+        let filled = quantize::fill(rule, &quantizer, state, at, layout, source, &mut None);
         if filled.is_err() {
             self.restore(&saved)?;
         }
@@ -122,21 +131,21 @@ impl Offloader {
     }
 
     /// Copies of parameters' bytes, and where they are from.
-    fn save(&self, state: &State, some: &[usize]) -> Result<Vec<(quantizer::Place, Arc<Buffer>)>> {
-        let save = |place: quantizer::Place| {
-            let quantizer::Place { span, on_device } = place;
-            Ok((place, self.copy_of(Source { span, on_device })?))
+    fn save(&self, state: &OffloadState, some: &[usize]) -> Result<Vec<(Location, Arc<Buffer>)>> {
+        let save = |place: Location| {
+            let Location { span, on_device } = place;
+            Ok((place, self.copy_of(Location { span, on_device })?))
         };
         some.iter().filter_map(|at| state.place_of(*at)).map(save).collect()
     }
 
     /// Puts the copies back where they are from.
-    fn restore(&self, saved: &[(quantizer::Place, Arc<Buffer>)]) -> Result<()> {
+    fn restore(&self, saved: &[(Location, Arc<Buffer>)]) -> Result<()> {
         for (place, copy) in saved {
-            let job = Job { to: place.span, from: copy.data(), from_device: false };
+            let job = CopyJob { to: place.span, from: Location::host(copy.data()) };
             match place.on_device {
-                true => fill::into_device(self.device(), &[job], &mut None)?,
-                false => pages::copy(job.to, job.from),
+                true => bulk_copy::into_device(self.device(), &[job], &mut None)?,
+                false => bytes::copy(job.to, job.from.span),
             }
         }
         Ok(())
@@ -144,12 +153,12 @@ impl Offloader {
 
     fn replace_block(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         at: usize,
         (block, offset): (usize, u64),
         layout: Layout,
-        source: Source,
+        source: Location,
     ) -> Result<()> {
         let bytes = layout.span_bytes();
         let tied = state.blocks[block].parameters.len() > 1;
@@ -171,7 +180,7 @@ impl Offloader {
                 return self.lose(state, change, block, error);
             }
             state.kept[at].layout = layout;
-            state.kept[at].place = Place::Block(block, 0);
+            state.kept[at].place = Backing::Block(block, 0);
             state.blocks[block].bytes = bytes;
             state.blocks[block].room = bytes.next_multiple_of(ALIGNMENT);
             state.generation += 1;
@@ -179,35 +188,35 @@ impl Offloader {
         }
         let unit = &state.units[state.blocks[block].unit];
         let groups = if tied { vec![state.kept[at].group] } else { unit.groups.clone() };
-        let carried = (groups, unit.carrier);
+        let carried = (groups, unit.transfer_mode);
         self.find_other_room(state, change, at, carried, layout, source)
     }
 
     /// Takes other room for what has none, or not enough.
     fn find_other_room(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         at: usize,
-        (groups, carrier): (Vec<usize>, Carrier),
+        (groups, transfer_mode): (Vec<usize>, TransferMode),
         layout: Layout,
-        source: Source,
+        source: Location,
     ) -> Result<()> {
         let bytes = layout.span_bytes();
         let given_up = match state.kept[at].place {
-            Place::Block(block, _) if state.blocks[block].parameters.len() == 1 => Some(block),
+            Backing::Block(block, _) if state.blocks[block].parameters.len() == 1 => Some(block),
             _ => None,
         };
-        let room = self.find_room(state, &groups, carrier, bytes, given_up)?;
+        let room = self.find_room(state, &groups, transfer_mode, bytes, given_up)?;
         // Given up first: two copies are never held.
         change.unseat();
         state.leave_block(at);
-        state.kept[at].place = Place::Outside(groups.clone(), carrier);
+        state.kept[at].place = Backing::Unbacked(groups.clone(), transfer_mode);
         state.kept[at].layout = layout;
-        if matches!(room, Room::Own) {
+        if matches!(room, HostSpace::Own) {
             state.drop_empty_units();
         }
-        let block = match self.take_room(state, room, groups, carrier, at, bytes) {
+        let block = match self.take_room(state, room, groups, transfer_mode, at, bytes) {
             Ok(block) => block,
             Err(error) => {
                 // Where the others have no slots then, steps say so.
@@ -225,13 +234,13 @@ impl Offloader {
     /// planned when it is replaced again.
     fn lose(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         block: usize,
         error: Error,
     ) -> Result<()> {
         let unit = &state.units[state.blocks[block].unit];
-        let outside = Place::Outside(unit.groups.clone(), unit.carrier);
+        let outside = Backing::Unbacked(unit.groups.clone(), unit.transfer_mode);
         for at in state.blocks[block].parameters.clone() {
             state.leave_block(at);
             state.kept[at].place = outside.clone();
@@ -243,26 +252,26 @@ impl Offloader {
     /// Memory of ours is written where it lies if the new bytes fit and nobody else's are there.
     fn replace_resident(
         &self,
-        state: &mut State,
-        change: &mut Change<'_>,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
         at: usize,
         layout: Layout,
-        source: Source,
+        source: Location,
     ) -> Result<()> {
         let bytes = layout.span_bytes();
         let tied = state.resident_ties(at);
         let before = state.resident_span(at).map(|(start, end)| end - start);
         let same = before == Some(bytes);
         let place = state.kept[at].place.clone();
-        if let (Place::Ours(memory, offset), false) = (&place, source.on_device)
+        if let (Backing::Owned(memory, offset), false) = (&place, source.on_device)
             && (same || (tied.is_empty() && before > Some(bytes)))
         {
             let to = memory.span().part(*offset as usize, bytes as usize);
-            let job = Job { to, from: source.span, from_device: false };
-            if let Err(error) = fill::into_device(self.device(), &[job], &mut None) {
+            let job = CopyJob { to, from: source };
+            if let Err(error) = bulk_copy::into_device(self.device(), &[job], &mut None) {
                 // Partly written, maybe: who lies there has no bytes until it is replaced again.
                 for at in tied.into_iter().chain([at]) {
-                    state.kept[at].place = Place::Nowhere;
+                    state.kept[at].place = Backing::Missing;
                 }
                 return Err(error);
             }
@@ -270,13 +279,13 @@ impl Offloader {
         }
         self.check_resident(state, state.device_bytes(&[at]) + bytes)?;
         state.generation += 1;
-        if tied.is_empty() && matches!(place, Place::Ours(..)) {
+        if tied.is_empty() && matches!(place, Backing::Owned(..)) {
             // Given up first, as on the host.
-            state.kept[at].place = Place::Nowhere;
+            state.kept[at].place = Backing::Missing;
         }
         drop(place);
         state.kept[at].place = match source.on_device {
-            true => Place::Theirs(source.span),
+            true => Backing::Borrowed(source.span),
             false => self.upload(source.span)?,
         };
         state.kept[at].layout = layout;
@@ -284,27 +293,27 @@ impl Offloader {
     }
 
     /// Device memory of ours with these bytes of the host.
-    pub(super) fn upload(&self, from: Span) -> Result<Place> {
+    pub(super) fn upload(&self, from: Span) -> Result<Backing> {
         let Some(memory) = DeviceMemory::alloc(self.device(), from.bytes())? else {
-            return Ok(Place::Nowhere);
+            return Ok(Backing::Missing);
         };
-        let job = Job { to: memory.span(), from, from_device: false };
-        fill::into_device(self.device(), &[job], &mut None)?;
-        Ok(Place::Ours(Arc::new(memory), 0))
+        let job = CopyJob { to: memory.span(), from: Location::host(from) };
+        bulk_copy::into_device(self.device(), &[job], &mut None)?;
+        Ok(Backing::Owned(Arc::new(memory), 0))
     }
 
     /// Writes a parameter's bytes into its block.
     pub(super) fn write(
         &self,
-        state: &State,
+        state: &OffloadState,
         block: usize,
         offset: u64,
-        source: Source,
+        source: Location,
     ) -> Result<()> {
         let block = &state.blocks[block];
         let unit = &state.units[block.unit];
         let to = unit.region.part((block.offset + offset) as usize, source.span.bytes());
-        let job = Job { to, from: source.span, from_device: source.on_device };
-        fill::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)
+        let job = CopyJob { to, from: source };
+        bulk_copy::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)
     }
 }

@@ -1,46 +1,59 @@
 //! What an offloader keeps, and where.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 
-use super::parameter::Carrier;
-use super::plan::ALIGNMENT;
-use super::quantize::Quantized;
-use super::schedule::{Arrangement, Moving};
-use crate::device::DeviceMemory;
+use crate::device::backend::Location;
+use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
-use crate::memory::pages::Span;
-use crate::quant::quantizer;
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
-use crate::sync::Arc;
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::plan::parameter::{QuantizedParameter, TransferMode};
+use crate::plan::plan::ALIGNMENT;
+use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW};
 use crate::tensor::Layout;
 
 /// A parameter as it is kept.
-pub struct Kept {
-    pub name: String,
+pub struct ParameterState {
+    /// The name, at an address that stays the same until the parameter is removed.
+    pub name: Arc<CStr>,
     pub group: usize,
     pub layout: Layout,
-    pub place: Place,
+    pub place: Backing,
     /// Of the plan; what was added later has none.
     pub storage: Option<usize>,
     /// What it is made of, if it is kept in 8 bits.
-    pub quantized: Option<Arc<Quantized>>,
+    pub quantized: Option<Arc<QuantizedParameter>>,
+}
+
+impl ParameterState {
+    /// The name as text.
+    pub fn name(&self) -> &str {
+        self.name.to_str().unwrap_or_default()
+    }
+}
+
+/// A name for C. Names come from C or from text without NUL.
+pub fn c_name(name: &str) -> Arc<CStr> {
+    CString::new(name).unwrap_or_default().into()
 }
 
 /// Where a parameter is kept.
 #[derive(Clone)]
-pub enum Place {
+pub enum Backing {
     /// In a block that is offloaded, at so many bytes behind its start.
     Block(usize, u64),
     /// On the device, in the engine's own memory.
-    Theirs(Span),
+    Borrowed(Span),
     /// On the device, in memory of ours at an offset of bytes.
-    Ours(Arc<DeviceMemory>, u64),
+    Owned(Arc<DeviceMemory>, u64),
     /// Nowhere yet: it is resident and had no source.
-    Nowhere,
+    Missing,
     /// Nowhere, since a replacement gave its room up and found no other: it is offloaded with these
     /// groups, and the next replacement seeks room again.
-    Outside(Vec<usize>, Carrier),
+    Unbacked(Vec<usize>, TransferMode),
 }
 
 /// Bytes that parameters share: one tensor, or tied ones.
@@ -55,43 +68,43 @@ pub struct Block {
 }
 
 /// A stretch of host memory that moves as one, as far as blocks reach in it.
-pub struct Unit {
+pub struct HostUnit {
     pub buffer: Arc<Buffer>,
     pub region: Span,
-    pub carrier: Carrier,
+    pub transfer_mode: TransferMode,
     pub groups: Vec<usize>,
     /// From the start of the slots.
     pub slot: Option<u64>,
 }
 
 /// What is where, behind one lock.
-pub struct State {
-    pub kept: Vec<Kept>,
+pub struct OffloadState {
+    pub kept: Vec<ParameterState>,
     pub names: HashMap<String, usize>,
     pub blocks: Vec<Block>,
     /// The host memory of the plan; what outgrew it has buffers of its own.
     pub arena: Arc<Buffer>,
-    pub units: Vec<Unit>,
+    pub units: Vec<HostUnit>,
     pub groups: Vec<String>,
     pub ring: Vec<usize>,
     pub depth: usize,
     pub slots: Option<Arc<DeviceMemory>>,
     /// The most that was held at a time.
-    pub peak: Held,
+    pub peak: HeldBytes,
     /// Grows whenever an address changed.
     pub generation: u64,
 }
 
 /// Bytes that are held, padding and free room included.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Held {
+pub struct HeldBytes {
     /// Address space of the host.
     pub mapped_bytes: u64,
     /// Device memory for slots.
     pub slot_bytes: u64,
 }
 
-impl State {
+impl OffloadState {
     pub fn find(&self, name: &str) -> Result<usize> {
         match self.names.get(name) {
             Some(index) => Ok(*index),
@@ -99,13 +112,19 @@ impl State {
         }
     }
 
+    /// A parameter by its index.
+    pub fn parameter(&self, index: usize) -> Result<&ParameterState> {
+        check_index("parameter", index, self.kept.len())?;
+        Ok(&self.kept[index])
+    }
+
     /// What the schedule is to work on.
     pub fn arrangement(&self) -> Arrangement {
         let slots = self.slots.as_ref().map(|slots| slots.span());
-        let moving = |(unit, extent): (&Unit, u64)| Moving {
+        let moving = |(unit, extent): (&HostUnit, u64)| CarriedUnit {
             host: unit.region.part(0, extent as usize),
             slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
-            ahead: unit.carrier == Carrier::Prefetch,
+            ahead: unit.transfer_mode == TransferMode::Prefetch,
             groups: unit.groups.clone(),
         };
         Arrangement {
@@ -122,8 +141,8 @@ impl State {
         [&self.arena].into_iter().chain(own.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
     }
 
-    pub fn held(&self) -> Held {
-        Held {
+    pub fn held(&self) -> HeldBytes {
+        HeldBytes {
             mapped_bytes: self.buffers().map(|buffer| buffer.mapped_bytes()).sum(),
             slot_bytes: self.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
         }
@@ -148,28 +167,28 @@ impl State {
         extents
     }
 
-    pub fn carrier(&self, kept: &Kept) -> Option<Carrier> {
+    pub fn transfer_mode(&self, kept: &ParameterState) -> Option<TransferMode> {
         match kept.place {
-            Place::Block(block, _) => Some(self.units[self.blocks[block].unit].carrier),
-            Place::Outside(_, carrier) => Some(carrier),
+            Backing::Block(block, _) => Some(self.units[self.blocks[block].unit].transfer_mode),
+            Backing::Unbacked(_, transfer_mode) => Some(transfer_mode),
             _ => None,
         }
     }
 
     /// Where the host and the device find a parameter's first element.
-    pub fn addresses(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
+    pub fn addresses(&self, kept: &ParameterState) -> (Option<u64>, Option<u64>) {
         let element = |first_byte: u64| first_byte + kept.layout.bytes_before();
         let (host, device) = self.first_bytes(kept);
         (host.map(element), device.map(element))
     }
 
     /// Where the host and the device find a parameter's lowest byte.
-    pub fn first_bytes(&self, kept: &Kept) -> (Option<u64>, Option<u64>) {
+    pub fn first_bytes(&self, kept: &ParameterState) -> (Option<u64>, Option<u64>) {
         match &kept.place {
-            Place::Nowhere | Place::Outside(..) => (None, None),
-            Place::Theirs(span) => (None, Some(span.start() as u64)),
-            Place::Ours(memory, offset) => (None, Some(memory.span().start() as u64 + offset)),
-            Place::Block(block, offset) => {
+            Backing::Missing | Backing::Unbacked(..) => (None, None),
+            Backing::Borrowed(span) => (None, Some(span.start() as u64)),
+            Backing::Owned(memory, offset) => (None, Some(memory.span().start() as u64 + offset)),
+            Backing::Block(block, offset) => {
                 let block = &self.blocks[*block];
                 let unit = &self.units[block.unit];
                 let at = block.offset + offset;
@@ -180,8 +199,8 @@ impl State {
     }
 
     /// Where the device finds a unit: in the host's memory, or in its slot.
-    pub fn device_start(&self, unit: &Unit) -> Option<u64> {
-        if unit.carrier == Carrier::View {
+    pub fn device_start(&self, unit: &HostUnit) -> Option<u64> {
+        if unit.transfer_mode == TransferMode::ZeroCopy {
             let before = (unit.region.start() - unit.buffer.data().start()) as u64;
             return unit.buffer.device_address().map(|address| address + before);
         }
@@ -190,21 +209,21 @@ impl State {
     }
 
     /// The memory of ours that holds a parameter.
-    pub fn place_of(&self, at: usize) -> Option<quantizer::Place> {
+    pub fn place_of(&self, at: usize) -> Option<Location> {
         let kept = &self.kept[at];
         let bytes = kept.layout.span_bytes() as usize;
         match &kept.place {
-            Place::Block(block, offset) => {
+            Backing::Block(block, offset) => {
                 let block = &self.blocks[*block];
                 let region = self.units[block.unit].region;
                 let span = region.part((block.offset + offset) as usize, bytes);
-                Some(quantizer::Place { span, on_device: false })
+                Some(Location { span, on_device: false })
             }
-            Place::Ours(memory, offset) => {
+            Backing::Owned(memory, offset) => {
                 let span = memory.span().part(*offset as usize, bytes);
-                Some(quantizer::Place { span, on_device: true })
+                Some(Location { span, on_device: true })
             }
-            Place::Theirs(_) | Place::Nowhere | Place::Outside(..) => None,
+            Backing::Borrowed(_) | Backing::Missing | Backing::Unbacked(..) => None,
         }
     }
 
@@ -212,9 +231,9 @@ impl State {
     pub fn resident_span(&self, at: usize) -> Option<(u64, u64)> {
         let kept = &self.kept[at];
         let start = match &kept.place {
-            Place::Theirs(span) => span.start() as u64,
-            Place::Ours(memory, offset) => memory.span().start() as u64 + offset,
-            Place::Block(..) | Place::Nowhere | Place::Outside(..) => return None,
+            Backing::Borrowed(span) => span.start() as u64,
+            Backing::Owned(memory, offset) => memory.span().start() as u64 + offset,
+            Backing::Block(..) | Backing::Missing | Backing::Unbacked(..) => return None,
         };
         Some((start, start + kept.layout.span_bytes()))
     }
@@ -230,10 +249,10 @@ impl State {
         let (mut spans, mut missing) = (Vec::new(), HashMap::new());
         for (at, kept) in self.kept.iter().enumerate().filter(|(at, _)| !without.contains(at)) {
             match &kept.place {
-                Place::Ours(memory, _) => {
+                Backing::Owned(memory, _) => {
                     spans.push((memory.span().start() as u64, memory.span().end() as u64));
                 }
-                Place::Nowhere => {
+                Backing::Missing => {
                     // By storages, since what is tied comes once.
                     let key = kept.storage.ok_or(at);
                     let most: &mut u64 = missing.entry(key).or_default();
@@ -248,13 +267,13 @@ impl State {
     /// The groups that use a parameter's bytes, or bytes that move with them.
     pub fn groups_beside(&self, at: usize) -> Vec<usize> {
         match &self.kept[at].place {
-            Place::Block(block, _) => self.units[self.blocks[*block].unit].groups.clone(),
-            Place::Outside(groups, _) => groups.clone(),
-            Place::Ours(..) => {
+            Backing::Block(block, _) => self.units[self.blocks[*block].unit].groups.clone(),
+            Backing::Unbacked(groups, _) => groups.clone(),
+            Backing::Owned(..) => {
                 let tied = self.resident_ties(at).into_iter();
                 [at].into_iter().chain(tied).map(|at| self.kept[at].group).collect()
             }
-            Place::Theirs(_) | Place::Nowhere => vec![self.kept[at].group],
+            Backing::Borrowed(_) | Backing::Missing => vec![self.kept[at].group],
         }
     }
 
@@ -324,10 +343,10 @@ impl State {
 
     /// The parameter has no part in its block any more.
     pub fn leave_block(&mut self, at: usize) {
-        if let Place::Block(block, _) = self.kept[at].place {
+        if let Backing::Block(block, _) = self.kept[at].place {
             self.blocks[block].parameters.retain(|member| *member != at);
             let reach = |member: &usize| match self.kept[*member].place {
-                Place::Block(_, offset) => offset + self.kept[*member].layout.span_bytes(),
+                Backing::Block(_, offset) => offset + self.kept[*member].layout.span_bytes(),
                 _ => 0,
             };
             self.blocks[block].bytes =
@@ -339,13 +358,13 @@ impl State {
     pub fn forget(&mut self, at: usize) {
         let last = self.kept.len() - 1;
         let gone = self.kept.swap_remove(at);
-        self.names.remove(&gone.name);
+        self.names.remove(gone.name());
         if at == last {
             return;
         }
         let moved = &self.kept[at];
-        self.names.insert(moved.name.clone(), at);
-        if let Place::Block(block, _) = moved.place {
+        self.names.insert(moved.name().to_owned(), at);
+        if let Backing::Block(block, _) = moved.place {
             let members = self.blocks[block].parameters.iter_mut();
             members.filter(|member| **member == last).for_each(|member| *member = at);
         }
@@ -368,14 +387,22 @@ impl State {
     }
 
     /// Pinned if the arena is.
-    pub fn pinning(&self) -> crate::device::policy::Choice {
-        use crate::device::policy::Choice;
+    pub fn pinning(&self) -> crate::device::policy::Tristate {
+        use crate::device::policy::Tristate;
         match self.arena.data().bytes() {
-            0 => Choice::Auto,
-            _ if self.arena.pinned_bytes() > 0 => Choice::On,
-            _ => Choice::Off,
+            0 => Tristate::Auto,
+            _ if self.arena.pinned_bytes() > 0 => Tristate::On,
+            _ => Tristate::Off,
         }
     }
+}
+
+/// `WB_ERR_OUT_OF_RANGE` for an index that is not below `count`.
+pub fn check_index(what: &str, index: usize, count: usize) -> Result<()> {
+    if index >= count {
+        fail!(WB_ERR_OUT_OF_RANGE, "asked for {what} {index}; there are {count}");
+    }
+    Ok(())
 }
 
 /// Bytes that lie in any of the ranges.

@@ -1,13 +1,11 @@
-//! Numbers of 8 bits: quantizing as a stream of bounded size, whatever the tensor's.
-//!
-//! [`geometry`] says which elements share a scale. A [`quantizer`] brings a tensor through its staging
-//! memory on the device, chunk by chunk, and runs the kernels of [`crate::device::kernel`] there.
+//! Quantization to 8-bit floats as a stream of bounded size, whatever the tensor's.
 
-pub mod chunks;
-pub mod geometry;
+mod chunking;
+mod pipeline;
 pub mod quantizer;
 #[cfg(test)]
 pub mod reference;
-mod run;
+pub mod task;
 #[cfg(test)]
 mod tests;
+mod workspace;

@@ -3,80 +3,30 @@
 use std::cell::RefCell;
 use std::ptr;
 
-use super::chunks::{Chunks, LANES, Need};
-use super::geometry::Geometry;
-use super::run::{Run, is_packed};
-use crate::device::kernel::{Format, Kernel, ScaleKind, Wide};
-use crate::device::{Device, DeviceMemory, OwnedStream};
+use crate::device::backend::Location;
+use crate::device::device::Device;
+use crate::device::kernel::Kernel;
+use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, catch, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages::{self, Span};
-use crate::memory::parallel::Progress;
+use crate::os::parallel::Progress;
+use crate::os::sync::{Arc, Mutex};
+use crate::os::{bytes, sync};
+use crate::quant::chunking::{Chunks, LANES, Need};
+use crate::quant::pipeline::{Pipeline, is_packed};
+use crate::quant::task::{Direction, QuantizeResult, QuantizeTask};
+use crate::quant::workspace::Workspace;
 use crate::status::{
     WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
 };
-use crate::sync::{self, Arc, Mutex};
-use crate::tensor::Layout;
-
-/// Bytes that a caller names, and where they are.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// All of them.
-    pub span: Span,
-    /// They are in device memory.
-    pub on_device: bool,
-}
-
-/// Which way numbers go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// To 8 bits.
-    Quantize,
-    /// From 8 bits; the scales are given.
-    Dequantize,
-}
-
-/// What is quantized, or comes back.
-#[derive(Debug, Clone)]
-pub struct Task {
-    /// Which way.
-    pub way: Way,
-    /// Type, shape and strides of the wide side.
-    pub layout: Layout,
-    /// Its bytes, from the lowest.
-    pub wide: Place,
-    /// The 8-bit numbers: as many bytes as there are elements, without gaps.
-    pub narrow: Place,
-    /// Their type.
-    pub format: Format,
-    /// Where the scales go, or where they are.
-    pub scales: Place,
-    /// How they are stored.
-    pub kind: ScaleKind,
-    /// They are given.
-    pub given: bool,
-    /// Rows and columns that share a scale; 0 for all.
-    pub block: (u64, u64),
-    /// NaN and infinities are an error.
-    pub refuse_odd: bool,
-}
-
-/// What was done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Quantized {
-    /// Numbers that were NaN or infinite; not counted where scales were given.
-    pub odd: u64,
-    /// Bytes of device memory that were taken for staging.
-    pub staging_bytes: u64,
-    /// How often the source was read.
-    pub passes: u32,
-}
+use crate::tensor::fp8::SourceType;
+use crate::tensor::scale_grid::ScaleGrid;
 
 /// Staging memory and streams, for one task at a time.
 pub struct Quantizer {
     device: Arc<Device>,
     limit: u64,
-    state: Mutex<State>,
+    state: Mutex<Workspace>,
 }
 
 thread_local! {
@@ -111,29 +61,15 @@ impl Drop for Working {
     }
 }
 
-/// What is kept from task to task.
-pub struct State {
-    /// One for each lane.
-    pub streams: Vec<OwnedStream>,
-    /// As much as a task has needed.
-    pub staging: Option<DeviceMemory>,
-    /// A pinned page for what the host is told.
-    told: Arc<Buffer>,
-    /// Counts what is not finite in one task.
-    pub odd: DeviceMemory,
-    /// Pinned memory for each lane, for what cannot be copied as it lies.
-    pub bounce: Vec<Arc<Buffer>>,
-}
-
 impl Quantizer {
     /// One for a device, which takes at most `limit` bytes of its memory for staging.
     pub fn new(device: &Arc<Device>, limit: u64) -> Result<Arc<Self>> {
         let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<Vec<_>>>()?;
         let told = Buffer::alloc(device, 8, &BufferOptions::default(), &mut None)?;
-        let Some(odd) = DeviceMemory::alloc(device, 8)? else {
+        let Some(nonfinite) = DeviceMemory::alloc(device, 8)? else {
             fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
         };
-        let state = State { streams, staging: None, told, odd, bounce: Vec::new() };
+        let state = Workspace { streams, staging: None, told, nonfinite, bounce: Vec::new() };
         Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
     }
 
@@ -143,33 +79,34 @@ impl Quantizer {
     }
 
     /// Does a task. Returns when every byte is where it goes.
-    pub fn run(&self, task: &Task, progress: &mut Progress<'_>) -> Result<Quantized> {
-        let wide = Wide::of(task.layout.dtype())?;
-        let geometry = Geometry::new(&task.layout, task.block)?;
-        check_bytes("8-bit side", task.narrow, task.layout.elements())?;
-        check_bytes("scales", task.scales, geometry.all_scales() * task.kind.bytes())?;
+    pub fn run(&self, task: &QuantizeTask, progress: &mut Progress<'_>) -> Result<QuantizeResult> {
+        let wide = SourceType::of(task.layout.dtype())?;
+        let geometry = ScaleGrid::new(&task.layout, task.block)?;
+        check_bytes("8-bit side", task.quantized, task.layout.elements())?;
+        check_bytes("scales", task.scales, geometry.all_scales() * task.scale_type.bytes())?;
         if task.layout.elements() == 0 {
-            return Ok(Quantized::default());
+            return Ok(QuantizeResult::default());
         }
-        check_aligned(task.wide, wide)?;
+        check_aligned(task.unquantized, wide)?;
         self.device.backend().check_process()?;
         let _working = Working::begin(self)?;
         let mut state = sync::lock(&self.state);
         let state = &mut *state;
         let backend = self.device.backend();
         // The host device's kernels find all memory where it lies, and share what they write.
-        let cuda = self.device.facts().cuda;
-        let near = |place: Place| place.on_device || !cuda;
-        let far =
-            |place: Place, bytes: u64| if near(place) { 0 } else { geometry.blocks.cols * bytes };
-        let (wide_row, narrow_row) = (far(task.wide, wide.bytes()), far(task.narrow, 1));
-        let (row_in, row_out) = match task.way {
-            Way::Quantize => (wide_row, narrow_row),
-            Way::Dequantize => (narrow_row, wide_row),
+        let cuda = self.device.capabilities().cuda;
+        let near = |place: Location| place.on_device || !cuda;
+        let far = |place: Location, bytes: u64| {
+            if near(place) { 0 } else { geometry.blocks.cols * bytes }
         };
-        let given = task.given || task.way == Way::Dequantize;
-        let need = Need { row_in, row_out, scale: task.kind.bytes(), given };
-        if task.way == Way::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
+        let (wide_row, narrow_row) = (far(task.unquantized, wide.bytes()), far(task.quantized, 1));
+        let (row_in, row_out) = match task.direction {
+            Direction::Quantize => (wide_row, narrow_row),
+            Direction::Dequantize => (narrow_row, wide_row),
+        };
+        let given = task.use_given_scales || task.direction == Direction::Dequantize;
+        let need = Need { row_in, row_out, scale: task.scale_type.bytes(), given };
+        if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
             fail!(
                 WB_ERR_NOT_SUPPORTED,
                 "numbers come back to host memory without gaps only: give a contiguous layout, or \
@@ -180,9 +117,10 @@ impl Quantizer {
         state.make_room(&self.device, chunks.bytes())?;
         let first = state.streams[0].get();
         // The last task may have ended before its count was taken.
-        backend.launch(Kernel::Zero { span: state.odd.span() }, first)?;
+        backend.launch(Kernel::Zero { span: state.nonfinite.span() }, first)?;
         backend.synchronize(first)?;
-        let mut run = Run { device: &self.device, task, wide, geometry: &geometry, need, chunks };
+        let mut run =
+            Pipeline { device: &self.device, task, wide, geometry: &geometry, need, chunks };
         let done = catch(|| run.all(state, progress));
         // Whatever happened, nothing may be under way when the caller's memory goes.
         for stream in &state.streams {
@@ -192,27 +130,27 @@ impl Quantizer {
             }
         }
         let told = state.told.data();
-        self.device.copy(told, state.odd.span(), first)?;
+        self.device.copy(told, state.nonfinite.span(), first)?;
         backend.synchronize(first)?;
         done?;
-        let odd = pages::read_u64(told);
-        if task.refuse_odd && odd > 0 {
+        let nonfinite = bytes::read_u64(told);
+        if task.reject_nonfinite && nonfinite > 0 {
             fail!(
                 WB_ERR_NOT_FINITE,
-                "{odd} of {} numbers are NaN or infinite, and that was to be an error: what was \
+                "{nonfinite} of {} numbers are NaN or infinite, and that was to be an error: what was \
                  written is not to be used",
                 task.layout.elements()
             );
         }
         let two = run.chunks.scales_first && !given;
         let staging_bytes = run.chunks.bytes();
-        Ok(Quantized { odd, staging_bytes, passes: if two { 2 } else { 1 } })
+        Ok(QuantizeResult { nonfinite, staging_bytes, passes: if two { 2 } else { 1 } })
     }
 }
 
 /// Kernels read and write numbers at multiples of their size only: anything else is an error that stays with
 /// the engine's context. What is copied, as host memory and scales are, may lie anywhere.
-fn check_aligned(place: Place, wide: Wide) -> Result<()> {
+fn check_aligned(place: Location, wide: SourceType) -> Result<()> {
     let address = place.span.start() as u64;
     if place.on_device && !address.is_multiple_of(wide.bytes()) {
         fail!(
@@ -226,19 +164,7 @@ fn check_aligned(place: Place, wide: Wide) -> Result<()> {
     Ok(())
 }
 
-impl State {
-    /// Staging memory of at least so many bytes; the old goes first.
-    fn make_room(&mut self, device: &Arc<Device>, bytes: u64) -> Result<()> {
-        let have = self.staging.as_ref().map_or(0, |memory| memory.span().bytes() as u64);
-        if bytes > have {
-            self.staging = None;
-            self.staging = DeviceMemory::alloc(device, bytes as usize)?;
-        }
-        Ok(())
-    }
-}
-
-fn check_bytes(what: &str, place: Place, needs: u64) -> Result<()> {
+fn check_bytes(what: &str, place: Location, needs: u64) -> Result<()> {
     if place.span.bytes() as u64 != needs {
         fail!(
             WB_ERR_INVALID_ARGUMENT,

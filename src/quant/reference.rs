@@ -1,33 +1,33 @@
 //! What quantizing means, in plain 64-bit arithmetic: the kernels are compared with it.
 
-use crate::device::kernel::{Format, ScaleKind};
+use crate::tensor::fp8::{Fp8Format, ScaleType};
 
 /// Bits of mantissa, and the exponent of the smallest normal number.
-fn parts(format: Format) -> (i32, i32) {
+fn parts(format: Fp8Format) -> (i32, i32) {
     match format {
-        Format::E4m3 => (3, -6),
-        Format::E5m2 => (2, -14),
+        Fp8Format::E4m3 => (3, -6),
+        Fp8Format::E5m2 => (2, -14),
     }
 }
 
 /// The number of a code.
-pub fn decode(code: u8, format: Format) -> f64 {
+pub fn decode(code: u8, format: Fp8Format) -> f64 {
     let (mantissa, least) = parts(format);
     let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
     let size = i32::from(code & 0x7f);
     let (exponent, fraction) = (size >> mantissa, f64::from(size & ((1 << mantissa) - 1)));
     let steps = fraction / f64::from(1 << mantissa);
     match (format, size) {
-        (Format::E4m3, 0x7f) => f64::NAN,
-        (Format::E5m2, 0x7c) => sign * f64::INFINITY,
-        (Format::E5m2, 0x7d..) => f64::NAN,
+        (Fp8Format::E4m3, 0x7f) => f64::NAN,
+        (Fp8Format::E5m2, 0x7c) => sign * f64::INFINITY,
+        (Fp8Format::E5m2, 0x7d..) => f64::NAN,
         _ if exponent == 0 => sign * steps * 2f64.powi(least),
         _ => sign * (1.0 + steps) * 2f64.powi(exponent - 1 + least),
     }
 }
 
 /// The code that is nearest, the even one of two; the largest for what is larger.
-pub fn encode(number: f32, format: Format) -> u8 {
+pub fn encode(number: f32, format: Fp8Format) -> u8 {
     if number.is_nan() {
         return 0x7f;
     }
@@ -48,14 +48,14 @@ pub fn encode(number: f32, format: Format) -> u8 {
 }
 
 /// The multiplier of a block: stored, and as a number.
-pub fn scale(largest: f32, format: Format, kind: ScaleKind) -> (u32, f32) {
+pub fn scale(largest: f32, format: Fp8Format, kind: ScaleType) -> (u32, f32) {
     let scale = match largest {
         0.0 => 1.0,
         _ => (largest / format.most()).max(f32::MIN_POSITIVE),
     };
     match kind {
-        ScaleKind::F32 => (scale.to_bits(), scale),
-        ScaleKind::E8m0 => {
+        ScaleType::F32 => (scale.to_bits(), scale),
+        ScaleType::E8m0 => {
             let exponent = (-126..=127).find(|exponent| 2f64.powi(*exponent) >= f64::from(scale));
             let exponent = exponent.unwrap();
             ((exponent + 127) as u32, 2f64.powi(exponent) as f32)
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn every_code_is_the_nearest_to_its_own_number() {
-        for format in [Format::E4m3, Format::E5m2] {
+        for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             let finite = (0..=u8::MAX).filter(|code| decode(*code, format).is_finite());
             for code in finite {
                 assert_eq!(encode(decode(code, format) as f32, format), code, "{format:?}");

@@ -1,16 +1,18 @@
 use proptest::prelude::*;
 
-use super::chunks::{Chunks, Need};
-use super::geometry::Geometry;
-use super::quantizer::{Place, Quantizer, Task, Way};
-use super::reference;
-use crate::device::kernel::{Format, ScaleKind};
-use crate::device::{Device, DeviceOptions};
+use crate::device::backend::Location;
+use crate::device::device::{Device, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages;
+use crate::os::bytes;
+use crate::os::sync::Arc;
+use crate::quant::chunking::{Chunks, Need};
+use crate::quant::quantizer::Quantizer;
+use crate::quant::reference;
+use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_NOT_FINITE, WB_ERR_STAGING};
-use crate::sync::Arc;
 use crate::tensor::dtype::WB_DTYPE_F32;
+use crate::tensor::fp8::{Fp8Format, ScaleType};
+use crate::tensor::scale_grid::ScaleGrid;
 use crate::tensor::{Dtype, Layout};
 
 fn layout(shape: &[i64], strides: Option<&[i64]>) -> Layout {
@@ -20,7 +22,7 @@ fn layout(shape: &[i64], strides: Option<&[i64]>) -> Layout {
 /// Memory of the host with these bytes.
 fn holding(device: &Arc<Device>, bytes: &[u8]) -> Arc<Buffer> {
     let buffer = Buffer::alloc(device, bytes.len(), &BufferOptions::default(), &mut None).unwrap();
-    pages::write(buffer.data(), bytes);
+    bytes::write(buffer.data(), bytes);
     buffer
 }
 
@@ -41,18 +43,18 @@ fn indexes(shape: &[i64]) -> Vec<Vec<i64>> {
     })
 }
 
-fn formats() -> impl Strategy<Value = Format> {
-    prop::sample::select(vec![Format::E4m3, Format::E5m2])
+fn formats() -> impl Strategy<Value = Fp8Format> {
+    prop::sample::select(vec![Fp8Format::E4m3, Fp8Format::E5m2])
 }
 
-fn kinds() -> impl Strategy<Value = ScaleKind> {
-    prop::sample::select(vec![ScaleKind::F32, ScaleKind::E8m0])
+fn kinds() -> impl Strategy<Value = ScaleType> {
+    prop::sample::select(vec![ScaleType::F32, ScaleType::E8m0])
 }
 
 #[test]
 fn matrices_are_found_by_their_number() {
     let layout = layout(&[2, 3, 4, 5, 6], Some(&[7000, 1, -900, 6, 1]));
-    let geometry = Geometry::new(&layout, (0, 0)).unwrap();
+    let geometry = ScaleGrid::new(&layout, (0, 0)).unwrap();
     let starts: Vec<i64> = (0..geometry.matrices).map(|matrix| geometry.start(matrix)).collect();
     let wanted: Vec<i64> = indexes(&[2, 3, 4])
         .iter()
@@ -85,25 +87,25 @@ proptest! {
         let layout = layout(&shape, Some(&strides));
         let count = (layout.span_bytes() / 4) as usize;
         let numbers: Vec<f32> = (0..count).map(|at| f32::from_bits(seed[at % 64].rotate_left(at as u32 / 64))).collect();
-        let geometry = Geometry::new(&layout, block).unwrap();
+        let geometry = ScaleGrid::new(&layout, block).unwrap();
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let quantizer = Quantizer::new(&device, 1 << 20).unwrap();
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
         let source = holding(&device, &bytes);
         let target = holding(&device, &vec![0xaa; layout.elements() as usize]);
         let scales = holding(&device, &vec![0xaa; (geometry.all_scales() * kind.bytes()) as usize]);
-        let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
-        let task = Task {
+        let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
+        let task = QuantizeTask {
             layout: layout.clone(),
-            way: Way::Quantize,
-            wide: place(&source),
-            narrow: place(&target),
+            direction: Direction::Quantize,
+            unquantized: place(&source),
+            quantized: place(&target),
             format,
             scales: place(&scales),
-            kind,
-            given: false,
+            scale_type: kind,
+            use_given_scales: false,
             block,
-            refuse_odd: false,
+            reject_nonfinite: false,
         };
         let done = quantizer.run(&task, &mut None).unwrap();
         // The definition, element by element.
@@ -120,35 +122,35 @@ proptest! {
             (matrix_at * geometry.scales() + row / matrix.block_rows * matrix.scale_cols + col / matrix.block_cols) as usize
         };
         let mut largest = vec![0f32; geometry.all_scales() as usize];
-        let mut odd = 0;
+        let mut nonfinite = 0;
         for index in indexes(&shape) {
             let number = at(&index);
             if number.is_finite() {
                 largest[scale_of(&index)] = largest[scale_of(&index)].max(number.abs());
             } else {
-                odd += 1;
+                nonfinite += 1;
             }
         }
-        prop_assert_eq!(done.odd, odd);
-        let found_scales = pages::read(scales.data());
+        prop_assert_eq!(done.nonfinite, nonfinite);
+        let found_scales = bytes::read(scales.data());
         let wanted: Vec<_> = largest.iter().map(|most| reference::scale(*most, format, kind)).collect();
         for (at, (stored, _)) in wanted.iter().enumerate() {
             let found = match kind {
-                ScaleKind::F32 => u32::from_ne_bytes(found_scales[4 * at..4 * at + 4].try_into().unwrap()),
-                ScaleKind::E8m0 => u32::from(found_scales[at]),
+                ScaleType::F32 => u32::from_ne_bytes(found_scales[4 * at..4 * at + 4].try_into().unwrap()),
+                ScaleType::E8m0 => u32::from(found_scales[at]),
             };
             prop_assert_eq!(found, *stored, "scale {} of {}", at, largest[at]);
         }
-        let found = pages::read(target.data());
+        let found = bytes::read(target.data());
         for (at_target, index) in indexes(&shape).into_iter().enumerate() {
             let inverse = 1.0 / wanted[scale_of(&index)].1;
             let code = reference::encode(at(&index) * inverse, format);
             prop_assert_eq!(found[at_target], code, "{:?}: {} by {}", index, at(&index), inverse);
         }
         // And back: the codes' numbers times the scales, where they came from.
-        let back = Task { way: Way::Dequantize, given: true, ..task };
+        let back = QuantizeTask { direction: Direction::Dequantize, use_given_scales: true, ..task };
         quantizer.run(&back, &mut None).unwrap();
-        let returned = pages::read(source.data());
+        let returned = bytes::read(source.data());
         for (at_target, index) in indexes(&shape).into_iter().enumerate() {
             let flat: i64 = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
             let bytes = returned[4 * flat as usize..4 * flat as usize + 4].try_into().unwrap();
@@ -164,7 +166,7 @@ proptest! {
         rows in 1i64..5000, cols in 1i64..5000, block in (0u64..300, 0u64..300),
         limit in 0u64..(8 << 20), comes in any::<bool>(), leaves in any::<bool>(), given in any::<bool>(),
     ) {
-        let geometry = Geometry::new(&layout(&[rows, cols], None), block).unwrap();
+        let geometry = ScaleGrid::new(&layout(&[rows, cols], None), block).unwrap();
         let need = Need {
             row_in: if comes { cols as u64 * 4 } else { 0 },
             row_out: if leaves { cols as u64 } else { 0 },
@@ -202,23 +204,23 @@ fn what_is_not_finite_may_be_refused() {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
     let (source, target) = (holding(&device, &bytes), holding(&device, &[0; 4]));
     let scales = holding(&device, &[0; 4]);
-    let place = |buffer: &Buffer| Place { span: buffer.data(), on_device: false };
-    let mut task = Task {
+    let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
+    let mut task = QuantizeTask {
         layout: layout(&[4], None),
-        way: Way::Quantize,
-        wide: place(&source),
-        narrow: place(&target),
-        format: Format::E4m3,
+        direction: Direction::Quantize,
+        unquantized: place(&source),
+        quantized: place(&target),
+        format: Fp8Format::E4m3,
         scales: place(&scales),
-        kind: ScaleKind::F32,
-        given: false,
+        scale_type: ScaleType::F32,
+        use_given_scales: false,
         block: (0, 0),
-        refuse_odd: true,
+        reject_nonfinite: true,
     };
     let error = quantizer.run(&task, &mut None).unwrap_err();
     assert_eq!(error.status, WB_ERR_NOT_FINITE);
     assert!(error.message.contains("2 of 4"), "{}", error.message);
-    task.refuse_odd = false;
-    assert_eq!(quantizer.run(&task, &mut None).unwrap().odd, 2);
-    assert_eq!(pages::read(target.data()), [0x38, 0x7f, 0xfe, 0x7e]);
+    task.reject_nonfinite = false;
+    assert_eq!(quantizer.run(&task, &mut None).unwrap().nonfinite, 2);
+    assert_eq!(bytes::read(target.data()), [0x38, 0x7f, 0xfe, 0x7e]);
 }

@@ -1,7 +1,7 @@
 //! The one table of element types.
 
 use crate::error::{Error, Result};
-use crate::status::{WB_ERR_DLPACK, WB_ERR_ENUM};
+use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT};
 use crate::tensor::dlpack::DLDataType;
 
 /// An element type: one of `WB_DTYPE_*`.
@@ -104,10 +104,13 @@ impl Dtype {
         TABLE.iter().map(Dtype)
     }
 
-    /// The type of a `WB_DTYPE_*`; `WB_ERR_ENUM` for any other number.
+    /// The type of a `WB_DTYPE_*`; `WB_ERR_INVALID_ARGUMENT` for any other number.
     pub fn from_code(code: wb_dtype) -> Result<Self> {
         Self::find(|entry| entry.code == code).ok_or_else(|| {
-            Error::new(WB_ERR_ENUM, format!("{code} is no WB_DTYPE_* (1 to {})", TABLE.len()))
+            Error::new(
+                WB_ERR_INVALID_ARGUMENT,
+                format!("{code} is no WB_DTYPE_* (1 to {})", TABLE.len()),
+            )
         })
     }
 
@@ -174,8 +177,8 @@ mod tests {
 
     #[test]
     fn unknown_types_are_refused() {
-        assert_eq!(Dtype::from_code(0).unwrap_err().status, WB_ERR_ENUM);
-        assert_eq!(Dtype::from_code(19).unwrap_err().status, WB_ERR_ENUM);
+        assert_eq!(Dtype::from_code(0).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
+        assert_eq!(Dtype::from_code(19).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
         let int128 = DLDataType { code: 0, bits: 128, lanes: 1 };
         assert_eq!(Dtype::from_dlpack(int128).unwrap_err().status, WB_ERR_DLPACK);
     }

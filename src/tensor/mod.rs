@@ -2,8 +2,10 @@
 
 pub mod dlpack;
 pub mod dtype;
+pub mod fp8;
 pub mod layout;
 pub mod safetensors;
+pub mod scale_grid;
 
 pub use dtype::Dtype;
 pub use layout::Layout;

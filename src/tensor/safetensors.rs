@@ -7,8 +7,8 @@ use std::fmt;
 use std::num::TryFromIntError;
 
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserializer, de::Deserialize};
+use serde::Deserializer;
+use serde::de::{Deserialize, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::{Error, Result, fail, human};
 use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};

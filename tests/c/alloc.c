@@ -52,7 +52,7 @@ static void zero_bytes_are_a_buffer_of_nothing(wb_device *device)
     CHECK_SAME(info.asked_bytes + info.mapped_bytes + info.pinned_bytes + info.chunks, 0);
     CHECK_SAME(buffer_usage(buffer).resident_bytes, 0);
     CHECK_SAME(measure(device).buffers, 1);
-    REQUIRE_OK(wb_view_new(buffer, &empty, WB_ACCESS_DEVICE, &view, &error));
+    REQUIRE_OK(wb_view_new(buffer, &empty, WB_ACCESSOR_DEVICE, &view, &error));
     CHECK(describe_view(view).data == NULL);
     wb_view_release(view);
     wb_buffer_release(buffer);
@@ -74,7 +74,7 @@ static void memory_that_is_not_pinned_says_so(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
     wb_buffer_info info = describe(buffer);
     CHECK_SAME(info.pinning, WB_PINNING_NONE);
@@ -89,7 +89,7 @@ static void chunks_are_registered_one_by_one(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = 3 * page_bytes() - 1; /* rounded up to pages */
     REQUIRE_OK(wb_buffer_alloc(device, 10 * page_bytes() - 5, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).chunks, 4);
@@ -108,7 +108,7 @@ static void options_of_every_kind_give_memory(wb_device *device)
         options.huge_pages = huge[i & 1];
         options.threads = threads[i >> 2];
         options.numa_node = nodes[i >> 1 & 1];
-        options.portable = i & 1 ? WB_OFF : WB_ON;
+        options.portable = i & 1 ? WB_TRISTATE_OFF : WB_TRISTATE_ON;
         REQUIRE_OK(wb_buffer_alloc(device, (40 << 20) + 1, &options, &buffer, &error));
         memset(describe(buffer).data, 1, (40 << 20) + 1);
         if (options.huge_pages == WB_HUGE_PAGES_OFF) CHECK_SAME(buffer_usage(buffer).huge_bytes, 0);
@@ -120,7 +120,7 @@ static void write_combined_memory_is_the_drivers(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    options.write_combined = WB_ON;
+    options.write_combined = WB_TRISTATE_ON;
     if (!on_cuda()) {
         CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
                     wb_buffer_alloc(device, 5000, &options, &buffer, &error),
@@ -164,7 +164,7 @@ static void progress_reaches_the_end_of_each_phase(wb_device *device)
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     struct seen seen = {{0, 0, 0, 0}, 0, 0};
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = 16 << 20;
     options.progress = see;
     options.progress_user = &seen;

@@ -6,9 +6,9 @@
 static const int64_t four[] = {2048, 2048, 2048, 2048};
 
 static wb_status reconcile(struct offload *o, const wb_parameter *now, uint64_t count,
-                           wb_reconciled *done)
+                           wb_offloader_reconcile_result *done)
 {
-    const wb_reconciled none = WB_RECONCILED_INIT;
+    const wb_offloader_reconcile_result none = WB_OFFLOADER_RECONCILE_RESULT_INIT;
     *done = none;
     return wb_offloader_reconcile(o->offloader, now, count, o->stream, done, &error);
 }
@@ -23,10 +23,10 @@ static void ask(struct offload *o, wb_parameter *now, int count)
     }
 }
 
-static wb_offloaded_info named(struct offload *o, const char *name)
+static wb_offloader_parameter_info named(struct offload *o, const char *name)
 {
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    CHECK_OK(wb_offloader_parameter(o->offloader, name, &info, &error));
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    CHECK_OK(wb_offloader_get_parameter_info(o->offloader, name, &info, &error));
     return info;
 }
 
@@ -42,14 +42,14 @@ static wb_layout turned(int64_t shape[2], int64_t strides[2])
 /* By its address on the host, in its slot or in place, and on the device where it stays. */
 static void another_layout_of_the_same_bytes_moves_none(wb_device *device)
 {
-    static const wb_carrier carriers[] = {WB_CARRIER_PREFETCH, WB_CARRIER_ON_DEMAND, WB_CARRIER_VIEW};
+    static const wb_transfer_mode carriers[] = {WB_TRANSFER_MODE_PREFETCH, WB_TRANSFER_MODE_ON_DEMAND, WB_TRANSFER_MODE_ZERO_COPY};
     static const char *const stays[] = {"layers.1.w1"};
     int64_t shape[2], strides[2];
     const wb_layout layout = turned(shape, strides);
     for (int i = 0; i < 6; i++) {
         struct offload o;
         wb_parameter now[4];
-        wb_reconciled done;
+        wb_offloader_reconcile_result done;
         wb_plan_options options = options_of(carriers[i / 2]);
         options.exclude = stays;
         options.exclude_count = 1;
@@ -78,8 +78,8 @@ static void weights_are_exchanged(wb_device *device)
     static const char *const stay[] = {"layers.1.w0", "layers.1.w1"};
     struct offload o;
     wb_parameter now[4];
-    wb_reconciled done;
-    wb_plan_options options = options_of(WB_CARRIER_PREFETCH);
+    wb_offloader_reconcile_result done;
+    wb_plan_options options = options_of(WB_TRANSFER_MODE_PREFETCH);
     options.exclude = stay;
     options.exclude_count = 2;
     model_init(&model);
@@ -101,11 +101,11 @@ static void weights_are_renamed(wb_device *device)
     for (int in_slots = 0; in_slots < 2; in_slots++) {
         struct offload o;
         wb_parameter now[2];
-        wb_reconciled done;
+        wb_offloader_reconcile_result done;
         model_init(&model);
-        REQUIRE(begin_of(&o, device, four, 2, 2, options_of(WB_CARRIER_PREFETCH)));
+        REQUIRE(begin_of(&o, device, four, 2, 2, options_of(WB_TRANSFER_MODE_PREFETCH)));
         for (int i = 0; i < 2; i++) {
-            const wb_offloaded_info info = where(&o, 1 - i);
+            const wb_offloader_parameter_info info = where(&o, 1 - i);
             now[i] = model.parameters[1 - i];
             now[i].name = i == 0 ? "new1" : "new0";
             now[i].source = in_slots ? info.device_address : (uint64_t)(uintptr_t)info.host_address;
@@ -126,9 +126,9 @@ static void a_weight_with_memory_of_its_own_is_renamed(wb_device *device)
     const wb_layout layout = layout_of(WB_DTYPE_U8, 1, &grown, NULL, 0);
     struct offload o;
     wb_parameter now[2];
-    wb_reconciled done;
+    wb_offloader_reconcile_result done;
     model_init(&model);
-    REQUIRE(begin_of(&o, device, four, 2, 0, options_of(WB_CARRIER_PREFETCH)));
+    REQUIRE(begin_of(&o, device, four, 2, 0, options_of(WB_TRANSFER_MODE_PREFETCH)));
     CHECK_OK(replace(&o, 0, grown));
     ask(&o, now, 2);
     now[0].name = "new";
@@ -146,7 +146,7 @@ static void a_slot_of_another_group_is_no_source(wb_device *device)
     const wb_layout layout = layout_of(WB_DTYPE_U8, 1, &wide, NULL, 0);
     struct offload o;
     model_init(&model);
-    REQUIRE(begin_of(&o, device, four, 4, 0, options_of(WB_CARRIER_PREFETCH)));
+    REQUIRE(begin_of(&o, device, four, 4, 0, options_of(WB_TRANSFER_MODE_PREFETCH)));
     CHECK(where(&o, 0).device_address != where(&o, 1).device_address);
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_offloader_replace(o.offloader, model.names[1], where(&o, 0).device_address,
@@ -162,7 +162,7 @@ static void a_slot_of_another_group_is_no_source(wb_device *device)
                                   (uint64_t)(uintptr_t)where(&o, 0).host_address,
                                   model.parameters[1].layout, o.stream, &error));
     CHECK(device_holds(&o, model.names[1], 1, model.bytes[0], 2048));
-    CHECK_OK(add_bytes(&o, "x", model.names[2], 2048, where(&o, 3).host_address, WB_CARRIER_AUTO));
+    CHECK_OK(add_bytes(&o, "x", model.names[2], 2048, where(&o, 3).host_address, WB_TRANSFER_MODE_AUTO));
     CHECK(memcmp(named(&o, "x").host_address, model.bytes[3], 2048) == 0);
     end(&o);
 }
@@ -173,9 +173,9 @@ static void a_weight_that_became_empty_is_empty(wb_device *device)
     const wb_layout layout = layout_of(WB_DTYPE_U8, 1, &none, NULL, 0);
     struct offload o;
     wb_parameter now[2];
-    wb_reconciled done;
+    wb_offloader_reconcile_result done;
     model_init(&model);
-    REQUIRE(begin_of(&o, device, four, 2, 0, options_of(WB_CARRIER_PREFETCH)));
+    REQUIRE(begin_of(&o, device, four, 2, 0, options_of(WB_TRANSFER_MODE_PREFETCH)));
     ask(&o, now, 2);
     now[0].layout = &layout;
     now[0].source = 0;

@@ -13,7 +13,7 @@ static void numbers_that_are_refused_change_nothing(wb_device *device)
     static unsigned char kept[1024];
     for (uint32_t resident = 0; resident < 2; resident++) {
         struct offload o = {device, NULL, NULL, NULL, NULL};
-        wb_plan_options options = options_of(WB_CARRIER_PREFETCH);
+        wb_plan_options options = options_of(WB_TRANSFER_MODE_PREFETCH);
         wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
         for (int i = 0; i < 1024; i++) numbers[i] = (float)i;
         model_init(&model);
@@ -21,14 +21,14 @@ static void numbers_that_are_refused_change_nothing(wb_device *device)
         model.parameters[0].source = (uint64_t)(uintptr_t)numbers;
         quantize.refuse_nonfinite = 1;
         options.quantize = &quantize;
-        options.allow = WB_ALLOW_EVERYTHING_FITS | WB_ALLOW_NOTHING;
+        options.allow = WB_ALLOW_EVERYTHING_FITS | WB_ALLOW_NOTHING_OFFLOADED;
         options.exclude = stays;
         options.exclude_count = resident;
         REQUIRE_OK(wb_device_stream_new(device, &o.stream, &error));
         REQUIRE_OK(wb_plan_new(device, model.parameters, 1, &options, &o.plan, &error));
         REQUIRE_OK(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
         REQUIRE_OK(wb_buffer_alloc(device, BYTES, NULL, &o.back, &error));
-        CHECK_SAME(where(&o, 0).carrier, resident ? WB_CARRIER_NONE : WB_CARRIER_PREFETCH);
+        CHECK_SAME(where(&o, 0).carrier, resident ? WB_CARRIER_NONE : WB_TRANSFER_MODE_PREFETCH);
         CHECK_SAME(where(&o, 0).span_bytes, sizeof kept);
         memset(kept, 0, sizeof kept);
         CHECK(!device_holds(&o, model.groups[0], 0, kept, sizeof kept));
@@ -57,7 +57,7 @@ static int begin_quantized(struct offload *o, wb_device *device, uint64_t count)
 {
     const struct offload none = {device, NULL, NULL, NULL, NULL};
     const wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
-    wb_plan_options options = options_of(WB_CARRIER_PREFETCH);
+    wb_plan_options options = options_of(WB_TRANSFER_MODE_PREFETCH);
     *o = none;
     options.quantize = &quantize;
     return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
@@ -144,7 +144,7 @@ static void numbers_that_are_quantized_again_are_of_the_plans_type(wb_device *de
                                   &narrow, o.stream, &error));
     CHECK_OK(wb_offloader_replace(o.offloader, model.names[0], (uint64_t)(uintptr_t)numbers, &layout,
                                   o.stream, &error));
-    CHECK_OK(wb_offloader_host_view(o.offloader, model.names[0], &view, &error));
+    CHECK_OK(wb_offloader_get_host_view(o.offloader, model.names[0], &view, &error));
     CHECK_SAME(describe_view(view).dtype, WB_DTYPE_F8_E4M3FN);
     CHECK_SAME(describe_view(view).strides[0], COLS);
     CHECK(memcmp(before, where(&o, 0).host_address, NUMBERS) == 0);

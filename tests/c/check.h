@@ -141,15 +141,15 @@ static inline void double_set(const char *name, const char *value)
     if (driver_function("double_configure", &configure)) CHECK(configure(name, value) == 0);
 }
 
-static inline wb_device_usage measure(const wb_device *device)
+static inline wb_device_stats measure(const wb_device *device)
 {
-    wb_device_usage usage = WB_DEVICE_USAGE_INIT;
-    CHECK_OK(wb_device_measure(device, &usage, &error));
+    wb_device_stats usage = WB_DEVICE_STATS_INIT;
+    CHECK_OK(wb_device_get_stats(device, &usage, &error));
     return usage;
 }
 
-static inline void check_same_usage(const char *file, int line, wb_device_usage now,
-                                    wb_device_usage before)
+static inline void check_same_usage(const char *file, int line, wb_device_stats now,
+                                    wb_device_stats before)
 {
     check_same(file, line, "buffers alive", now.buffers, before.buffers);
     check_same(file, line, "views alive", now.views, before.views);
@@ -202,7 +202,7 @@ static inline void check_driver_empty(const long long before[CHECK_KINDS])
 static inline void check_with_device(const struct check_case *each)
 {
     wb_device *device = NULL;
-    wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     int (*depth)(void) = NULL;
     long long before[CHECK_KINDS];
     for (int kind = 0; kind < CHECK_KINDS; kind++) before[kind] = double_alive(check_kinds[kind]);

@@ -22,7 +22,7 @@ static void the_number_of_cuda_devices_is_known(wb_device *device)
 {
     int32_t count = -1;
     (void)device;
-    CHECK_OK(wb_cuda_device_count(&count, &error));
+    CHECK_OK(wb_device_get_cuda_count(&count, &error));
     CHECK(count >= 1);
 }
 
@@ -72,7 +72,7 @@ static void a_copy_across_registrations_is_whole(wb_device *device)
     uint64_t bytes = 8 * page_bytes(), memory = 0;
     unsigned char *back = (unsigned char *)calloc(1, bytes);
     REQUIRE(back != NULL);
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page_bytes();
     REQUIRE_OK(wb_buffer_alloc(device, bytes, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).chunks, 8);
@@ -110,7 +110,7 @@ static void a_capacity_is_a_ceiling(wb_device *device)
 static void more_device_memory_than_there_is_fails_and_leaves_nothing(wb_device *device)
 {
     uint64_t address = 7;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY,
                 wb_device_alloc(device, (uint64_t)1 << 50, &address, &error), "emory");
     CHECK_SAME(address, 7);
@@ -128,7 +128,7 @@ static void children_hold_their_device(wb_device *device)
     REQUIRE_OK(wb_device_open(test_device(), NULL, &own, &error));
     REQUIRE_OK(wb_buffer_alloc(own, 100, NULL, &buffer, &error));
     wb_device_release(own);
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     wb_buffer_release(buffer);
     memset(describe_view(view).data, 1, 100);
     wb_view_release(view);
@@ -161,7 +161,7 @@ static void counters_are_of_the_handle_that_made_the_memory(wb_device *device)
 {
     wb_device *other = NULL;
     wb_buffer *buffer = NULL;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &other, &error));
     REQUIRE_OK(wb_buffer_alloc(other, 100, NULL, &buffer, &error));
     CHECK_SAME(measure(other).buffers, 1);

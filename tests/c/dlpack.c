@@ -4,7 +4,7 @@
 #include "dlpack_structs.h"
 #include "memory.h"
 
-static wb_view *floats(wb_device *device, wb_access access)
+static wb_view *floats(wb_device *device, wb_accessor access)
 {
     wb_buffer *buffer = NULL;
     wb_view *view = NULL;
@@ -18,7 +18,7 @@ static wb_view *floats(wb_device *device, wb_access access)
 
 static void check_floats(const DLTensor *tensor, wb_view_info info)
 {
-    int cuda = on_cuda() && info.access == WB_ACCESS_DEVICE;
+    int cuda = on_cuda() && info.access == WB_ACCESSOR_DEVICE;
     CHECK(tensor->data == (cuda ? (void *)(uintptr_t)info.device_address : info.data));
     CHECK_SAME(tensor->device.device_type, cuda ? kDLCUDA : kDLCPU);
     CHECK_SAME(tensor->device.device_id, 0);
@@ -31,7 +31,7 @@ static void check_floats(const DLTensor *tensor, wb_view_info info)
 
 static void an_exported_tensor_shows_the_view_and_holds_it(wb_device *device)
 {
-    for (wb_access access = WB_ACCESS_DEVICE; access <= WB_ACCESS_HOST; access++) {
+    for (wb_accessor access = WB_ACCESSOR_DEVICE; access <= WB_ACCESSOR_HOST; access++) {
         wb_view *view = floats(device, access);
         DLManagedTensor *tensor = NULL;
         DLManagedTensorVersioned *versioned = NULL;
@@ -62,7 +62,7 @@ static void *delete_there(void *tensor)
 
 static void the_deleter_works_on_any_thread_and_last_of_all(wb_device *device)
 {
-    wb_view *view = floats(device, WB_ACCESS_DEVICE);
+    wb_view *view = floats(device, WB_ACCESSOR_DEVICE);
     DLManagedTensor *tensor = NULL;
     pthread_t thread;
     REQUIRE(view != NULL);
@@ -84,8 +84,8 @@ static void a_view_of_read_only_memory_is_flagged(wb_device *device)
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     file_name(path, sizeof path, "dlpack");
     REQUIRE(write_pattern(path, 100));
-    REQUIRE_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     REQUIRE_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
     CHECK_SAME(describe_view(view).read_only, 1);
     CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
@@ -114,7 +114,7 @@ static void every_type_has_its_dlpack_triple(wb_device *device)
         wb_layout layout = layout_of(types[i].dtype, 1, shape, NULL, 0);
         wb_view *view = NULL;
         DLManagedTensor *tensor = NULL;
-        REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+        REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
         REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
         CHECK_SAME(tensor->dl_tensor.dtype.code, types[i].code);
         CHECK_SAME(tensor->dl_tensor.dtype.bits, types[i].bits);
@@ -175,7 +175,7 @@ static void an_imported_tensor_is_seen_in_place_and_deleted_once(wb_device *devi
     struct tensor tensor;
     wb_view *view = NULL;
     make(&tensor);
-    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_DEVICE, NULL, &view, &error));
+    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     wb_view_info info = describe_view(view);
     CHECK(info.data == tensor.numbers + 40);
     CHECK_SAME(info.dtype, WB_DTYPE_I32);
@@ -192,7 +192,7 @@ static void the_read_only_flag_is_kept(wb_device *device)
     wb_view *view = NULL;
     make(&tensor);
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
-    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
+    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESSOR_HOST, NULL,
                                              &view, &error));
     CHECK_SAME(describe_view(view).read_only, 1);
     wb_view_release(view);
@@ -208,7 +208,7 @@ static void a_tensor_of_nothing_is_taken(wb_device *device)
     tensor.plain.dl_tensor.data = NULL;
     tensor.plain.dl_tensor.strides = NULL;
     tensor.plain.dl_tensor.byte_offset = 0;
-    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESS_HOST, NULL, &view, &error));
+    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESSOR_HOST, NULL, &view, &error));
     CHECK_SAME(describe_view(view).elements, 0);
     CHECK_SAME(describe_view(view).shape[0], 3); /* the view's own */
     CHECK_SAME(describe_view(view).read_only, 0);
@@ -216,7 +216,7 @@ static void a_tensor_of_nothing_is_taken(wb_device *device)
     CHECK_SAME(tensor.deleted, 1);
     tensor.versioned.dl_tensor = tensor.plain.dl_tensor;
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
-    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESS_HOST, NULL,
+    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESSOR_HOST, NULL,
                                              &view, &error));
     CHECK_SAME(describe_view(view).read_only, 1);
     wb_view_release(view);
@@ -229,12 +229,12 @@ static void check_refused(wb_device *device, struct tensor *tensor, int versione
     wb_view *view = NULL;
     if (versioned) {
         CHECK_ERROR(status,
-                    wb_view_from_dlpack_versioned(device, &tensor->versioned, WB_ACCESS_HOST, NULL,
+                    wb_view_from_dlpack_versioned(device, &tensor->versioned, WB_ACCESSOR_HOST, NULL,
                                                   &view, &error),
                     words);
     } else {
         CHECK_ERROR(status,
-                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESS_HOST, NULL, &view,
+                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESSOR_HOST, NULL, &view,
                                         &error),
                     words);
     }
@@ -257,7 +257,7 @@ static void what_is_not_taken_stays_the_callers(wb_device *device)
     tensor.shape[0] = -3;
     check_refused(device, &tensor, 0, WB_ERR_INVALID_ARGUMENT, "negative");
     tensor.plain.dl_tensor.data = NULL;
-    check_refused(device, &tensor, 0, WB_ERR_NULL, "NULL");
+    check_refused(device, &tensor, 0, WB_ERR_INVALID_ARGUMENT, "NULL");
     REQUIRE_OK(wb_buffer_register(device, tensor.numbers, sizeof tensor.numbers, NULL, NULL, NULL,
                                   &buffer, &error));
     check_refused(device, &tensor, 0, WB_ERR_ALREADY_REGISTERED, "overlaps");
@@ -284,7 +284,7 @@ static void a_capsule_frees_the_tensor_that_nobody_took(wb_device *device)
 {
     const char *names[] = {"dltensor", "used_dltensor", "dltensor_versioned",
                            "used_dltensor_versioned"};
-    CHECK_ERROR(WB_ERR_NULL, wb_python_capsule_setup(is_valid, NULL, &error), "NULL");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_python_capsule_setup(is_valid, NULL, &error), "NULL");
     REQUIRE_OK(wb_python_capsule_setup(is_valid, get_pointer, &error));
     (void)device;
     for (int i = 0; i < 4; i++) {

@@ -17,12 +17,12 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
                           wb_status status, const char *words)
 {
     wb_buffer *buffer = NULL;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     int files = open_files();
-    for (wb_file_mode mode = WB_FILE_AUTO; mode <= WB_FILE_READ; mode++) {
+    for (wb_file_mode mode = WB_FILE_MODE_AUTO; mode <= WB_FILE_MODE_READ; mode++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         options.file_mode = mode;
-        CHECK_ERROR(status, wb_buffer_map(device, path, offset, bytes, &options, &buffer, &error),
+        CHECK_ERROR(status, wb_buffer_map_file(device, path, offset, bytes, &options, &buffer, &error),
                     words);
     }
     if (status == WB_ERR_FILE_MISSING) CHECK_SAME(error.driver_code, ENOENT);
@@ -130,14 +130,14 @@ static void a_file_cut_off_while_it_is_mapped(wb_device *device)
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     file_name(path, sizeof path, "cut");
     REQUIRE(write_pattern(path, 50000));
-    REQUIRE_OK(wb_buffer_map(device, path, 100, 20000, NULL, &buffer, &error));
+    REQUIRE_OK(wb_buffer_map_file(device, path, 100, 20000, NULL, &buffer, &error));
     REQUIRE(truncate(path, 20100) == 0); /* all that is mapped is still there */
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_view_release(view);
     view = NULL;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     REQUIRE(truncate(path, 4000) == 0);
-    CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
                 "cut off|20100 bytes|4000 bytes");
     CHECK(view == NULL);
     CHECK_USAGE(device, before);
@@ -152,8 +152,8 @@ static void a_file_cannot_be_mapped_write_combined(wb_device *device)
     wb_buffer *buffer = NULL;
     file_name(path, sizeof path, "combined");
     REQUIRE(write_pattern(path, 100));
-    options.write_combined = WB_ON;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+    options.write_combined = WB_TRISTATE_ON;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "write-combined");
     CHECK(buffer == NULL);
     unlink(path);

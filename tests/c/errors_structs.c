@@ -6,9 +6,9 @@ static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_buffer_options buffer_options = WB_BUFFER_OPTIONS_INIT;
     wb_device_info info = WB_DEVICE_INFO_INIT;
-    wb_device_usage usage = WB_DEVICE_USAGE_INIT;
+    wb_device_stats usage = WB_DEVICE_STATS_INIT;
     wb_buffer_info buffer_info = WB_BUFFER_INFO_INIT;
-    wb_buffer_usage pages_usage = WB_BUFFER_USAGE_INIT;
+    wb_buffer_stats pages_usage = WB_BUFFER_STATS_INIT;
     wb_view_info view_info = WB_VIEW_INFO_INIT;
     int64_t shape[] = {1};
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
@@ -16,7 +16,7 @@ static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
     wb_buffer *buffer = NULL, *other = NULL;
     wb_view *view = NULL, *no_view = NULL;
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     for (int future = 0; future < 2; future++) {
         const char *words =
             future ? "struct_size|this library knows up to" : "struct_size is 0|WB_*_INIT";
@@ -31,13 +31,13 @@ static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_open("host", &options, &opened, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                     wb_buffer_alloc(device, 1, &buffer_options, &other, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_describe(device, &info, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_measure(device, &usage, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_describe(buffer, &buffer_info, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_measure(buffer, &pages_usage, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_view_describe(view, &view_info, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_get_info(device, &info, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_get_stats(device, &usage, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_get_info(buffer, &buffer_info, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_get_stats(buffer, &pages_usage, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_view_get_info(view, &view_info, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE,
-                    wb_view_new(buffer, &layout, WB_ACCESS_HOST, &no_view, &error), words);
+                    wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &no_view, &error), words);
     }
     CHECK(opened == NULL && other == NULL && no_view == NULL);
     CHECK(buffer_info.data == NULL && info.name[0] == '\0' && view_info.data == NULL);
@@ -53,7 +53,7 @@ static void a_struct_of_an_older_header_is_taken(wb_device *device)
     wb_buffer *buffer = NULL;
     REQUIRE_OK(
         wb_buffer_alloc(device, 10, (const wb_buffer_options *)(void *)&older, &buffer, &error));
-    CHECK_OK(wb_buffer_describe(buffer, (wb_buffer_info *)(void *)&info, &error));
+    CHECK_OK(wb_buffer_get_info(buffer, (wb_buffer_info *)(void *)&info, &error));
     CHECK_SAME(info.struct_size, 12);
     CHECK_SAME(info.origin, WB_ORIGIN_ALLOCATED);
     CHECK_SAME(info.behind, 77); /* nothing is written behind the caller's struct */
@@ -68,7 +68,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
     wb_view *view = NULL;
     int64_t shape[] = {1};
     REQUIRE_OK(wb_buffer_alloc(device, 8, NULL, &real, &error));
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     for (int i = 0; i < 5; i++) {
         char number[60];
         snprintf(number, sizeof number, "%d|[0, 1, 2]", unknown[i]);
@@ -76,7 +76,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
     do {                                                                                         \
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;                                      \
         options.field = unknown[i];                                                              \
-        CHECK_ERROR(WB_ERR_ENUM, wb_buffer_alloc(device, 8, &options, &buffer, &error), number); \
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_buffer_alloc(device, 8, &options, &buffer, &error), number); \
         CHECK(strstr(error.message, "wb_buffer_options." #field) != NULL);                       \
     } while (0)
         CHECK_OPTION(huge_pages);
@@ -86,18 +86,18 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
         CHECK_OPTION(file_mode);
         wb_device_options options = WB_DEVICE_OPTIONS_INIT;
         options.pin = unknown[i];
-        CHECK_ERROR(WB_ERR_ENUM, wb_device_open("host", &options, &opened, &error), number);
-        options.pin = WB_AUTO;
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error), number);
+        options.pin = WB_TRISTATE_AUTO;
         options.views = unknown[i];
-        CHECK_ERROR(WB_ERR_ENUM, wb_device_open("host", &options, &opened, &error),
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error),
                     "wb_device_options.views");
         wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
         snprintf(number, sizeof number, "access is %d|[0, 1]", unknown[i]);
-        CHECK_ERROR(WB_ERR_ENUM, wb_view_new(real, &layout, unknown[i], &view, &error), number);
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(real, &layout, unknown[i], &view, &error), number);
     }
     for (int dtype = -1; dtype <= 1000; dtype += dtype == 0 ? 19 : dtype > 0 ? 981 : 1) {
         wb_layout layout = layout_of(dtype, 1, shape, NULL, 0);
-        CHECK_ERROR(WB_ERR_ENUM, wb_view_new(real, &layout, WB_ACCESS_HOST, &view, &error),
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(real, &layout, WB_ACCESSOR_HOST, &view, &error),
                     "WB_DTYPE_*");
     }
     CHECK(buffer == NULL && opened == NULL && view == NULL);
@@ -117,18 +117,18 @@ static void a_reserved_field_that_is_not_zero_is_refused(wb_device *device)
         wb_buffer_options buffer_options = WB_BUFFER_OPTIONS_INIT;
         options.reserved[i] = 1;
         buffer_options.reserved[i] = UINT64_MAX;
-        CHECK_ERROR(WB_ERR_RESERVED, wb_device_open("host", &options, &opened, &error),
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error),
                     "wb_device_options|reserved");
-        CHECK_ERROR(WB_ERR_RESERVED, wb_buffer_alloc(device, 1, &buffer_options, &buffer, &error),
+        CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_buffer_alloc(device, 1, &buffer_options, &buffer, &error),
                     "wb_buffer_options|reserved");
     }
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     options.reserved0 = 1;
-    CHECK_ERROR(WB_ERR_RESERVED, wb_device_open("host", &options, &opened, &error), "reserved");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error), "reserved");
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     layout.reserved0 = 1;
-    CHECK_ERROR(WB_ERR_RESERVED,
-                wb_view_copy_from(device, &byte, &layout, WB_ACCESS_HOST, NULL, &view, &error),
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_view_copy_from(device, &byte, &layout, WB_ACCESSOR_HOST, NULL, &view, &error),
                 "wb_layout.reserved0");
     CHECK(opened == NULL && buffer == NULL && view == NULL);
 }

@@ -8,7 +8,7 @@ enum { SIZES = sizeof sizes / sizeof sizes[0] };
 static void pinned_bytes_are_the_asked_ones_in_whole_pages(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     for (int i = 0; i < SIZES; i++) {
         wb_buffer *buffer = NULL;
         REQUIRE_OK(wb_buffer_alloc(device, sizes[i], &options, &buffer, &error));
@@ -28,7 +28,7 @@ static void pinned_bytes_are_the_asked_ones_in_whole_pages(wb_device *device)
 static void the_kernel_counts_as_many_locked_bytes(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     for (int i = 0; i < SIZES; i++) {
         wb_buffer *buffer = NULL;
         uint64_t before = process_bytes("VmLck:");
@@ -75,7 +75,7 @@ static void mapping_a_file_grows_no_anonymous_memory(wb_device *device)
     REQUIRE(write_file(path, content, bytes));
     free(content);
     uint64_t before = process_bytes("RssAnon:");
-    REQUIRE_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+    REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_MAPPED);
     CHECK_SAME(describe(buffer).asked_bytes, bytes);
     CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(bytes));
@@ -93,7 +93,7 @@ static void registering_pins_the_pages_touched_and_maps_nothing(wb_device *devic
     wb_buffer *buffer = NULL;
     char *memory = (char *)pages(4 * page_bytes());
     REQUIRE(memory != NULL);
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_register(device, memory + page_bytes(), 2 * page_bytes(), &options, NULL,
                                   NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).asked_bytes, 2 * page_bytes());
@@ -110,9 +110,9 @@ static void a_file_that_is_read_is_as_exact(wb_device *device)
     char path[300];
     file_name(path, sizeof path, "exact");
     REQUIRE(write_pattern(path, 4097 + 5000));
-    options.file_mode = WB_FILE_READ;
-    options.pin = WB_ON;
-    REQUIRE_OK(wb_buffer_map(device, path, 5000, 0, &options, &buffer, &error));
+    options.file_mode = WB_FILE_MODE_READ;
+    options.pin = WB_TRISTATE_ON;
+    REQUIRE_OK(wb_buffer_map_file(device, path, 5000, 0, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).asked_bytes, 4097);
     CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(4097));
     CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(4097));

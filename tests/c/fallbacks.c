@@ -64,7 +64,7 @@ static void without_read_only_registration_a_file_is_read(wb_device *device)
     REQUIRE(write_pattern(path, 5100));
     REQUIRE((device = opened()) != NULL);
     CHECK_SAME(describe_device(device).read_only_register, 0);
-    REQUIRE_OK(wb_buffer_map(device, path, 100, 0, NULL, &buffer, &error));
+    REQUIRE_OK(wb_buffer_map_file(device, path, 100, 0, NULL, &buffer, &error));
     wb_buffer_info info = describe(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
@@ -73,8 +73,8 @@ static void without_read_only_registration_a_file_is_read(wb_device *device)
     CHECK(read_device(device, seen, info.device_address, 5000));
     CHECK(holds_pattern(seen, 100, 5000));
     wb_buffer_release(buffer);
-    options.file_mode = WB_FILE_MAP;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map(device, path, 0, 0, &options, &other, &error),
+    options.file_mode = WB_FILE_MODE_MAP;
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &other, &error),
                 "asked to map and not to read|read-only");
     CHECK(other == NULL);
     CHECK_SAME(measure(device).buffers, 0);
@@ -90,7 +90,7 @@ static void a_file_that_the_driver_refuses_to_register_is_read(wb_device *device
     REQUIRE(write_pattern(path, 5000));
     REQUIRE((device = opened()) != NULL);
     double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:1");
-    REQUIRE_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+    REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
     CHECK(strstr(describe(buffer).note, "cuMemHostRegister_v2") != NULL);
     CHECK(holds_pattern(describe(buffer).data, 0, 5000));
@@ -110,10 +110,10 @@ static void without_device_pointers_there_are_no_device_views(wb_device *device)
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(100));
     CHECK_SAME(describe(buffer).device_address, 0);
-    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
-                "cannot see|cuMemHostGetDevicePointer|WB_ACCESS_HOST");
+    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error),
+                "cannot see|cuMemHostGetDevicePointer|WB_ACCESSOR_HOST");
     CHECK(view == NULL);
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     CHECK(describe_view(view).data == describe(buffer).data);
     wb_view_release(view);
     wb_buffer_release(buffer);
@@ -185,7 +185,7 @@ static int lend(wb_device *device, struct lent *lent, enum source source, int by
     } else {
         file_name(path, sizeof path, "lent");
         if (!CHECK(write_pattern(path, bytes))) return 0;
-        status = wb_buffer_map(device, path, 0, 0, NULL, &lent->buffer, &error);
+        status = wb_buffer_map_file(device, path, 0, 0, NULL, &lent->buffer, &error);
         unlink(path);
     }
     if (!CHECK_OK(status)) return 0;
@@ -193,7 +193,7 @@ static int lend(wb_device *device, struct lent *lent, enum source source, int by
     CHECK_SAME(describe(lent->buffer).pinning, WB_PINNING_NONE);
     CHECK(describe(lent->buffer).device_address == (uint64_t)(uintptr_t)lent->memory);
     if (!by_dlpack) return 1;
-    if (!CHECK_OK(wb_view_new(lent->buffer, &layout, WB_ACCESS_DEVICE, &view, &error))) return 0;
+    if (!CHECK_OK(wb_view_new(lent->buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error))) return 0;
     CHECK_OK(wb_view_to_dlpack(view, &lent->tensor, &error));
     wb_view_release(view);
     wb_buffer_release(lent->buffer);

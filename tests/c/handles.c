@@ -11,10 +11,10 @@ static void a_handle_after_its_last_release_is_refused(wb_device *device)
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
     wb_buffer_retain(buffer);
     wb_buffer_release(buffer);
-    CHECK_OK(wb_buffer_describe(buffer, &info, &error)); /* a second release is legal */
+    CHECK_OK(wb_buffer_get_info(buffer, &info, &error)); /* a second release is legal */
     wb_buffer_release(buffer);
-    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_describe(buffer, &info, &error), "released too often");
-    CHECK_ERROR(WB_ERR_HANDLE, wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_get_info(buffer, &info, &error), "released too often");
+    CHECK_ERROR(WB_ERR_HANDLE, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
                 "wb_buffer");
     uint64_t before = measure(device).errors_logged;
     wb_buffer_release(buffer);
@@ -25,7 +25,7 @@ static void a_handle_after_its_last_release_is_refused(wb_device *device)
 static void a_handle_of_another_kind_is_refused(wb_device *device)
 {
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
-    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_describe((wb_buffer *)(void *)device, &info, &error),
+    CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_get_info((wb_buffer *)(void *)device, &info, &error),
                 "wb_device, not a wb_buffer");
 }
 

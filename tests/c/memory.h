@@ -47,28 +47,28 @@ static inline void *pages(uint64_t bytes)
 static inline wb_buffer_info describe(const wb_buffer *buffer)
 {
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
-    CHECK_OK(wb_buffer_describe(buffer, &info, &error));
+    CHECK_OK(wb_buffer_get_info(buffer, &info, &error));
     return info;
 }
 
-static inline wb_buffer_usage buffer_usage(const wb_buffer *buffer)
+static inline wb_buffer_stats buffer_usage(const wb_buffer *buffer)
 {
-    wb_buffer_usage usage = WB_BUFFER_USAGE_INIT;
-    CHECK_OK(wb_buffer_measure(buffer, &usage, &error));
+    wb_buffer_stats usage = WB_BUFFER_STATS_INIT;
+    CHECK_OK(wb_buffer_get_stats(buffer, &usage, &error));
     return usage;
 }
 
 static inline wb_view_info describe_view(const wb_view *view)
 {
     wb_view_info info = WB_VIEW_INFO_INIT;
-    CHECK_OK(wb_view_describe(view, &info, &error));
+    CHECK_OK(wb_view_get_info(view, &info, &error));
     return info;
 }
 
 static inline wb_device_info describe_device(const wb_device *device)
 {
     wb_device_info info = WB_DEVICE_INFO_INIT;
-    CHECK_OK(wb_device_describe(device, &info, &error));
+    CHECK_OK(wb_device_get_info(device, &info, &error));
     return info;
 }
 

@@ -60,7 +60,7 @@ struct offload {
 };
 
 /* Plans and commits the model. */
-static inline int begin(struct offload *o, wb_device *device, wb_carrier carrier)
+static inline int begin(struct offload *o, wb_device *device, wb_transfer_mode carrier)
 {
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     const struct offload none = {device, NULL, NULL, NULL, NULL};
@@ -82,17 +82,17 @@ static inline void end(struct offload *o)
     CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
 }
 
-static inline wb_offloaded_info where(struct offload *o, int parameter)
+static inline wb_offloader_parameter_info where(struct offload *o, int parameter)
 {
-    wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-    CHECK_OK(wb_offloader_parameter(o->offloader, model.names[parameter], &info, &error));
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    CHECK_OK(wb_offloader_get_parameter_info(o->offloader, model.names[parameter], &info, &error));
     return info;
 }
 
 static inline wb_offloader_stats stats_of(struct offload *o)
 {
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
-    CHECK_OK(wb_offloader_measure(o->offloader, &stats, &error));
+    CHECK_OK(wb_offloader_get_stats(o->offloader, &stats, &error));
     return stats;
 }
 

@@ -9,7 +9,7 @@ static void a_cuda_device_is_a_named_error(wb_device *device)
     for (int again = 0; again < 2; again++) {
         CHECK_ERROR(WB_ERR_NO_DRIVER, wb_device_open("cuda:0", NULL, &device, &error),
                     "CUDA device|libcuda.so.1|install the NVIDIA driver|\"host\"");
-        CHECK_ERROR(WB_ERR_NO_DRIVER, wb_cuda_device_count(&count, &error), "libcuda.so.1");
+        CHECK_ERROR(WB_ERR_NO_DRIVER, wb_device_get_cuda_count(&count, &error), "libcuda.so.1");
     }
     CHECK(device == NULL && count == 7);
 }

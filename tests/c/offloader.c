@@ -20,7 +20,7 @@ static void visit(struct offload *o, int group, int version)
 
 static void what_is_acquired_is_there_in_any_order(wb_device *device)
 {
-    const wb_carrier carriers[] = {WB_CARRIER_VIEW, WB_CARRIER_ON_DEMAND, WB_CARRIER_PREFETCH};
+    const wb_transfer_mode carriers[] = {WB_TRANSFER_MODE_ZERO_COPY, WB_TRANSFER_MODE_ON_DEMAND, WB_TRANSFER_MODE_PREFETCH};
     const int order[] = {0, 1, 2, 3, 0, 1, 2, 3, 3, 1, 1, 0, 2, 0, 1, 2, 3};
     for (int i = 0; i < 3; i++) {
         struct offload o;
@@ -30,7 +30,7 @@ static void what_is_acquired_is_there_in_any_order(wb_device *device)
         CHECK_SAME(stats.offloaded_bytes, COUNT * BYTES);
         CHECK_SAME(stats.resident_bytes, 0);
         CHECK_SAME(stats.acquires, sizeof order / sizeof order[0]);
-        CHECK((stats.moved_bytes == 0) == (carriers[i] == WB_CARRIER_VIEW));
+        CHECK((stats.moved_bytes == 0) == (carriers[i] == WB_TRANSFER_MODE_ZERO_COPY));
         CHECK_SAME(measure(device).device_bytes, stats.slot_bytes);
         end(&o);
     }
@@ -39,7 +39,7 @@ static void what_is_acquired_is_there_in_any_order(wb_device *device)
 static void steps_in_order_are_never_late_and_move_each_group_once(wb_device *device)
 {
     struct offload o;
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
     const wb_offloader_stats before = stats_of(&o);
     for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
@@ -54,8 +54,8 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
 {
     static unsigned char fresh[BYTES];
     struct offload o;
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
-    const wb_offloaded_info before = where(&o, 4);
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    const wb_offloader_parameter_info before = where(&o, 4);
     for (int i = 0; i < COUNT; i++) {
         fill_parameter(fresh, i, 1);
         CHECK_OK(wb_offloader_replace(o.offloader, model.names[i], (uint64_t)(uintptr_t)fresh,
@@ -63,7 +63,7 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
     }
     for (int group = 0; group < LAYERS; group++) visit(&o, group, 1);
     CHECK_SAME(where(&o, 4).host_address, before.host_address);
-    CHECK_SAME(where(&o, 4).carrier, WB_CARRIER_PREFETCH);
+    CHECK_SAME(where(&o, 4).carrier, WB_TRANSFER_MODE_PREFETCH);
     CHECK_ERROR(WB_ERR_NOT_FOUND,
                 wb_offloader_replace(o.offloader, "layers.9.w0", (uint64_t)(uintptr_t)fresh,
                                      &model.layout, o.stream, &error),
@@ -74,7 +74,7 @@ static void replaced_parameters_stay_where_the_plan_keeps_them(wb_device *device
 static void what_is_held_is_not_changed_nor_its_slot_taken(wb_device *device)
 {
     struct offload o;
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(o.offloader, 2, o.stream, &error),
                 "layers.2|layers.0");
@@ -96,7 +96,7 @@ static void a_smaller_weight_is_refused_whole_or_copied_once(wb_device *device)
 {
     static unsigned char fresh[BYTES];
     struct offload o;
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     const int64_t shape[] = {SIDE - 1, SIDE};
     const wb_layout smaller = layout_of(WB_DTYPE_BF16, 2, shape, NULL, 0);
     fill_parameter(fresh, 0, 1);
@@ -144,7 +144,7 @@ static void a_resident_weight_is_replaced_behind_its_uses(wb_device *device)
     struct replacing replacing = {&o, NULL, 0};
     pthread_t thread;
     options.offload_bytes = 1 << 20;
-    options.carrier = WB_CARRIER_PREFETCH;
+    options.carrier = WB_TRANSFER_MODE_PREFETCH;
     options.exclude = resident;
     options.exclude_count = 1;
     model_init(&model);
@@ -169,7 +169,7 @@ static void streams_that_come_and_go_leave_nothing_behind(wb_device *device)
 {
     enum { STREAMS = 100 };
     struct offload o;
-    REQUIRE(begin(&o, device, WB_CARRIER_VIEW));
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_ZERO_COPY));
     const long long before = double_alive("events");
     for (int i = 0; i < STREAMS; i++) {
         void *stream = NULL;
@@ -187,9 +187,9 @@ static void views_hold_the_memory_and_not_the_offloader(wb_device *device)
 {
     struct offload o;
     wb_view *slot = NULL, *host = NULL;
-    REQUIRE(begin(&o, device, WB_CARRIER_PREFETCH));
-    CHECK_OK(wb_offloader_view(o.offloader, model.names[0], &slot, &error));
-    CHECK_OK(wb_offloader_host_view(o.offloader, model.names[5], &host, &error));
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    CHECK_OK(wb_offloader_get_view(o.offloader, model.names[0], &slot, &error));
+    CHECK_OK(wb_offloader_get_host_view(o.offloader, model.names[5], &host, &error));
     CHECK_SAME(describe_view(slot).device_address, where(&o, 0).device_address);
     end(&o);
     CHECK(holds_parameter((const unsigned char *)describe_view(host).data, 5, 0));
@@ -203,7 +203,7 @@ static void a_step_can_be_captured(wb_device *device)
     struct offload o;
     struct captures captures;
     void *graph = NULL;
-    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_CARRIER_PREFETCH));
+    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     for (int group = 0; group < LAYERS; group++) visit(&o, group, 0);
     for (int round = 0; round < 2; round++) {
         CHECK(captures.begin(o.stream, 0) == 0);

@@ -14,7 +14,7 @@ static void what_needs_the_function_names_it_and_leaves_nothing(wb_device *devic
     wb_buffer *buffer = NULL;
     char memory[100];
     REQUIRE((device = opened()) != NULL);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_DRIVER_TOO_OLD, wb_buffer_alloc(device, 5000, NULL, &buffer, &error),
                 "cuMemHostRegister_v2|update");
     CHECK_ERROR(WB_ERR_DRIVER_TOO_OLD,
@@ -33,7 +33,7 @@ static void what_does_not_need_it_works(wb_device *device)
     void *stream = NULL;
     REQUIRE((device = opened()) != NULL);
     CHECK_SAME(describe_device(device).read_only_register, 0);
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_alloc(device, 5000, &options, &buffer, &error));
     REQUIRE_OK(wb_device_alloc(device, 5000, &address, &error));
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));

@@ -18,9 +18,9 @@ static int begin_all(wb_device *device)
     wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
     memcpy(content + 8, json, sizeof json - 1);
     file_name(path, sizeof path, "older");
-    return begin(&all, device, WB_CARRIER_PREFETCH) && CHECK(write_file(path, content, sizeof content)) &&
+    return begin(&all, device, WB_TRANSFER_MODE_PREFETCH) && CHECK(write_file(path, content, sizeof content)) &&
            CHECK_OK(wb_buffer_alloc(device, 16, NULL, &buffer, &error)) &&
-           CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error)) &&
+           CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error)) &&
            CHECK_OK(wb_safetensors_open(device, path, NULL, &file, &error));
 }
 
@@ -51,58 +51,58 @@ static wb_status ask_error(void *to)
 }
 static wb_status ask_device(void *to)
 {
-    return wb_device_describe(all.device, (wb_device_info *)to, &error);
+    return wb_device_get_info(all.device, (wb_device_info *)to, &error);
 }
 static wb_status ask_usage(void *to)
 {
-    return wb_device_measure(all.device, (wb_device_usage *)to, &error);
+    return wb_device_get_stats(all.device, (wb_device_stats *)to, &error);
 }
 static wb_status ask_buffer(void *to)
 {
-    return wb_buffer_describe(buffer, (wb_buffer_info *)to, &error);
+    return wb_buffer_get_info(buffer, (wb_buffer_info *)to, &error);
 }
 static wb_status ask_pages(void *to)
 {
-    return wb_buffer_measure(buffer, (wb_buffer_usage *)to, &error);
+    return wb_buffer_get_stats(buffer, (wb_buffer_stats *)to, &error);
 }
 static wb_status ask_view(void *to)
 {
-    return wb_view_describe(view, (wb_view_info *)to, &error);
+    return wb_view_get_info(view, (wb_view_info *)to, &error);
 }
 static wb_status ask_tensor(void *to)
 {
-    return wb_safetensors_describe(file, 0, (wb_tensor_info *)to, &error);
+    return wb_safetensors_get_tensor_info(file, 0, (wb_safetensors_tensor_info *)to, &error);
 }
 static wb_status ask_plan(void *to)
 {
-    return wb_plan_describe(all.plan, (wb_plan_info *)to, &error);
+    return wb_plan_get_info(all.plan, (wb_plan_info *)to, &error);
 }
 static wb_status ask_planned(void *to)
 {
-    return wb_plan_parameter(all.plan, 1, (wb_planned_info *)to, &error);
+    return wb_plan_get_parameter_info(all.plan, 1, (wb_plan_parameter_info *)to, &error);
 }
 static wb_status ask_group(void *to)
 {
-    return wb_plan_group(all.plan, 1, (wb_plan_group_info *)to, &error);
+    return wb_plan_get_group_info(all.plan, 1, (wb_plan_group_info *)to, &error);
 }
 static wb_status ask_offloaded(void *to)
 {
-    return wb_offloader_parameter(all.offloader, model.names[1], (wb_offloaded_info *)to, &error);
+    return wb_offloader_get_parameter_info(all.offloader, model.names[1], (wb_offloader_parameter_info *)to, &error);
 }
 static wb_status ask_stats(void *to)
 {
-    return wb_offloader_measure(all.offloader, (wb_offloader_stats *)to, &error);
+    return wb_offloader_get_stats(all.offloader, (wb_offloader_stats *)to, &error);
 }
 static wb_status ask_reconciled(void *to)
 {
     for (int i = 0; i < COUNT; i++) model.parameters[i].source = 0;
     return wb_offloader_reconcile(all.offloader, model.parameters, COUNT, all.stream,
-                                  (wb_reconciled *)to, &error);
+                                  (wb_offloader_reconcile_result *)to, &error);
 }
 static wb_status ask_scales(void *to)
 {
     wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
-    return wb_quantize_scales(&layout, NULL, (wb_scales_info *)to, &error);
+    return wb_quantizer_get_scales_info(&layout, NULL, (wb_quantizer_scales_info *)to, &error);
 }
 static wb_status ask_quantized(void *to)
 {
@@ -114,7 +114,7 @@ static wb_status ask_quantized(void *to)
     if (status == WB_OK) {
         status = wb_quantizer_quantize(quantizer, (uint64_t)(uintptr_t)numbers, &layout,
                                        (uint64_t)(uintptr_t)codes, (uint64_t)(uintptr_t)&scale,
-                                       NULL, (wb_quantized *)to, &error);
+                                       NULL, (wb_quantizer_result *)to, &error);
     }
     wb_quantizer_release(quantizer);
     return status;
@@ -144,19 +144,19 @@ static void shorter_outputs_are_filled_as_far_as_they_go(wb_device *device)
     REQUIRE(begin_all(device));
 #define OUTPUT(type, ask, steady) check_output_struct(#type, sizeof(type), ask, steady)
     OUTPUT(wb_device_info, ask_device, 0);
-    OUTPUT(wb_device_usage, ask_usage, 1);
+    OUTPUT(wb_device_stats, ask_usage, 1);
     OUTPUT(wb_buffer_info, ask_buffer, 1);
-    OUTPUT(wb_buffer_usage, ask_pages, 1);
+    OUTPUT(wb_buffer_stats, ask_pages, 1);
     OUTPUT(wb_view_info, ask_view, 1);
-    OUTPUT(wb_tensor_info, ask_tensor, 1);
+    OUTPUT(wb_safetensors_tensor_info, ask_tensor, 1);
     OUTPUT(wb_plan_info, ask_plan, 1);
-    OUTPUT(wb_planned_info, ask_planned, 1);
+    OUTPUT(wb_plan_parameter_info, ask_planned, 1);
     OUTPUT(wb_plan_group_info, ask_group, 1);
-    OUTPUT(wb_offloaded_info, ask_offloaded, 1);
+    OUTPUT(wb_offloader_parameter_info, ask_offloaded, 1);
     OUTPUT(wb_offloader_stats, ask_stats, 1);
-    OUTPUT(wb_reconciled, ask_reconciled, 1);
-    OUTPUT(wb_scales_info, ask_scales, 1);
-    OUTPUT(wb_quantized, ask_quantized, 1);
+    OUTPUT(wb_offloader_reconcile_result, ask_reconciled, 1);
+    OUTPUT(wb_quantizer_scales_info, ask_scales, 1);
+    OUTPUT(wb_quantizer_result, ask_quantized, 1);
     end_all();
 }
 
@@ -194,7 +194,7 @@ static wb_status give_layout(const void *given)
 {
     wb_view *made = NULL;
     wb_status status =
-        wb_view_new(buffer, (const wb_layout *)given, WB_ACCESS_HOST, &made, &error);
+        wb_view_new(buffer, (const wb_layout *)given, WB_ACCESSOR_HOST, &made, &error);
     wb_view_release(made);
     return status;
 }
@@ -219,8 +219,8 @@ static wb_status give_plan(const void *given)
 static wb_status give_quantize(const void *given)
 {
     wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
-    wb_scales_info info = WB_SCALES_INFO_INIT;
-    return wb_quantize_scales(&layout, (const wb_quantize_options *)given, &info, &error);
+    wb_quantizer_scales_info info = WB_QUANTIZER_SCALES_INFO_INIT;
+    return wb_quantizer_get_scales_info(&layout, (const wb_quantize_options *)given, &info, &error);
 }
 
 static void check_input_struct(const char *name, const void *whole, uint64_t bytes, uint32_t least,

@@ -23,7 +23,7 @@ static wb_plan_options with_offload(uint64_t bytes)
 static wb_plan_info numbers(const wb_plan *plan)
 {
     wb_plan_info info = WB_PLAN_INFO_INIT;
-    CHECK_OK(wb_plan_describe(plan, &info, &error));
+    CHECK_OK(wb_plan_get_info(plan, &info, &error));
     return info;
 }
 
@@ -50,23 +50,23 @@ static void parameters_and_groups_add_up_and_say_why(wb_device *device)
     const wb_plan_info info = numbers(plan);
     uint64_t offloaded = 0, stays = 0, by_group = 0, index = 0;
     for (uint64_t i = 0; i < info.parameters; i++) {
-        wb_planned_info planned = WB_PLANNED_INFO_INIT;
-        REQUIRE_OK(wb_plan_parameter(plan, i, &planned, &error));
+        wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
+        REQUIRE_OK(wb_plan_get_parameter_info(plan, i, &planned, &error));
         CHECK(strcmp(planned.name, model.names[i]) == 0);
         CHECK_SAME(planned.tied_to, i);
-        CHECK_OK(wb_plan_find(plan, planned.name, &index, &error));
+        CHECK_OK(wb_plan_find_parameter(plan, planned.name, &index, &error));
         CHECK_SAME(index, i);
         if (planned.carrier == WB_CARRIER_NONE) {
             stays += planned.span_bytes;
             CHECK(strstr(planned.reason, "resident: budget left") != NULL);
         } else {
             offloaded += planned.span_bytes;
-            CHECK_SAME(planned.carrier, WB_CARRIER_PREFETCH);
+            CHECK_SAME(planned.carrier, WB_TRANSFER_MODE_PREFETCH);
         }
     }
     for (uint64_t i = 0; i < info.groups; i++) {
         wb_plan_group_info group = WB_PLAN_GROUP_INFO_INIT;
-        REQUIRE_OK(wb_plan_group(plan, i, &group, &error));
+        REQUIRE_OK(wb_plan_get_group_info(plan, i, &group, &error));
         by_group += group.offloaded_bytes;
     }
     CHECK(offloaded > 0 && stays > 0);
@@ -75,7 +75,7 @@ static void parameters_and_groups_add_up_and_say_why(wb_device *device)
     CHECK_SAME(offloaded + stays, info.payload_bytes);
     CHECK(info.step_seconds == (double)(info.step_bytes + info.view_bytes) / 1e9);
     const char *json = NULL;
-    CHECK_OK(wb_plan_json(plan, &json, &error));
+    CHECK_OK(wb_plan_to_json(plan, &json, &error));
     CHECK(json != NULL && strstr(json, "\"layers.3.w1\"") != NULL);
     wb_plan_release(plan);
 }
@@ -109,12 +109,12 @@ static void selectors_choose(wb_device *device)
 static void sources_that_overlap_are_tied(wb_device *device)
 {
     wb_plan *plan = NULL;
-    wb_planned_info planned = WB_PLANNED_INFO_INIT;
+    wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
     wb_plan_options options = with_offload(1 << 20);
     model_init(&model);
     model.parameters[7].source = model.parameters[0].source;
     REQUIRE_OK(wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error));
-    CHECK_OK(wb_plan_parameter(plan, 7, &planned, &error));
+    CHECK_OK(wb_plan_get_parameter_info(plan, 7, &planned, &error));
     CHECK_SAME(planned.tied_to, 0);
     CHECK_SAME(numbers(plan).payload_bytes, (COUNT - 1) * BYTES);
     wb_plan_release(plan);
@@ -138,35 +138,35 @@ static void what_cannot_be_planned_is_named(wb_device *device)
     options.select_count = 1;
     REFUSED(WB_ERR_SELECTOR, "nothing.here");
     options.select = NULL;
-    REFUSED(WB_ERR_NULL, "select");
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "select");
     options.select_count = 0;
     options.order = 9;
-    REFUSED(WB_ERR_ENUM, "order");
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "order");
     options.order = 0;
     options.allow = 64;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "0x40");
     options.allow = 0;
     options.reserved[2] = 1;
-    REFUSED(WB_ERR_RESERVED, "wb_plan_options");
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_plan_options");
     options.reserved[2] = 0;
     options.slot_bytes = 256;
-    options.carrier = WB_CARRIER_PREFETCH;
+    options.carrier = WB_TRANSFER_MODE_PREFETCH;
     REFUSED(WB_ERR_SLOTS_BUDGET, "256 bytes|slot_bytes");
     options = with_offload(WB_UNSET);
     options.device_bytes = 1 << 20;
     REFUSED(WB_ERR_EVERYTHING_FITS, "fit");
     options.device_bytes = 256;
-    options.carrier = WB_CARRIER_PREFETCH;
+    options.carrier = WB_TRANSFER_MODE_PREFETCH;
     REFUSED(WB_ERR_BUDGET, "256 bytes");
     options = with_offload(1 << 20);
     model.parameters[3].name = model.names[2];
     REFUSED(WB_ERR_INVALID_ARGUMENT, "layers.1.w0");
     model.parameters[3].name = NULL;
-    REFUSED(WB_ERR_NULL, "name");
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "name");
     model_init(&model);
     model.parameters[5].struct_size -= 8;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "parameter 5");
-    CHECK_ERROR(WB_ERR_NULL, wb_plan_new(device, NULL, 1, &options, &plan, &error), "parameters");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_plan_new(device, NULL, 1, &options, &plan, &error), "parameters");
     CHECK(plan == NULL);
 }
 
@@ -174,13 +174,13 @@ static void what_is_allowed_is_a_warning(wb_device *device)
 {
     wb_plan_options options = with_offload(100);
     const char *warning = NULL;
-    options.allow = WB_ALLOW_NOTHING;
+    options.allow = WB_ALLOW_NOTHING_OFFLOADED;
     wb_plan *plan = plan_of(device, options);
     REQUIRE(plan != NULL);
     CHECK_SAME(numbers(plan).warnings, 1);
-    CHECK_OK(wb_plan_warning(plan, 0, &warning, &error));
+    CHECK_OK(wb_plan_get_warning(plan, 0, &warning, &error));
     CHECK(warning != NULL && strstr(warning, "100 bytes") != NULL);
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_plan_warning(plan, 1, &warning, &error), "warning 1");
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_plan_get_warning(plan, 1, &warning, &error), "warning 1");
     wb_plan_release(plan);
 }
 

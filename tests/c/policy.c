@@ -4,7 +4,7 @@
 #define PIN "WEIGHBRIDGE_DISABLE_PIN_MEMORY"
 #define UVA "WEIGHBRIDGE_DISABLE_UVA"
 
-static wb_device *opened(wb_choice pin, wb_choice views)
+static wb_device *opened(wb_tristate pin, wb_tristate views)
 {
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_device *device = NULL;
@@ -14,7 +14,7 @@ static wb_device *opened(wb_choice pin, wb_choice views)
     return device;
 }
 
-static void check_policy(wb_choice pin, wb_choice views, int pins, int shows, const char *pin_why,
+static void check_policy(wb_tristate pin, wb_tristate views, int pins, int shows, const char *pin_why,
                          const char *views_why)
 {
     wb_device *device = opened(pin, views);
@@ -31,8 +31,8 @@ static void the_environment_switches_pinning_off(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     setenv(PIN, "1", 1);
-    check_policy(WB_AUTO, WB_AUTO, 0, !on_cuda(), PIN "=1", "");
-    device = opened(WB_AUTO, WB_AUTO);
+    check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 0, !on_cuda(), PIN "=1", "");
+    device = opened(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO);
     REQUIRE_OK(wb_buffer_alloc(device, 10000, NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
     CHECK_SAME(describe(buffer).pinned_bytes, 0);
@@ -49,15 +49,15 @@ static void the_environment_switches_views_off(wb_device *device)
     int64_t shape[] = {10};
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     setenv(UVA, "true", 1);
-    check_policy(WB_AUTO, WB_AUTO, 1, 0, "", UVA "=true");
-    device = opened(WB_AUTO, WB_AUTO);
+    check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 1, 0, "", UVA "=true");
+    device = opened(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO);
     REQUIRE_OK(wb_buffer_alloc(device, 10, NULL, &buffer, &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_REGISTERED);
     CHECK_SAME(describe(buffer).device_address, 0);
-    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
-                "views are off|" UVA "=true|WB_ACCESS_HOST");
+    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error),
+                "views are off|" UVA "=true|WB_ACCESSOR_HOST");
     CHECK(view == NULL);
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_view_release(view);
     wb_buffer_release(buffer);
     wb_device_release(device);
@@ -68,28 +68,28 @@ static void an_option_wins_over_the_environment(wb_device *device)
     (void)device;
     setenv(PIN, "1", 1);
     setenv(UVA, "1", 1);
-    check_policy(WB_AUTO, WB_AUTO, 0, 0, PIN, UVA);
-    check_policy(WB_ON, WB_ON, 1, 1, "asked for in the options", "asked for in the options");
-    check_policy(WB_ON, WB_AUTO, 1, 0, "asked for", UVA);
+    check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 0, 0, PIN, UVA);
+    check_policy(WB_TRISTATE_ON, WB_TRISTATE_ON, 1, 1, "asked for in the options", "asked for in the options");
+    check_policy(WB_TRISTATE_ON, WB_TRISTATE_AUTO, 1, 0, "asked for", UVA);
     unsetenv(PIN);
     unsetenv(UVA);
-    check_policy(WB_OFF, WB_OFF, 0, 0, "switched off in the options",
+    check_policy(WB_TRISTATE_OFF, WB_TRISTATE_OFF, 0, 0, "switched off in the options",
                  "switched off in the options");
-    check_policy(WB_AUTO, WB_AUTO, 1, 1, "", "");
+    check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 1, 1, "", "");
 }
 
 static void a_buffers_option_wins_over_its_device(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    device = opened(WB_OFF, WB_AUTO);
-    options.pin = WB_ON;
+    device = opened(WB_TRISTATE_OFF, WB_TRISTATE_AUTO);
+    options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_REGISTERED);
     wb_buffer_release(buffer);
     wb_device_release(device);
-    device = opened(WB_ON, WB_AUTO);
-    options.pin = WB_OFF;
+    device = opened(WB_TRISTATE_ON, WB_TRISTATE_AUTO);
+    options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
     wb_buffer_release(buffer);
@@ -103,7 +103,7 @@ static void no_in_any_spelling_changes_nothing(wb_device *device)
     for (int i = 0; i < 5; i++) {
         setenv(PIN, spellings[i], 1);
         setenv(UVA, spellings[i], 1);
-        check_policy(WB_AUTO, WB_AUTO, 1, 1, "", "");
+        check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 1, 1, "", "");
     }
 }
 

@@ -27,13 +27,13 @@ static void rows_have_their_own_scales(wb_device *device)
     const wb_layout matrix = layout(shape);
     wb_quantizer *quantizer = NULL;
     wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
-    wb_quantized done = WB_QUANTIZED_INIT;
-    wb_scales_info info = WB_SCALES_INFO_INIT;
+    wb_quantizer_result done = WB_QUANTIZER_RESULT_INIT;
+    wb_quantizer_scales_info info = WB_QUANTIZER_SCALES_INFO_INIT;
     unsigned char codes[ROWS][COLS];
     float scales[ROWS], back[ROWS][COLS];
     options.block_rows = 1;
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
-    CHECK_OK(wb_quantize_scales(&matrix, &options, &info, &error));
+    CHECK_OK(wb_quantizer_get_scales_info(&matrix, &options, &info, &error));
     CHECK(info.matrices == 1 && info.rows == ROWS && info.cols == 1 && info.bytes == 12);
     CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
                                    number(scales), &options, &done, &error));
@@ -83,21 +83,21 @@ static void what_cannot_be_is_an_error(wb_device *device)
     wb_layout integers = matrix;
     wb_quantizer *quantizer = NULL, *none = NULL;
     wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
-    wb_scales_info info = WB_SCALES_INFO_INIT;
+    wb_quantizer_scales_info info = WB_QUANTIZER_SCALES_INFO_INIT;
     unsigned char codes[ROWS][COLS] = {{0}};
     float scales[ROWS] = {7, 7, 7};
     integers.dtype = WB_DTYPE_I32;
-    CHECK_ERROR(WB_ERR_NULL, wb_quantizer_new(NULL, 0, &none, &error), "wb_device");
-    CHECK_ERROR(WB_ERR_NULL, wb_quantizer_new(device, 0, NULL, &error), "quantizer");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_quantizer_new(NULL, 0, &none, &error), "wb_device");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_quantizer_new(device, 0, NULL, &error), "quantizer");
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
 #define REFUSED(status, words, source, of, target, to)                                            \
     CHECK_ERROR(status,                                                                           \
                 wb_quantizer_quantize(quantizer, source, of, target, to, &options, NULL, &error), \
                 words)
-    REFUSED(WB_ERR_NULL, "source", 0, &matrix, number(codes), number(scales));
-    REFUSED(WB_ERR_NULL, "layout", number(numbers), NULL, number(codes), number(scales));
-    REFUSED(WB_ERR_NULL, "8-bit numbers|12 bytes", number(numbers), &matrix, 0, number(scales));
-    REFUSED(WB_ERR_NULL, "scales|4 bytes", number(numbers), &matrix, number(codes), 0);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "source", 0, &matrix, number(codes), number(scales));
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "layout", number(numbers), NULL, number(codes), number(scales));
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "8-bit numbers|12 bytes", number(numbers), &matrix, 0, number(scales));
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "scales|4 bytes", number(numbers), &matrix, number(codes), 0);
     REFUSED(WB_ERR_NOT_SUPPORTED, "int32", number(numbers), &integers, number(codes),
             number(scales));
     options.format = WB_DTYPE_BF16;
@@ -105,16 +105,16 @@ static void what_cannot_be_is_an_error(wb_device *device)
             number(scales));
     options.format = WB_DTYPE_F8_E4M3FN;
     options.scale_type = WB_DTYPE_F16;
-    REFUSED(WB_ERR_ENUM, "scale_type", number(numbers), &matrix, number(codes), number(scales));
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "scale_type", number(numbers), &matrix, number(codes), number(scales));
     options.scale_type = WB_DTYPE_F32;
     options.given_scales = 2;
-    REFUSED(WB_ERR_ENUM, "given_scales", number(numbers), &matrix, number(codes), number(scales));
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "given_scales", number(numbers), &matrix, number(codes), number(scales));
     options.given_scales = 0;
     options.reserved[3] = 1;
-    REFUSED(WB_ERR_RESERVED, "wb_quantize_options", number(numbers), &matrix, number(codes),
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_quantize_options", number(numbers), &matrix, number(codes),
             number(scales));
-    CHECK_ERROR(WB_ERR_NULL, wb_quantize_scales(NULL, NULL, &info, &error), "layout");
-    CHECK_ERROR(WB_ERR_NULL, wb_quantize_scales(&matrix, NULL, NULL, &error), "wb_scales_info");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_quantizer_get_scales_info(NULL, NULL, &info, &error), "layout");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_quantizer_get_scales_info(&matrix, NULL, NULL, &error), "wb_quantizer_scales_info");
     CHECK(scales[0] == 7 && none == NULL);
     wb_quantizer_release(quantizer);
     wb_quantizer_release(NULL);
@@ -135,7 +135,7 @@ static void a_count_is_of_one_tensor_only(wb_device *device)
     CHECK_OK(wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
                                    number(scales), NULL, NULL, &error)); /* staging is there */
     for (int call = 1; call < 1000 && status != WB_OK; call++) {
-        wb_quantized done = WB_QUANTIZED_INIT;
+        wb_quantizer_result done = WB_QUANTIZER_RESULT_INIT;
         char failure[64];
         snprintf(failure, sizeof failure, "*:%d:999", call);
         double_set("WB_DOUBLE_FAIL", failure);
@@ -278,7 +278,7 @@ static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_devic
     int64_t shape[2];
     const wb_layout matrix = layout(shape);
     wb_quantizer *quantizer = NULL;
-    wb_quantized done = WB_QUANTIZED_INIT;
+    wb_quantizer_result done = WB_QUANTIZER_RESULT_INIT;
     unsigned char codes[ROWS][COLS];
     float scales[ROWS] = {7, 7, 7}, back[ROWS][COLS];
     memset(codes, 0xaa, sizeof codes);
@@ -288,12 +288,12 @@ static void an_answer_that_cannot_be_written_is_refused_before_the_work(wb_devic
     CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                 wb_quantizer_quantize(quantizer, number(numbers), &matrix, number(codes),
                                       number(scales), NULL, &done, &error),
-                "wb_quantized");
+                "wb_quantizer_result");
     CHECK(codes[0][0] == 0xaa && codes[ROWS - 1][COLS - 1] == 0xaa && scales[0] == 7);
     CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                 wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back),
                                         &matrix, NULL, &done, &error),
-                "wb_quantized");
+                "wb_quantizer_result");
     CHECK(((unsigned char *)back)[0] == 0x55 && ((unsigned char *)back)[sizeof back - 1] == 0x55);
     wb_quantizer_release(quantizer);
 }

@@ -22,7 +22,7 @@ static void the_deleter_is_called_once_when_nothing_uses_the_memory(wb_device *d
     CHECK_SAME(info.origin, WB_ORIGIN_REGISTERED);
     CHECK_SAME(info.asked_bytes, BYTES);
     CHECK_SAME(info.read_only, 0);
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     wb_buffer_retain(buffer);
     wb_buffer_release(buffer);
     wb_buffer_release(buffer);
@@ -38,7 +38,7 @@ static void after_a_failure_the_deleter_is_never_called(wb_device *device)
     int deleted = 0;
     char *memory = (char *)pages(2 * page_bytes());
     REQUIRE(memory != NULL);
-    CHECK_ERROR(WB_ERR_ZERO_BYTES,
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_buffer_register(device, memory, 0, NULL, count, &deleted, &second, &error), "0");
     REQUIRE_OK(
         wb_buffer_register(device, memory, page_bytes(), NULL, NULL, NULL, &first, &error));
@@ -81,7 +81,7 @@ static void what_overlaps_is_refused_and_named(wb_device *device)
         wb_buffer_register(device, memory + 2 * page, 2 * page, NULL, NULL, NULL, &buffer, &error));
     snprintf(named, sizeof named, "%#" PRIxPTR "..%#" PRIxPTR "|registered already",
              (uintptr_t)memory + 2 * page, (uintptr_t)memory + 4 * page);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
                     wb_buffer_register(device, memory + ranges[i][0] * page, ranges[i][1] * page,
@@ -114,7 +114,7 @@ static void disjoint_ranges_may_share_a_page(wb_device *device)
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     uint64_t locked = process_bytes("VmLck:");
     REQUIRE(memory != NULL);
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_register(device, memory, 100, &options, NULL, NULL, &low, &error));
     REQUIRE_OK(wb_buffer_register(device, memory + 100, 100, &options, NULL, NULL, &high, &error));
     wb_buffer_release(low);
@@ -131,7 +131,7 @@ static void chunks_meet_where_pages_do(wb_device *device)
     wb_buffer *buffer = NULL;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     REQUIRE(memory != NULL);
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page;
     REQUIRE_OK(wb_buffer_register(device, memory + 100, 3 * page, &options, NULL, NULL, &buffer,
                                   &error));
@@ -148,7 +148,7 @@ static void a_range_that_is_not_mapped_is_refused(wb_device *device)
     const uint64_t page = page_bytes();
     char *memory = (char *)pages(3 * page), hole[40];
     wb_buffer *buffer = NULL;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     REQUIRE(memory != NULL);
     munmap(memory + page, page);
     snprintf(hole, sizeof hole, "asked|%#" PRIxPTR, (uintptr_t)memory + page);
@@ -180,7 +180,7 @@ static void what_would_be_copied_silently_is_refused(wb_device *device)
     REQUIRE(mapped != MAP_FAILED && constant != MAP_FAILED);
     CHECK_ERROR(WB_ERR_WOULD_COPY,
                 wb_buffer_register(device, mapped, page_bytes(), NULL, NULL, NULL, &buffer, &error),
-                "private|wb_buffer_map");
+                "private|wb_buffer_map_file");
     CHECK_ERROR(
         WB_ERR_WOULD_COPY,
         wb_buffer_register(device, constant, page_bytes(), NULL, NULL, NULL, &buffer, &error),
@@ -221,7 +221,7 @@ static void memory_registered_without_pinning_says_so(wb_device *device)
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     char memory[100];
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_register(device, memory, sizeof memory, &options, NULL, NULL, &buffer,
                                   &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
@@ -261,12 +261,12 @@ static void what_memory_that_is_there_cannot_become_is_refused(wb_device *device
     wb_buffer *buffer = NULL;
     char memory[100];
     int deleted = 0;
-    options.write_combined = WB_ON;
+    options.write_combined = WB_TRISTATE_ON;
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
                 wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
                                    &error),
                 "write-combined|wb_buffer_alloc");
-    options.write_combined = WB_AUTO;
+    options.write_combined = WB_TRISTATE_AUTO;
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
                 wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,

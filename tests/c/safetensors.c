@@ -38,20 +38,20 @@ static wb_safetensors *open_two(wb_device *device, char *path, size_t room, uint
 static void tensors_are_listed_in_the_order_of_their_data(wb_device *device)
 {
     char path[300];
-    wb_tensor_info info = WB_TENSOR_INFO_INIT;
+    wb_safetensors_tensor_info info = WB_SAFETENSORS_TENSOR_INFO_INIT;
     wb_safetensors *file = open_two(device, path, sizeof path, 0);
     REQUIRE(file != NULL);
-    CHECK_SAME(wb_safetensors_count(file), 2);
-    CHECK(strstr(wb_safetensors_header(file), "by hand") != NULL);
-    CHECK_OK(wb_safetensors_describe(file, 0, &info, &error));
+    CHECK_SAME(wb_safetensors_get_tensor_count(file), 2);
+    CHECK(strstr(wb_safetensors_get_header(file), "by hand") != NULL);
+    CHECK_OK(wb_safetensors_get_tensor_info(file, 0, &info, &error));
     CHECK(strcmp(info.name, "first.weight") == 0);
     CHECK_SAME(info.dtype, WB_DTYPE_F32);
     CHECK(info.ndim == 2 && info.shape[0] == 2 && info.shape[1] == 2);
     CHECK_SAME(info.bytes, 16);
     CHECK_SAME(info.offset_bytes, 8 + strlen(two));
-    CHECK_OK(wb_safetensors_describe(file, 1, &info, &error));
+    CHECK_OK(wb_safetensors_get_tensor_info(file, 1, &info, &error));
     CHECK(strcmp(info.name, "second") == 0 && info.dtype == WB_DTYPE_U8 && info.bytes == 3);
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_safetensors_describe(file, 2, &info, &error),
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_safetensors_get_tensor_info(file, 2, &info, &error),
                 "asked for tensor 2 of 2");
     wb_safetensors_release(file);
     unlink(path);
@@ -66,14 +66,14 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     wb_buffer *buffer = NULL, *under = NULL;
     wb_safetensors *file = open_two(device, path, sizeof path, 0);
     REQUIRE(file != NULL);
-    CHECK_ERROR(WB_ERR_NOT_FOUND, wb_safetensors_find(file, "third", &index, &error),
+    CHECK_ERROR(WB_ERR_NOT_FOUND, wb_safetensors_find_tensor(file, "third", &index, &error),
                 "\"third\"|its 2");
     CHECK_SAME(index, 7);
-    REQUIRE_OK(wb_safetensors_find(file, "first.weight", &index, &error));
+    REQUIRE_OK(wb_safetensors_find_tensor(file, "first.weight", &index, &error));
     CHECK_SAME(index, 0);
-    REQUIRE_OK(wb_safetensors_view(file, index, WB_ACCESS_DEVICE, 1, &view, &error));
-    REQUIRE_OK(wb_safetensors_buffer(file, &buffer, &error));
-    REQUIRE_OK(wb_view_buffer(view, &under, &error));
+    REQUIRE_OK(wb_safetensors_get_view(file, index, WB_ACCESSOR_DEVICE, 1, &view, &error));
+    REQUIRE_OK(wb_safetensors_get_buffer(file, &buffer, &error));
+    REQUIRE_OK(wb_view_get_buffer(view, &under, &error));
     CHECK(under == buffer);
     CHECK(describe_view(view).data == (char *)describe(buffer).data + 8 + strlen(two));
     CHECK_SAME(describe_view(view).read_only, 1);
@@ -81,7 +81,7 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     wb_buffer_release(under);
     wb_safetensors_retain(file);
     wb_safetensors_release(file);
-    CHECK_SAME(wb_safetensors_count(file), 2);
+    CHECK_SAME(wb_safetensors_get_tensor_count(file), 2);
     wb_safetensors_release(file);
     CHECK(holds_pattern(describe_view(view).data, 0, 16)); /* outlives the file */
     CHECK(read_device(device, seen, describe_view(view).device_address, 16));
@@ -99,15 +99,15 @@ static void an_aligned_tensor_is_viewed_and_another_is_copied_and_said_so(wb_dev
         wb_safetensors *file = open_two(device, path, sizeof path, header);
         REQUIRE(file != NULL);
         if (header == 248) {
-            CHECK_OK(wb_safetensors_view(file, 0, WB_ACCESS_DEVICE, 16, &view, &error));
+            CHECK_OK(wb_safetensors_get_view(file, 0, WB_ACCESSOR_DEVICE, 16, &view, &error));
             wb_view_release(view);
         } else {
             CHECK_ERROR(WB_ERR_UNALIGNED,
-                        wb_safetensors_view(file, 0, WB_ACCESS_DEVICE, 16, &view, &error),
-                        "\"first.weight\"|byte 260|16|wb_safetensors_load");
+                        wb_safetensors_get_view(file, 0, WB_ACCESSOR_DEVICE, 16, &view, &error),
+                        "\"first.weight\"|byte 260|16|wb_safetensors_load_view");
         }
         view = NULL;
-        REQUIRE_OK(wb_safetensors_load(file, 0, WB_ACCESS_DEVICE, 16, NULL, &view, &copied,
+        REQUIRE_OK(wb_safetensors_load_view(file, 0, WB_ACCESSOR_DEVICE, 16, NULL, &view, &copied,
                                        &error));
         CHECK_SAME(copied, header != 248);
         CHECK_SAME(measure(device).buffers, header == 248 ? 1 : 2);
@@ -126,14 +126,14 @@ static void a_type_without_a_name_here_is_listed_and_not_viewed(wb_device *devic
     char path[300];
     wb_safetensors *file = NULL;
     wb_view *view = NULL;
-    wb_tensor_info info = WB_TENSOR_INFO_INIT;
+    wb_safetensors_tensor_info info = WB_SAFETENSORS_TENSOR_INFO_INIT;
     file_name(path, sizeof path, "type");
     REQUIRE(write_tensors(path, json, 0, 3, 0));
     REQUIRE_OK(wb_safetensors_open(device, path, NULL, &file, &error));
-    CHECK_OK(wb_safetensors_describe(file, 0, &info, &error));
+    CHECK_OK(wb_safetensors_get_tensor_info(file, 0, &info, &error));
     CHECK(info.dtype == 0 && info.shape == NULL && info.bytes == 3);
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_safetensors_view(file, 0, WB_ACCESS_HOST, 1, &view, &error), "F6_E2M3");
+                wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error), "F6_E2M3");
     wb_safetensors_release(file);
     unlink(path);
 }
@@ -168,7 +168,7 @@ static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
          "\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT, "malformed|\"a\"|65"},
     };
     char path[300];
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     file_name(path, sizeof path, "hostile");
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         wb_safetensors *file = NULL;
@@ -196,10 +196,10 @@ static void a_file_cut_off_while_it_is_open_is_an_error_and_no_signal(wb_device 
     REQUIRE(file != NULL);
     REQUIRE(truncate(path, 100) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
-                wb_safetensors_view(file, 0, WB_ACCESS_HOST, 1, &view, &error),
+                wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error),
                 "cut off|100 bytes");
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
-                wb_safetensors_load(file, 0, WB_ACCESS_HOST, 4096, NULL, &view, &copied, &error),
+                wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 4096, NULL, &view, &copied, &error),
                 "cut off");
     CHECK(view == NULL && copied == 7);
     wb_safetensors_release(file);
@@ -213,7 +213,7 @@ static void a_file_without_tensors_is_empty_and_good(wb_device *device)
     file_name(path, sizeof path, "none");
     REQUIRE(write_tensors(path, "{}", 0, 0, 0));
     REQUIRE_OK(wb_safetensors_open(device, path, NULL, &file, &error));
-    CHECK_SAME(wb_safetensors_count(file), 0);
+    CHECK_SAME(wb_safetensors_get_tensor_count(file), 0);
     wb_safetensors_release(file);
     unlink(path);
 }

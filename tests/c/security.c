@@ -53,12 +53,12 @@ static void files_are_opened_for_reading_and_not_inherited(wb_device *device)
     file_name(path, sizeof path, "opened");
     REQUIRE(write_pattern(path, 10000));
     REQUIRE(chmod(path, 0400) == 0);
-    for (int pin = WB_AUTO; pin <= WB_OFF; pin++) {
+    for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
         options.pin = pin;
-        options.file_mode = WB_FILE_MAP;
-        if (!CHECK_OK(wb_buffer_map(device, path, 0, 0, &options, &buffer, &error))) continue;
+        options.file_mode = WB_FILE_MODE_MAP;
+        if (!CHECK_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error))) continue;
         const unsigned long flags = flags_of(path);
         CHECK(flags != 0 && (flags & O_ACCMODE) == O_RDONLY && (flags & O_CLOEXEC) != 0);
         CHECK_SAME(describe(buffer).read_only, 1);
@@ -79,7 +79,7 @@ static void a_terminal_does_not_become_the_process_s_own(wb_device *device)
     if (terminal == NULL) NOT_RUN("there are no pseudo-terminals here");
     REQUIRE(setsid() > 0);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
-    CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map(device, terminal, 0, 0, NULL, &buffer, &error),
+    CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
                 "no regular file");
     CHECK(open("/dev/tty", O_RDONLY) < 0);
     wb_device_release(device);
@@ -90,8 +90,8 @@ static void memory_is_the_process_s_own(wb_device *device)
 {
     struct offload o;
     const int before = descriptors();
-    REQUIRE(begin(&o, device, WB_CARRIER_AUTO));
-    for (int pin = WB_AUTO; pin <= WB_OFF; pin++) {
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_AUTO));
+    for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
         uint64_t address = 0;

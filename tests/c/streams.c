@@ -26,7 +26,7 @@ static void memory_stays_until_the_stream_has_passed_and_then_goes(wb_device *de
     void *stream = new_stream(device);
     wb_buffer *buffer = new_buffer(device, 4096);
     REQUIRE(stream != NULL && buffer != NULL);
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     unsigned char *memory = (unsigned char *)describe(buffer).data;
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
     CHECK_OK(wb_view_release_after(view, stream, &error));
@@ -285,7 +285,7 @@ static void a_capture_that_never_runs_waits_for_nobody(wb_device *device)
     struct captures captures;
     struct gate gate = GATE_INIT;
     void *graph = NULL, *other = NULL;
-    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_CARRIER_ON_DEMAND));
+    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_TRANSFER_MODE_ON_DEMAND));
     REQUIRE_OK(wb_device_stream_new(device, &other, &error));
     unsigned char *back = (unsigned char *)describe(o.back).data;
     const uint64_t slot = where(&o, 0).device_address;

@@ -26,7 +26,7 @@ static wb_view *new_view(struct worker *worker, wb_buffer *buffer)
     int64_t shape[] = {64};
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, draw(worker, 64));
     wb_view *view = NULL;
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     return view;
 }
 
@@ -48,7 +48,7 @@ static void let_go(struct worker *worker, wb_view *view)
         if (tensor != NULL) tensor->deleter(tensor);
         break;
     default:
-        CHECK_OK(wb_view_buffer(view, &buffer, &error));
+        CHECK_OK(wb_view_get_buffer(view, &buffer, &error));
         wb_view_retain(view);
         wb_view_release(view);
         wb_view_release(view);
@@ -68,7 +68,7 @@ static void *work(void *user)
             CHECK_OK(wb_buffer_alloc(worker->device, 128 + draw(worker, 20000), NULL, &buffer,
                                      &error));
         } else if (kind == 1) {
-            CHECK_OK(wb_buffer_map(worker->device, worker->path, 0, 0, NULL, &buffer, &error));
+            CHECK_OK(wb_buffer_map_file(worker->device, worker->path, 0, 0, NULL, &buffer, &error));
         } else {
             wb_buffer_retain(buffer);
         }

@@ -8,7 +8,7 @@ static wb_buffer *buffer_of(wb_device *device, uint64_t bytes)
     return buffer;
 }
 
-static wb_view *view_of(wb_buffer *buffer, wb_layout layout, wb_access access)
+static wb_view *view_of(wb_buffer *buffer, wb_layout layout, wb_accessor access)
 {
     wb_view *view = NULL;
     CHECK_OK(wb_view_new(buffer, &layout, access, &view, &error));
@@ -20,7 +20,7 @@ static void a_view_aliases_its_buffer_on_host_and_device(wb_device *device)
     wb_buffer *buffer = buffer_of(device, 400);
     int64_t shape[] = {10, 8};
     float element = 0;
-    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_F32, 2, shape, NULL, 80), WB_ACCESS_DEVICE);
+    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_F32, 2, shape, NULL, 80), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
     wb_view_info info = describe_view(view);
     float *numbers = (float *)describe(buffer).data;
@@ -28,7 +28,7 @@ static void a_view_aliases_its_buffer_on_host_and_device(wb_device *device)
     CHECK_SAME(info.device_address, describe(buffer).device_address + 80);
     CHECK_SAME(info.elements, 80);
     CHECK_SAME(info.span_bytes, 320);
-    CHECK_SAME(info.access, WB_ACCESS_DEVICE);
+    CHECK_SAME(info.access, WB_ACCESSOR_DEVICE);
     CHECK(info.ndim == 2 && info.shape[0] == 10 && info.shape[1] == 8);
     CHECK(info.strides[0] == 8 && info.strides[1] == 1);
     numbers[20] = 42;
@@ -42,7 +42,7 @@ static void the_device_writes_through_a_view(wb_device *device)
 {
     wb_buffer *buffer = buffer_of(device, 64), *source = buffer_of(device, 64);
     int64_t shape[] = {64};
-    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_U8, 1, shape, NULL, 0), WB_ACCESS_DEVICE);
+    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_U8, 1, shape, NULL, 0), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
     fill(describe(source).data, 64);
     CHECK_OK(wb_device_copy(device, describe_view(view).device_address,
@@ -66,7 +66,7 @@ static void every_type_has_its_size(wb_device *device)
     int64_t shape[] = {7, 3};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         wb_view *view =
-            view_of(buffer, layout_of(types[i].dtype, 2, shape, NULL, 0), WB_ACCESS_HOST);
+            view_of(buffer, layout_of(types[i].dtype, 2, shape, NULL, 0), WB_ACCESSOR_HOST);
         REQUIRE(view != NULL);
         CHECK_SAME(describe_view(view).dtype, types[i].dtype);
         CHECK_SAME(describe_view(view).span_bytes, 21 * types[i].bytes);
@@ -79,17 +79,17 @@ static void strides_with_gaps_and_backwards_are_taken_as_they_are(wb_device *dev
 {
     wb_buffer *buffer = buffer_of(device, 1000);
     int64_t shape[] = {3, 4}, gaps[] = {10, 2}, backwards[] = {-10, 1}, still[] = {0, 1};
-    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, gaps, 8), WB_ACCESS_HOST);
+    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, gaps, 8), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
     CHECK_SAME(describe_view(view).span_bytes, (2 * 10 + 3 * 2 + 1) * 4);
     CHECK(describe_view(view).strides[0] == 10 && describe_view(view).strides[1] == 2);
     wb_view_release(view);
-    view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, backwards, 80), WB_ACCESS_HOST);
+    view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, backwards, 80), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
     CHECK(describe_view(view).data == (char *)describe(buffer).data + 80);
     CHECK_SAME(describe_view(view).span_bytes, (2 * 10 + 3 + 1) * 4);
     wb_view_release(view);
-    view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, still, 0), WB_ACCESS_HOST);
+    view = view_of(buffer, layout_of(WB_DTYPE_I32, 2, shape, still, 0), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
     CHECK_SAME(describe_view(view).span_bytes, 16);
     CHECK_SAME(describe_view(view).elements, 12);
@@ -107,15 +107,15 @@ static void the_last_byte_may_be_viewed_and_not_the_one_behind_it(wb_device *dev
     wb_layout before = layout_of(WB_DTYPE_F32, 1, shape, down, 995);
     wb_layout last = layout_of(WB_DTYPE_F32, 1, shape, down, 996);
     wb_view *view = NULL;
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &longer, WB_ACCESS_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &longer, WB_ACCESSOR_HOST, &view, &error),
                 "spans 1004 bytes|the memory has 1000");
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &behind, WB_ACCESS_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &behind, WB_ACCESSOR_HOST, &view, &error),
                 "at byte 1 |1000");
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &before, WB_ACCESS_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_view_new(buffer, &before, WB_ACCESSOR_HOST, &view, &error),
                 "at byte 995|996 of them before");
     CHECK(view == NULL);
-    wb_view_release(view_of(buffer, exact, WB_ACCESS_HOST));
-    wb_view_release(view_of(buffer, last, WB_ACCESS_HOST));
+    wb_view_release(view_of(buffer, exact, WB_ACCESSOR_HOST));
+    wb_view_release(view_of(buffer, last, WB_ACCESSOR_HOST));
     wb_buffer_release(buffer);
 }
 
@@ -123,8 +123,8 @@ static void scalars_and_empty_tensors_are_views(wb_device *device)
 {
     wb_buffer *buffer = buffer_of(device, 8);
     int64_t none[] = {5, 0, 7};
-    wb_view *scalar = view_of(buffer, layout_of(WB_DTYPE_F64, 0, NULL, NULL, 0), WB_ACCESS_HOST);
-    wb_view *empty = view_of(buffer, layout_of(WB_DTYPE_F64, 3, none, NULL, 8), WB_ACCESS_HOST);
+    wb_view *scalar = view_of(buffer, layout_of(WB_DTYPE_F64, 0, NULL, NULL, 0), WB_ACCESSOR_HOST);
+    wb_view *empty = view_of(buffer, layout_of(WB_DTYPE_F64, 3, none, NULL, 8), WB_ACCESSOR_HOST);
     REQUIRE(scalar != NULL && empty != NULL);
     CHECK_SAME(describe_view(scalar).elements, 1);
     CHECK_SAME(describe_view(scalar).span_bytes, 8);
@@ -140,7 +140,7 @@ static void a_view_holds_its_buffer_in_any_order_of_release(wb_device *device)
 {
     wb_buffer *buffer = buffer_of(device, 100), *again = NULL;
     int64_t shape[] = {100};
-    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_U8, 1, shape, NULL, 0), WB_ACCESS_HOST);
+    wb_view *view = view_of(buffer, layout_of(WB_DTYPE_U8, 1, shape, NULL, 0), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
     wb_view_retain(view);
     wb_buffer_release(buffer);
@@ -148,7 +148,7 @@ static void a_view_holds_its_buffer_in_any_order_of_release(wb_device *device)
     CHECK_SAME(measure(device).buffers, 1);
     CHECK_SAME(measure(device).views, 1);
     memset(describe_view(view).data, 5, 100);
-    CHECK_OK(wb_view_buffer(view, &again, &error));
+    CHECK_OK(wb_view_get_buffer(view, &again, &error));
     CHECK(again == buffer);
     wb_view_release(view);
     CHECK_SAME(measure(device).views, 0);
@@ -165,7 +165,7 @@ static void a_copy_is_independent_and_keeps_strides_and_gaps(wb_device *device)
     wb_view *view = NULL;
     for (int i = 0; i < 100; i++) numbers[i] = i;
     REQUIRE_OK(
-        wb_view_copy_from(device, numbers, &layout, WB_ACCESS_DEVICE, NULL, &view, &error));
+        wb_view_copy_from(device, numbers, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     memset(numbers, 0, sizeof numbers);
     wb_view_info info = describe_view(view);
     CHECK(info.strides[0] == -20 && info.strides[1] == 2);
@@ -189,7 +189,7 @@ static void a_large_copy_is_whole(wb_device *device)
     void *memory = malloc(bytes);
     REQUIRE(memory != NULL);
     fill(memory, bytes);
-    REQUIRE_OK(wb_view_copy_from(device, memory, &layout, WB_ACCESS_HOST, NULL, &view, &error));
+    REQUIRE_OK(wb_view_copy_from(device, memory, &layout, WB_ACCESSOR_HOST, NULL, &view, &error));
     free(memory);
     CHECK(holds_pattern(describe_view(view).data, 0, bytes));
     wb_view_release(view);
@@ -200,7 +200,7 @@ static void a_copy_of_nothing_needs_no_memory(wb_device *device)
     int64_t shape[] = {0};
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
     wb_view *view = NULL;
-    REQUIRE_OK(wb_view_copy_from(device, NULL, &layout, WB_ACCESS_DEVICE, NULL, &view, &error));
+    REQUIRE_OK(wb_view_copy_from(device, NULL, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     CHECK(describe_view(view).data == NULL);
     wb_view_release(view);
 }
@@ -213,13 +213,13 @@ static void what_is_not_mapped_is_no_device_view(wb_device *device)
     wb_view *view = NULL;
     int64_t shape[] = {10};
     wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     if (describe_device(device).pageable_access) NOT_RUN("the device reads any memory");
     REQUIRE_OK(wb_buffer_alloc(device, 10, &options, &buffer, &error));
-    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error),
-                "pageable|WB_ACCESS_HOST");
+    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error),
+                "pageable|WB_ACCESSOR_HOST");
     CHECK(view == NULL);
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESS_HOST, &view, &error));
+    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
     CHECK_SAME(describe_view(view).device_address, 0);
     wb_view_release(view);
     wb_buffer_release(buffer);

@@ -27,7 +27,7 @@ static inline int begin_of(struct offload *o, wb_device *device, const int64_t *
            CHECK_OK(wb_buffer_alloc(device, BYTES, NULL, &o->back, &error));
 }
 
-static inline wb_plan_options options_of(wb_carrier carrier)
+static inline wb_plan_options options_of(wb_transfer_mode carrier)
 {
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     options.offload_bytes = 1 << 20;
@@ -58,7 +58,7 @@ static inline int device_holds(struct offload *o, const char *group, int paramet
     uint64_t number = 0;
     int holds = 0;
     memset(back, 0xee, bytes);
-    if (!CHECK_OK(wb_offloader_group(o->offloader, group, &number, &error)) ||
+    if (!CHECK_OK(wb_offloader_find_group(o->offloader, group, &number, &error)) ||
         !CHECK_OK(wb_offloader_acquire_group(o->offloader, number, o->stream, &error))) {
         return 0;
     }
@@ -81,7 +81,7 @@ static inline void replace_by(struct offload *o, const char *group, int paramete
 
 /* Adds a parameter of bytes to a group. */
 static inline wb_status add_bytes(struct offload *o, const char *name, const char *group,
-                                  int64_t bytes, const void *source, wb_carrier carrier)
+                                  int64_t bytes, const void *source, wb_transfer_mode carrier)
 {
     const wb_layout layout = layout_of(WB_DTYPE_U8, 1, &bytes, NULL, 0);
     wb_parameter added = WB_PARAMETER_INIT;

@@ -43,12 +43,12 @@ static void uninitialised(void)
 static void freed_in_the_library(void)
 {
     wb_device *device = NULL;
-    wb_device_usage *usage = (wb_device_usage *)malloc(sizeof *usage);
-    wb_device_usage empty = WB_DEVICE_USAGE_INIT;
+    wb_device_stats *usage = (wb_device_stats *)malloc(sizeof *usage);
+    wb_device_stats empty = WB_DEVICE_STATS_INIT;
     if (wb_device_open("host", NULL, &device, NULL) != WB_OK) exit(0);
     *usage = empty;
     free(usage);
-    wb_device_measure(device, usage, NULL);
+    wb_device_get_stats(device, usage, NULL);
     wb_device_release(device);
 }
 
@@ -75,11 +75,11 @@ static void race(void)
     in_two_threads(race_once, NULL);
 }
 
-static wb_device_usage shared = WB_DEVICE_USAGE_INIT;
+static wb_device_stats shared = WB_DEVICE_STATS_INIT;
 
 static void *measure_into_one(void *device)
 {
-    for (int i = 0; i < 1000; i++) wb_device_measure((wb_device *)device, &shared, NULL);
+    for (int i = 0; i < 1000; i++) wb_device_get_stats((wb_device *)device, &shared, NULL);
     return NULL;
 }
 

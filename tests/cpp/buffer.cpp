@@ -48,7 +48,7 @@ TEST("a file is mapped, whole or in part, and cannot be written") {
   CHECK(whole.describe().value().read_only == 1);
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, whole.writable_bytes());
   BufferOptions read;
-  read.file_mode = WB_FILE_READ;
+  read.file_mode = WB_FILE_MODE_READ;
   CHECK(text(Buffer::map(device, file.path(), 3, 4, read).value()) == "3456");
   CHECK(text(Buffer::map(device, file.path(), 8, 0).value()) == "89");
   CHECK_STATUS(WB_ERR_OUT_OF_RANGE, Buffer::map(device, file.path(), 8, 3));
@@ -56,7 +56,7 @@ TEST("a file is mapped, whole or in part, and cannot be written") {
 
 TEST("options reach the library") {
   BufferOptions options;
-  options.pin = WB_OFF;
+  options.pin = WB_TRISTATE_OFF;
   options.huge_pages = WB_HUGE_PAGES_OFF;
   options.threads = 2;
   options.numa_node = WB_NUMA_ANY;
@@ -81,18 +81,18 @@ TEST("every option is checked by its name") {
     CHECK_STATUS(status, buffer);
     CHECK(buffer.error().message.find(name) != std::string::npos);
   };
-  refused(&BufferOptions::huge_pages, WB_ERR_ENUM, "huge_pages");
-  refused(&BufferOptions::pin, WB_ERR_ENUM, "pin");
-  refused(&BufferOptions::write_combined, WB_ERR_ENUM, "write_combined");
-  refused(&BufferOptions::portable, WB_ERR_ENUM, "portable");
-  refused(&BufferOptions::file_mode, WB_ERR_ENUM, "file_mode");
+  refused(&BufferOptions::huge_pages, WB_ERR_INVALID_ARGUMENT, "huge_pages");
+  refused(&BufferOptions::pin, WB_ERR_INVALID_ARGUMENT, "pin");
+  refused(&BufferOptions::write_combined, WB_ERR_INVALID_ARGUMENT, "write_combined");
+  refused(&BufferOptions::portable, WB_ERR_INVALID_ARGUMENT, "portable");
+  refused(&BufferOptions::file_mode, WB_ERR_INVALID_ARGUMENT, "file_mode");
   refused(&BufferOptions::numa_node, WB_ERR_INVALID_ARGUMENT, "NUMA");
 }
 
 TEST("a device's options reach the library") {
   DeviceOptions options;
-  options.pin = WB_OFF;
-  options.views = WB_OFF;
+  options.pin = WB_TRISTATE_OFF;
+  options.views = WB_TRISTATE_OFF;
   const Device device = Device::open(fixtures::device_name(), options).value();
   CHECK(device.describe().value().pin == 0);
   CHECK(device.describe().value().views == 0);
@@ -105,12 +105,12 @@ TEST("a device's options reach the library") {
 TEST("options are named where they are given") {
   const Device device = fixtures::open();
   const Buffer buffer =
-      Buffer::alloc(device, 10, {.huge_pages = WB_HUGE_PAGES_OFF, .pin = WB_OFF}).value();
+      Buffer::alloc(device, 10, {.huge_pages = WB_HUGE_PAGES_OFF, .pin = WB_TRISTATE_OFF}).value();
   CHECK(buffer.describe().value().pinned_bytes == 0);
   const View view =
-      View::make(buffer, {.dtype = WB_DTYPE_U8, .shape = {2, 5}}, WB_ACCESS_HOST).value();
+      View::make(buffer, {.dtype = WB_DTYPE_U8, .shape = {2, 5}}, WB_ACCESSOR_HOST).value();
   CHECK(view.as<unsigned char>().value().size() == 10);
-  CHECK(Device::open("host", {.pin = WB_OFF, .capacity_bytes = 1 << 20}));
+  CHECK(Device::open("host", {.pin = WB_TRISTATE_OFF, .capacity_bytes = 1 << 20}));
 }
 #endif
 

@@ -49,7 +49,7 @@ TEST("an exported tensor shows the view, and holds it until its deleter is calle
 TEST("a tensor handed to a consumer goes by the consumer's call of its deleter") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 24).value();
-  const View view = View::make(buffer, Layout::of<float>({6}), WB_ACCESS_HOST).value();
+  const View view = View::make(buffer, Layout::of<float>({6}), WB_ACCESSOR_HOST).value();
   DLManagedTensor* taken = view.to_dlpack().value().release();
   CHECK(taken->dl_tensor.device.device_type == cpu);
   taken->deleter(taken);
@@ -61,7 +61,7 @@ TEST("a versioned tensor says that it is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file("0123456789abcdef");
   const Buffer buffer = Buffer::map(device, file.path()).value();
-  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), WB_ACCESS_HOST).value();
+  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), WB_ACCESSOR_HOST).value();
   const DlpackTensorVersioned tensor = view.to_dlpack_versioned().value();
   CHECK(tensor->version.major == 1);
   CHECK((tensor->flags & 1) == 1);
@@ -96,7 +96,7 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   source.tensor.flags = 1;
   {
     const View view =
-        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), WB_ACCESS_HOST).value();
+        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), WB_ACCESSOR_HOST).value();
     CHECK(view.describe().value().read_only == 1);
     CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<float>());
     CHECK(view.as<const float>());

@@ -30,7 +30,7 @@ inline weighbridge::Device open() { return weighbridge::Device::open(device_name
 /// Checks that all that was made on a device went back.
 inline void check_nothing_left(const weighbridge::Device& device) {
   CHECK(device.drain(std::chrono::seconds(10)));
-  const wb_device_usage usage = device.measure().value();
+  const wb_device_stats usage = device.measure().value();
   CHECK(usage.buffers == 0);
   CHECK(usage.views == 0);
   CHECK(usage.deferred == 0);

@@ -28,7 +28,7 @@ Model model(int layers) {
 float first_on_device(const Device& device, const Offloader& offloader, const std::string& name,
                       void* stream) {
   const Buffer back = Buffer::alloc(device, sizeof(float)).value();
-  const wb_offloaded_info info = offloader.parameter(name).value();
+  const wb_offloader_parameter_info info = offloader.parameter(name).value();
   device.copy(address(back.bytes().data()), info.device_address, sizeof(float), stream).value();
   device.stream_synchronize(stream).value();
   float found;
@@ -63,7 +63,7 @@ TEST("what is acquired is there, and goes when the object does") {
   Model given = model(4);
   PlanOptions options;
   options.offload_bytes = 1 << 20;
-  options.carrier = WB_CARRIER_PREFETCH;
+  options.carrier = WB_TRANSFER_MODE_PREFETCH;
   const Plan plan = Plan::make(device, given.parameters, options).value();
   const Offloader offloader = Offloader::commit(plan, stream.get()).value();
   given.weights.clear();
@@ -90,7 +90,7 @@ TEST("elements in device memory are not given to the host") {
   const Model given = model(2);
   PlanOptions options;
   options.offload_bytes = 1 << 20;
-  options.carrier = WB_CARRIER_PREFETCH;
+  options.carrier = WB_TRANSFER_MODE_PREFETCH;
   const Plan plan = Plan::make(device, given.parameters, options).value();
   const Offloader offloader = Offloader::commit(plan, stream.get()).value();
   const Acquired held = offloader.acquire(0, stream.get()).value();
@@ -129,7 +129,7 @@ TEST("parameters are replaced, added and removed") {
   CHECK(view.as<const double>().value()[8999] == 7.0);
   std::vector<Parameter> now = {scale};
   now[0].source = offloader.parameter("layers.2.scale").value().device_address;
-  const wb_reconciled done = offloader.reconcile(now, stream.get()).value();
+  const wb_offloader_reconcile_result done = offloader.reconcile(now, stream.get()).value();
   CHECK(done.kept == 1);
   CHECK(done.removed == 2);
 }

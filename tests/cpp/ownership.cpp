@@ -21,34 +21,34 @@ TEST("an object moved from is empty, and safe to ask") {
   Device other = std::move(device);
   CHECK(!device);
   CHECK(other);
-  CHECK_STATUS(WB_ERR_NULL, device.describe());
-  CHECK_STATUS(WB_ERR_NULL, device.measure());
-  CHECK_STATUS(WB_ERR_NULL, device.stream_synchronize(nullptr));
-  CHECK_STATUS(WB_ERR_NULL, Buffer::alloc(device, 1));
-  CHECK_STATUS(WB_ERR_NULL, Stream::make(device));
-  CHECK_STATUS(WB_ERR_NULL, DeviceMemory::alloc(device, 1));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, device.describe());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, device.measure());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, device.stream_synchronize(nullptr));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Buffer::alloc(device, 1));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Stream::make(device));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, DeviceMemory::alloc(device, 1));
   CHECK(!device.share());
 }
 
-TEST("every empty object answers WB_ERR_NULL") {
+TEST("every empty object answers WB_ERR_INVALID_ARGUMENT") {
   Buffer buffer;
   CHECK(buffer.bytes().empty());
-  CHECK_STATUS(WB_ERR_NULL, buffer.writable_bytes());
-  CHECK_STATUS(WB_ERR_NULL, buffer.measure());
-  CHECK_STATUS(WB_ERR_NULL, buffer.release_after(nullptr));
-  CHECK_STATUS(WB_ERR_NULL, View::make(buffer, Layout::of<float>({1})));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, buffer.writable_bytes());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, buffer.measure());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, buffer.release_after(nullptr));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, View::make(buffer, Layout::of<float>({1})));
   View view;
-  CHECK_STATUS(WB_ERR_NULL, view.as<float>());
-  CHECK_STATUS(WB_ERR_NULL, view.buffer());
-  CHECK_STATUS(WB_ERR_NULL, view.to_dlpack());
-  CHECK_STATUS(WB_ERR_NULL, view.release_after(nullptr));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<float>());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.buffer());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.to_dlpack());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.release_after(nullptr));
   const Safetensors file;
   CHECK(file.count() == 0);
   CHECK(file.header().empty());
-  CHECK_STATUS(WB_ERR_NULL, file.describe(0));
-  CHECK_STATUS(WB_ERR_NULL, file.load(0));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, file.describe(0));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, file.load(0));
   Stream stream;
-  CHECK_STATUS(WB_ERR_NULL, stream.synchronize());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, stream.synchronize());
   CHECK(stream.release());
   DeviceMemory memory;
   CHECK(memory.get() == 0);
@@ -119,7 +119,7 @@ TEST("device, buffer, view and file may go in any order") {
     Buffer buffer = Buffer::alloc(device, 16).value();
     View view = View::make(buffer, Layout::of<int>({4})).value();
     Safetensors file = Safetensors::open(device, written.path()).value();
-    View tensor = file.view(0, WB_ACCESS_HOST).value();
+    View tensor = file.view(0, WB_ACCESSOR_HOST).value();
     view.as<int>().value()[3] = 42;
     for (const int next : order) {
       if (view) CHECK(view.as<const int>().value()[3] == 42);

@@ -109,12 +109,12 @@ TEST("reading a file, and a view's copy, can be cancelled") {
   const fixtures::File file(std::string(bytes, 'x'));
   BufferOptions options =
       in_chunks([](wb_phase, std::uint64_t, std::uint64_t) { return Proceed::cancel; });
-  options.file_mode = WB_FILE_READ;
+  options.file_mode = WB_FILE_MODE_READ;
   CHECK_STATUS(WB_ERR_CANCELLED, Buffer::map(device, file.path(), options));
   const std::vector<float> weights(bytes / sizeof(float));
   CHECK_STATUS(WB_ERR_CANCELLED,
                View::copy_from(device, weights.data(), Layout::of<float>({bytes / sizeof(float)}),
-                               WB_ACCESS_HOST, options));
+                               WB_ACCESSOR_HOST, options));
   fixtures::check_nothing_left(device);
 }
 

@@ -18,11 +18,11 @@ TEST("numbers come back within half a step") {
   const Layout layout = Layout::of<float>({64, 96});
   Scheme scheme;
   scheme.block_rows = scheme.block_cols = 32;
-  const wb_scales_info info = Quantizer::scales(layout, scheme).value();
+  const wb_quantizer_scales_info info = Quantizer::scales(layout, scheme).value();
   CHECK(info.matrices == 1 && info.rows == 2 && info.cols == 3 && info.bytes == 24);
   std::vector<std::uint8_t> codes(numbers.size());
   std::vector<float> scales(6);
-  const wb_quantized done =
+  const wb_quantizer_result done =
       quantizer
           .quantize(address(numbers.data()), layout, address(codes.data()), address(scales.data()),
                     scheme)
@@ -50,7 +50,7 @@ TEST("what is not quantized is refused") {
   CHECK_STATUS(WB_ERR_NOT_SUPPORTED, Quantizer::scales(Layout::of<float>({4}), scheme));
   CHECK_STATUS(WB_ERR_NOT_SUPPORTED,
                quantizer.quantize(1, Layout::of<std::int32_t>({4}), 1, 1));
-  CHECK_STATUS(WB_ERR_NULL, quantizer.quantize(0, Layout::of<float>({4}), 1, 1));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, quantizer.quantize(0, Layout::of<float>({4}), 1, 1));
 }
 
 int main() { return check::run(); }

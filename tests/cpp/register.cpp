@@ -65,7 +65,7 @@ TEST("on failure a deleter is destroyed, and not called") {
   const auto held = std::make_shared<int>(0);
   const auto deleter = [held] { ++*held; };
   const auto zero = Buffer::register_memory(device, memory.get(), 0, deleter);
-  CHECK_STATUS(WB_ERR_ZERO_BYTES, zero);
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, zero);
   CHECK(!Buffer::register_memory(device, nullptr, 10, deleter));
   void* unmapped = reinterpret_cast<void*>(fixtures::page);
   CHECK_STATUS(WB_ERR_UNMAPPED_RANGE, Buffer::register_memory(device, unmapped, 10, deleter));

@@ -15,7 +15,7 @@ TEST("tensors are listed in the order of their data") {
     names += std::string(file.describe(index).value().name) + " ";
   }
   CHECK(names == "alpha beta gamma ");
-  const wb_tensor_info alpha = file.describe(0).value();
+  const wb_safetensors_tensor_info alpha = file.describe(0).value();
   CHECK(alpha.dtype == WB_DTYPE_F32);
   CHECK(alpha.bytes == 24);
   CHECK(shape_of(alpha).size() == 2 && shape_of(alpha)[1] == 3);
@@ -38,7 +38,7 @@ TEST("a view lies in the file's buffer, and outlives the file") {
   const fixtures::File written(fixtures::three_tensors());
   Safetensors file = Safetensors::open(device, written.path()).value();
   const Buffer whole = file.buffer().value();
-  const View view = file.view(0, WB_ACCESS_HOST, 16).value();
+  const View view = file.view(0, WB_ACCESSOR_HOST, 16).value();
   CHECK(address(view.describe().value().data) ==
         address(whole.bytes().data()) + file.describe(0).value().offset_bytes);
   file.release();
@@ -49,13 +49,13 @@ TEST("what is not aligned is copied by load, said so, and refused by view") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
-  const Safetensors::Loaded alpha = file.load(0, WB_ACCESS_HOST, 16).value();
+  const Safetensors::Loaded alpha = file.load(0, WB_ACCESSOR_HOST, 16).value();
   CHECK(!alpha.copied);
-  const Safetensors::Loaded gamma = file.load(2, WB_ACCESS_HOST, 16).value();
+  const Safetensors::Loaded gamma = file.load(2, WB_ACCESSOR_HOST, 16).value();
   CHECK(gamma.copied);
   CHECK(gamma.view.as<const float>().value()[1] == 8);
-  CHECK_STATUS(WB_ERR_UNALIGNED, file.view(2, WB_ACCESS_HOST, 16));
-  const auto odd = file.view(2, WB_ACCESS_HOST);
+  CHECK_STATUS(WB_ERR_UNALIGNED, file.view(2, WB_ACCESSOR_HOST, 16));
+  const auto odd = file.view(2, WB_ACCESSOR_HOST);
   CHECK(odd);
   CHECK_STATUS(WB_ERR_UNALIGNED, odd.value().as<const float>());
 }
@@ -66,7 +66,7 @@ TEST("loading onto the device gives addresses of the device") {
   {
     const Safetensors file = Safetensors::open(device, written.path()).value();
     for (std::uint64_t index = 0; index < file.count(); ++index) {
-      const Safetensors::Loaded loaded = file.load(index, WB_ACCESS_DEVICE, 16).value();
+      const Safetensors::Loaded loaded = file.load(index, WB_ACCESSOR_DEVICE, 16).value();
       const wb_view_info info = loaded.view.describe().value();
       CHECK(info.device_address != 0);
       CHECK(info.device_address % 16 == 0 || loaded.copied == false);

@@ -89,7 +89,7 @@ TEST("a view of a file is read, not written") {
   const Device device = fixtures::open();
   const fixtures::File file(fixtures::raw<std::int32_t>({1, 2, 3}));
   const Buffer buffer = Buffer::map(device, file.path()).value();
-  const View view = View::make(buffer, Layout::of<std::int32_t>({3}), WB_ACCESS_HOST).value();
+  const View view = View::make(buffer, Layout::of<std::int32_t>({3}), WB_ACCESSOR_HOST).value();
   CHECK(view.as<const std::int32_t>().value()[2] == 3);
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<std::int32_t>());
 }

@@ -21,7 +21,7 @@ static void count_logged(void *user, wb_status status, int32_t code, const char 
 
 static void ends_well(struct world *world, const struct observed *begin, const long long before[])
 {
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     if (world->device != NULL) {
         STEP(wb_device_drain(world->device, 10000, &error));
     out:
@@ -55,7 +55,7 @@ static int try(const struct scenario *scenario, const struct fault *fault)
     long long before[CHECK_KINDS] = {0};
     file_name(world.path, sizeof world.path, "faults");
     alarm(SECONDS);
-    CHECK_OK(wb_log_set(count_logged, NULL));
+    CHECK_OK(wb_log_set_callback(count_logged, NULL));
     if (world.reads_any) double_set("WB_DOUBLE_ATTRIBUTES", "88=1");
     if (!world.opens) {
         if (!CHECK_OK(wb_device_open(test_device(), NULL, &world.device, &error))) return FAILED;

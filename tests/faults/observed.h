@@ -11,7 +11,7 @@ static const char *const live_kinds[LIVE_KINDS] = {
     "registrations", "host_allocations", "device_allocations", "streams", "contexts"};
 
 struct observed {
-    wb_device_usage usage;
+    wb_device_stats usage;
     long long live[LIVE_KINDS];
     /* Memory that a failed call loses was never in the counters above. */
     struct system_held held;
@@ -20,7 +20,7 @@ struct observed {
 
 static struct observed observe(const wb_device *device)
 {
-    struct observed now = {WB_DEVICE_USAGE_INIT, {0}, system_held(), process_bytes("VmLck:")};
+    struct observed now = {WB_DEVICE_STATS_INIT, {0}, system_held(), process_bytes("VmLck:")};
     if (device != NULL) now.usage = measure(device);
     for (int kind = 0; kind < LIVE_KINDS; kind++) now.live[kind] = double_alive(live_kinds[kind]);
     return now;

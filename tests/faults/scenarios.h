@@ -16,7 +16,7 @@ static void opens(struct world *world)
 {
     wb_device_info info = WB_DEVICE_INFO_INIT;
     STEP(wb_device_open(test_device(), NULL, &world->device, &error));
-    STEP(wb_device_describe(world->device, &info, &error));
+    STEP(wb_device_get_info(world->device, &info, &error));
 out:
     return;
 }
@@ -32,18 +32,18 @@ static void allocates(struct world *world)
     const wb_buffer_options usual = WB_BUFFER_OPTIONS_INIT;
     wb_buffer_options each[5] = {usual, usual, usual, usual, usual};
     wb_buffer *buffer = NULL;
-    each[1].pin = WB_OFF;
-    each[2].write_combined = WB_ON;
+    each[1].pin = WB_TRISTATE_OFF;
+    each[2].write_combined = WB_TRISTATE_ON;
     each[3].chunk_bytes = page_bytes();
     each[4].huge_pages = WB_HUGE_PAGES_TRY;
     for (int i = 0; i < 5; i++) {
-        wb_buffer_usage usage = WB_BUFFER_USAGE_INIT;
+        wb_buffer_stats usage = WB_BUFFER_STATS_INIT;
         uint64_t bytes = i == 3 ? 3 * page_bytes() : 5000;
-        if (each[i].write_combined == WB_ON && !on_cuda()) continue;
+        if (each[i].write_combined == WB_TRISTATE_ON && !on_cuda()) continue;
         STEP(wb_buffer_alloc(world->device, bytes, &each[i], &buffer, &error));
         hear(world, buffer);
         fill(describe(buffer).data, bytes);
-        STEP(wb_buffer_measure(buffer, &usage, &error));
+        STEP(wb_buffer_get_stats(buffer, &usage, &error));
         CHECK(usage.resident_bytes >= bytes);
         CHECK(holds_pattern(describe(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
@@ -81,14 +81,14 @@ out:
 
 static void maps_a_file(struct world *world)
 {
-    const wb_file_mode modes[] = {WB_FILE_AUTO, WB_FILE_MAP, WB_FILE_READ};
+    const wb_file_mode modes[] = {WB_FILE_MODE_AUTO, WB_FILE_MODE_MAP, WB_FILE_MODE_READ};
     uint64_t bytes = 3 * page_bytes() + 100;
     wb_buffer *buffer = NULL;
     REQUIRE(write_pattern(world->path, bytes));
     for (int i = 0; i < 3; i++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         options.file_mode = modes[i];
-        STEP(wb_buffer_map(world->device, world->path, 0, 0, &options, &buffer, &error));
+        STEP(wb_buffer_map_file(world->device, world->path, 0, 0, &options, &buffer, &error));
         hear(world, buffer);
         CHECK(holds_pattern(describe(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
@@ -110,9 +110,9 @@ static void opens_a_model_file(struct world *world)
     int32_t copied = 0;
     wb_buffer *whole = NULL;
     STEP(wb_safetensors_open(world->device, world->path, NULL, &file, &error));
-    STEP(wb_safetensors_buffer(file, &whole, &error));
+    STEP(wb_safetensors_get_buffer(file, &whole, &error));
     hear(world, whole);
-    STEP(wb_safetensors_load(file, 0, WB_ACCESS_HOST, 64, NULL, &view, &copied, &error));
+    STEP(wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 64, NULL, &view, &copied, &error));
     CHECK(holds_pattern(describe_view(view).data, 0, 16));
 out:
     wb_buffer_release(whole);
@@ -130,8 +130,8 @@ static void views(struct world *world)
     STEP(wb_device_stream_new(world->device, &stream, &error));
     STEP(wb_buffer_alloc(world->device, 200, NULL, &buffer, &error));
     fill(describe(buffer).data, 200);
-    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
-    STEP(wb_view_copy_from(world->device, describe(buffer).data, &layout, WB_ACCESS_DEVICE, NULL,
+    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
+    STEP(wb_view_copy_from(world->device, describe(buffer).data, &layout, WB_ACCESSOR_DEVICE, NULL,
                            &copy, &error));
     CHECK(holds_pattern(describe_view(copy).data, 16, 80));
     wb_buffer_release(buffer);
@@ -167,13 +167,13 @@ static void reads_any(struct world *world)
     registered = 1;
     wb_buffer_release(buffer);
     buffer = NULL;
-    STEP(wb_buffer_map(world->device, world->path, 0, 0, NULL, &buffer, &error));
+    STEP(wb_buffer_map_file(world->device, world->path, 0, 0, NULL, &buffer, &error));
     hear(world, buffer);
     CHECK(holds_pattern(describe(buffer).data, 0, bytes));
     wb_buffer_release(buffer);
     buffer = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
-    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     STEP(wb_view_to_dlpack(view, &tensor, &error));
     tensor->deleter(tensor);
 out:
@@ -200,7 +200,7 @@ static void crosses_dlpack(struct world *world)
     wb_buffer *buffer = NULL, *behind = NULL;
     wb_view *view = NULL, *imported = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
-    STEP(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     STEP(wb_view_to_dlpack(view, &tensor, &error));
     wb_view_release(view);
     wb_buffer_release(buffer);
@@ -208,9 +208,9 @@ static void crosses_dlpack(struct world *world)
     buffer = NULL;
     tensor->deleter(tensor);
     tensor = NULL;
-    STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESS_HOST, NULL, &imported, &error));
+    STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESSOR_HOST, NULL, &imported, &error));
     CHECK_SAME(deleted, 0);
-    STEP(wb_view_buffer(imported, &behind, &error));
+    STEP(wb_view_get_buffer(imported, &behind, &error));
     hear(world, behind);
 out:
     wb_view_release(view);
@@ -251,7 +251,7 @@ out:
 }
 
 /* Three steps of an offloader, each weight looked at, some of them replaced in between. */
-static void offloads_by(struct world *world, wb_carrier carrier)
+static void offloads_by(struct world *world, wb_transfer_mode carrier)
 {
     static unsigned char fresh[BYTES];
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
@@ -268,8 +268,8 @@ static void offloads_by(struct world *world, wb_carrier carrier)
         for (int group = 0; group < LAYERS; group++) {
             STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));
             for (int i = group * EACH; i < (group + 1) * EACH; i++) {
-                wb_offloaded_info info = WB_OFFLOADED_INFO_INIT;
-                CHECK_OK(wb_offloader_parameter(o.offloader, model.names[i], &info, &error));
+                wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, model.names[i], &info, &error));
                 STEP(wb_device_copy(o.device, number(back), info.device_address, BYTES, o.stream,
                                     &error));
                 STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
@@ -299,17 +299,17 @@ out:
 
 static void offloads_views(struct world *world)
 {
-    offloads_by(world, WB_CARRIER_VIEW);
+    offloads_by(world, WB_TRANSFER_MODE_ZERO_COPY);
 }
 
 static void offloads_on_demand(struct world *world)
 {
-    offloads_by(world, WB_CARRIER_ON_DEMAND);
+    offloads_by(world, WB_TRANSFER_MODE_ON_DEMAND);
 }
 
 static void offloads_ahead(struct world *world)
 {
-    offloads_by(world, WB_CARRIER_PREFETCH);
+    offloads_by(world, WB_TRANSFER_MODE_PREFETCH);
 }
 
 static void quantizes(struct world *world)

@@ -135,11 +135,11 @@ static inline int scene_begin_on(struct scene *s, wb_device *device)
     s->numbers = layout_of(WB_DTYPE_F32, 2, s->numbers_shape, NULL, 0);
     s->plan_options = plan_options;
     s->plan_options.offload_bytes = 16 << 20;
-    s->plan_options.carrier = WB_CARRIER_PREFETCH;
+    s->plan_options.carrier = WB_TRANSFER_MODE_PREFETCH;
     s->excluded[0] = "matches.nothing"; /* which is a warning */
     s->plan_options.exclude = s->excluded;
     s->plan_options.exclude_count = 1;
-    s->plan_options.allow = WB_ALLOW_UNMATCHED;
+    s->plan_options.allow = WB_ALLOW_UNMATCHED_SELECTOR;
     s->quantize_options = quantize_options;
     scene_tensors(s);
     scene_parameters(s);
@@ -149,7 +149,7 @@ static inline int scene_begin_on(struct scene *s, wb_device *device)
     return CHECK_OK(wb_device_stream_new(s->device, &s->stream, &error)) &&
            CHECK_OK(wb_device_alloc(s->device, SCENE_BYTES, &s->memory, &error)) &&
            CHECK_OK(wb_buffer_alloc(s->device, SCENE_BYTES, NULL, &s->buffer, &error)) &&
-           CHECK_OK(wb_view_new(s->buffer, &s->bytes, WB_ACCESS_DEVICE, &s->view, &error)) &&
+           CHECK_OK(wb_view_new(s->buffer, &s->bytes, WB_ACCESSOR_DEVICE, &s->view, &error)) &&
            CHECK_OK(wb_view_to_dlpack(s->view, &s->tensor, &error)) &&
            CHECK_OK(wb_safetensors_open(s->device, scene_path, NULL, &s->file, &error)) &&
            CHECK_OK(wb_plan_new(s->device, s->parameters, 2, &s->plan_options, &s->plan,
@@ -212,7 +212,7 @@ static inline void scene_release(struct scene *s, int on_device)
 
 static inline void scene_end(struct scene *s)
 {
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     scene_release(s, 1);
     CHECK_OK(wb_device_drain(s->watched, 10000, &error));
     CHECK_USAGE(s->watched, nothing);
@@ -239,19 +239,19 @@ static struct {
     double bandwidth;
     const char *text;
     wb_device_info device;
-    wb_device_usage usage;
+    wb_device_stats usage;
     wb_buffer_info buffer;
-    wb_buffer_usage buffer_usage;
+    wb_buffer_stats buffer_usage;
     wb_view_info view;
-    wb_tensor_info tensor;
+    wb_safetensors_tensor_info tensor;
     wb_plan_info plan;
-    wb_planned_info planned;
+    wb_plan_parameter_info planned;
     wb_plan_group_info group;
-    wb_offloaded_info offloaded;
+    wb_offloader_parameter_info offloaded;
     wb_offloader_stats stats;
-    wb_reconciled reconciled;
-    wb_scales_info scales;
-    wb_quantized quantized;
+    wb_offloader_reconcile_result reconciled;
+    wb_quantizer_scales_info scales;
+    wb_quantizer_result quantized;
 } info;
 
 /* CALL: gives a status. GIVES: something else, in which a test sees whether it worked. TAKES: as CALL,
@@ -259,12 +259,12 @@ static struct {
 #define EVERY(CALL, GIVES, TAKES, HANDLE)                                                          \
     GIVES(wb_version, NOTHING, == WB_VERSION, )                                                    \
     GIVES(wb_status_name, NOTHING, != NULL, WB_OK)                                                 \
-    GIVES(wb_log_set, NOTHING, == WB_OK, NULL, NULL)                                               \
+    GIVES(wb_log_set_callback, NOTHING, == WB_OK, NULL, NULL)                                               \
     CALL(wb_python_capsule_setup, NOTHING, capsule_is_valid, capsule_pointer)                      \
-    CALL(wb_quantize_scales, NOTHING, &s->numbers, &s->quantize_options, &info.scales)             \
-    CALL(wb_device_describe, DEVICE, s->device, &info.device)                                      \
+    CALL(wb_quantizer_get_scales_info, NOTHING, &s->numbers, &s->quantize_options, &info.scales)             \
+    CALL(wb_device_get_info, DEVICE, s->device, &info.device)                                      \
     CALL(wb_device_measure_link, DEVICE, s->device, &info.bandwidth)                               \
-    CALL(wb_device_measure, NOTHING, s->device, &info.usage)                                       \
+    CALL(wb_device_get_stats, NOTHING, s->device, &info.usage)                                       \
     CALL(wb_device_alloc, DEVICE, s->device, SCENE_BYTES, &s->made.memory)                         \
     CALL(wb_device_copy, DEVICE, s->device, s->memory, number(s->pages), SCENE_BYTES,              \
          s->stream)                                                                                \
@@ -275,43 +275,43 @@ static struct {
     CALL(wb_buffer_alloc, DEVICE, s->device, SCENE_BYTES, NULL, &s->made.buffer)                   \
     CALL(wb_buffer_register, DEVICE, s->device, s->pages, SCENE_BYTES, NULL, NULL, NULL,           \
          &s->made.buffer)                                                                          \
-    CALL(wb_buffer_map, DEVICE, s->device, scene_path, 0, 0, NULL, &s->made.buffer)                \
-    CALL(wb_buffer_describe, NOTHING, s->buffer, &info.buffer)                                     \
-    CALL(wb_buffer_measure, NOTHING, s->buffer, &info.buffer_usage)                                \
-    CALL(wb_view_new, NOTHING, s->buffer, &s->bytes, WB_ACCESS_DEVICE, &s->made.view)              \
-    CALL(wb_view_copy_from, DEVICE, s->device, s->pages, &s->bytes, WB_ACCESS_HOST, NULL,          \
+    CALL(wb_buffer_map_file, DEVICE, s->device, scene_path, 0, 0, NULL, &s->made.buffer)                \
+    CALL(wb_buffer_get_info, NOTHING, s->buffer, &info.buffer)                                     \
+    CALL(wb_buffer_get_stats, NOTHING, s->buffer, &info.buffer_usage)                                \
+    CALL(wb_view_new, NOTHING, s->buffer, &s->bytes, WB_ACCESSOR_DEVICE, &s->made.view)              \
+    CALL(wb_view_copy_from, DEVICE, s->device, s->pages, &s->bytes, WB_ACCESSOR_HOST, NULL,          \
          &s->made.view)                                                                            \
-    CALL(wb_view_describe, NOTHING, s->view, &info.view)                                           \
-    CALL(wb_view_buffer, NOTHING, s->view, &s->made.buffer)                                        \
+    CALL(wb_view_get_info, NOTHING, s->view, &info.view)                                           \
+    CALL(wb_view_get_buffer, NOTHING, s->view, &s->made.buffer)                                        \
     CALL(wb_view_to_dlpack, NOTHING, s->view, &s->made.tensor)                                     \
     CALL(wb_view_to_dlpack_versioned, NOTHING, s->view, &s->made.versioned)                        \
-    CALL(wb_view_from_dlpack, DEVICE, s->device, &s->theirs, WB_ACCESS_HOST, NULL,                 \
+    CALL(wb_view_from_dlpack, DEVICE, s->device, &s->theirs, WB_ACCESSOR_HOST, NULL,                 \
          &s->made.view)                                                                            \
     CALL(wb_view_from_dlpack_versioned, DEVICE, s->device, &s->theirs_versioned,                   \
-         WB_ACCESS_HOST, NULL, &s->made.view)                                                      \
-    GIVES(wb_safetensors_count, NOTHING, == 1, s->file)                                            \
-    GIVES(wb_safetensors_header, NOTHING, != NULL, s->file)                                        \
+         WB_ACCESSOR_HOST, NULL, &s->made.view)                                                      \
+    GIVES(wb_safetensors_get_tensor_count, NOTHING, == 1, s->file)                                            \
+    GIVES(wb_safetensors_get_header, NOTHING, != NULL, s->file)                                        \
     CALL(wb_safetensors_open, DEVICE, s->device, scene_path, NULL, &s->made.file)                  \
-    CALL(wb_safetensors_describe, NOTHING, s->file, 0, &info.tensor)                               \
-    CALL(wb_safetensors_find, NOTHING, s->file, "a", &info.index)                                  \
-    CALL(wb_safetensors_view, NOTHING, s->file, 0, WB_ACCESS_HOST, 1, &s->made.view)               \
-    CALL(wb_safetensors_load, NOTHING, s->file, 0, WB_ACCESS_HOST, 1, NULL, &s->made.view,         \
+    CALL(wb_safetensors_get_tensor_info, NOTHING, s->file, 0, &info.tensor)                               \
+    CALL(wb_safetensors_find_tensor, NOTHING, s->file, "a", &info.index)                                  \
+    CALL(wb_safetensors_get_view, NOTHING, s->file, 0, WB_ACCESSOR_HOST, 1, &s->made.view)               \
+    CALL(wb_safetensors_load_view, NOTHING, s->file, 0, WB_ACCESSOR_HOST, 1, NULL, &s->made.view,         \
          &info.count)                                                                              \
-    CALL(wb_safetensors_buffer, NOTHING, s->file, &s->made.buffer)                                 \
+    CALL(wb_safetensors_get_buffer, NOTHING, s->file, &s->made.buffer)                                 \
     CALL(wb_plan_new, NOTHING, s->device, s->parameters, 2, &s->plan_options, &s->made.plan)       \
-    CALL(wb_plan_describe, NOTHING, s->plan, &info.plan)                                           \
-    CALL(wb_plan_find, NOTHING, s->plan, "first", &info.index)                                     \
-    CALL(wb_plan_parameter, NOTHING, s->plan, 0, &info.planned)                                    \
-    CALL(wb_plan_group, NOTHING, s->plan, 0, &info.group)                                          \
-    CALL(wb_plan_warning, NOTHING, s->plan, 0, &info.text)                                         \
-    CALL(wb_plan_json, NOTHING, s->plan, &info.text)                                               \
+    CALL(wb_plan_get_info, NOTHING, s->plan, &info.plan)                                           \
+    CALL(wb_plan_find_parameter, NOTHING, s->plan, "first", &info.index)                                     \
+    CALL(wb_plan_get_parameter_info, NOTHING, s->plan, 0, &info.planned)                                    \
+    CALL(wb_plan_get_group_info, NOTHING, s->plan, 0, &info.group)                                          \
+    CALL(wb_plan_get_warning, NOTHING, s->plan, 0, &info.text)                                         \
+    CALL(wb_plan_to_json, NOTHING, s->plan, &info.text)                                               \
     CALL(wb_offloader_new, DEVICE, s->plan, s->stream, NULL, &s->made.offloader)                   \
-    CALL(wb_offloader_group, PARENT, s->offloader, "first", &info.index)                           \
+    CALL(wb_offloader_find_group, PARENT, s->offloader, "first", &info.index)                           \
     CALL(wb_offloader_join, DEVICE, s->offloader, s->stream)                                       \
     CALL(wb_offloader_reset, DEVICE, s->offloader, s->stream)                                      \
-    CALL(wb_offloader_parameter, PARENT, s->offloader, "first", &info.offloaded)                   \
-    CALL(wb_offloader_view, PARENT, s->offloader, "first", &s->made.view)                          \
-    CALL(wb_offloader_host_view, PARENT, s->offloader, "first", &s->made.view)                     \
+    CALL(wb_offloader_get_parameter_info, PARENT, s->offloader, "first", &info.offloaded)                   \
+    CALL(wb_offloader_get_view, PARENT, s->offloader, "first", &s->made.view)                          \
+    CALL(wb_offloader_get_host_view, PARENT, s->offloader, "first", &s->made.view)                     \
     CALL(wb_offloader_replace, DEVICE, s->offloader, "first", number(s->weights[2]),               \
          &s->bytes, s->stream)                                                                     \
     CALL(wb_offloader_add, DEVICE, s->offloader, &s->third, s->stream)                             \
@@ -319,7 +319,7 @@ static struct {
     CALL(wb_offloader_reconcile, DEVICE, s->offloader, s->parameters, 2, s->stream,                \
          &info.reconciled)                                                                         \
     CALL(wb_offloader_compact, DEVICE, s->offloader, s->stream)                                    \
-    CALL(wb_offloader_measure, PARENT, s->offloader, &info.stats)                                  \
+    CALL(wb_offloader_get_stats, PARENT, s->offloader, &info.stats)                                  \
     CALL(wb_quantizer_new, DEVICE, s->device, 0, &s->made.quantizer)                               \
     CALL(wb_quantizer_quantize, DEVICE, s->quantizer, number(s->wide), &s->numbers,                \
          number(s->codes), number(s->scale), &s->quantize_options, &info.quantized)                \
@@ -384,7 +384,7 @@ EVERY(CALL, GIVES, TAKES, HANDLE)
 static inline wb_status call_wb_cuda_device_count(struct scene *s)
 {
     (void)s;
-    const wb_status status = wb_cuda_device_count(&info.count, &error);
+    const wb_status status = wb_device_get_cuda_count(&info.count, &error);
     return status == WB_ERR_NO_DRIVER && !on_cuda() ? WB_OK : status;
 }
 
@@ -422,7 +422,7 @@ static inline void undo_wb_python_capsule_destroy(struct scene *s)
 
 /* What a call takes comes after all that only uses it. */
 static const struct every every[] = {
-    {"wb_cuda_device_count", NOTHING, call_wb_cuda_device_count, NULL},
+    {"wb_device_get_cuda_count", NOTHING, call_wb_cuda_device_count, NULL},
     {"wb_device_open", NOTHING, call_wb_device_open, NULL},
     {"wb_offloader_release_group", DEVICE, call_wb_offloader_release_group, NULL},
     {"wb_offloader_acquire_group", DEVICE, call_wb_offloader_acquire_group,

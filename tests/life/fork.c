@@ -83,9 +83,9 @@ static void with(void (*in_child)(wb_device *, wb_buffer *, wb_view *), wb_devic
     CHECK_OK(wb_buffer_release_after(deferred, NULL, &error)); /* its thread runs */
     CHECK_OK(wb_device_drain(device, 10000, &error));
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESS_DEVICE, &view, &error));
+    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     fill(describe(buffer).data, 5000);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     long long registrations = double_alive("registrations");
     check_child(in_child, device, buffer, view);
     CHECK_USAGE(device, before);
@@ -163,11 +163,11 @@ static void *keeps_calling(void *user)
         void *stream = NULL;
         uint64_t memory = 0;
         CHECK_OK(wb_buffer_alloc(device, SCENE_BYTES, NULL, &buffer, &error));
-        CHECK_OK(wb_view_new(buffer, &scene.bytes, WB_ACCESS_HOST, &view, &error));
+        CHECK_OK(wb_view_new(buffer, &scene.bytes, WB_ACCESSOR_HOST, &view, &error));
         CHECK_OK(wb_device_stream_new(device, &stream, &error));
         CHECK_OK(wb_device_alloc(device, SCENE_BYTES, &memory, &error));
         CHECK_OK(call_wb_offloader_release_group(&scene));
-        CHECK_OK(wb_offloader_parameter(scene.offloader, "first", &info.offloaded, &error));
+        CHECK_OK(wb_offloader_get_parameter_info(scene.offloader, "first", &info.offloaded, &error));
         CHECK_OK(wb_view_release_after(view, stream, &error));
         CHECK_OK(wb_device_stream_release(device, stream, &error));
         CHECK_OK(wb_device_free(device, memory, &error));
@@ -212,17 +212,17 @@ static int words_first, asking;
 
 static void ask_for_json(void)
 {
-    CHECK_OK(wb_plan_json(long_plan, &info.text, &error));
+    CHECK_OK(wb_plan_to_json(long_plan, &info.text, &error));
     CHECK(strstr(info.text, long_names[LONG_PLAN - 1]) != NULL);
 }
 
 static void ask_for_words(void)
 {
-    CHECK_OK(wb_plan_parameter(long_plan, LONG_PLAN - 1, &info.planned, &error));
+    CHECK_OK(wb_plan_get_parameter_info(long_plan, LONG_PLAN - 1, &info.planned, &error));
     CHECK(strcmp(info.planned.name, long_names[LONG_PLAN - 1]) == 0);
-    CHECK_OK(wb_plan_group(long_plan, LONG_PLAN - 1, &info.group, &error));
+    CHECK_OK(wb_plan_get_group_info(long_plan, LONG_PLAN - 1, &info.group, &error));
     CHECK(strcmp(info.group.name, long_names[LONG_PLAN - 1]) == 0);
-    CHECK_OK(wb_plan_warning(long_plan, 0, &info.text, &error));
+    CHECK_OK(wb_plan_get_warning(long_plan, 0, &info.text, &error));
 }
 
 static void ask_for_all(void)

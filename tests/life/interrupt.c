@@ -49,7 +49,7 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
 {
     const uint64_t bytes = (uint64_t)4 << 30; /* a second's work */
     const uint64_t resident = process_bytes("VmRSS:");
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     pthread_t thread;
@@ -57,7 +57,7 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
     struct sigaction found;
     sigaction(SIGINT, NULL, &found);
     handle(SIGINT, press);
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     options.threads = 1;
     options.huge_pages = WB_HUGE_PAGES_OFF;
     options.progress = unless_pressed;
@@ -92,7 +92,7 @@ static void a_signal_every_moment_disturbs_no_call(wb_device *device)
         for (int i = 0; i < EVERY_COUNT; i++) {
             const int late = every[i].undo != NULL; /* its handle may be gone */
             const wb_status status = every_call(&every[i], &scene);
-            if (!CHECK(status == WB_OK || (late && status == WB_ERR_NULL))) {
+            if (!CHECK(status == WB_OK || (late && status == WB_ERR_INVALID_ARGUMENT))) {
                 fprintf(stderr, "  %s: \"%s\"\n", every[i].name, error.message);
             }
             scene_release_made(&scene, 1);

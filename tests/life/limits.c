@@ -33,7 +33,7 @@ static void work_is_cancelled_in_every_phase_and_leaves_nothing(wb_device *devic
     const struct stop stops[] = {{WB_PHASE_FAULT, 0, 0, 0}, {WB_PHASE_FAULT, 40 << 20, 0, 0},
                                  {WB_PHASE_PIN, 0, 0, 0},   {WB_PHASE_PIN, 50 << 20, 0, 0},
                                  {WB_PHASE_READ, 0, 0, 0},  {WB_PHASE_READ, 40 << 20, 0, 0}};
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     uint64_t locked = process_bytes("VmLck:");
     char path[300];
     file_name(path, sizeof path, "cancel");
@@ -44,14 +44,14 @@ static void work_is_cancelled_in_every_phase_and_leaves_nothing(wb_device *devic
         struct stop stop = stops[i];
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
-        options.pin = WB_ON;
+        options.pin = WB_TRISTATE_ON;
         options.chunk_bytes = 10 << 20;
-        options.file_mode = WB_FILE_READ;
+        options.file_mode = WB_FILE_MODE_READ;
         options.progress = stop_at;
         options.progress_user = &stop;
         CHECK_ERROR(WB_ERR_CANCELLED,
                     stop.phase == WB_PHASE_READ
-                        ? wb_buffer_map(device, path, 0, 0, &options, &buffer, &error)
+                        ? wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error)
                         : wb_buffer_alloc(device, bytes, &options, &buffer, &error),
                     "cancelled");
         CHECK(buffer == NULL);
@@ -92,11 +92,11 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     CHECK_SAME(info.pin, 0);
     CHECK(strstr(info.pin_reason, "RLIMIT_MEMLOCK is 64.0 KiB") != NULL ||
           strstr(info.pin_reason, "RLIMIT_MEMLOCK is 65536") != NULL);
-    options.pin = WB_ON;
-    wb_device_usage before = measure(device);
+    options.pin = WB_TRISTATE_ON;
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
                 "asked 1.0 MiB|RLIMIT_MEMLOCK is|65536 bytes|WEIGHBRIDGE_DISABLE_PIN_MEMORY=1");
-    CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+    CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "RLIMIT_MEMLOCK");
     options.chunk_bytes = 16384; /* the first chunks succeed and are undone */
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
@@ -137,7 +137,7 @@ static void required_huge_pages_are_all_huge_or_an_error(wb_device *device)
     const uint64_t bytes = (32 << 20) + 5;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     wb_status status = wb_buffer_alloc(device, bytes, &options, &buffer, &error);
     if (status == WB_OK) {
@@ -158,7 +158,7 @@ static void required_huge_pages_that_are_switched_off_are_an_error(wb_device *de
     (void)device;
     if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) NOT_RUN("the kernel has no PR_SET_THP_DISABLE");
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 8 << 20, &options, &buffer, &error),
                 "required|WB_HUGE_PAGES_TRY");
@@ -179,7 +179,7 @@ static void address_space_that_is_not_to_be_had_is_out_of_memory(wb_device *devi
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     limit.rlim_cur = limit.rlim_max = process_bytes("VmSize:") + (256 << 20);
     REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_alloc(device, 1 << 30, NULL, &buffer, &error),
                 "asked 1.0 GiB (1073741824 bytes)|RLIMIT_AS");
     CHECK(buffer == NULL);

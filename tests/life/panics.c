@@ -38,7 +38,7 @@ static wb_status done_before(const struct every *each)
 /* 0 once the call has fewer points than that: it has then worked. */
 static int panics_at(const struct every *each, uint32_t point)
 {
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     if (!scene_begin(&scene)) return 0;
     const uint64_t logged = measure(scene.watched).errors_logged;
     check_clear();

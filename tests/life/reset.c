@@ -15,7 +15,7 @@ static void every_function_answers_without_its_context(int renewed)
     int (*retain)(void **, int) = NULL;
     int (*release)(int) = NULL;
     void *context = NULL;
-    const wb_device_usage nothing = WB_DEVICE_USAGE_INIT;
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     every_begin();
     REQUIRE(driver_function("cuDevicePrimaryCtxRetain", &retain));
     REQUIRE(driver_function("cuDevicePrimaryCtxRelease_v2", &release));

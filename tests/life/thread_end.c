@@ -100,10 +100,10 @@ static int32_t cancels_its_thread(void *user, wb_phase phase, uint64_t done, uin
 static void *reads_a_file(void *user)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    options.file_mode = WB_FILE_READ;
+    options.file_mode = WB_FILE_MODE_READ;
     options.progress = cancels_its_thread;
     options.progress_user = user;
-    CHECK_OK(wb_buffer_map(scene.device, scene_path, 0, 0, &options, &scene.made.buffer, &error));
+    CHECK_OK(wb_buffer_map_file(scene.device, scene_path, 0, 0, &options, &scene.made.buffer, &error));
     pthread_testcancel();
     return NULL;
 }
@@ -147,13 +147,13 @@ static void a_log_sink_is_no_place_to_be_cancelled_in(wb_device *device)
     void *result = NULL;
     int heard = 0;
     (void)device;
-    CHECK_OK(wb_log_set(cancels_and_hears, &heard));
+    CHECK_OK(wb_log_set_callback(cancels_and_hears, &heard));
     REQUIRE(pthread_create(&thread, NULL, logs_while_cancelled, NULL) == 0);
     pthread_join(thread, &result);
     CHECK(result == PTHREAD_CANCELED);
     CHECK_SAME(heard, 1);
     CHECK_SAME(scene.called, 1);
-    CHECK_OK(wb_log_set(NULL, NULL));
+    CHECK_OK(wb_log_set_callback(NULL, NULL));
 }
 
 CHECK_MAIN(CASE_ALONE(EVERYWHERE, what_a_thread_made_outlives_it),

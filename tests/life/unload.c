@@ -19,7 +19,7 @@
 
 static wb_status (*device_open)(const char *, const wb_device_options *, wb_device **, wb_error *);
 static void (*device_release)(wb_device *);
-static wb_status (*device_measure)(const wb_device *, wb_device_usage *, wb_error *);
+static wb_status (*device_measure)(const wb_device *, wb_device_stats *, wb_error *);
 static wb_status (*device_drain)(const wb_device *, uint64_t, wb_error *);
 static wb_status (*stream_new)(const wb_device *, void **, wb_error *);
 static wb_status (*stream_release)(const wb_device *, void *, wb_error *);
@@ -41,7 +41,7 @@ static void *load(void)
     REQUIRE(library != NULL);
     find(library, "wb_device_open", &device_open);
     find(library, "wb_device_release", &device_release);
-    find(library, "wb_device_measure", &device_measure);
+    find(library, "wb_device_get_stats", &device_measure);
     find(library, "wb_device_drain", &device_drain);
     find(library, "wb_device_stream_new", &stream_new);
     find(library, "wb_device_stream_release", &stream_release);
@@ -60,7 +60,7 @@ static void sleeps(void *slept)
 
 static uint64_t buffers_of(const wb_device *device)
 {
-    wb_device_usage usage = WB_DEVICE_USAGE_INIT;
+    wb_device_stats usage = WB_DEVICE_STATS_INIT;
     REQUIRE(device_measure(device, &usage, NULL) == WB_OK);
     return usage.buffers;
 }

@@ -14,7 +14,7 @@ static wb_device *opened(const wb_device_options *options)
 }
 
 /* A request of this size is met afterwards as before. */
-static void small_requests_succeed(wb_device *device, wb_device_usage before)
+static void small_requests_succeed(wb_device *device, wb_device_stats before)
 {
     wb_buffer *buffer = NULL;
     CHECK_USAGE(device, before);
@@ -66,7 +66,7 @@ static void what_exists_asks_for_room_as_well(wb_device *device)
     char path[300];
     char *memory = (char *)pages(bytes);
     REQUIRE(memory != NULL);
-    options.pin = WB_ON;
+    options.pin = WB_TRISTATE_ON;
     CHECK_ERROR(WB_ERR_CGROUP,
                 wb_buffer_register(device, memory, bytes, &options, NULL, NULL, &buffer, &error),
                 "asked|control group|weighbridge-|256.0 MiB");
@@ -80,7 +80,7 @@ static void what_exists_asks_for_room_as_well(wb_device *device)
     int file = open(path, O_CREAT | O_RDWR, 0600);
     REQUIRE(file >= 0 && ftruncate(file, (off_t)bytes) == 0);
     close(file);
-    CHECK_ERROR(WB_ERR_CGROUP, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+    CHECK_ERROR(WB_ERR_CGROUP, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "asked|control group");
     CHECK(buffer == NULL);
     unlink(path);
@@ -100,7 +100,7 @@ static void a_control_group_that_is_full_is_an_error_and_no_kill(wb_device *devi
         NOT_RUN("the control group takes no limit, or not this process");
     }
     device = opened(NULL);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_CGROUP, wb_buffer_alloc(device, 1 << 30, NULL, &buffer, &error),
                 "asked 1.0 GiB|control group|weighbridge-|256.0 MiB|raise its memory limit");
     CHECK(buffer == NULL);
@@ -141,7 +141,7 @@ static void mappings_that_are_used_up_are_an_error(wb_device *device)
     device = opened(NULL);
     file_name(path, sizeof path, "maps");
     REQUIRE(write_pattern(path, 5000));
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     small_requests_succeed(device, before);
     const size_t taken = take_all_mappings(&from, MOST);
     if (taken == 0 || taken >= MOST) NOT_RUN("vm.max_map_count is too large here to be used up");
@@ -151,7 +151,7 @@ static void mappings_that_are_used_up_are_an_error(wb_device *device)
                     "asked 8.0 MiB|vm.max_map_count");
         CHECK(buffer == NULL);
     }
-    wb_status mapping = wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error);
+    wb_status mapping = wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error);
     if (mapping != WB_OK) {
         CHECK_SAME(mapping, WB_ERR_OUT_OF_MEMORY);
         CHECK(strstr(error.message, "vm.max_map_count") != NULL);
@@ -176,15 +176,15 @@ static void address_space_that_has_no_room_for_a_file_is_out_of_memory(wb_device
     int file = open(path, O_CREAT | O_RDWR, 0600);
     REQUIRE(file >= 0 && ftruncate(file, (off_t)2 << 30) == 0);
     close(file);
-    wb_device_usage before = measure(device);
-    options.pin = WB_OFF;
+    wb_device_stats before = measure(device);
+    options.pin = WB_TRISTATE_OFF;
     limit.rlim_cur = limit.rlim_max = process_bytes("VmSize:") + (256 << 20);
     REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
-    CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_map(device, path, 0, 0, &options, &buffer, &error),
+    CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "2.0 GiB|RLIMIT_AS");
     CHECK(buffer == NULL);
     CHECK_USAGE(device, before);
-    CHECK_OK(wb_buffer_map(device, path, 0, 1 << 20, &options, &buffer, &error));
+    CHECK_OK(wb_buffer_map_file(device, path, 0, 1 << 20, &options, &buffer, &error));
     wb_buffer_release(buffer);
     small_requests_succeed(device, before);
     wb_device_release(device);
@@ -207,15 +207,15 @@ static void files_that_cannot_be_opened_are_errors(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     wb_safetensors *file = NULL;
-    wb_buffer_usage usage = WB_BUFFER_USAGE_INIT;
+    wb_buffer_stats usage = WB_BUFFER_STATS_INIT;
     unsigned char *memory = (unsigned char *)pages(SCENE_BYTES);
     device = opened(NULL);
     REQUIRE(write_tensors_file() && memory != NULL);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     small_requests_succeed(device, before);
     const int last = take_all_files();
     REQUIRE(last > 0);
-    CHECK_ERROR(WB_ERR_FILE_IO, wb_buffer_map(device, scene_path, 0, 0, NULL, &buffer, &error),
+    CHECK_ERROR(WB_ERR_FILE_IO, wb_buffer_map_file(device, scene_path, 0, 0, NULL, &buffer, &error),
                 "cannot be opened|os error 24");
     CHECK_SAME(error.driver_code, 24); /* EMFILE */
     CHECK_ERROR(WB_ERR_FILE_IO, wb_safetensors_open(device, scene_path, NULL, &file, &error),
@@ -227,14 +227,14 @@ static void files_that_cannot_be_opened_are_errors(wb_device *device)
     CHECK_USAGE(device, before);
     if (!on_cuda()) { /* needs none; a driver, or its double, does */
         CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
-        CHECK_ERROR(WB_ERR_INTERNAL, wb_buffer_measure(buffer, &usage, &error),
+        CHECK_ERROR(WB_ERR_INTERNAL, wb_buffer_get_stats(buffer, &usage, &error),
                     "smaps|os error 24");
         wb_buffer_release(buffer);
     }
     close(last);
     buffer = NULL;
     close(last - 1);
-    CHECK_OK(wb_buffer_map(device, scene_path, 0, 0, NULL, &buffer, &error));
+    CHECK_OK(wb_buffer_map_file(device, scene_path, 0, 0, NULL, &buffer, &error));
     wb_buffer_release(buffer);
     small_requests_succeed(device, before);
     wb_device_release(device);
@@ -258,10 +258,10 @@ static void threads_that_cannot_be_had_are_errors_or_not_needed(wb_device *devic
     REQUIRE_OK(wb_buffer_alloc(device, SCENE_BYTES, NULL, &deferred, &error));
     CHECK_OK(wb_device_stream_call(device, NULL, scene_called, &scene.called, &error));
     CHECK_OK(wb_device_stream_synchronize(device, NULL, &error)); /* the stream has its thread */
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     if (!may_start_no_thread()) NOT_RUN("this process cannot become a user with a limit of threads");
     options.threads = 8;
-    options.pin = WB_OFF;
+    options.pin = WB_TRISTATE_OFF;
     CHECK_OK(wb_buffer_alloc(device, 100 << 20, &options, &buffer, &error)); /* by this thread alone */
     wb_buffer_release(buffer);
     if (!on_cuda()) {
@@ -287,7 +287,7 @@ static void more_than_the_device_has_is_an_error(wb_device *device)
 {
     uint64_t address = 0;
     device = opened(NULL);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY,
                 wb_device_alloc(device, (uint64_t)1 << 50, &address, &error),
                 on_cuda() ? "cuMemAlloc_v2" : "1048576.0 GiB");
@@ -307,7 +307,7 @@ static void device_memory_that_is_used_up_is_an_error(wb_device *device)
         options.capacity_bytes = 8 << 20;
     }
     device = opened(&options);
-    wb_device_usage before = measure(device);
+    wb_device_stats before = measure(device);
     CHECK_OK(wb_device_alloc(device, 6 << 20, &first, &error));
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY, wb_device_alloc(device, 4 << 20, &second, &error),
                 on_cuda() ? "cuMemAlloc_v2" : "asked 4.0 MiB|2.0 MiB|8.0 MiB");
@@ -358,7 +358,7 @@ static void slots_that_find_no_room_are_an_error_until_there_is(wb_device *devic
     CHECK_OK(wb_device_free(scene.device, taken, &error));
     CHECK_OK(wb_offloader_compact(scene.offloader, scene.stream, &error));
     CHECK_OK(wb_offloader_acquire_group(scene.offloader, 0, scene.stream, &error));
-    CHECK_OK(wb_offloader_parameter(scene.offloader, "first", &info.offloaded, &error));
+    CHECK_OK(wb_offloader_get_parameter_info(scene.offloader, "first", &info.offloaded, &error));
     CHECK_OK(wb_device_copy(scene.device, number(seen), info.offloaded.device_address, sizeof seen,
                             scene.stream, &error));
     CHECK_OK(wb_device_stream_synchronize(scene.device, scene.stream, &error));
@@ -385,10 +385,10 @@ static void a_full_tmpfs_is_not_needed(wb_device *device)
     snprintf(path, sizeof path, "%s/weights", folder);
     CHECK(!write_pattern(path, 8 << 20)); /* what got there is a file that was cut off */
     device = opened(NULL);
-    wb_device_usage before = measure(device);
-    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_buffer_map(device, path, 0, 8 << 20, NULL, &buffer, &error),
+    wb_device_stats before = measure(device);
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_buffer_map_file(device, path, 0, 8 << 20, NULL, &buffer, &error),
                 "asked for 8388608 bytes");
-    CHECK_OK(wb_buffer_map(device, path, 0, 0, NULL, &buffer, &error));
+    CHECK_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
     CHECK(holds_pattern(describe(buffer).data, 0, 1000));
     wb_buffer_release(buffer);
     small_requests_succeed(device, before);

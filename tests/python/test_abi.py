@@ -75,7 +75,7 @@ def test_every_function_of_the_header_is_declared_with_its_arguments():
 
 def test_pointers_and_numbers_are_not_confused():
     """A pointer where the header has a pointer, a number of its width where it has a number."""
-    widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_access": 4, "uint32_t": 4}
+    widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_accessor": 4, "uint32_t": 4}
     for name, arguments in re.findall(r"(wb_\w+)\(([^;{]*?)\);$", _text(), re.M):
         if name not in _abi.PROTOTYPES or arguments.strip() == "void":
             continue

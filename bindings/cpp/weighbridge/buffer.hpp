@@ -52,7 +52,7 @@ class Buffer
                             std::uint64_t bytes, const BufferOptions& options = {}) {
     if (const auto whole = detail::whole(path); !whole) return whole.error();
     return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
-      return wb_buffer_map(device.get(), path.c_str(), offset, bytes, given, buffer, error);
+      return wb_buffer_map_file(device.get(), path.c_str(), offset, bytes, given, buffer, error);
     });
   }
   static Result<Buffer> map(const Device& device, const std::string& path,
@@ -61,12 +61,12 @@ class Buffer
   }
   Result<wb_buffer_info> describe() const {
     return detail::ask<wb_buffer_info>(WB_BUFFER_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_buffer_describe(get(), info, error);
+      return wb_buffer_get_info(get(), info, error);
     });
   }
-  Result<wb_buffer_usage> measure() const {
-    return detail::ask<wb_buffer_usage>(WB_BUFFER_USAGE_INIT, [&](auto* usage, auto* error) {
-      return wb_buffer_measure(get(), usage, error);
+  Result<wb_buffer_stats> measure() const {
+    return detail::ask<wb_buffer_stats>(WB_BUFFER_STATS_INIT, [&](auto* usage, auto* error) {
+      return wb_buffer_get_stats(get(), usage, error);
     });
   }
   /// Its bytes to read, alive as long as it; none in an empty buffer.

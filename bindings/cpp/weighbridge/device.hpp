@@ -16,8 +16,8 @@ namespace weighbridge {
 
 /// wb_device_options.
 struct DeviceOptions {
-  wb_choice pin = WB_AUTO;
-  wb_choice views = WB_AUTO;
+  wb_tristate pin = WB_TRISTATE_AUTO;
+  wb_tristate views = WB_TRISTATE_AUTO;
   void* context = nullptr;  ///< the caller's own CUcontext, which must outlive the device
   std::uint64_t capacity_bytes = 0;
 };
@@ -28,7 +28,7 @@ inline std::uint64_t address(const void* pointer) noexcept {
 }
 
 inline Result<std::int32_t> cuda_device_count() {
-  return detail::ask(std::int32_t{0}, wb_cuda_device_count);
+  return detail::ask(std::int32_t{0}, wb_device_get_cuda_count);
 }
 
 /// A place to compute: "host", or "cuda:N".
@@ -54,7 +54,7 @@ class Device
   }
   Result<wb_device_info> describe() const {
     return detail::ask<wb_device_info>(WB_DEVICE_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_device_describe(get(), info, error);
+      return wb_device_get_info(get(), info, error);
     });
   }
   /// Bytes a second from pinned host memory to the device; plans made afterwards count on it.
@@ -63,9 +63,9 @@ class Device
       return wb_device_measure_link(get(), bytes_per_second, error);
     });
   }
-  Result<wb_device_usage> measure() const {
-    return detail::ask<wb_device_usage>(WB_DEVICE_USAGE_INIT, [&](auto* usage, auto* error) {
-      return wb_device_measure(get(), usage, error);
+  Result<wb_device_stats> measure() const {
+    return detail::ask<wb_device_stats>(WB_DEVICE_STATS_INIT, [&](auto* usage, auto* error) {
+      return wb_device_get_stats(get(), usage, error);
     });
   }
   /// Waits until nothing is left that was to go after a stream.

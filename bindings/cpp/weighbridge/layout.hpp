@@ -56,7 +56,7 @@ struct Layout {
   }
 };
 
-/// The sizes that a wb_view_info or a wb_tensor_info points to; alive as long as what was asked.
+/// The sizes that a wb_view_info or a wb_safetensors_tensor_info points to; alive as long as what was asked.
 template <class Info>
 span<const std::int64_t> shape_of(const Info& info) {
   return {info.shape, info.shape ? static_cast<std::size_t>(info.ndim) : 0};

@@ -34,7 +34,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<std::uint64_t> group(const std::string& name) const {
     if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask(std::uint64_t{0}, [&](auto* group, auto* error) {
-      return wb_offloader_group(get(), name.c_str(), group, error);
+      return wb_offloader_find_group(get(), name.c_str(), group, error);
     });
   }
   Result<void> acquire_group(std::uint64_t group, void* stream) const {
@@ -53,22 +53,22 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<void> reset(void* stream) const {
     return detail::run([&](auto* error) { return wb_offloader_reset(get(), stream, error); });
   }
-  Result<wb_offloaded_info> parameter(const std::string& name) const {
+  Result<wb_offloader_parameter_info> parameter(const std::string& name) const {
     if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::ask<wb_offloaded_info>(WB_OFFLOADED_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_offloader_parameter(get(), name.c_str(), info, error);
+    return detail::ask<wb_offloader_parameter_info>(WB_OFFLOADER_PARAMETER_INFO_INIT, [&](auto* info, auto* error) {
+      return wb_offloader_get_parameter_info(get(), name.c_str(), info, error);
     });
   }
   Result<View> view(const std::string& name) const {
     if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::make<View>([&](auto** view, auto* error) {
-      return wb_offloader_view(get(), name.c_str(), view, error);
+      return wb_offloader_get_view(get(), name.c_str(), view, error);
     });
   }
   Result<View> host_view(const std::string& name) const {
     if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::make<View>([&](auto** view, auto* error) {
-      return wb_offloader_host_view(get(), name.c_str(), view, error);
+      return wb_offloader_get_host_view(get(), name.c_str(), view, error);
     });
   }
   /// Gives a parameter new bytes from an address in host or device memory.
@@ -92,10 +92,10 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::run(
         [&](auto* error) { return wb_offloader_remove(get(), name.c_str(), stream, error); });
   }
-  Result<wb_reconciled> reconcile(const std::vector<Parameter>& now,
+  Result<wb_offloader_reconcile_result> reconcile(const std::vector<Parameter>& now,
                                   void* stream = nullptr) const {
-    return detail::with_parameters<wb_reconciled>(now, [&](auto* given, std::uint64_t count) {
-      return detail::ask<wb_reconciled>(WB_RECONCILED_INIT, [&](auto* done, auto* error) {
+    return detail::with_parameters<wb_offloader_reconcile_result>(now, [&](auto* given, std::uint64_t count) {
+      return detail::ask<wb_offloader_reconcile_result>(WB_OFFLOADER_RECONCILE_RESULT_INIT, [&](auto* done, auto* error) {
         return wb_offloader_reconcile(get(), given, count, stream, done, error);
       });
     });
@@ -105,7 +105,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   Result<wb_offloader_stats> measure() const {
     return detail::ask<wb_offloader_stats>(WB_OFFLOADER_STATS_INIT, [&](auto* stats, auto* error) {
-      return wb_offloader_measure(get(), stats, error);
+      return wb_offloader_get_stats(get(), stats, error);
     });
   }
 };

@@ -23,10 +23,10 @@ struct BufferOptions {
   wb_huge_pages huge_pages = WB_HUGE_PAGES_TRY;
   std::uint32_t threads = 0;
   std::int32_t numa_node = WB_NUMA_DEVICE;
-  wb_choice pin = WB_AUTO;
-  wb_choice write_combined = WB_AUTO;
-  wb_choice portable = WB_AUTO;
-  wb_file_mode file_mode = WB_FILE_AUTO;
+  wb_tristate pin = WB_TRISTATE_AUTO;
+  wb_tristate write_combined = WB_TRISTATE_AUTO;
+  wb_tristate portable = WB_TRISTATE_AUTO;
+  wb_file_mode file_mode = WB_FILE_MODE_AUTO;
   std::uint64_t chunk_bytes = 0;
   Progress progress = nullptr;
 };

@@ -24,8 +24,8 @@ struct Parameter {
   Layout layout = {};
   std::uint64_t source = 0;   ///< address in host or device memory; 0 while there are no bytes
   std::uint64_t storage = 0;  ///< ties parameters that have no source
-  wb_parameter_access access = WB_PARAMETER_DENSE;
-  wb_carrier carrier = WB_CARRIER_AUTO;
+  wb_access_pattern access = WB_ACCESS_PATTERN_DENSE;
+  wb_transfer_mode carrier = WB_TRANSFER_MODE_AUTO;
 };
 
 /// wb_plan_options, one budget of which is given.
@@ -36,7 +36,7 @@ struct PlanOptions {
   std::uint32_t depth = 0;
   std::vector<std::string> select = {};
   std::vector<std::string> exclude = {};
-  wb_carrier carrier = WB_CARRIER_AUTO;
+  wb_transfer_mode carrier = WB_TRANSFER_MODE_AUTO;
   wb_order order = WB_ORDER_SPREAD;
   std::uint32_t allow = 0;
   /// How matrices are quantized; none for not at all.
@@ -120,35 +120,35 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
   }
   Result<wb_plan_info> describe() const {
     return detail::ask<wb_plan_info>(WB_PLAN_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_describe(get(), info, error);
+      return wb_plan_get_info(get(), info, error);
     });
   }
   /// The index of the parameter of a name.
   Result<std::uint64_t> find(const std::string& name) const {
     if (const auto whole = detail::whole(name); !whole) return whole.error();
     return detail::ask(std::uint64_t{0}, [&](auto* index, auto* error) {
-      return wb_plan_find(get(), name.c_str(), index, error);
+      return wb_plan_find_parameter(get(), name.c_str(), index, error);
     });
   }
   /// What becomes of a parameter; its strings live as long as the plan.
-  Result<wb_planned_info> parameter(std::uint64_t index) const {
-    return detail::ask<wb_planned_info>(WB_PLANNED_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_parameter(get(), index, info, error);
+  Result<wb_plan_parameter_info> parameter(std::uint64_t index) const {
+    return detail::ask<wb_plan_parameter_info>(WB_PLAN_PARAMETER_INFO_INIT, [&](auto* info, auto* error) {
+      return wb_plan_get_parameter_info(get(), index, info, error);
     });
   }
   /// A group; its name lives as long as the plan.
   Result<wb_plan_group_info> group(std::uint64_t index) const {
     return detail::ask<wb_plan_group_info>(WB_PLAN_GROUP_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_group(get(), index, info, error);
+      return wb_plan_get_group_info(get(), index, info, error);
     });
   }
   /// What was allowed; alive as long as the plan.
   Result<std::string_view> warning(std::uint64_t index) const {
-    return text([&](auto* to, auto* error) { return wb_plan_warning(get(), index, to, error); });
+    return text([&](auto* to, auto* error) { return wb_plan_get_warning(get(), index, to, error); });
   }
   /// The whole plan; alive as long as it.
   Result<std::string_view> json() const {
-    return text([&](auto* to, auto* error) { return wb_plan_json(get(), to, error); });
+    return text([&](auto* to, auto* error) { return wb_plan_to_json(get(), to, error); });
   }
 
  private:

@@ -25,29 +25,29 @@ class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_re
     });
   }
   /// How many scales a tensor has.
-  static Result<wb_scales_info> scales(const Layout& layout, const Scheme& scheme = {}) {
+  static Result<wb_quantizer_scales_info> scales(const Layout& layout, const Scheme& scheme = {}) {
     const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_scales_info>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_scales_info>(WB_SCALES_INFO_INIT, [&](auto* info, auto* error) {
-        return wb_quantize_scales(raw, &options, info, error);
+    return detail::with_layout<wb_quantizer_scales_info>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_quantizer_scales_info>(WB_QUANTIZER_SCALES_INFO_INIT, [&](auto* info, auto* error) {
+        return wb_quantizer_get_scales_info(raw, &options, info, error);
       });
     });
   }
-  Result<wb_quantized> quantize(std::uint64_t source, const Layout& layout, std::uint64_t target,
+  Result<wb_quantizer_result> quantize(std::uint64_t source, const Layout& layout, std::uint64_t target,
                                 std::uint64_t scales, const Scheme& scheme = {}) const {
     const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
+    return detail::with_layout<wb_quantizer_result>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, [&](auto* done, auto* error) {
         return wb_quantizer_quantize(get(), source, raw, target, scales, &options, done, error);
       });
     });
   }
   /// The way back, to numbers of the layout's type.
-  Result<wb_quantized> dequantize(std::uint64_t source, std::uint64_t scales, std::uint64_t target,
+  Result<wb_quantizer_result> dequantize(std::uint64_t source, std::uint64_t scales, std::uint64_t target,
                                   const Layout& layout, const Scheme& scheme = {}) const {
     const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_quantized>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_quantized>(WB_QUANTIZED_INIT, [&](auto* done, auto* error) {
+    return detail::with_layout<wb_quantizer_result>(layout, [&](const wb_layout* raw) {
+      return detail::ask<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, [&](auto* done, auto* error) {
         return wb_quantizer_dequantize(get(), source, scales, target, raw, &options, done, error);
       });
     });

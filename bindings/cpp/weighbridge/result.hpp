@@ -22,7 +22,7 @@ struct Error {
   std::int32_t driver_code = 0;
   std::string message;
 
-  /// Such as "WB_ERR_NULL".
+  /// Such as "WB_ERR_INVALID_ARGUMENT".
   const char* name() const noexcept {
     const char* name = wb_status_name(status);
     return name ? name : "an unknown status";

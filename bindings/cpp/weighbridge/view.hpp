@@ -23,7 +23,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
  public:
   /// Aliases, or fails: it never copies.
   static Result<View> make(const Buffer& buffer, const Layout& layout,
-                           wb_access access = WB_ACCESS_DEVICE) {
+                           wb_accessor access = WB_ACCESSOR_DEVICE) {
     return detail::with_layout<View>(layout, [&](const wb_layout* given) {
       return detail::make<View>([&](auto** view, auto* error) {
         return wb_view_new(buffer.get(), given, access, view, error);
@@ -32,7 +32,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
   }
   /// Copies a tensor of the caller into a new buffer.
   static Result<View> copy_from(const Device& device, const void* data, const Layout& layout,
-                                wb_access access = WB_ACCESS_DEVICE,
+                                wb_accessor access = WB_ACCESSOR_DEVICE,
                                 const BufferOptions& options = {}) {
     return detail::with_layout<View>(layout, [&](const wb_layout* given) {
       return detail::make<View>(options, [&](auto* how, auto** view, auto* error) {
@@ -42,18 +42,18 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
   }
   /// Registers the host memory of a tensor, which is taken on success and stays on failure.
   static Result<View> from_dlpack(const Device& device, DlpackTensor&& tensor,
-                                  wb_access access = WB_ACCESS_DEVICE,
+                                  wb_accessor access = WB_ACCESSOR_DEVICE,
                                   const BufferOptions& options = {}) {
     return take(device, tensor, access, options, wb_view_from_dlpack);
   }
   static Result<View> from_dlpack(const Device& device, DlpackTensorVersioned&& tensor,
-                                  wb_access access = WB_ACCESS_DEVICE,
+                                  wb_accessor access = WB_ACCESSOR_DEVICE,
                                   const BufferOptions& options = {}) {
     return take(device, tensor, access, options, wb_view_from_dlpack_versioned);
   }
   Result<wb_view_info> describe() const {
     return detail::ask<wb_view_info>(WB_VIEW_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_view_describe(get(), info, error);
+      return wb_view_get_info(get(), info, error);
     });
   }
   /// The elements of a contiguous view, alive as long as it; `const T` where it is read-only.
@@ -93,7 +93,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
   }
   Result<Buffer> buffer() const {
     return detail::make<Buffer>(
-        [&](auto** buffer, auto* error) { return wb_view_buffer(get(), buffer, error); });
+        [&](auto** buffer, auto* error) { return wb_view_get_buffer(get(), buffer, error); });
   }
   /// The tensor holds a reference to the view until its deleter is called.
   Result<DlpackTensor> to_dlpack() const { return dlpack<DlpackTensor>(wb_view_to_dlpack); }
@@ -108,7 +108,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
 
  private:
   template <class Tensor, class Function>
-  static Result<View> take(const Device& device, Tensor& tensor, wb_access access,
+  static Result<View> take(const Device& device, Tensor& tensor, wb_accessor access,
                              const BufferOptions& options, Function function) {
     return detail::make<View>(options, [&](auto* given, auto** view, auto* error) {
       const wb_status status = function(device.get(), tensor.get(), access, given, view, error);

@@ -52,12 +52,12 @@ impl World {
 }
 
 impl Driver<'_> {
-    fn describe(&self, name: &CString) -> wb_offloaded_info {
+    fn describe(&self, name: &CString) -> wb_offloader_parameter_info {
         // SAFETY: the offloader is alive.
         unsafe {
-            let mut info: wb_offloaded_info = c::sized();
+            let mut info: wb_offloader_parameter_info = c::sized();
             let name = name.as_ptr();
-            c::call(|error| wb_offloader_parameter(self.raw, name, &raw mut info, error))
+            c::call(|error| wb_offloader_get_parameter_info(self.raw, name, &raw mut info, error))
                 .expect("it is there");
             info
         }
@@ -75,7 +75,7 @@ impl Driver<'_> {
                 assert!(read(info.host_address as u64, bytes) == weight.bytes, "{:?}", weight.name);
             }
             let acquired = groups.iter().any(|(group, times)| *group == weight.group && *times > 0);
-            let always = matches!(info.carrier, WB_CARRIER_NONE | WB_CARRIER_VIEW);
+            let always = matches!(info.carrier, WB_CARRIER_NONE | WB_TRANSFER_MODE_ZERO_COPY);
             if info.device_address != 0 && (acquired || always) {
                 assert!(read(info.device_address, bytes) == weight.bytes, "{:?}", weight.name);
             }
@@ -83,7 +83,7 @@ impl Driver<'_> {
         // SAFETY: the offloader is alive.
         unsafe {
             let mut stats: wb_offloader_stats = c::sized();
-            c::call(|error| wb_offloader_measure(self.raw, &raw mut stats, error))
+            c::call(|error| wb_offloader_get_stats(self.raw, &raw mut stats, error))
                 .expect("it counts");
             assert!(
                 stats.offloaded_bytes <= stats.asked_bytes
@@ -266,8 +266,8 @@ impl Driver<'_> {
     /// Tells where all weights are, after `other` has changed what is told of them.
     fn tell(
         &self,
-        other: impl Fn(usize, &wb_offloaded_info, &mut wb_parameter),
-    ) -> std::result::Result<wb_reconciled, c::Refused> {
+        other: impl Fn(usize, &wb_offloader_parameter_info, &mut wb_parameter),
+    ) -> std::result::Result<wb_offloader_reconcile_result, c::Refused> {
         let weights = self.engine.weights.borrow();
         let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
         let layouts: Vec<wb_layout> =
@@ -282,7 +282,7 @@ impl Driver<'_> {
         }
         // SAFETY: the addresses are the offloader's own.
         unsafe {
-            let mut done: wb_reconciled = c::sized();
+            let mut done: wb_offloader_reconcile_result = c::sized();
             let (given, count, stream) = (given.as_ptr(), given.len() as u64, self.stream);
             c::call(|error| {
                 wb_offloader_reconcile(self.raw, given, count, stream, &raw mut done, error)
@@ -366,8 +366,8 @@ impl Driver<'_> {
         // SAFETY: the offloader is alive.
         let made = c::make(|view, error| unsafe {
             match of_host {
-                true => wb_offloader_host_view(self.raw, name.as_ptr(), view, error),
-                false => wb_offloader_view(self.raw, name.as_ptr(), view, error),
+                true => wb_offloader_get_host_view(self.raw, name.as_ptr(), view, error),
+                false => wb_offloader_get_view(self.raw, name.as_ptr(), view, error),
             }
         });
         if let Err(refused) = &made {

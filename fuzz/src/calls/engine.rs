@@ -147,8 +147,8 @@ impl Engine {
         options.carrier = u.int_in_range(0..=3)?;
         options.order = u.int_in_range(0..=2)?;
         options.depth = u.int_in_range(0..=3)?;
-        options.allow = WB_ALLOW_NOTHING | WB_ALLOW_EVERYTHING_FITS;
-        let carrier = if u.ratio(1, 4)? { u.int_in_range(-1..=3)? } else { WB_CARRIER_AUTO };
+        options.allow = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_EVERYTHING_FITS;
+        let carrier = if u.ratio(1, 4)? { u.int_in_range(-1..=3)? } else { WB_TRANSFER_MODE_AUTO };
         let weights = self.weights.borrow();
         let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
         let layouts: Vec<wb_layout> =
@@ -176,13 +176,13 @@ pub fn parameter(
 ) -> wb_parameter {
     wb_parameter {
         struct_size: size_of::<wb_parameter>() as u32,
-        access: WB_PARAMETER_DENSE,
+        access: WB_ACCESS_PATTERN_DENSE,
         name: weight.name.as_ptr(),
         group: groups[weight.group].as_ptr(),
         layout: ptr::from_ref(layout),
         source,
         storage: 0,
-        carrier: WB_CARRIER_AUTO,
+        carrier: WB_TRANSFER_MODE_AUTO,
         reserved0: 0,
         reserved: [0; 2],
     }

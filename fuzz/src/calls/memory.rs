@@ -104,7 +104,7 @@ impl World {
         // SAFETY: the view is alive.
         let info = unsafe {
             let mut info: wb_view_info = c::sized();
-            c::call(|error| wb_view_describe(view, &raw mut info, error)).expect("it is described");
+            c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
             info
         };
         self.held.push(Held::View(view, Content::known(info.data as u64, bytes, false)));
@@ -114,7 +114,7 @@ impl World {
     pub fn view_buffer(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let Some((view, content)) = self.a_view(u)? else { return Ok(()) };
         // SAFETY: the view is alive.
-        let made = c::make(|buffer, error| unsafe { wb_view_buffer(view, buffer, error) });
+        let made = c::make(|buffer, error| unsafe { wb_view_get_buffer(view, buffer, error) });
         match made {
             Ok(buffer) => self.held.push(Held::Buffer(buffer, content)),
             Err(refused) => assert_eq!(refused.status, WB_ERR_NOT_FOUND),
@@ -172,7 +172,7 @@ pub fn describe(buffer: *const wb_buffer) -> wb_buffer_info {
     // SAFETY: the buffer is alive.
     unsafe {
         let mut info: wb_buffer_info = c::sized();
-        c::call(|error| wb_buffer_describe(buffer, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_buffer_get_info(buffer, &raw mut info, error)).expect("it is described");
         info
     }
 }

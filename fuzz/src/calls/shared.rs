@@ -85,7 +85,7 @@ impl World {
         self.files.push(file);
         let Ok(opened) = opened else { return Ok(()) };
         // SAFETY: the file is alive.
-        let buffer = c::make(|made, error| unsafe { wb_safetensors_buffer(opened, made, error) })
+        let buffer = c::make(|made, error| unsafe { wb_safetensors_get_buffer(opened, made, error) })
             .expect("it has one");
         let content = Content::known(describe(buffer).data as u64, bytes, true);
         self.held.push(Held::Buffer(buffer, content.clone()));
@@ -103,7 +103,7 @@ impl World {
         if u.arbitrary()? {
             // SAFETY: the file is alive.
             let made = c::make(|view, error| unsafe {
-                wb_safetensors_view(file, index, WB_ACCESS_HOST, alignment, view, error)
+                wb_safetensors_get_view(file, index, WB_ACCESSOR_HOST, alignment, view, error)
             });
             made.into_iter().for_each(|view| self.held.push(Held::View(view, content.clone())));
             return Ok(());
@@ -111,8 +111,8 @@ impl World {
         let mut copied = -1;
         // SAFETY: the file is alive.
         let made = c::make(|view, error| unsafe {
-            let (access, options, copied) = (WB_ACCESS_HOST, ptr::null(), &raw mut copied);
-            wb_safetensors_load(file, index, access, alignment, options, view, copied, error)
+            let (access, options, copied) = (WB_ACCESSOR_HOST, ptr::null(), &raw mut copied);
+            wb_safetensors_load_view(file, index, access, alignment, options, view, copied, error)
         });
         assert_eq!(copied == -1, made.is_err(), "outputs are written on success only");
         let content = if copied == 1 { Content::unknown() } else { content };

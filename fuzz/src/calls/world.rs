@@ -37,7 +37,7 @@ impl World {
         let name = std::env::var("WEIGHBRIDGE_FUZZ_DEVICE").unwrap_or_else(|_| "host".into());
         let name = CString::new(name).expect("a device's name");
         Self {
-            device: c::open(&name, if pin { WB_AUTO } else { WB_OFF }, WB_AUTO),
+            device: c::open(&name, if pin { WB_TRISTATE_AUTO } else { WB_TRISTATE_OFF }, WB_TRISTATE_AUTO),
             device_references: 1,
             streams: vec![ptr::null_mut()],
             held: Vec::new(),

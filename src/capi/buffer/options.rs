@@ -3,13 +3,12 @@
 use std::ffi::c_void;
 
 use crate::capi::arguments::{Sized32, check_reserved, choice, one_of, read_struct};
-use crate::capi::device::{WB_AUTO, wb_choice};
-use crate::device::policy::Choice;
-use crate::error::{Result, fail};
+use crate::capi::device::{WB_TRISTATE_AUTO, wb_tristate};
+use crate::device::policy::Tristate;
+use crate::error::Result;
 use crate::memory::buffer::{BufferOptions, FileMode, Numa};
-use crate::memory::pages::HugePages;
-use crate::memory::parallel::{Phase, Progress};
-use crate::status::WB_ERR_INVALID_ARGUMENT;
+use crate::os::mapping::HugePages;
+use crate::os::parallel::{Phase, Progress};
 
 /// Whether memory lies in huge pages.
 pub type wb_huge_pages = i32;
@@ -21,19 +20,24 @@ pub const WB_HUGE_PAGES_OFF: wb_huge_pages = 1;
 /// chooses its pages. For memory that exists already WB_ERR_NOT_SUPPORTED; files are read, not mapped.
 pub const WB_HUGE_PAGES_REQUIRE: wb_huge_pages = 2;
 
-/// The NUMA node that the device hangs on; the default.
-pub const WB_NUMA_DEVICE: i32 = -1;
-/// Any NUMA node.
-pub const WB_NUMA_ANY: i32 = -2;
+/// The NUMA node on which memory is allocated.
+pub type wb_numa_policy = i32;
+/// The node nearest to the device; the default.
+pub const WB_NUMA_DEVICE: wb_numa_policy = 0;
+/// Any node.
+pub const WB_NUMA_ANY: wb_numa_policy = 1;
+/// The node that `numa_node` names. Fails with WB_ERR_NOT_SUPPORTED if a driver allocates and for existing
+/// memory; files are read, not mapped.
+pub const WB_NUMA_NODE: wb_numa_policy = 2;
 
 /// How a file gets into memory.
 pub type wb_file_mode = i32;
 /// Mapped where the platform can register a mapping, else read; the default.
-pub const WB_FILE_AUTO: wb_file_mode = 0;
+pub const WB_FILE_MODE_AUTO: wb_file_mode = 0;
 /// Mapped, or an error.
-pub const WB_FILE_MAP: wb_file_mode = 1;
+pub const WB_FILE_MODE_MAP: wb_file_mode = 1;
 /// Read into exact memory.
-pub const WB_FILE_READ: wb_file_mode = 2;
+pub const WB_FILE_MODE_READ: wb_file_mode = 2;
 
 /// What long work is doing.
 pub type wb_phase = i32;
@@ -60,18 +64,21 @@ pub struct wb_buffer_options {
     pub huge_pages: wb_huge_pages,
     /// Threads that fault, read and copy; 0 for as many as help.
     pub threads: u32,
-    /// A NUMA node, or WB_NUMA_DEVICE or WB_NUMA_ANY. A node is WB_ERR_NOT_SUPPORTED where a driver
-    /// allocates and for memory that exists already; files are then read, not mapped.
-    pub numa_node: i32,
-    /// Pin this buffer? A wb_choice; WB_AUTO is the device's policy.
-    pub pin: wb_choice,
-    /// Bypass the processor's cache (WB_ON): fast to write, very slow to read for the host. For memory
+    /// A wb_numa_policy.
+    pub numa_policy: wb_numa_policy,
+    /// The NUMA node of WB_NUMA_NODE; not read with another policy.
+    pub numa_node: u32,
+    /// Pin this buffer? A wb_tristate; WB_TRISTATE_AUTO is the device's policy.
+    pub pin: wb_tristate,
+    /// Bypass the processor's cache (WB_TRISTATE_ON): fast to write, very slow to read for the host. For memory
     /// that exists already and for files WB_ERR_NOT_SUPPORTED.
-    pub write_combined: wb_choice,
-    /// Pinned for every context of the process; WB_AUTO is yes.
-    pub portable: wb_choice,
+    pub write_combined: wb_tristate,
+    /// Pinned for every context of the process; WB_TRISTATE_AUTO is yes.
+    pub portable: wb_tristate,
     /// A wb_file_mode, for files.
     pub file_mode: wb_file_mode,
+    /// 0.
+    pub reserved0: u32,
     /// Bytes registered at a time; 0 for all at once. Smaller chunks let neighbours use the device
     /// in between, and progress be reported.
     pub chunk_bytes: u64,
@@ -92,11 +99,13 @@ const DEFAULTS: wb_buffer_options = wb_buffer_options {
     struct_size: size_of::<wb_buffer_options>() as u32,
     huge_pages: WB_HUGE_PAGES_TRY,
     threads: 0,
-    numa_node: WB_NUMA_DEVICE,
-    pin: WB_AUTO,
-    write_combined: WB_AUTO,
-    portable: WB_AUTO,
-    file_mode: WB_FILE_AUTO,
+    numa_policy: WB_NUMA_DEVICE,
+    numa_node: 0,
+    pin: WB_TRISTATE_AUTO,
+    write_combined: WB_TRISTATE_AUTO,
+    portable: WB_TRISTATE_AUTO,
+    file_mode: WB_FILE_MODE_AUTO,
+    reserved0: 0,
     chunk_bytes: 0,
     progress: None,
     progress_user: std::ptr::null_mut(),
@@ -114,6 +123,7 @@ pub(in crate::capi) unsafe fn with_options<R>(
     // SAFETY: the caller's promise.
     let given = unsafe { read_struct(given, DEFAULTS) }?;
     check_reserved(&given.reserved, "wb_buffer_options")?;
+    check_reserved(&[given.reserved0.into()], "wb_buffer_options")?;
     let field = |name: &str| format!("wb_buffer_options.{name}");
     let options = BufferOptions {
         huge_pages: one_of(
@@ -126,24 +136,25 @@ pub(in crate::capi) unsafe fn with_options<R>(
             ],
         )?,
         threads: given.threads as usize,
-        numa: match given.numa_node {
-            WB_NUMA_DEVICE => Numa::Device,
-            WB_NUMA_ANY => Numa::Any,
-            node => match u32::try_from(node) {
-                Ok(node) => Numa::Node(node),
-                Err(_) => fail!(WB_ERR_INVALID_ARGUMENT, "{node} is no NUMA node"),
-            },
-        },
+        numa: one_of(
+            given.numa_policy,
+            &field("numa_policy"),
+            &[
+                (WB_NUMA_DEVICE, Numa::Device),
+                (WB_NUMA_ANY, Numa::Any),
+                (WB_NUMA_NODE, Numa::Node(given.numa_node)),
+            ],
+        )?,
         pin: choice(given.pin, &field("pin"))?,
-        write_combined: choice(given.write_combined, &field("write_combined"))? == Choice::On,
-        portable: choice(given.portable, &field("portable"))? != Choice::Off,
+        write_combined: choice(given.write_combined, &field("write_combined"))? == Tristate::On,
+        portable: choice(given.portable, &field("portable"))? != Tristate::Off,
         file: one_of(
             given.file_mode,
             &field("file_mode"),
             &[
-                (WB_FILE_AUTO, FileMode::Auto),
-                (WB_FILE_MAP, FileMode::Map),
-                (WB_FILE_READ, FileMode::Read),
+                (WB_FILE_MODE_AUTO, FileMode::Auto),
+                (WB_FILE_MODE_MAP, FileMode::Map),
+                (WB_FILE_MODE_READ, FileMode::Read),
             ],
         )?,
         chunk_bytes: usize::try_from(given.chunk_bytes).unwrap_or(usize::MAX).min(1 << 62),

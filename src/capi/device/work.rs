@@ -7,10 +7,11 @@ use crate::capi::arguments::check_output;
 use crate::capi::device::wb_device;
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::device::{Device, Holder, Stream};
+use crate::device::backend::Stream;
+use crate::device::device::{Device, Holder};
 use crate::error::fail;
-use crate::memory::pages::Span;
-use crate::status::{WB_ERR_NULL, WB_ERR_OVERFLOW, wb_status};
+use crate::os::span::Span;
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 
 /// Work of the host on a stream. It must not call this library or CUDA.
 pub type wb_host_function = Option<unsafe extern "C" fn(user: *mut c_void)>;
@@ -19,7 +20,7 @@ pub type wb_host_function = Option<unsafe extern "C" fn(user: *mut c_void)>;
 ///
 /// Ownership: given back with wb_device_free, or with the device's last reference. May block the
 /// device: keep it off the hot path. Any thread.
-/// Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_ZERO_BYTES, WB_ERR_FORKED, WB_ERR_DRIVER.
+/// Errors: WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_FORKED, WB_ERR_DRIVER.
 ///
 /// # Safety
 /// `device` is NULL or alive; `address` is NULL or valid.
@@ -27,7 +28,7 @@ pub type wb_host_function = Option<unsafe extern "C" fn(user: *mut c_void)>;
 pub unsafe extern "C" fn wb_device_alloc(
     device: *const wb_device,
     bytes: u64,
-    address: *mut u64,
+    address: *mut *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -39,7 +40,7 @@ pub unsafe extern "C" fn wb_device_alloc(
         };
         let allocated = device.alloc(bytes.unsigned_abs(), Holder::Caller)?;
         // SAFETY: not NULL.
-        unsafe { *address = allocated.start() as u64 };
+        unsafe { *address = allocated.start() as *mut c_void };
         Ok(())
     })
 }
@@ -53,11 +54,13 @@ pub unsafe extern "C" fn wb_device_alloc(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_free(
     device: *const wb_device,
-    address: u64,
+    address: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { handle::borrow::<Device>(device) }?.free(address, Holder::Caller))
+    guard(error, || {
+        unsafe { handle::borrow::<Device>(device) }?.free(address as u64, Holder::Caller)
+    })
 }
 
 /// Queues a copy of `bytes` bytes between any two places: host memory or device memory, each by its
@@ -66,15 +69,15 @@ pub unsafe extern "C" fn wb_device_free(
 /// Stream order: runs behind what is queued on `stream`; both places must stay until then. Where
 /// one is pageable memory, or both are host memory, a driver may block the caller until the stream
 /// gets there. Any thread. Capturable.
-/// Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_NULL for an address 0.
+/// Errors: WB_ERR_DRIVER, WB_ERR_FORKED; WB_ERR_INVALID_ARGUMENT for a NULL address.
 ///
 /// # Safety
 /// Both places are valid for `bytes` bytes until the stream has run the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_copy(
     device: *const wb_device,
-    to: u64,
-    from: u64,
+    to: *mut c_void,
+    from: *const c_void,
     bytes: u64,
     stream: *mut c_void,
     error: *mut wb_error,
@@ -85,12 +88,12 @@ pub unsafe extern "C" fn wb_device_copy(
         if bytes == 0 {
             return Ok(());
         }
-        if to == 0 || from == 0 {
-            fail!(WB_ERR_NULL, "asked to copy {bytes} bytes from {from:#x} to {to:#x}");
+        if to.is_null() || from.is_null() {
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked to copy {bytes} bytes from {from:p} to {to:p}");
         }
         // SAFETY: the caller's promise.
         let (Some(to), Some(from)) =
-            (unsafe { (Span::checked(to, bytes), Span::checked(from, bytes)) })
+            (unsafe { (Span::checked(to as u64, bytes), Span::checked(from as u64, bytes)) })
         else {
             fail!(WB_ERR_OVERFLOW, "a copy of {bytes} bytes goes past the last address")
         };
@@ -174,7 +177,7 @@ pub unsafe extern "C" fn wb_device_stream_call(
     guard(error, || {
         // SAFETY: the caller's promise.
         let device = unsafe { handle::borrow::<Device>(device) }?;
-        let Some(function) = function else { fail!(WB_ERR_NULL, "function is NULL") };
+        let Some(function) = function else { fail!(WB_ERR_INVALID_ARGUMENT, "function is NULL") };
         let user = user as usize;
         // SAFETY: the caller promised that this is a good call on any thread.
         let work = Box::new(move || unsafe { function(user as *mut c_void) });

@@ -6,7 +6,7 @@ use crate::capi::arguments::{check_output, text};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
 use crate::capi::offloader::wb_offloader;
-use crate::device::Stream;
+use crate::device::backend::Stream;
 use crate::offload::offloader::Offloader;
 use crate::status::wb_status;
 
@@ -16,7 +16,7 @@ use crate::status::wb_status;
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_group(
+pub unsafe extern "C" fn wb_offloader_find_group(
     offloader: *const wb_offloader,
     name: *const c_char,
     group: *mut u64,
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn wb_offloader_group(
         // SAFETY: the caller's promise.
         let (offloader, name) =
             unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.group(name)?;
+        let found = offloader.find_group(name)?;
         // SAFETY: not NULL.
         unsafe { *group = found as u64 };
         Ok(())
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn wb_offloader_acquire_group(
     guard(error, || {
         // SAFETY: the caller's promise.
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.acquire(group as usize, Stream(stream as usize))
+        offloader.acquire_group(group as usize, Stream(stream as usize))
     })
 }
 
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn wb_offloader_release_group(
     guard(error, || {
         // SAFETY: the caller's promise.
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.release(group as usize, Stream(stream as usize))
+        offloader.release_group(group as usize, Stream(stream as usize))
     })
 }
 

@@ -1,35 +1,40 @@
 //! An offloader's parameters: where they are, and how they change.
 
 use std::ffi::{c_char, c_void};
-use std::ptr;
 
 use crate::capi::arguments::{Sized32, check_output, check_struct, text, write_struct};
 use crate::capi::error::{guard, wb_error};
-use crate::capi::handle;
 use crate::capi::offloader::{source_of, wb_offloader};
 use crate::capi::parameter::{
-    WB_CARRIER_NONE, carrier_code, parameters_from, wb_carrier, wb_parameter,
+    parameters_from, placement_codes, wb_parameter, wb_placement, wb_transfer_mode,
 };
-use crate::capi::view::{self, wb_layout, wb_view};
-use crate::device::Stream;
+use crate::capi::view::{wb_layout, wb_view};
+use crate::capi::{handle, view};
+use crate::device::backend::{Location, Stream};
 use crate::error::Result;
 use crate::memory::view::View;
-use crate::offload::offloader::{Offloader, Source};
+use crate::offload::offloader::Offloader;
+use crate::os::sync::Arc;
 use crate::status::wb_status;
-use crate::sync::Arc;
 
-/// What a parameter of an offloader is. Begin with WB_OFFLOADED_INFO_INIT.
+/// What a parameter of an offloader is. Begin with WB_OFFLOADER_PARAMETER_INFO_INIT.
 #[repr(C)]
-pub struct wb_offloaded_info {
+pub struct wb_offloader_parameter_info {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// How it is carried; WB_CARRIER_NONE while it is resident.
-    pub carrier: wb_carrier,
-    /// Its group.
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
+    pub transfer_mode: wb_transfer_mode,
+    /// 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's own.
+    pub owned: i32,
+    /// Its name, ending in NUL; valid until the parameter is removed.
+    pub name: *const c_char,
+    /// Index of its group.
     pub group: u64,
-    /// Where the device finds the first element: of a view or a resident parameter always, of another
-    /// while its group is acquired. 0 for a parameter that has no bytes yet.
-    pub device_address: u64,
+    /// Device address of the first element: of a zero-copy or a resident parameter always, of another
+    /// while its group is acquired. NULL for a parameter that has no bytes yet.
+    pub device_address: *mut c_void,
     /// Where the host finds the first element of what is offloaded; NULL for a resident parameter.
     pub host_address: *mut c_void,
     /// Bytes from its lowest to the end of its highest element.
@@ -37,53 +42,109 @@ pub struct wb_offloaded_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers and a pointer.
-unsafe impl Sized32 for wb_offloaded_info {
-    const NAME: &'static str = "wb_offloaded_info";
+unsafe impl Sized32 for wb_offloader_parameter_info {
+    const NAME: &'static str = "wb_offloader_parameter_info";
 }
 
-/// Answers what a parameter is and where. Any thread. Errors: WB_ERR_NOT_FOUND.
+/// Gets the index of the parameter with a name. An index is valid until a parameter is removed.
+///
+/// Fails with WB_ERR_NOT_FOUND if no parameter has this name.
 ///
 /// # Safety
-/// `offloader` is NULL or alive; `name` ends in NUL; `info` is NULL or valid for the size that it
-/// begins with.
+/// `offloader` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_parameter(
+pub unsafe extern "C" fn wb_offloader_find_parameter(
     offloader: *const wb_offloader,
     name: *const c_char,
-    info: *mut wb_offloaded_info,
+    index: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    guard(error, || {
+        check_output(index, "index")?;
+        // SAFETY: the caller's promise.
+        let (offloader, name) =
+            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
+        let found = offloader.find_parameter(name)?;
+        // SAFETY: not NULL.
+        unsafe { *index = found as u64 };
+        Ok(())
+    })
+}
+
+/// Fills `info` with the properties of parameter `index`.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE if there is no such parameter.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `info` is NULL or valid for the size that it begins with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_parameter_info(
+    offloader: *const wb_offloader,
+    index: u64,
+    info: *mut wb_offloader_parameter_info,
+    error: *mut wb_error,
+) -> wb_status {
+    // SAFETY: the caller's promise.
+    unsafe { wb_offloader_get_parameter_infos(offloader, index, 1, info, error) }
+}
+
+/// Fills `infos`, an array of `count` structs, with the properties of the parameters from index `first` on.
+/// Every struct begins with the same struct_size.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if there are fewer parameters.
+///
+/// # Safety
+/// `offloader` is NULL or alive; `infos` is NULL or valid for `count` structs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
+    offloader: *const wb_offloader,
+    first: u64,
+    count: u64,
+    infos: *mut wb_offloader_parameter_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
         // SAFETY: the caller's promise.
-        let (offloader, name) =
-            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.describe(name)?;
-        let described = wb_offloaded_info {
-            struct_size: size_of::<wb_offloaded_info>() as u32,
-            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
-            group: found.group as u64,
-            device_address: found.device_address.unwrap_or(0),
-            host_address: found.host_address.unwrap_or(0) as *mut c_void,
-            span_bytes: found.layout.span_bytes(),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { write_struct(info, &described) }
+        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+        if count > 0 {
+            // SAFETY: the caller's promise.
+            unsafe { check_struct(infos) }?;
+        }
+        let found = offloader.parameter_infos(first as usize, count as usize)?;
+        for (at, found) in found.into_iter().enumerate() {
+            // SAFETY: the caller's promise; every struct begins with its size.
+            let info = unsafe { infos.byte_add(at * (*infos).struct_size as usize) };
+            let (placement, transfer_mode) = placement_codes(found.transfer_mode);
+            let described = wb_offloader_parameter_info {
+                struct_size: size_of::<wb_offloader_parameter_info>() as u32,
+                placement,
+                transfer_mode,
+                owned: found.owned.into(),
+                name: found.name.as_ptr(),
+                group: found.group as u64,
+                device_address: found.device_address.unwrap_or(0) as *mut c_void,
+                host_address: found.host_address.unwrap_or(0) as *mut c_void,
+                span_bytes: found.layout.span_bytes(),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { write_struct(info, &described) }?;
+        }
+        Ok(())
     })
 }
 
 /// # Safety
-/// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
+/// `offloader` is NULL or alive; `view` is NULL or valid.
 unsafe fn give_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
-    make: impl FnOnce(&Offloader, &str) -> Result<Arc<View>>,
+    make: impl FnOnce(&Offloader, usize) -> Result<Arc<View>>,
 ) -> Result<()> {
     check_output(view, "view")?;
     // SAFETY: the caller's promise.
-    let (offloader, name) =
-        unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-    let made = make(offloader, name)?;
+    let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
+    let made = make(offloader, index as usize)?;
     // SAFETY: not NULL.
     unsafe { *view = handle::give(made) };
     Ok(())
@@ -99,14 +160,14 @@ unsafe fn give_view(
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_view(
+pub unsafe extern "C" fn wb_offloader_get_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { give_view(offloader, name, view, Offloader::view) })
+    guard(error, || unsafe { give_view(offloader, index, view, Offloader::view) })
 }
 
 /// A view of the host's bytes of an offloaded parameter, to read them or to save them.
@@ -117,14 +178,14 @@ pub unsafe extern "C" fn wb_offloader_view(
 /// # Safety
 /// `offloader` is NULL or alive; `name` ends in NUL; `view` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_host_view(
+pub unsafe extern "C" fn wb_offloader_get_host_view(
     offloader: *const wb_offloader,
-    name: *const c_char,
+    index: u64,
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
     // SAFETY: the caller's promise.
-    guard(error, || unsafe { give_view(offloader, name, view, Offloader::host_view) })
+    guard(error, || unsafe { give_view(offloader, index, view, Offloader::host_view) })
 }
 
 /// Gives a parameter new bytes, and a new type, shape or strides where `layout` says so. Where it is
@@ -153,7 +214,7 @@ pub unsafe extern "C" fn wb_offloader_host_view(
 pub unsafe extern "C" fn wb_offloader_replace(
     offloader: *const wb_offloader,
     name: *const c_char,
-    source: u64,
+    source: *const c_void,
     layout: *const wb_layout,
     stream: *mut c_void,
     error: *mut wb_error,
@@ -165,11 +226,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-        let span = unsafe {
-            view::source(ptr::with_exposed_provenance(source as usize), &layout, offset)
-        }?;
+        let span = unsafe { view::source(source, &layout, offset) }?;
         let on_device = offloader.device().backend().is_device_memory(span.start() as u64)?;
-        offloader.replace(name, layout, Source { span, on_device }, Stream(stream as usize))
+        offloader.replace(name, layout, Location { span, on_device }, Stream(stream as usize))
     })
 }
 
@@ -227,9 +286,9 @@ pub unsafe extern "C" fn wb_offloader_remove(
     })
 }
 
-/// What wb_offloader_reconcile did. Begin with WB_RECONCILED_INIT.
+/// What wb_offloader_reconcile did. Begin with WB_OFFLOADER_RECONCILE_RESULT_INIT.
 #[repr(C)]
-pub struct wb_reconciled {
+pub struct wb_offloader_reconcile_result {
     /// Bytes of the struct.
     pub struct_size: u32,
     /// 0.
@@ -245,8 +304,8 @@ pub struct wb_reconciled {
 }
 
 // SAFETY: repr(C), begins with its size; numbers.
-unsafe impl Sized32 for wb_reconciled {
-    const NAME: &'static str = "wb_reconciled";
+unsafe impl Sized32 for wb_offloader_reconcile_result {
+    const NAME: &'static str = "wb_offloader_reconcile_result";
 }
 
 /// Makes the offloader hold what an engine's parameters are now: `parameters` are all of them, each with
@@ -267,7 +326,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
     parameters: *const wb_parameter,
     count: u64,
     stream: *mut c_void,
-    reconciled: *mut wb_reconciled,
+    result: *mut wb_offloader_reconcile_result,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -275,7 +334,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
         let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
         // SAFETY: the caller's promise.
         let parameters = unsafe {
-            check_struct(reconciled)?;
+            check_struct(result)?;
             parameters_from(parameters, count)
         }?;
         let mut now = Vec::with_capacity(parameters.len());
@@ -285,8 +344,8 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
             now.push((parameter, source));
         }
         let done = offloader.reconcile(now, Stream(stream as usize))?;
-        let described = wb_reconciled {
-            struct_size: size_of::<wb_reconciled>() as u32,
+        let described = wb_offloader_reconcile_result {
+            struct_size: size_of::<wb_offloader_reconcile_result>() as u32,
             reserved0: 0,
             replaced: done.replaced,
             added: done.added,
@@ -294,7 +353,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
             kept: done.kept,
         };
         // SAFETY: the caller's promise.
-        unsafe { write_struct(reconciled, &described) }
+        unsafe { write_struct(result, &described) }
     })
 }
 

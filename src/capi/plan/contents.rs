@@ -5,18 +5,22 @@ use std::ffi::c_char;
 use crate::capi::arguments::{Sized32, check_output, text, write_struct};
 use crate::capi::error::{guard, wb_error};
 use crate::capi::handle;
-use crate::capi::parameter::{WB_CARRIER_NONE, carrier_code, wb_carrier};
+use crate::capi::parameter::{placement_codes, wb_placement, wb_transfer_mode};
 use crate::capi::plan::{Planned, c_text, wb_plan};
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
 
-/// What becomes of a parameter. Begin with WB_PLANNED_INFO_INIT. The strings are the plan's.
+/// What becomes of a parameter. Begin with WB_PLAN_PARAMETER_INFO_INIT. The strings are the plan's.
 #[repr(C)]
-pub struct wb_planned_info {
+pub struct wb_plan_parameter_info {
     /// Bytes of the struct.
     pub struct_size: u32,
-    /// How it is carried; WB_CARRIER_NONE when it stays on the device.
-    pub carrier: wb_carrier,
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO for a resident parameter.
+    pub transfer_mode: wb_transfer_mode,
+    /// 0.
+    pub reserved0: u32,
     /// Its name.
     pub name: *const c_char,
     /// Why it goes or stays, in words.
@@ -30,8 +34,8 @@ pub struct wb_planned_info {
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers.
-unsafe impl Sized32 for wb_planned_info {
-    const NAME: &'static str = "wb_planned_info";
+unsafe impl Sized32 for wb_plan_parameter_info {
+    const NAME: &'static str = "wb_plan_parameter_info";
 }
 
 /// A group of a plan. Begin with WB_PLAN_GROUP_INFO_INIT. The string is the plan's.
@@ -59,7 +63,7 @@ unsafe impl Sized32 for wb_plan_group_info {
 /// # Safety
 /// `plan` is NULL or alive; `name` ends in NUL; `index` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_find(
+pub unsafe extern "C" fn wb_plan_find_parameter(
     plan: *const wb_plan,
     name: *const c_char,
     index: *mut u64,
@@ -85,10 +89,10 @@ pub unsafe extern "C" fn wb_plan_find(
 /// # Safety
 /// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_parameter(
+pub unsafe extern "C" fn wb_plan_get_parameter_info(
     plan: *const wb_plan,
     index: u64,
-    info: *mut wb_planned_info,
+    info: *mut wb_plan_parameter_info,
     error: *mut wb_error,
 ) -> wb_status {
     guard(error, || {
@@ -97,9 +101,12 @@ pub unsafe extern "C" fn wb_plan_parameter(
         let plan = planned.plan();
         let at = checked(index, plan.parameters.len(), "parameter")?;
         let found = &plan.parameters[at];
-        let described = wb_planned_info {
-            struct_size: size_of::<wb_planned_info>() as u32,
-            carrier: found.carrier.map_or(WB_CARRIER_NONE, carrier_code),
+        let (placement, transfer_mode) = placement_codes(found.transfer_mode);
+        let described = wb_plan_parameter_info {
+            struct_size: size_of::<wb_plan_parameter_info>() as u32,
+            placement,
+            transfer_mode,
+            reserved0: 0,
             name: planned.words()[at].0.as_ptr(),
             reason: planned.words()[at].1.as_ptr(),
             group: found.group as u64,
@@ -117,7 +124,7 @@ pub unsafe extern "C" fn wb_plan_parameter(
 /// # Safety
 /// `plan` is NULL or alive; `info` is NULL or valid for the size that it begins with.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_group(
+pub unsafe extern "C" fn wb_plan_get_group_info(
     plan: *const wb_plan,
     index: u64,
     info: *mut wb_plan_group_info,
@@ -133,7 +140,7 @@ pub unsafe extern "C" fn wb_plan_group(
         });
         let described = wb_plan_group_info {
             struct_size: size_of::<wb_plan_group_info>() as u32,
-            turn: groups[at].ring.map_or(-1, |turn| turn as i32),
+            turn: groups[at].ring_position.map_or(-1, |turn| turn as i32),
             name: names[at].as_ptr(),
             offloaded_bytes: groups[at].offloaded_bytes,
             resident_bytes: groups[at].resident_bytes,
@@ -148,7 +155,7 @@ pub unsafe extern "C" fn wb_plan_group(
 /// # Safety
 /// `plan` is NULL or alive; `warning` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_plan_warning(
+pub unsafe extern "C" fn wb_plan_get_warning(
     plan: *const wb_plan,
     index: u64,
     warning: *mut *const c_char,

@@ -5,10 +5,10 @@ use std::ptr;
 
 use cudarc::driver::sys::{CUcontext, CUdevice};
 
-use super::driver::{Driver, code};
+use crate::device::cuda::driver::{Driver, code};
 use crate::error::Result;
-use crate::log;
-use crate::process::Process;
+use crate::os::log;
+use crate::os::process::Process;
 
 /// The relaxed capture mode: what this library allocates or frees does not break the capture of
 /// another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.

@@ -11,8 +11,8 @@ use cudarc::driver::sys::{
 };
 use once_cell::sync::OnceCell;
 
-use crate::error::{Error, Result};
-use crate::process::PerProcess;
+use crate::error::{CodeDomain, Error, Result};
+use crate::os::process::PerProcess;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_DRIVER,
     WB_ERR_DRIVER_TOO_OLD, WB_ERR_FORKED, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,
@@ -192,7 +192,7 @@ impl Driver {
     fn error(&self, symbol: &str, code: c_int) -> Error {
         // An answer, not a failure, and on the path of every step: no words are made for it.
         if code == code::NOT_READY {
-            return Error::new(WB_ERR_DRIVER, String::new()).with_code(code);
+            return Error::new(WB_ERR_DRIVER, String::new()).with_code(CodeDomain::Cuda, code);
         }
         let name = self.describe(self.error_name, code).unwrap_or_else(|| "unknown code".into());
         let text = self.describe(self.error_text, code).unwrap_or_default();
@@ -201,7 +201,7 @@ impl Driver {
             message += "; CUDA was initialised before a fork, and this is the child: open devices after \
                         fork, or start workers with spawn";
         }
-        Error::new(status_of(symbol, code), message).with_code(code)
+        Error::new(status_of(symbol, code), message).with_code(CodeDomain::Cuda, code)
     }
 
     fn describe(&self, function: Option<Explain>, code: c_int) -> Option<String> {

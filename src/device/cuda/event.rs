@@ -5,12 +5,12 @@ use std::ptr;
 
 use cudarc::driver::sys::{CUevent, CUstream};
 
-use super::context::{Context, record_unless_gone};
-use super::driver::code;
-use crate::device::{Event, Stream, Waiting};
+use crate::device::backend::{Event, Stream, WaitScope};
+use crate::device::cuda::context::{Context, record_unless_gone};
+use crate::device::cuda::driver::code;
 use crate::error::{Result, fail};
+use crate::os::sync::Arc;
 use crate::status::WB_ERR_INTERNAL;
-use crate::sync::Arc;
 
 /// Event without timing. Source: the CUDA driver API, `CUevent_flags`.
 const DISABLE_TIMING: u32 = 2;
@@ -46,11 +46,11 @@ impl Event for CudaEvent {
         unsafe { entered.driver.event_record(self.raw, stream.0 as CUstream) }
     }
 
-    fn hold(&self, stream: Stream, waiting: Waiting) -> Result<()> {
+    fn hold(&self, stream: Stream, waiting: WaitScope) -> Result<()> {
         let entered = self.context.enter()?;
         let flags = match waiting {
-            Waiting::Within => 0,
-            Waiting::FromOutside => WAIT_EXTERNAL,
+            WaitScope::Capture => 0,
+            WaitScope::External => WAIT_EXTERNAL,
         };
         // SAFETY: the event is alive, and the caller's stream is.
         unsafe { entered.driver.stream_wait_event(stream.0 as CUstream, self.raw, flags) }

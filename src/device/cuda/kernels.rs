@@ -6,11 +6,13 @@ use std::ptr;
 use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
 use once_cell::sync::OnceCell;
 
-use super::context::{Context, Entered, record_unless_gone};
-use crate::device::Stream;
-use crate::device::kernel::{Blocks, Kernel, ScaleKind};
+use crate::device::backend::Stream;
+use crate::device::cuda::context::{Context, Entered, record_unless_gone};
+use crate::device::kernel::Kernel;
 use crate::error::{Error, Result, fail};
 use crate::status::WB_ERR_INTERNAL;
+use crate::tensor::fp8::ScaleType;
+use crate::tensor::scale_grid::Blocks;
 
 /// For every chip from Turing on; packed by the build, as below.
 const BASE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_75.ptx"));
@@ -62,20 +64,20 @@ impl Kernels {
                 // SAFETY: the span is the device's own.
                 unsafe { entered.driver.memset_async(span.start() as u64, 0, span.bytes(), raw) }
             }
-            Kernel::Absmax { wide, source, mut blocks, sizes, odd } => {
+            Kernel::Absmax { wide, source, mut blocks, sizes, nonfinite } => {
                 let vectors = vectors(&blocks, wide.bytes(), &[source]);
                 let (mut strip, mut vector) = (STRIP as u32, u32::from(vectors));
                 let strips = blocks.block_rows.min(u64::from(u32::MAX)).div_ceil(STRIP);
                 let rows = (blocks.first_row + blocks.rows).div_ceil(blocks.block_rows) * strips;
                 let shape = Shape::of(rows, blocks.cols, vectors);
                 let (mut source, mut sizes) = (source, sizes.start() as u64);
-                let mut odd = odd.start() as u64;
+                let mut nonfinite = nonfinite.start() as u64;
                 let name = format!("wb_absmax_{}", wide.name());
                 let arguments: &mut [*mut c_void] = &mut [
                     (&raw mut source).cast(),
                     (&raw mut blocks).cast(),
                     (&raw mut sizes).cast(),
-                    (&raw mut odd).cast(),
+                    (&raw mut nonfinite).cast(),
                     (&raw mut strip).cast(),
                     (&raw mut vector).cast(),
                 ];
@@ -220,10 +222,10 @@ impl Shape {
     }
 }
 
-fn kind_name(kind: ScaleKind) -> &'static str {
+fn kind_name(kind: ScaleType) -> &'static str {
     match kind {
-        ScaleKind::F32 => "f32",
-        ScaleKind::E8m0 => "e8m0",
+        ScaleType::F32 => "f32",
+        ScaleType::E8m0 => "e8m0",
     }
 }
 

@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::time::Instant;
 
-use super::stream::Streams;
-use crate::device::{Event, Stream, Waiting};
+use crate::device::backend::{Event, Stream, WaitScope};
+use crate::device::host::stream::Streams;
 use crate::error::{Result, fail};
+use crate::os::sync;
+use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::status::WB_ERR_INTERNAL;
-use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard};
 
 /// A point and when its stream passed it.
 #[derive(Default)]
@@ -60,7 +61,7 @@ impl Event for HostEvent {
         Ok(())
     }
 
-    fn hold(&self, stream: Stream, _: Waiting) -> Result<()> {
+    fn hold(&self, stream: Stream, _: WaitScope) -> Result<()> {
         let stream = self.streams.find(stream)?;
         if let Some(point) = self.point() {
             stream.push(Box::new(move || point.wait()));
@@ -96,7 +97,7 @@ impl Event for HostEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Process;
+    use crate::os::process::Process;
     use std::sync::mpsc;
 
     #[test]
@@ -115,7 +116,7 @@ mod tests {
         let event = HostEvent::new(&streams);
         assert!(event.is_complete().unwrap(), "not set: nothing to wait for");
         event.record(first).unwrap();
-        event.hold(second, Waiting::Within).unwrap();
+        event.hold(second, WaitScope::Capture).unwrap();
         streams.find(second).unwrap().push(Box::new(move || send.send(2).unwrap()));
         assert!(!event.is_complete().unwrap());
         assert_eq!(event.seconds_since(&begin).unwrap(), None);

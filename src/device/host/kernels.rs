@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 
-use crate::device::kernel::{Blocks, Kernel};
-use crate::memory::pages::{self, Span};
-use crate::sync::thread;
+use crate::device::kernel::Kernel;
+use crate::os::bytes;
+use crate::os::span::Span;
+use crate::os::sync::thread;
+use crate::tensor::scale_grid::Blocks;
 
 /// Elements that are worth a thread.
 const WORTH_A_THREAD: u64 = 1 << 20;
@@ -22,7 +24,7 @@ type Dequantize = unsafe extern "C" fn(*const u8, *const Blocks, *const f32, *mu
 type Scales = unsafe extern "C" fn(*const u32, u64, f32, *mut u8, *mut f32);
 type Inverses = unsafe extern "C" fn(*const u8, u64, i32, *mut f32);
 
-/// One copy of all kernels; by [`Wide`], then by [`Format`].
+/// One copy of all kernels; by [`SourceType`], then by [`Fp8Format`].
 struct Table {
     absmax: [Absmax; 3],
     quantize: [[Quantize; 2]; 3],
@@ -121,19 +123,19 @@ pub fn run(kernel: Kernel) {
 
 fn run_with(table: &Table, kernel: Kernel) {
     match kernel {
-        Kernel::Zero { span } => pages::fill(span, 0),
-        Kernel::Absmax { wide, source, blocks, sizes, odd } => {
+        Kernel::Zero { span } => bytes::fill(span, 0),
+        Kernel::Absmax { wide, source, blocks, sizes, nonfinite } => {
             let kernel = table.absmax[wide as usize];
             // Threads share no block.
             let counts = in_parts(blocks, blocks.block_rows, &|part, row| {
-                let (mut odd, skip) = (0u64, scales_before(&blocks, row));
+                let (mut nonfinite, skip) = (0u64, scales_before(&blocks, row));
                 let from = address(source, row as i64 * blocks.row_stride, wide.bytes());
                 // SAFETY: the maker of the kernel keeps the source and a size for each block.
-                unsafe { kernel(from, &part, pointer::<u32>(sizes).add(skip), &mut odd) };
-                odd
+                unsafe { kernel(from, &part, pointer::<u32>(sizes).add(skip), &mut nonfinite) };
+                nonfinite
             });
             // SAFETY: eight bytes at a multiple of eight, which kernels only add to.
-            let all = unsafe { &*pointer::<AtomicU64>(odd) };
+            let all = unsafe { &*pointer::<AtomicU64>(nonfinite) };
             all.fetch_add(counts.into_iter().sum(), Ordering::Relaxed);
         }
         Kernel::Scales { sizes, most, kind, scales, inverses } => {
@@ -239,18 +241,18 @@ fn address(start: u64, elements: i64, bytes: u64) -> *mut u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::kernel::{Format, Wide};
-    use crate::device::{Device, DeviceOptions};
+    use crate::device::device::{Device, DeviceOptions};
     use crate::memory::buffer::{Buffer, BufferOptions};
     use crate::quant::reference;
+    use crate::tensor::fp8::{Fp8Format, SourceType};
 
     /// Quantizes numbers as they are, given by their bits, with every copy of the kernels.
-    fn codes(bytes: &[u8], wide: Wide, format: Format) -> Vec<Vec<u8>> {
+    fn codes(bytes: &[u8], wide: SourceType, format: Fp8Format) -> Vec<Vec<u8>> {
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let hold = |bytes: &[u8]| {
             let options = BufferOptions::default();
             let buffer = Buffer::alloc(&device, bytes.len(), &options, &mut None).unwrap();
-            pages::write(buffer.data(), bytes);
+            bytes::write(buffer.data(), bytes);
             buffer
         };
         let count = bytes.len() as u64 / wide.bytes();
@@ -275,15 +277,15 @@ mod tests {
             target: target.data(),
         };
         let run = |table| {
-            pages::fill(target.data(), 0xaa);
+            bytes::fill(target.data(), 0xaa);
             run_with(table, kernel);
-            pages::read(target.data())
+            bytes::read(target.data())
         };
         tables().iter().map(run).collect()
     }
 
-    fn check(numbers: &[f32], bytes: &[u8], wide: Wide) {
-        for format in [Format::E4m3, Format::E5m2] {
+    fn check(numbers: &[f32], bytes: &[u8], wide: SourceType) {
+        for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             let wanted: Vec<u8> =
                 numbers.iter().map(|number| reference::encode(*number, format)).collect();
             for (at, found) in codes(bytes, wide, format).into_iter().enumerate() {
@@ -299,7 +301,7 @@ mod tests {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
         let bf16: Vec<f32> =
             (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
-        check(&bf16, &all, Wide::Bf16);
+        check(&bf16, &all, SourceType::Bf16);
         let f16: Vec<f32> = (0..=u16::MAX)
             .map(|bits| {
                 let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
@@ -312,14 +314,14 @@ mod tests {
                 }
             })
             .collect();
-        check(&f16, &all, Wide::F16);
+        check(&f16, &all, SourceType::F16);
     }
 
     #[test]
     fn numbers_of_32_bits_around_every_edge_are_rounded_as_defined() {
         // Both sides of every code, of every middle between two, and bits all over the range.
         let mut bits: Vec<u32> = (0..100_000u32).map(|at| at.wrapping_mul(0x9e37_79b1)).collect();
-        for format in [Format::E4m3, Format::E5m2] {
+        for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             for code in 0..0x7e {
                 let (one, next) =
                     (reference::decode(code, format), reference::decode(code + 1, format));
@@ -332,7 +334,7 @@ mod tests {
         }
         let numbers: Vec<f32> = bits.iter().copied().map(f32::from_bits).collect();
         let bytes: Vec<u8> = bits.iter().copied().flat_map(u32::to_ne_bytes).collect();
-        check(&numbers, &bytes, Wide::F32);
+        check(&numbers, &bytes, SourceType::F32);
     }
 
     #[test]
@@ -343,7 +345,7 @@ mod tests {
             let bits = (chunk << 24)..=(chunk << 24 | 0x00ff_ffff);
             let numbers: Vec<f32> = bits.clone().map(f32::from_bits).collect();
             let bytes: Vec<u8> = bits.flat_map(u32::to_ne_bytes).collect();
-            check(&numbers, &bytes, Wide::F32);
+            check(&numbers, &bytes, SourceType::F32);
         }
     }
 }

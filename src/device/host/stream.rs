@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::device::Stream;
+use crate::device::backend::Stream;
 use crate::error::{Result, fail, no_thread};
-use crate::log;
-use crate::process::Process;
+use crate::os::process::Process;
+use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
+use crate::os::{log, sync};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
-use crate::sync::{self, Arc, Condvar, Mutex, MutexGuard, thread};
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -57,7 +57,7 @@ impl Queue {
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 drop(state);
-                log::settle(|| {
+                log::best_effort(|| {
                     work();
                     Ok(())
                 });
@@ -101,7 +101,7 @@ impl HostStream {
 
 impl Drop for HostStream {
     fn drop(&mut self) {
-        log::settle(|| {
+        log::best_effort(|| {
             self.0.lock().closed = true;
             self.0.changed.notify_all();
             Ok(())

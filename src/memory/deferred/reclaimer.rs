@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Event};
+use crate::device::backend::Event;
+use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::log;
+use crate::os::sync::{Arc, Condvar, Mutex};
+use crate::os::{log, sync};
 use crate::status::WB_ERR_TIMEOUT;
-use crate::sync::{self, Arc, Condvar, Mutex};
 
 /// First and longest pause between two looks at the events.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
@@ -16,7 +17,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_m
 const MOST_FAILURES: u32 = 1000;
 
 /// A reference that waits. `payload` is taken before `device` is let go.
-struct Waiting {
+struct PendingRelease {
     event: Option<Box<dyn Event>>,
     /// Looks at the event that failed.
     failures: u32,
@@ -26,7 +27,7 @@ struct Waiting {
 
 /// What lies between the two sides, behind the lock.
 struct Queue {
-    arrived: Vec<Waiting>,
+    arrived: Vec<PendingRelease>,
     /// The thread runs.
     watched: bool,
 }
@@ -67,11 +68,12 @@ impl Reclaimer {
         spawn: impl FnOnce() -> Result<()>,
     ) {
         let device = device.clone();
-        let mut waiting = Some(Waiting { event, failures: 0, payload: Some(payload), device });
-        log::settle(|| {
+        let mut waiting =
+            Some(PendingRelease { event, failures: 0, payload: Some(payload), device });
+        log::best_effort(|| {
             let mut queue = sync::lock(&self.queue);
             if let Some(waiting) = waiting.take() {
-                waiting.device.usage().deferred.fetch_add(1, Ordering::AcqRel);
+                waiting.device.counters().deferred.fetch_add(1, Ordering::AcqRel);
                 queue.arrived.push(waiting);
             }
             Ok(())
@@ -80,7 +82,7 @@ impl Reclaimer {
         std::mem::forget(waiting);
         self.arrived.notify_one();
         // The next reference, or a drain, tries again; until then this one and its memory stay.
-        log::settle(|| self.start(spawn));
+        log::best_effort(|| self.start(spawn));
     }
 
     /// Waits until nothing of the device is waiting any more.
@@ -90,7 +92,7 @@ impl Reclaimer {
         timeout: Duration,
         spawn: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let left = || device.usage().deferred.load(Ordering::Acquire);
+        let left = || device.counters().deferred.load(Ordering::Acquire);
         if left() > 0 {
             self.start(spawn)?;
         }
@@ -114,7 +116,7 @@ impl Reclaimer {
 
 /// The thread that watches: what it has taken from the queue, and how long it pauses.
 pub struct Watcher {
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingRelease>,
     pause: Duration,
 }
 
@@ -144,7 +146,7 @@ impl Watcher {
 }
 
 /// Drops the reference if its time has come.
-fn dropped(waiting: &mut Waiting, reclaimer: &Reclaimer) -> bool {
+fn dropped(waiting: &mut PendingRelease, reclaimer: &Reclaimer) -> bool {
     let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
         Ok(complete) => complete,
         // Nothing runs on a device that is no more.
@@ -161,12 +163,12 @@ fn dropped(waiting: &mut Waiting, reclaimer: &Reclaimer) -> bool {
     if complete {
         waiting.event = None;
         let payload = waiting.payload.take();
-        log::settle(move || {
+        log::best_effort(move || {
             drop(payload);
             Ok(())
         });
         let _queue = sync::lock(&reclaimer.queue);
-        waiting.device.usage().deferred.fetch_sub(1, Ordering::AcqRel);
+        waiting.device.counters().deferred.fetch_sub(1, Ordering::AcqRel);
         reclaimer.gone.notify_all();
     }
     complete

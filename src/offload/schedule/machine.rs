@@ -1,68 +1,71 @@
 //! The state of all slots and what every call does to it.
 
-use super::uses::Uses;
-use super::{Arrangement, Carried, Moving};
-use crate::device::{Device, OwnedStream, Stream};
+use crate::device::backend::Stream;
+use crate::device::device::Device;
+use crate::device::owned::OwnedStream;
 use crate::error::{Result, fail};
-use crate::log;
-use crate::offload::mark::{Capture, Mark};
-use crate::offload::transfer::{Staging, Transfer};
-use crate::offload::waits::Waits;
+use crate::memory::staging::Staging;
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, TransferStats};
+use crate::offload::schedule::fence::{Capture, Fence};
+use crate::offload::schedule::last_use::LastUses;
+use crate::offload::schedule::unit_copy::UnitCopy;
+use crate::offload::schedule::wait_timer::WaitTimer;
+use crate::os::log;
+use crate::os::sync::Arc;
 use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
-use crate::sync::Arc;
 
 /// A stream for copies.
-pub(super) struct Lane {
+pub(super) struct CopyStream {
     pub(super) stream: OwnedStream,
     /// The capture that it was last drawn into.
     capture: Capture,
-    end: Mark,
+    end: Fence,
 }
 
 const AHEAD: usize = 0;
 const DEMAND: usize = 1;
 
-pub(super) struct Unit {
-    moving: Moving,
-    transfer: Option<Transfer>,
+pub(super) struct SlotUnit {
+    moving: CarriedUnit,
+    transfer: Option<UnitCopy>,
     /// Units whose slots share bytes with this one's.
     overlaps: Vec<usize>,
     pub(super) loaded: bool,
     held: u32,
-    ready: Mark,
+    ready: Fence,
     /// Since it was loaded.
-    uses: Uses,
+    uses: LastUses,
 }
 
-struct Group {
+struct SlotGroup {
     name: String,
     units: Vec<usize>,
     position: Option<usize>,
     held: u32,
     /// Of a group without units, whose weights are all resident.
-    uses: Uses,
+    uses: LastUses,
 }
 
 /// All of it, behind one lock.
 pub(super) struct Machine {
-    pub(super) lanes: Vec<Lane>,
-    pub(super) units: Vec<Unit>,
-    groups: Vec<Group>,
+    pub(super) lanes: Vec<CopyStream>,
+    pub(super) units: Vec<SlotUnit>,
+    groups: Vec<SlotGroup>,
     /// The units are where the arrangement says.
     pub(super) seated: bool,
     ring: Vec<usize>,
     depth: usize,
-    fork: Mark,
+    fork: Fence,
     capture: Capture,
     /// What was in its slot when the capture began.
     loaded_before: Vec<bool>,
     /// A graph exists that may run at any time.
     captured: bool,
-    carried: Carried,
-    waits: Waits,
+    carried: TransferStats,
+    waits: WaitTimer,
     staging: Option<Staging>,
     /// The last copy through the staging buffer.
-    staged: Mark,
+    staged: Fence,
 }
 
 impl Machine {
@@ -72,7 +75,7 @@ impl Machine {
         let lanes = if staging.is_some() { 1 } else { 2 };
         let lanes = (0..lanes).map(|_| {
             let stream = OwnedStream::new(device)?;
-            Ok(Lane { stream, capture: None, end: Mark::new(device)? })
+            Ok(CopyStream { stream, capture: None, end: Fence::new(device)? })
         });
         Ok(Self {
             lanes: lanes.collect::<Result<_>>()?,
@@ -81,33 +84,34 @@ impl Machine {
             seated: false,
             ring: Vec::new(),
             depth: 1,
-            fork: Mark::new(device)?,
+            fork: Fence::new(device)?,
             capture: None,
             loaded_before: Vec::new(),
             captured: false,
-            carried: Carried::default(),
-            waits: Waits::default(),
+            carried: TransferStats::default(),
+            waits: WaitTimer::default(),
             staging,
-            staged: Mark::new(device)?,
+            staged: Fence::new(device)?,
         })
     }
 
     pub(super) fn lay_out(&mut self, device: &Device, arrangement: &Arrangement) -> Result<()> {
         let mut units = Vec::with_capacity(arrangement.units.len());
         for (moving, overlaps) in arrangement.units.iter().zip(overlaps(&arrangement.units)) {
-            units.push(Unit {
+            units.push(SlotUnit {
                 transfer: moving
                     .slot
-                    .map(|slot| Transfer::new(moving.host, slot, self.staging.as_ref())),
+                    .map(|slot| UnitCopy::new(moving.host, slot, self.staging.as_ref())),
                 overlaps,
                 moving: moving.clone(),
                 loaded: false,
                 held: 0,
-                ready: Mark::new(device)?,
-                uses: Uses::default(),
+                ready: Fence::new(device)?,
+                uses: LastUses::default(),
             });
         }
-        let mut groups: Vec<_> = arrangement.groups.iter().map(|name| Group::new(name)).collect();
+        let mut groups: Vec<_> =
+            arrangement.groups.iter().map(|name| SlotGroup::new(name)).collect();
         for (index, unit) in units.iter().enumerate() {
             unit.moving.groups.iter().for_each(|group| groups[*group].units.push(index));
         }
@@ -151,20 +155,20 @@ impl Machine {
         (0..self.groups.len()).try_for_each(|group| self.check_free(group))
     }
 
-    pub(super) fn carried(&mut self) -> Result<Carried> {
-        Ok(Carried { waited_seconds: self.waits.seconds()?, ..self.carried })
+    pub(super) fn carried(&mut self) -> Result<TransferStats> {
+        Ok(TransferStats { waited_seconds: self.waits.seconds()?, ..self.carried })
     }
 
     pub(super) fn staging_bytes(&self) -> u64 {
         self.staging.as_ref().map_or(0, |staging| staging.span().bytes() as u64)
     }
 
-    /// Waits for every mark; the first error.
+    /// WaitTimer for every mark; the first error.
     pub(super) fn synchronize(&self) -> Result<()> {
         let uses = self.units.iter().map(|unit| &unit.uses);
         let uses = uses.chain(self.groups.iter().map(|group| &group.uses));
-        let marks = uses.flat_map(Uses::marks).chain(self.units.iter().map(|unit| &unit.ready));
-        marks.map(Mark::synchronize).fold(Ok(()), Result::and)
+        let marks = uses.flat_map(LastUses::marks).chain(self.units.iter().map(|unit| &unit.ready));
+        marks.map(Fence::synchronize).fold(Ok(()), Result::and)
     }
 
     /// Notices that a capture begins or has ended.
@@ -199,7 +203,7 @@ impl Machine {
         }
         for &unit in &units {
             if self.must_load(unit) {
-                self.carried.late += u64::from(self.units[unit].moving.ahead);
+                self.carried.late_copies += u64::from(self.units[unit].moving.ahead);
                 self.load(device, unit, DEMAND, stream, capture)?;
             }
         }
@@ -399,7 +403,7 @@ impl Machine {
             // What may be under way has no mark that others could wait for.
             if capture.is_none() {
                 let backend = device.backend();
-                log::settle_wait(|| backend.synchronize(copies), || backend.is_gone());
+                log::best_effort_wait(|| backend.synchronize(copies), || backend.is_gone());
             }
             return Err(error);
         }
@@ -454,20 +458,20 @@ impl Machine {
     }
 }
 
-impl Group {
+impl SlotGroup {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             units: Vec::new(),
             position: None,
             held: 0,
-            uses: Uses::default(),
+            uses: LastUses::default(),
         }
     }
 }
 
 /// For each unit those whose slots share bytes with its own: by one sweep over the slots.
-fn overlaps(units: &[Moving]) -> Vec<Vec<usize>> {
+fn overlaps(units: &[CarriedUnit]) -> Vec<Vec<usize>> {
     let mut found = vec![Vec::new(); units.len()];
     let slot = |unit: usize| units[unit].slot.map_or((0, 0), |slot| (slot.start(), slot.end()));
     let mut order: Vec<usize> =

@@ -1,12 +1,18 @@
-use super::*;
-use crate::device::{DeviceMemory, DeviceOptions};
-use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::memory::pages;
-use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
-use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::device::backend::Stream;
+use crate::device::device::{Device, DeviceOptions};
+use crate::device::owned::DeviceMemory;
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use crate::offload::schedule::schedule::Schedule;
+use crate::os::bytes;
+use crate::os::sync::Arc;
+use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
 
 const BYTES: usize = 4096;
 
@@ -29,9 +35,9 @@ fn bench(groups: usize, depth: usize, slots: usize, ahead: bool) -> Bench {
     let mut arrangement = Arrangement { depth, ..Arrangement::default() };
     for group in 0..groups {
         let host = arena.data().part(group * BYTES, BYTES);
-        pages::fill(host, group as u8 + 1);
+        bytes::fill(host, group as u8 + 1);
         let slot = memory.span().part(group % slots * BYTES, BYTES);
-        arrangement.units.push(Moving { host, slot: Some(slot), ahead, groups: vec![group] });
+        arrangement.units.push(CarriedUnit { host, slot: Some(slot), ahead, groups: vec![group] });
         arrangement.groups.push(format!("layers.{group}"));
         if ahead {
             arrangement.ring.push(group);
@@ -50,7 +56,7 @@ impl Bench {
         let check = move || {
             for moment in [Duration::ZERO, pause] {
                 thread::sleep(moment);
-                let right = pages::is_filled(slot, wanted);
+                let right = bytes::is_filled(slot, wanted);
                 wrong.fetch_add(usize::from(!right), Ordering::Relaxed);
             }
         };
@@ -116,7 +122,7 @@ fn a_step_in_order_finds_everything_in_its_slot() {
                 let before = bench.schedule.carried().unwrap();
                 (0..groups).for_each(|group| bench.visit(group, stream, Duration::ZERO));
                 let after = bench.schedule.carried().unwrap();
-                assert_eq!(after.late, 0, "{groups} groups, depth {depth}");
+                assert_eq!(after.late_copies, 0, "{groups} groups, depth {depth}");
                 let moved = (after.copies - before.copies) as usize;
                 assert!(moved == groups || slots == groups, "{moved} of {groups}");
             }

@@ -30,9 +30,9 @@ WB_NUMA_ANY = -2
 
 WB_UNSET = (1 << 64) - 1
 
-WB_AUTO = 0
-WB_ON = 1
-WB_OFF = 2
+WB_TRISTATE_AUTO = 0
+WB_TRISTATE_ON = 1
+WB_TRISTATE_OFF = 2
 
 
 class Names:
@@ -72,8 +72,8 @@ wb_progress = CFUNCTYPE(c_int32, c_size_t, c_int32, c_uint64, c_uint64)
 
 
 def choice(value: bool | None) -> int:
-    """The ``wb_choice`` of None, True or False."""
-    return WB_AUTO if value is None else WB_ON if value else WB_OFF
+    """The ``wb_tristate`` of None, True or False."""
+    return WB_TRISTATE_AUTO if value is None else WB_TRISTATE_ON if value else WB_TRISTATE_OFF
 
 
 class Sized(ctypes.Structure):
@@ -129,7 +129,7 @@ class wb_device_info(Sized):
     ]
 
 
-class wb_device_usage(Sized):
+class wb_device_stats(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("reserved0", c_uint32),
@@ -177,7 +177,7 @@ class wb_buffer_info(Sized):
     ]
 
 
-class wb_buffer_usage(Sized):
+class wb_buffer_stats(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("reserved0", c_uint32),
@@ -217,7 +217,7 @@ class wb_view_info(Sized):
     ]
 
 
-class wb_tensor_info(Sized):
+class wb_safetensors_tensor_info(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("dtype", c_int32),
@@ -307,7 +307,7 @@ class wb_plan_info(Sized):
     ]
 
 
-class wb_planned_info(Sized):
+class wb_plan_parameter_info(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("carrier", c_int32),
@@ -329,7 +329,7 @@ class wb_plan_group_info(Sized):
     ]
 
 
-class wb_offloaded_info(Sized):
+class wb_offloader_parameter_info(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("carrier", c_int32),
@@ -363,7 +363,7 @@ class wb_offloader_stats(Sized):
     ]
 
 
-class wb_scales_info(Sized):
+class wb_quantizer_scales_info(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("reserved0", c_uint32),
@@ -374,7 +374,7 @@ class wb_scales_info(Sized):
     ]
 
 
-class wb_quantized(Sized):
+class wb_quantizer_result(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("passes", c_uint32),
@@ -383,7 +383,7 @@ class wb_quantized(Sized):
     ]
 
 
-class wb_reconciled(Sized):
+class wb_offloader_reconcile_result(Sized):
     _fields_ = [
         ("struct_size", c_uint32),
         ("reserved0", c_uint32),
@@ -398,24 +398,24 @@ STRUCTS: tuple[type[Sized], ...] = (
     wb_error,
     wb_device_options,
     wb_device_info,
-    wb_device_usage,
+    wb_device_stats,
     wb_buffer_options,
     wb_buffer_info,
-    wb_buffer_usage,
+    wb_buffer_stats,
     wb_layout,
     wb_view_info,
-    wb_tensor_info,
+    wb_safetensors_tensor_info,
     wb_parameter,
     wb_plan_options,
     wb_plan_info,
-    wb_planned_info,
+    wb_plan_parameter_info,
     wb_plan_group_info,
-    wb_offloaded_info,
+    wb_offloader_parameter_info,
     wb_offloader_stats,
-    wb_reconciled,
+    wb_offloader_reconcile_result,
     wb_quantize_options,
-    wb_scales_info,
-    wb_quantized,
+    wb_quantizer_scales_info,
+    wb_quantizer_result,
 )
 
 _HANDLE = c_void_p
@@ -434,13 +434,13 @@ _NATIVE = c_void_p
 PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wb_version": (c_uint32, ()),
     "wb_status_name": (_TEXT, (c_int32,)),
-    "wb_log_set": (c_int32, (_NATIVE, c_void_p)),
-    "wb_cuda_device_count": (c_int32, (POINTER(c_int32), _ERROR)),
+    "wb_log_set_callback": (c_int32, (_NATIVE, c_void_p)),
+    "wb_device_get_cuda_count": (c_int32, (POINTER(c_int32), _ERROR)),
     "wb_device_open": (c_int32, (_TEXT, POINTER(wb_device_options), _OUT, _ERROR)),
     "wb_device_retain": (None, (_HANDLE,)),
     "wb_device_release": (None, (_HANDLE,)),
-    "wb_device_describe": (c_int32, (_HANDLE, POINTER(wb_device_info), _ERROR)),
-    "wb_device_measure": (c_int32, (_HANDLE, POINTER(wb_device_usage), _ERROR)),
+    "wb_device_get_info": (c_int32, (_HANDLE, POINTER(wb_device_info), _ERROR)),
+    "wb_device_get_stats": (c_int32, (_HANDLE, POINTER(wb_device_stats), _ERROR)),
     "wb_device_measure_link": (c_int32, (_HANDLE, POINTER(c_double), _ERROR)),
     "wb_device_drain": (c_int32, (_HANDLE, c_uint64, _ERROR)),
     "wb_device_alloc": (c_int32, (_HANDLE, c_uint64, POINTER(c_uint64), _ERROR)),
@@ -455,19 +455,19 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_int32,
         (_HANDLE, c_void_p, c_uint64, _OPTIONS, _NATIVE, c_void_p, _OUT, _ERROR),
     ),
-    "wb_buffer_map": (c_int32, (_HANDLE, _TEXT, c_uint64, c_uint64, _OPTIONS, _OUT, _ERROR)),
+    "wb_buffer_map_file": (c_int32, (_HANDLE, _TEXT, c_uint64, c_uint64, _OPTIONS, _OUT, _ERROR)),
     "wb_buffer_retain": (None, (_HANDLE,)),
     "wb_buffer_release": (None, (_HANDLE,)),
     "wb_buffer_release_after": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_buffer_describe": (c_int32, (_HANDLE, POINTER(wb_buffer_info), _ERROR)),
-    "wb_buffer_measure": (c_int32, (_HANDLE, POINTER(wb_buffer_usage), _ERROR)),
+    "wb_buffer_get_info": (c_int32, (_HANDLE, POINTER(wb_buffer_info), _ERROR)),
+    "wb_buffer_get_stats": (c_int32, (_HANDLE, POINTER(wb_buffer_stats), _ERROR)),
     "wb_view_new": (c_int32, (_HANDLE, _LAYOUT, c_int32, _OUT, _ERROR)),
     "wb_view_copy_from": (c_int32, (_HANDLE, c_void_p, _LAYOUT, c_int32, _OPTIONS, _OUT, _ERROR)),
     "wb_view_retain": (None, (_HANDLE,)),
     "wb_view_release": (None, (_HANDLE,)),
     "wb_view_release_after": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_view_describe": (c_int32, (_HANDLE, POINTER(wb_view_info), _ERROR)),
-    "wb_view_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
+    "wb_view_get_info": (c_int32, (_HANDLE, POINTER(wb_view_info), _ERROR)),
+    "wb_view_get_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
     "wb_view_to_dlpack": (c_int32, (_HANDLE, _OUT, _ERROR)),
     "wb_view_to_dlpack_versioned": (c_int32, (_HANDLE, _OUT, _ERROR)),
     "wb_view_from_dlpack": (c_int32, (_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT, _ERROR)),
@@ -480,51 +480,51 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wb_safetensors_open": (c_int32, (_HANDLE, _TEXT, _OPTIONS, _OUT, _ERROR)),
     "wb_safetensors_retain": (None, (_HANDLE,)),
     "wb_safetensors_release": (None, (_HANDLE,)),
-    "wb_safetensors_count": (c_uint64, (_HANDLE,)),
-    "wb_safetensors_header": (_TEXT, (_HANDLE,)),
-    "wb_safetensors_describe": (c_int32, (_HANDLE, c_uint64, POINTER(wb_tensor_info), _ERROR)),
-    "wb_safetensors_find": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
-    "wb_safetensors_view": (c_int32, (_HANDLE, c_uint64, c_int32, c_uint64, _OUT, _ERROR)),
-    "wb_safetensors_load": (
+    "wb_safetensors_get_tensor_count": (c_uint64, (_HANDLE,)),
+    "wb_safetensors_get_header": (_TEXT, (_HANDLE,)),
+    "wb_safetensors_get_tensor_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_safetensors_tensor_info), _ERROR)),
+    "wb_safetensors_find_tensor": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
+    "wb_safetensors_get_view": (c_int32, (_HANDLE, c_uint64, c_int32, c_uint64, _OUT, _ERROR)),
+    "wb_safetensors_load_view": (
         c_int32,
         (_HANDLE, c_uint64, c_int32, c_uint64, _OPTIONS, _OUT, POINTER(c_int32), _ERROR),
     ),
-    "wb_safetensors_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
+    "wb_safetensors_get_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
     "wb_plan_new": (c_int32, (_HANDLE, _PARAMETER, c_uint64, _PLAN_OPTIONS, _OUT, _ERROR)),
     "wb_plan_retain": (None, (_HANDLE,)),
     "wb_plan_release": (None, (_HANDLE,)),
-    "wb_plan_describe": (c_int32, (_HANDLE, POINTER(wb_plan_info), _ERROR)),
-    "wb_plan_find": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
-    "wb_plan_parameter": (c_int32, (_HANDLE, c_uint64, POINTER(wb_planned_info), _ERROR)),
-    "wb_plan_group": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_group_info), _ERROR)),
-    "wb_plan_warning": (c_int32, (_HANDLE, c_uint64, POINTER(_TEXT), _ERROR)),
-    "wb_plan_json": (c_int32, (_HANDLE, POINTER(_TEXT), _ERROR)),
+    "wb_plan_get_info": (c_int32, (_HANDLE, POINTER(wb_plan_info), _ERROR)),
+    "wb_plan_find_parameter": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
+    "wb_plan_get_parameter_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_parameter_info), _ERROR)),
+    "wb_plan_get_group_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_group_info), _ERROR)),
+    "wb_plan_get_warning": (c_int32, (_HANDLE, c_uint64, POINTER(_TEXT), _ERROR)),
+    "wb_plan_to_json": (c_int32, (_HANDLE, POINTER(_TEXT), _ERROR)),
     "wb_offloader_new": (c_int32, (_HANDLE, c_void_p, _OPTIONS, _OUT, _ERROR)),
     "wb_offloader_retain": (None, (_HANDLE,)),
     "wb_offloader_release": (None, (_HANDLE,)),
-    "wb_offloader_group": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
+    "wb_offloader_find_group": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
     "wb_offloader_acquire_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
     "wb_offloader_release_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
     "wb_offloader_join": (c_int32, (_HANDLE, c_void_p, _ERROR)),
     "wb_offloader_reset": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_offloader_parameter": (c_int32, (_HANDLE, _TEXT, POINTER(wb_offloaded_info), _ERROR)),
-    "wb_offloader_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
-    "wb_offloader_host_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
+    "wb_offloader_get_parameter_info": (c_int32, (_HANDLE, _TEXT, POINTER(wb_offloader_parameter_info), _ERROR)),
+    "wb_offloader_get_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
+    "wb_offloader_get_host_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
     "wb_offloader_replace": (c_int32, (_HANDLE, _TEXT, c_uint64, _LAYOUT, c_void_p, _ERROR)),
     "wb_offloader_add": (c_int32, (_HANDLE, _PARAMETER, c_void_p, _ERROR)),
     "wb_offloader_remove": (c_int32, (_HANDLE, _TEXT, c_void_p, _ERROR)),
     "wb_offloader_reconcile": (
         c_int32,
-        (_HANDLE, _PARAMETER, c_uint64, c_void_p, POINTER(wb_reconciled), _ERROR),
+        (_HANDLE, _PARAMETER, c_uint64, c_void_p, POINTER(wb_offloader_reconcile_result), _ERROR),
     ),
     "wb_offloader_compact": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_offloader_measure": (c_int32, (_HANDLE, POINTER(wb_offloader_stats), _ERROR)),
+    "wb_offloader_get_stats": (c_int32, (_HANDLE, POINTER(wb_offloader_stats), _ERROR)),
     "wb_quantizer_new": (c_int32, (_HANDLE, c_uint64, _OUT, _ERROR)),
     "wb_quantizer_retain": (None, (_HANDLE,)),
     "wb_quantizer_release": (None, (c_void_p,)),
-    "wb_quantize_scales": (
+    "wb_quantizer_get_scales_info": (
         c_int32,
-        (POINTER(wb_layout), POINTER(wb_quantize_options), POINTER(wb_scales_info), _ERROR),
+        (POINTER(wb_layout), POINTER(wb_quantize_options), POINTER(wb_quantizer_scales_info), _ERROR),
     ),
     "wb_quantizer_quantize": (
         c_int32,
@@ -535,7 +535,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             c_uint64,
             c_uint64,
             POINTER(wb_quantize_options),
-            POINTER(wb_quantized),
+            POINTER(wb_quantizer_result),
             _ERROR,
         ),
     ),
@@ -548,7 +548,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             c_uint64,
             POINTER(wb_layout),
             POINTER(wb_quantize_options),
-            POINTER(wb_quantized),
+            POINTER(wb_quantizer_result),
             _ERROR,
         ),
     ),

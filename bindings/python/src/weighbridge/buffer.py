@@ -141,7 +141,7 @@ class Buffer(Handle):
         """
         reference, error = Reference(lib.wb_buffer_release), _abi.wb_error()
         given = Options(None, **options)
-        status = lib.wb_buffer_map(
+        status = lib.wb_buffer_map_file(
             device._live(),
             c_text(os.fsencode(path), "path"),
             unsigned(offset, "offset"),
@@ -166,8 +166,8 @@ class Buffer(Handle):
     @property
     def usage(self) -> BufferUsage:
         """What the kernel counts for its pages now; slower than ``info``."""
-        found, error = _abi.wb_buffer_usage(), _abi.wb_error()
-        check(lib.wb_buffer_measure(self._live(), byref(found), byref(error)), error)
+        found, error = _abi.wb_buffer_stats(), _abi.wb_error()
+        check(lib.wb_buffer_get_stats(self._live(), byref(found), byref(error)), error)
         fields = BufferUsage.__dataclass_fields__
         return BufferUsage(**{name: getattr(found, name) for name in fields})
 
@@ -241,7 +241,7 @@ PinnedBuffer = Buffer
 
 def _describe(reference: Reference) -> BufferInfo:
     found, error = _abi.wb_buffer_info(), _abi.wb_error()
-    check(lib.wb_buffer_describe(reference, byref(found), byref(error)), error)
+    check(lib.wb_buffer_get_info(reference, byref(found), byref(error)), error)
     return BufferInfo(
         origin=_abi.ORIGIN.word(found.origin),
         pinning=_abi.PINNING.word(found.pinning),

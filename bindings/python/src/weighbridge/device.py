@@ -30,7 +30,7 @@ _NO_LIMIT = 2**64 - 1
 def cuda_device_count() -> int:
     """How many CUDA devices there are; ``Status.NO_DRIVER`` where there is no NVIDIA driver."""
     count, error = c_int32(), _abi.wb_error()
-    check(lib.wb_cuda_device_count(byref(count), byref(error)), error)
+    check(lib.wb_device_get_cuda_count(byref(count), byref(error)), error)
     return count.value
 
 
@@ -139,7 +139,7 @@ class Device(Handle):
     def info(self) -> DeviceInfo:
         """The platform's truth, and the policy decided from it."""
         found, error = _abi.wb_device_info(), _abi.wb_error()
-        check(lib.wb_device_describe(self._live(), byref(found), byref(error)), error)
+        check(lib.wb_device_get_info(self._live(), byref(found), byref(error)), error)
         reasons = {
             key: self._switched_off.get(key) or getattr(found, key).decode(errors="replace")
             for key in ("pin_reason", "views_reason")
@@ -169,8 +169,8 @@ class Device(Handle):
     def usage(self) -> DeviceUsage:
         """What was made through this device and lives now."""
         _keepalive.collect()
-        found, error = _abi.wb_device_usage(), _abi.wb_error()
-        check(lib.wb_device_measure(self._live(), byref(found), byref(error)), error)
+        found, error = _abi.wb_device_stats(), _abi.wb_error()
+        check(lib.wb_device_get_stats(self._live(), byref(found), byref(error)), error)
         fields = DeviceUsage.__dataclass_fields__
         return DeviceUsage(**{name: getattr(found, name) for name in fields})
 

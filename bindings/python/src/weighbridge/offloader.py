@@ -110,7 +110,7 @@ class Offloader(Handle):
         """The number of a group; KeyError for a name that is none."""
         number, error = c_uint64(), _abi.wb_error()
         text = c_text(name, "group")
-        check(lib.wb_offloader_group(self._live(), text, byref(number), byref(error)), error)
+        check(lib.wb_offloader_find_group(self._live(), text, byref(number), byref(error)), error)
         return number.value
 
     def acquire(self, group: int, stream: Any = None) -> None:
@@ -154,9 +154,9 @@ class Offloader(Handle):
 
     def info(self, name: str) -> OffloadedInfo:
         """What a parameter is and where; KeyError for a name that is none."""
-        found, error = _abi.wb_offloaded_info(), _abi.wb_error()
+        found, error = _abi.wb_offloader_parameter_info(), _abi.wb_error()
         text = c_text(name, "name")
-        check(lib.wb_offloader_parameter(self._live(), text, byref(found), byref(error)), error)
+        check(lib.wb_offloader_get_parameter_info(self._live(), text, byref(found), byref(error)), error)
         return OffloadedInfo(
             carrier=_abi.CARRIER.word(found.carrier),
             group=found.group,
@@ -167,11 +167,11 @@ class Offloader(Handle):
 
     def view(self, name: str) -> View:
         """A view of a parameter from the device; a slot's while its group is acquired."""
-        return self._view(lib.wb_offloader_view, name)
+        return self._view(lib.wb_offloader_get_view, name)
 
     def host_view(self, name: str) -> View:
         """A view of the host's bytes of an offloaded parameter."""
-        return self._view(lib.wb_offloader_host_view, name)
+        return self._view(lib.wb_offloader_get_host_view, name)
 
     def _view(self, function: Any, name: str) -> View:
         reference, error = Reference(lib.wb_view_release), _abi.wb_error()
@@ -222,7 +222,7 @@ class Offloader(Handle):
     def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> Reconciled:
         """Hold what the engine's parameters are now, judged by where their bytes lie."""
         given = Parameters(parameters)
-        found, error = _abi.wb_reconciled(), _abi.wb_error()
+        found, error = _abi.wb_offloader_reconcile_result(), _abi.wb_error()
         status = lib.wb_offloader_reconcile(
             self._live(),
             given.array,
@@ -243,7 +243,7 @@ class Offloader(Handle):
     def stats(self) -> OffloaderStats:
         """What it holds and has done."""
         found, error = _abi.wb_offloader_stats(), _abi.wb_error()
-        check(lib.wb_offloader_measure(self._live(), byref(found), byref(error)), error)
+        check(lib.wb_offloader_get_stats(self._live(), byref(found), byref(error)), error)
         names = OffloaderStats.__dataclass_fields__
         return OffloaderStats(**{name: getattr(found, name) for name in names})
 

@@ -239,7 +239,7 @@ class Plan(Handle):
         """The whole plan as JSON."""
         reference: Any = self._live()
         text, error = c_char_p(), _abi.wb_error()
-        check(lib.wb_plan_json(reference, byref(text), byref(error)), error)
+        check(lib.wb_plan_to_json(reference, byref(text), byref(error)), error)
         return (text.value or b"").decode()
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,13 +257,13 @@ class Plan(Handle):
 
     def _info(self) -> Any:
         found, error = _abi.wb_plan_info(), _abi.wb_error()
-        check(lib.wb_plan_describe(self._live(), byref(found), byref(error)), error)
+        check(lib.wb_plan_get_info(self._live(), byref(found), byref(error)), error)
         return found
 
     def _parameter(self, index: int) -> PlannedParameter:
-        found, error = _abi.wb_planned_info(), _abi.wb_error()
+        found, error = _abi.wb_plan_parameter_info(), _abi.wb_error()
         reference: Any = self._live()  # holds what the struct points to
-        check(lib.wb_plan_parameter(reference, index, byref(found), byref(error)), error)
+        check(lib.wb_plan_get_parameter_info(reference, index, byref(found), byref(error)), error)
         return PlannedParameter(
             name=found.name.decode(),
             group=found.group,
@@ -276,7 +276,7 @@ class Plan(Handle):
     def _group(self, index: int) -> PlannedGroup:
         found, error = _abi.wb_plan_group_info(), _abi.wb_error()
         reference: Any = self._live()
-        check(lib.wb_plan_group(reference, index, byref(found), byref(error)), error)
+        check(lib.wb_plan_get_group_info(reference, index, byref(found), byref(error)), error)
         return PlannedGroup(
             name=found.name.decode(),
             turn=found.turn,
@@ -287,5 +287,5 @@ class Plan(Handle):
     def _warning(self, index: int) -> str:
         text, error = c_char_p(), _abi.wb_error()
         reference: Any = self._live()
-        check(lib.wb_plan_warning(reference, index, byref(text), byref(error)), error)
+        check(lib.wb_plan_get_warning(reference, index, byref(text), byref(error)), error)
         return (text.value or b"").decode()

@@ -125,7 +125,7 @@ class Quantizer(Handle):
         self, function: Any, arguments: Any, options: Any, progress: Callback | None
     ) -> Quantized:
         # Always one, so that Ctrl-C gets through.
-        told, done, error = Progress(progress), _abi.wb_quantized(), _abi.wb_error()
+        told, done, error = Progress(progress), _abi.wb_quantizer_result(), _abi.wb_error()
         options.progress = told.native
         status = function(self._live(), *arguments, byref(options), byref(done), byref(error))
         told.check()
@@ -139,6 +139,6 @@ class Quantizer(Handle):
 def scales_of(dtype: DtypeLike, shape: Sequence[int], scheme: Scheme = PER_TENSOR) -> Scales:
     """How many scales a tensor has."""
     layout, options = _layout(Dtype.of(dtype), tuple(shape), None), scheme_options(scheme)
-    found, error = _abi.wb_scales_info(), _abi.wb_error()
-    check(lib.wb_quantize_scales(byref(layout), byref(options), byref(found), byref(error)), error)
+    found, error = _abi.wb_quantizer_scales_info(), _abi.wb_error()
+    check(lib.wb_quantizer_get_scales_info(byref(layout), byref(options), byref(found), byref(error)), error)
     return Scales((found.matrices, found.rows, found.cols), found.bytes)

@@ -91,7 +91,7 @@ class Safetensors(Handle):
     @property
     def header(self) -> str:
         """The header's JSON text."""
-        text: bytes = lib.wb_safetensors_header(self._live()) or b""
+        text: bytes = lib.wb_safetensors_get_header(self._live()) or b""
         return text.decode()
 
     @property
@@ -106,11 +106,11 @@ class Safetensors(Handle):
     def buffer(self) -> Buffer:
         """The buffer over the whole file, as a further reference."""
         reference, error = Reference(lib.wb_buffer_release), _abi.wb_error()
-        check(lib.wb_safetensors_buffer(self._live(), reference.out, byref(error)), error)
+        check(lib.wb_safetensors_get_buffer(self._live(), reference.out, byref(error)), error)
         return Buffer(self._device, reference)
 
     def __len__(self) -> int:
-        count: int = lib.wb_safetensors_count(self._live())
+        count: int = lib.wb_safetensors_get_tensor_count(self._live())
         return count
 
     def __iter__(self) -> Iterator[str]:
@@ -143,7 +143,7 @@ class Safetensors(Handle):
         index, code = self._find(name), _abi.ACCESS.code(access)
         reference, error = Reference(lib.wb_view_release), _abi.wb_error()
         alignment = unsigned(alignment, "alignment")
-        status = lib.wb_safetensors_view(
+        status = lib.wb_safetensors_get_view(
             self._live(), index, code, alignment, reference.out, byref(error)
         )
         check(status, error)
@@ -161,7 +161,7 @@ class Safetensors(Handle):
         given = Options(self._at(index).nbytes, **options)
         reference, error = Reference(lib.wb_view_release), _abi.wb_error()
         copied = c_int32()
-        status = lib.wb_safetensors_load(
+        status = lib.wb_safetensors_load_view(
             self._live(),
             index,
             code,
@@ -208,13 +208,13 @@ class Safetensors(Handle):
         except ValueError:  # no tensor of a file has such a name
             raise NotFoundError(Status.NOT_FOUND, f"the file has no tensor {name!r}") from None
         index, error = c_uint64(), _abi.wb_error()
-        check(lib.wb_safetensors_find(self._live(), encoded, byref(index), byref(error)), error)
+        check(lib.wb_safetensors_find_tensor(self._live(), encoded, byref(index), byref(error)), error)
         return index.value
 
     def _at(self, index: int) -> TensorInfo:
-        found, error = _abi.wb_tensor_info(), _abi.wb_error()
+        found, error = _abi.wb_safetensors_tensor_info(), _abi.wb_error()
         reference: Any = self._live()  # holds what the struct points to
-        check(lib.wb_safetensors_describe(reference, index, byref(found), byref(error)), error)
+        check(lib.wb_safetensors_get_tensor_info(reference, index, byref(found), byref(error)), error)
         known = found.dtype != 0
         return TensorInfo(
             name=found.name.decode(),

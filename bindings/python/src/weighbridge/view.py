@@ -149,7 +149,7 @@ class View(Handle):
     def buffer(self) -> Buffer:
         """The buffer that it looks into, as a further reference."""
         reference, error = Reference(lib.wb_buffer_release), _abi.wb_error()
-        check(lib.wb_view_buffer(self._live(), reference.out, byref(error)), error)
+        check(lib.wb_view_get_buffer(self._live(), reference.out, byref(error)), error)
         return Buffer(self._device, reference)
 
     @property
@@ -366,7 +366,7 @@ def _byte_strides(info: ViewInfo) -> tuple[int, ...]:
 
 def _describe(reference: Reference) -> ViewInfo:
     found, error = _abi.wb_view_info(), _abi.wb_error()
-    check(lib.wb_view_describe(reference, byref(found), byref(error)), error)
+    check(lib.wb_view_get_info(reference, byref(found), byref(error)), error)
     dtype = Dtype(found.dtype)
     return ViewInfo(
         dtype=dtype,

@@ -1,0 +1,210 @@
+//! The host as a device: its memory is the process's own, its streams are threads that work in
+//! order, its events are points that those threads pass. Pinning is mlock.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::device::backend::{Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream};
+use crate::device::host::event::HostEvent;
+use crate::device::host::stream::Streams;
+use crate::device::host::{kernels, mlock};
+use crate::device::kernel::Kernel;
+use crate::device::registry::Registry;
+use crate::error::{Error, Result, fail, human};
+use crate::os::mapping::Mapping;
+use crate::os::process::{PerProcess, Process};
+use crate::os::span::Span;
+use crate::os::sync::{Arc, Mutex, MutexGuard};
+use crate::os::{bytes, memlock, sync};
+use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+/// The host.
+pub struct HostDevice {
+    capabilities: Capabilities,
+    process: Process,
+    registry: &'static Registry,
+    capacity: u64,
+    streams: Arc<Streams>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    allocations: BTreeMap<u64, Mapping>,
+    allocated: u64,
+}
+
+impl HostDevice {
+    /// Opens it with `capacity` bytes of device memory, or as much as there is for 0.
+    pub fn open(capacity: u64) -> Self {
+        let capabilities = Capabilities {
+            name: processor_name(),
+            unified_addressing: true,
+            host_register: true,
+            read_only_register_attribute: true,
+            read_only_register: true,
+            pageable_access: true,
+            integrated: true,
+            memlock_limit: memlock::memlock(),
+            ..Capabilities::default()
+        };
+        let process = Process::this();
+        let streams = Arc::new(Streams::new(process));
+        let registry = REGISTRY.get(|_| Registry::new());
+        Self { capabilities, process, registry, capacity, streams, state: Mutex::default() }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        self.process.check()?;
+        Ok(sync::lock(&self.state))
+    }
+}
+
+impl Backend for HostDevice {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn registry(&self) -> &'static Registry {
+        self.registry
+    }
+
+    fn check_process(&self) -> Result<()> {
+        self.process.check()
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        let allocated = self.state()?.allocated;
+        if self.capacity > 0 {
+            return Ok((self.capacity - allocated, self.capacity));
+        }
+        Ok((meminfo("MemAvailable:"), meminfo("MemTotal:")))
+    }
+
+    fn pin(&self, span: Span, _: PinOptions) -> Result<()> {
+        mlock::lock(span)
+    }
+
+    fn pinned(&self, span: Span, _: PinOptions) -> Result<Pinned> {
+        let bytes = span.pages().bytes() as u64;
+        Ok(Pinned { device_address: Some(span.start() as u64), bytes })
+    }
+
+    fn unpin(&self, span: Span) -> Result<()> {
+        mlock::unlock(span)
+    }
+
+    fn alloc_pinned(&self, _: usize, options: PinOptions) -> Result<(Span, Pinned)> {
+        let what = if options.write_combined { "write-combined" } else { "driver" };
+        fail!(WB_ERR_NOT_SUPPORTED, "the host device has no {what} memory: leave the option out")
+    }
+
+    fn free_pinned(&self, _: Span) -> Result<()> {
+        fail!(WB_ERR_NOT_SUPPORTED, "the host device has no driver memory")
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Span> {
+        let mut state = self.state()?;
+        let mapping = Mapping::anonymous(bytes)
+            .map_err(|error| Error { status: WB_ERR_DEVICE_MEMORY, ..error })?;
+        let mapped = mapping.span().bytes() as u64;
+        let free = self.capacity.saturating_sub(state.allocated);
+        if self.capacity > 0 && mapped > free {
+            fail!(
+                WB_ERR_DEVICE_MEMORY,
+                "asked {} of device memory; {} of {} are free",
+                human(bytes as u64),
+                human(free),
+                human(self.capacity)
+            );
+        }
+        let memory = mapping.span().part(0, bytes);
+        state.allocated += mapped;
+        state.allocations.insert(memory.start() as u64, mapping);
+        Ok(memory)
+    }
+
+    /// As a CUDA device does, waits for the streams first: nothing is freed in flight.
+    fn free(&self, address: u64) -> Result<()> {
+        self.check_process()?;
+        self.streams.synchronize_all();
+        let mut state = self.state()?;
+        let Some(mapping) = state.allocations.remove(&address) else {
+            fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} is no device memory of this device")
+        };
+        state.allocated -= mapping.span().bytes() as u64;
+        Ok(())
+    }
+
+    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        self.streams.find(stream)?.push(Box::new(move || bytes::copy(to, from)));
+        Ok(())
+    }
+
+    fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()> {
+        self.streams.find(stream)?.push(Box::new(move || kernels::run(kernel)));
+        Ok(())
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        self.streams.add()
+    }
+
+    fn release_stream(&self, stream: Stream) -> Result<()> {
+        self.streams.remove(stream)
+    }
+
+    fn synchronize(&self, stream: Stream) -> Result<()> {
+        self.streams.find(stream)?.synchronize();
+        Ok(())
+    }
+
+    fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        self.streams.find(stream)?.push(work);
+        Ok(())
+    }
+
+    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
+        let work = work.clone();
+        self.streams.find(stream)?.push(Box::new(move || (work.0)()));
+        Ok(())
+    }
+
+    fn new_event(&self, _: bool) -> Result<Box<dyn Event>> {
+        self.check_process()?;
+        Ok(Box::new(HostEvent::new(&self.streams)))
+    }
+
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        self.streams.find(stream).map(|_| None)
+    }
+
+    fn is_pinned(&self, _: Span) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn is_device_memory(&self, address: u64) -> Result<bool> {
+        let state = self.state()?;
+        let before = state.allocations.range(..=address).next_back();
+        Ok(before.is_some_and(|(_, mapping)| address < mapping.span().end() as u64))
+    }
+}
+
+fn processor_name() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name))
+        .unwrap_or("host")
+        .to_owned()
+}
+
+fn meminfo(key: &str) -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = meminfo.lines().find_map(|line| {
+        line.strip_prefix(key)?.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) << 10
+}

@@ -1,0 +1,38 @@
+//! A plan together with the device that it is for.
+
+use crate::device::device::Device;
+use crate::error::Result;
+use crate::os::page::page_bytes;
+use crate::os::sync::Arc;
+use crate::plan::parameter::Parameter;
+use crate::plan::plan::{Plan, PlanOptions, Platform};
+use crate::plan::planner;
+
+/// A plan for a device.
+pub struct DevicePlan {
+    /// The device.
+    pub device: Arc<Device>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+impl DevicePlan {
+    /// Plans for a device's platform.
+    pub fn new(
+        device: &Arc<Device>,
+        parameters: Vec<Parameter>,
+        mut options: PlanOptions,
+    ) -> Result<Arc<Self>> {
+        if options.link_bytes_per_second == 0.0 {
+            options.link_bytes_per_second = device.link();
+        }
+        let policy = device.policy();
+        let platform = Platform {
+            views: policy.views_of(policy.pin),
+            views_reason: policy.views_reason.clone(),
+            page_bytes: page_bytes() as u64,
+        };
+        let plan = planner::plan(parameters, options, &platform)?;
+        Ok(Arc::new(Self { device: device.clone(), plan }))
+    }
+}

@@ -1,0 +1,15 @@
+//! The operating system: mappings, pages, limits, threads and processes. Knows nothing of devices.
+#![allow(unsafe_code)]
+
+pub mod bytes;
+pub mod cgroup;
+pub mod environment;
+pub mod log;
+pub mod mapping;
+pub mod memlock;
+pub mod page;
+pub mod parallel;
+pub mod proc_maps;
+pub mod process;
+pub mod span;
+pub mod sync;

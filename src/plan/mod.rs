@@ -1,0 +1,17 @@
+//! Planning: which parameter goes where and why. Pure: it allocates nothing and knows no device.
+
+mod input;
+pub mod json;
+pub mod order;
+pub mod parameter;
+mod placement;
+#[allow(clippy::module_inception)]
+pub mod plan;
+pub mod planner;
+pub mod quantization;
+pub mod reason;
+pub mod selector;
+pub mod slot_packing;
+pub mod slot_ring;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Which parameter goes where and why, before anything is allocated.
+
+use smallvec::SmallVec;
+
+use crate::plan::order::Order;
+use crate::plan::parameter::{Parameter, TransferMode};
+use crate::plan::quantization::QuantizationRule;
+use crate::plan::reason::Reason;
+
+/// Every block in the arena and in the slots begins at a multiple of this.
+pub const ALIGNMENT: u64 = 256;
+
+/// Outcomes that are warnings instead of errors.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// `WB_ERR_NOTHING_OFFLOADED`.
+    pub nothing_offloaded: bool,
+    /// `WB_ERR_SELECTOR` for a selector that matches no parameter.
+    pub unmatched_selector: bool,
+    /// `WB_ERR_EVERYTHING_FITS`.
+    pub everything_fits: bool,
+}
+
+/// The ceiling that a plan keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// At most this many bytes of host memory, in whole pages, hold offloaded parameters.
+    OffloadBytes(u64),
+    /// Resident parameters and slots take at most this many bytes of device memory.
+    DeviceBytes(u64),
+}
+
+impl Budget {
+    /// The limit of host memory, if that is the budget.
+    pub fn offload_bytes(self) -> Option<u64> {
+        match self {
+            Self::OffloadBytes(bytes) => Some(bytes),
+            Self::DeviceBytes(_) => None,
+        }
+    }
+
+    /// The limit of device memory, if that is the budget.
+    pub fn device_bytes(self) -> Option<u64> {
+        match self {
+            Self::OffloadBytes(_) => None,
+            Self::DeviceBytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// The options of a plan.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// The ceiling.
+    pub budget: Budget,
+    /// Bytes of slots for prefetched units, at most; `None` for what two groups need.
+    pub slot_bytes: Option<u64>,
+    /// Groups that have their slots at the same time; 0 to choose.
+    pub depth: u32,
+    /// The mode of parameters that ask for [`TransferMode::Auto`].
+    pub transfer_mode: TransferMode,
+    /// The order in which parameters leave the device.
+    pub order: Order,
+    /// Selectors of the parameters that may be offloaded; empty for all.
+    pub select: Vec<String>,
+    /// Selectors of the parameters that stay resident.
+    pub exclude: Vec<String>,
+    /// Outcomes that are warnings.
+    pub allowed: Allowed,
+    /// Parameters that are quantized at commit.
+    pub quantize: Option<QuantizationRule>,
+    /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
+    pub link_bytes_per_second: f64,
+}
+
+impl PlanOptions {
+    /// A budget, and the default of everything else.
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            slot_bytes: None,
+            depth: 0,
+            transfer_mode: TransferMode::Auto,
+            order: Order::Spread,
+            select: Vec::new(),
+            exclude: Vec::new(),
+            allowed: Allowed::default(),
+            quantize: None,
+            link_bytes_per_second: 0.0,
+        }
+    }
+}
+
+/// What a plan must know of the platform.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// The device can read host memory in place.
+    pub views: bool,
+    /// Why, or why not.
+    pub views_reason: String,
+    /// Bytes of a page of host memory.
+    pub page_bytes: u64,
+}
+
+/// A parameter and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct PlannedParameter {
+    /// The parameter.
+    pub parameter: Parameter,
+    /// Its group.
+    pub group: usize,
+    /// Its storage.
+    pub storage: usize,
+    /// Bytes from the storage's first to the parameter's lowest.
+    pub offset: u64,
+    /// How it is carried; `None` while it stays on the device.
+    pub transfer_mode: Option<TransferMode>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Bytes of one parameter, or of several that are tied.
+#[derive(Debug, Clone)]
+pub struct PlannedStorage {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its unit, if it is offloaded.
+    pub unit: Option<usize>,
+    /// Bytes from the unit's first.
+    pub offset_in_unit: u64,
+    /// The parameters that share it.
+    pub parameters: SmallVec<[usize; 1]>,
+}
+
+/// Storages that lie side by side and move as one.
+#[derive(Debug, Clone)]
+pub struct PlannedUnit {
+    /// How it is carried.
+    pub transfer_mode: TransferMode,
+    /// The groups that use it.
+    pub groups: Vec<usize>,
+    /// Bytes from the arena's first.
+    pub arena_offset: u64,
+    /// Its bytes, each storage's rounded up.
+    pub bytes: u64,
+    /// Bytes from the slots' first; `None` where it is read in place.
+    pub slot_offset: Option<u64>,
+    /// What it consists of, in the order in which it lies.
+    pub storages: Vec<usize>,
+}
+
+/// What is acquired together.
+#[derive(Debug, Clone, Default)]
+pub struct PlannedGroup {
+    /// Its name.
+    pub name: String,
+    /// Its units.
+    pub units: Vec<usize>,
+    /// Its position in the ring, if it has prefetched units.
+    pub ring_position: Option<usize>,
+    /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
+    pub offloaded_bytes: u64,
+    /// Bytes of its parameters that stay; what is tied counts in the first group.
+    pub resident_bytes: u64,
+}
+
+/// Which parameter goes where and why.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it was made by.
+    pub options: PlanOptions,
+    /// In the order in which they were given.
+    pub parameters: Vec<PlannedParameter>,
+    /// In the order of their first parameters.
+    pub storages: Vec<PlannedStorage>,
+    /// In the order in which they lie in the arena.
+    pub units: Vec<PlannedUnit>,
+    /// In the order in which they were first named.
+    pub groups: Vec<PlannedGroup>,
+    /// The groups that are copied ahead, in the order of a step.
+    pub ring: Vec<usize>,
+    /// How many of them have their slots at a time.
+    pub depth: usize,
+    /// A step's first groups wait for its last ones: the slots do not go round.
+    pub wrap_stalls: bool,
+    /// Bytes of host memory, whole pages.
+    pub arena_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of them for what is copied ahead.
+    pub ring_bytes: u64,
+    /// Bytes of device memory for what stays, each storage's rounded up.
+    pub resident_bytes: u64,
+    /// Bytes of all storages.
+    pub payload_bytes: u64,
+    /// Bytes of those that are offloaded.
+    pub offloaded_payload_bytes: u64,
+    /// Bytes copied in every step.
+    pub step_bytes: u64,
+    /// Bytes that the device reads in place in every step, if it reads all of what is dense.
+    pub view_bytes: u64,
+    /// Seconds that the link needs for a step.
+    pub step_seconds: Option<f64>,
+    /// What was allowed.
+    pub warnings: Vec<String>,
+}

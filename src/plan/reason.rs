@@ -1,0 +1,90 @@
+//! Why a parameter is where it is, in words when they are asked for.
+
+use std::fmt;
+use std::fmt::{Display, Formatter};
+
+use crate::os::sync::Arc;
+use crate::plan::parameter::TransferMode;
+
+/// Why a parameter stays or goes, and how it is carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reason {
+    Empty,
+    NotSelected,
+    AskedToStay(Arc<str>),
+    TiedToUnselected(Arc<str>),
+    Excluded(Arc<str>),
+    BudgetLeft { left: u64, needs: u64 },
+    Fits,
+    Asked(TransferMode),
+    Dense,
+    Sparse(TransferMode),
+    TiedAcross(TransferMode, Arc<[String]>),
+    TooBig { transfer_mode: TransferMode, slots: u64 },
+}
+
+impl Display for Reason {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(to, "resident: it has no bytes"),
+            Self::NotSelected => write!(to, "resident: not selected"),
+            Self::AskedToStay(name) => write!(to, "resident: asked for by {name:?}"),
+            Self::TiedToUnselected(name) => {
+                write!(to, "resident: tied to {name:?}, which is not selected")
+            }
+            Self::Excluded(selector) => write!(to, "resident: excluded by {selector:?}"),
+            Self::BudgetLeft { left, needs } => {
+                write!(to, "resident: budget left {}, needs {}", Grouped(*left), Grouped(*needs))
+            }
+            Self::Fits => write!(to, "resident: the rest fits"),
+            Self::Asked(transfer_mode) => write!(to, "{}: asked for", transfer_mode.name()),
+            Self::Dense => write!(to, "prefetch: a step reads all of it"),
+            Self::Sparse(transfer_mode @ TransferMode::ZeroCopy) => {
+                write!(to, "{}: a step reads few rows of it", transfer_mode.name())
+            }
+            Self::Sparse(transfer_mode) => {
+                write!(to, "{}: a step reads few rows, but views are off", transfer_mode.name())
+            }
+            Self::TiedAcross(transfer_mode, groups) => {
+                write!(to, "{}: tied across groups {}", transfer_mode.name(), groups.join(", "))
+            }
+            Self::TooBig { transfer_mode, slots } => write!(
+                to,
+                "{}: its group has more bytes than the slots' {}",
+                transfer_mode.name(),
+                Grouped(*slots)
+            ),
+        }
+    }
+}
+
+/// A number with commas between thousands.
+struct Grouped(u64);
+
+impl Display for Grouped {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
+                write!(to, ",")?;
+            }
+            write!(to, "{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1024, "1,024"), (1_234_567, "1,234,567")] {
+            assert_eq!(Grouped(number).to_string(), text);
+        }
+        let reason = Reason::BudgetLeft { left: 1024, needs: 4096 };
+        assert_eq!(reason.to_string(), "resident: budget left 1,024, needs 4,096");
+    }
+}
