@@ -87,7 +87,7 @@ fuzz-replay: ## runs the fuzz targets without a fuzzer: known inputs, and the sa
 test-slow: ## runs every host kernel on all 2^32 float32 values; minutes
 	cargo test --locked --release every_number_of_32_bits -- --ignored
 
-# A library that can be told to panic, for tests/life/panics.c, with the name that programs load.
+# A library that panics on request, for tests/life/panics.c, with the name that programs load.
 forced-panics:
 	cargo build --locked --lib --features forced-panics
 	mkdir -p target/forced-panics

@@ -51,7 +51,7 @@ def pinning(report: Report, device: Device) -> None:
     4 GiB, is measured too.
     """
 
-    def ours(nbytes: int, size: str) -> float:
+    def weighbridge_rate(nbytes: int, size: str) -> float:
         rates, counted, fallen = [], 0, 0
         for run in range(RUNS + 1):
             free = peers.free_bytes()
@@ -94,7 +94,7 @@ def pinning(report: Report, device: Device) -> None:
         return rate
 
     taken: dict[str, float] = {}
-    pinned, at_worst = ours(FOUR, "4GiB"), ours(FOUR_AND_A_HALF, "4.5GiB")
+    pinned, at_worst = weighbridge_rate(FOUR, "4GiB"), weighbridge_rate(FOUR_AND_A_HALF, "4.5GiB")
     host_alloc = peer("cudaHostAlloc", FOUR, "4GiB", 3)
     over: dict[str, float] = {}
     for name, runs in (("torch.empty", 3), ("torch.pin_memory", 3), ("torch.empty.register", 5)):

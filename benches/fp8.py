@@ -178,7 +178,7 @@ class Bench:
                 codes, scheme = np.empty(array.shape, np.uint8), SCHEMES["row"]
                 scales = np.empty(array.shape[0], np.float32)
 
-                def ours() -> None:
+                def with_weighbridge() -> None:
                     quantizer.quantize(
                         array.ctypes.data,
                         "bfloat16",
@@ -193,18 +193,18 @@ class Bench:
                     inverse = np.float32(1) / (np.abs(wide).max(1, keepdims=True) / np.float32(448))
                     return (wide * inverse).astype(ml_dtypes.float8_e4m3fn)
 
-                rates = [array.nbytes / taken / 1e9 for taken in seconds(ours)]
+                rates = [array.nbytes / taken / 1e9 for taken in seconds(with_weighbridge)]
                 if not np.array_equal(codes, peer().view(np.uint8)):
                     raise RuntimeError("the host's codes are not those of ml_dtypes")
                 what = "bf16 to FP8 by row on one core of the host"
                 rate = self.report.figure("host.core", rates, "GB/s", what)
                 peers = [array.nbytes / taken / 1e9 for taken in seconds(peer, 3)]
                 what = "the same by NumPy and ml_dtypes, on the same core"
-                theirs = self.report.figure("host.ml_dtypes", peers, "GB/s", what)
+                peer_rate = self.report.figure("host.ml_dtypes", peers, "GB/s", what)
         finally:
             os.sched_setaffinity(0, allowed)
         self.report.bar("host kernels on one core (GB/s)", rate, ">=", 2)
-        self.report.bar("host kernels over ml_dtypes, one core", rate / theirs, ">=", 4)
+        self.report.bar("host kernels over ml_dtypes, one core", rate / peer_rate, ">=", 4)
 
     def peaks(self) -> None:
         """Measures device memory: quantizing after loading in bf16, and quantizing in a stream."""

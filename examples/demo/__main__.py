@@ -112,9 +112,9 @@ def main() -> int:
             plan = Plan(device, parameters_of(file, groups), offload_bytes=budget)
             show_plan(plan, budget, console)
             offloaded = OffloadedWeights(plan, cuda)
-        ours = encode(offloaded.weights, ids, mask, config, cuda, offloaded.visit)
+        embeddings = encode(offloaded.weights, ids, mask, config, cuda, offloaded.visit)
         stats = offloaded.offloader.stats
-        similarity = ours @ ours.T
+        similarity = embeddings @ embeddings.T
         for index, sentence in enumerate(arguments.sentences):
             console.print(f"{similarity[0, index]:+.3f}  {sentence}")
         console.print(f"{stats.moved_bytes:,} bytes moved in {stats.copies} copies")
@@ -126,8 +126,8 @@ def main() -> int:
     if stats.asked_bytes > budget:
         print(f"demo: failed, {stats.asked_bytes} bytes of host memory, {budget} allowed")
         return 1
-    if ours.tobytes() != reference.tobytes():
-        difference = float(np.abs(ours - reference).max())
+    if embeddings.tobytes() != reference.tobytes():
+        difference = float(np.abs(embeddings - reference).max())
         print(f"demo: failed, embeddings differ from the run without weighbridge by {difference}")
         return 1
     total = stats.offloaded_bytes + stats.resident_bytes
