@@ -35,7 +35,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a real GPU; not run where there is none")
+    config.addinivalue_line("markers", "gpu: needs a real GPU; not run on a machine without one")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
 
 

@@ -138,7 +138,7 @@ def test_a_library_of_another_version_is_refused(run_python, tmp_path):
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", other], check=True)
     for library, message in [
         (str(other), "is weighbridge 9.8.7 and this package needs 0.1"),
-        (str(tmp_path / "missing.so"), "is no file"),
+        (str(tmp_path / "missing.so"), "is not a file"),
         (str(source), "cannot be loaded"),
     ]:
         code, _, errors = run_python("-c", "import weighbridge", WEIGHBRIDGE_LIBRARY=library)
