@@ -37,7 +37,7 @@ build: ## the library, target/release/libweighbridge.so; fails when include/weig
 header: ## writes include/weighbridge.h from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
 
-abi-freeze: ## a release's C interface into tests/abi/v<major>, which later headers are compared with
+abi-freeze: ## writes a release's C interface to tests/abi/v<major>; later headers are compared with it
 	$(PYTHON) tools/abi.py
 
 notices: ## writes THIRD-PARTY.md, the licences of what is in the library
