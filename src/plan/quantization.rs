@@ -1,9 +1,9 @@
 //! Parameters that are kept in 8 bits: each becomes two, the quantized tensor and its scales.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, Parameter, QuantizedParameter};
 use crate::plan::selector::Selector;
 use crate::status::WB_ERR_SELECTOR;
