@@ -188,8 +188,8 @@ impl Offloader {
         state: &mut OffloadState,
         change: &mut ScheduleChange<'_>,
     ) -> Result<()> {
-        change.check_all_free()?;
-        change.unseat();
+        change.check_all_released()?;
+        change.invalidate();
         state.drop_empty_units();
         let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
         let seats = self.seats_again(state, have);
@@ -206,7 +206,7 @@ impl Offloader {
         state.ring = seats.ring;
         state.depth = seats.depth;
         state.generation += 1;
-        change.lay_out(&state.arrangement())
+        change.lay_out(state.arrangement())
     }
 }
 

@@ -11,8 +11,8 @@ use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::memory::view::{Accessor, View};
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
-use crate::offload::schedule::arrangement::TransferStats;
 use crate::offload::schedule::schedule::{Schedule, no_slots};
+use crate::offload::schedule::stats::TransferStats;
 use crate::offload::state::{
     Backing, HeldBytes, HostUnit, OffloadState, ParameterState, check_index,
 };
@@ -136,7 +136,7 @@ impl Offloader {
         } else {
             None
         };
-        let schedule = Schedule::new(device, &state.arrangement(), staging)?;
+        let schedule = Schedule::new(device, state.arrangement(), staging)?;
         schedule.reset(stream)?;
         Ok(Arc::new(Self { schedule, state: Mutex::new(state), plan }))
     }
@@ -291,7 +291,7 @@ impl Offloader {
     /// Bytes by what they are for, and what was carried.
     pub fn stats(&self) -> Result<OffloaderStats> {
         self.device().backend().check_process()?;
-        let transfers = self.schedule.carried()?;
+        let transfers = self.schedule.stats()?;
         let state = self.state()?;
         let mut stats = OffloaderStats {
             transfers,

@@ -89,7 +89,7 @@ impl Offloader {
         };
         match (room, source) {
             (Some((transfer_mode, room)), source) => {
-                change.check_all_free()?;
+                change.check_all_released()?;
                 state.kept.push(kept(Backing::Missing));
                 let made = self.take_room(&mut state, room, vec![group], transfer_mode, at, bytes);
                 let made = made.and_then(|block| match source {
@@ -178,7 +178,7 @@ impl Offloader {
         let mut change = self.schedule().change(&state.groups_beside(at), stream)?;
         let offloaded = matches!(state.kept[at].place, Backing::Block(..));
         if offloaded {
-            change.check_all_free()?;
+            change.check_all_released()?;
             state.leave_block(at);
         }
         state.forget(at);
@@ -267,7 +267,7 @@ impl Offloader {
     pub fn compact(&self, stream: Stream) -> Result<()> {
         let mut state = self.state()?;
         let mut change = self.schedule().change(&[], stream)?;
-        change.check_all_free()?;
+        change.check_all_released()?;
         for unit in 0..state.units.len() {
             let mut end = 0;
             for block in state.blocks_in(unit) {

@@ -61,7 +61,7 @@ impl Offloader {
                 self.replace_block(state, &mut change, at, (block, offset), layout, source)
             }
             Backing::Unbacked(groups, transfer_mode) => {
-                change.check_all_free()?;
+                change.check_all_released()?;
                 self.find_other_room(
                     state,
                     &mut change,
@@ -86,8 +86,8 @@ impl Offloader {
         state.generation += u64::from(layout != state.kept[at].layout);
         state.kept[at].layout = layout;
         match state.kept[at].place {
-            Backing::Block(block, _) if change.is_seated() => {
-                change.touch(state.blocks[block].unit)
+            Backing::Block(block, _) if change.is_laid_out() => {
+                change.mark_dirty(state.blocks[block].unit)
             }
             Backing::Block(..) => self.rearrange(state, change),
             _ => Ok(()),
@@ -123,7 +123,7 @@ impl Offloader {
         if filled.is_err() {
             self.restore(&saved)?;
         }
-        for (one, layout) in both.into_iter().zip(&quantized.filled) {
+        for (one, layout) in both.into_iter().zip(&quantized.output) {
             let layout = if filled.is_ok() { layout } else { &state.kept[one].layout };
             self.relabel(state, change, one, layout.clone())?;
         }
@@ -166,7 +166,7 @@ impl Offloader {
         let fits = !tied && bytes <= state.blocks[block].room;
         if !same {
             // Others move when the size changes; asked before anything is written.
-            change.check_all_free()?;
+            change.check_all_released()?;
         }
         if same {
             return match self.write(state, block, offset, source) {
@@ -209,7 +209,7 @@ impl Offloader {
         };
         let room = self.find_room(state, &groups, transfer_mode, bytes, given_up)?;
         // Given up first: two copies are never held.
-        change.unseat();
+        change.invalidate();
         state.leave_block(at);
         state.kept[at].place = Backing::Unbacked(groups.clone(), transfer_mode);
         state.kept[at].layout = layout;

@@ -124,7 +124,7 @@ impl OffloadState {
         let moving = |(unit, extent): (&HostUnit, u64)| CarriedUnit {
             host: unit.region.part(0, extent as usize),
             slot: unit.slot.zip(slots).map(|(at, slots)| slots.part(at as usize, extent as usize)),
-            ahead: unit.transfer_mode == TransferMode::Prefetch,
+            prefetched: unit.transfer_mode == TransferMode::Prefetch,
             groups: unit.groups.clone(),
         };
         Arrangement {
