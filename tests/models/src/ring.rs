@@ -36,7 +36,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(groups: usize, ahead: bool) -> Arc<Self> {
+    fn new(groups: usize, prefetched: bool) -> Arc<Self> {
         let (device, account) = backend::device();
         // SAFETY: nothing reads or writes there: the backend only keeps account.
         let span = |at: usize| unsafe { Span::new((at + 1) * BYTES, BYTES) };
@@ -44,17 +44,17 @@ impl Bench {
             .map(|group| CarriedUnit {
                 host: span(100 + group),
                 slot: Some(span(group % 2)),
-                ahead,
+                prefetched,
                 groups: vec![group],
             })
             .collect();
         let arrangement = Arrangement {
             units: units.clone(),
             groups: (0..groups).map(|group| format!("layers.{group}")).collect(),
-            ring: if ahead { (0..groups).collect() } else { Vec::new() },
+            ring: if prefetched { (0..groups).collect() } else { Vec::new() },
             depth: 2,
         };
-        let schedule = Schedule::new(&device, &arrangement, None).unwrap();
+        let schedule = Schedule::new(&device, arrangement, None).unwrap();
         Arc::new(Self { schedule, account, units })
     }
 
@@ -77,8 +77,8 @@ impl Bench {
     }
 }
 
-fn two_threads(ahead: bool, my_visits: &'static [usize], their_visits: &'static [usize]) {
-    let bench = Bench::new(3, ahead);
+fn two_threads(prefetched: bool, my_visits: &'static [usize], their_visits: &'static [usize]) {
+    let bench = Bench::new(3, prefetched);
     let (mine, theirs) = (bench.account.new_stream(), bench.account.new_stream());
     bench.schedule.reset(mine).unwrap();
     let other = bench.clone();
