@@ -144,7 +144,7 @@ valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; m
 	$(BIN)/python tests/checkers/run.py valgrind
 
 models: ## checks reference counts, deferred release and the slot ring with loom, up to four preemptions
-	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+	RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
 # JAX, CMake, ninja and pytest.
