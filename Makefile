@@ -23,7 +23,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick tsan valgrind models \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -135,9 +135,6 @@ asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, Le
 
 asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
-
-tsan: $(VENV)/test ## runs the multi-threaded suites under ThreadSanitizer; minutes
-	$(BIN)/python tests/checkers/run.py thread
 
 valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
