@@ -226,8 +226,8 @@ pub unsafe extern "C" fn wb_offloader_replace(
         // SAFETY: the caller's promise.
         let (layout, offset) = unsafe { view::layout(layout) }?;
         // SAFETY: the caller's promise.
-        let span = unsafe { view::source(source, &layout, offset) }?;
-        let source = offloader.device().locate(span)?;
+        let source =
+            offloader.device().locate(unsafe { view::source(source, &layout, offset) }?)?;
         offloader.replace(name, layout, source, Stream(stream as usize))
     })
 }
