@@ -134,8 +134,8 @@ valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
 	$(BIN)/python tests/checkers/run.py valgrind
 
-models: ## references, the deferred-free queue and the ring of slots in every order of events up to four preemptions, by loom
-	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+models: ## references, the reclaimer and the ring of slots in every order of events up to four preemptions, by loom
+	RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
 
 # The GPU targets need no cargo: they use the library that is already built, and the Python that is
 # there with PyTorch, CuPy, JAX, CMake and pytest.

@@ -16,7 +16,7 @@ use crate::tensor::layout::Layout;
 #[derive(Debug, Clone)]
 pub struct ParameterInfo {
     /// The name; its address stays the same until the parameter is removed.
-    pub name: Arc<CStr>,
+    pub name: std::sync::Arc<CStr>,
     /// Type, shape and strides.
     pub layout: Layout,
     /// Index of its group.

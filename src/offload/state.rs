@@ -17,7 +17,7 @@ use crate::tensor::layout::Layout;
 /// The state of a parameter.
 pub struct ParameterState {
     /// The name, at an address that stays the same until the parameter is removed.
-    pub name: Arc<CStr>,
+    pub name: std::sync::Arc<CStr>,
     /// Index of its group.
     pub group: usize,
     pub layout: Layout,
@@ -25,7 +25,7 @@ pub struct ParameterState {
     /// Index of its storage in the plan; `None` for a parameter that was added later.
     pub storage: Option<usize>,
     /// Its full-precision source, if it is kept in FP8.
-    pub quantized: Option<Arc<QuantizedParameter>>,
+    pub quantized: Option<std::sync::Arc<QuantizedParameter>>,
 }
 
 impl ParameterState {
@@ -36,7 +36,7 @@ impl ParameterState {
 }
 
 /// A name for C. Names come from C, or from text without NUL.
-pub fn c_name(name: &str) -> Arc<CStr> {
+pub fn c_name(name: &str) -> std::sync::Arc<CStr> {
     CString::new(name).unwrap_or_default().into()
 }
 
