@@ -84,7 +84,7 @@ def show_plan(plan: Plan, budget: int, console: Console) -> None:
     for column in ("group", "in host memory", "on the device", "carried by"):
         table.add_column(column, justify="left" if column[0] in "gc" else "right")
     for number, group in enumerate(plan.groups):
-        inside = {p.carrier for p in plan.parameters if p.group == number} - {"resident"}
+        inside = {p.transfer_mode for p in plan.parameters if p.group == number} - {"resident"}
         nbytes = (f"{group.offloaded_bytes:,}", f"{group.resident_bytes:,}")
         table.add_row(group.name, *nbytes, ", ".join(sorted(inside)))
     console.print(table)

@@ -37,7 +37,7 @@ class Carried:
     @contextmanager
     def visit(self, group: str) -> Iterator[None]:
         """The group's weights are there inside of the block."""
-        with self.offloader.acquired(self.offloader.group(group), self._stream()):
+        with self.offloader.acquired(self.offloader.find_group(group), self._stream()):
             if self._own_stream is not None:
                 # NumPy runs on this thread, which has to wait itself.
                 self._own_stream.synchronize()
