@@ -29,7 +29,7 @@ import llama
 import weighbridge
 import weighbridge.torch as wt
 from report import ROOT, Report
-from weighbridge import Buffer, Device, Quantizer, Safetensors, QuantizeOptions, scales_of
+from weighbridge import Buffer, Device, Quantizer, Safetensors, Scheme, scales_of
 
 ROWS, COLS = 14336, 4096
 EACH = ROWS * COLS * 2
@@ -37,9 +37,9 @@ COUNT = 137  # 16 GB
 RUNS = 5
 STAGING = 128 << 20
 SCHEMES = {
-    "row": QuantizeOptions(block_rows=1, block_cols=0),
-    "block": QuantizeOptions(block_rows=128, block_cols=128),
-    "tensor": QuantizeOptions(block_rows=0, block_cols=0),
+    "row": Scheme(block=(1, 0)),
+    "block": Scheme(block=(128, 128)),
+    "tensor": Scheme(block=(0, 0)),
 }
 
 
@@ -62,10 +62,10 @@ class Bench:
         self.report, self.device = report, device
         self.quantizer = Quantizer(device, STAGING)
         self.codes = torch.empty(COUNT, ROWS, COLS, dtype=torch.uint8, device="cuda")
-        largest = max(Quantizer.scales_info("bfloat16", (ROWS, COLS), s).nbytes for s in SCHEMES.values())
+        largest = max(scales_of("bfloat16", (ROWS, COLS), s).nbytes for s in SCHEMES.values())
         self.scales = torch.empty(COUNT, largest, dtype=torch.uint8, device="cuda")
 
-    def quantize(self, address: int, at: int, scheme: QuantizeOptions) -> weighbridge.Quantized:
+    def quantize(self, address: int, at: int, scheme: Scheme) -> weighbridge.Quantized:
         """One tensor to its place on the device."""
         codes, scales = self.codes[at].data_ptr(), self.scales[at].data_ptr()
         shape = (ROWS, COLS)
@@ -91,7 +91,7 @@ class Bench:
             most, low = 0, torch.cuda.mem_get_info()[0]
             before = low
 
-            def run(scheme: QuantizeOptions = scheme) -> None:
+            def run(scheme: Scheme = scheme) -> None:
                 nonlocal most, low
                 for at in range(COUNT):
                     done = self.quantize(buffer.address + at * EACH, at, scheme)
@@ -146,11 +146,11 @@ class Bench:
         )
         codes = copy.view(torch.uint8)
         for name, scheme in SCHEMES.items():
-            wide = Quantizer.scales_info("bfloat16", (rows, cols), scheme)
+            wide = scales_of("bfloat16", (rows, cols), scheme)
             scales = torch.empty(wide.nbytes, dtype=torch.uint8, device="cuda")
             quantizer = Quantizer(self.device, 1 << 30)
 
-            def run(scheme: QuantizeOptions = scheme, scales=scales, quantizer=quantizer) -> None:
+            def run(scheme: Scheme = scheme, scales=scales, quantizer=quantizer) -> None:
                 quantizer.quantize(
                     source.data_ptr(),
                     "bfloat16",
@@ -242,7 +242,7 @@ class Bench:
             offload_bytes=1 << 40,
             select="layers.0",
             device="cuda:0",
-            transfer_mode="on-demand",
+            carrier="on-demand",
             quantize={"format": "e4m3fn", "block": (1, 0)},
         )
         over.set()
@@ -252,7 +252,7 @@ class Bench:
         )
         peak = (before - min(samples)) / 2**30
         stream = self.report.figure("peak.stream", [peak], "GiB", what)
-        held = handle.stats
+        held = handle.stats()
         what = "what stays of it: resident bytes and slots"
         kept = (held.resident_bytes + held.slot_bytes) / 2**30
         self.report.figure("peak.stream.kept", [kept], "GiB", what)

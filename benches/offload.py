@@ -140,9 +140,9 @@ class Bench:
             "resident.decode.graph", graph.replay, "all resident, in a CUDA graph"
         )
 
-    def offload(self, transfer_mode: str, layers: list[str] = SECOND, **more: Any) -> Any:
+    def offload(self, carrier: str, layers: list[str] = SECOND, **more: Any) -> Any:
         """Offloads layers' parameters; the handle."""
-        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, transfer_mode=transfer_mode, **more)
+        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, carrier=carrier, **more)
 
     def check(self, name: str, step: Callable[[], torch.Tensor]) -> None:
         """A step gives the resident model's output, bit for bit."""
@@ -157,7 +157,7 @@ class Bench:
             before, start = free_bytes(), time.perf_counter()
             handle = self.offload("prefetch")
             seconds = time.perf_counter() - start
-            stats = handle.stats
+            stats = handle.stats()
             if run > 0:
                 rates.append(stats.offloaded_bytes / seconds / 1e9)
                 fallen = (before - free_bytes()) / stats.offloaded_bytes
@@ -173,35 +173,35 @@ class Bench:
         self.report.bar("host memory over offloaded bytes", taken, "<=", 1.002)
 
     def carried(self) -> None:
-        """Steps with every transfer_mode, and a graph."""
-        for transfer_mode in ("prefetch", "auto", "view", "on-demand"):
-            handle = self.offload(transfer_mode)
-            stats = handle.stats
+        """Steps with every carrier, and a graph."""
+        for carrier in ("prefetch", "auto", "view", "on-demand"):
+            handle = self.offload(carrier)
+            stats = handle.stats()
             self.bytes = stats.offloaded_bytes
             bound = 1e3 * self.bytes / self.peak / 1e9
-            if transfer_mode == "prefetch":
+            if carrier == "prefetch":
                 what = "offloaded bytes over copy.peak"
                 self.report.figure("bound", [bound], "ms", what)
                 layer = self.bytes / len(SECOND)
                 self.report.bar("slots over a layer", stats.slot_bytes / layer, "<=", 2.001)
             for name, tokens in self.steps.items():
-                if transfer_mode == "zero-copy" and name != "decode":
+                if carrier == "view" and name != "decode":
                     continue  # a GEMM of many rows reads the link again and again
                 step = stepper(self.model, tokens)
                 self.check(name, step)
                 self.check(name, step)
-                taken = self.time(f"{transfer_mode}.{name}", step, f"transfer_mode {transfer_mode}")
+                taken = self.time(f"{carrier}.{name}", step, f"carrier {carrier}")
                 floor = max(bound, self.resident[name])
-                self.report.figure(f"{transfer_mode}.{name}.over", [taken / floor], "x", "over the bound")
+                self.report.figure(f"{carrier}.{name}.over", [taken / floor], "x", "over the bound")
                 goal = {"decode": 1.03, "prefill2048": 1.08, "prefill8192": 1.03}[name]
-                if transfer_mode in ("prefetch", "auto"):
-                    label = f"{name}, transfer_mode {transfer_mode}, over max(link bound, resident)"
+                if carrier in ("prefetch", "auto"):
+                    label = f"{name}, carrier {carrier}, over max(link bound, resident)"
                     self.report.bar(label, taken / floor, "<=", goal)
-            if transfer_mode in ("prefetch", "view"):
-                self.graph(transfer_mode, bound, stepper(self.model, 1))
+            if carrier in ("prefetch", "view"):
+                self.graph(carrier, bound, stepper(self.model, 1))
             handle.remove()
 
-    def graph(self, transfer_mode: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
+    def graph(self, carrier: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
         """The decode step in a graph, in turn with eager ones."""
         graph, result = graph_of(step)
         for turn in range(20):
@@ -211,9 +211,9 @@ class Bench:
                 result.zero_()
                 graph.replay()
                 if not torch.equal(result, self.wanted["decode"]):
-                    raise RuntimeError(f"{transfer_mode}: a replay's output is not the resident model's")
-        taken = self.time(f"{transfer_mode}.decode.graph", graph.replay, f"{transfer_mode}, in a CUDA graph")
-        if transfer_mode == "prefetch":
+                    raise RuntimeError(f"{carrier}: a replay's output is not the resident model's")
+        taken = self.time(f"{carrier}.decode.graph", graph.replay, f"{carrier}, in a CUDA graph")
+        if carrier == "prefetch":
             floor = max(bound, self.resident["decode.graph"])
             label = "decode in a CUDA graph, over max(link bound, resident)"
             self.report.bar(label, taken / floor, "<=", 1.02)
@@ -241,7 +241,7 @@ class Bench:
         for count in (0, 2, 4, 8, 12, 16):
             layers = [f"layers.{int(at * LAYERS / max(count, 1))}" for at in range(count)]
             handle = self.offload("prefetch", layers) if count else None
-            offloaded = handle.stats.offloaded_bytes / 1e9 if handle else 0.0
+            offloaded = handle.stats().offloaded_bytes / 1e9 if handle else 0.0
             for name in ("decode", "prefill8192"):
                 step = stepper(self.model, self.steps[name])
                 taken = 1e3 * statistics.median(seconds_of(step, 3, 2))
@@ -294,7 +294,7 @@ class Bench:
 
         with torch.no_grad():
             without = statistics.median(host_seconds())
-            handle = wt.offload(model, offload_bytes=1 << 20, transfer_mode="prefetch")
+            handle = wt.offload(model, offload_bytes=1 << 20, carrier="prefetch")
             taken = [1e6 * (seconds - without) / 8 for seconds in host_seconds()]
             handle.remove()
         what = "acquire and release through the hooks of a module, less the module's own time"

@@ -12,5 +12,5 @@ with torch.no_grad():
     wanted = model(x)
     handle = weighbridge.torch.offload(model, offload_bytes=24 << 20)  # as many as fit
     assert torch.equal(model(x), wanted)  # eager, in a CUDA graph or compiled
-    print(handle.stats)
+    print(handle.stats())
     handle.remove()  # resident again, bit for bit

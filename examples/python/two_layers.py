@@ -21,14 +21,14 @@ with Device(sys.argv[1] if len(sys.argv) > 1 else "host") as device, device.stre
         )
         for layer, weight in enumerate(weights)
     ]
-    plan = Plan(device, parameters, offload_bytes=8 << 20, transfer_mode="prefetch")
+    plan = Plan(device, parameters, offload_bytes=8 << 20, carrier="prefetch")
     for planned in plan.parameters:
         print(f"{planned.name}: {planned.reason}")
     with Offloader(plan, stream) as offloader, device.buffer(4 << 20) as seen:
         weights.clear()  # the offloader has them
         for layer in range(2):
             with offloader.acquired(layer, stream):
-                weight = offloader.parameter_info(f"layers.{layer}.weight")
+                weight = offloader.info(f"layers.{layer}.weight")
                 # Here the layer's kernels are launched; this one copies the weight back.
                 device.copy(seen.address, weight.device_address, weight.nbytes, stream=stream)
             stream.synchronize()
