@@ -88,7 +88,7 @@ def run(what: str, target: str, limit: int) -> dict[str, Any]:
 def save(done: list[dict[str, Any]], gpu: bool, commit: str) -> Path:
     """Writes the report. What an earlier run of the same commit found elsewhere in it stays."""
     machine = report.machine()
-    name = f"{machine['device'].split()[-1].lower()}-reliability" if gpu else "reliability"
+    name = f"{report.device_name(machine['device'])}-reliability" if gpu else "reliability"
     path = ROOT / "tests" / "reports" / f"{name}.json"
     found = {entry["command"]: entry for entry in done}
     if path.exists():

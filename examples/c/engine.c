@@ -1,16 +1,14 @@
-/* Weights in host memory, carried to the device when a layer needs them, and given back when the
- * device is done with them.
+/* Keeps weights in pinned host memory, copies them to the device, and frees them behind the copy.
  *
  *     engine [device [file]]           engine cuda:0 model.bin
  *
- * With a file, its bytes are mapped and registered where they lie; without one, memory is allocated
- * and filled. */
+ * A file is mapped and registered in place; without one, memory is allocated and filled. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <weighbridge.h>
 
-/* Every call gives a status; the error says what was asked, what was found, and what to do. */
+/* Every call returns a status. The error says what was asked, what was found and what to do. */
 static wb_error error = WB_ERROR_INIT;
 
 static void must(wb_status status)
@@ -39,7 +37,7 @@ int main(int argc, char **argv)
 {
     wb_device *device = NULL;
     wb_view *view = NULL;
-    void *stream = NULL; /* an engine passes its own CUstream instead */
+    void *stream = NULL; /* an engine uses its own CUstream */
     uint64_t on_device = 0;
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
 
@@ -50,14 +48,14 @@ int main(int argc, char **argv)
            (size_t)info.mapped_bytes, (size_t)info.pinned_bytes, info.note[0] ? ": " : "",
            info.note);
 
-    /* The view holds the buffer, so the buffer's own reference may go at once. */
+    /* The view holds a reference to the buffer, so this one may be released at once. */
     const int64_t shape[] = {(int64_t)info.asked_bytes};
     const wb_layout layout = {sizeof layout, WB_DTYPE_U8, 1, 0, shape, NULL, 0};
     must(wb_view_new(weights, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_buffer_release(weights);
 
-    /* The copy is queued, and so is the release behind it: nobody waits, and the weights stay until
-     * the copy has run. */
+    /* The copy is queued, and the view is released after it on the stream: this thread does not wait,
+     * and the weights stay in memory until the copy has completed. */
     must(wb_device_stream_new(device, &stream, &error));
     must(wb_device_alloc(device, info.asked_bytes, &on_device, &error));
     unsigned char *back = malloc(info.asked_bytes), *expected = malloc(info.asked_bytes);

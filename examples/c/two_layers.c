@@ -1,4 +1,4 @@
-/* An engine's loop over two layers whose weights stay in host memory: plan, commit, step.
+/* The loop of an engine over two offloaded layers: plan, commit, step.
  *
  *     two_layers [device] */
 #include <stdio.h>
@@ -26,7 +26,7 @@ int main(int argc, char **argv)
     wb_device *device = NULL;
     wb_plan *plan = NULL;
     wb_offloader *offloader = NULL;
-    void *stream = NULL; /* an engine passes its own CUstream instead */
+    void *stream = NULL; /* an engine uses its own CUstream */
 
     must(wb_device_open(argc > 1 ? argv[1] : "host", NULL, &device, &error));
     must(wb_device_stream_new(device, &stream, &error));
@@ -56,7 +56,7 @@ int main(int argc, char **argv)
         wb_offloader_parameter_info weight = WB_OFFLOADER_PARAMETER_INFO_INIT;
         must(wb_offloader_acquire_group(offloader, layer, stream, &error));
         must(wb_offloader_get_parameter_info(offloader, names[layer], &weight, &error));
-        /* Here the layer's kernels are launched; this one copies the weight back. */
+        /* An engine launches the layer's kernels here; this example copies the weight back. */
         must(wb_device_copy(device, (uint64_t)(uintptr_t)seen, weight.device_address,
                             weight.span_bytes, stream, &error));
         must(wb_offloader_release_group(offloader, layer, stream, &error));

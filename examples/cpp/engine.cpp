@@ -1,6 +1,6 @@
-// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that
-// it writes itself. It views every tensor where it lies, copies what is not aligned, and moves the
-// largest one to device memory behind a stream.
+// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that it
+// writes itself. It makes a view of every tensor in the file's memory, copies tensors that are not
+// aligned, and copies the largest one to device memory on a stream.
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -17,7 +17,7 @@ struct Weight {
   wb::Safetensors::Loaded loaded;
 };
 
-/// Writes a model of one layer, the last tensor of it at an odd address.
+/// Writes a model of one layer whose last tensor has an odd address.
 std::string write_model(const std::string& path) {
   std::string header =
       R"({"embed.weight":{"dtype":"F32","shape":[256,64],"data_offsets":[0,65536]},)"
@@ -47,7 +47,7 @@ std::vector<Weight> load(const wb::Safetensors& file) {
   return weights;
 }
 
-/// Copies a weight to the device; its view of host memory goes once the stream has run the copy.
+/// Copies a weight to the device, and releases its view of host memory after the copy.
 wb::DeviceMemory move_to_device(Weight& weight, const wb::Stream& stream) {
   const wb::Device& device = stream.device();
   auto memory = wb::DeviceMemory::alloc(device, weight.bytes).value();
@@ -63,7 +63,7 @@ void run(const std::string& path, const std::string& device_name) {
   const auto stream = wb::Stream::make(device).value();
   auto file = wb::Safetensors::open(device, path).value();
   std::vector<Weight> weights = load(file);
-  file.release();  // the views hold its memory
+  file.release();  // the views hold the file's memory
 
   Weight* largest = nullptr;
   for (Weight& weight : weights) {

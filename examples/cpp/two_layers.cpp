@@ -1,4 +1,4 @@
-// An engine's loop over two layers whose weights stay in host memory: plan, commit, step.
+// The loop of an engine over two offloaded layers: plan, commit, step.
 //
 //     two_layers [device]
 #include <cstdio>
@@ -10,7 +10,7 @@ namespace wb = weighbridge;
 
 int main(int argc, char** argv) {
   const auto device = wb::Device::open(argc > 1 ? argv[1] : "host").value();
-  const auto stream = wb::Stream::make(device).value();  // an engine passes its own CUstream
+  const auto stream = wb::Stream::make(device).value();  // an engine uses its own
 
   std::vector<std::vector<float>> weights;
   std::vector<wb::Parameter> parameters;
@@ -25,13 +25,13 @@ int main(int argc, char** argv) {
   options.carrier = WB_TRANSFER_MODE_PREFETCH;
   const auto plan = wb::Plan::make(device, parameters, options).value();
   const auto offloader = wb::Offloader::commit(plan, stream.get()).value();
-  weights.clear();  // the offloader has them
+  weights.clear();  // the offloader has copied them
 
   const auto seen = wb::Buffer::alloc(device, 4 << 20).value();
   for (std::uint64_t layer = 0; layer < 2; ++layer) {
     const auto held = offloader.acquire(layer, stream.get()).value();
     const auto weight = offloader.parameter("layers." + std::to_string(layer) + ".weight").value();
-    // Here the layer's kernels are launched; this one copies the weight back.
+    // An engine launches the layer's kernels here; this example copies the weight back.
     device
         .copy(reinterpret_cast<std::uint64_t>(seen.bytes().data()), weight.device_address,
               weight.span_bytes, stream.get())

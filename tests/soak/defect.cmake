@@ -1,5 +1,5 @@
-# Runs a program that breaks something by hand: it must fail, and by the check that is for it.
-#   cmake -DPROGRAM=soak -DBREAK=leak "-DFOUND=buffers alive" -P broken.cmake
+# Runs a program with a defect on purpose: the check for that defect must fail.
+#   cmake -DPROGRAM=soak -DBREAK=leak "-DFOUND=buffers alive" -P defect.cmake
 execute_process(COMMAND "${PROGRAM}" --seconds=1 --threads=4 --steps=1100 --break=${BREAK}
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output TIMEOUT 60)
 message("${output}")
@@ -7,5 +7,5 @@ if(NOT status EQUAL 1)
   message(FATAL_ERROR "exit ${status}, expected 1")
 endif()
 if(NOT output MATCHES "${FOUND}")
-  message(FATAL_ERROR "the check that says \"${FOUND}\" did not fail")
+  message(FATAL_ERROR "no failed check printed \"${FOUND}\"")
 endif()

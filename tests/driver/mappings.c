@@ -1,4 +1,4 @@
-/* What /proc/self/maps says of a range, and pinning by the kernel's rules. */
+/* The mappings of a range by /proc/self/maps, and the kernel's rules for pinning them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,9 +47,9 @@ static int read_mapping(FILE *maps, struct mapping *mapping)
     return 1;
 }
 
-/* memfd, shared anonymous and System V memory live on a file system that is
- * mounted nowhere; a memfd of our own tells its number. */
-static dev_t kernel_memory_device(void)
+/* The device number of the unmounted file system that backs memfd, shared
+ * anonymous and System V memory, read from a memfd. */
+static dev_t memfd_device(void)
 {
     struct stat status = {0};
     int file = memfd_create("driver double", MFD_CLOEXEC);
@@ -60,8 +60,8 @@ static dev_t kernel_memory_device(void)
     return status.st_dev;
 }
 
-/* By device number and not by path: a mapped file may have lost its name. */
-static int mounted_memory_device(dev_t device)
+/* By device number, not by path: a mapped file may be unlinked. */
+static int is_memory_file_system(dev_t device)
 {
     FILE *mounts = fopen("/proc/self/mountinfo", "r");
     char line[8192], type[32];
@@ -80,17 +80,17 @@ static int mounted_memory_device(dev_t device)
     return found;
 }
 
-/* Pages of a disk file cannot stay pinned for writing: the file system has to
- * see every write, and the device's go past it. */
+/* The kernel refuses a long-term pin for writing on pages of a disk file: the
+ * device's writes would bypass the file system. */
 static int may_pin_for_writing(const struct mapping *mapping)
 {
     if (!mapping->writable) return 0;
     if (!mapping->shared || mapping->inode == 0) return 1;
-    return mapping->device == kernel_memory_device() || mounted_memory_device(mapping->device);
+    return mapping->device == memfd_device() || is_memory_file_system(mapping->device);
 }
 
-/* Pinning breaks a private mapping away from its file even where the program
- * itself may not write. The kernel grants such a write through this file. */
+/* Pinning copies the pages of a private mapping even if it is read-only. A
+ * write through /proc/self/mem does the same. */
 static int copy_read_only_pages(uintptr_t start, uintptr_t end, size_t page)
 {
     int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
@@ -104,12 +104,12 @@ static int copy_read_only_pages(uintptr_t start, uintptr_t end, size_t page)
     return copied;
 }
 
-static void touch(uintptr_t start, uintptr_t end, size_t page, int writing)
+static void access_pages(uintptr_t start, uintptr_t end, size_t page, int writing)
 {
     for (uintptr_t at = start; at < end; at += page) {
         unsigned char *byte = (unsigned char *)at;
         if (writing) {
-            __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED); /* other threads may write it */
+            __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED); /* other threads may write this byte */
         } else {
             (void)__atomic_load_n(byte, __ATOMIC_RELAXED);
         }
@@ -130,20 +130,20 @@ static CUresult fault_in(uintptr_t start, uintptr_t end, const struct mapping *m
     if (madvise((void *)start, end - start, advice) == 0) return CUDA_SUCCESS;
     if (errno == ENOMEM) return CUDA_ERROR_OUT_OF_MEMORY;
     if (errno != EINVAL) return CUDA_ERROR_INVALID_VALUE;
-    touch(start, end, page, writing); /* a kernel before 5.14 */
+    access_pages(start, end, page, writing); /* before Linux 5.14 */
     return CUDA_SUCCESS;
 }
 
 static CUresult pin_mapping(uintptr_t start, uintptr_t end, const struct mapping *mapping,
-                            int read_only, int faulting)
+                            int read_only, int fault)
 {
     if (!mapping->readable) return CUDA_ERROR_INVALID_VALUE;
     if (!read_only && !may_pin_for_writing(mapping)) return CUDA_ERROR_INVALID_VALUE;
-    return faulting ? fault_in(start, end, mapping, read_only) : CUDA_SUCCESS;
+    return fault ? fault_in(start, end, mapping, read_only) : CUDA_SUCCESS;
 }
 
-/* Calls pin_mapping on each mapping of the range; a gap is refused. */
-static CUresult walk(uintptr_t start, uintptr_t end, int read_only, int faulting)
+/* Checks each mapping of the range, and with `fault` pins it; fails at a gap. */
+static CUresult pin_range(uintptr_t start, uintptr_t end, int read_only, int fault)
 {
     FILE *maps = fopen("/proc/thread-self/maps", "r");
     struct mapping mapping;
@@ -153,21 +153,21 @@ static CUresult walk(uintptr_t start, uintptr_t end, int read_only, int faulting
         if (mapping.end <= start) continue;
         if (mapping.start > start) break;
         uintptr_t until = mapping.end < end ? mapping.end : end;
-        result = pin_mapping(start, until, &mapping, read_only, faulting);
+        result = pin_mapping(start, until, &mapping, read_only, fault);
         start = until;
     }
     fclose(maps);
     return result == CUDA_SUCCESS && start < end ? CUDA_ERROR_INVALID_VALUE : result;
 }
 
-/* First without a fault: a range that is refused in its middle stays untouched. */
-CUresult maps_pin(uintptr_t start, size_t bytes, int read_only)
+/* Checks the whole range before it faults any page: a refused range is left unchanged. */
+CUresult mappings_pin(uintptr_t start, size_t bytes, int read_only)
 {
-    CUresult result = walk(start, start + bytes, read_only, 0);
-    return result == CUDA_SUCCESS ? walk(start, start + bytes, read_only, 1) : result;
+    CUresult result = pin_range(start, start + bytes, read_only, 0);
+    return result == CUDA_SUCCESS ? pin_range(start, start + bytes, read_only, 1) : result;
 }
 
-int maps_allow(uintptr_t start, size_t bytes, int writing)
+int mappings_permit(uintptr_t start, size_t bytes, int writing)
 {
     FILE *maps = fopen("/proc/thread-self/maps", "r");
     struct mapping mapping;

@@ -1,4 +1,4 @@
-"""The model's weights behind an offloader, as the encoders read them."""
+"""The model's weights in an offloader, as the encoders read them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from weighbridge import Offloader, Parameter, Plan, Safetensors
 
-# Of a table of 30,522 words a sentence needs a few rows.
+# A sentence needs a few rows of this table of 30,522 words.
 SPARSE = ("embeddings.word_embeddings.weight",)
 
 
 def parameters_of(file: Safetensors, groups: Mapping[str, Sequence[str]]) -> list[Parameter]:
-    """The groups' weights as a plan takes them, their bytes where they lie in the file."""
+    """Describes the weights of the groups for a plan; their sources are in the mapped file."""
     return [
         file.parameter(name, group, "sparse" if name in SPARSE else "dense")
         for group, names in groups.items()
@@ -24,8 +24,8 @@ def parameters_of(file: Safetensors, groups: Mapping[str, Sequence[str]]) -> lis
     ]
 
 
-class Carried:
-    """A committed plan: every weight at an address that stays, and its bytes there in time."""
+class OffloadedWeights:
+    """A committed plan. A weight's address is stable; its bytes are there in ``visit``."""
 
     def __init__(self, plan: Plan, cuda: bool) -> None:
         self._cuda = cuda
@@ -36,15 +36,15 @@ class Carried:
 
     @contextmanager
     def visit(self, group: str) -> Iterator[None]:
-        """The group's weights are there inside of the block."""
+        """Acquires a group: its weights may be read inside the block."""
         with self.offloader.acquired(self.offloader.find_group(group), self._stream()):
             if self._own_stream is not None:
-                # NumPy runs on this thread, which has to wait itself.
+                # NumPy computes on this thread, so this thread waits for the copies.
                 self._own_stream.synchronize()
             yield
 
     def close(self) -> None:
-        """Lets go of the weights and gives all memory back."""
+        """Releases the weights and frees all memory."""
         self.weights.clear()
         self.offloader.close()
         if self._own_stream is not None:
@@ -63,7 +63,7 @@ class Carried:
         return torch.from_dlpack(self.offloader.view(name))
 
     def _array(self, name: str) -> np.ndarray:
-        # The host device's own memory is the process's, so that NumPy can look at it.
+        # Memory of the host device is memory of this process, so NumPy can read it.
         info = self.offloader.view(name).info
         memory = (ctypes.c_char * info.nbytes).from_address(info.device_address)
         return np.frombuffer(memory, info.dtype.numpy()).reshape(info.shape)
