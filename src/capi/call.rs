@@ -105,4 +105,7 @@ macro_rules! release {
     };
 }
 
-pub(super) use {call, call_value, release, retain};
+pub(super) use call;
+pub(super) use call_value;
+pub(super) use release;
+pub(super) use retain;
