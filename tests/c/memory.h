@@ -85,9 +85,9 @@ static inline wb_layout layout_of(wb_dtype dtype, int32_t ndim, const int64_t *s
 }
 
 /* Copies what a device reads at an address into host memory, and waits. */
-static inline int read_device(wb_device *device, void *to, uint64_t from, uint64_t bytes)
+static inline int read_device(wb_device *device, void *to, const void *from, uint64_t bytes)
 {
-    return CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)to, from, bytes, NULL, &error)) &&
+    return CHECK_OK(wb_device_copy(device, to, from, bytes, NULL, &error)) &&
            CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
 }
 

@@ -80,11 +80,6 @@ static inline void sleep_us(long microseconds)
 /* Delays a stream, as a slow kernel would. The device keeps the pointer until then. */
 void delay_stream(wb_device *device, void *stream, const long *microseconds);
 
-static inline uint64_t number(const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory;
-}
-
 /* The layout of `*count` contiguous bytes. */
 static inline wb_layout layout_of_bytes(const int64_t *count)
 {

@@ -66,7 +66,7 @@ wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *
         parameter->name = weight->name;
         parameter->group = weight->group;
         parameter->layout = &layouts[count];
-        parameter->source = number(contents[count]);
+        parameter->source = contents[count];
         count++;
     }
     *status = wb_plan_new(device, parameters, count, plan, &planned, &error);
