@@ -23,7 +23,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick tsan valgrind models \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -136,15 +136,12 @@ asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, Le
 asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
 
-tsan: $(VENV)/test ## runs the multi-threaded suites under ThreadSanitizer; minutes
-	$(BIN)/python tests/checkers/run.py thread
-
 valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
 	$(BIN)/python tests/checkers/run.py valgrind
 
 models: ## checks reference counts, deferred release and the slot ring with loom, up to four preemptions
-	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+	RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
 # JAX, CMake, ninja and pytest.

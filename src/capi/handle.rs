@@ -5,7 +5,7 @@ use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// An object that C holds by a pointer to an opaque type.
-pub(super) trait Handle {
+pub trait Handle {
     /// The opaque type.
     type Opaque;
     /// Its name in C.
@@ -13,7 +13,7 @@ pub(super) trait Handle {
 }
 
 /// Hands a reference to C.
-pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
+pub fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
     alive::add(Arc::as_ptr(&object) as usize, T::NAME);
     Arc::into_raw(object).cast_mut().cast()
 }
@@ -22,7 +22,7 @@ pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
 ///
 /// # Safety
 /// `handle` is NULL or was given out and not released for the last time.
-pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
+pub unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
     if handle.is_null() {
         fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", T::NAME);
     }
@@ -35,7 +35,7 @@ pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn share<T: Handle>(handle: *const T::Opaque) -> Result<Arc<T>> {
+pub unsafe fn share<T: Handle>(handle: *const T::Opaque) -> Result<Arc<T>> {
     // SAFETY: the caller's promise.
     let object: *const T = unsafe { borrow::<T>(handle) }?;
     // SAFETY: the pointer came from Arc::into_raw; the count is raised before it is owned twice.
@@ -49,7 +49,7 @@ pub(super) unsafe fn share<T: Handle>(handle: *const T::Opaque) -> Result<Arc<T>
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn retain<T: Handle>(handle: *const T::Opaque) -> Result<()> {
+pub unsafe fn retain<T: Handle>(handle: *const T::Opaque) -> Result<()> {
     // SAFETY: the caller's promise.
     give(unsafe { share::<T>(handle) }?);
     Ok(())
@@ -59,7 +59,7 @@ pub(super) unsafe fn retain<T: Handle>(handle: *const T::Opaque) -> Result<()> {
 ///
 /// # Safety
 /// As for [`borrow`]; the reference is not used again.
-pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<Arc<T>>> {
+pub unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<Arc<T>>> {
     if handle.is_null() {
         return Ok(None);
     }
@@ -70,14 +70,14 @@ pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<
 }
 
 /// Which handles C holds, and how many references: a debug build refuses all others.
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod alive {
     use crate::error::{Result, fail};
     use crate::os::process::PerProcess;
     use crate::os::sync;
+    use crate::os::sync::{Mutex, MutexGuard};
     use crate::status::WB_ERR_HANDLE;
     use std::collections::HashMap;
-    use std::sync::{Mutex, MutexGuard};
 
     #[derive(Default)]
     struct Alive {
@@ -119,7 +119,7 @@ mod alive {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), loom))]
 mod alive {
     use crate::error::Result;
 

@@ -10,7 +10,8 @@ pub mod dlpack;
 pub mod error;
 #[cfg(feature = "forced-panics")]
 pub mod forced;
-mod handle;
+#[doc(hidden)]
+pub mod handle;
 pub mod offloader;
 pub mod parameter;
 pub mod plan;

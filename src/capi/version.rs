@@ -2,10 +2,10 @@
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use crate::capi::error::{described, guard, wb_error};
 use crate::os::log;
-use crate::os::sync::Arc;
 use crate::status;
 use crate::status::wb_status;
 

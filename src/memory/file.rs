@@ -191,5 +191,5 @@ fn read(
     in_pieces(span, threads, Phase::Read, progress, &|piece| {
         bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
     })?;
-    Ok(buffer.mark_read_from_file(reason))
+    Ok(Buffer::mark_read_from_file(buffer, reason))
 }

@@ -39,7 +39,7 @@ pub struct Offloader {
 #[derive(Debug, Clone)]
 pub struct ParameterInfo {
     /// The name; its address stays the same until the parameter is removed.
-    pub name: Arc<CStr>,
+    pub name: std::sync::Arc<CStr>,
     /// Type, shape and strides.
     pub layout: Layout,
     /// Index of its group.

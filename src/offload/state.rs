@@ -18,14 +18,14 @@ use crate::tensor::layout::Layout;
 /// A parameter as it is kept.
 pub struct ParameterState {
     /// The name, at an address that stays the same until the parameter is removed.
-    pub name: Arc<CStr>,
+    pub name: std::sync::Arc<CStr>,
     pub group: usize,
     pub layout: Layout,
     pub place: Backing,
     /// Of the plan; what was added later has none.
     pub storage: Option<usize>,
     /// What it is made of, if it is kept in 8 bits.
-    pub quantized: Option<Arc<QuantizedParameter>>,
+    pub quantized: Option<std::sync::Arc<QuantizedParameter>>,
 }
 
 impl ParameterState {
@@ -36,7 +36,7 @@ impl ParameterState {
 }
 
 /// A name for C. Names come from C or from text without NUL.
-pub fn c_name(name: &str) -> Arc<CStr> {
+pub fn c_name(name: &str) -> std::sync::Arc<CStr> {
     CString::new(name).unwrap_or_default().into()
 }
 

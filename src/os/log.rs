@@ -1,12 +1,11 @@
 //! What cannot be returned (an error while memory is given back) goes to the sink that the host
 //! program installed; without one it is only counted.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result, catch_panic};
 use crate::os::process::PerProcess;
-use crate::os::sync::{Arc, RwLock};
 
 type Sink = Arc<dyn Fn(&Error) + Send + Sync>;
 type Installed = RwLock<Option<Sink>>;

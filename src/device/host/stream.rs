@@ -14,7 +14,6 @@ type Work = Box<dyn FnOnce() + Send>;
 /// The queue's end for those who push; the thread ends once it is dropped and the queue is empty.
 pub struct HostStream(Arc<Queue>);
 
-#[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -29,6 +28,10 @@ struct State {
 }
 
 impl Queue {
+    fn new() -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         sync::lock(&self.state)
     }
@@ -76,7 +79,7 @@ impl Queue {
 impl HostStream {
     /// Starts the thread.
     pub fn start() -> Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new());
         let theirs = queue.clone();
         thread::Builder::new()
             .name("weighbridge-stream".into())
