@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick tsan valgrind models \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## this list
@@ -130,15 +130,12 @@ faults: programs ## every call of the driver and of the system fails once, with 
 	WEIGHBRIDGE_TEST_DEVICE=host $(BUILD)/cmake/tests/faults/test_faults
 	WEIGHBRIDGE_TEST_DEVICE=cuda:0 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver $(BUILD)/cmake/tests/faults/test_faults
 
-# The checkers: each proves first, on defects that are there on purpose, that it is on.
+# Each checker first proves on defects made on purpose that it is on.
 asan: $(VENV)/test ## C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan, library included; minutes
 	$(BIN)/python tests/checkers/run.py address
 
 asan-quick: $(VENV)/test ## the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
-
-tsan: $(VENV)/test ## the suites with threads under ThreadSanitizer, library included; minutes
-	$(BIN)/python tests/checkers/run.py thread
 
 valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg

@@ -28,7 +28,6 @@ MARK = "reliability: "
 HERE = [
     ("every call that can fail, failing", "faults", 1800),
     ("address, leak and undefined-behaviour sanitizers", "asan", 2400),
-    ("thread sanitizer", "tsan", 2400),
     ("valgrind", "valgrind", 2400),
     ("models of shared state", "models", 900),
     ("fuzzing", "fuzz", 3600),
