@@ -134,7 +134,8 @@ static void check_error(const struct fault *fault, wb_status status)
     /* stat is called when a file is opened, and again to see whether it has changed. */
     if (status == WB_ERR_FILE_ACCESS && strcmp(name, "stat") == 0) status = WB_ERR_FILE_IO;
     CHECK_SAME(status, expected);
-    CHECK_SAME(error.driver_code, fault->code);
+    CHECK_SAME(error.code, fault->code);
+    CHECK_SAME(error.code_domain, fault->layer == DRIVER ? WB_CODE_CUDA : WB_CODE_ERRNO);
     CHECK(names_the_call(fault));
 }
 
@@ -277,7 +278,7 @@ static void check_absorbed(const struct world *world, uint64_t logged)
 static void read_reason(struct world *world, const wb_buffer *buffer)
 {
     const char *name = fault_fired(world->fault);
-    if (name != NULL && strstr(describe(buffer).note, name) != NULL) world->reported = 1;
+    if (name != NULL && strstr(describe(buffer).fallback_reason, name) != NULL) world->reported = 1;
 }
 
 /* A call that the fault may make fail, once. The failure is checked, and a retry must succeed. Otherwise

@@ -12,9 +12,9 @@ enum { CODES = 7, QUICK_FROM = 6, HANG_MS = 20, SECONDS = 30 };
 
 static uint64_t logged;
 
-static void count_logged(void *user, wb_status status, int32_t code, const char *message)
+static void count_logged(void *user, const wb_error *failure)
 {
-    (void)user, (void)status, (void)code, (void)message;
+    (void)user, (void)failure;
     __atomic_fetch_add(&logged, 1, __ATOMIC_RELAXED);
 }
 

@@ -6,11 +6,6 @@
 #include "fault.h"
 #include "model.h"
 
-static uint64_t number(const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory;
-}
-
 /* The caller releases the device. */
 static void opens(struct world *world)
 {
@@ -225,14 +220,14 @@ static void computes_in_order(struct world *world)
 {
     void *stream = NULL;
     wb_buffer *from = NULL, *to = NULL;
-    uint64_t address = 0;
+    void *address = NULL;
     STEP(wb_device_stream_new(world->device, &stream, &error));
     STEP(wb_buffer_alloc(world->device, 300, NULL, &from, &error));
     STEP(wb_buffer_alloc(world->device, 300, NULL, &to, &error));
     STEP(wb_device_alloc(world->device, 300, &address, &error));
     fill(describe(from).data, 300);
-    STEP(wb_device_copy(world->device, address, number(describe(from).data), 300, stream, &error));
-    STEP(wb_device_copy(world->device, number(describe(to).data), address, 300, stream, &error));
+    STEP(wb_device_copy(world->device, address, describe(from).data, 300, stream, &error));
+    STEP(wb_device_copy(world->device, describe(to).data, address, 300, stream, &error));
     STEP(wb_device_stream_synchronize(world->device, stream, &error));
     CHECK(holds_pattern(describe(to).data, 0, 300));
     STEP(wb_buffer_release_after(from, stream, &error));
@@ -240,46 +235,43 @@ static void computes_in_order(struct world *world)
     wb_buffer_release(to);
     to = NULL;
     STEP(wb_device_free(world->device, address, &error));
-    address = 0;
+    address = NULL;
     STEP(wb_device_stream_release(world->device, stream, &error));
     stream = NULL;
 out:
     wb_buffer_release(from);
     wb_buffer_release(to);
-    if (address != 0) CHECK_OK(wb_device_free(world->device, address, &error));
+    if (address != NULL) CHECK_OK(wb_device_free(world->device, address, &error));
     release_stream(world->device, stream);
 }
 
 /* Three steps of an offloader, with a check of every weight and a replacement after each. */
-static void offloads_by(struct world *world, wb_transfer_mode carrier)
+static void offloads_by(struct world *world, wb_transfer_mode mode)
 {
     static unsigned char fresh[BYTES];
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const wb_plan_options options = offload_options(mode);
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
-    options.offload_bytes = 1 << 20;
-    options.carrier = carrier;
     model_init(&model);
     STEP(wb_device_stream_new(o.device, &o.stream, &error));
     STEP(wb_plan_new(o.device, model.parameters, COUNT, &options, &o.plan, &error));
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, BYTES, NULL, &o.back, &error));
-    const unsigned char *back = (const unsigned char *)describe(o.back).data;
+    unsigned char *back = (unsigned char *)describe(o.back).data;
     for (int step = 0; step < 3; step++) {
         for (int group = 0; group < LAYERS; group++) {
             STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));
             for (int i = group * EACH; i < (group + 1) * EACH; i++) {
                 wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, model.names[i], &info, &error));
-                STEP(wb_device_copy(o.device, number(back), info.device_address, BYTES, o.stream,
-                                    &error));
+                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, (uint64_t)i, &info, &error));
+                STEP(wb_device_copy(o.device, back, info.device_address, BYTES, o.stream, &error));
                 STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
                 CHECK(holds_parameter(back, i, i == 3 ? step : 0));
             }
             STEP(wb_offloader_release_group(o.offloader, (uint64_t)group, o.stream, &error));
         }
         fill_parameter(fresh, 3, step + 1);
-        STEP(wb_offloader_replace(o.offloader, model.names[3], number(fresh), &model.layout,
-                                  o.stream, &error));
+        STEP(wb_offloader_replace(o.offloader, model.names[3], fresh, &model.layout, o.stream,
+                                  &error));
     }
     STEP(wb_offloader_join(o.offloader, o.stream, &error));
     wb_plan_release(o.plan);
@@ -332,10 +324,8 @@ static void quantizes(struct world *world)
     /* Little staging memory, so that the matrix is split into chunks. */
     STEP(wb_quantizer_new(world->device, 1 << 14, &quantizer, &error));
     world->keeps_workspace = 1;
-    STEP(wb_quantizer_quantize(quantizer, number(numbers), &layout, number(codes), number(scales),
-                               &options, NULL, &error));
-    STEP(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back), &layout,
-                                 &options, NULL, &error));
+    STEP(wb_quantizer_quantize(quantizer, numbers, &layout, codes, scales, &options, NULL, &error));
+    STEP(wb_quantizer_dequantize(quantizer, codes, scales, back, &layout, &options, NULL, &error));
     CHECK(memcmp(back, numbers, sizeof back) == 0);
 out:
     wb_quantizer_release(quantizer);

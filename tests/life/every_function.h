@@ -20,7 +20,7 @@ struct objects {
     wb_offloader *offloader;
     wb_quantizer *quantizer;
     void *stream;
-    uint64_t memory;
+    void *memory;
     DLManagedTensor *tensor;
     DLManagedTensorVersioned *versioned;
 };
@@ -49,11 +49,6 @@ struct scene {
 
 static struct scene scene;
 static char scene_path[300];
-
-static inline uint64_t number(const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory;
-}
 
 static inline void scene_deleted(struct DLManagedTensor *tensor)
 {
@@ -112,7 +107,7 @@ static inline void scene_parameters(void)
         each[i]->name = names[i];
         each[i]->group = names[i == 2 ? 1 : i];
         each[i]->layout = &scene.bytes;
-        each[i]->source = number(scene.weights[i]);
+        each[i]->source = scene.weights[i];
     }
 }
 
@@ -132,8 +127,9 @@ static inline int scene_begin_on(wb_device *device)
     scene.bytes = layout_of(WB_DTYPE_U8, 1, scene.bytes_shape, NULL, 0);
     scene.numbers = layout_of(WB_DTYPE_F32, 2, scene.numbers_shape, NULL, 0);
     scene.plan_options = plan_options;
-    scene.plan_options.offload_bytes = 16 << 20;
-    scene.plan_options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    scene.plan_options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    scene.plan_options.budget_bytes = 16 << 20;
+    scene.plan_options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     scene.excluded[0] = "matches.nothing"; /* gives the plan a warning */
     scene.plan_options.exclude = scene.excluded;
     scene.plan_options.exclude_count = 1;
@@ -185,7 +181,7 @@ static inline void release_objects(struct objects *o, wb_device *device, int on_
     if (on_device && o->stream != NULL) {
         CHECK_OK(wb_device_stream_release(device, o->stream, &error));
     }
-    if (on_device && o->memory != 0) CHECK_OK(wb_device_free(device, o->memory, &error));
+    if (on_device && o->memory != NULL) CHECK_OK(wb_device_free(device, o->memory, &error));
     wb_device_release(o->device);
     memset(o, 0, sizeof *o);
 }
@@ -250,15 +246,15 @@ static struct {
 #define EVERY(CALL, GIVES, TAKES, HANDLE)                                                          \
     GIVES(wb_version, NOTHING, == WB_VERSION, )                                                    \
     GIVES(wb_status_name, NOTHING, != NULL, WB_OK)                                                 \
-    GIVES(wb_log_set_callback, NOTHING, == WB_OK, NULL, NULL)                                               \
+    GIVES(wb_log_set_callback, NOTHING, == WB_OK, NULL, NULL)                                      \
     CALL(wb_python_capsule_setup, NOTHING, capsule_is_valid, capsule_pointer)                      \
-    CALL(wb_quantizer_get_scales_info, NOTHING, &scene.numbers, &scene.quantize_options, &info.scales)       \
+    CALL(wb_quantizer_get_scales_info, NOTHING, &scene.numbers, &scene.quantize_options,           \
+         &info.scales)                                                                             \
     CALL(wb_device_get_info, DEVICE, own.device, &info.device)                                     \
     CALL(wb_device_measure_link, DEVICE, own.device, &info.bandwidth)                              \
-    CALL(wb_device_get_stats, NOTHING, own.device, &info.usage)                                      \
+    CALL(wb_device_get_stats, NOTHING, own.device, &info.usage)                                    \
     CALL(wb_device_alloc, DEVICE, own.device, SCENE_BYTES, &made.memory)                           \
-    CALL(wb_device_copy, DEVICE, own.device, own.memory, number(scene.pages), SCENE_BYTES,         \
-         own.stream)                                                                               \
+    CALL(wb_device_copy, DEVICE, own.device, own.memory, scene.pages, SCENE_BYTES, own.stream)     \
     CALL(wb_device_stream_new, DEVICE, own.device, &made.stream)                                   \
     CALL(wb_device_stream_call, DEVICE, own.device, own.stream, scene_called, &scene.called)       \
     CALL(wb_device_stream_synchronize, DEVICE, own.device, own.stream)                             \
@@ -266,57 +262,58 @@ static struct {
     CALL(wb_buffer_alloc, DEVICE, own.device, SCENE_BYTES, NULL, &made.buffer)                     \
     CALL(wb_buffer_register, DEVICE, own.device, scene.pages, SCENE_BYTES, NULL, NULL, NULL,       \
          &made.buffer)                                                                             \
-    CALL(wb_buffer_map_file, DEVICE, own.device, scene_path, 0, 0, NULL, &made.buffer)                  \
+    CALL(wb_buffer_map_file, DEVICE, own.device, scene_path, 0, 0, NULL, &made.buffer)             \
     CALL(wb_buffer_get_info, NOTHING, own.buffer, &info.buffer)                                    \
-    CALL(wb_buffer_get_stats, NOTHING, own.buffer, &info.buffer_usage)                               \
-    CALL(wb_view_new, NOTHING, own.buffer, &scene.bytes, WB_ACCESSOR_DEVICE, &made.view)             \
-    CALL(wb_view_copy_from, DEVICE, own.device, scene.pages, &scene.bytes, WB_ACCESSOR_HOST, NULL,   \
+    CALL(wb_buffer_get_stats, NOTHING, own.buffer, &info.buffer_usage)                             \
+    CALL(wb_view_new, NOTHING, own.buffer, &scene.bytes, WB_ACCESSOR_DEVICE, &made.view)           \
+    CALL(wb_view_copy_from, DEVICE, own.device, scene.pages, &scene.bytes, WB_ACCESSOR_HOST, NULL, \
          &made.view)                                                                               \
     CALL(wb_view_get_info, NOTHING, own.view, &info.view)                                          \
-    CALL(wb_view_get_buffer, NOTHING, own.view, &made.buffer)                                          \
+    CALL(wb_view_get_buffer, NOTHING, own.view, &made.buffer)                                      \
     CALL(wb_view_to_dlpack, NOTHING, own.view, &made.tensor)                                       \
     CALL(wb_view_to_dlpack_versioned, NOTHING, own.view, &made.versioned)                          \
-    CALL(wb_view_from_dlpack, DEVICE, own.device, &scene.imported, WB_ACCESSOR_HOST, NULL,           \
+    CALL(wb_view_from_dlpack, DEVICE, own.device, &scene.imported, WB_ACCESSOR_HOST, NULL,         \
          &made.view)                                                                               \
     CALL(wb_view_from_dlpack_versioned, DEVICE, own.device, &scene.imported_versioned,             \
-         WB_ACCESSOR_HOST, NULL, &made.view)                                                         \
-    GIVES(wb_safetensors_get_tensor_count, NOTHING, == 1, own.file)                                           \
-    GIVES(wb_safetensors_get_header, NOTHING, != NULL, own.file)                                       \
+         WB_ACCESSOR_HOST, NULL, &made.view)                                                       \
+    GIVES(wb_safetensors_get_tensor_count, NOTHING, == 1, own.file)                                \
+    GIVES(wb_safetensors_get_header, NOTHING, != NULL, own.file)                                   \
     CALL(wb_safetensors_open, DEVICE, own.device, scene_path, NULL, &made.file)                    \
-    CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                              \
-    CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                                 \
-    CALL(wb_safetensors_get_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, &made.view)                 \
-    CALL(wb_safetensors_load_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, NULL, &made.view,           \
+    CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                       \
+    CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                          \
+    CALL(wb_safetensors_get_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, &made.view)           \
+    CALL(wb_safetensors_load_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, NULL, &made.view,    \
          &info.count)                                                                              \
-    CALL(wb_safetensors_get_buffer, NOTHING, own.file, &made.buffer)                                   \
+    CALL(wb_safetensors_get_buffer, NOTHING, own.file, &made.buffer)                               \
     CALL(wb_plan_new, NOTHING, own.device, scene.parameters, 2, &scene.plan_options, &made.plan)   \
     CALL(wb_plan_get_info, NOTHING, own.plan, &info.plan)                                          \
-    CALL(wb_plan_find_parameter, NOTHING, own.plan, "first", &info.index)                                    \
-    CALL(wb_plan_get_parameter_info, NOTHING, own.plan, 0, &info.planned)                                   \
-    CALL(wb_plan_get_group_info, NOTHING, own.plan, 0, &info.group)                                         \
-    CALL(wb_plan_get_warning, NOTHING, own.plan, 0, &info.text)                                        \
-    CALL(wb_plan_to_json, NOTHING, own.plan, &info.text)                                              \
+    CALL(wb_plan_find_parameter, NOTHING, own.plan, "first", &info.index)                          \
+    CALL(wb_plan_get_parameter_info, NOTHING, own.plan, 0, &info.planned)                          \
+    CALL(wb_plan_get_group_info, NOTHING, own.plan, 0, &info.group)                                \
+    CALL(wb_plan_get_warning, NOTHING, own.plan, 0, &info.text)                                    \
+    CALL(wb_plan_to_json, NOTHING, own.plan, &info.text)                                           \
     CALL(wb_offloader_new, DEVICE, own.plan, own.stream, NULL, &made.offloader)                    \
-    CALL(wb_offloader_find_group, PARENT, own.offloader, "first", &info.index)                          \
+    CALL(wb_offloader_find_group, PARENT, own.offloader, "first", &info.index)                     \
     CALL(wb_offloader_join, DEVICE, own.offloader, own.stream)                                     \
     CALL(wb_offloader_reset, DEVICE, own.offloader, own.stream)                                    \
-    CALL(wb_offloader_get_parameter_info, PARENT, own.offloader, "first", &info.offloaded)                  \
-    CALL(wb_offloader_get_view, PARENT, own.offloader, "first", &made.view)                            \
-    CALL(wb_offloader_get_host_view, PARENT, own.offloader, "first", &made.view)                       \
-    CALL(wb_offloader_replace, DEVICE, own.offloader, "first", number(scene.weights[2]),           \
-         &scene.bytes, own.stream)                                                                 \
+    CALL(wb_offloader_find_parameter, PARENT, own.offloader, "first", &info.index)                 \
+    CALL(wb_offloader_get_parameter_info, PARENT, own.offloader, 0, &info.offloaded)               \
+    CALL(wb_offloader_get_parameter_infos, PARENT, own.offloader, 0, 1, &info.offloaded)           \
+    CALL(wb_offloader_get_view, PARENT, own.offloader, 0, &made.view)                              \
+    CALL(wb_offloader_get_host_view, PARENT, own.offloader, 0, &made.view)                         \
+    CALL(wb_offloader_replace, DEVICE, own.offloader, "first", scene.weights[2], &scene.bytes,     \
+         own.stream)                                                                               \
     CALL(wb_offloader_add, DEVICE, own.offloader, &scene.third, own.stream)                        \
     CALL(wb_offloader_remove, DEVICE, own.offloader, "second", own.stream)                         \
     CALL(wb_offloader_reconcile, DEVICE, own.offloader, scene.parameters, 2, own.stream,           \
          &info.reconciled)                                                                         \
     CALL(wb_offloader_compact, DEVICE, own.offloader, own.stream)                                  \
-    CALL(wb_offloader_get_stats, PARENT, own.offloader, &info.stats)                                 \
+    CALL(wb_offloader_get_stats, PARENT, own.offloader, &info.stats)                               \
     CALL(wb_quantizer_new, DEVICE, own.device, 0, &made.quantizer)                                 \
-    CALL(wb_quantizer_quantize, DEVICE, own.quantizer, number(scene.wide), &scene.numbers,         \
-         number(scene.codes), number(scene.scale), &scene.quantize_options, &info.quantized)       \
-    CALL(wb_quantizer_dequantize, DEVICE, own.quantizer, number(scene.codes),                      \
-         number(scene.scale), number(scene.wide), &scene.numbers, &scene.quantize_options,         \
-         &info.quantized)                                                                          \
+    CALL(wb_quantizer_quantize, DEVICE, own.quantizer, scene.wide, &scene.numbers, scene.codes,    \
+         scene.scale, &scene.quantize_options, &info.quantized)                                    \
+    CALL(wb_quantizer_dequantize, DEVICE, own.quantizer, scene.codes, scene.scale, scene.wide,     \
+         &scene.numbers, &scene.quantize_options, &info.quantized)                                 \
     TAKES(wb_device_stream_release, PARENT, stream, own.device, own.stream)                        \
     TAKES(wb_device_free, PARENT, memory, own.device, own.memory)                                  \
     TAKES(wb_view_release_after, DEVICE, view, own.view, NULL)                                     \
@@ -371,7 +368,7 @@ EVERY(CALL, GIVES, TAKES, HANDLE)
 #undef HANDLE
 
 /* Calls without an error, or with conditions. */
-static inline wb_status call_wb_cuda_device_count(void)
+static inline wb_status call_wb_device_get_cuda_count(void)
 {
     const wb_status status = wb_device_get_cuda_count(&info.count, &error);
     return status == WB_ERR_NO_DRIVER && !on_cuda() ? WB_OK : status;
@@ -411,7 +408,7 @@ static inline void undo_wb_python_capsule_destroy(void)
 
 /* A call that invalidates an object comes after the calls that use it. */
 static const struct every every[] = {
-    {"wb_device_get_cuda_count", NOTHING, call_wb_cuda_device_count, NULL},
+    {"wb_device_get_cuda_count", NOTHING, call_wb_device_get_cuda_count, NULL},
     {"wb_device_open", NOTHING, call_wb_device_open, NULL},
     {"wb_offloader_release_group", DEVICE, call_wb_offloader_release_group, NULL},
     {"wb_offloader_acquire_group", DEVICE, call_wb_offloader_acquire_group,

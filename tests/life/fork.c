@@ -96,7 +96,7 @@ static void call_everything_in_child(void)
     for (int i = 0; i < EVERY_COUNT; i++) {
         const struct every *each = &every[i];
         const int uses_driver =
-            each->call == call_wb_device_open || each->call == call_wb_cuda_device_count;
+            each->call == call_wb_device_open || each->call == call_wb_device_get_cuda_count;
         const int fails = each->needs != NOTHING || (uses_driver && on_cuda());
         const wb_status status = every_call(each);
         if (!CHECK_SAME(status, fails ? WB_ERR_FORKED : WB_OK) ||
@@ -138,13 +138,13 @@ static void *keeps_calling(void *user)
         wb_buffer *buffer = NULL;
         wb_view *view = NULL;
         void *stream = NULL;
-        uint64_t memory = 0;
+        void *memory = NULL;
         CHECK_OK(wb_buffer_alloc(device, SCENE_BYTES, NULL, &buffer, &error));
         CHECK_OK(wb_view_new(buffer, &scene.bytes, WB_ACCESSOR_HOST, &view, &error));
         CHECK_OK(wb_device_stream_new(device, &stream, &error));
         CHECK_OK(wb_device_alloc(device, SCENE_BYTES, &memory, &error));
         CHECK_OK(call_wb_offloader_release_group());
-        CHECK_OK(wb_offloader_get_parameter_info(own.offloader, "first", &info.offloaded, &error));
+        CHECK_OK(wb_offloader_get_parameter_info(own.offloader, 0, &info.offloaded, &error));
         CHECK_OK(wb_view_release_after(view, stream, &error));
         CHECK_OK(wb_device_stream_release(device, stream, &error));
         CHECK_OK(wb_device_free(device, memory, &error));
@@ -231,7 +231,7 @@ static void a_child_does_not_wait_for_the_texts_of_a_plan(wb_device *device)
         long_parameters[i] = scene.parameters[0];
         long_parameters[i].name = long_parameters[i].group = long_names[i];
     }
-    scene.plan_options.offload_bytes = 1 << 30;
+    scene.plan_options.budget_bytes = 1 << 30;
     for (int i = 0, passed = 1; i < CHILDREN && passed; i++) {
         pthread_t thread;
         texts_first = i % 2;

@@ -107,7 +107,7 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     wb_buffer_release(buffer);
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error)); /* the policy does not pin it */
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK(strstr(describe(buffer).note, "RLIMIT_MEMLOCK") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "RLIMIT_MEMLOCK") != NULL);
     wb_buffer_release(buffer);
     wb_device_release(device);
     unlink(path);

@@ -134,9 +134,9 @@ static void a_callback_that_cancels_its_thread_does_not_unwind_the_library(wb_de
     scene_end();
 }
 
-static void counts_unless_cancelled(void *user, wb_status status, int32_t code, const char *message)
+static void counts_unless_cancelled(void *user, const wb_error *failure)
 {
-    (void)status, (void)code, (void)message;
+    (void)failure;
     pthread_testcancel(); /* as a callback that writes to a file */
     ++*(int *)user;
 }

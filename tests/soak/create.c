@@ -112,7 +112,7 @@ struct handle create_copy(struct worker *worker)
     const wb_buffer_options chosen = random_options(worker);
     const uint64_t key = new_key(worker);
     const int64_t bytes = (int64_t)draw_bytes(&worker->random, 12);
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     unsigned char *memory = content_new((uint64_t)bytes, key);
     const int made = CHECK_OK(wb_view_copy_from(worker->round->device, memory, &layout,
                                                 WB_ACCESSOR_HOST, &chosen, &view, &error));

@@ -245,7 +245,7 @@ static wb_status change_to(struct member *member, int index, uint64_t version, e
     const struct weights *weights = member->weights;
     const struct weight *weight = &weights->all[index];
     const int64_t bytes = (int64_t)weight_bytes(weights, index, version);
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     const int exists = weight_bytes(weights, index, weight->current) > 0;
     *done = exists ? bytes > 0 ? REPLACED : REMOVED : ADDED;
     if (bytes == 0) return exists ? remove_weight(member, weight) : WB_OK;

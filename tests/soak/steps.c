@@ -138,7 +138,7 @@ static void replace_weight(struct run *run)
     const int index = (int)draw(&run->random, WEIGHTS);
     struct weight *weight = &run->weights.all[index];
     const int64_t bytes = (int64_t)weight_bytes(&run->weights, index, ++weight->current);
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     unsigned char *content = current_content(run, index);
     if (options.defect == DEFECT_WEIGHTS) content[bytes / 2] ^= 1;
     CHECK_OK(wb_offloader_replace(run->offloader, weight->name, content, &layout, run->stream,

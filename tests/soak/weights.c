@@ -60,7 +60,7 @@ wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *
         wb_parameter *parameter = &parameters[count];
         shapes[count] = (int64_t)weight_bytes(weights, index, weight->current);
         if (shapes[count] == 0) continue;
-        layouts[count] = layout_of_bytes(&shapes[count]);
+        layouts[count] = bytes_layout(&shapes[count]);
         contents[count] = weight_content(weights, index, weight->current);
         *parameter = empty;
         parameter->name = weight->name;

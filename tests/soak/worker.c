@@ -135,7 +135,7 @@ static void renew_stream(struct worker *worker)
     count(STREAM_MADE);
 }
 
-static void open_device(void)
+static void use_another_device(void)
 {
     wb_device *device = NULL;
     wb_buffer *buffer = NULL;
@@ -152,7 +152,7 @@ static void open_device(void)
 static void view_past_the_end(wb_buffer *buffer)
 {
     const int64_t bytes = (int64_t)describe(buffer).asked_bytes + 1;
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
                 wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error), NULL);
@@ -257,7 +257,7 @@ static void work(struct worker *worker)
         if (draw(&worker->random, 10) == 0) renew_stream(worker);
         break;
     case 7:
-        if (draw(&worker->random, 10) == 0) open_device();
+        if (draw(&worker->random, 10) == 0) use_another_device();
         break;
     default:
         if (slot->kind != NO_HANDLE) release(worker, slot);
