@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -192,9 +193,13 @@ def test_the_engines_context_stays_as_it_was(device: Device) -> None:
     assert current() == before
 
 
-@pytest.mark.parametrize("leave", ["pass", "import os; os._exit(0)", "sys.exit(0)"])
-def test_a_process_ends_cleanly_with_work_in_flight(leave: str) -> None:
-    program = f"""
+LEAVES = ["pass", "import os; os._exit(0)", "sys.exit(0)"]
+
+
+@pytest.fixture(scope="module")
+def leaving() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Processes that end with work in flight, started at the same time: each imports PyTorch."""
+    program = """
 import sys, torch, numpy as np
 from weighbridge import Buffer, Device
 device = Device("cuda:0")
@@ -205,9 +210,24 @@ with torch.cuda.stream(stream):
     for _ in range(20):
         total = tensor.sum()
 buffer.view("uint8", (1,)).release_after(stream)
-{leave}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    processes = {
+        leave: subprocess.Popen(
+            [sys.executable, "-c", program + leave],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for leave in LEAVES
+    }
+    yield processes
+    for process in processes.values():
+        with process:
+            process.kill()
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+def test_a_process_ends_cleanly_with_work_in_flight(leaving, leave: str) -> None:
+    process = leaving[leave]
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, "")

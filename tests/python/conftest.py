@@ -1,6 +1,7 @@
 """Every test with a ``device`` runs on each device that WEIGHBRIDGE_TEST_DEVICE names.
 
 The package is taken from the source tree, the library from WEIGHBRIDGE_LIBRARY or target/release.
+``--part=1/2`` runs the first of two parts of the tests.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ sys.path.insert(0, str(SOURCE))
 import weighbridge  # noqa: E402
 
 _not_run: list[str] = []
+# Devices that a test left empty, for the next test: to open a CUDA device may create its context
+# and compile its kernels.
+_open_devices: dict[str, weighbridge.Device] = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1", help="the part of the tests to run, such as 1/2")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a real GPU; not run where there is none")
+    config.addinivalue_line("markers", "gpu: needs a real GPU; not run on a machine without one")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
 
 
@@ -36,6 +44,8 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    part, parts = map(int, config.getoption("--part").split("/"))
+    items[:] = items[part - 1 :: parts]
     if GPU:
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]
@@ -61,16 +71,25 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(params=DEVICES)
 def device(request):
-    """An open device, that nothing must be left on after the test."""
-    with weighbridge.Device(request.param) as opened:
-        yield opened
-        if getattr(request.node, "passed", False):
-            gc.collect()
-            opened.drain(10)
-            usage = opened.usage
-            assert (usage.buffers, usage.views, usage.deferred) == (0, 0, 0), usage
-            assert (usage.asked_bytes, usage.mapped_bytes, usage.pinned_bytes) == (0, 0, 0), usage
-            assert usage.device_bytes == 0, usage
+    """An open device. After the test it must have no buffer, no view and no device memory."""
+    opened = _open_devices.pop(request.param, None) or weighbridge.Device(request.param)
+    yield opened
+    if not getattr(request.node, "passed", False):
+        opened.close()  # what the test left on it is not the next one's
+        return
+    gc.collect()
+    if not opened.closed:
+        opened.drain(10)
+        usage = opened.usage
+        assert (usage.buffers, usage.views, usage.deferred) == (0, 0, 0), usage
+        assert (usage.asked_bytes, usage.mapped_bytes, usage.pinned_bytes) == (0, 0, 0), usage
+        assert usage.device_bytes == 0, usage
+        _open_devices[request.param] = opened
+
+
+def pytest_sessionfinish():
+    while _open_devices:
+        _open_devices.popitem()[1].close()
 
 
 @pytest.fixture
