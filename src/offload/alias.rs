@@ -66,7 +66,7 @@ impl OffloadState {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "the {} bytes at {:#x} are in slots, which hold parameters of another group or of several \
-                 groups: give the address in host memory",
+                 groups: give the address in the host's memory",
                 span.bytes(),
                 span.start()
             );
