@@ -9,7 +9,7 @@ mod commit;
 pub mod device_plan;
 mod host_space;
 pub mod offloader;
-mod parameters;
+pub mod parameters;
 mod quantize;
 mod reconcile;
 mod replace;

@@ -54,6 +54,12 @@ impl Offloader {
         self.state()?.find(name)
     }
 
+    /// The properties of the parameter at an index.
+    pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
+        let state = self.state()?;
+        Ok(ParameterInfo::new(&state, state.parameter(index)?))
+    }
+
     /// The properties of `count` parameters from index `first` on, all at the same moment.
     pub fn parameter_infos(&self, first: usize, count: usize) -> Result<Vec<ParameterInfo>> {
         let state = self.state()?;
