@@ -67,7 +67,8 @@ impl OffloadState {
         if 2 * (sum + rounded(bytes)) > i64::MAX as u128 {
             fail!(
                 WB_ERR_OVERFLOW,
-                "{bytes} bytes beside the {sum} bytes of the other parameters overflow: check the shape"
+                "{bytes} bytes beside the {sum} of the other parameters are more than can be counted: check \
+                 the shape"
             );
         }
         Ok(())

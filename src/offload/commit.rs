@@ -10,7 +10,7 @@ use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
 use crate::plan::plan::{ALIGNMENT, Plan};
 
-/// What backs each parameter, and the copies that bring the bytes there.
+/// The backing of each parameter, and the copies that fill it.
 #[derive(Default)]
 pub struct CommitLayout {
     pub parameters: Vec<ParameterState>,
@@ -89,8 +89,7 @@ pub fn lay_out(
     Ok(layout)
 }
 
-/// The bytes of a storage that its parameters' sources have, each byte once: offsets in the storage, ascending,
-/// and where they come from.
+/// The sources of a storage's bytes, each byte once, with their offsets in the storage, ascending.
 fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(u64, Location)> {
     let mut pieces: Vec<(u64, Location)> = plan.storages[storage]
         .parameters

@@ -161,13 +161,13 @@ impl Offloader {
         let slots = ring(most);
         let on_demand = slots.slot_bytes - slots.ring_bytes;
         match most {
-            // The limit is the ring's, and the slots of on-demand units lie behind it.
+            // The limit applies to the ring, which the slots of on-demand units follow.
             Some(most) if slots.slot_bytes > most => ring(Some(most.saturating_sub(on_demand))),
             _ => slots,
         }
     }
 
-    /// The slots of the current units: in the `have` bytes that there are, if the ring stays as deep as it is.
+    /// The slots of the current units: in the existing `have` bytes, if the ring does not lose depth by that.
     fn next_slot_ring(&self, state: &OffloadState, have: u64) -> SlotRing {
         let extents = state.extents(None);
         let sizes = unit_sizes(state, &extents);

@@ -34,7 +34,7 @@ pub struct Offloader {
 
 impl Offloader {
     /// Commits a plan: allocates the host memory and the slots, and copies every parameter that has a source.
-    /// Waits for what is queued on `stream` first. When it returns, the sources of offloaded parameters, and of
+    /// Waits for the work queued on `stream` first. When it returns, the sources of offloaded parameters, and of
     /// any in host memory, are no longer needed; a resident parameter in device memory stays there.
     pub fn commit(
         plan: Arc<DevicePlan>,
@@ -125,7 +125,7 @@ impl Offloader {
         self.schedule.acquire(group, stream)
     }
 
-    /// Records what is queued on the stream as the last use of the group, and prefetches the next groups.
+    /// Records the work queued on the stream as the last use of the group, and prefetches the next groups.
     pub fn release_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.release(group, stream)

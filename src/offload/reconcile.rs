@@ -79,7 +79,7 @@ impl Offloader {
         stream: Stream,
     ) -> Result<Vec<Difference>> {
         let state = self.state()?;
-        // The schedule stands still from the first snapshot on, so that nothing is read while it is written.
+        // Held from the first snapshot on, so that no source is read while it is written.
         let mut change = None;
         let mut snapshot = |group: Option<usize>, source: Location| -> Result<Snapshot> {
             if change.is_none() && state.resolve_alias(group, source)?.is_some() {

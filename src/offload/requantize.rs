@@ -16,7 +16,7 @@ use crate::status::WB_ERR_STAGING;
 use crate::tensor::layout::Layout;
 
 /// Bytes of staging memory that an offloader keeps for replacements, at most: of device memory, and as many of
-/// pinned host memory if sources are pageable. Replacements are small, so little is gained by more.
+/// pinned host memory if sources are pageable.
 const REPLACE_STAGING_BYTES: u64 = 16 << 20;
 
 impl Offloader {
@@ -40,7 +40,7 @@ impl Offloader {
             false => Vec::new(),
         };
         let done = match quantizer.run(&task, &mut None) {
-            // Nothing was written. A row of this matrix is larger than what is kept.
+            // Nothing was written: a row of this matrix needs more staging memory.
             Err(error) if error.status == WB_ERR_STAGING => {
                 Quantizer::new(self.device(), COMMIT_STAGING_BYTES)?.run(&task, &mut None)
             }

@@ -112,7 +112,7 @@ pub struct OffloadState {
     pub depth: usize,
     /// The memory of all slots.
     pub slots: Option<Arc<DeviceMemory>>,
-    /// The most that was held at the same time.
+    /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Incremented whenever an address has changed.
     pub generation: u64,

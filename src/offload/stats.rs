@@ -28,7 +28,7 @@ pub struct OffloaderStats {
     /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the quantizer for
     /// replacements keeps in pinned host memory and in device memory.
     pub staging_bytes: u64,
-    /// The most that was held at the same time.
+    /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Copies into slots.
     pub transfers: TransferStats,

@@ -10,7 +10,7 @@ pub const ALIGNMENT: u64 = 256;
 /// Chunks in flight at the same time: one is copied in, one is computed, one is copied out.
 pub const LANES: u64 = 3;
 
-/// Bytes of the largest size and of the inverse scale of a block.
+/// Bytes of the largest absolute value and of the inverse scale of a block.
 const SCRATCH: u64 = 8;
 
 /// Bytes of staging memory that rows and scales need.
@@ -99,7 +99,7 @@ impl Chunks {
         )
     }
 
-    /// Bytes of a lane whose chunks of so many rows have their own scales.
+    /// Bytes of a lane for chunks of `rows` rows with their own scales.
     fn one_pass_bytes(grid: &ScaleGrid, needs: StagingNeeds, rows: u64) -> u64 {
         let scales = grid.scales_of(0, rows);
         [rows * needs.row_in, rows * needs.row_out, scales * 4, scales * 4, scales * needs.scale]

@@ -17,7 +17,7 @@ pub fn is_packed(blocks: &Blocks) -> bool {
     *blocks == packed(blocks)
 }
 
-/// The rows as elements of so many bytes in memory.
+/// The rows as elements of `bytes` bytes in memory.
 pub fn strided(blocks: &Blocks, bytes: u64) -> Strided {
     Strided {
         rows: blocks.rows,

@@ -55,7 +55,7 @@ pub struct LoadedRows {
     pub blocks: Blocks,
 }
 
-/// Where the sizes of blocks are computed.
+/// Where the largest absolute values of blocks are computed.
 #[derive(Clone, Copy)]
 pub struct AbsmaxOutput {
     /// Four bytes for each block, from that of the first row on.

@@ -1,4 +1,4 @@
-//! Rows of a matrix on their way through a lane: loaded into device memory, converted, and stored.
+//! One chunk: its rows are loaded into device memory, converted, and copied to the target.
 
 use crate::device::backend::{Stream, WaitScope};
 use crate::device::kernel::Kernel;
@@ -15,7 +15,7 @@ const PIECE_BYTES: u64 = 16 << 20;
 
 impl Pipeline<'_> {
     /// Makes rows readable for kernels: copies them into `staging` on the lane's stream, unless kernels read
-    /// the source directly. Computes the blocks' sizes if `output` is given.
+    /// the source directly. Computes the largest absolute value of each block if `output` is given.
     pub fn load(
         &self,
         range: RowRange,
@@ -75,8 +75,8 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Copies rows of the unquantized tensor while the sizes of those that have been copied are computed on a
-    /// second stream: with one lane, nothing else is in flight.
+    /// Copies rows of the unquantized tensor, and computes the largest absolute values of those that have been
+    /// copied on a second stream meanwhile: with one lane, nothing else is in flight.
     fn load_in_pieces(
         &self,
         range: RowRange,
