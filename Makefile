@@ -30,11 +30,11 @@ export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-build: ## the library, target/release/libweighbridge.so; fails when include/weighbridge.h is stale
+build: ## the library, target/release/libweighbridge.so; fails when a header of include is stale
 	cargo build --release --locked
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
-header: ## writes include/weighbridge.h from the sources
+header: ## writes the C headers in include from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
 
 abi-freeze: ## a release's C interface into tests/abi/v<major>, which later headers are compared with
