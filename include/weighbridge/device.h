@@ -60,8 +60,8 @@ wb_status wb_device_get_cuda_count(int32_t *count, wb_error *error);
  *
  * A CUDA device retains the primary context, or uses the caller's, and never resets it; every call
  * restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER or
- * WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is neither
- * yes nor no.
+ * WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is
+ * neither yes nor no.
  */
 wb_status wb_device_open(const char *name, const wb_device_options *options, wb_device **device,
                          wb_error *error);

@@ -188,7 +188,7 @@ impl<T: CStruct> Output for Optional<T> {
     }
 }
 
-/// A text as an array of a struct: cut off at a character, with its NUL.
+/// A text as an array of a struct: truncated at a character, and ending in NUL.
 pub(super) fn chars<const N: usize>(text: &str) -> [c_char; N] {
     let mut chars = [0; N];
     let end = text.floor_char_boundary(N - 1);

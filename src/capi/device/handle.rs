@@ -74,8 +74,8 @@ pub unsafe extern "C" fn wb_device_get_cuda_count(
 ///
 /// A CUDA device retains the primary context, or uses the caller's, and never resets it; every call
 /// restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER or
-/// WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is neither
-/// yes nor no.
+/// WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is
+/// neither yes nor no.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_open(
     name: *const c_char,
