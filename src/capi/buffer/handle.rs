@@ -6,11 +6,10 @@ use std::path::Path;
 use crate::capi::address::Address;
 use crate::capi::arguments::Input;
 use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
-use crate::capi::call::{call, release, retain};
+use crate::capi::call::{call, release, release_after, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
-use crate::capi::handle::{opaque, take_after};
-use crate::device::backend::Stream;
+use crate::capi::handle::opaque;
 use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, Deleter};
@@ -140,6 +139,5 @@ pub unsafe extern "C" fn wb_buffer_release_after(
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    // SAFETY: the contract of mod.rs.
-    call!(error, |stream: Stream| unsafe { take_after(buffer, stream, Buffer::device) })
+    release_after!(buffer, stream, error, Buffer::device)
 }
