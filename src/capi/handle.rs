@@ -6,7 +6,7 @@ use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// A type of which C sees pointers only.
-pub(super) trait Opaque: Sized {
+pub trait Opaque: Sized {
     /// What such a pointer points to.
     type Object;
     /// The name in C.
@@ -25,7 +25,7 @@ macro_rules! opaque {
 pub(super) use opaque;
 
 /// Gives a reference to C.
-pub(super) fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
+pub fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
     alive::add(Arc::as_ptr(&object) as usize, O::NAME);
     Arc::into_raw(object).cast_mut().cast()
 }
@@ -34,7 +34,7 @@ pub(super) fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
 ///
 /// # Safety
 /// `handle` is NULL or alive.
-pub(super) unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Object> {
+pub unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Object> {
     if handle.is_null() {
         fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", O::NAME);
     }
@@ -47,7 +47,7 @@ pub(super) unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Ob
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
+pub unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
     // SAFETY: the pointer came from Arc::into_raw; the count is raised before it is owned twice.
     unsafe {
         let object: *const O::Object = borrow(handle)?;
@@ -60,7 +60,7 @@ pub(super) unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
+pub unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
     // SAFETY: as above.
     give::<O>(unsafe { share(handle) }?);
     Ok(())
@@ -70,7 +70,7 @@ pub(super) unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
 ///
 /// # Safety
 /// As for [`borrow`]; C does not use the reference again.
-pub(super) unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::Object>>> {
+pub unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::Object>>> {
     if handle.is_null() {
         return Ok(None);
     }
@@ -81,14 +81,14 @@ pub(super) unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::O
 }
 
 /// The handles that C holds, with the number of references; a debug build rejects all others.
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod alive {
     use crate::error::{Result, fail};
     use crate::os::process::PerProcess;
     use crate::os::sync;
+    use crate::os::sync::{Mutex, MutexGuard};
     use crate::status::WB_ERR_HANDLE;
     use std::collections::HashMap;
-    use std::sync::{Mutex, MutexGuard};
 
     #[derive(Default)]
     struct Alive {
@@ -132,7 +132,7 @@ mod alive {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), loom))]
 mod alive {
     use crate::error::Result;
 

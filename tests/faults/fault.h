@@ -241,7 +241,7 @@ static int asked_again(const struct fault *fault)
 {
     int (*again)(void);
     if (fault->layer == SYSTEM) return system_asked_again();
-    return driver_function("double_asked_again", &again) && again() == 1;
+    return driver_function("double_failed_call_repeated", &again) && again() == 1;
 }
 
 /* Whether what the library did is this answer to the fault. */
