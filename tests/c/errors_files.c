@@ -25,7 +25,10 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
         CHECK_ERROR(status, wb_buffer_map_file(device, path, offset, bytes, &options, &buffer, &error),
                     words);
     }
-    if (status == WB_ERR_FILE_MISSING) CHECK_SAME(error.driver_code, ENOENT);
+    if (status == WB_ERR_FILE_MISSING) {
+        CHECK_SAME(error.code, ENOENT);
+        CHECK_SAME(error.code_domain, WB_CODE_ERRNO);
+    }
     CHECK(buffer == NULL);
     CHECK_SAME(open_files(), files);
     CHECK_USAGE(device, before);

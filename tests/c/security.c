@@ -96,7 +96,7 @@ static void memory_is_not_shared_with_other_processes(wb_device *device)
     for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
-        uint64_t address = 0;
+        void *address = NULL;
         options.pin = pin;
         if (!CHECK_OK(wb_buffer_alloc(device, 3 << 20, &options, &buffer, &error))) continue;
         CHECK_OK(wb_device_alloc(device, 5000, &address, &error));
