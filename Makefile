@@ -86,7 +86,7 @@ fuzz-replay: ## the same targets without a fuzzer: known inputs and the same ran
 	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
 
 test-slow: ## every single-precision number through every kernel of the host; minutes
-	cargo test --locked --release every_number_of_32_bits -- --ignored
+	cargo test --locked --release every_32_bit_number -- --ignored
 
 # The library with a way to make it panic, for tests/life/panics.c; by the name that programs look for.
 forced-panics:
