@@ -253,7 +253,7 @@ unsafe fn import_tensor<M: Managed>(
     let delete: Deleter = Box::new(move || unsafe { M::delete(address as *mut M) });
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
-        let view = View::new(Buffer::empty(device, options)?, layout, 0, accessor)?;
+        let view = View::new(Buffer::alloc(device, 0, options, &mut None)?, layout, 0, accessor)?;
         delete();
         return Ok(view);
     }

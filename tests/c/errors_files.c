@@ -52,8 +52,8 @@ static void a_file_that_is_empty(wb_device *device)
 
 static void a_folder_or_a_device_is_no_file(wb_device *device)
 {
-    check_refused(device, "/tmp", 0, 0, WB_ERR_FILE_ACCESS, "/tmp|no regular file");
-    check_refused(device, "/dev/zero", 0, 0, WB_ERR_FILE_ACCESS, "/dev/zero|no regular file");
+    check_refused(device, "/tmp", 0, 0, WB_ERR_FILE_ACCESS, "/tmp|not a regular file");
+    check_refused(device, "/dev/zero", 0, 0, WB_ERR_FILE_ACCESS, "/dev/zero|not a regular file");
 }
 
 /* A queue in the file system: to open it for reading must not wait for a writer. */
@@ -69,7 +69,7 @@ static void a_fifo_is_refused_without_waiting_for_a_writer(wb_device *device)
         wb_device *own = NULL;
         alarm(5);
         if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
-            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "no regular file");
+            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "not a regular file");
             wb_device_release(own);
         }
         _exit(check_failures > 0);
