@@ -1,7 +1,6 @@
 /*
- * The kernels for the host, for one thread: plain loops that a compiler turns into vector
- * instructions. Compiled once for every processor, and once for those with AVX2
- * (WB_KERNEL names the copies).
+ * The kernels for the host, each for one thread: plain loops that compilers vectorize. Compiled
+ * once for each supported instruction set; WB_KERNEL is the suffix of the copy.
  */
 #include "blocks.h"
 
@@ -9,109 +8,116 @@
 #define WB_JOIN(name, suffix) WB_JOIN2(name, suffix)
 #define KERNEL(name) WB_JOIN(wb_##name, WB_KERNEL)
 
-/* Numbers of host memory may lie at any address, as those of a mapped file do. */
-typedef float anywhere_f32 __attribute__((aligned(1)));
-typedef uint16_t anywhere_u16 __attribute__((aligned(1)));
+/* Elements as stored. Host memory may be unaligned, such as that of a mapped file. */
+typedef float stored_f32 __attribute__((aligned(1)));
+typedef uint16_t stored_f16 __attribute__((aligned(1)));
+typedef uint16_t stored_bf16 __attribute__((aligned(1)));
+typedef uint8_t stored_e8m0;
 
-static inline uint64_t least(uint64_t one, uint64_t other)
+static inline uint64_t smaller(uint64_t one, uint64_t other)
 {
     return one < other ? one : other;
 }
 
-static inline float from_f32(float number)
+/* The index of the first scale of a row. */
+static inline uint64_t scale_row(const wb_blocks *b, uint64_t row)
 {
-    return number;
+    return (b->first_row + row) / b->block_rows * b->scale_cols;
 }
 
-static inline float to_f32(float number)
+/* Whether each column has its own scale and rows are contiguous. */
+static inline int scale_per_column(const wb_blocks *b)
 {
-    return number;
+    return b->block_cols == 1 && b->col_stride == 1;
 }
 
-/* Loops over the blocks' parts in one row: from `col` up to `end`, all of scale `scale`. */
+/* Loops over the parts of a row that share a scale: columns `col` to `end`, scale index `scale`. */
 #define FOR_PARTS(b, row, col, end, scale)                                                        \
-    for (uint64_t col = 0, scale = ((b)->first_row + (row)) / (b)->block_rows * (b)->scale_cols,  \
-                  end = least((b)->block_cols, (b)->cols);                                        \
-         col < (b)->cols; col = end, end = least(end + (b)->block_cols, (b)->cols), scale++)
+    for (uint64_t col = 0, scale = scale_row(b, row), end = smaller((b)->block_cols, (b)->cols);  \
+         col < (b)->cols; col = end, end = smaller(end + (b)->block_cols, (b)->cols), scale++)
 
-/* The largest size among `count` finite numbers, and how many were none. */
-#define LARGEST(name, type, from)                                                                 \
-    static uint32_t largest_##name(const type *source, int64_t stride, uint64_t count,            \
-                                   uint64_t *odd)                                                 \
+/* Raises each of `absmax` to the bits of the largest finite magnitude in its block, and adds the
+ * number of elements that are not finite to `nonfinite`. */
+#define ABSMAX(type)                                                                              \
+    static uint32_t largest_##type(const stored_##type *source, int64_t stride, uint64_t count,   \
+                                   uint64_t *nonfinite)                                           \
     {                                                                                             \
-        uint32_t most = 0, others = 0;                                                            \
+        uint32_t largest = 0, excluded = 0;                                                       \
         if (stride == 1) {                                                                        \
-            /* Signed, and without a branch: what vector instructions compare and choose from. */    \
-            int32_t most_so_far = 0, others_so_far = 0;                                           \
+            /* Signed and free of branches, as vector instructions compare and select. */         \
+            int32_t signed_largest = 0, signed_excluded = 0;                                      \
             for (uint64_t i = 0; i < count; i++) {                                                \
-                const int32_t size = (int32_t)(wb_bits(from(source[i])) & 0x7fffffffu);           \
-                const int32_t is_finite = size < (int32_t)WB_INFINITY_BITS;                       \
-                const int32_t counted = size & -is_finite;                                        \
-                most_so_far = counted > most_so_far ? counted : most_so_far;                      \
-                others_so_far += 1 - is_finite;                                                   \
+                const int32_t magnitude =                                                         \
+                    (int32_t)(wb_bits(wb_from_##type(source[i])) & 0x7fffffffu);                  \
+                const int32_t is_finite = magnitude < (int32_t)WB_INFINITY_BITS;                  \
+                const int32_t counted = magnitude & -is_finite;                                   \
+                signed_largest = counted > signed_largest ? counted : signed_largest;             \
+                signed_excluded += 1 - is_finite;                                                 \
             }                                                                                     \
-            most = (uint32_t)most_so_far;                                                         \
-            others = (uint32_t)others_so_far;                                                     \
+            largest = (uint32_t)signed_largest;                                                   \
+            excluded = (uint32_t)signed_excluded;                                                 \
         } else {                                                                                  \
             for (uint64_t i = 0; i < count; i++) {                                                \
-                const uint32_t size = wb_bits(from(source[(int64_t)i * stride])) & 0x7fffffffu;   \
-                if (size >= WB_INFINITY_BITS) others++;                                           \
-                else if (size > most) most = size;                                                \
+                const float number = wb_from_##type(source[(int64_t)i * stride]);                 \
+                const uint32_t magnitude = wb_bits(number) & 0x7fffffffu;                         \
+                if (magnitude >= WB_INFINITY_BITS) excluded++;                                    \
+                else if (magnitude > largest) largest = magnitude;                                \
             }                                                                                     \
         }                                                                                         \
-        *odd += others;                                                                           \
-        return most;                                                                              \
+        *nonfinite += excluded;                                                                   \
+        return largest;                                                                           \
     }                                                                                             \
                                                                                                   \
-    /* The same where every column has a scale of its own. */                                     \
-    static uint32_t raise_##name(const type *restrict source, uint64_t count,                     \
-                                 uint32_t *restrict sizes)                                        \
+    /* For contiguous columns that each have their own scale. */                                  \
+    static uint32_t raise_columns_##type(const stored_##type *restrict source, uint64_t count,    \
+                                         uint32_t *restrict absmax)                               \
     {                                                                                             \
-        int32_t others = 0;                                                                       \
+        int32_t excluded = 0;                                                                     \
         for (uint64_t i = 0; i < count; i++) {                                                    \
-            const int32_t size = (int32_t)(wb_bits(from(source[i])) & 0x7fffffffu);               \
-            const int32_t is_finite = size < (int32_t)WB_INFINITY_BITS;                           \
-            const int32_t counted = size & -is_finite, before = (int32_t)sizes[i];                \
-            sizes[i] = (uint32_t)(counted > before ? counted : before);                           \
-            others += 1 - is_finite;                                                              \
+            const int32_t magnitude =                                                             \
+                (int32_t)(wb_bits(wb_from_##type(source[i])) & 0x7fffffffu);                      \
+            const int32_t is_finite = magnitude < (int32_t)WB_INFINITY_BITS;                      \
+            const int32_t counted = magnitude & -is_finite, before = (int32_t)absmax[i];          \
+            absmax[i] = (uint32_t)(counted > before ? counted : before);                          \
+            excluded += 1 - is_finite;                                                            \
         }                                                                                         \
-        return (uint32_t)others;                                                                  \
+        return (uint32_t)excluded;                                                                \
     }                                                                                             \
                                                                                                   \
-    void KERNEL(absmax_##name)(const type *source, const wb_blocks *b, uint32_t *sizes,           \
-                               uint64_t *odd)                                                     \
+    void KERNEL(absmax_##type)(const stored_##type *source, const wb_blocks *b, uint32_t *absmax, \
+                               uint64_t *nonfinite)                                               \
     {                                                                                             \
         for (uint64_t row = 0; row < b->rows; row++) {                                            \
-            const type *line = source + (int64_t)row * b->row_stride;                             \
-            if (b->block_cols == 1 && b->col_stride == 1) {                                       \
-                uint32_t *mine = sizes + (b->first_row + row) / b->block_rows * b->scale_cols;    \
-                *odd += raise_##name(line, b->cols, mine);                                        \
+            const stored_##type *line = source + (int64_t)row * b->row_stride;                    \
+            if (scale_per_column(b)) {                                                            \
+                *nonfinite +=                                                                     \
+                    raise_columns_##type(line, b->cols, absmax + scale_row(b, row));              \
                 continue;                                                                         \
             }                                                                                     \
             FOR_PARTS(b, row, col, end, scale) {                                                  \
-                const type *part = line + (int64_t)col * b->col_stride;                           \
-                const uint32_t most = largest_##name(part, b->col_stride, end - col, odd);        \
-                if (most > sizes[scale]) sizes[scale] = most;                                     \
+                const stored_##type *part = line + (int64_t)col * b->col_stride;                  \
+                const uint32_t largest =                                                          \
+                    largest_##type(part, b->col_stride, end - col, nonfinite);                    \
+                if (largest > absmax[scale]) absmax[scale] = largest;                             \
             }                                                                                     \
         }                                                                                         \
     }
 
-LARGEST(f32, anywhere_f32, from_f32)
-LARGEST(f16, anywhere_u16, wb_from_f16)
-LARGEST(bf16, anywhere_u16, wb_from_bf16)
+ABSMAX(f32)
+ABSMAX(f16)
+ABSMAX(bf16)
 
-#define QUANTIZE(name, type, from, format)                                                        \
-    void KERNEL(quantize_##name##_##format)(const type *source, const wb_blocks *b,               \
+#define QUANTIZE(type, format)                                                                    \
+    void KERNEL(quantize_##type##_##format)(const stored_##type *source, const wb_blocks *b,      \
                                             const float *inverses, uint8_t *target)               \
     {                                                                                             \
         for (uint64_t row = 0; row < b->rows; row++) {                                            \
-            const type *line = source + (int64_t)row * b->row_stride;                             \
+            const stored_##type *line = source + (int64_t)row * b->row_stride;                    \
             uint8_t *to = target + row * b->cols;                                                 \
-            if (b->block_cols == 1 && b->col_stride == 1) {                                       \
-                const float *inverse =                                                            \
-                    inverses + (b->first_row + row) / b->block_rows * b->scale_cols;              \
+            if (scale_per_column(b)) {                                                            \
+                const float *inverse = inverses + scale_row(b, row);                              \
                 for (uint64_t i = 0; i < b->cols; i++) {                                          \
-                    to[i] = wb_to_##format(from(line[i]) * inverse[i]);                           \
+                    to[i] = wb_to_##format(wb_from_##type(line[i]) * inverse[i]);                 \
                 }                                                                                 \
                 continue;                                                                         \
             }                                                                                     \
@@ -119,81 +125,66 @@ LARGEST(bf16, anywhere_u16, wb_from_bf16)
                 const float inverse = inverses[scale];                                            \
                 if (b->col_stride == 1) {                                                         \
                     for (uint64_t i = col; i < end; i++) {                                        \
-                        to[i] = wb_to_##format(from(line[i]) * inverse);                          \
+                        to[i] = wb_to_##format(wb_from_##type(line[i]) * inverse);                \
                     }                                                                             \
                 } else {                                                                          \
                     for (uint64_t i = col; i < end; i++) {                                        \
-                        to[i] = wb_to_##format(from(line[(int64_t)i * b->col_stride]) * inverse); \
+                        const stored_##type *element = line + (int64_t)i * b->col_stride;         \
+                        to[i] = wb_to_##format(wb_from_##type(*element) * inverse);               \
                     }                                                                             \
                 }                                                                                 \
             }                                                                                     \
         }                                                                                         \
     }
 
-QUANTIZE(f32, anywhere_f32, from_f32, e4m3)
-QUANTIZE(f16, anywhere_u16, wb_from_f16, e4m3)
-QUANTIZE(bf16, anywhere_u16, wb_from_bf16, e4m3)
-QUANTIZE(f32, anywhere_f32, from_f32, e5m2)
-QUANTIZE(f16, anywhere_u16, wb_from_f16, e5m2)
-QUANTIZE(bf16, anywhere_u16, wb_from_bf16, e5m2)
-
-#define DEQUANTIZE(name, type, to_type, format)                                                   \
-    void KERNEL(dequantize_##name##_##format)(const uint8_t *source, const wb_blocks *b,          \
-                                              const float *scales, type *target)                  \
+#define DEQUANTIZE(type, format)                                                                  \
+    void KERNEL(dequantize_##type##_##format)(const uint8_t *source, const wb_blocks *b,          \
+                                              const float *scales, stored_##type *target)         \
     {                                                                                             \
         for (uint64_t row = 0; row < b->rows; row++) {                                            \
             const uint8_t *from = source + row * b->cols;                                         \
-            type *line = target + (int64_t)row * b->row_stride;                                   \
+            stored_##type *line = target + (int64_t)row * b->row_stride;                          \
             FOR_PARTS(b, row, col, end, scale) {                                                  \
-                const float multiplier = scales[scale];                                           \
+                const float factor = scales[scale];                                               \
                 for (uint64_t i = col; i < end; i++) {                                            \
-                    const float number = wb_from_##format(from[i]) * multiplier;                  \
-                    line[(int64_t)i * b->col_stride] = to_type(number);                           \
+                    const float number = wb_from_##format(from[i]) * factor;                      \
+                    line[(int64_t)i * b->col_stride] = wb_to_##type(number);                      \
                 }                                                                                 \
             }                                                                                     \
         }                                                                                         \
     }
 
-DEQUANTIZE(f32, anywhere_f32, to_f32, e4m3)
-DEQUANTIZE(f16, anywhere_u16, wb_to_f16, e4m3)
-DEQUANTIZE(bf16, anywhere_u16, wb_to_bf16, e4m3)
-DEQUANTIZE(f32, anywhere_f32, to_f32, e5m2)
-DEQUANTIZE(f16, anywhere_u16, wb_to_f16, e5m2)
-DEQUANTIZE(bf16, anywhere_u16, wb_to_bf16, e5m2)
+#define CONVERSIONS(type)                                                                         \
+    QUANTIZE(type, e4m3) QUANTIZE(type, e5m2) DEQUANTIZE(type, e4m3) DEQUANTIZE(type, e5m2)
 
-/* From the largest sizes to multipliers as they are stored, and their inverses. */
-void KERNEL(scales_f32)(const uint32_t *sizes, uint64_t count, float most, anywhere_f32 *scales,
-                        float *inverses)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        scales[i] = wb_scale(sizes[i], most);
-        inverses[i] = 1.0f / scales[i];
-    }
-}
+CONVERSIONS(f32)
+CONVERSIONS(f16)
+CONVERSIONS(bf16)
 
-void KERNEL(scales_e8m0)(const uint32_t *sizes, uint64_t count, float most, uint8_t *scales,
-                         float *inverses)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        scales[i] = wb_scale_e8m0(sizes[i], most);
-        inverses[i] = 1.0f / wb_from_e8m0(scales[i]);
+/* Computes scales and their inverses from the result of ABSMAX. */
+#define SCALES(type)                                                                              \
+    void KERNEL(scales_##type)(const uint32_t *absmax, uint64_t count, float format_max,          \
+                               stored_##type *scales, float *inverses)                            \
+    {                                                                                             \
+        for (uint64_t i = 0; i < count; i++) {                                                    \
+            scales[i] = wb_scale_##type(absmax[i], format_max);                                   \
+            inverses[i] = 1.0f / wb_from_##type(scales[i]);                                       \
+        }                                                                                         \
     }
-}
 
-/* Multipliers that were given, in single precision, or their inverses. */
-void KERNEL(inverses_f32)(const anywhere_f32 *scales, uint64_t count, int as_they_are,
-                          float *inverses)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        inverses[i] = as_they_are ? scales[i] : 1.0f / scales[i];
-    }
-}
+SCALES(f32)
+SCALES(e8m0)
 
-void KERNEL(inverses_e8m0)(const uint8_t *scales, uint64_t count, int as_they_are,
-                           float *inverses)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        const float scale = wb_from_e8m0(scales[i]);
-        inverses[i] = as_they_are ? scale : 1.0f / scale;
+/* Converts given scales to factors: their inverses, or for dequantization the scales themselves. */
+#define INVERSES(type)                                                                            \
+    void KERNEL(inverses_##type)(const stored_##type *scales, uint64_t count, int dequantize,     \
+                                 float *factors)                                                  \
+    {                                                                                             \
+        for (uint64_t i = 0; i < count; i++) {                                                    \
+            const float scale = wb_from_##type(scales[i]);                                        \
+            factors[i] = dequantize ? scale : 1.0f / scale;                                       \
+        }                                                                                         \
     }
-}
+
+INVERSES(f32)
+INVERSES(e8m0)

@@ -1,13 +1,13 @@
 /*
- * The kernels for CUDA devices: the largest sizes of blocks, their scales, and numbers from and to
- * 8 bits. Sixteen elements in a row are a thread's work where they lie side by side at multiples of
- * 16 bytes, and one element otherwise.
+ * The kernels for CUDA devices: absolute maxima of blocks, their scales, and conversions to and
+ * from FP8. With `vectors`, a thread handles 16 elements of a row, which must be contiguous and
+ * aligned to 16 bytes; otherwise one element.
  */
 #include "blocks.h"
 
 #define VECTOR 16
 #define WARP 32
-#define EVERYBODY 0xffffffffu
+#define ALL_LANES 0xffffffffu
 
 struct f32 {
     typedef float stored;
@@ -32,35 +32,32 @@ struct bf16 {
     static __device__ __forceinline__ uint16_t write(float number) { return wb_to_bf16(number); }
 };
 
-struct e4m3 {
-    static __device__ __forceinline__ uint16_t write2(float low, float high)
-    {
 #if __CUDA_ARCH__ >= 890
-        uint16_t both;
-        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low));
-        return both;
+#define WRITE_TWO(format, both, low, high)                                                        \
+    asm("cvt.rn.satfinite." #format "x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low))
 #else
-        return (uint16_t)(wb_to_e4m3(low) | wb_to_e4m3(high) << 8);
+#define WRITE_TWO(format, both, low, high)                                                        \
+    both = (uint16_t)(wb_to_##format(low) | wb_to_##format(high) << 8)
 #endif
-    }
-    static __device__ __forceinline__ float read(uint8_t code) { return wb_from_e4m3(code); }
-};
 
-struct e5m2 {
-    static __device__ __forceinline__ uint16_t write2(float low, float high)
-    {
-#if __CUDA_ARCH__ >= 890
-        uint16_t both;
-        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low));
-        return both;
-#else
-        return (uint16_t)(wb_to_e5m2(low) | wb_to_e5m2(high) << 8);
-#endif
-    }
-    static __device__ __forceinline__ float read(uint8_t code) { return wb_from_e5m2(code); }
-};
+#define FORMAT(format)                                                                            \
+    struct format {                                                                               \
+        static __device__ __forceinline__ uint16_t write2(float low, float high)                  \
+        {                                                                                         \
+            uint16_t both;                                                                        \
+            WRITE_TWO(format, both, low, high);                                                   \
+            return both;                                                                          \
+        }                                                                                         \
+        static __device__ __forceinline__ float read(uint8_t code)                                \
+        {                                                                                         \
+            return wb_from_##format(code);                                                        \
+        }                                                                                         \
+    };
 
-/* Sixteen elements as they are stored. */
+FORMAT(e4m3)
+FORMAT(e5m2)
+
+/* VECTOR elements as stored. */
 template <typename T> union vector {
     uint4 words[VECTOR * sizeof(T) / sizeof(uint4)];
     T elements[VECTOR];
@@ -90,55 +87,61 @@ static __device__ __forceinline__ uint32_t scale_of(const wb_blocks &b, uint64_t
            (uint32_t)col / (uint32_t)b.block_cols;
 }
 
-/* Takes a number in; what is not finite is counted instead. */
-static __device__ __forceinline__ void take(float number, uint32_t &most, uint32_t &odd)
+/* Includes a finite number in the largest magnitude; counts any other. */
+static __device__ __forceinline__ void observe(float number, uint32_t &largest, uint32_t &excluded)
 {
-    const uint32_t size = wb_bits(number) & 0x7fffffffu;
-    const bool finite = size < WB_INFINITY_BITS;
-    most = max(most, finite ? size : 0u);
-    odd += !finite;
+    const uint32_t magnitude = wb_bits(number) & 0x7fffffffu;
+    const bool finite = magnitude < WB_INFINITY_BITS;
+    largest = max(largest, finite ? magnitude : 0u);
+    excluded += !finite;
 }
 
-/* Raises sizes[scale] to the most of all lanes of that scale. */
-static __device__ __forceinline__ void raise(uint32_t *sizes, uint32_t scale, uint32_t most,
+/* Raises absmax[scale] to the largest magnitude of the active lanes with that scale. All lanes of
+ * the warp must call it. */
+static __device__ __forceinline__ void raise(uint32_t *absmax, uint32_t scale, uint32_t largest,
                                              bool active)
 {
-    const uint32_t first = __shfl_sync(EVERYBODY, scale, 0);
-    if (__all_sync(EVERYBODY, active && scale == first)) {
+    const uint32_t first = __shfl_sync(ALL_LANES, scale, 0);
+    if (__all_sync(ALL_LANES, active && scale == first)) {
 #pragma unroll
         for (int offset = WARP / 2; offset > 0; offset /= 2) {
-            most = max(most, __shfl_xor_sync(EVERYBODY, most, offset));
+            largest = max(largest, __shfl_xor_sync(ALL_LANES, largest, offset));
         }
         active = (threadIdx.x + threadIdx.y * blockDim.x) % WARP == 0;
     } else {
-        /* Neighbours of one scale come together as far as they go; what is left is raised apart. */
+        /* Pairs of lanes with the same scale combine; what remains uses separate atomics. */
 #pragma unroll
         for (int offset = 1; offset < WARP; offset *= 2) {
-            const uint32_t other = __shfl_xor_sync(EVERYBODY, most, offset);
-            const uint32_t others_scale = __shfl_xor_sync(EVERYBODY, scale, offset);
-            const bool others_active = __shfl_xor_sync(EVERYBODY, (int)active, offset);
-            if (others_active && others_scale == scale) {
-                most = max(most, other);
+            const uint32_t other = __shfl_xor_sync(ALL_LANES, largest, offset);
+            const uint32_t other_scale = __shfl_xor_sync(ALL_LANES, scale, offset);
+            const bool other_active = __shfl_xor_sync(ALL_LANES, (int)active, offset);
+            if (other_active && other_scale == scale) {
+                largest = max(largest, other);
                 active = active && !(threadIdx.x & offset);
             }
         }
     }
-    if (active && most > 0) atomicMax(sizes + scale, most);
+    if (active && largest > 0) atomicMax(absmax + scale, largest);
+}
+
+static __device__ __forceinline__ void add(uint64_t *nonfinite, uint32_t excluded)
+{
+    if (excluded > 0) atomicAdd((unsigned long long *)nonfinite, (unsigned long long)excluded);
 }
 
 /*
- * Where each row has blocks of its own: a thread loads its part of several rows before it looks at
- * the first, so that it waits once for all of them.
+ * For blocks of one row. A thread loads its elements of several rows before it uses the first, so
+ * that the loads overlap.
  */
-template <typename W>
-static __device__ void absmax_by_row(const typename W::stored *source, const wb_blocks &b,
-                                     uint32_t *sizes, uint64_t *odd)
+template <typename S>
+static __device__ void absmax_of_rows(const typename S::stored *source, const wb_blocks &b,
+                                      uint32_t *absmax, uint64_t *nonfinite)
 {
     const int ahead = 4;
     const uint64_t col = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * VECTOR;
     const uint64_t step = (uint64_t)gridDim.y * blockDim.y;
     for (uint64_t at = (uint64_t)blockIdx.y * blockDim.y; at < b.rows; at += ahead * step) {
-        vector<typename W::stored> read[ahead];
+        vector<typename S::stored> read[ahead];
 #pragma unroll
         for (int i = 0; i < ahead; i++) {
             const uint64_t row = at + i * step + threadIdx.y;
@@ -150,63 +153,68 @@ static __device__ void absmax_by_row(const typename W::stored *source, const wb_
         for (int i = 0; i < ahead; i++) {
             const uint64_t row = at + i * step + threadIdx.y;
             const bool active = row < b.rows && col < b.cols;
-            uint32_t most = 0, others = 0;
+            uint32_t largest = 0, excluded = 0;
             if (active) {
 #pragma unroll
-                for (int j = 0; j < VECTOR; j++) take(W::read(read[i].elements[j]), most, others);
+                for (int j = 0; j < VECTOR; j++) {
+                    observe(S::read(read[i].elements[j]), largest, excluded);
+                }
             }
-            raise(sizes, active ? scale_of(b, row, col) : 0, most, active);
-            if (others > 0) atomicAdd((unsigned long long *)odd, (unsigned long long)others);
+            raise(absmax, active ? scale_of(b, row, col) : 0, largest, active);
+            add(nonfinite, excluded);
         }
     }
 }
 
 /*
- * `strip` rows of a block are a thread's way; strips never reach into another row of blocks. Grid: x
- * over the columns, y over the strips of all rows of blocks.
+ * Each thread handles `strip` consecutive rows of one row of blocks. Grid: x covers the columns, y
+ * the strips of all rows of blocks.
  */
-template <typename W>
-static __device__ void absmax(const typename W::stored *source, const wb_blocks &b,
-                              uint32_t *sizes, uint64_t *odd, uint32_t strip, bool vectors)
+template <typename S>
+static __device__ void absmax_of_strips(const typename S::stored *source, const wb_blocks &b,
+                                        uint32_t *absmax, uint64_t *nonfinite, uint32_t strip,
+                                        bool vectors)
 {
     const uint32_t each = vectors ? VECTOR : 1;
     const uint64_t col = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * each;
     const uint32_t block_rows = (uint32_t)b.block_rows;
     const uint32_t strips = (block_rows + strip - 1) / strip; /* of a row of blocks */
-    const uint64_t all = (b.first_row + b.rows + block_rows - 1) / block_rows * strips;
-    for (uint64_t at = (uint64_t)blockIdx.y * blockDim.y; at < all;
+    const uint64_t strip_count = (b.first_row + b.rows + block_rows - 1) / block_rows * strips;
+    for (uint64_t at = (uint64_t)blockIdx.y * blockDim.y; at < strip_count;
          at += (uint64_t)gridDim.y * blockDim.y) {
-        const uint64_t mine = at + threadIdx.y;
-        const uint64_t block = mine / strips * block_rows;
-        const uint64_t begin = block + mine % strips * strip;
+        const uint64_t index = at + threadIdx.y;
+        const uint64_t block = index / strips * block_rows;
+        const uint64_t begin = block + index % strips * strip;
         const uint64_t end = min(min(begin + strip, block + block_rows), b.first_row + b.rows);
         const uint64_t from = max(begin, b.first_row);
-        const bool active = mine < all && col < b.cols && from < end;
-        uint32_t most = 0, others = 0;
+        const bool active = index < strip_count && col < b.cols && from < end;
+        uint32_t largest = 0, excluded = 0;
         if (active && vectors) {
-            const typename W::stored *line =
+            const typename S::stored *line =
                 source + (int64_t)(from - b.first_row) * b.row_stride + col;
 #pragma unroll 2
             for (uint64_t row = from; row < end; row++, line += b.row_stride) {
-                const vector<typename W::stored> read = load(line);
+                const vector<typename S::stored> read = load(line);
 #pragma unroll
-                for (int i = 0; i < VECTOR; i++) take(W::read(read.elements[i]), most, others);
+                for (int i = 0; i < VECTOR; i++) {
+                    observe(S::read(read.elements[i]), largest, excluded);
+                }
             }
         } else if (active) {
-            const typename W::stored *line = source +
+            const typename S::stored *line = source +
                                              (int64_t)(from - b.first_row) * b.row_stride +
                                              (int64_t)col * b.col_stride;
             for (uint64_t row = from; row < end; row++, line += b.row_stride) {
-                take(W::read(*line), most, others);
+                observe(S::read(*line), largest, excluded);
             }
         }
-        raise(sizes, active ? scale_of(b, from - b.first_row, col) : 0, most, active);
-        if (others > 0) atomicAdd((unsigned long long *)odd, (unsigned long long)others);
+        raise(absmax, active ? scale_of(b, from - b.first_row, col) : 0, largest, active);
+        add(nonfinite, excluded);
     }
 }
 
-template <typename W, typename F>
-static __device__ void quantize(const typename W::stored *source, const wb_blocks &b,
+template <typename S, typename F>
+static __device__ void quantize(const typename S::stored *source, const wb_blocks &b,
                                 const float *inverses, uint8_t *target, bool vectors)
 {
     const uint32_t each = vectors ? VECTOR : 1;
@@ -214,30 +222,30 @@ static __device__ void quantize(const typename W::stored *source, const wb_block
     if (col >= b.cols) return;
     for (uint64_t row = (uint64_t)blockIdx.y * blockDim.y + threadIdx.y; row < b.rows;
          row += (uint64_t)gridDim.y * blockDim.y) {
-        const typename W::stored *line = source + (int64_t)row * b.row_stride;
+        const typename S::stored *line = source + (int64_t)row * b.row_stride;
         const float inverse = inverses[scale_of(b, row, col)];
         uint8_t *to = target + row * b.cols + col;
         if (vectors) {
-            const vector<typename W::stored> read = load(line + col);
+            const vector<typename S::stored> read = load(line + col);
             vector<uint8_t> written;
 #pragma unroll
             for (int i = 0; i < VECTOR; i += 2) {
-                const uint16_t both = F::write2(__fmul_rn(W::read(read.elements[i]), inverse),
-                                                __fmul_rn(W::read(read.elements[i + 1]), inverse));
+                const uint16_t both = F::write2(__fmul_rn(S::read(read.elements[i]), inverse),
+                                                __fmul_rn(S::read(read.elements[i + 1]), inverse));
                 written.elements[i] = (uint8_t)both;
                 written.elements[i + 1] = (uint8_t)(both >> 8);
             }
             store(to, written);
         } else {
-            const float number = W::read(line[(int64_t)col * b.col_stride]);
+            const float number = S::read(line[(int64_t)col * b.col_stride]);
             *to = (uint8_t)F::write2(__fmul_rn(number, inverse), 0.0f);
         }
     }
 }
 
-template <typename W, typename F>
+template <typename S, typename F>
 static __device__ void dequantize(const uint8_t *source, const wb_blocks &b, const float *scales,
-                                  typename W::stored *target, bool vectors)
+                                  typename S::stored *target, bool vectors)
 {
     const uint32_t each = vectors ? VECTOR : 1;
     const uint64_t col = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * each;
@@ -246,86 +254,82 @@ static __device__ void dequantize(const uint8_t *source, const wb_blocks &b, con
          row += (uint64_t)gridDim.y * blockDim.y) {
         const float scale = scales[scale_of(b, row, col)];
         const uint8_t *from = source + row * b.cols + col;
-        typename W::stored *line = target + (int64_t)row * b.row_stride;
+        typename S::stored *line = target + (int64_t)row * b.row_stride;
         if (vectors) {
             const vector<uint8_t> read = load(from);
-            vector<typename W::stored> written;
+            vector<typename S::stored> written;
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) {
-                written.elements[i] = W::write(__fmul_rn(F::read(read.elements[i]), scale));
+                written.elements[i] = S::write(__fmul_rn(F::read(read.elements[i]), scale));
             }
             store(line + col, written);
         } else {
-            line[(int64_t)col * b.col_stride] = W::write(__fmul_rn(F::read(*from), scale));
+            line[(int64_t)col * b.col_stride] = S::write(__fmul_rn(F::read(*from), scale));
         }
     }
 }
 
-#define FOR_WIDE(W)                                                                               \
-    extern "C" __global__ void wb_absmax_##W(const W::stored *source, wb_blocks b,                \
-                                             uint32_t *sizes, uint64_t *odd, uint32_t strip,      \
-                                             uint32_t vectors)                                    \
+#define FOR_SOURCE(S)                                                                             \
+    extern "C" __global__ void wb_absmax_##S(const S::stored *source, wb_blocks b,                \
+                                             uint32_t *absmax, uint64_t *nonfinite,               \
+                                             uint32_t strip, uint32_t vectors)                    \
     {                                                                                             \
         if (vectors && b.block_rows == 1) {                                                       \
-            absmax_by_row<W>(source, b, sizes, odd);                                              \
+            absmax_of_rows<S>(source, b, absmax, nonfinite);                                      \
         } else {                                                                                  \
-            absmax<W>(source, b, sizes, odd, strip, vectors);                                     \
+            absmax_of_strips<S>(source, b, absmax, nonfinite, strip, vectors);                    \
         }                                                                                         \
     }                                                                                             \
-    FOR_BOTH(W, e4m3)                                                                             \
-    FOR_BOTH(W, e5m2)
+    FOR_FORMAT(S, e4m3)                                                                           \
+    FOR_FORMAT(S, e5m2)
 
-#define FOR_BOTH(W, F)                                                                            \
-    extern "C" __global__ void wb_quantize_##W##_##F(const W::stored *source, wb_blocks b,        \
+#define FOR_FORMAT(S, F)                                                                          \
+    extern "C" __global__ void wb_quantize_##S##_##F(const S::stored *source, wb_blocks b,        \
                                                      const float *inverses, uint8_t *target,      \
                                                      uint32_t vectors)                            \
     {                                                                                             \
-        quantize<W, F>(source, b, inverses, target, vectors);                                     \
+        quantize<S, F>(source, b, inverses, target, vectors);                                     \
     }                                                                                             \
-    extern "C" __global__ void wb_dequantize_##W##_##F(const uint8_t *source, wb_blocks b,        \
-                                                       const float *scales, W::stored *target,    \
+    extern "C" __global__ void wb_dequantize_##S##_##F(const uint8_t *source, wb_blocks b,        \
+                                                       const float *scales, S::stored *target,    \
                                                        uint32_t vectors)                          \
     {                                                                                             \
-        dequantize<W, F>(source, b, scales, target, vectors);                                     \
+        dequantize<S, F>(source, b, scales, target, vectors);                                     \
     }
 
-FOR_WIDE(f32)
-FOR_WIDE(f16)
-FOR_WIDE(bf16)
+FOR_SOURCE(f32)
+FOR_SOURCE(f16)
+FOR_SOURCE(bf16)
 
 #define FOR_EACH(i, count)                                                                        \
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count);               \
          i += (uint64_t)gridDim.x * blockDim.x)
 
-extern "C" __global__ void wb_scales_f32(const uint32_t *sizes, uint64_t count, float most,
-                                         float *scales, float *inverses)
-{
-    FOR_EACH(i, count) {
-        scales[i] = wb_scale(sizes[i], most);
-        inverses[i] = __fdiv_rn(1.0f, scales[i]);
+/* As in host.c. */
+#define SCALES(type, stored)                                                                      \
+    extern "C" __global__ void wb_scales_##type(const uint32_t *absmax, uint64_t count,           \
+                                                float format_max, stored *scales,                 \
+                                                float *inverses)                                  \
+    {                                                                                             \
+        FOR_EACH(i, count) {                                                                      \
+            scales[i] = wb_scale_##type(absmax[i], format_max);                                   \
+            inverses[i] = __fdiv_rn(1.0f, wb_from_##type(scales[i]));                             \
+        }                                                                                         \
     }
-}
 
-extern "C" __global__ void wb_scales_e8m0(const uint32_t *sizes, uint64_t count, float most,
-                                          uint8_t *scales, float *inverses)
-{
-    FOR_EACH(i, count) {
-        scales[i] = wb_scale_e8m0(sizes[i], most);
-        inverses[i] = __fdiv_rn(1.0f, wb_from_e8m0(scales[i]));
+SCALES(f32, float)
+SCALES(e8m0, uint8_t)
+
+/* As in host.c. */
+#define INVERSES(type, stored)                                                                    \
+    extern "C" __global__ void wb_inverses_##type(const stored *scales, uint64_t count,           \
+                                                  int dequantize, float *factors)                 \
+    {                                                                                             \
+        FOR_EACH(i, count) {                                                                      \
+            const float scale = wb_from_##type(scales[i]);                                        \
+            factors[i] = dequantize ? scale : __fdiv_rn(1.0f, scale);                             \
+        }                                                                                         \
     }
-}
 
-extern "C" __global__ void wb_inverses_f32(const float *scales, uint64_t count, int as_they_are,
-                                           float *inverses)
-{
-    FOR_EACH(i, count) inverses[i] = as_they_are ? scales[i] : __fdiv_rn(1.0f, scales[i]);
-}
-
-extern "C" __global__ void wb_inverses_e8m0(const uint8_t *scales, uint64_t count, int as_they_are,
-                                            float *inverses)
-{
-    FOR_EACH(i, count) {
-        const float scale = wb_from_e8m0(scales[i]);
-        inverses[i] = as_they_are ? scale : __fdiv_rn(1.0f, scale);
-    }
-}
+INVERSES(f32, float)
+INVERSES(e8m0, uint8_t)

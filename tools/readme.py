@@ -1,31 +1,51 @@
-"""Fills what the README quotes: the ten-line examples and the measured tables.
+"""Fills the quotations in README.md and docs/*.md: example programs and measured figures.
 
-    python tools/readme.py            writes README.md
-    python tools/readme.py --check    fails when README.md is not what it would write
+    python tools/readme.py            writes the documents
+    python tools/readme.py --check    fails if a document is not what this would write
 
-Between ``<!-- quote: PATH -->`` and ``<!-- end -->`` stands a file of the repository: a program as
-it is compiled and run by the tests, or a result file's figures and bars as a table.
+What stands between ``<!-- quote: PATH ... -->`` and ``<!-- end -->`` is generated from PATH:
+
+    quote: examples/c/ten_lines.c                      a program, as the tests compile and run it
+    quote: benches/results/*-fp8.json                  a table of the bars
+    quote: benches/results/*-fp8.json with A,B         the same, and a table of the figures A and B
+    quote: benches/results/*-fp8.json says TEXT        TEXT, in which {A} is the value of figure A,
+                                                       {device} and {date} say where it is from
+    quote: benches/results/*-offload.svg says TEXT     a picture, with TEXT as its description
+
+Where PATH has a ``*``, the newest result file of those that match is quoted, whatever its device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+sys.path.insert(0, str(ROOT / "benches"))
+
+import report  # noqa: E402
+
 QUOTE = re.compile(
-    r"(<!-- quote: (?P<path>\S+)(?: with (?P<figures>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(?P<begin><!-- quote: (?P<path>\S+)(?: with (?P<figures>\S+)| says (?P<text>.*?))? -->\n)"
+    r".*?(?P<end><!-- end -->)",
+    re.DOTALL,
 )
 LANGUAGES = {".c": "c", ".cpp": "cpp", ".py": "python"}
 
 
-def table(path: Path, figures: list[str]) -> str:
-    """A result file's bars in Markdown, and figures of these names."""
-    result = json.loads(path.read_text())
+def value(figure: dict[str, Any]) -> str:
+    """The figure's median with its unit; a ratio has none."""
+    unit = "" if figure["unit"] == "x" else f" {figure['unit']}"
+    return f"{figure['value']:.4g}{unit}"
+
+
+def table(result: dict[str, Any], figures: list[str], link: str) -> str:
+    """The bars of a result file as a Markdown table, and a table of the named figures."""
     machine, library = result["machine"], result["library"]
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items())
     lines = [
@@ -40,42 +60,61 @@ def table(path: Path, figures: list[str]) -> str:
     for bar in result["bars"]:
         holds = "holds" if bar["holds"] else "**missed**"
         sense = {">=": "≥", "<=": "≤"}[bar["sense"]]
-        figure = f"{bar['figure']:.4g}"
-        lines.append(f"| {bar['name']} | {figure} | {sense} {bar['goal']:g} | {holds} |")
+        lines.append(f"| {bar['name']} | {bar['figure']:.4g} | {sense} {bar['goal']:g} | {holds} |")
     by_name = {figure["name"]: figure for figure in result["figures"]}
     if figures:
-        lines += ["", "| figure | median | what |", "|---|---:|---|"]
-    for name in figures:
-        figure = by_name[name]
-        value = f"{figure['value']:.4g} {figure['unit']}"
-        lines.append(f"| {name} | {value} | {figure['what']} |")
-    link = f"[{path.name}]({path.relative_to(ROOT)})"
-    return "\n".join([*lines, "", f"Every figure behind them, with its spread: {link}."]) + "\n"
+        lines += ["", "| figure | median | what is measured |", "|---|---:|---|"]
+    lines += [f"| {name} | {value(by_name[name])} | {by_name[name]['what']} |" for name in figures]
+    return "\n".join([*lines, "", f"All figures, with their spread: {link}."]) + "\n"
 
 
-def quoted(path: Path, figures: str | None) -> str:
-    """What the README says of a file."""
-    if path.suffix == ".json":
-        return table(path, figures.split(",") if figures else [])
-    return f"```{LANGUAGES[path.suffix]}\n{path.read_text().strip()}\n```\n"
+def sentence(result: dict[str, Any], text: str, link: str) -> str:
+    """The text with figures in the place of their names."""
+    values = {figure["name"]: value(figure) for figure in result["figures"]}
+    machine = result["machine"]
+    values |= {"device": f"{machine['device']}, {machine['link']}", "date": result["date"]}
+    values |= {"command": f"`{result['command']}`", "file": link}
+    return re.sub(r"\{([^{}]+)\}", lambda field: values[field[1]], " ".join(text.split())) + "\n"
+
+
+def quoted(quote: re.Match[str], document: Path) -> str:
+    """What a document shows of the quoted file."""
+    path = ROOT / quote["path"]
+    if "*" in path.name:
+        # A picture has the name of the result file that it was made from.
+        pattern = Path(quote["path"]).with_suffix(".json")
+        path = report.newest(str(pattern)).with_suffix(path.suffix)
+    relative = os.path.relpath(path, document.parent)
+    if path.suffix == ".svg":
+        return f"![{quote['text']}]({relative})\n"
+    if path.suffix != ".json":
+        return f"```{LANGUAGES[path.suffix]}\n{path.read_text().strip()}\n```\n"
+    result, link = json.loads(path.read_text()), f"[{path.name}]({relative})"
+    if quote["text"]:
+        return sentence(result, quote["text"], link)
+    return table(result, quote["figures"].split(",") if quote["figures"] else [], link)
 
 
 def main() -> int:
-    """Writes or checks; 1 when a check finds a difference."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Writes or checks the documents; 1 if a check finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    text = README.read_text()
-    filled = QUOTE.sub(
-        lambda match: match[1] + quoted(ROOT / match["path"], match["figures"]) + match[4], text
-    )
-    if filled == text:
-        return 0
-    if arguments.check:
-        print("README.md is stale: run `python tools/readme.py`", file=sys.stderr)
-        return 1
-    README.write_text(filled)
-    return 0
+    stale = []
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+
+        def filled(quote: re.Match[str], document: Path = document) -> str:
+            return quote["begin"] + quoted(quote, document) + quote["end"]
+
+        text = document.read_text()
+        written = QUOTE.sub(filled, text)
+        if written != text and arguments.check:
+            stale.append(str(document.relative_to(ROOT)))
+        elif written != text:
+            document.write_text(written)
+    if stale:
+        print(f"{', '.join(stale)}: stale; run `python tools/readme.py`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

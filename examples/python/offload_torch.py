@@ -1,4 +1,4 @@
-"""A PyTorch model with its weights in host memory under a budget, and the same outputs."""
+"""Keeps part of a PyTorch model in host memory; its outputs stay the same, bit for bit."""
 
 import torch
 
@@ -9,8 +9,8 @@ layers = [torch.nn.Linear(1024, 1024) for _ in range(8)]
 model = torch.nn.Sequential(*layers).to(device).eval()
 x = torch.randn(4, 1024, device=device)
 with torch.no_grad():
-    wanted = model(x)
-    handle = weighbridge.torch.offload(model, offload_bytes=24 << 20)  # as many as fit
-    assert torch.equal(model(x), wanted)  # eager, in a CUDA graph or compiled
+    expected = model(x)
+    handle = weighbridge.torch.offload(model, offload_bytes=24 << 20)  # at most 24 MiB
+    assert torch.equal(model(x), expected)  # eager, in a CUDA graph, or compiled
     print(handle.stats())
-    handle.remove()  # resident again, bit for bit
+    handle.remove()  # every weight is back on the device

@@ -27,18 +27,18 @@ TEST("an exported tensor shows the view, and holds it until its deleter is calle
   {
     Buffer buffer = Buffer::alloc(device, 24).value();
     View view = View::make(buffer, Layout::of<float>({2, 3})).value();
-    const wb_view_info info = view.describe().value();
+    const wb_view_info info = view.get_info().value();
     DlpackTensor tensor = view.to_dlpack().value();
     const DLTensor& shown = tensor->dl_tensor;
-    const bool on_cuda = device.describe().value().kind == WB_DEVICE_CUDA;
+    const bool on_cuda = device.get_info().value().kind == WB_DEVICE_CUDA;
     CHECK(shown.device.device_type == (on_cuda ? cuda : cpu));
-    CHECK(address(shown.data) + shown.byte_offset ==
-          (on_cuda ? info.device_address : address(info.data)));
+    CHECK(static_cast<char*>(shown.data) + shown.byte_offset ==
+          (on_cuda ? info.device_address : info.data));
     CHECK(shown.ndim == 2 && shown.shape[0] == 2 && shown.shape[1] == 3);
     CHECK(shown.dtype.code == 2 && shown.dtype.bits == 32 && shown.dtype.lanes == 1);
     view.release();
     buffer.release();
-    CHECK(device.measure().value().buffers == 1);
+    CHECK(device.get_stats().value().buffers == 1);
     DlpackTensor moved = std::move(tensor);
     CHECK(!tensor);
     CHECK(moved->dl_tensor.shape[1] == 3);
@@ -49,19 +49,19 @@ TEST("an exported tensor shows the view, and holds it until its deleter is calle
 TEST("a tensor handed to a consumer goes by the consumer's call of its deleter") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 24).value();
-  const View view = View::make(buffer, Layout::of<float>({6}), WB_ACCESSOR_HOST).value();
+  const View view = View::make(buffer, Layout::of<float>({6}), Accessor::Host).value();
   DLManagedTensor* taken = view.to_dlpack().value().release();
   CHECK(taken->dl_tensor.device.device_type == cpu);
   taken->deleter(taken);
   CHECK(device.drain(std::chrono::seconds(10)));
-  CHECK(device.measure().value().views == 1);
+  CHECK(device.get_stats().value().views == 1);
 }
 
 TEST("a versioned tensor says that it is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file("0123456789abcdef");
-  const Buffer buffer = Buffer::map(device, file.path()).value();
-  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), WB_ACCESSOR_HOST).value();
+  const Buffer buffer = Buffer::map_file(device, file.path()).value();
+  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), Accessor::Host).value();
   const DlpackTensorVersioned tensor = view.to_dlpack_versioned().value();
   CHECK(tensor->version.major == 1);
   CHECK((tensor->flags & 1) == 1);
@@ -76,7 +76,7 @@ static void check_import(const Device& device) {
     CHECK(!owned);
     const auto elements = view.template as<float>().value();
     CHECK(elements.size() == 6);
-    CHECK(address(elements.data()) == address(source.memory.get()));
+    CHECK(static_cast<void*>(elements.data()) == source.memory.get());
     CHECK(source.deleted == 0);
   }
   CHECK(device.drain(std::chrono::seconds(10)));
@@ -96,8 +96,8 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   source.tensor.flags = 1;
   {
     const View view =
-        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), WB_ACCESSOR_HOST).value();
-    CHECK(view.describe().value().read_only == 1);
+        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), Accessor::Host).value();
+    CHECK(view.get_info().value().read_only == 1);
     CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<float>());
     CHECK(view.as<const float>());
   }

@@ -11,7 +11,7 @@ using namespace weighbridge;
 constexpr std::uint64_t bytes = 4 << 20;
 
 struct Report {
-  wb_phase phase;
+  Phase phase;
   std::uint64_t done, total;
 };
 
@@ -25,10 +25,10 @@ static BufferOptions in_chunks(Progress progress) {
 static std::vector<Report> reports_of_alloc(const Device& device) {
   std::vector<Report> reports;
   const auto caller = std::this_thread::get_id();
-  const auto keep = [&](wb_phase phase, std::uint64_t done, std::uint64_t total) {
+  const auto keep = [&](Phase phase, std::uint64_t done, std::uint64_t total) {
     CHECK(std::this_thread::get_id() == caller);
     reports.push_back({phase, done, total});
-    return Proceed::yes;
+    return Proceed::Yes;
   };
   CHECK(Buffer::alloc(device, bytes, in_chunks(keep)));
   return reports;
@@ -51,8 +51,8 @@ TEST("cancelling at any report gives WB_ERR_CANCELLED, and leaves nothing") {
   const std::size_t count = reports_of_alloc(device).size();
   for (std::size_t at = 0; at < count; ++at) {
     std::size_t told = 0;
-    const auto cancel = [&](wb_phase, std::uint64_t, std::uint64_t) {
-      return told++ == at ? Proceed::cancel : Proceed::yes;
+    const auto cancel = [&](Phase, std::uint64_t, std::uint64_t) {
+      return told++ == at ? Proceed::Cancel : Proceed::Yes;
     };
     CHECK_STATUS(WB_ERR_CANCELLED, Buffer::alloc(device, bytes, in_chunks(cancel)));
     CHECK(told == at + 1);
@@ -66,9 +66,9 @@ TEST("what a callback throws reaches the caller, and leaves nothing") {
   for (std::size_t at = 0; at < count; ++at) {
     std::size_t told = 0;
     std::string caught;
-    const auto fail = [&](wb_phase, std::uint64_t, std::uint64_t) {
+    const auto fail = [&](Phase, std::uint64_t, std::uint64_t) {
       if (told++ == at) throw std::out_of_range("thrown at " + std::to_string(at));
-      return Proceed::yes;
+      return Proceed::Yes;
     };
     try {
       static_cast<void>(Buffer::alloc(device, bytes, in_chunks(fail)));
@@ -83,7 +83,7 @@ TEST("what a callback throws reaches the caller, and leaves nothing") {
 
 TEST("something that is no std::exception goes through as well") {
   const Device device = fixtures::open();
-  const auto fail = [](wb_phase, std::uint64_t, std::uint64_t) -> Proceed { throw 42; };
+  const auto fail = [](Phase, std::uint64_t, std::uint64_t) -> Proceed { throw 42; };
   CHECK_THROWS(int, Buffer::alloc(device, bytes, in_chunks(fail)));
   fixtures::check_nothing_left(device);
 }
@@ -92,7 +92,7 @@ TEST("a registration that was cancelled does not call its deleter") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(1024);
   int deleted = 0, told = 0;
-  const auto stop = [&](wb_phase, std::uint64_t, std::uint64_t) -> Proceed {
+  const auto stop = [&](Phase, std::uint64_t, std::uint64_t) -> Proceed {
     ++told;
     throw std::runtime_error("stop");
   };
@@ -108,13 +108,13 @@ TEST("reading a file, and a view's copy, can be cancelled") {
   const Device device = fixtures::open();
   const fixtures::File file(std::string(bytes, 'x'));
   BufferOptions options =
-      in_chunks([](wb_phase, std::uint64_t, std::uint64_t) { return Proceed::cancel; });
-  options.file_mode = WB_FILE_MODE_READ;
-  CHECK_STATUS(WB_ERR_CANCELLED, Buffer::map(device, file.path(), options));
+      in_chunks([](Phase, std::uint64_t, std::uint64_t) { return Proceed::Cancel; });
+  options.file_mode = FileMode::Read;
+  CHECK_STATUS(WB_ERR_CANCELLED, Buffer::map_file(device, file.path(), options));
   const std::vector<float> weights(bytes / sizeof(float));
   CHECK_STATUS(WB_ERR_CANCELLED,
                View::copy_from(device, weights.data(), Layout::of<float>({bytes / sizeof(float)}),
-                               WB_ACCESSOR_HOST, options));
+                               Accessor::Host, options));
   fixtures::check_nothing_left(device);
 }
 

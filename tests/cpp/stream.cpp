@@ -1,4 +1,4 @@
-// Streams, device memory, and what goes after a stream.
+// Streams, device memory, and releases after a stream.
 #include <atomic>
 #include <future>
 #include <memory>
@@ -11,7 +11,7 @@ using namespace weighbridge;
 
 constexpr auto soon = std::chrono::seconds(10);
 
-TEST("bytes go to the device and back, in order") {
+TEST("copies reach the device and return in order") {
   const Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   const Buffer from = Buffer::alloc(device, 1 << 20).value();
@@ -20,9 +20,9 @@ TEST("bytes go to the device and back, in order") {
   const auto bytes = from.writable_bytes().value();
   for (std::byte& byte : bytes) byte = std::byte{next++};
   const DeviceMemory memory = DeviceMemory::alloc(device, 1 << 20).value();
-  CHECK(device.measure().value().device_bytes == 1 << 20);
-  CHECK(device.copy(memory.get(), address(from.bytes().data()), 1 << 20, stream.get()));
-  CHECK(device.copy(address(to.bytes().data()), memory.get(), 1 << 20, stream.get()));
+  CHECK(device.get_stats().value().device_bytes == 1 << 20);
+  CHECK(device.copy(memory.get(), from.bytes().data(), 1 << 20, stream.get()));
+  CHECK(device.copy(to.writable_bytes().value().data(), memory.get(), 1 << 20, stream.get()));
   CHECK(stream.synchronize());
   CHECK(std::memcmp(from.bytes().data(), to.bytes().data(), 1 << 20) == 0);
 }
@@ -43,7 +43,7 @@ TEST("callables run on a stream in order, once, and are freed") {
   CHECK(order.use_count() == 1);
 }
 
-TEST("the default stream is taken as well") {
+TEST("the default stream can be used") {
   const Device device = fixtures::open();
   std::atomic<bool> ran{false};
   CHECK(device.stream_call(nullptr, [&] { ran = true; }));
@@ -51,7 +51,7 @@ TEST("the default stream is taken as well") {
   CHECK(ran);
 }
 
-TEST("memory released after a stream goes when the stream has run, and not before") {
+TEST("memory released after a stream is freed when the stream has run") {
   const Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   fixtures::Memory memory = fixtures::pages(1);
@@ -67,14 +67,14 @@ TEST("memory released after a stream goes when the stream has run, and not befor
   CHECK(!buffer);
   CHECK_STATUS(WB_ERR_TIMEOUT, device.drain(std::chrono::milliseconds(20)));
   CHECK(deleted == 0);
-  CHECK(device.measure().value().deferred == 2);
+  CHECK(device.get_stats().value().deferred == 2);
   gate.set_value();
   CHECK(device.drain(soon));
   CHECK(deleted == 1);
   fixtures::check_nothing_left(device);
 }
 
-TEST("a stream may be released with work on it") {
+TEST("a stream with queued work can be released") {
   const Device device = fixtures::open();
   Stream stream = Stream::make(device).value();
   Buffer buffer = Buffer::alloc(device, fixtures::page).value();
@@ -89,13 +89,13 @@ TEST("a stream may be released with work on it") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a stream outlives the device that it is of") {
+TEST("a stream and device memory keep their device") {
   Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   const DeviceMemory memory = DeviceMemory::alloc(device, 100).value();
   device.release();
   CHECK(stream.synchronize());
-  CHECK(memory.device().measure().value().device_bytes > 0);
+  CHECK(memory.device().get_stats().value().device_bytes > 0);
 }
 
 int main() { return check::run(); }

@@ -48,7 +48,7 @@ TEST("threads allocate, copy and release after streams of their own at once") {
       const Stream stream = Stream::make(mine).value();
       const DeviceMemory memory = DeviceMemory::alloc(mine, fixtures::page).value();
       const Buffer back = Buffer::alloc(mine, fixtures::page).value();
-      const auto copy = [&](std::uint64_t to, std::uint64_t from) {
+      const auto copy = [&](void* to, const void* from) {
         mine.copy(to, from, fixtures::page, stream.get()).value();
       };
       for (int round = 0; round < rounds / 5; ++round) {
@@ -56,10 +56,10 @@ TEST("threads allocate, copy and release after streams of their own at once") {
         View view = View::make(buffer, Layout::of<int>({1024})).value();
         const auto elements = view.as<int>().value();
         for (int& element : elements) element = index * 1000 + round;
-        copy(memory.get(), address(buffer.bytes().data()));
+        copy(memory.get(), buffer.bytes().data());
         view.release_after(stream.get()).value();
         buffer.release_after(stream.get()).value();
-        copy(address(back.bytes().data()), memory.get());
+        copy(back.writable_bytes().value().data(), memory.get());
         stream.synchronize().value();
         const View seen = View::make(back, Layout::of<int>({1024})).value();
         CHECK(seen.as<int>().value()[1023] == index * 1000 + round);

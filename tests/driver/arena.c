@@ -1,5 +1,5 @@
-/* Device addresses. Each is given out once: freed memory stays reserved and
- * out of reach, so a stale device pointer cannot pass for something newer. */
+/* Allocates device addresses. No address is reused: freed memory stays reserved
+ * and inaccessible, so a stale device pointer is never valid again. */
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,7 +14,7 @@ static struct {
 } chunks[CHUNKS_MAX];
 static size_t chunk_count;
 
-static size_t to_pages(size_t bytes)
+static size_t round_to_pages(size_t bytes)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return (bytes + page - 1) / page * page;
@@ -25,10 +25,10 @@ static void *reserve(void *at, size_t bytes, int fixed)
     return mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
 }
 
-void *arena_take(size_t bytes)
+void *arena_allocate(size_t bytes)
 {
-    /* A page between two allocations stays out of reach: no copy may run over. */
-    size_t with_guard = to_pages(bytes) + to_pages(1);
+    /* The page behind each allocation stays inaccessible: an overrunning copy faults. */
+    size_t with_guard = round_to_pages(bytes) + round_to_pages(1);
     size_t last = chunk_count - 1;
     if (chunk_count == 0 || chunks[last].bytes - chunks[last].used < with_guard) {
         size_t wanted = with_guard > CHUNK_BYTES ? with_guard : CHUNK_BYTES;
@@ -40,17 +40,17 @@ void *arena_take(size_t bytes)
         chunks[last].bytes = wanted;
     }
     void *memory = (void *)(chunks[last].start + chunks[last].used);
-    if (mprotect(memory, to_pages(bytes), PROT_READ | PROT_WRITE) != 0) return NULL;
+    if (mprotect(memory, round_to_pages(bytes), PROT_READ | PROT_WRITE) != 0) return NULL;
     chunks[last].used += with_guard;
     return memory;
 }
 
-void arena_give(uintptr_t start, size_t bytes)
+void arena_free(uintptr_t start, size_t bytes)
 {
-    reserve((void *)start, to_pages(bytes), MAP_FIXED);
+    reserve((void *)start, round_to_pages(bytes), MAP_FIXED);
 }
 
-int arena_holds(uintptr_t address)
+int arena_contains(uintptr_t address)
 {
     for (size_t i = 0; i < chunk_count; i++) {
         if (address - chunks[i].start < chunks[i].bytes) return 1;

@@ -1,4 +1,5 @@
-/* The prologue: fork check, count, failure injection, initialization, context. */
+/* The prologue of every entry point: checks for a fork, counts the call, injects failures, checks
+ * initialization and context. */
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,20 +17,20 @@ struct driver driver = {
 
 _Thread_local int inside_host_function;
 
-/* Outside the lock on purpose: a forked child may find the lock held for ever. */
+/* Atomic instead of guarded by the lock: in a forked child the lock may stay held for ever. */
 static _Atomic pid_t initialized_by;
 
 static long long calls[FUNCTION_COUNT];
 
-/* What a call is about, where two calls of a function are not the same one: call_about(). */
-static _Thread_local const void *about;
+/* The stream or event that a call waits for: see set_call_subject(). */
+static _Thread_local const void *subject;
 
-/* The first call that was failed or held up, and whether its thread made it again. */
+/* The first call that an injected failure matched, and whether its thread has repeated it. */
 static struct {
     const char *name;
-    const void *about;
+    const void *subject;
     pthread_t thread;
-    int again;
+    int repeated;
 } first_failed;
 
 static long long failures[FUNCTION_COUNT];
@@ -74,7 +75,7 @@ long long calls_of(int function)
     return sum;
 }
 
-static const struct failure *injected_failure(int function, int counts_for_any)
+static const struct failure *matching_failure(int function, int counts_for_any)
 {
     const struct failure *injected = NULL;
     for (int i = 0; i < driver.settings.failure_count; i++) {
@@ -91,19 +92,19 @@ static const struct failure *injected_failure(int function, int counts_for_any)
     failures[function]++;
     if (first_failed.name == NULL) {
         first_failed.name = function_names[function];
-        first_failed.about = about;
+        first_failed.subject = subject;
         first_failed.thread = pthread_self();
     }
     return injected;
 }
 
-void failures_forget(void)
+void failures_reset(void)
 {
     memset(&first_failed, 0, sizeof first_failed);
     memset(failures, 0, sizeof failures);
 }
 
-const char *failed_function(void)
+const char *first_failed_function(void)
 {
     return first_failed.name;
 }
@@ -113,31 +114,31 @@ long long failures_of(int function)
     return failures[function];
 }
 
-int failed_call_was_made_again(void)
+int first_failed_call_repeated(void)
 {
-    return first_failed.again;
+    return first_failed.repeated;
 }
 
-void call_about(const void *what)
+void set_call_subject(const void *object)
 {
-    about = what;
+    subject = object;
 }
 
-static void see_whether_again(int function)
+static void note_repetition(int function)
 {
-    if (first_failed.name == function_names[function] && first_failed.about == about &&
+    if (first_failed.name == function_names[function] && first_failed.subject == subject &&
         pthread_equal(first_failed.thread, pthread_self())) {
-        first_failed.again = 1;
+        first_failed.repeated = 1;
     }
 }
 
-/* Fails the call where a test asked for that, or holds it up, with nothing locked meanwhile. */
-static CUresult meddle(enum function function)
+/* Fails the call or delays it where the settings say so; the lock is free during the delay. */
+static CUresult apply_failure(enum function function)
 {
-    const struct failure *failure = injected_failure(function, 1);
+    const struct failure *failure = matching_failure(function, 1);
     if (failure == NULL) return CUDA_SUCCESS;
     if (failure->hang_ms == 0) {
-        /* A driver that has shut down runs nothing any more: what uses memory that goes next is done. */
+        /* After a shutdown no queued work may still use memory that the caller frees next. */
         if (failure->code == CUDA_ERROR_DEINITIALIZED) streams_drain(NULL, -1);
         return failure->code;
     }
@@ -148,13 +149,13 @@ static CUresult meddle(enum function function)
     return CUDA_SUCCESS;
 }
 
-static CUresult admit(enum function function, unsigned needs)
+static CUresult check_call(enum function function, unsigned needs)
 {
     settings_load();
     calls[function]++;
-    see_whether_again(function);
-    CUresult result = meddle(function);
-    about = NULL;
+    note_repetition(function);
+    CUresult result = apply_failure(function);
+    subject = NULL;
     if (result != CUDA_SUCCESS) return result;
     if ((needs & NEEDS_INIT) && !driver_is_initialized()) return CUDA_ERROR_NOT_INITIALIZED;
     if ((needs & NEEDS_CONTEXT) == NEEDS_CONTEXT) {
@@ -169,7 +170,7 @@ CUresult enter(enum function function, unsigned needs)
     if (process_is_forked_child()) return CUDA_ERROR_NOT_INITIALIZED;
     if (inside_host_function) return CUDA_ERROR_NOT_PERMITTED;
     pthread_mutex_lock(&driver.lock);
-    CUresult result = admit(function, needs);
+    CUresult result = check_call(function, needs);
     return result == CUDA_SUCCESS ? result : leave(result);
 }
 
@@ -185,7 +186,7 @@ CUresult enter_constant(enum function function)
     pthread_mutex_lock(&driver.lock);
     settings_load();
     calls[function]++;
-    const struct failure *failure = injected_failure(function, 0);
+    const struct failure *failure = matching_failure(function, 0);
     return leave(failure == NULL ? CUDA_SUCCESS : failure->code);
 }
 

@@ -1,9 +1,10 @@
-/* Stream capture without graphs: nothing captured ever runs; what is kept is
- * only what the rules ask about.
+/* Stream capture without graphs: captured work is dropped and never runs; only
+ * the state that the rules of capture need is kept.
  *
- * Joins are told by vector clocks. progress[m] counts what the capture's m-th
- * stream has taken up; a stream's clock[m] says how much of that it comes after.
- * The capture may end when its first stream comes after everything. */
+ * Vector clocks decide whether a stream was joined. progress[m] counts the
+ * operations of the capture's m-th stream; a stream's clock[m] is the number of
+ * them that it is ordered after. The capture may end when its origin stream is
+ * ordered after every operation. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,9 +12,9 @@
 
 struct capture {
     struct capture *next;
-    unsigned long number; /* from 1, never again */
+    unsigned long id; /* from 1, never reused */
     int mode, invalidated;
-    const char *thread;
+    const char *thread; /* the thread that began it */
     struct stream *origin;
     unsigned members;
     unsigned progress[CAPTURE_STREAMS];
@@ -24,8 +25,8 @@ struct graph {
     CUgraph handle;
 };
 
-static unsigned long captures_begun;
-static _Thread_local char this_thread; /* its address names the thread */
+static unsigned long captures_started;
+static _Thread_local char this_thread; /* its address identifies the thread */
 static _Thread_local int thread_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
 size_t captures_live(void)
@@ -53,7 +54,7 @@ static void capture_end(struct capture *capture)
     free(capture);
 }
 
-void capture_lose_stream(struct stream *stream)
+void capture_remove_stream(struct stream *stream)
 {
     struct capture *capture = stream->capture;
     stream->capture = NULL;
@@ -66,7 +67,7 @@ static CUresult invalidate(struct capture *capture, CUresult result)
     return result;
 }
 
-static void take_up(struct stream *stream)
+static void advance_clock(struct stream *stream)
 {
     stream->clock[stream->member] = ++stream->capture->progress[stream->member];
 }
@@ -76,24 +77,25 @@ static void join(struct stream *stream, struct capture *capture)
     stream->capture = capture;
     stream->member = capture->members++;
     memset(stream->clock, 0, sizeof stream->clock);
-    take_up(stream);
+    advance_clock(stream);
 }
 
-/* May this thread block or change memory while others capture? */
+/* Fails if a capture forbids this thread to block or to change memory. */
 CUresult capture_check_unsafe(void)
 {
     CUresult result = CUDA_SUCCESS;
     if (thread_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return result;
     for (struct capture *each = driver.captures; each != NULL; each = each->next) {
-        int mine = each->thread == &this_thread && each->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
-        int anyones = thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
-                      each->mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
-        if (mine || anyones) result = invalidate(each, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        int own = each->thread == &this_thread && each->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
+        int global = thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                     each->mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+        if (own || global) result = invalidate(each, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     }
     return result;
 }
 
-/* The legacy stream comes after every blocking stream, hence into its capture. */
+/* Work in the legacy stream is ordered after every blocking stream, so it would join the capture of
+ * one; NULL if none captures. */
 static struct capture *implied_by_legacy(const struct stream *stream)
 {
     if (!stream_is_legacy(stream)) return NULL;
@@ -103,7 +105,7 @@ static struct capture *implied_by_legacy(const struct stream *stream)
     return NULL;
 }
 
-/* Waiting for a capturing stream is wrong in every mode: it will never run. */
+/* Waiting for a capturing stream fails in every mode: captured work does not run. */
 CUresult capture_check_wait(struct stream *stream)
 {
     struct capture *implied = implied_by_legacy(stream);
@@ -124,14 +126,14 @@ CUresult capture_check_context(const struct context *context)
     return result;
 }
 
-CUresult capture_take_work(struct stream *stream, int *captured)
+CUresult capture_add_work(struct stream *stream, int *captured)
 {
     struct capture *implied = implied_by_legacy(stream);
     *captured = stream->capture != NULL;
     if (implied != NULL) return invalidate(implied, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
     if (!*captured) return CUDA_SUCCESS;
     if (stream->capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    take_up(stream);
+    advance_clock(stream);
     return CUDA_SUCCESS;
 }
 
@@ -141,7 +143,7 @@ CUresult capture_record(struct stream *stream, struct event *event, int *capture
     *captured = stream->capture != NULL;
     if (implied != NULL) return invalidate(implied, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
     if (*captured && stream->capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    event->capture = *captured ? stream->capture->number : 0;
+    event->capture = *captured ? stream->capture->id : 0;
     memcpy(event->clock, stream->clock, sizeof event->clock);
     return CUDA_SUCCESS;
 }
@@ -149,15 +151,15 @@ CUresult capture_record(struct stream *stream, struct event *event, int *capture
 static struct capture *capture_of_event(const struct event *event)
 {
     struct capture *each = driver.captures;
-    while (each != NULL && each->number != event->capture) each = each->next;
+    while (each != NULL && each->id != event->capture) each = each->next;
     return each;
 }
 
-static CUresult wait_uncaptured(struct stream *stream, const struct event *event)
+static CUresult wait_for_uncaptured(struct stream *stream, const struct event *event)
 {
     struct capture *implied = implied_by_legacy(stream);
     if (implied != NULL) return invalidate(implied, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-    if (stream->capture == NULL || event->mark == NULL) return CUDA_SUCCESS;
+    if (stream->capture == NULL || event->recorded == NULL) return CUDA_SUCCESS;
     if (stream->capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     return invalidate(stream->capture, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
 }
@@ -165,7 +167,7 @@ static CUresult wait_uncaptured(struct stream *stream, const struct event *event
 CUresult capture_wait(struct stream *stream, struct event *event, int *captured)
 {
     *captured = stream->capture != NULL;
-    if (event->capture == 0) return wait_uncaptured(stream, event);
+    if (event->capture == 0) return wait_for_uncaptured(stream, event);
 
     struct capture *capture = capture_of_event(event);
     if (capture == NULL) {
@@ -189,7 +191,7 @@ CUresult capture_wait(struct stream *stream, struct event *event, int *captured)
     return CUDA_SUCCESS;
 }
 
-CUresult capture_query_event(const struct event *event)
+CUresult capture_check_event(const struct event *event)
 {
     if (event->capture == 0) return capture_check_unsafe();
     return invalidate(capture_of_event(event), CUDA_ERROR_CAPTURED_EVENT);
@@ -207,7 +209,7 @@ CUresult cuStreamBeginCapture_v2(CUstream handle, int mode)
     if (stream_is_legacy(stream)) return leave(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     if (stream->capture != NULL) return leave(CUDA_ERROR_ILLEGAL_STATE);
     struct capture *capture = allocate(sizeof *capture);
-    capture->number = ++captures_begun;
+    capture->id = ++captures_started;
     capture->mode = mode;
     capture->thread = &this_thread;
     capture->origin = stream;
@@ -270,7 +272,7 @@ static CUresult capture_info(CUstream handle, int *status, uint64_t *id)
     if (stream->capture != NULL) {
         *status = stream->capture->invalidated ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                                : CU_STREAM_CAPTURE_STATUS_ACTIVE;
-        if (id != NULL) *id = stream->capture->number;
+        if (id != NULL) *id = stream->capture->id;
     }
     return CUDA_SUCCESS;
 }
@@ -285,7 +287,7 @@ CUresult cuStreamGetCaptureInfo_v2(CUstream handle, int *status, uint64_t *id, C
                                    const void **dependencies, size_t *count)
 {
     ENTER(cuStreamGetCaptureInfo_v2, NEEDS_CONTEXT);
-    /* The double keeps no nodes that it could name. */
+    /* The double keeps no graph nodes to return. */
     if (graph != NULL || dependencies != NULL || count != NULL) {
         return leave(CUDA_ERROR_NOT_SUPPORTED);
     }

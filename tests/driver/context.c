@@ -1,7 +1,7 @@
-/* Contexts and each thread's stack of them. */
+/* Contexts, and the context stack of each thread. */
 #include "driver.h"
 
-/* The real stack has no such limit; a thread this deep has forgotten to pop. */
+/* The real stack has no such limit; this depth means that pops are missing. */
 #define DEPTH_MAX 64
 
 static _Thread_local struct context *stack[DEPTH_MAX];
@@ -42,7 +42,7 @@ static struct context *context_new(CUdevice device)
     return context;
 }
 
-/* Dead first, so that no other thread queues anything while the work drains. */
+/* Not alive before the drain, so that no other thread queues work meanwhile. */
 static void context_destroy(struct context *context)
 {
     context->alive = 0;
@@ -77,7 +77,7 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
     return leave(CUDA_SUCCESS);
 }
 
-/* Whoever retained it holds a dead context afterwards, and the next to retain makes a new one. */
+/* Handles retained before name a destroyed context; the next retain creates a new one. */
 CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
 {
     ENTER(cuDevicePrimaryCtxReset_v2, NEEDS_INIT);

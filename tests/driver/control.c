@@ -1,4 +1,4 @@
-/* The double's own functions, for tests. */
+/* The control functions of double.h. */
 #include "double.h"
 
 #include <string.h>
@@ -87,7 +87,7 @@ const char *double_failed(void)
 {
     if (process_is_forked_child()) return NULL;
     pthread_mutex_lock(&driver.lock);
-    const char *name = failed_function();
+    const char *name = first_failed_function();
     pthread_mutex_unlock(&driver.lock);
     return name;
 }
@@ -102,13 +102,13 @@ long long double_failures(const char *name)
     return count;
 }
 
-int double_asked_again(void)
+int double_failed_call_repeated(void)
 {
     if (process_is_forked_child()) return -1;
     pthread_mutex_lock(&driver.lock);
-    int again = failed_call_was_made_again();
+    int repeated = first_failed_call_repeated();
     pthread_mutex_unlock(&driver.lock);
-    return again;
+    return repeated;
 }
 
 int double_context_depth(void)

@@ -1,62 +1,61 @@
-/* Copies and fills: whose memory is it, may it be done, and then in its turn. */
+/* Copies and fills: resolves and checks the memory, then queues the work in its stream. */
 #include "driver.h"
 
-/* How a call names its memory: by host pointer, by device pointer, or by either
- * and the driver finds out. */
-enum naming { BY_HOST, BY_DEVICE, BY_EITHER };
+/* Which pointers a parameter accepts: the driver decides by the address where it accepts both. */
+enum pointer_kind { HOST_POINTER, DEVICE_POINTER, ANY_POINTER };
 
-struct side {
+struct operand {
     void *memory;
     int pageable;
 };
 
-static int names_range(const struct range *range, enum naming naming, int marked)
+static int kind_fits_range(const struct range *range, enum pointer_kind kind, int aliased)
 {
-    if (marked) return naming != BY_HOST && range->marked && range_is_mapped(range);
-    if (range->kind == RANGE_DEVICE) return naming != BY_HOST;
-    return naming != BY_DEVICE || (range_is_mapped(range) && !range->marked);
+    if (aliased) return kind != HOST_POINTER && range->aliased && range_is_mapped(range);
+    if (range->kind == RANGE_DEVICE) return kind != HOST_POINTER;
+    return kind != DEVICE_POINTER || (range_is_mapped(range) && !range->aliased);
 }
 
-static CUresult find_pageable(uintptr_t address, size_t bytes, enum naming naming, int writing)
+static CUresult check_pageable(uintptr_t address, size_t bytes, enum pointer_kind kind, int writing)
 {
-    int by_device = device_attribute(context_current()->device,
-                                     CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS);
-    if (naming == BY_DEVICE && !by_device) return CUDA_ERROR_INVALID_VALUE;
-    /* An arena address outside its allocations is a freed or overrun pointer. */
-    if (arena_holds(address) || range_overlaps(address, bytes)) return CUDA_ERROR_INVALID_VALUE;
-    return maps_allow(address, bytes, writing) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    int device_reads_pageable = device_attribute(context_current()->device,
+                                                 CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS);
+    if (kind == DEVICE_POINTER && !device_reads_pageable) return CUDA_ERROR_INVALID_VALUE;
+    /* An arena address outside every allocation is a freed or overrun device pointer. */
+    if (arena_contains(address) || range_overlaps(address, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    return mappings_permit(address, bytes, writing) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-static CUresult find_side(CUdeviceptr pointer, size_t bytes, enum naming naming, int writing,
-                          struct side *side)
+static CUresult resolve(CUdeviceptr pointer, size_t bytes, enum pointer_kind kind, int writing,
+                        struct operand *operand)
 {
-    uintptr_t address = (uintptr_t)pointer & ~DEVICE_ADDRESS_MARK;
-    int marked = address != pointer;
-    struct range *range = range_holding(address);
-    side->memory = (void *)address;
-    side->pageable = range == NULL;
+    uintptr_t address = (uintptr_t)pointer & ~DEVICE_ALIAS_BIT;
+    int aliased = address != pointer;
+    struct range *range = range_containing(address);
+    operand->memory = (void *)address;
+    operand->pageable = range == NULL;
     if (range == NULL) {
-        return marked ? CUDA_ERROR_INVALID_VALUE
-                      : find_pageable(address, bytes, naming, writing);
+        return aliased ? CUDA_ERROR_INVALID_VALUE
+                      : check_pageable(address, bytes, kind, writing);
     }
     int read_only = range->kind == RANGE_REGISTERED &&
                     (range->flags & CU_MEMHOSTREGISTER_READ_ONLY) != 0;
     int inside = bytes <= range->start + range->bytes - address;
-    return inside && names_range(range, naming, marked) && !(writing && read_only)
+    return inside && kind_fits_range(range, kind, aliased) && !(writing && read_only)
                ? CUDA_SUCCESS
                : CUDA_ERROR_INVALID_VALUE;
 }
 
-static CUresult copy(CUdeviceptr destination, enum naming to, CUdeviceptr source,
-                     enum naming from, size_t bytes, CUstream handle)
+static CUresult copy(CUdeviceptr destination, enum pointer_kind to, CUdeviceptr source,
+                     enum pointer_kind from, size_t bytes, CUstream handle)
 {
     struct stream *stream;
-    struct side written, read;
+    struct operand written, read;
     CUresult result = stream_find(handle, &stream);
     if (result != CUDA_SUCCESS || bytes == 0) return result;
-    result = find_side(destination, bytes, to, 1, &written);
+    result = resolve(destination, bytes, to, 1, &written);
     if (result != CUDA_SUCCESS) return result;
-    result = find_side(source, bytes, from, 0, &read);
+    result = resolve(source, bytes, from, 0, &read);
     if (result != CUDA_SUCCESS) return result;
     struct task task = {.kind = TASK_COPY,
                         .destination = written.memory,
@@ -68,21 +67,21 @@ static CUresult copy(CUdeviceptr destination, enum naming to, CUdeviceptr source
 CUresult cuMemcpyAsync(CUdeviceptr destination, CUdeviceptr source, size_t bytes, CUstream stream)
 {
     ENTER(cuMemcpyAsync, NEEDS_CONTEXT);
-    return leave(copy(destination, BY_EITHER, source, BY_EITHER, bytes, stream));
+    return leave(copy(destination, ANY_POINTER, source, ANY_POINTER, bytes, stream));
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr destination, const void *source, size_t bytes,
                               CUstream stream)
 {
     ENTER(cuMemcpyHtoDAsync_v2, NEEDS_CONTEXT);
-    return leave(copy(destination, BY_DEVICE, (uintptr_t)source, BY_HOST, bytes, stream));
+    return leave(copy(destination, DEVICE_POINTER, (uintptr_t)source, HOST_POINTER, bytes, stream));
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void *destination, CUdeviceptr source, size_t bytes,
                               CUstream stream)
 {
     ENTER(cuMemcpyDtoHAsync_v2, NEEDS_CONTEXT);
-    return leave(copy((uintptr_t)destination, BY_HOST, source, BY_DEVICE, bytes, stream));
+    return leave(copy((uintptr_t)destination, HOST_POINTER, source, DEVICE_POINTER, bytes, stream));
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr destination, unsigned char value, size_t bytes,
@@ -90,10 +89,10 @@ CUresult cuMemsetD8Async(CUdeviceptr destination, unsigned char value, size_t by
 {
     ENTER(cuMemsetD8Async, NEEDS_CONTEXT);
     struct stream *stream;
-    struct side written;
+    struct operand written;
     CUresult result = stream_find(handle, &stream);
     if (result != CUDA_SUCCESS || bytes == 0) return leave(result);
-    result = find_side(destination, bytes, BY_DEVICE, 1, &written);
+    result = resolve(destination, bytes, DEVICE_POINTER, 1, &written);
     if (result != CUDA_SUCCESS) return leave(result);
     struct task task = {
         .kind = TASK_FILL, .destination = written.memory, .bytes = bytes, .value = value};

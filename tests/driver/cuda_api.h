@@ -1,6 +1,6 @@
-/* The part of the CUDA driver's binary interface that the double answers to:
- * types, numbers and symbol names, declared here because no CUDA header is
- * needed to build or to test it. */
+/* The part of the CUDA driver's binary interface that the double implements:
+ * types, constants and symbols. Declared here, so that neither the double nor
+ * its self-test needs a CUDA header. */
 #ifndef WB_DOUBLE_CUDA_API_H
 #define WB_DOUBLE_CUDA_API_H
 

@@ -1,4 +1,4 @@
-/* Initialization and what can be asked of a device. */
+/* Initialization, and the properties of devices. */
 #include <stdio.h>
 #include <string.h>
 
@@ -15,7 +15,9 @@ static const struct attribute_override defaults[] = {
     {CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED, 1},
 };
 
-static int pick(const struct attribute_override *table, size_t count, int attribute, int *value)
+/* The last entry wins. */
+static int find_attribute(const struct attribute_override *table, size_t count, int attribute,
+                          int *value)
 {
     for (size_t i = count; i-- > 0;) {
         if (table[i].attribute != attribute) continue;
@@ -33,9 +35,9 @@ int device_exists(CUdevice device)
 int device_attribute(CUdevice device, int attribute)
 {
     int value = attribute == CU_DEVICE_ATTRIBUTE_PCI_BUS_ID ? device + 1 : 0;
-    if (!pick(driver.settings.overrides, (size_t)driver.settings.override_count, attribute,
-              &value)) {
-        pick(defaults, sizeof defaults / sizeof defaults[0], attribute, &value);
+    if (!find_attribute(driver.settings.overrides, (size_t)driver.settings.override_count,
+                        attribute, &value)) {
+        find_attribute(defaults, sizeof defaults / sizeof defaults[0], attribute, &value);
     }
     return value;
 }

@@ -1,8 +1,7 @@
-/* What a test may ask of the driver double besides CUDA's own entry points.
- * Find these with dlsym in the loaded libcuda.so.1: a real driver has none of
- * them, so their absence tells a test that it runs on hardware.
- * All of them may be called from any thread, before cuInit too. In a forked
- * child they answer -1 or NULL. */
+/* The control functions of the driver double. A test finds them with dlsym in
+ * libcuda.so.1; a real driver has none of them.
+ * They may be called from any thread, also before cuInit. In a forked child
+ * they return -1 or NULL. */
 #ifndef WB_DOUBLE_H
 #define WB_DOUBLE_H
 
@@ -12,36 +11,35 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-/* Changes one setting (README.md lists them) as if the environment variable
- * `name` had held `value`; k in WB_DOUBLE_FAIL counts from this call on.
- * NULL or "" gives the default back.
- * 0: done. -1: no such setting, a value it cannot take, or too late
- * (WB_DOUBLE_DEVICES after cuInit). */
+/* Sets a setting (README.md lists them) as the environment variable `name`
+ * does; call numbers in WB_DOUBLE_FAIL count from here. NULL or "" restores the
+ * default. Returns 0, or -1 for an unknown setting, an invalid value, or
+ * WB_DOUBLE_DEVICES after cuInit. */
 int double_configure(const char *name, const char *value);
 
-/* Calls so far of one CUDA function by its symbol name, failed ones included;
- * NULL: of all functions. -1: no such function. */
+/* Returns the number of calls of a CUDA function by symbol name, including failed
+ * calls; NULL: of all functions. -1: unknown function. */
 long long double_calls(const char *name);
 
-/* What is alive now, over all contexts: "contexts" (a retained primary context
- * is one), "registrations", "registered_bytes", "host_allocations",
- * "host_bytes", "device_allocations", "device_bytes", "streams", "events",
- * "captures", "graphs". And "orphans": how many of these a context took with it
- * when it died, summed since the start: a leak that a dying context would hide.
- * -1: no such kind. */
+/* Returns the number of live objects of a kind in all contexts: "contexts" (with
+ * retained primary contexts), "registrations", "registered_bytes",
+ * "host_allocations", "host_bytes", "device_allocations", "device_bytes",
+ * "streams", "events", "captures", "graphs"; or "orphans": the number of objects
+ * released only by the destruction of their context so far, each of them a leak
+ * of the caller. -1: unknown kind. */
 long long double_live(const char *kind);
 
-/* The function that WB_DOUBLE_FAIL failed or held up first since it was set; NULL: none yet. */
+/* Returns the first function that WB_DOUBLE_FAIL failed or delayed since it was set; NULL: none. */
 const char *double_failed(void);
 
-/* How often it has failed or held up a function since it was set. -1: no such function. */
+/* Returns how many calls of a function it failed or delayed since then. -1: unknown function. */
 long long double_failures(const char *name);
 
-/* Whether the thread whose call was the first to fail has made it again: the same function, and for
+/* Returns 1 if the thread whose call failed first has repeated it: the same function, and for
  * cuStreamSynchronize and cuEventSynchronize the same stream or event. */
-int double_asked_again(void);
+int double_failed_call_repeated(void);
 
-/* Depth of the calling thread's context stack. */
+/* Returns the depth of the calling thread's context stack. */
 int double_context_depth(void);
 
 #pragma GCC visibility pop

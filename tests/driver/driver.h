@@ -1,5 +1,6 @@
-/* What the double's files share. One mutex guards everything here; one
- * condition is broadcast whenever a stream gets further. Speed is no aim. */
+/* Declarations shared by the files of the double. driver.lock guards all state
+ * here; driver.progress is broadcast whenever work is queued or completes.
+ * Speed is not a goal. */
 #ifndef WB_DOUBLE_DRIVER_H
 #define WB_DOUBLE_DRIVER_H
 
@@ -16,7 +17,7 @@
     F(cuInit) F(cuDriverGetVersion) F(cuDeviceGetCount) F(cuDeviceGet) F(cuDeviceGetName)         \
     F(cuDeviceTotalMem_v2) F(cuDeviceGetAttribute) F(cuDeviceGetPCIBusId)                         \
     F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2)                                   \
-    F(cuDevicePrimaryCtxReset_v2) F(cuCtxCreate_v2)                                                \
+    F(cuDevicePrimaryCtxReset_v2) F(cuCtxCreate_v2)                                               \
     F(cuCtxDestroy_v2) F(cuCtxGetCurrent) F(cuCtxSetCurrent) F(cuCtxPushCurrent_v2)               \
     F(cuCtxPopCurrent_v2) F(cuCtxGetDevice) F(cuCtxSynchronize) F(cuMemGetInfo_v2)                \
     F(cuMemAlloc_v2) F(cuMemFree_v2) F(cuMemHostAlloc) F(cuMemFreeHost) F(cuMemHostRegister_v2)   \
@@ -38,16 +39,16 @@ enum function {
     FUNCTION_ANY
 };
 
-/* What must hold before a call is let in. */
+/* Preconditions that enter() checks. */
 enum needs {
     NEEDS_NOTHING = 0,
     NEEDS_INIT = 1,
-    NEEDS_CONTEXT = 3,
+    NEEDS_CONTEXT = 3, /* includes NEEDS_INIT */
     UNSAFE_IN_CAPTURE = 4
 };
 
 /* Counts the call, injects failures, checks `needs`. On success, and only then,
- * the caller holds driver.lock, which leave() gives back. */
+ * the caller holds driver.lock; leave() releases it. */
 CUresult enter(enum function function, unsigned needs);
 #define ENTER(name, needs)                                                                        \
     do {                                                                                          \
@@ -56,37 +57,38 @@ CUresult enter(enum function function, unsigned needs);
     } while (0)
 CUresult leave(CUresult result);
 
-/* Counts and injects only: for calls that read constants and touch no state. */
+/* Only counts the call and injects failures: for calls that return constants. */
 CUresult enter_constant(enum function function);
 
-int function_by_name(const char *name, size_t length); /* FUNCTION_COUNT: none */
+int function_by_name(const char *name, size_t length); /* FUNCTION_COUNT: not found */
 int process_is_forked_child(void);
 void driver_mark_initialized(void);
 int driver_is_initialized(void);
 long long calls_of(int function); /* FUNCTION_ANY: all */
 
-/* What failed on purpose since the setting was made. */
-const char *failed_function(void);      /* the first; NULL: none */
+/* Injected failures since the setting was made. */
+const char *first_failed_function(void); /* NULL: none */
 long long failures_of(int function);
-int failed_call_was_made_again(void);   /* the first, by its thread */
-void failures_forget(void);
+int first_failed_call_repeated(void); /* by the thread whose call failed */
+void failures_reset(void);
 
-/* Says before ENTER what the call is about, where the function alone does not tell two calls apart. */
-void call_about(const void *what);
+/* Called before ENTER: names the stream or event that the call waits for. A call is a repetition of
+ * another if the function and the subject are the same. */
+void set_call_subject(const void *object);
 
-/* Set while a host function runs: it may make no CUDA call. */
+/* Set while a host function runs: CUDA calls fail in it. */
 extern _Thread_local int inside_host_function;
 
-void *allocate(size_t bytes); /* zeroed; ends the process when there is none */
+void *allocate(size_t bytes); /* zeroed; aborts if out of memory */
 
 /* settings.c */
 
 struct failure {
     int function;
     unsigned long nth; /* 0: every call */
-    int all_after;     /* and every one after the nth */
+    int all_after;     /* also every later call */
     unsigned long seen;
-    CUresult code;           /* CUDA_SUCCESS: it hangs, and then does what it is asked */
+    CUresult code;    /* CUDA_SUCCESS: the call is delayed by hang_ms instead */
     unsigned hang_ms;
 };
 
@@ -107,7 +109,7 @@ struct settings {
     struct failure failures[SETTINGS_MAX];
 };
 
-void settings_load(void); /* the environment, once */
+void settings_load(void); /* reads the environment at the first call */
 int settings_change(const char *name, const char *value);
 
 /* device.c */
@@ -126,11 +128,11 @@ struct context {
 };
 
 int context_depth(void);
-struct context *context_current(void); /* as enter() has checked */
+struct context *context_current(void); /* NULL if there is none; enter() checks it */
 CUresult context_check(struct context *context);
 CUresult context_check_current(void);
 
-/* ranges.c: every stretch of memory that the driver knows, and no two overlap */
+/* ranges.c: all memory ranges that the driver knows; no two overlap */
 
 enum range_kind { RANGE_DEVICE, RANGE_HOST, RANGE_REGISTERED };
 
@@ -139,12 +141,12 @@ struct range {
     size_t bytes;
     enum range_kind kind;
     unsigned flags;
-    int marked; /* its device addresses carry DEVICE_ADDRESS_MARK */
+    int aliased; /* its device addresses are the host addresses with DEVICE_ALIAS_BIT */
     struct context *context;
 };
 
-/* A pointer to a range holds until the lock is given back. */
-struct range *range_holding(uintptr_t address);
+/* A pointer to a range is valid until the lock is released. */
+struct range *range_containing(uintptr_t address);
 int range_overlaps(uintptr_t start, size_t bytes);
 void range_add(struct range range);
 void range_remove(uintptr_t start);
@@ -152,34 +154,34 @@ size_t ranges_of_kind(enum range_kind kind, size_t *bytes);
 size_t ranges_device_bytes(CUdevice device);
 struct range *range_of_context(const struct context *context);
 
-/* arena.c: device addresses, none of which is ever given out twice */
+/* arena.c: device addresses, none of which is reused */
 
-void *arena_take(size_t bytes);
-void arena_give(uintptr_t start, size_t bytes);
-int arena_holds(uintptr_t address);
+void *arena_allocate(size_t bytes);
+void arena_free(uintptr_t start, size_t bytes);
+int arena_contains(uintptr_t address);
 
-/* maps.c */
+/* mappings.c */
 
-/* Decides as the kernel and driver do whether the range can be registered, and
- * leaves its pages as pinning would: present, private ones copied. */
-CUresult maps_pin(uintptr_t start, size_t bytes, int read_only);
-int maps_allow(uintptr_t start, size_t bytes, int writing);
+/* Fails where the kernel and the driver refuse to register the range; otherwise
+ * makes its pages present and copies private ones, as pinning does. */
+CUresult mappings_pin(uintptr_t start, size_t bytes, int read_only);
+int mappings_permit(uintptr_t start, size_t bytes, int writing);
 
 /* memory.c */
 
-size_t memory_release_all(struct context *context); /* how many there were */
+size_t memory_release_all(struct context *context); /* the number of ranges released */
 
-/* With attribute 91 at 0 the device sees registered memory elsewhere: the same
- * address with this bit, at which the host finds nothing. */
-#define DEVICE_ADDRESS_MARK ((uintptr_t)1 << 56)
+/* If attribute 91 is 0, the device address of registered memory is its host
+ * address with this bit set, which the host cannot access. */
+#define DEVICE_ALIAS_BIT ((uintptr_t)1 << 56)
 
-/* May the device read host memory of this range in place? */
+/* Whether the device can access this host memory in place. */
 int range_is_mapped(const struct range *range);
 
-/* worker.c: streams and the threads that serve them */
+/* worker.c: the queues of streams and the threads that run them */
 
 struct task {
-    enum { TASK_MARK, TASK_COPY, TASK_FILL, TASK_CALL } kind;
+    enum { TASK_NONE, TASK_COPY, TASK_FILL, TASK_CALL } kind;
     void *destination;
     const void *source;
     size_t bytes;
@@ -189,7 +191,7 @@ struct task {
 };
 
 struct work {
-    struct work *next; /* in its stream's queue */
+    struct work *next; /* in the queue of its stream */
     unsigned references;
     int done;
     struct timespec finished;
@@ -202,14 +204,14 @@ struct work {
 
 struct stream {
     struct stream *next;
-    CUstream handle; /* NULL for a context's own two */
+    CUstream handle; /* NULL for the two default streams of a context */
     struct context *context;
     unsigned flags;
     int started, destroyed;
     struct work *head;
-    struct work *last; /* the newest work ever queued, done or not */
+    struct work *last; /* the work queued last, also after it is done */
     struct capture *capture;
-    unsigned member; /* of that capture */
+    unsigned member; /* its index in that capture */
     unsigned clock[CAPTURE_STREAMS];
 };
 
@@ -220,18 +222,18 @@ int stream_is_legacy(const struct stream *stream);
 int stream_blocks_with(const struct stream *stream, const struct stream *legacy);
 size_t streams_retire_all(struct context *context);
 
-/* Queues without looking at capture; the result is the caller's reference. */
+/* Queues work and ignores captures; the caller owns a reference to the result. */
 struct work *stream_queue(struct stream *stream, struct task task, struct work *after);
 void work_unreference(struct work *work);
-void work_wait(struct work *work); /* lets the lock go meanwhile */
+void work_wait(struct work *work); /* releases the lock while it waits */
 
-/* Waits until what is queued now is done; NULL and -1: anywhere. */
+/* Waits for all work queued so far; NULL: of all contexts; -1: of all devices. */
 void streams_drain(const struct context *context, CUdevice device);
 
 /* stream.c */
 
-/* Queues, or drops the task into the stream's capture; `synchronous` returns
- * only once it has run. */
+/* Queues the task, or adds it to the stream's capture, which drops it. With
+ * `synchronous`, returns after the task has run. */
 CUresult stream_submit(struct stream *stream, struct task task, int synchronous);
 
 /* event.c */
@@ -241,8 +243,8 @@ struct event {
     CUevent handle;
     struct context *context;
     unsigned flags;
-    struct work *mark;     /* NULL: never recorded, or captured */
-    unsigned long capture; /* number of the capture that recorded it last, or 0 */
+    struct work *recorded; /* NULL: never recorded, or captured */
+    unsigned long capture; /* id of the capture that recorded it last, or 0 */
     unsigned clock[CAPTURE_STREAMS];
 };
 
@@ -256,19 +258,19 @@ size_t graphs_live(void);
 CUresult capture_check_unsafe(void);
 CUresult capture_check_wait(struct stream *stream);
 CUresult capture_check_context(const struct context *context);
-CUresult capture_take_work(struct stream *stream, int *captured);
+CUresult capture_add_work(struct stream *stream, int *captured);
 CUresult capture_record(struct stream *stream, struct event *event, int *captured);
 CUresult capture_wait(struct stream *stream, struct event *event, int *captured);
-CUresult capture_query_event(const struct event *event);
-void capture_lose_stream(struct stream *stream);
+CUresult capture_check_event(const struct event *event);
+void capture_remove_stream(struct stream *stream);
 
 struct driver {
     pthread_mutex_t lock;
     pthread_cond_t progress;
     struct settings settings;
-    struct context *contexts; /* dead ones too: their handles stay known as dead */
+    struct context *contexts; /* also destroyed ones, whose handles stay recognizable */
     struct context *primary[DEVICES_MAX];
-    struct stream *streams; /* retired ones until their work is done */
+    struct stream *streams; /* destroyed ones too, until their work is done */
     struct event *events;
     struct capture *captures;
     struct graph *graphs;
@@ -278,8 +280,8 @@ struct driver {
 
 extern struct driver driver;
 
-/* Streams, events and graphs are named by numbers that never come back, so
- * that a stale handle is found out. They are no addresses of anything. */
+/* Handles of streams, events and graphs are never reused, so that a stale one is
+ * detected, and are not valid addresses. */
 void *handle_new(void);
 
 #endif

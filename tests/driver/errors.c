@@ -1,36 +1,36 @@
-/* Names and descriptions of the results that the double knows. */
+/* Names and descriptions of the results that the double returns. */
 #include "driver.h"
 
 #define ERRORS(E)                                                                                 \
-    E(CUDA_SUCCESS, "it worked")                                                                  \
+    E(CUDA_SUCCESS, "no error")                                                                   \
     E(CUDA_ERROR_INVALID_VALUE, "an argument is out of its range")                                \
-    E(CUDA_ERROR_OUT_OF_MEMORY, "the memory asked for is not there")                              \
+    E(CUDA_ERROR_OUT_OF_MEMORY, "not enough memory is available")                                 \
     E(CUDA_ERROR_NOT_INITIALIZED, "cuInit has not been called in this process")                   \
     E(CUDA_ERROR_DEINITIALIZED, "the driver has shut down")                                       \
-    E(CUDA_ERROR_NO_DEVICE, "there is no device")                                                 \
-    E(CUDA_ERROR_INVALID_DEVICE, "there is no device of that number")                             \
-    E(CUDA_ERROR_INVALID_CONTEXT, "no context is current, or it is none")                         \
-    E(CUDA_ERROR_INVALID_HANDLE, "the handle names nothing that is alive")                        \
-    E(CUDA_ERROR_ILLEGAL_STATE, "the object is in a state that forbids this")                     \
-    E(CUDA_ERROR_NOT_READY, "work is still under way")                                            \
-    E(CUDA_ERROR_NOT_FOUND, "there is nothing of that name")                                      \
-    E(CUDA_ERROR_ILLEGAL_ADDRESS, "the device touched an address it may not touch")               \
+    E(CUDA_ERROR_NO_DEVICE, "no device is available")                                             \
+    E(CUDA_ERROR_INVALID_DEVICE, "no device has this ordinal")                                    \
+    E(CUDA_ERROR_INVALID_CONTEXT, "no context is current, or it is invalid")                      \
+    E(CUDA_ERROR_INVALID_HANDLE, "the handle is invalid or was destroyed")                        \
+    E(CUDA_ERROR_ILLEGAL_STATE, "the state of the object forbids the call")                       \
+    E(CUDA_ERROR_NOT_READY, "work is still running")                                              \
+    E(CUDA_ERROR_NOT_FOUND, "nothing has this name")                                              \
+    E(CUDA_ERROR_ILLEGAL_ADDRESS, "the device accessed an invalid address")                       \
     E(CUDA_ERROR_CONTEXT_IS_DESTROYED, "the context has been destroyed")                          \
-    E(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "part of the range is registered")               \
-    E(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "no registration starts there")                      \
-    E(CUDA_ERROR_LAUNCH_FAILED, "a kernel broke off")                                             \
-    E(CUDA_ERROR_NOT_PERMITTED, "this may not be done here")                                      \
-    E(CUDA_ERROR_NOT_SUPPORTED, "this device or driver cannot do it")                             \
+    E(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "part of the range is already registered")       \
+    E(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "no registration starts at this address")            \
+    E(CUDA_ERROR_LAUNCH_FAILED, "a kernel failed")                                                \
+    E(CUDA_ERROR_NOT_PERMITTED, "the call is not permitted")                                      \
+    E(CUDA_ERROR_NOT_SUPPORTED, "the device does not support it")                                 \
     E(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "not allowed while a stream captures")               \
-    E(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "an earlier failure spoiled the capture")            \
-    E(CUDA_ERROR_STREAM_CAPTURE_MERGE, "two captures would become one")                           \
-    E(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "the capture began in another stream")                 \
-    E(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a side stream was not joined to the first")            \
-    E(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a dependency would leave the capture")                \
+    E(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "an earlier error invalidated the capture")          \
+    E(CUDA_ERROR_STREAM_CAPTURE_MERGE, "two captures would merge")                                \
+    E(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "another stream began the capture")                    \
+    E(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a stream was not joined to the origin")                \
+    E(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a dependency is outside the capture")                 \
     E(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "the legacy stream would join the capture")             \
     E(CUDA_ERROR_CAPTURED_EVENT, "the event belongs to a capture")                                \
-    E(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "the capture began in another thread")              \
-    E(CUDA_ERROR_UNKNOWN, "a failure without a name")
+    E(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "another thread began the capture")                 \
+    E(CUDA_ERROR_UNKNOWN, "unknown error")
 
 static CUresult look_up(CUresult error, const char **name, const char **text)
 {

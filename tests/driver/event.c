@@ -1,4 +1,4 @@
-/* Events: a name for a mark in a stream's queue. */
+/* Events: each refers to the point in a stream's queue where it was last recorded. */
 #include <stdlib.h>
 
 #include "driver.h"
@@ -14,7 +14,7 @@ static void event_free(struct event **link)
 {
     struct event *event = *link;
     *link = event->next;
-    work_unreference(event->mark);
+    work_unreference(event->recorded);
     free(event);
 }
 
@@ -36,9 +36,9 @@ CUresult cuEventCreate(CUevent *event, unsigned flags)
 {
     ENTER(cuEventCreate, NEEDS_CONTEXT);
     unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
-    int shared_and_timed =
+    int interprocess_with_timing =
         (flags & CU_EVENT_INTERPROCESS) && !(flags & CU_EVENT_DISABLE_TIMING);
-    if (event == NULL || (flags & ~known) || shared_and_timed) {
+    if (event == NULL || (flags & ~known) || interprocess_with_timing) {
         return leave(CUDA_ERROR_INVALID_VALUE);
     }
     struct event *made = allocate(sizeof *made);
@@ -74,9 +74,9 @@ CUresult cuEventRecord(CUevent handle, CUstream stream_handle)
     }
     result = capture_record(stream, event, &captured);
     if (result != CUDA_SUCCESS) return leave(result);
-    work_unreference(event->mark);
-    event->mark =
-        captured ? NULL : stream_queue(stream, (struct task){.kind = TASK_MARK}, NULL);
+    work_unreference(event->recorded);
+    event->recorded =
+        captured ? NULL : stream_queue(stream, (struct task){.kind = TASK_NONE}, NULL);
     return leave(CUDA_SUCCESS);
 }
 
@@ -85,20 +85,20 @@ CUresult cuEventQuery(CUevent handle)
     ENTER(cuEventQuery, NEEDS_INIT);
     struct event *event = event_find(handle);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
-    CUresult result = capture_query_event(event);
+    CUresult result = capture_check_event(event);
     if (result != CUDA_SUCCESS) return leave(result);
-    int done = event->mark == NULL || event->mark->done;
+    int done = event->recorded == NULL || event->recorded->done;
     return leave(done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY);
 }
 
 CUresult cuEventSynchronize(CUevent handle)
 {
-    call_about(handle);
+    set_call_subject(handle);
     ENTER(cuEventSynchronize, NEEDS_CONTEXT);
     struct event *event = event_find(handle);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
-    CUresult result = capture_query_event(event);
-    if (result == CUDA_SUCCESS && event->mark != NULL) work_wait(event->mark);
+    CUresult result = capture_check_event(event);
+    if (result == CUDA_SUCCESS && event->recorded != NULL) work_wait(event->recorded);
     return leave(result);
 }
 
@@ -112,9 +112,9 @@ CUresult cuEventElapsedTime(float *milliseconds, CUevent start_handle, CUevent e
         return leave(CUDA_ERROR_INVALID_HANDLE);
     }
     if (start->capture != 0 || end->capture != 0) return leave(CUDA_ERROR_CAPTURED_EVENT);
-    if (start->mark == NULL || end->mark == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
-    if (!start->mark->done || !end->mark->done) return leave(CUDA_ERROR_NOT_READY);
-    const struct timespec *from = &start->mark->finished, *to = &end->mark->finished;
+    if (start->recorded == NULL || end->recorded == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
+    if (!start->recorded->done || !end->recorded->done) return leave(CUDA_ERROR_NOT_READY);
+    const struct timespec *from = &start->recorded->finished, *to = &end->recorded->finished;
     *milliseconds = (float)((double)(to->tv_sec - from->tv_sec) * 1e3 +
                             (double)(to->tv_nsec - from->tv_nsec) / 1e6);
     return leave(CUDA_SUCCESS);

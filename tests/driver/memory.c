@@ -1,4 +1,4 @@
-/* Memory: allocated on the device, allocated on the host, registered. */
+/* Device memory, pinned host memory, and registrations. */
 #include <string.h>
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@
 
 static void memory_release(const struct range *range)
 {
-    if (range->kind == RANGE_DEVICE) arena_give(range->start, range->bytes);
+    if (range->kind == RANGE_DEVICE) arena_free(range->start, range->bytes);
     if (range->kind == RANGE_HOST) munmap((void *)range->start, range->bytes);
     range_remove(range->start);
 }
@@ -23,22 +23,22 @@ size_t memory_release_all(struct context *context)
     return released;
 }
 
-static struct range *range_starting(uintptr_t address, enum range_kind kind)
+static struct range *range_starting_at(uintptr_t address, enum range_kind kind)
 {
-    struct range *range = range_holding(address);
+    struct range *range = range_containing(address);
     int found = range != NULL && range->start == address && range->kind == kind;
     return found ? range : NULL;
 }
 
-/* The work under way may use the memory, so it waits as the driver does; and
- * looks again afterwards, for the lock was let go. */
-static CUresult release_when_idle(uintptr_t address, enum range_kind kind, CUresult otherwise)
+/* Waits for work in flight that may use the memory, as the driver does; the
+ * wait releases the lock, so the range is looked up again. */
+static CUresult release_when_idle(uintptr_t address, enum range_kind kind, CUresult not_found)
 {
-    struct range *range = range_starting(address, kind);
-    if (range == NULL) return otherwise;
+    struct range *range = range_starting_at(address, kind);
+    if (range == NULL) return not_found;
     streams_drain(NULL, kind == RANGE_DEVICE ? range->context->device : -1);
-    range = range_starting(address, kind);
-    if (range == NULL) return otherwise;
+    range = range_starting_at(address, kind);
+    if (range == NULL) return not_found;
     memory_release(range);
     return CUDA_SUCCESS;
 }
@@ -62,7 +62,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
     if (used > driver.settings.capacity || bytes > driver.settings.capacity - used) {
         return leave(CUDA_ERROR_OUT_OF_MEMORY);
     }
-    void *memory = arena_take(bytes);
+    void *memory = arena_allocate(bytes);
     if (memory == NULL) return leave(CUDA_ERROR_OUT_OF_MEMORY);
     *pointer = (uintptr_t)memory;
     range_add((struct range){
@@ -87,7 +87,7 @@ CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags)
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED) return leave(CUDA_ERROR_OUT_OF_MEMORY);
-    memset(memory, 0xa5, bytes); /* as if of an earlier owner: a driver promises no zeros */
+    memset(memory, 0xa5, bytes); /* not zeroed: the driver does not promise it */
     *pointer = memory;
     range_add((struct range){.start = (uintptr_t)memory,
                              .bytes = bytes,
@@ -118,13 +118,13 @@ static CUresult host_register(uintptr_t start, size_t bytes, unsigned flags)
         !device_attribute(device, CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED)) {
         return CUDA_ERROR_NOT_SUPPORTED;
     }
-    /* Ordinary memory is not a device's registers, and that is all a test has. */
+    /* Tests have only ordinary memory, which is no I/O memory. */
     if (flags & CU_MEMHOSTREGISTER_IOMEMORY) return CUDA_ERROR_INVALID_VALUE;
-    if (bytes >= REGISTRATION_LIMIT || arena_holds(start) || arena_holds(start + bytes - 1)) {
+    if (bytes >= REGISTRATION_LIMIT || arena_contains(start) || arena_contains(start + bytes - 1)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     if (range_overlaps(start, bytes)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-    CUresult result = maps_pin(start, bytes, read_only);
+    CUresult result = mappings_pin(start, bytes, read_only);
     if (result != CUDA_SUCCESS) return result;
     int same_address = device_attribute(
         device, CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM);
@@ -132,7 +132,7 @@ static CUresult host_register(uintptr_t start, size_t bytes, unsigned flags)
                              .bytes = bytes,
                              .kind = RANGE_REGISTERED,
                              .flags = flags,
-                             .marked = !same_address,
+                             .aliased = !same_address,
                              .context = context_current()});
     return CUDA_SUCCESS;
 }
@@ -161,13 +161,13 @@ int range_is_mapped(const struct range *range)
 
 static CUdeviceptr device_address(const struct range *range, uintptr_t host)
 {
-    return range->marked ? host | DEVICE_ADDRESS_MARK : host;
+    return range->aliased ? host | DEVICE_ALIAS_BIT : host;
 }
 
 CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device, void *host, unsigned flags)
 {
     ENTER(cuMemHostGetDevicePointer_v2, NEEDS_CONTEXT);
-    struct range *range = range_holding((uintptr_t)host);
+    struct range *range = range_containing((uintptr_t)host);
     if (device == NULL || flags != 0 || range == NULL || range->kind == RANGE_DEVICE) {
         return leave(CUDA_ERROR_INVALID_VALUE);
     }
@@ -213,9 +213,9 @@ static CUresult pointer_attribute(void *value, int attribute, const struct range
 CUresult cuPointerGetAttribute(void *value, int attribute, CUdeviceptr pointer)
 {
     ENTER(cuPointerGetAttribute, NEEDS_INIT);
-    uintptr_t address = (uintptr_t)pointer & ~DEVICE_ADDRESS_MARK;
-    struct range *range = range_holding(address);
-    int known = range != NULL && (address == pointer || range->marked);
+    uintptr_t address = (uintptr_t)pointer & ~DEVICE_ALIAS_BIT;
+    struct range *range = range_containing(address);
+    int known = range != NULL && (address == pointer || range->aliased);
     if (value == NULL || !known) return leave(CUDA_ERROR_INVALID_VALUE);
     return leave(pointer_attribute(value, attribute, range, address));
 }

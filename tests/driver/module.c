@@ -1,40 +1,37 @@
-/* Modules and kernels: a kernel of the library runs its counterpart for the host, in its turn. */
+/* Modules and kernels. The PTX is not executed: a launch of a kernel of the library runs the host
+ * version of that kernel (kernels/host.c) in stream order. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "driver.h"
 
+/* The suffix of the host kernels compiled here. */
 #define WB_KERNEL _double
 #include "host.c"
 
-/* What a kernel takes, in the order of its parameters. */
-enum takes { ABSMAX, SCALES, INVERSES, QUANTIZE };
+/* The kernels by their parameters. */
+enum kernel_kind { ABSMAX, SCALES, INVERSES, QUANTIZE };
 
-typedef void (*any)(void);
+typedef void (*any_function)(void);
 
 struct CUfunc_st {
     const char *name;
-    enum takes takes;
-    any run;
+    enum kernel_kind kind;
+    any_function run;
 };
 
-#define FOR_WIDE(K) K(f32) K(f16) K(bf16)
-#define LIST_ABSMAX(wide) {"wb_absmax_" #wide, ABSMAX, (any)wb_absmax_##wide##_double},
-#define LIST_BOTH(wide)                                                                           \
-    {"wb_quantize_" #wide "_e4m3", QUANTIZE, (any)wb_quantize_##wide##_e4m3_double},              \
-        {"wb_quantize_" #wide "_e5m2", QUANTIZE, (any)wb_quantize_##wide##_e5m2_double},          \
-        {"wb_dequantize_" #wide "_e4m3", QUANTIZE, (any)wb_dequantize_##wide##_e4m3_double},      \
-        {"wb_dequantize_" #wide "_e5m2", QUANTIZE, (any)wb_dequantize_##wide##_e5m2_double},
+#define ENTRY(kind, name) {"wb_" #name, kind, (any_function)wb_##name##_double}
+#define ENTRIES_FOR_SOURCE(source)                                                                \
+    ENTRY(ABSMAX, absmax_##source),                                                               \
+        ENTRY(QUANTIZE, quantize_##source##_e4m3), ENTRY(QUANTIZE, quantize_##source##_e5m2),     \
+        ENTRY(QUANTIZE, dequantize_##source##_e4m3), ENTRY(QUANTIZE, dequantize_##source##_e5m2)
 
 static struct CUfunc_st functions[] = {
-    FOR_WIDE(LIST_ABSMAX) FOR_WIDE(LIST_BOTH)
-    {"wb_scales_f32", SCALES, (any)wb_scales_f32_double},
-    {"wb_scales_e8m0", SCALES, (any)wb_scales_e8m0_double},
-    {"wb_inverses_f32", INVERSES, (any)wb_inverses_f32_double},
-    {"wb_inverses_e8m0", INVERSES, (any)wb_inverses_e8m0_double},
+    ENTRIES_FOR_SOURCE(f32),       ENTRIES_FOR_SOURCE(f16),        ENTRIES_FOR_SOURCE(bf16),
+    ENTRY(SCALES, scales_f32),     ENTRY(SCALES, scales_e8m0),
+    ENTRY(INVERSES, inverses_f32), ENTRY(INVERSES, inverses_e8m0),
 };
 
-/* A module is the image that it was made of. */
 struct CUmod_st {
     int loaded;
 };
@@ -44,37 +41,38 @@ struct launch {
     CUdeviceptr pointers[4];
     wb_blocks blocks;
     uint64_t count;
-    float most;
-    int as_they_are;
+    float format_max;
+    int dequantize;
 };
 
-static void *at(CUdeviceptr address)
+static void *host_pointer(CUdeviceptr address)
 {
-    return (void *)(uintptr_t)(address & ~DEVICE_ADDRESS_MARK);
+    return (void *)(uintptr_t)(address & ~DEVICE_ALIAS_BIT);
 }
 
-/* One at a time: a device's kernels raise what they share by atomic operations, these do not. */
+/* One launch at a time: unlike the CUDA kernels, the host kernels use no atomic operations. */
 static pthread_mutex_t running = PTHREAD_MUTEX_INITIALIZER;
 
 static void run(void *argument)
 {
     struct launch *l = argument;
     pthread_mutex_lock(&running);
-    void *a = at(l->pointers[0]), *b = at(l->pointers[1]), *c = at(l->pointers[2]);
-    uint64_t odd = 0;
-    switch (l->function->takes) {
+    void *a = host_pointer(l->pointers[0]), *b = host_pointer(l->pointers[1]);
+    void *c = host_pointer(l->pointers[2]);
+    uint64_t nonfinite = 0;
+    switch (l->function->kind) {
     case ABSMAX:
         ((void (*)(const void *, const wb_blocks *, uint32_t *, uint64_t *))l->function->run)(
-            a, &l->blocks, b, &odd);
-        __atomic_fetch_add((uint64_t *)c, odd, __ATOMIC_RELAXED);
+            a, &l->blocks, b, &nonfinite);
+        __atomic_fetch_add((uint64_t *)c, nonfinite, __ATOMIC_RELAXED);
         break;
     case SCALES:
         ((void (*)(const uint32_t *, uint64_t, float, void *, float *))l->function->run)(
-            a, l->count, l->most, b, c);
+            a, l->count, l->format_max, b, c);
         break;
     case INVERSES:
         ((void (*)(const void *, uint64_t, int, float *))l->function->run)(a, l->count,
-                                                                           l->as_they_are, b);
+                                                                           l->dequantize, b);
         break;
     case QUANTIZE:
         ((void (*)(const void *, const wb_blocks *, const float *, void *))l->function->run)(
@@ -119,10 +117,10 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *
     return leave(CUDA_ERROR_NOT_FOUND);
 }
 
-/* Whether a kernel may use the address: on a device a wrong one would end the context. */
-static int is_visible(CUdeviceptr address)
+/* Whether a kernel may access the address. On a real device an invalid one destroys the context. */
+static int device_can_access(CUdeviceptr address)
 {
-    struct range *range = range_holding((uintptr_t)(address & ~DEVICE_ADDRESS_MARK));
+    struct range *range = range_containing((uintptr_t)(address & ~DEVICE_ALIAS_BIT));
     return range != NULL && (range->kind == RANGE_DEVICE || range_is_mapped(range));
 }
 
@@ -140,25 +138,25 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         return leave(CUDA_ERROR_INVALID_VALUE);
     }
     struct launch *l = allocate(sizeof *l);
-    /* Where the pointers are among the parameters, by what the kernel takes. */
-    static const int places[][3] = {{0, 2, 3}, {0, 3, 4}, {0, 3, -1}, {0, 2, 3}};
+    /* Positions of the pointers among the parameters, by kind of kernel; -1: none. */
+    static const int pointer_indices[][3] = {{0, 2, 3}, {0, 3, 4}, {0, 3, -1}, {0, 2, 3}};
     l->function = function;
     for (int i = 0; i < 3; i++) {
-        const int place = places[function->takes][i];
-        if (place < 0) continue;
-        memcpy(&l->pointers[i], parameters[place], sizeof l->pointers[i]);
-        if (!is_visible(l->pointers[i])) {
+        const int index = pointer_indices[function->kind][i];
+        if (index < 0) continue;
+        memcpy(&l->pointers[i], parameters[index], sizeof l->pointers[i]);
+        if (!device_can_access(l->pointers[i])) {
             free(l);
             return leave(CUDA_ERROR_ILLEGAL_ADDRESS);
         }
     }
-    if (function->takes == ABSMAX || function->takes == QUANTIZE) {
+    if (function->kind == ABSMAX || function->kind == QUANTIZE) {
         memcpy(&l->blocks, parameters[1], sizeof l->blocks);
     } else {
         memcpy(&l->count, parameters[1], sizeof l->count);
     }
-    if (function->takes == SCALES) memcpy(&l->most, parameters[2], sizeof l->most);
-    if (function->takes == INVERSES) memcpy(&l->as_they_are, parameters[2], sizeof(int));
+    if (function->kind == SCALES) memcpy(&l->format_max, parameters[2], sizeof l->format_max);
+    if (function->kind == INVERSES) memcpy(&l->dequantize, parameters[2], sizeof(int));
     struct task task = {.kind = TASK_CALL, .function = run, .argument = l};
     return leave(stream_submit(stream, task, 0));
 }

@@ -1,15 +1,15 @@
-/* The table of memory that the driver knows, sorted by address. */
+/* The table of all memory ranges that the driver knows, sorted by address. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "driver.h"
 
-/* Pointers, so that an insertion in a table of many thousands stays cheap. */
+/* An array of pointers keeps insertion cheap with many thousands of ranges. */
 static struct range **ranges;
-static size_t count, room;
+static size_t count, capacity;
 
 /* The index of the first range that ends after `address`. */
-static size_t first_ending_after(uintptr_t address)
+static size_t first_range_ending_after(uintptr_t address)
 {
     size_t low = 0, high = count;
     while (low < high) {
@@ -23,29 +23,29 @@ static size_t first_ending_after(uintptr_t address)
     return low;
 }
 
-struct range *range_holding(uintptr_t address)
+struct range *range_containing(uintptr_t address)
 {
-    size_t index = first_ending_after(address);
+    size_t index = first_range_ending_after(address);
     return index < count && ranges[index]->start <= address ? ranges[index] : NULL;
 }
 
 int range_overlaps(uintptr_t start, size_t bytes)
 {
-    size_t index = first_ending_after(start);
+    size_t index = first_range_ending_after(start);
     return index < count && ranges[index]->start < start + bytes;
 }
 
 void range_add(struct range range)
 {
-    if (count == room) {
-        size_t wider = room == 0 ? 64 : room * 2;
-        struct range **table = allocate(wider * sizeof *table);
+    if (count == capacity) {
+        size_t larger = capacity == 0 ? 64 : capacity * 2;
+        struct range **table = allocate(larger * sizeof *table);
         if (count > 0) memcpy(table, ranges, count * sizeof *table);
         free(ranges);
         ranges = table;
-        room = wider;
+        capacity = larger;
     }
-    size_t index = first_ending_after(range.start);
+    size_t index = first_range_ending_after(range.start);
     memmove(ranges + index + 1, ranges + index, (count - index) * sizeof *ranges);
     ranges[index] = allocate(sizeof range);
     *ranges[index] = range;
@@ -54,7 +54,7 @@ void range_add(struct range range)
 
 void range_remove(uintptr_t start)
 {
-    size_t index = first_ending_after(start);
+    size_t index = first_range_ending_after(start);
     free(ranges[index]);
     count--;
     memmove(ranges + index, ranges + index + 1, (count - index) * sizeof *ranges);

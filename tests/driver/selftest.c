@@ -1,4 +1,4 @@
-/* Runs every test in a process of its own and counts. */
+/* Runs each test in its own process and counts the results. */
 #include "selftest.h"
 
 #include <pthread.h>
@@ -9,34 +9,34 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Long enough for a memory checker on a slow machine; ends a deadlock. */
+/* Ends a deadlock; long enough for a memory checker on a slow machine. */
 #define SECONDS_PER_TEST 120
 
 static int checks_failed;
 
-char order_of_calls[64];
+char call_order[64];
 
-void note(void *character)
+void append_call(void *character)
 {
-    order_of_calls[strlen(order_of_calls)] = *(const char *)character;
+    call_order[strlen(call_order)] = *(const char *)character;
 }
 
-static sem_t gate;
+static sem_t unblocked;
 
-static void wait_at_gate(void *unused)
+static void wait_until_unblocked(void *unused)
 {
     (void)unused;
-    while (sem_wait(&gate) != 0) continue;
+    while (sem_wait(&unblocked) != 0) continue;
 }
 
-void hold(CUstream stream)
+void block_stream(CUstream stream)
 {
-    OK(cuLaunchHostFunc(stream, wait_at_gate, NULL));
+    OK(cuLaunchHostFunc(stream, wait_until_unblocked, NULL));
 }
 
-void let_go(void)
+void unblock_stream(void)
 {
-    sem_post(&gate);
+    sem_post(&unblocked);
 }
 
 void check_equal(long long actual, long long expected, const char *text, const char *file,
@@ -62,7 +62,7 @@ void configure(const char *name, const char *value)
     CHECK_EQUAL(double_configure(name, value), 0);
 }
 
-void in_thread(void *(*function)(void *), void *argument)
+void run_in_thread(void *(*function)(void *), void *argument)
 {
     pthread_t thread;
     CHECK_EQUAL(pthread_create(&thread, NULL, function, argument), 0);
@@ -97,7 +97,7 @@ static int passes(const struct test *test)
     pid_t child = fork();
     if (child == 0) {
         alarm(SECONDS_PER_TEST);
-        sem_init(&gate, 0, 0);
+        sem_init(&unblocked, 0, 0);
         test->run();
         exit(checks_failed > 0);
     }

@@ -1,5 +1,5 @@
-/* The self test's harness. Each test runs in a process of its own, which has
- * not yet called cuInit. */
+/* The harness of the self-test. Each test runs in its own process, before any
+ * call of cuInit. */
 #ifndef WB_DOUBLE_SELFTEST_H
 #define WB_DOUBLE_SELFTEST_H
 
@@ -15,7 +15,7 @@ struct test {
 
 #define TEST(name) {#name, name}
 
-/* Each ends in a test without a name. */
+/* Each array ends with an entry whose name is NULL. */
 extern const struct test capture_tests[], context_tests[], control_tests[], copy_tests[],
     event_tests[], memory_tests[], register_tests[];
 
@@ -27,21 +27,21 @@ void check_equal(long long actual, long long expected, const char *text, const c
 #define OK(call) CHECK_EQUAL(call, CUDA_SUCCESS)
 #define REFUSED(code, call) CHECK_EQUAL(call, CUDA_ERROR_##code)
 
-/* cuInit, and device 0's primary context made current. */
+/* Calls cuInit and makes the primary context of device 0 current. */
 CUcontext start(void);
 void configure(const char *name, const char *value);
-void in_thread(void *(*function)(void *), void *argument); /* and waits for it */
+void run_in_thread(void *(*function)(void *), void *argument); /* and joins the thread */
 
 CUdeviceptr device_memory(size_t bytes);
 CUstream stream(unsigned flags);
 CUevent event(unsigned flags);
 
-/* A host function that appends its argument, a character, to order_of_calls. */
-void note(void *character);
-extern char order_of_calls[64];
+/* A host function that appends its argument, a character, to call_order. */
+void append_call(void *character);
+extern char call_order[64];
 
-/* Work that ends only at the next let_go(). */
-void hold(CUstream stream);
-void let_go(void);
+/* Queues work that ends at the next unblock_stream(). */
+void block_stream(CUstream stream);
+void unblock_stream(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* Stream capture: what it forbids, what spoils it, what it must join. */
+/* Stream capture: forbidden calls, invalidation, joins. */
 #include "selftest.h"
 
 static char memory[4096];
@@ -26,7 +26,7 @@ static int status_of(CUstream s)
     return status;
 }
 
-static void a_capture_has_a_number_of_its_own(void)
+static void each_capture_has_its_own_id(void)
 {
     int status = -1;
     uint64_t first = 0, second = 0;
@@ -43,7 +43,7 @@ static void a_capture_has_a_number_of_its_own(void)
     OK(end(s));
 }
 
-static void an_external_wait_reaches_out_of_a_capture(void)
+static void a_capture_may_wait_externally_for_an_uncaptured_event(void)
 {
     CUevent event;
     start();
@@ -70,26 +70,26 @@ static void captured_work_does_not_run(void)
     start();
     CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
     CHECK_EQUAL(status_of(s), CU_STREAM_CAPTURE_STATUS_ACTIVE);
-    OK(cuLaunchHostFunc(s, note, "a"));
+    OK(cuLaunchHostFunc(s, append_call, "a"));
     CHECK_EQUAL(double_live("captures"), 1);
     OK(cuStreamEndCapture(s, &graph));
     CHECK_EQUAL(double_live("graphs"), 1);
     CHECK_EQUAL(status_of(s), CU_STREAM_CAPTURE_STATUS_NONE);
-    OK(cuLaunchHostFunc(s, note, "b"));
+    OK(cuLaunchHostFunc(s, append_call, "b"));
     OK(cuStreamSynchronize(s));
-    CHECK_EQUAL(order_of_calls[0], 'b');
+    CHECK_EQUAL(call_order[0], 'b');
     OK(cuGraphDestroy(graph));
     REFUSED(INVALID_VALUE, cuGraphDestroy(graph));
 }
 
-/* One capture per call: each is refused, and each spoils its capture. */
-#define SPOILS(call)                                                                              \
+/* The call fails during a capture and invalidates it. */
+#define INVALIDATES(call)                                                                         \
     do {                                                                                          \
-        CUstream spoiled = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);                                  \
+        CUstream captured = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);                                 \
         REFUSED(STREAM_CAPTURE_UNSUPPORTED, call);                                                \
-        CHECK_EQUAL(status_of(spoiled), CU_STREAM_CAPTURE_STATUS_INVALIDATED);                    \
-        REFUSED(STREAM_CAPTURE_INVALIDATED, cuLaunchHostFunc(spoiled, note, "x"));                \
-        REFUSED(STREAM_CAPTURE_INVALIDATED, end(spoiled));                                        \
+        CHECK_EQUAL(status_of(captured), CU_STREAM_CAPTURE_STATUS_INVALIDATED);                   \
+        REFUSED(STREAM_CAPTURE_INVALIDATED, cuLaunchHostFunc(captured, append_call, "x"));        \
+        REFUSED(STREAM_CAPTURE_INVALIDATED, end(captured));                                       \
     } while (0)
 
 static void *make_unsafe_calls(void *context)
@@ -99,21 +99,21 @@ static void *make_unsafe_calls(void *context)
     OK(cuCtxSetCurrent(context));
     CUstream other = stream(CU_STREAM_NON_BLOCKING);
     CUevent e = event(0);
-    SPOILS(cuMemAlloc_v2(&pointer, 1));
-    SPOILS(cuMemFree_v2(0));
-    SPOILS(cuMemHostAlloc(&host, 1, 0));
-    SPOILS(cuMemFreeHost(memory));
-    SPOILS(cuMemHostRegister_v2(memory, 1, 0));
-    SPOILS(cuMemHostUnregister(memory));
-    SPOILS(cuEventQuery(e));
-    SPOILS(cuEventSynchronize(e));
-    SPOILS(cuStreamQuery(other));
-    SPOILS(cuStreamSynchronize(other));
-    SPOILS(cuCtxSynchronize());
+    INVALIDATES(cuMemAlloc_v2(&pointer, 1));
+    INVALIDATES(cuMemFree_v2(0));
+    INVALIDATES(cuMemHostAlloc(&host, 1, 0));
+    INVALIDATES(cuMemFreeHost(memory));
+    INVALIDATES(cuMemHostRegister_v2(memory, 1, 0));
+    INVALIDATES(cuMemHostUnregister(memory));
+    INVALIDATES(cuEventQuery(e));
+    INVALIDATES(cuEventSynchronize(e));
+    INVALIDATES(cuStreamQuery(other));
+    INVALIDATES(cuStreamSynchronize(other));
+    INVALIDATES(cuCtxSynchronize());
     return NULL;
 }
 
-static void unsafe_calls_spoil_a_global_capture(void)
+static void unsafe_calls_invalidate_a_global_capture(void)
 {
     make_unsafe_calls(start());
 }
@@ -150,14 +150,14 @@ static void *expect_refused(void *context)
     return NULL;
 }
 
-static void the_thread_s_mode_decides_who_may(void)
+static void the_mode_of_the_thread_permits_unsafe_calls(void)
 {
     CUcontext context = start();
     CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
-    in_thread(register_in_each_mode, context);
+    run_in_thread(register_in_each_mode, context);
     OK(end(s));
     s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
-    in_thread(expect_refused, context);
+    run_in_thread(expect_refused, context);
     REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
     s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
     exchange(CU_STREAM_CAPTURE_MODE_RELAXED);
@@ -168,22 +168,22 @@ static void the_thread_s_mode_decides_who_may(void)
     REFUSED(INVALID_VALUE, cuThreadExchangeStreamCaptureMode(&bad));
 }
 
-static void the_capture_s_mode_decides_whom_it_binds(void)
+static void the_mode_of_the_capture_decides_which_threads_it_restricts(void)
 {
     CUcontext context = start();
     CUstream s = begin(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-    in_thread(expect_registered, context);
+    run_in_thread(expect_registered, context);
     OK(end(s));
     s = begin(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     expect_refused(context);
     REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
     s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
-    in_thread(expect_registered, context);
+    run_in_thread(expect_registered, context);
     expect_registered(context);
     OK(end(s));
 }
 
-static void a_capturing_stream_is_waited_for_in_no_mode(void)
+static void waiting_for_a_capturing_stream_fails_in_every_mode(void)
 {
     start();
     CUstream s = begin(CU_STREAM_CAPTURE_MODE_RELAXED);
@@ -206,11 +206,11 @@ static void a_captured_event_cannot_be_queried(void)
     REFUSED(CAPTURED_EVENT, cuEventSynchronize(e));
     REFUSED(CAPTURED_EVENT, cuEventElapsedTime(&milliseconds, e, plain));
     REFUSED(CAPTURED_EVENT, cuStreamWaitEvent(s, e, 0));
-    OK(cuEventRecord(e, s)); /* recorded anew it is an event like any other */
+    OK(cuEventRecord(e, s)); /* recorded outside a capture, it is an ordinary event again */
     OK(cuEventSynchronize(e));
 }
 
-static void a_capture_waits_for_nothing_recorded_before_it(void)
+static void a_capture_cannot_wait_for_an_event_recorded_outside_it(void)
 {
     start();
     CUevent before = event(0);
@@ -224,11 +224,11 @@ static void a_capture_waits_for_nothing_recorded_before_it(void)
     OK(cuEventRecord(before, s));
     OK(end(s));
     OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
-    REFUSED(STREAM_CAPTURE_ISOLATION, cuStreamWaitEvent(s, before, 0)); /* another capture's */
+    REFUSED(STREAM_CAPTURE_ISOLATION, cuStreamWaitEvent(s, before, 0)); /* of another capture */
     REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
 }
 
-static void side_streams_must_be_joined(void)
+static void forked_streams_must_be_joined(void)
 {
     start();
     CUevent fork = event(2), joined = event(2);
@@ -237,7 +237,7 @@ static void side_streams_must_be_joined(void)
     OK(cuEventRecord(fork, s));
     OK(cuStreamWaitEvent(side, fork, 0));
     CHECK_EQUAL(status_of(side), CU_STREAM_CAPTURE_STATUS_ACTIVE);
-    OK(cuLaunchHostFunc(side, note, "a"));
+    OK(cuLaunchHostFunc(side, append_call, "a"));
     REFUSED(STREAM_CAPTURE_UNMATCHED, end(side));
     REFUSED(STREAM_CAPTURE_UNJOINED, end(s));
     CHECK_EQUAL(status_of(side), CU_STREAM_CAPTURE_STATUS_NONE);
@@ -246,8 +246,8 @@ static void side_streams_must_be_joined(void)
     OK(cuEventRecord(fork, s));
     OK(cuStreamWaitEvent(side, fork, 0));
     OK(cuEventRecord(fork, side));
-    OK(cuStreamWaitEvent(deep, fork, 0)); /* joined through the stream in between */
-    OK(cuLaunchHostFunc(deep, note, "b"));
+    OK(cuStreamWaitEvent(deep, fork, 0)); /* joined through `side` */
+    OK(cuLaunchHostFunc(deep, append_call, "b"));
     OK(cuEventRecord(joined, deep));
     OK(cuStreamWaitEvent(side, joined, 0));
     OK(cuEventRecord(joined, side));
@@ -259,7 +259,7 @@ static void side_streams_must_be_joined(void)
     OK(cuStreamWaitEvent(side, fork, 0));
     OK(cuEventRecord(joined, side));
     OK(cuStreamWaitEvent(s, joined, 0));
-    OK(cuLaunchHostFunc(side, note, "c")); /* after the join */
+    OK(cuLaunchHostFunc(side, append_call, "c")); /* after the join */
     REFUSED(STREAM_CAPTURE_UNJOINED, end(s));
 }
 
@@ -275,7 +275,7 @@ static void two_captures_never_merge(void)
     REFUSED(STREAM_CAPTURE_INVALIDATED, end(second));
 }
 
-static void the_legacy_stream_stays_out(void)
+static void the_legacy_stream_cannot_be_captured(void)
 {
     int status;
     start();
@@ -286,13 +286,13 @@ static void the_legacy_stream_stays_out(void)
     REFUSED(STREAM_CAPTURE_IMPLICIT, cuStreamIsCapturing(NULL, &status));
     REFUSED(STREAM_CAPTURE_IMPLICIT, cuMemsetD8Async(device, 0, 8, NULL));
     REFUSED(STREAM_CAPTURE_INVALIDATED, end(s));
-    s = begin(CU_STREAM_CAPTURE_MODE_RELAXED); /* does not block with it */
+    s = begin(CU_STREAM_CAPTURE_MODE_RELAXED); /* not a blocking stream */
     OK(cuMemsetD8Async(device, 0, 8, NULL));
     OK(cuStreamSynchronize(NULL));
     OK(end(s));
 }
 
-static void *end_elsewhere(void *s)
+static void *end_in_another_thread(void *s)
 {
     CUcontext context = start();
     CHECK(context != NULL);
@@ -300,33 +300,33 @@ static void *end_elsewhere(void *s)
     return NULL;
 }
 
-static void a_capture_ends_where_it_began(void)
+static void a_capture_ends_in_the_thread_and_stream_that_began_it(void)
 {
     start();
     CUstream s = begin(CU_STREAM_CAPTURE_MODE_GLOBAL);
-    in_thread(end_elsewhere, s);
+    run_in_thread(end_in_another_thread, s);
     OK(end(s));
     REFUSED(ILLEGAL_STATE, end(s));
     OK(cuStreamBeginCapture_v2(s, 0));
     REFUSED(ILLEGAL_STATE, cuStreamBeginCapture_v2(s, 0));
-    OK(cuStreamDestroy_v2(s)); /* and takes its capture with it */
+    OK(cuStreamDestroy_v2(s)); /* ends its capture */
     CHECK_EQUAL(double_live("captures"), 0);
     REFUSED(INVALID_VALUE, cuStreamBeginCapture_v2(stream(0), 3));
 }
 
 const struct test capture_tests[] = {
     TEST(captured_work_does_not_run),
-    TEST(unsafe_calls_spoil_a_global_capture),
-    TEST(the_thread_s_mode_decides_who_may),
-    TEST(the_capture_s_mode_decides_whom_it_binds),
-    TEST(a_capturing_stream_is_waited_for_in_no_mode),
+    TEST(unsafe_calls_invalidate_a_global_capture),
+    TEST(the_mode_of_the_thread_permits_unsafe_calls),
+    TEST(the_mode_of_the_capture_decides_which_threads_it_restricts),
+    TEST(waiting_for_a_capturing_stream_fails_in_every_mode),
     TEST(a_captured_event_cannot_be_queried),
-    TEST(a_capture_waits_for_nothing_recorded_before_it),
-    TEST(side_streams_must_be_joined),
+    TEST(a_capture_cannot_wait_for_an_event_recorded_outside_it),
+    TEST(forked_streams_must_be_joined),
     TEST(two_captures_never_merge),
-    TEST(the_legacy_stream_stays_out),
-    TEST(a_capture_ends_where_it_began),
-    TEST(a_capture_has_a_number_of_its_own),
-    TEST(an_external_wait_reaches_out_of_a_capture),
+    TEST(the_legacy_stream_cannot_be_captured),
+    TEST(a_capture_ends_in_the_thread_and_stream_that_began_it),
+    TEST(each_capture_has_its_own_id),
+    TEST(a_capture_may_wait_externally_for_an_uncaptured_event),
     {0},
 };

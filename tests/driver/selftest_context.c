@@ -1,4 +1,4 @@
-/* Contexts and the stacks that threads keep of them. */
+/* Contexts and the context stacks of threads. */
 #include "selftest.h"
 
 static CUcontext current(void)
@@ -8,7 +8,7 @@ static CUcontext current(void)
     return context;
 }
 
-static void without_a_context_calls_are_refused(void)
+static void calls_without_a_context_fail(void)
 {
     int device;
     size_t bytes;
@@ -32,7 +32,7 @@ static void without_a_context_calls_are_refused(void)
     REFUSED(INVALID_CONTEXT, cuCtxPopCurrent_v2(NULL));
 }
 
-static void the_stack_pushes_pops_and_replaces(void)
+static void push_pop_and_set_change_the_top_of_the_stack(void)
 {
     CUcontext first = start(), second = NULL, popped = NULL;
     CHECK_EQUAL(double_context_depth(), 1);
@@ -44,7 +44,7 @@ static void the_stack_pushes_pops_and_replaces(void)
     CHECK(popped == first);
     OK(cuCtxSetCurrent(first)); /* replaces the top only */
     CHECK_EQUAL(double_context_depth(), 2);
-    OK(cuCtxSetCurrent(NULL)); /* takes the top away */
+    OK(cuCtxSetCurrent(NULL)); /* pops the top */
     CHECK_EQUAL(double_context_depth(), 1);
     CHECK(current() == first);
     REFUSED(INVALID_CONTEXT, cuCtxPushCurrent_v2(NULL));
@@ -63,7 +63,7 @@ static void *check_own_stack(void *context)
 static void each_thread_has_its_own_stack(void)
 {
     CUcontext context = start();
-    in_thread(check_own_stack, context);
+    run_in_thread(check_own_stack, context);
     CHECK_EQUAL(double_context_depth(), 1);
 }
 
@@ -80,19 +80,19 @@ static void a_primary_context_lives_until_its_last_release(void)
     REFUSED(CONTEXT_IS_DESTROYED, cuCtxSynchronize());
     REFUSED(CONTEXT_IS_DESTROYED, cuCtxPushCurrent_v2(first));
     REFUSED(INVALID_CONTEXT, cuDevicePrimaryCtxRelease_v2(0));
-    OK(cuCtxPopCurrent_v2(NULL)); /* a dead one can still be taken off */
+    OK(cuCtxPopCurrent_v2(NULL)); /* a destroyed context can still be popped */
     start();
     OK(cuCtxSynchronize());
 }
 
-static void a_primary_context_that_is_reset_is_no_more(void)
+static void a_reset_destroys_the_primary_context(void)
 {
     CUcontext first = start(), second = NULL;
     OK(cuDevicePrimaryCtxReset_v2(0));
     CHECK_EQUAL(double_live("contexts"), 0);
     REFUSED(CONTEXT_IS_DESTROYED, cuCtxPushCurrent_v2(first));
     REFUSED(INVALID_CONTEXT, cuDevicePrimaryCtxRelease_v2(0));
-    OK(cuDevicePrimaryCtxReset_v2(0)); /* there is none: nothing to do */
+    OK(cuDevicePrimaryCtxReset_v2(0)); /* there is none: no effect */
     OK(cuDevicePrimaryCtxRetain(&second, 0));
     CHECK(second != first);
     REFUSED(INVALID_DEVICE, cuDevicePrimaryCtxReset_v2(1));
@@ -104,7 +104,7 @@ static void *destroy(void *context)
     return NULL;
 }
 
-static void a_destroyed_context_is_refused(void)
+static void calls_with_a_destroyed_context_fail(void)
 {
     CUcontext primary = start(), made = NULL;
     OK(cuCtxCreate_v2(&made, 0, 0));
@@ -112,12 +112,12 @@ static void a_destroyed_context_is_refused(void)
     CHECK(current() == primary); /* destroying the current one pops it */
     REFUSED(CONTEXT_IS_DESTROYED, cuCtxDestroy_v2(made));
     OK(cuCtxCreate_v2(&made, 0, 0));
-    in_thread(destroy, made);
+    run_in_thread(destroy, made);
     REFUSED(CONTEXT_IS_DESTROYED, cuCtxSynchronize());
     REFUSED(INVALID_CONTEXT, cuCtxDestroy_v2(primary));
 }
 
-static void a_dying_context_takes_all_with_it_and_says_so(void)
+static void a_destroyed_context_releases_its_objects_and_counts_orphans(void)
 {
     static char memory[4096];
     CUcontext context = start();
@@ -128,10 +128,10 @@ static void a_dying_context_takes_all_with_it_and_says_so(void)
     OK(cuMemHostAlloc(&host, 100, 0));
     OK(cuMemHostRegister_v2(memory, sizeof memory, 0));
     configure("WB_DOUBLE_DELAY_US", "30000");
-    OK(cuLaunchHostFunc(made, note, "a"));
+    OK(cuLaunchHostFunc(made, append_call, "a"));
     CHECK_EQUAL(double_live("orphans"), 0);
     OK(cuDevicePrimaryCtxRelease_v2(0));
-    CHECK_EQUAL(order_of_calls[0], 'a');
+    CHECK_EQUAL(call_order[0], 'a');
     CHECK_EQUAL(double_live("orphans"), 5);
     CHECK_EQUAL(double_live("streams"), 0);
     CHECK_EQUAL(double_live("events"), 0);
@@ -144,7 +144,7 @@ static void a_dying_context_takes_all_with_it_and_says_so(void)
     REFUSED(HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(memory));
 }
 
-static void a_context_knows_its_device(void)
+static void a_context_reports_its_device(void)
 {
     CUcontext context;
     int device = -1;
@@ -160,13 +160,13 @@ static void a_context_knows_its_device(void)
 }
 
 const struct test context_tests[] = {
-    TEST(without_a_context_calls_are_refused),
-    TEST(the_stack_pushes_pops_and_replaces),
+    TEST(calls_without_a_context_fail),
+    TEST(push_pop_and_set_change_the_top_of_the_stack),
     TEST(each_thread_has_its_own_stack),
     TEST(a_primary_context_lives_until_its_last_release),
-    TEST(a_primary_context_that_is_reset_is_no_more),
-    TEST(a_destroyed_context_is_refused),
-    TEST(a_dying_context_takes_all_with_it_and_says_so),
-    TEST(a_context_knows_its_device),
+    TEST(a_reset_destroys_the_primary_context),
+    TEST(calls_with_a_destroyed_context_fail),
+    TEST(a_destroyed_context_releases_its_objects_and_counts_orphans),
+    TEST(a_context_reports_its_device),
     {0},
 };

@@ -21,11 +21,12 @@ static const char *const entry_points[] = {
     "cuMemHostGetDevicePointer_v2", "cuPointerGetAttribute", "cuMemcpyAsync",
     "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamCreate",
     "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamQuery", "cuStreamWaitEvent",
-    "cuStreamIsCapturing", "cuStreamGetCaptureInfo_v2", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy",
+    "cuStreamIsCapturing", "cuStreamGetCaptureInfo_v2", "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture", "cuGraphDestroy",
     "cuThreadExchangeStreamCaptureMode", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord",
     "cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime", "cuLaunchHostFunc",
     "cuGetErrorName", "cuGetErrorString", "double_configure", "double_calls", "double_live",
-    "double_context_depth", "double_failed", "double_failures", "double_asked_again",
+    "double_context_depth", "double_failed", "double_failures", "double_failed_call_repeated",
 };
 
 static void check_exports(void *library)
@@ -46,7 +47,7 @@ static void every_entry_point_is_exported(void)
     CHECK(dlsym(library, "context_current") == NULL);
 }
 
-static void the_old_driver_lacks_registration_alone(void)
+static void the_old_driver_lacks_only_cuMemHostRegister(void)
 {
     void *library = dlopen(OLD_DRIVER, RTLD_NOW);
     CHECK(library != NULL);
@@ -55,8 +56,8 @@ static void the_old_driver_lacks_registration_alone(void)
     CHECK(dlsym(library, "cuMemHostRegister_v2") == NULL);
 }
 
-/* Every call that takes part in the life of the driver, with usable arguments. */
-static void check_all_refused(CUresult code)
+/* Every call that needs an initialized driver, with valid arguments, fails with `code`. */
+static void check_all_fail(CUresult code)
 {
     int number = 0;
     size_t bytes;
@@ -113,12 +114,12 @@ static void check_all_refused(CUresult code)
     CHECK_EQUAL(cuEventQuery(NULL), code);
     CHECK_EQUAL(cuEventSynchronize(NULL), code);
     CHECK_EQUAL(cuEventElapsedTime(&milliseconds, NULL, NULL), code);
-    CHECK_EQUAL(cuLaunchHostFunc(NULL, note, "x"), code);
+    CHECK_EQUAL(cuLaunchHostFunc(NULL, append_call, "x"), code);
 }
 
-static void every_call_before_init_is_refused(void)
+static void calls_before_init_fail(void)
 {
-    check_all_refused(CUDA_ERROR_NOT_INITIALIZED);
+    check_all_fail(CUDA_ERROR_NOT_INITIALIZED);
     CHECK_EQUAL(double_calls(NULL), 46);
 }
 
@@ -136,13 +137,13 @@ static void version_and_error_names_need_no_init(void)
     CHECK(text == NULL);
 }
 
-static void a_forked_child_is_refused_without_hanging(void)
+static void calls_in_a_forked_child_fail_without_hanging(void)
 {
     start();
     int version, status = -1;
     pid_t child = fork();
     if (child == 0) {
-        check_all_refused(CUDA_ERROR_NOT_INITIALIZED);
+        check_all_fail(CUDA_ERROR_NOT_INITIALIZED);
         REFUSED(NOT_INITIALIZED, cuInit(0));
         REFUSED(NOT_INITIALIZED, cuDriverGetVersion(&version));
         CHECK_EQUAL(double_live("streams"), -1);
@@ -162,8 +163,8 @@ static void *keep_the_lock_busy(void *stop)
     return NULL;
 }
 
-/* Whatever the lock's state at the fork, the child must not need it. */
-static void many_children_forked_under_load_do_not_hang(void)
+/* The child must not need the lock, which another thread may hold at the fork. */
+static void calls_in_children_forked_under_load_do_not_hang(void)
 {
     atomic_int stop = 0;
     pthread_t thread;
@@ -214,7 +215,7 @@ static void settings_come_from_the_environment(void)
     CHECK_EQUAL(double_configure("WB_DOUBLE_DEVICES", "2"), -1);
 }
 
-static void a_setting_that_cannot_be_read_refuses_init(void)
+static void init_fails_with_an_invalid_setting(void)
 {
     setenv("WB_DOUBLE_FAIL", "cuMemAlloc:1:2", 1); /* no such symbol */
     CHECK(freopen("/dev/null", "w", stderr) != NULL);
@@ -225,7 +226,7 @@ static void a_setting_that_cannot_be_read_refuses_init(void)
     CHECK_EQUAL(double_configure("WB_DOUBLE_SPEED", "1"), -1);
 }
 
-static void without_devices_init_says_so(void)
+static void init_fails_without_devices(void)
 {
     int number;
     configure("WB_DOUBLE_DEVICES", "0");
@@ -233,7 +234,7 @@ static void without_devices_init_says_so(void)
     REFUSED(NOT_INITIALIZED, cuDeviceGetCount(&number));
 }
 
-static void the_kth_call_fails_and_no_other(void)
+static void only_the_chosen_call_fails(void)
 {
     CUdeviceptr pointer;
     start();
@@ -254,7 +255,7 @@ static void the_kth_call_fails_and_no_other(void)
     CHECK_EQUAL(double_live("nothing"), -1);
 }
 
-static void a_failed_call_that_is_made_again_is_known(void)
+static void the_repetition_of_a_failed_call_is_reported(void)
 {
     CUstream one, other;
     start();
@@ -267,17 +268,17 @@ static void a_failed_call_that_is_made_again_is_known(void)
     CHECK_EQUAL(double_failures("cuStreamSynchronize"), 1);
     OK(cuStreamSynchronize(other));
     OK(cuCtxSynchronize());
-    CHECK_EQUAL(double_asked_again(), 0);
+    CHECK_EQUAL(double_failed_call_repeated(), 0);
     OK(cuStreamSynchronize(one));
-    CHECK_EQUAL(double_asked_again(), 1);
+    CHECK_EQUAL(double_failed_call_repeated(), 1);
     configure("WB_DOUBLE_FAIL", "*:1+:4");
     CHECK(double_failed() == NULL);
     REFUSED(DEINITIALIZED, cuCtxSynchronize());
     REFUSED(DEINITIALIZED, cuStreamSynchronize(one));
     CHECK(strcmp(double_failed(), "cuCtxSynchronize") == 0);
-    CHECK_EQUAL(double_asked_again(), 0);
+    CHECK_EQUAL(double_failed_call_repeated(), 0);
     REFUSED(DEINITIALIZED, cuCtxSynchronize());
-    CHECK_EQUAL(double_asked_again(), 1);
+    CHECK_EQUAL(double_failed_call_repeated(), 1);
     CHECK_EQUAL(double_failures("cuCtxSynchronize"), 2);
     CHECK_EQUAL(double_failures("cuStreamSynchronize"), 1);
     CHECK_EQUAL(double_failures("cuMemAlloc_v2"), 0);
@@ -289,7 +290,7 @@ static void set_flag(void *flag)
     *(int *)flag = 1;
 }
 
-static void a_driver_that_has_ended_runs_nothing(void)
+static void no_work_is_in_flight_after_a_shutdown(void)
 {
     int ran = 0;
     start();
@@ -305,7 +306,7 @@ static void call_in_host_function(void *result)
     *(CUresult *)result = cuCtxSynchronize();
 }
 
-static void a_host_function_may_not_call_the_driver(void)
+static void a_host_function_cannot_call_the_driver(void)
 {
     CUresult result = CUDA_SUCCESS;
     start();
@@ -316,17 +317,17 @@ static void a_host_function_may_not_call_the_driver(void)
 
 const struct test control_tests[] = {
     TEST(every_entry_point_is_exported),
-    TEST(the_old_driver_lacks_registration_alone),
-    TEST(every_call_before_init_is_refused),
+    TEST(the_old_driver_lacks_only_cuMemHostRegister),
+    TEST(calls_before_init_fail),
     TEST(version_and_error_names_need_no_init),
-    TEST(a_forked_child_is_refused_without_hanging),
-    TEST(many_children_forked_under_load_do_not_hang),
+    TEST(calls_in_a_forked_child_fail_without_hanging),
+    TEST(calls_in_children_forked_under_load_do_not_hang),
     TEST(settings_come_from_the_environment),
-    TEST(a_setting_that_cannot_be_read_refuses_init),
-    TEST(without_devices_init_says_so),
-    TEST(the_kth_call_fails_and_no_other),
-    TEST(a_failed_call_that_is_made_again_is_known),
-    TEST(a_driver_that_has_ended_runs_nothing),
-    TEST(a_host_function_may_not_call_the_driver),
+    TEST(init_fails_with_an_invalid_setting),
+    TEST(init_fails_without_devices),
+    TEST(only_the_chosen_call_fails),
+    TEST(the_repetition_of_a_failed_call_is_reported),
+    TEST(no_work_is_in_flight_after_a_shutdown),
+    TEST(a_host_function_cannot_call_the_driver),
     {0},
 };

@@ -1,4 +1,4 @@
-/* Copies: what may be copied, in which order, and who waits for it. */
+/* Copies: valid memory, order, synchronization; streams. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ static void start_with_pinned(void)
     OK(cuMemHostRegister_v2(pinned, sizeof pinned, 0));
 }
 
-static void a_copy_goes_there_and_back(void)
+static void copies_transfer_bytes_to_the_device_and_back(void)
 {
     start_with_pinned();
     CUstream s = stream(CU_STREAM_NON_BLOCKING);
@@ -37,17 +37,17 @@ static void a_copy_goes_there_and_back(void)
     CHECK_EQUAL(pinned[2 * PAGE + 3], 3);
 }
 
-static void a_pinned_copy_returns_early_and_a_pageable_one_late(void)
+static void pinned_copies_are_asynchronous_and_pageable_ones_synchronous(void)
 {
     start_with_pinned();
     CUstream s = stream(CU_STREAM_NON_BLOCKING);
     CUdeviceptr device = device_memory(PAGE);
     configure("WB_DOUBLE_DELAY_US", "10000");
     pageable[0] = 3;
-    hold(s);
+    block_stream(s);
     OK(cuMemcpyHtoDAsync_v2(device, pinned, PAGE, s));
     REFUSED(NOT_READY, cuStreamQuery(s));
-    let_go();
+    unblock_stream();
     OK(cuMemcpyHtoDAsync_v2(device, pageable, PAGE, s));
     OK(cuStreamQuery(s));
     OK(cuMemcpyDtoHAsync_v2(pageable + PAGE, device, PAGE, s));
@@ -57,7 +57,7 @@ static void a_pinned_copy_returns_early_and_a_pageable_one_late(void)
     OK(cuStreamQuery(s));
 }
 
-static void a_copy_never_straddles(void)
+static void a_copy_beyond_one_range_is_refused(void)
 {
     start();
     CUdeviceptr device = device_memory(2 * PAGE);
@@ -69,11 +69,11 @@ static void a_copy_never_straddles(void)
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2(device, pinned + PAGE - 1, 2, NULL));
     REFUSED(INVALID_VALUE, cuMemcpyDtoHAsync_v2(pinned, device, PAGE + 1, NULL));
     REFUSED(INVALID_VALUE, cuMemcpyAsync(device, (uintptr_t)pinned, PAGE + 1, NULL));
-    /* out of pinned memory, and into it */
+    /* across either end of pinned memory */
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2(device, pinned + PAGE, PAGE + 1, NULL));
     OK(cuMemHostUnregister(pinned));
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2(device, pinned, PAGE + 1, NULL));
-    /* past the end of the device's allocation */
+    /* past the end of the device allocation */
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2(device + 1, pageable, 2 * PAGE, NULL));
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2(device, pageable, (size_t)-1, NULL));
     REFUSED(INVALID_VALUE, cuMemsetD8Async(device + 2 * PAGE - 1, 0, 2, NULL));
@@ -93,7 +93,7 @@ static void a_stale_device_pointer_is_refused(void)
     REFUSED(INVALID_VALUE, cuMemcpyAsync((uintptr_t)pageable, small + 100, 1, NULL));
 }
 
-static void host_and_device_are_not_mixed_up(void)
+static void host_and_device_pointers_are_not_interchangeable(void)
 {
     start_with_pinned();
     CUdeviceptr device = device_memory(PAGE);
@@ -109,10 +109,10 @@ static void host_and_device_are_not_mixed_up(void)
     OK(cuMemcpyHtoDAsync_v2(0, NULL, 0, NULL));
     configure("WB_DOUBLE_UNMAPPED", "1");
     REFUSED(INVALID_VALUE, cuMemcpyHtoDAsync_v2((uintptr_t)pinned, pageable, 1, NULL));
-    OK(cuMemcpyHtoDAsync_v2(device, pinned, 1, NULL)); /* pinned all the same */
+    OK(cuMemcpyHtoDAsync_v2(device, pinned, 1, NULL)); /* still pinned */
 }
 
-static void a_device_that_reads_pageable_memory_may(void)
+static void pageable_access_makes_host_pointers_valid_on_the_device(void)
 {
     configure("WB_DOUBLE_ATTRIBUTES", "88=1");
     start();
@@ -126,8 +126,8 @@ static void set(void *flag)
     atomic_store((atomic_int *)flag, 1);
 }
 
-/* Each release must return only after the work under way, in whatever stream. */
-static void a_release_waits_for_the_device(void)
+/* Each release must wait for the work in flight in all streams. */
+static void releasing_memory_waits_for_work_in_flight(void)
 {
     atomic_int flag;
     void *host;
@@ -161,14 +161,14 @@ static void a_destroyed_stream_finishes_its_work(void)
     start();
     CUstream s = stream(CU_STREAM_NON_BLOCKING);
     configure("WB_DOUBLE_DELAY_US", "30000");
-    OK(cuLaunchHostFunc(s, note, "a"));
-    OK(cuLaunchHostFunc(s, note, "b"));
+    OK(cuLaunchHostFunc(s, append_call, "a"));
+    OK(cuLaunchHostFunc(s, append_call, "b"));
     OK(cuStreamDestroy_v2(s));
     CHECK_EQUAL(double_live("streams"), 0);
     REFUSED(INVALID_HANDLE, cuStreamSynchronize(s));
     REFUSED(INVALID_HANDLE, cuStreamDestroy_v2(s));
     OK(cuCtxSynchronize());
-    CHECK(strcmp(order_of_calls, "ab") == 0);
+    CHECK(strcmp(call_order, "ab") == 0);
     CHECK(stream(0) != s);
     REFUSED(INVALID_HANDLE, cuStreamDestroy_v2(NULL));
     REFUSED(INVALID_VALUE, cuStreamCreate(&s, 2));
@@ -186,11 +186,11 @@ static int threads_of_process(void)
     return threads;
 }
 
-static void a_destroyed_stream_leaves_no_thread(void)
+static void the_thread_of_a_destroyed_stream_ends(void)
 {
     start();
     CUdeviceptr device = device_memory(20);
-    OK(cuMemsetD8Async(device, 0, 20, NULL)); /* starts that stream's thread, which stays */
+    OK(cuMemsetD8Async(device, 0, 20, NULL)); /* starts the stream's thread, which stays */
     int before = threads_of_process();
     for (unsigned i = 0; i < 20; i++) {
         CUstream s = stream(0);
@@ -201,38 +201,38 @@ static void a_destroyed_stream_leaves_no_thread(void)
     CHECK_EQUAL(threads_of_process(), before);
 }
 
-static void the_legacy_stream_takes_turns_with_blocking_streams(void)
+static void the_legacy_stream_is_ordered_with_blocking_streams(void)
 {
     start();
     CUstream first = stream(0), second = stream(0);
     configure("WB_DOUBLE_DELAY_US", "20000");
-    OK(cuLaunchHostFunc(first, note, "a"));
-    OK(cuLaunchHostFunc(first, note, "b"));
-    OK(cuLaunchHostFunc(NULL, note, "c"));
-    OK(cuLaunchHostFunc(second, note, "d"));
-    OK(cuLaunchHostFunc(CU_STREAM_LEGACY, note, "e"));
-    OK(cuLaunchHostFunc(CU_STREAM_PER_THREAD, note, "f"));
+    OK(cuLaunchHostFunc(first, append_call, "a"));
+    OK(cuLaunchHostFunc(first, append_call, "b"));
+    OK(cuLaunchHostFunc(NULL, append_call, "c"));
+    OK(cuLaunchHostFunc(second, append_call, "d"));
+    OK(cuLaunchHostFunc(CU_STREAM_LEGACY, append_call, "e"));
+    OK(cuLaunchHostFunc(CU_STREAM_PER_THREAD, append_call, "f"));
     OK(cuStreamSynchronize(CU_STREAM_PER_THREAD));
-    CHECK(strcmp(order_of_calls, "abcdef") == 0);
+    CHECK(strcmp(call_order, "abcdef") == 0);
 }
 
-static void a_stream_that_does_not_block_takes_no_turn(void)
+static void a_non_blocking_stream_is_not_ordered_with_the_legacy_stream(void)
 {
     start();
     CUstream alone = stream(CU_STREAM_NON_BLOCKING), blocking = stream(0);
-    hold(blocking);
+    block_stream(blocking);
     REFUSED(NOT_READY, cuStreamQuery(NULL));
     OK(cuStreamQuery(alone));
-    let_go();
+    unblock_stream();
     OK(cuStreamSynchronize(NULL));
     OK(cuStreamQuery(blocking));
-    hold(alone);
+    block_stream(alone);
     OK(cuStreamQuery(NULL));
     OK(cuMemsetD8Async(device_memory(1), 0, 1, blocking));
     OK(cuStreamSynchronize(NULL));
     OK(cuStreamQuery(blocking));
     REFUSED(NOT_READY, cuStreamQuery(alone));
-    let_go();
+    unblock_stream();
     OK(cuStreamSynchronize(alone));
     OK(cuStreamQuery(alone));
 }
@@ -257,7 +257,7 @@ static void *copy_many(void *context)
     return NULL;
 }
 
-static void many_threads_copy_at_once(void)
+static void threads_copy_concurrently(void)
 {
     pthread_t threads[8];
     CUcontext context = start();
@@ -271,17 +271,17 @@ static void many_threads_copy_at_once(void)
 }
 
 const struct test copy_tests[] = {
-    TEST(a_copy_goes_there_and_back),
-    TEST(a_pinned_copy_returns_early_and_a_pageable_one_late),
-    TEST(a_copy_never_straddles),
+    TEST(copies_transfer_bytes_to_the_device_and_back),
+    TEST(pinned_copies_are_asynchronous_and_pageable_ones_synchronous),
+    TEST(a_copy_beyond_one_range_is_refused),
     TEST(a_stale_device_pointer_is_refused),
-    TEST(host_and_device_are_not_mixed_up),
-    TEST(a_device_that_reads_pageable_memory_may),
-    TEST(a_release_waits_for_the_device),
+    TEST(host_and_device_pointers_are_not_interchangeable),
+    TEST(pageable_access_makes_host_pointers_valid_on_the_device),
+    TEST(releasing_memory_waits_for_work_in_flight),
     TEST(a_destroyed_stream_finishes_its_work),
-    TEST(a_destroyed_stream_leaves_no_thread),
-    TEST(the_legacy_stream_takes_turns_with_blocking_streams),
-    TEST(a_stream_that_does_not_block_takes_no_turn),
-    TEST(many_threads_copy_at_once),
+    TEST(the_thread_of_a_destroyed_stream_ends),
+    TEST(the_legacy_stream_is_ordered_with_blocking_streams),
+    TEST(a_non_blocking_stream_is_not_ordered_with_the_legacy_stream),
+    TEST(threads_copy_concurrently),
     {0},
 };

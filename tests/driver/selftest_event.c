@@ -1,4 +1,4 @@
-/* Events: reached in their turn, waited for across streams, timed. */
+/* Events: completion, waits across streams, timing. */
 #include <string.h>
 
 #include "selftest.h"
@@ -12,27 +12,27 @@ static void an_event_never_recorded_is_complete(void)
     OK(cuStreamWaitEvent(NULL, e, 0));
 }
 
-static void an_event_is_reached_after_the_work_before_it(void)
+static void an_event_completes_after_earlier_work(void)
 {
     start();
     CUstream s = stream(CU_STREAM_NON_BLOCKING);
     CUevent e = event(CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC);
-    hold(s);
-    OK(cuLaunchHostFunc(s, note, "a"));
+    block_stream(s);
+    OK(cuLaunchHostFunc(s, append_call, "a"));
     OK(cuEventRecord(e, s));
     REFUSED(NOT_READY, cuEventQuery(e));
-    hold(s);
-    OK(cuLaunchHostFunc(s, note, "b"));
-    let_go();
+    block_stream(s);
+    OK(cuLaunchHostFunc(s, append_call, "b"));
+    unblock_stream();
     OK(cuEventSynchronize(e));
     OK(cuEventQuery(e));
-    CHECK(strcmp(order_of_calls, "a") == 0);
+    CHECK(strcmp(call_order, "a") == 0);
     REFUSED(NOT_READY, cuStreamQuery(s));
-    OK(cuEventRecord(e, s)); /* starts over */
+    OK(cuEventRecord(e, s)); /* replaces the earlier record */
     REFUSED(NOT_READY, cuEventQuery(e));
-    let_go();
+    unblock_stream();
     OK(cuEventSynchronize(e));
-    CHECK(strcmp(order_of_calls, "ab") == 0);
+    CHECK(strcmp(call_order, "ab") == 0);
 }
 
 static void a_wait_orders_two_streams(void)
@@ -41,30 +41,30 @@ static void a_wait_orders_two_streams(void)
     CUstream first = stream(CU_STREAM_NON_BLOCKING), second = stream(CU_STREAM_NON_BLOCKING);
     CUevent e = event(CU_EVENT_DISABLE_TIMING);
     configure("WB_DOUBLE_DELAY_US", "10000");
-    for (int i = 0; i < 3; i++) OK(cuLaunchHostFunc(first, note, "a"));
+    for (int i = 0; i < 3; i++) OK(cuLaunchHostFunc(first, append_call, "a"));
     OK(cuEventRecord(e, first));
     OK(cuStreamWaitEvent(second, e, 0));
-    OK(cuLaunchHostFunc(second, note, "b"));
+    OK(cuLaunchHostFunc(second, append_call, "b"));
     OK(cuStreamSynchronize(second));
-    CHECK(strcmp(order_of_calls, "aaab") == 0);
+    CHECK(strcmp(call_order, "aaab") == 0);
     REFUSED(INVALID_VALUE, cuStreamWaitEvent(second, e, 2));
 }
 
-/* A wait is for the record before it, whatever becomes of the event. */
-static void a_wait_keeps_the_record_it_saw(void)
+/* Destroying the event or its stream later has no effect on the wait. */
+static void a_wait_is_for_the_record_before_it(void)
 {
     start();
     CUstream first = stream(CU_STREAM_NON_BLOCKING), second = stream(CU_STREAM_NON_BLOCKING);
     CUevent e = event(0);
     configure("WB_DOUBLE_DELAY_US", "10000");
-    OK(cuLaunchHostFunc(first, note, "a"));
+    OK(cuLaunchHostFunc(first, append_call, "a"));
     OK(cuEventRecord(e, first));
     OK(cuStreamWaitEvent(second, e, 0));
     OK(cuEventDestroy_v2(e));
-    OK(cuLaunchHostFunc(second, note, "b"));
+    OK(cuLaunchHostFunc(second, append_call, "b"));
     OK(cuStreamDestroy_v2(first));
     OK(cuStreamSynchronize(second));
-    CHECK(strcmp(order_of_calls, "ab") == 0);
+    CHECK(strcmp(call_order, "ab") == 0);
     CHECK_EQUAL(double_live("events"), 0);
     REFUSED(INVALID_HANDLE, cuEventQuery(e));
     REFUSED(INVALID_HANDLE, cuEventRecord(e, second));
@@ -81,14 +81,14 @@ static void elapsed_time_is_measured(void)
     REFUSED(INVALID_HANDLE, cuEventElapsedTime(&milliseconds, from, to));
     configure("WB_DOUBLE_DELAY_US", "20000");
     OK(cuEventRecord(from, s));
-    hold(s);
+    block_stream(s);
     OK(cuEventRecord(to, s));
     OK(cuEventRecord(untimed, s));
     REFUSED(NOT_READY, cuEventElapsedTime(&milliseconds, from, to));
-    let_go();
+    unblock_stream();
     OK(cuStreamSynchronize(s));
     OK(cuEventElapsedTime(&milliseconds, from, to));
-    CHECK(milliseconds >= 40); /* two delays lie between */
+    CHECK(milliseconds >= 40); /* two delays between them */
     CHECK(milliseconds < 100000);
     REFUSED(INVALID_HANDLE, cuEventElapsedTime(&milliseconds, from, untimed));
 }
@@ -103,7 +103,7 @@ static void an_event_and_its_stream_share_a_context(void)
     CUstream second = stream(0);
     REFUSED(INVALID_HANDLE, cuEventRecord(e, second));
     OK(cuEventRecord(e, first));
-    OK(cuStreamWaitEvent(second, e, 0)); /* a wait may cross */
+    OK(cuStreamWaitEvent(second, e, 0)); /* a wait may be in another context */
     OK(cuStreamSynchronize(second));
 }
 
@@ -119,9 +119,9 @@ static void event_flags_are_checked(void)
 
 const struct test event_tests[] = {
     TEST(an_event_never_recorded_is_complete),
-    TEST(an_event_is_reached_after_the_work_before_it),
+    TEST(an_event_completes_after_earlier_work),
     TEST(a_wait_orders_two_streams),
-    TEST(a_wait_keeps_the_record_it_saw),
+    TEST(a_wait_is_for_the_record_before_it),
     TEST(elapsed_time_is_measured),
     TEST(an_event_and_its_stream_share_a_context),
     TEST(event_flags_are_checked),

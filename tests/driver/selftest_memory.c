@@ -1,4 +1,4 @@
-/* Device and host allocations, ranges, pointers and what is known of them. */
+/* Device and host allocations, registrations, pointers and their attributes. */
 #include <string.h>
 
 #include "selftest.h"
@@ -7,7 +7,7 @@
 
 static char arena[16 * PAGE] __attribute__((aligned(PAGE)));
 
-static void device_memory_ends_at_the_capacity(void)
+static void device_memory_is_limited_by_the_capacity(void)
 {
     size_t free_bytes, total_bytes;
     CUdeviceptr pointer;
@@ -41,7 +41,7 @@ static void each_device_has_its_own_capacity(void)
     device_memory(1000);
 }
 
-static void only_what_was_allocated_can_be_freed(void)
+static void only_allocations_can_be_freed(void)
 {
     void *host;
     start();
@@ -98,7 +98,7 @@ static void registrations_never_overlap(void)
     REFUSED(HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister_v2(arena + 2 * PAGE, 1, 0));
     REFUSED(HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister_v2(arena, 8 * PAGE, 0));
     REFUSED(HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister_v2(arena, PAGE + 1, 0));
-    OK(cuMemHostRegister_v2(arena, PAGE, 0)); /* neighbours may touch */
+    OK(cuMemHostRegister_v2(arena, PAGE, 0)); /* adjacent ranges are valid */
     OK(cuMemHostRegister_v2(arena + 3 * PAGE, PAGE, 0));
     CHECK_EQUAL(double_live("registered_bytes"), 4 * PAGE);
     REFUSED(HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(arena + 2 * PAGE));
@@ -117,10 +117,10 @@ static void two_unaligned_registrations_share_a_page(void)
     OK(cuMemHostUnregister(arena + 110));
 }
 
-static void many_registrations_stay_apart(void)
+static void many_registrations_stay_distinct(void)
 {
     start();
-    /* From both ends, so that the table grows in its middle. */
+    /* From both ends, so that insertions are in the middle of the table. */
     for (int i = 0; i < 500; i++) {
         OK(cuMemHostRegister_v2(arena + 16 * i, 16, 0));
         OK(cuMemHostRegister_v2(arena + 16 * (1999 - i), 16, 0));
@@ -134,7 +134,7 @@ static void many_registrations_stay_apart(void)
     CHECK_EQUAL(double_live("registrations"), 0);
 }
 
-static void what_the_device_lacks_is_not_supported(void)
+static void missing_capabilities_are_not_supported(void)
 {
     start();
     configure("WB_DOUBLE_ATTRIBUTES", "113=0");
@@ -163,7 +163,7 @@ static void only_pinned_memory_has_a_device_pointer(void)
     REFUSED(NOT_SUPPORTED, cuMemHostGetDevicePointer_v2(&device, arena, 0));
 }
 
-static void without_unified_addressing_only_mapped_memory_has_one(void)
+static void without_unified_addressing_only_mapped_memory_has_a_device_pointer(void)
 {
     CUdeviceptr device;
     configure("WB_DOUBLE_ATTRIBUTES", "41=0");
@@ -174,7 +174,7 @@ static void without_unified_addressing_only_mapped_memory_has_one(void)
     OK(cuMemHostGetDevicePointer_v2(&device, arena + PAGE, 0));
 }
 
-static void a_device_that_sees_registered_memory_elsewhere_says_where(void)
+static void registered_memory_can_have_a_separate_device_address(void)
 {
     CUdeviceptr device = 0, start_address = 0, memory;
     char back[8] = "";
@@ -194,7 +194,7 @@ static void a_device_that_sees_registered_memory_elsewhere_says_where(void)
     CHECK(strcmp(back, "through") == 0);
 }
 
-static void pointers_tell_their_attributes(void)
+static void pointer_attributes_are_reported(void)
 {
     unsigned type = 0;
     int ordinal = -1;
@@ -229,18 +229,18 @@ static void pointers_tell_their_attributes(void)
 }
 
 const struct test memory_tests[] = {
-    TEST(device_memory_ends_at_the_capacity),
+    TEST(device_memory_is_limited_by_the_capacity),
     TEST(each_device_has_its_own_capacity),
-    TEST(only_what_was_allocated_can_be_freed),
+    TEST(only_allocations_can_be_freed),
     TEST(host_allocations_check_their_arguments),
     TEST(registrations_check_their_arguments),
     TEST(registrations_never_overlap),
     TEST(two_unaligned_registrations_share_a_page),
-    TEST(many_registrations_stay_apart),
-    TEST(what_the_device_lacks_is_not_supported),
+    TEST(many_registrations_stay_distinct),
+    TEST(missing_capabilities_are_not_supported),
     TEST(only_pinned_memory_has_a_device_pointer),
-    TEST(without_unified_addressing_only_mapped_memory_has_one),
-    TEST(a_device_that_sees_registered_memory_elsewhere_says_where),
-    TEST(pointers_tell_their_attributes),
+    TEST(without_unified_addressing_only_mapped_memory_has_a_device_pointer),
+    TEST(registered_memory_can_have_a_separate_device_address),
+    TEST(pointer_attributes_are_reported),
     {0},
 };

@@ -1,4 +1,4 @@
-/* Which mappings can be registered, and what that does to them. */
+/* Which mappings can be registered, and how a registration changes their pages. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static int file_of_data(int file)
     return file;
 }
 
-/* A file without a name in a folder on a disk, or on tmpfs. -1: there is none. */
+/* An unlinked file on a disk or on tmpfs. -1: there is no such folder. */
 static int file_in_folder(int on_tmpfs)
 {
     static const char *const folders[] = {".", "/var/tmp", "/tmp", "/dev/shm"};
@@ -38,7 +38,7 @@ static int file_in_folder(int on_tmpfs)
         unlink(path);
         return file_of_data(file);
     }
-    printf("skipped a part: no folder %s\n", on_tmpfs ? "on tmpfs" : "on a disk");
+    printf("partly skipped: no folder is %s\n", on_tmpfs ? "on tmpfs" : "on a disk");
     return -1;
 }
 
@@ -47,17 +47,17 @@ static int memory_file(void)
     return file_of_data(memfd_create("selftest", 0));
 }
 
-/* Between two pages of nothing, lest the kernel join it to a neighbour. */
+/* Inaccessible pages around the mapping keep the kernel from merging it with a neighbour. */
 static char *map(int file, int protection, int flags)
 {
-    char *room = mmap(NULL, BYTES + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *reserved = mmap(NULL, BYTES + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     flags |= MAP_FIXED | (file < 0 ? MAP_ANONYMOUS : 0);
-    CHECK((void *)room != MAP_FAILED);
-    CHECK(mmap(room + PAGE, BYTES, protection, flags, file, 0) == (void *)(room + PAGE));
-    return room + PAGE;
+    CHECK((void *)reserved != MAP_FAILED);
+    CHECK(mmap(reserved + PAGE, BYTES, protection, flags, file, 0) == (void *)(reserved + PAGE));
+    return reserved + PAGE;
 }
 
-/* Kibibytes of the mapping that belong to this process alone. */
+/* The KiB of the mapping that are private anonymous memory. */
 static int anonymous_kib(const void *memory)
 {
     FILE *maps = fopen("/proc/self/smaps", "r");
@@ -74,11 +74,11 @@ static int anonymous_kib(const void *memory)
     return kib;
 }
 
-static void check(int file, int protection, int flags, unsigned how, CUresult expected,
+static void check(int file, int protection, int flags, unsigned register_flags, CUresult expected,
                   int expected_anonymous_kib)
 {
     char *memory = map(file, protection, flags);
-    CHECK_EQUAL(cuMemHostRegister_v2(memory, BYTES, how), expected);
+    CHECK_EQUAL(cuMemHostRegister_v2(memory, BYTES, register_flags), expected);
     CHECK_EQUAL(anonymous_kib(memory), expected_anonymous_kib);
     if (expected == CUDA_SUCCESS) OK(cuMemHostUnregister(memory));
     if (file >= 0 && (protection & PROT_READ)) CHECK_EQUAL(memory[BYTES - 1], 7);
@@ -86,30 +86,30 @@ static void check(int file, int protection, int flags, unsigned how, CUresult ex
 }
 
 #define KIB ((int)(BYTES / 1024))
-#define REFUSE CUDA_ERROR_INVALID_VALUE, 0
+#define REFUSED_UNCHANGED CUDA_ERROR_INVALID_VALUE, 0
 
 static void check_common(int file)
 {
-    check(file, PROT_READ, MAP_SHARED, 0, REFUSE);
+    check(file, PROT_READ, MAP_SHARED, 0, REFUSED_UNCHANGED);
     check(file, PROT_READ, MAP_SHARED, READ_ONLY, CUDA_SUCCESS, 0);
     check(file, PROT_READ | PROT_WRITE, MAP_SHARED, READ_ONLY, CUDA_SUCCESS, 0);
     check(file, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, CUDA_SUCCESS, KIB);
     check(file, PROT_READ | PROT_WRITE, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
-    check(file, PROT_READ, MAP_PRIVATE, 0, REFUSE);
+    check(file, PROT_READ, MAP_PRIVATE, 0, REFUSED_UNCHANGED);
     check(file, PROT_READ, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
-    check(file, PROT_NONE, MAP_SHARED, READ_ONLY, REFUSE);
+    check(file, PROT_NONE, MAP_SHARED, READ_ONLY, REFUSED_UNCHANGED);
 }
 
-static void a_disk_file_shared_for_writing_is_refused(void)
+static void a_shared_writable_mapping_of_a_disk_file_is_refused(void)
 {
     start();
     int file = file_in_folder(0);
     if (file < 0) return;
     check_common(file);
-    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, REFUSE);
+    check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, REFUSED_UNCHANGED);
 }
 
-static void a_memory_file_shared_for_writing_is_taken(void)
+static void a_shared_writable_mapping_of_a_memory_file_is_registered(void)
 {
     start();
     int file = memory_file();
@@ -121,17 +121,17 @@ static void a_memory_file_shared_for_writing_is_taken(void)
     check(file, PROT_READ | PROT_WRITE, MAP_SHARED, 0, CUDA_SUCCESS, 0);
 }
 
-static void anonymous_memory_is_taken_and_made_present(void)
+static void anonymous_memory_is_registered_and_made_present(void)
 {
     start();
     check(-1, PROT_READ | PROT_WRITE, MAP_SHARED, 0, CUDA_SUCCESS, 0);
     check(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, CUDA_SUCCESS, KIB);
     check(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE, READ_ONLY, CUDA_SUCCESS, KIB);
-    check(-1, PROT_READ, MAP_PRIVATE, 0, REFUSE);
-    check(-1, PROT_NONE, MAP_PRIVATE, 0, REFUSE);
+    check(-1, PROT_READ, MAP_PRIVATE, 0, REFUSED_UNCHANGED);
+    check(-1, PROT_NONE, MAP_PRIVATE, 0, REFUSED_UNCHANGED);
 }
 
-static void a_gap_is_refused_and_nothing_is_copied(void)
+static void a_range_with_a_gap_is_refused_and_left_unchanged(void)
 {
     start();
     char *memory = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE);
@@ -145,7 +145,7 @@ static void a_gap_is_refused_and_nothing_is_copied(void)
     CHECK_EQUAL(anonymous_kib(memory), 4 * PAGE / 1024);
 }
 
-static void one_bad_mapping_refuses_the_whole_range(void)
+static void one_invalid_mapping_fails_the_whole_range(void)
 {
     start();
     char *memory = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE);
@@ -155,7 +155,7 @@ static void one_bad_mapping_refuses_the_whole_range(void)
     OK(cuMemHostRegister_v2(memory, BYTES, READ_ONLY));
 }
 
-static void a_mapping_past_its_file_is_refused(void)
+static void a_mapping_past_the_end_of_its_file_is_refused(void)
 {
     start();
     int file = memory_file();
@@ -165,20 +165,20 @@ static void a_mapping_past_its_file_is_refused(void)
     OK(cuMemHostRegister_v2(memory, BYTES / 2, READ_ONLY));
 }
 
-static void copied_pages_no_longer_follow_their_file(void)
+static void pinned_private_pages_are_detached_from_their_file(void)
 {
     start();
     int file = memory_file();
-    char *alone = map(file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-    char *together = map(file, PROT_READ, MAP_SHARED);
-    OK(cuMemHostRegister_v2(alone, BYTES, 0));
-    OK(cuMemHostRegister_v2(together, BYTES, READ_ONLY));
+    char *private_mapping = map(file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    char *shared_mapping = map(file, PROT_READ, MAP_SHARED);
+    OK(cuMemHostRegister_v2(private_mapping, BYTES, 0));
+    OK(cuMemHostRegister_v2(shared_mapping, BYTES, READ_ONLY));
     CHECK_EQUAL(pwrite(file, "\x09", 1, PAGE), 1);
-    CHECK_EQUAL(alone[PAGE], 7);
-    CHECK_EQUAL(together[PAGE], 9);
+    CHECK_EQUAL(private_mapping[PAGE], 7);
+    CHECK_EQUAL(shared_mapping[PAGE], 9);
 }
 
-static void a_read_only_registration_is_read_and_not_written(void)
+static void a_read_only_registration_cannot_be_written(void)
 {
     char back[16] = "";
     start();
@@ -193,13 +193,13 @@ static void a_read_only_registration_is_read_and_not_written(void)
 }
 
 const struct test register_tests[] = {
-    TEST(a_disk_file_shared_for_writing_is_refused),
-    TEST(a_memory_file_shared_for_writing_is_taken),
-    TEST(anonymous_memory_is_taken_and_made_present),
-    TEST(a_gap_is_refused_and_nothing_is_copied),
-    TEST(one_bad_mapping_refuses_the_whole_range),
-    TEST(a_mapping_past_its_file_is_refused),
-    TEST(copied_pages_no_longer_follow_their_file),
-    TEST(a_read_only_registration_is_read_and_not_written),
+    TEST(a_shared_writable_mapping_of_a_disk_file_is_refused),
+    TEST(a_shared_writable_mapping_of_a_memory_file_is_registered),
+    TEST(anonymous_memory_is_registered_and_made_present),
+    TEST(a_range_with_a_gap_is_refused_and_left_unchanged),
+    TEST(one_invalid_mapping_fails_the_whole_range),
+    TEST(a_mapping_past_the_end_of_its_file_is_refused),
+    TEST(pinned_private_pages_are_detached_from_their_file),
+    TEST(a_read_only_registration_cannot_be_written),
     {0},
 };

@@ -1,4 +1,4 @@
-/* The settings and how they are read. */
+/* The settings of the double, and their parser. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,29 +6,29 @@
 
 #include "driver.h"
 
-/* Reads a whole number that ends at one of `ends` or at the string's end. */
-static int number(const char **text, const char *ends, long long least, long long most,
-                  long long *value)
+/* Parses an integer that ends at a character of `ends` or at the end of the string. */
+static int parse_number(const char **text, const char *ends, long long min, long long max,
+                        long long *value)
 {
     char *end;
     errno = 0;
     *value = strtoll(*text, &end, 10);
-    if (end == *text || errno != 0 || *value < least || *value > most) return 0;
+    if (end == *text || errno != 0 || *value < min || *value > max) return 0;
     if (*end != '\0' && strchr(ends, *end) == NULL) return 0;
     *text = end;
     return 1;
 }
 
 /* "99=0,113=0" */
-static int read_overrides(const char *text)
+static int read_attributes(const char *text)
 {
     struct attribute_override overrides[SETTINGS_MAX];
     int count = 0;
     while (*text != '\0') {
         long long attribute, value;
         if (count == SETTINGS_MAX) return 0;
-        if (!number(&text, "=", 1, 10000, &attribute) || *text++ != '=') return 0;
-        if (!number(&text, ",", -1, 1LL << 30, &value)) return 0;
+        if (!parse_number(&text, "=", 1, 10000, &attribute) || *text++ != '=') return 0;
+        if (!parse_number(&text, ",", -1, 1LL << 30, &value)) return 0;
         if (*text == ',') text++;
         overrides[count++] = (struct attribute_override){(int)attribute, (int)value};
     }
@@ -49,14 +49,14 @@ static int read_failures(const char *text)
         int function = any ? FUNCTION_ANY : function_by_name(text, length);
         if (count == SETTINGS_MAX || function == FUNCTION_COUNT) return 0;
         text += length;
-        if (*text++ != ':' || !number(&text, ":+", 0, 1LL << 30, &nth)) return 0;
+        if (*text++ != ':' || !parse_number(&text, ":+", 0, 1LL << 30, &nth)) return 0;
         int all_after = *text == '+';
         text += all_after;
         if (*text++ != ':') return 0;
         if (strncmp(text, "hang", 4) == 0) {
             text += 4;
-            if (!number(&text, ",", 1, 60000, &hang_ms)) return 0;
-        } else if (!number(&text, ",", 1, 10000, &code)) {
+            if (!parse_number(&text, ",", 1, 60000, &hang_ms)) return 0;
+        } else if (!parse_number(&text, ",", 1, 10000, &code)) {
             return 0;
         }
         if (*text == ',') text++;
@@ -65,37 +65,37 @@ static int read_failures(const char *text)
     }
     memcpy(driver.settings.failures, failures, sizeof failures[0] * (size_t)count);
     driver.settings.failure_count = count;
-    failures_forget();
+    failures_reset();
     return 1;
 }
 
-static int read_number(const char *text, long long least, long long most, long long fallback,
-                       long long *value)
+static int number_or_default(const char *text, long long min, long long max,
+                             long long default_value, long long *value)
 {
-    *value = fallback;
-    return *text == '\0' || number(&text, "", least, most, value);
+    *value = default_value;
+    return *text == '\0' || parse_number(&text, "", min, max, value);
 }
 
 static int apply(const char *name, const char *value)
 {
     struct settings *settings = &driver.settings;
     long long n;
-    if (strcmp(name, "WB_DOUBLE_ATTRIBUTES") == 0) return read_overrides(value);
+    if (strcmp(name, "WB_DOUBLE_ATTRIBUTES") == 0) return read_attributes(value);
     if (strcmp(name, "WB_DOUBLE_FAIL") == 0) return read_failures(value);
     if (strcmp(name, "WB_DOUBLE_DEVICES") == 0) {
-        if (!read_number(value, 0, DEVICES_MAX, 1, &n)) return 0;
+        if (!number_or_default(value, 0, DEVICES_MAX, 1, &n)) return 0;
         settings->devices = (int)n;
     } else if (strcmp(name, "WB_DOUBLE_CAPACITY") == 0) {
-        if (!read_number(value, 0, 1LL << 46, 1LL << 30, &n)) return 0;
+        if (!number_or_default(value, 0, 1LL << 46, 1LL << 30, &n)) return 0;
         settings->capacity = (size_t)n;
     } else if (strcmp(name, "WB_DOUBLE_VERSION") == 0) {
-        if (!read_number(value, 1, 1 << 30, 13000, &n)) return 0;
+        if (!number_or_default(value, 1, 1 << 30, 13000, &n)) return 0;
         settings->version = (int)n;
     } else if (strcmp(name, "WB_DOUBLE_DELAY_US") == 0) {
-        if (!read_number(value, 0, 1 << 30, 0, &n)) return 0;
+        if (!number_or_default(value, 0, 1 << 30, 0, &n)) return 0;
         settings->delay_us = (unsigned)n;
     } else if (strcmp(name, "WB_DOUBLE_UNMAPPED") == 0) {
-        if (!read_number(value, 0, 1, 0, &n)) return 0;
+        if (!number_or_default(value, 0, 1, 0, &n)) return 0;
         settings->unmapped = (int)n;
     } else {
         return 0;
@@ -115,7 +115,7 @@ void settings_load(void)
         const char *value = getenv(names[i]);
         apply(names[i], "");
         if (value != NULL && !apply(names[i], value)) {
-            fprintf(stderr, "driver double: cannot read %s=%s\n", names[i], value);
+            fprintf(stderr, "driver double: invalid setting %s=%s\n", names[i], value);
             driver.settings.malformed = 1;
         }
     }

@@ -1,10 +1,10 @@
-/* The entry points that take a stream. */
+/* Entry points for streams. */
 #include "driver.h"
 
 CUresult stream_submit(struct stream *stream, struct task task, int synchronous)
 {
     int captured;
-    CUresult result = capture_take_work(stream, &captured);
+    CUresult result = capture_add_work(stream, &captured);
     if (result != CUDA_SUCCESS || captured) return result;
     struct work *work = stream_queue(stream, task, NULL);
     if (synchronous) work_wait(work);
@@ -35,15 +35,15 @@ CUresult cuStreamDestroy_v2(CUstream handle)
 
 CUresult cuStreamSynchronize(CUstream handle)
 {
-    call_about(handle);
+    set_call_subject(handle);
     ENTER(cuStreamSynchronize, NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
     struct stream *stream;
     CUresult result = stream_find(handle, &stream);
     if (result == CUDA_SUCCESS) result = capture_check_wait(stream);
     if (result != CUDA_SUCCESS) return leave(result);
     if (stream_is_legacy(stream)) {
-        /* A mark there comes after the work of every blocking stream. */
-        return leave(stream_submit(stream, (struct task){.kind = TASK_MARK}, 1));
+        /* Work in the legacy stream is ordered after that of every blocking stream. */
+        return leave(stream_submit(stream, (struct task){.kind = TASK_NONE}, 1));
     }
     if (stream->last != NULL) work_wait(stream->last);
     return leave(CUDA_SUCCESS);
@@ -57,9 +57,9 @@ CUresult cuStreamQuery(CUstream handle)
     if (result == CUDA_SUCCESS) result = capture_check_wait(stream);
     if (result != CUDA_SUCCESS) return leave(result);
     for (struct stream *each = driver.streams; each != NULL; each = each->next) {
-        int asked = each == stream ||
-                    (stream_is_legacy(stream) && stream_blocks_with(each, stream));
-        if (asked && each->last != NULL && !each->last->done) return leave(CUDA_ERROR_NOT_READY);
+        int included = each == stream ||
+                       (stream_is_legacy(stream) && stream_blocks_with(each, stream));
+        if (included && each->last != NULL && !each->last->done) return leave(CUDA_ERROR_NOT_READY);
     }
     return leave(CUDA_SUCCESS);
 }
@@ -74,11 +74,11 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags
     if (result != CUDA_SUCCESS) return leave(result);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
     if (flags & ~(unsigned)CU_EVENT_WAIT_EXTERNAL) return leave(CUDA_ERROR_INVALID_VALUE);
-    /* A replay would look the event up; here captured work is dropped, and this with it. */
+    /* Becomes a node of the graph, which the double drops with all captured work. */
     if ((flags & CU_EVENT_WAIT_EXTERNAL) && stream->capture != NULL) return leave(CUDA_SUCCESS);
     result = capture_wait(stream, event, &captured);
-    if (result != CUDA_SUCCESS || captured || event->mark == NULL) return leave(result);
-    work_unreference(stream_queue(stream, (struct task){.kind = TASK_MARK}, event->mark));
+    if (result != CUDA_SUCCESS || captured || event->recorded == NULL) return leave(result);
+    work_unreference(stream_queue(stream, (struct task){.kind = TASK_NONE}, event->recorded));
     return leave(CUDA_SUCCESS);
 }
 

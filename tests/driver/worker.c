@@ -1,4 +1,4 @@
-/* Streams as queues, each served in order by a thread of its own. */
+/* Streams as queues: one thread for each stream runs its work in order. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ void work_wait(struct work *work)
 static void run(const struct task *task)
 {
     switch (task->kind) {
-    case TASK_MARK:
+    case TASK_NONE:
         return;
     case TASK_COPY:
         memmove(task->destination, task->source, task->bytes);
@@ -61,7 +61,7 @@ static void stream_free(struct stream *stream)
     free(stream);
 }
 
-static void *serve(void *argument)
+static void *run_stream(void *argument)
 {
     struct stream *stream = argument;
     pthread_mutex_lock(&driver.lock);
@@ -98,14 +98,14 @@ static void stream_start(struct stream *stream)
     stream->started = 1;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    /* A signal meant for the program must not land in this thread. */
+    /* Signals for the program must not be delivered to this thread. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&thread, &attributes, serve, stream);
+    int failed = pthread_create(&thread, &attributes, run_stream, stream);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (failed) {
-        fputs("driver double: cannot start a stream's thread\n", stderr);
+        fputs("driver double: cannot start the thread of a stream\n", stderr);
         abort();
     }
 }
@@ -121,10 +121,10 @@ struct stream *stream_new(struct context *context, unsigned flags, int with_hand
     return stream;
 }
 
-/* Its thread finishes the work, then removes it. */
+/* The stream's thread finishes the queued work, then frees the stream. */
 void stream_retire(struct stream *stream)
 {
-    capture_lose_stream(stream);
+    capture_remove_stream(stream);
     stream->destroyed = 1;
     if (stream->started) {
         pthread_cond_broadcast(&driver.progress);
@@ -172,8 +172,9 @@ int stream_blocks_with(const struct stream *stream, const struct stream *legacy)
            !(stream->flags & CU_STREAM_NON_BLOCKING);
 }
 
-/* Legacy work comes after all that blocking streams hold now, and theirs after it. */
-static int comes_after(const struct stream *stream, const struct stream *other)
+/* Work in the legacy stream is ordered after all work queued in blocking streams, and their later
+ * work after it. */
+static int is_ordered_after(const struct stream *stream, const struct stream *other)
 {
     if (other->last == NULL || other->last->done) return 0;
     return (stream_is_legacy(stream) && stream_blocks_with(other, stream)) ||
@@ -182,13 +183,14 @@ static int comes_after(const struct stream *stream, const struct stream *other)
 
 struct work *stream_queue(struct stream *stream, struct task task, struct work *after)
 {
-    size_t most = 1;
-    for (struct stream *each = driver.streams; each != NULL; each = each->next) most++;
-    struct work *work = allocate(sizeof *work + most * sizeof work->dependencies[0]);
+    size_t stream_count = 1;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) stream_count++;
+    struct work *work = allocate(sizeof *work + stream_count * sizeof work->dependencies[0]);
     work->task = task;
     if (after != NULL) work->dependencies[work->dependency_count++] = after;
     for (struct stream *each = driver.streams; each != NULL; each = each->next) {
-        if (comes_after(stream, each)) work->dependencies[work->dependency_count++] = each->last;
+        if (!is_ordered_after(stream, each)) continue;
+        work->dependencies[work->dependency_count++] = each->last;
     }
     for (size_t i = 0; i < work->dependency_count; i++) work_reference(work->dependencies[i]);
 
@@ -199,7 +201,7 @@ struct work *stream_queue(struct stream *stream, struct task task, struct work *
     }
     work_unreference(stream->last);
     stream->last = work;
-    work->references = 3; /* the queue's, the stream's and the caller's */
+    work->references = 3; /* of the queue, of the stream's `last`, and of the caller */
     stream_start(stream);
     pthread_cond_broadcast(&driver.progress);
     return work;
@@ -207,9 +209,9 @@ struct work *stream_queue(struct stream *stream, struct task task, struct work *
 
 void streams_drain(const struct context *context, CUdevice device)
 {
-    size_t most = 0, found = 0;
-    for (struct stream *each = driver.streams; each != NULL; each = each->next) most++;
-    struct work **last = allocate((most + 1) * sizeof(struct work *));
+    size_t stream_count = 0, found = 0;
+    for (struct stream *each = driver.streams; each != NULL; each = each->next) stream_count++;
+    struct work **last = allocate((stream_count + 1) * sizeof(struct work *));
     for (struct stream *each = driver.streams; each != NULL; each = each->next) {
         int wanted = (context == NULL || each->context == context) &&
                      (device == -1 || each->context->device == device);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA kernels, and programs that queue copies and kernels, under compute-sanitizer: memcheck (bounds
 # and alignment), racecheck (shared memory) and initcheck (memory that nobody wrote). Each tool must first
-# report a defect that is there on purpose. Needs what run.sh needs, and compute-sanitizer of the CUDA
+# report a defect that is there on purpose. Needs what run.py needs, and compute-sanitizer of the CUDA
 # toolkit. SECONDS_LEFT bounds the whole of it (450), TOOLS chooses (memcheck racecheck initcheck).
 set -uo pipefail
 cd "$(dirname "$0")/../.."

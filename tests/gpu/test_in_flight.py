@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -32,12 +33,12 @@ def test_memory_stays_until_the_stream_has_passed(device: Device, stream, kernel
     view.release_after(stream)
     buffer.release_after(stream)
     assert time.perf_counter() - begin < 0.1, "giving back waited for the kernel"
-    assert device.usage.pinned_bytes == 4 * WORDS, "freed under a kernel"
+    assert device.stats.pinned_bytes == 4 * WORDS, "freed under a kernel"
     with pytest.raises(weighbridge.WeighbridgeError) as failure:
         device.drain(0.01)
     assert failure.value.status == weighbridge.Status.TIMEOUT
     device.drain(30)
-    assert device.usage.pinned_bytes == 0
+    assert device.stats.pinned_bytes == 0
     stream.synchronize()
     assert int(total[0]) == 3 * WORDS
 
@@ -76,10 +77,10 @@ def test_two_streams_pass_in_any_order(device: Device, kernels) -> None:
     behind_slow.release_after(slow)
     behind_fast.release_after(fast)
     stop = time.perf_counter() + 5
-    while device.usage.buffers != 1 and time.perf_counter() < stop:
+    while device.stats.buffers != 1 and time.perf_counter() < stop:
         time.sleep(0.005)
     # The fast stream's event is complete at once, but the driver may make its unregistering wait.
-    assert device.usage.buffers <= 1
+    assert device.stats.buffers <= 1
     device.drain(30)
     assert int(total[0]) == 3 * WORDS
 
@@ -192,9 +193,13 @@ def test_the_engines_context_stays_as_it_was(device: Device) -> None:
     assert current() == before
 
 
-@pytest.mark.parametrize("leave", ["pass", "import os; os._exit(0)", "sys.exit(0)"])
-def test_a_process_ends_cleanly_with_work_in_flight(leave: str) -> None:
-    program = f"""
+LEAVES = ["pass", "import os; os._exit(0)", "sys.exit(0)"]
+
+
+@pytest.fixture(scope="module")
+def leaving() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Processes that end with work in flight, started at the same time: each imports PyTorch."""
+    program = """
 import sys, torch, numpy as np
 from weighbridge import Buffer, Device
 device = Device("cuda:0")
@@ -205,9 +210,24 @@ with torch.cuda.stream(stream):
     for _ in range(20):
         total = tensor.sum()
 buffer.view("uint8", (1,)).release_after(stream)
-{leave}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    processes = {
+        leave: subprocess.Popen(
+            [sys.executable, "-c", program + leave],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for leave in LEAVES
+    }
+    yield processes
+    for process in processes.values():
+        with process:
+            process.kill()
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+def test_a_process_ends_cleanly_with_work_in_flight(leaving, leave: str) -> None:
+    process = leaving[leave]
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, "")

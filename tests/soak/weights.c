@@ -1,8 +1,6 @@
 /* A model whose weights change. */
 #include "weights.h"
 
-#include "content.h"
-
 void weights_init(struct weights *weights, int groups, int each, uint64_t most_bytes,
                   enum change change, uint64_t key)
 {
@@ -34,55 +32,50 @@ uint64_t weight_bytes(const struct weights *weights, int index, uint64_t version
 
 unsigned char *weight_content(const struct weights *weights, int index, uint64_t version)
 {
-    const uint64_t bytes = weight_bytes(weights, index, version);
-    unsigned char *content = (unsigned char *)malloc(bytes);
-    if (content == NULL) abort();
-    content_fill(content, bytes, key_of(weights, index, version));
-    return content;
+    return content_new(weight_bytes(weights, index, version), key_of(weights, index, version));
 }
 
-int weight_is(const struct weights *weights, int index, uint64_t version, const void *memory,
-              uint64_t bytes)
+int has_weight(const struct weights *weights, int index, uint64_t version, const void *memory,
+               uint64_t bytes)
 {
     return bytes == weight_bytes(weights, index, version) &&
-           content_is(memory, 0, bytes, key_of(weights, index, version));
+           has_content(memory, 0, bytes, key_of(weights, index, version));
 }
 
 wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *stream,
-                              const wb_plan_options *plan, const wb_buffer_options *options,
+                              const wb_plan_options *plan, const wb_buffer_options *buffers,
                               wb_status *status)
 {
+    const wb_plan_info no_plan = WB_PLAN_INFO_INIT;
     wb_parameter parameters[MOST_WEIGHTS];
     wb_layout layouts[MOST_WEIGHTS];
     int64_t shapes[MOST_WEIGHTS];
     unsigned char *contents[MOST_WEIGHTS];
-    wb_plan *made = NULL;
+    wb_plan *planned = NULL;
     wb_offloader *offloader = NULL;
-    uint64_t there = 0;
-    memset(parameters, 0, sizeof parameters);
+    uint64_t count = 0;
     for (int index = 0; index < weights_count(weights); index++) {
         const struct weight *weight = &weights->all[index];
         const wb_parameter empty = WB_PARAMETER_INIT;
-        const uint64_t bytes = weight_bytes(weights, index, weight->done);
-        if (bytes == 0) continue;
-        shapes[there] = (int64_t)bytes;
-        layouts[there] = layout_of(WB_DTYPE_U8, 1, &shapes[there], NULL, 0);
-        contents[there] = weight_content(weights, index, weight->done);
-        parameters[there] = empty;
-        parameters[there].name = weight->name;
-        parameters[there].group = weight->group;
-        parameters[there].layout = &layouts[there];
-        parameters[there].source = number(contents[there]);
-        there++;
+        wb_parameter *parameter = &parameters[count];
+        shapes[count] = (int64_t)weight_bytes(weights, index, weight->current);
+        if (shapes[count] == 0) continue;
+        layouts[count] = bytes_layout(&shapes[count]);
+        contents[count] = weight_content(weights, index, weight->current);
+        *parameter = empty;
+        parameter->name = weight->name;
+        parameter->group = weight->group;
+        parameter->layout = &layouts[count];
+        parameter->source = contents[count];
+        count++;
     }
-    *status = wb_plan_new(device, parameters, there, plan, &made, &error);
+    *status = wb_plan_new(device, parameters, count, plan, &planned, &error);
     if (*status == WB_OK) {
-        const wb_plan_info empty = WB_PLAN_INFO_INIT;
-        weights->planned = empty;
-        CHECK_OK(wb_plan_get_info(made, &weights->planned, &error));
-        *status = wb_offloader_new(made, stream, options, &offloader, &error);
+        weights->planned = no_plan;
+        CHECK_OK(wb_plan_get_info(planned, &weights->planned, &error));
+        *status = wb_offloader_new(planned, stream, buffers, &offloader, &error);
     }
-    wb_plan_release(made);
-    for (uint64_t index = 0; index < there; index++) free(contents[index]);
+    wb_plan_release(planned);
+    while (count > 0) free(contents[--count]);
     return *status == WB_OK ? offloader : NULL;
 }

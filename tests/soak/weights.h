@@ -1,20 +1,20 @@
-/* A model whose weights change: each version of each weight has a size and a content of its own, or
- * is not there, so that every thread knows what it must find. */
-#ifndef WEIGHTS_H
-#define WEIGHTS_H
+/* A model whose weights change. Each version of each weight has its own size and content, or does not
+ * exist, so every thread can tell which bytes it must find. */
+#ifndef SOAK_WEIGHTS_H
+#define SOAK_WEIGHTS_H
 
-#include "soak.h"
+#include "common.h"
 
 enum { MOST_GROUPS = 24, MOST_EACH = 4, MOST_WEIGHTS = MOST_GROUPS * MOST_EACH };
 
 struct weight {
     char name[32], group[24];
-    /* Versions: the last that a change was begun to, and the last that one has succeeded with. */
-    uint64_t begun, done;
+    /* Versions: the newest that a change was started to, and the newest that a change reached. */
+    uint64_t attempted, current;
 };
 
-/* How a weight's versions differ: in content, in size, too, or the last weight of each group, besides,
- * in whether it is there. */
+/* How the versions of a weight differ: in content; in size too; and, with WEIGHTS_COME_AND_GO, the
+ * last weight of each group exists in some versions only. */
 enum change { CONTENT_CHANGES, SIZES_CHANGE, WEIGHTS_COME_AND_GO };
 
 struct weights {
@@ -22,7 +22,7 @@ struct weights {
     uint64_t most_bytes; /* of a weight */
     enum change change;
     uint64_t key;
-    wb_plan_info planned; /* the last plan of them */
+    wb_plan_info planned; /* of the last plan */
     struct weight all[MOST_WEIGHTS];
 };
 
@@ -34,20 +34,19 @@ static inline int weights_count(const struct weights *weights)
     return weights->groups * weights->each;
 }
 
-/* Bytes of a version of a weight; 0 where that version is not there. */
+/* Returns the bytes of a version of a weight; 0 if the weight does not exist in it. */
 uint64_t weight_bytes(const struct weights *weights, int index, uint64_t version);
 
-/* The content of a version, in memory of malloc. */
+/* Returns the content of a version, in memory of malloc. */
 unsigned char *weight_content(const struct weights *weights, int index, uint64_t version);
 
-/* Whether memory holds a version. */
-int weight_is(const struct weights *weights, int index, uint64_t version, const void *memory,
-              uint64_t bytes);
+/* Returns 1 if memory holds the version. */
+int has_weight(const struct weights *weights, int index, uint64_t version, const void *memory,
+               uint64_t bytes);
 
-/* An offloader of the weights in their last versions, by the plan's options; `status` is why there is
- * none. */
+/* Plans and commits the current versions. Returns NULL, and the reason in `status`, if either fails. */
 wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *stream,
-                              const wb_plan_options *plan, const wb_buffer_options *options,
+                              const wb_plan_options *plan, const wb_buffer_options *buffers,
                               wb_status *status);
 
 #endif

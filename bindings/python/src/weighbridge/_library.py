@@ -1,4 +1,12 @@
-"""Finds and loads the native library, and checks that it is of a version that fits."""
+"""Finds and loads the native library, and checks that its version fits this package.
+
+The library is the first of these:
+
+1. the file that ``WEIGHBRIDGE_LIBRARY`` names, unless Python ignores the environment (-E, -I);
+2. ``libweighbridge.so`` beside this file, where pip installs it;
+3. only where this file lies in ``bindings/python/src`` of a source checkout: the checkout's
+   ``target/release/libweighbridge.so``, which ``make build`` makes.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +18,35 @@ from typing import Any
 from . import _abi
 
 _VARIABLE = "WEIGHBRIDGE_LIBRARY"
+_NAME = "libweighbridge.so"
+_IN_CHECKOUT = os.path.join("bindings", "python", "src", "weighbridge")
 
 
 def _find() -> str:
-    # With -E or -I the environment is not to be trusted, and least of all to say what is loaded.
+    # With -E or -I the environment is not trusted, least of all to name the code that is loaded.
     given = None if sys.flags.ignore_environment else os.environ.get(_VARIABLE)
     if given:
         if not os.path.isfile(given):
-            raise ImportError(f"{_VARIABLE}={given!r} is no file: name a libweighbridge.so")
+            raise ImportError(f"{_VARIABLE}={given!r} is not a file: name a {_NAME}")
         return os.path.abspath(given)
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libweighbridge.so")
-    if not os.path.isfile(beside):
-        raise ImportError(
-            f"{beside} is not there: install the package with pip, which builds it, or set "
-            f"{_VARIABLE} to a libweighbridge.so"
-        )
-    return beside
+    package = os.path.dirname(os.path.abspath(__file__))
+    candidates = [os.path.join(package, _NAME)]
+    checkout = _checkout(package)
+    if checkout is not None:
+        candidates.append(os.path.join(checkout, "target", "release", _NAME))
+    for candidate in candidates:
+        if os.path.isfile(candidate):
+            return candidate
+    raise ImportError(
+        f"there is no {' and no '.join(candidates)}: install the package with pip, which builds "
+        f"the library, run make build in a checkout, or set {_VARIABLE} to a {_NAME}"
+    )
+
+
+def _checkout(package: str) -> str | None:
+    """The root of the source checkout that the package lies in; None where it is installed."""
+    root, _, below = package.rpartition(os.sep + _IN_CHECKOUT)
+    return root if not below and os.path.isfile(os.path.join(root, "Cargo.toml")) else None
 
 
 def _check_version(library: ctypes.CDLL, path: str) -> tuple[int, int, int]:
