@@ -29,11 +29,11 @@ export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-build: ## builds target/release/libweighbridge.so; fails if the generated header is stale
+build: ## builds target/release/libweighbridge.so; fails if a generated header is stale
 	cargo build --release --locked
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
-header: ## writes the C header from the sources
+header: ## writes the C headers from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
 
 abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with

@@ -82,7 +82,7 @@ def show_plan(plan: Plan, budget: int, console: Console) -> None:
     for column in ("group", "bytes offloaded", "bytes resident", "transfer mode"):
         table.add_column(column, justify="left" if column[0] in "gt" else "right")
     for number, group in enumerate(plan.groups):
-        inside = {p.carrier for p in plan.parameters if p.group == number} - {"resident"}
+        inside = {p.transfer_mode for p in plan.parameters if p.group == number} - {"resident"}
         nbytes = (f"{group.offloaded_bytes:,}", f"{group.resident_bytes:,}")
         table.add_row(group.name, *nbytes, ", ".join(sorted(inside)))
     console.print(table)

@@ -37,7 +37,7 @@ class OffloadedWeights:
     @contextmanager
     def visit(self, group: str) -> Iterator[None]:
         """Acquires a group: its weights may be read inside the block."""
-        with self.offloader.acquired(self.offloader.group(group), self._stream()):
+        with self.offloader.acquired(self.offloader.find_group(group), self._stream()):
             if self._own_stream is not None:
                 # NumPy computes on this thread, so this thread waits for the copies.
                 self._own_stream.synchronize()

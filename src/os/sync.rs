@@ -36,20 +36,20 @@ pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     guard
 }
 
-/// Waits for the condition, with the lock released meanwhile.
+/// Waits for the condition and releases the lock meanwhile.
 pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for the condition for at most `time`, with the lock released meanwhile. `guard` is of `mutex`.
+/// The same for at most `time`; `guard` is of `mutex`.
 pub fn wait_timeout<'a, T>(
     condition: &Condvar,
     mutex: &'a Mutex<T>,
     guard: MutexGuard<'a, T>,
     time: Duration,
 ) -> MutexGuard<'a, T> {
-    // Loom has no time: a short wait may end at any moment, and a long one only by a notification, so
-    // that a missing one is found.
+    // Loom has no time: a short wait can end at any moment, and a long one only by a notification, so
+    // that a missing notification is found.
     #[cfg(loom)]
     if time < Duration::from_secs(1) {
         drop(guard);
@@ -60,7 +60,7 @@ pub fn wait_timeout<'a, T>(
     condition.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Panics that tests force: where an exported function begins, and with every lock held.
+/// Panics that tests force: at the start of every exported function, and with every lock held.
 pub mod forced {
     #[cfg(not(feature = "forced-panics"))]
     /// A point at which tests can force a panic.
@@ -79,12 +79,12 @@ pub mod forced {
             static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
         }
 
-        /// This thread panics at its point number `number`, once.
+        /// Makes this thread panic once, at its point number `number`.
         pub fn arm(number: u32) {
             LEFT.set(Some(number));
         }
 
-        /// Whether it is still to come; it no longer does.
+        /// Cancels the panic. Returns whether it had not occurred.
         pub fn disarm() -> bool {
             LEFT.take().is_some()
         }
@@ -94,7 +94,7 @@ pub mod forced {
             match LEFT.get() {
                 Some(0) => {
                     LEFT.set(None);
-                    // As panic!, without a word on standard error.
+                    // As panic!, without output on standard error.
                     resume_unwind(Box::new("forced by a test"));
                 }
                 left => LEFT.set(left.map(|left| left - 1)),

@@ -67,11 +67,11 @@ pub struct Parameter {
     pub resident: bool,
     /// How it is transferred if it is offloaded.
     pub transfer_mode: TransferMode,
-    /// Where its bytes come from.
+    /// The origin of its bytes.
     pub origin: Origin,
 }
 
-/// Where a parameter's bytes come from.
+/// The origin of a parameter's bytes.
 #[derive(Debug, Clone)]
 pub enum Origin {
     /// They are copied from its source.

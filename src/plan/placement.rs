@@ -37,8 +37,8 @@ impl Placement {
     /// placed so at all, which the caller checks.
     pub fn new(input: &PlanInput<'_>, storages: &[usize], free_bytes: Option<u64>) -> Result<Self> {
         let slot_bytes = input.options.slot_bytes;
-        // A group that is too large is read in place instead. On demand it would need as large a slot, so
-        // without views `free_bytes` is no reason not to prefetch it.
+        // A larger group is read in place instead. Without views it would be copied on demand, into as large
+        // a slot, so `free_bytes` does not count.
         let prefetch_limit = match input.platform.views {
             true => slot_bytes.into_iter().chain(free_bytes).min(),
             false => slot_bytes,

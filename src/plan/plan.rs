@@ -132,7 +132,7 @@ pub struct PlannedStorage {
     pub parameters: SmallVec<[usize; 1]>,
 }
 
-/// Storages that lie side by side in the arena and are copied as one.
+/// Storages that are adjacent in the arena and are copied as one.
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
     /// How it is transferred.
@@ -145,7 +145,7 @@ pub struct PlannedUnit {
     pub bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
-    /// Indexes of its storages, in the order in which they lie.
+    /// Indexes of its storages, by offset.
     pub storages: Vec<usize>,
 }
 
@@ -173,7 +173,7 @@ pub struct Plan {
     pub parameters: Vec<PlannedParameter>,
     /// In the order of their first parameters.
     pub storages: Vec<PlannedStorage>,
-    /// In the order in which they lie in the arena.
+    /// By offset in the arena.
     pub units: Vec<PlannedUnit>,
     /// In the order in which they were first named.
     pub groups: Vec<PlannedGroup>,

@@ -14,7 +14,7 @@ pub struct SlotRequest {
     pub positions: Vec<usize>,
 }
 
-/// The offsets of the requests, and the bytes that they take together.
+/// The offsets of the requests, and the bytes of all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotPacking {
     /// One for each request.

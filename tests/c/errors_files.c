@@ -129,7 +129,7 @@ static void truncation_of_a_mapped_file_is_detected(wb_device *device)
     wb_device_stats before = measure(device);
     REQUIRE(truncate(path, 4000) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
-                "cut off|20100 bytes|4000 bytes");
+                "truncated|20100 bytes|4000 bytes");
     CHECK(view == NULL);
     CHECK_USAGE(device, before);
     wb_buffer_release(buffer);

@@ -145,11 +145,11 @@ static void malformed_headers_are_refused_without_a_leak(wb_device *device)
          "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}", 6, 0, WB_ERR_FORMAT, ""},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
          "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT,
-         "\"a\" is there twice"},
+         "\"a\" appears twice"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}}", 4, 0,
-         WB_ERR_FILE_TRUNCATED, "cut off"},
+         WB_ERR_FILE_TRUNCATED, "truncated"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 5, 0, WB_ERR_FORMAT,
-         "1 bytes belong to none"},
+         "1 bytes belong to no tensor"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, 0, WB_ERR_FORMAT,
          ""},
         {"{\"a\":{\"dtype\":\"F64\",\"shape\":[9223372036854775807,4],\"data_offsets\":[0,0]}}", 0,
@@ -196,10 +196,10 @@ static void truncation_of_an_open_file_is_an_error_and_no_signal(wb_device *devi
     REQUIRE(truncate(path, 100) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error),
-                "cut off|100 bytes");
+                "truncated|100 bytes");
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 4096, NULL, &view, &copied, &error),
-                "cut off");
+                "truncated");
     CHECK(view == NULL && copied == 7);
     wb_safetensors_release(file);
     unlink(path);

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_event_passes_with_its_stream_and_holds_others_until_then() {
-        let streams = Arc::new(Streams::new(Process::this()));
+        let streams = Arc::new(Streams::new(Process::current()));
         let (first, second) = (streams.add().unwrap(), streams.add().unwrap());
         let (open, gate) = mpsc::channel::<()>();
         let (send, order) = mpsc::channel();

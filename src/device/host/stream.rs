@@ -194,7 +194,7 @@ impl Streams {
 impl Drop for Streams {
     /// A forked child has none of the threads, and one of them may have held its lock at the fork.
     fn drop(&mut self) {
-        if !self.process.is_this() {
+        if !self.process.is_current() {
             std::mem::forget(std::mem::take(&mut self.table));
         }
     }
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn released_streams_are_waited_for_and_then_forgotten() {
-        let streams = Streams::new(Process::this());
+        let streams = Streams::new(Process::current());
         let (send, receive) = mpsc::channel();
         for at in 0..100 {
             let (stream, send) = (streams.add().unwrap(), send.clone());

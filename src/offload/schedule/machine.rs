@@ -24,8 +24,8 @@ pub(super) struct EngineStream<'a> {
     pub capture: Capture,
 }
 
-/// The kinds of copies, each with a copy stream of its own: a copy that a group waits for is not queued behind
-/// prefetches.
+/// The kinds of copies. Each has a copy stream of its own, so that an acquired group waits for no prefetches of
+/// others.
 #[derive(Clone, Copy)]
 pub(super) enum CopyKind {
     Prefetch = 0,
@@ -315,7 +315,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits on the host until no copy is in flight and no use is left, including what is queued on the stream.
+    /// Waits on the host until no copy and no use is in flight, including the work queued on the stream.
     pub fn quiesce(&mut self, device: &Device, stream: Stream) -> Result<()> {
         self.enter(None);
         // Fences recorded in captures cannot be waited for, but their graphs ran on the engine's stream.

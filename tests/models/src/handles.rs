@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicUsize;
 use loom::thread;
-use weighbridge::capi::handle::{self, Handle};
+use weighbridge::capi::handle::{self, Opaque};
 use weighbridge::os::sync::Arc;
 
 pub const MODELS: &[crate::Model] = &[
@@ -23,15 +23,18 @@ struct Parent {
     destroyed: Destroyed,
 }
 
-impl Handle for Parent {
-    type Opaque = u8;
+/// The opaque type of a [`Parent`].
+struct OpaqueParent;
+
+impl Opaque for OpaqueParent {
+    type Object = Parent;
     const NAME: &'static str = "parent";
 }
 
 impl Parent {
     fn give(destroyed: &Destroyed) -> Address {
         let parent = Self { bytes: UnsafeCell::new(7), destroyed: destroyed.clone() };
-        Address(handle::give(Arc::new(parent)) as usize)
+        Address(handle::give::<OpaqueParent>(Arc::new(parent)) as usize)
     }
 
     fn read(&self) {
@@ -51,8 +54,11 @@ impl Drop for Parent {
 /// An object that holds another, as a view holds its buffer.
 struct Child(Arc<Parent>);
 
-impl Handle for Child {
-    type Opaque = u16;
+/// The opaque type of a [`Child`].
+struct OpaqueChild;
+
+impl Opaque for OpaqueChild {
+    type Object = Child;
     const NAME: &'static str = "child";
 }
 
@@ -67,29 +73,29 @@ impl Drop for Child {
 struct Address(usize);
 
 impl Address {
-    fn parent(self) -> *const u8 {
-        self.0 as *const u8
+    fn parent(self) -> *const OpaqueParent {
+        self.0 as *const OpaqueParent
     }
 
-    fn child(self) -> *const u16 {
-        self.0 as *const u16
+    fn child(self) -> *const OpaqueChild {
+        self.0 as *const OpaqueChild
     }
 }
 
 /// A C call that uses the object.
 fn read(parent: Address) {
     // SAFETY: each caller here has a reference.
-    unsafe { handle::borrow::<Parent>(parent.parent()) }.unwrap().read();
+    unsafe { handle::borrow(parent.parent()) }.unwrap().read();
 }
 
 fn retain(parent: Address) {
     // SAFETY: each caller here has a reference.
-    unsafe { handle::retain::<Parent>(parent.parent()) }.unwrap();
+    unsafe { handle::retain(parent.parent()) }.unwrap();
 }
 
 fn release(parent: Address) {
     // SAFETY: each caller here gives up its own reference.
-    drop(unsafe { handle::take::<Parent>(parent.parent()) }.unwrap());
+    drop(unsafe { handle::take(parent.parent()) }.unwrap());
 }
 
 fn retain_and_release() {
@@ -119,9 +125,9 @@ fn a_child_holds_its_parent() {
     retain(parent);
     let makes_a_child = thread::spawn(move || {
         // SAFETY: this thread has a reference.
-        let shared = unsafe { handle::share::<Parent>(parent.parent()) }.unwrap();
+        let shared = unsafe { handle::share(parent.parent()) }.unwrap();
         release(parent);
-        Address(handle::give(Arc::new(Child(shared))) as usize)
+        Address(handle::give::<OpaqueChild>(Arc::new(Child(shared))) as usize)
     });
     read(parent);
     release(parent);
@@ -129,7 +135,7 @@ fn a_child_holds_its_parent() {
     assert_eq!(destroyed.load(Relaxed), 0);
     // SAFETY: the child's only reference.
     let (borrowed, taken) =
-        unsafe { (handle::borrow::<Child>(child.child()), handle::take::<Child>(child.child())) };
+        unsafe { (handle::borrow(child.child()), handle::take(child.child())) };
     borrowed.unwrap().0.read();
     let other = thread::spawn(move || drop(taken.unwrap()));
     other.join().unwrap();

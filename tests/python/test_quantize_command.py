@@ -1,19 +1,18 @@
-"""``python -m weighbridge quantize`` writes a checkpoint in 8 bits, whole or not at all."""
+"""``python -m weighbridge quantize`` writes a complete FP8 checkpoint, or no file."""
 
 from __future__ import annotations
 
 import json
 import os
 
-import ml_dtypes
 import numpy as np
 import pytest
+from fp8_reference import blocks, numbers, reference, scale_type
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_quantizer import numbers, reference
 
-from weighbridge import Device, Safetensors, Scheme
-from weighbridge.quantizing import quantize_file
+from weighbridge import Device, QuantizeOptions, Safetensors, WeighbridgeError
+from weighbridge.quantize_file import quantize_file
 
 NAMES = ["model.layers.0.up.weight", "model.layers.1.up.weight", "lm_head.weight"]
 
@@ -38,7 +37,7 @@ def quantize(run_python, *arguments, **environment):
 
 
 def read(path):
-    """Every tensor's type, shape and bytes, as the safetensors library reads the file."""
+    """Returns every tensor's type, shape and bytes, and the metadata of the file."""
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     raw = open(path, "rb").read()
@@ -54,19 +53,25 @@ def read(path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "scheme", "suffix"),
+    ("arguments", "options", "suffix"),
     [
-        ([], Scheme(block=(128, 128)), "_scale_inv"),
-        (["--block", "row"], Scheme(block=(1, 0)), "_scale"),
-        (["--block", "tensor", "--format", "e5m2"], Scheme("float8_e5m2", block=(0, 0)), "_scale"),
+        ([], blocks(128, 128), "_scale_inv"),
+        (["--block", "row"], blocks(1, 0), "_scale"),
         (
-            ["--block", "1x32", "--scale", "e8m0"],
-            Scheme(scale="float8_e8m0fnu", block=(1, 32)),
+            ["--block", "tensor", "--format", "e5m2"],
+            QuantizeOptions("float8_e5m2"),
+            "_scale",
+        ),
+        (
+            ["--block", "1x32", "--scale-dtype", "e8m0"],
+            blocks(1, 32, scale_dtype="float8_e8m0fnu"),
             "_scale",
         ),
     ],
 )
-def test_what_is_written(run_python, path, tensors, tmp_path, device, arguments, scheme, suffix):
+def test_matrices_are_quantized_and_the_rest_is_copied(
+    run_python, path, tensors, tmp_path, device, arguments, options, suffix
+):
     out = str(tmp_path / "out.safetensors")
     name = "host" if device.info.kind == "host" else "cuda:0"
     more = ["--exclude", "lm_head", "--device", name, "--staging-bytes", "100KB"]
@@ -74,9 +79,10 @@ def test_what_is_written(run_python, path, tensors, tmp_path, device, arguments,
     assert code == 0, errors
     assert "3 tensors quantized" in output
     found, metadata = read(out)
-    told = json.loads(metadata.pop("weighbridge"))
+    written = json.loads(metadata.pop("weighbridge"))
     assert metadata == {"format": "pt"}
-    assert (told["format"], told["block"]) == (scheme.format, list(scheme.block))
+    assert written["format"] == options.format
+    assert written["block"] == [options.block_rows, options.block_cols]
     chosen = {*NAMES[:2], "model.experts"}
     assert set(found) == {*tensors, *(weight + suffix for weight in chosen)}
     for weight, array in tensors.items():
@@ -85,18 +91,17 @@ def test_what_is_written(run_python, path, tensors, tmp_path, device, arguments,
         if weight not in chosen:
             assert data.tobytes() == array.tobytes()
             continue
-        scales, codes = reference(array, scheme)
-        assert dtype == ("F8_E4M3" if scheme.format == "float8_e4m3fn" else "F8_E5M2")
+        scales, codes = reference(array, options)
+        assert dtype == ("F8_E4M3" if options.format == "float8_e4m3fn" else "F8_E5M2")
         assert np.array_equal(data, codes.ravel())
-        kind = np.float32 if scheme.scale == "float32" else ml_dtypes.float8_e8m0fnu
         assert np.array_equal(
-            found[weight + suffix][2].view(kind).astype(np.float32), scales.ravel()
+            found[weight + suffix][2].view(scale_type(options)).astype(np.float32), scales.ravel()
         )
         assert np.prod(found[weight + suffix][1]) == scales.size
 
 
 def file_of(path, tensors):
-    """A safetensors file of types that NumPy lacks: name, type, shape and bytes of each tensor."""
+    """Writes a safetensors file with types that NumPy lacks."""
     entries, data = {}, b""
     for name, dtype, shape, bytes_ in tensors:
         offsets = [len(data), len(data) + len(bytes_)]
@@ -108,7 +113,7 @@ def file_of(path, tensors):
 
 
 def test_packed_tensors_keep_the_shape_of_the_file(tmp_path, device):
-    """Two 4-bit floats are an element here, and two in a file."""
+    """Two 4-bit floats are one element here, and two in a file."""
     given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     tensors = [
         ("w", "F32", [8, 8], np.arange(64, dtype=np.float32).tobytes()),
@@ -118,27 +123,27 @@ def test_packed_tensors_keep_the_shape_of_the_file(tmp_path, device):
         ("scale", "F8_E8M0", [3, 1], bytes(3)),
     ]
     file_of(given, tensors)
-    quantize_file(device, given, out, Scheme())
+    quantize_file(device, given, out, QuantizeOptions())
     raw = out.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     with Safetensors(device, out, pin=False) as written:
         for name, dtype, shape, bytes_ in tensors[1:]:
             assert (header[name]["dtype"], header[name]["shape"]) == (dtype, shape)
-            with written.view(name, access="host", alignment=0) as view:
+            with written.view(name, accessor="host", alignment=0) as view:
                 assert view.numpy(bits=True).tobytes() == bytes_
 
 
 @pytest.mark.parametrize("dtype", ["F6_E2M3", "F6_E3M2"])
-def test_a_tensor_of_a_type_that_is_not_known_is_refused(tmp_path, device, dtype):
+def test_a_tensor_of_an_unknown_type_is_an_error(tmp_path, device, dtype):
     given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
-    file_of(given, [("w", "F32", [2, 2], bytes(16)), ("odd", dtype, [4], bytes(3))])
-    with pytest.raises(ValueError, match="'odd' is of a type"):
-        quantize_file(device, given, out, Scheme())
+    file_of(given, [("w", "F32", [2, 2], bytes(16)), ("other", dtype, [4], bytes(3))])
+    with pytest.raises(ValueError, match="element type of 'other'"):
+        quantize_file(device, given, out, QuantizeOptions())
     assert os.listdir(tmp_path) == ["in.safetensors"]
 
 
-def test_what_cannot_be_leaves_nothing(run_python, path, tmp_path):
+def test_an_error_leaves_no_file(run_python, path, tmp_path):
     out = tmp_path / "out.safetensors"
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "vectors.safetensors")
     save_file(
@@ -162,7 +167,7 @@ def test_what_cannot_be_leaves_nothing(run_python, path, tmp_path):
         assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_full_disk_leaves_nothing(run_python, path, tmp_path):
+def test_a_full_disk_leaves_no_file(run_python, path, tmp_path):
     out = str(tmp_path / "out.safetensors")
     script = (
         "import resource, runpy, sys\n"
@@ -175,24 +180,24 @@ def test_a_full_disk_leaves_nothing(run_python, path, tmp_path):
     assert os.listdir(tmp_path) == ["in.safetensors"]
 
 
-def test_cancelling_leaves_what_was_there(path, tmp_path, device):
+def test_cancelling_leaves_the_old_file(path, tmp_path, device):
     out = tmp_path / "out.safetensors"
-    out.write_bytes(b"what was there")
-    told = []
+    out.write_bytes(b"old")
+    calls = []
 
     def stop(phase, done, total):
-        told.append((done, total))
-        return len(told) < 2
+        calls.append((done, total))
+        return len(calls) < 2
 
     opened = Device("host") if device.info.kind == "host" else Device("cuda:0")
-    with opened, pytest.raises(BaseException, match="cancelled"):
-        quantize_file(opened, path, out, Scheme(block=(1, 0)), progress=stop)
-    assert out.read_bytes() == b"what was there"
+    with opened, pytest.raises(WeighbridgeError, match="cancelled"):
+        quantize_file(opened, path, out, blocks(1, 0), progress=stop)
+    assert out.read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "out.safetensors"]
-    assert len(told) == 2
+    assert len(calls) == 2
 
 
-def test_a_new_file_is_no_more_open_than_the_user_wants(run_python, path, tmp_path):
+def test_a_new_file_has_the_users_permissions(run_python, path, tmp_path):
     out = tmp_path / "out.safetensors"
     before = os.umask(0o077)
     try:
@@ -203,11 +208,11 @@ def test_a_new_file_is_no_more_open_than_the_user_wants(run_python, path, tmp_pa
     assert out.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_link_where_the_new_file_would_be_is_not_followed(path, tmp_path, device):
+def test_a_symbolic_link_in_place_of_the_partial_file_is_not_followed(path, tmp_path, device):
     victim = tmp_path / "victim"
-    victim.write_bytes(b"as it was")
+    victim.write_bytes(b"old")
     (tmp_path / f".out.{os.getpid()}.partial").symlink_to(victim)
     with pytest.raises(FileExistsError):
-        quantize_file(device, path, tmp_path / "out", Scheme(block=(1, 0)))
-    assert victim.read_bytes() == b"as it was"
+        quantize_file(device, path, tmp_path / "out", blocks(1, 0))
+    assert victim.read_bytes() == b"old"
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""``python -m weighbridge plan`` prints a plan of a file: as a table, as JSON, as a picture."""
+"""``python -m weighbridge plan`` shows the plan of a file as a table, as JSON or as SVG."""
 
 from __future__ import annotations
 
@@ -33,29 +33,33 @@ def plan(run_python, *arguments, **environment):
     return run_python("-m", "weighbridge", "plan", *arguments, **environment)
 
 
-def test_a_table_for_people(run_python, path):
+def test_the_table_has_every_parameter_and_the_totals(run_python, path):
     code, output, errors = plan(run_python, path, "--offload-bytes", "20KB")
     assert (code, errors) == (0, "")
     with Device("host") as device, Safetensors(device, path, pin=False) as file:
         with Plan(device, file.parameters(), offload_bytes=20_000) as made:
             for planned in made.parameters:
                 line = next(line for line in output.splitlines() if f" {planned.name} " in line)
-                assert f" {planned.nbytes:,} " in line
+                assert f" {planned.span_bytes:,} " in line
                 assert planned.reason.partition(": ")[2] in line
-                where = "device" if planned.carrier == "resident" else planned.carrier
-                assert f" {where} " in line
-            totals = made.totals
-            of = f"{totals.offloaded_bytes:,} of {totals.payload_bytes:,} bytes leave the device"
-            assert of in output
+                resident = planned.placement == "resident"
+                assert f" {'resident' if resident else planned.transfer_mode} " in line
+            info = made.info
+            total = f"{info.offloaded_bytes:,} of {info.payload_bytes:,} bytes offloaded"
+            assert total in output
     assert "budget left" in output and " 64x33 " in output and " f32 " in output
 
 
-def test_json_is_the_plan_of_the_same_options(run_python, path):
-    options = {"select": ["layers.0", "*.layers.2.*"], "exclude": ["down"], "carrier": "on-demand"}
+def test_json_is_the_plan_with_the_same_options(run_python, path):
+    options = {
+        "select": ["layers.0", "*.layers.2.*"],
+        "exclude": ["down"],
+        "transfer_mode": "on-demand",
+    }
     arguments = [path, "--offload-bytes", "1MiB", "--order", "largest", "--json"]
     for selector in options["select"]:
         arguments += ["--select", selector]
-    arguments += ["--exclude", "down", "--carrier", "on-demand", "--depth", "1"]
+    arguments += ["--exclude", "down", "--transfer-mode", "on-demand", "--depth", "1"]
     code, output, errors = plan(run_python, *arguments)
     assert (code, errors) == (0, "")
     with Device("host") as device, Safetensors(device, path, pin=False) as file:
@@ -64,12 +68,14 @@ def test_json_is_the_plan_of_the_same_options(run_python, path):
             device, parameters, offload_bytes=1 << 20, order="largest", depth=1, **options
         ) as made:
             assert json.loads(output) == made.to_dict()
-    away = {p["name"] for p in json.loads(output)["parameters"] if p["placement"] == "offloaded"}
-    assert away == {"model.layers.0.up.weight", "model.layers.2.up.weight"}
+    offloaded = {
+        p["name"] for p in json.loads(output)["parameters"] if p["placement"] == "offloaded"
+    }
+    assert offloaded == {"model.layers.0.up.weight", "model.layers.2.up.weight"}
 
 
-def test_the_link_is_measured_when_asked(run_python, path):
-    arguments = [path, "--offload-bytes", "1MB", "--carrier", "on-demand", "--json"]
+def test_measuring_the_link_predicts_the_time_of_a_step(run_python, path):
+    arguments = [path, "--offload-bytes", "1MB", "--transfer-mode", "on-demand", "--json"]
     _, output, _ = plan(run_python, *arguments)
     assert json.loads(output)["totals"]["step_seconds"] is None
     _, output, _ = plan(run_python, *arguments, "--measure")
@@ -80,32 +86,32 @@ def test_the_link_is_measured_when_asked(run_python, path):
     assert totals["step_seconds"] == pytest.approx(moved / link)
 
 
-def test_a_picture_shows_every_parameter(run_python, path, tmp_path):
+def test_the_svg_has_every_parameter(run_python, path, tmp_path):
     out = tmp_path / "plan.svg"
     code, output, errors = plan(
         run_python, path, "--device-bytes", "30KB", "--sparse", "*.embed.*", "--svg", str(out)
     )
     assert (code, errors, output.strip()) == (0, "", str(out))
-    picture = xml.parse(out).getroot()
-    labels = [text.text for text in picture.iter(f"{SVG}text")]
+    svg = xml.parse(out).getroot()
+    labels = [text.text for text in svg.iter(f"{SVG}text")]
     assert all(f"model.layers.{layer}" in labels for layer in range(3))
-    titles = [title.text for title in picture.iter(f"{SVG}title")]
+    titles = [title.text for title in svg.iter(f"{SVG}title")]
     assert len(titles) == 8
     assert any(t.startswith("model.embed.weight: 6,400 bytes, ") for t in titles)
-    # Each layer's bar is as long as its bytes are.
+    # Widths are proportional to bytes.
     widths = {
         rect.find(f"{SVG}title").text.partition(":")[0]: float(rect.get("width"))
-        for rect in picture.iter(f"{SVG}rect")
+        for rect in svg.iter(f"{SVG}rect")
         if rect.find(f"{SVG}title") is not None
     }
     up, down = (widths[f"model.layers.1.{name}.weight"] for name in ("up", "down"))
     assert up / down == pytest.approx(2, rel=0.01)
 
 
-def test_what_cannot_be_planned_is_an_error(run_python, path, tmp_path):
+def test_invalid_arguments_are_errors_without_a_traceback(run_python, path, tmp_path):
     for arguments, status, text in [
-        ([path, "--offload-bytes", "100"], 1, "100 bytes offload nothing"),
-        ([path, "--offload-bytes", "1MB", "--select", "nothing"], 1, '"nothing" matches none'),
+        ([path, "--offload-bytes", "100"], 1, "100 bytes"),
+        ([path, "--offload-bytes", "1MB", "--select", "nothing"], 1, '"nothing"'),
         ([path, "--device-bytes", "1GB"], 1, "all parameters fit"),
         ([str(tmp_path / "none"), "--offload-bytes", "1MB"], 1, "none"),
         ([path, "--offload-bytes", "1MB", "--device", "tpu"], 1, "tpu"),
@@ -121,7 +127,7 @@ def test_what_cannot_be_planned_is_an_error(run_python, path, tmp_path):
         assert text in errors and "Traceback" not in errors, errors
 
 
-def test_several_files_are_one_model(run_python, path, tmp_path):
+def test_several_files_make_one_model(run_python, path, tmp_path):
     other = str(tmp_path / "more.safetensors")
     save_file({"model.layers.3.up.weight": np.zeros((64, 33), np.float32)}, other)
     code, output, _ = plan(run_python, path, other, "--offload-bytes", "1MB", "--json")
@@ -131,7 +137,7 @@ def test_several_files_are_one_model(run_python, path, tmp_path):
     assert code == 1 and "model.embed.weight" in errors
 
 
-def test_numbers_of_bytes():
+def test_numbers_of_bytes_have_decimal_and_binary_units():
     for text, count in [
         ("4096", 4096),
         ("40MB", 40_000_000),
@@ -145,7 +151,7 @@ def test_numbers_of_bytes():
             byte_count(text)
 
 
-def test_names_speak_of_groups():
+def test_names_imply_groups():
     for name, group in [
         ("model.layers.3.mlp.experts.5.w1", "model.layers.3"),
         ("model.norm.weight", "model.norm"),
