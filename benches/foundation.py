@@ -1,9 +1,9 @@
-"""The foundation's benchmark: pinning, mapping, copying and viewing, each beside its peer.
+"""Benchmark of the foundation: pinning, mapping, copying and views, each beside a peer.
 
     make gpu-bench SUBJECT=foundation
 
-Peers and ours run in one process tree on one machine, after its memory was warmed: memory that a
-virtual machine has never used is slow for everyone at first. GB is 10^9 bytes.
+weighbridge and its peers run on the same machine in the same run. Host memory is used once before:
+the first use of memory is slow in a virtual machine. GB is 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ THREADS = 16
 
 
 def warm(device: Device) -> None:
-    """Uses the machine's memory once, as much as anything here will."""
+    """Uses as much of the machine's memory as any measurement here."""
     for _ in range(2):
         Buffer.alloc(device, 40 * GIB, pin=False, threads=THREADS).close()
 
 
 def pinning(report: Report, device: Device) -> None:
-    """Allocates pinned memory beside cudaHostAlloc and PyTorch.
+    """Measures pinned allocations, of cudaHostAlloc and PyTorch too.
 
-    PyTorch takes the next power of two, so its bars are at 4.5 GiB, where that shows; its best
-    case, 4 GiB, is measured too.
+    PyTorch allocates the next power of two. Its bars are therefore at 4.5 GiB; its best case,
+    4 GiB, is measured too.
     """
 
-    def ours(nbytes: int, size: str) -> float:
+    def weighbridge_rate(nbytes: int, size: str) -> float:
         rates, counted, fallen = [], 0, 0
         for run in range(RUNS + 1):
             free = peers.free_bytes()
             start = time.perf_counter()
             buffer = Buffer.alloc(device, nbytes, threads=THREADS)
             seconds = time.perf_counter() - start
-            if run > 0:  # the first one pays for loading
+            if run > 0:  # the first one loads code
                 rates.append(nbytes / seconds / 1e9)
                 fallen = max(fallen, free - peers.free_bytes())
                 info, usage = buffer.info, buffer.usage
@@ -67,9 +67,9 @@ def pinning(report: Report, device: Device) -> None:
             buffer.close()
         what = f"wb_buffer_alloc, {size}, {THREADS} threads"
         rate = report.figure(f"pin.weighbridge.{size}", rates, "GB/s", what)
-        what = f"the most of mapped, pinned (driver) and resident (mincore) over asked, {size}"
+        what = f"largest of mapped, pinned and resident (mincore) bytes over requested, {size}"
         taken[size] = report.figure(f"taken.weighbridge.{size}", [counted / nbytes], "x", what)
-        what = f"MemFree's fall over asked, {size}: page tables and the driver's own included"
+        what = f"decrease of MemFree over requested bytes, {size}, with page tables and driver"
         report.figure(f"memfree.weighbridge.{size}", [fallen / nbytes], "x", what)
         return rate
 
@@ -89,18 +89,18 @@ def pinning(report: Report, device: Device) -> None:
         rates = [nbytes / seconds / 1e9 for seconds in answer["seconds"]]
         what = f"{peers.DESCRIPTIONS[name]}, {size}"
         rate = report.figure(f"pin.{name}.{size}", rates, "GB/s", what)
-        what = f"MemFree's fall over asked, {size}"
+        what = f"decrease of MemFree over requested bytes, {size}"
         report.figure(f"memfree.{name}.{size}", [answer["taken"] / nbytes], "x", what)
         return rate
 
     taken: dict[str, float] = {}
-    pinned, at_worst = ours(FOUR, "4GiB"), ours(FOUR_AND_A_HALF, "4.5GiB")
+    pinned, at_worst = weighbridge_rate(FOUR, "4GiB"), weighbridge_rate(FOUR_AND_A_HALF, "4.5GiB")
     host_alloc = peer("cudaHostAlloc", FOUR, "4GiB", 3)
     over: dict[str, float] = {}
     for name, runs in (("torch.empty", 3), ("torch.pin_memory", 3), ("torch.empty.register", 5)):
         over[name] = at_worst / peer(name, FOUR_AND_A_HALF, "4.5GiB", runs)
         ratio = pinned / peer(name, FOUR, "4GiB", runs)
-        what = "ours over the peer at a power of two, the peer's best case"
+        what = "weighbridge over the peer at a power of two, the peer's best case"
         report.figure(f"pin.over.{name}.4GiB", [ratio], "x", what)
 
     report.bar("pinned allocation, 4 GiB (GB/s)", pinned, ">=", 20)
@@ -112,11 +112,11 @@ def pinning(report: Report, device: Device) -> None:
         ">=",
         3.5,
     )
-    report.bar("bytes taken over bytes asked, 4.5 GiB", taken["4.5GiB"], "<=", 1.001)
+    report.bar("bytes used over bytes requested, 4.5 GiB", taken["4.5GiB"], "<=", 1.001)
 
 
 def registering(report: Report) -> None:
-    """Measures the driver alone, on pages that are there and on such that it has to bring."""
+    """Measures registration by the driver alone, of pages that are present and absent."""
     runtime = link.cupy.cuda.runtime
     for name, touched in (("present", True), ("absent", False)):
         rates = []
@@ -137,7 +137,7 @@ def registering(report: Report) -> None:
 
 
 def write_safetensors(path: Path, nbytes: int) -> None:
-    """A file of one tensor whose data begins on 4096 bytes, in page cache when this returns."""
+    """Writes a file of one tensor whose data begins at 4096 bytes; it is in the page cache then."""
     tensor = {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]}
     header = json.dumps({"weights": tensor}).encode().ljust(4096 - 8)
     piece = np.random.default_rng(7).integers(0, 256, 64 << 20, dtype=np.uint8).tobytes()
@@ -150,7 +150,7 @@ def write_safetensors(path: Path, nbytes: int) -> None:
 
 
 def mapping(report: Report, device: Device, path: Path) -> None:
-    """Maps and registers the file, and counts the anonymous memory that it cost."""
+    """Measures mapping and registering the file, and the anonymous memory that this uses."""
     rates, anonymous = [], 0
     for _ in range(RUNS):
         start = time.perf_counter()
@@ -161,14 +161,14 @@ def mapping(report: Report, device: Device, path: Path) -> None:
         anonymous = max(anonymous, buffer.usage.anonymous_bytes)
         buffer.close()
     rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map_file, 4 GiB file in page cache")
-    what = "private anonymous bytes of the mapping (smaps), the most of all runs"
+    what = "private anonymous bytes of the mapping (smaps), largest of all runs"
     grown = report.figure("map.file.anonymous", [float(anonymous)], "bytes", what)
     report.bar("map and register a 4 GiB file (GB/s)", rate, ">=", 15)
     report.bar("anonymous bytes after mapping", grown, "<=", 0)
 
 
 def moving(report: Report, device: Device, path: Path) -> None:
-    """Copies to the device and reads by a kernel, from cudaHostAlloc's memory and from ours."""
+    """Measures copies and zero-copy reads of memory of cudaHostAlloc and of weighbridge."""
     import ctypes
 
     runtime = ctypes.CDLL("libcudart.so.13")
@@ -229,7 +229,7 @@ def moving(report: Report, device: Device, path: Path) -> None:
 
 
 def host_costs(report: Report, folder: Path) -> None:
-    """What a view costs in C, and what importing the package costs."""
+    """Measures the host time of a view in C, and of importing the Python package."""
     done = native.run(folder, "view_cost", "cuda:0", str(RUNS))
     costs = [float(line) / 1e3 for line in done.split()]
     what = "wb_view_new and wb_view_release, mean of 200,000"
@@ -247,7 +247,7 @@ def host_costs(report: Report, folder: Path) -> None:
 
 
 def main() -> int:
-    """Runs everything and writes the result file; 1 when a bar does not hold."""
+    """Runs the benchmark and writes the result file; returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

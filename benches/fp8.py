@@ -1,9 +1,9 @@
-"""Quantization's benchmark: bf16 to 8 bits, from the host, on the device and on one core.
+"""Benchmark of quantization: bf16 to FP8, from host memory, on the device and on one core.
 
     make gpu-bench SUBJECT=fp8
 
-Tensors are of Llama-3-8B's largest shape, 14,336 x 4,096, in bf16. Rates over the link count the
-bf16 bytes; rates on the device what its kernels read and write. GB is 10^9 bytes, GiB 2^30.
+Tensors have Llama-3-8B's largest shape, 14,336 x 4,096, in bf16. Rates over the link count bf16
+bytes; rates on the device count what its kernels read and write. GB is 10^9 bytes, GiB 2^30.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SCHEMES = {
 
 
 def seconds(run: Callable[[], object], runs: int = RUNS) -> list[float]:
-    """Seconds of each run, the first left out."""
+    """Returns the seconds of each run except the first."""
     taken = []
     for _ in range(runs + 1):
         torch.cuda.synchronize()
@@ -56,7 +56,7 @@ def seconds(run: Callable[[], object], runs: int = RUNS) -> list[float]:
 
 
 class Bench:
-    """One run of all of it."""
+    """One run of the benchmark."""
 
     def __init__(self, report: Report, device: Device) -> None:
         self.report, self.device = report, device
@@ -66,13 +66,13 @@ class Bench:
         self.scales = torch.empty(COUNT, largest, dtype=torch.uint8, device="cuda")
 
     def quantize(self, address: int, at: int, scheme: Scheme) -> weighbridge.Quantized:
-        """One tensor to its place on the device."""
+        """Quantizes one tensor into slice ``at`` of the device's codes and scales."""
         codes, scales = self.codes[at].data_ptr(), self.scales[at].data_ptr()
         shape = (ROWS, COLS)
         return self.quantizer.quantize(address, "bfloat16", shape, codes, scales, scheme)
 
     def link(self) -> None:
-        """The copy engine's rate, and 16 GB of pinned tensors to the device."""
+        """Measures the copy engine, and quantizing 16 GB of pinned tensors to the device."""
         size = COUNT * EACH
         buffer = Buffer.alloc(self.device, size, threads=16)
         array = np.frombuffer(buffer.memoryview(), np.uint16)
@@ -99,20 +99,20 @@ class Bench:
                 low = min(low, torch.cuda.mem_get_info()[0])
 
             rates = [size / taken / 1e9 for taken in seconds(run)]
-            what = f"16 GB of bf16 from pinned memory to 8 bits on the device, by {name}"
+            what = f"16 GB of bf16 in pinned memory to FP8 on the device, by {name}"
             rate = self.report.figure(f"pinned.{name}", rates, "GB/s", what)
             label = f"pinned bf16 to device, by {name}, over the copy engine's peak"
             self.report.bar(label, rate / self.peak, ">=", 0.93)
-            what = "staging memory that it took"
+            what = "staging memory used"
             taken = self.report.figure(f"staging.{name}", [most / 2**20], "MiB", what)
             self.report.bar(f"staging, by {name} (MiB)", taken, "<=", STAGING / 2**20)
-            what = "fall of the device's free memory meanwhile"
+            what = "decrease of the device's free memory meanwhile"
             self.report.figure(f"fall.{name}", [(before - low) / 2**20], "MiB", what)
         array = None
         buffer.close()
 
     def file(self, folder: Path) -> None:
-        """Tensors of a mapped file in the page cache."""
+        """Measures quantizing tensors of a mapped file in the page cache."""
         count = 36
         data = torch.randn(ROWS, COLS).to(torch.bfloat16)
         path = folder / "model.safetensors"
@@ -128,14 +128,14 @@ class Bench:
             rates = [count * EACH / taken / 1e9 for taken in seconds(run)]
             for view in views:
                 view.close()
-        what = "bf16 of a mapped file in the page cache to 8 bits on the device, by block"
+        what = "bf16 of a mapped file in the page cache to FP8 on the device, by block"
         rate = self.report.figure("file.block", rates, "GB/s", what)
         self.report.bar(
             "mapped file to device over the copy engine's peak", rate / self.peak, ">=", 0.9
         )
 
     def kernels(self) -> None:
-        """Numbers that are on the device."""
+        """Measures quantizing tensors that are on the device."""
         rows, cols = 1 << 18, 16384
         source = torch.empty(rows, cols, dtype=torch.bfloat16, device="cuda").normal_()
         copy = torch.empty_like(source)
@@ -160,15 +160,15 @@ class Bench:
                     scheme,
                 )
 
-            # Sizes are found in one reading, codes are made in another.
+            # One pass finds the largest magnitudes, a second one writes the codes.
             rates = [2.5 * size / taken / 1e9 for taken in seconds(run)]
-            what = f"8.6 GB of bf16 on the device, by {name}: read twice, a byte a number written"
+            what = f"8.6 GB of bf16 on the device, by {name}: two reads, one byte written for each"
             rate = self.report.figure(f"kernels.{name}", rates, "GB/s", what)
             self.report.bar(f"kernels by {name} over device to device", rate / peak, ">=", 0.75)
             quantizer.close()
 
     def host(self) -> None:
-        """One core, and ml_dtypes on it."""
+        """Measures the host's kernels on one core, and ml_dtypes on the same core."""
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})
         try:
@@ -178,7 +178,7 @@ class Bench:
                 codes, scheme = np.empty(array.shape, np.uint8), SCHEMES["row"]
                 scales = np.empty(array.shape[0], np.float32)
 
-                def ours() -> None:
+                def with_weighbridge() -> None:
                     quantizer.quantize(
                         array.ctypes.data,
                         "bfloat16",
@@ -193,21 +193,21 @@ class Bench:
                     inverse = np.float32(1) / (np.abs(wide).max(1, keepdims=True) / np.float32(448))
                     return (wide * inverse).astype(ml_dtypes.float8_e4m3fn)
 
-                rates = [array.nbytes / taken / 1e9 for taken in seconds(ours)]
+                rates = [array.nbytes / taken / 1e9 for taken in seconds(with_weighbridge)]
                 if not np.array_equal(codes, peer().view(np.uint8)):
                     raise RuntimeError("the host's codes are not those of ml_dtypes")
-                what = "bf16 to 8 bits by row on one core of the host"
+                what = "bf16 to FP8 by row on one core of the host"
                 rate = self.report.figure("host.core", rates, "GB/s", what)
                 peers = [array.nbytes / taken / 1e9 for taken in seconds(peer, 3)]
                 what = "the same by NumPy and ml_dtypes, on the same core"
-                theirs = self.report.figure("host.ml_dtypes", peers, "GB/s", what)
+                peer_rate = self.report.figure("host.ml_dtypes", peers, "GB/s", what)
         finally:
             os.sched_setaffinity(0, allowed)
         self.report.bar("host kernels on one core (GB/s)", rate, ">=", 2)
-        self.report.bar("host kernels over ml_dtypes, one core", rate / theirs, ">=", 4)
+        self.report.bar("host kernels over ml_dtypes, one core", rate / peer_rate, ">=", 4)
 
     def peaks(self) -> None:
-        """Device memory of loading at full precision and quantizing then, and of the stream."""
+        """Measures device memory: quantizing after loading in bf16, and quantizing in a stream."""
         self.codes = self.scales = torch.empty(0)
         model = llama.build().cpu()
         gc.collect()
@@ -236,7 +236,7 @@ class Bench:
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        # One layer is offloaded, the others stay on the device: all of them in 8 bits.
+        # One layer is offloaded, the others stay on the device; all of them are FP8.
         handle = wt.offload(
             model,
             offload_bytes=1 << 40,
@@ -247,22 +247,20 @@ class Bench:
         )
         over.set()
         sampler.join()
-        what = (
-            "the same from host memory by offload(quantize=...): fall of the device's free memory"
-        )
+        what = "the same from host memory by offload(quantize=...): decrease of free device memory"
         peak = (before - min(samples)) / 2**30
         stream = self.report.figure("peak.stream", [peak], "GiB", what)
         held = handle.stats()
-        what = "what stays of it: resident bytes and slots"
+        what = "what remains afterwards: resident bytes and slots"
         kept = (held.resident_bytes + held.slot_bytes) / 2**30
         self.report.figure("peak.stream.kept", [kept], "GiB", what)
-        self.report.bar("peak of the stream over what stays (GiB)", stream - kept, "<=", 0.15)
+        self.report.bar("peak of the stream over what remains (GiB)", stream - kept, "<=", 0.15)
         self.report.bar("peak of the stream over loading first", stream / full, "<=", 0.7)
         handle.remove()
 
 
 def main() -> int:
-    """Runs all of it; the exit status is 1 when a bar is missed."""
+    """Runs the benchmark; returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

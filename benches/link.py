@@ -1,4 +1,4 @@
-"""What the link carries: the copy engine's rate, and a kernel's that reads host memory in place."""
+"""Rates of the link: of the copy engine, and of a kernel that reads host memory in place."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 RUNS = 7
 
-# Reads every 16 bytes of the source once; what it makes of them is written only if it is a number
-# that it cannot be, so that the loads stay and nothing else is measured.
+# Reads every 16 bytes of the source once. Each thread adds one number to `out`, so that the
+# compiler keeps the loads.
 READ_KERNEL = r"""
 extern "C" __global__ void read_all(const uint4* source, unsigned long long count, unsigned* out) {
     unsigned mixed = 0;
@@ -40,14 +40,14 @@ def _read_all() -> Any:
 
 
 def kernel_read(address: int, nbytes: int) -> Callable[[], None]:
-    """A kernel on the current stream that reads memory where it lies: 264 blocks of 512 threads."""
+    """Returns a launch of a kernel of 264 blocks of 512 threads that reads memory in place."""
     stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
     arguments = (np.uint64(address), np.uint64(nbytes // 16), cupy.zeros(1, dtype=cupy.uint32))
     return lambda: _read_all()((264,), (512,), arguments, stream=stream)
 
 
 def bandwidth(run: Callable[[], None], nbytes: int) -> list[float]:
-    """GB/s of ``run``, by events on the current stream; each measure is the mean of three runs."""
+    """Returns GB/s of ``run`` by events on the current stream, each the mean of three runs."""
     rates = []
     for measure in range(RUNS + 1):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

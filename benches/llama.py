@@ -19,7 +19,7 @@ SHAPE = {
 
 
 def build() -> torch.nn.Module:
-    """The model, resident, with random weights."""
+    """Builds the model on the device."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**SHAPE)
     with torch.device("cuda"):

@@ -1,4 +1,4 @@
-"""Builds and runs a C program of this folder against the library that is measured."""
+"""Builds C programs of this folder against the measured library, and runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from report import ROOT
 
 
 def run(folder: Path, name: str, *arguments: str) -> str:
-    """What the program prints."""
+    """Builds and runs ``benches/NAME.c``; returns what it prints."""
     library = Path(os.environ["WEIGHBRIDGE_LIBRARY"]).resolve()
     soname = folder / "libweighbridge.so.0"
     if not soname.exists():

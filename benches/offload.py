@@ -1,10 +1,11 @@
-"""The offloader's benchmark: a Llama-shaped model with every second layer in host memory.
+"""Benchmark of the offloader: a Llama-shaped model with every second layer in host memory.
 
     make gpu-bench SUBJECT=offload
 
 Sixteen layers of Llama-3-8B's shape in bf16, every second layer's parameters offloaded: 3.49 GB.
-The link bound is those bytes over the copy engine's rate measured in the same run; every step is
-measured beside the resident model's and accelerate's. GB is 10^9 bytes, GiB 2^30.
+The link bound is the time that the copy engine needs for those bytes, at the rate measured in the
+same run. Steps of the resident model and of accelerate are measured in the same run too. GB is 10^9
+bytes, GiB 2^30.
 """
 
 from __future__ import annotations
@@ -37,27 +38,28 @@ RUNS = 7
 LAYERS = llama.LAYERS
 THREADS = 16
 SECOND = [f"layers.{layer}" for layer in range(0, LAYERS, 2)]
+ZERO_COPY = "view"
 
 
 def inputs(tokens: int) -> torch.Tensor:
-    """Embeddings of one sequence of so many tokens."""
+    """Returns the embeddings of one sequence of ``tokens`` tokens."""
     torch.manual_seed(1)
     return torch.randn(1, tokens, llama.SHAPE["hidden_size"], device="cuda", dtype=torch.bfloat16)
 
 
 def stepper(model: torch.nn.Module, tokens: int) -> Callable[[], torch.Tensor]:
-    """Runs a step on a sequence."""
-    given = inputs(tokens)
+    """Returns a function that runs one step on a sequence of ``tokens`` tokens."""
+    embeddings = inputs(tokens)
 
     def step() -> torch.Tensor:
         with torch.no_grad():
-            return model(inputs_embeds=given, use_cache=False).last_hidden_state
+            return model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     return step
 
 
 def seconds_of(step: Callable[[], Any], runs: int, warm: int = 3) -> list[float]:
-    """Seconds of each step; the host waits for each, as an engine does that samples."""
+    """Returns the seconds of each step. The host waits for each, like an engine that samples."""
     for _ in range(warm):
         step()
     torch.cuda.synchronize()
@@ -71,7 +73,7 @@ def seconds_of(step: Callable[[], Any], runs: int, warm: int = 3) -> list[float]
 
 
 def graph_of(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """The step as a CUDA graph, and what it writes."""
+    """Captures a step; returns the graph and the tensor that it writes."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -85,7 +87,7 @@ def graph_of(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, to
 
 
 def free_bytes() -> int:
-    """MemFree and what the kernel would give back at once."""
+    """Returns MemAvailable: free memory and what the kernel can reclaim at once."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
@@ -93,23 +95,23 @@ def free_bytes() -> int:
 
 
 class Bench:
-    """One run of all of it."""
+    """One run of the benchmark."""
 
     def __init__(self, report: Report, runs: int) -> None:
         self.report, self.runs = report, runs
         self.model = llama.build()
         self.steps = {"decode": 1, "prefill2048": 2048, "prefill8192": 8192}
-        self.wanted = {name: stepper(self.model, n)().clone() for name, n in self.steps.items()}
+        self.expected = {name: stepper(self.model, n)().clone() for name, n in self.steps.items()}
         self.resident: dict[str, float] = {}
         self.points: dict[str, list[tuple[float, float]]] = {}
 
     def time(self, name: str, step: Callable[[], Any], what: str, runs: int = 0) -> float:
-        """Adds the milliseconds of a step."""
+        """Adds a figure: the milliseconds of a step."""
         taken = [1e3 * seconds for seconds in seconds_of(step, runs or self.runs)]
         return self.report.figure(name, taken, "ms", what)
 
     def link(self, device: Device) -> None:
-        """The copy engine's rate and a kernel's through a view."""
+        """Measures the copy engine, and a kernel that reads pinned memory in place."""
         size = 4 << 30
         buffer = Buffer.alloc(device, size, threads=THREADS)
         target = torch.empty(size, dtype=torch.uint8, device="cuda")
@@ -122,7 +124,8 @@ class Bench:
         self.peak = self.report.figure("copy.peak", link.bandwidth(copy_all, size), "GB/s", what)
         read = link.kernel_read(buffer.device_address or 0, size)
         what = "a kernel's 16-byte loads of pinned memory, 264 blocks of 512"
-        self.view_peak = self.report.figure("view.peak", link.bandwidth(read, size), "GB/s", what)
+        rates = link.bandwidth(read, size)
+        self.zero_copy_peak = self.report.figure("zero-copy.peak", rates, "GB/s", what)
         read = link.kernel_read(target.data_ptr(), size)
         what = "the same kernel's loads of device memory"
         self.device_peak = self.report.figure(
@@ -131,7 +134,7 @@ class Bench:
         buffer.close()
 
     def measure_resident(self) -> None:
-        """The model as it is."""
+        """Measures the model with all parameters on the device."""
         for name, tokens in self.steps.items():
             step = stepper(self.model, tokens)
             self.resident[name] = self.time(f"resident.{name}", step, "all resident")
@@ -140,17 +143,17 @@ class Bench:
             "resident.decode.graph", graph.replay, "all resident, in a CUDA graph"
         )
 
-    def offload(self, carrier: str, layers: list[str] = SECOND, **more: Any) -> Any:
-        """Offloads layers' parameters; the handle."""
-        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, carrier=carrier, **more)
+    def offload(self, mode: str, layers: list[str] = SECOND) -> Any:
+        """Offloads the parameters of layers in a transfer mode; returns the handle."""
+        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, carrier=mode)
 
     def check(self, name: str, step: Callable[[], torch.Tensor]) -> None:
-        """A step gives the resident model's output, bit for bit."""
-        if not torch.equal(step(), self.wanted[name]):
+        """Fails unless a step has the output of the resident model, bit for bit."""
+        if not torch.equal(step(), self.expected[name]):
             raise RuntimeError(f"{name}: the output is not the resident model's")
 
     def set_up(self) -> None:
-        """Offloading a model that is on the device, and the host memory that it takes."""
+        """Measures offloading a model that is on the device, and its host memory."""
         rates, grown = [], 0.0
         for run in range(4):
             gc.collect()
@@ -162,47 +165,47 @@ class Bench:
                 rates.append(stats.offloaded_bytes / seconds / 1e9)
                 fallen = (before - free_bytes()) / stats.offloaded_bytes
                 held = max(stats.mapped_bytes, stats.pinned_bytes) / stats.offloaded_bytes
-                self.report.figure(f"memavailable.{run}", [fallen], "x", "its fall over offloaded")
+                self.report.figure(f"memavailable.{run}", [fallen], "x", "decrease over offloaded")
                 grown = max(grown, held)
             handle.remove()
         what = "offload() of a model on the device, 3.49 GB"
         rate = self.report.figure("setup", rates, "GB/s", what)
-        what = "the most of mapped and pinned (driver) over offloaded bytes"
+        what = "the larger of mapped and pinned bytes over offloaded bytes"
         taken = self.report.figure("setup.host", [grown], "x", what)
         self.report.bar("set-up from a model on the device (GB/s)", rate, ">=", 10)
         self.report.bar("host memory over offloaded bytes", taken, "<=", 1.002)
 
-    def carried(self) -> None:
-        """Steps with every carrier, and a graph."""
-        for carrier in ("prefetch", "auto", "view", "on-demand"):
-            handle = self.offload(carrier)
+    def transfer_modes(self) -> None:
+        """Measures steps in each transfer mode, and in a CUDA graph."""
+        for mode in ("prefetch", "auto", ZERO_COPY, "on-demand"):
+            handle = self.offload(mode)
             stats = handle.stats()
             self.bytes = stats.offloaded_bytes
             bound = 1e3 * self.bytes / self.peak / 1e9
-            if carrier == "prefetch":
+            if mode == "prefetch":
                 what = "offloaded bytes over copy.peak"
                 self.report.figure("bound", [bound], "ms", what)
                 layer = self.bytes / len(SECOND)
                 self.report.bar("slots over a layer", stats.slot_bytes / layer, "<=", 2.001)
             for name, tokens in self.steps.items():
-                if carrier == "view" and name != "decode":
-                    continue  # a GEMM of many rows reads the link again and again
+                if mode == ZERO_COPY and name != "decode":
+                    continue  # a GEMM of many rows reads the same bytes over the link repeatedly
                 step = stepper(self.model, tokens)
                 self.check(name, step)
                 self.check(name, step)
-                taken = self.time(f"{carrier}.{name}", step, f"carrier {carrier}")
+                taken = self.time(f"{mode}.{name}", step, f"transfer mode {mode}")
                 floor = max(bound, self.resident[name])
-                self.report.figure(f"{carrier}.{name}.over", [taken / floor], "x", "over the bound")
+                self.report.figure(f"{mode}.{name}.over", [taken / floor], "x", "over the bound")
                 goal = {"decode": 1.03, "prefill2048": 1.08, "prefill8192": 1.03}[name]
-                if carrier in ("prefetch", "auto"):
-                    label = f"{name}, carrier {carrier}, over max(link bound, resident)"
+                if mode in ("prefetch", "auto"):
+                    label = f"{name}, {mode}, over max(link bound, resident)"
                     self.report.bar(label, taken / floor, "<=", goal)
-            if carrier in ("prefetch", "view"):
-                self.graph(carrier, bound, stepper(self.model, 1))
+            if mode in ("prefetch", ZERO_COPY):
+                self.graph(mode, bound, stepper(self.model, 1))
             handle.remove()
 
-    def graph(self, carrier: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
-        """The decode step in a graph, in turn with eager ones."""
+    def graph(self, mode: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
+        """Measures the decode step in a CUDA graph, after replays in turn with eager steps."""
         graph, result = graph_of(step)
         for turn in range(20):
             if turn % 3 == 1:
@@ -210,34 +213,35 @@ class Bench:
             else:
                 result.zero_()
                 graph.replay()
-                if not torch.equal(result, self.wanted["decode"]):
-                    raise RuntimeError(f"{carrier}: a replay's output is not the resident model's")
-        taken = self.time(f"{carrier}.decode.graph", graph.replay, f"{carrier}, in a CUDA graph")
-        if carrier == "prefetch":
+                if not torch.equal(result, self.expected["decode"]):
+                    raise RuntimeError(f"{mode}: a replay's output is not the resident model's")
+        taken = self.time(f"{mode}.decode.graph", graph.replay, f"{mode}, in a CUDA graph")
+        if mode == "prefetch":
             floor = max(bound, self.resident["decode.graph"])
             label = "decode in a CUDA graph, over max(link bound, resident)"
             self.report.bar(label, taken / floor, "<=", 1.02)
         else:
-            self.view_bar(taken)
+            self.zero_copy_bar(taken)
         del graph, result
 
-    def view_bar(self, taken: float) -> None:
-        """A step with views against the time that it must take at the view bandwidth.
+    def zero_copy_bar(self, taken: float) -> None:
+        """Compares a zero-copy step with the least time that it can take.
 
-        That is the time for the viewed bytes, and the resident step but for the reading of these
-        from device memory: nothing else runs while a layer's kernels wait for the link.
+        That is the time to read the offloaded bytes over the link, and the time of a resident step
+        without its reads of the same bytes from device memory: nothing else runs while the kernels
+        of a layer wait for the link.
         """
         rate = self.bytes / taken / 1e6
-        self.report.figure("view.decode.rate", [rate], "GB/s", "offloaded bytes over the step")
-        viewed = self.bytes / self.view_peak / 1e6
+        self.report.figure("zero-copy.decode.rate", [rate], "GB/s", "offloaded bytes over the step")
+        over_link = self.bytes / self.zero_copy_peak / 1e6
         rest = self.resident["decode.graph"] - self.bytes / self.device_peak / 1e6
-        what = "offloaded bytes over view.peak, and the rest of a resident step"
-        bound = self.report.figure("view.decode.bound", [viewed + rest], "ms", what)
-        label = "view, decode: time at the view bandwidth over time taken"
+        what = "offloaded bytes over zero-copy.peak, and the rest of a resident step"
+        bound = self.report.figure("zero-copy.decode.bound", [over_link + rest], "ms", what)
+        label = "decode, zero-copy: time at zero-copy.peak over time taken"
         self.report.bar(label, bound / taken, ">=", 0.98)
 
     def sweep(self) -> None:
-        """Decode and prefill against the number of offloaded layers."""
+        """Measures decode and prefill for several numbers of offloaded layers."""
         for count in (0, 2, 4, 8, 12, 16):
             layers = [f"layers.{int(at * LAYERS / max(count, 1))}" for at in range(count)]
             handle = self.offload("prefetch", layers) if count else None
@@ -250,7 +254,7 @@ class Bench:
                 handle.remove()
 
     def peer(self) -> None:
-        """accelerate's cpu_offload of the same layers."""
+        """Measures accelerate's cpu_offload of the same layers."""
         model = copy.copy(self.model)
         for name in SECOND:
             accelerate.cpu_offload(model.get_submodule(name), execution_device="cuda:0")
@@ -260,7 +264,7 @@ class Bench:
             )
 
     def host_cost(self, folder: Path) -> None:
-        """What a step costs the host, in C and through the hooks."""
+        """Measures the host time of a step, in C and through PyTorch hooks."""
         lines = native.run(folder, "offload_cost", "cuda:0", "5").split()
         numbers = [float(number) for number in lines]
         what = "acquire and release of a group of one parameter, in C"
@@ -272,7 +276,7 @@ class Bench:
         self.report.bar("cost with 1,000 parameters over one", many / few, "<=", 1.1)
         self.report.bar("plan of a million parameters (s)", plan, "<=", 1)
 
-        class Nothing(torch.nn.Module):
+        class Identity(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.weight = torch.nn.Parameter(torch.zeros(64, device="cuda"))
@@ -280,7 +284,7 @@ class Bench:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x
 
-        model = torch.nn.Sequential(*[Nothing() for _ in range(8)]).requires_grad_(False)
+        model = torch.nn.Sequential(*[Identity() for _ in range(8)]).requires_grad_(False)
         x = torch.zeros(1, device="cuda")
 
         def host_seconds() -> list[float]:
@@ -303,7 +307,7 @@ class Bench:
 
 
 def main() -> int:
-    """Runs all of it; the exit status is 1 when a bar is missed."""
+    """Runs the benchmark; returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -319,7 +323,7 @@ def main() -> int:
         bench = Bench(report, RUNS)
         bench.link(device)
         bench.measure_resident()
-        for part in (bench.set_up, bench.carried, bench.sweep, bench.peer):
+        for part in (bench.set_up, bench.transfer_modes, bench.sweep, bench.peer):
             part()
             report.write(arguments.out)
         bench.host_cost(Path(folder))

@@ -1,7 +1,6 @@
 /*
- * What a step costs the host, in C: microseconds for the acquire and release of a group, with few and
- * with many parameters in it, and seconds for the plan of a million parameters. One line a run:
- * few, many, plan.
+ * Measures the host time of a step: microseconds to acquire and release a group with one parameter and
+ * with many, and seconds to plan a million parameters. Prints one line for each run: few, many, plan.
  *
  *   offload_cost DEVICE RUNS
  */
@@ -27,7 +26,7 @@ static void check(wb_status status, const wb_error *error) {
     }
 }
 
-/* A plan of `groups` groups with `each` parameters, which together have as many bytes in any case. */
+/* Makes a plan of `groups` groups with `each` parameters. A group's bytes do not depend on `each`. */
 static wb_plan *plan(wb_device *device, int groups, int each, double *took) {
     wb_error error = WB_ERROR_INIT;
     const int count = groups * each;
@@ -49,8 +48,9 @@ static wb_plan *plan(wb_device *device, int groups, int each, double *took) {
         parameters[i].layout = &layout;
     }
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = UINT64_MAX - 1;
-    options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = UINT64_MAX;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     wb_plan *made = NULL;
     const double start = seconds();
     check(wb_plan_new(device, parameters, (uint64_t)count, &options, &made, &error), &error);
@@ -75,7 +75,7 @@ static double cost(wb_device *device, int each) {
             check(wb_offloader_release_group(offloader, group, stream, &error), &error);
         }
         total += step > 0 ? seconds() - start : 0;
-        /* Outside of the time: the driver's queues must not fill. */
+        /* Not measured: the driver's queues must not fill up. */
         check(wb_offloader_join(offloader, stream, &error), &error);
         check(wb_device_stream_synchronize(device, stream, &error), &error);
     }

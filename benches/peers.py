@@ -1,7 +1,7 @@
-"""How peers pin memory, each in a process of its own because their settings are the process's.
+"""Pins memory with a peer. Each peer has a process of its own: its settings are per process.
 
-python benches/peers.py PEER BYTES RUNS prints one line of JSON: seconds of each run, and what was
-taken from the machine for the first of them.
+python benches/peers.py PEER BYTES RUNS prints one line of JSON: the seconds of each run, and the
+decrease of MemFree in the first one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TORCH_REGISTER = "pinned_use_cuda_host_register:True,pinned_num_register_threads
 
 
 def free_bytes() -> int:
-    """MemFree as the kernel counts it now."""
+    """Returns MemFree of /proc/meminfo."""
     with open("/proc/meminfo") as lines:
         for line in lines:
             if line.startswith("MemFree:"):
@@ -27,8 +27,8 @@ def free_bytes() -> int:
     raise RuntimeError("/proc/meminfo names no MemFree")
 
 
-def timed(make: Callable[[], Any], give_back: Callable[[Any], None], runs: int) -> dict[str, Any]:
-    """Seconds of each run of ``make``, and the bytes that MemFree fell by in the first one."""
+def timed(make: Callable[[], Any], release: Callable[[Any], None], runs: int) -> dict[str, Any]:
+    """Returns the seconds of each run of ``make``, and the decrease of MemFree in the first."""
     seconds, taken = [], 0
     for run in range(runs):
         before = free_bytes()
@@ -37,7 +37,7 @@ def timed(make: Callable[[], Any], give_back: Callable[[Any], None], runs: int) 
         seconds.append(time.perf_counter() - start)
         if run == 0:
             taken = before - free_bytes()
-        give_back(made)
+        release(made)
         del made
     return {"seconds": seconds, "taken": taken}
 
@@ -47,37 +47,34 @@ def cuda_host_alloc(nbytes: int, runs: int) -> dict[str, Any]:
     import torch
 
     torch.cuda.init()
-    library = ctypes.CDLL("libcudart.so.13")  # the one that torch brought
+    library = ctypes.CDLL("libcudart.so.13")  # installed with torch
 
     def make() -> ctypes.c_void_p:
         pointer = ctypes.c_void_p()
         code = library.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(nbytes), 0)
         if code != 0:
-            raise RuntimeError(f"cudaHostAlloc answered {code}")
+            raise RuntimeError(f"cudaHostAlloc failed with {code}")
         return pointer
 
     return timed(make, lambda pointer: library.cudaFreeHost(pointer), runs)
 
 
 def torch_empty(nbytes: int, runs: int) -> dict[str, Any]:
-    """torch.empty(pin_memory=True) with the allocator's settings of this process."""
+    """torch.empty(pin_memory=True) with the allocator settings of this process."""
     import torch
 
     torch.cuda.init()
     torch.empty(1, device="cuda")
-
-    def give_back(_: Any) -> None:
-        pass
 
     def make() -> Any:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     result: dict[str, Any] = {"seconds": [], "taken": 0}
     for run in range(runs):
-        once = timed(make, give_back, 1)
+        once = timed(make, lambda _: None, 1)
         gc.collect()
         torch.cuda.synchronize()
-        torch._C._host_emptyCache()  # its cache would answer the next run
+        torch._C._host_emptyCache()  # else the next run takes memory from its cache
         result["seconds"] += once["seconds"]
         result["taken"] = once["taken"] if run == 0 else result["taken"]
     return result
@@ -115,7 +112,7 @@ DESCRIPTIONS = {
 
 
 def environment(peer: str) -> dict[str, str]:
-    """The environment to run a peer in."""
+    """Returns the environment for the process of a peer."""
     settings = {"torch.empty.register": {"PYTORCH_CUDA_ALLOC_CONF": TORCH_REGISTER}}
     return {**os.environ, **settings.get(peer, {})}
 

@@ -14,7 +14,7 @@ text { font: 13px sans-serif; fill: #333 } .axis { stroke: #888; stroke-width: 1
 
 
 def times_plot(path: Path, points: dict[str, list[tuple[float, float]]], rate: float) -> None:
-    """Writes milliseconds over GB for each name, and the link's bound at ``rate`` GB/s."""
+    """Plots milliseconds over GB for each name, and the link bound at ``rate`` GB/s."""
     most_x = max(x for line in points.values() for x, _ in line)
     bound = [(0.0, 0.0), (most_x, 1e3 * most_x / rate)]
     most_y = max([y for line in points.values() for _, y in line] + [bound[1][1]]) * 1.05
@@ -47,7 +47,7 @@ def times_plot(path: Path, points: dict[str, list[tuple[float, float]]], rate: f
     below = 0.0
     for x, y, name, colour in sorted(ends, key=lambda end: -end[1]):
         across, _, down = place(x, y).partition(",")
-        below = max(float(down), below + 16)  # names do not lie on each other
+        below = max(float(down), below + 16)  # so that names do not overlap
         parts.append(
             f'<text x="{float(across) + 8}" y="{below}" style="fill:{colour}">{name}</text>'
         )

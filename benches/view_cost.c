@@ -1,5 +1,5 @@
 /*
- * What making and releasing a view costs the host, in C: nanoseconds per pair, one figure a run.
+ * Measures the host time to make and release a view. Prints nanoseconds for a pair, one line a run.
  *
  *   view_cost DEVICE RUNS
  */

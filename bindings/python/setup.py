@@ -40,7 +40,7 @@ def library() -> Path:
     if given:
         path = Path(given)
         if not path.is_file():
-            raise SystemExit(f"WEIGHBRIDGE_LIBRARY={given} is no file")
+            raise SystemExit(f"WEIGHBRIDGE_LIBRARY={given} is not a file")
         return path
     command = ["cargo", "build", "--release", "--locked"]
     try:

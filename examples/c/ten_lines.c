@@ -1,4 +1,4 @@
-/* Pinned memory, and a view of it that the device reads in place. */
+/* Allocates pinned memory and makes a view that the device reads in place. */
 #include <stdio.h>
 #include <weighbridge.h>
 

@@ -1,10 +1,10 @@
-"""The demo: a real sentence encoder whose weights weighbridge holds in host memory.
+"""Runs a real sentence encoder with part of its weights offloaded by weighbridge.
 
     python examples/demo --device host --offload-bytes 60MB ["a sentence" ...]
 
-The weights' file is mapped, and a plan says which of them leave the device under the budget. They
-are kept in host memory and carried to the device layer by layer; the others stay there. The
-embeddings must be bit-identical to those of a run without weighbridge.
+The file of weights is mapped, and a plan chooses under the budget which weights are offloaded: they
+stay in host memory and are transferred to the device layer by layer. The others are resident on the
+device. The embeddings must be bit-identical to those of a run without weighbridge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from rich.table import Table
 
 import model
-from carried import Carried, parameters_of
+from offloaded import OffloadedWeights, parameters_of
 from weighbridge import Device, Plan, Safetensors
 from weighbridge.planning import bytes_argument, summary
 
@@ -33,7 +33,7 @@ SENTENCES = [
 
 
 def open_with_progress(device: Device, console: Console) -> Safetensors:
-    """Maps the weights' file and shows how far that is."""
+    """Maps the file of weights and shows its progress."""
     columns = ("[bold]{task.description}", BarColumn(), DownloadColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("mapping the weights", total=None)
@@ -52,7 +52,7 @@ def encode(
     cuda: bool,
     visit: Any = nullcontext,
 ) -> np.ndarray:
-    """The embeddings, by NumPy or, on a CUDA device, by PyTorch."""
+    """Computes the embeddings with NumPy or, on a CUDA device, with PyTorch."""
     if not cuda:
         import encoder_numpy
 
@@ -66,7 +66,7 @@ def encode(
 
 
 def plain_weights(cuda: bool) -> Mapping[str, Any]:
-    """The same weights without weighbridge: read by the safetensors package."""
+    """Loads the same weights without weighbridge, with the safetensors package."""
     if cuda:
         from safetensors.torch import load_file
 
@@ -77,14 +77,12 @@ def plain_weights(cuda: bool) -> Mapping[str, Any]:
 
 
 def show_plan(plan: Plan, budget: int, console: Console) -> None:
-    """A table of what goes where, group by group."""
-    table = Table(
-        title=f"what goes where, at most {budget:,} bytes offloaded", title_justify="left"
-    )
-    for column in ("group", "in host memory", "on the device", "carried by"):
-        table.add_column(column, justify="left" if column[0] in "gc" else "right")
+    """Prints the planned placement of each group."""
+    table = Table(title=f"plan: at most {budget:,} bytes offloaded", title_justify="left")
+    for column in ("group", "bytes offloaded", "bytes resident", "transfer mode"):
+        table.add_column(column, justify="left" if column[0] in "gt" else "right")
     for number, group in enumerate(plan.groups):
-        inside = {p.carrier for p in plan.parameters if p.group == number} - {"resident"}
+        inside = {p.transfer_mode for p in plan.parameters if p.group == number} - {"resident"}
         nbytes = (f"{group.offloaded_bytes:,}", f"{group.resident_bytes:,}")
         table.add_row(group.name, *nbytes, ", ".join(sorted(inside)))
     console.print(table)
@@ -93,7 +91,7 @@ def show_plan(plan: Plan, budget: int, console: Console) -> None:
 
 
 def main() -> int:
-    """Runs the demo; 0 only when the embeddings are bit-identical and the budget was kept."""
+    """Runs the demo; returns 0 if the embeddings are bit-identical and the budget was kept."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="host", help="host (default) or cuda:N")
     parser.add_argument("--offload-bytes", type=bytes_argument, default="60MB")
@@ -113,14 +111,14 @@ def main() -> int:
         with open_with_progress(device, console) as file:
             plan = Plan(device, parameters_of(file, groups), offload_bytes=budget)
             show_plan(plan, budget, console)
-            carried = Carried(plan, cuda)
-        ours = encode(carried.weights, ids, mask, config, cuda, carried.visit)
-        stats = carried.offloader.stats
-        similarity = ours @ ours.T
+            offloaded = OffloadedWeights(plan, cuda)
+        embeddings = encode(offloaded.weights, ids, mask, config, cuda, offloaded.visit)
+        stats = offloaded.offloader.stats
+        similarity = embeddings @ embeddings.T
         for index, sentence in enumerate(arguments.sentences):
             console.print(f"{similarity[0, index]:+.3f}  {sentence}")
         console.print(f"{stats.moved_bytes:,} bytes moved in {stats.copies} copies")
-        carried.close()
+        offloaded.close()
         plan.close()
         device.drain(10)
 
@@ -128,8 +126,8 @@ def main() -> int:
     if stats.asked_bytes > budget:
         print(f"demo: failed, {stats.asked_bytes} bytes of host memory, {budget} allowed")
         return 1
-    if ours.tobytes() != reference.tobytes():
-        difference = float(np.abs(ours - reference).max())
+    if embeddings.tobytes() != reference.tobytes():
+        difference = float(np.abs(embeddings - reference).max())
         print(f"demo: failed, embeddings differ from the run without weighbridge by {difference}")
         return 1
     total = stats.offloaded_bytes + stats.resident_bytes

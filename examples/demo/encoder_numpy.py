@@ -1,15 +1,15 @@
 """The sentence encoder in NumPy: BERT, mean over tokens, vectors of length one.
 
-Weights come from the caller, in a mapping or through ``get(name)`` for one group at a time, and
-are only read. The computation runs in the weights' own type: float32 weights give float32
-results, float64 weights float64 results.
+The caller passes the weights, in a mapping or through ``get(name)`` for one group at a time; they
+are only read. The computation has the type of the weights: float32 weights give float32 results,
+float64 weights float64 results.
 
-Equal weights and inputs give bit-identical results, wherever in memory the weights are. That
-rests on the same NumPy and BLAS on the same processor with the same number of BLAS threads, and
-on batches of the same shape: each of these may choose another kernel, which adds up in another
-order. It does not rest on the weights' addresses. OpenBLAS 0.3.31's kernels for AVX-512, AVX2,
-AVX and SSE gave the same bits for float32 weights at every multiple of 4 from 0 to 60 above a
-64-byte boundary; for addresses that are not multiples of the item size see ``linear``.
+Equal weights and inputs give bit-identical results, whatever the addresses of the weights. This
+requires the same NumPy and BLAS on the same processor, the same number of BLAS threads, and batches
+of the same shape: each of these may select a kernel that sums in another order. OpenBLAS 0.3.31's
+kernels for AVX-512, AVX2, AVX and SSE gave the same bits for float32 weights at every multiple of 4
+from 0 to 60 above a 64-byte boundary; for addresses that are not multiples of the item size see
+``linear``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from model import Config
 
 Get = Callable[[str], np.ndarray]
-# Around all that reads a group's weights: where they are carried, they are there inside of it.
+# A context manager around every read of a group's weights: an offloader holds them inside of it.
 Visit = Callable[[str], AbstractContextManager]
 
 
@@ -47,14 +47,14 @@ def encode(
 
 
 def scoped(weights: Mapping[str, np.ndarray], group: str) -> Get:
-    """A ``get`` for one group, whose names leave the group's name out."""
+    """Returns a ``get`` for one group, which takes names without the group's name."""
     return lambda name: weights[f"{group}.{name}"]
 
 
 def embed(input_ids: np.ndarray, get: Get, config: Config) -> np.ndarray:
     """(sentences, tokens) ids to (sentences, tokens, hidden)."""
     tokens = input_ids.shape[1]
-    # Only the rows of the tokens at hand are read from the large table of words.
+    # Only the rows of these tokens are read from the large table of words.
     hidden = get("word_embeddings.weight")[input_ids]
     # One sentence at a time: every token is of type 0.
     hidden = hidden + get("token_type_embeddings.weight")[0]
@@ -102,8 +102,8 @@ def pool(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def linear(x: np.ndarray, name: str, get: Get) -> np.ndarray:
     """(..., inputs) to (..., outputs); the weight is stored as (outputs, inputs)."""
-    # No copy for a row-major weight on a multiple of its item size. NumPy would copy any other by
-    # itself, into an order that makes BLAS run another kernel, whose last bits can differ.
+    # Copies only a weight that is not row-major or not aligned to its item size: the product would
+    # copy it into another order, for which BLAS runs another kernel, whose last bits can differ.
     weight = np.require(get(f"{name}.weight"), requirements=["ALIGNED", "C_CONTIGUOUS"])
     # Flattened so that the batch is one large product rather than one per sentence.
     flat = x.reshape(-1, x.shape[-1]) @ weight.T + get(f"{name}.bias")

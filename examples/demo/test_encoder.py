@@ -1,4 +1,4 @@
-"""Checks of the demo's encoder that need no expected values: each states a property of it."""
+"""Properties of the demo's encoder, which need no expected values."""
 
 from __future__ import annotations
 

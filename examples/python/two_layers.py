@@ -1,4 +1,4 @@
-"""An engine's loop over two layers whose weights stay in host memory: plan, commit, step."""
+"""The loop of an engine over two offloaded layers: plan, commit, step."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ with Device(sys.argv[1] if len(sys.argv) > 1 else "host") as device, device.stre
     for planned in plan.parameters:
         print(f"{planned.name}: {planned.reason}")
     with Offloader(plan, stream) as offloader, device.buffer(4 << 20) as seen:
-        weights.clear()  # the offloader has them
+        weights.clear()  # the offloader has copied them
         for layer in range(2):
             with offloader.acquired(layer, stream):
                 weight = offloader.info(f"layers.{layer}.weight")
-                # Here the layer's kernels are launched; this one copies the weight back.
+                # An engine launches the layer's kernels here; this copies the weight back.
                 device.copy(seen.address, weight.device_address, weight.nbytes, stream=stream)
             stream.synchronize()
             assert (np.asarray(seen).view(np.float32) == layer + 1).all()

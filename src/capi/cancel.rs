@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::ptr;
 
 /// While it lives, pthread_cancel of this thread waits: the C library cancels by unwinding, which
-/// must not go through this library's frames.
+/// must not go through frames of this library.
 pub(super) struct Uncancelled(c_int);
 
 unsafe extern "C" {
@@ -15,7 +15,7 @@ impl Uncancelled {
     /// PTHREAD_CANCEL_DISABLE. Source: <pthread.h> of glibc and musl.
     const DISABLE: c_int = 1;
 
-    /// Until it is dropped.
+    /// Disables cancellation of this thread.
     pub(super) fn begin() -> Self {
         let mut before = 0;
         // SAFETY: the pointer is to a live int.

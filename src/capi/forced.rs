@@ -1,15 +1,15 @@
-//! What tests of a build with `forced-panics` call; no other build has it.
+//! Functions that tests call in a build with the feature `forced-panics`; no other build has them.
 
 use crate::os::sync::forced;
 
-/// The calling thread panics at its point number `point` from now: 0 is where the next exported function
-/// begins, and every lock that is taken is one more.
+/// Makes the calling thread panic at its point number `point` from now. The beginning of an
+/// exported function is a point, and so is every lock that is taken; 0 is the next one.
 #[unsafe(no_mangle)]
 pub extern "C" fn wb_force_panic(point: u32) {
     forced::arm(point);
 }
 
-/// 1 when the panic has not come yet; it no longer does.
+/// Cancels the panic; returns 1 if it had not happened yet.
 #[unsafe(no_mangle)]
 pub extern "C" fn wb_take_back_panic() -> i32 {
     forced::disarm().into()

@@ -1,87 +1,98 @@
-//! Handles: reference-counted objects as C holds them. A debug build knows which are alive.
+//! Handles: reference-counted objects that C holds by a pointer to an opaque type. A debug build
+//! knows which are alive.
 
 use crate::error::{Result, fail};
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
-/// An object that C holds by a pointer to an opaque type.
-pub(super) trait Handle {
-    /// The opaque type.
-    type Opaque;
-    /// Its name in C.
+/// A type of which C sees pointers only.
+pub trait Opaque: Sized {
+    /// What such a pointer points to.
+    type Object;
+    /// The name in C.
     const NAME: &'static str;
 }
 
-/// Hands a reference to C.
-pub(super) fn give<T: Handle>(object: Arc<T>) -> *mut T::Opaque {
-    alive::add(Arc::as_ptr(&object) as usize, T::NAME);
+/// Implements [`Opaque`].
+macro_rules! opaque {
+    ($name:ident, $object:ty) => {
+        impl $crate::capi::handle::Opaque for $name {
+            type Object = $object;
+            const NAME: &'static str = stringify!($name);
+        }
+    };
+}
+pub(super) use opaque;
+
+/// Gives a reference to C.
+pub fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
+    alive::add(Arc::as_ptr(&object) as usize, O::NAME);
     Arc::into_raw(object).cast_mut().cast()
 }
 
-/// Looks at the object behind a handle.
+/// The object behind a handle.
 ///
 /// # Safety
-/// `handle` is NULL or was given out and not released for the last time.
-pub(super) unsafe fn borrow<'a, T: Handle>(handle: *const T::Opaque) -> Result<&'a T> {
+/// `handle` is NULL or alive.
+pub unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Object> {
     if handle.is_null() {
-        fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", T::NAME);
+        fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", O::NAME);
     }
-    alive::check(handle as usize, T::NAME)?;
-    // SAFETY: the pointer came from Arc::into_raw and a reference of C's keeps the object.
-    Ok(unsafe { &*handle.cast::<T>() })
+    alive::check(handle as usize, O::NAME)?;
+    // SAFETY: the pointer came from Arc::into_raw, and a reference of C keeps the object alive.
+    Ok(unsafe { &*handle.cast() })
 }
 
 /// A reference of the library's own to the object behind a handle.
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn share<T: Handle>(handle: *const T::Opaque) -> Result<Arc<T>> {
-    // SAFETY: the caller's promise.
-    let object: *const T = unsafe { borrow::<T>(handle) }?;
+pub unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
     // SAFETY: the pointer came from Arc::into_raw; the count is raised before it is owned twice.
     unsafe {
+        let object: *const O::Object = borrow(handle)?;
         Arc::increment_strong_count(object);
         Ok(Arc::from_raw(object))
     }
 }
 
-/// Adds a reference of C's.
+/// Adds a reference of C.
 ///
 /// # Safety
 /// As for [`borrow`].
-pub(super) unsafe fn retain<T: Handle>(handle: *const T::Opaque) -> Result<()> {
-    // SAFETY: the caller's promise.
-    give(unsafe { share::<T>(handle) }?);
+pub unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
+    // SAFETY: as above.
+    give::<O>(unsafe { share(handle) }?);
     Ok(())
 }
 
-/// Takes a reference of C's back; NULL is let through.
+/// Takes a reference back from C; none for NULL.
 ///
 /// # Safety
-/// As for [`borrow`]; the reference is not used again.
-pub(super) unsafe fn take<T: Handle>(handle: *const T::Opaque) -> Result<Option<Arc<T>>> {
+/// As for [`borrow`]; C does not use the reference again.
+pub unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::Object>>> {
     if handle.is_null() {
         return Ok(None);
     }
-    alive::check(handle as usize, T::NAME)?;
+    alive::check(handle as usize, O::NAME)?;
     alive::remove(handle as usize);
     // SAFETY: the pointer came from give(), whose reference this is.
-    Ok(Some(unsafe { Arc::from_raw(handle.cast::<T>()) }))
+    Ok(Some(unsafe { Arc::from_raw(handle.cast()) }))
 }
 
-/// Which handles C holds, and how many references: a debug build refuses all others.
-#[cfg(debug_assertions)]
+/// The handles that C holds, with the number of references; a debug build rejects all others.
+#[cfg(all(debug_assertions, not(loom)))]
 mod alive {
     use crate::error::{Result, fail};
     use crate::os::process::PerProcess;
     use crate::os::sync;
+    use crate::os::sync::{Mutex, MutexGuard};
     use crate::status::WB_ERR_HANDLE;
     use std::collections::HashMap;
-    use std::sync::{Mutex, MutexGuard};
 
     #[derive(Default)]
     struct Alive {
-        /// In a forked child handles of its parent may come, which are not in its table.
+        /// Handles of the parent, which a forked child may use, are not in its table.
         inherited: bool,
         table: Mutex<HashMap<usize, (&'static str, usize)>>,
     }
@@ -104,7 +115,9 @@ mod alive {
             Some((kind, _)) if *kind == name => Ok(()),
             _ if alive().inherited => Ok(()),
             Some((kind, _)) => fail!(WB_ERR_HANDLE, "{handle:#x} is a {kind}, not a {name}"),
-            None => fail!(WB_ERR_HANDLE, "{handle:#x} is no live {name}: released too often?"),
+            None => {
+                fail!(WB_ERR_HANDLE, "{handle:#x} is not a live {name}: was it released too often?")
+            }
         }
     }
 
@@ -119,7 +132,7 @@ mod alive {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), loom))]
 mod alive {
     use crate::error::Result;
 

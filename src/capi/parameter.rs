@@ -1,222 +1,175 @@
-//! `wb_parameter`: what an engine says of a weight.
+//! Parameters of a model.
 
 use std::ffi::{c_char, c_void};
-use std::ptr;
+use std::sync::Arc;
 
-use crate::capi::arguments::{Sized32, check_reserved, one_of, read_struct, text};
-use crate::capi::view;
-use crate::capi::view::wb_layout;
+use crate::capi::address::Address;
+use crate::capi::arguments::Input;
+use crate::capi::enumeration::{Enumeration, c_enum};
+use crate::capi::structs::{c_struct, elements, read_struct};
+use crate::capi::view::layout::{GivenLayout, wb_layout};
 use crate::error::{Result, fail};
 use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
+use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// How a step reads a parameter.
 pub type wb_access_pattern = i32;
 /// All of it; the default.
 pub const WB_ACCESS_PATTERN_DENSE: wb_access_pattern = 0;
-/// Few rows of it: an embedding, experts.
+/// A few rows of it, as of an embedding or of experts.
 pub const WB_ACCESS_PATTERN_SPARSE: wb_access_pattern = 1;
 
 /// How an offloaded parameter is transferred to the kernels that read it.
 pub type wb_transfer_mode = i32;
-/// As the plan sees fit; the default.
+/// Chosen by the plan; the default.
 pub const WB_TRANSFER_MODE_AUTO: wb_transfer_mode = 0;
 /// The device reads it in host memory.
 pub const WB_TRANSFER_MODE_ZERO_COPY: wb_transfer_mode = 1;
 /// It is copied when its group is acquired.
 pub const WB_TRANSFER_MODE_ON_DEMAND: wb_transfer_mode = 2;
-/// It is copied ahead of that.
+/// It is copied before its group is acquired.
 pub const WB_TRANSFER_MODE_PREFETCH: wb_transfer_mode = 3;
 
 /// Where a parameter is kept.
 pub type wb_placement = i32;
-/// The plan decides; the default.
+/// Chosen by the plan; the default.
 pub const WB_PLACEMENT_AUTO: wb_placement = 0;
 /// In device memory.
 pub const WB_PLACEMENT_RESIDENT: wb_placement = 1;
-/// In host memory. An output only: whether a parameter can be offloaded depends on the budget.
+/// In host memory. Only an output: as an input it fails with WB_ERR_INVALID_ARGUMENT.
 pub const WB_PLACEMENT_OFFLOADED: wb_placement = 2;
 
-/// A parameter of a model. Begin with WB_PARAMETER_INIT.
+c_enum!(AccessPattern {
+    WB_ACCESS_PATTERN_DENSE => Dense,
+    WB_ACCESS_PATTERN_SPARSE => Sparse,
+});
+c_enum!(TransferMode {
+    WB_TRANSFER_MODE_AUTO => Auto,
+    WB_TRANSFER_MODE_ZERO_COPY => ZeroCopy,
+    WB_TRANSFER_MODE_ON_DEMAND => OnDemand,
+    WB_TRANSFER_MODE_PREFETCH => Prefetch,
+});
+
+/// Describes one parameter of a model.
 #[repr(C)]
 pub struct wb_parameter {
-    /// Bytes of the struct; in an array, the same in each.
+    /// Size of the struct; in an array, the same in each.
     pub struct_size: u32,
-    /// A wb_access_pattern.
+    /// How a step reads it.
     pub access_pattern: wb_access_pattern,
-    /// Its name, unique in the model; UTF-8 that ends in NUL.
+    /// The name, unique in the model.
     pub name: *const c_char,
-    /// What is acquired together with it: a layer's name.
+    /// The name of the group that it is acquired with: a layer.
     pub group: *const c_char,
-    /// Type, shape, strides, and where the first element is from `source`.
+    /// Type, shape and strides; its offset counts from `source`.
     pub layout: *const wb_layout,
-    /// Address in host or device memory; NULL while there are no bytes. Parameters whose bytes overlap are
-    /// tied: they are stored once.
+    /// Address in host or device memory; NULL if there are no bytes yet. Parameters whose bytes
+    /// overlap are tied: they are stored once.
     pub source: *const c_void,
-    /// Ties parameters that have no source: those of the same number, other than 0.
+    /// Ties parameters without a source that have the same number, except 0.
     pub storage_id: u64,
-    /// A wb_transfer_mode; WB_TRANSFER_MODE_AUTO is the options'.
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO takes the mode of the plan's options.
     pub transfer_mode: wb_transfer_mode,
     /// WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO.
     pub placement: wb_placement,
-    /// 0.
+    /// Must be zero.
     pub reserved: [u64; 2],
 }
 
-// SAFETY: repr(C), begins with its size; numbers and pointers.
-unsafe impl Sized32 for wb_parameter {
-    const NAME: &'static str = "wb_parameter";
-}
+c_struct!(wb_parameter, reserved);
 
-/// The number of a transfer_mode.
-pub(super) fn transfer_mode_code(transfer_mode: TransferMode) -> wb_transfer_mode {
-    match transfer_mode {
-        TransferMode::Auto => WB_TRANSFER_MODE_AUTO,
-        TransferMode::ZeroCopy => WB_TRANSFER_MODE_ZERO_COPY,
-        TransferMode::OnDemand => WB_TRANSFER_MODE_ON_DEMAND,
-        TransferMode::Prefetch => WB_TRANSFER_MODE_PREFETCH,
-    }
-}
-
-pub(super) fn transfer_mode(value: wb_transfer_mode, field: &str) -> Result<TransferMode> {
-    let all = [
-        TransferMode::Auto,
-        TransferMode::ZeroCopy,
-        TransferMode::OnDemand,
-        TransferMode::Prefetch,
-    ];
-    one_of(
-        value,
-        field,
-        &all.map(|transfer_mode| (transfer_mode_code(transfer_mode), transfer_mode)),
-    )
-}
-
-/// Reads an array of parameters, in the steps of the first one's size.
-///
-/// # Safety
-/// `given` is NULL or valid for `count` of them, with everything that they point to.
-pub(super) unsafe fn parameters_from(
-    given: *const wb_parameter,
-    count: u64,
-) -> Result<Vec<Parameter>> {
-    if given.is_null() && count > 0 {
-        fail!(WB_ERR_INVALID_ARGUMENT, "parameters is NULL and there are {count}");
-    }
-    let Ok(count) = usize::try_from(count) else {
-        fail!(WB_ERR_OVERFLOW, "{count} parameters are more than memory holds")
-    };
-    let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20));
-    // SAFETY: the caller's promise; every struct begins with its size.
-    let step = if count == 0 { 0 } else { unsafe { (*given).struct_size as usize } };
-    for index in 0..count {
-        // SAFETY: the caller's promise.
-        let one = unsafe { given.byte_add(index * step) };
-        // SAFETY: the caller's promise.
-        if unsafe { (*one).struct_size } as usize != step {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "parameter {index} has another struct_size than the first: begin each with \
-                 WB_PARAMETER_INIT"
-            );
-        }
-        // SAFETY: the caller's promise.
-        parameters.push(unsafe { parameter_from(one, parameters.last()) }?);
-    }
-    Ok(parameters)
-}
-
-/// Whether a parameter must stay on the device, and its transfer mode.
-fn placement_of(given: &wb_parameter, name: &str) -> Result<(bool, TransferMode)> {
-    let asked = transfer_mode(given.transfer_mode, "parameter.transfer_mode")?;
-    match given.placement {
-        WB_PLACEMENT_AUTO => Ok((false, asked)),
-        WB_PLACEMENT_RESIDENT if asked == TransferMode::Auto => Ok((true, asked)),
-        WB_PLACEMENT_RESIDENT => fail!(
-            WB_ERR_INVALID_ARGUMENT,
-            "parameter {name:?} has WB_PLACEMENT_RESIDENT and transfer mode {}: a resident parameter is \
-             not transferred, give WB_TRANSFER_MODE_AUTO",
-            asked.name()
-        ),
-        WB_PLACEMENT_OFFLOADED => fail!(
-            WB_ERR_INVALID_ARGUMENT,
-            "parameter {name:?} has WB_PLACEMENT_OFFLOADED, which the plan decides by its budget: give \
-             WB_PLACEMENT_AUTO, and select it in wb_plan_options.select"
-        ),
-        other => fail!(
-            WB_ERR_INVALID_ARGUMENT,
-            "parameter.placement is {other} for parameter {name:?}; known are [0, 1]"
-        ),
-    }
-}
-
-/// A parameter's placement and transfer mode as C reads them; `None` is resident.
+/// A parameter's placement and transfer mode as C reads them; `None` for a resident one.
 pub(super) fn placement_codes(mode: Option<TransferMode>) -> (wb_placement, wb_transfer_mode) {
     match mode {
-        Some(mode) => (WB_PLACEMENT_OFFLOADED, transfer_mode_code(mode)),
+        Some(mode) => (WB_PLACEMENT_OFFLOADED, mode.code()),
         None => (WB_PLACEMENT_RESIDENT, WB_TRANSFER_MODE_AUTO),
     }
 }
 
-/// Neighbours are of one group mostly: its name is kept once.
+/// An array of parameters, and how many there are.
+impl Input<Vec<Parameter>> for (*const wb_parameter, u64) {
+    unsafe fn convert(self, _: &str) -> Result<Vec<Parameter>> {
+        let (first, count) = self;
+        let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20) as usize);
+        // SAFETY: the contract of mod.rs.
+        unsafe {
+            for element in elements(first, count) {
+                let parameter = parameter_from(element?, parameters.last())?;
+                parameters.push(parameter);
+            }
+        }
+        Ok(parameters)
+    }
+}
+
+impl Input<Parameter> for *const wb_parameter {
+    unsafe fn convert(self, name: &str) -> Result<Parameter> {
+        if self.is_null() {
+            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL");
+        }
+        // SAFETY: the contract of mod.rs.
+        unsafe { parameter_from(self, None) }
+    }
+}
+
+/// A parameter; the name of its group is shared with the parameter before it if that is the same.
 ///
 /// # Safety
-/// `given` is valid, with everything that it points to.
+/// `given` keeps the contract of mod.rs.
 unsafe fn parameter_from(
     given: *const wb_parameter,
     before: Option<&Parameter>,
 ) -> Result<Parameter> {
-    let empty = wb_parameter {
-        struct_size: size_of::<wb_parameter>() as u32,
-        access_pattern: WB_ACCESS_PATTERN_DENSE,
-        name: ptr::null(),
-        group: ptr::null(),
-        layout: ptr::null(),
-        source: ptr::null(),
-        storage_id: 0,
-        transfer_mode: WB_TRANSFER_MODE_AUTO,
-        placement: WB_PLACEMENT_AUTO,
-        reserved: [0; 2],
+    // SAFETY: the contract of mod.rs.
+    let (given, name, group, layout) = unsafe {
+        let given = read_struct(given)?;
+        let name: &str = given.name.convert("parameter.name")?;
+        let group: &str = given.group.convert("parameter.group")?;
+        let layout: GivenLayout = given.layout.convert("parameter.layout")?;
+        (given, name, group, layout)
     };
-    // SAFETY: the caller's promise.
-    let given = unsafe { read_struct(given, empty) }?;
-    check_reserved(&given.reserved, "wb_parameter")?;
-    // SAFETY: the caller's promise.
-    let (name, group) =
-        unsafe { (text(given.name, "parameter.name")?, text(given.group, "parameter.group")?) };
-    // SAFETY: the caller's promise.
-    let (layout, offset) = unsafe { view::layout(given.layout) }?;
-    let lowest = match given.source as u64 {
-        0 => Some(0),
-        start => start.checked_add(offset).and_then(|at| at.checked_sub(layout.bytes_before())),
-    };
-    let Some(address) = lowest else {
-        fail!(
-            WB_ERR_OVERFLOW,
-            "parameter {name:?} at {:p} and offset {offset} goes past the last address",
-            given.source
-        )
+    let GivenLayout { layout, offset_bytes } = layout;
+    let source = match given.source as u64 {
+        0 => 0,
+        start => Address(start).lowest(&layout, offset_bytes, &format!("parameter {name:?}"))?,
     };
     let (resident, transfer_mode) = placement_of(&given, name)?;
     Ok(Parameter {
         name: name.into(),
         group: match before.map(|before| &before.group) {
-            Some(before) if **before == *group => before.clone(),
+            Some(before) if **before == *group => Arc::clone(before),
             _ => group.into(),
         },
         layout,
-        source: address,
+        source,
         storage_id: given.storage_id,
-        access_pattern: one_of(
-            given.access_pattern,
-            "parameter.access_pattern",
-            &[
-                (WB_ACCESS_PATTERN_DENSE, AccessPattern::Dense),
-                (WB_ACCESS_PATTERN_SPARSE, AccessPattern::Sparse),
-            ],
-        )?,
+        access_pattern: AccessPattern::read(given.access_pattern, "parameter.access_pattern")?,
         resident,
         transfer_mode,
         origin: Origin::Given,
     })
+}
+
+/// Whether a parameter must stay on the device, and its transfer mode.
+fn placement_of(given: &wb_parameter, name: &str) -> Result<(bool, TransferMode)> {
+    let mode = TransferMode::read(given.transfer_mode, "parameter.transfer_mode")?;
+    match given.placement {
+        WB_PLACEMENT_AUTO => Ok((false, mode)),
+        WB_PLACEMENT_RESIDENT if mode == TransferMode::Auto => Ok((true, mode)),
+        WB_PLACEMENT_RESIDENT => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter {name:?} has WB_PLACEMENT_RESIDENT and transfer mode {}: a resident \
+             parameter is not transferred, give WB_TRANSFER_MODE_AUTO",
+            mode.name()
+        ),
+        WB_PLACEMENT_OFFLOADED => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter {name:?} has WB_PLACEMENT_OFFLOADED, which the plan decides by its budget: \
+             give WB_PLACEMENT_AUTO, and name the parameter in wb_plan_options.select"
+        ),
+        other => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "parameter.placement of {name:?} is {other}; known are [0, 1]"
+        ),
+    }
 }

@@ -70,7 +70,7 @@ pub trait Event: Send + Sync {
     /// Sets it behind what is queued on the stream.
     fn record(&self, stream: Stream) -> Result<()>;
     /// Lets the stream wait for the point that it was last set to.
-    fn hold(&self, stream: Stream, waiting: WaitScope) -> Result<()>;
+    fn wait(&self, stream: Stream, waiting: WaitScope) -> Result<()>;
     /// Whether everything queued before it has run.
     fn is_complete(&self) -> Result<bool>;
     /// Waits until everything queued before it has run.
@@ -103,16 +103,16 @@ pub trait Backend: Send + Sync {
     fn check_process(&self) -> Result<()>;
     /// Whether the device is not to be had any more (its context was destroyed, the driver has shut
     /// down), so that there is nothing to wait for or to give back.
-    fn is_gone(&self) -> bool {
+    fn is_lost(&self) -> bool {
         false
     }
     /// Does several things at the cost of getting ready for one. `work` calls no code of a caller.
-    fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()
     }
     /// Waits for what is queued on any stream, before memory goes that the device sees without a
     /// registration. The host device's streams are their user's to wait for.
-    fn settle(&self) -> Result<()> {
+    fn wait_idle(&self) -> Result<()> {
         Ok(())
     }
     /// Free and total bytes of device memory, now.
@@ -148,7 +148,7 @@ pub trait Backend: Send + Sync {
     /// Queues a function of the host on the stream; it must not call the device.
     fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()>;
     /// Queues work that its owner keeps until no stream and no graph can run it any more.
-    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
+    fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
     /// An event that was not set yet; `timed` ones tell the seconds between them.
     fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
     /// The number of the capture that the stream is in, if it is in one.
@@ -173,5 +173,10 @@ impl Location {
     /// Bytes of host memory.
     pub fn host(span: Span) -> Self {
         Self { span, on_device: false }
+    }
+
+    /// Bytes of device memory.
+    pub fn device(span: Span) -> Self {
+        Self { span, on_device: true }
     }
 }

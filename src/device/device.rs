@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::backend::{Backend, Capabilities, Event, Stream};
+use crate::device::backend::{Backend, Capabilities, Event, Location, Stream};
 use crate::device::cuda::device::CudaDevice;
 use crate::device::host::device::HostDevice;
 use crate::device::policy::{Policy, Tristate};
 use crate::device::stats::DeviceCounters;
-use crate::error::{Result, catch, fail};
+use crate::error::{Result, catch_panic, fail};
 use crate::os::span::Span;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{environment, log, sync};
@@ -16,7 +16,7 @@ use crate::status::{WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE}
 
 /// Who gives device memory back, and nobody else may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Holder {
+pub enum Owner {
     /// Who called `wb_device_alloc`.
     Caller,
     /// [`DeviceMemory`], whose addresses callers see too.
@@ -42,7 +42,7 @@ pub struct Device {
     policy: Policy,
     counters: DeviceCounters,
     /// Bytes of every live allocation of device memory by its address.
-    allocations: Mutex<HashMap<(u64, Holder), usize>>,
+    allocations: Mutex<HashMap<(u64, Owner), usize>>,
     /// Bytes a second over the link as measured, the bits of an `f64`; 0 while nobody has.
     link: AtomicU64,
 }
@@ -66,12 +66,16 @@ impl Device {
             }
             _ => fail!(WB_ERR_NO_DEVICE, "there is no device {name:?}: use \"host\" or \"cuda:0\""),
         };
-        let policy = Policy::decide(
-            options.pin,
-            options.views,
-            backend.capabilities(),
-            &environment::variable,
-        )?;
+        Self::with_backend(backend, options.pin, options.views)
+    }
+
+    /// A device of a kind that is already open.
+    pub fn with_backend(
+        backend: Box<dyn Backend>,
+        pin: Tristate,
+        views: Tristate,
+    ) -> Result<Arc<Self>> {
+        let policy = Policy::decide(pin, views, backend.capabilities(), &environment::variable)?;
         Ok(Arc::new(Self {
             backend,
             policy,
@@ -102,7 +106,7 @@ impl Device {
     }
 
     /// Marks the point that a stream has reached, for giving memory back behind it.
-    pub fn mark(&self, stream: Stream) -> Result<Box<dyn Event>> {
+    pub fn record_event(&self, stream: Stream) -> Result<Box<dyn Event>> {
         if self.backend.capture(stream)?.is_some() {
             fail!(
                 WB_ERR_CAPTURING,
@@ -115,12 +119,12 @@ impl Device {
         Ok(event)
     }
 
-    fn allocations(&self) -> MutexGuard<'_, HashMap<(u64, Holder), usize>> {
+    fn allocations(&self) -> MutexGuard<'_, HashMap<(u64, Owner), usize>> {
         sync::lock(&self.allocations)
     }
 
     /// Device memory.
-    pub fn alloc(&self, bytes: usize, holder: Holder) -> Result<Span> {
+    pub fn alloc(&self, bytes: usize, holder: Owner) -> Result<Span> {
         if bytes == 0 {
             fail!(WB_ERR_INVALID_ARGUMENT, "asked for 0 bytes of device memory");
         }
@@ -131,7 +135,7 @@ impl Device {
     }
 
     /// Gives device memory of [`Device::alloc`] back, for the same holder.
-    pub fn free(&self, address: u64, holder: Holder) -> Result<()> {
+    pub fn free(&self, address: u64, holder: Owner) -> Result<()> {
         self.backend.check_process()?;
         let Some(bytes) = self.allocations().remove(&(address, holder)) else {
             fail!(
@@ -139,20 +143,26 @@ impl Device {
                 "{address:#x} is no device memory of wb_device_alloc on this device, or was freed"
             );
         };
-        catch(|| self.backend.free(address)).inspect_err(|_| {
+        catch_panic(|| self.backend.free(address)).inspect_err(|_| {
             self.allocations().insert((address, holder), bytes);
         })?;
         self.counters.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         Ok(())
     }
 
+    /// The caller's bytes with the memory that they lie in.
+    pub fn locate(&self, span: Span) -> Result<Location> {
+        let on_device = span.bytes() > 0 && self.backend.is_device_memory(span.start() as u64)?;
+        Ok(Location { span, on_device })
+    }
+
     /// Bytes a second that the link was measured to carry; 0 while it was not.
-    pub fn link(&self) -> f64 {
+    pub fn link_bytes_per_second(&self) -> f64 {
         f64::from_bits(self.link.load(Ordering::Relaxed))
     }
 
     /// Keeps what was measured.
-    pub fn set_link(&self, bytes_per_second: f64) {
+    pub fn set_link_bytes_per_second(&self, bytes_per_second: f64) {
         self.link.store(bytes_per_second.to_bits(), Ordering::Relaxed);
     }
 

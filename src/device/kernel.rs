@@ -16,24 +16,24 @@ pub enum Kernel {
     /// what is not finite.
     Absmax {
         /// Type of the source.
-        wide: SourceType,
+        source_type: SourceType,
         /// Its first element.
         source: u64,
         /// The matrix.
         blocks: Blocks,
         /// Four bytes for each scale.
-        sizes: Span,
+        absmax: Span,
         /// Eight bytes.
         nonfinite: Span,
     },
     /// Makes scales of sizes.
     Scales {
         /// Where the sizes are.
-        sizes: Span,
+        absmax: Span,
         /// The format's largest number.
-        most: f32,
+        format_max: f32,
         /// How scales are stored.
-        kind: ScaleType,
+        scale_type: ScaleType,
         /// Where they go.
         scales: Span,
         /// Where their inverses go, four bytes each.
@@ -42,18 +42,18 @@ pub enum Kernel {
     /// Inverts scales that were given.
     Inverses {
         /// How they are stored.
-        kind: ScaleType,
+        scale_type: ScaleType,
         /// Where they are.
         scales: Span,
         /// Where their inverses go, or they themselves in single precision.
         inverses: Span,
         /// Not the inverses but the scales themselves.
-        as_they_are: bool,
+        copy: bool,
     },
     /// Quantizes.
     Quantize {
         /// Type of the source.
-        wide: SourceType,
+        source_type: SourceType,
         /// Type of the target.
         format: Fp8Format,
         /// The source's first element.
@@ -68,7 +68,7 @@ pub enum Kernel {
     /// The way back.
     Dequantize {
         /// Type of the target.
-        wide: SourceType,
+        source_type: SourceType,
         /// Type of the source.
         format: Fp8Format,
         /// The source, without gaps.

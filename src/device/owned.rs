@@ -1,7 +1,7 @@
 //! Device memory and streams that go back with their owner.
 
 use crate::device::backend::Stream;
-use crate::device::device::{Device, Holder};
+use crate::device::device::{Device, Owner};
 use crate::error::Result;
 use crate::os::log;
 use crate::os::span::Span;
@@ -19,7 +19,7 @@ impl DeviceMemory {
         if bytes == 0 {
             return Ok(None);
         }
-        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes, Holder::Library)? }))
+        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes, Owner::Library)? }))
     }
 
     /// The device that it is on.
@@ -36,7 +36,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.device.backend().check_process().is_ok() {
-            log::best_effort(|| self.device.free(self.span.start() as u64, Holder::Library));
+            log::best_effort(|| self.device.free(self.span.start() as u64, Owner::Library));
         }
     }
 }
@@ -63,8 +63,8 @@ impl Drop for OwnedStream {
     /// Waits for what is queued: it uses memory that goes next. Who has waited already loses nothing.
     fn drop(&mut self) {
         let backend = self.device.backend();
-        if backend.check_process().is_ok() && !backend.is_gone() {
-            log::best_effort_wait(|| backend.synchronize(self.stream), || backend.is_gone());
+        if backend.check_process().is_ok() && !backend.is_lost() {
+            log::best_effort_wait(|| backend.synchronize(self.stream), || backend.is_lost());
             log::best_effort(|| backend.release_stream(self.stream));
         }
     }

@@ -2,7 +2,7 @@
 //! options, environment and platform, in this order.
 
 use crate::device::backend::Capabilities;
-use crate::error::{Result, fail, human};
+use crate::error::{Result, fail, format_bytes};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// Switches pinning off.
@@ -76,7 +76,7 @@ impl Policy {
     }
 
     /// Whether the device may read memory that is pinned, or is not.
-    pub fn views_of(&self, pinned: bool) -> bool {
+    pub fn allows_views(&self, pinned: bool) -> bool {
         if pinned { self.views_when_pinned } else { self.views }
     }
 }
@@ -104,7 +104,7 @@ fn pin_by_platform(capabilities: &Capabilities) -> (bool, String) {
     }
     match capabilities.memlock_limit {
         None => (true, "this process may lock memory without limit".into()),
-        Some(limit) => (false, format!("RLIMIT_MEMLOCK is {}", human(limit))),
+        Some(limit) => (false, format!("RLIMIT_MEMLOCK is {}", format_bytes(limit))),
     }
 }
 
@@ -172,10 +172,10 @@ mod tests {
     fn a_buffer_that_is_pinned_by_its_own_option_can_be_viewed() {
         let look_up = |variable: &str| (variable == DISABLE_PIN_MEMORY).then(|| "1".to_owned());
         let policy = Policy::decide(Tristate::Auto, Tristate::Auto, &h200(), &look_up).unwrap();
-        assert!(!policy.pins(Tristate::Auto) && !policy.views_of(false));
-        assert!(policy.pins(Tristate::On) && policy.views_of(true));
+        assert!(!policy.pins(Tristate::Auto) && !policy.allows_views(false));
+        assert!(policy.pins(Tristate::On) && policy.allows_views(true));
         let off = Policy::decide(Tristate::Auto, Tristate::Off, &h200(), &look_up).unwrap();
-        assert!(!off.views_of(true) && !off.pins(Tristate::Off));
+        assert!(!off.allows_views(true) && !off.pins(Tristate::Off));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Result, fail, human};
+use crate::error::{Result, fail, format_bytes};
 use crate::os::span::Span;
 use crate::os::sync;
 use crate::os::sync::{RwLock, RwLockReadGuard};
@@ -36,7 +36,7 @@ impl Registry {
                  registered already as {holder}: use that buffer, or release it first",
                 span.start(),
                 span.end(),
-                human((end - start) as u64)
+                format_bytes((end - start) as u64)
             );
         }
         ranges.insert(span.start(), (span.end(), what));

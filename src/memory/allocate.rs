@@ -1,8 +1,8 @@
 //! Memory of exactly the size asked: mapped, touched by many threads in huge pages, registered once.
 
 use crate::device::device::Device;
-use crate::error::{Error, Result, fail, human};
-use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Parts};
+use crate::error::{Error, Result, fail, format_bytes};
+use crate::memory::buffer::{Buffer, BufferOptions, Memory, NumaPolicy, Origin, Parts};
 use crate::memory::pin::Pins;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::page::huge_page_bytes;
@@ -110,7 +110,7 @@ fn by_driver(
     reason: &str,
 ) -> Result<Parts> {
     check_drivers_choice(bytes, options, reason)?;
-    cgroup::check_control_group(bytes)?;
+    cgroup::check_limit(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
     // A driver does not promise that nothing of an earlier owner's is in it.
@@ -136,10 +136,10 @@ fn check_drivers_choice(bytes: usize, options: &BufferOptions, reason: &str) -> 
             WB_ERR_HUGE_PAGES,
             "huge pages were required for {}; the driver allocates the memory and chooses its pages \
              ({reason}): use WB_HUGE_PAGES_TRY",
-            human(bytes as u64)
+            format_bytes(bytes as u64)
         );
     }
-    if let Numa::Node(node) = options.numa {
+    if let NumaPolicy::Node(node) = options.numa {
         fail!(
             WB_ERR_NOT_SUPPORTED,
             "asked memory on NUMA node {node}; the driver allocates the memory and chooses its node \
@@ -156,7 +156,7 @@ fn present(
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Mapping> {
-    cgroup::check_control_group(bytes)?;
+    cgroup::check_limit(bytes)?;
     let mapping = Mapping::anonymous(bytes)?;
     let span = mapping.span();
     let huge_pages = match options.huge_pages {
@@ -165,9 +165,9 @@ fn present(
     };
     mapping::advise_huge_pages(span, huge_pages)?;
     match options.numa {
-        Numa::Any => {}
-        Numa::Node(node) => mapping::bind_to_node(span, node, true)?,
-        Numa::Device => {
+        NumaPolicy::Any => {}
+        NumaPolicy::Node(node) => mapping::bind_to_node(span, node, true)?,
+        NumaPolicy::Device => {
             if let Some(node) = device.capabilities().numa_node {
                 mapping::bind_to_node(span, node, false)?;
             }
@@ -190,8 +190,8 @@ fn check_huge_pages(span: Span) -> Result<()> {
             format!(
                 "huge pages were required for {}; the kernel gave {}: memory is fragmented or \
                  /sys/kernel/mm/transparent_hugepage/enabled is \"never\"; use WB_HUGE_PAGES_TRY",
-                human(expected),
-                human(huge)
+                format_bytes(expected),
+                format_bytes(huge)
             ),
         ));
     }

@@ -2,22 +2,22 @@
 //! `allocate`, `register` and `file` make buffers; this is what they have in common.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::device::backend::PinOptions;
 use crate::device::device::Device;
 use crate::device::policy::Tristate;
-use crate::error::{Error, Result, fail, human};
+use crate::error::{Error, Result, fail, format_bytes};
 use crate::memory::pin::Pins;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::span::Span;
-use crate::os::sync::Arc;
+use crate::os::sync::{Arc, AtomicU64};
 use crate::os::{log, mapping, proc_maps};
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED};
 
 /// Which NUMA node memory should lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Numa {
+pub enum NumaPolicy {
     /// The node that the device hangs on, if it is known.
     Device,
     /// Wherever the kernel puts it.
@@ -45,7 +45,7 @@ pub struct BufferOptions {
     /// Threads for faulting and reading; 0 for as many as help.
     pub threads: usize,
     /// Where the memory lies.
-    pub numa: Numa,
+    pub numa: NumaPolicy,
     /// Pin it? `Auto` is the device's policy.
     pub pin: Tristate,
     /// Bypass the processor's cache: fast to write for the host, very slow to read.
@@ -53,7 +53,7 @@ pub struct BufferOptions {
     /// Pinned for every context of the process.
     pub portable: bool,
     /// How a file gets into memory.
-    pub file: FileMode,
+    pub file_mode: FileMode,
     /// Bytes registered at a time; 0 for all at once.
     pub chunk_bytes: usize,
     /// Existing memory must not be written, whatever the kernel allows.
@@ -65,11 +65,11 @@ impl Default for BufferOptions {
         Self {
             huge_pages: HugePages::Try,
             threads: 0,
-            numa: Numa::Device,
+            numa: NumaPolicy::Device,
             pin: Tristate::Auto,
             write_combined: false,
             portable: true,
-            file: FileMode::Auto,
+            file_mode: FileMode::Auto,
             chunk_bytes: 0,
             read_only: false,
         }
@@ -95,7 +95,7 @@ impl BufferOptions {
             read_only,
             portable: self.portable,
             write_combined: self.write_combined,
-            mapped: device.policy().views_of(true),
+            mapped: device.policy().allows_views(true),
         }
     }
 }
@@ -125,14 +125,14 @@ pub enum Pinning {
 }
 
 /// Called once with nothing left that uses the caller's memory.
-pub type Owner = Box<dyn FnOnce() + Send + Sync>;
+pub type Deleter = Box<dyn FnOnce() + Send + Sync>;
 
 /// What has to be given back.
 pub(super) enum Memory {
     None,
     Mapping(Mapping),
     Driver(Span),
-    Caller(Option<Owner>),
+    Caller(Option<Deleter>),
 }
 
 /// The file that a mapping shows.
@@ -183,7 +183,7 @@ pub struct Buffer {
 /// What the kernel counts for a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct PageCounts {
+pub struct BufferStats {
     pub resident: u64,
     pub huge: u64,
     pub anonymous: u64,
@@ -199,7 +199,7 @@ impl Buffer {
         let plain = device.capabilities().pageable_access.then_some(data.start() as u64);
         let pinned =
             driver_pinned.map_or(0, |pinned| pinned.bytes) + pins.as_ref().map_or(0, Pins::bytes);
-        let views = device.policy().views_of(pinned > 0);
+        let views = device.policy().allows_views(pinned > 0);
         let device_address = if views { by_driver.or(by_pins).or(plain) } else { None };
         if views && pinned > 0 && device_address.is_none() {
             note = noted(note, UNSEEN.into());
@@ -225,8 +225,7 @@ impl Buffer {
     }
 
     /// The same buffer, said to hold what was read from a file.
-    pub(super) fn mark_read_from_file(self: Arc<Self>, reason: String) -> Arc<Self> {
-        let mut buffer = self;
+    pub(super) fn mark_read_from_file(mut buffer: Arc<Self>, reason: String) -> Arc<Self> {
         let own = Arc::get_mut(&mut buffer).expect("nobody else holds a buffer that is being made");
         own.origin = Origin::FileRead;
         own.note = noted(reason, std::mem::take(&mut own.note));
@@ -283,14 +282,14 @@ impl Buffer {
     }
 
     /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
-    pub fn note(&self) -> &str {
+    pub fn fallback_reason(&self) -> &str {
         &self.note
     }
 
     /// Asks the kernel what it counts for this memory.
-    pub fn measure(&self) -> Result<PageCounts> {
+    pub fn stats(&self) -> Result<BufferStats> {
         let counted = proc_maps::count(self.data)?;
-        Ok(PageCounts {
+        Ok(BufferStats {
             resident: mapping::resident_bytes(self.data)?,
             huge: counted.huge,
             anonymous: counted.anonymous,
@@ -309,8 +308,8 @@ impl Buffer {
             fail!(
                 WB_ERR_FILE_TRUNCATED,
                 "the file was cut off while it was mapped: {} are mapped and {} are left",
-                human(*end),
-                human(now.len())
+                format_bytes(*end),
+                format_bytes(now.len())
             );
         }
         Ok(())
@@ -318,7 +317,7 @@ impl Buffer {
 
     /// Waits for what is queued on a device that sees the memory without a registration, where no
     /// unregistering does. `false` where it cannot be known that nothing uses the memory any more.
-    fn settle(&self) -> bool {
+    fn wait_until_unused(&self) -> bool {
         let (backend, capabilities) = (self.device.backend(), self.device.capabilities());
         let seen =
             capabilities.cuda && capabilities.pageable_access && self.device_address.is_some();
@@ -326,14 +325,14 @@ impl Buffer {
         if !seen || !ours_to_wait || backend.check_process().is_err() {
             return true;
         }
-        log::best_effort_wait(|| backend.settle(), || backend.is_gone())
+        log::best_effort_wait(|| backend.wait_idle(), || backend.is_lost())
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let unpinned = self.pins.take().is_none_or(Pins::release);
-        let unused = self.settle();
+        let unused = self.wait_until_unused();
         match std::mem::replace(&mut self.memory, Memory::None) {
             // Pages that the driver holds or the device may read must not go to somebody else.
             Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),

@@ -8,9 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::device::device::Device;
-use crate::error::{Error, Result, fail, human};
+use crate::error::{Error, Result, fail, format_bytes};
 use crate::memory::buffer::{
-    Buffer, BufferOptions, FileMode, MappedFile, Memory, Numa, Origin, Parts,
+    Buffer, BufferOptions, FileMode, MappedFile, Memory, NumaPolicy, Origin, Parts,
 };
 use crate::memory::pin::Pins;
 use crate::os::mapping::{HugePages, Mapping};
@@ -72,7 +72,7 @@ impl Buffer {
                 WB_ERR_OUT_OF_RANGE,
                 "asked for {bytes} bytes from byte {offset} of {}; it has {}",
                 path.display(),
-                human(length)
+                format_bytes(length)
             ),
         }
     }
@@ -115,17 +115,17 @@ fn map(
     progress: &mut Progress<'_>,
 ) -> Result<Mapped> {
     let pinned = options.pins(device);
-    if options.file == FileMode::Read {
+    if options.file_mode == FileMode::Read {
         return Ok(Mapped::No("read into memory: asked for in the options".into()));
     }
-    let no = |error: Error| match options.file {
+    let no = |error: Error| match options.file_mode {
         FileMode::Map => {
             let message = format!("asked to map and not to read; {}", error.message);
             Err(Error { message, ..error })
         }
         _ => Ok(Mapped::No(format!("read into memory: {}", error.message))),
     };
-    if options.huge_pages == HugePages::Require || matches!(options.numa, Numa::Node(_)) {
+    if options.huge_pages == HugePages::Require || matches!(options.numa, NumaPolicy::Node(_)) {
         let reason = "huge pages or a node were asked for, and the pages of a mapped file are the \
                       kernel's cache";
         return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
@@ -146,7 +146,7 @@ fn map(
     };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
-        cgroup::check_control_group_for(span)?;
+        cgroup::check_limit_for(span)?;
         let threads = threads_for(options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, progress, &|piece| bytes::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);
@@ -191,5 +191,5 @@ fn read(
     in_pieces(span, threads, Phase::Read, progress, &|piece| {
         bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
     })?;
-    Ok(buffer.mark_read_from_file(reason))
+    Ok(Buffer::mark_read_from_file(buffer, reason))
 }

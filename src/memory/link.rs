@@ -33,6 +33,6 @@ pub fn measure(device: &Arc<Device>) -> Result<f64> {
         let seconds = end.seconds_since(&*begin)?.unwrap_or(f64::INFINITY).max(f64::MIN_POSITIVE);
         fastest = fastest.max((COPIES * from.bytes()) as f64 / seconds);
     }
-    device.set_link(fastest);
+    device.set_link_bytes_per_second(fastest);
     Ok(fastest)
 }

@@ -2,12 +2,12 @@
 
 use crate::device::backend::PinOptions;
 use crate::device::device::Device;
-use crate::error::{Error, Result, catch, human};
+use crate::error::{Error, Result, catch_panic, format_bytes};
 use crate::os::log;
 use crate::os::mapping::Mapping;
 use crate::os::page::page_bytes;
 use crate::os::parallel::{Phase, Progress, report};
-use crate::os::span::{Span, round_up};
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
@@ -41,7 +41,7 @@ impl Pins {
     ) -> Result<Self> {
         let chunk = match chunk_bytes {
             0 => MOST_AT_ONCE,
-            bytes => round_up(bytes, page_bytes()),
+            bytes => bytes.checked_next_multiple_of(page_bytes()).unwrap_or(MOST_AT_ONCE),
         };
         let pinned = match Self::pin_chunks(device, span, options, chunk, holder, progress) {
             Err(error)
@@ -64,7 +64,7 @@ impl Pins {
             WB_ERR_OUT_OF_MEMORY | WB_ERR_DRIVER => Error {
                 message: format!(
                     "asked {} pinned; {}: ask for less, or set WEIGHBRIDGE_DISABLE_PIN_MEMORY=1",
-                    human(span.bytes() as u64),
+                    format_bytes(span.bytes() as u64),
                     error.message
                 ),
                 ..error
@@ -111,7 +111,7 @@ impl Pins {
         while offset < span.bytes() {
             let part = span.part(offset, if offset == 0 { chunk - lead } else { chunk });
             registry.claim(part, holder)?;
-            catch(|| device.backend().pin(part, options))
+            catch_panic(|| device.backend().pin(part, options))
                 .inspect_err(|_| registry.release(part))?;
             pins.spans.push(part);
             let pinned = device.backend().pinned(part, options)?;
@@ -156,7 +156,7 @@ impl Pins {
         let mut all = true;
         for span in self.spans.drain(..).rev() {
             let backend = self.device.backend();
-            let undone = catch(|| {
+            let undone = catch_panic(|| {
                 backend.unpin(span)?;
                 backend.registry().release(span);
                 Ok(())

@@ -3,7 +3,7 @@
 
 use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions, Memory, Numa, Origin, Owner, Parts};
+use crate::memory::buffer::{Buffer, BufferOptions, Deleter, Memory, NumaPolicy, Origin, Parts};
 use crate::memory::pin::Pins;
 use crate::os::mapping::HugePages;
 use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
@@ -23,7 +23,7 @@ impl Buffer {
         device: &Arc<Device>,
         span: Span,
         options: &BufferOptions,
-        owner: &mut Option<Owner>,
+        owner: &mut Option<Deleter>,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         device.backend().check_process()?;
@@ -42,7 +42,7 @@ impl Buffer {
         let touch = writable && !regions.iter().any(|region| region.file_backed);
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
-            cgroup::check_control_group_for(span)?;
+            cgroup::check_limit_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 bytes::fault_in(piece, touch)
@@ -119,7 +119,7 @@ fn check_options(options: &BufferOptions) -> Result<()> {
              out, or use wb_buffer_alloc"
         );
     }
-    if let Numa::Node(node) = options.numa {
+    if let NumaPolicy::Node(node) = options.numa {
         fail!(
             WB_ERR_NOT_SUPPORTED,
             "asked to register memory on NUMA node {node}; it lies where it lies: use WB_NUMA_DEVICE, or \

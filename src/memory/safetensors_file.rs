@@ -17,8 +17,9 @@ use crate::status::{
     WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED,
     WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED,
 };
+use crate::tensor::layout::Layout;
+use crate::tensor::safetensors;
 use crate::tensor::safetensors::{Header, LENGTH_BYTES, Tensor, header_bytes};
-use crate::tensor::{Layout, safetensors};
 
 /// An open safetensors file.
 pub struct SafetensorsFile {

@@ -11,7 +11,7 @@ use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OUT_OF_RANGE};
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// Who looks through a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl View {
     }
 
     /// Who looks through it.
-    pub fn access(&self) -> Accessor {
+    pub fn accessor(&self) -> Accessor {
         self.access
     }
 
@@ -168,8 +168,8 @@ fn check_range(layout: &Layout, offset: u64, have: u64) -> Result<()> {
 
 fn not_mapped(buffer: &Buffer) -> String {
     let policy = buffer.device().policy();
-    let why = if policy.views_of(buffer.pinned_bytes() > 0) {
-        format!("its buffer: {}", buffer.note())
+    let why = if policy.allows_views(buffer.pinned_bytes() > 0) {
+        format!("its buffer: {}", buffer.fallback_reason())
     } else {
         format!("views are off: {}", policy.views_reason)
     };

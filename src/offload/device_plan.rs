@@ -1,4 +1,4 @@
-//! A plan together with the device that it is for.
+//! A plan together with its device.
 
 use crate::device::device::Device;
 use crate::error::Result;
@@ -17,18 +17,18 @@ pub struct DevicePlan {
 }
 
 impl DevicePlan {
-    /// Plans for a device's platform.
+    /// Plans for the platform of a device.
     pub fn new(
         device: &Arc<Device>,
         parameters: Vec<Parameter>,
         mut options: PlanOptions,
     ) -> Result<Arc<Self>> {
         if options.link_bytes_per_second == 0.0 {
-            options.link_bytes_per_second = device.link();
+            options.link_bytes_per_second = device.link_bytes_per_second();
         }
         let policy = device.policy();
         let platform = Platform {
-            views: policy.views_of(policy.pin),
+            views: policy.allows_views(policy.pin),
             views_reason: policy.views_reason.clone(),
             page_bytes: page_bytes() as u64,
         };

@@ -1,4 +1,4 @@
-//! What planning reads: parameters, the storages that they share, and their groups.
+//! The input of planning: parameters, the storages that they share, and their groups.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,16 @@ use crate::plan::parameter::{Parameter, Storage, storages};
 use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform};
 use crate::status::WB_ERR_OVERFLOW;
 
-/// Everything that planning reads.
+/// Everything that planning depends on.
 pub struct PlanInput<'a> {
     pub options: PlanOptions,
     pub platform: &'a Platform,
     pub parameters: Vec<Parameter>,
     pub storages: Vec<Storage>,
     pub groups: Vec<String>,
-    /// The group of each parameter.
+    /// The index of each parameter's group.
     pub group_of: Vec<usize>,
-    /// The groups that use a storage, ascending.
+    /// The groups that use each storage, ascending.
     pub groups_of: Vec<SmallVec<[usize; 1]>>,
 }
 
@@ -33,16 +33,16 @@ impl<'a> PlanInput<'a> {
             None => parameters,
         };
         let storages = storages(&parameters)?;
-        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut indexes: HashMap<&str, usize> = HashMap::new();
         let mut groups = Vec::new();
         let mut group_of = Vec::with_capacity(parameters.len());
         for parameter in &parameters {
             let next = groups.len();
-            let number = *numbers.entry(&parameter.group).or_insert(next);
-            if number == next {
+            let group = *indexes.entry(&parameter.group).or_insert(next);
+            if group == next {
                 groups.push(parameter.group.to_string());
             }
-            group_of.push(number);
+            group_of.push(group);
         }
         let groups_of: Vec<SmallVec<[usize; 1]>> = storages
             .iter()
@@ -58,24 +58,23 @@ impl<'a> PlanInput<'a> {
         Ok(Self { options, platform, parameters, storages, groups, group_of, groups_of })
     }
 
-    /// Bytes of a storage in the arena, and on the device when it stays.
-    pub fn rounded(&self, storage: usize) -> u64 {
+    /// Bytes that a storage takes in the arena, or on the device if it stays resident.
+    pub fn rounded_bytes(&self, storage: usize) -> u64 {
         self.storages[storage].bytes.next_multiple_of(ALIGNMENT)
     }
 }
 
-/// Refuses what is more than 2^63 bytes in all, each storage counted for the device and for every group
-/// that it goes to in a step: no sum of a plan is larger.
+/// Fails with `WB_ERR_OVERFLOW` if the storages have more than 2^63 bytes, each counted once for the device and
+/// once for every group that uses it. No sum of a plan is larger.
 fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
-    let counted = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
+    let bytes_in_step = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
         u128::from(storage.bytes.next_multiple_of(ALIGNMENT)) * (groups.len() as u128 + 1)
     };
-    let all: u128 = storages.iter().zip(groups_of).map(counted).sum();
+    let all: u128 = storages.iter().zip(groups_of).map(bytes_in_step).sum();
     if all > i64::MAX as u128 {
         fail!(
             WB_ERR_OVERFLOW,
-            "{} storages have {} bytes in all, more than the 2^63 that can be counted: are their shapes \
-             right?",
+            "{} storages have {} bytes; at most 2^63 can be planned: check their shapes",
             storages.len(),
             storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
         );

@@ -1,11 +1,11 @@
-//! A plan as JSON.
+//! Writes a plan as JSON.
 
 use serde_json::{Value, json};
 
 use crate::plan::parameter::{AccessPattern, Origin, TransferMode};
 use crate::plan::plan::{Budget, Plan, PlannedParameter};
 
-/// The whole plan: options, totals, groups and parameters.
+/// The whole plan: options, totals, groups, parameters and warnings.
 pub fn to_json(plan: &Plan) -> String {
     let groups: Vec<Value> = plan
         .groups
@@ -20,13 +20,13 @@ pub fn to_json(plan: &Plan) -> String {
         })
         .collect();
     let parameters: Vec<Value> =
-        plan.parameters.iter().map(|planned| entry(plan, planned)).collect();
+        plan.parameters.iter().map(|planned| parameter_to_json(plan, planned)).collect();
     let options = &plan.options;
     let (kind, bytes) = match options.budget {
         Budget::OffloadBytes(bytes) => ("offload_bytes", bytes),
         Budget::DeviceBytes(bytes) => ("device_bytes", bytes),
     };
-    let report = json!({
+    let whole = json!({
         "options": {
             "budget": {"kind": kind, "bytes": bytes},
             "slot_bytes": options.slot_bytes,
@@ -59,14 +59,14 @@ pub fn to_json(plan: &Plan) -> String {
         "parameters": parameters,
         "warnings": plan.warnings,
     });
-    format!("{report:#}\n")
+    format!("{whole:#}\n")
 }
 
-fn entry(plan: &Plan, planned: &PlannedParameter) -> Value {
+fn parameter_to_json(plan: &Plan, planned: &PlannedParameter) -> Value {
     let parameter = &planned.parameter;
     let storage = &plan.storages[planned.storage];
     let first = &plan.parameters[storage.parameters[0]].parameter.name;
-    let access = match parameter.access_pattern {
+    let access_pattern = match parameter.access_pattern {
         AccessPattern::Dense => "dense",
         AccessPattern::Sparse => "sparse",
     };
@@ -76,7 +76,7 @@ fn entry(plan: &Plan, planned: &PlannedParameter) -> Value {
         "dtype": parameter.layout.dtype().name(),
         "shape": parameter.layout.shape(),
         "bytes": parameter.layout.span_bytes(),
-        "access": access,
+        "access_pattern": access_pattern,
         "quantized_from": match &parameter.origin {
             Origin::Quantized(from) => Some(from.layout.dtype().name()),
             Origin::Given | Origin::Scales => None,

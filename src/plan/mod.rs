@@ -1,4 +1,5 @@
-//! Planning: which parameter goes where and why. Pure: it allocates nothing and knows no device.
+//! Decides which parameters are offloaded, how each is transferred, and why. Pure: it allocates nothing
+//! and uses no device.
 
 mod input;
 pub mod json;

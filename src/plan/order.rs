@@ -1,18 +1,18 @@
-//! In which order parameters leave the device while the budget lasts.
+//! The order in which parameters leave the device, as far as the budget allows.
 
-/// An order of candidates.
+/// An order of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// As the engine declared them.
+    /// In the order in which they were declared.
     Declared,
-    /// Evenly over the groups, so that copies and kernels overlap best.
+    /// Evenly over the groups, so that copies overlap best with kernels.
     Spread,
-    /// By their bytes, the largest first.
+    /// The largest first.
     Largest,
 }
 
 impl Order {
-    /// The word for it.
+    /// The name in plans.
     pub fn name(self) -> &'static str {
         match self {
             Self::Declared => "declared",
@@ -22,16 +22,15 @@ impl Order {
     }
 }
 
-/// What an order looks at: its group and its bytes.
+/// The group and the bytes of a storage.
 pub type Candidate = (usize, u64);
 
-/// The candidates' indexes in the order asked for. Ties fall to the lower group, then to the one that
-/// was declared first.
-pub fn arrange(candidates: &[Candidate], order: Order) -> Vec<usize> {
-    let mut arranged: Vec<usize> = (0..candidates.len()).collect();
+/// The candidates' indexes in the given order. Ties are broken by group, then by index.
+pub fn sort(candidates: &[Candidate], order: Order) -> Vec<usize> {
+    let mut sorted: Vec<usize> = (0..candidates.len()).collect();
     match order {
         Order::Declared => {}
-        Order::Largest => arranged.sort_by_key(|index| std::cmp::Reverse(candidates[*index].1)),
+        Order::Largest => sorted.sort_by_key(|index| std::cmp::Reverse(candidates[*index].1)),
         Order::Spread => {
             let groups = candidates.iter().map(|(group, _)| group + 1).max().unwrap_or(0);
             let mut totals = vec![0u64; groups];
@@ -40,16 +39,16 @@ pub fn arrange(candidates: &[Candidate], order: Order) -> Vec<usize> {
                 before.push(totals[*group]);
                 totals[*group] += bytes;
             }
-            // What of the group has left before: a / b < c / d without division.
-            arranged.sort_by(|one, other| {
-                let ((group, _), (their_group, _)) = (candidates[*one], candidates[*other]);
-                let ours = u128::from(before[*one]) * u128::from(totals[their_group].max(1));
-                let theirs = u128::from(before[*other]) * u128::from(totals[group].max(1));
-                ours.cmp(&theirs).then(group.cmp(&their_group)).then(one.cmp(other))
+            // By the fraction of the group that comes before: a / b < c / d without division.
+            sorted.sort_by(|one, other| {
+                let ((group, _), (other_group, _)) = (candidates[*one], candidates[*other]);
+                let a_times_d = u128::from(before[*one]) * u128::from(totals[other_group].max(1));
+                let c_times_b = u128::from(before[*other]) * u128::from(totals[group].max(1));
+                a_times_d.cmp(&c_times_b).then(group.cmp(&other_group)).then(one.cmp(other))
             });
         }
     }
-    arranged
+    sorted
 }
 
 #[cfg(test)]
@@ -60,23 +59,22 @@ mod tests {
     #[test]
     fn spread_takes_the_same_part_of_every_group() {
         let candidates = [(0, 10), (0, 30), (1, 10), (1, 30), (2, 20), (2, 20)];
-        assert_eq!(arrange(&candidates, Order::Spread), [0, 2, 4, 1, 3, 5]);
-        assert_eq!(arrange(&candidates, Order::Declared), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(arrange(&candidates, Order::Largest), [1, 3, 4, 5, 0, 2]);
+        assert_eq!(sort(&candidates, Order::Spread), [0, 2, 4, 1, 3, 5]);
+        assert_eq!(sort(&candidates, Order::Declared), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(sort(&candidates, Order::Largest), [1, 3, 4, 5, 0, 2]);
     }
 
     proptest! {
-        /// Every prefix of a spread has taken from no group more than a parameter's worth ahead of
-        /// another's part.
+        /// The fraction of a group that precedes its next candidate never decreases along the order.
         #[test]
         fn spread_is_even(candidates in prop::collection::vec((0usize..5, 1u64..100), 1..60)) {
-            let arranged = arrange(&candidates, Order::Spread);
+            let sorted = sort(&candidates, Order::Spread);
             let total = |group| -> u64 {
                 candidates.iter().filter(|(of, _)| *of == group).map(|(_, bytes)| bytes).sum()
             };
             let mut taken = [0u64; 5];
             let mut last = 0.0;
-            for index in arranged {
+            for index in sorted {
                 let (group, bytes) = candidates[index];
                 let part = taken[group] as f64 / total(group) as f64;
                 prop_assert!(part >= last - 1e-12, "{part} after {last}");

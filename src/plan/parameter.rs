@@ -1,46 +1,46 @@
-//! What an engine says of its parameters, and which of them share bytes.
+//! Parameters as an engine describes them, and the storages that tied parameters share.
 
 use std::collections::HashMap;
 use std::mem::discriminant;
 
 use smallvec::{SmallVec, smallvec};
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
-use crate::tensor::Layout;
+use crate::tensor::layout::Layout;
 
 /// How a step reads a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessPattern {
     /// All of it.
     Dense,
-    /// Few rows of it: an embedding, experts.
+    /// A few rows of it, as of an embedding table or of experts.
     Sparse,
 }
 
-/// How an offloaded parameter gets to the kernels that read it.
+/// How the kernels that read an offloaded parameter get its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferMode {
-    /// As the plan sees fit.
+    /// The plan chooses.
     Auto,
-    /// The device reads it in host memory.
+    /// The device reads them in host memory.
     ZeroCopy,
-    /// It is copied when its group is acquired.
+    /// They are copied into a slot when the group is acquired.
     OnDemand,
-    /// It is copied ahead of that.
+    /// They are copied into a slot before the group is acquired.
     Prefetch,
 }
 
 impl TransferMode {
-    /// How many there are.
-    pub const KINDS: usize = 4;
+    /// The number of modes.
+    pub const COUNT: usize = 4;
 
-    /// The word for it.
+    /// The name in plans and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
-            Self::ZeroCopy => "view",
+            Self::ZeroCopy => "zero-copy",
             Self::OnDemand => "on-demand",
             Self::Prefetch => "prefetch",
         }
@@ -52,11 +52,11 @@ impl TransferMode {
 pub struct Parameter {
     /// Its name, unique in the model.
     pub name: String,
-    /// What is acquired together with it: a layer.
+    /// The name of its group, a layer for instance, whose parameters are acquired together.
     pub group: Arc<str>,
     /// Type, shape and strides.
     pub layout: Layout,
-    /// Address of its lowest byte in host or device memory; 0 while it has no bytes.
+    /// Address of its lowest byte in host or device memory; 0 if it has no source.
     pub source: u64,
     /// Ties parameters that have no source: those with the same number, other than 0, and the same kind
     /// of origin.
@@ -67,58 +67,58 @@ pub struct Parameter {
     pub resident: bool,
     /// How it is transferred if it is offloaded.
     pub transfer_mode: TransferMode,
-    /// Where its bytes come from.
+    /// The origin of its bytes.
     pub origin: Origin,
 }
 
-/// Where a parameter's bytes come from.
+/// The origin of a parameter's bytes.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// From its source, as they are.
+    /// They are copied from its source.
     Given,
-    /// From another parameter's source, quantized.
+    /// They are quantized at commit, from a source of another type.
     Quantized(Arc<QuantizedParameter>),
-    /// They are made beside those.
+    /// They are the scales that quantizing another parameter writes.
     Scales,
 }
 
-/// What an 8-bit parameter is made of.
+/// The source of a parameter that is kept in FP8.
 #[derive(Debug, Clone)]
 pub struct QuantizedParameter {
-    /// Type, shape and strides of what it comes from.
+    /// Type, shape and strides of the source.
     pub layout: Layout,
-    /// Where that is.
+    /// Address of the source's lowest byte; 0 if there is none.
     pub source: u64,
-    /// The name of its scales.
+    /// The name of the parameter's scales.
     pub scales: String,
-    /// Type and shape of its numbers and of its scales, whenever they were quantized here.
-    pub filled: [Layout; 2],
+    /// Layouts of the FP8 numbers and of the scales, as quantizing writes them.
+    pub output: [Layout; 2],
 }
 
-/// Bytes of one parameter, or of several that are tied.
+/// The bytes of one parameter, or of several that are tied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
-    /// Bytes in all.
+    /// Number of bytes.
     pub bytes: u64,
-    /// The parameters, in the order in which they were given, each with the bytes before it.
+    /// Indexes of the parameters, ascending, each with its offset in the storage.
     pub parameters: SmallVec<[(usize, u64); 1]>,
 }
 
-/// Finds which parameters share bytes: those whose sources overlap, and those without a source that
-/// have the same number. In the order of each storage's first parameter.
+/// Finds the parameters that share bytes: those whose sources overlap, and those without a source that
+/// have the same `storage_id`. In the order of each storage's first parameter.
 pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
     check_names(parameters)?;
     let mut found = by_address(parameters)?;
-    let mut numbered: HashMap<_, usize> = HashMap::new();
+    let mut by_id: HashMap<_, usize> = HashMap::new();
     for (index, parameter) in parameters.iter().enumerate() {
         let bytes = parameter.layout.span_bytes();
         if has_bytes_at_source(parameter) {
             continue;
         }
         if parameter.storage_id != 0 && bytes > 0 {
-            // The caller's numbers are not those that quantizing gives.
+            // Ids of quantized parameters are assigned by the plan and may equal a caller's.
             let tie = (parameter.storage_id, discriminant(&parameter.origin));
-            if let Some(&at) = numbered.get(&tie) {
+            if let Some(&at) = by_id.get(&tie) {
                 let first = &parameters[found[at].parameters[0].0];
                 if found[at].bytes != bytes {
                     fail!(
@@ -134,7 +134,7 @@ pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
                 found[at].parameters.push((index, 0));
                 continue;
             }
-            numbered.insert(tie, found.len());
+            by_id.insert(tie, found.len());
         }
         found.push(Storage { bytes, parameters: smallvec![(index, 0)] });
     }
@@ -163,7 +163,7 @@ fn check_names(parameters: &[Parameter]) -> Result<()> {
     Ok(())
 }
 
-/// One sweep over the sources by address.
+/// The storages of parameters with a source, by one sweep over the addresses.
 fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
     let mut order: Vec<usize> =
         (0..parameters.len()).filter(|index| has_bytes_at_source(&parameters[*index])).collect();
@@ -198,8 +198,7 @@ fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::tensor::Dtype;
-    use crate::tensor::dtype::WB_DTYPE_I8;
+    use crate::tensor::dtype::{Dtype, WB_DTYPE_I8};
 
     /// A parameter of `bytes` bytes.
     pub fn parameter(name: &str, group: &str, bytes: i64, address: u64) -> Parameter {
@@ -223,7 +222,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn overlapping_sources_are_tied_and_neighbours_are_not() {
+    fn overlapping_sources_are_tied_and_adjacent_ones_are_not() {
         let parameters = [
             parameter("tail", "b", 50, 1100),
             parameter("whole", "a", 100, 1000),
@@ -239,7 +238,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn without_sources_the_number_ties() {
+    fn parameters_without_sources_are_tied_by_storage_id() {
         let mut parameters = [
             parameter("in", "a", 64, 0),
             parameter("other", "a", 64, 0),
@@ -255,7 +254,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_name_is_given_once() {
+    fn duplicate_names_and_overflowing_addresses_fail() {
         let error = storages(&[parameter("a", "g", 1, 0), parameter("a", "h", 1, 0)]).unwrap_err();
         assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
         let error = storages(&[parameter("a", "g", 9, u64::MAX - 3)]).unwrap_err();

@@ -1,4 +1,4 @@
-//! Which parameter goes where and why, before anything is allocated.
+//! A plan, and the options that it is made with.
 
 use smallvec::SmallVec;
 
@@ -7,7 +7,7 @@ use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::quantization::QuantizationRule;
 use crate::plan::reason::Reason;
 
-/// Every block in the arena and in the slots begins at a multiple of this.
+/// Storages begin at multiples of this in the arena and in the slots.
 pub const ALIGNMENT: u64 = 256;
 
 /// Outcomes that are warnings instead of errors.
@@ -91,10 +91,10 @@ impl PlanOptions {
     }
 }
 
-/// What a plan must know of the platform.
+/// The properties of the platform that planning depends on.
 #[derive(Debug, Clone)]
 pub struct Platform {
-    /// The device can read host memory in place.
+    /// Whether the device can read host memory in place.
     pub views: bool,
     /// Why, or why not.
     pub views_reason: String,
@@ -102,105 +102,106 @@ pub struct Platform {
     pub page_bytes: u64,
 }
 
-/// A parameter and what becomes of it.
+/// A parameter and where it is placed.
 #[derive(Debug, Clone)]
 pub struct PlannedParameter {
     /// The parameter.
     pub parameter: Parameter,
-    /// Its group.
+    /// Index of its group.
     pub group: usize,
-    /// Its storage.
+    /// Index of its storage.
     pub storage: usize,
-    /// Bytes from the storage's first to the parameter's lowest.
+    /// Offset of its lowest byte in the storage.
     pub offset: u64,
-    /// How it is carried; `None` while it stays on the device.
+    /// How it is transferred; `None` for a resident parameter.
     pub transfer_mode: Option<TransferMode>,
     /// Why.
     pub reason: Reason,
 }
 
-/// Bytes of one parameter, or of several that are tied.
+/// The bytes of one parameter, or of several that are tied.
 #[derive(Debug, Clone)]
 pub struct PlannedStorage {
-    /// Its bytes.
+    /// Number of bytes.
     pub bytes: u64,
-    /// Its unit, if it is offloaded.
+    /// Index of its unit, if it is offloaded.
     pub unit: Option<usize>,
-    /// Bytes from the unit's first.
+    /// Offset in the unit.
     pub offset_in_unit: u64,
-    /// The parameters that share it.
+    /// Indexes of the parameters that share it, ascending.
     pub parameters: SmallVec<[usize; 1]>,
 }
 
-/// Storages that lie side by side and move as one.
+/// Storages that are adjacent in the arena and are copied as one.
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
-    /// How it is carried.
+    /// How it is transferred.
     pub transfer_mode: TransferMode,
     /// The groups that use it.
     pub groups: Vec<usize>,
-    /// Bytes from the arena's first.
+    /// Offset in the arena.
     pub arena_offset: u64,
-    /// Its bytes, each storage's rounded up.
+    /// Number of bytes, each storage's rounded up to [`ALIGNMENT`].
     pub bytes: u64,
-    /// Bytes from the slots' first; `None` where it is read in place.
+    /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
-    /// What it consists of, in the order in which it lies.
+    /// Indexes of its storages, by offset.
     pub storages: Vec<usize>,
 }
 
-/// What is acquired together.
+/// Parameters that are acquired together.
 #[derive(Debug, Clone, Default)]
 pub struct PlannedGroup {
     /// Its name.
     pub name: String,
-    /// Its units.
+    /// Indexes of its units.
     pub units: Vec<usize>,
     /// Its position in the ring, if it has prefetched units.
     pub ring_position: Option<usize>,
-    /// Bytes of its parameters that are offloaded; what is tied counts in the first group.
+    /// Bytes of its offloaded parameters; tied ones count in their first group.
     pub offloaded_bytes: u64,
-    /// Bytes of its parameters that stay; what is tied counts in the first group.
+    /// Bytes of its resident parameters; tied ones count in their first group.
     pub resident_bytes: u64,
 }
 
-/// Which parameter goes where and why.
+/// Which parameters are offloaded, how each is transferred, and why.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// What it was made by.
+    /// The options that it was made with.
     pub options: PlanOptions,
     /// In the order in which they were given.
     pub parameters: Vec<PlannedParameter>,
     /// In the order of their first parameters.
     pub storages: Vec<PlannedStorage>,
-    /// In the order in which they lie in the arena.
+    /// By offset in the arena.
     pub units: Vec<PlannedUnit>,
     /// In the order in which they were first named.
     pub groups: Vec<PlannedGroup>,
-    /// The groups that are copied ahead, in the order of a step.
+    /// Groups with prefetched units, in the order of a step.
     pub ring: Vec<usize>,
-    /// How many of them have their slots at a time.
+    /// How many groups of the ring have their slots at the same time.
     pub depth: usize,
-    /// A step's first groups wait for its last ones: the slots do not go round.
+    /// Whether the first groups of a step wait for the last ones of the step before, because the slots do
+    /// not wrap around.
     pub wrap_stalls: bool,
-    /// Bytes of host memory, whole pages.
+    /// Bytes of host memory, in whole pages.
     pub arena_bytes: u64,
     /// Bytes of device memory for slots.
     pub slot_bytes: u64,
-    /// Bytes of them for what is copied ahead.
+    /// Bytes of those for prefetched units.
     pub ring_bytes: u64,
-    /// Bytes of device memory for what stays, each storage's rounded up.
+    /// Bytes of device memory for resident parameters, each storage's rounded up to [`ALIGNMENT`].
     pub resident_bytes: u64,
     /// Bytes of all storages.
     pub payload_bytes: u64,
-    /// Bytes of those that are offloaded.
+    /// Bytes of the offloaded storages.
     pub offloaded_payload_bytes: u64,
     /// Bytes copied in every step.
     pub step_bytes: u64,
-    /// Bytes that the device reads in place in every step, if it reads all of what is dense.
+    /// Bytes that the device reads in place in every step, if it reads all dense parameters completely.
     pub view_bytes: u64,
     /// Seconds that the link needs for a step.
     pub step_seconds: Option<f64>,
-    /// What was allowed.
+    /// The outcomes that were allowed, and advice.
     pub warnings: Vec<String>,
 }

@@ -1,20 +1,20 @@
-//! Planning: what may leave the device, what of it does, and the plan that comes of it.
+//! Planning: which storages may leave the device, which of them do, and the resulting plan.
 
 use crate::error::{Error, Result, fail};
 use crate::plan::input::PlanInput;
 use crate::plan::order;
-use crate::plan::parameter::{Parameter, TransferMode};
+use crate::plan::parameter::{Parameter, Storage, TransferMode};
 use crate::plan::placement::Placement;
 use crate::plan::plan::{
     ALIGNMENT, Budget, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
 };
 use crate::plan::reason::Reason;
-use crate::plan::selector::Selector;
+use crate::plan::selector::SelectorList;
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, wb_status,
 };
 
-/// Plans which of the parameters leave the device under the options' budget, and how each is transferred.
+/// Plans which of the parameters are offloaded under the options' budget, and how each is transferred.
 pub fn plan(parameters: Vec<Parameter>, options: PlanOptions, platform: &Platform) -> Result<Plan> {
     let input = PlanInput::new(parameters, options, platform)?;
     let reasons = vec![None; input.storages.len()];
@@ -24,151 +24,126 @@ pub fn plan(parameters: Vec<Parameter>, options: PlanOptions, platform: &Platfor
 /// The state of planning.
 struct Planner<'a> {
     input: PlanInput<'a>,
-    /// Why each storage stays, as far as that is known; `None` for what may leave.
+    /// Why each storage is resident, as far as it is known; `None` for those that may be offloaded.
     reasons: Vec<Option<Reason>>,
     warnings: Vec<String>,
 }
 
 impl Planner<'_> {
-    /// All of it, in turn.
-    pub fn plan(mut self) -> Result<Plan> {
+    fn plan(mut self) -> Result<Plan> {
         self.select()?;
-        let draft = self.choose()?;
-        self.check_outcome(&draft)?;
-        Ok(self.finish(draft))
+        let placement = self.choose()?;
+        self.check_outcome(&placement)?;
+        Ok(self.finish(placement))
     }
 
-    /// Settles what may not leave the device.
+    /// Finds the storages that must stay resident.
     fn select(&mut self) -> Result<()> {
-        let parse = |texts: &[String]| -> Result<Vec<(Selector, bool)>> {
-            texts.iter().map(|text| Ok((Selector::parse(text)?, false))).collect()
-        };
-        let (mut select, mut exclude) =
-            (parse(&self.input.options.select)?, parse(&self.input.options.exclude)?);
-        let first_match = |selectors: &mut [(Selector, bool)], name: &str| -> Option<usize> {
-            let mut first = None;
-            for (index, (selector, used)) in selectors.iter_mut().enumerate() {
-                if selector.matches(name) {
-                    *used = true;
-                    first = first.or(Some(index));
-                }
-            }
-            first
-        };
+        let mut select = SelectorList::parse(&self.input.options.select)?;
+        let mut exclude = SelectorList::parse(&self.input.options.exclude)?;
+        let parameters = &self.input.parameters;
         for (storage, reason) in self.input.storages.iter().zip(&mut self.reasons) {
             if storage.bytes == 0 {
                 *reason = Some(Reason::Empty);
             }
+            // All parameters are matched, so that every selector that matches one is noted.
             for (index, _) in &storage.parameters {
-                let Parameter { name, resident, .. } = &self.input.parameters[*index];
-                let selected = first_match(&mut select, name).is_some() || select.is_empty();
-                let excluded = first_match(&mut exclude, name);
-                let tied = storage.parameters.len() > 1;
-                let stays = match excluded {
-                    _ if *resident => Some(Reason::AskedToStay(name.as_str().into())),
-                    Some(by) => Some(Reason::Excluded(exclude[by].0.text().into())),
-                    None if !selected && tied => {
-                        Some(Reason::TiedToUnselected(name.as_str().into()))
-                    }
-                    None if !selected => Some(Reason::NotSelected),
-                    None => None,
-                };
+                let found = reason_to_stay(&parameters[*index], storage, &mut select, &mut exclude);
                 if reason.is_none() {
-                    *reason = stays;
+                    *reason = found;
                 }
             }
         }
-        for (selector, _) in select.iter().chain(&exclude).filter(|(_, used)| !used) {
-            let message = format!(
-                "the selector {:?} matches none of the {} parameters",
-                selector.text(),
-                self.input.parameters.len()
-            );
+        for text in select.unmatched().chain(exclude.unmatched()) {
+            let count = parameters.len();
+            let message = format!("the selector {text:?} matches none of the {count} parameters");
             let allowed = self.input.options.allowed.unmatched_selector;
-            complain(&mut self.warnings, allowed, WB_ERR_SELECTOR, message)?;
+            fail_or_warn(&mut self.warnings, allowed, WB_ERR_SELECTOR, message)?;
         }
         Ok(())
     }
 
-    /// Chooses what leaves the device, and how it is carried.
+    /// Chooses the storages that are offloaded.
     fn choose(&mut self) -> Result<Placement> {
         let candidates: Vec<usize> =
             (0..self.input.storages.len()).filter(|at| self.reasons[*at].is_none()).collect();
-        let looked_at: Vec<_> = candidates
+        let sizes: Vec<_> = candidates
             .iter()
             .map(|at| (self.input.groups_of[*at][0], self.input.storages[*at].bytes))
             .collect();
-        let arranged: Vec<usize> = order::arrange(&looked_at, self.input.options.order)
+        let sorted: Vec<usize> = order::sort(&sizes, self.input.options.order)
             .into_iter()
             .map(|index| candidates[index])
             .collect();
         match self.input.options.budget {
-            Budget::OffloadBytes(budget) => self.within_host(&arranged, budget),
-            Budget::DeviceBytes(budget) => self.within_device(&arranged, budget),
+            Budget::OffloadBytes(budget) => self.fit_into_host(&sorted, budget),
+            Budget::DeviceBytes(budget) => self.fit_into_device(&sorted, budget),
         }
     }
 
-    /// Takes what fits into so many bytes of host memory, whole pages.
-    fn within_host(&mut self, arranged: &[usize], budget: u64) -> Result<Placement> {
-        let room = budget - budget % self.input.platform.page_bytes;
-        let (mut used, mut offloaded) = (0, Vec::new());
-        for &storage in arranged {
-            let needs = self.input.rounded(storage);
-            if needs <= room - used {
-                used += needs;
+    /// Offloads the storages that fit into `budget` bytes of host memory, in whole pages.
+    fn fit_into_host(&mut self, sorted: &[usize], budget: u64) -> Result<Placement> {
+        let mut left = budget - budget % self.input.platform.page_bytes;
+        let mut offloaded = Vec::new();
+        for &storage in sorted {
+            let needs = self.input.rounded_bytes(storage);
+            if needs <= left {
+                left -= needs;
                 offloaded.push(storage);
             } else {
-                self.reasons[storage] = Some(Reason::BudgetLeft { left: room - used, needs });
+                self.reasons[storage] = Some(Reason::BudgetLeft { left, needs });
             }
         }
         Placement::new(&self.input, &offloaded, None)
     }
 
-    /// Takes the fewest, in order, that make the rest and the slots fit into so many bytes of device
-    /// memory.
-    fn within_device(&mut self, arranged: &[usize], budget: u64) -> Result<Placement> {
-        let all: u64 = (0..self.input.storages.len()).map(|at| self.input.rounded(at)).sum();
-        let mut left_by = Vec::with_capacity(arranged.len() + 1);
-        left_by.push(0);
-        for storage in arranged {
-            left_by.push(left_by[left_by.len() - 1] + self.input.rounded(*storage));
+    /// Offloads the fewest storages, in order, with which the others and the slots fit into `budget` bytes of
+    /// device memory.
+    fn fit_into_device(&mut self, sorted: &[usize], budget: u64) -> Result<Placement> {
+        let all: u64 = (0..self.input.storages.len()).map(|at| self.input.rounded_bytes(at)).sum();
+        // The bytes of the first 0, 1, 2, ... storages.
+        let mut freed_by = Vec::with_capacity(sorted.len() + 1);
+        freed_by.push(0);
+        for storage in sorted {
+            freed_by.push(freed_by[freed_by.len() - 1] + self.input.rounded_bytes(*storage));
         }
-        // Each try is short of a number of bytes, and as many more must leave at least: the slots of
-        // more are hardly ever smaller. A few tries get there.
-        let fewest = |bytes: u64| left_by.partition_point(|left| *left < bytes);
+        let fewest = |bytes: u64| freed_by.partition_point(|freed| *freed < bytes);
+        // Each try is short of a number of bytes, and at least as many more must be freed, since the slots of
+        // more storages are hardly ever smaller: few tries are needed.
         let mut count = fewest(all.saturating_sub(budget));
-        let fits = loop {
-            let count_tried = count.min(arranged.len());
-            let stays = all - left_by[count_tried];
-            let room = budget.saturating_sub(stays);
-            let draft = Placement::new(&self.input, &arranged[..count_tried], Some(room))?;
-            let short = (stays + draft.seats.slot_bytes).saturating_sub(budget);
+        let fitting = loop {
+            let tried = count.min(sorted.len());
+            let resident = all - freed_by[tried];
+            let free = budget.saturating_sub(resident);
+            let placement = Placement::new(&self.input, &sorted[..tried], Some(free))?;
+            let short = (resident + placement.slots.slot_bytes).saturating_sub(budget);
             if short == 0 {
-                break Some(draft);
+                break Some(placement);
             }
-            if count_tried == arranged.len() {
+            if tried == sorted.len() {
                 break None;
             }
-            count = fewest(left_by[count_tried] + short).max(count_tried + 1);
+            count = fewest(freed_by[tried] + short).max(tried + 1);
         };
-        let Some(draft) = fits else {
-            let stays = all - left_by[arranged.len()];
-            let slots = Placement::new(&self.input, arranged, Some(0))?.seats.slot_bytes;
+        let Some(placement) = fitting else {
+            let resident = all - freed_by[sorted.len()];
+            let slots = Placement::new(&self.input, sorted, Some(0))?.slots.slot_bytes;
             fail!(
                 WB_ERR_BUDGET,
-                "asked for {budget} bytes of device memory; what may not leave it needs {stays} and \
-                 the slots for the rest {slots}: raise device_bytes, select more, or let the device \
-                 read host memory in place (transfer_mode view)"
+                "asked for {budget} bytes of device memory; parameters that must stay resident need \
+                 {resident} and the slots for the others {slots}: raise device_bytes, select more, or let \
+                 the device read host memory in place (transfer_mode zero-copy)"
             );
         };
-        for storage in &arranged[draft.taken.len()..] {
+        for storage in &sorted[placement.storages.len()..] {
             self.reasons[*storage] = Some(Reason::Fits);
         }
-        Ok(draft)
+        Ok(placement)
     }
 
-    fn check_outcome(&mut self, draft: &Placement) -> Result<()> {
-        if !draft.taken.is_empty() {
+    /// Fails if nothing is offloaded, unless that is allowed.
+    fn check_outcome(&mut self, placement: &Placement) -> Result<()> {
+        if !placement.storages.is_empty() {
             return Ok(());
         }
         let allow = self.input.options.allowed;
@@ -177,19 +152,18 @@ impl Planner<'_> {
                 allow.everything_fits || allow.nothing_offloaded,
                 WB_ERR_EVERYTHING_FITS,
                 format!(
-                    "all parameters fit into the {budget} bytes of device memory: nothing is to be \
-                         offloaded"
+                    "all parameters fit into the {budget} bytes of device memory: nothing needs to be \
+                     offloaded"
                 ),
             ),
             Budget::OffloadBytes(budget) => {
-                (allow.nothing_offloaded, WB_ERR_NOTHING_OFFLOADED, self.why_nothing(budget))
+                (allow.nothing_offloaded, WB_ERR_NOTHING_OFFLOADED, self.why_nothing_fits(budget))
             }
         };
-        complain(&mut self.warnings, allowed, status, message)
+        fail_or_warn(&mut self.warnings, allowed, status, message)
     }
 
-    /// Why an offload budget takes nothing.
-    fn why_nothing(&self, budget: u64) -> String {
+    fn why_nothing_fits(&self, budget: u64) -> String {
         let smallest = (0..self.input.storages.len())
             .filter(|at| matches!(self.reasons[*at], Some(Reason::BudgetLeft { .. })))
             .min_by_key(|at| self.input.storages[*at].bytes);
@@ -198,30 +172,30 @@ impl Planner<'_> {
                 "{budget} bytes offload nothing: the smallest selected parameter, {:?}, needs {} bytes \
                  of host memory in whole pages",
                 self.input.parameters[self.input.storages[at].parameters[0].0].name,
-                self.input.rounded(at).next_multiple_of(self.input.platform.page_bytes)
+                self.input.rounded_bytes(at).next_multiple_of(self.input.platform.page_bytes)
             ),
-            None => "nothing is offloaded: no parameter is selected that has any bytes".into(),
+            None => "nothing is offloaded: no selected parameter has any bytes".into(),
         }
     }
 
-    /// A plan that is legal and helps nobody.
-    fn warn_of_slots(&mut self, draft: &Placement) {
-        let carried =
-            draft.units.iter().filter(|unit| unit.transfer_mode != TransferMode::ZeroCopy);
-        let (carried, slots): (u64, _) =
-            (carried.map(|unit| unit.bytes).sum(), draft.seats.slot_bytes);
-        if slots > 0 && slots >= carried {
+    /// Warns of slots that take as much device memory as offloading frees.
+    fn warn_of_slots(&mut self, placement: &Placement) {
+        let with_slots =
+            placement.units.iter().filter(|unit| unit.transfer_mode != TransferMode::ZeroCopy);
+        let copied: u64 = with_slots.map(|unit| unit.bytes).sum();
+        let slots = placement.slots.slot_bytes;
+        if slots > 0 && slots >= copied {
             self.warnings.push(format!(
-                "the slots take {slots} bytes of device memory, as many as the {carried} that they \
-                 carry: offload more groups, ask for less depth, or let the device read in place"
+                "the slots take {slots} bytes of device memory for the {copied} bytes that are copied into \
+                 them: offload more groups, ask for less depth, or let the device read in place"
             ));
         }
     }
 
-    fn finish(mut self, mut draft: Placement) -> Plan {
-        self.warn_of_slots(&draft);
-        let offloaded = draft.lay_out(&self.input);
-        let (step_bytes, view_bytes) = draft.link_bytes(&self.input);
+    fn finish(mut self, mut placement: Placement) -> Plan {
+        self.warn_of_slots(&placement);
+        let placed = placement.lay_out(&self.input);
+        let (step_bytes, view_bytes) = placement.link_bytes(&self.input);
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
         for (at, storage) in self.input.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -234,18 +208,18 @@ impl Planner<'_> {
             .into_iter()
             .map(|name| PlannedGroup { name, ..PlannedGroup::default() })
             .collect();
-        for (at, unit) in draft.units.iter().enumerate() {
+        for (at, unit) in placement.units.iter().enumerate() {
             unit.groups.iter().for_each(|group| groups[*group].units.push(at));
         }
-        for (turn, group) in draft.seats.ring.iter().enumerate() {
-            groups[*group].ring_position = Some(turn);
+        for (position, group) in placement.slots.ring.iter().enumerate() {
+            groups[*group].ring_position = Some(position);
         }
         let (mut resident_bytes, mut payload_bytes, mut offloaded_payload_bytes) = (0, 0, 0);
         let mut storages = Vec::with_capacity(self.input.storages.len());
         for (at, storage) in self.input.storages.into_iter().enumerate() {
             let first = &mut groups[self.input.groups_of[at][0]];
             payload_bytes += storage.bytes;
-            match offloaded[at] {
+            match placed[at] {
                 Some(_) => {
                     offloaded_payload_bytes += storage.bytes;
                     first.offloaded_bytes += storage.bytes;
@@ -257,8 +231,8 @@ impl Planner<'_> {
             }
             storages.push(PlannedStorage {
                 bytes: storage.bytes,
-                unit: offloaded[at].as_ref().map(|offloaded| offloaded.unit),
-                offset_in_unit: offloaded[at].as_ref().map_or(0, |offloaded| offloaded.offset),
+                unit: placed[at].as_ref().map(|placed| placed.unit),
+                offset_in_unit: placed[at].as_ref().map_or(0, |placed| placed.offset),
                 parameters: storage.parameters.iter().map(|(index, _)| *index).collect(),
             });
         }
@@ -269,41 +243,62 @@ impl Planner<'_> {
             .zip(self.input.group_of)
             .zip(storage_of)
             .map(|((parameter, group), (storage, offset))| {
-                let (transfer_mode, reason) = match &offloaded[storage] {
-                    Some(offloaded) => (Some(offloaded.transfer_mode), offloaded.reason.clone()),
+                let (transfer_mode, reason) = match &placed[storage] {
+                    Some(placed) => (Some(placed.transfer_mode), placed.reason.clone()),
                     None => (None, self.reasons[storage].clone().unwrap_or(Reason::Fits)),
                 };
                 PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
         let link = self.input.options.link_bytes_per_second;
-        let moved = (step_bytes + view_bytes) as f64;
-        let payload: u64 = draft.units.iter().map(|unit| unit.bytes).sum();
+        let over_link = (step_bytes + view_bytes) as f64;
+        let arena_payload: u64 = placement.units.iter().map(|unit| unit.bytes).sum();
         Plan {
             parameters,
             storages,
             groups,
-            ring: draft.seats.ring,
-            depth: draft.seats.depth,
-            wrap_stalls: draft.seats.wrap_stalls,
-            arena_bytes: payload.next_multiple_of(self.input.platform.page_bytes),
-            slot_bytes: draft.seats.slot_bytes,
-            ring_bytes: draft.seats.ring_bytes,
+            ring: placement.slots.ring,
+            depth: placement.slots.depth,
+            wrap_stalls: placement.slots.wrap_stalls,
+            arena_bytes: arena_payload.next_multiple_of(self.input.platform.page_bytes),
+            slot_bytes: placement.slots.slot_bytes,
+            ring_bytes: placement.slots.ring_bytes,
             resident_bytes,
             payload_bytes,
             offloaded_payload_bytes,
             step_bytes,
             view_bytes,
-            step_seconds: (link > 0.0).then(|| moved / link),
-            units: draft.units,
+            step_seconds: (link > 0.0).then(|| over_link / link),
+            units: placement.units,
             warnings: self.warnings,
             options: self.input.options,
         }
     }
 }
 
-/// The error or warning for what is allowed or not.
-fn complain(
+/// Why a parameter keeps its storage resident; `None` if it may be offloaded.
+fn reason_to_stay(
+    parameter: &Parameter,
+    storage: &Storage,
+    select: &mut SelectorList,
+    exclude: &mut SelectorList,
+) -> Option<Reason> {
+    let name = parameter.name.as_str();
+    let selected = select.find_match(name).is_some() || select.is_empty();
+    let excluded = exclude.find_match(name);
+    if parameter.resident {
+        return Some(Reason::RequestedResident(name.into()));
+    }
+    match excluded {
+        Some(by) => Some(Reason::Excluded(by.into())),
+        None if selected => None,
+        None if storage.parameters.len() > 1 => Some(Reason::TiedToUnselected(name.into())),
+        None => Some(Reason::NotSelected),
+    }
+}
+
+/// Fails, or warns where the outcome is allowed.
+fn fail_or_warn(
     warnings: &mut Vec<String>,
     allowed: bool,
     status: wb_status,

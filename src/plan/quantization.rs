@@ -1,120 +1,103 @@
-//! Parameters that are kept in 8 bits: each becomes two, the quantized tensor and its scales.
+//! Parameters that are quantized at commit: each is planned as two, the FP8 tensor and its scales.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, Parameter, QuantizedParameter};
-use crate::plan::selector::Selector;
+use crate::plan::selector::SelectorList;
 use crate::status::WB_ERR_SELECTOR;
-use crate::tensor::Layout;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
+use crate::tensor::layout::Layout;
 use crate::tensor::scale_grid::ScaleGrid;
 
 /// Which parameters are quantized, and how.
 #[derive(Debug, Clone)]
 pub struct QuantizationRule {
-    /// Which; all where there is none. Only matrices of wide types are.
+    /// Selectors of the parameters; empty for all. Only matrices of a [`SourceType`] are quantized.
     pub select: Vec<String>,
-    /// To what.
+    /// Type of the numbers.
     pub format: Fp8Format,
-    /// How scales are stored.
+    /// Type of the scales.
     pub scale_type: ScaleType,
     /// Rows and columns that share a scale; 0 for all.
     pub block: (u64, u64),
-    /// NaN and infinities are an error.
+    /// Whether NaN and infinities are an error.
     pub reject_nonfinite: bool,
 }
 
 impl QuantizationRule {
-    /// The name of a parameter's scales, as engines know it: `_scale_inv` for blocks of a matrix.
-    fn scales_of(&self, name: &str) -> String {
+    /// The name that engines expect of a parameter's scales: `_scale_inv` for blocks of a matrix.
+    fn name_of_scales(&self, name: &str) -> String {
         let suffix = if self.block.0.min(self.block.1) > 1 { "_scale_inv" } else { "_scale" };
         format!("{name}{suffix}")
     }
 
-    /// Puts two parameters in the place of each that is meant.
+    /// Replaces each selected parameter by its FP8 tensor and its scales.
     pub fn expand(&self, parameters: Vec<Parameter>) -> Result<Vec<Parameter>> {
-        let mut selectors = Vec::with_capacity(self.select.len());
-        for text in &self.select {
-            selectors.push((Selector::parse(text)?, false));
-        }
-        let mut ties = Ties::default();
+        let mut select = SelectorList::parse(&self.select)?;
+        let mut ids = StorageIds::default();
         let mut expanded = Vec::with_capacity(parameters.len());
         for parameter in parameters {
-            let mut selected = selectors.is_empty();
-            for (selector, used) in &mut selectors {
-                let meant = selector.matches(&parameter.name);
-                *used |= meant;
-                selected |= meant;
-            }
+            let selected = select.find_match(&parameter.name).is_some() || select.is_empty();
             let matrix = parameter.layout.ndim() > 1 && parameter.layout.elements() > 0;
             if selected && matrix && SourceType::of(parameter.layout.dtype()).is_ok() {
-                self.split(parameter, &mut ties, &mut expanded)?;
+                expanded.extend(self.split(parameter, &mut ids)?);
             } else {
                 expanded.push(parameter);
             }
         }
-        if let Some((selector, _)) = selectors.iter().find(|(_, used)| !used) {
-            fail!(
-                WB_ERR_SELECTOR,
-                "the selector {:?} of what is quantized matches no parameter",
-                selector.text()
-            );
+        if let Some(text) = select.unmatched().next() {
+            fail!(WB_ERR_SELECTOR, "the selector {text:?} of quantize_select matches no parameter");
         }
         Ok(expanded)
     }
 
-    fn split(
-        &self,
-        parameter: Parameter,
-        ties: &mut Ties,
-        expanded: &mut Vec<Parameter>,
-    ) -> Result<()> {
+    /// The FP8 tensor and the scales of a parameter.
+    fn split(&self, parameter: Parameter, ids: &mut StorageIds) -> Result<[Parameter; 2]> {
         let Parameter { layout, source, .. } = &parameter;
-        let geometry = ScaleGrid::new(layout, self.block)?;
+        let grid = ScaleGrid::new(layout, self.block)?;
         let leading = &layout.shape()[..layout.ndim() - 2];
-        let of_scales = [geometry.scale_rows as i64, geometry.blocks.scale_cols as i64];
-        let shape = [leading, &of_scales].concat();
-        let number = ties.number(&parameter);
+        let scales_of_matrix = [grid.scale_rows as i64, grid.blocks.scale_cols as i64];
+        let shape = [leading, &scales_of_matrix].concat();
+        let storage_id = ids.id(&parameter);
         let scales = Parameter {
-            name: self.scales_of(&parameter.name),
+            name: self.name_of_scales(&parameter.name),
             layout: Layout::new(self.scale_type.dtype()?, &shape, None)?,
             source: 0,
-            storage_id: number,
+            storage_id,
             origin: Origin::Scales,
             ..parameter.clone()
         };
-        let narrow = Layout::new(self.format.dtype()?, layout.shape(), None)?;
+        let fp8 = Layout::new(self.format.dtype()?, layout.shape(), None)?;
         let quantized = QuantizedParameter {
             layout: layout.clone(),
             source: *source,
             scales: scales.name.clone(),
-            filled: [narrow.clone(), scales.layout.clone()],
+            output: [fp8.clone(), scales.layout.clone()],
         };
-        expanded.push(Parameter {
-            layout: narrow,
+        let numbers = Parameter {
+            layout: fp8,
             source: 0,
-            storage_id: number,
+            storage_id,
             origin: Origin::Quantized(Arc::new(quantized)),
             ..parameter
-        });
-        expanded.push(scales);
-        Ok(())
+        };
+        Ok([numbers, scales])
     }
 }
 
-/// Numbers for what was tied before it was quantized: the same bytes, by address or by the caller's
-/// number, in the same layout. In another layout they become other numbers in 8 bits.
+/// Storage ids for quantized parameters. Those that were tied, by address or by the caller's id, stay tied
+/// if their layouts are the same: another layout gives other FP8 numbers.
 #[derive(Default)]
-struct Ties(HashMap<(bool, u64, Layout), u64>);
+struct StorageIds(HashMap<(bool, u64, Layout), u64>);
 
-impl Ties {
-    /// A number of its own for each storage; 0 without a source.
-    fn number(&mut self, parameter: &Parameter) -> u64 {
+impl StorageIds {
+    /// The id of a parameter; 0 if it has neither a source nor an id.
+    fn id(&mut self, parameter: &Parameter) -> u64 {
         let key = match (parameter.source, parameter.storage_id) {
             (0, 0) => return 0,
-            (0, number) => (false, number, parameter.layout.clone()),
+            (0, id) => (false, id, parameter.layout.clone()),
             (address, _) => (true, address, parameter.layout.clone()),
         };
         let next = self.0.len() as u64 + 1;

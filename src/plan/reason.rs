@@ -1,27 +1,27 @@
-//! Why a parameter is where it is, in words when they are asked for.
+//! The reason for a parameter's placement; formatted when it is displayed.
 
 use std::fmt;
 use std::fmt::{Display, Formatter};
+use std::sync::Arc;
 
-use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 
-/// Why a parameter stays or goes, and how it is carried.
+/// Why a parameter is resident, or has its transfer mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Reason {
     Empty,
     NotSelected,
-    AskedToStay(Arc<str>),
+    RequestedResident(Arc<str>),
     TiedToUnselected(Arc<str>),
     Excluded(Arc<str>),
     BudgetLeft { left: u64, needs: u64 },
     Fits,
-    Asked(TransferMode),
+    Requested(TransferMode),
     Dense,
     Sparse(TransferMode),
-    TiedAcross(TransferMode, Arc<[String]>),
-    TooBig { transfer_mode: TransferMode, slots: u64 },
+    TiedAcrossGroups(TransferMode, Arc<[String]>),
+    TooLarge { transfer_mode: TransferMode, slots: u64 },
 }
 
 impl Display for Reason {
@@ -29,7 +29,7 @@ impl Display for Reason {
         match self {
             Self::Empty => write!(to, "resident: it has no bytes"),
             Self::NotSelected => write!(to, "resident: not selected"),
-            Self::AskedToStay(name) => write!(to, "resident: asked for by {name:?}"),
+            Self::RequestedResident(name) => write!(to, "resident: requested by {name:?}"),
             Self::TiedToUnselected(name) => {
                 write!(to, "resident: tied to {name:?}, which is not selected")
             }
@@ -38,20 +38,24 @@ impl Display for Reason {
                 write!(to, "resident: budget left {}, needs {}", Grouped(*left), Grouped(*needs))
             }
             Self::Fits => write!(to, "resident: the rest fits"),
-            Self::Asked(transfer_mode) => write!(to, "{}: asked for", transfer_mode.name()),
+            Self::Requested(transfer_mode) => write!(to, "{}: requested", transfer_mode.name()),
             Self::Dense => write!(to, "prefetch: a step reads all of it"),
             Self::Sparse(transfer_mode @ TransferMode::ZeroCopy) => {
-                write!(to, "{}: a step reads few rows of it", transfer_mode.name())
+                write!(to, "{}: a step reads a few rows of it", transfer_mode.name())
             }
             Self::Sparse(transfer_mode) => {
-                write!(to, "{}: a step reads few rows, but views are off", transfer_mode.name())
+                write!(
+                    to,
+                    "{}: a step reads a few rows of it, but views are off",
+                    transfer_mode.name()
+                )
             }
-            Self::TiedAcross(transfer_mode, groups) => {
+            Self::TiedAcrossGroups(transfer_mode, groups) => {
                 write!(to, "{}: tied across groups {}", transfer_mode.name(), groups.join(", "))
             }
-            Self::TooBig { transfer_mode, slots } => write!(
+            Self::TooLarge { transfer_mode, slots } => write!(
                 to,
-                "{}: its group has more bytes than the slots' {}",
+                "{}: its group has more bytes than the {} of the slots",
                 transfer_mode.name(),
                 Grouped(*slots)
             ),
@@ -80,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_grouped() {
+    fn bytes_are_written_with_thousands_separators() {
         for (number, text) in [(0, "0"), (999, "999"), (1024, "1,024"), (1_234_567, "1,234,567")] {
             assert_eq!(Grouped(number).to_string(), text);
         }

@@ -1,14 +1,14 @@
-//! Which parameters are meant, by their names.
+//! Selectors of parameters by name.
 
 use glob::Pattern;
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_SELECTOR;
 
-/// Each star takes a piece of the thread's stack while a name is looked at.
+/// Matching recurses at each star: this bounds the stack that it takes.
 const MOST_STARS: usize = 64;
 
-/// Matches names: whole segments between dots, or a glob.
+/// Matches names by whole segments between dots, or by a glob.
 #[derive(Debug, Clone)]
 pub struct Selector {
     text: String,
@@ -16,8 +16,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A text with any of `*?[` is a glob over the whole name, in which `*` crosses dots too. Any other
-    /// text means names that contain it as whole segments.
+    /// A text with any of `*?[` is a glob of the whole name, in which `*` matches dots too. Any other
+    /// text matches names that contain it as whole segments.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             fail!(WB_ERR_SELECTOR, "a selector is empty: leave it out to select everything");
@@ -29,18 +29,15 @@ impl Selector {
             false => None,
             true => match Pattern::new(text) {
                 Ok(glob) => Some(glob),
-                Err(error) => fail!(WB_ERR_SELECTOR, "the selector {text:?} is no glob: {error}"),
+                Err(error) => {
+                    fail!(WB_ERR_SELECTOR, "the selector {text:?} is not a valid glob: {error}")
+                }
             },
         };
         Ok(Self { text: text.into(), glob })
     }
 
-    /// The text that it was made of.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether a name is meant.
+    /// Whether it matches a name.
     pub fn matches(&self, name: &str) -> bool {
         match &self.glob {
             Some(glob) => glob.matches(name),
@@ -49,12 +46,48 @@ impl Selector {
     }
 }
 
+/// Several selectors, each with whether it has matched a name so far.
+pub struct SelectorList(Vec<(Selector, bool)>);
+
+impl SelectorList {
+    /// Parses all of them.
+    pub fn parse(texts: &[String]) -> Result<Self> {
+        texts
+            .iter()
+            .map(|text| Ok((Selector::parse(text)?, false)))
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text of the first selector that matches a name. All that match are noted.
+    pub fn find_match(&mut self, name: &str) -> Option<&str> {
+        let mut first = None;
+        for (selector, matched) in &mut self.0 {
+            if selector.matches(name) {
+                *matched = true;
+                first = first.or(Some(selector.text.as_str()));
+            }
+        }
+        first
+    }
+
+    /// The texts of the selectors that have matched no name.
+    pub fn unmatched(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, matched)| !matched).map(|(selector, _)| selector.text.as_str())
+    }
+}
+
 /// Whether `.name.` contains `.text.`.
 fn contains_segments(name: &str, text: &str) -> bool {
-    let begins = name.match_indices('.').map(|(dot, _)| dot + 1);
-    [0].into_iter().chain(begins).any(|at| {
-        let behind = name[at..].strip_prefix(text);
-        behind.is_some_and(|behind| behind.is_empty() || behind.starts_with('.'))
+    let starts = name.match_indices('.').map(|(dot, _)| dot + 1);
+    [0].into_iter().chain(starts).any(|at| {
+        let rest = name[at..].strip_prefix(text);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     })
 }
 
@@ -64,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn segments_match_whole() {
+    fn segments_match_as_a_whole() {
         for (text, name, matches) in [
             ("experts.w2_weight", "mlp.experts.w2_weight", true),
             ("experts.w2_weight", "mlp.experts.w2_weight_scale", false),
@@ -85,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
+    fn malformed_selectors_fail() {
         assert_eq!(Selector::parse("").unwrap_err().status, WB_ERR_SELECTOR);
         assert!(Selector::parse("a[").unwrap_err().message.contains("a["));
         assert!(
@@ -95,9 +128,9 @@ mod tests {
     }
 
     proptest! {
-        /// As vLLM writes it.
+        /// vLLM's rule: `.name.` contains `.text.`.
         #[test]
-        fn segments_agree_with_the_rule(
+        fn segments_match_by_the_rule_of_vllm(
             name in "[ab]{1,2}(\\.[ab]{1,2}){0,4}", text in "[ab]{1,2}(\\.[ab]{1,2}){0,1}"
         ) {
             let rule = format!(".{name}.").contains(&format!(".{text}."));

@@ -15,10 +15,10 @@ use crate::status::{
 const PAGE: u64 = 4096;
 
 fn platform(views: bool) -> Platform {
-    Platform { views, views_reason: "the test says so".into(), page_bytes: PAGE }
+    Platform { views, views_reason: "off in this test".into(), page_bytes: PAGE }
 }
 
-/// Options under which nothing offloaded is a warning.
+/// Options that downgrade WB_ERR_NOTHING_OFFLOADED to a warning.
 fn options(budget: Budget) -> PlanOptions {
     PlanOptions {
         allowed: Allowed { nothing_offloaded: true, ..Allowed::default() },
@@ -39,7 +39,7 @@ fn model(layers: usize, sizes: &[i64]) -> Vec<Parameter> {
 }
 
 impl Plan {
-    /// Everything that must add up.
+    /// Asserts the plan's invariants.
     fn check(&self) {
         let offloaded = |storage: &&PlannedStorage| storage.unit.is_some();
         let sum = |wanted: bool| -> u64 {
@@ -82,7 +82,7 @@ impl Plan {
     }
 }
 
-/// A little model of any kind: sizes, groups, ties, and what is sparse.
+/// Small models of any sizes, groups, ties and access patterns.
 fn models() -> impl Strategy<Value = Vec<Parameter>> {
     prop::collection::vec((0i64..20_000, 0usize..5, 0u64..6, any::<bool>()), 1..24).prop_map(
         |all| {
@@ -107,35 +107,35 @@ fn orders() -> impl Strategy<Value = Order> {
 }
 
 proptest! {
-    /// The budget is a ceiling, taken greedily in the order: what stays would not have fitted.
+    /// The budget is a ceiling, filled greedily in the order: resident parameters would not fit.
     #[test]
-    fn host_bytes_are_never_overshot(
+    fn an_offload_budget_is_never_overshot(
         model in models(), order in orders(), budget in 0u64..200_000, views in any::<bool>()
     ) {
         let options = PlanOptions { order, ..options(Budget::OffloadBytes(budget)) };
         let plan = planner::plan(model, options, &platform(views)).unwrap();
         plan.check();
         prop_assert!(plan.arena_bytes <= budget);
-        let room = budget - budget % PAGE;
+        let whole_pages = budget - budget % PAGE;
         for planned in plan.parameters.iter().filter(|planned| planned.transfer_mode.is_none()) {
             let needs = plan.storages[planned.storage].bytes.next_multiple_of(ALIGNMENT);
             let used: u64 = plan.units.iter().map(|unit| unit.bytes).sum();
             if needs > 0 {
-                // Greedy: it did not fit when its turn came, so it does not fit at the end.
-                prop_assert!(used + needs > room, "{needs} would fit beside {used} of {room}");
+                // It did not fit when it was tried, so it does not fit at the end.
+                prop_assert!(used + needs > whole_pages, "{needs} fits beside {used} of {whole_pages}");
             }
         }
-        // And what left are those that a walk in that order takes.
+        // The offloaded storages are those that a greedy walk in that order takes.
         let walked: Vec<usize> =
             (0..plan.storages.len()).filter(|at| plan.storages[*at].bytes > 0).collect();
         let first = |at: &usize| {
             let users = plan.storages[*at].parameters.iter();
             users.map(|parameter| plan.parameters[*parameter].group).min().unwrap()
         };
-        let looked_at: Vec<_> =
+        let sizes: Vec<_> =
             walked.iter().map(|at| (first(at), plan.storages[*at].bytes)).collect();
-        let mut left = room;
-        for index in order::arrange(&looked_at, order) {
+        let mut left = whole_pages;
+        for index in order::sort(&sizes, order) {
             let storage = &plan.storages[walked[index]];
             let needs = storage.bytes.next_multiple_of(ALIGNMENT);
             prop_assert_eq!(storage.unit.is_some(), needs <= left);
@@ -143,26 +143,29 @@ proptest! {
         }
     }
 
-    /// At the very bytes that `count` parameters need they are taken; at one byte less they are not.
+    /// With exactly the bytes that all parameters need all are offloaded; with one byte less they are not.
     #[test]
-    fn the_edge_is_exact(sizes in prop::collection::vec(1i64..20_000, 1..12), order in orders()) {
+    fn an_offload_budget_is_exact_to_the_byte(
+        sizes in prop::collection::vec(1i64..20_000, 1..12), order in orders()
+    ) {
         let model = model(2, &sizes);
-        let all = 2 * sizes.iter().map(|bytes| (*bytes as u64).next_multiple_of(ALIGNMENT)).sum::<u64>();
-        let exact = all.next_multiple_of(PAGE);
+        let rounded = |bytes: &i64| (*bytes as u64).next_multiple_of(ALIGNMENT);
+        let exact = (2 * sizes.iter().map(rounded).sum::<u64>()).next_multiple_of(PAGE);
         for (budget, everything) in [(exact, true), (exact - 1, false)] {
             let options = PlanOptions { order, ..options(Budget::OffloadBytes(budget)) };
             let plan = planner::plan(model.clone(), options, &platform(true)).unwrap();
-            prop_assert_eq!(plan.parameters.iter().all(|planned| planned.transfer_mode.is_some()), everything);
+            let mut modes = plan.parameters.iter().map(|planned| planned.transfer_mode);
+            prop_assert_eq!(modes.all(|mode| mode.is_some()), everything);
             prop_assert!(plan.arena_bytes <= budget);
         }
     }
 
-    /// Device bytes are a ceiling over what stays and the slots together.
+    /// Resident parameters and slots together keep to a device budget.
     #[test]
-    fn device_bytes_are_never_overshot(
+    fn a_device_budget_is_never_overshot(
         model in models(), order in orders(), budget in 0u64..300_000, views in any::<bool>()
     ) {
-        // Then a byte less than that took, and the same again: at the edge every time.
+        // Each next budget is one byte less than the last plan took.
         let mut budget = Some(budget);
         while let Some(most) = budget {
             let options = PlanOptions { order, ..options(Budget::DeviceBytes(most)) };
@@ -181,34 +184,41 @@ proptest! {
         }
     }
 
-    /// No two units that are in place at the same time share bytes of the slots.
+    /// Units that are in their slots at the same time share no bytes of them.
     #[test]
-    fn slots_are_shared_only_in_turn(model in models(), depth in 0u32..5, bytes in 0u64..100_000) {
-        let options = PlanOptions { depth, slot_bytes: Some(bytes), ..options(Budget::OffloadBytes(u64::MAX)) };
+    fn concurrent_units_never_share_slot_bytes(
+        model in models(), depth in 0u32..5, bytes in 0u64..100_000
+    ) {
+        let budget = Budget::OffloadBytes(u64::MAX);
+        let options = PlanOptions { depth, slot_bytes: Some(bytes), ..options(budget) };
         let plan = planner::plan(model, options, &platform(false)).unwrap();
         plan.check();
         prop_assert!(plan.ring_bytes <= bytes);
-        let turns = plan.ring.len();
-        let turn = |group: &usize| plan.groups[*group].ring_position;
+        let ring_len = plan.ring.len();
+        let position = |group: &usize| plan.groups[*group].ring_position;
         for (at, one) in plan.units.iter().enumerate() {
             for other in &plan.units[at + 1..] {
-                let ahead = one.transfer_mode == TransferMode::Prefetch;
-                let together = one.groups.iter().any(|a| other.groups.iter().any(|b| {
-                    let (true, Some(a), Some(b)) = (ahead, turn(a), turn(b)) else { return a == b };
+                let prefetched = one.transfer_mode == TransferMode::Prefetch;
+                let concurrent = one.groups.iter().any(|a| other.groups.iter().any(|b| {
+                    let (true, Some(a), Some(b)) = (prefetched, position(a), position(b)) else {
+                        return a == b;
+                    };
                     let apart = a.abs_diff(b);
-                    apart < plan.depth || (!plan.wrap_stalls && turns - apart < plan.depth)
+                    apart < plan.depth || (!plan.wrap_stalls && ring_len - apart < plan.depth)
                 }));
-                let (Some(first), Some(second)) = (one.slot_offset, other.slot_offset) else { continue };
-                let apart = first + one.bytes <= second || second + other.bytes <= first;
-                let same = one.transfer_mode == other.transfer_mode;
-                prop_assert!(apart || (same && !together));
+                let (Some(first), Some(second)) = (one.slot_offset, other.slot_offset) else {
+                    continue;
+                };
+                let disjoint = first + one.bytes <= second || second + other.bytes <= first;
+                let same_mode = one.transfer_mode == other.transfer_mode;
+                prop_assert!(disjoint || (same_mode && !concurrent));
             }
         }
     }
 }
 
 #[test]
-fn sums_that_cannot_be_counted_are_refused() {
+fn sizes_that_overflow_fail() {
     let many = model(5, &[1 << 62]);
     let mut shared = model(40, &[1 << 59]);
     shared.iter_mut().for_each(|parameter| parameter.storage_id = 7);
@@ -226,7 +236,7 @@ fn sums_that_cannot_be_counted_are_refused() {
 }
 
 #[test]
-fn outcomes_that_nobody_wants_are_named() {
+fn useless_plans_fail_unless_allowed() {
     let plan =
         |options: PlanOptions| planner::plan(model(2, &[5000, 300]), options, &platform(true));
     let few = PlanOptions::new(Budget::OffloadBytes(100));
@@ -269,7 +279,7 @@ fn outcomes_that_nobody_wants_are_named() {
 }
 
 #[test]
-fn views_are_views_or_an_error() {
+fn zero_copy_without_views_fails() {
     let options = PlanOptions {
         transfer_mode: TransferMode::ZeroCopy,
         ..PlanOptions::new(Budget::OffloadBytes(1 << 20))
@@ -278,11 +288,11 @@ fn views_are_views_or_an_error() {
     assert_eq!((plan.slot_bytes, plan.step_bytes, plan.view_bytes), (0, 0, 10_000));
     let error = planner::plan(model(2, &[5000]), options, &platform(false)).unwrap_err();
     assert_eq!(error.status, WB_ERR_NOT_MAPPED);
-    assert!(error.message.contains("the test says so"), "{}", error.message);
+    assert!(error.message.contains("off in this test"), "{}", error.message);
 }
 
 #[test]
-fn what_is_to_stay_stays_with_all_that_is_tied_to_it() {
+fn a_resident_parameter_keeps_its_ties_resident() {
     let mut model = model(3, &[5000]);
     for (name, resident) in [("head", true), ("embed", false)] {
         let tied = parameter(name, name, 3000, 0);
@@ -293,13 +303,13 @@ fn what_is_to_stay_stays_with_all_that_is_tied_to_it() {
     plan.check();
     assert_eq!(plan.offloaded_payload_bytes, 15_000);
     for planned in &plan.parameters[3..] {
-        assert_eq!(planned.reason.to_string(), "resident: asked for by \"head\"");
+        assert_eq!(planned.reason.to_string(), "resident: requested by \"head\"");
     }
 }
 
 #[test]
-fn slots_as_big_as_what_they_carry_are_warned_of() {
-    // Of three layers in a ring each is another one's neighbour; of four, every second shares a slot.
+fn slots_as_large_as_what_they_free_are_warned_of() {
+    // In a ring of three layers all are adjacent; of four layers, two and two share a slot.
     for (layers, warned) in [(1, true), (2, true), (3, true), (4, false)] {
         let options = PlanOptions {
             transfer_mode: TransferMode::Prefetch,
@@ -314,7 +324,7 @@ fn slots_as_big_as_what_they_carry_are_warned_of() {
 }
 
 #[test]
-fn a_group_too_big_for_its_slot_goes_another_way() {
+fn a_group_too_large_for_the_slots_is_not_prefetched() {
     for (views, transfer_mode) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)]
     {
         let mut model = model(3, &[5000]);
@@ -327,14 +337,17 @@ fn a_group_too_big_for_its_slot_goes_another_way() {
         assert_eq!(plan.parameters[3].transfer_mode, Some(transfer_mode));
         assert_eq!(
             plan.parameters[3].reason.to_string(),
-            format!("{}: its group has more bytes than the slots' 11,000", transfer_mode.name())
+            format!(
+                "{}: its group has more bytes than the 11,000 of the slots",
+                transfer_mode.name()
+            )
         );
         assert_eq!(plan.ring_bytes, 2 * 5120);
     }
 }
 
 #[test]
-fn what_is_tied_across_groups_is_stored_once_and_used_by_both() {
+fn parameters_tied_across_groups_are_stored_once() {
     for (views, transfer_mode) in [(true, TransferMode::ZeroCopy), (false, TransferMode::OnDemand)]
     {
         let mut model = model(2, &[5000]);
@@ -353,7 +366,7 @@ fn what_is_tied_across_groups_is_stored_once_and_used_by_both() {
 }
 
 #[test]
-fn a_million_parameters_are_planned_soon() {
+fn a_million_parameters_are_planned_quickly() {
     let parameters: Vec<_> = (0..if cfg!(debug_assertions) { 20_000 } else { 1_000_000 })
         .map(|at| {
             parameter(

@@ -1,11 +1,10 @@
-//! Types, shapes and strides, DLPack's structures, safetensors headers: pure, no memory is touched.
+//! Element types, layouts, DLPack's structs, safetensors headers, FP8 formats: pure, touches no memory.
 
 pub mod dlpack;
 pub mod dtype;
 pub mod fp8;
+#[cfg(test)]
+pub mod fp8_reference;
 pub mod layout;
 pub mod safetensors;
 pub mod scale_grid;
-
-pub use dtype::Dtype;
-pub use layout::Layout;

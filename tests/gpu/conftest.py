@@ -71,8 +71,8 @@ def device() -> Iterator[Device]:
         yield opened
         gc.collect()  # a caught error's traceback holds what its frames held
         opened.drain(30)
-        usage = opened.usage
-        assert (usage.buffers, usage.views, usage.pinned_bytes, usage.device_bytes) == (0, 0, 0, 0)
+        stats = opened.stats
+        assert (stats.buffers, stats.views, stats.pinned_bytes, stats.device_bytes) == (0, 0, 0, 0)
 
 
 @pytest.fixture

@@ -33,12 +33,12 @@ def test_memory_stays_until_the_stream_has_passed(device: Device, stream, kernel
     view.release_after(stream)
     buffer.release_after(stream)
     assert time.perf_counter() - begin < 0.1, "giving back waited for the kernel"
-    assert device.usage.pinned_bytes == 4 * WORDS, "freed under a kernel"
+    assert device.stats.pinned_bytes == 4 * WORDS, "freed under a kernel"
     with pytest.raises(weighbridge.WeighbridgeError) as failure:
         device.drain(0.01)
     assert failure.value.status == weighbridge.Status.TIMEOUT
     device.drain(30)
-    assert device.usage.pinned_bytes == 0
+    assert device.stats.pinned_bytes == 0
     stream.synchronize()
     assert int(total[0]) == 3 * WORDS
 
@@ -77,10 +77,10 @@ def test_two_streams_pass_in_any_order(device: Device, kernels) -> None:
     behind_slow.release_after(slow)
     behind_fast.release_after(fast)
     stop = time.perf_counter() + 5
-    while device.usage.buffers != 1 and time.perf_counter() < stop:
+    while device.stats.buffers != 1 and time.perf_counter() < stop:
         time.sleep(0.005)
     # The fast stream's event is complete at once, but the driver may make its unregistering wait.
-    assert device.usage.buffers <= 1
+    assert device.stats.buffers <= 1
     device.drain(30)
     assert int(total[0]) == 3 * WORDS
 

@@ -48,13 +48,13 @@ def x():
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 6, 7])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch"])
-def test_a_captured_step_is_replayed_in_turn_with_others(x, carrier, depth, layers):
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch"])
+def test_a_captured_step_is_replayed_in_turn_with_others(x, transfer_mode, depth, layers):
     torch.manual_seed(0)
     net = Net(layers).cuda().to(torch.bfloat16).eval().requires_grad_(False)
     with torch.no_grad():
         resident = net(x)
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier=carrier, depth=depth)
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode=transfer_mode, depth=depth)
         graph, result = graph_of(lambda: net(x))
         for turn in range(300):
             if turn % 7 in (2, 3):
@@ -75,7 +75,7 @@ def test_a_captured_step_is_replayed_in_turn_with_others(x, carrier, depth, laye
 def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
     with torch.no_grad():
         resident = net(x)
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         graph, result = graph_of(lambda: net(x))
         assert torch.equal(net(x), resident), "eager behind a capture that never ran"
         graph.replay()
@@ -88,8 +88,8 @@ def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, mon
     monkeypatch.setenv("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "1")
     with torch.no_grad():
         resident = net(x)
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch", depth=3)
-        assert handle.stats().staging_bytes > 0
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch", depth=3)
+        assert handle.stats.staging_bytes > 0
         graph, result = graph_of(lambda: net(x))
         for turn in range(100):
             eager = net(x)  # its last copies are for the next step, and still under way
@@ -103,7 +103,7 @@ def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, mon
 
 def test_a_change_of_weights_reaches_a_graph(net, x):
     with torch.no_grad():
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         graph, result = graph_of(lambda: net(x))
         state = {name: tensor.clone() * 0.5 for name, tensor in net.state_dict().items()}
         net.load_state_dict(state)
@@ -126,7 +126,7 @@ def test_compiled(net, x, mode):
         for _ in range(3):
             resident = compiled(x).clone()
         torch._dynamo.reset()
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         compiled = torch.compile(net, mode=mode)
         for _ in range(4):
             assert torch.equal(compiled(x).clone(), resident)
@@ -138,7 +138,7 @@ def test_repacking_holds_one_module_on_the_device(x):
     torch.manual_seed(0)
     net = Net(24).cuda().to(torch.bfloat16).eval().requires_grad_(False)
     layer = sum(p.nbytes for p in net.layers[0].parameters())
-    handle = wt.offload(net, offload_bytes=1 << 32, carrier="prefetch")
+    handle = wt.offload(net, offload_bytes=1 << 32, transfer_mode="prefetch")
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -147,7 +147,7 @@ def test_repacking_holds_one_module_on_the_device(x):
         for _, module in modules:
             module.up.weight = torch.nn.Parameter(module.up.weight.to(torch.float8_e4m3fn), False)
     assert torch.cuda.max_memory_allocated() - before < 2 * layer
-    stats = handle.stats()
+    stats = handle.stats
     assert stats.offloaded_bytes < 24 * 0.76 * layer
     assert stats.slot_bytes <= 2 * layer
     handle.remove()
@@ -176,7 +176,7 @@ def test_a_model_from_a_file_is_never_whole_on_the_device(x, tmp_path):
         checkpoint=tmp_path / "model.safetensors",
         device="cuda:0",
     )
-    now, stats = torch.cuda.mem_get_info()[0], handle.stats()
+    now, stats = torch.cuda.mem_get_info()[0], handle.stats
     assert torch.cuda.max_memory_allocated() == held
     assert stats.resident_bytes <= 4 * layer and stats.slot_bytes <= 3 * layer
     # Allocations of the driver are rounded up to 2 MiB.
@@ -214,21 +214,21 @@ def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
         empty,
         offload_bytes=1 << 30,
         select=["0", "1"],
-        carrier="on-demand",
+        transfer_mode="on-demand",
         device="cuda:0",
         checkpoint=tmp_path / "model.safetensors",
         quantize={"block": (128, 128)},
     )
     over.set()
     sampler.join()
-    stats = handle.stats()
+    stats = handle.stats
     kept = stats.resident_bytes + stats.slot_bytes
     assert kept < 15.1 * width * width
     # Allocations of the driver are rounded up to 2 MiB.
     assert before - min(samples) <= kept + (128 << 20) + (16 << 20)
     for at in (0, 9):
         weight, scale = empty[at].weight, empty[at].weight_scale_inv
-        with handle._offloader.acquired(handle._offloader.info(f"{at}.weight").group):
+        with handle._offloader.acquired(handle.offloader.parameter_info(f"{at}.weight").group):
             wide = weight.float() * scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
             torch.cuda.synchronize()
         given = tensors[f"{at}.weight"].cuda().float()
@@ -239,7 +239,7 @@ def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
 def test_steps_on_two_streams(net, x):
     with torch.no_grad():
         resident = net(x)
-        handle = wt.offload(net, offload_bytes=1 << 30, carrier="prefetch")
+        handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         streams = [torch.cuda.Stream() for _ in range(2)]
         torch.cuda.synchronize()
         for turn in range(200):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from weighbridge import Device, Quantizer, Scheme
+from weighbridge import Device, Quantizer, QuantizeOptions
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 FORMATS = ["float8_e4m3fn", "float8_e5m2"]
 
 
-def codes_of(device: Device, numbers: torch.Tensor, dtype: str, scheme: Scheme) -> np.ndarray:
+def codes_of(device: Device, numbers: torch.Tensor, dtype: str, scheme: QuantizeOptions) -> np.ndarray:
     """Numbers as they are, by scales of 1."""
     count = numbers.numel()
     codes = torch.empty(count, dtype=torch.uint8, device=numbers.device)
@@ -39,8 +39,8 @@ def codes_of(device: Device, numbers: torch.Tensor, dtype: str, scheme: Scheme) 
 def test_every_number_of_16_bits(format, dtype):
     bits = torch.arange(65536, dtype=torch.int32).to(torch.int16)
     with Device("cuda:0") as cuda, Device("host") as host:
-        ours = codes_of(cuda, bits.cuda(), dtype, Scheme(format))
-        assert np.array_equal(ours, codes_of(host, bits, dtype, Scheme(format)))
+        ours = codes_of(cuda, bits.cuda(), dtype, QuantizeOptions(format))
+        assert np.array_equal(ours, codes_of(host, bits, dtype, QuantizeOptions(format)))
     numbers = bits.view(getattr(torch, dtype)).float()
     most = torch.finfo(getattr(torch, format)).max
     wanted = numbers.clamp(-most, most).to(getattr(torch, format)).view(torch.uint8).numpy().copy()
@@ -56,8 +56,8 @@ def test_every_number_of_32_bits(format):
             start = part << 28
             bits = torch.arange(start, start + (1 << 28), device="cuda", dtype=torch.int64)
             bits = bits.to(torch.int32)
-            ours = codes_of(cuda, bits, "float32", Scheme(format))
-            theirs = codes_of(host, bits.cpu(), "float32", Scheme(format))
+            ours = codes_of(cuda, bits, "float32", QuantizeOptions(format))
+            theirs = codes_of(host, bits.cpu(), "float32", QuantizeOptions(format))
             assert np.array_equal(ours, theirs), part
 
 
@@ -103,7 +103,7 @@ def test_the_kernels_of_both_architectures(format, architecture, vectors):
             codes = torch.empty(65536, dtype=torch.uint8, device="cuda")
             launch = kernel_of(architecture, f"wb_quantize_{kind}_{short}")
             launch(bits.cuda(), codes, vectors)
-            theirs = codes_of(host, bits, dtype, Scheme(format))
+            theirs = codes_of(host, bits, dtype, QuantizeOptions(format))
             assert np.array_equal(codes.cpu().numpy(), theirs)
         launch = kernel_of(architecture, f"wb_quantize_f32_{short}")
         for part in range(0, 16, 3):
@@ -112,7 +112,7 @@ def test_the_kernels_of_both_architectures(format, architecture, vectors):
             bits = bits.to(torch.int32) * 4 + part
             codes = torch.empty(bits.numel(), dtype=torch.uint8, device="cuda")
             launch(bits, codes, vectors)
-            theirs = codes_of(host, bits.cpu(), "float32", Scheme(format))
+            theirs = codes_of(host, bits.cpu(), "float32", QuantizeOptions(format))
             assert np.array_equal(codes.cpu().numpy(), theirs), part
 
 
@@ -122,7 +122,7 @@ def test_the_kernels_of_both_architectures(format, architecture, vectors):
 def test_large_tensors(dtype, block, scale):
     """More chunks than lanes, and rows that no vector divides."""
     torch.manual_seed(0)
-    scheme = Scheme(block=block, scale=scale)
+    scheme = QuantizeOptions(block=block, scale=scale)
     with Device("cuda:0") as cuda, Device("host") as host:
         for shape in [(3000, 4096), (1001, 1003)]:
             x = (torch.randn(shape) * torch.randn(shape).exp2()).to(getattr(torch, dtype))

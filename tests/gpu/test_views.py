@@ -32,21 +32,21 @@ def test_a_kernel_reads_a_mapped_file_without_a_copy(
     words = np.random.default_rng(1).integers(0, 1 << 32, 1 << 22, dtype=np.uint32)
     path = tmp_path / "words"
     words.tofile(path)
-    with Buffer.map(device, path) as buffer:
-        assert buffer.info.origin == "file_mapped", buffer.info.note
+    with Buffer.map_file(device, path) as buffer:
+        assert buffer.info.origin == "file-mapped", buffer.info.fallback_reason
         assert buffer.info.read_only
         total = kernels.slow_sum(stream, buffer.info.device_address, words.size, cycles=0)
         stream.synchronize()
         assert int(total[0]) == int(words.sum(dtype=np.uint64))
-        assert buffer.usage.anonymous_bytes == 0
+        assert buffer.stats.anonymous_bytes == 0
 
 
 def test_a_file_that_was_read_holds_the_same_bytes(device: Device, tmp_path: Path) -> None:
     content = np.random.default_rng(2).integers(0, 256, (3 << 20) + 17, dtype=np.uint8)
     path = tmp_path / "bytes"
     content.tofile(path)
-    with Buffer.map(device, path, file_mode="read") as buffer:
-        assert buffer.info.origin == "file_read"
+    with Buffer.map_file(device, path, file_mode="read") as buffer:
+        assert buffer.info.origin == "file-read"
         with buffer.view("uint8", (content.size,)) as view:
             assert (torch.from_dlpack(view).cpu().numpy() == content).all()
 
@@ -137,7 +137,7 @@ def test_pinned_bytes_are_what_was_asked_in_whole_pages(device: Device) -> None:
         with Buffer.alloc(device, nbytes) as buffer:
             info = buffer.info
             assert info.pinned_bytes == info.mapped_bytes == (nbytes + 4095) // 4096 * 4096
-            assert buffer.usage.resident_bytes == info.mapped_bytes
+            assert buffer.stats.resident_bytes == info.mapped_bytes
 
 
 def test_cupy_reads_a_view(device: Device) -> None:

@@ -1,4 +1,4 @@
-"""Every test with a ``device`` runs on each device that WEIGHBRIDGE_TEST_DEVICE names.
+"""Fixtures: every test with a ``device`` runs on each device that WEIGHBRIDGE_TEST_DEVICE names.
 
 The package is taken from the source tree, the library from WEIGHBRIDGE_LIBRARY or target/release.
 ``--part=1/2`` runs the first of two parts of the tests.
@@ -35,7 +35,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a real GPU; not run where there is none")
+    config.addinivalue_line("markers", "gpu: needs a real GPU; not run on a machine without one")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
 
 
@@ -48,10 +48,10 @@ def pytest_collection_modifyitems(config, items):
     items[:] = items[part - 1 :: parts]
     if GPU:
         return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
-    _not_run.extend(item.nodeid for item in left_out)
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    deselected = [item for item in items if item.get_closest_marker("gpu")]
+    _not_run.extend(item.nodeid for item in deselected)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -75,15 +75,15 @@ def device(request):
     opened = _open_devices.pop(request.param, None) or weighbridge.Device(request.param)
     yield opened
     if not getattr(request.node, "passed", False):
-        opened.close()  # what the test left on it is not the next one's
+        opened.close()  # the next test gets a device without leftovers
         return
     gc.collect()
     if not opened.closed:
         opened.drain(10)
-        usage = opened.usage
-        assert (usage.buffers, usage.views, usage.deferred) == (0, 0, 0), usage
-        assert (usage.asked_bytes, usage.mapped_bytes, usage.pinned_bytes) == (0, 0, 0), usage
-        assert usage.device_bytes == 0, usage
+        stats = opened.stats
+        assert (stats.buffers, stats.views, stats.deferred) == (0, 0, 0), stats
+        assert (stats.asked_bytes, stats.mapped_bytes, stats.pinned_bytes) == (0, 0, 0), stats
+        assert stats.device_bytes == 0, stats
         _open_devices[request.param] = opened
 
 
@@ -94,13 +94,13 @@ def pytest_sessionfinish():
 
 @pytest.fixture
 def where(device):
-    """The torch device that goes with the device; a test double has none."""
+    """The torch device of the device; the driver double has none."""
     import torch
 
     if device.info.kind == "host":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU: the host device covers this here")
+        pytest.skip("torch has no GPU: the host device covers this test")
     return torch.device("cuda", 0)
 
 
@@ -113,7 +113,7 @@ def host():
 
 @pytest.fixture
 def run_python():
-    """Runs a program in an interpreter of its own; (exit status, output, errors)."""
+    """Runs a program in a new interpreter; returns exit status, stdout and stderr."""
 
     def run(*arguments: str, timeout: float = 120, **environment: str):
         env = {**os.environ, "PYTHONPATH": str(SOURCE), **environment}

@@ -8,7 +8,7 @@ import torch
 
 
 def graph_of(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A step in a CUDA graph, and what it writes."""
+    """Captures a step; returns the graph and the step's result, which each replay writes."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,9 +1,9 @@
-"""How long ``import weighbridge`` takes with NumPy already imported: the best of several.
+"""Measures the time of ``import weighbridge`` with NumPy already imported: the best of several.
 
     python tests/python/import_time.py [limit in milliseconds]
 
-Fails above the limit, 60 ms without one. A script of its own, since a busy machine would make a
-test of it fail now and then.
+Fails above the limit, by default 60 ms. It is a script and not a test, because a busy machine would
+make the test fail at times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RUNS = 10
 
 
 def once() -> float:
-    """Milliseconds of one import, as the interpreter counts them."""
+    """Returns the milliseconds of one import, as the interpreter counts them."""
     library = ROOT / "target" / "release" / "libweighbridge.so"
     environment = {"WEIGHBRIDGE_LIBRARY": str(library), **os.environ}
     environment["PYTHONPATH"] = str(ROOT / "bindings" / "python" / "src")
@@ -37,7 +37,7 @@ def once() -> float:
 
 
 def main() -> int:
-    """Measure and compare."""
+    """Measures, and compares with the limit."""
     limit = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     best = min(once() for _ in range(RUNS))
     print(f"import weighbridge: {best:.1f} ms, best of {RUNS}; limit {limit:.0f} ms")

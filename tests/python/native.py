@@ -1,4 +1,4 @@
-"""Native code for streams to run: no Python function may, see ``Stream.call``."""
+"""Native functions for streams, which cannot run Python functions; DLPack's structs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SLEEP = ctypes.cast(_c.usleep, ctypes.c_void_p).value
 
 
 class Gate:
-    """Holds a stream up until it is opened: libc's ``sem_wait``.
+    """Blocks a stream until it is opened: libc's ``sem_wait``.
 
-    Meanwhile nothing may be allocated or registered, nor copied from host memory to host memory: a
-    CUDA driver waits for the stream there.
+    While it is closed, nothing may be allocated, registered or copied from host memory to host
+    memory: a CUDA driver would wait for the stream.
     """
 
     _wait = ctypes.cast(_c.sem_wait, ctypes.c_void_p).value
@@ -86,7 +86,7 @@ def capsule_name(capsule) -> bytes:
 
 
 def look(capsule):
-    """The managed tensor in a capsule that stays fresh."""
+    """Returns the managed tensor in a capsule, which stays fresh."""
     name = capsule_name(capsule)
     kind = Managed if name == Managed.name else ManagedVersioned
     address = _python.PyCapsule_GetPointer(capsule, name)
@@ -94,7 +94,7 @@ def look(capsule):
 
 
 def take(capsule):
-    """The managed tensor of a capsule, as a consumer takes it."""
+    """Returns the managed tensor of a capsule, and marks the capsule as used."""
     managed = look(capsule)
     _python.PyCapsule_SetName(capsule, USED[capsule_name(capsule)])
     return managed

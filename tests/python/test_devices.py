@@ -1,4 +1,4 @@
-"""Devices: their truth and policy, memory, copies, streams, and the variables that switch."""
+"""Devices: capabilities and policy, memory, copies, streams, and environment variables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-import weighbridge
 from native import SLEEP, Gate
-from weighbridge import Buffer, Device, Status, View, WeighbridgeError, _streams
+from weighbridge import Buffer, Device, Status, View, WeighbridgeError
+from weighbridge.stream import stream_handle
 
 OWN = ("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "WEIGHBRIDGE_DISABLE_UVA")
 VLLM = (
@@ -25,7 +25,7 @@ def no_switches(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_info_is_the_platforms_truth(device):
+def test_info_has_capabilities_and_policy(device):
     info = device.info
     assert info.kind == device.kind == device.name.split(":")[0]
     assert info.name
@@ -38,23 +38,23 @@ def test_info_is_the_platforms_truth(device):
         assert info.driver_version >= 12000 and info.compute_capability > 0
 
 
-def test_the_host_has_the_capacity_that_it_is_given():
+def test_the_host_device_keeps_to_its_capacity():
     with Device("host", capacity_bytes=1 << 20) as device:
         assert device.info.total_bytes == 1 << 20
         address = device.alloc(1 << 19)
         assert device.info.free_bytes == 1 << 19
-        assert device.usage.device_bytes == 1 << 19
+        assert device.stats.device_bytes == 1 << 19
         with pytest.raises(MemoryError) as caught:
             device.alloc(1 << 20)
         assert caught.value.status == Status.DEVICE_MEMORY
         device.free(address)
-        assert device.usage.device_bytes == 0
-        with pytest.raises(ValueError, match="no device memory"):
+        assert device.stats.device_bytes == 0
+        with pytest.raises(ValueError, match="wb_device_alloc"):
             device.free(address)
 
 
 @pytest.mark.parametrize("variables", [OWN, VLLM])
-def test_variables_switch_pinning_and_views_off(device, monkeypatch, variables):
+def test_variables_disable_pinning_and_views(device, monkeypatch, variables):
     for variable in variables:
         monkeypatch.setenv(variable, "1")
     with Device(device.name) as other:
@@ -68,11 +68,11 @@ def test_variables_switch_pinning_and_views_off(device, monkeypatch, variables):
             with pytest.raises(WeighbridgeError) as caught:
                 buffer.view("uint8", (1,))
             assert caught.value.status == Status.NOT_MAPPED
-            buffer.view("uint8", (1,), access="host").close()
+            buffer.view("uint8", (1,), accessor="host").close()
 
 
 @pytest.mark.parametrize("variables", [OWN, VLLM])
-def test_an_option_wins_over_a_variable(device, monkeypatch, variables):
+def test_an_option_takes_precedence_over_a_variable(device, monkeypatch, variables):
     for variable in variables:
         monkeypatch.setenv(variable, "1")
     with Device(device.name, pin=True, views=True) as other:
@@ -82,7 +82,7 @@ def test_an_option_wins_over_a_variable(device, monkeypatch, variables):
         assert (other.info.pin, other.info.views) == (True, False)
 
 
-def test_each_variable_switches_its_own_thing(device, monkeypatch):
+def test_each_variable_disables_one_feature(device, monkeypatch):
     monkeypatch.setenv(VLLM[1], "true")
     with Device(device.name, pin=True) as other:
         assert (other.info.pin, other.info.views) == (True, False)
@@ -91,7 +91,7 @@ def test_each_variable_switches_its_own_thing(device, monkeypatch):
         assert other.info.views
 
 
-def test_the_librarys_own_variable_wins_over_vllms(monkeypatch):
+def test_the_librarys_variable_takes_precedence_over_vllms(monkeypatch):
     monkeypatch.setenv(VLLM[1], "1")
     monkeypatch.setenv(OWN[1], "0")
     with Device("host") as device:
@@ -99,13 +99,13 @@ def test_the_librarys_own_variable_wins_over_vllms(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", [*OWN, *VLLM])
-def test_a_variable_that_says_nothing_is_refused(monkeypatch, variable):
+def test_an_unknown_value_of_a_variable_is_an_error(monkeypatch, variable):
     monkeypatch.setenv(variable, "perhaps")
     with pytest.raises(ValueError, match=f"{variable}=.perhaps."):
         Device("host")
 
 
-def test_copies_take_addresses_buffers_and_views(device):
+def test_copies_accept_addresses_buffers_and_views(device):
     with device.buffer(64) as source, device.buffer(64) as back, device.stream() as stream:
         np.asarray(source)[:] = np.arange(64)
         memory = device.alloc(64)
@@ -118,7 +118,7 @@ def test_copies_take_addresses_buffers_and_views(device):
         device.free(memory)
 
 
-def test_copies_that_cannot_be(device):
+def test_invalid_copies_raise(device):
     with device.buffer(64) as buffer, buffer.view("uint8", (4, 4), (16, 1)) as gaps:
         with pytest.raises(TypeError, match="nbytes"):
             device.copy(1, 2)
@@ -128,20 +128,20 @@ def test_copies_that_cannot_be(device):
             device.copy(buffer, gaps)
         with pytest.raises(WeighbridgeError) as caught:
             device.copy(buffer, 0, 64)
-        assert caught.value.status == Status.NULL
+        assert caught.value.status == Status.INVALID_ARGUMENT
 
 
-def test_read_only_memory_is_not_copied_into(device, tmp_path):
-    """The host would be killed by its pages, or the bytes written over silently."""
+def test_copying_into_read_only_memory_raises(device, tmp_path):
+    """Otherwise the copy would fault on read-only pages, or silently overwrite the bytes."""
     path = tmp_path / "file"
     path.write_bytes(bytes(64))
     constant = np.zeros(64, np.uint8)
     constant.flags.writeable = False
     with device.buffer(64) as source, device.stream() as stream:
         np.asarray(source)[:] = 7
-        mapped = Buffer.map(device, path)
-        imported = View.from_dlpack(device, constant, access="host", pin=False)
-        for target in (mapped, mapped.view("uint8", (64,), access="host"), imported):
+        mapped = Buffer.map_file(device, path)
+        imported = View.from_dlpack(device, constant, accessor="host", pin=False)
+        for target in (mapped, mapped.view("uint8", (64,), accessor="host"), imported):
             with pytest.raises(ValueError, match="read-only"):
                 device.copy(target, source, stream=stream)
             device.copy(source, target, stream=stream)
@@ -176,7 +176,7 @@ def test_a_closed_stream_runs_what_is_queued(device):
             time.sleep(0.001)
 
 
-def test_streams_are_taken_in_every_form():
+def test_streams_of_every_framework_are_accepted():
     class Torch:
         cuda_stream = 7
 
@@ -194,26 +194,26 @@ def test_streams_are_taken_in_every_form():
         __cuda_stream__ = (1, 10)
 
     given = [None, 0, 5, np.int64(6), Torch(), CuPy(), Protocol(), Property()]
-    assert [_streams.handle(stream) for stream in given] == [0, 0, 5, 6, 7, 8, 9, 10]
+    assert [stream_handle(stream) for stream in given] == [0, 0, 5, 6, 7, 8, 9, 10]
     for wrong in (True, "7", 1.5, object(), Newer()):
         with pytest.raises(TypeError):
-            _streams.handle(wrong)
+            stream_handle(wrong)
     for wrong in (-1, 1 << 64):
         with pytest.raises(ValueError):
-            _streams.handle(wrong)
+            stream_handle(wrong)
 
 
-def test_a_stream_of_another_kind_is_refused_by_the_host(host):
+def test_the_host_device_rejects_a_foreign_stream(host):
     with pytest.raises(ValueError, match="stream"):
         host.buffer(1).release_after(12345)
 
 
-def test_drain_waits_and_times_out(device):
+def test_drain_waits_until_the_timeout(device):
     stream = device.stream()
     buffer = device.buffer(64)
     gate = Gate(stream)
     buffer.release_after(stream)
-    assert device.usage.deferred == 1
+    assert device.stats.deferred == 1
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="1 references still wait") as caught:
         device.drain(0.25)
@@ -223,17 +223,17 @@ def test_drain_waits_and_times_out(device):
         device.drain(0)
     gate.open()
     device.drain()
-    assert device.usage.deferred == 0
+    assert device.stats.deferred == 0
 
 
-def test_the_count_of_cuda_devices_or_that_there_is_no_driver():
+def test_cuda_count_is_a_number_or_a_driver_error():
     try:
-        assert weighbridge.cuda_device_count() >= 0
+        assert Device.cuda_count() >= 0
     except WeighbridgeError as error:
         assert error.status in (Status.NO_DRIVER, Status.DRIVER_TOO_OLD, Status.DRIVER)
         assert error.message
 
 
-def test_no_python_function_is_taken_as_a_host_function(device):
+def test_a_python_function_is_rejected_as_a_host_function(device):
     with device.stream() as stream, pytest.raises(TypeError, match="it must be an integer"):
         stream.call(lambda user: None)

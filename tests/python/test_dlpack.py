@@ -1,4 +1,4 @@
-"""DLPack: both kinds of capsule, deleters that work at any time, streams by the protocol."""
+"""DLPack: both kinds of capsule, deleters that work at any time, and the stream protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from weighbridge import Buffer, Dtype, Status, View, WeighbridgeError
 CPU, CUDA = 1, 2
 NUMPY_2_1 = pytest.mark.skipif(
     tuple(map(int, np.__version__.split(".")[:2])) < (2, 1),
-    reason="NumPy before 2.1 takes DLPack read-only, and without keywords",
+    reason="NumPy before 2.1 imports DLPack read-only, and without keywords",
 )
 BOTH = pytest.mark.parametrize("version", [None, (1, 0)], ids=["unversioned", "versioned"])
 
@@ -29,7 +29,7 @@ def view(device):
 
 
 @BOTH
-def test_a_capsule_says_what_the_view_is(view, version):
+def test_a_capsule_describes_the_view(view, version):
     capsule = view.__dlpack__(max_version=version)
     managed = look(capsule)
     assert isinstance(managed, ManagedVersioned if version else Managed)
@@ -61,53 +61,53 @@ def test_the_kind_of_capsule_follows_max_version(view, max_version, name):
 
 
 @BOTH
-def test_an_unused_capsule_is_freed(device, version):
+def test_dropping_an_unused_capsule_releases_the_view(device, version):
     with device.buffer(64) as buffer:
         view = buffer.view("uint8", (64,))
         capsule = view.__dlpack__(max_version=version)
         view.close()
-        assert device.usage.views == 1
+        assert device.stats.views == 1
         del capsule
         device.drain(10)
-        assert device.usage.views == 0
+        assert device.stats.views == 0
 
 
 @BOTH
-def test_a_used_capsule_is_the_consumers(device, version):
+def test_a_used_capsule_belongs_to_its_consumer(device, version):
     capsule = device.buffer(64).view("uint8", (64,)).__dlpack__(max_version=version)
     managed = take(capsule)
     address = ctypes.addressof(managed)
     del capsule
     gc.collect()
-    assert device.usage.views == 1
+    assert device.stats.views == 1
     managed.deleter(address)
     device.drain(10)
-    assert device.usage.views == device.usage.buffers == 0
+    assert device.stats.views == device.stats.buffers == 0
 
 
 @BOTH
-def test_the_deleter_works_on_another_thread_with_all_of_python_gone(device, version):
+def test_the_deleter_works_on_another_thread_after_the_python_objects_are_gone(device, version):
     managed = take(device.buffer(64).view("uint8", (64,)).__dlpack__(max_version=version))
     gc.collect()
-    assert device.usage.views == 1
+    assert device.stats.views == 1
     thread = threading.Thread(target=managed.deleter, args=(ctypes.addressof(managed),))
     thread.start()
     thread.join()
     device.drain(10)
-    assert device.usage.views == device.usage.buffers == 0
+    assert device.stats.views == device.stats.buffers == 0
 
 
 @pytest.mark.parametrize("dtype", list(Dtype), ids=lambda dtype: dtype.label)
-def test_every_type_goes_out_and_comes_back(device, dtype):
+def test_every_type_is_exported_and_imported(device, dtype):
     with device.buffer(64) as buffer:
-        with buffer.view(dtype, (4,), access="host") as view:
-            with View.from_dlpack(device, view, access="host", pin=False) as back:
+        with buffer.view(dtype, (4,), accessor="host") as view:
+            with View.from_dlpack(device, view, accessor="host", pin=False) as back:
                 assert back.dtype == dtype and back.shape == (4,)
                 assert back.address == buffer.address
 
 
 @NUMPY_2_1
-def test_numpy_takes_it_without_a_copy(view):
+def test_numpy_imports_without_a_copy(view):
     taken = np.from_dlpack(view, device="cpu")
     assert taken.__array_interface__["data"][0] == view.address
     taken[2, 3] = 77
@@ -116,7 +116,7 @@ def test_numpy_takes_it_without_a_copy(view):
 
 
 @NUMPY_2_1
-def test_a_consumer_outlives_everything():
+def test_a_consumer_keeps_the_memory_of_a_closed_device():
     device = weighbridge.Device("host")
     taken = np.from_dlpack(device.buffer(400).view("float32", (10, 10)))
     device.close()
@@ -127,20 +127,20 @@ def test_a_consumer_outlives_everything():
 
 
 @NUMPY_2_1
-def test_read_only_memory_stays_so(device, tmp_path):
+def test_read_only_memory_stays_read_only(device, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(200)))
-    view = Buffer.map(device, path).view("uint8", (200,), access="host")
+    view = Buffer.map_file(device, path).view("uint8", (200,), accessor="host")
     taken = np.from_dlpack(view)
     assert not taken.flags.writeable
     assert look(view.__dlpack__(max_version=(1, 0))).flags == 1
     with pytest.raises(ValueError):
         taken[0] = 1
-    again = View.from_dlpack(device, taken, access="host", pin=False)
+    again = View.from_dlpack(device, taken, accessor="host", pin=False)
     assert again.read_only and not again.numpy().flags.writeable
 
 
-def test_streams_are_those_of_the_protocol(view):
+def test_streams_follow_the_protocol(view):
     on_device = view.device.kind == "cuda"
     for stream in (None, -1):
         view.__dlpack__(stream=stream)
@@ -160,7 +160,7 @@ def test_streams_are_those_of_the_protocol(view):
         view.__dlpack__(None)
 
 
-def test_a_copy_or_another_device_is_refused(view):
+def test_a_copy_or_another_device_is_an_error(view):
     with pytest.raises(BufferError, match="copy_from"):
         view.__dlpack__(copy=True)
     view.__dlpack__(copy=False, dl_device=view.__dlpack_device__())
@@ -168,14 +168,14 @@ def test_a_copy_or_another_device_is_refused(view):
         view.__dlpack__(dl_device=(CUDA, 5))
 
 
-def test_host_memory_is_to_be_had_for_the_host(view):
+def test_host_memory_can_be_exported_to_the_host(view):
     capsule = view.__dlpack__(dl_device=(CPU, 0))
     tensor = look(capsule).tensor
     assert tensor.device.type == CPU and tensor.data == view.address
     assert tensor.strides[:2] == [8, 2]
 
 
-def test_the_cuda_array_interface_is_that_of_cuda_views(device):
+def test_only_views_for_cuda_have_the_cuda_array_interface(device):
     view = device.buffer(400).view("int32", (3, 4), (8, 2), offset=4)
     if device.kind != "cuda":
         assert not hasattr(view, "__cuda_array_interface__")
@@ -190,35 +190,35 @@ def test_the_cuda_array_interface_is_that_of_cuda_views(device):
         "stream": None,
     }
     with view.buffer as buffer:
-        assert not hasattr(buffer.view("int32", (1,), access="host"), "__cuda_array_interface__")
+        assert not hasattr(buffer.view("int32", (1,), accessor="host"), "__cuda_array_interface__")
         for dtype in ("bfloat16", "float8_e4m3fn"):
             with pytest.raises(TypeError, match="DLPack"):
                 _ = buffer.view(dtype, (1,)).__cuda_array_interface__
 
 
-def test_what_the_cuda_array_interface_lent_stays_with_the_object(device):
+def test_memory_exported_by_the_cuda_array_interface_lives_as_long_as_the_view_object(device):
     if device.kind != "cuda":
-        pytest.skip("the interface is that of CUDA views")
+        pytest.skip("only views for CUDA have the interface")
     view = device.buffer(64).view("uint8", (64,))
     _ = view.__cuda_array_interface__
     view.close()
-    assert device.usage.views == 1
+    assert device.stats.views == 1
     del view
-    assert device.usage.views == 0
+    assert device.stats.views == 0
 
 
-def test_from_dlpack_registers_where_it_lies(device):
+def test_from_dlpack_aliases_the_tensor(device):
     source = np.arange(100, dtype=np.int16).reshape(10, 10)
     view = View.from_dlpack(device, source)
     assert view.address == source.ctypes.data
     assert view.buffer.info.origin == "registered"
     source[1, 1] = -5
     assert view.numpy()[1, 1] == -5
-    turned = View.from_dlpack(device, np.zeros((4, 6))[::-1, ::2], access="host", pin=False)
+    turned = View.from_dlpack(device, np.zeros((4, 6))[::-1, ::2], accessor="host", pin=False)
     assert turned.strides == (-6, 2)
 
 
-def test_from_dlpack_keeps_the_tensor_until_nothing_uses_it(device):
+def test_from_dlpack_keeps_the_tensor_until_its_last_use(device):
     class Array(np.ndarray):
         pass
 
@@ -240,7 +240,7 @@ def test_from_dlpack_keeps_the_tensor_until_nothing_uses_it(device):
     assert gone
 
 
-def test_from_dlpack_takes_capsules_once(device):
+def test_a_capsule_is_imported_once_only(device):
     source = np.arange(5)
     capsule = source.__dlpack__()
     with View.from_dlpack(device, capsule) as view:
@@ -250,7 +250,7 @@ def test_from_dlpack_takes_capsules_once(device):
             View.from_dlpack(device, capsule)
 
 
-def test_from_dlpack_takes_old_producers(device):
+def test_producers_from_before_dlpack_1_are_accepted(device):
     class Old:
         def __init__(self, array):
             self._array = array
@@ -261,11 +261,11 @@ def test_from_dlpack_takes_old_producers(device):
     assert View.from_dlpack(device, Old(np.arange(3))).shape == (3,)
 
 
-def test_a_refused_tensor_is_still_the_producers(device):
+def test_a_rejected_tensor_still_belongs_to_its_producer(device):
     class Array(np.ndarray):
         pass
 
-    source = np.zeros(16, np.complex128).view(Array)  # a type that this library has no name for
+    source = np.zeros(16, np.complex128).view(Array)  # a type that the library lacks
     gone = []
     weakref.finalize(source, gone.append, True)
     capsule = source.__dlpack__()
@@ -281,7 +281,7 @@ def test_a_refused_tensor_is_still_the_producers(device):
     assert gone
 
 
-def test_a_device_that_is_closed_meanwhile_keeps_no_tensor(device):
+def test_a_device_that_is_closed_during_the_import_leaks_no_tensor(device):
     class Array(np.ndarray):
         def __dlpack__(self, **options):
             opened.close()
@@ -297,7 +297,7 @@ def test_a_device_that_is_closed_meanwhile_keeps_no_tensor(device):
     assert gone
 
 
-def test_what_is_no_tensor(device):
+def test_other_objects_and_device_tensors_are_rejected(device):
     with pytest.raises(TypeError, match="copy_from"):
         View.from_dlpack(device, [1, 2])
     if device.kind == "cuda":
@@ -307,7 +307,7 @@ def test_what_is_no_tensor(device):
 
 
 def test_a_producers_deleter_runs_on_a_thread_of_python(device):
-    """NumPy's needs the interpreter's lock, which is not to be had for the library's threads."""
+    """NumPy's needs the interpreter's lock, which the library's threads must not take."""
     threads = []
 
     class Array(np.ndarray):
@@ -326,7 +326,7 @@ def test_a_producers_deleter_runs_on_a_thread_of_python(device):
 
 
 @NUMPY_2_1
-def test_a_tensor_of_another_major_version_is_refused(device):
+def test_a_tensor_of_another_major_version_is_rejected(device):
     capsule = np.arange(3).__dlpack__(max_version=(1, 0))
     managed = look(capsule)
     managed.major = 2
@@ -337,8 +337,8 @@ def test_a_tensor_of_another_major_version_is_refused(device):
 
 
 @NUMPY_2_1
-def test_the_read_only_flag_of_writable_memory_is_kept(device):
+def test_the_read_only_flag_of_a_tensor_is_kept(device):
     source = np.arange(100)
     source.flags.writeable = False
-    with View.from_dlpack(device, source, access="host", pin=False) as view:
+    with View.from_dlpack(device, source, accessor="host", pin=False) as view:
         assert view.read_only and not view.numpy().flags.writeable

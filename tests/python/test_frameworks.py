@@ -1,4 +1,4 @@
-"""PyTorch, CuPy and JAX take views without a copy, and give theirs."""
+"""PyTorch, CuPy and JAX exchange tensors with the library without a copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cuda():
         yield device
         gc.collect()
         device.drain(10)
-        assert device.usage.buffers == 0
+        assert device.stats.buffers == 0
 
 
 TORCH = [
@@ -34,8 +34,8 @@ TORCH = [
 ]
 
 
-def test_torch_sees_host_memory_both_ways(device, torch):
-    with device.buffer(400) as buffer, buffer.view("int32", (10, 10), access="host") as view:
+def test_torch_and_numpy_see_each_others_writes(device, torch):
+    with device.buffer(400) as buffer, buffer.view("int32", (10, 10), accessor="host") as view:
         tensor = torch.from_dlpack(view)
         assert tensor.data_ptr() == view.address
         tensor[3, 4] = 12
@@ -45,27 +45,27 @@ def test_torch_sees_host_memory_both_ways(device, torch):
 
 
 @pytest.mark.parametrize("dtype", TORCH, ids=lambda dtype: dtype.label)
-def test_torch_takes_every_type_that_it_has(device, torch, dtype):
-    with device.buffer(64) as buffer, buffer.view(dtype, (2, 3), (4, 1), access="host") as view:
+def test_torch_imports_every_type_that_it_has(device, torch, dtype):
+    with device.buffer(64) as buffer, buffer.view(dtype, (2, 3), (4, 1), accessor="host") as view:
         tensor = torch.from_dlpack(view)
         assert Dtype.of(tensor.dtype) == dtype
         assert tuple(tensor.shape) == (2, 3) and tensor.stride() == (4, 1)
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
-def test_torch_takes_8_bit_floats_or_their_bytes(device, torch, name):
+def test_torch_imports_8_bit_floats_or_their_bytes(device, torch, name):
     with device.buffer(4) as buffer:
         np.asarray(buffer)[:] = [0, 56, 64, 100]
         wanted = getattr(torch, name)
-        as_bytes = torch.from_dlpack(buffer.view("uint8", (4,), access="host")).view(wanted)
+        as_bytes = torch.from_dlpack(buffer.view("uint8", (4,), accessor="host")).view(wanted)
         if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
-            pytest.skip("this PyTorch takes only their bytes")
-        tensor = torch.from_dlpack(buffer.view(name, (4,), access="host"))
+            pytest.skip("this PyTorch imports only their bytes")
+        tensor = torch.from_dlpack(buffer.view(name, (4,), accessor="host"))
         assert tensor.dtype == wanted
         assert (tensor.float() == as_bytes.float()).all()
 
 
-def test_a_torch_tensor_outlives_everything(torch):
+def test_a_torch_tensor_keeps_the_memory_of_a_closed_device(torch):
     device = weighbridge.Device("host")
     tensor = torch.from_dlpack(device.buffer(400).view("float32", (10, 10)))
     device.close()
@@ -75,21 +75,21 @@ def test_a_torch_tensor_outlives_everything(torch):
     assert tensor.sum() == 200
 
 
-def test_a_torch_tensor_is_registered_and_copied_from(device, torch):
+def test_a_torch_tensor_can_be_registered_and_copied(device, torch):
     source = torch.arange(12, dtype=torch.bfloat16).reshape(3, 4)[:, ::2]
-    with View.from_dlpack(device, source, access="host", pin=False) as view:
+    with View.from_dlpack(device, source, accessor="host", pin=False) as view:
         assert view.address == source.data_ptr() and view.strides == (4, 2)
         assert view.dtype == Dtype.BF16
     with View.copy_from(device, source) as copied:
         source.fill_(0)
         assert copied.strides == (4, 2)
-        found = torch.from_dlpack(copied.buffer.view("bfloat16", (3, 2), (4, 2), access="host"))
+        found = torch.from_dlpack(copied.buffer.view("bfloat16", (3, 2), (4, 2), accessor="host"))
         assert found.tolist() == [[0, 2], [4, 6], [8, 10]]
 
 
-def test_jax_takes_host_memory(device):
+def test_jax_imports_host_memory(device):
     jax = framework("jax")
-    with device.buffer(64) as buffer, buffer.view("float32", (4, 4), access="host") as view:
+    with device.buffer(64) as buffer, buffer.view("float32", (4, 4), accessor="host") as view:
         view.numpy()[:] = 3
         array = jax.dlpack.from_dlpack(view)
         assert float(array.sum()) == 48
@@ -97,7 +97,7 @@ def test_jax_takes_host_memory(device):
 
 
 @pytest.mark.gpu
-def test_torch_on_the_gpu_sees_host_memory_both_ways(cuda, torch):
+def test_torch_on_the_gpu_and_numpy_see_each_others_writes(cuda, torch):
     with cuda.buffer(400) as buffer, buffer.view("int32", (10, 10)) as view:
         tensor = torch.from_dlpack(view)
         assert tensor.device.type == "cuda" and tensor.data_ptr() == view.device_address
@@ -110,7 +110,7 @@ def test_torch_on_the_gpu_sees_host_memory_both_ways(cuda, torch):
 
 
 @pytest.mark.gpu
-def test_torch_takes_the_cuda_array_interface(cuda, torch):
+def test_torch_imports_the_cuda_array_interface(cuda, torch):
     with cuda.buffer(64) as buffer, buffer.view("float32", (4, 4)) as view:
         view.numpy()[:] = np.arange(16).reshape(4, 4)
         tensor = torch.as_tensor(view, device="cuda")
@@ -120,18 +120,18 @@ def test_torch_takes_the_cuda_array_interface(cuda, torch):
 
 
 @pytest.mark.gpu
-def test_a_read_only_file_is_read_by_the_gpu(cuda, torch, tmp_path):
+def test_the_gpu_reads_a_mapped_file(cuda, torch, tmp_path):
     path = tmp_path / "file"
     values = np.arange(1 << 20, dtype=np.float32)
     path.write_bytes(values.tobytes())
-    with weighbridge.Buffer.map(cuda, path) as buffer:
+    with weighbridge.Buffer.map_file(cuda, path) as buffer:
         tensor = torch.from_dlpack(buffer.view("float32", (1 << 20,)))
         assert torch.equal(tensor.cpu(), torch.from_numpy(values))
         del tensor
 
 
 @pytest.mark.gpu
-def test_release_after_a_torch_stream(cuda, torch):
+def test_release_after_accepts_a_torch_stream(cuda, torch):
     stream = torch.cuda.Stream()
     buffer = cuda.buffer(64 << 20)
     np.asarray(buffer)[:] = 3
@@ -145,7 +145,7 @@ def test_release_after_a_torch_stream(cuda, torch):
 
 
 @pytest.mark.gpu
-def test_cupy_on_the_gpu_sees_host_memory_both_ways(cuda):
+def test_cupy_on_the_gpu_and_numpy_see_each_others_writes(cuda):
     cupy = framework("cupy")
     with cuda.buffer(400) as buffer, buffer.view("int32", (10, 10)) as view:
         for array in (cupy.from_dlpack(view), cupy.asarray(view)):

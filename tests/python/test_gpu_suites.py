@@ -23,7 +23,7 @@ def suite(name: str, code: str, limit: float = 30):
 
 
 def runs(process: int) -> bool:
-    """Whether a process has not ended; one that nobody waits for has no command line."""
+    """Whether a process runs; one that has ended has no command line, or no longer exists."""
     try:
         return bool(Path(f"/proc/{process}/cmdline").read_bytes())
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def test_a_suite_that_hangs_is_ended_with_its_children_and_the_others_go_on(runn
         time.sleep(0.01)
 
 
-def test_a_command_that_is_not_there_is_a_failure(runner):
+def test_a_missing_command_is_a_failure(runner):
     (outcome,) = gpu_run.run_together(runner, [[gpu_run.Suite("a", 1, ["/no/such/command"])]], 1)
     assert outcome.result.startswith("not started")
 

@@ -1,4 +1,4 @@
-"""Which native library the package loads, and what it says where there is none."""
+"""Which native library the package loads, and the error if it finds none."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def test_an_environment_that_is_not_trusted_names_no_library(checkout, run_pytho
         "-I",
         "-c",
         f"import sys; sys.path.insert(0, {source!r}); import weighbridge",
-        WEIGHBRIDGE_LIBRARY=str(tmp_path / "theirs.so"),
+        WEIGHBRIDGE_LIBRARY=str(tmp_path / "untrusted.so"),
     )
-    assert code == 1 and "theirs.so" not in errors
+    assert code == 1 and "untrusted.so" not in errors
     assert "install the package with pip" in errors
 
 

@@ -1,4 +1,4 @@
-"""The end of the interpreter, forks and Ctrl-C, each in a process of its own."""
+"""The interpreter's exit, forks and Ctrl-C, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import DEVICES
 
 TESTS = __file__.rpartition("/")[0]
 
-SCENE = """
+PREAMBLE = """
 import atexit, ctypes, gc, os, signal, sys, threading, time, warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 sys.path.insert(0, {tests!r})
@@ -19,17 +19,17 @@ from native import SLEEP
 from weighbridge import Buffer, View
 device = weighbridge.Device({device!r})
 stream = device.stream()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits none
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit SIG_IGN
 """
 
 
 @pytest.fixture(params=DEVICES)
 def play(request, run_python):
-    """Runs a scene; its output, after exit status 0 and without a word on stderr."""
+    """Runs a program; returns its output if the exit status is right and stderr is empty."""
 
-    def run(scene: str, status: int = 0) -> str:
-        begin = SCENE.format(tests=TESTS, device=request.param)
-        code, output, errors = run_python("-c", begin + textwrap.dedent(scene))
+    def run(program: str, status: int = 0) -> str:
+        preamble = PREAMBLE.format(tests=TESTS, device=request.param)
+        code, output, errors = run_python("-c", preamble + textwrap.dedent(program))
         assert (code, errors) == (status, ""), (code, output, errors)
         return output
 
@@ -40,18 +40,18 @@ ALIVE = """
     buffer = device.buffer(1 << 20)
     view = buffer.view("float32", (512, 512))
     array, bytes_ = view.numpy(), np.asarray(buffer)
-    taken = np.from_dlpack(buffer.view("float32", (512, 512), access="host"))
+    taken = np.from_dlpack(buffer.view("float32", (512, 512), accessor="host"))
     capsules = [view.__dlpack__(), view.__dlpack__(max_version=(1, 0))]
     registered = Buffer.register(device, bytearray(1 << 20))
     imported = View.from_dlpack(device, np.ones(1 << 20, np.uint8))
 """
 
 
-def test_the_interpreter_ends_with_everything_alive(play):
+def test_the_interpreter_exits_with_objects_alive(play):
     play(ALIVE)
 
 
-def test_the_interpreter_ends_with_everything_in_a_cycle(play):
+def test_the_interpreter_exits_with_objects_in_a_cycle(play):
     play(
         ALIVE
         + "\n    class Knot: pass\n    knot = Knot(); knot.all = globals(); knot.knot = knot\n"
@@ -59,7 +59,7 @@ def test_the_interpreter_ends_with_everything_in_a_cycle(play):
 
 
 @pytest.mark.parametrize("microseconds", [0, 2_000, 5_000, 10_000, 300_000])
-def test_the_interpreter_ends_with_work_in_flight(play, microseconds):
+def test_the_interpreter_exits_with_work_in_flight(play, microseconds):
     play(
         ALIVE
         + f"""
@@ -73,7 +73,7 @@ def test_the_interpreter_ends_with_work_in_flight(play, microseconds):
     )
 
 
-def test_memory_is_there_for_exit_handlers_and_the_last_destructors(play):
+def test_exit_handlers_and_late_destructors_can_use_the_memory(play):
     output = play(
         """
     class Last:
@@ -84,20 +84,20 @@ def test_memory_is_there_for_exit_handlers_and_the_last_destructors(play):
     array = device.buffer(1 << 16).view("uint8", (1 << 16,)).numpy()
     array[0] = 7
     atexit.register(lambda: print("exit", array[0]))
-    last = Last(np.from_dlpack(device.buffer(64).view("uint8", (64,), access="host")))
+    last = Last(np.from_dlpack(device.buffer(64).view("uint8", (64,), accessor="host")))
     """
     )
     assert output.split() == ["exit", "7", "last", "0"]
 
 
-def test_os_exit_with_work_in_flight(play):
+def test_os_exit_works_with_work_in_flight(play):
     play(
         ALIVE
         + "\n    stream.call(SLEEP, 300_000)\n    buffer.release_after(stream)\n    os._exit(0)"
     )
 
 
-def test_daemon_threads_that_use_memory_at_the_end(play):
+def test_daemon_threads_may_use_memory_at_exit(play):
     play(
         """
     def work():
@@ -113,7 +113,7 @@ def test_daemon_threads_that_use_memory_at_the_end(play):
     )
 
 
-def test_a_forked_child_gets_an_error_and_does_no_harm(play):
+def test_a_forked_child_gets_errors_and_leaves_the_parent_intact(play):
     output = play(
         ALIVE
         + """
@@ -141,14 +141,14 @@ def test_a_forked_child_gets_an_error_and_does_no_harm(play):
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), array[0, 0])
     device.copy(buffer, registered, stream=stream)
     stream.synchronize()
-    print(array[0, 0], device.usage.views)
+    print(array[0, 0], device.stats.views)
     """
     )
     assert output.split()[:3] == ["FORKED"] * 3
     assert output.split()[3:6] == ["0", "5.0", "0.0"]
 
 
-def test_a_forked_child_may_end_in_the_usual_way(play):
+def test_a_forked_child_exits_normally(play):
     play(
         ALIVE
         + """
@@ -161,7 +161,7 @@ def test_a_forked_child_may_end_in_the_usual_way(play):
 
 
 def test_ctrl_c_cancels_a_long_allocation(play):
-    """Also without a callback of the user's; it stops at once, and not at the end."""
+    """Also without a callback of the user; the call stops at once, not when it is complete."""
     output = play(
         """
     import resource
@@ -179,14 +179,14 @@ def test_ctrl_c_cancels_a_long_allocation(play):
         print("interrupted")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     gc.collect()
-    print(device.usage.buffers, device.usage.mapped_bytes, most < 3 << 30)
+    print(device.stats.buffers, device.stats.mapped_bytes, most < 3 << 30)
     """
     )
     assert output.split() == ["interrupted", "0", "0", "True"]
 
 
 def test_ctrl_c_is_never_lost(play):
-    """Ctrl-C at any moment of a call with a callback is raised, and not printed and forgotten."""
+    """Ctrl-C at any moment of a call with a callback is raised, not printed and discarded."""
     output = play(
         """
     interrupts = 0
@@ -209,7 +209,7 @@ def test_ctrl_c_is_never_lost(play):
         except KeyboardInterrupt:
             interrupts += 1
     gc.collect()
-    print(interrupts, device.usage.buffers)
+    print(interrupts, device.stats.buffers)
     """
     )
     assert output.split() == ["60", "0"]
@@ -223,13 +223,13 @@ def test_ctrl_c_in_a_callback_is_raised(play):
     try:
         device.buffer(64 << 20, progress=progress)
     except KeyboardInterrupt:
-        print("interrupted", device.usage.buffers)
+        print("interrupted", device.stats.buffers)
     """
     )
     assert output.split() == ["interrupted", "0"]
 
 
-def test_ctrl_c_ends_a_wait(play):
+def test_ctrl_c_interrupts_a_wait(play):
     output = play(
         """
     buffer = device.buffer(64)
@@ -246,7 +246,7 @@ def test_ctrl_c_ends_a_wait(play):
     assert output.split() == ["interrupted", "True"]
 
 
-def test_objects_are_used_and_closed_by_many_threads(play):
+def test_threads_may_use_and_close_the_same_objects(play):
     output = play(
         """
     failures = []
@@ -271,7 +271,7 @@ def test_objects_are_used_and_closed_by_many_threads(play):
         thread.join()
     gc.collect()
     device.drain(10)
-    print(failures, device.usage.buffers, device.usage.views)
+    print(failures, device.stats.buffers, device.stats.views)
     """
     )
     assert output.split() == ["[]", "0", "0"]

@@ -1,13 +1,15 @@
-"""The offloader: what is acquired is there, whatever carries it, whatever replaces it."""
+"""Offloaders: acquired parameters have their bytes, in every transfer mode, after every change."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
 
 import numpy as np
 import pytest
+from parameters import parameter_of, read, replace
 
 from native import Gate
 from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, View, WeighbridgeError
@@ -37,96 +39,67 @@ class Model:
         ]
 
 
-def parameter_of(name: str, array: np.ndarray, **more) -> Parameter:
-    return Parameter(
-        name,
-        more.pop("group", ".".join(name.split(".")[:2])),
-        array.dtype,
-        array.shape,
-        tuple(stride // array.itemsize for stride in array.strides),
-        source=array.__array_interface__["data"][0],
-        held=array,
-        **more,
-    )
-
-
-def read(device: Device, view, stream) -> np.ndarray:
-    """A copy of what the device sees through a view, in the order of the stream."""
-    info = view.info
-    back = device.buffer(max(info.span_bytes, 1))
-    low = sum(min(stride * (size - 1), 0) for stride, size in zip(info.strides, info.shape))
-    if info.span_bytes:
-        start = info.device_address + low * info.dtype.itemsize
-        device.copy(back.address, start, info.span_bytes, stream=stream)
-    stream.synchronize()
-    strides = [stride * info.dtype.itemsize for stride in info.strides]
-    offset = -low * info.dtype.itemsize
-    return np.ndarray(info.shape, info.dtype.numpy(), back.memoryview(), offset, strides).copy()
-
-
 def check_step(device, offloader, arrays, stream, order=None) -> None:
-    """Every parameter of every group is right while its group is acquired."""
+    """Checks every offloaded parameter while its group is acquired."""
     groups = [group.name for group in offloader.plan.groups]
     for index in order if order is not None else range(len(groups)):
         with offloader.acquired(index, stream):
             for name, array in arrays.items():
                 if name.startswith(groups[index] + ".") and array.size:
-                    info = offloader.info(name)
-                    if info.carrier != "resident":
+                    if offloader.parameter_info(name).placement == "offloaded":
                         seen = read(device, offloader.view(name), stream)
                         assert np.array_equal(seen, array), name
 
 
-CARRIERS = ["view", "on-demand", "prefetch", "auto"]
+TRANSFER_MODES = ["zero-copy", "on-demand", "prefetch", "auto"]
 
 
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_what_is_acquired_is_there(device, carrier, pin):
+@pytest.mark.parametrize("transfer_mode", TRANSFER_MODES)
+def test_an_acquired_parameter_has_its_bytes(device, transfer_mode, pin):
     model = Model()
     opened = Device("host" if device.info.kind == "host" else "cuda:0", pin=pin)
-    if carrier == "view" and not opened.info.views:
+    if transfer_mode == "zero-copy" and not opened.info.views:
         with pytest.raises(WeighbridgeError) as caught:
-            Plan(opened, model.parameters(), offload_bytes=1 << 20, carrier=carrier)
+            Plan(opened, model.parameters(), offload_bytes=1 << 20, transfer_mode=transfer_mode)
         assert caught.value.status == Status.NOT_MAPPED
         return
-    plan = Plan(opened, model.parameters(), offload_bytes=1 << 20, carrier=carrier)
+    plan = Plan(opened, model.parameters(), offload_bytes=1 << 20, transfer_mode=transfer_mode)
     with opened.stream() as stream, Offloader(plan, stream) as offloader:
         check_step(opened, offloader, model.arrays, stream)
         check_step(opened, offloader, model.arrays, stream)
         order = [random.Random(7).randrange(LAYERS) for _ in range(30)]
         check_step(opened, offloader, model.arrays, stream, order)
         check_step(opened, offloader, model.arrays, stream)
-        stats, totals = offloader.stats, plan.totals
-        assert stats.offloaded_bytes == totals.offloaded_bytes
-        assert stats.asked_bytes == totals.arena_bytes
-        assert stats.resident_bytes + stats.offloaded_bytes == totals.payload_bytes
-        assert stats.slot_bytes == totals.slot_bytes == opened.usage.device_bytes
+        stats, planned = offloader.stats, plan.info
+        assert stats.offloaded_bytes == planned.offloaded_bytes
+        assert stats.asked_bytes == planned.arena_bytes
+        assert stats.resident_bytes + stats.offloaded_bytes == planned.payload_bytes
+        assert stats.slot_bytes == planned.slot_bytes == opened.stats.device_bytes
         assert (stats.pinned_bytes > 0) == (pin is None)
         staged = pin is False and opened.info.kind == "cuda"
         assert stats.staging_bytes == (8 << 20 if staged else 0)
-        assert opened.usage.asked_bytes == stats.asked_bytes + stats.staging_bytes
-        assert opened.usage.mapped_bytes == stats.mapped_bytes + stats.staging_bytes
-        assert (stats.moved_bytes > 0) == (carrier != "view")
+        assert opened.stats.asked_bytes == stats.asked_bytes + stats.staging_bytes
+        assert opened.stats.mapped_bytes == stats.mapped_bytes + stats.staging_bytes
+        assert (stats.moved_bytes > 0) == (transfer_mode != "zero-copy")
     plan.close()
     opened.close()
 
 
-def test_views_need_the_memory_that_was_planned(device):
-    """What would be read in place and cannot be is refused when the plan is committed."""
+def test_zero_copy_into_pageable_memory_fails_at_commit(device):
     if device.info.kind == "host":
-        pytest.skip("the host device sees all memory; it is refused on a CUDA device")
-    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20, carrier="view")
+        pytest.skip("the host device reads all memory; this fails on a CUDA device")
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20, transfer_mode="zero-copy")
     with pytest.raises(WeighbridgeError) as caught:
         Offloader(plan, pin=False)
     assert caught.value.status == Status.NOT_MAPPED
-    assert device.usage.mapped_bytes == device.usage.device_bytes == 0
+    assert device.stats.mapped_bytes == device.stats.device_bytes == 0
 
 
-def test_device_memory_is_copied_through_its_view(device):
+def test_views_of_slots_can_be_copied(device):
     model, name = Model(), "layers.0.w0"
     array = model.arrays[name]
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         with offloader.acquired(0, stream), device.buffer(array.nbytes) as back:
             view = offloader.view(name)
@@ -139,10 +112,10 @@ def test_device_memory_is_copied_through_its_view(device):
             assert np.array_equal(read(device, view, stream), array + 1)
 
 
-def test_device_memory_is_no_array(device):
+def test_a_view_of_a_slot_is_not_an_array(device):
     """A slot has no host address on a CUDA device: NumPy gets an error, not other bytes."""
     model, name = Model(), "layers.0.w0"
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         with offloader.acquired(0, stream):
             view = offloader.view(name)
@@ -162,9 +135,9 @@ def test_device_memory_is_no_array(device):
                 assert caught.value.status == Status.NOT_MAPPED
 
 
-def test_device_memory_is_not_to_be_had_for_the_host(device):
-    """DLPack's protocol wants a BufferError."""
-    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20, carrier="prefetch")
+def test_a_view_of_a_slot_cannot_be_exported_to_the_host(device):
+    """DLPack's protocol requires a BufferError."""
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         with offloader.acquired(0, stream):
             view = offloader.view("layers.0.w0")
@@ -175,39 +148,74 @@ def test_device_memory_is_not_to_be_had_for_the_host(device):
                 view.__dlpack__(dl_device=(1, 0))
 
 
-def test_a_part_is_offloaded_and_the_rest_stays(device):
+def test_parameters_beyond_the_budget_are_resident(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=16384, order="largest")
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         check_step(device, offloader, model.arrays, stream)
-        kinds = {parameter.carrier for parameter in plan.parameters}
-        assert kinds == {"resident", "prefetch"}
+        kinds = {(planned.placement, planned.transfer_mode) for planned in plan.parameters}
+        assert kinds == {("resident", "auto"), ("offloaded", "prefetch")}
         for planned in plan.parameters:
             array = model.arrays[planned.name]
-            if planned.carrier == "resident" and array.size:
+            if planned.placement == "resident" and array.size:
                 assert np.array_equal(read(device, offloader.view(planned.name), stream), array)
                 with pytest.raises(KeyError):
                     offloader.host_view(planned.name)
         assert offloader.stats.asked_bytes <= 16384
 
 
-def test_ties_are_stored_once(device):
+def test_tied_parameters_are_stored_once(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20)
-    first, second = (
-        next(p for p in plan.parameters if p.name == name)
-        for name in ("layers.0.tied", "layers.5.tied")
-    )
-    assert second.tied_to == first.tied_to
+    first = plan.find_parameter("layers.0.tied")
+    assert plan.parameter_info(first).tied_to == first
+    assert plan.parameter_info("layers.5.tied").tied_to == first
     with device.stream() as stream, Offloader(plan, stream) as offloader:
-        one, other = offloader.info("layers.0.tied"), offloader.info("layers.5.tied")
+        one, other = (
+            offloader.parameter_info("layers.0.tied"),
+            offloader.parameter_info("layers.5.tied"),
+        )
         assert one.host_address == other.host_address
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_replacing(device, carrier):
+def test_parameters_are_found_by_index_and_by_name_and_all_at_once(device):
     model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier=carrier)
+    plan = Plan(device, model.parameters(), offload_bytes=16384, transfer_mode="prefetch")
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        infos = offloader.parameter_infos()
+        assert len(infos) == offloader.stats.parameters == len(model.arrays)
+        for index, info in enumerate(infos):
+            planned = plan.parameter_info(info.name)
+            assert (info.placement, info.group) == (planned.placement, planned.group)
+            assert info == offloader.parameter_info(index) == offloader.parameter_info(info.name)
+            assert index == offloader.find_parameter(info.name)
+            if info.span_bytes:
+                assert info.owned
+                assert (info.host_address is None) == (info.placement == "resident")
+                assert offloader.view(index).shape == model.arrays[info.name].shape
+        for index, group in enumerate(plan.groups):
+            assert plan.group_info(index) == group
+            assert offloader.find_group(group.name) == index
+
+
+def test_unknown_names_and_indices_raise(device):
+    plan = Plan(device, Model().parameters(), offload_bytes=1 << 20)
+    with Offloader(plan) as offloader:
+        by_name = (offloader.find_parameter, offloader.parameter_info, offloader.view)
+        for call in (*by_name, offloader.find_group, plan.find_parameter, plan.parameter_info):
+            with pytest.raises(KeyError):
+                call("layers.0.none")
+        by_index = (offloader.parameter_info, offloader.view, offloader.host_view)
+        for call in (*by_index, plan.parameter_info, plan.group_info):
+            with pytest.raises(ValueError) as caught:
+                call(1000)
+            assert caught.value.status == Status.OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("transfer_mode", TRANSFER_MODES)
+def test_a_replaced_parameter_has_its_new_bytes(device, transfer_mode):
+    model = Model()
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode=transfer_mode)
     rng = np.random.default_rng(3)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         check_step(device, offloader, model.arrays, stream)
@@ -223,9 +231,7 @@ def test_replacing(device, carrier):
             ("layers.5.tied", rng.standard_normal(50)),  # untied
             ("layers.5.w1", np.zeros((0,), np.float32)),  # empty
         ]:
-            source = array.__array_interface__["data"][0]
-            strides = tuple(stride // array.itemsize for stride in array.strides)
-            offloader.replace(name, source, array.dtype, array.shape, strides, stream)
+            replace(offloader, name, array, stream)
             model.arrays[name] = array
             check_step(device, offloader, model.arrays, stream)
         before = offloader.stats
@@ -234,30 +240,31 @@ def test_replacing(device, carrier):
         after = offloader.stats
         assert after.generation > before.generation
         assert after.offloaded_bytes == before.offloaded_bytes
-        assert after.slot_bytes == device.usage.device_bytes
-        # What outgrew its room has a buffer of its own, and the one that it outgrew is gone.
-        assert after.asked_bytes - plan.totals.arena_bytes < 170_000
-        # The second of them took 160,000 bytes once the first one's 80,000 were given back.
+        assert after.slot_bytes == device.stats.device_bytes
+        # An oversized replacement gets its own buffer; an older one of its own is freed.
+        assert after.asked_bytes - plan.info.arena_bytes < 170_000
+        # The second one's 160,000 bytes were allocated after the first one's 80,000 were freed.
         assert after.peak_mapped_bytes - fresh.mapped_bytes < 200_000
         assert after.peak_mapped_bytes >= after.mapped_bytes > fresh.mapped_bytes
         assert after.peak_slot_bytes >= after.slot_bytes
 
 
 @pytest.mark.parametrize("depth", [2, LAYERS])
-def test_a_replaced_weight_is_in_its_slot_at_once(device, depth):
-    """Without another acquire: a graph that was captured before has none for what was there."""
+def test_a_replaced_parameter_is_copied_into_the_slot_that_it_occupies(device, depth):
+    """Without another acquire: a graph that was captured before does not acquire it."""
     model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch", depth=depth)
+    plan = Plan(
+        device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch", depth=depth
+    )
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         check_step(device, offloader, model.arrays, stream)
-        stays = range(LAYERS) if depth == LAYERS else range(1)
-        for layer in stays:
+        in_slots = range(LAYERS) if depth == LAYERS else range(1)
+        for layer in in_slots:
             array = model.arrays[f"layers.{layer}.w0"] + 1
-            source = array.__array_interface__["data"][0]
-            offloader.replace(f"layers.{layer}.w0", source, array.dtype, array.shape, None, stream)
+            replace(offloader, f"layers.{layer}.w0", array, stream)
             model.arrays[f"layers.{layer}.w0"] = array
         offloader.join(stream)
-        for layer in stays:
+        for layer in in_slots:
             for name in (f"layers.{layer}.w0", f"layers.{layer}.w1"):
                 assert np.array_equal(
                     read(device, offloader.view(name), stream), model.arrays[name]
@@ -265,73 +272,72 @@ def test_a_replaced_weight_is_in_its_slot_at_once(device, depth):
         check_step(device, offloader, model.arrays, stream)
 
 
-def test_replacing_over_the_budget_changes_nothing(device):
+def test_a_replacement_over_the_budget_changes_nothing(device):
     model = Model()
-    arena = Plan(device, model.parameters(), offload_bytes=1 << 20).totals.arena_bytes
+    arena = Plan(device, model.parameters(), offload_bytes=1 << 20).info.arena_bytes
     plan = Plan(device, model.parameters(), offload_bytes=arena)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
-        big = np.ones(100_000)
         with pytest.raises(WeighbridgeError) as caught:
-            offloader.replace(
-                "layers.1.w0", big.__array_interface__["data"][0], big.dtype, big.shape
-            )
+            replace(offloader, "layers.1.w0", np.ones(100_000))
         assert caught.value.status == Status.BUDGET
         assert str(arena) in str(caught.value)
         check_step(device, offloader, model.arrays, stream)
 
 
-def test_what_is_acquired_cannot_be_replaced(device):
+def test_an_acquired_parameter_cannot_be_replaced(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20)
     array = model.arrays["layers.2.w0"] * 2
-    source = array.__array_interface__["data"][0]
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         with offloader.acquired(2, stream):
             with pytest.raises(WeighbridgeError) as caught:
-                offloader.replace("layers.2.w0", source, array.dtype, array.shape)
+                replace(offloader, "layers.2.w0", array)
             assert caught.value.status == Status.BUSY
             assert "layers.2" in str(caught.value)
-        offloader.replace("layers.2.w0", source, array.dtype, array.shape)
+        replace(offloader, "layers.2.w0", array)
         model.arrays["layers.2.w0"] = array
         check_step(device, offloader, model.arrays, stream)
 
 
-def test_numbers_that_c_cannot_hold_are_refused(device):
-    """Cut off, they would be those of another group or of other memory."""
+def test_numbers_that_c_cannot_hold_raise(device):
+    """Truncated, they would be those of another group, parameter or address."""
     array = np.zeros(10, np.float32)
-    source = array.__array_interface__["data"][0]
     plan = Plan(device, Model().parameters(), offload_bytes=1 << 20)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         for group in (2**64, -(2**64), -1):
-            for call in (offloader.acquire, offloader.release_group):
+            for call in (offloader.acquire_group, offloader.release_group):
                 with pytest.raises(ValueError, match=f"group is {group}"):
                     call(group, stream)
+        for call in (offloader.parameter_info, offloader.view, offloader.host_view):
+            with pytest.raises(ValueError, match=f"index is {2**64}"):
+                call(2**64)
         with pytest.raises(ValueError, match="source"):
-            offloader.replace("layers.0.w1", 2**64 + source, "float32", (10,), stream=stream)
+            source = 2**64 + array.ctypes.data
+            offloader.replace("layers.0.w1", source, "float32", (10,), stream=stream)
 
 
-def test_adding_and_removing(device):
+def test_an_added_parameter_uses_the_memory_of_a_removed_one(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
         offloader.remove("layers.1.w0", stream)
         del model.arrays["layers.1.w0"]
         with pytest.raises(KeyError):
-            offloader.info("layers.1.w0")
+            offloader.parameter_info("layers.1.w0")
         check_step(device, offloader, model.arrays, stream)
         held = offloader.stats.asked_bytes
         new = np.arange(400, dtype=np.float32)
         offloader.add(parameter_of("layers.1.scale", new), stream)
         model.arrays["layers.1.scale"] = new
-        assert offloader.info("layers.1.scale").carrier == "prefetch"
-        assert offloader.stats.asked_bytes == held, "it took the room of the one that went"
+        assert offloader.parameter_info("layers.1.scale").transfer_mode == "prefetch"
+        assert offloader.stats.asked_bytes == held
         check_step(device, offloader, model.arrays, stream)
         for wrong in (parameter_of("layers.1.scale", new), parameter_of("other.x", new)):
             with pytest.raises(ValueError):
                 offloader.add(wrong, stream)
 
 
-def test_reconciling_judges_by_where_the_bytes_lie(device):
+def test_reconcile_compares_parameters_by_their_addresses(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20)
     with device.stream() as stream, Offloader(plan, stream) as offloader:
@@ -339,11 +345,11 @@ def test_reconciling_judges_by_where_the_bytes_lie(device):
         def now() -> list[Parameter]:
             found = []
             for name, array in model.arrays.items():
-                place = offloader.info(name).device_address if name not in changed else None
                 given = parameter_of(name, array)
-                found.append(
-                    given if place is None else Parameter(**{**vars(given), "source": place})
-                )
+                if name not in changed:
+                    address = offloader.parameter_info(name).device_address
+                    given = dataclasses.replace(given, source=address or given.source)
+                found.append(given)
             return found
 
         changed: set[str] = set()
@@ -356,26 +362,26 @@ def test_reconciling_judges_by_where_the_bytes_lie(device):
             changed |= {name, f"layers.{layer}.w0_scale"}
         done = offloader.reconcile(now(), stream)
         assert (done.replaced, done.added, done.removed) == (LAYERS, LAYERS, LAYERS)
-        assert all(offloader.info(name).carrier != "resident" for name in changed)
+        assert all(offloader.parameter_info(name).placement == "offloaded" for name in changed)
         check_step(device, offloader, model.arrays, stream)
         changed.clear()
         assert offloader.reconcile(now(), stream).kept == len(model.arrays)
 
 
-def test_an_abandoned_step_is_reset(device):
+def test_reset_ends_an_abandoned_step(device):
     model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
     with device.stream() as stream, Offloader(plan, stream) as offloader:
-        offloader.acquire(0, stream)
-        offloader.acquire(1, stream)
+        offloader.acquire_group(0, stream)
+        offloader.acquire_group(1, stream)
         with pytest.raises(WeighbridgeError) as caught:
-            offloader.acquire(2, stream)
+            offloader.acquire_group(2, stream)
         assert caught.value.status == Status.BUSY
         offloader.reset(stream)
         check_step(device, offloader, model.arrays, stream)
 
 
-def test_two_offloaders_and_two_streams(device):
+def test_offloaders_and_streams_are_independent(device):
     models = [Model(seed) for seed in (1, 2)]
     plans = [Plan(device, model.parameters(), offload_bytes=1 << 20) for model in models]
     with device.stream() as one, device.stream() as other:
@@ -388,11 +394,11 @@ def test_two_offloaders_and_two_streams(device):
             offloader.close()
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_threads_share_an_offloader(device, carrier):
-    """Each on its own stream: a slot that another holds is an error, never a wrong weight."""
+@pytest.mark.parametrize("transfer_mode", TRANSFER_MODES)
+def test_threads_share_an_offloader(device, transfer_mode):
+    """Each on its own stream: a slot that another holds is an error, never a wrong parameter."""
     model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier=carrier)
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode=transfer_mode)
     wrong, visits = [], []
 
     def visit(number: int) -> None:
@@ -422,14 +428,14 @@ def test_threads_share_an_offloader(device, carrier):
         check_step(device, offloader, model.arrays, stream)
 
 
-def test_memory_goes_back_when_what_is_queued_has_run(device):
+def test_closing_frees_memory_after_the_queued_work(device):
     model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, carrier="prefetch")
+    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
     stream = device.stream()
     offloader = Offloader(plan, stream)
     back = device.buffer(64 * 33 * 4)
-    offloader.acquire(0, stream)
-    address = offloader.info("layers.0.w0").device_address
+    offloader.acquire_group(0, stream)
+    address = offloader.parameter_info("layers.0.w0").device_address
     gate = Gate(stream)
     device.copy(back.address, address, back.nbytes, stream=stream)
     offloader.release_group(0, stream)
@@ -441,26 +447,28 @@ def test_memory_goes_back_when_what_is_queued_has_run(device):
     back.close()
 
 
-def test_a_plan_says_what_and_why(device):
+def test_a_plan_has_the_placement_and_the_reason(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=16384, link_bytes_per_second=1e9)
-    told = json.loads(plan.to_json())
-    assert told == plan.to_dict()
-    assert [p["name"] for p in told["parameters"]] == list(model.arrays)
-    by_name = {p["name"]: p for p in told["parameters"]}
+    written = json.loads(plan.to_json())
+    assert written == plan.to_dict()
+    assert [p["name"] for p in written["parameters"]] == list(model.arrays)
+    by_name = {p["name"]: p for p in written["parameters"]}
     for planned in plan.parameters:
         entry = by_name[planned.name]
         assert entry["reason"] == planned.reason
-        assert entry["bytes"] == planned.nbytes
-        assert (entry["carrier"] or "resident") == planned.carrier
-    totals = plan.totals
-    assert totals.arena_bytes <= 16384
-    assert sum(group.offloaded_bytes for group in plan.groups) == totals.offloaded_bytes
-    assert totals.step_seconds == pytest.approx((totals.step_bytes + totals.view_bytes) / 1e9)
+        assert entry["bytes"] == planned.span_bytes
+        assert entry["placement"] == planned.placement
+        assert (entry["transfer_mode"] or "auto") == planned.transfer_mode
+    info = plan.info
+    assert (info.parameters, info.groups) == (len(plan.parameters), len(plan.groups))
+    assert info.arena_bytes <= 16384
+    assert sum(group.offloaded_bytes for group in plan.groups) == info.offloaded_bytes
+    assert info.step_seconds == pytest.approx((info.step_bytes + info.view_bytes) / 1e9)
     assert any("budget left" in planned.reason for planned in plan.parameters)
 
 
-def test_plans_that_cannot_be(host):
+def test_invalid_plans_raise(host):
     parameters = Model().parameters()
     for options, status, text in [
         ({}, Status.INVALID_ARGUMENT, "one budget"),
@@ -470,7 +478,7 @@ def test_plans_that_cannot_be(host):
         ({"device_bytes": 1 << 30}, Status.EVERYTHING_FITS, "fit"),
         ({"device_bytes": 100, "exclude": "layers.0"}, Status.BUDGET, "100"),
         (
-            {"offload_bytes": 1 << 20, "slot_bytes": 10, "carrier": "prefetch"},
+            {"offload_bytes": 1 << 20, "slot_bytes": 10, "transfer_mode": "prefetch"},
             Status.SLOTS_BUDGET,
             "10 bytes",
         ),
@@ -478,7 +486,7 @@ def test_plans_that_cannot_be(host):
         with pytest.raises(WeighbridgeError, match=text) as caught:
             Plan(host, parameters, **options)
         assert caught.value.status == status
-    plan = Plan(host, parameters, offload_bytes=100, allow=["nothing"])
+    plan = Plan(host, parameters, offload_bytes=100, allow=["nothing-offloaded"])
     assert len(plan.warnings) == 1
     with pytest.raises(ValueError, match="declared"):
         Plan(host, parameters, offload_bytes=1, order="size")
@@ -486,12 +494,11 @@ def test_plans_that_cannot_be(host):
         Plan(host, parameters, offload_bytes=1 << 20, depth=2**32)
 
 
-def test_registered_sources_and_files(device, tmp_path):
-    """A source may be any memory of the process: registered, or a mapped file."""
+def test_a_source_may_be_a_mapped_file(device, tmp_path):
     array = np.arange(5000, dtype=np.float32)
     path = tmp_path / "weights"
     array.tofile(path)
-    with Buffer.map(device, path) as mapped, device.stream() as stream:
+    with Buffer.map_file(device, path) as mapped, device.stream() as stream:
         parameters = [Parameter("l.0.w", "l.0", "float32", (5000,), source=mapped.address)]
         plan = Plan(device, parameters, offload_bytes=1 << 20)
         with Offloader(plan, stream) as offloader:

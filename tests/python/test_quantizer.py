@@ -1,4 +1,4 @@
-"""Quantizing: the same bytes wherever things lie, in one pass or two, as PyTorch rounds."""
+"""Quantization: the same bytes in every memory, in one pass or two, rounded as PyTorch rounds."""
 
 from __future__ import annotations
 
@@ -7,74 +7,47 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+from fp8_reference import LARGEST, blocks, expand, numbers, reference, scale_type
 
-from weighbridge import Quantizer, Scheme, Status, WeighbridgeError, scales_of
+from weighbridge import QuantizeOptions, Quantizer, Status, WeighbridgeError
 
-MOST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
-SCHEMES = [
-    Scheme(format, scale, block)
-    for format, scale, block in itertools.product(
-        MOST, ["float32", "float8_e8m0fnu"], [(0, 0), (1, 0), (0, 1), (128, 128), (1, 128), (1, 32)]
+OPTIONS = [
+    blocks(*block, format=format, scale_dtype=scale_dtype)
+    for format, scale_dtype, block in itertools.product(
+        LARGEST,
+        ["float32", "float8_e8m0fnu"],
+        [(0, 0), (1, 0), (0, 1), (128, 128), (1, 128), (1, 32)],
     )
 ]
-
-
-def numbers(shape, dtype="bfloat16", seed=0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    spread = np.exp2(random.integers(-12, 12, shape))
-    return (random.standard_normal(shape) * spread).astype(
-        np.dtype(getattr(ml_dtypes, dtype, dtype))
-    )
-
-
-def reference(x: np.ndarray, scheme: Scheme):
-    """Scales and codes by NumPy and ml_dtypes, a matrix at a time."""
-    matrices = x.astype(np.float32).reshape(-1, *x.shape[-2:])
-    rows, cols = (b or n for b, n in zip(scheme.block, x.shape[-2:]))
-    most = np.float32(MOST[scheme.format])
-    kind = getattr(ml_dtypes, scheme.format)
-    scales, codes = [], []
-    for matrix in matrices:
-        up = [-(-n // b) for n, b in zip(matrix.shape, (rows, cols))]
-        found = np.ones(up, np.float32)
-        for i, j in np.ndindex(*up):
-            part = matrix[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols]
-            largest = np.abs(part[np.isfinite(part)]).max(initial=0)
-            if largest > 0:
-                found[i, j] = max(np.float32(largest) / most, np.finfo(np.float32).tiny)
-        if scheme.scale == "float8_e8m0fnu":
-            found = np.exp2(np.ceil(np.log2(found.astype(np.float64)))).astype(np.float32)
-        inverse = np.float32(1) / found
-        wide = np.repeat(np.repeat(inverse, rows, 0), cols, 1)[: matrix.shape[0], : matrix.shape[1]]
-        scaled = np.clip(matrix * wide, -most, most)
-        code = scaled.astype(kind).view(np.uint8)
-        code[np.isnan(matrix)] = 0x7F
-        scales.append(found)
-        codes.append(code)
-    return np.stack(scales), np.stack(codes).reshape(x.shape)
+ALL_OPTIONS = pytest.mark.parametrize(
+    "options",
+    OPTIONS,
+    ids=lambda o: f"{o.format}-{o.scale_dtype}-{o.block_rows}x{o.block_cols}",
+)
+ALL_DTYPES = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 
 
 class Bench:
     """A quantizer on a device, and memory of every kind there."""
 
-    def __init__(self, device, staging_bytes=128 << 20) -> None:
+    def __init__(self, device, staging_bytes=0) -> None:
         self.device = device
         self.quantizer = Quantizer(device, staging_bytes)
-        self.kept: list = []
+        self.held: list = []
 
-    def hold(self, array: np.ndarray, where: str) -> int:
-        """The address of a copy of the array's memory: pageable, pinned or on the device."""
-        if where == "pageable":
+    def hold(self, array: np.ndarray, place: str) -> int:
+        """Returns the address of a copy of the array in pageable, pinned or device memory."""
+        if place == "pageable":
             copy = array.copy()
-            self.kept.append(copy)
+            self.held.append(copy)
             return copy.ctypes.data
         buffer = self.device.buffer(max(array.nbytes, 1))
         buffer.memoryview()[: array.nbytes] = array.tobytes()
-        self.kept.append(buffer)
-        if where == "pinned":
+        self.held.append(buffer)
+        if place == "pinned":
             return buffer.address
         address = self.device.alloc(max(array.nbytes, 1))
-        self.kept.append(address)
+        self.held.append(address)
         with self.device.stream() as stream:
             self.device.copy(address, buffer, stream=stream)
             stream.synchronize()
@@ -86,25 +59,24 @@ class Bench:
             stream.synchronize()
             return np.frombuffer(bytes(back.memoryview()[:nbytes]), np.uint8)
 
-    def run(self, x, scheme, source="pinned", target="device", **more):
-        """Codes, scales and the report."""
-        wide = scales_of(x.dtype, x.shape, scheme)
+    def run(self, x, options, source="pinned", target="device", **more):
+        """Quantizes; returns the codes, the scales and the result."""
+        grid = Quantizer.scales_info(x.dtype, x.shape, options)
         at = self.hold(x, source)
         codes = self.hold(np.full(x.size, 0xAA, np.uint8), target)
-        scales = self.hold(np.full(wide.nbytes, 0xAA, np.uint8), target)
-        done = self.quantizer.quantize(at, x.dtype, x.shape, codes, scales, scheme, **more)
-        kind = np.float32 if scheme.scale == "float32" else ml_dtypes.float8_e8m0fnu
-        found = self.read(scales, wide.nbytes).view(kind).astype(np.float32)
-        return self.read(codes, x.size).reshape(x.shape), found.reshape(wide.shape), done
+        scales = self.hold(np.full(grid.nbytes, 0xAA, np.uint8), target)
+        result = self.quantizer.quantize(at, x.dtype, x.shape, codes, scales, options, **more)
+        found = self.read(scales, grid.nbytes).view(scale_type(options)).astype(np.float32)
+        return self.read(codes, x.size).reshape(x.shape), found.reshape(grid.shape), result
 
     def close(self) -> None:
         self.quantizer.close()
-        for kept in self.kept:
-            if isinstance(kept, int):
-                self.device.free(kept)
-            elif not isinstance(kept, np.ndarray):
-                kept.close()
-        self.kept.clear()
+        for held in self.held:
+            if isinstance(held, int):
+                self.device.free(held)
+            elif not isinstance(held, np.ndarray):
+                held.close()
+        self.held.clear()
 
 
 @pytest.fixture
@@ -114,16 +86,16 @@ def bench(device):
     made.close()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: f"{s.format}-{s.scale}-{s.block}")
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_as_numpy_and_ml_dtypes_have_it(bench, dtype, scheme):
+@ALL_OPTIONS
+@ALL_DTYPES
+def test_quantizing_equals_numpy_and_ml_dtypes(bench, dtype, options):
     for shape in [(300, 272), (130, 33), (3, 40, 64)]:
         x = numbers(shape, dtype)
-        codes, scales, done = bench.run(x, scheme)
-        wanted_scales, wanted = reference(x, scheme)
+        codes, scales, result = bench.run(x, options)
+        wanted_scales, wanted = reference(x, options)
         assert np.array_equal(scales, wanted_scales)
         assert np.array_equal(codes, wanted)
-        assert done.nonfinite == np.count_nonzero(~np.isfinite(x.astype(np.float32)))
+        assert result.nonfinite == np.count_nonzero(~np.isfinite(x.astype(np.float32)))
 
 
 PLACES = ["pageable", "pinned", "device"]
@@ -132,20 +104,20 @@ PLACES = ["pageable", "pinned", "device"]
 @pytest.mark.parametrize("block", [(0, 0), (1, 0), (0, 1), (128, 128)])
 @pytest.mark.parametrize("target", PLACES)
 @pytest.mark.parametrize("source", PLACES)
-def test_wherever_things_lie_and_however_little_staging_there_is(device, source, target, block):
-    x, scheme = numbers((700, 256), "bfloat16"), Scheme(block=block)
-    wanted_scales, wanted = reference(x, scheme)
-    for staging in (128 << 20, 300_000, 60_000):
+def test_the_bytes_depend_neither_on_memory_nor_on_staging(device, source, target, block):
+    x, options = numbers((700, 256), "bfloat16"), blocks(*block)
+    wanted_scales, wanted = reference(x, options)
+    for staging in (0, 300_000, 60_000):
         bench = Bench(device, staging)
-        codes, scales, done = bench.run(x, scheme, source, target)
+        codes, scales, result = bench.run(x, options, source, target)
         assert np.array_equal(codes, wanted) and np.array_equal(scales, wanted_scales)
-        assert done.staging_bytes <= staging
-        if source == "pinned" and device.info.kind == "cuda" and staging < 200_000:
-            assert done.passes == (2 if block[0] in (0, 128) else 1)
+        assert result.staging_bytes <= (staging or 128 << 20)
+        if source == "pinned" and device.info.kind == "cuda" and staging == 60_000:
+            assert result.passes == (2 if block[0] in (0, 128) else 1)
         bench.close()
 
 
-def test_strides_and_gaps(bench):
+def test_a_source_may_have_strides_and_gaps(bench):
     wide = numbers((96, 130), "float32")
     for x in (
         wide.T,
@@ -155,93 +127,92 @@ def test_strides_and_gaps(bench):
         np.broadcast_to(wide[0], (4, 130)),
     ):
         strides = [stride // x.itemsize for stride in x.strides]
-        for scheme in (Scheme(block=(1, 0)), Scheme(block=(7, 5))):
-            scale = scales_of(x.dtype, x.shape, scheme)
+        for options in (blocks(1, 0), blocks(7, 5)):
+            grid = Quantizer.scales_info(x.dtype, x.shape, options)
             codes = bench.hold(np.zeros(x.size, np.uint8), "device")
-            scales = bench.hold(np.zeros(scale.nbytes, np.uint8), "device")
+            scales = bench.hold(np.zeros(grid.nbytes, np.uint8), "device")
             at = x.__array_interface__["data"][0]
-            bench.quantizer.quantize(at, x.dtype, x.shape, codes, scales, scheme, strides=strides)
+            bench.quantizer.quantize(at, x.dtype, x.shape, codes, scales, options, strides=strides)
             found = bench.read(codes, x.size).reshape(x.shape)
-            assert np.array_equal(found, reference(x, scheme)[1])
+            assert np.array_equal(found, reference(x, options)[1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: f"{s.format}-{s.scale}-{s.block}")
-def test_and_back(bench, scheme, dtype):
-    x = numbers((160, 96), "float32")
+@ALL_DTYPES
+@ALL_OPTIONS
+def test_dequantizing_equals_numpy_and_ml_dtypes(bench, options, dtype):
+    x, kind = numbers((160, 96), "float32"), np.dtype(getattr(ml_dtypes, dtype, dtype))
     for target in PLACES:
-        codes, scales, _ = bench.run(x, scheme)
-        wide, kind = scales_of(x.dtype, x.shape, scheme), np.dtype(getattr(ml_dtypes, dtype, dtype))
-        stored = scales.astype(
-            np.float32 if scheme.scale == "float32" else ml_dtypes.float8_e8m0fnu
-        )
+        codes, scales, _ = bench.run(x, options)
+        stored = scales.astype(scale_type(options))
+        assert Quantizer.scales_info(x.dtype, x.shape, options).nbytes == stored.nbytes
         at = bench.hold(codes, "pinned")
         scales_at = bench.hold(stored, "pageable")
         back = bench.hold(np.zeros(x.shape, kind), target)
-        bench.quantizer.dequantize(at, scales_at, back, kind, x.shape, scheme)
+        bench.quantizer.dequantize(at, scales_at, back, kind, x.shape, options)
         found = bench.read(back, x.size * kind.itemsize).view(kind).reshape(x.shape)
-        rows, cols = (b or n for b, n in zip(scheme.block, x.shape))
-        spread = np.repeat(np.repeat(scales[0], rows, 0), cols, 1)[:160, :96]
         with np.errstate(over="ignore"):
-            wanted = codes.view(getattr(ml_dtypes, scheme.format)).astype(np.float32) * spread
+            numbers_of_codes = codes.view(getattr(ml_dtypes, options.format)).astype(np.float32)
+            wanted = numbers_of_codes * expand(scales[0], options, x.shape)
             assert np.array_equal(found, wanted.astype(kind))
-        assert wide.nbytes == stored.nbytes
 
 
-def test_scales_that_are_given(bench):
-    x, scheme = numbers((64, 48), "bfloat16"), Scheme(block=(16, 16))
+def test_given_scales_are_used_and_left_unchanged(bench):
+    x, options = numbers((64, 48), "bfloat16"), blocks(16, 16, use_given_scales=True)
     given = np.exp2(np.arange(12).reshape(4, 3) - 3).astype(np.float32)
     codes = bench.hold(np.zeros(x.size, np.uint8), "device")
     at, scales = bench.hold(x, "pinned"), bench.hold(given, "pinned")
-    bench.quantizer.quantize(at, x.dtype, x.shape, codes, scales, scheme, given_scales=True)
-    spread = np.repeat(np.repeat(given, 16, 0), 16, 1)
-    wanted = np.clip(x.astype(np.float32) / spread, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    bench.quantizer.quantize(at, x.dtype, x.shape, codes, scales, options)
+    scaled = x.astype(np.float32) / expand(given, options, x.shape)
+    wanted = np.clip(scaled, -448, 448).astype(ml_dtypes.float8_e4m3fn)
     assert np.array_equal(bench.read(codes, x.size).reshape(x.shape), wanted.view(np.uint8))
-    assert np.array_equal(bench.read(scales, 48).view(np.float32), given.ravel()), "left alone"
+    assert np.array_equal(bench.read(scales, 48).view(np.float32), given.ravel())
 
 
-def test_as_torch_rounds(bench):
+def test_rounding_is_pytorchs(bench):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = torch.randn(257, 512, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     array = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    codes, scales, _ = bench.run(array, Scheme(block=(1, 128)))
+    codes, scales, _ = bench.run(array, blocks(1, 128))
     inverse = (1 / torch.from_numpy(scales[0])).repeat_interleave(128, 1)
     wanted = (x.float() * inverse).to(torch.float8_e4m3fn).view(torch.uint8)
     assert np.array_equal(codes, wanted.numpy())
 
 
-def test_what_is_odd(bench):
+def test_zeros_and_nonfinite_elements_have_defined_codes(bench):
     x = np.array([[0, -0.0, 1, -1], [np.nan, 2, np.inf, -np.inf], [0, 0, 0, 0]], np.float32)
-    codes, scales, done = bench.run(x, Scheme(block=(1, 0)))
+    codes, scales, result = bench.run(x, blocks(1, 0))
     assert np.array_equal(scales[0, :, 0], np.float32([1 / 448, 2 / 448, 1]))
     assert codes.tolist() == [[0, 0x80, 0x7E, 0xFE], [0x7F, 0x7E, 0x7E, 0xFE], [0, 0, 0, 0]]
-    assert done.nonfinite == 3
+    assert result.nonfinite == 3
     with pytest.raises(WeighbridgeError, match="3 of 12") as caught:
-        bench.run(x, Scheme(), refuse_nonfinite=True)
+        bench.run(x, QuantizeOptions(reject_nonfinite=True))
     assert caught.value.status == Status.NOT_FINITE
+
+
+def test_empty_and_small_tensors_are_quantized(bench):
     for shape in [(), (0,), (3, 0), (1,), (2, 1, 1, 5)]:
         x = np.full(shape, 3, np.float32)
-        codes, scales, _ = bench.run(x, Scheme(block=(2, 2)))
+        codes, _, _ = bench.run(x, blocks(2, 2))
         assert (codes == 0x7E).all()
 
 
-def test_what_cannot_be(device):
+def test_invalid_arguments_raise(device):
     bench, x = Bench(device, 4000), numbers((8, 4096), "float32")
     if device.info.kind == "cuda":
-        with pytest.raises(WeighbridgeError, match="one row of 4096 elements") as caught:
-            bench.run(x, Scheme(block=(1, 0)))
+        with pytest.raises(WeighbridgeError, match="row of 4096 elements") as caught:
+            bench.run(x, blocks(1, 0))
         assert caught.value.status == Status.STAGING
-    with pytest.raises(WeighbridgeError, match="int32 is not quantized"):
-        bench.run(x.astype(np.int32), Scheme())
-    with pytest.raises(WeighbridgeError, match="float8_e8m0fnu is not quantized to"):
-        scales_of("float32", (2, 2), Scheme(format="float8_e8m0fnu"))
-    with pytest.raises(ValueError, match="scale_type"):
-        scales_of("float32", (2, 2), Scheme(scale="float16"))
+    with pytest.raises(WeighbridgeError, match="int32"):
+        bench.run(x.astype(np.int32), QuantizeOptions())
+    with pytest.raises(WeighbridgeError, match="float8_e8m0fnu"):
+        Quantizer.scales_info("float32", (2, 2), QuantizeOptions(format="float8_e8m0fnu"))
+    with pytest.raises(ValueError, match="scale_dtype"):
+        Quantizer.scales_info("float32", (2, 2), QuantizeOptions(scale_dtype="float16"))
     with pytest.raises(WeighbridgeError):
         bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 0, 0)
-    with pytest.raises(ValueError, match="8 x 32 scales of 4 bytes take 1024") as caught:
-        scheme = Scheme(block=(1, 128))
-        bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 1, 1, scheme, scales_nbytes=96)
+    with pytest.raises(ValueError, match="8 x 32 scales of 4 bytes take 1024"):
+        options = blocks(1, 128, scale_bytes=96)
+        bench.quantizer.quantize(x.ctypes.data, "float32", x.shape, 1, 1, options)
     address = x.ctypes.data
     for name in ("source", "target", "scales"):
         given = {"source": address, "target": address, "scales": address, name: address + 2**64}
@@ -251,21 +222,21 @@ def test_what_cannot_be(device):
     bench.close()
 
 
-def test_progress_and_cancelling(device):
-    bench, told = Bench(device, 200_000), []
-    x = numbers((600, 256), "float32")
+def test_progress_is_reported_and_can_cancel(device):
+    bench, calls = Bench(device, 200_000), []
+    x, options = numbers((600, 256), "float32"), blocks(1, 0)
 
-    def tell(phase, done, total):
-        told.append((phase, done, total))
-        return len(told) < 3
+    def progress(*call):
+        calls.append(call)
+        return len(calls) < 3
 
-    bench.run(x, Scheme(block=(1, 0)), progress=lambda *what: told.append(what))
-    assert told[-1] == ("quantize", x.nbytes, x.nbytes)
-    told.clear()
+    bench.run(x, options, progress=lambda *call: calls.append(call))
+    assert calls[-1] == ("quantize", x.nbytes, x.nbytes)
+    calls.clear()
     if device.info.kind == "cuda":
         with pytest.raises(WeighbridgeError) as caught:
-            bench.run(x, Scheme(block=(1, 0)), progress=tell)
+            bench.run(x, options, progress=progress)
         assert caught.value.status == Status.CANCELLED
-    codes, _, _ = bench.run(x, Scheme(block=(1, 0)))
-    assert np.array_equal(codes, reference(x, Scheme(block=(1, 0)))[1])
+    codes, _, _ = bench.run(x, options)
+    assert np.array_equal(codes, reference(x, options)[1])
     bench.close()

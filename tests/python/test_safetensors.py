@@ -1,4 +1,4 @@
-"""safetensors files: the same tensors as the safetensors package reads, bit for bit."""
+"""safetensors files: the tensors that the safetensors package reads, bit for bit."""
 
 from __future__ import annotations
 
@@ -54,13 +54,15 @@ def test_every_type_is_read_bit_for_bit(device, every):
         assert file.metadata == {"made": "by hand"}
         for dtype in Dtype:
             name = f"a.{dtype.label}"
-            info = file.info(name)
+            info = file.tensor_info(name)
             assert (info.name, info.dtype, info.nbytes) == (name, dtype, 48)
-            view, copied = file.load(name)
+            view, copied = file.load_view(name)
             assert view.dtype == dtype
             assert view.shape == info.shape == (3, 48 // dtype.itemsize // 3)
-            assert view.numpy(bits=True).tobytes() == data[info.offset : info.offset + 48]
-            assert copied == (info.offset % 16 != 0)
+            assert (
+                view.numpy(bits=True).tobytes() == data[info.offset_bytes : info.offset_bytes + 48]
+            )
+            assert copied == (info.offset_bytes % 16 != 0)
 
 
 def test_the_safetensors_package_reads_the_same(device, tmp_path):
@@ -85,37 +87,37 @@ def test_the_safetensors_package_reads_the_same(device, tmp_path):
     with Safetensors(device, path) as file:
         assert set(file) == set(expected)
         for name, values in expected.items():
-            for access in ("device", "host"):
-                with file.load(name, access).view as view:
+            for accessor in ("device", "host"):
+                with file.load_view(name, accessor).view as view:
                     found = view.numpy()
                     assert found.dtype == values.dtype and found.shape == values.shape
                     assert found.tobytes() == values.tobytes()
 
 
-def test_a_tensor_is_a_view_of_the_mapped_file(device, every):
+def test_a_view_of_a_tensor_aliases_the_mapped_file(device, every):
     with Safetensors(device, every) as file:
         with file.buffer as buffer:
-            info = file.info("a.float32")
+            info = file.tensor_info("a.float32")
             with file.view("a.float32", alignment=1) as view:
-                assert view.address == buffer.address + info.offset
+                assert view.address == buffer.address + info.offset_bytes
                 assert view.read_only and not view.numpy().flags.writeable
-            assert buffer.info.origin == "file_mapped"
+            assert buffer.info.origin == "file-mapped"
             assert buffer.nbytes == every.stat().st_size
 
 
 @pytest.mark.parametrize("shift", [0, 4, 8])
-def test_unaligned_tensors_are_copied_and_said_to_be(device, tmp_path, shift):
+def test_unaligned_tensors_are_copied_and_reported_as_copied(device, tmp_path, shift):
     header = {"first": entry("U8", [shift], 0, shift), "x": entry("F32", [4], shift, shift + 16)}
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 16)
     path = write(tmp_path / "file", text, bytes(shift) + np.arange(4, dtype="f4").tobytes())
     with Safetensors(device, path) as file:
-        view, copied = file.load("x")
+        view, copied = file.load_view("x")
         assert copied is (shift != 0)
         assert view.read_only is (shift == 0)
         assert view.numpy().tolist() == [0, 1, 2, 3]
         assert view.address % 16 == 0
-        assert not file.load("x", alignment=4).copied
+        assert not file.load_view("x", alignment=4).copied
         if shift:
             with pytest.raises(ValueError) as caught:
                 file.view("x")
@@ -123,40 +125,40 @@ def test_unaligned_tensors_are_copied_and_said_to_be(device, tmp_path, shift):
         assert file.view("x", alignment=0).shape == (4,)
 
 
-def test_views_outlive_the_file(device, every):
+def test_views_keep_the_memory_of_a_closed_file(device, every):
     file = Safetensors(device, every)
     array = file.view("a.uint8", alignment=1).numpy()
     file.close()
     gc.collect()
-    assert device.usage.buffers == 1
+    assert device.stats.buffers == 1
     assert array.tobytes() == bytes(range(48))
     with pytest.raises(ValueError, match="file is closed"):
         len(file)
 
 
-def test_names_that_are_none(device, every):
+def test_unknown_names_raise(device, every):
     with Safetensors(device, every) as file:
         assert "a.uint8" in file and "a.uint9" not in file and 5 not in file
         for name in ("a.uint9", "", "a.uint8\0", "\ud800"):
             with pytest.raises(KeyError):
-                file.info(name)
+                file.tensor_info(name)
             assert name not in file
         with pytest.raises(KeyError) as caught:
             file.view("nothing")
         assert caught.value.status == Status.NOT_FOUND and "nothing" in str(caught.value)
 
 
-def test_a_type_without_a_name_here(device, tmp_path):
+def test_a_tensor_of_an_unknown_type_has_no_view(device, tmp_path):
     path = write(tmp_path / "file", {"q": entry("F6_E2M3", [4], 0, 3)}, b"abc")
     with Safetensors(device, path) as file:
-        info = file.info("q")
+        info = file.tensor_info("q")
         assert (info.dtype, info.shape, info.nbytes) == (None, None, 3)
         with pytest.raises(WeighbridgeError) as caught:
-            file.load("q")
+            file.load_view("q")
         assert caught.value.status == Status.NOT_SUPPORTED
 
 
-HOSTILE = {
+MALFORMED = {
     "overlap": {"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)},
     "gap": {"a": entry("U8", [1], 0, 1), "b": entry("U8", [5], 2, 7)},
     "overrun": {"a": entry("U8", [1000], 0, 1000)},
@@ -175,9 +177,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", list(HOSTILE))
-def test_hostile_headers_get_a_clear_error(device, tmp_path, kind):
-    path = write(tmp_path / "hostile", HOSTILE[kind], b"\0" * 6)
+@pytest.mark.parametrize("kind", list(MALFORMED))
+def test_a_malformed_header_is_an_error(device, tmp_path, kind):
+    path = write(tmp_path / "malformed", MALFORMED[kind], b"\0" * 6)
     with pytest.raises(WeighbridgeError) as caught:
         Safetensors(device, path)
     assert caught.value.status in (Status.FORMAT, Status.FILE_TRUNCATED)
@@ -185,15 +187,15 @@ def test_hostile_headers_get_a_clear_error(device, tmp_path, kind):
 
 
 @pytest.mark.parametrize("length", [2**64 - 1, 2**63, 100_000_001, 1000])
-def test_hostile_lengths_get_a_clear_error(device, tmp_path, length):
-    path = tmp_path / "hostile"
+def test_an_invalid_header_length_is_an_error(device, tmp_path, length):
+    path = tmp_path / "malformed"
     path.write_bytes(length.to_bytes(8, "little") + b"{}")
     with pytest.raises(WeighbridgeError) as caught:
         Safetensors(device, path)
     assert caught.value.status in (Status.FORMAT, Status.FILE_TRUNCATED)
 
 
-def test_files_that_are_too_short(device, tmp_path):
+def test_a_file_that_is_too_short_is_an_error(device, tmp_path):
     for data, status in [(b"", Status.FILE_EMPTY), (b"1234567", Status.FILE_TRUNCATED)]:
         (tmp_path / "short").write_bytes(data)
         with pytest.raises(OSError) as caught:

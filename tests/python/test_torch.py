@@ -1,4 +1,4 @@
-"""PyTorch modules: outputs are the resident model's, bit for bit, whatever carries the weights."""
+"""PyTorch modules: outputs equal the resident model's, bit for bit, in every transfer mode."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from conftest import ROOT  # noqa: E402
-from test_quantizer import reference  # noqa: E402
+from fp8_reference import blocks, reference  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
-from weighbridge import Scheme  # noqa: E402
+from weighbridge import QuantizeOptions  # noqa: E402
 
 
 class Block(torch.nn.Module):
@@ -30,7 +30,7 @@ class Block(torch.nn.Module):
 
 
 class Net(torch.nn.Module):
-    """An embedding, tied to the head, and layers between."""
+    """An embedding, which is tied to the head, and layers between them."""
 
     def __init__(self, layers: int = 5, width: int = 32) -> None:
         super().__init__()
@@ -69,18 +69,18 @@ def same(one, other) -> bool:
     return np.array_equal(bits(one), bits(other))
 
 
-CARRIERS = ["view", "on-demand", "prefetch", "auto"]
+TRANSFER_MODES = ["zero-copy", "on-demand", "prefetch", "auto"]
 
 
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_outputs_are_bit_identical(net, where, carrier, pin):
+@pytest.mark.parametrize("transfer_mode", TRANSFER_MODES)
+def test_outputs_are_bit_identical(net, where, transfer_mode, pin):
     resident = run(net, where)
     before = {name: bits(p).copy() for name, p in net.named_parameters()}
-    if carrier == "view" and pin is False and where.type == "cuda":
-        pytest.skip("views need pinned memory; that this is refused is in test_offloader")
-    handle = wt.offload(net, offload_bytes=1 << 20, carrier=carrier, pin=pin)
-    assert handle.plan.totals.offloaded_bytes == handle.plan.totals.payload_bytes
+    if transfer_mode == "zero-copy" and pin is False and where.type == "cuda":
+        pytest.skip("zero-copy needs pinned memory; test_offloader tests the error")
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode=transfer_mode, pin=pin)
+    assert handle.plan.info.offloaded_bytes == handle.plan.info.payload_bytes
     for _ in range(3):
         assert same(run(net, where), resident)
     assert net.head.weight is net.embed.weight
@@ -93,24 +93,23 @@ def test_outputs_are_bit_identical(net, where, carrier, pin):
     assert next(net.parameters()).device.type == where.type
 
 
-def test_a_part_and_by_device_bytes(net, where):
+def test_either_budget_offloads_a_part(net, where):
     resident = run(net, where)
     layer = sum(p.nbytes for p in net.layers[0].parameters())
     handle = wt.offload(net, offload_bytes=2 * layer, select="layers", order="declared")
-    totals = handle.plan.totals
-    assert 0 < totals.offloaded_bytes <= 2 * layer
+    assert 0 < handle.plan.info.offloaded_bytes <= 2 * layer
     assert same(run(net, where), resident)
     handle.remove()
     handle = wt.offload(net, device_bytes=5 * layer, select="layers")
-    totals = handle.plan.totals
-    assert totals.resident_bytes + totals.slot_bytes <= 5 * layer
+    info = handle.plan.info
+    assert info.resident_bytes + info.slot_bytes <= 5 * layer
     assert same(run(net, where), resident)
     handle.remove()
 
 
-def test_an_exception_in_a_layer_releases_it(net, where):
+def test_an_exception_in_a_layer_releases_its_group(net, where):
     resident = run(net, where)
-    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch")
     net.layers[2].fails = True
     for _ in range(3):
         with pytest.raises(RuntimeError, match="on purpose"):
@@ -120,10 +119,10 @@ def test_an_exception_in_a_layer_releases_it(net, where):
     handle.remove()
 
 
-def test_saving_and_loading(net, where):
+def test_state_dicts_have_the_true_weights_and_change_them(net, where):
     saved = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     resident = run(net, where)
-    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch")
     run(net, where)
     state = net.state_dict()
     assert list(state) == list(saved)
@@ -138,9 +137,7 @@ def test_saving_and_loading(net, where):
     handle.remove()
 
 
-def test_to_another_type(net, where):
-    expected = run(Net().to(where).eval().requires_grad_(False), where)
-    del expected
+def test_offloaded_weights_can_be_converted_to_another_type(net, where):
     handle = wt.offload(net, offload_bytes=1 << 20)
     net.to(torch.bfloat16)
     assert all(p.dtype == torch.bfloat16 for p in net.parameters())
@@ -151,9 +148,9 @@ def test_to_another_type(net, where):
     assert same(run(net, where), offloaded)
 
 
-def test_repacking(net, where):
-    """What quantization does: same object, new object, new name, deleted, another shape."""
-    handle = wt.offload(net, offload_bytes=1 << 20, select="layers", carrier="prefetch")
+def test_repacked_weights_are_offloaded_again(net, where):
+    """As quantization changes them: in place, as new objects, renamed, deleted, reshaped."""
+    handle = wt.offload(net, offload_bytes=1 << 20, select="layers", transfer_mode="prefetch")
     plain = Net().to(where).eval()
     plain.load_state_dict(net.state_dict())
 
@@ -177,19 +174,20 @@ def test_repacking(net, where):
     state, wanted = net.state_dict(), plain.state_dict()
     assert state.keys() == wanted.keys()
     assert all(same(state[name], wanted[name]) for name in state)
-    offloaded = {name for name in handle._names if name.startswith("layers")}
-    assert "layers.0.up.shift" in offloaded
-    assert all(handle._offloader.info(name).carrier == "prefetch" for name in offloaded)
+    infos = {info.name: info for info in handle.offloader.parameter_infos()}
+    assert "layers.0.up.shift" in infos
+    layers = [info for name, info in infos.items() if name.startswith("layers")]
+    assert all(info.transfer_mode == "prefetch" for info in layers)
     handle.remove()
     assert same(run(net, where), run(plain, where))
 
 
-def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
+def test_a_model_on_the_meta_device_is_loaded_from_a_file(net, where, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     resident = run(net, where)
     path = tmp_path / "model.safetensors"
     state = {name: t.contiguous().clone() for name, t in net.state_dict().items()}
-    del state["head.weight"]  # files have what is tied once
+    del state["head.weight"]  # files have tied weights once
     safetensors.save_file(state, path)
     with torch.device("meta"):
         empty = Net().eval()
@@ -199,12 +197,12 @@ def test_from_a_file_without_the_model_in_memory(net, where, tmp_path):
     assert not any(p.is_meta for p in empty.parameters())
     assert empty.head.weight is empty.embed.weight
     assert same(run(empty, where), resident)
-    assert handle.stats().asked_bytes <= 3 * layer
+    assert handle.stats.asked_bytes <= 3 * layer
     handle.remove()
     assert same(run(empty, where), resident)
 
 
-def test_a_model_in_host_memory_is_brought_to_its_device(net, where):
+def test_a_model_in_host_memory_is_moved_to_its_device(net, where):
     resident = run(net, where)
     net.cpu()
     layer = sum(p.nbytes for p in net.layers[0].parameters())
@@ -215,14 +213,14 @@ def test_a_model_in_host_memory_is_brought_to_its_device(net, where):
     assert same(run(net, where), resident)
 
 
-def test_progress_is_told_and_can_cancel(net, where):
-    resident, told = run(net, where), []
+def test_progress_is_reported_and_can_cancel(net, where):
+    resident, calls = run(net, where), []
 
-    def tell(phase, done, total):
-        told.append((phase, done, total))
+    def progress(*call):
+        calls.append(call)
 
-    handle = wt.offload(net, offload_bytes=1 << 20, progress=tell)
-    assert told and all(0 <= done <= total for _, done, total in told)
+    handle = wt.offload(net, offload_bytes=1 << 20, progress=progress)
+    assert calls and all(0 <= done <= total for _, done, total in calls)
     assert same(run(net, where), resident)
     handle.remove()
 
@@ -231,10 +229,10 @@ def test_progress_is_told_and_can_cancel(net, where):
 
     with pytest.raises(KeyboardInterrupt):
         wt.offload(net, offload_bytes=1 << 20, progress=stop)
-    assert same(run(net, where), resident), "nothing was changed"
+    assert same(run(net, where), resident), "the model is unchanged"
 
 
-def test_shards_are_one_checkpoint(net, where, tmp_path):
+def test_a_checkpoint_may_have_several_files(net, where, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     resident, paths = run(net, where), []
     for half in range(2):
@@ -251,16 +249,16 @@ def test_shards_are_one_checkpoint(net, where, tmp_path):
     handle.remove()
 
 
-def test_buffers_stay_unless_they_are_asked_for(net, where):
+def test_buffers_are_offloaded_only_on_request(net, where):
     resident = run(net, where)
-    place = net.scale.data_ptr()
+    address = net.scale.data_ptr()
     handle = wt.offload(net, offload_bytes=1 << 20, groups=[""])
-    assert net.scale.data_ptr() == place
+    assert net.scale.data_ptr() == address
     assert "scale" not in {planned.name for planned in handle.plan.parameters}
     handle.remove()
     handle = wt.offload(net, offload_bytes=1 << 20, groups=[""], buffers=True)
     (planned,) = (planned for planned in handle.plan.parameters if planned.name == "scale")
-    assert planned.carrier == "prefetch" and net.scale.data_ptr() != place
+    assert planned.transfer_mode == "prefetch" and net.scale.data_ptr() != address
     assert isinstance(net.scale, torch.Tensor) and not isinstance(net.scale, torch.nn.Parameter)
     assert same(run(net, where), resident)
     assert same(net.state_dict()["scale"], torch.tensor(1.5))
@@ -269,7 +267,7 @@ def test_buffers_stay_unless_they_are_asked_for(net, where):
 
 
 class Tower(torch.nn.Module):
-    """Weights of its own, a module whose inside is used without being called, two lists."""
+    """Has weights of its own, a module whose children are used uncalled, and two lists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,26 +290,26 @@ class Tower(torch.nn.Module):
 
 
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", ["on-demand", "prefetch", "auto"])
-def test_weights_outside_of_layers(where, carrier, pin):
+@pytest.mark.parametrize("transfer_mode", ["on-demand", "prefetch", "auto"])
+def test_weights_outside_of_layers_are_offloaded(where, transfer_mode, pin):
     torch.manual_seed(0)
     tower = Tower().to(where).eval()
     resident = run(tower, where)
-    handle = wt.offload(tower, offload_bytes=1 << 20, carrier=carrier, pin=pin)
+    handle = wt.offload(tower, offload_bytes=1 << 20, transfer_mode=transfer_mode, pin=pin)
     groups = {group.name for group in handle.plan.groups}
     layers = {f"encoder.{at}" for at in range(3)} | {f"decoder.{at}" for at in range(5)}
     assert groups == {"", "attention", "embed", "heads.out", *layers}
-    # What is used while groups come and go cannot have a slot of its own.
+    # Weights that are used while groups enter and leave slots have no slot.
     for planned in handle.plan.parameters:
         if planned.name.startswith(("position", "shifts")):
-            assert planned.carrier in ("view", "resident"), planned
+            assert planned.placement == "resident" or planned.transfer_mode == "zero-copy", planned
     for _ in range(3):
         assert same(run(tower, where), resident)
     handle.remove()
     assert same(run(tower, where), resident)
 
 
-def test_groups_may_be_one_or_named(net, where):
+def test_groups_can_be_named(net, where):
     resident = run(net, where)
     for groups, names in [
         ([""], {""}),
@@ -324,12 +322,12 @@ def test_groups_may_be_one_or_named(net, where):
         handle.remove()
 
 
-@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
-def test_weights_are_kept_in_8_bits(net, where, carrier, tmp_path):
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
+def test_weights_are_kept_in_fp8(net, where, transfer_mode, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     before = {name: p.detach().cpu().numpy().copy() for name, p in net.named_parameters()}
     safetensors.save_model(net, str(tmp_path / "model.safetensors"))
-    scheme = Scheme(block=(16, 32))
+    options = blocks(16, 32)
     with torch.device("meta"):
         empty = Net().eval()
     for model, more in (
@@ -339,8 +337,8 @@ def test_weights_are_kept_in_8_bits(net, where, carrier, tmp_path):
         handle = wt.offload(
             model,
             offload_bytes=1 << 20,
-            carrier=carrier,
-            quantize={"format": "e4m3fn", "block": (16, 32)},
+            transfer_mode=transfer_mode,
+            quantize=options,
             exclude="layers.4",
             **more,
         )
@@ -350,12 +348,12 @@ def test_weights_are_kept_in_8_bits(net, where, carrier, tmp_path):
             for layer in range(5):
                 for own in ("up", "down"):
                     name = f"layers.{layer}.{own}.weight"
-                    scales, codes = reference(before[name], scheme)
+                    scales, codes = reference(before[name], options)
                     weight, scale = state[name], state[f"{name}_scale_inv"]
                     assert weight.dtype == torch.float8_e4m3fn
                     assert np.array_equal(bits(weight), codes.ravel())
                     assert np.array_equal(scale.cpu().numpy(), scales[0])
-            # The head is a Linear too, and tied to the embedding, which keeps what it has.
+            # The head is a Linear, and is tied to the embedding, which keeps its type.
             assert state["head.weight"].dtype == torch.float8_e4m3fn
             assert same(state["embed.weight"], torch.from_numpy(before["embed.weight"]))
 
@@ -363,17 +361,16 @@ def test_weights_are_kept_in_8_bits(net, where, carrier, tmp_path):
         names = dict(model.named_parameters())
         module = model.layers[0].up
         assert module.weight_scale_inv is names["layers.0.up.weight_scale_inv"]
-        info = handle._offloader.info("layers.0.up.weight")
-        assert info.nbytes == module.weight.numel() and info.carrier != "resident"
-        assert handle._offloader.info("layers.4.up.weight").carrier == "resident"
+        info = handle.offloader.parameter_info("layers.0.up.weight")
+        assert info.span_bytes == module.weight.numel() and info.placement == "offloaded"
+        assert handle.offloader.parameter_info("layers.4.up.weight").placement == "resident"
         handle.remove()
         check()
 
 
-def test_quantize_that_cannot_be(net):
-    for quantize, text in [({"bits": 4}, "bits"), ({"format": "e3m4"}, "e3m4")]:
-        with pytest.raises((ValueError, TypeError), match=text):
-            wt.offload(net, offload_bytes=1 << 20, quantize=quantize)
+def test_an_unknown_quantized_type_is_an_error(net):
+    with pytest.raises(ValueError, match="e3m4"):
+        wt.offload(net, offload_bytes=1 << 20, quantize=QuantizeOptions("float8_e3m4"))
 
 
 def test_the_example_runs(run_python):
@@ -382,16 +379,16 @@ def test_the_example_runs(run_python):
     assert "offloaded_bytes=" in output
 
 
-def test_groups_that_are_none(net):
+def test_invalid_groups_are_errors(net):
     with pytest.raises(ValueError, match="no module 'layer'"):
         wt.offload(net, offload_bytes=1 << 20, groups=["layer"])
     with pytest.raises(ValueError, match="'layers' is a ModuleList, which is never called"):
         wt.offload(net, offload_bytes=1 << 20, groups=["layers"])
 
 
-def test_compiled(net, where):
+def test_compiled_outputs_are_bit_identical(net, where):
     resident = run(net, where)
-    handle = wt.offload(net, offload_bytes=1 << 20, carrier="prefetch")
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch")
     compiled = torch.compile(net, backend="aot_eager")
     for _ in range(3):
         assert same(run(compiled, where), resident)

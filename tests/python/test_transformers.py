@@ -1,4 +1,4 @@
-"""Models of transformers, built small from their configurations: the same outputs bit for bit."""
+"""Small models of transformers: outputs equal the resident model's, bit for bit."""
 
 from __future__ import annotations
 
@@ -48,46 +48,46 @@ def logits(model, where) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
 @pytest.mark.parametrize("kind", list(MODELS))
-def test_outputs_are_bit_identical(kind, where, carrier, pin):
-    if carrier == "view" and pin is False and where.type == "cuda":
-        pytest.skip("views need pinned memory; that this is refused is in test_offloader")
+def test_outputs_are_bit_identical(kind, where, transfer_mode, pin):
+    if transfer_mode == "zero-copy" and pin is False and where.type == "cuda":
+        pytest.skip("zero-copy needs pinned memory; test_offloader tests the error")
     model = build(kind, where)
     resident = logits(model, where)
-    handle = wt.offload(model, offload_bytes=1 << 24, carrier=carrier, pin=pin)
-    assert handle.plan.totals.resident_bytes == 0
+    handle = wt.offload(model, offload_bytes=1 << 24, transfer_mode=transfer_mode, pin=pin)
+    assert handle.plan.info.resident_bytes == 0
     for _ in range(2):
         assert torch.equal(logits(model, where), resident)
-    stats = handle.stats()
-    assert stats.offloaded_bytes == handle.plan.totals.payload_bytes
+    stats = handle.stats
+    assert stats.offloaded_bytes == handle.plan.info.payload_bytes
     handle.remove()
     assert torch.equal(logits(model, where), resident)
 
 
-# Mixtral's experts ask the host which of them have tokens: no graph and no whole-model compilation.
+# Mixtral's routing reads the tokens of each expert on the host, which no graph can capture.
 STATIC = ["llama", "gpt2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
 @pytest.mark.parametrize("kind", STATIC)
-def test_compiled_outputs_are_bit_identical(kind, where, carrier, pin):
-    """What the compiler captured, run eagerly; once, on a GPU, with kernels of its own."""
+def test_compiled_outputs_are_bit_identical(kind, where, transfer_mode, pin):
+    """With the eager backend; on a GPU, once with the compiler's own kernels."""
     cuda = where.type == "cuda"
-    if carrier == "view" and pin is False and cuda:
-        pytest.skip("views need pinned memory; that this is refused is in test_offloader")
-    backend = "inductor" if cuda and carrier == "auto" and pin is None else "aot_eager"
+    if transfer_mode == "zero-copy" and pin is False and cuda:
+        pytest.skip("zero-copy needs pinned memory; test_offloader tests the error")
+    backend = "inductor" if cuda and transfer_mode == "auto" and pin is None else "aot_eager"
     model = build(kind, where)
     torch._dynamo.reset()
     resident = logits(torch.compile(model, backend=backend), where)
     torch._dynamo.reset()
-    handle = wt.offload(model, offload_bytes=1 << 24, carrier=carrier, pin=pin)
+    handle = wt.offload(model, offload_bytes=1 << 24, transfer_mode=transfer_mode, pin=pin)
     compiled = torch.compile(model, backend=backend)
     first = logits(compiled, where)
     if backend == "inductor":
-        # It fuses nothing across the operators around a layer, and so rounds in other places.
+        # It does not fuse across the operators around a layer, so it rounds differently.
         torch.testing.assert_close(first, resident, rtol=1e-4, atol=1e-5)
     else:
         assert torch.equal(first, resident)
@@ -99,11 +99,11 @@ def test_compiled_outputs_are_bit_identical(kind, where, carrier, pin):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("pin", [None, False])
-@pytest.mark.parametrize("carrier", ["view", "on-demand", "prefetch", "auto"])
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
 @pytest.mark.parametrize("kind", STATIC)
-def test_graphs_are_bit_identical(kind, where, carrier, pin):
-    if where.type != "cuda" or (carrier == "view" and pin is False):
-        pytest.skip("graphs are CUDA's; that views need pinned memory is in test_offloader")
+def test_graphs_are_bit_identical(kind, where, transfer_mode, pin):
+    if where.type != "cuda" or (transfer_mode == "zero-copy" and pin is False):
+        pytest.skip("graphs need CUDA, and zero-copy needs pinned memory")
     model = build(kind, where)
     tokens = torch.arange(24, device=where).reshape(2, 12) * 3 % 96
 
@@ -112,11 +112,11 @@ def test_graphs_are_bit_identical(kind, where, carrier, pin):
 
     with torch.no_grad():
         eager = step().clone()
-        # Llama masks in another way in a capture, and so rounds in other places.
+        # Llama masks differently in a capture, so it rounds differently.
         graph, result = graph_of(step)
         graph.replay()
         captured = result.clone()
-        handle = wt.offload(model, offload_bytes=1 << 24, carrier=carrier, pin=pin)
+        handle = wt.offload(model, offload_bytes=1 << 24, transfer_mode=transfer_mode, pin=pin)
         graph, result = graph_of(step)
         for turn in range(30):
             if turn % 4 == 3:
@@ -129,7 +129,7 @@ def test_graphs_are_bit_identical(kind, where, carrier, pin):
         handle.remove()
 
 
-def test_generation_with_half_of_the_layers(where):
+def test_generation_with_half_of_the_layers_is_identical(where):
     model = build("llama", where)
     tokens = torch.tensor([[5, 9, 2]], device=where)
 

@@ -1,4 +1,4 @@
-"""Views alias, copies are independent, and NumPy sees both without a copy."""
+"""Views alias their buffer, copies are independent, and NumPy arrays alias both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weighbridge import Dtype, View, WeighbridgeError
 NUMPY = [dtype for dtype in Dtype if dtype.is_numpy]
 
 
-def test_a_view_aliases_both_ways(device):
+def test_host_and_device_see_each_others_writes(device):
     with device.buffer(400) as buffer, buffer.view("int32", (10, 10)) as view:
         array, bytes_ = view.numpy(), np.asarray(buffer)
         array[3, 4] = -2
@@ -32,7 +32,7 @@ def test_a_view_aliases_both_ways(device):
         device.free(memory)
 
 
-def test_a_view_says_what_it_is(device):
+def test_info_has_the_views_properties(device):
     with device.buffer(1000) as buffer:
         view = buffer.view("float16", (3, 4), (8, 2), offset=10)
         info = view.info
@@ -40,15 +40,15 @@ def test_a_view_says_what_it_is(device):
         assert (info.elements, info.nbytes, info.span_bytes) == (12, 24, 2 * (16 + 6 + 1))
         assert info.address == buffer.address + 10
         assert info.device_address == buffer.device_address + 10
-        assert (view.ndim, view.access, view.read_only) == (2, "device", False)
-        host = buffer.view("float16", (3,), access="host")
-        assert (host.access, host.device_address) == ("host", None)
+        assert (view.ndim, view.accessor, view.read_only) == (2, "device", False)
+        host = buffer.view("float16", (3,), accessor="host")
+        assert (host.accessor, host.device_address) == ("host", None)
         assert buffer.view("uint8", 7).shape == (7,)
         assert buffer.view("uint8", ()).numpy().shape == ()
 
 
 @pytest.mark.parametrize("strides", [(10, 1), (1, 10), (-10, 1), (10, -1), (-10, -1), (0, 1)])
-def test_strides_of_any_sign_show_the_right_elements(device, strides):
+def test_strides_may_have_any_sign(device, strides):
     with device.buffer(800) as buffer:
         values = np.asarray(buffer).view(np.float64)
         values[:] = np.arange(100)
@@ -60,8 +60,8 @@ def test_strides_of_any_sign_show_the_right_elements(device, strides):
 
 
 @pytest.mark.parametrize("stride", [2**60, 2**63 - 1, -(2**62), -(2**63)])
-def test_a_stride_that_nothing_follows_may_be_of_any_size(device, stride):
-    """One that is past 64 bits in bytes, as NumPy and others count."""
+def test_the_stride_of_a_single_element_may_have_any_size(device, stride):
+    """Also one that does not fit in 64 bits when it is counted in bytes, as NumPy does."""
     with device.buffer(64) as buffer:
         np.asarray(buffer).view(np.float64)[:] = np.arange(8)
         view = buffer.view("float64", (1, 4), (stride, 2))
@@ -74,7 +74,7 @@ def test_a_stride_that_nothing_follows_may_be_of_any_size(device, stride):
 
 
 @pytest.mark.parametrize("dtype", NUMPY, ids=lambda dtype: dtype.label)
-def test_every_type_of_numpy_goes_there_and_back(device, dtype):
+def test_every_type_of_numpy_is_copied_unchanged(device, dtype):
     values = np.frombuffer(
         bytes(range(64)) if dtype != Dtype.BOOL else bytes([0, 1] * 32), np.uint8
     )
@@ -83,7 +83,7 @@ def test_every_type_of_numpy_goes_there_and_back(device, dtype):
         assert view.dtype == dtype and view.numpy().dtype == values.dtype
         assert dtype.typestr == values.dtype.str
         assert view.numpy().tobytes() == values.tobytes()
-    with View.copy_from(device, values, access="host") as view:
+    with View.copy_from(device, values, accessor="host") as view:
         assert np.from_dlpack(view).tobytes() == values.tobytes()
 
 
@@ -101,7 +101,7 @@ def test_types_that_numpy_lacks_come_from_ml_dtypes(device):
         buffer.view("float4_e2m1fn_x2", (4,)).numpy()
 
 
-def test_without_ml_dtypes_the_bits_are_offered(device, monkeypatch):
+def test_without_ml_dtypes_the_elements_are_available_as_bits(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with device.buffer(4) as buffer:
         with pytest.raises(TypeError, match=r"install ml_dtypes.*bits=True.*uint16"):
@@ -112,7 +112,7 @@ def test_without_ml_dtypes_the_bits_are_offered(device, monkeypatch):
             buffer.view("float8_e5m2", (4,)).numpy()
 
 
-def test_names_of_types():
+def test_a_dtype_has_many_names():
     import weighbridge.dtypes as dtypes
 
     class Torch:
@@ -126,27 +126,27 @@ def test_names_of_types():
         assert dtypes.Dtype.of(given) == Dtype.F32
     assert dtypes.Dtype.of(np.bool_) == dtypes.Dtype.of(bool) == Dtype.BOOL
     for given in ("float128", Torch("torch.qint8"), np.dtype("O"), np.dtype("U3"), None):
-        with pytest.raises(ValueError, match="no element type"):
+        with pytest.raises(ValueError, match="not an element type"):
             dtypes.Dtype.of(given)
 
 
-def test_an_array_outlives_view_and_device_order(device):
+def test_an_array_keeps_the_memory_of_a_closed_view(device):
     buffer = device.buffer(400)
     view = buffer.view("int32", (10, 10))
     outlives = view.numpy()
     buffer.close()
     view.close()
-    usage = device.usage
-    assert (usage.buffers, usage.views) == (1, 1)
+    stats = device.stats
+    assert (stats.buffers, stats.views) == (1, 1)
     outlives[9, 9] = 4
     column = outlives[:, 9]
     del outlives
     assert column[9] == 4
     del column
-    assert device.usage.views == 0
+    assert device.stats.views == 0
 
 
-def test_asarray_of_a_view(device):
+def test_asarray_copies_only_if_it_must(device):
     with device.buffer(16) as buffer, buffer.view("float32", (4,)) as view:
         same = np.asarray(view)
         same[1] = 2.5
@@ -185,7 +185,7 @@ def test_a_copy_is_independent_and_keeps_its_strides(device, kind):
                 assert np.array_equal(copied, expected)
 
 
-def test_copies_from_the_buffer_protocol(device):
+def test_objects_with_the_buffer_protocol_can_be_copied(device):
     for source, dtype in [
         (b"abc", Dtype.U8),
         (bytearray(b"abc"), Dtype.U8),
@@ -200,14 +200,14 @@ def test_copies_from_the_buffer_protocol(device):
             assert view.numpy().tolist() == memoryview(source).tolist()
 
 
-def test_a_copy_of_a_view(device):
+def test_a_view_can_be_copied(device):
     with View.copy_from(device, np.arange(6).reshape(2, 3)) as view:
-        with View.copy_from(device, view, access="host") as copied:
+        with View.copy_from(device, view, accessor="host") as copied:
             assert copied.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
             assert not np.shares_memory(copied.numpy(), view.numpy())
 
 
-def test_what_cannot_be_copied_from(device):
+def test_copying_other_objects_raises(device):
     records = np.zeros(4, [("a", "i1"), ("b", "<i4")])
     for wrong in (np.zeros(2, ">f4"), records["b"], np.array(["x"]), records):
         with pytest.raises(ValueError):
@@ -228,29 +228,29 @@ def test_what_cannot_be_copied_from(device):
         View.copy_from(device, Array(bytes(4)))
 
 
-def test_release_after_keeps_the_view_for_the_stream(device):
+def test_release_after_keeps_the_memory_for_the_stream(device):
     stream = device.stream()
     view = View.copy_from(device, np.arange(10))
     gate = Gate(stream)
     view.release_after(stream)
     assert view.closed
-    usage = device.usage
-    assert (usage.views, usage.buffers, usage.deferred) == (1, 1, 1)
+    stats = device.stats
+    assert (stats.views, stats.buffers, stats.deferred) == (1, 1, 1)
     gate.open()
     device.drain(10)
-    assert device.usage.views == 0
+    assert device.stats.views == 0
 
 
-def test_release_after_that_fails_leaves_the_view(host):
+def test_a_failed_release_after_leaves_the_view_open(host):
     view = View.copy_from(host, np.arange(3))
     with pytest.raises(WeighbridgeError):
         view.release_after(99999)
     assert view.numpy().tolist() == [0, 1, 2]
     view.close()
-    assert host.usage.views == 0
+    assert host.stats.views == 0
 
 
-def test_ten_lines_run(run_python):
+def test_the_ten_line_example_runs(run_python):
     from conftest import ROOT
 
     code, output, errors = run_python(str(ROOT / "examples" / "python" / "ten_lines.py"))
@@ -258,7 +258,7 @@ def test_ten_lines_run(run_python):
     assert output.count("1.5") == 6
 
 
-def test_two_layers_run(run_python, device):
+def test_the_two_layer_example_runs(run_python, device):
     from conftest import ROOT
 
     name = "host" if device.info.kind == "host" else "cuda:0"

@@ -1,20 +1,16 @@
-//! The calls around a step: groups acquired and released.
+//! The calls of a step.
 
 use std::ffi::{c_char, c_void};
 
-use crate::capi::arguments::{check_output, text};
-use crate::capi::error::{guard, wb_error};
-use crate::capi::handle;
-use crate::capi::offloader::wb_offloader;
+use crate::capi::call::call;
+use crate::capi::error::wb_error;
+use crate::capi::offloader::handle::wb_offloader;
 use crate::device::backend::Stream;
 use crate::offload::offloader::Offloader;
 use crate::status::wb_status;
 
-/// The number of a group, by which it is acquired. Groups count from 0 in the order in which the
-/// plan's parameters first named them. Any thread. Errors: WB_ERR_NOT_FOUND.
-///
-/// # Safety
-/// `offloader` is NULL or alive; `name` ends in NUL; `group` is NULL or valid.
+/// Gets the index of the group with a name: groups count from 0 in the order in which the plan's
+/// parameters first name them. Fails with WB_ERR_NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_find_group(
     offloader: *const wb_offloader,
@@ -22,29 +18,18 @@ pub unsafe extern "C" fn wb_offloader_find_group(
     group: *mut u64,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        check_output(group, "group")?;
-        // SAFETY: the caller's promise.
-        let (offloader, name) =
-            unsafe { (handle::borrow::<Offloader>(offloader)?, text(name, "name")?) };
-        let found = offloader.find_group(name)?;
-        // SAFETY: not NULL.
-        unsafe { *group = found as u64 };
-        Ok(())
+    call!(error, |offloader: &Offloader, name: &str| -> group {
+        offloader.find_group(name).map(|group| group as u64)
     })
 }
 
-/// Makes `stream` wait until the group's parameters are where their addresses say, and keeps them there
-/// until the group is released as often as it was acquired. What is not there yet is copied now: groups
-/// out of order cost time and nothing else.
+/// Makes `stream` wait until the group's parameters are at their addresses, and keeps them there
+/// until the group is released as often as it was acquired. Parameters that are not in place yet
+/// are copied now: an unexpected order of groups costs time only.
 ///
-/// Stream order: what is queued on `stream` afterwards finds the parameters. The host does not wait.
-/// Any thread; in a capture, one at a time. Capturable.
-/// Errors: WB_ERR_OUT_OF_RANGE, WB_ERR_BUSY where a group that is acquired holds the slot, WB_ERR_DRIVER,
-/// WB_ERR_FORKED.
-///
-/// # Safety
-/// `offloader` is NULL or alive; `stream` is NULL or alive.
+/// Stream order: work queued on `stream` after the call finds the parameters; the host does not
+/// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
+/// WB_ERR_BUSY if an acquired group occupies the slot.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_acquire_group(
     offloader: *const wb_offloader,
@@ -52,23 +37,18 @@ pub unsafe extern "C" fn wb_offloader_acquire_group(
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.acquire_group(group as usize, Stream(stream as usize))
+    call!(error, |offloader: &Offloader, stream: Stream| {
+        offloader.acquire_group(group as usize, stream)
     })
 }
 
-/// Says that what is queued on `stream` now is the group's last use, and begins the copies that waited
-/// for its slot. In a capture, the release of the step's last group makes `stream` wait for every copy.
+/// Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
+/// wait for its slot follow. In a capture, the release of the step's last group makes `stream` wait
+/// for every copy.
 ///
-/// Stream order: the copies run behind what is queued. The host does not wait. Any thread; in a
-/// capture, one at a time. Capturable.
-/// Errors: WB_ERR_INVALID_ARGUMENT for a group that is not acquired, WB_ERR_OUT_OF_RANGE, WB_ERR_DRIVER,
-/// WB_ERR_FORKED.
-///
-/// # Safety
-/// `offloader` is NULL or alive; `stream` is NULL or alive.
+/// Stream order: the copies run after the work queued on `stream`; the host does not wait.
+/// Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
+/// WB_ERR_INVALID_ARGUMENT for a group that is not acquired.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_release_group(
     offloader: *const wb_offloader,
@@ -76,48 +56,30 @@ pub unsafe extern "C" fn wb_offloader_release_group(
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        let offloader = unsafe { handle::borrow::<Offloader>(offloader) }?;
-        offloader.release_group(group as usize, Stream(stream as usize))
+    call!(error, |offloader: &Offloader, stream: Stream| {
+        offloader.release_group(group as usize, stream)
     })
 }
 
-/// Makes `stream` wait for every copy that was queued. A capture of a part of a step ends with it; its
-/// graphs are then replayed in the order in which they were captured.
-///
-/// Any thread. Capturable. Errors: WB_ERR_DRIVER, WB_ERR_FORKED.
-///
-/// # Safety
-/// `offloader` is NULL or alive; `stream` is NULL or alive.
+/// Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
+/// graphs of the parts must be replayed in the order in which they were captured. Capturable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_join(
     offloader: *const wb_offloader,
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        unsafe { handle::borrow::<Offloader>(offloader) }?.join(Stream(stream as usize))
-    })
+    call!(error, |offloader: &Offloader, stream: Stream| offloader.join(stream))
 }
 
-/// Ends a step that was abandoned: no group is acquired any more, as if each had been released on
-/// `stream`, and the first groups are on their way to their slots. Before a captured step is replayed
-/// after an abandoned one, this is called.
-///
-/// Any thread. Errors: WB_ERR_CAPTURING, WB_ERR_DRIVER, WB_ERR_FORKED.
-///
-/// # Safety
-/// `offloader` is NULL or alive; `stream` is NULL or alive.
+/// Ends an abandoned step: every group counts as released on `stream`, and the first groups are
+/// copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
+/// with WB_ERR_CAPTURING.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_reset(
     offloader: *const wb_offloader,
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    guard(error, || {
-        // SAFETY: the caller's promise.
-        unsafe { handle::borrow::<Offloader>(offloader) }?.reset(Stream(stream as usize))
-    })
+    call!(error, |offloader: &Offloader, stream: Stream| offloader.reset(stream))
 }

@@ -40,16 +40,16 @@ impl Context {
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` receives the context; released once, in drop.
         unsafe { driver.primary_context_retain(&mut raw, device) }?;
-        Ok(Self { driver, raw, device, retained: true, process: Process::this() })
+        Ok(Self { driver, raw, device, retained: true, process: Process::current() })
     }
 
     /// Uses a context of the caller, who keeps it alive.
     pub fn of_caller(driver: &'static Driver, device: CUdevice, raw: CUcontext) -> Self {
-        Self { driver, raw, device, retained: false, process: Process::this() }
+        Self { driver, raw, device, retained: false, process: Process::current() }
     }
 
     /// Whether nothing can be done in it any more, in this process or any.
-    pub fn is_gone(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         let answer = self.enter().and_then(|entered| match entered.outside {
             Some(_) => Ok(()),
             // Inside of another guard nothing was asked of the driver yet.
@@ -59,7 +59,7 @@ impl Context {
                 unsafe { entered.driver.context_device(&mut device) }
             }
         });
-        answer.is_err_and(|error| code::is_gone(error.code))
+        answer.is_err_and(|error| code::is_lost(error.code))
     }
 
     /// Makes the context current for as long as the guard lives, then restores what was. Inside of
@@ -86,11 +86,11 @@ impl Drop for Context {
     /// A primary context that the engine has reset is no more, and the one that may have followed it is
     /// not ours to release.
     fn drop(&mut self) {
-        if !self.retained || !self.process.is_this() || self.is_gone() {
+        if !self.retained || !self.process.is_current() || self.is_lost() {
             return;
         }
         // SAFETY: retained once, released once.
-        record_unless_gone(unsafe { self.driver.primary_context_release(self.device) });
+        record_unless_lost(unsafe { self.driver.primary_context_release(self.device) });
     }
 }
 
@@ -114,15 +114,15 @@ impl Drop for Entered<'_> {
         let mut popped = ptr::null_mut();
         // SAFETY: pops what enter() pushed: nothing between them pushes.
         let popped = unsafe { self.driver.context_pop(&mut popped) };
-        record_unless_gone(restored);
-        record_unless_gone(popped);
+        record_unless_lost(restored);
+        record_unless_lost(popped);
     }
 }
 
 /// Records that something could not be given back.
-pub(super) fn record_unless_gone(answer: Result<()>) {
+pub(super) fn record_unless_lost(answer: Result<()>) {
     if let Err(error) = answer
-        && !code::is_gone(error.code)
+        && !code::is_lost(error.code)
     {
         log::record(&error);
     }

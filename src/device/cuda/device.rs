@@ -119,7 +119,7 @@ fn facts_of(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Capabilit
         pageable_access: flag(A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)?,
         integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED)?,
         numa_node: numa_node(driver, device),
-        memlock_limit: memlock::memlock(),
+        memlock_limit: memlock::lockable_bytes(),
     })
 }
 
@@ -162,7 +162,7 @@ fn probe_read_only(entered: &Entered<'_>) -> Result<bool> {
     }
     // SAFETY: registered above.
     match unsafe { entered.driver.host_unregister(page) } {
-        Err(error) if code::is_gone(error.code) => return Err(error),
+        Err(error) if code::is_lost(error.code) => return Err(error),
         // A page that the driver still holds must not go to somebody else.
         Err(error) => {
             log::record(&error);
@@ -237,7 +237,7 @@ fn wait_by_host_memory(driver: &Driver) -> Result<()> {
 
 /// Records what the driver did not take back, though the wait may succeed in the other way.
 fn kept_by_the_driver(error: &Error) {
-    if !code::is_gone(error.code) {
+    if !code::is_lost(error.code) {
         log::record(error);
     }
 }
@@ -270,19 +270,19 @@ impl Backend for CudaDevice {
         self.context.process.check()
     }
 
-    fn is_gone(&self) -> bool {
-        self.context.is_gone()
+    fn is_lost(&self) -> bool {
+        self.context.is_lost()
     }
 
-    fn within(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _entered = self.context.enter()?;
         work()
     }
 
     /// By a byte of device memory, or a page of pinned memory: giving one back waits for all that is
     /// queued. cuCtxSynchronize would as well, but spoils the captures of other streams.
-    fn settle(&self) -> Result<()> {
-        if !self.context.process.is_this() {
+    fn wait_idle(&self) -> Result<()> {
+        if !self.context.process.is_current() {
             return Ok(());
         }
         let entered = self.context.enter()?;
@@ -324,10 +324,10 @@ impl Backend for CudaDevice {
     }
 
     fn unpin(&self, span: Span) -> Result<()> {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return Ok(());
         }
-        unless_gone(self.context.enter().and_then(|entered| {
+        unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: the span was registered by pin() and is unregistered once.
             unsafe { entered.driver.host_unregister(span.start() as *mut c_void) }
         }))
@@ -356,10 +356,10 @@ impl Backend for CudaDevice {
     }
 
     fn free_pinned(&self, span: Span) -> Result<()> {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return Ok(());
         }
-        unless_gone(self.context.enter().and_then(|entered| {
+        unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: allocated by alloc_pinned() and freed once.
             unsafe { entered.driver.host_free(span.start() as *mut c_void) }
         }))
@@ -375,7 +375,7 @@ impl Backend for CudaDevice {
     }
 
     fn free(&self, address: u64) -> Result<()> {
-        unless_gone(self.context.enter().and_then(|entered| {
+        unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: the driver refuses an address that it did not give out.
             unsafe { entered.driver.memory_free(address) }
         }))
@@ -402,7 +402,7 @@ impl Backend for CudaDevice {
     }
 
     fn release_stream(&self, stream: Stream) -> Result<()> {
-        unless_gone(self.context.enter().and_then(|entered| {
+        unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: the caller gives back a stream of new_stream(), once.
             unsafe { entered.driver.stream_destroy(stream.0 as sys::CUstream) }
         }))
@@ -427,7 +427,7 @@ impl Backend for CudaDevice {
         })
     }
 
-    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
+    fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
         let entered = self.context.enter()?;
         let data = Arc::as_ptr(work).cast_mut().cast();
         // SAFETY: the owner keeps the work until nothing can run it any more.
@@ -487,9 +487,9 @@ impl CudaDevice {
     }
 }
 
-/// The trampoline of [`CudaDevice::call_kept`].
+/// The trampoline of [`CudaDevice::call_shared`].
 unsafe extern "C" fn run_kept_work(data: *mut c_void) {
-    // SAFETY: call_kept() gave this pointer to the driver, and the work's owner keeps it.
+    // SAFETY: call_shared() gave this pointer to the driver, and the work's owner keeps it.
     let work = unsafe { &*data.cast::<HostWork>() };
     // A panic must not unwind into the driver.
     log::best_effort(|| {
@@ -511,6 +511,6 @@ unsafe extern "C" fn run_work(data: *mut c_void) {
 
 /// At the end of the process, or once the engine destroyed its context, there is nothing left to
 /// give back: the driver did.
-fn unless_gone(answer: Result<()>) -> Result<()> {
-    answer.or_else(|error| if code::is_gone(error.code) { Ok(()) } else { Err(error) })
+fn unless_lost(answer: Result<()>) -> Result<()> {
+    answer.or_else(|error| if code::is_lost(error.code) { Ok(()) } else { Err(error) })
 }

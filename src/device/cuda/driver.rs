@@ -43,7 +43,7 @@ pub mod code {
     pub const CAPTURE_LAST: i32 = 908;
 
     /// The driver has shut down, or the context is no more.
-    pub fn is_gone(code: i32) -> bool {
+    pub fn is_lost(code: i32) -> bool {
         matches!(code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
     }
 }

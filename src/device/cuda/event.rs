@@ -6,7 +6,7 @@ use std::ptr;
 use cudarc::driver::sys::{CUevent, CUstream};
 
 use crate::device::backend::{Event, Stream, WaitScope};
-use crate::device::cuda::context::{Context, record_unless_gone};
+use crate::device::cuda::context::{Context, record_unless_lost};
 use crate::device::cuda::driver::code;
 use crate::error::{Result, fail};
 use crate::os::sync::Arc;
@@ -46,7 +46,7 @@ impl Event for CudaEvent {
         unsafe { entered.driver.event_record(self.raw, stream.0 as CUstream) }
     }
 
-    fn hold(&self, stream: Stream, waiting: WaitScope) -> Result<()> {
+    fn wait(&self, stream: Stream, waiting: WaitScope) -> Result<()> {
         let entered = self.context.enter()?;
         let flags = match waiting {
             WaitScope::Capture => 0,
@@ -93,10 +93,10 @@ impl Event for CudaEvent {
 
 impl Drop for CudaEvent {
     fn drop(&mut self) {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return;
         }
-        record_unless_gone(self.context.enter().and_then(|entered| {
+        record_unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: created in new(), destroyed once.
             unsafe { entered.driver.event_destroy(self.raw) }
         }));

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
 use once_cell::sync::OnceCell;
 
 use crate::device::backend::Stream;
-use crate::device::cuda::context::{Context, Entered, record_unless_gone};
+use crate::device::cuda::context::{Context, Entered, record_unless_lost};
 use crate::device::kernel::Kernel;
 use crate::error::{Error, Result, fail};
 use crate::status::WB_ERR_INTERNAL;
@@ -64,59 +64,59 @@ impl Kernels {
                 // SAFETY: the span is the device's own.
                 unsafe { entered.driver.memset_async(span.start() as u64, 0, span.bytes(), raw) }
             }
-            Kernel::Absmax { wide, source, mut blocks, sizes, nonfinite } => {
-                let vectors = vectors(&blocks, wide.bytes(), &[source]);
+            Kernel::Absmax { source_type, source, mut blocks, absmax, nonfinite } => {
+                let vectors = vectors(&blocks, source_type.bytes(), &[source]);
                 let (mut strip, mut vector) = (STRIP as u32, u32::from(vectors));
                 let strips = blocks.block_rows.min(u64::from(u32::MAX)).div_ceil(STRIP);
                 let rows = (blocks.first_row + blocks.rows).div_ceil(blocks.block_rows) * strips;
                 let shape = Shape::of(rows, blocks.cols, vectors);
-                let (mut source, mut sizes) = (source, sizes.start() as u64);
+                let (mut source, mut absmax) = (source, absmax.start() as u64);
                 let mut nonfinite = nonfinite.start() as u64;
-                let name = format!("wb_absmax_{}", wide.name());
+                let name = format!("wb_absmax_{}", source_type.name());
                 let arguments: &mut [*mut c_void] = &mut [
                     (&raw mut source).cast(),
                     (&raw mut blocks).cast(),
-                    (&raw mut sizes).cast(),
+                    (&raw mut absmax).cast(),
                     (&raw mut nonfinite).cast(),
                     (&raw mut strip).cast(),
                     (&raw mut vector).cast(),
                 ];
                 self.start(&entered, &name, &shape, arguments, raw)
             }
-            Kernel::Scales { sizes, mut most, kind, scales, inverses } => {
-                let mut count = (sizes.bytes() / 4) as u64;
-                let (mut sizes, mut scales) = (sizes.start() as u64, scales.start() as u64);
+            Kernel::Scales { absmax, mut format_max, scale_type, scales, inverses } => {
+                let mut count = (absmax.bytes() / 4) as u64;
+                let (mut absmax, mut scales) = (absmax.start() as u64, scales.start() as u64);
                 let mut inverses = inverses.start() as u64;
-                let name = format!("wb_scales_{}", kind_name(kind));
+                let name = format!("wb_scales_{}", kind_name(scale_type));
                 let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut sizes).cast(),
+                    (&raw mut absmax).cast(),
                     (&raw mut count).cast(),
-                    (&raw mut most).cast(),
+                    (&raw mut format_max).cast(),
                     (&raw mut scales).cast(),
                     (&raw mut inverses).cast(),
                 ];
                 self.start(&entered, &name, &Shape::line(count), arguments, raw)
             }
-            Kernel::Inverses { kind, scales, inverses, as_they_are } => {
+            Kernel::Inverses { scale_type, scales, inverses, copy } => {
                 let mut count = (inverses.bytes() / 4) as u64;
                 let (mut scales, mut inverses) = (scales.start() as u64, inverses.start() as u64);
-                let mut as_they_are = i32::from(as_they_are);
-                let name = format!("wb_inverses_{}", kind_name(kind));
+                let mut copy = i32::from(copy);
+                let name = format!("wb_inverses_{}", kind_name(scale_type));
                 let arguments: &mut [*mut c_void] = &mut [
                     (&raw mut scales).cast(),
                     (&raw mut count).cast(),
-                    (&raw mut as_they_are).cast(),
+                    (&raw mut copy).cast(),
                     (&raw mut inverses).cast(),
                 ];
                 self.start(&entered, &name, &Shape::line(count), arguments, raw)
             }
-            Kernel::Quantize { wide, format, source, mut blocks, inverses, target } => {
+            Kernel::Quantize { source_type, format, source, mut blocks, inverses, target } => {
                 let (mut source, mut target) = (source, target.start() as u64);
                 let mut inverses = inverses.start() as u64;
-                let vectors = vectors(&blocks, wide.bytes(), &[source, target]);
+                let vectors = vectors(&blocks, source_type.bytes(), &[source, target]);
                 let (mut vector, shape) =
                     (u32::from(vectors), Shape::of(blocks.rows, blocks.cols, vectors));
-                let name = format!("wb_quantize_{}_{}", wide.name(), format.name());
+                let name = format!("wb_quantize_{}_{}", source_type.name(), format.name());
                 let arguments: &mut [*mut c_void] = &mut [
                     (&raw mut source).cast(),
                     (&raw mut blocks).cast(),
@@ -126,13 +126,13 @@ impl Kernels {
                 ];
                 self.start(&entered, &name, &shape, arguments, raw)
             }
-            Kernel::Dequantize { wide, format, source, mut blocks, scales, target } => {
+            Kernel::Dequantize { source_type, format, source, mut blocks, scales, target } => {
                 let (mut source, mut target) = (source.start() as u64, target);
                 let mut scales = scales.start() as u64;
-                let vectors = vectors(&blocks, wide.bytes(), &[source, target]);
+                let vectors = vectors(&blocks, source_type.bytes(), &[source, target]);
                 let (mut vector, shape) =
                     (u32::from(vectors), Shape::of(blocks.rows, blocks.cols, vectors));
-                let name = format!("wb_dequantize_{}_{}", wide.name(), format.name());
+                let name = format!("wb_dequantize_{}_{}", source_type.name(), format.name());
                 let arguments: &mut [*mut c_void] = &mut [
                     (&raw mut source).cast(),
                     (&raw mut blocks).cast(),
@@ -195,10 +195,10 @@ impl Kernels {
     /// Gives the module back, while its context is alive.
     pub fn unload(&mut self, context: &Context) {
         let Some(module) = self.module.take() else { return };
-        if !context.process.is_this() {
+        if !context.process.is_current() {
             return;
         }
-        record_unless_gone(context.enter().and_then(|entered| {
+        record_unless_lost(context.enter().and_then(|entered| {
             // SAFETY: loaded once, unloaded once; nothing that was launched runs any more.
             unsafe { entered.driver.module_unload(module.0) }
         }));
@@ -222,8 +222,8 @@ impl Shape {
     }
 }
 
-fn kind_name(kind: ScaleType) -> &'static str {
-    match kind {
+fn kind_name(scale_type: ScaleType) -> &'static str {
+    match scale_type {
         ScaleType::F32 => "f32",
         ScaleType::E8m0 => "e8m0",
     }

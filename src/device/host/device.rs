@@ -10,7 +10,7 @@ use crate::device::host::stream::Streams;
 use crate::device::host::{kernels, mlock};
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
-use crate::error::{Error, Result, fail, human};
+use crate::error::{Error, Result, fail, format_bytes};
 use crate::os::mapping::Mapping;
 use crate::os::process::{PerProcess, Process};
 use crate::os::span::Span;
@@ -47,10 +47,10 @@ impl HostDevice {
             read_only_register: true,
             pageable_access: true,
             integrated: true,
-            memlock_limit: memlock::memlock(),
+            memlock_limit: memlock::lockable_bytes(),
             ..Capabilities::default()
         };
-        let process = Process::this();
+        let process = Process::current();
         let streams = Arc::new(Streams::new(process));
         let registry = REGISTRY.get(|_| Registry::new());
         Self { capabilities, process, registry, capacity, streams, state: Mutex::default() }
@@ -115,9 +115,9 @@ impl Backend for HostDevice {
             fail!(
                 WB_ERR_DEVICE_MEMORY,
                 "asked {} of device memory; {} of {} are free",
-                human(bytes as u64),
-                human(free),
-                human(self.capacity)
+                format_bytes(bytes as u64),
+                format_bytes(free),
+                format_bytes(self.capacity)
             );
         }
         let memory = mapping.span().part(0, bytes);
@@ -166,7 +166,7 @@ impl Backend for HostDevice {
         Ok(())
     }
 
-    fn call_kept(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
+    fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
         let work = work.clone();
         self.streams.find(stream)?.push(Box::new(move || (work.0)()));
         Ok(())

@@ -103,10 +103,10 @@ fn tables() -> &'static [Table] {
             if is_x86_feature_detected!("avx2") {
                 tables.push(table!("_avx2"));
             }
-            let wide = is_x86_feature_detected!("avx512f")
+            let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
-            if wide {
+            if avx512 {
                 tables.push(table!("_avx512"));
             }
         }
@@ -124,38 +124,44 @@ pub fn run(kernel: Kernel) {
 fn run_with(table: &Table, kernel: Kernel) {
     match kernel {
         Kernel::Zero { span } => bytes::fill(span, 0),
-        Kernel::Absmax { wide, source, blocks, sizes, nonfinite } => {
-            let kernel = table.absmax[wide as usize];
+        Kernel::Absmax { source_type, source, blocks, absmax, nonfinite } => {
+            let kernel = table.absmax[source_type as usize];
             // Threads share no block.
             let counts = in_parts(blocks, blocks.block_rows, &|part, row| {
                 let (mut nonfinite, skip) = (0u64, scales_before(&blocks, row));
-                let from = address(source, row as i64 * blocks.row_stride, wide.bytes());
+                let from = address(source, row as i64 * blocks.row_stride, source_type.bytes());
                 // SAFETY: the maker of the kernel keeps the source and a size for each block.
-                unsafe { kernel(from, &part, pointer::<u32>(sizes).add(skip), &mut nonfinite) };
+                unsafe { kernel(from, &part, pointer::<u32>(absmax).add(skip), &mut nonfinite) };
                 nonfinite
             });
             // SAFETY: eight bytes at a multiple of eight, which kernels only add to.
             let all = unsafe { &*pointer::<AtomicU64>(nonfinite) };
             all.fetch_add(counts.into_iter().sum(), Ordering::Relaxed);
         }
-        Kernel::Scales { sizes, most, kind, scales, inverses } => {
-            let count = (sizes.bytes() / 4) as u64;
+        Kernel::Scales { absmax, format_max, scale_type, scales, inverses } => {
+            let count = (absmax.bytes() / 4) as u64;
             // SAFETY: as many of each.
             unsafe {
-                let (sizes, scales) = (pointer::<u32>(sizes), pointer::<u8>(scales));
-                (table.scales[kind as usize])(sizes, count, most, scales, pointer(inverses));
+                let (absmax, scales) = (pointer::<u32>(absmax), pointer::<u8>(scales));
+                (table.scales[scale_type as usize])(
+                    absmax,
+                    count,
+                    format_max,
+                    scales,
+                    pointer(inverses),
+                );
             }
         }
-        Kernel::Inverses { kind, scales, inverses, as_they_are } => {
+        Kernel::Inverses { scale_type, scales, inverses, copy } => {
             let count = (inverses.bytes() / 4) as u64;
-            let kernel = table.inverses[kind as usize];
+            let kernel = table.inverses[scale_type as usize];
             // SAFETY: as many of each.
-            unsafe { kernel(pointer(scales), count, i32::from(as_they_are), pointer(inverses)) };
+            unsafe { kernel(pointer(scales), count, i32::from(copy), pointer(inverses)) };
         }
-        Kernel::Quantize { wide, format, source, blocks, inverses, target } => {
-            let kernel = table.quantize[wide as usize][format as usize];
+        Kernel::Quantize { source_type, format, source, blocks, inverses, target } => {
+            let kernel = table.quantize[source_type as usize][format as usize];
             in_parts(blocks, 1, &|part, row| {
-                let from = address(source, row as i64 * blocks.row_stride, wide.bytes());
+                let from = address(source, row as i64 * blocks.row_stride, source_type.bytes());
                 let to = address(target.start() as u64, (row * blocks.cols) as i64, 1);
                 // SAFETY: the maker of the kernel keeps source, inverses and target.
                 unsafe {
@@ -169,11 +175,11 @@ fn run_with(table: &Table, kernel: Kernel) {
                 0
             });
         }
-        Kernel::Dequantize { wide, format, source, blocks, scales, target } => {
-            let kernel = table.dequantize[wide as usize][format as usize];
+        Kernel::Dequantize { source_type, format, source, blocks, scales, target } => {
+            let kernel = table.dequantize[source_type as usize][format as usize];
             in_parts(blocks, 1, &|part, row| {
                 let from = address(source.start() as u64, (row * blocks.cols) as i64, 1);
-                let to = address(target, row as i64 * blocks.row_stride, wide.bytes());
+                let to = address(target, row as i64 * blocks.row_stride, source_type.bytes());
                 // SAFETY: the maker of the kernel keeps source, scales and target.
                 unsafe {
                     kernel(from, &part, pointer::<f32>(scales).add(scales_before(&blocks, row)), to)
@@ -241,23 +247,22 @@ fn address(start: u64, elements: i64, bytes: u64) -> *mut u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::device::{Device, DeviceOptions};
-    use crate::memory::buffer::{Buffer, BufferOptions};
-    use crate::quant::reference;
+    use crate::os::mapping::Mapping;
     use crate::tensor::fp8::{Fp8Format, SourceType};
+    use crate::tensor::fp8_reference;
 
     /// Quantizes numbers as they are, given by their bits, with every copy of the kernels.
-    fn codes(bytes: &[u8], wide: SourceType, format: Fp8Format) -> Vec<Vec<u8>> {
-        let device = Device::open("host", DeviceOptions::default()).unwrap();
-        let hold = |bytes: &[u8]| {
-            let options = BufferOptions::default();
-            let buffer = Buffer::alloc(&device, bytes.len(), &options, &mut None).unwrap();
-            bytes::write(buffer.data(), bytes);
-            buffer
+    fn codes(bytes: &[u8], source_type: SourceType, format: Fp8Format) -> Vec<Vec<u8>> {
+        let mapped = |bytes: &[u8]| {
+            let mapping = Mapping::anonymous(bytes.len()).unwrap();
+            let span = mapping.span().part(0, bytes.len());
+            bytes::write(span, bytes);
+            (mapping, span)
         };
-        let count = bytes.len() as u64 / wide.bytes();
-        let (source, target) = (hold(bytes), hold(&vec![0; count as usize]));
-        let inverses = hold(&1f32.to_ne_bytes());
+        let count = bytes.len() as u64 / source_type.bytes();
+        let (_source, source) = mapped(bytes);
+        let (_target, target) = mapped(&vec![0; count as usize]);
+        let (_inverses, inverses) = mapped(&1f32.to_ne_bytes());
         let blocks = Blocks {
             rows: 1,
             cols: count,
@@ -269,29 +274,29 @@ mod tests {
             first_row: 0,
         };
         let kernel = Kernel::Quantize {
-            wide,
+            source_type,
             format,
-            source: source.data().start() as u64,
+            source: source.start() as u64,
             blocks,
-            inverses: inverses.data(),
-            target: target.data(),
+            inverses,
+            target,
         };
         let run = |table| {
-            bytes::fill(target.data(), 0xaa);
+            bytes::fill(target, 0xaa);
             run_with(table, kernel);
-            bytes::read(target.data())
+            bytes::read(target)
         };
         tables().iter().map(run).collect()
     }
 
-    fn check(numbers: &[f32], bytes: &[u8], wide: SourceType) {
+    fn check(numbers: &[f32], bytes: &[u8], source_type: SourceType) {
         for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             let wanted: Vec<u8> =
-                numbers.iter().map(|number| reference::encode(*number, format)).collect();
-            for (at, found) in codes(bytes, wide, format).into_iter().enumerate() {
+                numbers.iter().map(|number| fp8_reference::encode(*number, format)).collect();
+            for (at, found) in codes(bytes, source_type, format).into_iter().enumerate() {
                 let wrong = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
                 let shown = wrong.map(|at| (numbers[at], found[at], wanted[at]));
-                assert_eq!(shown, None, "copy {at}, {wide:?} to {format:?}");
+                assert_eq!(shown, None, "copy {at}, {source_type:?} to {format:?}");
             }
         }
     }
@@ -324,7 +329,7 @@ mod tests {
         for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             for code in 0..0x7e {
                 let (one, next) =
-                    (reference::decode(code, format), reference::decode(code + 1, format));
+                    (fp8_reference::decode(code, format), fp8_reference::decode(code + 1, format));
                 for edge in [one, (one + next) / 2.0] {
                     let middle = (edge as f32).to_bits();
                     bits.extend([middle.wrapping_sub(1), middle, middle + 1]);

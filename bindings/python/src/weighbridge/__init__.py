@@ -1,7 +1,7 @@
-"""Carries model weights between host memory and an accelerator.
+"""Offloads model weights to host memory and transfers them to an accelerator.
 
-Exact-size pinned host memory, registered existing memory, mapped files, and device views that own
-what they look at::
+Exact-size pinned host memory, registered existing memory, mapped files, and views for the device
+that own what they look at::
 
     import weighbridge
 
@@ -11,15 +11,13 @@ what they look at::
         array = view.numpy()                             # and the host, without a copy
         tensor = torch.from_dlpack(view)
 
-An object lives as long as anything uses it: closing a buffer leaves its views, and NumPy arrays
-and tensors over them, as they are. Objects may be used from any thread.
+Memory lives until its last use: closing a buffer leaves its views, and NumPy arrays and tensors
+over them, valid. Objects may be used from any thread.
 """
 
 from __future__ import annotations
 
 from ._library import VERSION as __version__
-from .buffer import Buffer, BufferInfo, BufferUsage, PinnedBuffer
-from .device import Device, DeviceInfo, DeviceUsage, Stream, cuda_device_count
 from .dtypes import Dtype
 from .errors import (
     ClosedError,
@@ -34,53 +32,53 @@ from .errors import (
     WeighbridgeError,
     WeighbridgeOSError,
 )
-from .offloader import OffloadedInfo, Offloader, OffloaderStats, Reconciled
-from .plan import Parameter, Plan, PlannedGroup, PlannedParameter, PlanTotals
-from .quantizer import Quantized, Quantizer, Scales, scales_of
-from .safetensors import Safetensors, TensorInfo
-from .scheme import Scheme
-from .view import DeviceView, View, ViewInfo
+from .info import BufferInfo, BufferStats, DeviceInfo, DeviceStats, ViewInfo
+from .memory import Buffer, Device, DeviceView, PinnedBuffer, View
+from .offloader import Offloader, OffloaderParameterInfo, OffloaderStats, ReconcileResult
+from .plan import Parameter, Plan, PlanGroupInfo, PlanInfo, PlanParameterInfo
+from .quantizer import QuantizeOptions, Quantizer, QuantizerResult, QuantizerScalesInfo
+from .safetensors import LoadedView, Safetensors, SafetensorsTensorInfo
+from .stream import Stream
 
 __all__ = [
     "Buffer",
     "BufferInfo",
-    "BufferUsage",
+    "BufferStats",
     "ClosedError",
     "DLPackError",
     "Device",
     "DeviceInfo",
-    "DeviceUsage",
+    "DeviceStats",
     "DeviceView",
     "Dtype",
     "FileAccessError",
     "FileMissingError",
     "InvalidValueError",
+    "LoadedView",
     "NotFoundError",
-    "OffloadedInfo",
     "Offloader",
+    "OffloaderParameterInfo",
     "OffloaderStats",
     "OutOfMemoryError",
     "Parameter",
     "PinnedBuffer",
     "Plan",
-    "PlanTotals",
-    "PlannedGroup",
-    "PlannedParameter",
-    "Quantized",
+    "PlanGroupInfo",
+    "PlanInfo",
+    "PlanParameterInfo",
+    "QuantizeOptions",
     "Quantizer",
-    "Reconciled",
+    "QuantizerResult",
+    "QuantizerScalesInfo",
+    "ReconcileResult",
     "Safetensors",
-    "Scales",
-    "Scheme",
+    "SafetensorsTensorInfo",
     "Status",
     "Stream",
-    "TensorInfo",
     "View",
     "ViewInfo",
     "WaitTimeoutError",
     "WeighbridgeError",
     "WeighbridgeOSError",
     "__version__",
-    "cuda_device_count",
-    "scales_of",
 ]

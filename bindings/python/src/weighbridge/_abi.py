@@ -1,7 +1,8 @@
-"""The C interface in ctypes: structs, constants and the prototype of every function.
+"""The C interface in ctypes: structs and the prototype of every function.
 
-Names are those of ``weighbridge.h``. ``tests/python/test_abi.py`` compares this file with the
-header and with what a C compiler makes of it.
+Names are those of the headers. ``tests/python/test_abi.py`` compares this file with them and with
+what a C compiler makes of them. A new struct holds its size and zeros, as C's ``WB_*_INIT`` does,
+so defaults stand in the library alone.
 """
 
 from __future__ import annotations
@@ -23,57 +24,11 @@ from ctypes import (
 from typing import Any
 
 VERSION = (0, 1, 0)
-"""The version of the header that this file follows."""
-
-WB_NUMA_DEVICE = -1
-WB_NUMA_ANY = -2
-
-WB_UNSET = (1 << 64) - 1
-
-WB_TRISTATE_AUTO = 0
-WB_TRISTATE_ON = 1
-WB_TRISTATE_OFF = 2
-
-
-class Names:
-    """The words that Python uses for the constants of one C enum."""
-
-    def __init__(self, what: str, **codes: int) -> None:
-        self._what = what
-        self._codes = codes
-        self._words = {code: word for word, code in codes.items()}
-
-    def code(self, word: str) -> int:
-        """The C constant of a word; ValueError for a word that is none."""
-        code = self._codes.get(word)
-        if code is None:
-            words = ", ".join(repr(word) for word in self._codes)
-            raise ValueError(f"{self._what} is {word!r}; use one of {words}")
-        return code
-
-    def word(self, code: int) -> str:
-        """The word of a C constant, or its number from a library newer than this file."""
-        return self._words.get(code, str(code))
-
-
-DEVICE_KIND = Names("kind", host=1, cuda=2)
-HUGE_PAGES = Names("huge_pages", **{"try": 0}, off=1, require=2)
-FILE_MODE = Names("file_mode", auto=0, map=1, read=2)
-ORIGIN = Names("origin", allocated=1, registered=2, file_mapped=3, file_read=4)
-PINNING = Names("pinning", none=0, registered=1, driver=2)
-PHASE = Names("phase", fault=1, pin=2, read=3, quantize=4)
-ACCESS = Names("access", device=0, host=1)
-PARAMETER_ACCESS = Names("access", dense=0, sparse=1)
-CARRIER = Names("carrier", auto=0, view=1, prefetch=3, resident=-1, **{"on-demand": 2})
-ORDER = Names("order", spread=0, declared=1, largest=2)
-ALLOW = Names("allow", nothing=1, unmatched=2, everything_fits=4)
+"""The version of the headers that this file follows."""
 
 wb_progress = CFUNCTYPE(c_int32, c_size_t, c_int32, c_uint64, c_uint64)
-
-
-def choice(value: bool | None) -> int:
-    """The ``wb_tristate`` of None, True or False."""
-    return WB_TRISTATE_AUTO if value is None else WB_TRISTATE_ON if value else WB_TRISTATE_OFF
+_I64S = POINTER(c_int64)
+_TEXTS = POINTER(c_char_p)
 
 
 class Sized(ctypes.Structure):
@@ -83,480 +38,322 @@ class Sized(ctypes.Structure):
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
 
 
+def _fields(*rows: tuple[Any, str]) -> list[tuple[str, Any]]:
+    """Returns the fields of a struct: rows of a type and the names of consecutive fields of it."""
+    names = [(name, kind) for kind, row in rows for name in row.split()]
+    return [("struct_size", c_uint32), *names]
+
+
 class wb_error(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("status", c_int32),
-        ("driver_code", c_int32),
-        ("message", c_char * 500),
-    ]
+    _fields_ = _fields((c_int32, "status code code_domain"), (c_char * 500, "message"))
 
 
 class wb_device_options(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("pin", c_int32),
-        ("views", c_int32),
-        ("reserved0", c_uint32),
-        ("context", c_void_p),
-        ("capacity_bytes", c_uint64),
-        ("reserved", c_uint64 * 4),
-    ]
+    _fields_ = _fields(
+        (c_int32, "pin views"),
+        (c_uint32, "reserved0"),
+        (c_void_p, "context"),
+        (c_uint64, "capacity_bytes"),
+        (c_uint64 * 4, "reserved"),
+    )
 
 
 class wb_device_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("kind", c_int32),
-        ("ordinal", c_int32),
-        ("driver_version", c_int32),
-        ("compute_capability", c_int32),
-        ("unified_addressing", c_int32),
-        ("host_register", c_int32),
-        ("read_only_register", c_int32),
-        ("read_only_register_attribute", c_int32),
-        ("pageable_access", c_int32),
-        ("integrated", c_int32),
-        ("numa_node", c_int32),
-        ("pin", c_int32),
-        ("views", c_int32),
-        ("memlock_limit", c_uint64),
-        ("total_bytes", c_uint64),
-        ("free_bytes", c_uint64),
-        ("name", c_char * 256),
-        ("pin_reason", c_char * 256),
-        ("views_reason", c_char * 256),
-    ]
+    _fields_ = _fields(
+        (c_int32, "kind ordinal driver_version compute_capability unified_addressing"),
+        (c_int32, "host_register read_only_register read_only_register_attribute"),
+        (c_int32, "pageable_access integrated numa_node pin views"),
+        (c_uint64, "memlock_limit total_bytes free_bytes"),
+        (c_char * 256, "name pin_reason views_reason"),
+    )
 
 
 class wb_device_stats(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("reserved0", c_uint32),
-        ("buffers", c_uint64),
-        ("views", c_uint64),
-        ("deferred", c_uint64),
-        ("asked_bytes", c_uint64),
-        ("mapped_bytes", c_uint64),
-        ("pinned_bytes", c_uint64),
-        ("device_bytes", c_uint64),
-        ("errors_logged", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "buffers views deferred asked_bytes mapped_bytes pinned_bytes device_bytes"),
+        (c_uint64, "errors_logged"),
+    )
 
 
 class wb_buffer_options(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("huge_pages", c_int32),
-        ("threads", c_uint32),
-        ("numa_node", c_int32),
-        ("pin", c_int32),
-        ("write_combined", c_int32),
-        ("portable", c_int32),
-        ("file_mode", c_int32),
-        ("chunk_bytes", c_uint64),
-        ("progress", wb_progress),
-        ("progress_user", c_void_p),
-        ("reserved", c_uint64 * 4),
-    ]
+    _fields_ = _fields(
+        (c_int32, "huge_pages"),
+        (c_uint32, "threads"),
+        (c_int32, "numa_policy"),
+        (c_uint32, "numa_node"),
+        (c_int32, "pin write_combined portable file_mode"),
+        (c_uint32, "reserved0"),
+        (c_uint64, "chunk_bytes"),
+        (wb_progress, "progress"),
+        (c_void_p, "progress_user"),
+        (c_uint64 * 4, "reserved"),
+    )
 
 
 class wb_buffer_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("origin", c_int32),
-        ("pinning", c_int32),
-        ("read_only", c_int32),
-        ("data", c_void_p),
-        ("device_address", c_uint64),
-        ("asked_bytes", c_uint64),
-        ("mapped_bytes", c_uint64),
-        ("pinned_bytes", c_uint64),
-        ("chunks", c_uint64),
-        ("note", c_char * 256),
-    ]
+    _fields_ = _fields(
+        (c_int32, "origin pinning read_only"),
+        (c_void_p, "data device_address"),
+        (c_uint64, "asked_bytes mapped_bytes pinned_bytes chunks"),
+        (c_char * 256, "fallback_reason"),
+    )
 
 
 class wb_buffer_stats(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("reserved0", c_uint32),
-        ("resident_bytes", c_uint64),
-        ("huge_bytes", c_uint64),
-        ("anonymous_bytes", c_uint64),
-        ("locked_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "resident_bytes huge_bytes anonymous_bytes locked_bytes"),
+    )
 
 
 class wb_layout(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("dtype", c_int32),
-        ("ndim", c_int32),
-        ("reserved0", c_uint32),
-        ("shape", POINTER(c_int64)),
-        ("strides", POINTER(c_int64)),
-        ("offset_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "dtype ndim"),
+        (c_uint32, "reserved0"),
+        (_I64S, "shape strides"),
+        (c_uint64, "offset_bytes"),
+    )
 
 
 class wb_view_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("dtype", c_int32),
-        ("ndim", c_int32),
-        ("access", c_int32),
-        ("read_only", c_int32),
-        ("reserved0", c_uint32),
-        ("data", c_void_p),
-        ("device_address", c_uint64),
-        ("shape", POINTER(c_int64)),
-        ("strides", POINTER(c_int64)),
-        ("elements", c_uint64),
-        ("span_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "dtype ndim accessor read_only"),
+        (c_uint32, "reserved0"),
+        (c_void_p, "data device_address"),
+        (_I64S, "shape strides"),
+        (c_uint64, "elements span_bytes"),
+    )
 
 
 class wb_safetensors_tensor_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("dtype", c_int32),
-        ("ndim", c_int32),
-        ("reserved0", c_uint32),
-        ("name", c_char_p),
-        ("shape", POINTER(c_int64)),
-        ("offset_bytes", c_uint64),
-        ("bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "dtype ndim"),
+        (c_uint32, "reserved0"),
+        (c_char_p, "name"),
+        (_I64S, "shape"),
+        (c_uint64, "offset_bytes bytes"),
+    )
 
 
 class wb_parameter(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("access", c_int32),
-        ("name", c_char_p),
-        ("group", c_char_p),
-        ("layout", POINTER(wb_layout)),
-        ("source", c_uint64),
-        ("storage", c_uint64),
-        ("carrier", c_int32),
-        ("reserved0", c_uint32),
-        ("reserved", c_uint64 * 2),
-    ]
+    _fields_ = _fields(
+        (c_int32, "access_pattern"),
+        (c_char_p, "name group"),
+        (POINTER(wb_layout), "layout"),
+        (c_void_p, "source"),
+        (c_uint64, "storage_id"),
+        (c_int32, "transfer_mode placement"),
+        (c_uint64 * 2, "reserved"),
+    )
 
 
 class wb_quantize_options(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("format", c_int32),
-        ("scale_type", c_int32),
-        ("given_scales", c_int32),
-        ("block_rows", c_uint64),
-        ("block_cols", c_uint64),
-        ("refuse_nonfinite", c_int32),
-        ("reserved0", c_uint32),
-        ("scale_bytes", c_uint64),
-        ("progress", wb_progress),
-        ("progress_user", c_void_p),
-        ("reserved", c_uint64 * 4),
-    ]
+    _fields_ = _fields(
+        (c_int32, "format scale_dtype use_given_scales"),
+        (c_uint64, "block_rows block_cols"),
+        (c_int32, "reject_nonfinite"),
+        (c_uint32, "reserved0"),
+        (c_uint64, "scale_bytes"),
+        (wb_progress, "progress"),
+        (c_void_p, "progress_user"),
+        (c_uint64 * 4, "reserved"),
+    )
 
 
 class wb_plan_options(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("depth", c_uint32),
-        ("offload_bytes", c_uint64),
-        ("device_bytes", c_uint64),
-        ("slot_bytes", c_uint64),
-        ("select", POINTER(c_char_p)),
-        ("exclude", POINTER(c_char_p)),
-        ("select_count", c_uint32),
-        ("exclude_count", c_uint32),
-        ("carrier", c_int32),
-        ("order", c_int32),
-        ("allow", c_uint32),
-        ("reserved0", c_uint32),
-        ("quantize", POINTER(wb_quantize_options)),
-        ("quantize_select", POINTER(c_char_p)),
-        ("quantize_count", c_uint32),
-        ("reserved1", c_uint32),
-        ("link_bytes_per_second", c_double),
-        ("reserved", c_uint64 * 4),
-    ]
+    _fields_ = _fields(
+        (c_uint32, "depth"),
+        (c_int32, "budget_kind transfer_mode"),
+        (c_uint64, "budget_bytes slot_bytes"),
+        (_TEXTS, "select exclude"),
+        (c_uint32, "select_count exclude_count"),
+        (c_int32, "order"),
+        (c_uint32, "allow"),
+        (POINTER(wb_quantize_options), "quantize"),
+        (_TEXTS, "quantize_select"),
+        (c_uint32, "quantize_select_count reserved0"),
+        (c_double, "link_bytes_per_second"),
+        (c_uint64 * 4, "reserved"),
+    )
 
 
 class wb_plan_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("depth", c_uint32),
-        ("parameters", c_uint64),
-        ("groups", c_uint64),
-        ("warnings", c_uint64),
-        ("payload_bytes", c_uint64),
-        ("offloaded_bytes", c_uint64),
-        ("arena_bytes", c_uint64),
-        ("resident_bytes", c_uint64),
-        ("slot_bytes", c_uint64),
-        ("ring_bytes", c_uint64),
-        ("step_bytes", c_uint64),
-        ("view_bytes", c_uint64),
-        ("step_seconds", c_double),
-        ("wrap_stalls", c_int32),
-        ("reserved0", c_uint32),
-    ]
+    _fields_ = _fields(
+        (c_uint32, "depth"),
+        (c_uint64, "parameters groups warnings payload_bytes offloaded_bytes arena_bytes"),
+        (c_uint64, "resident_bytes slot_bytes ring_bytes step_bytes view_bytes"),
+        (c_double, "step_seconds"),
+        (c_int32, "wrap_stalls"),
+        (c_uint32, "reserved0"),
+    )
 
 
 class wb_plan_parameter_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("carrier", c_int32),
-        ("name", c_char_p),
-        ("reason", c_char_p),
-        ("group", c_uint64),
-        ("span_bytes", c_uint64),
-        ("tied_to", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "placement transfer_mode"),
+        (c_uint32, "reserved0"),
+        (c_char_p, "name reason"),
+        (c_uint64, "group span_bytes tied_to"),
+    )
 
 
 class wb_plan_group_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("turn", c_int32),
-        ("name", c_char_p),
-        ("offloaded_bytes", c_uint64),
-        ("resident_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "turn"),
+        (c_char_p, "name"),
+        (c_uint64, "offloaded_bytes resident_bytes"),
+    )
 
 
 class wb_offloader_parameter_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("carrier", c_int32),
-        ("group", c_uint64),
-        ("device_address", c_uint64),
-        ("host_address", c_void_p),
-        ("span_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_int32, "placement transfer_mode owned"),
+        (c_char_p, "name"),
+        (c_uint64, "group"),
+        (c_void_p, "device_address host_address"),
+        (c_uint64, "span_bytes"),
+    )
 
 
 class wb_offloader_stats(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("reserved0", c_uint32),
-        ("offloaded_bytes", c_uint64),
-        ("asked_bytes", c_uint64),
-        ("mapped_bytes", c_uint64),
-        ("pinned_bytes", c_uint64),
-        ("resident_bytes", c_uint64),
-        ("slot_bytes", c_uint64),
-        ("view_bytes", c_uint64),
-        ("staging_bytes", c_uint64),
-        ("peak_mapped_bytes", c_uint64),
-        ("peak_slot_bytes", c_uint64),
-        ("moved_bytes", c_uint64),
-        ("copies", c_uint64),
-        ("acquires", c_uint64),
-        ("late", c_uint64),
-        ("waited_seconds", c_double),
-        ("generation", c_uint64),
-    ]
-
-
-class wb_quantizer_scales_info(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("reserved0", c_uint32),
-        ("matrices", c_uint64),
-        ("rows", c_uint64),
-        ("cols", c_uint64),
-        ("bytes", c_uint64),
-    ]
-
-
-class wb_quantizer_result(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("passes", c_uint32),
-        ("nonfinite", c_uint64),
-        ("staging_bytes", c_uint64),
-    ]
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "parameters offloaded_bytes asked_bytes mapped_bytes pinned_bytes"),
+        (c_uint64, "resident_bytes slot_bytes view_bytes staging_bytes"),
+        (c_uint64, "peak_mapped_bytes peak_slot_bytes moved_bytes copies acquires late_copies"),
+        (c_double, "waited_seconds"),
+        (c_uint64, "generation"),
+    )
 
 
 class wb_offloader_reconcile_result(Sized):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("reserved0", c_uint32),
-        ("replaced", c_uint64),
-        ("added", c_uint64),
-        ("removed", c_uint64),
-        ("kept", c_uint64),
-    ]
+    _fields_ = _fields((c_uint32, "reserved0"), (c_uint64, "replaced added removed kept"))
 
 
-STRUCTS: tuple[type[Sized], ...] = (
-    wb_error,
-    wb_device_options,
-    wb_device_info,
-    wb_device_stats,
-    wb_buffer_options,
-    wb_buffer_info,
-    wb_buffer_stats,
-    wb_layout,
-    wb_view_info,
-    wb_safetensors_tensor_info,
-    wb_parameter,
-    wb_plan_options,
-    wb_plan_info,
-    wb_plan_parameter_info,
-    wb_plan_group_info,
-    wb_offloader_parameter_info,
-    wb_offloader_stats,
-    wb_offloader_reconcile_result,
-    wb_quantize_options,
-    wb_quantizer_scales_info,
-    wb_quantizer_result,
-)
+class wb_quantizer_scales_info(Sized):
+    _fields_ = _fields((c_uint32, "reserved0"), (c_uint64, "matrices rows cols bytes"))
 
-_HANDLE = c_void_p
+
+class wb_quantizer_result(Sized):
+    _fields_ = _fields((c_uint32, "passes"), (c_uint64, "nonfinite staging_bytes"))
+
+
+STRUCTS: tuple[type[Sized], ...] = tuple(Sized.__subclasses__())
+
+_HANDLE = _STREAM = _ADDRESS = c_void_p
 _OUT = POINTER(c_void_p)
 _ERROR = POINTER(wb_error)
 _OPTIONS = POINTER(wb_buffer_options)
 _LAYOUT = POINTER(wb_layout)
 _PARAMETER = POINTER(wb_parameter)
-_PLAN_OPTIONS = POINTER(wb_plan_options)
+_QUANTIZE = POINTER(wb_quantize_options)
+_RESULT = POINTER(wb_quantizer_result)
 _TEXT = c_char_p
-# Addresses of native functions: no Python function may be called on the library's threads, which
-# can outlive the interpreter. Only progress, called on the caller's own thread, is one.
+_INDEX = POINTER(c_uint64)
+# Addresses of native functions: the library calls them on its own threads, which may outlive the
+# interpreter, so they must not be Python functions. Only progress, which is called on the calling
+# thread, is one.
 _NATIVE = c_void_p
 
+Prototype = tuple[Any, tuple[Any, ...]]
+
+
+def _call(*arguments: Any) -> Prototype:
+    """Returns the prototype of a function that returns a status and ends with ``wb_error *``."""
+    return c_int32, (*arguments, _ERROR)
+
+
 # Name: (result, arguments).
-PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+PROTOTYPES: dict[str, Prototype] = {
     "wb_version": (c_uint32, ()),
     "wb_status_name": (_TEXT, (c_int32,)),
     "wb_log_set_callback": (c_int32, (_NATIVE, c_void_p)),
-    "wb_device_get_cuda_count": (c_int32, (POINTER(c_int32), _ERROR)),
-    "wb_device_open": (c_int32, (_TEXT, POINTER(wb_device_options), _OUT, _ERROR)),
-    "wb_device_retain": (None, (_HANDLE,)),
-    "wb_device_release": (None, (_HANDLE,)),
-    "wb_device_get_info": (c_int32, (_HANDLE, POINTER(wb_device_info), _ERROR)),
-    "wb_device_get_stats": (c_int32, (_HANDLE, POINTER(wb_device_stats), _ERROR)),
-    "wb_device_measure_link": (c_int32, (_HANDLE, POINTER(c_double), _ERROR)),
-    "wb_device_drain": (c_int32, (_HANDLE, c_uint64, _ERROR)),
-    "wb_device_alloc": (c_int32, (_HANDLE, c_uint64, POINTER(c_uint64), _ERROR)),
-    "wb_device_free": (c_int32, (_HANDLE, c_uint64, _ERROR)),
-    "wb_device_copy": (c_int32, (_HANDLE, c_uint64, c_uint64, c_uint64, c_void_p, _ERROR)),
-    "wb_device_stream_new": (c_int32, (_HANDLE, _OUT, _ERROR)),
-    "wb_device_stream_release": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_device_stream_synchronize": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_device_stream_call": (c_int32, (_HANDLE, c_void_p, _NATIVE, c_void_p, _ERROR)),
-    "wb_buffer_alloc": (c_int32, (_HANDLE, c_uint64, _OPTIONS, _OUT, _ERROR)),
-    "wb_buffer_register": (
-        c_int32,
-        (_HANDLE, c_void_p, c_uint64, _OPTIONS, _NATIVE, c_void_p, _OUT, _ERROR),
-    ),
-    "wb_buffer_map_file": (c_int32, (_HANDLE, _TEXT, c_uint64, c_uint64, _OPTIONS, _OUT, _ERROR)),
-    "wb_buffer_retain": (None, (_HANDLE,)),
-    "wb_buffer_release": (None, (_HANDLE,)),
-    "wb_buffer_release_after": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_buffer_get_info": (c_int32, (_HANDLE, POINTER(wb_buffer_info), _ERROR)),
-    "wb_buffer_get_stats": (c_int32, (_HANDLE, POINTER(wb_buffer_stats), _ERROR)),
-    "wb_view_new": (c_int32, (_HANDLE, _LAYOUT, c_int32, _OUT, _ERROR)),
-    "wb_view_copy_from": (c_int32, (_HANDLE, c_void_p, _LAYOUT, c_int32, _OPTIONS, _OUT, _ERROR)),
-    "wb_view_retain": (None, (_HANDLE,)),
-    "wb_view_release": (None, (_HANDLE,)),
-    "wb_view_release_after": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_view_get_info": (c_int32, (_HANDLE, POINTER(wb_view_info), _ERROR)),
-    "wb_view_get_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
-    "wb_view_to_dlpack": (c_int32, (_HANDLE, _OUT, _ERROR)),
-    "wb_view_to_dlpack_versioned": (c_int32, (_HANDLE, _OUT, _ERROR)),
-    "wb_view_from_dlpack": (c_int32, (_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT, _ERROR)),
-    "wb_view_from_dlpack_versioned": (
-        c_int32,
-        (_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT, _ERROR),
-    ),
-    "wb_python_capsule_setup": (c_int32, (_NATIVE, _NATIVE, _ERROR)),
+    "wb_device_get_cuda_count": _call(POINTER(c_int32)),
+    "wb_device_open": _call(_TEXT, POINTER(wb_device_options), _OUT),
+    "wb_device_get_info": _call(_HANDLE, POINTER(wb_device_info)),
+    "wb_device_get_stats": _call(_HANDLE, POINTER(wb_device_stats)),
+    "wb_device_measure_link": _call(_HANDLE, POINTER(c_double)),
+    "wb_device_drain": _call(_HANDLE, c_uint64),
+    "wb_device_alloc": _call(_HANDLE, c_uint64, _OUT),
+    "wb_device_free": _call(_HANDLE, _ADDRESS),
+    "wb_device_copy": _call(_HANDLE, _ADDRESS, _ADDRESS, c_uint64, _STREAM),
+    "wb_device_stream_new": _call(_HANDLE, _OUT),
+    "wb_device_stream_release": _call(_HANDLE, _STREAM),
+    "wb_device_stream_synchronize": _call(_HANDLE, _STREAM),
+    "wb_device_stream_call": _call(_HANDLE, _STREAM, _NATIVE, c_void_p),
+    "wb_buffer_alloc": _call(_HANDLE, c_uint64, _OPTIONS, _OUT),
+    "wb_buffer_register": _call(_HANDLE, _ADDRESS, c_uint64, _OPTIONS, _NATIVE, c_void_p, _OUT),
+    "wb_buffer_map_file": _call(_HANDLE, _TEXT, c_uint64, c_uint64, _OPTIONS, _OUT),
+    "wb_buffer_release_after": _call(_HANDLE, _STREAM),
+    "wb_buffer_get_info": _call(_HANDLE, POINTER(wb_buffer_info)),
+    "wb_buffer_get_stats": _call(_HANDLE, POINTER(wb_buffer_stats)),
+    "wb_view_new": _call(_HANDLE, _LAYOUT, c_int32, _OUT),
+    "wb_view_copy_from": _call(_HANDLE, _ADDRESS, _LAYOUT, c_int32, _OPTIONS, _OUT),
+    "wb_view_release_after": _call(_HANDLE, _STREAM),
+    "wb_view_get_info": _call(_HANDLE, POINTER(wb_view_info)),
+    "wb_view_get_buffer": _call(_HANDLE, _OUT),
+    "wb_view_to_dlpack": _call(_HANDLE, _OUT),
+    "wb_view_to_dlpack_versioned": _call(_HANDLE, _OUT),
+    "wb_view_from_dlpack": _call(_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT),
+    "wb_view_from_dlpack_versioned": _call(_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT),
+    "wb_python_capsule_setup": _call(_NATIVE, _NATIVE),
     "wb_python_capsule_destroy": (None, (c_void_p,)),
-    "wb_safetensors_open": (c_int32, (_HANDLE, _TEXT, _OPTIONS, _OUT, _ERROR)),
-    "wb_safetensors_retain": (None, (_HANDLE,)),
-    "wb_safetensors_release": (None, (_HANDLE,)),
+    "wb_safetensors_open": _call(_HANDLE, _TEXT, _OPTIONS, _OUT),
     "wb_safetensors_get_tensor_count": (c_uint64, (_HANDLE,)),
     "wb_safetensors_get_header": (_TEXT, (_HANDLE,)),
-    "wb_safetensors_get_tensor_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_safetensors_tensor_info), _ERROR)),
-    "wb_safetensors_find_tensor": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
-    "wb_safetensors_get_view": (c_int32, (_HANDLE, c_uint64, c_int32, c_uint64, _OUT, _ERROR)),
-    "wb_safetensors_load_view": (
-        c_int32,
-        (_HANDLE, c_uint64, c_int32, c_uint64, _OPTIONS, _OUT, POINTER(c_int32), _ERROR),
+    "wb_safetensors_get_tensor_info": _call(_HANDLE, c_uint64, POINTER(wb_safetensors_tensor_info)),
+    "wb_safetensors_find_tensor": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_safetensors_get_view": _call(_HANDLE, c_uint64, c_int32, c_uint64, _OUT),
+    "wb_safetensors_load_view": _call(
+        _HANDLE, c_uint64, c_int32, c_uint64, _OPTIONS, _OUT, POINTER(c_int32)
     ),
-    "wb_safetensors_get_buffer": (c_int32, (_HANDLE, _OUT, _ERROR)),
-    "wb_plan_new": (c_int32, (_HANDLE, _PARAMETER, c_uint64, _PLAN_OPTIONS, _OUT, _ERROR)),
-    "wb_plan_retain": (None, (_HANDLE,)),
-    "wb_plan_release": (None, (_HANDLE,)),
-    "wb_plan_get_info": (c_int32, (_HANDLE, POINTER(wb_plan_info), _ERROR)),
-    "wb_plan_find_parameter": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
-    "wb_plan_get_parameter_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_parameter_info), _ERROR)),
-    "wb_plan_get_group_info": (c_int32, (_HANDLE, c_uint64, POINTER(wb_plan_group_info), _ERROR)),
-    "wb_plan_get_warning": (c_int32, (_HANDLE, c_uint64, POINTER(_TEXT), _ERROR)),
-    "wb_plan_to_json": (c_int32, (_HANDLE, POINTER(_TEXT), _ERROR)),
-    "wb_offloader_new": (c_int32, (_HANDLE, c_void_p, _OPTIONS, _OUT, _ERROR)),
-    "wb_offloader_retain": (None, (_HANDLE,)),
-    "wb_offloader_release": (None, (_HANDLE,)),
-    "wb_offloader_find_group": (c_int32, (_HANDLE, _TEXT, POINTER(c_uint64), _ERROR)),
-    "wb_offloader_acquire_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
-    "wb_offloader_release_group": (c_int32, (_HANDLE, c_uint64, c_void_p, _ERROR)),
-    "wb_offloader_join": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_offloader_reset": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_offloader_get_parameter_info": (c_int32, (_HANDLE, _TEXT, POINTER(wb_offloader_parameter_info), _ERROR)),
-    "wb_offloader_get_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
-    "wb_offloader_get_host_view": (c_int32, (_HANDLE, _TEXT, _OUT, _ERROR)),
-    "wb_offloader_replace": (c_int32, (_HANDLE, _TEXT, c_uint64, _LAYOUT, c_void_p, _ERROR)),
-    "wb_offloader_add": (c_int32, (_HANDLE, _PARAMETER, c_void_p, _ERROR)),
-    "wb_offloader_remove": (c_int32, (_HANDLE, _TEXT, c_void_p, _ERROR)),
-    "wb_offloader_reconcile": (
-        c_int32,
-        (_HANDLE, _PARAMETER, c_uint64, c_void_p, POINTER(wb_offloader_reconcile_result), _ERROR),
+    "wb_safetensors_get_buffer": _call(_HANDLE, _OUT),
+    "wb_plan_new": _call(_HANDLE, _PARAMETER, c_uint64, POINTER(wb_plan_options), _OUT),
+    "wb_plan_get_info": _call(_HANDLE, POINTER(wb_plan_info)),
+    "wb_plan_find_parameter": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_plan_get_parameter_info": _call(_HANDLE, c_uint64, POINTER(wb_plan_parameter_info)),
+    "wb_plan_get_group_info": _call(_HANDLE, c_uint64, POINTER(wb_plan_group_info)),
+    "wb_plan_get_warning": _call(_HANDLE, c_uint64, POINTER(_TEXT)),
+    "wb_plan_to_json": _call(_HANDLE, POINTER(_TEXT)),
+    "wb_offloader_new": _call(_HANDLE, _STREAM, _OPTIONS, _OUT),
+    "wb_offloader_find_group": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_offloader_acquire_group": _call(_HANDLE, c_uint64, _STREAM),
+    "wb_offloader_release_group": _call(_HANDLE, c_uint64, _STREAM),
+    "wb_offloader_join": _call(_HANDLE, _STREAM),
+    "wb_offloader_reset": _call(_HANDLE, _STREAM),
+    "wb_offloader_find_parameter": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_offloader_get_parameter_info": _call(
+        _HANDLE, c_uint64, POINTER(wb_offloader_parameter_info)
     ),
-    "wb_offloader_compact": (c_int32, (_HANDLE, c_void_p, _ERROR)),
-    "wb_offloader_get_stats": (c_int32, (_HANDLE, POINTER(wb_offloader_stats), _ERROR)),
-    "wb_quantizer_new": (c_int32, (_HANDLE, c_uint64, _OUT, _ERROR)),
-    "wb_quantizer_retain": (None, (_HANDLE,)),
-    "wb_quantizer_release": (None, (c_void_p,)),
-    "wb_quantizer_get_scales_info": (
-        c_int32,
-        (POINTER(wb_layout), POINTER(wb_quantize_options), POINTER(wb_quantizer_scales_info), _ERROR),
+    "wb_offloader_get_parameter_infos": _call(
+        _HANDLE, c_uint64, c_uint64, POINTER(wb_offloader_parameter_info)
     ),
-    "wb_quantizer_quantize": (
-        c_int32,
-        (
-            _HANDLE,
-            c_uint64,
-            POINTER(wb_layout),
-            c_uint64,
-            c_uint64,
-            POINTER(wb_quantize_options),
-            POINTER(wb_quantizer_result),
-            _ERROR,
-        ),
+    "wb_offloader_get_view": _call(_HANDLE, c_uint64, _OUT),
+    "wb_offloader_get_host_view": _call(_HANDLE, c_uint64, _OUT),
+    "wb_offloader_replace": _call(_HANDLE, _TEXT, _ADDRESS, _LAYOUT, _STREAM),
+    "wb_offloader_add": _call(_HANDLE, _PARAMETER, _STREAM),
+    "wb_offloader_remove": _call(_HANDLE, _TEXT, _STREAM),
+    "wb_offloader_reconcile": _call(
+        _HANDLE, _PARAMETER, c_uint64, _STREAM, POINTER(wb_offloader_reconcile_result)
     ),
-    "wb_quantizer_dequantize": (
-        c_int32,
-        (
-            _HANDLE,
-            c_uint64,
-            c_uint64,
-            c_uint64,
-            POINTER(wb_layout),
-            POINTER(wb_quantize_options),
-            POINTER(wb_quantizer_result),
-            _ERROR,
-        ),
+    "wb_offloader_compact": _call(_HANDLE, _STREAM),
+    "wb_offloader_get_stats": _call(_HANDLE, POINTER(wb_offloader_stats)),
+    "wb_quantizer_new": _call(_HANDLE, c_uint64, _OUT),
+    "wb_quantizer_get_scales_info": _call(_LAYOUT, _QUANTIZE, POINTER(wb_quantizer_scales_info)),
+    "wb_quantizer_quantize": _call(
+        _HANDLE, _ADDRESS, _LAYOUT, _ADDRESS, _ADDRESS, _QUANTIZE, _RESULT
+    ),
+    "wb_quantizer_dequantize": _call(
+        _HANDLE, _ADDRESS, _ADDRESS, _ADDRESS, _LAYOUT, _QUANTIZE, _RESULT
     ),
 }
+for _noun in ("device", "buffer", "view", "safetensors", "plan", "offloader", "quantizer"):
+    PROTOTYPES[f"wb_{_noun}_retain"] = PROTOTYPES[f"wb_{_noun}_release"] = (None, (_HANDLE,))
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Give every function its prototype; AttributeError for one that the library lacks."""
+    """Gives every function its prototype; raises AttributeError if the library lacks one."""
     for name, (result, arguments) in PROTOTYPES.items():
         function = getattr(library, name)
         function.restype = result

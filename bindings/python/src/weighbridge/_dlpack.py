@@ -1,22 +1,23 @@
-"""DLPack capsules, made and taken."""
+"""DLPack capsules: export of views, import of tensors."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p, py_object
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import _abi, _keepalive
+from . import _keepalive
+from ._abi import wb_error
+from ._call import call
+from ._enums import ACCESSOR
+from ._handle import Reference
 from ._library import lib
-from .errors import check
-
-if TYPE_CHECKING:
-    from ._handle import Reference
+from ._options import Options
 
 CPU = 1
 CUDA = 2
 
-# Not ctypes.pythonapi, whose functions every package of the process gives its own prototypes.
+# Not ctypes.pythonapi: every package of the process sets its own prototypes on those functions.
 _python = ctypes.PyDLL(None)
 _new = _python.PyCapsule_New
 _new.restype, _new.argtypes = py_object, (c_void_p, c_void_p, c_void_p)
@@ -26,16 +27,16 @@ _pointer = _python.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = c_void_p, (py_object, c_void_p)
 _rename = _python.PyCapsule_SetName
 _rename.restype, _rename.argtypes = c_int, (py_object, c_void_p)
-_hold = _python.Py_IncRef
-_hold.restype, _hold.argtypes = None, (py_object,)
+_retain = _python.Py_IncRef
+_retain.restype, _retain.argtypes = None, (py_object,)
 
-# Native, so that it works at any time; it frees a tensor that no consumer took.
+# Native, so that it works at any time; it deletes a tensor that no consumer took.
 _DESTROY = ctypes.cast(lib.wb_python_capsule_destroy, c_void_p)
 
 
 def _immortal(name: bytes) -> int:
-    """The address of a name that capsules may point to until the very end of the process."""
-    _hold(name)
+    """Returns the address of a name that capsules may use until the process exits."""
+    _retain(name)
     return ctypes.cast(c_char_p(name), c_void_p).value or 0
 
 
@@ -44,31 +45,46 @@ _USED = {False: _immortal(b"used_dltensor"), True: _immortal(b"used_dltensor_ver
 
 
 def capsule(view: Reference, versioned: bool) -> Any:
-    """A capsule over a view."""
-    export = lib.wb_view_to_dlpack_versioned if versioned else lib.wb_view_to_dlpack
-    tensor, error = c_void_p(), _abi.wb_error()
-    check(export(view, byref(tensor), byref(error)), error)
+    """Returns a capsule over a view."""
+    tensor = c_void_p()
+    call(
+        lib.wb_view_to_dlpack_versioned if versioned else lib.wb_view_to_dlpack,
+        view,
+        byref(tensor),
+    )
     return _new(tensor, _FRESH[versioned], _DESTROY)
 
 
 def check_stream(stream: int | None, device: tuple[int, int]) -> None:
-    """Refuse what the protocol does not allow as ``stream``."""
+    """Raises TypeError or ValueError for a ``stream`` that the protocol does not allow."""
     if stream is None:
         return
     if isinstance(stream, bool) or not isinstance(stream, int):
         raise TypeError(f"stream is {stream!r}: DLPack takes an integer or None")
     if device[0] == CPU and stream != -1:
-        raise ValueError(f"stream is {stream}: memory of the host has no streams, pass None")
+        raise ValueError(f"stream is {stream}: host memory has no streams, pass None")
     if device[0] == CUDA and (stream == 0 or stream < -1):
         raise ValueError(
             f"stream is {stream}: pass None or 1 for the legacy default stream, 2 for the "
-            "per-thread one, a handle, or -1 for no synchronisation"
+            "per-thread one, a handle, or -1 for no synchronization"
         )
 
 
-class _Tensor(ctypes.Structure):
-    """DLTensor."""
+def import_tensor(device: Reference, array: Any, accessor: str, options: Options) -> Reference:
+    """Registers the memory of an object with ``__dlpack__``, or of a capsule; returns a view."""
+    code, error = ACCESSOR.code(accessor), wb_error()
+    _keepalive.collect()
+    with _Tensor(array) as tensor:
+        reference = Reference(lib.wb_view_release)
+        status = lib.wb_view_from_dlpack_versioned(
+            device, tensor.address, code, options.c, reference.out, byref(error)
+        )
+        tensor.finish(status == 0)
+    options.check(status, error)
+    return reference
 
+
+class _DLTensor(ctypes.Structure):
     _fields_ = [
         ("data", c_void_p),
         ("device_type", c_int32),
@@ -81,22 +97,18 @@ class _Tensor(ctypes.Structure):
     ]
 
 
-class _Managed(ctypes.Structure):
-    """DLManagedTensor."""
-
-    _fields_ = [("tensor", _Tensor), ("context", c_void_p), ("deleter", c_void_p)]
+class _DLManagedTensor(ctypes.Structure):
+    _fields_ = [("tensor", _DLTensor), ("context", c_void_p), ("deleter", c_void_p)]
 
 
-class _ManagedVersioned(ctypes.Structure):
-    """DLManagedTensorVersioned."""
-
+class _DLManagedTensorVersioned(ctypes.Structure):
     _fields_ = [
         ("major", c_uint32),
         ("minor", c_uint32),
         ("context", c_void_p),
         ("deleter", c_void_p),
         ("flags", c_uint64),
-        ("tensor", _Tensor),
+        ("tensor", _DLTensor),
     ]
 
 
@@ -104,12 +116,12 @@ _delete = ctypes.CFUNCTYPE(None, c_void_p)
 
 
 class _Owned:
-    """A producer's tensor, deleted with this object once it was taken."""
+    """A producer's tensor, deleted with this object if the library took it."""
 
     def __init__(self, address: int, deleter: int | None) -> None:
         self.taken = False
         self._address = address
-        # The type is held here since this may be deleted when the module is already gone.
+        # This object holds the function, because it may be deleted after the module is.
         self._deleter = _delete(deleter) if deleter else None
 
     def __del__(self) -> None:
@@ -117,17 +129,17 @@ class _Owned:
             self._deleter(self._address)
 
 
-class Taken:
-    """A producer's tensor, for as long as it is offered to the library.
+class _Tensor:
+    """A producer's tensor while it is offered to the library.
 
-    The library is not given the producer's deleter, which may need the interpreter's lock (NumPy's
+    The library does not get the producer's deleter, which may need the interpreter's lock (NumPy's
     does): it would call it on threads that can outlive the interpreter, where waiting for the lock
-    ends the thread, and with it the process. It is given a tensor of our own with the same content,
-    whose deleter is native, and Python deletes the producer's one afterwards (see _keepalive).
+    ends the thread, and with it the process. It gets a second tensor with the same content, whose
+    deleter is native; Python calls the producer's deleter afterwards (see _keepalive).
 
-    That deleter, ``sem_post``, gets the tensor itself, so the tensor must begin with a semaphore. A
-    semaphore of value 1 with nobody waiting is, in glibc and musl, also what a tensor begins with
-    that follows DLPack 1.0: the numbers 1 and 0.
+    The native deleter, ``sem_post``, receives the tensor itself, so the tensor must begin with a
+    semaphore. In glibc and musl, a semaphore of value 1 without waiters consists of the numbers 1
+    and 0, and so does the version at the start of a tensor of DLPack 1.0.
     """
 
     def __init__(self, array: Any) -> None:
@@ -136,32 +148,34 @@ class Taken:
             if _is_valid(self._capsule, name):
                 self._versioned = versioned
                 return
-        raise BufferError("this is no fresh DLPack capsule: a capsule can be taken once only")
+        raise BufferError("this is not a fresh DLPack capsule: a capsule can be taken once only")
 
-    def __enter__(self) -> Taken:
+    def __enter__(self) -> _Tensor:
         address = _pointer(self._capsule, _FRESH[self._versioned])
-        given = (_ManagedVersioned if self._versioned else _Managed).from_address(address)
+        kind = _DLManagedTensorVersioned if self._versioned else _DLManagedTensor
+        given: Any = kind.from_address(address)
         if self._versioned and given.major != 1:
             raise BufferError(f"the tensor is of DLPack {given.major}; this library takes 1")
         self._owned = _Owned(address, given.deleter)
-        self.tensor = _keepalive.keep(self._owned, ctypes.sizeof(_ManagedVersioned))
-        ours = _ManagedVersioned.from_address(self.tensor)
+        self.address = _keepalive.keep(self._owned, ctypes.sizeof(_DLManagedTensorVersioned))
+        ours = _DLManagedTensorVersioned.from_address(self.address)
         if (ours.major, ours.minor) != (1, 0):
-            _keepalive.discard(self.tensor)
-            raise BufferError("the semaphores of this C library are not as expected: copy instead")
+            _keepalive.discard(self.address)
+            raise BufferError("this C library's semaphores have an unknown layout: copy instead")
         ours.deleter = _keepalive.DELETER
         ours.flags = given.flags if self._versioned else 0
         ours.tensor = given.tensor
-        # From here on the capsule counts as used: an interrupt may leak a tensor, never free it.
+        # From here on the capsule counts as used: an interrupt may leak a tensor, never free it
+        # twice.
         _rename(self._capsule, _USED[self._versioned])
         return self
 
     def finish(self, success: bool) -> None:
-        """Say whether the library took the tensor; if not, the capsule has it again."""
+        """Records whether the library took the tensor; if not, the capsule is fresh again."""
         if success:
             self._owned.taken = True
             return
-        _keepalive.discard(self.tensor)
+        _keepalive.discard(self.address)
         _rename(self._capsule, _FRESH[self._versioned])
 
     def __exit__(self, *_: object) -> None:

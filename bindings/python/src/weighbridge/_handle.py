@@ -1,13 +1,13 @@
-"""Handles of C as Python objects: who holds a reference, and when it is dropped.
+"""C handles as Python objects: who holds a reference, and when it is released.
 
-A :class:`Reference` is one reference of C's. Everything that needs the C object alive holds the
-``Reference``: the public object until it is closed, each call while it runs, each array over the
-memory. So a ``close`` in one thread cannot pull the memory from under a call in another, nor from
-under an array. When the last of them lets go, the reference is dropped.
+A :class:`Reference` is one reference to a C object. Everything that needs the C object alive holds
+the ``Reference``: the public object until it is closed, each call while it runs, each array over
+the memory. So ``close`` in one thread cannot free memory that a call in another thread or an array
+uses. The reference is released when its last holder drops it.
 
-At the end of the interpreter nothing is dropped: arrays and running streams may still use the
-memory, and the process gives it back whole. ``weakref.finalize`` sees to that: its callbacks do
-nothing once its own exit handler ran, and with ``atexit = False`` that handler does not call them.
+When the interpreter exits, nothing is released: arrays and running streams may still use the
+memory, and the process returns it as a whole. ``weakref.finalize`` ensures that: its callbacks do
+nothing after its own exit handler ran, and with ``atexit = False`` that handler does not call them.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from typing import Any, Callable, TypeVar
 from . import _keepalive
 from .errors import ClosedError, Status
 
-_Self = TypeVar("_Self", bound="Handle")
+_Self = TypeVar("_Self", bound="Closeable")
 
 
 class Reference:
-    """One reference of C's, dropped with this object. Made empty, for a call to write into.
+    """One reference to a C object, released with this object. It is created empty.
 
-    The call writes the handle into memory that the finalizer already watches, so an interrupt
-    cannot come between the two.
+    A call writes the handle into memory that the finalizer already watches, so an interrupt
+    between the two cannot leak it.
     """
 
     __slots__ = ("__weakref__", "_as_parameter_")
 
     def __init__(self, release: Callable[[ctypes.c_void_p], None]) -> None:
-        # ctypes passes this in place of the object.
+        # ctypes passes this attribute in place of the object.
         self._as_parameter_ = ctypes.c_void_p()
-        weakref.finalize(self, _drop, release, self._as_parameter_).atexit = False
+        weakref.finalize(self, _release, release, self._as_parameter_).atexit = False
 
     @property
     def out(self) -> Any:
-        """Where a call writes the handle."""
+        """The argument through which a call writes the handle."""
         return ctypes.byref(self._as_parameter_)
 
 
-def _drop(release: Callable[[ctypes.c_void_p], None], pointer: ctypes.c_void_p) -> None:
+def _release(release: Callable[[ctypes.c_void_p], None], pointer: ctypes.c_void_p) -> None:
     if pointer:
         release(pointer)
         _keepalive.collect()
 
 
-class Handle:
-    """A public object over a reference: closed by ``with``, ``close``, or with its last use."""
+class Closeable:
+    """A public object that holds a reference until it is closed, or until its last use."""
 
     _noun = "object"
     _reference: Reference | None
 
     def _live(self) -> Reference:
-        """The reference, to be passed to a call; it is held until the call has returned."""
+        """Returns the reference, to be passed to a call, which holds it until it returns."""
         reference = self._reference
         if reference is None:
             raise ClosedError(Status.HANDLE, f"this {self._noun} is closed: it cannot be used")
@@ -63,18 +63,18 @@ class Handle:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the object is closed."""
         return self._reference is None
 
     def close(self) -> None:
-        """Drop this object's reference; a second time does nothing.
+        """Drops this object's reference; closing it again is a no-op.
 
-        What still uses the memory (views, arrays, DLPack consumers) keeps it.
+        Views, arrays and DLPack consumers that still use the memory keep it alive.
         """
         self._reference = None
 
     def release(self) -> None:
-        """Close it, by C's name."""
+        """Closes the object; the name that C uses."""
         self.close()
 
     def __enter__(self: _Self) -> _Self:

@@ -27,7 +27,7 @@ def _find() -> str:
     given = None if sys.flags.ignore_environment else os.environ.get(_VARIABLE)
     if given:
         if not os.path.isfile(given):
-            raise ImportError(f"{_VARIABLE}={given!r} is no file: name a {_NAME}")
+            raise ImportError(f"{_VARIABLE}={given!r} is not a file: name a {_NAME}")
         return os.path.abspath(given)
     package = os.path.dirname(os.path.abspath(__file__))
     candidates = [os.path.join(package, _NAME)]

@@ -1,4 +1,4 @@
-"""Numbers of bytes and tables, as people write and read them."""
+"""Numbers of bytes and tables as text."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 
 def byte_count(text: str) -> int:
-    """Bytes of ``"60MB"``, ``"1.5GiB"`` or ``"4096"``; ValueError for what is none of these."""
+    """Parses ``"60MB"``, ``"1.5GiB"`` or ``"4096"``; raises ValueError for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{text!r} is no number of bytes: write 60MB, 1.5GiB or 4096")
+        raise ValueError(f"{text!r} is not a number of bytes: write 60MB, 1.5GiB or 4096")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
 def in_words(count: int | None) -> str:
-    """``"1.5 GiB"``."""
+    """Returns a number of bytes such as ``"1.5 GiB"``; None is no limit."""
     if count is None:
         return "no limit"
     for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
@@ -36,7 +36,7 @@ def print_table(
     right: Sequence[int] = (),
     styles: dict[str, str] | None = None,
 ) -> None:
-    """Print a table; ``right`` are the columns of numbers, ``styles`` colours of cells by text."""
+    """Prints a table. ``right`` are the columns of numbers; ``styles`` are by a cell's text."""
     try:
         from rich.console import Console
         from rich.table import Table
@@ -50,7 +50,7 @@ def print_table(
         table.add_column(column, justify=justify, overflow="fold", no_wrap=at == 0)
     for row in rows:
         table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
-    # What is piped has no width of its own.
+    # A pipe has no width.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     Console(file=sys.stdout, width=width).print(table)
 

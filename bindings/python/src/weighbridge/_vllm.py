@@ -1,7 +1,7 @@
-"""vLLM's switches, honoured as if the ones of this library were set.
+"""vLLM's environment switches, which have the effect of this library's own.
 
 The library itself reads ``WEIGHBRIDGE_DISABLE_PIN_MEMORY`` and ``WEIGHBRIDGE_DISABLE_UVA`` only.
-Options given in code win over both, and a variable of this library over the one of vLLM.
+Options in code take precedence over both, and a variable of this library over vLLM's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _NO = ("", "0", "false", "no", "off")
 
 
 def disabled(variables: tuple[str, str]) -> str | None:
-    """``NAME=value`` of vLLM's variable where it switches the thing off, else None."""
-    own, theirs = variables
-    value = os.environ.get(theirs)
+    """Returns ``NAME=value`` if vLLM's variable of the pair disables the feature, else None."""
+    own, vllm = variables
+    value = os.environ.get(vllm)
     if value is None or os.environ.get(own):
         return None
     if value.lower() in _NO:
         return None
     if value.lower() in _YES:
-        return f"{theirs}={value}"
-    raise ValueError(f"{theirs}={value!r}: use 1 or 0")
+        return f"{vllm}={value}"
+    raise ValueError(f"{vllm}={value!r}: use 1 or 0")

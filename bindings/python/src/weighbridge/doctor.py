@@ -11,8 +11,8 @@ from typing import Any
 from . import _vllm
 from ._library import PATH, VERSION
 from ._text import in_words, print_table
-from .device import Device, cuda_device_count
-from .errors import WeighbridgeError
+from .errors import Status, WeighbridgeError
+from .memory import Device
 
 _VARIABLES = (*_vllm.PIN, *_vllm.VIEWS, "WEIGHBRIDGE_LIBRARY", "CUDA_VISIBLE_DEVICES")
 
@@ -21,7 +21,7 @@ def examine(name: str | None = None) -> dict[str, Any]:
     """Everything that there is to know of one device, or of all, as JSON has it."""
     cuda: dict[str, Any] = {"count": 0, "error": None}
     try:
-        cuda["count"] = cuda_device_count()
+        cuda["count"] = Device.cuda_count()
     except WeighbridgeError as error:
         cuda["error"] = _failure(error)
     names = [name] if name else ["host", *(f"cuda:{at}" for at in range(cuda["count"]))]
@@ -42,7 +42,7 @@ def _device(name: str) -> dict[str, Any]:
     except WeighbridgeError as error:
         return {"device": name, "error": _failure(error), "info": None}
     except ValueError as error:
-        failure = {"status": "WB_ERR_INVALID_ARGUMENT", "driver_code": 0, "message": str(error)}
+        failure = _failure(WeighbridgeError(Status.INVALID_ARGUMENT, str(error)))
         return {"device": name, "error": failure, "info": None}
 
 
@@ -50,7 +50,8 @@ def _failure(error: WeighbridgeError) -> dict[str, Any]:
     name = getattr(error.status, "name", str(error.status))
     return {
         "status": f"WB_ERR_{name}",
-        "driver_code": error.driver_code,
+        "code": error.code,
+        "code_domain": error.code_domain,
         "message": error.message,
     }
 

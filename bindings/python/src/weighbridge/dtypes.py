@@ -1,4 +1,4 @@
-"""Element types: C's codes, and what NumPy and others call them."""
+"""Element types: C's codes, and their names in NumPy, PyTorch and safetensors files."""
 
 from __future__ import annotations
 
@@ -42,12 +42,17 @@ class Dtype(IntEnum):
 
     @property
     def label(self) -> str:
-        """The field's name of it, such as "bfloat16"."""
+        """The name that NumPy and PyTorch use, such as "bfloat16"."""
         return _TABLE[self][0]
 
     @property
+    def safetensors(self) -> str:
+        """The name in a safetensors file, such as "BF16"."""
+        return _TABLE[self][2]
+
+    @property
     def typestr(self) -> str:
-        """NumPy's code of it, such as "<f4"; ValueError for a type that NumPy lacks."""
+        """NumPy's type string, such as "<f4"; ValueError for a type that NumPy lacks."""
         if not self.is_numpy:
             raise ValueError(f"NumPy has no {self.label}")
         kind = "b" if self is Dtype.BOOL else self.label[0]
@@ -56,44 +61,46 @@ class Dtype(IntEnum):
 
     @property
     def is_numpy(self) -> bool:
-        """Whether NumPy has it without ml_dtypes."""
+        """Whether NumPy has the type without ml_dtypes."""
         return not self.label.startswith(("bfloat", "float8", "float4"))
 
     @classmethod
     def of(cls, given: DtypeLike) -> Dtype:
-        """The type of a name or of another package's dtype; ValueError where there is none."""
+        """Returns the type of a name or of another package's dtype; ValueError if there is none."""
         if isinstance(given, cls):
             return given
         if isinstance(given, int):
-            raise TypeError(f"{given!r} is no dtype: use a Dtype or a name such as 'float32'")
+            raise TypeError(f"{given!r} is not a dtype: use a Dtype or a name such as 'float32'")
         if getattr(given, "isnative", True) is False:
-            raise ValueError(f"{given!r} is not in the machine's byte order: convert it first")
-        # np.dtype has name, np.float32 and ml_dtypes' types __name__; PyTorch's only print so.
+            raise ValueError(f"{given!r} is not in native byte order: convert it first")
+        # np.dtype has `name`, np.float32 and ml_dtypes' types `__name__`; PyTorch's have neither.
         name = given if isinstance(given, str) else getattr(given, "name", None)
         if not isinstance(name, str):
             name = getattr(given, "__name__", None) or str(given).rpartition(".")[2]
         found = _BY_NAME.get(name.rstrip("_").lower())
         if found is None:
             names = ", ".join(dtype.label for dtype in cls)
-            raise ValueError(f"{given!r} is no element type of weighbridge; there are {names}")
+            raise ValueError(f"{given!r} is not an element type of weighbridge; use one of {names}")
         return found
 
     @classmethod
     def of_format(cls, code: str, itemsize: int) -> Dtype:
-        """The type of an item of the buffer protocol."""
+        """Returns the type of an item of the buffer protocol."""
         letter = code.lstrip("@=") or "B"
         if letter[0] in "<>!":
             if (letter[0] == "<") != (sys.byteorder == "little"):
-                raise ValueError(f"items {code!r} are not in the machine's byte order")
+                raise ValueError(f"items {code!r} are not in native byte order: convert them first")
             letter = letter[1:]
         kind = "i" if letter in "bhilqn" else "u" if letter in "BHILQNc" else letter
         found = _BY_KIND.get((kind, itemsize))
         if found is None:
-            raise ValueError(f"items {code!r} of {itemsize} bytes have no element type here")
+            raise ValueError(
+                f"items {code!r} of {itemsize} bytes have no element type in weighbridge"
+            )
         return found
 
     def numpy(self) -> np.dtype[Any]:
-        """NumPy's dtype, from ml_dtypes where NumPy itself has none."""
+        """Returns NumPy's dtype, or the one of ml_dtypes if NumPy has none."""
         import numpy as np
 
         if self.is_numpy:
@@ -111,38 +118,38 @@ class Dtype(IntEnum):
             ) from None
 
     def bits(self) -> np.dtype[Any]:
-        """The unsigned integer of the same width (uint8, uint16), for types that NumPy lacks."""
+        """Returns the unsigned integer of the same width, for types that NumPy lacks."""
         import numpy as np
 
         return np.dtype(f"uint{8 * self.itemsize}")
 
 
-# Name and bytes.
-_TABLE: dict[int, tuple[str, int]] = {
-    Dtype.BOOL: ("bool", 1),
-    Dtype.I8: ("int8", 1),
-    Dtype.I16: ("int16", 2),
-    Dtype.I32: ("int32", 4),
-    Dtype.I64: ("int64", 8),
-    Dtype.U8: ("uint8", 1),
-    Dtype.U16: ("uint16", 2),
-    Dtype.U32: ("uint32", 4),
-    Dtype.U64: ("uint64", 8),
-    Dtype.F16: ("float16", 2),
-    Dtype.BF16: ("bfloat16", 2),
-    Dtype.F32: ("float32", 4),
-    Dtype.F64: ("float64", 8),
-    Dtype.C64: ("complex64", 8),
-    Dtype.F8_E4M3FN: ("float8_e4m3fn", 1),
-    Dtype.F8_E5M2: ("float8_e5m2", 1),
-    Dtype.F8_E8M0: ("float8_e8m0fnu", 1),
-    Dtype.F4_E2M1X2: ("float4_e2m1fn_x2", 1),
+# Label, bytes, and name in safetensors files.
+_TABLE: dict[Dtype, tuple[str, int, str]] = {
+    Dtype.BOOL: ("bool", 1, "BOOL"),
+    Dtype.I8: ("int8", 1, "I8"),
+    Dtype.I16: ("int16", 2, "I16"),
+    Dtype.I32: ("int32", 4, "I32"),
+    Dtype.I64: ("int64", 8, "I64"),
+    Dtype.U8: ("uint8", 1, "U8"),
+    Dtype.U16: ("uint16", 2, "U16"),
+    Dtype.U32: ("uint32", 4, "U32"),
+    Dtype.U64: ("uint64", 8, "U64"),
+    Dtype.F16: ("float16", 2, "F16"),
+    Dtype.BF16: ("bfloat16", 2, "BF16"),
+    Dtype.F32: ("float32", 4, "F32"),
+    Dtype.F64: ("float64", 8, "F64"),
+    Dtype.C64: ("complex64", 8, "C64"),
+    Dtype.F8_E4M3FN: ("float8_e4m3fn", 1, "F8_E4M3"),
+    Dtype.F8_E5M2: ("float8_e5m2", 1, "F8_E5M2"),
+    Dtype.F8_E8M0: ("float8_e8m0fnu", 1, "F8_E8M0"),
+    Dtype.F4_E2M1X2: ("float4_e2m1fn_x2", 1, "F4"),
 }
 
 _BY_NAME = {dtype.label: dtype for dtype in Dtype}
 _BY_NAME.update({dtype.name.lower(): dtype for dtype in Dtype})
 
-# The buffer protocol's kind and bytes.
+# By the kind and the bytes of the buffer protocol.
 _BY_KIND = {
     ("?", 1): Dtype.BOOL,
     ("e", 2): Dtype.F16,

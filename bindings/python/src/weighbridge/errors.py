@@ -1,11 +1,9 @@
-"""What went wrong, as exceptions that carry the library's status, code and message."""
+"""The exceptions of failed calls, which carry the library's status, code and message."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import Any
-
-from . import _abi
 
 
 class Status(IntEnum):
@@ -13,97 +11,96 @@ class Status(IntEnum):
 
     OK = 0
     INTERNAL = 1
-    NULL = 2
+    INVALID_ARGUMENT = 2
     HANDLE = 3
     STRUCT_SIZE = 4
-    RESERVED = 5
-    ENUM = 6
-    INVALID_ARGUMENT = 7
-    OVERFLOW = 8
-    OUT_OF_RANGE = 9
-    ZERO_BYTES = 10
-    NOT_MAPPED = 11
-    UNALIGNED = 12
-    ALREADY_REGISTERED = 13
-    UNMAPPED_RANGE = 14
-    WOULD_COPY = 15
-    NO_DEVICE = 16
-    NO_DRIVER = 17
-    DRIVER_TOO_OLD = 18
-    DRIVER = 19
-    NOT_SUPPORTED = 20
-    MEMLOCK = 21
-    CGROUP = 22
-    OUT_OF_MEMORY = 23
-    DEVICE_MEMORY = 24
-    HUGE_PAGES = 25
-    FILE_MISSING = 26
-    FILE_ACCESS = 27
-    FILE_EMPTY = 28
-    FILE_TRUNCATED = 29
-    FILE_IO = 30
-    FORMAT = 31
-    NOT_FOUND = 32
-    CANCELLED = 33
-    TIMEOUT = 34
-    CAPTURING = 35
-    FORKED = 36
-    DLPACK = 37
-    NOTHING_OFFLOADED = 38
-    SELECTOR = 39
-    EVERYTHING_FITS = 40
-    BUDGET = 41
-    SLOTS_BUDGET = 42
-    BUSY = 43
-    STAGING = 44
-    NOT_FINITE = 45
+    OVERFLOW = 5
+    OUT_OF_RANGE = 6
+    NOT_MAPPED = 7
+    UNALIGNED = 8
+    ALREADY_REGISTERED = 9
+    UNMAPPED_RANGE = 10
+    WOULD_COPY = 11
+    NO_DEVICE = 12
+    NO_DRIVER = 13
+    DRIVER_TOO_OLD = 14
+    DRIVER = 15
+    NOT_SUPPORTED = 16
+    MEMLOCK = 17
+    CGROUP = 18
+    OUT_OF_MEMORY = 19
+    DEVICE_MEMORY = 20
+    HUGE_PAGES = 21
+    FILE_MISSING = 22
+    FILE_ACCESS = 23
+    FILE_EMPTY = 24
+    FILE_TRUNCATED = 25
+    FILE_IO = 26
+    FORMAT = 27
+    NOT_FOUND = 28
+    CANCELLED = 29
+    TIMEOUT = 30
+    CAPTURING = 31
+    FORKED = 32
+    DLPACK = 33
+    NOTHING_OFFLOADED = 34
+    SELECTOR = 35
+    EVERYTHING_FITS = 36
+    BUDGET = 37
+    SLOTS_BUDGET = 38
+    BUSY = 39
+    STAGING = 40
+    NOT_FINITE = 41
 
 
 class WeighbridgeError(Exception):
     """A call of the library failed.
 
-    ``status`` says how (a :class:`Status`, or a plain number from a newer library),
-    ``driver_code`` is the CUDA driver's code or the errno, 0 where there is none, and ``message``
-    says what was asked, what was found and what to do.
+    ``status`` is a :class:`Status`, or a plain number from a newer library. ``code`` is the number
+    that the operating system or the CUDA driver reported, and ``code_domain`` says which of them:
+    "errno", "cuda", or None if there is no such number (``code`` is 0 then). ``message`` says what
+    was asked, what was found and what to do.
     """
 
-    def __init__(self, status: int, message: str, driver_code: int = 0) -> None:
+    def __init__(
+        self, status: int, message: str, code: int = 0, code_domain: str | None = None
+    ) -> None:
         super().__init__(message)
         try:
             self.status: int = Status(status)
         except ValueError:
             self.status = status
         self.message = message
-        self.driver_code = driver_code
+        self.code = code
+        self.code_domain = code_domain
 
     def __str__(self) -> str:
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (int(self.status), self.message, self.driver_code)
+        return type(self), (int(self.status), self.message, self.code, self.code_domain)
 
 
 class InvalidValueError(WeighbridgeError, ValueError):
-    """A value that cannot be: a shape past its buffer, a misaligned address, a bad file format."""
+    """An argument or a file is invalid: a shape larger than its buffer, a misaligned address."""
 
 
 class ClosedError(InvalidValueError):
-    """The object was closed before this use of it."""
-
-    def __init__(self, status: int, message: str, driver_code: int = 0) -> None:
-        super().__init__(status, message, driver_code)
+    """The object is closed."""
 
 
 class OutOfMemoryError(WeighbridgeError, MemoryError):
-    """Host or device memory, or a limit on it, does not suffice."""
+    """There is not enough host or device memory, or a limit forbids the allocation."""
 
 
 class WeighbridgeOSError(WeighbridgeError, OSError):
-    """A file cannot be read; ``errno`` is the system's."""
+    """A file cannot be read; ``errno`` is the system's error number."""
 
-    def __init__(self, status: int, message: str, driver_code: int = 0) -> None:
-        super().__init__(status, message, driver_code)
-        self.errno = driver_code or None
+    def __init__(
+        self, status: int, message: str, code: int = 0, code_domain: str | None = None
+    ) -> None:
+        super().__init__(status, message, code, code_domain)
+        self.errno = code if code_domain == "errno" else None
 
 
 class FileMissingError(WeighbridgeOSError, FileNotFoundError):
@@ -111,27 +108,25 @@ class FileMissingError(WeighbridgeOSError, FileNotFoundError):
 
 
 class FileAccessError(WeighbridgeOSError, PermissionError):
-    """The file may not be read, or is not a regular file."""
+    """The file is not readable, or is not a regular file."""
 
 
 class NotFoundError(WeighbridgeError, KeyError):
-    """There is nothing of that name."""
+    """No object has the given name."""
 
 
 class WaitTimeoutError(WeighbridgeError, TimeoutError):
-    """The wait ended before the work did."""
+    """The timeout expired before the work completed."""
 
 
 class DLPackError(WeighbridgeError, BufferError):
-    """The DLPack tensor is of a version, device or type that is not taken here."""
+    """The DLPack tensor has an unsupported version, device or type."""
 
 
 _CLASSES: dict[int, type[WeighbridgeError]] = {
-    Status.ENUM: InvalidValueError,
     Status.INVALID_ARGUMENT: InvalidValueError,
     Status.OVERFLOW: InvalidValueError,
     Status.OUT_OF_RANGE: InvalidValueError,
-    Status.ZERO_BYTES: InvalidValueError,
     Status.UNALIGNED: InvalidValueError,
     Status.FORMAT: InvalidValueError,
     Status.MEMLOCK: OutOfMemoryError,
@@ -149,12 +144,8 @@ _CLASSES: dict[int, type[WeighbridgeError]] = {
 }
 
 
-def make(status: int, message: str, driver_code: int = 0) -> WeighbridgeError:
-    """The exception of a status."""
-    return _CLASSES.get(status, WeighbridgeError)(status, message, driver_code)
-
-
-def check(status: int, error: _abi.wb_error) -> None:
-    """Raise what a call reported, if it failed."""
-    if status != 0:
-        raise make(status, error.message.decode(errors="replace"), error.driver_code)
+def make(
+    status: int, message: str, code: int = 0, code_domain: str | None = None
+) -> WeighbridgeError:
+    """Returns the exception of a status."""
+    return _CLASSES.get(status, WeighbridgeError)(status, message, code, code_domain)

@@ -1,50 +1,61 @@
-"""A committed plan: parameters where they are kept, and the machinery that carries them."""
+"""Offloaders: commit a plan and transfer its groups, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ctypes import byref, c_uint64
+from ctypes import byref, c_uint64, sizeof
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _abi, _streams
-from ._handle import Handle, Reference
+from ._abi import (
+    wb_offloader_parameter_info,
+    wb_offloader_reconcile_result,
+    wb_offloader_stats,
+)
+from ._arguments import c_layout, c_text, unsigned
+from ._call import call, filled
+from ._enums import PLACEMENT, TRANSFER_MODE
+from ._handle import Closeable, Reference
 from ._library import lib
-from ._options import Options, c_text, unsigned
-from .dtypes import Dtype
-from .errors import check
-from .plan import Parameter, Parameters, Plan
-from .view import View, _layout
+from ._options import Options
+from .dtypes import DtypeLike
+from .info import same_fields
+from .memory import Device, View
+from .plan import CParameters, Parameter, Plan
+from .stream import stream_handle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from typing_extensions import Unpack
 
     from ._options import BufferOptions
-    from .device import Device
-    from .dtypes import DtypeLike
 
 
 @dataclass(frozen=True)
-class OffloadedInfo:
-    """What a parameter is and where."""
+class OffloaderParameterInfo:
+    """Where a parameter is."""
 
-    carrier: str
-    """``"resident"`` for what stays on the device."""
+    name: str
     group: int
+    placement: str
+    """"resident" or "offloaded"."""
+    transfer_mode: str
+    """How an offloaded parameter reaches the device; "auto" for a resident one."""
+    owned: bool
+    """Whether the memory at ``device_address`` belongs to the offloader."""
     device_address: int | None
-    """Of the first element: always, or while the group is acquired."""
+    """Of the first element; a copied parameter is there while its group is acquired. None if the
+    parameter has no bytes yet."""
     host_address: int | None
-    """Of the first element of what is offloaded."""
-    nbytes: int
+    """Of the first element in host memory; None for a resident parameter."""
+    span_bytes: int
 
 
 @dataclass(frozen=True)
 class OffloaderStats:
-    """What an offloader holds and has done. What a replayed graph copies is not counted."""
+    """What an offloader holds, and its counters. Copies of a replayed graph are not counted."""
 
+    parameters: int
     offloaded_bytes: int
     asked_bytes: int
     mapped_bytes: int
@@ -53,19 +64,21 @@ class OffloaderStats:
     slot_bytes: int
     view_bytes: int
     staging_bytes: int
-    """Of the pinned buffer that pageable memory is staged through."""
+    """Of the pinned buffer through which pageable memory is staged."""
     peak_mapped_bytes: int
     peak_slot_bytes: int
     moved_bytes: int
     copies: int
     acquires: int
-    late: int
+    late_copies: int
+    """Prefetches that had not started when their group was acquired."""
     waited_seconds: float
     generation: int
+    """Increases whenever addresses change."""
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class ReconcileResult:
     """What :meth:`Offloader.reconcile` did, in numbers of parameters."""
 
     replaced: int
@@ -74,12 +87,13 @@ class Reconciled:
     kept: int
 
 
-class Offloader(Handle):
-    """Commits a plan, and carries its groups.
+class Offloader(Closeable):
+    """Holds the parameters of a plan, and transfers groups to the device when they are acquired.
 
-    ``stream`` is a handle as everywhere: what is queued on it comes before the sources are read.
-    ``options`` say how the host memory is made, as for :meth:`Device.buffer`. On return the sources
-    of offloaded parameters are not needed any more.
+    Sources are read after the work queued on ``stream``, and are no longer needed when the
+    constructor returns, except those of resident parameters. ``options`` are those of
+    :meth:`Device.buffer`, for the host memory. Methods take a ``parameter`` by index or by name; an
+    index is valid until a parameter is removed.
     """
 
     _noun = "offloader"
@@ -87,97 +101,98 @@ class Offloader(Handle):
     def __init__(self, plan: Plan, stream: Any = None, **options: Unpack[BufferOptions]) -> None:
         self._reference = None
         self._plan = plan
-        given = Options(plan.totals.arena_bytes, **options)
-        reference, error = Reference(lib.wb_offloader_release), _abi.wb_error()
-        status = lib.wb_offloader_new(
-            plan._live(), _streams.handle(stream), given.c, reference.out, byref(error)
+        given = Options(plan.info.arena_bytes, **options)
+        reference = Reference(lib.wb_offloader_release)
+        given.call(
+            lib.wb_offloader_new, plan._live(), stream_handle(stream), given.c, reference.out
         )
-        given.check(status, error)
         self._reference = reference
         plan.forget_sources()
 
     @property
     def plan(self) -> Plan:
-        """The plan that was committed."""
+        """The committed plan."""
         return self._plan
 
     @property
     def device(self) -> Device:
-        """The device that it is for."""
+        """The device of the plan."""
         return self._plan.device
 
-    def group(self, name: str) -> int:
-        """The number of a group; KeyError for a name that is none."""
-        number, error = c_uint64(), _abi.wb_error()
-        text = c_text(name, "group")
-        check(lib.wb_offloader_find_group(self._live(), text, byref(number), byref(error)), error)
-        return number.value
+    def find_group(self, name: str) -> int:
+        """Returns the index of a group; raises KeyError for an unknown name."""
+        index = c_uint64()
+        call(lib.wb_offloader_find_group, self._live(), c_text(name, "group"), byref(index))
+        return index.value
 
-    def acquire(self, group: int, stream: Any = None) -> None:
-        """Make the stream wait until the group's parameters are where their addresses say."""
-        number, error = unsigned(group, "group"), _abi.wb_error()
-        check(
-            lib.wb_offloader_acquire_group(
-                self._live(), number, _streams.handle(stream), byref(error)
-            ),
-            error,
-        )
+    def acquire_group(self, group: int, stream: Any = None) -> None:
+        """Makes the stream wait until the group's parameters are at their addresses."""
+        index = unsigned(group, "group")
+        call(lib.wb_offloader_acquire_group, self._live(), index, stream_handle(stream))
 
     def release_group(self, group: int, stream: Any = None) -> None:
-        """Say that what is queued on the stream is the last use of the group."""
-        number, error = unsigned(group, "group"), _abi.wb_error()
-        check(
-            lib.wb_offloader_release_group(
-                self._live(), number, _streams.handle(stream), byref(error)
-            ),
-            error,
-        )
+        """Declares the work queued on the stream the last use of the group."""
+        index = unsigned(group, "group")
+        call(lib.wb_offloader_release_group, self._live(), index, stream_handle(stream))
 
     @contextmanager
     def acquired(self, group: int, stream: Any = None) -> Iterator[None]:
-        """The group is acquired inside of the block."""
-        self.acquire(group, stream)
+        """Acquires the group at the start of the block and releases it at the end."""
+        self.acquire_group(group, stream)
         try:
             yield
         finally:
             self.release_group(group, stream)
 
     def join(self, stream: Any = None) -> None:
-        """Make the stream wait for every copy that was queued."""
-        error = _abi.wb_error()
-        check(lib.wb_offloader_join(self._live(), _streams.handle(stream), byref(error)), error)
+        """Makes the stream wait for every queued copy."""
+        call(lib.wb_offloader_join, self._live(), stream_handle(stream))
 
     def reset(self, stream: Any = None) -> None:
-        """End a step that was abandoned: no group is acquired any more."""
-        error = _abi.wb_error()
-        check(lib.wb_offloader_reset(self._live(), _streams.handle(stream), byref(error)), error)
+        """Ends an abandoned step: releases every group that is acquired."""
+        call(lib.wb_offloader_reset, self._live(), stream_handle(stream))
 
-    def info(self, name: str) -> OffloadedInfo:
-        """What a parameter is and where; KeyError for a name that is none."""
-        found, error = _abi.wb_offloader_parameter_info(), _abi.wb_error()
-        text = c_text(name, "name")
-        check(lib.wb_offloader_get_parameter_info(self._live(), text, byref(found), byref(error)), error)
-        return OffloadedInfo(
-            carrier=_abi.CARRIER.word(found.carrier),
-            group=found.group,
-            device_address=found.device_address or None,
-            host_address=found.host_address or None,
-            nbytes=found.span_bytes,
-        )
+    def find_parameter(self, name: str) -> int:
+        """Returns the index of a parameter; raises KeyError for an unknown name."""
+        index = c_uint64()
+        call(lib.wb_offloader_find_parameter, self._live(), c_text(name, "name"), byref(index))
+        return index.value
 
-    def view(self, name: str) -> View:
-        """A view of a parameter from the device; a slot's while its group is acquired."""
-        return self._view(lib.wb_offloader_get_view, name)
+    def parameter_info(self, parameter: int | str) -> OffloaderParameterInfo:
+        """Returns where a parameter is."""
+        reference, index = self._live(), self._index(parameter)
+        function = lib.wb_offloader_get_parameter_info
+        return _info(filled(wb_offloader_parameter_info, function, reference, index))
 
-    def host_view(self, name: str) -> View:
-        """A view of the host's bytes of an offloaded parameter."""
-        return self._view(lib.wb_offloader_get_host_view, name)
+    def parameter_infos(self) -> list[OffloaderParameterInfo]:
+        """Returns where all parameters are, in the order of their indices, in one call."""
+        reference, count = self._live(), self.stats.parameters
+        infos = (wb_offloader_parameter_info * count)()
+        for info in infos:
+            info.struct_size = sizeof(wb_offloader_parameter_info)
+        call(lib.wb_offloader_get_parameter_infos, reference, 0, count, infos)
+        return [_info(info) for info in infos]
 
-    def _view(self, function: Any, name: str) -> View:
-        reference, error = Reference(lib.wb_view_release), _abi.wb_error()
-        text = c_text(name, "name")
-        check(function(self._live(), text, reference.out, byref(error)), error)
+    def view(self, parameter: int | str) -> View:
+        """Returns a view of a parameter for the device.
+
+        A view of a slot is valid while its group is acquired.
+        """
+        return self._view(lib.wb_offloader_get_view, parameter)
+
+    def host_view(self, parameter: int | str) -> View:
+        """Returns a view of an offloaded parameter's bytes in host memory, for the host."""
+        return self._view(lib.wb_offloader_get_host_view, parameter)
+
+    def _view(self, function: Any, parameter: int | str) -> View:
+        reference = Reference(lib.wb_view_release)
+        call(function, self._live(), self._index(parameter), reference.out)
         return View(self.device, reference)
+
+    def _index(self, parameter: int | str) -> int:
+        if isinstance(parameter, str):
+            return self.find_parameter(parameter)
+        return unsigned(parameter, "index")
 
     def replace(
         self,
@@ -188,67 +203,68 @@ class Offloader(Handle):
         strides: tuple[int, ...] | None = None,
         stream: Any = None,
     ) -> None:
-        """Give a parameter new bytes, of whatever type and shape; where it is kept stays.
+        """Replaces the bytes of a parameter, of any type and shape; its placement stays.
 
         ``source`` is the address of the first element in host or device memory.
         """
-        layout, error = _layout(Dtype.of(dtype), shape, strides), _abi.wb_error()
-        status = lib.wb_offloader_replace(
+        call(
+            lib.wb_offloader_replace,
             self._live(),
             c_text(name, "name"),
             unsigned(source, "source"),
-            byref(layout),
-            _streams.handle(stream),
-            byref(error),
+            byref(c_layout(dtype, shape, strides)),
+            stream_handle(stream),
         )
-        check(status, error)
 
     def add(self, parameter: Parameter, stream: Any = None) -> None:
-        """Add a parameter, offloaded beside its group's where the plan and the budget allow it."""
-        given, error = Parameters([parameter]), _abi.wb_error()
-        check(
-            lib.wb_offloader_add(self._live(), given.array, _streams.handle(stream), byref(error)),
-            error,
-        )
+        """Adds a parameter to a group, offloaded if the plan and the budget allow it."""
+        given = CParameters([parameter])
+        call(lib.wb_offloader_add, self._live(), given.array, stream_handle(stream))
 
     def remove(self, name: str, stream: Any = None) -> None:
-        """Remove a parameter; its room is free for others."""
-        error = _abi.wb_error()
-        status = lib.wb_offloader_remove(
-            self._live(), c_text(name, "name"), _streams.handle(stream), byref(error)
-        )
-        check(status, error)
+        """Removes a parameter; others may use its memory."""
+        call(lib.wb_offloader_remove, self._live(), c_text(name, "name"), stream_handle(stream))
 
-    def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> Reconciled:
-        """Hold what the engine's parameters are now, judged by where their bytes lie."""
-        given = Parameters(parameters)
-        found, error = _abi.wb_offloader_reconcile_result(), _abi.wb_error()
-        status = lib.wb_offloader_reconcile(
+    def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> ReconcileResult:
+        """Replaces, adds and removes parameters until they are the engine's.
+
+        A parameter whose source is the offloader's own memory is kept.
+        """
+        given = CParameters(parameters)
+        found = filled(
+            wb_offloader_reconcile_result,
+            lib.wb_offloader_reconcile,
             self._live(),
             given.array,
-            len(given.given),
-            _streams.handle(stream),
-            byref(found),
-            byref(error),
+            len(given.array),
+            stream_handle(stream),
         )
-        check(status, error)
-        return Reconciled(found.replaced, found.added, found.removed, found.kept)
+        return ReconcileResult(**same_fields(ReconcileResult, found))
 
     def compact(self, stream: Any = None) -> None:
-        """Close up the room that replaced and removed parameters have left."""
-        error = _abi.wb_error()
-        check(lib.wb_offloader_compact(self._live(), _streams.handle(stream), byref(error)), error)
+        """Frees the memory that replaced and removed parameters have left unused."""
+        call(lib.wb_offloader_compact, self._live(), stream_handle(stream))
 
     @property
     def stats(self) -> OffloaderStats:
-        """What it holds and has done."""
-        found, error = _abi.wb_offloader_stats(), _abi.wb_error()
-        check(lib.wb_offloader_get_stats(self._live(), byref(found), byref(error)), error)
-        names = OffloaderStats.__dataclass_fields__
-        return OffloaderStats(**{name: getattr(found, name) for name in names})
+        """What the offloader holds, and its counters."""
+        found = filled(wb_offloader_stats, lib.wb_offloader_get_stats, self._live())
+        return OffloaderStats(**same_fields(OffloaderStats, found))
 
     def __repr__(self) -> str:
         if self.closed:
             return "<weighbridge.Offloader closed>"
-        stats = self.stats
-        return f"<weighbridge.Offloader {stats.offloaded_bytes} bytes offloaded>"
+        return f"<weighbridge.Offloader {self.stats.offloaded_bytes} bytes offloaded>"
+
+
+def _info(found: wb_offloader_parameter_info) -> OffloaderParameterInfo:
+    return OffloaderParameterInfo(
+        name=found.name.decode(),
+        group=found.group,
+        placement=PLACEMENT.word(found.placement),
+        transfer_mode=TRANSFER_MODE.word(found.transfer_mode),
+        owned=bool(found.owned),
+        device_address=found.device_address,
+        host_address=found.host_address,
+        span_bytes=found.span_bytes,
+    )

@@ -1,117 +1,136 @@
-"""Which parameter goes where and why, before anything is allocated."""
+"""Plans: where each parameter is placed, how it is transferred, and why. Nothing is allocated."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from ctypes import POINTER, byref, c_char_p, cast, pointer, sizeof
+from ctypes import POINTER, byref, c_char_p, c_uint64, cast, pointer
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from . import _abi
-from ._handle import Handle, Reference
+from ._abi import (
+    wb_parameter,
+    wb_plan_group_info,
+    wb_plan_info,
+    wb_plan_options,
+    wb_plan_parameter_info,
+)
+from ._arguments import c_layout, c_text, c_texts, unsigned
+from ._call import call, filled
+from ._enums import (
+    ACCESS_PATTERN,
+    ALLOW,
+    BUDGET_KIND,
+    ORDER,
+    PLACEMENT,
+    TRANSFER_MODE,
+    AccessPattern,
+    Allow,
+    Order,
+    TransferMode,
+)
+from ._handle import Closeable, Reference
 from ._library import lib
-from ._options import c_text, unsigned
-from .dtypes import Dtype
-from .errors import check
-from .scheme import scheme_options
-from .view import _layout
-
-if TYPE_CHECKING:
-    from typing_extensions import Literal
-
-    from .device import Device
-    from .dtypes import DtypeLike
-    from .scheme import Scheme
+from .dtypes import DtypeLike
+from .errors import Status, make
+from .info import same_fields
+from .memory import Device
+from .quantizer import QuantizeOptions, c_options
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a model."""
+    """One parameter of a model."""
 
     name: str
     """Unique in the model."""
     group: str
-    """What is acquired together with it: a layer."""
+    """The parameters of a group, such as a layer, are acquired together."""
     dtype: DtypeLike
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     """In elements; None for contiguous."""
     source: int = 0
-    """Address of the first element in host or device memory; 0 while there are no bytes."""
-    storage: int = 0
-    """Ties parameters that have no source: those of the same number, other than 0."""
-    access: Literal["dense", "sparse"] = "dense"
-    """Whether a step reads all of it, or few rows."""
-    carrier: Literal["auto", "view", "on-demand", "prefetch", "resident"] = "auto"
-    """``"resident"`` for what is not to leave the device."""
+    """Address of the first element in host or device memory; 0 if there are no bytes yet."""
+    storage_id: int = 0
+    """Ties parameters without a source: those with the same number, other than 0."""
+    access_pattern: AccessPattern = "dense"
+    """Whether a step reads all of the parameter, or only a few rows."""
+    transfer_mode: TransferMode = "auto"
+    placement: Literal["auto", "resident"] = "auto"
+    """``"resident"`` keeps the parameter on the device."""
     held: Any = field(default=None, repr=False, compare=False)
     """Keeps the source's memory alive."""
 
 
 def group_of(name: str) -> str:
-    """The group that a parameter's name speaks of: up to its first number, or its module's name.
+    """Returns the group that a parameter's name implies: up to its first number, or its module.
 
-    ``model.layers.3.mlp.weight`` is of ``model.layers.3``, ``model.norm.weight`` of ``model.norm``.
+    ``model.layers.3.mlp.weight`` is in ``model.layers.3``, ``model.norm.weight`` in ``model.norm``.
     """
     segments = name.split(".")
     number = next((at for at, segment in enumerate(segments) if segment.isdigit()), None)
     return ".".join(segments[: -1 if number is None else number + 1])
 
 
-class Parameters:
-    """An array of C's parameters, with everything that it points to."""
+class CParameters:
+    """An array of parameters for C, with everything that it points to."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.given = list(parameters)
-        self.array = (_abi.wb_parameter * len(self.given))()
-        self._held: list[Any] = []
-        for place, parameter in zip(self.array, self.given):
-            self._write(place, parameter)
+        self.array = (wb_parameter * len(self.given))(*map(self._c_parameter, self.given))
 
-    def _write(self, place: Any, parameter: Parameter) -> None:
-        layout = _layout(Dtype.of(parameter.dtype), parameter.shape, parameter.strides)
-        self._held.append(layout)
-        place.struct_size = sizeof(_abi.wb_parameter)
-        place.access = _abi.PARAMETER_ACCESS.code(parameter.access)
-        place.name = c_text(parameter.name, "name")
-        place.group = c_text(parameter.group, "group")
-        place.layout = pointer(layout)
-        place.source = unsigned(parameter.source, "source")
-        place.storage = unsigned(parameter.storage, "storage")
-        place.carrier = _abi.CARRIER.code(parameter.carrier)
+    @staticmethod
+    def _c_parameter(parameter: Parameter) -> wb_parameter:
+        return wb_parameter(
+            access_pattern=ACCESS_PATTERN.code(parameter.access_pattern),
+            name=c_text(parameter.name, "name"),
+            group=c_text(parameter.group, "group"),
+            layout=pointer(c_layout(parameter.dtype, parameter.shape, parameter.strides)),
+            source=unsigned(parameter.source, "source"),
+            storage_id=unsigned(parameter.storage_id, "storage_id"),
+            transfer_mode=TRANSFER_MODE.code(parameter.transfer_mode),
+            placement=PLACEMENT.code(parameter.placement),
+        )
 
 
 @dataclass(frozen=True)
-class PlannedParameter:
-    """What becomes of a parameter."""
+class PlanParameterInfo:
+    """The planned placement of a parameter."""
 
     name: str
     group: int
-    carrier: str
-    """``"resident"`` for what stays on the device."""
+    placement: str
+    """"resident" or "offloaded"."""
+    transfer_mode: str
+    """How an offloaded parameter reaches the device; "auto" for a resident one."""
     reason: str
-    nbytes: int
+    span_bytes: int
     tied_to: int
-    """The first parameter that it shares its bytes with, itself if with none."""
+    """The first parameter that shares its bytes, itself if none does."""
 
 
 @dataclass(frozen=True)
-class PlannedGroup:
-    """A group of a plan. What is tied across groups counts in the first."""
+class PlanGroupInfo:
+    """A group of a plan. A parameter that is tied across groups counts in the first of them."""
 
     name: str
     turn: int
-    """Among the groups that are copied ahead; -1 when it is none of them."""
+    """The position among the prefetched groups; -1 if the group is not prefetched."""
     offloaded_bytes: int
     resident_bytes: int
 
 
 @dataclass(frozen=True)
-class PlanTotals:
-    """A plan in numbers, all in bytes but ``depth``, ``step_seconds`` and ``wrap_stalls``."""
+class PlanInfo:
+    """The totals of a plan."""
 
+    depth: int
+    """Groups that have a slot at the same time."""
+    parameters: int
+    groups: int
+    warnings: int
     payload_bytes: int
     offloaded_bytes: int
     arena_bytes: int
@@ -120,30 +139,21 @@ class PlanTotals:
     ring_bytes: int
     step_bytes: int
     view_bytes: int
-    depth: int
     step_seconds: float
     wrap_stalls: bool
 
 
-def _texts(texts: str | Sequence[str], what: str) -> Any:
-    given = [texts] if isinstance(texts, str) else list(texts)
-    array = (c_char_p * len(given))(*[c_text(text, what) for text in given])
-    return array, len(given)
+class Plan(Closeable):
+    """Which parameters are offloaded under a budget, and how they are transferred.
 
-
-def _budget(value: int | None, what: str) -> int:
-    return _abi.WB_UNSET if value is None else unsigned(value, what)
-
-
-class Plan(Handle):
-    """Which of the parameters leave the device under a budget, and how they are carried.
-
-    One of ``offload_bytes`` (at most so much host memory is taken) and ``device_bytes`` (what stays
-    and the slots take at most so much) is given. ``select`` and ``exclude`` are selectors: a text
-    means names that contain it as whole segments between dots, a glob whole names. ``allow`` names
-    the errors that are warnings: ``"nothing"``, ``"unmatched"``, ``"everything_fits"``. With
-    ``quantize``, matrices (of ``quantize_select``) are planned and kept in 8 bits, each with its
-    scales beside it, under its name and ``_scale``, or ``_scale_inv`` for blocks of a matrix.
+    Exactly one budget is given: ``offload_bytes`` limits the host memory, ``device_bytes`` the
+    device memory of resident parameters and slots. ``slot_bytes`` limits the slots, 0 for what two
+    groups need. ``select`` and ``exclude`` are selectors: a text matches names that contain it as
+    whole segments between dots, a glob matches whole names. ``allow`` downgrades errors to
+    warnings: ``"nothing-offloaded"``, ``"unmatched-selector"``, ``"everything-fits"``. With
+    ``quantize``, matrices (those of ``quantize_select``) are planned and kept in FP8, each with its
+    scales in the same group, named like the matrix with ``_scale``, or with ``_scale_inv`` for
+    blocks of a matrix.
     """
 
     _noun = "plan"
@@ -155,137 +165,144 @@ class Plan(Handle):
         *,
         offload_bytes: int | None = None,
         device_bytes: int | None = None,
-        slot_bytes: int | None = None,
+        slot_bytes: int = 0,
         depth: int = 0,
         select: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
-        carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto",
-        order: Literal["spread", "declared", "largest"] = "spread",
-        allow: Sequence[str] = (),
-        quantize: Scheme | None = None,
+        transfer_mode: TransferMode = "auto",
+        order: Order = "spread",
+        allow: Sequence[Allow] = (),
+        quantize: QuantizeOptions | None = None,
         quantize_select: str | Sequence[str] = (),
         link_bytes_per_second: float = 0.0,
     ) -> None:
         self._reference = None
         self._device = device
-        given = Parameters(parameters)
-        selected, select_count = _texts(select, "select")
-        excluded, exclude_count = _texts(exclude, "exclude")
-        options = _abi.wb_plan_options(
+        given = CParameters(parameters)
+        options = wb_plan_options(
             depth=unsigned(depth, "depth", 32),
-            offload_bytes=_budget(offload_bytes, "offload_bytes"),
-            device_bytes=_budget(device_bytes, "device_bytes"),
-            slot_bytes=_budget(slot_bytes, "slot_bytes"),
-            select=cast(selected, POINTER(c_char_p)),
-            exclude=cast(excluded, POINTER(c_char_p)),
-            select_count=select_count,
-            exclude_count=exclude_count,
-            carrier=_abi.CARRIER.code(carrier),
-            order=_abi.ORDER.code(order),
-            allow=sum(_abi.ALLOW.code(what) for what in set(allow)),
+            transfer_mode=TRANSFER_MODE.code(transfer_mode),
+            slot_bytes=unsigned(slot_bytes, "slot_bytes"),
+            order=ORDER.code(order),
+            allow=sum(ALLOW.code(what) for what in set(allow)),
             link_bytes_per_second=link_bytes_per_second,
         )
+        _set_budget(options, offload_bytes=offload_bytes, device_bytes=device_bytes)
+        for name, texts in (("select", select), ("exclude", exclude)):
+            _set_texts(options, name, texts)
         if quantize is not None:
-            meant, meant_count = _texts(quantize_select, "quantize_select")
-            options.quantize = pointer(scheme_options(quantize))
-            options.quantize_select = cast(meant, POINTER(c_char_p))
-            options.quantize_count = meant_count
-        reference, error = Reference(lib.wb_plan_release), _abi.wb_error()
-        status = lib.wb_plan_new(
+            options.quantize = pointer(c_options(quantize))
+            _set_texts(options, "quantize_select", quantize_select)
+        reference = Reference(lib.wb_plan_release)
+        call(
+            lib.wb_plan_new,
             device._live(),
             given.array,
-            len(given.given),
+            len(given.array),
             byref(options),
             reference.out,
-            byref(error),
         )
-        check(status, error)
         self._reference = reference
         self._sources = given.given
 
     def forget_sources(self) -> None:
-        """Let go of what the parameters hold: a commit has taken their bytes."""
+        """Drops the memory that the parameters hold, which a commit has copied."""
         self._sources.clear()
 
     @property
     def device(self) -> Device:
-        """The device that it is for."""
+        """The device of the plan."""
         return self._device
 
     @cached_property
-    def totals(self) -> PlanTotals:
-        """The plan in numbers."""
-        found = self._info()
-        names = PlanTotals.__dataclass_fields__
-        numbers = {name: getattr(found, name) for name in names}
-        return PlanTotals(**{**numbers, "wrap_stalls": bool(found.wrap_stalls)})
+    def info(self) -> PlanInfo:
+        """The totals of the plan."""
+        found = filled(wb_plan_info, lib.wb_plan_get_info, self._live())
+        fields = same_fields(PlanInfo, found)
+        return PlanInfo(**{**fields, "wrap_stalls": bool(found.wrap_stalls)})
 
     @cached_property
-    def parameters(self) -> list[PlannedParameter]:
-        """What becomes of each parameter, in the order in which they were given."""
-        return [self._parameter(index) for index in range(self._info().parameters)]
+    def parameters(self) -> list[PlanParameterInfo]:
+        """The planned placement of each parameter, in the order in which they were given."""
+        return [self._parameter_info(index) for index in range(self.info.parameters)]
 
     @cached_property
-    def groups(self) -> list[PlannedGroup]:
-        """The groups, in the order in which they were first named."""
-        return [self._group(index) for index in range(self._info().groups)]
+    def groups(self) -> list[PlanGroupInfo]:
+        """The groups, in the order in which the parameters name them."""
+        return [self.group_info(index) for index in range(self.info.groups)]
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What was allowed."""
-        return [self._warning(index) for index in range(self._info().warnings)]
+        """The errors that ``allow`` downgraded."""
+        return [self._text(lib.wb_plan_get_warning, index) for index in range(self.info.warnings)]
+
+    def find_parameter(self, name: str) -> int:
+        """Returns the index of a parameter; raises KeyError for an unknown name."""
+        index = c_uint64()
+        call(lib.wb_plan_find_parameter, self._live(), c_text(name, "name"), byref(index))
+        return index.value
+
+    def parameter_info(self, parameter: int | str) -> PlanParameterInfo:
+        """Returns the planned placement of a parameter, given by index or name."""
+        index = self.find_parameter(parameter) if isinstance(parameter, str) else parameter
+        return self._parameter_info(unsigned(index, "index"))
+
+    def group_info(self, group: int) -> PlanGroupInfo:
+        """Returns the group of an index."""
+        reference = self._live()  # keeps alive what the struct points to
+        index = unsigned(group, "group")
+        found = filled(wb_plan_group_info, lib.wb_plan_get_group_info, reference, index)
+        fields = same_fields(PlanGroupInfo, found)
+        return PlanGroupInfo(**{**fields, "name": found.name.decode()})
 
     def to_json(self) -> str:
-        """The whole plan as JSON."""
-        reference: Any = self._live()
-        text, error = c_char_p(), _abi.wb_error()
-        check(lib.wb_plan_to_json(reference, byref(text), byref(error)), error)
-        return (text.value or b"").decode()
+        """Returns the whole plan as JSON."""
+        return self._text(lib.wb_plan_to_json)
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole plan as what its JSON says."""
+        """Returns the whole plan as the dictionary that its JSON contains."""
         found: dict[str, Any] = json.loads(self.to_json())
         return found
 
     def __repr__(self) -> str:
         if self.closed:
             return "<weighbridge.Plan closed>"
-        totals = self.totals
-        return (
-            f"<weighbridge.Plan {totals.offloaded_bytes} of {totals.payload_bytes} bytes offloaded>"
-        )
+        info = self.info
+        return f"<weighbridge.Plan {info.offloaded_bytes} of {info.payload_bytes} bytes offloaded>"
 
-    def _info(self) -> Any:
-        found, error = _abi.wb_plan_info(), _abi.wb_error()
-        check(lib.wb_plan_get_info(self._live(), byref(found), byref(error)), error)
-        return found
-
-    def _parameter(self, index: int) -> PlannedParameter:
-        found, error = _abi.wb_plan_parameter_info(), _abi.wb_error()
-        reference: Any = self._live()  # holds what the struct points to
-        check(lib.wb_plan_get_parameter_info(reference, index, byref(found), byref(error)), error)
-        return PlannedParameter(
+    def _parameter_info(self, index: int) -> PlanParameterInfo:
+        reference = self._live()  # keeps alive what the struct points to
+        found = filled(wb_plan_parameter_info, lib.wb_plan_get_parameter_info, reference, index)
+        return PlanParameterInfo(
             name=found.name.decode(),
             group=found.group,
-            carrier=_abi.CARRIER.word(found.carrier),
+            placement=PLACEMENT.word(found.placement),
+            transfer_mode=TRANSFER_MODE.word(found.transfer_mode),
             reason=found.reason.decode(),
-            nbytes=found.span_bytes,
+            span_bytes=found.span_bytes,
             tied_to=found.tied_to,
         )
 
-    def _group(self, index: int) -> PlannedGroup:
-        found, error = _abi.wb_plan_group_info(), _abi.wb_error()
-        reference: Any = self._live()
-        check(lib.wb_plan_get_group_info(reference, index, byref(found), byref(error)), error)
-        return PlannedGroup(
-            name=found.name.decode(),
-            turn=found.turn,
-            offloaded_bytes=found.offloaded_bytes,
-            resident_bytes=found.resident_bytes,
-        )
-
-    def _warning(self, index: int) -> str:
-        text, error = c_char_p(), _abi.wb_error()
-        reference: Any = self._live()
-        check(lib.wb_plan_get_warning(reference, index, byref(text), byref(error)), error)
+    def _text(self, function: Any, *arguments: int) -> str:
+        reference, text = self._live(), c_char_p()
+        call(function, reference, *arguments, byref(text))
         return (text.value or b"").decode()
+
+
+def _set_budget(options: wb_plan_options, **budgets: int | None) -> None:
+    given = {name: value for name, value in budgets.items() if value is not None}
+    if len(given) != 1:
+        asked = " and ".join(given) or "neither"
+        raise make(
+            Status.INVALID_ARGUMENT,
+            f"a plan takes one budget, {' or '.join(budgets)}; {asked} is given: give exactly one",
+        )
+    ((name, value),) = given.items()
+    options.budget_kind = BUDGET_KIND.code(name)
+    options.budget_bytes = unsigned(value, name)
+
+
+def _set_texts(options: wb_plan_options, name: str, texts: str | Sequence[str]) -> None:
+    array, count = c_texts(texts, name)
+    setattr(options, name, cast(array, POINTER(c_char_p)))
+    setattr(options, f"{name}_count", count)

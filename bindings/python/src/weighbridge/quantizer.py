@@ -1,71 +1,114 @@
-"""Numbers to 8 bits and back, in staging memory of bounded size."""
+"""Quantizes tensors to FP8 and dequantizes them, in staging memory of bounded size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from . import _abi
-from ._handle import Handle, Reference
+from ._abi import (
+    wb_error,
+    wb_quantize_options,
+    wb_quantizer_result,
+    wb_quantizer_scales_info,
+)
+from ._arguments import c_layout, unsigned
+from ._call import call, check, filled
+from ._handle import Closeable, Reference
 from ._library import lib
-from ._options import unsigned
-from ._progress import Progress
-from .dtypes import Dtype
-from .errors import check
-from .scheme import PER_TENSOR, Scheme, scheme_options
-from .view import _layout
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ._progress import Callback
-    from .device import Device
-    from .dtypes import DtypeLike
+from ._progress import Callback, Progress
+from .dtypes import Dtype, DtypeLike
+from .info import same_fields
+from .memory import Device
 
 
 @dataclass(frozen=True)
-class Scales:
+class QuantizeOptions:
+    """How a tensor is quantized."""
+
+    format: Literal["float8_e4m3fn", "float8_e5m2"] = "float8_e4m3fn"
+    scale_dtype: Literal["float32", "float8_e8m0fnu"] = "float32"
+    """The type of the scales; float8_e8m0fnu holds powers of two."""
+    block_rows: int = 0
+    """Rows that share a scale, in the last two dimensions; 0 for all of them."""
+    block_cols: int = 0
+    """Columns that share a scale; 0 for all of them."""
+    use_given_scales: bool = False
+    """The caller provides the scales."""
+    reject_nonfinite: bool = False
+    """NaN and infinite elements are an error."""
+    scale_bytes: int = 0
+    """The size of the memory for the scales, checked if it is not 0."""
+
+
+PER_TENSOR = QuantizeOptions()
+"""float8_e4m3fn with one scale for each tensor."""
+
+
+@dataclass(frozen=True)
+class QuantizerScalesInfo:
     """The scales of a tensor."""
 
-    shape: tuple[int, int, int]
-    """Matrices, and rows and columns of scales of each."""
+    matrices: int
+    rows: int
+    """Rows of scales of each matrix."""
+    cols: int
     nbytes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Matrices, and the rows and columns of scales of each."""
+        return self.matrices, self.rows, self.cols
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """What was done."""
+class QuantizerResult:
+    """What a call of a quantizer did."""
 
     passes: int
-    """2 where blocks reach over more than the staging memory, so that the source is read twice."""
+    """2 if a block is larger than the staging memory, so that the source is read twice."""
     nonfinite: int
-    """Numbers that were NaN or infinite."""
+    """Elements that were NaN or infinite."""
     staging_bytes: int
-    """Of device memory that were taken, never more than the limit."""
+    """Bytes of device memory that the call used, at most the quantizer's limit."""
 
 
-class Quantizer(Handle):
+class Quantizer(Closeable):
     """Quantizes tensors one at a time, in at most ``staging_bytes`` of device memory.
 
-    Sources, targets and scales are addresses in host memory, best pinned, or device memory. Numbers
-    that are too large, infinite ones too, become the largest; NaN stays NaN.
+    Sources, targets and scales are addresses in host memory, preferably pinned, or in device
+    memory. Elements that are too large, infinite ones included, become the largest number of the
+    format; NaN stays NaN. ``staging_bytes`` 0 is the library's default.
     """
 
     _noun = "quantizer"
 
-    def __init__(self, device: Device, staging_bytes: int = 128 << 20) -> None:
+    def __init__(self, device: Device, staging_bytes: int = 0) -> None:
         self._reference = None
         self._device = device
-        reference, error = Reference(lib.wb_quantizer_release), _abi.wb_error()
+        reference = Reference(lib.wb_quantizer_release)
         limit = unsigned(staging_bytes, "staging_bytes")
-        check(lib.wb_quantizer_new(device._live(), limit, reference.out, byref(error)), error)
+        call(lib.wb_quantizer_new, device._live(), limit, reference.out)
         self._reference = reference
 
     @property
     def device(self) -> Device:
-        """The device that it is for."""
+        """The device that quantizes."""
         return self._device
+
+    @staticmethod
+    def scales_info(
+        dtype: DtypeLike, shape: Sequence[int], options: QuantizeOptions = PER_TENSOR
+    ) -> QuantizerScalesInfo:
+        """Returns the number and the bytes of a tensor's scales."""
+        found = filled(
+            wb_quantizer_scales_info,
+            lib.wb_quantizer_get_scales_info,
+            byref(c_layout(dtype, tuple(shape))),
+            byref(c_options(options)),
+        )
+        return QuantizerScalesInfo(found.matrices, found.rows, found.cols, found.bytes)
 
     def quantize(
         self,
@@ -74,25 +117,20 @@ class Quantizer(Handle):
         shape: Sequence[int],
         target: int,
         scales: int,
-        scheme: Scheme = PER_TENSOR,
+        options: QuantizeOptions = PER_TENSOR,
         *,
         strides: Sequence[int] | None = None,
-        given_scales: bool = False,
-        scales_nbytes: int = 0,
-        refuse_nonfinite: bool = False,
         progress: Callback | None = None,
-    ) -> Quantized:
-        """Quantize float32, float16 or bfloat16 numbers of any strides; done on return.
+    ) -> QuantizerResult:
+        """Quantizes float32, float16 or bfloat16 elements; complete on return.
 
-        ``target`` takes a byte for each element, ``scales`` what :func:`scales_of` says, or has
-        them if ``given_scales``; ``scales_nbytes``, if it is given, is checked.
+        ``strides`` are the source's, in elements, None for contiguous. ``target`` receives one byte
+        for each element. ``scales`` receives the scales (see :meth:`scales_info`), or provides them
+        with ``use_given_scales``.
         """
-        options = scheme_options(scheme, given_scales, refuse_nonfinite)
-        options.scale_bytes = unsigned(scales_nbytes, "scales_nbytes")
-        layout = _layout(Dtype.of(dtype), tuple(shape), strides)
         arguments = (
             unsigned(source, "source"),
-            byref(layout),
+            byref(c_layout(dtype, tuple(shape), strides)),
             unsigned(target, "target"),
             unsigned(scales, "scales"),
         )
@@ -105,40 +143,44 @@ class Quantizer(Handle):
         target: int,
         dtype: DtypeLike,
         shape: Sequence[int],
-        scheme: Scheme = PER_TENSOR,
+        options: QuantizeOptions = PER_TENSOR,
         *,
         strides: Sequence[int] | None = None,
         progress: Callback | None = None,
-    ) -> Quantized:
-        """The way back, to numbers of ``dtype``; in host memory without gaps only."""
-        layout = _layout(Dtype.of(dtype), tuple(shape), strides)
+    ) -> QuantizerResult:
+        """Dequantizes to elements of ``dtype``; a target in host memory must be contiguous."""
         arguments = (
             unsigned(source, "source"),
             unsigned(scales, "scales"),
             unsigned(target, "target"),
-            byref(layout),
+            byref(c_layout(dtype, tuple(shape), strides)),
         )
-        options = scheme_options(scheme)
         return self._run(lib.wb_quantizer_dequantize, arguments, options, progress)
 
     def _run(
-        self, function: Any, arguments: Any, options: Any, progress: Callback | None
-    ) -> Quantized:
-        # Always one, so that Ctrl-C gets through.
-        told, done, error = Progress(progress), _abi.wb_quantizer_result(), _abi.wb_error()
-        options.progress = told.native
-        status = function(self._live(), *arguments, byref(options), byref(done), byref(error))
-        told.check()
+        self, function: Any, arguments: Any, options: QuantizeOptions, progress: Callback | None
+    ) -> QuantizerResult:
+        # Progress also without a callback, so that Ctrl-C interrupts.
+        native, given = Progress(progress), c_options(options)
+        given.progress = native.native
+        result, error = wb_quantizer_result(), wb_error()
+        status = function(self._live(), *arguments, byref(given), byref(result), byref(error))
+        native.check()
         check(status, error)
-        return Quantized(done.passes, done.nonfinite, done.staging_bytes)
+        return QuantizerResult(**same_fields(QuantizerResult, result))
 
     def __repr__(self) -> str:
         return "<weighbridge.Quantizer closed>" if self.closed else "<weighbridge.Quantizer>"
 
 
-def scales_of(dtype: DtypeLike, shape: Sequence[int], scheme: Scheme = PER_TENSOR) -> Scales:
-    """How many scales a tensor has."""
-    layout, options = _layout(Dtype.of(dtype), tuple(shape), None), scheme_options(scheme)
-    found, error = _abi.wb_quantizer_scales_info(), _abi.wb_error()
-    check(lib.wb_quantizer_get_scales_info(byref(layout), byref(options), byref(found), byref(error)), error)
-    return Scales((found.matrices, found.rows, found.cols), found.bytes)
+def c_options(options: QuantizeOptions) -> wb_quantize_options:
+    """Returns the options as C takes them."""
+    return wb_quantize_options(
+        format=Dtype.of(options.format),
+        scale_dtype=Dtype.of(options.scale_dtype),
+        use_given_scales=bool(options.use_given_scales),
+        block_rows=unsigned(options.block_rows, "block_rows"),
+        block_cols=unsigned(options.block_cols, "block_cols"),
+        reject_nonfinite=bool(options.reject_nonfinite),
+        scale_bytes=unsigned(options.scale_bytes, "scale_bytes"),
+    )

@@ -1,64 +1,61 @@
-"""safetensors files: mapped once, each tensor a view by name."""
+"""safetensors files: mapped once, with a view of each tensor."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Sequence
 from ctypes import byref, c_int32, c_uint64
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from . import _abi
-from ._handle import Handle, Reference
+from ._abi import wb_safetensors_tensor_info
+from ._arguments import c_text, unsigned
+from ._call import call, filled
+from ._enums import ACCESSOR, Accessor, AccessPattern
+from ._handle import Closeable, Reference
 from ._library import lib
-from ._options import Options, c_text, unsigned
-from .buffer import Buffer
+from ._options import Options
 from .dtypes import Dtype
-from .errors import NotFoundError, Status, check
+from .errors import NotFoundError, Status
+from .memory import Buffer, Device, View
 from .plan import Parameter, group_of
-from .view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from typing_extensions import Literal, Unpack
+    from typing_extensions import Unpack
 
     from ._options import BufferOptions
-    from .device import Device
 
 DEFAULT_ALIGNMENT = 16
-"""What kernels that load 16 bytes at a time need."""
-
-
-def _access(name: str, sparse: Sequence[str]) -> Literal["dense", "sparse"]:
-    return "sparse" if any(fnmatchcase(name, glob) for glob in sparse) else "dense"
+"""The alignment that kernels with 16-byte loads need."""
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class SafetensorsTensorInfo:
     """A tensor of a file."""
 
     name: str
     dtype: Dtype | None
-    """None for a type of the file that this library has no name for."""
+    """None for an element type that the library does not have."""
     shape: tuple[int, ...] | None
-    offset: int
-    """Bytes from the beginning of the file, and so of its buffer."""
+    offset_bytes: int
+    """From the beginning of the file, and so of its buffer."""
     nbytes: int
 
 
-class Loaded(NamedTuple):
-    """What :meth:`Safetensors.load` gives."""
+class LoadedView(NamedTuple):
+    """The result of :meth:`Safetensors.load_view`."""
 
     view: View
     copied: bool
-    """The tensor was not aligned and lies in memory of its own."""
+    """The tensor was not aligned, so the view is of a copy in a buffer of its own."""
 
 
-class Safetensors(Handle):
-    """An open safetensors file. Its views keep the file's buffer, and so outlive it.
+class Safetensors(Closeable):
+    """An open safetensors file. Its views keep the file's buffer alive, and so outlive it.
 
-    ``options`` are those of :meth:`Buffer.map`. Names are in the order of the tensors' data.
+    ``options`` are those of :meth:`Buffer.map_file`. Names are in the order of the tensors' data.
     """
 
     _noun = "file"
@@ -71,21 +68,14 @@ class Safetensors(Handle):
     ) -> None:
         self._reference = None
         self._device = device
-        reference, error = Reference(lib.wb_safetensors_release), _abi.wb_error()
-        given = Options(None, **options)
-        status = lib.wb_safetensors_open(
-            device._live(),
-            c_text(os.fsencode(path), "path"),
-            given.c,
-            reference.out,
-            byref(error),
-        )
-        given.check(status, error)
+        reference, given = Reference(lib.wb_safetensors_release), Options(None, **options)
+        name = c_text(os.fsencode(path), "path")
+        given.call(lib.wb_safetensors_open, device._live(), name, given.c, reference.out)
         self._reference = reference
 
     @property
     def device(self) -> Device:
-        """The device that it is for."""
+        """The device that the file is mapped for."""
         return self._device
 
     @property
@@ -96,17 +86,15 @@ class Safetensors(Handle):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The file's own metadata."""
-        import json
-
+        """The metadata in the header."""
         found: dict[str, str] = json.loads(self.header).get("__metadata__") or {}
         return found
 
     @property
     def buffer(self) -> Buffer:
-        """The buffer over the whole file, as a further reference."""
-        reference, error = Reference(lib.wb_buffer_release), _abi.wb_error()
-        check(lib.wb_safetensors_get_buffer(self._live(), reference.out, byref(error)), error)
+        """The buffer over the whole file, as one more reference."""
+        reference = Reference(lib.wb_buffer_release)
+        call(lib.wb_safetensors_get_buffer, self._live(), reference.out)
         return Buffer(self._device, reference)
 
     def __len__(self) -> int:
@@ -118,50 +106,60 @@ class Safetensors(Handle):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return isinstance(name, str) and self._find(name) is not None
+            return isinstance(name, str) and self.find_tensor(name) is not None
         except KeyError:
             return False
 
     def keys(self) -> list[str]:
-        """The tensors' names."""
-        return [self._at(index).name for index in range(len(self))]
+        """Returns the tensors' names."""
+        return [self._tensor_info(index).name for index in range(len(self))]
 
-    def info(self, name: str) -> TensorInfo:
-        """What a tensor is; KeyError for a name that is none."""
-        return self._at(self._find(name))
+    def find_tensor(self, name: str) -> int:
+        """Returns the index of a tensor; raises KeyError for an unknown name."""
+        try:
+            encoded = c_text(name, "name")
+        except ValueError:  # no tensor of a file has such a name
+            raise NotFoundError(Status.NOT_FOUND, f"the file has no tensor {name!r}") from None
+        index = c_uint64()
+        call(lib.wb_safetensors_find_tensor, self._live(), encoded, byref(index))
+        return index.value
+
+    def tensor_info(self, name: str) -> SafetensorsTensorInfo:
+        """Returns the properties of a tensor; raises KeyError for an unknown name."""
+        return self._tensor_info(self.find_tensor(name))
 
     def view(
-        self,
-        name: str,
-        access: Literal["device", "host"] = "device",
-        alignment: int = DEFAULT_ALIGNMENT,
+        self, name: str, accessor: Accessor = "device", alignment: int = DEFAULT_ALIGNMENT
     ) -> View:
-        """A view of a tensor where it lies; ``Status.UNALIGNED`` if that is not aligned.
+        """Returns a view of a tensor in the file's buffer.
 
-        ``alignment`` is in bytes, 0 or 1 for any.
+        Fails with ``Status.UNALIGNED`` if the tensor's address is not a multiple of ``alignment``
+        bytes; 0 and 1 allow any address.
         """
-        index, code = self._find(name), _abi.ACCESS.code(access)
-        reference, error = Reference(lib.wb_view_release), _abi.wb_error()
-        alignment = unsigned(alignment, "alignment")
-        status = lib.wb_safetensors_get_view(
-            self._live(), index, code, alignment, reference.out, byref(error)
+        reference = Reference(lib.wb_view_release)
+        call(
+            lib.wb_safetensors_get_view,
+            self._live(),
+            self.find_tensor(name),
+            ACCESSOR.code(accessor),
+            unsigned(alignment, "alignment"),
+            reference.out,
         )
-        check(status, error)
         return View(self._device, reference)
 
-    def load(
+    def load_view(
         self,
         name: str,
-        access: Literal["device", "host"] = "device",
+        accessor: Accessor = "device",
         alignment: int = DEFAULT_ALIGNMENT,
         **options: Unpack[BufferOptions],
-    ) -> Loaded:
-        """A view of a tensor where it lies if it is aligned, else of a copy; and which it was."""
-        index, code = self._find(name), _abi.ACCESS.code(access)
-        given = Options(self._at(index).nbytes, **options)
-        reference, error = Reference(lib.wb_view_release), _abi.wb_error()
-        copied = c_int32()
-        status = lib.wb_safetensors_load_view(
+    ) -> LoadedView:
+        """Returns a view of a tensor in the file's buffer if it is aligned, else of a copy."""
+        index, code, copied = self.find_tensor(name), ACCESSOR.code(accessor), c_int32()
+        given = Options(self._tensor_info(index).nbytes, **options)
+        reference = Reference(lib.wb_view_release)
+        given.call(
+            lib.wb_safetensors_load_view,
             self._live(),
             index,
             code,
@@ -169,19 +167,17 @@ class Safetensors(Handle):
             given.c,
             reference.out,
             byref(copied),
-            byref(error),
         )
-        given.check(status, error)
-        return Loaded(View(self._device, reference), bool(copied.value))
+        return LoadedView(View(self._device, reference), bool(copied.value))
 
     def parameter(
-        self, name: str, group: str | None = None, access: Literal["dense", "sparse"] = "dense"
+        self, name: str, group: str | None = None, access_pattern: AccessPattern = "dense"
     ) -> Parameter:
-        """A tensor as a plan takes it, its bytes where they lie in the file.
+        """Returns a tensor as a parameter of a plan, with its bytes in the file's buffer.
 
-        Its group is what its name speaks of, if none is given.
+        Without ``group``, its name implies the group.
         """
-        view = self.view(name, access="host", alignment=0)
+        view = self.view(name, accessor="host", alignment=0)
         info = view.info
         return Parameter(
             name,
@@ -189,37 +185,34 @@ class Safetensors(Handle):
             info.dtype,
             info.shape,
             source=info.address,
-            access=access,
+            access_pattern=access_pattern,
             held=view,
         )
 
     def parameters(self, sparse: Sequence[str] = ()) -> list[Parameter]:
-        """All tensors as a plan takes them; those of the globs ``sparse`` are read by few rows."""
-        return [self.parameter(name, access=_access(name, sparse)) for name in self.keys()]
+        """Returns all tensors as parameters; those that match the globs ``sparse`` are sparse."""
+        patterns: dict[bool, AccessPattern] = {False: "dense", True: "sparse"}
+        return [
+            self.parameter(
+                name, access_pattern=patterns[any(fnmatchcase(name, glob) for glob in sparse)]
+            )
+            for name in self.keys()
+        ]
 
     def __repr__(self) -> str:
         if self.closed:
             return "<weighbridge.Safetensors closed>"
         return f"<weighbridge.Safetensors {len(self)} tensors>"
 
-    def _find(self, name: str) -> int:
-        try:
-            encoded = c_text(name, "name")
-        except ValueError:  # no tensor of a file has such a name
-            raise NotFoundError(Status.NOT_FOUND, f"the file has no tensor {name!r}") from None
-        index, error = c_uint64(), _abi.wb_error()
-        check(lib.wb_safetensors_find_tensor(self._live(), encoded, byref(index), byref(error)), error)
-        return index.value
-
-    def _at(self, index: int) -> TensorInfo:
-        found, error = _abi.wb_safetensors_tensor_info(), _abi.wb_error()
-        reference: Any = self._live()  # holds what the struct points to
-        check(lib.wb_safetensors_get_tensor_info(reference, index, byref(found), byref(error)), error)
+    def _tensor_info(self, index: int) -> SafetensorsTensorInfo:
+        reference = self._live()  # keeps alive what the struct points to
+        function = lib.wb_safetensors_get_tensor_info
+        found = filled(wb_safetensors_tensor_info, function, reference, index)
         known = found.dtype != 0
-        return TensorInfo(
+        return SafetensorsTensorInfo(
             name=found.name.decode(),
             dtype=Dtype(found.dtype) if known else None,
             shape=tuple(found.shape[: found.ndim]) if known else None,
-            offset=found.offset_bytes,
+            offset_bytes=found.offset_bytes,
             nbytes=found.bytes,
         )

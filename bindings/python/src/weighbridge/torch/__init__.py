@@ -2,7 +2,7 @@
 
     handle = weighbridge.torch.offload(model, offload_bytes=8 << 30)
     model(inputs)          # as before, eager, in a CUDA graph or compiled
-    print(handle.stats())
+    print(handle.stats)
     handle.remove()        # resident again, bit for bit
 
 For inference: offloaded parameters need no gradients until the handle is removed.

@@ -1,19 +1,16 @@
-"""Which modules are acquired as one."""
+"""Chooses the modules whose weights form a group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 
-if TYPE_CHECKING:
-    from typing_extensions import Literal
-
 
 def layers_of(model: torch.nn.Module) -> list[str]:
-    """The names of the model's layers: the entries of its longest list of modules, and of the
-    outermost lists beside that one."""
+    """Returns the names of the model's layers: the entries of its longest list of modules, and of
+    the outermost lists outside of it."""
     lists = []
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
@@ -34,14 +31,17 @@ def layers_of(model: torch.nn.Module) -> list[str]:
 def group_of_each(
     model: torch.nn.Module, groups: Literal["auto"] | Sequence[str], weights: Sequence[str]
 ) -> dict[str, str]:
-    """The group of every weight, a module that is called whenever the weight is used: the one named
-    in ``groups`` that it is in, else the largest one around it that none of those is in, else the
-    smallest, which then runs around groups (see :func:`around_others`)."""
+    """Returns the group of every weight, a module that is called whenever the weight is used.
+
+    That is the module of ``groups`` that contains the weight, else the largest module around the
+    weight that contains none of them, else the smallest, which then encloses groups (see
+    :func:`enclosing`).
+    """
     named = layers_of(model) if isinstance(groups, str) else list(groups)
     known = dict(model.named_modules())
     for name in named:
         if name not in known:
-            raise ValueError(f"there is no module {name!r} in the model: groups are module names")
+            raise ValueError(f"the model has no module {name!r}: groups are module names")
         if not _is_called(known[name]):
             kind = type(known[name]).__name__
             raise ValueError(
@@ -62,18 +62,18 @@ def group_of_each(
     return found
 
 
-def around_others(groups: Sequence[str]) -> set[str]:
-    """Those of the groups that run while others of them do, so that no slot can be theirs."""
+def enclosing(groups: Sequence[str]) -> set[str]:
+    """Returns the groups that contain other groups: they run while others use the slots."""
     return _ancestors(groups) & set(groups)
 
 
 def _is_called(module: torch.nn.Module) -> bool:
-    """Not a mere list of modules or parameters, which has no ``forward``."""
+    """Returns whether the module has a ``forward``, which lists of modules and parameters lack."""
     return type(module).forward is not torch.nn.Module.forward
 
 
 def _ancestors(names: Sequence[str]) -> set[str]:
-    """Every module that one of these is in."""
+    """Returns every module that contains one of these."""
     found = set()
     for name in names:
         while name:

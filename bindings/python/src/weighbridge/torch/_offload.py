@@ -1,26 +1,24 @@
-"""A model's weights as a plan takes them."""
+"""Plans and commits the offload of a model's weights."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 
-from ..device import Device
+from .._enums import Allow, Order, TransferMode
+from .._progress import Callback
+from ..memory import Device
 from ..plan import Parameter, Plan
+from ..quantizer import QuantizeOptions
 from ..safetensors import Safetensors
-from ..scheme import Scheme
-from ._groups import around_others, group_of_each
+from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
-from ._tensors import address_of, dtype_of, put, weights_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Literal
-
-    from .._progress import Callback
+from ._tensors import put, weights_of
+from ._weights import parameter_of
 
 
 def offload(
@@ -30,57 +28,57 @@ def offload(
     device_bytes: int | None = None,
     select: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
-    carrier: Literal["auto", "view", "on-demand", "prefetch"] = "auto",
-    order: Literal["spread", "declared", "largest"] = "spread",
+    transfer_mode: TransferMode = "auto",
+    order: Order = "spread",
     groups: Literal["auto"] | Sequence[str] = "auto",
-    slot_bytes: int | None = None,
+    slot_bytes: int = 0,
     depth: int = 0,
     buffers: bool = False,
-    quantize: Mapping[str, Any] | None = None,
-    allow: Sequence[str] = (),
+    quantize: QuantizeOptions | None = None,
+    quantize_select: str | Sequence[str] | None = None,
+    allow: Sequence[Allow] = (),
     checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
     progress: Callback | None = None,
 ) -> OffloadHandle:
-    """Move weights of a model to host memory under a budget, and carry them from there.
+    """Moves weights of a model to host memory under a budget, and transfers them for their use.
 
-    Budgets, selectors, carriers and orders are those of :class:`weighbridge.Plan`. ``groups`` are
-    names of modules that are carried as one, by default the entries of the longest ``ModuleList``
-    and of those beside it; a parameter outside of them goes with the largest module around it that
-    holds none of them. Embeddings are taken as sparse.
-    ``checkpoint`` is a safetensors file, or several, that weights are taken from, for a model on
-    the meta device for instance: they go from the file into host memory, or to the device if they
-    stay. ``device`` is where the model runs, by default where its first weight is: weights that
-    stay, and buffers, are moved there. Buffers are not offloaded unless ``buffers`` asks for it:
-    only where no forward writes to them. ``quantize`` keeps weights in 8 bits:
-    ``{"format": "e4m3fn", "block": (128, 128)}``, with ``"scale"`` and ``"select"`` (by default the
-    weights of ``Linear`` modules). A module then has ``weight`` in 8 bits and ``weight_scale``, or
-    ``weight_scale_inv`` for blocks, for kernels that take them; the full weight is never on the
-    device, unless it was. ``progress`` is called with what is done and how many of
-    how many bytes; it cancels by returning False or raising.
+    Budgets, selectors, transfer modes and orders are those of :class:`weighbridge.Plan`. ``groups``
+    are names of modules that are transferred as a whole, by default the entries of the longest
+    ``ModuleList`` and of those outside of it; a parameter outside of them is in the group of the
+    largest module around it that contains none of them. The weights of embeddings are sparse.
+    ``checkpoint`` is one safetensors file or several, from which weights are read, for a model on
+    the meta device for instance: offloaded weights go into host memory, resident ones to the
+    device. ``device`` is where the model runs, by default the device of its first weight: resident
+    weights and buffers are moved there. Buffers are offloaded only with ``buffers``, which requires
+    that no forward writes to them. ``quantize`` keeps weights in FP8, those of
+    ``quantize_select``, by default the weights of ``Linear`` modules. A module then has ``weight``
+    in FP8 and ``weight_scale``, or ``weight_scale_inv`` for blocks, for kernels that take them; the
+    full weight is never on the device, unless it was. ``progress`` is called with the phase, the
+    bytes done and the total bytes; it cancels by returning False or raising.
     """
     where = torch.device(device) if device is not None else _device_of(model)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
     files = [Safetensors(opened, path, pin=False) for path in paths]
-    views = opened.info.views and pin is not False
-    parameters = _parameters(model, groups, buffers, files, views)
+    zero_copy = opened.info.views and pin is not False
     plan = Plan(
         opened,
-        parameters,
+        _parameters(model, groups, buffers, files, zero_copy),
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
         depth=depth,
         select=select,
         exclude=exclude,
-        carrier=carrier,
+        transfer_mode=transfer_mode,
         order=order,
         allow=allow,
+        quantize=quantize,
+        quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
-        **_quantize(model, quantize),
     )
     handle = OffloadHandle(model, plan, where, groups, buffers, progress)
     for name, buffer in model.named_buffers():
@@ -92,32 +90,6 @@ def offload(
     return handle
 
 
-def _quantize(model: torch.nn.Module, asked: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a plan is told."""
-    if asked is None:
-        return {}
-    known = {"format", "scale", "block", "select"}
-    if not known.issuperset(asked):
-        raise ValueError(f"quantize has {sorted(set(asked) - known)}; it may have {sorted(known)}")
-    linear = [
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    ]
-    scheme = Scheme(
-        _fp8(asked.get("format", "e4m3fn")),  # type: ignore[arg-type]
-        _fp8(asked.get("scale", "float32")),  # type: ignore[arg-type]
-        tuple(asked.get("block", (128, 128))),
-    )
-    return {"quantize": scheme, "quantize_select": asked.get("select", linear)}
-
-
-def _fp8(name: str) -> str:
-    """``float8_e4m3fn`` of ``e4m3fn`` or ``torch.float8_e4m3fn``."""
-    short = str(name).rpartition(".")[2]
-    return f"float8_{short}" if short in ("e4m3fn", "e5m2", "e8m0fnu") else short
-
-
 def _device_of(model: torch.nn.Module) -> torch.device:
     for parameter in model.parameters():
         if not parameter.is_meta:
@@ -127,12 +99,20 @@ def _device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def _linear_weights(model: torch.nn.Module) -> list[str]:
+    return [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+
+
 def _parameters(
     model: torch.nn.Module,
     groups: Literal["auto"] | Sequence[str],
     buffers: bool,
     files: Sequence[Safetensors],
-    views: bool,
+    zero_copy: bool,
 ) -> list[Parameter]:
     named = weights_of(model, buffers)
     group_of = group_of_each(model, groups, [name for name, _ in named])
@@ -141,27 +121,26 @@ def _parameters(
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
     }
-    # By the parameter, not by its name: a file has what is tied once, by one of the names.
+    # By the weight, not by its name: a file has tied weights once, under one of their names.
     in_file = {
         id(weight): file.parameter(name) for name, weight in named for file in files if name in file
     }
-    around = around_others(list(group_of.values()))
-    # What is used while other groups come and go is read in place, or stays.
-    throughout: Any = "view" if views else "resident"
+    around = enclosing(list(group_of.values()))
+    # A group that encloses others runs while they use the slots: its weights have none.
+    without_slot: dict[str, Any] = (
+        {"transfer_mode": "zero-copy"} if zero_copy else {"placement": "resident"}
+    )
     found = []
     for name, weight in named:
-        access: Any = "sparse" if name in sparse else "dense"
-        given = in_file.get(id(weight)) or Parameter(
-            name,
-            "",
-            dtype_of(weight),
-            tuple(weight.shape),
-            tuple(weight.stride()),
-            source=address_of(weight),
-            storage=id(weight),
-            held=weight,
-        )
         group = group_of[name]
-        carrier: Any = throughout if group in around else "auto"
-        found.append(replace(given, name=name, group=group, access=access, carrier=carrier))
+        given = in_file.get(id(weight)) or parameter_of(name, group, weight, storage_id=id(weight))
+        found.append(
+            replace(
+                given,
+                name=name,
+                group=group,
+                access_pattern="sparse" if name in sparse else "dense",
+                **(without_slot if group in around else {}),
+            )
+        )
     return found

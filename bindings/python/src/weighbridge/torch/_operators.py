@@ -1,8 +1,8 @@
-"""Acquire and release as operators that say what they change, for compiled models.
+"""Acquire and release as custom operators, for compiled models.
 
-A compiler may move and drop what has no effect that it sees. These operators change a layer's input
-and its output as far as it knows (in truth, not at all): what computes with the input comes behind
-``acquire``, and ``release`` comes behind what computes the output.
+A compiler may move or drop an operator without visible effects. These operators claim to change a
+layer's input and its output, which they do not: so what computes with the input stays behind
+``acquire``, and ``release`` stays behind what computes the output.
 """
 
 from __future__ import annotations
@@ -10,37 +10,45 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from ._handle import OffloadHandle
 
-_handles: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+class Groups(Protocol):
+    """An object whose groups the operators acquire and release on the current stream."""
+
+    def acquire_group(self, group: int) -> None:
+        """Makes the current stream wait for the group."""
+
+    def release_group(self, group: int) -> None:
+        """Declares the work queued on the current stream the last use of the group."""
+
+
+_registered: weakref.WeakValueDictionary[int, Groups] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
 
-def register(handle: OffloadHandle) -> int:
-    """The number by which operators find a handle."""
+def register(groups: Groups) -> int:
+    """Returns the number by which the operators find the object."""
     number = next(_numbers)
-    _handles[number] = handle
+    _registered[number] = groups
     return number
 
 
-def forget(number: int) -> None:
-    """The handle is done."""
-    _handles.pop(number, None)
+def unregister(number: int) -> None:
+    """Removes an object; its operators are no longer called."""
+    _registered.pop(number, None)
 
 
 @torch.library.custom_op("weighbridge::acquire", mutates_args={"tensors"})
 def _acquire(tensors: Sequence[torch.Tensor], handle: int, group: int) -> None:
-    _handles[handle].acquire_group(group)
+    _registered[handle].acquire_group(group)
 
 
 @torch.library.custom_op("weighbridge::release", mutates_args={"tensors"})
 def _release(tensors: Sequence[torch.Tensor], handle: int, group: int) -> None:
-    _handles[handle].release_group(group)
+    _registered[handle].release_group(group)
 
 
 @_acquire.register_fake
@@ -54,7 +62,7 @@ def _(tensors: Sequence[torch.Tensor], handle: int, group: int) -> None:
 
 
 def tensors_in(*values: Any) -> list[torch.Tensor]:
-    """The tensors among arguments or results, to the depth that layers have them at."""
+    """Returns the tensors among arguments or results, at any depth of lists and dictionaries."""
     found = []
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -67,10 +75,10 @@ def tensors_in(*values: Any) -> list[torch.Tensor]:
 
 
 def acquire(inputs: list[torch.Tensor], handle: int, group: int) -> None:
-    """The group's parameters are there for what computes with the inputs."""
+    """Acquires a group before anything computes with the inputs."""
     torch.ops.weighbridge.acquire(inputs, handle, group)
 
 
 def release(outputs: list[torch.Tensor], handle: int, group: int) -> None:
-    """They may be gone once the outputs are computed."""
+    """Releases a group after the outputs are computed."""
     torch.ops.weighbridge.release(outputs, handle, group)

@@ -1,40 +1,36 @@
-"""Saving and loading a module whose weights are elsewhere."""
+"""Saves and loads a module whose weights are offloaded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ._tensors import address_of, put, tensor_of, weight_of
-
-if TYPE_CHECKING:
-    from ._handle import OffloadHandle
+from ._tensors import address_of, put, weight_of
+from ._weights import Weights
 
 
-def state_dict_hooks(
-    handle: OffloadHandle, module: torch.nn.Module, own: str, name: str
-) -> list[Any]:
-    """Saving gives the true weight, and a load writes it where it is kept."""
+def state_dict_hooks(weights: Weights, name: str) -> list[Any]:
+    """Registers hooks for a weight: saving reads its backing store, loading replaces it."""
+    module, own = weights.module_of(name)
 
     def save(_module: torch.nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
         if prefix + own in state:
-            state[prefix + own] = handle.true_weight(name)
+            state[prefix + own] = weights.stored(name)
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        given = state.get(prefix + own)
-        if given is None:
+        if state.get(prefix + own) is None:
             return
-        if handle.torch_device.type == "cuda":
-            torch.cuda.synchronize(handle.torch_device)
-        handle._offloader.reset(handle._stream())
-        put(module, own, handle.true_weight(name))
+        if weights.device.type == "cuda":
+            torch.cuda.synchronize(weights.device)
+        weights.offloader.reset(weights.stream())
+        put(module, own, weights.stored(name))
 
     def after_load(_module: torch.nn.Module, _keys: Any) -> None:
-        parameter = weight_of(module, own)
-        if address_of(parameter) == handle._offloader.info(name).host_address:
-            handle._write(name, parameter)
-            put(module, own, tensor_of(handle._offloader.view(name)))
+        weight = weight_of(module, own)
+        if address_of(weight) == weights.offloader.parameter_info(name).host_address:
+            weights.replace(name, weight)
+            weights.point_at_device(name)
 
     return [
         module.register_state_dict_post_hook(save),

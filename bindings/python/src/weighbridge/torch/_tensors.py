@@ -1,4 +1,4 @@
-"""Tensors over memory of the library."""
+"""Tensors over memory of the library, and the weights of modules."""
 
 from __future__ import annotations
 
@@ -7,62 +7,50 @@ from typing import Any, Optional
 import torch
 
 from ..dtypes import Dtype
-from ..view import View
+from ..memory import View
 
-_DTYPES = {
-    name: getattr(torch, attribute)
-    for name, attribute in {
-        "float8_e4m3fn": "float8_e4m3fn",
-        "float8_e5m2": "float8_e5m2",
-        "float8_e8m0fnu": "float8_e8m0fnu",
-        "bfloat16": "bfloat16",
-    }.items()
-    if hasattr(torch, attribute)
-}
-
-
-# Weights that were replaced as objects, by the old one's id and where the new one is: the old one,
-# so that no other gets its id, and the new one.
+# New weight objects by the id of the old object and the address of the new one: the old object, so
+# that its id stays unique, and the new one.
 Shared = Optional[dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]]
 
 
 def dtype_of(tensor: torch.Tensor) -> Dtype:
-    """The type of a tensor's elements; TypeError for one that the library has not."""
+    """Returns the element type of a tensor; raises ValueError if the library lacks it."""
     return Dtype.of(str(tensor.dtype).rpartition(".")[2])
 
 
 def tensor_of(view: View) -> torch.Tensor:
-    """The tensor over a view's memory, without a copy; it keeps the memory."""
+    """Returns a tensor over a view's memory, without a copy; it keeps the memory alive."""
     return torch.from_dlpack(view)
 
 
 def address_of(tensor: torch.Tensor) -> int:
-    """The address of the first element; 0 for a tensor without memory."""
+    """Returns the address of the first element; 0 for a tensor on the meta device."""
     return 0 if tensor.is_meta else tensor.data_ptr()
 
 
 def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the same type, shape and strides on a device, without its bytes."""
+    """Returns an uninitialized tensor of the same type, shape and strides on a device."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
 def weights_of(model: torch.nn.Module, buffers: bool) -> list[tuple[str, torch.Tensor]]:
-    """The parameters of a module, and its buffers if they are asked for, by all their names."""
+    """Returns the parameters of a module by all their names, with its buffers if asked."""
     found: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
     return found + (list(model.named_buffers(remove_duplicate=False)) if buffers else [])
 
 
 def weight_of(module: torch.nn.Module, name: str) -> Any:
-    """A module's own parameter or buffer."""
+    """Returns a module's own parameter or buffer."""
     parameter = module._parameters.get(name)
     return module._buffers[name] if parameter is None else parameter
 
 
 def put(module: torch.nn.Module, name: str, tensor: torch.Tensor, shared: Shared = None) -> Any:
-    """Let a module's weight be over other memory, as the same object where that can be.
+    """Makes a module's weight use other memory, as the same object if possible.
 
-    Where it cannot, the new object goes into ``shared`` under the old one, so that whoever shares
-    the old one is given the same.
+    Otherwise the new object is stored in ``shared`` under the old one, so that other modules that
+    share the old object get the same new one.
     """
     weight = weight_of(module, name)
     if not weight.is_meta and weight.dtype == tensor.dtype:

@@ -1,0 +1,32 @@
+"""Calls functions of the library and raises the errors that they report."""
+
+from __future__ import annotations
+
+from ctypes import byref
+from typing import Any, TypeVar
+
+from ._abi import Sized, wb_error
+from ._enums import CODE_DOMAIN
+from .errors import make
+
+_Struct = TypeVar("_Struct", bound=Sized)
+
+
+def check(status: int, error: wb_error) -> None:
+    """Raises the error of a call that failed."""
+    if status != 0:
+        domain = None if error.code_domain == 0 else CODE_DOMAIN.word(error.code_domain)
+        raise make(status, error.message.decode(errors="replace"), error.code, domain)
+
+
+def call(function: Any, *arguments: Any) -> None:
+    """Calls a function that ends with ``wb_error *``; raises what it reports."""
+    error = wb_error()
+    check(function(*arguments, byref(error)), error)
+
+
+def filled(struct: type[_Struct], function: Any, *arguments: Any) -> _Struct:
+    """Calls a function that fills a struct, and returns the struct."""
+    found = struct()
+    call(function, *arguments, byref(found))
+    return found

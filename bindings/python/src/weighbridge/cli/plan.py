@@ -1,0 +1,138 @@
+"""Plans the offload of a checkpoint: ``python -m weighbridge plan FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from .._enums import ORDER, TRANSFER_MODE
+from .._text import in_words, print_table
+from ..dtypes import Dtype
+from ..errors import WeighbridgeError
+from ..memory import Device
+from ..plan import Parameter, Plan
+from ..safetensors import Safetensors
+from .arguments import add_selectors, bytes_argument
+from .svg import kind_of, plan_svg
+
+_STYLES = {"resident": "dim", "zero-copy": "cyan", "on-demand": "yellow", "prefetch": "green"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="safetensors files of one model")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--offload-bytes",
+        type=bytes_argument,
+        metavar="N",
+        help="limit of the host memory, such as 40MB or 1.5GiB",
+    )
+    budget.add_argument(
+        "--device-bytes",
+        type=bytes_argument,
+        metavar="N",
+        help="limit of the device memory of resident parameters and slots",
+    )
+    parser.add_argument(
+        "--slot-bytes", type=bytes_argument, default=0, metavar="N", help="limit of the slots"
+    )
+    parser.add_argument("--depth", type=int, default=0, help="groups that have a slot at a time")
+    add_selectors(parser, "offloaded")
+    parser.add_argument(
+        "--sparse",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="parameters of which a step reads few rows, such as embeddings",
+    )
+    parser.add_argument("--order", choices=ORDER.words, default="spread")
+    parser.add_argument("--transfer-mode", choices=TRANSFER_MODE.words, default="auto")
+    parser.add_argument(
+        "--device", default="host", metavar="NAME", help='plan for "host" (default) or "cuda:N"'
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the device's link, to predict a step's time"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    output.add_argument("--svg", type=Path, metavar="OUT", help="draw the plan into a file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plans, and prints the plan; returns 1 if there is no such plan."""
+    try:
+        with ExitStack() as stack:
+            device = stack.enter_context(Device(arguments.device))
+            if arguments.measure:
+                device.measure_link()
+            files = [
+                stack.enter_context(Safetensors(device, path, pin=False))
+                for path in arguments.files
+            ]
+            parameters = [
+                parameter for file in files for parameter in file.parameters(arguments.sparse)
+            ]
+            plan = stack.enter_context(_plan(device, parameters, arguments))
+            if arguments.json:
+                print(plan.to_json(), end="")
+            elif arguments.svg:
+                arguments.svg.write_text(plan_svg(plan), encoding="utf-8")
+                print(arguments.svg)
+            else:
+                _show(plan, parameters)
+    except (WeighbridgeError, OSError, ValueError) as error:
+        print(f"weighbridge plan: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _plan(device: Device, parameters: list[Parameter], arguments: argparse.Namespace) -> Plan:
+    return Plan(
+        device,
+        parameters,
+        offload_bytes=arguments.offload_bytes,
+        device_bytes=arguments.device_bytes,
+        slot_bytes=arguments.slot_bytes,
+        depth=arguments.depth,
+        select=arguments.select,
+        exclude=arguments.exclude,
+        transfer_mode=arguments.transfer_mode,
+        order=arguments.order,
+    )
+
+
+def _show(plan: Plan, parameters: list[Parameter]) -> None:
+    """Prints a table of the parameters of a plan, and the totals."""
+    rows = [
+        (
+            planned.name,
+            Dtype.of(given.dtype).name.lower(),
+            "x".join(map(str, given.shape)),
+            f"{planned.span_bytes:,}",
+            kind_of(planned),
+            planned.reason.partition(": ")[2],
+        )
+        for planned, given in zip(plan.parameters, parameters)
+    ]
+    columns = ("parameter", "dtype", "shape", "bytes", "transfer mode", "reason")
+    print_table("plan", columns, rows, right=(3,), styles=_STYLES)
+    for line in summary(plan):
+        print(line)
+
+
+def summary(plan: Plan) -> list[str]:
+    """Returns a plan's totals in words."""
+    info = plan.info
+    lines = [
+        f"{info.offloaded_bytes:,} of {info.payload_bytes:,} bytes offloaded "
+        f"({in_words(info.arena_bytes)} of host memory)",
+        f"{in_words(info.resident_bytes)} resident, {in_words(info.slot_bytes)} of slots "
+        f"for {info.depth} groups at a time",
+        f"{in_words(info.step_bytes)} copied per step, {in_words(info.view_bytes)} read in place",
+    ]
+    if info.step_seconds > 0:
+        lines.append(f"{1e3 * info.step_seconds:.2f} ms per step on the measured link")
+    return lines + [f"warning: {warning}" for warning in plan.warnings]

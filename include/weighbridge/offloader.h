@@ -1,0 +1,344 @@
+/* Offloaders: committed plans, which keep parameters and transfer them.
+ * Generated from the Rust sources; change those and run `make header`. */
+#ifndef WEIGHBRIDGE_OFFLOADER_H
+#define WEIGHBRIDGE_OFFLOADER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "error.h"
+#include "parameter.h"
+#include "plan.h"
+#include "status.h"
+#include "view.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * A committed plan: it keeps the parameters of a model within a budget and transfers them. An
+ * engine uses it so:
+ *
+ * 1. Describe. One wb_parameter for each weight: its name, its layout, the address of its bytes,
+ *    if there are any yet, and its group: the weights that the engine uses together, such as a
+ *    layer. Weights that share bytes are found by their addresses, or by `storage_id` if they have
+ *    none.
+ * 2. Plan. wb_plan_new takes one budget and decides which weights leave the device and how they
+ *    are transferred; nothing is allocated. With `quantize`, matrices are planned and kept as FP8
+ *    values, with their scales as parameters of their own. wb_plan_to_json prints the plan, with a
+ *    reason for every weight. A plan that is certainly a mistake (nothing is offloaded, a selector
+ *    matches nothing, slots do not fit) is an error.
+ * 3. Commit. wb_offloader_new allocates the host memory and the slots and copies the weights. The
+ *    engine then frees its own copies of offloaded weights, and gets each address from
+ *    wb_offloader_get_parameter_infos, or a tensor that holds its memory from
+ *    wb_offloader_get_view.
+ * 4. Step. Around the kernels of each layer, on the engine's own stream:
+ *
+ * ```c
+ * for (uint64_t layer = 0; layer < layers; layer++) {
+ *     wb_offloader_acquire_group(offloader, layer, stream, &error);
+ *     launch_layer(layer, stream);
+ *     wb_offloader_release_group(offloader, layer, stream, &error);
+ * }
+ * ```
+ *
+ * The host never waits in this loop. Meanwhile the copies of the next layers run, and at the end
+ * those of the next step's first layers. Groups may be acquired in any order and on any stream; an
+ * order other than the plan's costs time only. wb_offloader_reset ends a step that failed half
+ * way.
+ *
+ * CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
+ * replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
+ * the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
+ * removed or wb_offloader_compact is called, which `wb_offloader_stats.generation` counts; graphs
+ * of an older generation must be captured again.
+ *
+ * Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
+ * shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
+ * wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
+ */
+typedef struct wb_offloader wb_offloader;
+
+/**
+ * Commits a plan: allocates host memory for offloaded parameters and device memory for slots, and
+ * copies every parameter that has a source to where it is kept. `options` are for the host memory.
+ *
+ * The sources of offloaded parameters, and all sources in host memory, are not needed after the
+ * call. A resident parameter in device memory is not copied: the memory stays the engine's and
+ * must outlive the offloader.
+ *
+ * Stream order: waits on the host for the work queued on `stream`. Fails as wb_buffer_alloc and
+ * wb_device_alloc do.
+ */
+wb_status wb_offloader_new(const wb_plan *plan, void *stream, const wb_buffer_options *options,
+                           wb_offloader **offloader, wb_error *error);
+
+/** Adds a reference. */
+void wb_offloader_retain(const wb_offloader *offloader);
+
+/**
+ * Drops a reference. The last one waits for the queued copies and for the uses of released groups,
+ * then frees the memory, except what views hold. Graphs that captured calls of the offloader must
+ * not be launched any more.
+ */
+void wb_offloader_release(wb_offloader *offloader);
+
+/**
+ * Gets the index of the group with a name: groups count from 0 in the order in which the plan's
+ * parameters first name them. Fails with WB_ERR_NOT_FOUND.
+ */
+wb_status wb_offloader_find_group(const wb_offloader *offloader, const char *name, uint64_t *group,
+                                  wb_error *error);
+
+/**
+ * Makes `stream` wait until the group's parameters are at their addresses, and keeps them there
+ * until the group is released as often as it was acquired. Parameters that are not in place yet
+ * are copied now: an unexpected order of groups costs time only.
+ *
+ * Stream order: work queued on `stream` after the call finds the parameters; the host does not
+ * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
+ * WB_ERR_BUSY if an acquired group occupies the slot.
+ */
+wb_status wb_offloader_acquire_group(const wb_offloader *offloader, uint64_t group, void *stream,
+                                     wb_error *error);
+
+/**
+ * Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
+ * wait for its slot follow. In a capture, the release of the step's last group makes `stream` wait
+ * for every copy.
+ *
+ * Stream order: the copies run after the work queued on `stream`; the host does not wait.
+ * Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
+ * WB_ERR_INVALID_ARGUMENT for a group that is not acquired.
+ */
+wb_status wb_offloader_release_group(const wb_offloader *offloader, uint64_t group, void *stream,
+                                     wb_error *error);
+
+/**
+ * Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
+ * graphs of the parts must be replayed in the order in which they were captured. Capturable.
+ */
+wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_error *error);
+
+/**
+ * Ends an abandoned step: every group counts as released on `stream`, and the first groups are
+ * copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
+ * with WB_ERR_CAPTURING.
+ */
+wb_status wb_offloader_reset(const wb_offloader *offloader, void *stream, wb_error *error);
+
+/** Current state of a parameter. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED. */
+    wb_placement placement;
+    /** How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident. */
+    wb_transfer_mode transfer_mode;
+    /** 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's. */
+    int32_t owned;
+    /** The name; valid until the parameter is removed. */
+    const char *name;
+    /** Index of the group. */
+    uint64_t group;
+    /**
+     * Device address of the first element. A prefetched or on-demand parameter is there while its
+     * group is acquired. NULL if there are no bytes yet.
+     */
+    void *device_address;
+    /** Host address of the first element; NULL if it is resident. */
+    void *host_address;
+    /** Bytes from the lowest element to the end of the highest. */
+    uint64_t span_bytes;
+} wb_offloader_parameter_info;
+#define WB_OFFLOADER_PARAMETER_INFO_INIT \
+    {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0}
+
+/** What wb_offloader_reconcile changed. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved0;
+    /** Parameters whose bytes were replaced. */
+    uint64_t replaced;
+    /** Parameters that were added. */
+    uint64_t added;
+    /** Parameters that were removed. */
+    uint64_t removed;
+    /** Parameters that did not change. */
+    uint64_t kept;
+} wb_offloader_reconcile_result;
+#define WB_OFFLOADER_RECONCILE_RESULT_INIT {sizeof(wb_offloader_reconcile_result), 0, 0, 0, 0, 0}
+
+/**
+ * Gets the index of the parameter with a name, which is valid until a parameter is removed. Fails
+ * with WB_ERR_NOT_FOUND.
+ */
+wb_status wb_offloader_find_parameter(const wb_offloader *offloader, const char *name,
+                                      uint64_t *index, wb_error *error);
+
+/** Fills `info` with the current state of parameter `index`. Fails with WB_ERR_OUT_OF_RANGE. */
+wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader, uint64_t index,
+                                          wb_offloader_parameter_info *info, wb_error *error);
+
+/**
+ * Fills an array of `count` structs, each initialized, with the state of the parameters from index
+ * `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if
+ * there are fewer.
+ */
+wb_status wb_offloader_get_parameter_infos(const wb_offloader *offloader, uint64_t first,
+                                           uint64_t count, wb_offloader_parameter_info *infos,
+                                           wb_error *error);
+
+/**
+ * Creates a view of a parameter for the device: of host memory that it reads in place, of the
+ * slot, or of the offloader's device memory. A slot holds the parameter while its group is
+ * acquired. The view holds the memory, not the offloader.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_SUPPORTED for a parameter in the engine's own
+ * memory, and with WB_ERR_NOT_FOUND for one without bytes.
+ */
+wb_status wb_offloader_get_view(const wb_offloader *offloader, uint64_t index, wb_view **view,
+                                wb_error *error);
+
+/**
+ * Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
+ * holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_NOT_FOUND
+ * for a resident parameter.
+ */
+wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t index, wb_view **view,
+                                     wb_error *error);
+
+/**
+ * Gives a parameter new bytes, and the type, shape and strides of `layout`, whose offset counts
+ * from `source` in host or device memory. The planned placement stays: offloaded bytes are copied
+ * to host memory, in place if they fit, otherwise into new memory, for which the old is freed
+ * first. Parameters tied to it follow if the number of bytes is the same and otherwise keep their
+ * bytes; each resident one in memory of the engine keeps its address.
+ *
+ * `source` may be an address that this offloader gave: a new layout of the parameter's own bytes
+ * does not move them, and bytes of other parameters are first copied on the host. A slot is a
+ * source for parameters of its group only.
+ *
+ * Stream order: waits on the host for the work queued on `stream` and for every use of the group
+ * that was released. The source is not needed after the call, unless the parameter is resident and
+ * the source is device memory, which then must outlive the offloader.
+ *
+ * Fails, with nothing changed, with WB_ERR_NOT_FOUND, WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET,
+ * WB_ERR_OVERFLOW, WB_ERR_CAPTURING, with WB_ERR_BUSY while its group is acquired (any group, if
+ * the number of bytes changes), and with WB_ERR_NOT_FINITE if the plan rejects NaN and infinity.
+ * Fails also as wb_buffer_alloc and copies do: then the parameter, and those tied to it, have no
+ * bytes, and quantized values must not be used, until it is replaced again.
+ */
+wb_status wb_offloader_replace(const wb_offloader *offloader, const char *name, const void *source,
+                               const wb_layout *layout, void *stream, wb_error *error);
+
+/**
+ * Adds a parameter to an existing group: offloaded if the plan's selectors and budget allow it,
+ * otherwise resident. The source and the stream are as for wb_offloader_replace.
+ *
+ * Fails, with nothing added, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
+ * group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
+ * for zero-copy without views, with WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as
+ * wb_buffer_alloc and wb_device_alloc do.
+ */
+wb_status wb_offloader_add(const wb_offloader *offloader, const wb_parameter *parameter,
+                           void *stream, wb_error *error);
+
+/**
+ * Removes a parameter; others can use its space.
+ *
+ * Stream order: as wb_offloader_replace. Fails with WB_ERR_NOT_FOUND, WB_ERR_BUSY or
+ * WB_ERR_CAPTURING. The parameter is removed also if the call fails with WB_ERR_DEVICE_MEMORY:
+ * slots that an earlier call lost are still missing.
+ */
+wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, void *stream,
+                              wb_error *error);
+
+/**
+ * Makes the offloader follow an engine's parameters: `parameters` are all of them, each with the
+ * address that the engine uses. One whose address is not the one that this offloader gave, or
+ * whose layout differs, is replaced; a new name is added, a missing one removed. Names may be
+ * renamed or exchanged: sources in memory of the offloader are checked, and copied, before
+ * anything changes. An empty tensor needs no address. At the end freed space is closed as by
+ * wb_offloader_compact.
+ *
+ * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
+ * error the changes made so far stay, and other parameters may have moved: get the addresses
+ * again, and repeat the call.
+ */
+wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_parameter *parameters,
+                                 uint64_t count, void *stream,
+                                 wb_offloader_reconcile_result *result, wb_error *error);
+
+/**
+ * Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
+ * its own bytes again. Addresses change.
+ *
+ * Stream order: waits on the host for the work queued on `stream` and for every use that was
+ * released. Fails with WB_ERR_BUSY or WB_ERR_CAPTURING.
+ */
+wb_status wb_offloader_compact(const wb_offloader *offloader, void *stream, wb_error *error);
+
+/**
+ * Memory and transfers of an offloader. Tied parameters count once; replayed graphs do not count
+ * as transfers.
+ */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved0;
+    /** Number of parameters; their indexes are smaller. */
+    uint64_t parameters;
+    /** Bytes of offloaded parameters. */
+    uint64_t offloaded_bytes;
+    /** Bytes of host memory asked for them, with padding and free space. */
+    uint64_t asked_bytes;
+    /** Bytes of address space mapped for that. */
+    uint64_t mapped_bytes;
+    /** Bytes of that pinned, as the driver or the kernel counts them. */
+    uint64_t pinned_bytes;
+    /** Bytes of resident parameters. */
+    uint64_t resident_bytes;
+    /** Bytes of device memory for slots. */
+    uint64_t slot_bytes;
+    /** Bytes of offloaded parameters that the device reads in place. */
+    uint64_t view_bytes;
+    /**
+     * Bytes of the pinned buffer that pageable memory is staged through; 0 if the memory is
+     * pinned.
+     */
+    uint64_t staging_bytes;
+    /** Peak of `mapped_bytes`. */
+    uint64_t peak_mapped_bytes;
+    /** Peak of `slot_bytes`. */
+    uint64_t peak_slot_bytes;
+    /** Bytes copied into slots. */
+    uint64_t moved_bytes;
+    /** Copies into slots. */
+    uint64_t copies;
+    /** Groups acquired. */
+    uint64_t acquires;
+    /** Copies, except on demand, that had not begun when their group was acquired. */
+    uint64_t late_copies;
+    /** Seconds that the engine's streams waited for copies. */
+    double waited_seconds;
+    /** Increases whenever an address changes. */
+    uint64_t generation;
+} wb_offloader_stats;
+#define WB_OFFLOADER_STATS_INIT \
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+
+/** Fills `stats` with the memory and the transfers of the offloader. */
+wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,
+                                 wb_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,231 @@
+/* Plans: the placement of every parameter, before anything is allocated.
+ * Generated from the Rust sources; change those and run `make header`. */
+#ifndef WEIGHBRIDGE_PLAN_H
+#define WEIGHBRIDGE_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device.h"
+#include "error.h"
+#include "parameter.h"
+#include "quantizer.h"
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** The placement of every parameter and the reason for it. */
+typedef struct wb_plan wb_plan;
+
+/** What a budget limits. There is no default: a plan needs a budget. */
+typedef int32_t wb_budget_kind;
+/** Host memory of offloaded parameters, in whole pages. */
+#define WB_BUDGET_OFFLOAD_BYTES 1
+/** Device memory of resident parameters and slots. */
+#define WB_BUDGET_DEVICE_BYTES 2
+
+/** The order in which parameters leave the device until the budget is met. */
+typedef int32_t wb_order;
+/** Evenly over the groups, so that copies and kernels overlap best; the default. */
+#define WB_ORDER_SPREAD 0
+/** In the order of the array. */
+#define WB_ORDER_DECLARED 1
+/** The largest first. */
+#define WB_ORDER_LARGEST 2
+
+/** Downgrades WB_ERR_NOTHING_OFFLOADED to a warning. */
+#define WB_ALLOW_NOTHING_OFFLOADED 1
+/** Downgrades WB_ERR_SELECTOR for a selector that matches no parameter to a warning. */
+#define WB_ALLOW_UNMATCHED_SELECTOR 2
+/** Downgrades WB_ERR_EVERYTHING_FITS to a warning. */
+#define WB_ALLOW_EVERYTHING_FITS 4
+
+/** Options of a plan. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Groups that have their slots at the same time; 0 to choose. */
+    uint32_t depth;
+    /** What `budget_bytes` limits; required. */
+    wb_budget_kind budget_kind;
+    /** The mode of parameters with WB_TRANSFER_MODE_AUTO. */
+    wb_transfer_mode transfer_mode;
+    /** The budget, which is never exceeded. */
+    uint64_t budget_bytes;
+    /** Bytes of slots for prefetched parameters, at most; 0 for what two groups need. */
+    uint64_t slot_bytes;
+    /**
+     * `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
+     * names that contain it as whole segments between dots; with any of `*?[` it is a glob for
+     * whole names, with at most 64 `*`.
+     */
+    const char *const *select;
+    /** `exclude_count` selectors of parameters that stay on the device. */
+    const char *const *exclude;
+    /** Number of selectors in `select`. */
+    uint32_t select_count;
+    /** Number of selectors in `exclude`. */
+    uint32_t exclude_count;
+    /** The order in which parameters leave the device. */
+    wb_order order;
+    /** WB_ALLOW_* bits: errors that are warnings. */
+    uint32_t allow;
+    /**
+     * How matrices are quantized when the plan is committed; NULL if they are not. A quantized
+     * matrix is planned as two parameters: its FP8 values, and its scales, named with the suffix
+     * `_scale`, or `_scale_inv` for two-dimensional blocks.
+     */
+    const wb_quantize_options *quantize;
+    /**
+     * `quantize_select_count` selectors of the parameters to quantize; 0 for all of float32,
+     * float16 and bfloat16.
+     */
+    const char *const *quantize_select;
+    /** Number of selectors in `quantize_select`. */
+    uint32_t quantize_select_count;
+    /** Must be zero. */
+    uint32_t reserved0;
+    /**
+     * Bandwidth of the link, to predict the time of a step; 0 for the one that
+     * wb_device_measure_link measured.
+     */
+    double link_bytes_per_second;
+    /** Must be zero. */
+    uint64_t reserved[4];
+} wb_plan_options;
+#define WB_PLAN_OPTIONS_INIT \
+    {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, {0}}
+
+/**
+ * Plans which of `count` parameters leave the device under the budget, and how they are
+ * transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
+ * and `options`.
+ *
+ * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
+ * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
+ * WB_ERR_NOT_MAPPED if a parameter asks for zero-copy and the device's policy has no views.
+ */
+wb_status wb_plan_new(const wb_device *device, const wb_parameter *parameters, uint64_t count,
+                      const wb_plan_options *options, wb_plan **plan, wb_error *error);
+
+/** Adds a reference. */
+void wb_plan_retain(const wb_plan *plan);
+
+/** Drops a reference. */
+void wb_plan_release(wb_plan *plan);
+
+/** Figures of a plan. Tied parameters count once. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Groups that have their slots at the same time. */
+    uint32_t depth;
+    /** Number of parameters. */
+    uint64_t parameters;
+    /** Number of groups. */
+    uint64_t groups;
+    /** Number of warnings. */
+    uint64_t warnings;
+    /** Bytes of all parameters. */
+    uint64_t payload_bytes;
+    /** Bytes of offloaded parameters. */
+    uint64_t offloaded_bytes;
+    /** Bytes of host memory for offloaded parameters, in whole pages. */
+    uint64_t arena_bytes;
+    /** Bytes of device memory for resident parameters, each rounded up to 256. */
+    uint64_t resident_bytes;
+    /** Bytes of device memory for slots. */
+    uint64_t slot_bytes;
+    /** Bytes of slots for prefetched parameters. */
+    uint64_t ring_bytes;
+    /** Bytes copied in every step. */
+    uint64_t step_bytes;
+    /**
+     * Bytes that the device reads in place in every step if it reads all of every dense parameter.
+     */
+    uint64_t view_bytes;
+    /** Seconds that the link needs for a step; 0 if its bandwidth is not known. */
+    double step_seconds;
+    /** 1 if the first groups of a step wait for the last groups of the step before. */
+    int32_t wrap_stalls;
+    /** Zero. */
+    uint32_t reserved0;
+} wb_plan_info;
+#define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
+
+/** Planned placement of a parameter. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED. */
+    wb_placement placement;
+    /** How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident. */
+    wb_transfer_mode transfer_mode;
+    /** Zero. */
+    uint32_t reserved0;
+    /** The name. */
+    const char *name;
+    /** Reason for the placement. */
+    const char *reason;
+    /** Index of the group. */
+    uint64_t group;
+    /** Bytes from the lowest element to the end of the highest. */
+    uint64_t span_bytes;
+    /** Index of the first parameter that it is tied to; its own index if it is not tied. */
+    uint64_t tied_to;
+} wb_plan_parameter_info;
+#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0}
+
+/** A group of a plan. A tied parameter counts in its first group. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Position among the groups with prefetched parameters; -1 if it has none. */
+    int32_t turn;
+    /** The name. */
+    const char *name;
+    /** Bytes of its offloaded parameters. */
+    uint64_t offloaded_bytes;
+    /** Bytes of its resident parameters. */
+    uint64_t resident_bytes;
+} wb_plan_group_info;
+#define WB_PLAN_GROUP_INFO_INIT {sizeof(wb_plan_group_info), 0, NULL, 0, 0}
+
+/** Fills `info` with the figures of the plan. */
+wb_status wb_plan_get_info(const wb_plan *plan, wb_plan_info *info, wb_error *error);
+
+/** Gets the whole plan as JSON. */
+wb_status wb_plan_to_json(const wb_plan *plan, const char **json, wb_error *error);
+
+/** Gets the index of the parameter with a name. Fails with WB_ERR_NOT_FOUND. */
+wb_status wb_plan_find_parameter(const wb_plan *plan, const char *name, uint64_t *index,
+                                 wb_error *error);
+
+/**
+ * Fills `info` with the planned placement of parameter `index`; parameters have the order of
+ * wb_plan_new. Fails with WB_ERR_OUT_OF_RANGE.
+ */
+wb_status wb_plan_get_parameter_info(const wb_plan *plan, uint64_t index,
+                                     wb_plan_parameter_info *info, wb_error *error);
+
+/**
+ * Fills `info` with the properties of group `index`; groups have the order in which parameters
+ * first name them. Fails with WB_ERR_OUT_OF_RANGE.
+ */
+wb_status wb_plan_get_group_info(const wb_plan *plan, uint64_t index, wb_plan_group_info *info,
+                                 wb_error *error);
+
+/**
+ * Gets the text of warning `index`: an error that `allow` downgraded. Fails with
+ * WB_ERR_OUT_OF_RANGE.
+ */
+wb_status wb_plan_get_warning(const wb_plan *plan, uint64_t index, const char **warning,
+                              wb_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,97 @@
+/* Safetensors files: tensors by name and index over one buffer.
+ * Generated from the Rust sources; change those and run `make header`. */
+#ifndef WEIGHBRIDGE_SAFETENSORS_H
+#define WEIGHBRIDGE_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "device.h"
+#include "dtype.h"
+#include "error.h"
+#include "status.h"
+#include "view.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** An open safetensors file. */
+typedef struct wb_safetensors wb_safetensors;
+
+/** Properties of a tensor of a file. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** The element type; 0 for a type of the file that has no WB_DTYPE_*. */
+    wb_dtype dtype;
+    /** Number of dimensions. */
+    int32_t ndim;
+    /** Zero. */
+    uint32_t reserved0;
+    /** The name. */
+    const char *name;
+    /** `ndim` sizes in elements; NULL if dtype is 0. */
+    const int64_t *shape;
+    /** Bytes from the start of the file, and of its buffer. */
+    uint64_t offset_bytes;
+    /** Bytes of the data. */
+    uint64_t bytes;
+} wb_safetensors_tensor_info;
+#define WB_SAFETENSORS_TENSOR_INFO_INIT \
+    {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
+
+/**
+ * Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
+ * Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, and as wb_buffer_map_file does.
+ */
+wb_status wb_safetensors_open(const wb_device *device, const char *path,
+                              const wb_buffer_options *options, wb_safetensors **file,
+                              wb_error *error);
+
+/** Adds a reference. */
+void wb_safetensors_retain(const wb_safetensors *file);
+
+/** Drops a reference. Views hold the buffer, not the file. */
+void wb_safetensors_release(wb_safetensors *file);
+
+/** Returns the number of tensors, which are in the order of their data, or 0 if `file` is NULL. */
+uint64_t wb_safetensors_get_tensor_count(const wb_safetensors *file);
+
+/** Returns the JSON text of the header, with the file's metadata, or NULL if `file` is NULL. */
+const char *wb_safetensors_get_header(const wb_safetensors *file);
+
+/** Fills `info` with the properties of tensor `index`. Fails with WB_ERR_OUT_OF_RANGE. */
+wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file, uint64_t index,
+                                         wb_safetensors_tensor_info *info, wb_error *error);
+
+/** Gets the index of the tensor with a name. Fails with WB_ERR_NOT_FOUND. */
+wb_status wb_safetensors_find_tensor(const wb_safetensors *file, const char *name, uint64_t *index,
+                                     wb_error *error);
+
+/**
+ * Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED
+ * unless its address is a multiple of `alignment` bytes (0 or 1 for any), with
+ * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_*, and as wb_view_new does.
+ */
+wb_status wb_safetensors_get_view(const wb_safetensors *file, uint64_t index, wb_accessor accessor,
+                                  uint64_t alignment, wb_view **view, wb_error *error);
+
+/**
+ * As wb_safetensors_get_view, but copies a tensor that is not aligned into memory of its own, for
+ * which `options` are; `copied` receives 1 for a copy, otherwise 0.
+ */
+wb_status wb_safetensors_load_view(const wb_safetensors *file, uint64_t index, wb_accessor accessor,
+                                   uint64_t alignment, const wb_buffer_options *options,
+                                   wb_view **view, int32_t *copied, wb_error *error);
+
+/** Gets the buffer over the whole file. */
+wb_status wb_safetensors_get_buffer(const wb_safetensors *file, wb_buffer **buffer,
+                                    wb_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,102 @@
+//! Offloaders: committed plans, which keep parameters and transfer them.
+
+use std::ffi::c_void;
+
+use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
+use crate::capi::call::{call, release, retain};
+use crate::capi::error::wb_error;
+use crate::capi::handle::opaque;
+use crate::capi::offloader::source::source_of;
+use crate::capi::plan::handle::{CPlan, wb_plan};
+use crate::device::backend::Stream;
+use crate::error::Result;
+use crate::offload::offloader::Offloader;
+use crate::status::wb_status;
+
+/// A committed plan: it keeps the parameters of a model within a budget and transfers them. An
+/// engine uses it so:
+///
+/// 1. Describe. One wb_parameter for each weight: its name, its layout, the address of its bytes,
+///    if there are any yet, and its group: the weights that the engine uses together, such as a
+///    layer. Weights that share bytes are found by their addresses, or by `storage_id` if they have
+///    none.
+/// 2. Plan. wb_plan_new takes one budget and decides which weights leave the device and how they
+///    are transferred; nothing is allocated. With `quantize`, matrices are planned and kept as FP8
+///    values, with their scales as parameters of their own. wb_plan_to_json prints the plan, with a
+///    reason for every weight. A plan that is certainly a mistake (nothing is offloaded, a selector
+///    matches nothing, slots do not fit) is an error.
+/// 3. Commit. wb_offloader_new allocates the host memory and the slots and copies the weights. The
+///    engine then frees its own copies of offloaded weights, and gets each address from
+///    wb_offloader_get_parameter_infos, or a tensor that holds its memory from
+///    wb_offloader_get_view.
+/// 4. Step. Around the kernels of each layer, on the engine's own stream:
+///
+/// ```c
+/// for (uint64_t layer = 0; layer < layers; layer++) {
+///     wb_offloader_acquire_group(offloader, layer, stream, &error);
+///     launch_layer(layer, stream);
+///     wb_offloader_release_group(offloader, layer, stream, &error);
+/// }
+/// ```
+///
+/// The host never waits in this loop. Meanwhile the copies of the next layers run, and at the end
+/// those of the next step's first layers. Groups may be acquired in any order and on any stream; an
+/// order other than the plan's costs time only. wb_offloader_reset ends a step that failed half
+/// way.
+///
+/// CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
+/// replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
+/// the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
+/// removed or wb_offloader_compact is called, which `wb_offloader_stats.generation` counts; graphs
+/// of an older generation must be captured again.
+///
+/// Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
+/// shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
+/// wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
+pub struct wb_offloader {
+    _opaque: [u8; 0],
+}
+
+opaque!(wb_offloader, Offloader);
+
+/// Commits a plan: allocates host memory for offloaded parameters and device memory for slots, and
+/// copies every parameter that has a source to where it is kept. `options` are for the host memory.
+///
+/// The sources of offloaded parameters, and all sources in host memory, are not needed after the
+/// call. A resident parameter in device memory is not copied: the memory stays the engine's and
+/// must outlive the offloader.
+///
+/// Stream order: waits on the host for the work queued on `stream`. Fails as wb_buffer_alloc and
+/// wb_device_alloc do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_new(
+    plan: *const wb_plan,
+    stream: *mut c_void,
+    options: *const wb_buffer_options,
+    offloader: *mut *mut wb_offloader,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan, stream: Stream, options: BufferRequest| -> offloader {
+        let (plan, parameters) = (&plan.plan, &plan.plan().parameters);
+        let source = |planned| source_of(&plan.device, planned);
+        let sources = parameters.iter().map(|planned| source(&planned.parameter));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        options.run(|options, progress| {
+            Offloader::commit(plan.clone(), &sources, stream, options, progress)
+        })
+    })
+}
+
+/// Adds a reference.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_retain(offloader: *const wb_offloader) {
+    retain!(offloader)
+}
+
+/// Drops a reference. The last one waits for the queued copies and for the uses of released groups,
+/// then frees the memory, except what views hold. Graphs that captured calls of the offloader must
+/// not be launched any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_release(offloader: *mut wb_offloader) {
+    release!(offloader)
+}

@@ -1,0 +1,12 @@
+//! `wb_offloader`: a committed plan, which keeps parameters and transfers them.
+
+pub mod handle;
+pub mod parameters;
+mod source;
+pub mod stats;
+pub mod step;
+
+pub use handle::*;
+pub use parameters::*;
+pub use stats::*;
+pub use step::*;

@@ -1,0 +1,281 @@
+//! Parameters of an offloader: where they are, and how they change.
+
+use std::ffi::{c_char, c_void};
+
+use crate::capi::address::Address;
+use crate::capi::call::call;
+use crate::capi::error::wb_error;
+use crate::capi::offloader::handle::wb_offloader;
+use crate::capi::offloader::source::source_of;
+use crate::capi::parameter::{placement_codes, wb_parameter, wb_placement, wb_transfer_mode};
+use crate::capi::structs::{CStruct, c_struct};
+use crate::capi::view::handle::wb_view;
+use crate::capi::view::layout::{GivenLayout, wb_layout};
+use crate::device::backend::Stream;
+use crate::error::Result;
+use crate::offload::offloader::Offloader;
+use crate::offload::parameters::ParameterInfo;
+use crate::plan::parameter::Parameter;
+use crate::status::wb_status;
+
+/// Current state of a parameter.
+#[repr(C)]
+pub struct wb_offloader_parameter_info {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident.
+    pub transfer_mode: wb_transfer_mode,
+    /// 1 if the memory at `device_address` belongs to the offloader, 0 if it is the engine's.
+    pub owned: i32,
+    /// The name; valid until the parameter is removed.
+    pub name: *const c_char,
+    /// Index of the group.
+    pub group: u64,
+    /// Device address of the first element. A prefetched or on-demand parameter is there while its
+    /// group is acquired. NULL if there are no bytes yet.
+    pub device_address: *mut c_void,
+    /// Host address of the first element; NULL if it is resident.
+    pub host_address: *mut c_void,
+    /// Bytes from the lowest element to the end of the highest.
+    pub span_bytes: u64,
+}
+
+c_struct!(wb_offloader_parameter_info);
+
+impl From<ParameterInfo> for wb_offloader_parameter_info {
+    fn from(found: ParameterInfo) -> Self {
+        let (placement, transfer_mode) = placement_codes(found.transfer_mode);
+        Self {
+            placement,
+            transfer_mode,
+            owned: found.owned.into(),
+            name: found.name.as_ptr(),
+            group: found.group as u64,
+            device_address: found.device_address.unwrap_or(0) as *mut c_void,
+            host_address: found.host_address.unwrap_or(0) as *mut c_void,
+            span_bytes: found.layout.span_bytes(),
+            ..Self::init()
+        }
+    }
+}
+
+/// What wb_offloader_reconcile changed.
+#[repr(C)]
+pub struct wb_offloader_reconcile_result {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Parameters whose bytes were replaced.
+    pub replaced: u64,
+    /// Parameters that were added.
+    pub added: u64,
+    /// Parameters that were removed.
+    pub removed: u64,
+    /// Parameters that did not change.
+    pub kept: u64,
+}
+
+c_struct!(wb_offloader_reconcile_result);
+
+/// Gets the index of the parameter with a name, which is valid until a parameter is removed. Fails
+/// with WB_ERR_NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_find_parameter(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    index: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, name: &str| -> index {
+        offloader.find_parameter(name).map(|index| index as u64)
+    })
+}
+
+/// Fills `info` with the current state of parameter `index`. Fails with WB_ERR_OUT_OF_RANGE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_parameter_info(
+    offloader: *const wb_offloader,
+    index: u64,
+    info: *mut wb_offloader_parameter_info,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> info {
+        offloader.parameter_info(index as usize).map(Into::into)
+    })
+}
+
+/// Fills an array of `count` structs, each initialized, with the state of the parameters from index
+/// `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if
+/// there are fewer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
+    offloader: *const wb_offloader,
+    first: u64,
+    count: u64,
+    infos: *mut wb_offloader_parameter_info,
+    error: *mut wb_error,
+) -> wb_status {
+    let infos = (infos, count);
+    call!(error, |offloader: &Offloader| -> infos {
+        let found = offloader.parameter_infos(first as usize, count as usize)?;
+        Ok(found.into_iter().map(Into::into).collect())
+    })
+}
+
+/// Creates a view of a parameter for the device: of host memory that it reads in place, of the
+/// slot, or of the offloader's device memory. A slot holds the parameter while its group is
+/// acquired. The view holds the memory, not the offloader.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_SUPPORTED for a parameter in the engine's own
+/// memory, and with WB_ERR_NOT_FOUND for one without bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_view(
+    offloader: *const wb_offloader,
+    index: u64,
+    view: *mut *mut wb_view,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> view { offloader.view(index as usize) })
+}
+
+/// Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
+/// holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_NOT_FOUND
+/// for a resident parameter.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_host_view(
+    offloader: *const wb_offloader,
+    index: u64,
+    view: *mut *mut wb_view,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> view { offloader.host_view(index as usize) })
+}
+
+/// Gives a parameter new bytes, and the type, shape and strides of `layout`, whose offset counts
+/// from `source` in host or device memory. The planned placement stays: offloaded bytes are copied
+/// to host memory, in place if they fit, otherwise into new memory, for which the old is freed
+/// first. Parameters tied to it follow if the number of bytes is the same and otherwise keep their
+/// bytes; each resident one in memory of the engine keeps its address.
+///
+/// `source` may be an address that this offloader gave: a new layout of the parameter's own bytes
+/// does not move them, and bytes of other parameters are first copied on the host. A slot is a
+/// source for parameters of its group only.
+///
+/// Stream order: waits on the host for the work queued on `stream` and for every use of the group
+/// that was released. The source is not needed after the call, unless the parameter is resident and
+/// the source is device memory, which then must outlive the offloader.
+///
+/// Fails, with nothing changed, with WB_ERR_NOT_FOUND, WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET,
+/// WB_ERR_OVERFLOW, WB_ERR_CAPTURING, with WB_ERR_BUSY while its group is acquired (any group, if
+/// the number of bytes changes), and with WB_ERR_NOT_FINITE if the plan rejects NaN and infinity.
+/// Fails also as wb_buffer_alloc and copies do: then the parameter, and those tied to it, have no
+/// bytes, and quantized values must not be used, until it is replaced again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_replace(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    source: *const c_void,
+    layout: *const wb_layout,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader,
+                  name: &str,
+                  source: Address,
+                  layout: GivenLayout,
+                  stream: Stream| {
+        let GivenLayout { layout, offset_bytes } = layout;
+        let span = source.tensor(&layout, offset_bytes, "the source")?;
+        offloader.replace(name, layout, offloader.device().locate(span)?, stream)
+    })
+}
+
+/// Adds a parameter to an existing group: offloaded if the plan's selectors and budget allow it,
+/// otherwise resident. The source and the stream are as for wb_offloader_replace.
+///
+/// Fails, with nothing added, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
+/// group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
+/// for zero-copy without views, with WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as
+/// wb_buffer_alloc and wb_device_alloc do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_add(
+    offloader: *const wb_offloader,
+    parameter: *const wb_parameter,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, parameter: Parameter, stream: Stream| {
+        let source = source_of(offloader.device(), &parameter)?;
+        offloader.add(parameter, source, stream)
+    })
+}
+
+/// Removes a parameter; others can use its space.
+///
+/// Stream order: as wb_offloader_replace. Fails with WB_ERR_NOT_FOUND, WB_ERR_BUSY or
+/// WB_ERR_CAPTURING. The parameter is removed also if the call fails with WB_ERR_DEVICE_MEMORY:
+/// slots that an earlier call lost are still missing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_remove(
+    offloader: *const wb_offloader,
+    name: *const c_char,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, name: &str, stream: Stream| {
+        offloader.remove(name, stream)
+    })
+}
+
+/// Makes the offloader follow an engine's parameters: `parameters` are all of them, each with the
+/// address that the engine uses. One whose address is not the one that this offloader gave, or
+/// whose layout differs, is replaced; a new name is added, a missing one removed. Names may be
+/// renamed or exchanged: sources in memory of the offloader are checked, and copied, before
+/// anything changes. An empty tensor needs no address. At the end freed space is closed as by
+/// wb_offloader_compact.
+///
+/// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
+/// error the changes made so far stay, and other parameters may have moved: get the addresses
+/// again, and repeat the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_reconcile(
+    offloader: *const wb_offloader,
+    parameters: *const wb_parameter,
+    count: u64,
+    stream: *mut c_void,
+    result: *mut wb_offloader_reconcile_result,
+    error: *mut wb_error,
+) -> wb_status {
+    let parameters = (parameters, count);
+    call!(error, |offloader: &Offloader, parameters: Vec<Parameter>, stream: Stream| -> result {
+        let with_source = |parameter| {
+            let source = source_of(offloader.device(), &parameter)?;
+            Ok((parameter, source))
+        };
+        let current = parameters.into_iter().map(with_source).collect::<Result<Vec<_>>>()?;
+        offloader.reconcile(current, stream).map(|done| wb_offloader_reconcile_result {
+            replaced: done.replaced,
+            added: done.added,
+            removed: done.removed,
+            kept: done.kept,
+            ..CStruct::init()
+        })
+    })
+}
+
+/// Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
+/// its own bytes again. Addresses change.
+///
+/// Stream order: waits on the host for the work queued on `stream` and for every use that was
+/// released. Fails with WB_ERR_BUSY or WB_ERR_CAPTURING.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_compact(
+    offloader: *const wb_offloader,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, stream: Stream| offloader.compact(stream))
+}

@@ -1,0 +1,86 @@
+//! What an offloader holds, and what it transferred.
+
+use crate::capi::call::call;
+use crate::capi::error::wb_error;
+use crate::capi::offloader::handle::wb_offloader;
+use crate::capi::structs::{CStruct, c_struct};
+use crate::offload::offloader::Offloader;
+use crate::status::wb_status;
+
+/// Memory and transfers of an offloader. Tied parameters count once; replayed graphs do not count
+/// as transfers.
+#[repr(C)]
+pub struct wb_offloader_stats {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Number of parameters; their indexes are smaller.
+    pub parameters: u64,
+    /// Bytes of offloaded parameters.
+    pub offloaded_bytes: u64,
+    /// Bytes of host memory asked for them, with padding and free space.
+    pub asked_bytes: u64,
+    /// Bytes of address space mapped for that.
+    pub mapped_bytes: u64,
+    /// Bytes of that pinned, as the driver or the kernel counts them.
+    pub pinned_bytes: u64,
+    /// Bytes of resident parameters.
+    pub resident_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of offloaded parameters that the device reads in place.
+    pub view_bytes: u64,
+    /// Bytes of the pinned buffer that pageable memory is staged through; 0 if the memory is
+    /// pinned.
+    pub staging_bytes: u64,
+    /// Peak of `mapped_bytes`.
+    pub peak_mapped_bytes: u64,
+    /// Peak of `slot_bytes`.
+    pub peak_slot_bytes: u64,
+    /// Bytes copied into slots.
+    pub moved_bytes: u64,
+    /// Copies into slots.
+    pub copies: u64,
+    /// Groups acquired.
+    pub acquires: u64,
+    /// Copies, except on demand, that had not begun when their group was acquired.
+    pub late_copies: u64,
+    /// Seconds that the engine's streams waited for copies.
+    pub waited_seconds: f64,
+    /// Increases whenever an address changes.
+    pub generation: u64,
+}
+
+c_struct!(wb_offloader_stats);
+
+/// Fills `stats` with the memory and the transfers of the offloader.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_stats(
+    offloader: *const wb_offloader,
+    stats: *mut wb_offloader_stats,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> stats {
+        offloader.stats().map(|found| wb_offloader_stats {
+            parameters: found.parameters,
+            offloaded_bytes: found.offloaded_bytes,
+            asked_bytes: found.asked_bytes,
+            mapped_bytes: found.mapped_bytes,
+            pinned_bytes: found.pinned_bytes,
+            resident_bytes: found.resident_bytes,
+            slot_bytes: found.slot_bytes,
+            view_bytes: found.view_bytes,
+            staging_bytes: found.staging_bytes,
+            peak_mapped_bytes: found.peak.mapped_bytes,
+            peak_slot_bytes: found.peak.slot_bytes,
+            moved_bytes: found.transfers.moved_bytes,
+            copies: found.transfers.copies,
+            acquires: found.transfers.acquires,
+            late_copies: found.transfers.late_copies,
+            waited_seconds: found.transfers.waited_seconds,
+            generation: found.generation,
+            ..CStruct::init()
+        })
+    })
+}

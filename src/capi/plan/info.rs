@@ -1,0 +1,217 @@
+//! What is in a plan: figures, parameters, groups, warnings.
+
+use std::ffi::c_char;
+
+use crate::capi::call::call;
+use crate::capi::error::wb_error;
+use crate::capi::parameter::{placement_codes, wb_placement, wb_transfer_mode};
+use crate::capi::plan::handle::{CPlan, wb_plan};
+use crate::capi::structs::{CStruct, c_struct};
+use crate::error::{Result, fail};
+use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
+
+/// Figures of a plan. Tied parameters count once.
+#[repr(C)]
+pub struct wb_plan_info {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// Groups that have their slots at the same time.
+    pub depth: u32,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Number of groups.
+    pub groups: u64,
+    /// Number of warnings.
+    pub warnings: u64,
+    /// Bytes of all parameters.
+    pub payload_bytes: u64,
+    /// Bytes of offloaded parameters.
+    pub offloaded_bytes: u64,
+    /// Bytes of host memory for offloaded parameters, in whole pages.
+    pub arena_bytes: u64,
+    /// Bytes of device memory for resident parameters, each rounded up to 256.
+    pub resident_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of slots for prefetched parameters.
+    pub ring_bytes: u64,
+    /// Bytes copied in every step.
+    pub step_bytes: u64,
+    /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
+    pub view_bytes: u64,
+    /// Seconds that the link needs for a step; 0 if its bandwidth is not known.
+    pub step_seconds: f64,
+    /// 1 if the first groups of a step wait for the last groups of the step before.
+    pub wrap_stalls: i32,
+    /// Zero.
+    pub reserved0: u32,
+}
+
+c_struct!(wb_plan_info);
+
+/// Planned placement of a parameter.
+#[repr(C)]
+pub struct wb_plan_parameter_info {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// WB_PLACEMENT_RESIDENT or WB_PLACEMENT_OFFLOADED.
+    pub placement: wb_placement,
+    /// How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident.
+    pub transfer_mode: wb_transfer_mode,
+    /// Zero.
+    pub reserved0: u32,
+    /// The name.
+    pub name: *const c_char,
+    /// Reason for the placement.
+    pub reason: *const c_char,
+    /// Index of the group.
+    pub group: u64,
+    /// Bytes from the lowest element to the end of the highest.
+    pub span_bytes: u64,
+    /// Index of the first parameter that it is tied to; its own index if it is not tied.
+    pub tied_to: u64,
+}
+
+c_struct!(wb_plan_parameter_info);
+
+/// A group of a plan. A tied parameter counts in its first group.
+#[repr(C)]
+pub struct wb_plan_group_info {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// Position among the groups with prefetched parameters; -1 if it has none.
+    pub turn: i32,
+    /// The name.
+    pub name: *const c_char,
+    /// Bytes of its offloaded parameters.
+    pub offloaded_bytes: u64,
+    /// Bytes of its resident parameters.
+    pub resident_bytes: u64,
+}
+
+c_struct!(wb_plan_group_info);
+
+/// Fills `info` with the figures of the plan.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_get_info(
+    plan: *const wb_plan,
+    info: *mut wb_plan_info,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan| -> info {
+        let plan = plan.plan();
+        Ok(wb_plan_info {
+            depth: plan.depth as u32,
+            parameters: plan.parameters.len() as u64,
+            groups: plan.groups.len() as u64,
+            warnings: plan.warnings.len() as u64,
+            payload_bytes: plan.payload_bytes,
+            offloaded_bytes: plan.offloaded_payload_bytes,
+            arena_bytes: plan.arena_bytes,
+            resident_bytes: plan.resident_bytes,
+            slot_bytes: plan.slot_bytes,
+            ring_bytes: plan.ring_bytes,
+            step_bytes: plan.step_bytes,
+            view_bytes: plan.view_bytes,
+            step_seconds: plan.step_seconds.unwrap_or(0.0),
+            wrap_stalls: plan.wrap_stalls.into(),
+            ..CStruct::init()
+        })
+    })
+}
+
+/// Gets the whole plan as JSON.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_to_json(
+    plan: *const wb_plan,
+    json: *mut *const c_char,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan| -> json { Ok(plan.json().as_ptr()) })
+}
+
+/// Gets the index of the parameter with a name. Fails with WB_ERR_NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_find_parameter(
+    plan: *const wb_plan,
+    name: *const c_char,
+    index: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan, name: &str| -> index {
+        let mut parameters = plan.plan().parameters.iter();
+        match parameters.position(|planned| planned.parameter.name == name) {
+            Some(index) => Ok(index as u64),
+            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
+        }
+    })
+}
+
+/// Fills `info` with the planned placement of parameter `index`; parameters have the order of
+/// wb_plan_new. Fails with WB_ERR_OUT_OF_RANGE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_get_parameter_info(
+    plan: *const wb_plan,
+    index: u64,
+    info: *mut wb_plan_parameter_info,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan| -> info {
+        let (name, reason) = at(plan.parameters(), index, "parameter")?;
+        let planned = at(&plan.plan().parameters, index, "parameter")?;
+        let (placement, transfer_mode) = placement_codes(planned.transfer_mode);
+        Ok(wb_plan_parameter_info {
+            placement,
+            transfer_mode,
+            name: name.as_ptr(),
+            reason: reason.as_ptr(),
+            group: planned.group as u64,
+            span_bytes: planned.parameter.layout.span_bytes(),
+            tied_to: plan.plan().storages[planned.storage].parameters[0] as u64,
+            ..CStruct::init()
+        })
+    })
+}
+
+/// Fills `info` with the properties of group `index`; groups have the order in which parameters
+/// first name them. Fails with WB_ERR_OUT_OF_RANGE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_get_group_info(
+    plan: *const wb_plan,
+    index: u64,
+    info: *mut wb_plan_group_info,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan| -> info {
+        let name = at(plan.groups(), index, "group")?;
+        let group = at(&plan.plan().groups, index, "group")?;
+        Ok(wb_plan_group_info {
+            turn: group.ring_position.map_or(-1, |turn| turn as i32),
+            name: name.as_ptr(),
+            offloaded_bytes: group.offloaded_bytes,
+            resident_bytes: group.resident_bytes,
+            ..CStruct::init()
+        })
+    })
+}
+
+/// Gets the text of warning `index`: an error that `allow` downgraded. Fails with
+/// WB_ERR_OUT_OF_RANGE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_plan_get_warning(
+    plan: *const wb_plan,
+    index: u64,
+    warning: *mut *const c_char,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |plan: &CPlan| -> warning {
+        at(plan.warnings(), index, "warning").map(|warning| warning.as_ptr())
+    })
+}
+
+fn at<'a, T>(all: &'a [T], index: u64, what: &str) -> Result<&'a T> {
+    match usize::try_from(index).ok().and_then(|index| all.get(index)) {
+        Some(found) => Ok(found),
+        None => fail!(WB_ERR_OUT_OF_RANGE, "asked for {what} {index}; there are {}", all.len()),
+    }
+}

@@ -1,0 +1,218 @@
+"""``python -m weighbridge quantize`` writes a complete FP8 checkpoint, or no file."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from fp8_reference import blocks, numbers, reference, scale_type
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from weighbridge import Device, QuantizeOptions, Safetensors, WeighbridgeError
+from weighbridge.quantize_file import quantize_file
+
+NAMES = ["model.layers.0.up.weight", "model.layers.1.up.weight", "lm_head.weight"]
+
+
+@pytest.fixture
+def tensors():
+    found = {name: numbers((200, 160), "float32", seed) for seed, name in enumerate(NAMES)}
+    found["model.experts"] = numbers((3, 40, 64), "float16")
+    found["model.norm.weight"] = numbers((160,), "float32")
+    found["model.ids"] = np.arange(12, dtype=np.int64).reshape(3, 4)
+    return found
+
+
+@pytest.fixture
+def path(tmp_path, tensors):
+    save_file(tensors, tmp_path / "in.safetensors", metadata={"format": "pt"})
+    return str(tmp_path / "in.safetensors")
+
+
+def quantize(run_python, *arguments, **environment):
+    return run_python("-m", "weighbridge", "quantize", *arguments, **environment)
+
+
+def read(path):
+    """Returns every tensor's type, shape and bytes, and the metadata of the file."""
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    raw = open(path, "rb").read()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header.pop("__metadata__")
+    found = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        data = np.frombuffer(raw[8 + length + begin : 8 + length + end], np.uint8)
+        found[name] = (entry["dtype"], entry["shape"], data)
+    return found, metadata
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "suffix"),
+    [
+        ([], blocks(128, 128), "_scale_inv"),
+        (["--block", "row"], blocks(1, 0), "_scale"),
+        (
+            ["--block", "tensor", "--format", "e5m2"],
+            QuantizeOptions("float8_e5m2"),
+            "_scale",
+        ),
+        (
+            ["--block", "1x32", "--scale-dtype", "e8m0"],
+            blocks(1, 32, scale_dtype="float8_e8m0fnu"),
+            "_scale",
+        ),
+    ],
+)
+def test_matrices_are_quantized_and_the_rest_is_copied(
+    run_python, path, tensors, tmp_path, device, arguments, options, suffix
+):
+    out = str(tmp_path / "out.safetensors")
+    name = "host" if device.info.kind == "host" else "cuda:0"
+    more = ["--exclude", "lm_head", "--device", name, "--staging-bytes", "100KB"]
+    code, output, errors = quantize(run_python, path, out, *arguments, *more)
+    assert code == 0, errors
+    assert "3 tensors quantized" in output
+    found, metadata = read(out)
+    written = json.loads(metadata.pop("weighbridge"))
+    assert metadata == {"format": "pt"}
+    assert written["format"] == options.format
+    assert written["block"] == [options.block_rows, options.block_cols]
+    chosen = {*NAMES[:2], "model.experts"}
+    assert set(found) == {*tensors, *(weight + suffix for weight in chosen)}
+    for weight, array in tensors.items():
+        dtype, shape, data = found[weight]
+        assert shape == list(array.shape)
+        if weight not in chosen:
+            assert data.tobytes() == array.tobytes()
+            continue
+        scales, codes = reference(array, options)
+        assert dtype == ("F8_E4M3" if options.format == "float8_e4m3fn" else "F8_E5M2")
+        assert np.array_equal(data, codes.ravel())
+        assert np.array_equal(
+            found[weight + suffix][2].view(scale_type(options)).astype(np.float32), scales.ravel()
+        )
+        assert np.prod(found[weight + suffix][1]) == scales.size
+
+
+def file_of(path, tensors):
+    """Writes a safetensors file with types that NumPy lacks."""
+    entries, data = {}, b""
+    for name, dtype, shape, bytes_ in tensors:
+        offsets = [len(data), len(data) + len(bytes_)]
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        data += bytes_
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_packed_tensors_keep_the_shape_of_the_file(tmp_path, device):
+    """Two 4-bit floats are one element here, and two in a file."""
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    tensors = [
+        ("w", "F32", [8, 8], np.arange(64, dtype=np.float32).tobytes()),
+        ("matrix", "F4", [3, 8], bytes(range(12))),
+        ("row", "F4", [2], bytes(1)),
+        ("none", "F4", [4, 0], b""),
+        ("scale", "F8_E8M0", [3, 1], bytes(3)),
+    ]
+    file_of(given, tensors)
+    quantize_file(device, given, out, QuantizeOptions())
+    raw = out.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    with Safetensors(device, out, pin=False) as written:
+        for name, dtype, shape, bytes_ in tensors[1:]:
+            assert (header[name]["dtype"], header[name]["shape"]) == (dtype, shape)
+            with written.view(name, accessor="host", alignment=0) as view:
+                assert view.numpy(bits=True).tobytes() == bytes_
+
+
+@pytest.mark.parametrize("dtype", ["F6_E2M3", "F6_E3M2"])
+def test_a_tensor_of_an_unknown_type_is_an_error(tmp_path, device, dtype):
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    file_of(given, [("w", "F32", [2, 2], bytes(16)), ("other", dtype, [4], bytes(3))])
+    with pytest.raises(ValueError, match="element type of 'other'"):
+        quantize_file(device, given, out, QuantizeOptions())
+    assert os.listdir(tmp_path) == ["in.safetensors"]
+
+
+def test_an_error_leaves_no_file(run_python, path, tmp_path):
+    out = tmp_path / "out.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "vectors.safetensors")
+    save_file(
+        {"w": np.zeros((4, 4), np.float32), "w_scale": np.zeros(4, np.float32)},
+        tmp_path / "twice.safetensors",
+    )
+    before = sorted(os.listdir(tmp_path))
+    for arguments, status, text in [
+        ([str(tmp_path / "none"), str(out)], 1, "none"),
+        ([path, str(tmp_path / "no" / "where")], 1, "where"),
+        ([path, str(out), "--select", "nothing"], 1, "nothing"),
+        ([path, str(out), "--block", "3"], 2, "128x128"),
+        ([path, str(out), "--device", "tpu"], 1, "tpu"),
+        ([str(tmp_path / "vectors.safetensors"), str(out)], 1, "two dimensions"),
+        ([str(tmp_path / "twice.safetensors"), str(out), "--block", "row"], 1, "w_scale"),
+        ([path], 2, "OUT"),
+    ]:
+        code, _, errors = quantize(run_python, *arguments)
+        assert code == status, (arguments, errors)
+        assert text in errors and "Traceback" not in errors, errors
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_leaves_no_file(run_python, path, tmp_path):
+    out = str(tmp_path / "out.safetensors")
+    script = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        f"sys.argv = ['weighbridge', 'quantize', {path!r}, {out!r}]\n"
+        "runpy.run_module('weighbridge', run_name='__main__')\n"
+    )
+    code, _, errors = run_python("-c", script)
+    assert code == 1 and "File too large" in errors, errors
+    assert os.listdir(tmp_path) == ["in.safetensors"]
+
+
+def test_cancelling_leaves_the_old_file(path, tmp_path, device):
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"old")
+    calls = []
+
+    def stop(phase, done, total):
+        calls.append((done, total))
+        return len(calls) < 2
+
+    opened = Device("host") if device.info.kind == "host" else Device("cuda:0")
+    with opened, pytest.raises(WeighbridgeError, match="cancelled"):
+        quantize_file(opened, path, out, blocks(1, 0), progress=stop)
+    assert out.read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["in.safetensors", "out.safetensors"]
+    assert len(calls) == 2
+
+
+def test_a_new_file_has_the_users_permissions(run_python, path, tmp_path):
+    out = tmp_path / "out.safetensors"
+    before = os.umask(0o077)
+    try:
+        code, _, errors = quantize(run_python, path, str(out))
+    finally:
+        os.umask(before)
+    assert code == 0, errors
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_symbolic_link_in_place_of_the_partial_file_is_not_followed(path, tmp_path, device):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"old")
+    (tmp_path / f".out.{os.getpid()}.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        quantize_file(device, path, tmp_path / "out", blocks(1, 0))
+    assert victim.read_bytes() == b"old"
+    assert not (tmp_path / "out").exists()
