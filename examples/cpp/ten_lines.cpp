@@ -7,6 +7,6 @@ int main() {
   auto view = weighbridge::View::make(buffer, weighbridge::Layout::of<float>({1024, 1024})).value();
   auto weights = view.as<float>().value();
   for (float& weight : weights) weight = 0.5f;
-  std::cout << view.describe().value().elements << " weights in "
-            << buffer.describe().value().pinned_bytes << " pinned bytes\n";
+  std::cout << view.get_info().value().elements << " weights in "
+            << buffer.get_info().value().pinned_bytes << " pinned bytes\n";
 }

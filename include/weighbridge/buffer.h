@@ -123,12 +123,13 @@ wb_status wb_buffer_alloc(const wb_device *device, uint64_t bytes, const wb_buff
 /**
  * Registers existing memory without moving it.
  *
- * The memory stays the caller's, and mapped, until `deleter(owner)` is called; without a deleter,
- * which may be NULL, until the last reference is gone. After an error the deleter is not called. A
- * driver may wait for the work queued on the device. Fails with WB_ERR_WOULD_COPY if registering
- * would silently copy the pages (a private mapping of a file), with WB_ERR_ALREADY_REGISTERED,
- * naming the range that it overlaps, and with WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED,
- * WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or WB_ERR_CANCELLED.
+ * The caller keeps ownership, and the memory must stay mapped until `deleter(owner)` is called;
+ * without a deleter, which may be NULL, until the last reference is gone. After an error the
+ * deleter is not called. A driver may wait for the work queued on the device. Fails with
+ * WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file),
+ * with WB_ERR_ALREADY_REGISTERED, naming the range that it overlaps, and with
+ * WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or
+ * WB_ERR_CANCELLED.
  */
 wb_status wb_buffer_register(const wb_device *device, void *data, uint64_t bytes,
                              const wb_buffer_options *options, wb_deleter deleter, void *owner,
@@ -160,7 +161,7 @@ void wb_buffer_release(wb_buffer *buffer);
 
 /**
  * Drops a reference once the work queued on `stream` now has run, without waiting for it. After an
- * error the reference is still the caller's. Fails with WB_ERR_CAPTURING.
+ * error the caller keeps the reference. Fails with WB_ERR_CAPTURING.
  */
 wb_status wb_buffer_release_after(wb_buffer *buffer, void *stream, wb_error *error);
 

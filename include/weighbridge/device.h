@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-/** A device: a CUDA device, or the host, which is always there. */
+/** A device: a CUDA device, or the host, which is always available. */
 typedef struct wb_device wb_device;
 
 /** A setting that is on, off, or decided by the library. */
@@ -58,10 +58,10 @@ wb_status wb_device_get_cuda_count(int32_t *count, wb_error *error);
 /**
  * Opens a device by its name: "host", or "cuda:N" by CUDA's ordinal.
  *
- * The primary context of a CUDA device is retained and never reset, unless the caller gives a
- * context; every call restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE,
- * WB_ERR_NO_DRIVER or WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment
- * variable that is neither yes nor no.
+ * A CUDA device retains the primary context, or uses the caller's, and never resets it; every call
+ * restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER or
+ * WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is
+ * neither yes nor no.
  */
 wb_status wb_device_open(const char *name, const wb_device_options *options, wb_device **device,
                          wb_error *error);

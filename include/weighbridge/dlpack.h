@@ -32,7 +32,7 @@ wb_status wb_view_to_dlpack_versioned(const wb_view *view, struct DLManagedTenso
  * Registers the host memory of a DLManagedTensor and creates a view of it.
  *
  * On success the tensor belongs to the view's buffer, which calls its deleter once, on any thread,
- * when nothing uses the memory any more; after an error it is still the caller's. Fails with
+ * when nothing uses the memory any more; after an error the caller keeps it. Fails with
  * WB_ERR_DLPACK, and as wb_buffer_register and wb_view_new do.
  */
 wb_status wb_view_from_dlpack(const wb_device *device, struct DLManagedTensor *tensor,

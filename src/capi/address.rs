@@ -25,14 +25,17 @@ impl Address {
             return Ok(Span::EMPTY);
         }
         if self.is_null() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "{what} is NULL and has {bytes} bytes");
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "the address of {what} is NULL; there are {bytes} bytes"
+            );
         }
         // SAFETY: the contract of mod.rs.
         match unsafe { Span::checked(start, bytes) } {
             Some(span) => Ok(span),
             None => fail!(
                 WB_ERR_OVERFLOW,
-                "{what} at {start:#x} has {bytes} bytes, which go past the last address"
+                "{what} at {start:#x}: {bytes} bytes go past the last address"
             ),
         }
     }
@@ -53,7 +56,7 @@ impl Address {
             Some(lowest) => Ok(lowest),
             None => fail!(
                 WB_ERR_OVERFLOW,
-                "{what} at {start:#x} with offset {offset} goes past the last address"
+                "{what} at {start:#x}: offset {offset} goes past the last address"
             ),
         }
     }

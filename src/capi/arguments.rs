@@ -6,15 +6,18 @@ use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::capi::handle::{Opaque, borrow, give, share};
 use crate::device::backend::Stream;
 use crate::error::{Result, fail};
+use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// An argument that C passes, as a `T`.
 pub(super) trait Input<T> {
     /// Reads and checks it; `name` is the parameter's in the header.
     ///
-    /// # Safety The argument keeps the contract of [`capi`](super).
+    /// # Safety
+    /// The argument keeps the contract of [`capi`](super).
     unsafe fn convert(self, name: &str) -> Result<T>;
 }
 
@@ -25,18 +28,21 @@ pub(super) trait Output {
 
     /// Fails if nothing can be written there; `name` is the parameter's in the header.
     ///
-    /// # Safety The argument keeps the contract of [`capi`](super).
+    /// # Safety
+    /// The argument keeps the contract of [`capi`](super).
     unsafe fn check(&self, name: &str) -> Result<()>;
 
     /// Writes the result.
     ///
-    /// # Safety [`check`](Self::check) succeeded.
+    /// # Safety
+    /// [`check`](Self::check) succeeded.
     unsafe fn store(self, value: Self::Value);
 }
 
 /// The bytes of a string.
 ///
-/// # Safety The string is NULL, or ends in NUL and lives as long as the result is used.
+/// # Safety
+/// The string is NULL, or ends in NUL and lives as long as the result is used.
 unsafe fn bytes<'a>(string: *const c_char, name: &str) -> Result<&'a [u8]> {
     if string.is_null() {
         fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL");
@@ -78,6 +84,36 @@ impl Input<Vec<String>> for (*const *const c_char, u32) {
 impl Input<Stream> for *mut c_void {
     unsafe fn convert(self, _: &str) -> Result<Stream> {
         Ok(Stream(self as usize))
+    }
+}
+
+impl<'a, O: Opaque> Input<&'a O::Object> for *const O {
+    unsafe fn convert(self, _: &str) -> Result<&'a O::Object> {
+        // SAFETY: the contract of mod.rs.
+        unsafe { borrow(self) }
+    }
+}
+
+impl<O: Opaque> Input<Arc<O::Object>> for *const O {
+    unsafe fn convert(self, _: &str) -> Result<Arc<O::Object>> {
+        // SAFETY: the contract of mod.rs.
+        unsafe { share(self) }
+    }
+}
+
+impl<O: Opaque> Output for *mut *mut O {
+    type Value = Arc<O::Object>;
+
+    unsafe fn check(&self, name: &str) -> Result<()> {
+        if self.is_null() {
+            fail!(WB_ERR_INVALID_ARGUMENT, "the output {name} is NULL");
+        }
+        Ok(())
+    }
+
+    unsafe fn store(self, object: Arc<O::Object>) {
+        // SAFETY: it was checked.
+        unsafe { *self = give(object) };
     }
 }
 

@@ -3,9 +3,13 @@
 
 use crate::capi::cancel::Uncancelled;
 use crate::capi::error::{store, wb_error};
+use crate::capi::handle::{Opaque, borrow, take};
+use crate::device::backend::Stream;
+use crate::device::device::Device;
 use crate::error::{Result, catch_panic};
+use crate::memory::deferred;
 use crate::os::log;
-use crate::os::sync::forced;
+use crate::os::sync::{Arc, forced};
 use crate::status::{WB_OK, wb_status};
 
 /// Runs the body of an exported function: an error is stored and its status returned. A panic never
@@ -38,9 +42,34 @@ fn run<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
+/// Takes a reference back from C; it is dropped once the work queued on `stream` now has run.
+///
+/// # Safety
+/// The handle is NULL or alive; C does not use the reference again, except after an error.
+pub(super) unsafe fn take_after<O: Opaque>(
+    handle: *const O,
+    stream: Stream,
+    device: impl FnOnce(&O::Object) -> &Arc<Device>,
+) -> Result<()>
+where
+    O::Object: Send + Sync + 'static,
+{
+    // SAFETY: the promise above.
+    let device = device(unsafe { borrow(handle) }?).clone();
+    let event = device.record_event(stream)?;
+    deferred::start()?;
+    // SAFETY: the promise above.
+    let reference = unsafe { take(handle) }?;
+    deferred::drop_after(Some(event), Box::new(reference), &device);
+    Ok(())
+}
+
 /// The body of an exported function, written as a closure of the parameters that it reads, each
-/// with the type that it becomes, and of the outputs that its value is written to: `call!(error,
-/// |device: Arc<Device>, path: &Path| -> buffer { ... })`.
+/// with the type that it becomes, and of the outputs that its value is written to:
+///
+/// ```ignore
+/// call!(error, |device: Arc<Device>, path: &Path| -> buffer { ... })
+/// ```
 macro_rules! call {
     ($error:ident, || -> $output:ident $body:block) => {
         $crate::capi::call::call!(@ $error, [] [$output] $body)
@@ -105,4 +134,14 @@ macro_rules! release {
     };
 }
 
-pub(super) use {call, call_value, release, retain};
+/// Drops a reference of C once the work queued on a stream now has run.
+macro_rules! release_after {
+    ($handle:ident, $stream:ident, $error:ident, $device:path) => {
+        $crate::capi::call::call!($error, |$stream: $crate::device::backend::Stream| {
+            // SAFETY: the contract of mod.rs.
+            unsafe { $crate::capi::call::take_after($handle, $stream, $device) }
+        })
+    };
+}
+
+pub(super) use {call, call_value, release, release_after, retain};

@@ -53,7 +53,8 @@ impl From<&Error> for wb_error {
 /// Fills as much of the caller's error as the caller's header knows; a truncated message ends in
 /// NUL.
 ///
-/// # Safety `to` is NULL or points to a wb_error of the size that it begins with.
+/// # Safety
+/// `to` is NULL or points to a wb_error of the size that it begins with.
 pub(super) unsafe fn store(to: *mut wb_error, error: &Error) {
     const HEAD: usize = std::mem::offset_of!(wb_error, message);
     if to.is_null() {

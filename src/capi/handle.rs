@@ -1,16 +1,12 @@
 //! Handles: reference-counted objects that C holds by a pointer to an opaque type. A debug build
 //! knows which are alive.
 
-use crate::capi::arguments::{Input, Output};
-use crate::device::backend::Stream;
-use crate::device::device::Device;
 use crate::error::{Result, fail};
-use crate::memory::deferred;
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// A type of which C sees pointers only.
-pub(super) trait Opaque: Sized {
+pub trait Opaque: Sized {
     /// What such a pointer points to.
     type Object;
     /// The name in C.
@@ -29,15 +25,16 @@ macro_rules! opaque {
 pub(super) use opaque;
 
 /// Gives a reference to C.
-pub(super) fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
+pub fn give<O: Opaque>(object: Arc<O::Object>) -> *mut O {
     alive::add(Arc::as_ptr(&object) as usize, O::NAME);
     Arc::into_raw(object).cast_mut().cast()
 }
 
 /// The object behind a handle.
 ///
-/// # Safety `handle` is NULL or alive.
-pub(super) unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Object> {
+/// # Safety
+/// `handle` is NULL or alive.
+pub unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Object> {
     if handle.is_null() {
         fail!(WB_ERR_INVALID_ARGUMENT, "the {} is NULL", O::NAME);
     }
@@ -48,8 +45,9 @@ pub(super) unsafe fn borrow<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Ob
 
 /// A reference of the library's own to the object behind a handle.
 ///
-/// # Safety As for [`borrow`].
-pub(super) unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
+/// # Safety
+/// As for [`borrow`].
+pub unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
     // SAFETY: the pointer came from Arc::into_raw; the count is raised before it is owned twice.
     unsafe {
         let object: *const O::Object = borrow(handle)?;
@@ -60,8 +58,9 @@ pub(super) unsafe fn share<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>
 
 /// Adds a reference of C.
 ///
-/// # Safety As for [`borrow`].
-pub(super) unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
+/// # Safety
+/// As for [`borrow`].
+pub unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
     // SAFETY: as above.
     give::<O>(unsafe { share(handle) }?);
     Ok(())
@@ -69,8 +68,9 @@ pub(super) unsafe fn retain<O: Opaque>(handle: *const O) -> Result<()> {
 
 /// Takes a reference back from C; none for NULL.
 ///
-/// # Safety As for [`borrow`]; C does not use the reference again.
-pub(super) unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::Object>>> {
+/// # Safety
+/// As for [`borrow`]; C does not use the reference again.
+pub unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::Object>>> {
     if handle.is_null() {
         return Ok(None);
     }
@@ -80,66 +80,15 @@ pub(super) unsafe fn take<O: Opaque>(handle: *const O) -> Result<Option<Arc<O::O
     Ok(Some(unsafe { Arc::from_raw(handle.cast()) }))
 }
 
-/// Takes a reference back from C; it is dropped once the work queued on `stream` now has run.
-///
-/// # Safety As for [`take`]; after an error the reference is still C's.
-pub(super) unsafe fn take_after<O: Opaque>(
-    handle: *const O,
-    stream: Stream,
-    device: impl FnOnce(&O::Object) -> &Arc<Device>,
-) -> Result<()>
-where
-    O::Object: Send + Sync + 'static,
-{
-    // SAFETY: as above.
-    let device = device(unsafe { borrow(handle) }?).clone();
-    let event = device.record_event(stream)?;
-    deferred::start()?;
-    // SAFETY: as above.
-    let reference = unsafe { take(handle) }?;
-    deferred::drop_after(Some(event), Box::new(reference), &device);
-    Ok(())
-}
-
-impl<'a, O: Opaque> Input<&'a O::Object> for *const O {
-    unsafe fn convert(self, _: &str) -> Result<&'a O::Object> {
-        // SAFETY: the contract of mod.rs.
-        unsafe { borrow(self) }
-    }
-}
-
-impl<O: Opaque> Input<Arc<O::Object>> for *const O {
-    unsafe fn convert(self, _: &str) -> Result<Arc<O::Object>> {
-        // SAFETY: the contract of mod.rs.
-        unsafe { share(self) }
-    }
-}
-
-impl<O: Opaque> Output for *mut *mut O {
-    type Value = Arc<O::Object>;
-
-    unsafe fn check(&self, name: &str) -> Result<()> {
-        if self.is_null() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "the output {name} is NULL");
-        }
-        Ok(())
-    }
-
-    unsafe fn store(self, object: Arc<O::Object>) {
-        // SAFETY: it was checked.
-        unsafe { *self = give(object) };
-    }
-}
-
 /// The handles that C holds, with the number of references; a debug build rejects all others.
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod alive {
     use crate::error::{Result, fail};
     use crate::os::process::PerProcess;
     use crate::os::sync;
+    use crate::os::sync::{Mutex, MutexGuard};
     use crate::status::WB_ERR_HANDLE;
     use std::collections::HashMap;
-    use std::sync::{Mutex, MutexGuard};
 
     #[derive(Default)]
     struct Alive {
@@ -183,7 +132,7 @@ mod alive {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), loom))]
 mod alive {
     use crate::error::Result;
 

@@ -29,7 +29,8 @@ mod enumeration;
 pub mod error;
 #[cfg(feature = "forced-panics")]
 pub mod forced;
-mod handle;
+#[doc(hidden)]
+pub mod handle;
 pub mod log;
 pub mod offloader;
 pub mod parameter;

@@ -114,7 +114,8 @@ impl Input<Parameter> for *const wb_parameter {
 
 /// A parameter; the name of its group is shared with the parameter before it if that is the same.
 ///
-/// # Safety `given` keeps the contract of mod.rs.
+/// # Safety
+/// `given` keeps the contract of mod.rs.
 unsafe fn parameter_from(
     given: *const wb_parameter,
     before: Option<&Parameter>,

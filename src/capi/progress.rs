@@ -38,7 +38,8 @@ pub(super) struct Reporter {
 impl Reporter {
     /// A callback and its argument.
     ///
-    /// # Safety The callback may be called with `user` as long as the reporter lives.
+    /// # Safety
+    /// The callback may be called with `user` as long as the reporter lives.
     pub unsafe fn new(callback: wb_progress, user: *mut c_void) -> Self {
         Self { callback, user }
     }

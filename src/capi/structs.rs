@@ -11,7 +11,8 @@ use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_STRUCT_SIZE};
 /// A struct of the interface, in which zero is the default of every field. Implemented by
 /// [`c_struct`].
 ///
-/// # Safety The type is `repr(C)`, begins with `struct_size: u32`, and any bytes are a valid value
+/// # Safety
+/// The type is `repr(C)`, begins with `struct_size: u32`, and any bytes are a valid value
 /// of it.
 pub(super) unsafe trait CStruct: Sized {
     /// The name in C.
@@ -59,7 +60,8 @@ pub(super) fn is_zero<T: Default + PartialEq>(field: &T) -> bool {
 
 /// The size that the caller wrote, if this library knows structs of that size.
 ///
-/// # Safety `given` points to a struct of the interface.
+/// # Safety
+/// `given` points to a struct of the interface.
 unsafe fn checked_size<T: CStruct>(given: *const T) -> Result<usize> {
     // SAFETY: every struct begins with its size.
     let size = unsafe { *given.cast::<u32>() } as usize;
@@ -78,7 +80,8 @@ unsafe fn checked_size<T: CStruct>(given: *const T) -> Result<usize> {
 /// Reads an input struct. Fields that an older header lacks, and all fields if `given` is NULL, are
 /// zero.
 ///
-/// # Safety `given` is NULL or points to a struct of the interface.
+/// # Safety
+/// `given` is NULL or points to a struct of the interface.
 pub(super) unsafe fn read_struct<T: CStruct>(given: *const T) -> Result<T> {
     let mut value = T::init();
     if !given.is_null() {
@@ -94,7 +97,8 @@ pub(super) unsafe fn read_struct<T: CStruct>(given: *const T) -> Result<T> {
 
 /// The elements of an array of structs, which lie as far apart as the first one's size says.
 ///
-/// # Safety `first` is NULL or points to `count` structs of the interface.
+/// # Safety
+/// `first` is NULL or points to `count` structs of the interface.
 pub(super) unsafe fn elements<T: CStruct>(
     first: *const T,
     count: u64,
@@ -120,7 +124,8 @@ pub(super) unsafe fn elements<T: CStruct>(
 
 /// Writes as much of `value` as the caller's header knows, except the size.
 ///
-/// # Safety `to` points to a struct of the interface whose size was checked.
+/// # Safety
+/// `to` points to a struct of the interface whose size was checked.
 unsafe fn write_struct<T: CStruct>(to: *mut T, value: &T) {
     const HEAD: usize = size_of::<u32>();
     // SAFETY: both are valid for `size` bytes, which is at least HEAD.
@@ -188,7 +193,7 @@ impl<T: CStruct> Output for Optional<T> {
     }
 }
 
-/// A text as an array of a struct: cut off at a character, with its NUL.
+/// A text as an array of a struct: truncated at a character, and ending in NUL.
 pub(super) fn chars<const N: usize>(text: &str) -> [c_char; N] {
     let mut chars = [0; N];
     let end = text.floor_char_boundary(N - 1);

@@ -66,12 +66,16 @@ impl Device {
             }
             _ => fail!(WB_ERR_NO_DEVICE, "there is no device {name:?}: use \"host\" or \"cuda:0\""),
         };
-        let policy = Policy::decide(
-            options.pin,
-            options.views,
-            backend.capabilities(),
-            &environment::variable,
-        )?;
+        Self::with_backend(backend, options.pin, options.views)
+    }
+
+    /// A device of a kind that is already open.
+    pub fn with_backend(
+        backend: Box<dyn Backend>,
+        pin: Tristate,
+        views: Tristate,
+    ) -> Result<Arc<Self>> {
+        let policy = Policy::decide(pin, views, backend.capabilities(), &environment::variable)?;
         Ok(Arc::new(Self {
             backend,
             policy,

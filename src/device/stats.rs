@@ -1,7 +1,9 @@
 //! Counters of what lives on a device. They go up when something is made and down when it is given
 //! back, so that they are 0 when everything was released.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::os::sync::AtomicU64;
 
 /// The counters.
 #[derive(Debug, Default)]

@@ -110,7 +110,7 @@ fn by_driver(
     reason: &str,
 ) -> Result<Parts> {
     check_drivers_choice(bytes, options, reason)?;
-    cgroup::check_control_group(bytes)?;
+    cgroup::check_limit(bytes)?;
     let pin_options = options.pin_options(device, false);
     let (span, pinned) = device.backend().alloc_pinned(bytes, pin_options)?;
     // A driver does not promise that nothing of an earlier owner's is in it.
@@ -156,7 +156,7 @@ fn present(
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Mapping> {
-    cgroup::check_control_group(bytes)?;
+    cgroup::check_limit(bytes)?;
     let mapping = Mapping::anonymous(bytes)?;
     let span = mapping.span();
     let huge_pages = match options.huge_pages {

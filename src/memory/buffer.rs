@@ -2,7 +2,7 @@
 //! `allocate`, `register` and `file` make buffers; this is what they have in common.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::device::backend::PinOptions;
 use crate::device::device::Device;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result, fail, format_bytes};
 use crate::memory::pin::Pins;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::span::Span;
-use crate::os::sync::Arc;
+use crate::os::sync::{Arc, AtomicU64};
 use crate::os::{log, mapping, proc_maps};
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED};
 
@@ -225,8 +225,7 @@ impl Buffer {
     }
 
     /// The same buffer, said to hold what was read from a file.
-    pub(super) fn mark_read_from_file(self: Arc<Self>, reason: String) -> Arc<Self> {
-        let mut buffer = self;
+    pub(super) fn mark_read_from_file(mut buffer: Arc<Self>, reason: String) -> Arc<Self> {
         let own = Arc::get_mut(&mut buffer).expect("nobody else holds a buffer that is being made");
         own.origin = Origin::FileRead;
         own.note = noted(reason, std::mem::take(&mut own.note));

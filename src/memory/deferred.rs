@@ -1,7 +1,8 @@
 //! References that go when a stream has passed a point, or when no engine's thread has to wait for
 //! it. One thread per process, started by the first of them, watches the events and drops them.
 
-mod reclaimer;
+#[doc(hidden)]
+pub mod reclaimer;
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::os::sync::{Arc, thread};
 /// A forked child has one of its own: what its parent had queued is the parent's to give back.
 fn reclaimer() -> &'static Reclaimer {
     static RECLAIMER: PerProcess<Reclaimer> = PerProcess::new();
-    RECLAIMER.get(|_| Reclaimer::new())
+    RECLAIMER.get(|_| Reclaimer::default())
 }
 
 /// Starts the thread where it does not run yet: what is to be dropped after it is not kept for want
@@ -43,7 +44,7 @@ pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
 fn spawn() -> Result<()> {
     let thread = thread::Builder::new().name("weighbridge-reclaim".into());
     let started = thread.spawn(|| {
-        let mut watcher = Watcher::new();
+        let mut watcher = Watcher::default();
         loop {
             watcher.look(reclaimer());
         }

@@ -146,7 +146,7 @@ fn map(
     };
     let span = mapping.span();
     let (pins, mapping) = if pinned {
-        cgroup::check_control_group_for(span)?;
+        cgroup::check_limit_for(span)?;
         let threads = threads_for(options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, progress, &|piece| bytes::fault_in(piece, false))?;
         let pin_options = options.pin_options(device, true);
@@ -191,5 +191,5 @@ fn read(
     in_pieces(span, threads, Phase::Read, progress, &|piece| {
         bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
     })?;
-    Ok(buffer.mark_read_from_file(reason))
+    Ok(Buffer::mark_read_from_file(buffer, reason))
 }

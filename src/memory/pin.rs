@@ -7,7 +7,7 @@ use crate::os::log;
 use crate::os::mapping::Mapping;
 use crate::os::page::page_bytes;
 use crate::os::parallel::{Phase, Progress, report};
-use crate::os::span::{Span, round_up};
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::{
     WB_ERR_ALREADY_REGISTERED, WB_ERR_CANCELLED, WB_ERR_DRIVER, WB_ERR_FORKED, WB_ERR_MEMLOCK,
@@ -41,7 +41,7 @@ impl Pins {
     ) -> Result<Self> {
         let chunk = match chunk_bytes {
             0 => MOST_AT_ONCE,
-            bytes => round_up(bytes, page_bytes()),
+            bytes => bytes.checked_next_multiple_of(page_bytes()).unwrap_or(MOST_AT_ONCE),
         };
         let pinned = match Self::pin_chunks(device, span, options, chunk, holder, progress) {
             Err(error)

@@ -42,7 +42,7 @@ impl Buffer {
         let touch = writable && !regions.iter().any(|region| region.file_backed);
         let (pins, refused) = if pinned {
             check_no_copy(&regions)?;
-            cgroup::check_control_group_for(span)?;
+            cgroup::check_limit_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 bytes::fault_in(piece, touch)

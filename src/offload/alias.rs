@@ -1,6 +1,6 @@
-//! Sources that lie in memory of the offloader itself: an engine brings addresses that it was given, under
-//! another name, in another layout or in another order. What a change may overwrite or free before it is
-//! read is copied aside; what lies where it belongs is not moved at all.
+//! Sources that lie in memory of the offloader: an engine gives back addresses that it got, for another
+//! parameter, in another layout or in another order. What a change may overwrite or free before it is read is
+//! copied to other memory first; bytes that are where they belong are not moved.
 
 use crate::device::backend::Location;
 use crate::device::policy::Tristate;
@@ -16,85 +16,88 @@ use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
 
-/// A source that no change of the offloader can touch.
+/// A source that no change of the offloader overwrites or frees.
 pub struct Snapshot {
     pub source: Location,
-    /// What it was copied to, if it was in the way.
+    /// The copy that `source` lies in, if one was needed.
     _copy: Option<Arc<Buffer>>,
 }
 
 impl Snapshot {
-    /// No bytes.
-    pub fn nothing() -> Self {
-        Self { source: Location { span: Span::EMPTY, on_device: false }, _copy: None }
+    /// A source without bytes.
+    pub fn empty() -> Self {
+        Self { source: Location::host(Span::EMPTY), _copy: None }
     }
 }
 
 impl OffloadState {
-    /// Whether the parameter's bytes are those at the source. They may be looked at in another layout,
-    /// but wide numbers are not what is kept in 8 bits.
-    pub fn holds(&self, at: usize, source: Location, layout: &Layout) -> bool {
-        let kept = &self.kept[at];
-        let first = Some(source.span.start() as u64);
-        let (host, device) = self.first_bytes(kept);
-        let quantizes = kept.quantized.is_some() && SourceType::of(layout.dtype()).is_ok();
+    /// Whether a source is where the parameter's bytes are. Its layout may differ, but a full-precision source
+    /// is never what is kept in FP8.
+    pub fn is_in_place(&self, at: usize, source: Location, layout: &Layout) -> bool {
+        let parameter = &self.parameters[at];
+        let start = Some(source.span.start() as u64);
+        let (host, device) = self.byte_addresses(parameter);
+        let quantizes = parameter.quantized.is_some() && SourceType::of(layout.dtype()).is_ok();
         !quantizes
-            && kept.layout.span_bytes() == layout.span_bytes()
-            && (host == first || device == first)
+            && parameter.layout.span_bytes() == layout.span_bytes()
+            && (host == start || device == start)
     }
 
-    /// The source as it can be read, if it lies in memory of ours. What a slot holds is told by the group
-    /// that is meant: the bytes are read where that has them, on the host.
-    pub fn own(&self, group: Option<usize>, source: Location) -> Result<Option<Location>> {
-        let Location { span, .. } = source;
+    /// Where a source that lies in memory of the offloader can be read; `None` for any other source. A slot
+    /// holds units of several groups at different times: `group` tells which one is meant, and its bytes are
+    /// read in host memory.
+    pub fn resolve_alias(
+        &self,
+        group: Option<usize>,
+        source: Location,
+    ) -> Result<Option<Location>> {
+        let span = source.span;
         for (unit, extent) in self.units.iter().zip(self.extents(None)) {
-            let before = self
-                .device_start(unit)
+            let offset = self
+                .device_address(unit)
                 .filter(|_| group.is_some_and(|group| unit.groups.contains(&group)))
                 .and_then(|start| (span.start() as u64).checked_sub(start))
-                .filter(|before| before.saturating_add(span.bytes() as u64) <= extent);
-            if let Some(before) = before {
-                let span = unit.region.part(before as usize, span.bytes());
-                return Ok(Some(Location { span, on_device: false }));
+                .filter(|offset| offset.saturating_add(span.bytes() as u64) <= extent);
+            if let Some(offset) = offset {
+                return Ok(Some(Location::host(unit.region.part(offset as usize, span.bytes()))));
             }
         }
-        let meets = |ours: Span| span.start() < ours.end() && ours.start() < span.end();
-        if self.slots.as_ref().is_some_and(|slots| meets(slots.span())) {
+        let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
+        if self.slots.as_ref().is_some_and(|slots| overlaps(slots.span())) {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "the {} bytes at {:#x} lie in slots, which hold parameters of another group or of several \
-                 at a time: give the address in the host's memory",
+                 at a time: give the address in host memory",
                 span.bytes(),
                 span.start()
             );
         }
-        let resident = self.kept.iter().any(|kept| match &kept.place {
-            Backing::Owned(memory, _) => meets(memory.span()),
+        let owned = self.parameters.iter().any(|parameter| match &parameter.backing {
+            Backing::Owned { memory, .. } => overlaps(memory.span()),
             _ => false,
         });
-        let ours = resident || self.buffers().any(|buffer| meets(buffer.data()));
-        Ok(ours.then_some(source))
+        let own = owned || self.buffers().any(|buffer| overlaps(buffer.data()));
+        Ok(own.then_some(source))
     }
 }
 
 impl Offloader {
-    /// The source, copied aside where it lies in memory of ours.
-    pub(super) fn bring(
+    /// The source, copied to other host memory if it lies in memory of the offloader.
+    pub(super) fn snapshot(
         &self,
         state: &OffloadState,
         group: Option<usize>,
         source: Location,
     ) -> Result<Snapshot> {
-        let Some(own) = state.own(group, source)? else {
+        let Some(own) = state.resolve_alias(group, source)? else {
             return Ok(Snapshot { source, _copy: None });
         };
-        let copy = self.copy_of(own)?;
-        let source = Location::host(copy.data());
-        Ok(Snapshot { source, _copy: Some(copy) })
+        let copy = self.copy_to_host(own)?;
+        Ok(Snapshot { source: Location::host(copy.data()), _copy: Some(copy) })
     }
 
-    /// A copy on the host.
-    pub(super) fn copy_of(&self, source: Location) -> Result<Arc<Buffer>> {
+    /// A copy in new pageable host memory.
+    pub(super) fn copy_to_host(&self, source: Location) -> Result<Arc<Buffer>> {
         let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
         let copy = Buffer::alloc(self.device(), source.span.bytes(), &options, &mut None)?;
         let job = CopyJob { to: copy.data(), from: source };

@@ -1,4 +1,4 @@
-//! Filling host memory and device memory from where parameters come from.
+//! Copies of parameters into host memory and into device memory, outside of steps.
 
 use crate::device::backend::{Location, Stream};
 use crate::device::device::Device;
@@ -11,38 +11,37 @@ use crate::os::parallel::{Phase, Progress, in_pieces, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 
-/// Bytes on their way to where they are kept.
+/// A copy.
 #[derive(Debug, Clone, Copy)]
 pub struct CopyJob {
-    /// Where they go.
+    /// Its target: host or device memory, as the function that runs it says.
     pub to: Span,
-    /// Where they come from; as many bytes.
+    /// Its source, of as many bytes.
     pub from: Location,
 }
 
-/// Copies into host memory, of which `arena` is all. Returns when every byte is there.
+/// Copies into `buffer`, in which all targets lie. Returns when all bytes are there.
 pub fn into_host(
     device: &Arc<Device>,
-    arena: &Buffer,
+    buffer: &Buffer,
     jobs: &[CopyJob],
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let mut from_host: Vec<CopyJob> =
-        jobs.iter().filter(|job| !job.from.on_device).copied().collect();
-    from_host.sort_by_key(|job| job.to.start());
+    let (from_device, mut from_host): (Vec<CopyJob>, Vec<CopyJob>) =
+        jobs.iter().copied().partition(|job| job.from.on_device);
     if !from_host.is_empty() {
-        let threads = threads_for(threads, arena.data().bytes());
-        in_pieces(arena.data(), threads, Phase::Read, progress, &|piece| {
-            copy_parts(&from_host, piece);
+        from_host.sort_by_key(|job| job.to.start());
+        let threads = threads_for(threads, buffer.data().bytes());
+        in_pieces(buffer.data(), threads, Phase::Read, progress, &|piece| {
+            copy_into_piece(&from_host, piece);
             Ok(())
         })?;
     }
-    let from_device: Vec<CopyJob> = jobs.iter().filter(|job| job.from.on_device).copied().collect();
     if from_device.is_empty() {
         return Ok(());
     }
-    let pinned = arena.pinned_bytes() > 0;
+    let pinned = buffer.pinned_bytes() > 0;
     on_a_stream(device, &from_device, progress, &|piece, staging, stream| match pinned {
         true => device.copy(piece.to, piece.from.span, stream),
         false => {
@@ -55,7 +54,7 @@ pub fn into_host(
     })
 }
 
-/// Copies into device memory. Returns when every byte is there.
+/// Copies into device memory. Returns when all bytes are there.
 pub fn into_device(
     device: &Arc<Device>,
     jobs: &[CopyJob],
@@ -72,20 +71,21 @@ pub fn into_device(
     })
 }
 
-/// The parts of the jobs that fall into a piece of the destination.
-fn copy_parts(jobs: &[CopyJob], piece: Span) {
+/// The parts of the jobs, sorted by target, that lie in a piece of the targets' memory.
+fn copy_into_piece(jobs: &[CopyJob], piece: Span) {
     let first = jobs.partition_point(|job| job.to.end() <= piece.start());
     for job in jobs[first..].iter().take_while(|job| job.to.start() < piece.end()) {
         let skip = piece.start().saturating_sub(job.to.start());
-        let room = piece.end() - piece.start().max(job.to.start());
-        bytes::copy(job.to.part(skip, room), job.from.span.part(skip, room));
+        let most = piece.end() - piece.start().max(job.to.start());
+        bytes::copy(job.to.part(skip, most), job.from.span.part(skip, most));
     }
 }
 
-/// Copies one piece by the stream; the staging buffer is made for the first that asks for it.
+/// Queues the copy of one piece on a stream. Its second argument makes the staging buffer when it is first
+/// called.
 type CopyPiece<'a> = dyn Fn(CopyJob, &mut dyn FnMut() -> Result<Span>, Stream) -> Result<()> + 'a;
 
-/// Copies all jobs in pieces, and waits for what was queued whether it went well or not.
+/// Runs the jobs in pieces. Waits for all that was queued, also after an error.
 fn on_a_stream(
     device: &Arc<Device>,
     jobs: &[CopyJob],

@@ -1,4 +1,4 @@
-//! What goes where when a plan is committed.
+//! The memory layout of a plan that is committed, and the copies that fill it.
 
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
@@ -8,61 +8,67 @@ use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::{Backing, Block, HostUnit, ParameterState, c_name};
 use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
-use crate::plan::plan::ALIGNMENT;
+use crate::plan::plan::{ALIGNMENT, Plan};
 
-/// What is kept where by a plan, and what has to be copied for it.
+/// What backs each parameter, and the copies that bring the bytes there.
 #[derive(Default)]
 pub struct CommitLayout {
-    pub kept: Vec<ParameterState>,
+    pub parameters: Vec<ParameterState>,
     pub blocks: Vec<Block>,
     pub to_host: Vec<CopyJob>,
     pub to_device: Vec<CopyJob>,
 }
 
+/// Lays out the parameters of a plan in its units, and in new device memory those resident ones whose bytes
+/// are not in device memory yet. `sources` has one entry for each parameter.
 pub fn lay_out(
-    plan: &DevicePlan,
+    device_plan: &DevicePlan,
     sources: &[Option<Location>],
     units: &[HostUnit],
 ) -> Result<CommitLayout> {
-    let drawn = &plan.plan;
-    let mut keeping = CommitLayout::default();
-    let ours = resident_memory(plan, sources)?;
-    let mut places = Vec::with_capacity(drawn.storages.len());
-    for (at, storage) in drawn.storages.iter().enumerate() {
-        let pieces = pieces_of(plan, at, sources);
-        let (place, to, jobs) = match (storage.unit, &ours[at]) {
+    let plan = &device_plan.plan;
+    let mut layout = CommitLayout::default();
+    let resident = alloc_resident(device_plan, sources)?;
+    // The backing of each storage.
+    let mut backings = Vec::with_capacity(plan.storages.len());
+    for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
+        let (backing, to, jobs) = match (storage.unit, resident) {
             (Some(unit), _) => {
-                let room = storage.bytes.next_multiple_of(ALIGNMENT);
-                keeping.blocks.push(Block {
+                let capacity = storage.bytes.next_multiple_of(ALIGNMENT);
+                let offset = storage.offset_in_unit;
+                layout.blocks.push(Block {
                     unit,
-                    offset: storage.offset_in_unit,
+                    offset,
                     bytes: storage.bytes,
-                    room,
+                    capacity,
                     parameters: storage.parameters.to_vec(),
                 });
-                let to = units[unit].region.part(storage.offset_in_unit as usize, room as usize);
-                (Backing::Block(keeping.blocks.len() - 1, 0), to, &mut keeping.to_host)
+                let to = units[unit].region.part(offset as usize, capacity as usize);
+                let backing = Backing::Block { block: layout.blocks.len() - 1, offset: 0 };
+                (backing, to, &mut layout.to_host)
             }
             (None, Some((memory, offset))) => {
-                let to = memory.span().part(*offset as usize, storage.bytes as usize);
-                (Backing::Owned(memory.clone(), *offset), to, &mut keeping.to_device)
+                let to = memory.span().part(offset as usize, storage.bytes as usize);
+                (Backing::Owned { memory, offset }, to, &mut layout.to_device)
             }
             (None, None) => {
-                places.push(Backing::Missing);
+                backings.push(Backing::Missing);
                 continue;
             }
         };
-        jobs.extend(pieces.into_iter().map(|(offset, source)| CopyJob {
-            to: to.part(offset as usize, source.span.bytes()),
-            from: source,
+        jobs.extend(pieces_of(plan, at, sources).into_iter().map(|(offset, from)| CopyJob {
+            to: to.part(offset as usize, from.span.bytes()),
+            from,
         }));
-        places.push(place);
+        backings.push(backing);
     }
-    for (at, planned) in drawn.parameters.iter().enumerate() {
-        let place = match (&places[planned.storage], sources[at]) {
-            (Backing::Block(block, _), _) => Backing::Block(*block, planned.offset),
-            (Backing::Owned(memory, offset), _) => {
-                Backing::Owned(memory.clone(), offset + planned.offset)
+    for (planned, source) in plan.parameters.iter().zip(sources) {
+        let backing = match (&backings[planned.storage], source) {
+            (Backing::Block { block, .. }, _) => {
+                Backing::Block { block: *block, offset: planned.offset }
+            }
+            (Backing::Owned { memory, offset }, _) => {
+                Backing::Owned { memory: memory.clone(), offset: offset + planned.offset }
             }
             (_, Some(source)) => Backing::Borrowed(source.span),
             (_, None) => Backing::Missing,
@@ -71,62 +77,62 @@ pub fn lay_out(
             Origin::Quantized(quantized) => Some(quantized.clone()),
             Origin::Given | Origin::Scales => None,
         };
-        keeping.kept.push(ParameterState {
-            quantized,
+        layout.parameters.push(ParameterState {
             name: c_name(&planned.parameter.name),
             group: planned.group,
-            storage: Some(planned.storage),
             layout: planned.parameter.layout.clone(),
-            place,
+            backing,
+            storage: Some(planned.storage),
+            quantized,
         });
     }
-    Ok(keeping)
+    Ok(layout)
 }
 
-/// The bytes of a storage that its parameters bring, each byte once, in order: offsets in the
-/// storage and where they come from.
-fn pieces_of(
-    plan: &DevicePlan,
-    storage: usize,
-    sources: &[Option<Location>],
-) -> Vec<(u64, Location)> {
-    let parameters = &plan.plan.storages[storage].parameters;
-    let mut given: Vec<(u64, Location)> = parameters
+/// The bytes of a storage that its parameters' sources have, each byte once: offsets in the storage, ascending,
+/// and where they come from.
+fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(u64, Location)> {
+    let mut pieces: Vec<(u64, Location)> = plan.storages[storage]
+        .parameters
         .iter()
-        .filter(|at| matches!(plan.plan.parameters[**at].parameter.origin, Origin::Given))
-        .filter_map(|at| Some((plan.plan.parameters[*at].offset, sources[*at]?)))
+        .filter(|at| matches!(plan.parameters[**at].parameter.origin, Origin::Given))
+        .filter_map(|at| Some((plan.parameters[*at].offset, sources[*at]?)))
         .collect();
-    given.sort_by_key(|(offset, _)| *offset);
-    let mut done = 0;
-    given.retain_mut(|(offset, source)| {
+    pieces.sort_by_key(|(offset, _)| *offset);
+    let mut covered_to = 0;
+    pieces.retain_mut(|(offset, source)| {
         let end = *offset + source.span.bytes() as u64;
-        let skip = done.max(*offset) - *offset;
+        let skip = covered_to.max(*offset) - *offset;
         *offset += skip;
         source.span = source.span.part(skip as usize, usize::MAX);
-        done = done.max(end);
+        covered_to = covered_to.max(end);
         source.span.bytes() > 0
     });
-    given
+    pieces
 }
 
-/// Device memory for what is resident and comes from the host: one allocation, an offset for each
-/// storage.
-type Resident = Vec<Option<(Arc<DeviceMemory>, u64)>>;
+/// For each storage the device memory that it gets, with its offset there.
+type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
 
-fn resident_memory(plan: &DevicePlan, sources: &[Option<Location>]) -> Result<Resident> {
-    let drawn = &plan.plan;
-    let mut offsets = vec![None; drawn.storages.len()];
-    let mut total = 0;
-    for (at, storage) in drawn.storages.iter().enumerate() {
-        let ours = |at: &usize| match drawn.parameters[*at].parameter.origin {
+/// Allocates device memory, at once, for all resident storages that have a source in host memory or are
+/// quantized.
+fn alloc_resident(
+    device_plan: &DevicePlan,
+    sources: &[Option<Location>],
+) -> Result<ResidentMemory> {
+    let plan = &device_plan.plan;
+    let mut offsets = vec![None; plan.storages.len()];
+    let mut bytes = 0;
+    for (offset, storage) in offsets.iter_mut().zip(&plan.storages) {
+        let needs_memory = |at: &usize| match plan.parameters[*at].parameter.origin {
             Origin::Given => sources[*at].is_some_and(|source| !source.on_device),
             Origin::Quantized(_) | Origin::Scales => storage.bytes > 0,
         };
-        if storage.unit.is_none() && storage.parameters.iter().any(ours) {
-            offsets[at] = Some(total as u64);
-            total += storage.bytes.next_multiple_of(ALIGNMENT) as usize;
+        if storage.unit.is_none() && storage.parameters.iter().any(needs_memory) {
+            *offset = Some(bytes as u64);
+            bytes += storage.bytes.next_multiple_of(ALIGNMENT) as usize;
         }
     }
-    let memory = DeviceMemory::alloc(&plan.device, total)?.map(Arc::new);
+    let memory = DeviceMemory::alloc(&device_plan.device, bytes)?.map(Arc::new);
     Ok(offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect())
 }

@@ -1,4 +1,4 @@
-//! A plan together with the device that it is for.
+//! A plan together with its device.
 
 use crate::device::device::Device;
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub struct DevicePlan {
 }
 
 impl DevicePlan {
-    /// Plans for a device's platform.
+    /// Plans for the platform of a device.
     pub fn new(
         device: &Arc<Device>,
         parameters: Vec<Parameter>,

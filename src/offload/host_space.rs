@@ -1,221 +1,238 @@
-//! HostSpace for what was replaced or added: where there is some, within the budget, and the slots after it.
+//! Host memory for parameters that are replaced or added, within the budgets, and the slots that follow from it.
 
+use crate::device::backend::Stream;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::ScheduleChange;
-use crate::offload::state::{Backing, Block, HostUnit, OffloadState};
-use crate::os::page;
+use crate::offload::state::{Backing, Block, HostUnit, HostUse, OffloadState};
 use crate::os::sync::Arc;
-use crate::plan::parameter::TransferMode;
+use crate::os::{bytes, page};
 use crate::plan::plan::ALIGNMENT;
 use crate::plan::slot_ring::{SlotRing, UnitSize};
 use crate::status::{WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET};
 
-/// HostSpace for a block.
+/// Host memory for a block.
 pub enum HostSpace {
-    /// In a unit that is there, at an offset.
-    In(usize, u64),
-    /// In a buffer of its own.
-    Own,
+    /// Free memory in a unit.
+    InUnit { unit: usize, offset: u64 },
+    /// A unit in a buffer that is still to be allocated.
+    NewBuffer,
 }
 
 impl Offloader {
-    /// Where `bytes` bytes of the groups can go, within the budgets, once `given_up` is gone.
-    pub(super) fn find_room(
+    /// Finds space for `bytes` bytes, within the budgets, once the block `freed` is gone.
+    pub(super) fn find_space(
         &self,
         state: &OffloadState,
-        groups: &[usize],
-        transfer_mode: TransferMode,
+        HostUse { groups, transfer_mode }: &HostUse,
         bytes: u64,
-        given_up: Option<usize>,
+        freed: Option<usize>,
     ) -> Result<HostSpace> {
         let needs = bytes.next_multiple_of(ALIGNMENT);
-        let extents = state.extents(given_up);
+        let extents = state.extents(freed);
         for (at, unit) in state.units.iter().enumerate() {
-            if unit.groups != groups || unit.transfer_mode != transfer_mode {
+            if unit.groups != *groups || unit.transfer_mode != *transfer_mode {
                 continue;
             }
-            for offset in state.gaps(at, needs, given_up) {
-                let mut reaches = extents.clone();
-                reaches[at] = reaches[at].max(offset + needs);
-                if self.check_slots(state, sizes(state, &reaches)).is_ok() {
-                    return Ok(HostSpace::In(at, offset));
+            for offset in state.gaps(at, needs, freed) {
+                let mut grown = extents.clone();
+                grown[at] = grown[at].max(offset + needs);
+                if self.check_slots(state, unit_sizes(state, &grown)).is_ok() {
+                    return Ok(HostSpace::InUnit { unit: at, offset });
                 }
             }
         }
-        self.check_host_bytes(state, needs, given_up)?;
-        let mut sizes = sizes(state, &extents);
-        sizes.push(UnitSize { transfer_mode, bytes: needs, groups });
+        self.check_host_bytes(state, needs, freed)?;
+        let mut sizes = unit_sizes(state, &extents);
+        sizes.push(UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups });
         self.check_slots(state, sizes)?;
-        Ok(HostSpace::Own)
+        Ok(HostSpace::NewBuffer)
     }
 
-    /// `WB_ERR_BUDGET` where a buffer of so many bytes goes over a budget of host memory.
+    /// Fails with `WB_ERR_BUDGET` if a new buffer of `needs` bytes exceeds a budget of host memory.
     fn check_host_bytes(
         &self,
         state: &OffloadState,
         needs: u64,
-        given_up: Option<usize>,
+        freed: Option<usize>,
     ) -> Result<()> {
-        let Some(budget) = self.plan().plan.options.budget.offload_bytes() else { return Ok(()) };
+        let Some(budget) = self.options().budget.offload_bytes() else { return Ok(()) };
         let page = page::page_bytes() as u64;
-        let freed = given_up.and_then(|block| {
+        let in_pages = |buffer: &Buffer| (buffer.data().bytes() as u64).next_multiple_of(page);
+        let freed_bytes = freed.map_or(0, |block| {
             let unit = state.blocks[block].unit;
-            let own = !Arc::ptr_eq(&state.units[unit].buffer, &state.arena);
-            (own && state.blocks_in(unit) == [block])
-                .then(|| (state.units[unit].buffer.data().bytes() as u64).next_multiple_of(page))
+            let buffer = &state.units[unit].buffer;
+            let alone = !Arc::ptr_eq(buffer, &state.arena) && state.blocks_in(unit) == [block];
+            if alone { in_pages(buffer) } else { 0 }
         });
-        let held: u64 = state
-            .buffers()
-            .map(|buffer| (buffer.data().bytes() as u64).next_multiple_of(page))
-            .sum();
-        let would = held - freed.unwrap_or(0) + needs.next_multiple_of(page);
-        if would > budget {
+        let held: u64 = state.buffers().map(|buffer| in_pages(buffer)).sum();
+        let total = held - freed_bytes + needs.next_multiple_of(page);
+        if total > budget {
             fail!(
                 WB_ERR_BUDGET,
-                "{needs} more bytes of host memory for parameters would make {would}, over the budget \
+                "{needs} more bytes of host memory for parameters would make {total}, over the budget \
                  of {budget} bytes: nothing was changed"
             );
         }
         Ok(())
     }
 
-    /// Whether slots for units of these sizes keep to the budgets.
+    /// Fails if slots for units of these sizes exceed a budget.
     fn check_slots(&self, state: &OffloadState, sizes: Vec<UnitSize<'_>>) -> Result<()> {
-        let options = &self.plan().plan.options;
+        let options = self.options();
         if options.budget.device_bytes().is_none() && options.slot_bytes.is_none() {
             return Ok(());
         }
-        let seats = self.seats(&sizes, self.room_for_slots(state));
+        let slots = self.slot_ring(&sizes, self.slot_budget(state));
         if let Some(most) = options.slot_bytes
-            && seats.ring_bytes > most
+            && slots.ring_bytes > most
         {
             fail!(
                 WB_ERR_SLOTS_BUDGET,
-                "what is copied ahead would need {} bytes of slots, over the {most} of slot_bytes: \
+                "prefetched parameters would need {} bytes of slots, over the {most} of slot_bytes: \
                  nothing was changed",
-                seats.ring_bytes
+                slots.ring_bytes
             );
         }
-        self.check_device_bytes(state.device_bytes(&[]), seats.slot_bytes)
+        self.check_device_bytes(state.resident_memory_bytes(None), slots.slot_bytes)
     }
 
-    /// `WB_ERR_BUDGET` where so many resident bytes, with the slots that there are, go over a budget of
-    /// device bytes.
+    /// Fails with `WB_ERR_BUDGET` if `resident` bytes beside the current slots exceed a budget of device memory.
     pub(super) fn check_resident(&self, state: &OffloadState, resident: u64) -> Result<()> {
-        self.check_device_bytes(resident, state.held().slot_bytes)
+        self.check_device_bytes(resident, state.held_bytes().slot_bytes)
     }
 
     fn check_device_bytes(&self, resident: u64, slots: u64) -> Result<()> {
-        let Some(budget) = self.plan().plan.options.budget.device_bytes() else { return Ok(()) };
-        let would = resident + slots;
-        if would > budget {
+        let Some(budget) = self.options().budget.device_bytes() else { return Ok(()) };
+        let total = resident + slots;
+        if total > budget {
             fail!(
                 WB_ERR_BUDGET,
-                "what stays on the device and the slots would need {would} bytes, over the budget of \
-                 {budget}: nothing was changed"
+                "resident parameters and slots would need {total} bytes of device memory, over the budget \
+                 of {budget}: nothing was changed"
             );
         }
         Ok(())
     }
 
-    /// Puts a parameter into the room that was found.
-    pub(super) fn take_room(
+    /// Makes a block for a parameter in the space that was found. Returns its index.
+    pub(super) fn take_space(
         &self,
         state: &mut OffloadState,
-        room: HostSpace,
-        groups: Vec<usize>,
-        transfer_mode: TransferMode,
+        space: HostSpace,
+        HostUse { groups, transfer_mode }: HostUse,
         at: usize,
         bytes: u64,
     ) -> Result<usize> {
-        let rounded = bytes.next_multiple_of(ALIGNMENT);
-        let (unit, offset) = match room {
-            HostSpace::In(unit, offset) => (unit, offset),
-            HostSpace::Own => {
+        let capacity = bytes.next_multiple_of(ALIGNMENT);
+        let (unit, offset) = match space {
+            HostSpace::InUnit { unit, offset } => (unit, offset),
+            HostSpace::NewBuffer => {
                 let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-                let buffer = Buffer::alloc(self.device(), rounded as usize, &options, &mut None)?;
+                let buffer = Buffer::alloc(self.device(), capacity as usize, &options, &mut None)?;
                 let region = buffer.data();
-                // Its slot is found when everything is arranged again.
-                state.units.push(HostUnit { buffer, region, transfer_mode, groups, slot: None });
-                state.note_peak();
+                // `rearrange` gives it a slot.
+                let slot_offset = None;
+                state.units.push(HostUnit { buffer, region, transfer_mode, groups, slot_offset });
+                state.update_peak();
                 (state.units.len() - 1, 0)
             }
         };
-        let block =
-            state.put_block(Block { unit, offset, bytes, room: rounded, parameters: vec![at] });
-        state.kept[at].place = Backing::Block(block, 0);
+        let block = state.add_block(Block { unit, offset, bytes, capacity, parameters: vec![at] });
+        state.parameters[at].backing = Backing::Block { block, offset: 0 };
         Ok(block)
     }
 
-    /// Bytes for slots beside what is resident, where the device has a budget.
-    fn room_for_slots(&self, state: &OffloadState) -> Option<u64> {
-        let budget = self.plan().plan.options.budget.device_bytes();
-        budget.map(|bytes| bytes.saturating_sub(state.device_bytes(&[])))
+    /// Device memory that is left for slots under a budget of device memory.
+    fn slot_budget(&self, state: &OffloadState) -> Option<u64> {
+        let budget = self.options().budget.device_bytes();
+        budget.map(|bytes| bytes.saturating_sub(state.resident_memory_bytes(None)))
     }
 
-    /// The units' slots, in `most` bytes if that is possible at all.
-    fn seats(&self, sizes: &[UnitSize<'_>], most: Option<u64>) -> SlotRing {
-        let options = &self.plan().plan.options;
-        let seats = |limit: Option<u64>| SlotRing::new(sizes, options.depth as usize, limit);
-        let wide = seats(options.slot_bytes.into_iter().chain(most).min());
-        let on_demand = wide.slot_bytes - wide.ring_bytes;
+    /// The slots of units, in `most` bytes if that is possible at all.
+    fn slot_ring(&self, sizes: &[UnitSize<'_>], most: Option<u64>) -> SlotRing {
+        let options = self.options();
+        let ring = |limit: Option<u64>| {
+            let limit = options.slot_bytes.into_iter().chain(limit).min();
+            SlotRing::new(sizes, options.depth as usize, limit)
+        };
+        let slots = ring(most);
+        let on_demand = slots.slot_bytes - slots.ring_bytes;
         match most {
-            // The limit is the ring's; what is copied on demand lies behind it.
-            Some(most) if wide.slot_bytes > most => {
-                seats(options.slot_bytes.into_iter().chain([most.saturating_sub(on_demand)]).min())
-            }
-            _ => wide,
+            // The limit is the ring's, and the slots of on-demand units lie behind it.
+            Some(most) if slots.slot_bytes > most => ring(Some(most.saturating_sub(on_demand))),
+            _ => slots,
         }
     }
 
-    /// SlotRing in the slots that are there if as many groups fit in them as before.
-    fn seats_again(&self, state: &OffloadState, have: u64) -> SlotRing {
+    /// The slots of the current units: in the `have` bytes that there are, if the ring stays as deep as it is.
+    fn next_slot_ring(&self, state: &OffloadState, have: u64) -> SlotRing {
         let extents = state.extents(None);
-        let sizes = sizes(state, &extents);
-        let seats = self.seats(&sizes, Some(have));
-        if seats.slot_bytes <= have && seats.depth >= state.depth.min(seats.ring.len()) {
-            return seats;
+        let sizes = unit_sizes(state, &extents);
+        let slots = self.slot_ring(&sizes, Some(have));
+        if slots.slot_bytes <= have && slots.depth >= state.depth.min(slots.ring.len()) {
+            return slots;
         }
-        self.seats(&sizes, self.room_for_slots(state))
+        self.slot_ring(&sizes, self.slot_budget(state))
     }
 
-    /// Gives every unit its slot again and goes on: addresses have changed.
+    /// Gives every unit a slot again, and lays out the schedule. Addresses change.
     pub(super) fn rearrange(
         &self,
         state: &mut OffloadState,
         change: &mut ScheduleChange<'_>,
     ) -> Result<()> {
-        change.check_all_free()?;
-        change.unseat();
+        change.check_all_released()?;
+        change.invalidate();
         state.drop_empty_units();
-        let have = state.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64);
-        let seats = self.seats_again(state, have);
-        if seats.slot_bytes > have {
+        let have = state.held_bytes().slot_bytes;
+        let slots = self.next_slot_ring(state, have);
+        if slots.slot_bytes > have {
             state.slots = None;
-            state.units.iter_mut().for_each(|unit| unit.slot = None);
+            state.units.iter_mut().for_each(|unit| unit.slot_offset = None);
             state.slots =
-                DeviceMemory::alloc(self.device(), seats.slot_bytes as usize)?.map(Arc::new);
+                DeviceMemory::alloc(self.device(), slots.slot_bytes as usize)?.map(Arc::new);
         }
-        state.note_peak();
-        for (unit, offset) in state.units.iter_mut().zip(&seats.offsets) {
-            unit.slot = *offset;
+        state.update_peak();
+        for (unit, offset) in state.units.iter_mut().zip(&slots.offsets) {
+            unit.slot_offset = *offset;
         }
-        state.ring = seats.ring;
-        state.depth = seats.depth;
+        state.ring = slots.ring;
+        state.depth = slots.depth;
         state.generation += 1;
-        change.lay_out(&state.arrangement())
+        change.lay_out(state.arrangement())
+    }
+
+    /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they have.
+    pub fn compact(&self, stream: Stream) -> Result<()> {
+        let mut state = self.state()?;
+        let mut change = self.schedule().change(&[], stream)?;
+        change.check_all_released()?;
+        for unit in 0..state.units.len() {
+            let mut end = 0;
+            for block in state.blocks_in(unit) {
+                let Block { offset, bytes, capacity, .. } = state.blocks[block];
+                let region = state.units[unit].region;
+                if end < offset {
+                    let part = |at: u64| region.part(at as usize, bytes as usize);
+                    bytes::copy(part(end), part(offset));
+                    state.blocks[block].offset = end;
+                }
+                end += capacity;
+            }
+        }
+        self.rearrange(&mut state, &mut change)
     }
 }
 
-/// The units, as far as they reach.
-fn sizes<'a>(state: &'a OffloadState, extents: &[u64]) -> Vec<UnitSize<'a>> {
+/// The units, of the given bytes each.
+fn unit_sizes<'a>(state: &'a OffloadState, bytes: &[u64]) -> Vec<UnitSize<'a>> {
     let size = |(unit, bytes): (&'a HostUnit, &u64)| UnitSize {
         transfer_mode: unit.transfer_mode,
         bytes: *bytes,
         groups: &unit.groups,
     };
-    state.units.iter().zip(extents).map(size).collect()
+    state.units.iter().zip(bytes).map(size).collect()
 }

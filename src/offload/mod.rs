@@ -1,13 +1,21 @@
-//! Offloading: a committed plan, its memory, and the machinery that carries groups to the device.
+//! Offloading: a committed plan, its memory, and the calls of a step.
 
+mod accounting;
+mod add;
 mod alias;
+mod blocks;
 mod bulk_copy;
 mod commit;
 pub mod device_plan;
 mod host_space;
 pub mod offloader;
+pub mod parameters;
 mod quantize;
 mod reconcile;
 mod replace;
+mod requantize;
 pub mod schedule;
 mod state;
+mod stats;
+#[cfg(test)]
+mod tests;

@@ -1,50 +1,56 @@
-//! Touching, copying and reading bytes.
+//! Access to the bytes of spans.
 
 use std::fs::File;
+use std::io::{Error as IoError, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result, fail};
 use crate::os::page::page_bytes;
-use crate::os::span::{Span, errno, round_up};
+use crate::os::span::Span;
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY};
 
 /// Makes every page of the span present.
 ///
-/// Writable memory is touched by swapping a 0 for a 0, which changes nothing even while others write
-/// to it, and which the compiler keeps (it deletes an OR with 0). Reading first would cost a second
-/// fault: the kernel answers a read with its page of zeros. That beats MADV_POPULATE_WRITE, whose
-/// threads contend. Only bytes of the span are touched: what shares its first and last page is somebody
-/// else's. Memory that may only be read is populated by the kernel, which answers for a file that was
-/// cut off where a touch would be SIGBUS.
+/// Writable memory is touched by swapping a 0 for a 0: this changes nothing, even while other threads
+/// write, and the compiler does not remove it (it removes an OR with 0). Reading first would cost a
+/// second fault, because the kernel maps its page of zeros for a read. MADV_POPULATE_WRITE is slower:
+/// its threads contend. Only bytes of the span are touched; its first and last page can contain bytes
+/// of other owners.
+///
+/// The kernel populates memory that is not `writable`. Of a truncated file it reports an error where a
+/// touch would raise SIGBUS.
 pub fn fault_in(span: Span, writable: bool) -> Result<()> {
-    if writable {
-        let mut address = span.start();
-        while address < span.end() {
-            // SAFETY: the address lies in the span, which is mapped and writable (Span's promise);
-            // an AtomicU8 has no alignment need and every access here is atomic.
-            let byte = unsafe { &*(address as *const AtomicU8) };
-            // Failing means that the byte is not 0: something was written, so the page is there.
-            let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
-            address = round_up(address + 1, page_bytes());
-        }
-        return Ok(());
+    if !writable {
+        return populate(span.pages());
     }
-    let pages = span.pages();
-    // SAFETY: madvise with MADV_POPULATE_READ only makes pages present; it reads no memory of ours.
-    let answer =
+    let mut address = span.start();
+    while address < span.end() {
+        // SAFETY: the address lies in the span, which is mapped and writable (Span's promise); an
+        // AtomicU8 needs no alignment and every access here is atomic.
+        let byte = unsafe { &*(address as *const AtomicU8) };
+        // A failure means that the byte is not 0: it was written, so the page is present.
+        let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        address = (address + 1).next_multiple_of(page_bytes());
+    }
+    Ok(())
+}
+
+fn populate(pages: Span) -> Result<()> {
+    // SAFETY: MADV_POPULATE_READ makes pages present and changes no byte.
+    let result =
         unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), libc::MADV_POPULATE_READ) };
-    if answer == 0 {
+    if result == 0 {
         return Ok(());
     }
-    let answer = errno();
-    let (status, message) = match answer.raw_os_error() {
-        // A kernel before 5.14. The registration faults the pages in by itself, only slower.
+    let error = IoError::last_os_error();
+    let (status, message) = match error.raw_os_error() {
+        // A kernel before 5.14. A registration makes the pages present, too, but slower.
         Some(libc::EINVAL) => return Ok(()),
         Some(libc::EFAULT | libc::EHWPOISON) => (
             WB_ERR_FILE_TRUNCATED,
-            "a page of the mapped file is behind its end or unreadable: the file was cut off after \
+            "a page of the mapped file is past its end or unreadable: the file was truncated after \
              it was mapped"
                 .into(),
         ),
@@ -53,14 +59,14 @@ pub fn fault_in(span: Span, writable: bool) -> Result<()> {
             format!("the kernel could not make {} bytes of the mapping present", pages.bytes()),
         ),
     };
-    Err(Error::system(status, message, "madvise", &answer))
+    Err(Error::system(status, message, "madvise", &error))
 }
 
-/// Copies as many bytes as the shorter span has; the spans may overlap.
+/// Copies as many bytes as the shorter span has. The spans may overlap.
 pub fn copy(to: Span, from: Span) {
     let bytes = to.bytes().min(from.bytes());
     if bytes > 0 {
-        // SAFETY: both spans are mapped for at least `bytes` bytes, `from` readable and `to`
+        // SAFETY: both spans are mapped for at least `bytes` bytes, `from` is readable and `to` is
         // writable (Span's promise); ptr::copy allows overlap.
         unsafe { ptr::copy(from.start() as *const u8, to.start() as *mut u8, bytes) };
     }
@@ -71,14 +77,14 @@ pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
     if to.bytes() == 0 {
         return Ok(());
     }
-    // SAFETY: the span is mapped and writable (Span's promise), was zeroed by the kernel or written
-    // before, and nobody else holds it while it is filled.
+    // SAFETY: the span is mapped, writable and initialised (Span's promise), and no other code accesses
+    // it while it is filled.
     let slice = unsafe { std::slice::from_raw_parts_mut(to.start() as *mut u8, to.bytes()) };
     match file.read_exact_at(slice, offset) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => fail!(
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => fail!(
             WB_ERR_FILE_TRUNCATED,
-            "the file ends before byte {}: it was cut off while it was read",
+            "the file ends before byte {}: it was truncated while it was read",
             offset + to.bytes() as u64
         ),
         Err(error) => {
@@ -93,22 +99,23 @@ pub fn fill(span: Span, value: u8) {
     unsafe { ptr::write_bytes(span.start() as *mut u8, value, span.bytes()) };
 }
 
-/// Elements of a matrix in memory; strides are bytes.
+/// A matrix in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Strided {
     /// Rows.
     pub rows: u64,
     /// Columns.
     pub cols: u64,
-    /// From a row to the next.
+    /// Bytes from a row to the next.
     pub row_stride: i64,
-    /// From a column to the next.
+    /// Bytes from a column to the next.
     pub col_stride: i64,
     /// Bytes of an element: 2 or 4.
     pub bytes: u64,
 }
 
-/// Writes the elements of a matrix, whose first is at `first` in `from`, one behind the other.
+/// Copies the elements of a matrix to consecutive bytes in row-major order. `first` is the address of its
+/// first element, in `from`.
 pub fn gather(to: Span, from: Span, first: u64, matrix: &Strided) {
     let line = (matrix.cols * matrix.bytes) as usize;
     for row in 0..matrix.rows as usize {
@@ -127,14 +134,14 @@ pub fn gather(to: Span, from: Span, first: u64, matrix: &Strided) {
     }
 }
 
-/// The number in the first eight bytes of the span.
+/// Reads the first eight bytes of the span as an integer.
 pub fn read_u64(span: Span) -> u64 {
     debug_assert!(span.bytes() >= 8);
     // SAFETY: the span is mapped and readable (Span's promise).
     unsafe { ptr::read_unaligned(span.start() as *const u64) }
 }
 
-/// Writes as many bytes as the span has.
+/// Writes bytes, as many as the span has.
 #[cfg(test)]
 pub fn write(span: Span, bytes: &[u8]) {
     assert_eq!(span.bytes(), bytes.len());
@@ -142,7 +149,7 @@ pub fn write(span: Span, bytes: &[u8]) {
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), span.start() as *mut u8, bytes.len()) };
 }
 
-/// The bytes of the span.
+/// Reads the bytes of the span.
 #[cfg(test)]
 pub fn read(span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes()];
@@ -151,10 +158,10 @@ pub fn read(span: Span) -> Vec<u8> {
     bytes
 }
 
-/// Whether every byte of the span has a value.
+/// Whether every byte of the span equals `value`.
 #[cfg(test)]
 pub fn is_filled(span: Span, value: u8) -> bool {
-    // SAFETY: the span is mapped and readable (Span's promise); volatile, as streams write it.
+    // SAFETY: the span is mapped and readable (Span's promise); volatile, because streams write it.
     (0..span.bytes())
         .all(|at| unsafe { ptr::read_volatile((span.start() + at) as *const u8) } == value)
 }

@@ -1,4 +1,5 @@
-//! The limits that pinning and allocating meet: locked memory and the control group.
+//! The memory limit of the control group. The kernel does not fail a page fault that exceeds it: it
+//! kills the process. So allocations are checked first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,57 +10,67 @@ use crate::os::span::Span;
 use crate::os::{mapping, proc_maps};
 use crate::status::WB_ERR_CGROUP;
 
-/// Bytes that are given between two looks at the control group. A look takes a dozen files of the
-/// kernel, many times what a small buffer costs; this much any program may need at any time.
-const BETWEEN_LOOKS: usize = 1 << 20;
+/// Bytes that may be allocated between two checks. A check reads a dozen files of the kernel, which costs
+/// many times what a small buffer does; a program can allocate this much elsewhere at any time.
+const BETWEEN_CHECKS: usize = 1 << 20;
 
-/// Whether bytes are to be looked at, those of `unseen` that were not among them.
-fn is_due(unseen: &AtomicUsize, bytes: usize) -> bool {
-    let due = unseen.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= BETWEEN_LOOKS;
+/// Adds `bytes` to those that were not checked. Returns whether a check is due.
+fn is_due(unchecked: &AtomicUsize, bytes: usize) -> bool {
+    let due = unchecked.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= BETWEEN_CHECKS;
     if due {
-        unseen.store(0, Ordering::Relaxed);
+        unchecked.store(0, Ordering::Relaxed);
     }
     due
 }
 
-/// Refuses what the control group would answer with the end of the process: the kernel does not
-/// fail a page fault that goes past the limit, it kills.
-pub fn check_control_group(bytes: usize) -> Result<()> {
-    static UNSEEN: AtomicUsize = AtomicUsize::new(0);
-    if !is_due(&UNSEEN, bytes) {
+/// Fails with `WB_ERR_CGROUP` if an allocation of `bytes` bytes would exceed the limit.
+pub fn check_limit(bytes: usize) -> Result<()> {
+    static UNCHECKED: AtomicUsize = AtomicUsize::new(0);
+    if !is_due(&UNCHECKED, bytes) {
         return Ok(());
     }
-    let Some((limit, used, path)) = tightest_control_group() else { return Ok(()) };
-    let room = limit.saturating_sub(used);
-    if bytes as u64 > room {
+    let Some(group) = tightest_group() else { return Ok(()) };
+    if bytes as u64 > group.available() {
         fail!(
             WB_ERR_CGROUP,
             "asked {} of host memory; the control group {} leaves {} of its {}: raise its memory \
              limit or ask for less",
             format_bytes(bytes as u64),
-            path.display(),
-            format_bytes(room),
-            format_bytes(limit)
+            group.path.display(),
+            format_bytes(group.available()),
+            format_bytes(group.limit)
         );
     }
     Ok(())
 }
 
-/// The same for memory that is mapped already: of it, what is still to come is looked at.
-pub fn check_control_group_for(span: Span) -> Result<()> {
-    check_control_group(span.bytes())
-        .or_else(|refused| check_control_group(absent(span).map_err(|_| refused)?))
+/// The same for mapped memory, of which only the absent pages count.
+pub fn check_limit_for(span: Span) -> Result<()> {
+    check_limit(span.bytes()).or_else(|refused| check_limit(absent(span).map_err(|_| refused)?))
 }
 
-/// Bytes of a span's pages that are not there, without those of huge pages that were set aside for the
-/// whole machine: no limit of memory counts them.
+/// Bytes of the span's pages that are not present. Pages of hugetlb do not count: they are reserved for
+/// the whole machine and no memory limit includes them.
 fn absent(span: Span) -> Result<usize> {
-    let known = mapping::resident_bytes(span)?.saturating_add(proc_maps::count(span)?.set_aside);
+    let known = mapping::resident_bytes(span)?.saturating_add(proc_maps::count(span)?.hugetlb);
     Ok((span.pages().bytes() as u64).saturating_sub(known) as usize)
 }
 
-/// Limit and use in bytes of the group that leaves the least room, of all that this process is in.
-fn tightest_control_group() -> Option<(u64, u64, PathBuf)> {
+/// A control group's limit and use.
+struct Group {
+    limit: u64,
+    used: u64,
+    path: PathBuf,
+}
+
+impl Group {
+    fn available(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// Of all groups that this process is in, the one with the least memory available.
+fn tightest_group() -> Option<Group> {
     let groups = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
     groups
         .lines()
@@ -77,15 +88,15 @@ fn tightest_control_group() -> Option<(u64, u64, PathBuf)> {
             group
                 .ancestors()
                 .take_while(|folder| folder.starts_with(root))
-                .filter_map(|folder| room_of(folder, limit, used))
-                .min_by_key(|(limit, used, _)| limit.saturating_sub(*used))
+                .filter_map(|folder| read_group(folder, limit, used))
+                .min_by_key(Group::available)
         })
-        .min_by_key(|(limit, used, _)| limit.saturating_sub(*used))
+        .min_by_key(Group::available)
 }
 
-/// Limit and use of one group. Page cache counts as used though the kernel gives it back under
-/// pressure, so what can be reclaimed is taken off.
-fn room_of(folder: &Path, limit: &str, used: &str) -> Option<(u64, u64, PathBuf)> {
+/// Reads one group; `None` if it has no limit. The kernel counts page cache as used but reclaims it under
+/// pressure, so what is reclaimable is subtracted.
+fn read_group(folder: &Path, limit: &str, used: &str) -> Option<Group> {
     let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
     let (limit, used): (u64, u64) = (number(limit)?, number(used)?);
     let reclaimable: u64 = fs::read_to_string(folder.join("memory.stat"))
@@ -97,7 +108,7 @@ fn room_of(folder: &Path, limit: &str, used: &str) -> Option<(u64, u64, PathBuf)
             counts.then(|| value.parse::<u64>().unwrap_or(0))
         })
         .sum();
-    Some((limit, used.saturating_sub(reclaimable), folder.to_owned()))
+    Some(Group { limit, used: used.saturating_sub(reclaimable), path: folder.to_owned() })
 }
 
 #[cfg(test)]
@@ -106,17 +117,17 @@ mod tests {
     use crate::os::{bytes, page};
 
     #[test]
-    fn the_group_is_looked_at_for_much_and_for_many() {
-        let unseen = AtomicUsize::new(0);
-        assert!(is_due(&unseen, BETWEEN_LOOKS));
-        assert!(!is_due(&unseen, BETWEEN_LOOKS - 1));
-        assert!(is_due(&unseen, 1));
-        assert!(!is_due(&unseen, 1));
-        assert!(is_due(&unseen, usize::MAX), "nothing wraps");
+    fn one_large_and_many_small_allocations_are_checked() {
+        let unchecked = AtomicUsize::new(0);
+        assert!(is_due(&unchecked, BETWEEN_CHECKS));
+        assert!(!is_due(&unchecked, BETWEEN_CHECKS - 1));
+        assert!(is_due(&unchecked, 1));
+        assert!(!is_due(&unchecked, 1));
+        assert!(is_due(&unchecked, usize::MAX), "nothing wraps");
     }
 
     #[test]
-    fn only_pages_that_are_not_there_ask_for_room() {
+    fn only_absent_pages_count_against_the_limit() {
         let page = page::page_bytes();
         let memory = mapping::Mapping::anonymous(8 * page).unwrap();
         let (whole, inside) = (memory.span(), memory.span().part(page / 2, 2 * page));
@@ -129,16 +140,16 @@ mod tests {
     }
 
     #[test]
-    fn a_group_leaves_its_limit_less_what_cannot_be_reclaimed() {
+    fn reclaimable_memory_does_not_count_as_used() {
         let group = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
-        let room = || room_of(group.path(), "memory.max", "memory.current");
-        assert!(room().is_none());
+        let read = || read_group(group.path(), "memory.max", "memory.current");
+        assert!(read().is_none());
         write("memory.current", "700\n");
         write("memory.max", "max\n");
-        assert!(room().is_none(), "\"max\" is no limit");
+        assert!(read().is_none(), "\"max\" means unlimited");
         write("memory.max", "1000\n");
         write("memory.stat", "anon 500\nactive_file 30\ninactive_file 60\nslab_reclaimable 10\n");
-        assert_eq!(room().map(|(limit, used, _)| (limit, used)), Some((1000, 600)));
+        assert_eq!(read().map(|group| (group.limit, group.used)), Some((1000, 600)));
     }
 }

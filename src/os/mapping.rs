@@ -1,63 +1,66 @@
-//! Mappings of memory and files, and what is asked of the kernel about them.
+//! Mappings of memory and files, and the calls that act on mapped pages.
 
 use std::fs::File;
+use std::io::Error as IoError;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::{io, ptr};
+use std::ptr;
 
 use crate::error::{Error, Result, format_bytes};
 use crate::os::page::{huge_page_bytes, page_bytes};
-use crate::os::span::{Span, errno, round_up};
+use crate::os::span::Span;
 use crate::os::{log, memlock};
 use crate::status::{
     WB_ERR_FILE_IO, WB_ERR_HUGE_PAGES, WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_MEMLOCK,
     WB_ERR_OUT_OF_MEMORY,
 };
 
-/// Whether memory should lie in huge pages.
+/// Whether memory uses huge pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HugePages {
     /// Small pages only.
     Off,
-    /// Huge pages where the kernel gives them.
+    /// Huge pages if the kernel has them.
     Try,
     /// Huge pages for every whole huge page of the range, or an error.
     Require,
 }
 
-/// A mapping of whole pages that is ours: unmapped when dropped.
+/// An owned mapping of whole pages, which is unmapped when it is dropped.
 #[derive(Debug)]
 pub struct Mapping {
     span: Span,
-    /// What is unmapped: the span, and the guard page behind anonymous memory.
-    whole: Span,
+    /// The addresses to unmap: those of `span`, and the guard page after anonymous memory.
+    whole: Range<usize>,
 }
 
 impl Mapping {
-    /// Private anonymous memory of `bytes` bytes rounded up to pages, not yet present.
+    /// Private anonymous memory of `bytes` bytes rounded up to pages, which are not present yet.
     ///
-    /// It begins on a huge page where it is as large as one, and a guard page lies behind it: an
-    /// overrun faults, and the kernel cannot merge it with a neighbour, so that what the kernel
-    /// counts for it is its own.
+    /// It is aligned to a huge page if it is as large as one. A guard page follows it: an overrun
+    /// faults, and the kernel does not merge the mapping with the next one, so that the counts of
+    /// /proc/self/smaps are of this mapping alone.
     pub fn anonymous(bytes: usize) -> Result<Self> {
         let page = page_bytes();
         if bytes > isize::MAX as usize - 2 * huge_page_bytes() {
-            return Err(no_memory(bytes, "mmap", &io::Error::from_raw_os_error(libc::ENOMEM)));
+            return Err(no_memory(bytes, "mmap", &IoError::from_raw_os_error(libc::ENOMEM)));
         }
-        let used = round_up(bytes, page);
+        let used = bytes.next_multiple_of(page);
         let alignment = if used >= huge_page_bytes() { huge_page_bytes() } else { page };
         let reserved = used + page + (alignment - page);
         let start = map(reserved, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)
-            .map_err(|answer| no_memory(bytes, "mmap", &answer))?;
-        let begin = round_up(start, alignment);
-        let whole = Span { start: begin, bytes: used + page };
-        unmap(Span { start, bytes: begin - start });
-        unmap(Span { start: whole.end(), bytes: start + reserved - whole.end() });
-        let mapping = Self { span: Span { start: begin, bytes: used }, whole };
-        // SAFETY: the range is part of the reservation made above, which nobody else knows of.
-        let answer =
+            .map_err(|error| no_memory(bytes, "mmap", &error))?;
+        let begin = start.next_multiple_of(alignment);
+        let whole = begin..begin + used + page;
+        unmap(start..whole.start);
+        unmap(whole.end..start + reserved);
+        // SAFETY: mapped above; readable and writable below, before anything is given the span.
+        let mapping = Self { span: unsafe { Span::new(begin, used) }, whole };
+        // SAFETY: the range is part of the reservation above, which only this function knows.
+        let result =
             unsafe { libc::mprotect(begin as *mut _, used, libc::PROT_READ | libc::PROT_WRITE) };
-        if answer != 0 {
-            return Err(no_memory(bytes, "mprotect", &errno()));
+        if result != 0 {
+            return Err(no_memory(bytes, "mprotect", &IoError::last_os_error()));
         }
         Ok(mapping)
     }
@@ -65,21 +68,21 @@ impl Mapping {
     /// `bytes` bytes of a file from `offset`, a multiple of the page, read-only and shared.
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
-            |answer| match answer.raw_os_error() {
-                Some(libc::ENOMEM) => no_room(
-                    &format!("to map {} of a file", format_bytes(bytes as u64)),
-                    "mmap",
-                    &answer,
-                ),
+            |error| match error.raw_os_error() {
+                Some(libc::ENOMEM) => {
+                    let asked = format!("to map {} of a file", format_bytes(bytes as u64));
+                    refused(&asked, "mmap", &error)
+                }
                 _ => {
                     let message =
                         format!("mapping {} of the file failed", format_bytes(bytes as u64));
-                    Error::system(WB_ERR_FILE_IO, message, "mmap", &answer)
+                    Error::system(WB_ERR_FILE_IO, message, "mmap", &error)
                 }
             },
         )?;
-        let span = Span { start, bytes: round_up(bytes, page_bytes()) };
-        Ok(Self { span, whole: span })
+        let used = bytes.next_multiple_of(page_bytes());
+        // SAFETY: mapped above, readable; it is never written.
+        Ok(Self { span: unsafe { Span::new(start, used) }, whole: start..start + used })
     }
 
     /// The mapped bytes.
@@ -90,7 +93,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        unmap(self.whole);
+        unmap(self.whole.clone());
     }
 }
 
@@ -99,55 +102,56 @@ fn map(
     protection: i32,
     flags: i32,
     file: Option<(&File, u64)>,
-) -> Result<usize, io::Error> {
+) -> Result<usize, IoError> {
     let (descriptor, offset) = file.map_or((-1, 0), |(file, at)| (file.as_raw_fd(), at as i64));
-    // SAFETY: without MAP_FIXED the kernel chooses addresses that nothing uses.
+    // SAFETY: without MAP_FIXED the kernel chooses unused addresses.
     let start =
         unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, descriptor, offset) };
-    if start == libc::MAP_FAILED { Err(errno()) } else { Ok(start as usize) }
+    if start == libc::MAP_FAILED { Err(IoError::last_os_error()) } else { Ok(start as usize) }
 }
 
-fn unmap(span: Span) {
-    if span.bytes == 0 {
+fn unmap(addresses: Range<usize>) {
+    if addresses.is_empty() {
         return;
     }
-    // SAFETY: only ranges that this module mapped come here, once, when nobody uses them any more.
-    if unsafe { libc::munmap(span.start as *mut _, span.bytes) } != 0 {
-        let message = format!("{} could not be given back", format_bytes(span.bytes as u64));
-        log::record(&Error::system(WB_ERR_INTERNAL, message, "munmap", &errno()));
+    // SAFETY: this module mapped the range, unmaps it once, and nothing uses it any more.
+    if unsafe { libc::munmap(addresses.start as *mut _, addresses.len()) } != 0 {
+        let message = format!("{} could not be unmapped", format_bytes(addresses.len() as u64));
+        log::record(&Error::system(WB_ERR_INTERNAL, message, "munmap", &IoError::last_os_error()));
     }
 }
 
-fn no_memory(bytes: usize, call: &str, answer: &io::Error) -> Error {
-    no_room(&format!("{} of host memory", format_bytes(bytes as u64)), call, answer)
+fn no_memory(bytes: usize, call: &str, error: &IoError) -> Error {
+    refused(&format!("{} of host memory", format_bytes(bytes as u64)), call, error)
 }
 
-fn no_room(asked: &str, call: &str, answer: &io::Error) -> Error {
+fn refused(asked: &str, call: &str, error: &IoError) -> Error {
     let message = format!(
         "asked {asked}; the kernel refused the mapping: ask for less, or raise RLIMIT_AS, \
          vm.max_map_count or vm.overcommit_memory"
     );
-    Error::system(WB_ERR_OUT_OF_MEMORY, message, call, answer)
+    Error::system(WB_ERR_OUT_OF_MEMORY, message, call, error)
 }
 
-/// Tells the kernel whether to use huge pages. Only `Require` can fail.
+/// Advises the kernel whether to use huge pages. Fails only with [`HugePages::Require`].
 pub fn advise_huge_pages(span: Span, huge_pages: HugePages) -> Result<()> {
     let advice = match huge_pages {
         HugePages::Off => libc::MADV_NOHUGEPAGE,
         HugePages::Try | HugePages::Require => libc::MADV_HUGEPAGE,
     };
-    // SAFETY: the advice changes how the pages are backed, never what they hold.
-    let answer = unsafe { libc::madvise(span.start as *mut _, span.bytes, advice) };
-    if answer != 0 && huge_pages == HugePages::Require {
+    // SAFETY: the advice changes which pages are used, never their contents.
+    let result = unsafe { libc::madvise(span.start() as *mut _, span.bytes(), advice) };
+    if result != 0 && huge_pages == HugePages::Require {
         let message = "huge pages were required and this kernel has no transparent huge pages \
                        (/sys/kernel/mm/transparent_hugepage): use WB_HUGE_PAGES_TRY";
-        return Err(Error::system(WB_ERR_HUGE_PAGES, message, "madvise", &errno()));
+        let error = IoError::last_os_error();
+        return Err(Error::system(WB_ERR_HUGE_PAGES, message, "madvise", &error));
     }
     Ok(())
 }
 
-/// Prefers a NUMA node for pages that are not present yet; when `required`, a node that is not
-/// there is an error.
+/// Prefers a NUMA node for pages that are not present yet. Fails for an unavailable node if it is
+/// `required`.
 pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
     const MPOL_PREFERRED: usize = 1;
     const MASK_WORDS: usize = 16;
@@ -158,23 +162,24 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
         mask[node as usize / 64] |= 1 << (node % 64);
     }
     // SAFETY: the mask outlives the call and has `bits` bits; the policy moves no present page.
-    let answer = unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_mbind,
-            span.start,
-            span.bytes,
+            span.start(),
+            span.bytes(),
             MPOL_PREFERRED,
             mask.as_ptr(),
             bits + 1,
             0,
         )
     };
-    if required && (answer != 0 || !known) {
+    if required && (result != 0 || !known) {
         let message = format!(
             "asked memory on NUMA node {node}; the kernel does not have it for this process: see \
              /sys/devices/system/node, or use WB_NUMA_DEVICE"
         );
-        return Err(Error::system(WB_ERR_INVALID_ARGUMENT, message, "mbind", &errno()));
+        let error = IoError::last_os_error();
+        return Err(Error::system(WB_ERR_INVALID_ARGUMENT, message, "mbind", &error));
     }
     Ok(())
 }
@@ -182,66 +187,64 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
 /// Locks whole pages in memory.
 pub fn lock(pages: Span) -> Result<()> {
     // SAFETY: locking changes no byte of the pages.
-    if unsafe { libc::mlock(pages.start as *const _, pages.bytes) } == 0 {
+    if unsafe { libc::mlock(pages.start() as *const _, pages.bytes()) } == 0 {
         return Ok(());
     }
-    let answer = errno();
-    let bytes = format_bytes(pages.bytes as u64);
-    let limit = memlock::memlock_limit()
-        .map_or("RLIMIT_MEMLOCK is unlimited".to_owned(), |limit| {
-            format!("RLIMIT_MEMLOCK is {}", format_bytes(limit))
-        });
+    let error = IoError::last_os_error();
+    let limit = memlock::rlimit().map_or("unlimited".to_owned(), format_bytes);
     let message = format!(
-        "asked {bytes} pinned; {limit}: raise it (ulimit -l), or set \
-         WEIGHBRIDGE_DISABLE_PIN_MEMORY=1"
+        "asked {} pinned; RLIMIT_MEMLOCK is {limit}: raise it (ulimit -l), or set \
+         WEIGHBRIDGE_DISABLE_PIN_MEMORY=1",
+        format_bytes(pages.bytes() as u64)
     );
-    Err(Error::system(WB_ERR_MEMLOCK, message, "mlock", &answer))
+    Err(Error::system(WB_ERR_MEMLOCK, message, "mlock", &error))
 }
 
 /// Unlocks whole pages.
 pub fn unlock(pages: Span) -> Result<()> {
     // SAFETY: unlocking changes no byte of the pages.
-    if unsafe { libc::munlock(pages.start as *const _, pages.bytes) } == 0 {
+    if unsafe { libc::munlock(pages.start() as *const _, pages.bytes()) } == 0 {
         return Ok(());
     }
-    let message = format!("{} could not be unpinned", format_bytes(pages.bytes as u64));
-    Err(Error::system(WB_ERR_INTERNAL, message, "munlock", &errno()))
+    let message = format!("{} could not be unpinned", format_bytes(pages.bytes() as u64));
+    Err(Error::system(WB_ERR_INTERNAL, message, "munlock", &IoError::last_os_error()))
 }
 
-/// Bytes of the pages around the span that are in memory, counted by the kernel (mincore).
+/// Bytes of the span's whole pages that are present in memory, by mincore.
 pub fn resident_bytes(span: Span) -> Result<u64> {
     const BATCH: usize = 64 << 20;
     let pages = span.pages();
     let page = page_bytes();
-    let mut present = vec![0u8; BATCH.min(pages.bytes) / page];
+    let mut present = vec![0u8; BATCH.min(pages.bytes()) / page];
     let mut resident = 0;
-    for offset in (0..pages.bytes).step_by(BATCH) {
+    for offset in (0..pages.bytes()).step_by(BATCH) {
         let part = pages.part(offset, BATCH);
         // SAFETY: `present` has a byte for each page of the part.
-        let answer =
-            unsafe { libc::mincore(part.start as *mut _, part.bytes, present.as_mut_ptr()) };
-        if answer != 0 {
+        let result =
+            unsafe { libc::mincore(part.start() as *mut _, part.bytes(), present.as_mut_ptr()) };
+        if result != 0 {
             let message = "the pages in memory could not be counted: are they mapped?";
-            return Err(Error::system(WB_ERR_INTERNAL, message, "mincore", &errno()));
+            let error = IoError::last_os_error();
+            return Err(Error::system(WB_ERR_INTERNAL, message, "mincore", &error));
         }
-        let counted = &present[..part.bytes / page];
+        let counted = &present[..part.bytes() / page];
         resident += counted.iter().filter(|flags| **flags & 1 == 1).count() * page;
     }
     Ok(resident as u64)
 }
 
-/// A file that lives in memory only, `bytes` long.
+/// An anonymous file of `bytes` bytes in memory.
 pub fn memory_file(bytes: u64) -> Result<File> {
-    let failed = |call, answer: &io::Error| {
-        Error::system(WB_ERR_FILE_IO, "a file in memory could not be made", call, answer)
+    let failed = |call, error: &IoError| {
+        Error::system(WB_ERR_FILE_IO, "a file in memory could not be created", call, error)
     };
     // SAFETY: the name is a NUL-terminated string.
     let descriptor = unsafe { libc::memfd_create(c"weighbridge".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
-        return Err(failed("memfd_create", &errno()));
+        return Err(failed("memfd_create", &IoError::last_os_error()));
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and owned by this function.
     let file = unsafe { File::from_raw_fd(descriptor) };
-    file.set_len(bytes).map_err(|answer| failed("ftruncate", &answer))?;
+    file.set_len(bytes).map_err(|error| failed("ftruncate", &error))?;
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! The operating system: mappings, pages, limits, threads and processes. Knows nothing of devices.
+//! The operating system: memory, limits, threads and processes. Independent of devices.
 #![allow(unsafe_code)]
 
 pub mod bytes;

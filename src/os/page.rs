@@ -1,4 +1,4 @@
-//! Sizes of the pages of host memory.
+//! The sizes of pages.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -9,19 +9,19 @@ use once_cell::race::OnceNonZeroUsize;
 pub fn page_bytes() -> usize {
     static BYTES: OnceNonZeroUsize = OnceNonZeroUsize::new();
     // SAFETY: sysconf reads a constant of the system.
-    kept(&BYTES, 4096, || usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok())
+    cached(&BYTES, 4096, || usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok())
 }
 
 /// Bytes of a transparent huge page.
 pub fn huge_page_bytes() -> usize {
     static BYTES: OnceNonZeroUsize = OnceNonZeroUsize::new();
     let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-    kept(&BYTES, 2 << 20, || fs::read_to_string(path).ok()?.trim().parse().ok())
+    cached(&BYTES, 2 << 20, || fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
-/// What is found when it is first asked for, `otherwise` if nothing is. Nobody waits for who is looking:
-/// a forked child would for ever.
-fn kept(bytes: &OnceNonZeroUsize, otherwise: usize, find: impl FnOnce() -> Option<usize>) -> usize {
-    let found = || find().and_then(NonZeroUsize::new).or(NonZeroUsize::new(otherwise));
-    bytes.get_or_init(|| found().unwrap_or(NonZeroUsize::MIN)).get()
+/// The result of the first call of `read`, or `default` if it has none. No thread waits for another's
+/// call, for which a forked child would wait for ever.
+fn cached(bytes: &OnceNonZeroUsize, default: usize, read: impl FnOnce() -> Option<usize>) -> usize {
+    let value = || read().and_then(NonZeroUsize::new).or(NonZeroUsize::new(default));
+    bytes.get_or_init(|| value().unwrap_or(NonZeroUsize::MIN)).get()
 }

@@ -1,5 +1,6 @@
-//! Work on a large range in pieces, by several threads, with progress and cancellation.
+//! Work on a large range in pieces, on several threads, with progress and cancellation.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, fail};
@@ -8,28 +9,30 @@ use crate::os::sync;
 use crate::os::sync::{Mutex, thread};
 use crate::status::WB_ERR_CANCELLED;
 
-/// Bytes of a piece: large enough to amortise, small enough to balance and to cancel between.
+/// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads and to
+/// cancel soon.
 const PIECE: usize = 32 << 20;
-/// More threads than this do not make faulting faster on any machine measured.
+/// More threads did not make pages present faster on any machine measured.
 const MOST_THREADS: usize = 16;
 
-/// What long work is doing.
+/// The kind of work that progress is reported of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Making pages present.
     Fault,
     /// Registering pages with the device.
     Pin,
-    /// Reading a file.
+    /// Reading a file, or copying.
     Read,
     /// Quantizing.
     Quantize,
 }
 
-/// Receives (phase, bytes done, bytes in all), always on the calling thread; `false` cancels.
+/// Receives the phase, the bytes done and the total bytes, always on the calling thread; returns `false`
+/// to cancel.
 pub type Progress<'a> = Option<&'a mut dyn FnMut(Phase, u64, u64) -> bool>;
 
-/// Reports progress; `WB_ERR_CANCELLED` when the receiver asks to stop.
+/// Reports progress. Fails with `WB_ERR_CANCELLED` if the callback cancels.
 pub fn report(progress: &mut Progress<'_>, phase: Phase, done: usize, total: usize) -> Result<()> {
     let Some(receive) = progress else { return Ok(()) };
     if !receive(phase, done as u64, total as u64) {
@@ -38,20 +41,21 @@ pub fn report(progress: &mut Progress<'_>, phase: Phase, done: usize, total: usi
     Ok(())
 }
 
-/// Threads for a range: what was asked, or one for each piece up to the processors allowed.
+/// The number of threads for a range: `asked`, by default (0) the processors allowed, and at most one
+/// for each piece.
 pub fn threads_for(asked: usize, bytes: usize) -> usize {
     let pieces = bytes.div_ceil(PIECE).max(1);
-    let most = match asked {
-        // The answer takes the kernel some files: it is not asked for what one thread does anyway.
+    let threads = match asked {
+        // available_parallelism reads several files: skipped where its result does not matter.
         0 if pieces == 1 => 1,
         0 => thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
         asked => asked,
     };
-    most.clamp(1, pieces)
+    threads.clamp(1, pieces)
 }
 
-/// Calls `work` for every piece of the range, on `threads` threads of which this one is the first.
-/// The first error, or a cancellation, stops all of them.
+/// Calls `work` for every piece of the range, on `threads` threads including the calling one. The first
+/// error, or a cancellation, stops all of them.
 pub fn in_pieces(
     span: Span,
     threads: usize,
@@ -67,6 +71,7 @@ pub fn in_pieces(
         stopped.store(true, Ordering::Relaxed);
         sync::lock(&first_error).get_or_insert(error);
     };
+    // Works on the next piece; false if there is none or the work was stopped.
     let step = || {
         let offset = next.fetch_add(PIECE, Ordering::Relaxed);
         if offset >= span.bytes() || stopped.load(Ordering::Relaxed) {
@@ -74,19 +79,19 @@ pub fn in_pieces(
         }
         let piece = span.part(offset, PIECE);
         match work(piece) {
-            Ok(()) => done.fetch_add(piece.bytes(), Ordering::Relaxed),
-            Err(error) => {
-                return {
-                    stop(error);
-                    false
-                };
+            Ok(()) => {
+                done.fetch_add(piece.bytes(), Ordering::Relaxed);
+                true
             }
-        };
-        true
+            Err(error) => {
+                stop(error);
+                false
+            }
+        }
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            // A thread that cannot be had makes this slower, not wrong.
+            // If a thread cannot start, the others do its work.
             let _ = thread::Builder::new()
                 .name("weighbridge-pages".into())
                 .spawn_scoped(scope, || while step() {});
@@ -98,7 +103,7 @@ pub fn in_pieces(
             }
         }
     });
-    match first_error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => report(progress, phase, span.bytes(), span.bytes()),
     }

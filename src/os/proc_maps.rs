@@ -1,5 +1,5 @@
-//! What the kernel says about this process's mappings: /proc/thread-self/maps and smaps (of
-//! /proc/self they are empty once the first thread has ended).
+//! This process's mappings, from /proc/thread-self/maps and smaps. Those of /proc/self are empty once
+//! the first thread has ended.
 
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
@@ -15,18 +15,18 @@ use crate::status::WB_ERR_INTERNAL;
 pub struct Region {
     /// First address.
     pub start: usize,
-    /// First address behind it.
+    /// One past the last address.
     pub end: usize,
-    /// May be read.
+    /// Whether it can be read.
     pub readable: bool,
-    /// May be written.
+    /// Whether it can be written.
     pub writable: bool,
-    /// Writes reach the file and other processes.
+    /// Whether writes reach the file and other processes.
     pub shared: bool,
-    /// A file lies behind it: an inode is named, and not only that of a device or file system which
-    /// gives private anonymous pages.
+    /// Whether it is a mapping of a file: it has an inode, other than that of a device or file system
+    /// whose private mappings are anonymous memory.
     pub file_backed: bool,
-    /// The file's path, or the kernel's name for the mapping; may be empty.
+    /// The file's path, or the kernel's name of the mapping; can be empty.
     pub name: String,
 }
 
@@ -44,17 +44,17 @@ fn region(line: &str) -> Option<Region> {
         readable: flags.first() == Some(&b'r'),
         writable: flags.get(1) == Some(&b'w'),
         shared: flags.get(3) == Some(&b's'),
-        file_backed: inode != "0" && !(private && gives_anonymous_pages(name)),
+        file_backed: inode != "0" && !(private && is_anonymous_if_private(name)),
         name: name.to_owned(),
     })
 }
 
-/// Whether private mappings of that name are anonymous memory: of MAP_HUGETLB, or of /dev/zero.
-fn gives_anonymous_pages(name: &str) -> bool {
+/// Whether private mappings of this name are anonymous memory: those of MAP_HUGETLB and of /dev/zero.
+fn is_anonymous_if_private(name: &str) -> bool {
     matches!(name, "/anon_hugepage" | "/anon_hugepage (deleted)" | "/dev/zero")
 }
 
-/// Calls `each` with every line of a file of /proc until it breaks off.
+/// Calls `each` with every line of a file of /proc until it breaks.
 fn each_line(path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<()> {
     let failed = |call, error: io::Error| {
         let message = format!("{path} cannot be read: is /proc mounted?");
@@ -70,38 +70,38 @@ fn each_line(path: &str, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Resul
     Ok(())
 }
 
-/// The regions that the span touches, in order.
+/// The regions that overlap the span, in order.
 pub fn regions(span: Span) -> Result<Vec<Region>> {
-    let mut touched = Vec::new();
+    let mut overlapping = Vec::new();
     each_line("/proc/thread-self/maps", |line| {
         let Some(region) = region(line) else { return Continue(()) };
         if region.start >= span.end() {
             return Break(());
         }
         if region.end > span.start() {
-            touched.push(region);
+            overlapping.push(region);
         }
         Continue(())
     })?;
-    Ok(touched)
+    Ok(overlapping)
 }
 
-/// What smaps counts for the regions that the span touches, in bytes.
+/// The counts of smaps for the regions that overlap a span, in bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
-    /// In transparent huge pages, private or of a file.
+pub struct RegionCounts {
+    /// Transparent huge pages, private or of a file.
     pub huge: u64,
-    /// Private anonymous pages: what a silent copy makes grow.
+    /// Private anonymous pages, which a silent copy increases.
     pub anonymous: u64,
-    /// Locked by mlock.
+    /// Pages locked by mlock.
     pub locked: u64,
-    /// Of the span, what is mapped in huge pages that are set aside for the whole machine (hugetlb).
-    pub set_aside: u64,
+    /// Bytes of the span itself that are mapped in huge pages of hugetlb.
+    pub hugetlb: u64,
 }
 
-/// Counts the regions that the span touches.
-pub fn count(span: Span) -> Result<Counted> {
-    let mut counted = Counted::default();
+/// Counts the regions that overlap the span.
+pub fn count(span: Span) -> Result<RegionCounts> {
+    let mut counts = RegionCounts::default();
     let (mut inside, mut overlap) = (false, 0);
     each_line("/proc/thread-self/smaps", |line| {
         if let Some(region) = region(line) {
@@ -114,18 +114,18 @@ pub fn count(span: Span) -> Result<Counted> {
             let Some((key, value)) = line.split_once(':') else { return Continue(()) };
             let kib: u64 = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
             match key {
-                "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counted.huge += kib << 10,
-                "Anonymous" => counted.anonymous += kib << 10,
-                "Locked" => counted.locked += kib << 10,
+                "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => counts.huge += kib << 10,
+                "Anonymous" => counts.anonymous += kib << 10,
+                "Locked" => counts.locked += kib << 10,
                 "VmFlags" if value.split(' ').any(|flag| flag == "ht") => {
-                    counted.set_aside += overlap as u64;
+                    counts.hugetlb += overlap as u64;
                 }
                 _ => {}
             }
         }
         Continue(())
     })?;
-    Ok(counted)
+    Ok(counts)
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_as_the_kernel_writes_them() {
+    fn regions_are_parsed_from_the_kernels_format() {
         let line = "7f1c2a000000-7f1c2a200000 rw-s 00001000 00:01 42       /memfd:a b (deleted)";
         let expected = Region {
             start: 0x7f1c2a000000,

@@ -1,5 +1,5 @@
-//! Processes and their forked children. A child has the memory of its parent, but none of its threads
-//! and nothing of its driver; and a lock that another thread held at the fork stays locked in it.
+//! Processes and forked children. A child has its parent's memory, but none of its threads and none of
+//! its driver's state; a lock that another thread held at the fork stays locked in the child.
 
 use std::process;
 
@@ -8,24 +8,24 @@ use once_cell::race::OnceBox;
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_FORKED;
 
-/// Remembers the process that made it.
+/// The process that made a value.
 #[derive(Debug, Clone, Copy)]
 pub struct Process(u32);
 
 impl Process {
-    /// This process.
-    pub fn this() -> Self {
+    /// The current process.
+    pub fn current() -> Self {
         Self(process::id())
     }
 
-    /// Whether this is still the process that made it, and no forked child.
-    pub fn is_this(&self) -> bool {
+    /// Whether this is the current process; false in a forked child.
+    pub fn is_current(&self) -> bool {
         self.0 == process::id()
     }
 
-    /// `WB_ERR_FORKED` in a forked child.
+    /// Fails with `WB_ERR_FORKED` in a forked child.
     pub fn check(&self) -> Result<()> {
-        if self.is_this() {
+        if self.is_current() {
             return Ok(());
         }
         fail!(
@@ -38,37 +38,39 @@ impl Process {
     }
 }
 
-/// What a process has one of. A forked child gets one of its own, because a lock in its parent's may
-/// be held for ever. Nor does it wait for a thread that was just making one: of two that are made at
-/// once, one is kept. What any thread may make first, and a child ask for, is kept so everywhere.
+/// A static that each process has its own value of. A forked child makes a new one, because a lock in
+/// its parent's value can be locked forever.
+///
+/// No thread waits for another that is making the value: if two make one at the same time, one of the
+/// values is dropped. So a fork at that moment leaves nothing behind that the child would wait for.
 pub struct PerProcess<T: 'static>(OnceBox<Node<T>>);
 
 struct Node<T: 'static> {
     process: Process,
     value: T,
-    /// That of a forked child.
-    next: PerProcess<T>,
+    /// The value of a forked child.
+    child: PerProcess<T>,
 }
 
 impl<T> PerProcess<T> {
-    /// No process has one yet.
+    /// No process has a value yet.
     pub const fn new() -> Self {
         Self(OnceBox::new())
     }
 
-    /// This process's, made at its first use. `make` is given the parent's and must not wait for
-    /// a lock in it.
+    /// This process's value, made at the first call. `make` is given the parent's value and must not
+    /// wait for a lock in it.
     pub fn get(&self, make: impl FnOnce(Option<&T>) -> T) -> &T {
-        let (mut place, mut parent) = (self, None);
-        while let Some(node) = place.0.get() {
-            if node.process.is_this() {
+        let (mut cell, mut parent) = (self, None);
+        while let Some(node) = cell.0.get() {
+            if node.process.is_current() {
                 return &node.value;
             }
-            (place, parent) = (&node.next, Some(&node.value));
+            (cell, parent) = (&node.child, Some(&node.value));
         }
         let value = make(parent);
-        let made = Box::new(Node { process: Process::this(), value, next: Self::new() });
-        &place.0.get_or_init(|| made).value
+        let node = Box::new(Node { process: Process::current(), value, child: Self::new() });
+        &cell.0.get_or_init(|| node).value
     }
 }
 
@@ -83,12 +85,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_one_and_what_it_inherited_gives_way() {
+    fn a_process_makes_its_value_once_and_does_not_use_its_parents() {
         let counted = PerProcess::new();
         assert_eq!(*counted.get(|parent| parent.map_or(1, |count| count + 1)), 1);
         assert_eq!(*counted.get(|_| 7), 1, "made once");
 
-        let parents = Node { process: Process(0), value: 5, next: PerProcess::new() };
+        let parents = Node { process: Process(0), value: 5, child: PerProcess::new() };
         let inherited = PerProcess(OnceBox::with_value(Box::new(parents)));
         assert_eq!(*inherited.get(|parent| parent.map_or(1, |count| count + 1)), 6);
         assert_eq!(*inherited.get(|_| 7), 6);

@@ -1,33 +1,32 @@
-//! Ranges of addresses, the one type by which every floor names memory.
-//!
-//! Whoever makes a [`Span`] promises that its bytes stay mapped until everything that was given the span has
-//! finished with it. That promise makes the functions of [`bytes`](super::bytes) safe to call.
+//! [`Span`]: a range of addresses, the type by which every floor names memory.
 
 use crate::os::page::page_bytes;
 
 /// A range of addresses, on the host or on a device.
+///
+/// The code that makes a span promises that its bytes stay mapped until all work that was given the span is
+/// done. That promise makes the functions of [`bytes`](crate::os::bytes) safe to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    pub(super) start: usize,
-    pub(super) bytes: usize,
+    start: usize,
+    bytes: usize,
 }
 
 impl Span {
-    /// The span of nothing.
+    /// No bytes.
     pub const EMPTY: Span = Span { start: 0, bytes: 0 };
 
-    /// Names `bytes` bytes from `start`.
+    /// A span of `bytes` bytes from `start`.
     ///
     /// # Safety
-    /// The bytes are mapped where they are used (on the host or on the device), are readable, and
-    /// writable where they are written, and stay so until the work that was given the span is done.
+    /// The bytes are mapped on the host or device that uses them, readable, and writable if they are
+    /// written, until all work that was given the span is done.
     pub unsafe fn new(start: usize, bytes: usize) -> Self {
         debug_assert!(start.checked_add(bytes).is_some());
         Self { start, bytes }
     }
 
-    /// As [`Span::new`], of numbers that were not looked at yet: `None` where they go past the last
-    /// address.
+    /// As [`Span::new`], of a caller's numbers; `None` if they exceed the address space.
     ///
     /// # Safety
     /// As for [`Span::new`].
@@ -36,7 +35,7 @@ impl Span {
         Some(Self { start: start as usize, bytes: bytes as usize })
     }
 
-    /// A span for tests of arithmetic: it is never dereferenced.
+    /// A span for tests of arithmetic, whose bytes are never accessed.
     #[cfg(test)]
     pub(crate) fn test_whole() -> Self {
         Self { start: 1 << 20, bytes: 1 << 20 }
@@ -47,7 +46,7 @@ impl Span {
         self.start
     }
 
-    /// The first address behind the span.
+    /// One past the last address.
     pub fn end(self) -> usize {
         self.start + self.bytes
     }
@@ -57,28 +56,18 @@ impl Span {
         self.bytes
     }
 
-    /// The part from `offset`, at most `bytes` long: never more than the span itself.
+    /// The part of at most `bytes` bytes from `offset`, cut where the span ends.
     #[must_use]
     pub fn part(self, offset: usize, bytes: usize) -> Self {
         let offset = offset.min(self.bytes);
         Self { start: self.start + offset, bytes: bytes.min(self.bytes - offset) }
     }
 
-    /// The smallest span of whole pages around it.
+    /// The smallest span of whole pages that contains it.
     #[must_use]
     pub fn pages(self) -> Self {
         let page = page_bytes();
-        let start = self.start & !(page - 1);
-        Self { start, bytes: round_up(self.end(), page) - start }
+        let start = self.start / page * page;
+        Self { start, bytes: self.end().next_multiple_of(page) - start }
     }
-}
-
-/// The next multiple of `unit`, a power of two.
-pub fn round_up(bytes: usize, unit: usize) -> usize {
-    (bytes + unit - 1) & !(unit - 1)
-}
-
-/// The error of the last system call of this thread.
-pub fn errno() -> std::io::Error {
-    std::io::Error::last_os_error()
 }

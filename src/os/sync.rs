@@ -1,11 +1,19 @@
-//! Locks, and the one rule for them: a panic in a thread that holds one does not make what is behind it
-//! unusable for ever. Code that changes several things under a lock leaves them as they may stay at
-//! every point where it can panic.
+//! Locks, references and threads, and the one rule for locks: a panic while one is held does not
+//! poison it. Code that changes several things under a lock keeps them valid at every point where it
+//! can panic.
+//!
+//! With `--cfg loom`, as tests/models builds the library, locks, references and counters are loom's,
+//! which tries every order of events.
 
 use std::sync::PoisonError;
-pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use std::thread;
 use std::time::Duration;
+
+#[cfg(loom)]
+pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
+#[cfg(not(loom))]
+pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
 
 /// Takes the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -28,21 +36,31 @@ pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     guard
 }
 
-/// Waits for the condition, the lock given up meanwhile.
+/// Waits for the condition and releases the lock meanwhile.
 pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same, for a time at most.
+/// The same for at most `time`; `guard` is of `mutex`.
 pub fn wait_timeout<'a, T>(
     condition: &Condvar,
+    mutex: &'a Mutex<T>,
     guard: MutexGuard<'a, T>,
     time: Duration,
 ) -> MutexGuard<'a, T> {
+    // Loom has no time: a short wait can end at any moment, and a long one only by a notification, so
+    // that a missing notification is found.
+    #[cfg(loom)]
+    if time < Duration::from_secs(1) {
+        drop(guard);
+        loom::thread::yield_now();
+        return lock(mutex);
+    }
+    let _ = mutex;
     condition.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Panics that tests force: where an exported function begins, and with every lock held.
+/// Panics that tests force: at the start of every exported function, and with every lock held.
 pub mod forced {
     #[cfg(not(feature = "forced-panics"))]
     /// A point at which tests can force a panic.
@@ -61,12 +79,12 @@ pub mod forced {
             static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
         }
 
-        /// This thread panics at its point number `number`, once.
+        /// Makes this thread panic once, at its point number `number`.
         pub fn arm(number: u32) {
             LEFT.set(Some(number));
         }
 
-        /// Whether it is still to come; it no longer does.
+        /// Cancels the panic. Returns whether it had not occurred.
         pub fn disarm() -> bool {
             LEFT.take().is_some()
         }
@@ -76,7 +94,7 @@ pub mod forced {
             match LEFT.get() {
                 Some(0) => {
                     LEFT.set(None);
-                    // As panic!, without a word on standard error.
+                    // As panic!, without output on standard error.
                     resume_unwind(Box::new("forced by a test"));
                 }
                 left => LEFT.set(left.map(|left| left - 1)),

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::mem::discriminant;
 
 use smallvec::{SmallVec, smallvec};
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 use crate::tensor::layout::Layout;
 

@@ -1,9 +1,9 @@
 //! Parameters that are quantized at commit: each is planned as two, the FP8 tensor and its scales.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, Parameter, QuantizedParameter};
 use crate::plan::selector::SelectorList;
 use crate::status::WB_ERR_SELECTOR;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fmt::{Display, Formatter};
+use std::sync::Arc;
 
-use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 
 /// Why a parameter is resident, or offloaded and transferred as it is.

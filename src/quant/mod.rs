@@ -1,8 +1,11 @@
-//! Quantization to 8-bit floats as a stream of bounded size, whatever the tensor's.
+//! Quantizes tensors to FP8 and dequantizes them, through staging memory of bounded size.
 
 mod chunking;
+mod gather;
+mod passes;
 mod pipeline;
 pub mod quantizer;
+mod rows;
 pub mod task;
 #[cfg(test)]
 mod tests;

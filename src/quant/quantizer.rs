@@ -1,4 +1,4 @@
-//! Brings tensors through staging memory of bounded size, chunk by chunk on several streams.
+//! The quantizer: moves tensors through staging memory of bounded size, chunk by chunk on several streams.
 
 use std::cell::RefCell;
 use std::ptr;
@@ -6,14 +6,13 @@ use std::ptr;
 use crate::device::backend::Location;
 use crate::device::device::Device;
 use crate::device::kernel::Kernel;
-use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, catch_panic, fail};
-use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::os::parallel::Progress;
 use crate::os::sync::{Arc, Mutex};
 use crate::os::{bytes, sync};
-use crate::quant::chunking::{Chunks, LANES, Need};
-use crate::quant::pipeline::{Pipeline, is_packed};
+use crate::quant::chunking::{Chunks, LANES, StagingNeeds};
+use crate::quant::gather::is_packed;
+use crate::quant::pipeline::Pipeline;
 use crate::quant::task::{Direction, QuantizeResult, QuantizeTask};
 use crate::quant::workspace::Workspace;
 use crate::status::{
@@ -22,55 +21,51 @@ use crate::status::{
 use crate::tensor::fp8::SourceType;
 use crate::tensor::scale_grid::ScaleGrid;
 
-/// Staging memory and streams, for one task at a time.
+/// Quantizes and dequantizes tensors, one at a time.
 pub struct Quantizer {
     device: Arc<Device>,
-    limit: u64,
-    state: Mutex<Workspace>,
+    staging_limit: u64,
+    workspace: Mutex<Workspace>,
 }
 
 thread_local! {
-    /// The quantizers that work on this thread, by address: more than one where a progress function
-    /// calls another.
-    static WORKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// Addresses of the quantizers that run on this thread: several if a progress callback calls another one.
+    static RUNNING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// While it lives, its quantizer works on this thread.
-struct Working;
+/// Marks a quantizer as running on this thread while it lives.
+struct RunningGuard;
 
-impl Working {
-    /// `WB_ERR_BUSY` where it does so already: its own progress function would wait for itself.
-    fn begin(quantizer: &Quantizer) -> Result<Self> {
+impl RunningGuard {
+    /// Fails with `WB_ERR_BUSY` if the quantizer is running on this thread: its progress callback called it and
+    /// would wait for itself.
+    fn new(quantizer: &Quantizer) -> Result<Self> {
         let address = ptr::from_ref(quantizer).addr();
-        WORKING.with_borrow_mut(|working| {
-            if working.contains(&address) {
+        RUNNING.with_borrow_mut(|running| {
+            if running.contains(&address) {
                 fail!(
                     WB_ERR_BUSY,
-                    "the quantizer was called from its own progress function: use another one there"
+                    "the quantizer was called from its own progress callback: use another one there"
                 );
             }
-            working.push(address);
+            running.push(address);
             Ok(Self)
         })
     }
 }
 
-impl Drop for Working {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
-        WORKING.with_borrow_mut(Vec::pop);
+        RUNNING.with_borrow_mut(Vec::pop);
     }
 }
 
 impl Quantizer {
-    /// One for a device, which takes at most `limit` bytes of its memory for staging.
-    pub fn new(device: &Arc<Device>, limit: u64) -> Result<Arc<Self>> {
-        let streams = (0..LANES).map(|_| OwnedStream::new(device)).collect::<Result<Vec<_>>>()?;
-        let told = Buffer::alloc(device, 8, &BufferOptions::default(), &mut None)?;
-        let Some(nonfinite) = DeviceMemory::alloc(device, 8)? else {
-            fail!(WB_ERR_INVALID_ARGUMENT, "8 bytes of device memory were none")
-        };
-        let state = Workspace { streams, staging: None, told, nonfinite, bounce: Vec::new() };
-        Ok(Arc::new(Self { device: device.clone(), limit, state: Mutex::new(state) }))
+    /// A quantizer that uses at most `staging_limit` bytes of device memory for staging, and as many of pinned
+    /// host memory where a tensor cannot be copied directly. It keeps them for the next task.
+    pub fn new(device: &Arc<Device>, staging_limit: u64) -> Result<Arc<Self>> {
+        let workspace = Mutex::new(Workspace::new(device)?);
+        Ok(Arc::new(Self { device: device.clone(), staging_limit, workspace }))
     }
 
     /// The device.
@@ -78,98 +73,127 @@ impl Quantizer {
         &self.device
     }
 
-    /// Does a task. Returns when every byte is where it goes.
+    /// Bytes of host and device memory that are held between tasks.
+    pub fn held_bytes(&self) -> u64 {
+        sync::lock(&self.workspace).held_bytes()
+    }
+
+    /// Runs a task. Returns when all bytes are written.
     pub fn run(&self, task: &QuantizeTask, progress: &mut Progress<'_>) -> Result<QuantizeResult> {
-        let wide = SourceType::of(task.layout.dtype())?;
-        let geometry = ScaleGrid::new(&task.layout, task.block)?;
-        check_bytes("8-bit side", task.quantized, task.layout.elements())?;
-        check_bytes("scales", task.scales, geometry.all_scales() * task.scale_type.bytes())?;
+        let source_type = SourceType::of(task.layout.dtype())?;
+        let grid = ScaleGrid::new(&task.layout, task.block)?;
+        check_bytes("FP8 tensor", task.quantized, task.layout.elements())?;
+        check_bytes("scales", task.scales, grid.all_scales() * task.scale_type.bytes())?;
         if task.layout.elements() == 0 {
             return Ok(QuantizeResult::default());
         }
-        check_aligned(task.unquantized, wide)?;
+        check_aligned(task.unquantized, source_type)?;
         self.device.backend().check_process()?;
-        let _working = Working::begin(self)?;
-        let mut state = sync::lock(&self.state);
-        let state = &mut *state;
-        let backend = self.device.backend();
-        // The host device's kernels find all memory where it lies, and share what they write.
-        let cuda = self.device.capabilities().cuda;
-        let near = |place: Location| place.on_device || !cuda;
-        let far = |place: Location, bytes: u64| {
-            if near(place) { 0 } else { geometry.blocks.cols * bytes }
-        };
-        let (wide_row, narrow_row) = (far(task.unquantized, wide.bytes()), far(task.quantized, 1));
-        let (row_in, row_out) = match task.direction {
-            Direction::Quantize => (wide_row, narrow_row),
-            Direction::Dequantize => (narrow_row, wide_row),
-        };
-        let given = task.use_given_scales || task.direction == Direction::Dequantize;
-        let need = Need { row_in, row_out, scale: task.scale_type.bytes(), given };
-        if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&geometry.blocks) {
+        let _running = RunningGuard::new(self)?;
+        let mut workspace = sync::lock(&self.workspace);
+        let needs = self.staging_needs(task, source_type, &grid)?;
+        let lanes = if self.device.capabilities().cuda { LANES } else { 1 };
+        let chunks = Chunks::new(&grid, needs, self.staging_limit, lanes)?;
+        workspace.reserve(&self.device, chunks.bytes())?;
+        let (device, grid) = (&self.device, &grid);
+        let pipeline = Pipeline { device, task, source_type, grid, needs, chunks };
+        let nonfinite = self.run_counted(&pipeline, &mut workspace, progress)?;
+        if task.reject_nonfinite && nonfinite > 0 {
             fail!(
-                WB_ERR_NOT_SUPPORTED,
-                "numbers come back to host memory without gaps only: give a contiguous layout, or \
-                 device memory"
+                WB_ERR_NOT_FINITE,
+                "{nonfinite} of {} numbers are NaN or infinite, which the options reject: what was written \
+                 must not be used",
+                task.layout.elements()
             );
         }
-        let chunks = Chunks::new(&geometry, need, self.limit, if cuda { LANES } else { 1 })?;
-        state.make_room(&self.device, chunks.bytes())?;
-        let first = state.streams[0].get();
-        // The last task may have ended before its count was taken.
-        backend.launch(Kernel::Zero { span: state.nonfinite.span() }, first)?;
-        backend.synchronize(first)?;
-        let mut run =
-            Pipeline { device: &self.device, task, wide, geometry: &geometry, need, chunks };
-        let done = catch_panic(|| run.all(state, progress));
-        // Whatever happened, nothing may be under way when the caller's memory goes.
-        for stream in &state.streams {
+        let two_passes = chunks.scales_first && !needs.given_scales;
+        Ok(QuantizeResult {
+            nonfinite,
+            staging_bytes: chunks.bytes(),
+            passes: if two_passes { 2 } else { 1 },
+        })
+    }
+
+    fn staging_needs(
+        &self,
+        task: &QuantizeTask,
+        source_type: SourceType,
+        grid: &ScaleGrid,
+    ) -> Result<StagingNeeds> {
+        // The kernels of the host device read and write all memory directly, and share what they write.
+        let cuda = self.device.capabilities().cuda;
+        let row_bytes = |location: Location, bytes: u64| match location.on_device || !cuda {
+            true => 0,
+            false => grid.blocks.cols * bytes,
+        };
+        let unquantized = row_bytes(task.unquantized, source_type.bytes());
+        let quantized = row_bytes(task.quantized, 1);
+        let (row_in, row_out) = match task.direction {
+            Direction::Quantize => (unquantized, quantized),
+            Direction::Dequantize => (quantized, unquantized),
+        };
+        if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&grid.blocks) {
+            fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "dequantizing into host memory supports only layouts without gaps: give a contiguous layout, \
+                 or device memory"
+            );
+        }
+        let given_scales = task.use_given_scales || task.direction == Direction::Dequantize;
+        Ok(StagingNeeds { row_in, row_out, scale: task.scale_type.bytes(), given_scales })
+    }
+
+    /// Runs a pipeline, and waits for all that it has queued, also after an error. Returns the number of NaN and
+    /// infinities.
+    fn run_counted(
+        &self,
+        pipeline: &Pipeline<'_>,
+        workspace: &mut Workspace,
+        progress: &mut Progress<'_>,
+    ) -> Result<u64> {
+        let backend = self.device.backend();
+        let stream = workspace.streams[0].get();
+        // A task that failed may have left its count.
+        backend.launch(Kernel::Zero { span: workspace.nonfinite.span() }, stream)?;
+        backend.synchronize(stream)?;
+        let done = catch_panic(|| pipeline.run(workspace, progress));
+        // The caller may free its memory when this returns.
+        for stream in &workspace.streams {
             let waited = catch_panic(|| backend.synchronize(stream.get()));
             if done.is_ok() {
                 waited?;
             }
         }
-        let told = state.told.data();
-        self.device.copy(told, state.nonfinite.span(), first)?;
-        backend.synchronize(first)?;
+        let readback = workspace.readback.data();
+        self.device.copy(readback, workspace.nonfinite.span(), stream)?;
+        backend.synchronize(stream)?;
         done?;
-        let nonfinite = bytes::read_u64(told);
-        if task.reject_nonfinite && nonfinite > 0 {
-            fail!(
-                WB_ERR_NOT_FINITE,
-                "{nonfinite} of {} numbers are NaN or infinite, and that was to be an error: what was \
-                 written is not to be used",
-                task.layout.elements()
-            );
-        }
-        let two = run.chunks.scales_first && !given;
-        let staging_bytes = run.chunks.bytes();
-        Ok(QuantizeResult { nonfinite, staging_bytes, passes: if two { 2 } else { 1 } })
+        Ok(bytes::read_u64(readback))
     }
 }
 
-/// Kernels read and write numbers at multiples of their size only: anything else is an error that stays with
-/// the engine's context. What is copied, as host memory and scales are, may lie anywhere.
-fn check_aligned(place: Location, wide: SourceType) -> Result<()> {
-    let address = place.span.start() as u64;
-    if place.on_device && !address.is_multiple_of(wide.bytes()) {
+/// Kernels access numbers only at multiples of their size: any other address is an error that stays with the
+/// engine's context. Host memory and scales are copied and may lie at any address.
+fn check_aligned(location: Location, source_type: SourceType) -> Result<()> {
+    let address = location.span.start() as u64;
+    if location.on_device && !address.is_multiple_of(source_type.bytes()) {
         fail!(
             WB_ERR_UNALIGNED,
-            "the {} numbers lie at {address:#x} in device memory, which is no multiple of {}: copy \
-             them to one that is",
-            wide.name(),
-            wide.bytes()
+            "the {} numbers lie at {address:#x} in device memory, which is not a multiple of {}: copy \
+             them to an address that is",
+            source_type.name(),
+            source_type.bytes()
         );
     }
     Ok(())
 }
 
-fn check_bytes(what: &str, place: Location, needs: u64) -> Result<()> {
-    if place.span.bytes() as u64 != needs {
+fn check_bytes(what: &str, location: Location, needs: u64) -> Result<()> {
+    if location.span.bytes() as u64 != needs {
         fail!(
             WB_ERR_INVALID_ARGUMENT,
-            "the {what} has {} bytes; this task takes {needs}",
-            place.span.bytes()
+            "the {what} has {} bytes; this task needs {needs}",
+            location.span.bytes()
         );
     }
     Ok(())

@@ -1,49 +1,49 @@
-//! One tensor to quantize or to dequantize, and what came of it.
+//! One tensor to quantize or to dequantize, and the result.
 
 use crate::device::backend::Location;
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::layout::Layout;
 
-/// Which way numbers go.
+/// The direction of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// To 8 bits.
+    /// To FP8.
     Quantize,
-    /// From 8 bits; the scales are given.
+    /// From FP8; the scales are given.
     Dequantize,
 }
 
-/// What is quantized, or comes back.
+/// A tensor to quantize or to dequantize.
 #[derive(Debug, Clone)]
 pub struct QuantizeTask {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// Type, shape and strides of the wide side.
+    /// Type, shape and strides of the unquantized tensor.
     pub layout: Layout,
-    /// Its bytes, from the lowest.
+    /// The unquantized tensor, from its lowest byte.
     pub unquantized: Location,
-    /// The 8-bit numbers: as many bytes as there are elements, without gaps.
+    /// The FP8 tensor: as many bytes as there are elements, without gaps.
     pub quantized: Location,
-    /// Their type.
+    /// Type of the FP8 tensor.
     pub format: Fp8Format,
-    /// Where the scales go, or where they are.
+    /// The scales, of all blocks without gaps.
     pub scales: Location,
-    /// How they are stored.
+    /// Type of the scales.
     pub scale_type: ScaleType,
-    /// They are given.
+    /// Whether the scales are given; otherwise quantizing computes and writes them.
     pub use_given_scales: bool,
     /// Rows and columns that share a scale; 0 for all.
     pub block: (u64, u64),
-    /// NaN and infinities are an error.
+    /// Whether NaN and infinities are an error.
     pub reject_nonfinite: bool,
 }
 
-/// What was done.
+/// The result of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QuantizeResult {
-    /// Numbers that were NaN or infinite; not counted where scales were given.
+    /// Numbers that were NaN or infinite; 0 if the scales were given.
     pub nonfinite: u64,
-    /// Bytes of device memory that were taken for staging.
+    /// Bytes of device memory that were used for staging.
     pub staging_bytes: u64,
     /// How often the source was read.
     pub passes: u32,

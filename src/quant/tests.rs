@@ -5,7 +5,7 @@ use crate::device::device::{Device, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::os::bytes;
 use crate::os::sync::Arc;
-use crate::quant::chunking::{Chunks, Need};
+use crate::quant::chunking::{Chunks, StagingNeeds};
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_NOT_FINITE, WB_ERR_STAGING};
@@ -54,8 +54,8 @@ fn kinds() -> impl Strategy<Value = ScaleType> {
 #[test]
 fn matrices_are_found_by_their_number() {
     let layout = layout(&[2, 3, 4, 5, 6], Some(&[7000, 1, -900, 6, 1]));
-    let geometry = ScaleGrid::new(&layout, (0, 0)).unwrap();
-    let starts: Vec<i64> = (0..geometry.matrices).map(|matrix| geometry.start(matrix)).collect();
+    let grid = ScaleGrid::new(&layout, (0, 0)).unwrap();
+    let starts: Vec<i64> = (0..grid.matrices).map(|matrix| grid.start(matrix)).collect();
     let wanted: Vec<i64> = indexes(&[2, 3, 4])
         .iter()
         .map(|index| index[0] * 7000 + index[1] - index[2] * 900)
@@ -87,21 +87,21 @@ proptest! {
         let layout = layout(&shape, Some(&strides));
         let count = (layout.span_bytes() / 4) as usize;
         let numbers: Vec<f32> = (0..count).map(|at| f32::from_bits(seed[at % 64].rotate_left(at as u32 / 64))).collect();
-        let geometry = ScaleGrid::new(&layout, block).unwrap();
+        let grid = ScaleGrid::new(&layout, block).unwrap();
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let quantizer = Quantizer::new(&device, 1 << 20).unwrap();
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
         let source = holding(&device, &bytes);
         let target = holding(&device, &vec![0xaa; layout.elements() as usize]);
-        let scales = holding(&device, &vec![0xaa; (geometry.all_scales() * kind.bytes()) as usize]);
-        let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
+        let scales = holding(&device, &vec![0xaa; (grid.all_scales() * kind.bytes()) as usize]);
+        let host = |buffer: &Buffer| Location::host(buffer.data());
         let task = QuantizeTask {
             layout: layout.clone(),
             direction: Direction::Quantize,
-            unquantized: place(&source),
-            quantized: place(&target),
+            unquantized: host(&source),
+            quantized: host(&target),
             format,
-            scales: place(&scales),
+            scales: host(&scales),
             scale_type: kind,
             use_given_scales: false,
             block,
@@ -109,7 +109,7 @@ proptest! {
         };
         let done = quantizer.run(&task, &mut None).unwrap();
         // The definition, element by element.
-        let matrix = geometry.blocks;
+        let matrix = grid.blocks;
         let at = |index: &[i64]| {
             let flat: i64 = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
             numbers[flat as usize]
@@ -119,9 +119,9 @@ proptest! {
             let col = index.len().checked_sub(1).map_or(0, |dim| index[dim] as u64);
             let leading = &index[..index.len().saturating_sub(2)];
             let matrix_at = leading.iter().zip(&shape).fold(0, |at, (i, size)| at * *size as u64 + *i as u64);
-            (matrix_at * geometry.scales() + row / matrix.block_rows * matrix.scale_cols + col / matrix.block_cols) as usize
+            (matrix_at * grid.scales() + row / matrix.block_rows * matrix.scale_cols + col / matrix.block_cols) as usize
         };
-        let mut largest = vec![0f32; geometry.all_scales() as usize];
+        let mut largest = vec![0f32; grid.all_scales() as usize];
         let mut nonfinite = 0;
         for index in indexes(&shape) {
             let number = at(&index);
@@ -166,33 +166,33 @@ proptest! {
         rows in 1i64..5000, cols in 1i64..5000, block in (0u64..300, 0u64..300),
         limit in 0u64..(8 << 20), comes in any::<bool>(), leaves in any::<bool>(), given in any::<bool>(),
     ) {
-        let geometry = ScaleGrid::new(&layout(&[rows, cols], None), block).unwrap();
-        let need = Need {
+        let grid = ScaleGrid::new(&layout(&[rows, cols], None), block).unwrap();
+        let needs = StagingNeeds {
             row_in: if comes { cols as u64 * 4 } else { 0 },
             row_out: if leaves { cols as u64 } else { 0 },
             scale: 4,
-            given,
+            given_scales: given,
         };
-        match Chunks::new(&geometry, need, limit, 3) {
+        match Chunks::new(&grid, needs, limit, 3) {
             Ok(chunks) => {
                 prop_assert!(chunks.bytes() <= limit);
                 prop_assert!(chunks.rows >= 1 && chunks.lanes >= 1);
-                let whole = chunks.rows % geometry.blocks.block_rows == 0 || chunks.rows == rows as u64;
+                let whole = chunks.rows % grid.blocks.block_rows == 0 || chunks.rows == rows as u64;
                 prop_assert!(whole || chunks.scales_first);
                 prop_assert!(!given || chunks.scales_first);
             }
             Err(error) => {
                 prop_assert_eq!(error.status, WB_ERR_STAGING);
                 // A row and the scales do not fit, or would leave nothing.
-                let scales = geometry.scales() * 12;
-                prop_assert!(need.row_in + need.row_out + scales + 2048 > limit);
+                let scales = grid.scales() * 12;
+                prop_assert!(needs.row_in + needs.row_out + scales + 2048 > limit);
             }
         }
         // What an error says is needed is enough, and one byte less is not.
-        let refused = Chunks::new(&geometry, need, 0, 3).unwrap_err().message;
+        let refused = Chunks::new(&grid, needs, 0, 3).unwrap_err().message;
         let least = named_need(&refused);
-        prop_assert!(Chunks::new(&geometry, need, least, 3).is_ok(), "{}", refused);
-        prop_assert!(Chunks::new(&geometry, need, least - 1, 3).is_err(), "{}", refused);
+        prop_assert!(Chunks::new(&grid, needs, least, 3).is_ok(), "{}", refused);
+        prop_assert!(Chunks::new(&grid, needs, least - 1, 3).is_err(), "{}", refused);
     }
 }
 
@@ -204,14 +204,14 @@ fn what_is_not_finite_may_be_refused() {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
     let (source, target) = (holding(&device, &bytes), holding(&device, &[0; 4]));
     let scales = holding(&device, &[0; 4]);
-    let place = |buffer: &Buffer| Location { span: buffer.data(), on_device: false };
+    let host = |buffer: &Buffer| Location::host(buffer.data());
     let mut task = QuantizeTask {
         layout: layout(&[4], None),
         direction: Direction::Quantize,
-        unquantized: place(&source),
-        quantized: place(&target),
+        unquantized: host(&source),
+        quantized: host(&target),
         format: Fp8Format::E4m3,
-        scales: place(&scales),
+        scales: host(&scales),
         scale_type: ScaleType::F32,
         use_given_scales: false,
         block: (0, 0),

@@ -1,24 +1,23 @@
-//! DLPack's structures, as its interface (1.x) lays them out.
-//! Source: the DLPack specification, `dlpack.h` of version 1.1.
+//! The structs of DLPack 1.x. Source: the DLPack specification, `dlpack.h` of version 1.1.
 
 use std::ffi::c_void;
 
-/// The version that is exported; an import of another major version is refused.
+/// The exported version. An import of another major version fails.
 pub const VERSION: DLPackVersion = DLPackVersion { major: 1, minor: 1 };
-/// Ordinary host memory.
+/// `kDLCPU`: host memory.
 pub const CPU: i32 = 1;
-/// Memory that a CUDA device can read by its pointer.
+/// `kDLCUDA`: memory that a CUDA device accesses.
 pub const CUDA: i32 = 2;
-/// The memory must not be written.
+/// `DLPACK_FLAG_BITMASK_READ_ONLY`: the memory must not be written.
 pub const FLAG_READ_ONLY: u64 = 1;
 
-/// Version of the structures.
+/// Version of the structs.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DLPackVersion {
-    /// A change breaks the structures.
+    /// Changes when the structs become incompatible.
     pub major: u32,
-    /// A change adds to them.
+    /// Changes when something is added.
     pub minor: u32,
 }
 
@@ -26,9 +25,9 @@ pub struct DLPackVersion {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DLDevice {
-    /// [`CPU`], [`CUDA`] or another of DLPack's numbers.
+    /// [`CPU`], [`CUDA`] or another `DLDeviceType`.
     pub device_type: i32,
-    /// Ordinal among the devices of that kind.
+    /// Ordinal among the devices of this type.
     pub device_id: i32,
 }
 
@@ -36,7 +35,7 @@ pub struct DLDevice {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DLDataType {
-    /// Integer, float and so on, by DLPack's numbers.
+    /// A `DLDataTypeCode`: integer, float and so on.
     pub code: u8,
     /// Bits of one value.
     pub bits: u8,
@@ -44,19 +43,19 @@ pub struct DLDataType {
     pub lanes: u16,
 }
 
-/// A tensor that somebody else owns.
+/// A tensor in memory that its producer owns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct DLTensor {
     /// Address of the first byte, before `byte_offset`.
     pub data: *mut c_void,
-    /// Where the address counts.
+    /// The device that `data` is an address of.
     pub device: DLDevice,
     /// Number of dimensions.
     pub ndim: i32,
     /// Type of an element.
     pub dtype: DLDataType,
-    /// `ndim` sizes.
+    /// `ndim` sizes, in elements.
     pub shape: *mut i64,
     /// `ndim` strides in elements; NULL means contiguous.
     pub strides: *mut i64,
@@ -64,27 +63,27 @@ pub struct DLTensor {
     pub byte_offset: u64,
 }
 
-/// A tensor with its deleter, as DLPack had it before version 1.
+/// A tensor with its deleter, as of DLPack 0.x.
 #[repr(C)]
 pub struct DLManagedTensor {
     /// The tensor.
     pub dl_tensor: DLTensor,
-    /// The maker's own.
+    /// Private to the producer.
     pub manager_ctx: *mut c_void,
-    /// Frees everything; NULL where there is nothing to free.
+    /// Frees the tensor and this struct; can be NULL.
     pub deleter: Option<unsafe extern "C" fn(*mut DLManagedTensor)>,
 }
 
-/// A tensor with its deleter, version and flags.
+/// A tensor with its deleter, as of DLPack 1.x.
 #[repr(C)]
 pub struct DLManagedTensorVersioned {
-    /// Of the structures; always first.
+    /// Version of the structs.
     pub version: DLPackVersion,
-    /// The maker's own.
+    /// Private to the producer.
     pub manager_ctx: *mut c_void,
-    /// Frees everything; NULL where there is nothing to free.
+    /// Frees the tensor and this struct; can be NULL.
     pub deleter: Option<unsafe extern "C" fn(*mut DLManagedTensorVersioned)>,
-    /// [`FLAG_READ_ONLY`] and others.
+    /// [`FLAG_READ_ONLY`] and other flags.
     pub flags: u64,
     /// The tensor.
     pub dl_tensor: DLTensor,

@@ -1,4 +1,4 @@
-//! The one table of element types.
+//! The element types.
 
 use crate::error::{Error, Result};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT};
@@ -45,7 +45,7 @@ pub const WB_DTYPE_F8_E8M0: wb_dtype = 17;
 /// Two 4-bit floats (2 exponent bits, 1 mantissa bit) packed in 1 byte; shapes count bytes.
 pub const WB_DTYPE_F4_E2M1X2: wb_dtype = 18;
 
-/// A row of the table.
+/// An element type's row in the table.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Entry {
     code: wb_dtype,
@@ -66,7 +66,7 @@ const fn entry(
     Entry { code, name, bytes, dlpack: DLDataType { code: dl_code, bits, lanes }, safetensors }
 }
 
-/// Name, bytes, DLPack (code, bits, lanes) and safetensors name of every type, in the codes' order.
+/// Every type, in the order of the codes: name, bytes, DLPack code, bits and lanes, safetensors name.
 static TABLE: [Entry; 18] = [
     entry(WB_DTYPE_BOOL, "bool", 1, (6, 8, 1), "BOOL"),
     entry(WB_DTYPE_I8, "int8", 1, (0, 8, 1), "I8"),
@@ -88,7 +88,7 @@ static TABLE: [Entry; 18] = [
     entry(WB_DTYPE_F4_E2M1X2, "float4_e2m1fn_x2", 1, (17, 4, 2), "F4"),
 ];
 
-/// An element type of the table.
+/// An element type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dtype(&'static Entry);
 
@@ -99,22 +99,22 @@ impl std::fmt::Debug for Dtype {
 }
 
 impl Dtype {
-    /// Every type, in the order of their codes.
+    /// Every type, in the order of the codes.
     pub fn all() -> impl Iterator<Item = Dtype> {
         TABLE.iter().map(Dtype)
     }
 
-    /// The type of a `WB_DTYPE_*`; `WB_ERR_INVALID_ARGUMENT` for any other number.
+    /// The type of a `WB_DTYPE_*` code. Fails with `WB_ERR_INVALID_ARGUMENT` for any other number.
     pub fn from_code(code: wb_dtype) -> Result<Self> {
         Self::find(|entry| entry.code == code).ok_or_else(|| {
             Error::new(
                 WB_ERR_INVALID_ARGUMENT,
-                format!("{code} is no WB_DTYPE_* (1 to {})", TABLE.len()),
+                format!("{code} is not a WB_DTYPE_* (1 to {})", TABLE.len()),
             )
         })
     }
 
-    /// The type of a DLPack triple; `WB_ERR_DLPACK` where there is none.
+    /// The type of a DLPack data type. Fails with `WB_ERR_DLPACK` if no `WB_DTYPE_*` equals it.
     pub fn from_dlpack(dtype: DLDataType) -> Result<Self> {
         Self::find(|entry| entry.dlpack == dtype).ok_or_else(|| {
             let DLDataType { code, bits, lanes } = dtype;
@@ -133,12 +133,12 @@ impl Dtype {
         TABLE.iter().find(|entry| matches(entry)).map(Dtype)
     }
 
-    /// The `WB_DTYPE_*`.
+    /// Its `WB_DTYPE_*` code.
     pub fn code(self) -> wb_dtype {
         self.0.code
     }
 
-    /// The field's name of it: `"bfloat16"`.
+    /// Its common name, such as `"bfloat16"`.
     pub fn name(self) -> &'static str {
         self.0.name
     }
@@ -148,12 +148,12 @@ impl Dtype {
         self.0.bytes
     }
 
-    /// Its DLPack triple.
+    /// Its DLPack data type.
     pub fn dlpack(self) -> DLDataType {
         self.0.dlpack
     }
 
-    /// How many values one element packs: 2 for the 4-bit floats, else 1.
+    /// Values packed in one element: 2 for 4-bit floats, 1 for all others.
     pub fn packed(self) -> usize {
         usize::from(self.0.dlpack.lanes)
     }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_is_found_by_each_of_its_names() {
+    fn every_type_is_found_by_code_dlpack_type_and_safetensors_name() {
         for (index, dtype) in Dtype::all().enumerate() {
             assert_eq!(dtype.code() as usize, index + 1);
             assert_eq!(Dtype::from_code(dtype.code()).unwrap(), dtype);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_are_refused() {
+    fn unknown_types_are_rejected() {
         assert_eq!(Dtype::from_code(0).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
         assert_eq!(Dtype::from_code(19).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
         let int128 = DLDataType { code: 0, bits: 128, lanes: 1 };

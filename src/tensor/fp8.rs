@@ -1,4 +1,4 @@
-//! The types on both sides of quantization: what is quantized, 8-bit floats, and how scales are stored.
+//! The types of quantization: sources, 8-bit floats, and scales.
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_NOT_SUPPORTED;
@@ -7,7 +7,7 @@ use crate::tensor::dtype::{
     WB_DTYPE_F32,
 };
 
-/// A type that is quantized from and to.
+/// A type that is quantized to FP8, and dequantized to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceType {
     /// Single precision.
@@ -19,7 +19,7 @@ pub enum SourceType {
 }
 
 impl SourceType {
-    /// The type of that name; `WB_ERR_NOT_SUPPORTED` for any other.
+    /// The source type of a dtype. Fails with `WB_ERR_NOT_SUPPORTED` for any other dtype.
     pub fn of(dtype: Dtype) -> Result<Self> {
         match dtype.code() {
             WB_DTYPE_F32 => Ok(Self::F32),
@@ -40,7 +40,7 @@ impl SourceType {
         }
     }
 
-    /// The word for it in kernels' names.
+    /// Its name in the names of kernels.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -50,17 +50,17 @@ impl SourceType {
     }
 }
 
-/// A type that is quantized to.
+/// An 8-bit floating-point format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fp8Format {
-    /// Four exponent bits, no infinity.
+    /// Four exponent bits, three mantissa bits, no infinity.
     E4m3,
-    /// Five exponent bits.
+    /// Five exponent bits, two mantissa bits.
     E5m2,
 }
 
 impl Fp8Format {
-    /// The type of that code; `WB_ERR_NOT_SUPPORTED` for any other.
+    /// The format of a dtype. Fails with `WB_ERR_NOT_SUPPORTED` for any other dtype.
     pub fn of(dtype: Dtype) -> Result<Self> {
         match dtype.code() {
             WB_DTYPE_F8_E4M3FN => Ok(Self::E4m3),
@@ -72,7 +72,7 @@ impl Fp8Format {
         }
     }
 
-    /// Its type.
+    /// Its dtype.
     pub fn dtype(self) -> Result<Dtype> {
         Dtype::from_code(match self {
             Self::E4m3 => WB_DTYPE_F8_E4M3FN,
@@ -80,7 +80,7 @@ impl Fp8Format {
         })
     }
 
-    /// Its largest number.
+    /// Its largest finite number.
     pub fn max(self) -> f32 {
         match self {
             Self::E4m3 => 448.0,
@@ -88,7 +88,7 @@ impl Fp8Format {
         }
     }
 
-    /// The word for it in kernels' names.
+    /// Its name in the names of kernels.
     pub fn name(self) -> &'static str {
         match self {
             Self::E4m3 => "e4m3",
@@ -97,17 +97,17 @@ impl Fp8Format {
     }
 }
 
-/// How multipliers are stored.
+/// How scales are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScaleType {
     /// Single precision.
     F32,
-    /// A power of two in 8 bits.
+    /// A power of two, as an 8-bit exponent.
     E8m0,
 }
 
 impl ScaleType {
-    /// Its type.
+    /// Its dtype.
     pub fn dtype(self) -> Result<Dtype> {
         Dtype::from_code(match self {
             Self::F32 => WB_DTYPE_F32,
@@ -115,11 +115,19 @@ impl ScaleType {
         })
     }
 
-    /// Bytes of one.
+    /// Bytes of a scale.
     pub fn bytes(self) -> u64 {
         match self {
             Self::F32 => 4,
             Self::E8m0 => 1,
+        }
+    }
+
+    /// Its name in the names of kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::E8m0 => "e8m0",
         }
     }
 }

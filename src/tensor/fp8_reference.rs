@@ -1,8 +1,8 @@
-//! What quantizing means, in plain 64-bit arithmetic: the kernels are compared with it.
+//! The definition of quantization in 64-bit arithmetic, which the kernels are compared with.
 
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 
-/// Bits of mantissa, and the exponent of the smallest normal number.
+/// Bits of the mantissa, and the exponent of the smallest normal number.
 fn parts(format: Fp8Format) -> (i32, i32) {
     match format {
         Fp8Format::E4m3 => (3, -6),
@@ -10,7 +10,7 @@ fn parts(format: Fp8Format) -> (i32, i32) {
     }
 }
 
-/// The number of a code.
+/// The number that a code stands for.
 pub fn decode(code: u8, format: Fp8Format) -> f64 {
     let (mantissa, least) = parts(format);
     let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
@@ -26,7 +26,7 @@ pub fn decode(code: u8, format: Fp8Format) -> f64 {
     }
 }
 
-/// The code that is nearest, the even one of two; the largest for what is larger.
+/// The nearest code; of two, the even one. Larger numbers become the largest finite one.
 pub fn encode(number: f32, format: Fp8Format) -> u8 {
     if number.is_nan() {
         return 0x7f;
@@ -36,7 +36,7 @@ pub fn encode(number: f32, format: Fp8Format) -> u8 {
     let exponent = if size == 0.0 { least } else { (size.to_bits() >> 52) as i32 - 1023 };
     let step = 2f64.powi(exponent.max(least) - mantissa);
     let rounded = (size / step).round_ties_even() * step;
-    // Rounding may have gone up to the next power of two.
+    // Rounding can reach the next power of two.
     let exponent = (rounded.to_bits() >> 52) as i32 - 1023;
     let code = if rounded < 2f64.powi(least) {
         rounded / 2f64.powi(least - mantissa)
@@ -47,7 +47,7 @@ pub fn encode(number: f32, format: Fp8Format) -> u8 {
     code as u8 | if number.is_sign_negative() { 0x80 } else { 0 }
 }
 
-/// The multiplier of a block: stored, and as a number.
+/// A block's scale, from its largest magnitude: as it is stored, and as a number.
 pub fn scale(largest: f32, format: Fp8Format, kind: ScaleType) -> (u32, f32) {
     let scale = match largest {
         0.0 => 1.0,
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_the_nearest_to_its_own_number() {
+    fn every_finite_code_is_encoded_from_its_number() {
         for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             let finite = (0..=u8::MAX).filter(|code| decode(*code, format).is_finite());
             for code in finite {

@@ -1,30 +1,30 @@
-//! Type, shape and strides of a tensor, and the bytes that it spans.
+//! [`Layout`]: type, shape and strides of a tensor, and the bytes that it spans.
 
 use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 use crate::tensor::dtype::Dtype;
 
-/// More dimensions than any framework has (PyTorch: 64).
+/// The most dimensions, which is PyTorch's limit, too.
 pub const MAX_NDIM: usize = 64;
 
-/// Type, shape and strides. Every layout that exists was checked: its extent fits in 63 bits.
+/// Type, shape and strides, checked: the bytes that they span fit in 63 bits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Layout {
     dtype: Dtype,
-    /// Shape, then strides in elements: one allocation.
+    /// Shape, then strides in elements, in one allocation.
     dims: Box<[i64]>,
-    /// Bytes from the lowest element to the first (more than 0 with negative strides).
+    /// Bytes from the lowest element to the first, which are not 0 with negative strides.
     before: u64,
-    /// Bytes from the lowest element's start to the highest element's end; 0 without elements.
+    /// Bytes from the lowest element to the end of the highest; 0 without elements.
     span: u64,
 }
 
 impl Layout {
-    /// Checks and makes a layout; without strides it is contiguous in row-major order.
+    /// Checks a layout. Without strides it is contiguous in row-major order.
     pub fn new(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Result<Self> {
         let ndim = shape.len();
         if ndim > MAX_NDIM {
-            fail!(WB_ERR_INVALID_ARGUMENT, "asked {ndim} dimensions; at most {MAX_NDIM} are taken");
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked {ndim} dimensions; the most are {MAX_NDIM}");
         }
         if let Some(size) = shape.iter().find(|size| **size < 0) {
             fail!(WB_ERR_INVALID_ARGUMENT, "a dimension of shape {shape:?} is {size}: negative");
@@ -71,18 +71,18 @@ impl Layout {
         self.shape().iter().map(|size| *size as u64).product()
     }
 
-    /// Bytes from the lowest element to the first one.
+    /// Bytes from the lowest element to the first.
     pub fn bytes_before(&self) -> u64 {
         self.before
     }
 
-    /// Bytes that the tensor spans, gaps included; 0 without elements.
+    /// Bytes that the tensor spans, including gaps; 0 without elements.
     pub fn span_bytes(&self) -> u64 {
         self.span
     }
 }
 
-/// Fills the strides behind the shape in `dims`, last dimension first.
+/// Fills the strides, which follow the shape in `dims`; `None` if they overflow.
 fn contiguous(dims: &mut [i64], ndim: usize) -> Option<()> {
     let mut stride = 1i64;
     for index in (0..ndim).rev() {
@@ -92,7 +92,7 @@ fn contiguous(dims: &mut [i64], ndim: usize) -> Option<()> {
     Some(())
 }
 
-/// Bytes below the first element and bytes in all; `None` where they overflow.
+/// Bytes before the first element and total bytes; `None` if they overflow.
 fn extent(dtype: Dtype, shape: &[i64], strides: &[i64]) -> Option<(u64, u64)> {
     let mut elements = 1i64;
     for size in shape.iter().map(|size| (*size).max(1)) {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_scalars_and_empty_tensors_span_what_they_touch() {
+    fn the_span_includes_gaps_and_no_more() {
         assert_eq!(f32s(&[3, 2], Some(&[10, 1])).unwrap().span_bytes(), (2 * 10 + 1 + 1) * 4);
         assert_eq!(f32s(&[], None).unwrap().span_bytes(), 4);
         assert_eq!(f32s(&[5, 0, 7], None).unwrap().span_bytes(), 0);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overflows_is_refused() {
+    fn overflowing_layouts_are_rejected() {
         for (shape, strides) in [
             (vec![i64::MAX, 2], None),
             (vec![1 << 62], None),
@@ -175,9 +175,8 @@ mod tests {
     }
 
     proptest! {
-        /// The span is what enumerating every element gives.
         #[test]
-        fn span_agrees_with_enumeration(
+        fn the_span_is_that_of_all_elements_enumerated(
             dims in prop::collection::vec((1i64..5, -20i64..20), 0..4)
         ) {
             let (shape, strides): (Vec<_>, Vec<_>) = dims.into_iter().unzip();

@@ -1,6 +1,5 @@
-//! The header of a safetensors file: 8 bytes of length, that much JSON, then the tensors' bytes
-//! without gaps. Nothing in it is trusted.
-//! Source: the safetensors format; the `safetensors` crate checks shapes, types and offsets.
+//! The header of a safetensors file: 8 bytes of length, JSON of that length, then the tensors' bytes
+//! without gaps. Nothing in a file is trusted; the `safetensors` crate checks shapes, types and offsets.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,9 +14,9 @@ use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};
 use crate::tensor::dtype::Dtype;
 use crate::tensor::layout::Layout;
 
-/// Bytes of the length that the file begins with.
+/// Bytes of the header's length, which the file begins with.
 pub const LENGTH_BYTES: u64 = 8;
-/// The longest header that is read: the format's own limit.
+/// The longest valid header, by the format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// One tensor of a file.
@@ -25,17 +24,17 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 pub struct Tensor {
     /// Its name.
     pub name: String,
-    /// Its type as the file names it, such as `"BF16"`.
+    /// Its type's name in the file, such as `"BF16"`.
     pub file_dtype: String,
-    /// Type and shape; `None` for a type that no `WB_DTYPE_*` names.
+    /// Type and shape; `None` if no `WB_DTYPE_*` can express them.
     pub layout: Option<Layout>,
-    /// Bytes from the beginning of the file.
+    /// Bytes from the start of the file.
     pub offset: u64,
     /// Bytes of its data.
     pub bytes: u64,
 }
 
-/// A header that was read and checked.
+/// A checked header.
 #[derive(Debug)]
 pub struct Header {
     /// The JSON text.
@@ -44,7 +43,7 @@ pub struct Header {
     pub tensors: Vec<Tensor>,
 }
 
-/// Bytes of JSON that a file of `file_bytes` which begins with `length` must have.
+/// Bytes of JSON that follow `length`, checked against the size of the file.
 pub fn header_bytes(length: [u8; LENGTH_BYTES as usize], file_bytes: u64) -> Result<u64> {
     let bytes = u64::from_le_bytes(length);
     if bytes > MAX_HEADER_BYTES {
@@ -57,14 +56,14 @@ pub fn header_bytes(length: [u8; LENGTH_BYTES as usize], file_bytes: u64) -> Res
     if bytes > file_bytes.saturating_sub(LENGTH_BYTES) {
         fail!(
             WB_ERR_FILE_TRUNCATED,
-            "the header announces {bytes} bytes and the file has {file_bytes} in all: it is cut \
-             off, or not a safetensors file"
+            "the header announces {bytes} bytes and the file has {file_bytes}: it is truncated, or \
+             not a safetensors file"
         );
     }
     Ok(bytes)
 }
 
-/// Reads a header's JSON and checks it against the size of the file.
+/// Parses a header's JSON and checks it against the size of the file.
 pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     let data_start = LENGTH_BYTES + json.len() as u64;
     let json = String::from_utf8(json).map_err(|error| malformed(&error))?;
@@ -75,7 +74,7 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     if end > file_bytes {
         fail!(
             WB_ERR_FILE_TRUNCATED,
-            "the header describes {} and the file has {}: it is cut off",
+            "the header describes {} and the file has {}: it is truncated",
             format_bytes(end),
             format_bytes(file_bytes)
         );
@@ -83,7 +82,7 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     if end < file_bytes {
         fail!(
             WB_ERR_FORMAT,
-            "the tensors end at byte {end} and the file at {file_bytes}: {} bytes belong to none",
+            "the tensors end at byte {end} and the file at {file_bytes}: {} bytes belong to no tensor",
             file_bytes - end
         );
     }
@@ -91,7 +90,7 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
         .offset_keys()
         .into_iter()
         .map(|name| {
-            let info = metadata.info(&name).expect("the key is the map's own");
+            let info = metadata.info(&name).expect("the key is in the map");
             tensor(name, info, data_start)
         })
         .collect::<Result<_>>()?;
@@ -100,7 +99,7 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
 
 fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
     if name.contains('\0') {
-        fail!(WB_ERR_FORMAT, "the tensor name {name:?} holds a NUL character");
+        fail!(WB_ERR_FORMAT, "the tensor name {name:?} contains a NUL character");
     }
     let (start, end) = info.data_offsets;
     Ok(Tensor {
@@ -113,7 +112,8 @@ fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
     })
 }
 
-/// The layout in elements of ours: the last dimension of a packed type counts bytes.
+/// The layout in elements; `None` if no `WB_DTYPE_*` can express it. A packed type's last dimension counts
+/// values in the file, and elements of several values here.
 fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
     let Some(dtype) = Dtype::from_safetensors(&dtype.to_string()) else { return Ok(None) };
     let mut shape: Vec<i64> = shape
@@ -134,7 +134,7 @@ fn malformed(error: &dyn fmt::Display) -> Error {
     Error::new(WB_ERR_FORMAT, format!("the safetensors header is malformed: {error}"))
 }
 
-/// A JSON object whose keys were all different. A map type would let the last of two win.
+/// A JSON object without duplicate keys. A map type would keep the last of two.
 struct UniqueNames;
 
 impl<'de> Deserialize<'de> for UniqueNames {
@@ -149,7 +149,7 @@ impl<'de> Deserialize<'de> for UniqueNames {
                 let mut seen = HashSet::new();
                 while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
                     if seen.contains(&name) {
-                        return Err(M::Error::custom(format!("the name {name:?} is there twice")));
+                        return Err(M::Error::custom(format!("the name {name:?} appears twice")));
                     }
                     seen.insert(name);
                 }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_come_in_the_order_of_their_data() {
+    fn tensors_are_listed_in_the_order_of_their_data() {
         let json = r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[6,14]},
                        "__metadata__":{"made":"by hand"},
                        "a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]}}"#;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_and_unknown_types() {
+    fn packed_shapes_count_elements_and_unknown_types_have_no_layout() {
         let json = r#"{"p":{"dtype":"F4","shape":[2,6],"data_offsets":[0,6]},
                        "q":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[6,9]}}"#;
         let header = parse_text(json, 9).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_headers_are_refused() {
+    fn malformed_headers_are_rejected() {
         let overlap = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
                           "b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
         let gap = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
@@ -229,11 +229,11 @@ mod tests {
         let invalid_utf8 = parse(vec![0xff, 0xfe], 10).unwrap_err();
         assert_eq!(invalid_utf8.status, WB_ERR_FORMAT);
         let named = parse_text(twice, 1).unwrap_err().message;
-        assert!(named.contains("\"a\" is there twice"), "{named}");
+        assert!(named.contains("\"a\" appears twice"), "{named}");
     }
 
     #[test]
-    fn the_file_must_end_where_the_tensors_do() {
+    fn the_file_must_end_with_the_last_tensor() {
         let json = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
         assert_eq!(parse_text(json, 3).unwrap_err().status, WB_ERR_FILE_TRUNCATED);
         assert_eq!(parse_text(json, 5).unwrap_err().status, WB_ERR_FORMAT);

@@ -1,10 +1,10 @@
-//! A tensor as matrices, and the blocks of each that share a scale.
+//! [`ScaleGrid`]: a tensor as matrices, each divided into blocks that share a scale.
 
 use crate::error::{Result, fail};
 use crate::status::WB_ERR_OUT_OF_RANGE;
 use crate::tensor::layout::Layout;
 
-/// `wb_blocks` of `kernels/blocks.h`: a matrix, or some of its rows, with the blocks that share a scale.
+/// A matrix, or some of its rows, and its blocks. The same struct as `wb_blocks` of `kernels/blocks.h`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocks {
@@ -12,42 +12,42 @@ pub struct Blocks {
     pub rows: u64,
     /// Columns.
     pub cols: u64,
-    /// From a row to the next, in elements of the wide side.
+    /// From a row to the next, in elements of the unquantized matrix.
     pub row_stride: i64,
-    /// From a column to the next.
+    /// From a column to the next, likewise.
     pub col_stride: i64,
     /// Rows of a block.
     pub block_rows: u64,
     /// Columns of a block.
     pub block_cols: u64,
-    /// Scales of a row of blocks.
+    /// Blocks side by side, so scales in a row of them.
     pub scale_cols: u64,
-    /// Where in its block the first row is.
+    /// Rows of the first block that precede the first row.
     pub first_row: u64,
 }
 
-/// More would not be counted in 63 bits of bytes.
+/// The bytes of more scales would not fit in 63 bits.
 const MOST_SCALES: u64 = 1 << 60;
 
-/// Rows and columns are the last two dimensions; all before them count matrices.
+/// A tensor's last two dimensions are rows and columns; all others count matrices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScaleGrid {
-    /// How many matrices there are.
+    /// Number of matrices.
     pub matrices: u64,
-    /// Sizes and strides of the dimensions that count them.
+    /// Sizes and strides of the dimensions that count matrices.
     leading: Vec<(u64, i64)>,
-    /// One whole matrix.
+    /// A whole matrix.
     pub blocks: Blocks,
-    /// Rows of scales of a matrix.
+    /// Rows of blocks in a matrix.
     pub scale_rows: u64,
 }
 
 impl ScaleGrid {
-    /// Cuts a layout into blocks of so many rows and columns; 0 for all of them.
+    /// Divides a layout into blocks of `block` rows and columns; 0 means all of them.
     pub fn new(layout: &Layout, block: (u64, u64)) -> Result<Self> {
         let (shape, strides) = (layout.shape(), layout.strides());
         let at = |from_end: usize| match shape.len().checked_sub(from_end) {
-            // The stride of a single element is not used, and may be any number.
+            // The stride of a dimension of size 1 can be any number: it is not used.
             Some(dim) if shape[dim] != 1 => (shape[dim] as u64, Some(strides[dim])),
             _ => (1, None),
         };
@@ -64,7 +64,7 @@ impl ScaleGrid {
             fail!(
                 WB_ERR_OUT_OF_RANGE,
                 "a matrix of {rows} rows and {cols} columns with {scale_rows} x {scale_cols} scales \
-                 has more of one than 2^32 - 1: reshape it or take larger blocks"
+                 exceeds 2^32 - 1 of one of them: reshape it or use larger blocks"
             );
         }
         let blocks = Blocks {
@@ -77,20 +77,20 @@ impl ScaleGrid {
             scale_cols,
             first_row: 0,
         };
-        // A layout's elements are fewer than 2^63, and so are its matrices.
+        // A layout has fewer than 2^63 elements, and so fewer matrices.
         let matrices = leading.iter().map(|(size, _)| size).product();
-        let geometry = Self { matrices, leading, blocks, scale_rows };
-        if geometry.scales().checked_mul(matrices).is_none_or(|scales| scales > MOST_SCALES) {
+        let grid = Self { matrices, leading, blocks, scale_rows };
+        if grid.scales().checked_mul(matrices).is_none_or(|scales| scales > MOST_SCALES) {
             fail!(
                 WB_ERR_OUT_OF_RANGE,
                 "{matrices} matrices with {scale_rows} x {scale_cols} scales each have more than \
-                 {MOST_SCALES}: take larger blocks"
+                 {MOST_SCALES}: use larger blocks"
             );
         }
-        Ok(geometry)
+        Ok(grid)
     }
 
-    /// Elements from the tensor's first to a matrix's first.
+    /// Elements from the tensor's first element to a matrix's.
     pub fn start(&self, matrix: u64) -> i64 {
         let mut left = matrix;
         let mut start = 0;
@@ -101,32 +101,32 @@ impl ScaleGrid {
         start
     }
 
-    /// Scales of one matrix.
+    /// Scales of a matrix.
     pub fn scales(&self) -> u64 {
         self.scale_rows * self.blocks.scale_cols
     }
 
-    /// Scales of all of them.
+    /// Scales of all matrices.
     pub fn all_scales(&self) -> u64 {
         self.scales() * self.matrices
     }
 
-    /// Elements of one matrix.
+    /// Elements of a matrix.
     pub fn elements(&self) -> u64 {
         self.blocks.rows * self.blocks.cols
     }
 
-    /// Rows `from..to` of a matrix, whose first scale is that of row `from`.
+    /// Rows `from..to` of a matrix; their first scale is that of row `from`.
     pub fn rows(&self, from: u64, to: u64) -> Blocks {
         Blocks { rows: to - from, first_row: from % self.blocks.block_rows, ..self.blocks }
     }
 
-    /// The first scale of the row of blocks that a row is in.
+    /// The number of the first scale of a row.
     pub fn first_scale(&self, row: u64) -> u64 {
         row / self.blocks.block_rows * self.blocks.scale_cols
     }
 
-    /// Scales of the rows `from..to`.
+    /// Number of scales of rows `from..to`.
     pub fn scales_of(&self, from: u64, to: u64) -> u64 {
         let blocks = to.div_ceil(self.blocks.block_rows) - from / self.blocks.block_rows;
         blocks * self.blocks.scale_cols
@@ -138,23 +138,22 @@ mod tests {
     use super::*;
     use crate::tensor::dtype::{Dtype, WB_DTYPE_U8};
 
-    fn geometry(shape: &[i64], strides: Option<&[i64]>) -> Result<ScaleGrid> {
+    fn grid(shape: &[i64], strides: Option<&[i64]>) -> Result<ScaleGrid> {
         let dtype = Dtype::from_code(WB_DTYPE_U8).unwrap();
         ScaleGrid::new(&Layout::new(dtype, shape, strides).unwrap(), (0, 0))
     }
 
     #[test]
-    fn matrices_begin_where_the_leading_dimensions_say() {
-        let geometry = geometry(&[2, 3, 4, 5], Some(&[-100, 30, 5, 1])).unwrap();
-        let starts: Vec<i64> =
-            (0..geometry.matrices).map(|matrix| geometry.start(matrix)).collect();
+    fn a_matrix_starts_at_the_strides_of_the_leading_dimensions() {
+        let grid = grid(&[2, 3, 4, 5], Some(&[-100, 30, 5, 1])).unwrap();
+        let starts: Vec<i64> = (0..grid.matrices).map(|matrix| grid.start(matrix)).collect();
         assert_eq!(starts, [0, 30, 60, -100, -70, -40]);
     }
 
     #[test]
-    fn more_matrices_than_memory_holds_are_counted_and_not_listed() {
-        assert_eq!(geometry(&[1 << 50, 2, 3], None).unwrap().all_scales(), 1 << 50);
-        let error = geometry(&[1 << 62, 1, 1], None).unwrap_err();
+    fn matrices_are_counted_without_memory_for_each() {
+        assert_eq!(grid(&[1 << 50, 2, 3], None).unwrap().all_scales(), 1 << 50);
+        let error = grid(&[1 << 62, 1, 1], None).unwrap_err();
         assert_eq!(error.status, WB_ERR_OUT_OF_RANGE);
     }
 }

@@ -1,7 +1,7 @@
 /* Buffers that the library allocates. */
 #include "memory.h"
 
-static void memory_is_zeroed_writable_and_as_long_as_asked(wb_device *device)
+static void memory_is_zeroed_writable_and_of_the_requested_size(wb_device *device)
 {
     const uint64_t sizes[] = {1, 2, 4095, 4096, 4097, 100001, (5 << 20) + 1};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -22,13 +22,12 @@ static void memory_is_zeroed_writable_and_as_long_as_asked(wb_device *device)
     }
 }
 
-static void the_device_sees_what_the_host_writes(wb_device *device)
+static void the_device_reads_what_the_host_writes(wb_device *device)
 {
     enum { BYTES = 70000 };
-    wb_buffer *buffer = NULL;
+    wb_buffer *buffer = new_buffer(device, BYTES);
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
-    REQUIRE(seen != NULL);
-    REQUIRE_OK(wb_buffer_alloc(device, BYTES, NULL, &buffer, &error));
+    REQUIRE(seen != NULL && buffer != NULL);
     wb_buffer_info info = describe(buffer);
     fill(info.data, BYTES);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
@@ -40,7 +39,7 @@ static void the_device_sees_what_the_host_writes(wb_device *device)
     free(seen);
 }
 
-static void zero_bytes_are_a_buffer_of_nothing(wb_device *device)
+static void a_buffer_of_zero_bytes_has_no_memory(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     wb_view *view = NULL;
@@ -58,10 +57,10 @@ static void zero_bytes_are_a_buffer_of_nothing(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void every_reference_keeps_the_memory(wb_device *device)
+static void each_reference_keeps_the_memory(wb_device *device)
 {
-    wb_buffer *buffer = NULL;
-    REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
+    wb_buffer *buffer = new_buffer(device, 100);
+    REQUIRE(buffer != NULL);
     wb_buffer_retain(buffer);
     wb_buffer_release(buffer);
     memset(describe(buffer).data, 1, 100);
@@ -70,7 +69,7 @@ static void every_reference_keeps_the_memory(wb_device *device)
     CHECK_SAME(measure(device).buffers, 0);
 }
 
-static void memory_that_is_not_pinned_says_so(wb_device *device)
+static void unpinned_memory_gives_the_reason(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
@@ -85,19 +84,19 @@ static void memory_that_is_not_pinned_says_so(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void chunks_are_registered_one_by_one(wb_device *device)
+static void memory_is_registered_in_chunks(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     options.pin = WB_TRISTATE_ON;
-    options.chunk_bytes = 3 * page_bytes() - 1; /* rounded up to pages */
+    options.chunk_bytes = 3 * page_bytes() - 1; /* rounded up to whole pages */
     REQUIRE_OK(wb_buffer_alloc(device, 10 * page_bytes() - 5, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).chunks, 4);
     CHECK_SAME(describe(buffer).pinned_bytes, 10 * page_bytes());
     wb_buffer_release(buffer);
 }
 
-static void options_of_every_kind_give_memory(wb_device *device)
+static void every_combination_of_options_allocates(wb_device *device)
 {
     const wb_huge_pages huge[] = {WB_HUGE_PAGES_TRY, WB_HUGE_PAGES_OFF};
     const uint32_t threads[] = {0, 1, 3, 1000};
@@ -116,7 +115,7 @@ static void options_of_every_kind_give_memory(wb_device *device)
     }
 }
 
-static void write_combined_memory_is_the_drivers(wb_device *device)
+static void write_combined_memory_is_allocated_by_the_driver(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
@@ -134,28 +133,21 @@ static void write_combined_memory_is_the_drivers(wb_device *device)
     CHECK(describe(buffer).pinned_bytes >= 5000);
     memset(describe(buffer).data, 1, 5000);
     wb_buffer_release(buffer);
-    buffer = NULL;
-    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
-    CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 4 << 20, &options, &buffer, &error),
-                "huge pages were required|write-combined|WB_HUGE_PAGES_TRY");
-    options.huge_pages = WB_HUGE_PAGES_TRY;
-    options.numa_node = 0;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_alloc(device, 5000, &options, &buffer, &error),
-                "NUMA node 0|write-combined|WB_NUMA_DEVICE");
-    CHECK(buffer == NULL);
+    check_driver_memory(device, options, "write-combined");
 }
 
-struct seen {
+struct progress {
     uint64_t done[4];
-    int calls, backwards;
+    int calls, invalid;
 };
 
-static int32_t see(void *user, wb_phase phase, uint64_t done, uint64_t total)
+static int32_t record_progress(void *user, wb_phase phase, uint64_t done, uint64_t total)
 {
-    struct seen *seen = (struct seen *)user;
-    seen->calls++;
-    if (phase < 1 || phase > 3 || done > total || done < seen->done[phase]) seen->backwards++;
-    if (phase >= 1 && phase <= 3) seen->done[phase] = done;
+    struct progress *progress = (struct progress *)user;
+    const int known = phase >= 1 && phase <= 3;
+    progress->calls++;
+    if (!known || done > total || done < progress->done[phase]) progress->invalid++;
+    if (known) progress->done[phase] = done;
     return 0;
 }
 
@@ -163,36 +155,35 @@ static void progress_reaches_the_end_of_each_phase(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    struct seen seen = {{0, 0, 0, 0}, 0, 0};
+    struct progress progress = {{0, 0, 0, 0}, 0, 0};
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = 16 << 20;
-    options.progress = see;
-    options.progress_user = &seen;
+    options.progress = record_progress;
+    options.progress_user = &progress;
     REQUIRE_OK(wb_buffer_alloc(device, 100 << 20, &options, &buffer, &error));
-    CHECK_SAME(seen.done[WB_PHASE_FAULT], 100 << 20);
-    CHECK_SAME(seen.done[WB_PHASE_PIN], 100 << 20);
-    CHECK_SAME(seen.backwards, 0);
-    CHECK(seen.calls >= 8);
+    CHECK_SAME(progress.done[WB_PHASE_FAULT], 100 << 20);
+    CHECK_SAME(progress.done[WB_PHASE_PIN], 100 << 20);
+    CHECK_SAME(progress.invalid, 0);
+    CHECK(progress.calls >= 8);
     wb_buffer_release(buffer);
 }
 
-static void an_overrun_faults_and_does_not_reach_a_neighbour(wb_device *device)
+static void an_overrun_faults(wb_device *device)
 {
-    wb_buffer *buffer = NULL;
-    REQUIRE_OK(wb_buffer_alloc(device, page_bytes(), NULL, &buffer, &error));
+    wb_buffer *buffer = new_buffer(device, page_bytes());
+    REQUIRE(buffer != NULL);
     char *behind = (char *)describe(buffer).data + page_bytes();
     int ends[2];
     REQUIRE(pipe(ends) == 0);
-    CHECK(write(ends[1], behind, 1) == -1); /* EFAULT: nobody's memory */
+    CHECK(write(ends[1], behind, 1) == -1); /* EFAULT: not mapped */
     close(ends[0]);
     close(ends[1]);
     wb_buffer_release(buffer);
 }
 
-CHECK_MAIN(CASE(memory_is_zeroed_writable_and_as_long_as_asked),
-           CASE(the_device_sees_what_the_host_writes), CASE(zero_bytes_are_a_buffer_of_nothing),
-           CASE(every_reference_keeps_the_memory), CASE(memory_that_is_not_pinned_says_so),
-           CASE(chunks_are_registered_one_by_one), CASE(options_of_every_kind_give_memory),
-           CASE(write_combined_memory_is_the_drivers),
-           CASE(progress_reaches_the_end_of_each_phase),
-           CASE(an_overrun_faults_and_does_not_reach_a_neighbour))
+CHECK_MAIN(CASE(memory_is_zeroed_writable_and_of_the_requested_size),
+           CASE(the_device_reads_what_the_host_writes), CASE(a_buffer_of_zero_bytes_has_no_memory),
+           CASE(each_reference_keeps_the_memory), CASE(unpinned_memory_gives_the_reason),
+           CASE(memory_is_registered_in_chunks), CASE(every_combination_of_options_allocates),
+           CASE(write_combined_memory_is_allocated_by_the_driver),
+           CASE(progress_reaches_the_end_of_each_phase), CASE(an_overrun_faults))

@@ -1,10 +1,10 @@
-/* Captures by the driver's own functions. */
+/* Stream capture through the functions of the driver. */
 #ifndef CAPTURES_H
 #define CAPTURES_H
 
 #include "memory.h"
 
-/* The driver's captures, with its context current in this thread. */
+/* The driver's functions for captures, with the primary context current in this thread. */
 struct captures {
     int (*begin)(void *, int), (*end)(void *, void **), (*destroy)(void *);
     int (*set_current)(void *), (*release)(int);

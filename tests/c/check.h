@@ -1,5 +1,5 @@
-/* The least that a C test needs: checks that say what failed and why, and a runner that opens the
- * device for every case and sees that the case gave everything back. Compiles as C11 and C++17.
+/* Checks that print what failed and why, and a runner that opens a device for each case and checks
+ * that the case leaks nothing. Compiles as C11 and C++17.
  *
  *   static void a_promise_is_kept(wb_device *device) { CHECK(...); }
  *   CHECK_MAIN(CASE(a_promise_is_kept))
@@ -19,14 +19,14 @@
 
 #include "weighbridge.h"
 
-/* Receives the error of every checked call; one for each thread. */
+/* Receives the error of each checked call; one per thread. */
 static __thread wb_error error = WB_ERROR_INIT;
 
-static int check_failures;       /* in the case that runs */
-static const char *check_reason; /* why the case is not run here */
-static int check_logged;         /* errors that the case means to be logged */
+static int check_failures;       /* of the current case */
+static const char *check_reason; /* why the current case is not run here */
+static int check_logged;         /* errors that the current case expects to be logged */
 
-#ifdef CHECK_FAILED_ELSEWHERE /* a program of several files counts for all of them */
+#ifdef CHECK_FAILED_ELSEWHERE /* a program of several files has one count for all */
 void check_failed(const char *file, int line, const char *what);
 #else
 static inline void check_failed(const char *file, int line, const char *what)
@@ -59,7 +59,7 @@ static inline void check_clear(void)
     error.message[0] = '\0';
 }
 
-/* `words`, separated by '|', must all be in the message of a failed call. */
+/* The message of a failed call must contain all of `words`, which are separated by '|'. */
 static inline int check_status(const char *file, int line, const char *what, wb_status expected,
                                wb_status got, const char *words)
 {
@@ -72,7 +72,7 @@ static inline int check_status(const char *file, int line, const char *what, wb_
         return 0;
     }
     if (got != WB_OK && error.status != got) {
-        check_failed(file, line, "the error holds another status than the call gave");
+        check_failed(file, line, "the status in the error differs from the returned one");
     }
     while (words != NULL && *words != '\0') {
         char word[100];
@@ -93,13 +93,24 @@ static inline int check_status(const char *file, int line, const char *what, wb_
     check_same(__FILE__, __LINE__, #got, (uint64_t)(got), (uint64_t)(expected))
 #define CHECK_OK(call) \
     (check_clear(), check_status(__FILE__, __LINE__, #call, WB_OK, (call), NULL))
-/* The call fails with this status, and its message has these words: "asked|found". */
+/* The call fails with this status and a message that contains these words: "asked|found". */
 #define CHECK_ERROR(status, call, words) \
     (check_clear(), check_status(__FILE__, __LINE__, #call, status, (call), words))
-/* As CHECK and CHECK_OK; the case ends where they fail. */
+/* The same with failures injected into the driver double: see WB_DOUBLE_FAIL. */
+#define CHECK_INJECTED(failures, status, call, words)   \
+    do {                                                \
+        double_set("WB_DOUBLE_FAIL", failures);         \
+        CHECK_ERROR(status, call, words);               \
+        double_set("WB_DOUBLE_FAIL", "");               \
+    } while (0)
+/* The call refuses a NULL argument and names it. */
+#define CHECK_NULL(call, words) CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, call, words)
+/* The value of a pointer that a refused call must not change. */
+#define UNTOUCHED(type) ((type *)(void *)&check_failures)
+/* As CHECK and CHECK_OK; a failure ends the case. */
 #define REQUIRE(condition) do { if (!CHECK(condition)) return; } while (0)
 #define REQUIRE_OK(call) do { if (!CHECK_OK(call)) return; } while (0)
-/* Ends a case that cannot be run here. */
+/* Ends a case that cannot run here. */
 #define NOT_RUN(why) do { check_reason = (why); return; } while (0)
 
 static inline const char *test_device(void)
@@ -113,7 +124,7 @@ static inline int on_cuda(void)
     return strncmp(test_device(), "cuda:", 5) == 0;
 }
 
-/* A function of the driver, or of its double, as a pointer of any function type. */
+/* Finds a function of the driver or of its double; `function` points to a function pointer. */
 static inline int driver_function(const char *name, void *function)
 {
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -128,7 +139,7 @@ static inline int on_double(void)
     return on_cuda() && driver_function("double_context_depth", &depth);
 }
 
-/* What the driver double has alive; 0 anywhere else. */
+/* The driver double's count of live objects of a kind; 0 on other devices. */
 static inline long long double_alive(const char *kind)
 {
     long long (*live)(const char *);
@@ -175,7 +186,7 @@ struct check_case {
     const char *name;
     void (*run)(wb_device *device);
     enum check_where where;
-    int alone; /* in a process of its own, with no device opened: it gets NULL */
+    int alone; /* in its own process, without an open device: `device` is NULL */
 };
 
 #define CASE(function) {#function, function, EVERYWHERE, 0}
@@ -187,7 +198,7 @@ static const char *const check_kinds[] = {"registrations", "registered_bytes", "
                                           "streams", "events", "contexts", "captures", "orphans"};
 enum { CHECK_KINDS = sizeof check_kinds / sizeof check_kinds[0] };
 
-/* The thread that gives memory back may hold the device for a moment after the last release. */
+/* The thread that releases memory may keep the device open shortly after the last release. */
 static inline void check_driver_empty(const long long before[CHECK_KINDS])
 {
     for (int kind = 0; kind < CHECK_KINDS; kind++) {
@@ -217,7 +228,7 @@ static inline void check_with_device(const struct check_case *each)
     if (on_double() && driver_function("double_context_depth", &depth)) CHECK_SAME(depth(), 0);
 }
 
-/* 1 when the case ran, in this process or in one of its own. */
+/* Returns 1 if the case ran, in this process or in its own. */
 static inline int check_one(const struct check_case *each)
 {
     check_failures = check_logged = 0;
@@ -245,9 +256,9 @@ static inline int check_one(const struct check_case *each)
 static inline const char *check_not_here(const struct check_case *each)
 {
     switch (each->where) {
-    case HOST_ONLY: return on_cuda() ? "it is for the host device" : NULL;
-    case CUDA_ONLY: return on_cuda() ? NULL : "it is for CUDA devices";
-    case DOUBLE_ONLY: return on_double() ? NULL : "it is for the driver double";
+    case HOST_ONLY: return on_cuda() ? "it needs the host device" : NULL;
+    case CUDA_ONLY: return on_cuda() ? NULL : "it needs a CUDA device";
+    case DOUBLE_ONLY: return on_double() ? NULL : "it needs the driver double";
     default: return NULL;
     }
 }
@@ -267,7 +278,7 @@ static inline int check_run(const struct check_case *cases, size_t count)
             printf("ok   %s\n", cases[i].name);
         } else {
             not_run++;
-            why = why != NULL ? why : check_reason; /* NULL: its own process has said it */
+            why = why != NULL ? why : check_reason; /* NULL: its own process printed it */
             if (why != NULL) printf("--   %s: not run: %s\n", cases[i].name, why);
         }
     }

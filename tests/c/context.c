@@ -1,5 +1,5 @@
-/* The caller's CUDA context: current before and after every call, and the caller's own if given.
- * For CUDA devices only. */
+/* No call changes the current CUDA context, and a context that the caller gives is used. For CUDA
+ * devices only. */
 #include <pthread.h>
 
 #include "memory.h"
@@ -20,7 +20,7 @@ static struct {
     int (*device_count)(int *);
 } cuda;
 
-static int load(void)
+static int load_driver(void)
 {
     return driver_function("cuInit", &cuda.init) &&
            driver_function("cuCtxGetCurrent", &cuda.current) &&
@@ -42,21 +42,16 @@ static context current(void)
     return found;
 }
 
-/* The call does what it is to do and leaves the context that it found. */
-#define KEEPS(call)                                         \
-    do {                                                    \
-        context found = current();                          \
-        CHECK_OK(call);                                     \
-        CHECK(current() == found);                          \
+/* Calls and checks that the current context is the same as before. */
+#define KEEPS_CONTEXT_VOID(call)    \
+    do {                            \
+        context found = current();  \
+        call;                       \
+        CHECK(current() == found);  \
     } while (0)
-#define KEEPS_VOID(call)                                    \
-    do {                                                    \
-        context found = current();                          \
-        call;                                               \
-        CHECK(current() == found);                          \
-    } while (0)
+#define KEEPS_CONTEXT(call) KEEPS_CONTEXT_VOID(CHECK_OK(call))
 
-static void call_everything(void *own_context)
+static void check_all_calls(void *own_context)
 {
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_device_info info = WB_DEVICE_INFO_INIT;
@@ -67,58 +62,59 @@ static void call_everything(void *own_context)
     uint64_t address = 0;
     char memory[5000], path[300];
     int64_t shape[] = {100};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    wb_layout layout = bytes_layout(shape);
     int32_t count = 0;
     options.context = own_context;
-    file_name(path, sizeof path, "context");
-    REQUIRE(write_pattern(path, 5000));
-    KEEPS(wb_device_get_cuda_count(&count, &error));
-    KEEPS(wb_device_open("cuda:0", &options, &device, &error));
+    REQUIRE(pattern_file(path, sizeof path, "context", 5000));
+    KEEPS_CONTEXT(wb_device_get_cuda_count(&count, &error));
+    KEEPS_CONTEXT(wb_device_open("cuda:0", &options, &device, &error));
     REQUIRE(device != NULL);
-    KEEPS(wb_device_get_info(device, &info, &error));
-    KEEPS(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
-    KEEPS(wb_buffer_register(device, memory, 5000, NULL, NULL, NULL, &caller, &error));
-    KEEPS(wb_buffer_map_file(device, path, 0, 0, NULL, &mapped, &error));
+    KEEPS_CONTEXT(wb_device_get_info(device, &info, &error));
+    KEEPS_CONTEXT(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
+    KEEPS_CONTEXT(wb_buffer_register(device, memory, 5000, NULL, NULL, NULL, &caller, &error));
+    KEEPS_CONTEXT(wb_buffer_map_file(device, path, 0, 0, NULL, &mapped, &error));
     CHECK(wb_buffer_map_file(device, "/nowhere", 0, 0, NULL, &missing, &error) != WB_OK);
     CHECK(wb_buffer_alloc(device, (uint64_t)1 << 50, NULL, &missing, &error) != WB_OK);
-    KEEPS(wb_device_alloc(device, 5000, &address, &error));
-    KEEPS(wb_device_stream_new(device, &stream, &error));
-    KEEPS(wb_device_copy(device, address, describe(buffer).device_address, 5000, stream, &error));
-    KEEPS(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    KEEPS(wb_view_copy_from(device, memory, &layout, WB_ACCESSOR_DEVICE, NULL, &copy, &error));
-    KEEPS(wb_view_release_after(view, stream, &error));
-    KEEPS(wb_buffer_release_after(buffer, stream, &error));
-    KEEPS(wb_device_stream_synchronize(device, stream, &error));
-    KEEPS(wb_device_drain(device, 10000, &error));
-    KEEPS(wb_device_stream_release(device, stream, &error));
-    KEEPS_VOID(wb_view_release(copy));
-    KEEPS_VOID(wb_buffer_release(caller));
-    KEEPS_VOID(wb_buffer_release(mapped));
-    KEEPS(wb_device_free(device, address, &error));
+    KEEPS_CONTEXT(wb_device_alloc(device, 5000, &address, &error));
+    KEEPS_CONTEXT(wb_device_stream_new(device, &stream, &error));
+    KEEPS_CONTEXT(wb_device_copy(device, address, describe(buffer).device_address, 5000, stream,
+                                 &error));
+    KEEPS_CONTEXT(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
+    KEEPS_CONTEXT(wb_view_copy_from(device, memory, &layout, WB_ACCESSOR_DEVICE, NULL, &copy,
+                                    &error));
+    KEEPS_CONTEXT(wb_view_release_after(view, stream, &error));
+    KEEPS_CONTEXT(wb_buffer_release_after(buffer, stream, &error));
+    KEEPS_CONTEXT(wb_device_stream_synchronize(device, stream, &error));
+    KEEPS_CONTEXT(wb_device_drain(device, 10000, &error));
+    KEEPS_CONTEXT(wb_device_stream_release(device, stream, &error));
+    KEEPS_CONTEXT_VOID(wb_view_release(copy));
+    KEEPS_CONTEXT_VOID(wb_buffer_release(caller));
+    KEEPS_CONTEXT_VOID(wb_buffer_release(mapped));
+    KEEPS_CONTEXT(wb_device_free(device, address, &error));
     CHECK_SAME(measure(device).buffers, 0);
-    KEEPS_VOID(wb_device_release(device));
+    KEEPS_CONTEXT_VOID(wb_device_release(device));
     CHECK(missing == NULL);
     unlink(path);
 }
 
-static void no_call_changes_which_context_is_current(wb_device *device)
+static void no_call_changes_the_current_context(wb_device *device)
 {
     context own = NULL;
     (void)device;
-    REQUIRE(load());
+    REQUIRE(load_driver());
     CHECK(current() == NULL);
-    call_everything(NULL);
+    check_all_calls(NULL);
     CHECK(current() == NULL);
     REQUIRE(cuda.create(&own, 0, 0) == 0);
     CHECK(current() == own);
-    call_everything(NULL); /* in the primary context, with another one current */
-    call_everything(own);
+    check_all_calls(NULL); /* uses the primary context while another one is current */
+    check_all_calls(own);
     CHECK(current() == own);
     CHECK(cuda.destroy(own) == 0);
     CHECK(current() == NULL);
 }
 
-static void memory_lives_in_the_context_that_was_given(wb_device *device)
+static void memory_belongs_to_the_given_context(wb_device *device)
 {
     int (*attribute)(void *, int, uint64_t);
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
@@ -126,7 +122,7 @@ static void memory_lives_in_the_context_that_was_given(wb_device *device)
     context own = NULL, found = NULL;
     uint64_t address = 0;
     (void)device;
-    REQUIRE(load() && driver_function("cuPointerGetAttribute", &attribute));
+    REQUIRE(load_driver() && driver_function("cuPointerGetAttribute", &attribute));
     REQUIRE(cuda.create(&own, 0, 0) == 0);
     CHECK(cuda.set_current(NULL) == 0);
     options.context = own;
@@ -139,15 +135,15 @@ static void memory_lives_in_the_context_that_was_given(wb_device *device)
     CHECK(cuda.destroy(own) == 0);
 }
 
-/* Over the double: what a real driver does with such a handle is not defined. */
-static void a_context_that_is_gone_is_no_crash(wb_device *device)
+/* On the double only: the behaviour of a real driver with such a handle is undefined. */
+static void a_destroyed_context_is_an_error(wb_device *device)
 {
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_device *own_device = NULL;
     wb_buffer *buffer = NULL, *more = NULL;
     context own = NULL;
     (void)device;
-    REQUIRE(load());
+    REQUIRE(load_driver());
     REQUIRE(cuda.create(&own, 0, 0) == 0);
     options.context = own;
     REQUIRE_OK(wb_device_open("cuda:0", &options, &own_device, &error));
@@ -166,9 +162,9 @@ static void a_context_of_another_device_is_refused(wb_device *device)
     int count = 0;
     device = NULL;
     setenv("WB_DOUBLE_DEVICES", "2", 1);
-    REQUIRE(load());
+    REQUIRE(load_driver());
     CHECK(cuda.device_count(&count) == 0);
-    if (count < 2) NOT_RUN("there is one CUDA device only");
+    if (count < 2) NOT_RUN("there is only one CUDA device");
     REQUIRE(cuda.create(&own, 0, 1) == 0);
     options.context = own;
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("cuda:0", &options, &device, &error),
@@ -180,15 +176,15 @@ static void a_context_of_another_device_is_refused(wb_device *device)
     CHECK(cuda.destroy(own) == 0);
 }
 
-static void memory_is_not_released_after_a_stream_that_is_captured(wb_device *device)
+static void releasing_after_a_capturing_stream_is_refused(wb_device *device)
 {
     context primary = NULL;
     void *stream = NULL, *graph = NULL;
     wb_buffer *buffer = NULL;
     wb_view *view = NULL;
     int64_t shape[] = {100};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
-    REQUIRE(load() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
+    wb_layout layout = bytes_layout(shape);
+    REQUIRE(load_driver() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
     REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
@@ -196,23 +192,23 @@ static void memory_is_not_released_after_a_stream_that_is_captured(wb_device *de
     CHECK_ERROR(WB_ERR_CAPTURING, wb_view_release_after(view, stream, &error), "captured|graph");
     CHECK_ERROR(WB_ERR_CAPTURING, wb_buffer_release_after(buffer, stream, &error), "reference");
     CHECK_SAME(measure(device).deferred, 0);
-    CHECK(cuda.end_capture(stream, &graph) == 0); /* the capture is still good */
+    CHECK(cuda.end_capture(stream, &graph) == 0); /* the capture is still valid */
     CHECK(cuda.graph_destroy(graph) == 0);
     CHECK_SAME(measure(device).views, 1);
-    memset(describe_view(view).data, 1, 100); /* both references are still ours */
+    memset(describe_view(view).data, 1, 100); /* both references are still valid */
     wb_view_release(view);
     wb_buffer_release(buffer);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     CHECK(cuda.set_current(NULL) == 0 && cuda.release(0) == 0);
 }
 
-static void what_the_library_allocates_breaks_nobodys_capture(wb_device *device)
+static void allocations_do_not_invalidate_a_capture(wb_device *device)
 {
     context primary = NULL;
     void *stream = NULL, *graph = NULL;
     wb_buffer *buffer = NULL, *source = NULL;
     uint64_t address = 0;
-    REQUIRE(load() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
+    REQUIRE(load_driver() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &source, &error));
     REQUIRE(cuda.begin_capture(stream, 0) == 0);
@@ -231,8 +227,8 @@ static void what_the_library_allocates_breaks_nobodys_capture(wb_device *device)
 }
 
 CHECK_MAIN(CASE_ALONE(CUDA_ONLY, a_context_of_another_device_is_refused),
-           CASE_ALONE(DOUBLE_ONLY, a_context_that_is_gone_is_no_crash),
-           CASE_ALONE(CUDA_ONLY, no_call_changes_which_context_is_current),
-           CASE(memory_lives_in_the_context_that_was_given),
-           CASE(memory_is_not_released_after_a_stream_that_is_captured),
-           CASE(what_the_library_allocates_breaks_nobodys_capture))
+           CASE_ALONE(DOUBLE_ONLY, a_destroyed_context_is_an_error),
+           CASE_ALONE(CUDA_ONLY, no_call_changes_the_current_context),
+           CASE(memory_belongs_to_the_given_context),
+           CASE(releasing_after_a_capturing_stream_is_refused),
+           CASE(allocations_do_not_invalidate_a_capture))

@@ -1,7 +1,7 @@
-/* Devices: what they say of themselves, their memory, their life. */
+/* Devices: properties, memory, copies, lifetime. */
 #include "memory.h"
 
-static void a_device_says_what_it_is_and_why_it_pins(wb_device *device)
+static void a_device_reports_its_capabilities_and_policy(wb_device *device)
 {
     wb_device_info info = describe_device(device);
     CHECK_SAME(info.kind, on_cuda() ? WB_DEVICE_CUDA : WB_DEVICE_HOST);
@@ -18,7 +18,7 @@ static void a_device_says_what_it_is_and_why_it_pins(wb_device *device)
     }
 }
 
-static void the_number_of_cuda_devices_is_known(wb_device *device)
+static void cuda_devices_are_counted(wb_device *device)
 {
     int32_t count = -1;
     (void)device;
@@ -40,61 +40,57 @@ static void device_memory_is_allocated_counted_and_freed(wb_device *device)
     CHECK_OK(wb_device_free(device, second, &error));
 }
 
-static void bytes_copied_to_a_device_and_back_are_the_same(wb_device *device)
+/* Copies the buffer, except for its first and last `margin` bytes, to the device and back. */
+static void check_copies(wb_device *device, wb_buffer *buffer, uint64_t margin)
 {
-    enum { BYTES = 100003 };
-    wb_buffer *buffer = NULL;
+    const uint64_t bytes = describe(buffer).asked_bytes - 2 * margin;
+    const uint64_t from = address_of(describe(buffer).data) + margin;
     uint64_t memory = 0;
-    unsigned char *back = (unsigned char *)calloc(1, BYTES);
     void *stream = NULL;
+    unsigned char *back = (unsigned char *)calloc(1, bytes);
     REQUIRE(back != NULL);
-    REQUIRE_OK(wb_buffer_alloc(device, BYTES, NULL, &buffer, &error));
-    REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
+    REQUIRE_OK(wb_device_alloc(device, bytes, &memory, &error));
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
-    fill(describe(buffer).data, BYTES);
-    uint64_t from = (uint64_t)(uintptr_t)describe(buffer).data;
-    CHECK_OK(wb_device_copy(device, memory, from, BYTES, stream, &error));
-    CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)back, memory, BYTES, stream, &error));
+    fill(describe(buffer).data, bytes + 2 * margin);
+    CHECK_OK(wb_device_copy(device, memory, from, bytes, stream, &error));
+    CHECK_OK(wb_device_copy(device, address_of(back), memory, bytes, stream, &error));
     CHECK_OK(wb_device_copy(device, memory, from, 0, stream, &error));
     CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
-    CHECK(holds_pattern(back, 0, BYTES));
+    CHECK(holds_pattern(back, margin, bytes));
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     CHECK_OK(wb_device_free(device, memory, &error));
-    wb_buffer_release(buffer);
     free(back);
+}
+
+static void bytes_copied_to_a_device_and_back_are_the_same(wb_device *device)
+{
+    wb_buffer *buffer = new_buffer(device, 100003);
+    REQUIRE(buffer != NULL);
+    check_copies(device, buffer, 0);
+    wb_buffer_release(buffer);
 }
 
 /* CUDA refuses a copy across two registrations; the library splits it. */
-static void a_copy_across_registrations_is_whole(wb_device *device)
+static void a_copy_across_registrations_is_complete(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    uint64_t bytes = 8 * page_bytes(), memory = 0;
-    unsigned char *back = (unsigned char *)calloc(1, bytes);
-    REQUIRE(back != NULL);
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page_bytes();
-    REQUIRE_OK(wb_buffer_alloc(device, bytes, &options, &buffer, &error));
+    REQUIRE_OK(wb_buffer_alloc(device, 8 * page_bytes(), &options, &buffer, &error));
     CHECK_SAME(describe(buffer).chunks, 8);
-    fill(describe(buffer).data, bytes);
-    REQUIRE_OK(wb_device_alloc(device, bytes, &memory, &error));
-    uint64_t from = (uint64_t)(uintptr_t)describe(buffer).data + 10;
-    CHECK_OK(wb_device_copy(device, memory, from, bytes - 20, NULL, &error));
-    CHECK(read_device(device, back, memory, bytes - 20));
-    CHECK(holds_pattern(back, 10, bytes - 20));
-    CHECK_OK(wb_device_free(device, memory, &error));
+    check_copies(device, buffer, 10);
     wb_buffer_release(buffer);
-    free(back);
 }
 
-static void a_capacity_is_a_ceiling(wb_device *device)
+static void the_capacity_limits_device_memory(wb_device *device)
 {
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
-    wb_device *small = NULL;
     uint64_t memory = 0, more = 7;
     (void)device;
     options.capacity_bytes = 1 << 20;
-    REQUIRE_OK(wb_device_open("host", &options, &small, &error));
+    wb_device *small = open_device("host", &options);
+    REQUIRE(small != NULL);
     CHECK_SAME(describe_device(small).total_bytes, 1 << 20);
     CHECK_SAME(describe_device(small).free_bytes, 1 << 20);
     REQUIRE_OK(wb_device_alloc(small, 1 << 20, &memory, &error));
@@ -107,7 +103,7 @@ static void a_capacity_is_a_ceiling(wb_device *device)
     wb_device_release(small);
 }
 
-static void more_device_memory_than_there_is_fails_and_leaves_nothing(wb_device *device)
+static void too_much_device_memory_fails_without_a_leak(wb_device *device)
 {
     uint64_t address = 7;
     wb_device_stats before = measure(device);
@@ -117,67 +113,64 @@ static void more_device_memory_than_there_is_fails_and_leaves_nothing(wb_device 
     CHECK_USAGE(device, before);
 }
 
-static void children_hold_their_device(wb_device *device)
+static void children_keep_their_device(wb_device *device)
 {
-    wb_device *own = NULL;
-    wb_buffer *buffer = NULL;
-    wb_view *view = NULL;
-    int64_t shape[] = {100};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    const int64_t count = 100;
     (void)device;
-    REQUIRE_OK(wb_device_open(test_device(), NULL, &own, &error));
-    REQUIRE_OK(wb_buffer_alloc(own, 100, NULL, &buffer, &error));
+    wb_device *own = open_device(test_device(), NULL);
+    REQUIRE(own != NULL);
+    wb_buffer *buffer = new_buffer(own, 100);
+    REQUIRE(buffer != NULL);
     wb_device_release(own);
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
+    wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
     wb_buffer_release(buffer);
+    REQUIRE(view != NULL);
     memset(describe_view(view).data, 1, 100);
     wb_view_release(view);
 }
 
-static void a_reference_more_keeps_the_device(wb_device *device)
+static void a_retained_device_stays_open(wb_device *device)
 {
-    wb_device *own = NULL;
+    wb_device *own = open_device(test_device(), NULL);
     (void)device;
-    REQUIRE_OK(wb_device_open(test_device(), NULL, &own, &error));
+    REQUIRE(own != NULL);
     wb_device_retain(own);
     wb_device_release(own);
     CHECK(describe_device(own).total_bytes > 0);
     wb_device_release(own);
 }
 
-static void device_memory_goes_with_its_device(wb_device *device)
+static void device_memory_is_freed_with_its_device(wb_device *device)
 {
-    wb_device *own = NULL;
     uint64_t address = 0;
     long long before = double_alive("device_bytes");
     (void)device;
-    REQUIRE_OK(wb_device_open(test_device(), NULL, &own, &error));
+    wb_device *own = open_device(test_device(), NULL);
+    REQUIRE(own != NULL);
     REQUIRE_OK(wb_device_alloc(own, 5000, &address, &error));
     wb_device_release(own);
     CHECK_SAME(double_alive("device_bytes"), before);
 }
 
-static void counters_are_of_the_handle_that_made_the_memory(wb_device *device)
+static void counters_belong_to_the_handle_that_allocated(wb_device *device)
 {
-    wb_device *other = NULL;
-    wb_buffer *buffer = NULL;
     wb_device_stats before = measure(device);
-    REQUIRE_OK(wb_device_open(test_device(), NULL, &other, &error));
-    REQUIRE_OK(wb_buffer_alloc(other, 100, NULL, &buffer, &error));
+    wb_device *other = open_device(test_device(), NULL);
+    REQUIRE(other != NULL);
+    wb_buffer *buffer = new_buffer(other, 100);
+    REQUIRE(buffer != NULL);
     CHECK_SAME(measure(other).buffers, 1);
     CHECK_USAGE(device, before);
     wb_buffer_release(buffer);
     wb_device_release(other);
 }
 
-CHECK_MAIN(CASE(a_device_says_what_it_is_and_why_it_pins),
-           CASE_ON(CUDA_ONLY, the_number_of_cuda_devices_is_known),
+CHECK_MAIN(CASE(a_device_reports_its_capabilities_and_policy),
+           CASE_ON(CUDA_ONLY, cuda_devices_are_counted),
            CASE(device_memory_is_allocated_counted_and_freed),
            CASE(bytes_copied_to_a_device_and_back_are_the_same),
-           CASE(a_copy_across_registrations_is_whole),
-           CASE_ON(HOST_ONLY, a_capacity_is_a_ceiling),
-           CASE(more_device_memory_than_there_is_fails_and_leaves_nothing),
-           CASE(children_hold_their_device),
-           CASE(a_reference_more_keeps_the_device),
-           CASE(device_memory_goes_with_its_device),
-           CASE(counters_are_of_the_handle_that_made_the_memory))
+           CASE(a_copy_across_registrations_is_complete),
+           CASE_ON(HOST_ONLY, the_capacity_limits_device_memory),
+           CASE(too_much_device_memory_fails_without_a_leak), CASE(children_keep_their_device),
+           CASE(a_retained_device_stays_open), CASE(device_memory_is_freed_with_its_device),
+           CASE(counters_belong_to_the_handle_that_allocated))

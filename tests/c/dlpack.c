@@ -1,17 +1,14 @@
-/* DLPack: views out, tensors in, and the capsule that Python wraps around them. */
+/* DLPack: export, import, and the destructor of Python capsules. */
 #include <pthread.h>
 
 #include "dlpack_structs.h"
 #include "memory.h"
 
-static wb_view *floats(wb_device *device, wb_accessor access)
+static wb_view *view_of_floats(wb_device *device, wb_accessor access)
 {
-    wb_buffer *buffer = NULL;
-    wb_view *view = NULL;
     int64_t shape[] = {4, 5}, strides[] = {6, 1};
-    wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, strides, 16);
-    CHECK_OK(wb_buffer_alloc(device, 200, NULL, &buffer, &error));
-    CHECK_OK(wb_view_new(buffer, &layout, access, &view, &error));
+    wb_buffer *buffer = new_buffer(device, 200);
+    wb_view *view = new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, strides, 16), access);
     wb_buffer_release(buffer);
     return view;
 }
@@ -29,10 +26,10 @@ static void check_floats(const DLTensor *tensor, wb_view_info info)
     CHECK_SAME(tensor->byte_offset, 0);
 }
 
-static void an_exported_tensor_shows_the_view_and_holds_it(wb_device *device)
+static void an_exported_tensor_describes_the_view_and_keeps_it(wb_device *device)
 {
     for (wb_accessor access = WB_ACCESSOR_DEVICE; access <= WB_ACCESSOR_HOST; access++) {
-        wb_view *view = floats(device, access);
+        wb_view *view = view_of_floats(device, access);
         DLManagedTensor *tensor = NULL;
         DLManagedTensorVersioned *versioned = NULL;
         REQUIRE(view != NULL);
@@ -54,38 +51,36 @@ static void an_exported_tensor_shows_the_view_and_holds_it(wb_device *device)
     }
 }
 
-static void *delete_there(void *tensor)
+static void *delete_in_thread(void *tensor)
 {
     ((DLManagedTensor *)tensor)->deleter((DLManagedTensor *)tensor);
     return NULL;
 }
 
-static void the_deleter_works_on_any_thread_and_last_of_all(wb_device *device)
+static void the_deleter_may_be_called_last_and_on_any_thread(wb_device *device)
 {
-    wb_view *view = floats(device, WB_ACCESSOR_DEVICE);
+    wb_view *view = view_of_floats(device, WB_ACCESSOR_DEVICE);
     DLManagedTensor *tensor = NULL;
     pthread_t thread;
     REQUIRE(view != NULL);
     REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
     wb_view_release(view);
-    REQUIRE(pthread_create(&thread, NULL, delete_there, tensor) == 0);
+    REQUIRE(pthread_create(&thread, NULL, delete_in_thread, tensor) == 0);
     pthread_join(thread, NULL);
     CHECK_OK(wb_device_drain(device, 10000, &error));
     CHECK_SAME(measure(device).buffers, 0);
 }
 
-static void a_view_of_read_only_memory_is_flagged(wb_device *device)
+static void read_only_memory_is_exported_with_its_flag(wb_device *device)
 {
     char path[300];
-    wb_buffer *buffer = NULL;
-    wb_view *view = NULL;
     DLManagedTensorVersioned *tensor = NULL;
-    int64_t shape[] = {10};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
-    file_name(path, sizeof path, "dlpack");
-    REQUIRE(write_pattern(path, 100));
-    REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
+    const int64_t count = 10;
+    REQUIRE(pattern_file(path, sizeof path, "dlpack", 100));
+    wb_buffer *buffer = map_file(device, path, 0, 0, NULL);
+    REQUIRE(buffer != NULL);
+    wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_HOST);
+    REQUIRE(view != NULL);
     REQUIRE_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
     CHECK_SAME(describe_view(view).read_only, 1);
     CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
@@ -95,7 +90,7 @@ static void a_view_of_read_only_memory_is_flagged(wb_device *device)
     unlink(path);
 }
 
-static void every_type_has_its_dlpack_triple(wb_device *device)
+static void every_dtype_has_its_dlpack_type(wb_device *device)
 {
     const struct { wb_dtype dtype; uint8_t code, bits; uint16_t lanes; } types[] = {
         {WB_DTYPE_BOOL, kDLBool, 8, 1}, {WB_DTYPE_I8, kDLInt, 8, 1},
@@ -125,7 +120,7 @@ static void every_type_has_its_dlpack_triple(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-/* A tensor as a framework makes one: here the deleter only counts. */
+/* A tensor as a framework exports it; its deleters only count their calls. */
 struct tensor {
     DLManagedTensorVersioned versioned;
     DLManagedTensor plain;
@@ -144,7 +139,7 @@ static void delete_plain(DLManagedTensor *self)
     ((struct tensor *)self->manager_ctx)->deleted++;
 }
 
-static void make(struct tensor *tensor)
+static void init_tensor(struct tensor *tensor)
 {
     DLTensor *inner = &tensor->plain.dl_tensor;
     memset(tensor, 0, sizeof *tensor);
@@ -170,11 +165,20 @@ static void make(struct tensor *tensor)
     tensor->versioned.version.minor = 3;
 }
 
-static void an_imported_tensor_is_seen_in_place_and_deleted_once(wb_device *device)
+static wb_status import_tensor(wb_device *device, struct tensor *tensor, int versioned,
+                               wb_view **view)
+{
+    return versioned ? wb_view_from_dlpack_versioned(device, &tensor->versioned, WB_ACCESSOR_HOST,
+                                                     NULL, view, &error)
+                     : wb_view_from_dlpack(device, &tensor->plain, WB_ACCESSOR_HOST, NULL, view,
+                                           &error);
+}
+
+static void an_imported_tensor_is_viewed_in_place_and_deleted_once(wb_device *device)
 {
     struct tensor tensor;
     wb_view *view = NULL;
-    make(&tensor);
+    init_tensor(&tensor);
     REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     wb_view_info info = describe_view(view);
     CHECK(info.data == tensor.numbers + 40);
@@ -186,68 +190,54 @@ static void an_imported_tensor_is_seen_in_place_and_deleted_once(wb_device *devi
     CHECK_SAME(tensor.deleted, 1);
 }
 
-static void the_read_only_flag_is_kept(wb_device *device)
+static void an_imported_read_only_flag_is_kept(wb_device *device)
 {
     struct tensor tensor;
     wb_view *view = NULL;
-    make(&tensor);
+    init_tensor(&tensor);
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
-    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESSOR_HOST, NULL,
-                                             &view, &error));
+    REQUIRE_OK(import_tensor(device, &tensor, 1, &view));
     CHECK_SAME(describe_view(view).read_only, 1);
     wb_view_release(view);
     CHECK_SAME(tensor.deleted, 1);
 }
 
-static void a_tensor_of_nothing_is_taken(wb_device *device)
+static void an_empty_tensor_is_imported(wb_device *device)
 {
     struct tensor tensor;
     wb_view *view = NULL;
-    make(&tensor);
+    init_tensor(&tensor);
     tensor.shape[1] = 0;
     tensor.plain.dl_tensor.data = NULL;
     tensor.plain.dl_tensor.strides = NULL;
     tensor.plain.dl_tensor.byte_offset = 0;
-    REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESSOR_HOST, NULL, &view, &error));
-    CHECK_SAME(describe_view(view).elements, 0);
-    CHECK_SAME(describe_view(view).shape[0], 3); /* the view's own */
-    CHECK_SAME(describe_view(view).read_only, 0);
-    wb_view_release(view);
-    CHECK_SAME(tensor.deleted, 1);
     tensor.versioned.dl_tensor = tensor.plain.dl_tensor;
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
-    REQUIRE_OK(wb_view_from_dlpack_versioned(device, &tensor.versioned, WB_ACCESSOR_HOST, NULL,
-                                             &view, &error));
-    CHECK_SAME(describe_view(view).read_only, 1);
-    wb_view_release(view);
-    CHECK_SAME(tensor.deleted, 2);
+    for (int versioned = 0; versioned < 2; versioned++) {
+        REQUIRE_OK(import_tensor(device, &tensor, versioned, &view));
+        CHECK_SAME(describe_view(view).elements, 0);
+        CHECK_SAME(describe_view(view).shape[0], 3); /* a copy of the shape */
+        CHECK_SAME(describe_view(view).read_only, versioned);
+        wb_view_release(view);
+        CHECK_SAME(tensor.deleted, versioned + 1);
+    }
 }
 
 static void check_refused(wb_device *device, struct tensor *tensor, int versioned, wb_status status,
                           const char *words)
 {
     wb_view *view = NULL;
-    if (versioned) {
-        CHECK_ERROR(status,
-                    wb_view_from_dlpack_versioned(device, &tensor->versioned, WB_ACCESSOR_HOST, NULL,
-                                                  &view, &error),
-                    words);
-    } else {
-        CHECK_ERROR(status,
-                    wb_view_from_dlpack(device, &tensor->plain, WB_ACCESSOR_HOST, NULL, &view,
-                                        &error),
-                    words);
-    }
+    CHECK_ERROR(status, import_tensor(device, tensor, versioned, &view), words);
     CHECK(view == NULL);
     CHECK_SAME(tensor->deleted, 0);
-    make(tensor);
+    init_tensor(tensor);
 }
 
-static void what_is_not_taken_stays_the_callers(wb_device *device)
+static void a_refused_tensor_stays_with_the_caller(wb_device *device)
 {
     struct tensor tensor;
     wb_buffer *buffer = NULL;
-    make(&tensor);
+    init_tensor(&tensor);
     tensor.plain.dl_tensor.device.device_type = kDLCUDA;
     check_refused(device, &tensor, 0, WB_ERR_DLPACK, "device 2:0|kDLCPU");
     tensor.plain.dl_tensor.dtype.bits = 128;
@@ -264,7 +254,7 @@ static void what_is_not_taken_stays_the_callers(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-/* CPython's part, played by the test: a capsule is a name and a pointer. */
+/* Replaces CPython's capsule: a name and a pointer. */
 struct capsule {
     const char *name;
     void *pointer;
@@ -280,17 +270,17 @@ static void *get_pointer(void *capsule, const char *name)
     return is_valid(capsule, name) ? ((struct capsule *)capsule)->pointer : NULL;
 }
 
-static void a_capsule_frees_the_tensor_that_nobody_took(wb_device *device)
+static void a_capsule_deletes_an_unconsumed_tensor(wb_device *device)
 {
     const char *names[] = {"dltensor", "used_dltensor", "dltensor_versioned",
                            "used_dltensor_versioned"};
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_python_capsule_setup(is_valid, NULL, &error), "NULL");
+    CHECK_NULL(wb_python_capsule_setup(is_valid, NULL, &error), "NULL");
     REQUIRE_OK(wb_python_capsule_setup(is_valid, get_pointer, &error));
     (void)device;
     for (int i = 0; i < 4; i++) {
         struct tensor tensor;
         struct capsule capsule;
-        make(&tensor);
+        init_tensor(&tensor);
         capsule.name = names[i];
         capsule.pointer = i < 2 ? (void *)&tensor.plain : (void *)&tensor.versioned;
         wb_python_capsule_destroy(&capsule);
@@ -298,10 +288,10 @@ static void a_capsule_frees_the_tensor_that_nobody_took(wb_device *device)
     }
 }
 
-CHECK_MAIN(CASE(an_exported_tensor_shows_the_view_and_holds_it),
-           CASE(the_deleter_works_on_any_thread_and_last_of_all),
-           CASE(a_view_of_read_only_memory_is_flagged), CASE(every_type_has_its_dlpack_triple),
-           CASE(an_imported_tensor_is_seen_in_place_and_deleted_once),
-           CASE(the_read_only_flag_is_kept), CASE(a_tensor_of_nothing_is_taken),
-           CASE(what_is_not_taken_stays_the_callers),
-           CASE(a_capsule_frees_the_tensor_that_nobody_took))
+CHECK_MAIN(CASE(an_exported_tensor_describes_the_view_and_keeps_it),
+           CASE(the_deleter_may_be_called_last_and_on_any_thread),
+           CASE(read_only_memory_is_exported_with_its_flag), CASE(every_dtype_has_its_dlpack_type),
+           CASE(an_imported_tensor_is_viewed_in_place_and_deleted_once),
+           CASE(an_imported_read_only_flag_is_kept), CASE(an_empty_tensor_is_imported),
+           CASE(a_refused_tensor_stays_with_the_caller),
+           CASE(a_capsule_deletes_an_unconsumed_tensor))

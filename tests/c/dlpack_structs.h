@@ -1,4 +1,4 @@
-/* DLPack's structures as version 1.1 of its specification lays them out. */
+/* The structures of DLPack 1.1. */
 #ifndef DLPACK_STRUCTS_H
 #define DLPACK_STRUCTS_H
 

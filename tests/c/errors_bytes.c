@@ -1,12 +1,5 @@
-/* Shapes, ranges and sizes that cannot be: refused with what was asked and found, nothing left. */
+/* Invalid shapes, ranges and sizes: the error says what was asked and found, and nothing leaks. */
 #include "memory.h"
-
-static wb_buffer *buffer_of_100(wb_device *device)
-{
-    wb_buffer *buffer = NULL;
-    CHECK_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
-    return buffer;
-}
 
 static void a_shape_that_overflows_is_refused(wb_device *device)
 {
@@ -16,7 +9,7 @@ static void a_shape_that_overflows_is_refused(wb_device *device)
         {{large, 0}, {0, 0}, 0},     {{3, 3}, {large, 1}, 1},   {{3, 3}, {INT64_MIN, 1}, 1},
         {{large, 1}, {large, 1}, 1}, {{half, half}, {1, 1}, 1}, {{2, 2}, {large, large}, 1},
     };
-    wb_buffer *buffer = buffer_of_100(device);
+    wb_buffer *buffer = new_buffer(device, 100);
     wb_view *view = NULL;
     wb_device_stats before = measure(device);
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
@@ -34,19 +27,17 @@ static void a_shape_that_overflows_is_refused(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void dimensions_that_cannot_be_are_refused(wb_device *device)
+static void invalid_dimensions_are_refused(wb_device *device)
 {
     int64_t shape[65], negative[] = {3, -1};
-    wb_buffer *buffer = buffer_of_100(device);
+    wb_buffer *buffer = new_buffer(device, 100);
     wb_view *view = NULL;
     for (int i = 0; i < 65; i++) shape[i] = 1;
     wb_layout most = layout_of(WB_DTYPE_U8, 64, shape, NULL, 0);
     wb_layout more = layout_of(WB_DTYPE_U8, 65, shape, NULL, 0);
     wb_layout fewer = layout_of(WB_DTYPE_U8, -1, shape, NULL, 0);
     wb_layout below = layout_of(WB_DTYPE_U8, 2, negative, NULL, 0);
-    CHECK_OK(wb_view_new(buffer, &most, WB_ACCESSOR_HOST, &view, &error));
-    wb_view_release(view);
-    view = NULL;
+    wb_view_release(new_view(buffer, most, WB_ACCESSOR_HOST));
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(buffer, &more, WB_ACCESSOR_HOST, &view, &error),
                 "65 dimensions|64");
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(buffer, &fewer, WB_ACCESSOR_HOST, &view, &error),
@@ -62,7 +53,7 @@ static void a_view_past_its_buffer_is_refused(wb_device *device)
     const struct { int64_t size, stride; uint64_t offset; } layouts[] = {
         {101, 1, 0}, {100, 1, 1}, {2, 100, 0}, {1, 1, 100}, {0, 1, 101}, {1, 1, UINT64_MAX},
         {2, -1, 0},  {101, -1, 99}, {1, 1, (uint64_t)1 << 63}, {2, INT64_MAX / 2, 0}};
-    wb_buffer *buffer = buffer_of_100(device);
+    wb_buffer *buffer = new_buffer(device, 100);
     wb_view *view = NULL;
     wb_device_stats before = measure(device);
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
@@ -79,7 +70,7 @@ static void a_view_past_its_buffer_is_refused(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void more_memory_than_there_can_be_is_refused(wb_device *device)
+static void impossible_sizes_are_refused(wb_device *device)
 {
     const uint64_t sizes[] = {(uint64_t)1 << 50, (uint64_t)1 << 62, INT64_MAX, UINT64_MAX};
     wb_buffer *buffer = NULL;
@@ -91,7 +82,7 @@ static void more_memory_than_there_can_be_is_refused(wb_device *device)
             options.pin = pin;
             snprintf(asked, sizeof asked, "asked|%" PRIu64, sizes[i]);
             wb_status status = wb_buffer_alloc(device, sizes[i], &options, &buffer, &error);
-            /* A control group's limit is found first where there is one. */
+            /* The limit of a control group is checked first. */
             CHECK_ERROR(status == WB_ERR_CGROUP ? WB_ERR_CGROUP : WB_ERR_OUT_OF_MEMORY,
                         wb_buffer_alloc(device, sizes[i], &options, &buffer, &error), asked);
         }
@@ -100,7 +91,7 @@ static void more_memory_than_there_can_be_is_refused(wb_device *device)
     CHECK_USAGE(device, before);
 }
 
-static void zero_bytes_are_refused_where_they_mean_nothing(wb_device *device)
+static void device_memory_and_registrations_of_zero_bytes_are_refused(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     uint64_t address = 7;
@@ -132,7 +123,7 @@ static void a_range_past_the_last_address_is_refused(wb_device *device)
     CHECK(buffer == NULL && view == NULL && address == 7);
 }
 
-/* The last page of the address space, which rounding up to pages would wrap. */
+/* The last page of the address space: rounding up to whole pages would overflow. */
 static void a_range_in_the_last_page_is_refused_without_a_panic(wb_device *device)
 {
     wb_buffer *buffer = NULL;
@@ -143,7 +134,7 @@ static void a_range_in_the_last_page_is_refused_without_a_panic(wb_device *devic
     CHECK(buffer == NULL);
 }
 
-static void a_numa_node_that_there_is_not_is_refused(wb_device *device)
+static void a_missing_numa_node_is_refused(wb_device *device)
 {
     const int32_t nodes[] = {-3, 1000, INT32_MAX, INT32_MIN};
     wb_buffer *buffer = NULL;
@@ -160,9 +151,9 @@ static void a_numa_node_that_there_is_not_is_refused(wb_device *device)
     CHECK_USAGE(device, before);
 }
 
-CHECK_MAIN(CASE(a_shape_that_overflows_is_refused), CASE(dimensions_that_cannot_be_are_refused),
-           CASE(a_view_past_its_buffer_is_refused), CASE(more_memory_than_there_can_be_is_refused),
-           CASE(zero_bytes_are_refused_where_they_mean_nothing),
+CHECK_MAIN(CASE(a_shape_that_overflows_is_refused), CASE(invalid_dimensions_are_refused),
+           CASE(a_view_past_its_buffer_is_refused), CASE(impossible_sizes_are_refused),
+           CASE(device_memory_and_registrations_of_zero_bytes_are_refused),
            CASE(a_range_past_the_last_address_is_refused),
            CASE(a_range_in_the_last_page_is_refused_without_a_panic),
-           CASE(a_numa_node_that_there_is_not_is_refused))
+           CASE(a_missing_numa_node_is_refused))

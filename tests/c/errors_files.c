@@ -1,4 +1,4 @@
-/* Files that cannot be mapped: a status of its own for each, and nothing left open or mapped. */
+/* Files that cannot be mapped: each reason has its status, and nothing stays open or mapped. */
 #include <dirent.h>
 #include <errno.h>
 
@@ -31,7 +31,7 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
     CHECK_USAGE(device, before);
 }
 
-static void a_file_that_is_not_there(wb_device *device)
+static void a_missing_file_is_refused(wb_device *device)
 {
     wb_safetensors *file = NULL;
     check_refused(device, "/nowhere/model.safetensors", 0, 0, WB_ERR_FILE_MISSING,
@@ -41,7 +41,7 @@ static void a_file_that_is_not_there(wb_device *device)
     CHECK(file == NULL);
 }
 
-static void a_file_that_is_empty(wb_device *device)
+static void an_empty_file_is_refused(wb_device *device)
 {
     char path[300];
     file_name(path, sizeof path, "empty");
@@ -50,68 +50,59 @@ static void a_file_that_is_empty(wb_device *device)
     unlink(path);
 }
 
-static void a_folder_or_a_device_is_no_file(wb_device *device)
+static void folders_and_device_files_are_refused(wb_device *device)
 {
     check_refused(device, "/tmp", 0, 0, WB_ERR_FILE_ACCESS, "/tmp|no regular file");
     check_refused(device, "/dev/zero", 0, 0, WB_ERR_FILE_ACCESS, "/dev/zero|no regular file");
 }
 
-/* A queue in the file system: to open it for reading must not wait for a writer. */
+/* Checks a path in a child process, as another user if `unprivileged`, and removes it. Returns the
+ * status of the child, which exits with 77 if it cannot become another user. */
+static int check_refused_in_child(const char *path, int unprivileged, const char *words)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20); /* ends a wait for a writer */
+        if (unprivileged && geteuid() == 0 && setuid(65534) != 0) _exit(77);
+        wb_device *device = open_device(test_device(), NULL);
+        if (device != NULL) check_refused(device, path, 0, 0, WB_ERR_FILE_ACCESS, words);
+        wb_device_release(device);
+        _exit(check_failures > 0);
+    }
+    waitpid(child, &status, 0);
+    unlink(path);
+    return status;
+}
+
 static void a_fifo_is_refused_without_waiting_for_a_writer(wb_device *device)
 {
     char path[300];
-    int status = 0;
     (void)device;
     file_name(path, sizeof path, "fifo");
     REQUIRE(mkfifo(path, 0600) == 0);
-    pid_t child = fork();
-    if (child == 0) {
-        wb_device *own = NULL;
-        alarm(5);
-        if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
-            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "no regular file");
-            wb_device_release(own);
-        }
-        _exit(check_failures > 0);
-    }
-    waitpid(child, &status, 0);
-    unlink(path);
-    CHECK(!WIFSIGNALED(status)); /* by the alarm: it waited */
+    int status = check_refused_in_child(path, 0, "no regular file");
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* Root may read everything, so an ordinary user has to ask: a process of its own becomes one. */
-static void a_file_that_may_not_be_read(wb_device *device)
+/* Root can read every file. */
+static void an_unreadable_file_is_refused(wb_device *device)
 {
     char path[300];
-    int status = 0;
     (void)device;
-    file_name(path, sizeof path, "secret");
-    REQUIRE(write_pattern(path, 100));
+    REQUIRE(pattern_file(path, sizeof path, "secret", 100));
     REQUIRE(chmod(path, 0) == 0);
-    pid_t child = fork();
-    if (child == 0) {
-        wb_device *own = NULL;
-        if (geteuid() == 0 && setuid(65534) != 0) _exit(77);
-        if (CHECK_OK(wb_device_open(test_device(), NULL, &own, &error))) {
-            check_refused(own, path, 0, 0, WB_ERR_FILE_ACCESS, "may not be read");
-            wb_device_release(own);
-        }
-        _exit(check_failures > 0);
-    }
-    waitpid(child, &status, 0);
-    unlink(path);
+    int status = check_refused_in_child(path, 1, "may not be read");
     if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-        NOT_RUN("this process may not become another user");
+        NOT_RUN("this process cannot become another user");
     }
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-static void a_range_behind_the_end(wb_device *device)
+static void a_range_past_the_end_is_refused(wb_device *device)
 {
     char path[300];
-    file_name(path, sizeof path, "range");
-    REQUIRE(write_pattern(path, 1000));
+    REQUIRE(pattern_file(path, sizeof path, "range", 1000));
     check_refused(device, path, 1000, 0, WB_ERR_OUT_OF_RANGE, "from byte 1000|1000 bytes");
     check_refused(device, path, 1000, 1, WB_ERR_OUT_OF_RANGE, "asked for 1 bytes");
     check_refused(device, path, 0, 1001, WB_ERR_OUT_OF_RANGE, "asked for 1001 bytes|has 1000");
@@ -121,24 +112,21 @@ static void a_range_behind_the_end(wb_device *device)
     unlink(path);
 }
 
-static void a_file_cut_off_while_it_is_mapped(wb_device *device)
+static void truncation_of_a_mapped_file_is_detected(wb_device *device)
 {
     char path[300];
-    wb_buffer *buffer = NULL;
     wb_view *view = NULL;
-    int64_t shape[] = {10};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
-    file_name(path, sizeof path, "cut");
-    REQUIRE(write_pattern(path, 50000));
-    REQUIRE_OK(wb_buffer_map_file(device, path, 100, 20000, NULL, &buffer, &error));
-    REQUIRE(truncate(path, 20100) == 0); /* all that is mapped is still there */
-    CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
-    wb_view_release(view);
-    view = NULL;
+    const int64_t count = 10;
+    const wb_layout layout = bytes_layout(&count);
+    REQUIRE(pattern_file(path, sizeof path, "cut", 50000));
+    wb_buffer *buffer = map_file(device, path, 100, 20000, NULL);
+    REQUIRE(buffer != NULL);
+    REQUIRE(truncate(path, 20100) == 0); /* the mapped range is complete */
+    wb_view_release(new_view(buffer, layout, WB_ACCESSOR_HOST));
     wb_device_stats before = measure(device);
     REQUIRE(truncate(path, 4000) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
-                "cut off|20100 bytes|4000 bytes");
+                "truncated|20100 bytes|4000 bytes");
     CHECK(view == NULL);
     CHECK_USAGE(device, before);
     wb_buffer_release(buffer);
@@ -150,8 +138,7 @@ static void a_file_cannot_be_mapped_write_combined(wb_device *device)
     char path[300];
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    file_name(path, sizeof path, "combined");
-    REQUIRE(write_pattern(path, 100));
+    REQUIRE(pattern_file(path, sizeof path, "combined", 100));
     options.write_combined = WB_TRISTATE_ON;
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "write-combined");
@@ -159,8 +146,9 @@ static void a_file_cannot_be_mapped_write_combined(wb_device *device)
     unlink(path);
 }
 
-CHECK_MAIN(CASE_ALONE(EVERYWHERE, a_file_that_may_not_be_read),
+CHECK_MAIN(CASE_ALONE(EVERYWHERE, an_unreadable_file_is_refused),
            CASE_ALONE(EVERYWHERE, a_fifo_is_refused_without_waiting_for_a_writer),
-           CASE(a_file_that_is_not_there), CASE(a_file_that_is_empty),
-           CASE(a_folder_or_a_device_is_no_file), CASE(a_range_behind_the_end),
-           CASE(a_file_cut_off_while_it_is_mapped), CASE(a_file_cannot_be_mapped_write_combined))
+           CASE(a_missing_file_is_refused), CASE(an_empty_file_is_refused),
+           CASE(folders_and_device_files_are_refused), CASE(a_range_past_the_end_is_refused),
+           CASE(truncation_of_a_mapped_file_is_detected),
+           CASE(a_file_cannot_be_mapped_write_combined))

@@ -1,40 +1,40 @@
-/* Structs of another size, unknown constants, reserved fields: refused, or taken by the rules. */
+/* Structs of other sizes, unknown constants, reserved fields, device names. */
 #include "memory.h"
 
-static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
+static void struct_sizes_of_zero_or_of_a_newer_header_are_refused(wb_device *device)
 {
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_buffer_options buffer_options = WB_BUFFER_OPTIONS_INIT;
     wb_device_info info = WB_DEVICE_INFO_INIT;
     wb_device_stats usage = WB_DEVICE_STATS_INIT;
     wb_buffer_info buffer_info = WB_BUFFER_INFO_INIT;
-    wb_buffer_stats pages_usage = WB_BUFFER_STATS_INIT;
+    wb_buffer_stats counters = WB_BUFFER_STATS_INIT;
     wb_view_info view_info = WB_VIEW_INFO_INIT;
     int64_t shape[] = {1};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    wb_layout layout = bytes_layout(shape);
     wb_device *opened = NULL;
     wb_buffer *buffer = NULL, *other = NULL;
     wb_view *view = NULL, *no_view = NULL;
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
     REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error));
-    for (int future = 0; future < 2; future++) {
+    for (int newer = 0; newer < 2; newer++) {
         const char *words =
-            future ? "struct_size|this library knows up to" : "struct_size is 0|WB_*_INIT";
-        options.struct_size = future ? (uint32_t)sizeof options + 8 : 0;
-        buffer_options.struct_size = future ? (uint32_t)sizeof buffer_options + 8 : 0;
-        info.struct_size = future ? (uint32_t)sizeof info + 8 : 0;
-        usage.struct_size = future ? (uint32_t)sizeof usage + 8 : 0;
-        buffer_info.struct_size = future ? (uint32_t)sizeof buffer_info + 8 : 0;
-        pages_usage.struct_size = future ? (uint32_t)sizeof pages_usage + 8 : 0;
-        view_info.struct_size = future ? (uint32_t)sizeof view_info + 8 : 0;
-        layout.struct_size = future ? (uint32_t)sizeof layout + 8 : 0;
+            newer ? "struct_size|this library knows up to" : "struct_size is 0|WB_*_INIT";
+        options.struct_size = newer ? (uint32_t)sizeof options + 8 : 0;
+        buffer_options.struct_size = newer ? (uint32_t)sizeof buffer_options + 8 : 0;
+        info.struct_size = newer ? (uint32_t)sizeof info + 8 : 0;
+        usage.struct_size = newer ? (uint32_t)sizeof usage + 8 : 0;
+        buffer_info.struct_size = newer ? (uint32_t)sizeof buffer_info + 8 : 0;
+        counters.struct_size = newer ? (uint32_t)sizeof counters + 8 : 0;
+        view_info.struct_size = newer ? (uint32_t)sizeof view_info + 8 : 0;
+        layout.struct_size = newer ? (uint32_t)sizeof layout + 8 : 0;
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_open("host", &options, &opened, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                     wb_buffer_alloc(device, 1, &buffer_options, &other, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_get_info(device, &info, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_device_get_stats(device, &usage, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_get_info(buffer, &buffer_info, &error), words);
-        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_get_stats(buffer, &pages_usage, &error), words);
+        CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_buffer_get_stats(buffer, &counters, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE, wb_view_get_info(view, &view_info, &error), words);
         CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                     wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &no_view, &error), words);
@@ -45,10 +45,10 @@ static void a_size_of_zero_or_from_the_future_is_refused(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void a_struct_of_an_older_header_is_taken(wb_device *device)
+static void structs_of_an_older_header_are_accepted(wb_device *device)
 {
     struct { uint32_t struct_size; wb_huge_pages huge_pages; uint32_t threads; } older = {12, 1, 1};
-    struct { uint32_t struct_size; wb_origin origin; wb_pinning pinning; int32_t behind; } info = {
+    struct { uint32_t struct_size; wb_origin origin; wb_pinning pinning; int32_t next; } info = {
         12, 0, 0, 77};
     wb_buffer *buffer = NULL;
     REQUIRE_OK(
@@ -56,7 +56,7 @@ static void a_struct_of_an_older_header_is_taken(wb_device *device)
     CHECK_OK(wb_buffer_get_info(buffer, (wb_buffer_info *)(void *)&info, &error));
     CHECK_SAME(info.struct_size, 12);
     CHECK_SAME(info.origin, WB_ORIGIN_ALLOCATED);
-    CHECK_SAME(info.behind, 77); /* nothing is written behind the caller's struct */
+    CHECK_SAME(info.next, 77); /* nothing is written past the caller's struct */
     wb_buffer_release(buffer);
 }
 
@@ -91,7 +91,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
         options.views = unknown[i];
         CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error),
                     "wb_device_options.views");
-        wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+        wb_layout layout = bytes_layout(shape);
         snprintf(number, sizeof number, "access is %d|[0, 1]", unknown[i]);
         CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(real, &layout, unknown[i], &view, &error), number);
     }
@@ -105,7 +105,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
     wb_buffer_release(real);
 }
 
-static void a_reserved_field_that_is_not_zero_is_refused(wb_device *device)
+static void nonzero_reserved_fields_are_refused(wb_device *device)
 {
     wb_device *opened = NULL;
     wb_buffer *buffer = NULL;
@@ -125,7 +125,7 @@ static void a_reserved_field_that_is_not_zero_is_refused(wb_device *device)
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     options.reserved0 = 1;
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error), "reserved");
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    wb_layout layout = bytes_layout(shape);
     layout.reserved0 = 1;
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_view_copy_from(device, &byte, &layout, WB_ACCESSOR_HOST, NULL, &view, &error),
@@ -133,7 +133,7 @@ static void a_reserved_field_that_is_not_zero_is_refused(wb_device *device)
     CHECK(opened == NULL && buffer == NULL && view == NULL);
 }
 
-static void a_device_that_there_is_not_is_named(wb_device *device)
+static void unknown_device_names_are_refused(wb_device *device)
 {
     const char *names[] = {"", "tpu:0", "hosts", "HOST", "cuda", "cuda0", "host:0"};
     wb_device *opened = NULL;
@@ -170,8 +170,8 @@ static void an_option_of_another_kind_of_device_is_refused(wb_device *device)
     CHECK(opened == NULL);
 }
 
-CHECK_MAIN(CASE(a_size_of_zero_or_from_the_future_is_refused),
-           CASE(a_struct_of_an_older_header_is_taken), CASE(unknown_constants_are_refused_by_name),
-           CASE(a_reserved_field_that_is_not_zero_is_refused),
-           CASE(a_device_that_there_is_not_is_named),
+CHECK_MAIN(CASE(struct_sizes_of_zero_or_of_a_newer_header_are_refused),
+           CASE(structs_of_an_older_header_are_accepted),
+           CASE(unknown_constants_are_refused_by_name), CASE(nonzero_reserved_fields_are_refused),
+           CASE(unknown_device_names_are_refused),
            CASE(an_option_of_another_kind_of_device_is_refused))

@@ -1,11 +1,11 @@
-/* Exact: what is pinned is what was asked, rounded up to pages and never to a power of two; and
- * what is reported is what the kernel counts. */
+/* Pinned bytes are the requested bytes rounded up to whole pages, never to a power of two, and the
+ * counters agree with the kernel's. */
 #include "memory.h"
 
 static const uint64_t sizes[] = {1, 4095, 4096, 4097, (5 << 20) + 1, (300ull << 20) + 1};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
-static void pinned_bytes_are_the_asked_ones_in_whole_pages(wb_device *device)
+static void pinned_bytes_are_the_requested_bytes_in_whole_pages(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     options.pin = WB_TRISTATE_ON;
@@ -25,7 +25,7 @@ static void pinned_bytes_are_the_asked_ones_in_whole_pages(wb_device *device)
     }
 }
 
-static void the_kernel_counts_as_many_locked_bytes(wb_device *device)
+static void the_kernel_counts_the_same_locked_bytes(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     options.pin = WB_TRISTATE_ON;
@@ -40,7 +40,7 @@ static void the_kernel_counts_as_many_locked_bytes(wb_device *device)
     }
 }
 
-static void the_driver_counts_as_many_registered_bytes(wb_device *device)
+static void the_driver_counts_the_same_registered_bytes(wb_device *device)
 {
     for (int i = 0; i < SIZES; i++) {
         wb_buffer *buffer = NULL;
@@ -51,7 +51,7 @@ static void the_driver_counts_as_many_registered_bytes(wb_device *device)
     }
 }
 
-static void the_process_grows_by_what_was_asked(wb_device *device)
+static void the_process_grows_by_the_requested_bytes(wb_device *device)
 {
     const uint64_t bytes = (300ull << 20) + 1;
     wb_buffer *buffer = NULL;
@@ -64,7 +64,7 @@ static void the_process_grows_by_what_was_asked(wb_device *device)
     CHECK(process_bytes("VmRSS:") <= resident + (16 << 20));
 }
 
-static void mapping_a_file_grows_no_anonymous_memory(wb_device *device)
+static void mapping_a_file_uses_no_anonymous_memory(wb_device *device)
 {
     const uint64_t bytes = (64 << 20) + 123;
     char path[300];
@@ -87,7 +87,7 @@ static void mapping_a_file_grows_no_anonymous_memory(wb_device *device)
     unlink(path);
 }
 
-static void registering_pins_the_pages_touched_and_maps_nothing(wb_device *device)
+static void registering_pins_the_touched_pages_and_maps_nothing(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
@@ -103,13 +103,12 @@ static void registering_pins_the_pages_touched_and_maps_nothing(wb_device *devic
     munmap(memory, 4 * page_bytes());
 }
 
-static void a_file_that_is_read_is_as_exact(wb_device *device)
+static void reading_a_file_pins_its_bytes_in_whole_pages(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     char path[300];
-    file_name(path, sizeof path, "exact");
-    REQUIRE(write_pattern(path, 4097 + 5000));
+    REQUIRE(pattern_file(path, sizeof path, "exact", 4097 + 5000));
     options.file_mode = WB_FILE_MODE_READ;
     options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_map_file(device, path, 5000, 0, &options, &buffer, &error));
@@ -120,10 +119,10 @@ static void a_file_that_is_read_is_as_exact(wb_device *device)
     unlink(path);
 }
 
-CHECK_MAIN(CASE(pinned_bytes_are_the_asked_ones_in_whole_pages),
-           CASE_ON(HOST_ONLY, the_kernel_counts_as_many_locked_bytes),
-           CASE_ON(DOUBLE_ONLY, the_driver_counts_as_many_registered_bytes),
-           CASE(the_process_grows_by_what_was_asked),
-           CASE(mapping_a_file_grows_no_anonymous_memory),
-           CASE(registering_pins_the_pages_touched_and_maps_nothing),
-           CASE(a_file_that_is_read_is_as_exact))
+CHECK_MAIN(CASE(pinned_bytes_are_the_requested_bytes_in_whole_pages),
+           CASE_ON(HOST_ONLY, the_kernel_counts_the_same_locked_bytes),
+           CASE_ON(DOUBLE_ONLY, the_driver_counts_the_same_registered_bytes),
+           CASE(the_process_grows_by_the_requested_bytes),
+           CASE(mapping_a_file_uses_no_anonymous_memory),
+           CASE(registering_pins_the_touched_pages_and_maps_nothing),
+           CASE(reading_a_file_pins_its_bytes_in_whole_pages))

@@ -1,4 +1,4 @@
-/* A gate on a stream: what is queued behind it waits until the test opens it. */
+/* A gate in a stream: work queued behind it waits until the test opens the gate. */
 #ifndef GATE_H
 #define GATE_H
 
@@ -32,7 +32,7 @@ static inline void gate_open(struct gate *gate)
     pthread_mutex_unlock(&gate->lock);
 }
 
-/* Returns once the stream stands at the gate. */
+/* Waits until the stream has reached the gate. */
 static inline void gate_await(struct gate *gate)
 {
     pthread_mutex_lock(&gate->lock);

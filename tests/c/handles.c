@@ -1,4 +1,4 @@
-/* A debug build of the library knows which handles are alive and refuses the others. */
+/* A debug build of the library detects handles that are released or of another kind. */
 #include "memory.h"
 
 static void a_handle_after_its_last_release_is_refused(wb_device *device)
@@ -7,11 +7,11 @@ static void a_handle_after_its_last_release_is_refused(wb_device *device)
     wb_view *view = NULL;
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
     int64_t shape[] = {1};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    wb_layout layout = bytes_layout(shape);
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &buffer, &error));
     wb_buffer_retain(buffer);
     wb_buffer_release(buffer);
-    CHECK_OK(wb_buffer_get_info(buffer, &info, &error)); /* a second release is legal */
+    CHECK_OK(wb_buffer_get_info(buffer, &info, &error)); /* one reference is left */
     wb_buffer_release(buffer);
     CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_get_info(buffer, &info, &error), "released too often");
     CHECK_ERROR(WB_ERR_HANDLE, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),

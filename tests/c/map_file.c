@@ -1,24 +1,34 @@
-/* Files in memory: mapped where the platform can register a mapping, else read. */
+/* Files: mapped if the platform can register the mapping, otherwise read into memory. */
 #include "memory.h"
 
 enum { BYTES = 3 * 65536 + 777 };
 
-static wb_buffer *map(wb_device *device, const char *path, uint64_t offset, uint64_t bytes,
-                      wb_file_mode mode)
+static char path[300];
+
+/* Writes a new file of BYTES bytes. */
+static int begin_file(const char *name)
+{
+    return pattern_file(path, sizeof path, name, BYTES);
+}
+
+static wb_buffer *map(wb_device *device, uint64_t offset, uint64_t bytes, wb_file_mode mode)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer *buffer = NULL;
     options.file_mode = mode;
-    CHECK_OK(wb_buffer_map_file(device, path, offset, bytes, &options, &buffer, &error));
-    return buffer;
+    return map_file(device, path, offset, bytes, &options);
+}
+
+/* Releases the buffer and removes the file. */
+static void end_file(wb_buffer *buffer)
+{
+    wb_buffer_release(buffer);
+    unlink(path);
 }
 
 static void a_file_is_mapped_whole_and_read_only(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "whole");
-    REQUIRE(write_pattern(path, BYTES));
-    wb_buffer *buffer = map(device, path, 0, 0, WB_FILE_MODE_AUTO);
+    REQUIRE(begin_file("whole"));
+    wb_buffer *buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
     wb_buffer_info info = describe(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
@@ -27,22 +37,19 @@ static void a_file_is_mapped_whole_and_read_only(wb_device *device)
     CHECK_SAME(info.asked_bytes, BYTES);
     CHECK_SAME(info.note[0], '\0');
     CHECK(holds_pattern(info.data, 0, BYTES));
-    wb_buffer_release(buffer);
-    unlink(path);
+    end_file(buffer);
 }
 
-static void any_range_of_a_file_is_mapped(wb_device *device)
+static void any_range_of_a_file_can_be_mapped(wb_device *device)
 {
     const uint64_t ranges[][2] = {
         {0, 1}, {1, 0}, {4095, 2}, {4096, 4096}, {70000, 5}, {BYTES - 1, 1}, {BYTES - 1, 0}};
-    char path[300];
-    file_name(path, sizeof path, "range");
-    REQUIRE(write_pattern(path, BYTES));
+    REQUIRE(begin_file("range"));
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         for (wb_file_mode mode = WB_FILE_MODE_AUTO; mode <= WB_FILE_MODE_READ; mode++) {
             uint64_t offset = ranges[i][0];
             uint64_t bytes = ranges[i][1] > 0 ? ranges[i][1] : BYTES - offset;
-            wb_buffer *buffer = map(device, path, offset, ranges[i][1], mode);
+            wb_buffer *buffer = map(device, offset, ranges[i][1], mode);
             REQUIRE(buffer != NULL);
             CHECK_SAME(describe(buffer).asked_bytes, bytes);
             CHECK(holds_pattern(describe(buffer).data, offset, bytes));
@@ -54,25 +61,20 @@ static void any_range_of_a_file_is_mapped(wb_device *device)
 
 static void the_device_reads_the_file_in_place(wb_device *device)
 {
-    char path[300];
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
-    file_name(path, sizeof path, "device");
-    REQUIRE(seen != NULL && write_pattern(path, BYTES));
-    wb_buffer *buffer = map(device, path, 100, 0, WB_FILE_MODE_AUTO);
+    REQUIRE(seen != NULL && begin_file("device"));
+    wb_buffer *buffer = map(device, 100, 0, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL && describe(buffer).device_address != 0);
     CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 100));
     CHECK(holds_pattern(seen, 100, BYTES - 100));
-    wb_buffer_release(buffer);
-    unlink(path);
+    end_file(buffer);
     free(seen);
 }
 
-static void a_file_that_is_read_says_why_and_may_be_written(wb_device *device)
+static void a_file_that_is_read_gives_the_reason_and_is_writable(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "read");
-    REQUIRE(write_pattern(path, BYTES));
-    wb_buffer *buffer = map(device, path, 10, 0, WB_FILE_MODE_READ);
+    REQUIRE(begin_file("read"));
+    wb_buffer *buffer = map(device, 10, 0, WB_FILE_MODE_READ);
     REQUIRE(buffer != NULL);
     wb_buffer_info info = describe(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
@@ -81,114 +83,94 @@ static void a_file_that_is_read_says_why_and_may_be_written(wb_device *device)
     CHECK(holds_pattern(info.data, 10, BYTES - 10));
     memset(info.data, 0, BYTES - 10);
     wb_buffer_release(buffer);
-    buffer = map(device, path, 0, 0, WB_FILE_MODE_AUTO);
+    buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
-    CHECK(holds_pattern(describe(buffer).data, 0, BYTES)); /* the file is as it was */
-    wb_buffer_release(buffer);
-    unlink(path);
+    CHECK(holds_pattern(describe(buffer).data, 0, BYTES)); /* the file is unchanged */
+    end_file(buffer);
 }
 
-static void a_mapping_shows_what_others_write_to_the_file(wb_device *device)
+static void a_mapping_shows_later_writes_to_the_file(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "shared");
-    REQUIRE(write_pattern(path, BYTES));
-    wb_buffer *buffer = map(device, path, 0, 0, WB_FILE_MODE_MAP);
+    REQUIRE(begin_file("shared"));
+    wb_buffer *buffer = map(device, 0, 0, WB_FILE_MODE_MAP);
     REQUIRE(buffer != NULL);
     int file = open(path, O_RDWR);
     REQUIRE(pwrite(file, "weigh", 5, 1000) == 5);
     CHECK(memcmp((char *)describe(buffer).data + 1000, "weigh", 5) == 0);
     close(file);
-    wb_buffer_release(buffer);
-    unlink(path);
+    end_file(buffer);
 }
 
-static void a_mapping_outlives_its_files_name(wb_device *device)
+static void a_mapping_outlives_the_unlinking_of_its_file(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "unlinked");
-    REQUIRE(write_pattern(path, BYTES));
-    wb_buffer *buffer = map(device, path, 0, 0, WB_FILE_MODE_AUTO);
+    REQUIRE(begin_file("unlinked"));
+    wb_buffer *buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     unlink(path);
     REQUIRE(buffer != NULL);
     CHECK(holds_pattern(describe(buffer).data, 0, BYTES));
     wb_buffer_release(buffer);
 }
 
-static void a_mapping_that_is_not_pinned_says_why(wb_device *device)
+static void an_unpinned_mapping_gives_the_reason(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer *buffer = NULL;
-    char path[300];
-    file_name(path, sizeof path, "pageable");
-    REQUIRE(write_pattern(path, BYTES));
+    REQUIRE(begin_file("pageable"));
     options.pin = WB_TRISTATE_OFF;
-    if (CHECK_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error))) {
-        wb_buffer_info info = describe(buffer);
-        CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
-        CHECK_SAME(info.pinning, WB_PINNING_NONE);
-        CHECK_SAME(info.pinned_bytes, 0);
-        CHECK(strstr(info.note, "options") != NULL);
-        CHECK(holds_pattern(info.data, 0, BYTES));
-        wb_buffer_release(buffer);
-    }
-    unlink(path);
+    wb_buffer *buffer = map_file(device, path, 0, 0, &options);
+    REQUIRE(buffer != NULL);
+    wb_buffer_info info = describe(buffer);
+    CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
+    CHECK_SAME(info.pinning, WB_PINNING_NONE);
+    CHECK_SAME(info.pinned_bytes, 0);
+    CHECK(strstr(info.note, "options") != NULL);
+    CHECK(holds_pattern(info.data, 0, BYTES));
+    end_file(buffer);
 }
 
-static void a_file_mapped_twice_is_two_buffers(wb_device *device)
+static void a_file_mapped_twice_has_two_independent_buffers(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "twice");
-    REQUIRE(write_pattern(path, BYTES));
-    wb_buffer *first = map(device, path, 0, 0, WB_FILE_MODE_AUTO);
-    wb_buffer *second = map(device, path, 0, 0, WB_FILE_MODE_AUTO);
+    REQUIRE(begin_file("twice"));
+    wb_buffer *first = map(device, 0, 0, WB_FILE_MODE_AUTO);
+    wb_buffer *second = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(first != NULL && second != NULL);
     CHECK(describe(first).data != describe(second).data);
     wb_buffer_release(first);
     CHECK(holds_pattern(describe(second).data, 0, BYTES));
-    wb_buffer_release(second);
-    unlink(path);
+    end_file(second);
 }
 
 static void a_mapped_file_is_registered_in_chunks(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer *buffer = NULL;
-    char path[300];
-    file_name(path, sizeof path, "chunks");
-    REQUIRE(write_pattern(path, BYTES));
+    REQUIRE(begin_file("chunks"));
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = 65536;
-    REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error));
+    wb_buffer *buffer = map_file(device, path, 0, 0, &options);
+    REQUIRE(buffer != NULL);
     CHECK_SAME(describe(buffer).chunks, 4);
-    wb_buffer_release(buffer);
-    unlink(path);
+    end_file(buffer);
 }
 
-static void a_large_file_is_read_by_many_threads_in_order(wb_device *device)
+static void a_large_file_is_read_by_several_threads(wb_device *device)
 {
     const uint64_t bytes = (100 << 20) + 4321;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer *buffer = NULL;
-    char path[300];
-    file_name(path, sizeof path, "large");
-    REQUIRE(write_pattern(path, bytes));
+    REQUIRE(pattern_file(path, sizeof path, "large", bytes));
     options.file_mode = WB_FILE_MODE_READ;
     options.threads = 4;
-    if (CHECK_OK(wb_buffer_map_file(device, path, 33, 0, &options, &buffer, &error))) {
-        CHECK(holds_pattern(describe(buffer).data, 33, bytes - 33));
-        wb_buffer_release(buffer);
-    }
-    unlink(path);
+    wb_buffer *buffer = map_file(device, path, 33, 0, &options);
+    REQUIRE(buffer != NULL);
+    CHECK(holds_pattern(describe(buffer).data, 33, bytes - 33));
+    end_file(buffer);
 }
 
-/* A file of the kernel's own that is read and not mapped. */
+/* A file of sysfs, which supports read but not mmap. */
 static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
 {
-    static const char path[] = "/sys/kernel/notes";
     unsigned char expected[65536];
     wb_buffer *buffer = NULL;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    snprintf(path, sizeof path, "/sys/kernel/notes");
     int file = open(path, O_RDONLY);
     if (file < 0) NOT_RUN("there is no /sys/kernel/notes");
     ssize_t bytes = read(file, expected, sizeof expected);
@@ -196,7 +178,7 @@ static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
     close(file);
     if (mapped != MAP_FAILED) munmap(mapped, page_bytes());
     if (mapped != MAP_FAILED || bytes <= 0) NOT_RUN("/sys/kernel/notes can be mapped");
-    buffer = map(device, path, 0, (uint64_t)bytes, WB_FILE_MODE_AUTO);
+    buffer = map(device, 0, (uint64_t)bytes, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
     CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
     CHECK(strstr(describe(buffer).note, "read into memory") != NULL);
@@ -211,12 +193,10 @@ static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
     CHECK(buffer == NULL);
 }
 
-/* Huge pages or a node: the pages of a mapping are the kernel's cache. */
-static void pages_that_a_mapping_cannot_have_are_read_into(wb_device *device)
+/* A mapping uses the pages of the kernel's page cache, which have neither. */
+static void huge_pages_or_a_numa_node_make_a_file_be_read(wb_device *device)
 {
-    char path[300];
-    file_name(path, sizeof path, "pages");
-    REQUIRE(write_pattern(path, BYTES));
+    REQUIRE(begin_file("pages"));
     for (int node = 0; node < 2; node++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
@@ -229,19 +209,22 @@ static void pages_that_a_mapping_cannot_have_are_read_into(wb_device *device)
         wb_buffer_release(buffer);
         buffer = NULL;
         options.file_mode = WB_FILE_MODE_MAP;
-        CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
+        CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                    wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                     "asked to map and not to read|huge pages or a node");
         CHECK(buffer == NULL);
     }
     unlink(path);
 }
 
-CHECK_MAIN(CASE(a_file_is_mapped_whole_and_read_only), CASE(any_range_of_a_file_is_mapped),
+CHECK_MAIN(CASE(a_file_is_mapped_whole_and_read_only), CASE(any_range_of_a_file_can_be_mapped),
            CASE(the_device_reads_the_file_in_place),
-           CASE(a_file_that_is_read_says_why_and_may_be_written),
-           CASE(a_mapping_shows_what_others_write_to_the_file),
-           CASE(a_mapping_outlives_its_files_name), CASE(a_mapping_that_is_not_pinned_says_why),
-           CASE(a_file_mapped_twice_is_two_buffers), CASE(a_mapped_file_is_registered_in_chunks),
-           CASE(a_large_file_is_read_by_many_threads_in_order),
+           CASE(a_file_that_is_read_gives_the_reason_and_is_writable),
+           CASE(a_mapping_shows_later_writes_to_the_file),
+           CASE(a_mapping_outlives_the_unlinking_of_its_file),
+           CASE(an_unpinned_mapping_gives_the_reason),
+           CASE(a_file_mapped_twice_has_two_independent_buffers),
+           CASE(a_mapped_file_is_registered_in_chunks),
+           CASE(a_large_file_is_read_by_several_threads),
            CASE(a_file_that_cannot_be_mapped_is_read),
-           CASE(pages_that_a_mapping_cannot_have_are_read_into))
+           CASE(huge_pages_or_a_numa_node_make_a_file_be_read))

@@ -1,4 +1,4 @@
-/* Memory and files that tests work on. */
+/* Memory, files, buffers and views for tests. */
 #ifndef MEMORY_H
 #define MEMORY_H
 
@@ -29,7 +29,7 @@ static inline void fill(void *memory, uint64_t bytes)
     for (uint64_t at = 0; at < bytes; at++) ((unsigned char *)memory)[at] = pattern(at);
 }
 
-/* Whether memory holds the pattern from `offset`. */
+/* Whether memory contains the pattern from `offset` on. */
 static inline int holds_pattern(const void *memory, uint64_t offset, uint64_t bytes)
 {
     for (uint64_t at = 0; at < bytes; at++) {
@@ -84,14 +84,14 @@ static inline wb_layout layout_of(wb_dtype dtype, int32_t ndim, const int64_t *s
     return layout;
 }
 
-/* Copies what a device reads at an address into host memory, and waits. */
+/* Copies memory from a device address to host memory, and waits. */
 static inline int read_device(wb_device *device, void *to, uint64_t from, uint64_t bytes)
 {
     return CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)to, from, bytes, NULL, &error)) &&
            CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
 }
 
-/* The folder that a test's files lie in; /tmp where nothing else is said. */
+/* Names a file of this process in TMPDIR, or /tmp. */
 static inline void file_name(char *path, size_t room, const char *name)
 {
     const char *folder = getenv("TMPDIR");
@@ -106,7 +106,6 @@ static inline int write_file(const char *path, const void *content, uint64_t byt
     return fclose(file) == 0 && done;
 }
 
-/* A file of the pattern. */
 static inline int write_pattern(const char *path, uint64_t bytes)
 {
     void *content = malloc(bytes > 0 ? bytes : 1);
@@ -117,7 +116,14 @@ static inline int write_pattern(const char *path, uint64_t bytes)
     return done;
 }
 
-/* A number of /proc/self/status in bytes, such as "VmLck:". */
+/* Names a file and fills it with the pattern. */
+static inline int pattern_file(char *path, size_t room, const char *name, uint64_t bytes)
+{
+    file_name(path, room, name);
+    return CHECK(write_pattern(path, bytes));
+}
+
+/* A value of /proc/self/status in bytes, such as "VmLck:". */
 static inline uint64_t process_bytes(const char *key)
 {
     char line[256];
@@ -128,6 +134,82 @@ static inline uint64_t process_bytes(const char *key)
     }
     if (status != NULL) fclose(status);
     return kib * 1024;
+}
+
+static inline uint64_t address_of(const void *pointer)
+{
+    return (uint64_t)(uintptr_t)pointer;
+}
+
+/* A row of bytes. */
+static inline wb_layout bytes_layout(const int64_t *count)
+{
+    return layout_of(WB_DTYPE_U8, 1, count, NULL, 0);
+}
+
+static inline wb_device *open_device(const char *name, const wb_device_options *options)
+{
+    wb_device *device = NULL;
+    CHECK_OK(wb_device_open(name, options, &device, &error));
+    return device;
+}
+
+static inline wb_buffer *new_buffer(wb_device *device, uint64_t bytes)
+{
+    wb_buffer *buffer = NULL;
+    CHECK_OK(wb_buffer_alloc(device, bytes, NULL, &buffer, &error));
+    return buffer;
+}
+
+static inline wb_buffer *map_file(wb_device *device, const char *path, uint64_t offset,
+                                  uint64_t bytes, const wb_buffer_options *options)
+{
+    wb_buffer *buffer = NULL;
+    CHECK_OK(wb_buffer_map_file(device, path, offset, bytes, options, &buffer, &error));
+    return buffer;
+}
+
+static inline wb_view *new_view(wb_buffer *buffer, wb_layout layout, wb_accessor access)
+{
+    wb_view *view = NULL;
+    CHECK_OK(wb_view_new(buffer, &layout, access, &view, &error));
+    return view;
+}
+
+/* The buffer has host views, but device views fail with a message that contains `words`. */
+static inline void check_only_host_views(wb_buffer *buffer, const char *words)
+{
+    const int64_t count = (int64_t)describe(buffer).asked_bytes;
+    const wb_layout layout = bytes_layout(&count);
+    wb_view *view = NULL;
+    CHECK_SAME(describe(buffer).device_address, 0);
+    CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error),
+                words);
+    CHECK(view == NULL);
+    view = new_view(buffer, layout, WB_ACCESSOR_HOST);
+    if (view == NULL) return;
+    CHECK(describe_view(view).data == describe(buffer).data);
+    CHECK_SAME(describe_view(view).device_address, 0);
+    wb_view_release(view);
+}
+
+/* Memory that the driver allocates has no huge pages and no NUMA node; the errors give the reason
+ * for the allocation by the driver. */
+static inline void check_driver_memory(wb_device *device, wb_buffer_options options,
+                                       const char *reason)
+{
+    wb_buffer *buffer = NULL;
+    char words[200];
+    options.huge_pages = WB_HUGE_PAGES_REQUIRE;
+    snprintf(words, sizeof words, "huge pages were required|%s|WB_HUGE_PAGES_TRY", reason);
+    CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 4 << 20, &options, &buffer, &error),
+                words);
+    options.huge_pages = WB_HUGE_PAGES_TRY;
+    options.numa_node = 0;
+    snprintf(words, sizeof words, "NUMA node 0|%s|WB_NUMA_DEVICE", reason);
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_alloc(device, 4096, &options, &buffer, &error),
+                words);
+    CHECK(buffer == NULL);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* A model of layers in host memory, and its offloader: what tests of plans and offloaders carry. */
+/* A model with layers in host memory, its plan and its offloader. */
 #ifndef MODEL_H
 #define MODEL_H
 
@@ -45,7 +45,7 @@ static inline void model_init(struct model *model)
         model->parameters[i].name = model->names[i];
         model->parameters[i].group = model->groups[i];
         model->parameters[i].layout = &model->layout;
-        model->parameters[i].source = (uint64_t)(uintptr_t)model->bytes[i];
+        model->parameters[i].source = address_of(model->bytes[i]);
     }
 }
 
@@ -55,26 +55,39 @@ struct offload {
     wb_device *device;
     wb_plan *plan;
     wb_offloader *offloader;
-    wb_buffer *back;
+    wb_buffer *back; /* BYTES, for reading back from the device */
     void *stream;
 };
 
-/* Plans and commits the model. */
-static inline int begin(struct offload *o, wb_device *device, wb_transfer_mode carrier)
+static inline wb_plan_options offload_options(wb_transfer_mode carrier)
 {
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    const struct offload none = {device, NULL, NULL, NULL, NULL};
-    *o = none;
     options.offload_bytes = 1 << 20;
     options.carrier = carrier;
-    model_init(&model);
-    return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
-           CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &options, &o->plan, &error)) &&
-           CHECK_OK(wb_offloader_new(o->plan, o->stream, NULL, &o->offloader, &error)) &&
-           CHECK_OK(wb_buffer_alloc(device, BYTES, NULL, &o->back, &error));
+    return options;
 }
 
-static inline void end(struct offload *o)
+/* Plans and commits the first `count` parameters of the model. */
+static inline int offload_begin_first(struct offload *o, wb_device *device, int count,
+                                      wb_plan_options options)
+{
+    const struct offload none = {device, NULL, NULL, NULL, NULL};
+    *o = none;
+    return CHECK_OK(wb_device_stream_new(device, &o->stream, &error)) &&
+           CHECK_OK(wb_plan_new(device, model.parameters, (uint64_t)count, &options, &o->plan,
+                                &error)) &&
+           CHECK_OK(wb_offloader_new(o->plan, o->stream, NULL, &o->offloader, &error)) &&
+           (o->back = new_buffer(device, BYTES)) != NULL;
+}
+
+/* Plans and commits a new model. */
+static inline int offload_begin(struct offload *o, wb_device *device, wb_transfer_mode carrier)
+{
+    model_init(&model);
+    return offload_begin_first(o, device, COUNT, offload_options(carrier));
+}
+
+static inline void offload_end(struct offload *o)
 {
     wb_plan_release(o->plan);
     wb_offloader_release(o->offloader);
@@ -82,11 +95,25 @@ static inline void end(struct offload *o)
     CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
 }
 
-static inline wb_offloader_parameter_info where(struct offload *o, int parameter)
+static inline wb_offloader_parameter_info info_by_name(struct offload *o, const char *name)
 {
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    CHECK_OK(wb_offloader_get_parameter_info(o->offloader, model.names[parameter], &info, &error));
+    CHECK_OK(wb_offloader_get_parameter_info(o->offloader, name, &info, &error));
     return info;
+}
+
+static inline wb_offloader_parameter_info info_of(struct offload *o, int parameter)
+{
+    return info_by_name(o, model.names[parameter]);
+}
+
+/* Acquires and releases each group once. */
+static inline void check_step(struct offload *o)
+{
+    for (uint64_t group = 0; group < LAYERS; group++) {
+        CHECK_OK(wb_offloader_acquire_group(o->offloader, group, o->stream, &error));
+        CHECK_OK(wb_offloader_release_group(o->offloader, group, o->stream, &error));
+    }
 }
 
 static inline wb_offloader_stats stats_of(struct offload *o)

@@ -1,12 +1,12 @@
-/* A machine with no NVIDIA driver: the library loads and works there. Run with no libcuda.so.1 on
- * the loader's path. */
+/* A machine without an NVIDIA driver: the library loads and works. Run without a libcuda.so.1 in
+ * the search path of the loader. */
 #include "memory.h"
 
-static void a_cuda_device_is_a_named_error(wb_device *device)
+static void opening_a_cuda_device_names_the_missing_driver(wb_device *device)
 {
     int32_t count = 7;
     device = NULL;
-    for (int again = 0; again < 2; again++) {
+    for (int attempt = 0; attempt < 2; attempt++) {
         CHECK_ERROR(WB_ERR_NO_DRIVER, wb_device_open("cuda:0", NULL, &device, &error),
                     "CUDA device|libcuda.so.1|install the NVIDIA driver|\"host\"");
         CHECK_ERROR(WB_ERR_NO_DRIVER, wb_device_get_cuda_count(&count, &error), "libcuda.so.1");
@@ -16,15 +16,15 @@ static void a_cuda_device_is_a_named_error(wb_device *device)
 
 static void the_host_device_works(wb_device *device)
 {
-    wb_buffer *buffer = NULL;
-    REQUIRE_OK(wb_device_open("host", NULL, &device, &error));
-    REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
+    REQUIRE((device = open_device("host", NULL)) != NULL);
+    wb_buffer *buffer = new_buffer(device, 5000);
+    REQUIRE(buffer != NULL);
     memset(describe(buffer).data, 1, 5000);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
 
-static void nothing_of_cuda_is_loaded(wb_device *device)
+static void no_cuda_library_is_loaded(wb_device *device)
 {
     char line[400];
     int found = 0;
@@ -36,6 +36,6 @@ static void nothing_of_cuda_is_loaded(wb_device *device)
     CHECK_SAME(found, 0);
 }
 
-CHECK_MAIN(CASE_ALONE(EVERYWHERE, a_cuda_device_is_a_named_error),
+CHECK_MAIN(CASE_ALONE(EVERYWHERE, opening_a_cuda_device_names_the_missing_driver),
            CASE_ALONE(EVERYWHERE, the_host_device_works),
-           CASE_ALONE(EVERYWHERE, nothing_of_cuda_is_loaded))
+           CASE_ALONE(EVERYWHERE, no_cuda_library_is_loaded))

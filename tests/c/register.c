@@ -1,4 +1,4 @@
-/* Memory of the caller, registered where it lies. */
+/* Registered memory of the caller. */
 #include "memory.h"
 
 static void count(void *owner)
@@ -6,7 +6,14 @@ static void count(void *owner)
     ++*(int *)owner;
 }
 
-static void the_deleter_is_called_once_when_nothing_uses_the_memory(wb_device *device)
+/* Registers memory without a deleter. */
+static wb_status register_memory(wb_device *device, void *memory, uint64_t bytes,
+                                 const wb_buffer_options *options, wb_buffer **buffer)
+{
+    return wb_buffer_register(device, memory, bytes, options, NULL, NULL, buffer, &error);
+}
+
+static void the_deleter_is_called_once_after_the_last_release(wb_device *device)
 {
     enum { BYTES = 10000 };
     unsigned char *memory = (unsigned char *)malloc(BYTES);
@@ -14,7 +21,7 @@ static void the_deleter_is_called_once_when_nothing_uses_the_memory(wb_device *d
     wb_view *view = NULL;
     int deleted = 0;
     int64_t shape[] = {BYTES};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    wb_layout layout = bytes_layout(shape);
     REQUIRE(memory != NULL);
     REQUIRE_OK(wb_buffer_register(device, memory, BYTES, NULL, count, &deleted, &buffer, &error));
     wb_buffer_info info = describe(buffer);
@@ -40,8 +47,7 @@ static void after_a_failure_the_deleter_is_never_called(wb_device *device)
     REQUIRE(memory != NULL);
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_buffer_register(device, memory, 0, NULL, count, &deleted, &second, &error), "0");
-    REQUIRE_OK(
-        wb_buffer_register(device, memory, page_bytes(), NULL, NULL, NULL, &first, &error));
+    REQUIRE_OK(register_memory(device, memory, page_bytes(), NULL, &first));
     CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
                 wb_buffer_register(device, memory, 2 * page_bytes(), NULL, count, &deleted, &second,
                                    &error),
@@ -59,8 +65,7 @@ static void the_device_reads_the_callers_memory_in_place(wb_device *device)
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
     wb_buffer *buffer = NULL;
     REQUIRE(memory != NULL && seen != NULL);
-    REQUIRE_OK(wb_buffer_register(device, memory + 1, BYTES - 1, NULL, NULL, NULL, &buffer,
-                                  &error));
+    REQUIRE_OK(register_memory(device, memory + 1, BYTES - 1, NULL, &buffer));
     fill(memory + 1, BYTES - 1);
     REQUIRE(describe(buffer).device_address != 0);
     CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 1));
@@ -70,39 +75,37 @@ static void the_device_reads_the_callers_memory_in_place(wb_device *device)
     free(seen);
 }
 
-static void what_overlaps_is_refused_and_named(wb_device *device)
+static void overlapping_ranges_are_refused_by_name(wb_device *device)
 {
     const uint64_t page = page_bytes();
     char *memory = (char *)pages(6 * page), named[100];
     wb_buffer *buffer = NULL, *other = NULL;
     const uint64_t ranges[][2] = {{0, 6}, {2, 2}, {1, 2}, {3, 2}, {2, 1}, {3, 1}};
     REQUIRE(memory != NULL);
-    REQUIRE_OK(
-        wb_buffer_register(device, memory + 2 * page, 2 * page, NULL, NULL, NULL, &buffer, &error));
+    REQUIRE_OK(register_memory(device, memory + 2 * page, 2 * page, NULL, &buffer));
     snprintf(named, sizeof named, "%#" PRIxPTR "..%#" PRIxPTR "|registered already",
              (uintptr_t)memory + 2 * page, (uintptr_t)memory + 4 * page);
     wb_device_stats before = measure(device);
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
-                    wb_buffer_register(device, memory + ranges[i][0] * page, ranges[i][1] * page,
-                                       NULL, NULL, NULL, &other, &error),
+                    register_memory(device, memory + ranges[i][0] * page, ranges[i][1] * page, NULL,
+                                    &other),
                     named);
     }
     CHECK(other == NULL);
     CHECK_USAGE(device, before);
     wb_buffer_release(buffer);
-    CHECK_OK(wb_buffer_register(device, memory, 6 * page, NULL, NULL, NULL, &buffer, &error));
+    CHECK_OK(register_memory(device, memory, 6 * page, NULL, &buffer));
     wb_buffer_release(buffer);
     munmap(memory, 6 * page);
 }
 
-static void memory_of_the_library_is_registered_already(wb_device *device)
+static void memory_of_the_library_cannot_be_registered(wb_device *device)
 {
     wb_buffer *buffer = NULL, *other = NULL;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, NULL, &buffer, &error));
     CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
-                wb_buffer_register(device, describe(buffer).data, 10000, NULL, NULL, NULL, &other,
-                                   &error),
+                register_memory(device, describe(buffer).data, 10000, NULL, &other),
                 "a weighbridge allocation");
     wb_buffer_release(buffer);
 }
@@ -110,21 +113,21 @@ static void memory_of_the_library_is_registered_already(wb_device *device)
 static void disjoint_ranges_may_share_a_page(wb_device *device)
 {
     char *memory = (char *)pages(page_bytes());
-    wb_buffer *low = NULL, *high = NULL;
+    wb_buffer *first = NULL, *second = NULL;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     uint64_t locked = process_bytes("VmLck:");
     REQUIRE(memory != NULL);
     options.pin = WB_TRISTATE_ON;
-    REQUIRE_OK(wb_buffer_register(device, memory, 100, &options, NULL, NULL, &low, &error));
-    REQUIRE_OK(wb_buffer_register(device, memory + 100, 100, &options, NULL, NULL, &high, &error));
-    wb_buffer_release(low);
+    REQUIRE_OK(register_memory(device, memory, 100, &options, &first));
+    REQUIRE_OK(register_memory(device, memory + 100, 100, &options, &second));
+    wb_buffer_release(first);
     if (!on_cuda()) CHECK_SAME(process_bytes("VmLck:") - locked, page_bytes());
-    wb_buffer_release(high);
+    wb_buffer_release(second);
     CHECK_SAME(process_bytes("VmLck:"), locked);
     munmap(memory, page_bytes());
 }
 
-static void chunks_meet_where_pages_do(wb_device *device)
+static void chunks_end_at_page_boundaries(wb_device *device)
 {
     const uint64_t page = page_bytes(), locked = process_bytes("VmLck:");
     char *memory = (char *)pages(4 * page);
@@ -133,8 +136,7 @@ static void chunks_meet_where_pages_do(wb_device *device)
     REQUIRE(memory != NULL);
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page;
-    REQUIRE_OK(wb_buffer_register(device, memory + 100, 3 * page, &options, NULL, NULL, &buffer,
-                                  &error));
+    REQUIRE_OK(register_memory(device, memory + 100, 3 * page, &options, &buffer));
     CHECK_SAME(describe(buffer).chunks, 4);
     CHECK_SAME(describe(buffer).pinned_bytes, on_cuda() ? 3 * page : 4 * page);
     if (!on_cuda()) CHECK_SAME(process_bytes("VmLck:") - locked, 4 * page);
@@ -143,24 +145,24 @@ static void chunks_meet_where_pages_do(wb_device *device)
     munmap(memory, 4 * page);
 }
 
-static void a_range_that_is_not_mapped_is_refused(wb_device *device)
+static void an_unmapped_range_is_refused(wb_device *device)
 {
     const uint64_t page = page_bytes();
-    char *memory = (char *)pages(3 * page), hole[40];
+    char *memory = (char *)pages(3 * page), gap[40];
     wb_buffer *buffer = NULL;
     wb_device_stats before = measure(device);
     REQUIRE(memory != NULL);
     munmap(memory + page, page);
-    snprintf(hole, sizeof hole, "asked|%#" PRIxPTR, (uintptr_t)memory + page);
+    snprintf(gap, sizeof gap, "asked|%#" PRIxPTR, (uintptr_t)memory + page);
     CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
-                wb_buffer_register(device, memory, 3 * page, NULL, NULL, NULL, &buffer, &error),
-                hole);
+                register_memory(device, memory, 3 * page, NULL, &buffer),
+                gap);
     CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
-                wb_buffer_register(device, memory + page, 1, NULL, NULL, NULL, &buffer, &error),
-                hole);
+                register_memory(device, memory + page, 1, NULL, &buffer),
+                gap);
     mprotect(memory, page, PROT_NONE);
     CHECK_ERROR(WB_ERR_UNMAPPED_RANGE,
-                wb_buffer_register(device, memory, page, NULL, NULL, NULL, &buffer, &error),
+                register_memory(device, memory, page, NULL, &buffer),
                 "readable");
     CHECK(buffer == NULL);
     CHECK_USAGE(device, before);
@@ -168,31 +170,31 @@ static void a_range_that_is_not_mapped_is_refused(wb_device *device)
     munmap(memory + 2 * page, page);
 }
 
-static void what_would_be_copied_silently_is_refused(wb_device *device)
+static void private_mappings_that_pinning_would_copy_are_refused(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     char path[300];
-    file_name(path, sizeof path, "private");
-    REQUIRE(write_pattern(path, 3 * page_bytes()));
+    REQUIRE(pattern_file(path, sizeof path, "private", 3 * page_bytes()));
     int file = open(path, O_RDWR);
-    void *mapped = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
-    void *constant = mmap(NULL, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    REQUIRE(mapped != MAP_FAILED && constant != MAP_FAILED);
+    void *private_mapping = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    void *read_only_mapping =
+        mmap(NULL, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(private_mapping != MAP_FAILED && read_only_mapping != MAP_FAILED);
     CHECK_ERROR(WB_ERR_WOULD_COPY,
-                wb_buffer_register(device, mapped, page_bytes(), NULL, NULL, NULL, &buffer, &error),
+                register_memory(device, private_mapping, page_bytes(), NULL, &buffer),
                 "private|wb_buffer_map_file");
     CHECK_ERROR(
         WB_ERR_WOULD_COPY,
-        wb_buffer_register(device, constant, page_bytes(), NULL, NULL, NULL, &buffer, &error),
+        register_memory(device, read_only_mapping, page_bytes(), NULL, &buffer),
         "may not be written");
     CHECK(buffer == NULL);
-    munmap(mapped, page_bytes());
-    munmap(constant, page_bytes());
+    munmap(private_mapping, page_bytes());
+    munmap(read_only_mapping, page_bytes());
     close(file);
     unlink(path);
 }
 
-static void a_shared_mapping_that_may_only_be_read_is_registered_as_such(wb_device *device)
+static void a_read_only_shared_mapping_is_registered_read_only(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     char path[300];
@@ -200,38 +202,36 @@ static void a_shared_mapping_that_may_only_be_read_is_registered_as_such(wb_devi
     file_name(path, sizeof path, "shared");
     REQUIRE(seen != NULL && write_pattern(path, 3 * page_bytes()));
     int file = open(path, O_RDONLY);
-    void *mapped = mmap(NULL, 3 * page_bytes(), PROT_READ, MAP_SHARED, file, 0);
-    REQUIRE(mapped != MAP_FAILED);
-    if (CHECK_OK(wb_buffer_register(device, mapped, 3 * page_bytes(), NULL, NULL, NULL, &buffer,
-                                    &error))) {
+    void *shared_mapping = mmap(NULL, 3 * page_bytes(), PROT_READ, MAP_SHARED, file, 0);
+    REQUIRE(shared_mapping != MAP_FAILED);
+    if (CHECK_OK(register_memory(device, shared_mapping, 3 * page_bytes(), NULL, &buffer))) {
         CHECK_SAME(describe(buffer).read_only, 1);
         CHECK_SAME(buffer_usage(buffer).anonymous_bytes, 0);
         CHECK(read_device(device, seen, describe(buffer).device_address, 3 * page_bytes()));
         CHECK(holds_pattern(seen, 0, 3 * page_bytes()));
         wb_buffer_release(buffer);
     }
-    munmap(mapped, 3 * page_bytes());
+    munmap(shared_mapping, 3 * page_bytes());
     close(file);
     unlink(path);
     free(seen);
 }
 
-static void memory_registered_without_pinning_says_so(wb_device *device)
+static void registering_without_pinning_gives_the_reason(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     char memory[100];
     options.pin = WB_TRISTATE_OFF;
-    REQUIRE_OK(wb_buffer_register(device, memory, sizeof memory, &options, NULL, NULL, &buffer,
-                                  &error));
+    REQUIRE_OK(register_memory(device, memory, sizeof memory, &options, &buffer));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
     CHECK_SAME(describe(buffer).pinned_bytes, 0);
     CHECK(strstr(describe(buffer).note, "options") != NULL);
     wb_buffer_release(buffer);
 }
 
-/* What the kernel names like a file and is none. */
-static void private_memory_of_a_device_or_of_huge_pages_is_no_files(wb_device *device)
+/* Mappings that look like file mappings in /proc/self/maps. */
+static void private_zero_and_huge_page_mappings_can_be_registered(wb_device *device)
 {
     const uint64_t bytes = 2 << 20;
     const int private_memory = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
@@ -242,10 +242,9 @@ static void private_memory_of_a_device_or_of_huge_pages_is_no_files(wb_device *d
                     mmap(NULL, bytes, PROT_READ | PROT_WRITE, private_memory, -1, 0)};
     close(zeros);
     REQUIRE(each[0] != MAP_FAILED);
-    if (each[1] == MAP_FAILED) printf("     no huge pages are set aside: /dev/zero alone\n");
+    if (each[1] == MAP_FAILED) printf("     no huge pages are reserved: testing /dev/zero only\n");
     for (int i = 0; i < 2 && each[i] != MAP_FAILED; i++) {
-        if (CHECK_OK(wb_buffer_register(device, each[i], bytes, NULL, NULL, NULL, &buffer,
-                                        &error))) {
+        if (CHECK_OK(register_memory(device, each[i], bytes, NULL, &buffer))) {
             CHECK_SAME(describe(buffer).read_only, 0);
             fill(each[i], bytes);
             CHECK(holds_pattern(describe(buffer).data, 0, bytes));
@@ -255,42 +254,37 @@ static void private_memory_of_a_device_or_of_huge_pages_is_no_files(wb_device *d
     }
 }
 
-static void what_memory_that_is_there_cannot_become_is_refused(wb_device *device)
+static void options_that_existing_memory_cannot_have_are_refused(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     char memory[100];
     int deleted = 0;
+#define REFUSED(words)                                                                            \
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,                                                             \
+                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted,      \
+                                   &buffer, &error),                                              \
+                words)
     options.write_combined = WB_TRISTATE_ON;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
-                                   &error),
-                "write-combined|wb_buffer_alloc");
+    REFUSED("write-combined|wb_buffer_alloc");
     options.write_combined = WB_TRISTATE_AUTO;
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
-                                   &error),
-                "huge pages|WB_HUGE_PAGES_TRY");
+    REFUSED("huge pages|WB_HUGE_PAGES_TRY");
     options.huge_pages = WB_HUGE_PAGES_TRY;
     options.numa_node = 0;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_buffer_register(device, memory, sizeof memory, &options, count, &deleted, &buffer,
-                                   &error),
-                "node 0|WB_NUMA_DEVICE");
+    REFUSED("node 0|WB_NUMA_DEVICE");
     CHECK(buffer == NULL);
     CHECK_SAME(deleted, 0);
 }
 
-CHECK_MAIN(CASE(the_deleter_is_called_once_when_nothing_uses_the_memory),
+CHECK_MAIN(CASE(the_deleter_is_called_once_after_the_last_release),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
-           CASE(what_overlaps_is_refused_and_named),
-           CASE(memory_of_the_library_is_registered_already),
-           CASE(disjoint_ranges_may_share_a_page), CASE(chunks_meet_where_pages_do),
-           CASE(a_range_that_is_not_mapped_is_refused),
-           CASE(what_would_be_copied_silently_is_refused),
-           CASE(private_memory_of_a_device_or_of_huge_pages_is_no_files),
-           CASE(what_memory_that_is_there_cannot_become_is_refused),
-           CASE(a_shared_mapping_that_may_only_be_read_is_registered_as_such),
-           CASE(memory_registered_without_pinning_says_so))
+           CASE(overlapping_ranges_are_refused_by_name),
+           CASE(memory_of_the_library_cannot_be_registered), CASE(disjoint_ranges_may_share_a_page),
+           CASE(chunks_end_at_page_boundaries), CASE(an_unmapped_range_is_refused),
+           CASE(private_mappings_that_pinning_would_copy_are_refused),
+           CASE(private_zero_and_huge_page_mappings_can_be_registered),
+           CASE(options_that_existing_memory_cannot_have_are_refused),
+           CASE(a_read_only_shared_mapping_is_registered_read_only),
+           CASE(registering_without_pinning_gives_the_reason))

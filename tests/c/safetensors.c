@@ -1,14 +1,13 @@
-/* safetensors files: tensors by name where they lie, and hostile headers refused. */
+/* safetensors files: listed, found, viewed and copied tensors; malformed headers. */
 #include "memory.h"
 
-static const char *const two =
+static const char *const two_tensors =
     "{\"second\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[16,19]},"
     "\"__metadata__\":{\"made\":\"by hand\"},"
     "\"first.weight\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}";
 
-/* Writes a file of this header, padded with spaces to `header_bytes` if that is more, and then
- * `bytes` bytes of the pattern; `announced` is the length that it begins with, or 0 for the true
- * one. */
+/* Writes a file: the header, padded with spaces to `header_bytes` if shorter, and `bytes` bytes of
+ * the pattern. `announced` is the header length that the file states; 0: the true one. */
 static int write_tensors(const char *path, const char *json, uint64_t header_bytes, uint64_t bytes,
                          uint64_t announced)
 {
@@ -30,7 +29,7 @@ static wb_safetensors *open_two(wb_device *device, char *path, size_t room, uint
 {
     wb_safetensors *file = NULL;
     file_name(path, room, "tensors");
-    CHECK(write_tensors(path, two, header_bytes, 19, 0));
+    CHECK(write_tensors(path, two_tensors, header_bytes, 19, 0));
     CHECK_OK(wb_safetensors_open(device, path, NULL, &file, &error));
     return file;
 }
@@ -48,7 +47,7 @@ static void tensors_are_listed_in_the_order_of_their_data(wb_device *device)
     CHECK_SAME(info.dtype, WB_DTYPE_F32);
     CHECK(info.ndim == 2 && info.shape[0] == 2 && info.shape[1] == 2);
     CHECK_SAME(info.bytes, 16);
-    CHECK_SAME(info.offset_bytes, 8 + strlen(two));
+    CHECK_SAME(info.offset_bytes, 8 + strlen(two_tensors));
     CHECK_OK(wb_safetensors_get_tensor_info(file, 1, &info, &error));
     CHECK(strcmp(info.name, "second") == 0 && info.dtype == WB_DTYPE_U8 && info.bytes == 3);
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_safetensors_get_tensor_info(file, 2, &info, &error),
@@ -75,7 +74,7 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     REQUIRE_OK(wb_safetensors_get_buffer(file, &buffer, &error));
     REQUIRE_OK(wb_view_get_buffer(view, &under, &error));
     CHECK(under == buffer);
-    CHECK(describe_view(view).data == (char *)describe(buffer).data + 8 + strlen(two));
+    CHECK(describe_view(view).data == (char *)describe(buffer).data + 8 + strlen(two_tensors));
     CHECK_SAME(describe_view(view).read_only, 1);
     wb_buffer_release(buffer);
     wb_buffer_release(under);
@@ -90,7 +89,7 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     unlink(path);
 }
 
-static void an_aligned_tensor_is_viewed_and_another_is_copied_and_said_so(wb_device *device)
+static void an_aligned_tensor_is_viewed_and_an_unaligned_one_copied(wb_device *device)
 {
     for (uint64_t header = 248; header <= 252; header += 4) { /* data at 256, then at 260 */
         char path[300];
@@ -120,7 +119,7 @@ static void an_aligned_tensor_is_viewed_and_another_is_copied_and_said_so(wb_dev
     }
 }
 
-static void a_type_without_a_name_here_is_listed_and_not_viewed(wb_device *device)
+static void an_unsupported_dtype_is_listed_and_not_viewed(wb_device *device)
 {
     const char *json = "{\"q\":{\"dtype\":\"F6_E2M3\",\"shape\":[4],\"data_offsets\":[0,3]}}";
     char path[300];
@@ -138,7 +137,7 @@ static void a_type_without_a_name_here_is_listed_and_not_viewed(wb_device *devic
     unlink(path);
 }
 
-static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
+static void malformed_headers_are_refused_without_a_leak(wb_device *device)
 {
     const struct { const char *json; uint64_t bytes, announced; wb_status status;
                    const char *words; } files[] = {
@@ -146,11 +145,11 @@ static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
          "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}", 6, 0, WB_ERR_FORMAT, ""},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
          "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT,
-         "\"a\" is there twice"},
+         "\"a\" appears twice"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]}}", 4, 0,
-         WB_ERR_FILE_TRUNCATED, "cut off"},
+         WB_ERR_FILE_TRUNCATED, "truncated"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 5, 0, WB_ERR_FORMAT,
-         "1 bytes belong to none"},
+         "1 bytes belong to no tensor"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, 0, WB_ERR_FORMAT,
          ""},
         {"{\"a\":{\"dtype\":\"F64\",\"shape\":[9223372036854775807,4],\"data_offsets\":[0,0]}}", 0,
@@ -187,7 +186,7 @@ static void a_hostile_header_is_refused_and_leaves_nothing(wb_device *device)
     unlink(path);
 }
 
-static void a_file_cut_off_while_it_is_open_is_an_error_and_no_signal(wb_device *device)
+static void truncation_of_an_open_file_is_an_error_and_no_signal(wb_device *device)
 {
     char path[300];
     wb_view *view = NULL;
@@ -197,16 +196,16 @@ static void a_file_cut_off_while_it_is_open_is_an_error_and_no_signal(wb_device 
     REQUIRE(truncate(path, 100) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error),
-                "cut off|100 bytes");
+                "truncated|100 bytes");
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 4096, NULL, &view, &copied, &error),
-                "cut off");
+                "truncated");
     CHECK(view == NULL && copied == 7);
     wb_safetensors_release(file);
     unlink(path);
 }
 
-static void a_file_without_tensors_is_empty_and_good(wb_device *device)
+static void a_file_without_tensors_is_valid(wb_device *device)
 {
     char path[300];
     wb_safetensors *file = NULL;
@@ -220,8 +219,8 @@ static void a_file_without_tensors_is_empty_and_good(wb_device *device)
 
 CHECK_MAIN(CASE(tensors_are_listed_in_the_order_of_their_data),
            CASE(a_tensor_is_found_by_its_name_and_viewed_in_the_file),
-           CASE(an_aligned_tensor_is_viewed_and_another_is_copied_and_said_so),
-           CASE(a_type_without_a_name_here_is_listed_and_not_viewed),
-           CASE(a_hostile_header_is_refused_and_leaves_nothing),
-           CASE(a_file_cut_off_while_it_is_open_is_an_error_and_no_signal),
-           CASE(a_file_without_tensors_is_empty_and_good))
+           CASE(an_aligned_tensor_is_viewed_and_an_unaligned_one_copied),
+           CASE(an_unsupported_dtype_is_listed_and_not_viewed),
+           CASE(malformed_headers_are_refused_without_a_leak),
+           CASE(truncation_of_an_open_file_is_an_error_and_no_signal),
+           CASE(a_file_without_tensors_is_valid))

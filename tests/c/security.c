@@ -1,9 +1,9 @@
-/* What SECURITY.md promises of files, of memory and of the environment. */
+/* The promises of SECURITY.md about files, memory and the environment. */
 #include <sys/auxv.h>
 
 #include "model.h"
 
-/* The flags of this process's descriptor of a file, as the kernel has them; 0 where it has none. */
+/* The flags of this process's descriptor of a file, by /proc; 0 if the file is not open. */
 static unsigned long flags_of(const char *path)
 {
     for (int descriptor = 0; descriptor < 256; descriptor++) {
@@ -25,7 +25,7 @@ static unsigned long flags_of(const char *path)
     return 0;
 }
 
-/* How many mappings of this process are shared with who maps the same, and may be written if asked. */
+/* The number of shared mappings of this process; `writable`: only of writable ones. */
 static int shared_mappings(int writable)
 {
     char line[600], flags[8];
@@ -33,25 +33,27 @@ static int shared_mappings(int writable)
     FILE *maps = fopen("/proc/self/maps", "r");
     if (maps == NULL) return -1;
     while (fgets(line, sizeof line, maps) != NULL) {
-        if (sscanf(line, "%*s %7s", flags) == 1) found += flags[3] == 's' && (!writable || flags[1] == 'w');
+        if (sscanf(line, "%*s %7s", flags) != 1) continue;
+        found += flags[3] == 's' && (!writable || flags[1] == 'w');
     }
     fclose(maps);
     return found;
 }
 
-/* Files, sockets and whatever else this process has open. */
+/* The number of open descriptors of this process. */
 static int descriptors(void)
 {
     int found = 0;
-    for (int descriptor = 0; descriptor < 1024; descriptor++) found += fcntl(descriptor, F_GETFD) >= 0;
+    for (int descriptor = 0; descriptor < 1024; descriptor++) {
+        found += fcntl(descriptor, F_GETFD) >= 0;
+    }
     return found;
 }
 
-static void files_are_opened_for_reading_and_not_inherited(wb_device *device)
+static void files_are_opened_read_only_and_not_inherited(wb_device *device)
 {
     char path[300];
-    file_name(path, sizeof path, "opened");
-    REQUIRE(write_pattern(path, 10000));
+    REQUIRE(pattern_file(path, sizeof path, "opened", 10000));
     REQUIRE(chmod(path, 0400) == 0);
     for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -69,14 +71,14 @@ static void files_are_opened_for_reading_and_not_inherited(wb_device *device)
     unlink(path);
 }
 
-/* A process without a terminal would get the one that it opens. */
-static void a_terminal_does_not_become_the_process_s_own(wb_device *device)
+/* A session leader without a terminal gets the first one that it opens without O_NOCTTY. */
+static void a_terminal_does_not_become_the_controlling_terminal(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     int master = posix_openpt(O_RDWR | O_NOCTTY);
     const char *terminal = NULL;
     if (master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0) terminal = ptsname(master);
-    if (terminal == NULL) NOT_RUN("there are no pseudo-terminals here");
+    if (terminal == NULL) NOT_RUN("there are no pseudo-terminals");
     REQUIRE(setsid() > 0);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
@@ -86,11 +88,11 @@ static void a_terminal_does_not_become_the_process_s_own(wb_device *device)
     close(master);
 }
 
-static void memory_is_the_process_s_own(wb_device *device)
+static void memory_is_not_shared_with_other_processes(wb_device *device)
 {
     struct offload o;
     const int before = descriptors();
-    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_AUTO));
+    REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_AUTO));
     for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
@@ -103,12 +105,12 @@ static void memory_is_the_process_s_own(wb_device *device)
         CHECK_OK(wb_device_free(device, address, &error));
         wb_buffer_release(buffer);
     }
-    end(&o);
+    offload_end(&o);
 }
 
-/* In a set-user-ID program: the environment is whoever's who started it. "perhaps" would be an
- * error, were it read. */
-static int with_raised_rights(void)
+/* The caller of a set-user-ID program chooses its environment, which must not be read. The value
+ * "perhaps" is invalid, so that reading it would be an error. */
+static int open_with_environment(void)
 {
     wb_device *device = NULL;
     if (getauxval(AT_SECURE) == 0) return 77;
@@ -132,15 +134,15 @@ static int copy_program(const char *to)
     return done;
 }
 
-static void a_program_with_raised_rights_does_not_read_its_environment(wb_device *device)
+static void a_set_user_id_program_does_not_read_its_environment(wb_device *device)
 {
     static char variable[] = "WEIGHBRIDGE_DISABLE_PIN_MEMORY=perhaps";
-    static char word[] = "--raised";
+    static char option[] = "--set-user-id";
     char path[300];
-    char *arguments[] = {path, word, NULL}, *environment[] = {variable, NULL};
+    char *arguments[] = {path, option, NULL}, *environment[] = {variable, NULL};
     int status = 0;
-    if (geteuid() != 0) NOT_RUN("only root can make a program that runs with another's rights");
-    file_name(path, sizeof path, "raised");
+    if (geteuid() != 0) NOT_RUN("only root can create the set-user-ID program");
+    file_name(path, sizeof path, "set-user-id");
     REQUIRE(copy_program(path));
     setenv("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "perhaps", 1);
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", NULL, &device, &error), "perhaps");
@@ -152,19 +154,19 @@ static void a_program_with_raised_rights_does_not_read_its_environment(wb_device
     }
     waitpid(child, &status, 0);
     unlink(path);
-    const int answer = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-    if (answer == 77) NOT_RUN("this file system gives a set-user-ID program no other rights");
-    if (answer >= 126) NOT_RUN("another user may not run programs, or load the library, from here");
-    CHECK_SAME(answer, 0);
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    if (code == 77) NOT_RUN("this file system ignores set-user-ID");
+    if (code >= 126) NOT_RUN("another user cannot run the program or load the library");
+    CHECK_SAME(code, 0);
 }
 
 int main(int count, char **arguments)
 {
     const struct check_case cases[] = {
-        CASE(files_are_opened_for_reading_and_not_inherited),
-        CASE_ALONE(HOST_ONLY, a_terminal_does_not_become_the_process_s_own),
-        CASE(memory_is_the_process_s_own),
-        CASE_ALONE(HOST_ONLY, a_program_with_raised_rights_does_not_read_its_environment)};
-    if (count == 2 && strcmp(arguments[1], "--raised") == 0) return with_raised_rights();
+        CASE(files_are_opened_read_only_and_not_inherited),
+        CASE_ALONE(HOST_ONLY, a_terminal_does_not_become_the_controlling_terminal),
+        CASE(memory_is_not_shared_with_other_processes),
+        CASE_ALONE(HOST_ONLY, a_set_user_id_program_does_not_read_its_environment)};
+    if (count == 2 && strcmp(arguments[1], "--set-user-id") == 0) return open_with_environment();
     return check_run(cases, sizeof cases / sizeof cases[0]);
 }

@@ -1,4 +1,4 @@
-/* Streams: order, and memory that goes back when what was queued has run, not before. */
+/* Streams: order of work, and memory that is released after it. */
 #include "captures.h"
 #include "gate.h"
 #include "model.h"
@@ -10,23 +10,15 @@ static void *new_stream(wb_device *device)
     return stream;
 }
 
-static wb_buffer *new_buffer(wb_device *device, uint64_t bytes)
-{
-    wb_buffer *buffer = NULL;
-    CHECK_OK(wb_buffer_alloc(device, bytes, NULL, &buffer, &error));
-    return buffer;
-}
-
-static void memory_stays_until_the_stream_has_passed_and_then_goes(wb_device *device)
+static void memory_is_freed_when_the_stream_reaches_its_release(wb_device *device)
 {
     struct gate gate = GATE_INIT;
-    wb_view *view = NULL;
-    int64_t shape[] = {4096};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    const int64_t count = 4096;
     void *stream = new_stream(device);
     wb_buffer *buffer = new_buffer(device, 4096);
     REQUIRE(stream != NULL && buffer != NULL);
-    REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
+    wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
+    REQUIRE(view != NULL);
     unsigned char *memory = (unsigned char *)describe(buffer).data;
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
     CHECK_OK(wb_view_release_after(view, stream, &error));
@@ -43,7 +35,7 @@ static void memory_stays_until_the_stream_has_passed_and_then_goes(wb_device *de
     CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
-static void a_copy_in_flight_reads_its_source_to_the_end(wb_device *device)
+static void a_copy_in_flight_keeps_its_source(wb_device *device)
 {
     enum { BYTES = 1 << 20 };
     struct gate gate = GATE_INIT;
@@ -55,7 +47,7 @@ static void a_copy_in_flight_reads_its_source_to_the_end(wb_device *device)
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
     fill(describe(buffer).data, BYTES);
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, memory, (uint64_t)(uintptr_t)describe(buffer).data, BYTES,
+    CHECK_OK(wb_device_copy(device, memory, address_of(describe(buffer).data), BYTES,
                             stream, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     gate_await(&gate);
@@ -69,12 +61,12 @@ static void a_copy_in_flight_reads_its_source_to_the_end(wb_device *device)
     free(back);
 }
 
-static void add(void *owner)
+static void increment(void *owner)
 {
     __atomic_fetch_add((int *)owner, 1, __ATOMIC_ACQ_REL);
 }
 
-static int number(int *counter)
+static int value_of(int *counter)
 {
     return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
 }
@@ -86,45 +78,46 @@ static void the_deleter_of_registered_memory_waits_for_the_stream(wb_device *dev
     void *memory = malloc(8192), *stream = new_stream(device);
     int deleted = 0;
     REQUIRE(memory != NULL && stream != NULL);
-    REQUIRE_OK(wb_buffer_register(device, memory, 8192, NULL, add, &deleted, &buffer, &error));
+    REQUIRE_OK(wb_buffer_register(device, memory, 8192, NULL, increment, &deleted, &buffer,
+                                  &error));
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     gate_await(&gate);
     sleep_ms(20);
-    CHECK_SAME(number(&deleted), 0);
+    CHECK_SAME(value_of(&deleted), 0);
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(number(&deleted), 1);
+    CHECK_SAME(value_of(&deleted), 1);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     free(memory);
 }
 
-/* On the host device, where giving memory back waits for no other stream. */
-static void one_stream_that_is_stuck_holds_no_others_memory(wb_device *device)
+/* On the host device, where releasing memory does not wait for other streams. */
+static void a_blocked_stream_does_not_delay_releases_of_another(wb_device *device)
 {
     struct gate gate = GATE_INIT;
-    void *stuck = new_stream(device), *free_one = new_stream(device);
+    void *blocked = new_stream(device), *other = new_stream(device);
     wb_buffer *held = new_buffer(device, 100), *gone = new_buffer(device, 100);
-    REQUIRE(stuck != NULL && free_one != NULL && held != NULL && gone != NULL);
-    REQUIRE_OK(wb_device_stream_call(device, stuck, gate_wait, &gate, &error));
-    CHECK_OK(wb_buffer_release_after(held, stuck, &error));
-    CHECK_OK(wb_buffer_release_after(gone, free_one, &error));
+    REQUIRE(blocked != NULL && other != NULL && held != NULL && gone != NULL);
+    REQUIRE_OK(wb_device_stream_call(device, blocked, gate_wait, &gate, &error));
+    CHECK_OK(wb_buffer_release_after(held, blocked, &error));
+    CHECK_OK(wb_buffer_release_after(gone, other, &error));
     for (int wait = 0; wait < 5000 && measure(device).buffers > 1; wait++) sleep_ms(1);
     CHECK_SAME(measure(device).buffers, 1);
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_OK(wb_device_stream_release(device, stuck, &error));
-    CHECK_OK(wb_device_stream_release(device, free_one, &error));
+    CHECK_OK(wb_device_stream_release(device, blocked, &error));
+    CHECK_OK(wb_device_stream_release(device, other, &error));
 }
 
-static void a_drain_that_takes_too_long_ends_and_counts_what_is_left(wb_device *device)
+static void a_drain_times_out_and_counts_the_rest(wb_device *device)
 {
     struct gate gate = GATE_INIT;
     struct timespec start, end;
     void *stream = new_stream(device);
     wb_buffer *buffer = new_buffer(device, 100);
     REQUIRE(stream != NULL && buffer != NULL);
-    CHECK_OK(wb_device_drain(device, 0, &error)); /* nothing to wait for */
+    CHECK_OK(wb_device_drain(device, 0, &error)); /* nothing is in flight */
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     clock_gettime(CLOCK_MONOTONIC, &start);
@@ -143,16 +136,16 @@ struct order {
 };
 struct step {
     struct order *order;
-    int number;
+    int value_of;
 };
 
 static void take_step(void *user)
 {
     struct step *step = (struct step *)user;
-    if (step->order->next++ != step->number) step->order->wrong++;
+    if (step->order->next++ != step->value_of) step->order->wrong++;
 }
 
-static void a_stream_is_in_order(wb_device *device)
+static void a_stream_runs_its_work_in_order(wb_device *device)
 {
     struct order order = {0, 0};
     struct step steps[STEPS];
@@ -160,7 +153,7 @@ static void a_stream_is_in_order(wb_device *device)
     REQUIRE(stream != NULL);
     for (int i = 0; i < STEPS; i++) {
         steps[i].order = &order;
-        steps[i].number = i;
+        steps[i].value_of = i;
         CHECK_OK(wb_device_stream_call(device, stream, take_step, &steps[i], &error));
     }
     CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
@@ -170,28 +163,28 @@ static void a_stream_is_in_order(wb_device *device)
 }
 
 /* The other stream copies: a driver may run the host functions of all streams on one thread. */
-static void streams_are_independent_of_each_other(wb_device *device)
+static void streams_are_independent(wb_device *device)
 {
     struct gate gate = GATE_INIT;
-    void *stuck = new_stream(device), *other = new_stream(device);
+    void *blocked = new_stream(device), *other = new_stream(device);
     wb_buffer *from = new_buffer(device, 1000), *to = new_buffer(device, 1000);
-    REQUIRE(stuck != NULL && other != NULL && from != NULL && to != NULL);
+    REQUIRE(blocked != NULL && other != NULL && from != NULL && to != NULL);
     fill(describe(from).data, 1000);
-    REQUIRE_OK(wb_device_stream_call(device, stuck, gate_wait, &gate, &error));
+    REQUIRE_OK(wb_device_stream_call(device, blocked, gate_wait, &gate, &error));
     gate_await(&gate);
     CHECK_OK(wb_device_copy(device, describe(to).device_address, describe(from).device_address,
                             1000, other, &error));
     CHECK_OK(wb_device_stream_synchronize(device, other, &error));
     CHECK(holds_pattern(describe(to).data, 0, 1000));
     gate_open(&gate);
-    CHECK_OK(wb_device_stream_synchronize(device, stuck, &error)); /* the gate is this function's */
-    CHECK_OK(wb_device_stream_release(device, stuck, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, blocked, &error)); /* the gate is unused now */
+    CHECK_OK(wb_device_stream_release(device, blocked, &error));
     CHECK_OK(wb_device_stream_release(device, other, &error));
     wb_buffer_release(from);
     wb_buffer_release(to);
 }
 
-static void a_released_stream_still_runs_what_is_queued(wb_device *device)
+static void a_released_stream_runs_its_queued_work(wb_device *device)
 {
     struct gate gate = GATE_INIT;
     int ran = 0;
@@ -199,23 +192,23 @@ static void a_released_stream_still_runs_what_is_queued(wb_device *device)
     wb_buffer *buffer = new_buffer(device, 100);
     REQUIRE(stream != NULL && buffer != NULL);
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_stream_call(device, stream, add, &ran, &error));
+    CHECK_OK(wb_device_stream_call(device, stream, increment, &ran, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     CHECK_OK(wb_device_stream_release(device, stream, &error));
-    CHECK_SAME(number(&ran), 0);
+    CHECK_SAME(value_of(&ran), 0);
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(number(&ran), 1);
+    CHECK_SAME(value_of(&ran), 1);
     CHECK_SAME(measure(device).buffers, 0);
 }
 
-static void waits_a_little(void *user)
+static void sleep_a_while(void *user)
 {
     (void)user;
     sleep_ms(100);
 }
 
-static void device_memory_stays_until_a_released_stream_has_passed(wb_device *device)
+static void freeing_device_memory_waits_for_a_released_stream(wb_device *device)
 {
     enum { BYTES = 1 << 20 };
     int ran = 0;
@@ -224,28 +217,28 @@ static void device_memory_stays_until_a_released_stream_has_passed(wb_device *de
     wb_buffer *buffer = new_buffer(device, BYTES);
     REQUIRE(stream != NULL && buffer != NULL);
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
-    CHECK_OK(wb_device_stream_call(device, stream, waits_a_little, NULL, &error));
-    CHECK_OK(wb_device_copy(device, memory, (uint64_t)(uintptr_t)describe(buffer).data, BYTES,
+    CHECK_OK(wb_device_stream_call(device, stream, sleep_a_while, NULL, &error));
+    CHECK_OK(wb_device_copy(device, memory, address_of(describe(buffer).data), BYTES,
                             stream, &error));
-    CHECK_OK(wb_device_stream_call(device, stream, add, &ran, &error));
+    CHECK_OK(wb_device_stream_call(device, stream, increment, &ran, &error));
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     CHECK_OK(wb_device_free(device, memory, &error));
-    CHECK_SAME(number(&ran), 1);
+    CHECK_SAME(value_of(&ran), 1);
     wb_buffer_release(buffer);
 }
 
-static void the_default_stream_is_a_stream(wb_device *device)
+static void the_default_stream_can_be_used(wb_device *device)
 {
     int ran = 0;
     wb_buffer *buffer = new_buffer(device, 100);
     REQUIRE(buffer != NULL);
-    CHECK_OK(wb_device_stream_call(device, NULL, add, &ran, &error));
+    CHECK_OK(wb_device_stream_call(device, NULL, increment, &ran, &error));
     CHECK_OK(wb_buffer_release_after(buffer, NULL, &error));
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(number(&ran), 1);
+    CHECK_SAME(value_of(&ran), 1);
 }
 
-static void a_stream_that_is_none_is_refused_and_the_reference_stays(wb_device *device)
+static void an_invalid_stream_is_refused_and_the_reference_kept(wb_device *device)
 {
     void *stream = new_stream(device), *none = (void *)(uintptr_t)12345;
     wb_buffer *buffer = new_buffer(device, 100);
@@ -262,15 +255,15 @@ static void a_stream_that_is_none_is_refused_and_the_reference_stays(wb_device *
     wb_buffer_release(buffer);
 }
 
-static void many_releases_drain_to_nothing(wb_device *device)
+static void a_drain_completes_many_releases(wb_device *device)
 {
     void *stream = new_stream(device);
     REQUIRE(stream != NULL);
     for (int i = 0; i < 300; i++) {
         wb_buffer *buffer = new_buffer(device, 5000);
         REQUIRE(buffer != NULL);
-        CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)describe(buffer).data + 1,
-                                (uint64_t)(uintptr_t)describe(buffer).data, 4000, stream, &error));
+        CHECK_OK(wb_device_copy(device, address_of(describe(buffer).data) + 1,
+                                address_of(describe(buffer).data), 4000, stream, &error));
         CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     }
     CHECK_OK(wb_device_drain(device, 30000, &error));
@@ -278,21 +271,21 @@ static void many_releases_drain_to_nothing(wb_device *device)
     CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
-/* Whoever uses a slot is waited for by what runs, whatever a capture that never runs has waited for. */
-static void a_capture_that_never_runs_waits_for_nobody(wb_device *device)
+/* A captured wait for the last use of a slot may never run, so that later work must wait again. */
+static void a_wait_in_a_capture_does_not_replace_one_outside(wb_device *device)
 {
     struct offload o;
     struct captures captures;
     struct gate gate = GATE_INIT;
     void *graph = NULL, *other = NULL;
-    REQUIRE(captures_begin(&captures) && begin(&o, device, WB_TRANSFER_MODE_ON_DEMAND));
+    REQUIRE(captures_begin(&captures) && offload_begin(&o, device, WB_TRANSFER_MODE_ON_DEMAND));
     REQUIRE_OK(wb_device_stream_new(device, &other, &error));
     unsigned char *back = (unsigned char *)describe(o.back).data;
-    const uint64_t slot = where(&o, 0).device_address;
-    CHECK_SAME(where(&o, EACH).device_address, slot); /* the groups take turns in it */
+    const uint64_t slot = info_of(&o, 0).device_address;
+    CHECK_SAME(info_of(&o, EACH).device_address, slot); /* the groups share it */
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
     CHECK_OK(wb_device_stream_call(device, o.stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, (uint64_t)(uintptr_t)back, slot, BYTES, o.stream, &error));
+    CHECK_OK(wb_device_copy(device, address_of(back), slot, BYTES, o.stream, &error));
     CHECK_OK(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
     gate_await(&gate);
     CHECK(captures.begin(other, 0) == 0);
@@ -308,19 +301,18 @@ static void a_capture_that_never_runs_waits_for_nobody(wb_device *device)
     CHECK_OK(wb_offloader_release_group(o.offloader, 1, other, &error));
     CHECK_OK(wb_device_stream_synchronize(device, other, &error));
     CHECK_OK(wb_device_stream_release(device, other, &error));
-    end(&o);
+    offload_end(&o);
     captures_end(&captures);
 }
 
-CHECK_MAIN(CASE(memory_stays_until_the_stream_has_passed_and_then_goes),
-           CASE(a_copy_in_flight_reads_its_source_to_the_end),
+CHECK_MAIN(CASE(memory_is_freed_when_the_stream_reaches_its_release),
+           CASE(a_copy_in_flight_keeps_its_source),
            CASE(the_deleter_of_registered_memory_waits_for_the_stream),
-           CASE_ON(HOST_ONLY, one_stream_that_is_stuck_holds_no_others_memory),
-           CASE(a_drain_that_takes_too_long_ends_and_counts_what_is_left),
-           CASE(a_stream_is_in_order), CASE(streams_are_independent_of_each_other),
-           CASE(a_released_stream_still_runs_what_is_queued),
-           CASE(device_memory_stays_until_a_released_stream_has_passed),
-           CASE(the_default_stream_is_a_stream),
-           CASE_ON(HOST_ONLY, a_stream_that_is_none_is_refused_and_the_reference_stays),
-           CASE(many_releases_drain_to_nothing),
-           CASE_ON(CUDA_ONLY, a_capture_that_never_runs_waits_for_nobody))
+           CASE_ON(HOST_ONLY, a_blocked_stream_does_not_delay_releases_of_another),
+           CASE(a_drain_times_out_and_counts_the_rest), CASE(a_stream_runs_its_work_in_order),
+           CASE(streams_are_independent), CASE(a_released_stream_runs_its_queued_work),
+           CASE(freeing_device_memory_waits_for_a_released_stream),
+           CASE(the_default_stream_can_be_used),
+           CASE_ON(HOST_ONLY, an_invalid_stream_is_refused_and_the_reference_kept),
+           CASE(a_drain_completes_many_releases),
+           CASE_ON(CUDA_ONLY, a_wait_in_a_capture_does_not_replace_one_outside))

@@ -1,4 +1,4 @@
-/* Every handle may be used from any thread, by many at once. */
+/* Handles may be used from any thread, concurrently. */
 #include <pthread.h>
 
 #include "dlpack_structs.h"
@@ -15,27 +15,27 @@ struct worker {
     uint32_t random;
 };
 
-static uint32_t draw(struct worker *worker, uint32_t below)
+static uint32_t random_below(struct worker *worker, uint32_t below)
 {
     worker->random = worker->random * 1664525u + 1013904223u;
     return (worker->random >> 8) % below;
 }
 
-static wb_view *new_view(struct worker *worker, wb_buffer *buffer)
+static wb_view *random_view(struct worker *worker, wb_buffer *buffer)
 {
     int64_t shape[] = {64};
-    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, draw(worker, 64));
+    wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, random_below(worker, 64));
     wb_view *view = NULL;
     CHECK_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     return view;
 }
 
-/* Gives a view back in one of the ways that there are. */
-static void let_go(struct worker *worker, wb_view *view)
+/* Releases a view in one of four ways. */
+static void release_view(struct worker *worker, wb_view *view)
 {
     DLManagedTensor *tensor = NULL;
     wb_buffer *buffer = NULL;
-    switch (draw(worker, 4)) {
+    switch (random_below(worker, 4)) {
     case 0:
         wb_view_release(view);
         break;
@@ -62,35 +62,34 @@ static void *work(void *user)
     wb_view *held[HELD] = {NULL};
     for (int round = 0; round < ROUNDS; round++) {
         wb_buffer *buffer = worker->shared;
-        uint32_t slot = draw(worker, HELD), kind = draw(worker, 4);
-        if (held[slot] != NULL) let_go(worker, held[slot]);
+        uint32_t slot = random_below(worker, HELD), kind = random_below(worker, 4);
+        if (held[slot] != NULL) release_view(worker, held[slot]);
         if (kind == 0) {
-            CHECK_OK(wb_buffer_alloc(worker->device, 128 + draw(worker, 20000), NULL, &buffer,
-                                     &error));
+            CHECK_OK(wb_buffer_alloc(worker->device, 128 + random_below(worker, 20000), NULL,
+                                     &buffer, &error));
         } else if (kind == 1) {
             CHECK_OK(wb_buffer_map_file(worker->device, worker->path, 0, 0, NULL, &buffer, &error));
         } else {
             wb_buffer_retain(buffer);
         }
-        held[slot] = new_view(worker, buffer);
+        held[slot] = random_view(worker, buffer);
         CHECK(describe_view(held[slot]).data != NULL);
         CHECK(measure(worker->device).buffers >= 1);
         wb_buffer_release(buffer);
     }
     for (int slot = 0; slot < HELD; slot++) {
-        if (held[slot] != NULL) let_go(worker, held[slot]);
+        if (held[slot] != NULL) release_view(worker, held[slot]);
     }
     return NULL;
 }
 
-static void eight_threads_make_and_release_and_nothing_is_left(wb_device *device)
+static void threads_create_and_release_without_a_leak(wb_device *device)
 {
     struct worker workers[THREADS];
     wb_buffer *shared = NULL;
     void *stream = NULL;
     char path[300];
-    file_name(path, sizeof path, "threads");
-    REQUIRE(write_pattern(path, 9000));
+    REQUIRE(pattern_file(path, sizeof path, "threads", 9000));
     REQUIRE_OK(wb_buffer_alloc(device, 256, NULL, &shared, &error));
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
     for (int i = 0; i < THREADS; i++) {
@@ -122,7 +121,7 @@ static void *open_and_release(void *user)
     return NULL;
 }
 
-static void a_device_is_opened_by_many_threads_at_once(wb_device *device)
+static void threads_open_a_device_concurrently(wb_device *device)
 {
     pthread_t threads[THREADS];
     (void)device;
@@ -132,46 +131,45 @@ static void a_device_is_opened_by_many_threads_at_once(wb_device *device)
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
 }
 
-struct rival {
+struct competitor {
     wb_device *device;
     void *memory;
     int won;
 };
 
-static void *rival_registers(void *user)
+static void *register_range(void *user)
 {
-    struct rival *rival = (struct rival *)user;
+    struct competitor *competitor = (struct competitor *)user;
     wb_buffer *buffer = NULL;
-    wb_status status =
-        wb_buffer_register(rival->device, rival->memory, 4096, NULL, NULL, NULL, &buffer, &error);
+    wb_status status = wb_buffer_register(competitor->device, competitor->memory, 4096, NULL, NULL,
+                                          NULL, &buffer, &error);
     CHECK(status == WB_OK || status == WB_ERR_ALREADY_REGISTERED);
-    rival->won = status == WB_OK;
+    competitor->won = status == WB_OK;
     sleep_ms(50);
     if (buffer != NULL) wb_buffer_release(buffer);
     return NULL;
 }
 
-static void one_of_many_rivals_registers_a_range(wb_device *device)
+static void one_of_several_threads_registers_a_range(wb_device *device)
 {
     pthread_t threads[THREADS];
-    struct rival rivals[THREADS];
+    struct competitor competitors[THREADS];
     void *memory = pages(4096);
     int winners = 0;
     REQUIRE(memory != NULL);
     for (int i = 0; i < THREADS; i++) {
-        rivals[i].device = device;
-        rivals[i].memory = memory;
-        rivals[i].won = 0;
-        REQUIRE(pthread_create(&threads[i], NULL, rival_registers, &rivals[i]) == 0);
+        competitors[i].device = device;
+        competitors[i].memory = memory;
+        competitors[i].won = 0;
+        REQUIRE(pthread_create(&threads[i], NULL, register_range, &competitors[i]) == 0);
     }
     for (int i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);
-        winners += rivals[i].won;
+        winners += competitors[i].won;
     }
     CHECK(winners >= 1);
     munmap(memory, 4096);
 }
 
-CHECK_MAIN(CASE(eight_threads_make_and_release_and_nothing_is_left),
-           CASE(a_device_is_opened_by_many_threads_at_once),
-           CASE(one_of_many_rivals_registers_a_range))
+CHECK_MAIN(CASE(threads_create_and_release_without_a_leak),
+           CASE(threads_open_a_device_concurrently), CASE(one_of_several_threads_registers_a_range))

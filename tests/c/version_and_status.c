@@ -1,4 +1,4 @@
-/* Version, names of statuses, the log sink. */
+/* Version, names of statuses, the log callback, error structs. */
 #include "check.h"
 
 static void the_library_has_the_version_of_its_header(wb_device *device)
@@ -43,38 +43,38 @@ static void every_status_has_its_number_and_name(wb_device *device)
     CHECK(wb_status_name(INT32_MIN) == NULL);
 }
 
-struct heard {
+struct logged {
     int count;
     wb_status status;
     char message[200];
 };
 
-static void hear(void *user, wb_status status, int32_t code, const char *message)
+static void record_error(void *user, wb_status status, int32_t code, const char *message)
 {
-    struct heard *heard = (struct heard *)user;
+    struct logged *logged = (struct logged *)user;
     (void)code;
-    heard->count++;
-    heard->status = status;
-    snprintf(heard->message, sizeof heard->message, "%s", message);
+    logged->count++;
+    logged->status = status;
+    snprintf(logged->message, sizeof logged->message, "%s", message);
 }
 
-static void what_cannot_be_returned_is_logged_and_counted(wb_device *device)
+static void errors_that_cannot_be_returned_are_logged_and_counted(wb_device *device)
 {
-    struct heard heard = {0, WB_OK, ""};
+    struct logged logged = {0, WB_OK, ""};
     uint64_t before = measure(device).errors_logged;
-    CHECK_OK(wb_log_set_callback(hear, &heard));
-    wb_buffer_retain(NULL); /* returns nothing, and NULL is no buffer */
-    CHECK_SAME(heard.count, 1);
-    CHECK_SAME(heard.status, WB_ERR_INVALID_ARGUMENT);
-    CHECK(strstr(heard.message, "wb_buffer") != NULL);
+    CHECK_OK(wb_log_set_callback(record_error, &logged));
+    wb_buffer_retain(NULL); /* an error that the void function cannot return */
+    CHECK_SAME(logged.count, 1);
+    CHECK_SAME(logged.status, WB_ERR_INVALID_ARGUMENT);
+    CHECK(strstr(logged.message, "wb_buffer") != NULL);
     CHECK_OK(wb_log_set_callback(NULL, NULL));
     wb_view_retain(NULL);
-    CHECK_SAME(heard.count, 1);
+    CHECK_SAME(logged.count, 1);
     CHECK_SAME(measure(device).errors_logged - before, 2);
     check_logged = 2;
 }
 
-static void a_release_of_nothing_is_let_through(wb_device *device)
+static void releasing_null_is_a_no_op(wb_device *device)
 {
     (void)device;
     wb_device_release(NULL);
@@ -86,22 +86,22 @@ static void a_release_of_nothing_is_let_through(wb_device *device)
     CHECK(wb_safetensors_get_header(NULL) == NULL);
 }
 
-static void an_error_is_written_as_far_as_the_callers_struct_goes(wb_device *device)
+static void an_error_is_written_up_to_the_size_of_the_callers_struct(wb_device *device)
 {
-    struct { wb_error head; char behind[8]; } small;
+    struct { wb_error head; char next[8]; } small;
     memset(&small, 'x', sizeof small);
-    small.head.struct_size = 12 + 20; /* room for 19 characters and the NUL */
+    small.head.struct_size = 12 + 20; /* space for 19 characters and the NUL */
     CHECK_SAME(wb_device_get_info(device, NULL, &small.head), WB_ERR_INVALID_ARGUMENT);
     CHECK_SAME(small.head.status, WB_ERR_INVALID_ARGUMENT);
     CHECK(memchr(small.head.message, '\0', 20) != NULL);
     CHECK(small.head.message[20] == 'x');
-    small.head.struct_size = 12; /* none for a message */
+    small.head.struct_size = 12; /* no space for a message */
     small.head.status = 77;
     CHECK_SAME(wb_device_get_info(device, NULL, &small.head), WB_ERR_INVALID_ARGUMENT);
     CHECK_SAME(small.head.status, 77);
     CHECK_SAME(wb_device_get_info(device, NULL, NULL), WB_ERR_INVALID_ARGUMENT);
     wb_error larger = WB_ERROR_INIT;
-    larger.struct_size += 64; /* a newer header's */
+    larger.struct_size += 64; /* as in a newer header */
     CHECK_SAME(wb_device_get_info(device, NULL, &larger), WB_ERR_INVALID_ARGUMENT);
     CHECK(larger.message[0] != '\0');
     wb_error untouched = WB_ERROR_INIT;
@@ -113,6 +113,6 @@ static void an_error_is_written_as_far_as_the_callers_struct_goes(wb_device *dev
 
 CHECK_MAIN(CASE(the_library_has_the_version_of_its_header),
            CASE(every_status_has_its_number_and_name),
-           CASE(what_cannot_be_returned_is_logged_and_counted),
-           CASE(a_release_of_nothing_is_let_through),
-           CASE(an_error_is_written_as_far_as_the_callers_struct_goes))
+           CASE(errors_that_cannot_be_returned_are_logged_and_counted),
+           CASE(releasing_null_is_a_no_op),
+           CASE(an_error_is_written_up_to_the_size_of_the_callers_struct))

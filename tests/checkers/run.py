@@ -1,8 +1,8 @@
-"""The suites under a checker: ``run.py address|thread|valgrind``, of which --quick is the C suite.
+"""Runs the suites under a checker: ``run.py address|valgrind``; with --quick the C suite only.
 
-Builds the library and the C and C++ suites for the checker in ``build/<checker>``, sees that the
-checker reports defects that are there on purpose, and runs the suites. Fails when anything is
-reported that should not be, or is not that should.
+Builds the library and the suites for the checker in ``build/<checker>``, checks that it reports
+defects made on purpose, and runs the suites. Fails if a defect is not reported, or anything else
+is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,20 +21,10 @@ HERE = ROOT / "tests/checkers"
 BIN = ROOT / ".venv/bin"
 TRIPLE = "x86_64-unknown-linux-gnu"
 
-# By 28 at most, or ThreadSanitizer's runtime of older compilers finds no room.
-RANDOM_BITS = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
-
-# The suites with several threads, of their own or of the library's. Not `fork`: the sanitizer knows
-# no threads of a forked child.
-THREADED_C = (
-    *("threads", "streams", "offloader", "quantizer", "dlpack", "device"),
-    *("alloc", "map_file", "view"),
-)
-THREADED_CPP = ("threads", "stream", "offloader", "quantizer", "ownership")
-# The C suite. Only a debug build of the library has what `handles` is about.
+# The C suite, without `handles`, which tests a debug build of the library.
 C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.stem != "handles"))
-# What the sanitizer's runtime does itself: taking address space and threads, exits and signals,
-# functions in the place of the C library's. Those suites meet the library as it is shipped.
+# The suites that take address space or threads, exit, raise signals or replace functions of the C
+# library, as the sanitizer's runtime does itself. They run with the library as it is shipped.
 ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
     r"(exit|interrupt|limits|panics|thread_end|unload|walls|security)\."
 )
@@ -47,29 +37,27 @@ def one_of(names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Checker:
-    """How the suites are built and run, and what shows that the checker is on."""
+    """How the suites are built and run, and what proves that the checker is on."""
 
     finds: tuple[str, ...]
-    #: Name of the program's defect, and the report that it must give.
+    #: Each defect of defects.c that must be reported, and a pattern of the report.
     defects: dict[str, str]
-    #: What ctest runs, and what has to be built for it: nothing named, everything.
+    #: Options of ctest, and the targets to build for it; all if none is named.
     suites: tuple[str, ...]
     environment: dict[str, str]
     targets: tuple[str, ...] = ()
-    #: What every program is started by.
+    #: The command that starts every program.
     launcher: tuple[str, ...] = ()
-    #: Flags that instrument the library; with none it is built as it is.
+    #: Flags that instrument the library and its kernels.
     rust: str = ""
     kernels: str = ""
-    #: Of the soak.
-    soak_seconds: int = 5
-    #: Symbols that the library needs from the runtime once it is instrumented.
-    needs: tuple[str, ...] = field(default=())
-    #: Whether Rust's own tests can run under it.
+    #: Symbols of the runtime that an instrumented library needs.
+    needs: tuple[str, ...] = ()
+    #: Whether Rust's own tests run under it.
     rust_tests: bool = False
 
 
-# A frame of the library's is named after its crate.
+# A stack frame in the library has the name of its crate.
 IN_LIBRARY = r"\n    #0 [^\n]*weighbridge"
 
 CHECKERS = {
@@ -91,35 +79,6 @@ CHECKERS = {
         },
         rust_tests=True,
     ),
-    "thread": Checker(
-        finds=("thread",),
-        # The standard library is not instrumented: pthread.rs and thread.supp say what that means.
-        # A debug build's table of handles would be a lock that orders what nothing else does.
-        rust="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer -Cdebug-assertions=off "
-        "--cfg weighbridge_pthread",
-        kernels="-fsanitize=thread",
-        needs=("__tsan_write8",),
-        defects={
-            "race": "ThreadSanitizer: data race.*race_once",
-            "race_in_the_library": r"ThreadSanitizer: data race.*\n    #\d [^\n]* src/capi/",
-        },
-        suites=(
-            "-R",
-            rf"^c\.{one_of(THREADED_C)}\.|^cpp17_{one_of(THREADED_CPP)}_|^driver_selftest"
-            r"|^(soak|steps)\.(host|double)$",
-        ),
-        targets=(
-            *(f"test_c_{name}" for name in THREADED_C),
-            *(f"cpp17_{name}" for name in THREADED_CPP),
-            "driver_selftest",
-            "soak",
-            "steps",
-        ),
-        # io_sync: reading a descriptor would count as coming after all that was written to it.
-        environment={"TSAN_OPTIONS": f"suppressions={HERE}/thread.supp:io_sync=0"},
-        soak_seconds=15,
-        launcher=() if RANDOM_BITS <= 28 else ("setarch", "--addr-no-randomize"),
-    ),
     "valgrind": Checker(
         finds=("memcheck", "leak"),
         launcher=("valgrind",),
@@ -129,9 +88,9 @@ CHECKERS = {
             "leak": "4,321 bytes in 1 blocks are definitely lost",
             "freed_in_the_library": "Invalid write of size.*weighbridge::capi::",
         },
-        # As C alone. Not `exact`, which counts the memory of the process and so valgrind's, nor
-        # what forks: a child lacks the parent's threads, and what their stacks held looks lost; nor
-        # `security`, as valgrind shares memory of its own.
+        # The C suite. Without `exact`, which counts the memory of the process and so valgrind's;
+        # without suites that fork, since memory that only the stacks of the parent's threads point
+        # to looks lost in the child; without `security`, since valgrind has shared memory.
         suites=(
             *("-R", rf"^c\.{one_of(C)}\.|^driver_selftest"),
             *("-E", r"^c\.(exact|security|errors_offload\.host)"),
@@ -147,7 +106,7 @@ CHECKERS = {
 
 
 def run(command: list[str | Path], environment: dict[str, str] | None = None) -> str:
-    """The output of a command that must succeed, shown as it comes."""
+    """Runs a command that must succeed, prints its output, and returns it."""
     print("$", *command, flush=True)
     process = subprocess.Popen(
         command,
@@ -168,9 +127,9 @@ def run(command: list[str | Path], environment: dict[str, str] | None = None) ->
 
 
 def cargo(checker: Checker, build: Path, *arguments: str) -> str:
-    """Cargo with the instrumentation, in a folder of its own."""
-    # Sanitizers are an unstable option, which this variable allows; a target that is named keeps
-    # them away from build scripts.
+    """Runs cargo with the instrumentation, in its own target folder."""
+    # RUSTC_BOOTSTRAP allows the unstable option for sanitizers; naming the target keeps them out of
+    # build scripts.
     instrumented = {
         "RUSTC_BOOTSTRAP": "1",
         "RUSTFLAGS": f"{checker.rust} -Cforce-frame-pointers=yes",
@@ -185,7 +144,7 @@ def cargo(checker: Checker, build: Path, *arguments: str) -> str:
 
 
 def check_needs(checker: Checker, library: Path) -> None:
-    """Sees that the library, its kernels included, calls the sanitizers' runtimes."""
+    """Checks that the library and its kernels call the sanitizers' runtimes."""
     symbols = subprocess.run(
         ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True
     ).stdout
@@ -195,7 +154,7 @@ def check_needs(checker: Checker, library: Path) -> None:
 
 
 def check_defects(checker: Checker, program: list[str | Path]) -> None:
-    """Sees that every defect is reported and fails its program."""
+    """Checks that every defect is reported and fails its program."""
     for defect, report in checker.defects.items():
         result = subprocess.run(
             [*program, defect],
@@ -208,7 +167,7 @@ def check_defects(checker: Checker, program: list[str | Path]) -> None:
         if result.returncode == 0 or not re.search(report, output, re.DOTALL):
             print(output)
             sys.exit(f"the defect {defect} was not reported: exit {result.returncode}")
-        print(f"reported, as it must be: {defect}", flush=True)
+        print(f"reported as expected: {defect}", flush=True)
 
 
 def main() -> None:
@@ -219,7 +178,7 @@ def main() -> None:
         suites = ("-R", rf"^c\.{one_of(C)}\.", "-E", ON_THEIR_OWN)
         targets = tuple(f"test_c_{program}" for program in C)
         checker = replace(checker, suites=suites, targets=targets, rust_tests=False)
-    begin = time.monotonic()
+    start = time.monotonic()
     build = ROOT / "build" / name
     cargo(checker, build, "build", "--lib")
     library = build / "cargo" / TRIPLE / "debug/libweighbridge.so"
@@ -228,7 +187,7 @@ def main() -> None:
         BIN / "cmake", "-S", ROOT, "-B", build / "cmake", "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", "-DCMAKE_BUILD_TYPE=Debug",
         f"-DWEIGHBRIDGE_LIBRARY={library}", f"-DWEIGHBRIDGE_CHECKER={name}",
-        "-DWEIGHBRIDGE_TEST_TIMEOUT=300", f"-DWEIGHBRIDGE_SOAK_SECONDS={checker.soak_seconds}",
+        "-DWEIGHBRIDGE_TEST_TIMEOUT=300",
         f"-DCMAKE_TEST_LAUNCHER={';'.join(checker.launcher)}",
         f"-DCMAKE_PROJECT_weighbridge_INCLUDE={HERE / 'project.cmake'}",
     ])  # fmt: skip
@@ -249,10 +208,10 @@ def main() -> None:
         "self_checks": len(checker.defects) + len(checker.needs),
     }
     if checker.rust_tests:
-        # The runtime makes mlock do nothing.
+        # The sanitizer's runtime turns mlock into a no-op.
         output = cargo(checker, build, "test", "--lib", "--", "--skip", "host::locks")
         figures["rust_tests"] = sum(map(int, re.findall(r"result: ok\. (\d+) passed", output)))
-    figures["seconds"] = round(time.monotonic() - begin)
+    figures["seconds"] = round(time.monotonic() - start)
     print("reliability:", json.dumps(figures))
 
 

@@ -1,12 +1,12 @@
-/* What programs under a sanitizer need of their own. */
+/* Corrections of the sanitizer's runtime, linked to every program under it. */
 #include <dirent.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The runtimes make mlock do nothing, for the sake of who locks all memory. The suites count what the
- * kernel locked, so it is the kernel's again. */
+/* The runtime turns mlock into a no-op, for programs that lock all memory. The suites check the locked
+ * bytes that the kernel counts, so these call the kernel. */
 int mlock(const void *address, size_t bytes)
 {
     return (int)syscall(SYS_mlock, address, bytes);
@@ -17,31 +17,8 @@ int munlock(const void *address, size_t bytes)
     return (int)syscall(SYS_munlock, address, bytes);
 }
 
-#ifdef __SANITIZE_THREAD__
-/* Rust's compiler instruments these as calls of the runtime, which knows them by their plain names. */
-#include <string.h>
-
-void *__tsan_memcpy(void *to, const void *from, size_t bytes);
-void *__tsan_memmove(void *to, const void *from, size_t bytes);
-void *__tsan_memset(void *memory, int value, size_t bytes);
-
-void *__tsan_memcpy(void *to, const void *from, size_t bytes)
-{
-    return memcpy(to, from, bytes);
-}
-
-void *__tsan_memmove(void *to, const void *from, size_t bytes)
-{
-    return memmove(to, from, bytes);
-}
-
-void *__tsan_memset(void *memory, int value, size_t bytes)
-{
-    return memset(memory, value, bytes);
-}
-#endif
-
-static int lacks_threads;
+static int lost_threads; /* this is a forked child of a process with more threads */
+static int threads_before;
 
 static int threads(void)
 {
@@ -52,16 +29,14 @@ static int threads(void)
     return count - 2; /* . and .. */
 }
 
-static int were;
-
 static void before_fork(void)
 {
-    were = threads();
+    threads_before = threads();
 }
 
 static void in_child(void)
 {
-    lacks_threads |= were != 1;
+    lost_threads |= threads_before != 1;
 }
 
 __attribute__((constructor)) static void watch_forks(void)
@@ -69,10 +44,10 @@ __attribute__((constructor)) static void watch_forks(void)
     pthread_atfork(before_fork, NULL, in_child);
 }
 
-/* LeakSanitizer asks this before it looks for leaks as a process ends. A forked child lacks its parent's
- * threads, and with them the stacks that hold their memory: what it would call leaks are not. */
+/* LeakSanitizer calls this before it looks for leaks at the end of a process. A forked child lacks the
+ * stacks of its parent's threads, so memory that only they point to would be reported. */
 int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void)
 {
-    return lacks_threads;
+    return lost_threads;
 }

@@ -1,4 +1,4 @@
-// Buffers: allocated, mapped from a file; options.
+// Buffers: allocation, mapped files, options.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -7,7 +7,7 @@
 
 using namespace weighbridge;
 
-TEST("a buffer is of exactly the bytes asked, and zeroed") {
+TEST("a buffer has exactly the requested bytes, zeroed") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 3 * fixtures::page + 1).value();
   const wb_buffer_info info = buffer.describe().value();
@@ -21,7 +21,7 @@ TEST("a buffer is of exactly the bytes asked, and zeroed") {
   CHECK(buffer.measure().value().resident_bytes >= 4 * fixtures::page);
 }
 
-TEST("what is written is read") {
+TEST("written bytes are read back") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 8).value();
   const auto bytes = buffer.writable_bytes().value();
@@ -29,7 +29,7 @@ TEST("what is written is read") {
   CHECK(buffer.bytes()[7] == std::byte{7});
 }
 
-TEST("a buffer of no bytes has none") {
+TEST("a buffer of zero bytes has no memory") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 0).value();
   CHECK(buffer);
@@ -37,7 +37,7 @@ TEST("a buffer of no bytes has none") {
   CHECK(buffer.writable_bytes().value().empty());
 }
 
-TEST("a file is mapped, whole or in part, and cannot be written") {
+TEST("a file is mapped whole or in part, and is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file("0123456789");
   const auto text = [](const Buffer& buffer) {
@@ -72,7 +72,7 @@ TEST("options reach the library") {
   }
 }
 
-TEST("every option is checked by its name") {
+TEST("an invalid option is refused by name") {
   const Device device = fixtures::open();
   const auto refused = [&](auto member, wb_status status, const std::string& name) {
     BufferOptions options;
@@ -89,7 +89,7 @@ TEST("every option is checked by its name") {
   refused(&BufferOptions::numa_node, WB_ERR_INVALID_ARGUMENT, "NUMA");
 }
 
-TEST("a device's options reach the library") {
+TEST("device options reach the library") {
   DeviceOptions options;
   options.pin = WB_TRISTATE_OFF;
   options.views = WB_TRISTATE_OFF;
@@ -102,7 +102,7 @@ TEST("a device's options reach the library") {
 }
 
 #if __cplusplus >= 202002L
-TEST("options are named where they are given") {
+TEST("options can be given as designated initializers") {
   const Device device = fixtures::open();
   const Buffer buffer =
       Buffer::alloc(device, 10, {.huge_pages = WB_HUGE_PAGES_OFF, .pin = WB_TRISTATE_OFF}).value();

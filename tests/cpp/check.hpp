@@ -1,7 +1,7 @@
 /*
- * A small test runner: TEST("what holds") { CHECK(...); } and, as a file's last line,
- * int main() { return check::run(); }. It prints "N passed, N failed" last, and fails when a case
- * failed or there was none. Works without exceptions.
+ * A test runner: TEST("a promise") { CHECK(...); } and, at the end of the file,
+ * int main() { return check::run(); }. It prints "N passed, N failed" and fails if a case failed or
+ * there is none. Works without exceptions.
  */
 #ifndef WEIGHBRIDGE_TESTS_CHECK_HPP
 #define WEIGHBRIDGE_TESTS_CHECK_HPP
@@ -31,7 +31,7 @@ inline std::atomic<int> failures{0};
 
 inline void fail(const char* file, int line, const char* what, const char* found) {
   ++failures;
-  std::printf("%s:%d: not so: %s%s%s\n", file, line, what, *found ? "; found: " : "", found);
+  std::printf("%s:%d: failed: %s%s%s\n", file, line, what, *found ? "; found: " : "", found);
 }
 
 inline void run_body(const Case& one) {
@@ -39,7 +39,7 @@ inline void run_body(const Case& one) {
   try {
     one.body();
   } catch (const std::exception& thrown) {
-    fail(one.name, 0, "no exception leaves the case", thrown.what());
+    fail(one.name, 0, "the case throws no exception", thrown.what());
   }
 #else
   one.body();
@@ -74,7 +74,7 @@ inline int run() {
     if (!(__VA_ARGS__)) check::fail(__FILE__, __LINE__, #__VA_ARGS__, ""); \
   } while (false)
 
-/// That a Result holds an error of a status.
+/// The Result has an error with this status and a message.
 #define CHECK_STATUS(expected, ...)                                                        \
   do {                                                                                     \
     const auto& result_ = __VA_ARGS__;                                                     \
@@ -87,7 +87,7 @@ inline int run() {
     }                                                                                      \
   } while (false)
 
-/// That an expression throws a type.
+/// The expression throws this type.
 #define CHECK_THROWS(type, ...)                                                   \
   do {                                                                            \
     bool thrown_ = false;                                                         \

@@ -1,4 +1,4 @@
-/* What the cases work on: the device under test, memory of ours, files. */
+/* The device under test, memory and files for tests. */
 #ifndef WEIGHBRIDGE_TESTS_FIXTURES_HPP
 #define WEIGHBRIDGE_TESTS_FIXTURES_HPP
 
@@ -27,7 +27,7 @@ inline std::string device_name() {
 
 inline weighbridge::Device open() { return weighbridge::Device::open(device_name()).value(); }
 
-/// Checks that all that was made on a device went back.
+/// Checks that everything allocated on a device is released.
 inline void check_nothing_left(const weighbridge::Device& device) {
   CHECK(device.drain(std::chrono::seconds(10)));
   const wb_device_stats usage = device.measure().value();
@@ -45,14 +45,14 @@ struct Free {
 };
 using Memory = std::unique_ptr<std::byte[], Free>;
 
-/// Zeroed memory of whole pages that the library has not seen.
+/// Zeroed memory of whole pages that was not allocated by the library.
 inline Memory pages(std::uint64_t count) {
   void* memory = std::aligned_alloc(page, count * page);
   std::memset(memory, 0, count * page);
   return Memory(static_cast<std::byte*>(memory));
 }
 
-/// A file in the temporary folder, gone with the object.
+/// A file in the temporary folder, removed by the destructor.
 class File {
  public:
   explicit File(const std::string& contents) {
@@ -71,7 +71,7 @@ class File {
   std::string path_;
 };
 
-/// A safetensors file's bytes; data begins at a multiple of 64.
+/// The bytes of a safetensors file; the data begins at a multiple of 64.
 inline std::string safetensors(std::string header, const std::string& data) {
   while ((header.size() + 8) % 64 != 0) header += ' ';
   const std::uint64_t length = header.size();
@@ -87,7 +87,7 @@ std::string raw(const std::vector<T>& elements) {
   return bytes;
 }
 
-/// Tensors "alpha" (aligned), "beta", and "gamma" (at an odd address).
+/// Tensors "alpha" (aligned), "beta" and "gamma" (unaligned).
 inline std::string three_tensors() {
   return safetensors(R"({"__metadata__":{"made":"here"},)"
                      R"("alpha":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"

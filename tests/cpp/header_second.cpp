@@ -1,4 +1,4 @@
 // The other file of header_first.cpp.
 #include "weighbridge.hpp"
 
-int statuses_in_the_other_file() { return weighbridge::Device::open("host") ? 1 : 0; }
+int opened_in_the_other_file() { return weighbridge::Device::open("host") ? 1 : 0; }

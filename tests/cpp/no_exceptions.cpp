@@ -1,4 +1,4 @@
-// Compiled with -fno-exceptions: results without exceptions; value() of an error aborts.
+// Compiled with -fno-exceptions: value() of an error aborts.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,10 +10,10 @@
 using namespace weighbridge;
 
 #ifdef __cpp_exceptions
-#error "this test is of a program without exceptions"
+#error "compile this test without exceptions"
 #endif
 
-TEST("results are asked, and carry the error") {
+TEST("results are tested, and have the error") {
   auto device = Device::open(fixtures::device_name());
   CHECK(device);
   auto buffer = Buffer::alloc(device.value(), 16);

@@ -36,9 +36,30 @@ float first_on_device(const Device& device, const Offloader& offloader, const st
   return found;
 }
 
+PlanOptions options_with(wb_transfer_mode carrier) {
+  PlanOptions options;
+  options.offload_bytes = 1 << 20;
+  options.carrier = carrier;
+  return options;
+}
+
+/// A model that is planned and committed; its weights may be freed afterwards.
+struct Committed {
+  Committed(int layers, wb_transfer_mode carrier = WB_TRANSFER_MODE_AUTO)
+      : given(model(layers)),
+        plan(Plan::make(device, given.parameters, options_with(carrier)).value()),
+        offloader(Offloader::commit(plan, stream.get()).value()) {}
+
+  Device device = fixtures::open();
+  Stream stream = Stream::make(device).value();
+  Model given;
+  Plan plan;
+  Offloader offloader;
+};
+
 }  // namespace
 
-TEST("a plan says what and why") {
+TEST("a plan gives placements and reasons") {
   const Device device = fixtures::open();
   const Model given = model(4);
   PlanOptions options;
@@ -51,22 +72,16 @@ TEST("a plan says what and why") {
   CHECK(std::string(plan.parameter(3).value().reason) == "resident: not selected");
   CHECK(plan.group(1).value().offloaded_bytes == 20000);
   CHECK(plan.json().value().find("layers.2.w") != std::string::npos);
-  // Of three layers in a ring any two are neighbours: three slots for three.
+  // In a ring of three layers each two are neighbours, so that the plan needs three slots.
   CHECK(std::string(plan.warning(0).value()).find("slots") != std::string::npos);
   CHECK_STATUS(WB_ERR_OUT_OF_RANGE, plan.warning(1));
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Plan::make(device, given.parameters, {}));
 }
 
-TEST("what is acquired is there, and goes when the object does") {
-  const Device device = fixtures::open();
-  const Stream stream = Stream::make(device).value();
-  Model given = model(4);
-  PlanOptions options;
-  options.offload_bytes = 1 << 20;
-  options.carrier = WB_TRANSFER_MODE_PREFETCH;
-  const Plan plan = Plan::make(device, given.parameters, options).value();
-  const Offloader offloader = Offloader::commit(plan, stream.get()).value();
-  given.weights.clear();
+TEST("an acquired group has its bytes, and is released with its object") {
+  Committed committed(4, WB_TRANSFER_MODE_PREFETCH);
+  const auto& [device, stream, given, plan, offloader] = committed;
+  committed.given.weights.clear();
   for (int round = 0; round < 2; ++round) {
     for (std::uint64_t group = 0; group < 4; ++group) {
       const Acquired held = offloader.acquire(group, stream.get()).value();
@@ -79,20 +94,14 @@ TEST("what is acquired is there, and goes when the object does") {
   Acquired held = offloader.acquire(0, stream.get()).value();
   CHECK_STATUS(WB_ERR_BUSY, offloader.acquire(2, stream.get()));
   CHECK(held.release());
-  CHECK(held.release());  // a second time does nothing
+  CHECK(held.release());  // a second release has no effect
   CHECK(offloader.acquire(2, stream.get()));
   CHECK(offloader.reset(stream.get()));
 }
 
-TEST("elements in device memory are not given to the host") {
-  const Device device = fixtures::open();
-  const Stream stream = Stream::make(device).value();
-  const Model given = model(2);
-  PlanOptions options;
-  options.offload_bytes = 1 << 20;
-  options.carrier = WB_TRANSFER_MODE_PREFETCH;
-  const Plan plan = Plan::make(device, given.parameters, options).value();
-  const Offloader offloader = Offloader::commit(plan, stream.get()).value();
+TEST("elements in device memory are not accessible to the host") {
+  const Committed committed(2, WB_TRANSFER_MODE_PREFETCH);
+  const auto& [device, stream, given, plan, offloader] = committed;
   const Acquired held = offloader.acquire(0, stream.get()).value();
   const View view = offloader.view("layers.0.w").value();
   CHECK(view.describe().value().elements == 5000);
@@ -105,13 +114,8 @@ TEST("elements in device memory are not given to the host") {
 }
 
 TEST("parameters are replaced, added and removed") {
-  const Device device = fixtures::open();
-  const Stream stream = Stream::make(device).value();
-  const Model given = model(3);
-  PlanOptions options;
-  options.offload_bytes = 1 << 20;
-  const Plan plan = Plan::make(device, given.parameters, options).value();
-  const Offloader offloader = Offloader::commit(plan, stream.get()).value();
+  const Committed committed(3);
+  const auto& [device, stream, given, plan, offloader] = committed;
   const std::vector<double> larger(9000, 7.0);
   CHECK(offloader.replace("layers.1.w", address(larger.data()), Layout::of<double>({9000}),
                           stream.get()));

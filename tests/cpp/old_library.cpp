@@ -1,4 +1,4 @@
-// A program of a later header than the library.
+// A program with a newer header than the library.
 #include "weighbridge.h"
 #undef WB_VERSION_MINOR
 #define WB_VERSION_MINOR 200
@@ -10,7 +10,7 @@
 
 using namespace weighbridge;
 
-TEST("a library older than the header is refused, with both versions") {
+TEST("a library older than the header is refused with both versions") {
   const auto device = Device::open("host");
   CHECK_STATUS(WB_ERR_NOT_SUPPORTED, device);
   CHECK(device.error().message.find("0.200.") != std::string::npos);

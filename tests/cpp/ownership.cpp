@@ -1,4 +1,4 @@
-// Moves, references, orders of release.
+// Moves, references, order of release.
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -16,7 +16,7 @@ constexpr bool move_only = !std::is_copy_constructible_v<T> && !std::is_copy_ass
 static_assert(move_only<Device> && move_only<Buffer> && move_only<View>);
 static_assert(move_only<Safetensors> && move_only<Stream> && move_only<DeviceMemory>);
 
-TEST("an object moved from is empty, and safe to ask") {
+TEST("a moved-from object is empty, and its calls fail") {
   Device device = fixtures::open();
   Device other = std::move(device);
   CHECK(!device);
@@ -30,7 +30,7 @@ TEST("an object moved from is empty, and safe to ask") {
   CHECK(!device.share());
 }
 
-TEST("every empty object answers WB_ERR_INVALID_ARGUMENT") {
+TEST("calls on empty objects fail with WB_ERR_INVALID_ARGUMENT") {
   Buffer buffer;
   CHECK(buffer.bytes().empty());
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, buffer.writable_bytes());
@@ -55,7 +55,7 @@ TEST("every empty object answers WB_ERR_INVALID_ARGUMENT") {
   CHECK(memory.release());
 }
 
-TEST("assigning lets the old object go, and takes the new one") {
+TEST("assignment releases the old object") {
   const Device device = fixtures::open();
   Buffer first = Buffer::alloc(device, 100).value();
   first = Buffer::alloc(device, 200).value();
@@ -70,7 +70,7 @@ TEST("assigning lets the old object go, and takes the new one") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("streams and device memory move, and go back once") {
+TEST("streams and device memory are movable, and released once") {
   const Device device = fixtures::open();
   DeviceMemory memory = DeviceMemory::alloc(device, 1000).value();
   const std::uint64_t address = memory.get();
@@ -90,7 +90,7 @@ TEST("streams and device memory move, and go back once") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("share() keeps the object for as long as one reference is there") {
+TEST("share() adds a reference that keeps the object") {
   const Device device = fixtures::open();
   Buffer buffer = Buffer::alloc(device, 64).value();
   const Buffer second = buffer.share();
@@ -100,7 +100,7 @@ TEST("share() keeps the object for as long as one reference is there") {
   CHECK(device.measure().value().buffers == 1);
 }
 
-TEST("a reference goes through C and back") {
+TEST("detach() and adopt() transfer a reference") {
   const Device device = fixtures::open();
   Buffer buffer = Buffer::alloc(device, 64).value();
   wb_buffer* raw = buffer.detach();
@@ -110,7 +110,7 @@ TEST("a reference goes through C and back") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("device, buffer, view and file may go in any order") {
+TEST("device, buffer, view and file can be released in any order") {
   const fixtures::File written(fixtures::three_tensors());
   std::array<int, 5> order{0, 1, 2, 3, 4};
   const Device observer = fixtures::open();
@@ -136,7 +136,7 @@ TEST("device, buffer, view and file may go in any order") {
   } while (std::next_permutation(order.begin(), order.end()));
 }
 
-TEST("a device closed first is held by what was made on it") {
+TEST("a device released first is kept by its objects") {
   std::array<int, 3> order{0, 1, 2};
   do {
     fixtures::Memory memory = fixtures::pages(1);

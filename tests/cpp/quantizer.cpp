@@ -1,14 +1,13 @@
-// Numbers to 8 bits and back through the C++ layer.
+// Quantization to FP8 and dequantization.
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "check.hpp"
 #include "fixtures.hpp"
 
 using namespace weighbridge;
 
-TEST("numbers come back within half a step") {
+TEST("dequantized numbers are within half a step") {
   const Device device = fixtures::open();
   const Quantizer quantizer = Quantizer::make(device, 1 << 20).value();
   std::vector<float> numbers(64 * 96), back(numbers.size());
@@ -35,14 +34,14 @@ TEST("numbers come back within half a step") {
   std::size_t far = 0;
   for (std::size_t i = 0; i < numbers.size(); i++) {
     const float scale = scales[i / 96 / 32 * 3 + i % 96 / 32];
-    // Three bits of mantissa; below the smallest normal number steps of 2^-9.
+    // The format has 3 mantissa bits; its subnormal numbers have steps of 2^-9.
     const float step = std::fmax(std::fabs(numbers[i]) / 16, scale / 1024);
     far += std::fabs(back[i] - numbers[i]) > step * 1.001f;
   }
   CHECK(far == 0);
 }
 
-TEST("what is not quantized is refused") {
+TEST("unsupported types are refused") {
   const Device device = fixtures::open();
   const Quantizer quantizer = Quantizer::make(device).value();
   Scheme scheme;

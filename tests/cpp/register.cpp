@@ -1,4 +1,4 @@
-// Memory of the caller's, and its deleter.
+// Registered memory of the caller, and its deleter.
 #include <functional>
 #include <memory>
 
@@ -6,7 +6,7 @@
 
 using namespace weighbridge;
 
-TEST("a deleter is called once, when the last view is gone") {
+TEST("a deleter is called once, after the last view is released") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(2);
   int deleted = 0;
@@ -48,7 +48,7 @@ TEST("a deleter may be any callable, and own the memory") {
   CHECK(held.use_count() == 2);
 }
 
-TEST("memory without a deleter is registered too") {
+TEST("memory can be registered without a deleter") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(1);
   {
@@ -59,7 +59,7 @@ TEST("memory without a deleter is registered too") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("on failure a deleter is destroyed, and not called") {
+TEST("on failure a deleter is destroyed and not called") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(1);
   const auto held = std::make_shared<int>(0);
@@ -74,7 +74,7 @@ TEST("on failure a deleter is destroyed, and not called") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("what is registered already is refused, and stays as it is") {
+TEST("an overlapping registration is refused without an effect") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(4);
   int first = 0, second = 0;

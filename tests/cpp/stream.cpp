@@ -1,4 +1,4 @@
-// Streams, device memory, and what goes after a stream.
+// Streams, device memory, and releases after a stream.
 #include <atomic>
 #include <future>
 #include <memory>
@@ -11,7 +11,7 @@ using namespace weighbridge;
 
 constexpr auto soon = std::chrono::seconds(10);
 
-TEST("bytes go to the device and back, in order") {
+TEST("copies reach the device and return in order") {
   const Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   const Buffer from = Buffer::alloc(device, 1 << 20).value();
@@ -43,7 +43,7 @@ TEST("callables run on a stream in order, once, and are freed") {
   CHECK(order.use_count() == 1);
 }
 
-TEST("the default stream is taken as well") {
+TEST("the default stream can be used") {
   const Device device = fixtures::open();
   std::atomic<bool> ran{false};
   CHECK(device.stream_call(nullptr, [&] { ran = true; }));
@@ -51,7 +51,7 @@ TEST("the default stream is taken as well") {
   CHECK(ran);
 }
 
-TEST("memory released after a stream goes when the stream has run, and not before") {
+TEST("memory released after a stream is freed when the stream has run") {
   const Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   fixtures::Memory memory = fixtures::pages(1);
@@ -74,7 +74,7 @@ TEST("memory released after a stream goes when the stream has run, and not befor
   fixtures::check_nothing_left(device);
 }
 
-TEST("a stream may be released with work on it") {
+TEST("a stream with queued work can be released") {
   const Device device = fixtures::open();
   Stream stream = Stream::make(device).value();
   Buffer buffer = Buffer::alloc(device, fixtures::page).value();
@@ -89,7 +89,7 @@ TEST("a stream may be released with work on it") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a stream outlives the device that it is of") {
+TEST("a stream and device memory keep their device") {
   Device device = fixtures::open();
   const Stream stream = Stream::make(device).value();
   const DeviceMemory memory = DeviceMemory::alloc(device, 100).value();

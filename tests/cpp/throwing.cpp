@@ -1,5 +1,5 @@
-// Callables that C runs once and that throw: nobody is there to catch it, so the process ends, as the
-// binding says; it does not go on with half of a release done. (Progress callbacks: progress.cpp.)
+// Callables that C calls must not throw: as documented, the process terminates instead of leaving a
+// release half done. (Progress callbacks may throw: progress.cpp.)
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,14 +11,14 @@
 
 using namespace weighbridge;
 
-// How a child process ends that runs `body`: its signal, or 0.
+// The signal that ends a child process that runs `body`, or 0.
 template <class Body>
 static int signal_of(Body body) {
   const pid_t child = fork();
   if (child == 0) {
     const rlimit none{0, 0};
     setrlimit(RLIMIT_CORE, &none);
-    if (freopen("/dev/null", "w", stderr) == nullptr) _exit(1);  // std::terminate says why
+    if (freopen("/dev/null", "w", stderr) == nullptr) _exit(1);  // std::terminate prints a message
     alarm(20);
     body();
     _exit(0);
@@ -28,7 +28,7 @@ static int signal_of(Body body) {
   return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
-// No device is open in this process, so that the child may open any.
+// No device is open in this process, so that the child can open one.
 TEST("a deleter that throws ends the process") {
   CHECK(signal_of([] {
           const Device device = fixtures::open();
@@ -49,7 +49,7 @@ TEST("work on a stream that throws ends the process") {
         }) == SIGABRT);
 }
 
-TEST("the same without throwing ends well") {
+TEST("without a throw the process ends normally") {
   CHECK(signal_of([] {
           const Device device = fixtures::open();
           fixtures::Memory memory = fixtures::pages(1);

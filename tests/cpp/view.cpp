@@ -8,7 +8,7 @@
 
 using namespace weighbridge;
 
-/// An engine's own half type.
+/// A half type that the caller defines.
 struct Half {
   std::uint16_t bits;
 };
@@ -35,7 +35,7 @@ static void check_elements(const Device& device) {
   CHECK(address(elements.data()) == address(buffer.bytes().data()));
 }
 
-TEST("elements of every C++ type are read and written where they lie") {
+TEST("elements of every C++ type are accessed in place") {
   const Device device = fixtures::open();
   check_elements<bool>(device);
   check_elements<std::int8_t>(device);
@@ -51,7 +51,7 @@ TEST("elements of every C++ type are read and written where they lie") {
   check_elements<std::complex<float>>(device);
 }
 
-TEST("a type that is not the view's is refused") {
+TEST("a type other than the view's is refused") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 16).value();
   const View view = View::make(buffer, Layout::of<float>({4})).value();
@@ -60,7 +60,7 @@ TEST("a type that is not the view's is refused") {
   CHECK_THROWS(Exception, view.as<std::uint32_t>().value());
 }
 
-TEST("an engine's own type is taken") {
+TEST("a type that the caller defines is accepted") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 4).value();
   const View view = View::make(buffer, Layout::of<Half>({2})).value();
@@ -69,23 +69,23 @@ TEST("an engine's own type is taken") {
   CHECK(buffer.bytes()[3] == std::byte{0x3c});
 }
 
-TEST("elements with gaps, or in another order, are not given as a row") {
+TEST("elements with gaps or in another order have no span") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 24 * sizeof(float)).value();
-  const auto as_row = [&](std::vector<std::int64_t> shape, std::vector<std::int64_t> strides) {
+  const auto span_of = [&](std::vector<std::int64_t> shape, std::vector<std::int64_t> strides) {
     const Layout layout{WB_DTYPE_F32, std::move(shape), std::move(strides), 0};
     return View::make(buffer, layout).value().as<float>();
   };
-  CHECK(as_row({2, 3}, {3, 1}));
-  CHECK(as_row({1, 3}, {99, 1}));
-  CHECK(as_row({}, {}).value().size() == 1);
-  CHECK(as_row({0, 3}, {7, 7}).value().empty());
-  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, as_row({2, 3}, {4, 1}));
-  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, as_row({3, 2}, {1, 3}));
-  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, as_row({4}, {0}));
+  CHECK(span_of({2, 3}, {3, 1}));
+  CHECK(span_of({1, 3}, {99, 1}));
+  CHECK(span_of({}, {}).value().size() == 1);
+  CHECK(span_of({0, 3}, {7, 7}).value().empty());
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, span_of({2, 3}, {4, 1}));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, span_of({3, 2}, {1, 3}));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, span_of({4}, {0}));
 }
 
-TEST("a view of a file is read, not written") {
+TEST("a view of a file is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file(fixtures::raw<std::int32_t>({1, 2, 3}));
   const Buffer buffer = Buffer::map(device, file.path()).value();
@@ -94,14 +94,14 @@ TEST("a view of a file is read, not written") {
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<std::int32_t>());
 }
 
-TEST("elements at an odd address are not given as a row") {
+TEST("unaligned elements have no span") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 32).value();
-  const auto odd = View::make(buffer, Layout::of<float>({4}, 1));
-  if (odd) CHECK_STATUS(WB_ERR_UNALIGNED, odd.value().as<float>());
+  const auto unaligned = View::make(buffer, Layout::of<float>({4}, 1));
+  if (unaligned) CHECK_STATUS(WB_ERR_UNALIGNED, unaligned.value().as<float>());
 }
 
-TEST("a view says its shape, and gives its buffer") {
+TEST("a view has a shape and a buffer") {
   const Device device = fixtures::open();
   Buffer buffer = Buffer::alloc(device, 64).value();
   const View view = View::make(buffer, Layout::of<float>({2, 3}, 8)).value();
@@ -116,7 +116,7 @@ TEST("a view says its shape, and gives its buffer") {
   CHECK(view.buffer().value().get() == raw);
 }
 
-TEST("a copy is of memory of its own, with the gaps") {
+TEST("a copy has its own memory and the same gaps") {
   const Device device = fixtures::open();
   std::vector<std::int16_t> source(12);
   std::iota(source.begin(), source.end(), std::int16_t{0});

@@ -7,7 +7,8 @@ run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/installed")
 file(RENAME "${WORK}/installed" "${prefix}")
 
 string(REGEX MATCH "^[0-9]+" major "${VERSION}")
-foreach(file include/weighbridge.h "${LIBDIR}/libweighbridge.so"
+file(GLOB_RECURSE c_headers RELATIVE "${SOURCE}" "${SOURCE}/include/*.h")
+foreach(file ${c_headers} "${LIBDIR}/libweighbridge.so"
     "${LIBDIR}/libweighbridge.so.${major}" "${LIBDIR}/libweighbridge.so.${VERSION}"
     "${LIBDIR}/pkgconfig/weighbridge.pc"
     "${LIBDIR}/cmake/weighbridge/weighbridge-config.cmake"

@@ -9,10 +9,11 @@
 #include <utility>
 
 #include "weighbridge.h"
+#include "buffer_options.hpp"
 #include "callable.hpp"
 #include "device.hpp"
 #include "handle.hpp"
-#include "options.hpp"
+#include "progress.hpp"
 #include "result.hpp"
 #include "span.hpp"
 
@@ -22,72 +23,70 @@ namespace weighbridge {
 class Buffer
     : public detail::Handle<Buffer, wb_buffer, wb_buffer_retain, wb_buffer_release> {
  public:
-  /// Exactly `bytes` bytes of zeroed memory, pinned by the device's policy.
+  /// Allocates exactly `bytes` bytes of zeroed memory.
   static Result<Buffer> alloc(const Device& device, std::uint64_t bytes,
                               const BufferOptions& options = {}) {
-    return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
-      return wb_buffer_alloc(device.get(), bytes, given, buffer, error);
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<Buffer>(wb_buffer_alloc, device.get(), bytes, raw);
     });
   }
-  /// Registers the caller's memory, which must stay until the last reference is gone.
+  /// Registers the caller's memory, which must stay mapped until the last reference is dropped.
   static Result<Buffer> register_memory(const Device& device, void* data, std::uint64_t bytes,
                                         const BufferOptions& options = {}) {
-    return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
-      return wb_buffer_register(device.get(), data, bytes, given, nullptr, nullptr, buffer, error);
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<Buffer>(wb_buffer_register, device.get(), data, bytes, raw, nullptr,
+                                  nullptr);
     });
   }
-  /// Registers the caller's memory, which must stay until `deleter` is called: any callable, kept
-  /// here, called once, on any thread. On failure it is destroyed without a call.
+  /// Registers the caller's memory, which must stay mapped until `deleter` is called. The deleter is
+  /// any callable: it is called once, on any thread; on failure it is destroyed without a call.
   template <class F, class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>&>>>
   static Result<Buffer> register_memory(const Device& device, void* data, std::uint64_t bytes,
                                         F&& deleter, const BufferOptions& options = {}) {
-    return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
-      return detail::give_callable(std::forward<F>(deleter), [&](auto* run, void* owner) {
-        return wb_buffer_register(device.get(), data, bytes, given, run, owner, buffer, error);
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::with_callable(std::forward<F>(deleter), [&](auto* run, void* owner) {
+        return detail::make<Buffer>(wb_buffer_register, device.get(), data, bytes, raw, run, owner);
       });
     });
   }
-  /// Maps a file, or `bytes` bytes of it from `offset` (0: all that follow), read-only.
-  static Result<Buffer> map(const Device& device, const std::string& path, std::uint64_t offset,
-                            std::uint64_t bytes, const BufferOptions& options = {}) {
-    if (const auto whole = detail::whole(path); !whole) return whole.error();
-    return detail::make<Buffer>(options, [&](auto* given, auto** buffer, auto* error) {
-      return wb_buffer_map_file(device.get(), path.c_str(), offset, bytes, given, buffer, error);
+  /// Maps `bytes` bytes of a file from `offset` on, read-only; 0 bytes for all that follow.
+  static Result<Buffer> map_file(const Device& device, const std::string& path,
+                                 std::uint64_t offset, std::uint64_t bytes,
+                                 const BufferOptions& options = {}) {
+    if (const auto valid = detail::check_text(path); !valid) return valid.error();
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<Buffer>(wb_buffer_map_file, device.get(), path.c_str(), offset, bytes,
+                                  raw);
     });
   }
-  static Result<Buffer> map(const Device& device, const std::string& path,
-                            const BufferOptions& options = {}) {
-    return map(device, path, 0, 0, options);
+  /// Maps a whole file, read-only.
+  static Result<Buffer> map_file(const Device& device, const std::string& path,
+                                 const BufferOptions& options = {}) {
+    return map_file(device, path, 0, 0, options);
   }
-  Result<wb_buffer_info> describe() const {
-    return detail::ask<wb_buffer_info>(WB_BUFFER_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_buffer_get_info(get(), info, error);
-    });
+  Result<wb_buffer_info> get_info() const {
+    return detail::fill<wb_buffer_info>(WB_BUFFER_INFO_INIT, wb_buffer_get_info, get());
   }
-  Result<wb_buffer_stats> measure() const {
-    return detail::ask<wb_buffer_stats>(WB_BUFFER_STATS_INIT, [&](auto* usage, auto* error) {
-      return wb_buffer_get_stats(get(), usage, error);
-    });
+  Result<wb_buffer_stats> get_stats() const {
+    return detail::fill<wb_buffer_stats>(WB_BUFFER_STATS_INIT, wb_buffer_get_stats, get());
   }
-  /// Its bytes to read, alive as long as it; none in an empty buffer.
+  /// The bytes to read, valid while the buffer is alive; empty if there is no buffer.
   span<const std::byte> bytes() const {
-    const auto info = describe();
+    const auto info = get_info();
     if (!info) return {};
     return {static_cast<const std::byte*>(info.value().data), info.value().asked_bytes};
   }
-  /// Its bytes to write; an error for a read-only buffer.
+  /// The bytes to write, valid while the buffer is alive; fails for a read-only buffer.
   Result<span<std::byte>> writable_bytes() const {
-    const auto info = describe();
+    const auto info = get_info();
     if (!info) return info.error();
-    if (info.value().read_only) return detail::invalid("asked to write to a read-only buffer");
+    if (info.value().read_only) {
+      return detail::invalid_argument("asked to write to a read-only buffer");
+    }
     return span<std::byte>(static_cast<std::byte*>(info.value().data), info.value().asked_bytes);
   }
-  /// Drops the reference once what is queued on `stream` has run; on failure it is still here.
-  Result<void> release_after(void* stream) {
-    return release_by([&](auto* raw, auto* error) {
-      return wb_buffer_release_after(raw, stream, error);
-    });
-  }
+  /// Drops the reference after the work queued on `stream`. On failure this object keeps it.
+  Result<void> release_after(void* stream) { return release_by(wb_buffer_release_after, stream); }
 };
 
 }  // namespace weighbridge

@@ -1,4 +1,4 @@
-/// Any callable, given to C to be called once.
+/// Passes any callable to C, which calls it once.
 #ifndef WEIGHBRIDGE_CALLABLE_HPP
 #define WEIGHBRIDGE_CALLABLE_HPP
 
@@ -6,26 +6,24 @@
 #include <type_traits>
 #include <utility>
 
-#include "weighbridge.h"
-
 namespace weighbridge {
 
 namespace detail {
 
-/// Runs a callable from C, once, and frees it. What it throws ends the process.
+/// Called by C: runs the callable and frees it. An exception ends the process.
 template <class F>
 void run_once(void* callable) noexcept {
   (*std::unique_ptr<F>(static_cast<F*>(callable)))();
 }
 
-/// Gives a callable to C by `call(function, user)`; it stays ours to free where that fails.
-template <class F, class Call>
-wb_status give_callable(F&& callable, Call&& call) {
+/// Passes a callable to C by `register_callable(function, user)`; frees it without a call if that fails.
+template <class F, class Register>
+auto with_callable(F&& callable, Register&& register_callable) {
   using Callable = std::decay_t<F>;
   auto owned = std::make_unique<Callable>(std::forward<F>(callable));
-  const wb_status status = call(run_once<Callable>, owned.get());
-  if (status == WB_OK) static_cast<void>(owned.release());
-  return status;
+  auto result = register_callable(run_once<Callable>, owned.get());
+  if (result) static_cast<void>(owned.release());
+  return result;
 }
 
 }  // namespace detail

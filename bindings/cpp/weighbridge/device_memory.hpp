@@ -1,4 +1,4 @@
-/// DeviceMemory: memory of the device.
+/// DeviceMemory: an allocation of device memory.
 #ifndef WEIGHBRIDGE_DEVICE_MEMORY_HPP
 #define WEIGHBRIDGE_DEVICE_MEMORY_HPP
 
@@ -6,25 +6,25 @@
 
 #include "weighbridge.h"
 #include "device.hpp"
-#include "lent.hpp"
+#include "device_owned.hpp"
 #include "result.hpp"
 
 namespace weighbridge {
 
-/// Device memory; get() is its address. Freeing it waits for the device, as the driver does.
-class DeviceMemory : public detail::Lent<std::uint64_t, wb_device_free> {
+/// An allocation of device memory; get() is its device address. Freeing it may wait for the device.
+class DeviceMemory : public detail::DeviceOwned<wb_device_free> {
  public:
   DeviceMemory() = default;
+  /// wb_device_alloc
   static Result<DeviceMemory> alloc(const Device& device, std::uint64_t bytes) {
-    auto made = detail::ask(std::uint64_t{0}, [&](std::uint64_t* address, wb_error* error) {
-      return wb_device_alloc(device.get(), bytes, address, error);
-    });
-    if (!made) return made.error();
-    return DeviceMemory(device, made.value());
+    void* none = nullptr;
+    const auto address = detail::fill(none, wb_device_alloc, device.get(), bytes);
+    if (!address) return address.error();
+    return DeviceMemory(device, address.value());
   }
 
  private:
-  using Lent::Lent;
+  using DeviceOwned::DeviceOwned;
 };
 
 }  // namespace weighbridge

@@ -1,4 +1,4 @@
-/// DlpackTensor: a DLPack tensor and the duty to call its deleter.
+/// DlpackTensor: owns a DLPack tensor.
 #ifndef WEIGHBRIDGE_DLPACK_HPP
 #define WEIGHBRIDGE_DLPACK_HPP
 
@@ -13,7 +13,7 @@ namespace weighbridge {
 
 namespace detail {
 
-/// DLPack's two structs up to their deleters: <dlpack/dlpack.h> is not needed here.
+/// DLPack's two structs up to their deleters, so that <dlpack/dlpack.h> is not needed.
 struct DlpackHead {
   struct {
     void* data;
@@ -42,8 +42,7 @@ struct DlpackDelete {
 
 }  // namespace detail
 
-/// A DLPack tensor and the duty to call its deleter, which any thread may do; release() hands both
-/// to a consumer.
+/// Owns a DLPack tensor and calls its deleter, on any thread; release() transfers it to a consumer.
 using DlpackTensor =
     std::unique_ptr<DLManagedTensor, detail::DlpackDelete<DLManagedTensor, detail::DlpackHead>>;
 using DlpackTensorVersioned =

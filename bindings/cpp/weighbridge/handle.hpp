@@ -1,4 +1,4 @@
-/// One reference to a C object: what Device, Buffer, View and Safetensors are.
+/// Handle: one reference to a C object, the base of Device, Buffer, View and others.
 #ifndef WEIGHBRIDGE_HANDLE_HPP
 #define WEIGHBRIDGE_HANDLE_HPP
 
@@ -11,14 +11,13 @@ namespace weighbridge {
 
 namespace detail {
 
-/// Makes a noun by `call(handle, error)`.
-template <class Noun, class Call>
-Result<Noun> make(Call&& call) {
-  typename Noun::c_type* raw = nullptr;
-  wb_error error = WB_ERROR_INIT;
-  const wb_status status = call(&raw, &error);
-  if (status != WB_OK) return error_of(status, error);
-  return Noun::adopt(raw);
+/// Calls `function(arguments..., &handle, &error)` and returns a Noun that owns the new reference.
+template <class Noun, class Function, class... Arguments>
+Result<Noun> make(Function&& function, const Arguments&... arguments) {
+  typename Noun::c_type* none = nullptr;
+  const auto raw = fill(none, function, arguments...);
+  if (!raw) return raw.error();
+  return Noun::adopt(raw.value());
 }
 
 /// One reference to a C object.
@@ -27,22 +26,22 @@ class Handle {
  public:
   using c_type = C;
 
-  /// Takes over a reference that C gave.
+  /// Takes ownership of a reference.
   static Noun adopt(C* raw) noexcept {
     Noun noun;
     noun.raw_ = raw;
     return noun;
   }
-  /// Another reference to the same object.
+  /// Adds a reference to the same object.
   [[nodiscard]] Noun share() const noexcept {
     if (raw_) Retain(raw_);
     return adopt(raw_);
   }
-  /// Drops the reference now; the object is empty after it.
+  /// Drops the reference now and leaves this object empty.
   void release() noexcept {
     if (raw_) Release(std::exchange(raw_, nullptr));
   }
-  /// Hands the reference to C; the object is empty after it.
+  /// Transfers ownership of the reference to the caller and leaves this object empty.
   [[nodiscard]] C* detach() noexcept { return std::exchange(raw_, nullptr); }
   C* get() const noexcept { return raw_; }
   explicit operator bool() const noexcept { return raw_ != nullptr; }
@@ -57,9 +56,8 @@ class Handle {
   }
   ~Handle() { release(); }
 
-  template <class Call>
-  Result<void> release_by(Call&& call) {
-    auto released = run([&](wb_error* error) { return call(raw_, error); });
+  Result<void> release_by(wb_status (*function)(C*, void*, wb_error*), void* stream) {
+    auto released = call(function, raw_, stream);
     if (released) raw_ = nullptr;
     return released;
   }

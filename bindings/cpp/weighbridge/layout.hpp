@@ -16,7 +16,7 @@
 
 namespace weighbridge {
 
-/// A C++ type's dtype: dtype_of<float>::value. Specialize it for an engine's own half types:
+/// The dtype of a C++ type: dtype_of<float>::value. Specialize it for other types:
 /// `template <> struct weighbridge::dtype_of<half> : dtype_constant<WB_DTYPE_F16> {};`
 template <wb_dtype Dtype>
 using dtype_constant = std::integral_constant<wb_dtype, Dtype>;
@@ -43,7 +43,7 @@ struct dtype_of<T, std::enable_if_t<std::is_integral_v<T> && std::is_unsigned_v<
                      : sizeof(T) == 4 ? WB_DTYPE_U32
                                       : WB_DTYPE_U64> {};
 
-/// wb_layout: strides in elements, none for contiguous in row-major order.
+/// wb_layout. Strides are in elements; none mean contiguous in row-major order.
 struct Layout {
   wb_dtype dtype = 0;
   std::vector<std::int64_t> shape = {};
@@ -54,33 +54,29 @@ struct Layout {
   static Layout of(std::vector<std::int64_t> shape, std::uint64_t offset_bytes = 0) {
     return {dtype_of<T>::value, std::move(shape), {}, offset_bytes};
   }
+  /// This layout as C's struct, which points into this object.
+  Result<wb_layout> to_c() const& {
+    if (!strides.empty() && strides.size() != shape.size()) {
+      return detail::invalid_argument(
+          "the layout has " + std::to_string(shape.size()) + " sizes and " +
+          std::to_string(strides.size()) + " strides: give as many, or none");
+    }
+    wb_layout raw = WB_LAYOUT_INIT;
+    raw.dtype = dtype;
+    raw.ndim = static_cast<std::int32_t>(shape.size());
+    raw.shape = shape.data();
+    raw.strides = strides.empty() ? nullptr : strides.data();
+    raw.offset_bytes = offset_bytes;
+    return raw;
+  }
+  Result<wb_layout> to_c() && = delete;
 };
 
-/// The sizes that a wb_view_info or a wb_safetensors_tensor_info points to; alive as long as what was asked.
+/// The shape of a wb_view_info or a wb_safetensors_tensor_info, valid while the view or file is alive.
 template <class Info>
 span<const std::int64_t> shape_of(const Info& info) {
   return {info.shape, info.shape ? static_cast<std::size_t>(info.ndim) : 0};
 }
-
-namespace detail {
-
-/// Calls with the layout as C reads it.
-template <class Noun, class Call>
-Result<Noun> with_layout(const Layout& layout, Call&& call) {
-  if (!layout.strides.empty() && layout.strides.size() != layout.shape.size()) {
-    return invalid("the layout has " + std::to_string(layout.shape.size()) + " sizes and " +
-                   std::to_string(layout.strides.size()) + " strides: give as many, or none");
-  }
-  wb_layout raw = WB_LAYOUT_INIT;
-  raw.dtype = layout.dtype;
-  raw.ndim = static_cast<std::int32_t>(layout.shape.size());
-  raw.shape = layout.shape.data();
-  raw.strides = layout.strides.empty() ? nullptr : layout.strides.data();
-  raw.offset_bytes = layout.offset_bytes;
-  return call(&raw);
-}
-
-}  // namespace detail
 
 }  // namespace weighbridge
 

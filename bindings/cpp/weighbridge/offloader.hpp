@@ -1,4 +1,4 @@
-/// Offloader: a committed plan, and the machinery that carries its parameters.
+/// Offloader: a committed plan, which keeps parameters in host memory and copies them to the device.
 #ifndef WEIGHBRIDGE_OFFLOADER_HPP
 #define WEIGHBRIDGE_OFFLOADER_HPP
 
@@ -8,140 +8,141 @@
 #include <vector>
 
 #include "weighbridge.h"
+#include "buffer_options.hpp"
 #include "handle.hpp"
 #include "layout.hpp"
-#include "options.hpp"
+#include "parameter.hpp"
 #include "plan.hpp"
+#include "progress.hpp"
 #include "result.hpp"
 #include "view.hpp"
 
 namespace weighbridge {
 
-class Acquired;
-
-/// Parameters where they are kept, carried group by group.
+/// The parameters of a plan, of which a group is on the device while it is acquired.
 class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_retain,
                                         wb_offloader_release> {
  public:
-  /// Commits a plan behind what is queued on `stream`.
-  static Result<Offloader> commit(const Plan& plan, void* stream = nullptr,
-                                  const BufferOptions& options = {}) {
-    return detail::make<Offloader>(options, [&](auto* given, auto** offloader, auto* error) {
-      return wb_offloader_new(plan.get(), stream, given, offloader, error);
+  /// wb_offloader_new: commits a plan after the work queued on `stream`.
+  static Result<Offloader> make(const Plan& plan, void* stream = nullptr,
+                                const BufferOptions& options = {}) {
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<Offloader>(wb_offloader_new, plan.get(), stream, raw);
     });
   }
-  /// The number of the group of a name.
-  Result<std::uint64_t> group(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::ask(std::uint64_t{0}, [&](auto* group, auto* error) {
-      return wb_offloader_find_group(get(), name.c_str(), group, error);
-    });
+  Result<wb_offloader_stats> get_stats() const {
+    return detail::fill<wb_offloader_stats>(WB_OFFLOADER_STATS_INIT, wb_offloader_get_stats,
+                                            get());
   }
+  /// The index of the group with a name.
+  Result<std::uint64_t> find_group(const std::string& name) const {
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    return detail::fill(std::uint64_t{0}, wb_offloader_find_group, get(), name.c_str());
+  }
+  /// AcquiredGroup does the same, and releases the group at the end of a scope.
   Result<void> acquire_group(std::uint64_t group, void* stream) const {
-    return detail::run(
-        [&](auto* error) { return wb_offloader_acquire_group(get(), group, stream, error); });
+    return detail::call(wb_offloader_acquire_group, get(), group, stream);
   }
   Result<void> release_group(std::uint64_t group, void* stream) const {
-    return detail::run(
-        [&](auto* error) { return wb_offloader_release_group(get(), group, stream, error); });
+    return detail::call(wb_offloader_release_group, get(), group, stream);
   }
-  /// Acquires a group for as long as the answer lives.
-  Result<Acquired> acquire(std::uint64_t group, void* stream) const;
   Result<void> join(void* stream) const {
-    return detail::run([&](auto* error) { return wb_offloader_join(get(), stream, error); });
+    return detail::call(wb_offloader_join, get(), stream);
   }
   Result<void> reset(void* stream) const {
-    return detail::run([&](auto* error) { return wb_offloader_reset(get(), stream, error); });
+    return detail::call(wb_offloader_reset, get(), stream);
   }
-  Result<wb_offloader_parameter_info> parameter(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::ask<wb_offloader_parameter_info>(WB_OFFLOADER_PARAMETER_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_offloader_get_parameter_info(get(), name.c_str(), info, error);
-    });
+  /// The index of the parameter with a name, valid until a parameter is removed.
+  Result<std::uint64_t> find_parameter(const std::string& name) const {
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    return detail::fill(std::uint64_t{0}, wb_offloader_find_parameter, get(), name.c_str());
   }
-  Result<View> view(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::make<View>([&](auto** view, auto* error) {
-      return wb_offloader_get_view(get(), name.c_str(), view, error);
-    });
+  Result<wb_offloader_parameter_info> get_parameter_info(std::uint64_t index) const {
+    return detail::fill<wb_offloader_parameter_info>(WB_OFFLOADER_PARAMETER_INFO_INIT,
+                                                     wb_offloader_get_parameter_info, get(), index);
   }
-  Result<View> host_view(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::make<View>([&](auto** view, auto* error) {
-      return wb_offloader_get_host_view(get(), name.c_str(), view, error);
-    });
+  /// All parameters, in the order of their indexes.
+  Result<std::vector<wb_offloader_parameter_info>> get_parameter_infos() const {
+    const auto stats = get_stats();
+    if (!stats) return stats.error();
+    const wb_offloader_parameter_info empty = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    std::vector<wb_offloader_parameter_info> infos(stats.value().parameters, empty);
+    const auto filled = detail::call(wb_offloader_get_parameter_infos, get(), std::uint64_t{0},
+                                     std::uint64_t{infos.size()}, infos.data());
+    if (!filled) return filled.error();
+    return infos;
   }
-  /// Gives a parameter new bytes from an address in host or device memory.
-  Result<void> replace(const std::string& name, std::uint64_t source, const Layout& layout,
+  Result<View> get_view(std::uint64_t index) const {
+    return detail::make<View>(wb_offloader_get_view, get(), index);
+  }
+  Result<View> get_host_view(std::uint64_t index) const {
+    return detail::make<View>(wb_offloader_get_host_view, get(), index);
+  }
+  /// Replaces the bytes of a parameter by those at `source`, an address in host or device memory.
+  Result<void> replace(const std::string& name, const void* source, const Layout& layout,
                        void* stream = nullptr) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::with_layout<void>(layout, [&](const wb_layout* raw) {
-      return detail::run([&](auto* error) {
-        return wb_offloader_replace(get(), name.c_str(), source, raw, stream, error);
-      });
-    });
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    const auto raw = layout.to_c();
+    if (!raw) return raw.error();
+    return detail::call(wb_offloader_replace, get(), name.c_str(), source, &raw.value(), stream);
   }
   Result<void> add(const Parameter& parameter, void* stream = nullptr) const {
-    return detail::with_parameters<void>({parameter}, [&](auto* given, std::uint64_t) {
-      return detail::run(
-          [&](auto* error) { return wb_offloader_add(get(), given, stream, error); });
-    });
+    const auto raw = detail::RawParameters::make(&parameter, 1);
+    if (!raw) return raw.error();
+    return detail::call(wb_offloader_add, get(), raw.value().data(), stream);
   }
   Result<void> remove(const std::string& name, void* stream = nullptr) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::run(
-        [&](auto* error) { return wb_offloader_remove(get(), name.c_str(), stream, error); });
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    return detail::call(wb_offloader_remove, get(), name.c_str(), stream);
   }
-  Result<wb_offloader_reconcile_result> reconcile(const std::vector<Parameter>& now,
-                                  void* stream = nullptr) const {
-    return detail::with_parameters<wb_offloader_reconcile_result>(now, [&](auto* given, std::uint64_t count) {
-      return detail::ask<wb_offloader_reconcile_result>(WB_OFFLOADER_RECONCILE_RESULT_INIT, [&](auto* done, auto* error) {
-        return wb_offloader_reconcile(get(), given, count, stream, done, error);
-      });
-    });
+  /// Replaces, adds and removes parameters so that they are exactly `parameters`.
+  Result<wb_offloader_reconcile_result> reconcile(const std::vector<Parameter>& parameters,
+                                                  void* stream = nullptr) const {
+    const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
+    if (!all) return all.error();
+    return detail::fill<wb_offloader_reconcile_result>(
+        WB_OFFLOADER_RECONCILE_RESULT_INIT, wb_offloader_reconcile, get(), all.value().data(),
+        all.value().size(), stream);
   }
   Result<void> compact(void* stream = nullptr) const {
-    return detail::run([&](auto* error) { return wb_offloader_compact(get(), stream, error); });
-  }
-  Result<wb_offloader_stats> measure() const {
-    return detail::ask<wb_offloader_stats>(WB_OFFLOADER_STATS_INIT, [&](auto* stats, auto* error) {
-      return wb_offloader_get_stats(get(), stats, error);
-    });
+    return detail::call(wb_offloader_compact, get(), stream);
   }
 };
 
-/// A group while it is acquired: released on its stream with the last of this object.
-class Acquired {
+/// An acquired group: it is released on its stream when this object is destroyed.
+class AcquiredGroup {
  public:
-  Acquired(Offloader offloader, std::uint64_t group, void* stream) noexcept
-      : offloader_(std::move(offloader)), group_(group), stream_(stream) {}
-  Acquired(Acquired&&) noexcept = default;
-  Acquired& operator=(Acquired&& other) noexcept {
-    Acquired moved(std::move(other));
+  /// wb_offloader_acquire_group
+  static Result<AcquiredGroup> make(const Offloader& offloader, std::uint64_t group,
+                                    void* stream) {
+    const auto acquired = offloader.acquire_group(group, stream);
+    if (!acquired) return acquired.error();
+    return AcquiredGroup(offloader.share(), group, stream);
+  }
+  AcquiredGroup(AcquiredGroup&&) noexcept = default;
+  AcquiredGroup& operator=(AcquiredGroup&& other) noexcept {
+    AcquiredGroup moved(std::move(other));
     std::swap(offloader_, moved.offloader_);
     std::swap(group_, moved.group_);
     std::swap(stream_, moved.stream_);
     return *this;
   }
-  ~Acquired() { (void)release(); }
-  /// Releases it now; what went wrong is told only here.
+  ~AcquiredGroup() { static_cast<void>(release()); }
+  /// Releases the group now. The destructor does the same and ignores errors.
   Result<void> release() noexcept {
     if (!offloader_) return {};
-    const Offloader held = std::move(offloader_);
-    return held.release_group(group_, stream_);
+    const Offloader offloader = std::move(offloader_);
+    return offloader.release_group(group_, stream_);
   }
 
  private:
+  AcquiredGroup(Offloader offloader, std::uint64_t group, void* stream) noexcept
+      : offloader_(std::move(offloader)), group_(group), stream_(stream) {}
+
   Offloader offloader_;
   std::uint64_t group_;
   void* stream_;
 };
-
-inline Result<Acquired> Offloader::acquire(std::uint64_t group, void* stream) const {
-  auto acquired = acquire_group(group, stream);
-  if (!acquired) return acquired.error();
-  return Acquired(share(), group, stream);
-}
 
 }  // namespace weighbridge
 

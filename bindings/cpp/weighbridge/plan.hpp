@@ -1,4 +1,4 @@
-/// Plan: which parameter goes where and why, before anything is allocated.
+/// Plan: the placement of every parameter under a budget, before anything is allocated.
 #ifndef WEIGHBRIDGE_PLAN_HPP
 #define WEIGHBRIDGE_PLAN_HPP
 
@@ -10,154 +10,120 @@
 
 #include "weighbridge.h"
 #include "device.hpp"
+#include "enums.hpp"
 #include "handle.hpp"
-#include "layout.hpp"
+#include "parameter.hpp"
+#include "quantize_options.hpp"
 #include "result.hpp"
-#include "scheme.hpp"
 
 namespace weighbridge {
 
-/// wb_parameter: a parameter of a model.
-struct Parameter {
-  std::string name;
-  std::string group;  ///< what is acquired together with it: a layer
-  Layout layout = {};
-  std::uint64_t source = 0;   ///< address in host or device memory; 0 while there are no bytes
-  std::uint64_t storage = 0;  ///< ties parameters that have no source
-  wb_access_pattern access = WB_ACCESS_PATTERN_DENSE;
-  wb_transfer_mode carrier = WB_TRANSFER_MODE_AUTO;
+/// The one budget of a plan: bytes of host memory to offload, or bytes of device memory to use.
+class Budget {
+ public:
+  static constexpr Budget offload_bytes(std::uint64_t bytes) noexcept {
+    return {BudgetKind::OffloadBytes, bytes};
+  }
+  static constexpr Budget device_bytes(std::uint64_t bytes) noexcept {
+    return {BudgetKind::DeviceBytes, bytes};
+  }
+
+  BudgetKind kind;
+  std::uint64_t bytes;
+
+ private:
+  constexpr Budget(BudgetKind what, std::uint64_t limit) noexcept : kind(what), bytes(limit) {}
 };
 
-/// wb_plan_options, one budget of which is given.
+/// wb_plan_options
 struct PlanOptions {
-  std::uint64_t offload_bytes = WB_UNSET;
-  std::uint64_t device_bytes = WB_UNSET;
-  std::uint64_t slot_bytes = WB_UNSET;
+  Budget budget;
   std::uint32_t depth = 0;
+  TransferMode transfer_mode = {};
+  std::uint64_t slot_bytes = 0;
   std::vector<std::string> select = {};
   std::vector<std::string> exclude = {};
-  wb_transfer_mode carrier = WB_TRANSFER_MODE_AUTO;
-  wb_order order = WB_ORDER_SPREAD;
-  std::uint32_t allow = 0;
-  /// How matrices are quantized; none for not at all.
-  std::optional<Scheme> quantize = {};
+  Order order = {};
+  std::uint32_t allow = 0;                       ///< WB_ALLOW_*
+  std::optional<QuantizeOptions> quantize = {};  ///< none: nothing is quantized
   std::vector<std::string> quantize_select = {};
   double link_bytes_per_second = 0;
 };
 
-namespace detail {
-
-inline std::vector<const char*> pointers(const std::vector<std::string>& texts) {
-  std::vector<const char*> all;
-  for (const std::string& text : texts) all.push_back(text.c_str());
-  return all;
-}
-
-/// Calls with parameters as C reads them, and how many there are.
-template <class Noun, class Call>
-Result<Noun> with_parameters(const std::vector<Parameter>& parameters, Call&& call) {
-  std::vector<wb_layout> layouts(parameters.size());
-  std::vector<wb_parameter> raw(parameters.size());
-  for (std::size_t at = 0; at < parameters.size(); ++at) {
-    const Parameter& given = parameters[at];
-    for (const std::string* text : {&given.name, &given.group}) {
-      if (const auto whole = detail::whole(*text); !whole) return whole.error();
-    }
-    const auto written = with_layout<bool>(given.layout, [&](const wb_layout* layout) {
-      layouts[at] = *layout;
-      return Result<bool>(true);
-    });
-    if (!written) return written.error();
-    raw[at] = WB_PARAMETER_INIT;
-    raw[at].access = given.access;
-    raw[at].name = given.name.c_str();
-    raw[at].group = given.group.c_str();
-    raw[at].layout = &layouts[at];
-    raw[at].source = given.source;
-    raw[at].storage = given.storage;
-    raw[at].carrier = given.carrier;
-  }
-  return call(raw.data(), std::uint64_t{raw.size()});
-}
-
-}  // namespace detail
-
-/// Which parameters leave the device under a budget, and how they are carried.
+/// The placement and the transfer mode of every parameter, with a reason for each.
 class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_release> {
  public:
+  /// wb_plan_new
   static Result<Plan> make(const Device& device, const std::vector<Parameter>& parameters,
                            const PlanOptions& options) {
     for (const auto* texts : {&options.select, &options.exclude, &options.quantize_select}) {
       for (const std::string& text : *texts) {
-        if (const auto whole = detail::whole(text); !whole) return whole.error();
+        if (const auto valid = detail::check_text(text); !valid) return valid.error();
       }
     }
-    const auto select = detail::pointers(options.select);
-    const auto exclude = detail::pointers(options.exclude);
-    const auto quantized = detail::pointers(options.quantize_select);
-    const wb_quantize_options scheme = detail::given(options.quantize.value_or(Scheme{}));
+    const auto select = pointers(options.select);
+    const auto exclude = pointers(options.exclude);
+    const auto quantize_select = pointers(options.quantize_select);
+    wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
+    if (options.quantize) quantize = options.quantize->to_c();
     wb_plan_options raw = WB_PLAN_OPTIONS_INIT;
     raw.depth = options.depth;
-    raw.offload_bytes = options.offload_bytes;
-    raw.device_bytes = options.device_bytes;
+    raw.budget_kind = detail::to_c(options.budget.kind);
+    raw.transfer_mode = detail::to_c(options.transfer_mode);
+    raw.budget_bytes = options.budget.bytes;
     raw.slot_bytes = options.slot_bytes;
     raw.select = select.data();
     raw.exclude = exclude.data();
     raw.select_count = static_cast<std::uint32_t>(select.size());
     raw.exclude_count = static_cast<std::uint32_t>(exclude.size());
-    raw.carrier = options.carrier;
-    raw.order = options.order;
+    raw.order = detail::to_c(options.order);
     raw.allow = options.allow;
-    raw.quantize = options.quantize ? &scheme : nullptr;
-    raw.quantize_select = quantized.data();
-    raw.quantize_count = static_cast<std::uint32_t>(quantized.size());
+    raw.quantize = options.quantize ? &quantize : nullptr;
+    raw.quantize_select = quantize_select.data();
+    raw.quantize_select_count = static_cast<std::uint32_t>(quantize_select.size());
     raw.link_bytes_per_second = options.link_bytes_per_second;
-    return detail::with_parameters<Plan>(parameters, [&](auto* given, std::uint64_t count) {
-      return detail::make<Plan>([&](auto** plan, auto* error) {
-        return wb_plan_new(device.get(), given, count, &raw, plan, error);
-      });
-    });
+    const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
+    if (!all) return all.error();
+    return detail::make<Plan>(wb_plan_new, device.get(), all.value().data(), all.value().size(),
+                              &raw);
   }
-  Result<wb_plan_info> describe() const {
-    return detail::ask<wb_plan_info>(WB_PLAN_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_get_info(get(), info, error);
-    });
+  Result<wb_plan_info> get_info() const {
+    return detail::fill<wb_plan_info>(WB_PLAN_INFO_INIT, wb_plan_get_info, get());
   }
-  /// The index of the parameter of a name.
-  Result<std::uint64_t> find(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::ask(std::uint64_t{0}, [&](auto* index, auto* error) {
-      return wb_plan_find_parameter(get(), name.c_str(), index, error);
-    });
+  /// The index of the parameter with a name.
+  Result<std::uint64_t> find_parameter(const std::string& name) const {
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    return detail::fill(std::uint64_t{0}, wb_plan_find_parameter, get(), name.c_str());
   }
-  /// What becomes of a parameter; its strings live as long as the plan.
-  Result<wb_plan_parameter_info> parameter(std::uint64_t index) const {
-    return detail::ask<wb_plan_parameter_info>(WB_PLAN_PARAMETER_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_get_parameter_info(get(), index, info, error);
-    });
+  /// The strings are valid while the plan is alive.
+  Result<wb_plan_parameter_info> get_parameter_info(std::uint64_t index) const {
+    return detail::fill<wb_plan_parameter_info>(WB_PLAN_PARAMETER_INFO_INIT,
+                                                wb_plan_get_parameter_info, get(), index);
   }
-  /// A group; its name lives as long as the plan.
-  Result<wb_plan_group_info> group(std::uint64_t index) const {
-    return detail::ask<wb_plan_group_info>(WB_PLAN_GROUP_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_plan_get_group_info(get(), index, info, error);
-    });
+  /// The name is valid while the plan is alive.
+  Result<wb_plan_group_info> get_group_info(std::uint64_t index) const {
+    return detail::fill<wb_plan_group_info>(WB_PLAN_GROUP_INFO_INIT, wb_plan_get_group_info, get(),
+                                            index);
   }
-  /// What was allowed; alive as long as the plan.
-  Result<std::string_view> warning(std::uint64_t index) const {
-    return text([&](auto* to, auto* error) { return wb_plan_get_warning(get(), index, to, error); });
+  /// An error that PlanOptions::allow has downgraded; valid while the plan is alive.
+  Result<std::string_view> get_warning(std::uint64_t index) const {
+    return text(wb_plan_get_warning, get(), index);
   }
-  /// The whole plan; alive as long as it.
-  Result<std::string_view> json() const {
-    return text([&](auto* to, auto* error) { return wb_plan_to_json(get(), to, error); });
-  }
+  /// The whole plan; valid while the plan is alive.
+  Result<std::string_view> to_json() const { return text(wb_plan_to_json, get()); }
 
  private:
-  template <class Call>
-  static Result<std::string_view> text(Call&& call) {
+  static std::vector<const char*> pointers(const std::vector<std::string>& texts) {
+    std::vector<const char*> all;
+    for (const std::string& text : texts) all.push_back(text.c_str());
+    return all;
+  }
+  template <class Function, class... Arguments>
+  static Result<std::string_view> text(Function function, const Arguments&... arguments) {
     const char* none = nullptr;
-    auto found = detail::ask(none, call);
-    if (!found) return found.error();
-    return std::string_view(found.value());
+    const auto filled = detail::fill(none, function, arguments...);
+    if (!filled) return filled.error();
+    return std::string_view(filled.value());
   }
 };
 

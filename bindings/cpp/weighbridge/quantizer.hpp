@@ -1,59 +1,63 @@
-/// Quantizer: numbers to 8 bits and back, in staging memory of bounded size.
+/// Quantizer: quantizes tensors to FP8 and dequantizes them.
 #ifndef WEIGHBRIDGE_QUANTIZER_HPP
 #define WEIGHBRIDGE_QUANTIZER_HPP
 
 #include <cstdint>
-#include <utility>
 
 #include "weighbridge.h"
 #include "device.hpp"
 #include "handle.hpp"
 #include "layout.hpp"
+#include "progress.hpp"
+#include "quantize_options.hpp"
 #include "result.hpp"
-#include "scheme.hpp"
 
 namespace weighbridge {
 
-/// Quantizes tensors one at a time; addresses are in host or device memory.
+/// Quantizes one tensor at a time in staging memory of bounded size. Addresses are in host or device
+/// memory.
 class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_retain,
                                         wb_quantizer_release> {
  public:
-  /// Takes at most `staging_bytes` of device memory; 0 for 128 MiB.
+  /// wb_quantizer_new: uses at most `staging_bytes` bytes of device memory; 0 for 128 MiB.
   static Result<Quantizer> make(const Device& device, std::uint64_t staging_bytes = 0) {
-    return detail::make<Quantizer>([&](auto** quantizer, auto* error) {
-      return wb_quantizer_new(device.get(), staging_bytes, quantizer, error);
+    return detail::make<Quantizer>(wb_quantizer_new, device.get(), staging_bytes);
+  }
+  /// The number of scales of a tensor, and their bytes.
+  static Result<wb_quantizer_scales_info> get_scales_info(const Layout& layout,
+                                                          const QuantizeOptions& options = {}) {
+    const auto raw = layout.to_c();
+    if (!raw) return raw.error();
+    const wb_quantize_options raw_options = options.to_c();
+    return detail::fill<wb_quantizer_scales_info>(WB_QUANTIZER_SCALES_INFO_INIT,
+                                                  wb_quantizer_get_scales_info, &raw.value(),
+                                                  &raw_options);
+  }
+  /// Writes `target` and, unless QuantizeOptions::use_given_scales is set, `scales`.
+  Result<wb_quantizer_result> quantize(const void* source, const Layout& layout, void* target,
+                                       void* scales, const QuantizeOptions& options = {}) const {
+    const auto raw = layout.to_c();
+    if (!raw) return raw.error();
+    return detail::with_options(options, [&](const wb_quantize_options* raw_options) {
+      return detail::fill<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, wb_quantizer_quantize,
+                                               get(), source, &raw.value(), target, scales,
+                                               raw_options);
     });
   }
-  /// How many scales a tensor has.
-  static Result<wb_quantizer_scales_info> scales(const Layout& layout, const Scheme& scheme = {}) {
-    const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_quantizer_scales_info>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_quantizer_scales_info>(WB_QUANTIZER_SCALES_INFO_INIT, [&](auto* info, auto* error) {
-        return wb_quantizer_get_scales_info(raw, &options, info, error);
-      });
-    });
-  }
-  Result<wb_quantizer_result> quantize(std::uint64_t source, const Layout& layout, std::uint64_t target,
-                                std::uint64_t scales, const Scheme& scheme = {}) const {
-    const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_quantizer_result>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, [&](auto* done, auto* error) {
-        return wb_quantizer_quantize(get(), source, raw, target, scales, &options, done, error);
-      });
-    });
-  }
-  /// The way back, to numbers of the layout's type.
-  Result<wb_quantizer_result> dequantize(std::uint64_t source, std::uint64_t scales, std::uint64_t target,
-                                  const Layout& layout, const Scheme& scheme = {}) const {
-    const wb_quantize_options options = detail::given(scheme);
-    return detail::with_layout<wb_quantizer_result>(layout, [&](const wb_layout* raw) {
-      return detail::ask<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, [&](auto* done, auto* error) {
-        return wb_quantizer_dequantize(get(), source, scales, target, raw, &options, done, error);
-      });
+  /// Dequantizes `source` to `target`, whose layout is given.
+  Result<wb_quantizer_result> dequantize(const void* source, const void* scales, void* target,
+                                         const Layout& layout,
+                                         const QuantizeOptions& options = {}) const {
+    const auto raw = layout.to_c();
+    if (!raw) return raw.error();
+    return detail::with_options(options, [&](const wb_quantize_options* raw_options) {
+      return detail::fill<wb_quantizer_result>(WB_QUANTIZER_RESULT_INIT, wb_quantizer_dequantize,
+                                               get(), source, scales, target, &raw.value(),
+                                               raw_options);
     });
   }
 };
 
 }  // namespace weighbridge
 
-#endif
+#endif  // WEIGHBRIDGE_QUANTIZER_HPP

@@ -13,23 +13,25 @@
 #include <variant>
 
 #include "weighbridge.h"
+#include "enums.hpp"
 
 namespace weighbridge {
 
-/// What went wrong: one of WB_ERR_*, the driver's code or errno (0 for none), and what to do.
+/// wb_error: describes a failure.
 struct Error {
   wb_status status = WB_ERR_INTERNAL;
-  std::int32_t driver_code = 0;
-  std::string message;
+  std::int32_t code = 0;  ///< errno or CUresult, as `code_domain` says; 0 if there is none
+  CodeDomain code_domain = CodeDomain::None;
+  std::string message = {};
 
-  /// Such as "WB_ERR_INVALID_ARGUMENT".
+  /// The name of the status, such as "WB_ERR_INVALID_ARGUMENT".
   const char* name() const noexcept {
     const char* name = wb_status_name(status);
     return name ? name : "an unknown status";
   }
 };
 
-/// What value() throws.
+/// The exception that value() throws.
 class Exception : public std::runtime_error {
  public:
   explicit Exception(Error error)
@@ -54,7 +56,7 @@ namespace detail {
 
 }  // namespace detail
 
-/// A value, or the error that there is instead of it. error() is only for a Result that is false.
+/// A value or an error. error() requires that the Result is false.
 template <class T>
 class [[nodiscard]] Result {
  public:
@@ -92,37 +94,36 @@ class [[nodiscard]] Result<void> {
 
 namespace detail {
 
-inline Error error_of(wb_status status, const wb_error& error) {
-  return {status, error.driver_code, error.message};
+inline Error make_error(wb_status status, std::string message) {
+  return {status, 0, CodeDomain::None, std::move(message)};
 }
 
-inline Error invalid(std::string message) {
-  return {WB_ERR_INVALID_ARGUMENT, 0, std::move(message)};
+inline Error invalid_argument(std::string message) {
+  return make_error(WB_ERR_INVALID_ARGUMENT, std::move(message));
 }
 
-/// Refuses a text that C would not read to its end.
-inline Result<void> whole(const std::string& text) {
+/// Fails if `text` holds a NUL character: C would read it only up to there.
+inline Result<void> check_text(const std::string& text) {
   if (text.find('\0') == std::string::npos) return {};
-  return invalid("asked for the text \"" + std::string(text.c_str()) +
-                 "\", which goes on behind a NUL character: C would stop there");
+  return invalid_argument("asked for the text \"" + std::string(text.c_str()) +
+                          "\", which continues after a NUL character: C would stop there");
 }
 
-/// Does `call(error)`.
-template <class Call>
-Result<void> run(Call&& call) {
+/// Calls `function(arguments..., &error)`.
+template <class Function, class... Arguments>
+Result<void> call(Function&& function, const Arguments&... arguments) {
   wb_error error = WB_ERROR_INIT;
-  const wb_status status = call(&error);
-  if (status != WB_OK) return error_of(status, error);
-  return {};
+  const wb_status status = function(arguments..., &error);
+  if (status == WB_OK) return {};
+  return Error{status, error.code, CodeDomain{error.code_domain}, error.message};
 }
 
-/// Has `call(answer, error)` fill an answer.
-template <class T, class Call>
-Result<T> ask(T answer, Call&& call) {
-  wb_error error = WB_ERROR_INIT;
-  const wb_status status = call(&answer, &error);
-  if (status != WB_OK) return error_of(status, error);
-  return answer;
+/// Calls `function(arguments..., &output, &error)` and returns the output.
+template <class Output, class Function, class... Arguments>
+Result<Output> fill(Output output, Function&& function, const Arguments&... arguments) {
+  const auto called = call(function, arguments..., &output);
+  if (!called) return called.error();
+  return output;
 }
 
 }  // namespace detail

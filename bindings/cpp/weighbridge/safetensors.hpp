@@ -9,70 +9,73 @@
 
 #include "weighbridge.h"
 #include "buffer.hpp"
+#include "buffer_options.hpp"
 #include "device.hpp"
+#include "enums.hpp"
 #include "handle.hpp"
-#include "options.hpp"
+#include "progress.hpp"
 #include "result.hpp"
 #include "view.hpp"
 
 namespace weighbridge {
 
-/// An open safetensors file. Its views hold its buffer: it may go before them.
+/// An open safetensors file. Its views hold its buffer, so they may outlive this object.
 class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safetensors_retain,
                                           wb_safetensors_release> {
  public:
-  struct Loaded {
+  struct LoadedView {
     View view;
-    bool copied;  ///< the tensor was not aligned where it lies
+    bool copied;  ///< the tensor is not aligned in the file, so the view is of a copy
   };
 
   static Result<Safetensors> open(const Device& device, const std::string& path,
                                   const BufferOptions& options = {}) {
-    if (const auto whole = detail::whole(path); !whole) return whole.error();
-    return detail::make<Safetensors>(options, [&](auto* given, auto** file, auto* error) {
-      return wb_safetensors_open(device.get(), path.c_str(), given, file, error);
+    if (const auto valid = detail::check_text(path); !valid) return valid.error();
+    return detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<Safetensors>(wb_safetensors_open, device.get(), path.c_str(), raw);
     });
   }
-  /// Number of tensors, which are in the order of their data.
-  std::uint64_t count() const noexcept { return wb_safetensors_get_tensor_count(get()); }
-  /// The header's JSON text, alive as long as the file.
-  std::string_view header() const noexcept {
+  /// The number of tensors, which are in the order of their data.
+  std::uint64_t get_tensor_count() const noexcept {
+    return wb_safetensors_get_tensor_count(get());
+  }
+  /// The header's JSON text, valid while the file is alive.
+  std::string_view get_header() const noexcept {
     const char* json = wb_safetensors_get_header(get());
     return json ? json : std::string_view();
   }
-  Result<wb_safetensors_tensor_info> describe(std::uint64_t index) const {
-    return detail::ask<wb_safetensors_tensor_info>(WB_SAFETENSORS_TENSOR_INFO_INIT, [&](auto* info, auto* error) {
-      return wb_safetensors_get_tensor_info(get(), index, info, error);
-    });
+  Result<wb_safetensors_tensor_info> get_tensor_info(std::uint64_t index) const {
+    return detail::fill<wb_safetensors_tensor_info>(WB_SAFETENSORS_TENSOR_INFO_INIT,
+                                                    wb_safetensors_get_tensor_info, get(), index);
   }
-  /// The index of the tensor of a name.
-  Result<std::uint64_t> find(const std::string& name) const {
-    if (const auto whole = detail::whole(name); !whole) return whole.error();
-    return detail::ask(std::uint64_t{0}, [&](auto* index, auto* error) {
-      return wb_safetensors_find_tensor(get(), name.c_str(), index, error);
-    });
+  /// The index of the tensor with a name.
+  Result<std::uint64_t> find_tensor(const std::string& name) const {
+    if (const auto valid = detail::check_text(name); !valid) return valid.error();
+    return detail::fill(std::uint64_t{0}, wb_safetensors_find_tensor, get(), name.c_str());
   }
-  /// A view of a tensor where it lies: it aliases, or fails.
-  Result<View> view(std::uint64_t index, wb_accessor access = WB_ACCESSOR_DEVICE,
-                    std::uint64_t alignment = 0) const {
-    return detail::make<View>([&](auto** view, auto* error) {
-      return wb_safetensors_get_view(get(), index, access, alignment, view, error);
-    });
+  /// A view of a tensor in the file's memory. Fails if the tensor is not aligned to `alignment` bytes.
+  Result<View> get_view(std::uint64_t index, Accessor accessor = Accessor::Device,
+                        std::uint64_t alignment = 0) const {
+    return detail::make<View>(wb_safetensors_get_view, get(), index, detail::to_c(accessor),
+                              alignment);
   }
-  /// A view of a tensor where it lies if it is aligned, else of a copy.
-  Result<Loaded> load(std::uint64_t index, wb_accessor access = WB_ACCESSOR_DEVICE,
-                      std::uint64_t alignment = 0, const BufferOptions& options = {}) const {
+  /// A view of a tensor in the file's memory if it is aligned, otherwise of an aligned copy.
+  Result<LoadedView> load_view(std::uint64_t index, Accessor accessor = Accessor::Device,
+                               std::uint64_t alignment = 0,
+                               const BufferOptions& options = {}) const {
     std::int32_t copied = 0;
-    auto made = detail::make<View>(options, [&](auto* given, auto** view, auto* error) {
-      return wb_safetensors_load_view(get(), index, access, alignment, given, view, &copied, error);
+    auto view = detail::with_options(options, [&](const wb_buffer_options* raw) {
+      return detail::make<View>([&](wb_view** made, wb_error* error) {
+        return wb_safetensors_load_view(get(), index, detail::to_c(accessor), alignment, raw, made,
+                                        &copied, error);
+      });
     });
-    if (!made) return made.error();
-    return Loaded{std::move(made).value(), copied != 0};
+    if (!view) return view.error();
+    return LoadedView{std::move(view).value(), copied != 0};
   }
   /// The buffer over the whole file.
-  Result<Buffer> buffer() const {
-    return detail::make<Buffer>(
-        [&](auto** buffer, auto* error) { return wb_safetensors_get_buffer(get(), buffer, error); });
+  Result<Buffer> get_buffer() const {
+    return detail::make<Buffer>(wb_safetensors_get_buffer, get());
   }
 };
 

@@ -1,4 +1,4 @@
-/// std::span where there is one.
+/// span: std::span in C++20, a subset of it in C++17.
 #ifndef WEIGHBRIDGE_SPAN_HPP
 #define WEIGHBRIDGE_SPAN_HPP
 
@@ -15,7 +15,7 @@ namespace weighbridge {
 template <class T>
 using span = std::span<T>;
 #else
-/// As much of C++20's std::span as is needed here. Owns nothing.
+/// The part of C++20's std::span that these headers use. Does not own its elements.
 template <class T>
 class span {
  public:

@@ -1,4 +1,4 @@
-/// Stream: a stream where there is no engine to have one.
+/// Stream: a stream that is created and released here, where no engine provides one.
 #ifndef WEIGHBRIDGE_STREAM_HPP
 #define WEIGHBRIDGE_STREAM_HPP
 
@@ -6,21 +6,21 @@
 
 #include "weighbridge.h"
 #include "device.hpp"
-#include "lent.hpp"
+#include "device_owned.hpp"
 #include "result.hpp"
 
 namespace weighbridge {
 
-/// A stream of its own: work on it runs in order. What is queued still runs when it is released.
-class Stream : public detail::Lent<void*, wb_device_stream_release> {
+/// A stream of a device: its work runs in order. Queued work still runs after the stream is released.
+class Stream : public detail::DeviceOwned<wb_device_stream_release> {
  public:
   Stream() = default;
+  /// wb_device_stream_new
   static Result<Stream> make(const Device& device) {
-    auto made = detail::ask(static_cast<void*>(nullptr), [&](void** stream, wb_error* error) {
-      return wb_device_stream_new(device.get(), stream, error);
-    });
-    if (!made) return made.error();
-    return Stream(device, made.value());
+    void* none = nullptr;
+    const auto stream = detail::fill(none, wb_device_stream_new, device.get());
+    if (!stream) return stream.error();
+    return Stream(device, stream.value());
   }
   Result<void> synchronize() const { return device().stream_synchronize(get()); }
   template <class F>
@@ -29,7 +29,7 @@ class Stream : public detail::Lent<void*, wb_device_stream_release> {
   }
 
  private:
-  using Lent::Lent;
+  using DeviceOwned::DeviceOwned;
 };
 
 }  // namespace weighbridge

@@ -6,11 +6,10 @@ use std::path::Path;
 use crate::capi::address::Address;
 use crate::capi::arguments::Input;
 use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
-use crate::capi::call::{call, release, retain};
+use crate::capi::call::{call, release, release_after, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
-use crate::capi::handle::{opaque, take_after};
-use crate::device::backend::Stream;
+use crate::capi::handle::opaque;
 use crate::device::device::Device;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, Deleter};
@@ -60,12 +59,13 @@ pub unsafe extern "C" fn wb_buffer_alloc(
 
 /// Registers existing memory without moving it.
 ///
-/// The memory stays the caller's, and mapped, until `deleter(owner)` is called; without a deleter,
-/// which may be NULL, until the last reference is gone. After an error the deleter is not called. A
-/// driver may wait for the work queued on the device. Fails with WB_ERR_WOULD_COPY if registering
-/// would silently copy the pages (a private mapping of a file), with WB_ERR_ALREADY_REGISTERED,
-/// naming the range that it overlaps, and with WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED,
-/// WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or WB_ERR_CANCELLED.
+/// The caller keeps ownership, and the memory must stay mapped until `deleter(owner)` is called;
+/// without a deleter, which may be NULL, until the last reference is gone. After an error the
+/// deleter is not called. A driver may wait for the work queued on the device. Fails with
+/// WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file),
+/// with WB_ERR_ALREADY_REGISTERED, naming the range that it overlaps, and with
+/// WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or
+/// WB_ERR_CANCELLED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_buffer_register(
     device: *const wb_device,
@@ -132,13 +132,12 @@ pub unsafe extern "C" fn wb_buffer_release(buffer: *mut wb_buffer) {
 }
 
 /// Drops a reference once the work queued on `stream` now has run, without waiting for it. After an
-/// error the reference is still the caller's. Fails with WB_ERR_CAPTURING.
+/// error the caller keeps the reference. Fails with WB_ERR_CAPTURING.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_buffer_release_after(
     buffer: *mut wb_buffer,
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    // SAFETY: the contract of mod.rs.
-    call!(error, |stream: Stream| unsafe { take_after(buffer, stream, Buffer::device) })
+    release_after!(buffer, stream, error, Buffer::device)
 }

@@ -18,7 +18,7 @@ use crate::memory::deferred;
 use crate::os::sync::Arc;
 use crate::status::wb_status;
 
-/// A device: a CUDA device, or the host, which is always there.
+/// A device: a CUDA device, or the host, which is always available.
 pub struct wb_device {
     _opaque: [u8; 0],
 }
@@ -72,10 +72,10 @@ pub unsafe extern "C" fn wb_device_get_cuda_count(
 
 /// Opens a device by its name: "host", or "cuda:N" by CUDA's ordinal.
 ///
-/// The primary context of a CUDA device is retained and never reset, unless the caller gives a
-/// context; every call restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE,
-/// WB_ERR_NO_DRIVER or WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment
-/// variable that is neither yes nor no.
+/// A CUDA device retains the primary context, or uses the caller's, and never resets it; every call
+/// restores the calling thread's current context. Fails with WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER or
+/// WB_ERR_DRIVER_TOO_OLD, and with WB_ERR_INVALID_ARGUMENT for an environment variable that is
+/// neither yes nor no.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_open(
     name: *const c_char,

@@ -20,7 +20,7 @@ use crate::tensor::dlpack::{CPU, DLManagedTensor, DLManagedTensorVersioned};
 use crate::tensor::dtype::Dtype;
 use crate::tensor::layout::Layout;
 
-/// A tensor in host memory that another library gives away.
+/// A tensor in host memory whose ownership another library transfers.
 struct Imported {
     layout: Layout,
     span: Span,
@@ -56,8 +56,7 @@ impl<M: Managed> Input<Imported> for *mut M {
     }
 }
 
-/// Registers the tensor's memory and creates a view of it. After an error the tensor is still the
-/// caller's.
+/// Registers the tensor's memory and creates a view of it. After an error the caller keeps it.
 fn import(
     device: &Arc<Device>,
     tensor: Imported,
@@ -94,7 +93,7 @@ fn import(
 /// Registers the host memory of a DLManagedTensor and creates a view of it.
 ///
 /// On success the tensor belongs to the view's buffer, which calls its deleter once, on any thread,
-/// when nothing uses the memory any more; after an error it is still the caller's. Fails with
+/// when nothing uses the memory any more; after an error the caller keeps it. Fails with
 /// WB_ERR_DLPACK, and as wb_buffer_register and wb_view_new do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_view_from_dlpack(

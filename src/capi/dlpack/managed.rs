@@ -23,7 +23,8 @@ pub(in crate::capi) trait Managed: Sized {
     fn check_version(&self) -> Result<()>;
     /// Calls the deleter, if there is one.
     ///
-    /// # Safety `managed` is alive and not used again.
+    /// # Safety
+    /// `managed` is alive and not used again.
     unsafe fn delete(managed: *mut Self);
 }
 
@@ -90,7 +91,8 @@ impl Managed for DLManagedTensorVersioned {
 /// waits for the kernels: unregistering does, and where the device sees memory that is not
 /// registered, the buffer does before it frees the memory.
 ///
-/// # Safety `managed` was exported by this library and is not used again.
+/// # Safety
+/// `managed` was exported by this library and is not used again.
 unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
     guard_void(|| {
         // SAFETY: export() gave up the box and one reference to the view.

@@ -13,7 +13,8 @@ use crate::capi::view::handle::wb_view;
 use crate::capi::view::layout::{GivenLayout, wb_layout};
 use crate::device::backend::Stream;
 use crate::error::Result;
-use crate::offload::offloader::{Offloader, ParameterInfo};
+use crate::offload::offloader::Offloader;
+use crate::offload::parameters::ParameterInfo;
 use crate::plan::parameter::Parameter;
 use crate::status::wb_status;
 

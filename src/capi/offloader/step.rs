@@ -24,8 +24,8 @@ pub unsafe extern "C" fn wb_offloader_find_group(
 }
 
 /// Makes `stream` wait until the group's parameters are at their addresses, and keeps them there
-/// until the group is released as often as it was acquired. Missing parameters are copied now: an
-/// unexpected order of groups costs time only.
+/// until the group is released as often as it was acquired. Parameters that are not in place yet
+/// are copied now: an unexpected order of groups costs time only.
 ///
 /// Stream order: work queued on `stream` after the call finds the parameters; the host does not
 /// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with

@@ -27,8 +27,8 @@ opaque!(wb_plan, CPlan);
 
 /// A plan, and its texts as C reads them, each made when it is first read. Making one takes no
 /// lock, which in a forked child might be held forever.
-pub(in crate::capi) struct CPlan {
-    pub plan: Arc<DevicePlan>,
+pub struct CPlan {
+    pub(in crate::capi) plan: Arc<DevicePlan>,
     parameters: OnceBox<Vec<(CString, CString)>>,
     groups: OnceBox<Vec<CString>>,
     warnings: OnceBox<Vec<CString>>,
@@ -41,7 +41,7 @@ impl CPlan {
         Arc::new(Self { plan, parameters, groups, warnings: OnceBox::new(), json: OnceBox::new() })
     }
 
-    pub fn plan(&self) -> &Plan {
+    pub(in crate::capi) fn plan(&self) -> &Plan {
         &self.plan.plan
     }
 

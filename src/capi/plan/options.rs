@@ -154,7 +154,8 @@ fn budget_of(given: &wb_plan_options) -> Result<Budget> {
     }
 }
 
-/// # Safety The options keep the contract of mod.rs.
+/// # Safety
+/// The options keep the contract of mod.rs.
 unsafe fn rule_of(given: &wb_plan_options) -> Result<Option<QuantizationRule>> {
     if given.quantize.is_null() {
         return Ok(None);

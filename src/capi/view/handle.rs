@@ -5,12 +5,11 @@ use std::ffi::c_void;
 use crate::capi::address::Address;
 use crate::capi::buffer::handle::wb_buffer;
 use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
-use crate::capi::call::{call, release, retain};
+use crate::capi::call::{call, release, release_after, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
-use crate::capi::handle::{opaque, take_after};
+use crate::capi::handle::opaque;
 use crate::capi::view::layout::{GivenLayout, wb_accessor, wb_layout};
-use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::memory::buffer::Buffer;
 use crate::memory::view::{Accessor, View};
@@ -88,6 +87,5 @@ pub unsafe extern "C" fn wb_view_release_after(
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    // SAFETY: the contract of mod.rs.
-    call!(error, |stream: Stream| unsafe { take_after(view, stream, View::device) })
+    release_after!(view, stream, error, View::device)
 }

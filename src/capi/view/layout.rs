@@ -61,7 +61,8 @@ impl Input<GivenLayout> for *const wb_layout {
 
 /// A layout from `ndim` sizes and strides.
 ///
-/// # Safety The pointers are NULL or valid for `ndim` numbers.
+/// # Safety
+/// The pointers are NULL or valid for `ndim` numbers.
 pub(in crate::capi) unsafe fn layout_from(
     dtype: Dtype,
     ndim: i32,

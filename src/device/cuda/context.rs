@@ -40,12 +40,12 @@ impl Context {
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` receives the context; released once, in drop.
         unsafe { driver.primary_context_retain(&mut raw, device) }?;
-        Ok(Self { driver, raw, device, retained: true, process: Process::this() })
+        Ok(Self { driver, raw, device, retained: true, process: Process::current() })
     }
 
     /// Uses a context of the caller, who keeps it alive.
     pub fn of_caller(driver: &'static Driver, device: CUdevice, raw: CUcontext) -> Self {
-        Self { driver, raw, device, retained: false, process: Process::this() }
+        Self { driver, raw, device, retained: false, process: Process::current() }
     }
 
     /// Whether nothing can be done in it any more, in this process or any.
@@ -86,7 +86,7 @@ impl Drop for Context {
     /// A primary context that the engine has reset is no more, and the one that may have followed it is
     /// not ours to release.
     fn drop(&mut self) {
-        if !self.retained || !self.process.is_this() || self.is_lost() {
+        if !self.retained || !self.process.is_current() || self.is_lost() {
             return;
         }
         // SAFETY: retained once, released once.

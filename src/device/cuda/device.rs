@@ -119,7 +119,7 @@ fn facts_of(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Capabilit
         pageable_access: flag(A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)?,
         integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED)?,
         numa_node: numa_node(driver, device),
-        memlock_limit: memlock::memlock(),
+        memlock_limit: memlock::lockable_bytes(),
     })
 }
 
@@ -282,7 +282,7 @@ impl Backend for CudaDevice {
     /// By a byte of device memory, or a page of pinned memory: giving one back waits for all that is
     /// queued. cuCtxSynchronize would as well, but spoils the captures of other streams.
     fn wait_idle(&self) -> Result<()> {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return Ok(());
         }
         let entered = self.context.enter()?;
@@ -324,7 +324,7 @@ impl Backend for CudaDevice {
     }
 
     fn unpin(&self, span: Span) -> Result<()> {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return Ok(());
         }
         unless_lost(self.context.enter().and_then(|entered| {
@@ -356,7 +356,7 @@ impl Backend for CudaDevice {
     }
 
     fn free_pinned(&self, span: Span) -> Result<()> {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return Ok(());
         }
         unless_lost(self.context.enter().and_then(|entered| {

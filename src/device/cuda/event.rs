@@ -93,7 +93,7 @@ impl Event for CudaEvent {
 
 impl Drop for CudaEvent {
     fn drop(&mut self) {
-        if !self.context.process.is_this() {
+        if !self.context.process.is_current() {
             return;
         }
         record_unless_lost(self.context.enter().and_then(|entered| {

@@ -195,7 +195,7 @@ impl Kernels {
     /// Gives the module back, while its context is alive.
     pub fn unload(&mut self, context: &Context) {
         let Some(module) = self.module.take() else { return };
-        if !context.process.is_this() {
+        if !context.process.is_current() {
             return;
         }
         record_unless_lost(context.enter().and_then(|entered| {

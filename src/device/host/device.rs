@@ -47,10 +47,10 @@ impl HostDevice {
             read_only_register: true,
             pageable_access: true,
             integrated: true,
-            memlock_limit: memlock::memlock(),
+            memlock_limit: memlock::lockable_bytes(),
             ..Capabilities::default()
         };
-        let process = Process::this();
+        let process = Process::current();
         let streams = Arc::new(Streams::new(process));
         let registry = REGISTRY.get(|_| Registry::new());
         Self { capabilities, process, registry, capacity, streams, state: Mutex::default() }

@@ -11,13 +11,16 @@ use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::status::WB_ERR_INTERNAL;
 
 /// A point and when its stream passed it.
-#[derive(Default)]
 struct Point {
     passed: Mutex<Option<Instant>>,
     changed: Condvar,
 }
 
 impl Point {
+    fn new() -> Self {
+        Self { passed: Mutex::default(), changed: Condvar::new() }
+    }
+
     fn passed(&self) -> MutexGuard<'_, Option<Instant>> {
         sync::lock(&self.passed)
     }
@@ -54,7 +57,7 @@ impl HostEvent {
 
 impl Event for HostEvent {
     fn record(&self, stream: Stream) -> Result<()> {
-        let point = Arc::new(Point::default());
+        let point = Arc::new(Point::new());
         let theirs = point.clone();
         self.streams.find(stream)?.push(Box::new(move || theirs.pass()));
         *sync::lock(&self.point) = Some(point);
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_event_passes_with_its_stream_and_holds_others_until_then() {
-        let streams = Arc::new(Streams::new(Process::this()));
+        let streams = Arc::new(Streams::new(Process::current()));
         let (first, second) = (streams.add().unwrap(), streams.add().unwrap());
         let (open, gate) = mpsc::channel::<()>();
         let (send, order) = mpsc::channel();

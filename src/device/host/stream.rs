@@ -14,7 +14,6 @@ type Work = Box<dyn FnOnce() + Send>;
 /// The queue's end for those who push; the thread ends once it is dropped and the queue is empty.
 pub struct HostStream(Arc<Queue>);
 
-#[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -29,6 +28,10 @@ struct State {
 }
 
 impl Queue {
+    fn new() -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         sync::lock(&self.state)
     }
@@ -76,7 +79,7 @@ impl Queue {
 impl HostStream {
     /// Starts the thread.
     pub fn start() -> Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new());
         let theirs = queue.clone();
         thread::Builder::new()
             .name("weighbridge-stream".into())
@@ -191,7 +194,7 @@ impl Streams {
 impl Drop for Streams {
     /// A forked child has none of the threads, and one of them may have held its lock at the fork.
     fn drop(&mut self) {
-        if !self.process.is_this() {
+        if !self.process.is_current() {
             std::mem::forget(std::mem::take(&mut self.table));
         }
     }
@@ -231,7 +234,7 @@ mod tests {
 
     #[test]
     fn released_streams_are_waited_for_and_then_forgotten() {
-        let streams = Streams::new(Process::this());
+        let streams = Streams::new(Process::current());
         let (send, receive) = mpsc::channel();
         for at in 0..100 {
             let (stream, send) = (streams.add().unwrap(), send.clone());

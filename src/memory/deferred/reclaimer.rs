@@ -26,6 +26,7 @@ struct PendingRelease {
 }
 
 /// What lies between the two sides, behind the lock.
+#[derive(Default)]
 struct Queue {
     arrived: Vec<PendingRelease>,
     /// The thread runs.
@@ -39,16 +40,13 @@ pub struct Reclaimer {
     gone: Condvar,
 }
 
-impl Reclaimer {
-    /// Nothing waits and nobody watches.
-    pub fn new() -> Self {
-        Self {
-            queue: Mutex::new(Queue { arrived: Vec::new(), watched: false }),
-            arrived: Condvar::new(),
-            gone: Condvar::new(),
-        }
+impl Default for Reclaimer {
+    fn default() -> Self {
+        Self { queue: Mutex::default(), arrived: Condvar::new(), gone: Condvar::new() }
     }
+}
 
+impl Reclaimer {
     /// Starts the thread that watches, by `spawn`, where it does not run yet.
     pub fn start(&self, spawn: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut queue = sync::lock(&self.queue);
@@ -108,7 +106,7 @@ impl Reclaimer {
                     left()
                 );
             }
-            queue = sync::wait_timeout(&self.gone, queue, deadline - now);
+            queue = sync::wait_timeout(&self.gone, &self.queue, queue, deadline - now);
         }
         Ok(())
     }
@@ -120,12 +118,13 @@ pub struct Watcher {
     pause: Duration,
 }
 
-impl Watcher {
-    /// One that has taken nothing yet.
-    pub fn new() -> Self {
+impl Default for Watcher {
+    fn default() -> Self {
         Self { waiting: Vec::new(), pause: PAUSE.0 }
     }
+}
 
+impl Watcher {
     /// Waits for something to look at, and drops what is due.
     pub fn look(&mut self, reclaimer: &Reclaimer) {
         let mut queue = sync::lock(&reclaimer.queue);
@@ -133,7 +132,7 @@ impl Watcher {
             queue = sync::wait(&reclaimer.arrived, queue);
         }
         if queue.arrived.is_empty() {
-            queue = sync::wait_timeout(&reclaimer.arrived, queue, self.pause);
+            queue = sync::wait_timeout(&reclaimer.arrived, &reclaimer.queue, queue, self.pause);
             self.pause = (self.pause * 2).min(PAUSE.1);
         }
         if !queue.arrived.is_empty() {

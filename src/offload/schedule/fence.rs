@@ -1,4 +1,4 @@
-//! A point in a stream that steps of two kinds set: those that run, and those that are captured.
+//! A fence: a point in a stream that other streams wait for, in steps that run and in steps that are captured.
 
 use std::cell::Cell;
 
@@ -6,66 +6,68 @@ use crate::device::backend::{Event, Stream, WaitScope};
 use crate::device::device::Device;
 use crate::error::Result;
 
-/// The capture that a stream is in; `None` when it runs what it is given.
+/// The capture that a stream is in; `None` if the stream runs what is queued on it.
 pub type Capture = Option<u64>;
 
-/// An event for each kind, because one that a capture has set cannot be waited for outside of it.
+/// A fence has an event for each kind of step, because an event recorded in a capture cannot be waited for
+/// outside of it.
 pub struct Fence {
-    running: Box<dyn Event>,
-    /// `running` was set.
-    ran: bool,
-    /// A stream that is behind `running`: the one that set it, or the last of ours that waited.
-    behind: Cell<Option<Stream>>,
-    /// A stream of ours that is behind `running` in a capture.
-    behind_within: Cell<Option<(Stream, u64)>>,
-    /// A graph waits for `running` whenever it runs.
+    /// Recorded outside of captures.
+    eager: Box<dyn Event>,
+    /// Whether `eager` was recorded.
+    recorded: bool,
+    /// A stream that is ordered after `eager`: the one that recorded it, or the last that waited in
+    /// [`Fence::wait_once`].
+    ordered: Cell<Option<Stream>>,
+    /// The last stream that waited for `eager` in a capture, in [`Fence::wait_once`].
+    ordered_in_capture: Cell<Option<(Stream, u64)>>,
+    /// Whether a graph may wait for `eager` in its replays.
     in_graph: Cell<bool>,
+    /// Recorded in captures; made when it is first needed.
     captured: Option<Box<dyn Event>>,
-    /// The capture that set it last, if a capture did.
-    captured_in: Capture,
+    /// The capture that recorded the fence last; `None` if it was last recorded outside of captures.
+    recorded_in: Capture,
 }
 
 impl Fence {
-    /// A mark that was not set yet.
+    /// A fence that is not recorded yet: waiting for it does nothing.
     pub fn new(device: &Device) -> Result<Self> {
-        let running = device.backend().new_event(false)?;
-        let (behind, behind_within) = (Cell::default(), Cell::default());
         Ok(Self {
-            running,
-            ran: false,
-            behind,
-            behind_within,
+            eager: device.backend().new_event(false)?,
+            recorded: false,
+            ordered: Cell::default(),
+            ordered_in_capture: Cell::default(),
             in_graph: Cell::default(),
             captured: None,
-            captured_in: None,
+            recorded_in: None,
         })
     }
 
-    /// As if it had never been set.
+    /// Makes it a fence that is not recorded.
     pub fn clear(&mut self) {
-        self.ran = false;
-        self.behind.set(None);
-        self.behind_within.set(None);
-        self.captured_in = None;
+        self.recorded = false;
+        self.ordered.set(None);
+        self.ordered_in_capture.set(None);
+        self.recorded_in = None;
     }
 
-    /// As if no capture had set it.
-    pub fn forget_capture(&mut self) {
-        self.captured_in = None;
+    /// Undoes what a capture recorded; what was recorded before still counts.
+    pub fn clear_capture(&mut self) {
+        self.recorded_in = None;
     }
 
-    /// Whether there may be a graph that waits for it, so that it has to stay.
+    /// Whether a graph may wait for it, so that it must not be dropped.
     pub fn is_in_graph(&self) -> bool {
         self.in_graph.get()
     }
 
-    /// Sets it behind what is queued on the stream.
+    /// Records it after what is queued on the stream, which is in `capture`.
     pub fn record(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
         if capture.is_none() {
-            self.running.record(stream)?;
-            self.ran = true;
-            self.behind.set(Some(stream));
-            self.behind_within.set(None);
+            self.eager.record(stream)?;
+            self.recorded = true;
+            self.ordered.set(Some(stream));
+            self.ordered_in_capture.set(None);
         } else {
             let event = match &mut self.captured {
                 Some(event) => event,
@@ -73,58 +75,61 @@ impl Fence {
             };
             event.record(stream)?;
         }
-        self.captured_in = capture;
+        self.recorded_in = capture;
         Ok(())
     }
 
-    /// Lets the stream, which is in `capture`, wait for it. What another capture has set cannot be
-    /// waited for, and lies before us in the order of the engine's stream if its graph ran; it may
-    /// not have run, so that what was set before it still counts.
-    pub fn hold(&self, stream: Stream, capture: Capture) -> Result<()> {
+    /// Makes the stream, which is in `capture`, wait for it. What another capture has recorded cannot be
+    /// waited for: if its graph ran, it ran on the engine's stream, after which this step comes. It may not
+    /// have run, so what was recorded before it still counts.
+    pub fn wait(&self, stream: Stream, capture: Capture) -> Result<()> {
         match &self.captured {
-            Some(event) if capture.is_some() && capture == self.captured_in => {
+            Some(event) if capture.is_some() && capture == self.recorded_in => {
                 event.wait(stream, WaitScope::Capture)
             }
-            _ if !self.ran => Ok(()),
+            _ if !self.recorded => Ok(()),
             _ if capture.is_some() => {
                 self.in_graph.set(true);
-                self.running.wait(stream, WaitScope::External)
+                self.eager.wait(stream, WaitScope::External)
             }
-            _ => self.running.wait(stream, WaitScope::Capture),
+            _ => self.eager.wait(stream, WaitScope::Capture),
         }
     }
 
-    /// The same for a stream of ours, which lives as long as the mark: waits unless it did so already.
-    pub fn order(&self, stream: Stream, capture: Capture) -> Result<()> {
-        let within = capture.map(|capture| (stream, capture));
-        let behind = match within {
-            None => self.behind.get() == Some(stream),
-            // What this capture has set itself may be later.
-            Some(_) => self.captured_in != capture && self.behind_within.get() == within,
+    /// As [`Fence::wait`], unless the stream is ordered after the fence already. The stream must live as long
+    /// as the fence: a handle that is used again for another stream would be taken for the old one.
+    pub fn wait_once(&self, stream: Stream, capture: Capture) -> Result<()> {
+        let in_capture = capture.map(|capture| (stream, capture));
+        let ordered = match in_capture {
+            None => self.ordered.get() == Some(stream),
+            // What this capture has recorded itself may come after an earlier wait.
+            Some(_) => self.recorded_in != capture && self.ordered_in_capture.get() == in_capture,
         };
-        if behind {
+        if ordered {
             return Ok(());
         }
-        self.hold(stream, capture)?;
+        self.wait(stream, capture)?;
         match capture {
-            None => self.behind.set(self.ran.then_some(stream)),
-            Some(_) => self.behind_within.set(within.filter(|_| self.captured_in != capture)),
+            None => self.ordered.set(self.recorded.then_some(stream)),
+            Some(_) => {
+                self.ordered_in_capture.set(in_capture.filter(|_| self.recorded_in != capture));
+            }
         }
         Ok(())
     }
 
-    /// Whether the host knows that it has passed.
-    pub fn has_passed(&self) -> Result<bool> {
-        if self.ran { self.running.is_complete() } else { Ok(true) }
+    /// Whether the point has been reached, outside of captures.
+    pub fn is_complete(&self) -> Result<bool> {
+        if self.recorded { self.eager.is_complete() } else { Ok(true) }
     }
 
-    /// Whether nobody needs to wait for it any more, no capture and no graph either.
-    pub fn is_over(&self) -> Result<bool> {
-        Ok(self.captured_in.is_none() && !self.is_in_graph() && self.has_passed()?)
+    /// Whether it can be dropped: it is complete, and neither a capture nor a graph uses it.
+    pub fn is_unused(&self) -> Result<bool> {
+        Ok(self.recorded_in.is_none() && !self.is_in_graph() && self.is_complete()?)
     }
 
-    /// Waits for it on the host; for what a capture has set there is nothing to wait for.
+    /// Waits for it on the host. What a capture has recorded is not waited for.
     pub fn synchronize(&self) -> Result<()> {
-        if self.ran { self.running.synchronize() } else { Ok(()) }
+        if self.recorded { self.eager.synchronize() } else { Ok(()) }
     }
 }

@@ -1,25 +1,30 @@
-//! The last use on each stream.
+//! The last uses of a unit: one fence for each stream that has used it.
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::error::Result;
 use crate::offload::schedule::fence::{Capture, Fence};
 
-/// Streams whose marks are kept from one load to the next; of more, what has passed is forgotten.
-const MOST_STREAMS: usize = 4;
+/// Fences that are kept to be used again. If there are more, those that are complete are dropped.
+const MOST_FENCES: usize = 4;
 
-/// Streams by the order in which they came, each with its last use.
+/// Streams in the order in which they were first used, each with its last use.
 #[derive(Default)]
 pub(super) struct LastUses(Vec<(Stream, Fence)>);
 
 impl LastUses {
-    /// What is queued on the stream is the last use.
-    pub(super) fn mark(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
-        let index = match self.0.iter().position(|(used_on, _)| *used_on == stream) {
+    /// Records what is queued on the stream as its last use.
+    pub(super) fn record(
+        &mut self,
+        device: &Device,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        let index = match self.0.iter().position(|(user, _)| *user == stream) {
             Some(index) => index,
             None => {
-                if capture.is_none() && self.0.len() >= MOST_STREAMS {
-                    self.forget_past()?;
+                if capture.is_none() && self.0.len() >= MOST_FENCES {
+                    self.drop_unused()?;
                 }
                 self.0.push((stream, Fence::new(device)?));
                 self.0.len() - 1
@@ -28,31 +33,30 @@ impl LastUses {
         self.0[index].1.record(device, stream, capture)
     }
 
-    /// Streams come and go: what has passed on them need not be kept.
-    fn forget_past(&mut self) -> Result<()> {
+    fn drop_unused(&mut self) -> Result<()> {
         for index in (0..self.0.len()).rev() {
-            if self.0[index].1.is_over()? {
+            if self.0[index].1.is_unused()? {
                 self.0.swap_remove(index);
             }
         }
         Ok(())
     }
 
-    /// A copy waits for all of them: none is waited for any more. Marks stay for the streams that come
-    /// again. A copy that is captured may never run: what runs without it is still waited for.
-    pub(super) fn are_waited_for(&mut self, capture: Capture) {
-        let mut kept = 0;
-        self.0.retain_mut(|(_, mark)| {
+    /// Clears them once a copy that waits for all of them is queued. A captured copy may never run: then what
+    /// was recorded outside of captures still counts.
+    pub(super) fn clear(&mut self, capture: Capture) {
+        let mut count = 0;
+        self.0.retain_mut(|(_, fence)| {
             match capture {
-                None => mark.clear(),
-                Some(_) => mark.forget_capture(),
+                None => fence.clear(),
+                Some(_) => fence.clear_capture(),
             }
-            kept += 1;
-            mark.is_in_graph() || kept <= MOST_STREAMS
+            count += 1;
+            fence.is_in_graph() || count <= MOST_FENCES
         });
     }
 
-    pub(super) fn marks(&self) -> impl Iterator<Item = &Fence> {
-        self.0.iter().map(|(_, mark)| mark)
+    pub(super) fn fences(&self) -> impl Iterator<Item = &Fence> {
+        self.0.iter().map(|(_, fence)| fence)
     }
 }

@@ -1,34 +1,27 @@
-//! Which unit is in its slot, and when it is copied there: the machine behind acquire and release.
-//!
-//! Groups with units that are copied ahead form a ring in the order of a step. A group's release lets
-//! the copies begin that need its slot; the ring's last slot is filled by the step that uses it, not
-//! by the one before: so every step begins and ends with the first groups in their slots, a captured
-//! step can be replayed after any other, and the link still has work across the boundary.
-//!
-//! A group that is acquired out of order is copied when it is asked for: that costs time and nothing
-//! else.
+//! The schedule behind its lock: the calls around a step, and changes while it stands still.
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::error::{Error, Result, fail};
 use crate::memory::staging::Staging;
-use crate::offload::schedule::arrangement::{Arrangement, TransferStats};
-use crate::offload::schedule::machine::Machine;
+use crate::offload::schedule::arrangement::Arrangement;
+use crate::offload::schedule::machine::{EngineStream, Machine};
+use crate::offload::schedule::stats::TransferStats;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{log, sync};
 use crate::status::{WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY};
 
-/// The machine. Any thread.
+/// Which unit is in its slot. Its calls may come from any thread.
 pub struct Schedule {
     device: Arc<Device>,
     machine: Mutex<Machine>,
 }
 
 impl Schedule {
-    /// The machine for an arrangement. With `staging`, host memory is pageable.
+    /// A schedule of an arrangement, with nothing in slots. With `staging`, host memory is pageable.
     pub fn new(
         device: &Arc<Device>,
-        arrangement: &Arrangement,
+        arrangement: Arrangement,
         staging: Option<Staging>,
     ) -> Result<Self> {
         let mut machine = Machine::new(device, staging)?;
@@ -40,14 +33,19 @@ impl Schedule {
         sync::lock(&self.machine)
     }
 
-    /// The machine, when it has something to carry.
-    fn seated(&self) -> Result<MutexGuard<'_, Machine>> {
+    /// The machine, if its slots are laid out.
+    fn laid_out(&self) -> Result<MutexGuard<'_, Machine>> {
         let machine = self.machine();
-        if machine.seated { Ok(machine) } else { Err(no_slots()) }
+        if machine.laid_out { Ok(machine) } else { Err(no_slots()) }
     }
 
-    /// The stream's capture; an error in one, for what cannot be done there.
-    fn check_running(&self, stream: Stream, what: &str) -> Result<()> {
+    fn engine_stream(&self, stream: Stream) -> Result<EngineStream<'_>> {
+        let capture = self.device.backend().capture(stream)?;
+        Ok(EngineStream { device: &self.device, stream, capture })
+    }
+
+    /// Fails with `WB_ERR_CAPTURING` if the stream is being captured.
+    fn check_not_captured(&self, stream: Stream, what: &str) -> Result<()> {
         if self.device.backend().capture(stream)?.is_some() {
             fail!(
                 WB_ERR_CAPTURING,
@@ -57,42 +55,41 @@ impl Schedule {
         Ok(())
     }
 
-    /// Makes the stream wait until the group's units are in their slots, and holds them there.
+    /// Makes the stream wait until the group's units are in their slots, and keeps them there until the group
+    /// is released as often.
     pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().with_context(&mut || {
-            let capture = self.device.backend().capture(stream)?;
-            self.seated()?.acquire(&self.device, group, stream, capture)
+            let engine = self.engine_stream(stream)?;
+            self.laid_out()?.acquire(group, engine)
         })
     }
 
-    /// What was queued on the stream is the last use of the group.
+    /// Records what is queued on the stream as the last use of the group, and prefetches the next groups.
     pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().with_context(&mut || {
-            let capture = self.device.backend().capture(stream)?;
-            self.seated()?.release(&self.device, group, stream, capture)
+            let engine = self.engine_stream(stream)?;
+            self.laid_out()?.release(group, engine)
         })
     }
 
-    /// Makes the stream wait for every copy that was queued: before a capture of a part of a step ends.
+    /// Makes the stream wait for every copy that was queued. Ends the capture of a part of a step.
     pub fn join(&self, stream: Stream) -> Result<()> {
-        let capture = self.device.backend().capture(stream)?;
-        let mut machine = self.seated()?;
-        machine.enter(capture);
-        machine.join(&self.device, stream, capture)
+        let engine = self.engine_stream(stream)?;
+        self.laid_out()?.join(engine)
     }
 
-    /// Ends a step that was abandoned: nothing is held, and the first groups are in their slots.
+    /// Ends an abandoned step: releases all groups, and copies the first groups into their slots.
     pub fn reset(&self, stream: Stream) -> Result<()> {
-        self.check_running(stream, "reset a step")?;
-        self.seated()?.reset(&self.device, stream)
+        self.check_not_captured(stream, "reset a step")?;
+        self.laid_out()?.reset(&self.device, stream)
     }
 
-    /// Stops the machine to change what it carries: nothing of the groups is held, no copy is under
-    /// way and no use is left, what is queued on the stream included.
+    /// Locks the schedule to change what it works on. Fails with `WB_ERR_BUSY` if one of the groups is
+    /// acquired. Waits until no copy is in flight and no use is left, including what is queued on the stream.
     pub fn change(&self, groups: &[usize], stream: Stream) -> Result<ScheduleChange<'_>> {
-        self.check_running(stream, "change parameters")?;
+        self.check_not_captured(stream, "change parameters")?;
         let mut machine = self.machine();
-        groups.iter().try_for_each(|group| machine.check_free(*group))?;
+        groups.iter().try_for_each(|group| machine.check_released(*group))?;
         machine.quiesce(&self.device, stream)?;
         Ok(ScheduleChange { device: &self.device, machine, stream })
     }
@@ -102,20 +99,20 @@ impl Schedule {
         self.machine().staging_bytes()
     }
 
-    /// What was carried so far.
-    pub fn carried(&self) -> Result<TransferStats> {
-        self.machine().carried()
+    /// The copies so far.
+    pub fn stats(&self) -> Result<TransferStats> {
+        self.machine().stats()
     }
 }
 
-/// The error where a change has lost the slots.
+/// The error while slots are invalid.
 pub fn no_slots() -> Error {
     let message = "an earlier change of the parameters failed before every slot had its memory again: \
                    free device memory, then call wb_offloader_compact";
     Error::new(WB_ERR_DEVICE_MEMORY, message)
 }
 
-/// The machine while it stands still. Other threads' calls wait.
+/// The schedule while it stands still. Calls of other threads wait until it is dropped.
 pub struct ScheduleChange<'a> {
     device: &'a Device,
     machine: MutexGuard<'a, Machine>,
@@ -123,41 +120,42 @@ pub struct ScheduleChange<'a> {
 }
 
 impl ScheduleChange<'_> {
-    /// The unit's host memory was written: what is in its slot is old, and is copied again. Without
-    /// slots there is nothing old.
-    pub fn touch(&mut self, unit: usize) -> Result<()> {
-        match self.machine.seated {
-            true => self.machine.touch(self.device, unit, self.stream),
+    /// Notes that the unit's host memory was written, so that its slot is filled again. Does nothing while
+    /// the slots are invalid.
+    pub fn mark_dirty(&mut self, unit: usize) -> Result<()> {
+        let engine = EngineStream { device: self.device, stream: self.stream, capture: None };
+        match self.machine.laid_out {
+            true => self.machine.mark_dirty(unit, engine),
             false => Ok(()),
         }
     }
 
-    /// Whether the slots are where the arrangement says.
-    pub fn is_seated(&self) -> bool {
-        self.machine.seated
+    /// Whether units and slots are where the arrangement says.
+    pub fn is_laid_out(&self) -> bool {
+        self.machine.laid_out
     }
 
-    /// Memory that is carried, or slots, are about to go: until [`ScheduleChange::lay_out`] has succeeded
-    /// nothing is copied to or from where they were.
-    pub fn unseat(&mut self) {
-        self.machine.seated = false;
+    /// Makes host memory and slots invalid before they are freed: nothing is copied until
+    /// [`ScheduleChange::lay_out`] has succeeded.
+    pub fn invalidate(&mut self) {
+        self.machine.laid_out = false;
     }
 
-    /// `WB_ERR_BUSY` while any group is held.
-    pub fn check_all_free(&self) -> Result<()> {
-        self.machine.check_all_free()
+    /// Fails with `WB_ERR_BUSY` while any group is acquired.
+    pub fn check_all_released(&self) -> Result<()> {
+        self.machine.check_all_released()
     }
 
-    /// Goes on with another arrangement; no group is held, and nothing was touched since this stands
-    /// still: what is replaced here must have no copy under way.
-    pub fn lay_out(&mut self, arrangement: &Arrangement) -> Result<()> {
+    /// Goes on with another arrangement. No group may be acquired, and nothing marked dirty since
+    /// [`Schedule::change`], since what is dropped here must have no copy in flight.
+    pub fn lay_out(&mut self, arrangement: Arrangement) -> Result<()> {
         self.machine.lay_out(self.device, arrangement)?;
         self.machine.reset(self.device, self.stream)
     }
 }
 
 impl Drop for Schedule {
-    /// What is queued reads the host memory and the slots: it runs before those go.
+    /// Waits for the copies and uses in flight, before the memory is freed that they read and write.
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_lost() {

@@ -16,18 +16,19 @@ use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
 
 const BYTES: usize = 4096;
 
-/// Groups of one unit each, in `slots` slots, on the host device with streams that dawdle.
+/// Groups of one unit each, in `slots` slots, on the host device.
 struct Bench {
-    // First: it waits for what is queued before the memory goes.
+    // Dropped first, since it waits for what uses the memory.
     schedule: Schedule,
     device: Arc<Device>,
     arena: Arc<Buffer>,
     slots: DeviceMemory,
     arrangement: Arrangement,
+    /// How often a slot had other bytes than its unit's while that was acquired.
     wrong: Arc<AtomicUsize>,
 }
 
-fn bench(groups: usize, depth: usize, slots: usize, ahead: bool) -> Bench {
+fn bench(groups: usize, depth: usize, slots: usize, prefetched: bool) -> Bench {
     let device = Device::open("host", DeviceOptions::default()).unwrap();
     let options = BufferOptions::default();
     let arena = Buffer::alloc(&device, groups * BYTES, &options, &mut None).unwrap();
@@ -37,18 +38,23 @@ fn bench(groups: usize, depth: usize, slots: usize, ahead: bool) -> Bench {
         let host = arena.data().part(group * BYTES, BYTES);
         bytes::fill(host, group as u8 + 1);
         let slot = memory.span().part(group % slots * BYTES, BYTES);
-        arrangement.units.push(CarriedUnit { host, slot: Some(slot), ahead, groups: vec![group] });
+        arrangement.units.push(CarriedUnit {
+            host,
+            slot: Some(slot),
+            prefetched,
+            groups: vec![group],
+        });
         arrangement.groups.push(format!("layers.{group}"));
-        if ahead {
+        if prefetched {
             arrangement.ring.push(group);
         }
     }
-    let schedule = Schedule::new(&device, &arrangement, None).unwrap();
+    let schedule = Schedule::new(&device, arrangement.clone(), None).unwrap();
     Bench { schedule, device, arena, slots: memory, arrangement, wrong: Arc::default() }
 }
 
 impl Bench {
-    /// Acquires, uses for a while and releases a group: its slot must hold its bytes throughout.
+    /// Acquires, uses for a while and releases a group. Its slot must hold its bytes throughout.
     fn visit(&self, group: usize, stream: Stream, pause: Duration) {
         self.schedule.acquire(group, stream).unwrap();
         let slot = self.arrangement.units[group].slot.unwrap();
@@ -64,35 +70,35 @@ impl Bench {
         self.schedule.release(group, stream).unwrap();
     }
 
-    fn dawdle(&self, pause: Duration) {
-        for lane in &self.schedule.machine().lanes {
+    /// Makes the copy streams pause.
+    fn delay_copies(&self, pause: Duration) {
+        for copies in &self.schedule.machine().copy_streams {
             let work = Box::new(move || thread::sleep(pause));
-            self.device.backend().call(lane.stream.get(), work).unwrap();
+            self.device.backend().call(copies.stream.get(), work).unwrap();
         }
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
-    /// Whatever the ring, whatever order and on whatever streams: what is acquired is there
-    /// until it is released.
+    /// In any ring, any order and on any streams, a unit is in its slot from acquire to release.
     #[test]
-    fn what_is_acquired_is_there(
+    fn an_acquired_unit_stays_in_its_slot(
         groups in 1usize..=12,
         depth in 1usize..=6,
         extra in 0usize..=1,
-        ahead in any::<bool>(),
+        prefetched in any::<bool>(),
         visits in prop::collection::vec((0usize..12, 0u64..300, 0u64..300, 0usize..2), 0..24),
         in_order in any::<bool>(),
     ) {
         let slots = (depth + extra).min(groups);
-        let bench = bench(groups, depth.min(groups), slots, ahead);
+        let bench = bench(groups, depth.min(groups), slots, prefetched);
         let streams: Vec<_> =
             (0..2).map(|_| bench.device.backend().new_stream().unwrap()).collect();
         bench.schedule.reset(streams[0]).unwrap();
-        for (index, (group, pause, dawdle, stream)) in visits.into_iter().enumerate() {
+        for (index, (group, pause, delay, stream)) in visits.into_iter().enumerate() {
             let group = if in_order { index } else { group } % groups;
-            bench.dawdle(Duration::from_micros(dawdle));
+            bench.delay_copies(Duration::from_micros(delay));
             bench.visit(group, streams[stream], Duration::from_micros(pause));
         }
         for stream in streams {
@@ -102,29 +108,29 @@ proptest! {
     }
 }
 
-/// In the order of a step nothing is late, each unit moves once a step, and a step begins and
-/// ends with the same groups in their slots.
+/// In the order of a step no copy is late, each unit is copied once, and a step begins and ends with the same
+/// groups in their slots.
 #[test]
-fn a_step_in_order_finds_everything_in_its_slot() {
+fn a_step_in_order_has_no_late_copies() {
     for groups in 1..=12 {
         for depth in (2..=6).filter(|depth| *depth <= groups) {
-            // Slots that no two of `depth` groups in a row share, the last and first included.
+            // No two of `depth` consecutive groups share a slot, the last and the first included.
             let slots = if groups % depth == 0 { depth } else { groups };
             let bench = bench(groups, depth, slots, true);
             let stream = bench.device.backend().new_stream().unwrap();
             bench.schedule.reset(stream).unwrap();
             let loaded = || -> Vec<_> {
-                bench.schedule.machine().units.iter().map(|unit| unit.loaded).collect()
+                bench.schedule.machine().slots.iter().map(|slot| slot.loaded).collect()
             };
             for _ in 0..3 {
                 let begin = loaded();
-                prop_assert_first(&begin, depth - 1);
-                let before = bench.schedule.carried().unwrap();
+                assert_first_loaded(&begin, depth - 1);
+                let before = bench.schedule.stats().unwrap();
                 (0..groups).for_each(|group| bench.visit(group, stream, Duration::ZERO));
-                let after = bench.schedule.carried().unwrap();
+                let after = bench.schedule.stats().unwrap();
                 assert_eq!(after.late_copies, 0, "{groups} groups, depth {depth}");
-                let moved = (after.copies - before.copies) as usize;
-                assert!(moved == groups || slots == groups, "{moved} of {groups}");
+                let copied = (after.copies - before.copies) as usize;
+                assert!(copied == groups || slots == groups, "{copied} of {groups}");
             }
             bench.device.backend().synchronize(stream).unwrap();
             assert_eq!(bench.wrong.load(Ordering::Relaxed), 0);
@@ -132,12 +138,12 @@ fn a_step_in_order_finds_everything_in_its_slot() {
     }
 }
 
-fn prop_assert_first(loaded: &[bool], count: usize) {
+fn assert_first_loaded(loaded: &[bool], count: usize) {
     assert!(loaded[..count.min(loaded.len())].iter().all(|loaded| *loaded), "{loaded:?}");
 }
 
 #[test]
-fn a_slot_that_is_held_is_not_taken() {
+fn the_slot_of_an_acquired_group_is_not_overwritten() {
     let bench = bench(4, 2, 2, true);
     let stream = bench.device.backend().new_stream().unwrap();
     bench.schedule.acquire(0, stream).unwrap();

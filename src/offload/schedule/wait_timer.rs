@@ -1,4 +1,4 @@
-//! How long engines' streams wait for copies, by timed events around each wait.
+//! Measures how long engines' streams wait for copies, by timed events around each wait.
 
 use std::collections::VecDeque;
 
@@ -6,13 +6,13 @@ use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
 use crate::error::Result;
 
-/// Pairs under way before those that have passed are looked for, so that they are used again.
-const ENOUGH_PENDING: usize = 32;
+/// Pending waits from which on completed ones are collected, so that their events are used again.
+const COLLECT_FROM: usize = 32;
 
-/// More are never under way: a driver's queues are shorter.
+/// Pending waits at most; a driver's queues are shorter.
 const MOST_PENDING: usize = 8192;
 
-/// The events around a wait.
+/// The events around one wait.
 pub struct TimedWait {
     begin: Box<dyn Event>,
     end: Box<dyn Event>,
@@ -27,9 +27,9 @@ pub struct WaitTimer {
 }
 
 impl WaitTimer {
-    /// Marks where a wait begins; `None` while too many are under way, whose time is not counted.
+    /// Records the begin of a wait. Returns `None` if too many are pending; the wait is not counted then.
     pub fn begin(&mut self, device: &Device, stream: Stream) -> Result<Option<TimedWait>> {
-        if self.pending.len() >= ENOUGH_PENDING {
+        if self.pending.len() >= COLLECT_FROM {
             self.collect()?;
         }
         if self.pending.len() >= MOST_PENDING {
@@ -46,14 +46,14 @@ impl WaitTimer {
         Ok(Some(timed))
     }
 
-    /// Marks where it ends.
+    /// Records the end of a wait.
     pub fn end(&mut self, timed: TimedWait, stream: Stream) -> Result<()> {
         timed.end.record(stream)?;
         self.pending.push_back(timed);
         Ok(())
     }
 
-    /// Seconds of the waits that are over.
+    /// Seconds of the completed waits.
     pub fn seconds(&mut self) -> Result<f64> {
         self.collect()?;
         Ok(self.seconds)

@@ -1,24 +1,26 @@
-//! The ring of slots: threads with streams of their own acquire and release groups; a slot is never
-//! refilled while it is held or before its last use, and never read before its copy has ended.
+//! The ring of slots: threads with streams of their own acquire and release groups. A slot is never
+//! refilled while it is acquired or before its last use, and never read before its copy has ended.
 
 use std::sync::atomic::Ordering::Release;
 
 use loom::thread;
+use weighbridge::device::backend::Stream;
+use weighbridge::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use weighbridge::offload::schedule::schedule::Schedule;
+use weighbridge::os::span::Span;
+use weighbridge::os::sync::Arc;
+use weighbridge::status::WB_ERR_BUSY;
 
-use crate::device::{Device, Stream};
-use crate::pages::Span;
-use crate::schedule::{Arrangement, Moving, Schedule};
-use crate::status::WB_ERR_BUSY;
-use crate::sync::Arc;
+use crate::backend::{self, Account};
 
 pub const MODELS: &[crate::Model] = &[
-    ("ring: two threads, copies ahead", 4, || two_threads(true, &[0, 2], &[1, 2])),
-    ("ring: two threads, copies on demand", 4, || two_threads(false, &[0, 2], &[1, 2])),
+    ("ring: two threads, prefetch", 4, || two_threads(true, &[0, 2], &[1, 2])),
+    ("ring: two threads, on demand", 4, || two_threads(false, &[0, 2], &[1, 2])),
     ("ring: a group again and again, out of order", 4, || two_threads(true, &[0, 0, 0], &[1])),
-    ("ring: a step of two streams while copies end", 4, a_step_while_copies_end),
+    ("ring: a step on two streams while copies end", 4, a_step_while_copies_end),
 ];
 
-/// What must be found.
+/// Models that break a rule, which must be found.
 pub const BROKEN: &[crate::Model] = &[
     ("ring: a stream that did not wait reads a slot", 4, reads_without_a_wait),
     ("ring: a slot is read after its release", 4, reads_after_release),
@@ -29,51 +31,55 @@ const BYTES: usize = 4096;
 /// Groups of one unit each in two slots.
 struct Bench {
     schedule: Schedule,
-    device: Arc<Device>,
-    units: Vec<Moving>,
+    account: Arc<Account>,
+    units: Vec<CarriedUnit>,
 }
 
 impl Bench {
-    fn new(groups: usize, ahead: bool) -> Arc<Self> {
-        let device = Device::new();
-        // SAFETY: nobody reads or writes there: the device only keeps account.
+    fn new(groups: usize, prefetched: bool) -> Arc<Self> {
+        let (device, account) = backend::device();
+        // SAFETY: nothing reads or writes there: the backend only keeps account.
         let span = |at: usize| unsafe { Span::new((at + 1) * BYTES, BYTES) };
         let units: Vec<_> = (0..groups)
-            .map(|group| Moving {
+            .map(|group| CarriedUnit {
                 host: span(100 + group),
                 slot: Some(span(group % 2)),
-                ahead,
+                prefetched,
                 groups: vec![group],
             })
             .collect();
         let arrangement = Arrangement {
             units: units.clone(),
             groups: (0..groups).map(|group| format!("layers.{group}")).collect(),
-            ring: if ahead { (0..groups).collect() } else { Vec::new() },
+            ring: if prefetched { (0..groups).collect() } else { Vec::new() },
             depth: 2,
         };
-        let schedule = Schedule::new(&device, &arrangement, None).unwrap();
-        Arc::new(Self { schedule, device, units })
+        let schedule = Schedule::new(&device, arrangement, None).unwrap();
+        Arc::new(Self { schedule, account, units })
     }
 
-    /// Uses a group. A slot that another thread holds cannot be had, and is let be.
+    /// Acquires, uses and releases a group, unless another thread holds its slot.
     fn visit(&self, group: usize, stream: Stream) {
         match self.schedule.acquire(group, stream) {
             Ok(()) => {}
             Err(error) => return assert_eq!(error.status, WB_ERR_BUSY, "{error}"),
         }
-        let unit = &self.units[group];
-        let slot = unit.slot.unwrap();
-        self.device.hold(slot, true);
-        self.device.read(slot, unit.host, stream);
-        self.device.hold(slot, false);
+        let slot = self.units[group].slot.unwrap();
+        self.account.hold(slot, true);
+        self.read(group, stream);
+        self.account.hold(slot, false);
         self.schedule.release(group, stream).unwrap();
+    }
+
+    fn read(&self, group: usize, stream: Stream) {
+        let unit = &self.units[group];
+        self.account.read(unit.slot.unwrap(), unit.host, stream).unwrap();
     }
 }
 
-fn two_threads(ahead: bool, my_visits: &'static [usize], their_visits: &'static [usize]) {
-    let bench = Bench::new(3, ahead);
-    let (mine, theirs) = (bench.device.new_stream(), bench.device.new_stream());
+fn two_threads(prefetched: bool, my_visits: &'static [usize], their_visits: &'static [usize]) {
+    let bench = Bench::new(3, prefetched);
+    let (mine, theirs) = (bench.account.new_stream(), bench.account.new_stream());
     bench.schedule.reset(mine).unwrap();
     let other = bench.clone();
     let thread =
@@ -84,10 +90,10 @@ fn two_threads(ahead: bool, my_visits: &'static [usize], their_visits: &'static 
 
 fn a_step_while_copies_end() {
     let bench = Bench::new(4, true);
-    let streams = [bench.device.new_stream(), bench.device.new_stream()];
+    let streams = [bench.account.new_stream(), bench.account.new_stream()];
     bench.schedule.reset(streams[0]).unwrap();
-    let has_run = bench.device.has_run.clone();
-    let runs = thread::spawn(move || has_run.store(true, Release));
+    let account = bench.account.clone();
+    let runs = thread::spawn(move || account.has_run.store(true, Release));
     (0..4).for_each(|group| bench.visit(group, streams[group % 2]));
     bench.visit(0, streams[0]);
     runs.join().unwrap();
@@ -95,17 +101,17 @@ fn a_step_while_copies_end() {
 
 fn reads_without_a_wait() {
     let bench = Bench::new(3, true);
-    let (mine, theirs) = (bench.device.new_stream(), bench.device.new_stream());
+    let (mine, theirs) = (bench.account.new_stream(), bench.account.new_stream());
     bench.schedule.reset(mine).unwrap();
     bench.schedule.acquire(0, mine).unwrap();
-    bench.device.read(bench.units[0].slot.unwrap(), bench.units[0].host, theirs);
+    bench.read(0, theirs);
 }
 
 fn reads_after_release() {
     let bench = Bench::new(3, true);
-    let stream = bench.device.new_stream();
+    let stream = bench.account.new_stream();
     bench.schedule.reset(stream).unwrap();
     bench.visit(0, stream);
     bench.visit(2, stream);
-    bench.device.read(bench.units[0].slot.unwrap(), bench.units[0].host, stream);
+    bench.read(0, stream);
 }

@@ -1,4 +1,4 @@
-/* ...and after it. */
+/* weighbridge.h after dlpack.h. */
 #include "dlpack_structs.h"
 
 #include "weighbridge.h"

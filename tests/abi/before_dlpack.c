@@ -1,4 +1,4 @@
-/* The header declares DLPack's structs and leaves their definition to dlpack.h: before it... */
+/* weighbridge.h before dlpack.h. */
 #include "weighbridge.h"
 
 #include "dlpack_structs.h"

@@ -1,0 +1,138 @@
+//! An offloader's parameters by their index: their properties, and views of them.
+
+use std::ffi::CStr;
+
+use crate::error::{Error, Result, fail};
+use crate::memory::view::{Accessor, View};
+use crate::offload::offloader::Offloader;
+use crate::offload::schedule::schedule::no_slots;
+use crate::offload::state::{Backing, OffloadState, ParameterState};
+use crate::os::sync::Arc;
+use crate::plan::parameter::TransferMode;
+use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
+use crate::tensor::layout::Layout;
+
+/// The properties of a parameter.
+#[derive(Debug, Clone)]
+pub struct ParameterInfo {
+    /// The name; its address stays the same until the parameter is removed.
+    pub name: std::sync::Arc<CStr>,
+    /// Type, shape and strides.
+    pub layout: Layout,
+    /// Index of its group.
+    pub group: usize,
+    /// How it is transferred; `None` for a resident parameter.
+    pub transfer_mode: Option<TransferMode>,
+    /// Device address of the first element: valid always, or, for a parameter that has a slot, while its group
+    /// is acquired.
+    pub device_address: Option<u64>,
+    /// Whether the memory at `device_address` belongs to the offloader.
+    pub owned: bool,
+    /// Host address of the first element of an offloaded parameter.
+    pub host_address: Option<u64>,
+}
+
+impl ParameterInfo {
+    fn new(state: &OffloadState, parameter: &ParameterState) -> Self {
+        let (host_address, device_address) = state.element_addresses(parameter);
+        let owned = matches!(parameter.backing, Backing::Block { .. } | Backing::Owned { .. });
+        Self {
+            name: parameter.name.clone(),
+            layout: parameter.layout.clone(),
+            group: parameter.group,
+            transfer_mode: state.transfer_mode(parameter),
+            device_address,
+            owned: owned && device_address.is_some(),
+            host_address,
+        }
+    }
+}
+
+impl Offloader {
+    /// The index of a parameter by its name, valid until a parameter is removed.
+    pub fn find_parameter(&self, name: &str) -> Result<usize> {
+        self.state()?.find(name)
+    }
+
+    /// The properties of the parameter at an index.
+    pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
+        let state = self.state()?;
+        Ok(ParameterInfo::new(&state, state.parameter(index)?))
+    }
+
+    /// The properties of `count` parameters from index `first` on, all at the same moment.
+    pub fn parameter_infos(&self, first: usize, count: usize) -> Result<Vec<ParameterInfo>> {
+        let state = self.state()?;
+        let all = state.parameters.len();
+        let range = first.checked_add(count).and_then(|end| state.parameters.get(first..end));
+        let Some(parameters) = range else {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "asked for {count} parameters from parameter {first} on; there are {all}"
+            );
+        };
+        Ok(parameters.iter().map(|parameter| ParameterInfo::new(&state, parameter)).collect())
+    }
+
+    /// A device view of a parameter: of its host memory if it is zero-copy, of its slot, or of device memory of
+    /// the offloader. A slot holds the parameter while its group is acquired.
+    pub fn view(&self, index: usize) -> Result<Arc<View>> {
+        let state = self.state()?;
+        let parameter = state.parameter(index)?;
+        let (name, layout) = (parameter.name(), parameter.layout.clone());
+        let bytes_before = layout.bytes_before();
+        match &parameter.backing {
+            Backing::Owned { memory, offset } => {
+                View::of_device(memory.clone(), layout, offset + bytes_before)
+            }
+            Backing::Block { block, offset } => {
+                let block = &state.blocks[*block];
+                let unit = &state.units[block.unit];
+                let at = block.offset + offset + bytes_before;
+                if unit.transfer_mode == TransferMode::ZeroCopy || layout.span_bytes() == 0 {
+                    let at = unit.offset_in_buffer() + at;
+                    return View::new(unit.buffer.clone(), layout, at, Accessor::Device);
+                }
+                match (unit.slot_offset, &state.slots) {
+                    (Some(slot), Some(slots)) => View::of_device(slots.clone(), layout, slot + at),
+                    _ => Err(no_slots()),
+                }
+            }
+            Backing::Borrowed(_) => fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "parameter {name:?} is resident in memory of the engine: use that tensor"
+            ),
+            Backing::Missing => fail!(
+                WB_ERR_NOT_FOUND,
+                "parameter {name:?} is resident and was given no source: replace it with one first"
+            ),
+            Backing::Unbacked(_) => Err(unbacked(name)),
+        }
+    }
+
+    /// A host view of an offloaded parameter, to read or to save it.
+    pub fn host_view(&self, index: usize) -> Result<Arc<View>> {
+        let state = self.state()?;
+        let parameter = state.parameter(index)?;
+        let name = parameter.name();
+        let (block, offset) = match parameter.backing {
+            Backing::Block { block, offset } => (block, offset),
+            Backing::Unbacked(_) => return Err(unbacked(name)),
+            _ => fail!(
+                WB_ERR_NOT_FOUND,
+                "parameter {name:?} is resident: there is no copy of it in host memory"
+            ),
+        };
+        let block = &state.blocks[block];
+        let unit = &state.units[block.unit];
+        let layout = parameter.layout.clone();
+        let at = unit.offset_in_buffer() + block.offset + offset + layout.bytes_before();
+        View::new(unit.buffer.clone(), layout, at, Accessor::Host)
+    }
+}
+
+fn unbacked(name: &str) -> Error {
+    let message =
+        format!("parameter {name:?} has no bytes, since its replacement failed: replace it again");
+    Error::new(WB_ERR_NOT_FOUND, message)
+}

@@ -1,0 +1,150 @@
+//! Copies into slots: which units are copied next, and what each copy waits for.
+
+use crate::device::backend::Stream;
+use crate::error::{Result, fail};
+use crate::offload::schedule::machine::{CopyKind, EngineStream, Machine};
+use crate::os::log;
+use crate::status::WB_ERR_BUSY;
+
+impl Machine {
+    /// Whether acquiring the unit's group copies it: on-demand units are copied every time.
+    pub(super) fn must_load(&self, unit: usize) -> bool {
+        let slot = &self.slots[unit];
+        !slot.loaded || (!self.units[unit].prefetched && slot.acquired == 0)
+    }
+
+    /// Fails with `WB_ERR_BUSY` while a unit that shares the slot is acquired.
+    pub(super) fn check_slot_free(&self, unit: usize, group: usize) -> Result<()> {
+        let mut overlaps = self.slots[unit].overlaps.iter();
+        let Some(&holder) = overlaps.find(|other| self.slots[**other].acquired > 0) else {
+            return Ok(());
+        };
+        let holders = self.units[holder].groups.iter();
+        let names: Vec<_> = holders.map(|holder| self.groups[*holder].name.as_str()).collect();
+        fail!(
+            WB_ERR_BUSY,
+            "asked to acquire group {:?}; its slot is in use by {names:?}, still acquired: release it \
+             first, or plan with more slots (depth is {})",
+            self.groups[group].name,
+            self.depth
+        )
+    }
+
+    /// Copies the units of the `count` groups that follow in the ring, up to the first whose slot is not free.
+    pub(super) fn prefetch_after(
+        &mut self,
+        group: usize,
+        count: usize,
+        engine: EngineStream<'_>,
+    ) -> Result<()> {
+        let (Some(position), ring_len) = (self.groups[group].position, self.ring.len()) else {
+            return Ok(());
+        };
+        for distance in 1..=count.min(ring_len - 1) {
+            let next = position + distance;
+            if next >= ring_len && next - ring_len >= self.groups_across_steps() {
+                return Ok(());
+            }
+            let next = self.ring[next % ring_len];
+            for index in 0..self.groups[next].units.len() {
+                let unit = self.groups[next].units[index];
+                if self.slots[unit].loaded || !self.units[unit].prefetched {
+                    continue;
+                }
+                if !self.may_evict(unit, position, distance) {
+                    return Ok(());
+                }
+                self.load(unit, CopyKind::Prefetch, engine)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many groups at the start of a step are prefetched by the step before, or by a reset.
+    pub(super) fn groups_across_steps(&self) -> usize {
+        (self.depth - 1).max(1)
+    }
+
+    /// Whether nothing that shares the unit's slot is acquired, or needed within `distance` groups after
+    /// `position`.
+    fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
+        let ring_len = self.ring.len();
+        self.slots[unit].overlaps.iter().all(|&other| {
+            let groups = self.units[other].groups.iter();
+            let next_use = groups
+                .filter_map(|group| self.groups[*group].position)
+                .map(|at| match (at + ring_len - position) % ring_len {
+                    0 => ring_len,
+                    ahead => ahead,
+                })
+                .min();
+            let slot = &self.slots[other];
+            slot.acquired == 0 && (!slot.loaded || next_use.is_none_or(|next| next > distance))
+        })
+    }
+
+    /// Queues the copy of a unit into its slot, after the last uses of all that shares the slot.
+    pub(super) fn load(
+        &mut self,
+        unit: usize,
+        kind: CopyKind,
+        engine: EngineStream<'_>,
+    ) -> Result<()> {
+        let EngineStream { device, stream, capture } = engine;
+        let at = (kind as usize).min(self.copy_streams.len() - 1);
+        let copies = self.copy_streams[at].stream.get();
+        if capture.is_some() || self.graph_exists {
+            // The replays of a graph record no fences, and what precedes on this stream may be such a graph.
+            // In a capture this also draws the copy stream into it.
+            self.fork.record(device, stream, capture)?;
+            self.fork.wait_once(copies, capture)?;
+            self.copy_streams[at].capture = capture;
+        }
+        self.wait_for_slot(unit, copies, engine)?;
+        for at in 0..self.slots[unit].overlaps.len() {
+            let other = self.slots[unit].overlaps[at];
+            self.slots[other].loaded = false;
+        }
+        let slot = &mut self.slots[unit];
+        slot.loaded = false;
+        let Some(copy) = &slot.copy else { return Ok(()) };
+        let queued = copy.queue(device, copies);
+        let queued = queued.and_then(|()| slot.ready.record(device, copies, capture));
+        let queued = queued.and_then(|()| match (&self.staging, capture) {
+            (Some(_), None) => self.staging_free.record(device, copies, None),
+            _ => Ok(()),
+        });
+        if let Err(error) = queued {
+            // A part of the copy may be in flight without a fence that others could wait for.
+            if capture.is_none() {
+                let backend = device.backend();
+                log::best_effort_wait(|| backend.synchronize(copies), || backend.is_lost());
+            }
+            return Err(error);
+        }
+        slot.loaded = true;
+        slot.uses.clear(capture);
+        self.stats.moved_bytes += self.units[unit].host.bytes() as u64;
+        self.stats.copies += 1;
+        Ok(())
+    }
+
+    /// Makes a copy stream wait for the copies into a unit's slot and for the uses of what was in it.
+    fn wait_for_slot(
+        &self,
+        unit: usize,
+        copies: Stream,
+        EngineStream { capture, .. }: EngineStream<'_>,
+    ) -> Result<()> {
+        let overlaps = self.slots[unit].overlaps.iter().map(|other| &self.slots[*other]);
+        for slot in overlaps.chain([&self.slots[unit]]) {
+            slot.ready.wait_once(copies, capture)?;
+            slot.uses.fences().try_for_each(|used| used.wait_once(copies, capture))?;
+        }
+        if self.staging.is_some() {
+            // The copies of a graph run after those through the same buffer that were queued before its launch.
+            self.staging_free.wait_once(copies, capture)?;
+        }
+        Ok(())
+    }
+}

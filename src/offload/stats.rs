@@ -1,0 +1,68 @@
+//! Statistics of an offloader.
+
+use crate::error::Result;
+use crate::offload::offloader::Offloader;
+use crate::offload::schedule::stats::TransferStats;
+use crate::offload::state::HeldBytes;
+use crate::plan::parameter::TransferMode;
+
+/// Bytes by their use, which add up, and the copies so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OffloaderStats {
+    /// The number of parameters.
+    pub parameters: u64,
+    /// Bytes of offloaded parameters; tied ones count once.
+    pub offloaded_bytes: u64,
+    /// Bytes of host memory that were requested for them, including padding and free space.
+    pub asked_bytes: u64,
+    /// Bytes of its address space.
+    pub mapped_bytes: u64,
+    /// Bytes of it that are pinned.
+    pub pinned_bytes: u64,
+    /// Bytes of resident parameters, in any device memory; tied ones count once.
+    pub resident_bytes: u64,
+    /// Bytes of device memory for slots.
+    pub slot_bytes: u64,
+    /// Bytes of zero-copy parameters.
+    pub view_bytes: u64,
+    /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the quantizer for
+    /// replacements keeps in pinned host memory and in device memory.
+    pub staging_bytes: u64,
+    /// The most that was held at the same time.
+    pub peak: HeldBytes,
+    /// Copies into slots.
+    pub transfers: TransferStats,
+    /// Incremented whenever an address has changed.
+    pub generation: u64,
+}
+
+impl Offloader {
+    /// Statistics at this moment.
+    pub fn stats(&self) -> Result<OffloaderStats> {
+        let state = self.state()?;
+        let held = state.held_bytes();
+        let quantizer_bytes = self.quantizer.get().map_or(0, |quantizer| quantizer.held_bytes());
+        let mut stats = OffloaderStats {
+            parameters: state.parameters.len() as u64,
+            mapped_bytes: held.mapped_bytes,
+            resident_bytes: state.resident_bytes(),
+            slot_bytes: held.slot_bytes,
+            staging_bytes: self.schedule().staging_bytes() + quantizer_bytes,
+            peak: state.peak,
+            transfers: self.schedule().stats()?,
+            generation: state.generation,
+            ..OffloaderStats::default()
+        };
+        for block in &state.blocks {
+            stats.offloaded_bytes += block.bytes;
+            if state.units[block.unit].transfer_mode == TransferMode::ZeroCopy {
+                stats.view_bytes += block.bytes;
+            }
+        }
+        for buffer in state.buffers() {
+            stats.asked_bytes += buffer.data().bytes() as u64;
+            stats.pinned_bytes += buffer.pinned_bytes();
+        }
+        Ok(stats)
+    }
+}

@@ -1,0 +1,281 @@
+//! A device that executes nothing and keeps account instead. Every piece of work on a stream has a
+//! number, and every stream knows up to which number of each other stream it has waited. So one order
+//! of calls stands for every speed at which the streams could run: work that was not waited for is an
+//! error, whenever it would have ended.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use loom::sync::atomic::{AtomicBool, Ordering};
+use weighbridge::device::backend::{
+    Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream, WaitScope,
+};
+use weighbridge::device::device::Device;
+use weighbridge::device::kernel::Kernel;
+use weighbridge::device::policy::Tristate;
+use weighbridge::device::registry::Registry;
+use weighbridge::error::{Error, Result};
+use weighbridge::os::span::Span;
+use weighbridge::os::sync::{self, Arc, Mutex, MutexGuard};
+use weighbridge::status::WB_ERR_INTERNAL;
+
+/// The progress of each stream, as another stream or the host knows it.
+#[derive(Debug, Clone, Default)]
+struct Clock(Vec<u64>);
+
+impl Clock {
+    fn of(&self, stream: Stream) -> u64 {
+        self.0.get(stream.0).copied().unwrap_or(0)
+    }
+
+    fn advance(&mut self, stream: Stream) -> u64 {
+        self.0.resize(self.0.len().max(stream.0 + 1), 0);
+        self.0[stream.0] += 1;
+        self.0[stream.0]
+    }
+
+    fn learn(&mut self, other: &Clock) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine = (*mine).max(*theirs));
+    }
+
+    fn knows(&self, other: &Clock) -> bool {
+        (0..other.0.len()).all(|stream| self.of(Stream(stream)) >= other.of(Stream(stream)))
+    }
+}
+
+/// What a slot contains, and the uses of it since it was written.
+#[derive(Default)]
+struct Slot {
+    written: Option<(Stream, u64)>,
+    from: usize,
+    used: Vec<(Stream, u64)>,
+    held: u32,
+}
+
+#[derive(Default)]
+struct State {
+    streams: Vec<Clock>,
+    /// Work that the host knows to be done: work that is queued later comes after it.
+    done: Clock,
+    slots: HashMap<usize, Slot>,
+}
+
+impl State {
+    /// Queues a piece of work. Returns its number and what the stream has waited for.
+    fn queue(&mut self, stream: Stream) -> (u64, Clock) {
+        let clock = &mut self.streams[stream.0];
+        clock.learn(&self.done);
+        (clock.advance(stream), clock.clone())
+    }
+}
+
+/// The account of one device.
+#[derive(Default)]
+pub struct Account {
+    state: Mutex<State>,
+    /// Whether queued work counts as done.
+    pub has_run: AtomicBool,
+}
+
+impl Account {
+    fn state(&self) -> MutexGuard<'_, State> {
+        sync::lock(&self.state)
+    }
+
+    /// Adds a stream.
+    pub fn new_stream(&self) -> Stream {
+        let mut state = self.state();
+        state.streams.push(Clock::default());
+        Stream(state.streams.len() - 1)
+    }
+
+    /// Queues a use of a slot, which must contain the unit that was acquired.
+    pub fn read(&self, at: Span, from: Span, stream: Stream) -> Result<()> {
+        let mut state = self.state();
+        let (number, knows) = state.queue(stream);
+        let slot = state.slots.entry(at.start()).or_default();
+        let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
+        rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
+        rule(slot.from == from.start(), "a slot contains another unit")?;
+        slot.used.push((stream, number));
+        Ok(())
+    }
+
+    /// Sets whether a group's slot is acquired.
+    pub fn hold(&self, slot: Span, held: bool) {
+        let mut state = self.state();
+        let count = &mut state.slots.entry(slot.start()).or_default().held;
+        *count = if held { *count + 1 } else { *count - 1 };
+    }
+}
+
+/// An error where a rule is broken: a panic would leave the library's locks taken.
+fn rule(kept: bool, broken: &str) -> Result<()> {
+    if kept { Ok(()) } else { Err(Error::new(WB_ERR_INTERNAL, broken)) }
+}
+
+/// A device over a new account.
+pub fn device() -> (Arc<Device>, Arc<Account>) {
+    let account = Arc::new(Account::default());
+    let backend = Accounting { account: account.clone(), capabilities: Capabilities::default() };
+    let device = Device::with_backend(Box::new(backend), Tristate::Auto, Tristate::Auto).unwrap();
+    (device, account)
+}
+
+struct Accounting {
+    account: Arc<Account>,
+    capabilities: Capabilities,
+}
+
+impl Backend for Accounting {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn registry(&self) -> &'static Registry {
+        static EMPTY: LazyLock<Registry> = LazyLock::new(Registry::new);
+        &EMPTY
+    }
+
+    fn check_process(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes a slot: no group holds it, and the stream has waited for every use of its contents.
+    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        let mut state = self.account.state();
+        let (number, knows) = state.queue(stream);
+        let slot = state.slots.entry(to.start()).or_default();
+        rule(slot.held == 0, "a slot was refilled while it was held")?;
+        for (other, number) in slot.used.drain(..).chain(slot.written) {
+            rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
+        }
+        (slot.written, slot.from) = (Some((stream, number)), from.start());
+        Ok(())
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        Ok(self.account.new_stream())
+    }
+
+    fn release_stream(&self, _: Stream) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&self, stream: Stream) -> Result<()> {
+        let mut state = self.account.state();
+        let clock = state.streams[stream.0].clone();
+        state.done.learn(&clock);
+        Ok(())
+    }
+
+    fn new_event(&self, _: bool) -> Result<Box<dyn Event>> {
+        let point = Mutex::new(Clock::default());
+        Ok(Box::new(AccountedEvent { account: self.account.clone(), point }))
+    }
+
+    fn capture(&self, _: Stream) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        unreachable!()
+    }
+
+    fn pin(&self, _: Span, _: PinOptions) -> Result<()> {
+        unreachable!()
+    }
+
+    fn pinned(&self, _: Span, _: PinOptions) -> Result<Pinned> {
+        unreachable!()
+    }
+
+    fn unpin(&self, _: Span) -> Result<()> {
+        unreachable!()
+    }
+
+    fn alloc_pinned(&self, _: usize, _: PinOptions) -> Result<(Span, Pinned)> {
+        unreachable!()
+    }
+
+    fn free_pinned(&self, _: Span) -> Result<()> {
+        unreachable!()
+    }
+
+    fn alloc(&self, _: usize) -> Result<Span> {
+        unreachable!()
+    }
+
+    fn free(&self, _: u64) -> Result<()> {
+        unreachable!()
+    }
+
+    fn launch(&self, _: Kernel, _: Stream) -> Result<()> {
+        unreachable!()
+    }
+
+    fn call(&self, _: Stream, _: Box<dyn FnOnce() + Send>) -> Result<()> {
+        unreachable!()
+    }
+
+    fn call_shared(&self, _: Stream, _: &Arc<HostWork>) -> Result<()> {
+        unreachable!()
+    }
+
+    fn is_pinned(&self, _: Span) -> Result<bool> {
+        unreachable!()
+    }
+
+    fn is_device_memory(&self, _: u64) -> Result<bool> {
+        unreachable!()
+    }
+}
+
+struct AccountedEvent {
+    account: Arc<Account>,
+    point: Mutex<Clock>,
+}
+
+impl AccountedEvent {
+    fn point(&self) -> MutexGuard<'_, Clock> {
+        sync::lock(&self.point)
+    }
+}
+
+impl Event for AccountedEvent {
+    fn record(&self, stream: Stream) -> Result<()> {
+        let (_, knows) = self.account.state().queue(stream);
+        *self.point() = knows;
+        Ok(())
+    }
+
+    fn wait(&self, stream: Stream, _: WaitScope) -> Result<()> {
+        let point = self.point().clone();
+        self.account.state().streams[stream.0].learn(&point);
+        Ok(())
+    }
+
+    fn is_complete(&self) -> Result<bool> {
+        if self.account.has_run.load(Ordering::Acquire) {
+            self.synchronize()?;
+        }
+        let point = self.point().clone();
+        Ok(self.account.state().done.knows(&point))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let point = self.point().clone();
+        self.account.state().done.learn(&point);
+        Ok(())
+    }
+
+    fn seconds_since(&self, _: &dyn Event) -> Result<Option<f64>> {
+        Ok(self.is_complete()?.then_some(0.0))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
