@@ -7,7 +7,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 
-/// The most bytes of a staging buffer.
+/// The maximum size of a staging buffer in bytes.
 pub const STAGING_BYTES: usize = 8 << 20;
 
 /// A staging buffer, which one stream at a time uses.
