@@ -109,14 +109,15 @@ pub(super) unsafe fn elements<T: CStruct>(
     let step = if first.is_null() || count == 0 { 0 } else { size_of(first) };
     (0..count).map(move |index| {
         if first.is_null() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and there are {count}");
+            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and there are {count} {}", T::NAME);
         }
         let element = first.wrapping_byte_add(index as usize * step);
         if size_of(element) != step {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "{name}[{index}] has another struct_size than the first: begin each with its \
-                 WB_*_INIT"
+                "{} {index} of {name} has another struct_size than the first: begin each with its \
+                 WB_*_INIT",
+                T::NAME
             );
         }
         Ok(element)
