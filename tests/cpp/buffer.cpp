@@ -72,7 +72,7 @@ TEST("options reach the library") {
   }
 }
 
-TEST("an invalid option is refused by name") {
+TEST("the error of an invalid option names the option") {
   const Device device = fixtures::open();
   const auto check_refused = [&](auto member, const std::string& name) {
     BufferOptions options;

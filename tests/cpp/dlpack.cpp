@@ -1,13 +1,11 @@
-// DLPack tensors, out and in.
-#include "dlpack_structs.hpp"
+// DLPack tensors: export and import.
+#include "../c/dlpack_structs.h"
 
 #include "fixtures.hpp"
 
 using namespace weighbridge;
 
-constexpr int cpu = 1, cuda = 2;
-
-/// A tensor of ours, two floats by three; it counts the calls of its deleter.
+/// A tensor of 2 by 3 floats that counts the calls of its deleter.
 template <class Tensor>
 struct Source {
   fixtures::Memory memory = fixtures::pages(1);
@@ -16,13 +14,13 @@ struct Source {
   Tensor tensor{};
 
   Source() {
-    tensor.dl_tensor = {memory.get(), {cpu, 0}, 2, {2, 32, 1}, shape, nullptr, 0};
+    tensor.dl_tensor = {memory.get(), {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, shape, nullptr, 0};
     tensor.manager_ctx = this;
     tensor.deleter = [](Tensor* self) { ++static_cast<Source*>(self->manager_ctx)->deleted; };
   }
 };
 
-TEST("an exported tensor shows the view, and holds it until its deleter is called") {
+TEST("an exported tensor describes the view, and keeps it until its deleter is called") {
   const Device device = fixtures::open();
   {
     Buffer buffer = Buffer::alloc(device, 24).value();
@@ -31,11 +29,11 @@ TEST("an exported tensor shows the view, and holds it until its deleter is calle
     DlpackTensor tensor = view.to_dlpack().value();
     const DLTensor& shown = tensor->dl_tensor;
     const bool on_cuda = device.get_info().value().kind == WB_DEVICE_CUDA;
-    CHECK(shown.device.device_type == (on_cuda ? cuda : cpu));
+    CHECK(shown.device.device_type == (on_cuda ? kDLCUDA : kDLCPU));
     CHECK(static_cast<char*>(shown.data) + shown.byte_offset ==
           (on_cuda ? info.device_address : info.data));
     CHECK(shown.ndim == 2 && shown.shape[0] == 2 && shown.shape[1] == 3);
-    CHECK(shown.dtype.code == 2 && shown.dtype.bits == 32 && shown.dtype.lanes == 1);
+    CHECK(shown.dtype.code == kDLFloat && shown.dtype.bits == 32 && shown.dtype.lanes == 1);
     view.release();
     buffer.release();
     CHECK(device.get_stats().value().buffers == 1);
@@ -46,25 +44,25 @@ TEST("an exported tensor shows the view, and holds it until its deleter is calle
   fixtures::check_nothing_left(device);
 }
 
-TEST("a tensor handed to a consumer goes by the consumer's call of its deleter") {
+TEST("a released tensor is deleted by its consumer") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 24).value();
   const View view = View::make(buffer, Layout::of<float>({6}), Accessor::Host).value();
   DLManagedTensor* taken = view.to_dlpack().value().release();
-  CHECK(taken->dl_tensor.device.device_type == cpu);
+  CHECK(taken->dl_tensor.device.device_type == kDLCPU);
   taken->deleter(taken);
   CHECK(device.drain(std::chrono::seconds(10)));
   CHECK(device.get_stats().value().views == 1);
 }
 
-TEST("a versioned tensor says that it is read-only") {
+TEST("a versioned tensor of read-only memory has the flag") {
   const Device device = fixtures::open();
   const fixtures::File file("0123456789abcdef");
   const Buffer buffer = Buffer::map_file(device, file.path()).value();
   const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), Accessor::Host).value();
   const DlpackTensorVersioned tensor = view.to_dlpack_versioned().value();
   CHECK(tensor->version.major == 1);
-  CHECK((tensor->flags & 1) == 1);
+  CHECK((tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0);
 }
 
 template <class Tensor, class Owned>
@@ -93,7 +91,7 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   const Device device = fixtures::open();
   Source<DLManagedTensorVersioned> source;
   source.tensor.version = {1, 0};
-  source.tensor.flags = 1;
+  source.tensor.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
   {
     const View view =
         View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), Accessor::Host).value();
@@ -105,10 +103,10 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a tensor that is not taken stays the caller's") {
+TEST("a refused tensor stays with the caller") {
   const Device device = fixtures::open();
   Source<DLManagedTensor> source;
-  source.tensor.dl_tensor.device.device_type = cuda;
+  source.tensor.dl_tensor.device.device_type = kDLCUDA;
   DlpackTensor tensor(&source.tensor);
   CHECK_STATUS(WB_ERR_DLPACK, View::from_dlpack(device, std::move(tensor)));
   CHECK(tensor);
@@ -117,7 +115,7 @@ TEST("a tensor that is not taken stays the caller's") {
   CHECK(source.deleted == 1);
 }
 
-TEST("a tensor without a deleter is let be") {
+TEST("a tensor without a deleter is not deleted") {
   Source<DLManagedTensor> source;
   source.tensor.deleter = nullptr;
   DlpackTensor(&source.tensor).reset();

@@ -1,4 +1,4 @@
-// What is refused, and what the error says.
+// Errors and their messages.
 #include <cerrno>
 #include <cstdint>
 #include <string>
@@ -7,20 +7,20 @@
 
 using namespace weighbridge;
 
-static bool says(const Error& error, const std::string& part) {
+static bool contains(const Error& error, const std::string& part) {
   return error.message.find(part) != std::string::npos;
 }
 
-TEST("an error carries the status, the system's code and what was asked") {
+TEST("an error has the status, the system's code and the request") {
   const Device device = fixtures::open();
   const auto missing = Buffer::map_file(device, "/nowhere/model.safetensors");
   CHECK_STATUS(WB_ERR_FILE_MISSING, missing);
   CHECK(missing.error().code == ENOENT);
   CHECK(missing.error().code_domain == CodeDomain::Errno);
-  CHECK(says(missing.error(), "/nowhere/model.safetensors"));
+  CHECK(contains(missing.error(), "/nowhere/model.safetensors"));
 }
 
-TEST("value() throws the same") {
+TEST("value() throws the error") {
   const Device device = fixtures::open();
   bool thrown = false;
   try {
@@ -34,13 +34,13 @@ TEST("value() throws the same") {
   CHECK(thrown);
 }
 
-TEST("a device that there is not is refused") {
+TEST("an unknown device is refused") {
   CHECK(!Device::open("cuda:4711"));
   CHECK(!Device::open("abacus"));
   CHECK(!Device::open(""));
 }
 
-TEST("a text that C would not read to its end is refused") {
+TEST("a string with an embedded NUL is refused") {
   const Device device = fixtures::open();
   const std::string nul(1, '\0');
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Device::open(fixtures::device_name() + nul));
@@ -68,10 +68,10 @@ TEST("a text that C would not read to its end is refused") {
   parameter.group += nul;
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Plan::make(device, {parameter}, options));
   const Error error = offloader.find_parameter(name).error();
-  CHECK(says(error, "\"l.0.w\""));
+  CHECK(contains(error, "\"l.0.w\""));
 }
 
-TEST("a value that is none of an option's is refused") {
+TEST("an invalid option value is refused") {
   const Device device = fixtures::open();
   BufferOptions options;
   options.huge_pages = HugePages{77};
@@ -85,7 +85,7 @@ TEST("a value that is none of an option's is refused") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a view outside of its buffer is refused") {
+TEST("a view past the end of its buffer is refused") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 16).value();
   CHECK_STATUS(WB_ERR_OUT_OF_RANGE, View::make(buffer, Layout::of<float>({5})));
@@ -96,15 +96,15 @@ TEST("a view outside of its buffer is refused") {
   CHECK(!View::make(buffer, Layout::of<float>({-1})));
 }
 
-TEST("sizes and strides of different number are refused before C reads them") {
+TEST("a shape and strides of different length are refused") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 16).value();
   const auto view = View::make(buffer, Layout{WB_DTYPE_F32, {2, 2}, {1}, 0});
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view);
-  CHECK(says(view.error(), "2 sizes and 1 strides"));
+  CHECK(contains(view.error(), "2 sizes and 1 strides"));
 }
 
-TEST("more memory than there is gives an error, and leaves nothing") {
+TEST("too much memory is an error without a leak") {
   const Device device = fixtures::open();
   CHECK(!Buffer::alloc(device, std::uint64_t{1} << 60));
   CHECK(!Buffer::alloc(device, UINT64_MAX));
@@ -113,7 +113,7 @@ TEST("more memory than there is gives an error, and leaves nothing") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a host device's capacity is a ceiling") {
+TEST("the capacity limits the memory of a host device") {
   DeviceOptions options;
   options.capacity_bytes = 4 * fixtures::page;
   const Device device = Device::open("host", options).value();

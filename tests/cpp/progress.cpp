@@ -1,4 +1,4 @@
-// Progress callbacks: told, cancelling, throwing.
+// Progress callbacks: reports, cancellation, exceptions.
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -34,7 +34,7 @@ static std::vector<Report> reports_of_alloc(const Device& device) {
   return reports;
 }
 
-TEST("progress grows to the total in each phase, on the caller's thread") {
+TEST("progress reaches the total in each phase, on the caller's thread") {
   const Device device = fixtures::open();
   const std::vector<Report> reports = reports_of_alloc(device);
   CHECK(!reports.empty());
@@ -46,28 +46,28 @@ TEST("progress grows to the total in each phase, on the caller's thread") {
   }
 }
 
-TEST("cancelling at any report gives WB_ERR_CANCELLED, and leaves nothing") {
+TEST("cancelling at any report gives WB_ERR_CANCELLED without a leak") {
   const Device device = fixtures::open();
   const std::size_t count = reports_of_alloc(device).size();
   for (std::size_t at = 0; at < count; ++at) {
-    std::size_t told = 0;
+    std::size_t calls = 0;
     const auto cancel = [&](Phase, std::uint64_t, std::uint64_t) {
-      return told++ == at ? Proceed::Cancel : Proceed::Yes;
+      return calls++ == at ? Proceed::Cancel : Proceed::Yes;
     };
     CHECK_STATUS(WB_ERR_CANCELLED, Buffer::alloc(device, bytes, in_chunks(cancel)));
-    CHECK(told == at + 1);
+    CHECK(calls == at + 1);
     fixtures::check_nothing_left(device);
   }
 }
 
-TEST("what a callback throws reaches the caller, and leaves nothing") {
+TEST("an exception of a callback reaches the caller without a leak") {
   const Device device = fixtures::open();
   const std::size_t count = reports_of_alloc(device).size();
   for (std::size_t at = 0; at < count; ++at) {
-    std::size_t told = 0;
+    std::size_t calls = 0;
     std::string caught;
     const auto fail = [&](Phase, std::uint64_t, std::uint64_t) {
-      if (told++ == at) throw std::out_of_range("thrown at " + std::to_string(at));
+      if (calls++ == at) throw std::out_of_range("thrown at " + std::to_string(at));
       return Proceed::Yes;
     };
     try {
@@ -76,35 +76,35 @@ TEST("what a callback throws reaches the caller, and leaves nothing") {
       caught = thrown.what();
     }
     CHECK(caught == "thrown at " + std::to_string(at));
-    CHECK(told == at + 1);
+    CHECK(calls == at + 1);
     fixtures::check_nothing_left(device);
   }
 }
 
-TEST("something that is no std::exception goes through as well") {
+TEST("a thrown int reaches the caller, too") {
   const Device device = fixtures::open();
   const auto fail = [](Phase, std::uint64_t, std::uint64_t) -> Proceed { throw 42; };
   CHECK_THROWS(int, Buffer::alloc(device, bytes, in_chunks(fail)));
   fixtures::check_nothing_left(device);
 }
 
-TEST("a registration that was cancelled does not call its deleter") {
+TEST("a cancelled registration does not call its deleter") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(1024);
-  int deleted = 0, told = 0;
+  int deleted = 0, calls = 0;
   const auto stop = [&](Phase, std::uint64_t, std::uint64_t) -> Proceed {
-    ++told;
+    ++calls;
     throw std::runtime_error("stop");
   };
   CHECK_THROWS(std::runtime_error,
                Buffer::register_memory(device, memory.get(), bytes, [&] { ++deleted; },
                                        in_chunks(stop)));
-  CHECK(told == 1);
+  CHECK(calls == 1);
   CHECK(deleted == 0);
   fixtures::check_nothing_left(device);
 }
 
-TEST("reading a file, and a view's copy, can be cancelled") {
+TEST("reading a file and copying a view can be cancelled") {
   const Device device = fixtures::open();
   const fixtures::File file(std::string(bytes, 'x'));
   BufferOptions options =

@@ -30,7 +30,7 @@ TEST("a result holds an error with status, code and message") {
   CHECK(std::string(result.error().name()) == "WB_ERR_DRIVER");
 }
 
-TEST("a result of nothing says whether it went well") {
+TEST("a Result<void> has success or an error") {
   CHECK(Result<void>());
   CHECK(!Result<void>(refused));
   Result<void>().value();
@@ -61,7 +61,7 @@ TEST("a copied exception keeps its error") {
   static_assert(std::is_nothrow_copy_constructible_v<Exception>);
 }
 
-TEST("a status that no library knows has a name that can be printed") {
+TEST("an unknown status has a printable name") {
   CHECK(std::string(Error{-5}.name()) == "an unknown status");
 }
 

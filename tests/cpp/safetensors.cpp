@@ -33,7 +33,7 @@ TEST("a tensor is found by its name") {
   CHECK(missing.error().message.find("delta") != std::string::npos);
 }
 
-TEST("a view lies in the file's buffer, and outlives the file") {
+TEST("a view aliases the file's buffer, and outlives the file") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   Safetensors file = Safetensors::open(device, written.path()).value();
@@ -45,7 +45,7 @@ TEST("a view lies in the file's buffer, and outlives the file") {
   CHECK(view.as<const float>().value()[5] == 6);
 }
 
-TEST("what is not aligned is copied by load, said so, and refused by view") {
+TEST("an unaligned tensor is copied by load and refused by view") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
@@ -55,12 +55,12 @@ TEST("what is not aligned is copied by load, said so, and refused by view") {
   CHECK(gamma.copied);
   CHECK(gamma.view.as<const float>().value()[1] == 8);
   CHECK_STATUS(WB_ERR_UNALIGNED, file.get_view(2, Accessor::Host, 16));
-  const auto odd = file.get_view(2, Accessor::Host);
-  CHECK(odd);
-  CHECK_STATUS(WB_ERR_UNALIGNED, odd.value().as<const float>());
+  const auto unaligned = file.get_view(2, Accessor::Host);
+  CHECK(unaligned);
+  CHECK_STATUS(WB_ERR_UNALIGNED, unaligned.value().as<const float>());
 }
 
-TEST("loading onto the device gives addresses of the device") {
+TEST("a tensor loaded for the device has a device address") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   {
@@ -75,9 +75,9 @@ TEST("loading onto the device gives addresses of the device") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a file that is not well formed is refused, and leaves nothing") {
+TEST("a malformed file is refused without a leak") {
   const Device device = fixtures::open();
-  const fixtures::File text("this is no model");
+  const fixtures::File text("not a safetensors file");
   CHECK(!Safetensors::open(device, text.path()));
   const fixtures::File overlap(fixtures::safetensors(
       R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
