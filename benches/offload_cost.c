@@ -48,8 +48,9 @@ static wb_plan *plan(wb_device *device, int groups, int each, double *took) {
         parameters[i].layout = &layout;
     }
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = UINT64_MAX - 1;
-    options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = UINT64_MAX;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     wb_plan *made = NULL;
     const double start = seconds();
     check(wb_plan_new(device, parameters, (uint64_t)count, &options, &made, &error), &error);

@@ -1,21 +1,23 @@
 /*
- * weighbridge for C++17: thin, header-only classes over weighbridge.h. A member function has the name
- * of its C function without the prefix: wb_buffer_get_info is Buffer::get_info. What C calls *_new is
- * make(), and wb_buffer_register is Buffer::register_memory(), since both words are C++ keywords.
+ * weighbridge for C++17: thin, header-only classes over weighbridge.h. A member function has the
+ * name of its C function without the prefix: wb_buffer_get_info is Buffer::get_info. What C calls
+ * *_new is make(), and wb_buffer_register is Buffer::register_memory(): new and register are
+ * keywords of C++.
  *
- *   Ownership  Device, Buffer, View, Safetensors, Plan, Offloader and Quantizer each own one reference:
- *              they are moved, and share() makes another reference. Children hold their parents, so
- *              objects may be destroyed in any order. Calls on an empty object (moved from, released
- *              or default-constructed) fail with WB_ERR_INVALID_ARGUMENT.
- *   Threading  Any function may be called from any thread. A single object may be moved, assigned or
- *              released by one thread at a time: give every thread its own share().
- *   Errors     A function that can fail returns Result<T>: test it, or call value(), which throws an
- *              Exception if there is an error. With -fno-exceptions value() prints the error and aborts.
+ *   Ownership  Device, Buffer, View, Safetensors, Plan, Offloader and Quantizer each own one
+ *              reference: they are moved, and share() makes another reference. Children hold their
+ *              parents, so objects may be destroyed in any order. Calls on an empty object (moved
+ *              from, released or default-constructed) fail with WB_ERR_INVALID_ARGUMENT.
+ *   Threading  Any function may be called from any thread. A single object may be moved, assigned
+ *              or released by one thread at a time: give every thread its own share().
+ *   Errors     A function that can fail returns Result<T>: test it, or call value(), which throws
+ *              an Exception if there is an error. With -fno-exceptions value() prints the error and
+ *              aborts.
  *   Callbacks  A progress callback may throw: the call is cancelled and the exception reaches the
- *              caller. Deleters and stream functions must not throw: std::terminate is called.
+ *              caller. An exception from a deleter or a stream function ends the process.
  *   Streams    Are passed as void*, for instance a CUstream. Stream creates one.
- *   Constants  Options and arguments take enumerations (enums.hpp); statuses, dtypes and the fields of
- *              C's info structs are compared with C's WB_* constants.
+ *   Constants  Options and arguments take enumerations (enums.hpp); statuses, dtypes and the fields
+ *              of C's info structs are compared with C's WB_* constants.
  */
 
 #ifndef WEIGHBRIDGE_HPP

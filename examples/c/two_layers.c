@@ -70,8 +70,8 @@ int main(int argc, char **argv)
     }
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
     must(wb_offloader_get_stats(offloader, &stats, &error));
-    printf("%zu bytes offloaded, %zu bytes of slots, %zu bytes copied\n", (size_t)stats.offloaded_bytes,
-           (size_t)stats.slot_bytes, (size_t)stats.moved_bytes);
+    printf("%zu bytes offloaded, %zu bytes of slots, %zu bytes copied\n",
+           (size_t)stats.offloaded_bytes, (size_t)stats.slot_bytes, (size_t)stats.moved_bytes);
 
     wb_offloader_release(offloader);
     wb_plan_release(plan);

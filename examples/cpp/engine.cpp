@@ -1,6 +1,6 @@
 // A small weight loader: `engine [device [model.safetensors]]`, by default "host" and a model that
-// it writes itself. It views every aligned tensor in place, copies the others, and moves the largest
-// one to device memory on a stream.
+// it writes itself. It views every aligned tensor in place, copies the others, and moves the
+// largest one to device memory on a stream.
 #include <chrono>
 #include <cstdio>
 #include <fstream>

@@ -2,12 +2,12 @@
 
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::Arc;
 
 use crate::capi::call::guard;
 use crate::capi::error::wb_error;
 use crate::error::Error;
 use crate::os::log;
-use crate::os::sync::Arc;
 use crate::status::wb_status;
 
 /// Receives an error that no call could return, such as one of freeing memory. It is called on any

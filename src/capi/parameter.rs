@@ -1,6 +1,7 @@
 //! Parameters of a model.
 
 use std::ffi::{c_char, c_void};
+use std::sync::Arc;
 
 use crate::capi::address::Address;
 use crate::capi::arguments::Input;
@@ -8,7 +9,6 @@ use crate::capi::enumeration::{Enumeration, c_enum};
 use crate::capi::structs::{c_struct, elements, read_struct};
 use crate::capi::view::layout::{GivenLayout, wb_layout};
 use crate::error::{Result, fail};
-use crate::os::sync::Arc;
 use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 

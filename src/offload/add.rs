@@ -12,8 +12,8 @@ use crate::status::{
 };
 
 impl Offloader {
-    /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the plan's selectors
-    /// and budget allow it; resident otherwise. On an error nothing is added.
+    /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the
+    /// plan's selectors and budget allow it; resident otherwise. On an error nothing is added.
     pub fn add(
         &self,
         parameter: Parameter,
@@ -135,8 +135,8 @@ impl Offloader {
                 if policy.views { state.arena.fallback_reason() } else { &policy.views_reason };
             fail!(
                 WB_ERR_NOT_MAPPED,
-                "asked to add parameter {:?} to be read in place (zero-copy); host memory is not mapped \
-                 for the device: {why}",
+                "asked to add parameter {:?} to be read in place (zero-copy); there are no views on this \
+                 device: {why}",
                 parameter.name
             );
         }

@@ -1,6 +1,7 @@
-//! Sources that lie in memory of the offloader: an engine gives back addresses that it got, for another
-//! parameter, in another layout or in another order. What a change may overwrite or free before it is read is
-//! copied to other memory first; bytes that are where they belong are not moved.
+//! Sources in memory of the offloader: an engine passes addresses that it got from it, for another
+//! parameter, in another layout or in another order. A source that a change may overwrite or free
+//! before it is read is copied to other memory first; bytes that are in place already are not
+//! moved.
 
 use crate::device::backend::Location;
 use crate::device::policy::Tristate;
@@ -19,7 +20,7 @@ use crate::tensor::layout::Layout;
 /// A source that no change of the offloader overwrites or frees.
 pub struct Snapshot {
     pub source: Location,
-    /// The copy that `source` lies in, if one was needed.
+    /// Owns the memory of `source` if that is a copy.
     _copy: Option<Arc<Buffer>>,
 }
 
@@ -31,8 +32,8 @@ impl Snapshot {
 }
 
 impl OffloadState {
-    /// Whether a source is where the parameter's bytes are. Its layout may differ, but a full-precision source
-    /// is never what is kept in FP8.
+    /// Whether a source is the memory that holds the parameter's bytes already. The layout may
+    /// differ. A full-precision source of an FP8 parameter never is.
     pub fn is_in_place(&self, at: usize, source: Location, layout: &Layout) -> bool {
         let parameter = &self.parameters[at];
         let start = Some(source.span.start() as u64);
@@ -43,9 +44,9 @@ impl OffloadState {
             && (host == start || device == start)
     }
 
-    /// Where a source that lies in memory of the offloader can be read; `None` for any other source. A slot
-    /// holds units of several groups at different times: `group` tells which one is meant, and its bytes are
-    /// read in host memory.
+    /// Readable memory of a source that is in memory of the offloader; `None` for any other source.
+    /// An address in a slot, which units of several groups share, refers to the unit of `group`, in
+    /// host memory.
     pub fn resolve_alias(
         &self,
         group: Option<usize>,
@@ -66,8 +67,8 @@ impl OffloadState {
         if self.slots.as_ref().is_some_and(|slots| overlaps(slots.span())) {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "the {} bytes at {:#x} lie in slots, which hold parameters of another group or of several \
-                 at a time: give the address in host memory",
+                "the {} bytes at {:#x} are in slots, which hold parameters of another group or of several \
+                 groups: give the address in the host's memory",
                 span.bytes(),
                 span.start()
             );
@@ -82,7 +83,7 @@ impl OffloadState {
 }
 
 impl Offloader {
-    /// The source, copied to other host memory if it lies in memory of the offloader.
+    /// The source, copied to other host memory if it is in memory of the offloader.
     pub(super) fn snapshot(
         &self,
         state: &OffloadState,

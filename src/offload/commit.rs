@@ -10,7 +10,7 @@ use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
 use crate::plan::plan::{ALIGNMENT, Plan};
 
-/// What backs each parameter, and the copies that bring the bytes there.
+/// The backing of each parameter, and the copies that fill it.
 #[derive(Default)]
 pub struct CommitLayout {
     pub parameters: Vec<ParameterState>,
@@ -19,8 +19,8 @@ pub struct CommitLayout {
     pub to_device: Vec<CopyJob>,
 }
 
-/// Lays out the parameters of a plan in its units, and in new device memory those resident ones whose bytes
-/// are not in device memory yet. `sources` has one entry for each parameter.
+/// Lays out the parameters of a plan in its units, and in new device memory those resident ones
+/// whose bytes are not in device memory yet. `sources` has one entry for each parameter.
 pub fn lay_out(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],
@@ -89,8 +89,7 @@ pub fn lay_out(
     Ok(layout)
 }
 
-/// The bytes of a storage that its parameters' sources have, each byte once: offsets in the storage, ascending,
-/// and where they come from.
+/// The sources of a storage's bytes, each byte once, with their offsets in the storage, ascending.
 fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(u64, Location)> {
     let mut pieces: Vec<(u64, Location)> = plan.storages[storage]
         .parameters
@@ -114,8 +113,8 @@ fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(
 /// For each storage the device memory that it gets, with its offset there.
 type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
 
-/// Allocates device memory, at once, for all resident storages that have a source in host memory or are
-/// quantized.
+/// Allocates device memory, at once, for all resident storages that have a source in host memory or
+/// are quantized.
 fn alloc_resident(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],

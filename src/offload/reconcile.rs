@@ -31,8 +31,9 @@ enum Difference {
 }
 
 impl Offloader {
-    /// Makes this hold exactly the parameters of `now`: replaces those whose bytes or layouts differ, adds new
-    /// names, removes those that are missing, and compacts. After an error, what was done stays done.
+    /// Makes this hold exactly the parameters of `now`: replaces those whose bytes or layouts
+    /// differ, adds new names, removes those that are missing, and compacts. After an error, what
+    /// was done stays done.
     pub fn reconcile(
         &self,
         now: Vec<(Parameter, Option<Location>)>,
@@ -71,15 +72,15 @@ impl Offloader {
         Ok(result)
     }
 
-    /// Compares all parameters before anything is changed, since changes move what addresses refer to. Takes
-    /// snapshots of sources that changes would overwrite or free.
+    /// Compares all parameters before anything is changed, since changes move what addresses refer
+    /// to. Takes snapshots of sources that changes would overwrite or free.
     fn compare(
         &self,
         now: &[(Parameter, Option<Location>)],
         stream: Stream,
     ) -> Result<Vec<Difference>> {
         let state = self.state()?;
-        // The schedule stands still from the first snapshot on, so that nothing is read while it is written.
+        // Held from the first snapshot on, so that no source is read while it is written.
         let mut change = None;
         let mut snapshot = |group: Option<usize>, source: Location| -> Result<Snapshot> {
             if change.is_none() && state.resolve_alias(group, source)?.is_some() {

@@ -72,7 +72,8 @@ fn is_largest(offloader: &Offloader, name: &str) -> bool {
     bytes::is_filled(view.buffer().unwrap().data().part(offset, bytes), 0x7e)
 }
 
-/// One quantizer serves all replacements: each makes no streams and takes no memory after the first.
+/// One quantizer serves all replacements: each makes no streams and takes no memory after the
+/// first.
 #[test]
 fn replacements_share_one_quantizer() {
     let device = Device::open("host", DeviceOptions::default()).unwrap();
@@ -96,7 +97,7 @@ fn replacements_share_one_quantizer() {
     assert_eq!(offloader.stats().unwrap().staging_bytes, staging_bytes);
 }
 
-/// A matrix whose rows need more staging memory than is kept is quantized all the same.
+/// A matrix whose rows need more staging memory than an offloader keeps is quantized with more.
 #[test]
 fn a_replacement_may_need_more_staging_memory_than_is_kept() {
     let device = Device::open("host", DeviceOptions::default()).unwrap();

@@ -64,8 +64,8 @@ impl<'a> PlanInput<'a> {
     }
 }
 
-/// Fails with `WB_ERR_OVERFLOW` if all storages have more than 2^63 bytes, each counted once for the device
-/// and once for every group that uses it. No sum of a plan is larger.
+/// Fails with `WB_ERR_OVERFLOW` if the storages have more than 2^63 bytes, each counted once for
+/// the device and once for every group that uses it. No sum of a plan is larger.
 fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
     let bytes_in_step = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
         u128::from(storage.bytes.next_multiple_of(ALIGNMENT)) * (groups.len() as u128 + 1)
@@ -74,7 +74,7 @@ fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Resul
     if all > i64::MAX as u128 {
         fail!(
             WB_ERR_OVERFLOW,
-            "{} storages have {} bytes in all; at most 2^63 can be planned: check their shapes",
+            "{} storages have {} bytes; at most 2^63 can be planned: check their shapes",
             storages.len(),
             storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
         );

@@ -132,7 +132,7 @@ pub struct PlannedStorage {
     pub parameters: SmallVec<[usize; 1]>,
 }
 
-/// Storages that lie side by side in the arena and are copied as one.
+/// Storages that are adjacent in the arena and are copied as one.
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
     /// How it is transferred.
@@ -145,7 +145,7 @@ pub struct PlannedUnit {
     pub bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
-    /// Indexes of its storages, in the order in which they lie.
+    /// Indexes of its storages, by offset.
     pub storages: Vec<usize>,
 }
 
@@ -173,7 +173,7 @@ pub struct Plan {
     pub parameters: Vec<PlannedParameter>,
     /// In the order of their first parameters.
     pub storages: Vec<PlannedStorage>,
-    /// In the order in which they lie in the arena.
+    /// By offset in the arena.
     pub units: Vec<PlannedUnit>,
     /// In the order in which they were first named.
     pub groups: Vec<PlannedGroup>,
@@ -181,8 +181,8 @@ pub struct Plan {
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.
     pub depth: usize,
-    /// Whether the first groups of a step wait for the last ones of the step before, because the slots do
-    /// not wrap around.
+    /// Whether the first groups of a step wait for the last ones of the step before, because the
+    /// slots do not wrap around.
     pub wrap_stalls: bool,
     /// Bytes of host memory, in whole pages.
     pub arena_bytes: u64,
@@ -198,7 +198,8 @@ pub struct Plan {
     pub offloaded_payload_bytes: u64,
     /// Bytes copied in every step.
     pub step_bytes: u64,
-    /// Bytes that the device reads in place in every step, if it reads all dense parameters completely.
+    /// Bytes that the device reads in place in every step, if it reads all dense parameters
+    /// completely.
     pub view_bytes: u64,
     /// Seconds that the link needs for a step.
     pub step_seconds: Option<f64>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::plan::parameter::TransferMode;
 
-/// Why a parameter is resident, or offloaded and transferred as it is.
+/// Why a parameter is resident, or has its transfer mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Reason {

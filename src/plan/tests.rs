@@ -18,7 +18,7 @@ fn platform(views: bool) -> Platform {
     Platform { views, views_reason: "off in this test".into(), page_bytes: PAGE }
 }
 
-/// Options under which nothing offloaded is a warning.
+/// Options that downgrade WB_ERR_NOTHING_OFFLOADED to a warning.
 fn options(budget: Budget) -> PlanOptions {
     PlanOptions {
         allowed: Allowed { nothing_offloaded: true, ..Allowed::default() },
@@ -107,7 +107,7 @@ fn orders() -> impl Strategy<Value = Order> {
 }
 
 proptest! {
-    /// The budget is a ceiling, filled greedily in the order: what stays resident would not fit.
+    /// The budget is a ceiling, filled greedily in the order: resident parameters would not fit.
     #[test]
     fn an_offload_budget_is_never_overshot(
         model in models(), order in orders(), budget in 0u64..200_000, views in any::<bool>()
@@ -143,7 +143,8 @@ proptest! {
         }
     }
 
-    /// With exactly the bytes that all parameters need all are offloaded; with one byte less they are not.
+    /// With exactly the bytes that all parameters need all are offloaded; with one byte less they
+    /// are not.
     #[test]
     fn an_offload_budget_is_exact_to_the_byte(
         sizes in prop::collection::vec(1i64..20_000, 1..12), order in orders()

@@ -10,7 +10,7 @@ pub const ALIGNMENT: u64 = 256;
 /// Chunks in flight at the same time: one is copied in, one is computed, one is copied out.
 pub const LANES: u64 = 3;
 
-/// Bytes of the largest size and of the inverse scale of a block.
+/// Bytes of the largest absolute value and of the inverse scale of a block.
 const SCRATCH: u64 = 8;
 
 /// Bytes of staging memory that rows and scales need.
@@ -33,8 +33,8 @@ pub struct Chunks {
     pub rows: u64,
     /// Chunks in flight at the same time.
     pub lanes: u64,
-    /// Whether the scales of the whole matrix are needed before the first chunk is converted: they are given, or
-    /// computed in a pass of their own.
+    /// Whether the scales of the whole matrix are needed before the first chunk is converted: they
+    /// are given, or computed in a pass of their own.
     pub scales_first: bool,
     /// Bytes of each lane.
     pub lane_bytes: u64,
@@ -99,7 +99,7 @@ impl Chunks {
         )
     }
 
-    /// Bytes of a lane whose chunks of so many rows have their own scales.
+    /// Bytes of a lane for chunks of `rows` rows with their own scales.
     fn one_pass_bytes(grid: &ScaleGrid, needs: StagingNeeds, rows: u64) -> u64 {
         let scales = grid.scales_of(0, rows);
         [rows * needs.row_in, rows * needs.row_out, scales * 4, scales * 4, scales * needs.scale]
@@ -114,8 +114,8 @@ impl Chunks {
     }
 }
 
-/// The largest number in `1..=most` for which `holds` is true, which is true for 1 and false for all numbers
-/// from some number on.
+/// The largest number in `1..=most` for which `holds` is true, which is true for 1 and false for
+/// all numbers from some number on.
 fn largest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (1, most.max(1));
     while low < high {

@@ -31,8 +31,8 @@ static void the_device_reads_what_the_host_writes(wb_device *device)
     wb_buffer_info info = describe(buffer);
     fill(info.data, BYTES);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
-    CHECK_SAME(info.note[0], '\0');
-    REQUIRE(info.device_address != 0);
+    CHECK_SAME(info.fallback_reason[0], '\0');
+    REQUIRE(info.device_address != NULL);
     CHECK(read_device(device, seen, info.device_address, BYTES));
     CHECK(holds_pattern(seen, 0, BYTES));
     wb_buffer_release(buffer);
@@ -79,7 +79,7 @@ static void unpinned_memory_gives_the_reason(wb_device *device)
     CHECK_SAME(info.pinning, WB_PINNING_NONE);
     CHECK_SAME(info.pinned_bytes, 0);
     CHECK_SAME(info.chunks, 0);
-    CHECK(strstr(info.note, "pageable") != NULL);
+    CHECK(strstr(info.fallback_reason, "pageable") != NULL);
     memset(info.data, 1, 10000);
     wb_buffer_release(buffer);
 }
@@ -100,13 +100,13 @@ static void every_combination_of_options_allocates(wb_device *device)
 {
     const wb_huge_pages huge[] = {WB_HUGE_PAGES_TRY, WB_HUGE_PAGES_OFF};
     const uint32_t threads[] = {0, 1, 3, 1000};
-    const int32_t nodes[] = {WB_NUMA_DEVICE, WB_NUMA_ANY};
+    const wb_numa_policy policies[] = {WB_NUMA_DEVICE, WB_NUMA_ANY};
     for (int i = 0; i < 16; i++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
         options.huge_pages = huge[i & 1];
         options.threads = threads[i >> 2];
-        options.numa_node = nodes[i >> 1 & 1];
+        options.numa_policy = policies[i >> 1 & 1];
         options.portable = i & 1 ? WB_TRISTATE_OFF : WB_TRISTATE_ON;
         REQUIRE_OK(wb_buffer_alloc(device, (40 << 20) + 1, &options, &buffer, &error));
         memset(describe(buffer).data, 1, (40 << 20) + 1);
@@ -129,7 +129,7 @@ static void write_combined_memory_is_allocated_by_the_driver(wb_device *device)
     }
     REQUIRE_OK(wb_buffer_alloc(device, 5000, &options, &buffer, &error));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_DRIVER);
-    CHECK(strstr(describe(buffer).note, "driver") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "driver") != NULL);
     CHECK(describe(buffer).pinned_bytes >= 5000);
     memset(describe(buffer).data, 1, 5000);
     wb_buffer_release(buffer);

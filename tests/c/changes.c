@@ -24,7 +24,8 @@ static void a_formerly_tied_parameter_keeps_the_space(wb_device *device)
     for (int i = 0; i < 3; i++) {
         struct offload o;
         model_init(&model);
-        model.parameters[1].source = model.parameters[0].source + 768; /* inside the first */
+        /* Inside the first. */
+        model.parameters[1].source = model.bytes[0] + 768;
         REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 3, offload_options(WB_TRANSFER_MODE_PREFETCH)));
         CHECK_SAME(stats_of(&o).offloaded_bytes, 2048);
         CHECK_OK(wb_offloader_remove(o.offloader, model.names[0], o.stream, &error));
@@ -44,24 +45,25 @@ static void a_failed_replacement_can_be_repeated(wb_device *device)
     model_init(&model);
     REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
     CHECK_INJECTED("cuMemHostRegister_v2:1:2", WB_ERR_OUT_OF_MEMORY, replace(&o, 0, 4096), "");
-    CHECK_SAME(info_of(&o, 0).carrier, WB_TRANSFER_MODE_PREFETCH);
-    CHECK_SAME(info_of(&o, 0).device_address, 0);
+    CHECK_SAME(info_of(&o, 0).transfer_mode, WB_TRANSFER_MODE_PREFETCH);
+    CHECK(info_of(&o, 0).device_address == NULL);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_NOT_FOUND,
-                wb_offloader_get_host_view(o.offloader, model.names[0], &view, &error),
+                wb_offloader_get_host_view(o.offloader, index_of(&o, model.names[0]), &view,
+                                           &error),
                 "replace it again");
     CHECK(device_holds(&o, model.names[1], 1, model.bytes[1], 1024));
     check_replacement(&o, "together", 0, 4096);
-    CHECK_SAME(info_of(&o, 0).carrier, WB_TRANSFER_MODE_PREFETCH);
+    CHECK_SAME(info_of(&o, 0).transfer_mode, WB_TRANSFER_MODE_PREFETCH);
     CHECK_SAME(stats_of(&o).resident_bytes, 0);
     offload_end(&o);
 }
 
-static wb_status add(struct offload *o, int parameter, wb_transfer_mode carrier)
+static wb_status add(struct offload *o, int parameter, wb_transfer_mode mode)
 {
     wb_parameter added = model.parameters[parameter];
     added.group = "together";
-    added.carrier = carrier;
+    added.transfer_mode = mode;
     return wb_offloader_add(o->offloader, &added, o->stream, &error);
 }
 
@@ -76,7 +78,7 @@ static void a_failed_addition_leaves_no_parameter(wb_device *device)
     CHECK(device_holds(&o, "together", 0, model.bytes[0], 1024));
     CHECK_INJECTED("cuMemAlloc_v2:0:2", WB_ERR_DEVICE_MEMORY, add(&o, 2, WB_TRANSFER_MODE_AUTO), "");
     /* Without slots no parameter has a device address, and no group can be acquired. */
-    CHECK_SAME(info_of(&o, 0).device_address, 0);
+    CHECK(info_of(&o, 0).device_address == NULL);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY, wb_offloader_acquire_group(o.offloader, 0, o.stream, &error),
                 "wb_offloader_compact");
     CHECK_OK(add(&o, 2, WB_TRANSFER_MODE_AUTO));
@@ -181,7 +183,7 @@ static void after_a_failed_copy_a_parameter_has_no_backing(wb_device *device)
     const int64_t sizes[] = {1024, 1024, 1024}, bytes[] = {4096, 1024, 512};
     struct offload o;
     wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
-    uint64_t source = 0;
+    void *source = NULL;
     options.exclude = stays;
     options.exclude_count = 1;
     model_init(&model);
@@ -191,15 +193,15 @@ static void after_a_failed_copy_a_parameter_has_no_backing(wb_device *device)
         const wb_layout layout = bytes_layout(&bytes[i]);
         CHECK_INJECTED("cuMemcpyAsync:1:2", WB_ERR_DEVICE_MEMORY,
                        replace_from(&o, 0, source, &layout), "cuMemcpyAsync");
-        CHECK_SAME(info_of(&o, 0).carrier, WB_TRANSFER_MODE_PREFETCH);
-        CHECK_SAME(info_of(&o, 0).device_address, 0);
+        CHECK_SAME(info_of(&o, 0).transfer_mode, WB_TRANSFER_MODE_PREFETCH);
+        CHECK(info_of(&o, 0).device_address == NULL);
         CHECK(info_of(&o, 0).host_address == NULL);
         CHECK(device_holds(&o, model.names[2], 2, model.bytes[2], 1024));
         check_replacement(&o, model.names[0], 0, 1024);
     }
     CHECK_INJECTED("cuMemcpyAsync:1:2", WB_ERR_DEVICE_MEMORY, replace(&o, 1, 1024),
                    "cuMemcpyAsync");
-    CHECK_SAME(info_of(&o, 1).device_address, 0);
+    CHECK(info_of(&o, 1).device_address == NULL);
     CHECK_OK(replace(&o, 1, 1024));
     CHECK(device_holds(&o, model.names[1], 1, fresh_bytes(1), 1024));
     CHECK_OK(wb_device_free(device, source, &error));

@@ -28,7 +28,7 @@ static inline const unsigned char *fresh_bytes(int parameter)
     return fresh[parameter];
 }
 
-static inline wb_status replace_from(struct offload *o, int parameter, uint64_t source,
+static inline wb_status replace_from(struct offload *o, int parameter, const void *source,
                                      const wb_layout *layout)
 {
     return wb_offloader_replace(o->offloader, model.names[parameter], source, layout, o->stream,
@@ -39,7 +39,7 @@ static inline wb_status replace_from(struct offload *o, int parameter, uint64_t 
 static inline wb_status replace(struct offload *o, int parameter, int64_t bytes)
 {
     const wb_layout layout = bytes_layout(&bytes);
-    return replace_from(o, parameter, address_of(fresh_bytes(parameter)), &layout);
+    return replace_from(o, parameter, fresh_bytes(parameter), &layout);
 }
 
 /* Whether the parameter has these bytes on the device while its group is acquired. */
@@ -54,8 +54,8 @@ static inline int device_holds(struct offload *o, const char *group, int paramet
         !CHECK_OK(wb_offloader_acquire_group(o->offloader, index, o->stream, &error))) {
         return 0;
     }
-    CHECK_OK(wb_device_copy(o->device, address_of(back), info_of(o, parameter).device_address,
-                            bytes, o->stream, &error));
+    CHECK_OK(wb_device_copy(o->device, back, info_of(o, parameter).device_address, bytes,
+                            o->stream, &error));
     CHECK_OK(wb_device_stream_synchronize(o->device, o->stream, &error));
     holds = memcmp(back, expected, bytes) == 0;
     CHECK_OK(wb_offloader_release_group(o->offloader, index, o->stream, &error));
@@ -74,15 +74,15 @@ static inline void check_replacement(struct offload *o, const char *group, int p
 
 /* Adds a parameter of bytes to a group. */
 static inline wb_status add_bytes(struct offload *o, const char *name, const char *group,
-                                  int64_t bytes, const void *source, wb_transfer_mode carrier)
+                                  int64_t bytes, const void *source, wb_placement placement)
 {
     const wb_layout layout = bytes_layout(&bytes);
     wb_parameter added = WB_PARAMETER_INIT;
     added.name = name;
     added.group = group;
     added.layout = &layout;
-    added.source = address_of(source);
-    added.carrier = carrier;
+    added.source = source;
+    added.placement = placement;
     return wb_offloader_add(o->offloader, &added, o->stream, &error);
 }
 

@@ -3,9 +3,8 @@
 
 static wb_plan_options device_options(uint64_t device_bytes)
 {
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
-    options.offload_bytes = WB_UNSET;
-    options.device_bytes = device_bytes;
+    wb_plan_options options = budget_options(WB_BUDGET_DEVICE_BYTES, device_bytes);
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     return options;
 }
 
@@ -38,9 +37,9 @@ static void resident_parameters_stay_within_the_budget(wb_device *device)
     struct offload o;
     model_init(&model);
     REQUIRE(begin_full(&o, device));
-    const uint64_t address = info_of(&o, 0).device_address;
+    const void *address = info_of(&o, 0).device_address;
     CHECK_OK(replace(&o, 0, 4096));
-    CHECK_SAME(info_of(&o, 0).device_address, address); /* in place: without another allocation */
+    CHECK(info_of(&o, 0).device_address == address); /* in place: without another allocation */
     CHECK(device_holds(&o, model.names[0], 0, fresh_bytes(0), 4096));
     CHECK(device_holds(&o, model.names[1], 1, model.bytes[1], 4096));
     CHECK(within_budget(&o));
@@ -55,7 +54,7 @@ static void parameters_without_a_source_count_against_the_budget(wb_device *devi
 {
     struct offload o;
     model_init(&model);
-    model.parameters[0].source = 0;
+    model.parameters[0].source = NULL;
     REQUIRE(begin_full(&o, device));
     CHECK_OK(wb_offloader_compact(o.offloader, o.stream, &error));
     CHECK_ERROR(WB_ERR_BUDGET, replace(&o, 0, 4097), "12288");
@@ -69,7 +68,7 @@ static void slots_stay_within_the_budget_after_a_removal(wb_device *device)
     const int64_t sizes[] = {4096, 4096, 4096, 4096, 4096, 4096, 4096};
     struct offload o;
     model_init(&model);
-    model.parameters[2].carrier = WB_TRANSFER_MODE_ON_DEMAND;
+    model.parameters[2].transfer_mode = WB_TRANSFER_MODE_ON_DEMAND;
     REQUIRE(offload_begin_sizes(&o, device, sizes, 7, 0, resident_options(5 * 4096)));
     CHECK(stats_of(&o).resident_bytes + stats_of(&o).slot_bytes <= 5 * 4096);
     CHECK_OK(wb_offloader_remove(o.offloader, model.names[0], o.stream, &error));
@@ -89,10 +88,10 @@ static void free_host_space_is_used_only_if_its_slots_fit_the_budget(wb_device *
     REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, device_options(4608)));
     CHECK_SAME(stats_of(&o).slot_bytes, 4608);
     CHECK_OK(wb_offloader_remove(o.offloader, model.names[1], o.stream, &error));
-    CHECK_OK(add_bytes(&o, "x", model.names[1], 4608, bytes, WB_TRANSFER_MODE_AUTO));
+    CHECK_OK(add_bytes(&o, "x", model.names[1], 4608, bytes, WB_PLACEMENT_AUTO));
     /* There is space for it where the second one was. */
     CHECK_ERROR(WB_ERR_BUDGET,
-                add_bytes(&o, "y", model.names[1], 1536, bytes, WB_TRANSFER_MODE_AUTO), "4608");
+                add_bytes(&o, "y", model.names[1], 1536, bytes, WB_PLACEMENT_AUTO), "4608");
     CHECK_SAME(stats_of(&o).slot_bytes, 4608);
     CHECK_SAME(stats_of(&o).resident_bytes, 0);
     CHECK_SAME(measure(device).device_bytes, 4608);
@@ -123,8 +122,8 @@ static void slots_stay_within_slot_bytes(wb_device *device)
     REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, options));
     CHECK_SAME(stats_of(&o).slot_bytes, 2048);
     CHECK_ERROR(WB_ERR_SLOTS_BUDGET, replace(&o, 0, 4096), "4096|2048|slot_bytes");
-    CHECK_OK(add_bytes(&o, "x", model.names[0], 4096, bytes, WB_TRANSFER_MODE_AUTO));
-    CHECK_SAME(info_by_name(&o, "x").carrier, WB_CARRIER_NONE);
+    CHECK_OK(add_bytes(&o, "x", model.names[0], 4096, bytes, WB_PLACEMENT_AUTO));
+    CHECK_SAME(info_by_name(&o, "x").placement, WB_PLACEMENT_RESIDENT);
     CHECK_SAME(stats_of(&o).slot_bytes, 2048);
     CHECK(device_holds(&o, model.names[0], 0, model.bytes[0], 2048));
     offload_end(&o);
@@ -141,10 +140,10 @@ static void sizes_that_overflow_are_refused(wb_device *device)
         char name[] = "x0";
         name[1] = (char)('0' + i);
         CHECK_ERROR(WB_ERR_OVERFLOW,
-                    add_bytes(&o, name, model.names[0], INT64_MAX, NULL, WB_CARRIER_NONE),
+                    add_bytes(&o, name, model.names[0], INT64_MAX, NULL, WB_PLACEMENT_RESIDENT),
                     "counted");
     }
-    CHECK_OK(add_bytes(&o, "small", model.names[0], 100, bytes, WB_CARRIER_NONE));
+    CHECK_OK(add_bytes(&o, "small", model.names[0], 100, bytes, WB_PLACEMENT_RESIDENT));
     offload_end(&o);
 }
 

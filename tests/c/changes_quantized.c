@@ -17,14 +17,15 @@ static void a_refused_replacement_changes_nothing(wb_device *device)
         for (int i = 0; i < 1024; i++) numbers[i] = (float)i;
         model_init(&model);
         model.parameters[0].layout = &layout;
-        model.parameters[0].source = address_of(numbers);
-        quantize.refuse_nonfinite = 1;
+        model.parameters[0].source = numbers;
+        quantize.reject_nonfinite = 1;
         options.quantize = &quantize;
         options.allow = WB_ALLOW_EVERYTHING_FITS | WB_ALLOW_NOTHING_OFFLOADED;
         options.exclude = all;
         options.exclude_count = resident;
         REQUIRE(offload_begin_first(&o, device, 1, options));
-        CHECK_SAME(info_of(&o, 0).carrier, resident ? WB_CARRIER_NONE : WB_TRANSFER_MODE_PREFETCH);
+        CHECK_SAME(info_of(&o, 0).placement,
+                   resident ? WB_PLACEMENT_RESIDENT : WB_PLACEMENT_OFFLOADED);
         CHECK_SAME(info_of(&o, 0).span_bytes, sizeof expected);
         memset(expected, 0, sizeof expected);
         CHECK(!device_holds(&o, model.groups[0], 0, expected, sizeof expected));
@@ -58,7 +59,7 @@ static void set_matrix(int parameter, const wb_layout *layout)
 {
     for (int i = 0; i < NUMBERS; i++) numbers[i] = (float)(i % 101);
     model.parameters[parameter].layout = layout;
-    model.parameters[parameter].source = address_of(numbers);
+    model.parameters[parameter].source = numbers;
 }
 
 /* The quantized bytes depend on the layout, so that the same source in two layouts is not tied. */
@@ -103,11 +104,11 @@ static void storage_ids_of_the_caller_do_not_collide_with_internal_ones(wb_devic
         model_init(&model);
         set_matrix(0, &layout);
         model.parameters[1].layout = &other;
-        model.parameters[1].source = 0;
-        model.parameters[1].storage = ids[i];
+        model.parameters[1].source = NULL;
+        model.parameters[1].storage_id = ids[i];
         REQUIRE(begin_quantized(&o, device, 2));
         memcpy(before, info_of(&o, 0).host_address, NUMBERS);
-        CHECK_OK(replace_from(&o, 1, address_of(other_bytes), &other));
+        CHECK_OK(replace_from(&o, 1, other_bytes, &other));
         CHECK(memcmp(before, info_of(&o, 0).host_address, NUMBERS) == 0);
         CHECK(memcmp(other_bytes, info_of(&o, 1).host_address, NUMBERS) == 0);
         offload_end(&o);
@@ -127,9 +128,9 @@ static void a_replacement_is_quantized_to_the_planned_type(wb_device *device)
     set_matrix(0, &layout);
     REQUIRE(begin_quantized(&o, device, 1));
     memcpy(before, info_of(&o, 0).host_address, NUMBERS);
-    CHECK_OK(replace_from(&o, 0, address_of(fp8_bytes), &fp8_layout));
-    CHECK_OK(replace_from(&o, 0, address_of(numbers), &layout));
-    CHECK_OK(wb_offloader_get_host_view(o.offloader, model.names[0], &view, &error));
+    CHECK_OK(replace_from(&o, 0, fp8_bytes, &fp8_layout));
+    CHECK_OK(replace_from(&o, 0, numbers, &layout));
+    CHECK_OK(wb_offloader_get_host_view(o.offloader, index_of(&o, model.names[0]), &view, &error));
     CHECK_SAME(describe_view(view).dtype, WB_DTYPE_F8_E4M3FN);
     CHECK_SAME(describe_view(view).strides[0], COLS);
     CHECK(memcmp(before, info_of(&o, 0).host_address, NUMBERS) == 0);

@@ -59,7 +59,7 @@ static void check_all_calls(void *own_context)
     wb_buffer *buffer = NULL, *caller = NULL, *mapped = NULL, *missing = NULL;
     wb_view *view = NULL, *copy = NULL;
     void *stream = NULL;
-    uint64_t address = 0;
+    void *address = NULL;
     char memory[5000], path[300];
     int64_t shape[] = {100};
     wb_layout layout = bytes_layout(shape);
@@ -120,7 +120,7 @@ static void memory_belongs_to_the_given_context(wb_device *device)
     wb_device_options options = WB_DEVICE_OPTIONS_INIT;
     wb_device *own_device = NULL;
     context own = NULL, found = NULL;
-    uint64_t address = 0;
+    void *address = NULL;
     (void)device;
     REQUIRE(load_driver() && driver_function("cuPointerGetAttribute", &attribute));
     REQUIRE(cuda.create(&own, 0, 0) == 0);
@@ -128,7 +128,8 @@ static void memory_belongs_to_the_given_context(wb_device *device)
     options.context = own;
     REQUIRE_OK(wb_device_open("cuda:0", &options, &own_device, &error));
     REQUIRE_OK(wb_device_alloc(own_device, 100, &address, &error));
-    CHECK(attribute(&found, 1, address) == 0); /* CU_POINTER_ATTRIBUTE_CONTEXT */
+    /* CU_POINTER_ATTRIBUTE_CONTEXT */
+    CHECK(attribute(&found, 1, (uint64_t)(uintptr_t)address) == 0);
     CHECK(found == own);
     CHECK_OK(wb_device_free(own_device, address, &error));
     wb_device_release(own_device);
@@ -207,7 +208,7 @@ static void allocations_do_not_invalidate_a_capture(wb_device *device)
     context primary = NULL;
     void *stream = NULL, *graph = NULL;
     wb_buffer *buffer = NULL, *source = NULL;
-    uint64_t address = 0;
+    void *address = NULL;
     REQUIRE(load_driver() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &source, &error));

@@ -4,19 +4,19 @@
 #include "dlpack_structs.h"
 #include "memory.h"
 
-static wb_view *view_of_floats(wb_device *device, wb_accessor access)
+static wb_view *view_of_floats(wb_device *device, wb_accessor accessor)
 {
     int64_t shape[] = {4, 5}, strides[] = {6, 1};
     wb_buffer *buffer = new_buffer(device, 200);
-    wb_view *view = new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, strides, 16), access);
+    wb_view *view = new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, strides, 16), accessor);
     wb_buffer_release(buffer);
     return view;
 }
 
 static void check_floats(const DLTensor *tensor, wb_view_info info)
 {
-    int cuda = on_cuda() && info.access == WB_ACCESSOR_DEVICE;
-    CHECK(tensor->data == (cuda ? (void *)(uintptr_t)info.device_address : info.data));
+    int cuda = on_cuda() && info.accessor == WB_ACCESSOR_DEVICE;
+    CHECK(tensor->data == (cuda ? info.device_address : info.data));
     CHECK_SAME(tensor->device.device_type, cuda ? kDLCUDA : kDLCPU);
     CHECK_SAME(tensor->device.device_id, 0);
     CHECK(tensor->dtype.code == kDLFloat && tensor->dtype.bits == 32 && tensor->dtype.lanes == 1);

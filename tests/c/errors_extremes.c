@@ -3,12 +3,10 @@
 #include "dlpack_structs.h"
 #include "model.h"
 
-static const uint64_t largest = UINT64_MAX - 1; /* UINT64_MAX is WB_UNSET */
-
 static void extreme_options_are_accepted(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-    wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
+    wb_plan_options plan_options = budget_options(WB_BUDGET_OFFLOAD_BYTES, UINT64_MAX);
     wb_buffer *buffer = NULL;
     wb_plan *plan = NULL;
     options.chunk_bytes = UINT64_MAX;
@@ -16,12 +14,11 @@ static void extreme_options_are_accepted(wb_device *device)
     CHECK_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
     wb_buffer_release(buffer);
     model_init(&model);
-    plan_options.offload_bytes = plan_options.slot_bytes = largest;
+    plan_options.slot_bytes = UINT64_MAX;
     plan_options.depth = UINT32_MAX;
     CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &plan_options, &plan, &error));
     wb_plan_release(plan);
-    plan_options.offload_bytes = WB_UNSET;
-    plan_options.device_bytes = largest;
+    plan_options.budget_kind = WB_BUDGET_DEVICE_BYTES;
     plan = NULL;
     CHECK_ERROR(WB_ERR_EVERYTHING_FITS,
                 wb_plan_new(device, model.parameters, COUNT, &plan_options, &plan, &error), "fit");
@@ -37,22 +34,21 @@ static void a_model_whose_size_overflows_is_refused(wb_device *device)
     model_init(&model);
     for (int i = 0; i < COUNT; i++) {
         model.parameters[i].layout = &layout;
-        model.parameters[i].source = 0;
+        model.parameters[i].source = NULL;
     }
     for (int budget = 0; budget < 4; budget++) {
-        wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-        const uint64_t bytes = budget % 2 ? largest : 1 << 20;
-        *(budget < 2 ? &options.offload_bytes : &options.device_bytes) = bytes;
+        const wb_plan_options options =
+            budget_options(budget < 2 ? WB_BUDGET_OFFLOAD_BYTES : WB_BUDGET_DEVICE_BYTES,
+                           budget % 2 ? UINT64_MAX : 1 << 20);
         CHECK_ERROR(WB_ERR_OVERFLOW,
                     wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error), "2^63");
     }
     /* Two groups that share one storage count it twice. */
     const int64_t half[] = {(int64_t)3 << 61};
     layout.shape = half;
-    model.parameters[0].storage = model.parameters[EACH].storage = 7;
+    model.parameters[0].storage_id = model.parameters[EACH].storage_id = 7;
     model.parameters[1] = model.parameters[EACH];
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = largest;
+    const wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, UINT64_MAX);
     CHECK_ERROR(WB_ERR_OVERFLOW,
                 wb_plan_new(device, model.parameters, 2, &options, &plan, &error), "2^63");
     CHECK(plan == NULL);
@@ -65,12 +61,12 @@ static void a_source_past_the_last_address_is_refused(wb_device *device)
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     parameter = model.parameters[0];
     parameter.name = "layers.0.more";
-    parameter.source = UINT64_MAX - 10;
+    parameter.source = to_pointer(UINT64_MAX - 10);
     CHECK_ERROR(WB_ERR_OVERFLOW, wb_offloader_add(o.offloader, &parameter, o.stream, &error),
                 "layers.0.more|last address");
     CHECK_ERROR(WB_ERR_OVERFLOW,
-                wb_offloader_replace(o.offloader, model.names[0], UINT64_MAX - 10, &model.layout,
-                                     o.stream, &error),
+                wb_offloader_replace(o.offloader, model.names[0], parameter.source,
+                                     &model.layout, o.stream, &error),
                 "last address");
     offload_end(&o);
 }
@@ -99,17 +95,16 @@ static void quantizer_addresses_past_the_last_are_refused(wb_device *device)
     const int64_t shape[] = {2, 64};
     static float numbers[128], scale;
     static unsigned char codes[128];
-    const uint64_t source = address_of(numbers), target = address_of(codes);
-    const uint64_t scales = address_of(&scale), last = UINT64_MAX - 2;
+    void *last = to_pointer(UINT64_MAX - 2);
     wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
     wb_quantizer *quantizer = NULL;
     REQUIRE_OK(wb_quantizer_new(device, UINT64_MAX, &quantizer, &error));
 #define QUANTIZE(source, target, scales) \
     wb_quantizer_quantize(quantizer, source, &layout, target, scales, NULL, NULL, &error)
-    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(last, target, scales), "last address");
-    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(source, last, scales), "8-bit|last address");
-    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(source, target, last), "scales|last address");
-    CHECK_OK(QUANTIZE(source, target, scales));
+    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(last, codes, &scale), "last address");
+    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, last, &scale), "8-bit|last address");
+    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, codes, last), "scales|last address");
+    CHECK_OK(QUANTIZE(numbers, codes, &scale));
     wb_quantizer_release(quantizer);
 }
 
@@ -126,9 +121,8 @@ static void the_stride_of_a_single_row_or_column_is_ignored(wb_device *device)
     for (int i = 0; i < 3; i++) {
         wb_layout layout = layout_of(WB_DTYPE_F32, 2, shapes[i], strides[i], 0);
         codes[0] = codes[63] = 0;
-        CHECK_OK(wb_quantizer_quantize(quantizer, address_of(numbers), &layout,
-                                       address_of(codes), address_of(&scale),
-                                       NULL, NULL, &error));
+        CHECK_OK(wb_quantizer_quantize(quantizer, numbers, &layout, codes, &scale, NULL, NULL,
+                                       &error));
         CHECK_SAME(codes[0], 0xfe);
         CHECK_SAME(codes[63], i < 2 ? 0x7e : 0);
     }
@@ -177,7 +171,7 @@ static void a_selector_of_a_million_stars_is_refused(wb_device *device)
     enum { STARS = 1000000 };
     char *selector = (char *)malloc(2 * STARS + 1), *name = (char *)malloc(2 * STARS + 1);
     const char *select[1];
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
     wb_plan *plan = NULL;
     REQUIRE(selector != NULL && name != NULL);
     memset(name, 'a', 2 * STARS);
@@ -185,7 +179,6 @@ static void a_selector_of_a_million_stars_is_refused(wb_device *device)
     selector[2 * STARS] = name[2 * STARS] = '\0';
     model_init(&model);
     model.parameters[0].name = name;
-    options.offload_bytes = 1 << 20;
     options.select = select;
     options.select_count = 1;
     select[0] = selector;

@@ -12,7 +12,7 @@ static void device_functions_refuse_null(wb_device *device)
     wb_device *opened = UNTOUCHED(wb_device);
     wb_device_info info = WB_DEVICE_INFO_INIT;
     wb_device_stats usage = WB_DEVICE_STATS_INIT;
-    uint64_t address = 7;
+    void *address = UNTOUCHED(void);
     void *stream = UNTOUCHED(void);
     info.ordinal = 77;
     usage.buffers = 77;
@@ -22,14 +22,14 @@ static void device_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_device_get_info(NULL, &info, &error), "wb_device");
     CHECK_NULL(wb_device_get_info(device, NULL, &error), "info");
     CHECK_NULL(wb_device_get_stats(NULL, &usage, &error), "wb_device");
-    CHECK_NULL(wb_device_get_stats(device, NULL, &error), "usage");
+    CHECK_NULL(wb_device_get_stats(device, NULL, &error), "stats");
     CHECK_NULL(wb_device_drain(NULL, 0, &error), "wb_device");
     CHECK_NULL(wb_device_alloc(NULL, 1, &address, &error), "wb_device");
     CHECK_NULL(wb_device_alloc(device, 1, NULL, &error), "address");
-    CHECK_NULL(wb_device_free(NULL, 1, &error), "wb_device");
-    CHECK_NULL(wb_device_copy(NULL, 1, 1, 1, NULL, &error), "wb_device");
-    CHECK_NULL(wb_device_copy(device, 0, 4096, 9, NULL, &error), "9 bytes|to 0x0");
-    CHECK_NULL(wb_device_copy(device, 4096, 0, 9, NULL, &error), "from 0x0");
+    CHECK_NULL(wb_device_free(NULL, &info, &error), "wb_device");
+    CHECK_NULL(wb_device_copy(NULL, &info, &usage, 1, NULL, &error), "wb_device");
+    CHECK_NULL(wb_device_copy(device, NULL, &info, 9, NULL, &error), "9 bytes|to 0x0");
+    CHECK_NULL(wb_device_copy(device, &info, NULL, 9, NULL, &error), "from 0x0");
     CHECK_NULL(wb_device_stream_new(NULL, &stream, &error), "wb_device");
     CHECK_NULL(wb_device_stream_new(device, NULL, &error), "stream");
     CHECK_NULL(wb_device_stream_release(NULL, NULL, &error), "wb_device");
@@ -37,7 +37,7 @@ static void device_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_device_stream_call(NULL, NULL, nothing, NULL, &error), "wb_device");
     CHECK_NULL(wb_device_stream_call(device, NULL, NULL, NULL, &error), "function");
     CHECK(opened == UNTOUCHED(wb_device) && stream == UNTOUCHED(void));
-    CHECK(address == 7 && info.ordinal == 77 && usage.buffers == 77);
+    CHECK(address == UNTOUCHED(void) && info.ordinal == 77 && usage.buffers == 77);
 }
 
 static void buffer_functions_refuse_null(wb_device *device)
@@ -61,7 +61,7 @@ static void buffer_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_buffer_get_stats(NULL, &usage, &error), "wb_buffer");
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &real, &error));
     CHECK_NULL(wb_buffer_get_info(real, NULL, &error), "wb_buffer_info");
-    CHECK_NULL(wb_buffer_get_stats(real, NULL, &error), "usage");
+    CHECK_NULL(wb_buffer_get_stats(real, NULL, &error), "stats");
     wb_buffer_release(real);
     CHECK(buffer == UNTOUCHED(wb_buffer));
     CHECK(info.chunks == 77 && usage.huge_bytes == 77);

@@ -9,12 +9,11 @@ static void plan_functions_refuse_null(wb_device *device)
     wb_plan_info info = WB_PLAN_INFO_INIT;
     wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
     wb_plan_group_info group = WB_PLAN_GROUP_INFO_INIT;
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
     const char *text = "unchanged";
     double rate = 7;
     uint64_t index = 7;
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
-    options.offload_bytes = 1 << 20;
     info.groups = planned.group = group.resident_bytes = 77;
     CHECK_NULL(wb_plan_new(NULL, model.parameters, COUNT, &options, &plan, &error), "wb_device");
     CHECK_NULL(wb_plan_new(device, NULL, COUNT, &options, &plan, &error), "parameters");
@@ -49,7 +48,7 @@ static void offloader_functions_refuse_null(wb_device *device)
     wb_offloader_reconcile_result done = WB_OFFLOADER_RECONCILE_RESULT_INIT;
     wb_view *view = UNTOUCHED(wb_view);
     const char *const name = "layers.0.w0";
-    uint64_t group = 7;
+    uint64_t group = 7, index = 7;
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     info.group = stats.copies = done.kept = 77;
     CHECK_NULL(wb_offloader_new(NULL, o.stream, NULL, &offloader, &error), "wb_plan");
@@ -61,20 +60,25 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_release_group(NULL, 0, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_join(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_reset(NULL, o.stream, &error), "wb_offloader");
-    CHECK_NULL(wb_offloader_get_parameter_info(NULL, name, &info, &error), "wb_offloader");
-    CHECK_NULL(wb_offloader_get_parameter_info(o.offloader, NULL, &info, &error), "name");
-    CHECK_NULL(wb_offloader_get_parameter_info(o.offloader, name, NULL, &error), "wb_offloader_parameter_info");
-    CHECK_NULL(wb_offloader_get_view(NULL, name, &view, &error), "wb_offloader");
-    CHECK_NULL(wb_offloader_get_view(o.offloader, NULL, &view, &error), "name");
-    CHECK_NULL(wb_offloader_get_view(o.offloader, name, NULL, &error), "view");
-    CHECK_NULL(wb_offloader_get_host_view(NULL, name, &view, &error), "wb_offloader");
-    CHECK_NULL(wb_offloader_get_host_view(o.offloader, NULL, &view, &error), "name");
-    CHECK_NULL(wb_offloader_get_host_view(o.offloader, name, NULL, &error), "view");
-    CHECK_NULL(wb_offloader_replace(NULL, name, 4096, &model.layout, o.stream, &error),
+    CHECK_NULL(wb_offloader_find_parameter(NULL, name, &index, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_find_parameter(o.offloader, NULL, &index, &error), "name");
+    CHECK_NULL(wb_offloader_find_parameter(o.offloader, name, NULL, &error), "index");
+    CHECK_NULL(wb_offloader_get_parameter_info(NULL, 0, &info, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_parameter_info(o.offloader, 0, NULL, &error),
+               "wb_offloader_parameter_info");
+    CHECK_NULL(wb_offloader_get_parameter_infos(NULL, 0, 1, &info, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_parameter_infos(o.offloader, 0, 1, NULL, &error),
+               "wb_offloader_parameter_info");
+    CHECK_NULL(wb_offloader_get_view(NULL, 0, &view, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_view(o.offloader, 0, NULL, &error), "view");
+    CHECK_NULL(wb_offloader_get_host_view(NULL, 0, &view, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_host_view(o.offloader, 0, NULL, &error), "view");
+    CHECK_NULL(wb_offloader_replace(NULL, name, &model, &model.layout, o.stream, &error),
                "wb_offloader");
-    CHECK_NULL(wb_offloader_replace(o.offloader, NULL, 4096, &model.layout, NULL, &error), "name");
-    CHECK_NULL(wb_offloader_replace(o.offloader, name, 4096, NULL, o.stream, &error), "layout");
-    CHECK_NULL(wb_offloader_replace(o.offloader, name, 0, &model.layout, o.stream, &error),
+    CHECK_NULL(wb_offloader_replace(o.offloader, NULL, &model, &model.layout, NULL, &error),
+               "name");
+    CHECK_NULL(wb_offloader_replace(o.offloader, name, &model, NULL, o.stream, &error), "layout");
+    CHECK_NULL(wb_offloader_replace(o.offloader, name, NULL, &model.layout, o.stream, &error),
                "source");
     CHECK_NULL(wb_offloader_add(NULL, &model.parameters[0], o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_add(o.offloader, NULL, o.stream, &error), "parameter");
@@ -87,7 +91,8 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_get_stats(NULL, &stats, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_get_stats(o.offloader, NULL, &error), "wb_offloader_stats");
     wb_offloader_release(NULL);
-    CHECK(offloader == UNTOUCHED(wb_offloader) && view == UNTOUCHED(wb_view) && group == 7);
+    CHECK(offloader == UNTOUCHED(wb_offloader) && view == UNTOUCHED(wb_view));
+    CHECK(group == 7 && index == 7);
     CHECK(info.group == 77 && stats.copies == 77 && done.kept == 77);
     offload_end(&o);
 }
@@ -97,15 +102,15 @@ static void memory_of_an_offloader_cannot_be_freed_by_the_caller(wb_device *devi
 {
     struct offload o;
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
-    uint64_t lowest = UINT64_MAX;
+    const char *lowest = NULL;
     for (int i = 0; i < COUNT; i++) { /* an allocation begins at the lowest address */
-        const uint64_t address = info_of(&o, i).device_address;
-        if (address == 0) continue;
-        if (address < lowest) lowest = address;
+        char *address = (char *)info_of(&o, i).device_address;
+        if (address == NULL) continue;
+        if (lowest == NULL || address < lowest) lowest = address;
         CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_free(device, address, &error),
                     "wb_device_alloc");
     }
-    CHECK(lowest != UINT64_MAX);
+    CHECK(lowest != NULL);
     check_step(&o);
     CHECK_OK(wb_device_stream_synchronize(device, o.stream, &error));
     offload_end(&o);

@@ -35,7 +35,7 @@ static void a_file_is_mapped_whole_and_read_only(wb_device *device)
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
     CHECK_SAME(info.read_only, 1);
     CHECK_SAME(info.asked_bytes, BYTES);
-    CHECK_SAME(info.note[0], '\0');
+    CHECK_SAME(info.fallback_reason[0], '\0');
     CHECK(holds_pattern(info.data, 0, BYTES));
     end_file(buffer);
 }
@@ -64,7 +64,7 @@ static void the_device_reads_the_file_in_place(wb_device *device)
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
     REQUIRE(seen != NULL && begin_file("device"));
     wb_buffer *buffer = map(device, 100, 0, WB_FILE_MODE_AUTO);
-    REQUIRE(buffer != NULL && describe(buffer).device_address != 0);
+    REQUIRE(buffer != NULL && describe(buffer).device_address != NULL);
     CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 100));
     CHECK(holds_pattern(seen, 100, BYTES - 100));
     end_file(buffer);
@@ -79,7 +79,7 @@ static void a_file_that_is_read_gives_the_reason_and_is_writable(wb_device *devi
     wb_buffer_info info = describe(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
     CHECK_SAME(info.read_only, 0);
-    CHECK(strstr(info.note, "options") != NULL);
+    CHECK(strstr(info.fallback_reason, "options") != NULL);
     CHECK(holds_pattern(info.data, 10, BYTES - 10));
     memset(info.data, 0, BYTES - 10);
     wb_buffer_release(buffer);
@@ -122,7 +122,7 @@ static void an_unpinned_mapping_gives_the_reason(wb_device *device)
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
     CHECK_SAME(info.pinning, WB_PINNING_NONE);
     CHECK_SAME(info.pinned_bytes, 0);
-    CHECK(strstr(info.note, "options") != NULL);
+    CHECK(strstr(info.fallback_reason, "options") != NULL);
     CHECK(holds_pattern(info.data, 0, BYTES));
     end_file(buffer);
 }
@@ -181,8 +181,8 @@ static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
     buffer = map(device, 0, (uint64_t)bytes, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
     CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
-    CHECK(strstr(describe(buffer).note, "read into memory") != NULL);
-    CHECK(strstr(describe(buffer).note, "mmap") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "read into memory") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "mmap") != NULL);
     CHECK(memcmp(describe(buffer).data, expected, (size_t)bytes) == 0);
     wb_buffer_release(buffer);
     buffer = NULL;
@@ -200,11 +200,11 @@ static void huge_pages_or_a_numa_node_make_a_file_be_read(wb_device *device)
     for (int node = 0; node < 2; node++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
-        if (node) options.numa_node = 0;
+        if (node) options.numa_policy = WB_NUMA_NODE;
         else options.huge_pages = WB_HUGE_PAGES_REQUIRE;
         REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error));
         CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
-        CHECK(strstr(describe(buffer).note, "huge pages or a node") != NULL);
+        CHECK(strstr(describe(buffer).fallback_reason, "huge pages or a node") != NULL);
         CHECK(holds_pattern(describe(buffer).data, 0, BYTES));
         wb_buffer_release(buffer);
         buffer = NULL;

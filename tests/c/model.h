@@ -45,7 +45,7 @@ static inline void model_init(struct model *model)
         model->parameters[i].name = model->names[i];
         model->parameters[i].group = model->groups[i];
         model->parameters[i].layout = &model->layout;
-        model->parameters[i].source = address_of(model->bytes[i]);
+        model->parameters[i].source = model->bytes[i];
     }
 }
 
@@ -59,11 +59,18 @@ struct offload {
     void *stream;
 };
 
-static inline wb_plan_options offload_options(wb_transfer_mode carrier)
+static inline wb_plan_options budget_options(wb_budget_kind kind, uint64_t bytes)
 {
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = 1 << 20;
-    options.carrier = carrier;
+    options.budget_kind = kind;
+    options.budget_bytes = bytes;
+    return options;
+}
+
+static inline wb_plan_options offload_options(wb_transfer_mode mode)
+{
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
+    options.transfer_mode = mode;
     return options;
 }
 
@@ -81,10 +88,10 @@ static inline int offload_begin_first(struct offload *o, wb_device *device, int 
 }
 
 /* Plans and commits a new model. */
-static inline int offload_begin(struct offload *o, wb_device *device, wb_transfer_mode carrier)
+static inline int offload_begin(struct offload *o, wb_device *device, wb_transfer_mode mode)
 {
     model_init(&model);
-    return offload_begin_first(o, device, COUNT, offload_options(carrier));
+    return offload_begin_first(o, device, COUNT, offload_options(mode));
 }
 
 static inline void offload_end(struct offload *o)
@@ -95,10 +102,18 @@ static inline void offload_end(struct offload *o)
     CHECK_OK(wb_device_stream_release(o->device, o->stream, &error));
 }
 
+static inline uint64_t index_of(struct offload *o, const char *name)
+{
+    uint64_t index = UINT64_MAX;
+    CHECK_OK(wb_offloader_find_parameter(o->offloader, name, &index, &error));
+    return index;
+}
+
 static inline wb_offloader_parameter_info info_by_name(struct offload *o, const char *name)
 {
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    CHECK_OK(wb_offloader_get_parameter_info(o->offloader, name, &info, &error));
+    CHECK_OK(
+        wb_offloader_get_parameter_info(o->offloader, index_of(o, name), &info, &error));
     return info;
 }
 

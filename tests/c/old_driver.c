@@ -22,16 +22,14 @@ static void other_calls_work(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    uint64_t address = 0;
-    void *stream = NULL;
+    void *address = NULL, *stream = NULL;
     REQUIRE((device = open_device("cuda:0", NULL)) != NULL);
     CHECK_SAME(describe_device(device).read_only_register, 0);
     options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_alloc(device, 5000, &options, &buffer, &error));
     REQUIRE_OK(wb_device_alloc(device, 5000, &address, &error));
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
-    CHECK_OK(wb_device_copy(device, address, address_of(describe(buffer).data), 5000,
-                            stream, &error));
+    CHECK_OK(wb_device_copy(device, address, describe(buffer).data, 5000, stream, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     CHECK_OK(wb_device_drain(device, 10000, &error));
     CHECK_OK(wb_device_stream_release(device, stream, &error));

@@ -88,7 +88,8 @@ static wb_status get_group(void *to)
 }
 static wb_status get_offloaded(void *to)
 {
-    return wb_offloader_get_parameter_info(all.offloader, model.names[1], (wb_offloader_parameter_info *)to, &error);
+    return wb_offloader_get_parameter_info(all.offloader, 1, (wb_offloader_parameter_info *)to,
+                                           &error);
 }
 static wb_status get_stats(void *to)
 {
@@ -96,7 +97,7 @@ static wb_status get_stats(void *to)
 }
 static wb_status get_reconciled(void *to)
 {
-    for (int i = 0; i < COUNT; i++) model.parameters[i].source = 0;
+    for (int i = 0; i < COUNT; i++) model.parameters[i].source = NULL;
     return wb_offloader_reconcile(all.offloader, model.parameters, COUNT, all.stream,
                                   (wb_offloader_reconcile_result *)to, &error);
 }
@@ -113,9 +114,8 @@ static wb_status get_quantized(void *to)
     wb_quantizer *quantizer = NULL;
     wb_status status = wb_quantizer_new(all.device, 0, &quantizer, &error);
     if (status == WB_OK) {
-        status = wb_quantizer_quantize(quantizer, address_of(numbers), &layout,
-                                       address_of(codes), address_of(&scale),
-                                       NULL, (wb_quantizer_result *)to, &error);
+        status = wb_quantizer_quantize(quantizer, numbers, &layout, codes, &scale, NULL,
+                                       (wb_quantizer_result *)to, &error);
     }
     wb_quantizer_release(quantizer);
     return status;
@@ -165,14 +165,15 @@ static void shorter_output_structs_are_filled_up_to_their_size(wb_device *device
 /* The message is truncated to the struct and NUL-terminated. */
 static void a_shorter_error_struct_gets_a_truncated_message(wb_device *device)
 {
+    const uint32_t head = offsetof(wb_error, message);
     all.device = device;
     for (uint32_t size = 4; size <= sizeof(wb_error); size += 4) {
         unsigned char *part = before_guard_page(size);
         memset(part, 0xab, size);
         memcpy(part, &size, sizeof size);
         CHECK(get_error(part) == WB_OK);
-        if (size > 12) CHECK(memchr(part + 12, 0, size - 12) != NULL);
-        if (size > 40) CHECK(strncmp((char *)part + 12, "there is no device", 18) == 0);
+        if (size > head) CHECK(memchr(part + head, 0, size - head) != NULL);
+        if (size > 40) CHECK(strncmp((char *)part + head, "there is no device", 18) == 0);
     }
 }
 
@@ -202,9 +203,8 @@ static wb_status pass_layout(const void *input)
 }
 static wb_status pass_parameter(const void *input)
 {
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
     wb_plan *made = NULL;
-    options.offload_bytes = 1 << 20;
     wb_status status =
         wb_plan_new(all.device, (const wb_parameter *)input, 1, &options, &made, &error);
     wb_plan_release(made);
@@ -240,17 +240,16 @@ static void missing_input_fields_have_their_defaults(wb_device *device)
 {
     wb_device_options device_options = WB_DEVICE_OPTIONS_INIT;
     wb_buffer_options buffer_options = WB_BUFFER_OPTIONS_INIT;
-    wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
+    wb_plan_options plan_options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
     wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
     wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
     REQUIRE(begin_all(device));
-    plan_options.offload_bytes = 1 << 20;
     /* Fields without a default must be included. */
 #define INPUT(value, required, pass) \
     check_input_struct(#value, &value, sizeof value, required, pass)
     INPUT(device_options, 8, pass_device);
     INPUT(buffer_options, 8, pass_buffer);
-    INPUT(plan_options, offsetof(wb_plan_options, device_bytes), pass_plan);
+    INPUT(plan_options, offsetof(wb_plan_options, slot_bytes), pass_plan);
     INPUT(quantize_options, 8, pass_quantize);
     INPUT(layout, offsetof(wb_layout, strides), pass_layout);
     INPUT(model.parameters[0], offsetof(wb_parameter, source), pass_parameter);

@@ -14,9 +14,7 @@ static wb_plan *plan_of(wb_device *device, wb_plan_options options)
 
 static wb_plan_options with_budget(uint64_t bytes)
 {
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.offload_bytes = bytes;
-    return options;
+    return budget_options(WB_BUDGET_OFFLOAD_BYTES, bytes);
 }
 
 static wb_plan_info totals(const wb_plan *plan)
@@ -55,12 +53,14 @@ static void totals_add_up_and_reasons_are_given(wb_device *device)
         CHECK_SAME(planned.tied_to, i);
         CHECK_OK(wb_plan_find_parameter(plan, planned.name, &index, &error));
         CHECK_SAME(index, i);
-        if (planned.carrier == WB_CARRIER_NONE) {
+        if (planned.placement == WB_PLACEMENT_RESIDENT) {
+            CHECK_SAME(planned.transfer_mode, WB_TRANSFER_MODE_AUTO);
             resident += planned.span_bytes;
             CHECK(strstr(planned.reason, "resident: budget left") != NULL);
         } else {
             offloaded += planned.span_bytes;
-            CHECK_SAME(planned.carrier, WB_TRANSFER_MODE_PREFETCH);
+            CHECK_SAME(planned.placement, WB_PLACEMENT_OFFLOADED);
+            CHECK_SAME(planned.transfer_mode, WB_TRANSFER_MODE_PREFETCH);
         }
     }
     for (uint64_t i = 0; i < info.groups; i++) {
@@ -81,12 +81,11 @@ static void totals_add_up_and_reasons_are_given(wb_device *device)
 
 static void device_bytes_limit_resident_parameters_and_slots(wb_device *device)
 {
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.device_bytes = 5 * ROUNDED;
+    const wb_plan_options options = budget_options(WB_BUDGET_DEVICE_BYTES, 5 * ROUNDED);
     wb_plan *plan = plan_of(device, options);
     REQUIRE(plan != NULL);
     const wb_plan_info info = totals(plan);
-    CHECK(info.resident_bytes + info.slot_bytes <= options.device_bytes);
+    CHECK(info.resident_bytes + info.slot_bytes <= options.budget_bytes);
     CHECK(info.offloaded_bytes > 0);
     wb_plan_release(plan);
 }
@@ -128,9 +127,6 @@ static void invalid_plans_are_refused_by_name(wb_device *device)
 #define REFUSED(status, words)                                                                    \
     CHECK_ERROR(status, wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),    \
                 words)
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "one budget");
-    options.offload_bytes = options.device_bytes = 1;
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "one budget");
     options = with_budget(100);
     REFUSED(WB_ERR_NOTHING_OFFLOADED, "100 bytes|8192");
     options = with_budget(1 << 20);
@@ -150,13 +146,12 @@ static void invalid_plans_are_refused_by_name(wb_device *device)
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_plan_options");
     options.reserved[2] = 0;
     options.slot_bytes = 256;
-    options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     REFUSED(WB_ERR_SLOTS_BUDGET, "256 bytes|slot_bytes");
-    options = with_budget(WB_UNSET);
-    options.device_bytes = 1 << 20;
+    options = budget_options(WB_BUDGET_DEVICE_BYTES, 1 << 20);
     REFUSED(WB_ERR_EVERYTHING_FITS, "fit");
-    options.device_bytes = 256;
-    options.carrier = WB_TRANSFER_MODE_PREFETCH;
+    options.budget_bytes = 256;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     REFUSED(WB_ERR_BUDGET, "256 bytes");
     options = with_budget(1 << 20);
     model.parameters[3].name = model.names[2];

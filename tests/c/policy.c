@@ -35,7 +35,7 @@ static void the_environment_disables_pinning(wb_device *device)
     REQUIRE(buffer != NULL);
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
     CHECK_SAME(describe(buffer).pinned_bytes, 0);
-    CHECK(strstr(describe(buffer).note, PIN "=1") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, PIN "=1") != NULL);
     CHECK_SAME(measure(device).pinned_bytes, 0);
     wb_buffer_release(buffer);
     wb_device_release(device);

@@ -19,16 +19,15 @@ static wb_status quantize(wb_quantizer *quantizer, const void *source, const wb_
                           void *codes, void *scales, const wb_quantize_options *options,
                           wb_quantizer_result *done)
 {
-    return wb_quantizer_quantize(quantizer, address_of(source), layout, address_of(codes),
-                                 address_of(scales), options, done, &error);
+    return wb_quantizer_quantize(quantizer, source, layout, codes, scales, options, done, &error);
 }
 
 static wb_status dequantize(wb_quantizer *quantizer, const void *codes, const void *scales,
                             void *target, const wb_layout *layout,
                             const wb_quantize_options *options, wb_quantizer_result *done)
 {
-    return wb_quantizer_dequantize(quantizer, address_of(codes), address_of(scales),
-                                   address_of(target), layout, options, done, &error);
+    return wb_quantizer_dequantize(quantizer, codes, scales, target, layout, options, done,
+                                   &error);
 }
 
 static void rows_have_their_own_scales(wb_device *device)
@@ -109,12 +108,12 @@ static void invalid_arguments_are_refused(wb_device *device)
     options.format = WB_DTYPE_BF16;
     REFUSED(WB_ERR_NOT_SUPPORTED, "bfloat16", numbers, &matrix, codes, scales);
     options.format = WB_DTYPE_F8_E4M3FN;
-    options.scale_type = WB_DTYPE_F16;
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "scale_type", numbers, &matrix, codes, scales);
-    options.scale_type = WB_DTYPE_F32;
-    options.given_scales = 2;
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "given_scales", numbers, &matrix, codes, scales);
-    options.given_scales = 0;
+    options.scale_dtype = WB_DTYPE_F16;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "scale_dtype", numbers, &matrix, codes, scales);
+    options.scale_dtype = WB_DTYPE_F32;
+    options.use_given_scales = 2;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "use_given_scales", numbers, &matrix, codes, scales);
+    options.use_given_scales = 0;
     options.reserved[3] = 1;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_quantize_options", numbers, &matrix, codes, scales);
     CHECK_NULL(wb_quantizer_get_scales_info(NULL, NULL, &info, &error), "layout");
@@ -160,12 +159,13 @@ static void unaligned_device_addresses_are_refused(wb_device *device)
     int64_t shape[2];
     wb_layout matrix = matrix_layout(shape);
     wb_quantizer *quantizer = NULL;
-    uint64_t source = 0, target = 0, scales = 0;
+    void *memory[3] = {NULL, NULL, NULL};
     float back[ROWS][COLS];
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
-    REQUIRE_OK(wb_device_alloc(device, MEMORY_BYTES, &source, &error));
-    REQUIRE_OK(wb_device_alloc(device, MEMORY_BYTES, &target, &error));
-    REQUIRE_OK(wb_device_alloc(device, MEMORY_BYTES, &scales, &error));
+    for (int i = 0; i < 3; i++) {
+        REQUIRE_OK(wb_device_alloc(device, MEMORY_BYTES, &memory[i], &error));
+    }
+    char *source = (char *)memory[0], *target = (char *)memory[1], *scales = (char *)memory[2];
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         const uint64_t size = types[i] == WB_DTYPE_F32 ? 4 : 2;
         matrix.dtype = types[i];
@@ -181,7 +181,7 @@ static void unaligned_device_addresses_are_refused(wb_device *device)
         }
     }
     matrix.dtype = WB_DTYPE_F32;
-    CHECK_OK(wb_device_copy(device, source + 4, address_of(numbers), sizeof numbers, NULL, &error));
+    CHECK_OK(wb_device_copy(device, source + 4, numbers, sizeof numbers, NULL, &error));
     CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
     CHECK_OK(wb_quantizer_quantize(quantizer, source + 4, &matrix, target + 3, scales + 1, NULL,
                                    NULL, &error));
@@ -189,9 +189,7 @@ static void unaligned_device_addresses_are_refused(wb_device *device)
                                      NULL, &error));
     CHECK(read_device(device, back, source + 8, sizeof back));
     CHECK(back[2][0] == -896 && back[2][3] == 896);
-    CHECK_OK(wb_device_free(device, source, &error));
-    CHECK_OK(wb_device_free(device, target, &error));
-    CHECK_OK(wb_device_free(device, scales, &error));
+    for (int i = 0; i < 3; i++) CHECK_OK(wb_device_free(device, memory[i], &error));
     wb_quantizer_release(quantizer);
 }
 

@@ -67,7 +67,7 @@ static void the_device_reads_the_callers_memory_in_place(wb_device *device)
     REQUIRE(memory != NULL && seen != NULL);
     REQUIRE_OK(register_memory(device, memory + 1, BYTES - 1, NULL, &buffer));
     fill(memory + 1, BYTES - 1);
-    REQUIRE(describe(buffer).device_address != 0);
+    REQUIRE(describe(buffer).device_address != NULL);
     CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 1));
     CHECK(holds_pattern(seen, 0, BYTES - 1));
     wb_buffer_release(buffer);
@@ -226,7 +226,7 @@ static void registering_without_pinning_gives_the_reason(wb_device *device)
     REQUIRE_OK(register_memory(device, memory, sizeof memory, &options, &buffer));
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
     CHECK_SAME(describe(buffer).pinned_bytes, 0);
-    CHECK(strstr(describe(buffer).note, "options") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "options") != NULL);
     wb_buffer_release(buffer);
 }
 
@@ -271,7 +271,7 @@ static void options_that_existing_memory_cannot_have_are_refused(wb_device *devi
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     REFUSED("huge pages|WB_HUGE_PAGES_TRY");
     options.huge_pages = WB_HUGE_PAGES_TRY;
-    options.numa_node = 0;
+    options.numa_policy = WB_NUMA_NODE;
     REFUSED("node 0|WB_NUMA_DEVICE");
     CHECK(buffer == NULL);
     CHECK_SAME(deleted, 0);

@@ -107,10 +107,10 @@ static void an_aligned_tensor_is_viewed_and_an_unaligned_one_copied(wb_device *d
         }
         view = NULL;
         REQUIRE_OK(wb_safetensors_load_view(file, 0, WB_ACCESSOR_DEVICE, 16, NULL, &view, &copied,
-                                       &error));
+                                            &error));
         CHECK_SAME(copied, header != 248);
         CHECK_SAME(measure(device).buffers, header == 248 ? 1 : 2);
-        CHECK_SAME(describe_view(view).device_address % 16, 0);
+        CHECK_SAME((uintptr_t)describe_view(view).device_address % 16, 0);
         CHECK_SAME(describe_view(view).read_only, header == 248);
         CHECK(holds_pattern(describe_view(view).data, 0, 16));
         wb_view_release(view);

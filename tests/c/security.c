@@ -82,7 +82,7 @@ static void a_terminal_does_not_become_the_controlling_terminal(wb_device *devic
     REQUIRE(setsid() > 0);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
-                "no regular file");
+                "not a regular file");
     CHECK(open("/dev/tty", O_RDONLY) < 0);
     wb_device_release(device);
     close(master);
@@ -96,7 +96,7 @@ static void memory_is_not_shared_with_other_processes(wb_device *device)
     for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         wb_buffer *buffer = NULL;
-        uint64_t address = 0;
+        void *address = NULL;
         options.pin = pin;
         if (!CHECK_OK(wb_buffer_alloc(device, 3 << 20, &options, &buffer, &error))) continue;
         CHECK_OK(wb_device_alloc(device, 5000, &address, &error));

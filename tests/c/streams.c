@@ -39,7 +39,7 @@ static void a_copy_in_flight_keeps_its_source(wb_device *device)
 {
     enum { BYTES = 1 << 20 };
     struct gate gate = GATE_INIT;
-    uint64_t memory = 0;
+    void *memory = NULL;
     unsigned char *back = (unsigned char *)calloc(1, BYTES);
     void *stream = new_stream(device);
     wb_buffer *buffer = new_buffer(device, BYTES);
@@ -47,8 +47,7 @@ static void a_copy_in_flight_keeps_its_source(wb_device *device)
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
     fill(describe(buffer).data, BYTES);
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, memory, address_of(describe(buffer).data), BYTES,
-                            stream, &error));
+    CHECK_OK(wb_device_copy(device, memory, describe(buffer).data, BYTES, stream, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     gate_await(&gate);
     gate_open(&gate);
@@ -212,14 +211,13 @@ static void freeing_device_memory_waits_for_a_released_stream(wb_device *device)
 {
     enum { BYTES = 1 << 20 };
     int ran = 0;
-    uint64_t memory = 0;
+    void *memory = NULL;
     void *stream = new_stream(device);
     wb_buffer *buffer = new_buffer(device, BYTES);
     REQUIRE(stream != NULL && buffer != NULL);
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
     CHECK_OK(wb_device_stream_call(device, stream, sleep_a_while, NULL, &error));
-    CHECK_OK(wb_device_copy(device, memory, address_of(describe(buffer).data), BYTES,
-                            stream, &error));
+    CHECK_OK(wb_device_copy(device, memory, describe(buffer).data, BYTES, stream, &error));
     CHECK_OK(wb_device_stream_call(device, stream, increment, &ran, &error));
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     CHECK_OK(wb_device_free(device, memory, &error));
@@ -262,8 +260,8 @@ static void a_drain_completes_many_releases(wb_device *device)
     for (int i = 0; i < 300; i++) {
         wb_buffer *buffer = new_buffer(device, 5000);
         REQUIRE(buffer != NULL);
-        CHECK_OK(wb_device_copy(device, address_of(describe(buffer).data) + 1,
-                                address_of(describe(buffer).data), 4000, stream, &error));
+        CHECK_OK(wb_device_copy(device, (char *)describe(buffer).data + 1,
+                                describe(buffer).data, 4000, stream, &error));
         CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     }
     CHECK_OK(wb_device_drain(device, 30000, &error));
@@ -281,11 +279,11 @@ static void a_wait_in_a_capture_does_not_replace_one_outside(wb_device *device)
     REQUIRE(captures_begin(&captures) && offload_begin(&o, device, WB_TRANSFER_MODE_ON_DEMAND));
     REQUIRE_OK(wb_device_stream_new(device, &other, &error));
     unsigned char *back = (unsigned char *)describe(o.back).data;
-    const uint64_t slot = info_of(&o, 0).device_address;
-    CHECK_SAME(info_of(&o, EACH).device_address, slot); /* the groups share it */
+    const void *slot = info_of(&o, 0).device_address;
+    CHECK(info_of(&o, EACH).device_address == slot); /* the groups share it */
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
     CHECK_OK(wb_device_stream_call(device, o.stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, address_of(back), slot, BYTES, o.stream, &error));
+    CHECK_OK(wb_device_copy(device, back, slot, BYTES, o.stream, &error));
     CHECK_OK(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
     gate_await(&gate);
     CHECK(captures.begin(other, 0) == 0);

@@ -1,4 +1,6 @@
 /* Version, names of statuses, the log callback, error structs. */
+#include <stddef.h>
+
 #include "check.h"
 
 static void the_library_has_the_version_of_its_header(wb_device *device)
@@ -13,17 +15,16 @@ static void the_library_has_the_version_of_its_header(wb_device *device)
 #define NAMED(status) {status, #status}
 static const struct { wb_status status; const char *name; } statuses[] = {
     NAMED(WB_OK), NAMED(WB_ERR_INTERNAL), NAMED(WB_ERR_INVALID_ARGUMENT), NAMED(WB_ERR_HANDLE),
-    NAMED(WB_ERR_STRUCT_SIZE), NAMED(WB_ERR_INVALID_ARGUMENT), NAMED(WB_ERR_INVALID_ARGUMENT),
-    NAMED(WB_ERR_INVALID_ARGUMENT), NAMED(WB_ERR_OVERFLOW), NAMED(WB_ERR_OUT_OF_RANGE),
-    NAMED(WB_ERR_INVALID_ARGUMENT), NAMED(WB_ERR_NOT_MAPPED), NAMED(WB_ERR_UNALIGNED),
-    NAMED(WB_ERR_ALREADY_REGISTERED), NAMED(WB_ERR_UNMAPPED_RANGE), NAMED(WB_ERR_WOULD_COPY),
-    NAMED(WB_ERR_NO_DEVICE), NAMED(WB_ERR_NO_DRIVER), NAMED(WB_ERR_DRIVER_TOO_OLD),
-    NAMED(WB_ERR_DRIVER), NAMED(WB_ERR_NOT_SUPPORTED), NAMED(WB_ERR_MEMLOCK),
-    NAMED(WB_ERR_CGROUP), NAMED(WB_ERR_OUT_OF_MEMORY), NAMED(WB_ERR_DEVICE_MEMORY),
-    NAMED(WB_ERR_HUGE_PAGES), NAMED(WB_ERR_FILE_MISSING), NAMED(WB_ERR_FILE_ACCESS),
-    NAMED(WB_ERR_FILE_EMPTY), NAMED(WB_ERR_FILE_TRUNCATED), NAMED(WB_ERR_FILE_IO),
-    NAMED(WB_ERR_FORMAT), NAMED(WB_ERR_NOT_FOUND), NAMED(WB_ERR_CANCELLED),
-    NAMED(WB_ERR_TIMEOUT), NAMED(WB_ERR_CAPTURING), NAMED(WB_ERR_FORKED), NAMED(WB_ERR_DLPACK),
+    NAMED(WB_ERR_STRUCT_SIZE), NAMED(WB_ERR_OVERFLOW), NAMED(WB_ERR_OUT_OF_RANGE),
+    NAMED(WB_ERR_NOT_MAPPED), NAMED(WB_ERR_UNALIGNED), NAMED(WB_ERR_ALREADY_REGISTERED),
+    NAMED(WB_ERR_UNMAPPED_RANGE), NAMED(WB_ERR_WOULD_COPY), NAMED(WB_ERR_NO_DEVICE),
+    NAMED(WB_ERR_NO_DRIVER), NAMED(WB_ERR_DRIVER_TOO_OLD), NAMED(WB_ERR_DRIVER),
+    NAMED(WB_ERR_NOT_SUPPORTED), NAMED(WB_ERR_MEMLOCK), NAMED(WB_ERR_CGROUP),
+    NAMED(WB_ERR_OUT_OF_MEMORY), NAMED(WB_ERR_DEVICE_MEMORY), NAMED(WB_ERR_HUGE_PAGES),
+    NAMED(WB_ERR_FILE_MISSING), NAMED(WB_ERR_FILE_ACCESS), NAMED(WB_ERR_FILE_EMPTY),
+    NAMED(WB_ERR_FILE_TRUNCATED), NAMED(WB_ERR_FILE_IO), NAMED(WB_ERR_FORMAT),
+    NAMED(WB_ERR_NOT_FOUND), NAMED(WB_ERR_CANCELLED), NAMED(WB_ERR_TIMEOUT),
+    NAMED(WB_ERR_CAPTURING), NAMED(WB_ERR_FORKED), NAMED(WB_ERR_DLPACK),
     NAMED(WB_ERR_NOTHING_OFFLOADED), NAMED(WB_ERR_SELECTOR), NAMED(WB_ERR_EVERYTHING_FITS),
     NAMED(WB_ERR_BUDGET), NAMED(WB_ERR_SLOTS_BUDGET), NAMED(WB_ERR_BUSY), NAMED(WB_ERR_STAGING),
     NAMED(WB_ERR_NOT_FINITE),
@@ -45,28 +46,28 @@ static void every_status_has_its_number_and_name(wb_device *device)
 
 struct logged {
     int count;
-    wb_status status;
-    char message[200];
+    wb_error last;
 };
 
-static void record_error(void *user, wb_status status, int32_t code, const char *message)
+static void record_error(void *user, const wb_error *failure)
 {
     struct logged *logged = (struct logged *)user;
-    (void)code;
     logged->count++;
-    logged->status = status;
-    snprintf(logged->message, sizeof logged->message, "%s", message);
+    logged->last = *failure;
 }
 
 static void errors_that_cannot_be_returned_are_logged_and_counted(wb_device *device)
 {
-    struct logged logged = {0, WB_OK, ""};
+    struct logged logged = {0, WB_ERROR_INIT};
     uint64_t before = measure(device).errors_logged;
     CHECK_OK(wb_log_set_callback(record_error, &logged));
     wb_buffer_retain(NULL); /* an error that the void function cannot return */
     CHECK_SAME(logged.count, 1);
-    CHECK_SAME(logged.status, WB_ERR_INVALID_ARGUMENT);
-    CHECK(strstr(logged.message, "wb_buffer") != NULL);
+    CHECK_SAME(logged.last.struct_size, sizeof(wb_error));
+    CHECK_SAME(logged.last.status, WB_ERR_INVALID_ARGUMENT);
+    CHECK_SAME(logged.last.code, 0);
+    CHECK_SAME(logged.last.code_domain, WB_CODE_NONE);
+    CHECK(strstr(logged.last.message, "wb_buffer") != NULL);
     CHECK_OK(wb_log_set_callback(NULL, NULL));
     wb_view_retain(NULL);
     CHECK_SAME(logged.count, 1);
@@ -90,12 +91,13 @@ static void an_error_is_written_up_to_the_size_of_the_callers_struct(wb_device *
 {
     struct { wb_error head; char next[8]; } small;
     memset(&small, 'x', sizeof small);
-    small.head.struct_size = 12 + 20; /* space for 19 characters and the NUL */
+    /* Space for 19 characters and the NUL. */
+    small.head.struct_size = offsetof(wb_error, message) + 20;
     CHECK_SAME(wb_device_get_info(device, NULL, &small.head), WB_ERR_INVALID_ARGUMENT);
     CHECK_SAME(small.head.status, WB_ERR_INVALID_ARGUMENT);
     CHECK(memchr(small.head.message, '\0', 20) != NULL);
     CHECK(small.head.message[20] == 'x');
-    small.head.struct_size = 12; /* no space for a message */
+    small.head.struct_size = offsetof(wb_error, message); /* no space for a message */
     small.head.status = 77;
     CHECK_SAME(wb_device_get_info(device, NULL, &small.head), WB_ERR_INVALID_ARGUMENT);
     CHECK_SAME(small.head.status, 77);

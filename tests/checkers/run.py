@@ -26,7 +26,7 @@ C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.st
 # The suites that take address space or threads, exit, raise signals or replace functions of the C
 # library, as the sanitizer's runtime does itself. They run with the library as it is shipped.
 ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
-    r"(exit|interrupt|limits|panics|thread_end|unload|walls|security)\."
+    r"(exit|interrupt|limits|panics|thread_end|unload|exhaustion|security)\."
 )
 
 

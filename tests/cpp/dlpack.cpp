@@ -1,11 +1,13 @@
-// DLPack tensors: export and import.
-#include "../c/dlpack_structs.h"
+// DLPack tensors, out and in.
+#include "dlpack_structs.hpp"
 
 #include "fixtures.hpp"
 
 using namespace weighbridge;
 
-/// A tensor of 2 by 3 floats that counts the calls of its deleter.
+constexpr int cpu = 1, cuda = 2;
+
+/// A tensor of ours, two floats by three; it counts the calls of its deleter.
 template <class Tensor>
 struct Source {
   fixtures::Memory memory = fixtures::pages(1);
@@ -14,29 +16,29 @@ struct Source {
   Tensor tensor{};
 
   Source() {
-    tensor.dl_tensor = {memory.get(), {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, shape, nullptr, 0};
+    tensor.dl_tensor = {memory.get(), {cpu, 0}, 2, {2, 32, 1}, shape, nullptr, 0};
     tensor.manager_ctx = this;
     tensor.deleter = [](Tensor* self) { ++static_cast<Source*>(self->manager_ctx)->deleted; };
   }
 };
 
-TEST("an exported tensor describes the view, and keeps it until its deleter is called") {
+TEST("an exported tensor shows the view, and holds it until its deleter is called") {
   const Device device = fixtures::open();
   {
     Buffer buffer = Buffer::alloc(device, 24).value();
     View view = View::make(buffer, Layout::of<float>({2, 3})).value();
-    const wb_view_info info = view.describe().value();
+    const wb_view_info info = view.get_info().value();
     DlpackTensor tensor = view.to_dlpack().value();
     const DLTensor& shown = tensor->dl_tensor;
-    const bool on_cuda = device.describe().value().kind == WB_DEVICE_CUDA;
-    CHECK(shown.device.device_type == (on_cuda ? kDLCUDA : kDLCPU));
-    CHECK(address(shown.data) + shown.byte_offset ==
-          (on_cuda ? info.device_address : address(info.data)));
+    const bool on_cuda = device.get_info().value().kind == WB_DEVICE_CUDA;
+    CHECK(shown.device.device_type == (on_cuda ? cuda : cpu));
+    CHECK(static_cast<char*>(shown.data) + shown.byte_offset ==
+          (on_cuda ? info.device_address : info.data));
     CHECK(shown.ndim == 2 && shown.shape[0] == 2 && shown.shape[1] == 3);
-    CHECK(shown.dtype.code == kDLFloat && shown.dtype.bits == 32 && shown.dtype.lanes == 1);
+    CHECK(shown.dtype.code == 2 && shown.dtype.bits == 32 && shown.dtype.lanes == 1);
     view.release();
     buffer.release();
-    CHECK(device.measure().value().buffers == 1);
+    CHECK(device.get_stats().value().buffers == 1);
     DlpackTensor moved = std::move(tensor);
     CHECK(!tensor);
     CHECK(moved->dl_tensor.shape[1] == 3);
@@ -44,25 +46,25 @@ TEST("an exported tensor describes the view, and keeps it until its deleter is c
   fixtures::check_nothing_left(device);
 }
 
-TEST("a released tensor is deleted by its consumer") {
+TEST("a tensor handed to a consumer goes by the consumer's call of its deleter") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 24).value();
-  const View view = View::make(buffer, Layout::of<float>({6}), WB_ACCESSOR_HOST).value();
+  const View view = View::make(buffer, Layout::of<float>({6}), Accessor::Host).value();
   DLManagedTensor* taken = view.to_dlpack().value().release();
-  CHECK(taken->dl_tensor.device.device_type == kDLCPU);
+  CHECK(taken->dl_tensor.device.device_type == cpu);
   taken->deleter(taken);
   CHECK(device.drain(std::chrono::seconds(10)));
-  CHECK(device.measure().value().views == 1);
+  CHECK(device.get_stats().value().views == 1);
 }
 
-TEST("a versioned tensor of read-only memory has the flag") {
+TEST("a versioned tensor says that it is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file("0123456789abcdef");
-  const Buffer buffer = Buffer::map(device, file.path()).value();
-  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), WB_ACCESSOR_HOST).value();
+  const Buffer buffer = Buffer::map_file(device, file.path()).value();
+  const View view = View::make(buffer, Layout::of<std::uint8_t>({16}), Accessor::Host).value();
   const DlpackTensorVersioned tensor = view.to_dlpack_versioned().value();
   CHECK(tensor->version.major == 1);
-  CHECK((tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0);
+  CHECK((tensor->flags & 1) == 1);
 }
 
 template <class Tensor, class Owned>
@@ -74,7 +76,7 @@ static void check_import(const Device& device) {
     CHECK(!owned);
     const auto elements = view.template as<float>().value();
     CHECK(elements.size() == 6);
-    CHECK(address(elements.data()) == address(source.memory.get()));
+    CHECK(static_cast<void*>(elements.data()) == source.memory.get());
     CHECK(source.deleted == 0);
   }
   CHECK(device.drain(std::chrono::seconds(10)));
@@ -91,11 +93,11 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   const Device device = fixtures::open();
   Source<DLManagedTensorVersioned> source;
   source.tensor.version = {1, 0};
-  source.tensor.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
+  source.tensor.flags = 1;
   {
     const View view =
-        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), WB_ACCESSOR_HOST).value();
-    CHECK(view.describe().value().read_only == 1);
+        View::from_dlpack(device, DlpackTensorVersioned(&source.tensor), Accessor::Host).value();
+    CHECK(view.get_info().value().read_only == 1);
     CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<float>());
     CHECK(view.as<const float>());
   }
@@ -103,10 +105,10 @@ TEST("an imported versioned tensor keeps its read-only flag") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("a refused tensor stays with the caller") {
+TEST("a tensor that is not taken stays the caller's") {
   const Device device = fixtures::open();
   Source<DLManagedTensor> source;
-  source.tensor.dl_tensor.device.device_type = kDLCUDA;
+  source.tensor.dl_tensor.device.device_type = cuda;
   DlpackTensor tensor(&source.tensor);
   CHECK_STATUS(WB_ERR_DLPACK, View::from_dlpack(device, std::move(tensor)));
   CHECK(tensor);
@@ -115,7 +117,7 @@ TEST("a refused tensor stays with the caller") {
   CHECK(source.deleted == 1);
 }
 
-TEST("a tensor without a deleter is not deleted") {
+TEST("a tensor without a deleter is let be") {
   Source<DLManagedTensor> source;
   source.tensor.deleter = nullptr;
   DlpackTensor(&source.tensor).reset();

@@ -30,14 +30,14 @@ inline weighbridge::Device open() { return weighbridge::Device::open(device_name
 /// Checks that everything allocated on a device is released.
 inline void check_nothing_left(const weighbridge::Device& device) {
   CHECK(device.drain(std::chrono::seconds(10)));
-  const wb_device_stats usage = device.measure().value();
-  CHECK(usage.buffers == 0);
-  CHECK(usage.views == 0);
-  CHECK(usage.deferred == 0);
-  CHECK(usage.asked_bytes == 0);
-  CHECK(usage.mapped_bytes == 0);
-  CHECK(usage.pinned_bytes == 0);
-  CHECK(usage.device_bytes == 0);
+  const wb_device_stats stats = device.get_stats().value();
+  CHECK(stats.buffers == 0);
+  CHECK(stats.views == 0);
+  CHECK(stats.deferred == 0);
+  CHECK(stats.asked_bytes == 0);
+  CHECK(stats.mapped_bytes == 0);
+  CHECK(stats.pinned_bytes == 0);
+  CHECK(stats.device_bytes == 0);
 }
 
 struct Free {

@@ -28,7 +28,7 @@ TEST("results are tested, and have the error") {
 TEST("a progress callback cancels") {
   const Device device = fixtures::open();
   BufferOptions options;
-  options.progress = [](wb_phase, std::uint64_t, std::uint64_t) { return Proceed::cancel; };
+  options.progress = [](Phase, std::uint64_t, std::uint64_t) { return Proceed::Cancel; };
   CHECK_STATUS(WB_ERR_CANCELLED, Buffer::alloc(device, 1 << 20, options));
   fixtures::check_nothing_left(device);
 }
@@ -39,7 +39,7 @@ TEST("value() of an error prints it and aborts") {
   const pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], 2);
-    Result<void>(Error{WB_ERR_TIMEOUT, 0, "too slow"}).value();
+    Result<void>(Error{WB_ERR_TIMEOUT, 0, CodeDomain::None, "too slow"}).value();
     _exit(0);
   }
   close(ends[1]);

@@ -1,4 +1,4 @@
-// Progress callbacks: reports, cancellation, exceptions.
+// Progress callbacks: told, cancelling, throwing.
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -11,7 +11,7 @@ using namespace weighbridge;
 constexpr std::uint64_t bytes = 4 << 20;
 
 struct Report {
-  wb_phase phase;
+  Phase phase;
   std::uint64_t done, total;
 };
 
@@ -25,16 +25,16 @@ static BufferOptions in_chunks(Progress progress) {
 static std::vector<Report> reports_of_alloc(const Device& device) {
   std::vector<Report> reports;
   const auto caller = std::this_thread::get_id();
-  const auto keep = [&](wb_phase phase, std::uint64_t done, std::uint64_t total) {
+  const auto keep = [&](Phase phase, std::uint64_t done, std::uint64_t total) {
     CHECK(std::this_thread::get_id() == caller);
     reports.push_back({phase, done, total});
-    return Proceed::yes;
+    return Proceed::Yes;
   };
   CHECK(Buffer::alloc(device, bytes, in_chunks(keep)));
   return reports;
 }
 
-TEST("progress reaches the total in each phase, on the caller's thread") {
+TEST("progress grows to the total in each phase, on the caller's thread") {
   const Device device = fixtures::open();
   const std::vector<Report> reports = reports_of_alloc(device);
   CHECK(!reports.empty());
@@ -46,29 +46,29 @@ TEST("progress reaches the total in each phase, on the caller's thread") {
   }
 }
 
-TEST("cancelling at any report gives WB_ERR_CANCELLED without a leak") {
+TEST("cancelling at any report gives WB_ERR_CANCELLED, and leaves nothing") {
   const Device device = fixtures::open();
   const std::size_t count = reports_of_alloc(device).size();
   for (std::size_t at = 0; at < count; ++at) {
-    std::size_t calls = 0;
-    const auto cancel = [&](wb_phase, std::uint64_t, std::uint64_t) {
-      return calls++ == at ? Proceed::cancel : Proceed::yes;
+    std::size_t told = 0;
+    const auto cancel = [&](Phase, std::uint64_t, std::uint64_t) {
+      return told++ == at ? Proceed::Cancel : Proceed::Yes;
     };
     CHECK_STATUS(WB_ERR_CANCELLED, Buffer::alloc(device, bytes, in_chunks(cancel)));
-    CHECK(calls == at + 1);
+    CHECK(told == at + 1);
     fixtures::check_nothing_left(device);
   }
 }
 
-TEST("an exception of a callback reaches the caller without a leak") {
+TEST("what a callback throws reaches the caller, and leaves nothing") {
   const Device device = fixtures::open();
   const std::size_t count = reports_of_alloc(device).size();
   for (std::size_t at = 0; at < count; ++at) {
-    std::size_t calls = 0;
+    std::size_t told = 0;
     std::string caught;
-    const auto fail = [&](wb_phase, std::uint64_t, std::uint64_t) {
-      if (calls++ == at) throw std::out_of_range("thrown at " + std::to_string(at));
-      return Proceed::yes;
+    const auto fail = [&](Phase, std::uint64_t, std::uint64_t) {
+      if (told++ == at) throw std::out_of_range("thrown at " + std::to_string(at));
+      return Proceed::Yes;
     };
     try {
       static_cast<void>(Buffer::alloc(device, bytes, in_chunks(fail)));
@@ -76,45 +76,45 @@ TEST("an exception of a callback reaches the caller without a leak") {
       caught = thrown.what();
     }
     CHECK(caught == "thrown at " + std::to_string(at));
-    CHECK(calls == at + 1);
+    CHECK(told == at + 1);
     fixtures::check_nothing_left(device);
   }
 }
 
-TEST("a thrown int reaches the caller, too") {
+TEST("something that is no std::exception goes through as well") {
   const Device device = fixtures::open();
-  const auto fail = [](wb_phase, std::uint64_t, std::uint64_t) -> Proceed { throw 42; };
+  const auto fail = [](Phase, std::uint64_t, std::uint64_t) -> Proceed { throw 42; };
   CHECK_THROWS(int, Buffer::alloc(device, bytes, in_chunks(fail)));
   fixtures::check_nothing_left(device);
 }
 
-TEST("a cancelled registration does not call its deleter") {
+TEST("a registration that was cancelled does not call its deleter") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(1024);
-  int deleted = 0, calls = 0;
-  const auto stop = [&](wb_phase, std::uint64_t, std::uint64_t) -> Proceed {
-    ++calls;
+  int deleted = 0, told = 0;
+  const auto stop = [&](Phase, std::uint64_t, std::uint64_t) -> Proceed {
+    ++told;
     throw std::runtime_error("stop");
   };
   CHECK_THROWS(std::runtime_error,
                Buffer::register_memory(device, memory.get(), bytes, [&] { ++deleted; },
                                        in_chunks(stop)));
-  CHECK(calls == 1);
+  CHECK(told == 1);
   CHECK(deleted == 0);
   fixtures::check_nothing_left(device);
 }
 
-TEST("reading a file and copying a view can be cancelled") {
+TEST("reading a file, and a view's copy, can be cancelled") {
   const Device device = fixtures::open();
   const fixtures::File file(std::string(bytes, 'x'));
   BufferOptions options =
-      in_chunks([](wb_phase, std::uint64_t, std::uint64_t) { return Proceed::cancel; });
-  options.file_mode = WB_FILE_MODE_READ;
-  CHECK_STATUS(WB_ERR_CANCELLED, Buffer::map(device, file.path(), options));
+      in_chunks([](Phase, std::uint64_t, std::uint64_t) { return Proceed::Cancel; });
+  options.file_mode = FileMode::Read;
+  CHECK_STATUS(WB_ERR_CANCELLED, Buffer::map_file(device, file.path(), options));
   const std::vector<float> weights(bytes / sizeof(float));
   CHECK_STATUS(WB_ERR_CANCELLED,
                View::copy_from(device, weights.data(), Layout::of<float>({bytes / sizeof(float)}),
-                               WB_ACCESSOR_HOST, options));
+                               Accessor::Host, options));
   fixtures::check_nothing_left(device);
 }
 

@@ -15,22 +15,16 @@ TEST("dequantized numbers are within half a step") {
     numbers[i] = std::sin(static_cast<float>(i)) * static_cast<float>(i % 37 + 1);
   }
   const Layout layout = Layout::of<float>({64, 96});
-  Scheme scheme;
-  scheme.block_rows = scheme.block_cols = 32;
-  const wb_quantizer_scales_info info = Quantizer::scales(layout, scheme).value();
+  QuantizeOptions options;
+  options.block_rows = options.block_cols = 32;
+  const wb_quantizer_scales_info info = Quantizer::get_scales_info(layout, options).value();
   CHECK(info.matrices == 1 && info.rows == 2 && info.cols == 3 && info.bytes == 24);
   std::vector<std::uint8_t> codes(numbers.size());
   std::vector<float> scales(6);
   const wb_quantizer_result done =
-      quantizer
-          .quantize(address(numbers.data()), layout, address(codes.data()), address(scales.data()),
-                    scheme)
-          .value();
+      quantizer.quantize(numbers.data(), layout, codes.data(), scales.data(), options).value();
   CHECK(done.passes == 1 && done.nonfinite == 0 && done.staging_bytes <= (1u << 20));
-  quantizer
-      .dequantize(address(codes.data()), address(scales.data()), address(back.data()), layout,
-                  scheme)
-      .value();
+  quantizer.dequantize(codes.data(), scales.data(), back.data(), layout, options).value();
   std::size_t far = 0;
   for (std::size_t i = 0; i < numbers.size(); i++) {
     const float scale = scales[i / 96 / 32 * 3 + i % 96 / 32];
@@ -44,12 +38,34 @@ TEST("dequantized numbers are within half a step") {
 TEST("unsupported types are refused") {
   const Device device = fixtures::open();
   const Quantizer quantizer = Quantizer::make(device).value();
-  Scheme scheme;
-  scheme.format = WB_DTYPE_F16;
-  CHECK_STATUS(WB_ERR_NOT_SUPPORTED, Quantizer::scales(Layout::of<float>({4}), scheme));
+  QuantizeOptions options;
+  options.format = WB_DTYPE_F16;
+  float memory[4] = {};
+  CHECK_STATUS(WB_ERR_NOT_SUPPORTED, Quantizer::get_scales_info(Layout::of<float>({4}), options));
   CHECK_STATUS(WB_ERR_NOT_SUPPORTED,
-               quantizer.quantize(1, Layout::of<std::int32_t>({4}), 1, 1));
-  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, quantizer.quantize(0, Layout::of<float>({4}), 1, 1));
+               quantizer.quantize(memory, Layout::of<std::int32_t>({4}), memory, memory));
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT,
+               quantizer.quantize(nullptr, Layout::of<float>({4}), memory, memory));
+}
+
+TEST("quantizing reports progress, which may cancel it, and checks the bytes for scales") {
+  const Device device = fixtures::open();
+  const Quantizer quantizer = Quantizer::make(device).value();
+  std::vector<float> numbers(1000, 1.0f);
+  std::vector<std::uint8_t> codes(numbers.size());
+  float scale = 0;
+  QuantizeOptions options;
+  options.progress = [](Phase phase, std::uint64_t, std::uint64_t) {
+    CHECK(phase == Phase::Quantize);
+    return Proceed::Cancel;
+  };
+  const Layout layout = Layout::of<float>({1000});
+  CHECK_STATUS(WB_ERR_CANCELLED,
+               quantizer.quantize(numbers.data(), layout, codes.data(), &scale, options));
+  options = {};
+  options.scale_bytes = 8;
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT,
+               quantizer.quantize(numbers.data(), layout, codes.data(), &scale, options));
 }
 
 int main() { return check::run(); }

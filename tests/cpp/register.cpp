@@ -13,7 +13,7 @@ TEST("a deleter is called once, after the last view is released") {
   Buffer buffer =
       Buffer::register_memory(device, memory.get(), 2 * fixtures::page, [&] { ++deleted; }).value();
   CHECK(buffer.bytes().data() == memory.get());
-  CHECK(buffer.describe().value().origin == WB_ORIGIN_REGISTERED);
+  CHECK(buffer.get_info().value().origin == WB_ORIGIN_REGISTERED);
   View view = View::make(buffer, Layout::of<float>({8})).value();
   Buffer again = buffer.share();
   buffer.release();

@@ -9,73 +9,73 @@ TEST("tensors are listed in the order of their data") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
-  CHECK(file.count() == 3);
+  CHECK(file.get_tensor_count() == 3);
   std::string names;
-  for (std::uint64_t index = 0; index < file.count(); ++index) {
-    names += std::string(file.describe(index).value().name) + " ";
+  for (std::uint64_t index = 0; index < file.get_tensor_count(); ++index) {
+    names += std::string(file.get_tensor_info(index).value().name) + " ";
   }
   CHECK(names == "alpha beta gamma ");
-  const wb_safetensors_tensor_info alpha = file.describe(0).value();
+  const wb_safetensors_tensor_info alpha = file.get_tensor_info(0).value();
   CHECK(alpha.dtype == WB_DTYPE_F32);
   CHECK(alpha.bytes == 24);
   CHECK(shape_of(alpha).size() == 2 && shape_of(alpha)[1] == 3);
-  CHECK(file.header().find(R"("made":"here")") != std::string_view::npos);
-  CHECK_STATUS(WB_ERR_OUT_OF_RANGE, file.describe(3));
+  CHECK(file.get_header().find(R"("made":"here")") != std::string_view::npos);
+  CHECK_STATUS(WB_ERR_OUT_OF_RANGE, file.get_tensor_info(3));
 }
 
 TEST("a tensor is found by its name") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
-  CHECK(file.find("gamma").value() == 2);
-  const auto missing = file.find("delta");
+  CHECK(file.find_tensor("gamma").value() == 2);
+  const auto missing = file.find_tensor("delta");
   CHECK_STATUS(WB_ERR_NOT_FOUND, missing);
   CHECK(missing.error().message.find("delta") != std::string::npos);
 }
 
-TEST("a view aliases the file's buffer, and outlives the file") {
+TEST("a view lies in the file's buffer, and outlives the file") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   Safetensors file = Safetensors::open(device, written.path()).value();
-  const Buffer whole = file.buffer().value();
-  const View view = file.view(0, WB_ACCESSOR_HOST, 16).value();
-  CHECK(address(view.describe().value().data) ==
-        address(whole.bytes().data()) + file.describe(0).value().offset_bytes);
+  const Buffer whole = file.get_buffer().value();
+  const View view = file.get_view(0, Accessor::Host, 16).value();
+  CHECK(view.get_info().value().data ==
+        whole.bytes().data() + file.get_tensor_info(0).value().offset_bytes);
   file.release();
   CHECK(view.as<const float>().value()[5] == 6);
 }
 
-TEST("an unaligned tensor is copied by load and refused by view") {
+TEST("what is not aligned is copied by load, said so, and refused by view") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
-  const Safetensors::Loaded alpha = file.load(0, WB_ACCESSOR_HOST, 16).value();
+  const Safetensors::LoadedView alpha = file.load_view(0, Accessor::Host, 16).value();
   CHECK(!alpha.copied);
-  const Safetensors::Loaded gamma = file.load(2, WB_ACCESSOR_HOST, 16).value();
+  const Safetensors::LoadedView gamma = file.load_view(2, Accessor::Host, 16).value();
   CHECK(gamma.copied);
   CHECK(gamma.view.as<const float>().value()[1] == 8);
-  CHECK_STATUS(WB_ERR_UNALIGNED, file.view(2, WB_ACCESSOR_HOST, 16));
-  const auto unaligned = file.view(2, WB_ACCESSOR_HOST);
-  CHECK(unaligned);
-  CHECK_STATUS(WB_ERR_UNALIGNED, unaligned.value().as<const float>());
+  CHECK_STATUS(WB_ERR_UNALIGNED, file.get_view(2, Accessor::Host, 16));
+  const auto odd = file.get_view(2, Accessor::Host);
+  CHECK(odd);
+  CHECK_STATUS(WB_ERR_UNALIGNED, odd.value().as<const float>());
 }
 
-TEST("a tensor loaded for the device has a device address") {
+TEST("loading onto the device gives addresses of the device") {
   const Device device = fixtures::open();
   const fixtures::File written(fixtures::three_tensors());
   {
     const Safetensors file = Safetensors::open(device, written.path()).value();
-    for (std::uint64_t index = 0; index < file.count(); ++index) {
-      const Safetensors::Loaded loaded = file.load(index, WB_ACCESSOR_DEVICE, 16).value();
-      const wb_view_info info = loaded.view.describe().value();
-      CHECK(info.device_address != 0);
-      CHECK(info.device_address % 16 == 0 || loaded.copied == false);
+    for (std::uint64_t index = 0; index < file.get_tensor_count(); ++index) {
+      const Safetensors::LoadedView loaded = file.load_view(index, Accessor::Device, 16).value();
+      const wb_view_info info = loaded.view.get_info().value();
+      CHECK(info.device_address != nullptr);
+      CHECK(reinterpret_cast<std::uintptr_t>(info.device_address) % 16 == 0 || !loaded.copied);
     }
   }
   fixtures::check_nothing_left(device);
 }
 
-TEST("a malformed file is refused without a leak") {
+TEST("a file that is not well formed is refused, and leaves nothing") {
   const Device device = fixtures::open();
   const fixtures::File text("this is no model");
   CHECK(!Safetensors::open(device, text.path()));

@@ -20,9 +20,9 @@ TEST("copies reach the device and return in order") {
   const auto bytes = from.writable_bytes().value();
   for (std::byte& byte : bytes) byte = std::byte{next++};
   const DeviceMemory memory = DeviceMemory::alloc(device, 1 << 20).value();
-  CHECK(device.measure().value().device_bytes == 1 << 20);
-  CHECK(device.copy(memory.get(), address(from.bytes().data()), 1 << 20, stream.get()));
-  CHECK(device.copy(address(to.bytes().data()), memory.get(), 1 << 20, stream.get()));
+  CHECK(device.get_stats().value().device_bytes == 1 << 20);
+  CHECK(device.copy(memory.get(), from.bytes().data(), 1 << 20, stream.get()));
+  CHECK(device.copy(to.writable_bytes().value().data(), memory.get(), 1 << 20, stream.get()));
   CHECK(stream.synchronize());
   CHECK(std::memcmp(from.bytes().data(), to.bytes().data(), 1 << 20) == 0);
 }
@@ -67,7 +67,7 @@ TEST("memory released after a stream is freed when the stream has run") {
   CHECK(!buffer);
   CHECK_STATUS(WB_ERR_TIMEOUT, device.drain(std::chrono::milliseconds(20)));
   CHECK(deleted == 0);
-  CHECK(device.measure().value().deferred == 2);
+  CHECK(device.get_stats().value().deferred == 2);
   gate.set_value();
   CHECK(device.drain(soon));
   CHECK(deleted == 1);
@@ -95,7 +95,7 @@ TEST("a stream and device memory keep their device") {
   const DeviceMemory memory = DeviceMemory::alloc(device, 100).value();
   device.release();
   CHECK(stream.synchronize());
-  CHECK(memory.device().measure().value().device_bytes > 0);
+  CHECK(memory.device().get_stats().value().device_bytes > 0);
 }
 
 int main() { return check::run(); }

@@ -1,4 +1,4 @@
-// One device and one buffer in several threads, each with its own references.
+// One device and one buffer in many threads, each with references of its own.
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -9,7 +9,7 @@ using namespace weighbridge;
 
 constexpr int threads = 8, rounds = 50;
 
-TEST("threads share a buffer, each with its own reference") {
+TEST("threads share a buffer through references of their own") {
   const Device device = fixtures::open();
   fixtures::Memory memory = fixtures::pages(threads);
   std::atomic<int> deleted{0};
@@ -19,10 +19,10 @@ TEST("threads share a buffer, each with its own reference") {
                                             [&] { ++deleted; })
                         .value();
     for (int index = 0; index < threads; ++index) {
-      running.emplace_back([own = buffer.share(), index] {
+      running.emplace_back([mine = buffer.share(), index] {
         const std::uint64_t offset = index * fixtures::page;
         for (int round = 0; round < rounds; ++round) {
-          const View view = View::make(own, Layout::of<int>({16}, offset)).value();
+          const View view = View::make(mine, Layout::of<int>({16}, offset)).value();
           const auto elements = view.as<int>().value();
           for (int& element : elements) element += 1;
         }
@@ -40,26 +40,26 @@ TEST("threads share a buffer, each with its own reference") {
   fixtures::check_nothing_left(device);
 }
 
-TEST("threads allocate, copy and release concurrently") {
+TEST("threads allocate, copy and release after streams of their own at once") {
   const Device device = fixtures::open();
   std::vector<std::thread> running;
   for (int index = 0; index < threads; ++index) {
-    running.emplace_back([own = device.share(), index] {
-      const Stream stream = Stream::make(own).value();
-      const DeviceMemory memory = DeviceMemory::alloc(own, fixtures::page).value();
-      const Buffer back = Buffer::alloc(own, fixtures::page).value();
-      const auto copy = [&](std::uint64_t to, std::uint64_t from) {
-        own.copy(to, from, fixtures::page, stream.get()).value();
+    running.emplace_back([mine = device.share(), index] {
+      const Stream stream = Stream::make(mine).value();
+      const DeviceMemory memory = DeviceMemory::alloc(mine, fixtures::page).value();
+      const Buffer back = Buffer::alloc(mine, fixtures::page).value();
+      const auto copy = [&](void* to, const void* from) {
+        mine.copy(to, from, fixtures::page, stream.get()).value();
       };
       for (int round = 0; round < rounds / 5; ++round) {
-        Buffer buffer = Buffer::alloc(own, fixtures::page).value();
+        Buffer buffer = Buffer::alloc(mine, fixtures::page).value();
         View view = View::make(buffer, Layout::of<int>({1024})).value();
         const auto elements = view.as<int>().value();
         for (int& element : elements) element = index * 1000 + round;
-        copy(memory.get(), address(buffer.bytes().data()));
+        copy(memory.get(), buffer.bytes().data());
         view.release_after(stream.get()).value();
         buffer.release_after(stream.get()).value();
-        copy(address(back.bytes().data()), memory.get());
+        copy(back.writable_bytes().value().data(), memory.get());
         stream.synchronize().value();
         const View seen = View::make(back, Layout::of<int>({1024})).value();
         CHECK(seen.as<int>().value()[1023] == index * 1000 + round);

@@ -32,7 +32,7 @@ static void check_elements(const Device& device) {
   CHECK(elements.size() == 6);
   elements[5] = T{1};
   CHECK(view.as<const T>().value()[5] == T{1});
-  CHECK(address(elements.data()) == address(buffer.bytes().data()));
+  CHECK(static_cast<const void*>(elements.data()) == buffer.bytes().data());
 }
 
 TEST("elements of every C++ type are accessed in place") {
@@ -64,7 +64,7 @@ TEST("a type that the caller defines is accepted") {
   const Device device = fixtures::open();
   const Buffer buffer = Buffer::alloc(device, 4).value();
   const View view = View::make(buffer, Layout::of<Half>({2})).value();
-  CHECK(view.describe().value().dtype == WB_DTYPE_F16);
+  CHECK(view.get_info().value().dtype == WB_DTYPE_F16);
   view.as<Half>().value()[1].bits = 0x3c00;
   CHECK(buffer.bytes()[3] == std::byte{0x3c});
 }
@@ -88,8 +88,8 @@ TEST("elements with gaps or in another order have no span") {
 TEST("a view of a file is read-only") {
   const Device device = fixtures::open();
   const fixtures::File file(fixtures::raw<std::int32_t>({1, 2, 3}));
-  const Buffer buffer = Buffer::map(device, file.path()).value();
-  const View view = View::make(buffer, Layout::of<std::int32_t>({3}), WB_ACCESSOR_HOST).value();
+  const Buffer buffer = Buffer::map_file(device, file.path()).value();
+  const View view = View::make(buffer, Layout::of<std::int32_t>({3}), Accessor::Host).value();
   CHECK(view.as<const std::int32_t>().value()[2] == 3);
   CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, view.as<std::int32_t>());
 }
@@ -105,7 +105,7 @@ TEST("a view has a shape and a buffer") {
   const Device device = fixtures::open();
   Buffer buffer = Buffer::alloc(device, 64).value();
   const View view = View::make(buffer, Layout::of<float>({2, 3}, 8)).value();
-  const wb_view_info info = view.describe().value();
+  const wb_view_info info = view.get_info().value();
   const auto shape = shape_of(info);
   CHECK(shape.size() == 2);
   CHECK(shape[0] == 2 && shape[1] == 3);
@@ -113,7 +113,7 @@ TEST("a view has a shape and a buffer") {
   CHECK(info.span_bytes == 24);
   const wb_buffer* raw = buffer.get();
   buffer.release();
-  CHECK(view.buffer().value().get() == raw);
+  CHECK(view.get_buffer().value().get() == raw);
 }
 
 TEST("a copy has its own memory and the same gaps") {
@@ -123,7 +123,7 @@ TEST("a copy has its own memory and the same gaps") {
   const Layout gaps{WB_DTYPE_I16, {3, 2}, {4, 1}, 0};
   const View view = View::copy_from(device, source.data(), gaps).value();
   source.assign(source.size(), -1);
-  const wb_view_info info = view.describe().value();
+  const wb_view_info info = view.get_info().value();
   CHECK(info.strides[0] == 4);
   CHECK(static_cast<const std::int16_t*>(info.data)[9] == 9);
 }

@@ -1,4 +1,4 @@
-/* One call of the driver or of the system that fails, and what must hold when it does. */
+/* A call of the driver or of the system that fails, and the checks that follow. */
 #ifndef FAULT_H
 #define FAULT_H
 
@@ -8,31 +8,31 @@
 
 enum layer { DRIVER, SYSTEM };
 
-/* The k-th call of a layer answers `code`, or takes `hang_ms` and then does what it is asked. */
+/* The k-th call of a layer fails with `code`, or succeeds after `hang_ms`. */
 struct fault {
     enum layer layer;
     int kth, code, hang_ms;
-    int hints;    /* system_fail() */
-    int for_good; /* every call after it as well: the driver has ended */
+    int hints;    /* see system_fail() */
+    int for_good; /* every later call fails too, as with a driver that has ended */
 };
 
-/* What a scenario works with. */
+/* The state of a scenario. */
 struct world {
     wb_device *device;
     const struct fault *fault;
-    int keeps;     /* its object makes what it needs at the first use, and keeps it to its end */
-    int failed;    /* calls of the library that the fault made fail */
-    int abandoned; /* the scenario ended there: what it asked for is not to be had any more */
-    int unseen;    /* a buffer was pinned that the device cannot see */
-    int opens;     /* the scenario opens the device */
-    int told;      /* what was made says that the call failed */
-    int reads_any; /* the device reads memory that is not pinned */
+    int keeps_workspace; /* its object allocates at the first use, and frees that at its release */
+    int failed;          /* calls of the library that failed because of the fault */
+    int abandoned;       /* the scenario cannot go on, and ends */
+    int not_mapped;      /* a buffer is pinned, but has no device address */
+    int opens;           /* the scenario opens the device */
+    int reported;        /* a buffer's reason for the fallback names the failed call */
+    int reads_pageable;  /* the device reads memory that is not pinned */
     char path[300];
 };
 
-static inline int starts(const char *text, const char *with)
+static inline int starts_with(const char *text, const char *prefix)
 {
-    return strncmp(text, with, strlen(with)) == 0;
+    return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
 static void fault_arm(const struct fault *fault)
@@ -51,7 +51,7 @@ static void fault_arm(const struct fault *fault)
     double_set("WB_DOUBLE_FAIL", setting);
 }
 
-/* The name of the function that failed; NULL: the fault has not come up. */
+/* Returns the function that failed; NULL if none has yet. */
 static const char *fault_fired(const struct fault *fault)
 {
     const char *(*failed)(void);
@@ -59,11 +59,11 @@ static const char *fault_fired(const struct fault *fault)
     return driver_function("double_failed", &failed) ? failed() : NULL;
 }
 
-/* The status that a driver's answer is, whatever was asked of it. */
-static wb_status driver_status(const char *function, int code)
+/* Returns the status for a code of a driver function. */
+static wb_status status_of_driver(const char *function, int code)
 {
     switch (code) {
-    case 2: return starts(function, "cuMemHost") ? WB_ERR_OUT_OF_MEMORY : WB_ERR_DEVICE_MEMORY;
+    case 2: return starts_with(function, "cuMemHost") ? WB_ERR_OUT_OF_MEMORY : WB_ERR_DEVICE_MEMORY;
     case 100: return WB_ERR_NO_DEVICE;
     case 712: return WB_ERR_ALREADY_REGISTERED;
     case 801: return WB_ERR_NOT_SUPPORTED;
@@ -71,9 +71,10 @@ static wb_status driver_status(const char *function, int code)
     }
 }
 
-static wb_status system_status(const char *function, int code)
+/* Returns the status for an errno of a system call. */
+static wb_status status_of_system(const char *function, int code)
 {
-    int of_proc = starts(system_failed_file(), "/proc/");
+    int of_proc = starts_with(system_failed_file(), "/proc/");
     if (strcmp(function, "mlock") == 0) return WB_ERR_MEMLOCK;
     if (strcmp(function, "mincore") == 0 || of_proc) return WB_ERR_INTERNAL;
     if (strcmp(function, "mmap") == 0 && (code == ENOMEM || system_failed_file()[0] == '\0')) {
@@ -89,7 +90,7 @@ static wb_status system_status(const char *function, int code)
     return WB_ERR_FILE_IO;
 }
 
-static void say(const struct fault *fault, const char *what)
+static void print_fault(const struct fault *fault, const char *what)
 {
     const char *name = fault_fired(fault);
     fprintf(stderr, "  %s: %s %s, call %d, code %d%s\n", what, name != NULL ? name : "no call",
@@ -97,16 +98,16 @@ static void say(const struct fault *fault, const char *what)
             fault->code, fault->hang_ms > 0 ? " (hang)" : "");
 }
 
-/* The driver gave no address for pinned memory, as where it has none: the buffer is there, and what
- * needs that the device sees it fails later, for itself. */
-static int is_unseen(const struct fault *fault, wb_status status)
+/* The driver returned no device address for pinned memory, as on a platform without one. The buffer is
+ * valid, and a later call that needs the address fails. */
+static int is_not_mapped(const struct fault *fault, wb_status status)
 {
     const char *name = fault_fired(fault);
     return fault->layer == DRIVER && (fault->code == 1 || fault->code == 801) && name != NULL &&
-           starts(name, "cuMemHostGetDevicePointer") && status == WB_ERR_NOT_MAPPED;
+           starts_with(name, "cuMemHostGetDevicePointer") && status == WB_ERR_NOT_MAPPED;
 }
 
-/* Whether the error names a call that failed. A driver that has ended failed several. */
+/* Returns 1 if the message names a call that failed. A driver that has ended failed several. */
 static int names_the_call(const struct fault *fault)
 {
     char word[100];
@@ -125,110 +126,112 @@ static int names_the_call(const struct fault *fault)
 static void check_error(const struct fault *fault, wb_status status)
 {
     const char *name = fault_fired(fault);
-    wb_status expected = fault->layer == DRIVER ? driver_status(name, fault->code)
-                                                : system_status(name, fault->code);
+    wb_status expected = fault->layer == DRIVER ? status_of_driver(name, fault->code)
+                                                : status_of_system(name, fault->code);
     CHECK_SAME(error.status, status);
-    /* Memory of the host device is mapped as well. */
+    /* The host device takes its device memory by mmap. */
     if (status == WB_ERR_DEVICE_MEMORY && !on_cuda()) status = WB_ERR_OUT_OF_MEMORY;
-    /* A file is examined when it is opened and when it has changed. */
+    /* stat is called when a file is opened, and again to see whether it has changed. */
     if (status == WB_ERR_FILE_ACCESS && strcmp(name, "stat") == 0) status = WB_ERR_FILE_IO;
     CHECK_SAME(status, expected);
-    CHECK_SAME(error.driver_code, fault->code);
+    CHECK_SAME(error.code, fault->code);
+    CHECK_SAME(error.code_domain, fault->layer == DRIVER ? WB_CODE_CUDA : WB_CODE_ERRNO);
     CHECK(names_the_call(fault));
 }
 
-/* A call of the library failed: the fault is the reason, the error says so, nothing is lost. */
-static void failed_well(struct world *world, const char *call, wb_status status, struct observed before)
+/* Checks a call of the library that failed: the error names the fault, and nothing leaks. */
+static void check_failed_call(struct world *world, const char *call, wb_status status,
+                              struct observed before)
 {
     const struct fault *fault = world->fault;
     const int ended = fault->for_good;
-    const wb_error answer = error;
+    const wb_error failed = error;
     int failures = check_failures;
     world->failed++;
     world->abandoned = ended;
     if (CHECK(fault_fired(fault) != NULL) && CHECK(world->failed == 1)) {
-        if (is_unseen(fault, status)) {
-            world->unseen = 1;
+        if (is_not_mapped(fault, status)) {
+            world->not_mapped = 1;
             CHECK(names_the_call(fault));
         } else {
             check_error(fault, status);
         }
     }
     struct observed after = observe(world->device);
-    for (int wait = 0; wait < 1000 && !world->keeps && !no_more(&after, &before, ended); wait++) {
-        sleep_ms(1); /* the thread that gives memory back may be at it */
+    for (int wait = 0; wait < 1000 && !world->keeps_workspace && !no_more(&after, &before, ended); wait++) {
+        sleep_ms(1); /* the thread for deferred releases may be at work */
         after = observe(world->device);
     }
-    if (!world->keeps && !CHECK(no_more(&after, &before, ended))) say_more(&after, &before);
+    if (!world->keeps_workspace && !CHECK(no_more(&after, &before, ended))) print_observed(&after, &before);
     if (check_failures > failures) {
-        say(fault, "failed");
-        fprintf(stderr, "  in %s: \"%s\"\n", call, answer.message);
+        print_fault(fault, "failed");
+        fprintf(stderr, "  in %s: \"%s\"\n", call, failed.message);
     }
 }
 
-/* The call that failed was made again. 0: the scenario ends there. */
-static int again_well(struct world *world, const char *call, wb_status status)
+/* Checks the retry of a failed call. Returns 0 if the scenario cannot go on. */
+static int check_retry(struct world *world, const char *call, wb_status status)
 {
-    /* The buffer is as it was made. */
-    if (world->unseen && status == WB_ERR_NOT_MAPPED && starts(call, "wb_view_new")) {
+    /* The buffer still has no device address. */
+    if (world->not_mapped && status == WB_ERR_NOT_MAPPED && starts_with(call, "wb_view_new")) {
         world->abandoned = 1;
         return 0;
     }
     return check_status(__FILE__, __LINE__, call, WB_OK, status, NULL);
 }
 
-/* What the library does when a call fails and it can go on. */
-static const struct answer {
+/* The calls whose failure the library handles without failing itself, and how. */
+static const struct handling {
     enum layer layer;
-    const char *call; /* its beginning */
-    int code;                /* 0: any */
+    const char *call; /* prefix of its name */
+    int code;         /* 0: any */
     enum {
-        GOES_ON, /* without it */
-        AGAIN,   /* the call is made again */
-        INSTEAD, /* memory of the host, to wait for a device that reads memory which is not pinned */
-        CLOSES,  /* the device all the same, as the driver's counters show */
-        LOGS
+        IGNORED,     /* the library does without it */
+        RETRIED,     /* the thread makes the same call again */
+        SUBSTITUTED, /* to wait for the device, pinned host memory is freed instead */
+        RELEASED,    /* the device is released anyway, as the driver's counters show */
+        LOGGED
     } how;
-} answers[] = {
-    {SYSTEM, "madvise(huge pages)", 0, GOES_ON}, /* a wish */
-    {SYSTEM, "open", EINTR, AGAIN},
-    {SYSTEM, "read", EINTR, AGAIN},
-    {SYSTEM, "pread", EINTR, AGAIN},
-    {SYSTEM, "ftruncate", EINTR, AGAIN},
-    {SYSTEM, "pthread_create", 0, LOGS}, /* started by the next who needs it */
-    {SYSTEM, "munmap", 0, LOGS},         /* what cannot be given back stays */
-    {SYSTEM, "munlock", 0, LOGS},
-    {SYSTEM, "memfd_create", EACCES, LOGS}, /* forbidden: not known whether files can be registered */
-    {SYSTEM, "ftruncate", EACCES, LOGS},
-    {DRIVER, "cuMemHostUnregister", 0, LOGS},
-    {DRIVER, "cuMemFree", 0, LOGS},
-    {DRIVER, "cuEventDestroy", 0, LOGS},
-    {DRIVER, "cuStreamDestroy", 0, LOGS},
-    {DRIVER, "cuModuleUnload", 0, LOGS},
-    {DRIVER, "cuDevicePrimaryCtxRelease", 0, LOGS},
-    {DRIVER, "cuCtxPopCurrent", 0, LOGS},
-    {DRIVER, "cuCtxPushCurrent", 0, LOGS}, /* on the way to giving something back */
-    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, LOGS},
-    {DRIVER, "cuEventQuery", 0, LOGS},            /* by the thread that gives memory back */
-    {DRIVER, "cuDeviceGetPCIBusId", 0, GOES_ON},  /* no node of memory is preferred */
-    {DRIVER, "cuDeviceGetAttribute", 1, GOES_ON}, /* what is not known is not there */
-    {DRIVER, "cuDeviceGetAttribute", 801, GOES_ON},
-    {DRIVER, "cuMemHostGetDevicePointer", 1, GOES_ON}, /* pinned, and not seen by the device */
-    {DRIVER, "cuMemHostGetDevicePointer", 801, GOES_ON},
-    /* Not supported, said while memory is pinned: it is taken from the driver. */
-    {DRIVER, "cuMemHostRegister", 801, GOES_ON},
-    {DRIVER, "cuPointerGetAttribute", 801, GOES_ON},
-    {DRIVER, "cuMemHostRegister", 1, GOES_ON}, /* asked when the device is opened: it cannot */
-    {DRIVER, "cuPointerGetAttribute", 1, GOES_ON}, /* memory that the driver does not know */
-    /* On the way to waiting for what is under way on memory that goes next. */
-    {DRIVER, "cuEventSynchronize", 0, AGAIN},
-    {DRIVER, "cuStreamSynchronize", 0, AGAIN},
-    {DRIVER, "cuCtxPushCurrent", 0, AGAIN},
-    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, AGAIN},
-    {DRIVER, "cuMemAlloc", 0, INSTEAD},
-    /* On the way to asking whether there is still a context to release. */
-    {DRIVER, "cuCtxPushCurrent", 0, CLOSES},
-    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, CLOSES},
+} handlings[] = {
+    {SYSTEM, "madvise(huge pages)", 0, IGNORED}, /* advice */
+    {SYSTEM, "open", EINTR, RETRIED},
+    {SYSTEM, "read", EINTR, RETRIED},
+    {SYSTEM, "pread", EINTR, RETRIED},
+    {SYSTEM, "ftruncate", EINTR, RETRIED},
+    {SYSTEM, "pthread_create", 0, LOGGED}, /* the next call that needs the thread starts it */
+    {SYSTEM, "munmap", 0, LOGGED},         /* the memory stays mapped */
+    {SYSTEM, "munlock", 0, LOGGED},
+    {SYSTEM, "memfd_create", EACCES, LOGGED}, /* whether files can be registered stays unknown */
+    {SYSTEM, "ftruncate", EACCES, LOGGED},
+    {DRIVER, "cuMemHostUnregister", 0, LOGGED},
+    {DRIVER, "cuMemFree", 0, LOGGED},
+    {DRIVER, "cuEventDestroy", 0, LOGGED},
+    {DRIVER, "cuStreamDestroy", 0, LOGGED},
+    {DRIVER, "cuModuleUnload", 0, LOGGED},
+    {DRIVER, "cuDevicePrimaryCtxRelease", 0, LOGGED},
+    {DRIVER, "cuCtxPopCurrent", 0, LOGGED},
+    {DRIVER, "cuCtxPushCurrent", 0, LOGGED}, /* before a release */
+    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, LOGGED},
+    {DRIVER, "cuEventQuery", 0, LOGGED},          /* by the thread for deferred releases */
+    {DRIVER, "cuDeviceGetPCIBusId", 0, IGNORED},  /* no NUMA node is preferred */
+    {DRIVER, "cuDeviceGetAttribute", 1, IGNORED}, /* an unknown capability is treated as absent */
+    {DRIVER, "cuDeviceGetAttribute", 801, IGNORED},
+    {DRIVER, "cuMemHostGetDevicePointer", 1, IGNORED}, /* pinned, but not device-mapped */
+    {DRIVER, "cuMemHostGetDevicePointer", 801, IGNORED},
+    /* Not supported, when memory is pinned: the driver allocates it instead. */
+    {DRIVER, "cuMemHostRegister", 801, IGNORED},
+    {DRIVER, "cuPointerGetAttribute", 801, IGNORED},
+    {DRIVER, "cuMemHostRegister", 1, IGNORED},     /* the test of this capability at opening */
+    {DRIVER, "cuPointerGetAttribute", 1, IGNORED}, /* memory unknown to the driver */
+    /* Before pageable memory that the device may still read is freed. */
+    {DRIVER, "cuEventSynchronize", 0, RETRIED},
+    {DRIVER, "cuStreamSynchronize", 0, RETRIED},
+    {DRIVER, "cuCtxPushCurrent", 0, RETRIED},
+    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, RETRIED},
+    {DRIVER, "cuMemAlloc", 0, SUBSTITUTED},
+    /* Before the query whether the context still exists. */
+    {DRIVER, "cuCtxPushCurrent", 0, RELEASED},
+    {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, RELEASED},
 };
 
 static long long calls_of(const char *function)
@@ -237,59 +240,59 @@ static long long calls_of(const char *function)
     return driver_function("double_calls", &calls) ? calls(function) : 0;
 }
 
-static int asked_again(const struct fault *fault)
+static int was_retried(const struct fault *fault)
 {
-    int (*again)(void);
-    if (fault->layer == SYSTEM) return system_asked_again();
-    return driver_function("double_failed_call_repeated", &again) && again() == 1;
+    int (*repeated)(void);
+    if (fault->layer == SYSTEM) return system_was_retried();
+    return CHECK(driver_function("double_failed_call_repeated", &repeated)) && repeated() == 1;
 }
 
-/* Whether what the library did is this answer to the fault. */
-static int is_answer(const struct answer *answer, const struct world *world, uint64_t logged)
+/* Returns 1 if the library handled the fault in this way. */
+static int is_handled(const struct handling *handling, const struct world *world, uint64_t logged)
 {
     const struct fault *fault = world->fault;
-    if (answer->layer != fault->layer || !starts(fault_fired(fault), answer->call)) return 0;
-    if (answer->code != 0 && answer->code != fault->code) return 0;
-    if (answer->how == LOGS) return logged == 1;
-    if (answer->how == AGAIN && !asked_again(fault)) return 0;
-    if (answer->how == CLOSES && !world->opens) return 0;
-    if (answer->how == INSTEAD && (!world->reads_any || calls_of("cuMemFreeHost") != 1)) return 0;
+    if (handling->layer != fault->layer || !starts_with(fault_fired(fault), handling->call)) return 0;
+    if (handling->code != 0 && handling->code != fault->code) return 0;
+    if (handling->how == LOGGED) return logged == 1;
+    if (handling->how == RETRIED && !was_retried(fault)) return 0;
+    if (handling->how == RELEASED && !world->opens) return 0;
+    if (handling->how == SUBSTITUTED && (!world->reads_pageable || calls_of("cuMemFreeHost") != 1)) return 0;
     return logged == 0;
 }
 
-/* The fault came up and no call of the library failed: there is a reason why that is right.
- * `logged`: errors that went to the log meanwhile. */
-static void absorbed_well(const struct world *world, uint64_t logged)
+/* Checks that a fault that made no call of the library fail was handled. `logged` counts the errors logged
+ * since. */
+static void check_absorbed(const struct world *world, uint64_t logged)
 {
     const struct fault *fault = world->fault;
-    if ((fault->hang_ms > 0 || world->told || fault->for_good) && logged == 0) return;
+    if ((fault->hang_ms > 0 || world->reported || fault->for_good) && logged == 0) return;
     if (fault->layer == SYSTEM && system_is_hint(system_failed_file()) && logged == 0) return;
-    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
-        if (is_answer(&answers[i], world, logged)) return;
+    for (size_t i = 0; i < sizeof handlings / sizeof handlings[0]; i++) {
+        if (is_handled(&handlings[i], world, logged)) return;
     }
-    check_failed(__FILE__, __LINE__, "nothing says that a call failed");
-    say(fault, logged ? "absorbed and logged" : "absorbed");
+    check_failed(__FILE__, __LINE__, "a call failed, and neither a status nor the log reports it");
+    print_fault(fault, logged ? "absorbed and logged" : "absorbed");
 }
 
-/* Sees whether the buffer says that it came about in another way since a call failed. */
-static void hear(struct world *world, const wb_buffer *buffer)
+/* Sees whether the buffer's reason for a fallback names the failed call. */
+static void read_reason(struct world *world, const wb_buffer *buffer)
 {
     const char *name = fault_fired(world->fault);
-    if (name != NULL && strstr(describe(buffer).note, name) != NULL) world->told = 1;
+    if (name != NULL && strstr(describe(buffer).fallback_reason, name) != NULL) world->reported = 1;
 }
 
-/* A call that may be made to fail, once: it fails well, and succeeds when it is made again. Where it
- * cannot, the scenario goes to its label `out`, where it gives back what it has. */
+/* A call that the fault may make fail, once. The failure is checked, and a retry must succeed. Otherwise
+ * the scenario jumps to its label `out` and releases its objects. */
 #define STEP(call)                                                                   \
     do {                                                                             \
         struct observed before_ = observe(world->device);                            \
         check_clear();                                                               \
         wb_status status_ = (call);                                                  \
         if (status_ == WB_OK) break;                                                 \
-        failed_well(world, #call, status_, before_);                                 \
+        check_failed_call(world, #call, status_, before_);                           \
         if (world->abandoned) goto out;                                              \
         check_clear();                                                               \
-        if (!again_well(world, #call, (call))) goto out;                             \
+        if (!check_retry(world, #call, (call))) goto out;                            \
     } while (0)
 
 #endif

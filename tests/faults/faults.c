@@ -1,7 +1,6 @@
-/* Fails the first call, the second, and so on of each scenario until the scenario passes because none
- * is left to fail; with every code, in the driver and in the system. Each is a process of its own:
- * what one leaves behind does not reach the next, and one that dies or hangs is a failure with a
- * name. */
+/* Makes the first call of each scenario fail, then the second, and so on until the scenario has no more
+ * calls; with every code, in the driver and in the system. Each point runs in its own process, so that it
+ * cannot affect the next, and a crash or a hang is reported as a failed point. */
 #include "scenarios.h"
 
 enum { PASSED, FAILED, NOT_REACHED };
@@ -13,13 +12,13 @@ enum { CODES = 7, QUICK_FROM = 6, HANG_MS = 20, SECONDS = 30 };
 
 static uint64_t logged;
 
-static void count_logged(void *user, wb_status status, int32_t code, const char *message)
+static void count_logged(void *user, const wb_error *failure)
 {
-    (void)user, (void)status, (void)code, (void)message;
+    (void)user, (void)failure;
     __atomic_fetch_add(&logged, 1, __ATOMIC_RELAXED);
 }
 
-static void ends_well(struct world *world, const struct observed *begin, const long long before[])
+static void check_end(struct world *world, const struct observed *begin, const long long before[])
 {
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     if (world->device != NULL) {
@@ -31,32 +30,32 @@ static void ends_well(struct world *world, const struct observed *begin, const l
         wb_device_release(world->device);
         world->device = NULL;
     }
-    if (fault_fired(world->fault) != NULL && world->failed == 0) absorbed_well(world, logged);
+    if (fault_fired(world->fault) != NULL && world->failed == 0) check_absorbed(world, logged);
     check_system(begin, logged > 0);
     if (world->opens && system_can_fail() && logged > 0 &&
-        starts(fault_fired(world->fault), "cuMemHostUnregister")) {
-        /* The page that was tried is registered still: nobody else may get it. */
+        starts_with(fault_fired(world->fault), "cuMemHostUnregister")) {
+        /* The page of the capability test is still registered, so it must stay mapped. */
         CHECK(system_held().mapped_bytes > begin->held.mapped_bytes);
     }
     if (world->fault->for_good) {
-        CHECK_SAME(logged, 0); /* nothing can be given back to a driver that has ended */
+        CHECK_SAME(logged, 0); /* a driver that has ended need not free anything */
     } else if (logged > 0) {
-        CHECK(left(before) <= 1); /* what the driver did not take back */
+        CHECK(leaked_objects(before) <= 1); /* the object whose release failed */
     } else {
         check_driver_empty(before);
     }
-    if (check_failures > 0) say(world->fault, "ended");
+    if (check_failures > 0) print_fault(world->fault, "ended");
 }
 
-static int try(const struct scenario *scenario, const struct fault *fault)
+static int run_scenario(const struct scenario *scenario, const struct fault *fault)
 {
     struct world world = {
-        .fault = fault, .opens = scenario->run == opens, .reads_any = scenario->run == reads_any};
+        .fault = fault, .opens = scenario->run == opens, .reads_pageable = scenario->run == reads_pageable};
     long long before[CHECK_KINDS] = {0};
     file_name(world.path, sizeof world.path, "faults");
     alarm(SECONDS);
     CHECK_OK(wb_log_set_callback(count_logged, NULL));
-    if (world.reads_any) double_set("WB_DOUBLE_ATTRIBUTES", "88=1");
+    if (world.reads_pageable) double_set("WB_DOUBLE_ATTRIBUTES", "88=1");
     if (!world.opens) {
         if (!CHECK_OK(wb_device_open(test_device(), NULL, &world.device, &error))) return FAILED;
         for (int kind = 0; kind < CHECK_KINDS; kind++) before[kind] = double_alive(check_kinds[kind]);
@@ -64,20 +63,20 @@ static int try(const struct scenario *scenario, const struct fault *fault)
     const struct observed begin = observe(world.device);
     fault_arm(fault);
     scenario->run(&world);
-    ends_well(&world, &begin, before);
+    check_end(&world, &begin, before);
     unlink(world.path);
     if (check_failures > 0) return FAILED;
     return fault_fired(fault) != NULL ? PASSED : NOT_REACHED;
 }
 
-/* Runs one point in a process of its own. */
-static int point(const struct scenario *scenario, const struct fault *fault)
+/* Runs one point in its own process. */
+static int run_point(const struct scenario *scenario, const struct fault *fault)
 {
     int status = 0;
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        exit(try(scenario, fault));
+        exit(run_scenario(scenario, fault));
     }
     waitpid(child, &status, 0);
     int outcome = WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
@@ -91,12 +90,12 @@ static int point(const struct scenario *scenario, const struct fault *fault)
     return outcome;
 }
 
-/* Points tried; failures are added to `failed`. */
+/* Returns the number of points, and adds the failed ones to `failed`. */
 static int each_call(const struct scenario *scenario, struct fault fault, int *failed)
 {
     int outcome = PASSED;
     for (fault.kth = 1; outcome != NOT_REACHED; fault.kth++) {
-        outcome = point(scenario, &fault);
+        outcome = run_point(scenario, &fault);
         *failed += outcome == FAILED;
         if (fault.kth > 5000) {
             fprintf(stderr, "FAIL %s: no end\n", scenario->name);
@@ -107,7 +106,7 @@ static int each_call(const struct scenario *scenario, struct fault fault, int *f
     return fault.kth - 2;
 }
 
-/* `--quick`: with one code each, and no hangs. Then, a part of the name of the scenarios to run. */
+/* --quick uses one code and no hangs. The next argument selects the scenarios whose names contain it. */
 int main(int count, char **arguments)
 {
     int points = 0, failed = 0;
@@ -118,7 +117,7 @@ int main(int count, char **arguments)
         int here = points;
         if (strstr(scenarios[i].name, only) == NULL) continue;
         for (int code = quick ? QUICK_FROM : 0; code < CODES; code++) {
-            /* What is not known of the machine is not known, whatever the code. */
+            /* Hints fail with one code only: the library does not distinguish codes there. */
             struct fault system = {SYSTEM, 1, system_codes[code], 0, code == 0, 0};
             struct fault driver = {DRIVER, 1, driver_codes[code], 0, 0,
                                    driver_codes[code] == DEINITIALIZED};

@@ -1,4 +1,4 @@
-/* What is alive at a moment: by the library's own counters, by the driver's, and by the kernel's. */
+/* Live objects and memory, by the counters of the library, the driver double and the kernel. */
 #ifndef OBSERVED_H
 #define OBSERVED_H
 
@@ -13,7 +13,7 @@ static const char *const live_kinds[LIVE_KINDS] = {
 struct observed {
     wb_device_stats usage;
     long long live[LIVE_KINDS];
-    /* Memory that a failed call loses was never in the counters above. */
+    /* Memory that a failed call leaks may never be in the counters above. */
     struct system_held held;
     uint64_t locked_bytes;
 };
@@ -26,9 +26,8 @@ static struct observed observe(const wb_device *device)
     return now;
 }
 
-/* Less is right: what is kept for the next time may have been let go. Events, which are made when they
- * are first used and kept, are looked at when the scenario has ended. A driver that has `ended` takes
- * nothing back. */
+/* Returns 1 if no count grew; a cache may have been freed. Events are cached, so they are compared at the
+ * end of the scenario. A driver that has `ended` frees nothing. */
 static int no_more(const struct observed *now, const struct observed *before, int ended)
 {
     for (int kind = 0; kind < LIVE_KINDS && !ended; kind++) {
@@ -46,7 +45,7 @@ static int no_more(const struct observed *now, const struct observed *before, in
            now->locked_bytes <= before->locked_bytes;
 }
 
-static void say_more(const struct observed *now, const struct observed *before)
+static void print_observed(const struct observed *now, const struct observed *before)
 {
     for (int kind = 0; kind < LIVE_KINDS; kind++) {
         fprintf(stderr, "  %s: %lld, before %lld\n", live_kinds[kind], now->live[kind],
@@ -59,8 +58,8 @@ static void say_more(const struct observed *now, const struct observed *before)
     check_same_usage(__FILE__, __LINE__, now->usage, before->usage);
 }
 
-/* Objects of the driver that are alive beyond those before. */
-static long long left(const long long before[CHECK_KINDS])
+/* Returns the number of driver objects made since. */
+static long long leaked_objects(const long long before[CHECK_KINDS])
 {
     long long count = 0;
     for (int kind = 0; kind < CHECK_KINDS; kind++) {
@@ -71,8 +70,8 @@ static long long left(const long long before[CHECK_KINDS])
     return count;
 }
 
-/* Everything that the library took from the system is back; memory but where it could not be given back,
- * as `logged` says: what the driver still holds stays. */
+/* Checks that the library has closed its files and unmapped its memory. If a release failed and was
+ * `logged`, memory that the driver still uses stays mapped. */
 static void check_system(const struct observed *before, int logged)
 {
     struct system_held now = system_held();

@@ -1,4 +1,4 @@
-/* What engines do, step by step; every step may be the one that fails. */
+/* Sequences of calls as engines make them. Any call of the driver or the system in them may fail. */
 #ifndef SCENARIOS_H
 #define SCENARIOS_H
 
@@ -6,12 +6,7 @@
 #include "fault.h"
 #include "model.h"
 
-static uint64_t number(const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory;
-}
-
-/* The device is closed by who called. */
+/* The caller releases the device. */
 static void opens(struct world *world)
 {
     wb_device_info info = WB_DEVICE_INFO_INIT;
@@ -21,8 +16,8 @@ out:
     return;
 }
 
-/* What a scenario that was abandoned gives back by calls that can fail, and must not. */
-static void give_stream_back(wb_device *device, void *stream)
+/* For the end of an abandoned scenario: this call must not fail. */
+static void release_stream(wb_device *device, void *stream)
 {
     if (stream != NULL) CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
@@ -41,7 +36,7 @@ static void allocates(struct world *world)
         uint64_t bytes = i == 3 ? 3 * page_bytes() : 5000;
         if (each[i].write_combined == WB_TRISTATE_ON && !on_cuda()) continue;
         STEP(wb_buffer_alloc(world->device, bytes, &each[i], &buffer, &error));
-        hear(world, buffer);
+        read_reason(world, buffer);
         fill(describe(buffer).data, bytes);
         STEP(wb_buffer_get_stats(buffer, &usage, &error));
         CHECK(usage.resident_bytes >= bytes);
@@ -70,7 +65,7 @@ static void registers(struct world *world)
     fill(memory, bytes);
     called_back = 0;
     STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
-    hear(world, buffer);
+    read_reason(world, buffer);
     CHECK_SAME(called_back, 0);
     CHECK(holds_pattern(memory, 0, bytes));
 out:
@@ -89,7 +84,7 @@ static void maps_a_file(struct world *world)
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         options.file_mode = modes[i];
         STEP(wb_buffer_map_file(world->device, world->path, 0, 0, &options, &buffer, &error));
-        hear(world, buffer);
+        read_reason(world, buffer);
         CHECK(holds_pattern(describe(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
         buffer = NULL;
@@ -111,7 +106,7 @@ static void opens_a_model_file(struct world *world)
     wb_buffer *whole = NULL;
     STEP(wb_safetensors_open(world->device, world->path, NULL, &file, &error));
     STEP(wb_safetensors_get_buffer(file, &whole, &error));
-    hear(world, whole);
+    read_reason(world, whole);
     STEP(wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 64, NULL, &view, &copied, &error));
     CHECK(holds_pattern(describe_view(view).data, 0, 16));
 out:
@@ -147,11 +142,11 @@ out:
     wb_view_release(view);
     wb_view_release(copy);
     wb_buffer_release(buffer);
-    give_stream_back(world->device, stream);
+    release_stream(world->device, stream);
 }
 
-/* A device that reads memory which is not pinned: it is waited for before such memory goes. */
-static void reads_any(struct world *world)
+/* The library waits for a device that reads pageable memory before it frees such memory. */
+static void reads_pageable(struct world *world)
 {
     const int64_t shape[] = {120};
     const uint64_t bytes = 2 * page_bytes();
@@ -168,7 +163,7 @@ static void reads_any(struct world *world)
     wb_buffer_release(buffer);
     buffer = NULL;
     STEP(wb_buffer_map_file(world->device, world->path, 0, 0, NULL, &buffer, &error));
-    hear(world, buffer);
+    read_reason(world, buffer);
     CHECK(holds_pattern(describe(buffer).data, 0, bytes));
     wb_buffer_release(buffer);
     buffer = NULL;
@@ -197,7 +192,7 @@ static void crosses_dlpack(struct world *world)
     DLManagedTensor *tensor = NULL;
     DLManagedTensor in = {{numbers, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, shape, NULL, 0},
                           &deleted, delete_import};
-    wb_buffer *buffer = NULL, *behind = NULL;
+    wb_buffer *buffer = NULL, *wrapped = NULL;
     wb_view *view = NULL, *imported = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
     STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
@@ -210,13 +205,13 @@ static void crosses_dlpack(struct world *world)
     tensor = NULL;
     STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESSOR_HOST, NULL, &imported, &error));
     CHECK_SAME(deleted, 0);
-    STEP(wb_view_get_buffer(imported, &behind, &error));
-    hear(world, behind);
+    STEP(wb_view_get_buffer(imported, &wrapped, &error));
+    read_reason(world, wrapped);
 out:
     wb_view_release(view);
     wb_buffer_release(buffer);
     if (tensor != NULL) tensor->deleter(tensor);
-    wb_buffer_release(behind);
+    wb_buffer_release(wrapped);
     wb_view_release(imported);
     CHECK_SAME(deleted, imported != NULL);
 }
@@ -225,14 +220,14 @@ static void computes_in_order(struct world *world)
 {
     void *stream = NULL;
     wb_buffer *from = NULL, *to = NULL;
-    uint64_t address = 0;
+    void *address = NULL;
     STEP(wb_device_stream_new(world->device, &stream, &error));
     STEP(wb_buffer_alloc(world->device, 300, NULL, &from, &error));
     STEP(wb_buffer_alloc(world->device, 300, NULL, &to, &error));
     STEP(wb_device_alloc(world->device, 300, &address, &error));
     fill(describe(from).data, 300);
-    STEP(wb_device_copy(world->device, address, number(describe(from).data), 300, stream, &error));
-    STEP(wb_device_copy(world->device, number(describe(to).data), address, 300, stream, &error));
+    STEP(wb_device_copy(world->device, address, describe(from).data, 300, stream, &error));
+    STEP(wb_device_copy(world->device, describe(to).data, address, 300, stream, &error));
     STEP(wb_device_stream_synchronize(world->device, stream, &error));
     CHECK(holds_pattern(describe(to).data, 0, 300));
     STEP(wb_buffer_release_after(from, stream, &error));
@@ -240,46 +235,43 @@ static void computes_in_order(struct world *world)
     wb_buffer_release(to);
     to = NULL;
     STEP(wb_device_free(world->device, address, &error));
-    address = 0;
+    address = NULL;
     STEP(wb_device_stream_release(world->device, stream, &error));
     stream = NULL;
 out:
     wb_buffer_release(from);
     wb_buffer_release(to);
-    if (address != 0) CHECK_OK(wb_device_free(world->device, address, &error));
-    give_stream_back(world->device, stream);
+    if (address != NULL) CHECK_OK(wb_device_free(world->device, address, &error));
+    release_stream(world->device, stream);
 }
 
-/* Three steps of an offloader, each weight looked at, some of them replaced in between. */
-static void offloads_by(struct world *world, wb_transfer_mode carrier)
+/* Three steps of an offloader, with a check of every weight and a replacement after each. */
+static void offloads_by(struct world *world, wb_transfer_mode mode)
 {
     static unsigned char fresh[BYTES];
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const wb_plan_options options = offload_options(mode);
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
-    options.offload_bytes = 1 << 20;
-    options.carrier = carrier;
     model_init(&model);
     STEP(wb_device_stream_new(o.device, &o.stream, &error));
     STEP(wb_plan_new(o.device, model.parameters, COUNT, &options, &o.plan, &error));
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, BYTES, NULL, &o.back, &error));
-    const unsigned char *back = (const unsigned char *)describe(o.back).data;
+    unsigned char *back = (unsigned char *)describe(o.back).data;
     for (int step = 0; step < 3; step++) {
         for (int group = 0; group < LAYERS; group++) {
             STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));
             for (int i = group * EACH; i < (group + 1) * EACH; i++) {
                 wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, model.names[i], &info, &error));
-                STEP(wb_device_copy(o.device, number(back), info.device_address, BYTES, o.stream,
-                                    &error));
+                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, (uint64_t)i, &info, &error));
+                STEP(wb_device_copy(o.device, back, info.device_address, BYTES, o.stream, &error));
                 STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
                 CHECK(holds_parameter(back, i, i == 3 ? step : 0));
             }
             STEP(wb_offloader_release_group(o.offloader, (uint64_t)group, o.stream, &error));
         }
         fill_parameter(fresh, 3, step + 1);
-        STEP(wb_offloader_replace(o.offloader, model.names[3], number(fresh), &model.layout,
-                                  o.stream, &error));
+        STEP(wb_offloader_replace(o.offloader, model.names[3], fresh, &model.layout, o.stream,
+                                  &error));
     }
     STEP(wb_offloader_join(o.offloader, o.stream, &error));
     wb_plan_release(o.plan);
@@ -294,10 +286,10 @@ out:
     wb_plan_release(o.plan);
     wb_offloader_release(o.offloader);
     wb_buffer_release(o.back);
-    give_stream_back(o.device, o.stream);
+    release_stream(o.device, o.stream);
 }
 
-static void offloads_views(struct world *world)
+static void offloads_zero_copy(struct world *world)
 {
     offloads_by(world, WB_TRANSFER_MODE_ZERO_COPY);
 }
@@ -307,7 +299,7 @@ static void offloads_on_demand(struct world *world)
     offloads_by(world, WB_TRANSFER_MODE_ON_DEMAND);
 }
 
-static void offloads_ahead(struct world *world)
+static void offloads_by_prefetch(struct world *world)
 {
     offloads_by(world, WB_TRANSFER_MODE_PREFETCH);
 }
@@ -324,18 +316,16 @@ static void quantizes(struct world *world)
     wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
     options.block_rows = 1;
     for (int row = 0; row < SIDE_Q; row++) {
-        /* Numbers that 8 bits hold exactly, with scales that are powers of two. */
+        /* Values that FP8 represents exactly, with scales that are powers of two. */
         for (int col = 0; col < SIDE_Q; col++) {
             numbers[row][col] = (float)(col % 2 ? 448 : -(col % 16)) * (float)(1 << row % 4);
         }
     }
-    /* Small staging memory, so that several pieces go through it. */
+    /* Little staging memory, so that the matrix is split into chunks. */
     STEP(wb_quantizer_new(world->device, 1 << 14, &quantizer, &error));
-    world->keeps = 1;
-    STEP(wb_quantizer_quantize(quantizer, number(numbers), &layout, number(codes), number(scales),
-                               &options, NULL, &error));
-    STEP(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(back), &layout,
-                                 &options, NULL, &error));
+    world->keeps_workspace = 1;
+    STEP(wb_quantizer_quantize(quantizer, numbers, &layout, codes, scales, &options, NULL, &error));
+    STEP(wb_quantizer_dequantize(quantizer, codes, scales, back, &layout, &options, NULL, &error));
     CHECK(memcmp(back, numbers, sizeof back) == 0);
 out:
     wb_quantizer_release(quantizer);
@@ -354,11 +344,11 @@ static const struct scenario scenarios[] = {
     {"open a safetensors file", opens_a_model_file},
     {"view", views},
     {"DLPack", crosses_dlpack},
-    {"read any memory", reads_any},
+    {"read pageable memory", reads_pageable},
     {"copy and defer", computes_in_order},
-    {"offload by views", offloads_views},
+    {"offload zero-copy", offloads_zero_copy},
     {"offload on demand", offloads_on_demand},
-    {"offload ahead", offloads_ahead},
+    {"offload by prefetch", offloads_by_prefetch},
     {"quantize", quantizes},
 };
 enum { SCENARIOS = sizeof scenarios / sizeof scenarios[0] };

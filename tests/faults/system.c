@@ -1,5 +1,5 @@
-/* The library's calls go through its procedure linkage table, so a program that exports a function of
- * the C library's name gets them. */
+/* The library calls the C library through its procedure linkage table, so a function of the same name in
+ * the program replaces the C library's. */
 #include "system.h"
 
 #include <dlfcn.h>
@@ -17,16 +17,16 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { FILE_ROOM = 256 };
+enum { FILE_CAPACITY = 256 };
 
 static uintptr_t library_start, library_end;
 
 static atomic_int counted, kth_fails;
 static int fails_with, hints_fail;
 static const char *_Atomic failed;
-static char failed_file[FILE_ROOM];
+static char failed_file[FILE_CAPACITY];
 static pthread_t failed_in;
-static atomic_int called_since, asked_again;
+static atomic_int called_since, was_retried;
 
 static atomic_llong mapped_bytes, open_files;
 
@@ -43,8 +43,8 @@ static int find_library(struct dl_phdr_info *info, size_t size, void *data)
     return 1;
 }
 
-/* Before the library's first call, as what it holds is counted from there. */
-__attribute__((constructor)) static void know_library(void)
+/* Before the library's first call, so that everything it opens is counted. */
+__attribute__((constructor)) static void find_library_range(void)
 {
     dl_iterate_phdr(find_library, NULL);
 }
@@ -83,9 +83,9 @@ const char *system_failed_file(void)
     return failed_file;
 }
 
-int system_asked_again(void)
+int system_was_retried(void)
 {
-    return asked_again;
+    return was_retried;
 }
 
 int system_is_hint(const char *path)
@@ -100,37 +100,37 @@ int system_is_hint(const char *path)
     return 0;
 }
 
-static void name_file(char file[FILE_ROOM], const char *path, int descriptor)
+static void name_file(char file[FILE_CAPACITY], const char *path, int descriptor)
 {
     char link[64];
     file[0] = '\0';
     if (path != NULL && path[0] != '\0') {
-        snprintf(file, FILE_ROOM, "%s", path);
+        snprintf(file, FILE_CAPACITY, "%s", path);
     } else if (descriptor >= 0) {
         snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-        ssize_t length = readlink(link, file, FILE_ROOM - 1);
+        ssize_t length = readlink(link, file, FILE_CAPACITY - 1);
         file[length < 0 ? 0 : length] = '\0';
     }
 }
 
 static int fails(const char *name, const char *path, int descriptor, uintptr_t caller)
 {
-    char file[FILE_ROOM];
+    char file[FILE_CAPACITY];
     if (kth_fails == 0 || !from_library(caller)) return 0;
     if (failed != NULL && pthread_equal(failed_in, pthread_self()) && called_since++ == 0) {
-        asked_again = strcmp(name, failed) == 0;
+        was_retried = strcmp(name, failed) == 0;
     }
     name_file(file, path, descriptor);
     if (!hints_fail && system_is_hint(file)) return 0;
     if (atomic_fetch_add(&counted, 1) + 1 != kth_fails) return 0;
-    memcpy(failed_file, file, FILE_ROOM);
+    memcpy(failed_file, file, FILE_CAPACITY);
     failed_in = pthread_self();
     failed = name;
     errno = fails_with;
     return 1;
 }
 
-/* The return address is the caller's only in the function that the library calls. */
+/* Macros, since only the function that the library calls has the library's return address. */
 #define FAILS(name, path, descriptor)                                                \
     fails(name, path, descriptor, (uintptr_t)__builtin_return_address(0))
 
@@ -168,7 +168,7 @@ int mprotect(void *address, size_t bytes, int protection)
 int madvise(void *address, size_t bytes, int advice)
 {
     REAL(madvise)
-    /* Huge pages are a wish; making pages present is not. */
+    /* Huge pages are advice; populating pages must succeed. */
     const char *name = advice == MADV_POPULATE_READ ? "madvise" : "madvise(huge pages)";
     return FAILS(name, NULL, -1) ? -1 : real(address, bytes, advice);
 }
@@ -188,9 +188,9 @@ int munlock(const void *address, size_t bytes)
 int munmap(void *address, size_t bytes)
 {
     REAL(munmap)
-    int answer = FAILS("munmap", NULL, -1) ? -1 : real(address, bytes);
-    if (answer == 0 && FROM_LIBRARY()) mapped_bytes -= whole_pages(bytes);
-    return answer;
+    int result = FAILS("munmap", NULL, -1) ? -1 : real(address, bytes);
+    if (result == 0 && FROM_LIBRARY()) mapped_bytes -= whole_pages(bytes);
+    return result;
 }
 
 int mincore(void *address, size_t bytes, unsigned char *present)
@@ -214,15 +214,15 @@ int open64(const char *path, int flags, ...)
 int close(int descriptor)
 {
     REAL(close)
-    int answer = real(descriptor);
-    if (answer == 0 && FROM_LIBRARY()) open_files--;
-    return answer;
+    int result = real(descriptor);
+    if (result == 0 && FROM_LIBRARY()) open_files--;
+    return result;
 }
 
-int statx(int folder, const char *path, int flags, unsigned mask, struct statx *facts)
+int statx(int folder, const char *path, int flags, unsigned mask, struct statx *status)
 {
     REAL(statx)
-    return FAILS("stat", path, folder) ? -1 : real(folder, path, flags, mask, facts);
+    return FAILS("stat", path, folder) ? -1 : real(folder, path, flags, mask, status);
 }
 
 ssize_t read(int descriptor, void *to, size_t bytes)
@@ -255,7 +255,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
                    void *argument)
 {
     REAL(pthread_create)
-    /* It answers its code and leaves errno alone. */
+    /* It returns the code and does not set errno. */
     return FAILS("pthread_create", NULL, -1) ? fails_with
                                                 : real(thread, attributes, run, argument);
 }

@@ -1,33 +1,32 @@
-/* System calls of the library that fail when a test asks for it: functions of this program take the
- * place of the C library's and count, of all calls, those that come from libweighbridge.so. Not under a
- * sanitizer, whose own functions are in that place: untouched.c. */
+/* Makes system calls of the library fail. Functions of this program replace those of the C library, and
+ * count the calls that come from libweighbridge.so. A sanitizer replaces the same functions, so
+ * system_stub.c is built instead under one. */
 #ifndef SYSTEM_H
 #define SYSTEM_H
 
-/* Whether calls of the system can be made to fail, and counted, in this program. */
+/* Returns 1 if system calls can fail and are counted in this program. */
 int system_can_fail(void);
 
-/* What the library took from the system and has not given back; 0 where that is not counted. */
+/* Memory and files that the library has open; 0 if they are not counted. */
 struct system_held {
     long long mapped_bytes, open_files;
 };
 struct system_held system_held(void);
 
-/* Of the library's system calls from now on, the k-th fails with `errno` as `code`. 0: none. Calls
- * on hints, the files in which the kernel describes the machine and its limits, count only if
- * `hints`. */
+/* From now on the k-th system call of the library fails with `code` in errno; none if 0. Calls on hints,
+ * the files that describe the machine and its limits, count only if `hints`. */
 void system_fail(int kth, int code, int hints);
 
-/* The call that failed; NULL: none yet. */
+/* Returns the function of the call that failed; NULL if none has yet. */
 const char *system_failed(void);
 
-/* Whether the next call of the thread whose call failed was of the same function. */
-int system_asked_again(void);
+/* Returns 1 if the thread whose call failed called the same function next. */
+int system_was_retried(void);
 
-/* The file that the failed call was about; "" where it was about none. */
+/* Returns the file of the failed call; "" if it has none. */
 const char *system_failed_file(void);
 
-/* Whether a file is a hint. */
+/* Returns 1 if the file is a hint. */
 int system_is_hint(const char *path);
 
 #endif

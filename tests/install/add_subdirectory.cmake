@@ -1,4 +1,4 @@
-# Builds the examples in a project that has weighbridge as a part of itself.
+# Builds the examples in a project that contains weighbridge as a subdirectory.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 file(WRITE "${WORK}/CMakeLists.txt" "
@@ -7,7 +7,7 @@ project(engine LANGUAGES C)
 set(WEIGHBRIDGE_LIBRARY \"${LIBRARY}\" CACHE FILEPATH \"\")
 add_subdirectory(\"${SOURCE}\" weighbridge)
 if(WEIGHBRIDGE_BUILD_TESTS)
-  message(FATAL_ERROR \"the tests of a part are not those of the whole\")
+  message(FATAL_ERROR \"a subdirectory must not build its tests by default\")
 endif()
 foreach(example ten_lines engine two_layers)
   add_executable(\${example} \"${SOURCE}/examples/c/\${example}.c\")

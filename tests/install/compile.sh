@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles an example with what pkg-config says: compile.sh pkg-config cc source program
+# Compiles an example with the flags of pkg-config: compile.sh pkg-config cc source program
 set -e
 flags=$("$1" --cflags --libs weighbridge)
 # pkg-config quotes for a shell, so a shell reads it.

@@ -1,5 +1,5 @@
-# Installs to one folder, moves the tree to another, and builds the examples there with find_package
-# and with pkg-config.
+# Installs weighbridge, moves the installation, and builds the examples with find_package and with
+# pkg-config.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(prefix "${WORK}/moved here")
@@ -8,19 +8,15 @@ file(RENAME "${WORK}/installed" "${prefix}")
 
 string(REGEX MATCH "^[0-9]+" major "${VERSION}")
 file(GLOB_RECURSE c_headers RELATIVE "${SOURCE}" "${SOURCE}/include/*.h")
-foreach(file ${c_headers} "${LIBDIR}/libweighbridge.so"
+file(GLOB_RECURSE cpp_headers RELATIVE "${SOURCE}/bindings/cpp" "${SOURCE}/bindings/cpp/*.hpp")
+list(TRANSFORM cpp_headers PREPEND "include/")
+foreach(file ${c_headers} ${cpp_headers} "${LIBDIR}/libweighbridge.so"
     "${LIBDIR}/libweighbridge.so.${major}" "${LIBDIR}/libweighbridge.so.${VERSION}"
     "${LIBDIR}/pkgconfig/weighbridge.pc"
     "${LIBDIR}/cmake/weighbridge/weighbridge-config.cmake"
     "${LIBDIR}/cmake/weighbridge/weighbridge-config-version.cmake")
   if(NOT EXISTS "${prefix}/${file}")
     message(FATAL_ERROR "${file} was not installed")
-  endif()
-endforeach()
-file(GLOB_RECURSE headers RELATIVE "${SOURCE}/bindings/cpp" "${SOURCE}/bindings/cpp/*.hpp")
-foreach(header ${headers})
-  if(NOT EXISTS "${prefix}/include/${header}")
-    message(FATAL_ERROR "include/${header} was not installed")
   endif()
 endforeach()
 file(READ_SYMLINK "${prefix}/${LIBDIR}/libweighbridge.so.${major}" link)
@@ -33,7 +29,7 @@ foreach(file "${LIBDIR}/pkgconfig/weighbridge.pc"
   foreach(path "${BUILD}" "${SOURCE}" "${WORK}")
     string(FIND "${text}" "${path}" at)
     if(NOT at EQUAL -1)
-      message(FATAL_ERROR "${file} holds ${path}: the tree cannot be moved")
+      message(FATAL_ERROR "${file} contains ${path}: the installation cannot be moved")
     endif()
   endforeach()
 endforeach()
@@ -45,17 +41,17 @@ run("${CMAKE_COMMAND}" -S "${SOURCE}/examples/c" -B "${WORK}/by cmake" -G "${GEN
 run("${CMAKE_COMMAND}" --build "${WORK}/by cmake")
 run_examples("${WORK}/by cmake")
 
-# A version that is not this one is not found.
+# find_package rejects another minor version.
 file(WRITE "${WORK}/later/CMakeLists.txt" "cmake_minimum_required(VERSION 3.18)\n"
   "project(later LANGUAGES C)\nfind_package(weighbridge 0.2 CONFIG REQUIRED)\n")
 execute_process(COMMAND "${CMAKE_COMMAND}" -S "${WORK}/later" -B "${WORK}/later/build"
   -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_C_COMPILER=${C_COMPILER}"
   "-DCMAKE_PREFIX_PATH=${prefix}" RESULT_VARIABLE found OUTPUT_QUIET ERROR_QUIET)
 if(found EQUAL 0)
-  message(FATAL_ERROR "find_package took weighbridge ${VERSION} for 0.2")
+  message(FATAL_ERROR "find_package accepted weighbridge ${VERSION} as 0.2")
 endif()
 
-# pkg-config, and a plain compiler.
+# pkg-config and a compiler, without CMake
 find_program(PKG_CONFIG NAMES pkg-config pkgconf)
 if(NOT PKG_CONFIG)
   message(FATAL_ERROR "neither pkg-config nor pkgconf is installed")
@@ -64,7 +60,7 @@ set(ENV{PKG_CONFIG_PATH} "${prefix}/${LIBDIR}/pkgconfig")
 run("${PKG_CONFIG}" --modversion weighbridge)
 string(STRIP "${output}" output)
 if(NOT output STREQUAL VERSION)
-  message(FATAL_ERROR "pkg-config says version ${output}")
+  message(FATAL_ERROR "pkg-config has version ${output}, expected ${VERSION}")
 endif()
 file(MAKE_DIRECTORY "${WORK}/by pkg-config")
 foreach(example ten_lines engine two_layers)

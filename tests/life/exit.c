@@ -1,52 +1,46 @@
-/* The end of the process, with everything alive and under way: no hang, no crash, no word, and the exit
- * status that was given. Each end is one of a program of its own, which is this one, run anew. */
+/* A process that ends with live objects and work in flight does not hang, crash or print, and has the exit
+ * status that it was given. This program runs itself again for each combination of a state and an end. */
 #include <pthread.h>
 #include <signal.h>
 
-#include "every.h"
+#include "every_function.h"
 
-enum { GIVEN_STATUS = 42, SLEEP_MS = 200 };
+enum { GIVEN_STATUS = 42 };
 
-static void sleeps(void *user)
+static void sleeps(void *milliseconds)
 {
-    (void)user;
-    sleep_ms(SLEEP_MS);
+    sleep_ms(*(const int *)milliseconds);
 }
 
-/* Until after the other thread has called exit. */
-static void sleeps_long(void *user)
-{
-    (void)user;
-    sleep_ms(500);
-}
+static int short_ms = 200, long_ms = 500;
 
-/* What is there when the process ends. */
+/* The states of the process when it ends. */
 
-static void everything_is_held(void) {}
+static void objects_are_alive(void) {}
 
 static void work_is_queued(void)
 {
-    CHECK_OK(wb_device_stream_call(scene.device, scene.stream, sleeps, NULL, &error));
-    for (int i = 0; i < 20; i++) CHECK_OK(call_wb_device_copy(&scene));
+    CHECK_OK(wb_device_stream_call(own.device, own.stream, sleeps, &short_ms, &error));
+    for (int i = 0; i < 20; i++) CHECK_OK(call_wb_device_copy());
 }
 
 static void references_are_deferred(void)
 {
     work_is_queued();
-    wb_view_retain(scene.view);
-    CHECK_OK(wb_view_release_after(scene.view, scene.stream, &error));
-    wb_buffer_retain(scene.buffer);
-    CHECK_OK(wb_buffer_release_after(scene.buffer, scene.stream, &error));
-    scene.tensor->deleter(scene.tensor);
+    wb_view_retain(own.view);
+    CHECK_OK(wb_view_release_after(own.view, own.stream, &error));
+    wb_buffer_retain(own.buffer);
+    CHECK_OK(wb_buffer_release_after(own.buffer, own.stream, &error));
+    own.tensor->deleter(own.tensor);
 }
 
-static void a_step_is_under_way(void)
+static void a_step_is_in_flight(void)
 {
-    CHECK_OK(wb_device_stream_call(scene.device, scene.stream, sleeps, NULL, &error));
-    CHECK_OK(wb_offloader_acquire_group(scene.offloader, 0, scene.stream, &error));
-    CHECK_OK(call_wb_device_copy(&scene));
-    CHECK_OK(wb_offloader_release_group(scene.offloader, 0, scene.stream, &error));
-    CHECK_OK(wb_offloader_acquire_group(scene.offloader, 1, scene.stream, &error));
+    CHECK_OK(wb_device_stream_call(own.device, own.stream, sleeps, &short_ms, &error));
+    CHECK_OK(wb_offloader_acquire_group(own.offloader, 0, own.stream, &error));
+    CHECK_OK(call_wb_device_copy());
+    CHECK_OK(wb_offloader_release_group(own.offloader, 0, own.stream, &error));
+    CHECK_OK(wb_offloader_acquire_group(own.offloader, 1, own.stream, &error));
 }
 
 static void *allocates_for_ever(void *user)
@@ -55,13 +49,13 @@ static void *allocates_for_ever(void *user)
     for (;;) {
         wb_buffer *buffer = NULL;
         wb_error mine = WB_ERROR_INIT;
-        if (wb_buffer_alloc(scene.device, 1 << 20, NULL, &buffer, &mine) != WB_OK) continue;
-        if (wb_buffer_release_after(buffer, scene.stream, &mine) != WB_OK) wb_buffer_release(buffer);
+        if (wb_buffer_alloc(own.device, 1 << 20, NULL, &buffer, &mine) != WB_OK) continue;
+        if (wb_buffer_release_after(buffer, own.stream, &mine) != WB_OK) wb_buffer_release(buffer);
     }
     return NULL;
 }
 
-static void threads_are_inside(void)
+static void threads_are_in_calls(void)
 {
     pthread_t thread;
     for (int i = 0; i < 3; i++) CHECK(pthread_create(&thread, NULL, allocates_for_ever, NULL) == 0);
@@ -71,24 +65,24 @@ static void threads_are_inside(void)
 static void handler_uses_the_library(void)
 {
     wb_buffer *buffer = NULL;
-    CHECK_OK(wb_buffer_alloc(scene.device, SCENE_BYTES, NULL, &buffer, &error));
+    CHECK_OK(wb_buffer_alloc(own.device, SCENE_BYTES, NULL, &buffer, &error));
     memset(describe(buffer).data, 1, SCENE_BYTES);
     CHECK(buffer_usage(buffer).resident_bytes == SCENE_BYTES);
     wb_buffer_release(buffer);
-    /* What the kernel says of mappings is asked for here, also once the first thread has ended. */
-    CHECK_OK(call_wb_buffer_register(&scene));
-    scene_end(&scene);
+    /* This reads /proc/self/maps, which must also work after the first thread has ended. */
+    CHECK_OK(call_wb_buffer_register());
+    scene_end();
     if (check_failures > 0) _exit(1);
 }
 
-static void an_exit_handler_releases_all(void)
+static void an_exit_handler_releases_everything(void)
 {
     references_are_deferred();
-    scene.tensor = NULL;
+    own.tensor = NULL;
     if (atexit(handler_uses_the_library) != 0) _exit(1);
 }
 
-/* How it ends. */
+/* The ends. */
 
 static void by_exit(void) { exit(GIVEN_STATUS); }
 static void by_quick_exit(void) { quick_exit(GIVEN_STATUS); }
@@ -101,19 +95,19 @@ static void *exits(void *user)
     exit(GIVEN_STATUS);
 }
 
-/* From another thread, this one being inside of the library. */
+/* Another thread exits while this one is in a call. */
 static void by_another_thread(void)
 {
     pthread_t thread;
     void *stream = NULL;
-    CHECK_OK(wb_device_stream_new(scene.device, &stream, &error));
-    CHECK_OK(wb_device_stream_call(scene.device, stream, sleeps_long, NULL, &error));
+    CHECK_OK(wb_device_stream_new(own.device, &stream, &error));
+    CHECK_OK(wb_device_stream_call(own.device, stream, sleeps, &long_ms, &error));
     CHECK(pthread_create(&thread, NULL, exits, NULL) == 0);
-    wb_device_stream_synchronize(scene.device, stream, &error);
-    for (;;) pause(); /* an exit handler has waited for that stream too */
+    wb_device_stream_synchronize(own.device, stream, &error);
+    for (;;) pause(); /* an exit handler may have waited for that stream too */
 }
 
-/* The first thread ends before the others do. */
+/* The first thread ends before the others. */
 static void by_the_last_thread(void)
 {
     pthread_t thread;
@@ -127,17 +121,17 @@ static void by_return(void) {}
 static const struct part {
     const char *name;
     void (*run)(void);
-} states[] = {NAMED(everything_is_held), NAMED(work_is_queued), NAMED(references_are_deferred),
-              NAMED(a_step_is_under_way), NAMED(threads_are_inside),
-              NAMED(an_exit_handler_releases_all)},
+} states[] = {NAMED(objects_are_alive), NAMED(work_is_queued), NAMED(references_are_deferred),
+              NAMED(a_step_is_in_flight), NAMED(threads_are_in_calls),
+              NAMED(an_exit_handler_releases_everything)},
   ends[] = {NAMED(by_return), NAMED(by_exit), NAMED(by_quick_exit), NAMED(by_underscore_exit),
             NAMED(by_another_thread), NAMED(by_the_last_thread)};
 enum { STATES = sizeof states / sizeof states[0], ENDS = sizeof ends / sizeof ends[0] };
 
-/* This program in a process that ends at once: argv[1] is the state, argv[2] the end. */
-static int play(const char *state, const char *end)
+/* Enters a state and ends; both are indices. */
+static int run_end(const char *state, const char *end)
 {
-    if (!scene_begin(&scene)) return 1;
+    if (!scene_begin()) return 1;
     unlink(scene_path);
     states[atoi(state)].run();
     if (check_failures > 0) return 1;
@@ -145,58 +139,59 @@ static int play(const char *state, const char *end)
     return check_failures > 0 ? 1 : GIVEN_STATUS;
 }
 
-struct player {
+struct run {
     pid_t process;
-    int words; /* what it says on standard error */
+    int messages; /* its standard error */
 };
 
-static struct player start(int state, int end)
+static struct run start(int state, int end)
 {
-    struct player player = {-1, -1};
+    struct run run = {-1, -1};
     char numbers[2][16];
     int pipes[2];
     snprintf(numbers[0], sizeof numbers[0], "%d", state);
     snprintf(numbers[1], sizeof numbers[1], "%d", end);
-    if (!CHECK(pipe2(pipes, O_CLOEXEC) == 0)) return player;
+    if (!CHECK(pipe2(pipes, O_CLOEXEC) == 0)) return run;
     fflush(NULL);
-    player.words = pipes[0];
-    player.process = fork();
-    if (player.process == 0) {
+    run.messages = pipes[0];
+    run.process = fork();
+    if (run.process == 0) {
         dup2(pipes[1], 2);
         alarm(15);
         execl("/proc/self/exe", "exit", numbers[0], numbers[1], (char *)NULL);
         _exit(99);
     }
     close(pipes[1]);
-    return player;
+    return run;
 }
 
-static void finish(struct player player, int state, int end)
+static void finish(struct run run, int state, int end)
 {
-    char words[2000] = "";
+    char messages[2000] = "";
     size_t length = 0;
     int status = 0;
-    for (ssize_t got; length + 1 < sizeof words &&
-                      (got = read(player.words, words + length, sizeof words - 1 - length)) > 0;) {
+    for (ssize_t got; length + 1 < sizeof messages &&
+                      (got = read(run.messages, messages + length,
+                                  sizeof messages - 1 - length)) > 0;) {
         length += (size_t)got;
     }
-    close(player.words);
-    CHECK(waitpid(player.process, &status, 0) == player.process);
+    close(run.messages);
+    CHECK(waitpid(run.process, &status, 0) == run.process);
     if (!CHECK(WIFEXITED(status) && WEXITSTATUS(status) == GIVEN_STATUS && length == 0)) {
         fprintf(stderr, "  %s, %s: %s %d\n%s", states[state].name, ends[end].name,
                 WIFSIGNALED(status) ? "signal" : "exit status",
-                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), words);
+                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), messages);
     }
 }
 
-/* The ends of a state are played at the same time: they wait more than they work. */
+/* The ends of a state run at the same time: they mostly sleep. */
 static void every_end_in_every_state_is_clean(wb_device *device)
 {
-    struct player players[ENDS];
+    struct run runs[ENDS];
     (void)device;
     for (int state = 0; state < STATES; state++) {
-        for (int end = 0; end < ENDS; end++) players[end] = start(state, end);
-        for (int end = 0; end < ENDS; end++) finish(players[end], state, end);
+        for (int end = 0; end < ENDS; end++) runs[end] = start(state, end);
+        for (int end = 0; end < ENDS; end++) finish(runs[end], state, end);
     }
     printf("  %d ends\n", STATES * ENDS);
 }
@@ -204,6 +199,6 @@ static void every_end_in_every_state_is_clean(wb_device *device)
 int main(int argc, char **argv)
 {
     const struct check_case cases[] = {CASE_ALONE(EVERYWHERE, every_end_in_every_state_is_clean)};
-    if (argc == 3) return play(argv[1], argv[2]);
+    if (argc == 3) return run_end(argv[1], argv[2]);
     return check_run(cases, 1);
 }

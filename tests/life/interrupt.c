@@ -1,9 +1,9 @@
-/* Signals: Ctrl-C in the middle of a long allocation, and signals that come all the time. */
+/* Signals: Ctrl-C during a long allocation, and a signal every 300 microseconds. */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 
-#include "every.h"
+#include "every_function.h"
 
 static volatile sig_atomic_t pressed;
 static volatile sig_atomic_t alarms;
@@ -29,8 +29,8 @@ static void handle(int signal, void (*handler)(int))
     CHECK(sigaction(signal, &action, NULL) == 0);
 }
 
-/* What a program does that wants to be stopped by Ctrl-C. */
-static int32_t unless_pressed(void *user, wb_phase phase, uint64_t done, uint64_t total)
+/* The progress callback of a program that Ctrl-C stops. */
+static int32_t cancel_if_pressed(void *user, wb_phase phase, uint64_t done, uint64_t total)
 {
     (void)phase, (void)total;
     *(uint64_t *)user = done;
@@ -60,14 +60,14 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
     options.pin = WB_TRISTATE_OFF;
     options.threads = 1;
     options.huge_pages = WB_HUGE_PAGES_OFF;
-    options.progress = unless_pressed;
+    options.progress = cancel_if_pressed;
     options.progress_user = &done;
     REQUIRE(pthread_create(&thread, NULL, presses, NULL) == 0);
     wb_status status = wb_buffer_alloc(device, bytes, &options, &buffer, &error);
     pthread_join(thread, NULL);
     sigaction(SIGINT, &found, NULL);
     if (status == WB_ERR_CGROUP || status == WB_ERR_OUT_OF_MEMORY) {
-        NOT_RUN("this machine does not give so much memory");
+        NOT_RUN("this machine has too little memory");
     }
     CHECK_SAME(status, WB_ERR_CANCELLED);
     CHECK(strstr(error.message, "cancelled by the progress callback") != NULL);
@@ -80,7 +80,7 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
     wb_buffer_release(buffer);
 }
 
-static void a_signal_every_moment_disturbs_no_call(wb_device *device)
+static void frequent_signals_do_not_disturb_a_call(wb_device *device)
 {
     const struct itimerval often = {{0, 300}, {0, 300}}, never = {{0, 0}, {0, 0}};
     (void)device;
@@ -88,21 +88,21 @@ static void a_signal_every_moment_disturbs_no_call(wb_device *device)
     handle(SIGALRM, count);
     CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
     for (int round = 0; round < 5; round++) {
-        REQUIRE(scene_begin(&scene));
+        REQUIRE(scene_begin());
         for (int i = 0; i < EVERY_COUNT; i++) {
-            const int late = every[i].undo != NULL; /* its handle may be gone */
-            const wb_status status = every_call(&every[i], &scene);
+            const int late = every[i].undo != NULL; /* its object may be released already */
+            const wb_status status = every_call(&every[i]);
             if (!CHECK(status == WB_OK || (late && status == WB_ERR_INVALID_ARGUMENT))) {
                 fprintf(stderr, "  %s: \"%s\"\n", every[i].name, error.message);
             }
-            scene_release_made(&scene, 1);
+            scene_release_made(1);
         }
-        scene_end(&scene);
+        scene_end();
     }
     CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
     CHECK(alarms > 10);
     signal(SIGALRM, SIG_DFL);
 }
 
-CHECK_MAIN(CASE_ALONE(EVERYWHERE, a_signal_every_moment_disturbs_no_call),
+CHECK_MAIN(CASE_ALONE(EVERYWHERE, frequent_signals_do_not_disturb_a_call),
            CASE(ctrl_c_cancels_a_long_allocation))

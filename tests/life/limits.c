@@ -1,5 +1,4 @@
-/* Limits of the process and the will of the caller: long work that is cancelled, memory that may
- * not be locked, huge pages and address space that are not to be had. */
+/* Cancelled work, and memory that cannot be locked, mapped or backed by huge pages. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -27,7 +26,7 @@ static int32_t stop_at(void *user, wb_phase phase, uint64_t done, uint64_t total
     return stop->stopped;
 }
 
-static void work_is_cancelled_in_every_phase_and_leaves_nothing(wb_device *device)
+static void work_cancelled_in_any_phase_leaves_nothing(wb_device *device)
 {
     const uint64_t bytes = 100 << 20;
     const struct stop stops[] = {{WB_PHASE_FAULT, 0, 0, 0}, {WB_PHASE_FAULT, 40 << 20, 0, 0},
@@ -63,8 +62,8 @@ static void work_is_cancelled_in_every_phase_and_leaves_nothing(wb_device *devic
     unlink(path);
 }
 
-/* 0 when this process may no longer lock more than the limit. */
-static int give_up_the_right_to_lock(uint64_t limit)
+/* Returns 0 if this process can now lock no more than the limit. */
+static int drop_capability_to_lock(uint64_t limit)
 {
     struct rlimit memlock = {limit, limit};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -85,7 +84,7 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     (void)device;
     file_name(path, sizeof path, "memlock");
     REQUIRE(write_pattern(path, 1 << 20));
-    if (give_up_the_right_to_lock(65536) != 0) NOT_RUN("this process may not drop CAP_IPC_LOCK");
+    if (drop_capability_to_lock(65536) != 0) NOT_RUN("this process cannot drop CAP_IPC_LOCK");
     REQUIRE_OK(wb_device_open("host", NULL, &device, &error));
     wb_device_info info = describe_device(device);
     CHECK_SAME(info.memlock_limit, 65536);
@@ -98,7 +97,7 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
                 "asked 1.0 MiB|RLIMIT_MEMLOCK is|65536 bytes|WEIGHBRIDGE_DISABLE_PIN_MEMORY=1");
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "RLIMIT_MEMLOCK");
-    options.chunk_bytes = 16384; /* the first chunks succeed and are undone */
+    options.chunk_bytes = 16384; /* the first chunks are locked, then unlocked */
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
                 "RLIMIT_MEMLOCK");
     CHECK(buffer == NULL);
@@ -106,17 +105,17 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     CHECK_SAME(process_bytes("VmLck:"), 0);
     CHECK_OK(wb_buffer_alloc(device, 32768, &options, &buffer, &error));
     wb_buffer_release(buffer);
-    CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error)); /* by policy, not pinned */
+    CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error)); /* the policy does not pin it */
     CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK(strstr(describe(buffer).note, "RLIMIT_MEMLOCK") != NULL);
+    CHECK(strstr(describe(buffer).fallback_reason, "RLIMIT_MEMLOCK") != NULL);
     wb_buffer_release(buffer);
     wb_device_release(device);
     unlink(path);
 }
 
-/* In a user namespace, as of a container without root, every capability is there and CAP_IPC_LOCK locks
- * nothing: mlock asks for it where the machine began. */
-static void a_user_namespace_gives_no_right_to_lock(wb_device *device)
+/* In a user namespace, as in a rootless container, the process has every capability, but mlock needs
+ * CAP_IPC_LOCK in the initial namespace. */
+static void a_user_namespace_does_not_lift_the_lock_limit(wb_device *device)
 {
     struct rlimit memlock = {65536, 65536};
     wb_buffer *buffer = NULL;
@@ -151,7 +150,7 @@ static void required_huge_pages_are_all_huge_or_an_error(wb_device *device)
     CHECK_USAGE(device, before);
 }
 
-static void required_huge_pages_that_are_switched_off_are_an_error(wb_device *device)
+static void required_huge_pages_that_are_disabled_are_an_error(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
@@ -171,7 +170,7 @@ static void required_huge_pages_that_are_switched_off_are_an_error(wb_device *de
     wb_device_release(device);
 }
 
-static void address_space_that_is_not_to_be_had_is_out_of_memory(wb_device *device)
+static void allocating_past_the_address_space_limit_is_out_of_memory(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     struct rlimit limit;
@@ -190,8 +189,8 @@ static void address_space_that_is_not_to_be_had_is_out_of_memory(wb_device *devi
 }
 
 CHECK_MAIN(CASE_ALONE(HOST_ONLY, pinning_past_the_lock_limit_is_an_error_that_names_it),
-           CASE_ALONE(HOST_ONLY, a_user_namespace_gives_no_right_to_lock),
-           CASE_ALONE(EVERYWHERE, required_huge_pages_that_are_switched_off_are_an_error),
-           CASE_ALONE(EVERYWHERE, address_space_that_is_not_to_be_had_is_out_of_memory),
-           CASE(work_is_cancelled_in_every_phase_and_leaves_nothing),
+           CASE_ALONE(HOST_ONLY, a_user_namespace_does_not_lift_the_lock_limit),
+           CASE_ALONE(EVERYWHERE, required_huge_pages_that_are_disabled_are_an_error),
+           CASE_ALONE(EVERYWHERE, allocating_past_the_address_space_limit_is_out_of_memory),
+           CASE(work_cancelled_in_any_phase_leaves_nothing),
            CASE(required_huge_pages_are_all_huge_or_an_error))

@@ -1,7 +1,6 @@
-/* A panic in any exported function, where it begins and whenever it has taken a lock: it is
- * WB_ERR_INTERNAL, unwinds into nobody, and leaves everything as usable as it was. For a library that
- * was built with `forced-panics`. */
-#include "every.h"
+/* A panic in any exported function, at its start and after each lock it takes, is WB_ERR_INTERNAL, does not
+ * unwind into the caller, and leaves every object usable. For a library built with `forced-panics`. */
+#include "every_function.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -12,8 +11,8 @@ int32_t wb_take_back_panic(void);
 }
 #endif
 
-/* More points than any call has, and how many of the first are tried one by one: behind them is what
- * loops repeat. */
+/* More points than any call has, and the number of first points that are all tested: loops repeat the
+ * later ones. */
 enum { MOST_POINTS = 1000, EVERY_POINT = 64 };
 
 static uint32_t next_point(uint32_t point)
@@ -21,69 +20,67 @@ static uint32_t next_point(uint32_t point)
     return point < EVERY_POINT ? point + 1 : point + 1 + point / 4;
 }
 
-/* These do no more than look into tables that the compiler made. */
+/* These only read static tables. */
 static int cannot_panic(const struct every *each)
 {
     return strcmp(each->name, "wb_version") == 0 || strcmp(each->name, "wb_status_name") == 0;
 }
 
-/* What the second call answers where the first had changed the set of parameters before its panic. */
-static wb_status done_before(const struct every *each)
+/* The status of a second call if the first changed the set of parameters before its panic. */
+static wb_status status_of_retry(const struct every *each)
 {
     if (strcmp(each->name, "wb_offloader_add") == 0) return WB_ERR_INVALID_ARGUMENT;
     if (strcmp(each->name, "wb_offloader_remove") == 0) return WB_ERR_NOT_FOUND;
     return WB_OK;
 }
 
-/* 0 once the call has fewer points than that: it has then worked. */
+/* Returns 0 if the call has fewer points: it has then succeeded. */
 static int panics_at(const struct every *each, uint32_t point)
 {
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
-    if (!scene_begin(&scene)) return 0;
+    if (!scene_begin()) return 0;
     const uint64_t logged = measure(scene.watched).errors_logged;
     check_clear();
     wb_force_panic(point);
-    const wb_status status = each->call(&scene);
+    const wb_status status = each->call();
     const int panicked = !wb_take_back_panic();
-    /* While something was given back: that may be kept, and is logged. */
     if (!panicked && status != WB_OK) fprintf(stderr, "  %s\n", error.message);
+    /* A panic during a release is logged, and the object may stay allocated. */
     const int kept = measure(scene.watched).errors_logged > logged;
     CHECK(!kept || panicked);
     if (panicked && !kept) {
         CHECK_SAME(status, WB_ERR_INTERNAL);
         CHECK(error.status == WB_OK || strstr(error.message, "forced by a test") != NULL);
-        CHECK(scene_made_nothing(&scene));
+        CHECK(scene_made_nothing());
     } else {
         CHECK(status == WB_OK || kept);
     }
-    /* A reference that was let go is gone, wherever on its way back the panic came; one that was
-     * to be added is not there. */
+    /* A reference is released wherever in the release the panic was; a reference to add is not added. */
     const int begun = point > 0 && strstr(each->name, "_retain") == NULL;
     if (status == WB_OK && each->undo != NULL && (!panicked || begun)) {
-        each->undo(&scene);
+        each->undo();
     } else if (panicked) {
-        const wb_status again = every_call(each, &scene);
-        CHECK(again == WB_OK || again == done_before(each));
+        const wb_status again = every_call(each);
+        CHECK(again == WB_OK || again == status_of_retry(each));
     }
-    if (scene.offloader != NULL) {
-        wb_status reset = wb_offloader_reset(scene.offloader, scene.stream, &error);
+    if (own.offloader != NULL) {
+        wb_status reset = wb_offloader_reset(own.offloader, own.stream, &error);
         if (panicked && reset == WB_ERR_DEVICE_MEMORY) { /* between two arrangements of the slots */
-            CHECK_OK(wb_offloader_compact(scene.offloader, scene.stream, &error));
-            reset = wb_offloader_reset(scene.offloader, scene.stream, &error);
+            CHECK_OK(wb_offloader_compact(own.offloader, own.stream, &error));
+            reset = wb_offloader_reset(own.offloader, own.stream, &error);
         }
         CHECK_SAME(reset, WB_OK);
-        CHECK_OK(call_wb_offloader_release_group(&scene));
+        CHECK_OK(call_wb_offloader_release_group());
     }
-    if (scene.quantizer != NULL) CHECK_OK(call_wb_quantizer_quantize(&scene));
-    scene_release(&scene, 1);
+    if (own.quantizer != NULL) CHECK_OK(call_wb_quantizer_quantize());
+    scene_release(1);
     CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
     if (!kept || point == 0) CHECK_USAGE(scene.watched, nothing);
-    wb_device_release(scene.device);
     wb_device_release(scene.watched);
     return panicked;
 }
 
-static void a_panic_is_an_error_and_nothing_is_lost(wb_device *device)
+static void a_panic_is_an_internal_error_and_leaks_nothing(wb_device *device)
 {
     int tried = 0;
     (void)device;
@@ -105,8 +102,8 @@ static void a_panic_is_an_error_and_nothing_is_lost(wb_device *device)
     printf("  %d functions, %d panics\n", EVERY_COUNT, tried);
 }
 
-/* What this and the other programs try is what the library exports. */
-static void every_function_is_tried(wb_device *device)
+/* The table of functions is the list of exported symbols. */
+static void every_exported_function_is_tested(wb_device *device)
 {
     char line[200];
     int listed = 0;
@@ -114,15 +111,15 @@ static void every_function_is_tried(wb_device *device)
     (void)device;
     REQUIRE(symbols != NULL);
     while (fgets(line, sizeof line, symbols) != NULL) {
-        int tried = 0;
+        int found = 0;
         line[strcspn(line, "\n")] = '\0';
-        for (int i = 0; i < EVERY_COUNT; i++) tried += strcmp(every[i].name, line) == 0;
-        if (!CHECK_SAME(tried, 1)) fprintf(stderr, "  %s\n", line);
+        for (int i = 0; i < EVERY_COUNT; i++) found += strcmp(every[i].name, line) == 0;
+        if (!CHECK_SAME(found, 1)) fprintf(stderr, "  %s\n", line);
         listed++;
     }
     fclose(symbols);
     CHECK_SAME(listed, EVERY_COUNT);
 }
 
-CHECK_MAIN(CASE_ALONE(HOST_ONLY, every_function_is_tried),
-           CASE_ALONE(EVERYWHERE, a_panic_is_an_error_and_nothing_is_lost))
+CHECK_MAIN(CASE_ALONE(HOST_ONLY, every_exported_function_is_tested),
+           CASE_ALONE(EVERYWHERE, a_panic_is_an_internal_error_and_leaks_nothing))

@@ -1,16 +1,16 @@
-/* The engine resets the device's primary context, or destroys its own, under everything that was made in
- * it. Over the double: what a real driver does with such a handle is not defined. */
-#include "every.h"
+/* The engine resets the device's primary context while objects in it are alive. Over the driver double only:
+ * a real driver does not define what happens to handles of a destroyed context. */
+#include "every_function.h"
 
-static void context_goes(void)
+static void reset_context(void)
 {
     int (*reset)(int) = NULL;
     REQUIRE(driver_function("cuDevicePrimaryCtxReset_v2", &reset));
     CHECK_SAME(reset(0), 0);
 }
 
-/* With a new context there instead of the old one, or none. */
-static void every_function_answers_without_its_context(int renewed)
+/* With a new context in place of the old one, or none. */
+static void call_every_function_after_a_reset(int renewed)
 {
     int (*retain)(void **, int) = NULL;
     int (*release)(int) = NULL;
@@ -19,44 +19,44 @@ static void every_function_answers_without_its_context(int renewed)
     every_begin();
     REQUIRE(driver_function("cuDevicePrimaryCtxRetain", &retain));
     REQUIRE(driver_function("cuDevicePrimaryCtxRelease_v2", &release));
-    REQUIRE(scene_begin(&scene));
-    context_goes();
+    REQUIRE(scene_begin());
+    reset_context();
     if (renewed) CHECK_SAME(retain(&context, 0), 0);
     for (int i = 0; i < EVERY_COUNT; i++) {
         const struct every *each = &every[i];
-        const wb_status status = every_call(each, &scene);
+        const wb_status status = every_call(each);
         const int fails = each->needs == DEVICE;
         if (!CHECK_SAME(status, fails ? WB_ERR_DRIVER : WB_OK) ||
             (fails && !CHECK(strstr(error.message, "CONTEXT_IS_DESTROYED") != NULL))) {
             fprintf(stderr, "  %s: \"%s\"\n", each->name, error.message);
         }
-        if (fails) CHECK(scene_made_nothing(&scene));
-        scene_release_made(&scene, 0);
+        if (fails) CHECK(scene_made_nothing());
+        scene_release_made(0);
     }
-    scene_release(&scene, 0);
+    scene_release(0);
     CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
     CHECK_USAGE(scene.watched, nothing);
     CHECK_SAME(measure(scene.watched).errors_logged, 0);
     wb_device_release(scene.watched);
-    CHECK_SAME(double_alive("contexts"), renewed); /* the new one was not ours to release */
-    REQUIRE(scene_begin(&scene)); /* a device that is opened now is as good as any */
-    CHECK_OK(call_wb_offloader_release_group(&scene));
-    scene_end(&scene);
+    CHECK_SAME(double_alive("contexts"), renewed); /* the library does not release the new one */
+    REQUIRE(scene_begin()); /* a device opened now works */
+    CHECK_OK(call_wb_offloader_release_group());
+    scene_end();
     if (renewed) CHECK_SAME(release(0), 0);
     CHECK_SAME(double_alive("contexts"), 0);
 }
 
-static void a_reset_leaves_errors_and_no_crash(wb_device *device)
+static void functions_fail_with_driver_errors_after_a_reset(wb_device *device)
 {
     (void)device;
-    every_function_answers_without_its_context(0);
+    call_every_function_after_a_reset(0);
 }
 
-static void a_context_that_follows_is_left_alone(wb_device *device)
+static void a_new_context_is_not_released(wb_device *device)
 {
     (void)device;
-    every_function_answers_without_its_context(1);
+    call_every_function_after_a_reset(1);
 }
 
-CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, a_reset_leaves_errors_and_no_crash),
-           CASE_ALONE(DOUBLE_ONLY, a_context_that_follows_is_left_alone))
+CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, functions_fail_with_driver_errors_after_a_reset),
+           CASE_ALONE(DOUBLE_ONLY, a_new_context_is_not_released))

@@ -1,7 +1,7 @@
-"""Runs what concerns the life of a process and its limits, and prints one line of figures.
+"""Runs the tests of a process's life and limits, and prints one line of figures.
 
-python tests/life/run.py BUILD: the folder that `make test-c` has built. Every case that ran is
-counted by the closing lines of the programs; what was not run is named with its reason.
+python tests/life/run.py BUILD: the folder that `make test-c` built. The closing lines of the
+programs count the cases; each case that was not run is printed with its reason.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import re
 import subprocess
 import sys
 
-LIMITS = {"c.limits", "c++.limits", "c.walls", "c++.walls"}
+LIMITS = {"c.limits", "c++.limits", "c.exhaustion", "c++.exhaustion"}
 CLOSING = re.compile(r"^\S+: (\d+) passed, (\d+) failed(?:, (\d+) not run here)?$")
 
 
 def main(build: str) -> int:
-    programs = "exit|fork|interrupt|limits|panics|reset|thread_end|unload|walls"
+    """Runs the programs; 1 if a case failed or none ran."""
+    programs = "exhaustion|exit|fork|interrupt|limits|panics|reset|thread_end|unload"
     ran = subprocess.run(
         ["ctest", "--test-dir", build, "-R", rf"^(c|c\+\+)\.({programs})\.", "-V"],
         stdout=subprocess.PIPE,
@@ -25,16 +26,16 @@ def main(build: str) -> int:
     cases, limits, failed, not_run = 0, {}, 0, []
     name = ""
     for line in ran.stdout.splitlines():
-        if begun := re.match(r"^\s+Start\s+\d+: (\S+)$", line):
-            name = begun[1]
+        if start := re.match(r"^\s+Start\s+\d+: (\S+)$", line):
+            name = start[1]
             continue
-        said = re.sub(r"^\d+: ", "", line)
-        if closing := CLOSING.match(said):
+        shown = re.sub(r"^\d+: ", "", line)
+        if closing := CLOSING.match(shown):
             cases += int(closing[1])
             failed += int(closing[2])
-        elif name.rpartition(".")[0] in LIMITS and (met := re.match(r"^(ok  |FAIL) (\w+)$", said)):
+        elif name.rpartition(".")[0] in LIMITS and (met := re.match(r"^(ok  |FAIL) (\w+)$", shown)):
             limits.setdefault(met[2], []).append(met[1] == "ok  ")
-        elif reason := re.match(r"^--   (\w+): not run: (.*)$", said):
+        elif reason := re.match(r"^--   (\w+): not run: (.*)$", shown):
             if not reason[2].startswith("it is for"):
                 not_run.append(f"{name} {reason[1]}: {reason[2]}")
     print(*not_run, sep="\n")

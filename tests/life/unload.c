@@ -1,5 +1,5 @@
-/* dlclose: the library stays, with its threads, and what was made in it. Opened by name, as a plugin
- * of an engine does. */
+/* The library stays loaded after dlclose, with its threads and objects. It is opened by name, as a plugin of
+ * an engine does. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,7 +79,7 @@ int main(void)
     REQUIRE(buffer_alloc(device, 4096, NULL, &buffer, NULL) == WB_OK);
     REQUIRE(stream_call(device, stream, sleeps, (void *)&slept, NULL) == WB_OK);
     REQUIRE(buffer_release_after(buffer, stream, NULL) == WB_OK);
-    REQUIRE(dlclose(library) == 0); /* with its threads at work */
+    REQUIRE(dlclose(library) == 0); /* while its threads work */
     REQUIRE(dlopen(LIBRARY, RTLD_NOW | RTLD_NOLOAD) != NULL);
     library = load();
     REQUIRE(dlsym(library, "wb_version") == at);
@@ -90,6 +90,6 @@ int main(void)
     REQUIRE(dlclose(library) == 0);
     REQUIRE(stream_release(device, stream, NULL) == WB_OK);
     device_release(device);
-    printf("ok   a_library_that_is_closed_stays\n%s: 1 passed, 0 failed\n", name ? name : "host");
+    printf("ok   a_closed_library_stays_loaded\n%s: 1 passed, 0 failed\n", name ? name : "host");
     return 0;
 }

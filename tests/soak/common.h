@@ -80,17 +80,6 @@ static inline void sleep_us(long microseconds)
 /* Delays a stream, as a slow kernel would. The device keeps the pointer until then. */
 void delay_stream(wb_device *device, void *stream, const long *microseconds);
 
-static inline uint64_t number(const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory;
-}
-
-/* The layout of `*count` contiguous bytes. */
-static inline wb_layout layout_of_bytes(const int64_t *count)
-{
-    return layout_of(WB_DTYPE_U8, 1, count, NULL, 0);
-}
-
 /* A content is a sequence of bytes that a key and their position determine. This is its word `at`. */
 static inline uint64_t content_word(uint64_t key, uint64_t at)
 {

@@ -85,11 +85,11 @@ DLManagedTensorVersioned *borrowed_versioned_tensor(struct borrowed *borrowed)
     return &borrowed->versioned;
 }
 
-const struct handle no_handle = {NO_HANDLE, {NULL}, NULL, 0, 0, 0, 0};
+const struct handle no_handle = {NO_HANDLE, {NULL}, NULL, NULL, 0, 0, 0};
 
 struct handle handle_of_buffer(wb_buffer *buffer, uint64_t key, uint64_t offset)
 {
-    struct handle handle = {BUFFER, {buffer}, NULL, 0, 0, key, offset};
+    struct handle handle = {BUFFER, {buffer}, NULL, NULL, 0, key, offset};
     const wb_buffer_info info = describe(buffer);
     handle.data = (const unsigned char *)info.data;
     handle.device_address = info.device_address;
@@ -99,7 +99,7 @@ struct handle handle_of_buffer(wb_buffer *buffer, uint64_t key, uint64_t offset)
 
 struct handle handle_of_view(wb_view *view, uint64_t key, uint64_t offset)
 {
-    struct handle handle = {VIEW, {NULL}, NULL, 0, 0, key, offset};
+    struct handle handle = {VIEW, {NULL}, NULL, NULL, 0, key, offset};
     const wb_view_info info = describe_view(view);
     handle.as.view = view;
     handle.data = (const unsigned char *)info.data;

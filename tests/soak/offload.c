@@ -8,6 +8,8 @@ struct member {
     pthread_t thread;
     int running;
     const int *over; /* the thread ends once this is 1 */
+    /* Held while an index is in use, and exclusively to remove a weight, which invalidates indexes. */
+    pthread_rwlock_t *indexes;
     wb_device *device;
     wb_offloader *offloader;
     struct weights *weights;
@@ -24,11 +26,11 @@ struct sample {
     int index;
     uint64_t oldest;
     uint64_t bytes; /* 0 if the weight did not exist */
-    const unsigned char *seen;
+    unsigned char *seen;
 };
 
 static struct member new_member(wb_device *device, wb_offloader *offloader, struct weights *weights,
-                                const int *over, struct random random)
+                                const int *over, pthread_rwlock_t *indexes, struct random random)
 {
     struct member member;
     memset(&member, 0, sizeof member);
@@ -36,6 +38,7 @@ static struct member new_member(wb_device *device, wb_offloader *offloader, stru
     member.offloader = offloader;
     member.weights = weights;
     member.over = over;
+    member.indexes = indexes;
     member.random = random;
     return member;
 }
@@ -76,16 +79,51 @@ static void check_sample(const struct weights *weights, const struct sample *sam
     check_failed(__FILE__, __LINE__, what);
 }
 
+/* Gets the current properties of a weight. Returns WB_ERR_NOT_FOUND if it does not exist. */
+static wb_status weight_info(struct member *member, int index, wb_offloader_parameter_info *info)
+{
+    const char *name = member->weights->all[index].name;
+    const wb_offloader_parameter_info empty = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    uint64_t parameter = 0;
+    *info = empty;
+    pthread_rwlock_rdlock(member->indexes);
+    wb_status status = wb_offloader_find_parameter(member->offloader, name, &parameter, &error);
+    if (status == WB_OK) {
+        status = wb_offloader_get_parameter_info(member->offloader, parameter, info, &error);
+        CHECK(status != WB_OK || strcmp(info->name, name) == 0);
+    }
+    pthread_rwlock_unlock(member->indexes);
+    return status;
+}
+
+/* Gets the properties of all weights in one call. Names are not read: another thread may remove one. */
+static void list_weights(struct member *member)
+{
+    const wb_offloader_parameter_info empty = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
+    wb_offloader_parameter_info infos[MOST_WEIGHTS];
+    for (int at = 0; at < MOST_WEIGHTS; at++) infos[at] = empty;
+    if (!CHECK_OK(wb_offloader_get_stats(member->offloader, &stats, &error))) return;
+    if (!CHECK(stats.parameters <= MOST_WEIGHTS)) return;
+    const wb_status status = wb_offloader_get_parameter_infos(member->offloader, 0,
+                                                              stats.parameters, infos, &error);
+    if (status == WB_ERR_OUT_OF_RANGE || !CHECK_OK(status)) return; /* some were removed */
+    for (uint64_t at = 0; at < stats.parameters; at++) {
+        CHECK(infos[at].group < (uint64_t)member->weights->groups);
+        CHECK(infos[at].span_bytes > 0 && infos[at].span_bytes <= member->weights->most_bytes);
+    }
+    count(LISTED);
+}
+
 /* Queues a copy of the bytes at a weight's device address. */
 static void read_weight(struct member *member, struct sample *sample)
 {
-    const char *name = member->weights->all[sample->index].name;
-    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    const wb_status status = wb_offloader_get_parameter_info(member->offloader, name, &info, &error);
+    wb_offloader_parameter_info info;
+    const wb_status status = weight_info(member, sample->index, &info);
     sample->bytes = status == WB_OK ? info.span_bytes : 0;
     if (status == WB_ERR_NOT_FOUND || !CHECK_OK(status)) return;
-    CHECK_OK(wb_device_copy(member->device, number(sample->seen), info.device_address,
-                            sample->bytes, member->stream, &error));
+    CHECK_OK(wb_device_copy(member->device, sample->seen, info.device_address, sample->bytes,
+                            member->stream, &error));
 }
 
 /* Retries while another thread's group uses the slot. */
@@ -134,6 +172,7 @@ static void step(struct member *member)
         CHECK_OK(wb_offloader_reset(member->offloader, member->stream, &error));
         count(ABANDONED);
     }
+    if (draw(&member->random, 8) == 0) list_weights(member);
     CHECK_OK(wb_device_stream_synchronize(member->device, member->stream, &error));
     for (int at = 0; at < sampled; at++) check_sample(weights, &samples[at]);
     count(STEPPED);
@@ -143,10 +182,9 @@ static void step(struct member *member)
 static void check_version(struct member *member, int index, uint64_t version)
 {
     const struct weights *weights = member->weights;
-    const char *name = weights->all[index].name;
     const uint64_t bytes = weight_bytes(weights, index, version);
-    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    const wb_status status = wb_offloader_get_parameter_info(member->offloader, name, &info, &error);
+    wb_offloader_parameter_info info;
+    const wb_status status = weight_info(member, index, &info);
     CHECK(status == (bytes > 0 ? WB_OK : WB_ERR_NOT_FOUND));
     if (status != WB_OK) return;
     CHECK_SAME(info.span_bytes, bytes);
@@ -155,30 +193,29 @@ static void check_version(struct member *member, int index, uint64_t version)
     }
 }
 
-/* Returns a copy of the content in device memory; 0 for a resident weight, which would keep using it. */
-static uint64_t copy_on_device(struct member *member, const char *name, const void *content,
-                               uint64_t bytes)
+/* Returns a copy of the content in device memory; NULL for a resident weight, which would keep using
+ * it. */
+static void *copy_on_device(struct member *member, int index, const void *content, uint64_t bytes)
 {
-    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    uint64_t address = 0;
-    const wb_status status = wb_offloader_get_parameter_info(member->offloader, name, &info, &error);
-    if (status != WB_OK || info.carrier == WB_CARRIER_NONE) return 0;
-    if (!CHECK_OK(wb_device_alloc(member->device, bytes, &address, &error))) return 0;
-    CHECK_OK(
-        wb_device_copy(member->device, address, number(content), bytes, member->stream, &error));
+    wb_offloader_parameter_info info;
+    void *address = NULL;
+    const wb_status status = weight_info(member, index, &info);
+    if (status != WB_OK || info.placement == WB_PLACEMENT_RESIDENT) return NULL;
+    if (!CHECK_OK(wb_device_alloc(member->device, bytes, &address, &error))) return NULL;
+    CHECK_OK(wb_device_copy(member->device, address, content, bytes, member->stream, &error));
     return address;
 }
 
-static wb_status replace(struct member *member, const char *name, const wb_layout *layout,
+static wb_status replace(struct member *member, int index, const wb_layout *layout,
                          const void *content)
 {
+    const char *name = member->weights->all[index].name;
     const uint64_t bytes = (uint64_t)layout->shape[0];
-    const uint64_t copy =
-        draw(&member->random, 3) == 0 ? copy_on_device(member, name, content, bytes) : 0;
-    const wb_status status =
-        wb_offloader_replace(member->offloader, name, copy != 0 ? copy : number(content), layout,
-                             member->stream, &error);
-    if (copy != 0) CHECK_OK(wb_device_free(member->device, copy, &error));
+    void *copy =
+        draw(&member->random, 3) == 0 ? copy_on_device(member, index, content, bytes) : NULL;
+    const wb_status status = wb_offloader_replace(
+        member->offloader, name, copy != NULL ? copy : content, layout, member->stream, &error);
+    if (copy != NULL) CHECK_OK(wb_device_free(member->device, copy, &error));
     return status;
 }
 
@@ -189,8 +226,17 @@ static wb_status add(struct member *member, const struct weight *weight, const w
     parameter.name = weight->name;
     parameter.group = weight->group;
     parameter.layout = layout;
-    parameter.source = number(content);
+    parameter.source = content;
     return wb_offloader_add(member->offloader, &parameter, member->stream, &error);
+}
+
+static wb_status remove_weight(struct member *member, const struct weight *weight)
+{
+    pthread_rwlock_wrlock(member->indexes);
+    const wb_status status =
+        wb_offloader_remove(member->offloader, weight->name, member->stream, &error);
+    pthread_rwlock_unlock(member->indexes);
+    return status;
 }
 
 /* Changes the weight to the version; `done` is the operation to count. */
@@ -199,16 +245,13 @@ static wb_status change_to(struct member *member, int index, uint64_t version, e
     const struct weights *weights = member->weights;
     const struct weight *weight = &weights->all[index];
     const int64_t bytes = (int64_t)weight_bytes(weights, index, version);
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     const int exists = weight_bytes(weights, index, weight->current) > 0;
     *done = exists ? bytes > 0 ? REPLACED : REMOVED : ADDED;
-    if (bytes == 0) {
-        return exists ? wb_offloader_remove(member->offloader, weight->name, member->stream, &error)
-                      : WB_OK;
-    }
+    if (bytes == 0) return exists ? remove_weight(member, weight) : WB_OK;
     unsigned char *content = weight_content(weights, index, version);
     if (options.defect == DEFECT_WEIGHTS) content[bytes / 2] ^= 1;
-    const wb_status status = exists ? replace(member, weight->name, &layout, content)
+    const wb_status status = exists ? replace(member, index, &layout, content)
                                     : add(member, weight, &layout, content);
     free(content);
     return status;
@@ -252,9 +295,13 @@ static void renew_view(struct member *member)
     wb_view **kept = &member->views[draw(&member->random, KEPT_VIEWS)];
     wb_view_release(*kept);
     *kept = NULL;
-    const wb_status status = draw(&member->random, 2) == 0
-                                 ? wb_offloader_get_view(member->offloader, name, kept, &error)
-                                 : wb_offloader_get_host_view(member->offloader, name, kept, &error);
+    uint64_t parameter = 0; /* valid: no other thread removes weights */
+    wb_status status = wb_offloader_find_parameter(member->offloader, name, &parameter, &error);
+    if (status == WB_OK) {
+        status = draw(&member->random, 2) == 0
+                     ? wb_offloader_get_view(member->offloader, parameter, kept, &error)
+                     : wb_offloader_get_host_view(member->offloader, parameter, kept, &error);
+    }
     /* The weight may be removed, or resident. */
     if (status != WB_ERR_NOT_FOUND && CHECK_OK(status)) count(VIEWED);
 }
@@ -318,8 +365,9 @@ int lasting_begin(struct lasting_offloader *lasting, wb_device *device)
 {
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_status status = WB_OK;
-    plan.offload_bytes = WB_UNSET - 1;
-    plan.carrier = WB_TRANSFER_MODE_PREFETCH;
+    plan.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    plan.budget_bytes = UINT64_MAX;
+    plan.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     plan.depth = 3;
     lasting->device = device;
     weights_init(&lasting->weights, 12, 2, 40000, CONTENT_CHANGES, options.seed);
@@ -345,10 +393,11 @@ void *offload_lasting(void *user)
     struct offload_thread *thread = (struct offload_thread *)user;
     struct lasting_offloader *lasting = thread->lasting;
     struct member members[STEPPERS + 1], *changer = &members[STEPPERS];
+    pthread_rwlock_t indexes = PTHREAD_RWLOCK_INITIALIZER;
     for (int index = 0; index <= STEPPERS; index++) {
         members[index] =
             new_member(lasting->device, lasting->offloader, &lasting->weights, &thread->round->stop,
-                       random_of_thread(thread, (uint64_t)index));
+                       &indexes, random_of_thread(thread, (uint64_t)index));
     }
     if (!begin_changing(changer)) return NULL;
     for (int index = 0; index < STEPPERS; index++) start(&members[index], run_stepper);
@@ -361,8 +410,9 @@ void *offload_lasting(void *user)
 /* Commits a random plan. Returns NULL if the plan is an error, as some are. */
 static wb_offloader *random_offloader(struct member *stepper)
 {
-    static const wb_transfer_mode modes[] = {WB_TRANSFER_MODE_AUTO, WB_TRANSFER_MODE_ZERO_COPY, WB_TRANSFER_MODE_ON_DEMAND,
-                                       WB_TRANSFER_MODE_PREFETCH, WB_TRANSFER_MODE_PREFETCH};
+    static const wb_transfer_mode modes[] = {WB_TRANSFER_MODE_AUTO, WB_TRANSFER_MODE_ZERO_COPY,
+                                             WB_TRANSFER_MODE_ON_DEMAND, WB_TRANSFER_MODE_PREFETCH,
+                                             WB_TRANSFER_MODE_PREFETCH};
     struct random *random = &stepper->random;
     const struct weights *weights = stepper->weights;
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
@@ -373,14 +423,16 @@ static wb_offloader *random_offloader(struct member *stepper)
         whole += weight_bytes(weights, index, weights->all[index].current);
     }
     plan.allow = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_EVERYTHING_FITS;
-    plan.carrier = modes[draw(random, 5)];
+    plan.transfer_mode = modes[draw(random, 5)];
     plan.order = (wb_order)draw(random, 3);
     plan.depth = (uint32_t)draw(random, 9);
     if (draw(random, 4) == 0) buffers.pin = WB_TRISTATE_OFF;
     if (draw(random, 3) == 0) {
-        plan.device_bytes = whole / 4 + draw(random, whole);
+        plan.budget_kind = WB_BUDGET_DEVICE_BYTES;
+        plan.budget_bytes = whole / 4 + draw(random, whole);
     } else {
-        plan.offload_bytes = whole / 4 + draw(random, 2 * whole);
+        plan.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+        plan.budget_bytes = whole / 4 + draw(random, 2 * whole);
     }
     wb_offloader *made = weights_offload(stepper->weights, stepper->device, stepper->stream, &plan,
                                          &buffers, &status);
@@ -391,11 +443,13 @@ static wb_offloader *random_offloader(struct member *stepper)
 /* Commits, steps, changes and releases one offloader; half of them while views of it exist. */
 static void use_offloader(struct round *round, struct member *stepper)
 {
+    pthread_rwlock_t indexes = PTHREAD_RWLOCK_INITIALIZER;
     int over = 0;
+    stepper->indexes = &indexes;
     stepper->offloader = random_offloader(stepper);
     if (stepper->offloader == NULL) return;
     struct member changer =
-        new_member(stepper->device, stepper->offloader, stepper->weights, &over,
+        new_member(stepper->device, stepper->offloader, stepper->weights, &over, &indexes,
                    random_of(draw(&stepper->random, UINT64_MAX)));
     if (begin_changing(&changer)) {
         start(&changer, run_changer);
@@ -420,7 +474,7 @@ void *offload_short_lived(void *user)
     struct weights *weights = (struct weights *)malloc(sizeof *weights);
     if (weights == NULL) abort();
     struct member stepper = new_member(thread->round->device, NULL, weights, &thread->round->stop,
-                                       random_of_thread(thread, 0));
+                                       NULL, random_of_thread(thread, 0));
     stepper.alone = 1;
     weights_init(weights, 8, 3, 50000, WEIGHTS_COME_AND_GO, draw(&stepper.random, UINT64_MAX));
     if (begin_stepping(&stepper)) {

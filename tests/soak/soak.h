@@ -32,6 +32,7 @@
     OPERATION(PLANNED, "plans committed")                \
     OPERATION(ACQUIRED, "groups acquired")               \
     OPERATION(STEPPED, "steps")                          \
+    OPERATION(LISTED, "weights listed in one call")      \
     OPERATION(ABANDONED, "steps abandoned")              \
     OPERATION(REPLACED, "weights replaced")              \
     OPERATION(ADDED, "weights added")                    \
@@ -74,7 +75,7 @@ struct handle {
         DLManagedTensorVersioned *versioned;
     } as;
     const unsigned char *data; /* host address; NULL if the accessor is the device */
-    uint64_t device_address;   /* 0 if not device-mapped */
+    void *device_address;      /* NULL if not device-mapped */
     uint64_t bytes;
     uint64_t key, offset;      /* the content: that of `key`, from position `offset` */
 };

@@ -42,7 +42,7 @@ struct run {
     wb_device *device;
     wb_offloader *offloader;
     void *stream;
-    uint64_t device_memory; /* a zero-copy weight is copied here first, so that the device reads it */
+    void *device_memory; /* a zero-copy weight is copied here first, so that the device reads it */
     struct random random;
     struct weights weights;
     uint64_t sums[WEIGHTS]; /* of the current versions */
@@ -76,13 +76,16 @@ static void check_all(struct run *run)
 
 static void read_weight(struct run *run, struct readback *readback, int index)
 {
-    const uint64_t to = number(readback->memory + (size_t)index * MOST_BYTES);
+    unsigned char *to = readback->memory + (size_t)index * MOST_BYTES;
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    CHECK_OK(wb_offloader_get_parameter_info(run->offloader, run->weights.all[index].name, &info, &error));
-    uint64_t from = info.device_address;
+    uint64_t parameter = 0;
+    CHECK_OK(wb_offloader_find_parameter(run->offloader, run->weights.all[index].name, &parameter,
+                                         &error));
+    CHECK_OK(wb_offloader_get_parameter_info(run->offloader, parameter, &info, &error));
+    const void *from = info.device_address;
     readback->bytes[index] = info.span_bytes;
     readback->sums[index] = run->sums[index];
-    if (info.carrier == WB_TRANSFER_MODE_ZERO_COPY) {
+    if (info.transfer_mode == WB_TRANSFER_MODE_ZERO_COPY) {
         CHECK_OK(wb_device_copy(run->device, run->device_memory, from, info.span_bytes, run->stream,
                                 &error));
         from = run->device_memory;
@@ -135,11 +138,11 @@ static void replace_weight(struct run *run)
     const int index = (int)draw(&run->random, WEIGHTS);
     struct weight *weight = &run->weights.all[index];
     const int64_t bytes = (int64_t)weight_bytes(&run->weights, index, ++weight->current);
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     unsigned char *content = current_content(run, index);
     if (options.defect == DEFECT_WEIGHTS) content[bytes / 2] ^= 1;
-    CHECK_OK(wb_offloader_replace(run->offloader, weight->name, number(content), &layout,
-                                  run->stream, &error));
+    CHECK_OK(wb_offloader_replace(run->offloader, weight->name, content, &layout, run->stream,
+                                  &error));
     free(content);
     replaced++;
     if (draw(&run->random, 8) == 0) {
@@ -152,9 +155,10 @@ static int begin(struct run *run, const struct transfer *transfer)
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_buffer_options buffers = WB_BUFFER_OPTIONS_INIT;
     wb_status status = WB_OK;
-    plan.offload_bytes = WB_UNSET - 1;
+    plan.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    plan.budget_bytes = UINT64_MAX;
     plan.allow = WB_ALLOW_EVERYTHING_FITS;
-    plan.carrier = transfer->mode;
+    plan.transfer_mode = transfer->mode;
     plan.depth = transfer->depth;
     buffers.pin = transfer->pin;
     run->acquired = 0;
@@ -229,8 +233,8 @@ static void report(double seconds)
             printf("%s%u", part > 0 ? ", " : "", transfers[part].depth);
         }
     }
-    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\"], \"checksums\": %" PRIu64
-           ", \"replaced\": %" PRIu64 ", \"mismatches\": %" PRIu64
+    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\"], "
+           "\"checksums\": %" PRIu64 ", \"replaced\": %" PRIu64 ", \"mismatches\": %" PRIu64
            ", \"seconds\": %.1f, \"device\": \"%s\"}\n",
            compared, replaced, mismatches, seconds, device_kind());
 }

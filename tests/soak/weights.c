@@ -60,13 +60,13 @@ wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *
         wb_parameter *parameter = &parameters[count];
         shapes[count] = (int64_t)weight_bytes(weights, index, weight->current);
         if (shapes[count] == 0) continue;
-        layouts[count] = layout_of_bytes(&shapes[count]);
+        layouts[count] = bytes_layout(&shapes[count]);
         contents[count] = weight_content(weights, index, weight->current);
         *parameter = empty;
         parameter->name = weight->name;
         parameter->group = weight->group;
         parameter->layout = &layouts[count];
-        parameter->source = number(contents[count]);
+        parameter->source = contents[count];
         count++;
     }
     *status = wb_plan_new(device, parameters, count, plan, &planned, &error);

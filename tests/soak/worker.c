@@ -49,12 +49,12 @@ static void check_readback(struct worker *worker)
 static void read_by_device(struct worker *worker, const struct handle *handle)
 {
     static const long delays_us[] = {0, 20, 100, 500};
-    const uint64_t from = handle->device_address != 0 ? handle->device_address : number(handle->data);
+    const void *from = handle->device_address != NULL ? handle->device_address : handle->data;
     wb_device *device = worker->round->device;
-    if (handle->kind == NO_HANDLE || from == 0) return;
+    if (handle->kind == NO_HANDLE || from == NULL) return;
     check_readback(worker);
     const uint64_t bytes = handle->bytes < READBACK_BYTES ? handle->bytes : READBACK_BYTES;
-    const uint64_t to = number(describe(worker->readback).data);
+    void *to = describe(worker->readback).data;
     delay_stream(device, worker->stream, &delays_us[draw(&worker->random, 4)]);
     if (!CHECK_OK(wb_device_copy(device, to, from, bytes, worker->stream, &error))) return;
     worker->in_flight = *handle;
@@ -68,10 +68,10 @@ static void use_device_memory(struct worker *worker)
     wb_device *device = worker->round->device;
     const uint64_t key = draw(&worker->random, UINT64_MAX), bytes = draw_bytes(&worker->random, 15);
     unsigned char *from = content_new(bytes, key), *to = content_new(bytes, ~key);
-    uint64_t address = 0;
+    void *address = NULL;
     if (CHECK_OK(wb_device_alloc(device, bytes, &address, &error))) {
-        CHECK_OK(wb_device_copy(device, address, number(from), bytes, worker->stream, &error));
-        CHECK_OK(wb_device_copy(device, number(to), address, bytes, worker->stream, &error));
+        CHECK_OK(wb_device_copy(device, address, from, bytes, worker->stream, &error));
+        CHECK_OK(wb_device_copy(device, to, address, bytes, worker->stream, &error));
         CHECK_OK(wb_device_stream_synchronize(device, worker->stream, &error));
         CHECK(has_content(to, 0, bytes, key));
         CHECK_OK(wb_device_free(device, address, &error));
@@ -116,12 +116,11 @@ static void quantize(struct worker *worker)
     } else {
         wb_quantizer_retain(quantizer);
     }
-    CHECK_OK(wb_quantizer_quantize(quantizer, number(values), &matrix, number(codes),
-                                   number(scales), &rows, NULL, &error));
+    CHECK_OK(wb_quantizer_quantize(quantizer, values, &matrix, codes, scales, &rows, NULL, &error));
     CHECK(memcmp(codes, expected, sizeof codes) == 0);
     for (int row = 0; row < ROWS; row++) CHECK(scales[row] == 1);
-    CHECK_OK(wb_quantizer_dequantize(quantizer, number(codes), number(scales), number(dequantized),
-                                     &matrix, &rows, NULL, &error));
+    CHECK_OK(wb_quantizer_dequantize(quantizer, codes, scales, dequantized, &matrix, &rows, NULL,
+                                     &error));
     CHECK(memcmp(dequantized, values, sizeof dequantized) == 0);
     wb_quantizer_release(quantizer);
     count(QUANTIZED);
@@ -136,7 +135,7 @@ static void renew_stream(struct worker *worker)
     count(STREAM_MADE);
 }
 
-static void open_device(void)
+static void use_another_device(void)
 {
     wb_device *device = NULL;
     wb_buffer *buffer = NULL;
@@ -153,7 +152,7 @@ static void open_device(void)
 static void view_past_the_end(wb_buffer *buffer)
 {
     const int64_t bytes = (int64_t)describe(buffer).asked_bytes + 1;
-    const wb_layout layout = layout_of_bytes(&bytes);
+    const wb_layout layout = bytes_layout(&bytes);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
                 wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error), NULL);
@@ -258,7 +257,7 @@ static void work(struct worker *worker)
         if (draw(&worker->random, 10) == 0) renew_stream(worker);
         break;
     case 7:
-        if (draw(&worker->random, 10) == 0) open_device();
+        if (draw(&worker->random, 10) == 0) use_another_device();
         break;
     default:
         if (slot->kind != NO_HANDLE) release(worker, slot);

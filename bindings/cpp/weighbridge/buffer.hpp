@@ -38,8 +38,8 @@ class Buffer
                                   nullptr);
     });
   }
-  /// Registers the caller's memory, which must stay mapped until `deleter` is called. The deleter is
-  /// any callable: it is called once, on any thread; on failure it is destroyed without a call.
+  /// Registers the caller's memory, which must stay mapped until `deleter` is called. The deleter
+  /// is any callable: it is called once, on any thread; on failure it is destroyed without a call.
   template <class F, class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>&>>>
   static Result<Buffer> register_memory(const Device& device, void* data, std::uint64_t bytes,
                                         F&& deleter, const BufferOptions& options = {}) {

@@ -16,12 +16,12 @@ void run_once(void* callable) noexcept {
   (*std::unique_ptr<F>(static_cast<F*>(callable)))();
 }
 
-/// Passes a callable to C by `register_callable(function, user)`; frees it without a call if that fails.
-template <class F, class Register>
-auto with_callable(F&& callable, Register&& register_callable) {
+/// Passes a callable to C by `pass(function, user)`; frees it without a call if that fails.
+template <class F, class Pass>
+auto with_callable(F&& callable, Pass&& pass) {
   using Callable = std::decay_t<F>;
   auto owned = std::make_unique<Callable>(std::forward<F>(callable));
-  auto result = register_callable(run_once<Callable>, owned.get());
+  auto result = pass(run_once<Callable>, owned.get());
   if (result) static_cast<void>(owned.release());
   return result;
 }

@@ -1,4 +1,4 @@
-/// DeviceOwned: an address or a stream that a device has to free, the base of Stream and DeviceMemory.
+/// DeviceOwned: something that a device has to free, the base of Stream and DeviceMemory.
 #ifndef WEIGHBRIDGE_DEVICE_OWNED_HPP
 #define WEIGHBRIDGE_DEVICE_OWNED_HPP
 
@@ -12,14 +12,14 @@ namespace weighbridge {
 
 namespace detail {
 
-/// Owns what the device frees by `Free`, and a reference to the device.
+/// Owns an address or a stream, which the device frees by `Free`, and a reference to the device.
 template <wb_status (*Free)(const wb_device*, void*, wb_error*)>
 class DeviceOwned {
  public:
   void* get() const noexcept { return pointer_; }
   const Device& device() const noexcept { return device_; }
   explicit operator bool() const noexcept { return static_cast<bool>(device_); }
-  /// Frees it now. The object is empty afterwards, even if this fails. The destructor ignores errors.
+  /// Frees it now. The object is empty afterwards, even on failure. The destructor ignores errors.
   Result<void> release() {
     if (!device_) return {};
     const Device device = std::move(device_);

@@ -72,7 +72,7 @@ struct Layout {
   Result<wb_layout> to_c() && = delete;
 };
 
-/// The shape of a wb_view_info or a wb_safetensors_tensor_info, valid while the view or file is alive.
+/// The shape in a wb_view_info or wb_safetensors_tensor_info, valid while the view or file lives.
 template <class Info>
 span<const std::int64_t> shape_of(const Info& info) {
   return {info.shape, info.shape ? static_cast<std::size_t>(info.ndim) : 0};

@@ -1,4 +1,4 @@
-/// Offloader: a committed plan, which keeps parameters in host memory and copies them to the device.
+/// Offloader: keeps parameters in host memory and copies them to the device, as a plan says.
 #ifndef WEIGHBRIDGE_OFFLOADER_HPP
 #define WEIGHBRIDGE_OFFLOADER_HPP
 

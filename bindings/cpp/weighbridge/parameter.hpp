@@ -20,7 +20,7 @@ struct Parameter {
   std::string name;
   std::string group;  ///< the parameters that are acquired together: a layer
   Layout layout = {};
-  const void* source = nullptr;  ///< address in host or device memory; null while there are no bytes
+  const void* source = nullptr;  ///< address in host or device memory; null if there are no bytes
   std::uint64_t storage_id = 0;  ///< ties parameters that have no source
   AccessPattern access_pattern = {};
   TransferMode transfer_mode = {};

@@ -60,7 +60,7 @@ class ProgressCall {
   std::exception_ptr thrown_;
 };
 
-/// Runs `call(raw)` with `options` as C's struct, and throws what their progress callback has thrown.
+/// Runs `call(raw)` with `options` as C's struct; throws what their progress callback has thrown.
 template <class Options, class Call>
 auto with_options(const Options& options, Call&& call) {
   auto raw = options.to_c();

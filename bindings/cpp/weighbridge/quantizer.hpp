@@ -14,8 +14,7 @@
 
 namespace weighbridge {
 
-/// Quantizes one tensor at a time in staging memory of bounded size. Addresses are in host or device
-/// memory.
+/// Quantizes one tensor at a time, in host or device memory, with staging memory of bounded size.
 class Quantizer : public detail::Handle<Quantizer, wb_quantizer, wb_quantizer_retain,
                                         wb_quantizer_release> {
  public:

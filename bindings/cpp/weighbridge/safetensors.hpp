@@ -53,7 +53,7 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
     if (const auto valid = detail::check_text(name); !valid) return valid.error();
     return detail::fill(std::uint64_t{0}, wb_safetensors_find_tensor, get(), name.c_str());
   }
-  /// A view of a tensor in the file's memory. Fails if the tensor is not aligned to `alignment` bytes.
+  /// A view of a tensor in the file's memory. Fails if it is not aligned to `alignment` bytes.
   Result<View> get_view(std::uint64_t index, Accessor accessor = Accessor::Device,
                         std::uint64_t alignment = 0) const {
     return detail::make<View>(wb_safetensors_get_view, get(), index, detail::to_c(accessor),

@@ -11,7 +11,7 @@
 
 namespace weighbridge {
 
-/// A stream of a device: its work runs in order. Queued work still runs after the stream is released.
+/// A stream of a device: its work runs in order, and still runs after the stream is released.
 class Stream : public detail::DeviceOwned<wb_device_stream_release> {
  public:
   Stream() = default;

@@ -41,7 +41,7 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
                                 detail::to_c(accessor), raw_options);
     });
   }
-  /// Registers the host memory of a tensor. Owns the tensor on success; on failure the caller keeps it.
+  /// Registers the host memory of a tensor. On failure the caller keeps ownership of the tensor.
   static Result<View> from_dlpack(const Device& device, DlpackTensor&& tensor,
                                   Accessor accessor = Accessor::Device,
                                   const BufferOptions& options = {}) {

@@ -14,7 +14,8 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions, Deleter};
 use crate::memory::view::{Accessor, View};
 use crate::os::span::Span;
-use crate::os::sync::{self, Arc, Mutex};
+use crate::os::sync;
+use crate::os::sync::{Arc, Mutex};
 use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
 use crate::tensor::dlpack::{CPU, DLManagedTensor, DLManagedTensorVersioned};
 use crate::tensor::dtype::Dtype;
@@ -67,7 +68,7 @@ fn import(
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
         let options = BufferOptions { read_only, ..request.options };
-        let view = View::new(Buffer::empty(device, &options)?, layout, 0, accessor)?;
+        let view = View::new(Buffer::alloc(device, 0, &options, &mut None)?, layout, 0, accessor)?;
         delete();
         return Ok(view);
     }

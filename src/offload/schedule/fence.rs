@@ -1,4 +1,5 @@
-//! A fence: a point in a stream that other streams wait for, in steps that run and in steps that are captured.
+//! A fence: a point in a stream that other streams wait for, in steps that run and in steps that
+//! are captured.
 
 use std::cell::Cell;
 
@@ -6,11 +7,11 @@ use crate::device::backend::{Event, Stream, WaitScope};
 use crate::device::device::Device;
 use crate::error::Result;
 
-/// The capture that a stream is in; `None` if the stream runs what is queued on it.
+/// The capture that a stream is in; `None` if the stream runs its work.
 pub type Capture = Option<u64>;
 
-/// A fence has an event for each kind of step, because an event recorded in a capture cannot be waited for
-/// outside of it.
+/// A fence has an event for each kind of step, because an event recorded in a capture cannot be
+/// waited for outside of it.
 pub struct Fence {
     /// Recorded outside of captures.
     eager: Box<dyn Event>,
@@ -25,7 +26,8 @@ pub struct Fence {
     in_graph: Cell<bool>,
     /// Recorded in captures; made when it is first needed.
     captured: Option<Box<dyn Event>>,
-    /// The capture that recorded the fence last; `None` if it was last recorded outside of captures.
+    /// The capture that recorded the fence last; `None` if it was last recorded outside of
+    /// captures.
     recorded_in: Capture,
 }
 
@@ -51,7 +53,7 @@ impl Fence {
         self.recorded_in = None;
     }
 
-    /// Undoes what a capture recorded; what was recorded before still counts.
+    /// Discards the recording of a capture; an earlier one still counts.
     pub fn clear_capture(&mut self) {
         self.recorded_in = None;
     }
@@ -61,7 +63,7 @@ impl Fence {
         self.in_graph.get()
     }
 
-    /// Records it after what is queued on the stream, which is in `capture`.
+    /// Records it after the work queued on the stream, which is in `capture`.
     pub fn record(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
         if capture.is_none() {
             self.eager.record(stream)?;
@@ -79,9 +81,9 @@ impl Fence {
         Ok(())
     }
 
-    /// Makes the stream, which is in `capture`, wait for it. What another capture has recorded cannot be
-    /// waited for: if its graph ran, it ran on the engine's stream, after which this step comes. It may not
-    /// have run, so what was recorded before it still counts.
+    /// Makes the stream, which is in `capture`, wait for it. A recording of another capture cannot
+    /// be waited for: if its graph ran, it ran on the engine's stream, before this step. It may not
+    /// have run, so the recording before it still counts.
     pub fn wait(&self, stream: Stream, capture: Capture) -> Result<()> {
         match &self.captured {
             Some(event) if capture.is_some() && capture == self.recorded_in => {
@@ -96,13 +98,13 @@ impl Fence {
         }
     }
 
-    /// As [`Fence::wait`], unless the stream is ordered after the fence already. The stream must live as long
-    /// as the fence: a handle that is used again for another stream would be taken for the old one.
+    /// As [`Fence::wait`], unless the stream is ordered after the fence already. The stream must
+    /// live as long as the fence, since streams are told apart by their handles.
     pub fn wait_once(&self, stream: Stream, capture: Capture) -> Result<()> {
         let in_capture = capture.map(|capture| (stream, capture));
         let ordered = match in_capture {
             None => self.ordered.get() == Some(stream),
-            // What this capture has recorded itself may come after an earlier wait.
+            // A recording of this capture may be later than the wait.
             Some(_) => self.recorded_in != capture && self.ordered_in_capture.get() == in_capture,
         };
         if ordered {
@@ -128,7 +130,7 @@ impl Fence {
         Ok(self.recorded_in.is_none() && !self.is_in_graph() && self.is_complete()?)
     }
 
-    /// Waits for it on the host. What a capture has recorded is not waited for.
+    /// Waits for it on the host, except for the recording of a capture.
     pub fn synchronize(&self) -> Result<()> {
         if self.recorded { self.eager.synchronize() } else { Ok(()) }
     }

@@ -5,7 +5,7 @@ use crate::device::device::Device;
 use crate::error::Result;
 use crate::offload::schedule::fence::{Capture, Fence};
 
-/// Fences that are kept to be used again. If there are more, those that are complete are dropped.
+/// Fences that are kept to be recorded again. Of more, those that are complete are dropped.
 const MOST_FENCES: usize = 4;
 
 /// Streams in the order in which they were first used, each with its last use.
@@ -13,7 +13,7 @@ const MOST_FENCES: usize = 4;
 pub(super) struct LastUses(Vec<(Stream, Fence)>);
 
 impl LastUses {
-    /// Records what is queued on the stream as its last use.
+    /// Records the work queued on the stream as its last use.
     pub(super) fn record(
         &mut self,
         device: &Device,
@@ -42,8 +42,8 @@ impl LastUses {
         Ok(())
     }
 
-    /// Clears them once a copy that waits for all of them is queued. A captured copy may never run: then what
-    /// was recorded outside of captures still counts.
+    /// Clears them once a copy that waits for all of them is queued. A captured copy may never run,
+    /// so uses outside of captures are not cleared for it.
     pub(super) fn clear(&mut self, capture: Capture) {
         let mut count = 0;
         self.0.retain_mut(|(_, fence)| {

@@ -1,5 +1,4 @@
-/* In the place of system.c where the C library's functions are somebody else's: no call of the system
- * is made to fail, and none is counted. */
+/* Replaces system.c under a sanitizer: no system call fails, and none is counted. */
 #include "system.h"
 
 #include <stddef.h>
@@ -25,7 +24,7 @@ const char *system_failed(void)
     return NULL;
 }
 
-int system_asked_again(void)
+int system_was_retried(void)
 {
     return 0;
 }

@@ -1,0 +1,461 @@
+/* A valid call of every exported function, so that a promise of all functions is tested on each.
+ * tests/abi/symbols.txt lists the functions. */
+#ifndef EVERY_FUNCTION_H
+#define EVERY_FUNCTION_H
+
+#include <stddef.h>
+
+#include "dlpack_structs.h"
+#include "memory.h"
+
+enum { SCENE_BYTES = 4096, SCENE_ROWS = 4, SCENE_COLS = 32 };
+
+/* One object of every kind. */
+struct objects {
+    wb_device *device;
+    wb_buffer *buffer;
+    wb_view *view;
+    wb_safetensors *file;
+    wb_plan *plan;
+    wb_offloader *offloader;
+    wb_quantizer *quantizer;
+    void *stream;
+    void *memory;
+    DLManagedTensor *tensor;
+    DLManagedTensorVersioned *versioned;
+};
+
+static struct objects own;  /* the calls use these */
+static struct objects made; /* the calls make these */
+
+/* Arguments of the calls. */
+struct scene {
+    wb_device *watched; /* another reference to `own.device`, which a call may release */
+    int64_t bytes_shape[1], numbers_shape[2];
+    wb_layout bytes, numbers;
+    wb_parameter parameters[2], third;
+    const char *excluded[1];
+    wb_plan_options plan_options;
+    wb_quantize_options quantize_options;
+    unsigned char *pages; /* whole pages, for wb_buffer_register */
+    unsigned char weights[3][SCENE_BYTES];
+    float wide[SCENE_ROWS][SCENE_COLS];
+    unsigned char codes[SCENE_ROWS][SCENE_COLS];
+    float scale[1];
+    DLManagedTensor imported;
+    DLManagedTensorVersioned imported_versioned;
+    int deleted, called;
+};
+
+static struct scene scene;
+static char scene_path[300];
+
+static inline void scene_deleted(struct DLManagedTensor *tensor)
+{
+    (void)tensor;
+    scene.deleted++;
+}
+
+static inline void scene_deleted_versioned(struct DLManagedTensorVersioned *tensor)
+{
+    (void)tensor;
+    scene.deleted++;
+}
+
+static inline void scene_called(void *user)
+{
+    __atomic_fetch_add((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+/* For wb_python_capsule_setup: a capsule is the tensor itself. */
+static inline int capsule_is_valid(void *capsule, const char *name)
+{
+    return capsule != NULL && strcmp(name, "dltensor") == 0;
+}
+
+static inline void *capsule_pointer(void *capsule, const char *name)
+{
+    (void)name;
+    return capsule;
+}
+
+static inline int write_tensors_file(void)
+{
+    static const char json[] = "{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}";
+    unsigned char file[8 + sizeof json - 1 + 8] = {sizeof json - 1};
+    memcpy(file + 8, json, sizeof json - 1);
+    file_name(scene_path, sizeof scene_path, "every");
+    return write_file(scene_path, file, sizeof file);
+}
+
+static inline void scene_tensors(void)
+{
+    const DLTensor tensor = {scene.pages, {kDLCPU, 0}, 1, {kDLUInt, 8, 1}, scene.bytes_shape, NULL, 0};
+    scene.imported.dl_tensor = scene.imported_versioned.dl_tensor = tensor;
+    scene.imported.deleter = scene_deleted;
+    scene.imported_versioned.version.major = 1;
+    scene.imported_versioned.deleter = scene_deleted_versioned;
+}
+
+static inline void scene_parameters(void)
+{
+    static const char *const names[3] = {"first", "second", "third"};
+    wb_parameter *each[3] = {&scene.parameters[0], &scene.parameters[1], &scene.third};
+    const wb_parameter empty = WB_PARAMETER_INIT;
+    for (int i = 0; i < 3; i++) {
+        *each[i] = empty;
+        each[i]->name = names[i];
+        each[i]->group = names[i == 2 ? 1 : i];
+        each[i]->layout = &scene.bytes;
+        each[i]->source = scene.weights[i];
+    }
+}
+
+/* Returns 1 if every object was made. Takes ownership of the device's reference. */
+static inline int scene_begin_on(wb_device *device)
+{
+    const wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
+    const wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
+    unsigned char *whole = scene.pages != NULL ? scene.pages : (unsigned char *)pages(SCENE_BYTES);
+    memset(&own, 0, sizeof own);
+    memset(&made, 0, sizeof made);
+    memset(&scene, 0, sizeof scene);
+    scene.pages = whole;
+    scene.bytes_shape[0] = SCENE_BYTES;
+    scene.numbers_shape[0] = SCENE_ROWS;
+    scene.numbers_shape[1] = SCENE_COLS;
+    scene.bytes = layout_of(WB_DTYPE_U8, 1, scene.bytes_shape, NULL, 0);
+    scene.numbers = layout_of(WB_DTYPE_F32, 2, scene.numbers_shape, NULL, 0);
+    scene.plan_options = plan_options;
+    scene.plan_options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    scene.plan_options.budget_bytes = 16 << 20;
+    scene.plan_options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
+    scene.excluded[0] = "matches.nothing"; /* gives the plan a warning */
+    scene.plan_options.exclude = scene.excluded;
+    scene.plan_options.exclude_count = 1;
+    scene.plan_options.allow = WB_ALLOW_UNMATCHED_SELECTOR;
+    scene.quantize_options = quantize_options;
+    scene_tensors();
+    scene_parameters();
+    if (!CHECK(whole != NULL) || !CHECK(write_tensors_file()) || !CHECK(device != NULL)) return 0;
+    own.device = scene.watched = device;
+    wb_device_retain(scene.watched);
+    return CHECK_OK(wb_device_stream_new(own.device, &own.stream, &error)) &&
+           CHECK_OK(wb_device_alloc(own.device, SCENE_BYTES, &own.memory, &error)) &&
+           CHECK_OK(wb_buffer_alloc(own.device, SCENE_BYTES, NULL, &own.buffer, &error)) &&
+           CHECK_OK(wb_view_new(own.buffer, &scene.bytes, WB_ACCESSOR_DEVICE, &own.view, &error)) &&
+           CHECK_OK(wb_view_to_dlpack(own.view, &own.tensor, &error)) &&
+           CHECK_OK(wb_safetensors_open(own.device, scene_path, NULL, &own.file, &error)) &&
+           CHECK_OK(wb_plan_new(own.device, scene.parameters, 2, &scene.plan_options, &own.plan,
+                                &error)) &&
+           CHECK_OK(wb_offloader_new(own.plan, own.stream, NULL, &own.offloader, &error)) &&
+           CHECK_OK(wb_quantizer_new(own.device, 0, &own.quantizer, &error)) &&
+           CHECK_OK(wb_python_capsule_setup(capsule_is_valid, capsule_pointer, &error));
+}
+
+static inline int scene_begin(void)
+{
+    wb_device *device = NULL;
+    CHECK_OK(wb_device_open(test_device(), NULL, &device, &error));
+    return scene_begin_on(device);
+}
+
+/* Returns 1 if no call wrote an output. */
+static inline int scene_made_nothing(void)
+{
+    static unsigned char nothing[sizeof made];
+    return memcmp(&made, nothing, sizeof nothing) == 0;
+}
+
+/* Releases all objects; the stream and the device memory only if `on_device`. */
+static inline void release_objects(struct objects *o, wb_device *device, int on_device)
+{
+    if (o->tensor != NULL) o->tensor->deleter(o->tensor);
+    if (o->versioned != NULL) o->versioned->deleter(o->versioned);
+    wb_quantizer_release(o->quantizer);
+    wb_offloader_release(o->offloader);
+    wb_plan_release(o->plan);
+    wb_safetensors_release(o->file);
+    wb_view_release(o->view);
+    wb_buffer_release(o->buffer);
+    if (on_device && o->stream != NULL) {
+        CHECK_OK(wb_device_stream_release(device, o->stream, &error));
+    }
+    if (on_device && o->memory != NULL) CHECK_OK(wb_device_free(device, o->memory, &error));
+    wb_device_release(o->device);
+    memset(o, 0, sizeof *o);
+}
+
+static inline void scene_release_made(int on_device)
+{
+    release_objects(&made, scene.watched, on_device);
+}
+
+/* Releases everything but `watched`. */
+static inline void scene_release(int on_device)
+{
+    scene_release_made(on_device);
+    release_objects(&own, scene.watched, on_device);
+}
+
+static inline void scene_end(void)
+{
+    const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
+    scene_release(1);
+    CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
+    CHECK_USAGE(scene.watched, nothing);
+    wb_device_release(scene.watched);
+    unlink(scene_path);
+}
+
+/* What a call needs besides its handle. DEVICE: it fails in a forked child, and after a reset of the
+ * context. PARENT: it fails in a forked child only. NOTHING: it works in both. */
+enum every_needs { DEVICE, PARENT, NOTHING };
+
+struct every {
+    const char *name;
+    enum every_needs needs;
+    wb_status (*call)(void);
+    void (*undo)(void); /* of a call that succeeded */
+};
+
+/* Outputs that no test reads. */
+static struct {
+    int32_t count;
+    uint64_t index;
+    double bandwidth;
+    const char *text;
+    wb_device_info device;
+    wb_device_stats usage;
+    wb_buffer_info buffer;
+    wb_buffer_stats buffer_usage;
+    wb_view_info view;
+    wb_safetensors_tensor_info tensor;
+    wb_plan_info plan;
+    wb_plan_parameter_info planned;
+    wb_plan_group_info group;
+    wb_offloader_parameter_info offloaded;
+    wb_offloader_stats stats;
+    wb_offloader_reconcile_result reconciled;
+    wb_quantizer_scales_info scales;
+    wb_quantizer_result quantized;
+} info;
+
+/* CALL: returns a status. GIVES: returns a value, which shows whether the call succeeded. TAKES: as CALL,
+ * and the call invalidates `field`. HANDLE: retain and release. */
+#define EVERY(CALL, GIVES, TAKES, HANDLE)                                                          \
+    GIVES(wb_version, NOTHING, == WB_VERSION, )                                                    \
+    GIVES(wb_status_name, NOTHING, != NULL, WB_OK)                                                 \
+    GIVES(wb_log_set_callback, NOTHING, == WB_OK, NULL, NULL)                                      \
+    CALL(wb_python_capsule_setup, NOTHING, capsule_is_valid, capsule_pointer)                      \
+    CALL(wb_quantizer_get_scales_info, NOTHING, &scene.numbers, &scene.quantize_options,           \
+         &info.scales)                                                                             \
+    CALL(wb_device_get_info, DEVICE, own.device, &info.device)                                     \
+    CALL(wb_device_measure_link, DEVICE, own.device, &info.bandwidth)                              \
+    CALL(wb_device_get_stats, NOTHING, own.device, &info.usage)                                    \
+    CALL(wb_device_alloc, DEVICE, own.device, SCENE_BYTES, &made.memory)                           \
+    CALL(wb_device_copy, DEVICE, own.device, own.memory, scene.pages, SCENE_BYTES, own.stream)     \
+    CALL(wb_device_stream_new, DEVICE, own.device, &made.stream)                                   \
+    CALL(wb_device_stream_call, DEVICE, own.device, own.stream, scene_called, &scene.called)       \
+    CALL(wb_device_stream_synchronize, DEVICE, own.device, own.stream)                             \
+    CALL(wb_device_drain, PARENT, own.device, 10000)                                               \
+    CALL(wb_buffer_alloc, DEVICE, own.device, SCENE_BYTES, NULL, &made.buffer)                     \
+    CALL(wb_buffer_register, DEVICE, own.device, scene.pages, SCENE_BYTES, NULL, NULL, NULL,       \
+         &made.buffer)                                                                             \
+    CALL(wb_buffer_map_file, DEVICE, own.device, scene_path, 0, 0, NULL, &made.buffer)             \
+    CALL(wb_buffer_get_info, NOTHING, own.buffer, &info.buffer)                                    \
+    CALL(wb_buffer_get_stats, NOTHING, own.buffer, &info.buffer_usage)                             \
+    CALL(wb_view_new, NOTHING, own.buffer, &scene.bytes, WB_ACCESSOR_DEVICE, &made.view)           \
+    CALL(wb_view_copy_from, DEVICE, own.device, scene.pages, &scene.bytes, WB_ACCESSOR_HOST, NULL, \
+         &made.view)                                                                               \
+    CALL(wb_view_get_info, NOTHING, own.view, &info.view)                                          \
+    CALL(wb_view_get_buffer, NOTHING, own.view, &made.buffer)                                      \
+    CALL(wb_view_to_dlpack, NOTHING, own.view, &made.tensor)                                       \
+    CALL(wb_view_to_dlpack_versioned, NOTHING, own.view, &made.versioned)                          \
+    CALL(wb_view_from_dlpack, DEVICE, own.device, &scene.imported, WB_ACCESSOR_HOST, NULL,         \
+         &made.view)                                                                               \
+    CALL(wb_view_from_dlpack_versioned, DEVICE, own.device, &scene.imported_versioned,             \
+         WB_ACCESSOR_HOST, NULL, &made.view)                                                       \
+    GIVES(wb_safetensors_get_tensor_count, NOTHING, == 1, own.file)                                \
+    GIVES(wb_safetensors_get_header, NOTHING, != NULL, own.file)                                   \
+    CALL(wb_safetensors_open, DEVICE, own.device, scene_path, NULL, &made.file)                    \
+    CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                       \
+    CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                          \
+    CALL(wb_safetensors_get_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, &made.view)           \
+    CALL(wb_safetensors_load_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, NULL, &made.view,    \
+         &info.count)                                                                              \
+    CALL(wb_safetensors_get_buffer, NOTHING, own.file, &made.buffer)                               \
+    CALL(wb_plan_new, NOTHING, own.device, scene.parameters, 2, &scene.plan_options, &made.plan)   \
+    CALL(wb_plan_get_info, NOTHING, own.plan, &info.plan)                                          \
+    CALL(wb_plan_find_parameter, NOTHING, own.plan, "first", &info.index)                          \
+    CALL(wb_plan_get_parameter_info, NOTHING, own.plan, 0, &info.planned)                          \
+    CALL(wb_plan_get_group_info, NOTHING, own.plan, 0, &info.group)                                \
+    CALL(wb_plan_get_warning, NOTHING, own.plan, 0, &info.text)                                    \
+    CALL(wb_plan_to_json, NOTHING, own.plan, &info.text)                                           \
+    CALL(wb_offloader_new, DEVICE, own.plan, own.stream, NULL, &made.offloader)                    \
+    CALL(wb_offloader_find_group, PARENT, own.offloader, "first", &info.index)                     \
+    CALL(wb_offloader_join, DEVICE, own.offloader, own.stream)                                     \
+    CALL(wb_offloader_reset, DEVICE, own.offloader, own.stream)                                    \
+    CALL(wb_offloader_find_parameter, PARENT, own.offloader, "first", &info.index)                 \
+    CALL(wb_offloader_get_parameter_info, PARENT, own.offloader, 0, &info.offloaded)               \
+    CALL(wb_offloader_get_parameter_infos, PARENT, own.offloader, 0, 1, &info.offloaded)           \
+    CALL(wb_offloader_get_view, PARENT, own.offloader, 0, &made.view)                              \
+    CALL(wb_offloader_get_host_view, PARENT, own.offloader, 0, &made.view)                         \
+    CALL(wb_offloader_replace, DEVICE, own.offloader, "first", scene.weights[2], &scene.bytes,     \
+         own.stream)                                                                               \
+    CALL(wb_offloader_add, DEVICE, own.offloader, &scene.third, own.stream)                        \
+    CALL(wb_offloader_remove, DEVICE, own.offloader, "second", own.stream)                         \
+    CALL(wb_offloader_reconcile, DEVICE, own.offloader, scene.parameters, 2, own.stream,           \
+         &info.reconciled)                                                                         \
+    CALL(wb_offloader_compact, DEVICE, own.offloader, own.stream)                                  \
+    CALL(wb_offloader_get_stats, PARENT, own.offloader, &info.stats)                               \
+    CALL(wb_quantizer_new, DEVICE, own.device, 0, &made.quantizer)                                 \
+    CALL(wb_quantizer_quantize, DEVICE, own.quantizer, scene.wide, &scene.numbers, scene.codes,    \
+         scene.scale, &scene.quantize_options, &info.quantized)                                    \
+    CALL(wb_quantizer_dequantize, DEVICE, own.quantizer, scene.codes, scene.scale, scene.wide,     \
+         &scene.numbers, &scene.quantize_options, &info.quantized)                                 \
+    TAKES(wb_device_stream_release, PARENT, stream, own.device, own.stream)                        \
+    TAKES(wb_device_free, PARENT, memory, own.device, own.memory)                                  \
+    TAKES(wb_view_release_after, DEVICE, view, own.view, NULL)                                     \
+    TAKES(wb_buffer_release_after, DEVICE, buffer, own.buffer, NULL)                               \
+    HANDLE(wb_quantizer, quantizer)                                                                \
+    HANDLE(wb_offloader, offloader)                                                                \
+    HANDLE(wb_plan, plan)                                                                          \
+    HANDLE(wb_safetensors, file)                                                                   \
+    HANDLE(wb_view, view)                                                                          \
+    HANDLE(wb_buffer, buffer)                                                                      \
+    HANDLE(wb_device, device)
+
+#define CALL(function, needs, ...)                                                                 \
+    static inline wb_status call_##function(void)                                                  \
+    {                                                                                              \
+        return function(__VA_ARGS__, &error);                                                      \
+    }
+#define GIVES(function, needs, what, ...)                                                          \
+    static inline wb_status call_##function(void)                                                  \
+    {                                                                                              \
+        return function(__VA_ARGS__) what ? WB_OK : WB_ERR_INTERNAL;                               \
+    }
+#define TAKES(function, needs, field, ...)                                                         \
+    CALL(function, needs, __VA_ARGS__)                                                             \
+    static inline void undo_##function(void)                                                       \
+    {                                                                                              \
+        memset(&own.field, 0, sizeof own.field);                                                   \
+    }
+#define HANDLE(noun, field)                                                                        \
+    static inline wb_status call_##noun##_retain(void)                                             \
+    {                                                                                              \
+        noun##_retain(own.field);                                                                  \
+        return WB_OK;                                                                              \
+    }                                                                                              \
+    static inline void undo_##noun##_retain(void)                                                  \
+    {                                                                                              \
+        noun##_release(own.field);                                                                 \
+    }                                                                                              \
+    static inline wb_status call_##noun##_release(void)                                            \
+    {                                                                                              \
+        noun##_release(own.field);                                                                 \
+        return WB_OK;                                                                              \
+    }                                                                                              \
+    static inline void undo_##noun##_release(void)                                                 \
+    {                                                                                              \
+        own.field = NULL;                                                                          \
+    }
+EVERY(CALL, GIVES, TAKES, HANDLE)
+#undef CALL
+#undef GIVES
+#undef TAKES
+#undef HANDLE
+
+/* Calls without an error, or with conditions. */
+static inline wb_status call_wb_device_get_cuda_count(void)
+{
+    const wb_status status = wb_device_get_cuda_count(&info.count, &error);
+    return status == WB_ERR_NO_DRIVER && !on_cuda() ? WB_OK : status;
+}
+
+static inline wb_status call_wb_device_open(void)
+{
+    return wb_device_open(test_device(), NULL, &made.device, &error);
+}
+
+static inline wb_status call_wb_offloader_acquire_group(void)
+{
+    return wb_offloader_acquire_group(own.offloader, 0, own.stream, &error);
+}
+
+static inline void undo_wb_offloader_acquire_group(void)
+{
+    CHECK_OK(wb_offloader_release_group(own.offloader, 0, own.stream, &error));
+}
+
+static inline wb_status call_wb_offloader_release_group(void)
+{
+    const wb_status status = wb_offloader_acquire_group(own.offloader, 0, own.stream, &error);
+    return status == WB_OK ? wb_offloader_release_group(own.offloader, 0, own.stream, &error) : status;
+}
+
+static inline wb_status call_wb_python_capsule_destroy(void)
+{
+    wb_python_capsule_destroy(own.tensor);
+    return WB_OK;
+}
+
+static inline void undo_wb_python_capsule_destroy(void)
+{
+    own.tensor = NULL;
+}
+
+/* A call that invalidates an object comes after the calls that use it. */
+static const struct every every[] = {
+    {"wb_device_get_cuda_count", NOTHING, call_wb_device_get_cuda_count, NULL},
+    {"wb_device_open", NOTHING, call_wb_device_open, NULL},
+    {"wb_offloader_release_group", DEVICE, call_wb_offloader_release_group, NULL},
+    {"wb_offloader_acquire_group", DEVICE, call_wb_offloader_acquire_group,
+     undo_wb_offloader_acquire_group},
+#define CALL(function, needs, ...) {#function, needs, call_##function, NULL},
+#define GIVES(function, needs, what, ...) {#function, needs, call_##function, NULL},
+#define TAKES(function, needs, field, ...) {#function, needs, call_##function, undo_##function},
+#define HANDLE(noun, field)                                                                        \
+    {#noun "_retain", NOTHING, call_##noun##_retain, undo_##noun##_retain},                        \
+    {#noun "_release", NOTHING, call_##noun##_release, undo_##noun##_release},
+    EVERY(CALL, GIVES, TAKES, HANDLE)
+#undef CALL
+#undef GIVES
+#undef TAKES
+#undef HANDLE
+    {"wb_python_capsule_destroy", NOTHING, call_wb_python_capsule_destroy,
+     undo_wb_python_capsule_destroy},
+};
+enum { EVERY_COUNT = sizeof every / sizeof every[0] };
+
+/* Calls the function, and undoes the call if it succeeded. Returns its status. */
+static inline wb_status every_call(const struct every *each)
+{
+    check_clear();
+    const wb_status status = each->call();
+    if (status == WB_OK && each->undo != NULL) each->undo();
+    return status;
+}
+
+static inline void every_begin(void)
+{
+#define SIZED(field) info.field.struct_size = sizeof info.field
+    SIZED(device);
+    SIZED(usage);
+    SIZED(buffer);
+    SIZED(buffer_usage);
+    SIZED(view);
+    SIZED(tensor);
+    SIZED(plan);
+    SIZED(planned);
+    SIZED(group);
+    SIZED(offloaded);
+    SIZED(stats);
+    SIZED(reconciled);
+    SIZED(scales);
+    SIZED(quantized);
+#undef SIZED
+}
+
+#endif
