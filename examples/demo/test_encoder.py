@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from encoder import Weights as GroupWeights
 from safetensors.numpy import load_file
 
+from encoder import Weights as GroupWeights
 from encoder_numpy import NumpyEncoder, erf
 from model import (
     UNUSED_TENSORS,
