@@ -1,5 +1,5 @@
-//! DLPack tensors taken over: arbitrary types, shapes, strides, offsets, devices, versions and flags over
-//! memory between pages that nobody may touch.
+//! Imports of DLPack tensors: arbitrary types, shapes, strides, offsets, devices, versions and flags over
+//! memory between inaccessible pages.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -19,7 +19,7 @@ use crate::c;
 use crate::memory::Guarded;
 use crate::oracle::{self, DTYPE_BYTES};
 
-/// Codes, bits and lanes of the types that are taken, in the order of their `WB_DTYPE_*`.
+/// Codes, bits and lanes of the supported types, in the order of their `WB_DTYPE_*`.
 const TYPES: [(u8, u8, u16); 18] = [
     (6, 8, 1),
     (0, 8, 1),
@@ -41,28 +41,28 @@ const TYPES: [(u8, u8, u16); 18] = [
     (17, 4, 2),
 ];
 
-/// A tensor, and what its maker is told of it.
-struct Given {
+/// A tensor to import.
+struct Case {
     tensor: DLTensor,
     version: DLPackVersion,
     flags: u64,
     versioned: bool,
     has_deleter: bool,
-    access: i32,
+    accessor: i32,
     shape: Vec<i64>,
     strides: Option<Vec<i64>>,
 }
 
-/// Bytes are read as a tensor, which is imported and let go.
+/// Decodes a tensor, imports it and releases it.
 pub fn run(data: &[u8]) {
     static ARENA: LazyLock<Mutex<Guarded>> = LazyLock::new(|| Mutex::new(Guarded::new(8192)));
     let arena = ARENA.lock().expect("a failed case ends the process");
-    if let Ok(mut given) = read(&mut Unstructured::new(data), &arena) {
-        check(&mut given, &arena);
+    if let Ok(mut case) = read(&mut Unstructured::new(data), &arena) {
+        check(&mut case, &arena);
     }
 }
 
-fn read(u: &mut Unstructured<'_>, arena: &Guarded) -> Result<Given> {
+fn read(u: &mut Unstructured<'_>, arena: &Guarded) -> Result<Case> {
     let (code, bits, lanes) = match u.ratio(1, 8)? {
         true => u.arbitrary()?,
         false => *u.choose(&TYPES)?,
@@ -82,12 +82,12 @@ fn read(u: &mut Unstructured<'_>, arena: &Guarded) -> Result<Given> {
     let shape = (0..dims).map(|_| number(0, 12)).collect::<Result<Vec<_>>>()?;
     let strides = (0..dims).map(|_| number(-20, 20)).collect::<Result<Vec<_>>>()?;
     let ndim = if u.ratio(1, 32)? { u.arbitrary()? } else { dims as i32 };
-    // A dimension that is counted has a size and a stride.
+    // Every counted dimension has a size and a stride.
     let ndim = if (0..=64).contains(&ndim) { ndim.min(dims as i32) } else { ndim };
     let inside = u64::from(u.int_in_range::<u16>(0..=arena.bytes() as u16)?);
     let byte_offset = if u.ratio(1, 16)? { u.arbitrary()? } else { inside };
     let device_type = if u.ratio(1, 16)? { u.arbitrary()? } else { CPU };
-    Ok(Given {
+    Ok(Case {
         tensor: DLTensor {
             data: if u.ratio(1, 32)? { ptr::null_mut() } else { arena.start() as *mut c_void },
             device: DLDevice { device_type, device_id: u.arbitrary()? },
@@ -104,44 +104,43 @@ fn read(u: &mut Unstructured<'_>, arena: &Guarded) -> Result<Given> {
         flags: if u.arbitrary()? { u.arbitrary()? } else { 0 },
         versioned: u.arbitrary()?,
         has_deleter: !u.ratio(1, 16)?,
-        access: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
+        accessor: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
         strides: u.arbitrary::<bool>()?.then_some(strides),
         shape,
     })
 }
 
-/// Imports it, and counts what its deleter is told.
-fn check(given: &mut Given, arena: &Guarded) {
-    given.tensor.shape = given.shape.as_mut_ptr();
-    given.tensor.strides =
-        given.strides.as_mut().map_or(ptr::null_mut(), |strides| strides.as_mut_ptr());
+/// Imports the tensor, and counts the calls of its deleter.
+fn check(case: &mut Case, arena: &Guarded) {
+    case.tensor.shape = case.shape.as_mut_ptr();
+    case.tensor.strides =
+        case.strides.as_mut().map_or(ptr::null_mut(), |strides| strides.as_mut_ptr());
     let mut deleted = 0u32;
     let context = (&raw mut deleted).cast();
     // The memory outlives the import on the stack: the deleter counts and frees nothing.
     let mut old = DLManagedTensor {
-        dl_tensor: given.tensor,
+        dl_tensor: case.tensor,
         manager_ctx: context,
-        deleter: given.has_deleter.then_some(count_old as unsafe extern "C" fn(_)),
+        deleter: case.has_deleter.then_some(count_old as unsafe extern "C" fn(_)),
     };
     let mut new = DLManagedTensorVersioned {
-        version: given.version,
+        version: case.version,
         manager_ctx: context,
-        deleter: given.has_deleter.then_some(count_new as unsafe extern "C" fn(_)),
-        flags: given.flags,
-        dl_tensor: given.tensor,
+        deleter: case.has_deleter.then_some(count_new as unsafe extern "C" fn(_)),
+        flags: case.flags,
+        dl_tensor: case.tensor,
     };
     let device = c::host(true);
-    // SAFETY: pointers are valid; where they point to bytes that are no memory, nobody looks.
+    // SAFETY: all pointers are valid; the library does not read the tensor's bytes.
     let made = unsafe {
         let mut options: wb_buffer_options = c::sized();
         options.pin = WB_TRISTATE_OFF;
-        options.numa_node = -1;
-        let (options, access) = (&raw const options, given.access);
-        c::make(|view, error| match given.versioned {
+        let (options, accessor) = (&raw const options, case.accessor);
+        c::make(|view, error| match case.versioned {
             true => {
-                wb_view_from_dlpack_versioned(device, &raw mut new, access, options, view, error)
+                wb_view_from_dlpack_versioned(device, &raw mut new, accessor, options, view, error)
             }
-            false => wb_view_from_dlpack(device, &raw mut old, access, options, view, error),
+            false => wb_view_from_dlpack(device, &raw mut old, accessor, options, view, error),
         })
     };
     let count = || {
@@ -150,101 +149,91 @@ fn check(given: &mut Given, arena: &Guarded) {
     };
     match made {
         Ok(view) => {
-            check_view(given, view, arena);
-            let bytes = extent(given).expect("what is taken is a layout").1;
-            let held = u32::from(given.has_deleter && bytes == 0);
-            assert_eq!(
-                count(),
-                held,
-                "while the view lives, only a tensor of no bytes is done with"
-            );
-            // SAFETY: the view is this function's own.
+            check_view(case, view, arena);
+            let bytes = extent(case).expect("an imported tensor has a valid layout").1;
+            let early = u32::from(case.has_deleter && bytes == 0);
+            assert_eq!(count(), early, "only an empty tensor is deleted while the view is alive");
+            // SAFETY: this function owns the view.
             unsafe {
                 wb_view_retain(view);
                 wb_view_release(view);
-                assert_eq!(count(), held);
+                assert_eq!(count(), early);
                 wb_view_release(view);
             }
-            assert_eq!(count(), u32::from(given.has_deleter), "the deleter is called once");
+            assert_eq!(count(), u32::from(case.has_deleter), "the deleter is called once");
         }
         Err(refused) => {
-            assert_eq!(count(), 0, "what is refused is still the caller's: {refused:?}");
-            let known = [
-                WB_ERR_DLPACK,
-                WB_ERR_INVALID_ARGUMENT,
-                WB_ERR_INVALID_ARGUMENT,
-                WB_ERR_INVALID_ARGUMENT,
-                WB_ERR_OVERFLOW,
-                WB_ERR_UNMAPPED_RANGE,
-            ];
+            assert_eq!(count(), 0, "on failure the caller keeps ownership: {refused:?}");
+            let known =
+                [WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, WB_ERR_UNMAPPED_RANGE];
             assert!(known.contains(&refused.status), "{refused:?}");
-            assert!(!must_be_taken(given, arena), "{refused:?}");
+            assert!(!must_succeed(case, arena), "{refused:?}");
         }
     }
     c::check_nothing_left(device);
 }
 
 unsafe extern "C" fn count_old(tensor: *mut DLManagedTensor) {
-    // SAFETY: the context counts.
+    // SAFETY: the context is the counter.
     unsafe { *(*tensor).manager_ctx.cast::<u32>() += 1 };
 }
 
 unsafe extern "C" fn count_new(tensor: *mut DLManagedTensorVersioned) {
-    // SAFETY: the context counts.
+    // SAFETY: the context is the counter.
     unsafe { *(*tensor).manager_ctx.cast::<u32>() += 1 };
 }
 
-/// The number of its `WB_DTYPE_*`.
-fn dtype(given: &Given) -> Option<usize> {
-    let DLDataType { code, bits, lanes } = given.tensor.dtype;
+/// The `WB_DTYPE_*` of the tensor's type.
+fn dtype(case: &Case) -> Option<usize> {
+    let DLDataType { code, bits, lanes } = case.tensor.dtype;
     TYPES.iter().position(|known| *known == (code, bits, lanes)).map(|at| at + 1)
 }
 
-/// Bytes below the first element, and in all.
-fn extent(given: &Given) -> Option<(u64, u64)> {
-    let dims = usize::try_from(given.tensor.ndim).ok().filter(|dims| *dims <= 64)?;
-    let strides = given.strides.as_ref().map(|strides| &strides[..dims]);
-    oracle::extent(DTYPE_BYTES[dtype(given)? - 1], &given.shape[..dims], strides)
+/// Bytes before the first element, and total bytes.
+fn extent(case: &Case) -> Option<(u64, u64)> {
+    let dims = usize::try_from(case.tensor.ndim).ok().filter(|dims| *dims <= 64)?;
+    let strides = case.strides.as_ref().map(|strides| &strides[..dims]);
+    oracle::extent(DTYPE_BYTES[dtype(case)? - 1], &case.shape[..dims], strides)
 }
 
 /// The addresses of its bytes.
-fn range(given: &Given) -> Option<(i128, i128)> {
-    let (before, span) = extent(given)?;
-    let first = given.tensor.data as i128 + i128::from(given.tensor.byte_offset);
+fn range(case: &Case) -> Option<(i128, i128)> {
+    let (before, span) = extent(case)?;
+    let first = case.tensor.data as i128 + i128::from(case.tensor.byte_offset);
     let start = first - i128::from(before);
     Some((start, start + i128::from(span)))
 }
 
-fn must_be_taken(given: &Given, arena: &Guarded) -> bool {
-    let fits = range(given).is_some_and(|(start, end)| {
+fn must_succeed(case: &Case, arena: &Guarded) -> bool {
+    let fits = range(case).is_some_and(|(start, end)| {
         start == end || (start >= i128::from(arena.start()) && end <= i128::from(arena.end()))
     });
-    let (cpu, version) = (given.tensor.device.device_type == CPU, given.version.major == 1);
-    let no_data = given.tensor.data.is_null();
-    let access = (0..=1).contains(&given.access);
-    fits && cpu && !no_data && access && (version || !given.versioned)
+    let (cpu, version) = (case.tensor.device.device_type == CPU, case.version.major == 1);
+    let no_data = case.tensor.data.is_null();
+    let accessor = (0..=1).contains(&case.accessor);
+    fits && cpu && !no_data && accessor && (version || !case.versioned)
 }
 
-fn check_view(given: &Given, view: *const wb_view, arena: &Guarded) {
-    assert_eq!(given.tensor.device.device_type, CPU);
-    assert!(!given.versioned || given.version.major == 1);
-    let (start, end) = range(given).expect("what is taken is a layout");
+fn check_view(case: &Case, view: *const wb_view, arena: &Guarded) {
+    assert_eq!(case.tensor.device.device_type, CPU);
+    assert!(!case.versioned || case.version.major == 1);
+    let (start, end) = range(case).expect("an imported tensor has a valid layout");
     // SAFETY: the view is alive.
     let info = unsafe {
         let mut info: wb_view_info = c::sized();
-        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it has an info");
         info
     };
-    assert_eq!(info.dtype as usize, dtype(given).expect("its type is known"));
+    assert_eq!(info.dtype as usize, dtype(case).expect("it has a dtype"));
     assert_eq!(i128::from(info.span_bytes), end - start);
     if start == end {
         return;
     }
-    let read_only = given.versioned && given.flags & FLAG_READ_ONLY != 0;
-    let first = given.tensor.data as u64 + given.tensor.byte_offset;
+    let read_only = case.versioned && case.flags & FLAG_READ_ONLY != 0;
+    let first = case.tensor.data as u64 + case.tensor.byte_offset;
     assert_eq!(info.data as u64, first);
     let (low, high) = (i128::from(arena.start()), i128::from(arena.end()));
     let touches = start < high + 4096 && end > low - 4096;
-    assert!(!touches || (start >= low && end <= high), "it goes past the tensor's memory");
+    assert!(!touches || (start >= low && end <= high), "it exceeds the tensor's memory");
     assert!(!touches || (info.read_only != 0) == read_only);
 }

@@ -1,5 +1,5 @@
 //! Headers of safetensors files: arbitrary bytes, arbitrary JSON, and JSON of tensors that overlap,
-//! overflow, are there twice, or are right.
+//! overflow, are duplicated, or are valid.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -20,7 +20,7 @@ use crate::c;
 use crate::memory::MemoryFile;
 use crate::oracle::{self, DTYPE_BYTES};
 
-/// The first byte says how the others are read.
+/// The first byte selects how the others are decoded.
 pub fn run(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return check(&[]) };
     match kind % 3 {
@@ -44,7 +44,7 @@ fn file_of(json: &[u8], data_bytes: usize) -> Vec<u8> {
     file
 }
 
-/// JSON of tensors side by side, some of them spoiled, and the bytes that they end at.
+/// JSON of adjacent tensors, some of them invalid, and the number of their bytes.
 fn tensors(u: &mut Unstructured<'_>) -> Result<(String, usize)> {
     const NAMES: [&str; 8] = ["a", "b", "c", "", "a.b", "\\u0061", "é", "n\\u0000"];
     const DTYPES: [(&str, u64); 10] = [
@@ -95,7 +95,7 @@ fn tensors(u: &mut Unstructured<'_>) -> Result<(String, usize)> {
     Ok((json, at.min(1 << 16) as usize))
 }
 
-/// Opens the file and holds what was made of it against the format's rules and the `safetensors` crate.
+/// Opens the file and compares the outcome with the format's rules and with the `safetensors` crate.
 fn check(bytes: &[u8]) {
     static FILE: LazyLock<Mutex<MemoryFile>> = LazyLock::new(Mutex::default);
     let file = FILE.lock().expect("a failed case ends the process");
@@ -105,32 +105,32 @@ fn check(bytes: &[u8]) {
     let opened = c::make(|made, error| unsafe {
         wb_safetensors_open(device, file.path().as_ptr(), std::ptr::null(), made, error)
     });
-    let theirs = SafeTensors::deserialize(bytes);
+    let crate_outcome = SafeTensors::deserialize(bytes);
     match opened {
         Ok(opened) => {
-            let theirs = theirs.expect("what is taken here, the safetensors crate takes");
-            check_file(opened, bytes, &theirs);
-            // SAFETY: the handle is this function's own.
+            let parsed = crate_outcome.expect("the safetensors crate accepts the file, too");
+            check_file(opened, bytes, &parsed);
+            // SAFETY: this function owns the handle.
             unsafe { wb_safetensors_release(opened) };
         }
         Err(refused) => {
             let known = [WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT];
             assert!(known.contains(&refused.status), "{refused:?}");
-            if let Ok(theirs) = theirs {
-                assert!(is_stricter(bytes, &theirs), "{refused:?}");
+            if let Ok(parsed) = crate_outcome {
+                assert!(is_stricter(bytes, &parsed), "{refused:?}");
             }
         }
     }
     c::check_nothing_left(device);
 }
 
-/// Whether a file that the crate takes has one of the things that are refused here: names that are
-/// there twice or hold a NUL, and shapes that no layout has.
-fn is_stricter(bytes: &[u8], theirs: &SafeTensors<'_>) -> bool {
+/// Whether the library refuses a file that the crate accepts: a name is duplicated or has a NUL, or a shape
+/// is not a valid layout.
+fn is_stricter(bytes: &[u8], parsed: &SafeTensors<'_>) -> bool {
     let names = names(header_of(bytes));
-    let twice = names.iter().collect::<HashSet<_>>().len() < names.len();
-    twice
-        || theirs.iter().any(|(name, tensor)| {
+    let duplicated = names.iter().collect::<HashSet<_>>().len() < names.len();
+    duplicated
+        || parsed.iter().any(|(name, tensor)| {
             let shape = tensor.shape();
             let all =
                 shape.iter().try_fold(64u64, |all, size| all.checked_mul(*size.max(&1) as u64));
@@ -143,7 +143,7 @@ fn header_of(bytes: &[u8]) -> &[u8] {
     &bytes[8..8 + length as usize]
 }
 
-/// The names of a header as they stand there, each as often as it does.
+/// The names in a header, duplicates included.
 fn names(json: &[u8]) -> Vec<String> {
     struct Names(Vec<String>);
     impl<'de> serde::Deserialize<'de> for Names {
@@ -168,33 +168,32 @@ fn names(json: &[u8]) -> Vec<String> {
             Ok(self)
         }
     }
-    serde_json::from_slice::<Names>(json).expect("the crate has read it").0
+    serde_json::from_slice::<Names>(json).expect("the crate accepts it").0
 }
 
-/// What is taken has its tensors side by side up to the file's end, each as long as it says.
-fn check_file(file: *const wb_safetensors, bytes: &[u8], theirs: &SafeTensors<'_>) {
-    // SAFETY: the file is alive during this function, and so are the strings that it gives.
+/// Checks that the tensors of an open file are adjacent up to the file's end.
+fn check_file(file: *const wb_safetensors, bytes: &[u8], parsed: &SafeTensors<'_>) {
+    // SAFETY: the file is alive during this function, and so are its strings.
     unsafe {
         let count = wb_safetensors_get_tensor_count(file);
-        assert_eq!(count as usize, theirs.len());
+        assert_eq!(count as usize, parsed.len());
         let header = CStr::from_ptr(wb_safetensors_get_header(file)).to_bytes();
         assert_eq!(header, header_of(bytes));
         let names = names(header);
-        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a name is there once");
-        let buffer =
-            c::make(|made, error| wb_safetensors_get_buffer(file, made, error)).expect("it has one");
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "names are unique");
+        let buffer = c::make(|made, error| wb_safetensors_get_buffer(file, made, error))
+            .expect("a file has a buffer");
         let mut whole: wb_buffer_info = c::sized();
-        c::call(|error| wb_buffer_get_info(buffer, &raw mut whole, error))
-            .expect("it is described");
+        c::call(|error| wb_buffer_get_info(buffer, &raw mut whole, error)).expect("it has an info");
         assert_eq!(whole.asked_bytes, bytes.len() as u64);
         let mut next = 8 + header.len() as u64;
         for index in 0..count {
             let mut info: wb_safetensors_tensor_info = c::sized();
             c::call(|error| wb_safetensors_get_tensor_info(file, index, &raw mut info, error))
-                .expect("it is described");
-            assert_eq!(info.offset_bytes, next, "tensors lie side by side in their order");
+                .expect("the index is valid");
+            assert_eq!(info.offset_bytes, next, "tensors are adjacent");
             next += info.bytes;
-            check_tensor(file, index, &info, &whole, theirs);
+            check_tensor(file, index, &info, &whole, parsed);
         }
         assert_eq!(next, bytes.len() as u64, "the tensors end where the file does");
         wb_buffer_release(buffer);
@@ -202,13 +201,13 @@ fn check_file(file: *const wb_safetensors, bytes: &[u8], theirs: &SafeTensors<'_
 }
 
 /// # Safety
-/// The file is alive and the tensor is its own.
+/// The file is alive and has the tensor.
 unsafe fn check_tensor(
     file: *const wb_safetensors,
     index: u64,
     info: &wb_safetensors_tensor_info,
     whole: &wb_buffer_info,
-    theirs: &SafeTensors<'_>,
+    parsed: &SafeTensors<'_>,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -217,12 +216,13 @@ unsafe fn check_tensor(
         c::call(|error| wb_safetensors_find_tensor(file, info.name, &raw mut found, error))
             .expect("it is found");
         assert_eq!(found, index, "{name:?}");
-        let tensor = theirs.tensor(name).expect("the crate has the name, too");
+        let tensor = parsed.tensor(name).expect("the crate has the name, too");
         assert_eq!(tensor.data().len() as u64, info.bytes);
-        let viewed =
-            c::make(|made, error| wb_safetensors_get_view(file, index, WB_ACCESSOR_HOST, 1, made, error));
+        let viewed = c::make(|made, error| {
+            wb_safetensors_get_view(file, index, WB_ACCESSOR_HOST, 1, made, error)
+        });
         if info.dtype == 0 {
-            assert_eq!(viewed.expect_err("it has no type").status, WB_ERR_NOT_SUPPORTED);
+            assert_eq!(viewed.expect_err("it has no dtype").status, WB_ERR_NOT_SUPPORTED);
             return;
         }
         let shape = match info.ndim {
@@ -236,11 +236,10 @@ unsafe fn check_tensor(
         assert_eq!(shape, shown, "{name:?}");
         let element = DTYPE_BYTES[info.dtype as usize - 1] as u64;
         assert_eq!(oracle::elements(shape) * element, info.bytes, "{name:?}");
-        let view = viewed.expect("the host sees what is mapped");
-        let mut described: wb_view_info = c::sized();
-        c::call(|error| wb_view_get_info(view, &raw mut described, error))
-            .expect("it is described");
-        assert_eq!(described.data as u64, whole.data as u64 + info.offset_bytes);
+        let view = viewed.expect("the host can read the mapping");
+        let mut view_info: wb_view_info = c::sized();
+        c::call(|error| wb_view_get_info(view, &raw mut view_info, error)).expect("it has an info");
+        assert_eq!(view_info.data as u64, whole.data as u64 + info.offset_bytes);
         wb_view_release(view);
     }
 }

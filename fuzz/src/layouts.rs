@@ -1,6 +1,7 @@
-//! Layouts, blocks and scales: views of a small buffer, the count of scales, and numbers quantized and
-//! brought back where each side ends before a page that nobody may touch.
+//! Layouts, blocks and scales: views of a small buffer, the number of scales, and tensors that are quantized
+//! and dequantized in memory that ends before an inaccessible page.
 
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::{LazyLock, Mutex};
 
@@ -14,25 +15,25 @@ use weighbridge::tensor::dtype::*;
 
 use crate::c::{self, Refused};
 use crate::memory::Guarded;
-use crate::oracle::{self, DTYPE_BYTES, WIDE};
+use crate::oracle::{self, DTYPE_BYTES, SOURCE_DTYPES};
 
-/// Bytes of the buffer that is viewed.
+/// Bytes of the buffer for views.
 const BUFFER_BYTES: u64 = 4096;
 
-/// What the cases share. The handles live as long as the process.
-struct Bench {
+/// Handles and memory that all cases share. The handles are never released.
+struct Shared {
     buffer: *mut wb_buffer,
     quantizer: *mut wb_quantizer,
-    wide: Guarded,
-    narrow: Guarded,
+    source: Guarded,
+    quantized: Guarded,
     scales: Guarded,
-    back: Guarded,
+    dequantized: Guarded,
 }
 
-// SAFETY: handles may be used by any thread, and the memory is the bench's own.
-unsafe impl Send for Bench {}
+// SAFETY: handles may be used by any thread, and the struct owns the memory.
+unsafe impl Send for Shared {}
 
-impl Bench {
+impl Shared {
     fn new() -> Self {
         let device = c::open(c"host", WB_TRISTATE_OFF, WB_TRISTATE_ON);
         // SAFETY: all pointers are valid.
@@ -42,12 +43,12 @@ impl Bench {
         // SAFETY: all pointers are valid.
         let quantizer = c::make(|made, error| unsafe { wb_quantizer_new(device, 0, made, error) });
         Self {
-            buffer: buffer.expect("there is a page"),
-            quantizer: quantizer.expect("there is memory"),
-            wide: Guarded::new(1 << 14),
-            narrow: Guarded::new(1 << 12),
+            buffer: buffer.expect("a page is available"),
+            quantizer: quantizer.expect("memory is available"),
+            source: Guarded::new(1 << 14),
+            quantized: Guarded::new(1 << 12),
             scales: Guarded::new(1 << 14),
-            back: Guarded::new(1 << 14),
+            dequantized: Guarded::new(1 << 14),
         }
     }
 }
@@ -58,14 +59,14 @@ struct Case {
     shape: Vec<i64>,
     strides: Option<Vec<i64>>,
     offset: u64,
-    access: i32,
+    accessor: i32,
     options: wb_quantize_options,
 }
 
-/// Bytes are read as a layout with options, and the rest of them as numbers.
+/// Decodes a layout and options; the remaining bytes are the tensor's elements.
 pub fn run(data: &[u8]) {
-    static BENCH: LazyLock<Mutex<Bench>> = LazyLock::new(|| Mutex::new(Bench::new()));
-    let mut bench = BENCH.lock().expect("a failed case ends the process");
+    static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(|| Mutex::new(Shared::new()));
+    let mut shared = SHARED.lock().expect("a failed case ends the process");
     let mut u = Unstructured::new(data);
     let Ok(case) = read(&mut u) else { return };
     let quantizes = u.ratio(1, 4).unwrap_or(false);
@@ -73,11 +74,11 @@ pub fn run(data: &[u8]) {
         Some(bytes) => oracle::extent(*bytes, &case.shape, case.strides.as_deref()),
         None => None,
     };
-    check_view(&case, extent, bench.buffer);
+    check_view(&case, extent, shared.buffer);
     let scales = check_scales(&case, extent);
     if let (Some(extent), Some(scales), true) = (extent, scales, quantizes) {
-        bench.wide.fill(u.take_rest());
-        check_quantize(&case, extent, scales, &mut bench);
+        shared.source.fill(u.take_rest());
+        check_quantize(&case, extent, scales, &mut shared);
     }
 }
 
@@ -101,14 +102,14 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
             true => u.arbitrary()?,
             false => *u.choose(&[WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E5M2])?,
         },
-        scale_type: match u.ratio(1, 32)? {
+        scale_dtype: match u.ratio(1, 32)? {
             true => u.arbitrary()?,
             false => *u.choose(&[WB_DTYPE_F32, WB_DTYPE_F8_E8M0])?,
         },
-        given_scales: i32::from(u.ratio(1, 8)?),
+        use_given_scales: i32::from(u.ratio(1, 8)?),
         block_rows,
         block_cols,
-        refuse_nonfinite: u.int_in_range(0..=1)?,
+        reject_nonfinite: u.int_in_range(0..=1)?,
         reserved0: u32::from(u.ratio(1, 64)?),
         scale_bytes: if u.ratio(1, 8)? { u.int_in_range(0..=64)? } else { 0 },
         ..unsafe { c::sized() }
@@ -117,12 +118,12 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
         dtype: match u.int_in_range(0..=15)? {
             0 => u.arbitrary()?,
             1..=3 => u.int_in_range(1..=18)?,
-            _ => *u.choose(&WIDE)?,
+            _ => *u.choose(&SOURCE_DTYPES)?,
         },
         strides: u.arbitrary::<bool>()?.then_some(strides),
         shape,
         offset: if u.ratio(1, 16)? { u.arbitrary()? } else { u.int_in_range(0..=5000)? },
-        access: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
+        accessor: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
         options,
     })
 }
@@ -133,48 +134,43 @@ impl Case {
     }
 }
 
-/// A view is made where all of it lies in the buffer, and nowhere else.
+/// A view can be made exactly if all of it is inside the buffer.
 fn check_view(case: &Case, extent: Option<(u64, u64)>, buffer: *const wb_buffer) {
     let layout = case.layout();
     // SAFETY: all pointers are valid.
     let made = c::make(|view, error| unsafe {
-        wb_view_new(buffer, &raw const layout, case.access, view, error)
+        wb_view_new(buffer, &raw const layout, case.accessor, view, error)
     });
     let inside = extent.filter(|_| case.shape.len() <= 64).is_some_and(|(before, span)| {
         let start = i128::from(case.offset) - i128::from(before);
         start >= 0 && start + i128::from(span) <= i128::from(BUFFER_BYTES)
     });
-    assert_eq!(made.is_ok(), inside && (0..=1).contains(&case.access), "{made:?}");
+    assert_eq!(made.is_ok(), inside && (0..=1).contains(&case.accessor), "{made:?}");
     let Ok(view) = made else { return };
-    // SAFETY: the view is this function's own.
+    // SAFETY: this function owns the view.
     unsafe {
         let mut info: wb_view_info = c::sized();
-        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it has an info");
         assert_eq!(info.elements, oracle::elements(&case.shape));
         assert_eq!(Some(info.span_bytes), extent.map(|(_, span)| span));
         wb_view_release(view);
     }
 }
 
-/// The count of scales, if the library gives one: it is the one that the blocks make.
+/// The number of scales, unless the library refuses the case; it must follow from the blocks.
 fn check_scales(case: &Case, extent: Option<(u64, u64)>) -> Option<wb_quantizer_scales_info> {
     let layout = case.layout();
     // SAFETY: all pointers are valid.
-    let (info, told) = unsafe {
+    let (info, outcome) = unsafe {
         let mut info: wb_quantizer_scales_info = c::sized();
         let (layout, options) = (&raw const layout, &raw const case.options);
-        let told = c::call(|error| wb_quantizer_get_scales_info(layout, options, &raw mut info, error));
-        (info, told)
+        let outcome =
+            c::call(|error| wb_quantizer_get_scales_info(layout, options, &raw mut info, error));
+        (info, outcome)
     };
-    if let Err(Refused { status, message }) = told {
-        let known = [
-            WB_ERR_INVALID_ARGUMENT,
-            WB_ERR_INVALID_ARGUMENT,
-            WB_ERR_NOT_SUPPORTED,
-            WB_ERR_OUT_OF_RANGE,
-            WB_ERR_OVERFLOW,
-            WB_ERR_INVALID_ARGUMENT,
-        ];
+    if let Err(Refused { status, message }) = outcome {
+        let known =
+            [WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE, WB_ERR_OVERFLOW];
         assert!(known.contains(&status), "{status}: {message}");
         return None;
     }
@@ -191,73 +187,77 @@ fn check_scales(case: &Case, extent: Option<(u64, u64)>) -> Option<wb_quantizer_
     let matrices: i128 = leading.iter().map(|size| i128::from(*size)).product();
     let rows = blocks(of(2), case.options.block_rows);
     let cols = blocks(of(1), case.options.block_cols);
-    let bytes = if case.options.scale_type == WB_DTYPE_F32 { 4 } else { 1 };
-    let told = [info.matrices, info.rows, info.cols, info.bytes].map(i128::from);
-    assert_eq!(told, [matrices, rows, cols, matrices * rows * cols * bytes]);
+    let bytes = if case.options.scale_dtype == WB_DTYPE_F8_E8M0 { 1 } else { 4 };
+    let found = [info.matrices, info.rows, info.cols, info.bytes].map(i128::from);
+    assert_eq!(found, [matrices, rows, cols, matrices * rows * cols * bytes]);
     Some(info)
 }
 
-/// Numbers go to 8 bits and back; a page behind each side would end the process if it were touched.
+/// Quantizes and dequantizes; an access past the end of any memory ends the process.
 fn check_quantize(
     case: &Case,
     (before, span): (u64, u64),
     scales: wb_quantizer_scales_info,
-    bench: &mut Bench,
+    shared: &mut Shared,
 ) {
     let elements = oracle::elements(&case.shape);
-    let too_big = |bytes: u64, room: &Guarded| bytes > room.bytes() as u64;
-    if too_big(span, &bench.wide) || too_big(elements, &bench.narrow) {
+    let too_big = |bytes: u64, memory: &Guarded| bytes > memory.bytes() as u64;
+    if too_big(span, &shared.source) || too_big(elements, &shared.quantized) {
         return;
     }
     let bytes = if elements == 0 { 0 } else { scales.bytes };
-    let (narrow, scales) = (bench.narrow.last(elements), bench.scales.last(bytes));
-    let source = bench.wide.last(span) + before;
-    if case.options.given_scales != 0 {
-        bench.scales.fill(&[0x3f]);
+    let (quantized, scales) = (shared.quantized.last(elements), shared.scales.last(bytes));
+    let (quantized, scales) = (quantized as *mut c_void, scales as *mut c_void);
+    let source = (shared.source.last(span) + before) as *const c_void;
+    if case.options.use_given_scales != 0 {
+        shared.scales.fill(&[0x3f]);
     }
     let layout = wb_layout { offset_bytes: 0, ..case.layout() };
-    let (quantizer, options) = (bench.quantizer, &raw const case.options);
+    let (quantizer, options) = (shared.quantizer, &raw const case.options);
     // SAFETY: a struct of the interface.
-    let mut done: wb_quantizer_result = unsafe { c::sized() };
-    // SAFETY: all pointers are valid, for the bytes that the interface says.
-    let told = c::call(|error| unsafe {
+    let mut result: wb_quantizer_result = unsafe { c::sized() };
+    // SAFETY: all pointers are valid for the bytes that the interface requires.
+    let outcome = c::call(|error| unsafe {
         let layout = &raw const layout;
         wb_quantizer_quantize(
             quantizer,
             source,
             layout,
-            narrow,
+            quantized,
             scales,
             options,
-            &raw mut done,
+            &raw mut result,
             error,
         )
     });
-    let (wide, counts) = (WIDE.contains(&case.dtype), case.options.scale_bytes);
-    match told {
-        Err(Refused { status: WB_ERR_NOT_SUPPORTED, .. }) => return assert!(!wide),
-        Err(Refused { status: WB_ERR_INVALID_ARGUMENT, .. }) => return assert_ne!(counts, bytes),
+    let (supported, given) = (SOURCE_DTYPES.contains(&case.dtype), case.options.scale_bytes);
+    match outcome {
+        Err(Refused { status: WB_ERR_NOT_SUPPORTED, .. }) => return assert!(!supported),
+        Err(Refused { status: WB_ERR_INVALID_ARGUMENT, .. }) => return assert_ne!(given, bytes),
         Err(Refused { status: WB_ERR_NOT_FINITE, .. }) => {
-            return assert_eq!(case.options.refuse_nonfinite, 1);
+            return assert_eq!(case.options.reject_nonfinite, 1);
         }
         Err(refused) => panic!("{refused:?}"),
-        Ok(()) => assert!(wide && (counts == 0 || counts == bytes)),
+        Ok(()) => assert!(supported && (given == 0 || given == bytes)),
     }
-    if case.dtype == WB_DTYPE_F32 && case.options.given_scales == 0 {
-        assert_eq!(done.nonfinite, nonfinite(case, source));
+    if case.dtype == WB_DTYPE_F32 && case.options.use_given_scales == 0 {
+        assert_eq!(result.nonfinite, nonfinite(case, source));
     }
-    let target = bench.back.last(elements * DTYPE_BYTES[case.dtype as usize - 1] as u64);
-    let back = c::layout(case.dtype, &case.shape, None, 0);
-    // SAFETY: all pointers are valid, for the bytes that the interface says.
+    let target = shared.dequantized.last(elements * DTYPE_BYTES[case.dtype as usize - 1] as u64);
+    let contiguous = c::layout(case.dtype, &case.shape, None, 0);
+    // SAFETY: all pointers are valid for the bytes that the interface requires.
     c::call(|error| unsafe {
-        let (layout, done) = (&raw const back, ptr::null_mut());
-        wb_quantizer_dequantize(quantizer, narrow, scales, target, layout, options, done, error)
+        let (target, layout, result) =
+            (target as *mut c_void, &raw const contiguous, ptr::null_mut());
+        wb_quantizer_dequantize(
+            quantizer, quantized, scales, target, layout, options, result, error,
+        )
     })
-    .expect("what was quantized comes back");
+    .expect("a quantized tensor can be dequantized");
 }
 
-/// Numbers of a float32 tensor whose exponent has all bits, each element counted where it is looked at.
-fn nonfinite(case: &Case, first: u64) -> u64 {
+/// The number of elements of a float32 tensor that are not finite: all bits of the exponent are set.
+fn nonfinite(case: &Case, first: *const c_void) -> u64 {
     if oracle::elements(&case.shape) == 0 {
         return 0;
     }
@@ -280,9 +280,9 @@ fn nonfinite(case: &Case, first: u64) -> u64 {
             .flat_map(|at| (0..*size).map(move |index| at + index * stride * 4))
             .collect();
     }
-    // SAFETY: the library has just read them.
-    let odd = addresses
+    // SAFETY: the library has just read the elements.
+    addresses
         .iter()
-        .filter(|at| unsafe { (**at as *const u32).read_unaligned() } << 1 >= 0xff << 24);
-    odd.count() as u64
+        .filter(|at| unsafe { (**at as *const u32).read_unaligned() } << 1 >= 0xff << 24)
+        .count() as u64
 }

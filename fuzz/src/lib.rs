@@ -1,8 +1,8 @@
-//! What the fuzzer runs: for each subject a function of bytes, which reads a case from them, hands it to
-//! the C interface as a user would, and panics where a promise is broken. `targets/` are libFuzzer's
-//! entries, `tests/replay.rs` the plain test's.
+//! Fuzz targets. Each is a function of bytes, which decodes a case from them, passes it to the C interface
+//! as a user would, and panics if a promise is broken. `targets/` has the entry points for libFuzzer,
+//! `tests/replay.rs` the one for a plain test.
 //!
-//! Pointers are always valid, as the interface asks: everything else is arbitrary.
+//! Pointers are always valid, as the interface requires: everything else is arbitrary.
 
 mod c;
 pub mod calls;
@@ -14,10 +14,10 @@ mod oracle;
 pub mod plans;
 pub mod selectors;
 
-/// A target: a subject's function of bytes.
+/// A target.
 pub type Target = fn(&[u8]);
 
-/// All of them by their names.
+/// All targets and their names.
 pub const TARGETS: [(&str, Target); 6] = [
     ("headers", headers::run),
     ("selectors", selectors::run),

@@ -1,22 +1,22 @@
-//! Memory for the cases: ranges between pages that nobody may touch, and a file that is memory.
+//! Memory for the cases: ranges between inaccessible pages, and files in memory.
 
 use std::ffi::CString;
 use std::ptr;
 
 const PAGE: usize = 4096;
 
-/// Readable and writable bytes that end where an unmapped page begins; one lies before them, too.
+/// Readable and writable bytes between two inaccessible pages.
 pub struct Guarded {
     start: usize,
     bytes: usize,
 }
 
 impl Guarded {
-    /// Maps so many bytes, whole pages.
+    /// Maps `bytes` bytes, a multiple of the page size.
     pub fn new(bytes: usize) -> Self {
         assert!(bytes.is_multiple_of(PAGE));
         let (flags, all) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, bytes + 2 * PAGE);
-        // SAFETY: a new mapping at an address of the kernel's choice, and a part of it.
+        // SAFETY: the kernel chooses the address of the new mapping; mprotect changes a part of it.
         unsafe {
             let mapped = libc::mmap(ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0);
             assert!(mapped != libc::MAP_FAILED);
@@ -31,12 +31,12 @@ impl Guarded {
         self.start as u64
     }
 
-    /// Address behind the last byte.
+    /// One past the address of the last byte.
     pub fn end(&self) -> u64 {
         self.start() + self.bytes as u64
     }
 
-    /// How many there are.
+    /// The number of bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -47,10 +47,10 @@ impl Guarded {
         self.end() - bytes
     }
 
-    /// Fills it with what a case has, again and again; with zeros where it has nothing.
+    /// Fills it with repetitions of `with`, or with zeros if that is empty.
     pub fn fill(&mut self, with: &[u8]) {
         let with = if with.is_empty() { &[0] } else { with };
-        // SAFETY: the bytes are this struct's own.
+        // SAFETY: this struct owns the bytes.
         let all = unsafe { std::slice::from_raw_parts_mut(self.start as *mut u8, self.bytes) };
         all.chunks_mut(with.len()).for_each(|part| part.copy_from_slice(&with[..part.len()]));
     }
@@ -58,33 +58,33 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this struct's own.
+        // SAFETY: this struct owns the mapping.
         unsafe { libc::munmap((self.start - PAGE) as *mut _, self.bytes + 2 * PAGE) };
     }
 }
 
-/// A file without a disk, with a path.
+/// A file in memory that has a path.
 pub struct MemoryFile {
     number: i32,
     path: CString,
 }
 
 impl MemoryFile {
-    /// An empty one.
+    /// Creates an empty file.
     pub fn new() -> Self {
         // SAFETY: the name ends in NUL.
         let number = unsafe { libc::memfd_create(c"case".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(number >= 0);
-        let path = CString::new(format!("/proc/self/fd/{number}")).expect("there is no NUL");
+        let path = CString::new(format!("/proc/self/fd/{number}")).expect("it has no NUL");
         Self { number, path }
     }
 
-    /// Its path, for this process.
+    /// Its path, valid in this process.
     pub fn path(&self) -> &CString {
         &self.path
     }
 
-    /// Gives it other bytes. Nobody has it mapped.
+    /// Replaces its bytes. It must not be mapped.
     pub fn write(&self, bytes: &[u8]) {
         // SAFETY: the file is open and the bytes can be read.
         unsafe {
@@ -103,7 +103,7 @@ impl Default for MemoryFile {
 
 impl Drop for MemoryFile {
     fn drop(&mut self) {
-        // SAFETY: the file is this struct's own.
+        // SAFETY: this struct owns the file descriptor.
         unsafe { libc::close(self.number) };
     }
 }

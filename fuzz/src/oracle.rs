@@ -1,15 +1,15 @@
-//! What the library decides, decided again in the plainest way.
+//! A second, plain implementation of decisions of the library, to compare with.
 
 use weighbridge::tensor::dtype::*;
 
-/// Bytes of an element of each `WB_DTYPE_*`, from 1 on: written down a second time.
+/// Bytes of an element of each `WB_DTYPE_*`, from 1 on.
 pub const DTYPE_BYTES: [i128; 18] = [1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 2, 4, 8, 8, 1, 1, 1, 1];
 
-/// Types whose numbers can be quantized.
-pub const WIDE: [wb_dtype; 3] = [WB_DTYPE_F16, WB_DTYPE_BF16, WB_DTYPE_F32];
+/// Types that can be quantized.
+pub const SOURCE_DTYPES: [wb_dtype; 3] = [WB_DTYPE_F16, WB_DTYPE_BF16, WB_DTYPE_F32];
 
 /// Bytes from the first element down to the lowest one, and from there to the end of the highest one;
-/// `None` for what is no layout: negative sizes, or more than 63 bits of anything.
+/// `None` if the layout is invalid: a negative size, or a product or a sum of more than 63 bits.
 pub fn extent(bytes: i128, shape: &[i64], strides: Option<&[i64]>) -> Option<(u64, u64)> {
     let most = i128::from(i64::MAX);
     let mut elements: i128 = 1;
@@ -43,7 +43,7 @@ pub fn elements(shape: &[i64]) -> u64 {
     shape.iter().map(|size| *size as u64).product()
 }
 
-/// Whether the selector of a segment means a name: its segments are some of the name's in a row.
+/// Whether a selector that is not a glob matches a name: its segments are consecutive segments of the name.
 pub fn segments_match(text: &str, name: &str) -> bool {
     let (text, name): (Vec<_>, Vec<_>) = (text.split('.').collect(), name.split('.').collect());
     name.windows(text.len()).any(|some| some == text)
@@ -54,15 +54,15 @@ pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// What a glob asks for, one after the other.
+/// A part of a glob.
 enum Piece {
     Any,
     One,
-    /// One of these ranges, or, where `false`, none of them.
+    /// A character in one of these ranges, or, if `false`, in none of them.
     Class(bool, Vec<(char, char)>),
 }
 
-/// The pieces of a glob without `**`; `None` where a class does not end.
+/// The pieces of a glob without `**`; `None` if a class does not end.
 fn pieces(glob: &str) -> Option<Vec<Piece>> {
     let mut rest: Vec<char> = glob.chars().rev().collect();
     let mut pieces = Vec::new();
@@ -75,7 +75,7 @@ fn pieces(glob: &str) -> Option<Vec<Piece>> {
                 if !within {
                     rest.pop();
                 }
-                // A bracket that comes first is one of the class.
+                // A bracket that comes first belongs to the class.
                 let mut class = vec![rest.pop()?];
                 loop {
                     match rest.pop()? {
@@ -99,20 +99,20 @@ fn ranges(class: &[char]) -> Vec<(char, char)> {
     }
 }
 
-/// Whether a glob without `**` means a name: `*` any characters, `?` one, `[...]` one of a class.
+/// Whether a glob without `**` matches a name: `*` any characters, `?` one, `[...]` one of a class.
 pub fn glob_matches(glob: &str, name: &str) -> bool {
     let Some(pieces) = pieces(glob) else { return false };
     let name: Vec<char> = name.chars().collect();
-    // Which beginnings of the name the glob so far means.
-    let mut means = vec![false; name.len() + 1];
-    means[0] = true;
+    // matches[at]: the pieces so far match the first `at` characters of the name.
+    let mut matches = vec![false; name.len() + 1];
+    matches[0] = true;
     for piece in &pieces {
-        let before = means;
-        means = vec![false; name.len() + 1];
+        let before = matches;
+        matches = vec![false; name.len() + 1];
         for at in 0..=name.len() {
             let one = at > 0 && before[at - 1];
-            means[at] = match piece {
-                Piece::Any => before[at] || (at > 0 && means[at - 1]),
+            matches[at] = match piece {
+                Piece::Any => before[at] || (at > 0 && matches[at - 1]),
                 Piece::One => one,
                 Piece::Class(within, ranges) => {
                     one && *within
@@ -121,7 +121,7 @@ pub fn glob_matches(glob: &str, name: &str) -> bool {
             };
         }
     }
-    means[name.len()]
+    matches[name.len()]
 }
 
 #[cfg(test)]
@@ -129,8 +129,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn globs_mean_what_is_written_of_them() {
-        for (glob, name, means) in [
+    fn globs_match_as_documented() {
+        for (glob, name, matches) in [
             ("a*c", "abbc", true),
             ("a?c", "ac", false),
             ("[0-3]x", "2x", true),
@@ -141,7 +141,7 @@ mod tests {
             ("[a-]", "-", true),
             ("[a", "[a", false),
         ] {
-            assert_eq!(glob_matches(glob, name), means, "{glob} {name}");
+            assert_eq!(glob_matches(glob, name), matches, "{glob} {name}");
         }
     }
 }

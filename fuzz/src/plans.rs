@@ -1,8 +1,8 @@
-//! Plans: arbitrary parameters, ties, budgets, selectors, carriers and quantization, and the promises
-//! that a plan keeps whatever was asked.
+//! Plans: arbitrary parameters, ties, budgets, selectors, transfer modes and quantization, and the promises
+//! that every plan keeps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use arbitrary::{Result, Unstructured};
@@ -18,8 +18,10 @@ use crate::c;
 use crate::oracle::{self, DTYPE_BYTES, is_glob, segments_match};
 
 const PAGE: u64 = 4096;
+/// A `wb_budget_kind` that the library does not know.
+const UNKNOWN_KIND: wb_budget_kind = 3;
 
-/// A parameter as the case has it.
+/// A parameter of a case.
 struct Parameter {
     name: CString,
     group: CString,
@@ -28,12 +30,12 @@ struct Parameter {
     strides: Option<Vec<i64>>,
     offset: u64,
     source: u64,
-    storage: u64,
-    access: i32,
-    carrier: i32,
+    storage_id: u64,
+    access_pattern: i32,
+    placement: (wb_placement, wb_transfer_mode),
 }
 
-/// All that a plan is made of.
+/// The arguments of a plan.
 struct Case {
     parameters: Vec<Parameter>,
     select: Vec<CString>,
@@ -44,11 +46,11 @@ struct Case {
     views: bool,
 }
 
-/// Bytes are read as parameters and options, and planned.
+/// Decodes parameters and options, and plans them.
 pub fn run(data: &[u8]) {
     let Ok(case) = read(&mut Unstructured::new(data)) else { return };
     let layouts: Vec<wb_layout> = case.parameters.iter().map(layout).collect();
-    let given: Vec<wb_parameter> =
+    let parameters: Vec<wb_parameter> =
         case.parameters.iter().zip(&layouts).map(|(one, layout)| parameter(one, layout)).collect();
     let [select, exclude, quantize_select] =
         [&case.select, &case.exclude, &case.quantize_select].map(|texts| pointers(texts));
@@ -59,22 +61,22 @@ pub fn run(data: &[u8]) {
         exclude_count: exclude.len() as u32,
         quantize: case.quantize.as_ref().map_or(ptr::null(), ptr::from_ref),
         quantize_select: quantize_select.as_ptr(),
-        quantize_count: quantize_select.len() as u32,
+        quantize_select_count: quantize_select.len() as u32,
         ..case.options
     };
-    // SAFETY: all pointers are valid; a plan reads no source.
+    // SAFETY: all pointers are valid but the sources, which a plan does not read.
     let made = c::make(|plan, error| unsafe {
-        let (device, count) = (c::host(case.views), given.len() as u64);
-        wb_plan_new(device, given.as_ptr(), count, &raw const options, plan, error)
+        let (device, count) = (c::host(case.views), parameters.len() as u64);
+        wb_plan_new(device, parameters.as_ptr(), count, &raw const options, plan, error)
     });
     match made {
         Ok(plan) => {
             check(&case, plan);
-            // It takes longer than all the rest.
+            // The JSON takes longer than all other checks.
             if data.len().is_multiple_of(8) {
                 check_json(plan);
             }
-            // SAFETY: the plan is this function's own.
+            // SAFETY: this function owns the plan.
             unsafe { wb_plan_release(plan) };
         }
         Err(refused) => {
@@ -82,13 +84,11 @@ pub fn run(data: &[u8]) {
                 WB_ERR_BUDGET,
                 WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_EVERYTHING_FITS,
-                WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_NOTHING_OFFLOADED,
                 WB_ERR_NOT_MAPPED,
                 WB_ERR_NOT_SUPPORTED,
                 WB_ERR_OUT_OF_RANGE,
                 WB_ERR_OVERFLOW,
-                WB_ERR_INVALID_ARGUMENT,
                 WB_ERR_SELECTOR,
                 WB_ERR_SLOTS_BUDGET,
             ];
@@ -107,20 +107,20 @@ fn layout(one: &Parameter) -> wb_layout {
 
 fn parameter(one: &Parameter, layout: &wb_layout) -> wb_parameter {
     wb_parameter {
-        struct_size: size_of::<wb_parameter>() as u32,
-        access: one.access,
+        access_pattern: one.access_pattern,
         name: one.name.as_ptr(),
         group: one.group.as_ptr(),
         layout: ptr::from_ref(layout),
-        source: one.source,
-        storage: one.storage,
-        carrier: one.carrier,
-        reserved0: 0,
-        reserved: [0; 2],
+        source: one.source as *const c_void,
+        storage_id: one.storage_id,
+        transfer_mode: one.placement.1,
+        placement: one.placement.0,
+        // SAFETY: a struct of the interface.
+        ..unsafe { c::sized() }
     }
 }
 
-/// A name of a few segments, so that selectors meet it.
+/// A name of a few segments, so that selectors may match it.
 fn name(u: &mut Unstructured<'_>) -> Result<CString> {
     const SEGMENTS: [&str; 6] = ["model", "layers", "0", "1", "w", "w_scale"];
     if u.ratio(1, 32)? {
@@ -144,7 +144,7 @@ fn selectors(u: &mut Unstructured<'_>) -> Result<Vec<CString>> {
     Ok(texts)
 }
 
-/// A number of bytes, small for the most part.
+/// A number of bytes, usually small.
 fn bytes(u: &mut Unstructured<'_>) -> Result<u64> {
     match u.int_in_range(0..=15)? {
         0 => u.arbitrary(),
@@ -162,20 +162,24 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
     }
     let quantize = u.ratio(1, 4)?;
     let quantize = if quantize { Some(read_quantize(u)?) } else { None };
-    let budget = u.int_in_range(0..=15)?;
-    let (offload_bytes, device_bytes) = match budget {
-        0 => (WB_UNSET, WB_UNSET),
-        1 => (bytes(u)?, bytes(u)?),
-        2..=8 => (WB_UNSET, bytes(u)?),
-        _ => (bytes(u)?, WB_UNSET),
+    // 0 and 1 are invalid: no budget, and an unknown kind, which takes two numbers from the bytes.
+    let (budget_kind, budget_bytes) = match u.int_in_range(0..=15)? {
+        0 => (0, 0),
+        1 => {
+            let _ignored = (bytes(u)?, bytes(u)?);
+            (UNKNOWN_KIND, 0)
+        }
+        2..=8 => (WB_BUDGET_DEVICE_BYTES, bytes(u)?),
+        _ => (WB_BUDGET_OFFLOAD_BYTES, bytes(u)?),
     };
     // SAFETY: a struct of the interface.
     let options = wb_plan_options {
         depth: if u.ratio(1, 16)? { u.arbitrary()? } else { u.int_in_range(0..=4)? },
-        offload_bytes,
-        device_bytes,
-        slot_bytes: if u.ratio(1, 3)? { bytes(u)? } else { WB_UNSET },
-        carrier: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=3)? },
+        budget_kind,
+        budget_bytes,
+        // 0 is the default.
+        slot_bytes: if u.ratio(1, 3)? { bytes(u)?.max(1) } else { 0 },
+        transfer_mode: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=3)? },
         order: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=2)? },
         allow: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=7)? },
         reserved0: u32::from(u.ratio(1, 64)?),
@@ -213,9 +217,12 @@ fn read_parameter(u: &mut Unstructured<'_>, wild: bool) -> Result<Parameter> {
         strides: u.ratio(1, 4)?.then_some(strides),
         offset: if u.ratio(1, 8)? { bytes(u)? } else { 0 },
         source: if u.ratio(1, 3)? { (1 << 20) + bytes(u)? % (1 << 40) } else { 0 },
-        storage: if u.ratio(1, 4)? { u.int_in_range(0..=3)? } else { 0 },
-        access: if u.ratio(1, 64)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
-        carrier: if u.ratio(1, 64)? { u.arbitrary()? } else { u.int_in_range(-1..=3)? },
+        storage_id: if u.ratio(1, 4)? { u.int_in_range(0..=3)? } else { 0 },
+        access_pattern: if u.ratio(1, 64)? { u.arbitrary()? } else { u.int_in_range(0..=1)? },
+        placement: c::placement(match u.ratio(1, 64)? {
+            true => u.arbitrary()?,
+            false => u.int_in_range(-1..=3)?,
+        }),
     })
 }
 
@@ -223,33 +230,33 @@ fn read_quantize(u: &mut Unstructured<'_>) -> Result<wb_quantize_options> {
     // SAFETY: a struct of the interface.
     Ok(wb_quantize_options {
         format: *u.choose(&[WB_DTYPE_F8_E4M3FN, WB_DTYPE_F8_E5M2, WB_DTYPE_F32])?,
-        scale_type: *u.choose(&[WB_DTYPE_F32, WB_DTYPE_F8_E8M0])?,
-        given_scales: i32::from(u.ratio(1, 32)?),
+        scale_dtype: *u.choose(&[WB_DTYPE_F32, WB_DTYPE_F8_E8M0])?,
+        use_given_scales: i32::from(u.ratio(1, 32)?),
         block_rows: if u.ratio(1, 8)? { u.arbitrary()? } else { u.int_in_range(0..=20)? },
         block_cols: if u.ratio(1, 8)? { u.arbitrary()? } else { u.int_in_range(0..=20)? },
         ..unsafe { c::sized() }
     })
 }
 
-/// What a plan says of itself.
-struct Answers {
-    info: wb_plan_info,
+/// The infos of a plan.
+struct Infos {
+    plan: wb_plan_info,
     parameters: Vec<wb_plan_parameter_info>,
     groups: Vec<wb_plan_group_info>,
     names: Vec<String>,
 }
 
-fn answers(plan: *const wb_plan) -> Answers {
-    // SAFETY: the plan is alive, and the strings are its own.
+fn infos(plan: *const wb_plan) -> Infos {
+    // SAFETY: the plan is alive, and so are its strings.
     unsafe {
         let mut info: wb_plan_info = c::sized();
-        c::call(|error| wb_plan_get_info(plan, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_plan_get_info(plan, &raw mut info, error)).expect("it has an info");
         let mut parameters = Vec::new();
         let mut names = Vec::new();
         for index in 0..info.parameters {
             let mut one: wb_plan_parameter_info = c::sized();
             c::call(|error| wb_plan_get_parameter_info(plan, index, &raw mut one, error))
-                .expect("it is there");
+                .expect("the index is valid");
             assert!(!CStr::from_ptr(one.reason).is_empty());
             let mut found = u64::MAX;
             c::call(|error| wb_plan_find_parameter(plan, one.name, &raw mut found, error))
@@ -261,66 +268,75 @@ fn answers(plan: *const wb_plan) -> Answers {
         let mut groups = Vec::new();
         for index in 0..info.groups {
             let mut one: wb_plan_group_info = c::sized();
-            c::call(|error| wb_plan_get_group_info(plan, index, &raw mut one, error)).expect("it is there");
+            c::call(|error| wb_plan_get_group_info(plan, index, &raw mut one, error))
+                .expect("the index is valid");
             groups.push(one);
         }
         for index in 0..info.warnings {
             let mut warning = ptr::null();
             c::call(|error| wb_plan_get_warning(plan, index, &raw mut warning, error))
-                .expect("it is there");
+                .expect("the index is valid");
             assert!(!CStr::from_ptr(warning).is_empty());
         }
-        Answers { info, parameters, groups, names }
+        Infos { plan: info, parameters, groups, names }
     }
 }
 
 fn check(case: &Case, plan: *const wb_plan) {
-    let answers = answers(plan);
-    check_budgets(&case.options, &answers.info);
-    check_sums(&answers);
+    let infos = infos(plan);
+    check_budgets(&case.options, &infos.plan);
+    check_sums(&infos);
     if case.quantize.is_none() {
-        check_placement(case, &answers);
+        check_placement(case, &infos);
         let payload = payload(&case.parameters);
-        assert_eq!(u128::from(answers.info.payload_bytes), payload, "each byte is counted once");
+        assert_eq!(u128::from(infos.plan.payload_bytes), payload, "each byte is counted once");
     }
 }
 
 fn check_budgets(options: &wb_plan_options, info: &wb_plan_info) {
-    if options.offload_bytes != WB_UNSET {
-        assert!(info.arena_bytes <= options.offload_bytes, "the host's budget is a ceiling");
+    let by_device = options.budget_kind == WB_BUDGET_DEVICE_BYTES;
+    if !by_device {
+        assert!(info.arena_bytes <= options.budget_bytes, "the host's budget is a limit");
         assert!(info.arena_bytes.is_multiple_of(PAGE) && info.arena_bytes >= info.offloaded_bytes);
     } else {
         let taken = u128::from(info.resident_bytes) + u128::from(info.slot_bytes);
-        assert!(taken <= u128::from(options.device_bytes), "the device's budget is a ceiling");
+        assert!(taken <= u128::from(options.budget_bytes), "the device's budget is a limit");
     }
-    assert!(info.ring_bytes <= options.slot_bytes && info.ring_bytes <= info.slot_bytes);
+    assert!(options.slot_bytes == 0 || info.ring_bytes <= options.slot_bytes);
+    assert!(info.ring_bytes <= info.slot_bytes);
     let (nothing, fits) = (WB_ALLOW_NOTHING_OFFLOADED, WB_ALLOW_EVERYTHING_FITS);
-    let allowed = if options.offload_bytes == WB_UNSET { nothing | fits } else { nothing };
-    assert!(info.offloaded_bytes > 0 || options.allow & allowed != 0, "nothing is an error");
+    let allowed = if by_device { nothing | fits } else { nothing };
+    assert!(info.offloaded_bytes > 0 || options.allow & allowed != 0, "offloading nothing fails");
 }
 
-fn check_sums(answers: &Answers) {
-    let Answers { info, parameters, groups, .. } = answers;
+fn check_sums(infos: &Infos) {
+    let Infos { plan: info, parameters, groups, .. } = infos;
     let sum = |bytes: fn(&wb_plan_group_info) -> u64| groups.iter().map(bytes).sum::<u64>();
-    let (gone, stays) = (sum(|group| group.offloaded_bytes), sum(|group| group.resident_bytes));
-    assert_eq!(gone, info.offloaded_bytes);
-    assert_eq!(gone + stays, info.payload_bytes);
-    assert!(info.resident_bytes >= stays && info.resident_bytes.is_multiple_of(256));
+    let (offloaded, resident) =
+        (sum(|group| group.offloaded_bytes), sum(|group| group.resident_bytes));
+    assert_eq!(offloaded, info.offloaded_bytes);
+    assert_eq!(offloaded + resident, info.payload_bytes);
+    assert!(info.resident_bytes >= resident && info.resident_bytes.is_multiple_of(256));
     for (index, one) in parameters.iter().enumerate() {
         assert!(one.group < info.groups && one.tied_to <= index as u64);
         let first = &parameters[one.tied_to as usize];
-        assert_eq!(first.carrier, one.carrier, "what is tied goes or stays as one");
+        let kept = |one: &wb_plan_parameter_info| (one.placement, one.transfer_mode);
+        assert_eq!(kept(first), kept(one), "tied parameters are placed together");
         assert_eq!(first.tied_to, one.tied_to);
-        assert!((-1..=3).contains(&one.carrier) && one.carrier != WB_TRANSFER_MODE_AUTO);
+        match one.placement {
+            WB_PLACEMENT_RESIDENT => assert_eq!(one.transfer_mode, WB_TRANSFER_MODE_AUTO),
+            WB_PLACEMENT_OFFLOADED => assert!((1..=3).contains(&one.transfer_mode)),
+            other => panic!("placement {other}"),
+        }
     }
 }
 
 fn check_json(plan: *const wb_plan) {
-    let Answers { info, names, parameters, .. } = answers(plan);
+    let Infos { plan: info, names, parameters, .. } = infos(plan);
     let mut json = ptr::null();
-    // SAFETY: the plan is alive, and the string is its own.
+    // SAFETY: the plan is alive, and so is its string.
     let json: Value = unsafe {
-        c::call(|error| wb_plan_to_json(plan, &raw mut json, error)).expect("it is printed");
+        c::call(|error| wb_plan_to_json(plan, &raw mut json, error)).expect("it is formatted");
         serde_json::from_slice(CStr::from_ptr(json).to_bytes()).expect("it is JSON")
     };
     let totals = &json["totals"];
@@ -340,35 +356,42 @@ fn check_json(plan: *const wb_plan) {
     assert_eq!(listed.len(), names.len());
     for ((entry, name), planned) in listed.iter().zip(&names).zip(&parameters) {
         assert_eq!(entry["name"].as_str(), Some(name.as_str()));
-        let placed = if planned.carrier == WB_CARRIER_NONE { "resident" } else { "offloaded" };
-        assert_eq!(entry["placement"].as_str(), Some(placed));
+        let resident = planned.placement == WB_PLACEMENT_RESIDENT;
+        let placement = if resident { "resident" } else { "offloaded" };
+        assert_eq!(entry["placement"].as_str(), Some(placement));
     }
 }
 
-/// Every parameter is placed once; what may not leave stays; a selector that matches nothing is an error.
-fn check_placement(case: &Case, answers: &Answers) {
+/// Every parameter is placed once, a parameter that may not be offloaded is resident, and every selector
+/// matches something.
+fn check_placement(case: &Case, infos: &Infos) {
     let given: Vec<&str> = case
         .parameters
         .iter()
-        .map(|parameter| parameter.name.to_str().expect("what is no UTF-8 is refused"))
+        .map(|parameter| parameter.name.to_str().expect("names that are not UTF-8 are refused"))
         .collect();
-    assert_eq!(given, answers.names);
+    assert_eq!(given, infos.names);
     assert_eq!(given.iter().collect::<HashSet<_>>().len(), given.len(), "names are unique");
     let texts = |selectors: &[CString]| -> Vec<String> {
-        selectors.iter().map(|text| text.to_str().expect("as above").to_owned()).collect()
+        selectors.iter().map(|text| text.to_str().expect("as names").to_owned()).collect()
     };
     let (select, exclude) = (texts(&case.select), texts(&case.exclude));
     if case.options.allow & WB_ALLOW_UNMATCHED_SELECTOR == 0 {
         for text in select.iter().chain(&exclude).filter(|text| !is_glob(text)) {
-            assert!(given.iter().any(|name| segments_match(text, name)), "{text:?} means nothing");
+            assert!(
+                given.iter().any(|name| segments_match(text, name)),
+                "{text:?} matches nothing"
+            );
         }
     }
-    let means = |texts: &[String], name: &str| texts.iter().any(|text| segments_match(text, name));
+    let matches =
+        |texts: &[String], name: &str| texts.iter().any(|text| segments_match(text, name));
     let plain = !select.iter().any(|text| is_glob(text));
-    for ((one, name), planned) in case.parameters.iter().zip(&given).zip(&answers.parameters) {
-        let selected = select.is_empty() || !plain || means(&select, name);
-        if one.carrier == WB_CARRIER_NONE || !selected || means(&exclude, name) {
-            assert_eq!(planned.carrier, WB_CARRIER_NONE, "{name:?} may not leave");
+    for ((one, name), planned) in case.parameters.iter().zip(&given).zip(&infos.parameters) {
+        let selected = select.is_empty() || !plain || matches(&select, name);
+        let resident = one.placement.0 == WB_PLACEMENT_RESIDENT;
+        if resident || !selected || matches(&exclude, name) {
+            assert_eq!(planned.placement, WB_PLACEMENT_RESIDENT, "{name:?}");
         }
         assert_eq!(Some(planned.span_bytes), extent(one).map(|(_, span)| span));
     }
@@ -379,12 +402,12 @@ fn extent(one: &Parameter) -> Option<(u64, u64)> {
     oracle::extent(bytes, &one.shape, one.strides.as_deref())
 }
 
-/// Bytes of all parameters: addresses that several cover counted once, numbers of storages once.
+/// Bytes of all parameters. Addresses that several parameters cover, and storage_ids, are counted once.
 fn payload(parameters: &[Parameter]) -> u128 {
     let (mut ranges, mut numbered, mut all) = (Vec::new(), HashMap::new(), 0u128);
     for one in parameters {
-        let (before, span) = extent(one).expect("what is planned is a layout");
-        match (one.source, one.storage) {
+        let (before, span) = extent(one).expect("planned layouts are valid");
+        match (one.source, one.storage_id) {
             (0, 0) => all += u128::from(span),
             (0, number) if span > 0 => drop(numbered.insert(number, span)),
             (source, _) if span > 0 => ranges.push((source + one.offset - before, span)),
@@ -396,10 +419,10 @@ fn payload(parameters: &[Parameter]) -> u128 {
         let end = starts.entry(start).or_default();
         *end = (*end).max(start + span);
     }
-    let mut behind = 0;
+    let mut counted_to = 0;
     for (start, end) in starts {
-        all += u128::from(end.saturating_sub(start.max(behind)));
-        behind = behind.max(end);
+        all += u128::from(end.saturating_sub(start.max(counted_to)));
+        counted_to = counted_to.max(end);
     }
     all + numbered.into_values().map(u128::from).sum::<u128>()
 }

@@ -1,4 +1,4 @@
-//! libFuzzer's entry to `dlpack`.
+//! The entry point of libFuzzer for `dlpack`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| weighbridge_fuzz::dlpack::run(data));

@@ -1,4 +1,4 @@
-//! libFuzzer's entry to `selectors`.
+//! The entry point of libFuzzer for `selectors`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| weighbridge_fuzz::selectors::run(data));

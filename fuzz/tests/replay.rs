@@ -1,18 +1,18 @@
-//! The targets without a fuzzer: every seed, every input that once broke a promise, and random inputs that
-//! are the same in every run.
+//! Runs the targets without a fuzzer: on every seed, on every input that once broke a promise, and on
+//! pseudorandom inputs, which are the same in every run.
 
 use std::fs;
 use std::path::Path;
 
 use weighbridge_fuzz::TARGETS;
 
-/// Random inputs of each target; half of them are seeds with some bytes changed.
+/// Pseudorandom inputs of each target; half of them are seeds with some bytes changed.
 const INPUTS: usize = 3000;
 
-/// Numbers without end (splitmix64).
-struct Numbers(u64);
+/// A pseudorandom number generator (splitmix64).
+struct Random(u64);
 
-impl Numbers {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut number = self.0;
@@ -34,16 +34,16 @@ fn inputs_in(folder: &str, target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("it can be read")).collect()
 }
 
-fn random(numbers: &mut Numbers, seeds: &[Vec<u8>]) -> Vec<u8> {
-    if numbers.next() & 1 == 0 || seeds.is_empty() {
-        let bytes = numbers.below(400);
-        return (0..bytes).map(|_| numbers.next() as u8).collect();
+fn input(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    if random.next() & 1 == 0 || seeds.is_empty() {
+        let bytes = random.below(400);
+        return (0..bytes).map(|_| random.next() as u8).collect();
     }
-    let mut input = seeds[numbers.below(seeds.len())].clone();
-    for _ in 0..numbers.below(5) + 1 {
-        let at = numbers.below(input.len());
+    let mut input = seeds[random.below(seeds.len())].clone();
+    for _ in 0..random.below(5) + 1 {
+        let at = random.below(input.len());
         if let Some(byte) = input.get_mut(at) {
-            *byte = numbers.next() as u8;
+            *byte = random.next() as u8;
         }
     }
     input
@@ -53,10 +53,10 @@ fn replay(name: &str) {
     let (_, run) = TARGETS.iter().find(|(target, _)| *target == name).expect("a target");
     let seeds = inputs_in("seeds", name);
     assert!(!seeds.is_empty(), "{name} has no seeds");
-    let mut numbers = Numbers(7);
-    let random = (0..INPUTS).map(|_| random(&mut numbers, &seeds));
+    let mut random = Random(7);
+    let inputs = (0..INPUTS).map(|_| input(&mut random, &seeds));
     let mut runs = 0;
-    for input in inputs_in("crashes", name).into_iter().chain(seeds.clone()).chain(random) {
+    for input in inputs_in("crashes", name).into_iter().chain(seeds.clone()).chain(inputs) {
         if std::panic::catch_unwind(|| run(&input)).is_err() {
             panic!("{name} breaks a promise on {input:?}");
         }
@@ -66,22 +66,22 @@ fn replay(name: &str) {
 }
 
 #[test]
-fn headers_are_taken_or_refused_as_the_format_says() {
+fn headers_are_accepted_or_refused_as_the_format_says() {
     replay("headers");
 }
 
 #[test]
-fn selectors_mean_what_a_plain_matcher_finds() {
+fn selectors_match_as_a_plain_matcher_does() {
     replay("selectors");
 }
 
 #[test]
-fn plans_keep_their_promises_whatever_is_asked() {
+fn plans_keep_their_promises_for_all_options() {
     replay("plans");
 }
 
 #[test]
-fn tensors_are_taken_over_whole_or_stay_the_callers() {
+fn tensors_are_imported_whole_or_left_to_the_caller() {
     replay("dlpack");
 }
 

@@ -1,7 +1,7 @@
-//! An engine of a few layers: the model of its weights, its plan and its offloader.
+//! An engine with a few groups of weights: the model of the weights, their plan and their offloader.
 
-use std::cell::RefCell;
-use std::ffi::CString;
+use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_void};
 use std::ptr;
 use std::rc::Rc;
 
@@ -13,36 +13,38 @@ use weighbridge::capi::plan::*;
 use weighbridge::capi::view::wb_layout;
 use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
-use super::held::Held;
-use super::world::World;
+use super::references::Reference;
+use super::sequence::Sequence;
 use crate::c;
 
-pub const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
 
-/// A parameter as the model knows it.
+/// A parameter and the bytes that it must have.
 pub struct Weight {
     pub name: CString,
     pub group: usize,
     pub bytes: Vec<u8>,
-    /// What it is tied to changes with it: the same number.
+    /// Tied weights, which change together, have the same number.
     pub tie: usize,
 }
 
-/// What a plan was made of, and what its one offloader has become. The sources live as long.
+/// The model of a plan's parameters, and of the one offloader that is made of the plan.
 pub struct Engine {
+    /// Sources of weights in host memory; the plan points to them.
     sources: RefCell<Vec<Vec<u8>>>,
     pub weights: RefCell<Vec<Weight>>,
-    /// Names of the groups in their order, and how often each is acquired.
+    /// The groups in their order, each with how often it is acquired.
     pub groups: RefCell<Vec<(usize, u32)>>,
-    committed: RefCell<bool>,
-    pub made: RefCell<usize>,
+    committed: Cell<bool>,
+    /// The number of the next weight or tie.
+    made: Cell<usize>,
 }
 
-impl World {
-    /// Plans a model of a few weights.
+impl Sequence {
+    /// Plans a few weights.
     pub fn plan(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let mut engine = Engine::new();
-        let mut addresses: Vec<u64> = Vec::new();
+        let mut addresses: Vec<*const c_void> = Vec::new();
         for index in 0..u.int_in_range(1..=6)? {
             let tied = index > 0 && u.ratio(1, 6)?;
             let tie = if tied { u.choose_index(index)? } else { index };
@@ -57,17 +59,17 @@ impl World {
             };
             let tie = engine.weights.get_mut().get(tie).map_or(tie, |first| first.tie);
             addresses.push(address);
-            engine.add_weight(group, bytes, tie);
+            engine.add_weight(group, bytes, Some(tie));
         }
         let Some(plan) = engine.plan(self, u, &addresses)? else { return Ok(()) };
-        self.held.push(Held::Plan(plan, Rc::new(engine)));
+        self.references.push(Reference::Plan(plan, Rc::new(engine)));
         Ok(())
     }
 
     /// Makes the offloader of a plan.
     pub fn commit(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        let plan = self.pick(u, |held| match held {
-            Held::Plan(raw, engine) => Some((*raw, engine.clone())),
+        let plan = self.pick(u, |reference| match reference {
+            Reference::Plan(raw, engine) => Some((*raw, engine.clone())),
             _ => None,
         })?;
         let Some((plan, engine)) = plan.filter(|(_, engine)| !engine.committed.replace(true))
@@ -75,11 +77,12 @@ impl World {
             return Ok(());
         };
         let stream = self.a_stream(u)?;
-        // SAFETY: the sources are the engine's, which the handle holds.
+        // SAFETY: the sources belong to the engine, which the reference keeps alive.
         let made = c::make(|made, error| unsafe {
             wb_offloader_new(plan, stream, ptr::null(), made, error)
         });
-        self.held.push(Held::Offloader(made.expect("there is memory"), engine));
+        let made = made.expect("memory is available");
+        self.references.push(Reference::Offloader(made, engine));
         Ok(())
     }
 }
@@ -90,100 +93,117 @@ impl Engine {
             sources: RefCell::default(),
             weights: RefCell::default(),
             groups: RefCell::default(),
-            committed: RefCell::new(false),
-            made: RefCell::new(0),
+            committed: Cell::new(false),
+            made: Cell::new(0),
         }
     }
 
+    /// Reads the bytes of a weight.
     pub fn bytes(&self, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         let (first, bytes): (u8, usize) = (u.arbitrary()?, u.int_in_range(0..=3000)?);
         Ok((0..bytes).map(|at| first.wrapping_add(at as u8)).collect())
     }
 
-    /// Puts bytes where a source may be: host memory, or device memory of the sequence's.
-    fn source(&self, world: &mut World, u: &mut Unstructured<'_>, bytes: &[u8]) -> Result<u64> {
+    fn next_number(&self) -> usize {
+        self.made.replace(self.made.get() + 1)
+    }
+
+    /// The number of a tie that no other weight has.
+    pub fn new_tie(&self) -> usize {
+        self.next_number() + 1000
+    }
+
+    /// Copies the bytes to host memory or to device memory, and returns their address.
+    fn source(
+        &self,
+        sequence: &mut Sequence,
+        u: &mut Unstructured<'_>,
+        bytes: &[u8],
+    ) -> Result<*const c_void> {
         self.sources.borrow_mut().push(bytes.to_vec());
-        let host = self.sources.borrow()[self.sources.borrow().len() - 1].as_ptr() as u64;
+        let sources = self.sources.borrow();
+        let host: *const c_void = sources[sources.len() - 1].as_ptr().cast();
         if bytes.is_empty() || !u.ratio(1, 4)? {
             return Ok(host);
         }
-        let mut address = 0;
-        // SAFETY: both places are valid until the stream was waited for.
-        unsafe {
-            let (device, bytes) = (world.device, bytes.len() as u64);
-            c::call(|error| wb_device_alloc(device, bytes, &raw mut address, error))
-                .expect("there is memory");
-            c::call(|error| wb_device_copy(device, address, host, bytes, ptr::null_mut(), error))
-                .expect("it is queued");
-        }
-        world.synchronize(ptr::null_mut());
-        world.kept_device_memory.push(address);
+        let (device, bytes) = (sequence.device, bytes.len() as u64);
+        // SAFETY: all pointers are valid.
+        let made =
+            c::make(|address, error| unsafe { wb_device_alloc(device, bytes, address, error) });
+        let address = made.expect("memory is available");
+        // SAFETY: both addresses are valid until the stream has completed.
+        c::call(|error| unsafe {
+            wb_device_copy(device, address, host, bytes, ptr::null_mut(), error)
+        })
+        .expect("it is queued");
+        sequence.synchronize(ptr::null_mut());
+        sequence.sources.push(address);
         Ok(address)
     }
 
-    pub fn add_weight(&self, group: usize, bytes: Vec<u8>, tie: usize) {
+    /// Adds a weight to the model, tied to others or to none.
+    pub fn add_weight(&self, group: usize, bytes: Vec<u8>, tie: Option<usize>) {
         let mut groups = self.groups.borrow_mut();
         if !groups.iter().any(|(known, _)| *known == group) {
             groups.push((group, 0));
         }
-        let name = format!("w{}", self.made.replace_with(|made| *made + 1));
-        let name = c::text(name.as_bytes());
+        let number = self.next_number();
+        let (name, tie) = (c::text(format!("w{number}").as_bytes()), tie.unwrap_or(number + 1000));
         self.weights.borrow_mut().push(Weight { name, group, bytes, tie });
     }
 
     fn plan(
         &self,
-        world: &World,
+        sequence: &Sequence,
         u: &mut Unstructured<'_>,
-        addresses: &[u64],
+        addresses: &[*const c_void],
     ) -> Result<Option<*mut wb_plan>> {
         // SAFETY: a struct of the interface.
         let mut options: wb_plan_options = unsafe { c::sized() };
-        let budget = u.int_in_range(0..=16_000)?;
+        options.budget_bytes = u.int_in_range(0..=16_000)?;
         let by_device = u.ratio(1, 3)?;
-        options.offload_bytes = if by_device { WB_UNSET } else { budget };
-        options.device_bytes = if by_device { budget } else { WB_UNSET };
-        options.slot_bytes = if u.ratio(1, 6)? { u.int_in_range(0..=6000)? } else { WB_UNSET };
-        options.carrier = u.int_in_range(0..=3)?;
+        options.budget_kind =
+            if by_device { WB_BUDGET_DEVICE_BYTES } else { WB_BUDGET_OFFLOAD_BYTES };
+        // 0 is the default.
+        options.slot_bytes = if u.ratio(1, 6)? { u.int_in_range(0..=6000)?.max(1) } else { 0 };
+        options.transfer_mode = u.int_in_range(0..=3)?;
         options.order = u.int_in_range(0..=2)?;
         options.depth = u.int_in_range(0..=3)?;
         options.allow = WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_EVERYTHING_FITS;
-        let carrier = if u.ratio(1, 4)? { u.int_in_range(-1..=3)? } else { WB_TRANSFER_MODE_AUTO };
+        let first = if u.ratio(1, 4)? { u.int_in_range(-1..=3)? } else { WB_TRANSFER_MODE_AUTO };
         let weights = self.weights.borrow();
-        let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
-        let layouts: Vec<wb_layout> =
-            shapes.iter().map(|shape| c::layout(WB_DTYPE_U8, shape, None, 0)).collect();
-        let groups = GROUPS.map(|group| c::text(group.as_bytes()));
-        let mut given: Vec<wb_parameter> = Vec::new();
-        for ((weight, layout), address) in weights.iter().zip(&layouts).zip(addresses) {
-            given.push(parameter(weight, &groups, layout, *address));
-        }
-        given[0].carrier = carrier;
         // SAFETY: all pointers are valid.
-        let made = c::make(|plan, error| unsafe {
-            let (given, count) = (given.as_ptr(), given.len() as u64);
-            wb_plan_new(world.device, given, count, &raw const options, plan, error)
+        let made = with_parameters(&weights, addresses, |parameters| unsafe {
+            (parameters[0].placement, parameters[0].transfer_mode) = c::placement(first);
+            let (parameters, count) = (parameters.as_ptr(), parameters.len() as u64);
+            c::make(|plan, error| {
+                wb_plan_new(sequence.device, parameters, count, &raw const options, plan, error)
+            })
         });
         Ok(made.ok())
     }
 }
 
-pub fn parameter(
-    weight: &Weight,
-    groups: &[CString; 3],
-    layout: &wb_layout,
-    source: u64,
-) -> wb_parameter {
-    wb_parameter {
-        struct_size: size_of::<wb_parameter>() as u32,
-        access: WB_ACCESS_PATTERN_DENSE,
-        name: weight.name.as_ptr(),
-        group: groups[weight.group].as_ptr(),
-        layout: ptr::from_ref(layout),
-        source,
-        storage: 0,
-        carrier: WB_TRANSFER_MODE_AUTO,
-        reserved0: 0,
-        reserved: [0; 2],
+/// Calls `body` with the weights as structs of the interface, whose sources are `addresses`.
+pub fn with_parameters<T>(
+    weights: &[Weight],
+    addresses: &[*const c_void],
+    body: impl FnOnce(&mut [wb_parameter]) -> T,
+) -> T {
+    let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
+    let layouts: Vec<wb_layout> =
+        shapes.iter().map(|shape| c::layout(WB_DTYPE_U8, shape, None, 0)).collect();
+    let groups = GROUPS.map(|group| c::text(group.as_bytes()));
+    let mut parameters: Vec<wb_parameter> = Vec::new();
+    for ((weight, layout), address) in weights.iter().zip(&layouts).zip(addresses) {
+        parameters.push(wb_parameter {
+            name: weight.name.as_ptr(),
+            group: groups[weight.group].as_ptr(),
+            layout: ptr::from_ref(layout),
+            source: *address,
+            // SAFETY: a struct of the interface.
+            ..unsafe { c::sized() }
+        });
     }
+    body(&mut parameters)
 }

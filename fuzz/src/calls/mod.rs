@@ -1,58 +1,59 @@
 //! Random sequences of calls. Handles are retained and released in any order, children outlive their
-//! parents, references go behind streams; bytes are held against a model of them, and at the end nothing
-//! is left on the device.
+//! parents, references are dropped after the work on a stream. Bytes are compared with a model of them,
+//! and at the end nothing may be left on the device.
 //!
 //! `WEIGHBRIDGE_FUZZ_DEVICE` names another device than the host.
 
-mod driver;
+mod buffer;
+mod dlpack;
 mod engine;
-mod held;
-mod memory;
-mod shared;
-mod world;
+mod offloader;
+mod references;
+mod safetensors;
+mod sequence;
 
 use arbitrary::{Result, Unstructured};
 
-use world::World;
+use sequence::Sequence;
 
-/// No sequence has more calls than this, whatever the bytes say.
+/// The most calls of a sequence.
 const MOST_CALLS: usize = 24;
 
-/// Bytes are read as one call after another.
+/// Reads the bytes as one call after another.
 pub fn run(data: &[u8]) {
     let mut u = Unstructured::new(data);
-    let mut world = World::new(u.ratio(1, 2).unwrap_or(false));
+    let mut sequence = Sequence::new(u.ratio(1, 2).unwrap_or(false));
     for _ in 0..MOST_CALLS {
-        if u.is_empty() || one(&mut world, &mut u).is_err() {
+        if u.is_empty() || call(&mut sequence, &mut u).is_err() {
             break;
         }
     }
-    world.end(&mut u);
+    sequence.end(&mut u);
 }
 
-fn one(world: &mut World, u: &mut Unstructured<'_>) -> Result<()> {
+fn call(sequence: &mut Sequence, u: &mut Unstructured<'_>) -> Result<()> {
     match u.int_in_range(0..=27)? {
-        0..=1 => world.alloc(u),
-        2 => world.register(u),
-        3..=5 => world.view(u),
-        6 => world.view_copy(u),
-        7 => world.view_buffer(u),
-        8..=9 => world.retain(u),
-        10..=11 => world.release(u),
-        12..=13 => world.release_after(u),
-        14 => world.write(u),
-        15 => world.copy(u),
-        16 => world.export(u),
-        17 => world.import(u),
-        18 => world.delete_tensor(u),
-        19 => world.open_file(u),
-        20 => world.view_of_file(u),
-        21 => world.stream(u),
-        22 => world.queue(u),
-        23 => world.device_memory(u),
-        24 => world.retain_device(u),
-        25 => world.plan(u),
-        26 => world.commit(u),
-        _ => world.drive(u),
+        0..=1 => sequence.alloc(u),
+        2 => sequence.register(u),
+        3..=5 => sequence.view(u),
+        6 => sequence.view_copy(u),
+        7 => sequence.view_buffer(u),
+        8..=9 => sequence.retain(u),
+        10..=11 => sequence.release(u),
+        12..=13 => sequence.release_after(u),
+        14 => sequence.write(u),
+        15 => sequence.copy(u),
+        16 => sequence.export(u),
+        17 => sequence.import(u),
+        18 => sequence.delete_tensor(u),
+        19 => sequence.open_file(u),
+        20 => sequence.view_of_file(u),
+        21 => sequence.stream(u),
+        22 => sequence.queue(u),
+        23 => sequence.device_memory(u),
+        24 => sequence.retain_device(u),
+        25 => sequence.plan(u),
+        26 => sequence.commit(u),
+        _ => sequence.use_offloader(u),
     }
 }

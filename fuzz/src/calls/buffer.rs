@@ -1,4 +1,4 @@
-//! Calls that make memory and views, and what they show.
+//! Calls that make buffers and views, write to them and copy between them.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -11,11 +11,11 @@ use weighbridge::capi::view::*;
 use weighbridge::status::*;
 use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
-use super::held::{Caller, Content, Held, read};
-use super::world::World;
+use super::references::{CallerMemory, Content, Reference, read};
+use super::sequence::Sequence;
 use crate::c;
 
-impl World {
+impl Sequence {
     pub fn alloc(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let wild = u.ratio(1, 16)?;
         let bytes = if wild { u.arbitrary()? } else { u.int_in_range(0..=9000)? };
@@ -27,7 +27,7 @@ impl World {
             options.write_combined = u.int_in_range(0..=2)?;
             options.chunk_bytes = u.int_in_range(0..=8192)?;
         }
-        // More than any machine has, or less than a megabyte: nothing between, which some could give.
+        // Less than a megabyte, or more than any machine has: the outcome must not depend on the machine.
         let bytes = if bytes < 1 << 20 { bytes } else { bytes | 1 << 50 };
         // SAFETY: all pointers are valid.
         let made = c::make(|buffer, error| unsafe {
@@ -36,33 +36,33 @@ impl World {
         let Ok(buffer) = made else { return Ok(()) };
         let info = describe(buffer);
         assert_eq!(info.asked_bytes, bytes);
-        let content = Content::known(info.data as u64, vec![0; bytes as usize], false);
+        let content = Content::known(info.data, vec![0; bytes as usize], false);
         content.check();
-        self.held.push(Held::Buffer(buffer, content));
+        self.references.push(Reference::Buffer(buffer, content));
         Ok(())
     }
 
     pub fn register(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (bytes, before) = (u.int_in_range(0..=9000)?, u.int_in_range(0..=3000)?);
-        let caller = Caller::new(u.arbitrary()?);
-        let (data, owner) = (caller.memory.start() + before, Rc::as_ptr(&caller).cast_mut());
-        // SAFETY: the caller's memory stays until its deleter was called.
+        let memory = CallerMemory::new(u.arbitrary()?);
+        let data = (memory.memory.start() + before) as *mut c_void;
+        let owner = Rc::as_ptr(&memory).cast_mut();
+        // SAFETY: the memory stays mapped until its deleter is called.
         let made = c::make(|buffer, error| unsafe {
-            let (deleter, owner) = (Some(Caller::deleter as _), owner.cast());
-            let data = data as *mut c_void;
+            let (deleter, owner) = (Some(CallerMemory::deleter as _), owner.cast());
             wb_buffer_register(self.device, data, bytes, ptr::null(), deleter, owner, buffer, error)
         });
         if let Ok(buffer) = made {
             let content = Content::known(data, read(data, bytes as usize), false);
-            self.held.push(Held::Buffer(buffer, content));
-            self.callers.push(caller);
+            self.references.push(Reference::Buffer(buffer, content));
+            self.registered.push(memory);
         } else {
-            assert_eq!(caller.deleted(), 0, "what is refused is still the caller's");
+            assert_eq!(memory.deleted(), 0, "on failure the caller keeps ownership");
         }
         Ok(())
     }
 
-    /// A view of a part, which may go past the end.
+    /// A view of a part of a buffer, which may end past the buffer's end.
     pub fn view(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let Some((buffer, content)) = self.a_buffer(u)? else { return Ok(()) };
         let Some(expected) = &content.expected else { return Ok(()) };
@@ -71,18 +71,20 @@ impl World {
         let bytes = u.int_in_range(0..=have - offset.min(have) + 1)?;
         let shape = [bytes as i64];
         let layout = c::layout(WB_DTYPE_U8, &shape, None, offset as u64);
-        let access = u.int_in_range(0..=1)?;
+        let accessor = u.int_in_range(0..=1)?;
         // SAFETY: all pointers are valid.
         let made = c::make(|view, error| unsafe {
-            wb_view_new(buffer, &raw const layout, access, view, error)
+            wb_view_new(buffer, &raw const layout, accessor, view, error)
         });
-        // A part's bytes change with the whole's, so the view shows the whole content.
+        // Writes go to the whole buffer, so the view is checked against the whole content.
         match made {
             Ok(view) => {
                 assert!(offset + bytes <= have || bytes == 0);
-                self.held.push(Held::View(view, content));
+                self.references.push(Reference::View(view, content));
             }
-            Err(refused) if refused.status == WB_ERR_NOT_MAPPED => assert_eq!(access, 0),
+            Err(refused) if refused.status == WB_ERR_NOT_MAPPED => {
+                assert_eq!(accessor, WB_ACCESSOR_DEVICE)
+            }
             Err(refused) => {
                 assert!(offset + bytes > have, "{refused:?}");
                 assert_eq!(refused.status, WB_ERR_OUT_OF_RANGE);
@@ -98,16 +100,24 @@ impl World {
         // SAFETY: all pointers are valid.
         let made = c::make(|view, error| unsafe {
             let (data, options) = (bytes.as_ptr().cast(), ptr::null());
-            wb_view_copy_from(self.device, data, &raw const layout, 1, options, view, error)
+            wb_view_copy_from(
+                self.device,
+                data,
+                &raw const layout,
+                WB_ACCESSOR_HOST,
+                options,
+                view,
+                error,
+            )
         });
-        let view = made.expect("there are some pages");
+        let view = made.expect("some pages are available");
         // SAFETY: the view is alive.
         let info = unsafe {
             let mut info: wb_view_info = c::sized();
-            c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it is described");
+            c::call(|error| wb_view_get_info(view, &raw mut info, error)).expect("it has an info");
             info
         };
-        self.held.push(Held::View(view, Content::known(info.data as u64, bytes, false)));
+        self.references.push(Reference::View(view, Content::known(info.data, bytes, false)));
         Ok(())
     }
 
@@ -116,13 +126,13 @@ impl World {
         // SAFETY: the view is alive.
         let made = c::make(|buffer, error| unsafe { wb_view_get_buffer(view, buffer, error) });
         match made {
-            Ok(buffer) => self.held.push(Held::Buffer(buffer, content)),
+            Ok(buffer) => self.references.push(Reference::Buffer(buffer, content)),
             Err(refused) => assert_eq!(refused.status, WB_ERR_NOT_FOUND),
         }
         Ok(())
     }
 
-    /// The host writes what a handle shows.
+    /// The host writes to a buffer.
     pub fn write(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let Some((_, content)) = self.a_buffer(u)? else { return Ok(()) };
         let value: u8 = u.arbitrary()?;
@@ -132,12 +142,12 @@ impl World {
         content.check();
         let mut expected = expected.borrow_mut();
         expected.fill(value);
-        // SAFETY: the buffer is alive and has so many bytes; no stream writes them now.
-        unsafe { ptr::write_bytes(content.start as *mut u8, value, expected.len()) };
+        // SAFETY: the buffer is alive and has these bytes; no stream writes them now.
+        unsafe { ptr::write_bytes(content.start.cast::<u8>(), value, expected.len()) };
         Ok(())
     }
 
-    /// A stream copies what one buffer shows into another.
+    /// A stream copies one buffer into another.
     pub fn copy(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (Some((_, from)), Some((_, to))) = (self.a_buffer(u)?, self.a_buffer(u)?) else {
             return Ok(());
@@ -149,11 +159,11 @@ impl World {
         }
         let (source, mut target) = (source.borrow(), target.borrow_mut());
         let bytes = source.len().min(target.len());
-        // SAFETY: both buffers are alive until the stream is waited for.
-        let told = c::call(|error| unsafe {
+        // SAFETY: both buffers are alive until the stream has completed.
+        let copied = c::call(|error| unsafe {
             wb_device_copy(self.device, to.start, from.start, bytes as u64, stream, error)
         });
-        assert!(told.is_ok() || bytes == 0, "{told:?}");
+        assert!(copied.is_ok() || bytes == 0, "{copied:?}");
         self.synchronize(stream);
         target[..bytes].copy_from_slice(&source[..bytes]);
         drop(target);
@@ -162,17 +172,17 @@ impl World {
     }
 }
 
-/// Options of a buffer as WB_BUFFER_OPTIONS_INIT has them.
+/// WB_BUFFER_OPTIONS_INIT
 pub fn buffer_options() -> wb_buffer_options {
     // SAFETY: a struct of the interface.
-    wb_buffer_options { numa_node: WB_NUMA_DEVICE, ..unsafe { c::sized() } }
+    unsafe { c::sized() }
 }
 
 pub fn describe(buffer: *const wb_buffer) -> wb_buffer_info {
     // SAFETY: the buffer is alive.
     unsafe {
         let mut info: wb_buffer_info = c::sized();
-        c::call(|error| wb_buffer_get_info(buffer, &raw mut info, error)).expect("it is described");
+        c::call(|error| wb_buffer_get_info(buffer, &raw mut info, error)).expect("it has an info");
         info
     }
 }

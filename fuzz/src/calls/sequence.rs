@@ -1,4 +1,4 @@
-//! A device and all that a sequence makes on it.
+//! A device and the objects that a sequence of calls has made on it.
 
 use std::ffi::{CString, c_void};
 use std::ptr;
@@ -11,63 +11,65 @@ use weighbridge::capi::buffer::{wb_buffer, wb_buffer_release_after};
 use weighbridge::capi::device::*;
 use weighbridge::capi::view::{wb_view, wb_view_release_after};
 
-use super::held::{Caller, Content, Exported, Held};
+use super::references::{CallerMemory, Content, Exported, Reference};
 use crate::c;
 use crate::memory::MemoryFile;
 
-/// What a sequence has made and holds.
-pub struct World {
+/// What a sequence has made and still owns.
+pub struct Sequence {
     pub device: *mut wb_device,
     device_references: usize,
+    /// The default stream first.
     pub streams: Vec<*mut c_void>,
-    pub held: Vec<Held>,
+    pub references: Vec<Reference>,
     pub tensors: Vec<(Exported, Rc<Content>)>,
-    pub callers: Vec<Rc<Caller>>,
-    pub device_memory: Vec<u64>,
-    /// Where weights of engines lie: it stays until the end.
-    pub kept_device_memory: Vec<u64>,
+    pub registered: Vec<Rc<CallerMemory>>,
+    pub device_memory: Vec<*mut c_void>,
+    /// Sources of engines' weights, which stay allocated until the end.
+    pub sources: Vec<*mut c_void>,
     pub files: Vec<MemoryFile>,
     called: Box<AtomicU32>,
     queued: u32,
 }
 
-impl World {
-    /// A device of its own, that pins or does not.
+impl Sequence {
+    /// Opens a device, which pins host memory or does not.
     pub fn new(pin: bool) -> Self {
         let name = std::env::var("WEIGHBRIDGE_FUZZ_DEVICE").unwrap_or_else(|_| "host".into());
         let name = CString::new(name).expect("a device's name");
+        let pin = if pin { WB_TRISTATE_AUTO } else { WB_TRISTATE_OFF };
         Self {
-            device: c::open(&name, if pin { WB_TRISTATE_AUTO } else { WB_TRISTATE_OFF }, WB_TRISTATE_AUTO),
+            device: c::open(&name, pin, WB_TRISTATE_AUTO),
             device_references: 1,
             streams: vec![ptr::null_mut()],
-            held: Vec::new(),
+            references: Vec::new(),
             tensors: Vec::new(),
-            callers: Vec::new(),
+            registered: Vec::new(),
             device_memory: Vec::new(),
-            kept_device_memory: Vec::new(),
+            sources: Vec::new(),
             files: Vec::new(),
             called: Box::default(),
             queued: 0,
         }
     }
 
-    /// One of the streams, the default one among them.
     pub fn a_stream(&self, u: &mut Unstructured<'_>) -> Result<*mut c_void> {
         Ok(*u.choose(&self.streams)?)
     }
 
     pub fn synchronize(&self, stream: *mut c_void) {
-        // SAFETY: the stream is the device's.
+        // SAFETY: the stream belongs to the device.
         c::call(|error| unsafe { wb_device_stream_synchronize(self.device, stream, error) })
-            .expect("the stream ends");
+            .expect("the stream completes");
     }
 
+    /// Chooses one of the references for which `of` returns a value.
     pub fn pick<T>(
         &self,
         u: &mut Unstructured<'_>,
-        of: impl Fn(&Held) -> Option<T>,
+        of: impl Fn(&Reference) -> Option<T>,
     ) -> Result<Option<T>> {
-        let all: Vec<T> = self.held.iter().filter_map(of).collect();
+        let all: Vec<T> = self.references.iter().filter_map(of).collect();
         if all.is_empty() {
             return Ok(None);
         }
@@ -79,62 +81,62 @@ impl World {
         &self,
         u: &mut Unstructured<'_>,
     ) -> Result<Option<(*mut wb_buffer, Rc<Content>)>> {
-        self.pick(u, |held| match held {
-            Held::Buffer(raw, content) => Some((*raw, content.clone())),
+        self.pick(u, |reference| match reference {
+            Reference::Buffer(raw, content) => Some((*raw, content.clone())),
             _ => None,
         })
     }
 
     pub fn a_view(&self, u: &mut Unstructured<'_>) -> Result<Option<(*mut wb_view, Rc<Content>)>> {
-        self.pick(u, |held| match held {
-            Held::View(raw, content) => Some((*raw, content.clone())),
+        self.pick(u, |reference| match reference {
+            Reference::View(raw, content) => Some((*raw, content.clone())),
             _ => None,
         })
     }
 
     pub fn retain(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        if !self.held.is_empty() {
-            let index = u.choose_index(self.held.len())?;
-            self.held.push(self.held[index].retain());
+        if !self.references.is_empty() {
+            let index = u.choose_index(self.references.len())?;
+            self.references.push(self.references[index].retain());
         }
         Ok(())
     }
 
     pub fn release(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        if !self.held.is_empty() {
-            let index = u.choose_index(self.held.len())?;
-            self.held.swap_remove(index).release();
+        if !self.references.is_empty() {
+            let index = u.choose_index(self.references.len())?;
+            self.references.swap_remove(index).release();
         }
         Ok(())
     }
 
-    /// Lets a buffer or a view go behind a stream.
+    /// Releases a buffer or a view after the work queued on a stream.
     pub fn release_after(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let stream = self.a_stream(u)?;
-        let can = |held: &Held| matches!(held, Held::Buffer(..) | Held::View(..));
-        let Some(index) = self.held.iter().position(can) else { return Ok(()) };
-        let held = self.held.swap_remove(index);
-        held.check();
+        let can = |one: &Reference| matches!(one, Reference::Buffer(..) | Reference::View(..));
+        let Some(index) = self.references.iter().position(can) else { return Ok(()) };
+        let reference = self.references.swap_remove(index);
+        reference.check();
         // SAFETY: the reference is not used again.
         c::call(|error| unsafe {
-            match &held {
-                Held::Buffer(raw, _) => wb_buffer_release_after(*raw, stream, error),
-                Held::View(raw, _) => wb_view_release_after(*raw, stream, error),
-                _ => unreachable!("see above"),
+            match &reference {
+                Reference::Buffer(raw, _) => wb_buffer_release_after(*raw, stream, error),
+                Reference::View(raw, _) => wb_view_release_after(*raw, stream, error),
+                _ => unreachable!("chosen above"),
             }
         })
         .expect("the stream is alive");
         Ok(())
     }
 
-    /// Makes a stream, or gives one back with work on it.
+    /// Creates a stream, or releases one that may have queued work.
     pub fn stream(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         if self.streams.len() < 4 && u.ratio(2, 3)? {
             // SAFETY: the device is alive.
             let made = c::make(|stream, error| unsafe {
                 wb_device_stream_new(self.device, stream, error)
             });
-            self.streams.push(made.expect("there is a thread"));
+            self.streams.push(made.expect("a thread is available"));
         } else if self.streams.len() > 1 {
             let index = 1 + u.choose_index(self.streams.len() - 1)?;
             let stream = self.streams.swap_remove(index);
@@ -149,10 +151,10 @@ impl World {
             .expect("the stream is alive");
     }
 
-    /// Queues a function, which has run in the end.
+    /// Queues a function, which must have run by the end.
     pub fn queue(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (stream, user) = (self.a_stream(u)?, ptr::from_ref(&*self.called).cast_mut().cast());
-        // SAFETY: the counter lives until every stream was waited for.
+        // SAFETY: the counter lives until every stream has completed.
         c::call(|error| unsafe {
             wb_device_stream_call(self.device, stream, Some(count), user, error)
         })
@@ -161,34 +163,32 @@ impl World {
         Ok(())
     }
 
-    /// Takes device memory, or gives some back.
+    /// Allocates device memory, or frees some.
     pub fn device_memory(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         if let Some(index) = (!self.device_memory.is_empty() && !u.ratio(2, 3)?).then_some(0) {
             self.free(self.device_memory[index]);
             self.device_memory.swap_remove(index);
             return Ok(());
         }
-        let (bytes, mut address) = (u.int_in_range(0..=9000)?, u64::MAX);
+        let bytes = u.int_in_range(0..=9000)?;
         // SAFETY: all pointers are valid.
-        let told = c::call(|error| unsafe {
-            wb_device_alloc(self.device, bytes, &raw mut address, error)
+        let made = c::make(|address, error| unsafe {
+            wb_device_alloc(self.device, bytes, address, error)
         });
-        assert_eq!(told.is_ok(), bytes > 0, "{told:?}");
-        if bytes > 0 {
-            self.device_memory.push(address);
-        }
+        assert_eq!(made.is_ok(), bytes > 0, "{made:?}");
+        self.device_memory.extend(made);
         Ok(())
     }
 
-    fn free(&self, address: u64) {
+    fn free(&self, address: *mut c_void) {
         // SAFETY: the device is alive.
         c::call(|error| unsafe { wb_device_free(self.device, address, error) })
-            .expect("it is taken");
+            .expect("it is allocated");
     }
 
     /// Adds a reference to the device, or drops one.
     pub fn retain_device(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        // SAFETY: the device is alive, and one reference of the sequence's always stays.
+        // SAFETY: the device is alive, and the sequence keeps at least one reference.
         unsafe {
             if self.device_references > 1 && u.arbitrary()? {
                 self.device_references -= 1;
@@ -201,7 +201,7 @@ impl World {
         Ok(())
     }
 
-    /// Gives everything back in some order and sees that nothing is left.
+    /// Releases everything in some order and checks that nothing is left.
     pub fn end(mut self, u: &mut Unstructured<'_>) {
         let outlived = u.ratio(1, 8).unwrap_or(false);
         for stream in self.streams.split_off(1) {
@@ -209,56 +209,57 @@ impl World {
             self.release_stream(stream);
         }
         self.synchronize(ptr::null_mut());
-        // On streams that were given back, too, which nobody can wait for.
-        wait_until("what is queued runs", || self.called.load(Ordering::Acquire) >= self.queued);
+        // Streams that were released earlier cannot be synchronized with.
+        wait_until("queued functions run", || self.called.load(Ordering::Acquire) >= self.queued);
         if outlived {
             self.release_device();
         }
-        while !self.held.is_empty() {
-            let index = u.choose_index(self.held.len()).unwrap_or(0);
-            self.held.swap_remove(index).release();
+        while !self.references.is_empty() {
+            let index = u.choose_index(self.references.len()).unwrap_or(0);
+            self.references.swap_remove(index).release();
         }
         self.tensors.drain(..).for_each(|(tensor, _)| tensor.delete());
         if outlived {
-            // Device memory goes with the device's last reference, which the children had.
-            self.wait_for_callers();
+            // Device memory is freed with the last reference to the device, which the children had.
+            self.wait_for_deleters();
             return;
         }
-        self.device_memory.append(&mut self.kept_device_memory);
+        self.device_memory.append(&mut self.sources);
         self.device_memory.iter().for_each(|address| self.free(*address));
         // SAFETY: the device is alive.
-        c::call(|error| unsafe { wb_device_drain(self.device, 10_000, error) }).expect("all go");
-        self.wait_for_callers();
+        c::call(|error| unsafe { wb_device_drain(self.device, 10_000, error) })
+            .expect("deferred releases complete");
+        self.wait_for_deleters();
         c::check_nothing_left(self.device);
-        assert_eq!(self.called.load(Ordering::Acquire), self.queued, "what is queued runs once");
+        assert_eq!(self.called.load(Ordering::Acquire), self.queued, "a function runs once");
         self.release_device();
     }
 
     fn release_device(&mut self) {
         for _ in 0..std::mem::take(&mut self.device_references) {
-            // SAFETY: the sequence's references, each dropped once.
+            // SAFETY: the references belong to the sequence, and each is dropped once.
             unsafe { wb_device_release(self.device) };
         }
     }
 
-    /// The caller's memory stays until its deleter was called, which is once.
-    fn wait_for_callers(&self) {
-        for caller in &self.callers {
-            wait_until("deleters are called", || caller.deleted() > 0);
-            assert_eq!(caller.deleted(), 1, "a deleter is called once");
+    /// The memory of the caller is in use until its deleter is called, which happens once.
+    fn wait_for_deleters(&self) {
+        for memory in &self.registered {
+            wait_until("deleters are called", || memory.deleted() > 0);
+            assert_eq!(memory.deleted(), 1, "a deleter is called once");
         }
     }
 }
 
 unsafe extern "C" fn count(user: *mut c_void) {
-    // SAFETY: the sequence's counter.
+    // SAFETY: `user` is the sequence's counter.
     unsafe { &*user.cast::<AtomicU32>() }.fetch_add(1, Ordering::AcqRel);
 }
 
 fn wait_until(what: &str, done: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !done() {
-        assert!(Instant::now() < until, "{what}, and did not in 10 seconds");
+        assert!(Instant::now() < until, "{what}, but did not within 10 seconds");
         std::thread::yield_now();
     }
 }

@@ -1,4 +1,4 @@
-//! What a sequence holds: handles of every kind with the bytes that they show, as the model knows them.
+//! What a sequence owns: references to handles, each with a model of the bytes that it shows.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -15,26 +15,24 @@ use weighbridge::tensor::dlpack::{DLManagedTensor, DLManagedTensorVersioned};
 use super::engine::Engine;
 use crate::memory::Guarded;
 
-/// Bytes in memory, and what they must be.
+/// Bytes in memory, and the values that they must have.
 pub struct Content {
-    pub start: u64,
-    /// `None` where others write, too.
+    pub start: *mut c_void,
+    /// `None` if the model does not know all writes.
     pub expected: Option<RefCell<Vec<u8>>>,
     pub read_only: bool,
 }
 
 impl Content {
-    /// Bytes that are known now.
-    pub fn known(start: u64, bytes: Vec<u8>, read_only: bool) -> Rc<Self> {
+    pub fn known(start: *mut c_void, bytes: Vec<u8>, read_only: bool) -> Rc<Self> {
         Rc::new(Self { start, expected: Some(RefCell::new(bytes)), read_only })
     }
 
-    /// Bytes of which nothing is known.
     pub fn unknown() -> Rc<Self> {
-        Rc::new(Self { start: 0, expected: None, read_only: true })
+        Rc::new(Self { start: std::ptr::null_mut(), expected: None, read_only: true })
     }
 
-    /// Memory holds what it must.
+    /// Checks that memory holds the expected bytes.
     pub fn check(&self) {
         let Some(expected) = &self.expected else { return };
         let expected = expected.borrow();
@@ -42,17 +40,17 @@ impl Content {
     }
 }
 
-/// Bytes of memory that a live handle shows.
-pub fn read(start: u64, bytes: usize) -> Vec<u8> {
+/// Copies bytes that a live handle shows.
+pub fn read(start: *const c_void, bytes: usize) -> Vec<u8> {
     if bytes == 0 {
         return Vec::new();
     }
-    // SAFETY: a live handle gave the address, for so many bytes.
-    unsafe { std::slice::from_raw_parts(start as *const u8, bytes) }.to_vec()
+    // SAFETY: a live handle has returned the address, and it has at least `bytes` bytes.
+    unsafe { std::slice::from_raw_parts(start.cast::<u8>(), bytes) }.to_vec()
 }
 
-/// One reference of the sequence's.
-pub enum Held {
+/// One reference to a handle, owned by the sequence.
+pub enum Reference {
     Buffer(*mut wb_buffer, Rc<Content>),
     View(*mut wb_view, Rc<Content>),
     File(*mut wb_safetensors, Rc<Content>),
@@ -60,10 +58,10 @@ pub enum Held {
     Offloader(*mut wb_offloader, Rc<Engine>),
 }
 
-impl Held {
+impl Reference {
     /// Adds a reference.
     pub fn retain(&self) -> Self {
-        // SAFETY: the handle is alive: this struct is a reference.
+        // SAFETY: this reference keeps the handle alive.
         unsafe {
             match self {
                 Self::Buffer(raw, content) => {
@@ -90,7 +88,7 @@ impl Held {
         }
     }
 
-    /// Drops the reference; what it shows is looked at for the last time.
+    /// Checks the bytes a last time and drops the reference.
     pub fn release(self) {
         self.check();
         // SAFETY: the handle is alive, and this reference is not used again.
@@ -105,7 +103,7 @@ impl Held {
         }
     }
 
-    /// What it shows is what the model says.
+    /// Checks that the handle shows the bytes of the model.
     pub fn check(&self) {
         match self {
             Self::Buffer(_, content) | Self::View(_, content) | Self::File(_, content) => {
@@ -116,46 +114,47 @@ impl Held {
     }
 }
 
-/// A tensor that was exported and that nobody has taken.
+/// A tensor that was exported and not yet imported.
 pub enum Exported {
-    Old(*mut DLManagedTensor),
-    New(*mut DLManagedTensorVersioned),
+    Unversioned(*mut DLManagedTensor),
+    Versioned(*mut DLManagedTensorVersioned),
 }
 
 impl Exported {
-    /// Does what its consumer does in the end.
+    /// Calls the deleter, as a consumer does.
     pub fn delete(self) {
         // SAFETY: the tensor is alive, and is not used again.
         unsafe {
             match self {
-                Self::Old(tensor) => ((*tensor).deleter.expect("it has one"))(tensor),
-                Self::New(tensor) => ((*tensor).deleter.expect("it has one"))(tensor),
+                Self::Unversioned(tensor) => ((*tensor).deleter.expect("it has one"))(tensor),
+                Self::Versioned(tensor) => ((*tensor).deleter.expect("it has one"))(tensor),
             }
         }
     }
 }
 
-/// Memory of the caller that was registered; it stays until its deleter was called. Its pages are its
-/// own: pinning touches all of each.
-pub struct Caller {
+/// Memory of the caller that was registered; it stays mapped until its deleter is called. It shares no
+/// page with other memory, because pinning covers whole pages.
+pub struct CallerMemory {
     pub memory: Guarded,
     deleted: AtomicU32,
 }
 
-impl Caller {
+impl CallerMemory {
     pub fn new(value: u8) -> Rc<Self> {
         let mut memory = Guarded::new(3 * 4096);
         memory.fill(&[value]);
         Rc::new(Self { memory, deleted: AtomicU32::new(0) })
     }
 
+    /// How often the deleter was called.
     pub fn deleted(&self) -> u32 {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// What `wb_buffer_register` is given.
+    /// The deleter for `wb_buffer_register`.
     pub unsafe extern "C" fn deleter(owner: *mut c_void) {
-        // SAFETY: the owner is a Caller, which is there until this was called.
-        unsafe { &*owner.cast::<Caller>() }.deleted.fetch_add(1, Ordering::AcqRel);
+        // SAFETY: the owner is a CallerMemory, which the sequence keeps until this was called.
+        unsafe { &*owner.cast::<CallerMemory>() }.deleted.fetch_add(1, Ordering::AcqRel);
     }
 }
