@@ -1,5 +1,5 @@
-//! References that a C caller holds: an object is destroyed once, after every use of it and after its
-//! children, whichever thread releases last.
+//! References that a C caller holds: an object is destroyed once, after every use of it and after
+//! its children, whichever thread releases last.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -134,8 +134,7 @@ fn a_child_holds_its_parent() {
     let child = makes_a_child.join().unwrap();
     assert_eq!(destroyed.load(Relaxed), 0);
     // SAFETY: the child's only reference.
-    let (borrowed, taken) =
-        unsafe { (handle::borrow(child.child()), handle::take(child.child())) };
+    let (borrowed, taken) = unsafe { (handle::borrow(child.child()), handle::take(child.child())) };
     borrowed.unwrap().0.read();
     let other = thread::spawn(move || drop(taken.unwrap()));
     other.join().unwrap();
