@@ -10,7 +10,7 @@ use weighbridge::capi::device::{
 };
 use weighbridge::capi::error::wb_error;
 use weighbridge::capi::parameter::*;
-use weighbridge::capi::version::wb_status_name;
+use weighbridge::capi::status::wb_status_name;
 use weighbridge::capi::view::wb_layout;
 use weighbridge::status::{WB_ERR_HANDLE, WB_ERR_INTERNAL, WB_OK, wb_status};
 
