@@ -95,7 +95,7 @@ fuzz-replay: ## runs the fuzz targets without a fuzzer: known inputs, and the sa
 	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
 
 test-slow: ## runs every host kernel on all 2^32 float32 values; minutes
-	cargo test --locked --release every_number_of_32_bits -- --ignored
+	cargo test --locked --release every_32_bit_number -- --ignored
 
 # A library that panics on request, for tests/life/panics.c, with the name that programs load.
 forced-panics:

@@ -61,8 +61,8 @@ def pinning(report: Report, device: Device) -> None:
             if run > 0:  # the first one loads code
                 rates.append(nbytes / seconds / 1e9)
                 fallen = max(fallen, free - peers.free_bytes())
-                info, usage = buffer.info, buffer.usage
-                held = (info.mapped_bytes, info.pinned_bytes, usage.resident_bytes)
+                info, stats = buffer.info, buffer.stats
+                held = (info.mapped_bytes, info.pinned_bytes, stats.resident_bytes)
                 counted = max(counted, *held)
             buffer.close()
         what = f"wb_buffer_alloc, {size}, {THREADS} threads"
@@ -154,11 +154,11 @@ def mapping(report: Report, device: Device, path: Path) -> None:
     rates, anonymous = [], 0
     for _ in range(RUNS):
         start = time.perf_counter()
-        buffer = Buffer.map(device, path, threads=THREADS)
+        buffer = Buffer.map_file(device, path, threads=THREADS)
         rates.append(path.stat().st_size / (time.perf_counter() - start) / 1e9)
-        if buffer.info.origin != "file_mapped":
-            raise RuntimeError(f"the file was not mapped: {buffer.info.note}")
-        anonymous = max(anonymous, buffer.usage.anonymous_bytes)
+        if buffer.info.origin != "file-mapped":
+            raise RuntimeError(f"the file was not mapped: {buffer.info.fallback_reason}")
+        anonymous = max(anonymous, buffer.stats.anonymous_bytes)
         buffer.close()
     rate = report.figure("map.file", rates, "GB/s", "wb_buffer_map_file, 4 GiB file in page cache")
     what = "private anonymous bytes of the mapping (smaps), largest of all runs"
@@ -177,7 +177,7 @@ def moving(report: Report, device: Device, path: Path) -> None:
         raise RuntimeError("cudaHostAlloc failed")
     ctypes.memset(peak_memory, 1, FOUR)
     buffer = Buffer.alloc(device, FOUR, threads=THREADS)
-    file = Buffer.map(device, path, threads=THREADS)
+    file = Buffer.map_file(device, path, threads=THREADS)
 
     target = torch.empty(FOUR, dtype=torch.uint8, device="cuda")
     stream = torch.cuda.current_stream().cuda_stream

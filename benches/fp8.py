@@ -29,17 +29,17 @@ import llama
 import weighbridge
 import weighbridge.torch as wt
 from report import RESULTS, Report
-from weighbridge import Buffer, Device, Quantizer, Safetensors, Scheme, scales_of
+from weighbridge import Buffer, Device, QuantizeOptions, Quantizer, Safetensors
 
 ROWS, COLS = 14336, 4096
 EACH = ROWS * COLS * 2
 COUNT = 137  # 16 GB
 RUNS = 5
 STAGING = 128 << 20
-SCHEMES = {
-    "row": Scheme(block=(1, 0)),
-    "block": Scheme(block=(128, 128)),
-    "tensor": Scheme(block=(0, 0)),
+OPTIONS = {
+    "row": QuantizeOptions(block_rows=1),
+    "block": QuantizeOptions(block_rows=128, block_cols=128),
+    "tensor": QuantizeOptions(),
 }
 
 
@@ -62,14 +62,19 @@ class Bench:
         self.report, self.device = report, device
         self.quantizer = Quantizer(device, STAGING)
         self.codes = torch.empty(COUNT, ROWS, COLS, dtype=torch.uint8, device="cuda")
-        largest = max(scales_of("bfloat16", (ROWS, COLS), s).nbytes for s in SCHEMES.values())
+        largest = max(
+            Quantizer.scales_info("bfloat16", (ROWS, COLS), options).nbytes
+            for options in OPTIONS.values()
+        )
         self.scales = torch.empty(COUNT, largest, dtype=torch.uint8, device="cuda")
 
-    def quantize(self, address: int, at: int, scheme: Scheme) -> weighbridge.Quantized:
+    def quantize(
+        self, address: int, at: int, options: QuantizeOptions
+    ) -> weighbridge.QuantizerResult:
         """Quantizes one tensor into slice ``at`` of the device's codes and scales."""
         codes, scales = self.codes[at].data_ptr(), self.scales[at].data_ptr()
         shape = (ROWS, COLS)
-        return self.quantizer.quantize(address, "bfloat16", shape, codes, scales, scheme)
+        return self.quantizer.quantize(address, "bfloat16", shape, codes, scales, options)
 
     def link(self) -> None:
         """Measures the copy engine, and quantizing 16 GB of pinned tensors to the device."""
@@ -87,14 +92,14 @@ class Bench:
         self.peak = self.report.figure("copy.peak", link.bandwidth(copy_all, 4 << 30), "GB/s", what)
         del target
         torch.cuda.empty_cache()
-        for name, scheme in SCHEMES.items():
+        for name, options in OPTIONS.items():
             most, low = 0, torch.cuda.mem_get_info()[0]
             before = low
 
-            def run(scheme: Scheme = scheme) -> None:
+            def run(options: QuantizeOptions = options) -> None:
                 nonlocal most, low
                 for at in range(COUNT):
-                    done = self.quantize(buffer.address + at * EACH, at, scheme)
+                    done = self.quantize(buffer.address + at * EACH, at, options)
                     most = max(most, done.staging_bytes)
                 low = min(low, torch.cuda.mem_get_info()[0])
 
@@ -123,7 +128,7 @@ class Bench:
 
             def run() -> None:
                 for at, address in enumerate(addresses):
-                    self.quantize(address, at, SCHEMES["block"])
+                    self.quantize(address, at, OPTIONS["block"])
 
             rates = [count * EACH / taken / 1e9 for taken in seconds(run)]
             for view in views:
@@ -145,19 +150,19 @@ class Bench:
             "device.copy", rates, "GB/s", "device to device, both ways counted"
         )
         codes = copy.view(torch.uint8)
-        for name, scheme in SCHEMES.items():
-            wide = scales_of("bfloat16", (rows, cols), scheme)
+        for name, options in OPTIONS.items():
+            wide = Quantizer.scales_info("bfloat16", (rows, cols), options)
             scales = torch.empty(wide.nbytes, dtype=torch.uint8, device="cuda")
             quantizer = Quantizer(self.device, 1 << 30)
 
-            def run(scheme: Scheme = scheme, scales=scales, quantizer=quantizer) -> None:
+            def run(options: QuantizeOptions = options, scales=scales, quantizer=quantizer) -> None:
                 quantizer.quantize(
                     source.data_ptr(),
                     "bfloat16",
                     (rows, cols),
                     codes.data_ptr(),
                     scales.data_ptr(),
-                    scheme,
+                    options,
                 )
 
             # One pass finds the largest magnitudes, a second one writes the codes.
@@ -175,7 +180,7 @@ class Bench:
             with Device("host") as host, Quantizer(host) as quantizer:
                 x = torch.randn(ROWS // 4, COLS).to(torch.bfloat16)
                 array = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-                codes, scheme = np.empty(array.shape, np.uint8), SCHEMES["row"]
+                codes, options = np.empty(array.shape, np.uint8), OPTIONS["row"]
                 scales = np.empty(array.shape[0], np.float32)
 
                 def with_weighbridge() -> None:
@@ -185,7 +190,7 @@ class Bench:
                         array.shape,
                         codes.ctypes.data,
                         scales.ctypes.data,
-                        scheme,
+                        options,
                     )
 
                 def peer() -> np.ndarray:
@@ -242,15 +247,15 @@ class Bench:
             offload_bytes=1 << 40,
             select="layers.0",
             device="cuda:0",
-            carrier="on-demand",
-            quantize={"format": "e4m3fn", "block": (1, 0)},
+            transfer_mode="on-demand",
+            quantize=QuantizeOptions(block_rows=1),
         )
         over.set()
         sampler.join()
         what = "the same from host memory by offload(quantize=...): decrease of free device memory"
         peak = (before - min(samples)) / 2**30
         stream = self.report.figure("peak.stream", [peak], "GiB", what)
-        held = handle.stats()
+        held = handle.stats
         what = "what remains afterwards: resident bytes and slots"
         kept = (held.resident_bytes + held.slot_bytes) / 2**30
         self.report.figure("peak.stream.kept", [kept], "GiB", what)

@@ -31,14 +31,16 @@ import native
 import weighbridge
 import weighbridge.torch as wt
 from plot import times_plot
-from report import RESULTS, Report
+from report import RESULTS, ROOT, Report
 from weighbridge import Buffer, Device
+
+sys.path.append(str(ROOT / "tests" / "python"))
+from graphs import graph_of
 
 RUNS = 7
 LAYERS = llama.LAYERS
 THREADS = 16
 SECOND = [f"layers.{layer}" for layer in range(0, LAYERS, 2)]
-ZERO_COPY = "view"
 
 
 def inputs(tokens: int) -> torch.Tensor:
@@ -70,20 +72,6 @@ def seconds_of(step: Callable[[], Any], runs: int, warm: int = 3) -> list[float]
         torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return taken
-
-
-def graph_of(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """Captures a step; returns the graph and the tensor that it writes."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
-    return graph, result
 
 
 def free_bytes() -> int:
@@ -138,14 +126,14 @@ class Bench:
         for name, tokens in self.steps.items():
             step = stepper(self.model, tokens)
             self.resident[name] = self.time(f"resident.{name}", step, "all resident")
-        graph, _ = graph_of(stepper(self.model, 1))
+        graph, _ = graph_of(stepper(self.model, 1), warm=2)
         self.resident["decode.graph"] = self.time(
             "resident.decode.graph", graph.replay, "all resident, in a CUDA graph"
         )
 
     def offload(self, mode: str, layers: list[str] = SECOND) -> Any:
         """Offloads the parameters of layers in a transfer mode; returns the handle."""
-        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, carrier=mode)
+        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, transfer_mode=mode)
 
     def check(self, name: str, step: Callable[[], torch.Tensor]) -> None:
         """Fails unless a step has the output of the resident model, bit for bit."""
@@ -160,7 +148,7 @@ class Bench:
             before, start = free_bytes(), time.perf_counter()
             handle = self.offload("prefetch")
             seconds = time.perf_counter() - start
-            stats = handle.stats()
+            stats = handle.stats
             if run > 0:
                 rates.append(stats.offloaded_bytes / seconds / 1e9)
                 fallen = (before - free_bytes()) / stats.offloaded_bytes
@@ -177,9 +165,9 @@ class Bench:
 
     def transfer_modes(self) -> None:
         """Measures steps in each transfer mode, and in a CUDA graph."""
-        for mode in ("prefetch", "auto", ZERO_COPY, "on-demand"):
+        for mode in ("prefetch", "auto", "zero-copy", "on-demand"):
             handle = self.offload(mode)
-            stats = handle.stats()
+            stats = handle.stats
             self.bytes = stats.offloaded_bytes
             bound = 1e3 * self.bytes / self.peak / 1e9
             if mode == "prefetch":
@@ -188,7 +176,7 @@ class Bench:
                 layer = self.bytes / len(SECOND)
                 self.report.bar("slots over a layer", stats.slot_bytes / layer, "<=", 2.001)
             for name, tokens in self.steps.items():
-                if mode == ZERO_COPY and name != "decode":
+                if mode == "zero-copy" and name != "decode":
                     continue  # a GEMM of many rows reads the same bytes over the link repeatedly
                 step = stepper(self.model, tokens)
                 self.check(name, step)
@@ -200,13 +188,13 @@ class Bench:
                 if mode in ("prefetch", "auto"):
                     label = f"{name}, {mode}, over max(link bound, resident)"
                     self.report.bar(label, taken / floor, "<=", goal)
-            if mode in ("prefetch", ZERO_COPY):
+            if mode in ("prefetch", "zero-copy"):
                 self.graph(mode, bound, stepper(self.model, 1))
             handle.remove()
 
     def graph(self, mode: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
         """Measures the decode step in a CUDA graph, after replays in turn with eager steps."""
-        graph, result = graph_of(step)
+        graph, result = graph_of(step, warm=2)
         for turn in range(20):
             if turn % 3 == 1:
                 self.check("decode", step)
@@ -245,7 +233,7 @@ class Bench:
         for count in (0, 2, 4, 8, 12, 16):
             layers = [f"layers.{int(at * LAYERS / max(count, 1))}" for at in range(count)]
             handle = self.offload("prefetch", layers) if count else None
-            offloaded = handle.stats().offloaded_bytes / 1e9 if handle else 0.0
+            offloaded = handle.stats.offloaded_bytes / 1e9 if handle else 0.0
             for name in ("decode", "prefill8192"):
                 step = stepper(self.model, self.steps[name])
                 taken = 1e3 * statistics.median(seconds_of(step, 3, 2))
@@ -298,7 +286,7 @@ class Bench:
 
         with torch.no_grad():
             without = statistics.median(host_seconds())
-            handle = wt.offload(model, offload_bytes=1 << 20, carrier="prefetch")
+            handle = wt.offload(model, offload_bytes=1 << 20, transfer_mode="prefetch")
             taken = [1e6 * (seconds - without) / 8 for seconds in host_seconds()]
             handle.remove()
         what = "acquire and release through the hooks of a module, less the module's own time"

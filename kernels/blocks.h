@@ -4,7 +4,7 @@
 
 #include "fp8.h"
 
-/* Strides count elements of the 32- or 16-bit side; the 8-bit side is contiguous. */
+/* Strides count elements of the 32- or 16-bit side; the FP8 values are contiguous. */
 typedef struct wb_blocks {
     uint64_t rows, cols;
     int64_t row_stride, col_stride;

@@ -23,7 +23,8 @@ from rich.table import Table
 import model
 from offloaded import OffloadedWeights, parameters_of
 from weighbridge import Device, Plan, Safetensors
-from weighbridge.planning import bytes_argument, summary
+from weighbridge.cli.arguments import bytes_argument
+from weighbridge.cli.plan import summary
 
 SENTENCES = [
     "A model's weights wait in host memory until they are needed.",
@@ -54,15 +55,15 @@ def encode(
 ) -> np.ndarray:
     """Computes the embeddings with NumPy or, on a CUDA device, with PyTorch."""
     if not cuda:
-        import encoder_numpy
+        from encoder_numpy import NumpyEncoder
 
-        return encoder_numpy.encode(weights, config, ids, mask, visit)
+        return NumpyEncoder(config).encode(weights, ids, mask, visit)
     import torch
 
-    import encoder_torch
+    from encoder_torch import TorchEncoder
 
     on_device = [torch.from_numpy(array).cuda() for array in (ids, mask)]
-    return encoder_torch.encode(weights, config, *on_device, visit).cpu().numpy()
+    return TorchEncoder(config).encode(weights, *on_device, visit).cpu().numpy()
 
 
 def plain_weights(cuda: bool) -> Mapping[str, Any]:
@@ -82,7 +83,11 @@ def show_plan(plan: Plan, budget: int, console: Console) -> None:
     for column in ("group", "bytes offloaded", "bytes resident", "transfer mode"):
         table.add_column(column, justify="left" if column[0] in "gt" else "right")
     for number, group in enumerate(plan.groups):
-        inside = {p.transfer_mode for p in plan.parameters if p.group == number} - {"resident"}
+        inside = {
+            planned.transfer_mode
+            for planned in plan.parameters
+            if planned.group == number and planned.placement == "offloaded"
+        }
         nbytes = (f"{group.offloaded_bytes:,}", f"{group.resident_bytes:,}")
         table.add_row(group.name, *nbytes, ", ".join(sorted(inside)))
     console.print(table)

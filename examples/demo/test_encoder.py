@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from encoder_numpy import encode, erf, layer, scoped
+from encoder import Weights as GroupWeights
+from encoder_numpy import NumpyEncoder, erf
 from model import (
     UNUSED_TENSORS,
     Config,
@@ -29,6 +30,10 @@ SENTENCES = (
 )
 Weights = dict[str, np.ndarray]
 Tokens = tuple[np.ndarray, np.ndarray]
+
+
+def encode(weights: Weights, config: Config, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return NumpyEncoder(config).encode(weights, ids, mask)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,7 @@ def test_layer_keeps_the_shape(
     mask = tokens(*SENTENCES)[1]
     hidden = np.random.default_rng(0).normal(size=(*mask.shape, config.hidden_size))
     hidden = hidden.astype(np.float32)
-    out = layer(hidden, mask, scoped(weights, "encoder.layer.0"), config)
+    out = NumpyEncoder(config).layer(hidden, mask, GroupWeights(weights, "encoder.layer.0"))
     assert out.shape == hidden.shape
     assert out.dtype == hidden.dtype
 
@@ -128,11 +133,11 @@ def test_the_torch_encoder_agrees(
     config: Config, weights: Weights, tokens: Callable[..., Tokens]
 ) -> None:
     torch = pytest.importorskip("torch")
-    import encoder_torch
+    from encoder_torch import TorchEncoder
 
     batch = tokens(*SENTENCES)
     tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
-    vectors = encoder_torch.encode(tensors, config, *map(torch.from_numpy, batch))
+    vectors = TorchEncoder(config).encode(tensors, *map(torch.from_numpy, batch))
     np.testing.assert_allclose(vectors.numpy(), encode(weights, config, *batch), rtol=0, atol=1e-6)
 
 

@@ -12,5 +12,5 @@ with torch.no_grad():
     expected = model(x)
     handle = weighbridge.torch.offload(model, offload_bytes=24 << 20)  # at most 24 MiB
     assert torch.equal(model(x), expected)  # eager, in a CUDA graph, or compiled
-    print(handle.stats())
+    print(handle.stats)
     handle.remove()  # every weight is back on the device

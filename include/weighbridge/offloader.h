@@ -309,8 +309,8 @@ typedef struct {
     /** Bytes of offloaded parameters that the device reads in place. */
     uint64_t view_bytes;
     /**
-     * Bytes of the pinned buffer that pageable memory is staged through; 0 if the memory is
-     * pinned.
+     * Bytes of staging memory: of the pinned buffer that pageable memory is staged through, and
+     * of host and device memory that replacements of quantized parameters use.
      */
     uint64_t staging_bytes;
     /** Peak of `mapped_bytes`. */

@@ -1,6 +1,7 @@
 //! Addresses of memory that a caller names.
 
 use std::ffi::c_void;
+use std::fmt;
 
 use crate::capi::arguments::Input;
 use crate::error::{Result, fail};
@@ -33,10 +34,9 @@ impl Address {
         // SAFETY: the contract of mod.rs.
         match unsafe { Span::checked(start, bytes) } {
             Some(span) => Ok(span),
-            None => fail!(
-                WB_ERR_OVERFLOW,
-                "{what} at {start:#x}: {bytes} bytes go past the last address"
-            ),
+            None => {
+                fail!(WB_ERR_OVERFLOW, "{what} at {self}: {bytes} bytes go past the last address")
+            }
         }
     }
 
@@ -56,9 +56,15 @@ impl Address {
             Some(lowest) => Ok(lowest),
             None => fail!(
                 WB_ERR_OVERFLOW,
-                "{what} at {start:#x}: offset {offset} goes past the last address"
+                "{what} at {self}: offset {offset} goes past the last address"
             ),
         }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
     }
 }
 

@@ -88,12 +88,12 @@ pub(super) fn placement_codes(mode: Option<TransferMode>) -> (wb_placement, wb_t
 
 /// An array of parameters, and how many there are.
 impl Input<Vec<Parameter>> for (*const wb_parameter, u64) {
-    unsafe fn convert(self, _: &str) -> Result<Vec<Parameter>> {
+    unsafe fn convert(self, name: &str) -> Result<Vec<Parameter>> {
         let (first, count) = self;
         let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20) as usize);
         // SAFETY: the contract of mod.rs.
         unsafe {
-            for element in elements(first, count) {
+            for element in elements(first, count, name) {
                 let parameter = parameter_from(element?, parameters.last())?;
                 parameters.push(parameter);
             }

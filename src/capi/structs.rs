@@ -102,19 +102,21 @@ pub(super) unsafe fn read_struct<T: CStruct>(given: *const T) -> Result<T> {
 pub(super) unsafe fn elements<T: CStruct>(
     first: *const T,
     count: u64,
+    name: &str,
 ) -> impl Iterator<Item = Result<*const T>> {
     // SAFETY: every struct begins with its size.
     let size_of = |element: *const T| unsafe { *element.cast::<u32>() } as usize;
     let step = if first.is_null() || count == 0 { 0 } else { size_of(first) };
     (0..count).map(move |index| {
         if first.is_null() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "the array of {count} {} is NULL", T::NAME);
+            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and there are {count} {}", T::NAME);
         }
         let element = first.wrapping_byte_add(index as usize * step);
         if size_of(element) != step {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "{} {index} has another struct_size than the first: begin each with its WB_*_INIT",
+                "{} {index} of {name} has another struct_size than the first: begin each with its \
+                 WB_*_INIT",
                 T::NAME
             );
         }
@@ -140,9 +142,9 @@ unsafe fn write_struct<T: CStruct>(to: *mut T, value: &T) {
 impl<T: CStruct> Output for *mut T {
     type Value = T;
 
-    unsafe fn check(&self, _: &str) -> Result<()> {
+    unsafe fn check(&self, name: &str) -> Result<()> {
         if self.is_null() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "the {} to fill is NULL", T::NAME);
+            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL: give the {} to fill", T::NAME);
         }
         // SAFETY: not NULL.
         unsafe { checked_size(*self) }.map(drop)
@@ -158,16 +160,16 @@ impl<T: CStruct> Output for *mut T {
 impl<T: CStruct> Output for (*mut T, u64) {
     type Value = Vec<T>;
 
-    unsafe fn check(&self, _: &str) -> Result<()> {
+    unsafe fn check(&self, name: &str) -> Result<()> {
         // SAFETY: as above.
-        unsafe { elements(self.0, self.1) }
+        unsafe { elements(self.0, self.1, name) }
             .try_for_each(|each| unsafe { checked_size(each?) }.map(drop))
     }
 
     unsafe fn store(self, values: Vec<T>) {
         // SAFETY: as above.
         unsafe {
-            for (element, value) in elements(self.0, self.1).flatten().zip(&values) {
+            for (element, value) in elements(self.0, self.1, "").flatten().zip(&values) {
                 write_struct(element.cast_mut(), value);
             }
         }

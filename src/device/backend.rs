@@ -1,4 +1,4 @@
-//! What every kind of device can do: the [`Backend`] trait and its types.
+//! [`Backend`]: what every kind of device can do, and the types that it uses.
 
 use std::any::Any;
 
@@ -8,20 +8,20 @@ use crate::error::Result;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 
-/// A stream by its handle: a CUDA stream's, or a host stream's number. 0 is the default stream.
+/// A stream's handle: a `CUstream`, or the number of a host stream. 0 is the default stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream(pub usize);
 
-/// What a platform is, as its driver and kernel tell it.
+/// What a device and its platform can do.
 #[derive(Debug, Clone, Default)]
 pub struct Capabilities {
-    /// The device's own name.
+    /// Name of the device.
     pub name: String,
     /// Whether it is a CUDA device.
     pub cuda: bool,
-    /// Ordinal among its kind.
+    /// Ordinal among the devices of its kind.
     pub ordinal: i32,
-    /// CUDA's version of the driver (13000 for 13.0); 0 for the host.
+    /// CUDA version of the driver (13000 for 13.0); 0 for the host.
     pub driver_version: i32,
     /// Compute capability times ten; 0 for the host.
     pub compute_capability: i32,
@@ -29,154 +29,154 @@ pub struct Capabilities {
     pub unified_addressing: bool,
     /// Existing memory can be registered.
     pub host_register: bool,
-    /// What the driver says of read-only registration.
+    /// The driver's attribute for registering read-only memory, which is not reliable.
     pub read_only_register_attribute: bool,
-    /// What registering a read-only page showed.
+    /// Whether registering a read-only page succeeded.
     pub read_only_register: bool,
-    /// Any pointer of the process is a device pointer.
+    /// The device can read pageable memory.
     pub pageable_access: bool,
-    /// Shares the host's memory.
+    /// The device's memory is the host's.
     pub integrated: bool,
-    /// The NUMA node that it hangs on.
+    /// The NUMA node that the device is attached to, if known.
     pub numa_node: Option<u32>,
-    /// Bytes that this process may lock; `None` without a limit.
+    /// Bytes that this process may lock; `None` if it may lock all memory.
     pub memlock_limit: Option<u64>,
 }
 
-/// How memory is made visible to a device.
+/// How host memory is pinned.
 #[derive(Debug, Clone, Copy)]
 pub struct PinOptions {
-    /// The pages may not be written.
+    /// The pages cannot be written.
     pub read_only: bool,
-    /// For every context of the process.
+    /// Pinned for every context of the process.
     pub portable: bool,
-    /// The processor's cache is bypassed (memory of the driver only).
+    /// Bypasses the processor's cache; only for memory that the driver allocates.
     pub write_combined: bool,
-    /// The device gets an address for it.
+    /// Maps the memory for the device.
     pub mapped: bool,
 }
 
-/// Memory that a device pinned.
+/// Pinned host memory, as the driver or the kernel reports it.
 #[derive(Debug, Clone, Copy)]
 pub struct Pinned {
-    /// Where the device sees it, if it does.
+    /// Its address on the device, if it is mapped.
     pub device_address: Option<u64>,
-    /// Bytes pinned, as the driver or the kernel counts them.
+    /// Bytes pinned.
     pub bytes: u64,
 }
 
-/// A point in a stream, which can be set again and again.
-pub trait Event: Send + Sync {
-    /// Sets it behind what is queued on the stream.
-    fn record(&self, stream: Stream) -> Result<()>;
-    /// Lets the stream wait for the point that it was last set to.
-    fn wait(&self, stream: Stream, waiting: WaitScope) -> Result<()>;
-    /// Whether everything queued before it has run.
-    fn is_complete(&self) -> Result<bool>;
-    /// Waits until everything queued before it has run.
-    fn synchronize(&self) -> Result<()>;
-    /// Seconds from `earlier` to this; `None` until both have passed. Both are timed.
-    fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>>;
-    /// For [`Event::seconds_since`] of the same kind.
-    fn as_any(&self) -> &dyn Any;
-}
-
-/// What a wait means on a stream that is being captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitScope {
-    /// For the point set in the same capture, or without any capture.
-    Capture,
-    /// For the point set last outside of the capture, looked up anew at every replay.
-    External,
-}
-
-/// Work of the host that may be queued many times, also by replays of a graph.
-pub struct HostWork(pub Box<dyn Fn() + Send + Sync>);
-
-/// What a kind of device must be able to do. Addresses are the device's own.
-pub trait Backend: Send + Sync {
-    /// What the platform is.
-    fn capabilities(&self) -> &Capabilities;
-    /// Registered ranges of this kind, process-wide.
-    fn registry(&self) -> &'static Registry;
-    /// `WB_ERR_FORKED` in a child of the process that opened the device.
-    fn check_process(&self) -> Result<()>;
-    /// Whether the device is not to be had any more (its context was destroyed, the driver has shut
-    /// down), so that there is nothing to wait for or to give back.
-    fn is_lost(&self) -> bool {
-        false
-    }
-    /// Does several things at the cost of getting ready for one. `work` calls no code of a caller.
-    fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        work()
-    }
-    /// Waits for what is queued on any stream, before memory goes that the device sees without a
-    /// registration. The host device's streams are their user's to wait for.
-    fn wait_idle(&self) -> Result<()> {
-        Ok(())
-    }
-    /// Free and total bytes of device memory, now.
-    fn memory(&self) -> Result<(u64, u64)>;
-
-    /// Pins memory that exists.
-    fn pin(&self, span: Span, options: PinOptions) -> Result<()>;
-    /// What became of memory that [`Backend::pin`] pinned with the same options.
-    fn pinned(&self, span: Span, options: PinOptions) -> Result<Pinned>;
-    /// Undoes [`Backend::pin`] of the same span.
-    fn unpin(&self, span: Span) -> Result<()>;
-    /// Pinned memory of the driver's own.
-    fn alloc_pinned(&self, bytes: usize, options: PinOptions) -> Result<(Span, Pinned)>;
-    /// Undoes [`Backend::alloc_pinned`].
-    fn free_pinned(&self, span: Span) -> Result<()>;
-
-    /// Device memory.
-    fn alloc(&self, bytes: usize) -> Result<Span>;
-    /// Undoes [`Backend::alloc`].
-    fn free(&self, address: u64) -> Result<()>;
-    /// Queues a copy of spans of one length, neither of which straddles two registrations.
-    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()>;
-
-    /// Queues a kernel, all of whose memory is the device's.
-    fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()>;
-
-    /// A new stream, ordered in itself only.
-    fn new_stream(&self) -> Result<Stream>;
-    /// Gives a stream of [`Backend::new_stream`] back; work queued on it still runs.
-    fn release_stream(&self, stream: Stream) -> Result<()>;
-    /// Waits for what is queued on the stream.
-    fn synchronize(&self, stream: Stream) -> Result<()>;
-    /// Queues a function of the host on the stream; it must not call the device.
-    fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()>;
-    /// Queues work that its owner keeps until no stream and no graph can run it any more.
-    fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
-    /// An event that was not set yet; `timed` ones tell the seconds between them.
-    fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
-    /// The number of the capture that the stream is in, if it is in one.
-    fn capture(&self, stream: Stream) -> Result<Option<u64>>;
-    /// Whether copies take this memory of the host as it lies: it is pinned.
-    fn is_pinned(&self, span: Span) -> Result<bool>;
-    /// Whether an address lies in device memory; on the host device, in memory of
-    /// [`Backend::alloc`].
-    fn is_device_memory(&self, address: u64) -> Result<bool>;
-}
-
-/// Bytes and the memory that they lie in.
+/// Bytes and the kind of memory that contains them.
 #[derive(Debug, Clone, Copy)]
 pub struct Location {
     /// The bytes.
     pub span: Span,
-    /// Whether they lie in device memory; otherwise they lie in host memory.
+    /// Whether they are in device memory; otherwise they are in host memory.
     pub on_device: bool,
 }
 
 impl Location {
-    /// Bytes of host memory.
+    /// Bytes in host memory.
     pub fn host(span: Span) -> Self {
         Self { span, on_device: false }
     }
 
-    /// Bytes of device memory.
+    /// Bytes in device memory.
     pub fn device(span: Span) -> Self {
         Self { span, on_device: true }
     }
+}
+
+/// A point in a stream. It can be recorded again and again.
+pub trait Event: Send + Sync {
+    /// Moves it to the end of the work queued on the stream.
+    fn record(&self, stream: Stream) -> Result<()>;
+    /// Makes the stream wait for the point recorded last.
+    fn wait(&self, stream: Stream, scope: WaitScope) -> Result<()>;
+    /// Whether the work before the point is done.
+    fn is_complete(&self) -> Result<bool>;
+    /// Blocks until the work before the point is done.
+    fn synchronize(&self) -> Result<()>;
+    /// Seconds from `earlier` to this event, both timed; `None` until both have passed.
+    fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>>;
+    /// Lets [`Event::seconds_since`] check the kind of the other event.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Which recording a wait on a captured stream refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitScope {
+    /// The one in the same capture; outside of a capture, the last one.
+    Capture,
+    /// The last one outside of the capture, at the time of each replay.
+    External,
+}
+
+/// A host function that can run many times, also when graphs are replayed.
+pub struct HostWork(pub Box<dyn Fn() + Send + Sync>);
+
+/// What every kind of device implements. Addresses are the device's.
+pub trait Backend: Send + Sync {
+    /// What the device can do.
+    fn capabilities(&self) -> &Capabilities;
+    /// The ranges registered with this kind of device in this process.
+    fn registry(&self) -> &'static Registry;
+    /// Fails with `WB_ERR_FORKED` in a forked child of the process that opened the device.
+    fn check_process(&self) -> Result<()>;
+    /// Whether the device is lost: its context was destroyed or the driver has shut down. Then there is
+    /// nothing to wait for and nothing to free.
+    fn is_lost(&self) -> bool {
+        false
+    }
+    /// Runs `work` with the device's context current, so that several calls in it cost less. `work` must
+    /// not call a caller's code.
+    fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
+    /// Waits for the work queued on all streams, before memory is freed that the device can access without
+    /// a registration. Does nothing on the host device: the caller synchronizes its streams.
+    fn wait_idle(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Free and total bytes of device memory.
+    fn memory(&self) -> Result<(u64, u64)>;
+
+    /// Pins existing memory.
+    fn pin(&self, span: Span, options: PinOptions) -> Result<()>;
+    /// Reports on memory that [`Backend::pin`] pinned with the same options.
+    fn pinned(&self, span: Span, options: PinOptions) -> Result<Pinned>;
+    /// Unpins a span of [`Backend::pin`].
+    fn unpin(&self, span: Span) -> Result<()>;
+    /// Allocates pinned memory from the driver.
+    fn alloc_pinned(&self, bytes: usize, options: PinOptions) -> Result<(Span, Pinned)>;
+    /// Frees memory of [`Backend::alloc_pinned`].
+    fn free_pinned(&self, span: Span) -> Result<()>;
+
+    /// Allocates device memory.
+    fn alloc(&self, bytes: usize) -> Result<Span>;
+    /// Frees memory of [`Backend::alloc`].
+    fn free(&self, address: u64) -> Result<()>;
+    /// Queues a copy between spans of the same length, neither of which straddles two registrations.
+    fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()>;
+
+    /// Queues a kernel. All of its memory must be accessible to the device.
+    fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()>;
+
+    /// Creates a stream, which does not synchronize with the default stream.
+    fn new_stream(&self) -> Result<Stream>;
+    /// Releases a stream of [`Backend::new_stream`]. Work queued on it still runs.
+    fn release_stream(&self, stream: Stream) -> Result<()>;
+    /// Blocks until the work queued on the stream is done.
+    fn synchronize(&self, stream: Stream) -> Result<()>;
+    /// Queues a host function, which must not call the device.
+    fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()>;
+    /// Queues a host function that its owner keeps until no stream and no graph can run it any more.
+    fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
+    /// Creates an event. [`Event::seconds_since`] needs `timed` events.
+    fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
+    /// The id of the capture that the stream is in, if any.
+    fn capture(&self, stream: Stream) -> Result<Option<u64>>;
+    /// Whether host memory is pinned, so that copies need no staging.
+    fn is_pinned(&self, span: Span) -> Result<bool>;
+    /// Whether an address is in device memory; on the host device, in memory of [`Backend::alloc`].
+    fn is_device_memory(&self, address: u64) -> Result<bool>;
 }

@@ -1,4 +1,4 @@
-//! [`Device`]: what both kinds of device share, above the [`Backend`] that differs.
+//! [`Device`]: what all kinds of device share, over the [`Backend`] of one kind.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,36 +14,36 @@ use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{environment, log, sync};
 use crate::status::{WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NO_DEVICE};
 
-/// Who gives device memory back, and nobody else may.
+/// The owner of device memory, which alone may free it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// Who called `wb_device_alloc`.
+    /// The caller of `wb_device_alloc`.
     Caller,
-    /// [`DeviceMemory`], whose addresses callers see too.
+    /// An object of the library. Callers know its address, too, but must not free it.
     Library,
 }
 
-/// What a caller asks of a device when opening it.
+/// Options of a device.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeviceOptions {
-    /// Pin host memory?
+    /// Whether to pin host memory.
     pub pin: Tristate,
-    /// Let the device read host memory?
+    /// Whether the device reads host memory in place.
     pub views: Tristate,
-    /// The host device's memory in bytes; 0 for as much as there is.
+    /// Bytes of the host device's memory; 0 means unlimited.
     pub capacity_bytes: u64,
-    /// The caller's own `CUcontext`, or 0 for the primary context.
+    /// The caller's `CUcontext`; 0 means the primary context.
     pub context: usize,
 }
 
-/// A device with what all kinds share.
+/// An open device.
 pub struct Device {
     backend: Box<dyn Backend>,
     policy: Policy,
     counters: DeviceCounters,
-    /// Bytes of every live allocation of device memory by its address.
+    /// Bytes of every live allocation of device memory, by address and owner.
     allocations: Mutex<HashMap<(u64, Owner), usize>>,
-    /// Bytes a second over the link as measured, the bits of an `f64`; 0 while nobody has.
+    /// The measured bytes per second of the link, as the bits of an `f64`; 0 if not measured.
     link: AtomicU64,
 }
 
@@ -52,12 +52,15 @@ impl Device {
     pub fn open(name: &str, options: DeviceOptions) -> Result<Arc<Self>> {
         let backend: Box<dyn Backend> = match (name, name.strip_prefix("cuda:")) {
             ("host", _) if options.context != 0 => {
-                fail!(WB_ERR_INVALID_ARGUMENT, "the host device takes no CUDA context")
+                fail!(
+                    WB_ERR_INVALID_ARGUMENT,
+                    "the host device has no CUDA context: leave the option out"
+                )
             }
             ("host", _) => Box::new(HostDevice::open(options.capacity_bytes)),
             (_, Some(ordinal)) if options.capacity_bytes == 0 => {
                 let Ok(ordinal) = ordinal.parse::<u16>() else {
-                    fail!(WB_ERR_NO_DEVICE, "{name:?}: the part behind \"cuda:\" is no ordinal")
+                    fail!(WB_ERR_NO_DEVICE, "{name:?}: the part after \"cuda:\" is not an ordinal")
                 };
                 Box::new(CudaDevice::open(i32::from(ordinal), options.context)?)
             }
@@ -69,7 +72,7 @@ impl Device {
         Self::with_backend(backend, options.pin, options.views)
     }
 
-    /// A device of a kind that is already open.
+    /// A device over an open backend.
     pub fn with_backend(
         backend: Box<dyn Backend>,
         pin: Tristate,
@@ -85,32 +88,32 @@ impl Device {
         }))
     }
 
-    /// What the kind can do.
+    /// The backend.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
 
-    /// What the platform is.
+    /// What the device can do.
     pub fn capabilities(&self) -> &Capabilities {
         self.backend.capabilities()
     }
 
-    /// Whether to pin and whether to use views.
+    /// Whether to pin, and whether to use views.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Counters of what lives on this device.
+    /// The counters of this device.
     pub fn counters(&self) -> &DeviceCounters {
         &self.counters
     }
 
-    /// Marks the point that a stream has reached, for giving memory back behind it.
+    /// Records an event on a stream, after which memory is freed. Fails with `WB_ERR_CAPTURING` in a capture.
     pub fn record_event(&self, stream: Stream) -> Result<Box<dyn Event>> {
         if self.backend.capture(stream)?.is_some() {
             fail!(
                 WB_ERR_CAPTURING,
-                "asked to give memory back after a stream that is being captured; a graph may be \
+                "asked to release memory after a stream that is being captured; a graph may be \
                  replayed at any time: keep the reference until the graph is destroyed"
             );
         }
@@ -123,55 +126,55 @@ impl Device {
         sync::lock(&self.allocations)
     }
 
-    /// Device memory.
-    pub fn alloc(&self, bytes: usize, holder: Owner) -> Result<Span> {
+    /// Allocates device memory.
+    pub fn alloc(&self, bytes: usize, owner: Owner) -> Result<Span> {
         if bytes == 0 {
             fail!(WB_ERR_INVALID_ARGUMENT, "asked for 0 bytes of device memory");
         }
         let memory = self.backend.alloc(bytes)?;
-        self.allocations().insert((memory.start() as u64, holder), bytes);
+        self.allocations().insert((memory.start() as u64, owner), bytes);
         self.counters.device_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
         Ok(memory)
     }
 
-    /// Gives device memory of [`Device::alloc`] back, for the same holder.
-    pub fn free(&self, address: u64, holder: Owner) -> Result<()> {
+    /// Frees device memory of [`Device::alloc`] with the same owner.
+    pub fn free(&self, address: u64, owner: Owner) -> Result<()> {
         self.backend.check_process()?;
-        let Some(bytes) = self.allocations().remove(&(address, holder)) else {
+        let Some(bytes) = self.allocations().remove(&(address, owner)) else {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "{address:#x} is no device memory of wb_device_alloc on this device, or was freed"
+                "{address:#x} was not returned by wb_device_alloc on this device, or was freed"
             );
         };
         catch_panic(|| self.backend.free(address)).inspect_err(|_| {
-            self.allocations().insert((address, holder), bytes);
+            self.allocations().insert((address, owner), bytes);
         })?;
         self.counters.device_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         Ok(())
     }
 
-    /// The caller's bytes with the memory that they lie in.
+    /// Finds out which kind of memory contains a caller's bytes.
     pub fn locate(&self, span: Span) -> Result<Location> {
         let on_device = span.bytes() > 0 && self.backend.is_device_memory(span.start() as u64)?;
         Ok(Location { span, on_device })
     }
 
-    /// Bytes a second that the link was measured to carry; 0 while it was not.
+    /// The measured bytes per second of the link; 0 if it was not measured.
     pub fn link_bytes_per_second(&self) -> f64 {
         f64::from_bits(self.link.load(Ordering::Relaxed))
     }
 
-    /// Keeps what was measured.
+    /// Stores a measurement.
     pub fn set_link_bytes_per_second(&self, bytes_per_second: f64) {
         self.link.store(bytes_per_second.to_bits(), Ordering::Relaxed);
     }
 
-    /// Queues a copy; one that straddles registrations, which CUDA refuses, is split.
+    /// Queues a copy. It is split where a registration begins or ends, because CUDA refuses a copy across two.
     pub fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
         if to.bytes() != from.bytes() {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "asked to copy {} bytes onto {}: they must be as many",
+                "asked to copy {} bytes to {} bytes: the lengths must be equal",
                 from.bytes(),
                 to.bytes()
             );

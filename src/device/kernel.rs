@@ -1,83 +1,82 @@
-//! What a device computes: the kernels of `kernels/`, as work that any kind of device can queue.
+//! [`Kernel`]: the kernels of `kernels/` with their arguments, for any kind of device.
 
 use crate::os::span::Span;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::scale_grid::Blocks;
 
-/// Work for a stream. Addresses are the device's.
+/// A kernel to queue. Addresses are the device's; the memory must stay until the kernel has run.
 #[derive(Debug, Clone, Copy)]
 pub enum Kernel {
-    /// Sets bytes to 0; as many as four divide.
+    /// Sets bytes to 0.
     Zero {
-        /// What.
+        /// The bytes, a multiple of four.
         span: Span,
     },
-    /// Raises each of `sizes` to the bits of the largest finite size in its block, and counts in `nonfinite`
-    /// what is not finite.
+    /// Finds the largest finite magnitude of each block, and counts NaN and infinities.
     Absmax {
         /// Type of the source.
         source_type: SourceType,
-        /// Its first element.
+        /// Address of the first element.
         source: u64,
         /// The matrix.
         blocks: Blocks,
-        /// Four bytes for each scale.
+        /// The bits of an `f32` for each block, which are raised to the largest magnitude.
         absmax: Span,
-        /// Eight bytes.
+        /// A 64-bit count, to which the elements that are not finite are added.
         nonfinite: Span,
     },
-    /// Makes scales of sizes.
+    /// Computes scales and their inverses from magnitudes.
     Scales {
-        /// Where the sizes are.
+        /// The result of [`Kernel::Absmax`].
         absmax: Span,
         /// The format's largest number.
         format_max: f32,
         /// How scales are stored.
         scale_type: ScaleType,
-        /// Where they go.
+        /// Receives the scales.
         scales: Span,
-        /// Where their inverses go, four bytes each.
+        /// Receives the inverses, as `f32`.
         inverses: Span,
     },
-    /// Inverts scales that were given.
+    /// Computes the inverses of given scales.
     Inverses {
-        /// How they are stored.
+        /// How the scales are stored.
         scale_type: ScaleType,
-        /// Where they are.
+        /// The scales.
         scales: Span,
-        /// Where their inverses go, or they themselves in single precision.
+        /// Receives the inverses, as `f32`.
         inverses: Span,
-        /// Not the inverses but the scales themselves.
+        /// Converts the scales to `f32` without inverting them.
         copy: bool,
     },
-    /// Quantizes.
+    /// Quantizes a matrix.
     Quantize {
         /// Type of the source.
         source_type: SourceType,
-        /// Type of the target.
+        /// Format of the target.
         format: Fp8Format,
-        /// The source's first element.
+        /// Address of the source's first element.
         source: u64,
-        /// The matrix.
+        /// The matrix; strides are the source's.
         blocks: Blocks,
-        /// An inverse for each scale.
+        /// The inverse of each block's scale, as `f32`.
         inverses: Span,
-        /// Where it goes, without gaps.
+        /// Receives the elements, without gaps.
         target: Span,
     },
-    /// The way back.
+    /// Dequantizes a matrix.
     Dequantize {
         /// Type of the target.
         source_type: SourceType,
-        /// Type of the source.
+        /// Format of the source.
         format: Fp8Format,
-        /// The source, without gaps.
+        /// The elements, without gaps.
         source: Span,
         /// The matrix; strides are the target's.
         blocks: Blocks,
-        /// A multiplier for each block, in single precision.
+        /// Each block's scale, as `f32`.
         scales: Span,
-        /// The target's first element.
+        /// Address of the target's first element.
         target: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! Devices: what a CUDA device and the host can do, behind one trait.
+//! Devices: CUDA devices and the host, behind one trait.
 
 pub mod backend;
 pub mod cuda;

@@ -1,4 +1,4 @@
-//! Device memory and streams that go back with their owner.
+//! Device memory and streams that are released with their owner.
 
 use crate::device::backend::Stream;
 use crate::device::device::{Device, Owner};
@@ -7,14 +7,14 @@ use crate::os::log;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 
-/// Device memory.
+/// Owned device memory.
 pub struct DeviceMemory {
     device: Arc<Device>,
     span: Span,
 }
 
 impl DeviceMemory {
-    /// `bytes` bytes; `None` for 0.
+    /// Allocates `bytes` bytes; `None` for 0.
     pub fn alloc(device: &Arc<Device>, bytes: usize) -> Result<Option<Self>> {
         if bytes == 0 {
             return Ok(None);
@@ -22,12 +22,12 @@ impl DeviceMemory {
         Ok(Some(Self { device: device.clone(), span: device.alloc(bytes, Owner::Library)? }))
     }
 
-    /// The device that it is on.
+    /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// All of it.
+    /// The bytes.
     pub fn span(&self) -> Span {
         self.span
     }
@@ -41,14 +41,14 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// A stream.
+/// An owned stream.
 pub struct OwnedStream {
     device: Arc<Device>,
     stream: Stream,
 }
 
 impl OwnedStream {
-    /// A new stream.
+    /// Creates a stream.
     pub fn new(device: &Arc<Device>) -> Result<Self> {
         Ok(Self { device: device.clone(), stream: device.backend().new_stream()? })
     }
@@ -60,7 +60,7 @@ impl OwnedStream {
 }
 
 impl Drop for OwnedStream {
-    /// Waits for what is queued: it uses memory that goes next. Who has waited already loses nothing.
+    /// Waits for the queued work, whose memory the owner frees next.
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_lost() {

@@ -1,19 +1,19 @@
-//! The one decision whether to pin host memory and whether the device reads it in place: from
-//! options, environment and platform, in this order.
+//! [`Policy`]: whether to pin host memory, and whether the device reads it in place. Options take
+//! precedence over the environment, and that over the platform.
 
 use crate::device::backend::Capabilities;
 use crate::error::{Result, fail, format_bytes};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
-/// Switches pinning off.
+/// Disables pinning.
 pub const DISABLE_PIN_MEMORY: &str = "WEIGHBRIDGE_DISABLE_PIN_MEMORY";
-/// Switches views off.
+/// Disables views.
 pub const DISABLE_UVA: &str = "WEIGHBRIDGE_DISABLE_UVA";
 
-/// What a caller wants.
+/// A caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tristate {
-    /// As environment and platform have it.
+    /// As the environment or the platform decides.
     #[default]
     Auto,
     /// No.
@@ -22,23 +22,23 @@ pub enum Tristate {
     On,
 }
 
-/// What was decided, and why.
+/// The decisions and their reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Pin host memory.
+    /// Whether to pin host memory.
     pub pin: bool,
-    /// Why, or why not.
+    /// The reason.
     pub pin_reason: String,
-    /// Let the device read host memory in place.
+    /// Whether the device reads host memory in place.
     pub views: bool,
-    /// Why, or why not.
+    /// The reason.
     pub views_reason: String,
-    /// The same for memory that is pinned although the policy is not to: an option of one buffer.
+    /// `views` for a buffer that is pinned by its own option.
     views_when_pinned: bool,
 }
 
 impl Policy {
-    /// Decides. `environment` looks a variable up.
+    /// Decides. `environment` returns the value of a variable.
     pub fn decide(
         pin: Tristate,
         views: Tristate,
@@ -67,7 +67,7 @@ impl Policy {
         Ok(Self { pin, pin_reason, views, views_reason, views_when_pinned })
     }
 
-    /// Whether a buffer is pinned, by its own option and else by the policy.
+    /// Whether a buffer is pinned: its own option takes precedence over the policy.
     pub fn pins(&self, choice: Tristate) -> bool {
         match choice {
             Tristate::Auto => self.pin,
@@ -75,7 +75,7 @@ impl Policy {
         }
     }
 
-    /// Whether the device may read memory that is pinned, or is not.
+    /// Whether the device reads pinned, or pageable, memory in place.
     pub fn allows_views(&self, pinned: bool) -> bool {
         if pinned { self.views_when_pinned } else { self.views }
     }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_wins_over_the_environment_and_that_over_the_platform() {
+    fn options_take_precedence_over_the_environment_and_that_over_the_platform() {
         use Tristate::{Auto, Off, On};
         let off = [(DISABLE_PIN_MEMORY, "1"), (DISABLE_UVA, "true")];
         assert_eq!(decide(Auto, Auto, &h200(), &[]), (true, true));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_platform_decides_what_nobody_asked() {
+    fn the_platform_decides_by_default() {
         use Tristate::Auto;
         let coherent = Capabilities { pageable_access: true, ..h200() };
         assert_eq!(decide(Auto, Auto, &coherent, &[]), (false, true));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_pinned_by_its_own_option_can_be_viewed() {
+    fn a_buffer_pinned_by_its_own_option_can_be_viewed() {
         let look_up = |variable: &str| (variable == DISABLE_PIN_MEMORY).then(|| "1".to_owned());
         let policy = Policy::decide(Tristate::Auto, Tristate::Auto, &h200(), &look_up).unwrap();
         assert!(!policy.pins(Tristate::Auto) && !policy.allows_views(false));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_value_that_says_nothing_is_refused() {
+    fn an_unknown_environment_value_is_rejected() {
         let error =
             Policy::decide(Tristate::Auto, Tristate::Auto, &h200(), &|_| Some("perhaps".into()))
                 .unwrap_err();

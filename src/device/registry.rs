@@ -1,5 +1,5 @@
-//! The ranges that are registered with a kind of device, process-wide: what overlaps is refused
-//! with its name, and copies are cut where a registration ends.
+//! [`Registry`]: the ranges that this process has registered with a kind of device. No two overlap, and
+//! copies are split where one begins or ends.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::os::sync;
 use crate::os::sync::{RwLock, RwLockReadGuard};
 use crate::status::WB_ERR_ALREADY_REGISTERED;
 
-/// Start of a range to its end and what it belongs to.
+/// The end of each range and a description of its owner, by its start.
 type Ranges = BTreeMap<usize, (usize, &'static str)>;
 
 /// Disjoint registered ranges.
@@ -17,7 +17,7 @@ type Ranges = BTreeMap<usize, (usize, &'static str)>;
 pub struct Registry(RwLock<Ranges>);
 
 impl Registry {
-    /// Nothing is registered.
+    /// An empty registry.
     pub fn new() -> Self {
         Self::default()
     }
@@ -26,35 +26,35 @@ impl Registry {
         sync::read(&self.0)
     }
 
-    /// Enters a range; `WB_ERR_ALREADY_REGISTERED` names the one that it overlaps.
-    pub fn claim(&self, span: Span, what: &'static str) -> Result<()> {
+    /// Adds a range of an owner. Fails with `WB_ERR_ALREADY_REGISTERED` if it overlaps another, and names it.
+    pub fn claim(&self, span: Span, owner: &'static str) -> Result<()> {
         let mut ranges = sync::write(&self.0);
-        if let Some((start, (end, holder))) = overlapping(&ranges, span) {
+        if let Some((start, (end, other))) = overlapping(&ranges, span) {
             fail!(
                 WB_ERR_ALREADY_REGISTERED,
                 "asked to register {:#x}..{:#x}; it overlaps {start:#x}..{end:#x} ({}), which is \
-                 registered already as {holder}: use that buffer, or release it first",
+                 registered already as {other}: use that buffer, or release it first",
                 span.start(),
                 span.end(),
                 format_bytes((end - start) as u64)
             );
         }
-        ranges.insert(span.start(), (span.end(), what));
+        ranges.insert(span.start(), (span.end(), owner));
         Ok(())
     }
 
-    /// Takes a range out.
+    /// Removes a range.
     pub fn release(&self, span: Span) {
         let mut ranges = sync::write(&self.0);
         ranges.remove(&span.start());
     }
 
-    /// Whether a part of the span is registered.
+    /// Whether any byte of the span is registered.
     pub fn holds(&self, span: Span) -> bool {
         overlapping(&self.read(), span).is_some()
     }
 
-    /// Bytes from the start of the span that lie in one registration, or in none.
+    /// Bytes from the start of the span that are all in one registration, or all in none.
     pub fn leading_part(&self, span: Span) -> usize {
         let ranges = self.read();
         let before = ranges.range(..=span.start()).next_back();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn overlaps_are_refused_and_named() {
+    fn overlapping_ranges_are_rejected_by_name() {
         let registry = Registry::new();
         let base = Span::test_whole().start();
         registry.claim(span(100, 200), "a mapped file").unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_cut_where_a_registration_begins_or_ends() {
+    fn a_copy_is_split_where_a_registration_begins_or_ends() {
         let registry = Registry::new();
         registry.claim(span(100, 200), "x").unwrap();
         registry.claim(span(200, 300), "x").unwrap();

@@ -1,20 +1,19 @@
-//! Counters of what lives on a device. They go up when something is made and down when it is given
-//! back, so that they are 0 when everything was released.
+//! Counters of the live objects and memory of a device. All are 0 when everything was released.
 
 use std::sync::atomic::Ordering;
 
 use crate::os::sync::AtomicU64;
 
-/// The counters.
+/// The counters. An object adds itself when it is made and subtracts itself when it is freed.
 #[derive(Debug, Default)]
 pub struct DeviceCounters {
-    /// Buffers alive.
+    /// Live buffers.
     pub buffers: AtomicU64,
-    /// Views alive.
+    /// Live views.
     pub views: AtomicU64,
-    /// References waiting for a stream, or for the thread that gives memory back.
+    /// References that wait for a stream or for the reclaimer's thread.
     pub deferred: AtomicU64,
-    /// Bytes asked for by the buffers alive.
+    /// Bytes asked for by the live buffers.
     pub asked: AtomicU64,
     /// Bytes of address space mapped for them.
     pub mapped: AtomicU64,
@@ -24,7 +23,7 @@ pub struct DeviceCounters {
     pub device_bytes: AtomicU64,
 }
 
-/// The counters at one moment.
+/// The counters at one moment, named as in [`DeviceCounters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
 pub struct DeviceStats {
@@ -38,7 +37,7 @@ pub struct DeviceStats {
 }
 
 impl DeviceCounters {
-    /// Reads all of them.
+    /// Reads the counters.
     pub fn snapshot(&self) -> DeviceStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         DeviceStats {

@@ -1,62 +1,62 @@
-//! A range of host memory: where it came from, what is pinned of it, and how it goes back.
-//! `allocate`, `register` and `file` make buffers; this is what they have in common.
+//! [`Buffer`]: a range of host memory, how it was made, how it is pinned, and how it is freed.
+//! `allocate`, `register` and `file` make buffers.
 
 use std::fs::File;
 use std::sync::atomic::Ordering;
 
-use crate::device::backend::PinOptions;
+use crate::device::backend::{PinOptions, Pinned};
 use crate::device::device::Device;
 use crate::device::policy::Tristate;
 use crate::error::{Error, Result, fail, format_bytes};
-use crate::memory::pin::Pins;
+use crate::memory::pin::{PinRequest, Pins};
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::span::Span;
 use crate::os::sync::{Arc, AtomicU64};
 use crate::os::{log, mapping, proc_maps};
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED};
 
-/// Which NUMA node memory should lie on.
+/// The NUMA node of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumaPolicy {
-    /// The node that the device hangs on, if it is known.
+    /// The device's node, if it is known.
     Device,
-    /// Wherever the kernel puts it.
+    /// Any node.
     Any,
     /// This node, or an error.
     Node(u32),
 }
 
-/// How a file gets into memory.
+/// How a file is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileMode {
-    /// Mapped where the platform can register a mapping, else read.
+    /// Mapped if the platform can register a mapping, else read.
     Auto,
     /// Mapped, or an error.
     Map,
-    /// Read into exact pinned memory.
+    /// Read into memory.
     Read,
 }
 
-/// What a caller asks of a buffer.
+/// Options of a buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct BufferOptions {
     /// Whether to use huge pages.
     pub huge_pages: HugePages,
-    /// Threads for faulting and reading; 0 for as many as help.
+    /// Threads that make pages present and read files; 0 selects a number.
     pub threads: usize,
-    /// Where the memory lies.
+    /// The NUMA node.
     pub numa: NumaPolicy,
-    /// Pin it? `Auto` is the device's policy.
+    /// Whether to pin the memory; `Auto` is the device's policy.
     pub pin: Tristate,
-    /// Bypass the processor's cache: fast to write for the host, very slow to read.
+    /// Bypasses the processor's cache: fast for the host to write, very slow to read.
     pub write_combined: bool,
     /// Pinned for every context of the process.
     pub portable: bool,
-    /// How a file gets into memory.
+    /// How a file is loaded.
     pub file_mode: FileMode,
-    /// Bytes registered at a time; 0 for all at once.
+    /// Bytes to register at a time; 0 means as many as possible.
     pub chunk_bytes: usize,
-    /// Existing memory must not be written, whatever the kernel allows.
+    /// Existing memory must not be written, even if its pages are writable.
     pub read_only: bool,
 }
 
@@ -77,13 +77,13 @@ impl Default for BufferOptions {
 }
 
 impl BufferOptions {
-    /// Whether this buffer is pinned on this device.
+    /// Whether a buffer with these options is pinned on the device.
     pub(super) fn pins(&self, device: &Device) -> bool {
         device.policy().pins(self.pin)
     }
 
-    /// Why a buffer of these options is pageable.
-    pub(super) fn pageable_note(&self, device: &Device) -> String {
+    /// The reason why a buffer with these options is pageable.
+    pub(super) fn pageable_reason(&self, device: &Device) -> String {
         match self.pin {
             Tristate::Auto => format!("pageable: {}", device.policy().pin_reason),
             _ => "pageable: asked for in the options".into(),
@@ -98,16 +98,27 @@ impl BufferOptions {
             mapped: device.policy().allows_views(true),
         }
     }
+
+    /// How to pin memory of `owner` with these options.
+    pub(super) fn pin_request(
+        &self,
+        device: &Device,
+        read_only: bool,
+        owner: &'static str,
+    ) -> PinRequest {
+        let options = self.pin_options(device, read_only);
+        PinRequest { options, chunk_bytes: self.chunk_bytes, owner }
+    }
 }
 
-/// How a buffer came about.
+/// How a buffer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Allocated here.
+    /// Allocated by the library.
     Allocated,
-    /// The caller's memory.
+    /// Registered memory of the caller.
     Registered,
-    /// A mapping of a file.
+    /// A mapped file.
     FileMapped,
     /// A file that was read into memory.
     FileRead,
@@ -116,52 +127,70 @@ pub enum Origin {
 /// How a buffer is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
-    /// Not at all.
+    /// Not pinned.
     Pageable,
-    /// Existing pages were registered.
+    /// Its pages were registered.
     Registered,
-    /// The driver allocated it pinned.
+    /// The driver allocated it.
     Driver,
 }
 
-/// Called once with nothing left that uses the caller's memory.
+/// Frees the caller's memory, or tells the caller to. Called once, when nothing uses the memory any more.
 pub type Deleter = Box<dyn FnOnce() + Send + Sync>;
 
-/// What has to be given back.
+/// What a buffer frees.
 pub(super) enum Memory {
     None,
     Mapping(Mapping),
-    Driver(Span),
+    /// Memory of the driver.
+    Driver(Span, Pinned),
+    /// Memory of the caller.
     Caller(Option<Deleter>),
 }
 
 /// The file that a mapping shows.
 pub(super) struct MappedFile {
     pub file: File,
+    /// Bytes that the file must have.
     pub end: u64,
 }
 
-/// What a maker of buffers hands over.
+/// The parts of a buffer that is being made.
 pub(super) struct Parts {
     pub data: Span,
     pub memory: Memory,
     pub pins: Option<Pins>,
-    /// Device address and bytes of memory that the driver pinned itself.
-    pub driver_pinned: Option<crate::device::backend::Pinned>,
-    pub mapped: u64,
+    /// Bytes of address space mapped for it.
+    pub mapped: usize,
     pub origin: Origin,
     pub read_only: bool,
     pub file: Option<MappedFile>,
-    /// Why it is not as it would be at best; empty when it is.
-    pub note: String,
+    /// See [`Buffer::fallback_reason`].
+    pub fallback_reason: String,
 }
 
-const UNSEEN: &str =
-    "pinned, and the driver gives no one device address for it (cuMemHostGetDevicePointer_v2)";
+impl Parts {
+    /// A writable, pageable buffer without a file or a mapping.
+    pub(super) fn new(data: Span, memory: Memory, origin: Origin) -> Self {
+        Self {
+            data,
+            memory,
+            pins: None,
+            mapped: 0,
+            origin,
+            read_only: false,
+            file: None,
+            fallback_reason: String::new(),
+        }
+    }
+}
 
-/// Both notes, of which one may be empty.
-fn noted(one: String, other: String) -> String {
-    let filled = [one, other].into_iter().filter(|note| !note.is_empty());
+const NOT_MAPPED: &str = "pinned, and the driver has no contiguous device address for it \
+                          (cuMemHostGetDevicePointer_v2)";
+
+/// Joins two reasons, each of which can be empty.
+fn join(first: String, second: String) -> String {
+    let filled = [first, second].into_iter().filter(|reason| !reason.is_empty());
     filled.collect::<Vec<_>>().join("; ")
 }
 
@@ -177,10 +206,10 @@ pub struct Buffer {
     pinned: u64,
     origin: Origin,
     read_only: bool,
-    note: String,
+    fallback_reason: String,
 }
 
-/// What the kernel counts for a buffer.
+/// The kernel's counts of a buffer's pages, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct BufferStats {
@@ -191,25 +220,27 @@ pub struct BufferStats {
 }
 
 impl Buffer {
-    pub(super) fn assemble(device: &Arc<Device>, parts: Parts) -> Arc<Self> {
-        let Parts { data, memory, pins, driver_pinned, mapped, origin, read_only, file, mut note } =
+    pub(super) fn assemble(device: &Arc<Device>, parts: Parts) -> Self {
+        let Parts { data, memory, pins, mapped, origin, read_only, file, mut fallback_reason } =
             parts;
-        let by_driver = driver_pinned.and_then(|pinned| pinned.device_address);
-        let by_pins = pins.as_ref().and_then(|pins| pins.device_address(data));
-        let plain = device.capabilities().pageable_access.then_some(data.start() as u64);
-        let pinned =
-            driver_pinned.map_or(0, |pinned| pinned.bytes) + pins.as_ref().map_or(0, Pins::bytes);
+        let (pinned, mapped_address) = match (&memory, &pins) {
+            (Memory::Driver(_, pinned), _) => (pinned.bytes, pinned.device_address),
+            (_, Some(pins)) => (pins.bytes(), pins.device_address(data)),
+            _ => (0, None),
+        };
+        let pageable_address = device.capabilities().pageable_access.then_some(data.start() as u64);
         let views = device.policy().allows_views(pinned > 0);
-        let device_address = if views { by_driver.or(by_pins).or(plain) } else { None };
+        let device_address = if views { mapped_address.or(pageable_address) } else { None };
         if views && pinned > 0 && device_address.is_none() {
-            note = noted(note, UNSEEN.into());
+            fallback_reason = join(fallback_reason, NOT_MAPPED.into());
         }
-        let usage = device.counters();
-        usage.buffers.fetch_add(1, Ordering::AcqRel);
-        usage.asked.fetch_add(data.bytes() as u64, Ordering::AcqRel);
-        usage.mapped.fetch_add(mapped, Ordering::AcqRel);
-        usage.pinned.fetch_add(pinned, Ordering::AcqRel);
-        Arc::new(Self {
+        let mapped = mapped as u64;
+        let counters = device.counters();
+        counters.buffers.fetch_add(1, Ordering::AcqRel);
+        counters.asked.fetch_add(data.bytes() as u64, Ordering::AcqRel);
+        counters.mapped.fetch_add(mapped, Ordering::AcqRel);
+        counters.pinned.fetch_add(pinned, Ordering::AcqRel);
+        Self {
             device: device.clone(),
             data,
             device_address,
@@ -220,16 +251,14 @@ impl Buffer {
             pinned,
             origin,
             read_only,
-            note,
-        })
+            fallback_reason,
+        }
     }
 
-    /// The same buffer, said to hold what was read from a file.
-    pub(super) fn mark_read_from_file(mut buffer: Arc<Self>, reason: String) -> Arc<Self> {
-        let own = Arc::get_mut(&mut buffer).expect("nobody else holds a buffer that is being made");
-        own.origin = Origin::FileRead;
-        own.note = noted(reason, std::mem::take(&mut own.note));
-        buffer
+    /// Sets the origin of a buffer that a file was read into.
+    pub(super) fn mark_read_from_file(&mut self, reason: String) {
+        self.origin = Origin::FileRead;
+        self.fallback_reason = join(reason, std::mem::take(&mut self.fallback_reason));
     }
 
     /// The device that it is for.
@@ -242,12 +271,12 @@ impl Buffer {
         self.data
     }
 
-    /// Where the device sees the first byte, if it does.
+    /// Address of the first byte on the device, if the device can access the memory.
     pub fn device_address(&self) -> Option<u64> {
         self.device_address
     }
 
-    /// Bytes of address space taken for it.
+    /// Bytes of address space mapped for it.
     pub fn mapped_bytes(&self) -> u64 {
         self.mapped
     }
@@ -262,7 +291,7 @@ impl Buffer {
         self.pins.as_ref().map_or(0, Pins::count)
     }
 
-    /// How it came about.
+    /// How it was made.
     pub fn origin(&self) -> Origin {
         self.origin
     }
@@ -270,7 +299,7 @@ impl Buffer {
     /// How it is pinned.
     pub fn pinning(&self) -> Pinning {
         match (&self.memory, &self.pins) {
-            (Memory::Driver(_), _) => Pinning::Driver,
+            (Memory::Driver(..), _) => Pinning::Driver,
             (_, Some(_)) => Pinning::Registered,
             _ => Pinning::Pageable,
         }
@@ -281,24 +310,24 @@ impl Buffer {
         self.read_only
     }
 
-    /// Why it is not as it would be at best (a fallback that was taken); empty when it is.
+    /// The reason for a fallback that was taken; empty if there was none.
     pub fn fallback_reason(&self) -> &str {
-        &self.note
+        &self.fallback_reason
     }
 
-    /// Asks the kernel what it counts for this memory.
+    /// Counts the buffer's pages.
     pub fn stats(&self) -> Result<BufferStats> {
-        let counted = proc_maps::count(self.data)?;
+        let counts = proc_maps::count(self.data)?;
         Ok(BufferStats {
             resident: mapping::resident_bytes(self.data)?,
-            huge: counted.huge,
-            anonymous: counted.anonymous,
-            locked: counted.locked,
+            huge: counts.huge,
+            anonymous: counts.anonymous,
+            locked: counts.locked,
         })
     }
 
-    /// `WB_ERR_FILE_TRUNCATED` when the mapped file has become shorter than the mapping: reading
-    /// behind its end would be SIGBUS.
+    /// Fails with `WB_ERR_FILE_TRUNCATED` if the mapped file has become shorter than the mapping: a read
+    /// past its end would raise SIGBUS.
     pub fn check_file(&self) -> Result<()> {
         let Some(MappedFile { file, end }) = &self.file else { return Ok(()) };
         let now = file.metadata().map_err(|error| {
@@ -307,7 +336,7 @@ impl Buffer {
         if now.len() < *end {
             fail!(
                 WB_ERR_FILE_TRUNCATED,
-                "the file was cut off while it was mapped: {} are mapped and {} are left",
+                "the file was truncated while it was mapped: {} are mapped and {} are left",
                 format_bytes(*end),
                 format_bytes(now.len())
             );
@@ -315,14 +344,14 @@ impl Buffer {
         Ok(())
     }
 
-    /// Waits for what is queued on a device that sees the memory without a registration, where no
-    /// unregistering does. `false` where it cannot be known that nothing uses the memory any more.
+    /// Waits until a device that can access pageable memory does not use this memory any more: no
+    /// unregistration waits for it. Returns false if that is not known.
     fn wait_until_unused(&self) -> bool {
         let (backend, capabilities) = (self.device.backend(), self.device.capabilities());
-        let seen =
+        let accessible =
             capabilities.cuda && capabilities.pageable_access && self.device_address.is_some();
-        let ours_to_wait = !matches!(self.memory, Memory::None | Memory::Driver(_));
-        if !seen || !ours_to_wait || backend.check_process().is_err() {
+        let frees_here = !matches!(self.memory, Memory::None | Memory::Driver(..));
+        if !accessible || !frees_here || backend.check_process().is_err() {
             return true;
         }
         log::best_effort_wait(|| backend.wait_idle(), || backend.is_lost())
@@ -334,21 +363,21 @@ impl Drop for Buffer {
         let unpinned = self.pins.take().is_none_or(Pins::release);
         let unused = self.wait_until_unused();
         match std::mem::replace(&mut self.memory, Memory::None) {
-            // Pages that the driver holds or the device may read must not go to somebody else.
+            // The addresses of pages that the driver holds, or the device may access, must not be reused.
             Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
-            Memory::Driver(span) => {
+            Memory::Driver(span, _) => {
                 log::best_effort(|| self.device.backend().free_pinned(span));
             }
-            Memory::Caller(Some(owner)) if unused => owner(),
-            // Nobody's to give back, or the device may read it: the caller is never told.
+            Memory::Caller(Some(deleter)) if unused => deleter(),
+            // Without a deleter, or still accessible to the device: the deleter is never called.
             Memory::Caller(_) | Memory::None => {}
         }
-        let usage = self.device.counters();
-        let give_back = |counter: &AtomicU64, bytes| counter.fetch_sub(bytes, Ordering::AcqRel);
-        give_back(&usage.asked, self.data.bytes() as u64);
-        give_back(&usage.mapped, self.mapped);
-        give_back(&usage.pinned, self.pinned);
-        give_back(&usage.buffers, 1);
+        let counters = self.device.counters();
+        let subtract = |counter: &AtomicU64, bytes| counter.fetch_sub(bytes, Ordering::AcqRel);
+        subtract(&counters.asked, self.data.bytes() as u64);
+        subtract(&counters.mapped, self.mapped);
+        subtract(&counters.pinned, self.pinned);
+        subtract(&counters.buffers, 1);
     }
 }

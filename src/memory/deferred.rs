@@ -1,5 +1,5 @@
-//! References that go when a stream has passed a point, or when no engine's thread has to wait for
-//! it. One thread per process, started by the first of them, watches the events and drops them.
+//! Deferred releases: references that are dropped after a point of a stream, or without making the
+//! caller wait for the drop. One thread per process, started at the first use, drops them.
 
 #[doc(hidden)]
 pub mod reclaimer;
@@ -13,20 +13,19 @@ use crate::memory::deferred::reclaimer::{Reclaimer, Watcher};
 use crate::os::process::PerProcess;
 use crate::os::sync::{Arc, thread};
 
-/// A forked child has one of its own: what its parent had queued is the parent's to give back.
+/// A forked child has a reclaimer of its own: its parent drops what it has queued.
 fn reclaimer() -> &'static Reclaimer {
     static RECLAIMER: PerProcess<Reclaimer> = PerProcess::new();
     RECLAIMER.get(|_| Reclaimer::default())
 }
 
-/// Starts the thread where it does not run yet: what is to be dropped after it is not kept for want
-/// of one.
+/// Starts the thread if it does not run yet, so that a later [`drop_after`] cannot fail to.
 pub fn start() -> Result<()> {
     reclaimer().start(spawn)
 }
 
-/// Drops `payload` once `event` is complete (at once without one), on a thread of this library. In
-/// a forked child nothing is dropped: there is no such thread, and CUDA must be left alone.
+/// Drops `payload` on the reclaimer's thread once `event` is complete, or at once without an event. In a
+/// forked child nothing is dropped: it has no such thread and must not call CUDA.
 pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device: &Arc<Device>) {
     if device.backend().check_process().is_err() {
         std::mem::forget((event, payload, device.clone()));
@@ -35,7 +34,7 @@ pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device:
     reclaimer().push(event, payload, device, spawn);
 }
 
-/// Waits until nothing of the device is waiting any more.
+/// Waits until no reference of the device is pending. Fails with `WB_ERR_TIMEOUT` after `timeout`.
 pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
     device.backend().check_process()?;
     reclaimer().drain(device, timeout, spawn)
@@ -49,5 +48,5 @@ fn spawn() -> Result<()> {
             watcher.look(reclaimer());
         }
     });
-    started.map(drop).map_err(|error| thread_error("the thread that gives memory back", &error))
+    started.map(drop).map_err(|error| thread_error("the thread that frees memory", &error))
 }

@@ -1,9 +1,9 @@
-//! Files in memory: mapped read-only and shared, and registered without a copy where the platform
-//! can; else read by many threads into exact pinned memory, and the buffer says so.
+//! Loads files: mapped read-only and shared, and registered in place if the platform can; else read by
+//! several threads into memory of exactly their size.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::io::ErrorKind;
+use std::io::{Error as IoError, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -23,10 +23,10 @@ use crate::status::{
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
 
-/// Opens a regular file that is not empty for reading; its size in bytes.
+/// Opens a regular file that is not empty. Returns it with its bytes.
 pub(super) fn open(path: &Path) -> Result<(File, u64)> {
     let shown = path.display();
-    let failed = |call, error: io::Error| {
+    let failed = |call, error: IoError| {
         let (status, message) = match error.kind() {
             ErrorKind::NotFound => (WB_ERR_FILE_MISSING, format!("{shown} does not exist")),
             ErrorKind::PermissionDenied => {
@@ -36,25 +36,25 @@ pub(super) fn open(path: &Path) -> Result<(File, u64)> {
         };
         Error::system(status, message, call, &error)
     };
-    // Without waiting: a pipe would wait for its writer before it can be refused. And a terminal
-    // must not become this process's own.
+    // The open of a pipe must not wait for a writer, and a terminal must not become this process's
+    // controlling terminal: both are rejected below.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| failed("open", error))?;
-    let capabilities = file.metadata().map_err(|error| failed("stat", error))?;
-    if !capabilities.is_file() {
-        fail!(WB_ERR_FILE_ACCESS, "{shown} is no regular file: only those can be mapped");
+    let metadata = file.metadata().map_err(|error| failed("stat", error))?;
+    if !metadata.is_file() {
+        fail!(WB_ERR_FILE_ACCESS, "{shown} is not a regular file: only those can be mapped");
     }
-    if capabilities.len() == 0 {
+    if metadata.len() == 0 {
         fail!(WB_ERR_FILE_EMPTY, "{shown} is empty: there is nothing to map");
     }
-    Ok((file, capabilities.len()))
+    Ok((file, metadata.len()))
 }
 
 impl Buffer {
-    /// Maps `bytes` bytes of a file from `offset`; 0 bytes mean all that follow.
+    /// Loads `bytes` bytes of a file from `offset`; 0 bytes mean all that follow.
     pub fn map_file(
         device: &Arc<Device>,
         path: &Path,
@@ -67,7 +67,7 @@ impl Buffer {
         let (file, length) = open(path)?;
         let end = if bytes == 0 { Some(length) } else { offset.checked_add(bytes) };
         match end.filter(|end| offset < *end && *end <= length) {
-            Some(end) => Self::map_opened(device, file, offset, end, options, progress),
+            Some(end) => Self::load(device, file, offset..end, options, progress),
             None => fail!(
                 WB_ERR_OUT_OF_RANGE,
                 "asked for {bytes} bytes from byte {offset} of {}; it has {}",
@@ -77,119 +77,121 @@ impl Buffer {
         }
     }
 
-    /// Maps or reads the bytes from `offset` to `end` of an open file.
-    pub(super) fn map_opened(
+    /// Loads a range of bytes of an open file.
+    pub(super) fn load(
         device: &Arc<Device>,
         file: File,
-        offset: u64,
-        end: u64,
+        range: Range<u64>,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         if options.write_combined {
             fail!(WB_ERR_NOT_SUPPORTED, "a file cannot be mapped write-combined");
         }
-        let reason = match map(device, &file, offset, end, options, progress)? {
+        let mut load = Load { device, file: &file, range, options, progress };
+        let buffer = match load.map()? {
             Mapped::Yes(parts) => {
-                let file = Some(MappedFile { file, end });
-                return Ok(Self::assemble(device, Parts { file, ..*parts }));
+                let file = Some(MappedFile { end: load.range.end, file });
+                Self::assemble(device, Parts { file, ..*parts })
             }
-            Mapped::No(reason) => reason,
+            Mapped::No(reason) => load.read(reason)?,
         };
-        read(device, &file, offset, end, options, progress, reason)
+        Ok(Arc::new(buffer))
     }
 }
 
 enum Mapped {
     Yes(Box<Parts>),
-    /// Why it has to be read.
+    /// The reason why the file is read.
     No(String),
 }
 
-fn map(
-    device: &Arc<Device>,
-    file: &File,
-    offset: u64,
-    end: u64,
-    options: &BufferOptions,
-    progress: &mut Progress<'_>,
-) -> Result<Mapped> {
-    let pinned = options.pins(device);
-    if options.file_mode == FileMode::Read {
-        return Ok(Mapped::No("read into memory: asked for in the options".into()));
-    }
-    let no = |error: Error| match options.file_mode {
-        FileMode::Map => {
-            let message = format!("asked to map and not to read; {}", error.message);
-            Err(Error { message, ..error })
-        }
-        _ => Ok(Mapped::No(format!("read into memory: {}", error.message))),
-    };
-    if options.huge_pages == HugePages::Require || matches!(options.numa, NumaPolicy::Node(_)) {
-        let reason = "huge pages or a node were asked for, and the pages of a mapped file are the \
-                      kernel's cache";
-        return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
-    }
-    if pinned && !device.capabilities().read_only_register {
-        let reason = format!("{} cannot register read-only memory", device.capabilities().name);
-        return no(Error::new(WB_ERR_NOT_SUPPORTED, reason));
-    }
-    let before = (offset % page_bytes() as u64) as usize;
-    let whole = before + (end - offset) as usize;
-    let mapping = match Mapping::file(file, offset - before as u64, whole) {
-        Ok(mapping) => mapping,
-        // A file system without mappings, or one that forbids them here.
-        Err(error) if matches!(error.code, libc::ENODEV | libc::EACCES | libc::EPERM) => {
-            return no(error);
-        }
-        Err(error) => return Err(error),
-    };
-    let span = mapping.span();
-    let (pins, mapping) = if pinned {
-        cgroup::check_limit_for(span)?;
-        let threads = threads_for(options.threads, span.bytes());
-        in_pieces(span, threads, Phase::Fault, progress, &|piece| bytes::fault_in(piece, false))?;
-        let pin_options = options.pin_options(device, true);
-        let chunk = options.chunk_bytes;
-        match Pins::pin_mapping(device, mapping, pin_options, chunk, "a mapped file", progress) {
-            Ok((pins, mapping)) => (Some(pins), mapping),
-            Err(error) if matches!(error.status, WB_ERR_DRIVER | WB_ERR_NOT_SUPPORTED) => {
-                return no(error);
-            }
-            Err(error) => return Err(error),
-        }
-    } else {
-        (None, mapping)
-    };
-    let note = if pinned { String::new() } else { options.pageable_note(device) };
-    Ok(Mapped::Yes(Box::new(Parts {
-        data: span.part(before, (end - offset) as usize),
-        memory: Memory::Mapping(mapping),
-        pins,
-        driver_pinned: None,
-        mapped: span.bytes() as u64,
-        origin: Origin::FileMapped,
-        read_only: true,
-        file: None,
-        note,
-    })))
+/// A file that is being loaded.
+struct Load<'a, 'p> {
+    device: &'a Arc<Device>,
+    file: &'a File,
+    range: Range<u64>,
+    options: &'a BufferOptions,
+    progress: &'a mut Progress<'p>,
 }
 
-fn read(
-    device: &Arc<Device>,
-    file: &File,
-    offset: u64,
-    end: u64,
-    options: &BufferOptions,
-    progress: &mut Progress<'_>,
-    reason: String,
-) -> Result<Arc<Buffer>> {
-    let bytes = (end - offset) as usize;
-    let buffer = Buffer::alloc(device, bytes, options, progress)?;
-    let span = buffer.data();
-    let threads = threads_for(options.threads, bytes);
-    in_pieces(span, threads, Phase::Read, progress, &|piece| {
-        bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
-    })?;
-    Ok(Buffer::mark_read_from_file(buffer, reason))
+impl Load<'_, '_> {
+    fn map(&mut self) -> Result<Mapped> {
+        let (device, options) = (self.device, self.options);
+        if options.file_mode == FileMode::Read {
+            return Ok(Mapped::No("read into memory: asked for in the options".into()));
+        }
+        let pinned = options.pins(device);
+        if options.huge_pages == HugePages::Require || matches!(options.numa, NumaPolicy::Node(_)) {
+            let reason = "huge pages or a node were asked for, and a mapped file uses the pages of \
+                          the kernel's page cache";
+            return self.cannot_map(Error::new(WB_ERR_NOT_SUPPORTED, reason));
+        }
+        if pinned && !device.capabilities().read_only_register {
+            let reason = format!("{} cannot register read-only memory", device.capabilities().name);
+            return self.cannot_map(Error::new(WB_ERR_NOT_SUPPORTED, reason));
+        }
+        let bytes = (self.range.end - self.range.start) as usize;
+        let before = (self.range.start % page_bytes() as u64) as usize;
+        let first_page = self.range.start - before as u64;
+        let mapping = match Mapping::file(self.file, first_page, before + bytes) {
+            Ok(mapping) => mapping,
+            // The file system does not support mappings, or forbids this one.
+            Err(error) if matches!(error.code, libc::ENODEV | libc::EACCES | libc::EPERM) => {
+                return self.cannot_map(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let span = mapping.span();
+        let (pins, mapping) = if pinned {
+            cgroup::check_limit_for(span)?;
+            let threads = threads_for(options.threads, span.bytes());
+            in_pieces(span, threads, Phase::Fault, self.progress, &|piece| {
+                bytes::fault_in(piece, false)
+            })?;
+            let request = options.pin_request(device, true, "a mapped file");
+            match Pins::pin_mapping(device, mapping, request, self.progress) {
+                Ok((pins, mapping)) => (Some(pins), mapping),
+                Err(error) if matches!(error.status, WB_ERR_DRIVER | WB_ERR_NOT_SUPPORTED) => {
+                    return self.cannot_map(error);
+                }
+                Err(error) => return Err(error),
+            }
+        } else {
+            (None, mapping)
+        };
+        let fallback_reason = if pinned { String::new() } else { options.pageable_reason(device) };
+        let data = span.part(before, bytes);
+        Ok(Mapped::Yes(Box::new(Parts {
+            pins,
+            mapped: span.bytes(),
+            read_only: true,
+            fallback_reason,
+            ..Parts::new(data, Memory::Mapping(mapping), Origin::FileMapped)
+        })))
+    }
+
+    /// The result where the file cannot be mapped: it is read, unless the options forbid it.
+    fn cannot_map(&self, error: Error) -> Result<Mapped> {
+        match self.options.file_mode {
+            FileMode::Map => {
+                let message = format!("asked to map and not to read; {}", error.message);
+                Err(Error { message, ..error })
+            }
+            _ => Ok(Mapped::No(format!("read into memory: {}", error.message))),
+        }
+    }
+
+    fn read(&mut self, reason: String) -> Result<Buffer> {
+        let (file, offset) = (self.file, self.range.start);
+        let bytes = (self.range.end - offset) as usize;
+        let mut buffer = Buffer::allocate(self.device, bytes, self.options, self.progress)?;
+        let span = buffer.data();
+        let threads = threads_for(self.options.threads, bytes);
+        in_pieces(span, threads, Phase::Read, self.progress, &|piece| {
+            bytes::read_file(file, offset + (piece.start() - span.start()) as u64, piece)
+        })?;
+        buffer.mark_read_from_file(reason);
+        Ok(buffer)
+    }
 }

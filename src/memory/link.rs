@@ -1,4 +1,4 @@
-//! What the link carries: bytes a second from pinned host memory to the device, measured.
+//! Measures the link: bytes per second from pinned host memory to the device.
 
 use crate::device::device::Device;
 use crate::device::owned::{DeviceMemory, OwnedStream};
@@ -6,13 +6,13 @@ use crate::error::Result;
 use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::os::sync::Arc;
 
-/// Copies of a measurement, queued in a row: enough that beginning and ending them does not count.
+/// Copies of a run, queued in a row: enough that their start and end are negligible.
 const COPIES: usize = 8;
 
-/// Measurements, of which the fastest is the link's.
+/// Runs, of which the fastest counts.
 const RUNS: usize = 3;
 
-/// Measures, and lets plans for the device that do not say what its link carries count on it.
+/// Measures the link, and stores the result for plans on the device whose options do not give one.
 pub fn measure(device: &Arc<Device>) -> Result<f64> {
     let staging = Staging::new(device, STAGING_BYTES)?;
     let from = staging.span();
@@ -27,7 +27,7 @@ pub fn measure(device: &Arc<Device>) -> Result<f64> {
             (0..COPIES).try_for_each(|_| device.copy(memory.span(), from, stream.get()))?;
             end.record(stream.get())
         };
-        // Waited for in any case: what is queued uses memory that goes with this function.
+        // Synchronized even after an error: queued copies use memory that this function frees.
         let queued = queue();
         backend.synchronize(stream.get()).and(queued)?;
         let seconds = end.seconds_since(&*begin)?.unwrap_or(f64::INFINITY).max(f64::MIN_POSITIVE);

@@ -1,4 +1,4 @@
-//! Host memory that a device can reach: buffers, views into them, and how they are given back.
+//! Host memory that a device accesses: buffers, views of them, and deferred releases.
 
 mod allocate;
 pub mod buffer;

@@ -1,4 +1,4 @@
-//! Registrations of a range with a device, in one piece or in chunks, undone together.
+//! [`Pins`]: the registrations of a range with a device, in one piece or in chunks.
 
 use crate::device::backend::PinOptions;
 use crate::device::device::Device;
@@ -14,38 +14,47 @@ use crate::status::{
     WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_MEMORY,
 };
 
-/// One registration of 512 GiB or more fails on drivers since R580.
+/// Bytes of the largest registration. Drivers since R580 fail to register 512 GiB or more at once.
 const MOST_AT_ONCE: usize = 256 << 30;
-/// What some kernels still pin where they refuse more in one go.
+/// Bytes of a chunk that some kernels pin where they refuse a larger one.
 const SMALL_CHUNK: usize = 1 << 30;
 
-/// The registrations of a range. They must be given back with [`Pins::release`]; when dropped
-/// instead, an error on the way is only logged.
+/// How to pin a range.
+#[derive(Debug, Clone, Copy)]
+pub struct PinRequest {
+    /// The device's options.
+    pub options: PinOptions,
+    /// Bytes to register at a time; 0 means as many as possible.
+    pub chunk_bytes: usize,
+    /// Describes the memory's owner in errors of ranges that overlap it.
+    pub owner: &'static str,
+}
+
+/// The registrations of a range. [`Pins::release`] undoes them and returns whether it succeeded; a drop
+/// undoes them, too.
 pub struct Pins {
     device: Arc<Device>,
     spans: Vec<Span>,
     bytes: u64,
-    /// Device address of the first span, while all of them follow each other there as they do here.
+    /// Address of the first span on the device, if all spans are contiguous there.
     device_address: Option<u64>,
 }
 
 impl Pins {
-    /// Registers a range; nothing stays registered when a part of it fails.
+    /// Registers a range. After a failure nothing stays registered.
     pub fn pin(
         device: &Arc<Device>,
         span: Span,
-        options: PinOptions,
-        chunk_bytes: usize,
-        holder: &'static str,
+        request: PinRequest,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
-        let chunk = match chunk_bytes {
+        let chunk = match request.chunk_bytes {
             0 => MOST_AT_ONCE,
             bytes => bytes.checked_next_multiple_of(page_bytes()).unwrap_or(MOST_AT_ONCE),
         };
-        let pinned = match Self::pin_chunks(device, span, options, chunk, holder, progress) {
+        let pinned = match Self::pin_chunks(device, span, chunk, request, progress) {
             Err(error)
-                if chunk_bytes == 0
+                if request.chunk_bytes == 0
                     && span.bytes() > SMALL_CHUNK
                     && !matches!(
                         error.status,
@@ -56,9 +65,9 @@ impl Pins {
                             | WB_ERR_MEMLOCK
                     ) =>
             {
-                Self::pin_chunks(device, span, options, SMALL_CHUNK, holder, progress)
+                Self::pin_chunks(device, span, SMALL_CHUNK, request, progress)
             }
-            answer => answer,
+            result => result,
         };
         pinned.map_err(|error| match error.status {
             WB_ERR_OUT_OF_MEMORY | WB_ERR_DRIVER => Error {
@@ -73,19 +82,17 @@ impl Pins {
         })
     }
 
-    /// The same for a mapping, which goes back when it cannot be pinned.
+    /// The same for a mapping, which is unmapped after a failure.
     pub fn pin_mapping(
         device: &Arc<Device>,
         mapping: Mapping,
-        options: PinOptions,
-        chunk_bytes: usize,
-        holder: &'static str,
+        request: PinRequest,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Mapping)> {
-        match Self::pin(device, mapping.span(), options, chunk_bytes, holder, progress) {
+        match Self::pin(device, mapping.span(), request, progress) {
             Ok(pins) => Ok((pins, mapping)),
             Err(error) => {
-                // Pages that the driver still holds must not go to somebody else.
+                // The addresses of pages that the driver still holds must not be reused.
                 if device.backend().registry().holds(mapping.span()) {
                     std::mem::forget(mapping);
                 }
@@ -97,20 +104,20 @@ impl Pins {
     fn pin_chunks(
         device: &Arc<Device>,
         span: Span,
-        options: PinOptions,
         chunk: usize,
-        holder: &'static str,
+        request: PinRequest,
         progress: &mut Progress<'_>,
     ) -> Result<Self> {
+        let PinRequest { options, owner, .. } = request;
         let mut pins =
             Self { device: device.clone(), spans: vec![], bytes: 0, device_address: None };
         let registry = device.backend().registry();
-        // Pieces meet where pages do: no page is pinned, and counted, twice.
+        // Chunks begin at pages: no page is pinned and counted twice.
         let lead = span.start() - span.pages().start();
         let mut offset = 0;
         while offset < span.bytes() {
             let part = span.part(offset, if offset == 0 { chunk - lead } else { chunk });
-            registry.claim(part, holder)?;
+            registry.claim(part, owner)?;
             catch_panic(|| device.backend().pin(part, options))
                 .inspect_err(|_| registry.release(part))?;
             pins.spans.push(part);
@@ -137,18 +144,18 @@ impl Pins {
         self.spans.len()
     }
 
-    /// Where the device sees a part of the range, if it sees all of it in one piece.
+    /// Address of a part of the range on the device, if the range is mapped and contiguous there.
     pub fn device_address(&self, part: Span) -> Option<u64> {
         let first = self.spans.first()?;
         Some(self.device_address? + (part.start() - first.start()) as u64)
     }
 
-    /// Undoes the registrations; `false` when the driver kept one.
+    /// Undoes the registrations. Returns false if the driver kept one.
     pub fn release(mut self) -> bool {
         self.undo()
     }
 
-    /// In a forked child there is nothing to undo: neither locks nor registrations are inherited.
+    /// Does nothing in a forked child, which inherits neither locks nor registrations.
     fn undo(&mut self) -> bool {
         if self.device.backend().check_process().is_err() {
             self.spans.clear();
@@ -156,15 +163,11 @@ impl Pins {
         let mut all = true;
         for span in self.spans.drain(..).rev() {
             let backend = self.device.backend();
-            let undone = catch_panic(|| {
+            all &= log::best_effort(|| {
                 backend.unpin(span)?;
                 backend.registry().release(span);
                 Ok(())
             });
-            if let Err(error) = undone {
-                log::record(&error);
-                all = false;
-            }
         }
         all
     }

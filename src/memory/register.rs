@@ -1,5 +1,5 @@
-//! Memory that exists already, registered where it lies. What the driver would copy silently, or
-//! hang on, is refused before the driver sees it.
+//! Registers existing memory of the caller. Memory that the driver would silently copy, or hang on, is
+//! rejected first.
 
 use crate::device::device::Device;
 use crate::error::{Result, fail};
@@ -17,13 +17,12 @@ use crate::status::{
 };
 
 impl Buffer {
-    /// Registers a range of the caller. `owner` is called once when nothing uses the range any more;
-    /// after an error it was not called and will not be.
+    /// Registers a range of the caller, and takes `deleter` on success.
     pub fn register(
         device: &Arc<Device>,
         span: Span,
         options: &BufferOptions,
-        owner: &mut Option<Deleter>,
+        deleter: &mut Option<Deleter>,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         device.backend().check_process()?;
@@ -36,47 +35,36 @@ impl Buffer {
         check_options(options)?;
         let regions = proc_maps::regions(span)?;
         check_mapped(span, &regions)?;
-        let pinned = options.pins(device);
         let writable = regions.iter().all(|region| region.writable);
-        // A touch behind the end of a file would be SIGBUS: the kernel populates files.
+        // A touch past the end of a truncated file would raise SIGBUS: the kernel populates files.
         let touch = writable && !regions.iter().any(|region| region.file_backed);
-        let (pins, refused) = if pinned {
+        let mut parts = Parts {
+            read_only: options.read_only || !writable,
+            ..Parts::new(span, Memory::Caller(None), Origin::Registered)
+        };
+        if options.pins(device) {
             check_no_copy(&regions)?;
             cgroup::check_limit_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
                 bytes::fault_in(piece, touch)
             })?;
-            let (pins, refused) = pin(device, span, writable, options, progress)?;
-            (Some(pins), refused)
+            let (pins, refusal) = pin(device, span, writable, options, progress)?;
+            parts.pins = Some(pins);
+            if let Some(refusal) = refusal {
+                parts.read_only = true;
+                parts.fallback_reason = format!("registered for reading only: {refusal}");
+            }
         } else {
-            (None, None)
-        };
-        let read_only = options.read_only || !writable || refused.is_some();
-        let note = match refused {
-            Some(why) => format!("registered for reading only: {why}"),
-            None if pinned => String::new(),
-            None => options.pageable_note(device),
-        };
-        Ok(Self::assemble(
-            device,
-            Parts {
-                data: span,
-                memory: Memory::Caller(owner.take()),
-                pins,
-                driver_pinned: None,
-                mapped: 0,
-                origin: Origin::Registered,
-                read_only,
-                file: None,
-                note,
-            },
-        ))
+            parts.fallback_reason = options.pageable_reason(device);
+        }
+        parts.memory = Memory::Caller(deleter.take());
+        Ok(Arc::new(Self::assemble(device, parts)))
     }
 }
 
-/// Pins the range as writable if it is and the driver takes it so, else as read-only; and why, where it
-/// could be written.
+/// Pins the range as writable if it is and the driver accepts it, else as read-only. Returns the driver's
+/// refusal to pin a writable range, too.
 fn pin(
     device: &Arc<Device>,
     span: Span,
@@ -84,53 +72,51 @@ fn pin(
     options: &BufferOptions,
     progress: &mut Progress<'_>,
 ) -> Result<(Pins, Option<String>)> {
-    let mut with = |read_only| {
-        let pin_options = options.pin_options(device, read_only);
-        let holder = "a caller's registered memory";
-        Pins::pin(device, span, pin_options, options.chunk_bytes, holder, progress)
+    let mut pin = |read_only| {
+        let request = options.pin_request(device, read_only, "a caller's registered memory");
+        Pins::pin(device, span, request, progress)
     };
-    let mut refused = None;
+    let can_read_only = device.capabilities().read_only_register;
+    let mut refusal = None;
     if writable {
-        match with(false) {
-            // A shared writable file mapping on a disk's file system: only reading it can be had.
-            Err(error)
-                if error.status == WB_ERR_DRIVER && device.capabilities().read_only_register =>
-            {
-                refused = Some(error.message);
+        match pin(false) {
+            // A shared writable mapping of a file on a disk can be registered for reading only.
+            Err(error) if error.status == WB_ERR_DRIVER && can_read_only => {
+                refusal = Some(error.message);
             }
-            answer => return answer.map(|pins| (pins, None)),
+            result => return result.map(|pins| (pins, None)),
         }
-    } else if !device.capabilities().read_only_register {
+    } else if !can_read_only {
         fail!(
             WB_ERR_NOT_SUPPORTED,
             "asked to register read-only memory; {} cannot: copy it into memory of wb_buffer_alloc",
             device.capabilities().name
         );
     }
-    with(true).map(|pins| (pins, refused))
+    pin(true).map(|pins| (pins, refusal))
 }
 
-/// Refuses what was asked of memory that is made already.
+/// Rejects options that existing memory cannot have.
 fn check_options(options: &BufferOptions) -> Result<()> {
     if options.write_combined {
         fail!(
             WB_ERR_NOT_SUPPORTED,
-            "asked to register memory write-combined; it is mapped already as it is: leave the option \
-             out, or use wb_buffer_alloc"
+            "asked to register memory write-combined; existing memory cannot be remapped: leave the \
+             option out, or use wb_buffer_alloc"
         );
     }
     if let NumaPolicy::Node(node) = options.numa {
         fail!(
             WB_ERR_NOT_SUPPORTED,
-            "asked to register memory on NUMA node {node}; it lies where it lies: use WB_NUMA_DEVICE, or \
-             wb_buffer_alloc"
+            "asked to register memory on NUMA node {node}; existing memory cannot be moved: use \
+             WB_NUMA_DEVICE, or wb_buffer_alloc"
         );
     }
     if options.huge_pages == HugePages::Require {
         fail!(
             WB_ERR_NOT_SUPPORTED,
-            "asked to register memory in huge pages; it has its pages already: use WB_HUGE_PAGES_TRY, or \
-             wb_buffer_alloc"
+            "asked to register memory in huge pages; existing memory keeps its pages: use \
+             WB_HUGE_PAGES_TRY, or wb_buffer_alloc"
         );
     }
     Ok(())
@@ -156,7 +142,7 @@ fn check_mapped(span: Span, regions: &[Region]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what pinning would copy.
+/// Rejects memory whose pages the driver would copy.
 fn check_no_copy(regions: &[Region]) -> Result<()> {
     let private_file = |region: &&Region| !region.shared && region.file_backed;
     if let Some(region) = regions.iter().find(private_file) {
@@ -167,8 +153,7 @@ fn check_no_copy(regions: &[Region]) -> Result<()> {
             region.name
         );
     }
-    let private_constant = |region: &&Region| !region.shared && !region.writable;
-    if regions.iter().any(|region| private_constant(&region)) {
+    if regions.iter().any(|region| !region.shared && !region.writable) {
         fail!(
             WB_ERR_WOULD_COPY,
             "asked to register private memory that may not be written: the driver refuses it or \

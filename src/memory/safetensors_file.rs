@@ -1,4 +1,4 @@
-//! A safetensors file in memory: one buffer over the whole file, and its tensors by name.
+//! [`SafetensorsFile`]: a safetensors file in one buffer, and its tensors by name.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -31,7 +31,7 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Reads and checks the header, then maps the file.
+    /// Checks the header, then loads the file.
     pub fn open(
         device: &Arc<Device>,
         path: &Path,
@@ -44,7 +44,7 @@ impl SafetensorsFile {
             message: format!("{}: {}", path.display(), error.message),
             ..error
         })?;
-        let buffer = Buffer::map_opened(device, file, 0, length, options, progress)?;
+        let buffer = Buffer::load(device, file, 0..length, options, progress)?;
         let c_string = |text: &str| CString::new(text).unwrap_or_default();
         let tensors = &header.tensors;
         Ok(Arc::new(Self {
@@ -71,7 +71,7 @@ impl SafetensorsFile {
         &self.json
     }
 
-    /// The tensor at an index, with its name as C has it.
+    /// The tensor at an index, and its name for C.
     pub fn tensor(&self, index: u64) -> Result<(&Tensor, &CString)> {
         let found = usize::try_from(index)
             .ok()
@@ -82,7 +82,7 @@ impl SafetensorsFile {
         })
     }
 
-    /// The index of a name.
+    /// The index of a tensor by its name.
     pub fn find(&self, name: &str) -> Result<u64> {
         match self.index.get(name) {
             Some(at) => Ok(*at as u64),
@@ -94,38 +94,39 @@ impl SafetensorsFile {
         }
     }
 
-    /// A view of a tensor where it lies. Fails where its address is no multiple of `alignment`.
-    pub fn view(&self, index: u64, access: Accessor, alignment: u64) -> Result<Arc<View>> {
+    /// A view of a tensor in the file's buffer. Fails with `WB_ERR_UNALIGNED` if its address is not a
+    /// multiple of `alignment`.
+    pub fn view(&self, index: u64, accessor: Accessor, alignment: u64) -> Result<Arc<View>> {
         let (tensor, layout) = self.with_layout(index)?;
-        if !self.is_aligned(tensor, access, alignment) {
+        if !self.is_aligned(tensor, accessor, alignment) {
             fail!(
                 WB_ERR_UNALIGNED,
-                "{:?} lies at byte {} of the file, where its address is no multiple of \
+                "{:?} is at byte {} of the file, where its address is not a multiple of \
                  {alignment}: ask for less, or use wb_safetensors_load_view, which copies",
                 tensor.name,
                 tensor.offset
             );
         }
-        View::new(self.buffer.clone(), layout.clone(), tensor.offset, access)
+        View::new(self.buffer.clone(), layout.clone(), tensor.offset, accessor)
     }
 
-    /// A view of a tensor where it lies if it is aligned, else of a copy; and whether it is one.
+    /// A view of a tensor in the file's buffer if it is aligned, else of a copy. Returns whether it copied.
     pub fn load(
         &self,
         index: u64,
-        access: Accessor,
+        accessor: Accessor,
         alignment: u64,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<(Arc<View>, bool)> {
         let (tensor, layout) = self.with_layout(index)?;
-        if self.is_aligned(tensor, access, alignment) {
-            return Ok((self.view(index, access, alignment)?, false));
+        if self.is_aligned(tensor, accessor, alignment) {
+            return Ok((self.view(index, accessor, alignment)?, false));
         }
         self.buffer.check_file()?;
         let from = self.buffer.data().part(tensor.offset as usize, tensor.bytes as usize);
         let device = self.buffer.device();
-        let view = View::copy_from(device, from, layout.clone(), access, options, progress)?;
+        let view = View::copy_from(device, from, layout.clone(), accessor, options, progress)?;
         Ok((view, true))
     }
 
@@ -135,16 +136,16 @@ impl SafetensorsFile {
             Some(layout) => Ok((tensor, layout)),
             None => fail!(
                 WB_ERR_NOT_SUPPORTED,
-                "{:?} has type {}, or a shape that it cannot be packed in: there is no WB_DTYPE_* \
-                 for it; view its bytes through wb_safetensors_get_buffer",
+                "{:?} has type {}, or a shape that no WB_DTYPE_* of it can express: view its bytes \
+                 through wb_safetensors_get_buffer",
                 tensor.name,
                 tensor.file_dtype
             ),
         }
     }
 
-    fn is_aligned(&self, tensor: &Tensor, access: Accessor, alignment: u64) -> bool {
-        let base = match access {
+    fn is_aligned(&self, tensor: &Tensor, accessor: Accessor, alignment: u64) -> bool {
+        let base = match accessor {
             Accessor::Device => self.buffer.device_address().unwrap_or(0),
             Accessor::Host => self.buffer.data().start() as u64,
         };

@@ -1,4 +1,4 @@
-//! A typed, shaped, strided window into a buffer, with the device's address of it.
+//! [`View`]: a typed, shaped, strided window into memory.
 
 use std::sync::atomic::Ordering;
 
@@ -13,83 +13,83 @@ use crate::os::sync::Arc;
 use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OUT_OF_RANGE};
 use crate::tensor::layout::Layout;
 
-/// Who looks through a view.
+/// What accesses memory through a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accessor {
-    /// The device: the buffer must be mapped for it.
+    /// The device, for which the buffer must be mapped.
     Device,
-    /// The host only.
+    /// The host alone.
     Host,
 }
 
-/// What a view looks into, and holds alive.
+/// The memory of a view, which the view keeps alive.
 enum Memory {
     Host(Arc<Buffer>),
-    /// Device memory of the offloader: a slot, or what it keeps resident.
+    /// Device memory of an offloader: slots or resident parameters.
     Device(Arc<DeviceMemory>),
 }
 
-/// A window into memory, which it holds alive.
+/// A window into memory, which it keeps alive.
 pub struct View {
     memory: Memory,
     layout: Layout,
-    access: Accessor,
-    /// Bytes from the memory's first byte to the first element.
+    accessor: Accessor,
+    /// Bytes from the start of the memory to the first element.
     offset: u64,
 }
 
 impl View {
-    /// A view of the element at `offset` bytes and all that follow by the layout. It aliases the
-    /// buffer, or fails: it never copies.
+    /// A view of a buffer, whose first element is at `offset` bytes. It aliases the buffer or fails: it
+    /// never copies. Fails with `WB_ERR_NOT_MAPPED` if the device cannot access the buffer.
     pub fn new(
         buffer: Arc<Buffer>,
         layout: Layout,
         offset: u64,
-        access: Accessor,
+        accessor: Accessor,
     ) -> Result<Arc<Self>> {
         let have = buffer.data().bytes() as u64;
         check_range(&layout, offset, have)?;
         buffer.check_file()?;
-        if access == Accessor::Device && buffer.device_address().is_none() && have > 0 {
+        if accessor == Accessor::Device && buffer.device_address().is_none() && have > 0 {
             fail!(WB_ERR_NOT_MAPPED, "{}", not_mapped(&buffer));
         }
-        Ok(Self::made(Memory::Host(buffer), layout, access, offset))
+        Ok(Self::build(Memory::Host(buffer), layout, accessor, offset))
     }
 
-    /// A view of device memory, from the device only.
+    /// A view of device memory, which the device alone accesses.
     pub fn of_device(memory: Arc<DeviceMemory>, layout: Layout, offset: u64) -> Result<Arc<Self>> {
         check_range(&layout, offset, memory.span().bytes() as u64)?;
-        Ok(Self::made(Memory::Device(memory), layout, Accessor::Device, offset))
+        Ok(Self::build(Memory::Device(memory), layout, Accessor::Device, offset))
     }
 
-    fn made(memory: Memory, layout: Layout, access: Accessor, offset: u64) -> Arc<Self> {
-        let view = Self { memory, layout, access, offset };
+    fn build(memory: Memory, layout: Layout, accessor: Accessor, offset: u64) -> Arc<Self> {
+        let view = Self { memory, layout, accessor, offset };
         view.device().counters().views.fetch_add(1, Ordering::AcqRel);
         Arc::new(view)
     }
 
-    /// Copies a tensor of the caller, gaps and strides included, into a new buffer and views it.
+    /// Copies a caller's tensor, including its gaps, into a new buffer. `source` is all of its bytes.
     pub fn copy_from(
         device: &Arc<Device>,
-        first_element: Span,
+        source: Span,
         layout: Layout,
-        access: Accessor,
+        accessor: Accessor,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         let bytes = layout.span_bytes() as usize;
         let buffer = Buffer::alloc(device, bytes, options, progress)?;
-        let (from, to) = (first_element, buffer.data());
+        let to = buffer.data();
         let threads = threads_for(options.threads, bytes);
         in_pieces(to, threads, Phase::Read, progress, &|piece| {
-            bytes::copy(piece, from.part(piece.start() - to.start(), piece.bytes()));
+            bytes::copy(piece, source.part(piece.start() - to.start(), piece.bytes()));
             Ok(())
         })?;
         let offset = layout.bytes_before();
-        Self::new(buffer, layout, offset, access)
+        Self::new(buffer, layout, offset, accessor)
     }
 
-    /// The buffer that it looks into; `None` for device memory.
+    /// The buffer; `None` for a view of device memory.
     pub fn buffer(&self) -> Option<&Arc<Buffer>> {
         match &self.memory {
             Memory::Host(buffer) => Some(buffer),
@@ -97,7 +97,7 @@ impl View {
         }
     }
 
-    /// The device that it is for.
+    /// The device.
     pub fn device(&self) -> &Arc<Device> {
         match &self.memory {
             Memory::Host(buffer) => buffer.device(),
@@ -115,13 +115,12 @@ impl View {
         &self.layout
     }
 
-    /// Who looks through it.
+    /// What accesses the memory through it.
     pub fn accessor(&self) -> Accessor {
-        self.access
+        self.accessor
     }
 
-    /// The host's address of the first element; 0 in a buffer of no bytes, and in memory that only a
-    /// CUDA device sees.
+    /// Address of the first element on the host; 0 in a buffer of 0 bytes and in memory of a CUDA device.
     pub fn address(&self) -> usize {
         let start = match &self.memory {
             Memory::Host(buffer) => buffer.data().start(),
@@ -131,9 +130,9 @@ impl View {
         if start == 0 { 0 } else { start + self.offset as usize }
     }
 
-    /// The device's address of the first element, for a view from the device.
+    /// Address of the first element on the device; `None` in a view for the host alone.
     pub fn device_address(&self) -> Option<u64> {
-        let start = match (&self.memory, self.access) {
+        let start = match (&self.memory, self.accessor) {
             (_, Accessor::Host) => None,
             (Memory::Host(buffer), _) => buffer.device_address(),
             (Memory::Device(memory), _) => Some(memory.span().start() as u64),
@@ -148,7 +147,7 @@ impl Drop for View {
     }
 }
 
-/// `WB_ERR_OUT_OF_RANGE` where the layout goes past `have` bytes.
+/// Fails with `WB_ERR_OUT_OF_RANGE` if the layout exceeds `have` bytes.
 fn check_range(layout: &Layout, offset: u64, have: u64) -> Result<()> {
     let low = offset.checked_sub(layout.bytes_before());
     if low.and_then(|low| low.checked_add(layout.span_bytes())).is_none_or(|end| end > have) {
@@ -174,6 +173,6 @@ fn not_mapped(buffer: &Buffer) -> String {
         format!("views are off: {}", policy.views_reason)
     };
     format!(
-        "the device cannot see this memory ({why}); copy it to the device, or use WB_ACCESSOR_HOST"
+        "the device cannot access this memory ({why}); copy it to the device, or use WB_ACCESSOR_HOST"
     )
 }

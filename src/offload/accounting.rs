@@ -36,8 +36,9 @@ impl OffloadState {
         covered_bytes((0..self.parameters.len()).filter_map(|at| self.resident_range(at)).collect())
     }
 
-    /// Device memory that resident parameters take, or will take once they have a source: whole allocations of
-    /// the offloader, and the bytes in memory of the engine. Without the parameter `without`.
+    /// Device memory that resident parameters take, or will take once they have a source: whole
+    /// allocations of the offloader, and the bytes in memory of the engine. Without the parameter
+    /// `without`.
     pub fn resident_memory_bytes(&self, without: Option<usize>) -> u64 {
         let (mut ranges, mut missing) = (Vec::new(), HashMap::new());
         let counted = self.parameters.iter().enumerate().filter(|(at, _)| Some(*at) != without);
@@ -58,7 +59,8 @@ impl OffloadState {
         covered_bytes(ranges) + missing.values().sum::<u64>()
     }
 
-    /// Fails with `WB_ERR_OVERFLOW` if the sizes of all parameters, except `without`, and `bytes` overflow.
+    /// Fails with `WB_ERR_OVERFLOW` if the sizes of all parameters, except `without`, and `bytes`
+    /// overflow.
     pub fn check_sum(&self, without: Option<usize>, bytes: u64) -> Result<()> {
         let rounded = |bytes: u64| u128::from(bytes.next_multiple_of(ALIGNMENT));
         let others = self.parameters.iter().enumerate().filter(|(at, _)| Some(*at) != without);

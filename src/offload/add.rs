@@ -12,8 +12,8 @@ use crate::status::{
 };
 
 impl Offloader {
-    /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the plan's selectors
-    /// and budget allow it; resident otherwise. On an error nothing is added.
+    /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the
+    /// plan's selectors and budget allow it; resident otherwise. On an error nothing is added.
     pub fn add(
         &self,
         parameter: Parameter,

@@ -1,6 +1,7 @@
-//! Sources in memory of the offloader: an engine passes addresses that it got from it, for another parameter, in
-//! another layout or in another order. A source that a change may overwrite or free before it is read is copied
-//! to other memory first; bytes that are in place already are not moved.
+//! Sources in memory of the offloader: an engine passes addresses that it got from it, for another
+//! parameter, in another layout or in another order. A source that a change may overwrite or free
+//! before it is read is copied to other memory first; bytes that are in place already are not
+//! moved.
 
 use crate::device::backend::Location;
 use crate::device::policy::Tristate;
@@ -31,8 +32,8 @@ impl Snapshot {
 }
 
 impl OffloadState {
-    /// Whether a source is the memory that holds the parameter's bytes already. The layout may differ. A
-    /// full-precision source of an FP8 parameter never is.
+    /// Whether a source is the memory that holds the parameter's bytes already. The layout may
+    /// differ. A full-precision source of an FP8 parameter never is.
     pub fn is_in_place(&self, at: usize, source: Location, layout: &Layout) -> bool {
         let parameter = &self.parameters[at];
         let start = Some(source.span.start() as u64);
@@ -43,8 +44,9 @@ impl OffloadState {
             && (host == start || device == start)
     }
 
-    /// Readable memory of a source that is in memory of the offloader; `None` for any other source. An address
-    /// in a slot, which units of several groups share, refers to the unit of `group`, in host memory.
+    /// Readable memory of a source that is in memory of the offloader; `None` for any other source.
+    /// An address in a slot, which units of several groups share, refers to the unit of `group`, in
+    /// host memory.
     pub fn resolve_alias(
         &self,
         group: Option<usize>,

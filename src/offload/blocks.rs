@@ -16,7 +16,8 @@ impl OffloadState {
         extents
     }
 
-    /// The blocks of a unit in the order in which they lie; one without bytes before another at its offset.
+    /// The blocks of a unit in the order in which they lie; one without bytes before another at its
+    /// offset.
     pub fn blocks_in(&self, unit: usize) -> Vec<usize> {
         let mut blocks: Vec<usize> = (0..self.blocks.len())
             .filter(|at| self.blocks[*at].unit == unit && !self.blocks[*at].parameters.is_empty())

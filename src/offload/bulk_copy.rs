@@ -81,8 +81,8 @@ fn copy_into_piece(jobs: &[CopyJob], piece: Span) {
     }
 }
 
-/// Queues the copy of one piece on a stream. Its second argument makes the staging buffer when it is first
-/// called.
+/// Queues the copy of one piece on a stream. Its second argument makes the staging buffer when it
+/// is first called.
 type CopyPiece<'a> = dyn Fn(CopyJob, &mut dyn FnMut() -> Result<Span>, Stream) -> Result<()> + 'a;
 
 /// Runs the jobs in pieces. Waits for all that was queued, also after an error.

@@ -19,8 +19,8 @@ pub struct CommitLayout {
     pub to_device: Vec<CopyJob>,
 }
 
-/// Lays out the parameters of a plan in its units, and in new device memory those resident ones whose bytes
-/// are not in device memory yet. `sources` has one entry for each parameter.
+/// Lays out the parameters of a plan in its units, and in new device memory those resident ones
+/// whose bytes are not in device memory yet. `sources` has one entry for each parameter.
 pub fn lay_out(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],
@@ -113,8 +113,8 @@ fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(
 /// For each storage the device memory that it gets, with its offset there.
 type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
 
-/// Allocates device memory, at once, for all resident storages that have a source in host memory or are
-/// quantized.
+/// Allocates device memory, at once, for all resident storages that have a source in host memory or
+/// are quantized.
 fn alloc_resident(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],

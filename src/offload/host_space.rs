@@ -1,4 +1,5 @@
-//! Host memory for parameters that are replaced or added, within the budgets, and the slots that follow from it.
+//! Host memory for parameters that are replaced or added, within the budgets, and the slots that
+//! follow from it.
 
 use crate::device::backend::Stream;
 use crate::device::owned::DeviceMemory;
@@ -99,7 +100,8 @@ impl Offloader {
         self.check_device_bytes(state.resident_memory_bytes(None), slots.slot_bytes)
     }
 
-    /// Fails with `WB_ERR_BUDGET` if `resident` bytes beside the current slots exceed a budget of device memory.
+    /// Fails with `WB_ERR_BUDGET` if `resident` bytes beside the current slots exceed a budget of
+    /// device memory.
     pub(super) fn check_resident(&self, state: &OffloadState, resident: u64) -> Result<()> {
         self.check_device_bytes(resident, state.held_bytes().slot_bytes)
     }
@@ -167,7 +169,8 @@ impl Offloader {
         }
     }
 
-    /// The slots of the current units: in the existing `have` bytes, if the ring does not lose depth by that.
+    /// The slots of the current units: in the existing `have` bytes, if the ring does not lose
+    /// depth by that.
     fn next_slot_ring(&self, state: &OffloadState, have: u64) -> SlotRing {
         let extents = state.extents(None);
         let sizes = unit_sizes(state, &extents);
@@ -205,7 +208,8 @@ impl Offloader {
         change.lay_out(state.arrangement())
     }
 
-    /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they have.
+    /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they
+    /// have.
     pub fn compact(&self, stream: Stream) -> Result<()> {
         let mut state = self.state()?;
         let mut change = self.schedule().change(&[], stream)?;

@@ -33,9 +33,10 @@ pub struct Offloader {
 }
 
 impl Offloader {
-    /// Commits a plan: allocates the host memory and the slots, and copies every parameter that has a source.
-    /// Waits for the work queued on `stream` first. When it returns, the sources of offloaded parameters, and of
-    /// any in host memory, are no longer needed; a resident parameter in device memory stays there.
+    /// Commits a plan: allocates the host memory and the slots, and copies every parameter that has
+    /// a source. Waits for the work queued on `stream` first. When it returns, the sources of
+    /// offloaded parameters, and of any in host memory, are no longer needed; a resident parameter
+    /// in device memory stays there.
     pub fn commit(
         plan: Arc<DevicePlan>,
         sources: &[Option<Location>],
@@ -118,14 +119,15 @@ impl Offloader {
         check_index("group", group, self.plan.plan.groups.len())
     }
 
-    /// Makes the stream wait until the group's parameters are at their device addresses, and keeps them there
-    /// until the group is released as often.
+    /// Makes the stream wait until the group's parameters are at their device addresses, and keeps
+    /// them there until the group is released as often.
     pub fn acquire_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.acquire(group, stream)
     }
 
-    /// Records the work queued on the stream as the last use of the group, and prefetches the next groups.
+    /// Records the work queued on the stream as the last use of the group, and prefetches the next
+    /// groups.
     pub fn release_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.release(group, stream)
@@ -142,7 +144,8 @@ impl Offloader {
     }
 }
 
-/// Fails with `WB_ERR_NOT_MAPPED` if the plan has zero-copy units and the arena is not mapped for the device.
+/// Fails with `WB_ERR_NOT_MAPPED` if the plan has zero-copy units and the arena is not mapped for
+/// the device.
 fn check_views(plan: &Plan, arena: &Buffer) -> Result<()> {
     let zero_copy = |unit: &&PlannedUnit| unit.transfer_mode == TransferMode::ZeroCopy;
     let bytes: u64 = plan.units.iter().filter(zero_copy).map(|unit| unit.bytes).sum();

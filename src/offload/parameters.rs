@@ -23,8 +23,8 @@ pub struct ParameterInfo {
     pub group: usize,
     /// How it is transferred; `None` for a resident parameter.
     pub transfer_mode: Option<TransferMode>,
-    /// Device address of the first element: valid always, or, for a parameter that has a slot, while its group
-    /// is acquired.
+    /// Device address of the first element: valid always, or, for a parameter that has a slot,
+    /// while its group is acquired.
     pub device_address: Option<u64>,
     /// Whether the memory at `device_address` belongs to the offloader.
     pub owned: bool,
@@ -74,8 +74,8 @@ impl Offloader {
         Ok(parameters.iter().map(|parameter| ParameterInfo::new(&state, parameter)).collect())
     }
 
-    /// A device view of a parameter: of its host memory if it is zero-copy, of its slot, or of device memory of
-    /// the offloader. A slot holds the parameter while its group is acquired.
+    /// A device view of a parameter: of its host memory if it is zero-copy, of its slot, or of
+    /// device memory of the offloader. A slot holds the parameter while its group is acquired.
     pub fn view(&self, index: usize) -> Result<Arc<View>> {
         let state = self.state()?;
         let parameter = state.parameter(index)?;

@@ -31,8 +31,9 @@ enum Difference {
 }
 
 impl Offloader {
-    /// Makes this hold exactly the parameters of `now`: replaces those whose bytes or layouts differ, adds new
-    /// names, removes those that are missing, and compacts. After an error, what was done stays done.
+    /// Makes this hold exactly the parameters of `now`: replaces those whose bytes or layouts
+    /// differ, adds new names, removes those that are missing, and compacts. After an error, what
+    /// was done stays done.
     pub fn reconcile(
         &self,
         now: Vec<(Parameter, Option<Location>)>,
@@ -71,8 +72,8 @@ impl Offloader {
         Ok(result)
     }
 
-    /// Compares all parameters before anything is changed, since changes move what addresses refer to. Takes
-    /// snapshots of sources that changes would overwrite or free.
+    /// Compares all parameters before anything is changed, since changes move what addresses refer
+    /// to. Takes snapshots of sources that changes would overwrite or free.
     fn compare(
         &self,
         now: &[(Parameter, Option<Location>)],

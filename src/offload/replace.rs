@@ -1,5 +1,5 @@
-//! Parameters that an engine replaces after the commit. Where a parameter is kept follows from the plan, never
-//! from where its new source is.
+//! Parameters that an engine replaces after the commit. Where a parameter is kept follows from the
+//! plan, never from where its new source is.
 
 use crate::device::backend::{Location, Stream};
 use crate::device::owned::DeviceMemory;
@@ -19,8 +19,8 @@ use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
 
 impl Offloader {
-    /// Gives a parameter new bytes and a new layout. It stays where the plan keeps it. The source may be the
-    /// parameter's own bytes, in another layout.
+    /// Gives a parameter new bytes and a new layout. It stays where the plan keeps it. The source
+    /// may be the parameter's own bytes, in another layout.
     pub fn replace(
         &self,
         name: &str,
@@ -194,8 +194,8 @@ impl Offloader {
         }
     }
 
-    /// Notes that a copy into a block failed and may have written a part of it: its parameters have no bytes
-    /// until they are replaced again. Returns the error.
+    /// Notes that a copy into a block failed and may have written a part of it: its parameters have
+    /// no bytes until they are replaced again. Returns the error.
     fn mark_unbacked(
         &self,
         state: &mut OffloadState,
@@ -213,7 +213,8 @@ impl Offloader {
         Err(error)
     }
 
-    /// Replaces a resident parameter: in its own memory if the new bytes fit and only its ties are there.
+    /// Replaces a resident parameter: in its own memory if the new bytes fit and only its ties are
+    /// there.
     fn replace_resident(
         &self,
         state: &mut OffloadState,

@@ -15,13 +15,14 @@ use crate::quant::quantizer::Quantizer;
 use crate::status::WB_ERR_STAGING;
 use crate::tensor::layout::Layout;
 
-/// Bytes of staging memory that an offloader keeps for replacements, at most: of device memory, and as many of
-/// pinned host memory if sources are pageable.
+/// Bytes of staging memory that an offloader keeps for replacements, at most: of device memory, and
+/// as many of pinned host memory if sources are pageable.
 const REPLACE_STAGING_BYTES: u64 = 16 << 20;
 
 impl Offloader {
-    /// Quantizes a source to where a parameter and its scales are kept. On an error the old bytes are restored
-    /// if the rule rejects NaN and infinities; otherwise they may be partly overwritten.
+    /// Quantizes a source to where a parameter and its scales are kept. On an error the old bytes
+    /// are restored if the rule rejects NaN and infinities; otherwise they may be partly
+    /// overwritten.
     pub(super) fn requantize(
         &self,
         rule: &QuantizationRule,

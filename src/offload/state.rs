@@ -51,7 +51,8 @@ pub enum Backing {
     Owned { memory: Arc<DeviceMemory>, offset: u64 },
     /// Resident, without bytes: it was given no source, or its replacement failed.
     Missing,
-    /// Offloaded, without bytes, since its replacement failed. The next one finds host memory for this use.
+    /// Offloaded, without bytes, since its replacement failed. The next one finds host memory for
+    /// this use.
     Unbacked(HostUse),
 }
 
@@ -70,7 +71,8 @@ pub struct Block {
     pub offset: u64,
     /// Bytes in use.
     pub bytes: u64,
-    /// Bytes that no other block may use: `bytes` rounded up, or more once a tied parameter has left.
+    /// Bytes that no other block may use: `bytes` rounded up, or more once a tied parameter has
+    /// left.
     pub capacity: u64,
     /// Indexes of its parameters. A block without any is free, and its entry is used again.
     pub parameters: Vec<usize>,

@@ -25,8 +25,8 @@ pub struct OffloaderStats {
     pub slot_bytes: u64,
     /// Bytes of zero-copy parameters.
     pub view_bytes: u64,
-    /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the quantizer for
-    /// replacements keeps in pinned host memory and in device memory.
+    /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the
+    /// quantizer for replacements keeps in pinned host memory and in device memory.
     pub staging_bytes: u64,
     /// Peaks of the bytes held.
     pub peak: HeldBytes,

@@ -72,7 +72,8 @@ fn is_largest(offloader: &Offloader, name: &str) -> bool {
     bytes::is_filled(view.buffer().unwrap().data().part(offset, bytes), 0x7e)
 }
 
-/// One quantizer serves all replacements: each makes no streams and takes no memory after the first.
+/// One quantizer serves all replacements: each makes no streams and takes no memory after the
+/// first.
 #[test]
 fn replacements_share_one_quantizer() {
     let device = Device::open("host", DeviceOptions::default()).unwrap();

@@ -64,8 +64,8 @@ impl<'a> PlanInput<'a> {
     }
 }
 
-/// Fails with `WB_ERR_OVERFLOW` if the storages have more than 2^63 bytes, each counted once for the device and
-/// once for every group that uses it. No sum of a plan is larger.
+/// Fails with `WB_ERR_OVERFLOW` if the storages have more than 2^63 bytes, each counted once for
+/// the device and once for every group that uses it. No sum of a plan is larger.
 fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Result<()> {
     let bytes_in_step = |(storage, groups): (&Storage, &SmallVec<[usize; 1]>)| {
         u128::from(storage.bytes.next_multiple_of(ALIGNMENT)) * (groups.len() as u128 + 1)

@@ -1,5 +1,5 @@
-//! Decides which parameters are offloaded, how each is transferred, and why. Pure: it allocates nothing
-//! and uses no device.
+//! Decides which parameters are offloaded, how each is transferred, and why. Pure: it allocates
+//! nothing and uses no device.
 
 mod input;
 pub mod json;

@@ -65,7 +65,8 @@ mod tests {
     }
 
     proptest! {
-        /// The fraction of a group that precedes its next candidate never decreases along the order.
+        /// The fraction of a group that precedes its next candidate never decreases along the
+        /// order.
         #[test]
         fn spread_is_even(candidates in prop::collection::vec((0usize..5, 1u64..100), 1..60)) {
             let sorted = sort(&candidates, Order::Spread);

@@ -58,8 +58,8 @@ pub struct Parameter {
     pub layout: Layout,
     /// Address of its lowest byte in host or device memory; 0 if it has no source.
     pub source: u64,
-    /// Ties parameters that have no source: those with the same number, other than 0, and the same kind
-    /// of origin.
+    /// Ties parameters that have no source: those with the same number, other than 0, and the same
+    /// kind of origin.
     pub storage_id: u64,
     /// How a step reads it.
     pub access_pattern: AccessPattern,
@@ -104,8 +104,8 @@ pub struct Storage {
     pub parameters: SmallVec<[(usize, u64); 1]>,
 }
 
-/// Finds the parameters that share bytes: those whose sources overlap, and those without a source that
-/// have the same `storage_id`. In the order of each storage's first parameter.
+/// Finds the parameters that share bytes: those whose sources overlap, and those without a source
+/// that have the same `storage_id`. In the order of each storage's first parameter.
 pub fn storages(parameters: &[Parameter]) -> Result<Vec<Storage>> {
     check_names(parameters)?;
     let mut found = by_address(parameters)?;

@@ -1,4 +1,5 @@
-//! A candidate set of offloaded storages, with the transfer modes, units and slots that follow from it.
+//! A candidate set of offloaded storages, with the transfer modes, units and slots that follow from
+//! it.
 
 use crate::error::{Result, fail};
 use crate::plan::input::PlanInput;
@@ -33,12 +34,12 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Places the storages. Slots keep to the options' `slot_bytes`, and to `free_bytes` if the units can be
-    /// placed so at all, which the caller checks.
+    /// Places the storages. Slots keep to the options' `slot_bytes`, and to `free_bytes` if the
+    /// units can be placed so at all, which the caller checks.
     pub fn new(input: &PlanInput<'_>, storages: &[usize], free_bytes: Option<u64>) -> Result<Self> {
         let slot_bytes = input.options.slot_bytes;
-        // A larger group is read in place instead. Without views it would be copied on demand, into as large
-        // a slot, so `free_bytes` does not count.
+        // A larger group is read in place instead. Without views it would be copied on demand, into
+        // as large a slot, so `free_bytes` does not count.
         let prefetch_limit = match input.platform.views {
             true => slot_bytes.into_iter().chain(free_bytes).min(),
             false => slot_bytes,
@@ -89,8 +90,8 @@ impl Placement {
         Ok(())
     }
 
-    /// Lays the units out in the arena and their storages in them. Returns the place of each of the input's
-    /// storages that is offloaded.
+    /// Lays the units out in the arena and their storages in them. Returns the place of each of the
+    /// input's storages that is offloaded.
     pub fn lay_out(&mut self, input: &PlanInput<'_>) -> Vec<Option<PlacedStorage>> {
         let mut order: Vec<usize> = (0..self.units.len()).collect();
         order.sort_by_key(|unit| self.units[*unit].groups[0]);
@@ -121,8 +122,8 @@ impl Placement {
         placed
     }
 
-    /// Bytes copied in a step, and bytes read in place if all dense parameters are read completely. Must be
-    /// called after [`Placement::lay_out`].
+    /// Bytes copied in a step, and bytes read in place if all dense parameters are read completely.
+    /// Must be called after [`Placement::lay_out`].
     pub fn link_bytes(&self, input: &PlanInput<'_>) -> (u64, u64) {
         let (mut copied, mut read) = (0, 0);
         for unit in &self.units {
@@ -231,8 +232,8 @@ fn reason_of(
     }
 }
 
-/// Gathers storages into units: one for each mode that a group uses, and one for each storage that several
-/// groups share. Returns the units, and the unit of each storage.
+/// Gathers storages into units: one for each mode that a group uses, and one for each storage that
+/// several groups share. Returns the units, and the unit of each storage.
 fn gather_units(
     input: &PlanInput<'_>,
     storages: &[usize],

@@ -181,8 +181,8 @@ pub struct Plan {
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.
     pub depth: usize,
-    /// Whether the first groups of a step wait for the last ones of the step before, because the slots do
-    /// not wrap around.
+    /// Whether the first groups of a step wait for the last ones of the step before, because the
+    /// slots do not wrap around.
     pub wrap_stalls: bool,
     /// Bytes of host memory, in whole pages.
     pub arena_bytes: u64,
@@ -198,7 +198,8 @@ pub struct Plan {
     pub offloaded_payload_bytes: u64,
     /// Bytes copied in every step.
     pub step_bytes: u64,
-    /// Bytes that the device reads in place in every step, if it reads all dense parameters completely.
+    /// Bytes that the device reads in place in every step, if it reads all dense parameters
+    /// completely.
     pub view_bytes: u64,
     /// Seconds that the link needs for a step.
     pub step_seconds: Option<f64>,

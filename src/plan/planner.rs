@@ -14,7 +14,8 @@ use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, wb_status,
 };
 
-/// Plans which of the parameters are offloaded under the options' budget, and how each is transferred.
+/// Plans which of the parameters are offloaded under the options' budget, and how each is
+/// transferred.
 pub fn plan(parameters: Vec<Parameter>, options: PlanOptions, platform: &Platform) -> Result<Plan> {
     let input = PlanInput::new(parameters, options, platform)?;
     let reasons = vec![None; input.storages.len()];
@@ -97,8 +98,8 @@ impl Planner<'_> {
         Placement::new(&self.input, &offloaded, None)
     }
 
-    /// Offloads the fewest storages, in order, with which the others and the slots fit into `budget` bytes of
-    /// device memory.
+    /// Offloads the fewest storages, in order, with which the others and the slots fit into
+    /// `budget` bytes of device memory.
     fn fit_into_device(&mut self, sorted: &[usize], budget: u64) -> Result<Placement> {
         let all: u64 = (0..self.input.storages.len()).map(|at| self.input.rounded_bytes(at)).sum();
         // The bytes of the first 0, 1, 2, ... storages.
@@ -108,8 +109,8 @@ impl Planner<'_> {
             freed_by.push(freed_by[freed_by.len() - 1] + self.input.rounded_bytes(*storage));
         }
         let fewest = |bytes: u64| freed_by.partition_point(|freed| *freed < bytes);
-        // Each try is short of a number of bytes, and at least as many more must be freed, since the slots of
-        // more storages are hardly ever smaller: few tries are needed.
+        // Each try is short of a number of bytes, and at least as many more must be freed, since
+        // the slots of more storages are hardly ever smaller: few tries are needed.
         let mut count = fewest(all.saturating_sub(budget));
         let fitting = loop {
             let tried = count.min(sorted.len());

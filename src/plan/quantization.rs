@@ -87,8 +87,8 @@ impl QuantizationRule {
     }
 }
 
-/// Storage ids for quantized parameters. Those that were tied, by address or by the caller's id, stay tied
-/// if their layouts are the same: another layout gives other FP8 numbers.
+/// Storage ids for quantized parameters. Those that were tied, by address or by the caller's id,
+/// stay tied if their layouts are the same: another layout gives other FP8 numbers.
 #[derive(Default)]
 struct StorageIds(HashMap<(bool, u64, Layout), u64>);
 

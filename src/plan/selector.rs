@@ -16,8 +16,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A text with any of `*?[` is a glob of the whole name, in which `*` matches dots too. Any other
-    /// text matches names that contain it as whole segments.
+    /// A text with any of `*?[` is a glob of the whole name, in which `*` matches dots too. Any
+    /// other text matches names that contain it as whole segments.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             fail!(WB_ERR_SELECTOR, "a selector is empty: leave it out to select everything");

@@ -1,5 +1,5 @@
-//! Packs units into the slots: each has a fixed offset, which units that are never there at the same time
-//! may share.
+//! Packs units into the slots: each has a fixed offset, which units that are never there at the
+//! same time may share.
 
 use std::cmp::Reverse;
 
@@ -23,9 +23,9 @@ pub struct SlotPacking {
     pub bytes: u64,
 }
 
-/// Places the requests so that any `depth` consecutive positions of a ring of `ring_len` have their units in
-/// slots at the same time; with `wraps`, positions also follow one another from a step's end to the next
-/// one's start.
+/// Places the requests so that any `depth` consecutive positions of a ring of `ring_len` have their
+/// units in slots at the same time; with `wraps`, positions also follow one another from a step's
+/// end to the next one's start.
 ///
 /// First fit, the largest first.
 pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool) -> SlotPacking {
@@ -94,7 +94,8 @@ mod tests {
             let packing = pack(&requests(&vec![4096; ring_len]), ring_len, depth, true);
             assert_eq!(packing.bytes, depth as u64 * 4096, "{ring_len} positions, depth {depth}");
         }
-        // Of three positions in a ring any two are adjacent, so they need three slots; without wrapping, two.
+        // Of three positions in a ring any two are adjacent, so they need three slots; without
+        // wrapping, two.
         assert_eq!(pack(&requests(&[4096; 3]), 3, 2, true).bytes, 3 * 4096);
         assert_eq!(pack(&requests(&[4096; 3]), 3, 2, false).bytes, 2 * 4096);
     }

@@ -1,5 +1,5 @@
-//! The slots of all units: a ring for prefetched units, as deep as fits, and behind it the slots of on-demand
-//! units.
+//! The slots of all units: a ring for prefetched units, as deep as fits, and behind it the slots of
+//! on-demand units.
 
 use crate::plan::parameter::TransferMode;
 use crate::plan::slot_packing::{SlotPacking, SlotRequest, pack};
@@ -43,8 +43,8 @@ struct PackedRing {
 }
 
 impl SlotRing {
-    /// Makes the ring as deep as `depth` (0 to choose) and `limit` bytes allow. If they do not allow even one
-    /// group at a time, `ring_bytes` is over the limit.
+    /// Makes the ring as deep as `depth` (0 to choose) and `limit` bytes allow. If they do not
+    /// allow even one group at a time, `ring_bytes` is over the limit.
     pub fn new(units: &[UnitSize<'_>], depth: usize, limit: Option<u64>) -> Self {
         let mut slots = Self { offsets: vec![None; units.len()], depth: 1, ..Self::default() };
         let prefetched = with_mode(units, TransferMode::Prefetch);
@@ -74,8 +74,8 @@ fn with_mode(units: &[UnitSize<'_>], transfer_mode: TransferMode) -> Vec<usize> 
     (0..units.len()).filter(|at| units[*at].transfer_mode == transfer_mode).collect()
 }
 
-/// The groups that use some of the units, ascending, and a request for each of those units, whose positions
-/// count these groups.
+/// The groups that use some of the units, ascending, and a request for each of those units, whose
+/// positions count these groups.
 fn requests(units: &[UnitSize<'_>], some: &[usize]) -> (Vec<usize>, Vec<SlotRequest>) {
     let mut groups: Vec<usize> =
         some.iter().flat_map(|at| units[*at].groups.iter().copied()).collect();

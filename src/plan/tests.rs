@@ -143,7 +143,8 @@ proptest! {
         }
     }
 
-    /// With exactly the bytes that all parameters need all are offloaded; with one byte less they are not.
+    /// With exactly the bytes that all parameters need all are offloaded; with one byte less they
+    /// are not.
     #[test]
     fn an_offload_budget_is_exact_to_the_byte(
         sizes in prop::collection::vec(1i64..20_000, 1..12), order in orders()

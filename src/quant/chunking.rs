@@ -33,8 +33,8 @@ pub struct Chunks {
     pub rows: u64,
     /// Chunks in flight at the same time.
     pub lanes: u64,
-    /// Whether the scales of the whole matrix are needed before the first chunk is converted: they are given, or
-    /// computed in a pass of their own.
+    /// Whether the scales of the whole matrix are needed before the first chunk is converted: they
+    /// are given, or computed in a pass of their own.
     pub scales_first: bool,
     /// Bytes of each lane.
     pub lane_bytes: u64,
@@ -114,8 +114,8 @@ impl Chunks {
     }
 }
 
-/// The largest number in `1..=most` for which `holds` is true, which is true for 1 and false for all numbers
-/// from some number on.
+/// The largest number in `1..=most` for which `holds` is true, which is true for 1 and false for
+/// all numbers from some number on.
 fn largest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (1, most.max(1));
     while low < high {

@@ -28,10 +28,11 @@ pub fn strided(blocks: &Blocks, bytes: u64) -> Strided {
     }
 }
 
-/// Gathers rows, whose first element is at the address `first` in `from`, on several threads: one thread does
-/// not fill a link.
+/// Gathers rows, whose first element is at the address `first` in `from`, on several threads: one
+/// thread does not fill a link.
 pub fn gather(to: Span, from: Span, first: u64, matrix: &Strided) {
-    // A thread for each eighth of the bytes that a copy would have one for, since gathering is slower.
+    // A thread for each eighth of the bytes that a copy would have one for, since gathering is
+    // slower.
     let threads = threads_for(0, to.bytes() * 8) as u64;
     let step = matrix.rows.div_ceil(threads);
     let line = (matrix.cols * matrix.bytes) as usize;

@@ -1,5 +1,5 @@
-//! Runs a pipeline: its chunks go through the lanes in turn, in one pass, or in two if the scales are needed
-//! first.
+//! Runs a pipeline: its chunks go through the lanes in turn, in one pass, or in two if the scales
+//! are needed first.
 
 use crate::device::backend::{Location, Stream};
 use crate::device::kernel::Kernel;
@@ -103,7 +103,8 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Converts a matrix whose scales are needed first: they are given, or computed in a pass of their own.
+    /// Converts a matrix whose scales are needed first: they are given, or computed in a pass of
+    /// their own.
     fn run_scales_first(
         &self,
         matrix: u64,
@@ -197,8 +198,8 @@ impl Pipeline<'_> {
         report(progress, Phase::Quantize, done as usize, total as usize)
     }
 
-    /// Makes pinned memory for each lane if the source or the target cannot be copied directly: it is pageable, or
-    /// has gaps.
+    /// Makes pinned memory for each lane if the source or the target cannot be copied directly: it
+    /// is pageable, or has gaps.
     fn reserve_host_staging(&self, workspace: &mut Workspace) -> Result<()> {
         let (source, target) = match self.task.direction {
             Direction::Quantize => (self.task.unquantized, self.task.quantized),

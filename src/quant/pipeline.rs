@@ -1,4 +1,5 @@
-//! A pipeline: one task, and the lanes that its chunks go through. `passes` runs it, `rows` moves a chunk.
+//! A pipeline: one task, and the lanes that its chunks go through. `passes` runs it, `rows` moves a
+//! chunk.
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
@@ -25,8 +26,8 @@ pub struct PipelineLane<'a> {
     pub stream: Stream,
     /// Its part of the device's staging memory.
     pub staging: Span,
-    /// Pinned host memory, if the source or the target cannot be copied directly: first for rows that are
-    /// loaded, then for rows that are stored.
+    /// Pinned host memory, if the source or the target cannot be copied directly: first for rows
+    /// that are loaded, then for rows that are stored.
     pub host_staging: Option<&'a Arc<Buffer>>,
     /// Another stream, if this is the only lane.
     pub second_stream: Option<Stream>,

@@ -1,4 +1,5 @@
-//! The quantizer: moves tensors through staging memory of bounded size, chunk by chunk on several streams.
+//! The quantizer: moves tensors through staging memory of bounded size, chunk by chunk on several
+//! streams.
 
 use std::cell::RefCell;
 use std::ptr;
@@ -29,7 +30,8 @@ pub struct Quantizer {
 }
 
 thread_local! {
-    /// Addresses of the quantizers that run on this thread: several if a progress callback calls another one.
+    /// Addresses of the quantizers that run on this thread: several if a progress callback calls
+    /// another one.
     static RUNNING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -37,8 +39,8 @@ thread_local! {
 struct RunningGuard;
 
 impl RunningGuard {
-    /// Fails with `WB_ERR_BUSY` if the quantizer is running on this thread: its progress callback called it and
-    /// would wait for itself.
+    /// Fails with `WB_ERR_BUSY` if the quantizer is running on this thread: its progress callback
+    /// called it and would wait for itself.
     fn new(quantizer: &Quantizer) -> Result<Self> {
         let address = ptr::from_ref(quantizer).addr();
         RUNNING.with_borrow_mut(|running| {
@@ -61,8 +63,9 @@ impl Drop for RunningGuard {
 }
 
 impl Quantizer {
-    /// A quantizer that uses at most `staging_limit` bytes of device memory for staging, and as many of pinned
-    /// host memory where a tensor cannot be copied directly. It keeps them for the next task.
+    /// A quantizer that uses at most `staging_limit` bytes of device memory for staging, and as
+    /// many of pinned host memory where a tensor cannot be copied directly. It keeps them for the
+    /// next task.
     pub fn new(device: &Arc<Device>, staging_limit: u64) -> Result<Arc<Self>> {
         let workspace = Mutex::new(Workspace::new(device)?);
         Ok(Arc::new(Self { device: device.clone(), staging_limit, workspace }))
@@ -120,7 +123,8 @@ impl Quantizer {
         source_type: SourceType,
         grid: &ScaleGrid,
     ) -> Result<StagingNeeds> {
-        // The kernels of the host device read and write all memory directly, and share what they write.
+        // The kernels of the host device read and write all memory directly, and share what they
+        // write.
         let cuda = self.device.capabilities().cuda;
         let row_bytes = |location: Location, bytes: u64| match location.on_device || !cuda {
             true => 0,
@@ -143,8 +147,8 @@ impl Quantizer {
         Ok(StagingNeeds { row_in, row_out, scale: task.scale_type.bytes(), given_scales })
     }
 
-    /// Runs a pipeline, and waits for all that it has queued, also after an error. Returns the number of NaN and
-    /// infinities.
+    /// Runs a pipeline, and waits for all that it has queued, also after an error. Returns the
+    /// number of NaN and infinities.
     fn run_counted(
         &self,
         pipeline: &Pipeline<'_>,
@@ -172,8 +176,8 @@ impl Quantizer {
     }
 }
 
-/// Kernels access numbers only at multiples of their size: any other address is an error that stays with the
-/// engine's context. Host memory and scales are copied and may lie at any address.
+/// Kernels access numbers only at multiples of their size: any other address is an error that stays
+/// with the engine's context. Host memory and scales are copied and may lie at any address.
 fn check_aligned(location: Location, source_type: SourceType) -> Result<()> {
     let address = location.span.start() as u64;
     if location.on_device && !address.is_multiple_of(source_type.bytes()) {

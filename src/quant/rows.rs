@@ -14,8 +14,9 @@ use crate::tensor::scale_grid::Blocks;
 const PIECE_BYTES: u64 = 16 << 20;
 
 impl Pipeline<'_> {
-    /// Makes rows readable for kernels: copies them into `staging` on the lane's stream, unless kernels read
-    /// the source directly. Computes the largest absolute value of each block if `output` is given.
+    /// Makes rows readable for kernels: copies them into `staging` on the lane's stream, unless
+    /// kernels read the source directly. Computes the largest absolute value of each block if
+    /// `output` is given.
     pub fn load(
         &self,
         range: RowRange,
@@ -50,7 +51,8 @@ impl Pipeline<'_> {
         Ok(loaded)
     }
 
-    /// Rows as one span that can be copied to the device: in the source, or gathered in the lane's pinned memory.
+    /// Rows as one span that can be copied to the device: in the source, or gathered in the lane's
+    /// pinned memory.
     fn copyable_source(&self, range: RowRange, lane: &PipelineLane<'_>, bytes: usize) -> Span {
         let rows = self.grid.rows(range.begin, range.end);
         let (source, first, matrix) = match self.task.direction {
@@ -75,8 +77,9 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Copies rows of the unquantized tensor, and computes the largest absolute values of those that have been
-    /// copied on a second stream meanwhile: with one lane, nothing else is in flight.
+    /// Copies rows of the unquantized tensor, and computes the largest absolute values of those
+    /// that have been copied on a second stream meanwhile: with one lane, nothing else is in
+    /// flight.
     fn load_in_pieces(
         &self,
         range: RowRange,
@@ -118,8 +121,9 @@ impl Pipeline<'_> {
         self.device.backend().launch(kernel, stream)
     }
 
-    /// Converts loaded rows: to where they belong, or into `staging`, from where they are copied there.
-    /// `multipliers` are the inverse scales, or to dequantize the scales, from the block of the first row on.
+    /// Converts loaded rows: to where they belong, or into `staging`, from where they are copied
+    /// there. `multipliers` are the inverse scales, or to dequantize the scales, from the block of
+    /// the first row on.
     pub fn convert(
         &self,
         range: RowRange,

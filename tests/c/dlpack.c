@@ -3,6 +3,7 @@
 
 #include "dlpack_structs.h"
 #include "memory.h"
+#include "weighbridge/python.h"
 
 static wb_view *view_of_floats(wb_device *device, wb_accessor accessor)
 {

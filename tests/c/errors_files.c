@@ -55,8 +55,8 @@ static void an_empty_file_is_refused(wb_device *device)
 
 static void folders_and_device_files_are_refused(wb_device *device)
 {
-    check_refused(device, "/tmp", 0, 0, WB_ERR_FILE_ACCESS, "/tmp|no regular file");
-    check_refused(device, "/dev/zero", 0, 0, WB_ERR_FILE_ACCESS, "/dev/zero|no regular file");
+    check_refused(device, "/tmp", 0, 0, WB_ERR_FILE_ACCESS, "/tmp|not a regular file");
+    check_refused(device, "/dev/zero", 0, 0, WB_ERR_FILE_ACCESS, "/dev/zero|not a regular file");
 }
 
 /* Checks a path in a child process, as another user if `unprivileged`, and removes it. Returns the
@@ -84,7 +84,7 @@ static void a_fifo_is_refused_without_waiting_for_a_writer(wb_device *device)
     (void)device;
     file_name(path, sizeof path, "fifo");
     REQUIRE(mkfifo(path, 0600) == 0);
-    int status = check_refused_in_child(path, 0, "no regular file");
+    int status = check_refused_in_child(path, 0, "not a regular file");
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 

@@ -22,7 +22,7 @@ static void device_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_device_get_info(NULL, &info, &error), "wb_device");
     CHECK_NULL(wb_device_get_info(device, NULL, &error), "info");
     CHECK_NULL(wb_device_get_stats(NULL, &usage, &error), "wb_device");
-    CHECK_NULL(wb_device_get_stats(device, NULL, &error), "usage");
+    CHECK_NULL(wb_device_get_stats(device, NULL, &error), "stats");
     CHECK_NULL(wb_device_drain(NULL, 0, &error), "wb_device");
     CHECK_NULL(wb_device_alloc(NULL, 1, &address, &error), "wb_device");
     CHECK_NULL(wb_device_alloc(device, 1, NULL, &error), "address");
@@ -61,7 +61,7 @@ static void buffer_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_buffer_get_stats(NULL, &usage, &error), "wb_buffer");
     REQUIRE_OK(wb_buffer_alloc(device, 1, NULL, &real, &error));
     CHECK_NULL(wb_buffer_get_info(real, NULL, &error), "wb_buffer_info");
-    CHECK_NULL(wb_buffer_get_stats(real, NULL, &error), "usage");
+    CHECK_NULL(wb_buffer_get_stats(real, NULL, &error), "stats");
     wb_buffer_release(real);
     CHECK(buffer == UNTOUCHED(wb_buffer));
     CHECK(info.chunks == 77 && usage.huge_bytes == 77);

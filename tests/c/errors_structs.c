@@ -92,7 +92,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
         CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_open("host", &options, &opened, &error),
                     "wb_device_options.views");
         wb_layout layout = bytes_layout(shape);
-        snprintf(number, sizeof number, "access is %d|[0, 1]", unknown[i]);
+        snprintf(number, sizeof number, "accessor is %d|[0, 1]", unknown[i]);
         CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(real, &layout, unknown[i], &view, &error), number);
     }
     for (int dtype = -1; dtype <= 1000; dtype += dtype == 0 ? 19 : dtype > 0 ? 981 : 1) {

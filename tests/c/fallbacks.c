@@ -107,7 +107,7 @@ static void without_device_pointers_there_are_no_device_views(wb_device *device)
     wb_buffer *buffer = new_buffer(device, 100);
     REQUIRE(buffer != NULL);
     CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(100));
-    check_only_host_views(buffer, "cannot see|cuMemHostGetDevicePointer|WB_ACCESSOR_HOST");
+    check_only_host_views(buffer, "cannot access|cuMemHostGetDevicePointer|WB_ACCESSOR_HOST");
     wb_buffer_release(buffer);
     wb_device_release(device);
 }

@@ -1,4 +1,4 @@
-/* A gate in a stream: work queued behind it waits until the test opens the gate. */
+/* A gate in a stream: work queued after it waits until the test opens the gate. */
 #ifndef GATE_H
 #define GATE_H
 

@@ -82,7 +82,7 @@ static void a_terminal_does_not_become_the_controlling_terminal(wb_device *devic
     REQUIRE(setsid() > 0);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
-                "no regular file");
+                "not a regular file");
     CHECK(open("/dev/tty", O_RDONLY) < 0);
     wb_device_release(device);
     close(master);

@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "check.h"
+#include "weighbridge/python.h"
 
 static void the_library_has_the_version_of_its_header(wb_device *device)
 {

@@ -118,7 +118,7 @@ static CUresult host_register(uintptr_t start, size_t bytes, unsigned flags)
         !device_attribute(device, CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED)) {
         return CUDA_ERROR_NOT_SUPPORTED;
     }
-    /* Tests have only ordinary memory, which is no I/O memory. */
+    /* Tests have only ordinary memory, never I/O memory. */
     if (flags & CU_MEMHOSTREGISTER_IOMEMORY) return CUDA_ERROR_INVALID_VALUE;
     if (bytes >= REGISTRATION_LIMIT || arena_contains(start) || arena_contains(start + bytes - 1)) {
         return CUDA_ERROR_INVALID_VALUE;

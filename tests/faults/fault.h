@@ -242,9 +242,9 @@ static long long calls_of(const char *function)
 
 static int was_retried(const struct fault *fault)
 {
-    int (*again)(void);
+    int (*repeated)(void);
     if (fault->layer == SYSTEM) return system_was_retried();
-    return driver_function("double_asked_again", &again) && again() == 1;
+    return CHECK(driver_function("double_failed_call_repeated", &repeated)) && repeated() == 1;
 }
 
 /* Returns 1 if the library handled the fault in this way. */

@@ -1,4 +1,4 @@
-"""What the GPU tests share: the device, and kernels that read and write through views."""
+"""Fixtures of the GPU tests: the device, and kernels that read and write through views."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from weighbridge import Device
 
 SOURCE = r"""
-// Waits for so many clock cycles, then adds up the words: what is freed meanwhile shows.
+// Waits for clock cycles, then sums the words: memory that is freed meanwhile changes the sum.
 extern "C" __global__ void slow_sum(
     long long cycles, const unsigned* words, unsigned long long count, unsigned long long* sum) {
     for (long long begin = clock64(); clock64() - begin < cycles;) {}
@@ -42,7 +42,7 @@ class Kernels:
     def slow_sum(
         self, stream: torch.cuda.Stream, address: int, words: int, cycles: int = HALF_A_SECOND
     ) -> cupy.ndarray:
-        """Queues the sum of ``words`` words at ``address``; the array receives it."""
+        """Queues the sum of ``words`` words at ``address``; the returned array receives it."""
         out = cupy.zeros(1, dtype=cupy.uint64)
         cupy.cuda.Device().synchronize()
         arguments = (np.int64(cycles), np.uint64(address), np.uint64(words), out)
@@ -66,10 +66,10 @@ def kernels() -> Kernels:
 
 @pytest.fixture
 def device() -> Iterator[Device]:
-    """A fresh device whose counters must be back at nothing when the test is over."""
+    """A new device, whose counters must be 0 after the test."""
     with Device("cuda:0") as opened:
         yield opened
-        gc.collect()  # a caught error's traceback holds what its frames held
+        gc.collect()  # the traceback of a caught error holds the variables of its frames
         opened.drain(30)
         stats = opened.stats
         assert (stats.buffers, stats.views, stats.pinned_bytes, stats.device_bytes) == (0, 0, 0, 0)

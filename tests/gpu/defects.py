@@ -1,4 +1,4 @@
-"""One defect of a kernel on purpose, which shows that a tool of compute-sanitizer is on.
+"""A kernel with one deliberate defect, which shows that a tool of compute-sanitizer is active.
 
 ``defects.py memcheck|racecheck|initcheck``: the tool must report it and fail the program.
 """
@@ -21,7 +21,7 @@ extern "C" __global__ void initcheck(int* memory) { memory[threadIdx.x] += 1; }
 
 if __name__ == "__main__":
     tool = sys.argv[1]
-    # Of the driver's own: CuPy's pool would give out more than is asked for.
+    # From the driver itself: CuPy's pool would allocate more than 256 bytes.
     address = cupy.cuda.runtime.malloc(256)
     cupy.RawModule(code=SOURCE).get_function(tool)((1,), (64,), (cupy.uint64(address),))
     cupy.cuda.runtime.deviceSynchronize()

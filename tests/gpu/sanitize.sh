@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA kernels, and programs that queue copies and kernels, under compute-sanitizer: memcheck (bounds
-# and alignment), racecheck (shared memory) and initcheck (memory that nobody wrote). Each tool must first
-# report a defect that is there on purpose. Needs what run.py needs, and compute-sanitizer of the CUDA
+# and alignment), racecheck (shared memory) and initcheck (uninitialized memory). Each tool must first
+# report a deliberate defect. Needs what run.py needs, and compute-sanitizer of the CUDA
 # toolkit. SECONDS_LEFT bounds the whole of it (450), TOOLS chooses (memcheck racecheck initcheck).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -63,15 +63,15 @@ for tool in ${TOOLS:-memcheck racecheck initcheck}; do
     # Every kernel of kernels/quantize.cu: all types, formats and blocks.
     # Racecheck takes the longest, and finds least: the kernels share no memory.
     check 240 quantize "${pytest[@]}" tests/python/test_quantizer.py \
-        -k "as_numpy or back or strides or given or odd"
+        -k "numpy or strides or given or nonfinite"
     for program in "${programs[@]}"; do
         check 40 "$program" "$build/tests/c/test_c_$program"
     done
-    # PyTorch's kernels beside ours, captured and replayed; theirs are not ours to judge by the others.
+    # Programs with PyTorch run under memcheck only: the other tools report PyTorch's own kernels.
     if [ "$tool" = memcheck ]; then
         check 90 torch "${pytest[@]}" \
-            "tests/gpu/test_offload.py::test_a_captured_step_is_replayed_in_turn_with_others[prefetch-2-3]" \
-            "tests/gpu/test_offload.py::test_a_captured_step_is_replayed_in_turn_with_others[view-2-3]" \
+            "tests/gpu/test_offload.py::test_replays_in_turn_with_eager_steps_are_bit_identical[prefetch-2-3]" \
+            "tests/gpu/test_offload.py::test_replays_in_turn_with_eager_steps_are_bit_identical[zero-copy-2-3]" \
             tests/gpu/test_views.py::test_cupy_reads_a_view
     fi
     echo "reliability: {\"checker\": \"compute-sanitizer $tool\", \"cases\": $cases," \

@@ -1,4 +1,4 @@
-"""Nothing is freed in flight, and nobody waits who need not."""
+"""Memory in flight is not freed, and no call waits without need."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def filled(device: Device) -> Buffer:
     return buffer
 
 
-def test_memory_stays_until_the_stream_has_passed(device: Device, stream, kernels) -> None:
+def test_memory_lives_until_the_queued_work_has_run(device: Device, stream, kernels) -> None:
     buffer = filled(device)
     view = buffer.view("uint32", (WORDS,))
     total = kernels.slow_sum(stream, view.device_address, WORDS)
     begin = time.perf_counter()
     view.release_after(stream)
     buffer.release_after(stream)
-    assert time.perf_counter() - begin < 0.1, "giving back waited for the kernel"
+    assert time.perf_counter() - begin < 0.1, "release_after waited for the kernel"
     assert device.stats.pinned_bytes == 4 * WORDS, "freed under a kernel"
     with pytest.raises(weighbridge.WeighbridgeError) as failure:
         device.drain(0.01)
@@ -43,7 +43,7 @@ def test_memory_stays_until_the_stream_has_passed(device: Device, stream, kernel
     assert int(total[0]) == 3 * WORDS
 
 
-def test_a_dlpack_consumer_that_lets_go_early_neither_waits_nor_frees(
+def test_deleting_a_tensor_in_flight_neither_waits_nor_frees(
     device: Device, stream, kernels
 ) -> None:
     buffer = filled(device)
@@ -53,16 +53,14 @@ def test_a_dlpack_consumer_that_lets_go_early_neither_waits_nor_frees(
     total = kernels.slow_sum(stream, tensor.data_ptr(), WORDS)
     begin = time.perf_counter()
     del tensor
-    assert time.perf_counter() - begin < 0.1, "the consumer's thread waited for the kernel"
+    assert time.perf_counter() - begin < 0.1, "the deleter waited for the kernel"
     stream.synchronize()
     assert int(total[0]) == 3 * WORDS
     device.drain(30)
 
 
-def test_a_released_buffer_is_unregistered_behind_the_kernel(
-    device: Device, stream, kernels
-) -> None:
-    """What the deferred deleter rests on: unregistering waits for a kernel that is running."""
+def test_closing_a_buffer_unregisters_it_after_the_kernel(device: Device, stream, kernels) -> None:
+    """The deferred deleter relies on it: unregistering waits for a running kernel."""
     buffer = filled(device)
     total = kernels.slow_sum(stream, buffer.info.device_address, WORDS)
     buffer.close()
@@ -70,26 +68,28 @@ def test_a_released_buffer_is_unregistered_behind_the_kernel(
     assert int(total[0]) == 3 * WORDS
 
 
-def test_two_streams_pass_in_any_order(device: Device, kernels) -> None:
+def test_memory_of_two_streams_is_released_in_any_order(device: Device, kernels) -> None:
     slow, fast = torch.cuda.Stream(), torch.cuda.Stream()
-    behind_slow, behind_fast = filled(device), filled(device)
-    total = kernels.slow_sum(slow, behind_slow.info.device_address, WORDS)
-    behind_slow.release_after(slow)
-    behind_fast.release_after(fast)
+    on_slow, on_fast = filled(device), filled(device)
+    total = kernels.slow_sum(slow, on_slow.info.device_address, WORDS)
+    on_slow.release_after(slow)
+    on_fast.release_after(fast)
     stop = time.perf_counter() + 5
     while device.stats.buffers != 1 and time.perf_counter() < stop:
         time.sleep(0.005)
-    # The fast stream's event is complete at once, but the driver may make its unregistering wait.
+    # The fast stream's event completes at once, but the driver may delay the unregistering.
     assert device.stats.buffers <= 1
     device.drain(30)
     assert int(total[0]) == 3 * WORDS
 
 
-def test_a_capture_in_another_thread_survives_what_this_one_does(device: Device) -> None:
+def test_allocating_and_freeing_does_not_invalidate_a_capture_in_another_thread(
+    device: Device,
+) -> None:
     source = torch.ones(1 << 20, device="cuda")
     result = torch.zeros(1 << 20, device="cuda")
     graph = torch.cuda.CUDAGraph()
-    started, go_on = threading.Event(), threading.Event()
+    started, resume = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
     def capture() -> None:
@@ -97,7 +97,7 @@ def test_a_capture_in_another_thread_survives_what_this_one_does(device: Device)
             with torch.cuda.graph(graph, capture_error_mode="global"):
                 result.copy_(source * 2)
                 started.set()
-                go_on.wait(30)
+                resume.wait(30)
                 result.add_(1)
         except BaseException as failure:
             failures.append(failure)
@@ -107,15 +107,15 @@ def test_a_capture_in_another_thread_survives_what_this_one_does(device: Device)
     thread.start()
     started.wait(30)
     try:
-        ours = torch.cuda.Stream()
+        stream = torch.cuda.Stream()
         for _ in range(3):
             buffer = Buffer.alloc(device, 4 << 20)
-            buffer.view("uint8", (4 << 20,)).release_after(ours)
+            buffer.view("uint8", (4 << 20,)).release_after(stream)
             buffer.close()
             device.free(device.alloc(1 << 20))
         device.drain(30)
     finally:
-        go_on.set()
+        resume.set()
         thread.join()
     assert not failures, failures
     graph.replay()
@@ -123,7 +123,7 @@ def test_a_capture_in_another_thread_survives_what_this_one_does(device: Device)
     assert bool((result == 3).all())
 
 
-def test_release_after_a_capturing_stream_is_refused_and_keeps_the_view(device: Device) -> None:
+def test_release_after_on_a_capturing_stream_fails_and_leaves_the_view_open(device: Device) -> None:
     with Buffer.alloc(device, 4096) as buffer:
         view = buffer.view("uint8", (4096,))
         graph = torch.cuda.CUDAGraph()
@@ -159,7 +159,7 @@ def test_a_graph_replays_over_a_view(device: Device) -> None:
         view.close()
 
 
-def test_the_engines_context_stays_as_it_was(device: Device) -> None:
+def test_the_current_context_of_the_engine_is_unchanged(device: Device) -> None:
     import ctypes
 
     driver = ctypes.CDLL("libcuda.so.1")
@@ -193,12 +193,12 @@ def test_the_engines_context_stays_as_it_was(device: Device) -> None:
     assert current() == before
 
 
-LEAVES = ["pass", "import os; os._exit(0)", "sys.exit(0)"]
+EXITS = ["pass", "import os; os._exit(0)", "sys.exit(0)"]
 
 
 @pytest.fixture(scope="module")
-def leaving() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """Processes that end with work in flight, started at the same time: each imports PyTorch."""
+def exiting() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Processes that exit with work in flight, started at the same time: each imports PyTorch."""
     program = """
 import sys, torch, numpy as np
 from weighbridge import Buffer, Device
@@ -212,13 +212,13 @@ with torch.cuda.stream(stream):
 buffer.view("uint8", (1,)).release_after(stream)
 """
     processes = {
-        leave: subprocess.Popen(
-            [sys.executable, "-c", program + leave],
+        exit: subprocess.Popen(
+            [sys.executable, "-c", program + exit],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for leave in LEAVES
+        for exit in EXITS
     }
     yield processes
     for process in processes.values():
@@ -226,8 +226,8 @@ buffer.view("uint8", (1,)).release_after(stream)
             process.kill()
 
 
-@pytest.mark.parametrize("leave", LEAVES)
-def test_a_process_ends_cleanly_with_work_in_flight(leaving, leave: str) -> None:
-    process = leaving[leave]
+@pytest.mark.parametrize("exit", EXITS)
+def test_a_process_exits_cleanly_with_work_in_flight(exiting, exit: str) -> None:
+    process = exiting[exit]
     _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")

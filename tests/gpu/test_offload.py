@@ -1,4 +1,4 @@
-"""The offloader on a GPU: graphs, compiled models, memory that is not taken."""
+"""The offloader on a GPU: graphs, compiled models, and the memory that is used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 import weighbridge.torch as wt
 from graphs import graph_of
+from weighbridge import QuantizeOptions
 
 LAYERS, WIDTH = 6, 512
 
@@ -49,7 +50,7 @@ def x():
 @pytest.mark.parametrize("layers", [1, 2, 3, 6, 7])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch"])
-def test_a_captured_step_is_replayed_in_turn_with_others(x, transfer_mode, depth, layers):
+def test_replays_in_turn_with_eager_steps_are_bit_identical(x, transfer_mode, depth, layers):
     torch.manual_seed(0)
     net = Net(layers).cuda().to(torch.bfloat16).eval().requires_grad_(False)
     with torch.no_grad():
@@ -72,19 +73,19 @@ def test_a_captured_step_is_replayed_in_turn_with_others(x, transfer_mode, depth
         assert torch.equal(net(x), resident)
 
 
-def test_a_graph_right_after_it_was_captured_and_after_none_was_run(net, x):
+def test_an_eager_step_after_a_capture_without_replay_is_bit_identical(net, x):
     with torch.no_grad():
         resident = net(x)
         handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         graph, result = graph_of(lambda: net(x))
-        assert torch.equal(net(x), resident), "eager behind a capture that never ran"
+        assert torch.equal(net(x), resident), "eager, after a capture without replay"
         graph.replay()
         assert torch.equal(result, resident)
         del graph
         handle.remove()
 
 
-def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, monkeypatch):
+def test_a_replay_waits_for_copies_through_the_same_pageable_memory(net, x, monkeypatch):
     monkeypatch.setenv("WEIGHBRIDGE_DISABLE_PIN_MEMORY", "1")
     with torch.no_grad():
         resident = net(x)
@@ -92,7 +93,7 @@ def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, mon
         assert handle.stats.staging_bytes > 0
         graph, result = graph_of(lambda: net(x))
         for turn in range(100):
-            eager = net(x)  # its last copies are for the next step, and still under way
+            eager = net(x)  # its last copies are for the next step, and still in flight
             result.zero_()
             graph.replay()
             assert torch.equal(result, resident), f"turn {turn}"
@@ -101,14 +102,14 @@ def test_a_graph_runs_behind_copies_through_the_same_pageable_memory(net, x, mon
     handle.remove()
 
 
-def test_a_change_of_weights_reaches_a_graph(net, x):
+def test_a_replay_uses_weights_that_changed_after_the_capture(net, x):
     with torch.no_grad():
         handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")
         graph, result = graph_of(lambda: net(x))
         state = {name: tensor.clone() * 0.5 for name, tensor in net.state_dict().items()}
         net.load_state_dict(state)
         result.zero_()
-        graph.replay()  # before any eager step could bring the new weights
+        graph.replay()  # before an eager step could copy the new weights
         replayed = result.clone()
         eager = net(x)
         assert torch.equal(replayed, eager)
@@ -120,7 +121,7 @@ def test_a_change_of_weights_reaches_a_graph(net, x):
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_compiled(net, x, mode):
+def test_compiled_steps_are_bit_identical(net, x, mode):
     with torch.no_grad():
         compiled = torch.compile(net, mode=mode)
         for _ in range(3):
@@ -188,7 +189,7 @@ def test_a_model_from_a_file_is_never_whole_on_the_device(x, tmp_path):
 
 
 def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
-    """Sampled while it is brought: what stays, in 8 bits, and the staging memory."""
+    """Free memory is sampled: resident bytes and slots, in FP8, and the staging memory are used."""
     from safetensors.torch import save_file
 
     layers, width = 16, 4096
@@ -217,7 +218,7 @@ def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
         transfer_mode="on-demand",
         device="cuda:0",
         checkpoint=tmp_path / "model.safetensors",
-        quantize={"block": (128, 128)},
+        quantize=QuantizeOptions(block_rows=128, block_cols=128),
     )
     over.set()
     sampler.join()
@@ -228,15 +229,15 @@ def test_a_quantized_model_from_a_file_is_never_whole_on_the_device(tmp_path):
     assert before - min(samples) <= kept + (128 << 20) + (16 << 20)
     for at in (0, 9):
         weight, scale = empty[at].weight, empty[at].weight_scale_inv
-        with handle._offloader.acquired(handle.offloader.parameter_info(f"{at}.weight").group):
-            wide = weight.float() * scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        with handle.offloader.acquired(handle.offloader.parameter_info(f"{at}.weight").group):
+            dequantized = weight.float() * scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
             torch.cuda.synchronize()
         given = tensors[f"{at}.weight"].cuda().float()
-        assert (wide - given).abs().max() <= given.abs().max() / 16
+        assert (dequantized - given).abs().max() <= given.abs().max() / 16
     handle.remove()
 
 
-def test_steps_on_two_streams(net, x):
+def test_steps_on_two_streams_are_bit_identical(net, x):
     with torch.no_grad():
         resident = net(x)
         handle = wt.offload(net, offload_bytes=1 << 30, transfer_mode="prefetch")

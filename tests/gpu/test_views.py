@@ -1,4 +1,4 @@
-"""A view is a view: kernels and the host see one memory, whatever it came from."""
+"""A view aliases: kernels and the host see the same memory, whatever its origin."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_kernel_reads_a_mapped_file_without_a_copy(
         assert buffer.stats.anonymous_bytes == 0
 
 
-def test_a_file_that_was_read_holds_the_same_bytes(device: Device, tmp_path: Path) -> None:
+def test_a_file_that_was_read_has_the_same_bytes(device: Device, tmp_path: Path) -> None:
     content = np.random.default_rng(2).integers(0, 256, (3 << 20) + 17, dtype=np.uint8)
     path = tmp_path / "bytes"
     content.tofile(path)
@@ -51,7 +51,7 @@ def test_a_file_that_was_read_holds_the_same_bytes(device: Device, tmp_path: Pat
             assert (torch.from_dlpack(view).cpu().numpy() == content).all()
 
 
-def test_a_shared_writable_file_mapping_is_registered_to_be_read(
+def test_a_shared_writable_file_mapping_can_be_registered(
     device: Device, stream, kernels, tmp_path: Path
 ) -> None:
     words = np.arange(1 << 18, dtype=np.uint32)
@@ -68,7 +68,7 @@ def test_a_shared_writable_file_mapping_is_registered_to_be_read(
     mapping.close()
 
 
-def test_a_private_file_mapping_is_refused_before_it_is_copied(
+def test_a_private_file_mapping_is_rejected_before_it_is_copied(
     device: Device, tmp_path: Path
 ) -> None:
     path = tmp_path / "words"
@@ -83,7 +83,7 @@ def test_a_private_file_mapping_is_refused_before_it_is_copied(
     mapping.close()
 
 
-def test_memory_that_torch_pinned_is_named_as_registered(device: Device) -> None:
+def test_memory_that_torch_pinned_counts_as_registered(device: Device) -> None:
     pinned = torch.ones(1 << 20, dtype=torch.uint8, pin_memory=True)
     with pytest.raises(weighbridge.WeighbridgeError) as failure:
         Buffer.register(device, (pinned.data_ptr(), pinned.numel()))
@@ -91,7 +91,7 @@ def test_memory_that_torch_pinned_is_named_as_registered(device: Device) -> None
 
 
 @pytest.mark.parametrize("chunk", [0, 1 << 20])
-def test_a_copy_across_registrations_arrives_whole(device: Device, chunk: int) -> None:
+def test_a_copy_across_registrations_is_complete(device: Device, chunk: int) -> None:
     nbytes = (8 << 20) + 12345
     content = np.random.default_rng(3).integers(0, 256, nbytes, dtype=np.uint8)
     target = torch.zeros(nbytes, dtype=torch.uint8, device="cuda")
@@ -104,9 +104,7 @@ def test_a_copy_across_registrations_arrives_whole(device: Device, chunk: int) -
 
 
 @pytest.mark.parametrize("options", [{"write_combined": True}, {"portable": False}])
-def test_the_drivers_kinds_of_memory_are_viewed_too(
-    device: Device, stream, kernels, options
-) -> None:
+def test_memory_of_the_driver_has_views(device: Device, stream, kernels, options) -> None:
     with Buffer.alloc(device, 4 << 20, **options) as buffer:
         np.asarray(buffer).view(np.uint32)[:] = 3
         total = kernels.slow_sum(stream, buffer.info.device_address, 1 << 20, cycles=0)
@@ -114,7 +112,7 @@ def test_the_drivers_kinds_of_memory_are_viewed_too(
         assert int(total[0]) == 3 << 20
 
 
-def test_views_off_means_no_device_address() -> None:
+def test_without_views_a_buffer_has_no_device_view() -> None:
     with Device("cuda:0", views=False) as device, Buffer.alloc(device, 4096) as buffer:
         assert buffer.info.pinned_bytes == 4096
         with pytest.raises(weighbridge.WeighbridgeError) as failure:
@@ -122,7 +120,7 @@ def test_views_off_means_no_device_address() -> None:
         assert failure.value.status == weighbridge.Status.NOT_MAPPED
 
 
-def test_pinning_off_means_pageable_memory() -> None:
+def test_without_pinning_memory_is_pageable() -> None:
     with Device("cuda:0", pin=False) as device, Buffer.alloc(device, 1 << 20) as buffer:
         assert buffer.info.pinned_bytes == 0
         target = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
@@ -132,7 +130,7 @@ def test_pinning_off_means_pageable_memory() -> None:
         assert bool((target == 5).all())
 
 
-def test_pinned_bytes_are_what_was_asked_in_whole_pages(device: Device) -> None:
+def test_pinned_bytes_are_the_asked_bytes_in_whole_pages(device: Device) -> None:
     for nbytes in (1, 4096, 4097, (5 << 20) + 1, (1 << 30) + 1):
         with Buffer.alloc(device, nbytes) as buffer:
             info = buffer.info

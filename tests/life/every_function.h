@@ -7,6 +7,7 @@
 
 #include "dlpack_structs.h"
 #include "memory.h"
+#include "weighbridge/python.h"
 
 enum { SCENE_BYTES = 4096, SCENE_ROWS = 4, SCENE_COLS = 32 };
 

@@ -163,7 +163,7 @@ def test_a_stream_runs_in_order(device):
         device.free(memory)
 
 
-def test_a_closed_stream_runs_what_is_queued(device):
+def test_a_closed_stream_runs_its_queued_work(device):
     with device.buffer(4) as buffer, device.buffer(4) as other:
         np.asarray(buffer)[:] = 5
         stream = device.stream()

@@ -30,7 +30,7 @@ def test_json_has_every_fact_of_every_device(run_python):
         assert device["info"]["pin_reason"] and device["info"]["views_reason"]
 
 
-def test_one_device_and_one_that_is_not_there(run_python):
+def test_one_device_and_a_missing_one(run_python):
     for name in DEVICES:
         code, output, _ = doctor(run_python, "--json", "--device", name)
         assert code == 0

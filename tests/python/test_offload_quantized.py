@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fp8_reference import blocks, numbers, reference
 from parameters import parameter_of, read, replace
-
 from weighbridge import Offloader, Plan, QuantizeOptions, Status, WeighbridgeError
 
 LAYERS = 4

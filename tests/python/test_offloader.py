@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 import pytest
-from parameters import parameter_of, read, replace
 
 from native import Gate
+from parameters import parameter_of, read, replace
 from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, View, WeighbridgeError
 
 LAYERS = 6

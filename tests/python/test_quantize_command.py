@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 import pytest
-from fp8_reference import blocks, numbers, reference, scale_type
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from fp8_reference import blocks, numbers, reference, scale_type
 from weighbridge import Device, QuantizeOptions, Safetensors, WeighbridgeError
 from weighbridge.quantize_file import quantize_file
 

@@ -7,8 +7,8 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from fp8_reference import LARGEST, blocks, expand, numbers, reference, scale_type
 
+from fp8_reference import LARGEST, blocks, expand, numbers, reference, scale_type
 from weighbridge import QuantizeOptions, Quantizer, Status, WeighbridgeError
 
 OPTIONS = [

@@ -8,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from conftest import ROOT  # noqa: E402
-from fp8_reference import blocks, reference  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
+from fp8_reference import blocks, reference  # noqa: E402
 from weighbridge import QuantizeOptions  # noqa: E402
 
 

@@ -9,7 +9,7 @@ use crate::capi::error::wb_error;
 use crate::device::backend::Stream;
 use crate::device::device::{Device, Owner};
 use crate::error::fail;
-use crate::status::{WB_ERR_OVERFLOW, wb_status};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 
 /// Allocates exactly `bytes` bytes of device memory; on the host device, whole pages.
 ///
@@ -59,6 +59,9 @@ pub unsafe extern "C" fn wb_device_copy(
     call!(error, |device: &Device, to: Address, from: Address, stream: Stream| {
         if bytes == 0 {
             return Ok(());
+        }
+        if to.is_null() || from.is_null() {
+            fail!(WB_ERR_INVALID_ARGUMENT, "asked to copy {bytes} bytes from {from} to {to}");
         }
         let (to, from) = (to.span(bytes, "the target")?, from.span(bytes, "the source")?);
         device.copy(to, from, stream)

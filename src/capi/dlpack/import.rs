@@ -68,7 +68,7 @@ fn import(
     let offset = layout.bytes_before();
     if span.bytes() == 0 {
         let options = BufferOptions { read_only, ..request.options };
-        let view = View::new(Buffer::empty(device, &options)?, layout, 0, accessor)?;
+        let view = View::new(Buffer::alloc(device, 0, &options, &mut None)?, layout, 0, accessor)?;
         delete();
         return Ok(view);
     }

@@ -75,7 +75,7 @@ impl Managed for DLManagedTensorVersioned {
         if major != VERSION.major {
             fail!(
                 WB_ERR_DLPACK,
-                "the tensor has DLPack version {major}.{minor}; this library supports {}.x",
+                "the tensor is of DLPack {major}.{minor}; this library supports {}.x",
                 VERSION.major
             );
         }

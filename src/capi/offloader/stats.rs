@@ -31,8 +31,8 @@ pub struct wb_offloader_stats {
     pub slot_bytes: u64,
     /// Bytes of offloaded parameters that the device reads in place.
     pub view_bytes: u64,
-    /// Bytes of the pinned buffer that pageable memory is staged through; 0 if the memory is
-    /// pinned.
+    /// Bytes of staging memory: of the pinned buffer that pageable memory is staged through, and
+    /// of host and device memory that replacements of quantized parameters use.
     pub staging_bytes: u64,
     /// Peak of `mapped_bytes`.
     pub peak_mapped_bytes: u64,

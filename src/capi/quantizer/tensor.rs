@@ -149,7 +149,11 @@ fn run(
 ) -> Result<wb_quantizer_result> {
     let GivenLayout { layout, offset_bytes } = layout;
     let grid = ScaleGrid::new(&layout, options.block)?;
-    let unquantized = unquantized.tensor(&layout, offset_bytes, "the tensor")?;
+    let (tensor, fp8) = match direction {
+        Direction::Quantize => ("the source", "the FP8 target"),
+        Direction::Dequantize => ("the target", "the FP8 source"),
+    };
+    let unquantized = unquantized.tensor(&layout, offset_bytes, tensor)?;
     let scale_bytes = match layout.elements() {
         0 => 0,
         _ => grid.all_scales() * options.scale_type.bytes(),
@@ -166,7 +170,7 @@ fn run(
             options.scale_type.bytes()
         );
     }
-    let quantized = quantized.span(layout.elements(), "the FP8 values")?;
+    let quantized = quantized.span(layout.elements(), fp8)?;
     let scales = scales.span(scale_bytes, "the scales")?;
     let device = quantizer.device();
     let task = QuantizeTask {

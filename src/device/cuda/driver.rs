@@ -1,8 +1,8 @@
-//! The CUDA driver's functions, looked up one by one in `libcuda.so.1` at run time.
+//! [`Driver`]: the functions of the CUDA driver, loaded from `libcuda.so.1` at run time.
 //!
-//! A table of our own, because a status must stay an integer (a code unknown to an enum would be
-//! undefined behaviour) and a function that an old driver lacks must be an error with its name.
-//! Types and constants are cudarc's.
+//! Types and constants are cudarc's, but not the functions: a status must stay an integer, since a code
+//! that an enum does not know would be undefined behaviour, and a function that an old driver lacks must
+//! be an error with its name.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -11,52 +11,23 @@ use cudarc::driver::sys::{
 };
 use once_cell::sync::OnceCell;
 
+use crate::device::cuda::code;
 use crate::error::{CodeDomain, Error, Result};
 use crate::os::process::PerProcess;
-use crate::status::{
-    WB_ERR_ALREADY_REGISTERED, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_DRIVER,
-    WB_ERR_DRIVER_TOO_OLD, WB_ERR_FORKED, WB_ERR_NO_DEVICE, WB_ERR_NO_DRIVER, WB_ERR_NOT_SUPPORTED,
-    WB_ERR_OUT_OF_MEMORY, wb_status,
-};
+use crate::status::{WB_ERR_DRIVER, WB_ERR_DRIVER_TOO_OLD, WB_ERR_NO_DRIVER};
 
-/// The file name that the driver has on every machine; `libcuda.so` may be a toolkit's stub.
+/// The driver's file name on every machine; `libcuda.so` can be the stub of a toolkit.
 const LIBRARY: &CStr = c"libcuda.so.1";
 
-/// Codes that are told apart here. Source: the CUDA driver API, `CUresult`.
-pub mod code {
-    #![allow(missing_docs)]
-    pub const INVALID_VALUE: i32 = 1;
-    pub const OUT_OF_MEMORY: i32 = 2;
-    /// Of cuInit and all that follows it in a forked child: of its process, or of an engine's.
-    pub const NOT_INITIALIZED: i32 = 3;
-    pub const DEINITIALIZED: i32 = 4;
-    pub const NO_DEVICE: i32 = 100;
-    pub const INVALID_DEVICE: i32 = 101;
-    pub const INVALID_CONTEXT: i32 = 201;
-    pub const OPERATING_SYSTEM: i32 = 304;
-    pub const NOT_READY: i32 = 600;
-    pub const CONTEXT_IS_DESTROYED: i32 = 709;
-    pub const HOST_MEMORY_ALREADY_REGISTERED: i32 = 712;
-    pub const NOT_PERMITTED: i32 = 800;
-    pub const NOT_SUPPORTED: i32 = 801;
-    pub const CAPTURE_FIRST: i32 = 900;
-    pub const CAPTURE_LAST: i32 = 908;
-
-    /// The driver has shut down, or the context is no more.
-    pub fn is_lost(code: i32) -> bool {
-        matches!(code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
-    }
-}
-
-/// Host function of a stream.
+/// A host function that a stream calls.
 pub type HostFunction = unsafe extern "C" fn(*mut c_void);
 
-/// Explains a code. Not in the table below, whose errors are explained by it.
+/// Returns the name or the description of a code. The errors of the table below use it.
 type Explain = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
 
 macro_rules! driver {
     ($($name:ident = $symbol:literal ($($argument:ident: $type:ty),*);)*) => {
-        /// The functions that the driver has.
+        /// The functions of the installed driver.
         pub struct Driver {
             $($name: Option<unsafe extern "C" fn($($type),*) -> c_int>,)*
             error_name: Option<Explain>,
@@ -80,11 +51,11 @@ macro_rules! driver {
                 #[doc = concat!("`", $symbol, "`.")]
                 ///
                 /// # Safety
-                /// As the driver's documentation demands of the arguments.
+                /// The arguments are as the driver's documentation demands.
                 #[allow(clippy::too_many_arguments)]
                 pub unsafe fn $name(&self, $($argument: $type),*) -> Result<()> {
                     let Some(function) = self.$name else { return Err(missing($symbol)) };
-                    // SAFETY: the caller keeps the driver's rules.
+                    // SAFETY: the caller's promise.
                     match unsafe { function($($argument),*) } {
                         0 => Ok(()),
                         code => Err(self.error($symbol, code)),
@@ -149,7 +120,7 @@ driver! {
     event_elapsed = "cuEventElapsedTime"(milliseconds: *mut f32, start: CUevent, end: CUevent);
 }
 
-/// A function of the library by its NUL-terminated name.
+/// Looks up a function of the library by its NUL-terminated name.
 ///
 /// # Safety
 /// `F` is an `extern "C"` function pointer of the symbol's type.
@@ -169,13 +140,12 @@ fn missing(symbol: &str) -> Error {
 }
 
 impl Driver {
-    /// The driver of this process, opened and initialised at the first call. A failure is not kept:
-    /// the next call tries again.
+    /// The driver of this process, loaded and initialised by the first call that succeeds.
     pub fn get() -> Result<&'static Self> {
         static DRIVER: PerProcess<OnceCell<Driver>> = PerProcess::new();
         DRIVER.get(|_| OnceCell::new()).get_or_try_init(|| {
-            // SAFETY: the name is NUL-terminated; the driver's constructors are trusted as every
-            // CUDA program trusts them.
+            // SAFETY: the name is NUL-terminated; the driver's constructors run as in every CUDA
+            // program.
             let library =
                 unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
             if library.is_null() {
@@ -188,47 +158,34 @@ impl Driver {
         })
     }
 
-    /// A failed call as an error: the function, the driver's name for the code, its explanation.
+    /// The error of a failed call: the function, and the name and description of the code.
     fn error(&self, symbol: &str, code: c_int) -> Error {
-        // An answer, not a failure, and on the path of every step: no words are made for it.
+        // Not a failure, and in every step: it gets no message.
         if code == code::NOT_READY {
             return Error::new(WB_ERR_DRIVER, String::new()).with_code(CodeDomain::Cuda, code);
         }
         let name = self.describe(self.error_name, code).unwrap_or_else(|| "unknown code".into());
         let text = self.describe(self.error_text, code).unwrap_or_default();
-        let mut message = format!("{symbol} answered {name} ({code}): {text}");
+        let mut message = format!("{symbol} returned {name} ({code}): {text}");
         if code == code::NOT_INITIALIZED {
             message += "; CUDA was initialised before a fork, and this is the child: open devices after \
                         fork, or start workers with spawn";
         }
-        Error::new(status_of(symbol, code), message).with_code(CodeDomain::Cuda, code)
+        Error::new(code::status(symbol, code), message).with_code(CodeDomain::Cuda, code)
     }
 
     fn describe(&self, function: Option<Explain>, code: c_int) -> Option<String> {
         let mut text = std::ptr::null();
-        // SAFETY: the driver stores a pointer to a constant string, or NULL for a code unknown to it.
-        let answer = unsafe { function?(code, &mut text) };
-        // SAFETY: a string that the driver gives is NUL-terminated and lives as long as the driver.
-        (answer == 0 && !text.is_null())
+        // SAFETY: the driver stores a pointer to a constant string, or NULL for an unknown code.
+        let result = unsafe { function?(code, &mut text) };
+        // SAFETY: the driver's strings are NUL-terminated and live as long as the driver.
+        (result == 0 && !text.is_null())
             .then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
     }
 }
 
-fn status_of(symbol: &str, answer: i32) -> wb_status {
-    match answer {
-        code::OUT_OF_MEMORY if symbol.starts_with("cuMemHost") => WB_ERR_OUT_OF_MEMORY,
-        code::OUT_OF_MEMORY => WB_ERR_DEVICE_MEMORY,
-        code::NOT_INITIALIZED => WB_ERR_FORKED,
-        code::NO_DEVICE | code::INVALID_DEVICE => WB_ERR_NO_DEVICE,
-        code::HOST_MEMORY_ALREADY_REGISTERED => WB_ERR_ALREADY_REGISTERED,
-        code::NOT_SUPPORTED => WB_ERR_NOT_SUPPORTED,
-        code::CAPTURE_FIRST..=code::CAPTURE_LAST => WB_ERR_CAPTURING,
-        _ => WB_ERR_DRIVER,
-    }
-}
-
 fn no_driver() -> Error {
-    // SAFETY: dlerror gives NULL or a NUL-terminated string, valid until the next call on this thread.
+    // SAFETY: dlerror returns NULL or a NUL-terminated string, valid until this thread's next call.
     let found = unsafe { libc::dlerror() };
     let found = if found.is_null() {
         "not found".into()

@@ -1,4 +1,4 @@
-//! Points in a CUDA stream.
+//! [`CudaEvent`]: an event of the driver.
 
 use std::any::Any;
 use std::ptr;
@@ -6,15 +6,15 @@ use std::ptr;
 use cudarc::driver::sys::{CUevent, CUstream};
 
 use crate::device::backend::{Event, Stream, WaitScope};
-use crate::device::cuda::context::{Context, record_unless_lost};
-use crate::device::cuda::driver::code;
+use crate::device::cuda::code;
+use crate::device::cuda::context::Context;
 use crate::error::{Result, fail};
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INTERNAL;
 
-/// Event without timing. Source: the CUDA driver API, `CUevent_flags`.
+/// An event without timing. Source: the CUDA driver API, `CUevent_flags`.
 const DISABLE_TIMING: u32 = 2;
-/// A wait of a capture for what lies outside of it. Source: `CUevent_wait_flags`.
+/// A captured wait for a recording outside of the capture. Source: `CUevent_wait_flags`.
 const WAIT_EXTERNAL: u32 = 1;
 
 /// An event of the driver.
@@ -29,7 +29,7 @@ unsafe impl Send for CudaEvent {}
 unsafe impl Sync for CudaEvent {}
 
 impl CudaEvent {
-    /// An event that was not set yet.
+    /// An event that was not recorded yet.
     pub fn new(context: &Arc<Context>, timed: bool) -> Result<Self> {
         let entered = context.enter()?;
         let mut raw = ptr::null_mut();
@@ -46,9 +46,9 @@ impl Event for CudaEvent {
         unsafe { entered.driver.event_record(self.raw, stream.0 as CUstream) }
     }
 
-    fn wait(&self, stream: Stream, waiting: WaitScope) -> Result<()> {
+    fn wait(&self, stream: Stream, scope: WaitScope) -> Result<()> {
         let entered = self.context.enter()?;
-        let flags = match waiting {
+        let flags = match scope {
             WaitScope::Capture => 0,
             WaitScope::External => WAIT_EXTERNAL,
         };
@@ -74,7 +74,7 @@ impl Event for CudaEvent {
 
     fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>> {
         let Some(earlier) = earlier.as_any().downcast_ref::<Self>() else {
-            fail!(WB_ERR_INTERNAL, "two events of different kinds of device have no time between")
+            fail!(WB_ERR_INTERNAL, "the time between events of different kinds of device was asked")
         };
         let entered = self.context.enter()?;
         let mut milliseconds = 0.0;
@@ -96,7 +96,7 @@ impl Drop for CudaEvent {
         if !self.context.process.is_current() {
             return;
         }
-        record_unless_lost(self.context.enter().and_then(|entered| {
+        code::log_unless_lost(self.context.enter().and_then(|entered| {
             // SAFETY: created in new(), destroyed once.
             unsafe { entered.driver.event_destroy(self.raw) }
         }));

@@ -1,4 +1,4 @@
-//! The kernels of `kernels/quantize.cu`: loaded from PTX when the first is launched.
+//! [`Kernels`]: the kernels of `kernels/quantize.cu`, loaded from PTX at the first launch.
 
 use std::ffi::{CString, c_void};
 use std::ptr;
@@ -7,27 +7,28 @@ use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
 use once_cell::sync::OnceCell;
 
 use crate::device::backend::Stream;
-use crate::device::cuda::context::{Context, Entered, record_unless_lost};
+use crate::device::cuda::code;
+use crate::device::cuda::context::{Context, Entered};
 use crate::device::kernel::Kernel;
-use crate::error::{Error, Result, fail};
+use crate::error::{Result, fail};
+use crate::os::span::Span;
 use crate::status::WB_ERR_INTERNAL;
-use crate::tensor::fp8::ScaleType;
 use crate::tensor::scale_grid::Blocks;
 
-/// For every chip from Turing on; packed by the build, as below.
+/// For every GPU from Turing on. The build compresses both.
 const BASE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_75.ptx"));
-/// With the instructions for 8-bit floats of Hopper.
+/// With Hopper's instructions for 8-bit floats.
 const HOPPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_90.ptx"));
 
-/// Threads of a block, which all kernels are launched with.
+/// Threads of a block, in every launch.
 const THREADS: u64 = 256;
-/// Elements that a thread handles at once where they lie side by side: `VECTOR` of the source.
+/// Contiguous elements that a thread converts at once: `VECTOR` of the source.
 const VECTOR: u64 = 16;
-/// Rows that a thread looks through for their largest size.
+/// Rows in which a thread finds the largest magnitude.
 const STRIP: u64 = 16;
-/// Blocks of threads that fill any device several times over.
+/// Blocks of threads that fill any device several times.
 const ENOUGH: u64 = 2048;
-/// The most that a grid may have in its second dimension.
+/// The largest second dimension of a grid.
 const MOST_Y: u64 = 65535;
 
 /// The module of one context.
@@ -38,19 +39,27 @@ pub struct Kernels {
 
 struct Module(CUmodule);
 
-// SAFETY: a CUmodule may be used by any thread whose current context is its own.
+// SAFETY: a CUmodule may be used by any thread whose current context is the module's.
 unsafe impl Send for Module {}
 // SAFETY: as above; the driver synchronises itself.
 unsafe impl Sync for Module {}
 
-/// How the elements of a launch are shared out: grid and block, each x and y.
+/// Grid and block of a launch, each by x and y.
 struct Shape {
     grid: (u64, u64),
     block: (u64, u64),
 }
 
+/// Pointers to the arguments of a launch, valid to the end of the statement. Their types must be those of
+/// the kernel's parameters; the driver copies them.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => {
+        &mut [$(ptr::from_ref(&$argument).cast_mut().cast::<c_void>()),*]
+    };
+}
+
 impl Kernels {
-    /// None is loaded yet; `capability` is the device's, times ten.
+    /// Loads nothing yet. `capability` is the compute capability times ten.
     pub fn new(capability: i32) -> Self {
         Self { capability, module: OnceCell::new() }
     }
@@ -58,94 +67,77 @@ impl Kernels {
     /// Queues a kernel.
     pub fn launch(&self, context: &Context, kernel: Kernel, stream: Stream) -> Result<()> {
         let entered = context.enter()?;
-        let raw = stream.0 as CUstream;
+        let start = |name: &str, shape: Shape, arguments: &mut [*mut c_void]| {
+            self.start(&entered, name, &shape, arguments, stream.0 as CUstream)
+        };
+        let address = |span: Span| span.start() as u64;
         match kernel {
             Kernel::Zero { span } => {
-                // SAFETY: the span is the device's own.
-                unsafe { entered.driver.memset_async(span.start() as u64, 0, span.bytes(), raw) }
+                let stream = stream.0 as CUstream;
+                // SAFETY: the span is in device memory.
+                unsafe { entered.driver.memset_async(address(span), 0, span.bytes(), stream) }
             }
-            Kernel::Absmax { source_type, source, mut blocks, absmax, nonfinite } => {
+            Kernel::Absmax { source_type, source, blocks, absmax, nonfinite } => {
                 let vectors = vectors(&blocks, source_type.bytes(), &[source]);
-                let (mut strip, mut vector) = (STRIP as u32, u32::from(vectors));
                 let strips = blocks.block_rows.min(u64::from(u32::MAX)).div_ceil(STRIP);
                 let rows = (blocks.first_row + blocks.rows).div_ceil(blocks.block_rows) * strips;
-                let shape = Shape::of(rows, blocks.cols, vectors);
-                let (mut source, mut absmax) = (source, absmax.start() as u64);
-                let mut nonfinite = nonfinite.start() as u64;
-                let name = format!("wb_absmax_{}", source_type.name());
-                let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut source).cast(),
-                    (&raw mut blocks).cast(),
-                    (&raw mut absmax).cast(),
-                    (&raw mut nonfinite).cast(),
-                    (&raw mut strip).cast(),
-                    (&raw mut vector).cast(),
-                ];
-                self.start(&entered, &name, &shape, arguments, raw)
+                start(
+                    &format!("wb_absmax_{}", source_type.name()),
+                    Shape::of(rows, blocks.cols, vectors),
+                    arguments![
+                        source,
+                        blocks,
+                        address(absmax),
+                        address(nonfinite),
+                        STRIP as u32,
+                        u32::from(vectors),
+                    ],
+                )
             }
-            Kernel::Scales { absmax, mut format_max, scale_type, scales, inverses } => {
-                let mut count = (absmax.bytes() / 4) as u64;
-                let (mut absmax, mut scales) = (absmax.start() as u64, scales.start() as u64);
-                let mut inverses = inverses.start() as u64;
-                let name = format!("wb_scales_{}", kind_name(scale_type));
-                let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut absmax).cast(),
-                    (&raw mut count).cast(),
-                    (&raw mut format_max).cast(),
-                    (&raw mut scales).cast(),
-                    (&raw mut inverses).cast(),
-                ];
-                self.start(&entered, &name, &Shape::line(count), arguments, raw)
+            Kernel::Scales { absmax, format_max, scale_type, scales, inverses } => {
+                let count = (absmax.bytes() / 4) as u64;
+                start(
+                    &format!("wb_scales_{}", scale_type.name()),
+                    Shape::line(count),
+                    arguments![
+                        address(absmax),
+                        count,
+                        format_max,
+                        address(scales),
+                        address(inverses),
+                    ],
+                )
             }
             Kernel::Inverses { scale_type, scales, inverses, copy } => {
-                let mut count = (inverses.bytes() / 4) as u64;
-                let (mut scales, mut inverses) = (scales.start() as u64, inverses.start() as u64);
-                let mut copy = i32::from(copy);
-                let name = format!("wb_inverses_{}", kind_name(scale_type));
-                let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut scales).cast(),
-                    (&raw mut count).cast(),
-                    (&raw mut copy).cast(),
-                    (&raw mut inverses).cast(),
-                ];
-                self.start(&entered, &name, &Shape::line(count), arguments, raw)
+                let count = (inverses.bytes() / 4) as u64;
+                start(
+                    &format!("wb_inverses_{}", scale_type.name()),
+                    Shape::line(count),
+                    arguments![address(scales), count, i32::from(copy), address(inverses)],
+                )
             }
-            Kernel::Quantize { source_type, format, source, mut blocks, inverses, target } => {
-                let (mut source, mut target) = (source, target.start() as u64);
-                let mut inverses = inverses.start() as u64;
+            Kernel::Quantize { source_type, format, source, blocks, inverses, target } => {
+                let target = address(target);
                 let vectors = vectors(&blocks, source_type.bytes(), &[source, target]);
-                let (mut vector, shape) =
-                    (u32::from(vectors), Shape::of(blocks.rows, blocks.cols, vectors));
-                let name = format!("wb_quantize_{}_{}", source_type.name(), format.name());
-                let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut source).cast(),
-                    (&raw mut blocks).cast(),
-                    (&raw mut inverses).cast(),
-                    (&raw mut target).cast(),
-                    (&raw mut vector).cast(),
-                ];
-                self.start(&entered, &name, &shape, arguments, raw)
+                start(
+                    &format!("wb_quantize_{}_{}", source_type.name(), format.name()),
+                    Shape::of(blocks.rows, blocks.cols, vectors),
+                    arguments![source, blocks, address(inverses), target, u32::from(vectors)],
+                )
             }
-            Kernel::Dequantize { source_type, format, source, mut blocks, scales, target } => {
-                let (mut source, mut target) = (source.start() as u64, target);
-                let mut scales = scales.start() as u64;
+            Kernel::Dequantize { source_type, format, source, blocks, scales, target } => {
+                let source = address(source);
                 let vectors = vectors(&blocks, source_type.bytes(), &[source, target]);
-                let (mut vector, shape) =
-                    (u32::from(vectors), Shape::of(blocks.rows, blocks.cols, vectors));
-                let name = format!("wb_dequantize_{}_{}", source_type.name(), format.name());
-                let arguments: &mut [*mut c_void] = &mut [
-                    (&raw mut source).cast(),
-                    (&raw mut blocks).cast(),
-                    (&raw mut scales).cast(),
-                    (&raw mut target).cast(),
-                    (&raw mut vector).cast(),
-                ];
-                self.start(&entered, &name, &shape, arguments, raw)
+                start(
+                    &format!("wb_dequantize_{}_{}", source_type.name(), format.name()),
+                    Shape::of(blocks.rows, blocks.cols, vectors),
+                    arguments![source, blocks, address(scales), target, u32::from(vectors)],
+                )
             }
         }
     }
 
-    /// Launches the kernel of a name.
+    /// Launches a kernel by its name.
     fn start(
         &self,
         entered: &Entered<'_>,
@@ -154,19 +146,9 @@ impl Kernels {
         arguments: &mut [*mut c_void],
         stream: CUstream,
     ) -> Result<()> {
-        let module = self.module.get_or_try_init(|| {
-            let packed = if self.capability >= 90 { HOPPER } else { BASE };
-            let Ok(mut image) = miniz_oxide::inflate::decompress_to_vec(packed) else {
-                fail!(WB_ERR_INTERNAL, "the kernels in the library are damaged")
-            };
-            image.push(0);
-            let mut module = ptr::null_mut();
-            // SAFETY: the image ends in NUL; the pointer receives the module.
-            unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;
-            Ok::<_, Error>(Module(module))
-        })?;
+        let module = self.module.get_or_try_init(|| self.load(entered))?;
         let Ok(symbol) = CString::new(name) else {
-            return Err(Error::new(WB_ERR_INTERNAL, format!("{name:?} is no kernel's name")));
+            fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
         };
         let mut function: CUfunction = ptr::null_mut();
         // SAFETY: the module is loaded, the name ends in NUL, the pointer receives the function.
@@ -174,7 +156,7 @@ impl Kernels {
         let [x, y, threads_x, threads_y] =
             [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
         // SAFETY: the arguments are those of the kernel of this name, and the memory that they point
-        // to is kept by the kernel's maker until the stream has run it.
+        // to stays until the stream has run the kernel (Kernel's promise).
         unsafe {
             entered.driver.launch_kernel(
                 function,
@@ -192,21 +174,33 @@ impl Kernels {
         }
     }
 
-    /// Gives the module back, while its context is alive.
+    fn load(&self, entered: &Entered<'_>) -> Result<Module> {
+        let compressed = if self.capability >= 90 { HOPPER } else { BASE };
+        let Ok(mut image) = miniz_oxide::inflate::decompress_to_vec(compressed) else {
+            fail!(WB_ERR_INTERNAL, "the kernels in the library are damaged")
+        };
+        image.push(0);
+        let mut module = ptr::null_mut();
+        // SAFETY: the image ends in NUL; the pointer receives the module.
+        unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;
+        Ok(Module(module))
+    }
+
+    /// Unloads the module, while its context is alive.
     pub fn unload(&mut self, context: &Context) {
         let Some(module) = self.module.take() else { return };
         if !context.process.is_current() {
             return;
         }
-        record_unless_lost(context.enter().and_then(|entered| {
-            // SAFETY: loaded once, unloaded once; nothing that was launched runs any more.
+        code::log_unless_lost(context.enter().and_then(|entered| {
+            // SAFETY: loaded once, unloaded once; no launched kernel runs any more.
             unsafe { entered.driver.module_unload(module.0) }
         }));
     }
 }
 
 impl Shape {
-    /// For a matrix whose rows several threads go through.
+    /// Of a matrix, in which several threads share a row.
     fn of(rows: u64, cols: u64, vectors: bool) -> Self {
         let across = cols.div_ceil(if vectors { VECTOR } else { 1 }).max(1);
         let x = across.next_power_of_two().min(THREADS);
@@ -216,21 +210,14 @@ impl Shape {
         Self { grid: (columns, rows.div_ceil(y).clamp(1, most)), block: (x, y) }
     }
 
-    /// For a list.
+    /// Of a list.
     fn line(count: u64) -> Self {
         Self { grid: (count.div_ceil(THREADS).clamp(1, ENOUGH), 1), block: (THREADS, 1) }
     }
 }
 
-fn kind_name(scale_type: ScaleType) -> &'static str {
-    match scale_type {
-        ScaleType::F32 => "f32",
-        ScaleType::E8m0 => "e8m0",
-    }
-}
-
-/// Whether a thread may handle [`VECTOR`] elements at once: they lie side by side, at multiples of 16
-/// bytes, and have one scale.
+/// Whether a thread can convert [`VECTOR`] elements at once: they are contiguous, aligned to 16 bytes, and
+/// have the same scale.
 fn vectors(blocks: &Blocks, bytes: u64, addresses: &[u64]) -> bool {
     let line = blocks.row_stride.unsigned_abs() * bytes;
     blocks.col_stride == 1

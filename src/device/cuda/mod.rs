@@ -1,8 +1,12 @@
 //! CUDA devices, through the driver API.
 #![allow(unsafe_code)]
 
+mod capabilities;
+mod code;
 mod context;
 pub mod device;
 mod driver;
 mod event;
 mod kernels;
+mod memory;
+mod stream;

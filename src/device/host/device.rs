@@ -1,5 +1,5 @@
-//! The host as a device: its memory is the process's own, its streams are threads that work in
-//! order, its events are points that those threads pass. Pinning is mlock.
+//! [`HostDevice`]: the host as a device. Its memory is the process's, a stream is a thread that runs its
+//! work in order, an event is a point in that work, and pinning is mlock.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SU
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
-/// The host.
+/// The host as a device.
 pub struct HostDevice {
     capabilities: Capabilities,
     process: Process,
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl HostDevice {
-    /// Opens it with `capacity` bytes of device memory, or as much as there is for 0.
+    /// Opens the host with `capacity` bytes of device memory; 0 means unlimited.
     pub fn open(capacity: u64) -> Self {
         let capabilities = Capabilities {
             name: processor_name(),
@@ -126,13 +126,13 @@ impl Backend for HostDevice {
         Ok(memory)
     }
 
-    /// As a CUDA device does, waits for the streams first: nothing is freed in flight.
+    /// Waits for all streams first, as cuMemFree does: nothing is freed in flight.
     fn free(&self, address: u64) -> Result<()> {
         self.check_process()?;
         self.streams.synchronize_all();
         let mut state = self.state()?;
         let Some(mapping) = state.allocations.remove(&address) else {
-            fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} is no device memory of this device")
+            fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} was not allocated on this device")
         };
         state.allocated -= mapping.span().bytes() as u64;
         Ok(())

@@ -1,4 +1,4 @@
-//! Points in the host device's streams.
+//! [`HostEvent`]: an event of the host device.
 
 use std::any::Any;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::os::sync;
 use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::status::WB_ERR_INTERNAL;
 
-/// A point and when its stream passed it.
+/// A point in a stream, and when the stream passed it.
 struct Point {
     passed: Mutex<Option<Instant>>,
     changed: Condvar,
@@ -38,14 +38,14 @@ impl Point {
     }
 }
 
-/// An event: the point that it was last set to, if it was.
+/// An event: the point recorded last, if any.
 pub struct HostEvent {
     streams: Arc<Streams>,
     point: Mutex<Option<Arc<Point>>>,
 }
 
 impl HostEvent {
-    /// An event that was not set yet.
+    /// An event that was not recorded yet.
     pub fn new(streams: &Arc<Streams>) -> Self {
         Self { streams: streams.clone(), point: Mutex::default() }
     }
@@ -58,8 +58,8 @@ impl HostEvent {
 impl Event for HostEvent {
     fn record(&self, stream: Stream) -> Result<()> {
         let point = Arc::new(Point::new());
-        let theirs = point.clone();
-        self.streams.find(stream)?.push(Box::new(move || theirs.pass()));
+        let passed = point.clone();
+        self.streams.find(stream)?.push(Box::new(move || passed.pass()));
         *sync::lock(&self.point) = Some(point);
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Event for HostEvent {
 
     fn seconds_since(&self, earlier: &dyn Event) -> Result<Option<f64>> {
         let Some(earlier) = earlier.as_any().downcast_ref::<Self>() else {
-            fail!(WB_ERR_INTERNAL, "two events of different kinds of device have no time between")
+            fail!(WB_ERR_INTERNAL, "the time between events of different kinds of device was asked")
         };
         let passed = |event: &Self| event.point().and_then(|point| *point.passed());
         let (Some(begin), Some(end)) = (passed(earlier), passed(self)) else { return Ok(None) };
@@ -104,7 +104,7 @@ mod tests {
     use std::sync::mpsc;
 
     #[test]
-    fn an_event_passes_with_its_stream_and_holds_others_until_then() {
+    fn a_stream_waits_until_the_recording_stream_has_passed() {
         let streams = Arc::new(Streams::new(Process::current()));
         let (first, second) = (streams.add().unwrap(), streams.add().unwrap());
         let (open, gate) = mpsc::channel::<()>();
@@ -117,7 +117,7 @@ mod tests {
             from_first.send(1).unwrap();
         }));
         let event = HostEvent::new(&streams);
-        assert!(event.is_complete().unwrap(), "not set: nothing to wait for");
+        assert!(event.is_complete().unwrap(), "not recorded: nothing to wait for");
         event.record(first).unwrap();
         event.wait(second, WaitScope::Capture).unwrap();
         streams.find(second).unwrap().push(Box::new(move || send.send(2).unwrap()));

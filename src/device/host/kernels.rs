@@ -1,5 +1,5 @@
-//! The kernels of `kernels/host.c`: which copy of them this processor runs, on how many threads.
-// Their arguments are addresses: what they point to is promised by the Kernel's maker.
+//! The kernels of `kernels/host.c`, for the widest instructions of this processor, on several threads.
+// The C functions take addresses; the code that makes a Kernel keeps their memory.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,88 +12,93 @@ use crate::os::span::Span;
 use crate::os::sync::thread;
 use crate::tensor::scale_grid::Blocks;
 
-/// Elements that are worth a thread.
+/// Elements for which another thread pays off.
 const WORTH_A_THREAD: u64 = 1 << 20;
 
-/// More threads than this are never started for one kernel.
+/// The most threads of one kernel.
 const MOST_THREADS: usize = 16;
 
 type Absmax = unsafe extern "C" fn(*const u8, *const Blocks, *mut u32, *mut u64);
-type Quantize = unsafe extern "C" fn(*const u8, *const Blocks, *const f32, *mut u8);
-type Dequantize = unsafe extern "C" fn(*const u8, *const Blocks, *const f32, *mut u8);
+type Convert = unsafe extern "C" fn(*const u8, *const Blocks, *const f32, *mut u8);
 type Scales = unsafe extern "C" fn(*const u32, u64, f32, *mut u8, *mut f32);
 type Inverses = unsafe extern "C" fn(*const u8, u64, i32, *mut f32);
 
-/// One copy of all kernels; by [`SourceType`], then by [`Fp8Format`].
+/// The kernels of one instruction set: by `SourceType`, then by `Fp8Format` or `ScaleType`.
 struct Table {
     absmax: [Absmax; 3],
-    quantize: [[Quantize; 2]; 3],
-    dequantize: [[Dequantize; 2]; 3],
+    quantize: [[Convert; 2]; 3],
+    dequantize: [[Convert; 2]; 3],
     scales: [Scales; 2],
     inverses: [Inverses; 2],
 }
 
-macro_rules! table {
-    ($suffix:literal) => {{
+/// Declares a kernel of `kernels/host.c` by the parts of its name.
+macro_rules! kernel {
+    (($($argument:ty),*), $($part:literal),*) => {{
         unsafe extern "C" {
-            #[link_name = concat!("wb_absmax_f32", $suffix)]
-            fn absmax_f32(_: *const u8, _: *const Blocks, _: *mut u32, _: *mut u64);
-            #[link_name = concat!("wb_absmax_f16", $suffix)]
-            fn absmax_f16(_: *const u8, _: *const Blocks, _: *mut u32, _: *mut u64);
-            #[link_name = concat!("wb_absmax_bf16", $suffix)]
-            fn absmax_bf16(_: *const u8, _: *const Blocks, _: *mut u32, _: *mut u64);
-            #[link_name = concat!("wb_quantize_f32_e4m3", $suffix)]
-            fn quantize_f32_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_quantize_f32_e5m2", $suffix)]
-            fn quantize_f32_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_quantize_f16_e4m3", $suffix)]
-            fn quantize_f16_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_quantize_f16_e5m2", $suffix)]
-            fn quantize_f16_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_quantize_bf16_e4m3", $suffix)]
-            fn quantize_bf16_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_quantize_bf16_e5m2", $suffix)]
-            fn quantize_bf16_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_f32_e4m3", $suffix)]
-            fn dequantize_f32_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_f32_e5m2", $suffix)]
-            fn dequantize_f32_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_f16_e4m3", $suffix)]
-            fn dequantize_f16_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_f16_e5m2", $suffix)]
-            fn dequantize_f16_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_bf16_e4m3", $suffix)]
-            fn dequantize_bf16_e4m3(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_dequantize_bf16_e5m2", $suffix)]
-            fn dequantize_bf16_e5m2(_: *const u8, _: *const Blocks, _: *const f32, _: *mut u8);
-            #[link_name = concat!("wb_scales_f32", $suffix)]
-            fn scales_f32(_: *const u32, _: u64, _: f32, _: *mut u8, _: *mut f32);
-            #[link_name = concat!("wb_scales_e8m0", $suffix)]
-            fn scales_e8m0(_: *const u32, _: u64, _: f32, _: *mut u8, _: *mut f32);
-            #[link_name = concat!("wb_inverses_f32", $suffix)]
-            fn inverses_f32(_: *const u8, _: u64, _: i32, _: *mut f32);
-            #[link_name = concat!("wb_inverses_e8m0", $suffix)]
-            fn inverses_e8m0(_: *const u8, _: u64, _: i32, _: *mut f32);
+            #[link_name = concat!("wb_", $($part),*)]
+            fn kernel($(_: $argument),*);
         }
-        Table {
-            absmax: [absmax_f32, absmax_f16, absmax_bf16],
-            quantize: [
-                [quantize_f32_e4m3, quantize_f32_e5m2],
-                [quantize_f16_e4m3, quantize_f16_e5m2],
-                [quantize_bf16_e4m3, quantize_bf16_e5m2],
-            ],
-            dequantize: [
-                [dequantize_f32_e4m3, dequantize_f32_e5m2],
-                [dequantize_f16_e4m3, dequantize_f16_e5m2],
-                [dequantize_bf16_e4m3, dequantize_bf16_e5m2],
-            ],
-            scales: [scales_f32, scales_e8m0],
-            inverses: [inverses_f32, inverses_e8m0],
-        }
+        kernel
     }};
 }
 
-/// The copies that this processor can run, the plain one first.
+macro_rules! absmax {
+    ($($part:literal),*) => {
+        kernel!((*const u8, *const Blocks, *mut u32, *mut u64), "absmax_", $($part),*)
+    };
+}
+
+/// Quantizes or dequantizes.
+macro_rules! convert {
+    ($($part:literal),*) => {
+        kernel!((*const u8, *const Blocks, *const f32, *mut u8), $($part),*)
+    };
+}
+
+macro_rules! scales {
+    ($($part:literal),*) => {
+        kernel!((*const u32, u64, f32, *mut u8, *mut f32), "scales_", $($part),*)
+    };
+}
+
+macro_rules! inverses {
+    ($($part:literal),*) => {
+        kernel!((*const u8, u64, i32, *mut f32), "inverses_", $($part),*)
+    };
+}
+
+/// The kernels of one instruction set, which is the suffix of their names.
+macro_rules! table {
+    ($suffix:literal) => {
+        Table {
+            absmax: [absmax!("f32", $suffix), absmax!("f16", $suffix), absmax!("bf16", $suffix)],
+            quantize: [
+                [convert!("quantize_f32_e4m3", $suffix), convert!("quantize_f32_e5m2", $suffix)],
+                [convert!("quantize_f16_e4m3", $suffix), convert!("quantize_f16_e5m2", $suffix)],
+                [convert!("quantize_bf16_e4m3", $suffix), convert!("quantize_bf16_e5m2", $suffix)],
+            ],
+            dequantize: [
+                [
+                    convert!("dequantize_f32_e4m3", $suffix),
+                    convert!("dequantize_f32_e5m2", $suffix),
+                ],
+                [
+                    convert!("dequantize_f16_e4m3", $suffix),
+                    convert!("dequantize_f16_e5m2", $suffix),
+                ],
+                [
+                    convert!("dequantize_bf16_e4m3", $suffix),
+                    convert!("dequantize_bf16_e5m2", $suffix),
+                ],
+            ],
+            scales: [scales!("f32", $suffix), scales!("e8m0", $suffix)],
+            inverses: [inverses!("f32", $suffix), inverses!("e8m0", $suffix)],
+        }
+    };
+}
+
+/// The tables that this processor can run; the widest instructions are last.
 fn tables() -> &'static [Table] {
     static TABLES: OnceBox<Vec<Table>> = OnceBox::new();
     TABLES.get_or_init(|| {
@@ -114,7 +119,7 @@ fn tables() -> &'static [Table] {
     })
 }
 
-/// Runs a kernel, with the widest instructions that there are.
+/// Runs a kernel with the widest instructions.
 pub fn run(kernel: Kernel) {
     if let Some(table) = tables().last() {
         run_with(table, kernel);
@@ -126,21 +131,21 @@ fn run_with(table: &Table, kernel: Kernel) {
         Kernel::Zero { span } => bytes::fill(span, 0),
         Kernel::Absmax { source_type, source, blocks, absmax, nonfinite } => {
             let kernel = table.absmax[source_type as usize];
-            // Threads share no block.
+            // No two threads share a block.
             let counts = in_parts(blocks, blocks.block_rows, &|part, row| {
                 let (mut nonfinite, skip) = (0u64, scales_before(&blocks, row));
                 let from = address(source, row as i64 * blocks.row_stride, source_type.bytes());
-                // SAFETY: the maker of the kernel keeps the source and a size for each block.
+                // SAFETY: the source and a magnitude for each block stay (Kernel's promise).
                 unsafe { kernel(from, &part, pointer::<u32>(absmax).add(skip), &mut nonfinite) };
                 nonfinite
             });
-            // SAFETY: eight bytes at a multiple of eight, which kernels only add to.
+            // SAFETY: eight bytes, aligned, which kernels only add to.
             let all = unsafe { &*pointer::<AtomicU64>(nonfinite) };
             all.fetch_add(counts.into_iter().sum(), Ordering::Relaxed);
         }
         Kernel::Scales { absmax, format_max, scale_type, scales, inverses } => {
             let count = (absmax.bytes() / 4) as u64;
-            // SAFETY: as many of each.
+            // SAFETY: `count` magnitudes, scales and inverses (Kernel's promise).
             unsafe {
                 let (absmax, scales) = (pointer::<u32>(absmax), pointer::<u8>(scales));
                 (table.scales[scale_type as usize])(
@@ -155,7 +160,7 @@ fn run_with(table: &Table, kernel: Kernel) {
         Kernel::Inverses { scale_type, scales, inverses, copy } => {
             let count = (inverses.bytes() / 4) as u64;
             let kernel = table.inverses[scale_type as usize];
-            // SAFETY: as many of each.
+            // SAFETY: `count` scales and inverses (Kernel's promise).
             unsafe { kernel(pointer(scales), count, i32::from(copy), pointer(inverses)) };
         }
         Kernel::Quantize { source_type, format, source, blocks, inverses, target } => {
@@ -163,7 +168,7 @@ fn run_with(table: &Table, kernel: Kernel) {
             in_parts(blocks, 1, &|part, row| {
                 let from = address(source, row as i64 * blocks.row_stride, source_type.bytes());
                 let to = address(target.start() as u64, (row * blocks.cols) as i64, 1);
-                // SAFETY: the maker of the kernel keeps source, inverses and target.
+                // SAFETY: source, inverses and target stay (Kernel's promise).
                 unsafe {
                     kernel(
                         from,
@@ -180,7 +185,7 @@ fn run_with(table: &Table, kernel: Kernel) {
             in_parts(blocks, 1, &|part, row| {
                 let from = address(source.start() as u64, (row * blocks.cols) as i64, 1);
                 let to = address(target, row as i64 * blocks.row_stride, source_type.bytes());
-                // SAFETY: the maker of the kernel keeps source, scales and target.
+                // SAFETY: source, scales and target stay (Kernel's promise).
                 unsafe {
                     kernel(from, &part, pointer::<f32>(scales).add(scales_before(&blocks, row)), to)
                 };
@@ -190,14 +195,13 @@ fn run_with(table: &Table, kernel: Kernel) {
     }
 }
 
-/// Scales of the rows of blocks that lie before a row's.
+/// The number of the first scale of a row.
 fn scales_before(blocks: &Blocks, row: u64) -> usize {
     ((blocks.first_row + row) / blocks.block_rows * blocks.scale_cols) as usize
 }
 
-/// Calls `work` for parts of the rows on several threads: with each part, whose scales begin at those of
-/// its own first row, and the number of that row. Parts begin where a multiple of `step` rows of a
-/// block has gone.
+/// Calls `work` for parts of the rows on several threads, with each part and the number of its first row.
+/// A part's scales begin at those of its first row. Parts begin at a multiple of `step` rows in a block.
 fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync)) -> Vec<u64> {
     let part = |from: u64, to: u64| {
         let first_row = (blocks.first_row + from) % blocks.block_rows;
@@ -226,7 +230,7 @@ fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync
             })
             .collect();
         let first = parts.first().map(|&(from, to)| part(from, to));
-        // A thread that could not be had makes this slower, not wrong.
+        // If a thread cannot start, this one does its work.
         let others = started.into_iter().map(|(thread, from, to)| match thread {
             Ok(thread) => thread.join().unwrap_or_default(),
             Err(_) => part(from, to),
@@ -251,7 +255,7 @@ mod tests {
     use crate::tensor::fp8::{Fp8Format, SourceType};
     use crate::tensor::fp8_reference;
 
-    /// Quantizes numbers as they are, given by their bits, with every copy of the kernels.
+    /// Quantizes numbers, given by their bits, with a scale of 1 and every table.
     fn codes(bytes: &[u8], source_type: SourceType, format: Fp8Format) -> Vec<Vec<u8>> {
         let mapped = |bytes: &[u8]| {
             let mapping = Mapping::anonymous(bytes.len()).unwrap();
@@ -296,13 +300,13 @@ mod tests {
             for (at, found) in codes(bytes, source_type, format).into_iter().enumerate() {
                 let wrong = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
                 let shown = wrong.map(|at| (numbers[at], found[at], wanted[at]));
-                assert_eq!(shown, None, "copy {at}, {source_type:?} to {format:?}");
+                assert_eq!(shown, None, "table {at}, {source_type:?} to {format:?}");
             }
         }
     }
 
     #[test]
-    fn every_number_of_16_bits_is_rounded_as_defined() {
+    fn every_16_bit_number_is_rounded_as_defined() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
         let bf16: Vec<f32> =
             (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
@@ -323,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_32_bits_around_every_edge_are_rounded_as_defined() {
-        // Both sides of every code, of every middle between two, and bits all over the range.
+    fn f32_numbers_around_every_rounding_boundary_are_rounded_as_defined() {
+        // Both sides of every code and of every middle between two codes, and bits all over the range.
         let mut bits: Vec<u32> = (0..100_000u32).map(|at| at.wrapping_mul(0x9e37_79b1)).collect();
         for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             for code in 0..0x7e {
@@ -344,7 +348,7 @@ mod tests {
 
     #[test]
     #[ignore = "all 2^32 numbers take minutes: make test-slow"]
-    fn every_number_of_32_bits_is_rounded_as_defined() {
+    fn every_32_bit_number_is_rounded_as_defined() {
         for chunk in 0..256u32 {
             eprintln!("{chunk} of 256");
             let bits = (chunk << 24)..=(chunk << 24 | 0x00ff_ffff);

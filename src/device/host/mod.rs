@@ -1,5 +1,4 @@
-//! The host as a device: its memory is the process's own, its streams are threads that work in
-//! order, its events are points that those threads pass. Pinning is mlock.
+//! The host as a device.
 
 pub mod device;
 mod event;

@@ -1,4 +1,4 @@
-//! Streams of the host device: each a thread that runs what is queued, in order.
+//! [`Streams`]: the host device's streams, each a thread that runs its work in order.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The queue's end for those who push; the thread ends once it is dropped and the queue is empty.
+/// A stream. Its thread ends when it is dropped and the queue is empty.
 pub struct HostStream(Arc<Queue>);
 
 struct Queue {
@@ -40,7 +40,7 @@ impl Queue {
         sync::wait(&self.changed, state)
     }
 
-    /// Waits for what is queued now.
+    /// Waits for the work that is queued now.
     fn synchronize(&self) {
         let mut state = self.lock();
         let until = state.pushed;
@@ -49,8 +49,8 @@ impl Queue {
         }
     }
 
-    /// Whether nothing runs on it and nothing can come any more.
-    fn is_over(&self) -> bool {
+    /// Whether its work is done and no more can be queued.
+    fn is_finished(&self) -> bool {
         let state = self.lock();
         state.closed && state.finished == state.pushed
     }
@@ -77,13 +77,13 @@ impl Queue {
 }
 
 impl HostStream {
-    /// Starts the thread.
+    /// Starts a stream.
     pub fn start() -> Result<Self> {
         let queue = Arc::new(Queue::new());
-        let theirs = queue.clone();
+        let running = queue.clone();
         thread::Builder::new()
             .name("weighbridge-stream".into())
-            .spawn(move || theirs.run())
+            .spawn(move || running.run())
             .map_err(|error| thread_error("a stream of the host device", &error))?;
         Ok(Self(queue))
     }
@@ -96,7 +96,7 @@ impl HostStream {
         self.0.changed.notify_all();
     }
 
-    /// Waits for what is queued now.
+    /// Waits for the work that is queued now.
     pub fn synchronize(&self) {
         self.0.synchronize();
     }
@@ -112,7 +112,7 @@ impl Drop for HostStream {
     }
 }
 
-/// The streams of a device by their handles.
+/// The streams of a device, by their handles.
 pub struct Streams {
     process: Process,
     table: Mutex<Table>,
@@ -121,13 +121,13 @@ pub struct Streams {
 #[derive(Default)]
 struct Table {
     streams: HashMap<usize, Arc<HostStream>>,
-    /// Of streams that were given back with work to do; those that are over go with the next.
+    /// The queues of released streams. Finished ones are removed at the next release.
     released: Vec<Arc<Queue>>,
     last: usize,
 }
 
 impl Streams {
-    /// None yet; the default stream's thread starts when it is first used.
+    /// No streams. The default stream starts at its first use.
     pub fn new(process: Process) -> Self {
         Self { process, table: Mutex::default() }
     }
@@ -146,7 +146,7 @@ impl Streams {
         if stream.0 != 0 {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "{:#x} is no stream of this host device, or was released: make one with \
+                "{:#x} is not a stream of this host device, or was released: create one with \
                  wb_device_stream_new, or pass NULL",
                 stream.0
             );
@@ -156,7 +156,7 @@ impl Streams {
         Ok(default)
     }
 
-    /// A new stream.
+    /// Adds a stream.
     pub fn add(&self) -> Result<Stream> {
         self.process.check()?;
         let stream = Arc::new(HostStream::start()?);
@@ -167,20 +167,20 @@ impl Streams {
         Ok(Stream(handle))
     }
 
-    /// Gives a stream of [`Streams::add`] back; work queued on it still runs.
+    /// Releases a stream of [`Streams::add`]. Work queued on it still runs.
     pub fn remove(&self, stream: Stream) -> Result<()> {
         let found = self.find(stream)?;
         if stream.0 == 0 {
-            fail!(WB_ERR_INVALID_ARGUMENT, "the default stream is the device's own");
+            fail!(WB_ERR_INVALID_ARGUMENT, "the default stream cannot be released");
         }
         let mut table = self.table();
-        table.released.retain(|queue| !queue.is_over());
+        table.released.retain(|queue| !queue.is_finished());
         table.released.push(found.0.clone());
         table.streams.remove(&stream.0);
         Ok(())
     }
 
-    /// Waits for what is queued on any of them, and on those that were given back.
+    /// Waits for the work that is queued now on all streams, including released ones.
     pub fn synchronize_all(&self) {
         let queues: Vec<_> = {
             let table = self.table();
@@ -192,7 +192,7 @@ impl Streams {
 }
 
 impl Drop for Streams {
-    /// A forked child has none of the threads, and one of them may have held its lock at the fork.
+    /// A forked child leaks the table: it has no threads, and one may have held a lock at the fork.
     fn drop(&mut self) {
         if !self.process.is_current() {
             std::mem::forget(std::mem::take(&mut self.table));
@@ -207,7 +207,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn work_runs_in_order() {
+    fn a_stream_runs_its_work_in_order() {
         let stream = HostStream::start().unwrap();
         let (open, gate) = mpsc::channel::<()>();
         let (send, order) = mpsc::channel();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_stream_finishes_its_work_and_survives_a_panic() {
+    fn a_released_stream_finishes_its_work_despite_a_panic() {
         let stream = HostStream::start().unwrap();
         let (send, receive) = mpsc::channel();
         stream.push(Box::new(|| panic!("on purpose")));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn released_streams_are_waited_for_and_then_forgotten() {
+    fn released_streams_are_waited_for_and_then_removed() {
         let streams = Streams::new(Process::current());
         let (send, receive) = mpsc::channel();
         for at in 0..100 {
@@ -248,6 +248,6 @@ mod tests {
             assert_eq!(receive.try_recv(), Ok(at));
         }
         let left = streams.table().released.len();
-        assert!(left <= 2, "{left} streams that are over are kept");
+        assert!(left <= 2, "{left} finished streams are kept");
     }
 }

@@ -1,4 +1,4 @@
-//! The queue between those who give references up and the one thread that drops them.
+//! [`Reclaimer`]: the queue of pending releases, which one thread drops.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,44 +10,45 @@ use crate::os::sync::{Arc, Condvar, Mutex};
 use crate::os::{log, sync};
 use crate::status::WB_ERR_TIMEOUT;
 
-/// First and longest pause between two looks at the events.
+/// The shortest and the longest pause between two checks of the events.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
-/// Failed looks at an event, up to a second of them, after which its device counts as broken.
+/// Failed checks of an event, up to a second of them, after which its device counts as broken.
 const MOST_FAILURES: u32 = 1000;
 
-/// A reference that waits. `payload` is taken before `device` is let go.
+/// A reference to drop once its event is complete. The payload is dropped before the device.
 struct PendingRelease {
     event: Option<Box<dyn Event>>,
-    /// Looks at the event that failed.
+    /// Checks of the event that failed.
     failures: u32,
     payload: Option<Box<dyn Send>>,
     device: Arc<Device>,
 }
 
-/// What lies between the two sides, behind the lock.
 #[derive(Default)]
 struct Queue {
     arrived: Vec<PendingRelease>,
-    /// The thread runs.
+    /// Whether the thread runs.
     watched: bool,
 }
 
-/// The queue with its two signals.
+/// The queue. [`Watcher`] is the thread's side.
 pub struct Reclaimer {
     queue: Mutex<Queue>,
+    /// Signals a new release.
     arrived: Condvar,
-    gone: Condvar,
+    /// Signals a dropped reference.
+    dropped: Condvar,
 }
 
 impl Default for Reclaimer {
     fn default() -> Self {
-        Self { queue: Mutex::default(), arrived: Condvar::new(), gone: Condvar::new() }
+        Self { queue: Mutex::default(), arrived: Condvar::new(), dropped: Condvar::new() }
     }
 }
 
 impl Reclaimer {
-    /// Starts the thread that watches, by `spawn`, where it does not run yet.
+    /// Starts the thread by `spawn`, if it does not run yet.
     pub fn start(&self, spawn: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut queue = sync::lock(&self.queue);
         if !queue.watched {
@@ -57,7 +58,7 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Takes a reference in.
+    /// Queues a reference.
     pub fn push(
         &self,
         event: Option<Box<dyn Event>>,
@@ -66,24 +67,24 @@ impl Reclaimer {
         spawn: impl FnOnce() -> Result<()>,
     ) {
         let device = device.clone();
-        let mut waiting =
+        let mut pending =
             Some(PendingRelease { event, failures: 0, payload: Some(payload), device });
         log::best_effort(|| {
             let mut queue = sync::lock(&self.queue);
-            if let Some(waiting) = waiting.take() {
-                waiting.device.counters().deferred.fetch_add(1, Ordering::AcqRel);
-                queue.arrived.push(waiting);
+            if let Some(pending) = pending.take() {
+                pending.device.counters().deferred.fetch_add(1, Ordering::AcqRel);
+                queue.arrived.push(pending);
             }
             Ok(())
         });
-        // What did not get there is kept for ever: something may still use it.
-        std::mem::forget(waiting);
+        // A reference that could not be queued is leaked: the device may still use its memory.
+        std::mem::forget(pending);
         self.arrived.notify_one();
-        // The next reference, or a drain, tries again; until then this one and its memory stay.
+        // If the thread cannot start, the next push or drain tries again; until then the memory stays.
         log::best_effort(|| self.start(spawn));
     }
 
-    /// Waits until nothing of the device is waiting any more.
+    /// Waits until no reference of the device is pending.
     pub fn drain(
         &self,
         device: &Device,
@@ -106,29 +107,29 @@ impl Reclaimer {
                     left()
                 );
             }
-            queue = sync::wait_timeout(&self.gone, &self.queue, queue, deadline - now);
+            queue = sync::wait_timeout(&self.dropped, &self.queue, queue, deadline - now);
         }
         Ok(())
     }
 }
 
-/// The thread that watches: what it has taken from the queue, and how long it pauses.
+/// The thread's state: the releases that it has taken from the queue, and its pause.
 pub struct Watcher {
-    waiting: Vec<PendingRelease>,
+    pending: Vec<PendingRelease>,
     pause: Duration,
 }
 
 impl Default for Watcher {
     fn default() -> Self {
-        Self { waiting: Vec::new(), pause: PAUSE.0 }
+        Self { pending: Vec::new(), pause: PAUSE.0 }
     }
 }
 
 impl Watcher {
-    /// Waits for something to look at, and drops what is due.
+    /// Waits for a release or for the next check, then drops every reference whose event is complete.
     pub fn look(&mut self, reclaimer: &Reclaimer) {
         let mut queue = sync::lock(&reclaimer.queue);
-        while queue.arrived.is_empty() && self.waiting.is_empty() {
+        while queue.arrived.is_empty() && self.pending.is_empty() {
             queue = sync::wait(&reclaimer.arrived, queue);
         }
         if queue.arrived.is_empty() {
@@ -136,39 +137,42 @@ impl Watcher {
             self.pause = (self.pause * 2).min(PAUSE.1);
         }
         if !queue.arrived.is_empty() {
-            self.waiting.append(&mut queue.arrived);
+            self.pending.append(&mut queue.arrived);
             self.pause = PAUSE.0;
         }
         drop(queue);
-        self.waiting.retain_mut(|waiting| !dropped(waiting, reclaimer));
+        self.pending.retain_mut(|pending| !pending.drop_if_complete(reclaimer));
     }
 }
 
-/// Drops the reference if its time has come.
-fn dropped(waiting: &mut PendingRelease, reclaimer: &Reclaimer) -> bool {
-    let complete = waiting.event.as_ref().is_none_or(|event| match event.is_complete() {
-        Ok(complete) => complete,
-        // Nothing runs on a device that is no more.
-        Err(_) if waiting.device.backend().is_lost() => true,
-        // Once is no answer. A device that answers nothing else runs nothing any more.
-        Err(error) => {
-            waiting.failures += 1;
-            if waiting.failures == 1 {
-                log::record(&error);
+impl PendingRelease {
+    /// Drops the payload if the event is complete. Returns whether it did.
+    fn drop_if_complete(&mut self, reclaimer: &Reclaimer) -> bool {
+        let complete = self.event.as_ref().is_none_or(|event| match event.is_complete() {
+            Ok(complete) => complete,
+            // On a lost device nothing runs.
+            Err(_) if self.device.backend().is_lost() => true,
+            // One failure does not show that the work is done. A device whose every check fails is
+            // broken and runs nothing.
+            Err(error) => {
+                self.failures += 1;
+                if self.failures == 1 {
+                    log::record(&error);
+                }
+                self.failures >= MOST_FAILURES
             }
-            waiting.failures >= MOST_FAILURES
-        }
-    });
-    if complete {
-        waiting.event = None;
-        let payload = waiting.payload.take();
-        log::best_effort(move || {
-            drop(payload);
-            Ok(())
         });
-        let _queue = sync::lock(&reclaimer.queue);
-        waiting.device.counters().deferred.fetch_sub(1, Ordering::AcqRel);
-        reclaimer.gone.notify_all();
+        if complete {
+            self.event = None;
+            let payload = self.payload.take();
+            log::best_effort(move || {
+                drop(payload);
+                Ok(())
+            });
+            let _queue = sync::lock(&reclaimer.queue);
+            self.device.counters().deferred.fetch_sub(1, Ordering::AcqRel);
+            reclaimer.dropped.notify_all();
+        }
+        complete
     }
-    complete
 }

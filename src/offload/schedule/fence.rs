@@ -1,4 +1,5 @@
-//! A fence: a point in a stream that other streams wait for, in steps that run and in steps that are captured.
+//! A fence: a point in a stream that other streams wait for, in steps that run and in steps that
+//! are captured.
 
 use std::cell::Cell;
 
@@ -9,8 +10,8 @@ use crate::error::Result;
 /// The capture that a stream is in; `None` if the stream runs its work.
 pub type Capture = Option<u64>;
 
-/// A fence has an event for each kind of step, because an event recorded in a capture cannot be waited for
-/// outside of it.
+/// A fence has an event for each kind of step, because an event recorded in a capture cannot be
+/// waited for outside of it.
 pub struct Fence {
     /// Recorded outside of captures.
     eager: Box<dyn Event>,
@@ -25,7 +26,8 @@ pub struct Fence {
     in_graph: Cell<bool>,
     /// Recorded in captures; made when it is first needed.
     captured: Option<Box<dyn Event>>,
-    /// The capture that recorded the fence last; `None` if it was last recorded outside of captures.
+    /// The capture that recorded the fence last; `None` if it was last recorded outside of
+    /// captures.
     recorded_in: Capture,
 }
 
@@ -79,9 +81,9 @@ impl Fence {
         Ok(())
     }
 
-    /// Makes the stream, which is in `capture`, wait for it. A recording of another capture cannot be waited
-    /// for: if its graph ran, it ran on the engine's stream, before this step. It may not have run, so the
-    /// recording before it still counts.
+    /// Makes the stream, which is in `capture`, wait for it. A recording of another capture cannot
+    /// be waited for: if its graph ran, it ran on the engine's stream, before this step. It may not
+    /// have run, so the recording before it still counts.
     pub fn wait(&self, stream: Stream, capture: Capture) -> Result<()> {
         match &self.captured {
             Some(event) if capture.is_some() && capture == self.recorded_in => {
@@ -96,8 +98,8 @@ impl Fence {
         }
     }
 
-    /// As [`Fence::wait`], unless the stream is ordered after the fence already. The stream must live as long
-    /// as the fence, since streams are told apart by their handles.
+    /// As [`Fence::wait`], unless the stream is ordered after the fence already. The stream must
+    /// live as long as the fence, since streams are told apart by their handles.
     pub fn wait_once(&self, stream: Stream, capture: Capture) -> Result<()> {
         let in_capture = capture.map(|capture| (stream, capture));
         let ordered = match in_capture {

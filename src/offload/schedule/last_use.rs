@@ -42,8 +42,8 @@ impl LastUses {
         Ok(())
     }
 
-    /// Clears them once a copy that waits for all of them is queued. A captured copy may never run, so uses
-    /// outside of captures are not cleared for it.
+    /// Clears them once a copy that waits for all of them is queued. A captured copy may never run,
+    /// so uses outside of captures are not cleared for it.
     pub(super) fn clear(&mut self, capture: Capture) {
         let mut count = 0;
         self.0.retain_mut(|(_, fence)| {

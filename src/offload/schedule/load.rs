@@ -30,7 +30,8 @@ impl Machine {
         )
     }
 
-    /// Copies the units of the `count` groups that follow in the ring, up to the first whose slot is not free.
+    /// Copies the units of the `count` groups that follow in the ring, up to the first whose slot
+    /// is not free.
     pub(super) fn prefetch_after(
         &mut self,
         group: usize,
@@ -65,8 +66,8 @@ impl Machine {
         (self.depth - 1).max(1)
     }
 
-    /// Whether nothing that shares the unit's slot is acquired, or needed within `distance` groups after
-    /// `position`.
+    /// Whether nothing that shares the unit's slot is acquired, or needed within `distance` groups
+    /// after `position`.
     fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
         let ring_len = self.ring.len();
         self.slots[unit].overlaps.iter().all(|&other| {
@@ -94,8 +95,8 @@ impl Machine {
         let at = (kind as usize).min(self.copy_streams.len() - 1);
         let copies = self.copy_streams[at].stream.get();
         if capture.is_some() || self.graph_exists {
-            // The replays of a graph record no fences, and what precedes on this stream may be such a graph.
-            // In a capture this also draws the copy stream into it.
+            // The replays of a graph record no fences, and what precedes on this stream may be such
+            // a graph. In a capture this also draws the copy stream into it.
             self.fork.record(device, stream, capture)?;
             self.fork.wait_once(copies, capture)?;
             self.copy_streams[at].capture = capture;
@@ -129,7 +130,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes a copy stream wait for the copies into a unit's slot and for the uses of what was in it.
+    /// Makes a copy stream wait for the copies into a unit's slot and for the uses of what was in
+    /// it.
     fn wait_for_slot(
         &self,
         unit: usize,
@@ -142,7 +144,8 @@ impl Machine {
             slot.uses.fences().try_for_each(|used| used.wait_once(copies, capture))?;
         }
         if self.staging.is_some() {
-            // The copies of a graph run after those through the same buffer that were queued before its launch.
+            // The copies of a graph run after those through the same buffer that were queued before
+            // its launch.
             self.staging_free.wait_once(copies, capture)?;
         }
         Ok(())

@@ -24,8 +24,8 @@ pub(super) struct EngineStream<'a> {
     pub capture: Capture,
 }
 
-/// The kinds of copies. Each has a copy stream of its own, so that an acquired group waits for no prefetches of
-/// others.
+/// The kinds of copies. Each has a copy stream of its own, so that an acquired group waits for no
+/// prefetches of others.
 #[derive(Clone, Copy)]
 pub(super) enum CopyKind {
     Prefetch = 0,
@@ -126,8 +126,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Notes that the unit's host memory was written. A slot that holds the old bytes is filled again at once,
-    /// since a graph may be about to read it.
+    /// Notes that the unit's host memory was written. A slot that holds the old bytes is filled
+    /// again at once, since a graph may be about to read it.
     pub fn mark_dirty(&mut self, unit: usize, engine: EngineStream<'_>) -> Result<()> {
         if mem::take(&mut self.slots[unit].loaded) && self.units[unit].prefetched {
             self.load(unit, CopyKind::Prefetch, engine)?;
@@ -274,7 +274,8 @@ impl Machine {
         Ok(true)
     }
 
-    /// Makes the stream wait for all copies: in a capture, for those of the copy streams that it has drawn in.
+    /// Makes the stream wait for all copies: in a capture, for those of the copy streams that it
+    /// has drawn in.
     pub fn join(
         &mut self,
         EngineStream { device, stream, capture }: EngineStream<'_>,
@@ -289,7 +290,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Releases all groups as if on the stream, and copies the first groups of a step into their slots.
+    /// Releases all groups as if on the stream, and copies the first groups of a step into their
+    /// slots.
     pub fn reset(&mut self, device: &Device, stream: Stream) -> Result<()> {
         self.enter(None);
         for slot in self.slots.iter_mut().filter(|slot| slot.acquired > 0) {
@@ -315,10 +317,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits on the host until no copy and no use is in flight, including the work queued on the stream.
+    /// Waits on the host until no copy and no use is in flight, including the work queued on the
+    /// stream.
     pub fn quiesce(&mut self, device: &Device, stream: Stream) -> Result<()> {
         self.enter(None);
-        // Fences recorded in captures cannot be waited for, but their graphs ran on the engine's stream.
+        // Fences recorded in captures cannot be waited for, but their graphs ran on the engine's
+        // stream.
         self.fork.record(device, stream, None)?;
         self.fork.synchronize()?;
         self.synchronize()

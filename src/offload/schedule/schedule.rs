@@ -18,7 +18,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of an arrangement, with nothing in slots. With `staging`, host memory is pageable.
+    /// A schedule of an arrangement, with nothing in slots. With `staging`, host memory is
+    /// pageable.
     pub fn new(
         device: &Arc<Device>,
         arrangement: Arrangement,
@@ -55,8 +56,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// Makes the stream wait until the group's units are in their slots, and keeps them there until the group
-    /// is released as often.
+    /// Makes the stream wait until the group's units are in their slots, and keeps them there until
+    /// the group is released as often.
     pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().with_context(&mut || {
             let engine = self.engine_stream(stream)?;
@@ -64,7 +65,8 @@ impl Schedule {
         })
     }
 
-    /// Records the work queued on the stream as the last use of the group, and prefetches the next groups.
+    /// Records the work queued on the stream as the last use of the group, and prefetches the next
+    /// groups.
     pub fn release(&self, group: usize, stream: Stream) -> Result<()> {
         self.device.backend().with_context(&mut || {
             let engine = self.engine_stream(stream)?;
@@ -84,8 +86,9 @@ impl Schedule {
         self.laid_out()?.reset(&self.device, stream)
     }
 
-    /// Locks the schedule to change what it works on. Fails with `WB_ERR_BUSY` if one of the groups is
-    /// acquired. Waits until no copy and no use is in flight, including the work queued on the stream.
+    /// Locks the schedule to change what it works on. Fails with `WB_ERR_BUSY` if one of the groups
+    /// is acquired. Waits until no copy and no use is in flight, including the work queued on the
+    /// stream.
     pub fn change(&self, groups: &[usize], stream: Stream) -> Result<ScheduleChange<'_>> {
         self.check_not_captured(stream, "change parameters")?;
         let mut machine = self.machine();
@@ -112,7 +115,8 @@ pub fn no_slots() -> Error {
     Error::new(WB_ERR_DEVICE_MEMORY, message)
 }
 
-/// A change of a schedule, which is idle and locked: calls of other threads wait until this is dropped.
+/// A change of a schedule, which is idle and locked: calls of other threads wait until this is
+/// dropped.
 pub struct ScheduleChange<'a> {
     device: &'a Device,
     machine: MutexGuard<'a, Machine>,
@@ -120,8 +124,8 @@ pub struct ScheduleChange<'a> {
 }
 
 impl ScheduleChange<'_> {
-    /// Notes that the unit's host memory was written, so that its slot is filled again. Does nothing while
-    /// the slots are invalid.
+    /// Notes that the unit's host memory was written, so that its slot is filled again. Does
+    /// nothing while the slots are invalid.
     pub fn mark_dirty(&mut self, unit: usize) -> Result<()> {
         let engine = EngineStream { device: self.device, stream: self.stream, capture: None };
         match self.machine.laid_out {
@@ -146,8 +150,8 @@ impl ScheduleChange<'_> {
         self.machine.check_all_released()
     }
 
-    /// Continues with another arrangement. No group may be acquired. Nothing may have been marked dirty since
-    /// [`Schedule::change`]: the copies that are dropped here must not be in flight.
+    /// Continues with another arrangement. No group may be acquired. Nothing may have been marked
+    /// dirty since [`Schedule::change`]: the copies that are dropped here must not be in flight.
     pub fn lay_out(&mut self, arrangement: Arrangement) -> Result<()> {
         self.machine.lay_out(self.device, arrangement)?;
         self.machine.reset(self.device, self.stream)
@@ -155,7 +159,8 @@ impl ScheduleChange<'_> {
 }
 
 impl Drop for Schedule {
-    /// Waits for the copies and uses in flight, before the memory is freed that they read and write.
+    /// Waits for the copies and uses in flight, before the memory is freed that they read and
+    /// write.
     fn drop(&mut self) {
         let backend = self.device.backend();
         if backend.check_process().is_ok() && !backend.is_lost() {

@@ -108,8 +108,8 @@ proptest! {
     }
 }
 
-/// In the order of a step no copy is late, each unit is copied once, and a step begins and ends with the same
-/// groups in their slots.
+/// In the order of a step no copy is late, each unit is copied once, and a step begins and ends
+/// with the same groups in their slots.
 #[test]
 fn a_step_in_order_has_no_late_copies() {
     for groups in 1..=12 {

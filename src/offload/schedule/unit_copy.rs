@@ -1,5 +1,5 @@
-//! The copy of a unit into its slot: one copy from pinned memory; from pageable memory, copies through a pinned
-//! staging buffer, since a copy from pageable memory blocks the calling thread.
+//! The copy of a unit into its slot: one copy from pinned memory; from pageable memory, copies
+//! through a pinned staging buffer, since a copy from pageable memory blocks the calling thread.
 
 use crate::device::backend::{HostWork, Stream};
 use crate::device::device::Device;
@@ -13,13 +13,15 @@ use crate::os::sync::Arc;
 pub struct UnitCopy {
     host: Span,
     slot: Span,
-    /// Host work that copies each piece of the unit into the staging buffer; empty if the memory is pinned.
+    /// Host work that copies each piece of the unit into the staging buffer; empty if the memory is
+    /// pinned.
     stage_pieces: Vec<Arc<HostWork>>,
     staging: Option<Span>,
 }
 
 impl UnitCopy {
-    /// A copy from `host` to `slot`, which have the same length. With `staging`, `host` is pageable.
+    /// A copy from `host` to `slot`, which have the same length. With `staging`, `host` is
+    /// pageable.
     pub fn new(host: Span, slot: Span, staging: Option<&Staging>) -> Self {
         let staging = staging.map(Staging::span);
         let stage_pieces = staging.map_or(Vec::new(), |staging| {
@@ -34,8 +36,8 @@ impl UnitCopy {
         Self { host, slot, stage_pieces, staging }
     }
 
-    /// Queues the copy. It must not be dropped before the stream, and every graph that captures it, has run
-    /// it for the last time.
+    /// Queues the copy. It must not be dropped before the stream, and every graph that captures it,
+    /// has run it for the last time.
     pub fn queue(&self, device: &Device, stream: Stream) -> Result<()> {
         let Some(staging) = self.staging else {
             return device.copy(self.slot, self.host, stream);

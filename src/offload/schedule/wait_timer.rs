@@ -27,7 +27,8 @@ pub struct WaitTimer {
 }
 
 impl WaitTimer {
-    /// Records the begin of a wait. Returns `None` if too many are pending; the wait is not counted then.
+    /// Records the begin of a wait. Returns `None` if too many are pending; the wait is not counted
+    /// then.
     pub fn begin(&mut self, device: &Device, stream: Stream) -> Result<Option<TimedWait>> {
         if self.pending.len() >= COLLECT_FROM {
             self.collect()?;

@@ -37,7 +37,7 @@ impl Clock {
 
     fn learn(&mut self, other: &Clock) {
         self.0.resize(self.0.len().max(other.0.len()), 0);
-        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine = (*mine).max(*theirs));
+        self.0.iter_mut().zip(&other.0).for_each(|(known, new)| *known = (*known).max(*new));
     }
 
     fn knows(&self, other: &Clock) -> bool {

@@ -77,14 +77,14 @@ impl Bench {
     }
 }
 
-fn two_threads(prefetched: bool, my_visits: &'static [usize], their_visits: &'static [usize]) {
+fn two_threads(prefetched: bool, visits: &'static [usize], other_visits: &'static [usize]) {
     let bench = Bench::new(3, prefetched);
-    let (mine, theirs) = (bench.account.new_stream(), bench.account.new_stream());
-    bench.schedule.reset(mine).unwrap();
+    let (first, second) = (bench.account.new_stream(), bench.account.new_stream());
+    bench.schedule.reset(first).unwrap();
     let other = bench.clone();
     let thread =
-        thread::spawn(move || their_visits.iter().for_each(|group| other.visit(*group, theirs)));
-    my_visits.iter().for_each(|group| bench.visit(*group, mine));
+        thread::spawn(move || other_visits.iter().for_each(|group| other.visit(*group, second)));
+    visits.iter().for_each(|group| bench.visit(*group, first));
     thread.join().unwrap();
 }
 
@@ -101,10 +101,10 @@ fn a_step_while_copies_end() {
 
 fn reads_without_a_wait() {
     let bench = Bench::new(3, true);
-    let (mine, theirs) = (bench.account.new_stream(), bench.account.new_stream());
-    bench.schedule.reset(mine).unwrap();
-    bench.schedule.acquire(0, mine).unwrap();
-    bench.read(0, theirs);
+    let (first, second) = (bench.account.new_stream(), bench.account.new_stream());
+    bench.schedule.reset(first).unwrap();
+    bench.schedule.acquire(0, first).unwrap();
+    bench.read(0, second);
 }
 
 fn reads_after_release() {

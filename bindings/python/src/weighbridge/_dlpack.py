@@ -158,13 +158,13 @@ class _Tensor:
             raise BufferError(f"the tensor is of DLPack {given.major}; this library takes 1")
         self._owned = _Owned(address, given.deleter)
         self.address = _keepalive.keep(self._owned, ctypes.sizeof(_DLManagedTensorVersioned))
-        ours = _DLManagedTensorVersioned.from_address(self.address)
-        if (ours.major, ours.minor) != (1, 0):
+        offered = _DLManagedTensorVersioned.from_address(self.address)
+        if (offered.major, offered.minor) != (1, 0):
             _keepalive.discard(self.address)
             raise BufferError("this C library's semaphores have an unknown layout: copy instead")
-        ours.deleter = _keepalive.DELETER
-        ours.flags = given.flags if self._versioned else 0
-        ours.tensor = given.tensor
+        offered.deleter = _keepalive.DELETER
+        offered.flags = given.flags if self._versioned else 0
+        offered.tensor = given.tensor
         # From here on the capsule counts as used: an interrupt may leak a tensor, never free it
         # twice.
         _rename(self._capsule, _USED[self._versioned])

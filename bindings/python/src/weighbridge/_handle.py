@@ -1,4 +1,4 @@
-"""C handles as Python objects: who holds a reference, and when it is released.
+"""C handles as Python objects, and when they are released.
 
 A :class:`Reference` is one reference to a C object. Everything that needs the C object alive holds
 the ``Reference``: the public object until it is closed, each call while it runs, each array over

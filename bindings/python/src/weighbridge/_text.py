@@ -20,7 +20,7 @@ def byte_count(text: str) -> int:
 
 
 def in_words(count: int | None) -> str:
-    """Returns a number of bytes such as ``"1.5 GiB"``; None is no limit."""
+    """Returns a number of bytes such as ``"1.5 GiB"``; None means without a limit."""
     if count is None:
         return "no limit"
     for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):

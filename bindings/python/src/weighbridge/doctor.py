@@ -18,7 +18,7 @@ _VARIABLES = (*_vllm.PIN, *_vllm.VIEWS, "WEIGHBRIDGE_LIBRARY", "CUDA_VISIBLE_DEV
 
 
 def examine(name: str | None = None) -> dict[str, Any]:
-    """Everything that there is to know of one device, or of all, as JSON has it."""
+    """Returns the properties and the policy of one device, or of all, as JSON values."""
     cuda: dict[str, Any] = {"count": 0, "error": None}
     try:
         cuda["count"] = Device.cuda_count()
@@ -57,7 +57,7 @@ def _failure(error: WeighbridgeError) -> dict[str, Any]:
 
 
 def run(name: str | None, as_json: bool) -> int:
-    """Print it; 0 when every device that was looked at opened."""
+    """Print the report; return 0 if every device in it could be opened."""
     found = examine(name)
     if as_json:
         print(json.dumps(found, indent=2))

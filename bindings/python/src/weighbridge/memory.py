@@ -44,14 +44,45 @@ class Device(DeviceBase):
         return Buffer.alloc(self, nbytes, **options)
 
 
-class Buffer(Memory):
-    """A range of host memory, made by :meth:`alloc`, :meth:`register` or :meth:`map_file`."""
+class _Mapped(Memory):
+    """What buffers and views have in common."""
 
-    _noun = "buffer"
+    _device: Device
 
     def __init__(self, device: Device, reference: Reference) -> None:
         self._reference = reference
         self._device = device
+
+    @property
+    def device(self) -> Device:
+        """The device that the memory is pinned and mapped for."""
+        return self._device
+
+    @property
+    def info(self) -> BufferInfo | ViewInfo:
+        """The properties of the memory."""
+        raise NotImplementedError
+
+    @property
+    def address(self) -> int:
+        """The host address of the first element; 0 if the host has none."""
+        return self.info.address
+
+    @property
+    def device_address(self) -> int | None:
+        """The device address of the first element; None if the memory is not device-mapped."""
+        return self.info.device_address
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the memory must not be written."""
+        return self.info.read_only
+
+
+class Buffer(_Mapped):
+    """A range of host memory, made by :meth:`alloc`, :meth:`register` or :meth:`map_file`."""
+
+    _noun = "buffer"
 
     @classmethod
     def alloc(cls, device: Device, nbytes: int, **options: Unpack[BufferOptions]) -> Buffer:
@@ -136,11 +167,6 @@ class Buffer(Memory):
         return cls(device, reference)
 
     @property
-    def device(self) -> Device:
-        """The device that the memory is pinned and mapped for."""
-        return self._device
-
-    @property
     def info(self) -> BufferInfo:
         """The buffer's properties."""
         return buffer_info(self._live())
@@ -154,21 +180,6 @@ class Buffer(Memory):
     def nbytes(self) -> int:
         """The bytes that were asked for."""
         return self.info.asked_bytes
-
-    @property
-    def address(self) -> int:
-        """The host address of the first byte; 0 in an empty buffer."""
-        return self.info.address
-
-    @property
-    def device_address(self) -> int | None:
-        """The device address of the first byte; None if it is not device-mapped."""
-        return self.info.device_address
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the bytes must not be written."""
-        return self.info.read_only
 
     def view(
         self,
@@ -216,7 +227,7 @@ class Buffer(Memory):
         return f"<weighbridge.Buffer {', '.join(words)}{', read-only' * info.read_only}>"
 
 
-class View(Memory, Interchange):
+class View(_Mapped, Interchange):
     """A typed, shaped, strided window into a buffer, which it keeps alive.
 
     Made by :meth:`Buffer.view`, :meth:`copy_from`, :meth:`from_dlpack`, a safetensors file or an
@@ -225,10 +236,6 @@ class View(Memory, Interchange):
 
     _noun = "view"
     _device: Device
-
-    def __init__(self, device: Device, reference: Reference) -> None:
-        self._reference = reference
-        self._device = device
 
     @classmethod
     def copy_from(
@@ -279,11 +286,6 @@ class View(Memory, Interchange):
         return cls(device, _dlpack.import_tensor(device._live(), array, accessor, given))
 
     @property
-    def device(self) -> Device:
-        """The device that the memory is pinned and mapped for."""
-        return self._device
-
-    @property
     def info(self) -> ViewInfo:
         """The view's properties."""
         return view_info(self._live())
@@ -324,21 +326,6 @@ class View(Memory, Interchange):
     def accessor(self) -> str:
         """The side that accesses the elements: "device" or "host"."""
         return self.info.accessor
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the elements must not be written."""
-        return self.info.read_only
-
-    @property
-    def address(self) -> int:
-        """The host address of the first element; see :attr:`ViewInfo.address`."""
-        return self.info.address
-
-    @property
-    def device_address(self) -> int | None:
-        """The device address of the first element; None in a view for the host."""
-        return self.info.device_address
 
     def _range(self) -> tuple[int, int]:
         info = self.info

@@ -53,7 +53,7 @@ class OffloaderParameterInfo:
 
 @dataclass(frozen=True)
 class OffloaderStats:
-    """What an offloader holds, and its counters. Copies of a replayed graph are not counted."""
+    """Memory and transfers of an offloader. Copies of a replayed graph are not counted."""
 
     parameters: int
     offloaded_bytes: int
@@ -226,9 +226,9 @@ class Offloader(Closeable):
         call(lib.wb_offloader_remove, self._live(), c_text(name, "name"), stream_handle(stream))
 
     def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> ReconcileResult:
-        """Replaces, adds and removes parameters until they are the engine's.
+        """Replaces, adds and removes parameters until they are the engine's, which are given.
 
-        A parameter whose source is the offloader's own memory is kept.
+        A parameter with the layout and the address of the offloader's is kept.
         """
         given = CParameters(parameters)
         found = filled(
@@ -242,12 +242,12 @@ class Offloader(Closeable):
         return ReconcileResult(**same_fields(ReconcileResult, found))
 
     def compact(self, stream: Any = None) -> None:
-        """Frees the memory that replaced and removed parameters have left unused."""
+        """Closes the gaps that replaced and removed parameters left. Addresses change."""
         call(lib.wb_offloader_compact, self._live(), stream_handle(stream))
 
     @property
     def stats(self) -> OffloaderStats:
-        """What the offloader holds, and its counters."""
+        """Memory and transfers of the offloader."""
         found = filled(wb_offloader_stats, lib.wb_offloader_get_stats, self._live())
         return OffloaderStats(**same_fields(OffloaderStats, found))
 

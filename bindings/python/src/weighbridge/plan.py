@@ -124,23 +124,33 @@ class PlanGroupInfo:
 
 @dataclass(frozen=True)
 class PlanInfo:
-    """The totals of a plan."""
+    """The totals of a plan. Tied parameters count once."""
 
     depth: int
-    """Groups that have a slot at the same time."""
+    """Groups that have their slots at the same time."""
     parameters: int
     groups: int
     warnings: int
     payload_bytes: int
+    """Of all parameters."""
     offloaded_bytes: int
+    """Of offloaded parameters."""
     arena_bytes: int
+    """Of host memory for offloaded parameters, in whole pages."""
     resident_bytes: int
+    """Of device memory for resident parameters, each rounded up to 256."""
     slot_bytes: int
+    """Of device memory for slots."""
     ring_bytes: int
+    """Of slots for prefetched parameters."""
     step_bytes: int
+    """Copied in every step."""
     view_bytes: int
+    """Read in place in every step, if it reads all of every dense parameter."""
     step_seconds: float
+    """That the link needs for a step; 0 if its bandwidth is unknown."""
     wrap_stalls: bool
+    """The first groups of a step wait for the last groups of the step before."""
 
 
 class Plan(Closeable):

@@ -69,7 +69,7 @@ class QuantizerResult:
     passes: int
     """2 if a block is larger than the staging memory, so that the source is read twice."""
     nonfinite: int
-    """Elements that were NaN or infinite."""
+    """Elements that were NaN or infinite; not counted with given scales."""
     staging_bytes: int
     """Bytes of device memory that the call used, at most the quantizer's limit."""
 

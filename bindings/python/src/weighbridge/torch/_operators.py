@@ -1,8 +1,8 @@
 """Acquire and release as custom operators, for compiled models.
 
 A compiler may move or drop an operator without visible effects. These operators claim to change a
-layer's input and its output, which they do not: so what computes with the input stays behind
-``acquire``, and ``release`` stays behind what computes the output.
+layer's input and its output, which they do not: so computations with the input stay after
+``acquire``, and ``release`` stays after the computation of the output.
 """
 
 from __future__ import annotations
