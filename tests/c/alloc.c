@@ -115,6 +115,32 @@ static void every_combination_of_options_allocates(wb_device *device)
     }
 }
 
+static void a_numa_node_is_read_only_with_its_policy(wb_device *device)
+{
+    enum { BYTES = 100000, MISSING = 1000 };
+    const struct { wb_numa_policy policy; uint32_t node; wb_status status; } choices[] = {
+        {WB_NUMA_DEVICE, 0, WB_OK},
+        {WB_NUMA_DEVICE, MISSING, WB_OK},
+        {WB_NUMA_ANY, MISSING, WB_OK},
+        {WB_NUMA_NODE, 0, WB_OK},
+        {WB_NUMA_NODE, MISSING, WB_ERR_INVALID_ARGUMENT}};
+    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
+        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+        wb_buffer *buffer = NULL;
+        options.numa_policy = choices[i].policy;
+        options.numa_node = choices[i].node;
+        if (choices[i].status != WB_OK) {
+            CHECK_ERROR(choices[i].status,
+                        wb_buffer_alloc(device, BYTES, &options, &buffer, &error), "1000");
+            CHECK(buffer == NULL);
+            continue;
+        }
+        REQUIRE_OK(wb_buffer_alloc(device, BYTES, &options, &buffer, &error));
+        memset(describe(buffer).data, 1, BYTES);
+        wb_buffer_release(buffer);
+    }
+}
+
 static void write_combined_memory_is_allocated_by_the_driver(wb_device *device)
 {
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -185,5 +211,6 @@ CHECK_MAIN(CASE(memory_is_zeroed_writable_and_of_the_requested_size),
            CASE(the_device_reads_what_the_host_writes), CASE(a_buffer_of_zero_bytes_has_no_memory),
            CASE(each_reference_keeps_the_memory), CASE(unpinned_memory_gives_the_reason),
            CASE(memory_is_registered_in_chunks), CASE(every_combination_of_options_allocates),
+           CASE(a_numa_node_is_read_only_with_its_policy),
            CASE(write_combined_memory_is_allocated_by_the_driver),
            CASE(progress_reaches_the_end_of_each_phase), CASE(an_overrun_faults))

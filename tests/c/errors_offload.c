@@ -16,7 +16,7 @@ static void plan_functions_refuse_null(wb_device *device)
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     info.groups = planned.group = group.resident_bytes = 77;
     CHECK_NULL(wb_plan_new(NULL, model.parameters, COUNT, &options, &plan, &error), "wb_device");
-    CHECK_NULL(wb_plan_new(device, NULL, COUNT, &options, &plan, &error), "parameters");
+    CHECK_NULL(wb_plan_new(device, NULL, COUNT, &options, &plan, &error), "wb_parameter");
     CHECK_NULL(wb_plan_new(device, model.parameters, COUNT, &options, NULL, &error), "plan");
     CHECK_NULL(wb_plan_get_info(NULL, &info, &error), "wb_plan");
     CHECK_NULL(wb_plan_get_info(o.plan, NULL, &error), "wb_plan_info");
@@ -86,7 +86,8 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_remove(o.offloader, NULL, o.stream, &error), "name");
     CHECK_NULL(wb_offloader_reconcile(NULL, model.parameters, COUNT, o.stream, &done, &error),
                "wb_offloader");
-    CHECK_NULL(wb_offloader_reconcile(o.offloader, NULL, 1, o.stream, &done, &error), "parameters");
+    CHECK_NULL(wb_offloader_reconcile(o.offloader, NULL, 1, o.stream, &done, &error),
+               "wb_parameter");
     CHECK_NULL(wb_offloader_compact(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_get_stats(NULL, &stats, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_get_stats(o.offloader, NULL, &error), "wb_offloader_stats");

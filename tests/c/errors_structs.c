@@ -83,6 +83,7 @@ static void unknown_constants_are_refused_by_name(wb_device *device)
         CHECK_OPTION(pin);
         CHECK_OPTION(write_combined);
         CHECK_OPTION(portable);
+        CHECK_OPTION(numa_policy);
         CHECK_OPTION(file_mode);
         wb_device_options options = WB_DEVICE_OPTIONS_INIT;
         options.pin = unknown[i];

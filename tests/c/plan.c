@@ -161,7 +161,84 @@ static void invalid_plans_are_refused_by_name(wb_device *device)
     model_init(&model);
     model.parameters[5].struct_size -= 8;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "parameter 5");
-    CHECK_NULL(wb_plan_new(device, NULL, 1, &options, &plan, &error), "parameters");
+    CHECK_NULL(wb_plan_new(device, NULL, 1, &options, &plan, &error), "wb_parameter");
+    CHECK(plan == NULL);
+}
+
+static void a_plan_needs_a_budget_of_a_known_kind(wb_device *device)
+{
+    const int32_t unknown[] = {-1, 3, INT32_MIN, INT32_MAX};
+    wb_plan *plan = NULL;
+    wb_plan_options options = budget_options(0, 1 << 20);
+    model_init(&model);
+    REFUSED(WB_ERR_INVALID_ARGUMENT,
+            "budget_kind is 0|WB_BUDGET_OFFLOAD_BYTES|WB_BUDGET_DEVICE_BYTES");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, NULL, &plan, &error), "budget_kind is 0");
+    for (int i = 0; i < 4; i++) {
+        char words[60];
+        snprintf(words, sizeof words, "budget_kind is %d;|[1, 2]", unknown[i]);
+        options.budget_kind = unknown[i];
+        REFUSED(WB_ERR_INVALID_ARGUMENT, words);
+    }
+    /* With a kind, 0 is a budget of no bytes. */
+    options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 0);
+    REFUSED(WB_ERR_NOTHING_OFFLOADED, "0 bytes");
+    options = budget_options(WB_BUDGET_DEVICE_BYTES, 0);
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH; /* slots need device memory */
+    REFUSED(WB_ERR_BUDGET, "0 bytes");
+    CHECK(plan == NULL);
+}
+
+static void a_resident_parameter_stays_and_has_no_transfer_mode(wb_device *device)
+{
+    static const wb_transfer_mode modes[] = {
+        WB_TRANSFER_MODE_ZERO_COPY, WB_TRANSFER_MODE_ON_DEMAND, WB_TRANSFER_MODE_PREFETCH};
+    wb_plan *plan = NULL;
+    wb_plan_parameter_info info = WB_PLAN_PARAMETER_INFO_INIT;
+    const wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_parameter *parameter = &model.parameters[3];
+    model_init(&model);
+    parameter->placement = WB_PLACEMENT_RESIDENT;
+    for (int i = 0; i < 3; i++) {
+        parameter->transfer_mode = modes[i];
+        REFUSED(WB_ERR_INVALID_ARGUMENT,
+                "layers.1.w1|WB_PLACEMENT_RESIDENT|not transferred|WB_TRANSFER_MODE_AUTO");
+    }
+    parameter->transfer_mode = WB_TRANSFER_MODE_AUTO;
+    REQUIRE_OK(wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error));
+    CHECK_OK(wb_plan_get_parameter_info(plan, 3, &info, &error));
+    CHECK_SAME(info.placement, WB_PLACEMENT_RESIDENT);
+    CHECK_SAME(info.transfer_mode, WB_TRANSFER_MODE_AUTO);
+    CHECK(strstr(info.reason, "resident") != NULL);
+    CHECK_SAME(totals(plan).offloaded_bytes, (COUNT - 1) * BYTES);
+    wb_plan_release(plan);
+}
+
+static void offloaded_and_unknown_placements_are_refused_by_name(wb_device *device)
+{
+    const int32_t unknown[] = {-1, 3, INT32_MIN, INT32_MAX};
+    wb_plan *plan = NULL;
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
+    wb_parameter *parameter = &model.parameters[3];
+    model_init(&model);
+    parameter->placement = WB_PLACEMENT_OFFLOADED;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "layers.1.w1|WB_PLACEMENT_OFFLOADED|budget|WB_PLACEMENT_AUTO");
+    for (int i = 0; i < 4; i++) {
+        char words[60];
+        snprintf(words, sizeof words, "placement|layers.1.w1|%d", unknown[i]);
+        parameter->placement = unknown[i];
+        REFUSED(WB_ERR_INVALID_ARGUMENT, words);
+    }
+    parameter->placement = WB_PLACEMENT_AUTO;
+    parameter->transfer_mode = 4;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "transfer_mode is 4");
+    parameter->transfer_mode = WB_TRANSFER_MODE_AUTO;
+    parameter->access_pattern = 2;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "access_pattern is 2");
+    parameter->access_pattern = WB_ACCESS_PATTERN_DENSE;
+    parameter->reserved[1] = 1;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_parameter|reserved");
     CHECK(plan == NULL);
 }
 
@@ -182,4 +259,8 @@ static void an_allowed_error_becomes_a_warning(wb_device *device)
 CHECK_MAIN(CASE(the_offload_budget_is_exact_to_the_byte), CASE(totals_add_up_and_reasons_are_given),
            CASE(device_bytes_limit_resident_parameters_and_slots),
            CASE(selectors_choose_parameters), CASE(overlapping_sources_are_tied),
-           CASE(invalid_plans_are_refused_by_name), CASE(an_allowed_error_becomes_a_warning))
+           CASE(invalid_plans_are_refused_by_name),
+           CASE(a_plan_needs_a_budget_of_a_known_kind),
+           CASE(a_resident_parameter_stays_and_has_no_transfer_mode),
+           CASE(offloaded_and_unknown_placements_are_refused_by_name),
+           CASE(an_allowed_error_becomes_a_warning))

@@ -1,4 +1,5 @@
 /* Version, names of statuses, the log callback, error structs. */
+#include <errno.h>
 #include <stddef.h>
 
 #include "check.h"
@@ -76,6 +77,40 @@ static void errors_that_cannot_be_returned_are_logged_and_counted(wb_device *dev
     check_logged = 2;
 }
 
+static void the_domain_of_an_error_names_the_numbering_of_its_code(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    void *address = NULL;
+    CHECK_NULL(wb_device_get_info(device, NULL, &error), "");
+    CHECK_SAME(error.code_domain, WB_CODE_NONE);
+    CHECK_SAME(error.code, 0);
+    CHECK_ERROR(WB_ERR_FILE_MISSING,
+                wb_buffer_map_file(device, "/nowhere", 0, 0, NULL, &buffer, &error), "/nowhere");
+    CHECK_SAME(error.code_domain, WB_CODE_ERRNO);
+    CHECK_SAME(error.code, ENOENT);
+    if (on_double()) {
+        CHECK_INJECTED("cuMemAlloc_v2:1:2", WB_ERR_DEVICE_MEMORY,
+                       wb_device_alloc(device, 100, &address, &error), "cuMemAlloc_v2");
+        CHECK_SAME(error.code_domain, WB_CODE_CUDA);
+        CHECK_SAME(error.code, 2);
+    }
+    /* A later error without a code leaves no code of an earlier one. */
+    CHECK_NULL(wb_device_get_info(NULL, NULL, &error), "");
+    CHECK_SAME(error.code_domain, WB_CODE_NONE);
+    CHECK_SAME(error.code, 0);
+}
+
+/* The kernel has no address space of this size. */
+static void a_mapping_that_fails_gives_its_errno(wb_device *device)
+{
+    wb_buffer *buffer = NULL;
+    const wb_status status = wb_buffer_alloc(device, (uint64_t)1 << 50, NULL, &buffer, &error);
+    if (status == WB_ERR_CGROUP) NOT_RUN("the limit of the control group is checked first");
+    CHECK_SAME(status, WB_ERR_OUT_OF_MEMORY);
+    CHECK_SAME(error.code_domain, WB_CODE_ERRNO);
+    CHECK_SAME(error.code, ENOMEM);
+}
+
 static void releasing_null_is_a_no_op(wb_device *device)
 {
     (void)device;
@@ -117,5 +152,6 @@ static void an_error_is_written_up_to_the_size_of_the_callers_struct(wb_device *
 CHECK_MAIN(CASE(the_library_has_the_version_of_its_header),
            CASE(every_status_has_its_number_and_name),
            CASE(errors_that_cannot_be_returned_are_logged_and_counted),
-           CASE(releasing_null_is_a_no_op),
+           CASE(the_domain_of_an_error_names_the_numbering_of_its_code),
+           CASE(a_mapping_that_fails_gives_its_errno), CASE(releasing_null_is_a_no_op),
            CASE(an_error_is_written_up_to_the_size_of_the_callers_struct))

@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <errno.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -95,6 +96,8 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     wb_device_stats before = measure(device);
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
                 "asked 1.0 MiB|RLIMIT_MEMLOCK is|65536 bytes|WEIGHBRIDGE_DISABLE_PIN_MEMORY=1");
+    CHECK_SAME(error.code_domain, WB_CODE_ERRNO);
+    CHECK_SAME(error.code, ENOMEM);
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "RLIMIT_MEMLOCK");
     options.chunk_bytes = 16384; /* the first chunks are locked, then unlocked */
