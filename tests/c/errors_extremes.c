@@ -1,5 +1,5 @@
-/* Extreme integers: each is accepted or refused by name. None overflows, panics or allocates
- * terabytes. */
+/* Extreme integers: each is accepted, or refused with an error that names it. None overflows, panics
+ * or allocates terabytes. */
 #include "dlpack_structs.h"
 #include "model.h"
 
@@ -160,7 +160,8 @@ static void an_invalid_dlpack_tensor_is_refused_and_stays_with_the_caller(wb_dev
         tensor.dl_tensor.shape = tensors[i].shape;
         tensor.dl_tensor.byte_offset = tensors[i].offset;
         CHECK_ERROR(tensors[i].status,
-                    wb_view_from_dlpack(device, &tensor, WB_ACCESSOR_HOST, NULL, &view, &error), "");
+                    wb_view_from_dlpack(device, &tensor, WB_ACCESSOR_HOST, NULL, &view, &error),
+                    "");
         CHECK(view == NULL && deleted == 0);
     }
 }
