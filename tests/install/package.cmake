@@ -41,6 +41,12 @@ run("${CMAKE_COMMAND}" -S "${SOURCE}/examples/c" -B "${WORK}/by cmake" -G "${GEN
 run("${CMAKE_COMMAND}" --build "${WORK}/by cmake")
 run_examples("${WORK}/by cmake")
 
+run("${CMAKE_COMMAND}" -S "${SOURCE}/examples/cpp" -B "${WORK}/in C++" -G "${GENERATOR}"
+  "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_CXX_COMPILER=${CXX_COMPILER}"
+  "-DCMAKE_PREFIX_PATH=${prefix}")
+run("${CMAKE_COMMAND}" --build "${WORK}/in C++")
+run_cpp_examples("${WORK}/in C++")
+
 # find_package rejects another minor version.
 file(WRITE "${WORK}/later/CMakeLists.txt" "cmake_minimum_required(VERSION 3.18)\n"
   "project(later LANGUAGES C)\nfind_package(weighbridge 0.2 CONFIG REQUIRED)\n")

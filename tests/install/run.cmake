@@ -16,10 +16,17 @@ function(run_example pattern)
   endif()
 endfunction()
 
-# Runs the examples in a folder.
+# Runs the C examples in a folder.
 function(run_examples folder)
   run_example("4096000 weights at 0x" "${folder}/ten_lines")
   run_example("8388608 bytes asked.*bit-identical; 0 bytes pinned" "${folder}/engine")
   run_example("bit-identical" "${folder}/engine" host "${CMAKE_COMMAND}")
+  run_example("8388608 bytes offloaded, 8388608 bytes of slots" "${folder}/two_layers")
+endfunction()
+
+# Runs the C++ examples in a folder.
+function(run_cpp_examples folder)
+  run_example("1048576 weights in" "${folder}/ten_lines")
+  run_example("host: [0-9]+ bytes pinned, 65536 on the device" "${folder}/engine")
   run_example("8388608 bytes offloaded, 8388608 bytes of slots" "${folder}/two_layers")
 endfunction()
