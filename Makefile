@@ -78,6 +78,9 @@ lint: $(VENV)/test ## checks formatting, lints, types, and that generated files 
 	$(BIN)/python tools/readme.py --check
 	$(BIN)/python tools/abi.py --check
 	$(BIN)/python tools/notices.py --check
+	$(BIN)/python tools/layers.py --self-test
+	$(BIN)/python tools/layers.py --check
+	$(BIN)/python tools/words.py --check
 
 test-rust: ## runs unit and property tests of the Rust modules
 	cargo test --locked

@@ -134,8 +134,7 @@ fn a_child_holds_its_parent() {
     let child = makes_a_child.join().unwrap();
     assert_eq!(destroyed.load(Relaxed), 0);
     // SAFETY: the child's only reference.
-    let (borrowed, taken) =
-        unsafe { (handle::borrow(child.child()), handle::take(child.child())) };
+    let (borrowed, taken) = unsafe { (handle::borrow(child.child()), handle::take(child.child())) };
     borrowed.unwrap().0.read();
     let other = thread::spawn(move || drop(taken.unwrap()));
     other.join().unwrap();
