@@ -102,7 +102,7 @@ static void quantizer_addresses_past_the_last_are_refused(wb_device *device)
 #define QUANTIZE(source, target, scales) \
     wb_quantizer_quantize(quantizer, source, &layout, target, scales, NULL, NULL, &error)
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(last, codes, &scale), "last address");
-    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, last, &scale), "FP8 values|last address");
+    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, last, &scale), "FP8 target|last address");
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, codes, last), "scales|last address");
     CHECK_OK(QUANTIZE(numbers, codes, &scale));
     wb_quantizer_release(quantizer);

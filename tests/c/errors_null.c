@@ -28,8 +28,8 @@ static void device_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_device_alloc(device, 1, NULL, &error), "address");
     CHECK_NULL(wb_device_free(NULL, &info, &error), "wb_device");
     CHECK_NULL(wb_device_copy(NULL, &info, &usage, 1, NULL, &error), "wb_device");
-    CHECK_NULL(wb_device_copy(device, NULL, &info, 9, NULL, &error), "target|9 bytes");
-    CHECK_NULL(wb_device_copy(device, &info, NULL, 9, NULL, &error), "source|9 bytes");
+    CHECK_NULL(wb_device_copy(device, NULL, &info, 9, NULL, &error), "9 bytes|to 0x0");
+    CHECK_NULL(wb_device_copy(device, &info, NULL, 9, NULL, &error), "9 bytes|from 0x0");
     CHECK_NULL(wb_device_stream_new(NULL, &stream, &error), "wb_device");
     CHECK_NULL(wb_device_stream_new(device, NULL, &error), "stream");
     CHECK_NULL(wb_device_stream_release(NULL, NULL, &error), "wb_device");

@@ -100,9 +100,9 @@ static void invalid_arguments_are_refused(wb_device *device)
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
 #define REFUSED(status, words, source, layout, codes, scales) \
     CHECK_ERROR(status, quantize(quantizer, source, layout, codes, scales, &options, NULL), words)
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "tensor|48 bytes", NULL, &matrix, codes, scales);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "source|48 bytes", NULL, &matrix, codes, scales);
     REFUSED(WB_ERR_INVALID_ARGUMENT, "layout", numbers, NULL, codes, scales);
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "FP8 values|12 bytes", numbers, &matrix, NULL, scales);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "FP8 target|12 bytes", numbers, &matrix, NULL, scales);
     REFUSED(WB_ERR_INVALID_ARGUMENT, "scales|4 bytes", numbers, &matrix, codes, NULL);
     REFUSED(WB_ERR_NOT_SUPPORTED, "int32", numbers, &integers, codes, scales);
     options.format = WB_DTYPE_BF16;
