@@ -4,30 +4,32 @@
  * These conventions hold for every function; its own comment says only what is particular to it.
  *
  * - Handles. A function that fills a handle gives the caller one reference to it.
- *   `wb_<noun>_retain` adds a reference and `wb_<noun>_release` drops one; NULL is a no-op. An
- *   object holds what it uses, so any order of release is legal. Using a handle after its last
- *   release is undefined; a debug build of the library fails with WB_ERR_HANDLE.
+ *   `wb_<noun>_retain` adds a reference and `wb_<noun>_release` drops one; to release NULL does
+ *   nothing, to retain it is an error for the log callback. An object holds what it uses, so any
+ *   order of release is legal. Using a handle after its last release is undefined; a debug build of
+ *   the library fails with WB_ERR_HANDLE.
  * - Threads. Every function may be called from any thread, and several threads may use a handle
  *   at once.
- * - Errors. A function returns WB_OK or a WB_ERR_*. Its last argument, which may be NULL,
- *   receives the status, the code of the driver or the kernel, and a message. Outputs are written
- *   only on success. Every function may fail with WB_ERR_INVALID_ARGUMENT, WB_ERR_STRUCT_SIZE or
- *   WB_ERR_INTERNAL, and one that uses a device with WB_ERR_DRIVER or WB_ERR_FORKED; a comment
- *   names further errors.
+ * - Errors. A function that can fail returns WB_OK or a WB_ERR_*. Its last argument, a wb_error
+ *   that may be NULL, receives the status, the code of the driver or the kernel, and a message.
+ *   Outputs are written only on success. Every function may fail with WB_ERR_INVALID_ARGUMENT,
+ *   WB_ERR_STRUCT_SIZE or WB_ERR_INTERNAL, and one that uses a device with WB_ERR_DRIVER or
+ *   WB_ERR_FORKED; a comment names further errors.
  * - NULL. A pointer must not be NULL unless a comment says otherwise, except that of an options
  *   struct, which then has its defaults.
- * - Structs. Every struct begins with its size and is initialized by its WB_*_INIT, which sets
- *   the size and zeros. Zero is the default of every field. A smaller struct of an older header is
- *   accepted. Fields named `reserved` must be zero.
+ * - Structs. Every struct begins with its size. The caller initializes it, also for outputs, by
+ *   its WB_*_INIT, which sets the size and zeros. Zero is the default of every field. A smaller
+ *   struct of an older header is accepted. Fields named `reserved` must be zero.
  * - Constants. A type with named constants is an int32_t; another value fails with
  *   WB_ERR_INVALID_ARGUMENT.
  * - Strings are UTF-8 and end in NUL; a path may have any bytes. Strings and arrays that a
  *   function returns or puts into a struct belong to the object and stay valid until its last
  *   reference is dropped, unless a comment says otherwise.
- * - Streams. A stream is a CUstream as `void *`, or a stream of the host device. NULL is the
- *   default stream.
+ * - Streams. A stream is a CUstream as `void *`, or a stream of the host device. NULL is CUDA's
+ *   legacy default stream, or the default stream of the host device. A stream that is being
+ *   captured may only be passed to a function whose comment says that it is capturable.
  * - Callbacks must return: no exception, longjmp or pthread_exit may pass through the library.
- *   pthread_cancel waits until a call has ended.
+ * - Cancellation. pthread_cancel of a thread that is in a call waits until the call has ended.
  * - Forks. A forked child may release what it inherited, and may use views and plans; work on
  *   an inherited device fails with WB_ERR_FORKED, and CUDA is left alone. The child may open
  *   devices of its own: the host always, CUDA devices if CUDA was not initialized before the fork.

@@ -30,7 +30,8 @@ typedef int32_t wb_phase;
 
 /**
  * Receives the bytes done and the total bytes of a phase, on the thread that made the call. A
- * result other than 0 cancels the call, which fails with WB_ERR_CANCELLED.
+ * result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the library,
+ * except wb_device_drain.
  */
 typedef int32_t (*wb_progress)(void *user, wb_phase phase, uint64_t done, uint64_t total);
 
@@ -121,15 +122,16 @@ wb_status wb_buffer_alloc(const wb_device *device, uint64_t bytes, const wb_buff
                           wb_buffer **buffer, wb_error *error);
 
 /**
- * Registers existing memory without moving it.
+ * Registers existing memory, at least 1 byte, without moving it. The buffer is read-only if
+ * its pages are.
  *
  * The caller keeps ownership, and the memory must stay mapped until `deleter(owner)` is called;
  * without a deleter, which may be NULL, until the last reference is gone. After an error the
  * deleter is not called. A driver may wait for the work queued on the device. Fails with
- * WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file),
- * with WB_ERR_ALREADY_REGISTERED, naming the range that it overlaps, and with
- * WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or
- * WB_ERR_CANCELLED.
+ * WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file, or
+ * private memory that may not be written), with WB_ERR_ALREADY_REGISTERED, naming the range that
+ * it overlaps, and with WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK,
+ * WB_ERR_CGROUP, WB_ERR_OVERFLOW or WB_ERR_CANCELLED.
  */
 wb_status wb_buffer_register(const wb_device *device, void *data, uint64_t bytes,
                              const wb_buffer_options *options, wb_deleter deleter, void *owner,
@@ -138,8 +140,8 @@ wb_status wb_buffer_register(const wb_device *device, void *data, uint64_t bytes
 /**
  * Maps `bytes` bytes of a file from `offset` on, read-only and shared; 0 for all that follow. They
  * are registered without a copy if the platform can, and otherwise read in parallel into exact
- * pinned memory: `wb_buffer_info.origin` says which, and `fallback_reason` why. The file stays
- * open.
+ * pinned memory: `wb_buffer_info.origin` says which, and `fallback_reason` why. A mapped file
+ * stays open and must not be truncated: to read a page past its end raises SIGBUS.
  *
  * A driver may wait for the work queued on the device. Fails with WB_ERR_FILE_MISSING,
  * WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED, WB_ERR_FILE_IO or

@@ -177,7 +177,7 @@ wb_status wb_device_measure_link(const wb_device *device, double *bytes_per_seco
                                  wb_error *error);
 
 /**
- * Allocates exactly `bytes` bytes of device memory; on the host device, whole pages.
+ * Allocates exactly `bytes` bytes of device memory, at least 1; on the host device, whole pages.
  *
  * The memory is freed by wb_device_free, or with the device's last reference. The driver may block
  * the device: keep it off the hot path. Fails with WB_ERR_DEVICE_MEMORY.
@@ -195,8 +195,8 @@ wb_status wb_device_free(const wb_device *device, void *address, wb_error *error
  * Queues a copy of `bytes` bytes between host memory, device memory or both. A copy across two
  * registrations, which CUDA rejects, is split.
  *
- * Stream order: runs after the work queued on `stream`; both ranges must stay valid until then.
- * The driver may block the caller if a range is pageable or both are host memory. Capturable.
+ * Stream order: runs after the work queued on `stream`; both ranges must stay valid until it has
+ * run. The driver may block the caller if a range is pageable or both are host memory. Capturable.
  */
 wb_status wb_device_copy(const wb_device *device, void *to, const void *from, uint64_t bytes,
                          void *stream, wb_error *error);
@@ -204,7 +204,10 @@ wb_status wb_device_copy(const wb_device *device, void *to, const void *from, ui
 /** A host function on a stream. It must not call this library or CUDA. */
 typedef void (*wb_host_function)(void *user);
 
-/** Creates a stream, which wb_device_stream_release releases. */
+/**
+ * Creates a stream, which wb_device_stream_release releases. It does not synchronize with the
+ * default stream.
+ */
 wb_status wb_device_stream_new(const wb_device *device, void **stream, wb_error *error);
 
 /** Releases a stream of wb_device_stream_new; work queued on it still runs. */
@@ -215,7 +218,7 @@ wb_status wb_device_stream_synchronize(const wb_device *device, void *stream, wb
 
 /**
  * Queues a host function on a stream. It runs once, after the work queued before it, on a thread
- * of the library or the driver.
+ * of the library or the driver; so it is not capturable.
  */
 wb_status wb_device_stream_call(const wb_device *device, void *stream, wb_host_function function,
                                 void *user, wb_error *error);

@@ -46,8 +46,10 @@ extern "C" {
  *
  * The host never waits in this loop. Meanwhile the copies of the next layers run, and at the end
  * those of the next step's first layers. Groups may be acquired in any order and on any stream; an
- * order other than the plan's costs time only. wb_offloader_reset ends a step that failed half
- * way.
+ * order other than the plan's costs time only. Groups that share slots cannot be acquired at the
+ * same time. Groups of prefetched parameters share none with the next `wb_plan_info.depth` - 1 in
+ * the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends a
+ * step that failed half way.
  *
  * CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
  * replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
@@ -63,14 +65,16 @@ typedef struct wb_offloader wb_offloader;
 
 /**
  * Commits a plan: allocates host memory for offloaded parameters and device memory for slots, and
- * copies every parameter that has a source to where it is kept. `options` are for the host memory.
+ * copies every parameter that has a source to where it is kept. `options` are for the host memory,
+ * and receive the progress of the call.
  *
- * The sources of offloaded parameters, and all sources in host memory, are not needed after the
- * call. A resident parameter in device memory is not copied: the memory stays the engine's and
- * must outlive the offloader.
+ * Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
+ * host memory, are not needed after the call. A resident parameter in device memory is not copied:
+ * the memory stays the engine's and must outlive the offloader.
  *
- * Stream order: waits on the host for the work queued on `stream`. Fails as wb_buffer_alloc and
- * wb_device_alloc do.
+ * Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
+ * the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
+ * rejects NaN and infinity, and as wb_buffer_alloc and wb_device_alloc do.
  */
 wb_status wb_offloader_new(const wb_plan *plan, void *stream, const wb_buffer_options *options,
                            wb_offloader **offloader, wb_error *error);
@@ -94,12 +98,13 @@ wb_status wb_offloader_find_group(const wb_offloader *offloader, const char *nam
 
 /**
  * Makes `stream` wait until the group's parameters are at their addresses, and keeps them there
- * until the group is released as often as it was acquired. Parameters that are not in place yet
- * are copied now: an unexpected order of groups costs time only.
+ * until the group is released as often as it was acquired. Copies of parameters that are not in
+ * place yet are queued now: an unexpected order of groups costs time only.
  *
  * Stream order: work queued on `stream` after the call finds the parameters; the host does not
- * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
- * WB_ERR_BUSY if an acquired group occupies the slot.
+ * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
+ * WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
+ * WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
  */
 wb_status wb_offloader_acquire_group(const wb_offloader *offloader, uint64_t group, void *stream,
                                      wb_error *error);
@@ -217,7 +222,7 @@ wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t ind
  * from `source` in host or device memory. The planned placement stays: offloaded bytes are copied
  * to host memory, in place if they fit, otherwise into new memory, for which the old is freed
  * first. Parameters tied to it follow if the number of bytes is the same and otherwise keep their
- * bytes; each resident one in memory of the engine keeps its address.
+ * bytes. A resident one in memory of the engine keeps its own address and bytes.
  *
  * `source` may be an address that this offloader gave: a new layout of the parameter's own bytes
  * does not move them, and bytes of other parameters are first copied on the host. A slot is a
@@ -237,8 +242,9 @@ wb_status wb_offloader_replace(const wb_offloader *offloader, const char *name, 
                                const wb_layout *layout, void *stream, wb_error *error);
 
 /**
- * Adds a parameter to an existing group: offloaded if the plan's selectors and budget allow it,
- * otherwise resident. The source and the stream are as for wb_offloader_replace.
+ * Adds a parameter to an existing group: offloaded if the group has an offloaded parameter that no
+ * other group uses, and the plan's selectors and budget allow it; otherwise resident. It is not
+ * quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace.
  *
  * Fails, with nothing added, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
  * group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
@@ -261,10 +267,10 @@ wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, v
 /**
  * Makes the offloader follow an engine's parameters: `parameters` are all of them, each with the
  * address that the engine uses. One whose address is not the one that this offloader gave, or
- * whose layout differs, is replaced; a new name is added, a missing one removed. Names may be
- * renamed or exchanged: sources in memory of the offloader are checked, and copied, before
- * anything changes. An empty tensor needs no address. At the end freed space is closed as by
- * wb_offloader_compact.
+ * whose layout differs, is replaced; a new name is added, a missing one removed. Parameters may be
+ * renamed, or exchange their names: sources in memory of the offloader are checked, and copied,
+ * before anything changes. One without a source keeps its bytes and its layout, unless it has
+ * become empty. If something was replaced or removed, gaps are closed as by wb_offloader_compact.
  *
  * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
  * error the changes made so far stay, and other parameters may have moved: get the addresses
@@ -276,10 +282,11 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_paramet
 
 /**
  * Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
- * its own bytes again. Addresses change.
+ * its own bytes again. Addresses change. Also gives an offloader its slots again that lost them
+ * when a change failed with WB_ERR_DEVICE_MEMORY.
  *
  * Stream order: waits on the host for the work queued on `stream` and for every use that was
- * released. Fails with WB_ERR_BUSY or WB_ERR_CAPTURING.
+ * released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.
  */
 wb_status wb_offloader_compact(const wb_offloader *offloader, void *stream, wb_error *error);
 

@@ -60,7 +60,10 @@ typedef struct {
     uint64_t storage_id;
     /** How it is transferred; WB_TRANSFER_MODE_AUTO takes the mode of the plan's options. */
     wb_transfer_mode transfer_mode;
-    /** WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO. */
+    /**
+     * WB_PLACEMENT_RESIDENT, with WB_TRANSFER_MODE_AUTO, keeps it on the device; otherwise
+     * WB_PLACEMENT_AUTO.
+     */
     wb_placement placement;
     /** Must be zero. */
     uint64_t reserved[2];

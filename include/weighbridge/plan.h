@@ -37,7 +37,10 @@ typedef int32_t wb_order;
 
 /** Downgrades WB_ERR_NOTHING_OFFLOADED to a warning. */
 #define WB_ALLOW_NOTHING_OFFLOADED 1
-/** Downgrades WB_ERR_SELECTOR for a selector that matches no parameter to a warning. */
+/**
+ * Downgrades WB_ERR_SELECTOR for an entry of `select` or `exclude` that matches no parameter to a
+ * warning.
+ */
 #define WB_ALLOW_UNMATCHED_SELECTOR 2
 /** Downgrades WB_ERR_EVERYTHING_FITS to a warning. */
 #define WB_ALLOW_EVERYTHING_FITS 4
@@ -46,7 +49,7 @@ typedef int32_t wb_order;
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
-    /** Groups that have their slots at the same time; 0 to choose. */
+    /** Groups that have their slots at the same time, at most; 0 for as many as fit, up to 8. */
     uint32_t depth;
     /** What `budget_bytes` limits; required. */
     wb_budget_kind budget_kind;
@@ -54,7 +57,10 @@ typedef struct {
     wb_transfer_mode transfer_mode;
     /** The budget, which is never exceeded. */
     uint64_t budget_bytes;
-    /** Bytes of slots for prefetched parameters, at most; 0 for what two groups need. */
+    /**
+     * Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
+     * an offload budget, what `depth` groups need, or two if `depth` is 0.
+     */
     uint64_t slot_bytes;
     /**
      * `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
@@ -74,13 +80,14 @@ typedef struct {
     uint32_t allow;
     /**
      * How matrices are quantized when the plan is committed; NULL if they are not. A quantized
-     * matrix is planned as two parameters: its FP8 values, and its scales, named with the suffix
-     * `_scale`, or `_scale_inv` for two-dimensional blocks.
+     * matrix is planned as two parameters: its FP8 values, and behind it its scales, named with
+     * the suffix `_scale`, or `_scale_inv` for two-dimensional blocks. `use_given_scales` must be
+     * 0; `scale_bytes` and `progress` are not used.
      */
     const wb_quantize_options *quantize;
     /**
-     * `quantize_select_count` selectors of the parameters to quantize; 0 for all of float32,
-     * float16 and bfloat16.
+     * `quantize_select_count` selectors of the parameters to quantize; 0 for all. Only those of
+     * float32, float16 and bfloat16 with two dimensions or more are quantized.
      */
     const char *const *quantize_select;
     /** Number of selectors in `quantize_select`. */
@@ -101,7 +108,7 @@ typedef struct {
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
  * transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
- * and `options`.
+ * and `options`, and the sources are read by wb_offloader_new. `options` must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
  * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
@@ -205,7 +212,7 @@ wb_status wb_plan_find_parameter(const wb_plan *plan, const char *name, uint64_t
 
 /**
  * Fills `info` with the planned placement of parameter `index`; parameters have the order of
- * wb_plan_new. Fails with WB_ERR_OUT_OF_RANGE.
+ * wb_plan_new, where scales follow their quantized matrix. Fails with WB_ERR_OUT_OF_RANGE.
  */
 wb_status wb_plan_get_parameter_info(const wb_plan *plan, uint64_t index,
                                      wb_plan_parameter_info *info, wb_error *error);

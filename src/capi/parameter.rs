@@ -70,7 +70,8 @@ pub struct wb_parameter {
     pub storage_id: u64,
     /// How it is transferred; WB_TRANSFER_MODE_AUTO takes the mode of the plan's options.
     pub transfer_mode: wb_transfer_mode,
-    /// WB_PLACEMENT_RESIDENT keeps it on the device; otherwise WB_PLACEMENT_AUTO.
+    /// WB_PLACEMENT_RESIDENT, with WB_TRANSFER_MODE_AUTO, keeps it on the device; otherwise
+    /// WB_PLACEMENT_AUTO.
     pub placement: wb_placement,
     /// Must be zero.
     pub reserved: [u64; 2],

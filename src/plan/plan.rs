@@ -53,9 +53,10 @@ impl Budget {
 pub struct PlanOptions {
     /// The ceiling.
     pub budget: Budget,
-    /// Bytes of slots for prefetched units, at most; `None` for what two groups need.
+    /// Bytes of slots for prefetched units, at most; without it and without a budget of device
+    /// memory, what `depth` groups need, or two if `depth` is 0.
     pub slot_bytes: Option<u64>,
-    /// Groups that have their slots at the same time; 0 to choose.
+    /// Groups that have their slots at the same time, at most; 0 for as many as fit.
     pub depth: u32,
     /// The mode of parameters that ask for [`TransferMode::Auto`].
     pub transfer_mode: TransferMode,

@@ -104,7 +104,7 @@ fn deepest(
     };
     let limit = match (limit, asked) {
         (Some(limit), _) => limit,
-        // Neither is given: what two groups at a time need.
+        // Neither is given: the bytes that two groups at a time need.
         (None, 0) => packed(2.min(ring_len), true).packing.bytes,
         (None, _) => u64::MAX,
     };

@@ -4,6 +4,7 @@
 
 #include "memory.h"
 
+/* Each layer has EACH parameters, each of them SIDE by SIDE numbers of 2 bytes. */
 enum { LAYERS = 4, EACH = 2, COUNT = LAYERS * EACH, SIDE = 50, BYTES = SIDE * SIDE * 2 };
 
 struct model {

@@ -57,15 +57,16 @@ pub unsafe extern "C" fn wb_buffer_alloc(
     })
 }
 
-/// Registers existing memory without moving it.
+/// Registers existing memory, at least 1 byte, without moving it. The buffer is read-only if
+/// its pages are.
 ///
 /// The caller keeps ownership, and the memory must stay mapped until `deleter(owner)` is called;
 /// without a deleter, which may be NULL, until the last reference is gone. After an error the
 /// deleter is not called. A driver may wait for the work queued on the device. Fails with
-/// WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file),
-/// with WB_ERR_ALREADY_REGISTERED, naming the range that it overlaps, and with
-/// WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK, WB_ERR_CGROUP, WB_ERR_OVERFLOW or
-/// WB_ERR_CANCELLED.
+/// WB_ERR_WOULD_COPY if registering would silently copy the pages (a private mapping of a file, or
+/// private memory that may not be written), with WB_ERR_ALREADY_REGISTERED, naming the range that
+/// it overlaps, and with WB_ERR_UNMAPPED_RANGE, WB_ERR_NOT_SUPPORTED, WB_ERR_MEMLOCK,
+/// WB_ERR_CGROUP, WB_ERR_OVERFLOW or WB_ERR_CANCELLED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_buffer_register(
     device: *const wb_device,
@@ -94,8 +95,8 @@ pub unsafe extern "C" fn wb_buffer_register(
 
 /// Maps `bytes` bytes of a file from `offset` on, read-only and shared; 0 for all that follow. They
 /// are registered without a copy if the platform can, and otherwise read in parallel into exact
-/// pinned memory: `wb_buffer_info.origin` says which, and `fallback_reason` why. The file stays
-/// open.
+/// pinned memory: `wb_buffer_info.origin` says which, and `fallback_reason` why. A mapped file
+/// stays open and must not be truncated: to read a page past its end raises SIGBUS.
 ///
 /// A driver may wait for the work queued on the device. Fails with WB_ERR_FILE_MISSING,
 /// WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED, WB_ERR_FILE_IO or

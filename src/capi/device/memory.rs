@@ -11,7 +11,7 @@ use crate::device::device::{Device, Owner};
 use crate::error::fail;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 
-/// Allocates exactly `bytes` bytes of device memory; on the host device, whole pages.
+/// Allocates exactly `bytes` bytes of device memory, at least 1; on the host device, whole pages.
 ///
 /// The memory is freed by wb_device_free, or with the device's last reference. The driver may block
 /// the device: keep it off the hot path. Fails with WB_ERR_DEVICE_MEMORY.
@@ -45,8 +45,8 @@ pub unsafe extern "C" fn wb_device_free(
 /// Queues a copy of `bytes` bytes between host memory, device memory or both. A copy across two
 /// registrations, which CUDA rejects, is split.
 ///
-/// Stream order: runs after the work queued on `stream`; both ranges must stay valid until then.
-/// The driver may block the caller if a range is pageable or both are host memory. Capturable.
+/// Stream order: runs after the work queued on `stream`; both ranges must stay valid until it has
+/// run. The driver may block the caller if a range is pageable or both are host memory. Capturable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_copy(
     device: *const wb_device,

@@ -28,7 +28,8 @@ impl Input<HostCall> for (wb_host_function, *mut c_void) {
     }
 }
 
-/// Creates a stream, which wb_device_stream_release releases.
+/// Creates a stream, which wb_device_stream_release releases. It does not synchronize with the
+/// default stream.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_stream_new(
     device: *const wb_device,
@@ -61,7 +62,7 @@ pub unsafe extern "C" fn wb_device_stream_synchronize(
 }
 
 /// Queues a host function on a stream. It runs once, after the work queued before it, on a thread
-/// of the library or the driver.
+/// of the library or the driver; so it is not capturable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_stream_call(
     device: *const wb_device,

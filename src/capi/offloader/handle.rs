@@ -41,8 +41,10 @@ use crate::status::wb_status;
 ///
 /// The host never waits in this loop. Meanwhile the copies of the next layers run, and at the end
 /// those of the next step's first layers. Groups may be acquired in any order and on any stream; an
-/// order other than the plan's costs time only. wb_offloader_reset ends a step that failed half
-/// way.
+/// order other than the plan's costs time only. Groups that share slots cannot be acquired at the
+/// same time. Groups of prefetched parameters share none with the next `wb_plan_info.depth` - 1 in
+/// the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends a
+/// step that failed half way.
 ///
 /// CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
 /// replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
@@ -60,14 +62,16 @@ pub struct wb_offloader {
 opaque!(wb_offloader, Offloader);
 
 /// Commits a plan: allocates host memory for offloaded parameters and device memory for slots, and
-/// copies every parameter that has a source to where it is kept. `options` are for the host memory.
+/// copies every parameter that has a source to where it is kept. `options` are for the host memory,
+/// and receive the progress of the call.
 ///
-/// The sources of offloaded parameters, and all sources in host memory, are not needed after the
-/// call. A resident parameter in device memory is not copied: the memory stays the engine's and
-/// must outlive the offloader.
+/// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
+/// host memory, are not needed after the call. A resident parameter in device memory is not copied:
+/// the memory stays the engine's and must outlive the offloader.
 ///
-/// Stream order: waits on the host for the work queued on `stream`. Fails as wb_buffer_alloc and
-/// wb_device_alloc do.
+/// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
+/// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
+/// rejects NaN and infinity, and as wb_buffer_alloc and wb_device_alloc do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_new(
     plan: *const wb_plan,

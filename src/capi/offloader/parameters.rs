@@ -158,7 +158,7 @@ pub unsafe extern "C" fn wb_offloader_get_host_view(
 /// from `source` in host or device memory. The planned placement stays: offloaded bytes are copied
 /// to host memory, in place if they fit, otherwise into new memory, for which the old is freed
 /// first. Parameters tied to it follow if the number of bytes is the same and otherwise keep their
-/// bytes; each resident one in memory of the engine keeps its address.
+/// bytes. A resident one in memory of the engine keeps its own address and bytes.
 ///
 /// `source` may be an address that this offloader gave: a new layout of the parameter's own bytes
 /// does not move them, and bytes of other parameters are first copied on the host. A slot is a
@@ -193,8 +193,9 @@ pub unsafe extern "C" fn wb_offloader_replace(
     })
 }
 
-/// Adds a parameter to an existing group: offloaded if the plan's selectors and budget allow it,
-/// otherwise resident. The source and the stream are as for wb_offloader_replace.
+/// Adds a parameter to an existing group: offloaded if the group has an offloaded parameter that no
+/// other group uses, and the plan's selectors and budget allow it; otherwise resident. It is not
+/// quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace.
 ///
 /// Fails, with nothing added, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
 /// group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
@@ -232,10 +233,10 @@ pub unsafe extern "C" fn wb_offloader_remove(
 
 /// Makes the offloader follow an engine's parameters: `parameters` are all of them, each with the
 /// address that the engine uses. One whose address is not the one that this offloader gave, or
-/// whose layout differs, is replaced; a new name is added, a missing one removed. Names may be
-/// renamed or exchanged: sources in memory of the offloader are checked, and copied, before
-/// anything changes. An empty tensor needs no address. At the end freed space is closed as by
-/// wb_offloader_compact.
+/// whose layout differs, is replaced; a new name is added, a missing one removed. Parameters may be
+/// renamed, or exchange their names: sources in memory of the offloader are checked, and copied,
+/// before anything changes. One without a source keeps its bytes and its layout, unless it has
+/// become empty. If something was replaced or removed, gaps are closed as by wb_offloader_compact.
 ///
 /// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
 /// error the changes made so far stay, and other parameters may have moved: get the addresses
@@ -267,10 +268,11 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
 }
 
 /// Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
-/// its own bytes again. Addresses change.
+/// its own bytes again. Addresses change. Also gives an offloader its slots again that lost them
+/// when a change failed with WB_ERR_DEVICE_MEMORY.
 ///
 /// Stream order: waits on the host for the work queued on `stream` and for every use that was
-/// released. Fails with WB_ERR_BUSY or WB_ERR_CAPTURING.
+/// released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_compact(
     offloader: *const wb_offloader,

@@ -24,12 +24,13 @@ pub unsafe extern "C" fn wb_offloader_find_group(
 }
 
 /// Makes `stream` wait until the group's parameters are at their addresses, and keeps them there
-/// until the group is released as often as it was acquired. Parameters that are not in place yet
-/// are copied now: an unexpected order of groups costs time only.
+/// until the group is released as often as it was acquired. Copies of parameters that are not in
+/// place yet are queued now: an unexpected order of groups costs time only.
 ///
 /// Stream order: work queued on `stream` after the call finds the parameters; the host does not
-/// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
-/// WB_ERR_BUSY if an acquired group occupies the slot.
+/// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
+/// WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
+/// WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_acquire_group(
     offloader: *const wb_offloader,

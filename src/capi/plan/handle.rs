@@ -79,7 +79,7 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 
 /// Plans which of `count` parameters leave the device under the budget, and how they are
 /// transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
-/// and `options`.
+/// and `options`, and the sources are read by wb_offloader_new. `options` must give a budget.
 ///
 /// Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
 /// says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with

@@ -148,7 +148,7 @@ pub unsafe extern "C" fn wb_plan_find_parameter(
 }
 
 /// Fills `info` with the planned placement of parameter `index`; parameters have the order of
-/// wb_plan_new. Fails with WB_ERR_OUT_OF_RANGE.
+/// wb_plan_new, where scales follow their quantized matrix. Fails with WB_ERR_OUT_OF_RANGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_plan_get_parameter_info(
     plan: *const wb_plan,

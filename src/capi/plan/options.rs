@@ -32,7 +32,8 @@ pub const WB_ORDER_LARGEST: wb_order = 2;
 
 /// Downgrades WB_ERR_NOTHING_OFFLOADED to a warning.
 pub const WB_ALLOW_NOTHING_OFFLOADED: u32 = 1;
-/// Downgrades WB_ERR_SELECTOR for a selector that matches no parameter to a warning.
+/// Downgrades WB_ERR_SELECTOR for an entry of `select` or `exclude` that matches no parameter to a
+/// warning.
 pub const WB_ALLOW_UNMATCHED_SELECTOR: u32 = 2;
 /// Downgrades WB_ERR_EVERYTHING_FITS to a warning.
 pub const WB_ALLOW_EVERYTHING_FITS: u32 = 4;
@@ -48,7 +49,7 @@ c_enum!(Order {
 pub struct wb_plan_options {
     /// Size of the struct.
     pub struct_size: u32,
-    /// Groups that have their slots at the same time; 0 to choose.
+    /// Groups that have their slots at the same time, at most; 0 for as many as fit, up to 8.
     pub depth: u32,
     /// What `budget_bytes` limits; required.
     pub budget_kind: wb_budget_kind,
@@ -56,7 +57,8 @@ pub struct wb_plan_options {
     pub transfer_mode: wb_transfer_mode,
     /// The budget, which is never exceeded.
     pub budget_bytes: u64,
-    /// Bytes of slots for prefetched parameters, at most; 0 for what two groups need.
+    /// Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
+    /// an offload budget, what `depth` groups need, or two if `depth` is 0.
     pub slot_bytes: u64,
     /// `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
     /// names that contain it as whole segments between dots; with any of `*?[` it is a glob for
@@ -73,11 +75,12 @@ pub struct wb_plan_options {
     /// WB_ALLOW_* bits: errors that are warnings.
     pub allow: u32,
     /// How matrices are quantized when the plan is committed; NULL if they are not. A quantized
-    /// matrix is planned as two parameters: its FP8 values, and its scales, named with the suffix
-    /// `_scale`, or `_scale_inv` for two-dimensional blocks.
+    /// matrix is planned as two parameters: its FP8 values, and behind it its scales, named with
+    /// the suffix `_scale`, or `_scale_inv` for two-dimensional blocks. `use_given_scales` must be
+    /// 0; `scale_bytes` and `progress` are not used.
     pub quantize: *const wb_quantize_options,
-    /// `quantize_select_count` selectors of the parameters to quantize; 0 for all of float32,
-    /// float16 and bfloat16.
+    /// `quantize_select_count` selectors of the parameters to quantize; 0 for all. Only those of
+    /// float32, float16 and bfloat16 with two dimensions or more are quantized.
     pub quantize_select: *const *const c_char,
     /// Number of selectors in `quantize_select`.
     pub quantize_select_count: u32,

@@ -93,15 +93,15 @@ impl Machine {
     ) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
         let at = (kind as usize).min(self.copy_streams.len() - 1);
-        let copies = self.copy_streams[at].stream.get();
+        let copy_stream = self.copy_streams[at].stream.get();
         if capture.is_some() || self.graph_exists {
             // The replays of a graph record no fences, and what precedes on this stream may be such
             // a graph. In a capture this also draws the copy stream into it.
             self.fork.record(device, stream, capture)?;
-            self.fork.wait_once(copies, capture)?;
+            self.fork.wait_once(copy_stream, capture)?;
             self.copy_streams[at].capture = capture;
         }
-        self.wait_for_slot(unit, copies, engine)?;
+        self.wait_for_slot(unit, copy_stream, engine)?;
         for at in 0..self.slots[unit].overlaps.len() {
             let other = self.slots[unit].overlaps[at];
             self.slots[other].loaded = false;
@@ -109,17 +109,17 @@ impl Machine {
         let slot = &mut self.slots[unit];
         slot.loaded = false;
         let Some(copy) = &slot.copy else { return Ok(()) };
-        let queued = copy.queue(device, copies);
-        let queued = queued.and_then(|()| slot.ready.record(device, copies, capture));
+        let queued = copy.queue(device, copy_stream);
+        let queued = queued.and_then(|()| slot.ready.record(device, copy_stream, capture));
         let queued = queued.and_then(|()| match (&self.staging, capture) {
-            (Some(_), None) => self.staging_free.record(device, copies, None),
+            (Some(_), None) => self.staging_free.record(device, copy_stream, None),
             _ => Ok(()),
         });
         if let Err(error) = queued {
             // A part of the copy may be in flight without a fence that others could wait for.
             if capture.is_none() {
                 let backend = device.backend();
-                log::best_effort_wait(|| backend.synchronize(copies), || backend.is_lost());
+                log::best_effort_wait(|| backend.synchronize(copy_stream), || backend.is_lost());
             }
             return Err(error);
         }
@@ -135,18 +135,18 @@ impl Machine {
     fn wait_for_slot(
         &self,
         unit: usize,
-        copies: Stream,
+        copy_stream: Stream,
         EngineStream { capture, .. }: EngineStream<'_>,
     ) -> Result<()> {
         let overlaps = self.slots[unit].overlaps.iter().map(|other| &self.slots[*other]);
         for slot in overlaps.chain([&self.slots[unit]]) {
-            slot.ready.wait_once(copies, capture)?;
-            slot.uses.fences().try_for_each(|used| used.wait_once(copies, capture))?;
+            slot.ready.wait_once(copy_stream, capture)?;
+            slot.uses.fences().try_for_each(|used| used.wait_once(copy_stream, capture))?;
         }
         if self.staging.is_some() {
             // The copies of a graph run after those through the same buffer that were queued before
             // its launch.
-            self.staging_free.wait_once(copies, capture)?;
+            self.staging_free.wait_once(copy_stream, capture)?;
         }
         Ok(())
     }

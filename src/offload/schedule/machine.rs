@@ -25,11 +25,13 @@ pub(super) struct EngineStream<'a> {
 }
 
 /// The kinds of copies. Each has a copy stream of its own, so that an acquired group waits for no
-/// prefetches of others.
+/// prefetches of others. The number is the index of the stream.
 #[derive(Clone, Copy)]
 pub(super) enum CopyKind {
+    /// Before the unit's group is acquired.
     Prefetch = 0,
-    OnDemand = 1,
+    /// When the group is acquired: of an on-demand unit, or of a prefetched one that is late.
+    AtAcquire = 1,
 }
 
 /// A stream of the schedule for copies.
@@ -199,7 +201,7 @@ impl Machine {
         for &unit in &units {
             if self.must_load(unit) {
                 self.stats.late_copies += u64::from(self.units[unit].prefetched);
-                self.load(unit, CopyKind::OnDemand, engine)?;
+                self.load(unit, CopyKind::AtAcquire, engine)?;
             }
         }
         let waits = capture.is_none() && !self.all_ready(&units)?;
@@ -281,10 +283,10 @@ impl Machine {
         EngineStream { device, stream, capture }: EngineStream<'_>,
     ) -> Result<()> {
         self.enter(capture);
-        for copies in &mut self.copy_streams {
-            if capture.is_none() || copies.capture == capture {
-                copies.end.record(device, copies.stream.get(), capture)?;
-                copies.end.wait(stream, capture)?;
+        for copy_stream in &mut self.copy_streams {
+            if capture.is_none() || copy_stream.capture == capture {
+                copy_stream.end.record(device, copy_stream.stream.get(), capture)?;
+                copy_stream.end.wait(stream, capture)?;
             }
         }
         Ok(())

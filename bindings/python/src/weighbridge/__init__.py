@@ -1,7 +1,7 @@
 """Offloads model weights to host memory and transfers them to an accelerator.
 
-Exact-size pinned host memory, registered existing memory, mapped files, and views for the device
-that own what they look at::
+Pinned host memory of the exact size, registered existing memory, mapped files, and views for the
+device that keep their memory alive::
 
     import weighbridge
 

@@ -157,13 +157,14 @@ class Plan(Closeable):
     """Which parameters are offloaded under a budget, and how they are transferred.
 
     Exactly one budget is given: ``offload_bytes`` limits the host memory, ``device_bytes`` the
-    device memory of resident parameters and slots. ``slot_bytes`` limits the slots, 0 for what two
-    groups need. ``select`` and ``exclude`` are selectors: a text matches names that contain it as
-    whole segments between dots, a glob matches whole names. ``allow`` downgrades errors to
-    warnings: ``"nothing-offloaded"``, ``"unmatched-selector"``, ``"everything-fits"``. With
-    ``quantize``, matrices (those of ``quantize_select``) are planned and kept in FP8, each with its
-    scales in the same group, named like the matrix with ``_scale``, or with ``_scale_inv`` for
-    blocks of a matrix.
+    device memory of resident parameters and slots. ``slot_bytes`` limits the slots of prefetched
+    parameters; with 0 only ``device_bytes`` does, and with ``offload_bytes`` the slots are those
+    that ``depth`` groups need, or two if ``depth`` is 0 too. ``select`` and ``exclude`` are
+    selectors: a text matches names that contain it as whole segments between dots, a glob matches
+    whole names. ``allow`` downgrades errors to warnings: ``"nothing-offloaded"``,
+    ``"unmatched-selector"``, ``"everything-fits"``. With ``quantize``, matrices (those of
+    ``quantize_select``) are planned and kept in FP8, each with its scales in the same group, named
+    like the matrix with ``_scale``, or with ``_scale_inv`` for blocks of a matrix.
     """
 
     _noun = "plan"
@@ -233,7 +234,10 @@ class Plan(Closeable):
 
     @cached_property
     def parameters(self) -> list[PlanParameterInfo]:
-        """The planned placement of each parameter, in the order in which they were given."""
+        """The planned placement of each parameter, in the order in which they were given.
+
+        The scales of a quantized matrix follow it.
+        """
         return [self._parameter_info(index) for index in range(self.info.parameters)]
 
     @cached_property

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slot-bytes", type=bytes_argument, default=0, metavar="N", help="limit of the slots"
     )
-    parser.add_argument("--depth", type=int, default=0, help="groups that have a slot at a time")
+    parser.add_argument(
+        "--depth", type=int, default=0, help="limit of the groups with slots at a time"
+    )
     add_selectors(parser, "offloaded")
     parser.add_argument(
         "--sparse",
