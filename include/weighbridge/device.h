@@ -218,7 +218,7 @@ wb_status wb_device_stream_synchronize(const wb_device *device, void *stream, wb
 
 /**
  * Queues a host function on a stream. It runs once, after the work queued before it, on a thread
- * of the library or the driver; so it is not capturable.
+ * of the library or the driver. Fails with WB_ERR_CAPTURING on a stream that is being captured.
  */
 wb_status wb_device_stream_call(const wb_device *device, void *stream, wb_host_function function,
                                 void *user, wb_error *error);

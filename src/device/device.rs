@@ -123,6 +123,18 @@ impl Device {
         Ok(event)
     }
 
+    /// Queues a host function that runs once. A graph would run it at every replay.
+    pub fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        if self.backend.capture(stream)?.is_some() {
+            fail!(
+                WB_ERR_CAPTURING,
+                "asked to call a host function once, on a stream that is being captured; a graph may \
+                 be replayed any number of times: call it on another stream"
+            );
+        }
+        self.backend.call(stream, work)
+    }
+
     fn allocations(&self) -> MutexGuard<'_, HashMap<(u64, Owner), usize>> {
         sync::lock(&self.allocations)
     }

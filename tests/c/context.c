@@ -203,6 +203,27 @@ static void releasing_after_a_capturing_stream_is_refused(wb_device *device)
     CHECK(cuda.set_current(NULL) == 0 && cuda.release(0) == 0);
 }
 
+static void fail_the_test(void *user)
+{
+    (void)user;
+    CHECK(0); /* it was refused */
+}
+
+static void a_host_function_is_refused_on_a_capturing_stream(wb_device *device)
+{
+    context primary = NULL;
+    void *stream = NULL, *graph = NULL;
+    REQUIRE(load_driver() && cuda.retain(&primary, 0) == 0 && cuda.set_current(primary) == 0);
+    REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
+    REQUIRE(cuda.begin_capture(stream, 0) == 0);
+    CHECK_ERROR(WB_ERR_CAPTURING, wb_device_stream_call(device, stream, fail_the_test, NULL, &error),
+                "host function|replayed");
+    CHECK(cuda.end_capture(stream, &graph) == 0); /* the capture is still valid */
+    CHECK(cuda.graph_destroy(graph) == 0);
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK(cuda.set_current(NULL) == 0 && cuda.release(0) == 0);
+}
+
 static void allocations_do_not_invalidate_a_capture(wb_device *device)
 {
     context primary = NULL;
@@ -232,4 +253,5 @@ CHECK_MAIN(CASE_ALONE(CUDA_ONLY, a_context_of_another_device_is_refused),
            CASE_ALONE(CUDA_ONLY, no_call_changes_the_current_context),
            CASE(memory_belongs_to_the_given_context),
            CASE(releasing_after_a_capturing_stream_is_refused),
+           CASE(a_host_function_is_refused_on_a_capturing_stream),
            CASE(allocations_do_not_invalidate_a_capture))

@@ -62,7 +62,7 @@ pub unsafe extern "C" fn wb_device_stream_synchronize(
 }
 
 /// Queues a host function on a stream. It runs once, after the work queued before it, on a thread
-/// of the library or the driver; so it is not capturable.
+/// of the library or the driver. Fails with WB_ERR_CAPTURING on a stream that is being captured.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_stream_call(
     device: *const wb_device,
@@ -73,6 +73,6 @@ pub unsafe extern "C" fn wb_device_stream_call(
 ) -> wb_status {
     let function = (function, user);
     call!(error, |device: &Device, stream: Stream, function: HostCall| {
-        device.backend().call(stream, function)
+        device.call(stream, function)
     })
 }
