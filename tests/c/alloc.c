@@ -7,7 +7,7 @@ static void memory_is_zeroed_writable_and_of_the_requested_size(wb_device *devic
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         wb_buffer *buffer = NULL;
         REQUIRE_OK(wb_buffer_alloc(device, sizes[i], NULL, &buffer, &error));
-        wb_buffer_info info = describe(buffer);
+        wb_buffer_info info = buffer_info(buffer);
         unsigned char *bytes = (unsigned char *)info.data;
         uint64_t sum = 0;
         REQUIRE(bytes != NULL);
@@ -28,7 +28,7 @@ static void the_device_reads_what_the_host_writes(wb_device *device)
     wb_buffer *buffer = new_buffer(device, BYTES);
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
     REQUIRE(seen != NULL && buffer != NULL);
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     fill(info.data, BYTES);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
     CHECK_SAME(info.fallback_reason[0], '\0');
@@ -46,13 +46,13 @@ static void a_buffer_of_zero_bytes_has_no_memory(wb_device *device)
     int64_t shape[] = {3, 0};
     wb_layout empty = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
     REQUIRE_OK(wb_buffer_alloc(device, 0, NULL, &buffer, &error));
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK(info.data == NULL);
     CHECK_SAME(info.asked_bytes + info.mapped_bytes + info.pinned_bytes + info.chunks, 0);
     CHECK_SAME(buffer_usage(buffer).resident_bytes, 0);
-    CHECK_SAME(measure(device).buffers, 1);
+    CHECK_SAME(device_stats(device).buffers, 1);
     REQUIRE_OK(wb_view_new(buffer, &empty, WB_ACCESSOR_DEVICE, &view, &error));
-    CHECK(describe_view(view).data == NULL);
+    CHECK(view_info(view).data == NULL);
     wb_view_release(view);
     wb_buffer_release(buffer);
 }
@@ -63,10 +63,10 @@ static void each_reference_keeps_the_memory(wb_device *device)
     REQUIRE(buffer != NULL);
     wb_buffer_retain(buffer);
     wb_buffer_release(buffer);
-    memset(describe(buffer).data, 1, 100);
-    CHECK_SAME(measure(device).buffers, 1);
+    memset(buffer_info(buffer).data, 1, 100);
+    CHECK_SAME(device_stats(device).buffers, 1);
     wb_buffer_release(buffer);
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
 }
 
 static void unpinned_memory_gives_the_reason(wb_device *device)
@@ -75,7 +75,7 @@ static void unpinned_memory_gives_the_reason(wb_device *device)
     wb_buffer *buffer = NULL;
     options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.pinning, WB_PINNING_NONE);
     CHECK_SAME(info.pinned_bytes, 0);
     CHECK_SAME(info.chunks, 0);
@@ -91,8 +91,8 @@ static void memory_is_registered_in_chunks(wb_device *device)
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = 3 * page_bytes() - 1; /* rounded up to whole pages */
     REQUIRE_OK(wb_buffer_alloc(device, 10 * page_bytes() - 5, &options, &buffer, &error));
-    CHECK_SAME(describe(buffer).chunks, 4);
-    CHECK_SAME(describe(buffer).pinned_bytes, 10 * page_bytes());
+    CHECK_SAME(buffer_info(buffer).chunks, 4);
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, 10 * page_bytes());
     wb_buffer_release(buffer);
 }
 
@@ -109,7 +109,7 @@ static void every_combination_of_options_allocates(wb_device *device)
         options.numa_policy = policies[i >> 1 & 1];
         options.portable = i & 1 ? WB_TRISTATE_OFF : WB_TRISTATE_ON;
         REQUIRE_OK(wb_buffer_alloc(device, (40 << 20) + 1, &options, &buffer, &error));
-        memset(describe(buffer).data, 1, (40 << 20) + 1);
+        memset(buffer_info(buffer).data, 1, (40 << 20) + 1);
         if (options.huge_pages == WB_HUGE_PAGES_OFF) CHECK_SAME(buffer_usage(buffer).huge_bytes, 0);
         wb_buffer_release(buffer);
     }
@@ -136,7 +136,7 @@ static void a_numa_node_is_read_only_with_its_policy(wb_device *device)
             continue;
         }
         REQUIRE_OK(wb_buffer_alloc(device, BYTES, &options, &buffer, &error));
-        memset(describe(buffer).data, 1, BYTES);
+        memset(buffer_info(buffer).data, 1, BYTES);
         wb_buffer_release(buffer);
     }
 }
@@ -154,10 +154,10 @@ static void write_combined_memory_is_allocated_by_the_driver(wb_device *device)
         return;
     }
     REQUIRE_OK(wb_buffer_alloc(device, 5000, &options, &buffer, &error));
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_DRIVER);
-    CHECK(strstr(describe(buffer).fallback_reason, "driver") != NULL);
-    CHECK(describe(buffer).pinned_bytes >= 5000);
-    memset(describe(buffer).data, 1, 5000);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_DRIVER);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "driver") != NULL);
+    CHECK(buffer_info(buffer).pinned_bytes >= 5000);
+    memset(buffer_info(buffer).data, 1, 5000);
     wb_buffer_release(buffer);
     check_driver_memory(device, options, "write-combined");
 }
@@ -198,7 +198,7 @@ static void an_overrun_faults(wb_device *device)
 {
     wb_buffer *buffer = new_buffer(device, page_bytes());
     REQUIRE(buffer != NULL);
-    char *behind = (char *)describe(buffer).data + page_bytes();
+    char *behind = (char *)buffer_info(buffer).data + page_bytes();
     int ends[2];
     REQUIRE(pipe(ends) == 0);
     CHECK(write(ends[1], behind, 1) == -1); /* EFAULT: not mapped */

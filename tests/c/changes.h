@@ -51,7 +51,7 @@ static inline wb_status replace(struct offload *o, int parameter, int64_t bytes)
 static inline int device_holds(struct offload *o, const char *group, int parameter,
                                const unsigned char *expected, size_t bytes)
 {
-    unsigned char *back = (unsigned char *)describe(o->back).data;
+    unsigned char *back = (unsigned char *)buffer_info(o->back).data;
     uint64_t index = 0;
     int holds = 0;
     memset(back, 0xee, bytes);

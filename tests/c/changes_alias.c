@@ -48,7 +48,7 @@ static void another_layout_of_the_same_bytes_keeps_the_memory(wb_device *device)
         options.exclude_count = 1;
         model_init(&model);
         REQUIRE(offload_begin_sizes(&o, device, four, 4, 0, options));
-        const uint64_t used = measure(device).device_bytes;
+        const uint64_t used = device_stats(device).device_bytes;
         const void *stayed = info_of(&o, 3).device_address;
         current_parameters(&o, now, 4);
         now[2].layout = now[3].layout = &layout;
@@ -56,7 +56,7 @@ static void another_layout_of_the_same_bytes_keeps_the_memory(wb_device *device)
         CHECK_OK(reconcile(&o, now, 4, &done));
         CHECK_SAME(done.kept, 2);
         CHECK_SAME(done.replaced, 2);
-        CHECK_SAME(measure(device).device_bytes, used);
+        CHECK_SAME(device_stats(device).device_bytes, used);
         CHECK(info_of(&o, 3).device_address == stayed);
         for (int w = 0; w < 4; w++) {
             CHECK(device_holds(&o, model.names[w], w, model.bytes[w], 2048));

@@ -29,7 +29,7 @@ static int within_budget(struct offload *o)
 {
     const wb_offloader_stats stats = stats_of(o);
     return stats.resident_bytes + stats.slot_bytes <= 3 * 4096 &&
-           measure(o->device).device_bytes <= 3 * 4096;
+           device_stats(o->device).device_bytes <= 3 * 4096;
 }
 
 static void resident_parameters_stay_within_the_budget(wb_device *device)
@@ -74,7 +74,7 @@ static void slots_stay_within_the_budget_after_a_removal(wb_device *device)
     CHECK_OK(wb_offloader_remove(o.offloader, model.names[0], o.stream, &error));
     CHECK_OK(wb_offloader_compact(o.offloader, o.stream, &error));
     CHECK(stats_of(&o).resident_bytes + stats_of(&o).slot_bytes <= 5 * 4096);
-    CHECK(measure(device).device_bytes <= 5 * 4096);
+    CHECK(device_stats(device).device_bytes <= 5 * 4096);
     for (int i = 2; i < 7; i++) CHECK(device_holds(&o, model.names[i], i, model.bytes[i], 4096));
     offload_end(&o);
 }
@@ -94,7 +94,7 @@ static void free_host_space_is_used_only_if_its_slots_fit_the_budget(wb_device *
                 add_bytes(&o, "y", model.names[1], 1536, bytes, WB_PLACEMENT_AUTO), "4608");
     CHECK_SAME(stats_of(&o).slot_bytes, 4608);
     CHECK_SAME(stats_of(&o).resident_bytes, 0);
-    CHECK_SAME(measure(device).device_bytes, 4608);
+    CHECK_SAME(device_stats(device).device_bytes, 4608);
     offload_end(&o);
 }
 

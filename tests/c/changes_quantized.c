@@ -29,7 +29,7 @@ static void a_refused_replacement_changes_nothing(wb_device *device)
         CHECK_SAME(info_of(&o, 0).span_bytes, sizeof expected);
         memset(expected, 0, sizeof expected);
         CHECK(!device_holds(&o, model.groups[0], 0, expected, sizeof expected));
-        memcpy(expected, describe(o.back).data, sizeof expected); /* what the device read */
+        memcpy(expected, buffer_info(o.back).data, sizeof expected); /* what the device read */
         for (int i = 0; i < 1024; i++) numbers[i] = (float)-i;
         numbers[5] = NAN;
         CHECK_ERROR(WB_ERR_NOT_FINITE, replace_from(&o, 0, model.parameters[0].source, &layout),
@@ -131,8 +131,8 @@ static void a_replacement_is_quantized_to_the_planned_type(wb_device *device)
     CHECK_OK(replace_from(&o, 0, fp8_bytes, &fp8_layout));
     CHECK_OK(replace_from(&o, 0, numbers, &layout));
     CHECK_OK(wb_offloader_get_host_view(o.offloader, index_of(&o, model.names[0]), &view, &error));
-    CHECK_SAME(describe_view(view).dtype, WB_DTYPE_F8_E4M3FN);
-    CHECK_SAME(describe_view(view).strides[0], COLS);
+    CHECK_SAME(view_info(view).dtype, WB_DTYPE_F8_E4M3FN);
+    CHECK_SAME(view_info(view).strides[0], COLS);
     CHECK(memcmp(before, info_of(&o, 0).host_address, NUMBERS) == 0);
     wb_view_release(view);
     offload_end(&o);

@@ -152,7 +152,7 @@ static inline void double_set(const char *name, const char *value)
     if (driver_function("double_configure", &configure)) CHECK(configure(name, value) == 0);
 }
 
-static inline wb_device_stats measure(const wb_device *device)
+static inline wb_device_stats device_stats(const wb_device *device)
 {
     wb_device_stats usage = WB_DEVICE_STATS_INIT;
     CHECK_OK(wb_device_get_stats(device, &usage, &error));
@@ -171,8 +171,8 @@ static inline void check_same_usage(const char *file, int line, wb_device_stats 
     check_same(file, line, "device bytes", now.device_bytes, before.device_bytes);
 }
 
-#define CHECK_USAGE(device, before) \
-    check_same_usage(__FILE__, __LINE__, measure(device), before)
+#define CHECK_STATS(device, before) \
+    check_same_usage(__FILE__, __LINE__, device_stats(device), before)
 
 static inline void sleep_ms(long milliseconds)
 {
@@ -218,11 +218,11 @@ static inline void check_with_device(const struct check_case *each)
     long long before[CHECK_KINDS];
     for (int kind = 0; kind < CHECK_KINDS; kind++) before[kind] = double_alive(check_kinds[kind]);
     if (!CHECK_OK(wb_device_open(test_device(), NULL, &device, &error))) return;
-    uint64_t logged = measure(device).errors_logged;
+    uint64_t logged = device_stats(device).errors_logged;
     each->run(device);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_USAGE(device, nothing);
-    CHECK_SAME(measure(device).errors_logged - logged, check_logged);
+    CHECK_STATS(device, nothing);
+    CHECK_SAME(device_stats(device).errors_logged - logged, check_logged);
     wb_device_release(device);
     check_driver_empty(before);
     if (on_double() && driver_function("double_context_depth", &depth)) CHECK_SAME(depth(), 0);

@@ -77,7 +77,7 @@ static void check_all_calls(void *own_context)
     CHECK(wb_buffer_alloc(device, (uint64_t)1 << 50, NULL, &missing, &error) != WB_OK);
     KEEPS_CONTEXT(wb_device_alloc(device, 5000, &address, &error));
     KEEPS_CONTEXT(wb_device_stream_new(device, &stream, &error));
-    KEEPS_CONTEXT(wb_device_copy(device, address, describe(buffer).device_address, 5000, stream,
+    KEEPS_CONTEXT(wb_device_copy(device, address, buffer_info(buffer).device_address, 5000, stream,
                                  &error));
     KEEPS_CONTEXT(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
     KEEPS_CONTEXT(wb_view_copy_from(device, memory, &layout, WB_ACCESSOR_DEVICE, NULL, &copy,
@@ -91,7 +91,7 @@ static void check_all_calls(void *own_context)
     KEEPS_CONTEXT_VOID(wb_buffer_release(caller));
     KEEPS_CONTEXT_VOID(wb_buffer_release(mapped));
     KEEPS_CONTEXT(wb_device_free(device, address, &error));
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     KEEPS_CONTEXT_VOID(wb_device_release(device));
     CHECK(missing == NULL);
     unlink(path);
@@ -152,7 +152,7 @@ static void a_destroyed_context_is_an_error(wb_device *device)
     CHECK(cuda.destroy(own) == 0);
     CHECK_ERROR(WB_ERR_DRIVER, wb_buffer_alloc(own_device, 100, NULL, &more, &error), "709");
     wb_buffer_release(buffer);
-    CHECK_SAME(measure(own_device).buffers, 0);
+    CHECK_SAME(device_stats(own_device).buffers, 0);
     wb_device_release(own_device);
 }
 
@@ -192,11 +192,11 @@ static void releasing_after_a_capturing_stream_is_refused(wb_device *device)
     REQUIRE(cuda.begin_capture(stream, 0) == 0);
     CHECK_ERROR(WB_ERR_CAPTURING, wb_view_release_after(view, stream, &error), "captured|graph");
     CHECK_ERROR(WB_ERR_CAPTURING, wb_buffer_release_after(buffer, stream, &error), "reference");
-    CHECK_SAME(measure(device).deferred, 0);
+    CHECK_SAME(device_stats(device).deferred, 0);
     CHECK(cuda.end_capture(stream, &graph) == 0); /* the capture is still valid */
     CHECK(cuda.graph_destroy(graph) == 0);
-    CHECK_SAME(measure(device).views, 1);
-    memset(describe_view(view).data, 1, 100); /* both references are still valid */
+    CHECK_SAME(device_stats(device).views, 1);
+    memset(view_info(view).data, 1, 100); /* both references are still valid */
     wb_view_release(view);
     wb_buffer_release(buffer);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
@@ -236,7 +236,7 @@ static void allocations_do_not_invalidate_a_capture(wb_device *device)
     REQUIRE(cuda.begin_capture(stream, 0) == 0);
     CHECK_OK(wb_device_alloc(device, 5000, &address, &error));
     CHECK_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
-    CHECK_OK(wb_device_copy(device, address, describe(source).device_address, 5000, stream,
+    CHECK_OK(wb_device_copy(device, address, buffer_info(source).device_address, 5000, stream,
                             &error));
     wb_buffer_release(buffer);
     CHECK_OK(wb_device_drain(device, 10000, &error));

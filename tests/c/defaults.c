@@ -50,7 +50,7 @@ static void initialized_device_options_equal_null(wb_device *device)
 /* Everything but the addresses. */
 static int same_kind(const wb_buffer *a, const wb_buffer *b)
 {
-    wb_buffer_info one = describe(a), other = describe(b);
+    wb_buffer_info one = buffer_info(a), other = buffer_info(b);
     one.data = other.data = one.device_address = other.device_address = NULL;
     return memcmp(&one, &other, sizeof one) == 0;
 }

@@ -32,9 +32,9 @@ static void device_memory_is_allocated_counted_and_freed(wb_device *device)
     REQUIRE_OK(wb_device_alloc(device, 1000, &first, &error));
     REQUIRE_OK(wb_device_alloc(device, 1 << 20, &second, &error));
     CHECK(first != NULL && second != NULL && first != second);
-    CHECK_SAME(measure(device).device_bytes, 1000 + (1 << 20));
+    CHECK_SAME(device_stats(device).device_bytes, 1000 + (1 << 20));
     CHECK_OK(wb_device_free(device, first, &error));
-    CHECK_SAME(measure(device).device_bytes, 1 << 20);
+    CHECK_SAME(device_stats(device).device_bytes, 1 << 20);
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_free(device, first, &error), "freed");
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_free(device, (char *)second + 1, &error), "0x");
     CHECK_OK(wb_device_free(device, second, &error));
@@ -43,14 +43,14 @@ static void device_memory_is_allocated_counted_and_freed(wb_device *device)
 /* Copies the buffer, except for its first and last `margin` bytes, to the device and back. */
 static void check_copies(wb_device *device, wb_buffer *buffer, uint64_t margin)
 {
-    const uint64_t bytes = describe(buffer).asked_bytes - 2 * margin;
-    const char *from = (const char *)describe(buffer).data + margin;
+    const uint64_t bytes = buffer_info(buffer).asked_bytes - 2 * margin;
+    const char *from = (const char *)buffer_info(buffer).data + margin;
     void *memory = NULL, *stream = NULL;
     unsigned char *back = (unsigned char *)calloc(1, bytes);
     REQUIRE(back != NULL);
     REQUIRE_OK(wb_device_alloc(device, bytes, &memory, &error));
     REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
-    fill(describe(buffer).data, bytes + 2 * margin);
+    fill(buffer_info(buffer).data, bytes + 2 * margin);
     CHECK_OK(wb_device_copy(device, memory, from, bytes, stream, &error));
     CHECK_OK(wb_device_copy(device, back, memory, bytes, stream, &error));
     CHECK_OK(wb_device_copy(device, memory, from, 0, stream, &error));
@@ -77,7 +77,7 @@ static void a_copy_across_registrations_is_complete(wb_device *device)
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page_bytes();
     REQUIRE_OK(wb_buffer_alloc(device, 8 * page_bytes(), &options, &buffer, &error));
-    CHECK_SAME(describe(buffer).chunks, 8);
+    CHECK_SAME(buffer_info(buffer).chunks, 8);
     check_copies(device, buffer, 10);
     wb_buffer_release(buffer);
 }
@@ -105,11 +105,11 @@ static void the_capacity_limits_device_memory(wb_device *device)
 static void too_much_device_memory_fails_without_a_leak(wb_device *device)
 {
     void *address = UNTOUCHED(void);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY,
                 wb_device_alloc(device, (uint64_t)1 << 50, &address, &error), "emory");
     CHECK(address == UNTOUCHED(void));
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 static void children_keep_their_device(wb_device *device)
@@ -124,7 +124,7 @@ static void children_keep_their_device(wb_device *device)
     wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
     wb_buffer_release(buffer);
     REQUIRE(view != NULL);
-    memset(describe_view(view).data, 1, 100);
+    memset(view_info(view).data, 1, 100);
     wb_view_release(view);
 }
 
@@ -153,13 +153,13 @@ static void device_memory_is_freed_with_its_device(wb_device *device)
 
 static void counters_belong_to_the_handle_that_allocated(wb_device *device)
 {
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     wb_device *other = open_device(test_device(), NULL);
     REQUIRE(other != NULL);
     wb_buffer *buffer = new_buffer(other, 100);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(measure(other).buffers, 1);
-    CHECK_USAGE(device, before);
+    CHECK_SAME(device_stats(other).buffers, 1);
+    CHECK_STATS(device, before);
     wb_buffer_release(buffer);
     wb_device_release(other);
 }

@@ -36,19 +36,19 @@ static void an_exported_tensor_describes_the_view_and_keeps_it(wb_device *device
         REQUIRE(view != NULL);
         REQUIRE_OK(wb_view_to_dlpack(view, &tensor, &error));
         REQUIRE_OK(wb_view_to_dlpack_versioned(view, &versioned, &error));
-        check_floats(&tensor->dl_tensor, describe_view(view));
-        check_floats(&versioned->dl_tensor, describe_view(view));
+        check_floats(&tensor->dl_tensor, view_info(view));
+        check_floats(&versioned->dl_tensor, view_info(view));
         CHECK_SAME(versioned->version.major, 1);
         CHECK_SAME(versioned->flags, 0);
         wb_view_release(view);
-        CHECK_SAME(measure(device).views, 1);
+        CHECK_SAME(device_stats(device).views, 1);
         CHECK_SAME(tensor->dl_tensor.shape[1], 5);
         tensor->deleter(tensor);
         CHECK_OK(wb_device_drain(device, 10000, &error));
-        CHECK_SAME(measure(device).buffers, 1);
+        CHECK_SAME(device_stats(device).buffers, 1);
         versioned->deleter(versioned);
         CHECK_OK(wb_device_drain(device, 10000, &error));
-        CHECK_SAME(measure(device).buffers, 0);
+        CHECK_SAME(device_stats(device).buffers, 0);
     }
 }
 
@@ -69,7 +69,7 @@ static void the_deleter_may_be_called_last_and_on_any_thread(wb_device *device)
     REQUIRE(pthread_create(&thread, NULL, delete_in_thread, tensor) == 0);
     pthread_join(thread, NULL);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
 }
 
 static void read_only_memory_is_exported_with_its_flag(wb_device *device)
@@ -83,7 +83,7 @@ static void read_only_memory_is_exported_with_its_flag(wb_device *device)
     wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
     REQUIRE_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
-    CHECK_SAME(describe_view(view).read_only, 1);
+    CHECK_SAME(view_info(view).read_only, 1);
     CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
     tensor->deleter(tensor);
     wb_view_release(view);
@@ -181,7 +181,7 @@ static void an_imported_tensor_is_viewed_in_place_and_deleted_once(wb_device *de
     wb_view *view = NULL;
     init_tensor(&tensor);
     REQUIRE_OK(wb_view_from_dlpack(device, &tensor.plain, WB_ACCESSOR_DEVICE, NULL, &view, &error));
-    wb_view_info info = describe_view(view);
+    wb_view_info info = view_info(view);
     CHECK(info.data == tensor.numbers + 40);
     CHECK_SAME(info.dtype, WB_DTYPE_I32);
     CHECK(info.shape[0] == 3 && info.strides[0] == -16 && info.strides[1] == 2);
@@ -198,7 +198,7 @@ static void an_imported_read_only_flag_is_kept(wb_device *device)
     init_tensor(&tensor);
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
     REQUIRE_OK(import_tensor(device, &tensor, 1, &view));
-    CHECK_SAME(describe_view(view).read_only, 1);
+    CHECK_SAME(view_info(view).read_only, 1);
     wb_view_release(view);
     CHECK_SAME(tensor.deleted, 1);
 }
@@ -216,9 +216,9 @@ static void an_empty_tensor_is_imported(wb_device *device)
     tensor.versioned.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
     for (int versioned = 0; versioned < 2; versioned++) {
         REQUIRE_OK(import_tensor(device, &tensor, versioned, &view));
-        CHECK_SAME(describe_view(view).elements, 0);
-        CHECK_SAME(describe_view(view).shape[0], 3); /* a copy of the shape */
-        CHECK_SAME(describe_view(view).read_only, versioned);
+        CHECK_SAME(view_info(view).elements, 0);
+        CHECK_SAME(view_info(view).shape[0], 3); /* a copy of the shape */
+        CHECK_SAME(view_info(view).read_only, versioned);
         wb_view_release(view);
         CHECK_SAME(tensor.deleted, versioned + 1);
     }

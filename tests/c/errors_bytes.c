@@ -11,7 +11,7 @@ static void a_shape_that_overflows_is_refused(wb_device *device)
     };
     wb_buffer *buffer = new_buffer(device, 100);
     wb_view *view = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
         wb_layout layout = layout_of(WB_DTYPE_F64, 2, layouts[i].shape,
                                      layouts[i].with_strides ? layouts[i].strides : NULL, 0);
@@ -23,7 +23,7 @@ static void a_shape_that_overflows_is_refused(wb_device *device)
                     "2^63");
     }
     CHECK(view == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(buffer);
 }
 
@@ -58,7 +58,7 @@ static void a_view_past_its_buffer_is_refused(wb_device *device)
         {2, -1, 0},  {101, -1, 99}, {1, 1, (uint64_t)1 << 63}, {2, INT64_MAX / 2, 0}};
     wb_buffer *buffer = new_buffer(device, 100);
     wb_view *view = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
         char offset[100];
         wb_layout layout = layout_of(WB_DTYPE_U8, 1, &layouts[i].size, &layouts[i].stride,
@@ -69,7 +69,7 @@ static void a_view_past_its_buffer_is_refused(wb_device *device)
                     wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error), offset);
     }
     CHECK(view == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(buffer);
 }
 
@@ -77,7 +77,7 @@ static void impossible_sizes_are_refused(wb_device *device)
 {
     const uint64_t sizes[] = {(uint64_t)1 << 50, (uint64_t)1 << 62, INT64_MAX, UINT64_MAX};
     wb_buffer *buffer = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (int pin = WB_TRISTATE_AUTO; pin <= WB_TRISTATE_OFF; pin++) {
         for (int i = 0; i < 4; i++) {
             char asked[40];
@@ -91,7 +91,7 @@ static void impossible_sizes_are_refused(wb_device *device)
         }
     }
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 static void device_memory_and_registrations_of_zero_bytes_are_refused(wb_device *device)
@@ -141,7 +141,7 @@ static void a_missing_numa_node_is_refused(wb_device *device)
 {
     const uint32_t nodes[] = {1000, INT32_MAX, UINT32_MAX};
     wb_buffer *buffer = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (int i = 0; i < 3; i++) {
         char number[40];
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -152,7 +152,7 @@ static void a_missing_numa_node_is_refused(wb_device *device)
                     wb_buffer_alloc(device, 10000, &options, &buffer, &error), number);
     }
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 CHECK_MAIN(CASE(a_shape_that_overflows_is_refused), CASE(invalid_dimensions_are_refused),

@@ -17,7 +17,7 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
                           wb_status status, const char *words)
 {
     wb_buffer *buffer = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     int files = open_files();
     for (wb_file_mode mode = WB_FILE_MODE_AUTO; mode <= WB_FILE_MODE_READ; mode++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -32,7 +32,7 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
     }
     CHECK(buffer == NULL);
     CHECK_SAME(open_files(), files);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 static void a_missing_file_is_refused(wb_device *device)
@@ -127,13 +127,13 @@ static void truncation_of_a_mapped_file_is_detected(wb_device *device)
     REQUIRE(buffer != NULL);
     REQUIRE(truncate(path, 20100) == 0); /* the mapped range is complete */
     wb_view_release(new_view(buffer, layout, WB_ACCESSOR_HOST));
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     REQUIRE(truncate(path, 4000) == 0);
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
                 wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
                 "truncated|20100 bytes|4000 bytes");
     CHECK(view == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(buffer);
     unlink(path);
 }

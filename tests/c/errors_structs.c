@@ -68,7 +68,7 @@ static void unknown_constants_are_refused_and_named(wb_device *device)
     wb_view *view = NULL;
     int64_t shape[] = {1};
     REQUIRE_OK(wb_buffer_alloc(device, 8, NULL, &real, &error));
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (int i = 0; i < 5; i++) {
         char number[60];
         snprintf(number, sizeof number, "%d|[0, 1, 2]", unknown[i]);
@@ -106,7 +106,7 @@ static void unknown_constants_are_refused_and_named(wb_device *device)
                     "WB_DTYPE_*");
     }
     CHECK(buffer == NULL && opened == NULL && view == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(real);
 }
 

@@ -12,13 +12,13 @@ static void pinned_bytes_are_the_requested_bytes_in_whole_pages(wb_device *devic
     for (int i = 0; i < SIZES; i++) {
         wb_buffer *buffer = NULL;
         REQUIRE_OK(wb_buffer_alloc(device, sizes[i], &options, &buffer, &error));
-        wb_buffer_info info = describe(buffer);
+        wb_buffer_info info = buffer_info(buffer);
         CHECK_SAME(info.asked_bytes, sizes[i]);
         CHECK_SAME(info.mapped_bytes, whole_pages(sizes[i]));
         CHECK_SAME(info.pinned_bytes, whole_pages(sizes[i]));
         CHECK_SAME(info.chunks, 1);
-        CHECK_SAME(measure(device).pinned_bytes, whole_pages(sizes[i]));
-        CHECK_SAME(measure(device).asked_bytes, sizes[i]);
+        CHECK_SAME(device_stats(device).pinned_bytes, whole_pages(sizes[i]));
+        CHECK_SAME(device_stats(device).asked_bytes, sizes[i]);
         CHECK_SAME(buffer_usage(buffer).resident_bytes, whole_pages(sizes[i]));
         CHECK_SAME(buffer_usage(buffer).anonymous_bytes, whole_pages(sizes[i]));
         wb_buffer_release(buffer);
@@ -76,10 +76,10 @@ static void mapping_a_file_uses_no_anonymous_memory(wb_device *device)
     free(content);
     uint64_t before = process_bytes("RssAnon:");
     REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_MAPPED);
-    CHECK_SAME(describe(buffer).asked_bytes, bytes);
-    CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(bytes));
-    CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(bytes));
+    CHECK_SAME(buffer_info(buffer).origin, WB_ORIGIN_FILE_MAPPED);
+    CHECK_SAME(buffer_info(buffer).asked_bytes, bytes);
+    CHECK_SAME(buffer_info(buffer).mapped_bytes, whole_pages(bytes));
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, whole_pages(bytes));
     CHECK_SAME(buffer_usage(buffer).anonymous_bytes, 0);
     CHECK_SAME(buffer_usage(buffer).resident_bytes, whole_pages(bytes));
     CHECK(process_bytes("RssAnon:") <= before + (4 << 20));
@@ -96,9 +96,9 @@ static void registering_pins_the_touched_pages_and_maps_nothing(wb_device *devic
     options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_register(device, memory + page_bytes(), 2 * page_bytes(), &options, NULL,
                                   NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).asked_bytes, 2 * page_bytes());
-    CHECK_SAME(describe(buffer).pinned_bytes, 2 * page_bytes());
-    CHECK_SAME(describe(buffer).mapped_bytes, 0);
+    CHECK_SAME(buffer_info(buffer).asked_bytes, 2 * page_bytes());
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, 2 * page_bytes());
+    CHECK_SAME(buffer_info(buffer).mapped_bytes, 0);
     wb_buffer_release(buffer);
     munmap(memory, 4 * page_bytes());
 }
@@ -112,9 +112,9 @@ static void reading_a_file_pins_its_bytes_in_whole_pages(wb_device *device)
     options.file_mode = WB_FILE_MODE_READ;
     options.pin = WB_TRISTATE_ON;
     REQUIRE_OK(wb_buffer_map_file(device, path, 5000, 0, &options, &buffer, &error));
-    CHECK_SAME(describe(buffer).asked_bytes, 4097);
-    CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(4097));
-    CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(4097));
+    CHECK_SAME(buffer_info(buffer).asked_bytes, 4097);
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, whole_pages(4097));
+    CHECK_SAME(buffer_info(buffer).mapped_bytes, whole_pages(4097));
     wb_buffer_release(buffer);
     unlink(path);
 }

@@ -26,7 +26,7 @@ static void without_registration_the_driver_allocates(wb_device *device)
     REQUIRE((device = opened_with("99=0")) != NULL);
     CHECK_SAME(describe_device(device).host_register, 0);
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.pinning, WB_PINNING_DRIVER);
     CHECK_SAME(info.origin, WB_ORIGIN_ALLOCATED);
     CHECK(strstr(info.fallback_reason, "allocated by the driver") != NULL);
@@ -51,8 +51,8 @@ static void without_a_working_registration_the_driver_allocates(wb_device *devic
     REQUIRE((device = opened()) != NULL);
     double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:0:801");
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_DRIVER);
-    CHECK(strstr(describe(buffer).fallback_reason, "801") != NULL);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_DRIVER);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "801") != NULL);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
@@ -67,7 +67,7 @@ static void without_read_only_registration_a_file_is_read(wb_device *device)
     REQUIRE((device = opened_with("113=0")) != NULL);
     CHECK_SAME(describe_device(device).read_only_register, 0);
     REQUIRE_OK(wb_buffer_map_file(device, path, 100, 0, NULL, &buffer, &error));
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
     CHECK_SAME(info.pinned_bytes, whole_pages(5000));
@@ -80,7 +80,7 @@ static void without_read_only_registration_a_file_is_read(wb_device *device)
                 wb_buffer_map_file(device, path, 0, 0, &options, &other, &error),
                 "asked to map and not to read|read-only");
     CHECK(other == NULL);
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     wb_device_release(device);
     unlink(path);
 }
@@ -93,9 +93,9 @@ static void a_file_that_the_driver_refuses_to_register_is_read(wb_device *device
     REQUIRE((device = opened()) != NULL);
     double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:1");
     REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
-    CHECK(strstr(describe(buffer).fallback_reason, "cuMemHostRegister_v2") != NULL);
-    CHECK(holds_pattern(describe(buffer).data, 0, 5000));
+    CHECK_SAME(buffer_info(buffer).origin, WB_ORIGIN_FILE_READ);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "cuMemHostRegister_v2") != NULL);
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, 5000));
     wb_buffer_release(buffer);
     wb_device_release(device);
     unlink(path);
@@ -107,7 +107,7 @@ static void without_device_pointers_there_are_no_device_views(wb_device *device)
     REQUIRE((device = opened()) != NULL);
     wb_buffer *buffer = new_buffer(device, 100);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(describe(buffer).pinned_bytes, whole_pages(100));
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, whole_pages(100));
     check_only_host_views(buffer, "cannot access|cuMemHostGetDevicePointer|WB_ACCESSOR_HOST");
     wb_buffer_release(buffer);
     wb_device_release(device);
@@ -118,8 +118,8 @@ static void a_separate_device_address_is_reported(wb_device *device)
     wb_buffer *buffer = NULL;
     REQUIRE((device = opened_with("91=0")) != NULL);
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
-    CHECK(describe(buffer).device_address != NULL);
-    CHECK(describe(buffer).device_address != describe(buffer).data);
+    CHECK(buffer_info(buffer).device_address != NULL);
+    CHECK(buffer_info(buffer).device_address != buffer_info(buffer).data);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
@@ -132,8 +132,8 @@ static void pageable_access_needs_no_pinning(wb_device *device)
     CHECK(info.pageable_access == 1 && info.pin == 0 && info.views == 1);
     CHECK(strstr(info.pin_reason, "pageable") != NULL);
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK(describe(buffer).device_address == describe(buffer).data);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_NONE);
+    CHECK(buffer_info(buffer).device_address == buffer_info(buffer).data);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
@@ -179,9 +179,9 @@ static int make_last_reference(wb_device *device, struct last_reference *last,
         unlink(path);
     }
     if (!CHECK_OK(status)) return 0;
-    last->memory = (char *)describe(last->buffer).data;
-    CHECK_SAME(describe(last->buffer).pinning, WB_PINNING_NONE);
-    CHECK(describe(last->buffer).device_address == last->memory);
+    last->memory = (char *)buffer_info(last->buffer).data;
+    CHECK_SAME(buffer_info(last->buffer).pinning, WB_PINNING_NONE);
+    CHECK(buffer_info(last->buffer).device_address == last->memory);
     if (!by_dlpack) return 1;
     wb_view *view = new_view(last->buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
     if (view == NULL) return 0;
@@ -214,15 +214,15 @@ static void check_freed_after_work(wb_device *device, void *stream, enum source 
     gate_await(&gate);
     REQUIRE(pthread_create(&thread, NULL, release_last_reference, &last) == 0);
     sleep_ms(50);
-    CHECK_SAME(measure(device).buffers, 1);
+    CHECK_SAME(device_stats(device).buffers, 1);
     CHECK(is_mapped(last.memory));
     CHECK_SAME(__atomic_load_n(&last.deleted, __ATOMIC_ACQUIRE), 0);
     gate_open(&gate);
     pthread_join(thread, NULL);
     CHECK_OK(wb_device_stream_synchronize(device, stream, &error)); /* the gate is unused now */
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(measure(device).buffers, 0);
-    CHECK_SAME(measure(device).device_bytes, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
+    CHECK_SAME(device_stats(device).device_bytes, 0);
     CHECK_SAME(last.deleted, source == REGISTERED);
     if (source == REGISTERED) munmap(last.memory, 2 * page_bytes());
 }
@@ -238,10 +238,10 @@ static void unpinned_memory_is_freed_after_the_work_in_flight(
     for (int i = 0; i < 3; i++) {
         for (int source = ALLOCATED; source <= MAPPED; source++) {
             for (int by_dlpack = 0; by_dlpack < 2; by_dlpack++) {
-                uint64_t logged = measure(device).errors_logged;
+                uint64_t logged = device_stats(device).errors_logged;
                 double_set("WB_DOUBLE_FAIL", failures[i]);
                 check_freed_after_work(device, stream, (enum source)source, by_dlpack);
-                CHECK_SAME(measure(device).errors_logged - logged, i == 2);
+                CHECK_SAME(device_stats(device).errors_logged - logged, i == 2);
             }
         }
     }
@@ -264,9 +264,9 @@ static void waiting_for_the_device_does_not_invalidate_a_capture(wb_device *devi
         release_last_reference(&last);
         CHECK_OK(wb_device_drain(device, 10000, &error));
         CHECK(captures.end(stream, &graph) == 0 && captures.destroy(graph) == 0);
-        CHECK_SAME(measure(device).buffers, 0);
+        CHECK_SAME(device_stats(device).buffers, 0);
     }
-    CHECK_SAME(measure(device).errors_logged, 0);
+    CHECK_SAME(device_stats(device).errors_logged, 0);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     captures_end(&captures);
     wb_device_release(device);
@@ -281,16 +281,16 @@ static void memory_is_leaked_if_the_wait_for_its_use_fails(wb_device *device)
         double_set("WB_DOUBLE_FAIL", "cuMemAlloc_v2:0:2,cuMemHostAlloc:0:2");
         release_last_reference(&last);
         double_set("WB_DOUBLE_FAIL", "");
-        CHECK_SAME(measure(device).errors_logged, source + 1);
+        CHECK_SAME(device_stats(device).errors_logged, source + 1);
         CHECK(is_mapped(last.memory));
         CHECK_SAME(last.deleted, 0);
-        CHECK_SAME(measure(device).buffers, 0);
+        CHECK_SAME(device_stats(device).buffers, 0);
     }
     /* After a shutdown no work is in flight. */
     REQUIRE(make_last_reference(device, &last, REGISTERED, 0));
     double_set("WB_DOUBLE_FAIL", "*:0:4");
     release_last_reference(&last);
-    CHECK_SAME(measure(device).errors_logged, 3);
+    CHECK_SAME(device_stats(device).errors_logged, 3);
     CHECK_SAME(last.deleted, 1);
     wb_device_release(device);
 }
@@ -309,10 +309,10 @@ static void memory_is_leaked_if_it_cannot_be_unregistered(wb_device *device)
     wb_buffer *buffer = NULL;
     REQUIRE((device = opened()) != NULL);
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
-    char *memory = (char *)describe(buffer).data;
+    char *memory = (char *)buffer_info(buffer).data;
     double_set("WB_DOUBLE_FAIL", "cuMemHostUnregister:1:999");
     wb_buffer_release(buffer);
-    CHECK_SAME(measure(device).errors_logged, 1);
+    CHECK_SAME(device_stats(device).errors_logged, 1);
     CHECK_SAME(double_alive("registrations"), 1);
     memory[0] = 1; /* still mapped, since the device may still read it */
     wb_device_release(device);
@@ -348,12 +348,12 @@ static void a_failed_allocation_is_leaked_if_a_chunk_stays_registered(wb_device 
                        wb_buffer_alloc(device, ALL, &options, &buffer, &error), "");
         CHECK(buffer == NULL);
         CHECK_SAME(double_alive("registrations"), i + 1);
-        CHECK_SAME(measure(device).errors_logged, i + 1);
+        CHECK_SAME(device_stats(device).errors_logged, i + 1);
         CHECK(process_bytes("VmSize:") >= mapped + ALL);
         CHECK_OK(wb_buffer_alloc(device, ALL, NULL, &next, &error)); /* not at that address */
         wb_buffer_release(next);
     }
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     wb_device_release(device);
 }
 
@@ -364,7 +364,7 @@ static void a_release_after_the_driver_has_shut_down_is_not_an_error(wb_device *
     REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &buffer, &error));
     double_set("WB_DOUBLE_FAIL", "*:0:4");
     wb_buffer_release(buffer);
-    CHECK_SAME(measure(device).errors_logged, 0);
+    CHECK_SAME(device_stats(device).errors_logged, 0);
     wb_device_release(device);
 }
 

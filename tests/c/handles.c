@@ -16,9 +16,9 @@ static void a_handle_after_its_last_release_is_refused(wb_device *device)
     CHECK_ERROR(WB_ERR_HANDLE, wb_buffer_get_info(buffer, &info, &error), "released too often");
     CHECK_ERROR(WB_ERR_HANDLE, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
                 "wb_buffer");
-    uint64_t before = measure(device).errors_logged;
+    uint64_t before = device_stats(device).errors_logged;
     wb_buffer_release(buffer);
-    CHECK_SAME(measure(device).errors_logged - before, 1);
+    CHECK_SAME(device_stats(device).errors_logged - before, 1);
     check_logged = 1;
 }
 

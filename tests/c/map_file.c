@@ -30,7 +30,7 @@ static void a_file_is_mapped_whole_and_read_only(wb_device *device)
     REQUIRE(begin_file("whole"));
     wb_buffer *buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
     CHECK_SAME(info.pinning, WB_PINNING_REGISTERED);
     CHECK_SAME(info.read_only, 1);
@@ -51,8 +51,8 @@ static void any_range_of_a_file_can_be_mapped(wb_device *device)
             uint64_t bytes = ranges[i][1] > 0 ? ranges[i][1] : BYTES - offset;
             wb_buffer *buffer = map(device, offset, ranges[i][1], mode);
             REQUIRE(buffer != NULL);
-            CHECK_SAME(describe(buffer).asked_bytes, bytes);
-            CHECK(holds_pattern(describe(buffer).data, offset, bytes));
+            CHECK_SAME(buffer_info(buffer).asked_bytes, bytes);
+            CHECK(holds_pattern(buffer_info(buffer).data, offset, bytes));
             wb_buffer_release(buffer);
         }
     }
@@ -64,8 +64,8 @@ static void the_device_reads_the_file_in_place(wb_device *device)
     unsigned char *seen = (unsigned char *)calloc(1, BYTES);
     REQUIRE(seen != NULL && begin_file("device"));
     wb_buffer *buffer = map(device, 100, 0, WB_FILE_MODE_AUTO);
-    REQUIRE(buffer != NULL && describe(buffer).device_address != NULL);
-    CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 100));
+    REQUIRE(buffer != NULL && buffer_info(buffer).device_address != NULL);
+    CHECK(read_device(device, seen, buffer_info(buffer).device_address, BYTES - 100));
     CHECK(holds_pattern(seen, 100, BYTES - 100));
     end_file(buffer);
     free(seen);
@@ -76,7 +76,7 @@ static void a_file_that_is_read_gives_the_reason_and_is_writable(wb_device *devi
     REQUIRE(begin_file("read"));
     wb_buffer *buffer = map(device, 10, 0, WB_FILE_MODE_READ);
     REQUIRE(buffer != NULL);
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_READ);
     CHECK_SAME(info.read_only, 0);
     CHECK(strstr(info.fallback_reason, "options") != NULL);
@@ -85,7 +85,7 @@ static void a_file_that_is_read_gives_the_reason_and_is_writable(wb_device *devi
     wb_buffer_release(buffer);
     buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
-    CHECK(holds_pattern(describe(buffer).data, 0, BYTES)); /* the file is unchanged */
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, BYTES)); /* the file is unchanged */
     end_file(buffer);
 }
 
@@ -96,7 +96,7 @@ static void a_mapping_shows_later_writes_to_the_file(wb_device *device)
     REQUIRE(buffer != NULL);
     int file = open(path, O_RDWR);
     REQUIRE(pwrite(file, "weigh", 5, 1000) == 5);
-    CHECK(memcmp((char *)describe(buffer).data + 1000, "weigh", 5) == 0);
+    CHECK(memcmp((char *)buffer_info(buffer).data + 1000, "weigh", 5) == 0);
     close(file);
     end_file(buffer);
 }
@@ -107,7 +107,7 @@ static void a_mapping_outlives_the_unlinking_of_its_file(wb_device *device)
     wb_buffer *buffer = map(device, 0, 0, WB_FILE_MODE_AUTO);
     unlink(path);
     REQUIRE(buffer != NULL);
-    CHECK(holds_pattern(describe(buffer).data, 0, BYTES));
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, BYTES));
     wb_buffer_release(buffer);
 }
 
@@ -118,7 +118,7 @@ static void an_unpinned_mapping_gives_the_reason(wb_device *device)
     options.pin = WB_TRISTATE_OFF;
     wb_buffer *buffer = map_file(device, path, 0, 0, &options);
     REQUIRE(buffer != NULL);
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.origin, WB_ORIGIN_FILE_MAPPED);
     CHECK_SAME(info.pinning, WB_PINNING_NONE);
     CHECK_SAME(info.pinned_bytes, 0);
@@ -133,9 +133,9 @@ static void a_file_mapped_twice_has_two_independent_buffers(wb_device *device)
     wb_buffer *first = map(device, 0, 0, WB_FILE_MODE_AUTO);
     wb_buffer *second = map(device, 0, 0, WB_FILE_MODE_AUTO);
     REQUIRE(first != NULL && second != NULL);
-    CHECK(describe(first).data != describe(second).data);
+    CHECK(buffer_info(first).data != buffer_info(second).data);
     wb_buffer_release(first);
-    CHECK(holds_pattern(describe(second).data, 0, BYTES));
+    CHECK(holds_pattern(buffer_info(second).data, 0, BYTES));
     end_file(second);
 }
 
@@ -147,7 +147,7 @@ static void a_mapped_file_is_registered_in_chunks(wb_device *device)
     options.chunk_bytes = 65536;
     wb_buffer *buffer = map_file(device, path, 0, 0, &options);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(describe(buffer).chunks, 4);
+    CHECK_SAME(buffer_info(buffer).chunks, 4);
     end_file(buffer);
 }
 
@@ -160,7 +160,7 @@ static void a_large_file_is_read_by_several_threads(wb_device *device)
     options.threads = 4;
     wb_buffer *buffer = map_file(device, path, 33, 0, &options);
     REQUIRE(buffer != NULL);
-    CHECK(holds_pattern(describe(buffer).data, 33, bytes - 33));
+    CHECK(holds_pattern(buffer_info(buffer).data, 33, bytes - 33));
     end_file(buffer);
 }
 
@@ -180,10 +180,10 @@ static void a_file_that_cannot_be_mapped_is_read(wb_device *device)
     if (mapped != MAP_FAILED || bytes <= 0) NOT_RUN("/sys/kernel/notes can be mapped");
     buffer = map(device, 0, (uint64_t)bytes, WB_FILE_MODE_AUTO);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
-    CHECK(strstr(describe(buffer).fallback_reason, "read into memory") != NULL);
-    CHECK(strstr(describe(buffer).fallback_reason, "mmap") != NULL);
-    CHECK(memcmp(describe(buffer).data, expected, (size_t)bytes) == 0);
+    CHECK_SAME(buffer_info(buffer).origin, WB_ORIGIN_FILE_READ);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "read into memory") != NULL);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "mmap") != NULL);
+    CHECK(memcmp(buffer_info(buffer).data, expected, (size_t)bytes) == 0);
     wb_buffer_release(buffer);
     buffer = NULL;
     options.file_mode = WB_FILE_MODE_MAP;
@@ -203,9 +203,9 @@ static void huge_pages_or_a_numa_node_make_a_file_be_read(wb_device *device)
         if (node) options.numa_policy = WB_NUMA_NODE;
         else options.huge_pages = WB_HUGE_PAGES_REQUIRE;
         REQUIRE_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error));
-        CHECK_SAME(describe(buffer).origin, WB_ORIGIN_FILE_READ);
-        CHECK(strstr(describe(buffer).fallback_reason, "huge pages or a node") != NULL);
-        CHECK(holds_pattern(describe(buffer).data, 0, BYTES));
+        CHECK_SAME(buffer_info(buffer).origin, WB_ORIGIN_FILE_READ);
+        CHECK(strstr(buffer_info(buffer).fallback_reason, "huge pages or a node") != NULL);
+        CHECK(holds_pattern(buffer_info(buffer).data, 0, BYTES));
         wb_buffer_release(buffer);
         buffer = NULL;
         options.file_mode = WB_FILE_MODE_MAP;

@@ -44,7 +44,7 @@ static inline void *pages(uint64_t bytes)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-static inline wb_buffer_info describe(const wb_buffer *buffer)
+static inline wb_buffer_info buffer_info(const wb_buffer *buffer)
 {
     wb_buffer_info info = WB_BUFFER_INFO_INIT;
     CHECK_OK(wb_buffer_get_info(buffer, &info, &error));
@@ -58,7 +58,7 @@ static inline wb_buffer_stats buffer_usage(const wb_buffer *buffer)
     return usage;
 }
 
-static inline wb_view_info describe_view(const wb_view *view)
+static inline wb_view_info view_info(const wb_view *view)
 {
     wb_view_info info = WB_VIEW_INFO_INIT;
     CHECK_OK(wb_view_get_info(view, &info, &error));
@@ -180,17 +180,17 @@ static inline wb_view *new_view(wb_buffer *buffer, wb_layout layout, wb_accessor
 /* The buffer has host views, but device views fail with a message that contains `words`. */
 static inline void check_only_host_views(wb_buffer *buffer, const char *words)
 {
-    const int64_t count = (int64_t)describe(buffer).asked_bytes;
+    const int64_t count = (int64_t)buffer_info(buffer).asked_bytes;
     const wb_layout layout = bytes_layout(&count);
     wb_view *view = NULL;
-    CHECK(describe(buffer).device_address == NULL);
+    CHECK(buffer_info(buffer).device_address == NULL);
     CHECK_ERROR(WB_ERR_NOT_MAPPED, wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error),
                 words);
     CHECK(view == NULL);
     view = new_view(buffer, layout, WB_ACCESSOR_HOST);
     if (view == NULL) return;
-    CHECK(describe_view(view).data == describe(buffer).data);
-    CHECK(describe_view(view).device_address == NULL);
+    CHECK(view_info(view).data == buffer_info(buffer).data);
+    CHECK(view_info(view).device_address == NULL);
     wb_view_release(view);
 }
 

@@ -19,7 +19,7 @@ static void the_host_device_works(wb_device *device)
     REQUIRE((device = open_device("host", NULL)) != NULL);
     wb_buffer *buffer = new_buffer(device, 5000);
     REQUIRE(buffer != NULL);
-    memset(describe(buffer).data, 1, 5000);
+    memset(buffer_info(buffer).data, 1, 5000);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }

@@ -6,7 +6,7 @@
 /* Acquires a group and checks that its parameters have this version. */
 static void check_group(struct offload *o, int group, int version)
 {
-    unsigned char *back = (unsigned char *)describe(o->back).data;
+    unsigned char *back = (unsigned char *)buffer_info(o->back).data;
     CHECK_OK(wb_offloader_acquire_group(o->offloader, (uint64_t)group, o->stream, &error));
     for (int i = group * EACH; i < (group + 1) * EACH; i++) {
         CHECK_OK(wb_device_copy(o->device, back, info_of(o, i).device_address,
@@ -33,7 +33,7 @@ static void acquired_groups_hold_their_bytes_in_any_order(wb_device *device)
         CHECK_SAME(stats.resident_bytes, 0);
         CHECK_SAME(stats.acquires, sizeof order / sizeof order[0]);
         CHECK((stats.moved_bytes == 0) == (modes[i] == WB_TRANSFER_MODE_ZERO_COPY));
-        CHECK_SAME(measure(device).device_bytes, stats.slot_bytes);
+        CHECK_SAME(device_stats(device).device_bytes, stats.slot_bytes);
         offload_end(&o);
     }
 }
@@ -188,12 +188,12 @@ static void views_keep_the_memory_and_not_the_offloader(wb_device *device)
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     CHECK_OK(wb_offloader_get_view(o.offloader, index_of(&o, model.names[0]), &slot, &error));
     CHECK_OK(wb_offloader_get_host_view(o.offloader, index_of(&o, model.names[5]), &host, &error));
-    CHECK(describe_view(slot).device_address == info_of(&o, 0).device_address);
+    CHECK(view_info(slot).device_address == info_of(&o, 0).device_address);
     offload_end(&o);
-    CHECK(holds_parameter((const unsigned char *)describe_view(host).data, 5, 0));
+    CHECK(holds_parameter((const unsigned char *)view_info(host).data, 5, 0));
     wb_view_release(host);
     wb_view_release(slot);
-    CHECK_SAME(measure(device).device_bytes, 0);
+    CHECK_SAME(device_stats(device).device_bytes, 0);
 }
 
 static void a_step_can_be_captured(wb_device *device)

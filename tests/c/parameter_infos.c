@@ -166,7 +166,7 @@ static void an_info_tells_whether_the_memory_is_the_offloaders(wb_device *device
                            : i == WITHOUT_BYTES ? WB_ERR_NOT_FOUND
                                                 : WB_OK);
         if (status != WB_OK) continue;
-        CHECK(describe_view(view).device_address == infos[i].device_address);
+        CHECK(view_info(view).device_address == infos[i].device_address);
         wb_view_release(view);
     }
     CHECK(infos[BORROWED].device_address == borrowed);

@@ -33,10 +33,10 @@ static void the_environment_disables_pinning(wb_device *device)
     device = opened(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO);
     wb_buffer *buffer = new_buffer(device, 10000);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK_SAME(describe(buffer).pinned_bytes, 0);
-    CHECK(strstr(describe(buffer).fallback_reason, PIN "=1") != NULL);
-    CHECK_SAME(measure(device).pinned_bytes, 0);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_NONE);
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, 0);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, PIN "=1") != NULL);
+    CHECK_SAME(device_stats(device).pinned_bytes, 0);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
@@ -48,7 +48,7 @@ static void the_environment_disables_views(wb_device *device)
     device = opened(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO);
     wb_buffer *buffer = new_buffer(device, 10);
     REQUIRE(buffer != NULL);
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_REGISTERED);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_REGISTERED);
     check_only_host_views(buffer, "views are off|" UVA "=true|WB_ACCESSOR_HOST");
     wb_buffer_release(buffer);
     wb_device_release(device);
@@ -78,7 +78,7 @@ static void a_buffer_option_overrides_its_device(wb_device *device)
         device = opened(pinned ? WB_TRISTATE_OFF : WB_TRISTATE_ON, WB_TRISTATE_AUTO);
         options.pin = pinned ? WB_TRISTATE_ON : WB_TRISTATE_OFF;
         REQUIRE_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
-        CHECK_SAME(describe(buffer).pinning, pinned ? WB_PINNING_REGISTERED : WB_PINNING_NONE);
+        CHECK_SAME(buffer_info(buffer).pinning, pinned ? WB_PINNING_REGISTERED : WB_PINNING_NONE);
         wb_buffer_release(buffer);
         wb_device_release(device);
     }

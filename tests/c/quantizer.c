@@ -133,7 +133,7 @@ static void a_failed_call_does_not_affect_the_next_count(wb_device *device)
     unsigned char codes[ROWS][COLS];
     float scales[ROWS], nonfinite[ROWS][COLS];
     wb_status status = WB_ERR_DRIVER;
-    const uint64_t logged = measure(device).errors_logged;
+    const uint64_t logged = device_stats(device).errors_logged;
     memset(nonfinite, 0xff, sizeof nonfinite); /* all are NaN */
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
     /* Allocates the staging memory. */
@@ -149,7 +149,7 @@ static void a_failed_call_does_not_affect_the_next_count(wb_device *device)
         if (!CHECK_SAME(done.nonfinite, 0)) break;
     }
     CHECK_SAME(status, WB_OK);
-    check_logged = (int)(measure(device).errors_logged - logged); /* by failed releases */
+    check_logged = (int)(device_stats(device).errors_logged - logged); /* by failed releases */
     wb_quantizer_release(quantizer);
 }
 

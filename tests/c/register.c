@@ -24,7 +24,7 @@ static void the_deleter_is_called_once_after_the_last_release(wb_device *device)
     wb_layout layout = bytes_layout(shape);
     REQUIRE(memory != NULL);
     REQUIRE_OK(wb_buffer_register(device, memory, BYTES, NULL, count, &deleted, &buffer, &error));
-    wb_buffer_info info = describe(buffer);
+    wb_buffer_info info = buffer_info(buffer);
     CHECK(info.data == memory);
     CHECK_SAME(info.origin, WB_ORIGIN_REGISTERED);
     CHECK_SAME(info.asked_bytes, BYTES);
@@ -67,8 +67,8 @@ static void the_device_reads_the_callers_memory_in_place(wb_device *device)
     REQUIRE(memory != NULL && seen != NULL);
     REQUIRE_OK(register_memory(device, memory + 1, BYTES - 1, NULL, &buffer));
     fill(memory + 1, BYTES - 1);
-    REQUIRE(describe(buffer).device_address != NULL);
-    CHECK(read_device(device, seen, describe(buffer).device_address, BYTES - 1));
+    REQUIRE(buffer_info(buffer).device_address != NULL);
+    CHECK(read_device(device, seen, buffer_info(buffer).device_address, BYTES - 1));
     CHECK(holds_pattern(seen, 0, BYTES - 1));
     wb_buffer_release(buffer);
     free(memory);
@@ -85,7 +85,7 @@ static void overlapping_ranges_are_refused_and_named(wb_device *device)
     REQUIRE_OK(register_memory(device, memory + 2 * page, 2 * page, NULL, &buffer));
     snprintf(named, sizeof named, "%#" PRIxPTR "..%#" PRIxPTR "|registered already",
              (uintptr_t)memory + 2 * page, (uintptr_t)memory + 4 * page);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
                     register_memory(device, memory + ranges[i][0] * page, ranges[i][1] * page, NULL,
@@ -93,7 +93,7 @@ static void overlapping_ranges_are_refused_and_named(wb_device *device)
                     named);
     }
     CHECK(other == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(buffer);
     CHECK_OK(register_memory(device, memory, 6 * page, NULL, &buffer));
     wb_buffer_release(buffer);
@@ -105,7 +105,7 @@ static void memory_of_the_library_cannot_be_registered(wb_device *device)
     wb_buffer *buffer = NULL, *other = NULL;
     REQUIRE_OK(wb_buffer_alloc(device, 10000, NULL, &buffer, &error));
     CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
-                register_memory(device, describe(buffer).data, 10000, NULL, &other),
+                register_memory(device, buffer_info(buffer).data, 10000, NULL, &other),
                 "a weighbridge allocation");
     wb_buffer_release(buffer);
 }
@@ -137,8 +137,8 @@ static void chunks_end_at_page_boundaries(wb_device *device)
     options.pin = WB_TRISTATE_ON;
     options.chunk_bytes = page;
     REQUIRE_OK(register_memory(device, memory + 100, 3 * page, &options, &buffer));
-    CHECK_SAME(describe(buffer).chunks, 4);
-    CHECK_SAME(describe(buffer).pinned_bytes, on_cuda() ? 3 * page : 4 * page);
+    CHECK_SAME(buffer_info(buffer).chunks, 4);
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, on_cuda() ? 3 * page : 4 * page);
     if (!on_cuda()) CHECK_SAME(process_bytes("VmLck:") - locked, 4 * page);
     wb_buffer_release(buffer);
     CHECK_SAME(process_bytes("VmLck:"), locked);
@@ -150,7 +150,7 @@ static void an_unmapped_range_is_refused(wb_device *device)
     const uint64_t page = page_bytes();
     char *memory = (char *)pages(3 * page), gap[40];
     wb_buffer *buffer = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     REQUIRE(memory != NULL);
     munmap(memory + page, page);
     snprintf(gap, sizeof gap, "asked|%#" PRIxPTR, (uintptr_t)memory + page);
@@ -165,7 +165,7 @@ static void an_unmapped_range_is_refused(wb_device *device)
                 register_memory(device, memory, page, NULL, &buffer),
                 "readable");
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     munmap(memory, page);
     munmap(memory + 2 * page, page);
 }
@@ -205,9 +205,9 @@ static void a_read_only_shared_mapping_is_registered_read_only(wb_device *device
     void *shared_mapping = mmap(NULL, 3 * page_bytes(), PROT_READ, MAP_SHARED, file, 0);
     REQUIRE(shared_mapping != MAP_FAILED);
     if (CHECK_OK(register_memory(device, shared_mapping, 3 * page_bytes(), NULL, &buffer))) {
-        CHECK_SAME(describe(buffer).read_only, 1);
+        CHECK_SAME(buffer_info(buffer).read_only, 1);
         CHECK_SAME(buffer_usage(buffer).anonymous_bytes, 0);
-        CHECK(read_device(device, seen, describe(buffer).device_address, 3 * page_bytes()));
+        CHECK(read_device(device, seen, buffer_info(buffer).device_address, 3 * page_bytes()));
         CHECK(holds_pattern(seen, 0, 3 * page_bytes()));
         wb_buffer_release(buffer);
     }
@@ -224,9 +224,9 @@ static void registering_without_pinning_gives_the_reason(wb_device *device)
     char memory[100];
     options.pin = WB_TRISTATE_OFF;
     REQUIRE_OK(register_memory(device, memory, sizeof memory, &options, &buffer));
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK_SAME(describe(buffer).pinned_bytes, 0);
-    CHECK(strstr(describe(buffer).fallback_reason, "options") != NULL);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_NONE);
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, 0);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "options") != NULL);
     wb_buffer_release(buffer);
 }
 
@@ -245,9 +245,9 @@ static void private_zero_and_huge_page_mappings_can_be_registered(wb_device *dev
     if (each[1] == MAP_FAILED) printf("     no huge pages are reserved: testing /dev/zero only\n");
     for (int i = 0; i < 2 && each[i] != MAP_FAILED; i++) {
         if (CHECK_OK(register_memory(device, each[i], bytes, NULL, &buffer))) {
-            CHECK_SAME(describe(buffer).read_only, 0);
+            CHECK_SAME(buffer_info(buffer).read_only, 0);
             fill(each[i], bytes);
-            CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+            CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
             wb_buffer_release(buffer);
         }
         munmap(each[i], bytes);

@@ -75,16 +75,16 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     REQUIRE_OK(wb_safetensors_get_buffer(file, &buffer, &error));
     REQUIRE_OK(wb_view_get_buffer(view, &under, &error));
     CHECK(under == buffer);
-    CHECK(describe_view(view).data == (char *)describe(buffer).data + 8 + strlen(two_tensors));
-    CHECK_SAME(describe_view(view).read_only, 1);
+    CHECK(view_info(view).data == (char *)buffer_info(buffer).data + 8 + strlen(two_tensors));
+    CHECK_SAME(view_info(view).read_only, 1);
     wb_buffer_release(buffer);
     wb_buffer_release(under);
     wb_safetensors_retain(file);
     wb_safetensors_release(file);
     CHECK_SAME(wb_safetensors_get_tensor_count(file), 2);
     wb_safetensors_release(file);
-    CHECK(holds_pattern(describe_view(view).data, 0, 16)); /* outlives the file */
-    CHECK(read_device(device, seen, describe_view(view).device_address, 16));
+    CHECK(holds_pattern(view_info(view).data, 0, 16)); /* outlives the file */
+    CHECK(read_device(device, seen, view_info(view).device_address, 16));
     CHECK(holds_pattern(seen, 0, 16));
     wb_view_release(view);
     unlink(path);
@@ -110,10 +110,10 @@ static void an_aligned_tensor_is_viewed_and_an_unaligned_one_copied(wb_device *d
         REQUIRE_OK(wb_safetensors_load_view(file, 0, WB_ACCESSOR_DEVICE, 16, NULL, &view, &copied,
                                             &error));
         CHECK_SAME(copied, header != 248);
-        CHECK_SAME(measure(device).buffers, header == 248 ? 1 : 2);
-        CHECK_SAME((uintptr_t)describe_view(view).device_address % 16, 0);
-        CHECK_SAME(describe_view(view).read_only, header == 248);
-        CHECK(holds_pattern(describe_view(view).data, 0, 16));
+        CHECK_SAME(device_stats(device).buffers, header == 248 ? 1 : 2);
+        CHECK_SAME((uintptr_t)view_info(view).device_address % 16, 0);
+        CHECK_SAME(view_info(view).read_only, header == 248);
+        CHECK(holds_pattern(view_info(view).data, 0, 16));
         wb_view_release(view);
         wb_safetensors_release(file);
         unlink(path);
@@ -168,7 +168,7 @@ static void malformed_headers_are_refused_without_a_leak(wb_device *device)
          "\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT, "malformed|\"a\"|65"},
     };
     char path[300];
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     file_name(path, sizeof path, "hostile");
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         wb_safetensors *file = NULL;
@@ -177,13 +177,13 @@ static void malformed_headers_are_refused_without_a_leak(wb_device *device)
                     files[i].words);
         CHECK(strstr(error.message, path) != NULL);
         CHECK(file == NULL);
-        CHECK_USAGE(device, before);
+        CHECK_STATS(device, before);
     }
     REQUIRE(write_file(path, "1234567", 7));
     wb_safetensors *file = NULL;
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_safetensors_open(device, path, NULL, &file, &error),
                 "7 bytes");
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     unlink(path);
 }
 

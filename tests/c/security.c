@@ -63,7 +63,7 @@ static void files_are_opened_read_only_and_not_inherited(wb_device *device)
         if (!CHECK_OK(wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error))) continue;
         const unsigned long flags = flags_of(path);
         CHECK(flags != 0 && (flags & O_ACCMODE) == O_RDONLY && (flags & O_CLOEXEC) != 0);
-        CHECK_SAME(describe(buffer).read_only, 1);
+        CHECK_SAME(buffer_info(buffer).read_only, 1);
         CHECK_SAME(shared_mappings(1), 0);
         wb_buffer_release(buffer);
         CHECK_SAME(flags_of(path), 0);

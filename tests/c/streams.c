@@ -19,19 +19,19 @@ static void memory_is_freed_when_the_stream_reaches_its_release(wb_device *devic
     REQUIRE(stream != NULL && buffer != NULL);
     wb_view *view = new_view(buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
-    unsigned char *memory = (unsigned char *)describe(buffer).data;
+    unsigned char *memory = (unsigned char *)buffer_info(buffer).data;
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
     CHECK_OK(wb_view_release_after(view, stream, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     gate_await(&gate);
     sleep_ms(50);
-    CHECK_SAME(measure(device).buffers, 1);
-    CHECK_SAME(measure(device).views, 1);
-    CHECK_SAME(measure(device).deferred, 2);
+    CHECK_SAME(device_stats(device).buffers, 1);
+    CHECK_SAME(device_stats(device).views, 1);
+    CHECK_SAME(device_stats(device).deferred, 2);
     fill(memory, 4096);
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
-    CHECK_SAME(measure(device).buffers + measure(device).views + measure(device).deferred, 0);
+    CHECK_SAME(device_stats(device).buffers + device_stats(device).views + device_stats(device).deferred, 0);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
@@ -45,9 +45,9 @@ static void a_copy_in_flight_keeps_its_source(wb_device *device)
     wb_buffer *buffer = new_buffer(device, BYTES);
     REQUIRE(stream != NULL && back != NULL && buffer != NULL);
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
-    fill(describe(buffer).data, BYTES);
+    fill(buffer_info(buffer).data, BYTES);
     REQUIRE_OK(wb_device_stream_call(device, stream, gate_wait, &gate, &error));
-    CHECK_OK(wb_device_copy(device, memory, describe(buffer).data, BYTES, stream, &error));
+    CHECK_OK(wb_device_copy(device, memory, buffer_info(buffer).data, BYTES, stream, &error));
     CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     gate_await(&gate);
     gate_open(&gate);
@@ -101,8 +101,8 @@ static void a_blocked_stream_does_not_delay_releases_of_another(wb_device *devic
     REQUIRE_OK(wb_device_stream_call(device, blocked, gate_wait, &gate, &error));
     CHECK_OK(wb_buffer_release_after(held, blocked, &error));
     CHECK_OK(wb_buffer_release_after(gone, other, &error));
-    for (int wait = 0; wait < 5000 && measure(device).buffers > 1; wait++) sleep_ms(1);
-    CHECK_SAME(measure(device).buffers, 1);
+    for (int wait = 0; wait < 5000 && device_stats(device).buffers > 1; wait++) sleep_ms(1);
+    CHECK_SAME(device_stats(device).buffers, 1);
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
     CHECK_OK(wb_device_stream_release(device, blocked, &error));
@@ -168,13 +168,13 @@ static void streams_are_independent(wb_device *device)
     void *blocked = new_stream(device), *other = new_stream(device);
     wb_buffer *from = new_buffer(device, 1000), *to = new_buffer(device, 1000);
     REQUIRE(blocked != NULL && other != NULL && from != NULL && to != NULL);
-    fill(describe(from).data, 1000);
+    fill(buffer_info(from).data, 1000);
     REQUIRE_OK(wb_device_stream_call(device, blocked, gate_wait, &gate, &error));
     gate_await(&gate);
-    CHECK_OK(wb_device_copy(device, describe(to).device_address, describe(from).device_address,
+    CHECK_OK(wb_device_copy(device, buffer_info(to).device_address, buffer_info(from).device_address,
                             1000, other, &error));
     CHECK_OK(wb_device_stream_synchronize(device, other, &error));
-    CHECK(holds_pattern(describe(to).data, 0, 1000));
+    CHECK(holds_pattern(buffer_info(to).data, 0, 1000));
     gate_open(&gate);
     CHECK_OK(wb_device_stream_synchronize(device, blocked, &error)); /* the gate is unused now */
     CHECK_OK(wb_device_stream_release(device, blocked, &error));
@@ -198,7 +198,7 @@ static void a_released_stream_runs_its_queued_work(wb_device *device)
     gate_open(&gate);
     CHECK_OK(wb_device_drain(device, 10000, &error));
     CHECK_SAME(value_of(&ran), 1);
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
 }
 
 static void sleep_a_while(void *user)
@@ -217,7 +217,7 @@ static void freeing_device_memory_waits_for_a_released_stream(wb_device *device)
     REQUIRE(stream != NULL && buffer != NULL);
     REQUIRE_OK(wb_device_alloc(device, BYTES, &memory, &error));
     CHECK_OK(wb_device_stream_call(device, stream, sleep_a_while, NULL, &error));
-    CHECK_OK(wb_device_copy(device, memory, describe(buffer).data, BYTES, stream, &error));
+    CHECK_OK(wb_device_copy(device, memory, buffer_info(buffer).data, BYTES, stream, &error));
     CHECK_OK(wb_device_stream_call(device, stream, increment, &ran, &error));
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     CHECK_OK(wb_device_free(device, memory, &error));
@@ -248,8 +248,8 @@ static void an_invalid_stream_is_refused_and_the_reference_kept(wb_device *devic
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_stream_synchronize(device, none, &error),
                 "wb_device_stream_new");
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_device_stream_release(device, NULL, &error), "default");
-    CHECK_SAME(measure(device).deferred, 0);
-    memset(describe(buffer).data, 1, 100);
+    CHECK_SAME(device_stats(device).deferred, 0);
+    memset(buffer_info(buffer).data, 1, 100);
     wb_buffer_release(buffer);
 }
 
@@ -260,12 +260,12 @@ static void a_drain_completes_many_releases(wb_device *device)
     for (int i = 0; i < 300; i++) {
         wb_buffer *buffer = new_buffer(device, 5000);
         REQUIRE(buffer != NULL);
-        CHECK_OK(wb_device_copy(device, (char *)describe(buffer).data + 1,
-                                describe(buffer).data, 4000, stream, &error));
+        CHECK_OK(wb_device_copy(device, (char *)buffer_info(buffer).data + 1,
+                                buffer_info(buffer).data, 4000, stream, &error));
         CHECK_OK(wb_buffer_release_after(buffer, stream, &error));
     }
     CHECK_OK(wb_device_drain(device, 30000, &error));
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
 }
 
@@ -278,7 +278,7 @@ static void a_wait_in_a_capture_does_not_replace_one_outside(wb_device *device)
     void *graph = NULL, *other = NULL;
     REQUIRE(captures_begin(&captures) && offload_begin(&o, device, WB_TRANSFER_MODE_ON_DEMAND));
     REQUIRE_OK(wb_device_stream_new(device, &other, &error));
-    unsigned char *back = (unsigned char *)describe(o.back).data;
+    unsigned char *back = (unsigned char *)buffer_info(o.back).data;
     const void *slot = info_of(&o, 0).device_address;
     CHECK(info_of(&o, EACH).device_address == slot); /* the groups share it */
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));

@@ -73,8 +73,8 @@ static void *work(void *user)
             wb_buffer_retain(buffer);
         }
         held[slot] = random_view(worker, buffer);
-        CHECK(describe_view(held[slot]).data != NULL);
-        CHECK(measure(worker->device).buffers >= 1);
+        CHECK(view_info(held[slot]).data != NULL);
+        CHECK(device_stats(worker->device).buffers >= 1);
         wb_buffer_release(buffer);
     }
     for (int slot = 0; slot < HELD; slot++) {
@@ -99,9 +99,9 @@ static void threads_create_and_release_without_a_leak(wb_device *device)
     }
     for (int i = 0; i < THREADS; i++) pthread_join(workers[i].thread, NULL);
     CHECK_OK(wb_device_drain(device, 30000, &error));
-    CHECK_SAME(measure(device).buffers, 1);
-    CHECK_SAME(measure(device).views, 0);
-    CHECK_SAME(measure(device).asked_bytes, 256);
+    CHECK_SAME(device_stats(device).buffers, 1);
+    CHECK_SAME(device_stats(device).views, 0);
+    CHECK_SAME(device_stats(device).asked_bytes, 256);
     wb_buffer_release(shared);
     CHECK_OK(wb_device_stream_release(device, stream, &error));
     unlink(path);

@@ -61,7 +61,7 @@ static void record_error(void *user, const wb_error *failure)
 static void errors_that_cannot_be_returned_are_logged_and_counted(wb_device *device)
 {
     struct logged logged = {0, WB_ERROR_INIT};
-    uint64_t before = measure(device).errors_logged;
+    uint64_t before = device_stats(device).errors_logged;
     CHECK_OK(wb_log_set_callback(record_error, &logged));
     wb_buffer_retain(NULL); /* an error that the void function cannot return */
     CHECK_SAME(logged.count, 1);
@@ -73,7 +73,7 @@ static void errors_that_cannot_be_returned_are_logged_and_counted(wb_device *dev
     CHECK_OK(wb_log_set_callback(NULL, NULL));
     wb_view_retain(NULL);
     CHECK_SAME(logged.count, 1);
-    CHECK_SAME(measure(device).errors_logged - before, 2);
+    CHECK_SAME(device_stats(device).errors_logged - before, 2);
     check_logged = 2;
 }
 

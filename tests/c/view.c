@@ -9,10 +9,10 @@ static void a_view_aliases_its_buffer_on_host_and_device(wb_device *device)
     wb_view *view =
         new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, NULL, 80), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
-    wb_view_info info = describe_view(view);
-    float *numbers = (float *)describe(buffer).data;
+    wb_view_info info = view_info(view);
+    float *numbers = (float *)buffer_info(buffer).data;
     CHECK(info.data == numbers + 20);
-    CHECK(info.device_address == (char *)describe(buffer).device_address + 80);
+    CHECK(info.device_address == (char *)buffer_info(buffer).device_address + 80);
     CHECK_SAME(info.elements, 80);
     CHECK_SAME(info.span_bytes, 320);
     CHECK_SAME(info.accessor, WB_ACCESSOR_DEVICE);
@@ -31,11 +31,11 @@ static void the_device_writes_through_a_view(wb_device *device)
     int64_t shape[] = {64};
     wb_view *view = new_view(buffer, bytes_layout(shape), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
-    fill(describe(source).data, 64);
-    CHECK_OK(wb_device_copy(device, describe_view(view).device_address,
-                            describe(source).device_address, 64, NULL, &error));
+    fill(buffer_info(source).data, 64);
+    CHECK_OK(wb_device_copy(device, view_info(view).device_address,
+                            buffer_info(source).device_address, 64, NULL, &error));
     CHECK_OK(wb_device_stream_synchronize(device, NULL, &error));
-    CHECK(holds_pattern(describe(buffer).data, 0, 64));
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, 64));
     wb_view_release(view);
     wb_buffer_release(buffer);
     wb_buffer_release(source);
@@ -55,8 +55,8 @@ static void every_type_has_its_size(wb_device *device)
         wb_view *view =
             new_view(buffer, layout_of(types[i].dtype, 2, shape, NULL, 0), WB_ACCESSOR_HOST);
         REQUIRE(view != NULL);
-        CHECK_SAME(describe_view(view).dtype, types[i].dtype);
-        CHECK_SAME(describe_view(view).span_bytes, 21 * types[i].bytes);
+        CHECK_SAME(view_info(view).dtype, types[i].dtype);
+        CHECK_SAME(view_info(view).span_bytes, 21 * types[i].bytes);
         wb_view_release(view);
     }
     wb_buffer_release(buffer);
@@ -68,18 +68,18 @@ static void strides_may_have_gaps_and_be_negative_or_zero(wb_device *device)
     int64_t shape[] = {3, 4}, gaps[] = {10, 2}, backwards[] = {-10, 1}, zero[] = {0, 1};
     wb_view *view = new_view(buffer, layout_of(WB_DTYPE_I32, 2, shape, gaps, 8), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
-    CHECK_SAME(describe_view(view).span_bytes, (2 * 10 + 3 * 2 + 1) * 4);
-    CHECK(describe_view(view).strides[0] == 10 && describe_view(view).strides[1] == 2);
+    CHECK_SAME(view_info(view).span_bytes, (2 * 10 + 3 * 2 + 1) * 4);
+    CHECK(view_info(view).strides[0] == 10 && view_info(view).strides[1] == 2);
     wb_view_release(view);
     view = new_view(buffer, layout_of(WB_DTYPE_I32, 2, shape, backwards, 80), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
-    CHECK(describe_view(view).data == (char *)describe(buffer).data + 80);
-    CHECK_SAME(describe_view(view).span_bytes, (2 * 10 + 3 + 1) * 4);
+    CHECK(view_info(view).data == (char *)buffer_info(buffer).data + 80);
+    CHECK_SAME(view_info(view).span_bytes, (2 * 10 + 3 + 1) * 4);
     wb_view_release(view);
     view = new_view(buffer, layout_of(WB_DTYPE_I32, 2, shape, zero, 0), WB_ACCESSOR_HOST);
     REQUIRE(view != NULL);
-    CHECK_SAME(describe_view(view).span_bytes, 16);
-    CHECK_SAME(describe_view(view).elements, 12);
+    CHECK_SAME(view_info(view).span_bytes, 16);
+    CHECK_SAME(view_info(view).elements, 12);
     wb_view_release(view);
     wb_buffer_release(buffer);
 }
@@ -113,11 +113,11 @@ static void scalars_and_empty_tensors_can_be_viewed(wb_device *device)
     wb_view *scalar = new_view(buffer, layout_of(WB_DTYPE_F64, 0, NULL, NULL, 0), WB_ACCESSOR_HOST);
     wb_view *empty = new_view(buffer, layout_of(WB_DTYPE_F64, 3, none, NULL, 8), WB_ACCESSOR_HOST);
     REQUIRE(scalar != NULL && empty != NULL);
-    CHECK_SAME(describe_view(scalar).elements, 1);
-    CHECK_SAME(describe_view(scalar).span_bytes, 8);
-    CHECK_SAME(describe_view(scalar).ndim, 0);
-    CHECK_SAME(describe_view(empty).elements, 0);
-    CHECK_SAME(describe_view(empty).span_bytes, 0);
+    CHECK_SAME(view_info(scalar).elements, 1);
+    CHECK_SAME(view_info(scalar).span_bytes, 8);
+    CHECK_SAME(view_info(scalar).ndim, 0);
+    CHECK_SAME(view_info(empty).elements, 0);
+    CHECK_SAME(view_info(empty).span_bytes, 0);
     wb_view_release(scalar);
     wb_view_release(empty);
     wb_buffer_release(buffer);
@@ -132,16 +132,16 @@ static void a_view_keeps_its_buffer(wb_device *device)
     wb_view_retain(view);
     wb_buffer_release(buffer);
     wb_view_release(view);
-    CHECK_SAME(measure(device).buffers, 1);
-    CHECK_SAME(measure(device).views, 1);
-    memset(describe_view(view).data, 5, 100);
+    CHECK_SAME(device_stats(device).buffers, 1);
+    CHECK_SAME(device_stats(device).views, 1);
+    memset(view_info(view).data, 5, 100);
     CHECK_OK(wb_view_get_buffer(view, &again, &error));
     CHECK(again == buffer);
     wb_view_release(view);
-    CHECK_SAME(measure(device).views, 0);
-    CHECK_SAME(*(char *)describe(again).data, 5);
+    CHECK_SAME(device_stats(device).views, 0);
+    CHECK_SAME(*(char *)buffer_info(again).data, 5);
     wb_buffer_release(again);
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
 }
 
 static void a_copy_is_independent_and_keeps_strides_and_gaps(wb_device *device)
@@ -154,7 +154,7 @@ static void a_copy_is_independent_and_keeps_strides_and_gaps(wb_device *device)
     REQUIRE_OK(
         wb_view_copy_from(device, numbers, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     memset(numbers, 0, sizeof numbers);
-    wb_view_info info = describe_view(view);
+    wb_view_info info = view_info(view);
     CHECK(info.strides[0] == -20 && info.strides[1] == 2);
     for (int row = 0; row < 3; row++) {
         for (int column = 0; column < 4; column++) {
@@ -162,7 +162,7 @@ static void a_copy_is_independent_and_keeps_strides_and_gaps(wb_device *device)
             CHECK_SAME(element, 60 - 20 * row + 2 * column);
         }
     }
-    CHECK_SAME(measure(device).asked_bytes, (2 * 20 + 3 * 2 + 1) * 4);
+    CHECK_SAME(device_stats(device).asked_bytes, (2 * 20 + 3 * 2 + 1) * 4);
     CHECK_SAME(info.read_only, 0);
     wb_view_release(view);
 }
@@ -178,7 +178,7 @@ static void a_large_copy_is_complete(wb_device *device)
     fill(memory, bytes);
     REQUIRE_OK(wb_view_copy_from(device, memory, &layout, WB_ACCESSOR_HOST, NULL, &view, &error));
     free(memory);
-    CHECK(holds_pattern(describe_view(view).data, 0, bytes));
+    CHECK(holds_pattern(view_info(view).data, 0, bytes));
     wb_view_release(view);
 }
 
@@ -188,7 +188,7 @@ static void a_copy_of_nothing_needs_no_memory(wb_device *device)
     wb_layout layout = bytes_layout(shape);
     wb_view *view = NULL;
     REQUIRE_OK(wb_view_copy_from(device, NULL, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
-    CHECK(describe_view(view).data == NULL);
+    CHECK(view_info(view).data == NULL);
     wb_view_release(view);
 }
 

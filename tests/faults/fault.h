@@ -278,7 +278,7 @@ static void check_absorbed(const struct world *world, uint64_t logged)
 static void read_reason(struct world *world, const wb_buffer *buffer)
 {
     const char *name = fault_fired(world->fault);
-    if (name != NULL && strstr(describe(buffer).fallback_reason, name) != NULL) world->reported = 1;
+    if (name != NULL && strstr(buffer_info(buffer).fallback_reason, name) != NULL) world->reported = 1;
 }
 
 /* A call that the fault may make fail, once. The failure is checked, and a retry must succeed. Otherwise

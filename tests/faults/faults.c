@@ -24,7 +24,7 @@ static void check_end(struct world *world, const struct observed *begin, const l
     if (world->device != NULL) {
         STEP(wb_device_drain(world->device, 10000, &error));
     out:
-        if (logged == 0) CHECK_USAGE(world->device, nothing);
+        if (logged == 0) CHECK_STATS(world->device, nothing);
     }
     if (world->opens) {
         wb_device_release(world->device);

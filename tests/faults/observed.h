@@ -21,7 +21,7 @@ struct observed {
 static struct observed observe(const wb_device *device)
 {
     struct observed now = {WB_DEVICE_STATS_INIT, {0}, system_held(), process_bytes("VmLck:")};
-    if (device != NULL) now.usage = measure(device);
+    if (device != NULL) now.usage = device_stats(device);
     for (int kind = 0; kind < LIVE_KINDS; kind++) now.live[kind] = double_alive(live_kinds[kind]);
     return now;
 }

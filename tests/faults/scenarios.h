@@ -37,10 +37,10 @@ static void allocates(struct world *world)
         if (each[i].write_combined == WB_TRISTATE_ON && !on_cuda()) continue;
         STEP(wb_buffer_alloc(world->device, bytes, &each[i], &buffer, &error));
         read_reason(world, buffer);
-        fill(describe(buffer).data, bytes);
+        fill(buffer_info(buffer).data, bytes);
         STEP(wb_buffer_get_stats(buffer, &usage, &error));
         CHECK(usage.resident_bytes >= bytes);
-        CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+        CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
         buffer = NULL;
     }
@@ -85,7 +85,7 @@ static void maps_a_file(struct world *world)
         options.file_mode = modes[i];
         STEP(wb_buffer_map_file(world->device, world->path, 0, 0, &options, &buffer, &error));
         read_reason(world, buffer);
-        CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+        CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
         wb_buffer_release(buffer);
         buffer = NULL;
     }
@@ -108,7 +108,7 @@ static void opens_a_model_file(struct world *world)
     STEP(wb_safetensors_get_buffer(file, &whole, &error));
     read_reason(world, whole);
     STEP(wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 64, NULL, &view, &copied, &error));
-    CHECK(holds_pattern(describe_view(view).data, 0, 16));
+    CHECK(holds_pattern(view_info(view).data, 0, 16));
 out:
     wb_buffer_release(whole);
     wb_view_release(view);
@@ -124,11 +124,11 @@ static void views(struct world *world)
     void *stream = NULL;
     STEP(wb_device_stream_new(world->device, &stream, &error));
     STEP(wb_buffer_alloc(world->device, 200, NULL, &buffer, &error));
-    fill(describe(buffer).data, 200);
+    fill(buffer_info(buffer).data, 200);
     STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    STEP(wb_view_copy_from(world->device, describe(buffer).data, &layout, WB_ACCESSOR_DEVICE, NULL,
+    STEP(wb_view_copy_from(world->device, buffer_info(buffer).data, &layout, WB_ACCESSOR_DEVICE, NULL,
                            &copy, &error));
-    CHECK(holds_pattern(describe_view(copy).data, 16, 80));
+    CHECK(holds_pattern(view_info(copy).data, 16, 80));
     wb_buffer_release(buffer);
     buffer = NULL;
     STEP(wb_view_release_after(view, stream, &error));
@@ -164,7 +164,7 @@ static void reads_pageable(struct world *world)
     buffer = NULL;
     STEP(wb_buffer_map_file(world->device, world->path, 0, 0, NULL, &buffer, &error));
     read_reason(world, buffer);
-    CHECK(holds_pattern(describe(buffer).data, 0, bytes));
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
     wb_buffer_release(buffer);
     buffer = NULL;
     STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
@@ -225,11 +225,11 @@ static void computes_in_order(struct world *world)
     STEP(wb_buffer_alloc(world->device, 300, NULL, &from, &error));
     STEP(wb_buffer_alloc(world->device, 300, NULL, &to, &error));
     STEP(wb_device_alloc(world->device, 300, &address, &error));
-    fill(describe(from).data, 300);
-    STEP(wb_device_copy(world->device, address, describe(from).data, 300, stream, &error));
-    STEP(wb_device_copy(world->device, describe(to).data, address, 300, stream, &error));
+    fill(buffer_info(from).data, 300);
+    STEP(wb_device_copy(world->device, address, buffer_info(from).data, 300, stream, &error));
+    STEP(wb_device_copy(world->device, buffer_info(to).data, address, 300, stream, &error));
     STEP(wb_device_stream_synchronize(world->device, stream, &error));
-    CHECK(holds_pattern(describe(to).data, 0, 300));
+    CHECK(holds_pattern(buffer_info(to).data, 0, 300));
     STEP(wb_buffer_release_after(from, stream, &error));
     from = NULL;
     wb_buffer_release(to);
@@ -256,7 +256,7 @@ static void offloads_by(struct world *world, wb_transfer_mode mode)
     STEP(wb_plan_new(o.device, model.parameters, COUNT, &options, &o.plan, &error));
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, BYTES, NULL, &o.back, &error));
-    unsigned char *back = (unsigned char *)describe(o.back).data;
+    unsigned char *back = (unsigned char *)buffer_info(o.back).data;
     for (int step = 0; step < 3; step++) {
         for (int group = 0; group < LAYERS; group++) {
             STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));

@@ -204,7 +204,7 @@ static inline void scene_end(void)
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     scene_release(1);
     CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
-    CHECK_USAGE(scene.watched, nothing);
+    CHECK_STATS(scene.watched, nothing);
     wb_device_release(scene.watched);
     unlink(scene_path);
 }

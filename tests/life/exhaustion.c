@@ -9,10 +9,10 @@
 static void check_small_request(wb_device *device, wb_device_stats before)
 {
     wb_buffer *buffer = NULL;
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
     wb_buffer_release(buffer);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 /* Finds the folder of this process's memory control group, and the name of the file with its limit. */
@@ -91,7 +91,7 @@ static void a_full_control_group_is_an_error_and_not_a_kill(wb_device *device)
         NOT_RUN("the control group does not accept a limit or this process");
     }
     device = open_device(test_device(), NULL);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_CGROUP, wb_buffer_alloc(device, 1 << 30, NULL, &buffer, &error),
                 "asked 1.0 GiB|control group|weighbridge-|256.0 MiB|raise its memory limit");
     CHECK(buffer == NULL);
@@ -132,7 +132,7 @@ static void exhausted_mappings_are_an_error(wb_device *device)
     device = open_device(test_device(), NULL);
     file_name(path, sizeof path, "maps");
     REQUIRE(write_pattern(path, 5000));
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     check_small_request(device, before);
     const size_t taken = use_up_mappings(&from, MOST);
     if (taken == 0 || taken >= MOST) NOT_RUN("vm.max_map_count is too large to use up");
@@ -148,7 +148,7 @@ static void exhausted_mappings_are_an_error(wb_device *device)
         CHECK(strstr(error.message, "vm.max_map_count") != NULL);
     }
     wb_buffer_release(buffer);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK(process_bytes("VmSize:") <= mapped + (1 << 20)); /* no address space leaks */
     CHECK(munmap(from, MOST * page_bytes()) == 0);
     check_small_request(device, before);
@@ -167,14 +167,14 @@ static void mapping_a_file_past_the_address_space_limit_is_out_of_memory(wb_devi
     int file = open(path, O_CREAT | O_RDWR, 0600);
     REQUIRE(file >= 0 && ftruncate(file, (off_t)2 << 30) == 0);
     close(file);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     options.pin = WB_TRISTATE_OFF;
     limit.rlim_cur = limit.rlim_max = process_bytes("VmSize:") + (256 << 20);
     REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
     CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "2.0 GiB|RLIMIT_AS");
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK_OK(wb_buffer_map_file(device, path, 0, 1 << 20, &options, &buffer, &error));
     wb_buffer_release(buffer);
     check_small_request(device, before);
@@ -202,7 +202,7 @@ static void exhausted_file_descriptors_are_errors(wb_device *device)
     unsigned char *memory = (unsigned char *)pages(SCENE_BYTES);
     device = open_device(test_device(), NULL);
     REQUIRE(write_tensors_file() && memory != NULL);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     check_small_request(device, before);
     const int last = use_up_descriptors();
     REQUIRE(last > 0);
@@ -216,7 +216,7 @@ static void exhausted_file_descriptors_are_errors(wb_device *device)
                 wb_buffer_register(device, memory, SCENE_BYTES, NULL, NULL, NULL, &buffer, &error),
                 "maps|os error 24");
     CHECK(buffer == NULL && file == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     if (!on_cuda()) { /* the host device needs no descriptor to allocate */
         CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
         CHECK_ERROR(WB_ERR_INTERNAL, wb_buffer_get_stats(buffer, &usage, &error),
@@ -250,7 +250,7 @@ static void exhausted_threads_are_errors_or_not_needed(wb_device *device)
     REQUIRE_OK(wb_buffer_alloc(device, SCENE_BYTES, NULL, &deferred, &error));
     CHECK_OK(wb_device_stream_call(device, NULL, scene_called, &scene.called, &error));
     CHECK_OK(wb_device_stream_synchronize(device, NULL, &error)); /* starts the thread of the stream */
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     if (!forbid_threads()) NOT_RUN("this process cannot become a user with a thread limit");
     options.threads = 8;
     options.pin = WB_TRISTATE_OFF;
@@ -263,9 +263,9 @@ static void exhausted_threads_are_errors_or_not_needed(wb_device *device)
     }
     CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_release_after(deferred, NULL, &error),
                 "thread|RLIMIT_NPROC");
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     wb_buffer_release(deferred); /* the failed call did not release it */
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     wb_device_release(device);
 }
 
@@ -279,7 +279,7 @@ static void allocating_more_than_the_device_has_is_an_error(wb_device *device)
 {
     void *address = NULL;
     device = open_device(test_device(), NULL);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY,
                 wb_device_alloc(device, (uint64_t)1 << 50, &address, &error),
                 on_cuda() ? "cuMemAlloc_v2" : "1048576.0 GiB");
@@ -299,7 +299,7 @@ static void exhausted_device_memory_is_an_error(wb_device *device)
         options.capacity_bytes = 8 << 20;
     }
     device = open_device(test_device(), &options);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_OK(wb_device_alloc(device, 6 << 20, &first, &error));
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY, wb_device_alloc(device, 4 << 20, &second, &error),
                 on_cuda() ? "cuMemAlloc_v2" : "asked 4.0 MiB|2.0 MiB|8.0 MiB");
@@ -375,11 +375,11 @@ static void a_full_tmpfs_does_not_matter(wb_device *device)
     snprintf(path, sizeof path, "%s/weights", folder);
     CHECK(!write_pattern(path, 8 << 20)); /* leaves a truncated file */
     device = open_device(test_device(), NULL);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_buffer_map_file(device, path, 0, 8 << 20, NULL, &buffer, &error),
                 "asked for 8388608 bytes");
     CHECK_OK(wb_buffer_map_file(device, path, 0, 0, NULL, &buffer, &error));
-    CHECK(holds_pattern(describe(buffer).data, 0, 1000));
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, 1000));
     wb_buffer_release(buffer);
     check_small_request(device, before);
     wb_device_release(device);

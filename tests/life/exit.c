@@ -66,7 +66,7 @@ static void handler_uses_the_library(void)
 {
     wb_buffer *buffer = NULL;
     CHECK_OK(wb_buffer_alloc(own.device, SCENE_BYTES, NULL, &buffer, &error));
-    memset(describe(buffer).data, 1, SCENE_BYTES);
+    memset(buffer_info(buffer).data, 1, SCENE_BYTES);
     CHECK(buffer_usage(buffer).resident_bytes == SCENE_BYTES);
     wb_buffer_release(buffer);
     /* This reads /proc/self/maps, which must also work after the first thread has ended. */

@@ -39,7 +39,7 @@ static void release_inherited(void)
 
 static void read_inherited(void)
 {
-    CHECK(holds_pattern(describe_view(inherited.view).data, 0, 5000));
+    CHECK(holds_pattern(view_info(inherited.view).data, 0, 5000));
 }
 
 /* A worker process of an engine opens its own devices. The thread for deferred releases does not survive the
@@ -50,12 +50,12 @@ static void use_new_device(void)
     wb_buffer *memory = NULL, *deferred = NULL;
     if (!CHECK_OK(wb_device_open("host", NULL, &device, &error))) return;
     CHECK_OK(wb_buffer_alloc(device, 100, NULL, &memory, &error));
-    memset(describe(memory).data, 1, 100);
+    memset(buffer_info(memory).data, 1, 100);
     wb_buffer_release(memory);
     CHECK_OK(wb_buffer_alloc(device, 100, NULL, &deferred, &error));
     CHECK_OK(wb_buffer_release_after(deferred, NULL, &error));
     CHECK_OK(wb_device_drain(device, 5000, &error));
-    CHECK_SAME(measure(device).buffers, 0);
+    CHECK_SAME(device_stats(device).buffers, 0);
     wb_device_release(device);
 }
 
@@ -73,17 +73,17 @@ static void fork_with_objects(void (*in_child)(void), wb_device *device)
     CHECK_OK(wb_device_drain(device, 10000, &error));
     REQUIRE_OK(wb_buffer_alloc(device, 5000, NULL, &buffer, &error));
     REQUIRE_OK(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    fill(describe(buffer).data, 5000);
-    wb_device_stats before = measure(device);
+    fill(buffer_info(buffer).data, 5000);
+    wb_device_stats before = device_stats(device);
     long long registrations = double_alive("registrations");
     inherited.device = device;
     inherited.buffer = buffer;
     inherited.view = view;
     passes_in_child(in_child);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK_SAME(double_alive("registrations"), registrations);
-    CHECK(holds_pattern(describe(buffer).data, 0, 5000));
-    CHECK(read_device(device, seen, describe_view(view).device_address, 5000));
+    CHECK(holds_pattern(buffer_info(buffer).data, 0, 5000));
+    CHECK(read_device(device, seen, view_info(view).device_address, 5000));
     CHECK(holds_pattern(seen, 0, 5000));
     CHECK_OK(wb_view_release_after(view, NULL, &error));
     CHECK_OK(wb_buffer_release_after(buffer, NULL, &error));

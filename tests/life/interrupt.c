@@ -49,7 +49,7 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
 {
     const uint64_t bytes = (uint64_t)4 << 30; /* a second's work */
     const uint64_t resident = process_bytes("VmRSS:");
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
     pthread_t thread;
@@ -73,7 +73,7 @@ static void ctrl_c_cancels_a_long_allocation(wb_device *device)
     CHECK(strstr(error.message, "cancelled by the progress callback") != NULL);
     CHECK(done < bytes / 2);
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK(process_bytes("VmRSS:") < resident + (64 << 20));
     pressed = 0;
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error));

@@ -33,7 +33,7 @@ static void work_cancelled_in_any_phase_leaves_nothing(wb_device *device)
     const struct stop stops[] = {{WB_PHASE_FAULT, 0, 0, 0}, {WB_PHASE_FAULT, 40 << 20, 0, 0},
                                  {WB_PHASE_PIN, 0, 0, 0},   {WB_PHASE_PIN, 50 << 20, 0, 0},
                                  {WB_PHASE_READ, 0, 0, 0},  {WB_PHASE_READ, 40 << 20, 0, 0}};
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     uint64_t locked = process_bytes("VmLck:");
     char path[300];
     file_name(path, sizeof path, "cancel");
@@ -56,7 +56,7 @@ static void work_cancelled_in_any_phase_leaves_nothing(wb_device *device)
                     "cancelled");
         CHECK(buffer == NULL);
         CHECK_SAME(stop.calls_after, 0);
-        CHECK_USAGE(device, before);
+        CHECK_STATS(device, before);
         CHECK_SAME(process_bytes("VmLck:"), locked);
         CHECK_SAME(double_alive("registrations"), 0);
     }
@@ -93,7 +93,7 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     CHECK(strstr(info.pin_reason, "RLIMIT_MEMLOCK is 64.0 KiB") != NULL ||
           strstr(info.pin_reason, "RLIMIT_MEMLOCK is 65536") != NULL);
     options.pin = WB_TRISTATE_ON;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
                 "asked 1.0 MiB|RLIMIT_MEMLOCK is|65536 bytes|WEIGHBRIDGE_DISABLE_PIN_MEMORY=1");
     CHECK_SAME(error.code_domain, WB_CODE_ERRNO);
@@ -104,13 +104,13 @@ static void pinning_past_the_lock_limit_is_an_error_that_names_it(wb_device *dev
     CHECK_ERROR(WB_ERR_MEMLOCK, wb_buffer_alloc(device, 1 << 20, &options, &buffer, &error),
                 "RLIMIT_MEMLOCK");
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK_SAME(process_bytes("VmLck:"), 0);
     CHECK_OK(wb_buffer_alloc(device, 32768, &options, &buffer, &error));
     wb_buffer_release(buffer);
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error)); /* the policy does not pin it */
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
-    CHECK(strstr(describe(buffer).fallback_reason, "RLIMIT_MEMLOCK") != NULL);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_NONE);
+    CHECK(strstr(buffer_info(buffer).fallback_reason, "RLIMIT_MEMLOCK") != NULL);
     wb_buffer_release(buffer);
     wb_device_release(device);
     unlink(path);
@@ -129,7 +129,7 @@ static void a_user_namespace_does_not_lift_the_lock_limit(wb_device *device)
     CHECK_SAME(describe_device(device).memlock_limit, 65536);
     CHECK_SAME(describe_device(device).pin, 0);
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
-    CHECK_SAME(describe(buffer).pinning, WB_PINNING_NONE);
+    CHECK_SAME(buffer_info(buffer).pinning, WB_PINNING_NONE);
     wb_buffer_release(buffer);
     wb_device_release(device);
 }
@@ -139,18 +139,18 @@ static void required_huge_pages_are_all_huge_or_an_error(wb_device *device)
     const uint64_t bytes = (32 << 20) + 5;
     wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
     wb_buffer *buffer = NULL;
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     wb_status status = wb_buffer_alloc(device, bytes, &options, &buffer, &error);
     if (status == WB_OK) {
         CHECK(buffer_usage(buffer).huge_bytes >= 32 << 20);
-        CHECK_SAME(describe(buffer).mapped_bytes, whole_pages(bytes));
+        CHECK_SAME(buffer_info(buffer).mapped_bytes, whole_pages(bytes));
         wb_buffer_release(buffer);
         return;
     }
     CHECK_SAME(status, WB_ERR_HUGE_PAGES);
     CHECK(strstr(error.message, "WB_HUGE_PAGES_TRY") != NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
 }
 
 static void required_huge_pages_that_are_disabled_are_an_error(wb_device *device)
@@ -160,12 +160,12 @@ static void required_huge_pages_that_are_disabled_are_an_error(wb_device *device
     (void)device;
     if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) NOT_RUN("the kernel has no PR_SET_THP_DISABLE");
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     options.huge_pages = WB_HUGE_PAGES_REQUIRE;
     CHECK_ERROR(WB_ERR_HUGE_PAGES, wb_buffer_alloc(device, 8 << 20, &options, &buffer, &error),
                 "required|WB_HUGE_PAGES_TRY");
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     options.huge_pages = WB_HUGE_PAGES_TRY;
     CHECK_OK(wb_buffer_alloc(device, 8 << 20, &options, &buffer, &error));
     CHECK_SAME(buffer_usage(buffer).huge_bytes, 0);
@@ -181,11 +181,11 @@ static void allocating_past_the_address_space_limit_is_out_of_memory(wb_device *
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     limit.rlim_cur = limit.rlim_max = process_bytes("VmSize:") + (256 << 20);
     REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
-    wb_device_stats before = measure(device);
+    wb_device_stats before = device_stats(device);
     CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, wb_buffer_alloc(device, 1 << 30, NULL, &buffer, &error),
                 "asked 1.0 GiB (1073741824 bytes)|RLIMIT_AS");
     CHECK(buffer == NULL);
-    CHECK_USAGE(device, before);
+    CHECK_STATS(device, before);
     CHECK_OK(wb_buffer_alloc(device, 1 << 20, NULL, &buffer, &error));
     wb_buffer_release(buffer);
     wb_device_release(device);

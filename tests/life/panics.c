@@ -39,14 +39,14 @@ static int panics_at(const struct every *each, uint32_t point)
 {
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     if (!scene_begin()) return 0;
-    const uint64_t logged = measure(scene.watched).errors_logged;
+    const uint64_t logged = device_stats(scene.watched).errors_logged;
     check_clear();
     wb_force_panic(point);
     const wb_status status = each->call();
     const int panicked = !wb_take_back_panic();
     if (!panicked && status != WB_OK) fprintf(stderr, "  %s\n", error.message);
     /* A panic during a release is logged, and the object may stay allocated. */
-    const int kept = measure(scene.watched).errors_logged > logged;
+    const int kept = device_stats(scene.watched).errors_logged > logged;
     CHECK(!kept || panicked);
     if (panicked && !kept) {
         CHECK_SAME(status, WB_ERR_INTERNAL);
@@ -75,7 +75,7 @@ static int panics_at(const struct every *each, uint32_t point)
     if (own.quantizer != NULL) CHECK_OK(call_wb_quantizer_quantize());
     scene_release(1);
     CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
-    if (!kept || point == 0) CHECK_USAGE(scene.watched, nothing);
+    if (!kept || point == 0) CHECK_STATS(scene.watched, nothing);
     wb_device_release(scene.watched);
     return panicked;
 }

@@ -35,8 +35,8 @@ static void call_every_function_after_a_reset(int renewed)
     }
     scene_release(0);
     CHECK_OK(wb_device_drain(scene.watched, 10000, &error));
-    CHECK_USAGE(scene.watched, nothing);
-    CHECK_SAME(measure(scene.watched).errors_logged, 0);
+    CHECK_STATS(scene.watched, nothing);
+    CHECK_SAME(device_stats(scene.watched).errors_logged, 0);
     wb_device_release(scene.watched);
     CHECK_SAME(double_alive("contexts"), renewed); /* the library does not release the new one */
     REQUIRE(scene_begin()); /* a device opened now works */

@@ -19,7 +19,7 @@ static int is_cancelled(void *(*run)(void *), void *user)
 
 static void use_and_release_everything(void)
 {
-    memset(describe(own.buffer).data, 1, SCENE_BYTES);
+    memset(buffer_info(own.buffer).data, 1, SCENE_BYTES);
     CHECK_OK(call_wb_device_copy());
     CHECK_OK(call_wb_offloader_release_group());
     CHECK_OK(call_wb_quantizer_quantize());

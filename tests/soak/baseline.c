@@ -78,7 +78,7 @@ void baseline_take(struct baseline *baseline, wb_device *device)
 {
     memset(baseline, 0, sizeof *baseline);
     baseline->device = device;
-    baseline->usage = measure(device);
+    baseline->usage = device_stats(device);
     for (int kind = 0; kind < CHECK_KINDS; kind++) {
         baseline->driver[kind] = double_alive(check_kinds[kind]);
     }
@@ -112,7 +112,7 @@ struct process_counts baseline_check(struct baseline *baseline)
 {
     CHECK_OK(wb_device_drain(baseline->device, 60000, &error));
     CHECK_SAME(outstanding_deleters(), 0);
-    const wb_device_stats usage = measure(baseline->device);
+    const wb_device_stats usage = device_stats(baseline->device);
     check_same_usage(__FILE__, __LINE__, usage, baseline->usage);
     CHECK_SAME(usage.errors_logged, baseline->usage.errors_logged);
     for (int kind = 0; kind < CHECK_KINDS; kind++) {

@@ -29,7 +29,7 @@ struct handle create_buffer(struct worker *worker)
     if (!CHECK_OK(wb_buffer_alloc(worker->round->device, bytes, &chosen, &buffer, &error))) {
         return no_handle;
     }
-    const wb_buffer_info info = describe(buffer);
+    const wb_buffer_info info = buffer_info(buffer);
     CHECK_SAME(info.asked_bytes, bytes);
     if (info.pinning == WB_PINNING_REGISTERED) CHECK_SAME(info.pinned_bytes, whole_pages(bytes));
     content_fill(info.data, bytes, key);
@@ -43,8 +43,8 @@ struct handle create_buffer(struct worker *worker)
 /* Of the host device's pinning, the kernel reports whether the memory is locked. */
 static void check_locked(struct worker *worker, const wb_buffer *buffer)
 {
-    if (on_cuda() || describe(buffer).pinned_bytes == 0 || draw(&worker->random, 8) > 0) return;
-    CHECK(buffer_usage(buffer).locked_bytes >= describe(buffer).asked_bytes);
+    if (on_cuda() || buffer_info(buffer).pinned_bytes == 0 || draw(&worker->random, 8) > 0) return;
+    CHECK(buffer_usage(buffer).locked_bytes >= buffer_info(buffer).asked_bytes);
 }
 
 struct handle create_registered(struct worker *worker)
@@ -156,7 +156,7 @@ struct handle create_view(struct worker *worker, const struct handle *of)
 {
     wb_buffer *buffer = buffer_of(of);
     if (buffer == NULL) return no_handle;
-    const wb_buffer_info info = describe(buffer);
+    const wb_buffer_info info = buffer_info(buffer);
     wb_view *view = NULL;
     struct handle made = no_handle;
     /* Rows with gaps between them, in the part of the buffer whose content is known. */

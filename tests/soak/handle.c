@@ -90,7 +90,7 @@ const struct handle no_handle = {NO_HANDLE, {NULL}, NULL, NULL, 0, 0, 0};
 struct handle handle_of_buffer(wb_buffer *buffer, uint64_t key, uint64_t offset)
 {
     struct handle handle = {BUFFER, {buffer}, NULL, NULL, 0, key, offset};
-    const wb_buffer_info info = describe(buffer);
+    const wb_buffer_info info = buffer_info(buffer);
     handle.data = (const unsigned char *)info.data;
     handle.device_address = info.device_address;
     handle.bytes = info.asked_bytes;
@@ -100,7 +100,7 @@ struct handle handle_of_buffer(wb_buffer *buffer, uint64_t key, uint64_t offset)
 struct handle handle_of_view(wb_view *view, uint64_t key, uint64_t offset)
 {
     struct handle handle = {VIEW, {NULL}, NULL, NULL, 0, key, offset};
-    const wb_view_info info = describe_view(view);
+    const wb_view_info info = view_info(view);
     handle.as.view = view;
     handle.data = (const unsigned char *)info.data;
     handle.device_address = info.device_address;

@@ -144,7 +144,7 @@ static void step(struct member *member)
     static const long kernel_us = 100;
     struct weights *weights = member->weights;
     struct sample samples[MOST_WEIGHTS];
-    unsigned char *readback = (unsigned char *)describe(member->readback).data;
+    unsigned char *readback = (unsigned char *)buffer_info(member->readback).data;
     const int in_order = !member->alone || draw(&member->random, 8) > 0;
     const int abandoned = member->alone && draw(&member->random, 50) == 0;
     int sampled = 0;

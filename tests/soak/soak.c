@@ -190,7 +190,7 @@ int main(int argc, char **argv)
     if (lasting_begin(&lasting, device)) growth = run(device, &lasting, &files);
     lasting_end(&lasting);
     CHECK_OK(wb_device_drain(device, 60000, &error));
-    CHECK_USAGE(device, nothing);
+    CHECK_STATS(device, nothing);
     wb_device_release(device);
     check_driver_empty(before);
     files_remove(&files);

@@ -209,7 +209,7 @@ static int prepare(struct run *run)
                                       &readback->buffer, &error))) {
             return 0;
         }
-        readback->memory = (unsigned char *)describe(readback->buffer).data;
+        readback->memory = (unsigned char *)buffer_info(readback->buffer).data;
     }
     return CHECK_OK(wb_device_stream_new(run->device, &run->stream, &error)) &&
            CHECK_OK(wb_device_alloc(run->device, MOST_BYTES, &run->device_memory, &error));
@@ -250,7 +250,7 @@ int main(int argc, char **argv)
     printf("seed %" PRIu64 ", %" PRIu64 " steps, %s\n", options.seed, options.steps, device_kind());
     if (prepare(&run)) run_all(&run);
     CHECK_OK(wb_device_drain(run.device, 60000, &error));
-    CHECK_USAGE(run.device, nothing);
+    CHECK_STATS(run.device, nothing);
     wb_device_release(run.device);
     CHECK(failures() > 0 || steps_done == options.steps);
     report(seconds_now() - start);

@@ -38,7 +38,7 @@ static void check_readback(struct worker *worker)
 {
     if (worker->in_flight.kind == NO_HANDLE) return;
     CHECK_OK(wb_device_stream_synchronize(worker->round->device, worker->stream, &error));
-    worker->in_flight.data = (const unsigned char *)describe(worker->readback).data;
+    worker->in_flight.data = (const unsigned char *)buffer_info(worker->readback).data;
     handle_check(&worker->in_flight);
     worker->in_flight.kind = NO_HANDLE;
     count(READ_BY_DEVICE);
@@ -54,7 +54,7 @@ static void read_by_device(struct worker *worker, const struct handle *handle)
     if (handle->kind == NO_HANDLE || from == NULL) return;
     check_readback(worker);
     const uint64_t bytes = handle->bytes < READBACK_BYTES ? handle->bytes : READBACK_BYTES;
-    void *to = describe(worker->readback).data;
+    void *to = buffer_info(worker->readback).data;
     delay_stream(device, worker->stream, &delays_us[draw(&worker->random, 4)]);
     if (!CHECK_OK(wb_device_copy(device, to, from, bytes, worker->stream, &error))) return;
     worker->in_flight = *handle;
@@ -141,17 +141,17 @@ static void use_another_device(void)
     wb_buffer *buffer = NULL;
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     if (CHECK_OK(wb_buffer_alloc(device, 777, NULL, &buffer, &error))) {
-        CHECK_SAME(measure(device).asked_bytes, 777);
+        CHECK_SAME(device_stats(device).asked_bytes, 777);
         wb_buffer_release(buffer);
     }
-    CHECK_SAME(measure(device).asked_bytes, 0);
+    CHECK_SAME(device_stats(device).asked_bytes, 0);
     wb_device_release(device);
     count(DEVICE_OPENED);
 }
 
 static void view_past_the_end(wb_buffer *buffer)
 {
-    const int64_t bytes = (int64_t)describe(buffer).asked_bytes + 1;
+    const int64_t bytes = (int64_t)buffer_info(buffer).asked_bytes + 1;
     const wb_layout layout = bytes_layout(&bytes);
     wb_view *view = NULL;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
@@ -167,7 +167,7 @@ static void register_twice(struct worker *worker)
     wb_buffer *first = NULL, *second = NULL;
     REQUIRE_OK(wb_buffer_register(device, memory, 100, NULL, borrowed_delete, borrowed, &first,
                                   &error));
-    if (describe(first).pinned_bytes > 0) {
+    if (buffer_info(first).pinned_bytes > 0) {
         CHECK_ERROR(WB_ERR_ALREADY_REGISTERED,
                     wb_buffer_register(device, memory, 1, NULL, borrowed_delete, borrowed, &second,
                                        &error),
@@ -252,7 +252,7 @@ static void work(struct worker *worker)
         check_readback(worker); /* no release after the stream protects this reference */
         break;
     case 4: hand_over(worker, other); break;
-    case 5: CHECK(measure(worker->round->device).asked_bytes > 0); break;
+    case 5: CHECK(device_stats(worker->round->device).asked_bytes > 0); break;
     case 6:
         if (draw(&worker->random, 10) == 0) renew_stream(worker);
         break;
