@@ -1,5 +1,5 @@
-//! The error type: a status, the code of the driver or the system call, and a message that says what
-//! was asked, what was found and what to do.
+//! The error type: a status, the code of the driver or the system call, and a message that says
+//! what was asked, what was found and what to do.
 
 use std::fmt::Display;
 use std::io;
@@ -66,8 +66,8 @@ macro_rules! fail {
 }
 pub(crate) use fail;
 
-/// Runs `body` and turns a panic in it into `WB_ERR_INTERNAL`. No panic passes the C interface, a thread
-/// of the library, a destructor, or code that must be followed by a cleanup.
+/// Runs `body` and turns a panic in it into `WB_ERR_INTERNAL`. No panic passes the C interface, a
+/// thread of the library, a destructor, or code that must be followed by a cleanup.
 pub(crate) fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload

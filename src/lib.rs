@@ -1,8 +1,10 @@
 //! weighbridge carries model weights over the link between host memory and an accelerator.
 //!
-//! The public interface is the C one in `include/weighbridge.h`; [`capi`] is all of it. The layers
-//! below know nothing of C: [`memory`] holds buffers and views, [`device`] what CUDA and the host
-//! can do, [`tensor`] types, shapes and DLPack. ARCHITECTURE.md is the map.
+//! The public interface is the C one, of [`capi`] and the headers in `include/`. The floors from top
+//! to bottom: [`capi`]; [`offload`] commits a plan and carries its groups; [`plan`] and [`quant`]
+//! place and quantize parameters; [`memory`] holds buffers and views; [`device`] is CUDA or the host;
+//! [`os`] and [`tensor`] know nothing of devices. Each uses only those below it. ARCHITECTURE.md is
+//! the map.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("weighbridge is for Linux only");

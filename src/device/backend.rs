@@ -122,18 +122,19 @@ pub trait Backend: Send + Sync {
     fn registry(&self) -> &'static Registry;
     /// Fails with `WB_ERR_FORKED` in a forked child of the process that opened the device.
     fn check_process(&self) -> Result<()>;
-    /// Whether the device is lost: its context was destroyed or the driver has shut down. Then there is
-    /// nothing to wait for and nothing to free.
+    /// Whether the device is lost: its context was destroyed or the driver has shut down. Then
+    /// there is nothing to wait for and nothing to free.
     fn is_lost(&self) -> bool {
         false
     }
-    /// Runs `work` with the device's context current, so that several calls in it cost less. `work` must
-    /// not call a caller's code.
+    /// Runs `work` with the device's context current, so that several calls in it cost less. `work`
+    /// must not call a caller's code.
     fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()
     }
-    /// Waits for the work queued on all streams, before memory is freed that the device can access without
-    /// a registration. Does nothing on the host device: the caller synchronizes its streams.
+    /// Waits for the work queued on all streams, before memory is freed that the device can access
+    /// without a registration. Does nothing on the host device: the caller synchronizes its
+    /// streams.
     fn wait_idle(&self) -> Result<()> {
         Ok(())
     }
@@ -155,7 +156,8 @@ pub trait Backend: Send + Sync {
     fn alloc(&self, bytes: usize) -> Result<Span>;
     /// Frees memory of [`Backend::alloc`].
     fn free(&self, address: u64) -> Result<()>;
-    /// Queues a copy between spans of the same length, neither of which straddles two registrations.
+    /// Queues a copy between spans of the same length, neither of which straddles two
+    /// registrations.
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()>;
 
     /// Queues a kernel. All of its memory must be accessible to the device.
@@ -169,7 +171,8 @@ pub trait Backend: Send + Sync {
     fn synchronize(&self, stream: Stream) -> Result<()>;
     /// Queues a host function, which must not call the device.
     fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()>;
-    /// Queues a host function that its owner keeps until no stream and no graph can run it any more.
+    /// Queues a host function that its owner keeps until no stream and no graph can run it any
+    /// more.
     fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
     /// Creates an event. [`Event::seconds_since`] needs `timed` events.
     fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;

@@ -108,7 +108,8 @@ impl Device {
         &self.counters
     }
 
-    /// Records an event on a stream, after which memory is freed. Fails with `WB_ERR_CAPTURING` in a capture.
+    /// Records an event on a stream, after which memory is freed. Fails with `WB_ERR_CAPTURING` in
+    /// a capture.
     pub fn record_event(&self, stream: Stream) -> Result<Box<dyn Event>> {
         if self.backend.capture(stream)?.is_some() {
             fail!(
@@ -169,7 +170,8 @@ impl Device {
         self.link.store(bytes_per_second.to_bits(), Ordering::Relaxed);
     }
 
-    /// Queues a copy. It is split where a registration begins or ends, because CUDA refuses a copy across two.
+    /// Queues a copy. It is split where a registration begins or ends, because CUDA refuses a copy
+    /// across two.
     pub fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
         if to.bytes() != from.bytes() {
             fail!(

@@ -1,5 +1,5 @@
-//! [`Registry`]: the ranges that this process has registered with a kind of device. No two overlap, and
-//! copies are split where one begins or ends.
+//! [`Registry`]: the ranges that this process has registered with a kind of device. No two overlap,
+//! and copies are split where one begins or ends.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,8 @@ impl Registry {
         sync::read(&self.0)
     }
 
-    /// Adds a range of an owner. Fails with `WB_ERR_ALREADY_REGISTERED` if it overlaps another, and names it.
+    /// Adds a range of an owner. Fails with `WB_ERR_ALREADY_REGISTERED` if it overlaps another, and
+    /// names it.
     pub fn claim(&self, span: Span, owner: &'static str) -> Result<()> {
         let mut ranges = sync::write(&self.0);
         if let Some((start, (end, other))) = overlapping(&ranges, span) {

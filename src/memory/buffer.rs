@@ -135,7 +135,8 @@ pub enum Pinning {
     Driver,
 }
 
-/// Frees the caller's memory, or tells the caller to. Called once, when nothing uses the memory any more.
+/// Frees the caller's memory, or tells the caller to. Called once, when nothing uses the memory any
+/// more.
 pub type Deleter = Box<dyn FnOnce() + Send + Sync>;
 
 /// What a buffer frees.
@@ -326,8 +327,8 @@ impl Buffer {
         })
     }
 
-    /// Fails with `WB_ERR_FILE_TRUNCATED` if the mapped file has become shorter than the mapping: a read
-    /// past its end would raise SIGBUS.
+    /// Fails with `WB_ERR_FILE_TRUNCATED` if the mapped file has become shorter than the mapping: a
+    /// read past its end would raise SIGBUS.
     pub fn check_file(&self) -> Result<()> {
         let Some(MappedFile { file, end }) = &self.file else { return Ok(()) };
         let now = file.metadata().map_err(|error| {
@@ -363,7 +364,8 @@ impl Drop for Buffer {
         let unpinned = self.pins.take().is_none_or(Pins::release);
         let unused = self.wait_until_unused();
         match std::mem::replace(&mut self.memory, Memory::None) {
-            // The addresses of pages that the driver holds, or the device may access, must not be reused.
+            // The addresses of pages that the driver holds, or the device may access, must not be
+            // reused.
             Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
             Memory::Driver(span, _) => {

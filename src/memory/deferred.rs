@@ -24,8 +24,8 @@ pub fn start() -> Result<()> {
     reclaimer().start(spawn)
 }
 
-/// Drops `payload` on the reclaimer's thread once `event` is complete, or at once without an event. In a
-/// forked child nothing is dropped: it has no such thread and must not call CUDA.
+/// Drops `payload` on the reclaimer's thread once `event` is complete, or at once without an event.
+/// In a forked child nothing is dropped: it has no such thread and must not call CUDA.
 pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device: &Arc<Device>) {
     if device.backend().check_process().is_err() {
         std::mem::forget((event, payload, device.clone()));

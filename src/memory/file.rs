@@ -1,5 +1,5 @@
-//! Loads files: mapped read-only and shared, and registered in place if the platform can; else read by
-//! several threads into memory of exactly their size.
+//! Loads files: mapped read-only and shared, and registered in place if the platform can; else read
+//! by several threads into memory of exactly their size.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind};

@@ -30,8 +30,8 @@ pub struct PinRequest {
     pub owner: &'static str,
 }
 
-/// The registrations of a range. [`Pins::release`] undoes them and returns whether it succeeded; a drop
-/// undoes them, too.
+/// The registrations of a range. [`Pins::release`] undoes them and returns whether it succeeded; a
+/// drop undoes them, too.
 pub struct Pins {
     device: Arc<Device>,
     spans: Vec<Span>,

@@ -1,5 +1,5 @@
-//! Registers existing memory of the caller. Memory that the driver would silently copy, or hang on, is
-//! rejected first.
+//! Registers existing memory of the caller. Memory that the driver would silently copy, or hang on,
+//! is rejected first.
 
 use crate::device::device::Device;
 use crate::error::{Result, fail};
@@ -63,8 +63,8 @@ impl Buffer {
     }
 }
 
-/// Pins the range as writable if it is and the driver accepts it, else as read-only. Returns the driver's
-/// refusal to pin a writable range, too.
+/// Pins the range as writable if it is and the driver accepts it, else as read-only. Returns the
+/// driver's refusal to pin a writable range, too.
 fn pin(
     device: &Arc<Device>,
     span: Span,

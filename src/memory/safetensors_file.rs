@@ -94,8 +94,8 @@ impl SafetensorsFile {
         }
     }
 
-    /// A view of a tensor in the file's buffer. Fails with `WB_ERR_UNALIGNED` if its address is not a
-    /// multiple of `alignment`.
+    /// A view of a tensor in the file's buffer. Fails with `WB_ERR_UNALIGNED` if its address is not
+    /// a multiple of `alignment`.
     pub fn view(&self, index: u64, accessor: Accessor, alignment: u64) -> Result<Arc<View>> {
         let (tensor, layout) = self.with_layout(index)?;
         if !self.is_aligned(tensor, accessor, alignment) {
@@ -110,7 +110,8 @@ impl SafetensorsFile {
         View::new(self.buffer.clone(), layout.clone(), tensor.offset, accessor)
     }
 
-    /// A view of a tensor in the file's buffer if it is aligned, else of a copy. Returns whether it copied.
+    /// A view of a tensor in the file's buffer if it is aligned, else of a copy. Returns whether it
+    /// copied.
     pub fn load(
         &self,
         index: u64,

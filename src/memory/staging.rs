@@ -14,8 +14,8 @@ pub const STAGING_BYTES: usize = 8 << 20;
 pub struct Staging(Arc<Buffer>);
 
 impl Staging {
-    /// Allocates at most `bytes` bytes. They are pinned even if the policy is not to pin, because they are
-    /// few.
+    /// Allocates at most `bytes` bytes. They are pinned even if the policy is not to pin, because
+    /// they are few.
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Self> {
         let options = BufferOptions { pin: Tristate::On, ..BufferOptions::default() };
         Ok(Self(Buffer::alloc(device, bytes.min(STAGING_BYTES), &options, &mut None)?))

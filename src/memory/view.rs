@@ -39,8 +39,9 @@ pub struct View {
 }
 
 impl View {
-    /// A view of a buffer, whose first element is at `offset` bytes. It aliases the buffer or fails: it
-    /// never copies. Fails with `WB_ERR_NOT_MAPPED` if the device cannot access the buffer.
+    /// A view of a buffer, whose first element is at `offset` bytes. It aliases the buffer or
+    /// fails: it never copies. Fails with `WB_ERR_NOT_MAPPED` if the device cannot access the
+    /// buffer.
     pub fn new(
         buffer: Arc<Buffer>,
         layout: Layout,
@@ -68,7 +69,8 @@ impl View {
         Arc::new(view)
     }
 
-    /// Copies a caller's tensor, including its gaps, into a new buffer. `source` is all of its bytes.
+    /// Copies a caller's tensor, including its gaps, into a new buffer. `source` is all of its
+    /// bytes.
     pub fn copy_from(
         device: &Arc<Device>,
         source: Span,
@@ -120,7 +122,8 @@ impl View {
         self.accessor
     }
 
-    /// Address of the first element on the host; 0 in a buffer of 0 bytes and in memory of a CUDA device.
+    /// Address of the first element on the host; 0 in a buffer of 0 bytes and in memory of a CUDA
+    /// device.
     pub fn address(&self) -> usize {
         let start = match &self.memory {
             Memory::Host(buffer) => buffer.data().start(),

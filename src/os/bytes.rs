@@ -13,14 +13,14 @@ use crate::status::{WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_OUT_OF_MEMORY}
 
 /// Makes every page of the span present.
 ///
-/// Writable memory is touched by swapping a 0 for a 0: this changes nothing, even while other threads
-/// write, and the compiler does not remove it (it removes an OR with 0). Reading first would cost a
-/// second fault, because the kernel maps its page of zeros for a read. MADV_POPULATE_WRITE is slower:
-/// its threads contend. Only bytes of the span are touched; its first and last page can contain bytes
-/// of other owners.
+/// Writable memory is touched by swapping a 0 for a 0: this changes nothing, even while other
+/// threads write, and the compiler does not remove it (it removes an OR with 0). Reading first
+/// would cost a second fault, because the kernel maps its page of zeros for a read.
+/// MADV_POPULATE_WRITE is slower: its threads contend. Only bytes of the span are touched; its
+/// first and last page can contain bytes of other owners.
 ///
-/// The kernel populates memory that is not `writable`. Of a truncated file it reports an error where a
-/// touch would raise SIGBUS.
+/// The kernel populates memory that is not `writable`. Of a truncated file it reports an error
+/// where a touch would raise SIGBUS.
 pub fn fault_in(span: Span, writable: bool) -> Result<()> {
     if !writable {
         return populate(span.pages());
@@ -77,8 +77,8 @@ pub fn read_file(file: &File, offset: u64, to: Span) -> Result<()> {
     if to.bytes() == 0 {
         return Ok(());
     }
-    // SAFETY: the span is mapped, writable and initialised (Span's promise), and no other code accesses
-    // it while it is filled.
+    // SAFETY: the span is mapped, writable and initialised (Span's promise), and no other code
+    // accesses it while it is filled.
     let slice = unsafe { std::slice::from_raw_parts_mut(to.start() as *mut u8, to.bytes()) };
     match file.read_exact_at(slice, offset) {
         Ok(()) => Ok(()),
@@ -114,8 +114,8 @@ pub struct Strided {
     pub bytes: u64,
 }
 
-/// Copies the elements of a matrix to consecutive bytes in row-major order. `first` is the address of its
-/// first element, in `from`.
+/// Copies the elements of a matrix to consecutive bytes in row-major order. `first` is the address
+/// of its first element, in `from`.
 pub fn gather(to: Span, from: Span, first: u64, matrix: &Strided) {
     let line = (matrix.cols * matrix.bytes) as usize;
     for row in 0..matrix.rows as usize {

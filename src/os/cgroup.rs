@@ -10,8 +10,9 @@ use crate::os::span::Span;
 use crate::os::{mapping, proc_maps};
 use crate::status::WB_ERR_CGROUP;
 
-/// Bytes that may be allocated between two checks. A check reads a dozen files of the kernel, which costs
-/// many times what a small buffer does; a program can allocate this much elsewhere at any time.
+/// Bytes that may be allocated between two checks. A check reads a dozen files of the kernel, which
+/// costs many times what a small buffer does; a program can allocate this much elsewhere at any
+/// time.
 const BETWEEN_CHECKS: usize = 1 << 20;
 
 /// Adds `bytes` to those that were not checked. Returns whether a check is due.
@@ -49,8 +50,8 @@ pub fn check_limit_for(span: Span) -> Result<()> {
     check_limit(span.bytes()).or_else(|refused| check_limit(absent(span).map_err(|_| refused)?))
 }
 
-/// Bytes of the span's pages that are not present. Pages of hugetlb do not count: they are reserved for
-/// the whole machine and no memory limit includes them.
+/// Bytes of the span's pages that are not present. Pages of hugetlb do not count: they are reserved
+/// for the whole machine and no memory limit includes them.
 fn absent(span: Span) -> Result<usize> {
     let known = mapping::resident_bytes(span)?.saturating_add(proc_maps::count(span)?.hugetlb);
     Ok((span.pages().bytes() as u64).saturating_sub(known) as usize)
@@ -94,8 +95,8 @@ fn tightest_group() -> Option<Group> {
         .min_by_key(Group::available)
 }
 
-/// Reads one group; `None` if it has no limit. The kernel counts page cache as used but reclaims it under
-/// pressure, so what is reclaimable is subtracted.
+/// Reads one group; `None` if it has no limit. The kernel counts page cache as used but reclaims it
+/// under pressure, so what is reclaimable is subtracted.
 fn read_group(folder: &Path, limit: &str, used: &str) -> Option<Group> {
     let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
     let (limit, used): (u64, u64) = (number(limit)?, number(used)?);

@@ -15,8 +15,8 @@ type Installed = RwLock<Option<Sink>>;
 static SINK: PerProcess<Installed> = PerProcess::new();
 static RECORDED: AtomicU64 = AtomicU64::new(0);
 
-/// This process's sink. A forked child inherits its parent's, unless it was being changed at the fork.
-/// The lock is taken without sync.rs, where tests force panics: panics are logged here.
+/// This process's sink. A forked child inherits its parent's, unless it was being changed at the
+/// fork. The lock is taken without sync.rs, where tests force panics: panics are logged here.
 fn installed() -> &'static Installed {
     SINK.get(|parent| {
         let inherited = parent.and_then(|sink| sink.try_read().ok()?.clone());
@@ -37,14 +37,15 @@ pub fn record(error: &Error) {
     }
 }
 
-/// Runs the work of a destructor; logs an error or a panic, since a panic that leaves a destructor can
-/// abort the process. Returns whether it succeeded.
+/// Runs the work of a destructor; logs an error or a panic, since a panic that leaves a destructor
+/// can abort the process. Returns whether it succeeded.
 pub fn best_effort(body: impl FnOnce() -> Result<()>) -> bool {
     catch_panic(body).inspect_err(record).is_ok()
 }
 
-/// The same for a wait after which memory is freed. A failed wait is tried once more, because one failure
-/// does not show that the work is done. On a lost device nothing runs, so its failure counts as done.
+/// The same for a wait after which memory is freed. A failed wait is tried once more, because one
+/// failure does not show that the work is done. On a lost device nothing runs, so its failure
+/// counts as done.
 pub fn best_effort_wait(mut wait: impl FnMut() -> Result<()>, is_lost: impl Fn() -> bool) -> bool {
     best_effort(|| match wait().or_else(|_| wait()) {
         Err(_) if is_lost() => Ok(()),

@@ -21,8 +21,8 @@ pub fn rlimit() -> Option<u64> {
     (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// Whether this process has CAP_IPC_LOCK in the initial user namespace, where mlock looks for it: in
-/// the namespace of a container the capability has no effect.
+/// Whether this process has CAP_IPC_LOCK in the initial user namespace, where mlock looks for it:
+/// in the namespace of a container the capability has no effect.
 fn may_exceed_limit() -> bool {
     let capable = fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| {
         status

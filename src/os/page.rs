@@ -19,8 +19,8 @@ pub fn huge_page_bytes() -> usize {
     cached(&BYTES, 2 << 20, || fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
-/// The result of the first call of `read`, or `default` if it has none. No thread waits for another's
-/// call, for which a forked child would wait for ever.
+/// The result of the first call of `read`, or `default` if it has none. No thread waits for
+/// another's call, for which a forked child would wait for ever.
 fn cached(bytes: &OnceNonZeroUsize, default: usize, read: impl FnOnce() -> Option<usize>) -> usize {
     let value = || read().and_then(NonZeroUsize::new).or(NonZeroUsize::new(default));
     bytes.get_or_init(|| value().unwrap_or(NonZeroUsize::MIN)).get()

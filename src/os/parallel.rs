@@ -9,8 +9,8 @@ use crate::os::sync;
 use crate::os::sync::{Mutex, thread};
 use crate::status::WB_ERR_CANCELLED;
 
-/// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads and to
-/// cancel soon.
+/// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads and
+/// to cancel soon.
 const PIECE: usize = 32 << 20;
 /// More threads did not make pages present faster on any machine measured.
 const MOST_THREADS: usize = 16;
@@ -28,8 +28,8 @@ pub enum Phase {
     Quantize,
 }
 
-/// Receives the phase, the bytes done and the total bytes, always on the calling thread; returns `false`
-/// to cancel.
+/// Receives the phase, the bytes done and the total bytes, always on the calling thread; returns
+/// `false` to cancel.
 pub type Progress<'a> = Option<&'a mut dyn FnMut(Phase, u64, u64) -> bool>;
 
 /// Reports progress. Fails with `WB_ERR_CANCELLED` if the callback cancels.
@@ -41,8 +41,8 @@ pub fn report(progress: &mut Progress<'_>, phase: Phase, done: usize, total: usi
     Ok(())
 }
 
-/// The number of threads for a range: `asked`, by default (0) the processors allowed, and at most one
-/// for each piece.
+/// The number of threads for a range: `asked`, by default (0) the processors allowed, and at most
+/// one for each piece.
 pub fn threads_for(asked: usize, bytes: usize) -> usize {
     let pieces = bytes.div_ceil(PIECE).max(1);
     let threads = match asked {
@@ -54,8 +54,8 @@ pub fn threads_for(asked: usize, bytes: usize) -> usize {
     threads.clamp(1, pieces)
 }
 
-/// Calls `work` for every piece of the range, on `threads` threads including the calling one. The first
-/// error, or a cancellation, stops all of them.
+/// Calls `work` for every piece of the range, on `threads` threads including the calling one. The
+/// first error, or a cancellation, stops all of them.
 pub fn in_pieces(
     span: Span,
     threads: usize,

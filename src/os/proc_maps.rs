@@ -1,5 +1,5 @@
-//! This process's mappings, from /proc/thread-self/maps and smaps. Those of /proc/self are empty once
-//! the first thread has ended.
+//! This process's mappings, from /proc/thread-self/maps and smaps. Those of /proc/self are empty
+//! once the first thread has ended.
 
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
@@ -23,8 +23,8 @@ pub struct Region {
     pub writable: bool,
     /// Whether writes reach the file and other processes.
     pub shared: bool,
-    /// Whether it is a mapping of a file: it has an inode, other than that of a device or file system
-    /// whose private mappings are anonymous memory.
+    /// Whether it is a mapping of a file: it has an inode, other than that of a device or file
+    /// system whose private mappings are anonymous memory.
     pub file_backed: bool,
     /// The file's path, or the kernel's name of the mapping; can be empty.
     pub name: String,
@@ -49,7 +49,8 @@ fn region(line: &str) -> Option<Region> {
     })
 }
 
-/// Whether private mappings of this name are anonymous memory: those of MAP_HUGETLB and of /dev/zero.
+/// Whether private mappings of this name are anonymous memory: those of MAP_HUGETLB and of
+/// /dev/zero.
 fn is_anonymous_if_private(name: &str) -> bool {
     matches!(name, "/anon_hugepage" | "/anon_hugepage (deleted)" | "/dev/zero")
 }

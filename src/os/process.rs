@@ -1,5 +1,5 @@
-//! Processes and forked children. A child has its parent's memory, but none of its threads and none of
-//! its driver's state; a lock that another thread held at the fork stays locked in the child.
+//! Processes and forked children. A child has its parent's memory, but none of its threads and none
+//! of its driver's state; a lock that another thread held at the fork stays locked in the child.
 
 use std::process;
 
@@ -38,11 +38,12 @@ impl Process {
     }
 }
 
-/// A static that each process has its own value of. A forked child makes a new one, because a lock in
-/// its parent's value can be locked forever.
+/// A static that each process has its own value of. A forked child makes a new one, because a lock
+/// in its parent's value can be locked forever.
 ///
-/// No thread waits for another that is making the value: if two make one at the same time, one of the
-/// values is dropped. So a fork at that moment leaves nothing behind that the child would wait for.
+/// No thread waits for another that is making the value: if two make one at the same time, one of
+/// the values is dropped. So a fork at that moment leaves nothing behind that the child would wait
+/// for.
 pub struct PerProcess<T: 'static>(OnceBox<Node<T>>);
 
 struct Node<T: 'static> {
@@ -58,8 +59,8 @@ impl<T> PerProcess<T> {
         Self(OnceBox::new())
     }
 
-    /// This process's value, made at the first call. `make` is given the parent's value and must not
-    /// wait for a lock in it.
+    /// This process's value, made at the first call. `make` is given the parent's value and must
+    /// not wait for a lock in it.
     pub fn get(&self, make: impl FnOnce(Option<&T>) -> T) -> &T {
         let (mut cell, mut parent) = (self, None);
         while let Some(node) = cell.0.get() {

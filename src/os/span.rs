@@ -4,8 +4,8 @@ use crate::os::page::page_bytes;
 
 /// A range of addresses, on the host or on a device.
 ///
-/// The code that makes a span promises that its bytes stay mapped until all work that was given the span is
-/// done. That promise makes the functions of [`bytes`](crate::os::bytes) safe to call.
+/// The code that makes a span promises that its bytes stay mapped until all work that was given the
+/// span is done. That promise makes the functions of [`bytes`](crate::os::bytes) safe to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     start: usize,

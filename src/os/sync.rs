@@ -1,9 +1,9 @@
 //! Locks, references and threads, and the one rule for locks: a panic while one is held does not
-//! poison it. Code that changes several things under a lock keeps them valid at every point where it
-//! can panic.
+//! poison it. Code that changes several things under a lock keeps them valid at every point where
+//! it can panic.
 //!
-//! With `--cfg loom`, as tests/models builds the library, locks, references and counters are loom's,
-//! which tries every order of events.
+//! With `--cfg loom`, as tests/models builds the library, locks, references and counters are
+//! loom's, which tries every order of events.
 
 use std::sync::PoisonError;
 pub use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -48,8 +48,8 @@ pub fn wait_timeout<'a, T>(
     guard: MutexGuard<'a, T>,
     time: Duration,
 ) -> MutexGuard<'a, T> {
-    // Loom has no time: a short wait can end at any moment, and a long one only by a notification, so
-    // that a missing notification is found.
+    // Loom has no time: a short wait can end at any moment, and a long one only by a notification,
+    // so that a missing notification is found.
     #[cfg(loom)]
     if time < Duration::from_secs(1) {
         drop(guard);

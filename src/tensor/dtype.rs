@@ -66,7 +66,8 @@ const fn entry(
     Entry { code, name, bytes, dlpack: DLDataType { code: dl_code, bits, lanes }, safetensors }
 }
 
-/// Every type, in the order of the codes: name, bytes, DLPack code, bits and lanes, safetensors name.
+/// Every type, in the order of the codes: name, bytes, DLPack code, bits and lanes, safetensors
+/// name.
 static TABLE: [Entry; 18] = [
     entry(WB_DTYPE_BOOL, "bool", 1, (6, 8, 1), "BOOL"),
     entry(WB_DTYPE_I8, "int8", 1, (0, 8, 1), "I8"),

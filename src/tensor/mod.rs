@@ -1,4 +1,5 @@
-//! Element types, layouts, DLPack's structs, safetensors headers, FP8 formats: pure, touches no memory.
+//! Element types, layouts, DLPack's structs, safetensors headers, FP8 formats: pure, touches no
+//! memory.
 
 pub mod dlpack;
 pub mod dtype;

@@ -1,5 +1,6 @@
-//! The header of a safetensors file: 8 bytes of length, JSON of that length, then the tensors' bytes
-//! without gaps. Nothing in a file is trusted; the `safetensors` crate checks shapes, types and offsets.
+//! The header of a safetensors file: 8 bytes of length, JSON of that length, then the tensors'
+//! bytes without gaps. Nothing in a file is trusted; the `safetensors` crate checks shapes, types
+//! and offsets.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -112,8 +113,8 @@ fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
     })
 }
 
-/// The layout in elements; `None` if no `WB_DTYPE_*` can express it. A packed type's last dimension counts
-/// values in the file, and elements of several values here.
+/// The layout in elements; `None` if no `WB_DTYPE_*` can express it. A packed type's last dimension
+/// counts values in the file, and elements of several values here.
 fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
     let Some(dtype) = Dtype::from_safetensors(&dtype.to_string()) else { return Ok(None) };
     let mut shape: Vec<i64> = shape

@@ -4,7 +4,8 @@ use crate::error::{Result, fail};
 use crate::status::WB_ERR_OUT_OF_RANGE;
 use crate::tensor::layout::Layout;
 
-/// A matrix, or some of its rows, and its blocks. The same struct as `wb_blocks` of `kernels/blocks.h`.
+/// A matrix, or some of its rows, and its blocks. The same struct as `wb_blocks` of
+/// `kernels/blocks.h`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocks {

@@ -6,7 +6,7 @@ static void an_empty_parameter_does_not_limit_its_neighbours(wb_device *device)
     struct offload o;
     const int64_t sizes[] = {256, 4096, 4096};
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 3, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 3, prefetch_options()));
     check_replacement(&o, "together", 1, 0);
     const uint64_t mapped = stats_of(&o).mapped_bytes;
     /* Into the space of the second, which begins at the same address. */
@@ -26,7 +26,7 @@ static void a_formerly_tied_parameter_keeps_the_space(wb_device *device)
         model_init(&model);
         /* Inside the first. */
         model.parameters[1].source = model.bytes[0] + 768;
-        REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 3, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+        REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 3, prefetch_options()));
         CHECK_SAME(stats_of(&o).offloaded_bytes, 2048);
         CHECK_OK(wb_offloader_remove(o.offloader, model.names[0], o.stream, &error));
         check_replacement(&o, "together", 1, bytes[i]);
@@ -43,7 +43,7 @@ static void a_failed_replacement_can_be_repeated(wb_device *device)
     struct offload o;
     const int64_t sizes[] = {1024, 1024};
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, prefetch_options()));
     CHECK_INJECTED("cuMemHostRegister_v2:1:2", WB_ERR_OUT_OF_MEMORY, replace(&o, 0, 4096), "");
     CHECK_SAME(info_of(&o, 0).transfer_mode, WB_TRANSFER_MODE_PREFETCH);
     CHECK(info_of(&o, 0).device_address == NULL);
@@ -72,11 +72,13 @@ static void a_failed_addition_leaves_no_parameter(wb_device *device)
     struct offload o;
     const int64_t sizes[] = {1024, 1024};
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, prefetch_options()));
     /* The new slot fails; then the former slot, too, when it is restored. */
-    CHECK_INJECTED("cuMemAlloc_v2:1:2", WB_ERR_DEVICE_MEMORY, add(&o, 2, WB_TRANSFER_MODE_AUTO), "");
+    CHECK_INJECTED("cuMemAlloc_v2:1:2", WB_ERR_DEVICE_MEMORY, add(&o, 2, WB_TRANSFER_MODE_AUTO),
+                   "");
     CHECK(device_holds(&o, "together", 0, model.bytes[0], 1024));
-    CHECK_INJECTED("cuMemAlloc_v2:0:2", WB_ERR_DEVICE_MEMORY, add(&o, 2, WB_TRANSFER_MODE_AUTO), "");
+    CHECK_INJECTED("cuMemAlloc_v2:0:2", WB_ERR_DEVICE_MEMORY, add(&o, 2, WB_TRANSFER_MODE_AUTO),
+                   "");
     /* Without slots no parameter has a device address, and no group can be acquired. */
     CHECK(info_of(&o, 0).device_address == NULL);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY, wb_offloader_acquire_group(o.offloader, 0, o.stream, &error),
@@ -92,7 +94,7 @@ static void a_repeated_replacement_allocates_its_slots(wb_device *device)
     struct offload o;
     const int64_t sizes[] = {1024, 1024};
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, prefetch_options()));
     CHECK_INJECTED("cuMemAlloc_v2:0:2", WB_ERR_DEVICE_MEMORY, replace(&o, 0, 4096), "");
     check_replacement(&o, "together", 0, 4096);
     offload_end(&o);
@@ -108,9 +110,9 @@ static void a_view_is_refused_on_a_device_without_views(wb_device *device)
     wb_device *without_views = open_device(test_device(), &options);
     REQUIRE(without_views != NULL);
     model_init(&model);
-    REQUIRE(
-        offload_begin_sizes(&o, without_views, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
-    CHECK_ERROR(WB_ERR_NOT_MAPPED, add(&o, 2, WB_TRANSFER_MODE_ZERO_COPY), "in place|no views|options");
+    REQUIRE(offload_begin_sizes(&o, without_views, sizes, 2, 1, prefetch_options()));
+    CHECK_ERROR(WB_ERR_NOT_MAPPED,
+                add(&o, 2, WB_TRANSFER_MODE_ZERO_COPY), "in place|no views|options");
     CHECK_OK(add(&o, 2, WB_TRANSFER_MODE_AUTO));
     CHECK(device_holds(&o, "together", 2, model.bytes[2], BYTES));
     offload_end(&o);
@@ -122,7 +124,7 @@ static void a_failed_reset_can_be_repeated(wb_device *device)
     struct offload o;
     const int64_t sizes[] = {1024, 1024};
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, prefetch_options()));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, o.stream, &error));
     CHECK_INJECTED("cuEventRecord:2:999", WB_ERR_DRIVER,
@@ -140,7 +142,7 @@ static void an_invalid_result_struct_fails_before_any_change(wb_device *device)
     const int64_t sizes[] = {1024, 1024};
     wb_offloader_reconcile_result reconciled = WB_OFFLOADER_RECONCILE_RESULT_INIT;
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 1, prefetch_options()));
     reconciled.struct_size += 8;
     CHECK_ERROR(WB_ERR_STRUCT_SIZE,
                 wb_offloader_reconcile(o.offloader, model.parameters, 1, o.stream, &reconciled,
@@ -158,7 +160,7 @@ static void a_tied_parameter_is_not_replaced_while_one_of_its_groups_is_acquired
     static const char *const stay[] = {"layers.0.w0", "layers.0.w1"};
     const int64_t sizes[] = {2048, 2048, 2048};
     struct offload o;
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_plan_options options = prefetch_options();
     uint64_t second = 0;
     options.exclude = stay;
     options.exclude_count = 2;
@@ -182,7 +184,7 @@ static void after_a_failed_copy_a_parameter_has_no_backing(wb_device *device)
     static const char *const stays[] = {"layers.0.w1"};
     const int64_t sizes[] = {1024, 1024, 1024}, bytes[] = {4096, 1024, 512};
     struct offload o;
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_plan_options options = prefetch_options();
     void *source = NULL;
     options.exclude = stays;
     options.exclude_count = 1;

@@ -4,6 +4,11 @@
 
 #include "model.h"
 
+static inline wb_plan_options prefetch_options(void)
+{
+    return offload_options(WB_TRANSFER_MODE_PREFETCH);
+}
+
 /* Plans and commits `count` parameters of these sizes in bytes. The first `together` share a group;
  * each other parameter has a group of its own. */
 static inline int offload_begin_sizes(struct offload *o, wb_device *device, const int64_t *sizes,

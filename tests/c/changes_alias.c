@@ -74,7 +74,7 @@ static void parameters_can_swap_their_memory(wb_device *device)
     struct offload o;
     wb_parameter now[4];
     wb_offloader_reconcile_result done;
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_plan_options options = prefetch_options();
     options.exclude = stay;
     options.exclude_count = 2;
     model_init(&model);
@@ -100,7 +100,7 @@ static void parameters_can_be_renamed(wb_device *device)
         wb_parameter now[2];
         wb_offloader_reconcile_result done;
         model_init(&model);
-        REQUIRE(offload_begin_sizes(&o, device, four, 2, 2, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+        REQUIRE(offload_begin_sizes(&o, device, four, 2, 2, prefetch_options()));
         for (int i = 0; i < 2; i++) {
             const wb_offloader_parameter_info info = info_of(&o, 1 - i);
             now[i] = model.parameters[1 - i];
@@ -125,7 +125,7 @@ static void a_parameter_with_its_own_buffer_can_be_renamed(wb_device *device)
     wb_parameter now[2];
     wb_offloader_reconcile_result done;
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, four, 2, 0, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, four, 2, 0, prefetch_options()));
     CHECK_OK(replace(&o, 0, grown));
     current_parameters(&o, now, 2);
     now[0].name = "new";
@@ -143,7 +143,7 @@ static void a_slot_of_another_group_is_refused_as_source(wb_device *device)
     const wb_layout layout = bytes_layout(&wide);
     struct offload o;
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, four, 4, 0, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, four, 4, 0, prefetch_options()));
     CHECK(info_of(&o, 0).device_address != info_of(&o, 1).device_address);
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 replace_from(&o, 1, info_of(&o, 0).device_address, model.parameters[1].layout),
@@ -169,7 +169,7 @@ static void a_parameter_can_become_empty(wb_device *device)
     wb_parameter now[2];
     wb_offloader_reconcile_result done;
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, four, 2, 0, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, four, 2, 0, prefetch_options()));
     current_parameters(&o, now, 2);
     now[0].layout = &layout;
     now[0].source = NULL;

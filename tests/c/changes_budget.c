@@ -116,7 +116,7 @@ static void slots_stay_within_slot_bytes(wb_device *device)
     const int64_t sizes[] = {2048, 2048};
     static const unsigned char bytes[4096] = {0};
     struct offload o;
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_plan_options options = prefetch_options();
     options.slot_bytes = 2048;
     model_init(&model);
     REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, options));
@@ -135,7 +135,7 @@ static void sizes_that_overflow_are_refused(wb_device *device)
     const int64_t sizes[] = {2048, 2048};
     struct offload o;
     model_init(&model);
-    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, offload_options(WB_TRANSFER_MODE_PREFETCH)));
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 2, 0, prefetch_options()));
     for (int i = 0; i < 3; i++) {
         char name[] = "x0";
         name[1] = (char)('0' + i);

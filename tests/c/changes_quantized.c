@@ -12,7 +12,7 @@ static void a_refused_replacement_changes_nothing(wb_device *device)
     static unsigned char expected[1024];
     for (uint32_t resident = 0; resident < 2; resident++) {
         struct offload o;
-        wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+        wb_plan_options options = prefetch_options();
         wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
         for (int i = 0; i < 1024; i++) numbers[i] = (float)i;
         model_init(&model);
@@ -50,7 +50,7 @@ static float numbers[NUMBERS];
 static int begin_quantized(struct offload *o, wb_device *device, int count)
 {
     const wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
-    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_plan_options options = prefetch_options();
     options.quantize = &quantize;
     return offload_begin_first(o, device, count, options);
 }

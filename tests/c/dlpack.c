@@ -244,7 +244,7 @@ static void a_refused_tensor_stays_with_the_caller(wb_device *device)
     tensor.plain.dl_tensor.dtype.bits = 128;
     check_refused(device, &tensor, 0, WB_ERR_DLPACK, "128 bits");
     tensor.versioned.version.major = 2;
-    check_refused(device, &tensor, 1, WB_ERR_DLPACK, "DLPack version 2.3|1.x");
+    check_refused(device, &tensor, 1, WB_ERR_DLPACK, "DLPack 2.3|1.x");
     tensor.shape[0] = -3;
     check_refused(device, &tensor, 0, WB_ERR_INVALID_ARGUMENT, "negative");
     tensor.plain.dl_tensor.data = NULL;

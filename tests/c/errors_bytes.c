@@ -38,11 +38,14 @@ static void invalid_dimensions_are_refused(wb_device *device)
     wb_layout fewer = layout_of(WB_DTYPE_U8, -1, shape, NULL, 0);
     wb_layout below = layout_of(WB_DTYPE_U8, 2, negative, NULL, 0);
     wb_view_release(new_view(buffer, most, WB_ACCESSOR_HOST));
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(buffer, &more, WB_ACCESSOR_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_view_new(buffer, &more, WB_ACCESSOR_HOST, &view, &error),
                 "65 dimensions|64");
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(buffer, &fewer, WB_ACCESSOR_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_view_new(buffer, &fewer, WB_ACCESSOR_HOST, &view, &error),
                 "-1 dimensions");
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_view_new(buffer, &below, WB_ACCESSOR_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_view_new(buffer, &below, WB_ACCESSOR_HOST, &view, &error),
                 "[3, -1]|negative");
     CHECK(view == NULL);
     wb_buffer_release(buffer);

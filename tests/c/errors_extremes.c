@@ -1,5 +1,5 @@
-/* Extreme integers: each is accepted or refused by name. None overflows, panics or allocates
- * terabytes. */
+/* Extreme integers: each is accepted, or refused with an error that names it. None overflows, panics
+ * or allocates terabytes. */
 #include "dlpack_structs.h"
 #include "model.h"
 
@@ -102,7 +102,7 @@ static void quantizer_addresses_past_the_last_are_refused(wb_device *device)
 #define QUANTIZE(source, target, scales) \
     wb_quantizer_quantize(quantizer, source, &layout, target, scales, NULL, NULL, &error)
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(last, codes, &scale), "last address");
-    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, last, &scale), "FP8 values|last address");
+    CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, last, &scale), "FP8 target|last address");
     CHECK_ERROR(WB_ERR_OVERFLOW, QUANTIZE(numbers, codes, last), "scales|last address");
     CHECK_OK(QUANTIZE(numbers, codes, &scale));
     wb_quantizer_release(quantizer);
@@ -160,7 +160,8 @@ static void an_invalid_dlpack_tensor_is_refused_and_stays_with_the_caller(wb_dev
         tensor.dl_tensor.shape = tensors[i].shape;
         tensor.dl_tensor.byte_offset = tensors[i].offset;
         CHECK_ERROR(tensors[i].status,
-                    wb_view_from_dlpack(device, &tensor, WB_ACCESSOR_HOST, NULL, &view, &error), "");
+                    wb_view_from_dlpack(device, &tensor, WB_ACCESSOR_HOST, NULL, &view, &error),
+                    "");
         CHECK(view == NULL && deleted == 0);
     }
 }

@@ -22,7 +22,8 @@ static void check_refused(wb_device *device, const char *path, uint64_t offset, 
     for (wb_file_mode mode = WB_FILE_MODE_AUTO; mode <= WB_FILE_MODE_READ; mode++) {
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
         options.file_mode = mode;
-        CHECK_ERROR(status, wb_buffer_map_file(device, path, offset, bytes, &options, &buffer, &error),
+        CHECK_ERROR(status,
+                    wb_buffer_map_file(device, path, offset, bytes, &options, &buffer, &error),
                     words);
     }
     if (status == WB_ERR_FILE_MISSING) {
@@ -128,7 +129,8 @@ static void truncation_of_a_mapped_file_is_detected(wb_device *device)
     wb_view_release(new_view(buffer, layout, WB_ACCESSOR_HOST));
     wb_device_stats before = measure(device);
     REQUIRE(truncate(path, 4000) == 0);
-    CHECK_ERROR(WB_ERR_FILE_TRUNCATED, wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
+    CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
+                wb_view_new(buffer, &layout, WB_ACCESSOR_HOST, &view, &error),
                 "truncated|20100 bytes|4000 bytes");
     CHECK(view == NULL);
     CHECK_USAGE(device, before);
@@ -143,7 +145,8 @@ static void a_file_cannot_be_mapped_write_combined(wb_device *device)
     wb_buffer *buffer = NULL;
     REQUIRE(pattern_file(path, sizeof path, "combined", 100));
     options.write_combined = WB_TRISTATE_ON;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_map_file(device, path, 0, 0, &options, &buffer, &error),
                 "write-combined");
     CHECK(buffer == NULL);
     unlink(path);

@@ -1,4 +1,4 @@
-/* NULL for each pointer that must not be NULL: refused by name, without writing anything. */
+/* NULL for each pointer that must not be NULL: the error names it, and nothing is written. */
 #include "dlpack_structs.h"
 #include "memory.h"
 
@@ -28,8 +28,8 @@ static void device_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_device_alloc(device, 1, NULL, &error), "address");
     CHECK_NULL(wb_device_free(NULL, &info, &error), "wb_device");
     CHECK_NULL(wb_device_copy(NULL, &info, &usage, 1, NULL, &error), "wb_device");
-    CHECK_NULL(wb_device_copy(device, NULL, &info, 9, NULL, &error), "target|9 bytes");
-    CHECK_NULL(wb_device_copy(device, &info, NULL, 9, NULL, &error), "source|9 bytes");
+    CHECK_NULL(wb_device_copy(device, NULL, &info, 9, NULL, &error), "9 bytes|to 0x0");
+    CHECK_NULL(wb_device_copy(device, &info, NULL, 9, NULL, &error), "9 bytes|from 0x0");
     CHECK_NULL(wb_device_stream_new(NULL, &stream, &error), "wb_device");
     CHECK_NULL(wb_device_stream_new(device, NULL, &error), "stream");
     CHECK_NULL(wb_device_stream_release(NULL, NULL, &error), "wb_device");
@@ -99,7 +99,8 @@ static void view_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_view_get_buffer(NULL, &under, &error), "wb_view");
     CHECK_NULL(wb_view_to_dlpack(NULL, &tensor, &error), "wb_view");
     CHECK_NULL(wb_view_to_dlpack_versioned(NULL, &versioned, &error), "wb_view");
-    CHECK_NULL(wb_view_from_dlpack(NULL, &given, WB_ACCESSOR_HOST, NULL, &view, &error), "wb_device");
+    CHECK_NULL(wb_view_from_dlpack(NULL, &given, WB_ACCESSOR_HOST, NULL, &view, &error),
+               "wb_device");
     CHECK_NULL(wb_view_from_dlpack(device, NULL, WB_ACCESSOR_HOST, NULL, &view, &error), "tensor");
     CHECK_NULL(wb_view_from_dlpack(device, &given, WB_ACCESSOR_HOST, NULL, NULL, &error), "view");
     CHECK_NULL(wb_view_from_dlpack_versioned(device, NULL, WB_ACCESSOR_HOST, NULL, &view, &error),
@@ -134,7 +135,8 @@ static void safetensors_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_safetensors_open(device, path, NULL, NULL, &error), "file");
     CHECK_NULL(wb_safetensors_get_tensor_info(NULL, 0, &info, &error), "wb_safetensors");
     CHECK_NULL(wb_safetensors_find_tensor(NULL, "x", &index, &error), "wb_safetensors");
-    CHECK_NULL(wb_safetensors_get_view(NULL, 0, WB_ACCESSOR_HOST, 1, &view, &error), "wb_safetensors");
+    CHECK_NULL(wb_safetensors_get_view(NULL, 0, WB_ACCESSOR_HOST, 1, &view, &error),
+               "wb_safetensors");
     CHECK_NULL(wb_safetensors_load_view(NULL, 0, WB_ACCESSOR_HOST, 1, NULL, &view, &copied, &error),
                "wb_safetensors");
     CHECK_NULL(wb_safetensors_get_buffer(NULL, &buffer, &error), "wb_safetensors");

@@ -76,7 +76,8 @@ static void without_read_only_registration_a_file_is_read(wb_device *device)
     CHECK(holds_pattern(seen, 100, 5000));
     wb_buffer_release(buffer);
     options.file_mode = WB_FILE_MODE_MAP;
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_buffer_map_file(device, path, 0, 0, &options, &other, &error),
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
+                wb_buffer_map_file(device, path, 0, 0, &options, &other, &error),
                 "asked to map and not to read|read-only");
     CHECK(other == NULL);
     CHECK_SAME(measure(device).buffers, 0);
@@ -356,7 +357,7 @@ static void a_failed_allocation_is_leaked_if_a_chunk_stays_registered(wb_device 
     wb_device_release(device);
 }
 
-static void a_release_after_the_driver_has_shut_down_is_no_error(wb_device *device)
+static void a_release_after_the_driver_has_shut_down_is_not_an_error(wb_device *device)
 {
     wb_buffer *buffer = NULL;
     REQUIRE((device = opened()) != NULL);
@@ -388,5 +389,5 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
            CASE_ALONE(DOUBLE_ONLY, driver_memory_has_no_huge_pages_and_no_numa_node),
            CASE_ALONE(DOUBLE_ONLY, memory_is_leaked_if_it_cannot_be_unregistered),
            CASE_ALONE(DOUBLE_ONLY, a_failed_allocation_is_leaked_if_a_chunk_stays_registered),
-           CASE_ALONE(DOUBLE_ONLY, a_release_after_the_driver_has_shut_down_is_no_error),
+           CASE_ALONE(DOUBLE_ONLY, a_release_after_the_driver_has_shut_down_is_not_an_error),
            CASE_ALONE(DOUBLE_ONLY, a_driver_without_devices_is_an_error))

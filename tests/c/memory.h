@@ -92,10 +92,10 @@ static inline int read_device(wb_device *device, void *to, const void *from, uin
 }
 
 /* Names a file of this process in TMPDIR, or /tmp. */
-static inline void file_name(char *path, size_t room, const char *name)
+static inline void file_name(char *path, size_t capacity, const char *name)
 {
     const char *folder = getenv("TMPDIR");
-    snprintf(path, room, "%s/weighbridge-%d-%s", folder ? folder : "/tmp", (int)getpid(), name);
+    snprintf(path, capacity, "%s/weighbridge-%d-%s", folder ? folder : "/tmp", (int)getpid(), name);
 }
 
 static inline int write_file(const char *path, const void *content, uint64_t bytes)
@@ -117,9 +117,9 @@ static inline int write_pattern(const char *path, uint64_t bytes)
 }
 
 /* Names a file and fills it with the pattern. */
-static inline int pattern_file(char *path, size_t room, const char *name, uint64_t bytes)
+static inline int pattern_file(char *path, size_t capacity, const char *name, uint64_t bytes)
 {
-    file_name(path, room, name);
+    file_name(path, capacity, name);
     return CHECK(write_pattern(path, bytes));
 }
 

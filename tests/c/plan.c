@@ -118,7 +118,7 @@ static void overlapping_sources_are_tied(wb_device *device)
     wb_plan_release(plan);
 }
 
-static void invalid_plans_are_refused_by_name(wb_device *device)
+static void invalid_plans_are_refused_and_named(wb_device *device)
 {
     wb_plan *plan = NULL;
     const char *nothing[] = {"nothing.here"};
@@ -174,7 +174,8 @@ static void a_plan_needs_a_budget_of_a_known_kind(wb_device *device)
     REFUSED(WB_ERR_INVALID_ARGUMENT,
             "budget_kind is 0|WB_BUDGET_OFFLOAD_BYTES|WB_BUDGET_DEVICE_BYTES");
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
-                wb_plan_new(device, model.parameters, COUNT, NULL, &plan, &error), "budget_kind is 0");
+                wb_plan_new(device, model.parameters, COUNT, NULL, &plan, &error),
+                "budget_kind is 0");
     for (int i = 0; i < 4; i++) {
         char words[60];
         snprintf(words, sizeof words, "budget_kind is %d;|[1, 2]", unknown[i]);
@@ -215,7 +216,7 @@ static void a_resident_parameter_stays_and_has_no_transfer_mode(wb_device *devic
     wb_plan_release(plan);
 }
 
-static void offloaded_and_unknown_placements_are_refused_by_name(wb_device *device)
+static void offloaded_and_unknown_placements_are_refused_and_named(wb_device *device)
 {
     const int32_t unknown[] = {-1, 3, INT32_MIN, INT32_MAX};
     wb_plan *plan = NULL;
@@ -259,8 +260,8 @@ static void an_allowed_error_becomes_a_warning(wb_device *device)
 CHECK_MAIN(CASE(the_offload_budget_is_exact_to_the_byte), CASE(totals_add_up_and_reasons_are_given),
            CASE(device_bytes_limit_resident_parameters_and_slots),
            CASE(selectors_choose_parameters), CASE(overlapping_sources_are_tied),
-           CASE(invalid_plans_are_refused_by_name),
+           CASE(invalid_plans_are_refused_and_named),
            CASE(a_plan_needs_a_budget_of_a_known_kind),
            CASE(a_resident_parameter_stays_and_has_no_transfer_mode),
-           CASE(offloaded_and_unknown_placements_are_refused_by_name),
+           CASE(offloaded_and_unknown_placements_are_refused_and_named),
            CASE(an_allowed_error_becomes_a_warning))

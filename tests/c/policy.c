@@ -60,7 +60,8 @@ static void an_option_overrides_the_environment(wb_device *device)
     setenv(PIN, "1", 1);
     setenv(UVA, "1", 1);
     check_policy(WB_TRISTATE_AUTO, WB_TRISTATE_AUTO, 0, 0, PIN, UVA);
-    check_policy(WB_TRISTATE_ON, WB_TRISTATE_ON, 1, 1, "asked for in the options", "asked for in the options");
+    check_policy(WB_TRISTATE_ON, WB_TRISTATE_ON, 1, 1, "asked for in the options",
+                 "asked for in the options");
     check_policy(WB_TRISTATE_ON, WB_TRISTATE_AUTO, 1, 0, "asked for", UVA);
     unsetenv(PIN);
     unsetenv(UVA);

@@ -100,9 +100,9 @@ static void invalid_arguments_are_refused(wb_device *device)
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
 #define REFUSED(status, words, source, layout, codes, scales) \
     CHECK_ERROR(status, quantize(quantizer, source, layout, codes, scales, &options, NULL), words)
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "tensor|48 bytes", NULL, &matrix, codes, scales);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "source|48 bytes", NULL, &matrix, codes, scales);
     REFUSED(WB_ERR_INVALID_ARGUMENT, "layout", numbers, NULL, codes, scales);
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "FP8 values|12 bytes", numbers, &matrix, NULL, scales);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "FP8 target|12 bytes", numbers, &matrix, NULL, scales);
     REFUSED(WB_ERR_INVALID_ARGUMENT, "scales|4 bytes", numbers, &matrix, codes, NULL);
     REFUSED(WB_ERR_NOT_SUPPORTED, "int32", numbers, &integers, codes, scales);
     options.format = WB_DTYPE_BF16;
@@ -117,7 +117,8 @@ static void invalid_arguments_are_refused(wb_device *device)
     options.reserved[3] = 1;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_quantize_options", numbers, &matrix, codes, scales);
     CHECK_NULL(wb_quantizer_get_scales_info(NULL, NULL, &info, &error), "layout");
-    CHECK_NULL(wb_quantizer_get_scales_info(&matrix, NULL, NULL, &error), "wb_quantizer_scales_info");
+    CHECK_NULL(wb_quantizer_get_scales_info(&matrix, NULL, NULL, &error),
+               "wb_quantizer_scales_info");
     CHECK(scales[0] == 7 && none == NULL);
     wb_quantizer_release(quantizer);
     wb_quantizer_release(NULL);
@@ -135,7 +136,8 @@ static void a_failed_call_does_not_affect_the_next_count(wb_device *device)
     const uint64_t logged = measure(device).errors_logged;
     memset(nonfinite, 0xff, sizeof nonfinite); /* all are NaN */
     REQUIRE_OK(wb_quantizer_new(device, 0, &quantizer, &error));
-    CHECK_OK(quantize(quantizer, numbers, &matrix, codes, scales, NULL, NULL)); /* for the staging */
+    /* Allocates the staging memory. */
+    CHECK_OK(quantize(quantizer, numbers, &matrix, codes, scales, NULL, NULL));
     for (int call = 1; call < 1000 && status != WB_OK; call++) {
         wb_quantizer_result done = WB_QUANTIZER_RESULT_INIT;
         char failure[64];

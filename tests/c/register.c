@@ -75,7 +75,7 @@ static void the_device_reads_the_callers_memory_in_place(wb_device *device)
     free(seen);
 }
 
-static void overlapping_ranges_are_refused_by_name(wb_device *device)
+static void overlapping_ranges_are_refused_and_named(wb_device *device)
 {
     const uint64_t page = page_bytes();
     char *memory = (char *)pages(6 * page), named[100];
@@ -280,7 +280,7 @@ static void options_that_existing_memory_cannot_have_are_refused(wb_device *devi
 CHECK_MAIN(CASE(the_deleter_is_called_once_after_the_last_release),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
-           CASE(overlapping_ranges_are_refused_by_name),
+           CASE(overlapping_ranges_are_refused_and_named),
            CASE(memory_of_the_library_cannot_be_registered), CASE(disjoint_ranges_may_share_a_page),
            CASE(chunks_end_at_page_boundaries), CASE(an_unmapped_range_is_refused),
            CASE(private_mappings_that_pinning_would_copy_are_refused),

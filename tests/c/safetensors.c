@@ -25,10 +25,11 @@ static int write_tensors(const char *path, const char *json, uint64_t header_byt
     return done;
 }
 
-static wb_safetensors *open_two(wb_device *device, char *path, size_t room, uint64_t header_bytes)
+static wb_safetensors *open_two(wb_device *device, char *path, size_t capacity,
+                                uint64_t header_bytes)
 {
     wb_safetensors *file = NULL;
-    file_name(path, room, "tensors");
+    file_name(path, capacity, "tensors");
     CHECK(write_tensors(path, two_tensors, header_bytes, 19, 0));
     CHECK_OK(wb_safetensors_open(device, path, NULL, &file, &error));
     return file;
@@ -198,7 +199,8 @@ static void truncation_of_an_open_file_is_an_error_and_no_signal(wb_device *devi
                 wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error),
                 "truncated|100 bytes");
     CHECK_ERROR(WB_ERR_FILE_TRUNCATED,
-                wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 4096, NULL, &view, &copied, &error),
+                wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 4096, NULL, &view, &copied,
+                                         &error),
                 "truncated");
     CHECK(view == NULL && copied == 7);
     wb_safetensors_release(file);

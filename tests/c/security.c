@@ -81,7 +81,8 @@ static void a_terminal_does_not_become_the_controlling_terminal(wb_device *devic
     if (terminal == NULL) NOT_RUN("there are no pseudo-terminals");
     REQUIRE(setsid() > 0);
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
-    CHECK_ERROR(WB_ERR_FILE_ACCESS, wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
+    CHECK_ERROR(WB_ERR_FILE_ACCESS,
+                wb_buffer_map_file(device, terminal, 0, 0, NULL, &buffer, &error),
                 "not a regular file");
     CHECK(open("/dev/tty", O_RDONLY) < 0);
     wb_device_release(device);

@@ -6,7 +6,8 @@ static void a_view_aliases_its_buffer_on_host_and_device(wb_device *device)
     wb_buffer *buffer = new_buffer(device, 400);
     int64_t shape[] = {10, 8};
     float element = 0;
-    wb_view *view = new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, NULL, 80), WB_ACCESSOR_DEVICE);
+    wb_view *view =
+        new_view(buffer, layout_of(WB_DTYPE_F32, 2, shape, NULL, 80), WB_ACCESSOR_DEVICE);
     REQUIRE(view != NULL);
     wb_view_info info = describe_view(view);
     float *numbers = (float *)describe(buffer).data;
@@ -150,7 +151,8 @@ static void a_copy_is_independent_and_keeps_strides_and_gaps(wb_device *device)
     wb_layout layout = layout_of(WB_DTYPE_I32, 2, shape, strides, 60 * 4);
     wb_view *view = NULL;
     for (int i = 0; i < 100; i++) numbers[i] = i;
-    REQUIRE_OK(wb_view_copy_from(device, numbers, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
+    REQUIRE_OK(
+        wb_view_copy_from(device, numbers, &layout, WB_ACCESSOR_DEVICE, NULL, &view, &error));
     memset(numbers, 0, sizeof numbers);
     wb_view_info info = describe_view(view);
     CHECK(info.strides[0] == -20 && info.strides[1] == 2);

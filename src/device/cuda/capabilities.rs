@@ -66,8 +66,8 @@ fn numa_node(driver: &Driver, device: CUdevice) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Whether a read-only page can be registered. It is tried on one, because the attribute is not reliable
-/// across drivers. If this process cannot make such a page, the reason is logged.
+/// Whether a read-only page can be registered. It is tried on one, because the attribute is not
+/// reliable across drivers. If this process cannot make such a page, the reason is logged.
 pub fn can_register_read_only(entered: &Entered<'_>) -> Result<bool> {
     let bytes = page_bytes();
     let file = match mapping::memory_file(bytes as u64) {

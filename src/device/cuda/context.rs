@@ -11,13 +11,13 @@ use crate::device::cuda::driver::Driver;
 use crate::error::Result;
 use crate::os::process::Process;
 
-/// The relaxed capture mode, in which allocations and frees by this library do not invalidate a capture
-/// of another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.
+/// The relaxed capture mode, in which allocations and frees by this library do not invalidate a
+/// capture of another thread. Source: the CUDA driver API, `CUstreamCaptureMode`.
 const RELAXED: i32 = 2;
 
 thread_local! {
-    /// The context of this thread's innermost guard. While a guard lives, no caller's code runs, so this is
-    /// the current context.
+    /// The context of this thread's innermost guard. While a guard lives, no caller's code runs, so
+    /// this is the current context.
     static CURRENT: Cell<CUcontext> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -63,8 +63,8 @@ impl Context {
         result.is_err_and(|error| code::is_lost(error.code))
     }
 
-    /// Makes the context current until the guard is dropped, which restores the previous one. A nested
-    /// guard for the same context on the same thread does nothing.
+    /// Makes the context current until the guard is dropped, which restores the previous one. A
+    /// nested guard for the same context on the same thread does nothing.
     pub fn enter(&self) -> Result<Entered<'_>> {
         let before = CURRENT.get();
         if before == self.raw {
@@ -85,8 +85,8 @@ impl Context {
 }
 
 impl Drop for Context {
-    /// Does not release a primary context that the engine has reset: its successor has no reference of
-    /// this library.
+    /// Does not release a primary context that the engine has reset: its successor has no reference
+    /// of this library.
     fn drop(&mut self) {
         if !self.retained || !self.process.is_current() || self.is_lost() {
             return;

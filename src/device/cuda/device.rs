@@ -76,8 +76,8 @@ impl CudaDevice {
         self.context.enter()
     }
 
-    /// Releases something, unless the driver has: with the context, at the end of the process, or because
-    /// this is a forked child.
+    /// Runs a release. In a forked child, on a destroyed context or after the driver has shut down
+    /// there is nothing to release.
     fn release(&self, release: impl FnOnce(&Entered<'_>) -> Result<()>) -> Result<()> {
         if !self.context.process.is_current() {
             return Ok(());

@@ -1,8 +1,8 @@
 //! [`Driver`]: the functions of the CUDA driver, loaded from `libcuda.so.1` at run time.
 //!
-//! Types and constants are cudarc's, but not the functions: a status must stay an integer, since a code
-//! that an enum does not know would be undefined behaviour, and a function that an old driver lacks must
-//! be an error with its name.
+//! Types and constants are cudarc's, but not the functions: a status must stay an integer, since a
+//! code that an enum does not know would be undefined behaviour, and a function that an old driver
+//! lacks must be an error with its name.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -128,7 +128,8 @@ unsafe fn symbol<F: Copy>(library: *mut c_void, name: &'static str) -> Option<F>
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: the library is open and the name ends in NUL.
     let found = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
-    // SAFETY: a function pointer has the size of a pointer (asserted) and the caller named its type.
+    // SAFETY: a function pointer has the size of a pointer (asserted) and the caller named its
+    // type.
     (!found.is_null()).then(|| unsafe { std::mem::transmute_copy(&found) })
 }
 

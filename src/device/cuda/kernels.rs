@@ -50,8 +50,8 @@ struct Shape {
     block: (u64, u64),
 }
 
-/// Pointers to the arguments of a launch, valid to the end of the statement. Their types must be those of
-/// the kernel's parameters; the driver copies them.
+/// Pointers to the arguments of a launch, valid to the end of the statement. Their types must be
+/// those of the kernel's parameters; the driver copies them.
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => {
         &mut [$(ptr::from_ref(&$argument).cast_mut().cast::<c_void>()),*]
@@ -155,8 +155,8 @@ impl Kernels {
         unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
         let [x, y, threads_x, threads_y] =
             [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
-        // SAFETY: the arguments are those of the kernel of this name, and the memory that they point
-        // to stays until the stream has run the kernel (Kernel's promise).
+        // SAFETY: the arguments are those of the kernel of this name, and the memory that they
+        // point to stays until the stream has run the kernel (Kernel's promise).
         unsafe {
             entered.driver.launch_kernel(
                 function,
@@ -216,8 +216,8 @@ impl Shape {
     }
 }
 
-/// Whether a thread can convert [`VECTOR`] elements at once: they are contiguous, aligned to 16 bytes, and
-/// have the same scale.
+/// Whether a thread can convert [`VECTOR`] elements at once: they are contiguous, aligned to 16
+/// bytes, and have the same scale.
 fn vectors(blocks: &Blocks, bytes: u64, addresses: &[u64]) -> bool {
     let line = blocks.row_stride.unsigned_abs() * bytes;
     blocks.col_stride == 1

@@ -39,8 +39,8 @@ pub fn pin(entered: &Entered<'_>, span: Span, options: PinOptions) -> Result<()>
     )
 }
 
-/// The error for memory that was registered or allocated outside of this library. The driver has several
-/// codes for it, most of which say only that an argument is invalid.
+/// The error for memory that was registered or allocated outside of this library. The driver has
+/// several codes for it, most of which say only that an argument is invalid.
 fn overlap(driver: &Driver, span: Span) -> Option<Error> {
     [span.start(), span.end() - 1].into_iter().find_map(|address| {
         let start =
@@ -147,9 +147,9 @@ pub fn copy(entered: &Entered<'_>, to: Span, from: Span, stream: Stream) -> Resu
     unsafe { entered.driver.copy_async(to, from, bytes, stream.0 as sys::CUstream) }
 }
 
-/// Waits for all queued work of the context by allocating and freeing a byte of device memory or, if there
-/// is none, a page of pinned memory: a free waits. cuCtxSynchronize would invalidate captures of other
-/// streams.
+/// Waits for all queued work of the context by allocating and freeing a byte of device memory or,
+/// if there is none, a page of pinned memory: a free waits. cuCtxSynchronize would invalidate
+/// captures of other streams.
 pub fn wait_idle(entered: &Entered<'_>) -> Result<()> {
     let by_device_memory = || {
         let span = alloc(entered, 1)?;

@@ -1,5 +1,5 @@
-//! [`HostDevice`]: the host as a device. Its memory is the process's, a stream is a thread that runs its
-//! work in order, an event is a point in that work, and pinning is mlock.
+//! [`HostDevice`]: the host as a device. Its memory is the process's, a stream is a thread that
+//! runs its work in order, an event is a point in that work, and pinning is mlock.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! The kernels of `kernels/host.c`, for the widest instructions of this processor, on several threads.
+//! The kernels of `kernels/host.c`, for the widest instructions of this processor, on several
+//! threads.
 // The C functions take addresses; the code that makes a Kernel keeps their memory.
 #![allow(unsafe_code)]
 
@@ -200,8 +201,9 @@ fn scales_before(blocks: &Blocks, row: u64) -> usize {
     ((blocks.first_row + row) / blocks.block_rows * blocks.scale_cols) as usize
 }
 
-/// Calls `work` for parts of the rows on several threads, with each part and the number of its first row.
-/// A part's scales begin at those of its first row. Parts begin at a multiple of `step` rows in a block.
+/// Calls `work` for parts of the rows on several threads, with each part and the number of its
+/// first row. A part's scales begin at those of its first row. Parts begin at a multiple of `step`
+/// rows in a block.
 fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync)) -> Vec<u64> {
     let part = |from: u64, to: u64| {
         let first_row = (blocks.first_row + from) % blocks.block_rows;
@@ -328,7 +330,8 @@ mod tests {
 
     #[test]
     fn f32_numbers_around_every_rounding_boundary_are_rounded_as_defined() {
-        // Both sides of every code and of every middle between two codes, and bits all over the range.
+        // Both sides of every code and of every middle between two codes, and bits all over the
+        // range.
         let mut bits: Vec<u32> = (0..100_000u32).map(|at| at.wrapping_mul(0x9e37_79b1)).collect();
         for format in [Fp8Format::E4m3, Fp8Format::E5m2] {
             for code in 0..0x7e {

@@ -1,5 +1,5 @@
-//! Pinning by mlock. The kernel's locks do not nest, but one page can contain the end of a range and the
-//! start of another. So the ranges that end in each page are counted.
+//! Pinning by mlock. The kernel's locks do not nest, but one page can contain the end of a range
+//! and the start of another. So the ranges that end in each page are counted.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,8 @@ fn ends_of(pages: Span) -> impl Iterator<Item = usize> {
 /// Locks the range's pages.
 pub fn lock(span: Span) -> Result<()> {
     let pages = span.pages();
-    // Held to the end: another thread unlocks a neighbouring range before this, or keeps the shared page.
+    // Held to the end: another thread unlocks a neighbouring range before this, or keeps the shared
+    // page.
     let mut ends = ends();
     mapping::lock(pages)?;
     ends_of(pages).for_each(|page| *ends.entry(page).or_insert(0) += 1);

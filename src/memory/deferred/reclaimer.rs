@@ -80,7 +80,8 @@ impl Reclaimer {
         // A reference that could not be queued is leaked: the device may still use its memory.
         std::mem::forget(pending);
         self.arrived.notify_one();
-        // If the thread cannot start, the next push or drain tries again; until then the memory stays.
+        // If the thread cannot start, the next push or drain tries again; until then the memory
+        // stays.
         log::best_effort(|| self.start(spawn));
     }
 
@@ -126,7 +127,8 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Waits for a release or for the next check, then drops every reference whose event is complete.
+    /// Waits for a release or for the next check, then drops every reference whose event is
+    /// complete.
     pub fn look(&mut self, reclaimer: &Reclaimer) {
         let mut queue = sync::lock(&reclaimer.queue);
         while queue.arrived.is_empty() && self.pending.is_empty() {

@@ -1,7 +1,7 @@
 //! A device that executes nothing and keeps account instead. Every piece of work on a stream has a
-//! number, and every stream knows up to which number of each other stream it has waited. So one order
-//! of calls stands for every speed at which the streams could run: work that was not waited for is an
-//! error, whenever it would have ended.
+//! number, and every stream knows up to which number of each other stream it has waited. So one
+//! order of calls stands for every speed at which the streams could run: work that was not waited
+//! for is an error, whenever it would have ended.
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! References that a C caller holds: an object is destroyed once, after every use of it and after its
-//! children, whichever thread releases last.
+//! References that a C caller holds: an object is destroyed once, after every use of it and after
+//! its children, whichever thread releases last.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 

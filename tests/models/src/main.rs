@@ -1,7 +1,7 @@
 //! The parts of the library that threads share, in every order of events that threads can bring
-//! about, up to a number of preemptions. The library is built with `--cfg loom`, which makes its locks,
-//! references and counters loom's. The device is a [`backend`] that executes nothing and records which
-//! stream has waited for which.
+//! about, up to a number of preemptions. The library is built with `--cfg loom`, which makes its
+//! locks, references and counters loom's. The device is a [`backend`] that executes nothing and
+//! records which stream has waited for which.
 
 #[cfg(not(loom))]
 compile_error!("the models need RUSTFLAGS=\"--cfg loom\": use `make models`");
