@@ -66,7 +66,8 @@ class OffloaderStats:
     slot_bytes: int
     view_bytes: int
     staging_bytes: int
-    """Of the pinned buffer through which pageable memory is staged."""
+    """Of staging memory: the pinned buffer through which pageable memory is staged, and what
+    replacements of quantized parameters use."""
     peak_mapped_bytes: int
     peak_slot_bytes: int
     moved_bytes: int
