@@ -198,8 +198,8 @@ class Offloader(Closeable):
         return View(self.device, reference)
 
     def _no_removal(self) -> threading.RLock:
-        """Returns a lock: while it is held, no other thread removes parameters, so that indices stay
-        valid and C's names can be read."""
+        """Returns a lock: while it is held, no other thread removes parameters, so that indices
+        stay valid and C's names can be read."""
         process, lock = self._changes
         if process != os.getpid():  # a forked child: a thread of the parent may have held it
             lock = threading.RLock()
