@@ -91,7 +91,8 @@ pub(super) fn placement_codes(mode: Option<TransferMode>) -> (wb_placement, wb_t
 impl Input<Vec<Parameter>> for (*const wb_parameter, u64) {
     unsafe fn convert(self, name: &str) -> Result<Vec<Parameter>> {
         let (first, count) = self;
-        let mut parameters: Vec<Parameter> = Vec::with_capacity(count.min(1 << 20) as usize);
+        let capacity = if first.is_null() { 0 } else { count.min(1 << 20) };
+        let mut parameters: Vec<Parameter> = Vec::with_capacity(capacity as usize);
         // SAFETY: the contract of mod.rs.
         unsafe {
             for element in elements(first, count, name) {

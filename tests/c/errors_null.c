@@ -155,5 +155,30 @@ static void safetensors_functions_refuse_null(wb_device *device)
     CHECK(buffer == UNTOUCHED(wb_buffer) && index == 7 && copied == 7 && info.bytes == 77);
 }
 
-CHECK_MAIN(CASE(device_functions_refuse_null), CASE(buffer_functions_refuse_null),
-           CASE(view_functions_refuse_null), CASE(safetensors_functions_refuse_null))
+/* KiB of address space at the most so far. */
+static uint64_t peak_kib(void)
+{
+    char line[200];
+    uint64_t kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && fgets(line, sizeof line, status) != NULL) {
+        if (strncmp(line, "VmPeak:", 7) == 0) kib = strtoull(line + 7, NULL, 10);
+    }
+    if (status != NULL) fclose(status);
+    return kib;
+}
+
+/* An allocation for as many would end a process that has not that much memory. */
+static void a_count_of_a_null_array_takes_no_memory(wb_device *device)
+{
+    wb_plan *plan = NULL;
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const uint64_t before = peak_kib();
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    CHECK_NULL(wb_plan_new(device, NULL, UINT64_MAX, &options, &plan, &error), "parameters");
+    CHECK(before > 0 && peak_kib() - before < 16 << 10);
+}
+
+CHECK_MAIN(CASE(a_count_of_a_null_array_takes_no_memory), CASE(device_functions_refuse_null),
+           CASE(buffer_functions_refuse_null), CASE(view_functions_refuse_null),
+           CASE(safetensors_functions_refuse_null))

@@ -269,6 +269,41 @@ static void a_call_from_its_progress_callback_is_refused(wb_device *device)
     wb_quantizer_release(busy);
 }
 
+static wb_device *device_of_busy;
+
+static int32_t release_from_progress(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    (void)phase;
+    (void)done;
+    (void)total;
+    if (busy != NULL) {
+        wb_quantizer_release(busy);
+        busy = NULL;
+        *(uint64_t *)user = measure(device_of_busy).device_bytes;
+    }
+    return 0;
+}
+
+/* A call holds its quantizer: the last reference may be dropped meanwhile. */
+static void a_release_during_a_call_frees_after_it(wb_device *device)
+{
+    int64_t shape[2];
+    const wb_layout matrix = matrix_layout(shape);
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    unsigned char codes[ROWS][COLS];
+    float scales[ROWS];
+    uint64_t held = 0;
+    options.block_rows = 1;
+    options.progress = release_from_progress;
+    options.progress_user = &held;
+    device_of_busy = device;
+    REQUIRE_OK(wb_quantizer_new(device, 0, &busy, &error));
+    CHECK_OK(quantize(busy, numbers, &matrix, codes, scales, &options, NULL));
+    CHECK(busy == NULL && held > 0);
+    CHECK_SAME(measure(device).device_bytes, 0);
+    CHECK(memcmp(codes, expected, sizeof codes) == 0);
+}
+
 /* A failed call has no effect, even if only its result cannot be written. */
 static void an_invalid_result_struct_fails_before_the_work(wb_device *device)
 {
@@ -298,4 +333,5 @@ CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_qu
            CASE_ON(DOUBLE_ONLY, a_failed_call_does_not_affect_the_next_count),
            CASE(unaligned_device_addresses_are_refused), CASE(host_addresses_may_be_unaligned),
            CASE(a_call_from_its_progress_callback_is_refused),
+           CASE(a_release_during_a_call_frees_after_it),
            CASE(an_invalid_result_struct_fails_before_the_work))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import random
 import threading
@@ -505,3 +506,51 @@ def test_a_source_may_be_a_mapped_file(device, tmp_path):
             mapped.close()
             check_step(device, offloader, {"l.0.w": array}, stream)
             assert np.array_equal(offloader.host_view("l.0.w").numpy(), array)
+
+
+@pytest.mark.parametrize("use", ["view", "host_view", "parameter_info"])
+def test_a_removal_by_another_thread_waits_for_uses_of_an_index(device, use, monkeypatch):
+    arrays = {f"layers.0.w{at}": np.full(64, at, np.float32) for at in range(4)}
+    plan = Plan(
+        device, [parameter_of(name, array) for name, array in arrays.items()], offload_bytes=1 << 20
+    )
+    find, threads = Offloader.find_parameter, []
+
+    def find_then_remove(self, name):
+        index = find(self, name)
+        threads.append(threading.Thread(target=self.remove, args=("layers.0.w0", stream)))
+        threads[-1].start()
+        threads[-1].join(0.3)  # without a lock the last parameter has another index then
+        return index
+
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        monkeypatch.setattr(Offloader, "find_parameter", find_then_remove)
+        found = getattr(offloader, use)("layers.0.w3")
+        threads[0].join()
+        assert len(offloader.parameter_infos()) == 3
+        if use == "parameter_info":
+            assert found.name == "layers.0.w3"
+        else:
+            found.close()
+
+
+def test_names_are_read_before_another_thread_removes_a_parameter(device, monkeypatch):
+    array = np.zeros(64, np.float32)
+    plan = Plan(device, [parameter_of(f"g.w{at}", array) for at in range(3)], offload_bytes=1 << 20)
+    module = importlib.import_module("weighbridge.offloader")
+    convert, threads, removed = module._info, [], []
+
+    def remove_then_convert(info):
+        if not threads:
+            threads.append(threading.Thread(target=offloader.remove, args=("g.w2", stream)))
+            threads[-1].start()
+            threads[-1].join(0.3)
+        removed.append(not threads[0].is_alive())
+        return convert(info)
+
+    with device.stream() as stream, Offloader(plan, stream) as offloader:
+        monkeypatch.setattr(module, "_info", remove_then_convert)
+        names = [info.name for info in offloader.parameter_infos()]
+        threads[0].join()
+    assert names == ["g.w0", "g.w1", "g.w2"]
+    assert not any(removed)

@@ -10,6 +10,7 @@ use crate::capi::quantizer::options::{QuantizeRequest, wb_quantize_options};
 use crate::capi::structs::{CStruct, Optional, c_struct};
 use crate::capi::view::layout::{GivenLayout, wb_layout};
 use crate::error::{Result, fail};
+use crate::os::sync::Arc;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
@@ -98,14 +99,14 @@ pub unsafe extern "C" fn wb_quantizer_quantize(
     error: *mut wb_error,
 ) -> wb_status {
     let result = Optional(result);
-    call!(error, |quantizer: &Quantizer,
+    call!(error, |quantizer: Arc<Quantizer>,
                   source: Address,
                   layout: GivenLayout,
                   target: Address,
                   scales: Address,
                   options: QuantizeRequest|
      -> result {
-        run(quantizer, Direction::Quantize, (source, layout), target, scales, options)
+        run(&quantizer, Direction::Quantize, (source, layout), target, scales, options)
     })
 }
 
@@ -127,14 +128,14 @@ pub unsafe extern "C" fn wb_quantizer_dequantize(
     error: *mut wb_error,
 ) -> wb_status {
     let result = Optional(result);
-    call!(error, |quantizer: &Quantizer,
+    call!(error, |quantizer: Arc<Quantizer>,
                   source: Address,
                   scales: Address,
                   target: Address,
                   layout: GivenLayout,
                   options: QuantizeRequest|
      -> result {
-        run(quantizer, Direction::Dequantize, (target, layout), source, scales, options)
+        run(&quantizer, Direction::Dequantize, (target, layout), source, scales, options)
     })
 }
 

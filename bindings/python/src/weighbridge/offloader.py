@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_uint64, sizeof
@@ -64,7 +66,8 @@ class OffloaderStats:
     slot_bytes: int
     view_bytes: int
     staging_bytes: int
-    """Of the pinned buffer through which pageable memory is staged."""
+    """Of staging memory: the pinned buffer through which pageable memory is staged, and what
+    replacements of quantized parameters use."""
     peak_mapped_bytes: int
     peak_slot_bytes: int
     moved_bytes: int
@@ -100,6 +103,7 @@ class Offloader(Closeable):
 
     def __init__(self, plan: Plan, stream: Any = None, **options: Unpack[BufferOptions]) -> None:
         self._reference = None
+        self._changes = (os.getpid(), threading.RLock())
         self._plan = plan
         given = Options(plan.info.arena_bytes, **options)
         reference = Reference(lib.wb_offloader_release)
@@ -160,18 +164,21 @@ class Offloader(Closeable):
 
     def parameter_info(self, parameter: int | str) -> OffloaderParameterInfo:
         """Returns where a parameter is."""
-        reference, index = self._live(), self._index(parameter)
-        function = lib.wb_offloader_get_parameter_info
-        return _info(filled(wb_offloader_parameter_info, function, reference, index))
+        reference, function = self._live(), lib.wb_offloader_get_parameter_info
+        with self._no_removal():
+            index = self._index(parameter)
+            return _info(filled(wb_offloader_parameter_info, function, reference, index))
 
     def parameter_infos(self) -> list[OffloaderParameterInfo]:
         """Returns where all parameters are, in the order of their indices, in one call."""
-        reference, count = self._live(), self.stats.parameters
-        infos = (wb_offloader_parameter_info * count)()
-        for info in infos:
-            info.struct_size = sizeof(wb_offloader_parameter_info)
-        call(lib.wb_offloader_get_parameter_infos, reference, 0, count, infos)
-        return [_info(info) for info in infos]
+        reference = self._live()
+        with self._no_removal():
+            count = self.stats.parameters
+            infos = (wb_offloader_parameter_info * count)()
+            for info in infos:
+                info.struct_size = sizeof(wb_offloader_parameter_info)
+            call(lib.wb_offloader_get_parameter_infos, reference, 0, count, infos)
+            return [_info(info) for info in infos]
 
     def view(self, parameter: int | str) -> View:
         """Returns a view of a parameter for the device.
@@ -186,8 +193,18 @@ class Offloader(Closeable):
 
     def _view(self, function: Any, parameter: int | str) -> View:
         reference = Reference(lib.wb_view_release)
-        call(function, self._live(), self._index(parameter), reference.out)
+        with self._no_removal():
+            call(function, self._live(), self._index(parameter), reference.out)
         return View(self.device, reference)
+
+    def _no_removal(self) -> threading.RLock:
+        """Returns a lock: while it is held, no other thread removes parameters, so that indices
+        stay valid and C's names can be read."""
+        process, lock = self._changes
+        if process != os.getpid():  # a forked child: a thread of the parent may have held it
+            lock = threading.RLock()
+            self._changes = (os.getpid(), lock)
+        return lock
 
     def _index(self, parameter: int | str) -> int:
         if isinstance(parameter, str):
@@ -223,7 +240,8 @@ class Offloader(Closeable):
 
     def remove(self, name: str, stream: Any = None) -> None:
         """Removes a parameter; others may use its memory."""
-        call(lib.wb_offloader_remove, self._live(), c_text(name, "name"), stream_handle(stream))
+        with self._no_removal():
+            call(lib.wb_offloader_remove, self._live(), c_text(name, "name"), stream_handle(stream))
 
     def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> ReconcileResult:
         """Replaces, adds and removes parameters until they are the engine's, which are given.
@@ -231,14 +249,15 @@ class Offloader(Closeable):
         A parameter with the layout and the address of the offloader's is kept.
         """
         given = CParameters(parameters)
-        found = filled(
-            wb_offloader_reconcile_result,
-            lib.wb_offloader_reconcile,
-            self._live(),
-            given.array,
-            len(given.array),
-            stream_handle(stream),
-        )
+        with self._no_removal():
+            found = filled(
+                wb_offloader_reconcile_result,
+                lib.wb_offloader_reconcile,
+                self._live(),
+                given.array,
+                len(given.array),
+                stream_handle(stream),
+            )
         return ReconcileResult(**same_fields(ReconcileResult, found))
 
     def compact(self, stream: Any = None) -> None:
