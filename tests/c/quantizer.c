@@ -279,7 +279,7 @@ static int32_t release_from_progress(void *user, wb_phase phase, uint64_t done, 
     if (busy != NULL) {
         wb_quantizer_release(busy);
         busy = NULL;
-        *(uint64_t *)user = measure(device_of_busy).device_bytes;
+        *(uint64_t *)user = device_stats(device_of_busy).device_bytes;
     }
     return 0;
 }
@@ -300,7 +300,7 @@ static void a_release_during_a_call_frees_after_it(wb_device *device)
     REQUIRE_OK(wb_quantizer_new(device, 0, &busy, &error));
     CHECK_OK(quantize(busy, numbers, &matrix, codes, scales, &options, NULL));
     CHECK(busy == NULL && held > 0);
-    CHECK_SAME(measure(device).device_bytes, 0);
+    CHECK_SAME(device_stats(device).device_bytes, 0);
     CHECK(memcmp(codes, expected, sizeof codes) == 0);
 }
 
