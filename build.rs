@@ -124,7 +124,14 @@ fn main() {
 /// Compares the committed headers with those that the sources give, or writes them.
 fn check_headers(root: &Path) {
     let write = env::var_os("WEIGHBRIDGE_HEADER").is_some_and(|value| value == "write");
-    for (name, text) in headers(root) {
+    let headers = headers(root);
+    let committed = fs::read_dir(root.join("include/weighbridge")).into_iter().flatten().flatten();
+    for file in committed.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        if !headers.iter().any(|(name, _)| *name == format!("weighbridge/{file}")) {
+            println!("cargo::error=no source gives include/weighbridge/{file}: remove it");
+        }
+    }
+    for (name, text) in headers {
         let path = root.join("include").join(&name);
         if fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
             continue;
