@@ -68,7 +68,7 @@ class Weights:
     def infos(self) -> dict[str, OffloaderParameterInfo]:
         """Returns where each weight of the model is, in the order of the model."""
         known = {info.name: info for info in self.offloader.parameter_infos()}
-        return {name: known[name] for name, _ in self.named() if name in known}
+        return {name: known[name] for name, _ in self.named()}
 
     def point(self) -> None:
         """Makes every weight use the memory that the offloader holds for it."""
