@@ -3,10 +3,10 @@
 Needs a GPU, a built library (target/release or WEIGHBRIDGE_LIBRARY), a C and C++ compiler, and a
 Python with PyTorch, CuPy, JAX, CMake, ninja and pytest. No cargo, no network.
 
-Suites that share the GPU run at the same time, several workers of them. tests/gpu runs after them
-and alone, because it measures free device memory and time. A suite that exceeds its limit is ended
-and counts as failed; the others go on. Each suite's output is printed as a whole, in the order of
-the list, and kept in build/gpu/logs. The summary has the seconds of each.
+Suites that share the GPU run at the same time, several workers of them. The rest of tests/gpu runs
+after them and alone, because it measures free device memory and time. A suite that exceeds its
+limit is ended and counts as failed; the others go on. Each suite's output is printed as a whole, in
+the order of the list, and kept in build/gpu/logs. The summary has the seconds of each.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ SLOW_FILES = {
     "test_offload_quantized.py": 1,
     "test_frameworks.py": 1,
 }
+
+
+# The file of tests/gpu that measures neither memory nor time: it runs beside the others.
+QUANTIZE = "tests/gpu/test_quantize.py"
 
 
 @dataclass(frozen=True)
@@ -251,11 +255,13 @@ def main() -> int:
     began = time.monotonic()
     with Runner(BUILD / "logs") as runner:
         threads = max(1, len(os.sched_getaffinity(0)) // arguments.workers)
-        single = python_suites(threads) + demo_suites()
+        quantize = Suite(QUANTIZE, 300, pytest_command("--timeout=240", QUANTIZE))
+        single = [quantize, *python_suites(threads), *demo_suites()]
         chains = [build_suites(library), *([suite] for suite in single)]
         outcomes = run_together(runner, chains, arguments.workers)
         together = time.monotonic() - began
-        alone = Suite("tests/gpu", 300, pytest_command("--timeout=120", "tests/gpu"))
+        command = pytest_command("--timeout=120", f"--ignore={QUANTIZE}", "tests/gpu")
+        alone = Suite("tests/gpu", 300, command)
         outcomes += run_together(runner, [[alone]], 1)
     seconds = time.monotonic() - began
     print(f"== summary\n{summary(outcomes)}")
