@@ -27,11 +27,11 @@ pub struct HostDevice {
     registry: &'static Registry,
     capacity: u64,
     streams: Arc<Streams>,
-    state: Mutex<State>,
+    state: Mutex<Allocations>,
 }
 
 #[derive(Default)]
-struct State {
+struct Allocations {
     allocations: BTreeMap<u64, Mapping>,
     allocated: u64,
 }
@@ -56,7 +56,7 @@ impl HostDevice {
         Self { capabilities, process, registry, capacity, streams, state: Mutex::default() }
     }
 
-    fn state(&self) -> Result<MutexGuard<'_, State>> {
+    fn state(&self) -> Result<MutexGuard<'_, Allocations>> {
         self.process.check()?;
         Ok(sync::lock(&self.state))
     }

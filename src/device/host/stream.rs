@@ -15,12 +15,12 @@ type Work = Box<dyn FnOnce() + Send>;
 pub struct HostStream(Arc<Queue>);
 
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     waiting: VecDeque<Work>,
     pushed: u64,
     finished: u64,
@@ -32,11 +32,11 @@ impl Queue {
         Self { state: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         sync::lock(&self.state)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, QueueState>) -> MutexGuard<'a, QueueState> {
         sync::wait(&self.changed, state)
     }
 
