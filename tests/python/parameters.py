@@ -1,10 +1,14 @@
-"""NumPy arrays as parameters, and the bytes that a device has for them."""
+"""NumPy arrays as parameters, a model of them, and the bytes that a device has for them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from weighbridge import Device, Offloader, Parameter, View
+
+LAYERS = 6
+SHAPES = [(64, 33), (40,), (0, 3), (), (3, 5, 7)]
+TRANSFER_MODES = ["zero-copy", "on-demand", "prefetch", "auto"]
 
 
 def address_of(array: np.ndarray) -> int:
@@ -44,3 +48,36 @@ def read(device: Device, view: View, stream) -> np.ndarray:
     strides = [stride * info.dtype.itemsize for stride in info.strides]
     offset = -low * info.dtype.itemsize
     return np.ndarray(info.shape, info.dtype.numpy(), back.memoryview(), offset, strides).copy()
+
+
+class Model:
+    """Layers of arrays, some strided, some empty, one scalar, one tied across layers."""
+
+    def __init__(self, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.arrays: dict[str, np.ndarray] = {}
+        for layer in range(LAYERS):
+            for at, shape in enumerate(SHAPES):
+                name = f"layers.{layer}.w{at}"
+                self.arrays[name] = random.standard_normal(shape).astype(np.float32)
+            wide = random.integers(0, 100, (10, 40)).astype(np.int16)
+            self.arrays[f"layers.{layer}.strided"] = wide[:, ::3]
+            self.arrays[f"layers.{layer}.turned"] = random.standard_normal((9, 17)).T
+        self.arrays["layers.0.tied"] = self.arrays["layers.5.tied"] = random.standard_normal(77)
+
+    def parameters(self, **more: dict) -> list[Parameter]:
+        return [
+            parameter_of(name, array, **more.get(name, {})) for name, array in self.arrays.items()
+        ]
+
+
+def check_step(device, offloader, arrays, stream, order=None) -> None:
+    """Checks every offloaded parameter while its group is acquired."""
+    groups = [group.name for group in offloader.plan.groups]
+    for index in order if order is not None else range(len(groups)):
+        with offloader.acquired(index, stream):
+            for name, array in arrays.items():
+                if name.startswith(groups[index] + ".") and array.size:
+                    if offloader.parameter_info(name).placement == "offloaded":
+                        seen = read(device, offloader.view(name), stream)
+                        assert np.array_equal(seen, array), name

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import random
-import threading
 
 import numpy as np
 import pytest
 
 from native import Gate
-from parameters import parameter_of, read, replace
+from parameters import LAYERS, TRANSFER_MODES, Model, check_step, parameter_of, read, replace
 from weighbridge import Buffer, Device, Offloader, Parameter, Plan, Status, View, WeighbridgeError
-
-LAYERS = 6
-SHAPES = [(64, 33), (40,), (0, 3), (), (3, 5, 7)]
-
-
-class Model:
-    """Layers of arrays, some strided, some empty, one scalar, one tied across layers."""
-
-    def __init__(self, seed: int = 0) -> None:
-        random = np.random.default_rng(seed)
-        self.arrays: dict[str, np.ndarray] = {}
-        for layer in range(LAYERS):
-            for at, shape in enumerate(SHAPES):
-                name = f"layers.{layer}.w{at}"
-                self.arrays[name] = random.standard_normal(shape).astype(np.float32)
-            wide = random.integers(0, 100, (10, 40)).astype(np.int16)
-            self.arrays[f"layers.{layer}.strided"] = wide[:, ::3]
-            self.arrays[f"layers.{layer}.turned"] = random.standard_normal((9, 17)).T
-        self.arrays["layers.0.tied"] = self.arrays["layers.5.tied"] = random.standard_normal(77)
-
-    def parameters(self, **more: dict) -> list[Parameter]:
-        return [
-            parameter_of(name, array, **more.get(name, {})) for name, array in self.arrays.items()
-        ]
-
-
-def check_step(device, offloader, arrays, stream, order=None) -> None:
-    """Checks every offloaded parameter while its group is acquired."""
-    groups = [group.name for group in offloader.plan.groups]
-    for index in order if order is not None else range(len(groups)):
-        with offloader.acquired(index, stream):
-            for name, array in arrays.items():
-                if name.startswith(groups[index] + ".") and array.size:
-                    if offloader.parameter_info(name).placement == "offloaded":
-                        seen = read(device, offloader.view(name), stream)
-                        assert np.array_equal(seen, array), name
-
-
-TRANSFER_MODES = ["zero-copy", "on-demand", "prefetch", "auto"]
 
 
 @pytest.mark.parametrize("pin", [None, False])
@@ -395,40 +354,6 @@ def test_offloaders_and_streams_are_independent(device):
             offloader.close()
 
 
-@pytest.mark.parametrize("transfer_mode", TRANSFER_MODES)
-def test_threads_share_an_offloader(device, transfer_mode):
-    """Each on its own stream: a slot that another holds is an error, never a wrong parameter."""
-    model = Model()
-    plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode=transfer_mode)
-    wrong, visits = [], []
-
-    def visit(number: int) -> None:
-        chosen = random.Random(number)
-        with device.stream() as stream:
-            while len(visits) < 120:
-                try:
-                    check_step(device, offloader, model.arrays, stream, [chosen.randrange(LAYERS)])
-                    visits.append(number)
-                except WeighbridgeError as error:
-                    if error.status != Status.BUSY:
-                        wrong.append(error)
-                except AssertionError as error:
-                    wrong.append(error)
-
-    with device.stream() as stream, Offloader(plan, stream) as offloader:
-        threads = [threading.Thread(target=visit, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            assert offloader.stats.acquires >= 0
-            threads[0].join(0.005)
-        for thread in threads:
-            thread.join()
-        assert not wrong, wrong[0]
-        assert len(set(visits)) > 1
-        check_step(device, offloader, model.arrays, stream)
-
-
 def test_closing_frees_memory_after_the_queued_work(device):
     model = Model()
     plan = Plan(device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch")
@@ -506,51 +431,3 @@ def test_a_source_may_be_a_mapped_file(device, tmp_path):
             mapped.close()
             check_step(device, offloader, {"l.0.w": array}, stream)
             assert np.array_equal(offloader.host_view("l.0.w").numpy(), array)
-
-
-@pytest.mark.parametrize("use", ["view", "host_view", "parameter_info"])
-def test_a_removal_by_another_thread_waits_for_uses_of_an_index(device, use, monkeypatch):
-    arrays = {f"layers.0.w{at}": np.full(64, at, np.float32) for at in range(4)}
-    plan = Plan(
-        device, [parameter_of(name, array) for name, array in arrays.items()], offload_bytes=1 << 20
-    )
-    find, threads = Offloader.find_parameter, []
-
-    def find_then_remove(self, name):
-        index = find(self, name)
-        threads.append(threading.Thread(target=self.remove, args=("layers.0.w0", stream)))
-        threads[-1].start()
-        threads[-1].join(0.3)  # without a lock the last parameter has another index then
-        return index
-
-    with device.stream() as stream, Offloader(plan, stream) as offloader:
-        monkeypatch.setattr(Offloader, "find_parameter", find_then_remove)
-        found = getattr(offloader, use)("layers.0.w3")
-        threads[0].join()
-        assert len(offloader.parameter_infos()) == 3
-        if use == "parameter_info":
-            assert found.name == "layers.0.w3"
-        else:
-            found.close()
-
-
-def test_names_are_read_before_another_thread_removes_a_parameter(device, monkeypatch):
-    array = np.zeros(64, np.float32)
-    plan = Plan(device, [parameter_of(f"g.w{at}", array) for at in range(3)], offload_bytes=1 << 20)
-    module = importlib.import_module("weighbridge.offloader")
-    convert, threads, removed = module._info, [], []
-
-    def remove_then_convert(info):
-        if not threads:
-            threads.append(threading.Thread(target=offloader.remove, args=("g.w2", stream)))
-            threads[-1].start()
-            threads[-1].join(0.3)
-        removed.append(not threads[0].is_alive())
-        return convert(info)
-
-    with device.stream() as stream, Offloader(plan, stream) as offloader:
-        monkeypatch.setattr(module, "_info", remove_then_convert)
-        names = [info.name for info in offloader.parameter_infos()]
-        threads[0].join()
-    assert names == ["g.w0", "g.w1", "g.w2"]
-    assert not any(removed)
