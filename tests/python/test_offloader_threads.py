@@ -1,4 +1,4 @@
-"""Offloaders that threads share: a use is answered whole, or refused, whatever others do."""
+"""Offloaders that threads share: a use gives one generation whole, or fails, whatever others do."""
 
 from __future__ import annotations
 
