@@ -1,5 +1,5 @@
 //! The memory limit of the control group. The kernel does not fail a page fault that exceeds it: it
-//! kills the process. So allocations are reserved first, and looked at again for each piece of them.
+//! kills the process. So allocations are reserved first, and checked again for each piece of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ fn reserve_at_most(most: usize, least: &dyn Fn() -> Result<usize>) -> Result<Res
 }
 
 impl Reservation {
-    /// Makes a piece present by `work`. The limit is looked at again, because other processes of the
+    /// Makes a piece present by `work`. The limit is checked again, because other processes of the
     /// group can have used it up.
     pub fn fault(&self, piece: Span, work: impl FnOnce() -> Result<()>) -> Result<()> {
         if self.limits.0.is_empty() {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_looked_at_again_for_each_piece() {
+    fn the_limit_is_checked_again_for_each_piece() {
         let (group, ledger) = (Fake::new(300 * MIB, 0), ledger());
         let reservation = ledger.reserve(group.limits(), 200 * MIB).unwrap();
         drop(reservation.take(100 * MIB).unwrap());
