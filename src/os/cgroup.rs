@@ -27,7 +27,7 @@ fn is_due(unchecked: &AtomicUsize, bytes: usize) -> bool {
 }
 
 /// Memory that is about to be made present, which the kernel does not count yet. Other threads of the
-/// process leave room for it. What was not made present is given back when it is dropped.
+/// process leave space for it. What was not made present is released when it is dropped.
 pub struct Reservation {
     ledger: &'static Ledger,
     limits: Limits,
