@@ -217,9 +217,15 @@ pub fn unlock(pages: Span) -> Result<()> {
     match unlock(pages) {
         // The kernel stops at the first gap.
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-            for region in proc_maps::regions(pages)? {
+            let regions = proc_maps::regions(pages)?;
+            let parts = regions.iter().map(|region| {
                 let start = region.start.max(pages.start());
-                let part = pages.part(start - pages.start(), region.end - start);
+                pages.part(start - pages.start(), region.end - start)
+            });
+            if parts.clone().map(|part| part.bytes()).sum::<usize>() == pages.bytes() {
+                return Err(failed(&error));
+            }
+            for part in parts {
                 match unlock(part) {
                     // Unmapped since, by another thread.
                     Err(_) if proc_maps::regions(part)?.is_empty() => {}
