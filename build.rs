@@ -92,7 +92,7 @@ const HEADERS: &[Header] = &[
     },
     Header {
         noun: EXTENSION,
-        title: "For bindings of Python: DLPack capsules. Not part of weighbridge.h.",
+        title: "For bindings of Python: DLPack capsules and owners of memory. Not part of weighbridge.h.",
         files: &["capi/python.rs"],
     },
 ];

@@ -1,5 +1,5 @@
-//! For bindings of Python: the destructor of DLPack capsules. An extension, not part of
-//! weighbridge.h.
+//! For bindings of Python: the destructor of DLPack capsules, and owners of memory that the binding
+//! releases. An extension, not part of weighbridge.h.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
@@ -65,4 +65,42 @@ pub unsafe extern "C" fn wb_python_capsule_destroy(capsule: *mut c_void) {
             DLManagedTensorVersioned::delete(get_pointer(capsule, new).cast());
         }
     }
+}
+
+/// The deleter of memory whose owner is a Python object: notes that the library does not use the
+/// memory any more, for wb_python_owners_take. A Python function could not be called on any thread,
+/// without the interpreter's lock, also after the interpreter has ended.
+///
+/// `owner` is a block of memory that begins with two pointers: one that this function overwrites, and
+/// the address of the list that the owner is added to, which must stay valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_python_owner_release(owner: *mut c_void) {
+    if owner.is_null() {
+        return;
+    }
+    let link: *mut *mut c_void = owner.cast();
+    // SAFETY: the contract above: two pointers, of which the second is that of a list, whose only
+    // other users are these two functions.
+    unsafe {
+        let list = AtomicPtr::from_ptr((*link.add(1)).cast());
+        let mut first = list.load(Ordering::Relaxed);
+        loop {
+            *link = first;
+            match list.compare_exchange_weak(first, owner, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => first = other,
+            }
+        }
+    }
+}
+
+/// Takes all owners that wb_python_owner_release added to a list. Returns the last one added, or NULL;
+/// the first pointer of each is the one before. Any thread may call it, without waiting.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_python_owners_take(list: *mut *mut c_void) -> *mut c_void {
+    if list.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: the list's only other user is the function above.
+    unsafe { AtomicPtr::from_ptr(list) }.swap(ptr::null_mut(), Ordering::Acquire)
 }

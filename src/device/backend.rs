@@ -132,11 +132,18 @@ pub trait Backend: Send + Sync {
     fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         work()
     }
-    /// Waits for the work queued on all streams, before memory is freed that the device can access
-    /// without a registration. Does nothing on the host device: the caller synchronizes its
-    /// streams.
-    fn wait_idle(&self) -> Result<()> {
-        Ok(())
+    /// Waits for queued work that uses a span, before memory is freed that the device can access
+    /// without a registration: on the host device, any memory. A device that does not know what its
+    /// streams use waits for all their work; the host device does not know what host functions and
+    /// kernels use, and waits for them if `by_host_functions`. Not on a stream's thread.
+    fn wait_unused(&self, span: Span, by_host_functions: bool) -> Result<()>;
+    /// Whether freeing host memory waits for nothing; false if that is not known.
+    fn is_idle(&self) -> bool {
+        false
+    }
+    /// Whether this thread runs the work of a stream, and so must not wait for streams.
+    fn is_stream_thread(&self) -> bool {
+        false
     }
     /// Free and total bytes of device memory.
     fn memory(&self) -> Result<(u64, u64)>;

@@ -90,7 +90,7 @@ impl Allocation<'_, '_> {
 
     fn by_driver(&mut self, reason: &str) -> Result<Parts> {
         self.check_driver_can(reason)?;
-        cgroup::check_limit(self.bytes)?;
+        let _reserved = cgroup::reserve(self.bytes)?;
         let pin_options = self.options.pin_options(self.device, false);
         let backend = self.device.backend();
         let (span, pinned) = backend.alloc_pinned(self.bytes, pin_options)?;
@@ -133,7 +133,7 @@ impl Allocation<'_, '_> {
 
     /// Maps memory and makes all pages present, with the node and the pages asked for.
     fn map(&mut self) -> Result<Mapping> {
-        cgroup::check_limit(self.bytes)?;
+        let reservation = cgroup::reserve(self.bytes)?;
         let mapping = Mapping::anonymous(self.bytes)?;
         let span = mapping.span();
         let huge_pages = match self.options.huge_pages {
@@ -148,7 +148,7 @@ impl Allocation<'_, '_> {
         }
         let threads = threads_for(self.options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, self.progress, &|piece| {
-            bytes::fault_in(piece, true)
+            reservation.fault(piece, || bytes::fault_in(piece, true))
         })?;
         if huge_pages == HugePages::Require {
             check_huge_pages(span)?;

@@ -8,6 +8,7 @@ use crate::device::backend::{PinOptions, Pinned};
 use crate::device::device::Device;
 use crate::device::policy::Tristate;
 use crate::error::{Error, Result, fail, format_bytes};
+use crate::memory::deferred;
 use crate::memory::pin::{PinRequest, Pins};
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::span::Span;
@@ -344,22 +345,56 @@ impl Buffer {
         }
         Ok(())
     }
+}
 
-    /// Waits until a device that can access pageable memory does not use this memory any more: no
-    /// unregistration waits for it. Returns false if that is not known.
+/// What the end of a buffer frees.
+struct Held {
+    device: Arc<Device>,
+    pins: Option<Pins>,
+    memory: Memory,
+    /// The device can access the memory without a registration.
+    accessible: bool,
+    data: Span,
+    mapped: u64,
+    pinned: u64,
+}
+
+impl Held {
+    /// Waits until a device that can access the memory without a registration does not use it any
+    /// more: no unregistration waits for it. Returns false if that is not known.
     fn wait_until_unused(&self) -> bool {
-        let (backend, capabilities) = (self.device.backend(), self.device.capabilities());
-        let accessible =
-            capabilities.cuda && capabilities.pageable_access && self.device_address.is_some();
+        let backend = self.device.backend();
         let frees_here = !matches!(self.memory, Memory::None | Memory::Driver(..));
-        if !accessible || !frees_here || backend.check_process().is_err() {
+        if !self.accessible || !frees_here || backend.check_process().is_err() {
             return true;
         }
-        log::best_effort_wait(|| backend.wait_idle(), || backend.is_lost())
+        // The caller of a release after a stream has said where the memory is used.
+        let everywhere = !deferred::is_after_event();
+        log::best_effort_wait(|| backend.wait_unused(self.data, everywhere), || backend.is_lost())
     }
 }
 
 impl Drop for Buffer {
+    fn drop(&mut self) {
+        let capabilities = self.device.capabilities();
+        let held = Held {
+            device: self.device.clone(),
+            pins: self.pins.take(),
+            memory: std::mem::replace(&mut self.memory, Memory::None),
+            // The host device's streams use addresses, pinned or not.
+            accessible: !capabilities.cuda
+                || capabilities.pageable_access && self.device_address.is_some(),
+            data: self.data,
+            mapped: self.mapped,
+            pinned: self.pinned,
+        };
+        if self.device.backend().is_stream_thread() {
+            deferred::drop_after(None, Box::new(held), &self.device);
+        }
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         let unpinned = self.pins.take().is_none_or(Pins::release);
         let unused = self.wait_until_unused();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::device::backend::Event;
 use crate::device::device::Device;
 use crate::error::{Result, thread_error};
+pub use crate::memory::deferred::reclaimer::is_after_event;
 use crate::memory::deferred::reclaimer::{Reclaimer, Watcher};
 use crate::os::process::PerProcess;
 use crate::os::sync::{Arc, thread};

@@ -144,10 +144,10 @@ impl Load<'_, '_> {
         };
         let span = mapping.span();
         let (pins, mapping) = if pinned {
-            cgroup::check_limit_for(span)?;
+            let reservation = cgroup::reserve_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, self.progress, &|piece| {
-                bytes::fault_in(piece, false)
+                reservation.fault(piece, || bytes::fault_in(piece, false))
             })?;
             let request = options.pin_request(device, true, "a mapped file");
             match Pins::pin_mapping(device, mapping, request, self.progress) {

@@ -44,10 +44,10 @@ impl Buffer {
         };
         if options.pins(device) {
             check_no_copy(&regions)?;
-            cgroup::check_limit_for(span)?;
+            let reservation = cgroup::reserve_for(span)?;
             let threads = threads_for(options.threads, span.bytes());
             in_pieces(span, threads, Phase::Fault, progress, &|piece| {
-                bytes::fault_in(piece, touch)
+                reservation.fault(piece, || bytes::fault_in(piece, touch))
             })?;
             let (pins, refusal) = pin(device, span, writable, options, progress)?;
             parts.pins = Some(pins);

@@ -9,7 +9,7 @@ use std::ptr;
 use crate::error::{Error, Result, format_bytes};
 use crate::os::page::{huge_page_bytes, page_bytes};
 use crate::os::span::Span;
-use crate::os::{log, memlock};
+use crate::os::{log, memlock, proc_maps};
 use crate::status::{
     WB_ERR_FILE_IO, WB_ERR_HUGE_PAGES, WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_MEMLOCK,
     WB_ERR_OUT_OF_MEMORY,
@@ -200,14 +200,42 @@ pub fn lock(pages: Span) -> Result<()> {
     Err(Error::system(WB_ERR_MEMLOCK, message, "mlock", &error))
 }
 
-/// Unlocks whole pages.
+/// Unlocks whole pages. Those that are not mapped any more are not locked either: the kernel unlocked
+/// them when their owner unmapped them.
 pub fn unlock(pages: Span) -> Result<()> {
-    // SAFETY: unlocking changes no byte of the pages.
-    if unsafe { libc::munlock(pages.start() as *const _, pages.bytes()) } == 0 {
-        return Ok(());
+    let unlock = |part: Span| {
+        // SAFETY: unlocking changes no byte of the pages, and fails for pages that are not mapped.
+        match unsafe { libc::munlock(part.start() as *const _, part.bytes()) } {
+            0 => Ok(()),
+            _ => Err(IoError::last_os_error()),
+        }
+    };
+    let failed = |error: &IoError| {
+        let message = format!("{} could not be unpinned", format_bytes(pages.bytes() as u64));
+        Error::system(WB_ERR_INTERNAL, message, "munlock", error)
+    };
+    match unlock(pages) {
+        // The kernel stops at the first gap.
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+            let regions = proc_maps::regions(pages)?;
+            let parts = regions.iter().map(|region| {
+                let start = region.start.max(pages.start());
+                pages.part(start - pages.start(), region.end - start)
+            });
+            if parts.clone().map(|part| part.bytes()).sum::<usize>() == pages.bytes() {
+                return Err(failed(&error));
+            }
+            for part in parts {
+                match unlock(part) {
+                    // Unmapped since, by another thread.
+                    Err(_) if proc_maps::regions(part)?.is_empty() => {}
+                    result => result.map_err(|error| failed(&error))?,
+                }
+            }
+            Ok(())
+        }
+        result => result.map_err(|error| failed(&error)),
     }
-    let message = format!("{} could not be unpinned", format_bytes(pages.bytes() as u64));
-    Err(Error::system(WB_ERR_INTERNAL, message, "munlock", &IoError::last_os_error()))
 }
 
 /// Bytes of the span's whole pages that are present in memory, by mincore.

@@ -4,6 +4,7 @@
 pub mod bytes;
 pub mod cgroup;
 pub mod environment;
+pub mod float_modes;
 pub mod log;
 pub mod mapping;
 pub mod memlock;

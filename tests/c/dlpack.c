@@ -76,6 +76,7 @@ static void read_only_memory_is_exported_with_its_flag(wb_device *device)
 {
     char path[300];
     DLManagedTensorVersioned *tensor = NULL;
+    DLManagedTensor *without_flag = NULL;
     const int64_t count = 10;
     REQUIRE(pattern_file(path, sizeof path, "dlpack", 100));
     wb_buffer *buffer = map_file(device, path, 0, 0, NULL);
@@ -85,6 +86,10 @@ static void read_only_memory_is_exported_with_its_flag(wb_device *device)
     REQUIRE_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
     CHECK_SAME(view_info(view).read_only, 1);
     CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
+    CHECK_ERROR(WB_ERR_DLPACK, wb_view_to_dlpack(view, &without_flag, &error),
+                "read-only|wb_view_to_dlpack_versioned|wb_view_copy_from");
+    CHECK(without_flag == NULL);
+    CHECK_SAME(device_stats(device).views, 1);
     tensor->deleter(tensor);
     wb_view_release(view);
     wb_buffer_release(buffer);

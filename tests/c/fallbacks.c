@@ -144,7 +144,7 @@ enum source { ALLOCATED, REGISTERED, MAPPED };
 struct last_reference {
     char *memory;
     wb_buffer *buffer;
-    DLManagedTensor *tensor; /* if not NULL, it replaces the reference to the buffer */
+    DLManagedTensorVersioned *tensor; /* if not NULL, it replaces the reference to the buffer */
     int deleted;
 };
 
@@ -185,7 +185,7 @@ static int make_last_reference(wb_device *device, struct last_reference *last,
     if (!by_dlpack) return 1;
     wb_view *view = new_view(last->buffer, bytes_layout(&count), WB_ACCESSOR_DEVICE);
     if (view == NULL) return 0;
-    CHECK_OK(wb_view_to_dlpack(view, &last->tensor, &error));
+    CHECK_OK(wb_view_to_dlpack_versioned(view, &last->tensor, &error));
     wb_view_release(view);
     wb_buffer_release(last->buffer);
     return 1;

@@ -1,6 +1,19 @@
 /* Quantizers: exact codes and scales, invalid arguments, alignment, progress. */
 #include "memory.h"
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#else
+static inline unsigned _mm_getcsr(void)
+{
+    return 0;
+}
+static inline void _mm_setcsr(unsigned modes)
+{
+    (void)modes;
+}
+#endif
+
 enum { ROWS = 3, COLS = 4 };
 
 static const float numbers[ROWS][COLS] = {{448, -224, 1, 0}, {0, 0, 0, 0}, {-896, 2, 3, 896}};
@@ -82,6 +95,51 @@ static void a_large_matrix_with_gaps_is_quantized(wb_device *device)
     free(from);
     free(scales);
     free(codes);
+}
+
+/* Flush to zero, subnormals as zero and each rounding, of the thread that makes the quantizer and its
+ * stream and of the one that calls it. A product that is subnormal, a product that is rounded, and
+ * quotients that are rounded to subnormal codes. */
+static void the_callers_floating_point_modes_change_no_bit(wb_device *device)
+{
+    const float tiny = 0.001953125f; /* 2^-9, the smallest number in E4M3 */
+    const float from[2][COLS] = {{448, 1.25f * tiny, -1.25f * tiny, 1.75f * tiny}, {448, 0, 0, 0}};
+    const unsigned char codes_wanted[COLS] = {0x7e, 0x01, 0x81, 0x02};
+    const unsigned char to_decode[2][COLS] = {{0x38, 0xb8, 0x39, 0x01}, {0x39, 0xb9, 0x38, 0}};
+    /* 2^-130, and 1 + 2^-23 */
+    const uint32_t scales[2] = {0x00080000u, 0x3f800001u};
+    const uint32_t numbers_wanted[2][COLS] = {
+        {0x00080000u, 0x80080000u, 0x00090000u, 0x00000400u},
+        {0x3f900001u, 0xbf900001u, 0x3f800001u, 0}};
+    const int64_t shape[] = {2, COLS};
+    const wb_layout matrix = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    wb_quantize_options options = WB_QUANTIZE_OPTIONS_INIT;
+    const unsigned callers = _mm_getcsr();
+    options.block_rows = 1;
+    for (unsigned modes = 0; modes < 8; modes++) {
+        wb_quantizer *quantizer = NULL;
+        unsigned char codes[2][COLS];
+        float found[2];
+        uint32_t back[2][COLS];
+        const unsigned set = 0x1f80u | (modes & 3u) << 13 | (modes & 4u ? 0x8040u : 0u);
+        _mm_setcsr(set);
+        const wb_status made = wb_quantizer_new(device, 0, &quantizer, &error);
+        const wb_status there = made != WB_OK ? made : quantize(quantizer, from, &matrix, codes, found, &options, NULL);
+        const wb_status and_back = made != WB_OK ? made : dequantize(quantizer, to_decode, scales, back, &matrix, &options, NULL);
+        const unsigned left = _mm_getcsr();
+        _mm_setcsr(callers);
+        REQUIRE_OK(made);
+        CHECK_OK(there);
+        CHECK_OK(and_back);
+#ifdef __SSE__
+        CHECK_SAME(left & 0xffc0u, set & 0xffc0u);
+#else
+        (void)left;
+#endif
+        CHECK(memcmp(codes[0], codes_wanted, sizeof codes_wanted) == 0);
+        CHECK(memcmp(back, numbers_wanted, sizeof back) == 0);
+        wb_quantizer_release(quantizer);
+    }
 }
 
 static void invalid_arguments_are_refused(wb_device *device)
@@ -329,6 +387,7 @@ static void an_invalid_result_struct_fails_before_the_work(wb_device *device)
 }
 
 CHECK_MAIN(CASE(rows_have_their_own_scales), CASE(a_large_matrix_with_gaps_is_quantized),
+           CASE(the_callers_floating_point_modes_change_no_bit),
            CASE(invalid_arguments_are_refused),
            CASE_ON(DOUBLE_ONLY, a_failed_call_does_not_affect_the_next_count),
            CASE(unaligned_device_addresses_are_refused), CASE(host_addresses_may_be_unaligned),

@@ -277,6 +277,34 @@ static void options_that_existing_memory_cannot_have_are_refused(wb_device *devi
     CHECK_SAME(deleted, 0);
 }
 
+/* The range is free again, whole or with a hole that its owner made, and no page stays locked. */
+static void memory_that_its_owner_unmapped_can_be_registered_again(wb_device *device)
+{
+    const uint64_t page = page_bytes(), locked = process_bytes("VmLck:");
+    const struct {
+        uint64_t from, bytes;
+    } holes[] = {{0, 4 * page}, {page, page}, {0, page}, {3 * page, page}};
+    for (size_t i = 0; i < sizeof holes / sizeof holes[0]; i++) {
+        wb_buffer *buffer = NULL;
+        char *memory = (char *)pages(4 * page);
+        REQUIRE(memory != NULL);
+        REQUIRE_OK(wb_buffer_register(device, memory, 4 * page, NULL, NULL, NULL, &buffer, &error));
+        munmap(memory + holes[i].from, holes[i].bytes);
+        wb_buffer_release(buffer);
+        CHECK_SAME(device_stats(device).errors_logged, 0);
+        CHECK_SAME(device_stats(device).pinned_bytes, 0);
+        CHECK_SAME(process_bytes("VmLck:"), locked);
+        CHECK(mmap(memory, 4 * page, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory);
+        REQUIRE_OK(wb_buffer_register(device, memory, 4 * page, NULL, NULL, NULL, &buffer, &error));
+        CHECK_SAME(buffer_info(buffer).pinned_bytes, 4 * page);
+        if (!on_cuda()) CHECK_SAME(buffer_usage(buffer).locked_bytes, 4 * page);
+        wb_buffer_release(buffer);
+        CHECK_SAME(process_bytes("VmLck:"), locked);
+        munmap(memory, 4 * page);
+    }
+}
+
 CHECK_MAIN(CASE(the_deleter_is_called_once_after_the_last_release),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
@@ -287,4 +315,5 @@ CHECK_MAIN(CASE(the_deleter_is_called_once_after_the_last_release),
            CASE(private_zero_and_huge_page_mappings_can_be_registered),
            CASE(options_that_existing_memory_cannot_have_are_refused),
            CASE(a_read_only_shared_mapping_is_registered_read_only),
-           CASE(registering_without_pinning_gives_the_reason))
+           CASE(registering_without_pinning_gives_the_reason),
+           CASE(memory_that_its_owner_unmapped_can_be_registered_again))

@@ -33,7 +33,7 @@ static wb_view *random_view(struct worker *worker, wb_buffer *buffer)
 /* Releases a view in one of four ways. */
 static void release_view(struct worker *worker, wb_view *view)
 {
-    DLManagedTensor *tensor = NULL;
+    DLManagedTensorVersioned *tensor = NULL;
     wb_buffer *buffer = NULL;
     switch (random_below(worker, 4)) {
     case 0:
@@ -43,7 +43,7 @@ static void release_view(struct worker *worker, wb_view *view)
         CHECK_OK(wb_view_release_after(view, worker->stream, &error));
         break;
     case 2:
-        CHECK_OK(wb_view_to_dlpack(view, &tensor, &error));
+        CHECK_OK(wb_view_to_dlpack_versioned(view, &tensor, &error));
         wb_view_release(view);
         if (tensor != NULL) tensor->deleter(tensor);
         break;

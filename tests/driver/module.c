@@ -1,5 +1,6 @@
 /* Modules and kernels. The PTX is not executed: a launch of a kernel of the library runs the host
  * version of that kernel (kernels/host.c) in stream order. */
+#include <fenv.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,10 @@ static void run(void *argument)
     void *a = host_pointer(l->pointers[0]), *b = host_pointer(l->pointers[1]);
     void *c = host_pointer(l->pointers[2]);
     uint64_t nonfinite = 0;
+    /* A GPU does not have the modes of the thread that made the stream. */
+    fenv_t modes;
+    fegetenv(&modes);
+    fesetenv(FE_DFL_ENV);
     switch (l->function->kind) {
     case ABSMAX:
         ((void (*)(const void *, const wb_blocks *, uint32_t *, uint64_t *))l->function->run)(
@@ -79,6 +84,7 @@ static void run(void *argument)
             a, &l->blocks, b, c);
         break;
     }
+    fesetenv(&modes);
     pthread_mutex_unlock(&running);
     free(l);
 }

@@ -407,6 +407,25 @@ static inline void undo_wb_python_capsule_destroy(void)
     own.tensor = NULL;
 }
 
+static void *python_list, *python_owner[2] = {NULL, &python_list};
+
+static inline wb_status call_wb_python_owner_release(void)
+{
+    python_list = NULL;
+    wb_python_owner_release(python_owner);
+    CHECK(python_list == (void *)python_owner);
+    return WB_OK;
+}
+
+static inline wb_status call_wb_python_owners_take(void)
+{
+    python_list = NULL;
+    wb_python_owner_release(python_owner);
+    CHECK(wb_python_owners_take(&python_list) == (void *)python_owner);
+    CHECK(python_owner[0] == NULL && python_list == NULL);
+    return WB_OK;
+}
+
 /* A call that invalidates an object comes after the calls that use it. */
 static const struct every every[] = {
     {"wb_device_get_cuda_count", NOTHING, call_wb_device_get_cuda_count, NULL},
@@ -427,6 +446,8 @@ static const struct every every[] = {
 #undef HANDLE
     {"wb_python_capsule_destroy", NOTHING, call_wb_python_capsule_destroy,
      undo_wb_python_capsule_destroy},
+    {"wb_python_owner_release", NOTHING, call_wb_python_owner_release, NULL},
+    {"wb_python_owners_take", NOTHING, call_wb_python_owners_take, NULL},
 };
 enum { EVERY_COUNT = sizeof every / sizeof every[0] };
 

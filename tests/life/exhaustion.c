@@ -1,5 +1,6 @@
 /* Exhausted resources of the kernel and the device. A call fails with the status for it and a message of what
  * was asked, what was found and what to do; it leaves nothing allocated, and a request that fits succeeds. */
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -77,6 +78,40 @@ static void check_existing_memory_and_files(wb_device *device)
     unlink(path);
 }
 
+struct asked {
+    wb_device *device;
+    pthread_barrier_t *start;
+    wb_buffer *buffer;
+    wb_status status;
+};
+
+static void *ask(void *user)
+{
+    struct asked *asked = (struct asked *)user;
+    wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
+    options.threads = 1;
+    pthread_barrier_wait(asked->start);
+    asked->status = wb_buffer_alloc(asked->device, 160 << 20, &options, &asked->buffer, NULL);
+    return NULL;
+}
+
+/* Each request fits alone, and neither is present when the other is checked. */
+static void check_two_requests_at_once(wb_device *device)
+{
+    pthread_t threads[2];
+    pthread_barrier_t start;
+    struct asked asked[2] = {{device, &start, NULL, WB_OK}, {device, &start, NULL, WB_OK}};
+    REQUIRE(pthread_barrier_init(&start, NULL, 2) == 0);
+    for (int i = 0; i < 2; i++) REQUIRE(pthread_create(&threads[i], NULL, ask, &asked[i]) == 0);
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    CHECK((asked[0].status == WB_OK) != (asked[1].status == WB_OK));
+    for (int i = 0; i < 2; i++) {
+        CHECK(asked[i].status == WB_OK || asked[i].status == WB_ERR_CGROUP);
+        wb_buffer_release(asked[i].buffer);
+    }
+    pthread_barrier_destroy(&start);
+}
+
 static void a_full_control_group_is_an_error_and_not_a_kill(wb_device *device)
 {
     char group[4200], inner[4300], self[16];
@@ -102,6 +137,7 @@ static void a_full_control_group_is_an_error_and_not_a_kill(wb_device *device)
     CHECK_OK(wb_buffer_alloc(device, 200 << 20, NULL, &buffer, &error));
     wb_buffer_release(buffer);
     check_existing_memory_and_files(device);
+    check_two_requests_at_once(device);
     check_small_request(device, before);
     wb_device_release(device);
     CHECK(write_text(group, "cgroup.procs", self));

@@ -7,13 +7,14 @@ import ctypes
 import gc
 import mmap
 import sys
+import time
 import weakref
 
 import numpy as np
 import pytest
 
 import weighbridge
-from native import Gate
+from native import SLEEP, Gate
 from weighbridge import Buffer, ClosedError, Status, View, WeighbridgeError
 
 PAGE = mmap.PAGESIZE
@@ -171,6 +172,32 @@ def test_registered_memory_lives_while_work_is_in_flight(device):
         memory.append(1)
         assert (np.asarray(back) == 1).all()
         device.free(target)
+
+
+def test_a_source_that_goes_out_of_scope_is_copied(device):
+    stream, back = device.stream(), device.buffer(1 << 20)
+    stream.call(SLEEP, 100_000)
+
+    def send():
+        source = device.buffer(1 << 20)
+        source.memoryview()[:] = b"\7" * (1 << 20)
+        device.copy(back, source, stream=stream)
+
+    send()
+    stream.synchronize()
+    assert (np.asarray(back) == 7).all()
+
+
+def test_a_release_costs_the_same_however_many_arrays_are_registered(device):
+    def seconds(count):
+        arrays = [np.zeros(16, np.uint8) for _ in range(count)]
+        begin = time.perf_counter()
+        views = [View.from_dlpack(device, a, accessor="host", pin=False) for a in arrays]
+        del views
+        return time.perf_counter() - begin
+
+    few, many = (min(seconds(count) for _ in range(3)) for count in (500, 8000))
+    assert many < 16 * few * 4, (few, many)
 
 
 def released_by_collection(memory):

@@ -136,6 +136,9 @@ def test_read_only_memory_stays_read_only(device, tmp_path):
     assert look(view.__dlpack__(max_version=(1, 0))).flags == 1
     with pytest.raises(ValueError):
         taken[0] = 1
+    for version in (None, (0, 8)):
+        with pytest.raises(BufferError, match=r"read-only.*max_version=.*View.copy_from"):
+            view.__dlpack__(max_version=version)
     again = View.from_dlpack(device, taken, accessor="host", pin=False)
     assert again.read_only and not again.numpy().flags.writeable
 

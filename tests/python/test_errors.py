@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import weighbridge
-from weighbridge import Device, Status, View, WeighbridgeError, errors
+from weighbridge import (
+    Device,
+    QuantizeOptions,
+    Quantizer,
+    Status,
+    View,
+    WeighbridgeError,
+    errors,
+)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status != Status.OK])
@@ -69,6 +77,45 @@ def test_an_unknown_device_raises():
     with pytest.raises(WeighbridgeError) as caught:
         Device("cuda:99")
     assert caught.value.status in (Status.NO_DEVICE, Status.NO_DRIVER)
+
+
+@pytest.mark.parametrize("value", ["no", "off", "auto", "", 0, 1, [], object()])
+@pytest.mark.parametrize("option", ["pin", "portable", "write_combined"])
+def test_an_option_that_is_on_off_or_automatic_takes_no_word_for_it(device, option, value):
+    with pytest.raises(TypeError, match=rf"{option} is .*: use True, False, or None"):
+        device.buffer(4096, **{option: value})
+    if option == "pin":
+        for name in ("pin", "views"):
+            with pytest.raises(TypeError, match=rf"{name} is .*: use True, False, or None"):
+                Device(device.name, **{name: value})
+
+
+def test_a_name_that_is_not_a_string_raises():
+    for name in (None, 0, ["host"]):
+        with pytest.raises(TypeError, match=r"name is .*it must be a string"):
+            Device(name)
+
+
+def test_types_that_a_quantizer_lacks_are_named_with_those_it_has(device):
+    numbers, codes, scales = (np.zeros(16, kind) for kind in ("f4", "u1", "f4"))
+    for option, value, words in [
+        ("scale_dtype", "bfloat16", "'float32' or 'float8_e8m0fnu'"),
+        ("scale_dtype", None, "'float32' or 'float8_e8m0fnu'"),
+        ("format", "float8_e8m0fnu", "'float8_e4m3fn' or 'float8_e5m2'"),
+        ("format", "float8_e4m3", "'float8_e4m3fn' or 'float8_e5m2'"),
+    ]:
+        options = QuantizeOptions(**{option: value})
+        with pytest.raises(ValueError, match=f"{option} is {value!r}: use {words}"):
+            Quantizer(device).quantize(
+                numbers.ctypes.data,
+                "float32",
+                (4, 4),
+                codes.ctypes.data,
+                scales.ctypes.data,
+                options,
+            )
+    with pytest.raises(TypeError, match="reject_nonfinite is 'no': use True or False"):
+        Quantizer.scales_info("float32", (4, 4), QuantizeOptions(reject_nonfinite="no"))
 
 
 def test_asking_for_too_much_memory_is_a_memory_error(device):

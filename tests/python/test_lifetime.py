@@ -275,3 +275,60 @@ def test_threads_may_use_and_close_the_same_objects(play):
     """
     )
     assert output.split() == ["[]", "0", "0"]
+
+
+def test_ctrl_c_interrupts_a_wait_for_a_stream_and_not_its_work(play):
+    play(
+        """
+        stream.call(SLEEP, 1_000_000)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        begin = time.monotonic()
+        try:
+            stream.synchronize()
+        except KeyboardInterrupt:
+            assert time.monotonic() - begin < 0.8
+        else:
+            raise AssertionError("not interrupted")
+        stream.synchronize()
+        assert time.monotonic() - begin >= 0.9
+        """
+    )
+
+
+def test_a_destroyed_subinterpreter_leaves_no_threads_and_no_memory(play):
+    pytest.importorskip("_xxsubinterpreters")
+    play(
+        """
+        import _xxsubinterpreters as interpreters
+        del stream
+        device.drain(10)
+        def threads():
+            deadline = time.monotonic() + 10
+            while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return len(os.listdir("/proc/self/task"))
+        program = (
+            "import weighbridge, sys\\n"
+            f"device = weighbridge.Device({device.name!r})\\n"
+            "stream = device.stream()\\n"
+            "buffer = device.buffer(4096)\\n"
+            "view, capsule = buffer.memoryview(), buffer.view('uint8', (4096,)).__dlpack__()\\n"
+            "registered = weighbridge.Buffer.register(device, bytearray(8192), pin=False)\\n"
+            "device.copy(buffer, registered, 4096, stream)\\n"
+            "given = weighbridge.Parameter('w', 'g', 'uint8', (64,), source=buffer.address)\\n"
+            "plan = weighbridge.Plan(device, [given], offload_bytes=1 << 20)\\n"
+            "offloader = weighbridge.Offloader(plan)\\n"
+            "offloader.acquire_group(0); offloader.release_group(0)\\n"
+        )
+        for count in range(4):
+            made = interpreters.create()
+            interpreters.run_string(made, program)
+            interpreters.destroy(made)
+            if count == 0:
+                before = 1 << 20
+                threads()
+                time.sleep(0.2)
+                before = threads()
+        assert threads() <= before, (threads(), before)
+        """
+    )

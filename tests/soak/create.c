@@ -195,7 +195,9 @@ struct handle create_exported(struct worker *worker, const struct handle *of)
     struct handle made = *of;
     made.kind = NO_HANDLE;
     if (of->kind != VIEW) return made;
-    if (draw(&worker->random, 2) == 0) {
+    /* Read-only memory has no other kind of tensor. */
+    const int versioned = draw(&worker->random, 2) || view_info(of->as.view).read_only;
+    if (!versioned) {
         if (CHECK_OK(wb_view_to_dlpack(of->as.view, &made.as.tensor, &error))) {
             check_tensor(of, &made.as.tensor->dl_tensor);
             made.kind = TENSOR;

@@ -10,7 +10,7 @@ use crate::capi::view::handle::wb_view;
 use crate::error::{Result, fail};
 use crate::memory::view::{Accessor, View};
 use crate::os::sync::Arc;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
+use crate::status::{WB_ERR_DLPACK, WB_ERR_INVALID_ARGUMENT, wb_status};
 use crate::tensor::dlpack::{
     CPU, CUDA, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor,
 };
@@ -60,7 +60,9 @@ impl<M: Managed> Output for Exported<M> {
 /// Exports a view as a DLManagedTensor: kDLCUDA for a view for a CUDA device, otherwise kDLCPU.
 ///
 /// The tensor holds a reference to the view until its deleter is called, which may be on any
-/// thread. No stream is waited for, since the library queues no work of its own on the memory.
+/// thread. No stream is waited for, since the library queues no work of its own on the memory. Fails
+/// with WB_ERR_DLPACK for read-only memory, because this kind of tensor cannot say that it must not
+/// be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_view_to_dlpack(
     view: *const wb_view,
@@ -68,7 +70,17 @@ pub unsafe extern "C" fn wb_view_to_dlpack(
     error: *mut wb_error,
 ) -> wb_status {
     let tensor = Exported(tensor);
-    call!(error, |view: Arc<View>| -> tensor { Ok(view) })
+    call!(error, |view: Arc<View>| -> tensor {
+        if view.is_read_only() {
+            fail!(
+                WB_ERR_DLPACK,
+                "asked to export read-only memory as a tensor of DLPack before 1.0, which has no \
+                 read-only flag, so that a consumer would write into it: use \
+                 wb_view_to_dlpack_versioned, or copy with wb_view_copy_from"
+            );
+        }
+        Ok(view)
+    })
 }
 
 /// As wb_view_to_dlpack, as a DLManagedTensorVersioned, which has a read-only flag.

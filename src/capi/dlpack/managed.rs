@@ -87,9 +87,9 @@ impl Managed for DLManagedTensorVersioned {
 /// interpreter.
 ///
 /// A consumer may call it while its own kernels are queued, and on a thread that must not wait for
-/// the device. On a CUDA device the reference is therefore dropped on the library's thread, which
-/// waits for the kernels: unregistering does, and where the device sees memory that is not
-/// registered, the buffer does before it frees the memory.
+/// the device. Unless the device is known to be idle, the reference is therefore dropped on the
+/// library's thread, which waits for the kernels: unregistering does, and where the device sees
+/// memory that is not registered, the buffer does before it frees the memory.
 ///
 /// # Safety
 /// `managed` was exported by this library and is not used again.
@@ -101,7 +101,7 @@ unsafe extern "C" fn release<M: Managed>(managed: *mut M) {
             Arc::from_raw(managed.context().cast::<View>().cast_const())
         };
         let device = view.device().clone();
-        if device.capabilities().cuda {
+        if !device.backend().is_idle() {
             deferred::drop_after(None, Box::new(view), &device);
         }
         Ok(())

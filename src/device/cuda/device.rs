@@ -114,7 +114,7 @@ impl Backend for CudaDevice {
         work()
     }
 
-    fn wait_idle(&self) -> Result<()> {
+    fn wait_unused(&self, _: Span, _: bool) -> Result<()> {
         if !self.context.process.is_current() {
             return Ok(());
         }

@@ -6,8 +6,8 @@ use std::fs;
 
 use crate::device::backend::{Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream};
 use crate::device::host::event::HostEvent;
-use crate::device::host::stream::Streams;
-use crate::device::host::{kernels, mlock};
+use crate::device::host::stream::{Streams, Uses};
+use crate::device::host::{kernels, mlock, stream};
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
 use crate::error::{Error, Result, fail, format_bytes};
@@ -75,6 +75,19 @@ impl Backend for HostDevice {
         self.process.check()
     }
 
+    fn wait_unused(&self, span: Span, by_host_functions: bool) -> Result<()> {
+        stream::wait_unused(span, by_host_functions);
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        stream::is_idle()
+    }
+
+    fn is_stream_thread(&self) -> bool {
+        stream::is_stream_thread()
+    }
+
     fn memory(&self) -> Result<(u64, u64)> {
         let allocated = self.state()?.allocated;
         if self.capacity > 0 {
@@ -129,7 +142,14 @@ impl Backend for HostDevice {
     /// Waits for all streams first, as cuMemFree does: nothing is freed in flight.
     fn free(&self, address: u64) -> Result<()> {
         self.check_process()?;
-        self.streams.synchronize_all();
+        if stream::is_stream_thread() {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to free device memory in a host function, whose stream it would wait for: \
+                 free it on another thread"
+            );
+        }
+        stream::wait_idle();
         let mut state = self.state()?;
         let Some(mapping) = state.allocations.remove(&address) else {
             fail!(WB_ERR_INVALID_ARGUMENT, "{address:#x} was not allocated on this device")
@@ -139,12 +159,14 @@ impl Backend for HostDevice {
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
-        self.streams.find(stream)?.push(Box::new(move || bytes::copy(to, from)));
+        self.streams
+            .find(stream)?
+            .push(Uses::Copy(to, from), Box::new(move || bytes::copy(to, from)));
         Ok(())
     }
 
     fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()> {
-        self.streams.find(stream)?.push(Box::new(move || kernels::run(kernel)));
+        self.streams.find(stream)?.push(Uses::Unknown, Box::new(move || kernels::run(kernel)));
         Ok(())
     }
 
@@ -157,18 +179,17 @@ impl Backend for HostDevice {
     }
 
     fn synchronize(&self, stream: Stream) -> Result<()> {
-        self.streams.find(stream)?.synchronize();
-        Ok(())
+        self.streams.find(stream)?.synchronize()
     }
 
     fn call(&self, stream: Stream, work: Box<dyn FnOnce() + Send>) -> Result<()> {
-        self.streams.find(stream)?.push(work);
+        self.streams.find(stream)?.push(Uses::Unknown, work);
         Ok(())
     }
 
     fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()> {
         let work = work.clone();
-        self.streams.find(stream)?.push(Box::new(move || (work.0)()));
+        self.streams.find(stream)?.push(Uses::Unknown, Box::new(move || (work.0)()));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use crate::device::backend::{Event, Stream, WaitScope};
-use crate::device::host::stream::Streams;
+use crate::device::host::stream::{Streams, Uses};
 use crate::error::{Result, fail};
 use crate::os::sync;
 use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -59,7 +59,7 @@ impl Event for HostEvent {
     fn record(&self, stream: Stream) -> Result<()> {
         let point = Arc::new(Point::new());
         let passed = point.clone();
-        self.streams.find(stream)?.push(Box::new(move || passed.pass()));
+        self.streams.find(stream)?.push(Uses::Nothing, Box::new(move || passed.pass()));
         *sync::lock(&self.point) = Some(point);
         Ok(())
     }
@@ -67,7 +67,7 @@ impl Event for HostEvent {
     fn wait(&self, stream: Stream, _: WaitScope) -> Result<()> {
         let stream = self.streams.find(stream)?;
         if let Some(point) = self.point() {
-            stream.push(Box::new(move || point.wait()));
+            stream.push(Uses::Nothing, Box::new(move || point.wait()));
         }
         Ok(())
     }
@@ -112,15 +112,18 @@ mod tests {
         let begin = HostEvent::new(&streams);
         begin.record(first).unwrap();
         let from_first = send.clone();
-        streams.find(first).unwrap().push(Box::new(move || {
-            gate.recv().unwrap();
-            from_first.send(1).unwrap();
-        }));
+        streams.find(first).unwrap().push(
+            Uses::Nothing,
+            Box::new(move || {
+                gate.recv().unwrap();
+                from_first.send(1).unwrap();
+            }),
+        );
         let event = HostEvent::new(&streams);
         assert!(event.is_complete().unwrap(), "not recorded: nothing to wait for");
         event.record(first).unwrap();
         event.wait(second, WaitScope::Capture).unwrap();
-        streams.find(second).unwrap().push(Box::new(move || send.send(2).unwrap()));
+        streams.find(second).unwrap().push(Uses::Nothing, Box::new(move || send.send(2).unwrap()));
         assert!(!event.is_complete().unwrap());
         assert_eq!(event.seconds_since(&begin).unwrap(), None);
         open.send(()).unwrap();

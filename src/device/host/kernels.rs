@@ -9,6 +9,7 @@ use once_cell::race::OnceBox;
 
 use crate::device::kernel::Kernel;
 use crate::os::bytes;
+use crate::os::float_modes::StandardFloatModes;
 use crate::os::span::Span;
 use crate::os::sync::thread;
 use crate::tensor::scale_grid::Blocks;
@@ -127,7 +128,10 @@ pub fn run(kernel: Kernel) {
     }
 }
 
+/// Runs a kernel of a table. Its results do not depend on the floating-point modes of the thread,
+/// which a stream's thread inherits from the one that made the stream.
 fn run_with(table: &Table, kernel: Kernel) {
+    let _modes = StandardFloatModes::set();
     match kernel {
         Kernel::Zero { span } => bytes::fill(span, 0),
         Kernel::Absmax { source_type, source, blocks, absmax, nonfinite } => {
@@ -206,6 +210,8 @@ fn scales_before(blocks: &Blocks, row: u64) -> usize {
 /// rows in a block.
 fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync)) -> Vec<u64> {
     let part = |from: u64, to: u64| {
+        // Each thread has its own.
+        let _modes = StandardFloatModes::set();
         let first_row = (blocks.first_row + from) % blocks.block_rows;
         work(Blocks { rows: to - from, first_row, ..blocks }, from)
     };
@@ -347,6 +353,111 @@ mod tests {
         let numbers: Vec<f32> = bits.iter().copied().map(f32::from_bits).collect();
         let bytes: Vec<u8> = bits.iter().copied().flat_map(u32::to_ne_bytes).collect();
         check(&numbers, &bytes, SourceType::F32);
+    }
+
+    /// Everything that a thread's modes could change, on every table: codes, scales, inverses and
+    /// dequantized numbers of subnormal, tiny, odd and large ones.
+    #[cfg(target_arch = "x86_64")]
+    fn results() -> Vec<Vec<u8>> {
+        use crate::tensor::fp8::ScaleType;
+        // Parts on several threads, where there are several processors.
+        let (rows, cols) = (64u64, 2 * WORTH_A_THREAD / 64);
+        let count = (rows * cols) as usize;
+        let mapping = |bytes: usize| Mapping::anonymous(bytes.max(1)).unwrap();
+        let [source, absmax, codes, back] =
+            [count * 4, rows as usize * 4, count, count * 4].map(mapping);
+        let [scales, inverses, nonfinite] = [rows as usize * 4, rows as usize * 4, 8].map(mapping);
+        let exponents = [0u32, 0, 1, 40, 100, 110, 120, 127, 130, 200];
+        let numbers: Vec<u8> = (0..count as u32)
+            .flat_map(|at| {
+                let row = at as usize / cols as usize;
+                let bits = at.wrapping_mul(0x9e37_79b1);
+                let exponent = exponents[row % exponents.len()].saturating_sub(at % 3);
+                (bits & 0x807f_ffff | exponent << 23).to_ne_bytes()
+            })
+            .collect();
+        bytes::write(source.span().part(0, count * 4), &numbers);
+        let blocks = Blocks {
+            rows,
+            cols,
+            row_stride: cols as i64,
+            col_stride: 1,
+            block_rows: 1,
+            block_cols: cols,
+            scale_cols: 1,
+            first_row: 0,
+        };
+        let start = |mapping: &Mapping| mapping.span().start() as u64;
+        let rows_of = |mapping: &Mapping| mapping.span().part(0, rows as usize * 4);
+        let mut found = Vec::new();
+        for table in tables() {
+            for (scale_type, scale_bytes) in [(ScaleType::F32, 4), (ScaleType::E8m0, 1)] {
+                let scales = scales.span().part(0, rows as usize * scale_bytes);
+                bytes::fill(absmax.span(), 0);
+                let (source_type, format) = (SourceType::F32, Fp8Format::E4m3);
+                let kernels = [
+                    Kernel::Absmax {
+                        source_type,
+                        source: start(&source),
+                        blocks,
+                        absmax: rows_of(&absmax),
+                        nonfinite: nonfinite.span(),
+                    },
+                    Kernel::Scales {
+                        absmax: rows_of(&absmax),
+                        format_max: 448.0,
+                        scale_type,
+                        scales,
+                        inverses: rows_of(&inverses),
+                    },
+                    Kernel::Quantize {
+                        source_type,
+                        format,
+                        source: start(&source),
+                        blocks,
+                        inverses: rows_of(&inverses),
+                        target: codes.span().part(0, count),
+                    },
+                ];
+                kernels.into_iter().for_each(|kernel| run_with(table, kernel));
+                found.extend([bytes::read(scales), bytes::read(rows_of(&inverses))]);
+                found.push(bytes::read(codes.span().part(0, count)));
+                for copy in [false, true] {
+                    let inverses = rows_of(&inverses);
+                    run_with(table, Kernel::Inverses { scale_type, scales, inverses, copy });
+                    found.push(bytes::read(inverses));
+                }
+                for source_type in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
+                    let kernel = Kernel::Dequantize {
+                        source_type,
+                        format,
+                        source: codes.span().part(0, count),
+                        blocks,
+                        scales: rows_of(&inverses),
+                        target: start(&back),
+                    };
+                    run_with(table, kernel);
+                    let bytes = count * source_type.bytes() as usize;
+                    found.push(bytes::read(back.span().part(0, bytes)));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_callers_floating_point_modes_change_no_bit() {
+        use crate::os::float_modes::with_modes;
+        let wanted = results();
+        let (flush, as_zero) = (0x8000, 0x0040);
+        for rounding in [0, 0x2000, 0x4000, 0x6000] {
+            for modes in [0, flush | as_zero] {
+                let found = with_modes(0x1f80 | rounding | modes, results);
+                let same = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
+                assert_eq!(same, None, "rounding {rounding:#x}, modes {modes:#x}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! [`Reclaimer`]: the queue of pending releases, which one thread drops.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,15 @@ const PAUSE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_m
 
 /// Failed checks of an event, up to a second of them, after which its device counts as broken.
 const MOST_FAILURES: u32 = 1000;
+
+thread_local! {
+    static AFTER_EVENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread drops a reference after the point of a stream that its owner gave.
+pub fn is_after_event() -> bool {
+    AFTER_EVENT.get()
+}
 
 /// A reference to drop once its event is complete. The payload is dropped before the device.
 struct PendingRelease {
@@ -165,12 +175,13 @@ impl PendingRelease {
             }
         });
         if complete {
-            self.event = None;
+            AFTER_EVENT.set(self.event.take().is_some());
             let payload = self.payload.take();
             log::best_effort(move || {
                 drop(payload);
                 Ok(())
             });
+            AFTER_EVENT.set(false);
             let _queue = sync::lock(&reclaimer.queue);
             self.device.counters().deferred.fetch_sub(1, Ordering::AcqRel);
             reclaimer.dropped.notify_all();

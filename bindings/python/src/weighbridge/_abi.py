@@ -299,6 +299,8 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_view_from_dlpack_versioned": _call(_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT),
     "wb_python_capsule_setup": _call(_NATIVE, _NATIVE),
     "wb_python_capsule_destroy": (None, (c_void_p,)),
+    "wb_python_owner_release": (None, (c_void_p,)),
+    "wb_python_owners_take": (c_void_p, (c_void_p,)),
     "wb_safetensors_open": _call(_HANDLE, _TEXT, _OPTIONS, _OUT),
     "wb_safetensors_get_tensor_count": (c_uint64, (_HANDLE,)),
     "wb_safetensors_get_header": (_TEXT, (_HANDLE,)),

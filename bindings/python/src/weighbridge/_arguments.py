@@ -22,8 +22,17 @@ def unsigned(value: int, what: str, bits: int = 64) -> int:
     return number
 
 
+def flag(value: bool, what: str) -> bool:
+    """Returns True or False; raises TypeError for anything else, such as "no", which is true."""
+    if value is not True and value is not False:
+        raise TypeError(f"{what} is {value!r}: use True or False")
+    return value
+
+
 def c_text(text: str | bytes, what: str) -> bytes:
     """Returns the bytes of a text; raises ValueError for a NUL, at which C would stop reading."""
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"{what} is {text!r}; it must be a string")
     encoded = text.encode() if isinstance(text, str) else text
     if b"\0" in encoded:
         raise ValueError(f"{what} {text!r} holds a NUL character")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from ctypes import byref
 from typing import Any, TypeVar
 
@@ -23,6 +24,29 @@ def call(function: Any, *arguments: Any) -> None:
     """Calls a function that ends with ``wb_error *``; raises what it reports."""
     error = wb_error()
     check(function(*arguments, byref(error)), error)
+
+
+def interruptible(function: Any, *arguments: Any) -> None:
+    """As :func:`call`, for a function that waits; Ctrl-C ends the wait, and the call goes on.
+
+    Only the main thread receives Ctrl-C, and not in a native call, so another thread makes it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        call(function, *arguments)
+        return
+    error, found = wb_error(), [0]
+
+    def wait() -> None:
+        found[0] = function(*arguments, byref(error))
+
+    waiting = threading.Thread(target=wait, name="weighbridge-wait", daemon=True)
+    try:
+        waiting.start()
+    except RuntimeError:  # no more threads, the interpreter exits, or it is a subinterpreter
+        wait()
+    else:
+        waiting.join()
+    check(found[0], error)
 
 
 def filled(struct: type[_Struct], function: Any, *arguments: Any) -> _Struct:

@@ -65,8 +65,8 @@ class DeviceBase(Closeable):
         if self._switched_off.get("views_reason"):
             views = False
         options = wb_device_options(
-            pin=tristate(pin),
-            views=tristate(views),
+            pin=tristate(pin, "pin"),
+            views=tristate(views, "views"),
             context=None if context is None else unsigned(context, "context"),
             capacity_bytes=unsigned(capacity_bytes, "capacity_bytes"),
         )

@@ -137,9 +137,8 @@ class _Tensor:
     ends the thread, and with it the process. It gets a second tensor with the same content, whose
     deleter is native; Python calls the producer's deleter afterwards (see _keepalive).
 
-    The native deleter, ``sem_post``, receives the tensor itself, so the tensor must begin with a
-    semaphore. In glibc and musl, a semaphore of value 1 without waiters consists of the numbers 1
-    and 0, and so does the version at the start of a tensor of DLPack 1.0.
+    The native deleter receives the tensor itself, so the tensor is an owner block of _keepalive:
+    its version is where the link will be, and its context, which is the producer's, is the list.
     """
 
     def __init__(self, array: Any) -> None:
@@ -159,9 +158,7 @@ class _Tensor:
         self._owned = _Owned(address, given.deleter)
         self.address = _keepalive.keep(self._owned, ctypes.sizeof(_DLManagedTensorVersioned))
         offered = _DLManagedTensorVersioned.from_address(self.address)
-        if (offered.major, offered.minor) != (1, 0):
-            _keepalive.discard(self.address)
-            raise BufferError("this C library's semaphores have an unknown layout: copy instead")
+        offered.major = 1
         offered.deleter = _keepalive.DELETER
         offered.flags = given.flags if self._versioned else 0
         offered.tensor = given.tensor

@@ -8,6 +8,8 @@ uses. The reference is released when its last holder drops it.
 When the interpreter exits, nothing is released: arrays and running streams may still use the
 memory, and the process returns it as a whole. ``weakref.finalize`` ensures that: its callbacks do
 nothing after its own exit handler ran, and with ``atexit = False`` that handler does not call them.
+The process outlives a subinterpreter, whose references are therefore released at its exit, the
+newest first; handles are NULL afterwards, which calls refuse.
 """
 
 from __future__ import annotations
@@ -22,6 +24,26 @@ from .errors import ClosedError, Status
 _Self = TypeVar("_Self", bound="Closeable")
 
 
+def _is_subinterpreter() -> bool:
+    current = ctypes.pythonapi.PyInterpreterState_Get
+    main = ctypes.pythonapi.PyInterpreterState_Main
+    current.restype = main.restype = ctypes.c_void_p
+    return bool(current() != main())
+
+
+_SUBINTERPRETER = _is_subinterpreter()
+
+
+def at_end(owner: Any, function: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+    """Returns what calls the function once, at the latest when ``owner`` is gone.
+
+    Not when the interpreter exits, unless it is a subinterpreter.
+    """
+    finalizer = weakref.finalize(owner, function, *arguments)
+    finalizer.atexit = _SUBINTERPRETER
+    return finalizer
+
+
 class Reference:
     """One reference to a C object, released with this object. It is created empty.
 
@@ -34,7 +56,7 @@ class Reference:
     def __init__(self, release: Callable[[ctypes.c_void_p], None]) -> None:
         # ctypes passes this attribute in place of the object.
         self._as_parameter_ = ctypes.c_void_p()
-        weakref.finalize(self, _release, release, self._as_parameter_).atexit = False
+        at_end(self, _release, release, self._as_parameter_)
 
     @property
     def out(self) -> Any:
@@ -45,6 +67,7 @@ class Reference:
 def _release(release: Callable[[ctypes.c_void_p], None], pointer: ctypes.c_void_p) -> None:
     if pointer:
         release(pointer)
+        pointer.value = None
         _keepalive.collect()
 
 

@@ -62,8 +62,8 @@ class Interchange(Closeable):
     ) -> Any:
         """Returns a DLPack capsule over this memory, without a copy; else raises BufferError.
 
-        The library queues no work on the memory itself, so no stream has to wait. Only a
-        ``max_version`` of at least 1 has a flag for read-only memory.
+        The library queues no work on the memory itself, so no stream has to wait. Read-only memory
+        needs a ``max_version`` of at least 1, whose tensors have a flag for it.
         """
         reference = self._live()
         info = view_info(reference)
@@ -75,7 +75,13 @@ class Interchange(Closeable):
             if tuple(dl_device) != (_dlpack.CPU, 0):
                 raise BufferError(f"this memory is on DLPack device {device}, not {dl_device}")
             reference = _for_host(reference, info)
-        return _dlpack.capsule(reference, max_version is not None and max_version[0] >= 1)
+        versioned = max_version is not None and max_version[0] >= 1
+        if info.read_only and not versioned:
+            raise BufferError(
+                "this memory is read-only, and DLPack before 1.0 cannot say so: the consumer would "
+                "write into it; pass max_version=(1, 0), or copy with View.copy_from"
+            )
+        return _dlpack.capsule(reference, versioned)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

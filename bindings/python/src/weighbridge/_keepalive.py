@@ -2,13 +2,15 @@
 
 The library reports its last use through a native deleter, which it may call on any thread, without
 the interpreter's lock, even after the interpreter has exited: no Python function can be that
-deleter. The deleter here is libc's ``sem_post`` on a semaphore of the object, which starts at 1 and
-is raised to 2. Python checks the semaphores when it releases a reference, when it registers memory,
-drains or reads statistics, and after garbage collections (for consumers that Python does not see),
-and then releases the object.
+deleter. The deleter here is the library's own: it adds the object's owner block to a list of this
+interpreter. Python empties the list when it releases a reference, when it registers memory, drains
+or reads statistics, and after garbage collections (for consumers that Python does not see), and
+then releases the objects. So the cost is that of the objects that are released, however many are
+kept.
 
-Each object carries one reference count that belongs to no Python variable, and its semaphore lies
-in memory of malloc: both survive the interpreter's exit, when streams may still use the memory.
+Each object carries one reference count that belongs to no Python variable, and its owner block and
+the list lie in memory of malloc: they survive the interpreter's exit, when streams may still use
+the memory.
 """
 
 from __future__ import annotations
@@ -17,27 +19,36 @@ import ctypes
 import gc
 import threading
 
-_SEMAPHORE_BYTES = 32  # sem_t on 64-bit glibc and musl
+from ._library import lib
+
+# An owner block begins with the link to the next one and the address of the list.
+_Block = ctypes.c_void_p * 2
 
 # PyDLL keeps the interpreter's lock: these calls are shorter than releasing and taking it.
 _c = ctypes.PyDLL(None)
-_malloc = _c.malloc
-_malloc.restype, _malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+_calloc = _c.calloc
+_calloc.restype, _calloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t, ctypes.c_size_t)
 _free = _c.free
 _free.restype, _free.argtypes = None, (ctypes.c_void_p,)
-_init = _c.sem_init
-_init.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint)
-_value = _c.sem_getvalue
-_value.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))
-_post = _c.sem_post
-_post.argtypes = (ctypes.c_void_p,)
 _retain = _c.Py_IncRef
 _retain.restype, _retain.argtypes = None, (ctypes.py_object,)
 _release = _c.Py_DecRef
 _release.restype, _release.argtypes = None, (ctypes.py_object,)
 
-DELETER = ctypes.cast(_post, ctypes.c_void_p).value
+DELETER = ctypes.cast(lib.wb_python_owner_release, ctypes.c_void_p).value
 """The native deleter; its argument is what :func:`keep` returned."""
+
+
+def _allocate(nbytes: int) -> int:
+    address: int = _calloc(1, nbytes) or 0
+    if not address:
+        raise MemoryError
+    return address
+
+
+# Never freed: streams may release memory after the interpreter's exit.
+_list = _allocate(ctypes.sizeof(ctypes.c_void_p))
+_newest = ctypes.c_void_p.from_address(_list)
 
 _kept: dict[int, object] = {}
 _collecting = threading.Lock()
@@ -46,12 +57,11 @@ _collecting = threading.Lock()
 def keep(held: object, nbytes: int = 0) -> int:
     """Keeps an object alive until ``DELETER`` is called with the result.
 
-    The result is the address of ``nbytes`` bytes, the first 32 of which hold the semaphore.
+    The result is the address of ``nbytes`` zeroed bytes, but for the second eight of them. The
+    deleter overwrites the first eight.
     """
-    owner: int = _malloc(max(nbytes, _SEMAPHORE_BYTES)) or 0
-    if not owner:
-        raise MemoryError
-    _init(owner, 0, 1)
+    owner = _allocate(max(nbytes, ctypes.sizeof(_Block)))
+    _Block.from_address(owner)[1] = _list
     _retain(held)
     _kept[owner] = held
     # The callback is never removed: when one is removed while CPython calls them, CPython skips
@@ -63,26 +73,26 @@ def keep(held: object, nbytes: int = 0) -> int:
 
 def discard(owner: int) -> None:
     """Releases an object that the library did not take."""
-    _post(owner)
+    lib.wb_python_owner_release(owner)
     collect()
 
 
 def collect() -> None:
     """Releases the objects whose deleter was called."""
-    # One thread at a time: a thread that finds another collecting leaves its objects to the next
-    # collection.
-    if not _kept or not _collecting.acquire(blocking=False):
-        return
-    try:
-        value = ctypes.c_int()
-        for owner in list(_kept):
-            if _value(owner, value) == 0 and value.value > 1:
+    # One call at a time, so that destructors that collect do not nest: the first one continues
+    # until nothing is left.
+    while _newest.value and _collecting.acquire(blocking=False):
+        try:
+            owner = lib.wb_python_owners_take(_list)
+            while owner:
+                following = _Block.from_address(owner)[0]
                 held = _kept.pop(owner)
                 _free(owner)
                 _release(held)
                 del held  # its destructor may run Python code, this function included
-    finally:
-        _collecting.release()
+                owner = following
+        finally:
+            _collecting.release()
 
 
 def _after_collection(phase: str, _: object) -> None:

@@ -62,9 +62,9 @@ class Options:
         self._c = wb_buffer_options(
             huge_pages=HUGE_PAGES.code(huge_pages),
             threads=unsigned(threads, "threads", 32),
-            pin=tristate(pin),
-            write_combined=tristate(write_combined),
-            portable=tristate(portable),
+            pin=tristate(pin, "pin"),
+            write_combined=tristate(write_combined, "write_combined"),
+            portable=tristate(portable, "portable"),
             file_mode=FILE_MODE.code(file_mode),
             chunk_bytes=unsigned(chunk_bytes, "chunk_bytes"),
         )

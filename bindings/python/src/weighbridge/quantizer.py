@@ -13,7 +13,7 @@ from ._abi import (
     wb_quantizer_result,
     wb_quantizer_scales_info,
 )
-from ._arguments import c_layout, unsigned
+from ._arguments import c_layout, flag, unsigned
 from ._call import call, check, filled
 from ._handle import Closeable, Reference
 from ._library import lib
@@ -173,14 +173,29 @@ class Quantizer(Closeable):
         return "<weighbridge.Quantizer closed>" if self.closed else "<weighbridge.Quantizer>"
 
 
+_FORMATS = (Dtype.F8_E4M3FN, Dtype.F8_E5M2)
+_SCALE_DTYPES = (Dtype.F32, Dtype.F8_E8M0)
+
+
+def _one_of(allowed: tuple[Dtype, ...], given: DtypeLike, option: str) -> Dtype:
+    try:
+        found = Dtype.of(given)
+        if found in allowed:
+            return found
+    except ValueError:
+        pass
+    words = " or ".join(repr(dtype.label) for dtype in allowed)
+    raise ValueError(f"{option} is {given!r}: use {words}")
+
+
 def c_options(options: QuantizeOptions) -> wb_quantize_options:
     """Returns the options as C takes them."""
     return wb_quantize_options(
-        format=Dtype.of(options.format),
-        scale_dtype=Dtype.of(options.scale_dtype),
-        use_given_scales=bool(options.use_given_scales),
+        format=_one_of(_FORMATS, options.format, "format"),
+        scale_dtype=_one_of(_SCALE_DTYPES, options.scale_dtype, "scale_dtype"),
+        use_given_scales=flag(options.use_given_scales, "use_given_scales"),
         block_rows=unsigned(options.block_rows, "block_rows"),
         block_cols=unsigned(options.block_cols, "block_cols"),
-        reject_nonfinite=bool(options.reject_nonfinite),
+        reject_nonfinite=flag(options.reject_nonfinite, "reject_nonfinite"),
         scale_bytes=unsigned(options.scale_bytes, "scale_bytes"),
     )

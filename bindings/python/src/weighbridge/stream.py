@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from ctypes import byref, c_void_p
 from typing import Any
 
 from ._arguments import unsigned
-from ._call import call
-from ._handle import Closeable, Reference
+from ._call import call, interruptible
+from ._handle import Closeable, Reference, at_end
 from ._library import lib
 from .errors import WeighbridgeError
 
@@ -23,8 +22,7 @@ class Stream(Closeable):
         self._reference = device._live()
         handle = c_void_p()
         # As for other handles, the call writes into memory that the finalizer already watches.
-        self._finalizer = weakref.finalize(self, _release, self._reference, handle)
-        self._finalizer.atexit = False
+        self._end = at_end(self, _release, self._reference, handle)
         call(lib.wb_device_stream_new, self._reference, byref(handle))
         self._handle = handle
 
@@ -39,8 +37,11 @@ class Stream(Closeable):
         return 0, self.handle
 
     def synchronize(self) -> None:
-        """Waits until all work queued on the stream has completed."""
-        call(lib.wb_device_stream_synchronize, self._live(), self._handle)
+        """Waits until all work queued on the stream has completed.
+
+        Ctrl-C interrupts the wait, not the work.
+        """
+        interruptible(lib.wb_device_stream_synchronize, self._live(), self._handle)
 
     def call(self, function: int, user: int = 0) -> None:
         """Queues a native ``void function(void *user)``, given by its address.
@@ -58,7 +59,7 @@ class Stream(Closeable):
     def close(self) -> None:
         """Releases the stream; work queued on it still runs. Closing it again is a no-op."""
         super().close()
-        self._finalizer()
+        self._end()
 
 
 def _release(device: Reference, handle: c_void_p) -> None:
