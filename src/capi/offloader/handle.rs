@@ -81,12 +81,13 @@ pub unsafe extern "C" fn wb_offloader_new(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |plan: &CPlan, stream: Stream, options: BufferRequest| -> offloader {
+        let buffers = &plan.buffers;
         let (plan, parameters) = (&plan.plan, &plan.plan().parameters);
         let source = |planned| source_of(&plan.device, planned);
         let sources = parameters.iter().map(|planned| source(&planned.parameter));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         options.run(|options, progress| {
-            Offloader::commit(plan.clone(), &sources, stream, options, progress)
+            Offloader::commit(plan.clone(), &sources, buffers, stream, options, progress)
         })
     })
 }
