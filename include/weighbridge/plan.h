@@ -57,8 +57,9 @@ typedef int32_t wb_host_store;
  * in the buffer as in a copy: in the plan's order, with sizes that are multiples of 256 bytes, and
  * at a multiple of 64 if the device reads them in place. Others are copied, and
  * wb_offloader_parameter_info.host_store_reason says why. The buffer is never written: a
- * replacement, of any size, first moves the parameter into memory of the offloader, as
- * WB_ERR_BUSY, WB_ERR_BUDGET and addresses that change show.
+ * replacement, of any size, first moves the parameter into memory of the offloader, which changes
+ * addresses, and fails while any group is acquired or if it would exceed the budget. A file must
+ * not become shorter, or change, while the offloader lives.
  */
 #define WB_HOST_STORE_SOURCE 1
 

@@ -14,7 +14,7 @@ use crate::capi::call::{call, call_value, release, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::enumeration::c_enum;
 use crate::capi::error::wb_error;
-use crate::capi::handle::{give, opaque};
+use crate::capi::handle::{give, opaque, take};
 use crate::capi::parameter::wb_parameter;
 use crate::capi::structs::{CStruct, c_struct, check_elements};
 use crate::capi::view::handle::wb_view;
@@ -71,8 +71,8 @@ impl Deref for CSafetensors {
 
 impl Drop for CSafetensors {
     fn drop(&mut self) {
-        let buffer: *const wb_buffer = self.buffer as *const wb_buffer;
-        release!(buffer);
+        // SAFETY: `new` gave the reference, which no call uses after the file's last one is dropped.
+        drop(unsafe { take(self.buffer as *const wb_buffer) });
     }
 }
 

@@ -66,8 +66,9 @@ opaque!(wb_offloader, Offloader);
 /// and receive the progress of the call.
 ///
 /// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
-/// host memory, are not needed after the call. A resident parameter in device memory is not copied:
-/// the memory stays the engine's and must outlive the offloader.
+/// host memory, are not needed after the call; those that stay where they are, with
+/// WB_HOST_STORE_SOURCE, are in buffers that the offloader keeps. A resident parameter in device
+/// memory is not copied: the memory stays the engine's and must outlive the offloader.
 ///
 /// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
 /// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
