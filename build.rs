@@ -57,14 +57,14 @@ const HEADERS: &[Header] = &[
         files: &["capi/dlpack/export.rs", "capi/dlpack/import.rs"],
     },
     Header {
-        noun: "safetensors",
-        title: "Safetensors files: tensors by name and index over one buffer.",
-        files: &["capi/safetensors.rs"],
-    },
-    Header {
         noun: "parameter",
         title: "Parameters of a model, as plans and offloaders take them.",
         files: &["capi/parameter.rs"],
+    },
+    Header {
+        noun: "safetensors",
+        title: "Safetensors files: tensors by name and index over one buffer.",
+        files: &["capi/safetensors.rs"],
     },
     Header {
         noun: "plan",

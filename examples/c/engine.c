@@ -51,7 +51,8 @@ int main(int argc, char **argv)
 
     /* The view holds the buffer, so the buffer's own reference may be dropped now. */
     const int64_t shape[] = {(int64_t)info.asked_bytes};
-    const wb_layout layout = {sizeof layout, WB_DTYPE_U8, 1, 0, shape, NULL, 0};
+    const wb_layout layout = {
+        .struct_size = sizeof layout, .dtype = WB_DTYPE_U8, .ndim = 1, .shape = shape};
     must(wb_view_new(weights, &layout, WB_ACCESSOR_HOST, &view, &error));
     wb_buffer_release(weights);
 

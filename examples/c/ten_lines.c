@@ -10,7 +10,8 @@ int main(void)
     wb_view *view = NULL;
     wb_view_info info = WB_VIEW_INFO_INIT;
     const int64_t shape[] = {1000, 4096};
-    const wb_layout layout = {sizeof layout, WB_DTYPE_BF16, 2, 0, shape, NULL, 0};
+    const wb_layout layout = {
+        .struct_size = sizeof layout, .dtype = WB_DTYPE_BF16, .ndim = 2, .shape = shape};
 
     if (wb_device_open("host", NULL, &device, &error) ||      /* or "cuda:0" */
         wb_buffer_alloc(device, 1000 * 4096 * 2, NULL, &weights, &error) ||

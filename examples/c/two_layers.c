@@ -22,7 +22,8 @@ int main(int argc, char **argv)
     const char *const names[LAYERS] = {"layers.0.weight", "layers.1.weight"};
     const char *const groups[LAYERS] = {"layers.0", "layers.1"};
     const int64_t shape[] = {SIDE, SIDE};
-    const wb_layout layout = {sizeof layout, WB_DTYPE_F32, 2, 0, shape, NULL, 0};
+    const wb_layout layout = {
+        .struct_size = sizeof layout, .dtype = WB_DTYPE_F32, .ndim = 2, .shape = shape};
     wb_device *device = NULL;
     wb_plan *plan = NULL;
     wb_offloader *offloader = NULL;

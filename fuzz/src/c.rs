@@ -58,13 +58,13 @@ pub fn text(bytes: &[u8]) -> CString {
 /// A layout that points to `shape` and `strides`.
 pub fn layout(dtype: i32, shape: &[i64], strides: Option<&[i64]>, offset_bytes: u64) -> wb_layout {
     wb_layout {
-        struct_size: size_of::<wb_layout>() as u32,
         dtype,
         ndim: shape.len() as i32,
-        reserved0: 0,
         shape: shape.as_ptr(),
         strides: strides.map_or(ptr::null(), <[i64]>::as_ptr),
         offset_bytes,
+        // SAFETY: a struct of the interface.
+        ..unsafe { sized() }
     }
 }
 

@@ -1,20 +1,21 @@
 //! Headers of safetensors files: arbitrary bytes, arbitrary JSON, and JSON of tensors that overlap,
 //! overflow, are duplicated, or are valid.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fmt::Write;
 use std::sync::{LazyLock, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use safetensors::SafeTensors;
+use serde_json::Value;
 use weighbridge::capi::buffer::{wb_buffer_get_info, wb_buffer_info, wb_buffer_release};
 use weighbridge::capi::safetensors::*;
 use weighbridge::capi::view::{WB_ACCESSOR_HOST, wb_view_get_info, wb_view_info, wb_view_release};
 use weighbridge::status::{
     WB_ERR_FILE_EMPTY, WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT, WB_ERR_NOT_SUPPORTED,
 };
-use weighbridge::tensor::dtype::WB_DTYPE_F4_E2M1X2;
+use weighbridge::tensor::dtype::{WB_DTYPE_F4_E2M1X2, WB_DTYPE_OPAQUE};
 
 use crate::c;
 use crate::memory::MemoryFile;
@@ -124,12 +125,18 @@ fn check(bytes: &[u8]) {
     c::check_nothing_left(device);
 }
 
-/// Whether the library refuses a file that the crate accepts: a name is duplicated or has a NUL, or a shape
-/// is not a valid layout.
+/// Whether the library refuses a file that the crate accepts: a name is duplicated or has a NUL, a shape is
+/// not a valid layout, or an entry is not an object with the name of a type.
 fn is_stricter(bytes: &[u8], parsed: &SafeTensors<'_>) -> bool {
     let names = names(header_of(bytes));
     let duplicated = names.iter().collect::<HashSet<_>>().len() < names.len();
+    let entries: HashMap<String, Value> =
+        serde_json::from_slice(header_of(bytes)).expect("the crate accepts it");
+    let unusual = entries.iter().any(|(name, entry)| {
+        name != "__metadata__" && entry.get("dtype").is_none_or(|d| !d.is_string())
+    });
     duplicated
+        || unusual
         || parsed.iter().any(|(name, tensor)| {
             let shape = tensor.shape();
             let all =
@@ -221,7 +228,7 @@ unsafe fn check_tensor(
         let viewed = c::make(|made, error| {
             wb_safetensors_get_view(file, index, WB_ACCESSOR_HOST, 1, made, error)
         });
-        if info.dtype == 0 {
+        if [0, WB_DTYPE_OPAQUE].contains(&info.dtype) {
             assert_eq!(viewed.expect_err("it has no dtype").status, WB_ERR_NOT_SUPPORTED);
             return;
         }

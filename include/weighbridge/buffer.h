@@ -67,6 +67,12 @@ typedef int32_t wb_file_mode;
 #define WB_FILE_MODE_MAP 1
 /** Read into memory of the exact size. */
 #define WB_FILE_MODE_READ 2
+/**
+ * As WB_FILE_MODE_AUTO, and never pinned: for a file that is only copied from, such as the sources
+ * of an offloader, which would otherwise be pinned beside their copies. Fails with
+ * WB_ERR_INVALID_ARGUMENT if `pin` is WB_TRISTATE_ON.
+ */
+#define WB_FILE_MODE_SOURCE 3
 
 /** Options of a buffer. */
 typedef struct {
@@ -108,7 +114,11 @@ typedef struct {
 #define WB_BUFFER_OPTIONS_INIT \
     {sizeof(wb_buffer_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}}
 
-/** Called once, on any thread, when nothing uses the caller's memory any more. */
+/**
+ * Called once, on any thread, when nothing uses the caller's memory any more: in the call that
+ * dropped the last reference, or on a thread of the library. It may release handles of the library,
+ * and must call nothing else of it: a function that waits could wait for the thread that it is on.
+ */
 typedef void (*wb_deleter)(void *owner);
 
 /**

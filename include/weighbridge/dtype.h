@@ -47,6 +47,12 @@ typedef int32_t wb_dtype;
 #define WB_DTYPE_F8_E8M0 17
 /** Two 4-bit floats (2 exponent bits, 1 mantissa bit) packed in 1 byte; shapes count bytes. */
 #define WB_DTYPE_F4_E2M1X2 18
+/**
+ * A type that the library does not know, of a parameter: blocks of bytes, which are copied bit for
+ * bit. Its name and the size of its blocks are in `wb_layout`. It has no views, no DLPack tensors
+ * and no quantization.
+ */
+#define WB_DTYPE_OPAQUE 255
 
 #ifdef __cplusplus
 }

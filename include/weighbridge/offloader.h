@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "buffer.h"
+#include "dtype.h"
 #include "error.h"
 #include "parameter.h"
 #include "plan.h"
@@ -69,8 +70,9 @@ typedef struct wb_offloader wb_offloader;
  * and receive the progress of the call.
  *
  * Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
- * host memory, are not needed after the call. A resident parameter in device memory is not copied:
- * the memory stays the engine's and must outlive the offloader.
+ * host memory, are not needed after the call; those that stay where they are, with
+ * WB_HOST_STORE_SOURCE, are in buffers that the offloader keeps. A resident parameter in device
+ * memory is not copied: the memory stays the engine's and must outlive the offloader.
  *
  * Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
  * the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
@@ -157,9 +159,36 @@ typedef struct {
     void *host_address;
     /** Bytes from the lowest element to the end of the highest. */
     uint64_t span_bytes;
+    /** The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave. */
+    const char *dtype_name;
+    /**
+     * `ndim` sizes in elements; the numbers stay valid while the offloader is, and are those of
+     * the time of the call.
+     */
+    const int64_t *shape;
+    /** `ndim` strides in elements, valid as `shape` is. */
+    const int64_t *strides;
+    /** The element type. */
+    wb_dtype dtype;
+    /** Number of dimensions. */
+    int32_t ndim;
+    /** Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_elements;
+    /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_bytes;
+    /**
+     * Why it could not stay in the buffer of its source, though the plan has WB_HOST_STORE_SOURCE;
+     * otherwise empty. Valid while the offloader is.
+     */
+    const char *host_store_reason;
+    /** WB_HOST_STORE_SOURCE if its host memory is the buffer of its source. */
+    wb_host_store host_store;
+    /** Zero. */
+    uint32_t reserved0;
 } wb_offloader_parameter_info;
 #define WB_OFFLOADER_PARAMETER_INFO_INIT \
-    {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0}
+    {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0, 0, \
+    0, 0, NULL, 0, 0}
 
 /** What wb_offloader_reconcile changed. */
 typedef struct {
@@ -191,8 +220,8 @@ wb_status wb_offloader_get_parameter_info(const wb_offloader *offloader, uint64_
 
 /**
  * Fills an array of `count` structs, each initialized, with the state of the parameters from index
- * `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if
- * there are fewer.
+ * `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled and no
+ * struct but the first read, if there are fewer.
  */
 wb_status wb_offloader_get_parameter_infos(const wb_offloader *offloader, uint64_t first,
                                            uint64_t count, wb_offloader_parameter_info *infos,

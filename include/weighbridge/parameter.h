@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "buffer.h"
 #include "view.h"
 
 #ifdef __cplusplus
@@ -65,10 +66,15 @@ typedef struct {
      * WB_PLACEMENT_AUTO.
      */
     wb_placement placement;
+    /**
+     * The buffer that `source` is in, or NULL: the plan keeps a reference to it until the plan is
+     * released, so that the caller need not. Other calls use it during the call only.
+     */
+    const wb_buffer *buffer;
     /** Must be zero. */
     uint64_t reserved[2];
 } wb_parameter;
-#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, {0}}
+#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, {0}}
 
 #ifdef __cplusplus
 }

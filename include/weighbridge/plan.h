@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "device.h"
+#include "dtype.h"
 #include "error.h"
 #include "parameter.h"
 #include "quantizer.h"
@@ -44,6 +45,23 @@ typedef int32_t wb_order;
 #define WB_ALLOW_UNMATCHED_SELECTOR 2
 /** Downgrades WB_ERR_EVERYTHING_FITS to a warning. */
 #define WB_ALLOW_EVERYTHING_FITS 4
+
+/** Where offloaded parameters are kept in host memory. */
+typedef int32_t wb_host_store;
+/** In memory of the offloader, to which their sources are copied; the default. */
+#define WB_HOST_STORE_COPY 0
+/**
+ * Where their sources are, in the buffers that wb_parameter.buffer names and that are pinned, such
+ * as a mapped file: nothing is copied, and the offloader keeps the buffer. Possible for the
+ * parameters that move as one, those of a group with one transfer mode, if they follow one another
+ * in the buffer as in a copy: in the plan's order, with sizes that are multiples of 256 bytes, and
+ * at a multiple of 64 if the device reads them in place. Others are copied, and
+ * wb_offloader_parameter_info.host_store_reason says why. The buffer is never written: a
+ * replacement, of any size, first moves the parameter into memory of the offloader, which changes
+ * addresses, and fails while any group is acquired or if it would exceed the budget. A file must
+ * not become shorter, or change, while the offloader lives.
+ */
+#define WB_HOST_STORE_SOURCE 1
 
 /** Options of a plan. */
 typedef struct {
@@ -92,8 +110,8 @@ typedef struct {
     const char *const *quantize_select;
     /** Number of selectors in `quantize_select`. */
     uint32_t quantize_select_count;
-    /** Must be zero. */
-    uint32_t reserved0;
+    /** Where offloaded parameters are kept in host memory. */
+    wb_host_store host_store;
     /**
      * Bandwidth of the link, to predict the time of a step; 0 for the one that
      * wb_device_measure_link measured.
@@ -108,7 +126,8 @@ typedef struct {
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
  * transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
- * and `options`, and the sources are read by wb_offloader_new. `options` must give a budget.
+ * and `options` and references to the parameters' buffers, and the sources are read by
+ * wb_offloader_new. `options` must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
  * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
@@ -170,8 +189,8 @@ typedef struct {
     wb_placement placement;
     /** How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident. */
     wb_transfer_mode transfer_mode;
-    /** Zero. */
-    uint32_t reserved0;
+    /** The element type: of the values that are kept, not of their source. */
+    wb_dtype dtype;
     /** The name. */
     const char *name;
     /** Reason for the placement. */
@@ -182,8 +201,23 @@ typedef struct {
     uint64_t span_bytes;
     /** Index of the first parameter that it is tied to; its own index if it is not tied. */
     uint64_t tied_to;
+    /** The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave. */
+    const char *dtype_name;
+    /** `ndim` sizes in elements, valid while the plan is. */
+    const int64_t *shape;
+    /** `ndim` strides in elements, valid while the plan is. */
+    const int64_t *strides;
+    /** Number of dimensions. */
+    int32_t ndim;
+    /** Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_elements;
+    /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_bytes;
+    /** Zero. */
+    uint32_t reserved0;
 } wb_plan_parameter_info;
-#define WB_PLAN_PARAMETER_INFO_INIT {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0}
+#define WB_PLAN_PARAMETER_INFO_INIT \
+    {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0}
 
 /** A group of a plan. A tied parameter counts in its first group. */
 typedef struct {

@@ -10,6 +10,7 @@
 #include "device.h"
 #include "dtype.h"
 #include "error.h"
+#include "parameter.h"
 #include "status.h"
 #include "view.h"
 
@@ -24,7 +25,10 @@ typedef struct wb_safetensors wb_safetensors;
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
-    /** The element type; 0 for a type of the file that has no WB_DTYPE_*. */
+    /**
+     * The element type; WB_DTYPE_OPAQUE for a type that has no other WB_DTYPE_*, and 0 if its rows
+     * are not whole bytes.
+     */
     wb_dtype dtype;
     /** Number of dimensions. */
     int32_t ndim;
@@ -38,9 +42,28 @@ typedef struct {
     uint64_t offset_bytes;
     /** Bytes of the data. */
     uint64_t bytes;
+    /**
+     * The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one in the file. NULL if dtype
+     * is 0.
+     */
+    const char *dtype_name;
+    /** Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_elements;
+    /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
+    uint32_t block_bytes;
 } wb_safetensors_tensor_info;
 #define WB_SAFETENSORS_TENSOR_INFO_INIT \
-    {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0}
+    {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0}
+
+/** Which part of a tensor's name is the name of its group. */
+typedef int32_t wb_grouping;
+/**
+ * Up to the first segment that is a number, as "model.layers.3"; without one, as
+ * WB_GROUPING_MODULE. The default.
+ */
+#define WB_GROUPING_LAYER 0
+/** All but the last segment, as "model.layers.3.mlp.up_proj". */
+#define WB_GROUPING_MODULE 1
 
 /**
  * Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
@@ -69,6 +92,20 @@ wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file, uint64_t in
 /** Gets the index of the tensor with a name. Fails with WB_ERR_NOT_FOUND. */
 wb_status wb_safetensors_find_tensor(const wb_safetensors *file, const char *name, uint64_t *index,
                                      wb_error *error);
+
+/**
+ * Fills an array of `count` structs, each initialized, with the tensors from index `first` on as
+ * parameters of a plan, of which the caller may then change fields: the group that `grouping`
+ * gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque.
+ *
+ * What the structs point to lives as long as the file. wb_plan_new copies it and keeps the file's
+ * buffer, where the sources are, so the file may be released then. Open a file that is only a source
+ * with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
+ * WB_ERR_NOT_SUPPORTED for one whose rows are not whole bytes, and with WB_ERR_FILE_TRUNCATED.
+ */
+wb_status wb_safetensors_get_parameters(const wb_safetensors *file, wb_grouping grouping,
+                                        uint64_t first, uint64_t count, wb_parameter *parameters,
+                                        wb_error *error);
 
 /**
  * Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED

@@ -42,8 +42,20 @@ typedef struct {
     const int64_t *strides;
     /** Bytes from the start of the memory to the first element. */
     uint64_t offset_bytes;
+    /**
+     * The name of a WB_DTYPE_OPAQUE, such as "q4_K": 1 to 63 bytes, not one of a WB_DTYPE_*; NULL
+     * for all other types.
+     */
+    const char *dtype_name;
+    /**
+     * Elements of the last dimension that a block of a WB_DTYPE_OPAQUE holds, such as 256. The
+     * last dimension must be a multiple. 0 for all other types.
+     */
+    uint32_t block_elements;
+    /** Bytes of such a block, such as 144; 0 for all other types. */
+    uint32_t block_bytes;
 } wb_layout;
-#define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0}
+#define WB_LAYOUT_INIT {sizeof(wb_layout), 0, 0, 0, NULL, NULL, 0, NULL, 0, 0}
 
 /**
  * Creates a view of a buffer, without a copy. The layout's offset counts from the start of the

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 
 use crate::capi::enumeration::{Enumeration, c_enum};
-use crate::capi::structs::{CStruct, c_struct, chars};
+use crate::capi::structs::{CStruct, c_struct, chars, without_nul};
 use crate::error::{CodeDomain, Error};
 use crate::status::wb_status;
 
@@ -66,14 +66,15 @@ pub(super) unsafe fn store(to: *mut wb_error, error: &Error) {
         return;
     }
     let capacity = size - HEAD;
-    let end = error.message.floor_char_boundary(capacity - 1);
+    let text = without_nul(&error.message);
+    let end = text.floor_char_boundary(capacity - 1);
     // SAFETY: the struct has all fields before the message, and `capacity` bytes of the message.
     unsafe {
         (*to).status = error.status;
         (*to).code = error.code;
         (*to).code_domain = error.domain.code();
         let message = (&raw mut (*to).message).cast::<u8>();
-        std::ptr::copy_nonoverlapping(error.message.as_ptr(), message, end);
+        std::ptr::copy_nonoverlapping(text.as_ptr(), message, end);
         *message.add(end) = 0;
     }
 }

@@ -1,16 +1,22 @@
 //! Parameters of a model.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_char, c_void};
-use std::sync::Arc;
+use std::sync::Arc as StdArc;
 
 use crate::capi::address::Address;
 use crate::capi::arguments::Input;
+use crate::capi::buffer::handle::wb_buffer;
 use crate::capi::enumeration::{Enumeration, c_enum};
+use crate::capi::handle::share;
 use crate::capi::structs::{c_struct, elements, read_struct};
 use crate::capi::view::layout::{GivenLayout, wb_layout};
 use crate::error::{Result, fail};
+use crate::memory::buffer::Buffer;
+use crate::os::sync::Arc;
 use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
-use crate::status::WB_ERR_INVALID_ARGUMENT;
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_RANGE};
 
 /// How a step reads a parameter.
 pub type wb_access_pattern = i32;
@@ -73,6 +79,9 @@ pub struct wb_parameter {
     /// WB_PLACEMENT_RESIDENT, with WB_TRANSFER_MODE_AUTO, keeps it on the device; otherwise
     /// WB_PLACEMENT_AUTO.
     pub placement: wb_placement,
+    /// The buffer that `source` is in, or NULL: the plan keeps a reference to it until the plan is
+    /// released, so that the caller need not. Other calls use it during the call only.
+    pub buffer: *const wb_buffer,
     /// Must be zero.
     pub reserved: [u64; 2],
 }
@@ -87,21 +96,55 @@ pub(super) fn placement_codes(mode: Option<TransferMode>) -> (wb_placement, wb_t
     }
 }
 
+/// A caller's parameters.
+pub(super) struct GivenParameters {
+    pub parameters: Vec<Parameter>,
+    /// The buffers that their sources are in, as far as the caller named them.
+    pub buffers: Vec<Arc<Buffer>>,
+}
+
 /// An array of parameters, and how many there are.
-impl Input<Vec<Parameter>> for (*const wb_parameter, u64) {
-    unsafe fn convert(self, name: &str) -> Result<Vec<Parameter>> {
+impl Input<GivenParameters> for (*const wb_parameter, u64) {
+    unsafe fn convert(self, name: &str) -> Result<GivenParameters> {
         let (first, count) = self;
         let capacity = if first.is_null() { 0 } else { count.min(1 << 20) };
         let mut parameters: Vec<Parameter> = Vec::with_capacity(capacity as usize);
+        let mut buffers: HashMap<usize, Arc<Buffer>> = HashMap::new();
         // SAFETY: the contract of mod.rs.
         unsafe {
             for element in elements(first, count, name) {
-                let parameter = parameter_from(element?, parameters.last())?;
+                let (parameter, buffer) = parameter_from(element?, parameters.last())?;
+                if !buffer.is_null() {
+                    let shared = match buffers.entry(buffer as usize) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(share(buffer)?),
+                    };
+                    check_in(shared, &parameter)?;
+                }
                 parameters.push(parameter);
             }
         }
-        Ok(parameters)
+        Ok(GivenParameters { parameters, buffers: buffers.into_values().collect() })
     }
+}
+
+/// Fails with `WB_ERR_OUT_OF_RANGE` if the source is not in the buffer.
+fn check_in(buffer: &Buffer, parameter: &Parameter) -> Result<()> {
+    let (data, bytes) = (buffer.data(), parameter.layout.span_bytes());
+    let offset = parameter.source.checked_sub(data.start() as u64);
+    let end = offset.and_then(|offset| offset.checked_add(bytes));
+    if end.is_none_or(|end| end > data.bytes() as u64) {
+        fail!(
+            WB_ERR_OUT_OF_RANGE,
+            "the source of parameter {:?}, {bytes} bytes at {:#x}, is not in its buffer of {} bytes at \
+             {:#x}: give NULL for the buffer of a source elsewhere",
+            parameter.name,
+            parameter.source,
+            data.bytes(),
+            data.start()
+        );
+    }
+    Ok(())
 }
 
 impl Input<Parameter> for *const wb_parameter {
@@ -110,18 +153,19 @@ impl Input<Parameter> for *const wb_parameter {
             fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL");
         }
         // SAFETY: the contract of mod.rs.
-        unsafe { parameter_from(self, None) }
+        unsafe { parameter_from(self, None) }.map(|(parameter, _)| parameter)
     }
 }
 
-/// A parameter; the name of its group is shared with the parameter before it if that is the same.
+/// A parameter and the handle of its buffer, which may be NULL; the name of its group is shared with
+/// the parameter before it if that is the same.
 ///
 /// # Safety
 /// `given` keeps the contract of mod.rs.
 unsafe fn parameter_from(
     given: *const wb_parameter,
     before: Option<&Parameter>,
-) -> Result<Parameter> {
+) -> Result<(Parameter, *const wb_buffer)> {
     // SAFETY: the contract of mod.rs.
     let (given, name, group, layout) = unsafe {
         let given = read_struct(given)?;
@@ -136,10 +180,10 @@ unsafe fn parameter_from(
         start => Address(start).lowest(&layout, offset_bytes, &format!("parameter {name:?}"))?,
     };
     let (resident, transfer_mode) = placement_of(&given, name)?;
-    Ok(Parameter {
+    let parameter = Parameter {
         name: name.into(),
         group: match before.map(|before| &before.group) {
-            Some(before) if **before == *group => Arc::clone(before),
+            Some(before) if **before == *group => StdArc::clone(before),
             _ => group.into(),
         },
         layout,
@@ -149,7 +193,8 @@ unsafe fn parameter_from(
         resident,
         transfer_mode,
         origin: Origin::Given,
-    })
+    };
+    Ok((parameter, given.buffer))
 }
 
 /// Whether a parameter must stay on the device, and its transfer mode.

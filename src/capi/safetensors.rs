@@ -1,38 +1,158 @@
 //! Safetensors files: tensors by name and index over one buffer.
 
-use std::ffi::c_char;
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_void};
+use std::ops::Deref;
 use std::path::Path;
 use std::ptr;
+
+use once_cell::race::OnceBox;
 
 use crate::capi::buffer::handle::wb_buffer;
 use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
 use crate::capi::call::{call, call_value, release, retain};
 use crate::capi::device::handle::wb_device;
+use crate::capi::enumeration::c_enum;
 use crate::capi::error::wb_error;
-use crate::capi::handle::opaque;
-use crate::capi::structs::{CStruct, c_struct};
+use crate::capi::handle::{give, opaque, take};
+use crate::capi::parameter::wb_parameter;
+use crate::capi::structs::{CStruct, c_struct, check_elements};
 use crate::capi::view::handle::wb_view;
-use crate::capi::view::layout::wb_accessor;
+use crate::capi::view::layout::{block_of, layout_to_c, wb_accessor, wb_layout};
 use crate::device::device::Device;
+use crate::error::{Result, fail};
 use crate::memory::safetensors_file::SafetensorsFile;
 use crate::memory::view::Accessor;
 use crate::os::sync::Arc;
-use crate::status::wb_status;
+use crate::plan::grouping::Grouping;
+use crate::status::{WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE, wb_status};
 use crate::tensor::dtype::wb_dtype;
+use crate::tensor::safetensors::Tensor;
 
 /// An open safetensors file.
 pub struct wb_safetensors {
     _opaque: [u8; 0],
 }
 
-opaque!(wb_safetensors, SafetensorsFile);
+opaque!(wb_safetensors, CSafetensors);
+
+/// A file, and its tensors as parameters, which C reads. Making those takes no lock, which in a
+/// forked child might be held forever.
+pub struct CSafetensors {
+    file: Arc<SafetensorsFile>,
+    /// C's reference to the file's buffer, as an address.
+    buffer: usize,
+    layouts: OnceBox<Layouts>,
+    /// For each [`Grouping`].
+    groups: [OnceBox<Groups>; 2],
+}
+
+/// The layout of each tensor.
+struct Layouts(Vec<wb_layout>);
+// SAFETY: the structs point to shapes and names that live as long as the file, and are only read.
+unsafe impl Send for Layouts {}
+// SAFETY: as above.
+unsafe impl Sync for Layouts {}
+
+/// The names of the groups, each once, and the one of each tensor.
+#[derive(Default)]
+struct Groups {
+    names: Vec<CString>,
+    of: Vec<u32>,
+}
+
+impl Deref for CSafetensors {
+    type Target = SafetensorsFile;
+
+    fn deref(&self) -> &SafetensorsFile {
+        &self.file
+    }
+}
+
+impl Drop for CSafetensors {
+    fn drop(&mut self) {
+        // SAFETY: `new` gave the reference, which no call uses after the file's last one is dropped.
+        drop(unsafe { take(self.buffer as *const wb_buffer) });
+    }
+}
+
+impl CSafetensors {
+    fn new(file: Arc<SafetensorsFile>) -> Arc<Self> {
+        let buffer = give::<wb_buffer>(file.buffer().clone()) as usize;
+        let groups = [OnceBox::new(), OnceBox::new()];
+        Arc::new(Self { file, buffer, layouts: OnceBox::new(), groups })
+    }
+
+    fn layouts(&self) -> &[wb_layout] {
+        let layout = |tensor: &Tensor| match &tensor.layout {
+            Some(layout) => layout_to_c(layout),
+            None => CStruct::init(),
+        };
+        let all = || Box::new(Layouts(self.tensors().iter().map(layout).collect()));
+        &self.layouts.get_or_init(all).0
+    }
+
+    fn groups(&self, grouping: Grouping) -> &Groups {
+        self.groups[grouping as usize].get_or_init(|| {
+            let (mut groups, mut known) = (Groups::default(), HashMap::new());
+            for tensor in self.tensors() {
+                let group = grouping.group_of(tensor.name());
+                let next = groups.names.len() as u32;
+                let at = *known.entry(group).or_insert(next);
+                if at == next {
+                    // A part of a name without NUL.
+                    groups.names.push(CString::new(group).unwrap_or_default());
+                }
+                groups.of.push(at);
+            }
+            Box::new(groups)
+        })
+    }
+
+    /// `count` tensors from index `first` on, as parameters.
+    fn parameters(&self, grouping: Grouping, first: u64, count: u64) -> Result<Vec<wb_parameter>> {
+        let all = self.tensors().len();
+        let range = first.checked_add(count).filter(|end| *end <= all as u64);
+        let Some(end) = range else {
+            fail!(
+                WB_ERR_OUT_OF_RANGE,
+                "asked for {count} tensors from tensor {first} on; the file has {all}"
+            );
+        };
+        self.file.buffer().check_file()?;
+        let (layouts, groups) = (self.layouts(), self.groups(grouping));
+        let start = self.file.buffer().data().start();
+        let parameter = |at: usize| {
+            let tensor = &self.tensors()[at];
+            if tensor.layout.is_none() {
+                fail!(
+                    WB_ERR_NOT_SUPPORTED,
+                    "{:?} of type {} has rows that are not whole bytes, which no layout can express: \
+                     leave it out",
+                    tensor.name(),
+                    tensor.file_dtype
+                );
+            }
+            Ok(wb_parameter {
+                name: tensor.c_name().as_ptr(),
+                group: groups.names[groups.of[at] as usize].as_ptr(),
+                layout: &raw const layouts[at],
+                source: (start + tensor.offset as usize) as *const c_void,
+                buffer: self.buffer as *const wb_buffer,
+                ..CStruct::init()
+            })
+        };
+        (first as usize..end as usize).map(parameter).collect()
+    }
+}
 
 /// Properties of a tensor of a file.
 #[repr(C)]
 pub struct wb_safetensors_tensor_info {
     /// Size of the struct.
     pub struct_size: u32,
-    /// The element type; 0 for a type of the file that has no WB_DTYPE_*.
+    /// The element type; WB_DTYPE_OPAQUE for a type that has no other WB_DTYPE_*, and 0 if its rows
+    /// are not whole bytes.
     pub dtype: wb_dtype,
     /// Number of dimensions.
     pub ndim: i32,
@@ -46,9 +166,29 @@ pub struct wb_safetensors_tensor_info {
     pub offset_bytes: u64,
     /// Bytes of the data.
     pub bytes: u64,
+    /// The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one in the file. NULL if dtype
+    /// is 0.
+    pub dtype_name: *const c_char,
+    /// Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_elements: u32,
+    /// Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_bytes: u32,
 }
 
 c_struct!(wb_safetensors_tensor_info);
+
+/// Which part of a tensor's name is the name of its group.
+pub type wb_grouping = i32;
+/// Up to the first segment that is a number, as "model.layers.3"; without one, as
+/// WB_GROUPING_MODULE. The default.
+pub const WB_GROUPING_LAYER: wb_grouping = 0;
+/// All but the last segment, as "model.layers.3.mlp.up_proj".
+pub const WB_GROUPING_MODULE: wb_grouping = 1;
+
+c_enum!(Grouping {
+    WB_GROUPING_LAYER => Layer,
+    WB_GROUPING_MODULE => Module,
+});
 
 /// Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
 /// Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, and as wb_buffer_map_file does.
@@ -61,7 +201,9 @@ pub unsafe extern "C" fn wb_safetensors_open(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |device: Arc<Device>, path: &Path, options: BufferRequest| -> file {
-        options.run(|options, progress| SafetensorsFile::open(&device, path, options, progress))
+        let open = options
+            .run(|options, progress| SafetensorsFile::open(&device, path, options, progress));
+        open.map(CSafetensors::new)
     })
 }
 
@@ -80,13 +222,13 @@ pub unsafe extern "C" fn wb_safetensors_release(file: *mut wb_safetensors) {
 /// Returns the number of tensors, which are in the order of their data, or 0 if `file` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_get_tensor_count(file: *const wb_safetensors) -> u64 {
-    call_value!(0, |file: &SafetensorsFile| file.tensors().len() as u64)
+    call_value!(0, |file: &CSafetensors| file.tensors().len() as u64)
 }
 
 /// Returns the JSON text of the header, with the file's metadata, or NULL if `file` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_get_header(file: *const wb_safetensors) -> *const c_char {
-    call_value!(ptr::null(), |file: &SafetensorsFile| file.json().as_ptr())
+    call_value!(ptr::null(), |file: &CSafetensors| file.json().as_ptr())
 }
 
 /// Fills `info` with the properties of tensor `index`. Fails with WB_ERR_OUT_OF_RANGE.
@@ -97,17 +239,24 @@ pub unsafe extern "C" fn wb_safetensors_get_tensor_info(
     info: *mut wb_safetensors_tensor_info,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |file: &SafetensorsFile| -> info {
-        file.tensor(index).map(|(tensor, name)| {
-            let layout = tensor.layout.as_ref();
-            wb_safetensors_tensor_info {
-                dtype: layout.map_or(0, |layout| layout.dtype().code()),
-                ndim: layout.map_or(0, |layout| layout.ndim() as i32),
-                name: name.as_ptr(),
-                shape: layout.map_or(ptr::null(), |layout| layout.shape().as_ptr()),
+    call!(error, |file: &CSafetensors| -> info {
+        file.tensor(index).map(|tensor| {
+            let info = wb_safetensors_tensor_info {
+                name: tensor.c_name().as_ptr(),
                 offset_bytes: tensor.offset,
                 bytes: tensor.bytes,
                 ..CStruct::init()
+            };
+            let Some(layout) = &tensor.layout else { return info };
+            let (block_elements, block_bytes) = block_of(layout.dtype());
+            wb_safetensors_tensor_info {
+                dtype: layout.dtype().code(),
+                ndim: layout.ndim() as i32,
+                shape: layout.shape().as_ptr(),
+                dtype_name: layout.dtype().c_name().as_ptr(),
+                block_elements,
+                block_bytes,
+                ..info
             }
         })
     })
@@ -121,7 +270,33 @@ pub unsafe extern "C" fn wb_safetensors_find_tensor(
     index: *mut u64,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |file: &SafetensorsFile, name: &str| -> index { file.find(name) })
+    call!(error, |file: &CSafetensors, name: &str| -> index { file.find(name) })
+}
+
+/// Fills an array of `count` structs, each initialized, with the tensors from index `first` on as
+/// parameters of a plan, of which the caller may then change fields: the group that `grouping`
+/// gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque.
+///
+/// What the structs point to lives as long as the file. wb_plan_new copies it and keeps the file's
+/// buffer, where the sources are, so the file may be released then. Open a file that is only a source
+/// with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
+/// WB_ERR_NOT_SUPPORTED for one whose rows are not whole bytes, and with WB_ERR_FILE_TRUNCATED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_safetensors_get_parameters(
+    file: *const wb_safetensors,
+    grouping: wb_grouping,
+    first: u64,
+    count: u64,
+    parameters: *mut wb_parameter,
+    error: *mut wb_error,
+) -> wb_status {
+    let parameters = (parameters, count);
+    call!(error, |file: &CSafetensors, grouping: Grouping| -> parameters {
+        let found = file.parameters(grouping, first, count)?;
+        // SAFETY: the contract of mod.rs: the array has `count` structs.
+        unsafe { check_elements(parameters.0, count, "parameters") }?;
+        Ok(found)
+    })
 }
 
 /// Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED
@@ -136,7 +311,7 @@ pub unsafe extern "C" fn wb_safetensors_get_view(
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |file: &SafetensorsFile, accessor: Accessor| -> view {
+    call!(error, |file: &CSafetensors, accessor: Accessor| -> view {
         file.view(index, accessor, alignment)
     })
 }
@@ -154,7 +329,7 @@ pub unsafe extern "C" fn wb_safetensors_load_view(
     copied: *mut i32,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |file: &SafetensorsFile,
+    call!(error, |file: &CSafetensors,
                   accessor: Accessor,
                   options: BufferRequest|
      -> (view, copied) {
@@ -172,5 +347,5 @@ pub unsafe extern "C" fn wb_safetensors_get_buffer(
     buffer: *mut *mut wb_buffer,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |file: &SafetensorsFile| -> buffer { Ok(file.buffer().clone()) })
+    call!(error, |file: &CSafetensors| -> buffer { Ok(file.buffer().clone()) })
 }

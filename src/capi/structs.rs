@@ -1,6 +1,7 @@
 //! Structs of the interface, which are read and written by the size that the caller's header gave
 //! them.
 
+use std::borrow::Cow;
 use std::ffi::c_char;
 use std::ptr;
 
@@ -156,14 +157,28 @@ impl<T: CStruct> Output for *mut T {
     }
 }
 
-/// An array of structs, and how many there are.
+/// Checks the size of every struct of an array.
+///
+/// # Safety
+/// `first` is NULL or points to `count` structs of the interface.
+pub(super) unsafe fn check_elements<T: CStruct>(
+    first: *const T,
+    count: u64,
+    name: &str,
+) -> Result<()> {
+    // SAFETY: the promise above.
+    unsafe { elements(first, count, name) }
+        .try_for_each(|each| unsafe { checked_size(each?) }.map(drop))
+}
+
+/// An array of structs, and how many there are. Only the first is checked here: a caller's count
+/// may be wrong. The function calls [`check_elements`] once it knows that there are so many.
 impl<T: CStruct> Output for (*mut T, u64) {
     type Value = Vec<T>;
 
     unsafe fn check(&self, name: &str) -> Result<()> {
         // SAFETY: as above.
-        unsafe { elements(self.0, self.1, name) }
-            .try_for_each(|each| unsafe { checked_size(each?) }.map(drop))
+        unsafe { check_elements(self.0, self.1.min(1), name) }
     }
 
     unsafe fn store(self, values: Vec<T>) {
@@ -195,12 +210,46 @@ impl<T: CStruct> Output for Optional<T> {
     }
 }
 
+/// A text without the NUL characters at which C would stop to read: they are written as `\0`.
+pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
+    match text.contains('\0') {
+        true => Cow::Owned(text.replace('\0', "\\0")),
+        false => Cow::Borrowed(text),
+    }
+}
+
 /// A text as an array of a struct: truncated at a character, and ending in NUL.
 pub(super) fn chars<const N: usize>(text: &str) -> [c_char; N] {
+    let text = without_nul(text);
     let mut chars = [0; N];
     let end = text.floor_char_boundary(N - 1);
     for (to, from) in chars.iter_mut().zip(&text.as_bytes()[..end]) {
         *to = *from as c_char;
     }
     chars
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+    use crate::capi::error::{store, wb_error};
+    use crate::error::Error;
+    use crate::status::WB_ERR_FORMAT;
+
+    #[test]
+    fn a_nul_in_a_message_does_not_end_it() {
+        let error = Error::new(WB_ERR_FORMAT, "before \0 and after");
+        let logged = wb_error::from(&error);
+        let mut stored = wb_error::init();
+        // SAFETY: the struct begins with its size, and its message ends in NUL.
+        unsafe {
+            store(&raw mut stored, &error);
+            for message in [&logged.message, &stored.message] {
+                let text = CStr::from_ptr(message.as_ptr());
+                assert_eq!(text.to_str(), Ok("before \\0 and after"));
+            }
+        }
+    }
 }

@@ -36,6 +36,8 @@ pub enum FileMode {
     Map,
     /// Read into memory.
     Read,
+    /// As `Auto`, and never pinned: its bytes are only copied to other memory.
+    Source,
 }
 
 /// Options of a buffer.

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::device::device::Device;
+use crate::device::policy::Tristate;
 use crate::error::{Error, Result, fail, format_bytes};
 use crate::memory::buffer::{
     Buffer, BufferOptions, FileMode, MappedFile, Memory, NumaPolicy, Origin, Parts,
@@ -20,7 +21,7 @@ use crate::os::sync::Arc;
 use crate::os::{bytes, cgroup};
 use crate::status::{
     WB_ERR_DRIVER, WB_ERR_FILE_ACCESS, WB_ERR_FILE_EMPTY, WB_ERR_FILE_IO, WB_ERR_FILE_MISSING,
-    WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
 };
 
 /// Opens a regular file that is not empty. Returns it with its bytes.
@@ -88,6 +89,18 @@ impl Buffer {
         if options.write_combined {
             fail!(WB_ERR_NOT_SUPPORTED, "a file cannot be mapped write-combined");
         }
+        let mut options = *options;
+        if options.file_mode == FileMode::Source {
+            if options.pin == Tristate::On {
+                fail!(
+                    WB_ERR_INVALID_ARGUMENT,
+                    "asked to pin a file with WB_FILE_MODE_SOURCE, which is only copied from and not \
+                     pinned: leave one of both out"
+                );
+            }
+            options.pin = Tristate::Off;
+        }
+        let options = &options;
         let mut load = Load { device, file: &file, range, options, progress };
         let buffer = match load.map()? {
             Mapped::Yes(parts) => {

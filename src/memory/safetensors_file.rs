@@ -1,7 +1,6 @@
 //! [`SafetensorsFile`]: a safetensors file in one buffer, and its tensors by name.
 
-use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -25,9 +24,6 @@ use crate::tensor::safetensors::{Header, LENGTH_BYTES, Tensor, header_bytes};
 pub struct SafetensorsFile {
     buffer: Arc<Buffer>,
     header: Header,
-    names: Vec<CString>,
-    json: CString,
-    index: HashMap<String, usize>,
 }
 
 impl SafetensorsFile {
@@ -45,15 +41,7 @@ impl SafetensorsFile {
             ..error
         })?;
         let buffer = Buffer::load(device, file, 0..length, options, progress)?;
-        let c_string = |text: &str| CString::new(text).unwrap_or_default();
-        let tensors = &header.tensors;
-        Ok(Arc::new(Self {
-            names: tensors.iter().map(|tensor| c_string(&tensor.name)).collect(),
-            index: tensors.iter().enumerate().map(|(at, t)| (t.name.clone(), at)).collect(),
-            json: c_string(&header.json),
-            buffer,
-            header,
-        }))
+        Ok(Arc::new(Self { buffer, header }))
     }
 
     /// The buffer over the whole file.
@@ -67,15 +55,13 @@ impl SafetensorsFile {
     }
 
     /// The header's JSON text.
-    pub fn json(&self) -> &CString {
-        &self.json
+    pub fn json(&self) -> &CStr {
+        &self.header.json
     }
 
-    /// The tensor at an index, and its name for C.
-    pub fn tensor(&self, index: u64) -> Result<(&Tensor, &CString)> {
-        let found = usize::try_from(index)
-            .ok()
-            .and_then(|at| Some((self.header.tensors.get(at)?, self.names.get(at)?)));
+    /// The tensor at an index.
+    pub fn tensor(&self, index: u64) -> Result<&Tensor> {
+        let found = usize::try_from(index).ok().and_then(|at| self.header.tensors.get(at));
         found.ok_or_else(|| {
             let count = self.header.tensors.len();
             Error::new(WB_ERR_OUT_OF_RANGE, format!("asked for tensor {index} of {count}"))
@@ -84,8 +70,8 @@ impl SafetensorsFile {
 
     /// The index of a tensor by its name.
     pub fn find(&self, name: &str) -> Result<u64> {
-        match self.index.get(name) {
-            Some(at) => Ok(*at as u64),
+        match self.header.find(name) {
+            Some(at) => Ok(at as u64),
             None => fail!(
                 WB_ERR_NOT_FOUND,
                 "the file has no tensor {name:?} among its {}; wb_safetensors_get_tensor_info lists them",
@@ -103,7 +89,7 @@ impl SafetensorsFile {
                 WB_ERR_UNALIGNED,
                 "{:?} is at byte {} of the file, where its address is not a multiple of \
                  {alignment}: ask for less, or use wb_safetensors_load_view, which copies",
-                tensor.name,
+                tensor.name(),
                 tensor.offset
             );
         }
@@ -132,14 +118,14 @@ impl SafetensorsFile {
     }
 
     fn with_layout(&self, index: u64) -> Result<(&Tensor, &Layout)> {
-        let (tensor, _) = self.tensor(index)?;
+        let tensor = self.tensor(index)?;
         match &tensor.layout {
-            Some(layout) => Ok((tensor, layout)),
-            None => fail!(
+            Some(layout) if !layout.dtype().is_opaque() => Ok((tensor, layout)),
+            _ => fail!(
                 WB_ERR_NOT_SUPPORTED,
                 "{:?} has type {}, or a shape that no WB_DTYPE_* of it can express: view its bytes \
                  through wb_safetensors_get_buffer",
-                tensor.name,
+                tensor.name(),
                 tensor.file_dtype
             ),
         }
@@ -163,7 +149,10 @@ fn read_header(file: &File, length: u64) -> Result<Header> {
     };
     let mut prefix = [0; LENGTH_BYTES as usize];
     file.read_exact_at(&mut prefix, 0).map_err(failed)?;
-    let mut json = vec![0; header_bytes(prefix, length)? as usize];
+    let bytes = header_bytes(prefix, length)? as usize;
+    // One more, for the NUL of a C string.
+    let mut json = Vec::with_capacity(bytes + 1);
+    json.resize(bytes, 0);
     file.read_exact_at(&mut json, LENGTH_BYTES).map_err(failed)?;
     safetensors::parse(json, length)
 }

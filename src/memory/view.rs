@@ -10,7 +10,7 @@ use crate::os::bytes;
 use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
-use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OUT_OF_RANGE};
+use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
 use crate::tensor::layout::Layout;
 
 /// What accesses memory through a view.
@@ -79,7 +79,8 @@ impl View {
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
-        let bytes = layout.span_bytes() as usize;
+        let (bytes, offset) = (layout.span_bytes() as usize, layout.bytes_before());
+        check_range(&layout, offset, bytes as u64)?;
         let buffer = Buffer::alloc(device, bytes, options, progress)?;
         let to = buffer.data();
         let threads = threads_for(options.threads, bytes);
@@ -87,7 +88,6 @@ impl View {
             bytes::copy(piece, source.part(piece.start() - to.start(), piece.bytes()));
             Ok(())
         })?;
-        let offset = layout.bytes_before();
         Self::new(buffer, layout, offset, accessor)
     }
 
@@ -150,8 +150,18 @@ impl Drop for View {
     }
 }
 
-/// Fails with `WB_ERR_OUT_OF_RANGE` if the layout exceeds `have` bytes.
+/// Fails with `WB_ERR_OUT_OF_RANGE` if the layout exceeds `have` bytes, and with
+/// `WB_ERR_NOT_SUPPORTED` for an opaque type.
 fn check_range(layout: &Layout, offset: u64, have: u64) -> Result<()> {
+    if layout.dtype().is_opaque() {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "a view has elements, and of the opaque type {:?} only blocks of {} bytes are known: use \
+             the address of the parameter's info, or view the bytes as WB_DTYPE_U8",
+            layout.dtype().name(),
+            layout.dtype().bytes()
+        );
+    }
     let low = offset.checked_sub(layout.bytes_before());
     if low.and_then(|low| low.checked_add(layout.span_bytes())).is_none_or(|end| end > have) {
         fail!(

@@ -1,20 +1,37 @@
 //! The bytes that an offloader holds, and those that its budgets count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
-use crate::offload::state::{Backing, HeldBytes, OffloadState};
+use crate::offload::state::{Backing, HeldBytes, HostUnit, OffloadState};
+use crate::os::page;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
 use crate::status::WB_ERR_OVERFLOW;
 
 impl OffloadState {
-    /// All host memory: the arena, and the buffers of units outside of it.
+    /// All host memory, each buffer once: the arena, and the buffers of units outside of it.
     pub fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
+        let mut seen = HashSet::new();
         let outside = self.units.iter().map(|unit| &unit.buffer);
-        [&self.arena].into_iter().chain(outside.filter(|buffer| !Arc::ptr_eq(buffer, &self.arena)))
+        [&self.arena].into_iter().chain(outside).filter(move |one| seen.insert(Arc::as_ptr(one)))
+    }
+
+    /// Bytes of host memory for parameters, in whole pages: of the buffers of the offloader, and of
+    /// the parameters in those of their sources.
+    pub fn host_bytes(&self) -> u64 {
+        let page = page::page_bytes() as u64;
+        let in_source = |buffer: &Arc<Buffer>| -> Option<u64> {
+            let of = |unit: &HostUnit| unit.in_source && Arc::ptr_eq(&unit.buffer, buffer);
+            self.units.iter().any(of).then(|| {
+                let blocks = self.blocks.iter().filter(|block| !block.parameters.is_empty());
+                blocks.filter(|block| of(&self.units[block.unit])).map(|block| block.capacity).sum()
+            })
+        };
+        let bytes = |buffer| in_source(buffer).unwrap_or(buffer.data().bytes() as u64);
+        self.buffers().map(|buffer| bytes(buffer).next_multiple_of(page)).sum()
     }
 
     pub fn held_bytes(&self) -> HeldBytes {

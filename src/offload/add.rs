@@ -129,8 +129,13 @@ impl Offloader {
             return Ok(None);
         };
         let requested = parameter.transfer_mode;
-        if requested == TransferMode::ZeroCopy && state.arena.device_address().is_none() {
-            let policy = self.device().policy();
+        let policy = self.device().policy();
+        let views = match state.arena.data().bytes() {
+            // All units are in the buffers of their sources.
+            0 => policy.allows_views(policy.pin),
+            _ => state.arena.device_address().is_some(),
+        };
+        if requested == TransferMode::ZeroCopy && !views {
             let why =
                 if policy.views { state.arena.fallback_reason() } else { &policy.views_reason };
             fail!(

@@ -56,7 +56,9 @@ pub fn lay_out(
                 continue;
             }
         };
-        jobs.extend(pieces_of(plan, at, sources).into_iter().map(|(offset, from)| CopyJob {
+        let in_place = storage.unit.is_some_and(|unit| units[unit].in_source);
+        let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };
+        jobs.extend(pieces.into_iter().map(|(offset, from)| CopyJob {
             to: to.part(offset as usize, from.span.bytes()),
             from,
         }));

@@ -34,7 +34,8 @@ impl Offloader {
         let needs = bytes.next_multiple_of(ALIGNMENT);
         let extents = state.extents(freed);
         for (at, unit) in state.units.iter().enumerate() {
-            if unit.groups != *groups || unit.transfer_mode != *transfer_mode {
+            let other = unit.groups != *groups || unit.transfer_mode != *transfer_mode;
+            if other || unit.in_source {
                 continue;
             }
             for offset in state.gaps(at, needs, freed) {
@@ -64,12 +65,15 @@ impl Offloader {
         let in_pages = |buffer: &Buffer| (buffer.data().bytes() as u64).next_multiple_of(page);
         let freed_bytes = freed.map_or(0, |block| {
             let unit = state.blocks[block].unit;
-            let buffer = &state.units[unit].buffer;
+            let HostUnit { buffer, in_source, .. } = &state.units[unit];
             let alone = !Arc::ptr_eq(buffer, &state.arena) && state.blocks_in(unit) == [block];
-            if alone { in_pages(buffer) } else { 0 }
+            match in_source {
+                true => state.blocks[block].capacity / page * page,
+                false if alone => in_pages(buffer),
+                false => 0,
+            }
         });
-        let held: u64 = state.buffers().map(|buffer| in_pages(buffer)).sum();
-        let total = held - freed_bytes + needs.next_multiple_of(page);
+        let total = state.host_bytes() - freed_bytes + needs.next_multiple_of(page);
         if total > budget {
             fail!(
                 WB_ERR_BUDGET,
@@ -136,8 +140,10 @@ impl Offloader {
                 let buffer = Buffer::alloc(self.device(), capacity as usize, &options, &mut None)?;
                 let region = buffer.data();
                 // `rearrange` gives it a slot.
-                let slot_offset = None;
-                state.units.push(HostUnit { buffer, region, transfer_mode, groups, slot_offset });
+                let (slot_offset, in_source) = (None, false);
+                let unit =
+                    HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset };
+                state.units.push(unit);
                 state.update_peak();
                 (state.units.len() - 1, 0)
             }
@@ -145,6 +151,44 @@ impl Offloader {
         let block = state.add_block(Block { unit, offset, bytes, capacity, parameters: vec![at] });
         state.parameters[at].backing = Backing::Block { block, offset: 0 };
         Ok(block)
+    }
+
+    /// Moves a block out of the memory of its source, which is not written, into memory of the
+    /// offloader. On an error nothing has changed.
+    pub(super) fn own_block(
+        &self,
+        state: &mut OffloadState,
+        change: &mut ScheduleChange<'_>,
+        block: usize,
+    ) -> Result<()> {
+        change.check_all_released()?;
+        let Block { unit, offset, bytes, .. } = state.blocks[block];
+        let from = state.units[unit].region.part(offset as usize, bytes as usize);
+        state.units[unit].buffer.check_file()?;
+        let HostUnit { groups, transfer_mode, .. } = &state.units[unit];
+        let (groups, transfer_mode) = (groups.clone(), *transfer_mode);
+        let needs = bytes.next_multiple_of(ALIGNMENT);
+        self.check_host_bytes(state, needs, Some(block))?;
+        let extents = state.extents(Some(block));
+        let mut sizes = unit_sizes(state, &extents);
+        sizes.push(UnitSize { transfer_mode, bytes: needs, groups: &groups });
+        self.check_slots(state, sizes)?;
+        let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
+        let buffer = Buffer::alloc(self.device(), needs as usize, &options, &mut None)?;
+        let region = buffer.data();
+        bytes::copy(region.part(0, bytes as usize), from);
+        let (slot_offset, in_source) = (None, false);
+        state.units.push(HostUnit {
+            buffer,
+            region,
+            in_source,
+            transfer_mode,
+            groups,
+            slot_offset,
+        });
+        let moved = &mut state.blocks[block];
+        (moved.unit, moved.offset, moved.capacity) = (state.units.len() - 1, 0, needs);
+        self.rearrange(state, change)
     }
 
     /// Device memory that is left for slots under a budget of device memory.
@@ -215,6 +259,9 @@ impl Offloader {
         let mut change = self.schedule().change(&[], stream)?;
         change.check_all_released()?;
         for unit in 0..state.units.len() {
+            if state.units[unit].in_source {
+                continue;
+            }
             let mut end = 0;
             for block in state.blocks_in(unit) {
                 let Block { offset, bytes, capacity, .. } = state.blocks[block];

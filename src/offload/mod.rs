@@ -15,6 +15,7 @@ mod reconcile;
 mod replace;
 mod requantize;
 pub mod schedule;
+mod source_store;
 mod state;
 mod stats;
 #[cfg(test)]

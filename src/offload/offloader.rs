@@ -1,5 +1,8 @@
 //! The offloader: a committed plan, and the calls of a step.
 
+use std::collections::HashSet;
+use std::ffi::CStr;
+
 use once_cell::sync::OnceCell;
 
 use crate::device::backend::{Location, Stream};
@@ -11,13 +14,14 @@ use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::schedule::schedule::Schedule;
-use crate::offload::state::{HeldBytes, HostUnit, OffloadState, check_index};
-use crate::offload::{bulk_copy, quantize};
+use crate::offload::source_store::UnitStore;
+use crate::offload::state::{HeldBytes, OffloadState, c_name, check_index};
+use crate::offload::{bulk_copy, quantize, source_store};
 use crate::os::parallel::Progress;
-use crate::os::sync;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
+use crate::os::{page, sync};
 use crate::plan::parameter::TransferMode;
-use crate::plan::plan::{Plan, PlanOptions, PlannedUnit};
+use crate::plan::plan::{HostStore, Plan, PlanOptions, PlannedUnit};
 use crate::quant::quantizer::Quantizer;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED};
 
@@ -36,27 +40,32 @@ impl Offloader {
     /// Commits a plan: allocates the host memory and the slots, and copies every parameter that has
     /// a source. Waits for the work queued on `stream` first. When it returns, the sources of
     /// offloaded parameters, and of any in host memory, are no longer needed; a resident parameter
-    /// in device memory stays there.
+    /// in device memory stays there. Sources in `buffers` may become host memory, if the plan allows
+    /// it; then these are kept.
     pub fn commit(
         plan: Arc<DevicePlan>,
         sources: &[Option<Location>],
+        buffers: &[Arc<Buffer>],
         stream: Stream,
         options: &BufferOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         let DevicePlan { device, plan: planned } = &*plan;
         device.backend().synchronize(stream)?;
-        let arena = Buffer::alloc(device, planned.arena_bytes as usize, options, progress)?;
-        check_views(planned, &arena)?;
-        let slots = DeviceMemory::alloc(device, planned.slot_bytes as usize)?.map(Arc::new);
-        let unit = |unit: &PlannedUnit| HostUnit {
-            buffer: arena.clone(),
-            region: arena.data().part(unit.arena_offset as usize, unit.bytes as usize),
-            transfer_mode: unit.transfer_mode,
-            groups: unit.groups.clone(),
-            slot_offset: unit.slot_offset,
+        let stores = match planned.options.host_store {
+            HostStore::Copy => planned.units.iter().map(|_| Err(String::new())).collect(),
+            HostStore::Source => source_store::find(&plan, sources, buffers)?,
         };
-        let units: Vec<_> = planned.units.iter().map(unit).collect();
+        let (arena_offsets, arena_bytes) = arena_layout(planned, &stores);
+        let arena = Buffer::alloc(device, arena_bytes as usize, options, progress)?;
+        check_views(planned, &stores, &arena)?;
+        let slots = DeviceMemory::alloc(device, planned.slot_bytes as usize)?.map(Arc::new);
+        let store_reasons = store_reasons(planned, &stores);
+        let unit = |((unit, store), offset): ((&PlannedUnit, UnitStore), u64)| {
+            let region = arena.data().part(offset as usize, unit.bytes as usize);
+            store.unwrap_or_else(|_| source_store::own_unit(arena.clone(), region, unit))
+        };
+        let units: Vec<_> = planned.units.iter().zip(stores).zip(arena_offsets).map(unit).collect();
         let CommitLayout { parameters, blocks, to_host, to_device } =
             lay_out(&plan, sources, &units)?;
         bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
@@ -64,6 +73,9 @@ impl Offloader {
         let names = parameters.iter().map(|parameter| parameter.name().to_owned());
         let mut state = OffloadState {
             index_of: names.enumerate().map(|(at, name)| (name, at)).collect(),
+            store_reasons,
+            no_reason: c"".into(),
+            shown_dims: HashSet::new(),
             parameters,
             blocks,
             arena: arena.clone(),
@@ -144,11 +156,43 @@ impl Offloader {
     }
 }
 
-/// Fails with `WB_ERR_NOT_MAPPED` if the plan has zero-copy units and the arena is not mapped for
-/// the device.
-fn check_views(plan: &Plan, arena: &Buffer) -> Result<()> {
-    let zero_copy = |unit: &&PlannedUnit| unit.transfer_mode == TransferMode::ZeroCopy;
-    let bytes: u64 = plan.units.iter().filter(zero_copy).map(|unit| unit.bytes).sum();
+/// Offsets of the units in the arena, and its bytes, without those that stay in their sources.
+fn arena_layout(plan: &Plan, stores: &[UnitStore]) -> (Vec<u64>, u64) {
+    if stores.iter().all(|store| store.is_err()) {
+        return (plan.units.iter().map(|unit| unit.arena_offset).collect(), plan.arena_bytes);
+    }
+    let mut bytes = 0;
+    let mut next = |(unit, store): (&PlannedUnit, &UnitStore)| {
+        let offset = bytes;
+        bytes += if store.is_ok() { 0 } else { unit.bytes };
+        offset
+    };
+    let offsets = plan.units.iter().zip(stores).map(&mut next).collect();
+    (offsets, bytes.next_multiple_of(page::page_bytes() as u64))
+}
+
+/// For each storage why it is not in its source's memory.
+fn store_reasons(plan: &Plan, stores: &[UnitStore]) -> Vec<std::sync::Arc<CStr>> {
+    let none: std::sync::Arc<CStr> = c"".into();
+    let texts: Vec<_> = stores
+        .iter()
+        .map(|store| match store {
+            Err(reason) if !reason.is_empty() => c_name(reason),
+            _ => none.clone(),
+        })
+        .collect();
+    let of = |unit: Option<usize>| unit.map_or_else(|| none.clone(), |unit| texts[unit].clone());
+    plan.storages.iter().map(|storage| of(storage.unit)).collect()
+}
+
+/// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units are in the arena, and the arena is not mapped
+/// for the device.
+fn check_views(plan: &Plan, stores: &[UnitStore], arena: &Buffer) -> Result<()> {
+    let zero_copy = |(unit, store): &(&PlannedUnit, &UnitStore)| {
+        unit.transfer_mode == TransferMode::ZeroCopy && store.is_err()
+    };
+    let in_arena = plan.units.iter().zip(stores).filter(zero_copy);
+    let bytes: u64 = in_arena.map(|(unit, _)| unit.bytes).sum();
     if bytes > 0 && arena.device_address().is_none() {
         fail!(
             WB_ERR_NOT_MAPPED,

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, fail};
 use crate::memory::view::{Accessor, View};
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::no_slots;
-use crate::offload::state::{Backing, OffloadState, ParameterState};
+use crate::offload::state::{Backing, OffloadState};
 use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
@@ -17,7 +17,7 @@ use crate::tensor::layout::Layout;
 pub struct ParameterInfo {
     /// The name; its address stays the same until the parameter is removed.
     pub name: std::sync::Arc<CStr>,
-    /// Type, shape and strides.
+    /// Type, shape and strides; the numbers live as long as the offloader.
     pub layout: Layout,
     /// Index of its group.
     pub group: usize,
@@ -30,20 +30,39 @@ pub struct ParameterInfo {
     pub owned: bool,
     /// Host address of the first element of an offloaded parameter.
     pub host_address: Option<u64>,
+    /// Whether that is in the buffer of its source.
+    pub in_source: bool,
+    /// Why it is not, though the plan allows it; empty otherwise. Lives as long as the offloader.
+    pub store_reason: std::sync::Arc<CStr>,
 }
 
 impl ParameterInfo {
-    fn new(state: &OffloadState, parameter: &ParameterState) -> Self {
+    fn new(state: &mut OffloadState, index: usize) -> Self {
+        // A replacement drops the parameter's layout, while C may still read its shape.
+        let layout = state.parameters[index].layout.clone().shared_in(&mut state.shown_dims);
+        let state = &*state;
+        let parameter = &state.parameters[index];
+        let in_source = match parameter.backing {
+            Backing::Block { block, .. } => state.units[state.blocks[block].unit].in_source,
+            _ => false,
+        };
+        let asked = match parameter.storage {
+            Some(storage) => state.store_reasons[storage].clone(),
+            None => state.no_reason.clone(),
+        };
+        let store_reason = if in_source { state.no_reason.clone() } else { asked };
         let (host_address, device_address) = state.element_addresses(parameter);
         let owned = matches!(parameter.backing, Backing::Block { .. } | Backing::Owned { .. });
         Self {
             name: parameter.name.clone(),
-            layout: parameter.layout.clone(),
+            layout,
             group: parameter.group,
             transfer_mode: state.transfer_mode(parameter),
             device_address,
             owned: owned && device_address.is_some(),
             host_address,
+            in_source,
+            store_reason,
         }
     }
 }
@@ -56,22 +75,22 @@ impl Offloader {
 
     /// The properties of the parameter at an index.
     pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
-        let state = self.state()?;
-        Ok(ParameterInfo::new(&state, state.parameter(index)?))
+        let mut state = self.state()?;
+        state.parameter(index)?;
+        Ok(ParameterInfo::new(&mut state, index))
     }
 
     /// The properties of `count` parameters from index `first` on, all at the same moment.
     pub fn parameter_infos(&self, first: usize, count: usize) -> Result<Vec<ParameterInfo>> {
-        let state = self.state()?;
+        let mut state = self.state()?;
         let all = state.parameters.len();
-        let range = first.checked_add(count).and_then(|end| state.parameters.get(first..end));
-        let Some(parameters) = range else {
+        let Some(end) = first.checked_add(count).filter(|end| *end <= all) else {
             fail!(
                 WB_ERR_OUT_OF_RANGE,
                 "asked for {count} parameters from parameter {first} on; there are {all}"
             );
         };
-        Ok(parameters.iter().map(|parameter| ParameterInfo::new(&state, parameter)).collect())
+        Ok((first..end).map(|index| ParameterInfo::new(&mut state, index)).collect())
     }
 
     /// A device view of a parameter: of its host memory if it is zero-copy, of its slot, or of

@@ -56,6 +56,9 @@ impl Offloader {
         }
         match state.parameters[at].backing.clone() {
             Backing::Block { block, offset } => {
+                if state.units[state.blocks[block].unit].in_source {
+                    self.own_block(state, &mut change, block)?;
+                }
                 self.replace_in_block(state, &mut change, at, (block, offset), layout, source)
             }
             Backing::Unbacked(host_use) => {

@@ -1,6 +1,6 @@
 //! The state of an offloader: its parameters and the memory that backs them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 
 use crate::device::backend::Location;
@@ -83,6 +83,8 @@ pub struct HostUnit {
     pub buffer: Arc<Buffer>,
     /// Its part of the buffer.
     pub region: Span,
+    /// Whether that is where the sources were: memory that others may use, and that is not written.
+    pub in_source: bool,
     pub transfer_mode: TransferMode,
     /// The groups that use it.
     pub groups: Vec<usize>,
@@ -102,6 +104,13 @@ pub struct OffloadState {
     pub parameters: Vec<ParameterState>,
     /// Indexes of the parameters by name.
     pub index_of: HashMap<String, usize>,
+    /// Why the parameters of each storage are in memory of the offloader and not in that of their
+    /// sources; empty if that was not asked for, or is so.
+    pub store_reasons: Vec<std::sync::Arc<CStr>>,
+    /// An empty text.
+    pub no_reason: std::sync::Arc<CStr>,
+    /// The numbers of every layout that an info has shown: C may read them as long as this lives.
+    pub shown_dims: HashSet<std::sync::Arc<[i64]>>,
     pub blocks: Vec<Block>,
     /// The host memory of the plan. Replacements that it has no space for get buffers of their own.
     pub arena: Arc<Buffer>,

@@ -50,7 +50,7 @@ fn offloader(
     let options = PlanOptions { quantize, ..PlanOptions::new(Budget::OffloadBytes(1 << 30)) };
     let plan = DevicePlan::new(device, parameters, options).unwrap();
     let sources = vec![None; plan.plan.parameters.len()];
-    Offloader::commit(plan, &sources, DEFAULT, &BufferOptions::default(), &mut None).unwrap()
+    Offloader::commit(plan, &sources, &[], DEFAULT, &BufferOptions::default(), &mut None).unwrap()
 }
 
 /// FP8 with a scale for each block.

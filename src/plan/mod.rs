@@ -1,6 +1,7 @@
 //! Decides which parameters are offloaded, how each is transferred, and why. Pure: it allocates
 //! nothing and uses no device.
 
+pub mod grouping;
 mod input;
 pub mod json;
 pub mod order;

@@ -48,6 +48,15 @@ impl Budget {
     }
 }
 
+/// The host memory of offloaded parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostStore {
+    /// Memory of the offloader, to which sources are copied.
+    Copy,
+    /// The buffers of the sources, where their layout allows it.
+    Source,
+}
+
 /// The options of a plan.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
@@ -62,6 +71,8 @@ pub struct PlanOptions {
     pub transfer_mode: TransferMode,
     /// The order in which parameters leave the device.
     pub order: Order,
+    /// The host memory of offloaded parameters.
+    pub host_store: HostStore,
     /// Selectors of the parameters that may be offloaded; empty for all.
     pub select: Vec<String>,
     /// Selectors of the parameters that stay resident.
@@ -83,6 +94,7 @@ impl PlanOptions {
             depth: 0,
             transfer_mode: TransferMode::Auto,
             order: Order::Spread,
+            host_store: HostStore::Copy,
             select: Vec::new(),
             exclude: Vec::new(),
             allowed: Allowed::default(),

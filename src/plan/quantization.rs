@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Result, fail};
 use crate::plan::parameter::{Origin, Parameter, QuantizedParameter};
 use crate::plan::selector::SelectorList;
-use crate::status::WB_ERR_SELECTOR;
+use crate::status::{WB_ERR_NOT_SUPPORTED, WB_ERR_SELECTOR};
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::layout::Layout;
 use crate::tensor::scale_grid::ScaleGrid;
@@ -39,7 +39,17 @@ impl QuantizationRule {
         let mut ids = StorageIds::default();
         let mut expanded = Vec::with_capacity(parameters.len());
         for parameter in parameters {
-            let selected = select.find_match(&parameter.name).is_some() || select.is_empty();
+            let matched = select.find_match(&parameter.name).is_some();
+            let selected = matched || select.is_empty();
+            if matched && parameter.layout.dtype().is_opaque() {
+                fail!(
+                    WB_ERR_NOT_SUPPORTED,
+                    "asked to quantize parameter {:?}, which has the opaque type {:?}: its values are not \
+                     known, so leave it out of quantize_select",
+                    parameter.name,
+                    parameter.layout.dtype().name()
+                );
+            }
             let matrix = parameter.layout.ndim() > 1 && parameter.layout.elements() > 0;
             if selected && matrix && SourceType::of(parameter.layout.dtype()).is_ok() {
                 expanded.extend(self.split(parameter, &mut ids)?);

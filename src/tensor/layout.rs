@@ -1,5 +1,8 @@
 //! [`Layout`]: type, shape and strides of a tensor, and the bytes that it spans.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 use crate::tensor::dtype::Dtype;
@@ -12,7 +15,7 @@ pub const MAX_NDIM: usize = 64;
 pub struct Layout {
     dtype: Dtype,
     /// Shape, then strides in elements, in one allocation.
-    dims: Box<[i64]>,
+    dims: Arc<[i64]>,
     /// Bytes from the lowest element to the first, which are not 0 with negative strides.
     before: u64,
     /// Bytes from the lowest element to the end of the highest; 0 without elements.
@@ -20,7 +23,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Checks a layout. Without strides it is contiguous in row-major order.
+    /// Checks a layout. Without strides it is contiguous in row-major order, which an opaque type
+    /// always is.
     pub fn new(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Result<Self> {
         let ndim = shape.len();
         if ndim > MAX_NDIM {
@@ -41,9 +45,22 @@ impl Layout {
                 contiguous(&mut dims, ndim).ok_or_else(|| overflow(dtype, shape, None))?;
             }
         }
+        if dtype.is_opaque() {
+            check_blocks(dtype, shape, strides)?;
+        }
         let (before, span) = extent(dtype, &dims[..ndim], &dims[ndim..])
             .ok_or_else(|| overflow(dtype, shape, strides))?;
-        Ok(Self { dtype, dims: dims.into_boxed_slice(), before, span })
+        Ok(Self { dtype, dims: dims.into(), before, span })
+    }
+
+    /// The same layout with the numbers of an equal one in `known`, which then live as long as
+    /// `known` does.
+    pub fn shared_in(mut self, known: &mut HashSet<Arc<[i64]>>) -> Self {
+        match known.get(&self.dims) {
+            Some(same) => self.dims = same.clone(),
+            None => drop(known.insert(self.dims.clone())),
+        }
+        self
     }
 
     /// The type of an element.
@@ -98,7 +115,8 @@ fn extent(dtype: Dtype, shape: &[i64], strides: &[i64]) -> Option<(u64, u64)> {
     for size in shape.iter().map(|size| (*size).max(1)) {
         elements = elements.checked_mul(size)?;
     }
-    elements.checked_mul(dtype.bytes() as i64)?;
+    let block = i64::from(dtype.block_elements());
+    (elements / block).checked_mul(dtype.bytes() as i64)?;
     if shape.contains(&0) {
         return Some((0, 0));
     }
@@ -112,14 +130,43 @@ fn extent(dtype: Dtype, shape: &[i64], strides: &[i64]) -> Option<(u64, u64)> {
         }
     }
     let bytes = dtype.bytes() as i64;
-    let span = high.checked_sub(low)?.checked_add(1)?.checked_mul(bytes)?;
+    // Whole blocks: check_blocks.
+    let span = (high.checked_sub(low)?.checked_add(1)? / block).checked_mul(bytes)?;
     Some((low.checked_neg()?.checked_mul(bytes)? as u64, span as u64))
+}
+
+/// Fails unless rows are whole blocks without gaps.
+fn check_blocks(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Result<()> {
+    let (name, block) = (dtype.name(), i64::from(dtype.block_elements()));
+    let last = shape.last().copied().unwrap_or(1);
+    if last % block != 0 {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "shape {shape:?} of the opaque type {name:?}: its blocks have {block} elements, and the last \
+             dimension {last} is not a multiple of that"
+        );
+    }
+    let mut dims = shape.to_vec();
+    dims.resize(2 * shape.len(), 1);
+    let contiguous = contiguous(&mut dims, shape.len()).is_some();
+    if strides.is_some_and(|strides| contiguous && dims[shape.len()..] != *strides) {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "strides {strides:?} of the opaque type {name:?}, whose blocks cannot be addressed by \
+             element: give none, for rows that follow one another"
+        );
+    }
+    Ok(())
 }
 
 fn overflow(dtype: Dtype, shape: &[i64], strides: Option<&[i64]>) -> Error {
     let strides = strides.map_or(String::new(), |strides| format!(" with strides {strides:?}"));
+    let each = match dtype.block_elements() {
+        1 => "each".into(),
+        block => format!("for each {block} elements"),
+    };
     let message = format!(
-        "shape {shape:?}{strides} of {} ({} bytes each) spans more than 2^63 bytes",
+        "shape {shape:?}{strides} of {} ({} bytes {each}) spans more than 2^63 bytes",
         dtype.name(),
         dtype.bytes()
     );
@@ -172,6 +219,28 @@ mod tests {
         assert_eq!(f32s(&[-1], None).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
         assert_eq!(f32s(&[2], Some(&[1, 1])).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
         assert_eq!(f32s(&[1; 65], None).unwrap_err().status, WB_ERR_INVALID_ARGUMENT);
+    }
+
+    #[test]
+    fn blocks_of_an_opaque_type_count_as_their_bytes() {
+        let q4 = Dtype::opaque("test_layout_q4", 256, 144).unwrap();
+        let layout = Layout::new(q4, &[3, 512], None).unwrap();
+        assert_eq!((layout.elements(), layout.span_bytes()), (1536, 3 * 2 * 144));
+        assert_eq!(Layout::new(q4, &[3, 512], Some(&[512, 1])).unwrap(), layout);
+        assert_eq!(Layout::new(q4, &[0, 512], None).unwrap().span_bytes(), 0);
+        for (shape, strides) in [
+            (vec![512, 3], None),
+            (vec![], None),
+            (vec![3, 512], Some(vec![1, 3])),
+            (vec![3, 512], Some(vec![513, 1])),
+        ] {
+            let error = Layout::new(q4, &shape, strides.as_deref()).unwrap_err();
+            assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT, "{shape:?} {strides:?}");
+            assert!(error.message.contains("test_layout_q4"), "{error:?}");
+        }
+        let wide = Dtype::opaque("test_layout_wide", 1, u32::MAX).unwrap();
+        assert_eq!(Layout::new(wide, &[1 << 32], None).unwrap_err().status, WB_ERR_OVERFLOW);
+        assert!(Layout::new(wide, &[1 << 30], None).is_ok());
     }
 
     proptest! {

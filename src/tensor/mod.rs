@@ -7,5 +7,6 @@ pub mod fp8;
 #[cfg(test)]
 pub mod fp8_reference;
 pub mod layout;
+mod opaque;
 pub mod safetensors;
 pub mod scale_grid;

@@ -1,19 +1,23 @@
 //! The header of a safetensors file: 8 bytes of length, JSON of that length, then the tensors'
-//! bytes without gaps. Nothing in a file is trusted; the `safetensors` crate checks shapes, types
-//! and offsets.
+//! bytes without gaps. Nothing in a file is trusted. The text is read once, into one entry for each
+//! tensor: memory and time grow with the valid part of the text, and the first entry that cannot be
+//! right ends the reading.
+
+mod entries;
 
 use std::collections::HashSet;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::num::TryFromIntError;
+use std::sync::Arc;
 
-use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
-use serde::Deserializer;
-use serde::de::{Deserialize, Error as _, IgnoredAny, MapAccess, Visitor};
+use safetensors::tensor::Dtype as FileDtype;
 
 use crate::error::{Error, Result, fail, format_bytes};
 use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};
 use crate::tensor::dtype::Dtype;
 use crate::tensor::layout::Layout;
+use crate::tensor::safetensors::entries::{Entry, for_each, malformed};
 
 /// Bytes of the header's length, which the file begins with.
 pub const LENGTH_BYTES: u64 = 8;
@@ -23,11 +27,11 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// One tensor of a file.
 #[derive(Debug)]
 pub struct Tensor {
-    /// Its name.
-    pub name: String,
-    /// Its type's name in the file, such as `"BF16"`.
-    pub file_dtype: String,
-    /// Type and shape; `None` if no `WB_DTYPE_*` can express them.
+    name: Box<CStr>,
+    /// Its type in the file.
+    pub file_dtype: FileDtype,
+    /// Type and shape, opaque for a type without `WB_DTYPE_*`; `None` if its rows are not whole
+    /// bytes.
     pub layout: Option<Layout>,
     /// Bytes from the start of the file.
     pub offset: u64,
@@ -35,13 +39,36 @@ pub struct Tensor {
     pub bytes: u64,
 }
 
+impl Tensor {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.name.to_str().unwrap_or_default()
+    }
+
+    /// Its name for C.
+    pub fn c_name(&self) -> &CStr {
+        &self.name
+    }
+}
+
 /// A checked header.
 #[derive(Debug)]
 pub struct Header {
     /// The JSON text.
-    pub json: String,
-    /// The tensors, in the order of their data.
+    pub json: CString,
+    /// The tensors, in the order of their data; those without bytes in the order of the text.
     pub tensors: Vec<Tensor>,
+    /// Indexes of the tensors, in the order of their names.
+    by_name: Vec<u32>,
+}
+
+impl Header {
+    /// The index of a tensor by its name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let named = |at: &u32| self.tensors[*at as usize].c_name().to_bytes().cmp(name.as_bytes());
+        let at = self.by_name.binary_search_by(named).ok()?;
+        Some(self.by_name[at] as usize)
+    }
 }
 
 /// Bytes of JSON that follow `length`, checked against the size of the file.
@@ -67,18 +94,33 @@ pub fn header_bytes(length: [u8; LENGTH_BYTES as usize], file_bytes: u64) -> Res
 /// Parses a header's JSON and checks it against the size of the file.
 pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     let data_start = LENGTH_BYTES + json.len() as u64;
-    let json = String::from_utf8(json).map_err(|error| malformed(&error))?;
-    let UniqueNames = serde_json::from_str(&json).map_err(|error| malformed(&error))?;
-    let metadata: Metadata = serde_json::from_str(&json).map_err(|error| malformed(&error))?;
+    let text = str::from_utf8(&json).map_err(|error| malformed(&error))?;
+    let mut read = Read { data_start, file_bytes, tensors: Vec::new(), dims: HashSet::new() };
+    for_each(text, &mut |name, entry| read.add(name, entry))?;
+    let mut tensors = read.tensors;
+    // Stable, so that the order of tensors without bytes is the file's.
+    tensors.sort_by_key(|tensor| (tensor.offset, tensor.bytes));
+    let by_name = by_name(&tensors)?;
+    check_adjacent(&tensors, data_start, file_bytes)?;
+    // JSON has no NUL outside of strings, and only escaped ones inside.
+    let json = CString::new(json).map_err(|error| malformed(&error))?;
+    Ok(Header { json, tensors, by_name })
+}
 
-    let end = data_start.saturating_add(metadata.data_len() as u64);
-    if end > file_bytes {
-        fail!(
-            WB_ERR_FILE_TRUNCATED,
-            "the header describes {} and the file has {}: it is truncated",
-            format_bytes(end),
-            format_bytes(file_bytes)
-        );
+/// Fails unless the tensors cover the data without gaps and overlaps, up to the end of the file.
+fn check_adjacent(tensors: &[Tensor], data_start: u64, file_bytes: u64) -> Result<()> {
+    let mut end = data_start;
+    for tensor in tensors {
+        if tensor.offset != end {
+            let what = if tensor.offset < end { "overlaps another" } else { "leaves a gap" };
+            return Err(malformed(&format_args!(
+                "{:?} begins at byte {} of the data and {what}: the tensors before it end at {}",
+                tensor.name(),
+                tensor.offset - data_start,
+                end - data_start
+            )));
+        }
+        end += tensor.bytes;
     }
     if end < file_bytes {
         fail!(
@@ -87,41 +129,94 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
             file_bytes - end
         );
     }
-    let tensors = metadata
-        .offset_keys()
-        .into_iter()
-        .map(|name| {
-            let info = metadata.info(&name).expect("the key is in the map");
-            tensor(name, info, data_start)
-        })
-        .collect::<Result<_>>()?;
-    Ok(Header { json, tensors })
+    Ok(())
 }
 
-fn tensor(name: String, info: &TensorInfo, data_start: u64) -> Result<Tensor> {
-    if name.contains('\0') {
-        fail!(WB_ERR_FORMAT, "the tensor name {name:?} contains a NUL character");
+/// The indexes of the tensors in the order of their names. Fails if two have the same.
+fn by_name(tensors: &[Tensor]) -> Result<Vec<u32>> {
+    // A header of 100 MB has fewer than 2^32 entries.
+    let mut indexes: Vec<u32> = (0..tensors.len() as u32).collect();
+    let name = |at: &u32| tensors[*at as usize].c_name();
+    indexes.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    match indexes.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])) {
+        Some(pair) => {
+            let name = tensors[pair[0] as usize].name();
+            Err(malformed(&format_args!("the name {name:?} appears twice")))
+        }
+        None => Ok(indexes),
     }
-    let (start, end) = info.data_offsets;
-    Ok(Tensor {
-        file_dtype: info.dtype.to_string(),
-        layout: layout(info.dtype, &info.shape)
-            .map_err(|error| malformed(&format_args!("{name:?}: {error}")))?,
-        offset: data_start + start as u64,
-        bytes: (end - start) as u64,
-        name,
-    })
 }
 
-/// The layout in elements; `None` if no `WB_DTYPE_*` can express it. A packed type's last dimension
+/// What was read of a header so far.
+struct Read {
+    data_start: u64,
+    file_bytes: u64,
+    tensors: Vec<Tensor>,
+    /// The shapes of the tensors, each once: a model has few.
+    dims: HashSet<Arc<[i64]>>,
+}
+
+impl Read {
+    fn add(&mut self, name: &str, entry: Entry) -> Result<()> {
+        let Entry { dtype, shape, offsets: (start, end) } = entry;
+        let wrong = |what: &dyn fmt::Display| malformed(&format_args!("{name:?}: {what}"));
+        let layout = layout(dtype, &shape).map_err(|error| wrong(&error))?;
+        let bytes = bytes_of(dtype, &shape)
+            .ok_or_else(|| wrong(&"the shape has more bytes than a file, or a part of a byte"))?;
+        if end.checked_sub(start) != Some(bytes) {
+            return Err(wrong(&format_args!(
+                "{dtype} of shape {shape:?} has {bytes} bytes, and its data_offsets are {start} to {end}"
+            )));
+        }
+        if end > self.file_bytes.saturating_sub(self.data_start) {
+            fail!(
+                WB_ERR_FILE_TRUNCATED,
+                "the header describes {} (up to {name:?}) and the file has {}: it is truncated",
+                format_bytes(self.data_start.saturating_add(end)),
+                format_bytes(self.file_bytes)
+            );
+        }
+        let Ok(name) = CString::new(name) else {
+            fail!(WB_ERR_FORMAT, "the tensor name {name:?} contains a NUL character");
+        };
+        self.tensors.push(Tensor {
+            name: name.into(),
+            file_dtype: dtype,
+            layout: layout.map(|layout| layout.shared_in(&mut self.dims)),
+            offset: self.data_start + start,
+            bytes,
+        });
+        Ok(())
+    }
+}
+
+/// Bytes of a tensor; `None` if they overflow, or end within a byte.
+fn bytes_of(dtype: FileDtype, shape: &[u64]) -> Option<u64> {
+    let mut elements = 1u64;
+    for size in shape {
+        elements = elements.checked_mul(*size)?;
+    }
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    (bits % 8 == 0).then_some(bits / 8)
+}
+
+/// The layout in elements; `None` if its rows are not whole bytes. A packed type's last dimension
 /// counts values in the file, and elements of several values here.
-fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
-    let Some(dtype) = Dtype::from_safetensors(&dtype.to_string()) else { return Ok(None) };
+fn layout(file_dtype: FileDtype, shape: &[u64]) -> Result<Option<Layout>> {
     let mut shape: Vec<i64> = shape
         .iter()
         .map(|size| i64::try_from(*size))
         .collect::<Result<_, TryFromIntError>>()
         .map_err(|error| Error::new(WB_ERR_FORMAT, error.to_string()))?;
+    let name = file_dtype.to_string();
+    let Some(dtype) = Dtype::from_safetensors(&name) else {
+        // The fewest elements that are whole bytes.
+        let bits = file_dtype.bitsize() as u32;
+        let block = if bits.is_multiple_of(8) { 1 } else { 8 >> bits.trailing_zeros() };
+        let dtype = Dtype::opaque(&name, block, block * bits / 8)?;
+        let whole = shape.last().copied().unwrap_or(1) % i64::from(block) == 0;
+        return if whole { Layout::new(dtype, &shape, None).map(Some) } else { Ok(None) };
+    };
     if dtype.packed() > 1 {
         let Some(last) = shape.last_mut().filter(|last| **last % dtype.packed() as i64 == 0) else {
             return Ok(None);
@@ -131,39 +226,10 @@ fn layout(dtype: FileDtype, shape: &[usize]) -> Result<Option<Layout>> {
     Layout::new(dtype, &shape, None).map(Some)
 }
 
-fn malformed(error: &dyn fmt::Display) -> Error {
-    Error::new(WB_ERR_FORMAT, format!("the safetensors header is malformed: {error}"))
-}
-
-/// A JSON object without duplicate keys. A map type would keep the last of two.
-struct UniqueNames;
-
-impl<'de> Deserialize<'de> for UniqueNames {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = UniqueNames;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<UniqueNames, M::Error> {
-                let mut seen = HashSet::new();
-                while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
-                    if seen.contains(&name) {
-                        return Err(M::Error::custom(format!("the name {name:?} appears twice")));
-                    }
-                    seen.insert(name);
-                }
-                Ok(UniqueNames)
-            }
-        }
-        deserializer.deserialize_map(Names)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::layout::MAX_NDIM;
 
     fn parse_text(json: &str, data_bytes: u64) -> Result<Header> {
         parse(json.as_bytes().to_vec(), LENGTH_BYTES + json.len() as u64 + data_bytes)
@@ -175,21 +241,90 @@ mod tests {
                        "__metadata__":{"made":"by hand"},
                        "a":{"dtype":"BF16","shape":[3,1],"data_offsets":[0,6]}}"#;
         let header = parse_text(json, 14).unwrap();
-        let names: Vec<_> = header.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let names: Vec<_> = header.tensors.iter().map(Tensor::name).collect();
         assert_eq!(names, ["a", "b"]);
         let data_start = LENGTH_BYTES + json.len() as u64;
         assert_eq!((header.tensors[1].offset, header.tensors[1].bytes), (data_start + 6, 8));
         assert_eq!(header.tensors[0].layout.as_ref().unwrap().shape(), [3, 1]);
-        assert_eq!(header.json, json);
+        assert_eq!(header.json.to_str(), Ok(json));
+        assert_eq!(["a", "b", "c"].map(|name| header.find(name)), [Some(0), Some(1), None]);
     }
 
     #[test]
-    fn packed_shapes_count_elements_and_unknown_types_have_no_layout() {
+    fn packed_shapes_count_elements_and_unknown_types_are_opaque() {
         let json = r#"{"p":{"dtype":"F4","shape":[2,6],"data_offsets":[0,6]},
-                       "q":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[6,9]}}"#;
-        let header = parse_text(json, 9).unwrap();
-        assert_eq!(header.tensors[0].layout.as_ref().unwrap().shape(), [2, 3]);
-        assert!(header.tensors[1].layout.is_none());
+                       "q":{"dtype":"F6_E2M3","shape":[3,8],"data_offsets":[6,24]},
+                       "r":{"dtype":"F8_E4M3FNUZ","shape":[5],"data_offsets":[24,29]},
+                       "s":{"dtype":"F6_E2M3","shape":[8,3],"data_offsets":[29,47]}}"#;
+        let header = parse_text(json, 47).unwrap();
+        let layout = |at: usize| header.tensors[at].layout.as_ref().unwrap();
+        assert_eq!(layout(0).shape(), [2, 3]);
+        let block = |at: usize| {
+            let dtype = layout(at).dtype();
+            (dtype.name(), dtype.block_elements(), dtype.bytes(), layout(at).span_bytes())
+        };
+        assert_eq!(block(1), ("F6_E2M3", 4, 3, 18));
+        assert_eq!(layout(1).shape(), [3, 8]);
+        assert_eq!(block(2), ("F8_E4M3FNUZ", 1, 1, 5));
+        // A row of three 6-bit numbers ends within a byte.
+        assert!(header.tensors[3].layout.is_none());
+    }
+
+    #[test]
+    fn the_first_wrong_entry_ends_the_reading() {
+        let status = |json: String, bytes| parse_text(&json, bytes).unwrap_err().status;
+        // What follows is not JSON, and is not read.
+        let past = r#"{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"#;
+        assert_eq!(status(format!("{past} no JSON"), 8), WB_ERR_FILE_TRUNCATED);
+        let sizes = "1,".repeat(MAX_NDIM);
+        let message = |json: String| parse_text(&json, 1).unwrap_err().message;
+        let long = message(format!(r#"{{"a":{{"dtype":"U8","shape":[{sizes}1, no JSON"#));
+        assert!(long.contains("more than 64 dimensions"), "{long}");
+        let wrong = message(r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,1]}, no"#.into());
+        assert!(wrong.contains("\"a\"") && wrong.contains("2 bytes"), "{wrong}");
+    }
+
+    #[test]
+    fn other_fields_are_ignored_as_the_safetensors_crate_ignores_them() {
+        let with = |fields: &str| {
+            let entry = format!(r#"{{"dtype":"U8","shape":[1],"data_offsets":[0,1]{fields}}}"#);
+            parse_text(&format!(r#"{{"a":{entry}}}"#), 1).map(|header| header.tensors.len())
+        };
+        for fields in ["", r#","z":{"y":[1,2.5,"x",null,true,-3]}"#] {
+            assert_eq!(with(fields).unwrap(), 1, "{fields}");
+        }
+        let deep = format!(r#","z":{}1{}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for fields in [deep.as_str(), r#","z":1e999"#, r#","shape":[1]"#] {
+            assert_eq!(with(fields).unwrap_err().status, WB_ERR_FORMAT);
+        }
+        let metadata = |value: &str| {
+            let json = format!(r#"{{"__metadata__":{value}}}"#);
+            parse_text(&json, 0).map(|header| header.tensors.len())
+        };
+        for value in ["null", "{}", r#"{"a":"b","a":"c"}"#] {
+            assert_eq!(metadata(value).unwrap(), 0, "{value}");
+        }
+        for value in ["[]", r#"{"a":1}"#, r#"{"a":null}"#, r#"{},"__metadata__":{}"#] {
+            assert_eq!(metadata(value).unwrap_err().status, WB_ERR_FORMAT, "{value}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_found() {
+        let mut json = String::from("{");
+        for at in 0..500 {
+            let comma = if at == 0 { "" } else { "," };
+            json += &format!(
+                r#"{comma}"n{}":{{"dtype":"U8","shape":[1],"data_offsets":[{at},{}]}}"#,
+                at * 7 % 500,
+                at + 1
+            );
+        }
+        let header = parse_text(&(json + "}"), 500).unwrap();
+        for (at, tensor) in header.tensors.iter().enumerate() {
+            assert_eq!(header.find(tensor.name()), Some(at));
+        }
+        assert_eq!([header.find("n"), header.find("n500")], [None, None]);
     }
 
     #[test]

@@ -122,6 +122,7 @@ static void safetensors_functions_refuse_null(wb_device *device)
     const char content[] = "\x02\0\0\0\0\0\0\0{}";
     wb_safetensors *file = UNTOUCHED(wb_safetensors), *real = NULL;
     wb_safetensors_tensor_info info = WB_SAFETENSORS_TENSOR_INFO_INIT;
+    wb_parameter parameter = WB_PARAMETER_INIT;
     wb_view *view = UNTOUCHED(wb_view);
     wb_buffer *buffer = UNTOUCHED(wb_buffer);
     uint64_t index = 7;
@@ -135,6 +136,8 @@ static void safetensors_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_safetensors_open(device, path, NULL, NULL, &error), "file");
     CHECK_NULL(wb_safetensors_get_tensor_info(NULL, 0, &info, &error), "wb_safetensors");
     CHECK_NULL(wb_safetensors_find_tensor(NULL, "x", &index, &error), "wb_safetensors");
+    CHECK_NULL(wb_safetensors_get_parameters(NULL, WB_GROUPING_LAYER, 0, 1, &parameter, &error),
+               "wb_safetensors");
     CHECK_NULL(wb_safetensors_get_view(NULL, 0, WB_ACCESSOR_HOST, 1, &view, &error),
                "wb_safetensors");
     CHECK_NULL(wb_safetensors_load_view(NULL, 0, WB_ACCESSOR_HOST, 1, NULL, &view, &copied, &error),
@@ -143,6 +146,8 @@ static void safetensors_functions_refuse_null(wb_device *device)
     REQUIRE_OK(wb_safetensors_open(device, path, NULL, &real, &error));
     CHECK_NULL(wb_safetensors_find_tensor(real, NULL, &index, &error), "name");
     CHECK_NULL(wb_safetensors_find_tensor(real, "x", NULL, &error), "index");
+    CHECK_NULL(wb_safetensors_get_parameters(real, WB_GROUPING_LAYER, 0, 1, NULL, &error),
+               "parameters");
     CHECK_NULL(wb_safetensors_get_view(real, 0, WB_ACCESSOR_HOST, 1, NULL, &error), "view");
     CHECK_NULL(wb_safetensors_load_view(real, 0, WB_ACCESSOR_HOST, 1, NULL, NULL, &copied, &error),
                "view");

@@ -62,7 +62,7 @@ static void structs_of_an_older_header_are_accepted(wb_device *device)
 
 static void unknown_constants_are_refused_and_named(wb_device *device)
 {
-    const int32_t unknown[] = {-1, 3, 1000, INT32_MIN, INT32_MAX};
+    const int32_t unknown[] = {-1, 4, 1000, INT32_MIN, INT32_MAX};
     wb_buffer *buffer = NULL, *real = NULL;
     wb_device *opened = NULL;
     wb_view *view = NULL;
@@ -71,7 +71,7 @@ static void unknown_constants_are_refused_and_named(wb_device *device)
     wb_device_stats before = device_stats(device);
     for (int i = 0; i < 5; i++) {
         char number[60];
-        snprintf(number, sizeof number, "%d|[0, 1, 2]", unknown[i]);
+        snprintf(number, sizeof number, "%d|[0, 1, 2", unknown[i]);
 #define CHECK_OPTION(field)                                                                      \
     do {                                                                                         \
         wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;                                      \

@@ -80,6 +80,61 @@ static void a_range_past_the_last_parameter_fills_nothing(wb_device *device)
     offload_end(&o);
 }
 
+/* A count that is too large does not make the call read past the first struct. */
+static void a_wrong_count_reads_only_the_first_struct(wb_device *device)
+{
+    struct offload o;
+    const uint64_t page = page_bytes();
+    unsigned char *memory = (unsigned char *)pages(2 * page);
+    REQUIRE(memory != NULL && mprotect(memory + page, page, PROT_NONE) == 0);
+    wb_offloader_parameter_info *info =
+        (wb_offloader_parameter_info *)(void *)(memory + page - sizeof *info);
+    REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    infos_init(info, 1);
+    for (uint64_t count = COUNT + 1; count <= UINT64_MAX / 2; count *= 1000) {
+        CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
+                    wb_offloader_get_parameter_infos(o.offloader, 0, count, info, &error),
+                    "there are 8");
+    }
+    CHECK(is_unfilled(info));
+    offload_end(&o);
+    munmap(memory, 2 * page);
+}
+
+static void an_info_has_the_type_and_the_shape(wb_device *device)
+{
+    struct offload o;
+    REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    const wb_offloader_parameter_info before = info_of(&o, 3);
+    wb_plan_parameter_info planned = WB_PLAN_PARAMETER_INFO_INIT;
+    CHECK_OK(wb_plan_get_parameter_info(o.plan, 3, &planned, &error));
+    CHECK_SAME(planned.dtype, WB_DTYPE_BF16);
+    CHECK(strcmp(planned.dtype_name, "bfloat16") == 0);
+    CHECK(planned.ndim == 2 && planned.shape[0] == SIDE && planned.shape[1] == SIDE);
+    CHECK(planned.strides[0] == SIDE && planned.strides[1] == 1);
+    CHECK(planned.block_elements == 0 && planned.block_bytes == 0);
+    CHECK_SAME(before.dtype, WB_DTYPE_BF16);
+    CHECK(strcmp(before.dtype_name, "bfloat16") == 0);
+    CHECK(before.ndim == 2 && before.shape[0] == SIDE && before.strides[0] == SIDE);
+    /* The same bytes as blocks of a type that the library does not know. */
+    const int64_t shape[] = {BYTES / 40, 64};
+    wb_layout blocks = layout_of(WB_DTYPE_OPAQUE, 2, shape, NULL, 0);
+    blocks.dtype_name = "q5_x";
+    blocks.block_elements = 64;
+    blocks.block_bytes = 40;
+    CHECK_OK(replace_from(&o, 3, fresh_bytes(3), &blocks));
+    const wb_offloader_parameter_info after = info_of(&o, 3);
+    CHECK_SAME(after.dtype, WB_DTYPE_OPAQUE);
+    CHECK(strcmp(after.dtype_name, "q5_x") == 0);
+    CHECK(after.ndim == 2 && after.shape[0] == BYTES / 40 && after.shape[1] == 64);
+    CHECK(after.block_elements == 64 && after.block_bytes == 40);
+    CHECK_SAME(after.span_bytes, BYTES);
+    CHECK(device_holds(&o, model.groups[3], 3, fresh_bytes(3), BYTES));
+    /* Numbers that an info has shown stay. */
+    CHECK(before.shape[0] == SIDE && before.strides[1] == 1);
+    offload_end(&o);
+}
+
 /* In an array of an older header the structs are shorter and so closer to each other. */
 static void infos_of_an_older_header_are_filled_up_to_their_size(wb_device *device)
 {
@@ -217,6 +272,8 @@ static void a_name_stays_valid_until_its_parameter_is_removed(wb_device *device)
 
 CHECK_MAIN(CASE(one_call_gets_the_infos_of_any_range),
            CASE(a_range_past_the_last_parameter_fills_nothing),
+           CASE(a_wrong_count_reads_only_the_first_struct),
+           CASE(an_info_has_the_type_and_the_shape),
            CASE(infos_of_an_older_header_are_filled_up_to_their_size),
            CASE(infos_of_different_or_unknown_sizes_are_refused),
            CASE(an_info_tells_whether_the_memory_is_the_offloaders),

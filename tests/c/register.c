@@ -39,6 +39,36 @@ static void the_deleter_is_called_once_after_the_last_release(wb_device *device)
     free(memory);
 }
 
+static void release_buffer(void *buffer)
+{
+    wb_buffer_release((wb_buffer *)buffer);
+}
+
+/* On the caller's thread, and on the library's behind a stream. */
+static void a_deleter_may_release_handles(wb_device *device)
+{
+    void *stream = NULL;
+    char *memory = (char *)pages(2 * page_bytes());
+    REQUIRE(memory != NULL);
+    REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
+    const wb_device_stats before = device_stats(device);
+    for (int behind = 0; behind < 2; behind++) {
+        wb_buffer *held = NULL, *holder = NULL;
+        REQUIRE_OK(wb_buffer_alloc(device, 100, NULL, &held, &error));
+        REQUIRE_OK(wb_buffer_register(device, memory, page_bytes(), NULL, release_buffer, held,
+                                      &holder, &error));
+        if (behind) {
+            CHECK_OK(wb_buffer_release_after(holder, stream, &error));
+            CHECK_OK(wb_device_drain(device, 10000000, &error));
+        } else {
+            wb_buffer_release(holder);
+        }
+        CHECK_STATS(device, before);
+    }
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    munmap(memory, 2 * page_bytes());
+}
+
 static void after_a_failure_the_deleter_is_never_called(wb_device *device)
 {
     wb_buffer *first = NULL, *second = NULL;
@@ -306,6 +336,7 @@ static void memory_that_its_owner_unmapped_can_be_registered_again(wb_device *de
 }
 
 CHECK_MAIN(CASE(the_deleter_is_called_once_after_the_last_release),
+           CASE(a_deleter_may_release_handles),
            CASE(after_a_failure_the_deleter_is_never_called),
            CASE(the_device_reads_the_callers_memory_in_place),
            CASE(overlapping_ranges_are_refused_and_named),

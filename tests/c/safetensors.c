@@ -131,7 +131,9 @@ static void an_unsupported_dtype_is_listed_and_not_viewed(wb_device *device)
     REQUIRE(write_tensors(path, json, 0, 3, 0));
     REQUIRE_OK(wb_safetensors_open(device, path, NULL, &file, &error));
     CHECK_OK(wb_safetensors_get_tensor_info(file, 0, &info, &error));
-    CHECK(info.dtype == 0 && info.shape == NULL && info.bytes == 3);
+    CHECK(info.dtype == WB_DTYPE_OPAQUE && strcmp(info.dtype_name, "F6_E2M3") == 0);
+    CHECK(info.ndim == 1 && info.shape[0] == 4 && info.bytes == 3);
+    CHECK(info.block_elements == 4 && info.block_bytes == 3);
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
                 wb_safetensors_get_view(file, 0, WB_ACCESSOR_HOST, 1, &view, &error), "F6_E2M3");
     wb_safetensors_release(file);
@@ -165,7 +167,7 @@ static void malformed_headers_are_refused_without_a_leak(wb_device *device)
          "\"data_offsets\":[0,0]}}", 0, 0, WB_ERR_FORMAT, "malformed|\"a\""},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
          "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"
-         "\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT, "malformed|\"a\"|65"},
+         "\"data_offsets\":[0,1]}}", 1, 0, WB_ERR_FORMAT, "malformed|\"a\"|64 dimensions"},
     };
     char path[300];
     wb_device_stats before = device_stats(device);
@@ -207,6 +209,60 @@ static void truncation_of_an_open_file_is_an_error_and_no_signal(wb_device *devi
     unlink(path);
 }
 
+static void tensors_are_parameters_that_hold_their_file(wb_device *device)
+{
+    char path[300];
+    wb_safetensors *file = NULL;
+    wb_plan *plan = NULL;
+    wb_offloader *offloader = NULL;
+    wb_parameter parameters[3];
+    const wb_parameter empty = WB_PARAMETER_INIT;
+    wb_buffer_options source = WB_BUFFER_OPTIONS_INIT;
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    const wb_device_stats before = device_stats(device);
+    source.file_mode = WB_FILE_MODE_SOURCE;
+    file_name(path, sizeof path, "tensors");
+    REQUIRE(write_tensors(path, two_tensors, 0, 19, 0));
+    REQUIRE_OK(wb_safetensors_open(device, path, &source, &file, &error));
+    CHECK_SAME(device_stats(device).pinned_bytes, before.pinned_bytes);
+    for (int i = 0; i < 3; i++) parameters[i] = empty;
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
+                wb_safetensors_get_parameters(file, WB_GROUPING_LAYER, 0, 3, parameters, &error),
+                "3 tensors|the file has 2");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_safetensors_get_parameters(file, 2, 0, 2, parameters, &error), "grouping");
+    CHECK(parameters[0].name == NULL);
+    REQUIRE_OK(wb_safetensors_get_parameters(file, WB_GROUPING_LAYER, 0, 2, parameters, &error));
+    CHECK(strcmp(parameters[0].name, "first.weight") == 0);
+    CHECK(strcmp(parameters[0].group, "first") == 0 && strcmp(parameters[1].group, "") == 0);
+    CHECK(parameters[0].layout->dtype == WB_DTYPE_F32 && parameters[0].layout->ndim == 2);
+    CHECK(parameters[0].layout->shape[1] == 2);
+    CHECK(holds_pattern(parameters[0].source, 0, 16) && holds_pattern(parameters[1].source, 16, 3));
+    CHECK(parameters[2].name == NULL);
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = 1 << 20;
+    options.transfer_mode = WB_TRANSFER_MODE_ON_DEMAND;
+    parameters[1].source = &parameters;
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
+                wb_plan_new(device, parameters, 2, &options, &plan, &error), "second|its buffer");
+    REQUIRE_OK(wb_safetensors_get_parameters(file, WB_GROUPING_LAYER, 1, 1, &parameters[1], &error));
+    REQUIRE_OK(wb_plan_new(device, parameters, 2, &options, &plan, &error));
+    wb_safetensors_release(file);
+    unlink(path);
+    CHECK_SAME(device_stats(device).buffers, before.buffers + 1);
+    REQUIRE_OK(wb_offloader_new(plan, NULL, NULL, &offloader, &error));
+    wb_plan_release(plan);
+    /* The arena alone: an offloader does not need the file. */
+    CHECK_SAME(device_stats(device).buffers, before.buffers + 1);
+    for (uint64_t i = 0; i < 2; i++) {
+        wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+        CHECK_OK(wb_offloader_get_parameter_info(offloader, i, &info, &error));
+        CHECK(holds_pattern(info.host_address, 16 * i, info.span_bytes));
+    }
+    wb_offloader_release(offloader);
+    CHECK_STATS(device, before);
+}
+
 static void a_file_without_tensors_is_valid(wb_device *device)
 {
     char path[300];
@@ -225,4 +281,5 @@ CHECK_MAIN(CASE(tensors_are_listed_in_the_order_of_their_data),
            CASE(an_unsupported_dtype_is_listed_and_not_viewed),
            CASE(malformed_headers_are_refused_without_a_leak),
            CASE(truncation_of_an_open_file_is_an_error_and_no_signal),
+           CASE(tensors_are_parameters_that_hold_their_file),
            CASE(a_file_without_tensors_is_valid))

@@ -1,5 +1,7 @@
 // safetensors files.
+#include <cstring>
 #include <string>
+#include <vector>
 
 #include "fixtures.hpp"
 
@@ -90,3 +92,45 @@ TEST("a malformed file is refused without a leak") {
 }
 
 int main() { return check::run(); }
+
+TEST("all tensors become the parameters of a plan, which hold the file") {
+  const Device device = fixtures::open();
+  const fixtures::File written(fixtures::three_tensors());
+  BufferOptions options;
+  options.file_mode = FileMode::Source;
+  Safetensors file = Safetensors::open(device, written.path(), options).value();
+  CHECK(file.get_buffer().value().get_info().value().pinned_bytes == 0);
+  const std::vector<Parameter> parameters = file.get_parameters().value();
+  file.release();
+  CHECK(parameters.size() == 3);
+  CHECK(parameters[0].name == "alpha" && parameters[0].group.empty());
+  CHECK(parameters[0].layout.dtype == WB_DTYPE_F32 && parameters[0].layout.shape[1] == 3);
+  CHECK(static_cast<const float*>(parameters[0].source)[5] == 6);
+  PlanOptions plan_options{Budget::offload_bytes(1 << 20)};
+  plan_options.transfer_mode = TransferMode::OnDemand;
+  const Plan plan = Plan::make(device, parameters, plan_options).value();
+  const Offloader offloader = Offloader::make(plan).value();
+  CHECK(offloader.get_host_view(0).value().as<const float>().value()[5] == 6);
+}
+
+TEST("a parameter of an opaque type keeps its bytes, name and shape") {
+  const Device device = fixtures::open();
+  std::vector<unsigned char> bytes(2 * 3 * 18);
+  for (std::size_t at = 0; at < bytes.size(); ++at) bytes[at] = static_cast<unsigned char>(7 * at);
+  Parameter parameter{"w", "layers.0"};
+  parameter.layout = Layout::opaque("q4_0", 32, 18, {2, 96});
+  parameter.source = bytes.data();
+  PlanOptions options{Budget::offload_bytes(1 << 20)};
+  options.transfer_mode = TransferMode::OnDemand;
+  const Plan plan = Plan::make(device, {parameter}, options).value();
+  const wb_plan_parameter_info planned = plan.get_parameter_info(0).value();
+  CHECK(planned.dtype == WB_DTYPE_OPAQUE && std::string(planned.dtype_name) == "q4_0");
+  CHECK(shape_of(planned)[1] == 96 && planned.span_bytes == bytes.size());
+  const Offloader offloader = Offloader::make(plan).value();
+  const wb_offloader_parameter_info info = offloader.get_parameter_info(0).value();
+  CHECK(std::memcmp(info.host_address, bytes.data(), bytes.size()) == 0);
+  const Layout again = Layout::from_c(info);
+  CHECK(again.dtype_name == "q4_0" && again.block_bytes == 18 && again.shape[1] == 96);
+  CHECK(offloader.replace("w", bytes.data(), again));
+  CHECK_STATUS(WB_ERR_NOT_SUPPORTED, offloader.get_host_view(0));
+}

@@ -232,6 +232,7 @@ static struct {
     wb_buffer_stats buffer_usage;
     wb_view_info view;
     wb_safetensors_tensor_info tensor;
+    wb_parameter parameter;
     wb_plan_info plan;
     wb_plan_parameter_info planned;
     wb_plan_group_info group;
@@ -282,6 +283,8 @@ static struct {
     CALL(wb_safetensors_open, DEVICE, own.device, scene_path, NULL, &made.file)                    \
     CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                       \
     CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                          \
+    CALL(wb_safetensors_get_parameters, NOTHING, own.file, WB_GROUPING_LAYER, 0, 1,                 \
+         &info.parameter)                                                                          \
     CALL(wb_safetensors_get_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, &made.view)           \
     CALL(wb_safetensors_load_view, NOTHING, own.file, 0, WB_ACCESSOR_HOST, 1, NULL, &made.view,    \
          &info.count)                                                                              \
@@ -470,6 +473,7 @@ static inline void every_begin(void)
     SIZED(view);
     SIZED(tensor);
     SIZED(plan);
+    SIZED(parameter);
     SIZED(planned);
     SIZED(group);
     SIZED(offloaded);

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from weighbridge import Dtype, Status, _abi, _enums, _library
+from weighbridge.dtypes import OPAQUE
 
 INCLUDE = ROOT / "include"
 HEADERS = [INCLUDE / "weighbridge.h", *sorted((INCLUDE / "weighbridge").glob("*.h"))]
@@ -90,6 +91,7 @@ def test_every_function_of_the_headers_is_declared_with_its_arguments():
 
 def test_pointers_are_declared_as_pointers_and_numbers_by_their_width():
     widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_accessor": 4, "uint32_t": 4}
+    widths["wb_grouping"] = 4
     for name, arguments in re.findall(r"(wb_\w+)\(([^;{]*?)\);$", _text(), re.M):
         if name not in _abi.PROTOTYPES or arguments.strip() == "void":
             continue
@@ -105,7 +107,8 @@ def test_pointers_are_declared_as_pointers_and_numbers_by_their_width():
 
 def test_statuses_and_dtypes_are_the_constants_of_the_headers():
     assert {f"{status.name}": int(status) for status in Status if status} == _constants("WB_ERR_")
-    assert {dtype.name: int(dtype) for dtype in Dtype} == _constants("WB_DTYPE_")
+    dtypes = {dtype.name: int(dtype) for dtype in Dtype}
+    assert {**dtypes, "OPAQUE": OPAQUE} == _constants("WB_DTYPE_")
     for status in Status:
         name = _library.lib.wb_status_name(status).decode()
         assert name == ("WB_OK" if status == 0 else f"WB_ERR_{status.name}")
@@ -125,6 +128,8 @@ def test_statuses_and_dtypes_are_the_constants_of_the_headers():
         (_enums.ACCESS_PATTERN, "WB_ACCESS_PATTERN_"),
         (_enums.TRANSFER_MODE, "WB_TRANSFER_MODE_"),
         (_enums.PLACEMENT, "WB_PLACEMENT_"),
+        (_enums.GROUPING, "WB_GROUPING_"),
+        (_enums.HOST_STORE, "WB_HOST_STORE_"),
         (_enums.ORDER, "WB_ORDER_"),
         (_enums.BUDGET_KIND, "WB_BUDGET_"),
         (_enums.ALLOW, "WB_ALLOW_"),

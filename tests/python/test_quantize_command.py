@@ -134,13 +134,164 @@ def test_packed_tensors_keep_the_shape_of_the_file(tmp_path, device):
                 assert view.numpy(bits=True).tobytes() == bytes_
 
 
-@pytest.mark.parametrize("dtype", ["F6_E2M3", "F6_E3M2"])
-def test_a_tensor_of_an_unknown_type_is_an_error(tmp_path, device, dtype):
+def test_tensors_of_types_without_a_dtype_are_copied(tmp_path, device):
+    """The last one's rows are not whole bytes."""
     given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
-    file_of(given, [("w", "F32", [2, 2], bytes(16)), ("other", dtype, [4], bytes(3))])
-    with pytest.raises(ValueError, match="element type of 'other'"):
-        quantize_file(device, given, out, QuantizeOptions())
+    tensors = [
+        ("w", "F32", [2, 2], bytes(16)),
+        ("six", "F6_E2M3", [2, 4], bytes(range(6))),
+        ("fnuz", "F8_E4M3FNUZ", [3], bytes(range(3))),
+        ("odd", "F6_E3M2", [4, 1], bytes(range(3))),
+    ]
+    file_of(given, tensors)
+    quantize_file(device, given, out, QuantizeOptions())
+    raw = out.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    for name, dtype, shape, bytes_ in tensors[1:]:
+        begin, end = (8 + length + at for at in header[name]["data_offsets"])
+        assert (header[name]["dtype"], header[name]["shape"]) == (dtype, shape)
+        assert raw[begin:end] == bytes_
+
+
+def test_a_quantized_checkpoint_keeps_its_scales(run_python, path, tmp_path):
+    first, second = str(tmp_path / "first.safetensors"), str(tmp_path / "second.safetensors")
+    exclude = ["--exclude", "model.experts"]
+    assert quantize(run_python, path, first, *exclude)[0] == 0
+    # Only the experts are left to quantize.
+    code, output, errors = quantize(run_python, first, second)
+    assert code == 0 and "1 tensors quantized" in output, errors
+    before, after = read(first)[0], read(second)[0]
+    assert after["model.experts"][0] == "F8_E4M3"
+    for name in before.keys() - {"model.experts"}:
+        assert before[name][:2] == after[name][:2], name
+        assert np.array_equal(before[name][2], after[name][2]), name
+    third, fourth = str(tmp_path / "third.safetensors"), str(tmp_path / "fourth.safetensors")
+    code, _, errors = quantize(run_python, second, third, "--exclude", "lm_head")
+    assert code == 1 and "'lm_head.weight', is excluded" in errors, errors
+    assert quantize(run_python, second, third, "--no-default-exclude")[0] == 0
+    code, _, errors = quantize(run_python, third, fourth, "--no-default-exclude")
+    assert code == 1 and "quantized already" in errors, errors
+    assert not os.path.exists(fourth)
+
+
+SENSITIVE = [
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "transformer.wpe.weight",
+    "bert.embeddings.word_embeddings.weight",
+    "lm_head.weight",
+    "output.weight",
+    "score.weight",
+    "model.layers.0.mlp.gate.weight",
+    "model.layers.0.block_sparse_moe.gate.weight",
+    "model.layers.0.mlp.shared_expert_gate.weight",
+    "model.layers.0.mlp.router.weight",
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+]
+LINEAR = [
+    "model.layers.0.mlp.gate_proj.weight",
+    "model.layers.0.mlp.gate_up_proj.weight",
+    "model.layers.0.attention.output.dense.weight",
+    "model.layers.0.self_attn.o_proj.weight",
+    "model.layers.0.mlp.experts.0.w1.weight",
+]
+
+
+def test_embeddings_heads_routers_and_gates_are_kept_by_default(tmp_path, device, run_python):
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({name: np.ones((4, 4), np.float32) for name in SENSITIVE + LINEAR}, given)
+    done = quantize_file(device, given, out, QuantizeOptions())
+    assert (done.quantized, done.kept) == (tuple(sorted(LINEAR)), tuple(sorted(SENSITIVE)))
+    found = read(out)[0]
+    assert {name for name in found if found[name][0] == "F8_E4M3"} == set(LINEAR)
+    done = quantize_file(device, given, out, QuantizeOptions(), default_exclude=False)
+    assert (set(done.quantized), done.kept) == (set(SENSITIVE + LINEAR), ())
+    # Selected by name, they are refused, and the message says how to quantize them.
+    with pytest.raises(ValueError, match="default_exclude=False"):
+        quantize_file(device, given, out, QuantizeOptions(), select=["lm_head"])
+    code, output, errors = quantize(
+        run_python, str(given), str(out), "--select", "lm_head", "--no-default-exclude"
+    )
+    assert code == 0 and "1 tensors quantized" in output, errors
+
+
+@pytest.mark.parametrize("name_length", range(0, 64, 7))
+def test_every_tensor_is_aligned(tmp_path, device, name_length):
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    tensors = {f"w{'x' * name_length}.{at}": numbers((40, 64), "float32", at) for at in range(3)}
+    tensors |= {
+        "a.norm": np.ones(40, np.float16),
+        "b.ids": np.arange(5),
+        "c.bytes": np.ones(3, "u1"),
+    }
+    save_file(tensors, given)
+    quantize_file(device, given, out, QuantizeOptions())
+    with Safetensors(device, out, pin=False) as file:
+        assert len(file) == 9
+        for name in file:
+            info = file.tensor_info(name)
+            alignment = next(at for at in (64, 32, 16, 8, 4, 2, 1) if info.nbytes % at == 0)
+            assert info.offset_bytes % alignment == 0, info
+            file.view(name, accessor="host").close()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_row_of_a_convolution_is_its_output_channel(tmp_path, device, dimensions):
+    given, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    kernel = numbers((6, 5, *[3] * dimensions), "float32")
+    save_file({"conv.weight": kernel}, given)
+    options = blocks(1, 0)
+    quantize_file(device, given, out, options)
+    found = read(out)[0]
+    scales, codes = reference(kernel.reshape(6, -1), options)
+    dtype, shape, data = found["conv.weight"]
+    assert (dtype, shape) == ("F8_E4M3", list(kernel.shape))
+    assert np.array_equal(data, codes.ravel())
+    dtype, shape, data = found["conv.weight_scale"]
+    assert (dtype, shape) == ("F32", [6] + [1] * (dimensions + 1))
+    assert np.array_equal(data.view(np.float32), scales.ravel())
+
+
+KILLED = """
+import os, signal, sys
+if {named}:
+    os.O_TMPFILE = 0  # as on a file system that has no files without a name
+process, os.getpid = os.getpid(), lambda: 1
+if {kill}:
+    os.fsync = lambda descriptor: os.kill(process, signal.SIGKILL)
+sys.argv = ["weighbridge", "quantize", {path!r}, {out!r}]
+from weighbridge.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_a_killed_process_leaves_no_file(run_python, path, tmp_path):
+    """The system deletes the file. If it cannot, the name does not hinder the next process."""
+    out = str(tmp_path / "out.safetensors")
+
+    def run(named, kill):
+        return run_python("-c", KILLED.format(named=named, kill=kill, path=path, out=out))
+
+    assert run(False, True)[0] == -9
     assert os.listdir(tmp_path) == ["in.safetensors"]
+    assert run(True, True)[0] == -9
+    assert len(os.listdir(tmp_path)) == 2
+    code, _, errors = run(True, False)
+    assert code == 0, errors
+    assert len(os.listdir(tmp_path)) == 3 and os.path.exists(out)
+
+
+def test_an_interrupt_leaves_no_file(path, tmp_path, device, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for without_name in (True, False):
+        if not without_name:
+            monkeypatch.setattr("weighbridge.quantize_file._anonymous_file", lambda path: None)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_file(device, path, tmp_path / "out", blocks(1, 0), progress=interrupt)
+        assert os.listdir(tmp_path) == ["in.safetensors"]
 
 
 def test_an_error_leaves_no_file(run_python, path, tmp_path):
@@ -206,13 +357,3 @@ def test_a_new_file_has_the_users_permissions(run_python, path, tmp_path):
         os.umask(before)
     assert code == 0, errors
     assert out.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_symbolic_link_in_place_of_the_partial_file_is_not_followed(path, tmp_path, device):
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"old")
-    (tmp_path / f".out.{os.getpid()}.partial").symlink_to(victim)
-    with pytest.raises(FileExistsError):
-        quantize_file(device, path, tmp_path / "out", blocks(1, 0))
-    assert victim.read_bytes() == b"old"
-    assert not (tmp_path / "out").exists()

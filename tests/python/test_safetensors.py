@@ -8,7 +8,16 @@ import json
 import numpy as np
 import pytest
 
-from weighbridge import Dtype, Safetensors, Status, WeighbridgeError
+from weighbridge import (
+    Dtype,
+    Offloader,
+    OpaqueDtype,
+    Plan,
+    Safetensors,
+    Status,
+    WeighbridgeError,
+)
+from weighbridge.plan import group_of
 
 NAMES = {
     Dtype.BOOL: "BOOL",
@@ -152,10 +161,116 @@ def test_a_tensor_of_an_unknown_type_has_no_view(device, tmp_path):
     path = write(tmp_path / "file", {"q": entry("F6_E2M3", [4], 0, 3)}, b"abc")
     with Safetensors(device, path) as file:
         info = file.tensor_info("q")
-        assert (info.dtype, info.shape, info.nbytes) == (None, None, 3)
+        assert (info.dtype, info.shape, info.nbytes) == (OpaqueDtype("F6_E2M3", 3, 4), (4,), 3)
         with pytest.raises(WeighbridgeError) as caught:
             file.load_view("q")
         assert caught.value.status == Status.NOT_SUPPORTED
+
+
+def test_all_tensors_are_parameters_in_one_call(device, tmp_path):
+    header, data = {}, b""
+    for name in ("h.0.a.w", "h.1.a.w", "h.1.norm", "head.w", "w"):
+        header[name] = entry("F32", [2, 4], len(data), len(data) + 32)
+        data += bytes(range(len(data), len(data) + 32))
+    header["h.0.q"] = entry("F6_E2M3", [2, 4], len(data), len(data) + 6)
+    path = write(tmp_path / "model", header, data + bytes(6))
+    with Safetensors(device, path, file_mode="source") as file:
+        start = file.buffer.address
+        layers = {one.name: one for one in file.parameters(sparse=["head.*"])}
+        groups = {"h.0.a.w": "h.0", "h.1.a.w": "h.1", "h.1.norm": "h.1", "head.w": "head"}
+        groups |= {"w": "", "h.0.q": "h.0"}
+        assert {name: one.group for name, one in layers.items()} == groups
+        assert {name: group_of(name) for name in layers} == groups
+        modules = {one.name: one.group for one in file.parameters(grouping="module")}
+        assert modules == {**groups, "h.0.a.w": "h.0.a", "h.1.a.w": "h.1.a"}
+        for name, one in layers.items():
+            info = file.tensor_info(name)
+            assert (one.dtype, one.shape) == (info.dtype, info.shape)
+            assert one.source == start + info.offset_bytes
+            assert one.access_pattern == ("sparse" if name == "head.w" else "dense")
+            assert file.parameter(name) == (one if name != "head.w" else file.parameter(name))
+        assert layers["h.0.q"].dtype == OpaqueDtype("F6_E2M3", 3, 4)
+        assert file.parameter("w", "mine", "sparse").group == "mine"
+        with pytest.raises(ValueError, match="grouping"):
+            file.parameters(grouping="file")
+        del layers, one
+
+
+def test_a_file_that_is_only_a_source_is_not_pinned(device, every):
+    with Safetensors(device, every, file_mode="source") as file:
+        with file.buffer as buffer:
+            assert (buffer.info.origin, buffer.info.pinned_bytes) == ("file-mapped", 0)
+            assert "pageable" in buffer.info.fallback_reason
+    with pytest.raises(ValueError, match="WB_FILE_MODE_SOURCE"):
+        Safetensors(device, every, file_mode="source", pin=True)
+
+
+def test_parameters_hold_their_file_until_the_commit(device, every):
+    data = every.read_bytes()
+    file = Safetensors(device, every, file_mode="source")
+    offsets = {name: file.tensor_info(name).offset_bytes for name in file}
+    parameters = file.parameters()
+    file.close()
+    plan = Plan(device, parameters, offload_bytes=1 << 20, transfer_mode="on-demand")
+    del file, parameters
+    gc.collect()
+    assert device.stats.buffers == 1
+    with Offloader(plan) as offloader:
+        gc.collect()
+        assert device.stats.buffers == 1  # the arena
+        for info in offloader.parameter_infos():
+            at = offsets[info.name]
+            with offloader.host_view(info.name) as view:
+                assert view.numpy(bits=True).tobytes() == data[at : at + 48], info
+
+
+LARGE = {
+    "dimensions": ('{"a":{"dtype":"U8","shape":[', "1,", "1]}}"),
+    "metadata": ('{"__metadata__":{"a":""', ',"b":""', "},]"),
+    "unknown field": ('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"z":[', "1,", "]}}"),
+    "past the end": ("{", '"x":{"dtype":"U8","shape":[9],"data_offsets":[0,9]},', '"y":1}'),
+}
+
+MEASURE = """
+import resource, sys
+import weighbridge
+device = weighbridge.Device("host")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    weighbridge.Safetensors(device, sys.argv[1], pin=False).close()
+    print("opened")
+except weighbridge.WeighbridgeError as error:
+    print(error.status.name)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("kind", list(LARGE))
+def test_a_large_malformed_header_takes_the_memory_of_its_text(tmp_path, run_python, kind):
+    first, many, last = LARGE[kind]
+    size = 20_000_000
+    text = (first + many * (size // len(many)) + last).encode()
+    path = write(tmp_path / "large", text, b"1")
+    code, output, errors = run_python("-c", MEASURE, str(path))
+    assert code == 0, errors
+    status, kilobytes = output.split()
+    assert status in ("FORMAT", "FILE_TRUNCATED")
+    assert int(kilobytes) * 1024 < 1.5 * size
+
+
+def test_a_header_of_many_tensors_takes_memory_in_proportion(tmp_path, run_python):
+    count = 200_000
+    entries = (
+        f'"layers.{at}.w":{{"dtype":"U8","shape":[1],"data_offsets":[{at},{at + 1}]}}'
+        for at in range(count)
+    )
+    text = ("{" + ",".join(entries) + "}").encode()
+    path = write(tmp_path / "many", text, bytes(count))
+    code, output, errors = run_python("-c", MEASURE, str(path))
+    assert code == 0, errors
+    status, kilobytes = output.split()
+    assert status == "opened"
+    assert int(kilobytes) * 1024 < 5 * len(text)
 
 
 MALFORMED = {

@@ -30,6 +30,7 @@ enum class FileMode : wb_file_mode {
   Auto = WB_FILE_MODE_AUTO,
   Map = WB_FILE_MODE_MAP,
   Read = WB_FILE_MODE_READ,
+  Source = WB_FILE_MODE_SOURCE,
 };
 
 enum class Phase : wb_phase {
@@ -60,6 +61,16 @@ enum class Placement : wb_placement {
   Auto = WB_PLACEMENT_AUTO,
   Resident = WB_PLACEMENT_RESIDENT,
   Offloaded = WB_PLACEMENT_OFFLOADED,
+};
+
+enum class Grouping : wb_grouping {
+  Layer = WB_GROUPING_LAYER,
+  Module = WB_GROUPING_MODULE,
+};
+
+enum class HostStore : wb_host_store {
+  Copy = WB_HOST_STORE_COPY,
+  Source = WB_HOST_STORE_SOURCE,
 };
 
 enum class Order : wb_order {

@@ -49,10 +49,30 @@ struct Layout {
   std::vector<std::int64_t> shape = {};
   std::vector<std::int64_t> strides = {};
   std::uint64_t offset_bytes = 0;
+  std::string dtype_name = {};       ///< of a WB_DTYPE_OPAQUE
+  std::uint32_t block_elements = 0;  ///< of the last dimension, in a block of a WB_DTYPE_OPAQUE
+  std::uint32_t block_bytes = 0;     ///< of such a block
 
   template <class T>
   static Layout of(std::vector<std::int64_t> shape, std::uint64_t offset_bytes = 0) {
     return {dtype_of<T>::value, std::move(shape), {}, offset_bytes};
+  }
+  /// A layout of a type that the library does not know, such as block-quantized weights.
+  static Layout opaque(std::string dtype_name, std::uint32_t block_elements,
+                       std::uint32_t block_bytes, std::vector<std::int64_t> shape) {
+    return {WB_DTYPE_OPAQUE, std::move(shape), {}, 0, std::move(dtype_name), block_elements,
+            block_bytes};
+  }
+  /// The layout in an info of C, or one that C gave.
+  template <class Info>
+  static Layout from_c(const Info& info) {
+    Layout layout;
+    layout.dtype = info.dtype;
+    if (info.shape) layout.shape.assign(info.shape, info.shape + info.ndim);
+    layout.block_elements = info.block_elements;
+    layout.block_bytes = info.block_bytes;
+    if (info.dtype == WB_DTYPE_OPAQUE) layout.dtype_name = info.dtype_name;
+    return layout;
   }
   /// This layout as C's struct, which points into this object.
   Result<wb_layout> to_c() const& {
@@ -67,6 +87,10 @@ struct Layout {
     raw.shape = shape.data();
     raw.strides = strides.empty() ? nullptr : strides.data();
     raw.offset_bytes = offset_bytes;
+    if (const auto valid = detail::check_text(dtype_name); !valid) return valid.error();
+    raw.dtype_name = dtype_name.empty() ? nullptr : dtype_name.c_str();
+    raw.block_elements = block_elements;
+    raw.block_bytes = block_bytes;
     return raw;
   }
   Result<wb_layout> to_c() && = delete;

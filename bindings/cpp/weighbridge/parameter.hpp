@@ -4,10 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "weighbridge.h"
+#include "buffer.hpp"
 #include "enums.hpp"
 #include "layout.hpp"
 #include "result.hpp"
@@ -25,6 +27,7 @@ struct Parameter {
   AccessPattern access_pattern = {};
   TransferMode transfer_mode = {};
   Placement placement = {};
+  std::shared_ptr<const Buffer> buffer = {};  ///< that `source` is in; a plan keeps it
 };
 
 namespace detail {
@@ -51,6 +54,7 @@ class RawParameters {
       raw.storage_id = parameter.storage_id;
       raw.transfer_mode = to_c(parameter.transfer_mode);
       raw.placement = to_c(parameter.placement);
+      raw.buffer = parameter.buffer ? parameter.buffer->get() : nullptr;
       all.parameters_.push_back(raw);
     }
     return all;

@@ -48,6 +48,7 @@ struct PlanOptions {
   std::optional<QuantizeOptions> quantize = {};  ///< none: nothing is quantized
   std::vector<std::string> quantize_select = {};
   double link_bytes_per_second = 0;
+  HostStore host_store = {};  ///< where offloaded parameters are kept in host memory
 };
 
 /// The placement and the transfer mode of every parameter, with a reason for each.
@@ -77,6 +78,7 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.select_count = static_cast<std::uint32_t>(select.size());
     raw.exclude_count = static_cast<std::uint32_t>(exclude.size());
     raw.order = detail::to_c(options.order);
+    raw.host_store = detail::to_c(options.host_store);
     raw.allow = options.allow;
     raw.quantize = options.quantize ? &quantize : nullptr;
     raw.quantize_select = quantize_select.data();

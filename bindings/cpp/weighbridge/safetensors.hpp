@@ -3,9 +3,11 @@
 #define WEIGHBRIDGE_SAFETENSORS_HPP
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "weighbridge.h"
 #include "buffer.hpp"
@@ -13,6 +15,8 @@
 #include "device.hpp"
 #include "enums.hpp"
 #include "handle.hpp"
+#include "layout.hpp"
+#include "parameter.hpp"
 #include "progress.hpp"
 #include "result.hpp"
 #include "view.hpp"
@@ -52,6 +56,28 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
   Result<std::uint64_t> find_tensor(const std::string& name) const {
     if (const auto valid = detail::check_text(name); !valid) return valid.error();
     return detail::fill(std::uint64_t{0}, wb_safetensors_find_tensor, get(), name.c_str());
+  }
+  /// All tensors as parameters of a plan, which hold the file's buffer, where their sources are.
+  Result<std::vector<Parameter>> get_parameters(Grouping grouping = Grouping::Layer) const {
+    const wb_parameter empty = WB_PARAMETER_INIT;
+    std::vector<wb_parameter> raw(get_tensor_count(), empty);
+    const auto filled =
+        detail::call(wb_safetensors_get_parameters, get(), detail::to_c(grouping),
+                     std::uint64_t{0}, std::uint64_t{raw.size()}, raw.data());
+    if (!filled) return filled.error();
+    auto buffer = get_buffer();
+    if (!buffer) return buffer.error();
+    const auto shared = std::make_shared<const Buffer>(std::move(buffer).value());
+    std::vector<Parameter> parameters;
+    parameters.reserve(raw.size());
+    for (const wb_parameter& one : raw) {
+      Parameter parameter{one.name, one.group};
+      parameter.layout = Layout::from_c(*one.layout);
+      parameter.source = one.source;
+      parameter.buffer = shared;
+      parameters.push_back(std::move(parameter));
+    }
+    return parameters;
   }
   /// A view of a tensor in the file's memory. Fails if it is not aligned to `alignment` bytes.
   Result<View> get_view(std::uint64_t index, Accessor accessor = Accessor::Device,

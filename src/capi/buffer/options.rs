@@ -41,6 +41,10 @@ pub const WB_FILE_MODE_AUTO: wb_file_mode = 0;
 pub const WB_FILE_MODE_MAP: wb_file_mode = 1;
 /// Read into memory of the exact size.
 pub const WB_FILE_MODE_READ: wb_file_mode = 2;
+/// As WB_FILE_MODE_AUTO, and never pinned: for a file that is only copied from, such as the sources
+/// of an offloader, which would otherwise be pinned beside their copies. Fails with
+/// WB_ERR_INVALID_ARGUMENT if `pin` is WB_TRISTATE_ON.
+pub const WB_FILE_MODE_SOURCE: wb_file_mode = 3;
 
 c_enum!(HugePages {
     WB_HUGE_PAGES_TRY => Try,
@@ -51,6 +55,7 @@ c_enum!(FileMode {
     WB_FILE_MODE_AUTO => Auto,
     WB_FILE_MODE_MAP => Map,
     WB_FILE_MODE_READ => Read,
+    WB_FILE_MODE_SOURCE => Source,
 });
 
 /// Options of a buffer.

@@ -66,8 +66,9 @@ opaque!(wb_offloader, Offloader);
 /// and receive the progress of the call.
 ///
 /// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
-/// host memory, are not needed after the call. A resident parameter in device memory is not copied:
-/// the memory stays the engine's and must outlive the offloader.
+/// host memory, are not needed after the call; those that stay where they are, with
+/// WB_HOST_STORE_SOURCE, are in buffers that the offloader keeps. A resident parameter in device
+/// memory is not copied: the memory stays the engine's and must outlive the offloader.
 ///
 /// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
 /// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
@@ -81,12 +82,13 @@ pub unsafe extern "C" fn wb_offloader_new(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |plan: &CPlan, stream: Stream, options: BufferRequest| -> offloader {
+        let buffers = &plan.buffers;
         let (plan, parameters) = (&plan.plan, &plan.plan().parameters);
         let source = |planned| source_of(&plan.device, planned);
         let sources = parameters.iter().map(|planned| source(&planned.parameter));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         options.run(|options, progress| {
-            Offloader::commit(plan.clone(), &sources, stream, options, progress)
+            Offloader::commit(plan.clone(), &sources, buffers, stream, options, progress)
         })
     })
 }

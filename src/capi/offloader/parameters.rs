@@ -7,16 +7,20 @@ use crate::capi::call::call;
 use crate::capi::error::wb_error;
 use crate::capi::offloader::handle::wb_offloader;
 use crate::capi::offloader::source::source_of;
-use crate::capi::parameter::{placement_codes, wb_parameter, wb_placement, wb_transfer_mode};
-use crate::capi::structs::{CStruct, c_struct};
+use crate::capi::parameter::{
+    GivenParameters, placement_codes, wb_parameter, wb_placement, wb_transfer_mode,
+};
+use crate::capi::plan::options::{WB_HOST_STORE_COPY, WB_HOST_STORE_SOURCE, wb_host_store};
+use crate::capi::structs::{CStruct, c_struct, check_elements};
 use crate::capi::view::handle::wb_view;
-use crate::capi::view::layout::{GivenLayout, wb_layout};
+use crate::capi::view::layout::{GivenLayout, block_of, wb_layout};
 use crate::device::backend::Stream;
 use crate::error::Result;
 use crate::offload::offloader::Offloader;
 use crate::offload::parameters::ParameterInfo;
 use crate::plan::parameter::Parameter;
 use crate::status::wb_status;
+use crate::tensor::dtype::wb_dtype;
 
 /// Current state of a parameter.
 #[repr(C)]
@@ -40,6 +44,28 @@ pub struct wb_offloader_parameter_info {
     pub host_address: *mut c_void,
     /// Bytes from the lowest element to the end of the highest.
     pub span_bytes: u64,
+    /// The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave.
+    pub dtype_name: *const c_char,
+    /// `ndim` sizes in elements; the numbers stay valid while the offloader is, and are those of
+    /// the time of the call.
+    pub shape: *const i64,
+    /// `ndim` strides in elements, valid as `shape` is.
+    pub strides: *const i64,
+    /// The element type.
+    pub dtype: wb_dtype,
+    /// Number of dimensions.
+    pub ndim: i32,
+    /// Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_elements: u32,
+    /// Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_bytes: u32,
+    /// Why it could not stay in the buffer of its source, though the plan has WB_HOST_STORE_SOURCE;
+    /// otherwise empty. Valid while the offloader is.
+    pub host_store_reason: *const c_char,
+    /// WB_HOST_STORE_SOURCE if its host memory is the buffer of its source.
+    pub host_store: wb_host_store,
+    /// Zero.
+    pub reserved0: u32,
 }
 
 c_struct!(wb_offloader_parameter_info);
@@ -47,6 +73,8 @@ c_struct!(wb_offloader_parameter_info);
 impl From<ParameterInfo> for wb_offloader_parameter_info {
     fn from(found: ParameterInfo) -> Self {
         let (placement, transfer_mode) = placement_codes(found.transfer_mode);
+        let layout = &found.layout;
+        let (block_elements, block_bytes) = block_of(layout.dtype());
         Self {
             placement,
             transfer_mode,
@@ -55,7 +83,20 @@ impl From<ParameterInfo> for wb_offloader_parameter_info {
             group: found.group as u64,
             device_address: found.device_address.unwrap_or(0) as *mut c_void,
             host_address: found.host_address.unwrap_or(0) as *mut c_void,
-            span_bytes: found.layout.span_bytes(),
+            span_bytes: layout.span_bytes(),
+            dtype_name: layout.dtype().c_name().as_ptr(),
+            // The offloader keeps the numbers: ParameterInfo.
+            shape: layout.shape().as_ptr(),
+            strides: layout.strides().as_ptr(),
+            dtype: layout.dtype().code(),
+            ndim: layout.ndim() as i32,
+            block_elements,
+            block_bytes,
+            host_store_reason: found.store_reason.as_ptr(),
+            host_store: match found.in_source {
+                true => WB_HOST_STORE_SOURCE,
+                false => WB_HOST_STORE_COPY,
+            },
             ..Self::init()
         }
     }
@@ -108,8 +149,8 @@ pub unsafe extern "C" fn wb_offloader_get_parameter_info(
 }
 
 /// Fills an array of `count` structs, each initialized, with the state of the parameters from index
-/// `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled, if
-/// there are fewer.
+/// `first` on, all of the same moment. Fails with WB_ERR_OUT_OF_RANGE, with nothing filled and no
+/// struct but the first read, if there are fewer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
     offloader: *const wb_offloader,
@@ -121,6 +162,8 @@ pub unsafe extern "C" fn wb_offloader_get_parameter_infos(
     let infos = (infos, count);
     call!(error, |offloader: &Offloader| -> infos {
         let found = offloader.parameter_infos(first as usize, count as usize)?;
+        // SAFETY: the contract of mod.rs: the array has `count` structs.
+        unsafe { check_elements(infos.0, count, "infos") }?;
         Ok(found.into_iter().map(Into::into).collect())
     })
 }
@@ -251,12 +294,13 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
     error: *mut wb_error,
 ) -> wb_status {
     let parameters = (parameters, count);
-    call!(error, |offloader: &Offloader, parameters: Vec<Parameter>, stream: Stream| -> result {
+    call!(error, |offloader: &Offloader, parameters: GivenParameters, stream: Stream| -> result {
         let with_source = |parameter| {
             let source = source_of(offloader.device(), &parameter)?;
             Ok((parameter, source))
         };
-        let current = parameters.into_iter().map(with_source).collect::<Result<Vec<_>>>()?;
+        let current =
+            parameters.parameters.into_iter().map(with_source).collect::<Result<Vec<_>>>()?;
         offloader.reconcile(current, stream).map(|done| wb_offloader_reconcile_result {
             replaced: done.replaced,
             added: done.added,

@@ -8,13 +8,13 @@ use crate::capi::call::{call, release, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
 use crate::capi::handle::opaque;
-use crate::capi::parameter::wb_parameter;
+use crate::capi::parameter::{GivenParameters, wb_parameter};
 use crate::capi::plan::options::wb_plan_options;
 use crate::device::device::Device;
+use crate::memory::buffer::Buffer;
 use crate::offload::device_plan::DevicePlan;
 use crate::os::sync::Arc;
 use crate::plan::json;
-use crate::plan::parameter::Parameter;
 use crate::plan::plan::{Plan, PlanOptions};
 use crate::status::wb_status;
 
@@ -33,12 +33,21 @@ pub struct CPlan {
     groups: OnceBox<Vec<CString>>,
     warnings: OnceBox<Vec<CString>>,
     json: OnceBox<CString>,
+    /// Sources are in these. They are dropped with the last reference of C, which an offloader does
+    /// not have.
+    pub(in crate::capi) buffers: Vec<Arc<Buffer>>,
 }
 
 impl CPlan {
-    fn new(plan: Arc<DevicePlan>) -> Arc<Self> {
-        let (parameters, groups) = (OnceBox::new(), OnceBox::new());
-        Arc::new(Self { plan, parameters, groups, warnings: OnceBox::new(), json: OnceBox::new() })
+    fn new(plan: Arc<DevicePlan>, buffers: Vec<Arc<Buffer>>) -> Arc<Self> {
+        Arc::new(Self {
+            plan,
+            parameters: OnceBox::new(),
+            groups: OnceBox::new(),
+            warnings: OnceBox::new(),
+            json: OnceBox::new(),
+            buffers,
+        })
     }
 
     pub(in crate::capi) fn plan(&self) -> &Plan {
@@ -79,7 +88,8 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 
 /// Plans which of `count` parameters leave the device under the budget, and how they are
 /// transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
-/// and `options`, and the sources are read by wb_offloader_new. `options` must give a budget.
+/// and `options` and references to the parameters' buffers, and the sources are read by
+/// wb_offloader_new. `options` must give a budget.
 ///
 /// Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
 /// says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
@@ -94,8 +104,9 @@ pub unsafe extern "C" fn wb_plan_new(
     error: *mut wb_error,
 ) -> wb_status {
     let parameters = (parameters, count);
-    call!(error, |device: Arc<Device>, parameters: Vec<Parameter>, options: PlanOptions| -> plan {
-        DevicePlan::new(&device, parameters, options).map(CPlan::new)
+    call!(error, |device: Arc<Device>, parameters: GivenParameters, options: PlanOptions| -> plan {
+        let GivenParameters { parameters, buffers } = parameters;
+        DevicePlan::new(&device, parameters, options).map(|plan| CPlan::new(plan, buffers))
     })
 }
 

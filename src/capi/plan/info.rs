@@ -7,8 +7,10 @@ use crate::capi::error::wb_error;
 use crate::capi::parameter::{placement_codes, wb_placement, wb_transfer_mode};
 use crate::capi::plan::handle::{CPlan, wb_plan};
 use crate::capi::structs::{CStruct, c_struct};
+use crate::capi::view::layout::block_of;
 use crate::error::{Result, fail};
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
+use crate::tensor::dtype::wb_dtype;
 
 /// Figures of a plan. Tied parameters count once.
 #[repr(C)]
@@ -58,8 +60,8 @@ pub struct wb_plan_parameter_info {
     pub placement: wb_placement,
     /// How it is transferred; WB_TRANSFER_MODE_AUTO if it is resident.
     pub transfer_mode: wb_transfer_mode,
-    /// Zero.
-    pub reserved0: u32,
+    /// The element type: of the values that are kept, not of their source.
+    pub dtype: wb_dtype,
     /// The name.
     pub name: *const c_char,
     /// Reason for the placement.
@@ -70,6 +72,20 @@ pub struct wb_plan_parameter_info {
     pub span_bytes: u64,
     /// Index of the first parameter that it is tied to; its own index if it is not tied.
     pub tied_to: u64,
+    /// The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave.
+    pub dtype_name: *const c_char,
+    /// `ndim` sizes in elements, valid while the plan is.
+    pub shape: *const i64,
+    /// `ndim` strides in elements, valid while the plan is.
+    pub strides: *const i64,
+    /// Number of dimensions.
+    pub ndim: i32,
+    /// Elements of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_elements: u32,
+    /// Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0.
+    pub block_bytes: u32,
+    /// Zero.
+    pub reserved0: u32,
 }
 
 c_struct!(wb_plan_parameter_info);
@@ -160,13 +176,22 @@ pub unsafe extern "C" fn wb_plan_get_parameter_info(
         let (name, reason) = at(plan.parameters(), index, "parameter")?;
         let planned = at(&plan.plan().parameters, index, "parameter")?;
         let (placement, transfer_mode) = placement_codes(planned.transfer_mode);
+        let layout = &planned.parameter.layout;
+        let (block_elements, block_bytes) = block_of(layout.dtype());
         Ok(wb_plan_parameter_info {
             placement,
             transfer_mode,
+            dtype: layout.dtype().code(),
+            dtype_name: layout.dtype().c_name().as_ptr(),
+            shape: layout.shape().as_ptr(),
+            strides: layout.strides().as_ptr(),
+            ndim: layout.ndim() as i32,
+            block_elements,
+            block_bytes,
             name: name.as_ptr(),
             reason: reason.as_ptr(),
             group: planned.group as u64,
-            span_bytes: planned.parameter.layout.span_bytes(),
+            span_bytes: layout.span_bytes(),
             tied_to: plan.plan().storages[planned.storage].parameters[0] as u64,
             ..CStruct::init()
         })

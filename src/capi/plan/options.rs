@@ -10,7 +10,7 @@ use crate::capi::structs::{c_struct, read_struct};
 use crate::error::{Result, fail};
 use crate::plan::order::Order;
 use crate::plan::parameter::TransferMode;
-use crate::plan::plan::{Allowed, Budget, PlanOptions};
+use crate::plan::plan::{Allowed, Budget, HostStore, PlanOptions};
 use crate::plan::quantization::QuantizationRule;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
@@ -42,6 +42,26 @@ c_enum!(Order {
     WB_ORDER_SPREAD => Spread,
     WB_ORDER_DECLARED => Declared,
     WB_ORDER_LARGEST => Largest,
+});
+
+/// Where offloaded parameters are kept in host memory.
+pub type wb_host_store = i32;
+/// In memory of the offloader, to which their sources are copied; the default.
+pub const WB_HOST_STORE_COPY: wb_host_store = 0;
+/// Where their sources are, in the buffers that wb_parameter.buffer names and that are pinned, such
+/// as a mapped file: nothing is copied, and the offloader keeps the buffer. Possible for the
+/// parameters that move as one, those of a group with one transfer mode, if they follow one another
+/// in the buffer as in a copy: in the plan's order, with sizes that are multiples of 256 bytes, and
+/// at a multiple of 64 if the device reads them in place. Others are copied, and
+/// wb_offloader_parameter_info.host_store_reason says why. The buffer is never written: a
+/// replacement, of any size, first moves the parameter into memory of the offloader, which changes
+/// addresses, and fails while any group is acquired or if it would exceed the budget. A file must
+/// not become shorter, or change, while the offloader lives.
+pub const WB_HOST_STORE_SOURCE: wb_host_store = 1;
+
+c_enum!(HostStore {
+    WB_HOST_STORE_COPY => Copy,
+    WB_HOST_STORE_SOURCE => Source,
 });
 
 /// Options of a plan.
@@ -84,8 +104,8 @@ pub struct wb_plan_options {
     pub quantize_select: *const *const c_char,
     /// Number of selectors in `quantize_select`.
     pub quantize_select_count: u32,
-    /// Must be zero.
-    pub reserved0: u32,
+    /// Where offloaded parameters are kept in host memory.
+    pub host_store: wb_host_store,
     /// Bandwidth of the link, to predict the time of a step; 0 for the one that
     /// wb_device_measure_link measured.
     pub link_bytes_per_second: f64,
@@ -93,7 +113,7 @@ pub struct wb_plan_options {
     pub reserved: [u64; 4],
 }
 
-c_struct!(wb_plan_options, reserved0, reserved);
+c_struct!(wb_plan_options, reserved);
 
 impl Input<PlanOptions> for *const wb_plan_options {
     unsafe fn convert(self, _: &str) -> Result<PlanOptions> {
@@ -127,6 +147,7 @@ impl Input<PlanOptions> for *const wb_plan_options {
             depth: given.depth,
             transfer_mode: TransferMode::read(given.transfer_mode, "transfer_mode")?,
             order: Order::read(given.order, "order")?,
+            host_store: HostStore::read(given.host_store, "host_store")?,
             select,
             exclude,
             allowed: Allowed {

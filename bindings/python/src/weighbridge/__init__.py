@@ -18,7 +18,7 @@ over them, valid. Objects may be used from any thread.
 from __future__ import annotations
 
 from ._library import VERSION as __version__
-from .dtypes import Dtype
+from .dtypes import Dtype, OpaqueDtype
 from .errors import (
     ClosedError,
     DLPackError,
@@ -59,6 +59,7 @@ __all__ = [
     "Offloader",
     "OffloaderParameterInfo",
     "OffloaderStats",
+    "OpaqueDtype",
     "OutOfMemoryError",
     "Parameter",
     "PinnedBuffer",

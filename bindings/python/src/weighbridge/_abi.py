@@ -113,6 +113,8 @@ class wb_layout(Sized):
         (c_uint32, "reserved0"),
         (_I64S, "shape strides"),
         (c_uint64, "offset_bytes"),
+        (c_char_p, "dtype_name"),
+        (c_uint32, "block_elements block_bytes"),
     )
 
 
@@ -133,6 +135,8 @@ class wb_safetensors_tensor_info(Sized):
         (c_char_p, "name"),
         (_I64S, "shape"),
         (c_uint64, "offset_bytes bytes"),
+        (c_char_p, "dtype_name"),
+        (c_uint32, "block_elements block_bytes"),
     )
 
 
@@ -144,6 +148,7 @@ class wb_parameter(Sized):
         (c_void_p, "source"),
         (c_uint64, "storage_id"),
         (c_int32, "transfer_mode placement"),
+        (c_void_p, "buffer"),
         (c_uint64 * 2, "reserved"),
     )
 
@@ -172,7 +177,8 @@ class wb_plan_options(Sized):
         (c_uint32, "allow"),
         (POINTER(wb_quantize_options), "quantize"),
         (_TEXTS, "quantize_select"),
-        (c_uint32, "quantize_select_count reserved0"),
+        (c_uint32, "quantize_select_count"),
+        (c_int32, "host_store"),
         (c_double, "link_bytes_per_second"),
         (c_uint64 * 4, "reserved"),
     )
@@ -191,10 +197,13 @@ class wb_plan_info(Sized):
 
 class wb_plan_parameter_info(Sized):
     _fields_ = _fields(
-        (c_int32, "placement transfer_mode"),
-        (c_uint32, "reserved0"),
+        (c_int32, "placement transfer_mode dtype"),
         (c_char_p, "name reason"),
         (c_uint64, "group span_bytes tied_to"),
+        (c_char_p, "dtype_name"),
+        (_I64S, "shape strides"),
+        (c_int32, "ndim"),
+        (c_uint32, "block_elements block_bytes reserved0"),
     )
 
 
@@ -213,6 +222,13 @@ class wb_offloader_parameter_info(Sized):
         (c_uint64, "group"),
         (c_void_p, "device_address host_address"),
         (c_uint64, "span_bytes"),
+        (c_char_p, "dtype_name"),
+        (_I64S, "shape strides"),
+        (c_int32, "dtype ndim"),
+        (c_uint32, "block_elements block_bytes"),
+        (c_char_p, "host_store_reason"),
+        (c_int32, "host_store"),
+        (c_uint32, "reserved0"),
     )
 
 
@@ -306,6 +322,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_safetensors_get_header": (_TEXT, (_HANDLE,)),
     "wb_safetensors_get_tensor_info": _call(_HANDLE, c_uint64, POINTER(wb_safetensors_tensor_info)),
     "wb_safetensors_find_tensor": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_safetensors_get_parameters": _call(_HANDLE, c_int32, c_uint64, c_uint64, _PARAMETER),
     "wb_safetensors_get_view": _call(_HANDLE, c_uint64, c_int32, c_uint64, _OUT),
     "wb_safetensors_load_view": _call(
         _HANDLE, c_uint64, c_int32, c_uint64, _OPTIONS, _OUT, POINTER(c_int32)

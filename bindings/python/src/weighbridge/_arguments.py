@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._abi import wb_layout
-from .dtypes import Dtype, DtypeLike
+from .dtypes import OPAQUE, Dtype, DtypeLike, OpaqueDtype
 
 
 def unsigned(value: int, what: str, bits: int = 64) -> int:
@@ -47,7 +47,7 @@ def c_texts(texts: str | Sequence[str], what: str) -> tuple[Any, int]:
 
 
 def c_layout(
-    dtype: DtypeLike,
+    dtype: DtypeLike | OpaqueDtype,
     shape: int | Sequence[int],
     strides: Sequence[int] | None = None,
     offset_bytes: int = 0,
@@ -56,8 +56,16 @@ def c_layout(
     sizes = [shape] if isinstance(shape, int) else list(shape)
     if strides is not None and len(strides) != len(sizes):
         raise ValueError(f"{len(sizes)} dimensions have {len(strides)} strides")
+    opaque: dict[str, Any] = {}
+    if isinstance(dtype, OpaqueDtype):
+        opaque = {
+            "dtype_name": c_text(dtype.name, "dtype"),
+            "block_elements": unsigned(dtype.block_elements, "block_elements", 32),
+            "block_bytes": unsigned(dtype.block_bytes, "block_bytes", 32),
+        }
     return wb_layout(
-        dtype=Dtype.of(dtype),
+        dtype=OPAQUE if isinstance(dtype, OpaqueDtype) else Dtype.of(dtype),
+        **opaque,
         ndim=len(sizes),
         shape=_c_numbers(sizes, "shape"),
         strides=None if strides is None else _c_numbers(list(strides), "strides"),

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 DeviceKind = Literal["host", "cuda"]
 HugePages = Literal["try", "off", "require"]
 NumaPolicy = Literal["device", "any", "node"]
-FileMode = Literal["auto", "map", "read"]
+FileMode = Literal["auto", "map", "read", "source"]
 Origin = Literal["allocated", "registered", "file-mapped", "file-read"]
 Pinning = Literal["none", "registered", "driver"]
 Phase = Literal["fault", "pin", "read", "quantize"]
@@ -19,6 +19,8 @@ Accessor = Literal["device", "host"]
 AccessPattern = Literal["dense", "sparse"]
 TransferMode = Literal["auto", "zero-copy", "on-demand", "prefetch"]
 Placement = Literal["auto", "resident", "offloaded"]
+Grouping = Literal["layer", "module"]
+HostStore = Literal["copy", "source"]
 Order = Literal["spread", "declared", "largest"]
 BudgetKind = Literal["offload_bytes", "device_bytes"]
 Allow = Literal["nothing-offloaded", "unmatched-selector", "everything-fits"]
@@ -65,6 +67,8 @@ ACCESSOR = Words("accessor", Accessor)
 ACCESS_PATTERN = Words("access_pattern", AccessPattern)
 TRANSFER_MODE = Words("transfer_mode", TransferMode)
 PLACEMENT = Words("placement", Placement)
+GROUPING = Words("grouping", Grouping)
+HOST_STORE = Words("host_store", HostStore)
 ORDER = Words("order", Order)
 BUDGET_KIND = Words("budget", BudgetKind, 1)
 ALLOW = Words("allow", Allow, flags=True)

@@ -63,6 +63,11 @@ class Reference:
         """The argument through which a call writes the handle."""
         return ctypes.byref(self._as_parameter_)
 
+    @property
+    def handle(self) -> int:
+        """The handle as a field of a struct has it; keep this object until the call returns."""
+        return self._as_parameter_.value or 0
+
 
 def _release(release: Callable[[ctypes.c_void_p], None], pointer: ctypes.c_void_p) -> None:
     if pointer:

@@ -37,7 +37,8 @@ class Options:
     ``huge_pages``: "try", "off" or "require". ``threads``: that fault, read and copy; 0 chooses.
     ``numa_node``: a number, "device" or "any". ``pin``: True, False, or None for the device's
     policy. ``write_combined``: fast to write, very slow to read. ``portable``: pinned for every
-    context of the process, the default. ``file_mode``: "auto", "map" or "read". ``chunk_bytes``:
+    context of the process, the default. ``file_mode``: "auto", "map", "read", or "source": mapped
+    and never pinned, for a file that is only copied from. ``chunk_bytes``:
     registered at a time; 0 for all at once. ``progress``: called on this thread with the phase, the
     bytes done and the total bytes; ``False`` cancels, and so does an exception, which is raised.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Union
 
@@ -69,6 +70,11 @@ class Dtype(IntEnum):
         """Returns the type of a name or of another package's dtype; ValueError if there is none."""
         if isinstance(given, cls):
             return given
+        if isinstance(given, OpaqueDtype):
+            raise ValueError(
+                f"{given.name!r} is an opaque type, of which only the size of its blocks is known: "
+                "parameters may have it, and views, arrays and quantization need a Dtype"
+            )
         if isinstance(given, int):
             raise TypeError(f"{given!r} is not a dtype: use a Dtype or a name such as 'float32'")
         if getattr(given, "isnative", True) is False:
@@ -122,6 +128,38 @@ class Dtype(IntEnum):
         import numpy as np
 
         return np.dtype(f"uint{8 * self.itemsize}")
+
+
+@dataclass(frozen=True)
+class OpaqueDtype:
+    """A type of parameters that the library does not know, such as one of block-quantized weights.
+
+    Their bytes are copied bit for bit; they have no views, arrays or quantization. The last
+    dimension of a shape is a multiple of ``block_elements``.
+    """
+
+    name: str
+    """Such as "q4_K"; not one of a :class:`Dtype`."""
+    block_bytes: int
+    """Bytes of a block, such as 144."""
+    block_elements: int = 1
+    """Elements of the last dimension in a block, such as 256."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name
+
+
+# The code of C for all opaque types.
+OPAQUE = 255
+
+
+def dtype_of_info(found: Any) -> Dtype | OpaqueDtype:
+    """Returns the type in an info of C, which has its name and blocks, too."""
+    if found.dtype == OPAQUE:
+        return OpaqueDtype(found.dtype_name.decode(), found.block_bytes, found.block_elements)
+    return Dtype(found.dtype)
 
 
 # Label, bytes, and name in safetensors files.

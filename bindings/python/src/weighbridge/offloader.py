@@ -17,11 +17,11 @@ from ._abi import (
 )
 from ._arguments import c_layout, c_text, unsigned
 from ._call import call, filled
-from ._enums import PLACEMENT, TRANSFER_MODE
+from ._enums import HOST_STORE, PLACEMENT, TRANSFER_MODE
 from ._handle import Closeable, Reference
 from ._library import lib
 from ._options import Options
-from .dtypes import DtypeLike
+from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
 from .info import same_fields
 from .memory import Device, View
 from .plan import CParameters, Parameter, Plan
@@ -51,6 +51,14 @@ class OffloaderParameterInfo:
     host_address: int | None
     """Of the first element in host memory; None for a resident parameter."""
     span_bytes: int
+    dtype: Dtype | OpaqueDtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In elements."""
+    host_store: str
+    """"source" if its host memory is the buffer of its source, else "copy"."""
+    host_store_reason: str
+    """Why it is not, though the plan has ``host_store="source"``; otherwise empty."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ class Offloader(Closeable):
         self,
         name: str,
         source: int,
-        dtype: DtypeLike,
+        dtype: DtypeLike | OpaqueDtype,
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None = None,
         stream: Any = None,
@@ -286,4 +294,9 @@ def _info(found: wb_offloader_parameter_info) -> OffloaderParameterInfo:
         device_address=found.device_address,
         host_address=found.host_address,
         span_bytes=found.span_bytes,
+        dtype=dtype_of_info(found),
+        shape=tuple(found.shape[: found.ndim]),
+        strides=tuple(found.strides[: found.ndim]),
+        host_store=HOST_STORE.word(found.host_store),
+        host_store_reason=found.host_store_reason.decode(),
     )

@@ -22,20 +22,22 @@ from ._enums import (
     ACCESS_PATTERN,
     ALLOW,
     BUDGET_KIND,
+    HOST_STORE,
     ORDER,
     PLACEMENT,
     TRANSFER_MODE,
     AccessPattern,
     Allow,
+    HostStore,
     Order,
     TransferMode,
 )
 from ._handle import Closeable, Reference
 from ._library import lib
-from .dtypes import DtypeLike
+from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
 from .errors import Status, make
 from .info import same_fields
-from .memory import Device
+from .memory import Buffer, Device
 from .quantizer import QuantizeOptions, c_options
 
 
@@ -47,7 +49,7 @@ class Parameter:
     """Unique in the model."""
     group: str
     """The parameters of a group, such as a layer, are acquired together."""
-    dtype: DtypeLike
+    dtype: DtypeLike | OpaqueDtype
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     """In elements; None for contiguous."""
@@ -61,7 +63,8 @@ class Parameter:
     placement: Literal["auto", "resident"] = "auto"
     """``"resident"`` keeps the parameter on the device."""
     held: Any = field(default=None, repr=False, compare=False)
-    """Keeps the source's memory alive."""
+    """Keeps the source's memory alive; a :class:`Buffer` may stay the host memory of the parameter,
+    if the plan allows it."""
 
 
 def group_of(name: str) -> str:
@@ -70,20 +73,27 @@ def group_of(name: str) -> str:
     ``model.layers.3.mlp.weight`` is in ``model.layers.3``, ``model.norm.weight`` in ``model.norm``.
     """
     segments = name.split(".")
-    number = next((at for at, segment in enumerate(segments) if segment.isdigit()), None)
+    digits = (at for at, one in enumerate(segments) if one.isascii() and one.isdigit())
+    number = next(digits, None)
     return ".".join(segments[: -1 if number is None else number + 1])
 
 
 class CParameters:
     """An array of parameters for C, with everything that it points to."""
 
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
+    def __init__(self, parameters: Iterable[Parameter], *, with_buffers: bool = False) -> None:
         self.given = list(parameters)
+        self._with_buffers = with_buffers
+        self._references: list[Reference] = []
         self.array = (wb_parameter * len(self.given))(*map(self._c_parameter, self.given))
 
-    @staticmethod
-    def _c_parameter(parameter: Parameter) -> wb_parameter:
+    def _c_parameter(self, parameter: Parameter) -> wb_parameter:
+        buffer = None
+        if self._with_buffers and isinstance(parameter.held, Buffer):
+            self._references.append(parameter.held._live())
+            buffer = self._references[-1].handle
         return wb_parameter(
+            buffer=buffer,
             access_pattern=ACCESS_PATTERN.code(parameter.access_pattern),
             name=c_text(parameter.name, "name"),
             group=c_text(parameter.group, "group"),
@@ -109,6 +119,11 @@ class PlanParameterInfo:
     span_bytes: int
     tied_to: int
     """The first parameter that shares its bytes, itself if none does."""
+    dtype: Dtype | OpaqueDtype
+    """Of the values that are kept, not of their source."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In elements."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,10 @@ class Plan(Closeable):
     whole names. ``allow`` downgrades errors to warnings: ``"nothing-offloaded"``,
     ``"unmatched-selector"``, ``"everything-fits"``. With ``quantize``, matrices (those of
     ``quantize_select``) are planned and kept in FP8, each with its scales in the same group, named
-    like the matrix with ``_scale``, or with ``_scale_inv`` for blocks of a matrix.
+    like the matrix with ``_scale``, or with ``_scale_inv`` for blocks of a matrix. With the
+    ``host_store`` ``"source"``, offloaded parameters stay in the pinned buffer that they hold, such
+    as that of a :class:`Safetensors` file, where its layout allows it: nothing is copied, and
+    :attr:`OffloaderParameterInfo.host_store_reason` says why for the others.
     """
 
     _noun = "plan"
@@ -182,6 +200,7 @@ class Plan(Closeable):
         exclude: str | Sequence[str] = (),
         transfer_mode: TransferMode = "auto",
         order: Order = "spread",
+        host_store: HostStore = "copy",
         allow: Sequence[Allow] = (),
         quantize: QuantizeOptions | None = None,
         quantize_select: str | Sequence[str] = (),
@@ -189,8 +208,11 @@ class Plan(Closeable):
     ) -> None:
         self._reference = None
         self._device = device
-        given = CParameters(parameters)
+        code = HOST_STORE.code(host_store)
+        # C's plan keeps the buffers that it is given as long as it lives.
+        given = CParameters(parameters, with_buffers=host_store == "source")
         options = wb_plan_options(
+            host_store=code,
             depth=unsigned(depth, "depth", 32),
             transfer_mode=TRANSFER_MODE.code(transfer_mode),
             slot_bytes=unsigned(slot_bytes, "slot_bytes"),
@@ -295,6 +317,9 @@ class Plan(Closeable):
             reason=found.reason.decode(),
             span_bytes=found.span_bytes,
             tied_to=found.tied_to,
+            dtype=dtype_of_info(found),
+            shape=tuple(found.shape[: found.ndim]),
+            strides=tuple(found.strides[: found.ndim]),
         )
 
     def _text(self, function: Any, *arguments: int) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
-from ctypes import byref, c_int32, c_uint64
-from dataclasses import dataclass
+from ctypes import byref, c_int32, c_uint64, sizeof
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._abi import wb_safetensors_tensor_info
+from ._abi import wb_parameter, wb_safetensors_tensor_info
 from ._arguments import c_text, unsigned
 from ._call import call, filled
-from ._enums import ACCESSOR, Accessor, AccessPattern
+from ._enums import ACCESSOR, GROUPING, Accessor, AccessPattern, Grouping
 from ._handle import Closeable, Reference
 from ._library import lib
 from ._options import Options
-from .dtypes import Dtype
+from .dtypes import Dtype, OpaqueDtype, dtype_of_info
 from .errors import NotFoundError, Status
 from .memory import Buffer, Device, View
-from .plan import Parameter, group_of
+from .plan import Parameter
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ._options import BufferOptions
 
 DEFAULT_ALIGNMENT = 16
-"""The alignment that kernels with 16-byte loads need."""
+"""The alignment that kernels with 16-byte loads need, of tensors that are whole such loads."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class SafetensorsTensorInfo:
     """A tensor of a file."""
 
     name: str
-    dtype: Dtype | None
-    """None for an element type that the library does not have."""
+    dtype: Dtype | OpaqueDtype | None
+    """Opaque for an element type that the library does not have; None if the tensor's rows are not
+    whole bytes."""
     shape: tuple[int, ...] | None
     offset_bytes: int
     """From the beginning of the file, and so of its buffer."""
@@ -128,21 +130,21 @@ class Safetensors(Closeable):
         """Returns the properties of a tensor; raises KeyError for an unknown name."""
         return self._tensor_info(self.find_tensor(name))
 
-    def view(
-        self, name: str, accessor: Accessor = "device", alignment: int = DEFAULT_ALIGNMENT
-    ) -> View:
+    def view(self, name: str, accessor: Accessor = "device", alignment: int | None = None) -> View:
         """Returns a view of a tensor in the file's buffer.
 
         Fails with ``Status.UNALIGNED`` if the tensor's address is not a multiple of ``alignment``
-        bytes; 0 and 1 allow any address.
+        bytes; 0 and 1 allow any address. The default is 16, or for a tensor whose size is not a
+        multiple of that the largest power of two of which it is one.
         """
         reference = Reference(lib.wb_view_release)
+        index, code = self.find_tensor(name), ACCESSOR.code(accessor)
         call(
             lib.wb_safetensors_get_view,
             self._live(),
-            self.find_tensor(name),
-            ACCESSOR.code(accessor),
-            unsigned(alignment, "alignment"),
+            index,
+            code,
+            self._alignment(index, alignment),
             reference.out,
         )
         return View(self._device, reference)
@@ -151,7 +153,7 @@ class Safetensors(Closeable):
         self,
         name: str,
         accessor: Accessor = "device",
-        alignment: int = DEFAULT_ALIGNMENT,
+        alignment: int | None = None,
         **options: Unpack[BufferOptions],
     ) -> LoadedView:
         """Returns a view of a tensor in the file's buffer if it is aligned, else of a copy."""
@@ -163,7 +165,7 @@ class Safetensors(Closeable):
             self._live(),
             index,
             code,
-            unsigned(alignment, "alignment"),
+            self._alignment(index, alignment),
             given.c,
             reference.out,
             byref(copied),
@@ -177,32 +179,59 @@ class Safetensors(Closeable):
 
         Without ``group``, its name implies the group.
         """
-        view = self.view(name, accessor="host", alignment=0)
-        info = view.info
-        return Parameter(
-            name,
-            group_of(name) if group is None else group,
-            info.dtype,
-            info.shape,
-            source=info.address,
-            access_pattern=access_pattern,
-            held=view,
+        (found,) = self._parameters(self.find_tensor(name), 1, "layer")
+        return replace(
+            found, group=found.group if group is None else group, access_pattern=access_pattern
         )
 
-    def parameters(self, sparse: Sequence[str] = ()) -> list[Parameter]:
-        """Returns all tensors as parameters; those that match the globs ``sparse`` are sparse."""
-        patterns: dict[bool, AccessPattern] = {False: "dense", True: "sparse"}
+    def parameters(
+        self, sparse: Sequence[str] = (), grouping: Grouping = "layer"
+    ) -> list[Parameter]:
+        """Returns all tensors as parameters of a plan, with their bytes in the file's buffer.
+
+        Those that match the globs ``sparse`` are sparse. With the grouping ``"layer"`` a group is a
+        name up to its first number, as ``model.layers.3``, or without one its module; with
+        ``"module"`` it is always the module. A file that is only a source need not be pinned beside
+        the offloader's memory: open it with ``file_mode="source"``.
+        """
+        found = self._parameters(0, len(self), grouping)
+        if not sparse:
+            return found
         return [
-            self.parameter(
-                name, access_pattern=patterns[any(fnmatchcase(name, glob) for glob in sparse)]
+            replace(one, access_pattern="sparse")
+            if any(fnmatchcase(one.name, glob) for glob in sparse)
+            else one
+            for one in found
+        ]
+
+    def _parameters(self, first: int, count: int, grouping: Grouping) -> list[Parameter]:
+        reference, buffer = self._live(), self.buffer
+        array = (wb_parameter * count)()
+        for one in array:
+            one.struct_size = sizeof(wb_parameter)
+        code = GROUPING.code(grouping)
+        call(lib.wb_safetensors_get_parameters, reference, code, first, count, array)
+        return [
+            Parameter(
+                one.name.decode(),
+                one.group.decode(),
+                dtype_of_info(one.layout.contents),
+                tuple(one.layout.contents.shape[: one.layout.contents.ndim]),
+                source=one.source or 0,
+                held=buffer,
             )
-            for name in self.keys()
+            for one in array
         ]
 
     def __repr__(self) -> str:
         if self.closed:
             return "<weighbridge.Safetensors closed>"
         return f"<weighbridge.Safetensors {len(self)} tensors>"
+
+    def _alignment(self, index: int, asked: int | None) -> int:
+        if asked is not None:
+            return unsigned(asked, "alignment")
+        return math.gcd(self._tensor_info(index).nbytes or 1, DEFAULT_ALIGNMENT)
 
     def _tensor_info(self, index: int) -> SafetensorsTensorInfo:
         reference = self._live()  # keeps alive what the struct points to
@@ -211,7 +240,7 @@ class Safetensors(Closeable):
         known = found.dtype != 0
         return SafetensorsTensorInfo(
             name=found.name.decode(),
-            dtype=Dtype(found.dtype) if known else None,
+            dtype=dtype_of_info(found) if known else None,
             shape=tuple(found.shape[: found.ndim]) if known else None,
             offset_bytes=found.offset_bytes,
             nbytes=found.bytes,

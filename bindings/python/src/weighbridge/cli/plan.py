@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .._enums import ORDER, TRANSFER_MODE
 from .._text import in_words, print_table
-from ..dtypes import Dtype
+from ..dtypes import Dtype, OpaqueDtype
 from ..errors import WeighbridgeError
 from ..memory import Device
 from ..plan import Parameter, Plan
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.measure:
                 device.measure_link()
             files = [
-                stack.enter_context(Safetensors(device, path, pin=False))
+                stack.enter_context(Safetensors(device, path, file_mode="source"))
                 for path in arguments.files
             ]
             parameters = [
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.svg.write_text(plan_svg(plan), encoding="utf-8")
                 print(arguments.svg)
             else:
-                _show(plan, parameters)
+                _show(plan)
     except (WeighbridgeError, OSError, ValueError) as error:
         print(f"weighbridge plan: {error}", file=sys.stderr)
         return 1
@@ -106,23 +106,27 @@ def _plan(device: Device, parameters: list[Parameter], arguments: argparse.Names
     )
 
 
-def _show(plan: Plan, parameters: list[Parameter]) -> None:
+def _show(plan: Plan) -> None:
     """Prints a table of the parameters of a plan, and the totals."""
     rows = [
         (
             planned.name,
-            Dtype.of(given.dtype).name.lower(),
-            "x".join(map(str, given.shape)),
+            _type_name(planned.dtype),
+            "x".join(map(str, planned.shape)),
             f"{planned.span_bytes:,}",
             kind_of(planned),
             planned.reason.partition(": ")[2],
         )
-        for planned, given in zip(plan.parameters, parameters)
+        for planned in plan.parameters
     ]
     columns = ("parameter", "dtype", "shape", "bytes", "transfer mode", "reason")
     print_table("plan", columns, rows, right=(3,), styles=_STYLES)
     for line in summary(plan):
         print(line)
+
+
+def _type_name(dtype: Dtype | OpaqueDtype) -> str:
+    return dtype.name if isinstance(dtype, OpaqueDtype) else dtype.name.lower()
 
 
 def summary(plan: Plan) -> list[str]:

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scale-dtype", choices=("float32", "e8m0"), default="float32")
     add_selectors(parser, "quantized")
+    parser.add_argument(
+        "--no-default-exclude",
+        action="store_false",
+        dest="default_exclude",
+        help="quantize embeddings, output heads, routers and gates of experts, too",
+    )
     parser.add_argument("--device", default="host", metavar="NAME", help='"host" or "cuda:N"')
     parser.add_argument(
         "--staging-bytes",
@@ -70,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 options,
                 select=arguments.select,
                 exclude=arguments.exclude,
+                default_exclude=arguments.default_exclude,
                 staging_bytes=arguments.staging_bytes,
                 progress=progress,
             )
@@ -81,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     before, after = in_words(done.bytes_before), in_words(done.bytes_after)
     print(f"{arguments.target}: {len(done.quantized)} tensors quantized, {before} became {after}")
+    if done.kept:
+        print(f"{len(done.kept)} kept unquantized, such as {done.kept[0]} (--no-default-exclude)")
     if done.nonfinite:
         print(f"{done.nonfinite} elements were NaN or infinite", file=sys.stderr)
     return 0

@@ -62,7 +62,7 @@ def offload(
     where = torch.device(device) if device is not None else _device_of(model)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
-    files = [Safetensors(opened, path, pin=False) for path in paths]
+    files = [Safetensors(opened, path, file_mode="source") for path in paths]
     zero_copy = opened.info.views and pin is not False
     plan = Plan(
         opened,
