@@ -15,6 +15,9 @@ BUILD := build
 LIBRARY := $(CURDIR)/target/release/libweighbridge.so
 SUBJECT ?= foundation
 OUT ?= benches/results
+CMAKE ?= cmake
+PREFIX ?= /usr/local
+DESTDIR ?=
 DEVICE ?= host
 OFFLOAD_BYTES ?= 60MB
 
@@ -22,7 +25,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
+.PHONY: help build install header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
 	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -32,6 +35,11 @@ help: ## prints this list
 build: ## builds target/release/libweighbridge.so; fails if a generated header is stale
 	cargo build --release --locked
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
+
+install: ## installs library, headers, CMake package and pkg-config file; PREFIX=/usr/local, DESTDIR=
+	$(CMAKE) -S . -B $(BUILD)/install -DWEIGHBRIDGE_BUILD_TESTS=OFF -DCMAKE_INSTALL_PREFIX="$(PREFIX)"
+	$(CMAKE) --build $(BUILD)/install
+	DESTDIR="$(DESTDIR)" $(CMAKE) --install $(BUILD)/install
 
 header: ## writes the C headers from the sources
 	WEIGHBRIDGE_HEADER=write cargo build --release --locked
@@ -110,7 +118,7 @@ forced-panics:
 # The C and C++ programs of tests/, and the driver double.
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
 		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
 	$(BIN)/cmake --build $(BUILD)/cmake
 

@@ -5,6 +5,13 @@ include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/weighbridge")
 set(pkgconfig_dir "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 
+# Install rules run in this order, so a build directory without the library installs nothing.
+install(CODE "
+  if(NOT EXISTS [[${weighbridge_file}]])
+    message(FATAL_ERROR [[weighbridge is not built, nothing was installed: there is no
+  ${weighbridge_file}
+Build first:  cmake --build ${CMAKE_BINARY_DIR}]])
+  endif()")
 install(DIRECTORY include/ DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
 install(FILES LICENSE THIRD-PARTY.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 # The C++ header is looked for when installing, since a checkout may have the C interface alone.

@@ -50,3 +50,8 @@ set_target_properties(weighbridge::weighbridge PROPERTIES
   IMPORTED_SONAME "${weighbridge_soname}"
   INTERFACE_INCLUDE_DIRECTORIES
     "${CMAKE_CURRENT_SOURCE_DIR}/include;${CMAKE_CURRENT_SOURCE_DIR}/bindings/cpp")
+# The standard of the C++ header. CMake 3.18 refuses it in a project of C alone.
+get_property(weighbridge_languages GLOBAL PROPERTY ENABLED_LANGUAGES)
+if("CXX" IN_LIST weighbridge_languages)
+  set_property(TARGET weighbridge::weighbridge PROPERTY INTERFACE_COMPILE_FEATURES cxx_std_17)
+endif()

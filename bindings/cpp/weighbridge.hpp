@@ -23,6 +23,8 @@
 #ifndef WEIGHBRIDGE_HPP
 #define WEIGHBRIDGE_HPP
 
+#include "weighbridge/language.hpp"
+
 #include "weighbridge/buffer.hpp"
 #include "weighbridge/device.hpp"
 #include "weighbridge/device_memory.hpp"

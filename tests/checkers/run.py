@@ -185,6 +185,7 @@ def main() -> None:
     check_needs(checker, library)
     run([
         BIN / "cmake", "-S", ROOT, "-B", build / "cmake", "-G", "Ninja",
+        "-DWEIGHBRIDGE_BUILD_TESTS=ON",
         f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", "-DCMAKE_BUILD_TYPE=Debug",
         f"-DWEIGHBRIDGE_LIBRARY={library}", f"-DWEIGHBRIDGE_CHECKER={name}",
         "-DWEIGHBRIDGE_TEST_TIMEOUT=300",

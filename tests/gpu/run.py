@@ -170,7 +170,16 @@ def run_together(runner: Runner, chains: list[list[Suite]], workers: int) -> lis
 
 def build_suites(library: Path) -> list[Suite]:
     """The C and C++ suites: configured, built, run."""
-    configure = ["cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja"]
+    configure = [
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(BUILD),
+        "-G",
+        "Ninja",
+        "-DWEIGHBRIDGE_BUILD_TESTS=ON",
+    ]
     configure += ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DWEIGHBRIDGE_GPU=ON"]
     # Other suites run beside these, so that each may take longer than alone.
     configure += [f"-DWEIGHBRIDGE_LIBRARY={library}", "-DWEIGHBRIDGE_TEST_TIMEOUT=120"]

@@ -20,7 +20,7 @@ command -v compute-sanitizer || { echo "gpu-sanitize: no compute-sanitizer: noth
 # Not streams: the tools let one stream run at a time, and there one waits for another.
 programs=(quantizer offloader view)
 {
-    cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_GPU=ON \
+    cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_GPU=ON \
         -DWEIGHBRIDGE_LIBRARY="$library" &&
         cmake --build "$build" --target "${programs[@]/#/test_c_}"
 } || { echo "gpu-sanitize: the programs could not be built"; exit 1; }

@@ -19,7 +19,7 @@ if ! nvidia-smi -L; then
 fi
 [ -f "$library" ] || { echo "gpu-soak: $library is not there: run make build"; exit 1; }
 
-cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_GPU=ON \
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_GPU=ON \
     -DWEIGHBRIDGE_LIBRARY="$library" >/dev/null || exit 1
 timeout 120 cmake --build "$build" --target soak steps || exit 1
 

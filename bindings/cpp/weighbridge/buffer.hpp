@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_BUFFER_HPP
 #define WEIGHBRIDGE_BUFFER_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <string>

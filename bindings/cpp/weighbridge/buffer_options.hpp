@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_BUFFER_OPTIONS_HPP
 #define WEIGHBRIDGE_BUFFER_OPTIONS_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 
 #include "weighbridge.h"

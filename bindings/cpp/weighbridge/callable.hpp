@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_CALLABLE_HPP
 #define WEIGHBRIDGE_CALLABLE_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <memory>
 #include <type_traits>
 #include <utility>

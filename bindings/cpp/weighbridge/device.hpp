@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_DEVICE_HPP
 #define WEIGHBRIDGE_DEVICE_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <chrono>
 #include <cstdint>
 #include <string>

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_DEVICE_MEMORY_HPP
 #define WEIGHBRIDGE_DEVICE_MEMORY_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 
 #include "weighbridge.h"

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_DEVICE_OWNED_HPP
 #define WEIGHBRIDGE_DEVICE_OWNED_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <utility>
 
 #include "weighbridge.h"

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_DLPACK_HPP
 #define WEIGHBRIDGE_DLPACK_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

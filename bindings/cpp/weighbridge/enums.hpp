@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_ENUMS_HPP
 #define WEIGHBRIDGE_ENUMS_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <type_traits>
 
 #include "weighbridge.h"

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_HANDLE_HPP
 #define WEIGHBRIDGE_HANDLE_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <utility>
 
 #include "weighbridge.h"

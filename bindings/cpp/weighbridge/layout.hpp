@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_LAYOUT_HPP
 #define WEIGHBRIDGE_LAYOUT_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <complex>
 #include <cstddef>
 #include <cstdint>

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_OFFLOADER_HPP
 #define WEIGHBRIDGE_OFFLOADER_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <string>
 #include <utility>

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_PARAMETER_HPP
 #define WEIGHBRIDGE_PARAMETER_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>

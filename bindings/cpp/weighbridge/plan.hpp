@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_PLAN_HPP
 #define WEIGHBRIDGE_PLAN_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <optional>
 #include <string>

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_PROGRESS_HPP
 #define WEIGHBRIDGE_PROGRESS_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <exception>
 #include <functional>

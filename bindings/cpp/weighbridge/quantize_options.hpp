@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_QUANTIZE_OPTIONS_HPP
 #define WEIGHBRIDGE_QUANTIZE_OPTIONS_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 
 #include "weighbridge.h"

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_QUANTIZER_HPP
 #define WEIGHBRIDGE_QUANTIZER_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 
 #include "weighbridge.h"

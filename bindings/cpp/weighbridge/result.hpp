@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_RESULT_HPP
 #define WEIGHBRIDGE_RESULT_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

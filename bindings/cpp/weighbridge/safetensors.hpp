@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_SAFETENSORS_HPP
 #define WEIGHBRIDGE_SAFETENSORS_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_SPAN_HPP
 #define WEIGHBRIDGE_SPAN_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstddef>
 #include <type_traits>
 

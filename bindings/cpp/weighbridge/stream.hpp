@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_STREAM_HPP
 #define WEIGHBRIDGE_STREAM_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <utility>
 
 #include "weighbridge.h"

@@ -2,6 +2,8 @@
 #ifndef WEIGHBRIDGE_VIEW_HPP
 #define WEIGHBRIDGE_VIEW_HPP
 
+#include "weighbridge/language.hpp"
+
 #include <cstdint>
 #include <string>
 #include <type_traits>
