@@ -3,6 +3,7 @@
 use arbitrary::{Result, Unstructured};
 use weighbridge::capi::dlpack::*;
 use weighbridge::capi::view::WB_ACCESSOR_HOST;
+use weighbridge::status::WB_ERR_DLPACK;
 
 use super::buffer::buffer_options;
 use super::references::{Content, Exported, Reference};
@@ -21,7 +22,11 @@ impl Sequence {
                     .map(Exported::Versioned),
             }
         };
-        self.tensors.push((tensor.expect("any view can be exported"), content));
+        match tensor {
+            Ok(tensor) => self.tensors.push((tensor, content)),
+            // Read-only memory has no unversioned tensor.
+            Err(refused) => assert_eq!(refused.status, WB_ERR_DLPACK, "{refused:?}"),
+        }
         Ok(())
     }
 
