@@ -67,17 +67,25 @@ typedef int32_t wb_host_store;
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
-    /** Groups that have their slots at the same time, at most; 0 for as many as fit, up to 8. */
+    /**
+     * Groups that have their slots at the same time. With 1, copies and kernels take turns. 0 for
+     * the number with which the predicted step is fastest, up to 8. Another number is kept, or
+     * the plan fails; only where fewer groups are prefetched at all, a warning says so.
+     */
     uint32_t depth;
     /** What `budget_bytes` limits; required. */
     wb_budget_kind budget_kind;
     /** The mode of parameters with WB_TRANSFER_MODE_AUTO. */
     wb_transfer_mode transfer_mode;
-    /** The budget, which is never exceeded. */
+    /**
+     * The budget, which is never exceeded. With a budget of device memory the plan is the one with
+     * the fastest predicted step.
+     */
     uint64_t budget_bytes;
     /**
      * Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
-     * an offload budget, what `depth` groups need, or two if `depth` is 0.
+     * an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
+     * is as deep as possible, with a device budget as deep as is fastest.
      */
     uint64_t slot_bytes;
     /**
@@ -117,11 +125,32 @@ typedef struct {
      * wb_device_measure_link measured.
      */
     double link_bytes_per_second;
+    /**
+     * Bytes of parameters that the kernels of a step go through in a second: the bytes of all
+     * parameters over the seconds of a step without offloading. Then the time of a step is
+     * predicted with kernels, and they determine the depth. 0 if it is not known, or with
+     * `group_seconds`.
+     */
+    double compute_bytes_per_second;
+    /**
+     * `group_seconds_count` numbers: seconds of each group's kernels with all parameters on the
+     * device, in the order in which parameters first name the groups. NULL if they are not known.
+     */
+    const double *group_seconds;
+    /** Number of entries in `group_seconds`: 0, or the number of groups. */
+    uint64_t group_seconds_count;
+    /**
+     * Rows (tokens) that a step multiplies with each dense parameter. Kernels read a parameter in
+     * place again for every 128. 0 if they are not known: then dense parameters are read in place
+     * only where they do not fit into slots, of which a warning tells.
+     */
+    uint64_t rows;
     /** Must be zero. */
     uint64_t reserved[4];
 } wb_plan_options;
 #define WB_PLAN_OPTIONS_INIT \
-    {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, {0}}
+    {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, 0.0, \
+    NULL, 0, 0, {0}}
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
@@ -172,7 +201,11 @@ typedef struct {
      * Bytes that the device reads in place in every step if it reads all of every dense parameter.
      */
     uint64_t view_bytes;
-    /** Seconds that the link needs for a step; 0 if its bandwidth is not known. */
+    /**
+     * Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
+     * Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
+     * of the link is not known.
+     */
     double step_seconds;
     /** 1 if the first groups of a step wait for the last groups of the step before. */
     int32_t wrap_stalls;
@@ -259,8 +292,8 @@ wb_status wb_plan_get_group_info(const wb_plan *plan, uint64_t index, wb_plan_gr
                                  wb_error *error);
 
 /**
- * Gets the text of warning `index`: an error that `allow` downgraded. Fails with
- * WB_ERR_OUT_OF_RANGE.
+ * Gets the text of warning `index`: an error that `allow` downgraded, or what the plan could not
+ * do as well as was asked. Fails with WB_ERR_OUT_OF_RANGE.
  */
 wb_status wb_plan_get_warning(const wb_plan *plan, uint64_t index, const char **warning,
                               wb_error *error);

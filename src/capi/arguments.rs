@@ -81,6 +81,18 @@ impl Input<Vec<String>> for (*const *const c_char, u32) {
     }
 }
 
+/// An array of numbers, and how many there are.
+impl Input<Vec<f64>> for (*const f64, u64) {
+    unsafe fn convert(self, name: &str) -> Result<Vec<f64>> {
+        let (first, count) = self;
+        if first.is_null() && count > 0 {
+            fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");
+        }
+        // SAFETY: the contract: `first` points to `count` numbers.
+        Ok((0..count as usize).map(|at| unsafe { first.add(at).read() }).collect())
+    }
+}
+
 impl Input<Stream> for *mut c_void {
     unsafe fn convert(self, _: &str) -> Result<Stream> {
         Ok(Stream(self as usize))

@@ -39,15 +39,36 @@ pub fn sort(candidates: &[Candidate], order: Order) -> Vec<usize> {
                 before.push(totals[*group]);
                 totals[*group] += bytes;
             }
-            // By the fraction of the group that comes before: a / b < c / d without division.
-            sorted.sort_by(|one, other| {
-                let ((group, _), (other_group, _)) = (candidates[*one], candidates[*other]);
-                let a_times_d = u128::from(before[*one]) * u128::from(totals[other_group].max(1));
-                let c_times_b = u128::from(before[*other]) * u128::from(totals[group].max(1));
-                a_times_d.cmp(&c_times_b).then(group.cmp(&other_group)).then(one.cmp(other))
-            });
+            // By the fraction of the group that comes before, as a number of 63 bits.
+            let part = |index: usize| {
+                let total = u128::from(totals[candidates[index].0].max(1));
+                ((u128::from(before[index]) << 63) / total) as u64
+            };
+            let mut keys: Vec<(u64, usize, usize)> =
+                sorted.iter().map(|index| (part(*index), candidates[*index].0, *index)).collect();
+            keys.sort_unstable();
+            sorted = keys.into_iter().map(|(_, _, index)| index).collect();
         }
     }
+    sorted
+}
+
+/// The candidates' indexes by the bytes of their group up to and including them. Within a group
+/// they keep their order, or the largest is first.
+pub fn sort_by_bytes_of_group(candidates: &[Candidate], largest_first: bool) -> Vec<usize> {
+    let groups = candidates.iter().map(|(group, _)| group + 1).max().unwrap_or(0);
+    let mut sorted = match largest_first {
+        true => sort(candidates, Order::Largest),
+        false => (0..candidates.len()).collect(),
+    };
+    let mut totals = vec![0u64; groups];
+    let mut up_to = vec![0; candidates.len()];
+    for index in &sorted {
+        let (group, bytes) = candidates[*index];
+        totals[group] += bytes;
+        up_to[*index] = totals[group];
+    }
+    sorted.sort_by_key(|index| (up_to[*index], candidates[*index].0));
     sorted
 }
 
@@ -62,6 +83,13 @@ mod tests {
         assert_eq!(sort(&candidates, Order::Spread), [0, 2, 4, 1, 3, 5]);
         assert_eq!(sort(&candidates, Order::Declared), [0, 1, 2, 3, 4, 5]);
         assert_eq!(sort(&candidates, Order::Largest), [1, 3, 4, 5, 0, 2]);
+    }
+
+    #[test]
+    fn groups_lose_as_many_bytes_as_one_another() {
+        let candidates = [(0, 10), (0, 30), (1, 90), (1, 10), (2, 20), (2, 20)];
+        assert_eq!(sort_by_bytes_of_group(&candidates, false), [0, 4, 1, 5, 2, 3]);
+        assert_eq!(sort_by_bytes_of_group(&candidates, true), [4, 1, 0, 5, 2, 3]);
     }
 
     proptest! {

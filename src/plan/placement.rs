@@ -3,11 +3,12 @@
 
 use crate::error::{Result, fail};
 use crate::plan::input::PlanInput;
-use crate::plan::parameter::{AccessPattern, TransferMode};
+use crate::plan::parameter::TransferMode;
 use crate::plan::plan::PlannedUnit;
 use crate::plan::reason::Reason;
-use crate::plan::slot_ring::{SlotRing, UnitSize};
-use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET};
+use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
+use crate::plan::step_model::StepLoad;
+use crate::status::WB_ERR_SLOTS_BUDGET;
 
 /// Where an offloaded storage is placed.
 #[derive(Debug, Clone)]
@@ -34,60 +35,18 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Places the storages. Slots keep to the options' `slot_bytes`, and to `free_bytes` if the
-    /// units can be placed so at all, which the caller checks.
-    pub fn new(input: &PlanInput<'_>, storages: &[usize], free_bytes: Option<u64>) -> Result<Self> {
-        let slot_bytes = input.options.slot_bytes;
-        // A larger group is read in place instead. Without views it would be copied on demand, into
-        // as large a slot, so `free_bytes` does not count.
-        let prefetch_limit = match input.platform.views {
-            true => slot_bytes.into_iter().chain(free_bytes).min(),
-            false => slot_bytes,
-        };
-        let transfer_modes = choose_modes(input, storages, prefetch_limit)?;
-        let (units, unit_of) = gather_units(input, storages, &transfer_modes);
-        let mut placement = Self {
-            storages: storages.to_vec(),
-            transfer_modes,
-            unit_of,
-            units,
-            slots: SlotRing::default(),
-            prefetch_limit,
-        };
-        placement.assign_slots(input, free_bytes)?;
-        Ok(placement)
-    }
-
-    fn assign_slots(&mut self, input: &PlanInput<'_>, free_bytes: Option<u64>) -> Result<()> {
-        let slot_bytes = input.options.slot_bytes;
-        let limit = slot_bytes.into_iter().chain(free_bytes).min();
-        let sizes: Vec<_> = self
-            .units
-            .iter()
-            .map(|unit| UnitSize {
-                transfer_mode: unit.transfer_mode,
-                bytes: unit.bytes,
-                groups: &unit.groups,
-            })
-            .collect();
-        let slots = SlotRing::new(&sizes, input.options.depth as usize, limit);
-        if let Some(limit) = slot_bytes
-            && slots.ring_bytes > limit
-        {
-            let group = &input.groups[slots.ring[0]];
-            fail!(
-                WB_ERR_SLOTS_BUDGET,
-                "asked for slots of at most {limit} bytes; prefetching from group {group:?} on needs {} \
-                 even one group at a time: raise slot_bytes, offload less of each group, or choose \
-                 another transfer_mode",
-                slots.ring_bytes
-            );
-        }
-        for (unit, offset) in self.units.iter_mut().zip(&slots.offsets) {
-            unit.slot_offset = *offset;
-        }
-        self.slots = SlotRing { offsets: Vec::new(), ..slots };
-        Ok(())
+    /// Places the storages, with at most `prefetch_limit` bytes of each group in the ring as far as
+    /// their modes are free. The ring has the given shape, or the best that the options allow.
+    pub fn new(
+        input: &PlanInput<'_>,
+        storages: Vec<usize>,
+        prefetch_limit: Option<u64>,
+        shape: Option<RingShape>,
+    ) -> Result<Self> {
+        let transfer_modes = choose_modes(input, &storages, prefetch_limit)?;
+        let (mut units, unit_of) = gather_units(input, &storages, &transfer_modes);
+        let slots = assign_slots(input, &mut units, shape)?;
+        Ok(Self { storages, transfer_modes, unit_of, units, slots, prefetch_limit })
     }
 
     /// Lays the units out in the arena and their storages in them. Returns the place of each of the
@@ -122,42 +81,77 @@ impl Placement {
         placed
     }
 
-    /// Bytes copied in a step, and bytes read in place if all dense parameters are read completely.
-    /// Must be called after [`Placement::lay_out`].
-    pub fn link_bytes(&self, input: &PlanInput<'_>) -> (u64, u64) {
-        let (mut copied, mut read) = (0, 0);
+    /// The units, as slots are assigned to them.
+    pub fn unit_sizes(&self) -> Vec<UnitSize<'_>> {
+        unit_sizes(&self.units)
+    }
+
+    /// What a step moves over the link. Must be called after [`Placement::lay_out`].
+    pub fn load(&self, input: &PlanInput<'_>) -> StepLoad {
+        let mut load = StepLoad::new(input.groups.len());
         for unit in &self.units {
-            let uses = unit.groups.len() as u64;
-            match unit.transfer_mode {
+            let bytes_of = match unit.transfer_mode {
                 TransferMode::ZeroCopy => {
-                    let dense = unit.storages.iter().filter(|storage| {
-                        let (first, _) = input.storages[**storage].parameters[0];
-                        input.parameters[first].access_pattern == AccessPattern::Dense
-                    });
-                    read += dense.map(|at| input.storages[*at].bytes * uses).sum::<u64>();
+                    for storage in &unit.storages {
+                        for group in input.dense_groups(*storage) {
+                            load.read[group] += input.storages[*storage].bytes;
+                        }
+                    }
+                    continue;
                 }
-                // With a slot for every group each is copied once and stays.
-                TransferMode::Prefetch if self.slots.ring.len() <= self.slots.depth => {}
-                _ => copied += unit.bytes * uses,
-            }
+                TransferMode::Prefetch => &mut load.prefetched,
+                _ => &mut load.on_demand,
+            };
+            unit.groups.iter().for_each(|group| bytes_of[*group] += unit.bytes);
         }
-        (copied, read)
+        load
     }
 }
 
-/// The mode that one of a storage's parameters, or else the options, request.
-fn requested_mode(input: &PlanInput<'_>, storage: usize) -> TransferMode {
-    input.storages[storage]
-        .parameters
-        .iter()
-        .map(|(index, _)| input.parameters[*index].transfer_mode)
-        .find(|transfer_mode| *transfer_mode != TransferMode::Auto)
-        .unwrap_or(input.options.transfer_mode)
+/// The slots of the units.
+fn assign_slots(
+    input: &PlanInput<'_>,
+    units: &mut [PlannedUnit],
+    shape: Option<RingShape>,
+) -> Result<SlotRing> {
+    let sizes = unit_sizes(units);
+    let (depth, limit) = (input.options.depth as usize, input.options.slot_bytes);
+    let mut slots = match shape {
+        Some(shape) => SlotRing::with_shape(&sizes, shape),
+        None => SlotRing::new(&sizes, depth, limit),
+    };
+    if let Some(limit) = limit
+        && slots.ring_bytes > limit
+    {
+        let group = &input.groups[slots.ring[0]];
+        fail!(
+            WB_ERR_SLOTS_BUDGET,
+            "asked for slots of at most {limit} bytes; prefetching from group {group:?} on needs {} \
+             {}: raise slot_bytes, offload less of each group, or choose another transfer_mode{}",
+            slots.ring_bytes,
+            match depth {
+                0 => "even one group at a time".into(),
+                depth => format!("with depth {depth}"),
+            },
+            if depth > 1 { " or less depth" } else { "" },
+        );
+    }
+    for (unit, offset) in units.iter_mut().zip(&slots.offsets) {
+        unit.slot_offset = *offset;
+    }
+    slots.offsets = Vec::new();
+    Ok(slots)
 }
 
-fn is_sparse(input: &PlanInput<'_>, storage: usize) -> bool {
-    let sparse = |index: &usize| input.parameters[*index].access_pattern == AccessPattern::Sparse;
-    input.storages[storage].parameters.iter().all(|(index, _)| sparse(index))
+fn unit_sizes(units: &[PlannedUnit]) -> Vec<UnitSize<'_>> {
+    units
+        .iter()
+        .map(|unit| UnitSize {
+            transfer_mode: unit.transfer_mode,
+            bytes: unit.bytes,
+            groups: &unit.groups,
+        })
+        .collect()
 }
 
 /// The transfer mode of each storage.
@@ -166,44 +160,56 @@ fn choose_modes(
     storages: &[usize],
     prefetch_limit: Option<u64>,
 ) -> Result<Vec<TransferMode>> {
-    let views = input.platform.views;
     let mut transfer_modes = Vec::with_capacity(storages.len());
-    let mut prefetched_bytes = vec![0; input.groups.len()];
-    for &storage in storages {
-        let groups = &input.groups_of[storage];
-        let transfer_mode = match requested_mode(input, storage) {
-            TransferMode::ZeroCopy if !views => fail!(
-                WB_ERR_NOT_MAPPED,
-                "parameter {:?} is to be read in place (zero-copy), and views are off: {}",
-                input.parameters[input.storages[storage].parameters[0].0].name,
-                input.platform.views_reason
-            ),
-            TransferMode::Auto if views && (groups.len() > 1 || is_sparse(input, storage)) => {
-                TransferMode::ZeroCopy
-            }
-            // Not in the ring, where a slot for several positions would leave gaps.
-            TransferMode::Auto if groups.len() > 1 => TransferMode::OnDemand,
-            TransferMode::Auto => TransferMode::Prefetch,
-            requested => requested,
-        };
-        if transfer_mode == TransferMode::Prefetch {
-            let bytes = input.rounded_bytes(storage);
-            groups.iter().for_each(|group| prefetched_bytes[*group] += bytes);
-        }
-        transfer_modes.push(transfer_mode);
+    for storage in storages {
+        transfer_modes.push(input.preferred_mode(*storage)?);
     }
     let Some(limit) = prefetch_limit else { return Ok(transfer_modes) };
+    let mut limits = PrefetchLimits::new(input.groups.len(), limit);
+    for (&storage, transfer_mode) in storages.iter().zip(&transfer_modes) {
+        if *transfer_mode == TransferMode::Prefetch && !input.mode_is_free(storage) {
+            limits.require(&input.groups_of[storage], input.rounded_bytes(storage));
+        }
+    }
     for (&storage, transfer_mode) in storages.iter().zip(&mut transfer_modes) {
-        let bytes = input.groups_of[storage].iter().map(|group| prefetched_bytes[*group]).max();
-        let too_large = bytes.is_some_and(|bytes| bytes > limit);
         if *transfer_mode == TransferMode::Prefetch
-            && too_large
-            && requested_mode(input, storage) == TransferMode::Auto
+            && input.mode_is_free(storage)
+            && !limits.admit(input.groups_of[storage][0], input.rounded_bytes(storage))
         {
-            *transfer_mode = if views { TransferMode::ZeroCopy } else { TransferMode::OnDemand };
+            *transfer_mode = too_large_mode(input.platform.views);
         }
     }
     Ok(transfer_modes)
+}
+
+/// The mode of what does not fit into its group's slot.
+pub fn too_large_mode(views: bool) -> TransferMode {
+    if views { TransferMode::ZeroCopy } else { TransferMode::OnDemand }
+}
+
+/// The bytes of each group that are prefetched, of a limited number.
+pub struct PrefetchLimits {
+    limit: u64,
+    bytes: Vec<u64>,
+}
+
+impl PrefetchLimits {
+    /// None so far.
+    pub fn new(groups: usize, limit: u64) -> Self {
+        Self { limit, bytes: vec![0; groups] }
+    }
+
+    /// Counts bytes whose mode was requested. These come before all others.
+    pub fn require(&mut self, groups: &[usize], bytes: u64) {
+        groups.iter().for_each(|group| self.bytes[*group] += bytes);
+    }
+
+    /// Whether a group may prefetch `bytes` bytes more, which then count.
+    pub fn admit(&mut self, group: usize, bytes: u64) -> bool {
+        let fits = self.bytes[group] + bytes <= self.limit;
+        self.bytes[group] += if fits { bytes } else { 0 };
+        fits
+    }
 }
 
 /// Why a storage has its transfer mode.
@@ -214,7 +220,7 @@ fn reason_of(
     prefetch_limit: Option<u64>,
 ) -> Reason {
     let groups = &input.groups_of[storage];
-    let requested = requested_mode(input, storage);
+    let requested = input.requested_mode(storage);
     if requested != TransferMode::Auto {
         return Reason::Requested(requested);
     }
@@ -223,7 +229,7 @@ fn reason_of(
         return Reason::TiedAcrossGroups(transfer_mode, names);
     }
     let too_large = transfer_mode == TransferMode::OnDemand && prefetch_limit.is_some();
-    if is_sparse(input, storage) && !too_large {
+    if input.is_sparse(storage) && !too_large {
         return Reason::Sparse(transfer_mode);
     }
     match transfer_mode {

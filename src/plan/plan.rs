@@ -65,7 +65,7 @@ pub struct PlanOptions {
     /// Bytes of slots for prefetched units, at most; without it and without a budget of device
     /// memory, what `depth` groups need, or two if `depth` is 0.
     pub slot_bytes: Option<u64>,
-    /// Groups that have their slots at the same time, at most; 0 for as many as fit.
+    /// Groups that have their slots at the same time; 0 for the number that is fastest.
     pub depth: u32,
     /// The mode of parameters that ask for [`TransferMode::Auto`].
     pub transfer_mode: TransferMode,
@@ -83,6 +83,12 @@ pub struct PlanOptions {
     pub quantize: Option<QuantizationRule>,
     /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
     pub link_bytes_per_second: f64,
+    /// Bytes of parameters that kernels go through in a second; 0 if that is not known.
+    pub compute_bytes_per_second: f64,
+    /// Seconds of each group's kernels, instead of a rate; empty if they are not known.
+    pub group_seconds: Vec<f64>,
+    /// Rows that a step multiplies with each dense parameter; 0 if they are not known.
+    pub rows: u64,
 }
 
 impl PlanOptions {
@@ -100,6 +106,9 @@ impl PlanOptions {
             allowed: Allowed::default(),
             quantize: None,
             link_bytes_per_second: 0.0,
+            compute_bytes_per_second: 0.0,
+            group_seconds: Vec::new(),
+            rows: 0,
         }
     }
 }
@@ -214,7 +223,7 @@ pub struct Plan {
     /// Bytes that the device reads in place in every step, if it reads all dense parameters
     /// completely.
     pub view_bytes: u64,
-    /// Seconds that the link needs for a step.
+    /// Predicted seconds of a step; those of the link alone if the time of kernels is not known.
     pub step_seconds: Option<f64>,
     /// The outcomes that were allowed, and advice.
     pub warnings: Vec<String>,

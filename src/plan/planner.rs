@@ -1,17 +1,21 @@
 //! Planning: which storages may leave the device, which of them do, and the resulting plan.
 
 use crate::error::{Error, Result, fail};
+use crate::plan::device_budget::{self, Choice, Outcome};
 use crate::plan::input::PlanInput;
-use crate::plan::order;
-use crate::plan::parameter::{Parameter, Storage, TransferMode};
+use crate::plan::leaving::{Leaving, Spread, Stays};
+use crate::plan::parameter::{Parameter, Storage};
 use crate::plan::placement::Placement;
 use crate::plan::plan::{
     ALIGNMENT, Budget, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
 };
 use crate::plan::reason::Reason;
 use crate::plan::selector::SelectorList;
+use crate::plan::step_model::StepRing;
+use crate::plan::warnings;
 use crate::status::{
-    WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR, wb_status,
+    WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR,
+    WB_ERR_SLOTS_BUDGET, wb_status,
 };
 
 /// Plans which of the parameters are offloaded under the options' budget, and how each is
@@ -68,78 +72,88 @@ impl Planner<'_> {
     fn choose(&mut self) -> Result<Placement> {
         let candidates: Vec<usize> =
             (0..self.input.storages.len()).filter(|at| self.reasons[*at].is_none()).collect();
-        let sizes: Vec<_> = candidates
-            .iter()
-            .map(|at| (self.input.groups_of[*at][0], self.input.storages[*at].bytes))
-            .collect();
-        let sorted: Vec<usize> = order::sort(&sizes, self.input.options.order)
-            .into_iter()
-            .map(|index| candidates[index])
-            .collect();
         match self.input.options.budget {
-            Budget::OffloadBytes(budget) => self.fit_into_host(&sorted, budget),
-            Budget::DeviceBytes(budget) => self.fit_into_device(&sorted, budget),
+            Budget::OffloadBytes(budget) => self.fit_into_host(&candidates, budget),
+            Budget::DeviceBytes(budget) => self.fit_into_device(&candidates, budget),
         }
     }
 
     /// Offloads the storages that fit into `budget` bytes of host memory, in whole pages.
-    fn fit_into_host(&mut self, sorted: &[usize], budget: u64) -> Result<Placement> {
-        let mut left = budget - budget % self.input.platform.page_bytes;
-        let mut offloaded = Vec::new();
-        for &storage in sorted {
-            let needs = self.input.rounded_bytes(storage);
-            if needs <= left {
-                left -= needs;
-                offloaded.push(storage);
-            } else {
-                self.reasons[storage] = Some(Reason::BudgetLeft { left, needs });
-            }
-        }
-        Placement::new(&self.input, &offloaded, None)
+    fn fit_into_host(&mut self, candidates: &[usize], budget: u64) -> Result<Placement> {
+        let leaving = Leaving::new(&self.input, candidates, Spread::Parts);
+        let whole_pages = budget - budget % self.input.platform.page_bytes;
+        let reasons = &mut self.reasons;
+        let taken = leaving.take(whole_pages, |candidate, stays| {
+            reasons[candidate.storage] = Some(match stays {
+                Stays::TooLarge { left } => Reason::BudgetLeft { left, needs: candidate.bytes },
+                Stays::Tiny => Reason::Tiny,
+            });
+        });
+        let storage = |position: &u32| leaving.0[*position as usize].storage;
+        let storages = taken.positions.iter().map(storage).collect();
+        self.place_within_slots(storages)
     }
 
-    /// Offloads the fewest storages, in order, with which the others and the slots fit into
-    /// `budget` bytes of device memory.
-    fn fit_into_device(&mut self, sorted: &[usize], budget: u64) -> Result<Placement> {
-        let all: u64 = (0..self.input.storages.len()).map(|at| self.input.rounded_bytes(at)).sum();
-        // The bytes of the first 0, 1, 2, ... storages.
-        let mut freed_by = Vec::with_capacity(sorted.len() + 1);
-        freed_by.push(0);
-        for storage in sorted {
-            freed_by.push(freed_by[freed_by.len() - 1] + self.input.rounded_bytes(*storage));
+    /// Places the storages within the options' slots. Where these are too small for the depth that
+    /// is asked for, less of each group is prefetched, as far as modes are free.
+    fn place_within_slots(&self, storages: Vec<usize>) -> Result<Placement> {
+        let PlanOptions { depth, slot_bytes, .. } = self.input.options;
+        let place = |limit| Placement::new(&self.input, storages.clone(), limit, None);
+        let placed = place(slot_bytes);
+        let (Some(slot_bytes), Err(error)) = (slot_bytes, &placed) else { return placed };
+        if depth < 2 || error.status != WB_ERR_SLOTS_BUDGET {
+            return placed;
         }
-        let fewest = |bytes: u64| freed_by.partition_point(|freed| *freed < bytes);
-        // Each try is short of a number of bytes, and at least as many more must be freed, since
-        // the slots of more storages are hardly ever smaller: few tries are needed.
-        let mut count = fewest(all.saturating_sub(budget));
-        let fitting = loop {
-            let tried = count.min(sorted.len());
-            let resident = all - freed_by[tried];
-            let free = budget.saturating_sub(resident);
-            let placement = Placement::new(&self.input, &sorted[..tried], Some(free))?;
-            let short = (resident + placement.slots.slot_bytes).saturating_sub(budget);
-            if short == 0 {
-                break Some(placement);
+        let (mut fitting, mut too_large) = (place(Some(0))?, slot_bytes / ALIGNMENT);
+        let mut fits = 0;
+        while too_large - fits > 1 {
+            let middle = fits + (too_large - fits) / 2;
+            match place(Some(middle * ALIGNMENT)) {
+                Ok(placement) => (fitting, fits) = (placement, middle),
+                Err(_) => too_large = middle,
             }
-            if tried == sorted.len() {
-                break None;
+        }
+        Ok(fitting)
+    }
+
+    /// Offloads the storages with which a step is fastest, while the others and the slots fit into
+    /// `budget` bytes of device memory.
+    fn fit_into_device(&mut self, candidates: &[usize], budget: u64) -> Result<Placement> {
+        let choice = match device_budget::choose(&self.input, candidates, budget)? {
+            Outcome::Fits(choice) => choice,
+            Outcome::TooSmall { slots } => {
+                let candidate_bytes: u64 =
+                    candidates.iter().map(|at| self.input.rounded_bytes(*at)).sum();
+                let resident = self.all_bytes() - candidate_bytes;
+                let depth = match self.input.options.depth {
+                    0 => String::new(),
+                    depth => format!(", with depth {depth},"),
+                };
+                fail!(
+                    WB_ERR_BUDGET,
+                    "asked for {budget} bytes of device memory; parameters that must stay resident need \
+                     {resident} and the slots for the others{depth} {slots}: raise device_bytes, select \
+                     more, ask for less depth, or let the device read host memory in place \
+                     (transfer_mode zero-copy)"
+                );
             }
-            count = fewest(freed_by[tried] + short).max(tried + 1);
-        };
-        let Some(placement) = fitting else {
-            let resident = all - freed_by[sorted.len()];
-            let slots = Placement::new(&self.input, sorted, Some(0))?.slots.slot_bytes;
-            fail!(
+            Outcome::AllInPlace { needs } => fail!(
                 WB_ERR_BUDGET,
-                "asked for {budget} bytes of device memory; parameters that must stay resident need \
-                 {resident} and the slots for the others {slots}: raise device_bytes, select more, or let \
-                 the device read host memory in place (transfer_mode zero-copy)"
-            );
+                "asked for {budget} bytes of device memory, which have no space for slots: all parameters \
+                 would be read in place in every step. Raise device_bytes to {needs}, or ask for \
+                 transfer_mode zero-copy"
+            ),
         };
-        for storage in &sorted[placement.storages.len()..] {
+        for storage in candidates {
             self.reasons[*storage] = Some(Reason::Fits);
         }
-        Ok(placement)
+        let Choice { storages, prefetch_limit, shape } = choice;
+        Placement::new(&self.input, storages, prefetch_limit, Some(shape))
+    }
+
+    /// Bytes of all storages on the device.
+    fn all_bytes(&self) -> u64 {
+        (0..self.input.storages.len()).map(|at| self.input.rounded_bytes(at)).sum()
     }
 
     /// Fails if nothing is offloaded, unless that is allowed.
@@ -179,24 +193,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Warns of slots that take as much device memory as offloading frees.
-    fn warn_of_slots(&mut self, placement: &Placement) {
-        let with_slots =
-            placement.units.iter().filter(|unit| unit.transfer_mode != TransferMode::ZeroCopy);
-        let copied: u64 = with_slots.map(|unit| unit.bytes).sum();
-        let slots = placement.slots.slot_bytes;
-        if slots > 0 && slots >= copied {
-            self.warnings.push(format!(
-                "the slots take {slots} bytes of device memory for the {copied} bytes that are copied into \
-                 them: offload more groups, ask for less depth, or let the device read in place"
-            ));
-        }
-    }
-
     fn finish(mut self, mut placement: Placement) -> Plan {
-        self.warn_of_slots(&placement);
         let placed = placement.lay_out(&self.input);
-        let (step_bytes, view_bytes) = placement.link_bytes(&self.input);
+        warnings::of_slots(&self.input, &placement, &mut self.warnings);
+        warnings::of_modes(&self.input, &placed, &mut self.warnings);
+        let load = placement.load(&self.input);
+        let step_bytes = load.copied_bytes(placement.slots.streams());
+        let ring = StepRing { groups: &placement.slots.ring, shape: placement.slots.shape() };
+        let step_seconds = self.input.model.step_seconds(&load, ring);
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
         for (at, storage) in self.input.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -251,8 +255,6 @@ impl Planner<'_> {
                 PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
-        let link = self.input.options.link_bytes_per_second;
-        let over_link = (step_bytes + view_bytes) as f64;
         let arena_payload: u64 = placement.units.iter().map(|unit| unit.bytes).sum();
         Plan {
             parameters,
@@ -268,8 +270,8 @@ impl Planner<'_> {
             payload_bytes,
             offloaded_payload_bytes,
             step_bytes,
-            view_bytes,
-            step_seconds: (link > 0.0).then(|| over_link / link),
+            view_bytes: load.read_bytes(),
+            step_seconds,
             units: placement.units,
             warnings: self.warnings,
             options: self.input.options,

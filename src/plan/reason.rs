@@ -17,6 +17,7 @@ pub enum Reason {
     Excluded(Arc<str>),
     BudgetLeft { left: u64, needs: u64 },
     Fits,
+    Tiny,
     Requested(TransferMode),
     Dense,
     Sparse(TransferMode),
@@ -38,6 +39,7 @@ impl Display for Reason {
                 write!(to, "resident: budget left {}, needs {}", Grouped(*left), Grouped(*needs))
             }
             Self::Fits => write!(to, "resident: the rest fits"),
+            Self::Tiny => write!(to, "resident: tiny, and larger ones leave first"),
             Self::Requested(transfer_mode) => write!(to, "{}: requested", transfer_mode.name()),
             Self::Dense => write!(to, "prefetch: a step reads all of it"),
             Self::Sparse(transfer_mode @ TransferMode::ZeroCopy) => {

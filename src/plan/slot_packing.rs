@@ -3,15 +3,21 @@
 
 use std::cmp::Reverse;
 
+use smallvec::SmallVec;
+
 use crate::plan::plan::ALIGNMENT;
+
+/// Neighbours that a request is fitted between, at most. One with more, which only storages that
+/// many groups share have, is placed above all of them: the time stays near-linear.
+const MOST_NEIGHBOURS: usize = 256;
 
 /// A unit that needs a slot.
 #[derive(Debug, Clone)]
 pub struct SlotRequest {
     /// Number of bytes.
     pub bytes: u64,
-    /// The ring positions of the groups that use it.
-    pub positions: Vec<usize>,
+    /// The ring positions of the groups that use it, ascending.
+    pub positions: SmallVec<[usize; 1]>,
 }
 
 /// The offsets of the requests, and the bytes of all of them.
@@ -30,32 +36,78 @@ pub struct SlotPacking {
 /// First fit, the largest first.
 pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool) -> SlotPacking {
     let rounded = |request: usize| requests[request].bytes.next_multiple_of(ALIGNMENT);
-    let mut by_position: Vec<Vec<usize>> = vec![Vec::new(); ring_len];
-    for (index, request) in requests.iter().enumerate() {
-        request.positions.iter().for_each(|position| by_position[*position].push(index));
-    }
+    let by_position = ByPosition::new(requests, ring_len);
     let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|index| (Reverse(rounded(*index)), requests[*index].positions.clone()));
-    let mut offsets: Vec<Option<u64>> = vec![None; requests.len()];
+    order.sort_by(|one, other| {
+        let size = |request: usize| Reverse(rounded(request));
+        let positions = |request: usize| &requests[request].positions;
+        size(*one).cmp(&size(*other)).then_with(|| positions(*one).cmp(positions(*other)))
+    });
+    const UNPLACED: u64 = u64::MAX;
+    let mut offsets = vec![UNPLACED; requests.len()];
+    // The highest end of a slot at each position.
+    let mut tops = vec![0; ring_len];
     let mut bytes = 0;
+    let mut taken: Vec<(u64, u64)> = Vec::new();
     for index in order {
-        let mut taken: Vec<(u64, u64)> =
-            concurrent(&requests[index].positions, ring_len, depth, wraps)
-                .flat_map(|position| &by_position[position])
-                .filter_map(|other| Some((offsets[*other]?, offsets[*other]? + rounded(*other))))
-                .collect();
-        taken.sort_unstable();
+        let positions = &requests[index].positions;
+        let near = || concurrent(positions, ring_len, depth, wraps);
         let mut offset = 0;
-        for (start, end) in taken {
-            if start >= offset + rounded(index) {
-                break;
+        if near().map(|position| by_position.at(position).len()).sum::<usize>() > MOST_NEIGHBOURS {
+            offset = near().map(|position| tops[position]).max().unwrap_or(0);
+        } else {
+            taken.clear();
+            taken.extend(near().flat_map(|position| by_position.at(position)).filter_map(
+                |other| {
+                    let start = offsets[*other];
+                    (start != UNPLACED).then(|| (start, start + rounded(*other)))
+                },
+            ));
+            taken.sort_unstable();
+            for (start, end) in &taken {
+                if *start >= offset + rounded(index) {
+                    break;
+                }
+                offset = offset.max(*end);
             }
-            offset = offset.max(end);
         }
-        offsets[index] = Some(offset);
-        bytes = bytes.max(offset + rounded(index));
+        let end = offset + rounded(index);
+        offsets[index] = offset;
+        positions.iter().for_each(|position| tops[*position] = tops[*position].max(end));
+        bytes = bytes.max(end);
     }
-    SlotPacking { offsets: offsets.into_iter().map(Option::unwrap_or_default).collect(), bytes }
+    SlotPacking { offsets, bytes }
+}
+
+/// The requests of each position.
+struct ByPosition {
+    /// Where those of a position begin in `requests`; one more at the end.
+    starts: Vec<usize>,
+    requests: Vec<usize>,
+}
+
+impl ByPosition {
+    fn new(requests: &[SlotRequest], ring_len: usize) -> Self {
+        let mut starts = vec![0; ring_len + 2];
+        for request in requests {
+            request.positions.iter().for_each(|position| starts[*position + 2] += 1);
+        }
+        for position in 2..starts.len() {
+            starts[position] += starts[position - 1];
+        }
+        let mut all = vec![0; starts[ring_len + 1]];
+        for (index, request) in requests.iter().enumerate() {
+            for position in &request.positions {
+                all[starts[*position + 1]] = index;
+                starts[*position + 1] += 1;
+            }
+        }
+        Self { starts, requests: all }
+    }
+
+    fn at(&self, position: usize) -> &[usize] {
+        &self.requests[self.starts[position]..self.starts[position + 1]]
+    }
 }
 
 /// The positions whose units are in slots at the same time as those of the given positions.
@@ -79,11 +131,12 @@ fn concurrent(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use smallvec::smallvec;
 
     fn requests(sizes: &[u64]) -> Vec<SlotRequest> {
         let request = |(position, bytes): (usize, &u64)| SlotRequest {
             bytes: *bytes,
-            positions: vec![position],
+            positions: smallvec![position],
         };
         sizes.iter().enumerate().map(request).collect()
     }
@@ -111,7 +164,7 @@ mod tests {
             let ring_len = sizes.len();
             let mut requests = requests(&sizes);
             if let Some((bytes, one, other)) = shared {
-                requests.push(SlotRequest { bytes, positions: vec![one % ring_len, other % ring_len] });
+                requests.push(SlotRequest { bytes, positions: smallvec![one % ring_len, other % ring_len] });
             }
             let packing = pack(&requests, ring_len, depth, wraps);
             for (one, first) in requests.iter().enumerate() {
@@ -128,5 +181,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Requests that share all positions have as many neighbours as there are requests.
+    #[test]
+    fn requests_of_every_position_are_stacked() {
+        let shared = |bytes| SlotRequest { bytes, positions: (0..8).collect() };
+        let requests: Vec<_> = (1..=400).map(|at| shared(at * 256)).collect();
+        let packing = pack(&requests, 8, 2, true);
+        assert_eq!(packing.bytes, requests.iter().map(|request| request.bytes).sum::<u64>());
+        let mut ends: Vec<_> =
+            requests.iter().zip(&packing.offsets).map(|(one, at)| (*at, at + one.bytes)).collect();
+        ends.sort_unstable();
+        assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ends:?}");
     }
 }

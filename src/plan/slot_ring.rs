@@ -35,28 +35,42 @@ pub struct SlotRing {
     pub slot_bytes: u64,
 }
 
-/// The slots of prefetched units.
-struct PackedRing {
-    depth: usize,
-    wraps: bool,
-    packing: SlotPacking,
+/// How many groups are in their slots at a time, and whether that holds from one step to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingShape {
+    /// The number of groups; a shorter ring has all of its groups in their slots.
+    pub depth: usize,
+    /// Whether the last groups of a step are followed by the first ones of the next.
+    pub wraps: bool,
 }
 
 impl SlotRing {
-    /// Makes the ring as deep as `depth` (0 to choose) and `limit` bytes allow. If they do not
-    /// allow even one group at a time, `ring_bytes` is over the limit.
+    /// Makes the ring as deep as `limit` bytes allow if `depth` is 0, otherwise `depth` groups deep.
+    /// If the limit does not allow that, `ring_bytes` is over it.
     pub fn new(units: &[UnitSize<'_>], depth: usize, limit: Option<u64>) -> Self {
+        Self::build(units, |requests, ring_len| deepest(requests, ring_len, depth, limit))
+    }
+
+    /// Makes the ring in a given shape.
+    pub fn with_shape(units: &[UnitSize<'_>], shape: RingShape) -> Self {
+        Self::build(units, |requests, ring_len| pack_shape(requests, ring_len, shape))
+    }
+
+    fn build(
+        units: &[UnitSize<'_>],
+        pack_ring: impl FnOnce(&[SlotRequest], usize) -> PackedRing,
+    ) -> Self {
         let mut slots = Self { offsets: vec![None; units.len()], depth: 1, ..Self::default() };
         let prefetched = with_mode(units, TransferMode::Prefetch);
         if !prefetched.is_empty() {
             let (ring, requests) = requests(units, &prefetched);
-            let packed = deepest(&requests, ring.len(), depth, limit);
+            let packed = pack_ring(&requests, ring.len());
             for (at, offset) in prefetched.iter().zip(&packed.packing.offsets) {
                 slots.offsets[*at] = Some(*offset);
             }
             slots.ring = ring;
-            slots.depth = packed.depth;
-            slots.wrap_stalls = !packed.wraps;
+            slots.depth = packed.shape.depth;
+            slots.wrap_stalls = !packed.shape.wraps;
             slots.ring_bytes = packed.packing.bytes;
         }
         let on_demand = with_mode(units, TransferMode::OnDemand);
@@ -67,6 +81,16 @@ impl SlotRing {
         }
         slots.slot_bytes = slots.ring_bytes + packing.bytes;
         slots
+    }
+
+    /// The shape of the ring.
+    pub fn shape(&self) -> RingShape {
+        RingShape { depth: self.depth, wraps: !self.wrap_stalls }
+    }
+
+    /// Whether units are copied in every step. With a slot for every group each is copied once.
+    pub fn streams(&self) -> bool {
+        self.ring.len() > self.depth
     }
 }
 
@@ -90,30 +114,54 @@ fn requests(units: &[UnitSize<'_>], some: &[usize]) -> (Vec<usize>, Vec<SlotRequ
     (groups, requests)
 }
 
-/// The deepest ring within the limit; the shallowest one if none is.
+/// The slots of prefetched units.
+struct PackedRing {
+    shape: RingShape,
+    packing: SlotPacking,
+}
+
+fn pack_shape(requests: &[SlotRequest], ring_len: usize, shape: RingShape) -> PackedRing {
+    let shape = RingShape { depth: shape.depth.clamp(1, ring_len), ..shape };
+    PackedRing { shape, packing: pack(requests, ring_len, shape.depth, shape.wraps) }
+}
+
+/// The shapes that a ring may have, the best first; `asked` is 0 if any will do.
+pub fn shapes(asked: usize) -> Vec<RingShape> {
+    let wrapping = |depth: usize| RingShape { depth, wraps: true };
+    let stalling = |depth: usize| RingShape { depth, wraps: false };
+    match asked {
+        0 => (2..=MOST_DEPTH).rev().map(wrapping).chain([stalling(2), wrapping(1)]).collect(),
+        1 => vec![wrapping(1)],
+        _ => vec![wrapping(asked), stalling(asked)],
+    }
+}
+
+/// The ring of the best shape within the limit; one of the last shape if none is.
 fn deepest(
     requests: &[SlotRequest],
     ring_len: usize,
     asked: usize,
     limit: Option<u64>,
 ) -> PackedRing {
-    let packed = |depth: usize, wraps: bool| PackedRing {
-        depth,
-        wraps,
-        packing: pack(requests, ring_len, depth, wraps),
-    };
     let limit = match (limit, asked) {
         (Some(limit), _) => limit,
         // Neither is given: the bytes that two groups at a time need.
-        (None, 0) => packed(2.min(ring_len), true).packing.bytes,
+        (None, 0) => {
+            let two = RingShape { depth: 2, wraps: true };
+            pack_shape(requests, ring_len, two).packing.bytes
+        }
         (None, _) => u64::MAX,
     };
-    let most = if asked == 0 { MOST_DEPTH } else { asked }.clamp(1, ring_len);
-    let wrapping = (2..=most).rev().map(|depth| (depth, true));
-    let stalling = (most >= 2).then_some((2, false));
-    wrapping
-        .chain(stalling)
-        .map(|(depth, wraps)| packed(depth, wraps))
-        .find(|ring| ring.packing.bytes <= limit)
-        .unwrap_or_else(|| packed(1, true))
+    let mut shapes = shapes(asked);
+    // All depths of a short ring are the same.
+    shapes.iter_mut().for_each(|shape| shape.depth = shape.depth.min(ring_len));
+    shapes.dedup();
+    let mut tried = shapes.into_iter().map(|shape| pack_shape(requests, ring_len, shape));
+    let mut ring = tried.next().expect("there is a shape");
+    while ring.packing.bytes > limit
+        && let Some(next) = tried.next()
+    {
+        ring = next;
+    }
+    ring
 }

@@ -6,6 +6,7 @@ use crate::plan::order::Order;
 use crate::plan::parameter::tests::parameter;
 use crate::plan::parameter::{AccessPattern, Parameter, TransferMode};
 use crate::plan::plan::*;
+use crate::plan::reason::Reason;
 use crate::plan::{order, planner};
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOT_MAPPED, WB_ERR_NOTHING_OFFLOADED,
@@ -14,12 +15,12 @@ use crate::status::{
 
 const PAGE: u64 = 4096;
 
-fn platform(views: bool) -> Platform {
+pub(super) fn platform(views: bool) -> Platform {
     Platform { views, views_reason: "off in this test".into(), page_bytes: PAGE }
 }
 
 /// Options that downgrade WB_ERR_NOTHING_OFFLOADED to a warning.
-fn options(budget: Budget) -> PlanOptions {
+pub(super) fn options(budget: Budget) -> PlanOptions {
     PlanOptions {
         allowed: Allowed { nothing_offloaded: true, ..Allowed::default() },
         ..PlanOptions::new(budget)
@@ -40,7 +41,7 @@ fn model(layers: usize, sizes: &[i64]) -> Vec<Parameter> {
 
 impl Plan {
     /// Asserts the plan's invariants.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let offloaded = |storage: &&PlannedStorage| storage.unit.is_some();
         let sum = |wanted: bool| -> u64 {
             let all = self.storages.iter().filter(|storage| offloaded(storage) == wanted);
@@ -83,7 +84,7 @@ impl Plan {
 }
 
 /// Small models of any sizes, groups, ties and access patterns.
-fn models() -> impl Strategy<Value = Vec<Parameter>> {
+pub(super) fn models() -> impl Strategy<Value = Vec<Parameter>> {
     prop::collection::vec((0i64..20_000, 0usize..5, 0u64..6, any::<bool>()), 1..24).prop_map(
         |all| {
             let mut tied: HashMap<u64, i64> = HashMap::new();
@@ -102,7 +103,7 @@ fn models() -> impl Strategy<Value = Vec<Parameter>> {
     )
 }
 
-fn orders() -> impl Strategy<Value = Order> {
+pub(super) fn orders() -> impl Strategy<Value = Order> {
     prop::sample::select(vec![Order::Declared, Order::Spread, Order::Largest])
 }
 
@@ -120,10 +121,13 @@ proptest! {
         for planned in plan.parameters.iter().filter(|planned| planned.transfer_mode.is_none()) {
             let needs = plan.storages[planned.storage].bytes.next_multiple_of(ALIGNMENT);
             let used: u64 = plan.units.iter().map(|unit| unit.bytes).sum();
-            if needs > 0 {
+            if needs > 0 && planned.reason != Reason::Tiny {
                 // It did not fit when it was tried, so it does not fit at the end.
                 prop_assert!(used + needs > whole_pages, "{needs} fits beside {used} of {whole_pages}");
             }
+        }
+        if order == Order::Spread {
+            return Ok(()); // has ranks: see the next test
         }
         // The offloaded storages are those that a greedy walk in that order takes.
         let walked: Vec<usize> =
@@ -140,6 +144,35 @@ proptest! {
             let needs = storage.bytes.next_multiple_of(ALIGNMENT);
             prop_assert_eq!(storage.unit.is_some(), needs <= left);
             left -= if needs <= left { needs } else { 0 };
+        }
+    }
+
+    /// Sparse parameters that can be read in place leave first; tiny ones only once all others have
+    /// left.
+    #[test]
+    fn sparse_parameters_leave_first_and_tiny_ones_last(
+        layers in 2usize..6, part in 1u64..40, device in any::<bool>(), views in any::<bool>()
+    ) {
+        let mut model = model(layers, &[40_000, 16, 30_000]);
+        let embed = parameter("embed", "embed", 50_000, 0);
+        model.push(Parameter { access_pattern: AccessPattern::Sparse, ..embed });
+        let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
+        let budget = match device {
+            true => Budget::DeviceBytes(total * part / 40),
+            false => Budget::OffloadBytes(total * part / 40),
+        };
+        let Ok(plan) = planner::plan(model, options(budget), &platform(views)) else {
+            return Ok(());
+        };
+        let left = |planned: &&PlannedParameter| planned.transfer_mode.is_some();
+        let is_tiny = |planned: &&PlannedParameter| planned.parameter.layout.span_bytes() == 16;
+        let large_stays = plan.parameters.iter().any(|one| !left(&one) && !is_tiny(&one));
+        let tiny_left = plan.parameters.iter().filter(left).any(|one| is_tiny(&one));
+        prop_assert!(!(large_stays && tiny_left), "{budget:?}");
+        let any_left = plan.parameters.iter().any(|one| left(&one));
+        let embed = &plan.parameters[plan.parameters.len() - 1];
+        if any_left && views && (device || total * part / 40 > 53_248) {
+            prop_assert_eq!(embed.transfer_mode, Some(TransferMode::ZeroCopy));
         }
     }
 
@@ -195,6 +228,8 @@ proptest! {
         let plan = planner::plan(model, options, &platform(false)).unwrap();
         plan.check();
         prop_assert!(plan.ring_bytes <= bytes);
+        let lowered = plan.warnings.iter().any(|warning| warning.contains("asked for depth"));
+        prop_assert!(depth == 0 || plan.depth == depth as usize || lowered, "{}", plan.depth);
         let ring_len = plan.ring.len();
         let position = |group: &usize| plan.groups[*group].ring_position;
         for (at, one) in plan.units.iter().enumerate() {

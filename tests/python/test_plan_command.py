@@ -37,7 +37,7 @@ def test_the_table_has_every_parameter_and_the_totals(run_python, path):
     code, output, errors = plan(run_python, path, "--offload-bytes", "20KB")
     assert (code, errors) == (0, "")
     with Device("host") as device, Safetensors(device, path, pin=False) as file:
-        with Plan(device, file.parameters(), offload_bytes=20_000) as made:
+        with Plan(device, file.parameters(["*.embed.*"]), offload_bytes=20_000) as made:
             for planned in made.parameters:
                 line = next(line for line in output.splitlines() if f" {planned.name} " in line)
                 assert f" {planned.span_bytes:,} " in line
@@ -63,7 +63,7 @@ def test_json_is_the_plan_with_the_same_options(run_python, path):
     code, output, errors = plan(run_python, *arguments)
     assert (code, errors) == (0, "")
     with Device("host") as device, Safetensors(device, path, pin=False) as file:
-        parameters = file.parameters()
+        parameters = file.parameters(["*.embed.*"])
         with Plan(
             device, parameters, offload_bytes=1 << 20, order="largest", depth=1, **options
         ) as made:
@@ -84,6 +84,30 @@ def test_measuring_the_link_predicts_the_time_of_a_step(run_python, path):
     assert link > 1e7
     moved = totals["step_bytes"] + totals["view_bytes"]
     assert totals["step_seconds"] == pytest.approx(moved / link)
+
+
+def test_embeddings_are_read_in_place_and_norms_stay(run_python, tmp_path):
+    tensors = {
+        "model.embed_tokens.weight": np.zeros((512, 64), np.float32),
+        "lm_head.weight": np.zeros((512, 64), np.float32),
+        "model.rotary_embedding": np.zeros((64, 64), np.float32),
+        "embeddings.norm.weight": np.zeros(64, np.float32),
+    }
+    for layer in range(8):
+        tensors[f"model.layers.{layer}.up.weight"] = np.zeros((256, 64), np.float32)
+        tensors[f"model.layers.{layer}.norm.weight"] = np.zeros(8, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    path = str(tmp_path / "model.safetensors")
+    for budget in ("--device-bytes", "--offload-bytes"):
+        code, output, errors = plan(run_python, path, budget, "400KB", "--json")
+        assert (code, errors) == (0, "")
+        placed = {one["name"]: one for one in json.loads(output)["parameters"]}
+        sparse = [name for name, one in placed.items() if one["access_pattern"] == "sparse"]
+        assert sparse == ["model.embed_tokens.weight"]
+        assert placed["model.embed_tokens.weight"]["transfer_mode"] == "zero-copy"
+        assert all(
+            placed[f"model.layers.{at}.norm.weight"]["placement"] == "resident" for at in range(8)
+        )
 
 
 def test_the_svg_has_every_parameter(run_python, path, tmp_path):

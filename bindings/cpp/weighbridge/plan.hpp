@@ -50,6 +50,9 @@ struct PlanOptions {
   std::optional<QuantizeOptions> quantize = {};  ///< none: nothing is quantized
   std::vector<std::string> quantize_select = {};
   double link_bytes_per_second = 0;
+  double compute_bytes_per_second = 0;
+  std::vector<double> group_seconds = {};  ///< one for each group, in the order of their names
+  std::uint64_t rows = 0;
   HostStore host_store = {};  ///< where offloaded parameters are kept in host memory
 };
 
@@ -86,6 +89,10 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.quantize_select = quantize_select.data();
     raw.quantize_select_count = static_cast<std::uint32_t>(quantize_select.size());
     raw.link_bytes_per_second = options.link_bytes_per_second;
+    raw.compute_bytes_per_second = options.compute_bytes_per_second;
+    raw.group_seconds = options.group_seconds.data();
+    raw.group_seconds_count = options.group_seconds.size();
+    raw.rows = options.rows;
     const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
     if (!all) return all.error();
     return detail::make<Plan>(wb_plan_new, device.get(), all.value().data(), all.value().size(),
@@ -109,7 +116,8 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     return detail::fill<wb_plan_group_info>(WB_PLAN_GROUP_INFO_INIT, wb_plan_get_group_info, get(),
                                             index);
   }
-  /// An error that PlanOptions::allow has downgraded; valid while the plan is alive.
+  /// An error that PlanOptions::allow has downgraded, or what could not be done as well as was
+  /// asked; valid while the plan is alive.
   Result<std::string_view> get_warning(std::uint64_t index) const {
     return text(wb_plan_get_warning, get(), index);
   }

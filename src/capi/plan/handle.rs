@@ -33,6 +33,8 @@ pub struct CPlan {
     groups: OnceBox<Vec<CString>>,
     warnings: OnceBox<Vec<CString>>,
     json: OnceBox<CString>,
+    /// Indexes of the parameters, by name.
+    by_name: OnceBox<Vec<u32>>,
     /// Sources are in these. They are dropped with the last reference of C, which an offloader does
     /// not have.
     pub(in crate::capi) buffers: Vec<Arc<Buffer>>,
@@ -40,14 +42,9 @@ pub struct CPlan {
 
 impl CPlan {
     fn new(plan: Arc<DevicePlan>, buffers: Vec<Arc<Buffer>>) -> Arc<Self> {
-        Arc::new(Self {
-            plan,
-            parameters: OnceBox::new(),
-            groups: OnceBox::new(),
-            warnings: OnceBox::new(),
-            json: OnceBox::new(),
-            buffers,
-        })
+        let (parameters, groups) = (OnceBox::new(), OnceBox::new());
+        let (warnings, json, by_name) = (OnceBox::new(), OnceBox::new(), OnceBox::new());
+        Arc::new(Self { plan, parameters, groups, warnings, json, by_name, buffers })
     }
 
     pub(in crate::capi) fn plan(&self) -> &Plan {
@@ -69,6 +66,19 @@ impl CPlan {
     /// Every warning.
     pub fn warnings(&self) -> &[CString] {
         texts(&self.warnings, &self.plan().warnings, |warning| c_text(warning.as_str()))
+    }
+
+    /// The index of the parameter with a name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let parameters = &self.plan().parameters;
+        let name_at = |index: &u32| parameters[*index as usize].parameter.name.as_str();
+        let by_name = self.by_name.get_or_init(|| {
+            let mut indexes: Vec<u32> = (0..parameters.len() as u32).collect();
+            indexes.sort_unstable_by(|one, other| name_at(one).cmp(name_at(other)));
+            Box::new(indexes)
+        });
+        let found = by_name.binary_search_by(|index| name_at(index).cmp(name)).ok()?;
+        Some(by_name[found] as usize)
     }
 
     /// The plan as JSON.

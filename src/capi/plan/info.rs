@@ -41,7 +41,9 @@ pub struct wb_plan_info {
     pub step_bytes: u64,
     /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
     pub view_bytes: u64,
-    /// Seconds that the link needs for a step; 0 if its bandwidth is not known.
+    /// Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
+    /// Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
+    /// of the link is not known.
     pub step_seconds: f64,
     /// 1 if the first groups of a step wait for the last groups of the step before.
     pub wrap_stalls: i32,
@@ -155,8 +157,7 @@ pub unsafe extern "C" fn wb_plan_find_parameter(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |plan: &CPlan, name: &str| -> index {
-        let mut parameters = plan.plan().parameters.iter();
-        match parameters.position(|planned| planned.parameter.name == name) {
+        match plan.find(name) {
             Some(index) => Ok(index as u64),
             None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
         }
@@ -220,8 +221,8 @@ pub unsafe extern "C" fn wb_plan_get_group_info(
     })
 }
 
-/// Gets the text of warning `index`: an error that `allow` downgraded. Fails with
-/// WB_ERR_OUT_OF_RANGE.
+/// Gets the text of warning `index`: an error that `allow` downgraded, or what the plan could not
+/// do as well as was asked. Fails with WB_ERR_OUT_OF_RANGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_plan_get_warning(
     plan: *const wb_plan,

@@ -69,16 +69,20 @@ c_enum!(HostStore {
 pub struct wb_plan_options {
     /// Size of the struct.
     pub struct_size: u32,
-    /// Groups that have their slots at the same time, at most; 0 for as many as fit, up to 8.
+    /// Groups that have their slots at the same time. With 1, copies and kernels take turns. 0 for
+    /// the number with which the predicted step is fastest, up to 8. Another number is kept, or
+    /// the plan fails; only where fewer groups are prefetched at all, a warning says so.
     pub depth: u32,
     /// What `budget_bytes` limits; required.
     pub budget_kind: wb_budget_kind,
     /// The mode of parameters with WB_TRANSFER_MODE_AUTO.
     pub transfer_mode: wb_transfer_mode,
-    /// The budget, which is never exceeded.
+    /// The budget, which is never exceeded. With a budget of device memory the plan is the one with
+    /// the fastest predicted step.
     pub budget_bytes: u64,
     /// Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
-    /// an offload budget, what `depth` groups need, or two if `depth` is 0.
+    /// an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
+    /// is as deep as possible, with a device budget as deep as is fastest.
     pub slot_bytes: u64,
     /// `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
     /// names that contain it as whole segments between dots; with any of `*?[` it is a glob for
@@ -109,6 +113,20 @@ pub struct wb_plan_options {
     /// Bandwidth of the link, to predict the time of a step; 0 for the one that
     /// wb_device_measure_link measured.
     pub link_bytes_per_second: f64,
+    /// Bytes of parameters that the kernels of a step go through in a second: the bytes of all
+    /// parameters over the seconds of a step without offloading. Then the time of a step is
+    /// predicted with kernels, and they determine the depth. 0 if it is not known, or with
+    /// `group_seconds`.
+    pub compute_bytes_per_second: f64,
+    /// `group_seconds_count` numbers: seconds of each group's kernels with all parameters on the
+    /// device, in the order in which parameters first name the groups. NULL if they are not known.
+    pub group_seconds: *const f64,
+    /// Number of entries in `group_seconds`: 0, or the number of groups.
+    pub group_seconds_count: u64,
+    /// Rows (tokens) that a step multiplies with each dense parameter. Kernels read a parameter in
+    /// place again for every 128. 0 if they are not known: then dense parameters are read in place
+    /// only where they do not fit into slots, of which a warning tells.
+    pub rows: u64,
     /// Must be zero.
     pub reserved: [u64; 4],
 }
@@ -125,6 +143,9 @@ impl Input<PlanOptions> for *const wb_plan_options {
             let quantize = rule_of(&given)?;
             (given, select, exclude, quantize)
         };
+        // SAFETY: the contract of mod.rs.
+        let group_seconds: Vec<f64> =
+            unsafe { (given.group_seconds, given.group_seconds_count).convert("group_seconds")? };
         let known =
             WB_ALLOW_NOTHING_OFFLOADED | WB_ALLOW_UNMATCHED_SELECTOR | WB_ALLOW_EVERYTHING_FITS;
         if given.allow & !known != 0 {
@@ -134,11 +155,24 @@ impl Input<PlanOptions> for *const wb_plan_options {
                 given.allow
             );
         }
-        let link = given.link_bytes_per_second;
-        if !link.is_finite() || link < 0.0 {
+        let (link, compute) = (given.link_bytes_per_second, given.compute_bytes_per_second);
+        for (name, rate) in [("link_bytes_per_second", link), ("compute_bytes_per_second", compute)]
+        {
+            if !rate.is_finite() || rate < 0.0 {
+                fail!(WB_ERR_INVALID_ARGUMENT, "{name} is {rate}: give 0 if it is not known");
+            }
+        }
+        if let Some(at) = group_seconds.iter().position(|one| !one.is_finite() || *one < 0.0) {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
-                "link_bytes_per_second is {link}: give 0 if it is not known"
+                "group_seconds[{at}] is {}: give seconds, or no group_seconds if they are not known",
+                group_seconds[at]
+            );
+        }
+        if compute > 0.0 && !group_seconds.is_empty() {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "compute_bytes_per_second and group_seconds are both given: give one of them"
             );
         }
         Ok(PlanOptions {
@@ -157,6 +191,9 @@ impl Input<PlanOptions> for *const wb_plan_options {
             },
             quantize,
             link_bytes_per_second: link,
+            compute_bytes_per_second: compute,
+            group_seconds,
+            rows: given.rows,
         })
     }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from ctypes import POINTER, byref, c_char_p, c_uint64, cast, pointer
+from ctypes import POINTER, byref, c_char_p, c_double, c_uint64, cast, pointer
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -163,7 +163,8 @@ class PlanInfo:
     view_bytes: int
     """Read in place in every step, if it reads all of every dense parameter."""
     step_seconds: float
-    """That the link needs for a step; 0 if its bandwidth is unknown."""
+    """Predicted for a step; only those of the link if the time of kernels is not given, and 0 if
+    the link's bandwidth is unknown."""
     wrap_stalls: bool
     """The first groups of a step wait for the last groups of the step before."""
 
@@ -183,6 +184,12 @@ class Plan(Closeable):
     ``host_store`` ``"source"``, offloaded parameters stay in the pinned buffer that they hold, such
     as that of a :class:`Safetensors` file, where its layout allows it: nothing is copied, and
     :attr:`OffloaderParameterInfo.host_store_reason` says why for the others.
+
+    A step's time is predicted from ``link_bytes_per_second``, 0 for the bandwidth that the device
+    has measured, and from the time of its kernels: ``compute_bytes_per_second``, the bytes of all
+    parameters over the seconds of a step without offloading, or ``group_seconds`` of each group, in
+    the order of their names. ``rows`` are the rows (tokens) that a step multiplies with each dense
+    parameter: one that is read in place is read again for every 128.
     """
 
     _noun = "plan"
@@ -205,6 +212,9 @@ class Plan(Closeable):
         quantize: QuantizeOptions | None = None,
         quantize_select: str | Sequence[str] = (),
         link_bytes_per_second: float = 0.0,
+        compute_bytes_per_second: float = 0.0,
+        group_seconds: Sequence[float] = (),
+        rows: int = 0,
     ) -> None:
         self._reference = None
         self._device = device
@@ -219,7 +229,12 @@ class Plan(Closeable):
             order=ORDER.code(order),
             allow=sum(ALLOW.code(what) for what in set(allow)),
             link_bytes_per_second=link_bytes_per_second,
+            compute_bytes_per_second=compute_bytes_per_second,
+            rows=unsigned(rows, "rows"),
         )
+        if len(group_seconds) > 0:
+            options.group_seconds = (c_double * len(group_seconds))(*group_seconds)
+            options.group_seconds_count = len(group_seconds)
         _set_budget(options, offload_bytes=offload_bytes, device_bytes=device_bytes)
         for name, texts in (("select", select), ("exclude", exclude)):
             _set_texts(options, name, texts)
@@ -269,7 +284,7 @@ class Plan(Closeable):
 
     @cached_property
     def warnings(self) -> list[str]:
-        """The errors that ``allow`` downgraded."""
+        """The errors that ``allow`` downgraded, and what could not be done as well as asked."""
         return [self._text(lib.wb_plan_get_warning, index) for index in range(self.info.warnings)]
 
     def find_parameter(self, name: str) -> int:

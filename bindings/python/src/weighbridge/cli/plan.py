@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from .._enums import ORDER, TRANSFER_MODE
@@ -48,7 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GLOB",
-        help="parameters of which a step reads few rows, such as embeddings",
+        help="parameters of which a step reads few rows, beside the embeddings that names show",
+    )
+    parser.add_argument(
+        "--link-bytes-per-second",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="bandwidth of the link, such as 50e9, to predict a step's time",
+    )
+    parser.add_argument(
+        "--compute-bytes-per-second",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="bytes of parameters that a step's kernels go through in a second",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=0, help="rows (tokens) of a step, for reads in place"
     )
     parser.add_argument("--order", choices=ORDER.words, default="spread")
     parser.add_argument("--transfer-mode", choices=TRANSFER_MODE.words, default="auto")
@@ -74,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
                 stack.enter_context(Safetensors(device, path, file_mode="source"))
                 for path in arguments.files
             ]
-            parameters = [
-                parameter for file in files for parameter in file.parameters(arguments.sparse)
-            ]
+            parameters = with_embeddings(
+                [parameter for file in files for parameter in file.parameters(arguments.sparse)]
+            )
             plan = stack.enter_context(_plan(device, parameters, arguments))
             if arguments.json:
                 print(plan.to_json(), end="")
@@ -103,7 +121,30 @@ def _plan(device: Device, parameters: list[Parameter], arguments: argparse.Names
         exclude=arguments.exclude,
         transfer_mode=arguments.transfer_mode,
         order=arguments.order,
+        link_bytes_per_second=arguments.link_bytes_per_second,
+        compute_bytes_per_second=arguments.compute_bytes_per_second,
+        rows=arguments.rows,
     )
+
+
+# Modules that look up rows of their weight, as checkpoints of language models name them.
+_EMBEDDINGS = frozenset(
+    "embed_tokens word_embeddings position_embeddings token_type_embeddings embed_positions "
+    "tok_embeddings token_embedding embed_in wte wpe shared embed embedding embeddings".split()
+)
+
+
+def with_embeddings(parameters: list[Parameter]) -> list[Parameter]:
+    """Makes the embeddings of a checkpoint sparse: matrices whose module is named like one."""
+
+    def is_embedding(parameter: Parameter) -> bool:
+        module = parameter.name.rpartition(".")[0].rpartition(".")[2]
+        return len(parameter.shape) == 2 and module in _EMBEDDINGS
+
+    return [
+        replace(parameter, access_pattern="sparse") if is_embedding(parameter) else parameter
+        for parameter in parameters
+    ]
 
 
 def _show(plan: Plan) -> None:
