@@ -130,6 +130,15 @@ wb_status wb_offloader_release_group(const wb_offloader *offloader, uint64_t gro
 wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_error *error);
 
 /**
+ * Begins a step that relies on no copy that was queued before: what the step acquires is copied
+ * again, after the work queued on `stream`, so that it reads what was written to host memory in
+ * the meantime, and a captured step can be replayed after any other. From the first call on,
+ * every step must begin with it, and the last groups of a step prefetch nothing for the next. A
+ * group that is acquired keeps its copy. Capturable.
+ */
+wb_status wb_offloader_begin_step(const wb_offloader *offloader, void *stream, wb_error *error);
+
+/**
  * Ends an abandoned step: every group counts as released on `stream`, and the first groups are
  * copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
  * with WB_ERR_CAPTURING.
@@ -245,6 +254,17 @@ wb_status wb_offloader_get_view(const wb_offloader *offloader, uint64_t index, w
  */
 wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t index, wb_view **view,
                                      wb_error *error);
+
+/**
+ * Creates a view of the host memory of an offloaded parameter for the device, whatever its
+ * transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
+ * The view holds the memory, not the offloader.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter, and with
+ * WB_ERR_NOT_MAPPED if the device cannot access the memory.
+ */
+wb_status wb_offloader_get_zero_copy_view(const wb_offloader *offloader, uint64_t index,
+                                          wb_view **view, wb_error *error);
 
 /**
  * Gives a parameter new bytes, and the type, shape and strides of `layout`, whose offset counts

@@ -150,6 +150,11 @@ impl Offloader {
         self.schedule.join(stream)
     }
 
+    /// Begins a step that relies on nothing that was copied before.
+    pub fn begin_step(&self, stream: Stream) -> Result<()> {
+        self.schedule.begin_step(stream)
+    }
+
     /// Ends an abandoned step: releases all groups, and copies the first groups into their slots.
     pub fn reset(&self, stream: Stream) -> Result<()> {
         self.schedule.reset(stream)

@@ -129,8 +129,8 @@ impl Offloader {
         }
     }
 
-    /// A host view of an offloaded parameter, to read or to save it.
-    pub fn host_view(&self, index: usize) -> Result<Arc<View>> {
+    /// A view of an offloaded parameter's host memory, to read, save or edit it in place.
+    pub fn host_view(&self, index: usize, accessor: Accessor) -> Result<Arc<View>> {
         let state = self.state()?;
         let parameter = state.parameter(index)?;
         let name = parameter.name();
@@ -146,7 +146,7 @@ impl Offloader {
         let unit = &state.units[block.unit];
         let layout = parameter.layout.clone();
         let at = unit.offset_in_buffer() + block.offset + offset + layout.bytes_before();
-        View::new(unit.buffer.clone(), layout, at, Accessor::Host)
+        View::new(unit.buffer.clone(), layout, at, accessor)
     }
 }
 

@@ -1,6 +1,7 @@
 use crate::device::backend::{Location, Stream};
 use crate::device::device::{Device, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::view::Accessor;
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::offloader::Offloader;
 use crate::os::bytes;
@@ -66,7 +67,7 @@ fn rule(block: (u64, u64)) -> QuantizationRule {
 
 /// Whether all FP8 numbers of the parameter are 448, the largest: what any constant becomes.
 fn is_largest(offloader: &Offloader, name: &str) -> bool {
-    let view = offloader.host_view(offloader.find_parameter(name).unwrap()).unwrap();
+    let view = offloader.host_view(offloader.find_parameter(name).unwrap(), Accessor::Host).unwrap();
     let offset = view.address() - view.buffer().unwrap().data().start();
     let bytes = view.layout().span_bytes() as usize;
     bytes::is_filled(view.buffer().unwrap().data().part(offset, bytes), 0x7e)

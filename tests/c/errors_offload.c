@@ -58,6 +58,7 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_find_group(o.offloader, "layers.0", NULL, &error), "group");
     CHECK_NULL(wb_offloader_acquire_group(NULL, 0, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_release_group(NULL, 0, o.stream, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_begin_step(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_join(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_reset(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_find_parameter(NULL, name, &index, &error), "wb_offloader");
@@ -73,6 +74,8 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_get_view(o.offloader, 0, NULL, &error), "view");
     CHECK_NULL(wb_offloader_get_host_view(NULL, 0, &view, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_get_host_view(o.offloader, 0, NULL, &error), "view");
+    CHECK_NULL(wb_offloader_get_zero_copy_view(NULL, 0, &view, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_zero_copy_view(o.offloader, 0, NULL, &error), "view");
     CHECK_NULL(wb_offloader_replace(NULL, name, &model, &model.layout, o.stream, &error),
                "wb_offloader");
     CHECK_NULL(wb_offloader_replace(o.offloader, NULL, &model, &model.layout, NULL, &error),

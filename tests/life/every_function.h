@@ -298,6 +298,7 @@ static struct {
     CALL(wb_plan_to_json, NOTHING, own.plan, &info.text)                                           \
     CALL(wb_offloader_new, DEVICE, own.plan, own.stream, NULL, &made.offloader)                    \
     CALL(wb_offloader_find_group, PARENT, own.offloader, "first", &info.index)                     \
+    CALL(wb_offloader_begin_step, DEVICE, own.offloader, own.stream)                               \
     CALL(wb_offloader_join, DEVICE, own.offloader, own.stream)                                     \
     CALL(wb_offloader_reset, DEVICE, own.offloader, own.stream)                                    \
     CALL(wb_offloader_find_parameter, PARENT, own.offloader, "first", &info.index)                 \
@@ -305,6 +306,7 @@ static struct {
     CALL(wb_offloader_get_parameter_infos, PARENT, own.offloader, 0, 1, &info.offloaded)           \
     CALL(wb_offloader_get_view, PARENT, own.offloader, 0, &made.view)                              \
     CALL(wb_offloader_get_host_view, PARENT, own.offloader, 0, &made.view)                         \
+    CALL(wb_offloader_get_zero_copy_view, PARENT, own.offloader, 0, &made.view)                    \
     CALL(wb_offloader_replace, DEVICE, own.offloader, "first", scene.weights[2], &scene.bytes,     \
          own.stream)                                                                               \
     CALL(wb_offloader_add, DEVICE, own.offloader, &scene.third, own.stream)                        \

@@ -51,6 +51,10 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<void> join(void* stream) const {
     return detail::call(wb_offloader_join, get(), stream);
   }
+  /// Begins a step that relies on no copy that was queued before: see wb_offloader_begin_step.
+  Result<void> begin_step(void* stream = nullptr) const {
+    return detail::call(wb_offloader_begin_step, get(), stream);
+  }
   Result<void> reset(void* stream) const {
     return detail::call(wb_offloader_reset, get(), stream);
   }
@@ -79,6 +83,10 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   Result<View> get_host_view(std::uint64_t index) const {
     return detail::make<View>(wb_offloader_get_host_view, get(), index);
+  }
+  /// A view of an offloaded parameter's host memory for the device, whatever its transfer mode.
+  Result<View> get_zero_copy_view(std::uint64_t index) const {
+    return detail::make<View>(wb_offloader_get_zero_copy_view, get(), index);
   }
   /// Replaces the bytes of a parameter by those at `source`, an address in host or device memory.
   Result<void> replace(const std::string& name, const void* source, const Layout& layout,

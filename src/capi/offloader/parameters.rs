@@ -16,6 +16,7 @@ use crate::capi::view::handle::wb_view;
 use crate::capi::view::layout::{GivenLayout, block_of, wb_layout};
 use crate::device::backend::Stream;
 use crate::error::Result;
+use crate::memory::view::Accessor;
 use crate::offload::offloader::Offloader;
 use crate::offload::parameters::ParameterInfo;
 use crate::plan::parameter::Parameter;
@@ -194,7 +195,27 @@ pub unsafe extern "C" fn wb_offloader_get_host_view(
     view: *mut *mut wb_view,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |offloader: &Offloader| -> view { offloader.host_view(index as usize) })
+    call!(error, |offloader: &Offloader| -> view {
+        offloader.host_view(index as usize, Accessor::Host)
+    })
+}
+
+/// Creates a view of the host memory of an offloaded parameter for the device, whatever its
+/// transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
+/// The view holds the memory, not the offloader.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter, and with
+/// WB_ERR_NOT_MAPPED if the device cannot access the memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_zero_copy_view(
+    offloader: *const wb_offloader,
+    index: u64,
+    view: *mut *mut wb_view,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> view {
+        offloader.host_view(index as usize, Accessor::Device)
+    })
 }
 
 /// Gives a parameter new bytes, and the type, shape and strides of `layout`, whose offset counts

@@ -73,6 +73,20 @@ pub unsafe extern "C" fn wb_offloader_join(
     call!(error, |offloader: &Offloader, stream: Stream| offloader.join(stream))
 }
 
+/// Begins a step that relies on no copy that was queued before: what the step acquires is copied
+/// again, after the work queued on `stream`, so that it reads what was written to host memory in
+/// the meantime, and a captured step can be replayed after any other. From the first call on,
+/// every step must begin with it, and the last groups of a step prefetch nothing for the next. A
+/// group that is acquired keeps its copy. Capturable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_begin_step(
+    offloader: *const wb_offloader,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, stream: Stream| offloader.begin_step(stream))
+}
+
 /// Ends an abandoned step: every group counts as released on `stream`, and the first groups are
 /// copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
 /// with WB_ERR_CAPTURING.

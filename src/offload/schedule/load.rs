@@ -63,7 +63,7 @@ impl Machine {
 
     /// How many groups at the start of a step are prefetched by the step before, or by a reset.
     pub(super) fn groups_across_steps(&self) -> usize {
-        (self.depth - 1).max(1)
+        if self.steps_are_separate { 0 } else { (self.depth - 1).max(1) }
     }
 
     /// Whether nothing that shares the unit's slot is acquired, or needed within `distance` groups

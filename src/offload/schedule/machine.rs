@@ -67,6 +67,8 @@ pub(super) struct Machine {
     pub depth: usize,
     /// Whether host memory and slots are where `units` says.
     pub laid_out: bool,
+    /// Whether the engine says when steps begin, so that nothing is prefetched for the next one.
+    pub steps_are_separate: bool,
     /// Recorded on an engine's stream, for copy streams to wait for.
     pub fork: Fence,
     /// The capture that the last call was in.
@@ -99,6 +101,7 @@ impl Machine {
             ring: Vec::new(),
             depth: 1,
             laid_out: false,
+            steps_are_separate: false,
             fork: Fence::new(device)?,
             capture: None,
             loaded_before_capture: Vec::new(),
@@ -290,6 +293,23 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Begins a step that relies on nothing that was copied before: units that are not acquired are
+    /// copied again, after the work queued on the stream.
+    pub fn begin_step(&mut self, engine: EngineStream<'_>) -> Result<()> {
+        let EngineStream { device, stream, capture } = engine;
+        self.enter(capture);
+        self.steps_are_separate = true;
+        for slot in self.slots.iter_mut().filter(|slot| slot.acquired == 0) {
+            slot.loaded = false;
+        }
+        if capture.is_some() {
+            return Ok(()); // there every copy waits for the stream
+        }
+        self.fork.record(device, stream, None)?;
+        let mut copy_streams = self.copy_streams.iter();
+        copy_streams.try_for_each(|copies| self.fork.wait(copies.stream.get(), None))
     }
 
     /// Releases all groups as if on the stream, and copies the first groups of a step into their

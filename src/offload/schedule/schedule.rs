@@ -80,6 +80,14 @@ impl Schedule {
         self.laid_out()?.join(engine)
     }
 
+    /// Begins a step that relies on nothing that was copied before.
+    pub fn begin_step(&self, stream: Stream) -> Result<()> {
+        self.device.backend().with_context(&mut || {
+            let engine = self.engine_stream(stream)?;
+            self.laid_out()?.begin_step(engine)
+        })
+    }
+
     /// Ends an abandoned step: releases all groups, and copies the first groups into their slots.
     pub fn reset(&self, stream: Stream) -> Result<()> {
         self.check_not_captured(stream, "reset a step")?;

@@ -179,7 +179,9 @@ class wb_plan_options(Sized):
         (_TEXTS, "quantize_select"),
         (c_uint32, "quantize_select_count"),
         (c_int32, "host_store"),
-        (c_double, "link_bytes_per_second"),
+        (c_double, "link_bytes_per_second compute_bytes_per_second"),
+        (POINTER(c_double), "group_seconds"),
+        (c_uint64, "group_seconds_count rows"),
         (c_uint64 * 4, "reserved"),
     )
 
@@ -339,6 +341,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_offloader_find_group": _call(_HANDLE, _TEXT, _INDEX),
     "wb_offloader_acquire_group": _call(_HANDLE, c_uint64, _STREAM),
     "wb_offloader_release_group": _call(_HANDLE, c_uint64, _STREAM),
+    "wb_offloader_begin_step": _call(_HANDLE, _STREAM),
     "wb_offloader_join": _call(_HANDLE, _STREAM),
     "wb_offloader_reset": _call(_HANDLE, _STREAM),
     "wb_offloader_find_parameter": _call(_HANDLE, _TEXT, _INDEX),
@@ -350,6 +353,7 @@ PROTOTYPES: dict[str, Prototype] = {
     ),
     "wb_offloader_get_view": _call(_HANDLE, c_uint64, _OUT),
     "wb_offloader_get_host_view": _call(_HANDLE, c_uint64, _OUT),
+    "wb_offloader_get_zero_copy_view": _call(_HANDLE, c_uint64, _OUT),
     "wb_offloader_replace": _call(_HANDLE, _TEXT, _ADDRESS, _LAYOUT, _STREAM),
     "wb_offloader_add": _call(_HANDLE, _PARAMETER, _STREAM),
     "wb_offloader_remove": _call(_HANDLE, _TEXT, _STREAM),

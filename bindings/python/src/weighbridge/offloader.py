@@ -156,6 +156,14 @@ class Offloader(Closeable):
         finally:
             self.release_group(group, stream)
 
+    def begin_step(self, stream: Any = None) -> None:
+        """Begins a step that relies on no copy that was queued before.
+
+        What was written to host memory in the meantime is read. From the first call on, every step
+        must begin with it, and the end of a step prefetches nothing for the next.
+        """
+        call(lib.wb_offloader_begin_step, self._live(), stream_handle(stream))
+
     def join(self, stream: Any = None) -> None:
         """Makes the stream wait for every queued copy."""
         call(lib.wb_offloader_join, self._live(), stream_handle(stream))
@@ -198,6 +206,14 @@ class Offloader(Closeable):
     def host_view(self, parameter: int | str) -> View:
         """Returns a view of an offloaded parameter's bytes in host memory, for the host."""
         return self._view(lib.wb_offloader_get_host_view, parameter)
+
+    def zero_copy_view(self, parameter: int | str) -> View:
+        """Returns a view of an offloaded parameter's bytes in host memory, for the device.
+
+        Kernels read the parameter over the link, whether or not its group is acquired. Raises
+        :class:`NotMappedError` if the device cannot access the memory.
+        """
+        return self._view(lib.wb_offloader_get_zero_copy_view, parameter)
 
     def _view(self, function: Any, parameter: int | str) -> View:
         reference = Reference(lib.wb_view_release)
