@@ -178,7 +178,8 @@ def test_a_model_from_a_file_is_never_whole_on_the_device(x, tmp_path):
         device="cuda:0",
     )
     now, stats = torch.cuda.mem_get_info()[0], handle.stats
-    assert torch.cuda.max_memory_allocated() == held
+    # One number that orders compiled steps takes the allocator's smallest block.
+    assert torch.cuda.max_memory_allocated() <= held + 512
     assert stats.resident_bytes <= 4 * layer and stats.slot_bytes <= 3 * layer
     # Allocations of the driver are rounded up to 2 MiB.
     assert free - now <= stats.resident_bytes + stats.slot_bytes + (8 << 20)

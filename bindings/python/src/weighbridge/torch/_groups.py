@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -29,9 +29,9 @@ def layers_of(model: torch.nn.Module) -> list[str]:
 
 
 def group_of_each(
-    model: torch.nn.Module, groups: Literal["auto"] | Sequence[str], weights: Sequence[str]
+    model: torch.nn.Module, groups: Literal["auto"] | Sequence[str], weights: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns the group of every weight, a module that is called whenever the weight is used.
+    """Returns the group of every weight, of which the name of its module is given.
 
     That is the module of ``groups`` that contains the weight, else the largest module around the
     weight that contains none of them, else the smallest, which then encloses groups (see
@@ -49,8 +49,7 @@ def group_of_each(
             )
     chosen, holders = set(named), _ancestors(named)
     found = {}
-    for weight in weights:
-        own = weight.rpartition(".")[0]
+    for weight, own in weights.items():
         around = [  # the model first
             module
             for module in (*sorted(_ancestors([own]), key=len), own)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,10 +12,10 @@ from .._progress import Callback
 from ..offloader import Offloader, OffloaderStats
 from ..plan import Plan
 from . import _operators
+from ._modules import OffloadedModules
 from ._repack import repacked_modules
-from ._state import state_dict_hooks
-from ._tensors import address_of, like, put, weight_of
-from ._weights import Weights
+from ._state import state_hooks
+from ._weights import Verify, Weights
 
 
 class OffloadHandle:
@@ -26,18 +26,16 @@ class OffloadHandle:
         model: torch.nn.Module,
         plan: Plan,
         device: torch.device,
-        groups: Literal["auto"] | Sequence[str] = "auto",
         buffers: bool = False,
+        verify: Verify = "first-step",
         progress: Callback | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
-        self._groups = groups
-        self._weights = Weights(model, plan, device, buffers, progress)
-        self._number = _operators.register(self._weights)
-        self._required_grad = {name: weight.requires_grad for name, weight in self._weights.named()}
+        self._weights = Weights(model, plan, device, buffers, verify, progress)
+        self._modules = OffloadedModules(self._weights)
         self._hooks: list[Any] = []
-        self._refresh()
+        self._attach()
 
     @property
     def offloader(self) -> Offloader:
@@ -48,6 +46,15 @@ class OffloadHandle:
     def stats(self) -> OffloaderStats:
         """The offloader's counters."""
         return self.offloader.stats
+
+    @property
+    def in_place(self) -> dict[str, str]:
+        """The weights that are read in place although the plan copies them, and why, by name.
+
+        A weight that something still uses after the forward of its layer, or that the forward
+        changes, is found in the first step.
+        """
+        return dict(self._weights.in_place)
 
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
@@ -73,98 +80,46 @@ class OffloadHandle:
                 for name, module in modules:
                     quantize(module)
 
-        One module at a time, in the order of the groups, has its weights on the device. Weights
-        that were changed, replaced, renamed, added or removed in it are offloaded as the plan says.
-        A weight has changed if it uses other memory than the offloader's.
+        One module at a time, in the order of the groups, has its weights on the device; the other
+        weights are read in place if the whole model is called meanwhile. Weights that were changed,
+        replaced, renamed, added or removed in it are offloaded as the plan says.
         """
-        self._unhook()
-        modules: Any = repacked_modules(self._weights, self._groups)
-        try:
-            yield modules
-        finally:
-            modules.close()
-            self._refresh()
+        weights = self._weights
+        with weights.lock:
+            weights.paused = True
+            modules: Any = repacked_modules(weights)
+            try:
+                yield modules
+            finally:
+                try:
+                    modules.close()
+                finally:
+                    weights.paused = False
+                    self._attach()
 
     def remove(self) -> None:
-        """Makes all weights resident on the device, bit for bit, and closes the offloader."""
-        self._unhook()
-        moved: dict[int, torch.Tensor] = {}
-        for name, info in self._weights.infos().items():
-            if info.span_bytes == 0:
-                continue
-            address = info.host_address or info.device_address or 0
-            if address not in moved:  # tied weights have one address
-                stored = self._weights.stored(name)
-                if info.placement == "offloaded":
-                    moved[address] = like(stored, self._weights.device)
-                    moved[address].copy_(stored)
-                else:
-                    moved[address] = stored.clone() if info.owned else stored
-            module, own = self._weights.module_of(name)
-            weight = weight_of(module, own)
-            if moved[address].data_ptr() != address_of(weight):
-                weight = put(module, own, moved[address])
-            wanted = self._required_grad.get(name, False) and weight.dtype.itemsize > 1
-            weight.requires_grad_(wanted)
-        _operators.unregister(self._number)
-        self.offloader.close()
+        """Makes all weights resident on the device, bit for bit, and closes the offloader.
 
-    def _refresh(self) -> None:
-        """Points the weights at the offloader's memory, and registers hooks, after a change."""
+        If the device memory does not suffice, nothing changes.
+        """
+        with self._weights.lock:
+            self._weights.detach()
+            self._unhook()
+            self._modules.detach()
+            _operators.unregister(self._weights.number)
+            self.offloader.close()
+
+    def _attach(self) -> None:
+        """Makes the groups' modules run in windows, and registers hooks, after a change."""
         self._unhook()
-        self._weights.point()
-        infos = self._weights.infos()
-        copied = {
-            info.group for info in infos.values() if info.transfer_mode in ("on-demand", "prefetch")
-        }
-        for number in sorted(copied):
-            self._hook_group(number)
-        for name, info in infos.items():
-            if info.placement == "offloaded":
-                self._hooks += state_dict_hooks(self._weights, name)
-        self.model.__dict__["_apply"] = self._apply
+        weights = self._weights
+        for group, window in weights.windows.items():
+            self._modules.attach(weights.modules[group], window)
+        if self.model not in [weights.modules[group] for group in weights.windows]:
+            self._modules.attach(self.model, None)
+        self._hooks = state_hooks(weights)
 
     def _unhook(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self.model.__dict__.pop("_apply", None)
-
-    def _hook_group(self, group: int) -> None:
-        """Acquires a group before its module's forward, and releases it afterwards."""
-        weights, number = self._weights, self._number
-
-        def acquire(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            if torch.compiler.is_compiling():
-                _operators.acquire(_operators.tensors_in(args, kwargs), number, group)
-            else:
-                weights.acquire_group(group)
-
-        def release(_module: torch.nn.Module, _args: Any, result: Any) -> None:
-            if torch.compiler.is_compiling():
-                _operators.release(_operators.tensors_in(result), number, group)
-            else:
-                weights.release_group(group)
-
-        module = self.model.get_submodule(self.plan.groups[group].name)
-        self._hooks.append(module.register_forward_pre_hook(acquire, with_kwargs=True))
-        self._hooks.append(module.register_forward_hook(release, always_call=True))
-
-    def _apply(self, function: Any, recurse: bool = True) -> torch.nn.Module:
-        """``Module._apply``, which ``to`` and ``half`` call; converts one weight at a time."""
-        device = self._weights.device
-        for name, info in self._weights.infos().items():
-            if info.placement == "resident":
-                continue
-            stored = self._weights.stored(name).to(device)
-            changed = function(stored)
-            if changed.device != device:
-                raise RuntimeError(
-                    f"asked to move the model to {changed.device}; {name!r} is offloaded from "
-                    f"{device}: call remove() first"
-                )
-            if changed.dtype != stored.dtype:
-                self._weights.replace(name, changed)
-        torch.nn.Module._apply(self.model, function, recurse)
-        self._refresh()
-        return self.model

@@ -17,8 +17,9 @@ from ..quantizer import QuantizeOptions
 from ..safetensors import Safetensors
 from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
-from ._tensors import put, weights_of
-from ._weights import parameter_of
+from ._modules import check_not_offloaded
+from ._weight import Weight, weights_of
+from ._weights import Verify, parameter_of
 
 
 def offload(
@@ -41,6 +42,7 @@ def offload(
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
+    verify: Verify = "first-step",
     progress: Callback | None = None,
 ) -> OffloadHandle:
     """Moves weights of a model to host memory under a budget, and transfers them for their use.
@@ -56,17 +58,30 @@ def offload(
     that no forward writes to them. ``quantize`` keeps weights in FP8, those of
     ``quantize_select``, by default the weights of ``Linear`` modules. A module then has ``weight``
     in FP8 and ``weight_scale``, or ``weight_scale_inv`` for blocks, for kernels that take them; the
-    full weight is never on the device, unless it was. ``progress`` is called with the phase, the
-    bytes done and the total bytes; it cancels by returning False or raising.
+    full weight is never on the device, unless it was.
+
+    The model's outputs are those of the resident model with the same weights, bit for bit. A
+    weight is in a slot during the forward of its group's module; a caller that uses it at another
+    time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of each
+    module, which is slower, finds weights that may not be in a slot; later runs check it and raise.
+    ``"always"`` makes every run like the first, for debugging; ``"off"`` checks nothing.
+    ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
+    returning False or raising.
     """
+    if verify not in ("first-step", "always", "off"):
+        raise ValueError(f"verify is {verify!r}: it is 'first-step', 'always' or 'off'")
+    weights = weights_of(model, buffers)
+    check_not_offloaded(model, weights)
     where = torch.device(device) if device is not None else _device_of(model)
+    if where.type not in ("cpu", "cuda"):
+        raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
     files = [Safetensors(opened, path, file_mode="source") for path in paths]
     zero_copy = opened.info.views and pin is not False
     plan = Plan(
         opened,
-        _parameters(model, groups, buffers, files, zero_copy),
+        _parameters(weights, group_of_each(model, groups, _paths(weights)), files, zero_copy),
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
@@ -80,11 +95,11 @@ def offload(
         quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
     )
-    handle = OffloadHandle(model, plan, where, groups, buffers, progress)
+    handle = OffloadHandle(model, plan, where, buffers, verify, progress)
     for name, buffer in model.named_buffers():
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")
-            put(model.get_submodule(path), own, buffer.to(where))
+            model.get_submodule(path)._buffers[own] = buffer.to(where)
     for file in files:
         file.close()
     return handle
@@ -99,48 +114,56 @@ def _device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def _paths(weights: Sequence[Weight]) -> dict[str, str]:
+    """Returns the name of the module that has each weight, by the weight's name."""
+    return {holder.name: holder.path for weight in weights for holder in weight.holders}
+
+
 def _linear_weights(model: torch.nn.Module) -> list[str]:
     return [
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear) and "weight" in module._parameters
     ]
 
 
 def _parameters(
-    model: torch.nn.Module,
-    groups: Literal["auto"] | Sequence[str],
-    buffers: bool,
+    weights: Sequence[Weight],
+    group_of: dict[str, str],
     files: Sequence[Safetensors],
     zero_copy: bool,
 ) -> list[Parameter]:
-    named = weights_of(model, buffers)
-    group_of = group_of_each(model, groups, [name for name, _ in named])
-    sparse = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
-    }
-    # By the weight, not by its name: a file has tied weights once, under one of their names.
-    in_file = {
-        id(weight): file.parameter(name) for name, weight in named for file in files if name in file
-    }
     around = enclosing(list(group_of.values()))
     # A group that encloses others runs while they use the slots: its weights have none.
     without_slot: dict[str, Any] = (
         {"transfer_mode": "zero-copy"} if zero_copy else {"placement": "resident"}
     )
     found = []
-    for name, weight in named:
-        group = group_of[name]
-        given = in_file.get(id(weight)) or parameter_of(name, group, weight, storage_id=id(weight))
-        found.append(
-            replace(
-                given,
-                name=name,
-                group=group,
-                access_pattern="sparse" if name in sparse else "dense",
-                **(without_slot if group in around else {}),
-            )
+    for weight in weights:
+        if weight.part_of is not None:
+            continue
+        storage = id((weight.tied_to or weight).tensor)
+        # By the weight, not by its name: a file has tied weights once, under one of their names.
+        in_file = next(
+            (
+                file.parameter(holder.name)
+                for holder in weight.holders
+                for file in files
+                if holder.name in file
+            ),
+            None,
         )
+        for holder in weight.holders:
+            group = group_of[holder.name]
+            given = in_file or parameter_of(holder.name, group, weight.tensor, storage_id=storage)
+            sparse = isinstance(holder.module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
+            found.append(
+                replace(
+                    given,
+                    name=holder.name,
+                    group=group,
+                    access_pattern="sparse" if sparse and holder.own == "weight" else "dense",
+                    **(without_slot if group in around else {}),
+                )
+            )
     return found

@@ -2,63 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
 
 import torch
 
-from ..plan import PlanGroupInfo
-from ._groups import group_of_each
-from ._tensors import address_of, like, put
+from ._tensors import copy_bytes, like
+from ._weight import weights_in
 from ._weights import Weights
 
 
-def repacked_modules(
-    weights: Weights, groups: Literal["auto"] | Sequence[str]
-) -> Iterator[tuple[str, torch.nn.Module]]:
+def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yields each module with offloaded weights while its weights are on the device.
 
-    ``groups`` are the modules that were named as groups. When the next module is taken, changes of
-    the last one go to the offloader.
+    When the next module is taken, changes of the last one go to the offloader.
     """
     for number, group in enumerate(weights.offloader.plan.groups):
-        inside = {name: info for name, info in weights.infos().items() if info.group == number}
-        offloaded = [name for name, info in inside.items() if info.placement == "offloaded"]
+        offloaded = [w for w in weights.offloaded(number) if w.home is not None and w.is_at_home()]
         if not offloaded:
             continue
-        for name in offloaded:
-            stored = weights.stored(name)
-            fresh = like(stored, weights.device)
-            fresh.copy_(stored)
-            put(*weights.module_of(name), fresh)
+        for weight in offloaded:
+            fresh = like(weight.tensor, weights.device)
+            copy_bytes(weight.tensor, fresh)
+            weight.tensor.data = fresh
         try:
-            yield group.name, weights.model.get_submodule(group.name)
+            yield group.name, weights.modules[number]
         finally:
-            _commit(weights, groups, group, list(inside))
+            _commit(weights, number, group.name)
 
 
-def _commit(
-    weights: Weights,
-    groups: Literal["auto"] | Sequence[str],
-    group: PlanGroupInfo,
-    before: list[str],
-) -> None:
+def _commit(weights: Weights, number: int, group: str) -> None:
     """Replaces, adds and removes a group's weights until the offloader has the module's.
 
     A weight has changed if it does not use the offloader's memory.
     """
-    group_of = group_of_each(weights.model, groups, [name for name, _ in weights.named()])
-    now = {name: weight for name, weight in weights.named() if group_of[name] == group.name}
-    offloader = weights.offloader
-    for name in before:
-        if name not in now:
-            offloader.remove(name, weights.stream())
-    for name, weight in now.items():
-        if name not in before:
-            weights.add(name, group.name, weight)
-        elif address_of(weight) != offloader.parameter_info(name).device_address:
-            weights.replace(name, weight)
-        info = offloader.parameter_info(name)
-        if info.placement == "offloaded" and info.device_address is not None:
-            weights.point_at_device(name)
-    offloader.compact(weights.stream())
+    module = weights.modules[number]
+    others = set(map(id, weights.modules)) - {id(module)}
+    known = {id(weight.tensor): weight for weight in weights.all}
+    before = weights.of_group(number)
+    placed = {(h.module, h.own): (w, h) for w in before for h in w.holders if h.outer is None}
+    kept = set()
+    for found in weights_in(module, group, weights.buffers, others):
+        weight, holder = known.get(id(found.tensor)), found.holders[0]
+        if weight is None:
+            weight, place = placed.get((holder.module, holder.own), (None, holder))
+            if weight is not None and len(weight.holders) > 1:  # no longer tied to the others
+                weights.untie(weight, place)
+                weight = None
+            if weight is None:
+                weight = weights.add(holder, group, found.tensor)
+            else:
+                weight.tensor = found.tensor
+                weights.replace(weight, found.tensor)
+        elif not weight.is_at_home():
+            weights.replace(weight, weight.tensor)
+        kept.add(weight)
+    for weight in before:
+        if weight not in kept:
+            weights.drop(weight)
+    weights.offloader.compact(weights.stream())
+    weights.set(weights.all)

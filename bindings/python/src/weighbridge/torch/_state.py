@@ -1,39 +1,59 @@
-"""Saves and loads a module whose weights are offloaded."""
+"""Saves and loads a model whose weights are offloaded."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._tensors import address_of, put, weight_of
-from ._weights import Weights
+if TYPE_CHECKING:
+    from ._weight import Holder, Weight
+    from ._weights import Weights
 
 
-def state_dict_hooks(weights: Weights, name: str) -> list[Any]:
-    """Registers hooks for a weight: saving reads its backing store, loading replaces it."""
-    module, own = weights.module_of(name)
+def state_hooks(weights: Weights) -> list[Any]:
+    """Registers hooks: saving reads the backing store, loading is followed at once."""
+    hooks: list[Any] = []
+    for weight in weights.all:
+        for holder in weight.holders:
+            if weight.stored is not None and holder.outer is None:
+                hooks += _hooks_of(weights, weight, holder)
+
+    def after_load(module: torch.nn.Module, _keys: Any) -> None:
+        weights.follow_within(module)
+
+    for module in {weights.model, *weights.modules}:
+        hooks.append(module.register_load_state_dict_post_hook(after_load))
+    return hooks
+
+
+def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
+    module, own = holder.module, holder.own
 
     def save(_module: torch.nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
-        if prefix + own in state:
-            state[prefix + own] = weights.stored(name)
+        """Gives the host's view of the bytes, so that saving needs no device memory."""
+        saved = state.get(prefix + own)
+        if (
+            isinstance(saved, torch.Tensor)
+            and weight.stored is not None
+            and weight.home is not None
+        ):
+            if saved.data_ptr() == weight.home.data_ptr() and saved is not weight.tensor:
+                state[prefix + own] = weight.stored
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        if state.get(prefix + own) is None:
+        """Quantizes to FP8 a full-precision value for a weight in FP8, as ``replace`` does."""
+        given = state.get(prefix + own)
+        scale = weights.named(weights.scales.get(holder.name, ""))
+        if given is None or scale is None:
             return
-        if weights.device.type == "cuda":
-            torch.cuda.synchronize(weights.device)
-        weights.offloader.reset(weights.stream())
-        put(module, own, weights.stored(name))
-
-    def after_load(_module: torch.nn.Module, _keys: Any) -> None:
-        weight = weight_of(module, own)
-        if address_of(weight) == weights.offloader.parameter_info(name).host_address:
-            weights.replace(name, weight)
-            weights.point_at_device(name)
+        if given.dtype.itemsize > 1 and given.is_floating_point():
+            weights.replace(weight, given)
+            weights.set(weights.all)
+            state[prefix + own] = weight.tensor
+            state[prefix + scale.holders[0].own] = scale.tensor
 
     return [
         module.register_state_dict_post_hook(save),
         module.register_load_state_dict_pre_hook(before_load),
-        module.register_load_state_dict_post_hook(after_load),
     ]

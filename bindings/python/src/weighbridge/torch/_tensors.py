@@ -1,22 +1,23 @@
-"""Tensors over memory of the library, and the weights of modules."""
+"""Tensors over memory of the library, and the bytes of tensors."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 
 from ..dtypes import Dtype
 from ..memory import View
 
-# New weight objects by the id of the old object and the address of the new one: the old object, so
-# that its id stays unique, and the new one.
-Shared = Optional[dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]]
 
-
-def dtype_of(tensor: torch.Tensor) -> Dtype:
-    """Returns the element type of a tensor; raises ValueError if the library lacks it."""
-    return Dtype.of(str(tensor.dtype).rpartition(".")[2])
+def dtype_of(tensor: torch.Tensor) -> Dtype | None:
+    """Returns the element type of a tensor; None if the library lacks it."""
+    try:
+        return Dtype.of(str(tensor.dtype).rpartition(".")[2])
+    except ValueError:
+        return None
 
 
 def tensor_of(view: View) -> torch.Tensor:
@@ -34,35 +35,43 @@ def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
-def weights_of(model: torch.nn.Module, buffers: bool) -> list[tuple[str, torch.Tensor]]:
-    """Returns the parameters of a module by all their names, with its buffers if asked."""
-    found: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
-    return found + (list(model.named_buffers(remove_duplicate=False)) if buffers else [])
+def span_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Returns the first byte of a tensor in its storage and the bytes to the end of its last."""
+    if tensor.numel() == 0:
+        return 0, 0
+    last: int = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    itemsize = tensor.dtype.itemsize
+    return int(tensor.storage_offset()) * itemsize, (last + 1) * itemsize
 
 
-def weight_of(module: torch.nn.Module, name: str) -> Any:
-    """Returns a module's own parameter or buffer."""
-    parameter = module._parameters.get(name)
-    return module._buffers[name] if parameter is None else parameter
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the bytes of a tensor, its gaps included, as a flat tensor over the same memory."""
+    start, count = span_of(tensor)
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
+        tensor.untyped_storage(), start, (count,), (1,)
+    )
 
 
-def put(module: torch.nn.Module, name: str, tensor: torch.Tensor, shared: Shared = None) -> Any:
-    """Makes a module's weight use other memory, as the same object if possible.
+def copy_bytes(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copies every byte of a tensor to another of the same layout, whatever their strides."""
+    with torch.no_grad():
+        bytes_of(target).copy_(bytes_of(source))
 
-    Otherwise the new object is stored in ``shared`` under the old one, so that other modules that
-    share the old object get the same new one.
-    """
-    weight = weight_of(module, name)
-    if not weight.is_meta and weight.dtype == tensor.dtype:
-        weight.data = tensor
-        return weight
-    key = (id(weight), tensor.data_ptr())
-    _, made = (shared or {}).get(key, (None, None))
-    if made is None:
-        is_parameter = isinstance(weight, torch.nn.Parameter)
-        made = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
-        if shared is not None:
-            shared[key] = (weight, made)
-    held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
-    held[name] = made
-    return made
+
+def aliases_of(tensor: torch.Tensor) -> int:
+    """Returns the number of tensors, and other objects, that share the tensor's storage."""
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)) - 1
+
+
+def tensors_in(*values: Any) -> Iterator[torch.Tensor]:
+    """Returns the tensors among arguments or results, at any depth of lists, dictionaries and
+    dataclasses."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(*value)
+        elif isinstance(value, dict):
+            yield from tensors_in(*value.values())
+        elif is_dataclass(value):
+            yield from tensors_in(*[getattr(value, field.name, None) for field in fields(value)])

@@ -1,19 +1,36 @@
-"""The weights of a model, and the offloader that holds their memory."""
+"""The weights of a model, and the offloader that holds their bytes."""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Literal
 
 import torch
 
 from .._progress import Callback
+from ..dtypes import DtypeLike
+from ..errors import Status, WeighbridgeError
+from ..memory import View
 from ..offloader import Offloader, OffloaderParameterInfo
 from ..plan import Parameter, Plan
-from ._tensors import address_of, dtype_of, put, tensor_of, weight_of, weights_of
+from . import _operators
+from ._tensors import address_of, copy_bytes, dtype_of, like, tensor_of
+from ._weight import Holder, Weight, version_of, weights_of
+from ._window import Use, Window
+
+Verify = Literal["first-step", "always", "off"]
 
 
 class Weights:
-    """The weights of a model that an offloader holds."""
+    """The weights of a model that an offloader holds.
+
+    The model's own tensors stay. Between the forwards of their layers they use memory that always
+    has the true bytes, so reading, saving, copying and changing them works as with any model.
+    """
 
     def __init__(
         self,
@@ -21,24 +38,59 @@ class Weights:
         plan: Plan,
         device: torch.device,
         buffers: bool,
+        verify: Verify,
         progress: Callback | None,
     ) -> None:
         self.model = model
         self.device = device
-        self._buffers = buffers
+        self.verify = verify
+        self.lock = threading.RLock()
+        """Held while a layer runs, so that threads take turns."""
+        self.paused = False
+        """Whether weights are being changed, so that all of them stay at home."""
+        self.reads_in_place = True
+        """Whether the device can use every weight at home."""
+        self.in_place: dict[str, str] = {}
+        """Why weights that have a slot are read in place, by name."""
+        self.windows: dict[int, Window] = {}
+        """By group."""
+        self.scales: dict[str, str] = {}
+        """The names of the scales of quantized weights, by the names of the weights."""
+        self.buffers = buffers
+        self._by_group: dict[int, list[Weight]] = {}
+        self._held: set[int] = set()
+        self._running = 0
+        """How often the model's forward is running, in one another."""
+        self._acquired: set[int] = set()
+        """The groups that were acquired since a step began, outside of the model's forward."""
+        self._warned = False
         # On the host, PyTorch runs on the calling thread, which waits for a stream of its own.
         self._host_stream = plan.device.stream() if device.type == "cpu" else None
+        self.number = _operators.register(self)
+        """By which the operators of compiled code find this."""
+        self.order = torch.zeros(1, dtype=torch.int64, device=device)
+        """Orders these operators."""
+        self.modules = [model.get_submodule(group.name) for group in plan.groups]
+        found = weights_of(model, buffers)
         self.offloader = Offloader(plan, self.stream(), progress=progress)
-        self._register_scales(plan)
+        found += self._scales(plan, found)
+        self.all: list[Weight] = []
+        self.set(found)
+        _offloaded.add(self)
 
-    def _register_scales(self, plan: Plan) -> None:
-        """Registers the scales of the plan as parameters of the model, which has none."""
-        known = {name for name, _ in weights_of(self.model, True)}
+    def _scales(self, plan: Plan, found: list[Weight]) -> Iterator[Weight]:
+        """Adds the scales of the plan to the model, which has none, as parameters."""
+        known = {holder.name for weight in found for holder in weight.holders}
         for planned in plan.parameters:
             if planned.name not in known:
-                module, own = self.module_of(planned.name)
-                empty = torch.empty(0, device="meta")
-                module.register_parameter(own, torch.nn.Parameter(empty, requires_grad=False))
+                self.scales[planned.name.removesuffix("_inv").removesuffix("_scale")] = planned.name
+                path, _, own = planned.name.rpartition(".")
+                module = self.model.get_submodule(path)
+                scale = torch.nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
+                module.register_parameter(own, scale)
+                yield Weight(scale, [Holder(planned.name, path, module, own)])
+
+    # Streams and groups.
 
     def stream(self) -> Any:
         """Returns the stream on which PyTorch runs the model now."""
@@ -46,8 +98,34 @@ class Weights:
             return self._host_stream
         return torch.cuda.current_stream(self.device).cuda_stream
 
+    def is_capturing(self) -> bool:
+        """Returns whether the stream is being captured into a CUDA graph."""
+        return self._host_stream is None and torch.cuda.is_current_stream_capturing()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Runs the model: a step, unless it is called within one."""
+        if not self._running:
+            self.begin_step()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running and self.is_capturing():
+                self.offloader.join(self.stream())
+
+    def begin_step(self) -> None:
+        """Begins a step, which reads the weights as they are now, however they were changed."""
+        self._acquired.clear()
+        self.offloader.begin_step(self.stream())
+
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
+        if not self._running:  # layers are called by themselves, or by compiled code
+            if group in self._acquired or not self._acquired:
+                self.begin_step()
+            self._acquired.add(group)
         self.offloader.acquire_group(group, self.stream())
         if self._host_stream is not None:
             self._host_stream.synchronize()
@@ -56,69 +134,282 @@ class Weights:
         """Declares the work queued on the current stream the last use of a group."""
         self.offloader.release_group(group, self.stream())
 
-    def module_of(self, name: str) -> tuple[torch.nn.Module, str]:
-        """Returns the module that holds a weight, and the weight's name there."""
-        path, _, own = name.rpartition(".")
-        return self.model.get_submodule(path), own
+    def slots(self, group: int) -> list[torch.Tensor]:
+        """Returns the slots of a group's weights for compiled code."""
+        return self.windows[group].compiled.slots
 
-    def named(self, module: torch.nn.Module | None = None) -> list[tuple[str, torch.Tensor]]:
-        """Returns the weights of the model, or of a module of it, by all their names."""
-        return weights_of(self.model if module is None else module, self._buffers)
+    def check_gradients(self) -> None:
+        """Warns, once, that layers run on weights at home since gradients are recorded."""
+        if not self.reads_in_place:
+            raise RuntimeError(
+                "asked for gradients through offloaded weights, which the device cannot read in "
+                "place when the backward pass needs them: call remove() first, or torch.no_grad()"
+            )
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "gradients are recorded, so offloaded weights are read in place over the link: for "
+                "inference, call the model under torch.no_grad() or torch.inference_mode()",
+                stacklevel=4,
+            )
+
+    # Where each weight is.
 
     def infos(self) -> dict[str, OffloaderParameterInfo]:
-        """Returns where each weight of the model is, in the order of the model."""
-        known = {info.name: info for info in self.offloader.parameter_infos()}
-        return {name: known[name] for name, _ in self.named()}
+        """Returns where each parameter of the offloader is, in its order."""
+        return {info.name: info for info in self.offloader.parameter_infos()}
 
-    def point(self) -> None:
-        """Makes every weight use the memory that the offloader holds for it."""
-        shared: Any = {}
-        for name, info in self.infos().items():
-            if info.span_bytes == 0 or info.device_address is None:
-                continue
-            module, own = self.module_of(name)
-            weight = weight_of(module, own)
-            if address_of(weight) != info.device_address:
-                weight = put(module, own, tensor_of(self.offloader.view(name)), shared)
-            if info.placement == "offloaded":
-                weight.requires_grad_(False)
+    def offloaded(self, group: int) -> list[Weight]:
+        """Returns the offloaded weights of a group."""
+        return [weight for weight in self.of_group(group) if weight.stored is not None]
 
-    def point_at_device(self, name: str) -> None:
-        """Makes an offloaded weight use its device memory."""
-        put(*self.module_of(name), tensor_of(self.offloader.view(name)))
+    def of_group(self, group: int) -> list[Weight]:
+        """Returns the weights of a group."""
+        return self._by_group.get(group, [])
 
-    def stored(self, name: str) -> torch.Tensor:
-        """Returns a weight in its backing store: host memory, or the weight itself if resident."""
-        if self.offloader.parameter_info(name).placement == "resident":
-            weight: torch.Tensor = weight_of(*self.module_of(name))
-            return weight.detach()
-        return tensor_of(self.offloader.host_view(name))
+    def named(self, name: str) -> Weight | None:
+        """Returns the weight that had a name when it was offloaded."""
+        held = (w for w in self.all for holder in w.holders if holder.name == name)
+        return next(held, None)
 
-    def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Replaces a weight's bytes in the offloader by those of a tensor."""
-        self.offloader.replace(
-            name,
-            address_of(tensor),
-            dtype_of(tensor),
-            tuple(tensor.shape),
-            tuple(tensor.stride()),
-            self.stream(),
+    def set(self, found: Iterable[Weight]) -> None:
+        """Takes the weights, gives them their homes, and makes the windows of the groups."""
+        infos = self.infos()
+        self.all = [placed for weight in found for placed in self._place(weight, infos)]
+        for weight in self.all:
+            if weight.part_of is not None:
+                self._place_part(weight, weight.part_of)
+        self._held = {id(weight.tensor) for weight in self.all}
+        self.reads_in_place = all(
+            weight.home is None or weight.home.device.type == self.device.type
+            for weight in self.all
         )
+        self._by_group = {}
+        uses: dict[int, list[Use]] = {}
+        for weight in self.all:
+            for holder in weight.holders:
+                info = infos.get(holder.name)
+                if info is None or weight.part_of is not None:
+                    continue
+                self._by_group.setdefault(info.group, []).append(weight)
+                carried = info.transfer_mode in ("on-demand", "prefetch") and info.span_bytes
+                if weight.stored is not None and carried and weight.name not in self.in_place:
+                    slot = _typed(weight.tensor, self.offloader.view(holder.name))
+                    uses.setdefault(info.group, []).append(Use(weight, slot))
+        for group in {*uses, *self.windows}:
+            window = self.windows.setdefault(group, Window(self, group))
+            window.set(uses.get(group, []))
 
-    def add(self, name: str, group: str, tensor: torch.Tensor) -> None:
+    def _place(self, weight: Weight, infos: dict[str, OffloaderParameterInfo]) -> list[Weight]:
+        """Gives a weight its home. Names of it that were quantized apart become weights."""
+        if weight.part_of is not None:
+            return [weight]
+        apart: dict[torch.dtype | None, Weight] = {}
+        holders, weight.holders = weight.holders, []
+        for holder in holders:
+            info, home, stored = infos.get(holder.name), None, None
+            if info is None or info.device_address is None or info.span_bytes == 0:
+                pass
+            elif info.placement == "offloaded":
+                stored = _typed(weight.tensor, self.offloader.host_view(holder.name))
+                home = self._device_view(weight.tensor, holder.name, stored)
+            elif info.owned:
+                home = _typed(weight.tensor, self.offloader.view(holder.name))
+            key = None if home is None else home.dtype
+            if key not in apart:
+                apart[key] = Weight(weight.tensor, []) if apart else weight
+                apart[key].home, apart[key].stored = home, stored
+            apart[key].holders.append(holder)
+        for made in apart.values():
+            _use_home(made)
+        return list(apart.values())
+
+    def _device_view(self, tensor: torch.Tensor, name: str, stored: torch.Tensor) -> torch.Tensor:
+        """Returns a tensor that the device reads in place; the host's if the device cannot."""
+        try:
+            return _typed(tensor, self.offloader.zero_copy_view(name))
+        except WeighbridgeError as error:
+            if error.status != Status.NOT_MAPPED:
+                raise
+            return stored
+
+    def _place_part(self, weight: Weight, whole: Weight) -> None:
+        """Makes a weight a view of the weight that contains its memory."""
+        if whole.home is not None:
+            weight.home = view_within(weight.tensor, weight.offset_in_whole, whole.home)
+            weight.stored = None
+            weight.go_home()
+
+    # Changes.
+
+    def follow(self, weights: Iterable[Weight]) -> None:
+        """Takes notice of what was done to offloaded weights outside of their layers.
+
+        A weight that uses other memory than its home, or whose place another object has taken,
+        replaces the offloader's.
+        """
+        changed = False
+        for weight in weights:
+            if weight.in_slot or weight.stored is None:
+                continue
+            if weight.is_at_home():
+                if version_of(weight.tensor) != weight.version:
+                    weight.version = version_of(weight.tensor)
+                    self.begin_step()  # copies that are in slots are out of date
+            else:
+                self.replace(weight, weight.tensor)
+                changed = True
+            for holder in [holder for holder in weight.holders if not holder.has(weight.tensor)]:
+                changed |= self._replaced_object(weight, holder)
+        if changed:
+            for weight in self.all:
+                if weight.stored is not None and not weight.in_slot and not weight.is_at_home():
+                    self.replace(weight, weight.tensor)
+            self.set(self.all)
+
+    def _replaced_object(self, weight: Weight, holder: Holder) -> bool:
+        """Follows another object in a weight's place; returns whether the offloader changed."""
+        held = holder.held()
+        if held is None or holder.outer is not None:
+            return False  # moved elsewhere: the object is still the weight
+        if len(weight.holders) > 1:
+            self.untie(weight, holder)
+        else:
+            # A caller that still has the old object keeps its bytes.
+            old = weight.tensor
+            old.data = like(old, self.device)
+            if weight.home is not None:
+                copy_bytes(weight.home, old)
+            weight.tensor = held
+            self.replace(weight, held)
+        return True
+
+    def follow_within(self, module: torch.nn.Module) -> None:
+        """Takes notice of what was done to the weights in a module."""
+        with self.lock:
+            inside = set(module.modules())
+            held = (w for w in self.all if any(holder.module in inside for holder in w.holders))
+            self.follow(list(held))
+
+    def check_moved(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Raises RuntimeError if ``Module.to`` or the like moves weights off the device."""
+        moved = function(torch.empty(0, device=self.device)).device
+        if moved != self.device:
+            raise RuntimeError(
+                f"asked to move the model to {moved}; its weights are offloaded from "
+                f"{self.device}: call remove() first"
+            )
+
+    def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
+        """Replaces a weight's bytes in the offloader by those of a tensor."""
+        if tensor.device.type != self.device.type and not tensor.is_cpu:
+            raise RuntimeError(
+                f"{weight.name!r} is offloaded from {self.device} and was moved to "
+                f"{tensor.device}: call remove() first"
+            )
+        described = parameter_of(weight.name, "", tensor)
+        for holder in weight.holders:
+            self.offloader.replace(
+                holder.name,
+                described.source,
+                described.dtype,
+                described.shape,
+                described.strides,
+                self.stream(),
+            )
+
+    def add(self, holder: Holder, group: str, tensor: torch.Tensor) -> Weight:
         """Adds a weight to a group of the offloader."""
-        self.offloader.add(parameter_of(name, group, tensor), self.stream())
+        self.offloader.add(parameter_of(holder.name, group, tensor), self.stream())
+        added = Weight(tensor, [holder])
+        self.all.append(added)
+        return added
+
+    def untie(self, weight: Weight, holder: Holder) -> None:
+        """Removes one of the names of a weight."""
+        weight.holders.remove(holder)
+        self.offloader.remove(holder.name, self.stream())
+
+    def drop(self, weight: Weight) -> None:
+        """Removes a weight from the offloader."""
+        for holder in weight.holders:
+            self.offloader.remove(holder.name, self.stream())
+        self.all.remove(weight)
+
+    def detach(self) -> None:
+        """Gives every weight device memory of its own: all, or, after an error, none."""
+        made: dict[int, torch.Tensor] = {}
+        moved = [weight for weight in self.all if weight.home is not None and weight.is_at_home()]
+        for weight in moved:
+            if weight.part_of is None and weight.home is not None:
+                address = weight.home.data_ptr()
+                if address not in made:  # weights over the same memory stay so
+                    made[address] = like(weight.home, self.device)
+                    copy_bytes(weight.home, made[address])
+        for weight in moved:
+            whole = weight if weight.part_of is None else weight.part_of
+            if whole.home is None:
+                continue
+            fresh = made.get(whole.home.data_ptr())
+            if fresh is None:
+                continue
+            if weight is not whole:
+                fresh = view_within(weight.tensor, weight.offset_in_whole, fresh)
+            weight.tensor.data = fresh
+        _offloaded.discard(self)
+
+
+_offloaded: weakref.WeakSet[Weights] = weakref.WeakSet()
+
+
+def is_held(tensor: torch.Tensor) -> bool:
+    """Returns whether an offloader holds the bytes of this tensor object."""
+    return any(id(tensor) in weights._held for weights in _offloaded)
+
+
+def _use_home(weight: Weight) -> None:
+    """Makes a weight's tensor use its home: a new tensor if the old one cannot."""
+    tensor, home = weight.tensor, weight.home
+    if home is None:
+        return
+    if tensor.is_meta or tensor.dtype != home.dtype:
+        if isinstance(tensor, torch.nn.Parameter):
+            gradient = tensor.requires_grad and tensor.dtype == home.dtype
+            weight.tensor = torch.nn.Parameter(home, requires_grad=gradient)
+        else:
+            weight.tensor = home
+        for holder in weight.holders:
+            holder.put(weight.tensor)
+    if not weight.in_slot:
+        weight.go_home()
+
+
+def _typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
+    """Returns a tensor over a view, of the type of a weight that was given as plain bytes."""
+    found = tensor_of(view)
+    if dtype_of(tensor) is None:
+        found = found.view(tensor.dtype).squeeze(-1)
+    return found
+
+
+def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor of the type and layout of ``tensor`` over memory of ``whole``, whose first
+    element is ``offset`` bytes after that of ``whole``."""
+    start = whole.storage_offset() * whole.dtype.itemsize + offset
+    found = torch.empty(0, dtype=tensor.dtype, device=whole.device)
+    return found.set_(
+        whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
+    )
 
 
 def parameter_of(name: str, group: str, tensor: torch.Tensor, **more: Any) -> Parameter:
-    """Returns a tensor as a parameter of a plan."""
+    """Returns a tensor as a parameter of a plan; one of a type that the library lacks as bytes."""
+    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+    dtype: DtypeLike | None = dtype_of(tensor)
+    if dtype is None:
+        itemsize = tensor.dtype.itemsize
+        strides = (*(stride * itemsize for stride in strides), 1)
+        dtype, shape = "uint8", (*shape, itemsize)
     return Parameter(
-        name,
-        group,
-        dtype_of(tensor),
-        tuple(tensor.shape),
-        tuple(tensor.stride()),
-        source=address_of(tensor),
-        held=tensor,
-        **more,
+        name, group, dtype, shape, strides, source=address_of(tensor), held=tensor, **more
     )

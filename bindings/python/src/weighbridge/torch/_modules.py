@@ -1,0 +1,127 @@
+"""Modules whose forward runs in a window, by classes that are made for them.
+
+A class, unlike a hook, also sees a forward that is called directly, comes after every hook, and is
+what compilers guard: code that was compiled before the offload, or for an earlier one, is not used
+again.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+
+from ._weights import is_held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._weight import Weight
+    from ._weights import Weights
+    from ._window import Window
+
+_WINDOW = "_weighbridge_window"
+_ORIGINAL = "_weighbridge_original"
+
+
+class OffloadedModules:
+    """The modules of a model that run in windows."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._classes: dict[type, type] = {}
+        self._changed: list[torch.nn.Module] = []
+
+    def attach(self, module: torch.nn.Module, window: Window | None) -> None:
+        """Makes a module's forward run in a window; the model itself may have none."""
+        kind = type(module)
+        if not hasattr(kind, _ORIGINAL):
+            if kind not in self._classes:
+                self._classes[kind] = _offloaded(kind, self._weights)
+            module.__class__ = self._classes[kind]
+            self._changed.append(module)
+        module.__dict__[_WINDOW] = window
+
+    def detach(self) -> None:
+        """Gives the modules their own classes again."""
+        for module in self._changed:
+            if type(module) in self._classes.values():
+                module.__class__ = getattr(type(module), _ORIGINAL)
+            # Another class may have been made from it: without a window, it is as the original.
+            module.__dict__.pop(_WINDOW, None)
+        self._changed.clear()
+
+
+def check_not_offloaded(model: torch.nn.Module, weights: Iterable[Weight]) -> None:
+    """Raises RuntimeError if another handle offloads modules or weights of the model."""
+    modules = (name for name, part in model.named_modules() if hasattr(type(part), _ORIGINAL))
+    tensors = (weight.name for weight in weights if is_held(weight.tensor))
+    for name in (*modules, *tensors):
+        raise RuntimeError(
+            f"asked to offload {name or 'the model'!r}, which is offloaded already: call remove() "
+            "of its handle first"
+        )
+
+
+def _offloaded(kind: Any, weights: Weights) -> type:
+    """Returns a class like ``kind`` whose forward runs in a window."""
+
+    @functools.wraps(kind.forward)
+    def forward(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        window = self.__dict__.get(_WINDOW)
+        run = functools.partial(kind.forward, self)
+        if torch.compiler.is_compiling():
+            return (
+                run(*args, **kwargs) if window is None else window.compiled.run(run, args, kwargs)
+            )
+        if _WINDOW not in self.__dict__:
+            return run(*args, **kwargs)
+        with weights.lock, weights.step() if self is weights.model else nullcontext():
+            return run(*args, **kwargs) if window is None else window.run(run, args, kwargs)
+
+    def _apply(self: Any, function: Callable[..., Any], recurse: bool = True) -> torch.nn.Module:
+        if _WINDOW in self.__dict__:
+            weights.check_moved(function)
+        changed: torch.nn.Module = kind._apply(self, function, recurse)
+        if _WINDOW in self.__dict__:
+            weights.follow_within(self)
+        return changed
+
+    def __deepcopy__(self: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+        with weights.lock:
+            if type(self).__dict__.get(_ORIGINAL) is not kind:
+                raise RuntimeError(
+                    f"asked to copy {kind.__name__}, whose class was changed while it was "
+                    "offloaded: call the handle's remove() first"
+                )
+            own: Any = type(self)
+            window = self.__dict__.pop(_WINDOW)
+            self.__class__ = kind  # type: ignore[assignment]
+            try:
+                return copy.deepcopy(self, memo)
+            finally:
+                self.__class__ = own
+                self.__dict__[_WINDOW] = window
+
+    def __reduce_ex__(self: torch.nn.Module, protocol: Any) -> Any:
+        if _WINDOW not in self.__dict__:
+            return kind.__reduce_ex__(self, protocol)
+        raise RuntimeError(
+            f"asked to pickle {kind.__name__}, which is part of an offloaded model: save its "
+            "state_dict(), or call the handle's remove() first"
+        )
+
+    members = {
+        _ORIGINAL: kind,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__deepcopy__": __deepcopy__,
+        "__reduce_ex__": __reduce_ex__,
+        "_apply": _apply,
+        "forward": forward,
+    }
+    return type(kind.__name__, (kind,), members)

@@ -1,0 +1,187 @@
+"""The weights of a model, found by their tensors and storages rather than by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ._tensors import address_of, span_of
+
+
+@dataclass(eq=False)
+class Holder:
+    """A place in a module where a weight is: ``module.own``."""
+
+    name: str
+    """The weight's name in the model, which the offloader's parameter has, too."""
+    path: str
+    """The module's name in the model."""
+    module: torch.nn.Module
+    own: str
+    outer: torch.Tensor | None = None
+    """The tensor subclass that the module has, if the weight is one of its inner tensors."""
+
+    def held(self) -> torch.Tensor | None:
+        """Returns the module's parameter or buffer now."""
+        found = self.module._parameters.get(self.own)
+        return self.module._buffers.get(self.own) if found is None else found
+
+    def has(self, tensor: torch.Tensor) -> bool:
+        """Returns whether the module still has this tensor, or the subclass around it."""
+        return self.held() is (tensor if self.outer is None else self.outer)
+
+    def is_buffer(self) -> bool:
+        """Returns whether the module has it as a buffer."""
+        return self.own in self.module._buffers
+
+    def put(self, tensor: torch.Tensor) -> None:
+        """Makes the module have another parameter or buffer."""
+        held: Any = self.module._buffers if self.is_buffer() else self.module._parameters
+        held[self.own] = tensor
+
+
+@dataclass(eq=False)
+class Weight:
+    """A tensor whose bytes an offloader holds.
+
+    Outside of the forward of its layer the tensor uses ``home``, memory that always has the true
+    bytes: the backing store, which the device reads in place, or resident memory. Within, it uses
+    a slot (see :class:`Window`).
+    """
+
+    tensor: torch.Tensor
+    """The model's own object, which stays."""
+    holders: list[Holder]
+    home: torch.Tensor | None = None
+    """None for a weight that is resident in the engine's own memory."""
+    stored: torch.Tensor | None = None
+    """The bytes of an offloaded weight, for the host."""
+    in_slot: int = 0
+    """How many layers that are running have put the tensor into a slot."""
+    version: int = 0
+    """PyTorch's count of changes in place, when it was last read."""
+    tied_to: Weight | None = None
+    """The weight with the same memory and layout, if this is another object over it."""
+    part_of: Weight | None = None
+    """The weight that contains this one's memory, as another layout: it has no second copy."""
+    offset_in_whole: int = 0
+    """Bytes from the first element of ``part_of`` to its own."""
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.holders[0].name
+
+    def go_home(self) -> None:
+        """Makes the tensor use its home."""
+        if self.home is not None:
+            self.tensor.data = self.home
+            self.version = version_of(self.tensor)
+
+    def is_at_home(self) -> bool:
+        """Returns whether the tensor uses the memory that was given to it."""
+        return self.home is None or self.tensor.data_ptr() == self.home.data_ptr()
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Returns PyTorch's count of changes in place; 0 for a tensor of inference mode, which has
+    none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def weights_of(model: torch.nn.Module, buffers: bool) -> list[Weight]:
+    """Returns the parameters of a model, with its buffers if asked, each object once.
+
+    An object under several names, and a module under several names, is one. Of a tensor subclass
+    that wraps other tensors, those are the weights. Raises ValueError for one that hides its
+    memory.
+    """
+    weights = weights_in(model, "", buffers, set())
+    _find_shared_memory(weights)
+    return weights
+
+
+def weights_in(module: torch.nn.Module, path: str, buffers: bool, others: set[int]) -> list[Weight]:
+    """Returns the weights of a module of a model, without those in modules of these ids."""
+    found: dict[int, Weight] = {}
+    for inner_path, inner in _modules(module, path, others):
+        own: Iterable[tuple[str, Any]] = list(inner._parameters.items())
+        if buffers:
+            own = [*own, *inner._buffers.items()]
+        for key, tensor in own:
+            if tensor is None:
+                continue
+            for name, part in _inner(f"{inner_path}.{key}" if inner_path else key, tensor):
+                outer = None if part is tensor else tensor
+                holder = Holder(name, inner_path, inner, key, outer)
+                found.setdefault(id(part), Weight(part, [])).holders.append(holder)
+    return list(found.values())
+
+
+def _modules(
+    module: torch.nn.Module, path: str, others: set[int]
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Returns a module and those in it, each object once, but for ``others`` and what is inside."""
+    seen, queue = set(others), [(path, module)]
+    while queue:
+        path, module = queue.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        children = [
+            (f"{path}.{key}" if path else key, child)
+            for key, child in module._modules.items()
+            if child is not None
+        ]
+        queue += reversed(children)
+
+
+def _find_shared_memory(weights: list[Weight]) -> None:
+    """Finds the weights whose memory is another's, or lies within it."""
+    by_storage: dict[tuple[Any, int], list[Weight]] = {}
+    for weight in weights:
+        tensor = weight.tensor
+        if address_of(tensor):
+            key = (tensor.device, tensor.untyped_storage().data_ptr())
+            by_storage.setdefault(key, []).append(weight)
+    for sharing in by_storage.values():
+        # The largest first; of equal spans, the first in the model.
+        sharing.sort(key=lambda weight: -span_of(weight.tensor)[1])
+        for index, weight in enumerate(sharing):
+            start, count = span_of(weight.tensor)
+            for other in sharing[:index]:
+                first, span = span_of(other.tensor)
+                within = first <= start and start + count <= first + span
+                if other.part_of is None and other.tied_to is None and within:
+                    if _layout_of(weight.tensor) == _layout_of(other.tensor):
+                        weight.tied_to = other
+                    else:
+                        weight.part_of, weight.offset_in_whole = other, start - first
+                    break
+
+
+def _layout_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _inner(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Returns the tensors that have the bytes of a tensor, by name."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [pair for own in names for pair in _inner(f"{name}.{own}", getattr(tensor, own))]
+    kind = type(tensor)
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise ValueError(
+            f"{name!r} has no shape yet, since its module is lazy: call the model once"
+        )
+    if not tensor.is_meta and tensor.numel() and tensor.data_ptr() == 0:
+        raise ValueError(
+            f"{name!r} is a {kind.__module__}.{kind.__qualname__}, which hides its memory "
+            "(it has no __tensor_flatten__): offload the model before it is converted"
+        )
+    return [(name, tensor)]

@@ -1,0 +1,168 @@
+"""The forward of a group's module: while it runs, the group's weights are in their slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+
+from ..errors import Status, WeighbridgeError
+from ._compiled import CompiledWindow
+from ._tensors import aliases_of, bytes_of, copy_bytes, tensors_in
+from ._weight import Weight, version_of
+
+if TYPE_CHECKING:
+    from ._weights import Weights
+
+Forward = Callable[..., Any]
+
+
+class Use:
+    """A weight in the slot of a group."""
+
+    __slots__ = ("address", "aliases", "slot", "version", "weight")
+
+    def __init__(self, weight: Weight, slot: torch.Tensor) -> None:
+        self.weight = weight
+        self.slot = slot
+        self.address = slot.data_ptr()
+        self.version = 0
+        self.aliases = 0
+        """Of the slot, outside of the forward."""
+
+
+class Window:
+    """The forward of a group's module.
+
+    Outside of it the weights are at home, where every use of them is right. Within, they are in
+    slots, which are overwritten afterwards. So nothing may keep a slot: neither a result nor a
+    tensor that was stored. The first run watches for that, with the weights at home: a weight that
+    something keeps, or that the forward changes, is never put into the slot. Later runs check it
+    again, and raise.
+    """
+
+    def __init__(self, weights: Weights, group: int) -> None:
+        self.group = group
+        self.uses: list[Use] = []
+        self.watched = weights.verify == "off"
+        self.compiled = CompiledWindow(weights.modules[group], weights.number, group, weights.order)
+        self._weights = weights
+
+    def set(self, uses: list[Use]) -> None:
+        """Takes the group's weights that have a slot, after a change."""
+        known = {use.weight for use in self.uses}
+        if not all(use.weight in known for use in uses):
+            self.watched = self._weights.verify == "off"
+        self.uses = uses
+        self.compiled.set(uses)
+        for use in uses:
+            use.aliases = aliases_of(use.slot)
+
+    def run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Calls the module's forward with the weights in the slot."""
+        weights = self._weights
+        with weights.lock:
+            if weights.paused or self._runs_at_home(args, kwargs):
+                return forward(*args, **kwargs)
+            weights.follow(weights.offloaded(self.group))
+            try:
+                weights.acquire_group(self.group)
+            except WeighbridgeError as error:
+                if error.status != Status.BUSY or not weights.reads_in_place:
+                    raise
+                # The layer runs inside of others, which use all of the slots.
+                return forward(*args, **kwargs)
+            watch = not self.watched and weights.reads_in_place and not weights.is_capturing()
+            run = self._watch if watch else self._run
+            return run(forward, args, kwargs)
+
+    def _run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        entered: list[Use] = []
+        try:
+            for use in self.uses:
+                self._enter(use)
+                entered.append(use)
+            result = forward(*args, **kwargs)
+        except BaseException:
+            self._leave(entered)
+            raise
+        self._leave(entered)
+        if self._weights.verify != "off":
+            self._check_kept(entered)
+        return result
+
+    @staticmethod
+    def _enter(use: Use) -> None:
+        weight = use.weight
+        if weight.in_slot == 0:
+            weight.tensor.data = use.slot
+        use.version = version_of(weight.tensor)
+        weight.in_slot += 1
+
+    def _leave(self, entered: list[Use]) -> None:
+        """Takes the weights home, with what the forward changed in them, and releases the group."""
+        try:
+            for use in entered:
+                weight = use.weight
+                weight.in_slot -= 1
+                if weight.in_slot == 0 and weight.tensor.data_ptr() == use.address:
+                    if version_of(weight.tensor) != use.version and weight.home is not None:
+                        copy_bytes(use.slot, weight.home)
+                    weight.go_home()
+        finally:
+            self._weights.release_group(self.group)
+
+    def _check_kept(self, entered: list[Use]) -> None:
+        """Raises RuntimeError if something still uses a slot."""
+        kept = [
+            use for use in entered if use.weight.in_slot == 0 and aliases_of(use.slot) > use.aliases
+        ]
+        if kept:
+            names = ", ".join(repr(use.weight.name) for use in kept)
+            self.keep_at_home({use.weight: "kept after the forward of its layer" for use in kept})
+            raise RuntimeError(
+                f"{names}: something still uses the weight after the forward of its layer, such as "
+                "a view of it that was returned or stored, and its device memory is about to be "
+                "overwritten. The result was discarded. From now on the weight is read in place: "
+                "call the model again, or exclude the weight"
+            )
+
+    def _watch(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Calls the forward with the weights at home, and notes which must stay there."""
+        try:
+            before = [aliases_of(use.weight.tensor) for use in self.uses]
+            result = forward(*args, **kwargs)
+            reasons = {}
+            for use, count in zip(self.uses, before):
+                weight = use.weight
+                if not weight.is_at_home():
+                    continue  # given other memory: followed at the next run
+                if aliases_of(weight.tensor) > count:
+                    reasons[weight] = "kept after the forward of its layer"
+                elif not torch.equal(bytes_of(weight.tensor), bytes_of(use.slot)):
+                    reasons[weight] = "changed by the forward of its layer"
+        finally:
+            self._weights.release_group(self.group)
+        self.watched = self._weights.verify == "first-step"
+        self.keep_at_home(reasons)
+        return result
+
+    def keep_at_home(self, reasons: dict[Weight, str]) -> None:
+        """Never puts these weights into the slot again."""
+        if reasons:
+            self._weights.in_place.update({weight.name: why for weight, why in reasons.items()})
+            self.set([use for use in self.uses if use.weight not in reasons])
+
+    def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
+        """Returns whether no weight is to be put into the slot in this run."""
+        if not self.uses:
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        module = self._weights.modules[self.group]
+        tensors = (*module.parameters(), *tensors_in(args, kwargs))
+        if any(tensor.requires_grad for tensor in tensors):
+            # The backward pass reads the weights again, when their slots are overwritten.
+            self._weights.check_gradients()
+            return True
+        return False
