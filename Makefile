@@ -25,7 +25,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build install header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python lint \
+.PHONY: help build install header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
 	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -132,6 +132,9 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 \
 		$(BIN)/python -m pytest -q -rs tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
+
+cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
+	$(BIN)/python -m pytest -q --tb=no --table tests/python/equivalence
 
 check: ## runs the checks that take minutes, an hour in all; writes tests/reports
 	$(PYTHON) tools/check.py
