@@ -136,6 +136,9 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table tests/python/equivalence
 
+sweep: build $(VENV)/test $(VENV)/frameworks ## compares 189 tiny models, offloaded, with themselves, resident; minutes
+	cd tests && $(BIN)/python -m sweep
+
 check: ## runs the checks that take minutes, an hour in all; writes tests/reports
 	$(PYTHON) tools/check.py
 
@@ -162,7 +165,13 @@ models: ## checks reference counts, deferred release and the slot ring with loom
 gpu-test: ## runs every suite on the real driver; needs a GPU and a built library
 	$(PYTHON) tests/gpu/run.py
 
-gpu-check: ## runs the checks that take minutes and need a GPU; writes tests/reports
+gpu-cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
+	$(BIN)/python -m pytest -q --tb=no --table tests/python/equivalence
+
+sweep: build $(VENV)/test $(VENV)/frameworks ## compares 189 tiny models, offloaded, with themselves, resident; minutes
+	cd tests && $(BIN)/python -m sweep
+
+check: ## runs the checks that take minutes and need a GPU; writes tests/reports
 	$(PYTHON) tools/check.py --gpu
 
 gpu-sanitize: ## runs the CUDA kernels under compute-sanitizer of the CUDA toolkit

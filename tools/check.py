@@ -33,6 +33,7 @@ HERE = [
     ("fuzzing", "fuzz", 3600),
     ("process life and limits", "life", 900),
     ("soak", "soak", 2400),
+    ("models of transformers and diffusers", "sweep", 1800),
     ("crates", "deny", 900),
 ]
 GPU = [

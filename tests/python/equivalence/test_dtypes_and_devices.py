@@ -26,7 +26,9 @@ class Odd(Net):
 
 @pytest.mark.parametrize("choice", [{"exclude": "odd"}, {"select": "layers"}], ids=str)
 @pytest.mark.parametrize("kind", list(UNSUPPORTED))
-def test_a_type_that_the_library_lacks_is_no_reason_to_refuse_the_rest(compare, kind, choice):
+def test_the_rest_is_offloaded_beside_an_excluded_type_that_the_library_lacks(
+    compare, kind, choice
+):
     resident, model = compare.made(lambda: Odd(kind)), compare.made(lambda: Odd(kind))
     wanted, state = forward(resident), weights(resident)
     handle = compare.offload(model, **choice)

@@ -21,7 +21,7 @@ ERRORS = [
 
 
 class Stops(nn.Module):
-    """Raises while it is told to."""
+    """Raises its error, if it has one."""
 
     def __init__(self, error) -> None:
         super().__init__()

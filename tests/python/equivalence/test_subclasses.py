@@ -86,7 +86,7 @@ QUANTIZERS = {"pairs": by_pairs, "torchao": by_torchao, "quanto": by_quanto}
 
 @pytest.mark.parametrize("kind", list(QUANTIZERS))
 def test_a_quantized_model_is_offloaded(compare, kind):
-    """Carried right, or refused by name; never a state_dict() of zeros."""
+    """Its weights have the right numbers, or an error names it; never a state_dict() of zeros."""
     compare(lambda: QUANTIZERS[kind](Wide()), forward)
 
 

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Callable
 
-import pytest
 import torch
 from torch import nn
 
@@ -262,9 +261,3 @@ class Compare:
             )
         if equal(found, before):
             assert equal(run(model), ran_before), "WRONG numbers after a refusal and remove()"
-
-
-def needs(*names: str) -> None:
-    """Skips the tests of a file unless packages are installed."""
-    for name in names:
-        pytest.importorskip(name, reason=f"{name} is not installed")

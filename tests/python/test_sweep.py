@@ -1,0 +1,94 @@
+"""A sample of the models of ``make sweep``, one for each kind of use, and its verdicts."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+from conftest import ROOT  # noqa: E402
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+import weighbridge.torch as wt  # noqa: E402
+from sweep import compare as sweep  # noqa: E402
+from weighbridge import WeighbridgeError  # noqa: E402
+
+# What each one has that a plain chain of layers has not.
+SAMPLE = {
+    "llama": "layers that are called in order, and a generation",
+    "t5": "an embedding and a position bias that two stacks share",
+    "squeezebert": "forward of layers called directly",
+    "deberta": "the weight of an embedding handed to every layer",
+    "detr": "queries that are the weight of an uncalled embedding",
+    "sam": "weights of embeddings that are added and concatenated",
+    "perceiver": "a module that returns its weight",
+    "prophetnet": "an embedding's weight read in its decoder's layers",
+    "sew-d": "a relative embedding read by every layer of the encoder",
+    "dit": "a layer's norm called again after the layers",
+    "transformer-2d": "the same, in a model that chooses it by its options",
+    "oobleck": "encode and decode, and weight norm by hooks",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SAMPLE))
+def test_numbers_of_a_model_are_the_same_or_refused(name, where):
+    results = sweep.compare_everywhere(name, str(where))
+    wrong = {place: result.reason for place, result in results.items() if result.outcome == "wrong"}
+    assert len(results) == len(sweep.TRANSFER_MODES) * len(sweep.SHARES)
+    assert not wrong
+
+
+class Handle:
+    """A handle whose removal does nothing, or spoils a weight."""
+
+    def __init__(self, model=None) -> None:
+        self.model = model
+
+    def remove(self) -> None:
+        if self.model is not None:
+            next(self.model.parameters()).data.add_(1)
+
+
+def wrong_numbers(model, **options):
+    next(model.parameters()).data.add_(1)
+    return Handle()
+
+
+def wrong_after_remove(model, **options):
+    return Handle(model)
+
+
+def refuses(model, **options):
+    raise WeighbridgeError(1, "asked for too much")
+
+
+def fails(model, **options):
+    raise KeyError("layers.0.weight")
+
+
+def refuses_and_spoils(model, **options):
+    next(model.parameters()).data.add_(1)
+    raise WeighbridgeError(1, "asked for too much")
+
+
+@pytest.mark.parametrize(
+    "offload, outcome",
+    [
+        (lambda model, **options: Handle(), "equal"),
+        (wrong_numbers, "wrong"),
+        (wrong_after_remove, "wrong"),
+        (refuses, "refused"),
+        (fails, "wrong"),
+        (refuses_and_spoils, "wrong"),
+    ],
+)
+def test_the_sweep_tells_outcomes_apart(monkeypatch, offload, outcome):
+    monkeypatch.setattr(wt, "offload", offload)
+    result = sweep.compare(sweep.MODELS["vit"], "prefetch", 1.0, torch.device("cpu"))
+    assert result.outcome == outcome, result

@@ -1,0 +1,1 @@
+"""Tiny models of transformers and diffusers with random weights, and their comparison."""

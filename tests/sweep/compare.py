@@ -1,0 +1,94 @@
+"""Compares one model, offloaded, with itself, resident."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
+
+import weighbridge.torch as wt
+from equivalence.twins import copied, equal, refusal
+from weighbridge._enums import TransferMode
+
+from . import audio, diffusion, multimodal, text, vision
+from .model import Model
+
+MODELS = {
+    model.name: model
+    for family in (text, vision, audio, multimodal, diffusion)
+    for model in family.MODELS
+}
+"""Every model of the tables."""
+TRANSFER_MODES: tuple[TransferMode, ...] = typing.get_args(TransferMode)
+SHARES = (0.6, 1.0)
+"""The part of a model's bytes that is offloaded."""
+
+
+class Result(NamedTuple):
+    """The outcome for one model in one transfer mode."""
+
+    outcome: str
+    """equal, refused or wrong."""
+    reason: str = ""
+
+
+def run(model: Model, network: torch.nn.Module) -> Any:
+    """Runs a model, and lets it generate if it can."""
+    with torch.no_grad():
+        torch.manual_seed(1)
+        found = [model.run(network)]
+        if model.generate is not None:
+            torch.manual_seed(1)
+            found.append(model.generate(network))
+    return copied(found)
+
+
+def compare(
+    model: Model, transfer_mode: TransferMode, share: float, device: torch.device
+) -> Result:
+    """Runs a model resident, offloaded, and after ``remove()``: the bits are the same.
+
+    A weighbridge error at the offload or in a run is a refusal; every other error is wrong.
+    """
+    network = model.build(device)
+    wanted = run(model, network)
+    if not equal(run(model, network), wanted):
+        return Result("wrong", "the resident model gives other numbers at every run")
+    total = sum({p.data_ptr(): p.nbytes for p in network.parameters()}.values())
+    refused = ""
+    handle = None
+    try:
+        handle = wt.offload(
+            network, offload_bytes=max(1, int(total * share)), transfer_mode=transfer_mode
+        )
+        for step in ("first", "second"):
+            if not equal(run(model, network), wanted):
+                return Result("wrong", f"other numbers in the {step} run")
+    except Exception as error:
+        found = refusal(error)
+        if found is None:
+            return Result("wrong", f"{type(error).__name__}: {error}")
+        refused = found
+    try:
+        if handle is not None:
+            handle.remove()
+        if not equal(run(model, network), wanted):
+            return Result("wrong", "other numbers after remove()")
+    except Exception as error:
+        return Result("wrong", f"after the offload, {type(error).__name__}: {error}")
+    return Result("refused", refused) if refused else Result("equal")
+
+
+def compare_everywhere(name: str, device: str = "cpu") -> dict[str, Result]:
+    """Compares a model in every transfer mode and for every share; the results by these."""
+    results = {}
+    for transfer_mode in TRANSFER_MODES:
+        for share in SHARES:
+            result = compare(MODELS[name], transfer_mode, share, torch.device(device))
+            results[f"{transfer_mode} {share:.0%}"] = result
+    return results
