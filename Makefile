@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build install header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
-	check deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
+	check sweep deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -165,13 +165,7 @@ models: ## checks reference counts, deferred release and the slot ring with loom
 gpu-test: ## runs every suite on the real driver; needs a GPU and a built library
 	$(PYTHON) tests/gpu/run.py
 
-gpu-cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
-	$(BIN)/python -m pytest -q --tb=no --table tests/python/equivalence
-
-sweep: build $(VENV)/test $(VENV)/frameworks ## compares 189 tiny models, offloaded, with themselves, resident; minutes
-	cd tests && $(BIN)/python -m sweep
-
-check: ## runs the checks that take minutes and need a GPU; writes tests/reports
+gpu-check: ## runs the checks that take minutes and need a GPU; writes tests/reports
 	$(PYTHON) tools/check.py --gpu
 
 gpu-sanitize: ## runs the CUDA kernels under compute-sanitizer of the CUDA toolkit
