@@ -9,7 +9,7 @@ import warnings
 
 
 def main(device: str) -> None:
-    """Answers names until there are none left."""
+    """Compares models until there are no names left."""
     warnings.simplefilter("ignore")  # frameworks warn about small models
     logging.disable(logging.WARNING)
     answers, sys.stdout = sys.stdout, sys.stderr  # models print, too
