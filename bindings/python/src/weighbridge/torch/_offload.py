@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from .._progress import Callback
 from ..memory import Device
 from ..plan import Parameter, Plan
 from ..quantizer import QuantizeOptions
-from ..safetensors import Safetensors
+from ._checkpoint import Checkpoint
 from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
 from ._modules import check_not_offloaded
@@ -39,6 +39,7 @@ def offload(
     quantize_select: str | Sequence[str] | None = None,
     allow: Sequence[Allow] = (),
     checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    strict: bool = True,
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
@@ -52,9 +53,12 @@ def offload(
     ``ModuleList`` and of those outside of it; a parameter outside of them is in the group of the
     largest module around it that contains none of them. The weights of embeddings are sparse.
     ``checkpoint`` is one safetensors file or several, from which weights are read, for a model on
-    the meta device for instance: offloaded weights go into host memory, resident ones to the
-    device. ``device`` is where the model runs, by default the device of its first weight: resident
-    weights and buffers are moved there. Buffers are offloaded only with ``buffers``, which requires
+    the meta device for instance: offloaded weights go into host memory, resident ones and buffers
+    to the device. As with ``load_state_dict``, missing and unexpected names are errors unless
+    ``strict`` is False, which lists them in ``handle.missing_keys`` and ``handle.unexpected_keys``;
+    other types are cast; other shapes, and what would stay on the meta device, are errors.
+    ``device`` is where the model runs, by default the device of its first weight: resident weights
+    and buffers are moved there. Buffers are offloaded only with ``buffers``, which requires
     that no forward writes to them. ``quantize`` keeps weights in FP8, those of
     ``quantize_select``, by default the weights of ``Linear`` modules. A module then has ``weight``
     in FP8 and ``weight_scale``, or ``weight_scale_inv`` for blocks, for kernels that take them; the
@@ -62,9 +66,9 @@ def offload(
 
     The model's outputs are those of the resident model with the same weights, bit for bit. A
     weight is in a slot during the forward of its group's module; a caller that uses it at another
-    time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of each
-    module, which is slower, finds weights that may not be in a slot; later runs check it and raise.
-    ``"always"`` makes every run like the first, for debugging; ``"off"`` checks nothing.
+    time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of
+    each module, which is slower, finds weights that may not be in a slot; later runs check it and
+    raise. ``"always"`` makes every run like the first, for debugging; ``"off"`` checks nothing.
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
@@ -77,11 +81,13 @@ def offload(
         raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
-    files = [Safetensors(opened, path, file_mode="source") for path in paths]
+    found = Checkpoint(model, opened, paths, where, strict, buffers)
     zero_copy = opened.info.views and pin is not False
     plan = Plan(
         opened,
-        _parameters(weights, group_of_each(model, groups, _paths(weights)), files, zero_copy),
+        _parameters(
+            weights, group_of_each(model, groups, _paths(weights)), found.sources, zero_copy
+        ),
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
@@ -100,8 +106,9 @@ def offload(
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")
             model.get_submodule(path)._buffers[own] = buffer.to(where)
-    for file in files:
-        file.close()
+    found.load_buffers()
+    found.close()
+    handle.missing_keys, handle.unexpected_keys = found.missing_keys, found.unexpected_keys
     return handle
 
 
@@ -130,7 +137,7 @@ def _linear_weights(model: torch.nn.Module) -> list[str]:
 def _parameters(
     weights: Sequence[Weight],
     group_of: dict[str, str],
-    files: Sequence[Safetensors],
+    in_file: Mapping[int, Parameter],
     zero_copy: bool,
 ) -> list[Parameter]:
     around = enclosing(list(group_of.values()))
@@ -143,19 +150,11 @@ def _parameters(
         if weight.part_of is not None:
             continue
         storage = id((weight.tied_to or weight).tensor)
-        # By the weight, not by its name: a file has tied weights once, under one of their names.
-        in_file = next(
-            (
-                file.parameter(holder.name)
-                for holder in weight.holders
-                for file in files
-                if holder.name in file
-            ),
-            None,
-        )
         for holder in weight.holders:
             group = group_of[holder.name]
-            given = in_file or parameter_of(holder.name, group, weight.tensor, storage_id=storage)
+            given = in_file.get(id(weight.tensor)) or parameter_of(
+                holder.name, group, weight.tensor, storage_id=storage
+            )
             sparse = isinstance(holder.module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
             found.append(
                 replace(
