@@ -67,7 +67,8 @@ fn rule(block: (u64, u64)) -> QuantizationRule {
 
 /// Whether all FP8 numbers of the parameter are 448, the largest: what any constant becomes.
 fn is_largest(offloader: &Offloader, name: &str) -> bool {
-    let view = offloader.host_view(offloader.find_parameter(name).unwrap(), Accessor::Host).unwrap();
+    let view =
+        offloader.host_view(offloader.find_parameter(name).unwrap(), Accessor::Host).unwrap();
     let offset = view.address() - view.buffer().unwrap().data().start();
     let bytes = view.layout().span_bytes() as usize;
     bytes::is_filled(view.buffer().unwrap().data().part(offset, bytes), 0x7e)

@@ -87,7 +87,7 @@ def state_of(model):
 
 
 def refused(model, where, path, message, **options):
-    """Expects an error; the model is as it was."""
+    """Expects an error that leaves the model unchanged."""
     before = state_of(model)
     objects = [id(t) for t in (*model.parameters(), *model.buffers())]
     with pytest.raises(ValueError, match=message) as caught:
@@ -117,7 +117,7 @@ def test_weights_and_buffers_are_those_of_the_file(where, checkpoint, build, buf
 
 
 def test_buffers_are_changed_in_place(where, checkpoint):
-    """Whoever else has the buffer sees its new numbers, as after load_state_dict."""
+    """Other references to the buffer see its new numbers, as after load_state_dict."""
     model = net(1).to(where)
     kept = model.bias
     handle = wt.offload(model, offload_bytes=1 << 20, checkpoint=checkpoint)
@@ -250,7 +250,7 @@ def test_fp8_is_not_cast(where, tmp_path, build):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_what_stays_on_the_meta_device_is_named(where, checkpoint, strict):
+def test_tensors_that_stay_on_the_meta_device_are_named(where, checkpoint, strict):
     """Like the tables of rotary embeddings, which no file has."""
     model = empty()
     model.register_buffer("table", torch.empty(16, device="meta"), persistent=False)
