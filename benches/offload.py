@@ -131,9 +131,15 @@ class Bench:
             "resident.decode.graph", graph.replay, "all resident, in a CUDA graph"
         )
 
-    def offload(self, mode: str, layers: list[str] = SECOND) -> Any:
+    def offload(self, mode: str, layers: list[str] = SECOND, overlap: bool = True) -> Any:
         """Offloads the parameters of layers in a transfer mode; returns the handle."""
-        return wt.offload(self.model, offload_bytes=1 << 40, select=layers, transfer_mode=mode)
+        return wt.offload(
+            self.model,
+            offload_bytes=1 << 40,
+            select=layers,
+            transfer_mode=mode,
+            overlap_steps=overlap,
+        )
 
     def check(self, name: str, step: Callable[[], torch.Tensor]) -> None:
         """Fails unless a step has the output of the resident model, bit for bit."""
@@ -191,6 +197,26 @@ class Bench:
             if mode in ("prefetch", "zero-copy"):
                 self.graph(mode, bound, stepper(self.model, 1))
             handle.remove()
+
+    def separate_steps(self) -> None:
+        """Measures steps that begin no copy for the next one.
+
+        At a step's end the link is idle while the last offloaded layer, and those after it,
+        compute; or, where compute is the bound, at its beginning while the first layer is copied.
+        """
+        handle = self.offload("prefetch", overlap=False)
+        link = 1e3 * self.bytes / self.peak / 1e9
+        after = LAYERS - max(int(name.rpartition(".")[2]) for name in SECOND)
+        for name, tokens in self.steps.items():
+            step = stepper(self.model, tokens)
+            self.check(name, step)
+            taken = self.time(f"separate.{name}", step, "transfer mode prefetch, separate steps")
+            resident = self.resident[name]
+            bound = max(link + resident * after / LAYERS, resident + link / len(SECOND))
+            what = "the longer of link and compute, and what cannot overlap in a step"
+            self.report.figure(f"separate.{name}.bound", [bound], "ms", what)
+            self.report.bar(f"{name}, separate steps, over their bound", taken / bound, "<=", 1.06)
+        handle.remove()
 
     def graph(self, mode: str, bound: float, step: Callable[[], torch.Tensor]) -> None:
         """Measures the decode step in a CUDA graph, after replays in turn with eager steps."""
@@ -311,7 +337,8 @@ def main() -> int:
         bench = Bench(report, RUNS)
         bench.link(device)
         bench.measure_resident()
-        for part in (bench.set_up, bench.transfer_modes, bench.sweep, bench.peer):
+        parts = bench.set_up, bench.transfer_modes, bench.separate_steps, bench.sweep, bench.peer
+        for part in parts:
             part()
             report.write(arguments.out)
         bench.host_cost(Path(folder))

@@ -19,12 +19,18 @@ TRANSFER_MODES = typing.get_args(TransferMode)
 
 def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="print the outcome of each use")
+    parser.addoption("--every-mode", action="store_true", help="run uses in each transfer mode")
 
 
-@pytest.fixture(params=TRANSFER_MODES)
-def transfer_mode(request):
-    """Every transfer mode in turn."""
-    return request.param
+def pytest_generate_tests(metafunc):
+    """Without --every-mode, uses run in the mode in which a use out of turn does most harm."""
+    own = any(
+        "transfer_mode" in str(mark.args[0])
+        for mark in metafunc.definition.iter_markers("parametrize")
+    )
+    if "transfer_mode" in metafunc.fixturenames and not own:
+        every = metafunc.config.getoption("--every-mode", default=False)
+        metafunc.parametrize("transfer_mode", TRANSFER_MODES if every else ["prefetch"])
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

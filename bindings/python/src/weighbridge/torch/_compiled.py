@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from . import _operators
-from ._tensors import span_of, tensors_in
+from ._tensors import aliases_of, tensors_in
 
 if TYPE_CHECKING:
+    from ._weight import Weight
     from ._window import Use
 
 
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
     """Returns whether torch.export traces. Dynamo takes ``torch.compiler.is_exporting()`` for true
     in PyTorch 2.11 also when it compiles."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
@@ -30,39 +31,52 @@ class CompiledWindow:
         self.handle = handle
         self.group = group
         self.order = order
+        self.acquire: Any = None
         self.slots: list[torch.Tensor] = []
-        self.places: list[Any] = []
+        self.holders: list[list[tuple[torch.nn.Module, str, bool]]] = []
+        self.addresses: list[int] = []
+        self.weights: list[Weight] = []
+        self._aliases: list[int] = []
 
     def set(self, uses: Sequence[Use]) -> None:
         """Takes the weights of the window. Those inside of tensor subclasses stay at home."""
-        self.slots, self.places = [], []
+        self.slots, self.holders, self.weights = [], [], []
         for use in uses:
-            slot = use.slot
             holders = [
                 h for h in use.weight.holders if h.outer is None and h.has(use.weight.tensor)
             ]
             if holders:
-                self.slots.append(_operators.flat(slot, span_of(slot)[1]))
-                layout = slot.dtype, tuple(slot.shape), tuple(slot.stride())
-                self.places.append((*layout, [(h.module, h.own, h.is_buffer()) for h in holders]))
+                self.slots.append(use.traced)
+                self.weights.append(use.weight)
+                self.holders.append([(h.module, h.own, h.is_buffer()) for h in holders])
+        if self.slots:
+            self.acquire = _operators.acquire(len(self.slots))
+        self.addresses = [slot.data_ptr() for slot in self.slots]
+        self._aliases = [aliases_of(slot) for slot in self.slots]
+
+    def kept(self) -> list[Weight]:
+        """Returns the weights whose slots something still uses after the forward."""
+        counts = zip(self.weights, self.slots, self._aliases)
+        return [weight for weight, slot, count in counts if aliases_of(slot) > count]
 
     def run(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls the module's forward with the weights in the slot; for a compiler to trace."""
-        if not self.places or _is_exporting() or self._needs_gradient(args, kwargs):
+        if not self.slots or is_exporting() or self._needs_gradient(args, kwargs):
             return forward(*args, **kwargs)
-        slots = torch.ops.weighbridge.acquire(self.order, self.handle, self.group)
+        acquired = self.acquire(self.order, self.handle, self.group)
+        slots = [acquired] if isinstance(acquired, torch.Tensor) else list(acquired)
         replaced = []
-        for slot, (dtype, shape, strides, holders) in zip(slots, self.places):
-            weight = slot.view(dtype).as_strided(shape, strides)
+        for slot, holders in zip(slots, self.holders):
             for module, own, is_buffer in holders:
-                held = module._buffers if is_buffer else module._parameters
+                held: Any = module._buffers if is_buffer else module._parameters
                 replaced.append((module, own, is_buffer, held[own]))
-                held[own] = weight
+                held[own] = slot
         result = forward(*args, **kwargs)
         for module, own, is_buffer, weight in replaced:
             held = module._buffers if is_buffer else module._parameters
             held[own] = weight
-        torch.ops.weighbridge.check(slots, list(tensors_in(result)))
+        arguments = list(tensors_in(args, kwargs))
+        torch.ops.weighbridge.finish(slots, list(tensors_in(result)), arguments)
         torch.ops.weighbridge.release(self.order, slots, self.handle, self.group)
         return result
 

@@ -28,11 +28,12 @@ class OffloadHandle:
         device: torch.device,
         buffers: bool = False,
         verify: Verify = "first-step",
+        overlap_steps: bool = False,
         progress: Callback | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
-        self._weights = Weights(model, plan, device, buffers, verify, progress)
+        self._weights = Weights(model, plan, device, buffers, verify, overlap_steps, progress)
         self._modules = OffloadedModules(self._weights)
         self._hooks: list[Any] = []
         self._attach()

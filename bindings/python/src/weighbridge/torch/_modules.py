@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
+from ._compiled import is_exporting
 from ._weights import is_held
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def _offloaded(kind: Any, weights: Weights) -> type:
         window = self.__dict__.get(_WINDOW)
         run = functools.partial(kind.forward, self)
         if torch.compiler.is_compiling():
+            first = weights.watches if self is weights.model else window and window.watches
+            if first and not is_exporting():
+                return eagerly(self, args, kwargs)
             return (
                 run(*args, **kwargs) if window is None else window.compiled.run(run, args, kwargs)
             )
@@ -113,6 +117,11 @@ def _offloaded(kind: Any, weights: Weights) -> type:
             f"asked to pickle {kind.__name__}, which is part of an offloaded model: save its "
             "state_dict(), or call the handle's remove() first"
         )
+
+    @torch.compiler.disable
+    def eagerly(self: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        """Runs the first forward, which is watched, outside of compiled code."""
+        return forward(self, *args, **kwargs)
 
     members = {
         _ORIGINAL: kind,

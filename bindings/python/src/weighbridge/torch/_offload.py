@@ -44,6 +44,7 @@ def offload(
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
     verify: Verify = "first-step",
+    overlap_steps: bool = False,
     progress: Callback | None = None,
 ) -> OffloadHandle:
     """Moves weights of a model to host memory under a budget, and transfers them for their use.
@@ -69,6 +70,9 @@ def offload(
     time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of
     each module, which is slower, finds weights that may not be in a slot; later runs check it and
     raise. ``"always"`` makes every run like the first, for debugging; ``"off"`` checks nothing.
+    A step copies every weight that it uses. With ``overlap_steps`` the copies for the first layers
+    begin while the last layers of the step before compute; between steps, weights may then not be
+    changed in ways that PyTorch does not count, which are in-place changes of ``weight.data``.
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
@@ -101,7 +105,7 @@ def offload(
         quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
     )
-    handle = OffloadHandle(model, plan, where, buffers, verify, progress)
+    handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress)
     for name, buffer in model.named_buffers():
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")

@@ -1,31 +1,44 @@
 """Acquire and release as custom operators, for compiled models.
 
-A compiled step reads its weights' memory from the results of ``acquire``, so nothing that uses
-them runs earlier. ``release`` claims to change that memory, so everything that uses it runs
-earlier; and to change a small tensor, ``order``, that every ``acquire`` reads, so the operators
-keep their order and stay.
+Compiled code reads the slots of a layer's weights from the results of ``acquire``, so nothing that
+reads them runs earlier. ``release`` claims to change the slots, so what reads them runs before it.
+``finish``, in between, reads the layer's arguments and results, so that no pass of a compiler moves
+``release`` before them. Inductor puts computations off; those that a change of a tensor leaves no
+more time for, it does after the operator that changes it: ``finish`` changes the slots for that
+reason, too. ``acquire`` and ``release`` also change a small tensor, ``order``: groups stay in turn,
+and Inductor never takes the results of an operator that changes another tensor for free memory.
+
+A compiler that cannot change a tensor in place gives ``release`` a copy, and may read the slot
+later: ``release`` raises when it finds that.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import sys
 import weakref
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ._tensors import like
 
 
 class Slots(Protocol):
     """An object whose groups the operators acquire and release on the current stream."""
 
-    def acquire_group(self, group: int) -> None:
-        """Makes the current stream wait for the group."""
+    def acquire_slots(self, group: int) -> list[torch.Tensor]:
+        """Makes the current stream wait for the group; returns tensors over its slots."""
 
-    def release_group(self, group: int) -> None:
-        """Declares the work queued on the current stream the last use of the group."""
+    def release_slots(self, group: int) -> list[int]:
+        """Declares the work queued on the current stream the last use of the group; returns the
+        addresses of its slots."""
 
     def slots(self, group: int) -> list[torch.Tensor]:
-        """Returns the slots of the group's weights, as flat tensors."""
+        """Returns the slots of the group's weights."""
 
 
 _registered: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()
@@ -54,60 +67,97 @@ def _of(number: int) -> Slots:
     return found
 
 
-@torch.library.custom_op("weighbridge::acquire", mutates_args=())
-def acquire(order: torch.Tensor, handle: int, group: int) -> list[torch.Tensor]:
-    """Acquires a group and returns the slots of its weights."""
-    slots = _of(handle)
-    slots.acquire_group(group)
-    return slots.slots(group)
+@functools.cache
+def acquire(count: int) -> Any:
+    """Returns the operator that acquires a group and returns the slots of its ``count`` weights.
+
+    There is one for each count, since an operator that changes a tensor may not return a list.
+    """
+    name = f"acquire_{count}"
+    results = ", ".join(["Tensor"] * count)
+    schema = f"(Tensor(a!) order, int handle, int group) -> ({results})"
+
+    def run(order: torch.Tensor, handle: int, group: int) -> Any:
+        return _several(_of(handle).acquire_slots(group))
+
+    def fake(order: torch.Tensor, handle: int, group: int) -> Any:
+        made = [like(slot, slot.device) for slot in _of(handle).slots(group)]
+        _versions.update((slot, slot._version) for slot in made)
+        return _several(made)
+
+    made = torch.library.custom_op(
+        f"weighbridge::{name}", run, mutates_args=("order",), schema=schema
+    )
+    made.register_fake(fake)
+    return getattr(torch.ops.weighbridge, name).default
 
 
-@acquire.register_fake
-def _(order: torch.Tensor, handle: int, group: int) -> list[torch.Tensor]:
-    return [
-        torch.empty(slot.numel(), dtype=slot.dtype, device=slot.device)
-        for slot in _of(handle).slots(group)
-    ]
+def _several(tensors: list[torch.Tensor]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+@torch.library.custom_op("weighbridge::finish", mutates_args=("slots",))
+def finish(
+    slots: list[torch.Tensor], results: list[torch.Tensor], arguments: list[torch.Tensor]
+) -> None:
+    """Computes everything that reads the slots. Raises, when a compiler traces a layer, if the
+    layer returns its slots or changes them."""
 
 
 @torch.library.custom_op("weighbridge::release", mutates_args=("order", "slots"))
 def release(order: torch.Tensor, slots: list[torch.Tensor], handle: int, group: int) -> None:
     """Releases a group after everything that uses its slots."""
-    _of(handle).release_group(group)
+    addresses = _of(handle).release_slots(group)
+    if [slot.data_ptr() for slot in slots] != addresses and not _runs_in_program_order():
+        raise RuntimeError(
+            "the compiler may read a layer's offloaded weights after their device memory is "
+            "overwritten. The result was discarded. Exclude the weights from which the layer "
+            "computes more than its results, or do not compile it (torch.compiler.disable)"
+        )
 
 
-@release.register_fake
-def _(order: torch.Tensor, slots: list[torch.Tensor], handle: int, group: int) -> None:
-    return None
+def _runs_in_program_order() -> bool:
+    """Returns whether the caller runs operator by operator, in the order of the program.
+
+    Backends without a scheduler, such as aot_eager, call an operator that changes its arguments
+    through a function of PyTorch that copies them first.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch._higher_order_ops.auto_functionalize":
+            return True
+        frame = frame.f_back
+    return False
 
 
-@torch.library.custom_op("weighbridge::check", mutates_args=())
-def check(slots: list[torch.Tensor], results: list[torch.Tensor]) -> None:
-    """Raises, when a compiler traces a layer, if the layer returns its slots or changes them."""
+_versions = WeakIdKeyDictionary()
+"""The version that a traced slot has if only these operators change it."""
 
 
-@check.register_fake
-def _(slots: list[torch.Tensor], results: list[torch.Tensor]) -> None:
+def _count_change(slots: list[torch.Tensor]) -> None:
+    for slot in slots:
+        if slot in _versions:
+            _versions[slot] += 1
+
+
+@finish.register_fake
+def _(
+    slots: list[torch.Tensor], results: list[torch.Tensor], arguments: list[torch.Tensor]
+) -> None:
+    _count_change(slots)
     own = {slot.untyped_storage()._cdata for slot in slots}
     if any(result.untyped_storage()._cdata in own for result in results):
         raise RuntimeError(
             "a layer returns its offloaded weight, or a view of it, whose device memory is about "
             "to be overwritten: exclude the weight, or run the model once before it is compiled"
         )
-    if any(slot._version for slot in slots):
+    if any(slot._version > _versions.get(slot, slot._version) for slot in slots):
         raise RuntimeError(
             "a layer changes its offloaded weight in place, which compiled code cannot do: exclude "
             "the weight, or run the model once before it is compiled"
         )
 
 
-def flat(slot: torch.Tensor, count: int) -> torch.Tensor:
-    """Returns ``count`` bytes of a slot as a flat tensor.
-
-    Compilers take the operators' results for memory that is free after its last use, and may give
-    it to another tensor of the same size and type. Models compute with no doubles of that size.
-    """
-    wide = torch.float64 if count % 8 == 0 and slot.dtype.itemsize < 8 else torch.uint8
-    return torch.empty(0, dtype=wide, device=slot.device).set_(
-        slot.untyped_storage(), 0, (count // wide.itemsize,), (1,)
-    )
+@release.register_fake
+def _(order: torch.Tensor, slots: list[torch.Tensor], handle: int, group: int) -> None:
+    _count_change(slots)

@@ -39,11 +39,13 @@ class Weights:
         device: torch.device,
         buffers: bool,
         verify: Verify,
+        overlap_steps: bool,
         progress: Callback | None,
     ) -> None:
         self.model = model
         self.device = device
         self.verify = verify
+        self._overlap_steps = overlap_steps
         self.lock = threading.RLock()
         """Held while a layer runs, so that threads take turns."""
         self.paused = False
@@ -63,6 +65,10 @@ class Weights:
         """How often the model's forward is running, in one another."""
         self._acquired: set[int] = set()
         """The groups that were acquired since a step began, outside of the model's forward."""
+        self.watches = verify != "off"
+        """Whether the next step of the model is not to be compiled, but to be watched."""
+        self._released: Window | None = None
+        """What compiled code released last."""
         self._warned = False
         # On the host, PyTorch runs on the calling thread, which waits for a stream of its own.
         self._host_stream = plan.device.stream() if device.type == "cpu" else None
@@ -105,11 +111,12 @@ class Weights:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Runs the model: a step, unless it is called within one."""
-        if not self._running:
+        if not self._running and (not self._overlap_steps or self.is_capturing()):
             self.begin_step()
         self._running += 1
         try:
             yield
+            self.watches = self.verify == "always"
         finally:
             self._running -= 1
             if not self._running and self.is_capturing():
@@ -123,7 +130,7 @@ class Weights:
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
         if not self._running:  # layers are called by themselves, or by compiled code
-            if group in self._acquired or not self._acquired:
+            if (group in self._acquired or not self._acquired) and not self._overlap_steps:
                 self.begin_step()
             self._acquired.add(group)
         self.offloader.acquire_group(group, self.stream())
@@ -137,6 +144,24 @@ class Weights:
     def slots(self, group: int) -> list[torch.Tensor]:
         """Returns the slots of a group's weights for compiled code."""
         return self.windows[group].compiled.slots
+
+    def acquire_slots(self, group: int) -> list[torch.Tensor]:
+        """Acquires a group for compiled code; returns tensors over its slots."""
+        self._check_released()
+        self.acquire_group(group)
+        return [slot.detach() for slot in self.slots(group)]
+
+    def release_slots(self, group: int) -> list[int]:
+        """Releases a group for compiled code; returns the addresses of its slots."""
+        self.release_group(group)
+        self._released = self.windows[group]
+        return self._released.compiled.addresses
+
+    def _check_released(self) -> None:
+        """Raises RuntimeError if what compiled code released last is still used."""
+        released, self._released = self._released, None
+        if released is not None and self.verify != "off":
+            released.refuse_kept(released.compiled.kept())
 
     def check_gradients(self) -> None:
         """Warns, once, that layers run on weights at home since gradients are recorded."""
@@ -194,8 +219,9 @@ class Weights:
                 self._by_group.setdefault(info.group, []).append(weight)
                 carried = info.transfer_mode in ("on-demand", "prefetch") and info.span_bytes
                 if weight.stored is not None and carried and weight.name not in self.in_place:
-                    slot = _typed(weight.tensor, self.offloader.view(holder.name))
-                    uses.setdefault(info.group, []).append(Use(weight, slot))
+                    view = self.offloader.view(holder.name)
+                    slot, traced = (_typed(weight.tensor, view) for _ in range(2))
+                    uses.setdefault(info.group, []).append(Use(weight, slot, traced))
         for group in {*uses, *self.windows}:
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))

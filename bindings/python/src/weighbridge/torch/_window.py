@@ -20,11 +20,13 @@ Forward = Callable[..., Any]
 class Use:
     """A weight in the slot of a group."""
 
-    __slots__ = ("address", "aliases", "slot", "version", "weight")
+    __slots__ = ("address", "aliases", "slot", "traced", "version", "weight")
 
-    def __init__(self, weight: Weight, slot: torch.Tensor) -> None:
+    def __init__(self, weight: Weight, slot: torch.Tensor, traced: torch.Tensor) -> None:
         self.weight = weight
         self.slot = slot
+        self.traced = traced
+        """The same memory for compiled code, by a storage of its own."""
         self.address = slot.data_ptr()
         self.version = 0
         self.aliases = 0
@@ -58,6 +60,11 @@ class Window:
         for use in uses:
             use.aliases = aliases_of(use.slot)
 
+    @property
+    def watches(self) -> bool:
+        """Whether the next run watches what keeps or changes the weights."""
+        return bool(self.uses) and not self.watched and self._weights.reads_in_place
+
     def run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Calls the module's forward with the weights in the slot."""
         weights = self._weights
@@ -72,7 +79,7 @@ class Window:
                     raise
                 # The layer runs inside of others, which use all of the slots.
                 return forward(*args, **kwargs)
-            watch = not self.watched and weights.reads_in_place and not weights.is_capturing()
+            watch = self.watches and not weights.is_capturing()
             run = self._watch if watch else self._run
             return run(forward, args, kwargs)
 
@@ -115,11 +122,17 @@ class Window:
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""
         kept = [
-            use for use in entered if use.weight.in_slot == 0 and aliases_of(use.slot) > use.aliases
+            use.weight
+            for use in entered
+            if use.weight.in_slot == 0 and aliases_of(use.slot) > use.aliases
         ]
+        self.refuse_kept(kept)
+
+    def refuse_kept(self, kept: list[Weight]) -> None:
+        """Raises RuntimeError if any weight is kept after the forward."""
         if kept:
-            names = ", ".join(repr(use.weight.name) for use in kept)
-            self.keep_at_home({use.weight: "kept after the forward of its layer" for use in kept})
+            names = ", ".join(repr(weight.name) for weight in kept)
+            self.keep_at_home(dict.fromkeys(kept, "kept after the forward of its layer"))
             raise RuntimeError(
                 f"{names}: something still uses the weight after the forward of its layer, such as "
                 "a view of it that was returned or stored, and its device memory is about to be "
