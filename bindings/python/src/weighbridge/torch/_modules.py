@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from ._compiled import is_exporting
 from ._weights import is_held
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _WINDOW = "_weighbridge_window"
 _ORIGINAL = "_weighbridge_original"
+_OF_EVERY_CLASS = ("__dict__", "__weakref__")
 
 
 class OffloadedModules:
@@ -41,7 +43,7 @@ class OffloadedModules:
         kind = type(module)
         if not hasattr(kind, _ORIGINAL):
             if kind not in self._classes:
-                self._classes[kind] = _offloaded(kind, self._weights)
+                self._classes[kind] = _offloaded(module, self._weights)
             module.__class__ = self._classes[kind]
             self._changed.append(module)
         module.__dict__[_WINDOW] = window
@@ -67,8 +69,9 @@ def check_not_offloaded(model: torch.nn.Module, weights: Iterable[Weight]) -> No
         )
 
 
-def _offloaded(kind: Any, weights: Weights) -> type:
-    """Returns a class like ``kind`` whose forward runs in a window."""
+def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
+    """Returns a class like the module's whose forward runs in a window."""
+    kind: Any = type(module)
 
     @functools.wraps(kind.forward)
     def forward(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -133,4 +136,9 @@ def _offloaded(kind: Any, weights: Weights) -> type:
         "_apply": _apply,
         "forward": forward,
     }
-    return type(kind.__name__, (kind,), members)
+    if not is_parametrized(module):
+        return type(kind.__name__, (kind,), members)
+    # Each parametrized module has a class of its own, whose properties are removed from the
+    # module's class with the parametrization, and then the class itself.
+    own = {key: value for key, value in vars(kind).items() if key not in _OF_EVERY_CLASS}
+    return type(kind.__name__, kind.__bases__, {**own, **members})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import sys
 import threading
 import warnings
 import weakref
@@ -18,7 +20,7 @@ from ..memory import View
 from ..offloader import Offloader, OffloaderParameterInfo
 from ..plan import Parameter, Plan
 from . import _operators
-from ._tensors import address_of, copy_bytes, dtype_of, like, tensor_of
+from ._tensors import address_of, copy_bytes, dtype_of, like, span_of, tensor_of
 from ._weight import Holder, Weight, version_of, weights_of
 from ._window import Use, Window
 
@@ -278,20 +280,35 @@ class Weights:
         for weight in weights:
             if weight.in_slot or weight.stored is None:
                 continue
-            if weight.is_at_home():
-                if version_of(weight.tensor) != weight.version:
-                    weight.version = version_of(weight.tensor)
-                    self.begin_step()  # copies that are in slots are out of date
-            else:
-                self.replace(weight, weight.tensor)
+            if not weight.is_at_home():
                 changed = True
+            elif version_of(weight.tensor) != weight.version:
+                weight.version = version_of(weight.tensor)
+                self.begin_step()  # copies that are in slots are out of date
             for holder in [holder for holder in weight.holders if not holder.has(weight.tensor)]:
                 changed |= self._replaced_object(weight, holder)
         if changed:
-            for weight in self.all:
-                if weight.stored is not None and not weight.in_slot and not weight.is_at_home():
-                    self.replace(weight, weight.tensor)
+            self._take_moved()
             self.set(self.all)
+
+    def _take_moved(self) -> None:
+        """Takes the bytes of weights that were given other memory."""
+        moved = [w for w in self.all if not w.in_slot and not w.is_at_home()]
+        spans = [(address_of(w.home), span_of(w.home)[1]) for w in self.all if w.home is not None]
+        spans.sort()
+        for weight in moved:
+            address = address_of(weight.tensor)
+            at = bisect.bisect(spans, (address, sys.maxsize)) - 1
+            if at >= 0 and address < sum(spans[at]):
+                # The home of another weight, which may get new bytes before this one is read.
+                own = like(weight.tensor, self.device)
+                copy_bytes(weight.tensor, own)
+                weight.tensor.data = own
+        for weight in moved:
+            if weight.part_of is not None:
+                weight.part_of, weight.home = None, None  # apart from now on, and resident
+            else:
+                self.replace(weight, weight.tensor)
 
     def _replaced_object(self, weight: Weight, holder: Holder) -> bool:
         """Follows another object in a weight's place; returns whether the offloader changed."""
@@ -343,6 +360,7 @@ class Weights:
                 described.strides,
                 self.stream(),
             )
+        weight.home = None  # until set() gives it the new one
 
     def add(self, holder: Holder, group: str, tensor: torch.Tensor) -> Weight:
         """Adds a weight to a group of the offloader."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
 from ._compiled import CompiledWindow
@@ -134,10 +135,10 @@ class Window:
             names = ", ".join(repr(weight.name) for weight in kept)
             self.keep_at_home(dict.fromkeys(kept, "kept after the forward of its layer"))
             raise RuntimeError(
-                f"{names}: something still uses the weight after the forward of its layer, such as "
-                "a view of it that was returned or stored, and its device memory is about to be "
-                "overwritten. The result was discarded. From now on the weight is read in place: "
-                "call the model again, or exclude the weight"
+                f"{names}: something still uses the offloaded weight after the forward of its "
+                "layer, such as a view of it that was returned or stored, and its device memory is "
+                "about to be overwritten. The result was discarded. From now on the weight is read "
+                "in place: call the model again, or exclude the weight"
             )
 
     def _watch(self, forward: Forward, args: Any, kwargs: Any) -> Any:
@@ -168,8 +169,8 @@ class Window:
 
     def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
         """Returns whether no weight is to be put into the slot in this run."""
-        if not self.uses:
-            return True
+        if not self.uses or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+            return True  # what records the operations would record the slots
         if not torch.is_grad_enabled():
             return False
         module = self._weights.modules[self.group]
