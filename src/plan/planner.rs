@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, fail};
 use crate::plan::device_budget::{self, Choice, Outcome};
 use crate::plan::input::PlanInput;
-use crate::plan::leaving::{Leaving, Spread, Stays};
+use crate::plan::leaving::{Leaving, Stays};
 use crate::plan::parameter::{Parameter, Storage};
 use crate::plan::placement::Placement;
 use crate::plan::plan::{
@@ -80,16 +80,16 @@ impl Planner<'_> {
 
     /// Offloads the storages that fit into `budget` bytes of host memory, in whole pages.
     fn fit_into_host(&mut self, candidates: &[usize], budget: u64) -> Result<Placement> {
-        let leaving = Leaving::new(&self.input, candidates, Spread::Parts);
+        let leaving = Leaving::new(&self.input, candidates)?;
         let whole_pages = budget - budget % self.input.platform.page_bytes;
         let reasons = &mut self.reasons;
         let taken = leaving.take(whole_pages, |candidate, stays| {
-            reasons[candidate.storage] = Some(match stays {
+            reasons[candidate.storage as usize] = Some(match stays {
                 Stays::TooLarge { left } => Reason::BudgetLeft { left, needs: candidate.bytes },
                 Stays::Tiny => Reason::Tiny,
             });
         });
-        let storage = |position: &u32| leaving.0[*position as usize].storage;
+        let storage = |position: &u32| leaving.0[*position as usize].storage as usize;
         let storages = taken.positions.iter().map(storage).collect();
         self.place_within_slots(storages)
     }
