@@ -113,6 +113,16 @@ impl StepModel {
         Some(self.seconds(load, ring, self.link?, passes(self.rows)))
     }
 
+    /// The predicted time of a step in which the link is busy; `None` if its bandwidth is not known.
+    pub fn link_seconds(&self, load: &StepLoad, ring: StepRing<'_>) -> Option<f64> {
+        Some(over_link(load, ring, passes(self.rows)) as f64 / self.link?)
+    }
+
+    /// The time of a step's kernels with all parameters on the device, if it is known.
+    pub fn kernel_seconds(&self) -> Option<f64> {
+        self.compute.as_ref().map(|compute| compute.iter().sum())
+    }
+
     /// What plans are compared by: the time of a step, with assumptions for what is not known. If
     /// the time of kernels is not known, it is assumed to be as long as that of the copies, which
     /// a ring of depth 1 does not overlap.
@@ -130,8 +140,7 @@ impl StepModel {
     }
 
     fn seconds(&self, load: &StepLoad, ring: StepRing<'_>, link: f64, passes: u64) -> f64 {
-        let over_link = load.copied_bytes(ring.streams()) + load.read_bytes() * passes;
-        let at_least = over_link as f64 / link;
+        let at_least = over_link(load, ring, passes) as f64 / link;
         match &self.compute {
             // Without kernels the link is never idle.
             None => at_least,
@@ -142,6 +151,11 @@ impl StepModel {
             }
         }
     }
+}
+
+/// Bytes that cross the link in a step.
+fn over_link(load: &StepLoad, ring: StepRing<'_>, passes: u64) -> u64 {
+    load.copied_bytes(ring.streams()) + load.read_bytes() * passes
 }
 
 /// How often a step of this many rows reads a dense weight in place.
