@@ -202,9 +202,10 @@ typedef struct {
      */
     uint64_t view_bytes;
     /**
-     * Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
-     * Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
-     * of the link is not known. `link_seconds` and `kernel_seconds` say which of the two is longer.
+     * Predicted seconds of a step, with dense parameters in place read once for every 128 rows, at
+     * nine tenths of the rate of copies. Those that the link needs if the options do not give the
+     * time of kernels; 0 if the bandwidth of the link is not known. `link_seconds` and
+     * `kernel_seconds` say which of the two is longer.
      */
     double step_seconds;
     /** Predicted seconds of a step in which the link is busy; 0 if its bandwidth is not known. */

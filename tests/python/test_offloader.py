@@ -390,7 +390,8 @@ def test_a_plan_has_the_placement_and_the_reason(device):
     assert (info.parameters, info.groups) == (len(plan.parameters), len(plan.groups))
     assert info.arena_bytes <= 16384
     assert sum(group.offloaded_bytes for group in plan.groups) == info.offloaded_bytes
-    assert info.step_seconds == pytest.approx((info.step_bytes + info.view_bytes) / 1e9)
+    moved = info.step_bytes + info.view_bytes / 0.9  # reads in place are slower than copies
+    assert info.step_seconds == pytest.approx(moved / 1e9)
     assert any("budget left" in planned.reason for planned in plan.parameters)
 
 

@@ -41,9 +41,10 @@ pub struct wb_plan_info {
     pub step_bytes: u64,
     /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
     pub view_bytes: u64,
-    /// Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
-    /// Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
-    /// of the link is not known. `link_seconds` and `kernel_seconds` say which of the two is longer.
+    /// Predicted seconds of a step, with dense parameters in place read once for every 128 rows, at
+    /// nine tenths of the rate of copies. Those that the link needs if the options do not give the
+    /// time of kernels; 0 if the bandwidth of the link is not known. `link_seconds` and
+    /// `kernel_seconds` say which of the two is longer.
     pub step_seconds: f64,
     /// Predicted seconds of a step in which the link is busy; 0 if its bandwidth is not known.
     pub link_seconds: f64,
