@@ -1,12 +1,14 @@
 //! Finds the fastest plan under a budget of device memory: which storages leave, how much of each
 //! group the ring holds, and how deep it is.
 
+use std::collections::HashSet;
+
 use crate::error::Result;
 use crate::plan::input::PlanInput;
 use crate::plan::leaving::{Candidate, Leaving, Taken};
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::ALIGNMENT;
-use crate::plan::slot_ring::{RingShape, shapes};
+use crate::plan::slot_ring::{MOST_DEPTH, RingShape, shapes};
 use crate::plan::trial::{Trial, Trials, Variant};
 
 /// Storages that are inspected in the search for a better plan than the first that fits. Small
@@ -53,6 +55,8 @@ struct Search<'a> {
     orders: Vec<Leaving>,
     /// Bytes of candidates that cost no time: sparse ones that are read in place.
     free_bytes: u64,
+    /// Whether all groups of the ring may have slots at the same time.
+    short_ring: bool,
     best: Option<Best>,
     work: usize,
 }
@@ -67,28 +71,8 @@ pub fn choose(input: &PlanInput<'_>, candidates: &[usize], budget: u64) -> Resul
         return Ok(Outcome::Fits(Choice { storages: Vec::new(), prefetch_limit: None, shape }));
     }
     let mut search = Search::new(input, candidates, trials, budget)?;
-    let (limit, views) = (input.options.slot_bytes, input.platform.views);
     let shapes = shapes(asked);
-    let (serial, overlapping): (Vec<RingShape>, Vec<_>) =
-        shapes.iter().partition(|shape| asked == 0 && shape.depth == 1);
-    // Depth beyond two costs memory, and only kernels of uneven length make it worth that.
-    let deeper = asked != 0 || input.model.knows_compute();
-    for shape in overlapping.iter().rev().filter(|shape| deeper || shape.depth == 2) {
-        search.every_order(*shape, limit);
-    }
-    if asked == 0 && views && input.model.knows_rows() {
-        search.every_order(serial[0], Some(0));
-    }
-    if search.best.is_none() || input.model.knows_compute() {
-        serial.iter().for_each(|shape| search.every_order(*shape, limit));
-    }
-    if views && search.best.as_ref().is_none_or(|best| asked == 0 && best.is_serial()) {
-        let two = overlapping.iter().filter(|shape| asked != 0 || shape.depth == 2);
-        two.for_each(|shape| search.limit_the_ring(*shape, limit));
-    }
-    if search.best.is_none() && asked == 0 && views {
-        search.every_order(serial[0], Some(0));
-    }
+    search.every_shape(&shapes);
     search.keep_what_fits();
     Ok(search.outcome(&shapes))
 }
@@ -109,7 +93,37 @@ impl<'a> Search<'a> {
         let orders = Leaving::every_order(input, candidates)?;
         let free = orders[0].0.iter().filter(|candidate| !candidate.moves());
         let free_bytes = free.map(|candidate| candidate.bytes).sum();
-        Ok(Self { input, budget, trials, orders, free_bytes, best: None, work: 0 })
+        let ring = orders[0].0.iter().filter(|one| one.mode == TransferMode::Prefetch);
+        let groups: HashSet<u32> = ring.map(|one| one.group).collect();
+        let short_ring = groups.len() <= MOST_DEPTH.max(input.options.depth as usize);
+        Ok(Self { input, budget, trials, orders, free_bytes, short_ring, best: None, work: 0 })
+    }
+
+    /// Searches rings of these shapes, those first that overlap copies with kernels.
+    fn every_shape(&mut self, shapes: &[RingShape]) {
+        let asked = self.input.options.depth as usize;
+        let (limit, views) = (self.input.options.slot_bytes, self.input.platform.views);
+        let model = &self.input.model;
+        let (serial, overlapping): (Vec<RingShape>, Vec<_>) =
+            shapes.iter().partition(|shape| asked == 0 && shape.depth == 1);
+        // Depth beyond two costs memory, and only kernels of uneven length make it worth that.
+        let deeper = asked != 0 || model.knows_compute();
+        for shape in overlapping.iter().rev().filter(|shape| deeper || shape.depth == 2) {
+            self.every_order(*shape, limit);
+        }
+        if asked == 0 && views && model.knows_rows() {
+            self.every_order(serial[0], Some(0));
+        }
+        if self.best.is_none() || model.knows_compute() {
+            serial.iter().for_each(|shape| self.every_order(*shape, limit));
+        }
+        if views && self.best.as_ref().is_none_or(|best| asked == 0 && best.is_serial()) {
+            let two = overlapping.iter().filter(|shape| asked != 0 || shape.depth == 2);
+            two.for_each(|shape| self.limit_the_ring(*shape, limit));
+        }
+        if self.best.is_none() && asked == 0 && views {
+            self.every_order(serial[0], Some(0));
+        }
     }
 
     /// Searches every order of leaving with a ring.
@@ -173,8 +187,12 @@ impl<'a> Search<'a> {
         leaving.take(bytes, |_, _| {})
     }
 
-    /// Whether no plan that moves as many bytes is better than the best one.
+    /// Whether no plan that moves as many bytes is better than the best one. What leaves is moved in
+    /// every step, unless a short ring has slots for all of its groups.
     fn cannot_win(&self, taken: &Taken) -> bool {
+        if self.short_ring {
+            return false;
+        }
         let moved = taken.bytes.saturating_sub(self.free_bytes);
         let least = self.input.model.least_cost(moved);
         self.best.as_ref().is_some_and(|Best { trial: Trial { key, .. }, .. }| {
@@ -264,7 +282,7 @@ impl<'a> Search<'a> {
         Outcome::Fits(Choice {
             storages: best.positions.iter().map(storage).collect(),
             prefetch_limit: best.variant.prefetch_limit,
-            shape: best.variant.shape,
+            shape: best.trial.shape,
         })
     }
 
@@ -285,5 +303,73 @@ impl<'a> Search<'a> {
         let all = candidates.iter().filter(ring).count();
         let offloaded = best.positions.iter().map(|position| &candidates[*position as usize]);
         all > 0 && offloaded.filter(ring).count() == all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::parameter::Parameter;
+    use crate::plan::parameter::tests::parameter;
+    use crate::plan::plan::{Budget, PlanOptions};
+    use crate::plan::tests::platform;
+
+    /// Storages of 31 sizes, one after another in each of the groups; and the bytes of all.
+    fn model(count: usize, groups: usize) -> (Vec<Parameter>, u64) {
+        let size = |at: usize| 1024 + 256 * (at as i64 * 7919 % 31);
+        let model = (0..count)
+            .map(|at| parameter(&format!("p{at}"), &format!("g{}", at % groups), size(at), 0))
+            .collect();
+        (model, (0..count).map(size).sum::<i64>() as u64)
+    }
+
+    fn options(budget: u64, transfer_mode: TransferMode) -> PlanOptions {
+        PlanOptions { transfer_mode, ..PlanOptions::new(Budget::DeviceBytes(budget)) }
+    }
+
+    /// A search that ends with the first plan that fits: the search for better ones has a limit of
+    /// its own.
+    fn first_fit<'a>(input: &'a PlanInput<'a>, budget: u64) -> Search<'a> {
+        let candidates: Vec<usize> = (0..input.storages.len()).collect();
+        let mut search =
+            Search::new(input, &candidates, Trials::new(input, budget), budget).unwrap();
+        search.work = WORK;
+        search.every_shape(&shapes(0));
+        search
+    }
+
+    /// The storages and units that a search inspects for each storage, of models that lack one byte
+    /// of room for everything.
+    #[test]
+    fn a_search_inspects_each_storage_a_few_dozen_times() {
+        let count: usize = 20_000;
+        // A try for each storage would inspect thousands for each.
+        for (groups, most) in [(1, 900), (4, 200), (64, 100), (count, 60)] {
+            let (model, total) = model(count, groups);
+            for transfer_mode in
+                [TransferMode::Prefetch, TransferMode::OnDemand, TransferMode::Auto]
+            {
+                let (given, platform) = (options(total - 1, transfer_mode), platform(true));
+                let input = PlanInput::new(model.clone(), given, &platform).unwrap();
+                let each = (first_fit(&input, total - 1).work - WORK) / count;
+                assert!(each < most, "{groups} groups, {transfer_mode:?}: {each} each");
+            }
+        }
+    }
+
+    /// Of what leaves in the first plan that fits, nothing is left that could stay.
+    #[test]
+    fn what_fits_beside_the_first_plan_stays() {
+        let (model, total) = model(10_000, 100);
+        let budget = total / 2;
+        let (given, platform) = (options(budget, TransferMode::Prefetch), platform(true));
+        let input = PlanInput::new(model, given, &platform).unwrap();
+        let mut search = first_fit(&input, budget);
+        search.keep_what_fits();
+        let Best { trial, variant, positions } = search.best.unwrap();
+        let used = total - trial.key.offloaded_bytes + trial.key.slot_bytes;
+        let bytes = |position: &u32| search.orders[variant.order].0[*position as usize].bytes;
+        let smallest = positions.iter().map(bytes).min().unwrap();
+        assert!(used <= budget && budget - used < smallest, "{used} of {budget}, {smallest}");
     }
 }

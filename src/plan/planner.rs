@@ -209,6 +209,8 @@ impl Planner<'_> {
         let step_seconds = model.step_seconds(&load, ring);
         let link_seconds = model.link_seconds(&load, ring);
         let kernel_seconds = model.kernel_seconds();
+        #[cfg(test)]
+        let cost = model.cost(&load, ring);
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
         for (at, storage) in self.input.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -280,6 +282,8 @@ impl Planner<'_> {
             step_seconds,
             link_seconds,
             kernel_seconds,
+            #[cfg(test)]
+            cost,
             units: placement.units,
             warnings: self.warnings,
             options: self.input.options,

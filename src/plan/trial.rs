@@ -4,7 +4,7 @@ use crate::plan::input::PlanInput;
 use crate::plan::leaving::Candidate;
 use crate::plan::parameter::TransferMode;
 use crate::plan::placement::{PrefetchLimits, too_large_mode};
-use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
+use crate::plan::slot_ring::{MOST_DEPTH, RingShape, SlotRing, UnitSize};
 use crate::plan::step_model::{StepLoad, StepRing};
 
 /// What is varied beside the storages that leave.
@@ -25,6 +25,8 @@ pub struct Trial {
     pub short: u64,
     /// What plans are compared by; the least is the best.
     pub key: Key,
+    /// The shape of the ring.
+    pub shape: RingShape,
     /// Bytes of the slots of prefetched units.
     pub ring_bytes: u64,
     /// Storages and units that were inspected.
@@ -78,7 +80,7 @@ impl<'a> Trials<'a> {
             };
             unit.groups.iter().for_each(|group| bytes_of[*group] += unit.bytes);
         }
-        let slots = SlotRing::with_shape(&units, variant.shape);
+        let slots = self.slots(&units, variant.shape);
         let ring = StepRing { groups: &slots.ring, shape: slots.shape() };
         let over_slots =
             slots.ring_bytes.saturating_sub(self.input.options.slot_bytes.unwrap_or(u64::MAX));
@@ -91,9 +93,24 @@ impl<'a> Trials<'a> {
                 offloaded_bytes: bytes,
                 slot_bytes: slots.slot_bytes,
             },
+            shape: slots.shape(),
             ring_bytes: slots.ring_bytes,
             work: 2 * positions.len() + 8 * units.len(),
         }
+    }
+
+    /// The slots in a shape. Those of a short ring may have room for all of its groups, so that
+    /// nothing is copied: of three groups each two are neighbours.
+    fn slots(&self, units: &[UnitSize<'_>], shape: RingShape) -> SlotRing {
+        let slots = SlotRing::with_shape(units, shape);
+        let groups = slots.ring.len();
+        if self.input.options.depth == 0 && slots.streams() && groups <= MOST_DEPTH {
+            let all = SlotRing::with_shape(units, RingShape { depth: groups, wraps: true });
+            if all.ring_bytes <= slots.ring_bytes {
+                return all;
+            }
+        }
+        slots
     }
 
     /// The units of candidates that are copied, and the bytes of those that are read in place.
