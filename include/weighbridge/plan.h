@@ -202,17 +202,26 @@ typedef struct {
      */
     uint64_t view_bytes;
     /**
-     * Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
-     * Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
-     * of the link is not known.
+     * Predicted seconds of a step, with dense parameters in place read once for every 128 rows, at
+     * nine tenths of the rate of copies. Those that the link needs if the options do not give the
+     * time of kernels; 0 if the bandwidth of the link is not known. `link_seconds` and
+     * `kernel_seconds` say which of the two is longer.
      */
     double step_seconds;
+    /** Predicted seconds of a step in which the link is busy; 0 if its bandwidth is not known. */
+    double link_seconds;
+    /**
+     * Seconds of a step's kernels with all parameters on the device, which the options give; 0 if
+     * they do not.
+     */
+    double kernel_seconds;
     /** 1 if the first groups of a step wait for the last groups of the step before. */
     int32_t wrap_stalls;
     /** Zero. */
     uint32_t reserved0;
 } wb_plan_info;
-#define WB_PLAN_INFO_INIT {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
+#define WB_PLAN_INFO_INIT \
+    {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0}
 
 /** Planned placement of a parameter. */
 typedef struct {

@@ -1,7 +1,10 @@
 //! Budgets of device memory: the plan is the fastest, and what was asked is kept.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
+use crate::plan::order::Order;
 use crate::plan::parameter::TransferMode;
 use crate::plan::parameter::tests::parameter;
 use crate::plan::parameter::{AccessPattern, Parameter};
@@ -48,6 +51,15 @@ fn gigabytes(bytes: f64, transfer_mode: TransferMode) -> PlanOptions {
     }
 }
 
+/// Bytes that a step copies if the head stays and as many bytes leave every layer, cut anywhere: what
+/// leaves 32 layers makes room for what stays and for slots for two.
+fn least_copied(budget: f64) -> f64 {
+    let (hidden, inner, heads, vocabulary) = (4096.0, 14_336.0, 1024.0, 128_256.0);
+    let layer = 2.0 * hidden * (2.0 * hidden + 2.0 * heads + 3.0 * inner);
+    let head = 2.0 * vocabulary * hidden;
+    32.0 * (32.0 * layer + head - 1e9 * budget) / 30.0
+}
+
 fn used(plan: &Plan) -> u64 {
     plan.resident_bytes + plan.slot_bytes
 }
@@ -66,7 +78,7 @@ fn fastest_by_host_budget(
         .filter_map(|at| {
             let given = PlanOptions { budget: Budget::OffloadBytes(at * step), ..given.clone() };
             let plan = planner::plan(model.to_vec(), given, platform).ok()?;
-            (used(&plan) <= device_bytes).then(|| (plan.step_seconds.unwrap(), at * step))
+            (used(&plan) <= device_bytes).then_some((plan.cost, at * step))
         })
         .min_by(|one, other| one.0.total_cmp(&other.0))
 }
@@ -101,10 +113,12 @@ proptest! {
         match (planner::plan(model, given, &platform), by_host) {
             (Ok(plan), Some((fastest, bytes))) => {
                 plan.check();
-                let took = plan.step_seconds.unwrap();
+                if rows > 0 && compute > 0.0 {
+                    prop_assert_eq!(plan.step_seconds, Some(plan.cost)); // nothing is assumed
+                }
                 prop_assert!(
-                    took <= fastest * (1.0 + 1e-9),
-                    "{took} s, but {fastest} s with offload_bytes {bytes}"
+                    plan.cost <= fastest * (1.0 + 1e-9),
+                    "{} s, but {fastest} s with offload_bytes {bytes}", plan.cost
                 );
             }
             (Ok(_), None) => {}
@@ -112,6 +126,162 @@ proptest! {
             (Err(error), Some(fastest)) => prop_assert!(false, "{error:?}, but {fastest:?}"),
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Brute force over all sets of storages and all depths finds nothing that is much faster.
+    #[test]
+    fn no_set_of_storages_is_much_faster(
+        model in prop::collection::vec((256i64..20_000, 0usize..4), 2..8),
+        microseconds in prop::collection::vec(0u32..60, 4),
+        part in 1u64..40,
+    ) {
+        let model: Vec<Parameter> = (0..).zip(model)
+            .map(|(at, (bytes, group))| parameter(&format!("p{at}"), &format!("g{group}"), bytes, 0))
+            .collect();
+        let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
+        let device_bytes = total * part / 40;
+        let groups = model.iter().map(|one| &one.group).collect::<HashSet<_>>().len();
+        let given = |budget| PlanOptions {
+            transfer_mode: TransferMode::Prefetch,
+            link_bytes_per_second: 1e9,
+            group_seconds: microseconds[..groups].iter().map(|us| 1e-6 * f64::from(*us)).collect(),
+            ..options(budget)
+        };
+        let platform = platform(false);
+        let of_set = |(set, depth): (u32, u32)| {
+            let mut model = model.clone();
+            for (at, one) in model.iter_mut().enumerate() {
+                one.resident = set >> at & 1 == 0;
+            }
+            let given = PlanOptions { depth, ..given(Budget::OffloadBytes(u64::MAX)) };
+            let plan = planner::plan(model, given, &platform).unwrap();
+            (used(&plan) <= device_bytes).then(|| (plan.step_seconds.unwrap(), set, plan.depth))
+        };
+        let fastest = (0..1 << model.len())
+            .flat_map(|set| (1..5).map(move |depth| (set, depth)))
+            .filter_map(of_set)
+            .min_by(|one, other| one.0.total_cmp(&other.0));
+        match (planner::plan(model.clone(), given(Budget::DeviceBytes(device_bytes)), &platform), fastest) {
+            (Ok(plan), Some((fastest, set, depth))) => {
+                let over = plan.step_seconds.unwrap() / fastest;
+                prop_assert!(over <= 1.5, "{over} times the time of set {set:b} with depth {depth}");
+            }
+            (Ok(_), None) => {}
+            (Err(error), None) => prop_assert_eq!(error.status, WB_ERR_BUDGET),
+            (Err(error), Some(fastest)) => prop_assert!(false, "{error:?}, but {fastest:?}"),
+        }
+    }
+
+    /// Under any budget, a depth and a limit of slots that are asked for are kept, or there is no
+    /// plan; only a ring shorter than the depth lowers it, which a warning says.
+    #[test]
+    fn depth_and_slots_are_kept_or_refused(
+        model in models(),
+        order in orders(),
+        transfer_mode in prop::sample::select(vec![TransferMode::Auto, TransferMode::Prefetch]),
+        compute in prop::sample::select(vec![0.0, 1e9]),
+        depth in 0u32..6,
+        slot_bytes in prop::option::of(1u64..60_000),
+        part in 0u64..40,
+        views in any::<bool>(),
+    ) {
+        let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
+        let device_bytes = total * part / 40;
+        let given = PlanOptions {
+            order, transfer_mode, depth, slot_bytes,
+            link_bytes_per_second: 1e9,
+            compute_bytes_per_second: compute,
+            ..options(Budget::DeviceBytes(device_bytes))
+        };
+        match planner::plan(model, given, &platform(views)) {
+            Ok(plan) => {
+                plan.check();
+                prop_assert!(used(&plan) <= device_bytes);
+                prop_assert!(plan.ring_bytes <= slot_bytes.unwrap_or(u64::MAX));
+                let (asked, ring_len) = (depth as usize, plan.ring.len());
+                let offloads = !plan.units.is_empty();
+                let kept = asked == 0 || plan.depth == asked;
+                prop_assert!(kept || !offloads || ring_len < asked, "depth {}", plan.depth);
+                let warned = plan.warnings.iter().any(|one| one.contains("asked for depth"));
+                prop_assert_eq!(warned, offloads && !kept, "{:?}", plan.warnings);
+            }
+            Err(error) => prop_assert_eq!(error.status, WB_ERR_BUDGET),
+        }
+    }
+}
+
+/// Three groups in three slots are never copied again, while a ring for two groups at a time would
+/// have as many slots and copy all of them in every step.
+#[test]
+fn a_short_ring_holds_all_of_its_groups_if_that_takes_no_more_slots() {
+    let mut model: Vec<_> =
+        (0..3).map(|at| parameter(&format!("w{at}"), &format!("g{at}"), 1024, 0)).collect();
+    let embed = parameter("embed", "embed", 2048, 0);
+    model.push(Parameter { access_pattern: AccessPattern::Sparse, ..embed });
+    let given =
+        PlanOptions { order: Order::Declared, ..PlanOptions::new(Budget::DeviceBytes(3072)) };
+    let plan = planner::plan(model, given, &platform(true)).unwrap();
+    plan.check();
+    assert_eq!((plan.depth, plan.slot_bytes, plan.step_bytes), (3, 3072, 0));
+}
+
+/// Storages that leave are not copied in every step if their short ring has slots for all of its
+/// groups: that they have more bytes than the best plan copies does not make them slow.
+#[test]
+fn more_bytes_may_leave_than_the_fastest_plan_copies() {
+    let mut model = Vec::new();
+    for (group, storage, bytes) in [
+        (0, 0, 15_873),
+        (0, 0, 2817),
+        (1, 0, 19_713),
+        (0, 0, 2817),
+        (0, 3, 12_546),
+        (2, 0, 17_665),
+        (2, 5, 12_056),
+        (1, 5, 12_056),
+        (3, 3, 12_546),
+    ] {
+        let one = parameter(&format!("p{}", model.len()), &format!("g{group}"), bytes, 0);
+        model.push(Parameter { storage_id: storage, ..one });
+    }
+    // Tied storages are copied on demand for both of their groups; all others have a slot.
+    let given = options(Budget::DeviceBytes(72_960));
+    let plan = planner::plan(model, given, &platform(false)).unwrap();
+    plan.check();
+    assert_eq!(plan.step_bytes, 2 * (12_800 + 12_288));
+}
+
+/// A long copy is hidden behind the kernels of several groups only if these have slots, too.
+#[test]
+fn uneven_kernels_make_the_ring_deeper() {
+    let model: Vec<_> = (0..24)
+        .map(|at| {
+            let bytes = if at % 4 == 0 { 4096 * 1000 } else { 256 * 1000 };
+            parameter(&format!("w{at}"), &format!("g{at}"), bytes, 0)
+        })
+        .collect();
+    let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
+    let plan = |depth| {
+        let given = PlanOptions {
+            depth,
+            transfer_mode: TransferMode::Prefetch,
+            link_bytes_per_second: 1e9,
+            group_seconds: vec![1.3e-3; 24],
+            ..PlanOptions::new(Budget::DeviceBytes(total / 2))
+        };
+        planner::plan(model.clone(), given, &platform(true)).unwrap()
+    };
+    let (free, two) = (plan(0), plan(2));
+    assert!(free.depth > 2, "{}", free.depth);
+    assert!(
+        free.step_seconds < two.step_seconds,
+        "{:?}, {:?}",
+        free.step_seconds,
+        two.step_seconds
+    );
 }
 
 #[test]
@@ -124,23 +294,18 @@ fn an_8b_model_is_prefetched_two_groups_at_a_time_under_any_budget() {
         let plan = planner::plan(llama_8b(), given.clone(), &platform(true)).unwrap();
         plan.check();
         let bytes = (budget * 1e9) as u64;
-        println!(
-            "{budget} GB {transfer_mode:?}: depth {} stalls {} slots {} MB, {} MB copied, {:.1} ms {:?}",
-            plan.depth,
-            plan.wrap_stalls,
-            plan.slot_bytes / 1_000_000,
-            plan.step_bytes / 1_000_000,
-            1e3 * plan.step_seconds.unwrap(),
-            plan.warnings
-        );
         assert!(used(&plan) <= bytes);
         assert_eq!(plan.view_bytes, 0, "no dense parameter is read in place");
         if plan.step_bytes > 0 {
             assert!(plan.depth >= 2, "{budget} GB: copies and kernels overlap");
         }
+        if transfer_mode == TransferMode::Auto && budget < 15.0 {
+            let over = plan.step_bytes as f64 / least_copied(budget);
+            assert!(over <= 1.03, "{budget} GB: {over} times the least bytes");
+        }
         assert_eq!(plan.warnings, [""; 0]);
         let host = fastest_by_host_budget(&llama_8b(), &given, bytes, &platform(true), 1 << 27);
-        assert!(plan.step_seconds.unwrap() <= host.unwrap().0, "{budget} GB, {host:?}");
+        assert!(plan.cost <= host.unwrap().0, "{budget} GB, {host:?}");
         for planned in plan.parameters.iter().filter(|one| one.parameter.layout.span_bytes() < 9000)
         {
             assert!(planned.transfer_mode.is_none(), "norms stay");
@@ -176,26 +341,4 @@ fn a_ring_that_cannot_overlap_is_warned_of() {
         planner::plan(llama_8b(), gigabytes(1.0, TransferMode::Auto), &platform(true)).unwrap();
     assert!(plan.warnings.iter().any(|one| one.contains("read in place")), "{:?}", plan.warnings);
     assert_eq!(plan.parameters[0].reason, Reason::Sparse(TransferMode::ZeroCopy));
-}
-
-#[test]
-fn the_time_of_planning_does_not_depend_on_the_bytes_that_are_missing() {
-    let count = if cfg!(debug_assertions) { 4000 } else { 100_000 };
-    for groups in [1, 4, 64, count] {
-        let model: Vec<_> = (0..count)
-            .map(|at| parameter(&format!("p{at}"), &format!("g{}", at % groups), 1024, 0))
-            .collect();
-        for transfer_mode in [TransferMode::Prefetch, TransferMode::OnDemand, TransferMode::Auto] {
-            let began = std::time::Instant::now();
-            let budget = Budget::DeviceBytes(count as u64 * 1024 - 1);
-            let given = PlanOptions { transfer_mode, ..options(budget) };
-            let outcome = planner::plan(model.clone(), given, &platform(true));
-            println!(
-                "{groups} groups, {transfer_mode:?}: {:?} {}",
-                began.elapsed(),
-                outcome.is_ok()
-            );
-            assert!(began.elapsed().as_secs() < 20, "{groups} groups, {transfer_mode:?}");
-        }
-    }
 }

@@ -1,15 +1,15 @@
 //! Finds the fastest plan under a budget of device memory: which storages leave, how much of each
 //! group the ring holds, and how deep it is.
 
+use std::collections::HashSet;
+
 use crate::error::Result;
 use crate::plan::input::PlanInput;
-use crate::plan::leaving::{Leaving, Spread, Taken};
-use crate::plan::order::Order;
+use crate::plan::leaving::{Candidate, Leaving, Taken};
 use crate::plan::parameter::TransferMode;
-use crate::plan::placement::{PrefetchLimits, too_large_mode};
 use crate::plan::plan::ALIGNMENT;
-use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize, shapes};
-use crate::plan::step_model::{StepLoad, StepRing};
+use crate::plan::slot_ring::{MOST_DEPTH, RingShape, shapes};
+use crate::plan::trial::{Trial, Trials, Variant};
 
 /// Storages that are inspected in the search for a better plan than the first that fits. Small
 /// models are searched completely, large ones near the first plan only.
@@ -41,67 +41,22 @@ pub enum Outcome {
     AllInPlace { needs: u64 },
 }
 
-/// A set of storages with a ring, and what follows from it.
-#[derive(Debug)]
-struct Trial {
-    /// Bytes over the budget, of the device or of slots.
-    short: u64,
-    /// The least that a plan is compared by: its cost, whether it stalls, its offloaded bytes and
-    /// its slots.
-    key: (f64, bool, u64, u64),
-    ring_bytes: u64,
-    slot_bytes: u64,
-}
-
-impl Trial {
-    fn key_of_bytes(&self) -> (f64, bool, u64) {
-        (self.key.0, self.key.1, self.key.2)
-    }
-}
-
 /// The best so far.
-#[derive(Debug)]
 struct Best {
     trial: Trial,
     variant: Variant,
     positions: Vec<u32>,
 }
 
-/// What is varied beside the storages that leave.
-#[derive(Debug, Clone, Copy)]
-struct Variant {
-    /// Index of an order.
-    order: usize,
-    shape: RingShape,
-    prefetch_limit: Option<u64>,
-}
-
-/// A candidate as a trial reads it.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    storage: u32,
-    /// Its first group.
-    group: u32,
-    bytes: u64,
-    mode: TransferMode,
-    /// Whether another mode may replace it.
-    free: bool,
-    /// Whether several groups use it.
-    shared: bool,
-    /// Whether a step reads all of it.
-    dense: bool,
-}
-
 struct Search<'a> {
     input: &'a PlanInput<'a>,
     budget: u64,
-    /// Bytes of all storages on the device.
-    all: u64,
-    orders: Vec<(Leaving, Vec<Entry>)>,
+    trials: Trials<'a>,
+    orders: Vec<Leaving>,
     /// Bytes of candidates that cost no time: sparse ones that are read in place.
     free_bytes: u64,
-    /// 0, 1, 2, ...: a slice of it names one group.
-    group_ids: Vec<usize>,
+    /// Whether all groups of the ring may have slots at the same time.
+    short_ring: bool,
     best: Option<Best>,
     work: usize,
 }
@@ -109,35 +64,15 @@ struct Search<'a> {
 /// Finds the fastest plan in which the candidates that stay, all other storages and the slots fit
 /// into `budget` bytes.
 pub fn choose(input: &PlanInput<'_>, candidates: &[usize], budget: u64) -> Result<Outcome> {
-    let all = (0..input.storages.len()).map(|at| input.rounded_bytes(at)).sum();
+    let trials = Trials::new(input, budget);
     let asked = input.options.depth as usize;
-    if all <= budget {
+    if trials.all_bytes <= budget {
         let shape = RingShape { depth: asked.max(1), wraps: true };
         return Ok(Outcome::Fits(Choice { storages: Vec::new(), prefetch_limit: None, shape }));
     }
-    let mut search = Search::new(input, candidates, budget, all)?;
-    let (limit, views) = (input.options.slot_bytes, input.platform.views);
+    let mut search = Search::new(input, candidates, trials, budget)?;
     let shapes = shapes(asked);
-    let (serial, overlapping): (Vec<RingShape>, Vec<_>) =
-        shapes.iter().partition(|shape| asked == 0 && shape.depth == 1);
-    // Depth beyond two costs memory, and only kernels of uneven length make it worth that.
-    let deeper = asked != 0 || input.model.knows_compute();
-    for shape in overlapping.iter().rev().filter(|shape| deeper || shape.depth == 2) {
-        search.every_order(*shape, limit);
-    }
-    if asked == 0 && views && input.model.knows_rows() {
-        search.every_order(serial[0], Some(0));
-    }
-    if search.best.is_none() || input.model.knows_compute() {
-        serial.iter().for_each(|shape| search.every_order(*shape, limit));
-    }
-    if views && search.best.as_ref().is_none_or(|best| asked == 0 && best.is_serial()) {
-        let two = overlapping.iter().filter(|shape| asked != 0 || shape.depth == 2);
-        two.for_each(|shape| search.limit_the_ring(*shape, limit));
-    }
-    if search.best.is_none() && asked == 0 && views {
-        search.every_order(serial[0], Some(0));
-    }
+    search.every_shape(&shapes);
     search.keep_what_fits();
     Ok(search.outcome(&shapes))
 }
@@ -149,36 +84,46 @@ impl Best {
 }
 
 impl<'a> Search<'a> {
-    fn new(input: &'a PlanInput<'a>, candidates: &[usize], budget: u64, all: u64) -> Result<Self> {
-        let spreads: &[Spread] = match input.options.order {
-            Order::Spread => &[Spread::Parts, Spread::Bytes, Spread::LargestOfGroup],
-            Order::Declared | Order::Largest => &[Spread::Parts],
-        };
-        let mut entries = vec![None; input.storages.len()];
-        let mut free_bytes = 0;
-        for &storage in candidates {
-            let entry = Entry::new(input, storage)?;
-            if entry.mode == TransferMode::ZeroCopy && !entry.dense {
-                free_bytes += entry.bytes;
-            }
-            entries[storage] = Some(entry);
+    fn new(
+        input: &'a PlanInput<'a>,
+        candidates: &[usize],
+        trials: Trials<'a>,
+        budget: u64,
+    ) -> Result<Self> {
+        let orders = Leaving::every_order(input, candidates)?;
+        let free = orders[0].0.iter().filter(|candidate| !candidate.moves());
+        let free_bytes = free.map(|candidate| candidate.bytes).sum();
+        let ring = orders[0].0.iter().filter(|one| one.mode == TransferMode::Prefetch);
+        let groups: HashSet<u32> = ring.map(|one| one.group).collect();
+        let short_ring = groups.len() <= MOST_DEPTH.max(input.options.depth as usize);
+        Ok(Self { input, budget, trials, orders, free_bytes, short_ring, best: None, work: 0 })
+    }
+
+    /// Searches rings of these shapes, those first that overlap copies with kernels.
+    fn every_shape(&mut self, shapes: &[RingShape]) {
+        let asked = self.input.options.depth as usize;
+        let (limit, views) = (self.input.options.slot_bytes, self.input.platform.views);
+        let model = &self.input.model;
+        let (serial, overlapping): (Vec<RingShape>, Vec<_>) =
+            shapes.iter().partition(|shape| asked == 0 && shape.depth == 1);
+        // Depth beyond two costs memory, and only kernels of uneven length make it worth that.
+        let deeper = asked != 0 || model.knows_compute();
+        for shape in overlapping.iter().rev().filter(|shape| deeper || shape.depth == 2) {
+            self.every_order(*shape, limit);
         }
-        let order = |spread: &Spread| {
-            let leaving = Leaving::new(input, candidates, *spread);
-            let entries = leaving.0.iter().filter_map(|candidate| entries[candidate.storage]);
-            let entries = entries.collect();
-            (leaving, entries)
-        };
-        Ok(Self {
-            input,
-            budget,
-            all,
-            orders: spreads.iter().map(order).collect(),
-            free_bytes,
-            group_ids: (0..input.groups.len()).collect(),
-            best: None,
-            work: 0,
-        })
+        if asked == 0 && views && model.knows_rows() {
+            self.every_order(serial[0], Some(0));
+        }
+        if self.best.is_none() || model.knows_compute() {
+            serial.iter().for_each(|shape| self.every_order(*shape, limit));
+        }
+        if views && self.best.as_ref().is_none_or(|best| asked == 0 && best.is_serial()) {
+            let two = overlapping.iter().filter(|shape| asked != 0 || shape.depth == 2);
+            two.for_each(|shape| self.limit_the_ring(*shape, limit));
+        }
+        if self.best.is_none() && asked == 0 && views {
+            self.every_order(serial[0], Some(0));
+        }
     }
 
     /// Searches every order of leaving with a ring.
@@ -190,7 +135,7 @@ impl<'a> Search<'a> {
 
     /// Searches the numbers of bytes that leave, first for any that fits, then for a better one.
     fn search(&mut self, variant: Variant) {
-        let needs = self.all - self.budget;
+        let needs = self.trials.all_bytes - self.budget;
         self.find_enough(variant, needs);
         let mut bytes = needs;
         while self.work < WORK {
@@ -237,18 +182,22 @@ impl<'a> Search<'a> {
     }
 
     fn take(&mut self, variant: Variant, bytes: u64) -> Taken {
-        let (leaving, _) = &self.orders[variant.order];
+        let leaving = &self.orders[variant.order];
         self.work += leaving.0.len();
         leaving.take(bytes, |_, _| {})
     }
 
-    /// Whether no plan that moves as many bytes is better than the best one.
+    /// Whether no plan that moves as many bytes is better than the best one. What leaves is moved in
+    /// every step, unless a short ring has slots for all of its groups.
     fn cannot_win(&self, taken: &Taken) -> bool {
+        if self.short_ring {
+            return false;
+        }
         let moved = taken.bytes.saturating_sub(self.free_bytes);
         let least = self.input.model.least_cost(moved);
-        self.best
-            .as_ref()
-            .is_some_and(|best| (least, false, taken.bytes) > best.trial.key_of_bytes())
+        self.best.as_ref().is_some_and(|Best { trial: Trial { key, .. }, .. }| {
+            (least, false, taken.bytes) > (key.cost, key.stalls, key.offloaded_bytes)
+        })
     }
 
     /// Tries a set of storages, and keeps it if it is the best that fits. Returns the bytes that it
@@ -264,83 +213,10 @@ impl<'a> Search<'a> {
     }
 
     fn trial(&mut self, variant: Variant, positions: &[u32], bytes: u64) -> Trial {
-        let input = self.input;
-        let entries = &self.orders[variant.order].1;
-        self.work += 2 * positions.len();
-        let groups = input.groups.len();
-        let mut load = StepLoad::new(groups);
-        let (mut prefetched, mut on_demand) = (vec![0u64; groups], vec![0u64; groups]);
-        let mut shared: Vec<UnitSize<'_>> = Vec::new();
-        let taken = || positions.iter().map(|position| &entries[*position as usize]);
-        let mut limits = variant.prefetch_limit.map(|limit| {
-            let mut limits = PrefetchLimits::new(groups, limit);
-            for entry in taken().filter(|entry| entry.mode == TransferMode::Prefetch && !entry.free)
-            {
-                limits.require(&input.groups_of[entry.storage as usize], entry.bytes);
-            }
-            limits
-        });
-        for entry in taken() {
-            let (storage, group) = (entry.storage as usize, entry.group as usize);
-            let mut mode = entry.mode;
-            if let Some(limits) = &mut limits
-                && mode == TransferMode::Prefetch
-                && entry.free
-                && !limits.admit(group, entry.bytes)
-            {
-                mode = too_large_mode(input.platform.views);
-            }
-            match mode {
-                TransferMode::ZeroCopy if !entry.dense => {}
-                TransferMode::ZeroCopy => {
-                    let bytes = input.storages[storage].bytes;
-                    let dense = input.dense_groups(storage);
-                    dense.iter().for_each(|group| load.read[*group] += bytes);
-                }
-                transfer_mode if entry.shared => {
-                    let groups = &input.groups_of[storage];
-                    shared.push(UnitSize { transfer_mode, bytes: entry.bytes, groups });
-                }
-                TransferMode::Prefetch => prefetched[group] += entry.bytes,
-                _ => on_demand[group] += entry.bytes,
-            }
-        }
-        let mut units = shared;
-        for (transfer_mode, bytes) in
-            [(TransferMode::Prefetch, &prefetched), (TransferMode::OnDemand, &on_demand)]
-        {
-            let own = bytes.iter().zip(self.group_ids.chunks(1)).filter(|(bytes, _)| **bytes > 0);
-            units.extend(own.map(|(bytes, groups)| UnitSize {
-                transfer_mode,
-                bytes: *bytes,
-                groups,
-            }));
-        }
-        for unit in &units {
-            let bytes_of = match unit.transfer_mode {
-                TransferMode::Prefetch => &mut load.prefetched,
-                _ => &mut load.on_demand,
-            };
-            unit.groups.iter().for_each(|group| bytes_of[*group] += unit.bytes);
-        }
-        let slots = SlotRing::with_shape(&units, variant.shape);
-        self.work += 8 * units.len();
-        let ring = StepRing { groups: &slots.ring, shape: slots.shape() };
-        let over_slots =
-            slots.ring_bytes.saturating_sub(input.options.slot_bytes.unwrap_or(u64::MAX));
-        let used = self.all - bytes + slots.slot_bytes;
-        let key = (
-            input.model.cost(&load, ring),
-            slots.wrap_stalls && slots.streams(),
-            bytes,
-            slots.slot_bytes,
-        );
-        Trial {
-            short: used.saturating_sub(self.budget).max(over_slots),
-            key,
-            ring_bytes: slots.ring_bytes,
-            slot_bytes: slots.slot_bytes,
-        }
+        let candidates = &self.orders[variant.order].0;
+        let trial = self.trials.run(candidates, positions, bytes, variant);
+        self.work += trial.work;
+        trial
     }
 
     /// Everything that may leave, in the first order.
@@ -370,18 +246,17 @@ impl<'a> Search<'a> {
     /// Leaves on the device what fits into the bytes that the best plan does not use.
     fn keep_what_fits(&mut self) {
         let Some(Best { trial, variant, positions }) = &self.best else { return };
-        let (variant, entries) = (*variant, &self.orders[variant.order].1);
-        let used = self.all - trial.key.2 + trial.slot_bytes;
+        let (variant, candidates) = (*variant, &self.orders[variant.order].0);
+        let used = self.trials.all_bytes - trial.key.offloaded_bytes + trial.key.slot_bytes;
         let mut left = self.budget - used;
-        let mut bytes = trial.key.2;
+        let mut bytes = trial.key.offloaded_bytes;
         let mut keeps = |position: &u32| {
-            let entry = &entries[*position as usize];
-            let moves = entry.mode != TransferMode::ZeroCopy || entry.dense;
-            if !moves || entry.bytes > left {
+            let one = &candidates[*position as usize];
+            if !one.moves() || one.bytes > left {
                 return true;
             }
-            left -= entry.bytes;
-            bytes -= entry.bytes;
+            left -= one.bytes;
+            bytes -= one.bytes;
             false
         };
         let mut kept: Vec<u32> =
@@ -396,49 +271,105 @@ impl<'a> Search<'a> {
         let Some(best) = self.best.take() else {
             return Outcome::TooSmall { slots: self.least_slots(shapes) };
         };
-        let entries = &self.orders[best.variant.order].1;
-        if best.trial.ring_bytes == 0 && self.reads_all_in_place(&best, entries) {
-            let leaves: u64 = entries.iter().map(|entry| entry.bytes).sum();
-            return Outcome::AllInPlace { needs: self.all - leaves + self.least_slots(shapes) };
+        let candidates = &self.orders[best.variant.order].0;
+        if best.trial.ring_bytes == 0 && self.reads_all_in_place(&best, candidates) {
+            let leaves: u64 = candidates.iter().map(|one| one.bytes).sum();
+            return Outcome::AllInPlace {
+                needs: self.trials.all_bytes - leaves + self.least_slots(shapes),
+            };
         }
-        let storage = |position: &u32| entries[*position as usize].storage as usize;
+        let storage = |position: &u32| candidates[*position as usize].storage as usize;
         Outcome::Fits(Choice {
             storages: best.positions.iter().map(storage).collect(),
             prefetch_limit: best.variant.prefetch_limit,
-            shape: best.variant.shape,
+            shape: best.trial.shape,
         })
     }
 
     /// Bytes of the slots of everything that may leave, in the shape with which they are fewest.
     fn least_slots(&mut self, shapes: &[RingShape]) -> u64 {
         let limit = self.input.options.slot_bytes;
-        let slots = shapes.iter().map(|shape| self.everything(*shape, limit).slot_bytes);
+        let slots = shapes.iter().map(|shape| self.everything(*shape, limit).key.slot_bytes);
         slots.min().unwrap_or(0)
     }
 
     /// Whether a plan without a ring keeps none of the dense candidates whose mode is free, of which
     /// there are some, although the rows of a step are not known to be few.
-    fn reads_all_in_place(&self, best: &Best, entries: &[Entry]) -> bool {
+    fn reads_all_in_place(&self, best: &Best, candidates: &[Candidate]) -> bool {
         if self.input.model.knows_rows() {
             return false;
         }
-        let ring = |entry: &&Entry| entry.free && entry.mode == TransferMode::Prefetch;
-        let all = entries.iter().filter(ring).count();
-        let offloaded = best.positions.iter().map(|position| &entries[*position as usize]);
+        let ring = |one: &&Candidate| one.free && one.mode == TransferMode::Prefetch;
+        let all = candidates.iter().filter(ring).count();
+        let offloaded = best.positions.iter().map(|position| &candidates[*position as usize]);
         all > 0 && offloaded.filter(ring).count() == all
     }
 }
 
-impl Entry {
-    fn new(input: &PlanInput<'_>, storage: usize) -> Result<Self> {
-        Ok(Self {
-            storage: storage as u32,
-            group: input.groups_of[storage][0] as u32,
-            bytes: input.rounded_bytes(storage),
-            mode: input.preferred_mode(storage)?,
-            free: input.mode_is_free(storage),
-            shared: input.groups_of[storage].len() > 1,
-            dense: !input.is_sparse(storage),
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::parameter::Parameter;
+    use crate::plan::parameter::tests::parameter;
+    use crate::plan::plan::{Budget, PlanOptions};
+    use crate::plan::tests::platform;
+
+    /// Storages of 31 sizes, one after another in each of the groups; and the bytes of all.
+    fn model(count: usize, groups: usize) -> (Vec<Parameter>, u64) {
+        let size = |at: usize| 1024 + 256 * (at as i64 * 7919 % 31);
+        let model = (0..count)
+            .map(|at| parameter(&format!("p{at}"), &format!("g{}", at % groups), size(at), 0))
+            .collect();
+        (model, (0..count).map(size).sum::<i64>() as u64)
+    }
+
+    fn options(budget: u64, transfer_mode: TransferMode) -> PlanOptions {
+        PlanOptions { transfer_mode, ..PlanOptions::new(Budget::DeviceBytes(budget)) }
+    }
+
+    /// A search that ends with the first plan that fits: the search for better ones has a limit of
+    /// its own.
+    fn first_fit<'a>(input: &'a PlanInput<'a>, budget: u64) -> Search<'a> {
+        let candidates: Vec<usize> = (0..input.storages.len()).collect();
+        let mut search =
+            Search::new(input, &candidates, Trials::new(input, budget), budget).unwrap();
+        search.work = WORK;
+        search.every_shape(&shapes(0));
+        search
+    }
+
+    /// The storages and units that a search inspects for each storage, of models that lack one byte
+    /// of room for everything.
+    #[test]
+    fn a_search_inspects_each_storage_a_few_dozen_times() {
+        let count: usize = 20_000;
+        // A try for each storage would inspect thousands for each.
+        for (groups, most) in [(1, 900), (4, 200), (64, 100), (count, 60)] {
+            let (model, total) = model(count, groups);
+            for transfer_mode in
+                [TransferMode::Prefetch, TransferMode::OnDemand, TransferMode::Auto]
+            {
+                let (given, platform) = (options(total - 1, transfer_mode), platform(true));
+                let input = PlanInput::new(model.clone(), given, &platform).unwrap();
+                let each = (first_fit(&input, total - 1).work - WORK) / count;
+                assert!(each < most, "{groups} groups, {transfer_mode:?}: {each} each");
+            }
+        }
+    }
+
+    /// Of what leaves in the first plan that fits, nothing is left that could stay.
+    #[test]
+    fn what_fits_beside_the_first_plan_stays() {
+        let (model, total) = model(10_000, 100);
+        let budget = total / 2;
+        let (given, platform) = (options(budget, TransferMode::Prefetch), platform(true));
+        let input = PlanInput::new(model, given, &platform).unwrap();
+        let mut search = first_fit(&input, budget);
+        search.keep_what_fits();
+        let Best { trial, variant, positions } = search.best.unwrap();
+        let used = total - trial.key.offloaded_bytes + trial.key.slot_bytes;
+        let bytes = |position: &u32| search.orders[variant.order].0[*position as usize].bytes;
+        let smallest = positions.iter().map(bytes).min().unwrap();
+        assert!(used <= budget && budget - used < smallest, "{used} of {budget}, {smallest}");
     }
 }

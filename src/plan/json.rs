@@ -55,6 +55,8 @@ pub fn to_json(plan: &Plan) -> String {
         "step_bytes": plan.step_bytes,
         "view_bytes": plan.view_bytes,
         "step_seconds": plan.step_seconds,
+        "link_seconds": plan.link_seconds,
+        "kernel_seconds": plan.kernel_seconds,
     });
     let warnings = json!(plan.warnings);
     text.push_str(&format!(

@@ -1,5 +1,6 @@
 //! The storages that may leave the device, in the order in which they leave it.
 
+use crate::error::Result;
 use crate::plan::input::PlanInput;
 use crate::plan::order::{self, Order};
 use crate::plan::parameter::TransferMode;
@@ -18,19 +19,37 @@ enum Rank {
     Last,
 }
 
-/// A storage that may leave.
+/// A storage that may leave. Searches read all of these many times: they are small, and hold what
+/// they need of the input.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
-    /// Its index.
-    pub storage: usize,
     /// Its bytes in the arena or on the device.
     pub bytes: u64,
+    /// Its index.
+    pub storage: u32,
+    /// Its first group.
+    pub group: u32,
+    /// How it is transferred if its group is not too large for its slot.
+    pub mode: TransferMode,
+    /// Whether another mode may replace that.
+    pub free: bool,
+    /// Whether several groups use it.
+    pub shared: bool,
+    /// Whether a step reads all of it.
+    pub dense: bool,
     rank: Rank,
+}
+
+impl Candidate {
+    /// Whether a step moves or reads all of its bytes over the link.
+    pub fn moves(&self) -> bool {
+        self.mode != TransferMode::ZeroCopy || self.dense
+    }
 }
 
 /// How candidates are spread over the groups. Other orders have the first way only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spread {
+enum Spread {
     /// The same part of every group, so that copies overlap best with kernels.
     Parts,
     /// As many bytes of every group, so that slots are smallest.
@@ -65,27 +84,49 @@ pub enum Stays {
 
 impl Leaving {
     /// The order of the options for these storages.
-    pub fn new(input: &PlanInput<'_>, storages: &[usize], spread: Spread) -> Self {
+    pub fn new(input: &PlanInput<'_>, storages: &[usize]) -> Result<Self> {
+        Ok(Self::in_orders(input, storages, &[Spread::Parts])?.remove(0))
+    }
+
+    /// The orders that the options leave open, each once.
+    pub fn every_order(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Self>> {
+        let spreads: &[Spread] = match input.options.order {
+            Order::Spread => &[Spread::Parts, Spread::Bytes, Spread::LargestOfGroup],
+            Order::Declared | Order::Largest => &[Spread::Parts],
+        };
+        Self::in_orders(input, storages, spreads)
+    }
+
+    fn in_orders(
+        input: &PlanInput<'_>,
+        storages: &[usize],
+        spreads: &[Spread],
+    ) -> Result<Vec<Self>> {
+        let candidates = candidates(input, storages)?;
         let sizes: Vec<_> = storages
             .iter()
             .map(|at| (input.groups_of[*at][0], input.storages[*at].bytes))
             .collect();
-        let ranks = ranks(input, storages);
-        let sorted = match (input.options.order, spread) {
-            (Order::Spread, Spread::Bytes) => order::sort_by_bytes_of_group(&sizes, false),
-            (Order::Spread, Spread::LargestOfGroup) => order::sort_by_bytes_of_group(&sizes, true),
-            (order, _) => order::sort(&sizes, order),
+        let mut orders: Vec<Vec<u32>> = Vec::new();
+        for spread in spreads {
+            let order = match (input.options.order, spread) {
+                (Order::Spread, Spread::Bytes) => order::sort_by_bytes_of_group(&sizes, false),
+                (Order::Spread, Spread::LargestOfGroup) => {
+                    order::sort_by_bytes_of_group(&sizes, true)
+                }
+                (order, _) => order::sort(&sizes, order),
+            };
+            if !orders.contains(&order) {
+                orders.push(order);
+            }
+        }
+        let in_order = |order: Vec<u32>| {
+            let mut leaving: Vec<_> =
+                order.into_iter().map(|index| candidates[index as usize]).collect();
+            leaving.sort_by_key(|candidate| candidate.rank);
+            Self(leaving)
         };
-        let mut leaving: Vec<_> = sorted
-            .into_iter()
-            .map(|index| Candidate {
-                storage: storages[index],
-                bytes: input.rounded_bytes(storages[index]),
-                rank: ranks.as_ref().map_or(Rank::Normal, |ranks| ranks[index]),
-            })
-            .collect();
-        leaving.sort_by_key(|candidate| candidate.rank);
-        Self(leaving)
+        Ok(orders.into_iter().map(in_order).collect())
     }
 
     /// Takes every candidate that still fits into `budget` bytes, in order. `stays` gets the others.
@@ -110,11 +151,35 @@ impl Leaving {
     }
 }
 
-/// The rank of each storage; `None` if the order says it all.
-fn ranks(input: &PlanInput<'_>, storages: &[usize]) -> Option<Vec<Rank>> {
-    if input.options.order != Order::Spread {
-        return None;
+/// A candidate for each storage.
+fn candidates(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Candidate>> {
+    let ranked = input.options.order == Order::Spread;
+    let tiny = if ranked { tiny_bytes(input, storages) } else { 0 };
+    let mut candidates = Vec::with_capacity(storages.len());
+    for &storage in storages {
+        let (mode, dense) = (input.preferred_mode(storage)?, !input.is_sparse(storage));
+        let groups = &input.groups_of[storage];
+        candidates.push(Candidate {
+            bytes: input.rounded_bytes(storage),
+            storage: storage as u32,
+            group: groups[0] as u32,
+            mode,
+            free: input.mode_is_free(storage),
+            shared: groups.len() > 1,
+            dense,
+            rank: match input.storages[storage].bytes {
+                _ if !ranked => Rank::Normal,
+                _ if mode == TransferMode::ZeroCopy && !dense => Rank::First,
+                bytes if bytes <= tiny => Rank::Last,
+                _ => Rank::Normal,
+            },
+        });
     }
+    Ok(candidates)
+}
+
+/// Storages of at most so many bytes are tiny.
+fn tiny_bytes(input: &PlanInput<'_>, storages: &[usize]) -> u64 {
     let mut sizes: Vec<u64> = storages.iter().map(|at| input.storages[*at].bytes).collect();
     sizes.sort_unstable();
     let mut left = sizes.iter().sum::<u64>() / TINY_PART;
@@ -127,13 +192,5 @@ fn ranks(input: &PlanInput<'_>, storages: &[usize]) -> Option<Vec<Rank>> {
         left -= bytes;
         tiny = same[0];
     }
-    let rank = |storage: &usize| {
-        let in_place = matches!(input.preferred_mode(*storage), Ok(TransferMode::ZeroCopy));
-        match input.storages[*storage].bytes {
-            _ if in_place && input.is_sparse(*storage) => Rank::First,
-            bytes if bytes <= tiny => Rank::Last,
-            _ => Rank::Normal,
-        }
-    };
-    Some(storages.iter().map(rank).collect())
+    tiny
 }

@@ -22,4 +22,5 @@ pub mod slot_ring;
 mod step_model;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod warnings;

@@ -26,50 +26,68 @@ impl Order {
 pub type Candidate = (usize, u64);
 
 /// The candidates' indexes in the given order. Ties are broken by group, then by index.
-pub fn sort(candidates: &[Candidate], order: Order) -> Vec<usize> {
-    let mut sorted: Vec<usize> = (0..candidates.len()).collect();
+pub fn sort(candidates: &[Candidate], order: Order) -> Vec<u32> {
     match order {
-        Order::Declared => {}
-        Order::Largest => sorted.sort_by_key(|index| std::cmp::Reverse(candidates[*index].1)),
+        Order::Declared => indexes(candidates).collect(),
+        Order::Largest => {
+            sorted(candidates, |index| (u64::MAX - candidates[index as usize].1, index as usize))
+        }
         Order::Spread => {
-            let groups = candidates.iter().map(|(group, _)| group + 1).max().unwrap_or(0);
-            let mut totals = vec![0u64; groups];
-            let mut before = Vec::with_capacity(candidates.len());
-            for (group, bytes) in candidates {
-                before.push(totals[*group]);
-                totals[*group] += bytes;
-            }
+            let (before, totals) = sums_in_groups(candidates, indexes(candidates));
             // By the fraction of the group that comes before, as a number of 63 bits.
-            let part = |index: usize| {
-                let total = u128::from(totals[candidates[index].0].max(1));
-                ((u128::from(before[index]) << 63) / total) as u64
-            };
-            let mut keys: Vec<(u64, usize, usize)> =
-                sorted.iter().map(|index| (part(*index), candidates[*index].0, *index)).collect();
-            keys.sort_unstable();
-            sorted = keys.into_iter().map(|(_, _, index)| index).collect();
+            sorted(candidates, |index| {
+                let (at, group) = (index as usize, candidates[index as usize].0);
+                let total = u128::from(totals[group].max(1));
+                (((u128::from(before[at]) << 63) / total) as u64, group)
+            })
         }
     }
-    sorted
 }
 
 /// The candidates' indexes by the bytes of their group up to and including them. Within a group
 /// they keep their order, or the largest is first.
-pub fn sort_by_bytes_of_group(candidates: &[Candidate], largest_first: bool) -> Vec<usize> {
-    let groups = candidates.iter().map(|(group, _)| group + 1).max().unwrap_or(0);
-    let mut sorted = match largest_first {
+pub fn sort_by_bytes_of_group(candidates: &[Candidate], largest_first: bool) -> Vec<u32> {
+    let in_groups = match largest_first {
         true => sort(candidates, Order::Largest),
-        false => (0..candidates.len()).collect(),
+        false => indexes(candidates).collect(),
     };
-    let mut totals = vec![0u64; groups];
-    let mut up_to = vec![0; candidates.len()];
-    for index in &sorted {
-        let (group, bytes) = candidates[*index];
+    let (before, _) = sums_in_groups(candidates, in_groups.into_iter());
+    sorted(candidates, |index| {
+        let (group, bytes) = candidates[index as usize];
+        (before[index as usize] + bytes, group)
+    })
+}
+
+/// Indexes of candidates have 32 bits: a model has fewer parameters.
+fn indexes(candidates: &[Candidate]) -> impl Iterator<Item = u32> {
+    0..candidates.len() as u32
+}
+
+/// The bytes of each candidate's group that come before it in an order, and of each group.
+fn sums_in_groups(
+    candidates: &[Candidate],
+    order: impl Iterator<Item = u32>,
+) -> (Vec<u64>, Vec<u64>) {
+    let groups = candidates.iter().map(|(group, _)| group + 1).max().unwrap_or(0);
+    let (mut before, mut totals) = (vec![0; candidates.len()], vec![0u64; groups]);
+    for index in order {
+        let (group, bytes) = candidates[index as usize];
+        before[index as usize] = totals[group];
         totals[group] += bytes;
-        up_to[*index] = totals[group];
     }
-    sorted.sort_by_key(|index| (up_to[*index], candidates[*index].0));
-    sorted
+    (before, totals)
+}
+
+/// The candidates' indexes by two keys, of which the second has 32 bits, then by index. One number
+/// holds all three, since numbers are sorted several times faster than what a key is looked up for.
+fn sorted(candidates: &[Candidate], keys: impl Fn(u32) -> (u64, usize)) -> Vec<u32> {
+    let packed = |index: u32| {
+        let (first, second) = keys(index);
+        u128::from(first) << 64 | (second as u128) << 32 | u128::from(index)
+    };
+    let mut all: Vec<u128> = indexes(candidates).map(packed).collect();
+    all.sort_unstable();
+    all.into_iter().map(|key| key as u32).collect()
 }
 
 #[cfg(test)]
@@ -104,7 +122,7 @@ mod tests {
             let mut taken = [0u64; 5];
             let mut last = 0.0;
             for index in sorted {
-                let (group, bytes) = candidates[index];
+                let (group, bytes) = candidates[index as usize];
                 let part = taken[group] as f64 / total(group) as f64;
                 prop_assert!(part >= last - 1e-12, "{part} after {last}");
                 last = part;

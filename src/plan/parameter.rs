@@ -1,6 +1,7 @@
 //! Parameters as an engine describes them, and the storages that tied parameters share.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::mem::discriminant;
 
 use smallvec::{SmallVec, smallvec};
@@ -149,7 +150,16 @@ fn has_bytes_at_source(parameter: &Parameter) -> bool {
     parameter.source != 0 && parameter.layout.span_bytes() > 0
 }
 
+/// Fails if two parameters have the same name. Sorted hashes show that none have, in a sixth of the
+/// memory of a map of all names.
 fn check_names(parameters: &[Parameter]) -> Result<()> {
+    let state = RandomState::new();
+    let mut hashes: Vec<u64> =
+        parameters.iter().map(|parameter| state.hash_one(parameter.name.as_str())).collect();
+    hashes.sort_unstable();
+    if hashes.windows(2).all(|pair| pair[0] < pair[1]) {
+        return Ok(());
+    }
     let mut seen = HashMap::with_capacity(parameters.len());
     for (index, parameter) in parameters.iter().enumerate() {
         if let Some(before) = seen.insert(parameter.name.as_str(), index) {

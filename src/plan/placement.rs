@@ -11,11 +11,10 @@ use crate::plan::step_model::StepLoad;
 use crate::status::WB_ERR_SLOTS_BUDGET;
 
 /// Where an offloaded storage is placed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct PlacedStorage {
     pub transfer_mode: TransferMode,
-    pub reason: Reason,
-    pub unit: usize,
+    pub unit: u32,
     pub offset: u64,
 }
 
@@ -74,11 +73,37 @@ impl Placement {
             let offset = unit.bytes;
             unit.bytes += input.rounded_bytes(storage);
             unit.storages.push(storage);
-            let reason = reason_of(input, storage, transfer_mode, self.prefetch_limit);
-            placed[storage] = Some(PlacedStorage { transfer_mode, reason, unit: at, offset });
+            placed[storage] = Some(PlacedStorage { transfer_mode, unit: at as u32, offset });
         }
         self.units = units;
         placed
+    }
+
+    /// Why an offloaded storage has its transfer mode.
+    pub fn reason(
+        &self,
+        input: &PlanInput<'_>,
+        storage: usize,
+        transfer_mode: TransferMode,
+    ) -> Reason {
+        let groups = &input.groups_of[storage];
+        let requested = input.requested_mode(storage);
+        if requested != TransferMode::Auto {
+            return Reason::Requested(requested);
+        }
+        if groups.len() > 1 {
+            let names = groups.iter().map(|group| input.groups[*group].clone()).collect();
+            return Reason::TiedAcrossGroups(transfer_mode, names);
+        }
+        let too_large = transfer_mode == TransferMode::OnDemand && self.prefetch_limit.is_some();
+        if input.is_sparse(storage) && !too_large {
+            return Reason::Sparse(transfer_mode);
+        }
+        let slots = self.prefetch_limit.unwrap_or(0);
+        match transfer_mode {
+            TransferMode::Prefetch => Reason::Dense,
+            _ => Reason::TooLarge { transfer_mode, slots },
+        }
     }
 
     /// The units, as slots are assigned to them.
@@ -209,32 +234,6 @@ impl PrefetchLimits {
         let fits = self.bytes[group] + bytes <= self.limit;
         self.bytes[group] += if fits { bytes } else { 0 };
         fits
-    }
-}
-
-/// Why a storage has its transfer mode.
-fn reason_of(
-    input: &PlanInput<'_>,
-    storage: usize,
-    transfer_mode: TransferMode,
-    prefetch_limit: Option<u64>,
-) -> Reason {
-    let groups = &input.groups_of[storage];
-    let requested = input.requested_mode(storage);
-    if requested != TransferMode::Auto {
-        return Reason::Requested(requested);
-    }
-    if groups.len() > 1 {
-        let names = groups.iter().map(|group| input.groups[*group].clone()).collect();
-        return Reason::TiedAcrossGroups(transfer_mode, names);
-    }
-    let too_large = transfer_mode == TransferMode::OnDemand && prefetch_limit.is_some();
-    if input.is_sparse(storage) && !too_large {
-        return Reason::Sparse(transfer_mode);
-    }
-    match transfer_mode {
-        TransferMode::Prefetch => Reason::Dense,
-        _ => Reason::TooLarge { transfer_mode, slots: prefetch_limit.unwrap_or(0) },
     }
 }
 

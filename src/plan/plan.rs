@@ -225,6 +225,13 @@ pub struct Plan {
     pub view_bytes: u64,
     /// Predicted seconds of a step; those of the link alone if the time of kernels is not known.
     pub step_seconds: Option<f64>,
+    /// Predicted seconds of a step in which the link is busy.
+    pub link_seconds: Option<f64>,
+    /// What plans were compared by.
+    #[cfg(test)]
+    pub cost: f64,
+    /// Seconds of a step's kernels with all parameters on the device, as the options give them.
+    pub kernel_seconds: Option<f64>,
     /// The outcomes that were allowed, and advice.
     pub warnings: Vec<String>,
 }

@@ -3,9 +3,9 @@
 use crate::error::{Error, Result, fail};
 use crate::plan::device_budget::{self, Choice, Outcome};
 use crate::plan::input::PlanInput;
-use crate::plan::leaving::{Leaving, Spread, Stays};
+use crate::plan::leaving::{Leaving, Stays};
 use crate::plan::parameter::{Parameter, Storage};
-use crate::plan::placement::Placement;
+use crate::plan::placement::{PlacedStorage, Placement};
 use crate::plan::plan::{
     ALIGNMENT, Budget, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
 };
@@ -80,16 +80,16 @@ impl Planner<'_> {
 
     /// Offloads the storages that fit into `budget` bytes of host memory, in whole pages.
     fn fit_into_host(&mut self, candidates: &[usize], budget: u64) -> Result<Placement> {
-        let leaving = Leaving::new(&self.input, candidates, Spread::Parts);
+        let leaving = Leaving::new(&self.input, candidates)?;
         let whole_pages = budget - budget % self.input.platform.page_bytes;
         let reasons = &mut self.reasons;
         let taken = leaving.take(whole_pages, |candidate, stays| {
-            reasons[candidate.storage] = Some(match stays {
+            reasons[candidate.storage as usize] = Some(match stays {
                 Stays::TooLarge { left } => Reason::BudgetLeft { left, needs: candidate.bytes },
                 Stays::Tiny => Reason::Tiny,
             });
         });
-        let storage = |position: &u32| leaving.0[*position as usize].storage;
+        let storage = |position: &u32| leaving.0[*position as usize].storage as usize;
         let storages = taken.positions.iter().map(storage).collect();
         self.place_within_slots(storages)
     }
@@ -196,11 +196,21 @@ impl Planner<'_> {
     fn finish(mut self, mut placement: Placement) -> Plan {
         let placed = placement.lay_out(&self.input);
         warnings::of_slots(&self.input, &placement, &mut self.warnings);
-        warnings::of_modes(&self.input, &placed, &mut self.warnings);
+        for (at, placed) in placed.iter().enumerate() {
+            if let Some(PlacedStorage { transfer_mode, .. }) = placed {
+                self.reasons[at] = Some(placement.reason(&self.input, at, *transfer_mode));
+            }
+        }
+        warnings::of_modes(&self.input, &self.reasons, &mut self.warnings);
         let load = placement.load(&self.input);
         let step_bytes = load.copied_bytes(placement.slots.streams());
         let ring = StepRing { groups: &placement.slots.ring, shape: placement.slots.shape() };
-        let step_seconds = self.input.model.step_seconds(&load, ring);
+        let model = &self.input.model;
+        let step_seconds = model.step_seconds(&load, ring);
+        let link_seconds = model.link_seconds(&load, ring);
+        let kernel_seconds = model.kernel_seconds();
+        #[cfg(test)]
+        let cost = model.cost(&load, ring);
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
         for (at, storage) in self.input.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -236,8 +246,8 @@ impl Planner<'_> {
             }
             storages.push(PlannedStorage {
                 bytes: storage.bytes,
-                unit: placed[at].as_ref().map(|placed| placed.unit),
-                offset_in_unit: placed[at].as_ref().map_or(0, |placed| placed.offset),
+                unit: placed[at].map(|placed| placed.unit as usize),
+                offset_in_unit: placed[at].map_or(0, |placed| placed.offset),
                 parameters: storage.parameters.iter().map(|(index, _)| *index).collect(),
             });
         }
@@ -248,10 +258,8 @@ impl Planner<'_> {
             .zip(self.input.group_of)
             .zip(storage_of)
             .map(|((parameter, group), (storage, offset))| {
-                let (transfer_mode, reason) = match &placed[storage] {
-                    Some(placed) => (Some(placed.transfer_mode), placed.reason.clone()),
-                    None => (None, self.reasons[storage].clone().unwrap_or(Reason::Fits)),
-                };
+                let transfer_mode = placed[storage].map(|placed| placed.transfer_mode);
+                let reason = self.reasons[storage].clone().unwrap_or(Reason::Fits);
                 PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
@@ -272,6 +280,10 @@ impl Planner<'_> {
             step_bytes,
             view_bytes: load.read_bytes(),
             step_seconds,
+            link_seconds,
+            kernel_seconds,
+            #[cfg(test)]
+            cost,
             units: placement.units,
             warnings: self.warnings,
             options: self.input.options,

@@ -5,7 +5,7 @@ use crate::plan::parameter::TransferMode;
 use crate::plan::slot_packing::{SlotPacking, SlotRequest, pack};
 
 /// Deeper rings have never been faster: the link is busy before that.
-const MOST_DEPTH: usize = 8;
+pub const MOST_DEPTH: usize = 8;
 
 /// What the slot of a unit depends on.
 #[derive(Debug, Clone, Copy)]

@@ -140,7 +140,7 @@ proptest! {
             walked.iter().map(|at| (first(at), plan.storages[*at].bytes)).collect();
         let mut left = whole_pages;
         for index in order::sort(&sizes, order) {
-            let storage = &plan.storages[walked[index]];
+            let storage = &plan.storages[walked[index as usize]];
             let needs = storage.bytes.next_multiple_of(ALIGNMENT);
             prop_assert_eq!(storage.unit.is_some(), needs <= left);
             left -= if needs <= left { needs } else { 0 };

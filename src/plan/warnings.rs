@@ -2,7 +2,7 @@
 
 use crate::plan::input::PlanInput;
 use crate::plan::parameter::TransferMode;
-use crate::plan::placement::{PlacedStorage, Placement};
+use crate::plan::placement::Placement;
 use crate::plan::plan::Budget;
 use crate::plan::reason::Reason;
 use crate::plan::slot_ring::{RingShape, SlotRing};
@@ -45,14 +45,10 @@ pub fn of_slots(input: &PlanInput<'_>, placement: &Placement, warnings: &mut Vec
 }
 
 /// Warns of parameters that are not prefetched because they do not fit into the slots.
-pub fn of_modes(
-    input: &PlanInput<'_>,
-    placed: &[Option<PlacedStorage>],
-    warnings: &mut Vec<String>,
-) {
+pub fn of_modes(input: &PlanInput<'_>, reasons: &[Option<Reason>], warnings: &mut Vec<String>) {
     let (mut count, mut bytes, mut how) = (0, 0, TransferMode::ZeroCopy);
-    for (storage, placed) in input.storages.iter().zip(placed) {
-        if let Some(PlacedStorage { reason: Reason::TooLarge { transfer_mode, .. }, .. }) = placed {
+    for (storage, reason) in input.storages.iter().zip(reasons) {
+        if let Some(Reason::TooLarge { transfer_mode, .. }) = reason {
             count += 1;
             bytes += storage.bytes;
             how = *transfer_mode;

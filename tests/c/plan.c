@@ -1,6 +1,12 @@
 /* Plans: budgets, reasons, totals, and invalid plans. */
 #include "model.h"
 
+#include <math.h>
+
+#define REFUSED(status, words)                                                                    \
+    CHECK_ERROR(status, wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),    \
+                words)
+
 /* Bytes of a parameter, aligned to 256. */
 enum { ROUNDED = (BYTES + 255) / 256 * 256 };
 
@@ -79,6 +85,63 @@ static void totals_add_up_and_reasons_are_given(wb_device *device)
     wb_plan_release(plan);
 }
 
+static void a_step_is_predicted_from_link_and_kernels(wb_device *device)
+{
+    /* A link of a gigabyte per second. The kernels of a layer take longer than its copy, or not. */
+    static const double seconds_of_groups[] = {1e-3, 1e-9};
+    double seconds[LAYERS];
+    for (int i = 0; i < 2; i++) {
+        wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+        options.link_bytes_per_second = 1e9;
+        options.rows = 1;
+        for (int at = 0; at < LAYERS; at++) seconds[at] = seconds_of_groups[i];
+        options.group_seconds = seconds;
+        options.group_seconds_count = LAYERS;
+        wb_plan *plan = plan_of(device, options);
+        REQUIRE(plan != NULL);
+        const wb_plan_info info = totals(plan);
+        const double link = 1e-9 * (double)info.step_bytes, kernels = LAYERS * seconds_of_groups[i];
+        CHECK(info.step_bytes > 0 && info.view_bytes == 0);
+        CHECK(info.link_seconds == link);
+        CHECK(info.kernel_seconds > 0.999 * kernels && info.kernel_seconds < 1.001 * kernels);
+        const double longer = i == 0 ? kernels : link;
+        CHECK(info.step_seconds > 0.999 * longer && info.step_seconds < 1.001 * longer);
+        wb_plan_release(plan);
+    }
+    wb_plan *plan = plan_of(device, offload_options(WB_TRANSFER_MODE_ON_DEMAND));
+    REQUIRE(plan != NULL);
+    CHECK(totals(plan).kernel_seconds == 0);
+    wb_plan_release(plan);
+}
+
+static void what_is_known_of_kernels_is_checked(wb_device *device)
+{
+    wb_plan *plan = NULL;
+    double seconds[LAYERS + 1] = {0};
+    wb_plan_options options = with_budget(1 << 20);
+    model_init(&model);
+    options.group_seconds = seconds;
+    options.group_seconds_count = LAYERS + 1;
+    char words[60];
+    snprintf(words, sizeof words, "%d entries|%d groups", LAYERS + 1, LAYERS);
+    REFUSED(WB_ERR_INVALID_ARGUMENT, words);
+    options.group_seconds_count = LAYERS;
+    options.compute_bytes_per_second = 1e9;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "compute_bytes_per_second|group_seconds|one of them");
+    options.compute_bytes_per_second = 0;
+    seconds[2] = -1;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "group_seconds[2] is -1");
+    options.group_seconds = NULL;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "group_seconds");
+    options.group_seconds_count = 0;
+    options.compute_bytes_per_second = -2;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "compute_bytes_per_second is -2");
+    options.compute_bytes_per_second = 0;
+    options.link_bytes_per_second = HUGE_VAL;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "link_bytes_per_second is inf");
+    CHECK(plan == NULL);
+}
+
 static void device_bytes_limit_resident_parameters_and_slots(wb_device *device)
 {
     const wb_plan_options options = budget_options(WB_BUDGET_DEVICE_BYTES, 5 * ROUNDED);
@@ -124,9 +187,6 @@ static void invalid_plans_are_refused_and_named(wb_device *device)
     const char *nothing[] = {"nothing.here"};
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     model_init(&model);
-#define REFUSED(status, words)                                                                    \
-    CHECK_ERROR(status, wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),    \
-                words)
     options = with_budget(100);
     REFUSED(WB_ERR_NOTHING_OFFLOADED, "100 bytes|8192");
     options = with_budget(1 << 20);
@@ -258,6 +318,8 @@ static void an_allowed_error_becomes_a_warning(wb_device *device)
 }
 
 CHECK_MAIN(CASE(the_offload_budget_is_exact_to_the_byte), CASE(totals_add_up_and_reasons_are_given),
+           CASE(a_step_is_predicted_from_link_and_kernels),
+           CASE(what_is_known_of_kernels_is_checked),
            CASE(device_bytes_limit_resident_parameters_and_slots),
            CASE(selectors_choose_parameters), CASE(overlapping_sources_are_tied),
            CASE(invalid_plans_are_refused_and_named),

@@ -43,6 +43,26 @@ TEST("a budget limits the offloaded bytes or the device's bytes") {
   CHECK(info.offloaded_bytes > 0);
 }
 
+TEST("a step is predicted from the link and the kernels of each group") {
+  const Device device = fixtures::open();
+  const fixtures::Model model(4);
+  PlanOptions options = fixtures::offload_all();
+  options.transfer_mode = TransferMode::Prefetch;
+  options.link_bytes_per_second = 1e9;
+  options.group_seconds = {1, 2, 3, 4};
+  options.rows = 1;
+  const auto info = Plan::make(device, model.parameters, options).value().get_info().value();
+  CHECK(info.kernel_seconds == 10);
+  CHECK(info.step_seconds == 10);
+  CHECK(info.link_seconds == 1e-9 * static_cast<double>(info.step_bytes));
+  options.group_seconds.pop_back();
+  CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, Plan::make(device, model.parameters, options));
+  options.group_seconds.clear();
+  options.compute_bytes_per_second = 4 * 20000;
+  const auto by_rate = Plan::make(device, model.parameters, options).value().get_info().value();
+  CHECK(by_rate.kernel_seconds == 1);
+}
+
 TEST("a parameter may be kept on the device, or have its own transfer mode") {
   const Device device = fixtures::open();
   fixtures::Model model(3);

@@ -69,7 +69,7 @@ if(NOT output STREQUAL VERSION)
   message(FATAL_ERROR "pkg-config has version ${output}, expected ${VERSION}")
 endif()
 file(MAKE_DIRECTORY "${WORK}/by pkg-config")
-foreach(example ten_lines engine two_layers)
+foreach(example ten_lines engine two_layers device_budget)
   run(sh "${CMAKE_CURRENT_LIST_DIR}/compile.sh" "${PKG_CONFIG}" "${C_COMPILER}"
     "${SOURCE}/examples/c/${example}.c" "${WORK}/by pkg-config/${example}")
 endforeach()

@@ -86,6 +86,18 @@ def test_measuring_the_link_predicts_the_time_of_a_step(run_python, path):
     assert totals["step_seconds"] == pytest.approx(moved / link)
 
 
+def test_a_step_is_predicted_in_words(run_python, path):
+    arguments = [path, "--offload-bytes", "1MB", "--transfer-mode", "prefetch", "--rows", "1"]
+    arguments += ["--link-bytes-per-second", "1e9"]
+    code, output, errors = plan(run_python, *arguments)
+    assert (code, errors) == (0, "")
+    assert " ms of the link\n" in output
+    # The tensors have 44,480 bytes.
+    code, output, errors = plan(run_python, *arguments, "--compute-bytes-per-second", "44480")
+    assert (code, errors) == (0, "")
+    assert "1000.00 ms per step: " in output and ", 1000.00 ms of kernels" in output
+
+
 def test_embeddings_are_read_in_place_and_norms_stay(run_python, tmp_path):
     tensors = {
         "model.embed_tokens.weight": np.zeros((512, 64), np.float32),

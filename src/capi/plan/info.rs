@@ -41,10 +41,16 @@ pub struct wb_plan_info {
     pub step_bytes: u64,
     /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
     pub view_bytes: u64,
-    /// Predicted seconds of a step, with dense parameters in place read once for every 128 rows.
-    /// Those that the link needs if the options do not give the time of kernels; 0 if the bandwidth
-    /// of the link is not known.
+    /// Predicted seconds of a step, with dense parameters in place read once for every 128 rows, at
+    /// nine tenths of the rate of copies. Those that the link needs if the options do not give the
+    /// time of kernels; 0 if the bandwidth of the link is not known. `link_seconds` and
+    /// `kernel_seconds` say which of the two is longer.
     pub step_seconds: f64,
+    /// Predicted seconds of a step in which the link is busy; 0 if its bandwidth is not known.
+    pub link_seconds: f64,
+    /// Seconds of a step's kernels with all parameters on the device, which the options give; 0 if
+    /// they do not.
+    pub kernel_seconds: f64,
     /// 1 if the first groups of a step wait for the last groups of the step before.
     pub wrap_stalls: i32,
     /// Zero.
@@ -132,6 +138,8 @@ pub unsafe extern "C" fn wb_plan_get_info(
             step_bytes: plan.step_bytes,
             view_bytes: plan.view_bytes,
             step_seconds: plan.step_seconds.unwrap_or(0.0),
+            link_seconds: plan.link_seconds.unwrap_or(0.0),
+            kernel_seconds: plan.kernel_seconds.unwrap_or(0.0),
             wrap_stalls: plan.wrap_stalls.into(),
             ..CStruct::init()
         })

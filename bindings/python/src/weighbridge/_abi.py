@@ -191,7 +191,7 @@ class wb_plan_info(Sized):
         (c_uint32, "depth"),
         (c_uint64, "parameters groups warnings payload_bytes offloaded_bytes arena_bytes"),
         (c_uint64, "resident_bytes slot_bytes ring_bytes step_bytes view_bytes"),
-        (c_double, "step_seconds"),
+        (c_double, "step_seconds link_seconds kernel_seconds"),
         (c_int32, "wrap_stalls"),
         (c_uint32, "reserved0"),
     )

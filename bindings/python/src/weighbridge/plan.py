@@ -165,6 +165,10 @@ class PlanInfo:
     step_seconds: float
     """Predicted for a step; only those of the link if the time of kernels is not given, and 0 if
     the link's bandwidth is unknown."""
+    link_seconds: float
+    """Predicted for the time in which the link is busy; 0 if its bandwidth is unknown."""
+    kernel_seconds: float
+    """Of the step's kernels with all parameters on the device; 0 if it is not given."""
     wrap_stalls: bool
     """The first groups of a step wait for the last groups of the step before."""
 

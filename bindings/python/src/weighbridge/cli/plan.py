@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slot-bytes", type=bytes_argument, default=0, metavar="N", help="limit of the slots"
     )
     parser.add_argument(
-        "--depth", type=int, default=0, help="limit of the groups with slots at a time"
+        "--depth",
+        type=int,
+        default=0,
+        metavar="N",
+        help="groups with slots at a time (default: as many as are fastest)",
     )
     add_selectors(parser, "offloaded")
     parser.add_argument(
@@ -63,10 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="N",
-        help="bytes of parameters that a step's kernels go through in a second",
+        help="bytes of parameters that a step's kernels go through in a second: those of the model "
+        "over the seconds of a step without offloading",
     )
     parser.add_argument(
-        "--rows", type=int, default=0, help="rows (tokens) of a step, for reads in place"
+        "--rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows (tokens) of a step; parameters in place are read again for every 128",
     )
     parser.add_argument("--order", choices=ORDER.words, default="spread")
     parser.add_argument("--transfer-mode", choices=TRANSFER_MODE.words, default="auto")
@@ -181,5 +190,8 @@ def summary(plan: Plan) -> list[str]:
         f"{in_words(info.step_bytes)} copied per step, {in_words(info.view_bytes)} read in place",
     ]
     if info.step_seconds > 0:
-        lines.append(f"{1e3 * info.step_seconds:.2f} ms per step on the measured link")
+        parts = f"{1e3 * info.link_seconds:.2f} ms of the link"
+        if info.kernel_seconds > 0:
+            parts += f", {1e3 * info.kernel_seconds:.2f} ms of kernels"
+        lines.append(f"{1e3 * info.step_seconds:.2f} ms per step: {parts}")
     return lines + [f"warning: {warning}" for warning in plan.warnings]
