@@ -2,6 +2,7 @@
 
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
+use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::{Backing, HostUse, OffloadState, ParameterState, c_name};
@@ -20,69 +21,18 @@ impl Offloader {
         source: Option<Location>,
         stream: Stream,
     ) -> Result<()> {
-        let mut state = self.state()?;
-        let state = &mut *state;
-        if state.index_of.contains_key(&parameter.name) {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked to add parameter {:?}, which exists already: replace it",
-                parameter.name
-            );
-        }
-        let Some(group) = state.groups.iter().position(|group| **group == *parameter.group) else {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked to add parameter {:?} to group {:?}, which the plan does not have",
-                parameter.name,
-                parameter.group
-            );
-        };
-        let bytes = parameter.layout.span_bytes();
-        state.check_sum(None, bytes)?;
-        let mut change = self.schedule().change(&[group], stream)?;
-        let snapshot =
-            source.map(|source| self.snapshot(state, Some(group), source)).transpose()?;
-        let source = snapshot.as_ref().map(|snapshot| snapshot.source);
-        let space = self.space_for_added(state, &parameter, group)?;
-        let mut added = ParameterState {
-            name: c_name(&parameter.name),
-            group,
-            layout: parameter.layout,
-            backing: Backing::Missing,
-            storage: None,
-            quantized: None,
-        };
-        let Some((host_use, space)) = space else {
-            self.check_resident(state, state.resident_memory_bytes(None) + bytes)?;
-            added.backing = match source {
-                None => Backing::Missing,
-                Some(source) if source.on_device => Backing::Borrowed(source.span),
-                Some(source) => self.upload(source.span)?,
-            };
-            state.add_parameter(added);
-            return Ok(());
-        };
-        change.check_all_released()?;
-        let at = state.add_parameter(added);
-        let block = self.take_space(state, space, host_use, at, bytes);
-        let written = block.and_then(|block| match source {
-            Some(source) => self.write_block(state, block, 0, source),
-            None => Ok(()),
-        });
-        if written.is_err() {
-            state.remove_from_block(at);
-            state.remove_parameter(at);
-            state.drop_empty_units();
-            return written;
-        }
-        let arranged = self.rearrange(state, &mut change);
-        if arranged.is_err() {
-            state.remove_from_block(at);
-            state.remove_parameter(at);
+        let mut edit = self.edit(stream)?;
+        let added = edit.add(parameter, source);
+        let mut done = edit.arrange();
+        if let (Ok(at), Err(_)) = (&added, &done) {
+            edit.take_back(*at);
             // If the others get no slots either, the next step fails with that error.
-            let _ = self.rearrange(state, &mut change);
+            let _ = edit.arrange();
         }
-        arranged
+        if let Err(error) = added {
+            done = Err(error);
+        }
+        done
     }
 
     /// Host memory for a parameter that is added; `None` if it becomes resident.
@@ -154,15 +104,99 @@ impl Offloader {
 
     /// Removes a parameter. Its memory is free for others.
     pub fn remove(&self, name: &str, stream: Stream) -> Result<()> {
-        let mut state = self.state()?;
-        let at = state.find(name)?;
-        let mut change = self.schedule().change(&state.groups_using(at), stream)?;
-        let offloaded = matches!(state.parameters[at].backing, Backing::Block { .. });
-        if offloaded {
-            change.check_all_released()?;
-            state.remove_from_block(at);
+        let mut edit = self.edit(stream)?;
+        let done = edit.remove(name);
+        edit.end(done)
+    }
+}
+
+impl Edit<'_> {
+    /// As [`Offloader::add`], without the slots that follow. Returns the index.
+    pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        if state.index_of.contains_key(&parameter.name) {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to add parameter {:?}, which exists already: replace it",
+                parameter.name
+            );
         }
-        state.remove_parameter(at);
-        if offloaded { self.rearrange(&mut state, &mut change) } else { Ok(()) }
+        let group = state.group_of_added(&parameter)?;
+        let bytes = parameter.layout.span_bytes();
+        state.check_sum(None, bytes)?;
+        self.schedule.make_idle(&[group])?;
+        let snapshot =
+            source.map(|source| offloader.snapshot(state, Some(group), source)).transpose()?;
+        let source = snapshot.as_ref().map(|snapshot| snapshot.source);
+        let space = offloader.space_for_added(state, &parameter, group)?;
+        let mut added = ParameterState {
+            name: c_name(&parameter.name),
+            group,
+            layout: parameter.layout,
+            backing: Backing::Missing,
+            storage: None,
+            quantized: None,
+        };
+        let Some((host_use, space)) = space else {
+            offloader.check_resident(state, state.resident_memory_bytes(None) + bytes)?;
+            added.backing = match source {
+                None => Backing::Missing,
+                Some(source) if source.on_device => Backing::Borrowed(source.span),
+                Some(source) => offloader.upload(source.span)?,
+            };
+            return Ok(state.add_parameter(added));
+        };
+        self.schedule.check_all_released()?;
+        let at = state.add_parameter(added);
+        let block = offloader.take_space(state, space, host_use, at, bytes);
+        let written = block.and_then(|block| match source {
+            Some(source) => offloader.write_block(state, block, 0, source),
+            None => Ok(()),
+        });
+        if let Err(error) = written {
+            state.remove_from_block(at);
+            state.remove_parameter(at);
+            state.drop_empty_units();
+            return Err(error);
+        }
+        self.note_moved();
+        Ok(at)
+    }
+
+    /// Removes the parameter that was added last.
+    fn take_back(&mut self, at: usize) {
+        self.note_moved();
+        self.state.remove_from_block(at);
+        self.state.remove_parameter(at);
+    }
+
+    /// As [`Offloader::remove`], without the slots that follow.
+    pub(super) fn remove(&mut self, name: &str) -> Result<()> {
+        let at = self.state.find(name)?;
+        self.schedule.make_idle(&self.state.groups_using(at))?;
+        if matches!(self.state.parameters[at].backing, Backing::Block { .. }) {
+            self.schedule.check_all_released()?;
+            self.note_moved();
+            self.state.remove_from_block(at);
+        }
+        self.state.remove_parameter(at);
+        // Its own address is gone.
+        self.state.generation += 1;
+        Ok(())
+    }
+}
+
+impl OffloadState {
+    /// The index of the group that a parameter is added to.
+    pub(super) fn group_of_added(&self, parameter: &Parameter) -> Result<usize> {
+        match self.groups.iter().position(|group| **group == *parameter.group) {
+            Some(group) => Ok(group),
+            None => fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to add parameter {:?} to group {:?}, which the plan does not have",
+                parameter.name,
+                parameter.group
+            ),
+        }
     }
 }

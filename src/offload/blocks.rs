@@ -42,6 +42,18 @@ impl OffloadState {
         gaps
     }
 
+    /// Whether blocks of a unit of the offloader have gaps between them.
+    pub fn has_gaps(&self, unit: usize) -> bool {
+        let mut end = 0;
+        let mut follows = |block: usize| {
+            let Block { offset, capacity, .. } = self.blocks[block];
+            let adjacent = offset == end;
+            end = offset + capacity;
+            adjacent
+        };
+        !self.units[unit].in_source && !self.blocks_in(unit).into_iter().all(&mut follows)
+    }
+
     /// Adds a block. Returns its index.
     pub fn add_block(&mut self, block: Block) -> usize {
         match self.blocks.iter().position(|block| block.parameters.is_empty()) {

@@ -5,8 +5,8 @@ use crate::device::backend::Stream;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
-use crate::offload::schedule::schedule::ScheduleChange;
 use crate::offload::state::{Backing, Block, HostUnit, HostUse, OffloadState};
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
@@ -153,44 +153,6 @@ impl Offloader {
         Ok(block)
     }
 
-    /// Moves a block out of the memory of its source, which is not written, into memory of the
-    /// offloader. On an error nothing has changed.
-    pub(super) fn own_block(
-        &self,
-        state: &mut OffloadState,
-        change: &mut ScheduleChange<'_>,
-        block: usize,
-    ) -> Result<()> {
-        change.check_all_released()?;
-        let Block { unit, offset, bytes, .. } = state.blocks[block];
-        let from = state.units[unit].region.part(offset as usize, bytes as usize);
-        state.units[unit].buffer.check_file()?;
-        let HostUnit { groups, transfer_mode, .. } = &state.units[unit];
-        let (groups, transfer_mode) = (groups.clone(), *transfer_mode);
-        let needs = bytes.next_multiple_of(ALIGNMENT);
-        self.check_host_bytes(state, needs, Some(block))?;
-        let extents = state.extents(Some(block));
-        let mut sizes = unit_sizes(state, &extents);
-        sizes.push(UnitSize { transfer_mode, bytes: needs, groups: &groups });
-        self.check_slots(state, sizes)?;
-        let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-        let buffer = Buffer::alloc(self.device(), needs as usize, &options, &mut None)?;
-        let region = buffer.data();
-        bytes::copy(region.part(0, bytes as usize), from);
-        let (slot_offset, in_source) = (None, false);
-        state.units.push(HostUnit {
-            buffer,
-            region,
-            in_source,
-            transfer_mode,
-            groups,
-            slot_offset,
-        });
-        let moved = &mut state.blocks[block];
-        (moved.unit, moved.offset, moved.capacity) = (state.units.len() - 1, 0, needs);
-        self.rearrange(state, change)
-    }
-
     /// Device memory that is left for slots under a budget of device memory.
     fn slot_budget(&self, state: &OffloadState) -> Option<u64> {
         let budget = self.options().budget.device_bytes();
@@ -224,23 +186,58 @@ impl Offloader {
         }
         self.slot_ring(&sizes, self.slot_budget(state))
     }
+}
+
+impl Edit<'_> {
+    /// Moves a block out of the memory of its source, which is not written, into memory of the
+    /// offloader. On an error nothing has changed.
+    pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
+        self.schedule.check_all_released()?;
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        let Block { unit, offset, bytes, .. } = state.blocks[block];
+        let from = state.units[unit].region.part(offset as usize, bytes as usize);
+        state.units[unit].buffer.check_file()?;
+        let HostUnit { groups, transfer_mode, .. } = &state.units[unit];
+        let (groups, transfer_mode) = (groups.clone(), *transfer_mode);
+        let needs = bytes.next_multiple_of(ALIGNMENT);
+        offloader.check_host_bytes(state, needs, Some(block))?;
+        let extents = state.extents(Some(block));
+        let mut sizes = unit_sizes(state, &extents);
+        sizes.push(UnitSize { transfer_mode, bytes: needs, groups: &groups });
+        offloader.check_slots(state, sizes)?;
+        let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
+        let buffer = Buffer::alloc(offloader.device(), needs as usize, &options, &mut None)?;
+        let region = buffer.data();
+        bytes::copy(region.part(0, bytes as usize), from);
+        let (slot_offset, in_source) = (None, false);
+        state.units.push(HostUnit {
+            buffer,
+            region,
+            in_source,
+            transfer_mode,
+            groups,
+            slot_offset,
+        });
+        let moved = &mut state.blocks[block];
+        (moved.unit, moved.offset, moved.capacity) = (state.units.len() - 1, 0, needs);
+        self.note_moved();
+        Ok(())
+    }
 
     /// Gives every unit a slot again, and lays out the schedule. Addresses change.
-    pub(super) fn rearrange(
-        &self,
-        state: &mut OffloadState,
-        change: &mut ScheduleChange<'_>,
-    ) -> Result<()> {
-        change.check_all_released()?;
-        change.invalidate();
+    pub(super) fn rearrange(&mut self) -> Result<()> {
+        self.schedule.check_all_released()?;
+        self.schedule.invalidate();
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        state.generation += 1;
         state.drop_empty_units();
         let have = state.held_bytes().slot_bytes;
-        let slots = self.next_slot_ring(state, have);
+        let slots = offloader.next_slot_ring(state, have);
         if slots.slot_bytes > have {
             state.slots = None;
             state.units.iter_mut().for_each(|unit| unit.slot_offset = None);
-            state.slots =
-                DeviceMemory::alloc(self.device(), slots.slot_bytes as usize)?.map(Arc::new);
+            let bytes = slots.slot_bytes as usize;
+            state.slots = DeviceMemory::alloc(offloader.device(), bytes)?.map(Arc::new);
         }
         state.update_peak();
         for (unit, offset) in state.units.iter_mut().zip(&slots.offsets) {
@@ -248,18 +245,22 @@ impl Offloader {
         }
         state.ring = slots.ring;
         state.depth = slots.depth;
-        state.generation += 1;
-        change.lay_out(state.arrangement())
+        self.schedule.lay_out(state.arrangement())
     }
 
     /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they
-    /// have.
-    pub fn compact(&self, stream: Stream) -> Result<()> {
-        let mut state = self.state()?;
-        let mut change = self.schedule().change(&[], stream)?;
-        change.check_all_released()?;
+    /// have. Nothing moves if that is so, and the slots are those that the units would get.
+    pub(super) fn compact(&mut self) -> Result<()> {
+        let state = &self.state;
+        let gap = (0..state.units.len()).any(|unit| state.has_gaps(unit));
+        if !gap && self.is_arranged() {
+            return Ok(());
+        }
+        self.schedule.check_all_released()?;
+        self.note_moved();
+        let state = &mut *self.state;
         for unit in 0..state.units.len() {
-            if state.units[unit].in_source {
+            if !state.has_gaps(unit) {
                 continue;
             }
             let mut end = 0;
@@ -274,7 +275,30 @@ impl Offloader {
                 end += capacity;
             }
         }
-        self.rearrange(&mut state, &mut change)
+        Ok(())
+    }
+
+    /// Whether units have the slots that they would get now.
+    fn is_arranged(&self) -> bool {
+        let state = &self.state;
+        let have = state.held_bytes().slot_bytes;
+        let next = self.offloader.next_slot_ring(state, have);
+        let offsets = state.units.iter().map(|unit| unit.slot_offset);
+        self.schedule.is_laid_out()
+            && next.slot_bytes <= have
+            && (next.depth, &next.ring) == (state.depth, &state.ring)
+            && offsets.eq(next.offsets)
+    }
+}
+
+impl Offloader {
+    /// Moves blocks together, and gives every unit a slot again.
+    pub fn compact(&self, stream: Stream) -> Result<()> {
+        let mut edit = self.edit(stream)?;
+        edit.schedule.make_idle(&[])?;
+        edit.schedule.check_all_released()?;
+        let done = edit.compact();
+        edit.end(done)
     }
 }
 

@@ -7,6 +7,7 @@ mod blocks;
 mod bulk_copy;
 mod commit;
 pub mod device_plan;
+mod edit;
 mod host_space;
 pub mod offloader;
 pub mod parameters;

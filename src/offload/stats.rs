@@ -37,6 +37,11 @@ pub struct OffloaderStats {
 }
 
 impl Offloader {
+    /// Incremented whenever an address has changed.
+    pub fn generation(&self) -> Result<u64> {
+        Ok(self.state()?.generation)
+    }
+
     /// Statistics at this moment.
     pub fn stats(&self) -> Result<OffloaderStats> {
         let state = self.state()?;
