@@ -72,22 +72,29 @@ impl Offloader {
         {
             return Ok(None);
         }
-        let units = state.units.iter().filter(|unit| unit.groups == [group]);
-        let modes: Vec<TransferMode> = units.map(|unit| unit.transfer_mode).collect();
-        let Some(&first) = modes.first() else {
+        let modes = [TransferMode::Prefetch, TransferMode::OnDemand, TransferMode::ZeroCopy];
+        let unit_of = |transfer_mode| {
+            let host_use = HostUse { groups: vec![group], transfer_mode };
+            state.host.first_unit_of(&host_use).map(|unit| (unit, transfer_mode))
+        };
+        let Some((_, first)) = modes.into_iter().filter_map(unit_of).min_by_key(|(unit, _)| *unit)
+        else {
             // Nothing of the group is offloaded.
             return Ok(None);
         };
         let requested = parameter.transfer_mode;
         let policy = self.device().policy();
-        let views = match state.arena.data().bytes() {
+        let views = match state.host.arena().data().bytes() {
             // All units are in the buffers of their sources.
             0 => policy.allows_views(policy.pin),
-            _ => state.arena.device_address().is_some(),
+            _ => state.host.arena().device_address().is_some(),
         };
         if requested == TransferMode::ZeroCopy && !views {
-            let why =
-                if policy.views { state.arena.fallback_reason() } else { &policy.views_reason };
+            let why = if policy.views {
+                state.host.arena().fallback_reason()
+            } else {
+                &policy.views_reason
+            };
             fail!(
                 WB_ERR_NOT_MAPPED,
                 "asked to add parameter {:?} to be read in place (zero-copy); there are no views on this \
@@ -96,7 +103,9 @@ impl Offloader {
             );
         }
         Ok(Some(match requested {
-            TransferMode::Auto if modes.contains(&TransferMode::Prefetch) => TransferMode::Prefetch,
+            TransferMode::Auto if unit_of(TransferMode::Prefetch).is_some() => {
+                TransferMode::Prefetch
+            }
             TransferMode::Auto => first,
             requested => requested,
         }))
@@ -114,7 +123,7 @@ impl Edit<'_> {
     /// As [`Offloader::add`], without the slots that follow. Returns the index.
     pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
         let (offloader, state) = (self.offloader, &mut *self.state);
-        if state.index_of.contains_key(&parameter.name) {
+        if state.parameters.get_index(&parameter.name).is_some() {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to add parameter {:?}, which exists already: replace it",
@@ -123,7 +132,7 @@ impl Edit<'_> {
         }
         let group = state.group_of_added(&parameter)?;
         let bytes = parameter.layout.span_bytes();
-        state.check_sum(None, bytes)?;
+        state.parameters.check_sum(None, bytes)?;
         self.schedule.make_idle(&[group])?;
         let snapshot =
             source.map(|source| offloader.snapshot(state, Some(group), source)).transpose()?;
@@ -138,25 +147,29 @@ impl Edit<'_> {
             quantized: None,
         };
         let Some((host_use, space)) = space else {
-            offloader.check_resident(state, state.resident_memory_bytes(None) + bytes)?;
+            offloader.check_resident(state, None, bytes)?;
             added.backing = match source {
                 None => Backing::Missing,
                 Some(source) if source.on_device => Backing::Borrowed(source.span),
                 Some(source) => offloader.upload(source.span)?,
             };
-            return Ok(state.add_parameter(added));
+            return Ok(state.parameters.add(added));
         };
         self.schedule.check_all_released()?;
-        let at = state.add_parameter(added);
-        let block = offloader.take_space(state, space, host_use, at, bytes);
-        let written = block.and_then(|block| match source {
-            Some(source) => offloader.write_block(state, block, 0, source),
-            None => Ok(()),
-        });
+        let at = state.parameters.add(added);
+        let block = match offloader.take_space(state, space, host_use, at, bytes) {
+            Ok(block) => block,
+            Err(error) => {
+                state.remove_parameter(at);
+                return Err(error);
+            }
+        };
+        let written =
+            source.map_or(Ok(()), |source| offloader.write_block(state, block, 0, source));
         if let Err(error) = written {
-            state.remove_from_block(at);
+            let unit = state.host.blocks()[block].unit;
             state.remove_parameter(at);
-            state.drop_empty_units();
+            state.host.vacate_if_empty(unit);
             return Err(error);
         }
         self.note_moved();
@@ -166,7 +179,6 @@ impl Edit<'_> {
     /// Removes the parameter that was added last.
     fn take_back(&mut self, at: usize) {
         self.note_moved();
-        self.state.remove_from_block(at);
         self.state.remove_parameter(at);
     }
 
@@ -177,7 +189,6 @@ impl Edit<'_> {
         if matches!(self.state.parameters[at].backing, Backing::Block { .. }) {
             self.schedule.check_all_released()?;
             self.note_moved();
-            self.state.remove_from_block(at);
         }
         self.state.remove_parameter(at);
         // Its own address is gone.
@@ -189,8 +200,8 @@ impl Edit<'_> {
 impl OffloadState {
     /// The index of the group that a parameter is added to.
     pub(super) fn group_of_added(&self, parameter: &Parameter) -> Result<usize> {
-        match self.groups.iter().position(|group| **group == *parameter.group) {
-            Some(group) => Ok(group),
+        match self.group_of.get(&*parameter.group) {
+            Some(group) => Ok(*group),
             None => fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to add parameter {:?} to group {:?}, which the plan does not have",

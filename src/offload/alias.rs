@@ -10,7 +10,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
@@ -53,10 +53,12 @@ impl OffloadState {
         source: Location,
     ) -> Result<Option<Location>> {
         let span = source.span;
-        for (unit, extent) in self.units.iter().zip(self.extents(None)) {
+        let in_units = group.into_iter().flat_map(|group| self.host.units_of_group(group));
+        for unit in in_units {
+            let extent = self.host.extent(unit, None);
+            let unit = &self.host.units()[unit];
             let offset = self
                 .device_address(unit)
-                .filter(|_| group.is_some_and(|group| unit.groups.contains(&group)))
                 .and_then(|start| (span.start() as u64).checked_sub(start))
                 .filter(|offset| offset.saturating_add(span.bytes() as u64) <= extent);
             if let Some(offset) = offset {
@@ -73,11 +75,7 @@ impl OffloadState {
                 span.start()
             );
         }
-        let owned = self.parameters.iter().any(|parameter| match &parameter.backing {
-            Backing::Owned { memory, .. } => overlaps(memory.span()),
-            _ => false,
-        });
-        let own = owned || self.buffers().any(|buffer| overlaps(buffer.data()));
+        let own = self.parameters.owns(span) || self.host.overlaps(span);
         Ok(own.then_some(source))
     }
 }

@@ -3,10 +3,11 @@
 
 use crate::device::backend::Stream;
 use crate::error::Result;
+use crate::memory::buffer::Buffer;
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::ScheduleChange;
 use crate::offload::state::OffloadState;
-use crate::os::sync::MutexGuard;
+use crate::os::sync::{Arc, MutexGuard};
 
 /// One change, or many that get their slots at once.
 pub(super) struct Edit<'a> {
@@ -17,6 +18,8 @@ pub(super) struct Edit<'a> {
     written: Vec<usize>,
     /// Whether units or their sizes have changed, so that every unit needs a slot again.
     moved: bool,
+    /// Buffers of sources, let go after the locks: their owners may be called then.
+    pub dropped: Vec<Arc<Buffer>>,
 }
 
 impl Offloader {
@@ -24,7 +27,14 @@ impl Offloader {
     pub(super) fn edit(&self, stream: Stream) -> Result<Edit<'_>> {
         let state = self.state()?;
         let schedule = self.schedule().change(stream)?;
-        Ok(Edit { offloader: self, state, schedule, written: Vec::new(), moved: false })
+        Ok(Edit {
+            offloader: self,
+            state,
+            schedule,
+            written: Vec::new(),
+            moved: false,
+            dropped: Vec::new(),
+        })
     }
 }
 

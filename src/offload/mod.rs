@@ -3,13 +3,15 @@
 mod accounting;
 mod add;
 mod alias;
-mod blocks;
 mod bulk_copy;
 mod commit;
 pub mod device_plan;
 mod edit;
+mod host_memory;
 mod host_space;
+mod intervals;
 pub mod offloader;
+mod parameter_table;
 pub mod parameters;
 mod quantize;
 mod reconcile;

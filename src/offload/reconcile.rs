@@ -103,7 +103,7 @@ impl Edit<'_> {
     fn compare(&mut self, now: &[(Parameter, Option<Location>)]) -> Result<Vec<Difference>> {
         let compared = now.iter().map(|(parameter, source)| {
             let name = &parameter.name;
-            match (self.state.index_of.get(name).copied(), *source) {
+            match (self.state.parameters.get_index(name), *source) {
                 (Some(at), Some(source)) => self.compare_source(at, &parameter.layout, source),
                 (Some(at), None) => self.compare_layout(at, &parameter.layout),
                 (None, source) => {

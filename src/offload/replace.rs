@@ -9,11 +9,10 @@ use crate::offload::bulk_copy::CopyJob;
 use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, HostUse, OffloadState};
+use crate::offload::state::{Backing, Block, HostUse, OffloadState};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::QuantizedParameter;
-use crate::plan::plan::ALIGNMENT;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
@@ -45,7 +44,7 @@ impl Edit<'_> {
     ) -> Result<()> {
         let state = &mut *self.state;
         let at = state.find(name)?;
-        state.check_sum(Some(at), layout.span_bytes())?;
+        state.parameters.check_sum(Some(at), layout.span_bytes())?;
         self.schedule.make_idle(&state.groups_using(at))?;
         let Some(source) = source.filter(|source| !state.is_in_place(at, *source, &layout)) else {
             self.set_layout(at, layout);
@@ -60,7 +59,7 @@ impl Edit<'_> {
         }
         match state.parameters[at].backing.clone() {
             Backing::Block { block, offset } => {
-                if state.units[state.blocks[block].unit].in_source {
+                if state.host.unit_of(block).in_source {
                     self.own_block(block)?;
                 }
                 self.replace_in_block(at, (block, offset), layout, source)
@@ -76,12 +75,12 @@ impl Edit<'_> {
     /// Sets the layout of a parameter whose bytes are in place, and has its slot filled again.
     fn set_layout(&mut self, at: usize, layout: Layout) {
         let state = &mut *self.state;
-        let parameter = &mut state.parameters[at];
-        let first_element_moves = layout.bytes_before() != parameter.layout.bytes_before();
+        let first_element_moves =
+            layout.bytes_before() != state.parameters[at].layout.bytes_before();
         state.generation += u64::from(first_element_moves);
-        parameter.layout = layout;
-        if let Backing::Block { block, .. } = parameter.backing {
-            let unit = state.blocks[block].unit;
+        state.parameters.set_layout(at, layout);
+        if let Backing::Block { block, .. } = state.parameters[at].backing {
+            let unit = state.host.blocks()[block].unit;
             match self.schedule.is_laid_out() {
                 true => self.note_written(unit),
                 false => self.note_moved(),
@@ -138,21 +137,22 @@ impl Edit<'_> {
         }
         // With another size others move too: checked before anything is written.
         self.schedule.check_all_released()?;
-        let tied = state.blocks[block].parameters.len() > 1;
-        if !tied && bytes <= state.blocks[block].capacity {
+        let Block { unit, offset: start, capacity, ref parameters, .. } =
+            state.host.blocks()[block];
+        let tied = parameters.len() > 1;
+        if !tied && bytes <= capacity {
             // A parameter that was tied to it may have left: all of the block is its own.
             if let Err(error) = offloader.write_block(state, block, 0, source) {
                 self.mark_unbacked(block);
                 return Err(error);
             }
-            state.parameters[at].layout = layout;
-            state.parameters[at].backing = Backing::Block { block, offset: 0 };
-            state.blocks[block].bytes = bytes;
-            state.blocks[block].capacity = bytes.next_multiple_of(ALIGNMENT);
+            state.parameters.set_layout(at, layout);
+            state.parameters.set_backing(at, Backing::Block { block, offset: 0 });
+            state.host.move_block(block, unit, start, bytes);
             self.note_moved();
             return Ok(());
         }
-        let unit = &state.units[state.blocks[block].unit];
+        let unit = state.host.unit_of(block);
         let groups = if tied { vec![state.parameters[at].group] } else { unit.groups.clone() };
         let host_use = HostUse { groups, transfer_mode: unit.transfer_mode };
         self.relocate(at, host_use, layout, source)
@@ -168,20 +168,23 @@ impl Edit<'_> {
     ) -> Result<()> {
         let (offloader, bytes) = (self.offloader, layout.span_bytes());
         let freed = match self.state.parameters[at].backing {
-            Backing::Block { block, .. } if self.state.blocks[block].parameters.len() == 1 => {
-                Some(block)
-            }
+            Backing::Block { block, .. } => Some(block),
             _ => None,
         };
+        let alone = |block: &usize| self.state.host.blocks()[*block].parameters.len() == 1;
+        let freed = freed.filter(alone);
         let space = offloader.find_space(&self.state, &host_use, bytes, freed)?;
         // The old bytes are freed first, so that two copies are never held.
         self.note_moved();
         let state = &mut *self.state;
         state.remove_from_block(at);
-        state.parameters[at].backing = Backing::Unbacked(host_use.clone());
-        state.parameters[at].layout = layout;
-        if matches!(space, HostSpace::NewBuffer) {
-            state.drop_empty_units();
+        state.parameters.set_backing(at, Backing::Unbacked(host_use.clone()));
+        state.parameters.set_layout(at, layout);
+        if let (HostSpace::NewBuffer, Some(block)) = (&space, freed) {
+            let unit = state.host.blocks()[block].unit;
+            let in_source = state.host.units()[unit].in_source;
+            let buffer = state.host.vacate_if_empty(unit);
+            self.dropped.extend(buffer.filter(|_| in_source));
         }
         let block = offloader.take_space(state, space, host_use, at, bytes)?;
         let written = offloader.write_block(state, block, 0, source);
@@ -199,11 +202,11 @@ impl Edit<'_> {
             self.note_moved();
         }
         let state = &mut *self.state;
-        let unit = &state.units[state.blocks[block].unit];
+        let unit = state.host.unit_of(block);
         let host_use = HostUse { groups: unit.groups.clone(), transfer_mode: unit.transfer_mode };
-        for at in state.blocks[block].parameters.clone() {
+        for at in state.host.blocks()[block].parameters.clone() {
             state.remove_from_block(at);
-            state.parameters[at].backing = Backing::Unbacked(host_use.clone());
+            state.parameters.set_backing(at, Backing::Unbacked(host_use.clone()));
         }
     }
 
@@ -212,8 +215,8 @@ impl Edit<'_> {
     fn replace_resident(&mut self, at: usize, layout: Layout, source: Location) -> Result<()> {
         let (offloader, state) = (self.offloader, &mut *self.state);
         let bytes = layout.span_bytes();
-        let tied = state.resident_ties(at);
-        let before = state.resident_range(at).map(|(start, end)| end - start);
+        let tied = state.parameters.resident_ties(at);
+        let before = state.parameters.resident_range(at).map(|(start, end)| end - start);
         let fits = before == Some(bytes) || (tied.is_empty() && before > Some(bytes));
         let backing = state.parameters[at].backing.clone();
         if let Backing::Owned { memory, offset } = &backing
@@ -226,25 +229,26 @@ impl Edit<'_> {
                 // A part may have been written.
                 state.generation += 1;
                 for at in tied.into_iter().chain([at]) {
-                    state.parameters[at].backing = Backing::Missing;
+                    state.parameters.set_backing(at, Backing::Missing);
                 }
                 return Err(error);
             }
             self.set_layout(at, layout);
             return Ok(());
         }
-        offloader.check_resident(state, state.resident_memory_bytes(Some(at)) + bytes)?;
+        offloader.check_resident(state, Some(at), bytes)?;
         state.generation += 1;
         if tied.is_empty() && matches!(backing, Backing::Owned { .. }) {
             // Freed first, as in host memory.
-            state.parameters[at].backing = Backing::Missing;
+            state.parameters.set_backing(at, Backing::Missing);
         }
         drop(backing);
-        state.parameters[at].backing = match source.on_device {
+        let backing = match source.on_device {
             true => Backing::Borrowed(source.span),
             false => offloader.upload(source.span)?,
         };
-        state.parameters[at].layout = layout;
+        state.parameters.set_backing(at, backing);
+        state.parameters.set_layout(at, layout);
         Ok(())
     }
 }
@@ -268,8 +272,8 @@ impl Offloader {
         offset: u64,
         source: Location,
     ) -> Result<()> {
-        let block = &state.blocks[block];
-        let unit = &state.units[block.unit];
+        let unit = state.host.unit_of(block);
+        let block = &state.host.blocks()[block];
         let to = unit.region.part((block.offset + offset) as usize, source.span.bytes());
         let job = CopyJob { to, from: source };
         bulk_copy::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)

@@ -58,13 +58,14 @@ impl Offloader {
             generation: state.generation,
             ..OffloaderStats::default()
         };
-        for block in &state.blocks {
+        let used = state.host.blocks().iter().filter(|block| !block.parameters.is_empty());
+        for block in used {
             stats.offloaded_bytes += block.bytes;
-            if state.units[block.unit].transfer_mode == TransferMode::ZeroCopy {
+            if state.host.units()[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }
         }
-        for buffer in state.buffers() {
+        for buffer in state.host.buffers() {
             stats.asked_bytes += buffer.data().bytes() as u64;
             stats.pinned_bytes += buffer.pinned_bytes();
         }
