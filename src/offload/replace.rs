@@ -10,12 +10,16 @@ use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::{Backing, Block, HostUse, OffloadState};
+use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::QuantizedParameter;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
+
+/// Bytes that one thread copies sooner than others have started.
+const MOST_COPIED_HERE: usize = 4 << 20;
 
 impl Offloader {
     /// Gives a parameter new bytes and a new layout. It stays where the plan keeps it. The source
@@ -275,6 +279,10 @@ impl Offloader {
         let unit = state.host.unit_of(block);
         let block = &state.host.blocks()[block];
         let to = unit.region.part((block.offset + offset) as usize, source.span.bytes());
+        if !source.on_device && source.span.bytes() <= MOST_COPIED_HERE {
+            bytes::copy(to, source.span);
+            return Ok(());
+        }
         let job = CopyJob { to, from: source };
         bulk_copy::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)
     }
