@@ -157,8 +157,9 @@ static void offload(wb_device *device, uint64_t count, uint64_t groups, int resi
     reconcile("kept", offloader, &model, count);
     set_sources(&model, 1, &layouts[1]);
     reconcile("same_size", offloader, &model, count);
+    /* One by one: a replacement copies its group to the slot, so each has a group of its own. */
     start();
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count && groups == count; i++) {
         check(wb_offloader_replace(offloader, model.names[i][0], model.bytes[0] + i * 2 * BYTES,
                                    &layouts[1], NULL, &error));
     }

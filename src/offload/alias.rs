@@ -53,6 +53,9 @@ impl OffloadState {
         source: Location,
     ) -> Result<Option<Location>> {
         let span = source.span;
+        let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
+        let in_slots = self.slots.as_ref().is_some_and(|slots| overlaps(slots.span()));
+        let group = group.filter(|_| in_slots || self.host.overlaps_on_device(span));
         let in_units = group.into_iter().flat_map(|group| self.host.units_of_group(group));
         for unit in in_units {
             let extent = self.host.extent(unit, None);
@@ -65,8 +68,7 @@ impl OffloadState {
                 return Ok(Some(Location::host(unit.region.part(offset as usize, span.bytes()))));
             }
         }
-        let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
-        if self.slots.as_ref().is_some_and(|slots| overlaps(slots.span())) {
+        if in_slots {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "the {} bytes at {:#x} are in slots, which hold parameters of another group or of several \

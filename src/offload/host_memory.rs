@@ -1,7 +1,7 @@
 //! The host memory of offloaded parameters: buffers, units in them and blocks in those, with what
 //! changes need to find about them without a look at each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::memory::buffer::Buffer;
 use crate::offload::intervals::Intervals;
@@ -33,8 +33,14 @@ pub struct HostMemory {
     buffers: HashMap<usize, HeldBuffer>,
     /// The memory of all buffers.
     spans: Intervals,
+    /// The addresses at which the device reads them.
+    device_spans: Intervals,
+    /// Free ranges of buffers that no unit is in: bytes, entry of the buffer, offset.
+    free: BTreeSet<(u64, usize, u64)>,
     mapped_bytes: u64,
     counted_bytes: u64,
+    /// Bytes of the buffers beside the arena and those of sources.
+    other_bytes: u64,
 }
 
 struct Contents {
@@ -55,6 +61,8 @@ struct HeldBuffer {
     in_source: bool,
     /// Bytes of the blocks in it, if it is.
     capacity: u64,
+    /// Ranges that no unit is in: first offset and end. None in the arena and in a source.
+    free: BTreeMap<u64, u64>,
 }
 
 impl HeldBuffer {
@@ -71,6 +79,10 @@ fn key_of(buffer: &Arc<Buffer>) -> usize {
 
 fn range_of(buffer: &Buffer) -> (u64, u64) {
     (buffer.data().start() as u64, buffer.data().end() as u64)
+}
+
+fn device_range_of(buffer: &Buffer) -> Option<(u64, u64)> {
+    buffer.device_address().map(|start| (start, start + buffer.data().bytes() as u64))
 }
 
 impl HostMemory {
@@ -93,8 +105,11 @@ impl HostMemory {
             units_of_group: vec![Vec::new(); groups],
             buffers: HashMap::new(),
             spans: Intervals::default(),
+            device_spans: Intervals::default(),
+            free: BTreeSet::new(),
             mapped_bytes: 0,
             counted_bytes: 0,
+            other_bytes: 0,
         };
         memory.hold(&arena, false);
         units.into_iter().for_each(|unit| {
@@ -144,6 +159,12 @@ impl HostMemory {
         self.spans.overlapping((span.start() as u64, span.end() as u64)).next().is_some()
     }
 
+    /// As [`HostMemory::overlaps`], by the addresses at which the device reads buffers.
+    pub fn overlaps_on_device(&self, span: Span) -> bool {
+        let range = (span.start() as u64, span.end() as u64);
+        self.device_spans.overlapping(range).next().is_some()
+    }
+
     /// Address space of all buffers.
     pub fn mapped_bytes(&self) -> u64 {
         self.mapped_bytes
@@ -153,6 +174,11 @@ impl HostMemory {
     /// in those of their sources.
     pub fn counted_bytes(&self) -> u64 {
         self.counted_bytes
+    }
+
+    /// Bytes of the buffers beside the arena and those of sources.
+    pub fn other_bytes(&self) -> u64 {
+        self.other_bytes
     }
 
     /// Those of [`HostMemory::counted_bytes`] that are no longer counted once a block is gone.
@@ -325,7 +351,7 @@ impl HostMemory {
     }
 
     /// Adds a unit without blocks. Returns its index.
-    pub fn add_unit(&mut self, unit: HostUnit) -> usize {
+    fn add_unit(&mut self, unit: HostUnit) -> usize {
         let at = self.units.len();
         let host_use = HostUse { groups: unit.groups.clone(), transfer_mode: unit.transfer_mode };
         let next = self.units_of_use.len();
@@ -357,10 +383,19 @@ impl HostMemory {
             held.units += 1;
             return;
         }
-        let held = HeldBuffer { buffer: buffer.clone(), units: 1, in_source, capacity: 0 };
+        let buffer = buffer.clone();
+        let free = BTreeMap::new();
+        let held = HeldBuffer { buffer, units: 1, in_source, capacity: 0, free };
+        let buffer = &held.buffer;
+        if !in_source && !Arc::ptr_eq(buffer, &self.arena) {
+            self.other_bytes += buffer.data().bytes() as u64;
+        }
         self.mapped_bytes += buffer.mapped_bytes();
         self.counted_bytes += held.counted_bytes();
         self.spans.insert(range_of(buffer), key);
+        if let Some(range) = device_range_of(buffer) {
+            self.device_spans.insert(range, key);
+        }
         self.buffers.insert(key, held);
     }
 
@@ -373,7 +408,16 @@ impl HostMemory {
         let held = self.buffers.remove(&key)?;
         self.mapped_bytes -= held.buffer.mapped_bytes();
         self.counted_bytes -= held.counted_bytes();
+        if !held.in_source && !Arc::ptr_eq(&held.buffer, &self.arena) {
+            self.other_bytes -= held.buffer.data().bytes() as u64;
+        }
+        for (start, end) in &held.free {
+            self.free.remove(&(end - start, key, *start));
+        }
         self.spans.remove(range_of(&held.buffer), key);
+        if let Some(range) = device_range_of(&held.buffer) {
+            self.device_spans.remove(range, key);
+        }
         Some(held.buffer)
     }
 
@@ -385,14 +429,72 @@ impl HostMemory {
         if contents.vacant || in_arena || !contents.blocks.is_empty() {
             return None;
         }
+        let vacated_in_source = self.units[unit].in_source;
         let region = (0, self.units[unit].region.bytes() as u64);
         self.set_gap(unit, region, false);
         self.contents[unit].vacant = true;
         self.units_of_use[self.contents[unit].host_use].remove(&unit);
         let key = key_of(&self.units[unit].buffer);
+        let offset = self.units[unit].offset_in_buffer();
         let vacated = &mut self.units[unit];
         (vacated.buffer, vacated.region) = (self.arena.clone(), Span::EMPTY);
-        self.let_go(key)
+        let dropped = self.let_go(key);
+        if dropped.is_none() && !vacated_in_source {
+            self.add_free(key, (offset, offset + region.1));
+        }
+        dropped
+    }
+
+    /// Notes that no unit is in a range of a buffer.
+    fn add_free(&mut self, key: usize, (mut start, mut end): (u64, u64)) {
+        let Some(held) = self.buffers.get_mut(&key).filter(|_| start < end) else { return };
+        let before = held.free.range(..start).next_back().map(|(from, to)| (*from, *to));
+        if let Some((from, to)) = before.filter(|(_, to)| *to == start) {
+            held.free.remove(&from);
+            self.free.remove(&(to - from, key, from));
+            start = from;
+        }
+        if let Some(to) = held.free.remove(&end) {
+            self.free.remove(&(to - end, key, end));
+            end = to;
+        }
+        held.free.insert(start, end);
+        self.free.insert((end - start, key, start));
+    }
+
+    /// Memory of a buffer that no unit is in: the smallest range of `bytes` bytes.
+    pub fn find_free(&self, bytes: u64) -> Option<(Arc<Buffer>, Span)> {
+        let (_, key, start) = self.free.range((bytes.max(1), 0, 0)..).next()?;
+        let buffer = &self.buffers.get(key)?.buffer;
+        Some((buffer.clone(), buffer.data().part(*start as usize, bytes as usize)))
+    }
+
+    /// Takes the region of a unit from the free ranges of its buffer. The rest of a new buffer is
+    /// free.
+    fn take_free(&mut self, unit: usize) {
+        let HostUnit { buffer, region, .. } = &self.units[unit];
+        let (key, bytes) = (key_of(buffer), buffer.data().bytes() as u64);
+        let offset = self.units[unit].offset_in_buffer();
+        let end = offset + region.bytes() as u64;
+        let Some(held) = self.buffers.get_mut(&key) else { return };
+        let found = held.free.range(..=offset).next_back().map(|(from, to)| (*from, *to));
+        let (from, to) = match found.filter(|(_, to)| *to >= end) {
+            Some((from, to)) => {
+                held.free.remove(&from);
+                self.free.remove(&(to - from, key, from));
+                (from, to)
+            }
+            None => (offset, bytes),
+        };
+        self.add_free(key, (from, offset));
+        self.add_free(key, (end, to));
+    }
+
+    /// Adds a unit, in free memory or at the start of a new buffer. Returns its index.
+    pub fn add_own_unit(&mut self, unit: HostUnit) -> usize {
+        let at = self.add_unit(unit);
+        self.take_free(at);
+        at
     }
 
     /// Drops the units outside of the arena that have no blocks. Others get new indexes. Returns

@@ -17,12 +17,15 @@ use crate::status::{WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET};
 /// Free spaces that are tried against a budget of slots before a new buffer is.
 const MOST_SPACES: usize = 16;
 
+/// Bytes of a buffer that is larger than it must be, at most.
+const MOST_AMPLE: u64 = 16 << 20;
+
 /// Host memory for a block.
 pub enum HostSpace {
     /// Free memory in a unit.
     InUnit { unit: usize, offset: u64 },
-    /// A unit in a buffer that is still to be allocated.
-    NewBuffer,
+    /// A unit that is still to be made.
+    NewUnit,
 }
 
 impl Offloader {
@@ -44,11 +47,13 @@ impl Offloader {
                 return Ok(HostSpace::InUnit { unit, offset });
             }
         }
-        self.check_host_bytes(state, needs, freed)?;
+        if state.host.find_free(needs).is_none() {
+            self.check_host_bytes(state, needs, freed)?;
+        }
         let HostUse { groups, transfer_mode } = host_use;
         let unit = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
         self.check_slots(state, freed, |_| Some(unit))?;
-        Ok(HostSpace::NewBuffer)
+        Ok(HostSpace::NewUnit)
     }
 
     /// Fails with `WB_ERR_BUDGET` if a new buffer of `needs` bytes exceeds a budget of host memory.
@@ -142,10 +147,7 @@ impl Offloader {
         let capacity = bytes.next_multiple_of(ALIGNMENT);
         let (unit, offset) = match space {
             HostSpace::InUnit { unit, offset } => (unit, offset),
-            HostSpace::NewBuffer => {
-                let unit = self.new_unit(state, host_use, capacity)?;
-                (state.host.add_unit(unit), 0)
-            }
+            HostSpace::NewUnit => (self.new_unit(state, host_use, capacity)?, 0),
         };
         state.update_peak();
         let block = Block { unit, offset, bytes, capacity, parameters: vec![at] };
@@ -154,17 +156,39 @@ impl Offloader {
         Ok(block)
     }
 
-    /// A unit in a buffer of its own. `rearrange` gives it a slot.
+    /// Adds a unit without a slot, which `rearrange` gives it. Returns its index.
     fn new_unit(
         &self,
-        state: &OffloadState,
+        state: &mut OffloadState,
         HostUse { groups, transfer_mode }: HostUse,
         bytes: u64,
-    ) -> Result<HostUnit> {
+    ) -> Result<usize> {
+        let (buffer, region) = match state.host.find_free(bytes).filter(|_| bytes > 0) {
+            Some(found) => found,
+            None => {
+                let buffer = self.new_buffer(state, bytes)?;
+                let region = buffer.data().part(0, bytes as usize);
+                (buffer, region)
+            }
+        };
+        let (in_source, slot_offset) = (false, None);
+        let unit = HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset };
+        Ok(state.host.add_own_unit(unit))
+    }
+
+    /// A buffer of at least `bytes` bytes. With many, each is larger than it must be by a part of
+    /// all: a buffer for each parameter would take more mappings than the kernel allows.
+    fn new_buffer(&self, state: &OffloadState, bytes: u64) -> Result<Arc<Buffer>> {
         let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-        let buffer = Buffer::alloc(self.device(), bytes as usize, &options, &mut None)?;
-        let region = buffer.data();
-        Ok(HostUnit { buffer, region, in_source: false, transfer_mode, groups, slot_offset: None })
+        let alloc = |bytes: u64| Buffer::alloc(self.device(), bytes as usize, &options, &mut None);
+        let budget = self.options().budget.offload_bytes().unwrap_or(u64::MAX);
+        let left = budget.saturating_sub(state.host.counted_bytes());
+        let page = page::page_bytes() as u64;
+        let ample = (state.host.other_bytes() / 8).min(MOST_AMPLE).min(left) / page * page;
+        match ample > bytes {
+            true => alloc(ample).or_else(|_| alloc(bytes)),
+            false => alloc(bytes),
+        }
     }
 
     /// Device memory that is left for slots under a budget of device memory.
@@ -218,8 +242,7 @@ impl Edit<'_> {
         let added = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
         offloader.check_slots(state, Some(block), |_| Some(added))?;
         let own = offloader.new_unit(state, host_use, needs)?;
-        bytes::copy(own.region.part(0, bytes as usize), from);
-        let own = state.host.add_unit(own);
+        bytes::copy(state.host.units()[own].region.part(0, bytes as usize), from);
         state.host.move_block(block, own, 0, bytes);
         self.note_moved();
         Ok(())

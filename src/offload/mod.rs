@@ -4,6 +4,8 @@ mod accounting;
 mod add;
 mod alias;
 mod bulk_copy;
+#[cfg(test)]
+mod change_tests;
 mod commit;
 pub mod device_plan;
 mod edit;

@@ -184,7 +184,7 @@ impl Edit<'_> {
         state.remove_from_block(at);
         state.parameters.set_backing(at, Backing::Unbacked(host_use.clone()));
         state.parameters.set_layout(at, layout);
-        if let (HostSpace::NewBuffer, Some(block)) = (&space, freed) {
+        if let (HostSpace::NewUnit, Some(block)) = (&space, freed) {
             let unit = state.host.blocks()[block].unit;
             let in_source = state.host.units()[unit].in_source;
             let buffer = state.host.vacate_if_empty(unit);
