@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use crate::device::policy::Tristate;
-use crate::offload::state::{Backing, HeldBytes, OffloadState};
+use crate::offload::backing::Backing;
+use crate::offload::state::{HeldBytes, OffloadState};
 use crate::plan::plan::ALIGNMENT;
 
 impl OffloadState {
     pub fn held_bytes(&self) -> HeldBytes {
         HeldBytes {
-            mapped_bytes: self.host.mapped_bytes(),
+            mapped_bytes: self.host.buffers().mapped_bytes(),
             slot_bytes: self.slots.as_ref().map_or(0, |slots| slots.span().bytes() as u64),
         }
     }

@@ -2,10 +2,11 @@
 
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
+use crate::offload::backing::{Backing, HostUse, ParameterState, c_name};
 use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, HostUse, OffloadState, ParameterState, c_name};
+use crate::offload::state::OffloadState;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::selector::SelectorList;
 use crate::status::{

@@ -55,7 +55,7 @@ impl OffloadState {
         let span = source.span;
         let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
         let in_slots = self.slots.as_ref().is_some_and(|slots| overlaps(slots.span()));
-        let group = group.filter(|_| in_slots || self.host.overlaps_on_device(span));
+        let group = group.filter(|_| in_slots || self.host.buffers().overlap_on_device(span));
         let in_units = group.into_iter().flat_map(|group| self.host.units_of_group(group));
         for unit in in_units {
             let extent = self.host.extent(unit, None);
@@ -77,7 +77,7 @@ impl OffloadState {
                 span.start()
             );
         }
-        let own = self.parameters.owns(span) || self.host.overlaps(span);
+        let own = self.parameters.owns(span) || self.host.buffers().overlap(span);
         Ok(own.then_some(source))
     }
 }

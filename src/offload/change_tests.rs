@@ -1,4 +1,4 @@
-//! Changes in any order: every parameter keeps its own bytes, and memory is counted as it is.
+//! Changes in any order: every parameter keeps its own bytes, and the sums are those of its memory.
 
 use std::collections::BTreeMap;
 
@@ -73,9 +73,12 @@ fn check(offloader: &Offloader, expected: &BTreeMap<String, (usize, u8)>) {
     assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{places:?}");
     let page = page::page_bytes();
     let pages = |buffer: &Arc<Buffer>| buffer.data().bytes().next_multiple_of(page) as u64;
-    assert_eq!(state.host.counted_bytes(), state.host.buffers().map(pages).sum::<u64>());
-    let mapped = state.host.buffers().map(|buffer| buffer.mapped_bytes()).sum::<u64>();
-    assert_eq!(state.host.mapped_bytes(), mapped);
+    assert_eq!(
+        state.host.buffers().counted_bytes(),
+        state.host.buffers().iter().map(pages).sum::<u64>()
+    );
+    let mapped = state.host.buffers().iter().map(|buffer| buffer.mapped_bytes()).sum::<u64>();
+    assert_eq!(state.host.buffers().mapped_bytes(), mapped);
 }
 
 /// A parameter's size before and after, and what happens to it.
@@ -140,7 +143,7 @@ proptest! {
 }
 
 /// Many additions share buffers, which are larger than they must be by an eighth of all; with a
-/// budget none is so large that another parameter has no room.
+/// budget none is so large that another parameter does not fit.
 #[test]
 fn many_additions_need_few_buffers() {
     const SIZE: usize = 4096;
@@ -160,9 +163,9 @@ fn many_additions_need_few_buffers() {
         assert_eq!(stats.resident_bytes, 0);
         let asked = stats.asked_bytes;
         assert!(asked <= budget && asked <= 151 * SIZE as u64 * 9 / 8, "{asked}");
-        let buffers = offloader.state().unwrap().host.buffers().count();
+        let buffers = offloader.state().unwrap().host.buffers().iter().count();
         assert!(buffers <= 40, "{buffers}");
-        // Removed ones make room for others, of any group, and all let their buffers go.
+        // The buffers of removed ones are freed.
         for at in 0..150 {
             offloader.remove(&format!("added{at}"), DEFAULT).unwrap();
         }

@@ -1,5 +1,5 @@
 //! A change of parameters: both locks are held from the first look at the state to the slots that
-//! follow from the change, so that what was judged still holds when it is applied.
+//! follow from the change, so that a comparison still holds when its result is applied.
 
 use crate::device::backend::Stream;
 use crate::error::Result;
@@ -18,7 +18,7 @@ pub(super) struct Edit<'a> {
     written: Vec<usize>,
     /// Whether units or their sizes have changed, so that every unit needs a slot again.
     moved: bool,
-    /// Buffers of sources, let go after the locks: their owners may be called then.
+    /// Buffers of sources, released after the locks: their owners may be called then.
     pub dropped: Vec<Arc<Buffer>>,
 }
 

@@ -1,12 +1,11 @@
 //! The host memory of offloaded parameters: buffers, units in them and blocks in those, with what
 //! changes need to find about them without a look at each.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::memory::buffer::Buffer;
-use crate::offload::intervals::Intervals;
-use crate::offload::state::{Block, HostUnit, HostUse};
-use crate::os::page;
+use crate::offload::backing::{Block, HostUnit, HostUse};
+use crate::offload::held_buffers::HeldBuffers;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
@@ -29,18 +28,7 @@ pub struct HostMemory {
     units_of_use: Vec<BTreeSet<usize>>,
     /// The units of each group.
     units_of_group: Vec<Vec<usize>>,
-    /// All buffers, by the address of their entries.
-    buffers: HashMap<usize, HeldBuffer>,
-    /// The memory of all buffers.
-    spans: Intervals,
-    /// The addresses at which the device reads them.
-    device_spans: Intervals,
-    /// Free ranges of buffers that no unit is in: bytes, entry of the buffer, offset.
-    free: BTreeSet<(u64, usize, u64)>,
-    mapped_bytes: u64,
-    counted_bytes: u64,
-    /// Bytes of the buffers beside the arena and those of sources.
-    other_bytes: u64,
+    buffers: HeldBuffers,
 }
 
 struct Contents {
@@ -53,38 +41,6 @@ struct Contents {
     vacant: bool,
 }
 
-struct HeldBuffer {
-    buffer: Arc<Buffer>,
-    /// How many units are in it.
-    units: usize,
-    /// Whether it is that of a source.
-    in_source: bool,
-    /// Bytes of the blocks in it, if it is.
-    capacity: u64,
-    /// Ranges that no unit is in: first offset and end. None in the arena and in a source.
-    free: BTreeMap<u64, u64>,
-}
-
-impl HeldBuffer {
-    /// Its bytes that a budget counts, in whole pages.
-    fn counted_bytes(&self) -> u64 {
-        let bytes = if self.in_source { self.capacity } else { self.buffer.data().bytes() as u64 };
-        bytes.next_multiple_of(page::page_bytes() as u64)
-    }
-}
-
-fn key_of(buffer: &Arc<Buffer>) -> usize {
-    Arc::as_ptr(buffer) as usize
-}
-
-fn range_of(buffer: &Buffer) -> (u64, u64) {
-    (buffer.data().start() as u64, buffer.data().end() as u64)
-}
-
-fn device_range_of(buffer: &Buffer) -> Option<(u64, u64)> {
-    buffer.device_address().map(|start| (start, start + buffer.data().bytes() as u64))
-}
-
 impl HostMemory {
     /// The memory of `groups` groups.
     pub fn new(
@@ -94,7 +50,6 @@ impl HostMemory {
         groups: usize,
     ) -> Self {
         let mut memory = Self {
-            arena: arena.clone(),
             units: Vec::with_capacity(units.len()),
             blocks: Vec::with_capacity(blocks.len()),
             unused: Vec::new(),
@@ -103,15 +58,9 @@ impl HostMemory {
             uses: HashMap::new(),
             units_of_use: Vec::new(),
             units_of_group: vec![Vec::new(); groups],
-            buffers: HashMap::new(),
-            spans: Intervals::default(),
-            device_spans: Intervals::default(),
-            free: BTreeSet::new(),
-            mapped_bytes: 0,
-            counted_bytes: 0,
-            other_bytes: 0,
+            buffers: HeldBuffers::new(&arena),
+            arena,
         };
-        memory.hold(&arena, false);
         units.into_iter().for_each(|unit| {
             memory.add_unit(unit);
         });
@@ -123,6 +72,11 @@ impl HostMemory {
 
     pub fn arena(&self) -> &Arc<Buffer> {
         &self.arena
+    }
+
+    /// All buffers.
+    pub fn buffers(&self) -> &HeldBuffers {
+        &self.buffers
     }
 
     pub fn units(&self) -> &[HostUnit] {
@@ -149,50 +103,11 @@ impl HostMemory {
         self.units_of_use[*number].first().copied()
     }
 
-    /// All buffers, each once.
-    pub fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
-        self.buffers.values().map(|held| &held.buffer)
-    }
-
-    /// Whether the span is, in part, memory of a buffer.
-    pub fn overlaps(&self, span: Span) -> bool {
-        self.spans.overlapping((span.start() as u64, span.end() as u64)).next().is_some()
-    }
-
-    /// As [`HostMemory::overlaps`], by the addresses at which the device reads buffers.
-    pub fn overlaps_on_device(&self, span: Span) -> bool {
-        let range = (span.start() as u64, span.end() as u64);
-        self.device_spans.overlapping(range).next().is_some()
-    }
-
-    /// Address space of all buffers.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.mapped_bytes
-    }
-
-    /// Bytes for parameters, in whole pages: of the buffers of the offloader, and of the parameters
-    /// in those of their sources.
-    pub fn counted_bytes(&self) -> u64 {
-        self.counted_bytes
-    }
-
-    /// Bytes of the buffers beside the arena and those of sources.
-    pub fn other_bytes(&self) -> u64 {
-        self.other_bytes
-    }
-
-    /// Those of [`HostMemory::counted_bytes`] that are no longer counted once a block is gone.
+    /// Those of [`HeldBuffers::counted_bytes`] that are no longer counted once a block is gone.
     pub fn counted_bytes_of(&self, block: usize) -> u64 {
-        let page = page::page_bytes() as u64;
         let Block { unit, capacity, .. } = self.blocks[block];
-        let buffer = &self.units[unit].buffer;
-        let held = &self.buffers[&key_of(buffer)];
-        let alone = self.contents[unit].blocks.len() == 1 && held.units == 1;
-        match held.in_source {
-            true => capacity / page * page,
-            false if alone && !Arc::ptr_eq(buffer, &self.arena) => held.counted_bytes(),
-            false => 0,
-        }
+        let alone = self.contents[unit].blocks.len() == 1;
+        self.buffers.counted_bytes_of(&self.units[unit].buffer, capacity, alone)
     }
 
     /// How far blocks, except `without`, reach in a unit.
@@ -290,14 +205,7 @@ impl HostMemory {
             false => self.contents[unit].blocks.remove(&entry),
         };
         if self.units[unit].in_source {
-            let key = key_of(&self.units[unit].buffer);
-            let Some(held) = self.buffers.get_mut(&key) else { return };
-            self.counted_bytes -= held.counted_bytes();
-            match is_there {
-                true => held.capacity += capacity,
-                false => held.capacity -= capacity,
-            }
-            self.counted_bytes += held.counted_bytes();
+            self.buffers.note_block(&self.units[unit].buffer, capacity, is_there);
         }
     }
 
@@ -361,7 +269,7 @@ impl HostMemory {
         }
         self.units_of_use[number].insert(at);
         unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
-        self.hold(&unit.buffer, unit.in_source);
+        self.buffers.hold(&unit.buffer, unit.in_source);
         let region = (0, unit.region.bytes() as u64);
         self.units.push(unit);
         let blocks = BTreeSet::new();
@@ -377,50 +285,6 @@ impl HostMemory {
         }
     }
 
-    fn hold(&mut self, buffer: &Arc<Buffer>, in_source: bool) {
-        let key = key_of(buffer);
-        if let Some(held) = self.buffers.get_mut(&key) {
-            held.units += 1;
-            return;
-        }
-        let buffer = buffer.clone();
-        let free = BTreeMap::new();
-        let held = HeldBuffer { buffer, units: 1, in_source, capacity: 0, free };
-        let buffer = &held.buffer;
-        if !in_source && !Arc::ptr_eq(buffer, &self.arena) {
-            self.other_bytes += buffer.data().bytes() as u64;
-        }
-        self.mapped_bytes += buffer.mapped_bytes();
-        self.counted_bytes += held.counted_bytes();
-        self.spans.insert(range_of(buffer), key);
-        if let Some(range) = device_range_of(buffer) {
-            self.device_spans.insert(range, key);
-        }
-        self.buffers.insert(key, held);
-    }
-
-    fn let_go(&mut self, key: usize) -> Option<Arc<Buffer>> {
-        let held = self.buffers.get_mut(&key)?;
-        held.units -= 1;
-        if held.units > 0 {
-            return None;
-        }
-        let held = self.buffers.remove(&key)?;
-        self.mapped_bytes -= held.buffer.mapped_bytes();
-        self.counted_bytes -= held.counted_bytes();
-        if !held.in_source && !Arc::ptr_eq(&held.buffer, &self.arena) {
-            self.other_bytes -= held.buffer.data().bytes() as u64;
-        }
-        for (start, end) in &held.free {
-            self.free.remove(&(end - start, key, *start));
-        }
-        self.spans.remove(range_of(&held.buffer), key);
-        if let Some(range) = device_range_of(&held.buffer) {
-            self.device_spans.remove(range, key);
-        }
-        Some(held.buffer)
-    }
-
     /// Drops the memory of a unit outside of the arena that has no blocks. Its index stays until
     /// [`HostMemory::drop_vacant_units`]. Returns the buffer if no other unit is in it.
     pub fn vacate_if_empty(&mut self, unit: usize) -> Option<Arc<Buffer>> {
@@ -429,71 +293,21 @@ impl HostMemory {
         if contents.vacant || in_arena || !contents.blocks.is_empty() {
             return None;
         }
-        let vacated_in_source = self.units[unit].in_source;
         let region = (0, self.units[unit].region.bytes() as u64);
         self.set_gap(unit, region, false);
         self.contents[unit].vacant = true;
         self.units_of_use[self.contents[unit].host_use].remove(&unit);
-        let key = key_of(&self.units[unit].buffer);
-        let offset = self.units[unit].offset_in_buffer();
         let vacated = &mut self.units[unit];
-        (vacated.buffer, vacated.region) = (self.arena.clone(), Span::EMPTY);
-        let dropped = self.let_go(key);
-        if dropped.is_none() && !vacated_in_source {
-            self.add_free(key, (offset, offset + region.1));
-        }
-        dropped
-    }
-
-    /// Notes that no unit is in a range of a buffer.
-    fn add_free(&mut self, key: usize, (mut start, mut end): (u64, u64)) {
-        let Some(held) = self.buffers.get_mut(&key).filter(|_| start < end) else { return };
-        let before = held.free.range(..start).next_back().map(|(from, to)| (*from, *to));
-        if let Some((from, to)) = before.filter(|(_, to)| *to == start) {
-            held.free.remove(&from);
-            self.free.remove(&(to - from, key, from));
-            start = from;
-        }
-        if let Some(to) = held.free.remove(&end) {
-            self.free.remove(&(to - end, key, end));
-            end = to;
-        }
-        held.free.insert(start, end);
-        self.free.insert((end - start, key, start));
-    }
-
-    /// Memory of a buffer that no unit is in: the smallest range of `bytes` bytes.
-    pub fn find_free(&self, bytes: u64) -> Option<(Arc<Buffer>, Span)> {
-        let (_, key, start) = self.free.range((bytes.max(1), 0, 0)..).next()?;
-        let buffer = &self.buffers.get(key)?.buffer;
-        Some((buffer.clone(), buffer.data().part(*start as usize, bytes as usize)))
-    }
-
-    /// Takes the region of a unit from the free ranges of its buffer. The rest of a new buffer is
-    /// free.
-    fn take_free(&mut self, unit: usize) {
-        let HostUnit { buffer, region, .. } = &self.units[unit];
-        let (key, bytes) = (key_of(buffer), buffer.data().bytes() as u64);
-        let offset = self.units[unit].offset_in_buffer();
-        let end = offset + region.bytes() as u64;
-        let Some(held) = self.buffers.get_mut(&key) else { return };
-        let found = held.free.range(..=offset).next_back().map(|(from, to)| (*from, *to));
-        let (from, to) = match found.filter(|(_, to)| *to >= end) {
-            Some((from, to)) => {
-                held.free.remove(&from);
-                self.free.remove(&(to - from, key, from));
-                (from, to)
-            }
-            None => (offset, bytes),
-        };
-        self.add_free(key, (from, offset));
-        self.add_free(key, (end, to));
+        let region = std::mem::replace(&mut vacated.region, Span::EMPTY);
+        let buffer = std::mem::replace(&mut vacated.buffer, self.arena.clone());
+        self.buffers.release(buffer, region)
     }
 
     /// Adds a unit, in free memory or at the start of a new buffer. Returns its index.
     pub fn add_own_unit(&mut self, unit: HostUnit) -> usize {
         let at = self.add_unit(unit);
-        self.take_free(at);
+        let HostUnit { buffer, region, .. } = &self.units[at];
+        self.buffers.take_free(buffer, *region);
         at
     }
 

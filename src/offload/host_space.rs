@@ -5,9 +5,10 @@ use crate::device::backend::Stream;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::backing::{Backing, Block, HostUnit, HostUse};
 use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, Block, HostUnit, HostUse, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
 use crate::plan::plan::ALIGNMENT;
@@ -47,7 +48,7 @@ impl Offloader {
                 return Ok(HostSpace::InUnit { unit, offset });
             }
         }
-        if state.host.find_free(needs).is_none() {
+        if state.host.buffers().find_free(needs).is_none() {
             self.check_host_bytes(state, needs, freed)?;
         }
         let HostUse { groups, transfer_mode } = host_use;
@@ -66,7 +67,8 @@ impl Offloader {
         let Some(budget) = self.options().budget.offload_bytes() else { return Ok(()) };
         let page = page::page_bytes() as u64;
         let freed_bytes = freed.map_or(0, |block| state.host.counted_bytes_of(block));
-        let total = state.host.counted_bytes() - freed_bytes + needs.next_multiple_of(page);
+        let total =
+            state.host.buffers().counted_bytes() - freed_bytes + needs.next_multiple_of(page);
         if total > budget {
             fail!(
                 WB_ERR_BUDGET,
@@ -163,7 +165,7 @@ impl Offloader {
         HostUse { groups, transfer_mode }: HostUse,
         bytes: u64,
     ) -> Result<usize> {
-        let (buffer, region) = match state.host.find_free(bytes).filter(|_| bytes > 0) {
+        let (buffer, region) = match state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
             Some(found) => found,
             None => {
                 let buffer = self.new_buffer(state, bytes)?;
@@ -182,9 +184,10 @@ impl Offloader {
         let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
         let alloc = |bytes: u64| Buffer::alloc(self.device(), bytes as usize, &options, &mut None);
         let budget = self.options().budget.offload_bytes().unwrap_or(u64::MAX);
-        let left = budget.saturating_sub(state.host.counted_bytes());
+        let left = budget.saturating_sub(state.host.buffers().counted_bytes());
         let page = page::page_bytes() as u64;
-        let ample = (state.host.other_bytes() / 8).min(MOST_AMPLE).min(left) / page * page;
+        let ample =
+            (state.host.buffers().other_bytes() / 8).min(MOST_AMPLE).min(left) / page * page;
         match ample > bytes {
             true => alloc(ample).or_else(|_| alloc(bytes)),
             false => alloc(bytes),

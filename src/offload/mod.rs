@@ -3,12 +3,14 @@
 mod accounting;
 mod add;
 mod alias;
+mod backing;
 mod bulk_copy;
 #[cfg(test)]
 mod change_tests;
 mod commit;
 pub mod device_plan;
 mod edit;
+mod held_buffers;
 mod host_memory;
 mod host_space;
 mod intervals;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 
 use crate::error::{Result, fail};
+use crate::offload::backing::{Backing, ParameterState};
 use crate::offload::intervals::Intervals;
-use crate::offload::state::{Backing, ParameterState};
 use crate::os::span::Span;
 use crate::plan::plan::ALIGNMENT;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};

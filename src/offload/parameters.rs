@@ -4,9 +4,10 @@ use std::ffi::CStr;
 
 use crate::error::{Error, Result, fail};
 use crate::memory::view::{Accessor, View};
+use crate::offload::backing::Backing;
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::no_slots;
-use crate::offload::state::{Backing, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
 use crate::offload::alias::Snapshot;
+use crate::offload::backing::ParameterState;
 use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::ParameterState;
 use crate::plan::parameter::Parameter;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
@@ -56,7 +56,7 @@ impl Edit<'_> {
         let missing = self.missing_from(&now)?;
         let differences = self.compare(&now)?;
         #[cfg(test)]
-        tests::after_judging();
+        tests::after_comparing();
         for name in missing {
             self.remove(&name)?;
             result.removed += 1;
@@ -158,7 +158,7 @@ impl Edit<'_> {
         }
     }
 
-    /// As [`Offloader::snapshot`]; what is copied is not in use.
+    /// As [`Offloader::snapshot`], once no use of copied memory is in flight.
     fn snapshot(&mut self, group: Option<usize>, source: Location) -> Result<Snapshot> {
         if self.state.resolve_alias(group, source)?.is_some() {
             self.schedule.make_idle(&[])?;
@@ -186,20 +186,20 @@ mod tests {
     use crate::os::bytes;
 
     thread_local! {
-        /// Called once, when a reconcile of this thread has judged and changed nothing yet.
+        /// Called once, when a reconcile of this thread has compared and changed nothing yet.
         static THEN: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::default();
     }
 
-    pub fn after_judging() {
+    pub fn after_comparing() {
         if let Some(then) = THEN.take() {
             then();
         }
     }
 
-    /// What was judged holds when it is applied: a replacement by another thread comes after it,
-    /// so that no layout is set on fewer bytes than it has, over those of a neighbour.
+    /// A comparison holds when its result is applied: a replacement by another thread comes after
+    /// it, so that no layout is set on fewer bytes than it has, over those of a neighbour.
     #[test]
-    fn no_other_change_comes_between_judging_and_applying() {
+    fn no_other_change_comes_between_comparing_and_applying() {
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let (large, flat, small) = ([32, 32], [1, 1024], [8, 8]);
         let parameters = vec![parameter("a", large), parameter("b", large)];

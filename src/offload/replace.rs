@@ -4,12 +4,13 @@
 use crate::device::backend::{Location, Stream};
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
+use crate::offload::backing::{Backing, Block, HostUse};
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, Block, HostUse, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::Arc;

@@ -65,7 +65,7 @@ impl Offloader {
                 stats.view_bytes += block.bytes;
             }
         }
-        for buffer in state.host.buffers() {
+        for buffer in state.host.buffers().iter() {
             stats.asked_bytes += buffer.data().bytes() as u64;
             stats.pinned_bytes += buffer.pinned_bytes();
         }

@@ -90,7 +90,7 @@ static void device_bytes_limit_resident_parameters_and_slots(wb_device *device)
     wb_plan_release(plan);
 }
 
-/* Of COUNT parameters in two groups by turns, of which 2 and 6 are tied, and 4 is no matrix. */
+/* Of COUNT parameters in two groups by turns, of which 2 and 6 are tied, and 4 is a vector. */
 static void parameters_keep_the_given_order(wb_device *device)
 {
     static const char *const plain[] = {"layers.0.w0", "layers.0.w1", "layers.1.w0", "layers.1.w1",

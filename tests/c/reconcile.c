@@ -11,7 +11,7 @@ static wb_status reconcile(struct offload *o, const wb_parameter *now, uint64_t 
     return wb_offloader_reconcile(o->offloader, now, count, o->stream, done, &error);
 }
 
-/* The parameters as they are, without sources. */
+/* The unchanged parameters, without sources. */
 static void without_sources(wb_parameter *now, int count)
 {
     for (int i = 0; i < count; i++) {
