@@ -55,8 +55,8 @@ extern "C" {
  * CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
  * replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
  * the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
- * removed or wb_offloader_compact is called, which `wb_offloader_stats.generation` counts; graphs
- * of an older generation must be captured again.
+ * removed or wb_offloader_compact is called. wb_offloader_get_generation tells whether they have
+ * changed; graphs of an older generation must be captured again.
  *
  * Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
  * shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
@@ -318,10 +318,15 @@ wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, v
  * address that the engine uses. One whose address is not the one that this offloader gave, or
  * whose layout differs, is replaced; a new name is added, a missing one removed. Parameters may be
  * renamed, or exchange their names: sources in memory of the offloader are checked, and copied,
- * before anything changes. One without a source keeps its bytes and its layout, unless it has
- * become empty. If something was replaced or removed, gaps are closed as by wb_offloader_compact.
+ * before anything changes. One without a source keeps its bytes, and takes a layout of as many
+ * bytes; a layout of none empties it. If something was replaced or removed, gaps are closed as by
+ * wb_offloader_compact. All parameters get their slots at once, at the end.
  *
- * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
+ * Threads: no other call changes parameters between the comparison and the last change.
+ *
+ * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. Fails also,
+ * with nothing changed, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
+ * that the plan does not have, and for another number of bytes without a source. After another
  * error the changes made so far stay, and other parameters may have moved: get the addresses
  * again, and repeat the call.
  */
@@ -331,7 +336,7 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_paramet
 
 /**
  * Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
- * its own bytes again. Addresses change. Also gives an offloader its slots again that lost them
+ * its own bytes again. Addresses change, unless there are no gaps. Also gives an offloader its slots again that lost them
  * when a change failed with WB_ERR_DEVICE_MEMORY.
  *
  * Stream order: waits on the host for the work queued on `stream` and for every use that was
@@ -383,7 +388,7 @@ typedef struct {
     uint64_t late_copies;
     /** Seconds that the engine's streams waited for copies. */
     double waited_seconds;
-    /** Increases whenever an address changes. */
+    /** As wb_offloader_get_generation gives it. */
     uint64_t generation;
 } wb_offloader_stats;
 #define WB_OFFLOADER_STATS_INIT \
@@ -392,6 +397,18 @@ typedef struct {
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,
                                  wb_error *error);
+
+/**
+ * Gets a number that increases whenever an address of a parameter changes, or is no longer its
+ * own: while it is the same, every address that the offloader gave is still valid, and so is every
+ * graph that captured its calls. Bytes of the same number that replace others in place do not
+ * change it, nor do steps, nor an added parameter that moves no other. Costs no more than a lock,
+ * for a call in every step.
+ *
+ * Threads: any; it waits while another changes parameters. Since 0.1.0.
+ */
+wb_status wb_offloader_get_generation(const wb_offloader *offloader, uint64_t *generation,
+                                      wb_error *error);
 
 #ifdef __cplusplus
 }

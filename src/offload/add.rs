@@ -2,9 +2,11 @@
 
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
+use crate::offload::backing::{Backing, HostUse, ParameterState, c_name};
+use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, HostUse, OffloadState, ParameterState, c_name};
+use crate::offload::state::OffloadState;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::selector::SelectorList;
 use crate::status::{
@@ -20,69 +22,18 @@ impl Offloader {
         source: Option<Location>,
         stream: Stream,
     ) -> Result<()> {
-        let mut state = self.state()?;
-        let state = &mut *state;
-        if state.index_of.contains_key(&parameter.name) {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked to add parameter {:?}, which exists already: replace it",
-                parameter.name
-            );
-        }
-        let Some(group) = state.groups.iter().position(|group| **group == *parameter.group) else {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked to add parameter {:?} to group {:?}, which the plan does not have",
-                parameter.name,
-                parameter.group
-            );
-        };
-        let bytes = parameter.layout.span_bytes();
-        state.check_sum(None, bytes)?;
-        let mut change = self.schedule().change(&[group], stream)?;
-        let snapshot =
-            source.map(|source| self.snapshot(state, Some(group), source)).transpose()?;
-        let source = snapshot.as_ref().map(|snapshot| snapshot.source);
-        let space = self.space_for_added(state, &parameter, group)?;
-        let mut added = ParameterState {
-            name: c_name(&parameter.name),
-            group,
-            layout: parameter.layout,
-            backing: Backing::Missing,
-            storage: None,
-            quantized: None,
-        };
-        let Some((host_use, space)) = space else {
-            self.check_resident(state, state.resident_memory_bytes(None) + bytes)?;
-            added.backing = match source {
-                None => Backing::Missing,
-                Some(source) if source.on_device => Backing::Borrowed(source.span),
-                Some(source) => self.upload(source.span)?,
-            };
-            state.add_parameter(added);
-            return Ok(());
-        };
-        change.check_all_released()?;
-        let at = state.add_parameter(added);
-        let block = self.take_space(state, space, host_use, at, bytes);
-        let written = block.and_then(|block| match source {
-            Some(source) => self.write_block(state, block, 0, source),
-            None => Ok(()),
-        });
-        if written.is_err() {
-            state.remove_from_block(at);
-            state.remove_parameter(at);
-            state.drop_empty_units();
-            return written;
-        }
-        let arranged = self.rearrange(state, &mut change);
-        if arranged.is_err() {
-            state.remove_from_block(at);
-            state.remove_parameter(at);
+        let mut edit = self.edit(stream)?;
+        let added = edit.add(parameter, source);
+        let mut done = edit.arrange();
+        if let (Ok(at), Err(_)) = (&added, &done) {
+            edit.take_back(*at);
             // If the others get no slots either, the next step fails with that error.
-            let _ = self.rearrange(state, &mut change);
+            let _ = edit.arrange();
         }
-        arranged
+        if let Err(error) = added {
+            done = Err(error);
+        }
+        done
     }
 
     /// Host memory for a parameter that is added; `None` if it becomes resident.
@@ -122,22 +73,29 @@ impl Offloader {
         {
             return Ok(None);
         }
-        let units = state.units.iter().filter(|unit| unit.groups == [group]);
-        let modes: Vec<TransferMode> = units.map(|unit| unit.transfer_mode).collect();
-        let Some(&first) = modes.first() else {
+        let modes = [TransferMode::Prefetch, TransferMode::OnDemand, TransferMode::ZeroCopy];
+        let unit_of = |transfer_mode| {
+            let host_use = HostUse { groups: vec![group], transfer_mode };
+            state.host.first_unit_of(&host_use).map(|unit| (unit, transfer_mode))
+        };
+        let Some((_, first)) = modes.into_iter().filter_map(unit_of).min_by_key(|(unit, _)| *unit)
+        else {
             // Nothing of the group is offloaded.
             return Ok(None);
         };
         let requested = parameter.transfer_mode;
         let policy = self.device().policy();
-        let views = match state.arena.data().bytes() {
+        let views = match state.host.arena().data().bytes() {
             // All units are in the buffers of their sources.
             0 => policy.allows_views(policy.pin),
-            _ => state.arena.device_address().is_some(),
+            _ => state.host.arena().device_address().is_some(),
         };
         if requested == TransferMode::ZeroCopy && !views {
-            let why =
-                if policy.views { state.arena.fallback_reason() } else { &policy.views_reason };
+            let why = if policy.views {
+                state.host.arena().fallback_reason()
+            } else {
+                &policy.views_reason
+            };
             fail!(
                 WB_ERR_NOT_MAPPED,
                 "asked to add parameter {:?} to be read in place (zero-copy); there are no views on this \
@@ -146,7 +104,9 @@ impl Offloader {
             );
         }
         Ok(Some(match requested {
-            TransferMode::Auto if modes.contains(&TransferMode::Prefetch) => TransferMode::Prefetch,
+            TransferMode::Auto if unit_of(TransferMode::Prefetch).is_some() => {
+                TransferMode::Prefetch
+            }
             TransferMode::Auto => first,
             requested => requested,
         }))
@@ -154,15 +114,101 @@ impl Offloader {
 
     /// Removes a parameter. Its memory is free for others.
     pub fn remove(&self, name: &str, stream: Stream) -> Result<()> {
-        let mut state = self.state()?;
-        let at = state.find(name)?;
-        let mut change = self.schedule().change(&state.groups_using(at), stream)?;
-        let offloaded = matches!(state.parameters[at].backing, Backing::Block { .. });
-        if offloaded {
-            change.check_all_released()?;
-            state.remove_from_block(at);
+        let mut edit = self.edit(stream)?;
+        let done = edit.remove(name);
+        edit.end(done)
+    }
+}
+
+impl Edit<'_> {
+    /// As [`Offloader::add`], without the slots that follow. Returns the index.
+    pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        if state.parameters.get_index(&parameter.name).is_some() {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to add parameter {:?}, which exists already: replace it",
+                parameter.name
+            );
         }
-        state.remove_parameter(at);
-        if offloaded { self.rearrange(&mut state, &mut change) } else { Ok(()) }
+        let group = state.group_of_added(&parameter)?;
+        let bytes = parameter.layout.span_bytes();
+        state.parameters.check_sum(None, bytes)?;
+        self.schedule.make_idle(&[group])?;
+        let snapshot =
+            source.map(|source| offloader.snapshot(state, Some(group), source)).transpose()?;
+        let source = snapshot.as_ref().map(|snapshot| snapshot.source);
+        let space = offloader.space_for_added(state, &parameter, group)?;
+        let mut added = ParameterState {
+            name: c_name(&parameter.name),
+            group,
+            layout: parameter.layout,
+            backing: Backing::Missing,
+            storage: None,
+            quantized: None,
+        };
+        let Some((host_use, space)) = space else {
+            offloader.check_resident(state, None, bytes)?;
+            added.backing = match source {
+                None => Backing::Missing,
+                Some(source) if source.on_device => Backing::Borrowed(source.span),
+                Some(source) => offloader.upload(source.span)?,
+            };
+            return Ok(state.parameters.add(added));
+        };
+        self.schedule.check_all_released()?;
+        let at = state.parameters.add(added);
+        let block = match offloader.take_space(state, space, host_use, at, bytes) {
+            Ok(block) => block,
+            Err(error) => {
+                state.remove_parameter(at);
+                return Err(error);
+            }
+        };
+        let written =
+            source.map_or(Ok(()), |source| offloader.write_block(state, block, 0, source));
+        if let Err(error) = written {
+            let unit = state.host.blocks()[block].unit;
+            state.remove_parameter(at);
+            state.host.vacate_if_empty(unit);
+            return Err(error);
+        }
+        self.note_moved();
+        Ok(at)
+    }
+
+    /// Removes the parameter that was added last.
+    fn take_back(&mut self, at: usize) {
+        self.note_moved();
+        self.state.remove_parameter(at);
+    }
+
+    /// As [`Offloader::remove`], without the slots that follow.
+    pub(super) fn remove(&mut self, name: &str) -> Result<()> {
+        let at = self.state.find(name)?;
+        self.schedule.make_idle(&self.state.groups_using(at))?;
+        if matches!(self.state.parameters[at].backing, Backing::Block { .. }) {
+            self.schedule.check_all_released()?;
+            self.note_moved();
+        }
+        self.state.remove_parameter(at);
+        // Its own address is gone.
+        self.state.generation += 1;
+        Ok(())
+    }
+}
+
+impl OffloadState {
+    /// The index of the group that a parameter is added to.
+    pub(super) fn group_of_added(&self, parameter: &Parameter) -> Result<usize> {
+        match self.group_of.get(&*parameter.group) {
+            Some(group) => Ok(*group),
+            None => fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to add parameter {:?} to group {:?}, which the plan does not have",
+                parameter.name,
+                parameter.group
+            ),
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::offloader::Offloader;
-use crate::offload::state::{Backing, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
@@ -53,18 +53,22 @@ impl OffloadState {
         source: Location,
     ) -> Result<Option<Location>> {
         let span = source.span;
-        for (unit, extent) in self.units.iter().zip(self.extents(None)) {
+        let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
+        let in_slots = self.slots.as_ref().is_some_and(|slots| overlaps(slots.span()));
+        let group = group.filter(|_| in_slots || self.host.buffers().overlap_on_device(span));
+        let in_units = group.into_iter().flat_map(|group| self.host.units_of_group(group));
+        for unit in in_units {
+            let extent = self.host.extent(unit, None);
+            let unit = &self.host.units()[unit];
             let offset = self
                 .device_address(unit)
-                .filter(|_| group.is_some_and(|group| unit.groups.contains(&group)))
                 .and_then(|start| (span.start() as u64).checked_sub(start))
                 .filter(|offset| offset.saturating_add(span.bytes() as u64) <= extent);
             if let Some(offset) = offset {
                 return Ok(Some(Location::host(unit.region.part(offset as usize, span.bytes()))));
             }
         }
-        let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
-        if self.slots.as_ref().is_some_and(|slots| overlaps(slots.span())) {
+        if in_slots {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "the {} bytes at {:#x} are in slots, which hold parameters of another group or of several \
@@ -73,11 +77,7 @@ impl OffloadState {
                 span.start()
             );
         }
-        let owned = self.parameters.iter().any(|parameter| match &parameter.backing {
-            Backing::Owned { memory, .. } => overlaps(memory.span()),
-            _ => false,
-        });
-        let own = owned || self.buffers().any(|buffer| overlaps(buffer.data()));
+        let own = self.parameters.owns(span) || self.host.buffers().overlap(span);
         Ok(own.then_some(source))
     }
 }

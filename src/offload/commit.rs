@@ -3,9 +3,9 @@
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::Result;
+use crate::offload::backing::{Backing, Block, HostUnit, ParameterState, c_name};
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::device_plan::DevicePlan;
-use crate::offload::state::{Backing, Block, HostUnit, ParameterState, c_name};
 use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
 use crate::plan::plan::{ALIGNMENT, Plan};

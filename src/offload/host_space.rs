@@ -5,21 +5,28 @@ use crate::device::backend::Stream;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::backing::{Backing, Block, HostUnit, HostUse};
+use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
-use crate::offload::schedule::schedule::ScheduleChange;
-use crate::offload::state::{Backing, Block, HostUnit, HostUse, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
 use crate::plan::plan::ALIGNMENT;
 use crate::plan::slot_ring::{SlotRing, UnitSize};
 use crate::status::{WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET};
 
+/// Free spaces that are tried against a budget of slots before a new buffer is.
+const MOST_SPACES: usize = 16;
+
+/// Bytes of a buffer that is larger than it must be, at most.
+const MOST_AMPLE: u64 = 16 << 20;
+
 /// Host memory for a block.
 pub enum HostSpace {
     /// Free memory in a unit.
     InUnit { unit: usize, offset: u64 },
-    /// A unit in a buffer that is still to be allocated.
-    NewBuffer,
+    /// A unit that is still to be made.
+    NewUnit,
 }
 
 impl Offloader {
@@ -27,30 +34,27 @@ impl Offloader {
     pub(super) fn find_space(
         &self,
         state: &OffloadState,
-        HostUse { groups, transfer_mode }: &HostUse,
+        host_use: &HostUse,
         bytes: u64,
         freed: Option<usize>,
     ) -> Result<HostSpace> {
         let needs = bytes.next_multiple_of(ALIGNMENT);
-        let extents = state.extents(freed);
-        for (at, unit) in state.units.iter().enumerate() {
-            let other = unit.groups != *groups || unit.transfer_mode != *transfer_mode;
-            if other || unit.in_source {
-                continue;
-            }
-            for offset in state.gaps(at, needs, freed) {
-                let mut grown = extents.clone();
-                grown[at] = grown[at].max(offset + needs);
-                if self.check_slots(state, unit_sizes(state, &grown)).is_ok() {
-                    return Ok(HostSpace::InUnit { unit: at, offset });
-                }
+        for (unit, offset) in state.host.spaces(host_use, needs, freed).take(MOST_SPACES) {
+            let grows = |extents: &mut Vec<u64>| {
+                extents[unit] = extents[unit].max(offset + needs);
+                None
+            };
+            if self.check_slots(state, freed, grows).is_ok() {
+                return Ok(HostSpace::InUnit { unit, offset });
             }
         }
-        self.check_host_bytes(state, needs, freed)?;
-        let mut sizes = unit_sizes(state, &extents);
-        sizes.push(UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups });
-        self.check_slots(state, sizes)?;
-        Ok(HostSpace::NewBuffer)
+        if state.host.buffers().find_free(needs).is_none() {
+            self.check_host_bytes(state, needs, freed)?;
+        }
+        let HostUse { groups, transfer_mode } = host_use;
+        let unit = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
+        self.check_slots(state, freed, |_| Some(unit))?;
+        Ok(HostSpace::NewUnit)
     }
 
     /// Fails with `WB_ERR_BUDGET` if a new buffer of `needs` bytes exceeds a budget of host memory.
@@ -62,18 +66,9 @@ impl Offloader {
     ) -> Result<()> {
         let Some(budget) = self.options().budget.offload_bytes() else { return Ok(()) };
         let page = page::page_bytes() as u64;
-        let in_pages = |buffer: &Buffer| (buffer.data().bytes() as u64).next_multiple_of(page);
-        let freed_bytes = freed.map_or(0, |block| {
-            let unit = state.blocks[block].unit;
-            let HostUnit { buffer, in_source, .. } = &state.units[unit];
-            let alone = !Arc::ptr_eq(buffer, &state.arena) && state.blocks_in(unit) == [block];
-            match in_source {
-                true => state.blocks[block].capacity / page * page,
-                false if alone => in_pages(buffer),
-                false => 0,
-            }
-        });
-        let total = state.host_bytes() - freed_bytes + needs.next_multiple_of(page);
+        let freed_bytes = freed.map_or(0, |block| state.host.counted_bytes_of(block));
+        let total =
+            state.host.buffers().counted_bytes() - freed_bytes + needs.next_multiple_of(page);
         if total > budget {
             fail!(
                 WB_ERR_BUDGET,
@@ -84,12 +79,22 @@ impl Offloader {
         Ok(())
     }
 
-    /// Fails if slots for units of these sizes exceed a budget.
-    fn check_slots(&self, state: &OffloadState, sizes: Vec<UnitSize<'_>>) -> Result<()> {
+    /// Fails if slots exceed a budget once the block `freed` is gone and `change` has changed how
+    /// far blocks reach in the units, and given another unit.
+    fn check_slots<'a>(
+        &self,
+        state: &'a OffloadState,
+        freed: Option<usize>,
+        change: impl FnOnce(&mut Vec<u64>) -> Option<UnitSize<'a>>,
+    ) -> Result<()> {
         let options = self.options();
         if options.budget.device_bytes().is_none() && options.slot_bytes.is_none() {
             return Ok(());
         }
+        let mut extents = state.host.extents(freed);
+        let added = change(&mut extents);
+        let mut sizes = unit_sizes(state, &extents);
+        sizes.extend(added);
         let slots = self.slot_ring(&sizes, self.slot_budget(state));
         if let Some(most) = options.slot_bytes
             && slots.ring_bytes > most
@@ -104,9 +109,18 @@ impl Offloader {
         self.check_device_bytes(state.resident_memory_bytes(None), slots.slot_bytes)
     }
 
-    /// Fails with `WB_ERR_BUDGET` if `resident` bytes beside the current slots exceed a budget of
-    /// device memory.
-    pub(super) fn check_resident(&self, state: &OffloadState, resident: u64) -> Result<()> {
+    /// Fails with `WB_ERR_BUDGET` if the resident parameters, except `without`, and `bytes` beside
+    /// the current slots exceed a budget of device memory.
+    pub(super) fn check_resident(
+        &self,
+        state: &OffloadState,
+        without: Option<usize>,
+        bytes: u64,
+    ) -> Result<()> {
+        if self.options().budget.device_bytes().is_none() {
+            return Ok(());
+        }
+        let resident = state.resident_memory_bytes(without) + bytes;
         self.check_device_bytes(resident, state.held_bytes().slot_bytes)
     }
 
@@ -128,67 +142,56 @@ impl Offloader {
         &self,
         state: &mut OffloadState,
         space: HostSpace,
-        HostUse { groups, transfer_mode }: HostUse,
+        host_use: HostUse,
         at: usize,
         bytes: u64,
     ) -> Result<usize> {
         let capacity = bytes.next_multiple_of(ALIGNMENT);
         let (unit, offset) = match space {
             HostSpace::InUnit { unit, offset } => (unit, offset),
-            HostSpace::NewBuffer => {
-                let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-                let buffer = Buffer::alloc(self.device(), capacity as usize, &options, &mut None)?;
-                let region = buffer.data();
-                // `rearrange` gives it a slot.
-                let (slot_offset, in_source) = (None, false);
-                let unit =
-                    HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset };
-                state.units.push(unit);
-                state.update_peak();
-                (state.units.len() - 1, 0)
-            }
+            HostSpace::NewUnit => (self.new_unit(state, host_use, capacity)?, 0),
         };
-        let block = state.add_block(Block { unit, offset, bytes, capacity, parameters: vec![at] });
-        state.parameters[at].backing = Backing::Block { block, offset: 0 };
+        state.update_peak();
+        let block = Block { unit, offset, bytes, capacity, parameters: vec![at] };
+        let block = state.host.add_block(block);
+        state.parameters.set_backing(at, Backing::Block { block, offset: 0 });
         Ok(block)
     }
 
-    /// Moves a block out of the memory of its source, which is not written, into memory of the
-    /// offloader. On an error nothing has changed.
-    pub(super) fn own_block(
+    /// Adds a unit without a slot, which `rearrange` gives it. Returns its index.
+    fn new_unit(
         &self,
         state: &mut OffloadState,
-        change: &mut ScheduleChange<'_>,
-        block: usize,
-    ) -> Result<()> {
-        change.check_all_released()?;
-        let Block { unit, offset, bytes, .. } = state.blocks[block];
-        let from = state.units[unit].region.part(offset as usize, bytes as usize);
-        state.units[unit].buffer.check_file()?;
-        let HostUnit { groups, transfer_mode, .. } = &state.units[unit];
-        let (groups, transfer_mode) = (groups.clone(), *transfer_mode);
-        let needs = bytes.next_multiple_of(ALIGNMENT);
-        self.check_host_bytes(state, needs, Some(block))?;
-        let extents = state.extents(Some(block));
-        let mut sizes = unit_sizes(state, &extents);
-        sizes.push(UnitSize { transfer_mode, bytes: needs, groups: &groups });
-        self.check_slots(state, sizes)?;
+        HostUse { groups, transfer_mode }: HostUse,
+        bytes: u64,
+    ) -> Result<usize> {
+        let (buffer, region) = match state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
+            Some(found) => found,
+            None => {
+                let buffer = self.new_buffer(state, bytes)?;
+                let region = buffer.data().part(0, bytes as usize);
+                (buffer, region)
+            }
+        };
+        let (in_source, slot_offset) = (false, None);
+        let unit = HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset };
+        Ok(state.host.add_own_unit(unit))
+    }
+
+    /// A buffer of at least `bytes` bytes. With many, each is larger than it must be by a part of
+    /// all: a buffer for each parameter would take more mappings than the kernel allows.
+    fn new_buffer(&self, state: &OffloadState, bytes: u64) -> Result<Arc<Buffer>> {
         let options = BufferOptions { pin: state.pinning(), ..BufferOptions::default() };
-        let buffer = Buffer::alloc(self.device(), needs as usize, &options, &mut None)?;
-        let region = buffer.data();
-        bytes::copy(region.part(0, bytes as usize), from);
-        let (slot_offset, in_source) = (None, false);
-        state.units.push(HostUnit {
-            buffer,
-            region,
-            in_source,
-            transfer_mode,
-            groups,
-            slot_offset,
-        });
-        let moved = &mut state.blocks[block];
-        (moved.unit, moved.offset, moved.capacity) = (state.units.len() - 1, 0, needs);
-        self.rearrange(state, change)
+        let alloc = |bytes: u64| Buffer::alloc(self.device(), bytes as usize, &options, &mut None);
+        let budget = self.options().budget.offload_bytes().unwrap_or(u64::MAX);
+        let left = budget.saturating_sub(state.host.buffers().counted_bytes());
+        let page = page::page_bytes() as u64;
+        let ample =
+            (state.host.buffers().other_bytes() / 8).min(MOST_AMPLE).min(left) / page * page;
+        match ample > bytes {
+            true => alloc(ample).or_else(|_| alloc(bytes)),
+            false => alloc(bytes),
+        }
     }
 
     /// Device memory that is left for slots under a budget of device memory.
@@ -216,7 +219,7 @@ impl Offloader {
     /// The slots of the current units: in the existing `have` bytes, if the ring does not lose
     /// depth by that.
     fn next_slot_ring(&self, state: &OffloadState, have: u64) -> SlotRing {
-        let extents = state.extents(None);
+        let extents = state.host.extents(None);
         let sizes = unit_sizes(state, &extents);
         let slots = self.slot_ring(&sizes, Some(have));
         if slots.slot_bytes <= have && slots.depth >= state.depth.min(slots.ring.len()) {
@@ -224,57 +227,103 @@ impl Offloader {
         }
         self.slot_ring(&sizes, self.slot_budget(state))
     }
+}
+
+impl Edit<'_> {
+    /// Moves a block out of the memory of its source, which is not written, into memory of the
+    /// offloader. On an error nothing has changed.
+    pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
+        self.schedule.check_all_released()?;
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        let Block { unit, offset, bytes, .. } = state.host.blocks()[block];
+        let HostUnit { buffer, region, groups, transfer_mode, .. } = &state.host.units()[unit];
+        let from = region.part(offset as usize, bytes as usize);
+        buffer.check_file()?;
+        let host_use = HostUse { groups: groups.clone(), transfer_mode: *transfer_mode };
+        let needs = bytes.next_multiple_of(ALIGNMENT);
+        offloader.check_host_bytes(state, needs, Some(block))?;
+        let added = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
+        offloader.check_slots(state, Some(block), |_| Some(added))?;
+        let own = offloader.new_unit(state, host_use, needs)?;
+        bytes::copy(state.host.units()[own].region.part(0, bytes as usize), from);
+        state.host.move_block(block, own, 0, bytes);
+        self.note_moved();
+        Ok(())
+    }
 
     /// Gives every unit a slot again, and lays out the schedule. Addresses change.
-    pub(super) fn rearrange(
-        &self,
-        state: &mut OffloadState,
-        change: &mut ScheduleChange<'_>,
-    ) -> Result<()> {
-        change.check_all_released()?;
-        change.invalidate();
-        state.drop_empty_units();
+    pub(super) fn rearrange(&mut self) -> Result<()> {
+        self.schedule.check_all_released()?;
+        self.schedule.invalidate();
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        state.generation += 1;
+        self.dropped.extend(state.host.drop_vacant_units());
         let have = state.held_bytes().slot_bytes;
-        let slots = self.next_slot_ring(state, have);
+        let slots = offloader.next_slot_ring(state, have);
         if slots.slot_bytes > have {
             state.slots = None;
-            state.units.iter_mut().for_each(|unit| unit.slot_offset = None);
-            state.slots =
-                DeviceMemory::alloc(self.device(), slots.slot_bytes as usize)?.map(Arc::new);
+            state.host.set_slots(std::iter::repeat(None));
+            let bytes = slots.slot_bytes as usize;
+            state.slots = DeviceMemory::alloc(offloader.device(), bytes)?.map(Arc::new);
         }
         state.update_peak();
-        for (unit, offset) in state.units.iter_mut().zip(&slots.offsets) {
-            unit.slot_offset = *offset;
-        }
+        state.host.set_slots(slots.offsets.into_iter());
         state.ring = slots.ring;
         state.depth = slots.depth;
-        state.generation += 1;
-        change.lay_out(state.arrangement())
+        self.schedule.lay_out(state.arrangement())
     }
 
     /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they
-    /// have.
-    pub fn compact(&self, stream: Stream) -> Result<()> {
-        let mut state = self.state()?;
-        let mut change = self.schedule().change(&[], stream)?;
-        change.check_all_released()?;
-        for unit in 0..state.units.len() {
-            if state.units[unit].in_source {
+    /// have. Nothing moves if that is so, and the slots are those that the units would get.
+    pub(super) fn compact(&mut self) -> Result<()> {
+        let state = &self.state;
+        let gap = (0..state.host.units().len()).any(|unit| state.host.has_gaps(unit));
+        if !gap && self.is_arranged() {
+            return Ok(());
+        }
+        self.schedule.check_all_released()?;
+        self.note_moved();
+        let state = &mut *self.state;
+        for unit in 0..state.host.units().len() {
+            if !state.host.has_gaps(unit) {
                 continue;
             }
+            let region = state.host.units()[unit].region;
             let mut end = 0;
-            for block in state.blocks_in(unit) {
-                let Block { offset, bytes, capacity, .. } = state.blocks[block];
-                let region = state.units[unit].region;
+            for block in state.host.blocks_in(unit).collect::<Vec<_>>() {
+                let Block { offset, bytes, capacity, .. } = state.host.blocks()[block];
                 if end < offset {
                     let part = |at: u64| region.part(at as usize, bytes as usize);
                     bytes::copy(part(end), part(offset));
-                    state.blocks[block].offset = end;
+                    state.host.shift_block(block, end);
                 }
                 end += capacity;
             }
         }
-        self.rearrange(&mut state, &mut change)
+        Ok(())
+    }
+
+    /// Whether units have the slots that they would get now.
+    fn is_arranged(&self) -> bool {
+        let state = &self.state;
+        let have = state.held_bytes().slot_bytes;
+        let next = self.offloader.next_slot_ring(state, have);
+        let offsets = state.host.units().iter().map(|unit| unit.slot_offset);
+        self.schedule.is_laid_out()
+            && next.slot_bytes <= have
+            && (next.depth, &next.ring) == (state.depth, &state.ring)
+            && offsets.eq(next.offsets)
+    }
+}
+
+impl Offloader {
+    /// Moves blocks together, and gives every unit a slot again.
+    pub fn compact(&self, stream: Stream) -> Result<()> {
+        let mut edit = self.edit(stream)?;
+        edit.schedule.make_idle(&[])?;
+        edit.schedule.check_all_released()?;
+        let done = edit.compact();
+        edit.end(done)
     }
 }
 
@@ -285,5 +334,5 @@ fn unit_sizes<'a>(state: &'a OffloadState, bytes: &[u64]) -> Vec<UnitSize<'a>> {
         bytes: *bytes,
         groups: &unit.groups,
     };
-    state.units.iter().zip(bytes).map(size).collect()
+    state.host.units().iter().zip(bytes).map(size).collect()
 }

@@ -3,12 +3,19 @@
 mod accounting;
 mod add;
 mod alias;
-mod blocks;
+mod backing;
 mod bulk_copy;
+#[cfg(test)]
+mod change_tests;
 mod commit;
 pub mod device_plan;
+mod edit;
+mod held_buffers;
+mod host_memory;
 mod host_space;
+mod intervals;
 pub mod offloader;
+mod parameter_table;
 pub mod parameters;
 mod quantize;
 mod reconcile;

@@ -11,11 +11,14 @@ use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::staging::{STAGING_BYTES, Staging};
+use crate::offload::backing::c_name;
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::host_memory::HostMemory;
+use crate::offload::parameter_table::ParameterTable;
 use crate::offload::schedule::schedule::Schedule;
 use crate::offload::source_store::UnitStore;
-use crate::offload::state::{HeldBytes, OffloadState, c_name, check_index};
+use crate::offload::state::{HeldBytes, OffloadState, check_index};
 use crate::offload::{bulk_copy, quantize, source_store};
 use crate::os::parallel::Progress;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
@@ -70,17 +73,16 @@ impl Offloader {
             lay_out(&plan, sources, &units)?;
         bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
         bulk_copy::into_device(device, &to_device, progress)?;
-        let names = parameters.iter().map(|parameter| parameter.name().to_owned());
+        let groups: Vec<_> = planned.groups.iter().map(|group| group.name.clone()).collect();
+        let named = groups.iter().cloned().enumerate();
         let mut state = OffloadState {
-            index_of: names.enumerate().map(|(at, name)| (name, at)).collect(),
             store_reasons,
             no_reason: c"".into(),
             shown_dims: HashSet::new(),
-            parameters,
-            blocks,
-            arena: arena.clone(),
-            units,
-            groups: planned.groups.iter().map(|group| group.name.clone()).collect(),
+            parameters: ParameterTable::new(parameters),
+            host: HostMemory::new(arena.clone(), units, blocks, groups.len()),
+            group_of: named.map(|(group, name)| (name, group)).collect(),
+            groups,
             ring: planned.ring.clone(),
             depth: planned.depth,
             slots,
@@ -121,8 +123,8 @@ impl Offloader {
 
     /// The index of a group by its name.
     pub fn find_group(&self, name: &str) -> Result<usize> {
-        match self.state()?.groups.iter().position(|group| group == name) {
-            Some(index) => Ok(index),
+        match self.state()?.group_of.get(name) {
+            Some(index) => Ok(*index),
             None => fail!(WB_ERR_NOT_FOUND, "there is no group {name:?}"),
         }
     }

@@ -4,9 +4,10 @@ use std::ffi::CStr;
 
 use crate::error::{Error, Result, fail};
 use crate::memory::view::{Accessor, View};
+use crate::offload::backing::Backing;
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::no_slots;
-use crate::offload::state::{Backing, OffloadState};
+use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
@@ -43,7 +44,7 @@ impl ParameterInfo {
         let state = &*state;
         let parameter = &state.parameters[index];
         let in_source = match parameter.backing {
-            Backing::Block { block, .. } => state.units[state.blocks[block].unit].in_source,
+            Backing::Block { block, .. } => state.host.unit_of(block).in_source,
             _ => false,
         };
         let asked = match parameter.storage {
@@ -105,8 +106,8 @@ impl Offloader {
                 View::of_device(memory.clone(), layout, offset + bytes_before)
             }
             Backing::Block { block, offset } => {
-                let block = &state.blocks[*block];
-                let unit = &state.units[block.unit];
+                let unit = state.host.unit_of(*block);
+                let block = &state.host.blocks()[*block];
                 let at = block.offset + offset + bytes_before;
                 if unit.transfer_mode == TransferMode::ZeroCopy || layout.span_bytes() == 0 {
                     let at = unit.offset_in_buffer() + at;
@@ -142,8 +143,8 @@ impl Offloader {
                 "parameter {name:?} is resident: there is no copy of it in host memory"
             ),
         };
-        let block = &state.blocks[block];
-        let unit = &state.units[block.unit];
+        let unit = state.host.unit_of(block);
+        let block = &state.host.blocks()[block];
         let layout = parameter.layout.clone();
         let at = unit.offset_in_buffer() + block.offset + offset + layout.bytes_before();
         View::new(unit.buffer.clone(), layout, at, accessor)

@@ -4,8 +4,8 @@
 use crate::device::backend::Location;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
+use crate::offload::backing::HostUnit;
 use crate::offload::device_plan::DevicePlan;
-use crate::offload::state::HostUnit;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, TransferMode};

@@ -1,109 +1,22 @@
 //! The state of an offloader: its parameters and the memory that backs them.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
-use crate::memory::buffer::Buffer;
+use crate::offload::backing::{Backing, HostUnit, HostUse, ParameterState};
+use crate::offload::host_memory::HostMemory;
+use crate::offload::parameter_table::ParameterTable;
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
-use crate::os::span::Span;
 use crate::os::sync::Arc;
-use crate::plan::parameter::{QuantizedParameter, TransferMode};
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE};
-use crate::tensor::layout::Layout;
-
-/// The state of a parameter.
-pub struct ParameterState {
-    /// The name, at an address that stays the same until the parameter is removed.
-    pub name: std::sync::Arc<CStr>,
-    /// Index of its group.
-    pub group: usize,
-    pub layout: Layout,
-    pub backing: Backing,
-    /// Index of its storage in the plan; `None` for a parameter that was added later.
-    pub storage: Option<usize>,
-    /// Its full-precision source, if it is kept in FP8.
-    pub quantized: Option<std::sync::Arc<QuantizedParameter>>,
-}
-
-impl ParameterState {
-    /// The name as text.
-    pub fn name(&self) -> &str {
-        self.name.to_str().unwrap_or_default()
-    }
-}
-
-/// A name for C. Names come from C, or from text without NUL.
-pub fn c_name(name: &str) -> std::sync::Arc<CStr> {
-    CString::new(name).unwrap_or_default().into()
-}
-
-/// The memory that holds a parameter's bytes.
-#[derive(Clone)]
-pub enum Backing {
-    /// Offloaded, in a block of host memory.
-    Block { block: usize, offset: u64 },
-    /// Resident, in device memory of the engine.
-    Borrowed(Span),
-    /// Resident, in device memory of the offloader.
-    Owned { memory: Arc<DeviceMemory>, offset: u64 },
-    /// Resident, without bytes: it was given no source, or its replacement failed.
-    Missing,
-    /// Offloaded, without bytes, since its replacement failed. The next one finds host memory for
-    /// this use.
-    Unbacked(HostUse),
-}
-
-/// Which groups use host memory, and how it is transferred.
-#[derive(Clone)]
-pub struct HostUse {
-    pub groups: Vec<usize>,
-    pub transfer_mode: TransferMode,
-}
-
-/// Host memory of one parameter, or of several that are tied.
-pub struct Block {
-    /// Index of its unit.
-    pub unit: usize,
-    /// Offset in the unit.
-    pub offset: u64,
-    /// Bytes in use.
-    pub bytes: u64,
-    /// Bytes that no other block may use: `bytes` rounded up, or more once a tied parameter has
-    /// left.
-    pub capacity: u64,
-    /// Indexes of its parameters. A block without any is free, and its entry is used again.
-    pub parameters: Vec<usize>,
-}
-
-/// Host memory that is copied as one, as far as its blocks reach.
-pub struct HostUnit {
-    pub buffer: Arc<Buffer>,
-    /// Its part of the buffer.
-    pub region: Span,
-    /// Whether that is where the sources were: memory that others may use, and that is not written.
-    pub in_source: bool,
-    pub transfer_mode: TransferMode,
-    /// The groups that use it.
-    pub groups: Vec<usize>,
-    /// Offset of its slot in the slots; `None` if it has no slot.
-    pub slot_offset: Option<u64>,
-}
-
-impl HostUnit {
-    /// Offset in the buffer.
-    pub fn offset_in_buffer(&self) -> u64 {
-        (self.region.start() - self.buffer.data().start()) as u64
-    }
-}
+use crate::plan::parameter::TransferMode;
+use crate::status::WB_ERR_OUT_OF_RANGE;
 
 /// The state of an offloader, behind one lock.
 pub struct OffloadState {
-    pub parameters: Vec<ParameterState>,
-    /// Indexes of the parameters by name.
-    pub index_of: HashMap<String, usize>,
+    pub parameters: ParameterTable,
     /// Why the parameters of each storage are in memory of the offloader and not in that of their
     /// sources; empty if that was not asked for, or is so.
     pub store_reasons: Vec<std::sync::Arc<CStr>>,
@@ -111,12 +24,11 @@ pub struct OffloadState {
     pub no_reason: std::sync::Arc<CStr>,
     /// The numbers of every layout that an info has shown: C may read them as long as this lives.
     pub shown_dims: HashSet<std::sync::Arc<[i64]>>,
-    pub blocks: Vec<Block>,
-    /// The host memory of the plan. Replacements that it has no space for get buffers of their own.
-    pub arena: Arc<Buffer>,
-    pub units: Vec<HostUnit>,
+    pub host: HostMemory,
     /// Names of the groups.
     pub groups: Vec<String>,
+    /// Indexes of the groups by name.
+    pub group_of: HashMap<String, usize>,
     /// Groups with prefetched units, in the order of a step.
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.
@@ -141,10 +53,7 @@ pub struct HeldBytes {
 impl OffloadState {
     /// The index of a parameter by its name.
     pub fn find(&self, name: &str) -> Result<usize> {
-        match self.index_of.get(name) {
-            Some(index) => Ok(*index),
-            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
-        }
+        self.parameters.find(name)
     }
 
     /// A parameter by its index.
@@ -153,28 +62,29 @@ impl OffloadState {
         Ok(&self.parameters[index])
     }
 
-    /// Adds a parameter. Returns its index.
-    pub fn add_parameter(&mut self, parameter: ParameterState) -> usize {
-        let at = self.parameters.len();
-        self.index_of.insert(parameter.name().to_owned(), at);
-        self.parameters.push(parameter);
-        at
-    }
-
     /// Removes a parameter. The last one gets its index.
     pub fn remove_parameter(&mut self, at: usize) {
-        let last = self.parameters.len() - 1;
-        let removed = self.parameters.swap_remove(at);
-        self.index_of.remove(removed.name());
-        if at == last {
-            return;
+        self.remove_from_block(at);
+        self.parameters.remove(at);
+        let last = self.parameters.len();
+        if let Some(ParameterState { backing: Backing::Block { block, .. }, .. }) =
+            self.parameters.get(at)
+        {
+            self.host.rename_parameter(*block, last, at);
         }
-        let moved = &self.parameters[at];
-        self.index_of.insert(moved.name().to_owned(), at);
-        if let Backing::Block { block, .. } = moved.backing {
-            let members = self.blocks[block].parameters.iter_mut();
-            members.filter(|member| **member == last).for_each(|member| *member = at);
-        }
+    }
+
+    /// Takes a parameter out of its block, if it is in one. It must get another backing, or be
+    /// removed.
+    pub fn remove_from_block(&mut self, at: usize) {
+        let Backing::Block { block, .. } = self.parameters[at].backing else { return };
+        let end = |member: &usize| match self.parameters[*member].backing {
+            Backing::Block { offset, .. } => offset + self.parameters[*member].layout.span_bytes(),
+            _ => 0,
+        };
+        let members = self.host.blocks()[block].parameters.iter();
+        let bytes = members.filter(|member| **member != at).map(end).max().unwrap_or(0);
+        self.host.leave_block(block, at, bytes);
     }
 
     /// The input of the schedule.
@@ -190,7 +100,7 @@ impl OffloadState {
             groups: unit.groups.clone(),
         };
         Arrangement {
-            units: self.units.iter().zip(self.extents(None)).map(unit).collect(),
+            units: self.host.units().iter().zip(self.host.extents(None)).map(unit).collect(),
             groups: self.groups.clone(),
             ring: self.ring.clone(),
             depth: self.depth,
@@ -200,7 +110,7 @@ impl OffloadState {
     /// How a parameter is transferred; `None` for a resident one.
     pub fn transfer_mode(&self, parameter: &ParameterState) -> Option<TransferMode> {
         match parameter.backing {
-            Backing::Block { block, .. } => Some(self.units[self.blocks[block].unit].transfer_mode),
+            Backing::Block { block, .. } => Some(self.host.unit_of(block).transfer_mode),
             Backing::Unbacked(HostUse { transfer_mode, .. }) => Some(transfer_mode),
             _ => None,
         }
@@ -222,8 +132,8 @@ impl OffloadState {
                 (None, Some(memory.span().start() as u64 + offset))
             }
             Backing::Block { block, offset } => {
-                let block = &self.blocks[*block];
-                let unit = &self.units[block.unit];
+                let unit = self.host.unit_of(*block);
+                let block = &self.host.blocks()[*block];
                 let at = block.offset + offset;
                 let device = self.device_address(unit).map(|start| start + at);
                 (Some(unit.region.start() as u64 + at), device)
@@ -246,8 +156,8 @@ impl OffloadState {
         let bytes = parameter.layout.span_bytes() as usize;
         match &parameter.backing {
             Backing::Block { block, offset } => {
-                let block = &self.blocks[*block];
-                let region = self.units[block.unit].region;
+                let region = self.host.unit_of(*block).region;
+                let block = &self.host.blocks()[*block];
                 Some(Location::host(region.part((block.offset + offset) as usize, bytes)))
             }
             Backing::Owned { memory, offset } => {
@@ -257,34 +167,14 @@ impl OffloadState {
         }
     }
 
-    /// First address and end of a resident parameter's bytes.
-    pub fn resident_range(&self, at: usize) -> Option<(u64, u64)> {
-        let parameter = &self.parameters[at];
-        let start = match &parameter.backing {
-            Backing::Borrowed(span) => span.start() as u64,
-            Backing::Owned { memory, offset } => memory.span().start() as u64 + offset,
-            Backing::Block { .. } | Backing::Missing | Backing::Unbacked(_) => return None,
-        };
-        Some((start, start + parameter.layout.span_bytes()))
-    }
-
-    /// The other parameters whose bytes overlap those of a resident one.
-    pub fn resident_ties(&self, at: usize) -> Vec<usize> {
-        let Some((start, end)) = self.resident_range(at) else { return Vec::new() };
-        let overlaps = |other: &usize| {
-            self.resident_range(*other).is_some_and(|(from, to)| from < end && start < to)
-        };
-        (0..self.parameters.len()).filter(|other| *other != at).filter(overlaps).collect()
-    }
-
     /// The groups that use a parameter's bytes, or bytes that are copied with them.
     pub fn groups_using(&self, at: usize) -> Vec<usize> {
         let parameter = &self.parameters[at];
         match &parameter.backing {
-            Backing::Block { block, .. } => self.units[self.blocks[*block].unit].groups.clone(),
+            Backing::Block { block, .. } => self.host.unit_of(*block).groups.clone(),
             Backing::Unbacked(HostUse { groups, .. }) => groups.clone(),
             Backing::Owned { .. } => {
-                let tied = self.resident_ties(at).into_iter();
+                let tied = self.parameters.resident_ties(at).into_iter();
                 [at].into_iter().chain(tied).map(|at| self.parameters[at].group).collect()
             }
             Backing::Borrowed(_) | Backing::Missing => vec![parameter.group],

@@ -37,6 +37,11 @@ pub struct OffloaderStats {
 }
 
 impl Offloader {
+    /// Incremented whenever an address has changed.
+    pub fn generation(&self) -> Result<u64> {
+        Ok(self.state()?.generation)
+    }
+
     /// Statistics at this moment.
     pub fn stats(&self) -> Result<OffloaderStats> {
         let state = self.state()?;
@@ -53,13 +58,14 @@ impl Offloader {
             generation: state.generation,
             ..OffloaderStats::default()
         };
-        for block in &state.blocks {
+        let used = state.host.blocks().iter().filter(|block| !block.parameters.is_empty());
+        for block in used {
             stats.offloaded_bytes += block.bytes;
-            if state.units[block.unit].transfer_mode == TransferMode::ZeroCopy {
+            if state.host.units()[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }
         }
-        for buffer in state.buffers() {
+        for buffer in state.host.buffers().iter() {
             stats.asked_bytes += buffer.data().bytes() as u64;
             stats.pinned_bytes += buffer.pinned_bytes();
         }

@@ -14,13 +14,13 @@ use crate::tensor::dtype::{Dtype, WB_DTYPE_F32};
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::layout::Layout;
 
-const DEFAULT: Stream = Stream(0);
+pub(super) const DEFAULT: Stream = Stream(0);
 
-fn matrix(shape: [i64; 2]) -> Layout {
+pub(super) fn matrix(shape: [i64; 2]) -> Layout {
     Layout::new(Dtype::from_code(WB_DTYPE_F32).unwrap(), &shape, None).unwrap()
 }
 
-fn parameter(name: &str, shape: [i64; 2]) -> Parameter {
+pub(super) fn parameter(name: &str, shape: [i64; 2]) -> Parameter {
     Parameter {
         name: name.into(),
         group: "layer".into(),
@@ -35,7 +35,7 @@ fn parameter(name: &str, shape: [i64; 2]) -> Parameter {
 }
 
 /// Host memory of float32 numbers, all of one value.
-fn numbers(device: &Arc<Device>, shape: [i64; 2], value: f32) -> Arc<Buffer> {
+pub(super) fn numbers(device: &Arc<Device>, shape: [i64; 2], value: f32) -> Arc<Buffer> {
     let count = (shape[0] * shape[1]) as usize;
     let buffer = Buffer::alloc(device, 4 * count, &BufferOptions::default(), &mut None).unwrap();
     bytes::write(buffer.data(), &value.to_ne_bytes().repeat(count));
@@ -43,7 +43,7 @@ fn numbers(device: &Arc<Device>, shape: [i64; 2], value: f32) -> Arc<Buffer> {
 }
 
 /// An offloader of one group on the host device, with no bytes yet.
-fn offloader(
+pub(super) fn offloader(
     device: &Arc<Device>,
     parameters: Vec<Parameter>,
     quantize: Option<QuantizationRule>,

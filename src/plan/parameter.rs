@@ -21,7 +21,7 @@ pub enum AccessPattern {
 }
 
 /// How the kernels that read an offloaded parameter get its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransferMode {
     /// The plan chooses.
     Auto,

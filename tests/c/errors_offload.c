@@ -92,6 +92,8 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_reconcile(o.offloader, NULL, 1, o.stream, &done, &error),
                "wb_parameter");
     CHECK_NULL(wb_offloader_compact(NULL, o.stream, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_generation(NULL, &index, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_generation(o.offloader, NULL, &error), "generation");
     CHECK_NULL(wb_offloader_get_stats(NULL, &stats, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_get_stats(o.offloader, NULL, &error), "wb_offloader_stats");
     wb_offloader_release(NULL);

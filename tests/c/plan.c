@@ -153,6 +153,54 @@ static void device_bytes_limit_resident_parameters_and_slots(wb_device *device)
     wb_plan_release(plan);
 }
 
+/* Of COUNT parameters in two groups by turns, of which 2 and 6 are tied, and 4 is a vector. */
+static void parameters_keep_the_given_order(wb_device *device)
+{
+    static const char *const plain[] = {"layers.0.w0", "layers.0.w1", "layers.1.w0", "layers.1.w1",
+                                        "layers.2.w0", "layers.2.w1", "layers.3.w0", "layers.3.w1"};
+    static const char *const quantized[] = {
+        "layers.0.w0", "layers.0.w0_scale", "layers.0.w1", "layers.0.w1_scale",
+        "layers.1.w0", "layers.1.w0_scale", "layers.1.w1", "layers.1.w1_scale",
+        "layers.2.w0", /* no scales */
+        "layers.2.w1", "layers.2.w1_scale", "layers.3.w0", "layers.3.w0_scale",
+        "layers.3.w1", "layers.3.w1_scale"};
+    const int64_t numbers[] = {SIDE * SIDE};
+    const wb_layout vector = layout_of(WB_DTYPE_BF16, 1, numbers, NULL, 0);
+    const wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
+    static const wb_order orders[] = {WB_ORDER_SPREAD, WB_ORDER_DECLARED, WB_ORDER_LARGEST};
+    for (int i = 0; i < 6; i++) {
+        const char *const *names = i % 2 ? quantized : plain;
+        const size_t count = i % 2 ? sizeof quantized / sizeof *quantized : (size_t)COUNT;
+        wb_plan *plan = NULL;
+        wb_plan_options options = with_budget(whole_pages(COUNT / 2 * ROUNDED));
+        options.order = orders[i / 2];
+        options.quantize = i % 2 ? &quantize : NULL;
+        model_init(&model);
+        for (int w = 0; w < COUNT; w++) model.parameters[w].group = model.groups[w % 2 * EACH];
+        model.parameters[4].layout = &vector;
+        model.parameters[6].source = model.parameters[2].source;
+        if (!CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error))) {
+            continue;
+        }
+        CHECK_SAME(totals(plan).parameters, count);
+        for (uint64_t w = 0; w < count; w++) {
+            wb_plan_parameter_info info = WB_PLAN_PARAMETER_INFO_INIT;
+            uint64_t index = UINT64_MAX;
+            CHECK_OK(wb_plan_get_parameter_info(plan, w, &info, &error));
+            CHECK(strcmp(info.name, names[w]) == 0);
+            CHECK_OK(wb_plan_find_parameter(plan, names[w], &index, &error));
+            CHECK_SAME(index, w);
+            /* Numbers and scales are tied to those of the first, and are in the given groups. */
+            const uint64_t first = strcmp(names[w], "layers.3.w0") == 0         ? (i % 2 ? 4 : 2)
+                                   : strcmp(names[w], "layers.3.w0_scale") == 0 ? 5
+                                                                                : w;
+            CHECK_SAME(info.tied_to, first);
+            CHECK_SAME(info.group, names[w][strlen("layers.0.w")] == '1');
+        }
+        wb_plan_release(plan);
+    }
+}
+
 static void selectors_choose_parameters(wb_device *device)
 {
     const char *select[] = {"layers.1", "layers.[23].*"}, *exclude[] = {"w1"};
@@ -321,8 +369,8 @@ CHECK_MAIN(CASE(the_offload_budget_is_exact_to_the_byte), CASE(totals_add_up_and
            CASE(a_step_is_predicted_from_link_and_kernels),
            CASE(what_is_known_of_kernels_is_checked),
            CASE(device_bytes_limit_resident_parameters_and_slots),
-           CASE(selectors_choose_parameters), CASE(overlapping_sources_are_tied),
-           CASE(invalid_plans_are_refused_and_named),
+           CASE(parameters_keep_the_given_order), CASE(selectors_choose_parameters),
+           CASE(overlapping_sources_are_tied), CASE(invalid_plans_are_refused_and_named),
            CASE(a_plan_needs_a_budget_of_a_known_kind),
            CASE(a_resident_parameter_stays_and_has_no_transfer_mode),
            CASE(offloaded_and_unknown_placements_are_refused_and_named),

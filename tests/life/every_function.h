@@ -315,6 +315,7 @@ static struct {
          &info.reconciled)                                                                         \
     CALL(wb_offloader_compact, DEVICE, own.offloader, own.stream)                                  \
     CALL(wb_offloader_get_stats, PARENT, own.offloader, &info.stats)                               \
+    CALL(wb_offloader_get_generation, PARENT, own.offloader, &info.index)                          \
     CALL(wb_quantizer_new, DEVICE, own.device, 0, &made.quantizer)                                 \
     CALL(wb_quantizer_quantize, DEVICE, own.quantizer, scene.wide, &scene.numbers, scene.codes,    \
          scene.scale, &scene.quantize_options, &info.quantized)                                    \

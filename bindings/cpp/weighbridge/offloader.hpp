@@ -36,6 +36,10 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::fill<wb_offloader_stats>(WB_OFFLOADER_STATS_INIT, wb_offloader_get_stats,
                                             get());
   }
+  /// While it is the same, addresses and captured graphs are valid: see wb_offloader_get_generation.
+  Result<std::uint64_t> get_generation() const {
+    return detail::fill(std::uint64_t{0}, wb_offloader_get_generation, get());
+  }
   /// The index of the group with a name.
   Result<std::uint64_t> find_group(const std::string& name) const {
     if (const auto valid = detail::check_text(name); !valid) return valid.error();

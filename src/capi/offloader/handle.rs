@@ -49,8 +49,8 @@ use crate::status::wb_status;
 /// CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
 /// replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
 /// the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
-/// removed or wb_offloader_compact is called, which `wb_offloader_stats.generation` counts; graphs
-/// of an older generation must be captured again.
+/// removed or wb_offloader_compact is called. wb_offloader_get_generation tells whether they have
+/// changed; graphs of an older generation must be captured again.
 ///
 /// Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
 /// shape, and keeps its placement. If quantization or a plugin replaced weights by itself,

@@ -299,10 +299,15 @@ pub unsafe extern "C" fn wb_offloader_remove(
 /// address that the engine uses. One whose address is not the one that this offloader gave, or
 /// whose layout differs, is replaced; a new name is added, a missing one removed. Parameters may be
 /// renamed, or exchange their names: sources in memory of the offloader are checked, and copied,
-/// before anything changes. One without a source keeps its bytes and its layout, unless it has
-/// become empty. If something was replaced or removed, gaps are closed as by wb_offloader_compact.
+/// before anything changes. One without a source keeps its bytes, and takes a layout of as many
+/// bytes; a layout of none empties it. If something was replaced or removed, gaps are closed as by
+/// wb_offloader_compact. All parameters get their slots at once, at the end.
 ///
-/// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. After an
+/// Threads: no other call changes parameters between the comparison and the last change.
+///
+/// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. Fails also,
+/// with nothing changed, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
+/// that the plan does not have, and for another number of bytes without a source. After another
 /// error the changes made so far stay, and other parameters may have moved: get the addresses
 /// again, and repeat the call.
 #[unsafe(no_mangle)]
@@ -333,7 +338,7 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
 }
 
 /// Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
-/// its own bytes again. Addresses change. Also gives an offloader its slots again that lost them
+/// its own bytes again. Addresses change, unless there are no gaps. Also gives an offloader its slots again that lost them
 /// when a change failed with WB_ERR_DEVICE_MEMORY.
 ///
 /// Stream order: waits on the host for the work queued on `stream` and for every use that was

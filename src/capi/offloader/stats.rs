@@ -48,7 +48,7 @@ pub struct wb_offloader_stats {
     pub late_copies: u64,
     /// Seconds that the engine's streams waited for copies.
     pub waited_seconds: f64,
-    /// Increases whenever an address changes.
+    /// As wb_offloader_get_generation gives it.
     pub generation: u64,
 }
 
@@ -83,4 +83,20 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             ..CStruct::init()
         })
     })
+}
+
+/// Gets a number that increases whenever an address of a parameter changes, or is no longer its
+/// own: while it is the same, every address that the offloader gave is still valid, and so is every
+/// graph that captured its calls. Bytes of the same number that replace others in place do not
+/// change it, nor do steps, nor an added parameter that moves no other. Costs no more than a lock,
+/// for a call in every step.
+///
+/// Threads: any; it waits while another changes parameters. Since 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_generation(
+    offloader: *const wb_offloader,
+    generation: *mut u64,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> generation { offloader.generation() })
 }

@@ -15,8 +15,8 @@ impl Machine {
 
     /// Fails with `WB_ERR_BUSY` while a unit that shares the slot is acquired.
     pub(super) fn check_slot_free(&self, unit: usize, group: usize) -> Result<()> {
-        let mut overlaps = self.slots[unit].overlaps.iter();
-        let Some(&holder) = overlaps.find(|other| self.slots[**other].acquired > 0) else {
+        let mut sharing = self.slot_map.sharing(unit, None);
+        let Some(holder) = sharing.find(|other| self.slots[*other].acquired > 0) else {
             return Ok(());
         };
         let holders = self.units[holder].groups.iter();
@@ -70,7 +70,7 @@ impl Machine {
     /// after `position`.
     fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
         let ring_len = self.ring.len();
-        self.slots[unit].overlaps.iter().all(|&other| {
+        self.slot_map.sharing(unit, None).all(|other| {
             let groups = self.units[other].groups.iter();
             let next_use = groups
                 .filter_map(|group| self.groups[*group].position)
@@ -102,10 +102,10 @@ impl Machine {
             self.copy_streams[at].capture = capture;
         }
         self.wait_for_slot(unit, copy_stream, engine)?;
-        for at in 0..self.slots[unit].overlaps.len() {
-            let other = self.slots[unit].overlaps[at];
-            self.slots[other].loaded = false;
-        }
+        let sharing: Vec<usize> = self.slot_map.sharing(unit, None).collect();
+        sharing.iter().for_each(|other| self.slots[*other].loaded = false);
+        self.slot_map.set_busy(unit, true);
+        self.note_recorded(unit);
         let slot = &mut self.slots[unit];
         slot.loaded = false;
         let Some(copy) = &slot.copy else { return Ok(()) };
@@ -125,6 +125,16 @@ impl Machine {
         }
         slot.loaded = true;
         slot.uses.clear(capture);
+        if capture.is_none() {
+            for other in sharing {
+                // What waits for this copy waits for those that it waited for.
+                let slot = &self.slots[other];
+                let is_over = self.slot_map.is_within(other, unit) || slot.is_complete()?;
+                if slot.acquired == 0 && is_over {
+                    self.slot_map.set_busy(other, false);
+                }
+            }
+        }
         self.stats.moved_bytes += self.units[unit].host.bytes() as u64;
         self.stats.copies += 1;
         Ok(())
@@ -138,8 +148,8 @@ impl Machine {
         copy_stream: Stream,
         EngineStream { capture, .. }: EngineStream<'_>,
     ) -> Result<()> {
-        let overlaps = self.slots[unit].overlaps.iter().map(|other| &self.slots[*other]);
-        for slot in overlaps.chain([&self.slots[unit]]) {
+        let sharing = self.slot_map.sharing(unit, capture).map(|other| &self.slots[other]);
+        for slot in sharing.chain([&self.slots[unit]]) {
             slot.ready.wait_once(copy_stream, capture)?;
             slot.uses.fences().try_for_each(|used| used.wait_once(copy_stream, capture))?;
         }

@@ -10,7 +10,7 @@ use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::offload::schedule::last_use::LastUses;
-use crate::offload::schedule::slot::SlotState;
+use crate::offload::schedule::slot::{SlotMap, SlotState};
 use crate::offload::schedule::stats::TransferStats;
 use crate::offload::schedule::wait_timer::WaitTimer;
 use crate::os::sync::Arc;
@@ -53,6 +53,8 @@ pub(super) struct GroupState {
     acquired: u32,
     /// Last uses of a group without units, whose parameters are all resident.
     uses: LastUses,
+    /// Whether `uses` were recorded since the host last waited for all.
+    unsettled: bool,
 }
 
 /// The state of all units, groups and streams, behind one lock.
@@ -62,6 +64,13 @@ pub(super) struct Machine {
     pub units: Vec<CarriedUnit>,
     /// The slot of each unit.
     pub slots: Vec<SlotState>,
+    pub slot_map: SlotMap,
+    /// Units, and groups without units, of which a fence was recorded since the host last waited for
+    /// all.
+    unsettled: Vec<usize>,
+    unsettled_groups: Vec<usize>,
+    /// How many groups are acquired.
+    acquired_groups: usize,
     pub groups: Vec<GroupState>,
     pub ring: Vec<usize>,
     pub depth: usize,
@@ -97,6 +106,10 @@ impl Machine {
             copy_streams: copy_streams.collect::<Result<_>>()?,
             units: Vec::new(),
             slots: Vec::new(),
+            slot_map: SlotMap::default(),
+            unsettled: Vec::new(),
+            unsettled_groups: Vec::new(),
+            acquired_groups: 0,
             groups: Vec::new(),
             ring: Vec::new(),
             depth: 1,
@@ -124,7 +137,11 @@ impl Machine {
         for (position, group) in ring.iter().enumerate() {
             groups[*group].position = Some(position);
         }
+        self.slot_map = SlotMap::new(&units);
         (self.units, self.slots, self.groups, self.ring) = (units, slots, groups, ring);
+        self.unsettled.clear();
+        self.unsettled_groups.clear();
+        self.acquired_groups = 0;
         self.depth = depth.max(1);
         self.loaded_before_capture.clear();
         self.laid_out = true;
@@ -156,6 +173,9 @@ impl Machine {
 
     /// Fails with `WB_ERR_BUSY` while any group is acquired.
     pub fn check_all_released(&self) -> Result<()> {
+        if self.acquired_groups == 0 {
+            return Ok(());
+        }
         (0..self.groups.len()).try_for_each(|group| self.check_released(group))
     }
 
@@ -167,11 +187,21 @@ impl Machine {
         self.staging.as_ref().map_or(0, |staging| staging.span().bytes() as u64)
     }
 
-    /// Waits on the host for every fence. Returns the first error, after all were waited for.
+    /// Notes that a fence of a unit was recorded.
+    pub fn note_recorded(&mut self, unit: usize) {
+        if !mem::replace(&mut self.slots[unit].unsettled, true) {
+            self.unsettled.push(unit);
+        }
+    }
+
+    /// Waits on the host for every fence that was recorded since it last did. Returns the first
+    /// error, after all were waited for.
     pub fn synchronize(&self) -> Result<()> {
-        let uses = self.slots.iter().map(|slot| &slot.uses);
-        let uses = uses.chain(self.groups.iter().map(|group| &group.uses));
-        let ready = self.slots.iter().map(|slot| &slot.ready);
+        let slots = || self.unsettled.iter().map(|unit| &self.slots[*unit]);
+        let uses = slots().map(|slot| &slot.uses);
+        let in_groups = self.unsettled_groups.iter().map(|group| &self.groups[*group].uses);
+        let uses = uses.chain(in_groups);
+        let ready = slots().map(|slot| &slot.ready);
         let fences = uses.flat_map(LastUses::fences).chain(ready);
         fences.map(Fence::synchronize).fold(Ok(()), Result::and)
     }
@@ -234,11 +264,13 @@ impl Machine {
                 self.groups[group].name
             );
         }
-        for &unit in &self.groups[group].units {
+        for index in 0..self.groups[group].units.len() {
+            let unit = self.groups[group].units[index];
+            self.note_recorded(unit);
             self.slots[unit].uses.record(device, stream, capture)?;
         }
         if self.groups[group].units.is_empty() {
-            self.groups[group].uses.record(device, stream, capture)?;
+            self.record_use_of_group(group, device, stream, capture)?;
         }
         self.count_released(group);
         let mut done = self.prefetch_after(group, self.depth, engine);
@@ -251,11 +283,26 @@ impl Machine {
         done
     }
 
+    fn record_use_of_group(
+        &mut self,
+        group: usize,
+        device: &Device,
+        stream: Stream,
+        capture: Capture,
+    ) -> Result<()> {
+        if !mem::replace(&mut self.groups[group].unsettled, true) {
+            self.unsettled_groups.push(group);
+        }
+        self.groups[group].uses.record(device, stream, capture)
+    }
+
     fn count_acquired(&mut self, group: usize) {
         for &unit in &self.groups[group].units {
             self.slots[unit].acquired += 1;
+            self.slot_map.set_busy(unit, true);
         }
         self.groups[group].acquired += 1;
+        self.acquired_groups += usize::from(self.groups[group].acquired == 1);
     }
 
     fn count_released(&mut self, group: usize) {
@@ -263,6 +310,7 @@ impl Machine {
             self.slots[unit].acquired -= 1;
         }
         self.groups[group].acquired -= 1;
+        self.acquired_groups -= usize::from(self.groups[group].acquired == 0);
     }
 
     fn units_with_slots(&self, group: usize) -> Vec<usize> {
@@ -316,16 +364,20 @@ impl Machine {
     /// slots.
     pub fn reset(&mut self, device: &Device, stream: Stream) -> Result<()> {
         self.enter(None);
-        for slot in self.slots.iter_mut().filter(|slot| slot.acquired > 0) {
-            slot.uses.record(device, stream, None)?;
+        for unit in 0..self.slots.len() {
+            if self.slots[unit].acquired > 0 {
+                self.note_recorded(unit);
+                self.slots[unit].uses.record(device, stream, None)?;
+            }
         }
-        for group in self.groups.iter_mut().filter(|group| group.acquired > 0) {
-            if group.units.is_empty() {
-                group.uses.record(device, stream, None)?;
+        for group in 0..self.groups.len() {
+            if self.groups[group].acquired > 0 && self.groups[group].units.is_empty() {
+                self.record_use_of_group(group, device, stream, None)?;
             }
         }
         self.slots.iter_mut().for_each(|slot| slot.acquired = 0);
         self.groups.iter_mut().for_each(|group| group.acquired = 0);
+        self.acquired_groups = 0;
         let engine = EngineStream { device, stream, capture: None };
         for position in 0..self.groups_across_steps().min(self.ring.len()) {
             let group = self.ring[position];
@@ -347,12 +399,26 @@ impl Machine {
         // stream.
         self.fork.record(device, stream, None)?;
         self.fork.synchronize()?;
-        self.synchronize()
+        self.synchronize()?;
+        for unit in mem::take(&mut self.unsettled) {
+            self.slots[unit].unsettled = false;
+        }
+        for group in mem::take(&mut self.unsettled_groups) {
+            self.groups[group].unsettled = false;
+        }
+        Ok(())
     }
 }
 
 impl GroupState {
     fn new(name: String) -> Self {
-        Self { name, units: Vec::new(), position: None, acquired: 0, uses: LastUses::default() }
+        Self {
+            name,
+            units: Vec::new(),
+            position: None,
+            acquired: 0,
+            uses: LastUses::default(),
+            unsettled: false,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
-use crate::error::{Error, Result, fail};
+use crate::error::{Error, Result};
 use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::Arrangement;
 use crate::offload::schedule::machine::{EngineStream, Machine};
@@ -47,13 +47,10 @@ impl Schedule {
 
     /// Fails with `WB_ERR_CAPTURING` if the stream is being captured.
     fn check_not_captured(&self, stream: Stream, what: &str) -> Result<()> {
-        if self.device.backend().capture(stream)?.is_some() {
-            fail!(
-                WB_ERR_CAPTURING,
-                "asked to {what} on a stream that is being captured: end the capture first"
-            );
+        match self.device.backend().capture(stream)? {
+            Some(_) => Err(captured(what)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes the stream wait until the group's units are in their slots, and keeps them there until
@@ -94,15 +91,11 @@ impl Schedule {
         self.laid_out()?.reset(&self.device, stream)
     }
 
-    /// Locks the schedule to change what it works on. Fails with `WB_ERR_BUSY` if one of the groups
-    /// is acquired. Waits until no copy and no use is in flight, including the work queued on the
-    /// stream.
-    pub fn change(&self, groups: &[usize], stream: Stream) -> Result<ScheduleChange<'_>> {
-        self.check_not_captured(stream, "change parameters")?;
-        let mut machine = self.machine();
-        groups.iter().try_for_each(|group| machine.check_released(*group))?;
-        machine.quiesce(&self.device, stream)?;
-        Ok(ScheduleChange { device: &self.device, machine, stream })
+    /// Locks the schedule to change what it works on, which needs [`ScheduleChange::make_idle`].
+    pub fn change(&self, stream: Stream) -> Result<ScheduleChange<'_>> {
+        let captured = self.device.backend().capture(stream)?.is_some();
+        let machine = self.machine();
+        Ok(ScheduleChange { device: &self.device, machine, stream, captured, idle: false })
     }
 
     /// Bytes of the buffer that pageable memory is staged through.
@@ -123,15 +116,39 @@ pub fn no_slots() -> Error {
     Error::new(WB_ERR_DEVICE_MEMORY, message)
 }
 
-/// A change of a schedule, which is idle and locked: calls of other threads wait until this is
-/// dropped.
+fn captured(what: &str) -> Error {
+    let message =
+        format!("asked to {what} on a stream that is being captured: end the capture first");
+    Error::new(WB_ERR_CAPTURING, message)
+}
+
+/// A change of a schedule, which is locked: calls of other threads wait until this is dropped.
 pub struct ScheduleChange<'a> {
     device: &'a Device,
     machine: MutexGuard<'a, Machine>,
     stream: Stream,
+    /// Whether the stream is being captured.
+    captured: bool,
+    /// Whether nothing is in flight.
+    idle: bool,
 }
 
 impl ScheduleChange<'_> {
+    /// Waits, once, until no copy and no use is in flight, including the work queued on the stream.
+    /// Fails with `WB_ERR_CAPTURING` if the stream is being captured, and with `WB_ERR_BUSY` if one
+    /// of the groups is acquired.
+    pub fn make_idle(&mut self, groups: &[usize]) -> Result<()> {
+        if self.captured {
+            return Err(captured("change parameters"));
+        }
+        groups.iter().try_for_each(|group| self.machine.check_released(*group))?;
+        if !self.idle {
+            self.machine.quiesce(self.device, self.stream)?;
+            self.idle = true;
+        }
+        Ok(())
+    }
+
     /// Notes that the unit's host memory was written, so that its slot is filled again. Does
     /// nothing while the slots are invalid.
     pub fn mark_dirty(&mut self, unit: usize) -> Result<()> {

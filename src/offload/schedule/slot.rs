@@ -3,8 +3,9 @@
 use crate::device::device::Device;
 use crate::error::Result;
 use crate::memory::staging::Staging;
+use crate::offload::intervals::Intervals;
 use crate::offload::schedule::arrangement::CarriedUnit;
-use crate::offload::schedule::fence::Fence;
+use crate::offload::schedule::fence::{Capture, Fence};
 use crate::offload::schedule::last_use::LastUses;
 use crate::offload::schedule::unit_copy::UnitCopy;
 
@@ -12,8 +13,6 @@ use crate::offload::schedule::unit_copy::UnitCopy;
 pub(super) struct SlotState {
     /// `None` for a zero-copy unit, of which only `acquired` and `uses` are used.
     pub copy: Option<UnitCopy>,
-    /// Other units whose slots share bytes with this one.
-    pub overlaps: Vec<usize>,
     /// Whether the slot holds the unit once the queued copies have run.
     pub loaded: bool,
     /// How often its groups are acquired.
@@ -22,6 +21,8 @@ pub(super) struct SlotState {
     pub ready: Fence,
     /// Last uses since the copy.
     pub uses: LastUses,
+    /// Whether `ready` or `uses` were recorded since the host last waited for all.
+    pub unsettled: bool,
 }
 
 impl SlotState {
@@ -31,38 +32,79 @@ impl SlotState {
         units: &[CarriedUnit],
         staging: Option<&Staging>,
     ) -> Result<Vec<Self>> {
-        let states = units.iter().zip(overlaps(units)).map(|(unit, overlaps)| {
+        let states = units.iter().map(|unit| {
             Ok(Self {
                 copy: unit.slot.map(|slot| UnitCopy::new(unit.host, slot, staging)),
-                overlaps,
                 loaded: false,
                 acquired: 0,
                 ready: Fence::new(device)?,
                 uses: LastUses::default(),
+                unsettled: false,
             })
         });
         states.collect()
     }
+
+    /// Whether its copy and its uses have ended, outside of captures.
+    pub fn is_complete(&self) -> Result<bool> {
+        for fence in self.uses.fences().chain([&self.ready]) {
+            if !fence.is_complete()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
-/// For each unit the others whose slots share bytes with its own, by one sweep over the slots.
-fn overlaps(units: &[CarriedUnit]) -> Vec<Vec<usize>> {
-    let mut found = vec![Vec::new(); units.len()];
-    let slot = |unit: usize| units[unit].slot.map_or((0, 0), |slot| (slot.start(), slot.end()));
-    let mut order: Vec<usize> =
-        (0..units.len()).filter(|unit| units[*unit].slot.is_some()).collect();
-    order.sort_by_key(|unit| slot(*unit));
-    let mut open: Vec<usize> = Vec::new();
-    for unit in order {
-        let (start, end) = slot(unit);
-        open.retain(|other| slot(*other).1 > start);
-        if start < end {
-            for &other in &open {
-                found[unit].push(other);
-                found[other].push(unit);
-            }
-            open.push(unit);
+/// Which units share bytes of slots, in memory of an entry for each, however many share them.
+#[derive(Default)]
+pub(super) struct SlotMap {
+    /// The slots, by unit.
+    slots: Vec<Option<(u64, u64)>>,
+    /// All units.
+    all: Intervals,
+    /// Those that a copy into the same bytes has to see: that are loaded or acquired, or that have
+    /// a copy or a use which neither has ended nor precedes a later copy into all of their bytes.
+    busy: Intervals,
+    /// Whether each is among the busy ones.
+    is_busy: Vec<bool>,
+}
+
+impl SlotMap {
+    pub fn new(units: &[CarriedUnit]) -> Self {
+        let range =
+            |unit: &CarriedUnit| unit.slot.map(|slot| (slot.start() as u64, slot.end() as u64));
+        let slots: Vec<_> = units.iter().map(range).collect();
+        let mut all = Intervals::default();
+        for (unit, slot) in slots.iter().enumerate() {
+            slot.iter().for_each(|slot| all.insert(*slot, unit));
+        }
+        Self { is_busy: vec![false; slots.len()], slots, all, busy: Intervals::default() }
+    }
+
+    /// The other units whose slots share bytes with that of a unit, and that may be busy when a
+    /// copy runs that is queued now: a captured one runs at any time, so these are all.
+    pub fn sharing(&self, unit: usize, capture: Capture) -> impl Iterator<Item = usize> {
+        let among = if capture.is_some() { &self.all } else { &self.busy };
+        let found = self.slots[unit].map(|slot| among.overlapping(slot));
+        found.into_iter().flatten().filter(move |other| *other != unit)
+    }
+
+    /// Whether all bytes of a unit's slot are in that of another.
+    pub fn is_within(&self, unit: usize, other: usize) -> bool {
+        let pair = self.slots[unit].zip(self.slots[other]);
+        pair.is_some_and(|((start, end), (from, to))| from <= start && end <= to)
+    }
+
+    /// Notes whether a unit is busy.
+    pub fn set_busy(&mut self, unit: usize, busy: bool) {
+        let Some(slot) = self.slots[unit] else { return };
+        if std::mem::replace(&mut self.is_busy[unit], busy) == busy {
+            return;
+        }
+        match busy {
+            true => self.busy.insert(slot, unit),
+            false => self.busy.remove(slot, unit),
         }
     }
-    found
 }

@@ -29,21 +29,23 @@ struct Bench {
 }
 
 fn bench(groups: usize, depth: usize, slots: usize, prefetched: bool) -> Bench {
+    let places: Vec<_> = (0..groups).map(|group| (group % slots * BYTES, BYTES)).collect();
+    bench_of(&places, depth, prefetched)
+}
+
+/// A group for each place: the offset and the bytes of its slot.
+fn bench_of(places: &[(usize, usize)], depth: usize, prefetched: bool) -> Bench {
     let device = Device::open("host", DeviceOptions::default()).unwrap();
     let options = BufferOptions::default();
-    let arena = Buffer::alloc(&device, groups * BYTES, &options, &mut None).unwrap();
-    let memory = DeviceMemory::alloc(&device, slots * BYTES).unwrap().unwrap();
+    let arena = Buffer::alloc(&device, places.len() * BYTES, &options, &mut None).unwrap();
+    let end = places.iter().map(|(offset, bytes)| offset + bytes).max().unwrap();
+    let memory = DeviceMemory::alloc(&device, end).unwrap().unwrap();
     let mut arrangement = Arrangement { depth, ..Arrangement::default() };
-    for group in 0..groups {
-        let host = arena.data().part(group * BYTES, BYTES);
+    for (group, (offset, bytes)) in places.iter().enumerate() {
+        let host = arena.data().part(group * BYTES, *bytes);
         bytes::fill(host, group as u8 + 1);
-        let slot = memory.span().part(group % slots * BYTES, BYTES);
-        arrangement.units.push(CarriedUnit {
-            host,
-            slot: Some(slot),
-            prefetched,
-            groups: vec![group],
-        });
+        let slot = Some(memory.span().part(*offset, *bytes));
+        arrangement.units.push(CarriedUnit { host, slot, prefetched, groups: vec![group] });
         arrangement.groups.push(format!("layers.{group}"));
         if prefetched {
             arrangement.ring.push(group);
@@ -106,6 +108,50 @@ proptest! {
         }
         prop_assert_eq!(bench.wrong.load(Ordering::Relaxed), 0);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// Also where slots share bytes in part, and a copy into one follows copies into several.
+    #[test]
+    fn an_acquired_unit_stays_in_a_slot_that_others_overlap(
+        places in prop::collection::vec((0usize..8, 1usize..=8), 1..10),
+        depth in 1usize..=4,
+        prefetched in any::<bool>(),
+        visits in prop::collection::vec((0usize..10, 0u64..300, 0u64..300, 0usize..2), 0..32),
+    ) {
+        let places: Vec<_> =
+            places.into_iter().map(|(at, parts)| (at * BYTES / 8, parts * BYTES / 8)).collect();
+        let bench = bench_of(&places, depth, prefetched);
+        let streams: Vec<_> =
+            (0..2).map(|_| bench.device.backend().new_stream().unwrap()).collect();
+        bench.schedule.reset(streams[0]).unwrap();
+        for (group, pause, delay, stream) in visits {
+            bench.delay_copies(Duration::from_micros(delay));
+            bench.visit(group % places.len(), streams[stream], Duration::from_micros(pause));
+        }
+        for stream in streams {
+            bench.device.backend().synchronize(stream).unwrap();
+        }
+        prop_assert_eq!(bench.wrong.load(Ordering::Relaxed), 0);
+    }
+}
+
+/// Units that are over leave the map that eager copies look at, so that a load takes no longer with
+/// many units in the same slots.
+#[test]
+fn a_copy_looks_only_at_units_that_are_busy() {
+    let bench = bench(64, 2, 2, true);
+    let stream = bench.device.backend().new_stream().unwrap();
+    bench.schedule.reset(stream).unwrap();
+    for group in (0..64).chain(0..64) {
+        bench.visit(group, stream, Duration::ZERO);
+        let machine = bench.schedule.machine();
+        assert_eq!(machine.slot_map.sharing(group, Some(1)).count(), 31);
+        assert!(machine.slot_map.sharing(group, None).count() <= 1, "of group {group}");
+    }
+    bench.device.backend().synchronize(stream).unwrap();
+    assert_eq!(bench.wrong.load(Ordering::Relaxed), 0);
 }
 
 /// In the order of a step no copy is late, each unit is copied once, and a step begins and ends

@@ -361,6 +361,7 @@ PROTOTYPES: dict[str, Prototype] = {
         _HANDLE, _PARAMETER, c_uint64, _STREAM, POINTER(wb_offloader_reconcile_result)
     ),
     "wb_offloader_compact": _call(_HANDLE, _STREAM),
+    "wb_offloader_get_generation": _call(_HANDLE, POINTER(c_uint64)),
     "wb_offloader_get_stats": _call(_HANDLE, POINTER(wb_offloader_stats)),
     "wb_quantizer_new": _call(_HANDLE, c_uint64, _OUT),
     "wb_quantizer_get_scales_info": _call(_LAYOUT, _QUANTIZE, POINTER(wb_quantizer_scales_info)),

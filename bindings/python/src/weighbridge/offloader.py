@@ -85,7 +85,7 @@ class OffloaderStats:
     """Prefetches that had not started when their group was acquired."""
     waited_seconds: float
     generation: int
-    """Increases whenever addresses change."""
+    """As :attr:`Offloader.generation`."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,8 @@ class Offloader(Closeable):
     def reconcile(self, parameters: Iterable[Parameter], stream: Any = None) -> ReconcileResult:
         """Replaces, adds and removes parameters until they are the engine's, which are given.
 
-        A parameter with the layout and the address of the offloader's is kept.
+        A parameter with the layout and the address of the offloader's is kept; one without a
+        source keeps its bytes, and takes a layout of as many. No other change comes between.
         """
         given = CParameters(parameters)
         with self._no_removal():
@@ -285,8 +286,22 @@ class Offloader(Closeable):
         return ReconcileResult(**same_fields(ReconcileResult, found))
 
     def compact(self, stream: Any = None) -> None:
-        """Closes the gaps that replaced and removed parameters left. Addresses change."""
+        """Closes the gaps that replaced and removed parameters left.
+
+        Addresses change, unless there are no gaps.
+        """
         call(lib.wb_offloader_compact, self._live(), stream_handle(stream))
+
+    @property
+    def generation(self) -> int:
+        """Increases whenever an address of a parameter changes, or is no longer its own.
+
+        While it is the same, every address that was given is valid, and so is every captured
+        graph. It is cheap enough to be read in every step.
+        """
+        found = c_uint64()
+        call(lib.wb_offloader_get_generation, self._live(), byref(found))
+        return found.value
 
     @property
     def stats(self) -> OffloaderStats:

@@ -1,0 +1,348 @@
+//! The host memory of offloaded parameters: buffers, units in them and blocks in those, with what
+//! changes need to find about them without a look at each.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::memory::buffer::Buffer;
+use crate::offload::backing::{Block, HostUnit, HostUse};
+use crate::offload::held_buffers::HeldBuffers;
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::plan::plan::ALIGNMENT;
+
+/// All units and blocks, read as slices. Changes keep the rest in step.
+pub struct HostMemory {
+    /// The host memory of the plan. Replacements that it has no space for get buffers of their own.
+    arena: Arc<Buffer>,
+    units: Vec<HostUnit>,
+    blocks: Vec<Block>,
+    /// Blocks without parameters, whose entries are used again.
+    unused: Vec<usize>,
+    /// For each unit what is in it.
+    contents: Vec<Contents>,
+    /// Free ranges in units of the offloader: number of the use, bytes, unit, offset.
+    gaps: BTreeSet<(usize, u64, usize, u64)>,
+    /// The numbers of uses.
+    uses: HashMap<HostUse, usize>,
+    /// The units of each use, by its number.
+    units_of_use: Vec<BTreeSet<usize>>,
+    /// The units of each group.
+    units_of_group: Vec<Vec<usize>>,
+    buffers: HeldBuffers,
+}
+
+struct Contents {
+    /// Number of the unit's use.
+    host_use: usize,
+    /// Offset, capacity and index of each block: in the order in which they lie, and one without
+    /// bytes before another at its offset.
+    blocks: BTreeSet<(u64, u64, usize)>,
+    /// Whether its memory is dropped already.
+    vacant: bool,
+}
+
+impl HostMemory {
+    /// The memory of `groups` groups.
+    pub fn new(
+        arena: Arc<Buffer>,
+        units: Vec<HostUnit>,
+        blocks: Vec<Block>,
+        groups: usize,
+    ) -> Self {
+        let mut memory = Self {
+            units: Vec::with_capacity(units.len()),
+            blocks: Vec::with_capacity(blocks.len()),
+            unused: Vec::new(),
+            contents: Vec::with_capacity(units.len()),
+            gaps: BTreeSet::new(),
+            uses: HashMap::new(),
+            units_of_use: Vec::new(),
+            units_of_group: vec![Vec::new(); groups],
+            buffers: HeldBuffers::new(&arena),
+            arena,
+        };
+        units.into_iter().for_each(|unit| {
+            memory.add_unit(unit);
+        });
+        blocks.into_iter().for_each(|block| {
+            memory.add_block(block);
+        });
+        memory
+    }
+
+    pub fn arena(&self) -> &Arc<Buffer> {
+        &self.arena
+    }
+
+    /// All buffers.
+    pub fn buffers(&self) -> &HeldBuffers {
+        &self.buffers
+    }
+
+    pub fn units(&self) -> &[HostUnit] {
+        &self.units
+    }
+
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The unit of a block.
+    pub fn unit_of(&self, block: usize) -> &HostUnit {
+        &self.units[self.blocks[block].unit]
+    }
+
+    /// The units that a group uses.
+    pub fn units_of_group(&self, group: usize) -> impl Iterator<Item = usize> {
+        self.units_of_group[group].iter().copied().filter(|unit| !self.contents[*unit].vacant)
+    }
+
+    /// The first unit that is used like this.
+    pub fn first_unit_of(&self, host_use: &HostUse) -> Option<usize> {
+        let number = self.uses.get(host_use)?;
+        self.units_of_use[*number].first().copied()
+    }
+
+    /// Those of [`HeldBuffers::counted_bytes`] that are no longer counted once a block is gone.
+    pub fn counted_bytes_of(&self, block: usize) -> u64 {
+        let Block { unit, capacity, .. } = self.blocks[block];
+        let alone = self.contents[unit].blocks.len() == 1;
+        self.buffers.counted_bytes_of(&self.units[unit].buffer, capacity, alone)
+    }
+
+    /// How far blocks, except `without`, reach in a unit.
+    pub fn extent(&self, unit: usize, without: Option<usize>) -> u64 {
+        let mut blocks = self.contents[unit].blocks.iter().rev();
+        let last = blocks.find(|(_, _, block)| Some(*block) != without);
+        last.map_or(0, |(offset, capacity, _)| offset + capacity)
+    }
+
+    /// How far blocks, except `without`, reach in each unit.
+    pub fn extents(&self, without: Option<usize>) -> Vec<u64> {
+        (0..self.units.len()).map(|unit| self.extent(unit, without)).collect()
+    }
+
+    /// The blocks of a unit in the order in which they lie.
+    pub fn blocks_in(&self, unit: usize) -> impl Iterator<Item = usize> {
+        self.contents[unit].blocks.iter().map(|(_, _, block)| *block)
+    }
+
+    /// Whether a unit of the offloader has gaps between its blocks.
+    pub fn has_gaps(&self, unit: usize) -> bool {
+        let mut end = 0;
+        let mut follows = |(offset, capacity, _): &(u64, u64, usize)| {
+            let adjacent = *offset == end;
+            end = offset + capacity;
+            adjacent
+        };
+        !self.units[unit].in_source && !self.contents[unit].blocks.iter().all(&mut follows)
+    }
+
+    /// Units of a use and offsets in them at which `needs` bytes are free once the block `freed` is
+    /// gone: its own place first, then the smallest.
+    pub fn spaces<'a>(
+        &'a self,
+        host_use: &HostUse,
+        needs: u64,
+        freed: Option<usize>,
+    ) -> impl Iterator<Item = (usize, u64)> + use<'a> {
+        let number = self.uses.get(host_use).copied();
+        let own = freed.and_then(|block| self.space_around(block, number?));
+        let own = own.filter(|(_, start, end)| end - start >= needs);
+        // Nothing needs no gap.
+        let none = number.filter(|_| needs == 0);
+        let none = none.and_then(|number| {
+            self.units_of_use[number].iter().copied().find(|unit| !self.units[*unit].in_source)
+        });
+        let gaps = number.map(|at| self.gaps.range((at, needs.max(1), 0, 0)..(at + 1, 0, 0, 0)));
+        own.map(|(unit, start, _)| (unit, start))
+            .into_iter()
+            .chain(none.map(|unit| (unit, self.extent(unit, None))))
+            .chain(gaps.into_iter().flatten().map(|(_, _, unit, offset)| (*unit, *offset)))
+    }
+
+    /// The unit, and the range that is free in it once a block is gone, if its use has the number.
+    fn space_around(&self, block: usize, number: usize) -> Option<(usize, u64, u64)> {
+        let Block { unit, offset, capacity, .. } = self.blocks[block];
+        if self.units[unit].in_source || self.contents[unit].host_use != number {
+            return None;
+        }
+        let (start, end) = self.neighbours(unit, (offset, capacity, block));
+        Some((unit, start, end))
+    }
+
+    /// Where the blocks before and after an entry of a unit end and begin.
+    fn neighbours(&self, unit: usize, entry: (u64, u64, usize)) -> (u64, u64) {
+        let blocks = &self.contents[unit].blocks;
+        let before = blocks.range(..entry).next_back();
+        let after = blocks.range(entry..).find(|other| **other != entry);
+        let start = before.map_or(0, |(offset, capacity, _)| offset + capacity);
+        let region = self.units[unit].region.bytes() as u64;
+        (start, after.map_or(region.max(entry.0 + entry.1), |(offset, _, _)| *offset))
+    }
+
+    fn set_gap(&mut self, unit: usize, (start, end): (u64, u64), is_free: bool) {
+        if start >= end || self.units[unit].in_source {
+            return;
+        }
+        let gap = (self.contents[unit].host_use, end - start, unit, start);
+        match is_free {
+            true => self.gaps.insert(gap),
+            false => self.gaps.remove(&gap),
+        };
+    }
+
+    /// Enters a block into its unit, or takes it out.
+    fn place(&mut self, block: usize, is_there: bool) {
+        let Block { unit, offset, capacity, .. } = self.blocks[block];
+        let entry = (offset, capacity, block);
+        let (start, end) = self.neighbours(unit, entry);
+        self.set_gap(unit, (start, end), !is_there);
+        self.set_gap(unit, (start, offset), is_there);
+        self.set_gap(unit, (offset + capacity, end), is_there);
+        match is_there {
+            true => self.contents[unit].blocks.insert(entry),
+            false => self.contents[unit].blocks.remove(&entry),
+        };
+        if self.units[unit].in_source {
+            self.buffers.note_block(&self.units[unit].buffer, capacity, is_there);
+        }
+    }
+
+    /// Adds a block with its parameters. Returns its index.
+    pub fn add_block(&mut self, block: Block) -> usize {
+        let at = match self.unused.pop() {
+            Some(at) => {
+                self.blocks[at] = block;
+                at
+            }
+            None => {
+                self.blocks.push(block);
+                self.blocks.len() - 1
+            }
+        };
+        self.place(at, true);
+        at
+    }
+
+    /// Moves a block to another place; it is as large as `bytes` bytes need.
+    pub fn move_block(&mut self, block: usize, unit: usize, offset: u64, bytes: u64) {
+        self.place(block, false);
+        let moved = &mut self.blocks[block];
+        (moved.unit, moved.offset, moved.bytes) = (unit, offset, bytes);
+        moved.capacity = bytes.next_multiple_of(ALIGNMENT);
+        self.place(block, true);
+    }
+
+    /// Moves a block to another offset in its unit.
+    pub fn shift_block(&mut self, block: usize, offset: u64) {
+        self.place(block, false);
+        self.blocks[block].offset = offset;
+        self.place(block, true);
+    }
+
+    /// Takes a parameter out of a block, which `bytes` bytes are then in use of.
+    pub fn leave_block(&mut self, block: usize, parameter: usize, bytes: u64) {
+        let left = &mut self.blocks[block];
+        left.parameters.retain(|member| *member != parameter);
+        left.bytes = bytes;
+        if left.parameters.is_empty() {
+            self.place(block, false);
+            self.unused.push(block);
+        }
+    }
+
+    /// Notes that a parameter of a block has another index.
+    pub fn rename_parameter(&mut self, block: usize, from: usize, to: usize) {
+        let members = self.blocks[block].parameters.iter_mut();
+        members.filter(|member| **member == from).for_each(|member| *member = to);
+    }
+
+    /// Adds a unit without blocks. Returns its index.
+    fn add_unit(&mut self, unit: HostUnit) -> usize {
+        let at = self.units.len();
+        let host_use = HostUse { groups: unit.groups.clone(), transfer_mode: unit.transfer_mode };
+        let next = self.units_of_use.len();
+        let number = *self.uses.entry(host_use).or_insert(next);
+        if number == next {
+            self.units_of_use.push(BTreeSet::new());
+        }
+        self.units_of_use[number].insert(at);
+        unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
+        self.buffers.hold(&unit.buffer, unit.in_source);
+        let region = (0, unit.region.bytes() as u64);
+        self.units.push(unit);
+        let blocks = BTreeSet::new();
+        self.contents.push(Contents { host_use: number, blocks, vacant: false });
+        self.set_gap(at, region, true);
+        at
+    }
+
+    /// Gives every unit its slot.
+    pub fn set_slots(&mut self, offsets: impl Iterator<Item = Option<u64>>) {
+        for (unit, offset) in self.units.iter_mut().zip(offsets) {
+            unit.slot_offset = offset;
+        }
+    }
+
+    /// Drops the memory of a unit outside of the arena that has no blocks. Its index stays until
+    /// [`HostMemory::drop_vacant_units`]. Returns the buffer if no other unit is in it.
+    pub fn vacate_if_empty(&mut self, unit: usize) -> Option<Arc<Buffer>> {
+        let contents = &self.contents[unit];
+        let in_arena = Arc::ptr_eq(&self.units[unit].buffer, &self.arena);
+        if contents.vacant || in_arena || !contents.blocks.is_empty() {
+            return None;
+        }
+        let region = (0, self.units[unit].region.bytes() as u64);
+        self.set_gap(unit, region, false);
+        self.contents[unit].vacant = true;
+        self.units_of_use[self.contents[unit].host_use].remove(&unit);
+        let vacated = &mut self.units[unit];
+        let region = std::mem::replace(&mut vacated.region, Span::EMPTY);
+        let buffer = std::mem::replace(&mut vacated.buffer, self.arena.clone());
+        self.buffers.release(buffer, region)
+    }
+
+    /// Adds a unit, in free memory or at the start of a new buffer. Returns its index.
+    pub fn add_own_unit(&mut self, unit: HostUnit) -> usize {
+        let at = self.add_unit(unit);
+        let HostUnit { buffer, region, .. } = &self.units[at];
+        self.buffers.take_free(buffer, *region);
+        at
+    }
+
+    /// Drops the units outside of the arena that have no blocks. Others get new indexes. Returns
+    /// the buffers of sources that are no longer held: their owners hear of it when these are
+    /// dropped.
+    pub fn drop_vacant_units(&mut self) -> Vec<Arc<Buffer>> {
+        let vacated = (0..self.units.len()).filter_map(|unit| {
+            let in_source = self.units[unit].in_source;
+            self.vacate_if_empty(unit).filter(|_| in_source)
+        });
+        let dropped = vacated.collect();
+        if self.contents.iter().all(|contents| !contents.vacant) {
+            return dropped;
+        }
+        let mut next = 0;
+        let new_index = |contents: &Contents| {
+            next += usize::from(!contents.vacant);
+            next.wrapping_sub(1)
+        };
+        let new_index: Vec<usize> = self.contents.iter().map(new_index).collect();
+        let mut index = 0..;
+        self.units.retain(|_| index.next().is_some_and(|at| !self.contents[at].vacant));
+        self.contents.retain(|contents| !contents.vacant);
+        for block in self.blocks.iter_mut().filter(|block| !block.parameters.is_empty()) {
+            block.unit = new_index[block.unit];
+        }
+        let gaps = std::mem::take(&mut self.gaps).into_iter();
+        self.gaps = gaps.map(|(at, bytes, unit, to)| (at, bytes, new_index[unit], to)).collect();
+        self.units_of_use.iter_mut().for_each(BTreeSet::clear);
+        self.units_of_group.iter_mut().for_each(Vec::clear);
+        for (at, (unit, contents)) in self.units.iter().zip(&self.contents).enumerate() {
+            self.units_of_use[contents.host_use].insert(at);
+            unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
+        }
+        dropped
+    }
+}
