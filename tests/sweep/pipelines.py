@@ -123,7 +123,7 @@ def scheduler(kind: str, **options: Any) -> Callable[[], Any]:
     return lambda: getattr(importlib.import_module("diffusers"), kind)(**options)
 
 
-def picture(*shape: int) -> torch.Tensor:
+def pixels(*shape: int) -> torch.Tensor:
     """Returns an image with numbers from 0 to 1."""
     return torch.linspace(0, 1, torch.Size(shape).numel()).reshape(shape)
 
@@ -182,7 +182,7 @@ MODELS = [
         "pipeline-img2img",
         "StableDiffusionImg2ImgPipeline",
         STABLE,
-        {"prompt": "a boat", "image": picture(1, 3, 16, 16), "strength": 1.0},
+        {"prompt": "a boat", "image": pixels(1, 3, 16, 16), "strength": 1.0},
     ),
     Pipeline(
         "pipeline-controlnet",
@@ -196,7 +196,7 @@ MODELS = [
                 conditioning_embedding_out_channels=(8, 16),
             ),
         },
-        {**PROMPT, "image": picture(1, 3, 16, 16)},
+        {**PROMPT, "image": pixels(1, 3, 16, 16)},
     ),
     Pipeline(
         "pipeline-stable-diffusion-xl",
