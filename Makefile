@@ -136,7 +136,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
 
-sweep: build $(VENV)/test $(VENV)/frameworks ## compares 189 tiny models, offloaded, with themselves, resident; minutes
+sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
 	cd tests && $(BIN)/python -m sweep
 
 check: ## runs the checks that take minutes, an hour in all; writes tests/reports

@@ -1,6 +1,7 @@
 """Compares every model of the tables, offloaded, with itself, resident: ``make sweep``.
 
-Prints the models whose numbers differ or which are refused, and the number of each at the end.
+Prints a row for each model with its outcome in every transfer mode, why one is not equal, and how
+many there are of each outcome at the end.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import queue
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .compare import MODELS
+from .compare import MODELS, OUTCOMES, TRANSFER_MODES
 
-WORST = ("wrong", "refused", "equal")
+Results = dict[str, tuple[str, str]]
+"""The outcomes of one model, and why, by transfer mode and share."""
+WIDTH = max(map(len, MODELS)) + 1
 LIMIT = 300
 """Seconds after which a model counts as hanging."""
 
@@ -29,7 +32,7 @@ class Worker:
         self.device = device
         self.process: subprocess.Popen[str] | None = None
 
-    def compare(self, name: str) -> dict[str, list[str]]:
+    def compare(self, name: str) -> Results:
         """Returns the results of one model."""
         if self.process is None:
             self.process = self._start()
@@ -41,10 +44,10 @@ class Worker:
         answer = self.process.stdout.readline()
         timer.cancel()
         if answer:
-            results: dict[str, list[str]] = json.loads(answer)
-            return results
+            return {where: (word, why) for where, (word, why) in json.loads(answer).items()}
         status, self.process = self.process.wait(), None
-        return {"": ["wrong", f"its process ended with {status}, or hung for {LIMIT} s"]}
+        why = f"its process ended with {status}, or hung for {LIMIT} s"
+        return {mode: ("wrong", why) for mode in TRANSFER_MODES}
 
     def close(self) -> None:
         """Ends the process."""
@@ -66,14 +69,31 @@ class Worker:
         )
 
 
-def summary(results: dict[str, list[str]]) -> tuple[str, str]:
-    """Returns the worst outcome of a model, and where it occurs and why."""
-    for outcome in WORST:
-        found = {where: reason for where, (word, reason) in results.items() if word == outcome}
-        if found:
-            reason = " ".join(next(iter(found.values())).split())[:160]
-            return outcome, f"{', '.join(found)}: {reason}"
-    raise ValueError("a model without results")
+def by_mode(results: Results) -> dict[str, str]:
+    """Returns the worst outcome of a model in each transfer mode."""
+    return {
+        mode: min(
+            (word for where, (word, _) in results.items() if where.split()[0] == mode),
+            key=OUTCOMES.index,
+        )
+        for mode in TRANSFER_MODES
+    }
+
+
+def row(name: str, cells: Iterable[object]) -> str:
+    """Returns a row of the table."""
+    return f"{name:{WIDTH}}" + "".join(f"{cell!s:>11}" for cell in cells)
+
+
+def show(name: str, results: Results) -> None:
+    """Prints the row of a model, and below it what is not equal, and why."""
+    print(row(name, by_mode(results).values()), flush=True)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for where, (word, why) in results.items():
+        if word != "equal":
+            reasons.setdefault((word, " ".join(why.split())[:300]), []).append(where)
+    for (word, why), places in reasons.items():
+        print(f"    {word} ({', '.join(places)}): {why}", flush=True)
 
 
 def main() -> int:
@@ -91,36 +111,50 @@ def main() -> int:
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
-    counts = dict.fromkeys(WORST, 0)
-    start = time.monotonic()
+    found: dict[str, Results] = {}
+    shown = iter(names)
+    following = next(shown)
     lock = threading.Lock()
 
     def work() -> None:
+        nonlocal following
         worker = Worker(given.device)
         while True:
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 return worker.close()
-            outcome, where = summary(worker.compare(name))
+            results = worker.compare(name)
             with lock:
-                counts[outcome] += 1
-                done = sum(counts.values())
-                if outcome != "equal":
-                    print(f"{outcome:7}  {name}: {where}", flush=True)
-                if done % 20 == 0 and done < len(names):
-                    print(f"{done} of {len(names)}, {time.monotonic() - start:.0f} s", flush=True)
+                found[name] = results
+                while following in found:  # in the order of the tables
+                    show(following, found[following])
+                    following = next(shown, "")
 
+    print(row("", TRANSFER_MODES), flush=True)
     threads = [threading.Thread(target=work) for _ in range(given.processes)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    equal, refused, wrong = counts["equal"], counts["refused"], counts["wrong"]
-    print(f"sweep: {len(names)} models, {equal} equal, {refused} refused, {wrong} wrong")
-    print("reliability: " + json.dumps({"models": len(names), **counts}))
-    # Fewer results than names: a thread failed.
-    return 1 if wrong or sum(counts.values()) < len(names) else 0
+    return conclude(names, found)
+
+
+def conclude(names: Sequence[str], found: dict[str, Results]) -> int:
+    """Prints how many models have each outcome; 1 if one is wrong or has no result."""
+    modes = [by_mode(results) for results in found.values()]
+    for outcome in reversed(OUTCOMES):
+        counts = [sum(words[mode] == outcome for words in modes) for mode in TRANSFER_MODES]
+        print(row(outcome, counts))
+    worst = [min(words.values(), key=OUTCOMES.index) for words in modes]
+    counted = {outcome: worst.count(outcome) for outcome in reversed(OUTCOMES)}
+    missing = len(names) - len(found)  # a thread failed
+    print(f"sweep: {len(names)} models, " + ", ".join(f"{n} {word}" for word, n in counted.items()))
+    figures: dict[str, object] = {"models": len(names), **counted}
+    if counted["not built"]:
+        figures["not built"] = f"not run: {counted['not built']}"
+    print("reliability: " + json.dumps(figures))
+    return 1 if counted["wrong"] or missing else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .model import Model, numbers, ramp, tokens
-from .text import BOTH
+from .text import BOTH, GREEDY
 
 SPEECH = {
     "hidden_size": 32,
@@ -125,6 +125,7 @@ MODELS = [
                 input_features=ramp(model, 1, 8, 40), decoder_input_ids=tokens(model, 1, 5)
             ).logits
         ),
+        lambda model: model.generate(ramp(model, 1, 8, 40), num_beams=2, **GREEDY),
     ),
     Model(
         "moonshine",

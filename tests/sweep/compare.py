@@ -15,12 +15,13 @@ import weighbridge.torch as wt
 from equivalence.twins import copied, equal, refusal
 from weighbridge._enums import TransferMode
 
-from . import audio, diffusion, multimodal, text, vision
+from . import audio, diffusion, multimodal, pipelines, text, vision
 from .model import Model
+from .pipelines import Pipeline
 
-MODELS = {
+MODELS: dict[str, Model | Pipeline] = {
     model.name: model
-    for family in (text, vision, audio, multimodal, diffusion)
+    for family in (text, vision, audio, multimodal, diffusion, pipelines)
     for model in family.MODELS
 }
 """Every model of the tables."""
@@ -29,15 +30,20 @@ SHARES = (0.6, 1.0)
 """The part of a model's bytes that is offloaded."""
 
 
+OUTCOMES = ("wrong", "refused", "not built", "equal")
+"""The worst first. A model that is not built is one that the installed frameworks cannot make, or
+cannot run resident, so that there is nothing to compare."""
+
+
 class Result(NamedTuple):
     """The outcome for one model in one transfer mode."""
 
     outcome: str
-    """equal, refused or wrong."""
+    """One of OUTCOMES."""
     reason: str = ""
 
 
-def run(model: Model, network: torch.nn.Module) -> Any:
+def run(model: Model | Pipeline, network: Any) -> Any:
     """Runs a model, and lets it generate if it can."""
     with torch.no_grad():
         torch.manual_seed(1)
@@ -49,23 +55,25 @@ def run(model: Model, network: torch.nn.Module) -> Any:
 
 
 def compare(
-    model: Model, transfer_mode: TransferMode, share: float, device: torch.device
+    model: Model | Pipeline, transfer_mode: TransferMode, share: float, device: torch.device
 ) -> Result:
     """Runs a model resident, offloaded, and after ``remove()``: the bits are the same.
 
     A weighbridge error at the offload or in a run is a refusal; every other error is wrong.
     """
-    network = model.build(device)
-    wanted = run(model, network)
+    try:
+        network = model.build(device)
+        wanted = run(model, network)
+    except Exception as error:
+        return Result("not built", f"{type(error).__name__}: {error}")
     if not equal(run(model, network), wanted):
         return Result("wrong", "the resident model gives other numbers at every run")
-    total = sum({p.data_ptr(): p.nbytes for p in network.parameters()}.values())
     refused = ""
-    handle = None
+    handles: list[wt.OffloadHandle] = []
     try:
-        handle = wt.offload(
-            network, offload_bytes=max(1, int(total * share)), transfer_mode=transfer_mode
-        )
+        for part in model.parts(network):
+            share_of_it = max(1, int(bytes_of(part) * share))
+            handles.append(wt.offload(part, offload_bytes=share_of_it, transfer_mode=transfer_mode))
         for step in ("first", "second"):
             if not equal(run(model, network), wanted):
                 return Result("wrong", f"other numbers in the {step} run")
@@ -75,13 +83,18 @@ def compare(
             return Result("wrong", f"{type(error).__name__}: {error}")
         refused = found
     try:
-        if handle is not None:
+        for handle in handles:
             handle.remove()
         if not equal(run(model, network), wanted):
             return Result("wrong", "other numbers after remove()")
     except Exception as error:
         return Result("wrong", f"after the offload, {type(error).__name__}: {error}")
     return Result("refused", refused) if refused else Result("equal")
+
+
+def bytes_of(network: torch.nn.Module) -> int:
+    """Returns the bytes of a model's parameters, those of ties once."""
+    return sum({p.data_ptr(): p.nbytes for p in network.parameters()}.values())
 
 
 def compare_everywhere(name: str, device: str = "cpu") -> dict[str, Result]:

@@ -20,7 +20,7 @@ class Model(NamedTuple):
     options: dict[str, Any]
     run: Callable[[torch.nn.Module], Any]
     """Runs the model on fixed inputs, and returns the tensors to compare."""
-    generate: Callable[[torch.nn.Module], torch.Tensor] | None = None
+    generate: Callable[[torch.nn.Module], Any] | None = None
     package: str = "transformers"
 
     def build(self, device: torch.device) -> torch.nn.Module:
@@ -33,6 +33,10 @@ class Model(NamedTuple):
         else:
             model = getattr(package, self.kind)(**options)
         return model.to(device).eval()
+
+    def parts(self, network: torch.nn.Module) -> list[torch.nn.Module]:
+        """Returns the models to offload: this one."""
+        return [network]
 
 
 def ramp(model: torch.nn.Module, *shape: int) -> torch.Tensor:

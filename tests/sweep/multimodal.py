@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .model import Model, numbers, ramp, tokens
-from .text import ENCODER, LAYERED
+from .text import ENCODER, GREEDY, LAYERED
 from .vision import PATCHES, image
 
 CLIP = {"text_config": ENCODER, "vision_config": PATCHES, "projection_dim": 16}
@@ -35,39 +35,50 @@ def image_features(model):
     return found if isinstance(found, torch.Tensor) else found.pooler_output
 
 
-def with_image(count):
-    """Returns a run whose text has ``count`` tokens of an image."""
-
-    def run(model):
-        text = numbers(model, [[1] + [IMAGE] * count + [7, 8]])
-        return model(input_ids=text, pixel_values=image(model, 1)).logits
-
-    return run
+def one_image(model):
+    return {
+        "input_ids": numbers(model, [[1] + [IMAGE] * 16 + [7, 8]]),
+        "pixel_values": image(model, 1),
+    }
 
 
 def tiled_image(model):
-    text = numbers(model, [[1] + [IMAGE] * 4 + [7, 8]])
-    return model(input_ids=text, pixel_values=image(model, 1)[:, None]).logits
+    return {
+        "input_ids": numbers(model, [[1] + [IMAGE] * 4 + [7, 8]]),
+        "pixel_values": image(model, 1)[:, None],
+    }
 
 
 def crossed(model):
-    return model(
-        input_ids=tokens(model, 1, 12),
-        pixel_values=ramp(model, 1, 1, 1, 3, 32, 32),
-        aspect_ratio_ids=numbers(model, [[1]]),
-        aspect_ratio_mask=numbers(model, [[[1]]]),
-        cross_attention_mask=torch.ones_like(ramp(model, 1, 12, 1, 1)),
-    ).logits
+    return {
+        "input_ids": tokens(model, 1, 12),
+        "pixel_values": ramp(model, 1, 1, 1, 3, 32, 32),
+        "aspect_ratio_ids": numbers(model, [[1]]),
+        "aspect_ratio_mask": numbers(model, [[[1]]]),
+        "cross_attention_mask": torch.ones_like(ramp(model, 1, 12, 1, 1)),
+    }
 
 
 def qwen(model):
     text = numbers(model, [[1, 7, IMAGE, IMAGE, IMAGE, IMAGE, 8, 9]])
-    return model(
-        input_ids=text,
-        pixel_values=ramp(model, 16, 48),
-        image_grid_thw=numbers(model, [[1, 4, 4]]),
-        mm_token_type_ids=(text == IMAGE).int(),
-    ).logits
+    return {
+        "input_ids": text,
+        "pixel_values": ramp(model, 16, 48),
+        "image_grid_thw": numbers(model, [[1, 4, 4]]),
+        "mm_token_type_ids": (text == IMAGE).int(),
+    }
+
+
+def describes(name, kind, options, inputs):
+    """Returns a model that writes a text about an image: its numbers, and what it generates."""
+    return Model(
+        name,
+        f"{kind}ForConditionalGeneration",
+        f"{kind}Config",
+        options,
+        lambda model: model(**inputs(model)).logits,
+        lambda model: model.generate(**inputs(model), **GREEDY),
+    )
 
 
 MODELS = [
@@ -185,10 +196,9 @@ MODELS = [
             visual_pos=ramp(model, 2, 3, 4),
         )[0],
     ),
-    Model(
+    describes(
         "llava",
-        "LlavaForConditionalGeneration",
-        "LlavaConfig",
+        "Llava",
         {
             "vision_config": {**PATCHES, "model_type": "clip_vision_model"},
             "text_config": {**LAYERED, "model_type": "llama"},
@@ -196,7 +206,7 @@ MODELS = [
             "vision_feature_select_strategy": "default",
             "vision_feature_layer": -2,
         },
-        with_image(16),
+        one_image,
     ),
     Model(
         "blip",
@@ -213,6 +223,7 @@ MODELS = [
             "projection_dim": 16,
         },
         logits,
+        lambda model: model.generate(image(model), max_new_tokens=8, do_sample=False),
     ),
     Model(
         "blip2-qformer",
@@ -234,10 +245,9 @@ MODELS = [
             encoder_hidden_states=ramp(model, 2, 5, 32),
         )[0],
     ),
-    Model(
+    describes(
         "qwen2-vl",
-        "Qwen2VLForConditionalGeneration",
-        "Qwen2VLConfig",
+        "Qwen2VL",
         {
             "text_config": {
                 **LAYERED,
@@ -264,10 +274,9 @@ MODELS = [
         },
         qwen,
     ),
-    Model(
+    describes(
         "idefics3",
-        "Idefics3ForConditionalGeneration",
-        "Idefics3Config",
+        "Idefics3",
         {
             "text_config": {**LAYERED, "model_type": "llama"},
             "vision_config": {**PATCHES, "num_hidden_layers": 2},
@@ -276,10 +285,9 @@ MODELS = [
         },
         tiled_image,
     ),
-    Model(
+    describes(
         "mllama",
-        "MllamaForConditionalGeneration",
-        "MllamaConfig",
+        "Mllama",
         {
             "text_config": {
                 **LAYERED,

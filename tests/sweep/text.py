@@ -57,10 +57,23 @@ def translated(model):
     return model(input_ids=tokens(model), decoder_input_ids=tokens(model, 2, 6)).logits
 
 
+GREEDY = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+
+
 def generate(model):
-    return model.generate(
-        tokens(model, 1, 5), max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0
+    return model.generate(tokens(model, 1, 5), **GREEDY)
+
+
+def search(model):
+    found = model.generate(
+        tokens(model, 2, 5),
+        **GREEDY,
+        num_beams=3,
+        num_return_sequences=2,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
+    return [found.sequences, found.sequences_scores]
 
 
 def decoder(name: str, kind: str, config: str = "", **options: Any) -> Model:
@@ -434,4 +447,12 @@ ENCODERS_AND_DECODERS = [
     ),
 ]
 
-MODELS = DECODERS + ENCODERS + ENCODERS_AND_DECODERS
+# Beams reorder the cache, and its entries outlive the layers.
+SEARCHED = ("llama", "gemma2", "mixtral", "gpt2", "t5", "bart", "marian")
+SEARCHES = [
+    model._replace(name=f"{model.name}-beams", run=search, generate=None)
+    for model in DECODERS + ENCODERS_AND_DECODERS
+    if model.name in SEARCHED
+]
+
+MODELS = DECODERS + ENCODERS + ENCODERS_AND_DECODERS + SEARCHES

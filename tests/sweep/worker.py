@@ -16,10 +16,7 @@ def main(device: str) -> None:
     from .compare import compare_everywhere
 
     for name in sys.stdin:
-        try:
-            results = compare_everywhere(name.strip(), device)
-        except Exception as error:
-            results = {"resident": ("wrong", f"{type(error).__name__}: {error}")}
+        results = compare_everywhere(name.strip(), device)
         print(json.dumps(results), file=answers, flush=True)
 
 
