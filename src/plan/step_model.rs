@@ -297,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn without_the_time_of_kernels_they_are_taken_to_be_as_long_as_copies() {
+        let options =
+            PlanOptions { link_bytes_per_second: 1.0, ..PlanOptions::new(Budget::DeviceBytes(0)) };
+        let model = StepModel::new(&options, vec![100; 8]).unwrap();
+        let groups: Vec<usize> = (0..8).collect();
+        let load = prefetched(&[10; 8]);
+        for (depth, seconds, cost) in [(1, 80.0, 160.0), (2, 80.0, 80.0), (8, 0.0, 0.0)] {
+            let ring = ring(&groups, depth, true);
+            assert_eq!(model.step_seconds(&load, ring), Some(seconds), "depth {depth}");
+            assert_eq!(model.cost(&load, ring), cost, "depth {depth}");
+        }
+    }
+
+    #[test]
     fn a_ring_that_does_not_wrap_waits_at_the_end_of_a_step() {
         let groups: Vec<usize> = (0..8).collect();
         let load = prefetched(&[10; 8]);
