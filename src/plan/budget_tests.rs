@@ -51,8 +51,8 @@ fn gigabytes(bytes: f64, transfer_mode: TransferMode) -> PlanOptions {
     }
 }
 
-/// Bytes that a step copies if the head stays and as many bytes leave every layer, cut anywhere: what
-/// leaves 32 layers makes room for what stays and for slots for two.
+/// Bytes that a step copies if the head stays and as many bytes leave every layer, cut anywhere: the
+/// bytes that leave 32 layers free memory for all other bytes and for slots for two layers.
 fn least_copied(budget: f64) -> f64 {
     let (hidden, inner, heads, vocabulary) = (4096.0, 14_336.0, 1024.0, 128_256.0);
     let layer = 2.0 * hidden * (2.0 * hidden + 2.0 * heads + 3.0 * inner);

@@ -308,6 +308,10 @@ mod tests {
             assert_eq!(model.step_seconds(&load, ring), Some(seconds), "depth {depth}");
             assert_eq!(model.cost(&load, ring), cost, "depth {depth}");
         }
+        // Rows that are not known are taken to be 2048: 16 reads in place.
+        let load = StepLoad { read: vec![90; 8], ..StepLoad::new(8) };
+        let cost = model.cost(&load, ring(&[], 1, true));
+        assert!((cost - 16.0 * 8.0 * 100.0).abs() < 1e-6, "{cost}");
     }
 
     #[test]
