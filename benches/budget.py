@@ -3,8 +3,8 @@
     make gpu-bench SUBJECT=budget
 
 The matrices of sixteen layers of Llama-3-8B in bf16, 6.98 GB, through weighbridge.Plan and
-weighbridge.Offloader. Two plans are measured under each budget: one that is told nothing but the
-budget, and one that knows the rows of the step and the time of its kernels. Their bound is the
+weighbridge.Offloader. Two plans are measured under each budget: one that is given nothing but
+the budget, and one that knows the rows of the step and the time of its kernels. Their bound is the
 longer of two times measured in the same run: that of the link for the bytes that the plan moves,
 and that of a step with all matrices on the device. The peer is what fitted the same memory before
 there were budgets of device memory: of all budgets of host memory whose plans fit, the one with the
@@ -258,13 +258,13 @@ class Bench:
                 rows=self.model.rows[name],
                 group_seconds=[self.resident[name] / layers] * layers,
             )
-            told = self.measure(f"known{share}", known, [name])[name]
+            seconds = self.measure(f"known{share}", known, [name])[name]
             label = f"{share} % on the device, {name} with its rows and kernels known"
-            self.bar(f"{label}, over the bound", told / self.bound(known, name), 1.05)
-            self.bar(f"{label}, over the best offload_bytes", told / peer[name], 1.02)
+            self.bar(f"{label}, over the bound", seconds / self.bound(known, name), 1.05)
+            self.bar(f"{label}, over the best offload_bytes", seconds / peer[name], 1.02)
             self.report.figure(
                 f"known{share}.{name}.predicted",
-                [known.info.step_seconds / told],
+                [known.info.step_seconds / seconds],
                 "x",
                 "predicted over measured",
             )

@@ -51,8 +51,8 @@ fn gigabytes(bytes: f64, transfer_mode: TransferMode) -> PlanOptions {
     }
 }
 
-/// Bytes that a step copies if the head stays and as many bytes leave every layer, cut anywhere: what
-/// leaves 32 layers makes room for what stays and for slots for two.
+/// Bytes that a step copies if the head stays and as many bytes leave every layer, cut anywhere: the
+/// bytes that leave 32 layers free memory for all other bytes and for slots for two layers.
 fn least_copied(budget: f64) -> f64 {
     let (hidden, inner, heads, vocabulary) = (4096.0, 14_336.0, 1024.0, 128_256.0);
     let layer = 2.0 * hidden * (2.0 * hidden + 2.0 * heads + 3.0 * inner);
@@ -313,6 +313,20 @@ fn an_8b_model_is_prefetched_two_groups_at_a_time_under_any_budget() {
     }
 }
 
+/// Reading in place needs no slots, and costs little if a step has few rows.
+#[test]
+fn dense_parameters_are_read_in_place_if_the_rows_are_few() {
+    let plan = |rows| {
+        let given = PlanOptions { rows, ..gigabytes(15.0, TransferMode::Auto) };
+        planner::plan(llama_8b(), given, &platform(true)).unwrap()
+    };
+    let (one, many, unknown) = (plan(1), plan(2048), plan(0));
+    assert!(one.view_bytes > 0 && one.step_bytes == 0, "{} read in place", one.view_bytes);
+    assert!(one.step_seconds < many.step_seconds, "{:?}", one.step_seconds);
+    assert_eq!((many.view_bytes, unknown.view_bytes), (0, 0));
+    assert!(many.step_bytes > 0 && unknown.step_bytes > 0);
+}
+
 #[test]
 fn what_was_asked_is_kept_or_is_an_error() {
     let given = |budget: f64, depth| PlanOptions { depth, ..gigabytes(budget, TransferMode::Auto) };
@@ -340,5 +354,6 @@ fn a_ring_that_cannot_overlap_is_warned_of() {
     let plan =
         planner::plan(llama_8b(), gigabytes(1.0, TransferMode::Auto), &platform(true)).unwrap();
     assert!(plan.warnings.iter().any(|one| one.contains("read in place")), "{:?}", plan.warnings);
+    assert_eq!((plan.depth, plan.view_bytes), (2, 2 * 128_256 * 4096));
     assert_eq!(plan.parameters[0].reason, Reason::Sparse(TransferMode::ZeroCopy));
 }

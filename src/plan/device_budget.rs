@@ -187,8 +187,8 @@ impl<'a> Search<'a> {
         leaving.take(bytes, |_, _| {})
     }
 
-    /// Whether no plan that moves as many bytes is better than the best one. What leaves is moved in
-    /// every step, unless a short ring has slots for all of its groups.
+    /// Whether no plan that moves as many bytes is better than the best one. Storages that leave
+    /// are moved in every step, unless a short ring has slots for all of its groups.
     fn cannot_win(&self, taken: &Taken) -> bool {
         if self.short_ring {
             return false;
@@ -338,8 +338,8 @@ mod tests {
         search
     }
 
-    /// The storages and units that a search inspects for each storage, of models that lack one byte
-    /// of room for everything.
+    /// The storages and units that a search inspects for each storage, of models with a budget
+    /// that is one byte too small for everything.
     #[test]
     fn a_search_inspects_each_storage_a_few_dozen_times() {
         let count: usize = 20_000;
@@ -357,7 +357,7 @@ mod tests {
         }
     }
 
-    /// Of what leaves in the first plan that fits, nothing is left that could stay.
+    /// Of the storages that leave in the first plan that fits, none could stay.
     #[test]
     fn what_fits_beside_the_first_plan_stays() {
         let (model, total) = model(10_000, 100);

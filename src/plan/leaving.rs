@@ -178,7 +178,7 @@ fn candidates(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Candidate
     Ok(candidates)
 }
 
-/// Storages of at most so many bytes are tiny.
+/// The bytes of the largest storage that is tiny.
 fn tiny_bytes(input: &PlanInput<'_>, storages: &[usize]) -> u64 {
     let mut sizes: Vec<u64> = storages.iter().map(|at| input.storages[*at].bytes).collect();
     sizes.sort_unstable();

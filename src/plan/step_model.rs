@@ -297,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn without_the_time_of_kernels_they_are_taken_to_be_as_long_as_copies() {
+        let options =
+            PlanOptions { link_bytes_per_second: 1.0, ..PlanOptions::new(Budget::DeviceBytes(0)) };
+        let model = StepModel::new(&options, vec![100; 8]).unwrap();
+        let groups: Vec<usize> = (0..8).collect();
+        let load = prefetched(&[10; 8]);
+        for (depth, seconds, cost) in [(1, 80.0, 160.0), (2, 80.0, 80.0), (8, 0.0, 0.0)] {
+            let ring = ring(&groups, depth, true);
+            assert_eq!(model.step_seconds(&load, ring), Some(seconds), "depth {depth}");
+            assert_eq!(model.cost(&load, ring), cost, "depth {depth}");
+        }
+        // Rows that are not known are taken to be 2048: 16 reads in place.
+        let load = StepLoad { read: vec![90; 8], ..StepLoad::new(8) };
+        let cost = model.cost(&load, ring(&[], 1, true));
+        assert!((cost - 16.0 * 8.0 * 100.0).abs() < 1e-6, "{cost}");
+    }
+
+    #[test]
     fn a_ring_that_does_not_wrap_waits_at_the_end_of_a_step() {
         let groups: Vec<usize> = (0..8).collect();
         let load = prefetched(&[10; 8]);

@@ -99,7 +99,7 @@ impl<'a> Trials<'a> {
         }
     }
 
-    /// The slots in a shape. Those of a short ring may have room for all of its groups, so that
+    /// The slots in a shape. Those of a short ring may have space for all of its groups, so that
     /// nothing is copied: of three groups each two are neighbours.
     fn slots(&self, units: &[UnitSize<'_>], shape: RingShape) -> SlotRing {
         let slots = SlotRing::with_shape(units, shape);

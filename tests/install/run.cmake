@@ -22,7 +22,7 @@ function(run_examples folder)
   run_example("8388608 bytes asked.*bit-identical; 0 bytes pinned" "${folder}/engine")
   run_example("bit-identical" "${folder}/engine" host "${CMAKE_COMMAND}")
   run_example("8388608 bytes offloaded, 8388608 bytes of slots" "${folder}/two_layers")
-  # The link is busy all the time: what leaves has 6.4 GB.
+  # The link is busy all the time, with 6.4 GB.
   run_example("128.7 ms a step: 128.7 ms of the link, 64.0 ms of kernels" "${folder}/device_budget")
 endfunction()
 
