@@ -86,6 +86,11 @@ impl HeldBuffers {
         self.all.values().map(|held| &held.buffer)
     }
 
+    /// The number of buffers.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// Whether the span is, in part, memory of a buffer.
     pub fn overlap(&self, span: Span) -> bool {
         !self.spans.overlapping(addresses(span)).is_empty()
