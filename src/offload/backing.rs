@@ -52,7 +52,7 @@ pub enum Backing {
 }
 
 /// Which groups use host memory, and how it is transferred.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HostUse {
     pub groups: Vec<usize>,
     pub transfer_mode: TransferMode,

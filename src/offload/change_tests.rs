@@ -163,7 +163,7 @@ fn many_additions_need_few_buffers() {
         assert_eq!(stats.resident_bytes, 0);
         let asked = stats.asked_bytes;
         assert!(asked <= budget && asked <= 151 * SIZE as u64 * 9 / 8, "{asked}");
-        let buffers = offloader.state().unwrap().host.buffers().iter().count();
+        let buffers = offloader.state().unwrap().host.buffers().count();
         assert!(buffers <= 40, "{buffers}");
         // The buffers of removed ones are freed.
         for at in 0..150 {

@@ -93,13 +93,15 @@ pub fn lay_out(
 
 /// The sources of a storage's bytes, each byte once, with their offsets in the storage, ascending.
 fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(u64, Location)> {
-    let mut pieces: Vec<(u64, Location)> = plan.storages[storage]
+    let mut order: Vec<(u64, u64)> = plan.storages[storage]
         .parameters
         .iter()
         .filter(|at| matches!(plan.parameters[**at].parameter.origin, Origin::Given))
-        .filter_map(|at| Some((plan.parameters[*at].offset, sources[*at]?)))
+        .map(|at| (plan.parameters[*at].offset, *at as u64))
         .collect();
-    pieces.sort_by_key(|(offset, _)| *offset);
+    order.sort_unstable();
+    let piece = |(offset, at): (u64, u64)| Some((offset, sources[at as usize]?));
+    let mut pieces: Vec<(u64, Location)> = order.into_iter().filter_map(piece).collect();
     let mut covered_to = 0;
     pieces.retain_mut(|(offset, source)| {
         let end = *offset + source.span.bytes() as u64;

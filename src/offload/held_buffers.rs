@@ -1,9 +1,9 @@
 //! The buffers of an offloader: how many units are in each, the memory that none is in, and sums.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use crate::memory::buffer::Buffer;
-use crate::offload::intervals::Intervals;
+use crate::offload::intervals::{Intervals, Rows};
 use crate::os::page;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -18,8 +18,11 @@ pub struct HeldBuffers {
     spans: Intervals,
     /// The addresses at which the device reads it.
     device_spans: Intervals,
-    /// Free ranges of buffers that no unit is in: bytes, key of the buffer, offset.
-    free: BTreeSet<(u64, usize, u64)>,
+    /// Free ranges that no unit is in, of buffers beside the arena and those of sources: bytes, key
+    /// of the buffer, offset.
+    free: Rows,
+    /// The same: key of the buffer, offset, end.
+    free_in: Rows,
     mapped_bytes: u64,
     counted_bytes: u64,
     other_bytes: u64,
@@ -33,8 +36,6 @@ struct HeldBuffer {
     in_source: bool,
     /// Bytes of the blocks in it, if it is.
     capacity: u64,
-    /// Ranges that no unit is in: first offset and end. None in the arena and in a source.
-    free: BTreeMap<u64, u64>,
 }
 
 impl HeldBuffer {
@@ -70,7 +71,8 @@ impl HeldBuffers {
             all: HashMap::new(),
             spans: Intervals::default(),
             device_spans: Intervals::default(),
-            free: BTreeSet::new(),
+            free: Rows::new(),
+            free_in: Rows::new(),
             mapped_bytes: 0,
             counted_bytes: 0,
             other_bytes: 0,
@@ -84,14 +86,19 @@ impl HeldBuffers {
         self.all.values().map(|held| &held.buffer)
     }
 
+    /// The number of buffers.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// Whether the span is, in part, memory of a buffer.
     pub fn overlap(&self, span: Span) -> bool {
-        self.spans.overlapping(addresses(span)).next().is_some()
+        !self.spans.overlapping(addresses(span)).is_empty()
     }
 
     /// As [`HeldBuffers::overlap`], by the addresses at which the device reads buffers.
     pub fn overlap_on_device(&self, span: Span) -> bool {
-        self.device_spans.overlapping(addresses(span)).next().is_some()
+        !self.device_spans.overlapping(addresses(span)).is_empty()
     }
 
     /// Address space of all buffers.
@@ -129,8 +136,7 @@ impl HeldBuffers {
             held.units += 1;
             return;
         }
-        let (buffer, free) = (buffer.clone(), BTreeMap::new());
-        let held = HeldBuffer { buffer, units: 1, in_source, capacity: 0, free };
+        let held = HeldBuffer { buffer: buffer.clone(), units: 1, in_source, capacity: 0 };
         if !in_source && key != self.arena {
             self.other_bytes += held.buffer.data().bytes() as u64;
         }
@@ -160,8 +166,8 @@ impl HeldBuffers {
         if !held.in_source && key != self.arena {
             self.other_bytes -= held.buffer.data().bytes() as u64;
         }
-        for (start, end) in &held.free {
-            self.free.remove(&(end - start, key, *start));
+        while let Some((start, end)) = self.free_from(key, 0) {
+            self.remove_free(key, (start, end));
         }
         self.spans.remove(addresses(held.buffer.data()), key);
         let on_device = device_addresses(&held.buffer);
@@ -180,27 +186,46 @@ impl HeldBuffers {
         self.counted_bytes += held.counted_bytes();
     }
 
+    /// The first free range of a buffer that begins at an offset or after it.
+    fn free_from(&self, key: usize, offset: u64) -> Option<(u64, u64)> {
+        let key = key as u64;
+        let found = self.free_in.range([key, offset, 0, 0]..[key + 1, 0, 0, 0]).next();
+        found.map(|[_, start, end, _]| (*start, *end))
+    }
+
+    /// The last free range of a buffer that begins at an offset or before it.
+    fn free_to(&self, key: usize, offset: u64) -> Option<(u64, u64)> {
+        let key = key as u64;
+        let found = self.free_in.range([key, 0, 0, 0]..[key, offset, u64::MAX, 0]).next_back();
+        found.map(|[_, start, end, _]| (*start, *end))
+    }
+
+    fn remove_free(&mut self, key: usize, (start, end): (u64, u64)) {
+        self.free_in.remove(&[key as u64, start, end, 0]);
+        self.free.remove(&[end - start, key as u64, start, 0]);
+    }
+
     /// Notes that no unit is in a range of a buffer.
     fn add_free(&mut self, key: usize, (mut start, mut end): (u64, u64)) {
-        let Some(held) = self.all.get_mut(&key).filter(|_| start < end) else { return };
-        let before = held.free.range(..start).next_back().map(|(from, to)| (*from, *to));
-        if let Some((from, to)) = before.filter(|(_, to)| *to == start) {
-            held.free.remove(&from);
-            self.free.remove(&(to - from, key, from));
+        if start >= end {
+            return;
+        }
+        if let Some((from, to)) = self.free_to(key, start).filter(|(_, to)| *to == start) {
+            self.remove_free(key, (from, to));
             start = from;
         }
-        if let Some(to) = held.free.remove(&end) {
-            self.free.remove(&(to - end, key, end));
+        if let Some((from, to)) = self.free_from(key, end).filter(|(from, _)| *from == end) {
+            self.remove_free(key, (from, to));
             end = to;
         }
-        held.free.insert(start, end);
-        self.free.insert((end - start, key, start));
+        self.free_in.insert([key as u64, start, end, 0]);
+        self.free.insert([end - start, key as u64, start, 0]);
     }
 
     /// Memory of a buffer that no unit is in: `bytes` bytes of the smallest range.
     pub fn find_free(&self, bytes: u64) -> Option<(Arc<Buffer>, Span)> {
-        let (_, key, start) = self.free.range((bytes.max(1), 0, 0)..).next()?;
-        let buffer = &self.all.get(key)?.buffer;
+        let [_, key, start, _] = self.free.range([bytes.max(1), 0, 0, 0]..).next()?;
+        let buffer = &self.all.get(&(*key as usize))?.buffer;
         Some((buffer.clone(), buffer.data().part(*start as usize, bytes as usize)))
     }
 
@@ -208,13 +233,10 @@ impl HeldBuffers {
     /// which the rest is free.
     pub fn take_free(&mut self, buffer: &Arc<Buffer>, region: Span) {
         let (key, (start, end)) = (key_of(buffer), offsets(buffer, region));
-        let Some(held) = self.all.get_mut(&key) else { return };
-        let found = held.free.range(..=start).next_back().map(|(from, to)| (*from, *to));
-        let (from, to) = match found.filter(|(_, to)| *to >= end) {
-            Some((from, to)) => {
-                held.free.remove(&from);
-                self.free.remove(&(to - from, key, from));
-                (from, to)
+        let (from, to) = match self.free_to(key, start).filter(|(_, to)| *to >= end) {
+            Some(found) => {
+                self.remove_free(key, found);
+                found
             }
             None => (start, buffer.data().bytes() as u64),
         };

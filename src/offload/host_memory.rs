@@ -1,11 +1,12 @@
 //! The host memory of offloaded parameters: buffers, units in them and blocks in those, with what
 //! changes need to find about them without a look at each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::btree_set::Range;
 
 use crate::memory::buffer::Buffer;
 use crate::offload::backing::{Block, HostUnit, HostUse};
 use crate::offload::held_buffers::HeldBuffers;
+use crate::offload::intervals::Rows;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
@@ -20,12 +21,16 @@ pub struct HostMemory {
     unused: Vec<usize>,
     /// For each unit what is in it.
     contents: Vec<Contents>,
+    /// Blocks with parameters: unit, offset, capacity, block. So they are in the order in which they
+    /// lie, and one without bytes before another at its offset.
+    placed: Rows,
     /// Free ranges in units of the offloader: number of the use, bytes, unit, offset.
-    gaps: BTreeSet<(usize, u64, usize, u64)>,
-    /// The numbers of uses.
-    uses: HashMap<HostUse, usize>,
-    /// The units of each use, by its number.
-    units_of_use: Vec<BTreeSet<usize>>,
+    gaps: Rows,
+    /// The uses by their numbers, and those numbers by the last group of each.
+    uses: Vec<HostUse>,
+    uses_of_group: Vec<Vec<usize>>,
+    /// Number of a use, unit.
+    units_of_use: Rows,
     /// The units of each group.
     units_of_group: Vec<Vec<usize>>,
     buffers: HeldBuffers,
@@ -34,9 +39,8 @@ pub struct HostMemory {
 struct Contents {
     /// Number of the unit's use.
     host_use: usize,
-    /// Offset, capacity and index of each block: in the order in which they lie, and one without
-    /// bytes before another at its offset.
-    blocks: BTreeSet<(u64, u64, usize)>,
+    /// How many blocks are in it.
+    blocks: usize,
     /// Whether its memory is dropped already.
     vacant: bool,
 }
@@ -54,9 +58,11 @@ impl HostMemory {
             blocks: Vec::with_capacity(blocks.len()),
             unused: Vec::new(),
             contents: Vec::with_capacity(units.len()),
-            gaps: BTreeSet::new(),
-            uses: HashMap::new(),
-            units_of_use: Vec::new(),
+            placed: Rows::new(),
+            gaps: Rows::new(),
+            uses: Vec::new(),
+            uses_of_group: vec![Vec::new(); groups],
+            units_of_use: Rows::new(),
             units_of_group: vec![Vec::new(); groups],
             buffers: HeldBuffers::new(&arena),
             arena,
@@ -99,22 +105,39 @@ impl HostMemory {
 
     /// The first unit that is used like this.
     pub fn first_unit_of(&self, host_use: &HostUse) -> Option<usize> {
-        let number = self.uses.get(host_use)?;
-        self.units_of_use[*number].first().copied()
+        self.units_of(self.number_of(host_use)?).next()
     }
 
     /// Those of [`HeldBuffers::counted_bytes`] that are no longer counted once a block is gone.
     pub fn counted_bytes_of(&self, block: usize) -> u64 {
         let Block { unit, capacity, .. } = self.blocks[block];
-        let alone = self.contents[unit].blocks.len() == 1;
+        let alone = self.contents[unit].blocks == 1;
         self.buffers.counted_bytes_of(&self.units[unit].buffer, capacity, alone)
     }
 
     /// How far blocks, except `without`, reach in a unit.
     pub fn extent(&self, unit: usize, without: Option<usize>) -> u64 {
-        let mut blocks = self.contents[unit].blocks.iter().rev();
-        let last = blocks.find(|(_, _, block)| Some(*block) != without);
-        last.map_or(0, |(offset, capacity, _)| offset + capacity)
+        let mut blocks = self.entries(unit).rev();
+        let last = blocks.find(|[_, _, _, block]| Some(*block as usize) != without);
+        last.map_or(0, |[_, offset, capacity, _]| offset + capacity)
+    }
+
+    /// The blocks of a unit, as they are in `placed`.
+    fn entries(&self, unit: usize) -> Range<'_, [u64; 4]> {
+        self.placed.range([unit as u64, 0, 0, 0]..[unit as u64 + 1, 0, 0, 0])
+    }
+
+    /// The number of a use, if a unit had it.
+    fn number_of(&self, host_use: &HostUse) -> Option<usize> {
+        let known = &self.uses_of_group[*host_use.groups.last()?];
+        known.iter().copied().find(|number| self.uses[*number] == *host_use)
+    }
+
+    /// The units of a use, by its number.
+    fn units_of(&self, number: usize) -> impl Iterator<Item = usize> {
+        let number = number as u64;
+        let found = self.units_of_use.range([number, 0, 0, 0]..[number + 1, 0, 0, 0]);
+        found.map(|[_, unit, _, _]| *unit as usize)
     }
 
     /// How far blocks, except `without`, reach in each unit.
@@ -124,18 +147,18 @@ impl HostMemory {
 
     /// The blocks of a unit in the order in which they lie.
     pub fn blocks_in(&self, unit: usize) -> impl Iterator<Item = usize> {
-        self.contents[unit].blocks.iter().map(|(_, _, block)| *block)
+        self.entries(unit).map(|[_, _, _, block]| *block as usize)
     }
 
     /// Whether a unit of the offloader has gaps between its blocks.
     pub fn has_gaps(&self, unit: usize) -> bool {
         let mut end = 0;
-        let mut follows = |(offset, capacity, _): &(u64, u64, usize)| {
+        let mut follows = |[_, offset, capacity, _]: &[u64; 4]| {
             let adjacent = *offset == end;
             end = offset + capacity;
             adjacent
         };
-        !self.units[unit].in_source && !self.contents[unit].blocks.iter().all(&mut follows)
+        !self.units[unit].in_source && !self.entries(unit).all(&mut follows)
     }
 
     /// Units of a use and offsets in them at which `needs` bytes are free once the block `freed` is
@@ -146,19 +169,21 @@ impl HostMemory {
         needs: u64,
         freed: Option<usize>,
     ) -> impl Iterator<Item = (usize, u64)> + use<'a> {
-        let number = self.uses.get(host_use).copied();
+        let number = self.number_of(host_use);
         let own = freed.and_then(|block| self.space_around(block, number?));
         let own = own.filter(|(_, start, end)| end - start >= needs);
         // Nothing needs no gap.
         let none = number.filter(|_| needs == 0);
-        let none = none.and_then(|number| {
-            self.units_of_use[number].iter().copied().find(|unit| !self.units[*unit].in_source)
+        let none =
+            none.and_then(|number| self.units_of(number).find(|unit| !self.units[*unit].in_source));
+        let gaps = number.map(|number| {
+            let number = number as u64;
+            self.gaps.range([number, needs.max(1), 0, 0]..[number + 1, 0, 0, 0])
         });
-        let gaps = number.map(|at| self.gaps.range((at, needs.max(1), 0, 0)..(at + 1, 0, 0, 0)));
         own.map(|(unit, start, _)| (unit, start))
             .into_iter()
             .chain(none.map(|unit| (unit, self.extent(unit, None))))
-            .chain(gaps.into_iter().flatten().map(|(_, _, unit, offset)| (*unit, *offset)))
+            .chain(gaps.into_iter().flatten().map(|[_, _, unit, offset]| (*unit as usize, *offset)))
     }
 
     /// The unit, and the range that is free in it once a block is gone, if its use has the number.
@@ -167,25 +192,27 @@ impl HostMemory {
         if self.units[unit].in_source || self.contents[unit].host_use != number {
             return None;
         }
-        let (start, end) = self.neighbours(unit, (offset, capacity, block));
+        let entry = [unit as u64, offset, capacity, block as u64];
+        let (start, end) = self.neighbours(unit, entry);
         Some((unit, start, end))
     }
 
     /// Where the blocks before and after an entry of a unit end and begin.
-    fn neighbours(&self, unit: usize, entry: (u64, u64, usize)) -> (u64, u64) {
-        let blocks = &self.contents[unit].blocks;
-        let before = blocks.range(..entry).next_back();
-        let after = blocks.range(entry..).find(|other| **other != entry);
-        let start = before.map_or(0, |(offset, capacity, _)| offset + capacity);
+    fn neighbours(&self, unit: usize, entry: [u64; 4]) -> (u64, u64) {
+        let [at, offset, capacity, _] = entry;
+        let before = self.placed.range([at, 0, 0, 0]..entry).next_back();
+        let after = self.placed.range(entry..[at + 1, 0, 0, 0]).find(|other| **other != entry);
+        let start = before.map_or(0, |[_, offset, capacity, _]| offset + capacity);
         let region = self.units[unit].region.bytes() as u64;
-        (start, after.map_or(region.max(entry.0 + entry.1), |(offset, _, _)| *offset))
+        let last = region.max(offset + capacity);
+        (start, after.map_or(last, |[_, offset, _, _]| *offset))
     }
 
     fn set_gap(&mut self, unit: usize, (start, end): (u64, u64), is_free: bool) {
         if start >= end || self.units[unit].in_source {
             return;
         }
-        let gap = (self.contents[unit].host_use, end - start, unit, start);
+        let gap = [self.contents[unit].host_use as u64, end - start, unit as u64, start];
         match is_free {
             true => self.gaps.insert(gap),
             false => self.gaps.remove(&gap),
@@ -195,15 +222,17 @@ impl HostMemory {
     /// Enters a block into its unit, or takes it out.
     fn place(&mut self, block: usize, is_there: bool) {
         let Block { unit, offset, capacity, .. } = self.blocks[block];
-        let entry = (offset, capacity, block);
+        let entry = [unit as u64, offset, capacity, block as u64];
         let (start, end) = self.neighbours(unit, entry);
         self.set_gap(unit, (start, end), !is_there);
         self.set_gap(unit, (start, offset), is_there);
         self.set_gap(unit, (offset + capacity, end), is_there);
         match is_there {
-            true => self.contents[unit].blocks.insert(entry),
-            false => self.contents[unit].blocks.remove(&entry),
+            true => self.placed.insert(entry),
+            false => self.placed.remove(&entry),
         };
+        let blocks = &mut self.contents[unit].blocks;
+        *blocks = if is_there { *blocks + 1 } else { *blocks - 1 };
         if self.units[unit].in_source {
             self.buffers.note_block(&self.units[unit].buffer, capacity, is_there);
         }
@@ -262,18 +291,18 @@ impl HostMemory {
     fn add_unit(&mut self, unit: HostUnit) -> usize {
         let at = self.units.len();
         let host_use = HostUse { groups: unit.groups.clone(), transfer_mode: unit.transfer_mode };
-        let next = self.units_of_use.len();
-        let number = *self.uses.entry(host_use).or_insert(next);
-        if number == next {
-            self.units_of_use.push(BTreeSet::new());
-        }
-        self.units_of_use[number].insert(at);
+        let number = self.number_of(&host_use).unwrap_or_else(|| {
+            let last = host_use.groups.last().copied();
+            last.into_iter().for_each(|group| self.uses_of_group[group].push(self.uses.len()));
+            self.uses.push(host_use);
+            self.uses.len() - 1
+        });
+        self.units_of_use.insert([number as u64, at as u64, 0, 0]);
         unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
         self.buffers.hold(&unit.buffer, unit.in_source);
         let region = (0, unit.region.bytes() as u64);
         self.units.push(unit);
-        let blocks = BTreeSet::new();
-        self.contents.push(Contents { host_use: number, blocks, vacant: false });
+        self.contents.push(Contents { host_use: number, blocks: 0, vacant: false });
         self.set_gap(at, region, true);
         at
     }
@@ -290,13 +319,14 @@ impl HostMemory {
     pub fn vacate_if_empty(&mut self, unit: usize) -> Option<Arc<Buffer>> {
         let contents = &self.contents[unit];
         let in_arena = Arc::ptr_eq(&self.units[unit].buffer, &self.arena);
-        if contents.vacant || in_arena || !contents.blocks.is_empty() {
+        if contents.vacant || in_arena || contents.blocks > 0 {
             return None;
         }
         let region = (0, self.units[unit].region.bytes() as u64);
         self.set_gap(unit, region, false);
         self.contents[unit].vacant = true;
-        self.units_of_use[self.contents[unit].host_use].remove(&unit);
+        let number = self.contents[unit].host_use as u64;
+        self.units_of_use.remove(&[number, unit as u64, 0, 0]);
         let vacated = &mut self.units[unit];
         let region = std::mem::replace(&mut vacated.region, Span::EMPTY);
         let buffer = std::mem::replace(&mut vacated.buffer, self.arena.clone());
@@ -335,12 +365,18 @@ impl HostMemory {
         for block in self.blocks.iter_mut().filter(|block| !block.parameters.is_empty()) {
             block.unit = new_index[block.unit];
         }
-        let gaps = std::mem::take(&mut self.gaps).into_iter();
-        self.gaps = gaps.map(|(at, bytes, unit, to)| (at, bytes, new_index[unit], to)).collect();
-        self.units_of_use.iter_mut().for_each(BTreeSet::clear);
+        // One by one, since a collected set sorts its rows by code of its own.
+        let new = |unit: u64| new_index[unit as usize] as u64;
+        for [number, bytes, unit, offset] in std::mem::take(&mut self.gaps) {
+            self.gaps.insert([number, bytes, new(unit), offset]);
+        }
+        for [unit, offset, capacity, block] in std::mem::take(&mut self.placed) {
+            self.placed.insert([new(unit), offset, capacity, block]);
+        }
+        self.units_of_use.clear();
         self.units_of_group.iter_mut().for_each(Vec::clear);
         for (at, (unit, contents)) in self.units.iter().zip(&self.contents).enumerate() {
-            self.units_of_use[contents.host_use].insert(at);
+            self.units_of_use.insert([contents.host_use as u64, at as u64, 0, 0]);
             unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
         }
         dropped

@@ -18,6 +18,9 @@ use crate::status::{WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET};
 /// Free spaces that are tried against a budget of slots before a new buffer is.
 const MOST_SPACES: usize = 16;
 
+/// Buffers that are as large as they must be. Of more, each is larger.
+const FEW_BUFFERS: usize = 16;
+
 /// Bytes of a buffer that is larger than it must be, at most.
 const MOST_AMPLE: u64 = 16 << 20;
 
@@ -188,7 +191,7 @@ impl Offloader {
         let page = page::page_bytes() as u64;
         let ample =
             (state.host.buffers().other_bytes() / 8).min(MOST_AMPLE).min(left) / page * page;
-        match ample > bytes {
+        match ample > bytes && state.host.buffers().count() > FEW_BUFFERS {
             true => alloc(ample).or_else(|_| alloc(bytes)),
             false => alloc(bytes),
         }

@@ -1,12 +1,12 @@
 //! All parameters of an offloader, with what changes need to find about them without a look at
 //! each: names, sums, and which resident ones share bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Deref;
 
 use crate::error::{Result, fail};
 use crate::offload::backing::{Backing, ParameterState};
-use crate::offload::intervals::Intervals;
+use crate::offload::intervals::{Intervals, Rows};
 use crate::os::span::Span;
 use crate::plan::plan::ALIGNMENT;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
@@ -21,9 +21,8 @@ pub struct ParameterTable {
     sum: u128,
     /// The bytes of resident parameters, with their indexes.
     resident: Intervals,
-    /// Device memory of the offloader by its first address: its end, and how many parameters are in
-    /// it.
-    owned: BTreeMap<u64, (u64, usize)>,
+    /// Device memory of the offloader: first address, end, and the index of a parameter in it.
+    owned: Rows,
 }
 
 impl Deref for ParameterTable {
@@ -100,7 +99,7 @@ impl ParameterTable {
         }
         if let Backing::Owned { memory, .. } = &parameter.backing {
             let (start, end) = addresses(memory.span());
-            self.owned.entry(start).or_insert((end, 0)).1 += 1;
+            self.owned.insert([start, end, at as u64, 0]);
         }
     }
 
@@ -111,13 +110,8 @@ impl ParameterTable {
             self.resident.remove(range, at);
         }
         if let Backing::Owned { memory, .. } = &parameter.backing {
-            let start = memory.span().start() as u64;
-            if let Some((_, users)) = self.owned.get_mut(&start) {
-                *users -= 1;
-                if *users == 0 {
-                    self.owned.remove(&start);
-                }
-            }
+            let (start, end) = addresses(memory.span());
+            self.owned.remove(&[start, end, at as u64, 0]);
         }
     }
 
@@ -129,15 +123,17 @@ impl ParameterTable {
     /// The other parameters whose bytes overlap those of a resident one.
     pub fn resident_ties(&self, at: usize) -> Vec<usize> {
         let Some(range) = self.resident_range(at) else { return Vec::new() };
-        self.resident.overlapping(range).filter(|other| *other != at).collect()
+        let mut found = self.resident.overlapping(range);
+        found.retain(|other| *other != at);
+        found
     }
 
     /// Whether the span is, in part, device memory of the offloader that holds parameters.
     pub fn owns(&self, span: Span) -> bool {
         let (start, end) = addresses(span);
         // Allocations do not overlap.
-        let before = self.owned.range(..end).next_back();
-        before.is_some_and(|(_, (owned_end, _))| *owned_end > start)
+        let before = self.owned.range(..[end, 0, 0, 0]).next_back();
+        before.is_some_and(|[_, owned_end, _, _]| *owned_end > start)
     }
 
     /// Fails with `WB_ERR_OVERFLOW` if the sizes of all parameters, except `without`, and `bytes`

@@ -21,7 +21,7 @@ pub enum AccessPattern {
 }
 
 /// How the kernels that read an offloaded parameter get its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferMode {
     /// The plan chooses.
     Auto,
@@ -175,12 +175,14 @@ fn check_names(parameters: &[Parameter]) -> Result<()> {
 
 /// The storages of parameters with a source, by one sweep over the addresses.
 fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
-    let mut order: Vec<usize> =
-        (0..parameters.len()).filter(|index| has_bytes_at_source(&parameters[*index])).collect();
-    order.sort_by_key(|index| (parameters[*index].source, *index));
+    let with_source = parameters.iter().enumerate().filter(|(_, one)| has_bytes_at_source(one));
+    // Pairs of numbers, whose sorting other code needs, too.
+    let mut order: Vec<(u64, u64)> =
+        with_source.map(|(index, parameter)| (parameter.source, index as u64)).collect();
+    order.sort_unstable();
     let mut found: Vec<Storage> = Vec::new();
     let mut open = (0, 0);
-    for index in order {
+    for index in order.into_iter().map(|(_, index)| index as usize) {
         let parameter = &parameters[index];
         let start = parameter.source;
         let Some(end) = start.checked_add(parameter.layout.span_bytes()) else {

@@ -15,7 +15,7 @@ impl Machine {
 
     /// Fails with `WB_ERR_BUSY` while a unit that shares the slot is acquired.
     pub(super) fn check_slot_free(&self, unit: usize, group: usize) -> Result<()> {
-        let mut sharing = self.slot_map.sharing(unit, None);
+        let mut sharing = self.slot_map.sharing(unit, None).into_iter();
         let Some(holder) = sharing.find(|other| self.slots[*other].acquired > 0) else {
             return Ok(());
         };
@@ -70,7 +70,7 @@ impl Machine {
     /// after `position`.
     fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
         let ring_len = self.ring.len();
-        self.slot_map.sharing(unit, None).all(|other| {
+        self.slot_map.sharing(unit, None).into_iter().all(|other| {
             let groups = self.units[other].groups.iter();
             let next_use = groups
                 .filter_map(|group| self.groups[*group].position)
@@ -102,7 +102,7 @@ impl Machine {
             self.copy_streams[at].capture = capture;
         }
         self.wait_for_slot(unit, copy_stream, engine)?;
-        let sharing: Vec<usize> = self.slot_map.sharing(unit, None).collect();
+        let sharing = self.slot_map.sharing(unit, None);
         sharing.iter().for_each(|other| self.slots[*other].loaded = false);
         self.slot_map.set_busy(unit, true);
         self.note_recorded(unit);
@@ -148,8 +148,8 @@ impl Machine {
         copy_stream: Stream,
         EngineStream { capture, .. }: EngineStream<'_>,
     ) -> Result<()> {
-        let sharing = self.slot_map.sharing(unit, capture).map(|other| &self.slots[other]);
-        for slot in sharing.chain([&self.slots[unit]]) {
+        for at in self.slot_map.sharing(unit, capture).into_iter().chain([unit]) {
+            let slot = &self.slots[at];
             slot.ready.wait_once(copy_stream, capture)?;
             slot.uses.fences().try_for_each(|used| used.wait_once(copy_stream, capture))?;
         }

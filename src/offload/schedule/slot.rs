@@ -84,10 +84,12 @@ impl SlotMap {
 
     /// The other units whose slots share bytes with that of a unit, and that may be busy when a
     /// copy runs that is queued now: a captured one runs at any time, so these are all.
-    pub fn sharing(&self, unit: usize, capture: Capture) -> impl Iterator<Item = usize> {
+    pub fn sharing(&self, unit: usize, capture: Capture) -> Vec<usize> {
         let among = if capture.is_some() { &self.all } else { &self.busy };
-        let found = self.slots[unit].map(|slot| among.overlapping(slot));
-        found.into_iter().flatten().filter(move |other| *other != unit)
+        let Some(slot) = self.slots[unit] else { return Vec::new() };
+        let mut found = among.overlapping(slot);
+        found.retain(|other| *other != unit);
+        found
     }
 
     /// Whether all bytes of a unit's slot are in that of another.
