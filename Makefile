@@ -32,17 +32,18 @@ export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-build: ## builds target/release/libweighbridge.so; fails if a generated header is stale
-	cargo build --release --locked
+# The crate types are named since cargo optimizes at link time only without a Rust library among them.
+build: ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
-install: ## installs library, headers, CMake package and pkg-config file; PREFIX=/usr/local, DESTDIR=
+install: ## installs libraries, headers, CMake package and pkg-config file; PREFIX=/usr/local, DESTDIR=
 	$(CMAKE) -S . -B $(BUILD)/install -DWEIGHBRIDGE_BUILD_TESTS=OFF -DCMAKE_INSTALL_PREFIX="$(PREFIX)"
 	$(CMAKE) --build $(BUILD)/install
 	DESTDIR="$(DESTDIR)" $(CMAKE) --install $(BUILD)/install
 
 header: ## writes the C headers from the sources
-	WEIGHBRIDGE_HEADER=write cargo build --release --locked
+	WEIGHBRIDGE_HEADER=write cargo check --locked
 
 abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with
 	$(PYTHON) tools/abi.py

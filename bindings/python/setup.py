@@ -42,7 +42,9 @@ def library() -> Path:
         if not path.is_file():
             raise SystemExit(f"WEIGHBRIDGE_LIBRARY={given} is not a file")
         return path
-    command = ["cargo", "build", "--release", "--locked"]
+    # As in `make build`, whose output it shares.
+    command = ["cargo", "rustc", "--release", "--locked", "--lib"]
+    command += ["--crate-type", "cdylib,staticlib"]
     try:
         built = subprocess.run(
             [*command, "--message-format=json-render-diagnostics"],
