@@ -190,6 +190,8 @@ gpu-soak: ## runs 100,000 steps at ring depths 2 to 8 and 24, and 16 threads for
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info < (3, 11) and sys.exit( \
+		"make needs Python 3.11 or later, and $(PYTHON) is Python " + v + ": name another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
