@@ -113,11 +113,11 @@ def test_a_source_archive_gives_the_same_wheel(archive, wheel, tmp_path):
         assert (archive / name).read_bytes() == (ROOT / name).read_bytes()
     built = build_wheel(archive, tmp_path)
     assert built.name == wheel.name
-    with zipfile.ZipFile(built) as ours, zipfile.ZipFile(wheel) as theirs:
+    with zipfile.ZipFile(built) as found, zipfile.ZipFile(wheel) as expected:
         changing = ("RECORD", "METADATA")  # they list files, and how the licences were given
-        names = [name for name in theirs.namelist() if not name.endswith(changing)]
-        assert {*names} <= {*ours.namelist()}
-        assert all(ours.read(name) == theirs.read(name) for name in names)
+        names = [name for name in expected.namelist() if not name.endswith(changing)]
+        assert {*names} <= {*found.namelist()}
+        assert all(found.read(name) == expected.read(name) for name in names)
 
 
 def test_a_source_archive_has_all_that_cargo_needs(archive):
