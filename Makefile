@@ -2,7 +2,7 @@
 #
 # A machine needs Linux, Rust 1.91 (cargo), a C and C++ compiler and Python 3.11 with venv, or later
 # versions, and make and git. Everything else is installed into .venv: wheels from PyPI, pinned in
-# tests/requirements.txt, tests/requirements-frameworks.txt and examples/demo/requirements.txt.
+# tests/requirements.txt, its neighbours and examples/demo/requirements.txt.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -25,24 +25,39 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build install header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
+.PHONY: help build install wheel header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
 	check sweep deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-build: ## builds target/release/libweighbridge.so; fails if a generated header is stale
-	cargo build --release --locked
+# The crate types are named since cargo optimizes at link time only without a Rust library among them.
+build: ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
-install: ## installs library, headers, CMake package and pkg-config file; PREFIX=/usr/local, DESTDIR=
+install: ## installs libraries, headers, CMake package and pkg-config file; PREFIX=/usr/local, DESTDIR=
 	$(CMAKE) -S . -B $(BUILD)/install -DWEIGHBRIDGE_BUILD_TESTS=OFF -DCMAKE_INSTALL_PREFIX="$(PREFIX)"
 	$(CMAKE) --build $(BUILD)/install
 	DESTDIR="$(DESTDIR)" $(CMAKE) --install $(BUILD)/install
 
+# For publishing: linked to the C library 2.28 by the linker of cargo-zigbuild, which brings that library's
+# symbols; the kernels are compiled by the machine's own compiler. libgcc is named since the linker would
+# put another unwinder into the library, beside that of the program.
+WHEEL := $(CURDIR)/$(BUILD)/wheel
+wheel: $(VENV)/test $(VENV)/wheel ## builds a wheel for C library 2.28 and later, and the source archive, in build/wheel
+	rm -f $(WHEEL)/weighbridge-*
+	PATH="$(BIN):$$PATH" CC_x86_64_unknown_linux_gnu=$${CC:-cc} $(BIN)/cargo-zigbuild rustc --release --locked --lib \
+		--crate-type cdylib --target x86_64-unknown-linux-gnu.2.28 --target-dir $(WHEEL)/target \
+		-- -C link-arg=$$($${CC:-cc} -print-file-name=libgcc_s.so.1)
+	WEIGHBRIDGE_LIBRARY=$(WHEEL)/target/x86_64-unknown-linux-gnu/release/libweighbridge.so \
+		$(BIN)/pip wheel -q --no-build-isolation --no-deps -w $(WHEEL) bindings/python
+	cd bindings/python && $(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("$(WHEEL)")' > /dev/null
+	$(BIN)/python tools/wheel.py $(WHEEL)/weighbridge-*-manylinux_2_28_x86_64.whl
+
 header: ## writes the C headers from the sources
-	WEIGHBRIDGE_HEADER=write cargo build --release --locked
+	WEIGHBRIDGE_HEADER=write cargo check --locked
 
 abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with
 	$(PYTHON) tools/abi.py
@@ -189,6 +204,8 @@ gpu-soak: ## runs 100,000 steps at ring depths 2 to 8 and 24, and 16 threads for
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info < (3, 11) and sys.exit( \
+		"make needs Python 3.11 or later, and $(PYTHON) is Python " + v + ": name another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -199,6 +216,10 @@ $(VENV)/source: $(VENV)/made
 	touch $@
 
 $(VENV)/test: tests/requirements.txt $(VENV)/source
+	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+$(VENV)/wheel: tests/requirements-wheel.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 

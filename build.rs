@@ -442,6 +442,7 @@ fn compile_kernels() {
             .flags(*flags)
             // Products are rounded before they are added, and loops may compute unused values.
             .flags(["-std=c11", "-ffp-contract=off", "-fno-trapping-math"])
+            .flag_if_supported("-fstack-protector-strong")
             .opt_level(3)
             .warnings_into_errors(true)
             .extra_warnings(true)

@@ -22,6 +22,11 @@ install(PROGRAMS "${weighbridge_file}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES "${weighbridge_stage}/${weighbridge_soname}" "${weighbridge_stage}/libweighbridge.so"
   DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 
+if(weighbridge_static_file)
+  install(FILES "${weighbridge_static_file}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+endif()
+install(FILES cmake/tsan.supp DESTINATION "${CMAKE_INSTALL_DATADIR}/weighbridge")
+
 configure_package_config_file(cmake/weighbridge-config.cmake.in
   "${CMAKE_CURRENT_BINARY_DIR}/weighbridge-config.cmake"
   INSTALL_DESTINATION "${package_dir}"
@@ -51,5 +56,7 @@ else()
   set(pc_libdir "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
   set(pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
 endif()
+list(JOIN weighbridge_static_needs " -l" pc_private)
+string(PREPEND pc_private "-l")
 configure_file(cmake/weighbridge.pc.in "${CMAKE_CURRENT_BINARY_DIR}/weighbridge.pc" @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/weighbridge.pc" DESTINATION "${pkgconfig_dir}")

@@ -35,6 +35,7 @@ HERE = [
     ("soak", "soak", 2400),
     ("models of transformers and diffusers", "sweep", 1800),
     ("crates", "deny", 900),
+    ("the wheel", "wheel", 1800),
 ]
 GPU = [
     ("compute-sanitizer", "gpu-sanitize", 600),

@@ -1,8 +1,9 @@
-"""Builds the wheel: the package, and the native library that it carries.
+"""Builds the wheel: the package, and the native library that it carries; and the source archive.
 
 The library is built with cargo from the repository that this folder is part of, or taken from
 ``WEIGHBRIDGE_LIBRARY``, the path of one that was built before. It speaks to Python through ctypes
-only, so one wheel serves every version of Python 3.
+only, so one wheel serves every version of Python 3. A source archive has the sources of the library
+in its folder ``library``.
 """
 
 from __future__ import annotations
@@ -17,17 +18,25 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 from setuptools.dist import Distribution
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ARCHIVED = HERE / "library"
+ROOT = ARCHIVED if ARCHIVED.is_dir() else HERE.parent.parent
+#: What cargo needs of the repository, in the archive.
+SOURCES = (".cargo", "Cargo.lock", "Cargo.toml", "build.rs", "cbindgen.toml", "include", "kernels")
+SOURCES += ("LICENSE", "THIRD-PARTY.md", "src", "tools/rustc.sh")
 
 
 def version() -> str:
     """The version of the library's Cargo.toml, the one place for it."""
     manifest = ROOT / "Cargo.toml"
     if not manifest.is_file():
-        raise SystemExit(f"{manifest} is missing: build from a checkout of the whole repository")
+        raise SystemExit(
+            f"{manifest} is missing: build from a checkout of the whole repository, or from the "
+            "source archive"
+        )
     found = re.search(r'^\[package\][^\[]*?^version = "([^"]+)"', manifest.read_text(), re.M | re.S)
     if not found:
         raise SystemExit(f"{manifest} names no version")
@@ -42,7 +51,9 @@ def library() -> Path:
         if not path.is_file():
             raise SystemExit(f"WEIGHBRIDGE_LIBRARY={given} is not a file")
         return path
-    command = ["cargo", "build", "--release", "--locked"]
+    # As in `make build`, whose output it shares.
+    command = ["cargo", "rustc", "--release", "--locked", "--lib"]
+    command += ["--crate-type", "cdylib,staticlib"]
     try:
         built = subprocess.run(
             [*command, "--message-format=json-render-diagnostics"],
@@ -52,8 +63,8 @@ def library() -> Path:
         )
     except FileNotFoundError:
         raise SystemExit(
-            "cargo is not installed: get Rust from https://rustup.rs, or set WEIGHBRIDGE_LIBRARY "
-            "to a libweighbridge.so that was built before"
+            "cargo is not installed: get Rust 1.91 or later from https://rustup.rs, or set "
+            "WEIGHBRIDGE_LIBRARY to a libweighbridge.so that was built before"
         ) from None
     if built.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed")
@@ -83,7 +94,7 @@ class BuildWithLibrary(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """Tags the wheel for every Python 3 on this platform."""
+    """Tags the wheel for every Python 3 on the platforms that have what the library needs."""
 
     def finalize_options(self) -> None:
         """Say that it is not pure."""
@@ -92,7 +103,32 @@ class PlatformWheel(bdist_wheel):
 
     def get_tag(self) -> tuple[str, str, str]:
         """``py3-none-<platform>``."""
-        return "py3", "none", super().get_tag()[2]
+        platform = super().get_tag()[2]
+        (packed,) = Path(self.bdist_dir).rglob("libweighbridge.so")
+        needed = re.findall(rb"\0GLIBC_(\d+)\.(\d+)", packed.read_bytes())
+        if needed and platform.startswith("linux_"):
+            # The first C library with every function that this one is linked to (PEP 600).
+            major, minor = max((int(major), int(minor)) for major, minor in needed)
+            platform = platform.replace("linux_", f"manylinux_{major}_{minor}_", 1)
+        return "py3", "none", platform
+
+
+class SourceArchive(sdist):
+    """Adds the sources of the library."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy the package's sources, then the library's."""
+        super().make_release_tree(base_dir, files)
+        for name in SOURCES:
+            source, target = ROOT / name, Path(base_dir) / "library" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy2(source, target)
+        for name in ("LICENSE", "THIRD-PARTY.md"):  # links out of the archive
+            (Path(base_dir) / name).unlink()
+            shutil.copy2(ROOT / name, Path(base_dir) / name)
 
 
 class NativeDistribution(Distribution):
@@ -106,5 +142,9 @@ class NativeDistribution(Distribution):
 setup(
     version=version(),
     distclass=NativeDistribution,
-    cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": PlatformWheel},
+    cmdclass={
+        "build_py": BuildWithLibrary,
+        "bdist_wheel": PlatformWheel,
+        "sdist": SourceArchive,
+    },
 )

@@ -2,9 +2,8 @@
 # pkg-config.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
-set(prefix "${WORK}/moved here")
 run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/installed")
-file(RENAME "${WORK}/installed" "${prefix}")
+file(RENAME "${WORK}/installed" "${PREFIX}")
 
 string(REGEX MATCH "^[0-9]+" major "${VERSION}")
 file(GLOB_RECURSE c_headers RELATIVE "${SOURCE}" "${SOURCE}/include/*.h")
@@ -12,20 +11,21 @@ file(GLOB_RECURSE cpp_headers RELATIVE "${SOURCE}/bindings/cpp" "${SOURCE}/bindi
 list(TRANSFORM cpp_headers PREPEND "include/")
 foreach(file ${c_headers} ${cpp_headers} "${LIBDIR}/libweighbridge.so"
     "${LIBDIR}/libweighbridge.so.${major}" "${LIBDIR}/libweighbridge.so.${VERSION}"
-    "${LIBDIR}/pkgconfig/weighbridge.pc"
+    "${LIBDIR}/libweighbridge.a" "${LIBDIR}/pkgconfig/weighbridge.pc"
     "${LIBDIR}/cmake/weighbridge/weighbridge-config.cmake"
-    "${LIBDIR}/cmake/weighbridge/weighbridge-config-version.cmake")
-  if(NOT EXISTS "${prefix}/${file}")
+    "${LIBDIR}/cmake/weighbridge/weighbridge-config-version.cmake"
+    share/weighbridge/tsan.supp)
+  if(NOT EXISTS "${PREFIX}/${file}")
     message(FATAL_ERROR "${file} was not installed")
   endif()
 endforeach()
-file(READ_SYMLINK "${prefix}/${LIBDIR}/libweighbridge.so.${major}" link)
+file(READ_SYMLINK "${PREFIX}/${LIBDIR}/libweighbridge.so.${major}" link)
 if(NOT link STREQUAL "libweighbridge.so.${VERSION}")
   message(FATAL_ERROR "libweighbridge.so.${major} is a link to ${link}")
 endif()
 foreach(file "${LIBDIR}/pkgconfig/weighbridge.pc"
     "${LIBDIR}/cmake/weighbridge/weighbridge-config.cmake")
-  file(READ "${prefix}/${file}" text)
+  file(READ "${PREFIX}/${file}" text)
   foreach(path "${BUILD}" "${SOURCE}" "${WORK}")
     string(FIND "${text}" "${path}" at)
     if(NOT at EQUAL -1)
@@ -37,13 +37,13 @@ endforeach()
 # find_package
 run("${CMAKE_COMMAND}" -S "${SOURCE}/examples/c" -B "${WORK}/by cmake" -G "${GENERATOR}"
   "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_C_COMPILER=${C_COMPILER}"
-  "-DCMAKE_PREFIX_PATH=${prefix}")
+  "-DCMAKE_PREFIX_PATH=${PREFIX}")
 run("${CMAKE_COMMAND}" --build "${WORK}/by cmake")
 run_examples("${WORK}/by cmake")
 
 run("${CMAKE_COMMAND}" -S "${SOURCE}/examples/cpp" -B "${WORK}/in C++" -G "${GENERATOR}"
   "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_CXX_COMPILER=${CXX_COMPILER}"
-  "-DCMAKE_PREFIX_PATH=${prefix}")
+  "-DCMAKE_PREFIX_PATH=${PREFIX}")
 run("${CMAKE_COMMAND}" --build "${WORK}/in C++")
 run_cpp_examples("${WORK}/in C++")
 
@@ -52,17 +52,13 @@ file(WRITE "${WORK}/later/CMakeLists.txt" "cmake_minimum_required(VERSION 3.18)\
   "project(later LANGUAGES C)\nfind_package(weighbridge 0.2 CONFIG REQUIRED)\n")
 execute_process(COMMAND "${CMAKE_COMMAND}" -S "${WORK}/later" -B "${WORK}/later/build"
   -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_C_COMPILER=${C_COMPILER}"
-  "-DCMAKE_PREFIX_PATH=${prefix}" RESULT_VARIABLE found OUTPUT_QUIET ERROR_QUIET)
+  "-DCMAKE_PREFIX_PATH=${PREFIX}" RESULT_VARIABLE found OUTPUT_QUIET ERROR_QUIET)
 if(found EQUAL 0)
   message(FATAL_ERROR "find_package accepted weighbridge ${VERSION} as 0.2")
 endif()
 
 # pkg-config and a compiler, without CMake
-find_program(PKG_CONFIG NAMES pkg-config pkgconf)
-if(NOT PKG_CONFIG)
-  message(FATAL_ERROR "neither pkg-config nor pkgconf is installed")
-endif()
-set(ENV{PKG_CONFIG_PATH} "${prefix}/${LIBDIR}/pkgconfig")
+use_pkg_config()
 run("${PKG_CONFIG}" --modversion weighbridge)
 string(STRIP "${output}" output)
 if(NOT output STREQUAL VERSION)
@@ -73,5 +69,5 @@ foreach(example ten_lines engine two_layers device_budget)
   run(sh "${CMAKE_CURRENT_LIST_DIR}/compile.sh" "${PKG_CONFIG}" "${C_COMPILER}"
     "${SOURCE}/examples/c/${example}.c" "${WORK}/by pkg-config/${example}")
 endforeach()
-set(ENV{LD_LIBRARY_PATH} "${prefix}/${LIBDIR}")
+set(ENV{LD_LIBRARY_PATH} "${PREFIX}/${LIBDIR}")
 run_examples("${WORK}/by pkg-config")

@@ -32,3 +32,20 @@ function(run_cpp_examples folder)
   run_example("host: [0-9]+ bytes pinned, 65536 on the device" "${folder}/engine")
   run_example("8388608 bytes offloaded, 8388608 bytes of slots" "${folder}/two_layers")
 endfunction()
+
+# Configures and builds a project that uses the installation, with further options of CMake.
+function(build_with_package project)
+  run("${CMAKE_COMMAND}" -S "${project}" -B "${project}/build" -G "${GENERATOR}"
+    "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_C_COMPILER=${C_COMPILER}"
+    "-DCMAKE_CXX_COMPILER=${CXX_COMPILER}" "-DCMAKE_PREFIX_PATH=${PREFIX}" ${ARGN})
+  run("${CMAKE_COMMAND}" --build "${project}/build")
+endfunction()
+
+# Finds pkg-config, and makes it find the installation.
+macro(use_pkg_config)
+  find_program(PKG_CONFIG NAMES pkg-config pkgconf)
+  if(NOT PKG_CONFIG)
+    message(FATAL_ERROR "neither pkg-config nor pkgconf is installed")
+  endif()
+  set(ENV{PKG_CONFIG_PATH} "${PREFIX}/${LIBDIR}/pkgconfig")
+endmacro()

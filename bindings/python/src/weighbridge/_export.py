@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from ._extras import need
 from ._handle import Reference
 from .errors import Status, make
 from .info import ViewInfo
@@ -23,16 +24,9 @@ def memoryview_of(reference: Reference, address: int, nbytes: int, read_only: bo
     return view.toreadonly() if read_only else view
 
 
-def array_of(reference: Reference, info: ViewInfo, bits: bool) -> np.ndarray[Any, Any]:
-    """Returns a NumPy array over a view's elements, which keeps its memory alive."""
-    import numpy as np
-
-    dtype = info.dtype.bits() if bits else info.dtype.numpy()
-    if info.elements == 0:
-        empty = np.empty(info.shape, dtype)
-        empty.flags.writeable = not info.read_only
-        return empty
-    if info.address == 0:
+def span_of(reference: Reference, info: ViewInfo) -> tuple[memoryview, int]:
+    """Returns the bytes from a view's first to its last, and where in them its element 0 is."""
+    if info.elements and info.address == 0:
         raise make(
             Status.NOT_MAPPED,
             f"asked for elements in host memory; the view's {info.nbytes} bytes are in device "
@@ -42,9 +36,23 @@ def array_of(reference: Reference, info: ViewInfo, bits: bool) -> np.ndarray[Any
     below = sum(
         (count - 1) * -stride * size
         for count, stride in zip(info.shape, info.strides)
-        if stride < 0
+        if info.elements and stride < 0
     )
-    memory = memoryview_of(reference, info.address - below, info.span_bytes, info.read_only)
+    span = info.span_bytes if info.elements else 0
+    return memoryview_of(reference, info.address - below, span, info.read_only), below
+
+
+def array_of(reference: Reference, info: ViewInfo, bits: bool) -> np.ndarray[Any, Any]:
+    """Returns a NumPy array over a view's elements, which keeps its memory alive."""
+    need("numpy", "numpy", "an array over a view")
+    import numpy as np
+
+    dtype = info.dtype.bits() if bits else info.dtype.numpy()
+    if info.elements == 0:
+        empty = np.empty(info.shape, dtype)
+        empty.flags.writeable = not info.read_only
+        return empty
+    memory, below = span_of(reference, info)
     # An array over an array of bytes: of the memoryview itself, NumPy would take the ctypes array,
     # which is writable, as the base.
     base = np.frombuffer(memory, np.uint8)

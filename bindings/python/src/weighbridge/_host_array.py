@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from . import _dlpack
 from ._arguments import unsigned
-from ._export import array_of
+from ._export import span_of
 from ._handle import Reference
 from ._options import Options
 from .dtypes import Dtype
@@ -42,7 +42,7 @@ def of_array(array: Any, device: Reference) -> HostArray:
 def of_view(view: Reference) -> HostArray:
     """Returns the memory of a view, which the result keeps alive if the view is closed."""
     info = view_info(view)
-    held = array_of(view, info, bits=True)
+    held, _ = span_of(view, info)
     return HostArray(info.address, info.dtype, info.shape, info.strides, held)
 
 

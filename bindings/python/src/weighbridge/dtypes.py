@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Union
 
+from ._extras import need
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -107,6 +109,7 @@ class Dtype(IntEnum):
 
     def numpy(self) -> np.dtype[Any]:
         """Returns NumPy's dtype, or the one of ml_dtypes if NumPy has none."""
+        need("numpy", "numpy", "Dtype.numpy()")
         import numpy as np
 
         if self.is_numpy:
@@ -125,6 +128,7 @@ class Dtype(IntEnum):
 
     def bits(self) -> np.dtype[Any]:
         """Returns the unsigned integer of the same width, for types that NumPy lacks."""
+        need("numpy", "numpy", "Dtype.bits()")
         import numpy as np
 
         return np.dtype(f"uint{8 * self.itemsize}")

@@ -10,7 +10,11 @@ For inference: offloaded parameters need no gradients until the handle is remove
 
 from __future__ import annotations
 
-from ._handle import OffloadHandle
-from ._offload import offload
+from .._extras import need
+
+need("torch", "torch", "weighbridge.torch")
+
+from ._handle import OffloadHandle  # noqa: E402 - these import PyTorch
+from ._offload import offload  # noqa: E402
 
 __all__ = ["OffloadHandle", "offload"]

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Cargo runs this with the compiler and its arguments (.cargo/config.toml). Paths of this machine that an
+# optimized library would contain, those of panics, become relative. A debug build keeps them for debuggers.
+case " $* " in
+*" opt-level="*) ;;
+*) exec "$@" ;;
+esac
+checkout=${0%/tools/rustc.sh}
+exec "$@" \
+    "--remap-path-prefix=${RUSTUP_HOME:-$HOME/.rustup}=rustup" \
+    "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo" \
+    "--remap-path-prefix=$checkout=weighbridge"
