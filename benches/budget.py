@@ -175,8 +175,14 @@ class Bench:
         """Commits a plan; gives a function that runs a step."""
         machine, model = self.machine, self.model
         with Offloader(plan, machine.stream) as offloader:
+            owned = {info.name for info in offloader.parameter_infos() if info.owned}
+
+            def weight(name: str, own: torch.Tensor) -> torch.Tensor:
+                # What stays resident stays in the tensor that it came in.
+                return torch.from_dlpack(offloader.view(name)) if name in owned else own
+
             weights = [
-                {name: torch.from_dlpack(offloader.view(f"layers.{at}.{name}")) for name in layer}
+                {name: weight(f"layers.{at}.{name}", own) for name, own in layer.items()}
                 for at, layer in enumerate(model.layers)
             ]
 

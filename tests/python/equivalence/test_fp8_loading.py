@@ -70,6 +70,7 @@ def test_one_full_precision_weight_is_loaded(compare):
         given = before[name]
     found = widened(model)
     # A row's largest number is 448 steps of its scale; E4M3 has 3 bits of mantissa.
+    given = given.to(found[name].device)
     error = (found[name] - given).abs()
     bound = given.abs() / 16 + given.abs().amax(dim=1, keepdim=True) / 448
     assert bool((error <= bound).all()), "WRONG: raw bytes beside old scales"

@@ -31,14 +31,12 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
     module, own = holder.module, holder.own
 
     def save(_module: torch.nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
-        """Gives the host's view of the bytes, so that saving needs no device memory."""
+        """Gives the host's view of the bytes, so that saving needs no device memory, and is right
+        while another thread runs the layer."""
         saved = state.get(prefix + own)
-        if (
-            isinstance(saved, torch.Tensor)
-            and weight.stored is not None
-            and weight.home is not None
-        ):
-            if saved.data_ptr() == weight.home.data_ptr() and saved is not weight.tensor:
+        if isinstance(saved, torch.Tensor) and weight.stored is not None:
+            known = {weight.home_address, *weight.slot_addresses}
+            if saved.data_ptr() in known and saved is not weight.tensor:
                 state[prefix + own] = weight.stored
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

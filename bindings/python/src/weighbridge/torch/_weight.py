@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,6 +62,7 @@ class Weight:
     home_address: int = 0
     stored: torch.Tensor | None = None
     """The bytes of an offloaded weight, for the host."""
+    slot_addresses: set[int] = field(default_factory=set)
     in_slot: int = 0
     """How many layers that are running have put the tensor into a slot."""
     version: int = 0

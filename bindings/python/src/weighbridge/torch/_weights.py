@@ -105,7 +105,10 @@ class Weights:
         """Returns the stream on which PyTorch runs the model now."""
         if self._host_stream is not None:
             return self._host_stream
-        return torch.cuda.current_stream(self.device).cuda_stream
+        index = self.device.index
+        return torch._C._cuda_getCurrentRawStream(
+            torch.cuda.current_device() if index is None else index
+        )
 
     def is_capturing(self) -> bool:
         """Returns whether the stream is being captured into a CUDA graph."""
@@ -215,6 +218,7 @@ class Weights:
         self._by_group = {}
         uses: dict[int, list[Use]] = {}
         for weight in self.all:
+            weight.slot_addresses.clear()
             for holder in weight.holders:
                 info = infos.get(holder.name)
                 if info is None or weight.part_of is not None:
@@ -224,6 +228,7 @@ class Weights:
                 if weight.stored is not None and carried and weight.name not in self.in_place:
                     view = self.offloader.view(holder.name)
                     slot, traced = (_typed(weight.tensor, view) for _ in range(2))
+                    weight.slot_addresses.add(slot.data_ptr())
                     uses.setdefault(info.group, []).append(Use(weight, slot, traced))
         self._offloaded = {
             group: [weight for weight in held if weight.stored is not None]
@@ -325,7 +330,9 @@ class Weights:
         if held is None or holder.outer is not None:
             return False  # moved elsewhere: the object is still the weight
         if len(weight.holders) > 1:
+            group = self.offloader.plan.groups[self.infos()[holder.name].group].name
             self.untie(weight, holder)
+            self.add(holder, group, held)
         else:
             # A caller that still has the old object keeps its bytes.
             old = weight.tensor
