@@ -34,7 +34,7 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
         """Gives the host's view of the bytes, so that saving needs no device memory."""
         saved = state.get(prefix + own)
         if (
-            isinstance(saved, torch.Tensor)
+            type(saved) is torch.Tensor  # another class may have attributes, which views lack
             and weight.stored is not None
             and weight.home is not None
         ):
