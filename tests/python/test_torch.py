@@ -109,6 +109,60 @@ def test_either_budget_offloads_a_part(net, where):
     handle.remove()
 
 
+class ReadsAsAWhole(torch.nn.Module):
+    """Multiplies with a part of an embedding, transposed: another layout of the same memory."""
+
+    def __init__(self, weight) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight.detach()[:40].t(), requires_grad=False)
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("tied", ["apart", "object", "layout"])
+def test_an_embedding_that_a_head_reads_is_dense(net, where, tied):
+    """A step reads a few of its rows only if nothing else uses its memory."""
+    if tied == "apart":
+        net.head.weight = torch.nn.Parameter(net.embed.weight.detach().clone())
+    elif tied == "layout":
+        net.head = ReadsAsAWhole(net.embed.weight)
+    resident = run(net, where)
+    handle = wt.offload(net, offload_bytes=1 << 20)
+    found = {p["name"]: p["access_pattern"] for p in handle.plan.to_dict()["parameters"]}
+    assert found["embed.weight"] == ("sparse" if tied == "apart" else "dense")
+    assert {pattern for name, pattern in found.items() if name != "embed.weight"} == {"dense"}
+    assert same(run(net, where), resident)
+    handle.remove()
+
+
+def test_a_step_is_predicted_from_what_is_given(net, where):
+    """Seconds of groups are given by name, in any order, and rows and rates reach the plan."""
+    given = {"offload_bytes": 1 << 20, "select": "layers", "link_bytes_per_second": 1e9}
+    handle = wt.offload(net, **given)
+    names = [group.name for group in handle.plan.groups]
+    handle.remove()
+    seconds = {name: 0.5 + at for at, name in enumerate(names)}
+    backwards = dict(reversed(seconds.items()))
+    handle = wt.offload(net, **given, group_seconds=backwards, rows=7)
+    options = handle.plan.to_dict()["options"]
+    assert (options["rows"], options["group_seconds"]) == (7, list(seconds.values()))
+    assert handle.plan.info.kernel_seconds == pytest.approx(sum(seconds.values()))
+    handle.remove()
+    # The kernels of both groups of a tied weight read it.
+    read = sum(p.nbytes for _, p in net.named_parameters(remove_duplicate=False))
+    handle = wt.offload(net, **given, compute_bytes_per_second=read / 2)
+    assert handle.plan.info.kernel_seconds == pytest.approx(2)
+    handle.remove()
+
+
+def test_seconds_of_other_groups_are_an_error(net, where):
+    resident = run(net, where)
+    with pytest.raises(ValueError, match=r"lacks .*'layers\.0'.* names \['nowhere'\]"):
+        wt.offload(net, offload_bytes=1 << 20, group_seconds={"nowhere": 1.0})
+    assert same(run(net, where), resident)
+
+
 def test_an_exception_in_a_layer_releases_its_group(net, where):
     resident = run(net, where)
     handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch")

@@ -136,3 +136,56 @@ def test_peft_adapters_are_disabled_for_one_step(compare, peft):
         return plain, forward(model)
 
     compare(lambda: peft_model(Net(), peft), use)
+
+
+def test_peft_adapters_are_saved(compare, peft):
+    """Beside offloaded weights, and after a step: those of the resident model."""
+
+    def use(model):
+        forward(model)
+        return dict(peft.get_peft_model_state_dict(model))
+
+    compare(lambda: peft_model(Net(), peft), use)
+
+
+def test_a_second_peft_adapter_is_added_and_used(compare, peft):
+    def use(model):
+        torch.manual_seed(12)
+        config = peft.LoraConfig(r=2, target_modules=["up"], init_lora_weights=False)
+        model.add_adapter("second", config)
+        model.set_adapter("second")
+        second = forward(model.eval())
+        model.set_adapter("default")
+        return second, forward(model)
+
+    compare(lambda: peft_model(Net(), peft), use)
+
+
+def test_a_peft_adapter_is_renamed(compare, peft):
+    """Names change under the objects, which stay where they are."""
+
+    def use(model):
+        for module in model.modules():
+            for child in module.children():
+                if isinstance(child, (nn.ModuleDict, nn.ParameterDict)) and "default" in child:
+                    child["other"] = child.pop("default")
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                for held in (module.r, module.lora_alpha, module.scaling, module.use_rslora):
+                    if "default" in held:
+                        held["other"] = held.pop("default")
+                module._active_adapter = "other"
+        return forward(model)
+
+    compare(lambda: peft_model(Net(), peft), use)
+
+
+def test_a_peft_adapter_is_deleted(compare, peft):
+    def use(model):
+        torch.manual_seed(12)
+        config = peft.LoraConfig(r=2, target_modules=["up"])
+        model.add_adapter("second", config)
+        model.set_adapter("second")
+        model.delete_adapter("default")
+        return forward(model.eval())
+
+    compare(lambda: peft_model(Net(), peft), use)

@@ -18,7 +18,7 @@ from ._checkpoint import Checkpoint
 from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
 from ._modules import check_not_offloaded
-from ._weight import Weight, weights_of
+from ._weight import Holder, Weight, weights_of
 from ._weights import Verify, parameter_of
 
 
@@ -43,16 +43,21 @@ def offload(
     device: str | torch.device | None = None,
     pin: bool | None = None,
     link_bytes_per_second: float = 0.0,
+    compute_bytes_per_second: float = 0.0,
+    group_seconds: Mapping[str, float] | None = None,
+    rows: int = 0,
     verify: Verify = "first-step",
     overlap_steps: bool = False,
     progress: Callback | None = None,
 ) -> OffloadHandle:
     """Moves weights of a model to host memory under a budget, and transfers them for their use.
 
-    Budgets, selectors, transfer modes and orders are those of :class:`weighbridge.Plan`. ``groups``
+    Budgets, selectors, transfer modes and orders are those of :class:`weighbridge.Plan`, and so is
+    what predicts a step's time; but ``group_seconds`` are by the names of the groups. ``groups``
     are names of modules that are transferred as a whole, by default the entries of the longest
     ``ModuleList`` and of those outside of it; a parameter outside of them is in the group of the
-    largest module around it that contains none of them. The weights of embeddings are sparse.
+    largest module around it that contains none of them. The weights of embeddings are sparse, but
+    for those whose memory another module uses, too, such as a tied head, which reads all of it.
     ``checkpoint`` is one safetensors file or several, from which weights are read, for a model on
     the meta device for instance: offloaded weights go into host memory, resident ones and buffers
     to the device. As with ``load_state_dict``, missing and unexpected names are errors unless
@@ -87,11 +92,11 @@ def offload(
     paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
     found = Checkpoint(model, opened, paths, where, strict, buffers)
     zero_copy = opened.info.views and pin is not False
+    group_of = group_of_each(model, groups, _paths(weights))
+    parameters = _parameters(weights, group_of, found.sources, zero_copy)
     plan = Plan(
         opened,
-        _parameters(
-            weights, group_of_each(model, groups, _paths(weights)), found.sources, zero_copy
-        ),
+        parameters,
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
@@ -104,6 +109,9 @@ def offload(
         quantize=quantize,
         quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
+        compute_bytes_per_second=compute_bytes_per_second,
+        group_seconds=_in_order(group_seconds, parameters),
+        rows=rows,
     )
     handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress)
     for name, buffer in model.named_buffers():
@@ -130,6 +138,21 @@ def _paths(weights: Sequence[Weight]) -> dict[str, str]:
     return {holder.name: holder.path for weight in weights for holder in weight.holders}
 
 
+def _in_order(seconds: Mapping[str, float] | None, parameters: Sequence[Parameter]) -> list[float]:
+    """Returns the seconds of each group in the plan's order."""
+    if seconds is None:
+        return []
+    groups = list(dict.fromkeys(parameter.group for parameter in parameters))
+    missing = [name for name in groups if name not in seconds]
+    unknown = [name for name in seconds if name not in groups]
+    if missing or unknown:
+        raise ValueError(
+            f"group_seconds lacks the groups {missing} and names {unknown}, which are no groups: "
+            "give the seconds of each group, by the name of its module"
+        )
+    return [seconds[name] for name in groups]
+
+
 def _linear_weights(model: torch.nn.Module) -> list[str]:
     return [
         f"{name}.weight"
@@ -149,6 +172,13 @@ def _parameters(
     without_slot: dict[str, Any] = (
         {"transfer_mode": "zero-copy"} if zero_copy else {"placement": "resident"}
     )
+    # A storage that another module uses, too, in this or another layout, is read as a whole.
+    dense = {
+        id((weight.part_of or weight.tied_to or weight).tensor)
+        for weight in weights
+        for holder in weight.holders
+        if not _reads_rows(holder)
+    }
     found = []
     for weight in weights:
         if weight.part_of is not None:
@@ -159,14 +189,19 @@ def _parameters(
             given = in_file.get(id(weight.tensor)) or parameter_of(
                 holder.name, group, weight.tensor, storage_id=storage
             )
-            sparse = isinstance(holder.module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
             found.append(
                 replace(
                     given,
                     name=holder.name,
                     group=group,
-                    access_pattern="sparse" if sparse and holder.own == "weight" else "dense",
+                    access_pattern="dense" if storage in dense else "sparse",
                     **(without_slot if group in around else {}),
                 )
             )
     return found
+
+
+def _reads_rows(holder: Holder) -> bool:
+    """Returns whether a step reads only a few rows of a module's parameter."""
+    embeddings = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    return isinstance(holder.module, embeddings) and holder.own == "weight"

@@ -34,7 +34,8 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
         """Gives the host's view of the bytes, so that saving needs no device memory, and is right
         while another thread runs the layer."""
         saved = state.get(prefix + own)
-        if isinstance(saved, torch.Tensor) and weight.stored is not None:
+        # Another class of tensors may have attributes, which views lack.
+        if type(saved) is torch.Tensor and weight.stored is not None:
             known = {weight.home_address, *weight.slot_addresses}
             if saved.data_ptr() in known and saved is not weight.tensor:
                 state[prefix + own] = weight.stored
