@@ -288,9 +288,11 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=16, help="at least 8 (default: 16)")
     parser.add_argument("--hidden", type=int, default=4096)
     arguments = parser.parse_args()
+    if arguments.layers < 8:
+        parser.error("slots for two of fewer than 8 layers are more than 25 % of the model")
     cuda = torch.cuda.is_available()
     report = Report("budget", weighbridge.__version__)
     report.peers = {"torch": torch.__version__}
