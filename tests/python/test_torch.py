@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -391,4 +393,18 @@ def test_compiled_outputs_are_bit_identical(net, where):
     compiled = torch.compile(net, backend="aot_eager")
     for _ in range(3):
         assert same(run(compiled, where), resident)
+    handle.remove()
+
+
+@pytest.mark.parametrize("transfer_mode", ["on-demand", "prefetch"])
+def test_a_step_starts_no_threads(net, where, transfer_mode, monkeypatch):
+    """To start one for every wait for a layer's copies takes longer than most layers."""
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode=transfer_mode)
+    run(net, where)
+    started = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    run(net, where)
+    monkeypatch.undo()
+    assert handle.stats.acquires >= 2 * len(net.layers)
+    assert started == []
     handle.remove()

@@ -86,6 +86,8 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
             )
         if _WINDOW not in self.__dict__:
             return run(*args, **kwargs)
+        if window is not None and self is not weights.model:
+            return window.run(run, args, kwargs)
         with weights.lock, weights.step() if self is weights.model else nullcontext():
             return run(*args, **kwargs) if window is None else window.run(run, args, kwargs)
 

@@ -60,7 +60,12 @@ def copy_bytes(source: torch.Tensor, target: torch.Tensor) -> None:
 
 def aliases_of(tensor: torch.Tensor) -> int:
     """Returns the number of tensors, and other objects, that share the tensor's storage."""
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)) - 1
+    return users_of(tensor.untyped_storage()._cdata) - 1
+
+
+def users_of(storage: int) -> int:
+    """Returns the number of objects that use a storage, given by its address."""
+    return int(torch._C._storage_Use_Count(storage))
 
 
 def tensors_in(*values: Any) -> Iterator[torch.Tensor]:

@@ -32,7 +32,8 @@ class Holder:
 
     def has(self, tensor: torch.Tensor) -> bool:
         """Returns whether the module still has this tensor, or the subclass around it."""
-        return self.held() is (tensor if self.outer is None else self.outer)
+        wanted = tensor if self.outer is None else self.outer
+        return self.module._parameters.get(self.own) is wanted or self.held() is wanted
 
     def is_buffer(self) -> bool:
         """Returns whether the module has it as a buffer."""
@@ -58,6 +59,7 @@ class Weight:
     holders: list[Holder]
     home: torch.Tensor | None = None
     """None for a weight that is resident in the engine's own memory."""
+    home_address: int = 0
     stored: torch.Tensor | None = None
     """The bytes of an offloaded weight, for the host."""
     in_slot: int = 0
@@ -76,6 +78,11 @@ class Weight:
         """The first of its names."""
         return self.holders[0].name
 
+    def place(self, home: torch.Tensor | None, stored: torch.Tensor | None) -> None:
+        """Gives the weight its home, and the memory that has its bytes for the host."""
+        self.home, self.stored = home, stored
+        self.home_address = 0 if home is None else home.data_ptr()
+
     def go_home(self) -> None:
         """Makes the tensor use its home."""
         if self.home is not None:
@@ -84,13 +91,23 @@ class Weight:
 
     def is_at_home(self) -> bool:
         """Returns whether the tensor uses the memory that was given to it."""
-        return self.home is None or self.tensor.data_ptr() == self.home.data_ptr()
+        return self.home is None or self.tensor.data_ptr() == self.home_address
+
+    def is_replaced(self) -> bool:
+        """Returns whether another object is where the weight was."""
+        for holder in self.holders:  # in every layer: any() takes twice as long
+            if not holder.has(self.tensor):
+                return True
+        return False
 
 
 def version_of(tensor: torch.Tensor) -> int:
     """Returns PyTorch's count of changes in place; 0 for a tensor of inference mode, which has
     none."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def weights_of(model: torch.nn.Module, buffers: bool) -> list[Weight]:

@@ -62,6 +62,7 @@ class Weights:
         """The names of the scales of quantized weights, by the names of the weights."""
         self.buffers = buffers
         self._by_group: dict[int, list[Weight]] = {}
+        self._offloaded: dict[int, list[Weight]] = {}
         self._held: set[int] = set()
         self._running = 0
         """How often the model's forward is running, in one another."""
@@ -137,7 +138,7 @@ class Weights:
             self._acquired.add(group)
         self.offloader.acquire_group(group, self.stream())
         if self._host_stream is not None:
-            self._host_stream.synchronize()
+            self._host_stream._finish()
 
     def release_group(self, group: int) -> None:
         """Declares the work queued on the current stream the last use of a group."""
@@ -188,7 +189,7 @@ class Weights:
 
     def offloaded(self, group: int) -> list[Weight]:
         """Returns the offloaded weights of a group."""
-        return [weight for weight in self.of_group(group) if weight.stored is not None]
+        return self._offloaded.get(group, [])
 
     def of_group(self, group: int) -> list[Weight]:
         """Returns the weights of a group."""
@@ -224,6 +225,10 @@ class Weights:
                     view = self.offloader.view(holder.name)
                     slot, traced = (_typed(weight.tensor, view) for _ in range(2))
                     uses.setdefault(info.group, []).append(Use(weight, slot, traced))
+        self._offloaded = {
+            group: [weight for weight in held if weight.stored is not None]
+            for group, held in self._by_group.items()
+        }
         for group in {*uses, *self.windows}:
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))
@@ -246,7 +251,7 @@ class Weights:
             key = None if home is None else home.dtype
             if key not in apart:
                 apart[key] = Weight(weight.tensor, []) if apart else weight
-                apart[key].home, apart[key].stored = home, stored
+                apart[key].place(home, stored)
             apart[key].holders.append(holder)
         for made in apart.values():
             _use_home(made)
@@ -264,8 +269,8 @@ class Weights:
     def _place_part(self, weight: Weight, whole: Weight) -> None:
         """Makes a weight a view of the weight that contains its memory."""
         if whole.home is not None:
-            weight.home = view_within(weight.tensor, weight.offset_in_whole, whole.home)
-            weight.stored = None
+            home = view_within(weight.tensor, weight.offset_in_whole, whole.home)
+            weight.place(home, None)
             weight.go_home()
 
     # Changes.
@@ -282,11 +287,15 @@ class Weights:
                 continue
             if not weight.is_at_home():
                 changed = True
-            elif version_of(weight.tensor) != weight.version:
-                weight.version = version_of(weight.tensor)
-                self.begin_step()  # copies that are in slots are out of date
-            for holder in [holder for holder in weight.holders if not holder.has(weight.tensor)]:
-                changed |= self._replaced_object(weight, holder)
+            else:
+                version = version_of(weight.tensor)
+                if version != weight.version:
+                    weight.version = version
+                    self.begin_step()  # copies that are in slots are out of date
+            if weight.is_replaced():
+                tensor = weight.tensor
+                for holder in [holder for holder in weight.holders if not holder.has(tensor)]:
+                    changed |= self._replaced_object(weight, holder)
         if changed:
             self._take_moved()
             self.set(self.all)

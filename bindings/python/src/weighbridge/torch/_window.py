@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
 from ._compiled import CompiledWindow
-from ._tensors import aliases_of, bytes_of, copy_bytes, tensors_in
+from ._tensors import aliases_of, bytes_of, copy_bytes, tensors_in, users_of
 from ._weight import Weight, version_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Forward = Callable[..., Any]
 class Use:
     """A weight in the slot of a group."""
 
-    __slots__ = ("address", "aliases", "slot", "traced", "version", "weight")
+    __slots__ = ("address", "slot", "storage", "traced", "users", "weight")
 
     def __init__(self, weight: Weight, slot: torch.Tensor, traced: torch.Tensor) -> None:
         self.weight = weight
@@ -29,9 +29,9 @@ class Use:
         self.traced = traced
         """The same memory for compiled code, by a storage of its own."""
         self.address = slot.data_ptr()
-        self.version = 0
-        self.aliases = 0
-        """Of the slot, outside of the forward."""
+        self.storage = slot.untyped_storage()._cdata
+        self.users = 0
+        """Of the slot's storage, outside of the forward."""
 
 
 class Window:
@@ -59,7 +59,7 @@ class Window:
         self.uses = uses
         self.compiled.set(uses)
         for use in uses:
-            use.aliases = aliases_of(use.slot)
+            use.users = users_of(use.storage)
 
     @property
     def watches(self) -> bool:
@@ -88,7 +88,10 @@ class Window:
         entered: list[Use] = []
         try:
             for use in self.uses:
-                self._enter(use)
+                weight = use.weight
+                if weight.in_slot == 0:
+                    weight.tensor.data = use.slot
+                weight.in_slot += 1
                 entered.append(use)
             result = forward(*args, **kwargs)
         except BaseException:
@@ -99,24 +102,19 @@ class Window:
             self._check_kept(entered)
         return result
 
-    @staticmethod
-    def _enter(use: Use) -> None:
-        weight = use.weight
-        if weight.in_slot == 0:
-            weight.tensor.data = use.slot
-        use.version = version_of(weight.tensor)
-        weight.in_slot += 1
-
     def _leave(self, entered: list[Use]) -> None:
         """Takes the weights home, with what the forward changed in them, and releases the group."""
         try:
             for use in entered:
                 weight = use.weight
                 weight.in_slot -= 1
-                if weight.in_slot == 0 and weight.tensor.data_ptr() == use.address:
-                    if version_of(weight.tensor) != use.version and weight.home is not None:
-                        copy_bytes(use.slot, weight.home)
-                    weight.go_home()
+                tensor, home = weight.tensor, weight.home
+                if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
+                    version = version_of(tensor)  # which other memory does not change
+                    if version != weight.version:
+                        copy_bytes(use.slot, home)
+                        weight.version = version
+                    tensor.data = home
         finally:
             self._weights.release_group(self.group)
 
@@ -125,7 +123,7 @@ class Window:
         kept = [
             use.weight
             for use in entered
-            if use.weight.in_slot == 0 and aliases_of(use.slot) > use.aliases
+            if use.weight.in_slot == 0 and users_of(use.storage) > use.users
         ]
         self.refuse_kept(kept)
 
