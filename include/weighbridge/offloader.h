@@ -103,18 +103,38 @@ wb_status wb_offloader_find_group(const wb_offloader *offloader, const char *nam
  * until the group is released as often as it was acquired. Copies of parameters that are not in
  * place yet are queued now: an unexpected order of groups costs time only.
  *
+ * A captured step can be replayed after any other step, since no step relies on a copy of another
+ * once one was captured. Eager steps are then to begin with wb_offloader_begin_step: without it
+ * they prefetch nothing, because a replay may come before each call. The stream of a replay must be
+ * ordered after the eager steps of other streams.
+ *
  * Stream order: work queued on `stream` after the call finds the parameters; the host does not
  * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
  * WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
+ * WB_ERR_CAPTURING while a step is captured on another stream, before anything is queued, and with
  * WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
  */
 wb_status wb_offloader_acquire_group(const wb_offloader *offloader, uint64_t group, void *stream,
                                      wb_error *error);
 
 /**
+ * As wb_offloader_acquire_group; but while an acquired group of another thread and another stream
+ * occupies the slot, the host waits until it is released, for at most `timeout_ms` milliseconds.
+ *
+ * A thread never waits for what it has acquired itself, nor for what its stream has, nor in a
+ * capture: these fail with WB_ERR_BUSY at once. Two threads that each keep a group which the other
+ * waits for wait until a timeout: release before waiting, or acquire in the order of the plan.
+ * Waiting threads are served in no particular order. Fails with WB_ERR_TIMEOUT, which names the
+ * groups in the way.
+ */
+wb_status wb_offloader_acquire_group_within(const wb_offloader *offloader, uint64_t group,
+                                            void *stream, uint64_t timeout_ms, wb_error *error);
+
+/**
  * Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
- * wait for its slot follow. In a capture, the release of the step's last group makes `stream` wait
- * for every copy.
+ * wait for its slot follow. In a capture, the release of the last group that a step is expected
+ * to acquire makes `stream` wait
+ * for every copy. `stream` may be another one than that of the acquire.
  *
  * Stream order: the copies run after the work queued on `stream`; the host does not wait.
  * Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
@@ -124,26 +144,53 @@ wb_status wb_offloader_release_group(const wb_offloader *offloader, uint64_t gro
                                      wb_error *error);
 
 /**
+ * Tells which groups the coming steps acquire, in their order, each once, so that prefetching
+ * follows it: a step that ends early, skips groups or runs backwards. Holds for every stream until
+ * the next call; with a `count` of 0, steps acquire all groups in the order of the plan again. The
+ * array is read before the call returns.
+ *
+ * A group that is acquired against it is copied when it is acquired. Call it between steps; a call
+ * within one changes what is prefetched from then on. Groups that are more than the depth apart in
+ * the plan may share a slot, and are then copied one after the other. Fails with
+ * WB_ERR_OUT_OF_RANGE, and with WB_ERR_INVALID_ARGUMENT for a group that is named twice.
+ */
+wb_status wb_offloader_expect(const wb_offloader *offloader, const uint64_t *groups, uint64_t count,
+                              wb_error *error);
+
+/**
  * Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
- * graphs of the parts must be replayed in the order in which they were captured. Capturable.
+ * graphs of the parts must be replayed in the order in which they were captured, with no other
+ * step between them. Capturable.
  */
 wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_error *error);
 
 /**
- * Begins a step that relies on no copy that was queued before: what the step acquires is copied
- * again, after the work queued on `stream`, so that it reads what was written to host memory in
- * the meantime, and a captured step can be replayed after any other. From the first call on,
- * every step must begin with it, and the last groups of a step prefetch nothing for the next. A
- * group that is acquired keeps its copy. Capturable.
+ * Begins a step of `stream` that relies on no copy that was queued before: what the step acquires
+ * is copied again, after the work queued on `stream`, so that it reads what was written to host
+ * memory in the meantime. A group that is acquired keeps its copy. Steps of other streams go on.
+ *
+ * From the first call on, every step must begin with it, and the last groups of a step prefetch
+ * nothing for the next. A step may use several streams; one that has begun no step takes part in
+ * the one that was begun last. A replay is a step too: it may come before this call, and after the
+ * step's last release.
+ *
+ * Capturable: a step that is captured in several parts begins with it before or in the first one,
+ * and the parts that end with wb_offloader_join rely on the copies of those before.
  */
 wb_status wb_offloader_begin_step(const wb_offloader *offloader, void *stream, wb_error *error);
 
 /**
- * Ends an abandoned step: every group counts as released on `stream`, and the first groups are
- * copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
- * with WB_ERR_CAPTURING.
+ * Ends an abandoned step of `stream`: every group that was acquired on it counts as released on
+ * it. Steps of other streams go on. Fails with WB_ERR_CAPTURING.
  */
 wb_status wb_offloader_reset(const wb_offloader *offloader, void *stream, wb_error *error);
+
+/**
+ * Ends the steps of all streams: every group counts as released on `stream`, which must be
+ * ordered after the work that uses them. Also releases groups of streams that are gone. Fails with
+ * WB_ERR_CAPTURING.
+ */
+wb_status wb_offloader_reset_all(const wb_offloader *offloader, void *stream, wb_error *error);
 
 /** Current state of a parameter. */
 typedef struct {
@@ -397,6 +444,34 @@ typedef struct {
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,
                                  wb_error *error);
+
+/**
+ * Transfers of a group. Units that several groups use count for the one that they were copied for;
+ * replayed graphs do not count.
+ */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved0;
+    /** Times that it was acquired. */
+    uint64_t acquires;
+    /** Bytes copied into slots. */
+    uint64_t moved_bytes;
+    /** Copies into slots. */
+    uint64_t copies;
+    /** Copies, except on demand, that had not begun when the group was acquired. */
+    uint64_t late_copies;
+    /** Times that the engine's stream waited for copies. */
+    uint64_t waits;
+    /** Seconds that it waited. */
+    double waited_seconds;
+} wb_offloader_group_stats;
+#define WB_OFFLOADER_GROUP_STATS_INIT {sizeof(wb_offloader_group_stats), 0, 0, 0, 0, 0, 0, 0.0}
+
+/** Fills `stats` with the transfers of a group. Fails with WB_ERR_OUT_OF_RANGE. */
+wb_status wb_offloader_get_group_stats(const wb_offloader *offloader, uint64_t group,
+                                       wb_offloader_group_stats *stats, wb_error *error);
 
 /**
  * Gets a number that increases whenever an address of a parameter changes, or is no longer its

@@ -82,8 +82,8 @@ impl Input<Vec<String>> for (*const *const c_char, u32) {
 }
 
 /// An array of numbers, and how many there are.
-impl Input<Vec<f64>> for (*const f64, u64) {
-    unsafe fn convert(self, name: &str) -> Result<Vec<f64>> {
+impl<T: Copy> Input<Vec<T>> for (*const T, u64) {
+    unsafe fn convert(self, name: &str) -> Result<Vec<T>> {
         let (first, count) = self;
         if first.is_null() && count > 0 {
             fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");

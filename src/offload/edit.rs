@@ -39,7 +39,7 @@ impl Offloader {
 }
 
 impl Edit<'_> {
-    /// Notes that the host memory of a unit was written, so that its slot is filled again.
+    /// Notes that the host memory of a unit was written, so that it is copied again before it is used.
     pub fn note_written(&mut self, unit: usize) {
         self.written.push(unit);
     }
@@ -51,7 +51,7 @@ impl Edit<'_> {
         self.moved = true;
     }
 
-    /// Fills slots and gives units new ones, as far as the changes since the last call require.
+    /// Has slots filled again and gives units new ones, as far as the changes since the last call require.
     pub fn arrange(&mut self) -> Result<()> {
         let mut written = std::mem::take(&mut self.written);
         if std::mem::take(&mut self.moved) {
@@ -59,7 +59,8 @@ impl Edit<'_> {
         }
         written.sort_unstable();
         written.dedup();
-        written.into_iter().try_for_each(|unit| self.schedule.mark_dirty(unit))
+        written.into_iter().for_each(|unit| self.schedule.mark_dirty(unit));
+        Ok(())
     }
 
     /// Ends with what the changes gave, also if they failed half way: their error comes first.

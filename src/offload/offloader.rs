@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::ffi::CStr;
+use std::mem;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
@@ -17,6 +19,7 @@ use crate::offload::device_plan::DevicePlan;
 use crate::offload::host_memory::HostMemory;
 use crate::offload::parameter_table::ParameterTable;
 use crate::offload::schedule::schedule::Schedule;
+use crate::offload::schedule::stats::GroupStats;
 use crate::offload::source_store::UnitStore;
 use crate::offload::state::{HeldBytes, OffloadState, check_index};
 use crate::offload::{bulk_copy, quantize, source_store};
@@ -26,7 +29,7 @@ use crate::os::{page, sync};
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::{HostStore, Plan, PlanOptions, PlannedUnit};
 use crate::quant::quantizer::Quantizer;
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED};
 
 /// A committed plan. Its calls may come from any thread.
 pub struct Offloader {
@@ -97,7 +100,7 @@ impl Offloader {
             false => None,
         };
         let schedule = Schedule::new(device, state.arrangement(), staging)?;
-        schedule.reset(stream)?;
+        schedule.reset(stream, None)?;
         let (state, quantizer) = (Mutex::new(state), OnceCell::new());
         Ok(Arc::new(Self { schedule, state, quantizer, plan }))
     }
@@ -134,10 +137,16 @@ impl Offloader {
     }
 
     /// Makes the stream wait until the group's parameters are at their device addresses, and keeps
-    /// them there until the group is released as often.
-    pub fn acquire_group(&self, group: usize, stream: Stream) -> Result<()> {
+    /// them there until the group is released as often. With a timeout, waits for a slot that
+    /// another thread's step occupies.
+    pub fn acquire_group(
+        &self,
+        group: usize,
+        stream: Stream,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
         self.check_group(group)?;
-        self.schedule.acquire(group, stream)
+        self.schedule.acquire(group, stream, timeout)
     }
 
     /// Records the work queued on the stream as the last use of the group, and prefetches the next
@@ -145,6 +154,30 @@ impl Offloader {
     pub fn release_group(&self, group: usize, stream: Stream) -> Result<()> {
         self.check_group(group)?;
         self.schedule.release(group, stream)
+    }
+
+    /// Takes the groups that the coming steps acquire, and their order; none for those of the plan.
+    pub fn expect(&self, groups: Vec<usize>) -> Result<()> {
+        self.device().backend().check_process()?;
+        let mut seen = vec![false; self.plan.plan.groups.len()];
+        for &group in &groups {
+            self.check_group(group)?;
+            if mem::replace(&mut seen[group], true) {
+                fail!(
+                    WB_ERR_INVALID_ARGUMENT,
+                    "asked to expect group {group} more than once: name each group of a step once"
+                );
+            }
+        }
+        self.schedule.expect((!groups.is_empty()).then_some(groups));
+        Ok(())
+    }
+
+    /// The copies of a group, and the waits for them.
+    pub fn group_stats(&self, group: usize) -> Result<GroupStats> {
+        self.device().backend().check_process()?;
+        self.check_group(group)?;
+        self.schedule.group_stats(group)
     }
 
     /// Makes the stream wait for every copy that was queued. Ends the capture of a part of a step.
@@ -157,9 +190,14 @@ impl Offloader {
         self.schedule.begin_step(stream)
     }
 
-    /// Ends an abandoned step: releases all groups, and copies the first groups into their slots.
+    /// Ends an abandoned step: releases the groups that were acquired on the stream.
     pub fn reset(&self, stream: Stream) -> Result<()> {
-        self.schedule.reset(stream)
+        self.schedule.reset(stream, Some(stream))
+    }
+
+    /// Ends the steps of all streams: releases all groups on the stream.
+    pub fn reset_all(&self, stream: Stream) -> Result<()> {
+        self.schedule.reset(stream, None)
     }
 }
 

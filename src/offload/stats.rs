@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::offload::offloader::Offloader;
-use crate::offload::schedule::stats::TransferStats;
+use crate::offload::schedule::stats::GroupStats;
 use crate::offload::state::HeldBytes;
 use crate::plan::parameter::TransferMode;
 
@@ -31,7 +31,7 @@ pub struct OffloaderStats {
     /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Copies into slots.
-    pub transfers: TransferStats,
+    pub transfers: GroupStats,
     /// Incremented whenever an address has changed.
     pub generation: u64,
 }

@@ -11,9 +11,22 @@ pub use std::thread;
 use std::time::Duration;
 
 #[cfg(loom)]
+pub use loom::thread::ThreadId;
+#[cfg(not(loom))]
+pub use std::thread::ThreadId;
+
+#[cfg(loom)]
 pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
 #[cfg(not(loom))]
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
+
+/// The calling thread.
+pub fn thread_id() -> ThreadId {
+    #[cfg(loom)]
+    return loom::thread::current().id();
+    #[cfg(not(loom))]
+    return thread::current().id();
+}
 
 /// Takes the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,13 +1,14 @@
-/* Stream capture through the functions of the driver. */
+/* Stream capture and graphs through the functions of the driver. */
 #ifndef CAPTURES_H
 #define CAPTURES_H
 
 #include "memory.h"
 
-/* The driver's functions for captures, with the primary context current in this thread. */
+/* The driver's functions for captures and graphs, with the primary context current in this thread. */
 struct captures {
     int (*begin)(void *, int), (*end)(void *, void **), (*destroy)(void *);
-    int (*set_current)(void *), (*release)(int);
+    int (*instantiate)(void **, void *, unsigned long long), (*launch)(void *, void *);
+    int (*destroy_exec)(void *), (*set_current)(void *), (*release)(int);
 };
 
 static inline int captures_begin(struct captures *captures)
@@ -19,7 +20,10 @@ static inline int captures_begin(struct captures *captures)
                  driver_function("cuCtxSetCurrent", &captures->set_current) &&
                  driver_function("cuStreamBeginCapture_v2", &captures->begin) &&
                  driver_function("cuStreamEndCapture", &captures->end) &&
-                 driver_function("cuGraphDestroy", &captures->destroy)) &&
+                 driver_function("cuGraphDestroy", &captures->destroy) &&
+                 driver_function("cuGraphInstantiateWithFlags", &captures->instantiate) &&
+                 driver_function("cuGraphLaunch", &captures->launch) &&
+                 driver_function("cuGraphExecDestroy", &captures->destroy_exec)) &&
            CHECK(retain(&context, 0) == 0 && captures->set_current(context) == 0);
 }
 

@@ -30,6 +30,7 @@ static void every_init_macro_is_the_size_and_zeros(wb_device *device)
     CHECK_INIT(wb_plan_group_info, WB_PLAN_GROUP_INFO_INIT);
     CHECK_INIT(wb_offloader_parameter_info, WB_OFFLOADER_PARAMETER_INFO_INIT);
     CHECK_INIT(wb_offloader_stats, WB_OFFLOADER_STATS_INIT);
+    CHECK_INIT(wb_offloader_group_stats, WB_OFFLOADER_GROUP_STATS_INIT);
     CHECK_INIT(wb_offloader_reconcile_result, WB_OFFLOADER_RECONCILE_RESULT_INIT);
     CHECK_INIT(wb_quantize_options, WB_QUANTIZE_OPTIONS_INIT);
     CHECK_INIT(wb_quantizer_scales_info, WB_QUANTIZER_SCALES_INFO_INIT);

@@ -45,6 +45,7 @@ static void offloader_functions_refuse_null(wb_device *device)
     wb_offloader *offloader = UNTOUCHED(wb_offloader);
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
+    wb_offloader_group_stats group_stats = WB_OFFLOADER_GROUP_STATS_INIT;
     wb_offloader_reconcile_result done = WB_OFFLOADER_RECONCILE_RESULT_INIT;
     wb_view *view = UNTOUCHED(wb_view);
     const char *const name = "layers.0.w0";
@@ -57,10 +58,17 @@ static void offloader_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_offloader_find_group(o.offloader, NULL, &group, &error), "name");
     CHECK_NULL(wb_offloader_find_group(o.offloader, "layers.0", NULL, &error), "group");
     CHECK_NULL(wb_offloader_acquire_group(NULL, 0, o.stream, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_acquire_group_within(NULL, 0, o.stream, 0, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_expect(NULL, &group, 1, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_expect(o.offloader, NULL, 1, &error), "groups is NULL");
+    CHECK_NULL(wb_offloader_get_group_stats(NULL, 0, &group_stats, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_get_group_stats(o.offloader, 0, NULL, &error),
+               "wb_offloader_group_stats");
     CHECK_NULL(wb_offloader_release_group(NULL, 0, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_begin_step(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_join(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_reset(NULL, o.stream, &error), "wb_offloader");
+    CHECK_NULL(wb_offloader_reset_all(NULL, o.stream, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_find_parameter(NULL, name, &index, &error), "wb_offloader");
     CHECK_NULL(wb_offloader_find_parameter(o.offloader, NULL, &index, &error), "name");
     CHECK_NULL(wb_offloader_find_parameter(o.offloader, name, NULL, &error), "index");
@@ -129,9 +137,12 @@ static void check_calls_in_child(struct offload *o)
 #define FORKED(call) CHECK_ERROR(WB_ERR_FORKED, call, "fork")
     FORKED(wb_offloader_new(o->plan, o->stream, NULL, &other, &error));
     FORKED(wb_offloader_acquire_group(o->offloader, 0, o->stream, &error));
+    FORKED(wb_offloader_acquire_group_within(o->offloader, 0, o->stream, 0, &error));
+    FORKED(wb_offloader_expect(o->offloader, NULL, 0, &error));
     FORKED(wb_offloader_release_group(o->offloader, 1, o->stream, &error));
     FORKED(wb_offloader_join(o->offloader, o->stream, &error));
     FORKED(wb_offloader_reset(o->offloader, o->stream, &error));
+    FORKED(wb_offloader_reset_all(o->offloader, o->stream, &error));
     FORKED(wb_offloader_compact(o->offloader, o->stream, &error));
     FORKED(wb_device_measure_link(o->device, &rate, &error));
     FORKED(wb_offloader_replace(o->offloader, model.names[0], model.parameters[0].source,

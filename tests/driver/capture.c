@@ -1,5 +1,4 @@
-/* Stream capture without graphs: captured work is dropped and never runs; only
- * the state that the rules of capture need is kept.
+/* Stream capture: captured work does not run; it is recorded for a graph (graph.c).
  *
  * Vector clocks decide whether a stream was joined. progress[m] counts the
  * operations of the capture's m-th stream; a stream's clock[m] is the number of
@@ -16,13 +15,7 @@ struct capture {
     int mode, invalidated;
     const char *thread; /* the thread that began it */
     struct stream *origin;
-    unsigned members;
-    unsigned progress[CAPTURE_STREAMS];
-};
-
-struct graph {
-    struct graph *next;
-    CUgraph handle;
+    struct recording recording;
 };
 
 static unsigned long captures_started;
@@ -36,13 +29,6 @@ size_t captures_live(void)
     return count;
 }
 
-size_t graphs_live(void)
-{
-    size_t count = 0;
-    for (struct graph *each = driver.graphs; each != NULL; each = each->next) count++;
-    return count;
-}
-
 static void capture_end(struct capture *capture)
 {
     for (struct stream *each = driver.streams; each != NULL; each = each->next) {
@@ -51,6 +37,7 @@ static void capture_end(struct capture *capture)
     struct capture **link = &driver.captures;
     while (*link != capture) link = &(*link)->next;
     *link = capture->next;
+    recording_free(&capture->recording);
     free(capture);
 }
 
@@ -69,13 +56,13 @@ static CUresult invalidate(struct capture *capture, CUresult result)
 
 static void advance_clock(struct stream *stream)
 {
-    stream->clock[stream->member] = ++stream->capture->progress[stream->member];
+    stream->clock[stream->member] = ++stream->capture->recording.progress[stream->member];
 }
 
 static void join(struct stream *stream, struct capture *capture)
 {
     stream->capture = capture;
-    stream->member = capture->members++;
+    stream->member = capture->recording.members++;
     memset(stream->clock, 0, sizeof stream->clock);
     advance_clock(stream);
 }
@@ -137,6 +124,13 @@ CUresult capture_add_work(struct stream *stream, int *captured)
     return CUDA_SUCCESS;
 }
 
+void capture_add_node(struct stream *stream, struct node node)
+{
+    node.member = stream->member;
+    memcpy(node.clock, stream->clock, sizeof node.clock);
+    recording_add(&stream->capture->recording, node);
+}
+
 CUresult capture_record(struct stream *stream, struct event *event, int *captured)
 {
     struct capture *implied = implied_by_legacy(stream);
@@ -181,12 +175,13 @@ CUresult capture_wait(struct stream *stream, struct event *event, int *captured)
     if (capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (stream_is_legacy(stream)) return invalidate(capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
     if (stream->capture == NULL) {
-        if (capture->members == CAPTURE_STREAMS) return CUDA_ERROR_OUT_OF_MEMORY;
+        if (capture->recording.members == CAPTURE_STREAMS) return CUDA_ERROR_OUT_OF_MEMORY;
         join(stream, capture);
     }
     for (unsigned m = 0; m < CAPTURE_STREAMS; m++) {
         if (event->clock[m] > stream->clock[m]) stream->clock[m] = event->clock[m];
     }
+    capture_add_node(stream, (struct node){.kind = NODE_WAIT});
     *captured = 1;
     return CUDA_SUCCESS;
 }
@@ -221,19 +216,10 @@ CUresult cuStreamBeginCapture_v2(CUstream handle, int mode)
 
 static int all_joined(const struct capture *capture)
 {
-    for (unsigned m = 0; m < capture->members; m++) {
-        if (capture->progress[m] > capture->origin->clock[m]) return 0;
+    for (unsigned m = 0; m < capture->recording.members; m++) {
+        if (capture->recording.progress[m] > capture->origin->clock[m]) return 0;
     }
     return 1;
-}
-
-static struct graph *graph_new(void)
-{
-    struct graph *graph = allocate(sizeof *graph);
-    graph->handle = handle_new();
-    graph->next = driver.graphs;
-    driver.graphs = graph;
-    return graph;
 }
 
 CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph)
@@ -255,7 +241,7 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph)
     } else if (!all_joined(capture)) {
         result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
     } else {
-        *graph = graph_new()->handle;
+        *graph = graph_new(&capture->recording);
     }
     capture_end(capture);
     return leave(result);
@@ -304,17 +290,5 @@ CUresult cuThreadExchangeStreamCaptureMode(int *mode)
     int before = thread_mode;
     thread_mode = *mode;
     *mode = before;
-    return leave(CUDA_SUCCESS);
-}
-
-CUresult cuGraphDestroy(CUgraph handle)
-{
-    ENTER(cuGraphDestroy, NEEDS_INIT);
-    struct graph **link = &driver.graphs;
-    while (*link != NULL && (*link)->handle != handle) link = &(*link)->next;
-    if (*link == NULL) return leave(CUDA_ERROR_INVALID_VALUE);
-    struct graph *graph = *link;
-    *link = graph->next;
-    free(graph);
     return leave(CUDA_SUCCESS);
 }

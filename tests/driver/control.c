@@ -51,6 +51,7 @@ static long long live(const char *kind)
     if (strcmp(kind, "events") == 0) return live_events();
     if (strcmp(kind, "captures") == 0) return (long long)captures_live();
     if (strcmp(kind, "graphs") == 0) return (long long)graphs_live();
+    if (strcmp(kind, "graph execs") == 0) return (long long)execs_live();
     if (strcmp(kind, "orphans") == 0) return (long long)driver.orphans;
     return -1;
 }

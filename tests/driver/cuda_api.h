@@ -14,6 +14,7 @@ typedef struct context *CUcontext;
 typedef struct stream_handle *CUstream;
 typedef struct event_handle *CUevent;
 typedef struct graph_handle *CUgraph;
+typedef struct exec_handle *CUgraphExec;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
 typedef void (*CUhostFn)(void *);
@@ -177,6 +178,9 @@ CUresult cuStreamGetCaptureInfo_v2(CUstream stream, int *status, uint64_t *id, C
                                    const void **dependencies, size_t *count);
 CUresult cuThreadExchangeStreamCaptureMode(int *mode);
 CUresult cuGraphDestroy(CUgraph graph);
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags);
+CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream);
+CUresult cuGraphExecDestroy(CUgraphExec exec);
 
 CUresult cuEventCreate(CUevent *event, unsigned flags);
 CUresult cuEventDestroy_v2(CUevent event);

@@ -24,7 +24,7 @@ long long double_calls(const char *name);
 /* Returns the number of live objects of a kind in all contexts: "contexts" (with
  * retained primary contexts), "registrations", "registered_bytes",
  * "host_allocations", "host_bytes", "device_allocations", "device_bytes",
- * "streams", "events", "captures", "graphs"; or "orphans": the number of objects
+ * "streams", "events", "captures", "graphs", "graph execs"; or "orphans": objects
  * released only by the destruction of their context so far, each of them a leak
  * of the caller. -1: unknown kind. */
 long long double_live(const char *kind);

@@ -26,7 +26,8 @@
     F(cuStreamCreate) F(cuStreamDestroy_v2) F(cuStreamSynchronize) F(cuStreamQuery)               \
     F(cuStreamWaitEvent) F(cuStreamIsCapturing) F(cuStreamGetCaptureInfo_v2)                      \
     F(cuStreamBeginCapture_v2) F(cuStreamEndCapture)                                              \
-    F(cuGraphDestroy) F(cuThreadExchangeStreamCaptureMode) F(cuEventCreate) F(cuEventDestroy_v2)  \
+    F(cuGraphDestroy) F(cuGraphInstantiateWithFlags) F(cuGraphLaunch) F(cuGraphExecDestroy)       \
+    F(cuThreadExchangeStreamCaptureMode) F(cuEventCreate) F(cuEventDestroy_v2)                    \
     F(cuEventRecord) F(cuEventQuery) F(cuEventSynchronize) F(cuEventElapsedTime)                  \
     F(cuModuleLoadData) F(cuModuleUnload) F(cuModuleGetFunction) F(cuLaunchKernel)                \
     F(cuLaunchHostFunc) F(cuGetErrorName) F(cuGetErrorString)
@@ -188,6 +189,7 @@ struct task {
     unsigned char value;
     CUhostFn function;
     void *argument;
+    int once; /* frees its argument when it runs */
 };
 
 struct work {
@@ -232,7 +234,7 @@ void streams_drain(const struct context *context, CUdevice device);
 
 /* stream.c */
 
-/* Queues the task, or adds it to the stream's capture, which drops it. With
+/* Queues the task, or adds it to the stream's capture. With
  * `synchronous`, returns after the task has run. */
 CUresult stream_submit(struct stream *stream, struct task task, int synchronous);
 
@@ -251,10 +253,34 @@ struct event {
 struct event *event_find(CUevent handle);
 size_t events_destroy_all(struct context *context);
 
+/* graph.c */
+
+/* What a stream of a capture does, or waits for. */
+struct node {
+    enum { NODE_TASK, NODE_WAIT, NODE_EXTERNAL_WAIT } kind;
+    unsigned member;                 /* the stream's index in the capture */
+    unsigned clock[CAPTURE_STREAMS]; /* the stream's, with this node */
+    struct task task;
+    CUevent event;
+};
+
+struct recording {
+    struct node *nodes;
+    size_t count, capacity;
+    unsigned members;
+    unsigned progress[CAPTURE_STREAMS];
+};
+
+void recording_add(struct recording *recording, struct node node);
+void recording_free(struct recording *recording);
+CUgraph graph_new(struct recording *recording); /* takes the recording's nodes */
+size_t graphs_live(void);
+size_t execs_live(void);
+
 /* capture.c */
 
 size_t captures_live(void);
-size_t graphs_live(void);
+void capture_add_node(struct stream *stream, struct node node);
 CUresult capture_check_unsafe(void);
 CUresult capture_check_wait(struct stream *stream);
 CUresult capture_check_context(const struct context *context);
@@ -274,6 +300,7 @@ struct driver {
     struct event *events;
     struct capture *captures;
     struct graph *graphs;
+    struct exec *execs;
     uintptr_t next_handle;
     size_t orphans;
 };

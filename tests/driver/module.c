@@ -163,6 +163,6 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
     }
     if (function->kind == SCALES) memcpy(&l->format_max, parameters[2], sizeof l->format_max);
     if (function->kind == INVERSES) memcpy(&l->dequantize, parameters[2], sizeof(int));
-    struct task task = {.kind = TASK_CALL, .function = run, .argument = l};
+    struct task task = {.kind = TASK_CALL, .function = run, .argument = l, .once = 1};
     return leave(stream_submit(stream, task, 0));
 }

@@ -5,6 +5,9 @@ CUresult stream_submit(struct stream *stream, struct task task, int synchronous)
 {
     int captured;
     CUresult result = capture_add_work(stream, &captured);
+    if (result == CUDA_SUCCESS && captured) {
+        capture_add_node(stream, (struct node){.kind = NODE_TASK, .task = task});
+    }
     if (result != CUDA_SUCCESS || captured) return result;
     struct work *work = stream_queue(stream, task, NULL);
     if (synchronous) work_wait(work);
@@ -74,8 +77,12 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags
     if (result != CUDA_SUCCESS) return leave(result);
     if (event == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
     if (flags & ~(unsigned)CU_EVENT_WAIT_EXTERNAL) return leave(CUDA_ERROR_INVALID_VALUE);
-    /* Becomes a node of the graph, which the double drops with all captured work. */
-    if ((flags & CU_EVENT_WAIT_EXTERNAL) && stream->capture != NULL) return leave(CUDA_SUCCESS);
+    if ((flags & CU_EVENT_WAIT_EXTERNAL) && stream->capture != NULL) {
+        result = capture_add_work(stream, &captured);
+        if (result != CUDA_SUCCESS) return leave(result);
+        capture_add_node(stream, (struct node){.kind = NODE_EXTERNAL_WAIT, .event = event_handle});
+        return leave(CUDA_SUCCESS);
+    }
     result = capture_wait(stream, event, &captured);
     if (result != CUDA_SUCCESS || captured || event->recorded == NULL) return leave(result);
     work_unreference(stream_queue(stream, (struct task){.kind = TASK_NONE}, event->recorded));

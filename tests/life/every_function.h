@@ -238,6 +238,7 @@ static struct {
     wb_plan_group_info group;
     wb_offloader_parameter_info offloaded;
     wb_offloader_stats stats;
+    wb_offloader_group_stats group_stats;
     wb_offloader_reconcile_result reconciled;
     wb_quantizer_scales_info scales;
     wb_quantizer_result quantized;
@@ -301,6 +302,7 @@ static struct {
     CALL(wb_offloader_begin_step, DEVICE, own.offloader, own.stream)                               \
     CALL(wb_offloader_join, DEVICE, own.offloader, own.stream)                                     \
     CALL(wb_offloader_reset, DEVICE, own.offloader, own.stream)                                    \
+    CALL(wb_offloader_reset_all, DEVICE, own.offloader, own.stream)                                \
     CALL(wb_offloader_find_parameter, PARENT, own.offloader, "first", &info.index)                 \
     CALL(wb_offloader_get_parameter_info, PARENT, own.offloader, 0, &info.offloaded)               \
     CALL(wb_offloader_get_parameter_infos, PARENT, own.offloader, 0, 1, &info.offloaded)           \
@@ -315,6 +317,8 @@ static struct {
          &info.reconciled)                                                                         \
     CALL(wb_offloader_compact, DEVICE, own.offloader, own.stream)                                  \
     CALL(wb_offloader_get_stats, PARENT, own.offloader, &info.stats)                               \
+    CALL(wb_offloader_get_group_stats, PARENT, own.offloader, 0, &info.group_stats)                \
+    CALL(wb_offloader_expect, PARENT, own.offloader, NULL, 0)                                      \
     CALL(wb_offloader_get_generation, PARENT, own.offloader, &info.index)                          \
     CALL(wb_quantizer_new, DEVICE, own.device, 0, &made.quantizer)                                 \
     CALL(wb_quantizer_quantize, DEVICE, own.quantizer, scene.wide, &scene.numbers, scene.codes,    \
@@ -391,6 +395,11 @@ static inline wb_status call_wb_offloader_acquire_group(void)
     return wb_offloader_acquire_group(own.offloader, 0, own.stream, &error);
 }
 
+static inline wb_status call_wb_offloader_acquire_group_within(void)
+{
+    return wb_offloader_acquire_group_within(own.offloader, 0, own.stream, 10, &error);
+}
+
 static inline void undo_wb_offloader_acquire_group(void)
 {
     CHECK_OK(wb_offloader_release_group(own.offloader, 0, own.stream, &error));
@@ -438,6 +447,8 @@ static const struct every every[] = {
     {"wb_device_open", NOTHING, call_wb_device_open, NULL},
     {"wb_offloader_release_group", DEVICE, call_wb_offloader_release_group, NULL},
     {"wb_offloader_acquire_group", DEVICE, call_wb_offloader_acquire_group,
+     undo_wb_offloader_acquire_group},
+    {"wb_offloader_acquire_group_within", DEVICE, call_wb_offloader_acquire_group_within,
      undo_wb_offloader_acquire_group},
 #define CALL(function, needs, ...) {#function, needs, call_##function, NULL},
 #define GIVES(function, needs, what, ...) {#function, needs, call_##function, NULL},

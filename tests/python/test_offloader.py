@@ -209,29 +209,6 @@ def test_a_replaced_parameter_has_its_new_bytes(device, transfer_mode):
         assert after.peak_slot_bytes >= after.slot_bytes
 
 
-@pytest.mark.parametrize("depth", [2, LAYERS])
-def test_a_replaced_parameter_is_copied_into_the_slot_that_it_occupies(device, depth):
-    """Without another acquire: a graph that was captured before does not acquire it."""
-    model = Model()
-    plan = Plan(
-        device, model.parameters(), offload_bytes=1 << 20, transfer_mode="prefetch", depth=depth
-    )
-    with device.stream() as stream, Offloader(plan, stream) as offloader:
-        check_step(device, offloader, model.arrays, stream)
-        in_slots = range(LAYERS) if depth == LAYERS else range(1)
-        for layer in in_slots:
-            array = model.arrays[f"layers.{layer}.w0"] + 1
-            replace(offloader, f"layers.{layer}.w0", array, stream)
-            model.arrays[f"layers.{layer}.w0"] = array
-        offloader.join(stream)
-        for layer in in_slots:
-            for name in (f"layers.{layer}.w0", f"layers.{layer}.w1"):
-                assert np.array_equal(
-                    read(device, offloader.view(name), stream), model.arrays[name]
-                )
-        check_step(device, offloader, model.arrays, stream)
-
-
 def test_a_replacement_over_the_budget_changes_nothing(device):
     model = Model()
     arena = Plan(device, model.parameters(), offload_bytes=1 << 20).info.arena_bytes

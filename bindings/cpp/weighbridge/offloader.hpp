@@ -4,6 +4,7 @@
 
 #include "weighbridge/language.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -36,6 +37,10 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::fill<wb_offloader_stats>(WB_OFFLOADER_STATS_INIT, wb_offloader_get_stats,
                                             get());
   }
+  Result<wb_offloader_group_stats> get_group_stats(std::uint64_t group) const {
+    return detail::fill<wb_offloader_group_stats>(WB_OFFLOADER_GROUP_STATS_INIT,
+                                                  wb_offloader_get_group_stats, get(), group);
+  }
   /// While it is the same, addresses and captured graphs are valid: see wb_offloader_get_generation.
   Result<std::uint64_t> get_generation() const {
     return detail::fill(std::uint64_t{0}, wb_offloader_get_generation, get());
@@ -49,18 +54,33 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<void> acquire_group(std::uint64_t group, void* stream) const {
     return detail::call(wb_offloader_acquire_group, get(), group, stream);
   }
+  /// As acquire_group, but waits up to `timeout` while another thread's group occupies the slot.
+  Result<void> acquire_group_within(std::uint64_t group, void* stream,
+                                    std::chrono::milliseconds timeout) const {
+    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
+    return detail::call(wb_offloader_acquire_group_within, get(), group, stream, ms);
+  }
   Result<void> release_group(std::uint64_t group, void* stream) const {
     return detail::call(wb_offloader_release_group, get(), group, stream);
   }
   Result<void> join(void* stream) const {
     return detail::call(wb_offloader_join, get(), stream);
   }
+  /// The groups of the coming steps, in their order: see wb_offloader_expect. None: the plan's.
+  Result<void> expect(const std::vector<std::uint64_t>& groups) const {
+    return detail::call(wb_offloader_expect, get(), groups.data(), std::uint64_t{groups.size()});
+  }
   /// Begins a step that relies on no copy that was queued before: see wb_offloader_begin_step.
   Result<void> begin_step(void* stream = nullptr) const {
     return detail::call(wb_offloader_begin_step, get(), stream);
   }
+  /// Ends an abandoned step of the stream: see wb_offloader_reset.
   Result<void> reset(void* stream) const {
     return detail::call(wb_offloader_reset, get(), stream);
+  }
+  /// Ends the steps of all streams: see wb_offloader_reset_all.
+  Result<void> reset_all(void* stream) const {
+    return detail::call(wb_offloader_reset_all, get(), stream);
   }
   /// The index of the parameter with a name, valid until a parameter is removed.
   Result<std::uint64_t> find_parameter(const std::string& name) const {

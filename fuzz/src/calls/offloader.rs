@@ -34,7 +34,7 @@ impl Sequence {
         let Some((raw, engine)) = offloader else { return Ok(()) };
         let stream = self.a_stream(u)?;
         let offloader = Offloader { sequence: self, raw, engine: &engine, stream };
-        match u.int_in_range(0..=12)? {
+        match u.int_in_range(0..=14)? {
             0..=2 => offloader.step(),
             3 => offloader.acquire(u)?,
             4 => offloader.release(u)?,
@@ -44,6 +44,8 @@ impl Sequence {
             9 => offloader.reconcile(u)?,
             10 => offloader.compact(),
             11 => offloader.reset(),
+            13 => offloader.begin_step(),
+            14 => offloader.expect(u)?,
             _ => {
                 if let Some(view) = offloader.view(u)? {
                     self.references.push(Reference::View(view, Content::unknown()));
@@ -366,9 +368,31 @@ impl Offloader<'_> {
         self.check();
     }
 
+    fn begin_step(&self) {
+        // SAFETY: the offloader and the stream are alive.
+        c::call(|error| unsafe { wb_offloader_begin_step(self.raw, self.stream, error) })
+            .expect("a step can begin at any time");
+    }
+
+    /// Some of the groups, from one on, forwards or backwards.
+    fn expect(&self, u: &mut Unstructured<'_>) -> Result<()> {
+        let count = self.engine.groups.borrow().len();
+        let mut groups: Vec<u64> = (0..count as u64).collect();
+        groups.rotate_left(u.int_in_range(0..=count.saturating_sub(1))?);
+        groups.truncate(u.int_in_range(0..=count)?);
+        if u.arbitrary()? {
+            groups.reverse();
+        }
+        let (first, count) = (groups.as_ptr(), groups.len() as u64);
+        // SAFETY: the offloader is alive, and there are `count` numbers.
+        c::call(|error| unsafe { wb_offloader_expect(self.raw, first, count, error) })
+            .expect("each group is named once");
+        Ok(())
+    }
+
     fn reset(&self) {
         // SAFETY: the offloader is alive.
-        c::call(|error| unsafe { wb_offloader_reset(self.raw, self.stream, error) })
+        c::call(|error| unsafe { wb_offloader_reset_all(self.raw, self.stream, error) })
             .expect("a step can be ended at any time");
         self.engine.groups.borrow_mut().iter_mut().for_each(|(_, times)| *times = 0);
         // SAFETY: the offloader is alive.

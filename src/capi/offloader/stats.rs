@@ -85,6 +85,51 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
     })
 }
 
+/// Transfers of a group. Units that several groups use count for the one that they were copied for;
+/// replayed graphs do not count.
+#[repr(C)]
+pub struct wb_offloader_group_stats {
+    /// Size of the struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Times that it was acquired.
+    pub acquires: u64,
+    /// Bytes copied into slots.
+    pub moved_bytes: u64,
+    /// Copies into slots.
+    pub copies: u64,
+    /// Copies, except on demand, that had not begun when the group was acquired.
+    pub late_copies: u64,
+    /// Times that the engine's stream waited for copies.
+    pub waits: u64,
+    /// Seconds that it waited.
+    pub waited_seconds: f64,
+}
+
+c_struct!(wb_offloader_group_stats);
+
+/// Fills `stats` with the transfers of a group. Fails with WB_ERR_OUT_OF_RANGE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_get_group_stats(
+    offloader: *const wb_offloader,
+    group: u64,
+    stats: *mut wb_offloader_group_stats,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| -> stats {
+        offloader.group_stats(group as usize).map(|found| wb_offloader_group_stats {
+            acquires: found.acquires,
+            moved_bytes: found.moved_bytes,
+            copies: found.copies,
+            late_copies: found.late_copies,
+            waits: found.waits,
+            waited_seconds: found.waited_seconds,
+            ..CStruct::init()
+        })
+    })
+}
+
 /// Gets a number that increases whenever an address of a parameter changes, or is no longer its
 /// own: while it is the same, every address that the offloader gave is still valid, and so is every
 /// graph that captured its calls. Bytes of the same number that replace others in place do not

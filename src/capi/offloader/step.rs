@@ -1,6 +1,7 @@
 //! The calls of a step.
 
 use std::ffi::{c_char, c_void};
+use std::time::Duration;
 
 use crate::capi::call::call;
 use crate::capi::error::wb_error;
@@ -27,9 +28,15 @@ pub unsafe extern "C" fn wb_offloader_find_group(
 /// until the group is released as often as it was acquired. Copies of parameters that are not in
 /// place yet are queued now: an unexpected order of groups costs time only.
 ///
+/// A captured step can be replayed after any other step, since no step relies on a copy of another
+/// once one was captured. Eager steps are then to begin with wb_offloader_begin_step: without it
+/// they prefetch nothing, because a replay may come before each call. The stream of a replay must be
+/// ordered after the eager steps of other streams.
+///
 /// Stream order: work queued on `stream` after the call finds the parameters; the host does not
 /// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
 /// WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
+/// WB_ERR_CAPTURING while a step is captured on another stream, before anything is queued, and with
 /// WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_acquire_group(
@@ -39,13 +46,37 @@ pub unsafe extern "C" fn wb_offloader_acquire_group(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |offloader: &Offloader, stream: Stream| {
-        offloader.acquire_group(group as usize, stream)
+        offloader.acquire_group(group as usize, stream, None)
+    })
+}
+
+/// As wb_offloader_acquire_group; but while an acquired group of another thread and another stream
+/// occupies the slot, the host waits until it is released, for at most `timeout_ms` milliseconds.
+///
+/// A thread never waits for what it has acquired itself, nor for what its stream has, nor in a
+/// capture: these fail with WB_ERR_BUSY at once. Two threads that each keep a group which the other
+/// waits for wait until a timeout: release before waiting, or acquire in the order of the plan.
+/// Waiting threads are served in no particular order. Fails with WB_ERR_TIMEOUT, which names the
+/// groups in the way.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_acquire_group_within(
+    offloader: *const wb_offloader,
+    group: u64,
+    stream: *mut c_void,
+    timeout_ms: u64,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, stream: Stream| {
+        // A day is as good as no limit, and cannot overflow the clock.
+        let timeout = Duration::from_millis(timeout_ms.min(86_400_000));
+        offloader.acquire_group(group as usize, stream, Some(timeout))
     })
 }
 
 /// Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
-/// wait for its slot follow. In a capture, the release of the step's last group makes `stream` wait
-/// for every copy.
+/// wait for its slot follow. In a capture, the release of the last group that a step is expected
+/// to acquire makes `stream` wait
+/// for every copy. `stream` may be another one than that of the acquire.
 ///
 /// Stream order: the copies run after the work queued on `stream`; the host does not wait.
 /// Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
@@ -62,8 +93,31 @@ pub unsafe extern "C" fn wb_offloader_release_group(
     })
 }
 
+/// Tells which groups the coming steps acquire, in their order, each once, so that prefetching
+/// follows it: a step that ends early, skips groups or runs backwards. Holds for every stream until
+/// the next call; with a `count` of 0, steps acquire all groups in the order of the plan again. The
+/// array is read before the call returns.
+///
+/// A group that is acquired against it is copied when it is acquired. Call it between steps; a call
+/// within one changes what is prefetched from then on. Groups that are more than the depth apart in
+/// the plan may share a slot, and are then copied one after the other. Fails with
+/// WB_ERR_OUT_OF_RANGE, and with WB_ERR_INVALID_ARGUMENT for a group that is named twice.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_expect(
+    offloader: *const wb_offloader,
+    groups: *const u64,
+    count: u64,
+    error: *mut wb_error,
+) -> wb_status {
+    let groups = (groups, count);
+    call!(error, |offloader: &Offloader, groups: Vec<u64>| {
+        offloader.expect(groups.into_iter().map(|group| group as usize).collect())
+    })
+}
+
 /// Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
-/// graphs of the parts must be replayed in the order in which they were captured. Capturable.
+/// graphs of the parts must be replayed in the order in which they were captured, with no other
+/// step between them. Capturable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_join(
     offloader: *const wb_offloader,
@@ -73,11 +127,17 @@ pub unsafe extern "C" fn wb_offloader_join(
     call!(error, |offloader: &Offloader, stream: Stream| offloader.join(stream))
 }
 
-/// Begins a step that relies on no copy that was queued before: what the step acquires is copied
-/// again, after the work queued on `stream`, so that it reads what was written to host memory in
-/// the meantime, and a captured step can be replayed after any other. From the first call on,
-/// every step must begin with it, and the last groups of a step prefetch nothing for the next. A
-/// group that is acquired keeps its copy. Capturable.
+/// Begins a step of `stream` that relies on no copy that was queued before: what the step acquires
+/// is copied again, after the work queued on `stream`, so that it reads what was written to host
+/// memory in the meantime. A group that is acquired keeps its copy. Steps of other streams go on.
+///
+/// From the first call on, every step must begin with it, and the last groups of a step prefetch
+/// nothing for the next. A step may use several streams; one that has begun no step takes part in
+/// the one that was begun last. A replay is a step too: it may come before this call, and after the
+/// step's last release.
+///
+/// Capturable: a step that is captured in several parts begins with it before or in the first one,
+/// and the parts that end with wb_offloader_join rely on the copies of those before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_begin_step(
     offloader: *const wb_offloader,
@@ -87,9 +147,8 @@ pub unsafe extern "C" fn wb_offloader_begin_step(
     call!(error, |offloader: &Offloader, stream: Stream| offloader.begin_step(stream))
 }
 
-/// Ends an abandoned step: every group counts as released on `stream`, and the first groups are
-/// copied to their slots. Required before a captured step is replayed after an abandoned one. Fails
-/// with WB_ERR_CAPTURING.
+/// Ends an abandoned step of `stream`: every group that was acquired on it counts as released on
+/// it. Steps of other streams go on. Fails with WB_ERR_CAPTURING.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_reset(
     offloader: *const wb_offloader,
@@ -97,4 +156,16 @@ pub unsafe extern "C" fn wb_offloader_reset(
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |offloader: &Offloader, stream: Stream| offloader.reset(stream))
+}
+
+/// Ends the steps of all streams: every group counts as released on `stream`, which must be
+/// ordered after the work that uses them. Also releases groups of streams that are gone. Fails with
+/// WB_ERR_CAPTURING.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_reset_all(
+    offloader: *const wb_offloader,
+    stream: *mut c_void,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader, stream: Stream| offloader.reset_all(stream))
 }

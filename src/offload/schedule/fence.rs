@@ -89,11 +89,12 @@ impl Fence {
             Some(event) if capture.is_some() && capture == self.recorded_in => {
                 event.wait(stream, WaitScope::Capture)
             }
-            _ if !self.recorded => Ok(()),
             _ if capture.is_some() => {
+                // Also if it is not recorded yet: it may be when the graph is replayed.
                 self.in_graph.set(true);
                 self.eager.wait(stream, WaitScope::External)
             }
+            _ if !self.recorded => Ok(()),
             _ => self.eager.wait(stream, WaitScope::Capture),
         }
     }

@@ -2,21 +2,33 @@
 
 use crate::device::backend::Stream;
 use crate::error::{Result, fail};
-use crate::offload::schedule::machine::{CopyKind, EngineStream, Machine};
+use crate::offload::schedule::machine::{Call, CopyKind, EngineStream, Machine};
 use crate::os::log;
 use crate::status::WB_ERR_BUSY;
 
 impl Machine {
     /// Whether acquiring the unit's group copies it: on-demand units are copied every time.
-    pub(super) fn must_load(&self, unit: usize) -> bool {
-        let slot = &self.slots[unit];
-        !slot.loaded || (!self.units[unit].prefetched && slot.acquired == 0)
+    pub(super) fn must_load(&self, unit: usize, call: Call<'_>) -> bool {
+        let (slot, capture) = (&self.slots[unit], call.engine.capture);
+        match slot.acquired(capture) {
+            // No replay comes between the calls of an eager step.
+            1.. if capture.is_none() => slot.loaded.at(None) == 0,
+            acquired => {
+                !self.is_loaded(unit, call) || (!self.units[unit].prefetched && acquired == 0)
+            }
+        }
+    }
+
+    /// Whether the unit is in its slot, by a copy that the call relies on.
+    fn is_loaded(&self, unit: usize, call: Call<'_>) -> bool {
+        let loaded = self.slots[unit].loaded.at(call.engine.capture);
+        loaded > 0 && loaded >= call.since
     }
 
     /// Fails with `WB_ERR_BUSY` while a unit that shares the slot is acquired.
     pub(super) fn check_slot_free(&self, unit: usize, group: usize) -> Result<()> {
         let mut sharing = self.slot_map.sharing(unit, None).into_iter();
-        let Some(holder) = sharing.find(|other| self.slots[*other].acquired > 0) else {
+        let Some(holder) = sharing.find(|other| self.slots[*other].is_acquired()) else {
             return Ok(());
         };
         let holders = self.units[holder].groups.iter();
@@ -30,32 +42,45 @@ impl Machine {
         )
     }
 
-    /// Copies the units of the `count` groups that follow in the ring, up to the first whose slot
+    /// Whether the stream or this thread has itself acquired what occupies slots of the group's
+    /// units: waiting for that would never end.
+    pub(super) fn is_in_the_way(&self, group: usize, stream: Stream) -> bool {
+        let units = self.groups[group].units.iter();
+        let others = units.flat_map(|unit| self.slot_map.sharing(*unit, None));
+        let mut holders = others.flat_map(|other| &self.units[other].groups);
+        holders.any(|holder| self.groups[*holder].holders.is_own(stream))
+    }
+
+    /// Copies the units of the `count` groups that follow in the order, up to the first whose slot
     /// is not free.
     pub(super) fn prefetch_after(
         &mut self,
         group: usize,
         count: usize,
-        engine: EngineStream<'_>,
+        call: Call<'_>,
     ) -> Result<()> {
-        let (Some(position), ring_len) = (self.groups[group].position, self.ring.len()) else {
+        let (Some(position), order_len) = (self.groups[group].position, self.order.len()) else {
             return Ok(());
         };
-        for distance in 1..=count.min(ring_len - 1) {
+        if !self.steps.prefetches(call.engine.capture) {
+            return Ok(());
+        }
+        for distance in 1..=count.min(order_len - 1) {
             let next = position + distance;
-            if next >= ring_len && next - ring_len >= self.groups_across_steps() {
+            if next >= order_len && next - order_len >= self.groups_across_steps() {
                 return Ok(());
             }
-            let next = self.ring[next % ring_len];
+            let next = self.order[next % order_len];
             for index in 0..self.groups[next].units.len() {
                 let unit = self.groups[next].units[index];
-                if self.slots[unit].loaded || !self.units[unit].prefetched {
+                if self.is_loaded(unit, call) || !self.units[unit].prefetched {
                     continue;
                 }
-                if !self.may_evict(unit, position, distance) {
+                if self.slots[unit].is_acquired() || !self.may_evict(unit, position, distance, call)
+                {
                     return Ok(());
                 }
-                self.load(unit, CopyKind::Prefetch, engine)?;
+                self.load(unit, next, CopyKind::Prefetch, call.engine)?;
             }
         }
         Ok(())
@@ -63,38 +88,40 @@ impl Machine {
 
     /// How many groups at the start of a step are prefetched by the step before, or by a reset.
     pub(super) fn groups_across_steps(&self) -> usize {
-        if self.steps_are_separate { 0 } else { (self.depth - 1).max(1) }
+        if self.steps.rely_on_each_other() { (self.depth - 1).max(1) } else { 0 }
     }
 
     /// Whether nothing that shares the unit's slot is acquired, or needed within `distance` groups
     /// after `position`.
-    fn may_evict(&self, unit: usize, position: usize, distance: usize) -> bool {
-        let ring_len = self.ring.len();
+    fn may_evict(&self, unit: usize, position: usize, distance: usize, call: Call<'_>) -> bool {
+        let order_len = self.order.len();
         self.slot_map.sharing(unit, None).into_iter().all(|other| {
             let groups = self.units[other].groups.iter();
             let next_use = groups
                 .filter_map(|group| self.groups[*group].position)
-                .map(|at| match (at + ring_len - position) % ring_len {
-                    0 => ring_len,
+                .map(|at| match (at + order_len - position) % order_len {
+                    0 => order_len,
                     ahead => ahead,
                 })
                 .min();
-            let slot = &self.slots[other];
-            slot.acquired == 0 && (!slot.loaded || next_use.is_none_or(|next| next > distance))
+            let needed_sooner = next_use.is_some_and(|next| next <= distance);
+            !(self.slots[other].is_acquired() || needed_sooner && self.is_loaded(other, call))
         })
     }
 
-    /// Queues the copy of a unit into its slot, after the last uses of all that shares the slot.
+    /// Queues the copy of a unit of the group into its slot, after the last uses of all that shares
+    /// the slot.
     pub(super) fn load(
         &mut self,
         unit: usize,
+        group: usize,
         kind: CopyKind,
         engine: EngineStream<'_>,
     ) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
         let at = (kind as usize).min(self.copy_streams.len() - 1);
         let copy_stream = self.copy_streams[at].stream.get();
-        if capture.is_some() || self.graph_exists {
+        if capture.is_some() || self.steps.graph_exists {
             // The replays of a graph record no fences, and what precedes on this stream may be such
             // a graph. In a capture this also draws the copy stream into it.
             self.fork.record(device, stream, capture)?;
@@ -103,11 +130,12 @@ impl Machine {
         }
         self.wait_for_slot(unit, copy_stream, engine)?;
         let sharing = self.slot_map.sharing(unit, None);
-        sharing.iter().for_each(|other| self.slots[*other].loaded = false);
+        sharing.iter().for_each(|other| self.slots[*other].loaded.clear(capture));
         self.slot_map.set_busy(unit, true);
         self.note_recorded(unit);
+        let queued_at = self.steps.queue_copy();
         let slot = &mut self.slots[unit];
-        slot.loaded = false;
+        slot.loaded.clear(capture);
         let Some(copy) = &slot.copy else { return Ok(()) };
         let queued = copy.queue(device, copy_stream);
         let queued = queued.and_then(|()| slot.ready.record(device, copy_stream, capture));
@@ -123,20 +151,21 @@ impl Machine {
             }
             return Err(error);
         }
-        slot.loaded = true;
+        slot.loaded.set(capture, queued_at);
         slot.uses.clear(capture);
         if capture.is_none() {
             for other in sharing {
                 // What waits for this copy waits for those that it waited for.
                 let slot = &self.slots[other];
                 let is_over = self.slot_map.is_within(other, unit) || slot.is_complete()?;
-                if slot.acquired == 0 && is_over {
+                if !slot.is_acquired() && is_over {
                     self.slot_map.set_busy(other, false);
                 }
             }
         }
-        self.stats.moved_bytes += self.units[unit].host.bytes() as u64;
-        self.stats.copies += 1;
+        let stats = &mut self.group_stats[group];
+        stats.moved_bytes += self.units[unit].host.bytes() as u64;
+        stats.copies += 1;
         Ok(())
     }
 

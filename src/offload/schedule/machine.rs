@@ -9,12 +9,14 @@ use crate::error::{Result, fail};
 use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
 use crate::offload::schedule::fence::{Capture, Fence};
+use crate::offload::schedule::holders::{Holder, Holders};
 use crate::offload::schedule::last_use::LastUses;
 use crate::offload::schedule::slot::{SlotMap, SlotState};
-use crate::offload::schedule::stats::TransferStats;
+use crate::offload::schedule::stats::GroupStats;
+use crate::offload::schedule::steps::{Loaded, Moment, Steps};
 use crate::offload::schedule::wait_timer::WaitTimer;
 use crate::os::sync::Arc;
-use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
+use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT};
 
 /// The engine's stream in a call, and the capture that it is in.
 #[derive(Clone, Copy)]
@@ -22,6 +24,14 @@ pub(super) struct EngineStream<'a> {
     pub device: &'a Device,
     pub stream: Stream,
     pub capture: Capture,
+}
+
+/// A call of a step.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub engine: EngineStream<'a>,
+    /// Copies that were queued since then are of the same step.
+    pub since: Moment,
 }
 
 /// The kinds of copies. Each has a copy stream of its own, so that an acquired group waits for no
@@ -47,10 +57,9 @@ pub(super) struct CopyStream {
 pub(super) struct GroupState {
     pub name: String,
     pub units: Vec<usize>,
-    /// Its position in the ring.
+    /// Its position in the order of a step.
     pub position: Option<usize>,
-    /// How often it is acquired.
-    acquired: u32,
+    pub holders: Holders,
     /// Last uses of a group without units, whose parameters are all resident.
     uses: LastUses,
     /// Whether `uses` were recorded since the host last waited for all.
@@ -72,21 +81,19 @@ pub(super) struct Machine {
     /// How many groups are acquired.
     acquired_groups: usize,
     pub groups: Vec<GroupState>,
-    pub ring: Vec<usize>,
+    ring: Vec<usize>,
+    /// The groups of the coming steps, if the engine has said which.
+    expected: Option<Vec<usize>>,
+    /// The groups of the ring that a step is expected to acquire, in their order.
+    pub order: Vec<usize>,
     pub depth: usize,
     /// Whether host memory and slots are where `units` says.
     pub laid_out: bool,
-    /// Whether the engine says when steps begin, so that nothing is prefetched for the next one.
-    pub steps_are_separate: bool,
+    pub steps: Steps,
     /// Recorded on an engine's stream, for copy streams to wait for.
     pub fork: Fence,
-    /// The capture that the last call was in.
-    capture: Capture,
-    /// Which units were in their slots when that capture began.
-    loaded_before_capture: Vec<bool>,
-    /// Whether a graph exists, which may be launched at any time.
-    pub graph_exists: bool,
-    pub stats: TransferStats,
+    /// By group; with those of earlier arrangements.
+    pub group_stats: Vec<GroupStats>,
     wait_timer: WaitTimer,
     pub staging: Option<Staging>,
     /// Recorded after the last copy out of the staging buffer, outside of captures.
@@ -112,14 +119,13 @@ impl Machine {
             acquired_groups: 0,
             groups: Vec::new(),
             ring: Vec::new(),
+            expected: None,
+            order: Vec::new(),
             depth: 1,
             laid_out: false,
-            steps_are_separate: false,
+            steps: Steps::new(),
             fork: Fence::new(device)?,
-            capture: None,
-            loaded_before_capture: Vec::new(),
-            graph_exists: false,
-            stats: TransferStats::default(),
+            group_stats: Vec::new(),
             wait_timer: WaitTimer::default(),
             staging,
             staging_free: Fence::new(device)?,
@@ -134,38 +140,50 @@ impl Machine {
         for (index, unit) in units.iter().enumerate() {
             unit.groups.iter().for_each(|group| groups[*group].units.push(index));
         }
-        for (position, group) in ring.iter().enumerate() {
-            groups[*group].position = Some(position);
-        }
         self.slot_map = SlotMap::new(&units);
         (self.units, self.slots, self.groups, self.ring) = (units, slots, groups, ring);
         self.unsettled.clear();
         self.unsettled_groups.clear();
         self.acquired_groups = 0;
         self.depth = depth.max(1);
-        self.loaded_before_capture.clear();
+        self.group_stats.resize_with(self.groups.len(), GroupStats::default);
+        self.set_order();
+        self.steps.end();
         self.laid_out = true;
         Ok(())
     }
 
-    /// Notes that the unit's host memory was written. A slot that holds the old bytes is filled
-    /// again at once, since a graph may be about to read it.
-    pub fn mark_dirty(&mut self, unit: usize, engine: EngineStream<'_>) -> Result<()> {
-        if mem::take(&mut self.slots[unit].loaded) && self.units[unit].prefetched {
-            self.load(unit, CopyKind::Prefetch, engine)?;
+    /// Takes the groups that the coming steps acquire, each once; `None` for those of the ring.
+    pub fn expect(&mut self, groups: Option<Vec<usize>>) {
+        self.expected = groups;
+        self.set_order();
+    }
+
+    fn set_order(&mut self) {
+        let mut in_ring = vec![false; self.groups.len()];
+        self.ring.iter().for_each(|group| in_ring[*group] = true);
+        self.order = self.expected.as_ref().unwrap_or(&self.ring).clone();
+        self.order.retain(|group| in_ring[*group]);
+        self.groups.iter_mut().for_each(|group| group.position = None);
+        for (position, group) in self.order.iter().enumerate() {
+            self.groups[*group].position = Some(position);
         }
-        Ok(())
+    }
+
+    /// Notes that the unit's host memory was written: it is copied again before it is used.
+    pub fn mark_dirty(&mut self, unit: usize) {
+        self.slots[unit].loaded = Loaded::default();
     }
 
     /// Fails with `WB_ERR_BUSY` while the group is acquired.
     pub fn check_released(&self, group: usize) -> Result<()> {
         let group = &self.groups[group];
-        if group.acquired > 0 {
+        let acquired = group.holders.count();
+        if acquired > 0 {
             fail!(
                 WB_ERR_BUSY,
-                "asked to change group {:?}, which is acquired {} times: release it first",
-                group.name,
-                group.acquired
+                "asked to change group {:?}, which is acquired {acquired} times: release it first",
+                group.name
             );
         }
         Ok(())
@@ -179,8 +197,10 @@ impl Machine {
         (0..self.groups.len()).try_for_each(|group| self.check_released(group))
     }
 
-    pub fn stats(&mut self) -> Result<TransferStats> {
-        Ok(TransferStats { waited_seconds: self.wait_timer.seconds()?, ..self.stats })
+    /// The copies and waits so far, of every group.
+    pub fn stats(&mut self) -> Result<&[GroupStats]> {
+        self.wait_timer.collect(&mut self.group_stats)?;
+        Ok(&self.group_stats)
     }
 
     pub fn staging_bytes(&self) -> u64 {
@@ -206,111 +226,127 @@ impl Machine {
         fences.map(Fence::synchronize).fold(Ok(()), Result::and)
     }
 
-    /// Notes that a capture begins or has ended.
-    fn enter(&mut self, capture: Capture) {
-        if capture == self.capture {
-            return;
-        }
-        if self.capture.is_some() {
-            // Its graph may or may not have run: a unit is in its slot only if it is in both cases.
-            for (slot, before) in self.slots.iter_mut().zip(&self.loaded_before_capture) {
-                slot.loaded &= *before;
+    /// Fails with `WB_ERR_CAPTURING`, before anything is queued, if another capture has drawn in a
+    /// copy stream: work outside of it would spoil it.
+    pub fn check_not_drawn_in(&mut self, device: &Device, capture: Capture) -> Result<()> {
+        for copy_stream in &mut self.copy_streams {
+            if copy_stream.capture.is_none() || copy_stream.capture == capture {
+                continue;
             }
+            if device.backend().capture(copy_stream.stream.get())?.is_some() {
+                fail!(
+                    WB_ERR_CAPTURING,
+                    "the offloader is being captured on another stream, which this call would \
+                     spoil: end that capture first"
+                );
+            }
+            copy_stream.capture = None;
         }
-        if capture.is_some() {
-            self.graph_exists = true;
-            self.loaded_before_capture = self.slots.iter().map(|slot| slot.loaded).collect();
-        }
-        self.capture = capture;
+        Ok(())
+    }
+
+    /// Begins a call of a step.
+    fn enter<'a>(&mut self, engine: EngineStream<'a>) -> Result<Call<'a>> {
+        self.check_not_drawn_in(engine.device, engine.capture)?;
+        let since = self.steps.enter(engine.stream, engine.capture);
+        Ok(Call { engine, since })
     }
 
     pub fn acquire(&mut self, group: usize, engine: EngineStream<'_>) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
-        self.enter(capture);
+        let call = self.enter(engine)?;
         let units = self.units_with_slots(group);
-        for unit in units.iter().filter(|unit| self.must_load(**unit)) {
+        for unit in units.iter().filter(|unit| self.must_load(**unit, call)) {
             self.check_slot_free(*unit, group)?;
         }
         for &unit in &units {
-            if self.must_load(unit) {
-                self.stats.late_copies += u64::from(self.units[unit].prefetched);
-                self.load(unit, CopyKind::AtAcquire, engine)?;
+            if self.must_load(unit, call) {
+                self.group_stats[group].late_copies += u64::from(self.units[unit].prefetched);
+                self.load(unit, group, CopyKind::AtAcquire, engine)?;
             }
         }
         let waits = capture.is_none() && !self.all_ready(&units)?;
-        let timed = if waits { self.wait_timer.begin(device, stream)? } else { None };
+        let timed = match waits {
+            true => self.wait_timer.begin(device, stream, &mut self.group_stats)?,
+            false => None,
+        };
         for &unit in units.iter().filter(|_| waits || capture.is_some()) {
             self.slots[unit].ready.wait(stream, capture)?;
         }
         if let Some(timed) = timed {
-            self.wait_timer.end(timed, stream)?;
+            self.wait_timer.end(timed, stream, group)?;
         }
-        self.count_acquired(group);
-        let prefetched = self.prefetch_after(group, self.depth - 1, engine);
+        self.count_acquired(group, Holder::new(stream, capture));
+        let prefetched = self.prefetch_after(group, self.depth - 1, call);
         match prefetched {
-            Ok(()) => self.stats.acquires += 1,
-            Err(_) => self.count_released(group),
+            Ok(()) => {
+                self.group_stats[group].acquires += 1;
+                self.group_stats[group].waits += u64::from(waits);
+            }
+            Err(_) => drop(self.count_released(group, stream, capture)),
         }
         prefetched
     }
 
     pub fn release(&mut self, group: usize, engine: EngineStream<'_>) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
-        self.enter(capture);
-        if self.groups[group].acquired == 0 {
+        let call = self.enter(engine)?;
+        if self.groups[group].holders.count() == 0 {
             fail!(
                 WB_ERR_INVALID_ARGUMENT,
                 "asked to release group {:?}, which is not acquired",
                 self.groups[group].name
             );
         }
+        self.record_uses(group, engine)?;
+        let released = self.count_released(group, stream, capture);
+        let mut done = self.prefetch_after(group, self.depth, call);
+        if done.is_ok() && capture.is_some() && self.order.last() == Some(&group) {
+            done = self.join_copies(device, stream, capture);
+        }
+        if let (Err(_), Some(holder)) = (&done, released) {
+            self.count_acquired(group, holder);
+        }
+        done
+    }
+
+    /// Records the work queued on the stream as the last use of a group.
+    fn record_uses(&mut self, group: usize, engine: EngineStream<'_>) -> Result<()> {
+        let EngineStream { device, stream, capture } = engine;
         for index in 0..self.groups[group].units.len() {
             let unit = self.groups[group].units[index];
             self.note_recorded(unit);
             self.slots[unit].uses.record(device, stream, capture)?;
         }
         if self.groups[group].units.is_empty() {
-            self.record_use_of_group(group, device, stream, capture)?;
+            if !mem::replace(&mut self.groups[group].unsettled, true) {
+                self.unsettled_groups.push(group);
+            }
+            self.groups[group].uses.record(device, stream, capture)?;
         }
-        self.count_released(group);
-        let mut done = self.prefetch_after(group, self.depth, engine);
-        if done.is_ok() && capture.is_some() && self.ring.last() == Some(&group) {
-            done = self.join(engine);
-        }
-        if done.is_err() {
-            self.count_acquired(group);
-        }
-        done
+        Ok(())
     }
 
-    fn record_use_of_group(
-        &mut self,
-        group: usize,
-        device: &Device,
-        stream: Stream,
-        capture: Capture,
-    ) -> Result<()> {
-        if !mem::replace(&mut self.groups[group].unsettled, true) {
-            self.unsettled_groups.push(group);
-        }
-        self.groups[group].uses.record(device, stream, capture)
-    }
-
-    fn count_acquired(&mut self, group: usize) {
+    fn count_acquired(&mut self, group: usize, holder: Holder) {
         for &unit in &self.groups[group].units {
-            self.slots[unit].acquired += 1;
+            self.slots[unit].count_acquired(holder.capture, holder.count as i32);
             self.slot_map.set_busy(unit, true);
         }
-        self.groups[group].acquired += 1;
-        self.acquired_groups += usize::from(self.groups[group].acquired == 1);
+        self.acquired_groups += usize::from(self.groups[group].holders.count() == 0);
+        self.groups[group].holders.add(holder);
     }
 
-    fn count_released(&mut self, group: usize) {
+    fn count_released(&mut self, group: usize, stream: Stream, capture: Capture) -> Option<Holder> {
+        let holder = self.groups[group].holders.remove_one(stream, capture)?;
+        self.count_removed(group, holder);
+        self.acquired_groups -= usize::from(self.groups[group].holders.count() == 0);
+        Some(holder)
+    }
+
+    fn count_removed(&mut self, group: usize, holder: Holder) {
         for &unit in &self.groups[group].units {
-            self.slots[unit].acquired -= 1;
+            self.slots[unit].count_acquired(holder.capture, -(holder.count as i32));
         }
-        self.groups[group].acquired -= 1;
-        self.acquired_groups -= usize::from(self.groups[group].acquired == 0);
     }
 
     fn units_with_slots(&self, group: usize) -> Vec<usize> {
@@ -329,29 +365,27 @@ impl Machine {
 
     /// Makes the stream wait for all copies: in a capture, for those of the copy streams that it
     /// has drawn in.
-    pub fn join(
-        &mut self,
-        EngineStream { device, stream, capture }: EngineStream<'_>,
-    ) -> Result<()> {
-        self.enter(capture);
+    pub fn join(&mut self, engine: EngineStream<'_>) -> Result<()> {
+        let EngineStream { device, stream, capture } = self.enter(engine)?.engine;
+        self.join_copies(device, stream, capture)
+    }
+
+    fn join_copies(&mut self, device: &Device, stream: Stream, capture: Capture) -> Result<()> {
         for copy_stream in &mut self.copy_streams {
             if capture.is_none() || copy_stream.capture == capture {
                 copy_stream.end.record(device, copy_stream.stream.get(), capture)?;
                 copy_stream.end.wait(stream, capture)?;
             }
         }
+        self.steps.join(capture);
         Ok(())
     }
 
-    /// Begins a step that relies on nothing that was copied before: units that are not acquired are
-    /// copied again, after the work queued on the stream.
+    /// Begins a step of the stream, which relies on nothing that was copied before: units that are
+    /// not acquired are copied again, after the work queued on the stream.
     pub fn begin_step(&mut self, engine: EngineStream<'_>) -> Result<()> {
-        let EngineStream { device, stream, capture } = engine;
-        self.enter(capture);
-        self.steps_are_separate = true;
-        for slot in self.slots.iter_mut().filter(|slot| slot.acquired == 0) {
-            slot.loaded = false;
-        }
+        let EngineStream { device, stream, capture } = self.enter(engine)?.engine;
+        self.steps.begin(stream, capture);
         if capture.is_some() {
             return Ok(()); // there every copy waits for the stream
         }
@@ -360,31 +394,35 @@ impl Machine {
         copy_streams.try_for_each(|copies| self.fork.wait(copies.stream.get(), None))
     }
 
-    /// Releases all groups as if on the stream, and copies the first groups of a step into their
-    /// slots.
-    pub fn reset(&mut self, device: &Device, stream: Stream) -> Result<()> {
-        self.enter(None);
-        for unit in 0..self.slots.len() {
-            if self.slots[unit].acquired > 0 {
-                self.note_recorded(unit);
-                self.slots[unit].uses.record(device, stream, None)?;
-            }
-        }
-        for group in 0..self.groups.len() {
-            if self.groups[group].acquired > 0 && self.groups[group].units.is_empty() {
-                self.record_use_of_group(group, device, stream, None)?;
-            }
-        }
-        self.slots.iter_mut().for_each(|slot| slot.acquired = 0);
-        self.groups.iter_mut().for_each(|group| group.acquired = 0);
-        self.acquired_groups = 0;
+    /// Releases on the stream the groups that were acquired on `of`, or on any stream, and copies
+    /// the first groups of a step into their slots if the next step may rely on that.
+    pub fn reset(&mut self, device: &Device, stream: Stream, of: Option<Stream>) -> Result<()> {
         let engine = EngineStream { device, stream, capture: None };
-        for position in 0..self.groups_across_steps().min(self.ring.len()) {
-            let group = self.ring[position];
+        let call = self.enter(engine)?;
+        self.steps.end();
+        let held = |group: &usize| self.groups[*group].holders.is_held_on(of);
+        let held: Vec<_> = (0..self.groups.len()).filter(held).collect();
+        held.iter().try_for_each(|group| self.record_uses(*group, engine))?;
+        for group in held {
+            for holder in self.groups[group].holders.remove_all(of) {
+                self.count_removed(group, holder);
+            }
+            self.acquired_groups -= usize::from(self.groups[group].holders.count() == 0);
+        }
+        for position in 0..self.groups_across_steps().min(self.order.len()) {
+            let group = self.order[position];
             for index in 0..self.groups[group].units.len() {
                 let unit = self.groups[group].units[index];
-                if self.units[unit].prefetched && !self.slots[unit].loaded {
-                    self.load(unit, CopyKind::Prefetch, engine)?;
+                if self.units[unit].prefetched && self.must_load(unit, call) {
+                    if self
+                        .slot_map
+                        .sharing(unit, None)
+                        .iter()
+                        .any(|other| self.slots[*other].is_acquired())
+                    {
+                        return Ok(());
+                    }
+                    self.load(unit, group, CopyKind::Prefetch, engine)?;
                 }
             }
         }
@@ -394,7 +432,7 @@ impl Machine {
     /// Waits on the host until no copy and no use is in flight, including the work queued on the
     /// stream.
     pub fn quiesce(&mut self, device: &Device, stream: Stream) -> Result<()> {
-        self.enter(None);
+        self.enter(EngineStream { device, stream, capture: None })?;
         // Fences recorded in captures cannot be waited for, but their graphs ran on the engine's
         // stream.
         self.fork.record(device, stream, None)?;
@@ -416,7 +454,7 @@ impl GroupState {
             name,
             units: Vec::new(),
             position: None,
-            acquired: 0,
+            holders: Holders::default(),
             uses: LastUses::default(),
             unsettled: false,
         }

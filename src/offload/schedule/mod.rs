@@ -18,19 +18,18 @@
 //!   `depth` groups. A copy waits for the last uses of all units that share its slot. A slot is not
 //!   overwritten while its unit is acquired, or needed sooner than the one to be copied.
 //!
-//! At the end of a step, only the first `depth - 1` groups (at least one) of the next step are
-//! prefetched; the other slots are filled by the step that uses them. So every step begins and ends
-//! with the same units in their slots, a captured step can be replayed after any other step, and
-//! the link has work across the boundary.
+//! Once a step was captured, none relies on a copy of another, since a replay overwrites slots and
+//! is not seen. Before that, the end of a step prefetches the first groups of the next.
 //!
 //! A group that is acquired out of order is copied when it is acquired: this costs time, nothing
 //! else.
 //!
-//! `schedule` has the lock and the calls, `machine` the state, `load` the copies; `arrangement` is
-//! the input.
+//! `schedule` has the lock and the calls, `machine` the state, `load` the copies, `steps` which of
+//! them a call relies on; `arrangement` is the input.
 
 pub mod arrangement;
 mod fence;
+mod holders;
 mod last_use;
 mod load;
 mod machine;
@@ -38,6 +37,7 @@ mod machine;
 pub mod schedule;
 mod slot;
 pub mod stats;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod unit_copy;

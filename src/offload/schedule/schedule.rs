@@ -1,20 +1,24 @@
 //! The schedule behind its lock: the calls of a step, and changes of what it works on.
 
+use std::time::{Duration, Instant};
+
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::Arrangement;
 use crate::offload::schedule::machine::{EngineStream, Machine};
-use crate::offload::schedule::stats::TransferStats;
-use crate::os::sync::{Arc, Mutex, MutexGuard};
+use crate::offload::schedule::stats::GroupStats;
+use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::os::{log, sync};
-use crate::status::{WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY};
+use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_TIMEOUT};
 
 /// Which unit is in its slot. Its calls may come from any thread.
 pub struct Schedule {
     device: Arc<Device>,
     machine: Mutex<Machine>,
+    /// Notified when groups are released.
+    released: Condvar,
 }
 
 impl Schedule {
@@ -27,7 +31,7 @@ impl Schedule {
     ) -> Result<Self> {
         let mut machine = Machine::new(device, staging)?;
         machine.lay_out(device, arrangement)?;
-        Ok(Self { device: device.clone(), machine: Mutex::new(machine) })
+        Ok(Self { device: device.clone(), machine: Mutex::new(machine), released: Condvar::new() })
     }
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -54,11 +58,37 @@ impl Schedule {
     }
 
     /// Makes the stream wait until the group's units are in their slots, and keeps them there until
-    /// the group is released as often.
-    pub fn acquire(&self, group: usize, stream: Stream) -> Result<()> {
+    /// the group is released as often. Fails with `WB_ERR_BUSY` if another step occupies a slot;
+    /// with a timeout, waits on the host for its release, unless this thread or the stream occupies
+    /// the slot, or in a capture.
+    pub fn acquire(&self, group: usize, stream: Stream, timeout: Option<Duration>) -> Result<()> {
+        let timeout = timeout.map(|timeout| (timeout, Instant::now() + timeout));
         self.device.backend().with_context(&mut || {
             let engine = self.engine_stream(stream)?;
-            self.laid_out()?.acquire(group, engine)
+            let mut machine = self.laid_out()?;
+            loop {
+                let (mut busy, timeout, deadline) = match (machine.acquire(group, engine), timeout)
+                {
+                    (Err(error), Some((timeout, deadline))) if error.status == WB_ERR_BUSY => {
+                        (error, timeout, deadline)
+                    }
+                    (result, _) => return result,
+                };
+                if engine.capture.is_some() || machine.is_in_the_way(group, stream) {
+                    return Err(busy);
+                }
+                let now = Instant::now();
+                if now >= deadline {
+                    busy.status = WB_ERR_TIMEOUT;
+                    busy.message = format!("after {timeout:?}: {}", busy.message);
+                    return Err(busy);
+                }
+                let left = deadline - now;
+                machine = sync::wait_timeout(&self.released, &self.machine, machine, left);
+                if !machine.laid_out {
+                    return Err(no_slots());
+                }
+            }
         })
     }
 
@@ -68,7 +98,14 @@ impl Schedule {
         self.device.backend().with_context(&mut || {
             let engine = self.engine_stream(stream)?;
             self.laid_out()?.release(group, engine)
-        })
+        })?;
+        self.released.notify_all();
+        Ok(())
+    }
+
+    /// Takes the groups that the coming steps acquire, each once; `None` for those of the plan.
+    pub fn expect(&self, groups: Option<Vec<usize>>) {
+        self.machine().expect(groups);
     }
 
     /// Makes the stream wait for every copy that was queued. Ends the capture of a part of a step.
@@ -85,10 +122,13 @@ impl Schedule {
         })
     }
 
-    /// Ends an abandoned step: releases all groups, and copies the first groups into their slots.
-    pub fn reset(&self, stream: Stream) -> Result<()> {
+    /// Ends an abandoned step: releases on the stream the groups that were acquired on `of`, or on
+    /// any stream.
+    pub fn reset(&self, stream: Stream, of: Option<Stream>) -> Result<()> {
         self.check_not_captured(stream, "reset a step")?;
-        self.laid_out()?.reset(&self.device, stream)
+        self.laid_out()?.reset(&self.device, stream, of)?;
+        self.released.notify_all();
+        Ok(())
     }
 
     /// Locks the schedule to change what it works on, which needs [`ScheduleChange::make_idle`].
@@ -103,9 +143,14 @@ impl Schedule {
         self.machine().staging_bytes()
     }
 
-    /// The copies so far.
-    pub fn stats(&self) -> Result<TransferStats> {
-        self.machine().stats()
+    /// The copies and waits so far, of all groups.
+    pub fn stats(&self) -> Result<GroupStats> {
+        Ok(GroupStats::sum(self.machine().stats()?))
+    }
+
+    /// The copies and waits so far of a group.
+    pub fn group_stats(&self, group: usize) -> Result<GroupStats> {
+        Ok(self.machine().stats()?[group])
     }
 }
 
@@ -135,12 +180,13 @@ pub struct ScheduleChange<'a> {
 
 impl ScheduleChange<'_> {
     /// Waits, once, until no copy and no use is in flight, including the work queued on the stream.
-    /// Fails with `WB_ERR_CAPTURING` if the stream is being captured, and with `WB_ERR_BUSY` if one
-    /// of the groups is acquired.
+    /// Fails with `WB_ERR_CAPTURING` if the stream is being captured or another capture has drawn in
+    /// a copy stream, and with `WB_ERR_BUSY` if one of the groups is acquired.
     pub fn make_idle(&mut self, groups: &[usize]) -> Result<()> {
         if self.captured {
             return Err(captured("change parameters"));
         }
+        self.machine.check_not_drawn_in(self.device, None)?;
         groups.iter().try_for_each(|group| self.machine.check_released(*group))?;
         if !self.idle {
             self.machine.quiesce(self.device, self.stream)?;
@@ -149,13 +195,11 @@ impl ScheduleChange<'_> {
         Ok(())
     }
 
-    /// Notes that the unit's host memory was written, so that its slot is filled again. Does
-    /// nothing while the slots are invalid.
-    pub fn mark_dirty(&mut self, unit: usize) -> Result<()> {
-        let engine = EngineStream { device: self.device, stream: self.stream, capture: None };
-        match self.machine.laid_out {
-            true => self.machine.mark_dirty(unit, engine),
-            false => Ok(()),
+    /// Notes that the unit's host memory was written, so that it is copied again before it is used.
+    /// Does nothing while the slots are invalid.
+    pub fn mark_dirty(&mut self, unit: usize) {
+        if self.machine.laid_out {
+            self.machine.mark_dirty(unit);
         }
     }
 
@@ -175,11 +219,10 @@ impl ScheduleChange<'_> {
         self.machine.check_all_released()
     }
 
-    /// Continues with another arrangement. No group may be acquired. Nothing may have been marked
-    /// dirty since [`Schedule::change`]: the copies that are dropped here must not be in flight.
+    /// Continues with another arrangement. No group may be acquired.
     pub fn lay_out(&mut self, arrangement: Arrangement) -> Result<()> {
         self.machine.lay_out(self.device, arrangement)?;
-        self.machine.reset(self.device, self.stream)
+        self.machine.reset(self.device, self.stream, None)
     }
 }
 

@@ -7,16 +7,17 @@ use crate::offload::intervals::Intervals;
 use crate::offload::schedule::arrangement::CarriedUnit;
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::offload::schedule::last_use::LastUses;
+use crate::offload::schedule::steps::Loaded;
 use crate::offload::schedule::unit_copy::UnitCopy;
 
 /// Whether a unit is in its slot, and what orders copies into it.
 pub(super) struct SlotState {
     /// `None` for a zero-copy unit, of which only `acquired` and `uses` are used.
     pub copy: Option<UnitCopy>,
-    /// Whether the slot holds the unit once the queued copies have run.
-    pub loaded: bool,
-    /// How often its groups are acquired.
-    pub acquired: u32,
+    /// When the copy was queued after which the slot holds the unit.
+    pub loaded: Loaded,
+    /// How often its groups are acquired: outside of captures, and in them.
+    acquired: [u32; 2],
     /// Recorded after the copy.
     pub ready: Fence,
     /// Last uses since the copy.
@@ -35,14 +36,30 @@ impl SlotState {
         let states = units.iter().map(|unit| {
             Ok(Self {
                 copy: unit.slot.map(|slot| UnitCopy::new(unit.host, slot, staging)),
-                loaded: false,
-                acquired: 0,
+                loaded: Loaded::default(),
+                acquired: [0; 2],
                 ready: Fence::new(device)?,
                 uses: LastUses::default(),
                 unsettled: false,
             })
         });
         states.collect()
+    }
+
+    /// Whether one of the unit's groups is acquired.
+    pub fn is_acquired(&self) -> bool {
+        self.acquired != [0; 2]
+    }
+
+    /// How often the unit's groups are acquired, by eager calls or by captured ones.
+    pub fn acquired(&self, capture: Capture) -> u32 {
+        self.acquired[usize::from(capture.is_some())]
+    }
+
+    /// Counts acquires of the unit's groups.
+    pub fn count_acquired(&mut self, capture: Capture, change: i32) {
+        let count = &mut self.acquired[usize::from(capture.is_some())];
+        *count = count.strict_add_signed(change);
     }
 
     /// Whether its copy and its uses have ended, outside of captures.

@@ -1,16 +1,33 @@
 //! Statistics of a schedule.
 
-/// Copies into slots so far. The replays of a graph are not seen by the library and not counted.
+/// Copies of a group's units into slots so far, and waits for them. The replays of a graph are not
+/// seen by the library and not counted.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TransferStats {
+pub struct GroupStats {
     /// Bytes copied.
     pub moved_bytes: u64,
     /// Units copied.
     pub copies: u64,
-    /// Prefetched units whose copy had not been queued when their group was acquired.
+    /// Prefetched units whose copy had not been queued when the group was acquired.
     pub late_copies: u64,
-    /// Seconds that engines' streams have waited for copies.
+    /// Times that an engine's stream waited for copies.
+    pub waits: u64,
+    /// Seconds of these waits.
     pub waited_seconds: f64,
-    /// Groups acquired.
+    /// Times that it was acquired.
     pub acquires: u64,
+}
+
+impl GroupStats {
+    /// Of all groups together.
+    pub fn sum(groups: &[Self]) -> Self {
+        groups.iter().fold(Self::default(), |sum, group| Self {
+            moved_bytes: sum.moved_bytes + group.moved_bytes,
+            copies: sum.copies + group.copies,
+            late_copies: sum.late_copies + group.late_copies,
+            waits: sum.waits + group.waits,
+            waited_seconds: sum.waited_seconds + group.waited_seconds,
+            acquires: sum.acquires + group.acquires,
+        })
+    }
 }

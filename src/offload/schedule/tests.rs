@@ -58,7 +58,7 @@ fn bench_of(places: &[(usize, usize)], depth: usize, prefetched: bool) -> Bench 
 impl Bench {
     /// Acquires, uses for a while and releases a group. Its slot must hold its bytes throughout.
     fn visit(&self, group: usize, stream: Stream, pause: Duration) {
-        self.schedule.acquire(group, stream).unwrap();
+        self.schedule.acquire(group, stream, None).unwrap();
         let slot = self.arrangement.units[group].slot.unwrap();
         let (wrong, wanted) = (self.wrong.clone(), group as u8 + 1);
         let check = move || {
@@ -97,7 +97,7 @@ proptest! {
         let bench = bench(groups, depth.min(groups), slots, prefetched);
         let streams: Vec<_> =
             (0..2).map(|_| bench.device.backend().new_stream().unwrap()).collect();
-        bench.schedule.reset(streams[0]).unwrap();
+        bench.schedule.reset(streams[0], None).unwrap();
         for (index, (group, pause, delay, stream)) in visits.into_iter().enumerate() {
             let group = if in_order { index } else { group } % groups;
             bench.delay_copies(Duration::from_micros(delay));
@@ -125,7 +125,7 @@ proptest! {
         let bench = bench_of(&places, depth, prefetched);
         let streams: Vec<_> =
             (0..2).map(|_| bench.device.backend().new_stream().unwrap()).collect();
-        bench.schedule.reset(streams[0]).unwrap();
+        bench.schedule.reset(streams[0], None).unwrap();
         for (group, pause, delay, stream) in visits {
             bench.delay_copies(Duration::from_micros(delay));
             bench.visit(group % places.len(), streams[stream], Duration::from_micros(pause));
@@ -143,7 +143,7 @@ proptest! {
 fn a_copy_looks_only_at_units_that_are_busy() {
     let bench = bench(64, 2, 2, true);
     let stream = bench.device.backend().new_stream().unwrap();
-    bench.schedule.reset(stream).unwrap();
+    bench.schedule.reset(stream, None).unwrap();
     for group in (0..64).chain(0..64) {
         bench.visit(group, stream, Duration::ZERO);
         let machine = bench.schedule.machine();
@@ -164,9 +164,9 @@ fn a_step_in_order_has_no_late_copies() {
             let slots = if groups % depth == 0 { depth } else { groups };
             let bench = bench(groups, depth, slots, true);
             let stream = bench.device.backend().new_stream().unwrap();
-            bench.schedule.reset(stream).unwrap();
+            bench.schedule.reset(stream, None).unwrap();
             let loaded = || -> Vec<_> {
-                bench.schedule.machine().slots.iter().map(|slot| slot.loaded).collect()
+                bench.schedule.machine().slots.iter().map(|slot| slot.loaded.at(None) > 0).collect()
             };
             for _ in 0..3 {
                 let begin = loaded();
@@ -192,18 +192,18 @@ fn assert_first_loaded(loaded: &[bool], count: usize) {
 fn the_slot_of_an_acquired_group_is_not_overwritten() {
     let bench = bench(4, 2, 2, true);
     let stream = bench.device.backend().new_stream().unwrap();
-    bench.schedule.acquire(0, stream).unwrap();
-    let error = bench.schedule.acquire(2, stream).unwrap_err();
+    bench.schedule.acquire(0, stream, None).unwrap();
+    let error = bench.schedule.acquire(2, stream, None).unwrap_err();
     assert_eq!(error.status, WB_ERR_BUSY);
     assert!(error.message.contains("layers.0"), "{}", error.message);
-    bench.schedule.acquire(0, stream).unwrap();
+    bench.schedule.acquire(0, stream, None).unwrap();
     bench.schedule.release(0, stream).unwrap();
-    bench.schedule.acquire(2, stream).unwrap_err();
+    bench.schedule.acquire(2, stream, None).unwrap_err();
     bench.schedule.release(0, stream).unwrap();
-    bench.schedule.acquire(2, stream).unwrap();
+    bench.schedule.acquire(2, stream, None).unwrap();
     let error = bench.schedule.release(1, stream).unwrap_err();
     assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
-    bench.schedule.reset(stream).unwrap();
+    bench.schedule.reset(stream, None).unwrap();
     bench.visit(0, stream, Duration::ZERO);
     bench.device.backend().synchronize(stream).unwrap();
     assert_eq!(bench.wrong.load(Ordering::Relaxed), 0);

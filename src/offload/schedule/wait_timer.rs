@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
 use crate::error::Result;
+use crate::offload::schedule::stats::GroupStats;
 
 /// Pending waits from which on completed ones are collected, so that their events are used again.
 const COLLECT_FROM: usize = 32;
@@ -12,8 +13,9 @@ const COLLECT_FROM: usize = 32;
 /// Pending waits at most; a driver's queues are shorter.
 const MOST_PENDING: usize = 8192;
 
-/// The events around one wait.
+/// The events around one wait for a group.
 pub struct TimedWait {
+    group: usize,
     begin: Box<dyn Event>,
     end: Box<dyn Event>,
 }
@@ -23,15 +25,19 @@ pub struct TimedWait {
 pub struct WaitTimer {
     pending: VecDeque<TimedWait>,
     spare: Vec<TimedWait>,
-    seconds: f64,
 }
 
 impl WaitTimer {
     /// Records the begin of a wait. Returns `None` if too many are pending; the wait is not counted
     /// then.
-    pub fn begin(&mut self, device: &Device, stream: Stream) -> Result<Option<TimedWait>> {
+    pub fn begin(
+        &mut self,
+        device: &Device,
+        stream: Stream,
+        groups: &mut [GroupStats],
+    ) -> Result<Option<TimedWait>> {
         if self.pending.len() >= COLLECT_FROM {
-            self.collect()?;
+            self.collect(groups)?;
         }
         if self.pending.len() >= MOST_PENDING {
             return Ok(None);
@@ -39,6 +45,7 @@ impl WaitTimer {
         let timed = match self.spare.pop() {
             Some(timed) => timed,
             None => TimedWait {
+                group: 0,
                 begin: device.backend().new_event(true)?,
                 end: device.backend().new_event(true)?,
             },
@@ -48,22 +55,17 @@ impl WaitTimer {
     }
 
     /// Records the end of a wait.
-    pub fn end(&mut self, timed: TimedWait, stream: Stream) -> Result<()> {
+    pub fn end(&mut self, timed: TimedWait, stream: Stream, group: usize) -> Result<()> {
         timed.end.record(stream)?;
-        self.pending.push_back(timed);
+        self.pending.push_back(TimedWait { group, ..timed });
         Ok(())
     }
 
-    /// Seconds of the completed waits.
-    pub fn seconds(&mut self) -> Result<f64> {
-        self.collect()?;
-        Ok(self.seconds)
-    }
-
-    fn collect(&mut self) -> Result<()> {
+    /// Adds the seconds of the completed waits to those of their groups.
+    pub fn collect(&mut self, groups: &mut [GroupStats]) -> Result<()> {
         while let Some(timed) = self.pending.front() {
             let Some(seconds) = timed.end.seconds_since(&*timed.begin)? else { return Ok(()) };
-            self.seconds += seconds;
+            groups[timed.group].waited_seconds += seconds;
             self.spare.extend(self.pending.pop_front());
         }
         Ok(())

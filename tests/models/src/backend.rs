@@ -54,8 +54,39 @@ struct Slot {
     held: u32,
 }
 
+/// What a captured stream does. Events are named by their addresses.
+enum Captured {
+    Copy {
+        to: Span,
+        from: Span,
+    },
+    Read {
+        at: Span,
+        from: Span,
+    },
+    Record(usize),
+    Wait(usize),
+    /// Of what is recorded when the graph is replayed.
+    WaitExternally(Arc<Mutex<Clock>>),
+}
+
+/// A captured step, which can be replayed.
+pub struct Graph {
+    origin: Stream,
+    work: Vec<(Stream, Captured)>,
+}
+
+/// A capture that has begun.
+struct Capture {
+    id: u64,
+    streams: Vec<Stream>,
+    graph: Graph,
+}
+
 #[derive(Default)]
 struct State {
+    captures: Vec<Capture>,
+    captures_begun: u64,
     streams: Vec<Clock>,
     /// Work that the host knows to be done: work that is queued later comes after it.
     done: Clock,
@@ -68,6 +99,44 @@ impl State {
         let clock = &mut self.streams[stream.0];
         clock.learn(&self.done);
         (clock.advance(stream), clock.clone())
+    }
+
+    fn new_stream(&mut self, clock: Clock) -> Stream {
+        self.streams.push(clock);
+        Stream(self.streams.len() - 1)
+    }
+
+    /// The capture that a stream is in.
+    fn capture(&mut self, stream: Stream) -> Option<&mut Capture> {
+        self.captures.iter_mut().find(|capture| capture.streams.contains(&stream))
+    }
+
+    /// Adds work to the stream's capture. Returns whether it is in one.
+    fn add_captured(&mut self, stream: Stream, work: Captured) -> bool {
+        let capture = self.capture(stream);
+        capture.map(|capture| capture.graph.work.push((stream, work))).is_some()
+    }
+
+    /// Writes a slot: no group holds it, and the stream has waited for every use of its contents.
+    fn copy(&mut self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        let (number, knows) = self.queue(stream);
+        let slot = self.slots.entry(to.start()).or_default();
+        rule(slot.held == 0, "a slot was refilled while it was held")?;
+        for (other, number) in slot.used.drain(..).chain(slot.written) {
+            rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
+        }
+        (slot.written, slot.from) = (Some((stream, number)), from.start());
+        Ok(())
+    }
+
+    fn read(&mut self, at: Span, from: Span, stream: Stream) -> Result<()> {
+        let (number, knows) = self.queue(stream);
+        let slot = self.slots.entry(at.start()).or_default();
+        let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
+        rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
+        rule(slot.from == from.start(), "a slot contains another unit")?;
+        slot.used.push((stream, number));
+        Ok(())
     }
 }
 
@@ -86,20 +155,74 @@ impl Account {
 
     /// Adds a stream.
     pub fn new_stream(&self) -> Stream {
-        let mut state = self.state();
-        state.streams.push(Clock::default());
-        Stream(state.streams.len() - 1)
+        self.state().new_stream(Clock::default())
     }
 
     /// Queues a use of a slot, which must contain the unit that was acquired.
     pub fn read(&self, at: Span, from: Span, stream: Stream) -> Result<()> {
         let mut state = self.state();
-        let (number, knows) = state.queue(stream);
-        let slot = state.slots.entry(at.start()).or_default();
-        let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
-        rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
-        rule(slot.from == from.start(), "a slot contains another unit")?;
-        slot.used.push((stream, number));
+        match state.add_captured(stream, Captured::Read { at, from }) {
+            true => Ok(()),
+            false => state.read(at, from, stream),
+        }
+    }
+
+    /// Makes a stream wait for the work of another.
+    pub fn order(&self, first: Stream, then: Stream) {
+        let mut state = self.state();
+        let clock = state.streams[first.0].clone();
+        state.streams[then.0].learn(&clock);
+    }
+
+    /// Begins the capture of a step.
+    pub fn begin_capture(&self, origin: Stream) {
+        let mut state = self.state();
+        state.captures_begun += 1;
+        let id = state.captures_begun;
+        let graph = Graph { origin, work: Vec::new() };
+        state.captures.push(Capture { id, streams: vec![origin], graph });
+    }
+
+    /// Ends the capture that began on the stream.
+    pub fn end_capture(&self, origin: Stream) -> Graph {
+        let mut state = self.state();
+        let at = state.captures.iter().position(|capture| capture.graph.origin == origin);
+        state.captures.swap_remove(at.expect("a capture began")).graph
+    }
+
+    /// Replays a graph: its streams run side by side where the capture did not order them.
+    pub fn replay(&self, graph: &Graph, on: Stream) -> Result<()> {
+        let mut state = self.state();
+        let (_, begin) = state.queue(on);
+        let mut streams: HashMap<usize, Stream> = HashMap::new();
+        let mut recorded: HashMap<usize, Clock> = HashMap::new();
+        streams.insert(graph.origin.0, state.new_stream(begin.clone()));
+        for (stream, work) in &graph.work {
+            let stream = match streams.get(&stream.0) {
+                Some(stream) => *stream,
+                None => {
+                    let made = state.new_stream(begin.clone());
+                    streams.insert(stream.0, made);
+                    made
+                }
+            };
+            match work {
+                Captured::Copy { to, from } => state.copy(*to, *from, stream)?,
+                Captured::Read { at, from } => state.read(*at, *from, stream)?,
+                Captured::Record(event) => drop(recorded.insert(*event, state.queue(stream).1)),
+                Captured::Wait(event) => state.streams[stream.0].learn(&recorded[event]),
+                Captured::WaitExternally(point) => {
+                    let point = sync::lock(point).clone();
+                    state.streams[stream.0].learn(&point);
+                }
+            }
+        }
+        let end = state.streams[streams[&graph.origin.0].0].clone();
+        for stream in streams.values() {
+            let all = state.streams[stream.0].clone();
+            rule(end.knows(&all), "a stream of the graph is not joined")?;
+        }
+        state.streams[on.0].learn(&end);
         Ok(())
     }
 
@@ -147,17 +270,12 @@ impl Backend for Accounting {
         Ok(())
     }
 
-    /// Writes a slot: no group holds it, and the stream has waited for every use of its contents.
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
         let mut state = self.account.state();
-        let (number, knows) = state.queue(stream);
-        let slot = state.slots.entry(to.start()).or_default();
-        rule(slot.held == 0, "a slot was refilled while it was held")?;
-        for (other, number) in slot.used.drain(..).chain(slot.written) {
-            rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
+        match state.add_captured(stream, Captured::Copy { to, from }) {
+            true => Ok(()),
+            false => state.copy(to, from, stream),
         }
-        (slot.written, slot.from) = (Some((stream, number)), from.start());
-        Ok(())
     }
 
     fn new_stream(&self) -> Result<Stream> {
@@ -176,12 +294,13 @@ impl Backend for Accounting {
     }
 
     fn new_event(&self, _: bool) -> Result<Box<dyn Event>> {
-        let point = Mutex::new(Clock::default());
-        Ok(Box::new(AccountedEvent { account: self.account.clone(), point }))
+        let point = Arc::new(Mutex::new(Clock::default()));
+        let captured_in = Mutex::new(None);
+        Ok(Box::new(AccountedEvent { account: self.account.clone(), point, captured_in }))
     }
 
-    fn capture(&self, _: Stream) -> Result<Option<u64>> {
-        Ok(None)
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        Ok(self.account.state().capture(stream).map(|capture| capture.id))
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
@@ -239,25 +358,63 @@ impl Backend for Accounting {
 
 struct AccountedEvent {
     account: Arc<Account>,
-    point: Mutex<Clock>,
+    point: Arc<Mutex<Clock>>,
+    /// The capture that recorded it last.
+    captured_in: Mutex<Option<u64>>,
 }
 
 impl AccountedEvent {
     fn point(&self) -> MutexGuard<'_, Clock> {
         sync::lock(&self.point)
     }
+
+    /// Names it in a graph.
+    fn name(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
 }
 
 impl Event for AccountedEvent {
     fn record(&self, stream: Stream) -> Result<()> {
-        let (_, knows) = self.account.state().queue(stream);
-        *self.point() = knows;
+        let mut state = self.account.state();
+        let capture = state.capture(stream).map(|capture| capture.id);
+        *sync::lock(&self.captured_in) = capture;
+        if !state.add_captured(stream, Captured::Record(self.name())) {
+            let (_, knows) = state.queue(stream);
+            *self.point() = knows;
+        }
         Ok(())
     }
 
-    fn wait(&self, stream: Stream, _: WaitScope) -> Result<()> {
-        let point = self.point().clone();
-        self.account.state().streams[stream.0].learn(&point);
+    /// As a driver: a stream that waits for a captured event is drawn into its capture, and no
+    /// capture waits for what was recorded outside of it, except externally.
+    fn wait(&self, stream: Stream, scope: WaitScope) -> Result<()> {
+        let mut state = self.account.state();
+        let own = state.capture(stream).map(|capture| capture.id);
+        let captured_in = *sync::lock(&self.captured_in);
+        match (own, captured_in) {
+            (Some(_), _) if scope == WaitScope::External => {
+                state.add_captured(stream, Captured::WaitExternally(self.point.clone()));
+            }
+            (None, None) => {
+                let point = self.point().clone();
+                state.streams[stream.0].learn(&point);
+            }
+            (own, Some(id)) => {
+                rule(own.is_none_or(|own| own == id), "a capture waits for another")?;
+                let of_event = state.captures.iter_mut().find(|capture| capture.id == id);
+                let Some(capture) = of_event else {
+                    return rule(false, "a stream waits for an event of an ended capture");
+                };
+                if own.is_none() {
+                    capture.streams.push(stream);
+                }
+                capture.graph.work.push((stream, Captured::Wait(self.name())));
+            }
+            (Some(_), None) => {
+                rule(false, "a capture waits for what was recorded outside of it")?;
+            }
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ compile_error!("the models need RUSTFLAGS=\"--cfg loom\": use `make models`");
 mod backend;
 mod handles;
 mod reclaimer;
+mod replays;
 mod ring;
 
 use std::panic;
@@ -19,8 +20,12 @@ use std::time::Instant;
 /// A model's name, the most preemptions in one run of it, and the run.
 type Model = (&'static str, usize, fn());
 
+/// A name, a number of cases without threads, and the run of one.
+type Enumerated = (&'static str, usize, fn(usize));
+
 fn main() {
-    let models: Vec<Model> = [handles::MODELS, reclaimer::MODELS, ring::MODELS].concat();
+    let models: Vec<Model> =
+        [handles::MODELS, reclaimer::MODELS, ring::MODELS, replays::MODELS].concat();
     let chosen = std::env::args().nth(1).unwrap_or_default();
     let begin = Instant::now();
     let (mut count, mut orders) = (0, 0);
@@ -30,6 +35,16 @@ fn main() {
         println!("{}: {tried} orders, {:.1} s", model.0, since.elapsed().as_secs_f64());
         count += 1;
         orders += tried;
+    }
+    let (name, cases, run) = replays::ENUMERATED;
+    if name.contains(&chosen) {
+        let since = Instant::now();
+        for case in 0..cases {
+            loom::model(move || run(case));
+        }
+        println!("{name}: {cases} cases, {:.1} s", since.elapsed().as_secs_f64());
+        count += 1;
+        orders += cases as u64;
     }
     check_that_defects_are_found();
     let (found, seconds) = (ring::BROKEN.len(), begin.elapsed().as_secs());

@@ -60,7 +60,7 @@ impl Bench {
 
     /// Acquires, uses and releases a group, unless another thread holds its slot.
     fn visit(&self, group: usize, stream: Stream) {
-        match self.schedule.acquire(group, stream) {
+        match self.schedule.acquire(group, stream, None) {
             Ok(()) => {}
             Err(error) => return assert_eq!(error.status, WB_ERR_BUSY, "{error}"),
         }
@@ -80,7 +80,7 @@ impl Bench {
 fn two_threads(prefetched: bool, visits: &'static [usize], other_visits: &'static [usize]) {
     let bench = Bench::new(3, prefetched);
     let (first, second) = (bench.account.new_stream(), bench.account.new_stream());
-    bench.schedule.reset(first).unwrap();
+    bench.schedule.reset(first, None).unwrap();
     let other = bench.clone();
     let thread =
         thread::spawn(move || other_visits.iter().for_each(|group| other.visit(*group, second)));
@@ -91,7 +91,7 @@ fn two_threads(prefetched: bool, visits: &'static [usize], other_visits: &'stati
 fn a_step_while_copies_end() {
     let bench = Bench::new(4, true);
     let streams = [bench.account.new_stream(), bench.account.new_stream()];
-    bench.schedule.reset(streams[0]).unwrap();
+    bench.schedule.reset(streams[0], None).unwrap();
     let account = bench.account.clone();
     let runs = thread::spawn(move || account.has_run.store(true, Release));
     (0..4).for_each(|group| bench.visit(group, streams[group % 2]));
@@ -102,15 +102,15 @@ fn a_step_while_copies_end() {
 fn reads_without_a_wait() {
     let bench = Bench::new(3, true);
     let (first, second) = (bench.account.new_stream(), bench.account.new_stream());
-    bench.schedule.reset(first).unwrap();
-    bench.schedule.acquire(0, first).unwrap();
+    bench.schedule.reset(first, None).unwrap();
+    bench.schedule.acquire(0, first, None).unwrap();
     bench.read(0, second);
 }
 
 fn reads_after_release() {
     let bench = Bench::new(3, true);
     let stream = bench.account.new_stream();
-    bench.schedule.reset(stream).unwrap();
+    bench.schedule.reset(stream, None).unwrap();
     bench.visit(0, stream);
     bench.visit(2, stream);
     bench.read(0, stream);

@@ -34,7 +34,13 @@ from .errors import (
 )
 from .info import BufferInfo, BufferStats, DeviceInfo, DeviceStats, ViewInfo
 from .memory import Buffer, Device, DeviceView, PinnedBuffer, View
-from .offloader import Offloader, OffloaderParameterInfo, OffloaderStats, ReconcileResult
+from .offloader import (
+    OffloadedGroupStats,
+    Offloader,
+    OffloaderParameterInfo,
+    OffloaderStats,
+    ReconcileResult,
+)
 from .plan import Parameter, Plan, PlanGroupInfo, PlanInfo, PlanParameterInfo
 from .quantizer import QuantizeOptions, Quantizer, QuantizerResult, QuantizerScalesInfo
 from .safetensors import LoadedView, Safetensors, SafetensorsTensorInfo
@@ -56,6 +62,7 @@ __all__ = [
     "InvalidValueError",
     "LoadedView",
     "NotFoundError",
+    "OffloadedGroupStats",
     "Offloader",
     "OffloaderParameterInfo",
     "OffloaderStats",

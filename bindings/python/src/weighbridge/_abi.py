@@ -245,6 +245,14 @@ class wb_offloader_stats(Sized):
     )
 
 
+class wb_offloader_group_stats(Sized):
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "acquires moved_bytes copies late_copies waits"),
+        (c_double, "waited_seconds"),
+    )
+
+
 class wb_offloader_reconcile_result(Sized):
     _fields_ = _fields((c_uint32, "reserved0"), (c_uint64, "replaced added removed kept"))
 
@@ -340,10 +348,13 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_offloader_new": _call(_HANDLE, _STREAM, _OPTIONS, _OUT),
     "wb_offloader_find_group": _call(_HANDLE, _TEXT, _INDEX),
     "wb_offloader_acquire_group": _call(_HANDLE, c_uint64, _STREAM),
+    "wb_offloader_acquire_group_within": _call(_HANDLE, c_uint64, _STREAM, c_uint64),
+    "wb_offloader_expect": _call(_HANDLE, POINTER(c_uint64), c_uint64),
     "wb_offloader_release_group": _call(_HANDLE, c_uint64, _STREAM),
     "wb_offloader_begin_step": _call(_HANDLE, _STREAM),
     "wb_offloader_join": _call(_HANDLE, _STREAM),
     "wb_offloader_reset": _call(_HANDLE, _STREAM),
+    "wb_offloader_reset_all": _call(_HANDLE, _STREAM),
     "wb_offloader_find_parameter": _call(_HANDLE, _TEXT, _INDEX),
     "wb_offloader_get_parameter_info": _call(
         _HANDLE, c_uint64, POINTER(wb_offloader_parameter_info)
@@ -363,6 +374,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_offloader_compact": _call(_HANDLE, _STREAM),
     "wb_offloader_get_generation": _call(_HANDLE, POINTER(c_uint64)),
     "wb_offloader_get_stats": _call(_HANDLE, POINTER(wb_offloader_stats)),
+    "wb_offloader_get_group_stats": _call(_HANDLE, c_uint64, POINTER(wb_offloader_group_stats)),
     "wb_quantizer_new": _call(_HANDLE, c_uint64, _OUT),
     "wb_quantizer_get_scales_info": _call(_LAYOUT, _QUANTIZE, POINTER(wb_quantizer_scales_info)),
     "wb_quantizer_quantize": _call(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_uint64, sizeof
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._abi import (
+    wb_offloader_group_stats,
     wb_offloader_parameter_info,
     wb_offloader_reconcile_result,
     wb_offloader_stats,
@@ -22,6 +25,7 @@ from ._handle import Closeable, Reference
 from ._library import lib
 from ._options import Options
 from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
+from .errors import WaitTimeoutError
 from .info import same_fields
 from .memory import Device, View
 from .plan import CParameters, Parameter, Plan
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._options import BufferOptions
+
+_WAIT_SECONDS = 0.1
+"""Longest wait in one native call, so that Ctrl-C is noticed."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,20 @@ class OffloaderStats:
 
 
 @dataclass(frozen=True)
+class OffloadedGroupStats:
+    """Transfers of a group. Copies of a replayed graph are not counted."""
+
+    acquires: int
+    moved_bytes: int
+    copies: int
+    late_copies: int
+    """Prefetches that had not started when the group was acquired."""
+    waits: int
+    """Times that the engine's stream waited for copies."""
+    waited_seconds: float
+
+
+@dataclass(frozen=True)
 class ReconcileResult:
     """What :meth:`Offloader.reconcile` did, in numbers of parameters."""
 
@@ -137,10 +158,40 @@ class Offloader(Closeable):
         call(lib.wb_offloader_find_group, self._live(), c_text(name, "group"), byref(index))
         return index.value
 
-    def acquire_group(self, group: int, stream: Any = None) -> None:
-        """Makes the stream wait until the group's parameters are at their addresses."""
-        index = unsigned(group, "group")
-        call(lib.wb_offloader_acquire_group, self._live(), index, stream_handle(stream))
+    def acquire_group(self, group: int, stream: Any = None, *, timeout: float | None = 0.0) -> None:
+        """Makes the stream wait until the group's parameters are at their addresses.
+
+        While a group of another thread occupies the slot, the call waits for up to ``timeout``
+        seconds, None to wait without one, and then raises TimeoutError; Ctrl-C interrupts the wait.
+        Without a timeout, and for a slot that this thread or stream occupies, it raises
+        WeighbridgeError with Status.BUSY at once.
+        """
+        index, stream = unsigned(group, "group"), stream_handle(stream)
+        if timeout is not None and timeout <= 0:
+            call(lib.wb_offloader_acquire_group, self._live(), index, stream)
+            return
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            milliseconds = math.ceil(min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS) * 1000)
+            try:
+                acquire = lib.wb_offloader_acquire_group_within
+                call(acquire, self._live(), index, stream, milliseconds)
+                return
+            except WaitTimeoutError as error:
+                if time.monotonic() >= deadline:
+                    _, _, found = error.message.partition(": ")
+                    message = f"after {timeout} s: {found}"
+                    raise WaitTimeoutError(error.status, message) from None
+
+    def expect(self, groups: Iterable[int]) -> None:
+        """Tells which groups the coming steps acquire, in their order, so that prefetching follows.
+
+        Each is named once. Holds until the next call; without groups, steps acquire all groups in
+        the order of the plan again.
+        """
+        indexes = [unsigned(group, "group") for group in groups]
+        array = (c_uint64 * len(indexes))(*indexes)
+        call(lib.wb_offloader_expect, self._live(), array, len(indexes))
 
     def release_group(self, group: int, stream: Any = None) -> None:
         """Declares the work queued on the stream the last use of the group."""
@@ -148,19 +199,22 @@ class Offloader(Closeable):
         call(lib.wb_offloader_release_group, self._live(), index, stream_handle(stream))
 
     @contextmanager
-    def acquired(self, group: int, stream: Any = None) -> Iterator[None]:
+    def acquired(
+        self, group: int, stream: Any = None, *, timeout: float | None = 0.0
+    ) -> Iterator[None]:
         """Acquires the group at the start of the block and releases it at the end."""
-        self.acquire_group(group, stream)
+        self.acquire_group(group, stream, timeout=timeout)
         try:
             yield
         finally:
             self.release_group(group, stream)
 
     def begin_step(self, stream: Any = None) -> None:
-        """Begins a step that relies on no copy that was queued before.
+        """Begins a step of the stream that relies on no copy that was queued before.
 
         What was written to host memory in the meantime is read. From the first call on, every step
-        must begin with it, and the end of a step prefetches nothing for the next.
+        must begin with it, and the end of a step prefetches nothing for the next. Once a step was
+        captured, eager steps that do not begin with it prefetch nothing.
         """
         call(lib.wb_offloader_begin_step, self._live(), stream_handle(stream))
 
@@ -169,8 +223,12 @@ class Offloader(Closeable):
         call(lib.wb_offloader_join, self._live(), stream_handle(stream))
 
     def reset(self, stream: Any = None) -> None:
-        """Ends an abandoned step: releases every group that is acquired."""
+        """Ends an abandoned step: releases every group that was acquired on the stream."""
         call(lib.wb_offloader_reset, self._live(), stream_handle(stream))
+
+    def reset_all(self, stream: Any = None) -> None:
+        """Ends the steps of all streams: releases every group on this stream."""
+        call(lib.wb_offloader_reset_all, self._live(), stream_handle(stream))
 
     def find_parameter(self, name: str) -> int:
         """Returns the index of a parameter; raises KeyError for an unknown name."""
@@ -308,6 +366,12 @@ class Offloader(Closeable):
         """Memory and transfers of the offloader."""
         found = filled(wb_offloader_stats, lib.wb_offloader_get_stats, self._live())
         return OffloaderStats(**same_fields(OffloaderStats, found))
+
+    def group_stats(self, group: int) -> OffloadedGroupStats:
+        """Transfers of a group."""
+        index, function = unsigned(group, "group"), lib.wb_offloader_get_group_stats
+        found = filled(wb_offloader_group_stats, function, self._live(), index)
+        return OffloadedGroupStats(**same_fields(OffloadedGroupStats, found))
 
     def __repr__(self) -> str:
         if self.closed:

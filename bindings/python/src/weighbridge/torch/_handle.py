@@ -67,7 +67,7 @@ class OffloadHandle:
 
     def reset(self) -> None:
         """Ends a step that was abandoned between two layers."""
-        self.offloader.reset(self._weights.stream())
+        self.offloader.reset_all(self._weights.stream())
 
     def join(self) -> None:
         """Makes the current stream wait for every copy: the end of a capture of part of a step."""

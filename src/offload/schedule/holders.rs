@@ -1,0 +1,75 @@
+//! Who has acquired a group: on which stream, eagerly or in a capture, and how often.
+
+use crate::device::backend::Stream;
+use crate::offload::schedule::fence::Capture;
+use crate::os::sync::{self, ThreadId};
+
+/// Acquires of a group that were made alike.
+#[derive(Clone, Copy)]
+pub(super) struct Holder {
+    pub stream: Stream,
+    pub capture: Capture,
+    pub thread: ThreadId,
+    pub count: u32,
+}
+
+impl Holder {
+    /// One acquire by this thread.
+    pub fn new(stream: Stream, capture: Capture) -> Self {
+        Self { stream, capture, thread: sync::thread_id(), count: 1 }
+    }
+}
+
+/// All acquires of a group that are not released.
+#[derive(Default)]
+pub(super) struct Holders(Vec<Holder>);
+
+impl Holders {
+    /// How often the group is acquired.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|holder| holder.count).sum()
+    }
+
+    /// Whether the group is acquired on the stream, or on any.
+    pub fn is_held_on(&self, stream: Option<Stream>) -> bool {
+        self.0.iter().any(|holder| stream.is_none_or(|stream| holder.stream == stream))
+    }
+
+    /// Whether this thread has acquired the group, or the stream.
+    pub fn is_own(&self, stream: Stream) -> bool {
+        let thread = sync::thread_id();
+        self.0.iter().any(|holder| holder.stream == stream || holder.thread == thread)
+    }
+
+    pub fn add(&mut self, new: Holder) {
+        let kind = |holder: &Holder| (holder.stream, holder.capture, holder.thread);
+        let alike = |old: &&mut Holder| kind(old) == kind(&new);
+        match self.0.iter_mut().find(alike) {
+            Some(old) => old.count += new.count,
+            None => self.0.push(new),
+        }
+    }
+
+    /// Removes one acquire: one that was made on the stream and in the capture, or else any.
+    pub fn remove_one(&mut self, stream: Stream, capture: Capture) -> Option<Holder> {
+        let thread = sync::thread_id();
+        let likeness = |holder: &Holder| {
+            let same_stream = holder.stream == stream;
+            (holder.capture.is_some() == capture.is_some(), same_stream, holder.thread == thread)
+        };
+        let (at, _) = self.0.iter().enumerate().max_by_key(|(_, holder)| likeness(holder))?;
+        let holder = &mut self.0[at];
+        holder.count -= 1;
+        let removed = Holder { count: 1, ..*holder };
+        if holder.count == 0 {
+            self.0.swap_remove(at);
+        }
+        Some(removed)
+    }
+
+    /// Removes all acquires of a stream, or of every one.
+    pub fn remove_all(&mut self, stream: Option<Stream>) -> Vec<Holder> {
+        let of_stream = |holder: &mut Holder| stream.is_none_or(|stream| holder.stream == stream);
+        self.0.extract_if(.., of_stream).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! Which copies a call relies on: those of its own step.
+//!
+//! A replay of a graph overwrites slots, and the library does not see it. So once a step was
+//! captured, no copy that was queued in one step is relied on in another, captured or not.
+
+use crate::device::backend::Stream;
+use crate::offload::schedule::fence::Capture;
+
+/// Streams whose steps are remembered. Of more, the one that began a step first is forgotten.
+const MOST_STREAMS: usize = 16;
+
+/// When copies were queued, by a clock that ticks when a step begins.
+pub(super) type Moment = u64;
+
+/// For eager and captured work apart, when the unit was last copied into its slot; 0 if the slot
+/// holds something else.
+#[derive(Default)]
+pub(super) struct Loaded([Moment; 2]);
+
+impl Loaded {
+    /// When the copy was queued.
+    pub fn at(&self, capture: Capture) -> Moment {
+        self.0[usize::from(capture.is_some())]
+    }
+
+    /// Notes that a copy into the slot is queued: a captured one leaves what eager calls find there,
+    /// an eager one ends what captures rely on.
+    pub fn clear(&mut self, capture: Capture) {
+        match capture {
+            Some(_) => self.0[1] = 0,
+            None => self.0 = [0; 2],
+        }
+    }
+
+    pub fn set(&mut self, capture: Capture, moment: Moment) {
+        self.0[usize::from(capture.is_some())] = moment;
+    }
+}
+
+/// The steps of all streams, and the capture that is recorded.
+pub(super) struct Steps {
+    now: Moment,
+    /// Whether the engine says when steps begin.
+    explicit: bool,
+    /// Whether it says so outside of captures.
+    eager_explicit: bool,
+    /// When the last step began on any stream.
+    latest: Moment,
+    /// When the last step of each stream began.
+    streams: Vec<(Stream, Moment)>,
+    /// Whether a graph exists, which may be launched at any time.
+    pub graph_exists: bool,
+    /// The capture that the last call was in.
+    capture: Capture,
+    /// Captured copies that were queued earlier are of another step.
+    captured_since: Moment,
+    /// Whether the next capture may continue the step of the last one: the engine says when steps
+    /// begin, and has joined all copies of the last one.
+    may_continue: bool,
+}
+
+impl Steps {
+    pub fn new() -> Self {
+        Self {
+            now: 1,
+            explicit: false,
+            eager_explicit: false,
+            latest: 1,
+            streams: Vec::new(),
+            graph_exists: false,
+            capture: None,
+            captured_since: 1,
+            may_continue: false,
+        }
+    }
+
+    fn tick(&mut self) -> Moment {
+        self.now += 1;
+        self.now
+    }
+
+    /// Notes the capture that a call is in. Returns since when queued copies are of its step.
+    pub fn enter(&mut self, stream: Stream, capture: Capture) -> Moment {
+        if capture != self.capture && capture.is_some() {
+            self.graph_exists = true;
+            if !self.may_continue {
+                self.captured_since = self.tick();
+            }
+        }
+        self.capture = capture;
+        let own = || self.streams.iter().find(|(of, _)| *of == stream);
+        match capture {
+            Some(_) => self.captured_since,
+            None if self.eager_explicit => own().map_or(self.latest, |(_, began)| *began),
+            // A replay may have come after any call.
+            None if self.graph_exists => Moment::MAX,
+            None => 1,
+        }
+    }
+
+    /// Begins a step of the stream, which is in `capture`.
+    pub fn begin(&mut self, stream: Stream, capture: Capture) {
+        self.explicit = true;
+        self.may_continue = false;
+        let began = self.tick();
+        if capture.is_some() {
+            self.captured_since = began;
+            return;
+        }
+        self.eager_explicit = true;
+        self.latest = began;
+        self.streams.retain(|(of, _)| *of != stream);
+        if self.streams.len() == MOST_STREAMS {
+            self.streams.remove(0);
+        }
+        self.streams.push((stream, began));
+    }
+
+    /// Notes that a copy is queued. Returns when.
+    pub fn queue_copy(&mut self) -> Moment {
+        self.may_continue = false;
+        self.now
+    }
+
+    /// Notes that a stream waits for all copies.
+    pub fn join(&mut self, capture: Capture) {
+        self.may_continue = self.explicit && (self.may_continue || capture.is_some());
+    }
+
+    /// Forgets that captures may continue a step.
+    pub fn end(&mut self) {
+        self.may_continue = false;
+    }
+
+    /// Whether the call's step relies on prefetched copies.
+    pub fn prefetches(&self, capture: Capture) -> bool {
+        capture.is_some() || self.eager_explicit || !self.graph_exists
+    }
+
+    /// Whether a step relies on copies of the step before.
+    pub fn rely_on_each_other(&self) -> bool {
+        !self.explicit && !self.graph_exists
+    }
+}
