@@ -136,7 +136,7 @@ def test_an_embedding_that_a_head_reads_is_dense(net, where, tied):
     handle.remove()
 
 
-def test_a_step_is_predicted_from_what_is_given(net, where):
+def test_a_step_is_predicted_from_given_times(net, where):
     """Seconds of groups are given by name, in any order, and rows and rates reach the plan."""
     given = {"offload_bytes": 1 << 20, "select": "layers", "link_bytes_per_second": 1e9}
     handle = wt.offload(net, **given)
@@ -158,7 +158,7 @@ def test_a_step_is_predicted_from_what_is_given(net, where):
 
 def test_seconds_of_other_groups_are_an_error(net, where):
     resident = run(net, where)
-    with pytest.raises(ValueError, match=r"lacks .*'layers\.0'.* names \['nowhere'\]"):
+    with pytest.raises(ValueError, match=r"lacks .*'layers\.0'.* no group, \['nowhere'\]"):
         wt.offload(net, offload_bytes=1 << 20, group_seconds={"nowhere": 1.0})
     assert same(run(net, where), resident)
 

@@ -12,7 +12,7 @@ from .twins import Net, equal, forward, weights
 
 
 class Scales:
-    """What is needed to read packed numbers: tensors that are no parameters."""
+    """What is needed to read packed numbers: tensors that the model does not list."""
 
     def __init__(self, largest: torch.Tensor, shape: torch.Size) -> None:
         self.largest, self.shape = largest, shape

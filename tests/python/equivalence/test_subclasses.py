@@ -142,6 +142,41 @@ def test_a_model_is_quantized_inside_repack(compare, kind):
     assert refused or equal(found, forward(resident)), "WRONG numbers after remove()"
 
 
+@pytest.mark.parametrize("way", ["directly", "repack"])
+def test_the_tensors_inside_of_a_replacement_are_carried(compare, way):
+    """They take the place of the weight in its group; the old object keeps its numbers."""
+    resident, model = compare.made(Wide), compare.made(Wide)
+    old = model.layers[1].weight
+    numbers = old.detach().clone()
+    by_pairs(resident)
+    handle = compare.offload(model, select="layers")
+    forward(model)
+    if way == "directly":
+        by_pairs(model)
+    else:
+        with handle.repack() as modules:
+            for name, layer in modules:
+                at = int(name.rpartition(".")[2])
+                layer.weight = nn.Parameter(
+                    Pair(*(part.clone() for part in inner(resident.layers[at].weight))),
+                    requires_grad=False,
+                )
+    for _ in range(2):
+        assert equal(forward(model), forward(resident)), "WRONG numbers"
+    assert equal(old.detach(), numbers), "WRONG numbers of the old object"
+    infos = {info.name: info.placement for info in handle.offloader.parameter_infos()}
+    for at in range(4):
+        assert f"layers.{at}.weight" not in infos
+        assert infos[f"layers.{at}.weight.high"] == infos[f"layers.{at}.weight.low"] == "offloaded"
+    handle.remove()
+    assert equal(weights(model), weights(resident)), "WRONG weights after remove()"
+    assert equal(forward(model), forward(resident)), "WRONG numbers after remove()"
+
+
+def inner(pair):
+    return pair.high, pair.low
+
+
 class Labelled(nn.Parameter):
     """A parameter with attributes, as loaders of quantized files make them."""
 

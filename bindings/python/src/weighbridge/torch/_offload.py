@@ -147,7 +147,7 @@ def _in_order(seconds: Mapping[str, float] | None, parameters: Sequence[Paramete
     unknown = [name for name in seconds if name not in groups]
     if missing or unknown:
         raise ValueError(
-            f"group_seconds lacks the groups {missing} and names {unknown}, which are no groups: "
+            f"group_seconds lacks the groups {missing} and has names of no group, {unknown}: "
             "give the seconds of each group, by the name of its module"
         )
     return [seconds[name] for name in groups]

@@ -44,7 +44,9 @@ def _commit(weights: Weights, number: int, group: str) -> None:
     for found in weights_in(module, group, weights.buffers, others):
         weight, holder = known.get(id(found.tensor)), found.holders[0]
         if weight is None:
-            weight, place = placed.get((holder.module, holder.own), (None, holder))
+            place = holder
+            if holder.outer is None:  # else it is inside of what took the place
+                weight, place = placed.get((holder.module, holder.own), (None, holder))
             if weight is not None and len(weight.holders) > 1:  # no longer tied to the others
                 weights.untie(weight, place)
                 weight = None

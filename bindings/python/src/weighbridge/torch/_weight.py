@@ -133,7 +133,7 @@ def weights_in(module: torch.nn.Module, path: str, buffers: bool, others: set[in
         for key, tensor in own:
             if tensor is None:
                 continue
-            for name, part in _inner(f"{inner_path}.{key}" if inner_path else key, tensor):
+            for name, part in inner_tensors(f"{inner_path}.{key}" if inner_path else key, tensor):
                 outer = None if part is tensor else tensor
                 holder = Holder(name, inner_path, inner, key, outer)
                 found.setdefault(id(part), Weight(part, [])).holders.append(holder)
@@ -187,11 +187,13 @@ def _layout_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def _inner(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+def inner_tensors(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """Returns the tensors that have the bytes of a tensor, by name."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        return [pair for own in names for pair in _inner(f"{name}.{own}", getattr(tensor, own))]
+        return [
+            pair for own in names for pair in inner_tensors(f"{name}.{own}", getattr(tensor, own))
+        ]
     kind = type(tensor)
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
         raise ValueError(

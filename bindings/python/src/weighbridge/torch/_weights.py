@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Literal
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._progress import Callback
 from ..dtypes import DtypeLike
@@ -21,7 +22,7 @@ from ..offloader import Offloader, OffloaderParameterInfo
 from ..plan import Parameter, Plan
 from . import _operators
 from ._tensors import address_of, copy_bytes, dtype_of, like, span_of, tensor_of
-from ._weight import Holder, Weight, version_of, weights_of
+from ._weight import Holder, Weight, inner_tensors, version_of, weights_of
 from ._window import Use, Window
 
 Verify = Literal["first-step", "always", "off"]
@@ -329,19 +330,39 @@ class Weights:
         held = holder.held()
         if held is None or holder.outer is not None:
             return False  # moved elsewhere: the object is still the weight
-        if len(weight.holders) > 1:
-            group = self.offloader.plan.groups[self.infos()[holder.name].group].name
+        if is_traceable_wrapper_subclass(held):
+            self._add_inner(weight, holder, held)
+        elif len(weight.holders) > 1:
+            group = self._group_of(holder)
             self.untie(weight, holder)
             self.add(holder, group, held)
         else:
-            # A caller that still has the old object keeps its bytes.
-            old = weight.tensor
-            old.data = like(old, self.device)
-            if weight.home is not None:
-                copy_bytes(weight.home, old)
+            self._give_up(weight)
             weight.tensor = held
             self.replace(weight, held)
         return True
+
+    def _group_of(self, holder: Holder) -> str:
+        """Returns the name of a weight's group."""
+        return self.offloader.plan.groups[self.infos()[holder.name].group].name
+
+    def _give_up(self, weight: Weight) -> None:
+        """Gives a weight's object memory of its own, for a caller that still has it."""
+        old = weight.tensor
+        old.data = like(old, self.device)
+        if weight.home is not None:
+            copy_bytes(weight.home, old)
+
+    def _add_inner(self, weight: Weight, holder: Holder, outer: torch.Tensor) -> None:
+        """Takes the tensors inside of a subclass that is where a weight was."""
+        group = self._group_of(holder)
+        for name, part in inner_tensors(holder.name, outer):
+            self.add(Holder(name, holder.path, holder.module, holder.own, outer), group, part)
+        if len(weight.holders) > 1:
+            self.untie(weight, holder)
+        else:
+            self._give_up(weight)
+            self.drop(weight)
 
     def follow_within(self, module: torch.nn.Module) -> None:
         """Takes notice of what was done to the weights in a module."""
