@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._compiled import is_exporting
@@ -86,6 +87,9 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
             )
         if _WINDOW not in self.__dict__:
             return run(*args, **kwargs)
+        if get_eval_frame_callback() not in (None, False):
+            # The compiler left out this call, but would compile those within, and the windows'.
+            return eagerly(self, args, kwargs)
         if window is not None and self is not weights.model:
             return window.run(run, args, kwargs)
         with weights.lock, weights.step() if self is weights.model else nullcontext():
@@ -125,7 +129,7 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
 
     @torch.compiler.disable
     def eagerly(self: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """Runs the first forward, which is watched, outside of compiled code."""
+        """Runs a forward of which nothing is compiled, such as the first, which is watched."""
         return forward(self, *args, **kwargs)
 
     members = {

@@ -118,8 +118,11 @@ class Weights:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Runs the model: a step, unless it is called within one."""
-        if not self._running and (not self._overlap_steps or self.is_capturing()):
-            self.begin_step()
+        if not self._running:
+            # Once a step was captured, what replays have left in slots is unknown.
+            self._overlap_steps &= not self.is_capturing()
+            if not self._overlap_steps:
+                self.begin_step()
         self._running += 1
         try:
             yield
