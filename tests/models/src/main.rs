@@ -40,7 +40,7 @@ fn main() {
     if name.contains(&chosen) {
         let since = Instant::now();
         for case in 0..cases {
-            loom::model(move || run(case));
+            check(0, move || run(case));
         }
         println!("{name}: {cases} cases, {:.1} s", since.elapsed().as_secs_f64());
         count += 1;
@@ -58,15 +58,19 @@ fn main() {
 /// Returns the number of orders; panics in the first order that breaks a rule.
 fn try_all_orders(&(_, preemptions, run): &Model) -> u64 {
     let tried = Arc::new(AtomicU64::new(0));
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 100_000;
     let counter = tried.clone();
-    builder.check(move || {
+    check(preemptions, move || {
         counter.fetch_add(1, Ordering::Relaxed);
         run();
     });
     tried.load(Ordering::Relaxed)
+}
+
+fn check(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 100_000;
+    builder.check(run);
 }
 
 /// Runs the models that break the ring's rules on purpose: each must panic.
