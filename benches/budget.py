@@ -178,7 +178,7 @@ class Bench:
             owned = {info.name for info in offloader.parameter_infos() if info.owned}
 
             def weight(name: str, own: torch.Tensor) -> torch.Tensor:
-                # What stays resident stays in the tensor that it came in.
+                # Resident weights use the tensors that they came in.
                 return torch.from_dlpack(offloader.view(name)) if name in owned else own
 
             weights = [
