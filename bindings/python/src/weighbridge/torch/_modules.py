@@ -112,7 +112,7 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
                 )
             own: Any = type(self)
             window = self.__dict__.pop(_WINDOW)
-            self.__class__ = kind  # type: ignore[assignment]
+            self.__class__ = getattr(own, _ORIGINAL)
             try:
                 return copy.deepcopy(self, memo)
             finally:

@@ -74,7 +74,8 @@ def offload(
     weight is in a slot during the forward of its group's module; a caller that uses it at another
     time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of
     each module, which is slower, finds weights that may not be in a slot; later runs check it and
-    raise. ``"always"`` makes every run like the first, for debugging; ``"off"`` checks nothing.
+    raise. A compiled model's first step does not use its compiled code. ``"always"`` makes every
+    run like the first, for debugging; ``"off"`` checks nothing.
     A step copies every weight that it uses. With ``overlap_steps`` the copies for the first layers
     begin while the last layers of the step before compute; between steps, weights may then not be
     changed in ways that PyTorch does not count, which are in-place changes of ``weight.data``.

@@ -34,8 +34,9 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
         """Gives the host's view of the bytes, so that saving needs no device memory, and is right
         while another thread runs the layer."""
         saved = state.get(prefix + own)
-        # Another class of tensors may have attributes, which views lack.
-        if type(saved) is torch.Tensor and weight.stored is not None:
+        if not isinstance(saved, torch.Tensor) or type(saved) is not torch.Tensor:
+            return  # another class may have attributes, which views lack
+        if weight.stored is not None:
             known = {weight.home_address, *weight.slot_addresses}
             if saved.data_ptr() in known and saved is not weight.tensor:
                 state[prefix + own] = weight.stored
