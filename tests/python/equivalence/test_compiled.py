@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from weighbridge.torch._weights import Weights
+from weighbridge.torch._window import Window
+
 from .twins import TOKENS, Net, equal, forward
 
 AOT = pytest.mark.parametrize("backend", ["aot_eager"])
@@ -273,3 +276,21 @@ def test_the_default_compiler_compiled_before_the_offload(compare):
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
 def test_the_default_compiler_and_several_offloads(compare):
     test_it_is_offloaded_compiled_removed_and_offloaded_again(compare, "inductor")
+
+
+@EVERY
+@pytest.mark.parametrize("transfer_mode", ["prefetch"])
+def test_steps_after_the_first_are_compiled(compare, backend, monkeypatch):
+    """Code that a compiler left out would run, too, but as slowly as without it."""
+    model = compare.made(small)
+    compare.offload(model)
+    program = torch.compile(model, backend=backend)
+    forward_of(program)
+    acquired = []
+    own = Weights.acquire_slots
+    monkeypatch.setattr(
+        Weights, "acquire_slots", lambda self, group: acquired.append(group) or own(self, group)
+    )
+    monkeypatch.setattr(Window, "run", lambda *_: pytest.fail("a layer ran without the compiler"))
+    forward_of(program)
+    assert len(acquired) == 5, "an embedding, three layers and a head"

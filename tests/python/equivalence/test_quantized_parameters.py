@@ -72,7 +72,9 @@ class PackedLinear(nn.Module):
     def forward(self, x):
         scales, data = self.weight.quant_state, self.weight.as_subclass(torch.Tensor)
         codes = torch.stack([data // 16, data % 16], dim=-1).reshape(scales.shape)
-        return nn.functional.linear(x, (codes.to(x.dtype) - 8) / 7 * scales.largest, self.bias)
+        return nn.functional.linear(
+            x, (codes.to(x.dtype) - 8) / 7 * scales.largest.to(x.device), self.bias
+        )
 
 
 def packed(kind: type[Packed] = Packed) -> nn.Module:

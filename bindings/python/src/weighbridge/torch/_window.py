@@ -64,7 +64,7 @@ class Window:
     @property
     def watches(self) -> bool:
         """Whether the next run watches what keeps or changes the weights."""
-        return bool(self.uses) and not self.watched and self._weights.reads_in_place
+        return len(self.uses) > 0 and not self.watched and self._weights.reads_in_place
 
     def run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Calls the module's forward with the weights in the slot."""
