@@ -71,8 +71,8 @@ class Weights:
         """The groups that were acquired since a step began, outside of the model's forward."""
         self.watches = verify != "off"
         """Whether the next step of the model is not to be compiled, but to be watched."""
-        self._released: Window | None = None
-        """What compiled code released last."""
+        self._released: dict[int, Window] = {}
+        """By group, what compiled code has released since it was checked."""
         self._warned = False
         # On the host, PyTorch runs on the calling thread, which waits for a stream of its own.
         self._host_stream = plan.device.stream() if device.type == "cpu" else None
@@ -157,21 +157,26 @@ class Weights:
 
     def acquire_slots(self, group: int) -> list[torch.Tensor]:
         """Acquires a group for compiled code; returns tensors over its slots."""
-        self._check_released()
+        if group in self._released:  # the next step: code of the last one has ended
+            self._check_released()
         self.acquire_group(group)
         return [slot.detach() for slot in self.slots(group)]
 
     def release_slots(self, group: int) -> list[int]:
         """Releases a group for compiled code; returns the addresses of its slots."""
         self.release_group(group)
-        self._released = self.windows[group]
-        return self._released.compiled.addresses
+        self._released[group] = self.windows[group]
+        return self._released[group].compiled.addresses
 
     def _check_released(self) -> None:
-        """Raises RuntimeError if what compiled code released last is still used."""
-        released, self._released = self._released, None
-        if released is not None and self.verify != "off":
-            released.refuse_kept(released.compiled.kept())
+        """Raises RuntimeError if something still uses slots that compiled code has released.
+
+        Not before the code has ended, which may keep tensors for longer than it uses them.
+        """
+        released, self._released = self._released, {}
+        if self.verify != "off":
+            for window in released.values():
+                window.refuse_kept(window.compiled.kept())
 
     def check_gradients(self) -> None:
         """Warns, once, that layers run on weights at home since gradients are recorded."""
