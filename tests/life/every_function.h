@@ -492,6 +492,7 @@ static inline void every_begin(void)
     SIZED(group);
     SIZED(offloaded);
     SIZED(stats);
+    SIZED(group_stats);
     SIZED(reconciled);
     SIZED(scales);
     SIZED(quantized);
