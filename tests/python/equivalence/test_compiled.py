@@ -289,8 +289,64 @@ def test_steps_after_the_first_are_compiled(compare, backend, monkeypatch):
     acquired = []
     own = Weights.acquire_slots
     monkeypatch.setattr(
-        Weights, "acquire_slots", lambda self, group: acquired.append(group) or own(self, group)
+        Weights,
+        "acquire_slots",
+        lambda self, group, layout: acquired.append(group) or own(self, group, layout),
     )
     monkeypatch.setattr(Window, "run", lambda *_: pytest.fail("a layer ran without the compiler"))
     forward_of(program)
     assert len(acquired) == 5, "an embedding, three layers and a head"
+
+
+def multiply(weight):
+    weight.mul_(2)
+
+
+def multiply_data(weight):
+    weight.data.mul_(2)
+
+
+def set_data(weight):
+    weight.data = weight.data * 2
+
+
+def set_double(weight):
+    weight.data = weight.data.double() * 2
+
+
+def edit(model, change):
+    with torch.no_grad():
+        for layer in model.layers:
+            change(layer.norm.weight)
+
+
+@AOT
+@pytest.mark.parametrize(
+    ("change", "overlap"),
+    [
+        (multiply, False),
+        (multiply, True),
+        (multiply_data, False),  # excluded by overlap_steps
+        (set_data, False),
+        (set_data, True),
+        (set_double, False),
+    ],
+)
+def test_edits_between_compiled_steps_count(compare, backend, change, overlap):
+    if overlap and change is multiply_data:
+        return  # what overlap_steps excludes
+    resident, model = compare.made(small), compare.made(small)
+    handle = compare.offload(model, overlap_steps=overlap)
+    program = torch.compile(model, backend=backend)
+    for _ in range(2):
+        assert equal(forward_of(program), forward(resident))
+    for edited in (resident, model):
+        edit(edited, change)
+    if change is set_double:
+        with pytest.raises(RuntimeError):
+            forward(resident)
+        with pytest.raises(RuntimeError):
+            forward_of(program)
+    else:
+        assert equal(forward_of(program), forward(resident)), "WRONG numbers after the edit"
+    handle.remove()

@@ -35,6 +35,8 @@ class CompiledWindow:
         self.slots: list[torch.Tensor] = []
         self.holders: list[list[tuple[torch.nn.Module, str, bool]]] = []
         self.addresses: list[int] = []
+        self.layout = ""
+        """Of the slots. Compilers guard it, so code for other weights is not used again."""
         self.weights: list[Weight] = []
         self._aliases: list[int] = []
 
@@ -51,6 +53,7 @@ class CompiledWindow:
                 self.holders.append([(h.module, h.own, h.is_buffer()) for h in holders])
         if self.slots:
             self.acquire = _operators.acquire(len(self.slots))
+        self.layout = str([(t.dtype, tuple(t.shape), t.stride()) for t in self.slots])
         self.addresses = [slot.data_ptr() for slot in self.slots]
         self._aliases = [aliases_of(slot) for slot in self.slots]
 
@@ -61,9 +64,9 @@ class CompiledWindow:
 
     def run(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls the module's forward with the weights in the slot; for a compiler to trace."""
-        if not self.slots or is_exporting() or self._needs_gradient(args, kwargs):
+        if not self.slots or is_exporting() or self.needs_gradient(args, kwargs):
             return forward(*args, **kwargs)
-        acquired = self.acquire(self.order, self.handle, self.group)
+        acquired = self.acquire(self.order, self.handle, self.group, self.layout)
         slots = [acquired] if isinstance(acquired, torch.Tensor) else list(acquired)
         replaced = []
         for slot, holders in zip(slots, self.holders):
@@ -80,7 +83,7 @@ class CompiledWindow:
         torch.ops.weighbridge.release(self.order, slots, self.handle, self.group)
         return result
 
-    def _needs_gradient(self, args: Any, kwargs: Any) -> bool:
+    def needs_gradient(self, args: Any, kwargs: Any) -> bool:
         """Returns whether a backward pass will read the weights again."""
         if not torch.is_grad_enabled():
             return False

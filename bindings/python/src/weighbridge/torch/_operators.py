@@ -30,8 +30,9 @@ from ._tensors import like
 class Slots(Protocol):
     """An object whose groups the operators acquire and release on the current stream."""
 
-    def acquire_slots(self, group: int) -> list[torch.Tensor]:
-        """Makes the current stream wait for the group; returns tensors over its slots."""
+    def acquire_slots(self, group: int, layout: str) -> list[torch.Tensor]:
+        """Makes the current stream wait for the group; returns tensors over its slots. Raises
+        RuntimeError if they have another layout."""
 
     def release_slots(self, group: int) -> list[int]:
         """Declares the work queued on the current stream the last use of the group; returns the
@@ -75,12 +76,12 @@ def acquire(count: int) -> Any:
     """
     name = f"acquire_{count}"
     results = ", ".join(["Tensor"] * count)
-    schema = f"(Tensor(a!) order, int handle, int group) -> ({results})"
+    schema = f"(Tensor(a!) order, int handle, int group, str layout) -> ({results})"
 
-    def run(order: torch.Tensor, handle: int, group: int) -> Any:
-        return _several(_of(handle).acquire_slots(group))
+    def run(order: torch.Tensor, handle: int, group: int, layout: str) -> Any:
+        return _several(_of(handle).acquire_slots(group, layout))
 
-    def fake(order: torch.Tensor, handle: int, group: int) -> Any:
+    def fake(order: torch.Tensor, handle: int, group: int, layout: str) -> Any:
         made = [like(slot, slot.device) for slot in _of(handle).slots(group)]
         _versions.update((slot, slot._version) for slot in made)
         return _several(made)

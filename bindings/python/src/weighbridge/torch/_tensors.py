@@ -25,6 +25,24 @@ def tensor_of(view: View) -> torch.Tensor:
     return torch.from_dlpack(view)
 
 
+def typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
+    """Returns a tensor over a view, of the type of a weight that was given as plain bytes."""
+    found = tensor_of(view)
+    if dtype_of(tensor) is None:
+        found = found.view(tensor.dtype).squeeze(-1)
+    return found
+
+
+def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor of the type and layout of ``tensor`` over memory of ``whole``, whose first
+    element is ``offset`` bytes after that of ``whole``."""
+    start = whole.storage_offset() * whole.dtype.itemsize + offset
+    found = torch.empty(0, dtype=tensor.dtype, device=whole.device)
+    return found.set_(
+        whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
+    )
+
+
 def address_of(tensor: torch.Tensor) -> int:
     """Returns the address of the first element; 0 for a tensor on the meta device."""
     return 0 if tensor.is_meta else tensor.data_ptr()

@@ -17,11 +17,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .._progress import Callback
 from ..dtypes import DtypeLike
 from ..errors import Status, WeighbridgeError
-from ..memory import View
 from ..offloader import Offloader, OffloaderParameterInfo
 from ..plan import Parameter, Plan
 from . import _operators
-from ._tensors import address_of, copy_bytes, dtype_of, like, span_of, tensor_of
+from ._tensors import address_of, copy_bytes, dtype_of, like, span_of, typed, view_within
 from ._weight import Holder, Weight, inner_tensors, version_of, weights_of
 from ._window import Use, Window
 
@@ -155,10 +154,16 @@ class Weights:
         """Returns the slots of a group's weights for compiled code."""
         return self.windows[group].compiled.slots
 
-    def acquire_slots(self, group: int) -> list[torch.Tensor]:
+    def acquire_slots(self, group: int, layout: str) -> list[torch.Tensor]:
         """Acquires a group for compiled code; returns tensors over its slots."""
         if group in self._released:  # the next step: code of the last one has ended
             self._check_released()
+        self.follow(self.offloaded(group))
+        if self.windows[group].compiled.layout != layout:
+            raise RuntimeError(
+                "offloaded weights were replaced by others of another type or shape, which the "
+                "compiled code does not know: call the model again, which compiles new code"
+            )
         self.acquire_group(group)
         return [slot.detach() for slot in self.slots(group)]
 
@@ -176,7 +181,7 @@ class Weights:
         released, self._released = self._released, {}
         if self.verify != "off":
             for window in released.values():
-                window.refuse_kept(window.compiled.kept())
+                window.refuse_kept(window.compiled.kept(), "What used it since then may be wrong")
 
     def check_gradients(self) -> None:
         """Warns, once, that layers run on weights at home since gradients are recorded."""
@@ -236,7 +241,7 @@ class Weights:
                 carried = info.transfer_mode in ("on-demand", "prefetch") and info.span_bytes
                 if weight.stored is not None and carried and weight.name not in self.in_place:
                     view = self.offloader.view(holder.name)
-                    slot, traced = (_typed(weight.tensor, view) for _ in range(2))
+                    slot, traced = (typed(weight.tensor, view) for _ in range(2))
                     weight.slot_addresses.add(slot.data_ptr())
                     uses.setdefault(info.group, []).append(Use(weight, slot, traced))
         self._offloaded = {
@@ -258,10 +263,10 @@ class Weights:
             if info is None or info.device_address is None or info.span_bytes == 0:
                 pass
             elif info.placement == "offloaded":
-                stored = _typed(weight.tensor, self.offloader.host_view(holder.name))
+                stored = typed(weight.tensor, self.offloader.host_view(holder.name))
                 home = self._device_view(weight.tensor, holder.name, stored)
             elif info.owned:
-                home = _typed(weight.tensor, self.offloader.view(holder.name))
+                home = typed(weight.tensor, self.offloader.view(holder.name))
             key = None if home is None else home.dtype
             if key not in apart:
                 apart[key] = Weight(weight.tensor, []) if apart else weight
@@ -274,7 +279,7 @@ class Weights:
     def _device_view(self, tensor: torch.Tensor, name: str, stored: torch.Tensor) -> torch.Tensor:
         """Returns a tensor that the device reads in place; the host's if the device cannot."""
         try:
-            return _typed(tensor, self.offloader.zero_copy_view(name))
+            return typed(tensor, self.offloader.zero_copy_view(name))
         except WeighbridgeError as error:
             if error.status != Status.NOT_MAPPED:
                 raise
@@ -471,24 +476,6 @@ def _use_home(weight: Weight) -> None:
             holder.put(weight.tensor)
     if not weight.in_slot:
         weight.go_home()
-
-
-def _typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
-    """Returns a tensor over a view, of the type of a weight that was given as plain bytes."""
-    found = tensor_of(view)
-    if dtype_of(tensor) is None:
-        found = found.view(tensor.dtype).squeeze(-1)
-    return found
-
-
-def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor of the type and layout of ``tensor`` over memory of ``whole``, whose first
-    element is ``offset`` bytes after that of ``whole``."""
-    start = whole.storage_offset() * whole.dtype.itemsize + offset
-    found = torch.empty(0, dtype=tensor.dtype, device=whole.device)
-    return found.set_(
-        whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
-    )
 
 
 def parameter_of(name: str, group: str, tensor: torch.Tensor, **more: Any) -> Parameter:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
 from ._compiled import CompiledWindow
-from ._tensors import aliases_of, bytes_of, copy_bytes, tensors_in, users_of
+from ._tensors import aliases_of, bytes_of, copy_bytes, users_of
 from ._weight import Weight, version_of
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ class Window:
             for use in entered
             if use.weight.in_slot == 0 and users_of(use.storage) > use.users
         ]
-        self.refuse_kept(kept)
+        self.refuse_kept(kept, "The result was discarded")
 
-    def refuse_kept(self, kept: list[Weight]) -> None:
+    def refuse_kept(self, kept: list[Weight], consequence: str) -> None:
         """Raises RuntimeError if any weight is kept after the forward."""
         if kept:
             names = ", ".join(repr(weight.name) for weight in kept)
@@ -135,8 +135,8 @@ class Window:
             raise RuntimeError(
                 f"{names}: something still uses the offloaded weight after the forward of its "
                 "layer, such as a view of it that was returned or stored, and its device memory is "
-                "about to be overwritten. The result was discarded. From now on the weight is read "
-                "in place: call the model again, or exclude the weight"
+                f"overwritten by other weights. {consequence}. From now on the weight is read in "
+                "place: call the model again, or exclude the weight"
             )
 
     def _watch(self, forward: Forward, args: Any, kwargs: Any) -> Any:
@@ -169,11 +169,7 @@ class Window:
         """Returns whether no weight is to be put into the slot in this run."""
         if not self.uses or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
             return True  # what records the operations would record the slots
-        if not torch.is_grad_enabled():
-            return False
-        module = self._weights.modules[self.group]
-        tensors = (*module.parameters(), *tensors_in(args, kwargs))
-        if any(tensor.requires_grad for tensor in tensors):
+        if self.compiled.needs_gradient(args, kwargs):
             # The backward pass reads the weights again, when their slots are overwritten.
             self._weights.check_gradients()
             return True
