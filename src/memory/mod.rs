@@ -9,4 +9,5 @@ mod pin;
 mod register;
 pub mod safetensors_file;
 pub mod staging;
+pub mod transfer;
 pub mod view;

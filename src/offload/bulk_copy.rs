@@ -1,15 +1,19 @@
 //! Copies of parameters into host memory and into device memory, outside of steps.
 
-use crate::device::backend::{Location, Stream};
+use crate::device::backend::Location;
 use crate::device::device::Device;
-use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::memory::staging::{STAGING_BYTES, Staging};
+use crate::memory::transfer::{Direction, PIECE_BYTES, Piece, Transfer};
 use crate::os::bytes;
-use crate::os::parallel::{Phase, Progress, in_pieces, report, threads_for};
+use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
+use crate::plan::plan::ALIGNMENT;
+
+/// Bytes from which on a source that is pinned is copied directly. Smaller sources are gathered in
+/// staging memory, so that many of them are one copy: a copy costs as much as 100 KB on the link.
+const LEAST_DIRECT: usize = 1 << 20;
 
 /// A copy.
 #[derive(Debug, Clone, Copy)]
@@ -34,86 +38,96 @@ pub fn into_host(
         from_host.sort_by_key(|job| job.to.start());
         let threads = threads_for(threads, buffer.data().bytes());
         in_pieces(buffer.data(), threads, Phase::Read, progress, &|piece| {
-            copy_into_piece(&from_host, piece);
+            copy_into_piece(&from_host, piece, piece);
             Ok(())
         })?;
     }
-    if from_device.is_empty() {
-        return Ok(());
-    }
-    let pinned = buffer.pinned_bytes() > 0;
-    on_a_stream(device, &from_device, progress, &|piece, staging, stream| match pinned {
-        true => device.copy(piece.to, piece.from.span, stream),
-        false => {
-            let staged = staging()?.part(0, piece.to.bytes());
-            device.copy(staged, piece.from.span, stream)?;
-            device.backend().synchronize(stream)?;
-            bytes::copy(piece.to, staged);
-            Ok(())
-        }
-    })
+    let direct = buffer.pinned_bytes() > 0;
+    let parts: Vec<CopyJob> = from_device.iter().flat_map(|job| parts_of(*job)).collect();
+    let pieces: Vec<Piece> = parts
+        .iter()
+        .map(|part| Piece { device: part.from.span, direct: direct.then_some(part.to) })
+        .collect();
+    let transfer = Transfer {
+        device,
+        direction: Direction::FromDevice,
+        pieces: &pieces,
+        threads: threads_for(threads, bytes_of(&from_device)),
+        stage: &|at, staging| bytes::copy(parts[at].to, staging),
+    };
+    transfer.run(progress)
 }
 
-/// Copies into device memory. Returns when all bytes are there.
+/// Copies into `memory` of the device, in which all targets lie. Returns when all bytes are there.
+/// Bytes of the memory that lie between targets, fewer than [`ALIGNMENT`], may be overwritten.
 pub fn into_device(
     device: &Arc<Device>,
+    memory: Span,
     jobs: &[CopyJob],
+    threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    on_a_stream(device, jobs, progress, &|piece, staging, stream| match piece.from.on_device {
-        true => device.copy(piece.to, piece.from.span, stream),
-        false => {
-            let staged = staging()?.part(0, piece.to.bytes());
-            bytes::copy(staged, piece.from.span);
-            device.copy(piece.to, staged, stream)?;
-            device.backend().synchronize(stream)
+    let (mut direct, mut staged) = (Vec::new(), Vec::new());
+    let cuda = device.capabilities().cuda;
+    for job in jobs.iter().filter(|job| job.to.bytes() > 0) {
+        let large = job.to.bytes() >= LEAST_DIRECT;
+        // The host device copies from any memory.
+        let copyable = job.from.on_device || !cuda;
+        if copyable || (large && device.backend().is_pinned(job.from.span)?) {
+            let piece = |part: CopyJob| Piece { device: part.to, direct: Some(part.from.span) };
+            direct.extend(parts_of(*job).map(piece));
+        } else {
+            staged.push(*job);
         }
+    }
+    staged.sort_by_key(|job| job.to.start());
+    let mut pieces = Vec::new();
+    for run in staged.chunk_by(|job, next| next.to.start() < job.to.end() + ALIGNMENT as usize) {
+        let (first, last) = (run[0].to.start(), run[run.len() - 1].to.end());
+        let run = memory.part(first - memory.start(), last - first);
+        pieces.extend(
+            (0..run.bytes())
+                .step_by(PIECE_BYTES)
+                .map(|offset| Piece { device: run.part(offset, PIECE_BYTES), direct: None }),
+        );
+    }
+    // After the staged pieces, which overwrite what lies between their targets.
+    pieces.append(&mut direct);
+    let transfer = Transfer {
+        device,
+        direction: Direction::ToDevice,
+        pieces: &pieces,
+        threads: threads_for(threads, bytes_of(&staged)),
+        stage: &|at, staging| copy_into_piece(&staged, pieces[at].device, staging),
+    };
+    transfer.run(progress)
+}
+
+/// Makes one copy into device memory.
+pub fn write_device(device: &Arc<Device>, job: CopyJob) -> Result<()> {
+    into_device(device, job.to, &[job], 0, &mut None)
+}
+
+fn bytes_of(jobs: &[CopyJob]) -> usize {
+    jobs.iter().map(|job| job.to.bytes()).sum()
+}
+
+/// A job in parts of at most [`PIECE_BYTES`].
+fn parts_of(job: CopyJob) -> impl Iterator<Item = CopyJob> {
+    (0..job.to.bytes()).step_by(PIECE_BYTES).map(move |offset| {
+        let part = |span: Span| span.part(offset, PIECE_BYTES);
+        CopyJob { to: part(job.to), from: Location { span: part(job.from.span), ..job.from } }
     })
 }
 
-/// The parts of the jobs, sorted by target, that lie in a piece of the targets' memory.
-fn copy_into_piece(jobs: &[CopyJob], piece: Span) {
+/// Copies the parts of the jobs, sorted by target, that lie in a piece of the targets' memory, to
+/// `memory`, which has the piece's bytes or will be copied to it.
+fn copy_into_piece(jobs: &[CopyJob], piece: Span, memory: Span) {
     let first = jobs.partition_point(|job| job.to.end() <= piece.start());
     for job in jobs[first..].iter().take_while(|job| job.to.start() < piece.end()) {
         let skip = piece.start().saturating_sub(job.to.start());
-        let most = piece.end() - piece.start().max(job.to.start());
-        bytes::copy(job.to.part(skip, most), job.from.span.part(skip, most));
+        let start = piece.start().max(job.to.start());
+        let most = piece.end() - start;
+        bytes::copy(memory.part(start - piece.start(), most), job.from.span.part(skip, most));
     }
-}
-
-/// Queues the copy of one piece on a stream. Its second argument makes the staging buffer when it
-/// is first called.
-type CopyPiece<'a> = dyn Fn(CopyJob, &mut dyn FnMut() -> Result<Span>, Stream) -> Result<()> + 'a;
-
-/// Runs the jobs in pieces. Waits for all that was queued, also after an error.
-fn on_a_stream(
-    device: &Arc<Device>,
-    jobs: &[CopyJob],
-    progress: &mut Progress<'_>,
-    copy: &CopyPiece<'_>,
-) -> Result<()> {
-    let mut staging: Option<Staging> = None;
-    let stream = OwnedStream::new(device)?;
-    let total = jobs.iter().map(|job| job.to.bytes()).sum();
-    let largest = jobs.iter().map(|job| job.to.bytes()).max().unwrap_or(0);
-    let mut staged = || match &staging {
-        Some(staging) => Ok(staging.span()),
-        None => Ok(staging.insert(Staging::new(device, largest)?).span()),
-    };
-    let mut copy_all = || {
-        let mut done = 0;
-        for job in jobs {
-            for offset in (0..job.to.bytes()).step_by(STAGING_BYTES) {
-                let part = |span: Span| span.part(offset, STAGING_BYTES);
-                let from = Location { span: part(job.from.span), ..job.from };
-                let piece = CopyJob { to: part(job.to), from };
-                copy(piece, &mut staged, stream.get())?;
-                done += piece.to.bytes();
-                report(progress, Phase::Read, done, total)?;
-            }
-        }
-        Ok(())
-    };
-    let copied = copy_all();
-    copied.and(device.backend().synchronize(stream.get()))
 }

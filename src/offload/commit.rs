@@ -17,6 +17,8 @@ pub struct CommitLayout {
     pub blocks: Vec<Block>,
     pub to_host: Vec<CopyJob>,
     pub to_device: Vec<CopyJob>,
+    /// The memory of the targets of `to_device`.
+    pub resident: Option<Arc<DeviceMemory>>,
 }
 
 /// Lays out the parameters of a plan in its units, and in new device memory those resident ones
@@ -28,7 +30,8 @@ pub fn lay_out(
 ) -> Result<CommitLayout> {
     let plan = &device_plan.plan;
     let mut layout = CommitLayout::default();
-    let resident = alloc_resident(device_plan, sources)?;
+    let (memory, resident) = alloc_resident(device_plan, sources)?;
+    layout.resident = memory;
     // The backing of each storage.
     let mut backings = Vec::with_capacity(plan.storages.len());
     for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
@@ -114,8 +117,8 @@ fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(
     pieces
 }
 
-/// For each storage the device memory that it gets, with its offset there.
-type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
+/// Device memory, and for each storage that is in it the memory again with its offset there.
+type ResidentMemory = (Option<Arc<DeviceMemory>>, Vec<Option<(Arc<DeviceMemory>, u64)>>);
 
 /// Allocates device memory, at once, for all resident storages that have a source in host memory or
 /// are quantized.
@@ -137,5 +140,6 @@ fn alloc_resident(
         }
     }
     let memory = DeviceMemory::alloc(&device_plan.device, bytes)?.map(Arc::new);
-    Ok(offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect())
+    let storages = offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect();
+    Ok((memory, storages))
 }

@@ -72,10 +72,12 @@ impl Offloader {
             store.unwrap_or_else(|_| source_store::own_unit(arena.clone(), region, unit))
         };
         let units: Vec<_> = planned.units.iter().zip(stores).zip(arena_offsets).map(unit).collect();
-        let CommitLayout { parameters, blocks, to_host, to_device } =
+        let CommitLayout { parameters, blocks, to_host, to_device, resident } =
             lay_out(&plan, sources, &units)?;
         bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
-        bulk_copy::into_device(device, &to_device, progress)?;
+        if let Some(resident) = resident {
+            bulk_copy::into_device(device, resident.span(), &to_device, options.threads, progress)?;
+        }
         let groups: Vec<_> = planned.groups.iter().map(|group| group.name.clone()).collect();
         let named = groups.iter().cloned().enumerate();
         let mut state = OffloadState {
@@ -93,7 +95,7 @@ impl Offloader {
             generation: 0,
         };
         state.update_peak();
-        quantize::quantize_all(&plan, &state, sources, progress)?;
+        quantize::quantize_all(&plan, &state, sources, options.threads, progress)?;
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
         let staging = match pageable && device.capabilities().cuda {
             true => Some(Staging::new(device, STAGING_BYTES)?),

@@ -4,32 +4,110 @@ use crate::device::backend::Location;
 use crate::error::{Result, fail};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::OffloadState;
-use crate::os::parallel::Progress;
+use crate::os::in_order::in_order;
+use crate::os::parallel::{Phase, Progress, report, threads_for};
+use crate::os::sync::{self, Mutex};
 use crate::plan::quantization::QuantizationRule;
 use crate::quant::quantizer::Quantizer;
 use crate::quant::task::{Direction, QuantizeTask};
-use crate::status::WB_ERR_INVALID_ARGUMENT;
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT};
 use crate::tensor::layout::Layout;
 
-/// Bytes of staging memory for a commit, at most. They are freed when it ends.
+/// Bytes of staging memory for a commit, at most: of device memory, and of pinned host memory where
+/// a source cannot be copied directly. They are freed when it ends.
 pub const COMMIT_STAGING_BYTES: u64 = 128 << 20;
+
+/// Tensors that a CUDA device quantizes at the same time, at most: while one begins or ends, and
+/// waits, others keep the link busy. On the host device each is the work of one thread.
+const TENSORS_AT_ONCE: usize = 4;
 
 /// Quantizes all parameters of a plan that are kept in FP8 and have a source.
 pub fn quantize_all(
     plan: &DevicePlan,
     state: &OffloadState,
     sources: &[Option<Location>],
+    threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     let Some(rule) = &plan.plan.options.quantize else { return Ok(()) };
-    let quantizer = Quantizer::new(&plan.device, COMMIT_STAGING_BYTES)?;
+    let mut tasks = Vec::new();
     for (at, source) in sources.iter().enumerate() {
         if let (Some(quantized), Some(source)) = (&state.parameters[at].quantized, source) {
-            let task = task_for(rule, state, at, &quantized.layout, *source)?;
-            quantizer.run(&task, progress)?;
+            tasks.push(task_for(rule, state, at, &quantized.layout, *source)?);
         }
     }
+    let total = tasks.iter().map(source_bytes).sum();
+    let threads = threads_for(threads, total).min(tasks.len());
+    let at_once = match plan.device.capabilities().cuda {
+        true => threads.min(TENSORS_AT_ONCE),
+        false => threads,
+    };
+    let mut all = FillProgress { done: 0, total, progress };
+    let alone = match at_once {
+        0 | 1 => tasks,
+        _ => run_at_once(plan, at_once, tasks, &mut all)?,
+    };
+    if alone.is_empty() {
+        return Ok(());
+    }
+    let quantizer = Quantizer::new(&plan.device, COMMIT_STAGING_BYTES)?;
+    for task in &alone {
+        let before = all.done;
+        let mut within = |_: Phase, done: u64, _: u64| all.report(before + done as usize).is_ok();
+        quantizer.run(task, &mut Some(&mut within))?;
+        all.done = before + source_bytes(task);
+    }
     Ok(())
+}
+
+/// Quantizes several tensors at the same time, each with its part of the staging memory. Returns
+/// those that need more of it: that do not fit their part, or would be read twice.
+fn run_at_once(
+    plan: &DevicePlan,
+    at_once: usize,
+    tasks: Vec<QuantizeTask>,
+    all: &mut FillProgress<'_, '_>,
+) -> Result<Vec<QuantizeTask>> {
+    let staging_bytes = COMMIT_STAGING_BYTES / at_once as u64;
+    let quantizers: Vec<_> =
+        (0..at_once).map(|_| Quantizer::new(&plan.device, staging_bytes)).collect::<Result<_>>()?;
+    let fits = |task: &QuantizeTask| matches!(quantizers[0].passes(task), Ok(1));
+    let (fitting, alone): (Vec<_>, Vec<_>) = tasks.into_iter().partition(fits);
+    let idle = Mutex::new(quantizers);
+    let work = |at: usize| {
+        // There are as many as threads.
+        let quantizer = sync::lock(&idle).pop();
+        let Some(quantizer) = quantizer else {
+            fail!(WB_ERR_INTERNAL, "more threads quantize than there are quantizers")
+        };
+        let done = quantizer.run(&fitting[at], &mut None);
+        sync::lock(&idle).push(quantizer);
+        done.map(drop)
+    };
+    let mut end = |at: usize| {
+        all.done += source_bytes(&fitting[at]);
+        all.report(all.done)
+    };
+    in_order(fitting.len(), 2 * at_once, at_once, &mut |_| Ok(()), &work, &mut end)?;
+    Ok(alone)
+}
+
+/// The progress of all tensors together.
+struct FillProgress<'a, 'p> {
+    done: usize,
+    total: usize,
+    progress: &'a mut Progress<'p>,
+}
+
+impl FillProgress<'_, '_> {
+    fn report(&mut self, done: usize) -> Result<()> {
+        report(self.progress, Phase::Quantize, done, self.total)
+    }
+}
+
+/// The bytes that a task reads.
+fn source_bytes(task: &QuantizeTask) -> usize {
+    task.unquantized.span.bytes()
 }
 
 /// The task that quantizes a source to where a parameter and its scales are kept.

@@ -230,7 +230,7 @@ impl Edit<'_> {
         {
             let to = memory.span().part(*offset as usize, bytes as usize);
             let job = CopyJob { to, from: source };
-            if let Err(error) = bulk_copy::into_device(offloader.device(), &[job], &mut None) {
+            if let Err(error) = bulk_copy::write_device(offloader.device(), job) {
                 // A part may have been written.
                 state.generation += 1;
                 for at in tied.into_iter().chain([at]) {
@@ -265,7 +265,7 @@ impl Offloader {
             return Ok(Backing::Missing);
         };
         let job = CopyJob { to: memory.span(), from: Location::host(from) };
-        bulk_copy::into_device(self.device(), &[job], &mut None)?;
+        bulk_copy::write_device(self.device(), job)?;
         Ok(Backing::Owned { memory: Arc::new(memory), offset: 0 })
     }
 

@@ -67,7 +67,7 @@ impl Offloader {
         for (location, copy) in backup {
             let job = CopyJob { to: location.span, from: Location::host(copy.data()) };
             match location.on_device {
-                true => bulk_copy::into_device(self.device(), &[job], &mut None)?,
+                true => bulk_copy::write_device(self.device(), job)?,
                 false => bytes::copy(job.to, job.from.span),
             }
         }

@@ -5,6 +5,7 @@ pub mod bytes;
 pub mod cgroup;
 pub mod environment;
 pub mod float_modes;
+pub mod in_order;
 pub mod log;
 pub mod mapping;
 pub mod memlock;

@@ -81,6 +81,19 @@ impl Quantizer {
         sync::lock(&self.workspace).held_bytes()
     }
 
+    /// How often a task would read its source. Fails if its rows do not fit the staging memory.
+    pub fn passes(&self, task: &QuantizeTask) -> Result<u32> {
+        let source_type = SourceType::of(task.layout.dtype())?;
+        let grid = ScaleGrid::new(&task.layout, task.block)?;
+        let needs = self.staging_needs(task, source_type, &grid)?;
+        Ok(passes(&self.chunks(&grid, needs)?, needs))
+    }
+
+    fn chunks(&self, grid: &ScaleGrid, needs: StagingNeeds) -> Result<Chunks> {
+        let lanes = if self.device.capabilities().cuda { LANES } else { 1 };
+        Chunks::new(grid, needs, self.staging_limit, lanes)
+    }
+
     /// Runs a task. Returns when all bytes are written.
     pub fn run(&self, task: &QuantizeTask, progress: &mut Progress<'_>) -> Result<QuantizeResult> {
         let source_type = SourceType::of(task.layout.dtype())?;
@@ -95,8 +108,7 @@ impl Quantizer {
         let _running = RunningGuard::new(self)?;
         let mut workspace = sync::lock(&self.workspace);
         let needs = self.staging_needs(task, source_type, &grid)?;
-        let lanes = if self.device.capabilities().cuda { LANES } else { 1 };
-        let chunks = Chunks::new(&grid, needs, self.staging_limit, lanes)?;
+        let chunks = self.chunks(&grid, needs)?;
         workspace.reserve(&self.device, chunks.bytes())?;
         let (device, grid) = (&self.device, &grid);
         let pipeline = Pipeline { device, task, source_type, grid, needs, chunks };
@@ -109,12 +121,8 @@ impl Quantizer {
                 task.layout.elements()
             );
         }
-        let two_passes = chunks.scales_first && !needs.given_scales;
-        Ok(QuantizeResult {
-            nonfinite,
-            staging_bytes: chunks.bytes(),
-            passes: if two_passes { 2 } else { 1 },
-        })
+        let passes = passes(&chunks, needs);
+        Ok(QuantizeResult { nonfinite, staging_bytes: chunks.bytes(), passes })
     }
 
     fn staging_needs(
@@ -174,6 +182,11 @@ impl Quantizer {
         done?;
         Ok(bytes::read_u64(readback))
     }
+}
+
+/// How often the source is read.
+fn passes(chunks: &Chunks, needs: StagingNeeds) -> u32 {
+    if chunks.scales_first && !needs.given_scales { 2 } else { 1 }
 }
 
 /// Kernels access numbers only at multiples of their size: any other address is an error that stays

@@ -31,7 +31,7 @@ def matrices(arrays):
     return {name for name, array in arrays.items() if array.ndim == 2}
 
 
-def check(device, offloader, arrays, stream) -> None:
+def check(device, offloader, arrays, stream, options=OPTIONS) -> None:
     """Checks every parameter: the codes and scales of a matrix, the bytes of others."""
     for number, group in enumerate(offloader.plan.groups):
         with offloader.acquired(number, stream):
@@ -42,10 +42,11 @@ def check(device, offloader, arrays, stream) -> None:
                 if array.ndim == 1:
                     assert np.array_equal(found, array)
                     continue
-                scales, codes = reference(array, OPTIONS)
+                scales, codes = reference(array, options)
                 assert np.array_equal(found.view(np.uint8), codes), name
-                found = read(device, offloader.view(name + "_scale_inv"), stream)
-                assert np.array_equal(found, scales[0]), name
+                suffix = "_scale_inv" if options.block_rows else "_scale"
+                found = read(device, offloader.view(name + suffix), stream)
+                assert np.array_equal(found.reshape(scales[0].shape), scales[0]), name
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 40_000])
@@ -130,3 +131,38 @@ def test_invalid_plans_raise(device):
     arrays["layers.0.up_scale_inv"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"layers\.0\.up_scale_inv"):
         Plan(device, parameters(arrays), offload_bytes=1 << 20, quantize=OPTIONS)
+
+
+def test_matrices_that_are_quantized_at_the_same_time_are_all_right(device):
+    """10 MiB each; one has a scale for the whole, for which it needs more staging memory alone."""
+    options = blocks(0, 0)
+    arrays = {f"layers.{at}.w": numbers((1000 + at, 2600), "float32", at) for at in range(6)}
+    arrays["layers.6.w"] = numbers((4500, 2600), "float32", 7)
+    plan = Plan(device, parameters(arrays), offload_bytes=1 << 24, quantize=options)
+    reports = []
+    with device.stream() as stream:
+        offloader = Offloader(
+            plan, stream, threads=3, progress=lambda *report: reports.append(report)
+        )
+        with offloader:
+            check(device, offloader, arrays, stream, options)
+            kept = {offloader.parameter_info(name).placement for name in arrays}
+    assert kept == {"resident", "offloaded"}
+    done = [done for phase, done, _ in reports if phase == "quantize"]
+    total = sum(array.nbytes for array in arrays.values())
+    assert done == sorted(done) and done[-1] == total
+    assert {of for phase, _, of in reports if phase == "quantize"} == {total}
+
+
+def test_a_matrix_that_is_refused_among_several_leaves_nothing(device):
+    options = blocks(1, 0, reject_nonfinite=True)
+    arrays = {f"layers.{at}.w": numbers((1000, 2600), "float32", at) for at in range(8)}
+    arrays["layers.5.w"] = arrays["layers.5.w"].copy()
+    arrays["layers.5.w"][1, 1] = np.inf
+    before = device.stats
+    with Plan(device, parameters(arrays), offload_bytes=1 << 24, quantize=options) as plan:
+        with pytest.raises(WeighbridgeError, match="1 of 2600000 numbers") as raised:
+            Offloader(plan, threads=3)
+    assert raised.value.status == Status.NOT_FINITE
+    assert device.stats.device_bytes == before.device_bytes
+    assert device.stats.mapped_bytes == before.mapped_bytes

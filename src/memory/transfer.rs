@@ -1,0 +1,165 @@
+//! Transfers of many bytes between host memory and a device, in pieces: those of pinned host memory
+//! are copied directly, all others pass through staging memory, which several threads fill or empty
+//! while the device copies other pieces.
+
+use crate::device::backend::Event;
+use crate::device::device::Device;
+use crate::device::owned::OwnedStream;
+use crate::error::Result;
+use crate::memory::staging::Staging;
+use crate::os::in_order::in_order;
+use crate::os::parallel::{Phase, Progress, report};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+
+/// Bytes of a piece, at most: enough that the device copies at the link's speed.
+pub const PIECE_BYTES: usize = 4 << 20;
+
+/// Pieces that the device copies, or has yet to copy, while the calling thread waits for others. The
+/// link is busy for 0.3 ms with them, which is longer than a thread needs to wake up.
+const QUEUED: usize = 4;
+
+/// Threads that fill or empty staging memory, at most; more need no more than this many pieces of it.
+const MOST_THREADS: usize = 16;
+
+/// The direction of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From host memory.
+    ToDevice,
+    /// Into host memory.
+    FromDevice,
+}
+
+/// At most [`PIECE_BYTES`] bytes of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// One end of the copy, in device memory.
+    pub device: Span,
+    /// Its other end, in memory that can be copied directly. `None`: a piece of staging memory.
+    pub direct: Option<Span>,
+}
+
+/// A transfer that is to be made.
+pub struct Transfer<'a> {
+    /// The device.
+    pub device: &'a Arc<Device>,
+    /// The direction.
+    pub direction: Direction,
+    /// The pieces.
+    pub pieces: &'a [Piece],
+    /// Threads that fill or empty staging memory.
+    pub threads: usize,
+    /// Fills the staging memory of a piece, given by its index, or empties it. Any thread calls it.
+    pub stage: &'a (dyn Fn(usize, Span) + Sync),
+}
+
+/// What a transfer uses: as many buffers as pieces can be under way, and an event for each.
+struct Workspace {
+    stream: OwnedStream,
+    staging: Option<Staging>,
+    events: Vec<Box<dyn Event>>,
+    buffers: usize,
+}
+
+impl Workspace {
+    fn new(transfer: &Transfer<'_>, buffers: usize) -> Result<Self> {
+        let Transfer { device, pieces, .. } = *transfer;
+        // Where every piece has a buffer of its own, nothing waits for a buffer.
+        let waits = transfer.direction == Direction::FromDevice || pieces.len() > buffers;
+        let events = if waits { buffers } else { 0 };
+        let events = (0..events).map(|_| device.backend().new_event(false));
+        let events = events.collect::<Result<_>>()?;
+        let staged = pieces.iter().filter(|piece| piece.direct.is_none());
+        let largest = staged.map(|piece| piece.device.bytes()).max();
+        let staging = match largest {
+            Some(_) if buffers > 1 => Some(Staging::new(device, buffers * PIECE_BYTES)?),
+            Some(largest) => Some(Staging::new(device, largest)?),
+            None => None,
+        };
+        Ok(Self { stream: OwnedStream::new(device)?, staging, events, buffers })
+    }
+
+    /// The host's end of a piece.
+    fn host(&self, at: usize, piece: &Piece) -> Span {
+        let staging = self.staging.as_ref().map_or(Span::EMPTY, Staging::span);
+        let offset = at % self.buffers * PIECE_BYTES;
+        piece.direct.unwrap_or(staging.part(offset, piece.device.bytes()))
+    }
+
+    /// Queues the copy of a piece, and records its event.
+    fn queue(&self, transfer: &Transfer<'_>, at: usize) -> Result<()> {
+        let piece = &transfer.pieces[at];
+        let (host, stream) = (self.host(at, piece), self.stream.get());
+        match transfer.direction {
+            Direction::ToDevice => transfer.device.copy(piece.device, host, stream)?,
+            Direction::FromDevice => transfer.device.copy(host, piece.device, stream)?,
+        }
+        self.events.get(at % self.buffers).map_or(Ok(()), |event| event.record(stream))
+    }
+
+    /// Waits until the queued copy of a piece is done.
+    fn wait_for(&self, at: usize) -> Result<()> {
+        self.events.get(at % self.buffers).map_or(Ok(()), |event| event.synchronize())
+    }
+}
+
+impl Transfer<'_> {
+    /// Makes the transfer. Returns when all bytes are there; after an error, when nothing is queued
+    /// any more.
+    pub fn run(&self, progress: &mut Progress<'_>) -> Result<()> {
+        let count = self.pieces.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let threads = self.threads.clamp(1, MOST_THREADS);
+        let buffers = count.min(threads + 2 * QUEUED);
+        let workspace = Workspace::new(self, buffers)?;
+        let run = self.run_in(&workspace, threads, progress);
+        run.and(self.device.backend().synchronize(workspace.stream.get()))
+    }
+
+    fn run_in(
+        &self,
+        workspace: &Workspace,
+        threads: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        let count = self.pieces.len();
+        let ahead = match workspace.buffers == count {
+            true => count,
+            false => workspace.buffers - QUEUED,
+        };
+        let total = self.pieces.iter().map(|piece| piece.device.bytes()).sum();
+        let (mut queued, mut done) = (0, 0);
+        let stage = |at: usize| {
+            let piece = &self.pieces[at];
+            if piece.direct.is_none() {
+                (self.stage)(at, workspace.host(at, piece));
+            }
+            Ok(())
+        };
+        let mut begin = |at: usize| match self.direction {
+            Direction::ToDevice => match at.checked_sub(workspace.buffers) {
+                Some(before) => workspace.wait_for(before),
+                None => Ok(()),
+            },
+            Direction::FromDevice => {
+                // The buffers of these pieces are free: `ahead` and QUEUED are not more than all.
+                while queued < count.min(at + QUEUED) {
+                    workspace.queue(self, queued)?;
+                    queued += 1;
+                }
+                workspace.wait_for(at)
+            }
+        };
+        let mut end = |at: usize| {
+            if self.direction == Direction::ToDevice {
+                workspace.queue(self, at)?;
+            }
+            done += self.pieces[at].device.bytes();
+            report(progress, Phase::Read, done, total)
+        };
+        in_order(count, ahead, threads, &mut begin, &stage, &mut end)
+    }
+}
