@@ -2,15 +2,15 @@
 //! are copied directly, all others pass through staging memory, which several threads fill or empty
 //! while the device copies other pieces.
 
-use crate::device::backend::Event;
+use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
-use crate::device::owned::OwnedStream;
-use crate::error::Result;
+use crate::error::{Result, catch_panic};
 use crate::memory::staging::Staging;
 use crate::os::in_order::in_order;
-use crate::os::parallel::{Phase, Progress, report};
+use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
+use crate::os::{bytes, proc_maps};
 
 /// Bytes of a piece, at most: enough that the device copies at the link's speed.
 pub const PIECE_BYTES: usize = 4 << 20;
@@ -46,6 +46,8 @@ pub struct Transfer<'a> {
     pub device: &'a Arc<Device>,
     /// The direction.
     pub direction: Direction,
+    /// The stream to queue the copies on.
+    pub stream: Stream,
     /// The pieces.
     pub pieces: &'a [Piece],
     /// Threads that fill or empty staging memory.
@@ -54,9 +56,8 @@ pub struct Transfer<'a> {
     pub stage: &'a (dyn Fn(usize, Span) + Sync),
 }
 
-/// What a transfer uses: as many buffers as pieces can be under way, and an event for each.
+/// What a transfer uses: as many buffers as pieces can be in progress, and an event for each.
 struct Workspace {
-    stream: OwnedStream,
     staging: Option<Staging>,
     events: Vec<Box<dyn Event>>,
     buffers: usize,
@@ -77,7 +78,7 @@ impl Workspace {
             Some(largest) => Some(Staging::new(device, largest)?),
             None => None,
         };
-        Ok(Self { stream: OwnedStream::new(device)?, staging, events, buffers })
+        Ok(Self { staging, events, buffers })
     }
 
     /// The host's end of a piece.
@@ -90,7 +91,7 @@ impl Workspace {
     /// Queues the copy of a piece, and records its event.
     fn queue(&self, transfer: &Transfer<'_>, at: usize) -> Result<()> {
         let piece = &transfer.pieces[at];
-        let (host, stream) = (self.host(at, piece), self.stream.get());
+        let (host, stream) = (self.host(at, piece), transfer.stream);
         match transfer.direction {
             Direction::ToDevice => transfer.device.copy(piece.device, host, stream)?,
             Direction::FromDevice => transfer.device.copy(host, piece.device, stream)?,
@@ -115,8 +116,9 @@ impl Transfer<'_> {
         let threads = self.threads.clamp(1, MOST_THREADS);
         let buffers = count.min(threads + 2 * QUEUED);
         let workspace = Workspace::new(self, buffers)?;
-        let run = self.run_in(&workspace, threads, progress);
-        run.and(self.device.backend().synchronize(workspace.stream.get()))
+        // Also after a panic, before the staging memory is freed.
+        let run = catch_panic(|| self.run_in(&workspace, threads, progress));
+        run.and(self.device.backend().synchronize(self.stream))
     }
 
     fn run_in(
@@ -162,4 +164,46 @@ impl Transfer<'_> {
         };
         in_order(count, ahead, threads, &mut begin, &stage, &mut end)
     }
+}
+
+/// Bytes of a copy from which on [`copy`] looks what its source is.
+const LEAST_STAGED: usize = 1 << 20;
+
+/// Queues a copy. On a device that reads pageable memory, where a mapped file is not registered, many
+/// bytes of one are staged, because drivers copy them from the kernel's page cache as slowly as
+/// 0.25 GB/s: then the copy has been made when this returns.
+pub fn copy(device: &Arc<Device>, to: Span, from: Span, stream: Stream) -> Result<()> {
+    let stage = to.bytes() == from.bytes() && is_slow(device, from, stream)?;
+    if !stage || !device.backend().is_device_memory(to.start() as u64)? {
+        return device.copy(to, from, stream);
+    }
+    let offsets = (0..to.bytes()).step_by(PIECE_BYTES);
+    let pieces: Vec<Piece> = offsets
+        .map(|offset| Piece { device: to.part(offset, PIECE_BYTES), direct: None })
+        .collect();
+    let transfer = Transfer {
+        device,
+        direction: Direction::ToDevice,
+        stream,
+        pieces: &pieces,
+        threads: threads_for(0, to.bytes()),
+        stage: &|at, staging| bytes::copy(staging, from.part(at * PIECE_BYTES, PIECE_BYTES)),
+    };
+    transfer.run(&mut None)
+}
+
+/// Whether a source is in a mapped file that is not registered, on a device that reads it anyway.
+/// Not in a capture: a graph cannot call threads.
+fn is_slow(device: &Device, from: Span, stream: Stream) -> Result<bool> {
+    let (backend, capabilities) = (device.backend(), device.capabilities());
+    if !capabilities.cuda || !capabilities.pageable_access || from.bytes() < LEAST_STAGED {
+        return Ok(false);
+    }
+    if backend.is_pinned(from)?
+        || backend.is_device_memory(from.start() as u64)?
+        || backend.capture(stream)?.is_some()
+    {
+        return Ok(false);
+    }
+    Ok(proc_maps::regions(from)?.iter().any(|region| region.file_backed))
 }

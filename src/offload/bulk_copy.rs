@@ -2,6 +2,7 @@
 
 use crate::device::backend::Location;
 use crate::device::device::Device;
+use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
 use crate::memory::transfer::{Direction, PIECE_BYTES, Piece, Transfer};
@@ -42,6 +43,10 @@ pub fn into_host(
             Ok(())
         })?;
     }
+    if from_device.is_empty() {
+        return Ok(());
+    }
+    let stream = OwnedStream::new(device)?;
     let direct = buffer.pinned_bytes() > 0;
     let parts: Vec<CopyJob> = from_device.iter().flat_map(|job| parts_of(*job)).collect();
     let pieces: Vec<Piece> = parts
@@ -51,6 +56,7 @@ pub fn into_host(
     let transfer = Transfer {
         device,
         direction: Direction::FromDevice,
+        stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&from_device)),
         stage: &|at, staging| bytes::copy(parts[at].to, staging),
@@ -67,6 +73,10 @@ pub fn into_device(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let stream = OwnedStream::new(device)?;
     let (mut direct, mut staged) = (Vec::new(), Vec::new());
     let cuda = device.capabilities().cuda;
     for job in jobs.iter().filter(|job| job.to.bytes() > 0) {
@@ -91,11 +101,12 @@ pub fn into_device(
                 .map(|offset| Piece { device: run.part(offset, PIECE_BYTES), direct: None }),
         );
     }
-    // After the staged pieces, which overwrite what lies between their targets.
+    // After the staged pieces, which overwrite the bytes between their targets.
     pieces.append(&mut direct);
     let transfer = Transfer {
         device,
         direction: Direction::ToDevice,
+        stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&staged)),
         stage: &|at, staging| copy_into_piece(&staged, pieces[at].device, staging),

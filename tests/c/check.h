@@ -146,6 +146,12 @@ static inline long long double_alive(const char *kind)
     return on_cuda() && driver_function("double_live", &live) ? live(kind) : 0;
 }
 
+static inline long long double_called(const char *name)
+{
+    long long (*count)(const char *);
+    return driver_function("double_calls", &count) ? count(name) : -1;
+}
+
 static inline void double_set(const char *name, const char *value)
 {
     int (*configure)(const char *, const char *);

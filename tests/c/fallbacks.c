@@ -295,6 +295,43 @@ static void memory_is_leaked_if_the_wait_for_its_use_fails(wb_device *device)
     wb_device_release(device);
 }
 
+static void copies_from_a_mapped_file_are_staged_if_it_is_not_registered(wb_device *device)
+{
+    enum { FILE_BYTES = (50 << 20) + 5, FIRST = 3, COPIED = FILE_BYTES - FIRST };
+    char path[300];
+    void *memory = NULL, *stream = NULL;
+    unsigned char *seen = (unsigned char *)calloc(COPIED, 1);
+    REQUIRE(seen != NULL);
+    REQUIRE((device = opened_with("88=1")) != NULL);
+    REQUIRE(pattern_file(path, sizeof path, "staged", FILE_BYTES));
+    wb_buffer *buffer = map_file(device, path, 0, 0, NULL);
+    REQUIRE(buffer != NULL);
+    REQUIRE_OK(wb_device_alloc(device, COPIED, &memory, &error));
+    REQUIRE_OK(wb_device_stream_new(device, &stream, &error));
+    CHECK_SAME(buffer_info(buffer).pinned_bytes, 0);
+    const unsigned char *from = (const unsigned char *)buffer_info(buffer).data + FIRST;
+    long long pinned = double_called("cuMemHostRegister_v2");
+    /* Few bytes, or of memory without a file, are left to the driver. */
+    CHECK_OK(wb_device_copy(device, memory, from, 1 << 16, stream, &error));
+    CHECK_OK(wb_device_copy(device, memory, seen, COPIED, stream, &error));
+    CHECK_SAME(double_called("cuMemHostRegister_v2"), pinned);
+    long long alive = double_alive("registrations");
+    /* More pieces than staging memory, each copied late. */
+    double_set("WB_DOUBLE_DELAY_US", "2000");
+    CHECK_OK(wb_device_copy(device, memory, from, COPIED, stream, &error));
+    double_set("WB_DOUBLE_DELAY_US", "");
+    CHECK_SAME(double_called("cuMemHostRegister_v2"), pinned + 1);
+    CHECK_SAME(double_alive("registrations"), alive);
+    CHECK(read_device(device, seen, memory, COPIED));
+    CHECK(holds_pattern(seen, FIRST, COPIED));
+    CHECK_OK(wb_device_stream_release(device, stream, &error));
+    CHECK_OK(wb_device_free(device, memory, &error));
+    wb_buffer_release(buffer);
+    wb_device_release(device);
+    unlink(path);
+    free(seen);
+}
+
 static void driver_memory_has_no_huge_pages_and_no_numa_node(wb_device *device)
 {
     const wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
@@ -386,6 +423,7 @@ CHECK_MAIN(CASE_ALONE(DOUBLE_ONLY, without_registration_the_driver_allocates),
            CASE_ALONE(DOUBLE_ONLY, unpinned_memory_is_freed_after_the_work_in_flight),
            CASE_ALONE(DOUBLE_ONLY, waiting_for_the_device_does_not_invalidate_a_capture),
            CASE_ALONE(DOUBLE_ONLY, memory_is_leaked_if_the_wait_for_its_use_fails),
+           CASE_ALONE(DOUBLE_ONLY, copies_from_a_mapped_file_are_staged_if_it_is_not_registered),
            CASE_ALONE(DOUBLE_ONLY, driver_memory_has_no_huge_pages_and_no_numa_node),
            CASE_ALONE(DOUBLE_ONLY, memory_is_leaked_if_it_cannot_be_unregistered),
            CASE_ALONE(DOUBLE_ONLY, a_failed_allocation_is_leaked_if_a_chunk_stays_registered),

@@ -12,12 +12,6 @@ enum {
     SOURCE_BYTES = LARGE * (LARGE_BYTES + GAP) + SMALL * (SMALL_BYTES + GAP)
 };
 
-static long long driver_calls(const char *name)
-{
-    long long (*count)(const char *) = NULL;
-    return driver_function("double_calls", &count) ? count(name) : -1;
-}
-
 struct filled {
     wb_plan *plan;
     wb_offloader *offloader;
@@ -128,11 +122,11 @@ static void the_calling_thread_waits_for_no_piece(wb_device *device)
     unsigned char *memory = (unsigned char *)malloc(SOURCE_BYTES + 1);
     REQUIRE(memory != NULL);
     if (filled_begin(&filled, device, memory, ALL)) {
-        long long waits = driver_calls("cuStreamSynchronize");
-        long long copies = driver_calls("cuMemcpyHtoDAsync_v2") + driver_calls("cuMemcpyAsync");
+        long long waits = double_called("cuStreamSynchronize");
+        long long copies = double_called("cuMemcpyHtoDAsync_v2") + double_called("cuMemcpyAsync");
         CHECK_OK(wb_offloader_new(filled.plan, NULL, NULL, &filled.offloader, &error));
-        waits = driver_calls("cuStreamSynchronize") - waits;
-        copies = driver_calls("cuMemcpyHtoDAsync_v2") + driver_calls("cuMemcpyAsync") - copies;
+        waits = double_called("cuStreamSynchronize") - waits;
+        copies = double_called("cuMemcpyHtoDAsync_v2") + double_called("cuMemcpyAsync") - copies;
         /* 60 MiB are 16 pieces of 4 MiB, of which small parameters share one. */
         CHECK(copies >= 15 && copies < 30);
         CHECK(waits < 8);
@@ -147,10 +141,10 @@ static void large_pinned_sources_need_no_staging(wb_device *device)
     REQUIRE(memory != NULL);
     unsigned char *bytes = (unsigned char *)buffer_info(memory).data;
     if (filled_begin(&filled, device, bytes, LARGE)) {
-        long long calls = driver_calls("cuMemHostRegister_v2");
+        long long calls = double_called("cuMemHostRegister_v2");
         CHECK_OK(wb_offloader_new(filled.plan, NULL, NULL, &filled.offloader, &error));
         /* That of its arena. */
-        if (on_double()) CHECK_SAME(driver_calls("cuMemHostRegister_v2"), calls + 1);
+        if (on_double()) CHECK_SAME(double_called("cuMemHostRegister_v2"), calls + 1);
         if (filled.offloader != NULL) check_filled(&filled, device, LARGE);
     }
     filled_end(&filled);

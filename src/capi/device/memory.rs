@@ -9,6 +9,8 @@ use crate::capi::error::wb_error;
 use crate::device::backend::Stream;
 use crate::device::device::{Device, Owner};
 use crate::error::fail;
+use crate::memory::transfer;
+use crate::os::sync::Arc;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW, wb_status};
 
 /// Allocates exactly `bytes` bytes of device memory, at least 1; on the host device, whole pages.
@@ -47,6 +49,9 @@ pub unsafe extern "C" fn wb_device_free(
 ///
 /// Stream order: runs after the work queued on `stream`; both ranges must stay valid until it has
 /// run. The driver may block the caller if a range is pageable or both are host memory. Capturable.
+/// On a device that reads pageable memory, 1 MiB or more of a mapped file that is not registered pass
+/// through at most 96 MiB of pinned staging memory, because drivers copy them slowly: the call returns
+/// when the copy is made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_copy(
     device: *const wb_device,
@@ -56,7 +61,7 @@ pub unsafe extern "C" fn wb_device_copy(
     stream: *mut c_void,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |device: &Device, to: Address, from: Address, stream: Stream| {
+    call!(error, |device: Arc<Device>, to: Address, from: Address, stream: Stream| {
         if bytes == 0 {
             return Ok(());
         }
@@ -64,6 +69,6 @@ pub unsafe extern "C" fn wb_device_copy(
             fail!(WB_ERR_INVALID_ARGUMENT, "asked to copy {bytes} bytes from {from} to {to}");
         }
         let (to, from) = (to.span(bytes, "the target")?, from.span(bytes, "the source")?);
-        device.copy(to, from, stream)
+        transfer::copy(&device, to, from, stream)
     })
 }
