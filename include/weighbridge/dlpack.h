@@ -26,7 +26,19 @@ struct DLManagedTensorVersioned;
  */
 wb_status wb_view_to_dlpack(const wb_view *view, struct DLManagedTensor **tensor, wb_error *error);
 
-/** As wb_view_to_dlpack, as a DLManagedTensorVersioned, which has a read-only flag. */
+/**
+ * As wb_view_to_dlpack, also for read-only memory: for a consumer that never writes, such as JAX.
+ *
+ * The tensor cannot say that it must not be written. A write would end the process, or fail on the
+ * device.
+ */
+wb_status wb_view_to_dlpack_for_reading(const wb_view *view, struct DLManagedTensor **tensor,
+                                        wb_error *error);
+
+/**
+ * As wb_view_to_dlpack, as a DLManagedTensorVersioned, which has a read-only flag. Consumers must
+ * heed it; PyTorch and CuPy do not.
+ */
 wb_status wb_view_to_dlpack_versioned(const wb_view *view, struct DLManagedTensorVersioned **tensor,
                                       wb_error *error);
 

@@ -89,6 +89,13 @@ const char *wb_safetensors_get_header(const wb_safetensors *file);
 wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file, uint64_t index,
                                          wb_safetensors_tensor_info *info, wb_error *error);
 
+/**
+ * Fills an array of `count` texts with the names of the tensors from index `first` on. They live as
+ * long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
+ */
+wb_status wb_safetensors_get_names(const wb_safetensors *file, uint64_t first, uint64_t count,
+                                   const char **names, wb_error *error);
+
 /** Gets the index of the tensor with a name. Fails with WB_ERR_NOT_FOUND. */
 wb_status wb_safetensors_find_tensor(const wb_safetensors *file, const char *name, uint64_t *index,
                                      wb_error *error);

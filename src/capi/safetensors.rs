@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::ptr;
 
 use once_cell::race::OnceBox;
 
+use crate::capi::arguments::Output;
 use crate::capi::buffer::handle::wb_buffer;
 use crate::capi::buffer::options::{BufferRequest, wb_buffer_options};
 use crate::capi::call::{call, call_value, release, retain};
@@ -25,7 +26,9 @@ use crate::memory::safetensors_file::SafetensorsFile;
 use crate::memory::view::Accessor;
 use crate::os::sync::Arc;
 use crate::plan::grouping::Grouping;
-use crate::status::{WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE, wb_status};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE, wb_status,
+};
 use crate::tensor::dtype::wb_dtype;
 use crate::tensor::safetensors::Tensor;
 
@@ -109,16 +112,21 @@ impl CSafetensors {
         })
     }
 
-    /// `count` tensors from index `first` on, as parameters.
-    fn parameters(&self, grouping: Grouping, first: u64, count: u64) -> Result<Vec<wb_parameter>> {
+    /// The indexes of `count` tensors from index `first` on.
+    fn range(&self, first: u64, count: u64) -> Result<Range<usize>> {
         let all = self.tensors().len();
-        let range = first.checked_add(count).filter(|end| *end <= all as u64);
-        let Some(end) = range else {
-            fail!(
+        match first.checked_add(count).filter(|end| *end <= all as u64) {
+            Some(end) => Ok(first as usize..end as usize),
+            None => fail!(
                 WB_ERR_OUT_OF_RANGE,
                 "asked for {count} tensors from tensor {first} on; the file has {all}"
-            );
-        };
+            ),
+        }
+    }
+
+    /// `count` tensors from index `first` on, as parameters.
+    fn parameters(&self, grouping: Grouping, first: u64, count: u64) -> Result<Vec<wb_parameter>> {
+        let range = self.range(first, count)?;
         self.file.buffer().check_file()?;
         let (layouts, groups) = (self.layouts(), self.groups(grouping));
         let start = self.file.buffer().data().start();
@@ -142,7 +150,28 @@ impl CSafetensors {
                 ..CStruct::init()
             })
         };
-        (first as usize..end as usize).map(parameter).collect()
+        range.map(parameter).collect()
+    }
+}
+
+/// An array of texts, and how many there are.
+struct Names(*mut *const c_char, u64);
+
+impl Output for Names {
+    type Value = Vec<*const c_char>;
+
+    unsafe fn check(&self, name: &str) -> Result<()> {
+        if self.0.is_null() && self.1 > 0 {
+            fail!(WB_ERR_INVALID_ARGUMENT, "the output {name} is NULL");
+        }
+        Ok(())
+    }
+
+    unsafe fn store(self, names: Vec<*const c_char>) {
+        for (at, name) in names.into_iter().enumerate() {
+            // SAFETY: the contract of mod.rs: the array has as many elements as were asked for.
+            unsafe { *self.0.add(at) = name };
+        }
     }
 }
 
@@ -259,6 +288,23 @@ pub unsafe extern "C" fn wb_safetensors_get_tensor_info(
                 ..info
             }
         })
+    })
+}
+
+/// Fills an array of `count` texts with the names of the tensors from index `first` on. They live as
+/// long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_safetensors_get_names(
+    file: *const wb_safetensors,
+    first: u64,
+    count: u64,
+    names: *mut *const c_char,
+    error: *mut wb_error,
+) -> wb_status {
+    let names = Names(names, count);
+    call!(error, |file: &CSafetensors| -> names {
+        let range = file.range(first, count)?;
+        Ok(range.map(|at| file.tensors()[at].c_name().as_ptr()).collect())
     })
 }
 

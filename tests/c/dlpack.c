@@ -87,7 +87,7 @@ static void read_only_memory_is_exported_with_its_flag(wb_device *device)
     CHECK_SAME(view_info(view).read_only, 1);
     CHECK_SAME(tensor->flags & DLPACK_FLAG_BITMASK_READ_ONLY, 1);
     CHECK_ERROR(WB_ERR_DLPACK, wb_view_to_dlpack(view, &without_flag, &error),
-                "read-only|wb_view_to_dlpack_versioned|wb_view_copy_from");
+                "read-only|wb_view_to_dlpack_versioned|wb_view_to_dlpack_for_reading|wb_view_copy_from");
     CHECK(without_flag == NULL);
     CHECK_SAME(device_stats(device).views, 1);
     tensor->deleter(tensor);

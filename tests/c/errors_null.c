@@ -98,6 +98,7 @@ static void view_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_view_get_info(NULL, &info, &error), "wb_view");
     CHECK_NULL(wb_view_get_buffer(NULL, &under, &error), "wb_view");
     CHECK_NULL(wb_view_to_dlpack(NULL, &tensor, &error), "wb_view");
+    CHECK_NULL(wb_view_to_dlpack_for_reading(NULL, &tensor, &error), "wb_view");
     CHECK_NULL(wb_view_to_dlpack_versioned(NULL, &versioned, &error), "wb_view");
     CHECK_NULL(wb_view_from_dlpack(NULL, &given, WB_ACCESSOR_HOST, NULL, &view, &error),
                "wb_device");
@@ -109,6 +110,7 @@ static void view_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_view_get_info(real, NULL, &error), "wb_view_info");
     CHECK_NULL(wb_view_get_buffer(real, NULL, &error), "buffer");
     CHECK_NULL(wb_view_to_dlpack(real, NULL, &error), "tensor");
+    CHECK_NULL(wb_view_to_dlpack_for_reading(real, NULL, &error), "tensor");
     CHECK_NULL(wb_view_to_dlpack_versioned(real, NULL, &error), "tensor");
     wb_view_release(real);
     wb_buffer_release(buffer);
@@ -127,6 +129,7 @@ static void safetensors_functions_refuse_null(wb_device *device)
     wb_buffer *buffer = UNTOUCHED(wb_buffer);
     uint64_t index = 7;
     int32_t copied = 7;
+    const char *name = NULL;
     char path[300];
     info.bytes = 77;
     file_name(path, sizeof path, "null");
@@ -136,6 +139,7 @@ static void safetensors_functions_refuse_null(wb_device *device)
     CHECK_NULL(wb_safetensors_open(device, path, NULL, NULL, &error), "file");
     CHECK_NULL(wb_safetensors_get_tensor_info(NULL, 0, &info, &error), "wb_safetensors");
     CHECK_NULL(wb_safetensors_find_tensor(NULL, "x", &index, &error), "wb_safetensors");
+    CHECK_NULL(wb_safetensors_get_names(NULL, 0, 1, &name, &error), "wb_safetensors");
     CHECK_NULL(wb_safetensors_get_parameters(NULL, WB_GROUPING_LAYER, 0, 1, &parameter, &error),
                "wb_safetensors");
     CHECK_NULL(wb_safetensors_get_view(NULL, 0, WB_ACCESSOR_HOST, 1, &view, &error),
@@ -146,6 +150,7 @@ static void safetensors_functions_refuse_null(wb_device *device)
     REQUIRE_OK(wb_safetensors_open(device, path, NULL, &real, &error));
     CHECK_NULL(wb_safetensors_find_tensor(real, NULL, &index, &error), "name");
     CHECK_NULL(wb_safetensors_find_tensor(real, "x", NULL, &error), "index");
+    CHECK_NULL(wb_safetensors_get_names(real, 0, 1, NULL, &error), "names");
     CHECK_NULL(wb_safetensors_get_parameters(real, WB_GROUPING_LAYER, 0, 1, NULL, &error),
                "parameters");
     CHECK_NULL(wb_safetensors_get_view(real, 0, WB_ACCESSOR_HOST, 1, NULL, &error), "view");

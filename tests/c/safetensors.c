@@ -225,6 +225,13 @@ static void tensors_are_parameters_that_hold_their_file(wb_device *device)
     REQUIRE(write_tensors(path, two_tensors, 0, 19, 0));
     REQUIRE_OK(wb_safetensors_open(device, path, &source, &file, &error));
     CHECK_SAME(device_stats(device).pinned_bytes, before.pinned_bytes);
+    const char *names[2] = {NULL, NULL};
+    CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_safetensors_get_names(file, 1, 2, names, &error),
+                "2 tensors from tensor 1 on|the file has 2");
+    CHECK(names[0] == NULL);
+    REQUIRE_OK(wb_safetensors_get_names(file, 1, 1, &names[1], &error));
+    CHECK(names[0] == NULL && strcmp(names[1], "second") == 0);
+    CHECK_OK(wb_safetensors_get_names(file, 2, 0, NULL, &error));
     for (int i = 0; i < 3; i++) parameters[i] = empty;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,
                 wb_safetensors_get_parameters(file, WB_GROUPING_LAYER, 0, 3, parameters, &error),

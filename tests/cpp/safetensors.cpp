@@ -30,6 +30,8 @@ TEST("a tensor is found by its name") {
   const fixtures::File written(fixtures::three_tensors());
   const Safetensors file = Safetensors::open(device, written.path()).value();
   CHECK(file.find_tensor("gamma").value() == 2);
+  const auto names = file.get_names().value();
+  CHECK(names.size() == file.get_tensor_count() && names[2] == "gamma");
   const auto missing = file.find_tensor("delta");
   CHECK_STATUS(WB_ERR_NOT_FOUND, missing);
   CHECK(missing.error().message.find("delta") != std::string::npos);

@@ -232,6 +232,7 @@ static struct {
     wb_buffer_stats buffer_usage;
     wb_view_info view;
     wb_safetensors_tensor_info tensor;
+    const char *name;
     wb_parameter parameter;
     wb_plan_info plan;
     wb_plan_parameter_info planned;
@@ -274,6 +275,7 @@ static struct {
     CALL(wb_view_get_info, NOTHING, own.view, &info.view)                                          \
     CALL(wb_view_get_buffer, NOTHING, own.view, &made.buffer)                                      \
     CALL(wb_view_to_dlpack, NOTHING, own.view, &made.tensor)                                       \
+    CALL(wb_view_to_dlpack_for_reading, NOTHING, own.view, &made.tensor)                           \
     CALL(wb_view_to_dlpack_versioned, NOTHING, own.view, &made.versioned)                          \
     CALL(wb_view_from_dlpack, DEVICE, own.device, &scene.imported, WB_ACCESSOR_HOST, NULL,         \
          &made.view)                                                                               \
@@ -283,6 +285,7 @@ static struct {
     GIVES(wb_safetensors_get_header, NOTHING, != NULL, own.file)                                   \
     CALL(wb_safetensors_open, DEVICE, own.device, scene_path, NULL, &made.file)                    \
     CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                       \
+    CALL(wb_safetensors_get_names, NOTHING, own.file, 0, 1, &info.name)                            \
     CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                          \
     CALL(wb_safetensors_get_parameters, NOTHING, own.file, WB_GROUPING_LAYER, 0, 1,                 \
          &info.parameter)                                                                          \

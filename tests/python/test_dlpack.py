@@ -131,16 +131,38 @@ def test_read_only_memory_stays_read_only(device, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(200)))
     view = Buffer.map_file(device, path).view("uint8", (200,), accessor="host")
-    taken = np.from_dlpack(view)
-    assert not taken.flags.writeable
-    assert look(view.__dlpack__(max_version=(1, 0))).flags == 1
+    # Consumers that ignore the flag ask for the same version as those that heed it.
+    for version in (None, (0, 8), (1, 0)):
+        with pytest.raises(BufferError, match=r"read-only.*for_reading\(\).*numpy\(\).*copy_from"):
+            view.__dlpack__(max_version=version)
+    taken = np.from_dlpack(view.for_reading())
+    assert taken.__array_interface__["data"][0] == view.address
+    assert not taken.flags.writeable and not view.numpy().flags.writeable
+    assert look(view.for_reading().__dlpack__(max_version=(1, 0))).flags == 1
     with pytest.raises(ValueError):
         taken[0] = 1
-    for version in (None, (0, 8)):
-        with pytest.raises(BufferError, match=r"read-only.*max_version=.*View.copy_from"):
-            view.__dlpack__(max_version=version)
-    again = View.from_dlpack(device, taken, accessor="host", pin=False)
-    assert again.read_only and not again.numpy().flags.writeable
+    for source in (taken, view):
+        again = View.from_dlpack(device, source, accessor="host", pin=False)
+        assert again.read_only and not again.numpy().flags.writeable
+
+
+@BOTH
+def test_a_consumer_that_only_reads_gets_read_only_memory(device, version, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    view = Buffer.map_file(device, path).view("uint8", (200,), accessor="host")
+    reading = view.for_reading()
+    assert reading.__dlpack_device__() == view.__dlpack_device__()
+    capsule = reading.__dlpack__(max_version=version)
+    managed = take(capsule)
+    assert managed.tensor.data == view.address
+    managed.deleter(ctypes.addressof(managed))
+    with device.buffer(16) as buffer, buffer.view("uint8", (16,), accessor="host") as writable:
+        assert look(writable.for_reading().__dlpack__(max_version=(1, 0))).flags == 0
+    view.close()
+    for call in (view.for_reading, reading.__dlpack__, reading.__dlpack_device__):
+        with pytest.raises(ValueError, match="closed"):
+            call()
 
 
 def test_streams_follow_the_protocol(view):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import weighbridge
-from weighbridge import Dtype, View
+from weighbridge import Buffer, Dtype, View
 
 
 def framework(name):
@@ -94,6 +94,20 @@ def test_jax_imports_host_memory(device):
         array = jax.dlpack.from_dlpack(view)
         assert float(array.sum()) == 48
         del array
+
+
+def test_frameworks_read_a_file_that_they_must_not_write(device, tmp_path, torch):
+    path = tmp_path / "file"
+    path.write_bytes(np.arange(1024, dtype=np.float32).tobytes())
+    view = Buffer.map_file(device, path).view("float32", (1024,), accessor="host")
+    with pytest.raises(BufferError, match="read-only"):
+        torch.from_dlpack(view)
+    tensor = torch.from_dlpack(view.for_reading())
+    assert tensor.data_ptr() == view.address and float(tensor[1023]) == 1023
+    jax = framework("jax")
+    with pytest.raises(BufferError, match="read-only"):
+        jax.dlpack.from_dlpack(view)
+    assert float(jax.dlpack.from_dlpack(view.for_reading())[1023]) == 1023
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 
 import numpy as np
 import pytest
@@ -316,3 +317,24 @@ def test_a_file_that_is_too_short_is_an_error(device, tmp_path):
         with pytest.raises(OSError) as caught:
             Safetensors(device, tmp_path / "short")
         assert caught.value.status == status
+
+
+def test_the_names_of_a_hundred_thousand_tensors_are_one_call(device, tmp_path):
+    count = 100_000
+    header = {
+        f"layers.{at}": {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]}
+        for at in range(count)
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(count))
+    with Safetensors(device, path) as file:
+        begin = time.perf_counter()
+        names = file.keys()
+        seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        for at in range(0, count, 100):
+            file.tensor_info(names[at])
+        of_a_hundredth = time.perf_counter() - begin
+    assert names == list(header)
+    assert seconds < 50 * of_a_hundredth, (seconds, of_a_hundredth)

@@ -54,6 +54,14 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
     return detail::fill<wb_safetensors_tensor_info>(WB_SAFETENSORS_TENSOR_INFO_INIT,
                                                     wb_safetensors_get_tensor_info, get(), index);
   }
+  /// The names of all tensors, in the order of their data.
+  Result<std::vector<std::string>> get_names() const {
+    std::vector<const char*> raw(get_tensor_count());
+    const auto filled = detail::call(wb_safetensors_get_names, get(), std::uint64_t{0},
+                                     std::uint64_t{raw.size()}, raw.data());
+    if (!filled) return filled.error();
+    return std::vector<std::string>(raw.begin(), raw.end());
+  }
   /// The index of the tensor with a name.
   Result<std::uint64_t> find_tensor(const std::string& name) const {
     if (const auto valid = detail::check_text(name); !valid) return valid.error();

@@ -96,6 +96,10 @@ class View : public detail::Handle<View, wb_view, wb_view_retain, wb_view_releas
   Result<Buffer> get_buffer() const { return detail::make<Buffer>(wb_view_get_buffer, get()); }
   /// The tensor holds a reference to the view until its deleter is called.
   Result<DlpackTensor> to_dlpack() const { return make_dlpack<DlpackTensor>(wb_view_to_dlpack); }
+  /// Also of read-only memory, for a consumer that never writes.
+  Result<DlpackTensor> to_dlpack_for_reading() const {
+    return make_dlpack<DlpackTensor>(wb_view_to_dlpack_for_reading);
+  }
   Result<DlpackTensorVersioned> to_dlpack_versioned() const {
     return make_dlpack<DlpackTensorVersioned>(wb_view_to_dlpack_versioned);
   }

@@ -76,14 +76,30 @@ pub unsafe extern "C" fn wb_view_to_dlpack(
                 WB_ERR_DLPACK,
                 "asked to export read-only memory as a tensor of DLPack before 1.0, which has no \
                  read-only flag, so that a consumer would write into it: use \
-                 wb_view_to_dlpack_versioned, or copy with wb_view_copy_from"
+                 wb_view_to_dlpack_versioned or, for a consumer that never writes, \
+                 wb_view_to_dlpack_for_reading, or copy with wb_view_copy_from"
             );
         }
         Ok(view)
     })
 }
 
-/// As wb_view_to_dlpack, as a DLManagedTensorVersioned, which has a read-only flag.
+/// As wb_view_to_dlpack, also for read-only memory: for a consumer that never writes, such as JAX.
+///
+/// The tensor cannot say that it must not be written. A write would end the process, or fail on the
+/// device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_view_to_dlpack_for_reading(
+    view: *const wb_view,
+    tensor: *mut *mut DLManagedTensor,
+    error: *mut wb_error,
+) -> wb_status {
+    let tensor = Exported(tensor);
+    call!(error, |view: Arc<View>| -> tensor { Ok(view) })
+}
+
+/// As wb_view_to_dlpack, as a DLManagedTensorVersioned, which has a read-only flag. Consumers must
+/// heed it; PyTorch and CuPy do not.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_view_to_dlpack_versioned(
     view: *const wb_view,

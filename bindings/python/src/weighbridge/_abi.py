@@ -320,6 +320,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_view_get_info": _call(_HANDLE, POINTER(wb_view_info)),
     "wb_view_get_buffer": _call(_HANDLE, _OUT),
     "wb_view_to_dlpack": _call(_HANDLE, _OUT),
+    "wb_view_to_dlpack_for_reading": _call(_HANDLE, _OUT),
     "wb_view_to_dlpack_versioned": _call(_HANDLE, _OUT),
     "wb_view_from_dlpack": _call(_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT),
     "wb_view_from_dlpack_versioned": _call(_HANDLE, c_void_p, c_int32, _OPTIONS, _OUT),
@@ -332,6 +333,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_safetensors_get_header": (_TEXT, (_HANDLE,)),
     "wb_safetensors_get_tensor_info": _call(_HANDLE, c_uint64, POINTER(wb_safetensors_tensor_info)),
     "wb_safetensors_find_tensor": _call(_HANDLE, _TEXT, _INDEX),
+    "wb_safetensors_get_names": _call(_HANDLE, c_uint64, c_uint64, POINTER(c_char_p)),
     "wb_safetensors_get_parameters": _call(_HANDLE, c_int32, c_uint64, c_uint64, _PARAMETER),
     "wb_safetensors_get_view": _call(_HANDLE, c_uint64, c_int32, c_uint64, _OUT),
     "wb_safetensors_load_view": _call(

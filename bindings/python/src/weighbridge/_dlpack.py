@@ -45,10 +45,10 @@ _USED = {False: _immortal(b"used_dltensor"), True: _immortal(b"used_dltensor_ver
 
 
 def capsule(view: Reference, versioned: bool) -> Any:
-    """Returns a capsule over a view."""
+    """Returns a capsule over a view, for a consumer that does not write into read-only memory."""
     tensor = c_void_p()
     call(
-        lib.wb_view_to_dlpack_versioned if versioned else lib.wb_view_to_dlpack,
+        lib.wb_view_to_dlpack_versioned if versioned else lib.wb_view_to_dlpack_for_reading,
         view,
         byref(tensor),
     )
@@ -180,6 +180,8 @@ class _Tensor:
 
 
 def _export(array: Any) -> Any:
+    # A view of the library: the import keeps the read-only flag.
+    array = array.for_reading() if hasattr(array, "for_reading") else array
     export = getattr(array, "__dlpack__", None)
     if export is None:
         raise TypeError(f"{type(array).__name__} has no __dlpack__: use View.copy_from")

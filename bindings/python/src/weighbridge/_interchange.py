@@ -63,10 +63,38 @@ class Interchange(Closeable):
         """Returns a DLPack capsule over this memory, without a copy; else raises BufferError.
 
         The library queues no work on the memory itself, so no stream has to wait. Read-only memory
-        needs a ``max_version`` of at least 1, whose tensors have a flag for it.
+        is refused, because most consumers ignore DLPack's flag for it, and a write would end the
+        process: see :meth:`for_reading`.
         """
         reference = self._live()
         info = view_info(reference)
+        if info.read_only:
+            raise BufferError(
+                "this memory is read-only, and most consumers of DLPack ignore its flag for that: "
+                "give them view.for_reading() if they only read, use view.numpy(), which is "
+                "read-only, or copy with View.copy_from"
+            )
+        return self._capsule(reference, info, stream, max_version, dl_device, copy)
+
+    def for_reading(self) -> Reading:
+        """Returns this view for a consumer of DLPack that does not write into the memory.
+
+        The caller promises that, and needs to only for read-only memory: NumPy keeps the flag that
+        says so, torch and CuPy ignore it, and JAX, which never writes, takes no flag.
+        ``torch.from_dlpack(view.for_reading())`` is a tensor that must not be written.
+        """
+        self._live()
+        return Reading(self)
+
+    def _capsule(
+        self,
+        reference: Reference,
+        info: ViewInfo,
+        stream: int | None,
+        max_version: tuple[int, int] | None,
+        dl_device: tuple[int, int] | None,
+        copy: bool | None,
+    ) -> Any:
         device = self._dlpack_device(info)
         _dlpack.check_stream(stream, device)
         if copy:
@@ -76,11 +104,6 @@ class Interchange(Closeable):
                 raise BufferError(f"this memory is on DLPack device {device}, not {dl_device}")
             reference = _for_host(reference, info)
         versioned = max_version is not None and max_version[0] >= 1
-        if info.read_only and not versioned:
-            raise BufferError(
-                "this memory is read-only, and DLPack before 1.0 cannot say so: the consumer would "
-                "write into it; pass max_version=(1, 0), or copy with View.copy_from"
-            )
         return _dlpack.capsule(reference, versioned)
 
     @property
@@ -111,6 +134,30 @@ class Interchange(Closeable):
         if info.accessor == "device" and self._device.kind == "cuda":
             return _dlpack.CUDA, self._device.ordinal
         return _dlpack.CPU, 0
+
+
+class Reading:
+    """A view for consumers of DLPack that do not write; made by ``for_reading``."""
+
+    def __init__(self, view: Interchange) -> None:
+        self._view = view
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The view's device."""
+        return self._view.__dlpack_device__()
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """As the view's, also for read-only memory, with its flag where the version has one."""
+        reference = self._view._live()
+        info = view_info(reference)
+        return self._view._capsule(reference, info, stream, max_version, dl_device, copy)
 
 
 def _for_host(view: Reference, info: ViewInfo) -> Reference:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from ctypes import byref, c_int32, c_uint64, sizeof
+from ctypes import byref, c_char_p, c_int32, c_uint64, sizeof
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
@@ -114,7 +114,10 @@ class Safetensors(Closeable):
 
     def keys(self) -> list[str]:
         """Returns the tensors' names."""
-        return [self._tensor_info(index).name for index in range(len(self))]
+        count = len(self)
+        names = (c_char_p * count)()
+        call(lib.wb_safetensors_get_names, self._live(), 0, count, names)
+        return [name.decode() for name in names if name is not None]
 
     def find_tensor(self, name: str) -> int:
         """Returns the index of a tensor; raises KeyError for an unknown name."""

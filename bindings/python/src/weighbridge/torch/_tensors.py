@@ -21,8 +21,11 @@ def dtype_of(tensor: torch.Tensor) -> Dtype | None:
 
 
 def tensor_of(view: View) -> torch.Tensor:
-    """Returns a tensor over a view's memory, without a copy; it keeps the memory alive."""
-    return torch.from_dlpack(view)
+    """Returns a tensor over a view's memory, without a copy; it keeps the memory alive.
+
+    Of read-only memory, such as a parameter that stays in its file, it must not be written.
+    """
+    return torch.from_dlpack(view.for_reading())
 
 
 def typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
