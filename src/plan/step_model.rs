@@ -174,7 +174,7 @@ impl Link {
     }
 
     fn read(self, bytes: u64) -> f64 {
-        (bytes * self.passes) as f64 / (RATE_IN_PLACE * self.rate)
+        bytes as f64 * self.passes as f64 / (RATE_IN_PLACE * self.rate)
     }
 
     /// The seconds in which a step keeps it busy.
