@@ -367,14 +367,17 @@ def test_only_false_cancels(device, nbytes):
         device.buffer(1 << 20, progress=lambda *step, result=result: result).close()
 
 
-def test_an_exception_in_progress_cancels_and_is_raised(device):
+@pytest.mark.parametrize(
+    "kind", [LookupError, KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration]
+)
+def test_an_exception_in_progress_cancels_and_is_raised(device, kind):
     calls = []
 
     def progress(phase, done, total):
         calls.append(done)
-        raise LookupError("mine")
+        raise kind("mine")
 
-    with pytest.raises(LookupError, match="mine"):
+    with pytest.raises(kind, match="mine"):
         device.buffer(80 << 20, progress=progress)
     assert len(calls) == 1
     gc.collect()

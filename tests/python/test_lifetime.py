@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import textwrap
 
 import pytest
@@ -336,3 +338,16 @@ def test_a_destroyed_subinterpreter_leaves_no_threads_and_no_memory(play):
         assert threads() <= before, (threads(), before)
         """
     )
+
+
+def test_an_object_is_not_copied_to_elsewhere(device):
+    with device.buffer(64) as buffer, buffer.view("uint8", (64,)) as view:
+        for one, noun in ((device, "device"), (buffer, "buffer"), (view, "view")):
+            with pytest.raises(TypeError, match=f"a {noun} cannot be pickled: .*this process"):
+                pickle.dumps(one)
+            with pytest.raises(TypeError, match=f"a {noun} cannot be deep-copied: .*this process"):
+                copy.deepcopy(one)
+        second = copy.copy(buffer)
+        buffer.close()
+        assert second.nbytes == 64 and not second.closed
+        second.close()

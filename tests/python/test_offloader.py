@@ -431,3 +431,13 @@ def test_a_source_may_be_a_mapped_file(device, tmp_path):
             mapped.close()
             check_step(device, offloader, {"l.0.w": array}, stream)
             assert np.array_equal(offloader.host_view("l.0.w").numpy(), array)
+
+
+def test_bytes_that_many_rows_read_may_be_more_than_a_number_holds(device):
+    """The predicted bytes are 2**61 in 16 passes, which is 2**65."""
+    huge = Parameter("huge", "g", "uint8", (1 << 61,), transfer_mode="zero-copy")
+    options = {"offload_bytes": 1 << 62, "link_bytes_per_second": 1e9}
+    with Plan(device, [huge], rows=16 * 128, **options) as many:
+        with Plan(device, [huge], rows=1, **options) as one:
+            assert one.info.link_seconds >= (1 << 61) / 1e9
+            assert many.info.link_seconds == pytest.approx(16 * one.info.link_seconds)

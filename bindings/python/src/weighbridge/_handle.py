@@ -105,6 +105,24 @@ class Closeable:
         """Closes the object; the name that C uses."""
         self.close()
 
+    def __copy__(self: _Self) -> _Self:
+        """Returns an object of its own with the same reference."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self: _Self, memo: object) -> _Self:
+        raise self._not_elsewhere("deep-copied")
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise self._not_elsewhere("pickled")
+
+    def _not_elsewhere(self, verb: str) -> TypeError:
+        return TypeError(
+            f"a {self._noun} cannot be {verb}: it refers to memory and streams of this process; "
+            "make another one, or use its arrays"
+        )
+
     def __enter__(self: _Self) -> _Self:
         self._live()
         return self

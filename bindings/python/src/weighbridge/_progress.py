@@ -17,6 +17,10 @@ Callback = Callable[[str, int, int], Optional[bool]]
 ``False`` cancels the call, any other result continues it."""
 
 
+class _CallbackExit(Exception):
+    """Carries a GeneratorExit of the user's callback."""
+
+
 class _Outcome:
     raised: BaseException | None = None
     cancelled = False
@@ -37,11 +41,19 @@ def _receive(outcome: _Outcome, callback: Callback | None) -> Generator[int, int
                 at = (at + 1) % 4
                 given[at] = yield key
                 if at == 3 and callback is not None and not outcome.cancelled:
-                    phase = PHASE.word(given[1])
-                    if callback(phase, given[2], given[3]) is False:
+                    try:
+                        answer = callback(PHASE.word(given[1]), given[2], given[3])
+                    except (
+                        GeneratorExit
+                    ) as error:  # of the callback: it does not end this generator
+                        raise _CallbackExit from error
+                    if answer is False:
                         outcome.cancelled = True
         except GeneratorExit:
             return
+        except _CallbackExit as error:
+            outcome.raised = error.__cause__
+            outcome.cancelled = True
         except BaseException as error:
             outcome.raised = error
             outcome.cancelled = True

@@ -350,10 +350,10 @@ class Plan(Closeable):
 def _set_budget(options: wb_plan_options, **budgets: int | None) -> None:
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
-        asked = " and ".join(given) or "neither"
+        asked = "both are" if given else "neither is"
         raise make(
             Status.INVALID_ARGUMENT,
-            f"a plan takes one budget, {' or '.join(budgets)}; {asked} is given: give exactly one",
+            f"a plan takes one budget, {' or '.join(budgets)}; {asked} given: give exactly one",
         )
     ((name, value),) = given.items()
     options.budget_kind = BUDGET_KIND.code(name)
