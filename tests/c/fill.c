@@ -151,6 +151,45 @@ static void large_pinned_sources_need_no_staging(wb_device *device)
     wb_buffer_release(memory);
 }
 
+static void every_byte_arrives_from_device_memory_in_pageable_memory(wb_device *device)
+{
+    wb_device_options pageable = WB_DEVICE_OPTIONS_INIT;
+    unsigned char *memory = (unsigned char *)malloc(SOURCE_BYTES + 1);
+    void *on_device = NULL;
+    REQUIRE(memory != NULL);
+    pageable.pin = WB_TRISTATE_OFF;
+    REQUIRE((device = open_device(test_device(), &pageable)) != NULL);
+    if (filled_begin(&filled, device, memory, ALL) &&
+        CHECK_OK(wb_device_alloc(device, SOURCE_BYTES + 1, &on_device, &error))) {
+        wb_plan_options all = budget_options(WB_BUDGET_OFFLOAD_BYTES, 2 * (uint64_t)SOURCE_BYTES);
+        all.transfer_mode = WB_TRANSFER_MODE_ON_DEMAND;
+        CHECK_OK(wb_device_copy(device, on_device, memory, SOURCE_BYTES + 1, NULL, &error));
+        for (int i = 0; i < ALL; i++) {
+            const unsigned char *source = (const unsigned char *)filled.parameters[i].source;
+            filled.parameters[i].source = (unsigned char *)on_device + (source - memory);
+        }
+        wb_plan_release(filled.plan);
+        CHECK_OK(wb_plan_new(device, filled.parameters, ALL, &all, &filled.plan, &error));
+        double_set("WB_DOUBLE_DELAY_US", "2000");
+        CHECK_OK(wb_offloader_new(filled.plan, NULL, NULL, &filled.offloader, &error));
+        double_set("WB_DOUBLE_DELAY_US", "");
+        for (uint64_t i = 0; i < ALL && filled.offloader != NULL; i++) {
+            wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+            CHECK_OK(wb_offloader_get_parameter_info(filled.offloader, i, &info, &error));
+            REQUIRE(info.host_address != NULL);
+            int64_t wrong = 0;
+            for (int64_t at = 0; at < bytes_of((int)i); at++) {
+                wrong += ((unsigned char *)info.host_address)[at] != byte_at((int)i, at);
+            }
+            CHECK_SAME(wrong, 0);
+        }
+        CHECK_OK(wb_device_free(device, on_device, &error));
+    }
+    filled_end(&filled);
+    wb_device_release(device);
+    free(memory);
+}
+
 struct cancelled {
     int reports, at;
 };
@@ -210,5 +249,6 @@ static void a_failed_copy_of_a_fill_leaves_nothing(wb_device *device)
 CHECK_MAIN(CASE(every_byte_arrives_from_pageable_memory),
            CASE_ON(DOUBLE_ONLY, the_calling_thread_waits_for_no_piece),
            CASE(large_pinned_sources_need_no_staging),
+           CASE(every_byte_arrives_from_device_memory_in_pageable_memory),
            CASE(a_cancelled_fill_leaves_nothing),
            CASE_ON(DOUBLE_ONLY, a_failed_copy_of_a_fill_leaves_nothing))
