@@ -232,7 +232,6 @@ static struct {
     wb_buffer_stats buffer_usage;
     wb_view_info view;
     wb_safetensors_tensor_info tensor;
-    const char *name;
     wb_parameter parameter;
     wb_plan_info plan;
     wb_plan_parameter_info planned;
@@ -285,7 +284,7 @@ static struct {
     GIVES(wb_safetensors_get_header, NOTHING, != NULL, own.file)                                   \
     CALL(wb_safetensors_open, DEVICE, own.device, scene_path, NULL, &made.file)                    \
     CALL(wb_safetensors_get_tensor_info, NOTHING, own.file, 0, &info.tensor)                       \
-    CALL(wb_safetensors_get_names, NOTHING, own.file, 0, 1, &info.name)                            \
+    CALL(wb_safetensors_get_names, NOTHING, own.file, 0, 1, &info.text)                            \
     CALL(wb_safetensors_find_tensor, NOTHING, own.file, "a", &info.index)                          \
     CALL(wb_safetensors_get_parameters, NOTHING, own.file, WB_GROUPING_LAYER, 0, 1,                 \
          &info.parameter)                                                                          \
