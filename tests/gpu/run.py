@@ -38,6 +38,9 @@ SLOW_FILES = {
     "test_frameworks.py": 1,
 }
 
+# How pytest ends without a test: here, because a file needs a package that is not installed. The
+# output names it.
+NOTHING_RAN = 5
 
 # The file of tests/gpu that measures neither memory nor time: it runs beside the others.
 QUANTIZE = "tests/gpu/test_quantize.py"
@@ -51,6 +54,7 @@ class Suite:
     limit: float
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    needs_packages: bool = False  # that may not be installed
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Outcome:
     """How a suite ended."""
 
     suite: Suite
-    result: str  # "passed", or why it failed
+    result: str  # "passed", "nothing to run", or why it failed
     seconds: float
     output: str
 
@@ -93,7 +97,7 @@ class Runner:
         with log.open("wb") as output:
             try:
                 process = self._start(suite, output)
-                result = self._wait(process, suite.limit) if process else "not run"
+                result = self._wait(process, suite) if process else "not run"
             except OSError as error:
                 result = f"not started: {error}"
         seconds = time.monotonic() - began
@@ -116,12 +120,14 @@ class Runner:
             self._running.add(process)
             return process
 
-    def _wait(self, process: subprocess.Popen[bytes], limit: float) -> str:
+    def _wait(self, process: subprocess.Popen[bytes], suite: Suite) -> str:
         try:
-            status = process.wait(limit)
+            status = process.wait(suite.limit)
             result = "passed" if status == 0 else f"exit {status}"
+            if status == NOTHING_RAN and suite.needs_packages:
+                result = "nothing to run"
         except subprocess.TimeoutExpired:
-            result = f"ended after {limit:g} s"
+            result = f"ended after {suite.limit:g} s"
             for number in (signal.SIGTERM, signal.SIGKILL):
                 _signal(process, number)
                 try:
@@ -203,7 +209,8 @@ def python_suites(threads: int) -> list[Suite]:
     """The files of tests/python on the host device and on the GPU, slow ones first and in parts."""
     # Each worker's PyTorch would start a thread for each core.
     environment = {"WEIGHBRIDGE_TEST_DEVICE": "host,cuda:0", "OMP_NUM_THREADS": str(threads)}
-    names = [path.name for path in sorted((ROOT / "tests" / "python").glob("test_*.py"))]
+    tests = ROOT / "tests" / "python"
+    names = [str(path.relative_to(tests)) for path in sorted(tests.rglob("test_*.py"))]
     slow = [name for name in SLOW_FILES if name in names]
     suites = []
     for name in [*slow, *(name for name in names if name not in slow)]:
@@ -211,7 +218,7 @@ def python_suites(threads: int) -> list[Suite]:
         for part in range(1, parts + 1):
             shown = path if parts == 1 else f"{path} {part} of {parts}"
             command = pytest_command(f"--part={part}/{parts}", path)
-            suites.append(Suite(shown, 180, command, environment))
+            suites.append(Suite(shown, 180, command, environment, needs_packages=True))
     return suites
 
 
@@ -275,7 +282,7 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"== summary\n{summary(outcomes)}")
     print(f"{seconds:.0f} s: {together:.0f} s together, {seconds - together:.0f} s alone")
-    return 1 if any(outcome.result != "passed" for outcome in outcomes) else 0
+    return 1 if any(o.result not in ("passed", "nothing to run") for o in outcomes) else 0
 
 
 if __name__ == "__main__":

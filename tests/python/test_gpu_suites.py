@@ -74,11 +74,21 @@ def test_a_missing_command_is_a_failure(runner):
     assert outcome.result.startswith("not started")
 
 
+@pytest.mark.parametrize(
+    ("needs_packages", "result"), [(True, "nothing to run"), (False, "exit 5")]
+)
+def test_only_a_file_that_needs_packages_may_run_nothing(runner, needs_packages, result):
+    command = [sys.executable, "-c", "raise SystemExit(5)"]
+    empty = gpu_run.Suite("a", 30, command, needs_packages=needs_packages)
+    assert runner.run(empty).result == result
+
+
 def test_every_file_is_run_in_all_of_its_parts():
     suites = gpu_run.python_suites(1)
     assert len({suite.name for suite in suites}) == len(suites)
     run = {suite.command[-1].removeprefix("tests/python/") for suite in suites}
-    assert run == {path.name for path in (ROOT / "tests" / "python").glob("test_*.py")}
+    tests = ROOT / "tests" / "python"
+    assert run == {str(path.relative_to(tests)) for path in tests.rglob("test_*.py")}
     assert set(gpu_run.SLOW_FILES) <= run
     for name, parts in gpu_run.SLOW_FILES.items():
         own = [suite for suite in suites if suite.command[-1].endswith(f"/{name}")]
