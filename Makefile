@@ -144,8 +144,8 @@ life: programs ## runs the tests of process life and limits, and prints their fi
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs pytest on the host device and over the driver double
-	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 \
-		$(BIN)/python -m pytest -q -rs tests/python
+	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one

@@ -30,6 +30,7 @@ GRACE_SECONDS = 10.0
 # Files that are slow on a GPU, slowest first, and the parts that each runs in. Others follow.
 SLOW_FILES = {
     "test_transformers.py": 3,
+    "equivalence/test_compiled.py": 3,
     "test_torch.py": 2,
     "test_quantizer.py": 2,
     "test_lifetime.py": 2,

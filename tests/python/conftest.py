@@ -73,6 +73,8 @@ def pytest_runtest_makereport(item, call):
 def device(request):
     """An open device. After the test it must have no buffer, no view and no device memory."""
     opened = _open_devices.pop(request.param, None) or weighbridge.Device(request.param)
+    # What exists now, such as all of PyTorch, need not be searched for garbage below.
+    gc.freeze()
     yield opened
     if not getattr(request.node, "passed", False):
         opened.close()  # the next test gets a device without leftovers

@@ -139,7 +139,7 @@ def test_the_gpu_reads_a_mapped_file(cuda, torch, tmp_path):
     values = np.arange(1 << 20, dtype=np.float32)
     path.write_bytes(values.tobytes())
     with weighbridge.Buffer.map_file(cuda, path) as buffer:
-        tensor = torch.from_dlpack(buffer.view("float32", (1 << 20,)))
+        tensor = torch.from_dlpack(buffer.view("float32", (1 << 20,)).for_reading())
         assert torch.equal(tensor.cpu(), torch.from_numpy(values))
         del tensor
 

@@ -30,6 +30,7 @@ def path(tmp_path):
 
 
 def plan(run_python, *arguments, **environment):
+    environment = {"COLUMNS": "160", **environment}
     return run_python("-m", "weighbridge", "plan", *arguments, **environment)
 
 

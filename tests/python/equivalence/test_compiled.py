@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -276,6 +277,46 @@ def test_the_default_compiler_compiled_before_the_offload(compare):
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
 def test_the_default_compiler_and_several_offloads(compare):
     test_it_is_offloaded_compiled_removed_and_offloaded_again(compare, "inductor")
+
+
+class Square(nn.Module):
+    """Its weights have as many numbers as its results for TOKENS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        return x + torch.tanh(self.two(torch.sin(self.one(x))))
+
+
+class Squares(Net):
+    layer = Square
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 8), nn.Linear(8, 50)
+        self.requires_grad_(False)
+
+
+@inductor
+@pytest.mark.slow
+@pytest.mark.parametrize("transfer_mode", ["prefetch"])
+def test_the_default_compiler_keeps_other_tensors_out_of_the_slots(compare, monkeypatch):
+    """A CUDA device shows the numbers. The code for a CPU never uses an operator's results, so
+    there it shows that they are not even freed."""
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    resident, model = compare.made(Squares), compare.made(Squares)
+    compare.offload(model)
+    forward(model)
+    program = torch.compile(model)
+    found, codes = torch._inductor.utils.run_and_get_code(forward_of, program)
+    assert close(found, forward(resident), "inductor"), "WRONG numbers of compiled code"
+    (code,) = codes
+    acquired = re.findall(r"(buf\d+) = torch.ops.weighbridge.acquire_\d+", code)
+    slots = [name for of in acquired for name in re.findall(rf"(buf\d+) = {of}\[\d+\]", code)]
+    assert len(slots) >= 3 * 6, code
+    assert not [name for name in slots if f"del {name}\n" in code or f"= {name};" in code], code
 
 
 @EVERY

@@ -5,8 +5,8 @@ reads them runs earlier. ``release`` claims to change the slots, so what reads t
 ``finish``, in between, reads the layer's arguments and results, so that no pass of a compiler moves
 ``release`` before them. Inductor puts computations off; those that a change of a tensor leaves no
 more time for, it does after the operator that changes it: ``finish`` changes the slots for that
-reason, too. ``acquire`` and ``release`` also change a small tensor, ``order``: groups stay in turn,
-and Inductor never takes the results of an operator that changes another tensor for free memory.
+reason, too. ``acquire`` and ``release`` also change a small tensor, ``order``, so that groups stay
+in turn. Inductor is told that the slots are not memory to use for other tensors after ``release``.
 
 A compiler that cannot change a tensor in place gives ``release`` a copy, and may read the slot
 later: ``release`` raises when it finds that.
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ._inductor import never_reuse_results
 from ._tensors import like
 
 
@@ -82,6 +83,7 @@ def acquire(count: int) -> Any:
         return _several(_of(handle).acquire_slots(group, layout))
 
     def fake(order: torch.Tensor, handle: int, group: int, layout: str) -> Any:
+        never_reuse_results(operator)
         made = [like(slot, slot.device) for slot in _of(handle).slots(group)]
         _versions.update((slot, slot._version) for slot in made)
         return _several(made)
@@ -90,7 +92,8 @@ def acquire(count: int) -> Any:
         f"weighbridge::{name}", run, mutates_args=("order",), schema=schema
     )
     made.register_fake(fake)
-    return getattr(torch.ops.weighbridge, name).default
+    operator = getattr(torch.ops.weighbridge, name).default
+    return operator
 
 
 def _several(tensors: list[torch.Tensor]) -> Any:
