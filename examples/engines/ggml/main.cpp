@@ -16,7 +16,11 @@
 namespace {
 
 ggml_backend_t open_backend(const std::string& device) {
-  if (device == "host") return ggml_backend_cpu_init();
+  if (device == "host") {
+    const ggml_backend_t cpu = ggml_backend_cpu_init();
+    ggml_backend_cpu_set_n_threads(cpu, 2);  // more than one, as in a real engine
+    return cpu;
+  }
 #ifdef GGML_USE_CUDA
   if (device.compare(0, 5, "cuda:") == 0) return ggml_backend_cuda_init(std::atoi(&device[5]));
 #endif
