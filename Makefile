@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build install wheel header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
-	check sweep deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
+	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -153,6 +153,14 @@ cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloa
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
 	cd tests && $(BIN)/python -m sweep
+
+# Not in `make test`: it compiles ggml, whose sources cargo downloads, and PyTorch's headers.
+engines: build $(VENV)/test $(VENV)/frameworks ## builds and runs examples/engines, with ggml and libtorch, on the host; two minutes
+	$(BIN)/cmake -S examples/engines -B $(BUILD)/engines -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=Release -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) -DTORCH_PYTHON=$(BIN)/python
+	$(BIN)/cmake --build $(BUILD)/engines
+	$(BIN)/ctest --test-dir $(BUILD)/engines --no-tests=error --output-on-failure --verbose
+	@echo 'reliability: {"examples of engines": "bit-identical to resident models: ggml, libtorch"}'
 
 check: ## runs the checks that take minutes, an hour in all; writes tests/reports
 	$(PYTHON) tools/check.py

@@ -34,6 +34,7 @@ HERE = [
     ("process life and limits", "life", 900),
     ("soak", "soak", 2400),
     ("models of transformers and diffusers", "sweep", 1800),
+    ("examples of engines: ggml, libtorch", "engines", 900),
     ("crates", "deny", 900),
     ("the wheel", "wheel", 1800),
 ]
