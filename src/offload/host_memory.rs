@@ -270,6 +270,11 @@ impl HostMemory {
         self.place(block, true);
     }
 
+    /// Notes that the bytes of a block are those of a source.
+    pub fn note_filled(&mut self, block: usize) {
+        self.blocks[block].filled = true;
+    }
+
     /// Takes a parameter out of a block, which `bytes` bytes are then in use of.
     pub fn leave_block(&mut self, block: usize, parameter: usize, bytes: u64) {
         let left = &mut self.blocks[block];

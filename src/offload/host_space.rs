@@ -155,7 +155,8 @@ impl Offloader {
             HostSpace::NewUnit => (self.new_unit(state, host_use, capacity)?, 0),
         };
         state.update_peak();
-        let block = Block { unit, offset, bytes, capacity, parameters: vec![at] };
+        let filled = false;
+        let block = Block { unit, offset, bytes, capacity, filled, parameters: vec![at] };
         let block = state.host.add_block(block);
         state.parameters.set_backing(at, Backing::Block { block, offset: 0 });
         Ok(block)
