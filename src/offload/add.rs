@@ -149,7 +149,7 @@ impl Edit<'_> {
             quantized: None,
         };
         let Some((host_use, space)) = space else {
-            offloader.check_resident(state, None, bytes)?;
+            offloader.check_resident(state, None, bytes, self.moved)?;
             added.backing = match source {
                 None => Backing::Missing,
                 Some(source) if source.on_device => Backing::Borrowed(source.span),

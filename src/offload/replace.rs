@@ -244,7 +244,7 @@ impl Edit<'_> {
             self.set_layout(at, layout);
             return Ok(());
         }
-        offloader.check_resident(state, Some(at), bytes)?;
+        offloader.check_resident(state, Some(at), bytes, self.moved)?;
         state.generation += 1;
         if tied.is_empty() && matches!(backing, Backing::Owned { .. }) {
             // Freed first, as in host memory.
