@@ -223,7 +223,7 @@ end:
     took("release");
 }
 
-/* Every tenth grows, as far as the slots that the budget has room for allow. */
+/* Every tenth grows, and the slots of the grown ones still fit the budget. */
 static void grow(wb_device *device, uint64_t count) {
     static const int64_t shapes[] = {BYTES, 2 * BYTES};
     wb_layout layouts[2];

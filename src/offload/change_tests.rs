@@ -94,7 +94,7 @@ fn check(offloader: &Offloader, expected: &BTreeMap<String, (usize, u8)>) {
     assert_eq!(state.parameters.resident_memory_bytes(None), device_bytes(&state));
 }
 
-/// Device memory of resident parameters, of all of them anew.
+/// Device memory of resident parameters, computed again from all of them.
 fn device_bytes(state: &OffloadState) -> u64 {
     let range = |parameter: &ParameterState| match &parameter.backing {
         Backing::Owned { memory, .. } => {

@@ -130,7 +130,7 @@ impl HostMemory {
         &self.slot_sums
     }
 
-    /// What becomes of a unit whose blocks reach as far as `after`.
+    /// The change of a unit whose blocks will reach as far as `after`.
     pub fn unit_change(&self, unit: usize, after: u64) -> UnitChange<'_> {
         let HostUnit { transfer_mode, groups, .. } = &self.units[unit];
         let before = self.extent(unit, None);

@@ -1,5 +1,5 @@
-//! Threads that wait for a slot which another thread's step occupies: whoever frees it wakes them,
-//! whatever the order, and a wait that ends by its timeout leaves nothing behind. A long wait ends by
+//! Threads that wait for a slot which another thread's step occupies: the call that frees it wakes
+//! them, in every order, and a wait that ends by its timeout leaves nothing behind. A long wait ends by
 //! a notification only, so that a lost one is a deadlock, which loom reports.
 
 use std::time::Duration;
@@ -90,14 +90,14 @@ fn a_timeout() {
     });
     bench.use_and_release(0, stream);
     waiter.join().unwrap();
-    // Nobody holds a slot any more, and who occupies one does not wait for itself.
+    // No thread holds a slot now, and the one that acquires does not wait for itself.
     bench.schedule.acquire(0, stream, None).unwrap();
     let error = bench.schedule.acquire(2, stream, Some(LONG)).unwrap_err();
     assert_eq!(error.status, WB_ERR_BUSY, "{error}");
     bench.use_and_release(0, stream);
 }
 
-/// The thread that frees the slot lets go of the offloader, whose memory stays for the waiting one.
+/// The thread that frees the slot releases the offloader, whose memory stays for the waiting one.
 fn closed_meanwhile() {
     let (bench, stream) = occupied(3, true, 1);
     let waiter = waiter(&bench, 2);
