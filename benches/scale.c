@@ -2,10 +2,11 @@
  * Measures how an offloader's calls cost with the number of its parameters, of 1 KiB each. Prints a
  * line for each: its name, and seconds, nanoseconds or bytes.
  *
- *   scale DEVICE groups|group|resident|json COUNT
+ *   scale DEVICE groups|group|resident|budget|json COUNT
  *
  * groups: each in a group of its own, prefetched; group: all in one; resident: all but one stay on
- * the device; json: a plan's text.
+ * the device; budget: each in a group of its own, under a budget of device memory; json: a plan's
+ * text.
  */
 #include "weighbridge.h"
 
@@ -222,6 +223,33 @@ end:
     took("release");
 }
 
+/* Every tenth grows, and the slots of the grown ones still fit the budget. */
+static void grow(wb_device *device, uint64_t count) {
+    static const int64_t shapes[] = {BYTES, 2 * BYTES};
+    wb_layout layouts[2];
+    for (int i = 0; i < 2; i++) {
+        const wb_layout empty = WB_LAYOUT_INIT;
+        layouts[i] = empty;
+        layouts[i].dtype = WB_DTYPE_U8;
+        layouts[i].ndim = 1;
+        layouts[i].shape = &shapes[i];
+    }
+    struct model model = model_of(count, count, &layouts[0]);
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = 4 * BYTES;
+    options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
+    wb_plan *plan = NULL;
+    wb_offloader *offloader = NULL;
+    check(wb_plan_new(device, model.parameters, count, &options, &plan, &error));
+    check(wb_offloader_new(plan, NULL, NULL, &offloader, &error));
+    wb_plan_release(plan);
+    set_sources(&model, 1, &layouts[0]);
+    for (uint64_t i = 0; i < count; i += 10) model.parameters[i].layout = &layouts[1];
+    reconcile("grown", offloader, &model, count);
+    wb_offloader_release(offloader);
+}
+
 static void text(wb_device *device, uint64_t count) {
     static const int64_t shape[] = {BYTES};
     wb_layout layout = WB_LAYOUT_INIT;
@@ -252,6 +280,8 @@ int main(int argc, char **argv) {
     check(wb_device_open(argv[1], NULL, &device, &error));
     if (strcmp(argv[2], "json") == 0) {
         text(device, count);
+    } else if (strcmp(argv[2], "budget") == 0) {
+        grow(device, count);
     } else {
         const int one = strcmp(argv[2], "group") == 0;
         offload(device, count, one ? 1 : count, strcmp(argv[2], "resident") == 0);

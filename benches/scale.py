@@ -21,6 +21,7 @@ from report import RESULTS, Report
 
 COUNTS = (6250, 12500, 25000, 50000, 100000)
 STEPS = (100, 1000, 10000, 100000)
+BUDGETS = (1000, 2000, 4000, 8000, 16000, 32000)
 TEXTS = (62500, 250000, 1000000)
 MOST_RESIDENT = 25000
 """Each is a mapping on the host device, of which the kernel allows some ten thousand."""
@@ -39,6 +40,7 @@ CALLS = {
     "one_smaller": "wb_offloader_replace of one by half the bytes",
     "one_removed": "wb_offloader_remove of one",
     "one_added": "wb_offloader_add of one",
+    "grown": "wb_offloader_reconcile, one tenth replaced by twice the bytes",
     "compact": "wb_offloader_compact",
     "stats": "wb_offloader_get_stats",
     "removed": "wb_offloader_reconcile, all removed but one",
@@ -50,6 +52,7 @@ KINDS = {
     "groups": "each in a group of its own",
     "group": "all in one group",
     "resident": "all but one resident",
+    "budget": "each in a group of its own, within device_bytes of four",
     "json": "in 1,000 groups",
 }
 UNMEASURED = ("step", "json_bytes")
@@ -117,6 +120,7 @@ def main() -> int:
         growth(report, folder, "group", COUNTS, runs)
         resident = tuple(count for count in COUNTS if count <= MOST_RESIDENT)
         growth(report, folder, "resident", resident, runs)
+        growth(report, folder, "budget", BUDGETS, runs)
         growth(report, folder, "json", TEXTS, runs)
         text = measure(folder, "json", TEXTS[-1], 1)
         over = text["json_memory"][0] / text["json_bytes"][0]

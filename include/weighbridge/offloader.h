@@ -402,7 +402,10 @@ typedef struct {
     uint32_t reserved0;
     /** Number of parameters; their indexes are smaller. */
     uint64_t parameters;
-    /** Bytes of offloaded parameters. */
+    /**
+     * Bytes of offloaded parameters in host memory, filled or not; none of a parameter whose
+     * replacement failed.
+     */
     uint64_t offloaded_bytes;
     /** Bytes of host memory asked for them, with padding and free space. */
     uint64_t asked_bytes;
@@ -410,12 +413,21 @@ typedef struct {
     uint64_t mapped_bytes;
     /** Bytes of that pinned, as the driver or the kernel counts them. */
     uint64_t pinned_bytes;
-    /** Bytes of resident parameters. */
+    /**
+     * Bytes of resident parameters, without those that were given no source yet. Together with
+     * `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
+     */
     uint64_t resident_bytes;
     /** Bytes of device memory for slots. */
     uint64_t slot_bytes;
     /** Bytes of offloaded parameters that the device reads in place. */
     uint64_t view_bytes;
+    /**
+     * Bytes of offloaded parameters that were given no source yet: zeros, or what was written
+     * through a host view. Steps copy them like others, and `offloaded_bytes` counts them; a
+     * replacement ends it.
+     */
+    uint64_t unfilled_bytes;
     /**
      * Bytes of staging memory: of the pinned buffer that pageable memory is staged through, and
      * of host and device memory that replacements of quantized parameters use.
@@ -439,7 +451,7 @@ typedef struct {
     uint64_t generation;
 } wb_offloader_stats;
 #define WB_OFFLOADER_STATS_INIT \
-    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
 
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,

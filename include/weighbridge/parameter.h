@@ -53,8 +53,9 @@ typedef struct {
     /** Type, shape and strides; its offset counts from `source`. */
     const wb_layout *layout;
     /**
-     * Address in host or device memory; NULL if there are no bytes yet. Parameters whose bytes
-     * overlap are tied: they are stored once.
+     * Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros until
+     * it is replaced, or written through a host view; resident, it has no memory until then.
+     * Parameters whose bytes overlap are tied: they are stored once.
      */
     const void *source;
     /** Ties parameters without a source that have the same number, except 0. */

@@ -69,8 +69,9 @@ pub struct wb_parameter {
     pub group: *const c_char,
     /// Type, shape and strides; its offset counts from `source`.
     pub layout: *const wb_layout,
-    /// Address in host or device memory; NULL if there are no bytes yet. Parameters whose bytes
-    /// overlap are tied: they are stored once.
+    /// Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros until
+    /// it is replaced, or written through a host view; resident, it has no memory until then.
+    /// Parameters whose bytes overlap are tied: they are stored once.
     pub source: *const c_void,
     /// Ties parameters without a source that have the same number, except 0.
     pub storage_id: u64,

@@ -1,11 +1,8 @@
 //! The bytes that an offloader holds, and those that its budgets count.
 
-use std::collections::HashMap;
-
 use crate::device::policy::Tristate;
-use crate::offload::backing::Backing;
+use crate::offload::intervals::covered_bytes;
 use crate::offload::state::{HeldBytes, OffloadState};
-use crate::plan::plan::ALIGNMENT;
 
 impl OffloadState {
     pub fn held_bytes(&self) -> HeldBytes {
@@ -28,29 +25,6 @@ impl OffloadState {
         covered_bytes(all.filter_map(|at| self.parameters.resident_range(at)).collect())
     }
 
-    /// Device memory that resident parameters take, or will take once they have a source: whole
-    /// allocations of the offloader, and the bytes in memory of the engine. Without the parameter
-    /// `without`.
-    pub fn resident_memory_bytes(&self, without: Option<usize>) -> u64 {
-        let (mut ranges, mut missing) = (Vec::new(), HashMap::new());
-        let counted = self.parameters.iter().enumerate().filter(|(at, _)| Some(*at) != without);
-        for (at, parameter) in counted {
-            match &parameter.backing {
-                Backing::Owned { memory, .. } => {
-                    ranges.push((memory.span().start() as u64, memory.span().end() as u64));
-                }
-                Backing::Missing => {
-                    // Once for each storage, since tied parameters get their bytes together.
-                    let key = parameter.storage.ok_or(at);
-                    let most: &mut u64 = missing.entry(key).or_default();
-                    *most = parameter.layout.span_bytes().next_multiple_of(ALIGNMENT).max(*most);
-                }
-                _ => ranges.extend(self.parameters.resident_range(at)),
-            }
-        }
-        covered_bytes(ranges) + missing.values().sum::<u64>()
-    }
-
     /// Whether new host memory is pinned: as the arena is.
     pub fn pinning(&self) -> Tristate {
         let arena = self.host.arena();
@@ -60,15 +34,4 @@ impl OffloadState {
             _ => Tristate::Off,
         }
     }
-}
-
-/// Bytes that lie in any of the ranges.
-fn covered_bytes(mut ranges: Vec<(u64, u64)>) -> u64 {
-    ranges.sort_unstable();
-    let (mut bytes, mut covered_to) = (0, 0);
-    for (start, end) in ranges {
-        bytes += end.saturating_sub(start.max(covered_to));
-        covered_to = covered_to.max(end);
-    }
-    bytes
 }

@@ -7,6 +7,7 @@ use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::OffloadState;
+use crate::os::bytes;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::selector::SelectorList;
 use crate::status::{
@@ -148,7 +149,7 @@ impl Edit<'_> {
             quantized: None,
         };
         let Some((host_use, space)) = space else {
-            offloader.check_resident(state, None, bytes)?;
+            offloader.check_resident(state, None, bytes, self.moved)?;
             added.backing = match source {
                 None => Backing::Missing,
                 Some(source) if source.on_device => Backing::Borrowed(source.span),
@@ -165,8 +166,14 @@ impl Edit<'_> {
                 return Err(error);
             }
         };
-        let written =
-            source.map_or(Ok(()), |source| offloader.write_block(state, block, 0, source));
+        let written = match source {
+            Some(source) => offloader.write_block(state, block, 0, source),
+            None => {
+                // Another parameter may have left its bytes there.
+                state.own_location(at).into_iter().for_each(|own| bytes::fill(own.span, 0));
+                Ok(())
+            }
+        };
         if let Err(error) = written {
             let unit = state.host.blocks()[block].unit;
             state.remove_parameter(at);

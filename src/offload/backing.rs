@@ -69,6 +69,8 @@ pub struct Block {
     /// Bytes that no other block may use: `bytes` rounded up, or more once a tied parameter has
     /// left.
     pub capacity: u64,
+    /// Whether its bytes are those of a source; otherwise the memory is as it was allocated.
+    pub filled: bool,
     /// Indexes of its parameters. A block without any is free, and its entry is used again.
     pub parameters: Vec<usize>,
 }

@@ -7,8 +7,12 @@ use proptest::prelude::*;
 use crate::device::backend::Location;
 use crate::device::device::{Device, DeviceOptions};
 use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::backing::{Backing, HostUnit, ParameterState};
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::intervals::covered_bytes;
 use crate::offload::offloader::Offloader;
+use crate::offload::slot_sums::{SlotSums, UnitChange};
+use crate::offload::state::OffloadState;
 use crate::offload::tests::{DEFAULT, parameter};
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
@@ -79,6 +83,41 @@ fn check(offloader: &Offloader, expected: &BTreeMap<String, (usize, u8)>) {
     );
     let mapped = state.host.buffers().iter().map(|buffer| buffer.mapped_bytes()).sum::<u64>();
     assert_eq!(state.host.buffers().mapped_bytes(), mapped);
+    let mut sums = SlotSums::new(GROUPS);
+    for (unit, after) in state.host.units().iter().zip(state.host.extents(None)) {
+        let HostUnit { transfer_mode, groups, .. } = unit;
+        sums.apply(UnitChange { transfer_mode: *transfer_mode, groups, before: 0, after });
+    }
+    (1..=GROUPS).for_each(|depth| {
+        assert_eq!(state.host.slot_sums().after(depth, &[]), sums.after(depth, &[]))
+    });
+    assert_eq!(state.parameters.resident_memory_bytes(None), device_bytes(&state));
+}
+
+/// Device memory of resident parameters, computed again from all of them.
+fn device_bytes(state: &OffloadState) -> u64 {
+    let range = |parameter: &ParameterState| match &parameter.backing {
+        Backing::Owned { memory, .. } => {
+            Some((memory.span().start() as u64, memory.span().end() as u64))
+        }
+        _ => None,
+    };
+    covered_bytes(state.parameters.iter().filter_map(range).collect())
+}
+
+fn commit_within(
+    device: &Arc<Device>,
+    budget: u64,
+    depth: u32,
+    given: &[Given],
+) -> Option<Arc<Offloader>> {
+    let mut options = PlanOptions::new(Budget::DeviceBytes(budget));
+    options.depth = depth;
+    options.transfer_mode = TransferMode::Prefetch;
+    let parameters = given.iter().map(|given| given.parameter.clone()).collect();
+    let plan = DevicePlan::new(device, parameters, options).ok()?;
+    let sources: Vec<_> = given.iter().map(location).collect();
+    Offloader::commit(plan, &sources, &[], DEFAULT, &BufferOptions::default(), &mut None).ok()
 }
 
 /// A parameter's size before and after, and what happens to it.
@@ -138,6 +177,82 @@ proptest! {
                 (_, false) => {}
             }
             check(&offloader, &expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// A list of changes has the outcome that the same changes have one by one, and no change takes
+    /// more device memory than the budget.
+    #[test]
+    fn a_list_within_a_device_budget_changes_what_single_calls_change(
+        first in prop::collection::vec((1usize..3000, prop::bool::weighted(0.2)), GROUPS..9),
+        more in 0u64..12000,
+        depth in 0u32..4,
+        lists in prop::collection::vec(prop::collection::vec((0usize..9, 1usize..6000), 1..9), 1..4),
+    ) {
+        let name = |at: usize| format!("layers.{}.w{at}", at % GROUPS);
+        let both: Vec<_> = (0..2).map(|_| Device::open("host", DeviceOptions::default()).unwrap()).collect();
+        let all = |device| -> Vec<_> {
+            let given = |(at, (size, resident)): (usize, &(usize, bool))| {
+                let mut given = given(device, &name(at), at, *size, at as u8 + 1);
+                given.parameter.resident = *resident;
+                given
+            };
+            first.iter().enumerate().map(given).collect()
+        };
+        let rounded = |size: usize| (size as u64).next_multiple_of(256);
+        let resident = first.iter().filter(|(_, resident)| *resident).map(|(size, _)| rounded(*size));
+        let budget = resident.sum::<u64>() + 3000 + more;
+        let commit = |device| commit_within(device, budget, depth, &all(device));
+        let (Some(list), Some(single)) = (commit(&both[0]), commit(&both[1])) else { return Ok(()) };
+        let mut sizes: Vec<usize> = first.iter().map(|(size, _)| *size).collect();
+        for (turn, changes) in lists.into_iter().enumerate() {
+            let value = 100 + turn as u8;
+            let mut wanted = sizes.clone();
+            for (at, size) in changes.into_iter().filter(|(at, _)| *at < first.len()) {
+                wanted[at] = size;
+            }
+            let now: Vec<_> = (0..wanted.len()).map(|at| {
+                let value = if wanted[at] == sizes[at] { at as u8 + 1 } else { value };
+                given(&both[0], &name(at), at, wanted[at], value)
+            }).collect();
+            let sources = now.iter().map(|one| (one.parameter.clone(), location(one)));
+            let in_list = list.reconcile(sources.collect(), DEFAULT).map(drop);
+            let mut one_by_one = Ok(());
+            for (at, one) in now.iter().enumerate() {
+                let source = Location::host(one.source.data());
+                one_by_one = single.replace(&name(at), layout(wanted[at]), source, DEFAULT);
+                if one_by_one.is_err() {
+                    break;
+                }
+                sizes[at] = wanted[at];
+            }
+            for (device, offloader) in both.iter().zip([&list, &single]) {
+                let used = device.counters().snapshot().device_bytes;
+                prop_assert!(used <= budget, "{} of {}", used, budget);
+                let state = offloader.state().unwrap();
+                prop_assert_eq!(state.parameters.resident_memory_bytes(None), device_bytes(&state));
+            }
+            // A single call may already have taken deeper slots where a list takes what it must.
+            prop_assert!(one_by_one.is_err() || in_list.is_ok(), "{:?}", in_list);
+            if first.iter().any(|(_, resident)| *resident) && one_by_one.is_err() {
+                return Ok(());
+            }
+            prop_assert_eq!(in_list.map_err(|error| error.status), one_by_one.map_err(|error| error.status));
+            single.compact(DEFAULT).unwrap();
+            list.compact(DEFAULT).unwrap();
+            let (of_list, of_single) = (list.stats().unwrap(), single.stats().unwrap());
+            prop_assert_eq!(of_list.offloaded_bytes, of_single.offloaded_bytes);
+            prop_assert_eq!(of_list.resident_bytes, of_single.resident_bytes);
+            for offloader in [&list, &single] {
+                let state = offloader.state().unwrap();
+                for (at, size) in sizes.iter().enumerate() {
+                    let at = state.find(&name(at)).unwrap();
+                    prop_assert_eq!(state.parameters[at].layout.span_bytes(), *size as u64);
+                }
+            }
         }
     }
 }

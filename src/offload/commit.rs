@@ -35,6 +35,8 @@ pub fn lay_out(
     // The backing of each storage.
     let mut backings = Vec::with_capacity(plan.storages.len());
     for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
+        let in_place = storage.unit.is_some_and(|unit| units[unit].in_source);
+        let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };
         let (backing, to, jobs) = match (storage.unit, resident) {
             (Some(unit), _) => {
                 let capacity = storage.bytes.next_multiple_of(ALIGNMENT);
@@ -44,6 +46,7 @@ pub fn lay_out(
                     offset,
                     bytes: storage.bytes,
                     capacity,
+                    filled: in_place || !pieces.is_empty(),
                     parameters: storage.parameters.to_vec(),
                 });
                 let to = units[unit].region.part(offset as usize, capacity as usize);
@@ -59,8 +62,6 @@ pub fn lay_out(
                 continue;
             }
         };
-        let in_place = storage.unit.is_some_and(|unit| units[unit].in_source);
-        let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };
         jobs.extend(pieces.into_iter().map(|(offset, from)| CopyJob {
             to: to.part(offset as usize, from.span.bytes()),
             from,

@@ -17,7 +17,7 @@ pub(super) struct Edit<'a> {
     /// Units whose host memory was written.
     written: Vec<usize>,
     /// Whether units or their sizes have changed, so that every unit needs a slot again.
-    moved: bool,
+    pub moved: bool,
     /// Buffers of sources, released after the locks: their owners may be called then.
     pub dropped: Vec<Arc<Buffer>>,
 }

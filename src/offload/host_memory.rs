@@ -7,6 +7,7 @@ use crate::memory::buffer::Buffer;
 use crate::offload::backing::{Block, HostUnit, HostUse};
 use crate::offload::held_buffers::HeldBuffers;
 use crate::offload::intervals::Rows;
+use crate::offload::slot_sums::{SlotSums, UnitChange};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
@@ -34,6 +35,7 @@ pub struct HostMemory {
     /// The units of each group.
     units_of_group: Vec<Vec<usize>>,
     buffers: HeldBuffers,
+    slot_sums: SlotSums,
 }
 
 struct Contents {
@@ -65,6 +67,7 @@ impl HostMemory {
             units_of_use: Rows::new(),
             units_of_group: vec![Vec::new(); groups],
             buffers: HeldBuffers::new(&arena),
+            slot_sums: SlotSums::new(groups),
             arena,
         };
         units.into_iter().for_each(|unit| {
@@ -120,6 +123,18 @@ impl HostMemory {
         let mut blocks = self.entries(unit).rev();
         let last = blocks.find(|[_, _, _, block]| Some(*block as usize) != without);
         last.map_or(0, |[_, offset, capacity, _]| offset + capacity)
+    }
+
+    /// The bytes that need slots at a time.
+    pub fn slot_sums(&self) -> &SlotSums {
+        &self.slot_sums
+    }
+
+    /// The change of a unit whose blocks will reach as far as `after`.
+    pub fn unit_change(&self, unit: usize, after: u64) -> UnitChange<'_> {
+        let HostUnit { transfer_mode, groups, .. } = &self.units[unit];
+        let before = self.extent(unit, None);
+        UnitChange { transfer_mode: *transfer_mode, groups, before, after }
     }
 
     /// The blocks of a unit, as they are in `placed`.
@@ -223,6 +238,7 @@ impl HostMemory {
     fn place(&mut self, block: usize, is_there: bool) {
         let Block { unit, offset, capacity, .. } = self.blocks[block];
         let entry = [unit as u64, offset, capacity, block as u64];
+        let before = self.extent(unit, None);
         let (start, end) = self.neighbours(unit, entry);
         self.set_gap(unit, (start, end), !is_there);
         self.set_gap(unit, (start, offset), is_there);
@@ -231,6 +247,9 @@ impl HostMemory {
             true => self.placed.insert(entry),
             false => self.placed.remove(&entry),
         };
+        let after = self.extent(unit, None);
+        let HostUnit { transfer_mode, groups, .. } = &self.units[unit];
+        self.slot_sums.apply(UnitChange { transfer_mode: *transfer_mode, groups, before, after });
         let blocks = &mut self.contents[unit].blocks;
         *blocks = if is_there { *blocks + 1 } else { *blocks - 1 };
         if self.units[unit].in_source {
@@ -268,6 +287,11 @@ impl HostMemory {
         self.place(block, false);
         self.blocks[block].offset = offset;
         self.place(block, true);
+    }
+
+    /// Notes that the bytes of a block are those of a source.
+    pub fn note_filled(&mut self, block: usize) {
+        self.blocks[block].filled = true;
     }
 
     /// Takes a parameter out of a block, which `bytes` bytes are then in use of.

@@ -54,6 +54,17 @@ impl Intervals {
     }
 }
 
+/// Bytes that lie in any of the ranges.
+pub fn covered_bytes(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let (mut bytes, mut covered_to) = (0, 0);
+    for (start, end) in ranges {
+        bytes += end.saturating_sub(start.max(covered_to));
+        covered_to = covered_to.max(end);
+    }
+    bytes
+}
+
 /// The largest power of two that a range's length reaches; `None` if it has no bytes.
 fn class_of(start: u64, end: u64) -> Option<usize> {
     end.checked_sub(start).and_then(u64::checked_ilog2).map(|class| class as usize)

@@ -22,6 +22,8 @@ mod reconcile;
 mod replace;
 mod requantize;
 pub mod schedule;
+mod slot_budget;
+mod slot_sums;
 mod source_store;
 mod state;
 mod stats;

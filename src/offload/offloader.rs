@@ -95,7 +95,7 @@ impl Offloader {
             generation: 0,
         };
         state.update_peak();
-        quantize::quantize_all(&plan, &state, sources, options.threads, progress)?;
+        quantize::quantize_all(&plan, &mut state, sources, options.threads, progress)?;
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
         let staging = match pageable && device.capabilities().cuda {
             true => Some(Staging::new(device, STAGING_BYTES)?),

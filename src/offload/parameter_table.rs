@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use crate::error::{Result, fail};
 use crate::offload::backing::{Backing, ParameterState};
-use crate::offload::intervals::{Intervals, Rows};
+use crate::offload::intervals::{Intervals, Rows, covered_bytes};
 use crate::os::span::Span;
 use crate::plan::plan::ALIGNMENT;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
@@ -23,6 +23,10 @@ pub struct ParameterTable {
     resident: Intervals,
     /// Device memory of the offloader: first address, end, and the index of a parameter in it.
     owned: Rows,
+    /// Those without bytes that have a storage of the plan: storage, rounded bytes, index.
+    missing: Rows,
+    /// Device memory that resident parameters take.
+    device_bytes: u64,
 }
 
 impl Deref for ParameterTable {
@@ -101,9 +105,12 @@ impl ParameterTable {
             let (start, end) = addresses(memory.span());
             self.owned.insert([start, end, at as u64, 0]);
         }
+        self.missing.extend(missing_row(at, parameter));
+        self.device_bytes += self.bytes_alone(at);
     }
 
     fn uncount(&mut self, at: usize) {
+        self.device_bytes -= self.bytes_alone(at);
         let parameter = &self.all[at];
         self.sum -= rounded(parameter.layout.span_bytes());
         if let Some(range) = range_of(parameter) {
@@ -112,6 +119,48 @@ impl ParameterTable {
         if let Backing::Owned { memory, .. } = &parameter.backing {
             let (start, end) = addresses(memory.span());
             self.owned.remove(&[start, end, at as u64, 0]);
+        }
+        if let Some(row) = missing_row(at, parameter) {
+            self.missing.remove(&row);
+        }
+    }
+
+    /// Device memory that resident parameters take, or will take once they have a source: whole
+    /// allocations of the offloader, and the bytes in memory of the engine. Without the parameter
+    /// `without`.
+    pub fn resident_memory_bytes(&self, without: Option<usize>) -> u64 {
+        self.device_bytes - without.map_or(0, |at| self.bytes_alone(at))
+    }
+
+    /// Those of that memory that no other parameter takes.
+    fn bytes_alone(&self, at: usize) -> u64 {
+        let parameter = &self.all[at];
+        let others_in = |rows: &Rows, first: u64, second: u64| {
+            let mut found = rows.range([first, second, 0, 0]..=[first, second, u64::MAX, u64::MAX]);
+            found.any(|[_, _, other, _]| *other != at as u64)
+        };
+        match &parameter.backing {
+            Backing::Owned { memory, .. } => {
+                let (start, end) = addresses(memory.span());
+                if others_in(&self.owned, start, end) { 0 } else { end - start }
+            }
+            Backing::Borrowed(_) => {
+                let Some((start, end)) = range_of(parameter) else { return 0 };
+                let tied =
+                    self.resident_ties(at).into_iter().filter_map(|at| self.resident_range(at));
+                let within = |(from, to): (u64, u64)| (from.max(start), to.min(end));
+                end - start - covered_bytes(tied.map(within).collect())
+            }
+            Backing::Missing => {
+                let bytes = rounded(parameter.layout.span_bytes()) as u64;
+                // Once for each storage, since tied parameters get their bytes together.
+                let Some([storage, ..]) = missing_row(at, parameter) else { return bytes };
+                let of_storage =
+                    self.missing.range([storage, 0, 0, 0]..=[storage, u64::MAX, u64::MAX, 0]);
+                let mut others = of_storage.rev().filter(|[_, _, other, _]| *other != at as u64);
+                bytes.saturating_sub(others.next().map_or(0, |[_, bytes, _, _]| *bytes))
+            }
+            Backing::Block { .. } | Backing::Unbacked(_) => 0,
         }
     }
 
@@ -159,6 +208,13 @@ fn rounded(bytes: u64) -> u128 {
 
 fn addresses(span: Span) -> (u64, u64) {
     (span.start() as u64, span.end() as u64)
+}
+
+/// The entry of a resident parameter without bytes whose storage may be that of others.
+fn missing_row(at: usize, parameter: &ParameterState) -> Option<[u64; 4]> {
+    let bytes = rounded(parameter.layout.span_bytes()) as u64;
+    let storage = parameter.storage.filter(|_| matches!(parameter.backing, Backing::Missing))?;
+    Some([storage as u64, bytes, at as u64, 0])
 }
 
 fn range_of(parameter: &ParameterState) -> Option<(u64, u64)> {

@@ -24,7 +24,7 @@ const TENSORS_AT_ONCE: usize = 4;
 /// Quantizes all parameters of a plan that are kept in FP8 and have a source.
 pub fn quantize_all(
     plan: &DevicePlan,
-    state: &OffloadState,
+    state: &mut OffloadState,
     sources: &[Option<Location>],
     threads: usize,
     progress: &mut Progress<'_>,
@@ -32,8 +32,10 @@ pub fn quantize_all(
     let Some(rule) = &plan.plan.options.quantize else { return Ok(()) };
     let mut tasks = Vec::new();
     for (at, source) in sources.iter().enumerate() {
-        if let (Some(quantized), Some(source)) = (&state.parameters[at].quantized, source) {
+        if let (Some(quantized), Some(source)) = (state.parameters[at].quantized.clone(), source) {
             tasks.push(task_for(rule, state, at, &quantized.layout, *source)?);
+            let scales = state.find(&quantized.scales)?;
+            [at, scales].into_iter().for_each(|filled| state.note_filled(filled));
         }
     }
     let total = tasks.iter().map(source_bytes).sum();

@@ -117,6 +117,9 @@ impl Edit<'_> {
         let done = self.offloader.requantize(rule, state, both, layout, source);
         // Also after an error: the bytes may have been written.
         for (one, output) in both.into_iter().zip(&quantized.output) {
+            if done.is_ok() {
+                self.state.note_filled(one);
+            }
             let layout = if done.is_ok() { output } else { &self.state.parameters[one].layout };
             self.set_layout(one, layout.clone());
         }
@@ -241,7 +244,7 @@ impl Edit<'_> {
             self.set_layout(at, layout);
             return Ok(());
         }
-        offloader.check_resident(state, Some(at), bytes)?;
+        offloader.check_resident(state, Some(at), bytes, self.moved)?;
         state.generation += 1;
         if tied.is_empty() && matches!(backing, Backing::Owned { .. }) {
             // Freed first, as in host memory.
@@ -272,19 +275,21 @@ impl Offloader {
     /// Copies a source to an offset in a block.
     pub(super) fn write_block(
         &self,
-        state: &OffloadState,
+        state: &mut OffloadState,
         block: usize,
         offset: u64,
         source: Location,
     ) -> Result<()> {
         let unit = state.host.unit_of(block);
-        let block = &state.host.blocks()[block];
-        let to = unit.region.part((block.offset + offset) as usize, source.span.bytes());
+        let at = state.host.blocks()[block].offset + offset;
+        let to = unit.region.part(at as usize, source.span.bytes());
         if !source.on_device && source.span.bytes() <= MOST_COPIED_HERE {
             bytes::copy(to, source.span);
-            return Ok(());
+        } else {
+            let job = CopyJob { to, from: source };
+            bulk_copy::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)?;
         }
-        let job = CopyJob { to, from: source };
-        bulk_copy::into_host(self.device(), &unit.buffer, &[job], 0, &mut None)
+        state.host.note_filled(block);
+        Ok(())
     }
 }

@@ -87,6 +87,13 @@ impl OffloadState {
         self.host.leave_block(block, at, bytes);
     }
 
+    /// Notes that a parameter's bytes are those of a source.
+    pub fn note_filled(&mut self, at: usize) {
+        if let Backing::Block { block, .. } = self.parameters[at].backing {
+            self.host.note_filled(block);
+        }
+    }
+
     /// The input of the schedule.
     pub fn arrangement(&self) -> Arrangement {
         let slots = self.slots.as_ref().map(|slots| slots.span());

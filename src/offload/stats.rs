@@ -11,8 +11,10 @@ use crate::plan::parameter::TransferMode;
 pub struct OffloaderStats {
     /// The number of parameters.
     pub parameters: u64,
-    /// Bytes of offloaded parameters; tied ones count once.
+    /// Bytes of offloaded parameters, with those of `unfilled_bytes`; tied ones count once.
     pub offloaded_bytes: u64,
+    /// Bytes of offloaded parameters that were given no source yet.
+    pub unfilled_bytes: u64,
     /// Bytes of host memory that were requested for them, including padding and free space.
     pub asked_bytes: u64,
     /// Bytes of its address space.
@@ -61,6 +63,7 @@ impl Offloader {
         let used = state.host.blocks().iter().filter(|block| !block.parameters.is_empty());
         for block in used {
             stats.offloaded_bytes += block.bytes;
+            stats.unfilled_bytes += if block.filled { 0 } else { block.bytes };
             if state.host.units()[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }

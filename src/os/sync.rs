@@ -49,6 +49,43 @@ pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     guard
 }
 
+/// When a wait ends at the latest.
+pub struct Deadline {
+    #[cfg(not(loom))]
+    at: std::time::Instant,
+    /// Loom has no time: a short wait is over at its second look at the clock, a long one never.
+    #[cfg(loom)]
+    left: std::cell::Cell<Option<Duration>>,
+}
+
+impl Deadline {
+    /// The end of a wait that begins now.
+    pub fn after(timeout: Duration) -> Self {
+        #[cfg(not(loom))]
+        return Self { at: std::time::Instant::now() + timeout };
+        #[cfg(loom)]
+        return Self { left: std::cell::Cell::new(Some(timeout)) };
+    }
+
+    /// The time that is left; `None` once none is.
+    pub fn left(&self) -> Option<Duration> {
+        #[cfg(not(loom))]
+        let left = self.at.checked_duration_since(std::time::Instant::now());
+        #[cfg(loom)]
+        let left = self.left.get();
+        #[cfg(loom)]
+        self.left.set(left.filter(|left| is_long(*left)));
+        left.filter(|left| !left.is_zero())
+    }
+}
+
+/// Whether loom lets a wait of this time end by nothing but a notification, so that a missing
+/// notification is found. A shorter one can end at any moment.
+#[cfg(loom)]
+fn is_long(time: Duration) -> bool {
+    time >= Duration::from_secs(1)
+}
+
 /// Waits for the condition and releases the lock meanwhile.
 pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
@@ -61,10 +98,8 @@ pub fn wait_timeout<'a, T>(
     guard: MutexGuard<'a, T>,
     time: Duration,
 ) -> MutexGuard<'a, T> {
-    // Loom has no time: a short wait can end at any moment, and a long one only by a notification,
-    // so that a missing notification is found.
     #[cfg(loom)]
-    if time < Duration::from_secs(1) {
+    if !is_long(time) {
         drop(guard);
         loom::thread::yield_now();
         return lock(mutex);

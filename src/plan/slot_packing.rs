@@ -79,6 +79,38 @@ pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool
     SlotPacking { offsets, bytes }
 }
 
+/// Places the requests of any `depth` consecutive positions, not across the end of a step, side by
+/// side: those of a position in the lane that is the position modulo `depth`, and requests of several
+/// positions before all lanes. Never more bytes than those requests and the `depth` positions that
+/// need most, which first fit may need.
+pub fn stack(requests: &[SlotRequest], ring_len: usize, depth: usize) -> SlotPacking {
+    let rounded = |request: &SlotRequest| request.bytes.next_multiple_of(ALIGNMENT);
+    let mut offsets = vec![0; requests.len()];
+    let mut base = 0;
+    // Bytes at each position, and of its lane.
+    let (mut tops, mut lanes) = (vec![0; ring_len], vec![0; depth]);
+    for (request, offset) in requests.iter().zip(&mut offsets) {
+        if let &[position] = &*request.positions {
+            *offset = tops[position];
+            tops[position] += rounded(request);
+            lanes[position % depth] = tops[position].max(lanes[position % depth]);
+        } else {
+            *offset = base;
+            base += rounded(request);
+        }
+    }
+    let mut bytes = base;
+    for lane in &mut lanes {
+        (*lane, bytes) = (bytes, bytes + *lane);
+    }
+    for (request, offset) in requests.iter().zip(&mut offsets) {
+        if let &[position] = &*request.positions {
+            *offset += lanes[position % depth];
+        }
+    }
+    SlotPacking { offsets, bytes }
+}
+
 /// The requests of each position.
 struct ByPosition {
     /// Where those of a position begin in `requests`; one more at the end.
@@ -166,18 +198,21 @@ mod tests {
             if let Some((bytes, one, other)) = shared {
                 requests.push(SlotRequest { bytes, positions: smallvec![one % ring_len, other % ring_len] });
             }
-            let packing = pack(&requests, ring_len, depth, wraps);
-            for (one, first) in requests.iter().enumerate() {
-                prop_assert_eq!(packing.offsets[one] % ALIGNMENT, 0);
-                prop_assert!(packing.offsets[one] + first.bytes <= packing.bytes);
-                for (other, second) in requests.iter().enumerate().skip(one + 1) {
-                    let concurrent = first.positions.iter().any(|a| second.positions.iter().any(|b| {
-                        let apart = a.abs_diff(*b);
-                        apart < depth || (wraps && ring_len - apart < depth)
-                    }));
-                    let disjoint = packing.offsets[one] + first.bytes <= packing.offsets[other]
-                        || packing.offsets[other] + second.bytes <= packing.offsets[one];
-                    prop_assert!(!concurrent || disjoint, "{} and {} of {:?}", one, other, packing);
+            let first_fit = (pack(&requests, ring_len, depth, wraps), wraps);
+            let stacked = (stack(&requests, ring_len, depth), false);
+            for (packing, wraps) in [first_fit, stacked] {
+                for (one, first) in requests.iter().enumerate() {
+                    prop_assert_eq!(packing.offsets[one] % ALIGNMENT, 0);
+                    prop_assert!(packing.offsets[one] + first.bytes <= packing.bytes);
+                    for (other, second) in requests.iter().enumerate().skip(one + 1) {
+                        let concurrent = first.positions.iter().any(|a| second.positions.iter().any(|b| {
+                            let apart = a.abs_diff(*b);
+                            apart < depth || (wraps && ring_len - apart < depth)
+                        }));
+                        let disjoint = packing.offsets[one] + first.bytes <= packing.offsets[other]
+                            || packing.offsets[other] + second.bytes <= packing.offsets[one];
+                        prop_assert!(!concurrent || disjoint, "{} and {} of {:?}", one, other, packing);
+                    }
                 }
             }
         }

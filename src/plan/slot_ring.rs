@@ -2,7 +2,7 @@
 //! on-demand units.
 
 use crate::plan::parameter::TransferMode;
-use crate::plan::slot_packing::{SlotPacking, SlotRequest, pack};
+use crate::plan::slot_packing::{SlotPacking, SlotRequest, pack, stack};
 
 /// Deeper rings have never been faster: the link is busy before that.
 pub const MOST_DEPTH: usize = 8;
@@ -75,7 +75,10 @@ impl SlotRing {
         }
         let on_demand = with_mode(units, TransferMode::OnDemand);
         let (groups, requests) = requests(units, &on_demand);
-        let packing = pack(&requests, groups.len(), 1, false);
+        let mut packing = pack(&requests, groups.len(), 1, false);
+        if requests.iter().any(|request| request.positions.len() > 1) {
+            packing = smaller(packing, stack(&requests, groups.len(), 1));
+        }
         for (at, offset) in on_demand.iter().zip(&packing.offsets) {
             slots.offsets[*at] = Some(slots.ring_bytes + offset);
         }
@@ -136,6 +139,10 @@ pub fn shapes(asked: usize) -> Vec<RingShape> {
     }
 }
 
+fn smaller(one: SlotPacking, other: SlotPacking) -> SlotPacking {
+    if other.bytes < one.bytes { other } else { one }
+}
+
 /// The ring of the best shape within the limit; one of the last shape if none is.
 fn deepest(
     requests: &[SlotRequest],
@@ -162,6 +169,9 @@ fn deepest(
         && let Some(next) = tried.next()
     {
         ring = next;
+    }
+    if ring.packing.bytes > limit {
+        ring.packing = smaller(ring.packing, stack(requests, ring_len, ring.shape.depth));
     }
     ring
 }

@@ -38,6 +38,45 @@ static void a_formerly_tied_parameter_keeps_the_space(wb_device *device)
     }
 }
 
+/* Memory is kept for it, and steps copy that; what it lacks is told apart. */
+static void a_parameter_without_a_source_is_zeros_and_unfilled_until_it_is_replaced(wb_device *device)
+{
+    static const unsigned char zeros[1024] = {0};
+    const int64_t sizes[] = {1024, 2048, 1024};
+    struct offload o;
+    wb_plan_info plan = WB_PLAN_INFO_INIT;
+    model_init(&model);
+    model.parameters[0].source = NULL;
+    model.parameters[1].source = NULL;
+    model.parameters[1].placement = WB_PLACEMENT_RESIDENT;
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 3, 1, prefetch_options()));
+    CHECK_OK(wb_plan_get_info(o.plan, &plan, &error));
+    CHECK_SAME(stats_of(&o).offloaded_bytes, 2048);
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 1024);
+    CHECK_SAME(stats_of(&o).resident_bytes, 0);
+    CHECK(device_holds(&o, "together", 0, zeros, 1024));
+    CHECK_OK(replace(&o, 0, 1024));
+    CHECK_OK(replace(&o, 1, 2048));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 0);
+    CHECK_SAME(stats_of(&o).offloaded_bytes + stats_of(&o).resident_bytes, plan.payload_bytes);
+    /* Another size, in another place; and where another parameter was. */
+    CHECK_OK(add_bytes(&o, "added", "together", 1024, NULL, WB_PLACEMENT_AUTO));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 1024);
+    const unsigned char *added = (const unsigned char *)info_by_name(&o, "added").host_address;
+    CHECK(memcmp(added, zeros, 1024) == 0);
+    const wb_layout larger = bytes_layout(&sizes[1]);
+    CHECK_OK(wb_offloader_replace(o.offloader, "added", fresh_bytes(1), &larger, o.stream, &error));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 0);
+    CHECK_OK(wb_offloader_remove(o.offloader, "added", o.stream, &error));
+    CHECK_OK(add_bytes(&o, "again", "together", 1024, NULL, WB_PLACEMENT_AUTO));
+    added = (const unsigned char *)info_by_name(&o, "again").host_address;
+    CHECK(memcmp(added, zeros, 1024) == 0);
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 1024);
+    CHECK_OK(wb_offloader_remove(o.offloader, "again", o.stream, &error));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 0);
+    offload_end(&o);
+}
+
 static void a_failed_replacement_can_be_repeated(wb_device *device)
 {
     struct offload o;
@@ -213,6 +252,7 @@ static void after_a_failed_copy_a_parameter_has_no_backing(wb_device *device)
 CHECK_MAIN(CASE(an_empty_parameter_does_not_limit_its_neighbours),
            CASE(a_formerly_tied_parameter_keeps_the_space),
            CASE(a_tied_parameter_is_not_replaced_while_one_of_its_groups_is_acquired),
+           CASE(a_parameter_without_a_source_is_zeros_and_unfilled_until_it_is_replaced),
            CASE_ON(DOUBLE_ONLY, a_failed_replacement_can_be_repeated),
            CASE_ON(DOUBLE_ONLY, after_a_failed_copy_a_parameter_has_no_backing),
            CASE_ON(DOUBLE_ONLY, a_failed_addition_leaves_no_parameter),

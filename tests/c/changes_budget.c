@@ -50,6 +50,35 @@ static void resident_parameters_stay_within_the_budget(wb_device *device)
     offload_end(&o);
 }
 
+/* Each alone is within the budget: the slots that the offloaded one needs are not there yet when the
+ * resident one grows. */
+static void one_list_does_not_exceed_the_budget(wb_device *device)
+{
+    const int64_t sizes[] = {4096, 4096, 4096, 4096}, larger = 6144 - 512;
+    const uint64_t budget = 3 * 4096 + 2048;
+    const wb_layout layout = bytes_layout(&larger);
+    static unsigned char bytes[2][6144];
+    wb_offloader_reconcile_result done = WB_OFFLOADER_RECONCILE_RESULT_INIT;
+    struct offload o;
+    model_init(&model);
+    REQUIRE(offload_begin_sizes(&o, device, sizes, 4, 0, resident_options(budget)));
+    wb_parameter now[4];
+    for (int i = 0; i < 4; i++) {
+        now[i] = model.parameters[3 - i];
+        now[i].source = NULL;
+    }
+    now[0].layout = now[3].layout = &layout; /* the last, offloaded, and the first, resident */
+    now[0].source = bytes[0];
+    now[3].source = bytes[1];
+    CHECK_ERROR(WB_ERR_BUDGET,
+                wb_offloader_reconcile(o.offloader, now, 4, o.stream, &done, &error), "14336");
+    CHECK_SAME(info_of(&o, 3).span_bytes, (uint64_t)larger);
+    CHECK_SAME(info_of(&o, 0).span_bytes, 4096);
+    CHECK(device_stats(device).device_bytes <= budget);
+    CHECK(device_holds(&o, model.names[2], 2, model.bytes[2], 4096));
+    offload_end(&o);
+}
+
 static void parameters_without_a_source_count_against_the_budget(wb_device *device)
 {
     struct offload o;
@@ -148,6 +177,7 @@ static void sizes_that_overflow_are_refused(wb_device *device)
 }
 
 CHECK_MAIN(CASE(resident_parameters_stay_within_the_budget),
+           CASE(one_list_does_not_exceed_the_budget),
            CASE(parameters_without_a_source_count_against_the_budget),
            CASE(slots_stay_within_the_budget_after_a_removal),
            CASE(free_host_space_is_used_only_if_its_slots_fit_the_budget),

@@ -62,6 +62,24 @@ static void set_matrix(int parameter, const wb_layout *layout)
     model.parameters[parameter].source = numbers;
 }
 
+static void a_quantized_parameter_without_a_source_is_unfilled_until_it_is_replaced(wb_device *device)
+{
+    const int64_t shape[] = {ROWS, COLS};
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    struct offload o;
+    model_init(&model);
+    set_matrix(0, &layout);
+    set_matrix(1, &layout);
+    model.parameters[1].source = NULL;
+    REQUIRE(begin_quantized(&o, device, 2));
+    CHECK_SAME(stats_of(&o).offloaded_bytes, 2 * (NUMBERS + sizeof(float)));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, NUMBERS + sizeof(float)); /* with its scale */
+    CHECK_OK(replace_from(&o, 1, numbers, &layout));
+    CHECK_SAME(stats_of(&o).unfilled_bytes, 0);
+    CHECK_SAME(stats_of(&o).offloaded_bytes, 2 * (NUMBERS + sizeof(float)));
+    offload_end(&o);
+}
+
 /* The quantized bytes depend on the layout, so that the same source in two layouts is not tied. */
 static void a_matrix_and_its_transpose_are_quantized_separately(wb_device *device)
 {
@@ -139,6 +157,7 @@ static void a_replacement_is_quantized_to_the_planned_type(wb_device *device)
 }
 
 CHECK_MAIN(CASE(a_refused_replacement_changes_nothing),
+           CASE(a_quantized_parameter_without_a_source_is_unfilled_until_it_is_replaced),
            CASE(a_matrix_and_its_transpose_are_quantized_separately),
            CASE(storage_ids_of_the_caller_do_not_collide_with_internal_ones),
            CASE(a_replacement_is_quantized_to_the_planned_type))

@@ -79,11 +79,11 @@ static void an_acquired_group_is_not_changed_and_keeps_its_slot(wb_device *devic
     REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
     CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(o.offloader, 2, o.stream, &error),
-                "layers.2|layers.0");
+                "layers.2|layers.0|wb_offloader_reset");
     CHECK_ERROR(WB_ERR_BUSY,
                 wb_offloader_replace(o.offloader, model.names[0], model.parameters[0].source,
                                      &model.layout, o.stream, &error),
-                "layers.0|release");
+                "layers.0|release|wb_offloader_reset");
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_compact(o.offloader, o.stream, &error), "layers.0");
     CHECK_OK(wb_offloader_reset(o.offloader, o.stream, &error));
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,

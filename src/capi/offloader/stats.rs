@@ -17,7 +17,8 @@ pub struct wb_offloader_stats {
     pub reserved0: u32,
     /// Number of parameters; their indexes are smaller.
     pub parameters: u64,
-    /// Bytes of offloaded parameters.
+    /// Bytes of offloaded parameters in host memory, filled or not; none of a parameter whose
+    /// replacement failed.
     pub offloaded_bytes: u64,
     /// Bytes of host memory asked for them, with padding and free space.
     pub asked_bytes: u64,
@@ -25,12 +26,17 @@ pub struct wb_offloader_stats {
     pub mapped_bytes: u64,
     /// Bytes of that pinned, as the driver or the kernel counts them.
     pub pinned_bytes: u64,
-    /// Bytes of resident parameters.
+    /// Bytes of resident parameters, without those that were given no source yet. Together with
+    /// `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
     pub resident_bytes: u64,
     /// Bytes of device memory for slots.
     pub slot_bytes: u64,
     /// Bytes of offloaded parameters that the device reads in place.
     pub view_bytes: u64,
+    /// Bytes of offloaded parameters that were given no source yet: zeros, or what was written
+    /// through a host view. Steps copy them like others, and `offloaded_bytes` counts them; a
+    /// replacement ends it.
+    pub unfilled_bytes: u64,
     /// Bytes of staging memory: of the pinned buffer that pageable memory is staged through, and
     /// of host and device memory that replacements of quantized parameters use.
     pub staging_bytes: u64,
@@ -71,6 +77,7 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             resident_bytes: found.resident_bytes,
             slot_bytes: found.slot_bytes,
             view_bytes: found.view_bytes,
+            unfilled_bytes: found.unfilled_bytes,
             staging_bytes: found.staging_bytes,
             peak_mapped_bytes: found.peak.mapped_bytes,
             peak_slot_bytes: found.peak.slot_bytes,

@@ -36,7 +36,8 @@ impl Machine {
         fail!(
             WB_ERR_BUSY,
             "asked to acquire group {:?}; its slot is in use by {names:?}, still acquired: release it \
-             first, or plan with more slots (depth is {})",
+             first (wb_offloader_reset ends an abandoned step of its stream), or plan with more slots \
+             (depth is {})",
             self.groups[group].name,
             self.depth
         )

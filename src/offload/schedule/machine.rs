@@ -182,7 +182,8 @@ impl Machine {
         if acquired > 0 {
             fail!(
                 WB_ERR_BUSY,
-                "asked to change group {:?}, which is acquired {acquired} times: release it first",
+                "asked to change group {:?}, which is acquired {acquired} times: release it first \
+                 (wb_offloader_reset ends an abandoned step of its stream)",
                 group.name
             );
         }

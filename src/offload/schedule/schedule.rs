@@ -1,6 +1,6 @@
 //! The schedule behind its lock: the calls of a step, and changes of what it works on.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
@@ -9,7 +9,7 @@ use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::Arrangement;
 use crate::offload::schedule::machine::{EngineStream, Machine};
 use crate::offload::schedule::stats::GroupStats;
-use crate::os::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::os::sync::{Arc, Condvar, Deadline, Mutex, MutexGuard};
 use crate::os::{log, sync};
 use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_TIMEOUT};
 
@@ -62,12 +62,12 @@ impl Schedule {
     /// with a timeout, waits on the host for its release, unless this thread or the stream occupies
     /// the slot, or in a capture.
     pub fn acquire(&self, group: usize, stream: Stream, timeout: Option<Duration>) -> Result<()> {
-        let timeout = timeout.map(|timeout| (timeout, Instant::now() + timeout));
+        let timeout = timeout.map(|timeout| (timeout, Deadline::after(timeout)));
         self.device.backend().with_context(&mut || {
             let engine = self.engine_stream(stream)?;
             let mut machine = self.laid_out()?;
             loop {
-                let (mut busy, timeout, deadline) = match (machine.acquire(group, engine), timeout)
+                let (mut busy, timeout, deadline) = match (machine.acquire(group, engine), &timeout)
                 {
                     (Err(error), Some((timeout, deadline))) if error.status == WB_ERR_BUSY => {
                         (error, timeout, deadline)
@@ -77,13 +77,11 @@ impl Schedule {
                 if engine.capture.is_some() || machine.is_in_the_way(group, stream) {
                     return Err(busy);
                 }
-                let now = Instant::now();
-                if now >= deadline {
+                let Some(left) = deadline.left() else {
                     busy.status = WB_ERR_TIMEOUT;
                     busy.message = format!("after {timeout:?}: {}", busy.message);
                     return Err(busy);
-                }
-                let left = deadline - now;
+                };
                 machine = sync::wait_timeout(&self.released, &self.machine, machine, left);
                 if !machine.laid_out {
                     return Err(no_slots());

@@ -11,6 +11,7 @@ mod handles;
 mod reclaimer;
 mod replays;
 mod ring;
+mod slot_waits;
 
 use std::panic;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ type Enumerated = (&'static str, usize, fn(usize));
 
 fn main() {
     let models: Vec<Model> =
-        [handles::MODELS, reclaimer::MODELS, ring::MODELS, replays::MODELS].concat();
+        [handles::MODELS, reclaimer::MODELS, ring::MODELS, slot_waits::MODELS, replays::MODELS]
+            .concat();
     let chosen = std::env::args().nth(1).unwrap_or_default();
     let begin = Instant::now();
     let (mut count, mut orders) = (0, 0);

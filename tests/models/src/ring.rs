@@ -29,14 +29,14 @@ pub const BROKEN: &[crate::Model] = &[
 const BYTES: usize = 4096;
 
 /// Groups of one unit each in two slots.
-struct Bench {
-    schedule: Schedule,
-    account: Arc<Account>,
+pub struct Bench {
+    pub schedule: Schedule,
+    pub account: Arc<Account>,
     units: Vec<CarriedUnit>,
 }
 
 impl Bench {
-    fn new(groups: usize, prefetched: bool) -> Arc<Self> {
+    pub fn new(groups: usize, prefetched: bool) -> Arc<Self> {
         let (device, account) = backend::device();
         // SAFETY: nothing reads or writes there: the backend only keeps account.
         let span = |at: usize| unsafe { Span::new((at + 1) * BYTES, BYTES) };
@@ -64,6 +64,11 @@ impl Bench {
             Ok(()) => {}
             Err(error) => return assert_eq!(error.status, WB_ERR_BUSY, "{error}"),
         }
+        self.use_and_release(group, stream);
+    }
+
+    /// Uses and releases a group that is acquired.
+    pub fn use_and_release(&self, group: usize, stream: Stream) {
         let slot = self.units[group].slot.unwrap();
         self.account.hold(slot, true);
         self.read(group, stream);

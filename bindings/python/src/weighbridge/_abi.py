@@ -238,7 +238,7 @@ class wb_offloader_stats(Sized):
     _fields_ = _fields(
         (c_uint32, "reserved0"),
         (c_uint64, "parameters offloaded_bytes asked_bytes mapped_bytes pinned_bytes"),
-        (c_uint64, "resident_bytes slot_bytes view_bytes staging_bytes"),
+        (c_uint64, "resident_bytes slot_bytes view_bytes unfilled_bytes staging_bytes"),
         (c_uint64, "peak_mapped_bytes peak_slot_bytes moved_bytes copies acquires late_copies"),
         (c_double, "waited_seconds"),
         (c_uint64, "generation"),

@@ -80,6 +80,9 @@ class OffloaderStats:
     resident_bytes: int
     slot_bytes: int
     view_bytes: int
+    unfilled_bytes: int
+    """Of ``offloaded_bytes``, those of parameters that were given no source yet: zeros, or what was
+    written through a host view, until they are replaced."""
     staging_bytes: int
     """Of staging memory: the pinned buffer through which pageable memory is staged, and what
     replacements of quantized parameters use."""
