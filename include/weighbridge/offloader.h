@@ -53,8 +53,9 @@ extern "C" {
  * step that failed half way.
  *
  * CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
- * replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
- * the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
+ * replay it as often as needed, also between steps that are not captured. A step may also be made
+ * of several graphs, between calls that are not captured or with the calls in them: see
+ * wb_offloader_begin_step. Addresses are stable until a parameter is replaced, added or
  * removed or wb_offloader_compact is called. wb_offloader_get_generation tells whether they have
  * changed; graphs of an older generation must be captured again.
  *
@@ -112,7 +113,10 @@ wb_status wb_offloader_find_group(const wb_offloader *offloader, const char *nam
  * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
  * WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
  * WB_ERR_CAPTURING while a step is captured on another stream, before anything is queued, and with
- * WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
+ * WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact. Outside of
+ * captures it fails with WB_ERR_CAPTURING if this thread or `stream` has captured a step since its
+ * eager step began, and the group is to be copied: replays could not repeat that between the parts
+ * of a captured step. See wb_offloader_begin_step.
  */
 wb_status wb_offloader_acquire_group(const wb_offloader *offloader, uint64_t group, void *stream,
                                      wb_error *error);
@@ -133,12 +137,13 @@ wb_status wb_offloader_acquire_group_within(const wb_offloader *offloader, uint6
 /**
  * Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
  * wait for its slot follow. In a capture, the release of the last group that a step is expected
- * to acquire makes `stream` wait
- * for every copy. `stream` may be another one than that of the acquire.
+ * to acquire makes `stream` wait for every copy. `stream` may be another one than that of the
+ * acquire. A group that was acquired in a capture is released in one of the same step, and any other
+ * outside of captures, since replays repeat captured calls and no others.
  *
  * Stream order: the copies run after the work queued on `stream`; the host does not wait.
  * Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
- * WB_ERR_INVALID_ARGUMENT for a group that is not acquired.
+ * WB_ERR_INVALID_ARGUMENT for a group that is not acquired, or not in this way.
  */
 wb_status wb_offloader_release_group(const wb_offloader *offloader, uint64_t group, void *stream,
                                      wb_error *error);
@@ -158,9 +163,9 @@ wb_status wb_offloader_expect(const wb_offloader *offloader, const uint64_t *gro
                               wb_error *error);
 
 /**
- * Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
- * graphs of the parts must be replayed in the order in which they were captured, with no other
- * step between them. Capturable.
+ * Makes `stream` wait for every queued copy. The capture of a part of a step ends with it: see
+ * wb_offloader_begin_step. In a capture without other calls of a step it does nothing, so that an
+ * engine may end each of its captures with it. Capturable.
  */
 wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_error *error);
 
@@ -174,8 +179,18 @@ wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_erro
  * the one that was begun last. A replay is a step too: it may come before this call, and after the
  * step's last release.
  *
- * Capturable: a step that is captured in several parts begins with it before or in the first one,
- * and the parts that end with wb_offloader_join rely on the copies of those before.
+ * Capturable. A step that is captured in several parts begins with it before or in the first
+ * capture, and each capture ends with wb_offloader_join. A part then relies on the copies of those
+ * before it, so that each group is copied once, and a group may be acquired in one part and
+ * released in a later one; kernels between the parts may use it as well. The next call of this
+ * function begins another step, and so does, for the next capture, a copy that is queued outside of
+ * captures, wb_offloader_reset, or a change of the parameters.
+ *
+ * The graphs of the parts must be replayed in the order in which they were captured, each once, with
+ * no other step between them and streams ordered accordingly; any other step may follow the last
+ * one. A part that is left out, repeated or replayed out of turn reads slots that hold other groups,
+ * and nothing can notice it: let a part that is to be replayed by itself begin a step of its own.
+ * After a capture that has failed, call wb_offloader_reset_all and capture all parts again.
  */
 wb_status wb_offloader_begin_step(const wb_offloader *offloader, void *stream, wb_error *error);
 

@@ -462,3 +462,18 @@ def test_a_step_starts_no_threads(net, where, transfer_mode, monkeypatch):
     assert handle.stats.acquires >= 2 * len(net.layers)
     assert started == []
     handle.remove()
+
+
+def test_groups_by_themselves_begin_a_step_where_a_capture_begins_or_ends(net, monkeypatch):
+    """Replays repeat captured calls only: what eager calls have copied is not there for them."""
+    handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch", depth=3)
+    late = []
+    for at, captures in enumerate([False, False, True, True, False]):
+        monkeypatch.setattr(handle._weights, "is_capturing", lambda captures=captures: captures)
+        before = handle.stats.late_copies
+        group = handle.offloader.find_group(f"layers.{at}")
+        handle.acquire_group(group)
+        handle.release_group(group)
+        late.append(handle.stats.late_copies - before)
+    assert late == [1, 0, 1, 0, 1]
+    handle.remove()

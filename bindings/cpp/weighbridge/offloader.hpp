@@ -63,6 +63,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<void> release_group(std::uint64_t group, void* stream) const {
     return detail::call(wb_offloader_release_group, get(), group, stream);
   }
+  /// Makes the stream wait for every queued copy: the end of a capture of part of a step.
   Result<void> join(void* stream) const {
     return detail::call(wb_offloader_join, get(), stream);
   }

@@ -47,8 +47,9 @@ use crate::status::wb_status;
 /// step that failed half way.
 ///
 /// CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
-/// replay it as often as needed, also between steps that are not captured. wb_offloader_join ends
-/// the capture of a part of a step. Addresses are stable until a parameter is replaced, added or
+/// replay it as often as needed, also between steps that are not captured. A step may also be made
+/// of several graphs, between calls that are not captured or with the calls in them: see
+/// wb_offloader_begin_step. Addresses are stable until a parameter is replaced, added or
 /// removed or wb_offloader_compact is called. wb_offloader_get_generation tells whether they have
 /// changed; graphs of an older generation must be captured again.
 ///

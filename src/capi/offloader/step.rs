@@ -37,7 +37,10 @@ pub unsafe extern "C" fn wb_offloader_find_group(
 /// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
 /// WB_ERR_BUSY if an acquired group occupies the slot, and, like every call of a step, with
 /// WB_ERR_CAPTURING while a step is captured on another stream, before anything is queued, and with
-/// WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact.
+/// WB_ERR_DEVICE_MEMORY if a failed change left no slots: see wb_offloader_compact. Outside of
+/// captures it fails with WB_ERR_CAPTURING if this thread or `stream` has captured a step since its
+/// eager step began, and the group is to be copied: replays could not repeat that between the parts
+/// of a captured step. See wb_offloader_begin_step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_acquire_group(
     offloader: *const wb_offloader,
@@ -75,12 +78,13 @@ pub unsafe extern "C" fn wb_offloader_acquire_group_within(
 
 /// Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
 /// wait for its slot follow. In a capture, the release of the last group that a step is expected
-/// to acquire makes `stream` wait
-/// for every copy. `stream` may be another one than that of the acquire.
+/// to acquire makes `stream` wait for every copy. `stream` may be another one than that of the
+/// acquire. A group that was acquired in a capture is released in one of the same step, and any other
+/// outside of captures, since replays repeat captured calls and no others.
 ///
 /// Stream order: the copies run after the work queued on `stream`; the host does not wait.
 /// Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
-/// WB_ERR_INVALID_ARGUMENT for a group that is not acquired.
+/// WB_ERR_INVALID_ARGUMENT for a group that is not acquired, or not in this way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_release_group(
     offloader: *const wb_offloader,
@@ -115,9 +119,9 @@ pub unsafe extern "C" fn wb_offloader_expect(
     })
 }
 
-/// Makes `stream` wait for every queued copy. The capture of a part of a step ends with it; the
-/// graphs of the parts must be replayed in the order in which they were captured, with no other
-/// step between them. Capturable.
+/// Makes `stream` wait for every queued copy. The capture of a part of a step ends with it: see
+/// wb_offloader_begin_step. In a capture without other calls of a step it does nothing, so that an
+/// engine may end each of its captures with it. Capturable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_join(
     offloader: *const wb_offloader,
@@ -136,8 +140,18 @@ pub unsafe extern "C" fn wb_offloader_join(
 /// the one that was begun last. A replay is a step too: it may come before this call, and after the
 /// step's last release.
 ///
-/// Capturable: a step that is captured in several parts begins with it before or in the first one,
-/// and the parts that end with wb_offloader_join rely on the copies of those before.
+/// Capturable. A step that is captured in several parts begins with it before or in the first
+/// capture, and each capture ends with wb_offloader_join. A part then relies on the copies of those
+/// before it, so that each group is copied once, and a group may be acquired in one part and
+/// released in a later one; kernels between the parts may use it as well. The next call of this
+/// function begins another step, and so does, for the next capture, a copy that is queued outside of
+/// captures, wb_offloader_reset, or a change of the parameters.
+///
+/// The graphs of the parts must be replayed in the order in which they were captured, each once, with
+/// no other step between them and streams ordered accordingly; any other step may follow the last
+/// one. A part that is left out, repeated or replayed out of turn reads slots that hold other groups,
+/// and nothing can notice it: let a part that is to be replayed by itself begin a step of its own.
+/// After a capture that has failed, call wb_offloader_reset_all and capture all parts again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_begin_step(
     offloader: *const wb_offloader,

@@ -2,6 +2,7 @@
 
 use crate::device::backend::Stream;
 use crate::offload::schedule::fence::Capture;
+use crate::offload::schedule::steps::Moment;
 use crate::os::sync::{self, ThreadId};
 
 /// Acquires of a group that were made alike.
@@ -9,14 +10,24 @@ use crate::os::sync::{self, ThreadId};
 pub(super) struct Holder {
     pub stream: Stream,
     pub capture: Capture,
+    /// When the captured step began that they are of; 0 outside of captures.
+    pub step: Moment,
     pub thread: ThreadId,
     pub count: u32,
 }
 
 impl Holder {
-    /// One acquire by this thread.
-    pub fn new(stream: Stream, capture: Capture) -> Self {
-        Self { stream, capture, thread: sync::thread_id(), count: 1 }
+    /// One acquire by this thread, in a step that began at `since`.
+    pub fn new(stream: Stream, capture: Capture, since: Moment) -> Self {
+        let step = capture.map_or(0, |_| since);
+        Self { stream, capture, step, thread: sync::thread_id(), count: 1 }
+    }
+
+    /// Whether a release that is made like this one may end the acquires: both are outside of
+    /// captures, or in the same one, or in captures of the same step.
+    fn may_end(&self, acquired: &Self) -> bool {
+        let both_captured = self.capture.is_some() && acquired.capture.is_some();
+        self.capture == acquired.capture || both_captured && self.step == acquired.step
     }
 }
 
@@ -42,7 +53,7 @@ impl Holders {
     }
 
     pub fn add(&mut self, new: Holder) {
-        let kind = |holder: &Holder| (holder.stream, holder.capture, holder.thread);
+        let kind = |holder: &Holder| (holder.stream, holder.capture, holder.step, holder.thread);
         let alike = |old: &&mut Holder| kind(old) == kind(&new);
         match self.0.iter_mut().find(alike) {
             Some(old) => old.count += new.count,
@@ -50,14 +61,18 @@ impl Holders {
         }
     }
 
-    /// Removes one acquire: one that was made on the stream and in the capture, or else any.
-    pub fn remove_one(&mut self, stream: Stream, capture: Capture) -> Option<Holder> {
-        let thread = sync::thread_id();
-        let likeness = |holder: &Holder| {
-            let same_stream = holder.stream == stream;
-            (holder.capture.is_some() == capture.is_some(), same_stream, holder.thread == thread)
-        };
-        let (at, _) = self.0.iter().enumerate().max_by_key(|(_, holder)| likeness(holder))?;
+    /// Whether one of the acquires can be ended by a release that is made like `release`.
+    pub fn has_one_for(&self, release: &Holder) -> bool {
+        self.0.iter().any(|holder| release.may_end(holder))
+    }
+
+    /// Removes one acquire that can be ended by a release that is made like `release`: one on the
+    /// same stream, or else any.
+    pub fn remove_one(&mut self, release: &Holder) -> Option<Holder> {
+        let likeness =
+            |holder: &Holder| (holder.stream == release.stream, holder.thread == release.thread);
+        let found = self.0.iter().enumerate().filter(|(_, holder)| release.may_end(holder));
+        let (at, _) = found.max_by_key(|(_, holder)| likeness(holder))?;
         let holder = &mut self.0[at];
         holder.count -= 1;
         let removed = Holder { count: 1, ..*holder };

@@ -1,10 +1,9 @@
 //! Copies into slots: which units are copied next, and what each copy waits for.
 
 use crate::device::backend::Stream;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::offload::schedule::machine::{Call, CopyKind, EngineStream, Machine};
 use crate::os::log;
-use crate::status::WB_ERR_BUSY;
 
 impl Machine {
     /// Whether acquiring the unit's group copies it: on-demand units are copied every time.
@@ -23,24 +22,6 @@ impl Machine {
     fn is_loaded(&self, unit: usize, call: Call<'_>) -> bool {
         let loaded = self.slots[unit].loaded.at(call.engine.capture);
         loaded > 0 && loaded >= call.since
-    }
-
-    /// Fails with `WB_ERR_BUSY` while a unit that shares the slot is acquired.
-    pub(super) fn check_slot_free(&self, unit: usize, group: usize) -> Result<()> {
-        let mut sharing = self.slot_map.sharing(unit, None).into_iter();
-        let Some(holder) = sharing.find(|other| self.slots[*other].is_acquired()) else {
-            return Ok(());
-        };
-        let holders = self.units[holder].groups.iter();
-        let names: Vec<_> = holders.map(|holder| self.groups[*holder].name.as_str()).collect();
-        fail!(
-            WB_ERR_BUSY,
-            "asked to acquire group {:?}; its slot is in use by {names:?}, still acquired: release it \
-             first (wb_offloader_reset ends an abandoned step of its stream), or plan with more slots \
-             (depth is {})",
-            self.groups[group].name,
-            self.depth
-        )
     }
 
     /// Whether the stream or this thread has itself acquired what occupies slots of the group's
@@ -63,7 +44,8 @@ impl Machine {
         let (Some(position), order_len) = (self.groups[group].position, self.order.len()) else {
             return Ok(());
         };
-        if !self.steps.prefetches(call.engine.capture) {
+        let EngineStream { stream, capture, .. } = call.engine;
+        if !self.steps.prefetches(stream, capture, call.since) {
             return Ok(());
         }
         for distance in 1..=count.min(order_len - 1) {

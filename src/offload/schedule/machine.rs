@@ -5,7 +5,7 @@ use std::mem;
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
 use crate::offload::schedule::fence::{Capture, Fence};
@@ -16,7 +16,6 @@ use crate::offload::schedule::stats::GroupStats;
 use crate::offload::schedule::steps::{Loaded, Moment, Steps};
 use crate::offload::schedule::wait_timer::WaitTimer;
 use crate::os::sync::Arc;
-use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT};
 
 /// The engine's stream in a call, and the capture that it is in.
 #[derive(Clone, Copy)]
@@ -79,7 +78,7 @@ pub(super) struct Machine {
     unsettled: Vec<usize>,
     unsettled_groups: Vec<usize>,
     /// How many groups are acquired.
-    acquired_groups: usize,
+    pub(super) acquired_groups: usize,
     pub groups: Vec<GroupState>,
     ring: Vec<usize>,
     /// The groups of the coming steps, if the engine has said which.
@@ -175,29 +174,6 @@ impl Machine {
         self.slots[unit].loaded = Loaded::default();
     }
 
-    /// Fails with `WB_ERR_BUSY` while the group is acquired.
-    pub fn check_released(&self, group: usize) -> Result<()> {
-        let group = &self.groups[group];
-        let acquired = group.holders.count();
-        if acquired > 0 {
-            fail!(
-                WB_ERR_BUSY,
-                "asked to change group {:?}, which is acquired {acquired} times: release it first \
-                 (wb_offloader_reset ends an abandoned step of its stream)",
-                group.name
-            );
-        }
-        Ok(())
-    }
-
-    /// Fails with `WB_ERR_BUSY` while any group is acquired.
-    pub fn check_all_released(&self) -> Result<()> {
-        if self.acquired_groups == 0 {
-            return Ok(());
-        }
-        (0..self.groups.len()).try_for_each(|group| self.check_released(group))
-    }
-
     /// The copies and waits so far, of every group.
     pub fn stats(&mut self) -> Result<&[GroupStats]> {
         self.wait_timer.collect(&mut self.group_stats)?;
@@ -227,25 +203,6 @@ impl Machine {
         fences.map(Fence::synchronize).fold(Ok(()), Result::and)
     }
 
-    /// Fails with `WB_ERR_CAPTURING`, before anything is queued, if another capture has drawn in a
-    /// copy stream: work outside of it would spoil it.
-    pub fn check_not_drawn_in(&mut self, device: &Device, capture: Capture) -> Result<()> {
-        for copy_stream in &mut self.copy_streams {
-            if copy_stream.capture.is_none() || copy_stream.capture == capture {
-                continue;
-            }
-            if device.backend().capture(copy_stream.stream.get())?.is_some() {
-                fail!(
-                    WB_ERR_CAPTURING,
-                    "the offloader is being captured on another stream, which this call would \
-                     spoil: end that capture first"
-                );
-            }
-            copy_stream.capture = None;
-        }
-        Ok(())
-    }
-
     /// Begins a call of a step.
     fn enter<'a>(&mut self, engine: EngineStream<'a>) -> Result<Call<'a>> {
         self.check_not_drawn_in(engine.device, engine.capture)?;
@@ -257,6 +214,7 @@ impl Machine {
         let EngineStream { device, stream, capture } = engine;
         let call = self.enter(engine)?;
         let units = self.units_with_slots(group);
+        self.check_not_left(group, &units, call)?;
         for unit in units.iter().filter(|unit| self.must_load(**unit, call)) {
             self.check_slot_free(*unit, group)?;
         }
@@ -277,14 +235,15 @@ impl Machine {
         if let Some(timed) = timed {
             self.wait_timer.end(timed, stream, group)?;
         }
-        self.count_acquired(group, Holder::new(stream, capture));
+        let holder = Holder::new(stream, capture, call.since);
+        self.count_acquired(group, holder);
         let prefetched = self.prefetch_after(group, self.depth - 1, call);
         match prefetched {
             Ok(()) => {
                 self.group_stats[group].acquires += 1;
                 self.group_stats[group].waits += u64::from(waits);
             }
-            Err(_) => drop(self.count_released(group, stream, capture)),
+            Err(_) => drop(self.count_released(group, holder)),
         }
         prefetched
     }
@@ -292,15 +251,10 @@ impl Machine {
     pub fn release(&mut self, group: usize, engine: EngineStream<'_>) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
         let call = self.enter(engine)?;
-        if self.groups[group].holders.count() == 0 {
-            fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked to release group {:?}, which is not acquired",
-                self.groups[group].name
-            );
-        }
+        let release = Holder::new(stream, capture, call.since);
+        self.check_acquired(group, &release)?;
         self.record_uses(group, engine)?;
-        let released = self.count_released(group, stream, capture);
+        let released = self.count_released(group, release);
         let mut done = self.prefetch_after(group, self.depth, call);
         if done.is_ok() && capture.is_some() && self.order.last() == Some(&group) {
             done = self.join_copies(device, stream, capture);
@@ -337,8 +291,8 @@ impl Machine {
         self.groups[group].holders.add(holder);
     }
 
-    fn count_released(&mut self, group: usize, stream: Stream, capture: Capture) -> Option<Holder> {
-        let holder = self.groups[group].holders.remove_one(stream, capture)?;
+    fn count_released(&mut self, group: usize, release: Holder) -> Option<Holder> {
+        let holder = self.groups[group].holders.remove_one(&release)?;
         self.count_removed(group, holder);
         self.acquired_groups -= usize::from(self.groups[group].holders.count() == 0);
         Some(holder)
@@ -367,7 +321,12 @@ impl Machine {
     /// Makes the stream wait for all copies: in a capture, for those of the copy streams that it
     /// has drawn in.
     pub fn join(&mut self, engine: EngineStream<'_>) -> Result<()> {
-        let EngineStream { device, stream, capture } = self.enter(engine)?.engine;
+        let EngineStream { device, stream, capture } = engine;
+        if capture.is_some() && !self.steps.knows(capture) {
+            // A graph without calls of a step, which changes no slot.
+            return self.check_not_drawn_in(device, capture);
+        }
+        self.enter(engine)?;
         self.join_copies(device, stream, capture)
     }
 

@@ -25,9 +25,10 @@
 //! else.
 //!
 //! `schedule` has the lock and the calls, `machine` the state, `load` the copies, `steps` which of
-//! them a call relies on; `arrangement` is the input.
+//! them a call relies on, `checks` the calls that are refused; `arrangement` is the input.
 
 pub mod arrangement;
+mod checks;
 mod fence;
 mod holders;
 mod last_use;

@@ -5,6 +5,7 @@
 
 use crate::device::backend::Stream;
 use crate::offload::schedule::fence::Capture;
+use crate::os::sync::{self, ThreadId};
 
 /// Streams whose steps are remembered. Of more, the one that began a step first is forgotten.
 const MOST_STREAMS: usize = 16;
@@ -52,8 +53,10 @@ pub(super) struct Steps {
     pub graph_exists: bool,
     /// The capture that the last call was in.
     capture: Capture,
-    /// Captured copies that were queued earlier are of another step.
+    /// When the last captured step began: captured copies that were queued earlier are of another.
     captured_since: Moment,
+    /// The stream and the thread of the last captured step.
+    captured_by: Option<(Stream, ThreadId)>,
     /// Whether the next capture may continue the step of the last one: the engine says when steps
     /// begin, and has joined all copies of the last one.
     may_continue: bool,
@@ -70,6 +73,7 @@ impl Steps {
             graph_exists: false,
             capture: None,
             captured_since: 1,
+            captured_by: None,
             may_continue: false,
         }
     }
@@ -83,6 +87,7 @@ impl Steps {
     pub fn enter(&mut self, stream: Stream, capture: Capture) -> Moment {
         if capture != self.capture && capture.is_some() {
             self.graph_exists = true;
+            self.captured_by = Some((stream, sync::thread_id()));
             if !self.may_continue {
                 self.captured_since = self.tick();
             }
@@ -96,6 +101,19 @@ impl Steps {
             None if self.graph_exists => Moment::MAX,
             None => 1,
         }
+    }
+
+    /// Whether an earlier call was in the capture.
+    pub fn knows(&self, capture: Capture) -> bool {
+        self.capture == capture
+    }
+
+    /// Whether the eager step of a call, which began at `since`, was left for a captured one by its
+    /// stream or its thread. At a replay the library sees this step only, so what it says about
+    /// slots is wrong.
+    pub fn is_left_for_capture(&self, stream: Stream, since: Moment) -> bool {
+        let own = |(by, thread)| by == stream || thread == sync::thread_id();
+        self.eager_explicit && self.captured_since > since && self.captured_by.is_some_and(own)
     }
 
     /// Begins a step of the stream, which is in `capture`.
@@ -132,9 +150,13 @@ impl Steps {
         self.may_continue = false;
     }
 
-    /// Whether the call's step relies on prefetched copies.
-    pub fn prefetches(&self, capture: Capture) -> bool {
-        capture.is_some() || self.eager_explicit || !self.graph_exists
+    /// Whether the step of a call on the stream, which began at `since`, relies on prefetched copies.
+    pub fn prefetches(&self, stream: Stream, capture: Capture, since: Moment) -> bool {
+        match capture {
+            Some(_) => true,
+            None if self.eager_explicit => !self.is_left_for_capture(stream, since),
+            None => !self.graph_exists,
+        }
     }
 
     /// Whether a step relies on copies of the step before.

@@ -8,6 +8,7 @@ compile_error!("the models need RUSTFLAGS=\"--cfg loom\": use `make models`");
 
 mod backend;
 mod handles;
+mod pieces;
 mod reclaimer;
 mod replays;
 mod ring;
@@ -38,8 +39,10 @@ fn main() {
         count += 1;
         orders += tried;
     }
-    let (name, cases, run) = replays::ENUMERATED;
-    if name.contains(&chosen) {
+    for (name, cases, run) in [replays::ENUMERATED, pieces::ENUMERATED] {
+        if !name.contains(&chosen) {
+            continue;
+        }
         let since = Instant::now();
         for case in 0..cases {
             check(0, move || run(case));

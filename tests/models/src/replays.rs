@@ -20,22 +20,24 @@ pub const ENUMERATED: crate::Enumerated =
 
 const GROUPS: usize = 4;
 /// All orders of 4 groups, of 3, of 2 and of 1.
-const ORDERS: usize = 24 + 24 + 12 + 4;
+pub const ORDERS: usize = 24 + 24 + 12 + 4;
 /// Depths 2 and 3, on demand; with and without `begin_step`.
 const KINDS: usize = 6;
 const CASES: usize = ORDERS * ORDERS * KINDS;
 const BYTES: usize = 4096;
 
-struct Bench {
-    schedule: Schedule,
-    account: Arc<Account>,
-    units: Vec<CarriedUnit>,
+/// Groups of one unit each on a device that keeps account.
+pub struct Bench {
+    pub schedule: Schedule,
+    pub account: Arc<Account>,
+    pub units: Vec<CarriedUnit>,
     /// Whether steps begin with `begin_step`.
     explicit: bool,
 }
 
 impl Bench {
-    fn new(depth: usize, prefetched: bool, explicit: bool) -> Arc<Self> {
+    /// With as many slots as `depth`. With `explicit`, steps begin with `begin_step`.
+    pub fn new(depth: usize, prefetched: bool, explicit: bool) -> Arc<Self> {
         let (device, account) = backend::device();
         // SAFETY: nothing reads or writes there: the backend only keeps account.
         let span = |at: usize| unsafe { Span::new((at + 1) * BYTES, BYTES) };
@@ -56,19 +58,26 @@ impl Bench {
         Arc::new(Self { schedule, account, units, explicit })
     }
 
-    fn step(&self, groups: &[usize], stream: Stream) {
+    /// A step of the groups.
+    pub fn step(&self, groups: &[usize], stream: Stream) {
         if self.explicit {
             self.schedule.begin_step(stream).unwrap();
         }
         for &group in groups {
-            let unit = &self.units[group];
             self.schedule.acquire(group, stream, None).unwrap();
-            self.account.read(unit.slot.unwrap(), unit.host, stream).unwrap();
+            self.read(group, stream);
             self.schedule.release(group, stream).unwrap();
         }
     }
 
-    fn capture(&self, groups: &[usize], stream: Stream) -> Graph {
+    /// Reads the slot of a group, which must have its unit.
+    pub fn read(&self, group: usize, stream: Stream) {
+        let unit = &self.units[group];
+        self.account.read(unit.slot.unwrap(), unit.host, stream).unwrap();
+    }
+
+    /// Captures a step of the groups.
+    pub fn capture(&self, groups: &[usize], stream: Stream) -> Graph {
         self.account.begin_capture(stream);
         self.step(groups, stream);
         self.schedule.join(stream).unwrap();
@@ -77,7 +86,7 @@ impl Bench {
 }
 
 /// The order with a number: some of the groups, each once.
-fn order(number: usize) -> Vec<usize> {
+pub fn order(number: usize) -> Vec<usize> {
     let mut left = number;
     for (length, count) in [(4, 24), (3, 24), (2, 12), (1, 4)] {
         if left < count {

@@ -217,12 +217,13 @@ class Offloader(Closeable):
 
         What was written to host memory in the meantime is read. From the first call on, every step
         must begin with it, and the end of a step prefetches nothing for the next. Once a step was
-        captured, eager steps that do not begin with it prefetch nothing.
+        captured, eager steps that do not begin with it prefetch nothing. A step that is captured in
+        several parts begins with it before or in the first, and each part ends with :meth:`join`.
         """
         call(lib.wb_offloader_begin_step, self._live(), stream_handle(stream))
 
     def join(self, stream: Any = None) -> None:
-        """Makes the stream wait for every queued copy."""
+        """Makes the stream wait for every queued copy: the end of a capture of part of a step."""
         call(lib.wb_offloader_join, self._live(), stream_handle(stream))
 
     def reset(self, stream: Any = None) -> None:

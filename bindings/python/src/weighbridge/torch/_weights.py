@@ -68,6 +68,8 @@ class Weights:
         """How often the model's forward is running, in one another."""
         self._acquired: set[int] = set()
         """The groups that were acquired since a step began, outside of the model's forward."""
+        self._captures = False
+        """Whether the last of them was acquired in a capture."""
         self.watches = verify != "off"
         """Whether the next step of the model is not to be compiled, but to be watched."""
         self._released: dict[int, Window] = {}
@@ -139,7 +141,10 @@ class Weights:
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
         if not self._running:  # layers are called by themselves, or by compiled code
-            if (group in self._acquired or not self._acquired) and not self._overlap_steps:
+            captures, self._captures = self._captures, self.is_capturing()
+            # Eager calls and captured ones are of different steps.
+            begins = group in self._acquired or not self._acquired or captures != self._captures
+            if begins and not self._overlap_steps:
                 self.begin_step()
             self._acquired.add(group)
         self.offloader.acquire_group(group, self.stream())
