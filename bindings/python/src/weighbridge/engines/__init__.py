@@ -1,0 +1,1 @@
+"""Plug-ins by which engines carry their weights with weighbridge."""
