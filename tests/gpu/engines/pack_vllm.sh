@@ -43,7 +43,7 @@ cd "$work/site"
 for library in vllm/_C_stable_libtorch.abi3.so vllm/_moe_C_stable_libtorch.abi3.so vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so; do
     "$python" "$here/prune_fatbin.py" "$library" 90
 done
-tar cf - vllm/_moe_C_stable_libtorch.abi3.so | xz -T2 -3 >"$out-moe/moe.tar.xz"
+tar cf - vllm/_moe_C_stable_libtorch.abi3.so | xz -9 >"$out-moe/moe.tar.xz"
 rm vllm/_moe_C_stable_libtorch.abi3.so
-tar cf - . | xz -T2 -3 >"$out/vllm.tar.xz"
+tar cf - . | xz -9 >"$out/vllm.tar.xz"
 du -sh "$out" "$out-moe"

@@ -1,9 +1,9 @@
-"""Clears the CUDA code of a shared library for all but one architecture, so that it compresses to a fraction.
+"""Clears the CUDA code of a shared library for all but one architecture: it then compresses well.
 
     python prune_fatbin.py LIBRARY SM
 
-Of each fat binary the cubins for that architecture stay, else the newest PTX that it can compile. All other code is overwritten with
-zeros, so that no offset changes.
+Of each fat binary the cubins for that architecture stay, else the newest PTX that it can compile.
+All other code is overwritten with zeros, so that no offset changes.
 """
 
 from __future__ import annotations
