@@ -13,11 +13,11 @@ are neither compiled nor captured in pieces.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from ._tensors import tensors_in
 from ._weights import Weights
 
 OPERATORS = ("weighbridge::enter_layer", "weighbridge::leave_layer")
@@ -110,14 +110,14 @@ class HookedLayers:
 
         def before(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
             if torch.compiler.is_compiling():
-                inputs = _floating(args, kwargs)[:1]
+                inputs = _floating([*args, *kwargs.values()])[:1]
                 torch.ops.weighbridge.enter_layer(inputs, handle, group)
             else:
                 self.enter(group)
 
         def after(_module: torch.nn.Module, _args: Any, result: Any) -> None:
             if torch.compiler.is_compiling():
-                torch.ops.weighbridge.leave_layer(_floating(result), handle, group)
+                torch.ops.weighbridge.leave_layer(_floating([result]), handle, group)
             else:
                 self.leave(group)
 
@@ -146,7 +146,14 @@ class HookedLayers:
             self._weights.offloader.reset_all(self._weights.stream())
 
 
-def _floating(*values: Any) -> list[torch.Tensor]:
+def _floating(values: Iterable[Any]) -> list[torch.Tensor]:
     """Returns the tensors of floating-point numbers: others, such as positions, are shared by all
     layers, and a change of them would be copied."""
-    return [tensor for tensor in tensors_in(*values) if tensor.is_floating_point()]
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _floating(value)
+    return found
