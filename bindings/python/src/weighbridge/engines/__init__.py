@@ -1,1 +1,1 @@
-"""Plug-ins by which engines carry their weights with weighbridge."""
+"""Plug-ins that carry the weights of engines: each needs the engine that it is named after."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-
 VLLM_COMPILE = 3
 """The compilation mode that splits a model into pieces."""
 
