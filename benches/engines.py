@@ -32,7 +32,7 @@ LAYER_BYTES = 436_224_000
 FP8_BUDGET = 3_000_000_000
 
 
-def ours(**options: Any) -> dict[str, Any]:
+def with_weighbridge(**options: Any) -> dict[str, Any]:
     return {"load_format": "weighbridge", "additional_config": {"weighbridge": options}}
 
 
@@ -43,14 +43,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "resident": DUMMY,
     "uva": {**DUMMY, "cpu_offload_gb": HALF_GIB},
     "prefetch": {**DUMMY, **PREFETCH},
-    "ours": {**ours(load_format="dummy"), "cpu_offload_gb": HALF_GIB},
-    "ours-prefetch": {**ours(load_format="dummy"), **PREFETCH},
+    "weighbridge": {**with_weighbridge(load_format="dummy"), "cpu_offload_gb": HALF_GIB},
+    "weighbridge-prefetch": {**with_weighbridge(load_format="dummy"), **PREFETCH},
     "fp8": {**DUMMY, **FP8},
     "fp8-uva": {**DUMMY, **FP8, "cpu_offload_gb": HALF_GIB / 2},
-    "fp8-ours": {**ours(load_format="dummy", device_bytes=FP8_BUDGET), **FP8},
+    "fp8-weighbridge": {**with_weighbridge(load_format="dummy", device_bytes=FP8_BUDGET), **FP8},
 }
-ORDER = ["resident", "uva", "prefetch", "ours", "ours-prefetch", "fp8-ours"]
-WITH_GRAPHS = ["resident", "prefetch", "ours"]
+ORDER = ["resident", "uva", "prefetch", "weighbridge", "weighbridge-prefetch", "fp8-weighbridge"]
+WITH_GRAPHS = ["resident", "prefetch", "weighbridge"]
 
 
 class HostPeak:
@@ -205,33 +205,33 @@ def figures(report: Report, label: str, found: dict[str, Any]) -> None:
 
 def bars(report: Report, found: dict[str, dict[str, Any]], link: float, suffix: str) -> None:
     """Compares the offloaded engine with the others, as far as they were measured."""
-    ours_, resident = found.get(f"ours{suffix}"), found.get(f"resident{suffix}")
-    if ours_ is None or resident is None:
+    carried, resident = found.get(f"weighbridge{suffix}"), found.get(f"resident{suffix}")
+    if carried is None or resident is None:
         return
     median = statistics.median
     for step in ("decode1", "decode32"):
-        mine = median(ours_[step])
-        bound = max(ours_["step_bytes"] / link / 1e6, median(resident[step]))
+        mine = median(carried[step])
+        bound = max(carried["step_bytes"] / link / 1e6, median(resident[step]))
         report.bar(f"{step}{suffix} over max(link, resident)", mine / bound, "<=", 1.05)
         for other, goal in (("prefetch", 1.0), ("uva", 1.1)):
-            if theirs := found.get(f"{other}{suffix}"):
-                rate = median(theirs[step]) / mine
+            if peer := found.get(f"{other}{suffix}"):
+                rate = median(peer[step]) / mine
                 report.bar(f"{step}{suffix}, rate over vLLM's {other}", rate, ">=", goal)
     others = [found[name] for name in (f"uva{suffix}", f"prefetch{suffix}") if name in found]
     if not others:
         return
     for step in ("prefill2048", "prefill8192"):
         best = min(median(other[step]) for other in others)
-        mine = median(ours_[step])
+        mine = median(carried[step])
         report.bar(f"{step}{suffix} over vLLM's best", mine / best, "<=", 1.01)
     if uva := found.get(f"uva{suffix}"):
-        rate = median(uva["prefill8192"]) / median(ours_["prefill8192"])
+        rate = median(uva["prefill8192"]) / median(carried["prefill8192"])
         report.bar(f"prefill8192{suffix}, rate over vLLM's uva", rate, ">=", 3.0)
     if not suffix and (prefetch := found.get("prefetch")):
         alone = resident["load_seconds"]
-        cost = (ours_["load_seconds"] - alone) / (prefetch["load_seconds"] - alone)
+        cost = (carried["load_seconds"] - alone) / (prefetch["load_seconds"] - alone)
         report.bar("time to offload over that of vLLM's prefetch", cost, "<=", 0.3)
-        host = (ours_["host_peak"] - resident["host_peak"]) / ours_["offloaded"]
+        host = (carried["host_peak"] - resident["host_peak"]) / carried["offloaded"]
         report.bar("host peak over offloaded bytes", host, "<=", 1.02)
 
 
@@ -272,7 +272,7 @@ def main() -> int:
             figures(report, label, result)
     bars(report, found, link, "")
     bars(report, found, link, ".graphs")
-    if fp8 := found.get("fp8-ours"):
+    if fp8 := found.get("fp8-weighbridge"):
         peak = fp8["load_peak"] + fp8["slots"]
         report.bar(
             "device peak of loading in FP8 over budget and a layer",

@@ -40,19 +40,19 @@ GRAPHS: dict[str, dict[str, Any]] = {
 }
 
 
-def ours(**options: Any) -> dict[str, Any]:
+def with_weighbridge(**options: Any) -> dict[str, Any]:
     return {"load_format": "weighbridge", "additional_config": {"weighbridge": options}}
 
 
 BUDGETS: dict[str, dict[str, Any]] = {
     "resident": {},
-    "gb": {**ours(), "cpu_offload_gb": 0.14},
-    "views": {**ours(transfer_mode="zero-copy"), "cpu_offload_gb": 0.14},
-    "selected": {**ours(offload_bytes="60MB", select=["mlp.down_proj"])},
-    "prefetch": {**ours(), "offload_group_size": 2, "offload_num_in_group": 1},
-    "every": {**ours(), "offload_group_size": 1, "offload_num_in_group": 1},
-    "device": ours(device_bytes="180MB"),
-    "device-moe": ours(device_bytes="150MB"),
+    "gb": {**with_weighbridge(), "cpu_offload_gb": 0.14},
+    "views": {**with_weighbridge(transfer_mode="zero-copy"), "cpu_offload_gb": 0.14},
+    "selected": {**with_weighbridge(offload_bytes="60MB", select=["mlp.down_proj"])},
+    "prefetch": {**with_weighbridge(), "offload_group_size": 2, "offload_num_in_group": 1},
+    "every": {**with_weighbridge(), "offload_group_size": 1, "offload_num_in_group": 1},
+    "device": with_weighbridge(device_bytes="180MB"),
+    "device-moe": with_weighbridge(device_bytes="150MB"),
 }
 
 
@@ -101,7 +101,7 @@ def all_cases() -> list[Case]:
 
 
 def run(case: Case, output: Path) -> None:
-    """Generates, and writes tokens, log-probabilities and what was offloaded."""
+    """Generates, and writes tokens, log-probabilities and the counters of the offloader."""
     import random
 
     import torch

@@ -1,7 +1,7 @@
 """The vLLM plug-in, over fakes with the interfaces of 0.26 and 0.33.
 
 ``tests/gpu/engines`` runs the real engine. With WEIGHBRIDGE_VLLM=DIR1:DIR2, folders with the
-sources of vLLM, the fakes' interfaces are compared with theirs.
+sources of vLLM, the fakes' interfaces are compared with those of vLLM.
 """
 
 from __future__ import annotations
@@ -372,13 +372,13 @@ def test_what_only_the_other_format_has_is_found(vllm):
     assert not hasattr(loader, "get_nothing")
 
 
-def test_a_draft_model_stays_on_the_device(vllm):
+def test_a_second_model_stays_on_the_device(vllm):
     _, offloader, config = start(vllm, **BUDGETS["offload_bytes"])
     before = stats(offloader)
     loader = vllm.get_model_loader(config.load_config)
-    draft = loader.load_model(vllm_config=config, model_config=model_config())
+    second = loader.load_model(vllm_config=config, model_config=model_config())
     assert vllm.get_offloader() is offloader and stats(offloader) == before
-    check_equal(draft, resident())
+    check_equal(second, resident())
 
 
 def test_a_step_that_fails_leaves_the_next_one_right(vllm):
@@ -498,7 +498,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_does_not_work_is_refused_by_name(vllm, what):
+def test_the_error_names_an_unsupported_feature(vllm, what):
     changes, named = REFUSED[what]
     with pytest.raises(ValueError, match=named):
         start(vllm, **BUDGETS["offload_bytes"], **changes)
@@ -605,14 +605,14 @@ def test_the_fakes_have_the_interface_of_vllm(monkeypatch):
         fake = fake_vllm.install(monkeypatch, version)
         base = folder / "vllm/model_executor/offloader/base.py"
         for name in ("BaseOffloader", "NoopOffloader"):
-            theirs = _methods(base, name)
-            for method, arguments in theirs.items():
+            methods = _methods(base, name)
+            for method, arguments in methods.items():
                 code = getattr(getattr(fake, name), method).__code__
                 mine = list(code.co_varnames[: code.co_argcount])
                 assert mine[: len(arguments)] == arguments, (version, name, method)
         loader = folder / "vllm/model_executor/model_loader/base_loader.py"
-        theirs = _methods(loader, "BaseModelLoader")
-        assert ("create_model" in theirs) == hasattr(fake.BaseModelLoader, "create_model")
-        for method, arguments in theirs.items():
+        methods = _methods(loader, "BaseModelLoader")
+        assert ("create_model" in methods) == hasattr(fake.BaseModelLoader, "create_model")
+        for method, arguments in methods.items():
             code = getattr(fake.BaseModelLoader, method).__code__
             assert list(code.co_varnames[: code.co_argcount]) == arguments, (version, method)

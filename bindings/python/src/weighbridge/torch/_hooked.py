@@ -2,7 +2,7 @@
 
 Such an engine traces a layer once, and runs code of its own in between, which reads weights by
 their modules. So the weights' own tensors use the slots from the operator that acquires a layer's
-group until the one that releases it, whoever reads them: compiled code, an opaque operator, or a
+group until the one that releases it, for every reader: compiled code, an opaque operator, or a
 capture. Outside of that they use their homes, which always have the true bytes.
 
 The operators claim to change the layer's input and its results, so compilers keep the layer between

@@ -1,8 +1,8 @@
 """Offloads the layers of a model one by one, while an engine builds and loads it.
 
 The chosen weights of a layer get host memory of their own as soon as the layer exists, so that
-loading fills it, and no more than one layer is on the device beside what stays there. A commit
-makes that memory the offloader's: it copies nothing again.
+loading fills it, and no more than one layer is on the device beside the weights that stay there. A
+commit makes that memory the offloader's: it copies nothing again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._tensors import copy_bytes, span_of, tensor_of, view_within
 from ._weights import parameter_of
 
 ALIGNMENT = 256
-"""Of weights in the host memory of a unit, by which the offloader takes it as it is."""
+"""Of weights in the host memory of a unit, by which the offloader takes it unchanged."""
 
 Key = tuple[torch.nn.Module, str]
 """A module and the name of its parameter."""
@@ -45,8 +45,8 @@ class Choice(Protocol):
         budget; called again when a layer gets other weights."""
 
     def grow(self, layer: int, more_bytes: int) -> bool:
-        """Takes bytes from the budget for a weight that was replaced by a larger one, or gives
-        some back; returns False, with nothing taken, if they are not left."""
+        """Takes bytes from the budget for a weight that was replaced by a larger one, or returns
+        some; returns False, with nothing taken, if they are not left."""
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ class StagedLayers:
         self._choose(layer, found)
         return layer
 
-    def settle(self, module: torch.nn.Module) -> None:
+    def relocate(self, module: torch.nn.Module) -> None:
         """Moves weights of a module to where they belong, after some were replaced or added.
 
         A weight in the place of an offloaded one is offloaded, if the budget allows it. One that
@@ -122,7 +122,7 @@ class StagedLayers:
         for inner in module.modules():
             layer = self._layer_of.get(inner)
             if layer is not None:
-                self._settle(layer, inner)
+                self._relocate(layer, inner)
 
     @property
     def host_bytes(self) -> int:
@@ -156,7 +156,7 @@ class StagedLayers:
         self.layers.clear()
         self._layer_of.clear()
 
-    def _settle(self, layer: StagedLayer, module: torch.nn.Module) -> None:
+    def _relocate(self, layer: StagedLayer, module: torch.nn.Module) -> None:
         held = module._parameters
         expected = [key for key in layer.expected if key[0] is module]
         for key in [*(key for key in layer.places if key[0] is module), *expected]:

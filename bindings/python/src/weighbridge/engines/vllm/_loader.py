@@ -35,7 +35,7 @@ class WeighbridgeModelLoader(BaseModelLoader):
         options = Options.of(vllm_config)
         object.__setattr__(self.load_config, _INNER, options.load_format)
         if model_config is not vllm_config.model_config or _is_offloading():
-            return self._load_draft(vllm_config, model_config, prefix)
+            return self._load_second(vllm_config, model_config, prefix)
         check_supported(vllm_config)
         _split_at_layers(vllm_config.compilation_config)
         offloader = WeighbridgeOffloader(
@@ -77,8 +77,8 @@ class WeighbridgeModelLoader(BaseModelLoader):
         config.load_format = getattr(self.load_config, _INNER, "auto")
         return get_model_loader(config)
 
-    def _load_draft(self, vllm_config: Any, model_config: Any, prefix: str) -> torch.nn.Module:
-        """Loads another model of the engine, such as a draft model, whose weights all stay."""
+    def _load_second(self, vllm_config: Any, model_config: Any, prefix: str) -> torch.nn.Module:
+        """Loads another model of the engine, such as a speculative one, whose weights all stay."""
         logger.info("weighbridge leaves the weights of %s on the device", model_config.model)
         active = get_offloader()
         set_offloader(NoopOffloader())

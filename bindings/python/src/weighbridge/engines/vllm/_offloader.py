@@ -131,11 +131,13 @@ class WeighbridgeOffloader(BaseOffloader):
     def _estimate(self, first: torch.nn.Module, prefix: str) -> dict[int, set[str]]:
         """Returns the weights of each layer that a plan offloads under the budget of device memory,
         if all layers are as the first."""
-        weights = {f"{prefix}.{name}".strip("."): at for name, *at in _weights_in(first)}
+        weights = [
+            (f"{prefix}.{name}".strip("."), module, own) for name, module, own in _weights_in(first)
+        ]
         parameters = [
-            _without_bytes(f"{layer} {name}", str(layer), *at)
+            _without_bytes(f"{layer} {name}", str(layer), module, own)
             for layer in range(self._layers)
-            for name, at in weights.items()
+            for name, module, own in weights
         ]
         self._check_space(self._other_bytes)
         limit = (self._options.device_bytes or 0) - self._other_bytes
@@ -199,21 +201,21 @@ class WeighbridgeOffloader(BaseOffloader):
         )
 
     def _watch(self, module: torch.nn.Module) -> None:
-        """Settles the weights of each module as soon as vLLM has processed them."""
+        """Moves the weights of each module as soon as vLLM has processed them."""
         for inner in module.modules():
             method = getattr(inner, "quant_method", None)
             if method is not None and hasattr(method, _PROCESS) and method not in self._watched:
-                setattr(method, _PROCESS, self._settling(getattr(method, _PROCESS)))
+                setattr(method, _PROCESS, self._relocating(getattr(method, _PROCESS)))
                 self._watched.append(method)
 
-    def _settling(self, process: Callable[..., Any]) -> Callable[..., Any]:
+    def _relocating(self, process: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(process)
         def processed(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             result = process(layer, *args, **kwargs)
             if self._weights is not None:
                 self.begin_step()  # weights are loaded again
             elif self._staged is not None:
-                self._staged.settle(layer)
+                self._staged.relocate(layer)
             return result
 
         return processed

@@ -43,13 +43,13 @@ class Options:
         given = vllm_config.additional_config
         given = given.get(NAME, {}) if isinstance(given, Mapping) else {}
         own = _own(given)
-        theirs = _theirs(vllm_config.offload_config)
-        both = sorted(own.keys() & theirs.keys())
-        budgets = [name for name in _BUDGETS if name in {**own, **theirs}]
+        vllms = _of_vllm(vllm_config.offload_config)
+        both = sorted(own.keys() & vllms.keys())
+        budgets = [name for name in _BUDGETS if name in {**own, **vllms}]
         if both or len(budgets) > 1:
             raise ValueError(
                 f"additional_config[{NAME!r}] has {_listed(own)}, and vLLM's options for "
-                f"offloading say {_listed(theirs)}: give one budget, in one of these places"
+                f"offloading say {_listed(vllms)}: give one budget, in one of these places"
             )
         if not budgets:
             raise ValueError(
@@ -57,7 +57,7 @@ class Options:
                 f"offload_bytes or device_bytes in --additional-config, such as "
                 f'\'{{"{NAME}": {{"device_bytes": "12GiB"}}}}\''
             )
-        return cls(**{**own, **theirs})
+        return cls(**{**own, **vllms})
 
     def selects(self, name: str) -> bool:
         """Returns whether a weight may be offloaded."""
@@ -67,12 +67,12 @@ class Options:
 
 
 _BUDGETS = ("offload_bytes", "device_bytes", "group_size")
-_OF_VLLM = ("group_size", "num_in_group")
+_VLLM_ONLY = ("group_size", "num_in_group")
 _TEXTS = ("select", "exclude")
 
 
 def _own(given: Mapping[str, Any]) -> dict[str, Any]:
-    known = [field.name for field in fields(Options) if field.name not in _OF_VLLM]
+    known = [field.name for field in fields(Options) if field.name not in _VLLM_ONLY]
     unknown = sorted(name for name in given if name not in (*known, "compiled"))
     if unknown:
         raise ValueError(
@@ -96,7 +96,7 @@ def _own(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _theirs(offload: Any) -> dict[str, Any]:
+def _of_vllm(offload: Any) -> dict[str, Any]:
     """Returns what vLLM's options say, by its own rules of which of them count."""
     uva, prefetch = offload.uva, offload.prefetch
     backend = offload.offload_backend
