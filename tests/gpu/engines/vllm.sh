@@ -5,7 +5,8 @@
 # with build/vllm-moe the mixtures of experts run as well.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../../.." && pwd)
-site=${VLLM_SITE:-/tmp/vllm-site}
+export VLLM_SITE=${VLLM_SITE:-/tmp/vllm-site}
+site=$VLLM_SITE
 python=${PYTHON:-python3}
 if [ ! -e "$site/ready" ]; then
     mkdir -p "$site"
