@@ -19,7 +19,7 @@ download() {
 download -d "$work" vllm==0.26.0
 # What vLLM imports and a machine with transformers lacks.
 download -d "$out" annotated-types==0.8.0 apache-tvm-ffi==0.1.10 cachetools==8.0.2 cbor2==6.3.0 compressed-tensors==0.17.0 \
-    fastapi==0.136.3 httpx2==2.16.2 llguidance==1.7.6 msgspec==0.22.0 openai-harmony==0.0.8 openai==3.57.0 \
+    fastapi==0.136.3 httpx2==2.16.2 llguidance==1.7.6 loguru==0.7.3 msgspec==0.22.0 openai-harmony==0.0.8 openai==3.57.0 \
     partial-json-parser==0.2.1.1.post7 pybase64==1.5.1 pydantic-core==2.50.5 pydantic==2.14.4 pyzmq==27.3.0 sniffio==1.3.1 \
     starlette==1.10.0 typing-inspection==0.4.5 xgrammar==0.2.7
 
