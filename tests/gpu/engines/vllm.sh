@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the real vLLM with offloaded weights and compares its tokens with those of vLLM alone.
-#   tests/gpu/engines/vllm.sh [SECONDS] [CASE...]
+#   tests/gpu/engines/vllm.sh [SECONDS] [CASE...]     equality of tokens and log-probabilities
+#   tests/gpu/engines/vllm.sh load [ROUNDS]           64 requests at a time, again and again
+#   tests/gpu/engines/vllm.sh bench                   benches/engines.py
 # Needs a GPU of compute capability 9.0, PyTorch 2.11, a built library, and build/vllm of pack_vllm.sh;
 # with build/vllm-moe the mixtures of experts run as well.
 set -euo pipefail
@@ -28,5 +30,9 @@ export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-/tmp/vllm-cache} VLLM_LOGGING_LEVEL=${
 if [ "${1:-}" = bench ]; then
     shift
     exec "$python" "$root/benches/engines.py" "$@"
+fi
+if [ "${1:-}" = load ]; then
+    shift
+    exec "$python" "$root/tests/gpu/engines/vllm_load.py" "$@"
 fi
 exec "$python" "$root/tests/gpu/engines/vllm_cases.py" "$@"
