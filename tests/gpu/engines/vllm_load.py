@@ -1,4 +1,4 @@
-"""Serves 64 requests of mixed length at a time, again and again, with and without offloaded weights.
+"""Serves 64 requests of mixed length at a time, repeatedly, with and without offloaded weights.
 
     python vllm_load.py [ROUNDS]     (through tests/gpu/engines/vllm.sh load)
 
