@@ -1,0 +1,1 @@
+"""Plug-ins that carry the weights of engines: each needs the engine that it is named after."""

@@ -1,0 +1,159 @@
+"""Layers that run in windows by hooks, for engines that compile a model without guards.
+
+Such an engine traces a layer once, and runs code of its own in between, which reads weights by
+their modules. So the weights' own tensors use the slots from the operator that acquires a layer's
+group until the one that releases it, for every reader: compiled code, an opaque operator, or a
+capture. Outside of that they use their homes, which always have the true bytes.
+
+The operators claim to change the layer's input and its results, so compilers keep the layer between
+them. An engine that splits a traced model names them among the operators that split it: then they
+are neither compiled nor captured in pieces.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ._weights import Weights
+
+OPERATORS = ("weighbridge::enter_layer", "weighbridge::leave_layer")
+
+_hooked: weakref.WeakValueDictionary[int, HookedLayers] = weakref.WeakValueDictionary()
+
+
+@torch.library.custom_op("weighbridge::enter_layer", mutates_args=("tensors",))
+def enter_layer(tensors: list[torch.Tensor], handle: int, group: int) -> None:
+    """Puts a layer's weights into their slots, before anything that reads ``tensors``."""
+    _of(handle).enter(group)
+
+
+@torch.library.custom_op("weighbridge::leave_layer", mutates_args=("tensors",))
+def leave_layer(tensors: list[torch.Tensor], handle: int, group: int) -> None:
+    """Takes a layer's weights home, after everything that computes ``tensors``."""
+    _of(handle).leave(group)
+
+
+@enter_layer.register_fake
+@leave_layer.register_fake
+def _(tensors: list[torch.Tensor], handle: int, group: int) -> None:
+    """Computes nothing."""
+
+
+def _of(handle: int) -> HookedLayers:
+    found = _hooked.get(handle)
+    if found is None:
+        raise RuntimeError(
+            "a compiled step was made for an offloaded model that is closed: load the model again"
+        )
+    return found
+
+
+class HookedLayers:
+    """The layers of a model that acquire their groups by hooks."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._open: list[int] = []
+        self._steps: list[Any] = []
+        self._hooks: list[Any] = []
+        self.handle = weights.number
+        """By which the operators find this; compiled code contains it."""
+        self.groups: list[str] = []
+        """The names of the layers with hooks; compiled code contains their numbers."""
+        _hooked[self.handle] = self
+        for group, window in sorted(weights.windows.items()):
+            if window.uses:
+                self.groups.append(f"{group}:{weights.offloader.plan.groups[group].name}")
+                self._hook(weights.modules[group], group)
+        model = weights.model
+        self._hooks.append(model.register_forward_pre_hook(self._begin))
+        self._hooks.append(model.register_forward_hook(self._end, always_call=True))
+
+    def enter(self, group: int) -> None:
+        """Acquires a group on the current stream, and puts its weights into the slots."""
+        weights = self._weights
+        if not weights.is_capturing():
+            weights.follow(weights.offloaded(group))
+        weights.acquire_group(group)
+        self._open.append(group)
+        for use in weights.windows[group].uses:
+            use.weight.in_slot += 1
+            use.weight.tensor.data = use.slot
+
+    def leave(self, group: int) -> None:
+        """Takes the weights of a group home, and releases it."""
+        self._open.remove(group)
+        for use in self._weights.windows[group].uses:
+            use.weight.in_slot -= 1
+            if not use.weight.in_slot:
+                use.weight.go_home()
+        self._weights.release_group(group)
+
+    def join(self) -> None:
+        """Makes the current stream wait for every copy, at the end of a capture."""
+        self._weights.offloader.join(self._weights.stream())
+
+    def close(self) -> None:
+        """Removes the hooks. The weights stay at home."""
+        self._abandon()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        _hooked.pop(self.handle, None)
+
+    def _hook(self, module: torch.nn.Module, group: int) -> None:
+        handle = self.handle
+
+        def before(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+            if torch.compiler.is_compiling():
+                inputs = _floating([*args, *kwargs.values()])[:1]
+                torch.ops.weighbridge.enter_layer(inputs, handle, group)
+            else:
+                self.enter(group)
+
+        def after(_module: torch.nn.Module, _args: Any, result: Any) -> None:
+            if torch.compiler.is_compiling():
+                torch.ops.weighbridge.leave_layer(_floating([result]), handle, group)
+            else:
+                self.leave(group)
+
+        self._hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._hooks.append(module.register_forward_hook(after))
+
+    def _begin(self, _module: torch.nn.Module, _args: Any) -> None:
+        step = self._weights.step()
+        step.__enter__()
+        self._steps.append(step)
+
+    def _end(self, _module: torch.nn.Module, _args: Any, _result: Any) -> None:
+        if self._open:
+            self._abandon()
+        if self._steps:
+            self._steps.pop().__exit__(None, None, None)
+
+    def _abandon(self) -> None:
+        """Ends windows that an exception has left open."""
+        if self._open:
+            for group in reversed(list(self._open)):
+                for use in self._weights.windows[group].uses:
+                    use.weight.in_slot = 0
+                    use.weight.go_home()
+            self._open.clear()
+            self._weights.offloader.reset_all(self._weights.stream())
+
+
+def _floating(values: Iterable[Any]) -> list[torch.Tensor]:
+    """Returns the tensors of floating-point numbers: others, such as positions, are shared by all
+    layers, and a change of them would be copied."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _floating(value)
+    return found

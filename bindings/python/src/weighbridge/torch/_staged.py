@@ -1,0 +1,288 @@
+"""Offloads the layers of a model one by one, while an engine builds and loads it.
+
+The chosen weights of a layer get host memory of their own as soon as the layer exists, so that
+loading fills it, and no more than one layer is on the device beside the weights that stay there. A
+commit makes that memory the offloader's: it copies nothing again.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Callable, NamedTuple, Protocol
+
+import torch
+
+from ..errors import Status, WeighbridgeError
+from ..memory import Buffer, Device
+from ..plan import Parameter
+from ._tensors import copy_bytes, span_of, tensor_of, view_within
+from ._weights import parameter_of
+
+ALIGNMENT = 256
+"""Of weights in the host memory of a unit, by which the offloader takes it unchanged."""
+
+Key = tuple[torch.nn.Module, str]
+"""A module and the name of its parameter."""
+
+
+class Candidate(NamedTuple):
+    """A weight that may be offloaded."""
+
+    name: str
+    """Within its layer, behind the prefix that the engine gave."""
+    bytes: int
+    sparse: bool
+    """Whether a step reads only a part of it, as of the weights of experts."""
+
+
+class Choice(Protocol):
+    """Chooses the weights that leave the device, layer by layer."""
+
+    def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Returns the indices of the candidates that leave, whose bytes are taken from the
+        budget; called again when a layer gets other weights."""
+
+    def grow(self, layer: int, more_bytes: int) -> bool:
+        """Takes bytes from the budget for a weight that was replaced by a larger one, or returns
+        some; returns False, with nothing taken, if they are not left."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Where the bytes of an offloaded weight are."""
+
+    buffer: Buffer
+    whole: torch.Tensor
+    """The buffer's bytes, as the device sees them."""
+    offset: int
+    count: int
+    sparse: bool
+
+    @property
+    def address(self) -> int:
+        """What the tensor's address is while it is there."""
+        return self.whole.data_ptr() + self.offset
+
+
+class StagedLayer:
+    """A layer whose chosen weights are in host memory."""
+
+    def __init__(self, index: int, module: torch.nn.Module, prefix: str) -> None:
+        self.index = index
+        self.module = module
+        self.places: dict[Key, Place] = {}
+        self.resident: set[Key] = set()
+        self.expected: dict[Key, int] = {}
+        """The chosen weights that have no memory yet, with the bytes that are set aside."""
+        self._names = {
+            inner: f"{prefix}.{name}".strip(".") for name, inner in module.named_modules()
+        }
+
+    def name(self, key: Key) -> str:
+        """Returns the name of a weight, by which it is selected."""
+        path = self._names.get(key[0], "")
+        return f"{path}.{key[1]}".strip(".")
+
+
+class StagedLayers:
+    """The layers of a model that is being built and loaded.
+
+    ``is_sparse`` says whether a step reads only a part of a module's parameter, as of the weights
+    of experts.
+    """
+
+    def __init__(
+        self, device: Device, choice: Choice, is_sparse: Callable[[torch.nn.Module, str], bool]
+    ) -> None:
+        self.layers: list[StagedLayer] = []
+        self._device = device
+        self._choice = choice
+        self._is_sparse = is_sparse
+        self._layer_of: dict[torch.nn.Module, StagedLayer] = {}
+
+    def take(self, module: torch.nn.Module, prefix: str = "") -> StagedLayer:
+        """Moves the chosen weights of a new layer to host memory."""
+        layer = StagedLayer(len(self.layers), module, prefix)
+        self.layers.append(layer)
+        found: dict[Key, torch.Tensor] = {}
+        for inner in module.modules():
+            self._layer_of.setdefault(inner, layer)
+            found.update(self._weights_of(layer, inner, with_meta=True))
+        self._choose(layer, found)
+        return layer
+
+    def relocate(self, module: torch.nn.Module) -> None:
+        """Moves weights of a module to where they belong, after some were replaced or added.
+
+        A weight in the place of an offloaded one is offloaded, if the budget allows it. One that
+        has a new name, or had no bytes before, is chosen as those of a new layer are.
+        """
+        for inner in module.modules():
+            layer = self._layer_of.get(inner)
+            if layer is not None:
+                self._relocate(layer, inner)
+
+    @property
+    def host_bytes(self) -> int:
+        """The bytes of host memory, in whole pages."""
+        buffers = {id(p.buffer): p.buffer for layer in self.layers for p in layer.places.values()}
+        return sum(pages(buffer.nbytes) for buffer in buffers.values())
+
+    def parameters(self, model: torch.nn.Module, all_weights: bool = False) -> list[Parameter]:
+        """Returns the offloaded weights as parameters of a plan, which may keep their memory.
+
+        With ``all_weights`` the others of the layers follow, each on the device.
+        """
+        names = {module: name for name, module in model.named_modules()}
+        found = []
+        for layer in self.layers:
+            self._join(layer)
+            group = names[layer.module]
+            for key, place in _ordered(layer):
+                given = _parameter(names[key[0]], key, group, place.sparse)
+                source = place.buffer.address + place.offset
+                found.append(replace(given, source=source, held=place.buffer))
+            if all_weights:
+                for inner in layer.module.modules():
+                    for key in self._weights_of(layer, inner, decided=True):
+                        sparse = self._is_sparse(*key)
+                        found.append(_parameter(names[key[0]], key, group, sparse))
+        return found
+
+    def clear(self) -> None:
+        """Forgets the host memory, which is the offloader's from then on."""
+        self.layers.clear()
+        self._layer_of.clear()
+
+    def _relocate(self, layer: StagedLayer, module: torch.nn.Module) -> None:
+        held = module._parameters
+        expected = [key for key in layer.expected if key[0] is module]
+        for key in [*(key for key in layer.places if key[0] is module), *expected]:
+            place, tensor = layer.places.get(key), held.get(key[1])
+            if tensor is not None and tensor.is_meta:
+                continue
+            if tensor is not None and place is not None and tensor.data_ptr() == place.address:
+                continue
+            before = layer.expected.pop(key) if place is None else layer.places.pop(key).count
+            if tensor is None:
+                self._choice.grow(layer.index, -before)
+            elif self._choice.grow(layer.index, _span(tensor) - before):
+                self._move(layer, {key: tensor})
+            else:
+                self._choice.grow(layer.index, -before)
+                layer.resident.add(key)
+        self._choose(layer, self._weights_of(layer, module))
+
+    def _weights_of(
+        self,
+        layer: StagedLayer,
+        module: torch.nn.Module,
+        with_meta: bool = False,
+        decided: bool = False,
+    ) -> dict[Key, torch.Tensor]:
+        """Returns the weights of a module that have no place: those of which nothing has been
+        decided, or also those that stay on the device."""
+        return {
+            (module, own): tensor
+            for own, tensor in module._parameters.items()
+            if tensor is not None
+            and tensor.numel()
+            and (with_meta or not tensor.is_meta)
+            and (module, own) not in layer.places
+            and (decided or (module, own) not in layer.resident)
+        }
+
+    def _choose(self, layer: StagedLayer, found: dict[Key, torch.Tensor]) -> None:
+        keys, seen = [], set()
+        for key, tensor in found.items():
+            if id(tensor) not in seen and (tensor.is_meta or _owns_its_memory(tensor)):
+                seen.add(id(tensor))
+                keys.append(key)
+        candidates = [
+            Candidate(layer.name(key), _bytes(found[key]), self._is_sparse(*key)) for key in keys
+        ]
+        chosen = {keys[at] for at in self._choice.choose(layer.index, candidates)}
+        layer.resident.update(key for key in found if key not in chosen)
+        without_memory = {key: found[key] for key in keys if key in chosen and found[key].is_meta}
+        layer.expected.update((key, _bytes(tensor)) for key, tensor in without_memory.items())
+        self._move(
+            layer, {key: found[key] for key in keys if key in chosen and key not in without_memory}
+        )
+
+    def _move(self, layer: StagedLayer, tensors: dict[Key, torch.Tensor]) -> None:
+        """Moves tensors into one new buffer, in the order in which an offloader keeps them."""
+        if not tensors:
+            return
+        ordered = sorted(tensors, key=lambda key: self._is_sparse(*key))
+        offsets, end = [], 0
+        for key in ordered:
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            offsets.append(start)
+            end = start + _span(tensors[key])
+        buffer = self._device.buffer(end)
+        whole = self._bytes_of(buffer)
+        for key, offset in zip(ordered, offsets):
+            tensor = tensors[key]
+            home = view_within(tensor, offset, whole)
+            copy_bytes(tensor, home)
+            tensor.data = home
+            place = Place(buffer, whole, offset, _span(tensor), self._is_sparse(*key))
+            layer.places[key] = place
+
+    def _join(self, layer: StagedLayer) -> None:
+        """Moves the weights of a layer into one buffer without gaps, where they are not."""
+        end, buffers = 0, {id(place.buffer) for place in layer.places.values()}
+        for _, place in _ordered(layer):
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            if place.offset != start or len(buffers) > 1:
+                break
+            end = start + place.count
+        else:
+            return
+        tensors: dict[Key, Any] = {
+            (module, own): module._parameters[own] for module, own in layer.places
+        }
+        layer.places = {}
+        self._move(layer, tensors)
+
+    def _bytes_of(self, buffer: Buffer) -> torch.Tensor:
+        """Returns the bytes of a buffer: for the device, or for the host if it cannot read them."""
+        try:
+            return tensor_of(buffer.view("uint8", buffer.nbytes))
+        except WeighbridgeError as error:
+            if error.status != Status.NOT_MAPPED:
+                raise
+            return tensor_of(buffer.view("uint8", buffer.nbytes, accessor="host"))
+
+
+def pages(count: int) -> int:
+    """Returns a number of bytes rounded up to whole pages."""
+    return -(-count // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _ordered(layer: StagedLayer) -> list[tuple[Key, Place]]:
+    return sorted(layer.places.items(), key=lambda item: (item[1].sparse, item[1].offset))
+
+
+def _parameter(path: str, key: Key, group: str, sparse: bool) -> Parameter:
+    module, own = key
+    tensor: Any = module._parameters[own]
+    name = f"{path}.{own}" if path else own
+    return parameter_of(name, group, tensor, access_pattern="sparse" if sparse else "dense")
+
+
+def _span(tensor: torch.Tensor) -> int:
+    return span_of(tensor)[1]
+
+
+def _owns_its_memory(tensor: torch.Tensor) -> bool:
+    """Returns whether no other parameter can be in the tensor's storage."""
+    return tensor.untyped_storage().nbytes() <= _span(tensor) + ALIGNMENT
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Returns the bytes that a weight will have; one without memory is about to be quantized to
+    one byte an element."""
+    return tensor.numel() if tensor.is_meta else _span(tensor)

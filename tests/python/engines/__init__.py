@@ -1,0 +1,1 @@
+"""The plug-ins for engines, with the real engines at tiny size."""
