@@ -1,4 +1,4 @@
-"""What Inductor must know of the operators."""
+"""Keeps Inductor from writing other tensors into the slots of weights."""
 
 from __future__ import annotations
 

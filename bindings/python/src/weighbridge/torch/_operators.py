@@ -6,7 +6,7 @@ reads them runs earlier. ``release`` claims to change the slots, so what reads t
 ``release`` before them. Inductor puts computations off; those that a change of a tensor leaves no
 more time for, it does after the operator that changes it: ``finish`` changes the slots for that
 reason, too. ``acquire`` and ``release`` also change a small tensor, ``order``, so that groups stay
-in turn. Inductor is told that the slots are not memory to use for other tensors after ``release``.
+in turn. A lowering keeps Inductor from using the slots for other tensors after ``release``.
 
 A compiler that cannot change a tensor in place gives ``release`` a copy, and may read the slot
 later: ``release`` raises when it finds that.
