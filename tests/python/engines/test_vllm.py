@@ -562,6 +562,7 @@ def test_breakable_graphs_are_refused(vllm):
     ("options", "message"),
     [
         ({}, "needs a budget"),
+        ({"additional_config": object()}, "additional_config is a object: pass a dictionary"),
         ({"weighbridge": {"offload_gb": 3}}, "unknown options offload_gb"),
         ({"weighbridge": {"offload_bytes": 1, "device_bytes": 1}}, "give one budget"),
         ({"weighbridge": {"offload_bytes": "much"}}, "is not a number of bytes"),
