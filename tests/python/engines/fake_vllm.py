@@ -51,6 +51,9 @@ def install(monkeypatch: Any, version: str) -> SimpleNamespace:
                 method = getattr(module, "quant_method", None)
                 if method is not None:
                     method.process_weights_after_loading(module)
+            for module in model.modules():  # attention, after all others
+                if hasattr(module, "process_weights_after_loading"):
+                    module.process_weights_after_loading(model_config.dtype)
             return model.eval()
 
     if version >= "0.33":

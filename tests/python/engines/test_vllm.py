@@ -102,14 +102,14 @@ class Layer(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, wrap, method=Method, built=lambda layers: None):
+    def __init__(self, wrap, method=Method, built=lambda layers: None, layer=Layer):
         super().__init__()
         self.embed = torch.nn.Embedding(10, HIDDEN).requires_grad_(False)
         done = []
 
         def layers():
             for _ in range(LAYERS):
-                done.append(Layer(method))
+                done.append(layer(method))
                 built(done)
                 yield done[-1]
 
@@ -120,6 +120,34 @@ class Model(torch.nn.Module):
         for layer in self.layers:
             hidden, residual = layer(ids, hidden, residual)
         return hidden + residual
+
+
+class Absorbed(torch.nn.Module):
+    """Attention that keeps parts of another module's weight as parameters, as MLA does."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = [source]
+
+    def process_weights_after_loading(self, dtype):
+        parts = self.source[0].weight.data.view(HIDDEN, 2, 2 * HIDDEN).split([1, 1], 1)
+        for name, part in zip(("first", "second"), parts):
+            part = part.squeeze(1).transpose(0, 1)
+            self.register_parameter(name, torch.nn.Parameter(part, requires_grad=False))
+
+    def forward(self, hidden):
+        return hidden @ self.first @ self.second.t()[:, :HIDDEN]
+
+
+class WithAttention(Layer):
+    def __init__(self, method):
+        super().__init__(method)
+        self.attention = Absorbed(self.down)
+
+    def forward(self, positions, hidden, residual=None):
+        spread = torch.cat([hidden, hidden], -1)
+        hidden = hidden + self.attention(spread).tanh()
+        return super().forward(positions, hidden, residual)
 
 
 def load(model):
@@ -142,7 +170,7 @@ def load(model):
                 part.weight.data.copy_(values(part.weight.shape))
 
 
-def model_config(method=Method, **members):
+def model_config(method=Method, layer=Layer, **members):
     return SimpleNamespace(
         model="a model",
         dtype=torch.float32,
@@ -150,19 +178,21 @@ def model_config(method=Method, **members):
         get_num_layers=lambda parallel: LAYERS,
         get_vocab_size=lambda: 10,
         get_hidden_size=lambda: HIDDEN,
-        build=lambda wrap: Model(wrap, method),
+        build=lambda wrap: Model(wrap, method, layer=layer),
         load=load,
         **members,
     )
 
 
-def resident(method=Method):
-    config = model_config(method)
+def resident(method=Method, layer=Layer):
+    config = model_config(method, layer)
     model = config.build(list)
     load(model)
     for layer in model.layers:
         for part in (layer.up, layer.down):
             part.quant_method.process_weights_after_loading(part)
+        if hasattr(layer, "attention"):
+            layer.attention.process_weights_after_loading(torch.float32)
     return model
 
 
@@ -326,6 +356,23 @@ def test_processed_weights_are_in_host_memory_before_the_next_are_processed(vllm
     else:
         assert all(len(one) == 2 * LAYERS - 1 for one in held)
     check_equal(model, resident(method))
+
+
+@pytest.mark.parametrize("count", [LAYERS, 4 * LAYERS])
+def test_parts_of_an_offloaded_weight_get_memory_of_their_own(vllm, count):
+    config = model_config(layer=WithAttention)
+    options = {"offload_bytes": count * MATRIX, "select": ["down", "first"]}
+    model, offloader, _ = start(vllm, weighbridge=options, model_config=config)
+    names = {
+        info.name.partition("s.")[2] for info in offloader._weights.offloader.parameter_infos()
+    }
+    assert sum("down" in name for name in names) == LAYERS
+    assert sum("first" in name for name in names) == (LAYERS if count > LAYERS else 0)
+    for layer in model.layers:
+        parts = {layer.attention.first.data_ptr(), layer.attention.second.data_ptr()}
+        start_ = layer.down.weight.data_ptr()
+        assert not any(start_ <= part < start_ + MATRIX for part in parts)
+    check_equal(model, resident(layer=WithAttention))
 
 
 def test_a_device_budget_is_kept_after_weights_have_changed(vllm):
@@ -515,6 +562,7 @@ def test_breakable_graphs_are_refused(vllm):
     ("options", "message"),
     [
         ({}, "needs a budget"),
+        ({"additional_config": object()}, "additional_config is a object: pass a dictionary"),
         ({"weighbridge": {"offload_gb": 3}}, "unknown options offload_gb"),
         ({"weighbridge": {"offload_bytes": 1, "device_bytes": 1}}, "give one budget"),
         ({"weighbridge": {"offload_bytes": "much"}}, "is not a number of bytes"),

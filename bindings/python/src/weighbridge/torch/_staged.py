@@ -173,7 +173,19 @@ class StagedLayers:
             else:
                 self._choice.grow(layer.index, -before)
                 layer.resident.add(key)
-        self._choose(layer, self._weights_of(layer, module))
+        found = self._weights_of(layer, module)
+        for added in found.values():
+            self._separate(layer, added)
+        self._choose(layer, found)
+
+    def _separate(self, layer: StagedLayer, tensor: torch.Tensor) -> None:
+        """Gives device memory to a view of an offloaded weight, which would be read in place."""
+        if not tensor.is_meta:
+            address = tensor.data_ptr()
+            for place in layer.places.values():
+                if 0 <= address - place.whole.data_ptr() < place.buffer.nbytes:
+                    tensor.data = tensor.data.clone()
+                    return
 
     def _weights_of(
         self,

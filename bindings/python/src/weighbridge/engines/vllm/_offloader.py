@@ -204,21 +204,28 @@ class WeighbridgeOffloader(BaseOffloader):
         """Moves the weights of each module as soon as vLLM has processed them."""
         for inner in module.modules():
             method = getattr(inner, "quant_method", None)
-            if method is not None and hasattr(method, _PROCESS) and method not in self._watched:
-                setattr(method, _PROCESS, self._relocating(getattr(method, _PROCESS)))
-                self._watched.append(method)
+            if method is not None and hasattr(method, _PROCESS):
+                self._wrap(method, lambda layer, *_: layer)
+            if hasattr(type(inner), _PROCESS):  # attention, by a method of its own
+                self._wrap(inner, lambda *_, inner=inner: inner)
 
-    def _relocating(self, process: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, owner: Any, processed: Callable[..., torch.nn.Module]) -> None:
+        """Wraps a method that processes a module, which ``processed`` finds in its arguments."""
+        if any(owner is watched for watched in self._watched):
+            return
+        process = getattr(owner, _PROCESS)
+
         @functools.wraps(process)
-        def processed(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            result = process(layer, *args, **kwargs)
+        def process_and_move(*args: Any, **kwargs: Any) -> Any:
+            result = process(*args, **kwargs)
             if self._weights is not None:
                 self.begin_step()  # weights are loaded again
             elif self._staged is not None:
-                self._staged.relocate(layer)
+                self._staged.relocate(processed(*args, *kwargs.values()))
             return result
 
-        return processed
+        owner.__dict__[_PROCESS] = process_and_move
+        self._watched.append(owner)
 
     def _log(self, plan: Plan) -> None:
         assert self._weights is not None

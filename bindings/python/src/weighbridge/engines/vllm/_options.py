@@ -41,8 +41,12 @@ class Options:
     def of(cls, vllm_config: Any) -> Options:
         """Returns the options of an engine. Raises ValueError for unknown or contradictory ones."""
         given = vllm_config.additional_config
-        given = given.get(NAME, {}) if isinstance(given, Mapping) else {}
-        own = _own(given)
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"additional_config is a {type(given).__name__}: pass a dictionary, to which "
+                f"{NAME} adds what tells its compiled code from other code"
+            )
+        own = _own(given.get(NAME, {}))
         vllms = _of_vllm(vllm_config.offload_config)
         both = sorted(own.keys() & vllms.keys())
         budgets = [name for name in _BUDGETS if name in {**own, **vllms}]
