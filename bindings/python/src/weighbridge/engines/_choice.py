@@ -1,0 +1,80 @@
+"""Which weights of each layer leave the device, decided when the layer has been built."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+
+from ..torch._staged import Candidate, pages
+from ._options import LayerOptions
+
+_SMALL = 1 << 16
+"""Weights of fewer bytes, such as norms, stay: what they free is not worth a copy."""
+
+
+class Spread:
+    """Offloads as many bytes of each layer, up to a budget for all of them."""
+
+    def __init__(self, options: LayerOptions, budget_bytes: int, layers: int) -> None:
+        self._options = options
+        self._budget = budget_bytes
+        self._layers = layers
+        self._seen: set[int] = set()
+        self._used = 0
+
+    def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Chooses the sparse ones first, then the largest, up to the layer's share."""
+        self._seen.add(layer)
+        share = self._budget * min(len(self._seen), self._layers) // max(self._layers, 1)
+        chosen = []
+        order = sorted(
+            range(len(candidates)),
+            key=lambda at: (not candidates[at].sparse, -candidates[at].bytes),
+        )
+        for at in order:
+            name, count, _ = candidates[at]
+            small = count < _SMALL and not self._options.select
+            if self._options.selects(name) and not small and self._used + pages(count) <= share:
+                self._used += pages(count)
+                chosen.append(at)
+        return chosen
+
+    def grow(self, layer: int, more_bytes: int) -> bool:
+        """Takes or gives back bytes of the budget."""
+        more = pages(more_bytes)
+        if self._used + more > self._budget:
+            return False
+        self._used += more
+        return True
+
+
+class LastOfGroup:
+    """Offloads the last layers in each group of layers, as engines' options for prefetching say."""
+
+    def __init__(self, options: LayerOptions) -> None:
+        self._options = options
+        self.named: dict[int, Collection[str]] = {}
+        """The names of the weights that may leave, of the layers for which the model gives them."""
+
+    def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Chooses all selected weights of such a layer."""
+        size, last = self._options.group_size, self._options.num_in_group
+        if layer % size < size - last:
+            return []
+        return [
+            at
+            for at, found in enumerate(candidates)
+            if self._options.selects(found.name)
+            and (layer not in self.named or found.name in self.named[layer])
+        ]
+
+    def grow(self, layer: int, more_bytes: int) -> bool:
+        """There is no budget."""
+        return True
+
+
+def is_sparse(module: torch.nn.Module, own: str) -> bool:
+    """Returns whether a parameter has the matrices of fused experts."""
+    tensor = module._parameters.get(own)
+    return tensor is not None and tensor.dim() == 3 and own.startswith(("w13_", "w2_"))
