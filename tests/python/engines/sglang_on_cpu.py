@@ -1,12 +1,12 @@
-"""Runs the real SGLang 0.5.17 on the CPU, with a tiny Llama of random weights, with and without the plug-in.
+"""Runs the real SGLang on the CPU, with a tiny Llama of random weights, with and without the plug-in.
 
     python tests/python/engines/sglang_on_cpu.py
 
 Each of the cases runs in a process of its own; its logits of a prefill and six decode steps are
 compared with those of a run without the plug-in, bit for bit. Needs an environment with SGLang
-(without its CUDA kernels), PyTorch, transformers 5.12.1 and this package installed, so that SGLang
-finds the entry point. ``vllm`` is not needed: SGLang imports one function of it, for CPUs without
-AMX, that this model does not call.
+0.5.17 or 0.5.23 (without its CUDA kernels), PyTorch, the version of transformers that SGLang
+requires, and this package installed, so that SGLang finds the entry point. ``vllm`` is not needed:
+SGLang imports one function of it, for CPUs without AMX, that this model does not call.
 """
 
 from __future__ import annotations
@@ -71,8 +71,14 @@ def run(folder: Path, arguments: dict) -> None:
         **arguments,
     )
     one_batch.get_tokenizer = lambda *_, **__: None
-    for name in ("moe_config", "fp8_gemm_config", "fp4_gemm_config"):
-        getattr(one_batch, f"initialize_{name}")(server)
+    if hasattr(one_batch, "publish"):  # SGLang 0.5.23
+        rank = one_batch.spawn_world_rank(server, tp_rank=0, pp_rank=0)
+        ranks = one_batch.SpawnRanks(world_rank=rank, gpu_id=0)
+        one_batch.publish(server, role="scheduler", ranks=ranks)
+        one_batch._init_process_global_configs()
+    else:
+        for name in ("moe_config", "fp8_gemm_config", "fp4_gemm_config"):
+            getattr(one_batch, f"initialize_{name}")(server)
     runner, _ = one_batch.load_model(server, PortArgs.init_new(server), 0, 0)
     prompts = [[(7 * at + 31 * row) % 255 for at in range(24)] for row in range(2)]
     requests = one_batch.prepare_synthetic_inputs_for_latency_test(2, 24, prompts)
