@@ -141,11 +141,12 @@ def test_without_the_switch_nothing_is_touched(sglang, monkeypatch, value):
 
 
 def test_a_draft_models_weights_stay(sglang, monkeypatch):
-    turn_on(sglang, monkeypatch, {"offload_bytes": 3 * LAYER})
+    turn_on(sglang, monkeypatch, {"offload_bytes": "1GiB"})
     target = fake.Runner(sglang, fake.Model, fake.model_config())
-    before = names_offloaded(sglang)
+    before, asked = names_offloaded(sglang), sglang.offloader.get_offloader()._layers.device.stats
     draft = fake.Runner(sglang, fake.Model, fake.model_config(2), is_draft_worker=True)
     assert names_offloaded(sglang) == before
+    assert sglang.offloader.get_offloader()._layers.device.stats == asked
     assert "step" not in draft.model.forward.__qualname__
     right = expected(sglang)
     for _ in range(2):
