@@ -1,4 +1,4 @@
-"""Runs the real SGLang on the CPU, with a tiny Llama of random weights, with and without the plug-in.
+"""Runs the real SGLang on the CPU, a tiny Llama of random weights, with and without the plug-in.
 
     python tests/python/engines/sglang_on_cpu.py
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -46,6 +46,31 @@ class Spread:
         if self._used + more > self._budget:
             return False
         self._used += more
+        return True
+
+
+class Planned:
+    """Offloads the weights of each layer that a plan of layers without bytes names."""
+
+    def __init__(self, names: Mapping[int, set[str]]) -> None:
+        self._names = names
+        self._free: dict[int, int] = {}
+        """The bytes of planned weights of a layer that have gone."""
+
+    def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Chooses planned weights, and those with new names in the place of planned ones."""
+        chosen = []
+        for at, (name, count, _) in enumerate(candidates):
+            if name in self._names.get(layer, ()):
+                chosen.append(at)
+            elif _SMALL <= count <= self._free.get(layer, 0):
+                self._free[layer] -= count
+                chosen.append(at)
+        return chosen
+
+    def grow(self, layer: int, more_bytes: int) -> bool:
+        """Only device memory is limited."""
+        self._free[layer] = self._free.get(layer, 0) - min(more_bytes, 0)
         return True
 
 

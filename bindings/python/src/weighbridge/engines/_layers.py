@@ -18,9 +18,9 @@ from ..errors import Status, WeighbridgeError, make
 from ..memory import Device
 from ..plan import Parameter, Plan
 from ..torch._hooked import HookedLayers
-from ..torch._staged import StagedLayers
+from ..torch._staged import Choice, StagedLayers
 from ..torch._weights import Weights, parameter_of
-from ._choice import LastOfGroup, Spread, is_sparse
+from ._choice import LastOfGroup, Planned, Spread, is_sparse
 from ._options import LayerOptions
 
 _PROCESS = "process_weights_after_loading"
@@ -50,7 +50,7 @@ class OffloadedLayers:
         self._switch = switch
         self._logger = logger
         self.device = Device("host" if device.type == "cpu" else f"cuda:{device.index or 0}")
-        self._choice: LastOfGroup | Spread | None = None
+        self._choice: Choice
         self._staged: StagedLayers | None = None
         self._watched: list[Any] = []
         self._weights: Weights | None = None
@@ -69,7 +69,7 @@ class OffloadedLayers:
         taken = []
         for module in modules:
             if self._staged is None:
-                self._staged = self._new_staged(module)
+                self._staged = self._new_staged(module, prefix)
             if of_groups is not None and isinstance(self._choice, LastOfGroup):
                 self._choice.named[len(self._staged.layers)] = of_groups(module)
             self._staged.take(module, prefix)
@@ -130,28 +130,33 @@ class OffloadedLayers:
             self._weights.offloader.close()
         self._hooked = self._weights = self._staged = None
 
-    def _new_staged(self, first: torch.nn.Module) -> StagedLayers:
+    def _new_staged(self, first: torch.nn.Module, prefix: str) -> StagedLayers:
         options = self._options
         if options.group_size:
             self._choice = LastOfGroup(options)
+        elif options.offload_bytes is not None:
+            self._choice = Spread(options, options.offload_bytes, self._layers)
         else:
-            budget = options.offload_bytes
-            if budget is None:
-                budget = self._estimate(first)
-            self._choice = Spread(options, budget, self._layers)
+            self._choice = Planned(self._estimate(first, prefix))
         return StagedLayers(self.device, self._choice, is_sparse)
 
-    def _estimate(self, first: torch.nn.Module) -> int:
-        """Returns the bytes that a plan offloads under the budget of device memory, if all layers
-        are as the first; the plan of the loaded model corrects it."""
+    def _estimate(self, first: torch.nn.Module, prefix: str) -> dict[int, set[str]]:
+        """Returns the weights of each layer that a plan offloads under the budget of device memory,
+        if all layers are as the first."""
         parameters = [
-            _without_bytes(f"{layer}.{name}", str(layer), inner, own)
+            _without_bytes(f"{layer} {prefix}.{name}".replace(" .", " "), str(layer), inner, own)
             for layer in range(self._layers)
             for name, inner, own in _weights_in(first)
         ]
+        self._check_space(self._other_bytes)
         limit = (self._options.device_bytes or 0) - self._other_bytes
-        with self._new_plan(parameters, device_bytes=max(limit, 0)) as plan:
-            return plan.info.arena_bytes
+        found: dict[int, set[str]] = {}
+        with self._new_plan(parameters, device_bytes=limit) as plan:
+            for info in plan.parameters:
+                layer, _, name = info.name.partition(" ")
+                if info.placement == "offloaded":
+                    found.setdefault(int(layer), set()).add(name)
+        return found
 
     def _plan(self, model: torch.nn.Module, staged: StagedLayers) -> Plan:
         limit = self._options.device_bytes
@@ -162,12 +167,7 @@ class OffloadedLayers:
             # How much may leave was decided when it did: all of it is offloaded.
             return self._new_plan(parameters, offload_bytes=staged.host_bytes)
         others = _device_bytes(model, [layer.module for layer in staged.layers])
-        if others > limit:
-            raise make(
-                Status.BUDGET,
-                f"device_bytes is {limit}, and the weights outside of the layers, which stay, have "
-                f"{others} bytes: raise it",
-            )
+        self._check_space(others)
         return self._new_plan(parameters, device_bytes=limit - others)
 
     def _new_plan(
@@ -187,8 +187,20 @@ class OffloadedLayers:
             transfer_mode="prefetch" if options.group_size and mode == "auto" else mode,
             depth=min(options.depth, len({parameter.group for parameter in parameters})),
             host_store="source",
+            select=options.select if device_bytes is not None else (),
+            exclude=options.exclude if device_bytes is not None else (),
             allow=() if device_bytes is None else ("everything-fits",),
         )
+
+    def _check_space(self, others: int) -> None:
+        """Raises WeighbridgeError if the weights outside of the layers exceed the budget."""
+        limit = self._options.device_bytes or 0
+        if others > limit:
+            raise make(
+                Status.BUDGET,
+                f"device_bytes is {limit}, and the weights outside of the layers, which stay, have "
+                f"{others} bytes: raise it",
+            )
 
     def _nothing(self, why: str) -> WeighbridgeError:
         return make(
