@@ -144,13 +144,13 @@ def test_a_draft_models_weights_stay(sglang, monkeypatch):
     turn_on(sglang, monkeypatch, {"offload_bytes": "1GiB"})
     target = fake.Runner(sglang, fake.Model, fake.model_config())
     before, asked = names_offloaded(sglang), sglang.offloader.get_offloader()._layers.device.stats
-    draft = fake.Runner(sglang, fake.Model, fake.model_config(2), is_draft_worker=True)
+    second = fake.Runner(sglang, fake.Model, fake.model_config(2), is_draft_worker=True)
     assert names_offloaded(sglang) == before
     assert sglang.offloader.get_offloader()._layers.device.stats == asked
-    assert "step" not in draft.model.forward.__qualname__
+    assert "step" not in second.model.forward.__qualname__
     right = expected(sglang)
     for _ in range(2):
-        logits(draft.model)
+        logits(second.model)
         assert torch.equal(logits(target.model), right)
     assert sglang.offloader.get_offloader().forbid_copy_engine_usage
 
@@ -204,7 +204,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("setting", REFUSED, ids=lambda setting: setting[1])
-def test_what_does_not_work_is_refused_by_name(sglang, monkeypatch, setting):
+def test_unsupported_switches_are_refused(sglang, monkeypatch, setting):
     place, name, value = setting
     top, *rest = place.split(".")
     bag = sglang.config[top]

@@ -41,7 +41,7 @@ class Spread:
         return chosen
 
     def grow(self, layer: int, more_bytes: int) -> bool:
-        """Takes or gives back bytes of the budget."""
+        """Takes bytes from the budget, or returns some."""
         more = pages(more_bytes)
         if self._used + more > self._budget:
             return False

@@ -210,24 +210,31 @@ class OffloadedLayers:
         )
 
     def _watch(self, module: torch.nn.Module) -> None:
-        """Settles the weights of each module as soon as the engine has processed them."""
+        """Moves the weights of each module as soon as the engine has processed them."""
         for inner in module.modules():
             method = getattr(inner, "quant_method", None)
-            if method is not None and hasattr(method, _PROCESS) and method not in self._watched:
-                setattr(method, _PROCESS, self._settling(getattr(method, _PROCESS)))
-                self._watched.append(method)
+            if method is not None and hasattr(method, _PROCESS):
+                self._wrap(method, lambda layer, *_: layer)
+            if hasattr(type(inner), _PROCESS):  # attention, by a method of its own
+                self._wrap(inner, lambda *_, inner=inner: inner)
 
-    def _settling(self, process: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, owner: Any, processed: Callable[..., torch.nn.Module]) -> None:
+        """Wraps a method that processes a module, which ``processed`` finds in its arguments."""
+        if any(owner is watched for watched in self._watched):
+            return
+        process = getattr(owner, _PROCESS)
+
         @functools.wraps(process)
-        def processed(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            result = process(layer, *args, **kwargs)
+        def process_and_move(*args: Any, **kwargs: Any) -> Any:
+            result = process(*args, **kwargs)
             if self._weights is not None:
                 self.begin_step()  # weights are loaded again
             elif self._staged is not None:
-                self._staged.settle(layer)
+                self._staged.relocate(processed(*args, *kwargs.values()))
             return result
 
-        return processed
+        owner.__dict__[_PROCESS] = process_and_move
+        self._watched.append(owner)
 
     def _log(self, plan: Plan) -> None:
         stats, info = self.weights.offloader.stats, plan.info

@@ -46,7 +46,7 @@ OF_ENGINES = ("group_size", "num_in_group")
 def given_options(given: Mapping[str, Any], kind: type[LayerOptions], where: str) -> dict[str, Any]:
     """Returns checked options of a user. ``where`` names the place of them in messages.
 
-    Raises ValueError for unknown names, for globs, and for texts that are no numbers of bytes.
+    Raises ValueError for unknown names, for globs, and for a text that is not a number of bytes.
     """
     known = [field.name for field in fields(kind) if field.name not in OF_ENGINES]
     unknown = sorted(name for name in given if name not in known)

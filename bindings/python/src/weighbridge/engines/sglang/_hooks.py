@@ -7,7 +7,7 @@ from typing import Any, Callable
 import sglang
 from sglang.srt import runtime_context
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-from sglang.srt.utils import offloader as theirs
+from sglang.srt.utils import offloader as sglang_offloader
 
 from ._checks import check_supported
 from ._offloader import WeighbridgeOffloader
@@ -29,11 +29,11 @@ def install() -> None:
     """Wraps the function that makes SGLang's offloader."""
     # Renamed between the versions.
     names = ("create_offloader", "create_offloader_from_server_args")
-    found = [name for name in names if hasattr(theirs, name)]
+    found = [name for name in names if hasattr(sglang_offloader, name)]
     if not found:
         check_version(sglang.__version__)
         raise RuntimeError(f"SGLang {sglang.__version__} has none of {', '.join(names)}")
-    HookRegistry.register(f"{theirs.__name__}.{found[0]}", _create, HookType.AROUND)
+    HookRegistry.register(f"{sglang_offloader.__name__}.{found[0]}", _create, HookType.AROUND)
 
 
 def _create(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

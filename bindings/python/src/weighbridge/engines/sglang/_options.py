@@ -39,22 +39,22 @@ def options_of(own: dict[str, Any], offload: Any) -> LayerOptions:
 
     Raises ValueError for contradictory ones, and if there is no budget.
     """
-    theirs = _theirs(offload)
-    budgets = [name for name in BUDGETS if name in {**own, **theirs}]
-    if own.keys() & theirs.keys() or len(budgets) > 1:
+    sglangs = _of_sglang(offload)
+    budgets = [name for name in BUDGETS if name in {**own, **sglangs}]
+    if own.keys() & sglangs.keys() or len(budgets) > 1:
         raise ValueError(
             f"{SWITCH} has {listed(own)}, and SGLang's options for offloading say "
-            f"{listed(theirs)}: give one budget, in one of these places"
+            f"{listed(sglangs)}: give one budget, in one of these places"
         )
     if not budgets:
         raise ValueError(
             f"{SWITCH} needs a budget: --cpu-offload-gb, --offload-group-size, or offload_bytes or "
             f'device_bytes in {SWITCH}, such as \'{{"device_bytes": "12GiB"}}\''
         )
-    return LayerOptions(**{**own, **theirs})
+    return LayerOptions(**{**own, **sglangs})
 
 
-def _theirs(offload: Any) -> dict[str, Any]:
+def _of_sglang(offload: Any) -> dict[str, Any]:
     if offload.offload_group_size > 0 and offload.cpu_offload_gb > 0:
         raise ValueError("--cpu-offload-gb and --offload-group-size are two budgets: give one")
     if offload.offload_group_size > 0:
