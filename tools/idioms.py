@@ -200,7 +200,7 @@ IDIOMS = [
     Idiom(r"\b(seats?|seated|seating)\b", "slot, slot ring, assigns slots", In.ALL),
     Idiom(r"\bguests?\b", "slot request", In.ALL),
     Idiom(r"\bsits? on (a|its|the) neighbou?r\b", "concurrent units never overlap"),
-    Idiom(r"\bdrafts?\b", "placement, candidate", In.NAMES),
+    Idiom(r"\bdrafts?\b(?! (worker|models?)\b)", "placement, candidate", In.NAMES),
     # Names.
     Idiom(r"\bschemes?\b", "QuantizeOptions", In.NAMES),
     Idiom(r"\bpictures?\b", "svg, chart", In.NAMES),

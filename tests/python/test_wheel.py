@@ -93,7 +93,7 @@ def test_a_wheel_has_the_licences_and_names_what_it_can_use(wheel):
             licence = packed.read(path.replace("METADATA", f"licenses/{name}"))
             assert licence == (ROOT / name).read_bytes()
     assert metadata.get_all("License-File") == list(LICENCES)
-    assert metadata.get_all("Provides-Extra") == ["cli", "numpy", "torch", "vllm"]
+    assert metadata.get_all("Provides-Extra") == ["cli", "numpy", "sglang", "torch", "vllm"]
     needed = metadata.get_all("Requires-Dist")
     assert all("extra ==" in requirement for requirement in needed), "the package needs nothing"
     assert 'numpy; extra == "numpy"' in needed and 'torch; extra == "torch"' in needed

@@ -76,7 +76,7 @@ HostBufferType::HostBufferType(ggml_backend_t backend, const wb::Device& device)
     : type_(new ggml_backend_buffer_type(*type_for(backend))) {
   const bool is_host = ggml_backend_buft_is_host(type_);
   type_->context = new TypeContext{backend, device.share()};
-  // The functions of the backend's own type would read its context, which this type lacks.
+  // The functions of the backend's own type would read that type's context.
   ggml_backend_buffer_type_i functions = type_for(backend)->iface;
   functions.get_name = [](ggml_backend_buffer_type_t) { return "weighbridge"; };
   functions.alloc_buffer = allocate;

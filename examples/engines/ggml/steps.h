@@ -12,7 +12,7 @@
 // ggml's type as weighbridge's: block-quantized types are opaque, and move bit for bit.
 wb::Layout layout_of(const ggml_tensor* tensor);
 
-// The weights of a model under a budget. Offloaded ones stay in the mapped file.
+// The weights of a model under a budget. Offloaded weights stay in the mapped file.
 class OffloadedWeights {
  public:
   // Plans, commits, and binds the model's tensors to the offloader's memory.

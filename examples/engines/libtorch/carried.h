@@ -14,7 +14,7 @@ class TorchStream {
  public:
   TorchStream(const wb::Device& device, torch::Device where);
   void* get() const;
-  // Makes torch's next work come after the queued work: the calling thread waits for a host's
+  // Makes torch's next work come after queued work: the calling thread waits for a host's
   // stream.
   void before_torch() const;
 

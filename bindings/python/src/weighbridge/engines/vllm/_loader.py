@@ -16,7 +16,7 @@ from vllm.model_executor.offloader.base import NoopOffloader, get_offloader, set
 from ...torch._hooked import OPERATORS, HookedLayers
 from ._checks import VLLM_COMPILE, check_supported
 from ._offloader import WeighbridgeOffloader
-from ._options import NAME, Options
+from ._options import COMPILED, NAME, Options
 from ._versions import check_version
 
 logger = init_logger("vllm.weighbridge")
@@ -132,5 +132,5 @@ def _enter_into_hash(vllm_config: Any, hooked: HookedLayers) -> None:
     text = repr((_COMPILED, hooked.handle, hooked.groups))
     digest = hashlib.sha256(text.encode()).hexdigest()
     given = vllm_config.additional_config
-    own = {**given.get(NAME, {}), "compiled": digest}
+    own = {**given.get(NAME, {}), COMPILED: digest}
     vllm_config.additional_config = {**given, NAME: own}

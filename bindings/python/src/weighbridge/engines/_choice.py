@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from ...torch._staged import Candidate, pages
-from ._options import Options
+import torch
+
+from ..torch._staged import Candidate, pages
+from ._options import LayerOptions
 
 _SMALL = 1 << 16
 """Weights of fewer bytes, such as norms, stay: what they free is not worth a copy."""
@@ -14,7 +16,7 @@ _SMALL = 1 << 16
 class Spread:
     """Offloads as many bytes of each layer, up to a budget for all of them."""
 
-    def __init__(self, options: Options, budget_bytes: int, layers: int) -> None:
+    def __init__(self, options: LayerOptions, budget_bytes: int, layers: int) -> None:
         self._options = options
         self._budget = budget_bytes
         self._layers = layers
@@ -73,18 +75,31 @@ class Planned:
 
 
 class LastOfGroup:
-    """Offloads the last layers in each group of layers, as vLLM's options for prefetching say."""
+    """Offloads the last layers in each group of layers, as engines' options for prefetching say."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LayerOptions) -> None:
         self._options = options
+        self.named: dict[int, Collection[str]] = {}
+        """The names of the weights that may leave, of the layers for which the model gives them."""
 
     def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
         """Chooses all selected weights of such a layer."""
         size, last = self._options.group_size, self._options.num_in_group
         if layer % size < size - last:
             return []
-        return [at for at, found in enumerate(candidates) if self._options.selects(found.name)]
+        return [
+            at
+            for at, found in enumerate(candidates)
+            if self._options.selects(found.name)
+            and (layer not in self.named or found.name in self.named[layer])
+        ]
 
     def grow(self, layer: int, more_bytes: int) -> bool:
         """There is no budget."""
         return True
+
+
+def is_sparse(module: torch.nn.Module, own: str) -> bool:
+    """Returns whether a parameter has the matrices of fused experts."""
+    tensor = module._parameters.get(own)
+    return tensor is not None and tensor.dim() == 3 and own.startswith(("w13_", "w2_"))
