@@ -12,7 +12,7 @@ from .._progress import Callback
 from ..offloader import Offloader, OffloaderStats
 from ..plan import Plan
 from . import _operators
-from ._modules import OffloadedModules
+from ._modules import OffloadedModules, weights_in_use
 from ._repack import repacked_modules
 from ._state import state_hooks
 from ._weights import Verify, Weights
@@ -34,6 +34,11 @@ class OffloadHandle:
         self.model = model
         self.plan = plan
         self._weights = Weights(model, plan, device, buffers, verify, overlap_steps, progress)
+        self._weights.handle = self
+        self.missing_keys: list[str] = []
+        """The names of the model that no file of its checkpoint has."""
+        self.unexpected_keys: list[str] = []
+        """The names in the files that the model does not have."""
         self._modules = OffloadedModules(self._weights)
         self._hooks: list[Any] = []
         self._attach()
@@ -124,3 +129,12 @@ class OffloadHandle:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+
+def handle_of(model: torch.nn.Module) -> OffloadHandle:
+    """Returns the handle of an offloaded model; raises ValueError if it is not offloaded."""
+    weights = weights_in_use(model)
+    handle: OffloadHandle | None = None if weights is None else weights.handle
+    if handle is None or handle.model is not model:
+        raise ValueError(f"asked for the handle of {type(model).__name__}, which is not offloaded")
+    return handle

@@ -45,6 +45,8 @@ class Weights:
         progress: Callback | None,
     ) -> None:
         self.model = model
+        self.handle: Any = None
+        """The model's handle, which lives as long as the offload."""
         self.device = device
         self.verify = verify
         self._overlap_steps = overlap_steps

@@ -1,0 +1,103 @@
+"""From tensors that are still in their files to the places that a plan gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...plan import Parameter
+from ...torch import OffloadHandle
+from ...torch._checkpoint import entries_of
+from ...torch._tensors import like
+from ...torch._weight import Weight
+from ...torch._weights import parameter_of
+from ._deferred import Deferred, names_in, write
+from ._files import CheckpointFiles
+
+
+class Places:
+    """What the parameters of a model are read from, or computed from, for an offload."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, Parameter] = {}
+        """By the id of the model's tensor: the bytes in the files."""
+        self.missing_keys: list[str] = []
+        self.unexpected_keys: list[str] = []
+        self._computed: dict[str, Deferred] = {}
+        """By name, what has to be computed from the files."""
+
+    def load_buffers(self) -> None:
+        """Does nothing: the buffers have their numbers."""
+
+    def close(self) -> None:
+        """Does nothing: the files are closed by who opened them."""
+
+    def add(self, name: str, tensor: torch.Tensor, numbers: Deferred, files: CheckpointFiles) -> None:
+        """Adds a parameter of the model, which is on the meta device."""
+        whole = numbers.file_tensor()
+        if whole is not None:
+            self.sources[id(tensor)] = files.parameter(whole.name_in_file)
+            return
+        if numbers.is_view():
+            found = numbers.computed()
+            if found.is_contiguous() and numbers.is_contiguous():
+                self.sources[id(tensor)] = parameter_of(name, "", found)
+                return
+        self._computed[name] = numbers
+
+    def write(self, handle: OffloadHandle) -> None:
+        """Computes the parameters that are not in the files as they are, each into its place."""
+        weights = handle._weights
+        for name, numbers in self._computed.items():
+            weight = weights.named(name)
+            if weight is None:
+                raise RuntimeError(f"{name!r} is not in the plan")  # pragma: no cover
+            try:
+                _write_one(handle, weight, numbers)
+            except Exception as error:
+                names = ", ".join(map(repr, names_in(numbers)[:4]))
+                raise RuntimeError(f"{name!r} cannot be computed from {names}: {error}") from error
+        if self._computed:
+            weights.set(weights.all)
+            weights.begin_step()
+
+
+def give_places(model: torch.nn.Module, files: CheckpointFiles) -> Places:
+    """Replaces the tensors of a model that are in files by ones on the meta device.
+
+    Buffers get their numbers, and memory of their own.
+    """
+    places = Places()
+    for entry in entries_of(model):
+        numbers = entry.tensor
+        if not isinstance(numbers, Deferred):
+            continue
+        own: Any = numbers.computed().clone() if entry.is_buffer else _empty(numbers)
+        for held, key, _ in entry.holders:
+            held[key] = own
+        if not entry.is_buffer:
+            places.add(entry.holders[0][2], own, numbers, files)
+    return places
+
+
+def _empty(numbers: Deferred) -> torch.nn.Parameter:
+    """Returns a parameter on the meta device like a deferred one."""
+    tensor = like(numbers, torch.device("meta"))
+    return torch.nn.Parameter(tensor, requires_grad=numbers.requires_grad)
+
+
+def _write_one(handle: OffloadHandle, weight: Weight, numbers: Deferred) -> None:
+    weights, stored = handle._weights, weight.stored
+    kept = stored is not None and stored.dtype == numbers.dtype
+    if stored is not None and kept:
+        write(numbers, stored)
+        return
+    # Resident memory, which the model keeps; or what is quantized into its place.
+    fresh = like(numbers, weights.device)
+    write(numbers, fresh)
+    if weight.home is None:
+        weight.tensor = torch.nn.Parameter(fresh, requires_grad=numbers.requires_grad)
+        for holder in weight.holders:
+            holder.put(weight.tensor)
+    weights.replace(weight, fresh)
