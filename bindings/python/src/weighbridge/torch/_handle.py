@@ -13,7 +13,7 @@ from ..offloader import Offloader, OffloaderStats
 from ..plan import Plan
 from . import _operators
 from ._modules import OffloadedModules, weights_in_use
-from ._repack import repacked_modules
+from ._repack import reconcile, repacked_modules
 from ._state import state_hooks
 from ._weights import Verify, Weights
 
@@ -103,17 +103,33 @@ class OffloadHandle:
                     weights.paused = False
                     self._attach()
 
-    def remove(self) -> None:
-        """Makes all weights resident on the device, bit for bit, and closes the offloader.
+    def reconcile(self) -> None:
+        """Takes the weights that were added to the groups' modules, replaced or removed.
 
-        If the device memory does not suffice, nothing changes.
+        Replaced ones are found at the next step, too; those of an adapter, for example, stay on the
+        device beyond the budget until this is called. If the budget has no space for them, an error
+        is raised, and they stay there.
         """
         with self._weights.lock:
-            self._weights.detach()
+            try:
+                reconcile(self._weights)
+            finally:
+                self._attach()
+
+    def remove(self, device: str | torch.device | None = None) -> None:
+        """Makes all weights resident, bit for bit, and closes the offloader.
+
+        They are then on the device that the model runs on, or on ``device``, such as "cpu", where
+        the model is moved. If the memory does not suffice, nothing changes.
+        """
+        with self._weights.lock:
+            self._weights.detach(self._weights.device if device is None else torch.device(device))
             self._unhook()
             self._modules.detach()
             _operators.unregister(self._weights.number)
             self.offloader.close()
+        if device is not None:
+            self.model.to(device)
 
     def _attach(self) -> None:
         """Makes the groups' modules run in windows, and registers hooks, after a change."""

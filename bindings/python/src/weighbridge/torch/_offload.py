@@ -95,12 +95,15 @@ def offload(
         found = Checkpoint(model, opened, checkpoint, where, strict, buffers)
     else:
         found = checkpoint
-    zero_copy = opened.info.views and pin is not False
-    group_of = group_of_each(model, groups, _paths(weights))
-    parameters = _parameters(weights, group_of, found.sources, zero_copy)
-    plan = Plan(
+    plan = plan_of(
+        model,
         opened,
-        parameters,
+        found.sources,
+        weights,
+        groups=groups,
+        pin=pin,
+        quantize_select=quantize_select,
+        group_seconds=group_seconds,
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
@@ -111,10 +114,8 @@ def offload(
         order=order,
         allow=allow,
         quantize=quantize,
-        quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
         compute_bytes_per_second=compute_bytes_per_second,
-        group_seconds=_in_order(group_seconds, parameters),
         rows=rows,
     )
     handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress)
@@ -126,6 +127,30 @@ def offload(
     found.close()
     handle.missing_keys, handle.unexpected_keys = found.missing_keys, found.unexpected_keys
     return handle
+
+
+def plan_of(
+    model: torch.nn.Module,
+    device: Device,
+    sources: Mapping[int, Parameter],
+    weights: Sequence[Weight],
+    *,
+    groups: Literal["auto"] | Sequence[str] = "auto",
+    pin: bool | None = None,
+    quantize_select: str | Sequence[str] | None = None,
+    group_seconds: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Plan:
+    """Returns the plan of a model's offload. ``options`` are those of :class:`weighbridge.Plan`."""
+    group_of = group_of_each(model, groups, _paths(weights))
+    parameters = _parameters(weights, group_of, sources, device.info.views and pin is not False)
+    return Plan(
+        device,
+        parameters,
+        quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
+        group_seconds=_in_order(group_seconds, parameters),
+        **options,
+    )
 
 
 def runs_on(device: str | torch.device | None) -> torch.device:
