@@ -98,10 +98,7 @@ def offload(
     plan = plan_of(
         model,
         opened,
-        found.sources,
-        weights,
-        groups=groups,
-        pin=pin,
+        parameters_of(model, opened, weights, found.sources, groups, pin),
         quantize_select=quantize_select,
         group_seconds=group_seconds,
         offload_bytes=offload_bytes,
@@ -129,21 +126,29 @@ def offload(
     return handle
 
 
+def parameters_of(
+    model: torch.nn.Module,
+    device: Device,
+    weights: Sequence[Weight],
+    sources: Mapping[int, Parameter],
+    groups: Literal["auto"] | Sequence[str] = "auto",
+    pin: bool | None = None,
+) -> list[Parameter]:
+    """Returns the weights of a model as parameters of a plan."""
+    group_of = group_of_each(model, groups, _paths(weights))
+    return _parameters(weights, group_of, sources, device.info.views and pin is not False)
+
+
 def plan_of(
     model: torch.nn.Module,
     device: Device,
-    sources: Mapping[int, Parameter],
-    weights: Sequence[Weight],
+    parameters: Sequence[Parameter],
     *,
-    groups: Literal["auto"] | Sequence[str] = "auto",
-    pin: bool | None = None,
     quantize_select: str | Sequence[str] | None = None,
     group_seconds: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Plan:
     """Returns the plan of a model's offload. ``options`` are those of :class:`weighbridge.Plan`."""
-    group_of = group_of_each(model, groups, _paths(weights))
-    parameters = _parameters(weights, group_of, sources, device.info.views and pin is not False)
     return Plan(
         device,
         parameters,

@@ -1,9 +1,9 @@
 """Offloads the models of a pipeline of diffusers under one budget of device memory::
 
-    handle = weighbridge.engines.diffusers.offload(pipeline, device_bytes=8 << 30)
-    image = pipeline(prompt).images[0]     # as before
-    print(handle.stats)
-    handle.remove()                        # every model is resident again
+handle = weighbridge.engines.diffusers.offload(pipeline, device_bytes=8 << 30)
+image = pipeline(prompt).images[0]     # as before
+print(handle.stats)
+handle.remove()                        # every model is resident again
 """
 
 from __future__ import annotations

@@ -7,14 +7,18 @@ do without. The time is what the plans of :class:`weighbridge.Plan` predict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import Status, WeighbridgeError, make
 from ...plan import PlanInfo
 
-SIXTEENTHS = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 12, 14)
-"""Of what a model has beyond the least that it needs: the budgets that are tried, beside both."""
+SIXTEENTHS = (0.5, 1, 2, 3, 4, 6, 8, 10, 12, 14)
+"""Of what a model has beyond slots for two groups: the budgets that are tried."""
+
+
+FINENESS = 1 << 14
+"""Parts of the budget by which divisions differ."""
 
 
 class Point(NamedTuple):
@@ -31,8 +35,8 @@ class Component(NamedTuple):
     """Of its weights."""
     runs: float
     """How often it runs in a call of the pipeline."""
-    plan: Callable[[int], PlanInfo]
-    """Plans its offload for a budget of device memory."""
+    plan: Callable[..., PlanInfo]
+    """Plans its offload under a budget, as options of :class:`weighbridge.Plan`."""
 
 
 def divide(device_bytes: int, components: Mapping[str, Component]) -> dict[str, int]:
@@ -41,65 +45,81 @@ def divide(device_bytes: int, components: Mapping[str, Component]) -> dict[str, 
     A budget of at least a model's bytes means that it is not offloaded.
     """
     curves = {name: _curve(component) for name, component in components.items()}
-    given = {name: curve[0] for name, curve in curves.items()}
-    left = device_bytes - sum(point.nbytes for point in given.values())
-    if left < 0:
-        smallest = ", ".join(f"{name} {point.nbytes}" for name, point in given.items())
+    if sum(curve[0].nbytes for curve in curves.values()) > device_bytes:
+        # Without slots for a group weights are read in place, which takes longest.
+        for name, component in components.items():
+            curves[name].insert(0, _smallest(component, curves[name][0].nbytes))
+    smallest = {name: curve[0].nbytes for name, curve in curves.items()}
+    needed = sum(smallest.values())
+    if needed > device_bytes:
+        each = ", ".join(f"{name} {nbytes}" for name, nbytes in smallest.items())
         raise make(
             Status.BUDGET,
             f"asked to run the pipeline in {device_bytes} bytes of device memory; its models need "
-            f"{device_bytes - left} at least ({smallest}): give more device_bytes",
+            f"{needed} at least ({each}): give more device_bytes",
         )
-    while True:
-        best, gain = None, 0.0
-        for name, curve in curves.items():
-            now = given[name]
-            for point in curve:
-                more = point.nbytes - now.nbytes
-                if 0 < more <= left and (now.seconds - point.seconds) / more > gain:
-                    best, gain = (name, point), (now.seconds - point.seconds) / more
-        if best is None:
-            break
-        name, point = best
-        left -= point.nbytes - given[name].nbytes
-        given[name] = point
-    found = {name: point.nbytes for name, point in given.items()}
+    found = dict(zip(curves, _fastest(device_bytes, list(curves.values()))))
     partly = [name for name in found if found[name] < components[name].nbytes]
     if partly:  # what is left is less than a step between two points
-        found[max(partly, key=lambda name: components[name].runs)] += left
+        often = max(partly, key=lambda name: components[name].runs)
+        found[often] += device_bytes - sum(found.values())
     return found
+
+
+def _fastest(device_bytes: int, curves: Sequence[Sequence[Point]]) -> tuple[int, ...]:
+    """Returns the bytes of a point of each curve: with the least time of those that fit."""
+    # By bytes: what takes less time than all that needs fewer bytes, and its points.
+    front: list[tuple[int, float, tuple[int, ...]]] = [(0, 0.0, ())]
+    for at, curve in enumerate(curves):
+        others = sum(later[0].nbytes for later in curves[at + 1 :])
+        longer = sorted(
+            (nbytes + point.nbytes, seconds + point.seconds, (*chosen, point.nbytes))
+            for nbytes, seconds, chosen in front
+            for point in curve
+            if nbytes + point.nbytes + others <= device_bytes
+        )
+        front, bucket = [], -1
+        for one in longer:
+            if front and one[1] >= front[-1][1]:
+                continue
+            if one[0] * FINENESS // device_bytes == bucket:
+                continue  # nearly the same bytes
+            bucket = one[0] * FINENESS // device_bytes
+            front.append(one)
+    return front[-1][2]
 
 
 def _curve(component: Component) -> list[Point]:
     """Returns the time of a model for some budgets, the smallest first."""
-    floor = _smallest(component)
-    span = component.nbytes - floor
-    found = []
-    for asked in sorted({floor, *(floor + int(span * part / 16) for part in SIXTEENTHS)}):
-        if asked < component.nbytes:
-            info = component.plan(asked)
-            used = min(asked, info.resident_bytes + info.slot_bytes)
-            found.append(Point(used, component.runs * _seconds(info)))
-    whole = component.plan(component.nbytes)
-    found.append(Point(component.nbytes, component.runs * whole.kernel_seconds))
-    return found
+    found = [
+        _point(component, component.plan(offload_bytes=1 << 62, depth=depth)) for depth in (1, 2)
+    ]
+    floor = found[-1].nbytes
+    for part in SIXTEENTHS:
+        asked = floor + int((component.nbytes - floor) * part / 16)
+        if floor < asked < component.nbytes:
+            found.append(_point(component, component.plan(device_bytes=asked)))
+    whole = component.plan(device_bytes=component.nbytes)
+    found = [point for point in found if point.nbytes < component.nbytes]
+    return [*found, Point(component.nbytes, component.runs * whole.kernel_seconds)]
 
 
-def _smallest(component: Component) -> int:
+def _point(component: Component, info: PlanInfo) -> Point:
+    # A ring of one group takes turns with the kernels, which may take as long as its copies.
+    seconds = info.step_seconds * (2 if info.depth == 1 and info.ring_bytes else 1)
+    return Point(info.resident_bytes + info.slot_bytes, component.runs * seconds)
+
+
+def _smallest(component: Component, high: int) -> Point:
     """Returns about the fewest bytes that a model can run in."""
-    low, high = 0, component.nbytes
-    while high - low > max(component.nbytes >> 6, 4096):
-        middle = (low + high) // 2
+    low, found = 0, None
+    while found is None or high - low > max(component.nbytes >> 6, 4096):
+        middle = high if found is None else (low + high) // 2
         try:
-            component.plan(middle)
+            found = component.plan(device_bytes=middle)
             high = middle
         except WeighbridgeError as error:
-            if error.status not in (Status.BUDGET, Status.SLOTS_BUDGET):
+            if error.status not in (Status.BUDGET, Status.SLOTS_BUDGET) or found is None:
                 raise
             low = middle
-    return high
-
-
-def _seconds(info: PlanInfo) -> float:
-    # A ring of one group takes turns with the kernels, which may take as long as its copies.
-    return info.step_seconds * (2 if info.depth == 1 and info.ring_bytes else 1)
+    return Point(high, _point(component, found).seconds)

@@ -6,7 +6,7 @@ import torch
 
 from ...torch._groups import entries_of, layers_of
 
-SHARE = 16
+SHARE = 24
 """A block is divided if it is larger than this part of the model, and has lists of blocks."""
 
 
@@ -32,9 +32,16 @@ def bytes_of(module: torch.nn.Module) -> int:
 
 
 def _entries_inside(module: torch.nn.Module, name: str) -> list[str]:
-    """Returns the entries of the outermost lists in a module."""
+    """Returns the entries of the outermost lists of blocks in a module.
+
+    Blocks of a list have one class, and parts: the layers in a feed-forward network do not.
+    """
     if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
-        return entries_of(module, name)
-    return [
-        entry for key, child in module.named_children() for entry in _entries_inside(child, f"{name}.{key}")
-    ]
+        names = entries_of(module, name)
+        entries = [module.get_submodule(entry[len(name) + 1 :]) for entry in names]
+        are_blocks = len(set(map(type, entries))) == 1 and next(entries[0].children(), None)
+        return names if are_blocks else []
+    found = []
+    for key, child in module.named_children():
+        found += _entries_inside(child, f"{name}.{key}")
+    return found

@@ -12,7 +12,7 @@ from ...memory import Device
 from ...plan import PlanInfo
 from ...torch import OffloadHandle
 from ...torch import offload as offload_model
-from ...torch._offload import plan_of, runs_on
+from ...torch._offload import parameters_of, plan_of, runs_on
 from ...torch._weight import weights_of
 from .._checks import check_plain
 from ._budget import Component, divide
@@ -27,6 +27,7 @@ DENOISERS = ("transformer", "unet", "controlnet", "prior", "decoder", "adapter")
 LINK = 25e9
 """Bytes per second, to divide a budget by, if no other rate is given."""
 ROWS = 2048
+NOT_PLANNED = ("buffers", "pin", "verify", "overlap_steps", "progress")
 OWN = {"model", "checkpoint", "strict", "device", "device_bytes", "offload_bytes", "groups"}
 
 
@@ -55,19 +56,19 @@ def offload(
     processors are untouched. What its own methods change is followed: adapters that are loaded,
     fused and unloaded, and another type. Weights of adapters belong to the budget, too.
 
-    Raises ValueError if accelerate, group offloading or another hook of diffusers places the weights.
+    Raises ValueError if accelerate or a hook of diffusers, such as group offloading, places weights.
     """
     unknown = set(options) - (set(inspect.signature(offload_model).parameters) - OWN)
     if unknown:
         raise TypeError(f"offload() got unknown options: {', '.join(sorted(unknown))}")
     models = _models_of(pipeline)
     where = runs_on(device)
-    parts = [(name, groups) for name, groups in (groups or {}).items() if name not in models]
-    parts += [(name, runs) for name, runs in (runs or {}).items() if name not in models]
-    if parts:
-        raise ValueError(f"the pipeline has no model {parts[0][0]!r}: it has {', '.join(models)}")
+    for name in (*(groups or ()), *(runs or ())):
+        if name not in models:
+            raise ValueError(f"the pipeline has no model {name!r}: it has {', '.join(models)}")
     grouped: dict[str, Any] = {
-        name: (groups or {}).get(name) or groups_of(model) or "auto" for name, model in models.items()
+        name: (groups or {}).get(name) or groups_of(model) or "auto"
+        for name, model in models.items()
     }
     opened = Device(
         "host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=options.get("pin")
@@ -80,8 +81,8 @@ def offload(
     total = sum(component.nbytes for component in components.values())
     if total <= device_bytes:
         raise ValueError(
-            f"asked to run the pipeline in {device_bytes} bytes of device memory; all of its "
-            f"weights are {total} bytes: call pipeline.to({str(where)!r}), or give less device_bytes"
+            f"asked to run the pipeline in {device_bytes} bytes of device memory, into which all "
+            f"{total} bytes of its weights fit: call pipeline.to({str(where)!r}), or give fewer"
         )
     given = divide(device_bytes, components)
     handles: dict[str, OffloadHandle] = {}
@@ -112,8 +113,8 @@ def _models_of(pipeline: Any) -> dict[str, torch.nn.Module]:
         raise RuntimeError("the pipeline is offloaded already: call the handle's remove() first")
     if getattr(pipeline, "hf_device_map", None) is not None:
         raise ValueError(
-            "the pipeline was loaded with a device_map, by which accelerate places its models: call "
-            "pipeline.reset_device_map() first"
+            "the pipeline was loaded with a device_map, by which accelerate places its models: "
+            "call pipeline.reset_device_map() first"
         )
     models: dict[str, torch.nn.Module] = {}
     for name, model in pipeline.components.items():
@@ -151,20 +152,15 @@ def _runs_of(pipeline: Any, models: Mapping[str, torch.nn.Module]) -> dict[str, 
 def _component(
     model: torch.nn.Module, device: Device, groups: Any, runs: float, options: Mapping[str, Any]
 ) -> Component:
-    buffers = options.get("buffers", False)
-    weights = weights_of(model, buffers)
-    planned = {
-        name: value
-        for name, value in options.items()
-        if name not in ("buffers", "verify", "overlap_steps", "progress")
-    }
+    weights = weights_of(model, options.get("buffers", False))
+    parameters = parameters_of(model, device, weights, {}, groups, options.get("pin"))
+    planned = {name: value for name, value in options.items() if name not in NOT_PLANNED}
     planned["link_bytes_per_second"] = options.get("link_bytes_per_second") or LINK
     planned["rows"] = options.get("rows") or ROWS
     planned["allow"] = {*options.get("allow", ()), "everything-fits", "nothing-offloaded"}
 
-    def plan(nbytes: int) -> PlanInfo:
-        made = plan_of(model, device, {}, weights, groups=groups, device_bytes=nbytes, **planned)
-        with made:
+    def plan(**budget: int) -> PlanInfo:
+        with plan_of(model, device, parameters, **{**planned, **budget}) as made:
             return made.info
 
     return Component(bytes_of(model), runs, plan)

@@ -91,7 +91,7 @@ def _moving(method: Callable[..., Any], handle: PipelineHandle) -> Callable[...,
             if (device.type, index) != (handle.device.type, handle.device.index):
                 raise RuntimeError(
                     f"asked to move the pipeline to {device}; its models are offloaded from "
-                    f"{handle.device}: call the handle's remove(), or remove({str(device)!r}), first"
+                    f"{handle.device}: call the handle's remove({str(device)!r}) first"
                 )
         moved = method(self, *args, **kwargs)
         handle.reconcile()

@@ -55,10 +55,10 @@ class Deferred(torch.Tensor):
         made.stored = shape_of if function is None else None
         return made
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
         return f"<Deferred {self.dtype} {tuple(self.shape)} {self.name_in_file or self.function}>"
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(
@@ -107,7 +107,7 @@ class Deferred(torch.Tensor):
         first = self.arguments[0] if self.arguments else None
         if not isinstance(first, Deferred) or self.dtype != first.dtype:
             return False
-        returns = self.function._schema.returns  # type: ignore[attr-defined]
+        returns = self.function._schema.returns
         is_alias = all(one.alias_info is not None for one in returns)
         return (is_alias or self.function in _SAME) and first.is_view()
 

@@ -33,7 +33,9 @@ class CheckpointFiles:
         found = {}
         for path in paths:
             if not str(path).endswith(".safetensors"):
-                raise ValueError(f"{path} is not a safetensors file, and weights are read from them")
+                raise ValueError(
+                    f"{path} is not a safetensors file, and weights are read from them"
+                )
             file = Safetensors(self._device, path, file_mode="source")
             self._files.append(file)
             for name in file.keys():

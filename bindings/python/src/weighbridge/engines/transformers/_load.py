@@ -100,7 +100,12 @@ def _load(
         )
 
     def from_files(
-        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *more: Any, **named: Any
+        model: Any,
+        state_dict: Any,
+        checkpoint_files: Any,
+        load_config: Any,
+        *more: Any,
+        **named: Any,
     ) -> Any:
         if state_dict is None and checkpoint_files is not None:
             state_dict, checkpoint_files = files.read(checkpoint_files), None

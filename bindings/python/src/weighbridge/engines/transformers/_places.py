@@ -33,7 +33,9 @@ class Places:
     def close(self) -> None:
         """Does nothing: the files are closed by who opened them."""
 
-    def add(self, name: str, tensor: torch.Tensor, numbers: Deferred, files: CheckpointFiles) -> None:
+    def add(
+        self, name: str, tensor: torch.Tensor, numbers: Deferred, files: CheckpointFiles
+    ) -> None:
         """Adds a parameter of the model, which is on the meta device."""
         whole = numbers.file_tensor()
         if whole is not None:
