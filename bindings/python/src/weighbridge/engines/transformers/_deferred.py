@@ -130,16 +130,34 @@ def deferred(stored: torch.Tensor, name: str) -> Deferred:
     return Deferred(stored, name=name)
 
 
-def write(tensor: Deferred, target: torch.Tensor) -> None:
-    """Writes the numbers of a tensor to one of the same shape and type on any device."""
-    with torch.no_grad(), ThreadPoolExecutor(THREADS) as threads:
+class Writer:
+    """Writes tensors to their places, several pieces at a time, in a ``with`` statement."""
+
+    def __init__(self) -> None:
+        # For all tensors: each thread that has used PyTorch keeps some memory.
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._threads.shutdown()
+
+    @torch.no_grad()
+    def write(self, tensor: Deferred, target: torch.Tensor) -> None:
+        """Writes the numbers of a tensor to one of the same shape and type on any device."""
         pieces = (piece for pair in _copies(tensor, target) for piece in _pieces(*pair))
         if target.is_cpu:
-            for _ in threads.map(lambda pair: pair[1].copy_(pair[0]), pieces):
+            for _ in self._threads.map(_copy, pieces):
                 pass
         else:
-            for source, place in pieces:
-                place.copy_(source)
+            for pair in pieces:
+                _copy(pair)
+
+
+def _copy(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    source, target = pair
+    target.copy_(source)
 
 
 def _copies(tensor: Deferred, target: torch.Tensor) -> Copies:

@@ -11,8 +11,8 @@ from ...torch import OffloadHandle
 from ...torch._checkpoint import entries_of
 from ...torch._tensors import like
 from ...torch._weight import Weight
-from ...torch._weights import parameter_of
-from ._deferred import Deferred, names_in, write
+from ...torch._weights import Weights, parameter_of
+from ._deferred import Deferred, Writer, names_in
 from ._files import CheckpointFiles
 
 
@@ -50,19 +50,20 @@ class Places:
 
     def write(self, handle: OffloadHandle) -> None:
         """Computes the parameters that are not in the files as they are, each into its place."""
+        if not self._computed:
+            return
         weights = handle._weights
-        for name, numbers in self._computed.items():
-            weight = weights.named(name)
-            if weight is None:
-                raise RuntimeError(f"{name!r} is not in the plan")  # pragma: no cover
-            try:
-                _write_one(handle, weight, numbers)
-            except Exception as error:
-                names = ", ".join(map(repr, names_in(numbers)[:4]))
-                raise RuntimeError(f"{name!r} cannot be computed from {names}: {error}") from error
-        if self._computed:
-            weights.set(weights.all)
-            weights.begin_step()
+        with Writer() as writer:
+            for name, numbers in self._computed.items():
+                try:
+                    _write_one(weights, weights.named(name), numbers, writer)
+                except Exception as error:
+                    names = ", ".join(map(repr, names_in(numbers)[:4]))
+                    raise RuntimeError(
+                        f"{name!r} cannot be computed from {names}: {error}"
+                    ) from error
+        weights.set(weights.all)
+        weights.begin_step()
 
 
 def give_places(model: torch.nn.Module, files: CheckpointFiles) -> Places:
@@ -89,15 +90,17 @@ def _empty(numbers: Deferred) -> torch.nn.Parameter:
     return torch.nn.Parameter(tensor, requires_grad=numbers.requires_grad)
 
 
-def _write_one(handle: OffloadHandle, weight: Weight, numbers: Deferred) -> None:
-    weights, stored = handle._weights, weight.stored
-    kept = stored is not None and stored.dtype == numbers.dtype
-    if stored is not None and kept:
-        write(numbers, stored)
+def _write_one(
+    weights: Weights, weight: Weight | None, numbers: Deferred, writer: Writer
+) -> None:
+    if weight is None:
+        raise RuntimeError("the plan has no such parameter")
+    if weight.stored is not None and weight.stored.dtype == numbers.dtype:
+        writer.write(numbers, weight.stored)
         return
     # Resident memory, which the model keeps; or what is quantized into its place.
     fresh = like(numbers, weights.device)
-    write(numbers, fresh)
+    writer.write(numbers, fresh)
     if weight.home is None:
         weight.tensor = torch.nn.Parameter(fresh, requires_grad=numbers.requires_grad)
         for holder in weight.holders:
