@@ -250,8 +250,6 @@ class Bench:
                 3,
             )
             self.bar("model offloading over it, a call", moved / call, ">=", 1.0)
-        del pipeline, model
-        self.free()
 
     def group_offloading(
         self, pipeline: Any, name: str, options: dict[str, Any], step: Any, expected: Any

@@ -1,4 +1,4 @@
-"""The plug-ins for diffusers and transformers at real size: equal, bit for bit, and within memory."""
+"""The plug-ins for diffusers and transformers at real size: equal, and within their memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benches"))
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-import weighbridge.torch as wt  # noqa: E402
 from engines_hf import LLAMA, AnonymousPeak, checkpoint  # noqa: E402
+
+import weighbridge.torch as wt  # noqa: E402
 from weighbridge.engines.diffusers import offload  # noqa: E402
 from weighbridge.engines.transformers import from_pretrained  # noqa: E402
 

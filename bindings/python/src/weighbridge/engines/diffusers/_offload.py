@@ -29,6 +29,9 @@ LINK = 25e9
 ROWS = 2048
 NOT_PLANNED = ("buffers", "pin", "verify", "overlap_steps", "progress")
 OWN = {"model", "checkpoint", "strict", "device", "device_bytes", "offload_bytes", "groups"}
+OWN |= {"quantize", "quantize_select"}
+"""Options of a model's offload that a pipeline's has itself, or, as no model of diffusers runs with
+weights in FP8, not at all."""
 
 
 def offload(
@@ -56,7 +59,7 @@ def offload(
     processors are untouched. What its own methods change is followed: adapters that are loaded,
     fused and unloaded, and another type. Weights of adapters belong to the budget, too.
 
-    Raises ValueError if accelerate or a hook of diffusers, such as group offloading, places weights.
+    Raises ValueError if accelerate or a hook of diffusers places the weights.
     """
     unknown = set(options) - (set(inspect.signature(offload_model).parameters) - OWN)
     if unknown:

@@ -90,9 +90,7 @@ def _empty(numbers: Deferred) -> torch.nn.Parameter:
     return torch.nn.Parameter(tensor, requires_grad=numbers.requires_grad)
 
 
-def _write_one(
-    weights: Weights, weight: Weight | None, numbers: Deferred, writer: Writer
-) -> None:
+def _write_one(weights: Weights, weight: Weight | None, numbers: Deferred, writer: Writer) -> None:
     if weight is None:
         raise RuntimeError("the plan has no such parameter")
     if weight.stored is not None and weight.stored.dtype == numbers.dtype:
