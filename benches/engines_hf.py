@@ -2,11 +2,13 @@
 
     make gpu-bench SUBJECT=engines_hf
 
-diffusers: steps of the Flux transformer's shape (half of its blocks, 12 GB in bf16; 4096 tokens of
-an image and 512 of a text), with a quarter of its bytes on the device, beside group offloading with
-streams and model offloading. The bound is the longer of the link's time for the bytes that a step
-copies, and of a resident step. transformers: from_pretrained of Llama-3-8B's shape in shards of
-bf16, 16 GB in the page cache, with half of it on the device. GB is 10^9 bytes.
+diffusers: denoising steps of a pipeline with a transformer of Flux's shape (a third of its blocks,
+8 GB in bf16; 4096 tokens of an image and 512 of a text), with a quarter of its bytes on the device,
+beside group offloading with streams and model offloading. The bound is the longer of the link's
+time for the bytes that a step copies, and of a resident step.
+
+transformers: from_pretrained of Llama-3-8B's shape in shards of bf16, 16 GB in the page cache, with
+half of it on the device, and with nearly all. GB is 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ from weighbridge.engines.diffusers import offload
 from weighbridge.engines.transformers import from_pretrained
 
 WARM, RUNS = 2, 5
-STEPS = 4
+STEPS = 6
 """Of denoising, in a call of the pipeline."""
-FLUX = {"num_layers": 9, "num_single_layers": 19, "guidance_embeds": True}
+FLUX = {"num_layers": 6, "num_single_layers": 12, "guidance_embeds": True}
 TINY_FLUX = {
     "num_layers": 2,
     "num_single_layers": 4,
@@ -87,6 +89,8 @@ class Bench:
         self.cuda = torch.cuda.is_available()
         self.where = torch.device("cuda", 0) if self.cuda else torch.device("cpu")
         self.link = 0.0
+        self.variants: dict[str, dict[str, Any]] = {}
+        """Other options of offload() that are measured, too, by name."""
 
     def wait(self) -> None:
         """Waits for the work queued on the device."""
@@ -112,6 +116,36 @@ class Bench:
         """Adds a bar. Without a GPU none says anything."""
         if self.cuda:
             self.report.bar(name, figure, sense, goal)
+
+    def steps(self, name: str, pipeline: Any, what: str) -> float:
+        """Measures denoising steps within calls of a pipeline; returns the median of their seconds.
+
+        From the end of one step to the end of the next, as the device sees them.
+        """
+        taken: list[float] = []
+        for run in range(3):
+            marks: list[Any] = []
+
+            def mark(
+                _pipeline: Any, _step: int, _time: Any, given: Any, marks: list[Any] = marks
+            ) -> Any:
+                if self.cuda:
+                    marks.append(torch.cuda.Event(enable_timing=True))
+                    marks[-1].record()
+                else:
+                    marks.append(time.perf_counter())
+                return given
+
+            self.image(pipeline, callback_on_step_end=mark)
+            self.wait()
+            if run > 0:
+                pairs = list(zip(marks, marks[1:]))
+                taken += [
+                    one.elapsed_time(other) / 1e3 if self.cuda else other - one
+                    for one, other in pairs
+                ]
+        self.report.figure(name, [1e3 * one for one in taken], "ms", what)
+        return statistics.median(taken)
 
     def measure_link(self) -> None:
         """Measures the link by a copy of pinned memory."""
@@ -144,131 +178,94 @@ class Bench:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def inputs(self, model: Any) -> dict[str, torch.Tensor]:
-        """Returns the inputs of a step."""
-        config, kind = model.config, {"dtype": torch.bfloat16, "device": self.where}
-        image, text = (4096, 512) if self.cuda else (16, 8)
-        side = int(image**0.5)
-        torch.manual_seed(1)
-        ids = torch.zeros(side, side, 3)
-        ids[..., 1] += torch.arange(side)[:, None]
-        ids[..., 2] += torch.arange(side)[None, :]
-        return {
-            "hidden_states": torch.randn(1, image, config.in_channels, **kind),
-            "encoder_hidden_states": torch.randn(1, text, config.joint_attention_dim, **kind),
-            "pooled_projections": torch.randn(1, config.pooled_projection_dim, **kind),
-            "timestep": torch.tensor([0.5], **kind),
-            "guidance": torch.tensor([3.5], device=self.where),
-            "img_ids": ids.reshape(-1, 3).to(self.where),
-            "txt_ids": torch.zeros(text, 3, device=self.where),
-        }
-
-    def image(self, pipeline: Any) -> torch.Tensor:
+    def image(self, pipeline: Any, **more: Any) -> torch.Tensor:
         """Denoises an image's latents by the pipeline."""
-        model = pipeline.transformer
-        given = self.inputs(model)
-        side = 1024 if self.cuda else 64
+        config = pipeline.transformer.config
+        side, text = (1024, 512) if self.cuda else (64, 8)
+        kind = {"dtype": torch.bfloat16, "device": self.where}
+        torch.manual_seed(1)
         return pipeline(
-            prompt_embeds=given["encoder_hidden_states"],
-            pooled_prompt_embeds=given["pooled_projections"],
+            prompt_embeds=torch.randn(1, text, config.joint_attention_dim, **kind),
+            pooled_prompt_embeds=torch.randn(1, config.pooled_projection_dim, **kind),
             height=side,
             width=side,
             num_inference_steps=STEPS,
             generator=torch.Generator("cpu").manual_seed(2),
             output_type="latent",
+            **more,
         ).images
 
     def denoise(self) -> None:
         """Measures steps and calls of the pipeline."""
         report = self.report
         pipeline = self.flux()
-        model = pipeline.transformer
-        nbytes = sum(p.nbytes for p in model.parameters())
-        inputs = self.inputs(model)
-
-        def step() -> torch.Tensor:
-            return pipeline.transformer(**inputs, return_dict=False)[0]
-
-        expected, image = step().clone(), self.image(pipeline).clone()
-        resident = self.seconds(
-            "denoise.resident", step, f"a step with all {nbytes / 1e9:.2f} GB on the device"
-        )
+        nbytes = sum(p.nbytes for p in pipeline.transformer.parameters())
+        image = self.image(pipeline).clone()
+        what = f"a step with all {nbytes / 1e9:.2f} GB on the device"
+        resident = self.steps("denoise.resident", pipeline, what)
         pipeline.to("cpu")
         self.free()
-        before = self.allocated()
         start = time.perf_counter()
         handle = offload(pipeline, device_bytes=nbytes // 4, device=self.where)
-        report.figure(
-            "denoise.offload", [time.perf_counter() - start], "s", "offload() of the pipeline"
-        )
-        info = handle.components["transformer"].plan.info
+        taken = time.perf_counter() - start
+        report.figure("denoise.offload", [taken], "s", "offload() of the pipeline on the CPU")
+        info, stats = handle.components["transformer"].plan.info, handle.stats
         for _ in range(2):
-            same = torch.equal(step(), expected)
-            if not same:
-                raise RuntimeError("an offloaded step is not the resident one")
+            if not torch.equal(self.image(pipeline), image):
+                raise RuntimeError("the offloaded pipeline's image is not the resident one")
         what = (
-            f"{info.resident_bytes / 1e9:.2f} GB resident, {info.slot_bytes / 1e9:.2f} GB of slots "
-            f"for {info.depth} groups, {info.step_bytes / 1e9:.2f} GB copied"
+            f"{stats.resident_bytes / 1e9:.2f} GB resident, {stats.slot_bytes / 1e9:.2f} GB of "
+            f"slots for {info.depth} groups, {info.step_bytes / 1e9:.2f} GB copied"
         )
-        ours = self.seconds("denoise.weighbridge", step, what)
-        stats = handle.stats
-        report.figure(
-            "denoise.device",
-            [(stats.resident_bytes + stats.slot_bytes) / nbytes],
-            "x",
-            f"device bytes of weights over all; outside of torch's {before / 1e9:.2f} GB",
-        )
-        call = self.seconds("call.weighbridge", lambda: self.image(pipeline), "", 1, 3)
-        if not torch.equal(self.image(pipeline), image):
-            raise RuntimeError("the offloaded pipeline's image is not the resident one")
-        bound = max(info.step_bytes / self.link, resident) if self.link else resident
+        ours = self.steps("denoise.weighbridge", pipeline, what)
+        of_all = (stats.resident_bytes + stats.slot_bytes) / nbytes
+        report.figure("denoise.device", [of_all], "x", "device bytes of weights over all bytes")
+        what = f"{STEPS} steps"
+        call = self.seconds("call.weighbridge", lambda: self.image(pipeline), what, 1, 3)
+        bound = max(info.step_bytes / self.link, resident)
         report.figure("denoise.bound", [1e3 * bound], "ms", "the longer of link and resident step")
         self.bar("a step with 25 % on the device, over the bound", ours / bound, "<=", 1.05)
+        for name, options in self.variants.items():
+            handle.remove("cpu")
+            handle = offload(pipeline, device_bytes=nbytes // 4, device=self.where, **options)
+            if not torch.equal(self.image(pipeline), image):
+                raise RuntimeError(f"{name}: the image is not the resident one")
+            self.steps(f"denoise.{name}", pipeline, f"offload(..., {options})")
         handle.remove("cpu")
-        del handle
         self.free()
         if self.cuda:
-            peers = {
-                "block": {"offload_type": "block_level", "num_blocks_per_group": 1},
-                "leaf": {"offload_type": "leaf_level"},
-            }
-            theirs = {}
-            for name, options in peers.items():
-                theirs[name] = self.group_offloading(pipeline, name, options, step, expected)
+            self.peers(pipeline, image, ours, call)
+        self.free()
+
+    def peers(self, pipeline: Any, image: torch.Tensor, ours: float, call: float) -> None:
+        """Measures what diffusers has itself, beside a step and a call of ours."""
+        pipeline.enable_model_cpu_offload()
+        self.image(pipeline)
+        what = f"{STEPS} steps by enable_model_cpu_offload, with all bytes on the device meanwhile"
+        moved = self.seconds("call.model-cpu-offload", lambda: self.image(pipeline), what, 0, 3)
+        self.bar("model offloading over it, a call", moved / call, ">=", 1.0)
+        pipeline.remove_all_hooks()
+        pipeline.to("cpu")
+        theirs = []
+        kinds: dict[str, dict[str, Any]] = {
+            "block": {"offload_type": "block_level", "num_blocks_per_group": 1},
+            "leaf": {"offload_type": "leaf_level"},
+        }
+        for name, options in kinds.items():
+            pipeline.transformer.enable_group_offload(
+                onload_device=self.where,
+                offload_device=torch.device("cpu"),
+                use_stream=True,
+                **options,
+            )
+            same = torch.equal(self.image(pipeline), image)
+            what = f"enable_group_offload(use_stream=True, {options}), equal: {same}"
+            theirs.append(self.steps(f"denoise.group-{name}", pipeline, what))
+            if len(theirs) < len(kinds):
                 pipeline = self.flux()
                 pipeline.to("cpu")
                 self.free()
-            fastest = min(theirs.values())
-            self.bar("group offloading with streams over it", fastest / ours, ">=", 1.15)
-            pipeline.enable_model_cpu_offload()
-            self.image(pipeline)
-            moved = self.seconds(
-                "call.model-cpu-offload",
-                lambda: self.image(pipeline),
-                f"{STEPS} steps by enable_model_cpu_offload, all on the device meanwhile",
-                0,
-                3,
-            )
-            self.bar("model offloading over it, a call", moved / call, ">=", 1.0)
-
-    def group_offloading(
-        self, pipeline: Any, name: str, options: dict[str, Any], step: Any, expected: Any
-    ) -> float:
-        """Measures group offloading of diffusers."""
-        diffusers.hooks.apply_group_offloading(
-            pipeline.transformer,
-            onload_device=self.where,
-            offload_device=torch.device("cpu"),
-            use_stream=True,
-            **options,
-        )
-        moved = pipeline.transformer
-        inputs = self.inputs(moved)
-        same = torch.equal(moved(**inputs, return_dict=False)[0], expected)
-        what = f"apply_group_offloading(use_stream=True, {options}), equal: {same}"
-        return self.seconds(
-            f"denoise.group-{name}", lambda: moved(**inputs, return_dict=False), what
-        )
+        self.bar("group offloading with streams over it", min(theirs) / ours, ">=", 1.15)
 
     def free(self) -> None:
         """Returns memory that nothing uses."""
@@ -290,7 +287,7 @@ class Bench:
                 self.load_ours(path, nbytes, name, part, shown)
             if self.cuda:
                 taken = []
-                for _ in range(3):
+                for _ in range(2):
                     start = time.perf_counter()
                     model = transformers.LlamaForCausalLM.from_pretrained(path, device_map="cuda")
                     self.wait()
@@ -308,11 +305,13 @@ class Bench:
         if part == 1.0:
             budget = {"offload_bytes": 1 << 20, "select": "model.norm"}
         whole, weights, peaks = [], [], []
-        for run in range(4):
-            first: list[float] = []
+        for run in range(3):
+            calls: list[tuple[str, float]] = []
 
-            def progress(phase: str, done: int, total: int, first: list[float] = first) -> None:
-                first.append(time.perf_counter())
+            def progress(
+                phase: str, done: int, total: int, calls: list[tuple[str, float]] = calls
+            ) -> None:
+                calls.append((phase, time.perf_counter()))
 
             with AnonymousPeak() if run == 0 else no_peak() as peak:
                 start = time.perf_counter()
@@ -324,14 +323,20 @@ class Bench:
                 peaks.append(peak.nbytes - handle.plan.info.arena_bytes)
             else:
                 whole.append(nbytes / (end - start) / 1e9)
-                weights.append(nbytes / (end - first[0]) / 1e9)
+                first, last = calls[0][1], calls[-1][1]
+                weights.append(nbytes / (last - first) / 1e9)
+                phases = {phase: f"{at - first:.3f}" for phase, at in calls}
+                print(
+                    f"{first - start:.3f} s before, then until {phases}, {end - last:.3f} s after",
+                    file=sys.stderr,
+                )
             handle.offloader.close()
             del model, handle
             self.free()
         what = f"from_pretrained {shown}, {name}: the whole call"
         rate = self.report.figure(f"load.{name}", whole, "GB/s", what)
-        what = f"from_pretrained {shown}, {name}: from the first weight on"
-        self.report.figure(f"load.{name}.weights", weights, "GB/s", what)
+        what = f"from_pretrained {shown}, {name}: from the first byte to the last"
+        self.report.figure(f"load.{name}.fill", weights, "GB/s", what)
         self.bar(f"from_pretrained, {name}, over the link", 1e9 * rate / self.link, ">=", 0.8)
         what = "highest anonymous memory in the call, beyond the arena"
         over = self.report.figure(f"load.{name}.peak", [one / 1e6 for one in peaks], "MB", what)
@@ -382,10 +387,7 @@ def checkpoint(options: dict[str, Any]) -> Iterator[tuple[Path, int]]:
         model = transformers.LlamaForCausalLM(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     total = sum(2 * torch.Size(shape).numel() for shape in shapes.values())
-    memory = Path("/dev/shm")
-    statistic = os.statvfs(memory) if memory.is_dir() else None
-    in_memory = statistic and statistic.f_bavail * statistic.f_frsize > 1.2 * total
-    with tempfile.TemporaryDirectory(dir=memory if in_memory else None) as name:
+    with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         config.save_pretrained(path)
         torch.manual_seed(3)
@@ -435,6 +437,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only", choices=("denoise", "load"))
+    parser.add_argument("--variants", default="{}", help="options of offload(), by name, as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.disable_progress_bar()
@@ -447,6 +450,7 @@ def main() -> int:
     began = time.perf_counter()
     with torch.no_grad():
         bench = Bench(report)
+        bench.variants = json.loads(arguments.variants)
         bench.measure_link()
         for part in ("load", "denoise"):
             if arguments.only in (None, part):

@@ -21,6 +21,9 @@ import weighbridge.torch as wt  # noqa: E402
 from weighbridge.engines.diffusers import offload  # noqa: E402
 from weighbridge.engines.transformers import from_pretrained  # noqa: E402
 
+# diffusers' schedulers use NumPy as versions before 2 did.
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+
 UNET = {
     "sample_size": 128,
     "block_out_channels": (320, 640, 1280),

@@ -1,4 +1,4 @@
-"""weighbridge.engines.diffusers: a pipeline's outputs are those of the resident one, bit for bit."""
+"""weighbridge.engines.diffusers: a pipeline's outputs are those of the resident pipeline."""
 
 from __future__ import annotations
 

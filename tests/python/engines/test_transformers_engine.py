@@ -284,7 +284,7 @@ def test_one_device_of_a_device_map_is_the_device(where, checkpoints):
 
 @pytest.mark.parametrize("given", ["auto", "balanced", {"model": 0, "lm_head": "cpu"}, "disk"])
 def test_another_device_map_is_refused(checkpoints, given):
-    with pytest.raises(ValueError, match="device_map .* leave it out"):
+    with pytest.raises(ValueError, match=r"device_map .* leave it out"):
         from_pretrained(checkpoints("llama"), device_map=given, **ALL)
 
 
