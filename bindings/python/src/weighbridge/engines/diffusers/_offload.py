@@ -16,6 +16,7 @@ from ...torch._offload import parameters_of, plan_of, runs_on
 from ...torch._weight import weights_of
 from .._checks import check_plain
 from ._budget import Component, divide
+from ._caches import let_caches_be_enabled
 from ._groups import bytes_of, groups_of
 from ._handle import PipelineHandle
 from ._pipeline import is_attached
@@ -99,6 +100,7 @@ def offload(
                     groups=grouped[name],
                     **options,
                 )
+                let_caches_be_enabled(model)
             else:
                 model.to(where)
     except BaseException:
