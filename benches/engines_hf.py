@@ -217,14 +217,14 @@ class Bench:
             f"{stats.resident_bytes / 1e9:.2f} GB resident, {stats.slot_bytes / 1e9:.2f} GB of "
             f"slots for {info.depth} groups, {info.step_bytes / 1e9:.2f} GB copied"
         )
-        ours = self.steps("denoise.weighbridge", pipeline, what)
+        carried = self.steps("denoise.weighbridge", pipeline, what)
         of_all = (stats.resident_bytes + stats.slot_bytes) / nbytes
         report.figure("denoise.device", [of_all], "x", "device bytes of weights over all bytes")
         what = f"{STEPS} steps"
         call = self.seconds("call.weighbridge", lambda: self.image(pipeline), what, 1, 3)
         bound = max(info.step_bytes / self.link, resident)
         report.figure("denoise.bound", [1e3 * bound], "ms", "the longer of link and resident step")
-        self.bar("a step with 25 % on the device, over the bound", ours / bound, "<=", 1.05)
+        self.bar("a step with 25 % on the device, over the bound", carried / bound, "<=", 1.05)
         for name, options in self.variants.items():
             handle.remove("cpu")
             handle = offload(pipeline, device_bytes=nbytes // 4, device=self.where, **options)
@@ -234,11 +234,11 @@ class Bench:
         handle.remove("cpu")
         self.free()
         if self.cuda:
-            self.peers(pipeline, image, ours, call)
+            self.peers(pipeline, image, carried, call)
         self.free()
 
-    def peers(self, pipeline: Any, image: torch.Tensor, ours: float, call: float) -> None:
-        """Measures what diffusers has itself, beside a step and a call of ours."""
+    def peers(self, pipeline: Any, image: torch.Tensor, carried: float, call: float) -> None:
+        """Measures what diffusers has itself, beside a step and a call of carried."""
         pipeline.enable_model_cpu_offload()
         self.image(pipeline)
         what = f"{STEPS} steps by enable_model_cpu_offload, with all bytes on the device meanwhile"
@@ -246,7 +246,7 @@ class Bench:
         self.bar("model offloading over it, a call", moved / call, ">=", 1.0)
         pipeline.remove_all_hooks()
         pipeline.to("cpu")
-        theirs = []
+        others = []
         kinds: dict[str, dict[str, Any]] = {
             "block": {"offload_type": "block_level", "num_blocks_per_group": 1},
             "leaf": {"offload_type": "leaf_level"},
@@ -260,12 +260,12 @@ class Bench:
             )
             same = torch.equal(self.image(pipeline), image)
             what = f"enable_group_offload(use_stream=True, {options}), equal: {same}"
-            theirs.append(self.steps(f"denoise.group-{name}", pipeline, what))
-            if len(theirs) < len(kinds):
+            others.append(self.steps(f"denoise.group-{name}", pipeline, what))
+            if len(others) < len(kinds):
                 pipeline = self.flux()
                 pipeline.to("cpu")
                 self.free()
-        self.bar("group offloading with streams over it", min(theirs) / ours, ">=", 1.15)
+        self.bar("group offloading with streams over it", min(others) / carried, ">=", 1.15)
 
     def free(self) -> None:
         """Returns memory that nothing uses."""
@@ -284,7 +284,7 @@ class Bench:
         with checkpoint(LLAMA if self.cuda else TINY_LLAMA) as (path, nbytes):
             shown = f"of {nbytes / 1e9:.2f} GB in {SHARDS} files"
             for name, part in (("half", 0.5), ("device", 1.0)):
-                self.load_ours(path, nbytes, name, part, shown)
+                self.load_under(path, nbytes, name, part, shown)
             if self.cuda:
                 taken = []
                 for _ in range(2):
@@ -298,7 +298,7 @@ class Bench:
                 what = f'transformers\' own, device_map="cuda", {shown}'
                 self.report.figure("load.transformers", rates, "GB/s", what)
 
-    def load_ours(self, path: Path, nbytes: int, name: str, part: float, shown: str) -> None:
+    def load_under(self, path: Path, nbytes: int, name: str, part: float, shown: str) -> None:
         """Measures from_pretrained of weighbridge with a part of the bytes on the device."""
         # Of all bytes on the device a norm is offloaded, since a plan offloads something.
         budget: dict[str, Any] = {"device_bytes": int(nbytes * part)}

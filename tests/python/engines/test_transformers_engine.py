@@ -220,11 +220,11 @@ def test_missing_and_unexpected_names_are_those_of_transformers(where, checkpoin
 
 def test_another_size_is_reported_as_by_transformers(where, checkpoints, tmp_path):
     path = changed_config(checkpoints("llama"), tmp_path, intermediate_size=48)
-    with pytest.raises(RuntimeError) as theirs:
+    with pytest.raises(RuntimeError) as wanted:
         transformers.LlamaForCausalLM.from_pretrained(path)
-    with pytest.raises(RuntimeError) as ours:
+    with pytest.raises(RuntimeError) as found:
         from_pretrained(path, device=where, **ALL)
-    assert str(ours.value) == str(theirs.value)
+    assert str(found.value) == str(wanted.value)
     torch.manual_seed(3)
     resident = transformers.LlamaForCausalLM.from_pretrained(path, ignore_mismatched_sizes=True)
     torch.manual_seed(3)
@@ -375,7 +375,7 @@ def anonymous():
 def load(path):
     return from_pretrained(path, dtype=sys.argv[3], device="cpu", offload_bytes=1 << 40)
 
-load(sys.argv[1])  # what is loaded and kept once, such as code
+load(sys.argv[1])  # code and caches that the first load keeps
 before, peak, done = anonymous(), 0, threading.Event()
 
 def watch():

@@ -28,7 +28,7 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
             yield group.name, weights.modules[number]
         finally:
             _take(weights, number, group.name)
-            _settle(weights)
+            _give_places(weights)
 
 
 def reconcile(weights: Weights) -> None:
@@ -37,7 +37,7 @@ def reconcile(weights: Weights) -> None:
         for number, group in enumerate(weights.offloader.plan.groups):
             _take(weights, number, group.name)
     finally:
-        _settle(weights)
+        _give_places(weights)
 
 
 def _take(weights: Weights, number: int, group: str) -> None:
@@ -73,7 +73,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
             weights.drop(weight)
 
 
-def _settle(weights: Weights) -> None:
+def _give_places(weights: Weights) -> None:
     """Gives weights their places after a change."""
     weights.offloader.compact(weights.stream())
     weights.set(weights.all)

@@ -1,4 +1,4 @@
-"""Caches of diffusers, which know blocks by their classes, for blocks whose weights are offloaded."""
+"""Caches of diffusers, which know blocks by their classes, for offloaded models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def let_caches_be_enabled(model: torch.nn.Module) -> None:
         added = _register(self)
         try:
             original(self, config)
-        finally:  # what stays registered would never be freed
+        finally:  # a registered class would never be freed
             for kind in added:
                 Registry._registry.pop(kind, None)
 

@@ -113,7 +113,7 @@ def offload(
 def _models_of(pipeline: Any) -> dict[str, torch.nn.Module]:
     """Returns the models of a pipeline; raises ValueError if they cannot be offloaded."""
     if not hasattr(pipeline, "components"):
-        raise TypeError(f"asked to offload a {type(pipeline).__name__}, which is no pipeline")
+        raise TypeError(f"asked to offload a {type(pipeline).__name__}, which has no components")
     if is_attached(pipeline):
         raise RuntimeError("the pipeline is offloaded already: call the handle's remove() first")
     if getattr(pipeline, "hf_device_map", None) is not None:

@@ -101,7 +101,7 @@ class Deferred(torch.Tensor):
         return value
 
     def is_view(self) -> bool:
-        """Returns whether the numbers are in a file as they are, though not as a whole tensor."""
+        """Returns whether the numbers are in a file unchanged, though not as a whole tensor."""
         if self.function is None:
             return True
         first = self.arguments[0] if self.arguments else None

@@ -19,7 +19,7 @@ from .._checks import check_plain
 from ._files import CheckpointFiles
 from ._places import give_places
 
-OURS = set(inspect.signature(offload).parameters) - {"model", "checkpoint", "strict"}
+OFFLOAD_OPTIONS = set(inspect.signature(offload).parameters) - {"model", "checkpoint", "strict"}
 """Options of :func:`weighbridge.torch.offload`."""
 HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 """Options that say where a model is found."""
@@ -64,7 +64,7 @@ def from_pretrained(
 
     Raises ValueError for options and checkpoints that place or quantize weights in another way.
     """
-    ours = {name: options.pop(name) for name in list(options) if name in OURS}
+    placing = {name: options.pop(name) for name in list(options) if name in OFFLOAD_OPTIONS}
     device = _device(device, options)
     _check_options(options)
     kind = _class_of(pretrained_model_name_or_path, model_class, options)
@@ -75,7 +75,7 @@ def from_pretrained(
         model, info = loaded if isinstance(loaded, tuple) else (loaded, None)
         check_plain(model, type(model).__name__)
         places = give_places(model, files)
-        handle = offload(model, checkpoint=places, device=where, **ours)
+        handle = offload(model, checkpoint=places, device=where, **placing)
         try:
             places.write(handle)
         except BaseException:

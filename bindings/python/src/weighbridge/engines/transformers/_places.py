@@ -49,7 +49,7 @@ class Places:
         self._computed[name] = numbers
 
     def write(self, handle: OffloadHandle) -> None:
-        """Computes the parameters that are not in the files as they are, each into its place."""
+        """Computes the parameters that no file has unchanged, each into its place."""
         if not self._computed:
             return
         weights = handle._weights
