@@ -238,7 +238,7 @@ class Bench:
         self.free()
 
     def peers(self, pipeline: Any, image: torch.Tensor, carried: float, call: float) -> None:
-        """Measures what diffusers has itself, beside a step and a call of carried."""
+        """Measures what diffusers has itself, beside a step and a call that weighbridge carries."""
         pipeline.enable_model_cpu_offload()
         self.image(pipeline)
         what = f"{STEPS} steps by enable_model_cpu_offload, with all bytes on the device meanwhile"

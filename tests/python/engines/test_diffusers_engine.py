@@ -184,6 +184,18 @@ ADAPTERS = {
 }
 
 
+def test_changes_by_the_pipeline_are_seen_in_steps_that_overlap(made, where):
+    """Also those that PyTorch does not count, which merging an adapter makes."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    resident, pipeline = made(), made()
+    offloaded(pipeline, where, 0.5, overlap_steps=True)
+    for step in ("load", "fuse", "unfuse", "unload"):
+        for one in (resident, pipeline):
+            ADAPTERS[step](one)
+        for _ in range(2):
+            assert equal(run(pipeline), run(resident)), step
+
+
 @pytest.mark.parametrize(
     "steps",
     ["load", "load scale", "load fuse", "load fuse unfuse", "load disable enable", "load unload"],

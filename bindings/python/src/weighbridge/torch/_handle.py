@@ -115,6 +115,7 @@ class OffloadHandle:
                 reconcile(self._weights)
             finally:
                 self._attach()
+                self._weights.begin_step()  # copies in slots may be out of date
 
     def remove(self, device: str | torch.device | None = None) -> None:
         """Makes all weights resident, bit for bit, and closes the offloader.

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+Registry: Any = None
 try:
-    from diffusers.hooks._helpers import TransformerBlockRegistry as Registry
+    from diffusers.hooks import _helpers
 except ImportError:  # a version without it looks classes up in another way
-    Registry = None
+    pass
+else:
+    Registry = getattr(_helpers, "TransformerBlockRegistry", None)
 
 
 def let_caches_be_enabled(model: torch.nn.Module) -> None:
