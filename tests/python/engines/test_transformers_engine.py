@@ -15,7 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
 from weighbridge import QuantizeOptions, WeighbridgeError  # noqa: E402
-from weighbridge.engines.transformers import from_pretrained  # noqa: E402
+from weighbridge.engines.transformers import _deferred, from_pretrained  # noqa: E402
 
 SMALL = {
     "vocab_size": 96,
@@ -360,6 +360,52 @@ def test_a_version_with_another_loader_is_refused(checkpoints, monkeypatch):
     monkeypatch.delattr(transformers.PreTrainedModel, "_load_pretrained_model")
     with pytest.raises(RuntimeError, match=r"5\.17 to"):
         from_pretrained(checkpoints("llama"), **ALL)
+
+
+CONVERSIONS = {
+    "a tensor": lambda a, b: a[...],
+    "a cast": lambda a, b: a.to(device="cpu", dtype=torch.bfloat16),
+    "casts that round twice": lambda a, b: a.to(torch.bfloat16).to(torch.float32),
+    "a stack": lambda a, b: torch.stack([a, b], dim=1),
+    "a stack of casts, cast back": lambda a, b: torch.stack([a.half(), b.half()]).float(),
+    "parts joined": lambda a, b: torch.cat([a, b, a], dim=-1),
+    "stacks joined": lambda a, b: torch.cat([torch.stack([a, b]), torch.stack([b, a])], dim=1),
+    "an empty part": lambda a, b: torch.cat([a, a[:0], b]),
+    "types that are promoted": lambda a, b: torch.cat([a.half(), b]),
+    "parts": lambda a, b: torch.cat(list(reversed(a.chunk(3)))),
+    "split and transposed": lambda a, b: a.split([2, 4])[1].transpose(0, 1),
+    "another order": lambda a, b: b.view(2, 3, 8).permute(1, 0, 2).reshape(6, 8).contiguous(),
+    "columns": lambda a, b: torch.cat([a[:, ::2], b[:, 1::2]], dim=1),
+    "a sum": lambda a, b: torch.stack([a + b, a * 2]),
+    "a number": lambda a, b: a * b.max().item() if bool((a < 1e9).all()) else a,
+    "a repetition": lambda a, b: a[None].expand(2, 6, 8).clone(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", list(CONVERSIONS))
+def test_a_conversion_has_the_numbers_of_tensors_in_memory(monkeypatch, kind, dtype):
+    monkeypatch.setattr(_deferred, "PIECE", 64)  # several pieces of each tensor
+    given = [torch.randn(6, 8).to(dtype) for _ in range(2)]
+    wanted = CONVERSIONS[kind](*given)
+    numbers = CONVERSIONS[kind](*(_deferred.deferred(one, "one") for one in given))
+    assert isinstance(numbers, _deferred.Deferred)
+    assert (numbers.dtype, numbers.shape) == (wanted.dtype, wanted.shape)
+    assert torch.equal(numbers.computed(), wanted)
+    parameter = torch.nn.Parameter(numbers, requires_grad=False)
+    apart = torch.empty(*wanted.shape, 2, dtype=wanted.dtype)[..., 0]
+    for place in (torch.empty_like(wanted), apart):
+        with _deferred.Writer() as writer:
+            writer.write(parameter, place)
+        assert torch.equal(place, wanted)
+    if numbers.is_view():
+        addresses = [one.untyped_storage().data_ptr() for one in given]
+        assert numbers.computed().untyped_storage().data_ptr() in addresses
+
+
+def test_a_change_in_place_while_loading_is_refused():
+    with pytest.raises(NotImplementedError, match="in place"):
+        _deferred.deferred(torch.ones(3), "one").add_(1)
 
 
 PEAK = """

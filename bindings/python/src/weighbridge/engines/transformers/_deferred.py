@@ -109,7 +109,8 @@ class Deferred(torch.Tensor):
             return False
         returns = self.function._schema.returns
         is_alias = all(one.alias_info is not None for one in returns)
-        return (is_alias or self.function in _SAME) and first.is_view()
+        is_same = self.function in _SAME and self.stride() == first.stride()
+        return (is_alias or is_same) and first.is_view()
 
 
 _SAME = (
