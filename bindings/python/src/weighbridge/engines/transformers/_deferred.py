@@ -55,7 +55,7 @@ class Deferred(torch.Tensor):
         made.stored = shape_of if function is None else None
         return made
 
-    def __repr__(self) -> Any:  # type: ignore[override]
+    def __repr__(self) -> Any:
         return f"<Deferred {self.dtype} {tuple(self.shape)} {self.name_in_file or self.function}>"
 
     __torch_function__: Any = torch._C._disabled_torch_function_impl
