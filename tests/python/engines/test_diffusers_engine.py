@@ -160,6 +160,22 @@ def test_encoding_and_decoding_with_tiles_and_slices(made, where):
         assert equal(everything(), expected)
 
 
+def test_an_autoencoder_that_the_pipeline_makes_fp32_stays_on_the_device(made, where):
+    def fp16():
+        pipeline = made("stable-diffusion-xl").to(torch.float16)
+        pipeline.vae.register_to_config(force_upcast=True)
+        return pipeline
+
+    name, resident, pipeline = "stable-diffusion-xl", fp16(), fp16()
+    budget = int(size_of(pipeline) * 0.5)
+    handle = offload(pipeline, device_bytes=budget, device=where)
+    assert "vae" not in handle.components
+    assert handle.device_bytes["vae"] == 2 * bytes_of(pipeline.vae)
+    assert sum(handle.device_bytes.values()) <= budget
+    for _ in range(2):
+        assert equal(run(pipeline, name), run(resident, name))
+
+
 def lora_of(pipeline, rank: int = 2):
     torch.manual_seed(5)
     state = {}

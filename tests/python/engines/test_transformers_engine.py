@@ -160,6 +160,28 @@ def test_modules_that_transformers_keeps_in_full_precision_stay_so(where, checkp
     assert_same(state_of(model), state)
 
 
+@pytest.mark.parametrize("buffers", [False, True])
+def test_buffers_are_those_of_the_checkpoint(where, tmp_path, buffers):
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type="basic"
+    )
+    torch.manual_seed(0)
+    model = transformers.ResNetForImageClassification(config)
+    with torch.no_grad():
+        for _ in range(
+            3
+        ):  # in training mode, so that the statistics are no longer the initial ones
+            model(torch.randn(2, 3, 32, 32))
+    model.save_pretrained(tmp_path)
+    loaded = from_pretrained(tmp_path, device=where, buffers=buffers, **ALL)
+    assert any(tensor.dtype == torch.int64 for tensor in loaded.buffers())
+    assert_same(state_of(loaded), state_of(model))
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.to(where).eval()(pixels.to(where)).logits
+        assert torch.equal(loaded(pixels.to(where)).logits, expected)
+
+
 def test_tied_weights_are_one(where, checkpoints):
     model = from_pretrained(checkpoints("tied"), device=where, **ALL)
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -39,23 +39,27 @@ class Component(NamedTuple):
     """Plans its offload under a budget, as options of :class:`weighbridge.Plan`."""
 
 
-def divide(device_bytes: int, components: Mapping[str, Component]) -> dict[str, int]:
+def divide(
+    device_bytes: int, components: Mapping[str, Component], whole: Mapping[str, int]
+) -> dict[str, int]:
     """Returns the budget of each model; fails with ``Status.BUDGET`` if they do not fit.
 
-    A budget of at least a model's bytes means that it is not offloaded.
+    A budget of at least a model's bytes means that it is not offloaded. ``whole`` are the bytes of
+    others that stay on the device.
     """
+    asked, device_bytes = device_bytes, device_bytes - sum(whole.values())
     curves = {name: _curve(component) for name, component in components.items()}
     if sum(curve[0].nbytes for curve in curves.values()) > device_bytes:
         # Without slots for a group weights are read in place, which takes longest.
         for name, component in components.items():
             curves[name].insert(0, _smallest(component, curves[name][0].nbytes))
     smallest = {name: curve[0].nbytes for name, curve in curves.items()}
-    needed = sum(smallest.values())
-    if needed > device_bytes:
-        each = ", ".join(f"{name} {nbytes}" for name, nbytes in smallest.items())
+    needed = sum(smallest.values()) + sum(whole.values())
+    if needed > asked:
+        each = ", ".join(f"{name} {nbytes}" for name, nbytes in {**smallest, **whole}.items())
         raise make(
             Status.BUDGET,
-            f"asked to run the pipeline in {device_bytes} bytes of device memory; its models need "
+            f"asked to run the pipeline in {asked} bytes of device memory; its models need "
             f"{needed} at least ({each}): give more device_bytes",
         )
     found = dict(zip(curves, _fastest(device_bytes, list(curves.values()))))

@@ -49,12 +49,12 @@ def offload(
     The models run one after another, so the budget is divided by how often each runs in a call:
     ``runs``, by the names of models; by default those that denoise run as often as the pipeline's
     ``num_inference_steps``, the others once. A model that fits wholly into its part stays on the
-    device. ``device`` is where the pipeline runs, by default the current CUDA device, or "cpu"
-    without one; load the pipeline on the CPU, so that the device never holds all of it.
-    ``groups`` are those of :func:`weighbridge.torch.offload`, by the names of models; by default
-    blocks inside of large blocks are groups, too. ``options`` are those of
-    :func:`weighbridge.torch.offload` for each model, such as ``compute_bytes_per_second``, by which
-    the models' times are known better.
+    device, and so does an autoencoder in FP16 that the pipeline makes FP32 in every call.
+    ``device`` is where the pipeline runs, by default the current CUDA device, or "cpu" without one;
+    load the pipeline on the CPU, so that the device never holds all of it. ``groups`` are those of
+    :func:`weighbridge.torch.offload`, by the names of models; by default blocks inside of large
+    blocks are groups, too. ``options`` are those of :func:`weighbridge.torch.offload` for each
+    model, such as ``compute_bytes_per_second``, by which the models' times are known better.
 
     The pipeline's outputs are those of the resident pipeline, bit for bit. Its schedulers and
     processors are untouched. What its own methods change is followed: adapters that are loaded,
@@ -78,21 +78,23 @@ def offload(
         "host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=options.get("pin")
     )
     often = {**_runs_of(pipeline, models), **(runs or {})}
+    whole = {name: 2 * bytes_of(model) for name, model in models.items() if _is_upcast(model)}
     components = {
         name: _component(model, opened, grouped[name], often[name], options)
         for name, model in models.items()
+        if name not in whole
     }
-    total = sum(component.nbytes for component in components.values())
+    total = sum(component.nbytes for component in components.values()) + sum(whole.values())
     if total <= device_bytes:
         raise ValueError(
             f"asked to run the pipeline in {device_bytes} bytes of device memory, into which all "
             f"{total} bytes of its weights fit: call pipeline.to({str(where)!r}), or give fewer"
         )
-    given = divide(device_bytes, components)
+    given = {**divide(device_bytes, components, whole), **whole}
     handles: dict[str, OffloadHandle] = {}
     try:
         for name, model in models.items():
-            if given[name] < components[name].nbytes:
+            if name not in whole and given[name] < components[name].nbytes:
                 handles[name] = offload_model(
                     model,
                     device_bytes=given[name],
@@ -144,6 +146,14 @@ def _check_hooks(model: torch.nn.Module, asked: str) -> None:
                 else "which would run around the offload: enable it after the offload instead"
             )
             raise ValueError(f"{where} has the hook {hook!r} of diffusers, {what}")
+
+
+def _is_upcast(model: Any) -> bool:
+    """Returns whether a pipeline makes a model FP32 in every call, and FP16 again: then it stays on
+    the device, with space for both."""
+    config = getattr(model, "config", None)
+    upcast = getattr(config, "force_upcast", False)
+    return bool(upcast) and next(model.parameters()).dtype == torch.float16
 
 
 def _runs_of(pipeline: Any, models: Mapping[str, torch.nn.Module]) -> dict[str, float]:
