@@ -23,7 +23,7 @@ from weighbridge.engines.diffusers import _budget, offload  # noqa: E402
 from weighbridge.engines.diffusers._groups import bytes_of, groups_of  # noqa: E402
 
 PIPELINES = {model.name.removeprefix("pipeline-"): model for model in pipelines.MODELS}
-SAMPLE = ("stable-diffusion-xl", "controlnet", "flux", "img2img", "wan")
+BUDGETS = [(name, 0.3) for name in PIPELINES] + [(name, 0.7) for name in ("flux", "controlnet")]
 
 
 @pytest.fixture
@@ -59,8 +59,7 @@ def offloaded(pipeline, where, part: float = 0.4, **options):
     return offload(pipeline, device_bytes=int(size_of(pipeline) * part), device=where, **options)
 
 
-@pytest.mark.parametrize("part", [0.3, 0.7])
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize(("name", "part"), BUDGETS)
 def test_outputs_are_those_of_the_resident_pipeline(made, where, name, part):
     pipeline = made(name)
     expected, states = run(pipeline, name), states_of(pipeline)

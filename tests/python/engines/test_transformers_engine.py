@@ -431,7 +431,7 @@ def test_a_change_in_place_while_loading_is_refused():
 
 
 PEAK = """
-import sys, threading, warnings
+import gc, sys, threading
 import torch, transformers
 from weighbridge.engines.transformers import from_pretrained
 import weighbridge.torch as wt
@@ -440,49 +440,66 @@ def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
-def load(path):
-    return from_pretrained(path, dtype=sys.argv[3], device="cpu", offload_bytes=1 << 40)
+def load(path, dtype):
+    return from_pretrained(path, dtype=dtype, device="cpu", offload_bytes=1 << 40)
 
-load(sys.argv[1])  # code and caches that the first load keeps
-before, peak, done = anonymous(), 0, threading.Event()
+small, *given = sys.argv[1:]
+load(small, "float32")  # code and caches that the first load keeps
+for path, dtype in zip(given[::2], given[1::2]):
+    before, peak, done = anonymous(), 0, threading.Event()
 
-def watch():
-    global peak
-    while not done.wait(0.001):
-        peak = max(peak, anonymous() - before)
+    def watch():
+        global peak
+        while not done.wait(0.001):
+            peak = max(peak, anonymous() - before)
 
-thread = threading.Thread(target=watch)
-thread.start()
-model = load(sys.argv[2])
-done.set()
-thread.join()
-info = wt.handle_of(model).plan.info
-assert info.resident_bytes == 0
-print(info.arena_bytes, peak)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    model = load(path, dtype)
+    done.set()
+    thread.join()
+    info = wt.handle_of(model).plan.info
+    assert info.resident_bytes == 0
+    print(info.arena_bytes, peak)
+    wt.handle_of(model).remove()
+    del model
+    gc.collect()
 """
+LARGE = {
+    "llama": {
+        "hidden_size": 512,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 8,
+        "vocab_size": 8192,
+    },
+    "qwen3-moe": {
+        "hidden_size": 256,
+        "num_experts": 64,
+        "moe_intermediate_size": 512,
+        "num_hidden_layers": 2,
+    },
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "dtype"), [("llama", "bfloat16"), ("qwen3-moe", "float32")])
-def test_the_host_holds_the_arena_and_little_else(checkpoints, tmp_path, run_python, kind, dtype):
-    """Whether weights are cast or fused."""
-    size = {"llama": {"hidden_size": 512}, "qwen3-moe": {"hidden_size": 256}}[kind]
-    if kind == "qwen3-moe":
-        size.update(num_experts=64, moe_intermediate_size=512, num_hidden_layers=2)
-    else:
-        size.update(intermediate_size=4096, num_hidden_layers=8, vocab_size=8192)
-    name, config, options = MODELS[kind]
-    large = getattr(transformers, config)(**{**options, **size})
-    with torch.device("meta"):
-        model = getattr(transformers, name)(large)
-    model.to_empty(device="cpu")
-    nbytes = bytes_of(model)
-    assert nbytes > 200e6
-    model.save_pretrained(tmp_path, max_shard_size="100MB")
-    del model
-    status, out, err = run_python("-c", PEAK, str(checkpoints(kind)), str(tmp_path), dtype)
+def test_the_host_holds_the_arena_and_little_else(checkpoints, tmp_path, run_python):
+    """Whether weights are cast, or fused."""
+    dtypes, sizes, arguments = {"llama": "bfloat16", "qwen3-moe": "float32"}, {}, []
+    for kind, dtype in dtypes.items():
+        name, config, options = MODELS[kind]
+        with torch.device("meta"):
+            model = getattr(transformers, name)(
+                getattr(transformers, config)(**{**options, **LARGE[kind]})
+            )
+        model.to_empty(device="cpu")
+        sizes[kind] = bytes_of(model) // (2 if dtype == "bfloat16" else 1)
+        model.save_pretrained(tmp_path / kind, max_shard_size="100MB")
+        arguments += [str(tmp_path / kind), dtype]
+    status, out, err = run_python("-c", PEAK, str(checkpoints("mixtral")), *arguments)
     assert status == 0, err
-    arena, peak = map(int, out.split())
-    assert arena >= nbytes // (2 if dtype == "bfloat16" else 1)
-    # It was measured, and there is no second copy of a third of it. Threads keep some memory.
-    assert arena / 2 < peak <= arena + 70e6
+    for nbytes, line in zip(sizes.values(), out.splitlines()):
+        arena, peak = map(int, line.split())
+        assert arena >= nbytes > 100e6
+        # It was measured, and there is no second copy of a third of it. Threads keep some memory.
+        assert arena / 2 < peak <= arena + 70e6
+    assert len(out.splitlines()) == len(sizes)

@@ -12,7 +12,7 @@ import torch
 from .._enums import Allow, Order, TransferMode
 from .._progress import Callback
 from ..memory import Device
-from ..plan import Parameter, Plan
+from ..plan import CParameters, Parameter, Plan
 from ..quantizer import QuantizeOptions
 from ._checkpoint import Checkpoint, Numbers
 from ._groups import enclosing, group_of_each
@@ -98,7 +98,7 @@ def offload(
     plan = plan_of(
         model,
         opened,
-        parameters_of(model, opened, weights, found.sources, groups, pin),
+        CParameters(parameters_of(model, opened, weights, found.sources, groups, pin)),
         quantize_select=quantize_select,
         group_seconds=group_seconds,
         offload_bytes=offload_bytes,
@@ -142,18 +142,22 @@ def parameters_of(
 def plan_of(
     model: torch.nn.Module,
     device: Device,
-    parameters: Sequence[Parameter],
+    parameters: CParameters,
     *,
+    quantize: QuantizeOptions | None = None,
     quantize_select: str | Sequence[str] | None = None,
     group_seconds: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Plan:
     """Returns the plan of a model's offload. ``options`` are those of :class:`weighbridge.Plan`."""
+    if quantize_select is None:
+        quantize_select = () if quantize is None else _linear_weights(model)
     return Plan(
         device,
         parameters,
-        quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
-        group_seconds=_in_order(group_seconds, parameters),
+        quantize=quantize,
+        quantize_select=quantize_select,
+        group_seconds=_in_order(group_seconds, parameters.given),
         **options,
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from ...memory import Device
-from ...plan import PlanInfo
+from ...plan import CParameters, PlanInfo
 from ...torch import OffloadHandle
 from ...torch import offload as offload_model
 from ...torch._offload import parameters_of, plan_of, runs_on
@@ -30,9 +30,9 @@ LINK = 25e9
 ROWS = 2048
 NOT_PLANNED = ("buffers", "pin", "verify", "overlap_steps", "progress")
 OWN = {"model", "checkpoint", "strict", "device", "device_bytes", "offload_bytes", "groups"}
-OWN |= {"quantize", "quantize_select"}
-"""Options of a model's offload that a pipeline's has itself, or, as no model of diffusers runs with
-weights in FP8, not at all."""
+OWN |= {"quantize", "quantize_select", "group_seconds"}
+"""Options of a model's offload that a pipeline's has itself or, since they are for one model, or no
+model of diffusers runs with FP8, not at all."""
 
 
 def offload(
@@ -168,7 +168,8 @@ def _component(
     model: torch.nn.Module, device: Device, groups: Any, runs: float, options: Mapping[str, Any]
 ) -> Component:
     weights = weights_of(model, options.get("buffers", False))
-    parameters = parameters_of(model, device, weights, {}, groups, options.get("pin"))
+    pin = options.get("pin")
+    parameters = CParameters(parameters_of(model, device, weights, {}, groups, pin))
     planned = {name: value for name, value in options.items() if name not in NOT_PLANNED}
     planned["link_bytes_per_second"] = options.get("link_bytes_per_second") or LINK
     planned["rows"] = options.get("rows") or ROWS
