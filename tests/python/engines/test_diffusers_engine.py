@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import warnings
+import weakref
 
 import pytest
 
@@ -318,6 +320,17 @@ def test_a_pipeline_in_a_with_statement_is_resident_again(made, where):
         assert "unet" in repr(handle)
         assert equal(run(pipeline), expected)
     assert all(p.is_cpu for model in models_of(pipeline).values() for p in model.parameters())
+
+
+def test_a_pipeline_that_is_no_longer_used_is_freed(made, where):
+    pipeline = made("flux")
+    offloaded(pipeline, where, 0.25, runs={"transformer": 0.01})
+    pipeline.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    run(pipeline, "flux")
+    models = [weakref.ref(model) for model in models_of(pipeline).values()]
+    del pipeline
+    gc.collect()
+    assert not any(model() for model in models)
 
 
 def test_a_cache_that_is_enabled_afterwards_skips_blocks(made, where):

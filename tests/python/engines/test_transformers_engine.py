@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 
@@ -272,6 +274,16 @@ def test_a_copy_of_the_model_is_resident(where, checkpoints):
     assert torch.equal(run(other, where), run(model, where))
     with pytest.raises(ValueError, match="not offloaded"):
         wt.handle_of(other)
+
+
+def test_a_model_that_is_no_longer_used_is_freed(where, device, checkpoints):
+    """The device's fixture sees that no memory is left."""
+    model = from_pretrained(checkpoints("mixtral"), device=where, **ALL)
+    run(model, where)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_name_of_the_hub_is_found_in_its_cache(where, checkpoints, tmp_path):
