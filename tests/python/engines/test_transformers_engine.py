@@ -453,7 +453,9 @@ def anonymous():
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
 def load(path, dtype):
-    return from_pretrained(path, dtype=dtype, device="cpu", offload_bytes=1 << 40)
+    # Without slots, which are memory of the host, too, if that is the device.
+    options = {"offload_bytes": 1 << 40, "transfer_mode": "zero-copy"}
+    return from_pretrained(path, dtype=dtype, device="cpu", **options)
 
 small, *given = sys.argv[1:]
 load(small, "float32")  # code and caches that the first load keeps
@@ -471,7 +473,7 @@ for path, dtype in zip(given[::2], given[1::2]):
     done.set()
     thread.join()
     info = wt.handle_of(model).plan.info
-    assert info.resident_bytes == 0
+    assert info.resident_bytes == info.slot_bytes == 0
     print(info.arena_bytes, peak)
     wt.handle_of(model).remove()
     del model
@@ -512,6 +514,5 @@ def test_the_host_holds_the_arena_and_little_else(checkpoints, tmp_path, run_pyt
     for nbytes, line in zip(sizes.values(), out.splitlines()):
         arena, peak = map(int, line.split())
         assert arena >= nbytes > 100e6
-        # It was measured, and there is no second copy of a third of it. Threads keep some memory.
-        assert arena / 2 < peak <= arena + 70e6
+        assert arena / 2 < peak <= arena + 20e6  # it was measured, and there is no second copy
     assert len(out.splitlines()) == len(sizes)

@@ -135,7 +135,6 @@ class Writer:
     """Writes tensors to their places, several pieces at a time, in a ``with`` statement."""
 
     def __init__(self) -> None:
-        # For all tensors: each thread that has used PyTorch keeps some memory.
         self._threads = ThreadPoolExecutor(THREADS)
 
     def __enter__(self) -> Writer:
