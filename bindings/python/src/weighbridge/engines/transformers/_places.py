@@ -63,7 +63,6 @@ class Places:
                         f"{name!r} cannot be computed from {names}: {error}"
                     ) from error
         weights.set(weights.all)
-        weights.begin_step()
 
 
 def give_places(model: torch.nn.Module, files: CheckpointFiles) -> Places:
@@ -95,6 +94,7 @@ def _write_one(weights: Weights, weight: Weight | None, numbers: Deferred, write
         raise RuntimeError("the plan has no such parameter")
     if weight.stored is not None and weight.stored.dtype == numbers.dtype:
         writer.write(numbers, weight.stored)
+        weights.replace(weight, weight.stored)  # these bytes are now the weight's
         return
     # Resident memory, which the model keeps; or what is quantized into its place.
     fresh = like(numbers, weights.device)
