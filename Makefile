@@ -194,7 +194,7 @@ gpu-check: ## runs the checks that take minutes and need a GPU; writes tests/rep
 gpu-sanitize: ## runs the CUDA kernels under compute-sanitizer of the CUDA toolkit
 	bash tests/gpu/sanitize.sh
 
-gpu-bench: ## runs the benchmark SUBJECT=foundation|offload|fill|budget|fp8|plan|scale|engines; writes benches/results
+gpu-bench: ## runs the benchmark SUBJECT=foundation|offload|fill|budget|fp8|plan|scale|engines|engines_hf; writes benches/results
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
 
 SECONDS ?= 600

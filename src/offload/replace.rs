@@ -51,7 +51,11 @@ impl Edit<'_> {
         let at = state.find(name)?;
         state.parameters.check_sum(Some(at), layout.span_bytes())?;
         self.schedule.make_idle(&state.groups_using(at))?;
+        let is_given = source.is_some();
         let Some(source) = source.filter(|source| !state.is_in_place(at, *source, &layout)) else {
+            if is_given {
+                state.note_filled(at); // the engine wrote its own bytes there
+            }
             self.set_layout(at, layout);
             return Ok(());
         };

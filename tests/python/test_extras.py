@@ -62,3 +62,12 @@ def test_a_numpy_that_is_installed_and_broken_says_what_it_lacks(tmp_path):
         "unused", program + "try:\n    Dtype.F32.numpy()\nexcept ImportError as error: print(error)"
     )
     assert printed == "No module named 'a_part_of_numpy'\n"
+
+
+@pytest.mark.parametrize("engine", ["diffusers", "transformers"])
+def test_without_an_engine_its_plug_in_says_what_to_install(engine):
+    pytest.importorskip("torch", reason="torch is not installed")
+    program = f"import weighbridge.engines\ntry:\n    import weighbridge.engines.{engine}\n"
+    printed = run_without(engine, program + "except ImportError as error: print(error)")
+    assert f"weighbridge.engines.{engine} needs {engine}, which is not installed" in printed
+    assert f"pip install 'weighbridge[{engine}]'" in printed

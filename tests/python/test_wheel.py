@@ -14,7 +14,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SOURCE
 
 pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed")
 pytest.importorskip("wheel", reason="wheel is not installed")
@@ -88,12 +88,16 @@ def test_a_wheel_carries_the_library_and_runs(wheel, tmp_path):
 def test_a_wheel_has_the_licences_and_names_what_it_can_use(wheel):
     with zipfile.ZipFile(wheel) as packed:
         (path,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+        files = set(packed.namelist())
         metadata = Parser().parsestr(packed.read(path).decode())
         for name in LICENCES:
             licence = packed.read(path.replace("METADATA", f"licenses/{name}"))
             assert licence == (ROOT / name).read_bytes()
     assert metadata.get_all("License-File") == list(LICENCES)
-    assert metadata.get_all("Provides-Extra") == ["cli", "numpy", "sglang", "torch", "vllm"]
+    extras = ["cli", "diffusers", "numpy", "sglang", "torch", "transformers", "vllm"]
+    assert metadata.get_all("Provides-Extra") == extras
+    packages = (SOURCE / "weighbridge").rglob("__init__.py")
+    assert files >= {str(path.relative_to(SOURCE)) for path in packages}
     needed = metadata.get_all("Requires-Dist")
     assert all("extra ==" in requirement for requirement in needed), "the package needs nothing"
     assert 'numpy; extra == "numpy"' in needed and 'torch; extra == "torch"' in needed

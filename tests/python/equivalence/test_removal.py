@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .twins import Net, Tied, equal, forward, shape, weights
+import weighbridge.torch as wt
+
+from .twins import ALL, Net, Tied, equal, forward, shape, weights
 
 
 class FailsAt(TorchDispatchMode):
@@ -99,3 +101,16 @@ def test_it_leaves_no_hooks_and_no_attributes(compare):
         left = {key: len(value) for key, value in vars(other).items() if key.endswith("_hooks")}
         assert left == hooks, f"WRONG hooks of {name!r}"
         assert type(one) is type(other), f"WRONG class of {name!r}"
+
+
+def test_the_model_is_removed_to_host_memory(where):
+    """For a model that the device cannot hold."""
+    model = Net().to(where)
+    expected = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    handle = wt.offload(model, offload_bytes=ALL)
+    assert wt.handle_of(model) is handle
+    handle.remove("cpu")
+    assert all(parameter.is_cpu for parameter in model.parameters())
+    assert all(torch.equal(model.state_dict()[name], expected[name]) for name in expected)
+    with pytest.raises(ValueError, match="not offloaded"):
+        wt.handle_of(model)

@@ -201,7 +201,7 @@ class Plan(Closeable):
     def __init__(
         self,
         device: Device,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Parameter] | CParameters,
         *,
         offload_bytes: int | None = None,
         device_bytes: int | None = None,
@@ -224,7 +224,11 @@ class Plan(Closeable):
         self._device = device
         code = HOST_STORE.code(host_store)
         # C's plan keeps the buffers that it is given as long as it lives.
-        given = CParameters(parameters, with_buffers=host_store == "source")
+        given = (
+            parameters  # of several plans
+            if isinstance(parameters, CParameters)
+            else CParameters(parameters, with_buffers=host_store == "source")
+        )
         options = wb_plan_options(
             host_store=code,
             depth=unsigned(depth, "depth", 32),

@@ -14,7 +14,7 @@ from .._extras import need
 
 need("torch", "torch", "weighbridge.torch")
 
-from ._handle import OffloadHandle  # noqa: E402 - these import PyTorch
+from ._handle import OffloadHandle, handle_of  # noqa: E402 - these import PyTorch
 from ._offload import offload  # noqa: E402
 
-__all__ = ["OffloadHandle", "offload"]
+__all__ = ["OffloadHandle", "handle_of", "offload"]

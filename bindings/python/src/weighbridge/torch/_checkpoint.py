@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -19,6 +19,23 @@ from ._weights import parameter_of
 
 SHOWN = 8
 """How many names an error lists."""
+
+
+class Numbers(Protocol):
+    """Where the weights of a model are read from."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    @property
+    def sources(self) -> Mapping[int, Parameter]:
+        """Returns bytes in files, by the id of the model's tensor."""
+
+    def load_buffers(self) -> None:
+        """Gives the model's buffers their numbers."""
+
+    def close(self) -> None:
+        """Closes the files."""
 
 
 @dataclass(eq=False)
@@ -59,7 +76,7 @@ class Checkpoint:
         self._files: list[Safetensors] = []
         try:
             self._files += [Safetensors(device, path, file_mode="source") for path in paths]
-            self._read(type(model).__name__, _entries(model), where, strict, buffers)
+            self._read(type(model).__name__, entries_of(model), where, strict, buffers)
         except BaseException:
             self.close()
             raise
@@ -145,7 +162,7 @@ class Checkpoint:
         return wrong
 
 
-def _entries(model: torch.nn.Module) -> list[Entry]:
+def entries_of(model: torch.nn.Module) -> list[Entry]:
     """Returns the parameters and buffers of a model, each object once."""
     entries: dict[int, Entry] = {}
     for path, module in model.named_modules(remove_duplicate=False):

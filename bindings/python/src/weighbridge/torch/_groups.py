@@ -14,18 +14,22 @@ def layers_of(model: torch.nn.Module) -> list[str]:
     lists = []
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
-            entries = [
-                _join(name, key)
-                for key, entry in module.named_children()
-                if next(entry.parameters(), None) is not None and _is_called(entry)
-            ]
-            lists.append(entries)
+            lists.append(entries_of(module, name))
     longest = max(lists, key=len, default=[])
     layers = list(longest)
     for entries in lists:
         if not any(_inside(a, b) or _inside(b, a) for a in entries for b in layers):
             layers += entries
     return layers
+
+
+def entries_of(module: torch.nn.Module, name: str) -> list[str]:
+    """Returns the names of the entries of a list of modules that are called and have weights."""
+    return [
+        _join(name, key)
+        for key, entry in module.named_children()
+        if next(entry.parameters(), None) is not None and _is_called(entry)
+    ]
 
 
 def group_of_each(

@@ -12,8 +12,8 @@ from .._progress import Callback
 from ..offloader import Offloader, OffloaderStats
 from ..plan import Plan
 from . import _operators
-from ._modules import OffloadedModules
-from ._repack import repacked_modules
+from ._modules import OffloadedModules, weights_in_use
+from ._repack import reconcile, repacked_modules
 from ._state import state_hooks
 from ._weights import Verify, Weights
 
@@ -34,6 +34,11 @@ class OffloadHandle:
         self.model = model
         self.plan = plan
         self._weights = Weights(model, plan, device, buffers, verify, overlap_steps, progress)
+        self._weights.handle = self
+        self.missing_keys: list[str] = []
+        """The names of the model that no file of its checkpoint has."""
+        self.unexpected_keys: list[str] = []
+        """The names in the files that the model does not have."""
         self._modules = OffloadedModules(self._weights)
         self._hooks: list[Any] = []
         self._attach()
@@ -98,17 +103,34 @@ class OffloadHandle:
                     weights.paused = False
                     self._attach()
 
-    def remove(self) -> None:
-        """Makes all weights resident on the device, bit for bit, and closes the offloader.
+    def reconcile(self) -> None:
+        """Takes the weights that were added to the groups' modules, replaced or removed.
 
-        If the device memory does not suffice, nothing changes.
+        Replaced ones are found at the next step, too; those of an adapter, for example, stay on the
+        device beyond the budget until this is called. If the budget has no space for them, an error
+        is raised, and they stay there.
         """
         with self._weights.lock:
-            self._weights.detach()
+            try:
+                reconcile(self._weights)
+            finally:
+                self._attach()
+                self._weights.begin_step()  # copies in slots may be out of date
+
+    def remove(self, device: str | torch.device | None = None) -> None:
+        """Makes all weights resident, bit for bit, and closes the offloader.
+
+        They are then on the device that the model runs on, or on ``device``, such as "cpu", where
+        the model is moved. If the memory does not suffice, nothing changes.
+        """
+        with self._weights.lock:
+            self._weights.detach(self._weights.device if device is None else torch.device(device))
             self._unhook()
             self._modules.detach()
             _operators.unregister(self._weights.number)
             self.offloader.close()
+        if device is not None:
+            self.model.to(device)
 
     def _attach(self) -> None:
         """Makes the groups' modules run in windows, and registers hooks, after a change."""
@@ -124,3 +146,12 @@ class OffloadHandle:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+
+def handle_of(model: torch.nn.Module) -> OffloadHandle:
+    """Returns the handle of an offloaded model; raises ValueError if it is not offloaded."""
+    weights = weights_in_use(model)
+    handle: OffloadHandle | None = None if weights is None else weights.handle
+    if handle is None or handle.model is not model:
+        raise ValueError(f"asked for the handle of {type(model).__name__}, which is not offloaded")
+    return handle

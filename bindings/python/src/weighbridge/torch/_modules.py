@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _WINDOW = "_weighbridge_window"
 _ORIGINAL = "_weighbridge_original"
+_WEIGHTS = "_weighbridge_weights"
 _OF_EVERY_CLASS = ("__dict__", "__weakref__")
 
 
@@ -68,6 +69,11 @@ def check_not_offloaded(model: torch.nn.Module, weights: Iterable[Weight]) -> No
             f"asked to offload {name or 'the model'!r}, which is offloaded already: call remove() "
             "of its handle first"
         )
+
+
+def weights_in_use(module: torch.nn.Module) -> Weights | None:
+    """Returns the weights of the model that a module is part of, if that is offloaded."""
+    return getattr(type(module), _WEIGHTS, None) if _WINDOW in module.__dict__ else None
 
 
 def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
@@ -134,6 +140,7 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
 
     members = {
         _ORIGINAL: kind,
+        _WEIGHTS: weights,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,

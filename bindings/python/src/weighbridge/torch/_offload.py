@@ -12,9 +12,9 @@ import torch
 from .._enums import Allow, Order, TransferMode
 from .._progress import Callback
 from ..memory import Device
-from ..plan import Parameter, Plan
+from ..plan import CParameters, Parameter, Plan
 from ..quantizer import QuantizeOptions
-from ._checkpoint import Checkpoint
+from ._checkpoint import Checkpoint, Numbers
 from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
 from ._modules import check_not_offloaded
@@ -38,7 +38,7 @@ def offload(
     quantize: QuantizeOptions | None = None,
     quantize_select: str | Sequence[str] | None = None,
     allow: Sequence[Allow] = (),
-    checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    checkpoint: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Numbers = (),
     strict: bool = True,
     device: str | torch.device | None = None,
     pin: bool | None = None,
@@ -86,18 +86,21 @@ def offload(
         raise ValueError(f"verify is {verify!r}: it is 'first-step', 'always' or 'off'")
     weights = weights_of(model, buffers)
     check_not_offloaded(model, weights)
-    where = torch.device(device) if device is not None else _device_of(model)
-    if where.type not in ("cpu", "cuda"):
-        raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
+    where = runs_on(_device_of(model) if device is None else device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
-    paths = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
-    found = Checkpoint(model, opened, paths, where, strict, buffers)
-    zero_copy = opened.info.views and pin is not False
-    group_of = group_of_each(model, groups, _paths(weights))
-    parameters = _parameters(weights, group_of, found.sources, zero_copy)
-    plan = Plan(
+    found: Numbers
+    if isinstance(checkpoint, (str, os.PathLike)):
+        found = Checkpoint(model, opened, [checkpoint], where, strict, buffers)
+    elif isinstance(checkpoint, Sequence):
+        found = Checkpoint(model, opened, checkpoint, where, strict, buffers)
+    else:
+        found = checkpoint
+    plan = plan_of(
+        model,
         opened,
-        parameters,
+        CParameters(parameters_of(model, opened, weights, found.sources, groups, pin)),
+        quantize_select=quantize_select,
+        group_seconds=group_seconds,
         offload_bytes=offload_bytes,
         device_bytes=device_bytes,
         slot_bytes=slot_bytes,
@@ -108,10 +111,8 @@ def offload(
         order=order,
         allow=allow,
         quantize=quantize,
-        quantize_select=_linear_weights(model) if quantize_select is None else quantize_select,
         link_bytes_per_second=link_bytes_per_second,
         compute_bytes_per_second=compute_bytes_per_second,
-        group_seconds=_in_order(group_seconds, parameters),
         rows=rows,
     )
     handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress)
@@ -125,13 +126,58 @@ def offload(
     return handle
 
 
-def _device_of(model: torch.nn.Module) -> torch.device:
-    for parameter in model.parameters():
-        if not parameter.is_meta:
-            return parameter.device
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def parameters_of(
+    model: torch.nn.Module,
+    device: Device,
+    weights: Sequence[Weight],
+    sources: Mapping[int, Parameter],
+    groups: Literal["auto"] | Sequence[str] = "auto",
+    pin: bool | None = None,
+) -> list[Parameter]:
+    """Returns the weights of a model as parameters of a plan."""
+    group_of = group_of_each(model, groups, _paths(weights))
+    return _parameters(weights, group_of, sources, device.info.views and pin is not False)
+
+
+def plan_of(
+    model: torch.nn.Module,
+    device: Device,
+    parameters: CParameters,
+    *,
+    quantize: QuantizeOptions | None = None,
+    quantize_select: str | Sequence[str] | None = None,
+    group_seconds: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Plan:
+    """Returns the plan of a model's offload. ``options`` are those of :class:`weighbridge.Plan`."""
+    if quantize_select is None:
+        quantize_select = () if quantize is None else _linear_weights(model)
+    return Plan(
+        device,
+        parameters,
+        quantize=quantize,
+        quantize_select=quantize_select,
+        group_seconds=_in_order(group_seconds, parameters.given),
+        **options,
+    )
+
+
+def runs_on(device: str | torch.device | None) -> torch.device:
+    """Returns where a model runs: by default on the current CUDA device, or on the host.
+
+    Raises ValueError for another kind of device.
+    """
+    if device is None:
+        cuda = torch.cuda.is_available()
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    where = torch.device(device)
+    if where.type not in ("cpu", "cuda"):
+        raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
+    return where
+
+
+def _device_of(model: torch.nn.Module) -> torch.device | None:
+    return next((p.device for p in model.parameters() if not p.is_meta), None)
 
 
 def _paths(weights: Sequence[Weight]) -> dict[str, str]:

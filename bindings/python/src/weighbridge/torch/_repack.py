@@ -27,10 +27,20 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
         try:
             yield group.name, weights.modules[number]
         finally:
-            _commit(weights, number, group.name)
+            _take(weights, number, group.name)
+            _give_places(weights)
 
 
-def _commit(weights: Weights, number: int, group: str) -> None:
+def reconcile(weights: Weights) -> None:
+    """Replaces, adds and removes weights until the offloader has those of the groups' modules."""
+    try:
+        for number, group in enumerate(weights.offloader.plan.groups):
+            _take(weights, number, group.name)
+    finally:
+        _give_places(weights)
+
+
+def _take(weights: Weights, number: int, group: str) -> None:
     """Replaces, adds and removes a group's weights until the offloader has the module's.
 
     A weight has changed if it does not use the offloader's memory.
@@ -61,5 +71,9 @@ def _commit(weights: Weights, number: int, group: str) -> None:
     for weight in before:
         if weight not in kept:
             weights.drop(weight)
+
+
+def _give_places(weights: Weights) -> None:
+    """Gives weights their places after a change."""
     weights.offloader.compact(weights.stream())
     weights.set(weights.all)

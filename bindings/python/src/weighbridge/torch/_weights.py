@@ -45,6 +45,8 @@ class Weights:
         progress: Callback | None,
     ) -> None:
         self.model = model
+        self.handle: Any = None
+        """The model's handle, which lives as long as the offload."""
         self.device = device
         self.verify = verify
         self._overlap_steps = overlap_steps
@@ -435,15 +437,15 @@ class Weights:
             self.offloader.remove(holder.name, self.stream())
         self.all.remove(weight)
 
-    def detach(self) -> None:
-        """Gives every weight device memory of its own: all, or, after an error, none."""
+    def detach(self, device: torch.device) -> None:
+        """Gives every weight memory of its own on a device: all, or, after an error, none."""
         made: dict[int, torch.Tensor] = {}
         moved = [weight for weight in self.all if weight.home is not None and weight.is_at_home()]
         for weight in moved:
             if weight.part_of is None and weight.home is not None:
                 address = weight.home.data_ptr()
                 if address not in made:  # weights over the same memory stay so
-                    made[address] = like(weight.home, self.device)
+                    made[address] = like(weight.home, device)
                     copy_bytes(weight.home, made[address])
         for weight in moved:
             whole = weight if weight.part_of is None else weight.part_of

@@ -1,0 +1,219 @@
+"""Tensors whose numbers are in files until they are written to their place.
+
+transformers renames, casts, stacks and splits the tensors of a checkpoint while it loads them. It
+does so with these, which have the type and shape of the result and remember how to compute it. So
+no result is in memory before the place is known that it is computed into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+PIECE = 32 << 20
+"""Bytes of a file that are cast, or copied to a device, at once."""
+THREADS = 8
+
+
+class Deferred(torch.Tensor):
+    """A tensor that is computed from files when it is written."""
+
+    function: Callable[..., Any] | None
+    """What computes it from ``arguments``; None for a tensor of a file."""
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    part: int | None
+    """Its index in the result, if that is a sequence."""
+    stored: torch.Tensor | None
+    """The tensor over the mapped file, of one that is in a file."""
+    name_in_file: str
+    """Its name in the file."""
+
+    @staticmethod
+    def __new__(
+        cls: type[Deferred],
+        shape_of: torch.Tensor,
+        function: Callable[..., Any] | None = None,
+        arguments: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+        part: int | None = None,
+        name: str = "",
+    ) -> Deferred:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            shape_of.shape,
+            strides=shape_of.stride(),
+            dtype=shape_of.dtype,
+            device=torch.device("cpu"),
+        )
+        made.function, made.arguments, made.options = function, arguments, options or {}
+        made.part, made.name_in_file = part, name
+        made.stored = shape_of if function is None else None
+        return made
+
+    def __repr__(self) -> Any:
+        return f"<Deferred {self.dtype} {tuple(self.shape)} {self.name_in_file or self.function}>"
+
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, kinds: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        if function._schema.is_mutable:
+            raise NotImplementedError(
+                f"transformers changes a tensor of the checkpoint in place ({function}) while it "
+                "loads it, which is not supported for weights that are still in their file"
+            )
+        try:
+            shapes = function(*_on_meta(arguments), **_on_meta(options))
+        except (NotImplementedError, RuntimeError):
+            shapes = None  # the result depends on the numbers
+        if isinstance(shapes, torch.Tensor):
+            return Deferred(shapes, function, arguments, options)
+        if isinstance(shapes, (list, tuple)) and all(isinstance(s, torch.Tensor) for s in shapes):
+            made = (Deferred(s, function, arguments, options, n) for n, s in enumerate(shapes))
+            return type(shapes)(made)
+        return function(*_computed(arguments), **_computed(options))
+
+    def file_tensor(self) -> Deferred | None:
+        """Returns the tensor of a file that this is, as it is there; None if it is not."""
+        found = self
+        while found.function in _SAME and found.dtype == found.arguments[0].dtype:
+            found = found.arguments[0]
+        return found if found.function is None and found.stride() == self.stride() else None
+
+    def computed(self) -> torch.Tensor:
+        """Returns a tensor with the numbers: over the file where that is possible."""
+        if self.stored is not None:
+            return self.stored
+        assert self.function is not None
+        if self.function in _SAME and self.dtype == self.arguments[0].dtype:
+            value: torch.Tensor = self.arguments[0].computed()
+            return value if value.stride() == self.stride() else value.contiguous()
+        found = self.function(*_computed(self.arguments), **_computed(self.options))
+        value = found if self.part is None else found[self.part]
+        return value
+
+    def is_view(self) -> bool:
+        """Returns whether the numbers are in a file unchanged, though not as a whole tensor."""
+        if self.function is None:
+            return True
+        first = self.arguments[0] if self.arguments else None
+        if not isinstance(first, Deferred) or self.dtype != first.dtype:
+            return False
+        returns = self.function._schema.returns
+        is_alias = all(one.alias_info is not None for one in returns)
+        is_same = self.function in _SAME and self.stride() == first.stride()
+        return (is_alias or is_same) and first.is_view()
+
+
+_SAME = (
+    torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten._to_copy.default,
+    torch.ops.aten.clone.default,
+)
+"""What gives the same numbers, of the same or another type."""
+_JOIN = {torch.ops.aten.stack.default: True, torch.ops.aten.cat.default: False}
+"""What joins tensors, and whether in a new dimension."""
+
+Copies = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+def deferred(stored: torch.Tensor, name: str) -> Deferred:
+    """Returns a tensor of a file, over which ``stored`` is."""
+    return Deferred(stored, name=name)
+
+
+class Writer:
+    """Writes tensors to their places, several pieces at a time, in a ``with`` statement."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._threads.shutdown()
+
+    @torch.no_grad()
+    def write(self, tensor: Deferred, target: torch.Tensor) -> None:
+        """Writes the numbers of a tensor to one of the same shape and type on any device."""
+        pieces = (piece for pair in _copies(tensor, target) for piece in _pieces(*pair))
+        if target.is_cpu:
+            for _ in self._threads.map(_copy, pieces):
+                pass
+        else:
+            for pair in pieces:
+                _copy(pair)
+
+
+def _copy(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    source, target = pair
+    target.copy_(source)
+
+
+def _copies(tensor: Deferred, target: torch.Tensor) -> Copies:
+    """Returns what to copy where, so that joined tensors have no memory of their own."""
+    function, arguments = tensor.function, tensor.arguments
+    if function in _JOIN:
+        parts: Sequence[Deferred] = arguments[0]
+        along = arguments[1] if len(arguments) > 1 else tensor.options.get("dim", 0)
+        along %= tensor.dim()
+        if all(isinstance(part, Deferred) and part.dtype == tensor.dtype for part in parts):
+            start = 0
+            for part in parts:
+                if _JOIN[function]:
+                    yield from _copies(part, target.select(along, start))
+                    start += 1
+                elif part.dim() == tensor.dim():  # else it is empty
+                    size = part.shape[along]
+                    yield from _copies(part, target.narrow(along, start, size))
+                    start += size
+            return
+    if function in _SAME and (tensor.dtype in (arguments[0].dtype, target.dtype)):
+        yield from _copies(arguments[0], target)  # the copy casts
+        return
+    yield tensor.computed(), target
+
+
+def _pieces(source: torch.Tensor, target: torch.Tensor) -> Copies:
+    """Returns a copy as copies of bounded size."""
+    if source.dim() == 0 or source.nbytes <= PIECE:
+        yield source, target
+        return
+    rows = source.shape[0]
+    count = max(1, rows * PIECE // source.nbytes)
+    if rows == 1:
+        yield from _pieces(source[0], target[0])
+        return
+    for start in range(0, rows, count):
+        yield source[start : start + count], target[start : start + count]
+
+
+def _on_meta(value: Any) -> Any:
+    def moved(one: Any) -> Any:
+        if isinstance(one, torch.Tensor):
+            return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+        return torch.device("meta") if isinstance(one, torch.device) else one
+
+    return tree_map(moved, value)
+
+
+def _computed(value: Any) -> Any:
+    return tree_map(lambda one: one.computed() if isinstance(one, Deferred) else one, value)
+
+
+def names_in(tensor: Deferred) -> list[str]:
+    """Returns the names of the tensors of files that a tensor is computed from."""
+    if tensor.function is None:
+        return [tensor.name_in_file]
+    inner, _ = tree_flatten((tensor.arguments, tensor.options))
+    return [name for one in inner if isinstance(one, Deferred) for name in names_in(one)]
