@@ -5,7 +5,7 @@ use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::memory::transfer::{Direction, PIECE_BYTES, Piece, Transfer};
+use crate::memory::transfer::{DIRECT_PIECE_BYTES, Direction, PIECE_BYTES, Piece, Transfer};
 use crate::os::bytes;
 use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
 use crate::os::span::Span;
@@ -48,7 +48,8 @@ pub fn into_host(
     }
     let stream = OwnedStream::new(device)?;
     let direct = buffer.pinned_bytes() > 0;
-    let parts: Vec<CopyJob> = from_device.iter().flat_map(|job| parts_of(*job)).collect();
+    let most = if direct { DIRECT_PIECE_BYTES } else { PIECE_BYTES };
+    let parts: Vec<CopyJob> = from_device.iter().flat_map(|job| parts_of(*job, most)).collect();
     let pieces: Vec<Piece> = parts
         .iter()
         .map(|part| Piece { device: part.from.span, direct: direct.then_some(part.to) })
@@ -85,7 +86,7 @@ pub fn into_device(
         let copyable = job.from.on_device || !cuda;
         if copyable || (large && device.backend().is_pinned(job.from.span)?) {
             let piece = |part: CopyJob| Piece { device: part.to, direct: Some(part.from.span) };
-            direct.extend(parts_of(*job).map(piece));
+            direct.extend(parts_of(*job, DIRECT_PIECE_BYTES).map(piece));
         } else {
             staged.push(*job);
         }
@@ -123,10 +124,10 @@ fn bytes_of(jobs: &[CopyJob]) -> usize {
     jobs.iter().map(|job| job.to.bytes()).sum()
 }
 
-/// A job in parts of at most [`PIECE_BYTES`].
-fn parts_of(job: CopyJob) -> impl Iterator<Item = CopyJob> {
-    (0..job.to.bytes()).step_by(PIECE_BYTES).map(move |offset| {
-        let part = |span: Span| span.part(offset, PIECE_BYTES);
+/// A job in parts of at most `most` bytes.
+fn parts_of(job: CopyJob, most: usize) -> impl Iterator<Item = CopyJob> {
+    (0..job.to.bytes()).step_by(most).map(move |offset| {
+        let part = |span: Span| span.part(offset, most);
         CopyJob { to: part(job.to), from: Location { span: part(job.from.span), ..job.from } }
     })
 }
