@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build install wheel header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
-	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models \
+	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -85,7 +85,11 @@ kernels: $(VENV)/test ## writes kernels/*.ptx from the CUDA sources
 demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVICE=host|cuda:0
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
-test: lint test-rust fuzz-replay test-c test-python models asan-quick ## runs every suite that needs no GPU
+# What compiles and what installs runs side by side, since a linker or an installer leaves a core idle: the release,
+# a debug build and .venv have a lock each. Suites that measure times run after that, one by one.
+test: ## runs every suite that needs no GPU
+	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick
+	$(MAKE) --no-print-directory test-c test-python asan-quick
 
 lint: $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
 	cargo fmt --check
@@ -106,7 +110,7 @@ lint: $(VENV)/test ## checks formatting, lints, types, and that generated files 
 	$(BIN)/python tools/words.py --check
 
 test-rust: ## runs unit and property tests of the Rust modules
-	cargo test --locked
+	cargo test --locked --lib
 
 fuzz: $(VENV)/made ## fuzzes parsers (ten million inputs) and calls (a million sequences) under AddressSanitizer
 	$(BIN)/python tools/fuzz.py
@@ -123,22 +127,26 @@ fuzz-replay: ## runs the fuzz targets without a fuzzer: known inputs, and the sa
 test-slow: ## runs every host kernel on all 2^32 float32 values; minutes
 	cargo test --locked --release every_32_bit_number -- --ignored
 
-# A library that panics on request, for tests/life/panics.c, with the name that programs load.
+# A library that panics on request, for tests/life/panics.c. In a folder of its own, since other debug builds
+# write a library of the same name.
+FORCED_PANICS := $(CURDIR)/target/forced-panics/debug/libweighbridge.so
 forced-panics:
-	cargo build --locked --lib --features forced-panics
-	mkdir -p target/forced-panics
-	cp target/debug/libweighbridge.so target/forced-panics/
-	ln -sf libweighbridge.so target/forced-panics/libweighbridge.so.0
+	cargo rustc --locked --lib --features forced-panics --crate-type cdylib --target-dir target/forced-panics
+	ln -sf libweighbridge.so $(FORCED_PANICS).0
 
-# The C and C++ programs of tests/, and the driver double.
+# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here, and also C++20, of which
+# only the headers are compiled here, in `make asan`, `make valgrind` and `make gpu-test`. Ninja would take make's jobs, which it is not given.
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
-		-DWEIGHBRIDGE_FORCED_PANICS=$(CURDIR)/target/forced-panics/libweighbridge.so
-	$(BIN)/cmake --build $(BUILD)/cmake
+		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_CXX20=OFF
+	env -u MAKEFLAGS $(BIN)/cmake --build $(BUILD)/cmake
 
+# The programs of the C suite, compiled as C++ from the same sources, run in `make asan` and `make life`; the
+# slow ones only there.
+SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize)\.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
-	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2
+	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -E '$(SLOW_TWINS)'
 
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
@@ -180,8 +188,14 @@ valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; m
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg
 	$(BIN)/python tests/checkers/run.py valgrind
 
+# The target is named so that what builds the library is built as for others, and only once.
+LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml \
+	--target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target --
 models: ## checks reference counts, deferred release and the slot ring with loom, up to four preemptions
-	RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml --target-dir $(BUILD)/models
+	$(LOOM)
+
+models-quick: ## checks them up to three preemptions, and one in eight of the orders without threads
+	$(LOOM) --quick
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
 # JAX, CMake, ninja and pytest.
@@ -194,7 +208,7 @@ gpu-check: ## runs the checks that take minutes and need a GPU; writes tests/rep
 gpu-sanitize: ## runs the CUDA kernels under compute-sanitizer of the CUDA toolkit
 	bash tests/gpu/sanitize.sh
 
-gpu-bench: ## runs the benchmark SUBJECT=foundation|offload|fill|budget|fp8|plan|scale|engines|engines_hf; writes benches/results
+gpu-bench: ## runs the benchmark SUBJECT=foundation|offload|fill|budget|fp8|lossless|plan|scale|engines|engines_hf|resize|experts; writes benches/results
 	$(PYTHON) benches/$(SUBJECT).py --out $(OUT)
 
 SECONDS ?= 600
@@ -231,7 +245,8 @@ $(VENV)/wheel: tests/requirements-wheel.txt $(VENV)/source
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-$(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source
+# After the others: two installers at once would write the same packages.
+$(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source | $(VENV)/test
 	$(BIN)/pip install -q --disable-pip-version-check -r $<
 	touch $@
 

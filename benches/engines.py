@@ -49,8 +49,21 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "fp8-uva": {**DUMMY, **FP8, "cpu_offload_gb": HALF_GIB / 2},
     "fp8-weighbridge": {**with_weighbridge(load_format="dummy", device_bytes=FP8_BUDGET), **FP8},
 }
-ORDER = ["resident", "uva", "prefetch", "weighbridge", "weighbridge-prefetch", "fp8-weighbridge"]
-WITH_GRAPHS = ["resident", "prefetch", "weighbridge"]
+ORDER = [
+    ("resident", False),
+    ("weighbridge", False),
+    ("prefetch", False),
+    ("resident", True),
+    ("weighbridge", True),
+    ("uva", False),
+    ("prefetch", True),
+    ("fp8-weighbridge", False),
+    ("fp8-uva", False),
+    ("weighbridge-prefetch", True),
+    ("weighbridge-prefetch", False),
+    ("fp8", False),
+]
+"""Configurations, and whether code is compiled and captured; the most important ones first."""
 
 
 class HostPeak:
@@ -197,10 +210,27 @@ def figures(report: Report, label: str, found: dict[str, Any]) -> None:
         report.figure(f"vllm.{label}.{step}", found[step], "ms", what)
     report.figure(f"vllm.{label}.start", [found["start"]], "s", "until the engine can generate")
     report.figure(f"vllm.{label}.load", [found["load_seconds"]], "s", "loading of the model")
-    for name in ("host_peak", "load_peak", "device_bytes", "offloaded", "slots"):
+    sizes = ("host_peak", "load_peak", "device_bytes", "offloaded", "slots", "step_bytes")
+    for name in sizes:
         if name in found:
             what = f"{name.replace('_', ' ')}: of the loading of the model"
             report.figure(f"vllm.{label}.{name}", [found[name] / 1e9], "GB", what)
+
+
+def before(report: Report, path: Path) -> dict[str, dict[str, Any]]:
+    """Takes the figures of an earlier run on the same kind of machine that are not measured now."""
+    found: dict[str, dict[str, Any]] = {}
+    measured = {figure["name"] for figure in report.figures}
+    for figure in json.loads(path.read_text())["figures"]:
+        engine, _, rest = figure["name"].partition(".")
+        label, _, key = rest.rpartition(".")
+        if engine != "vllm" or figure["name"] in measured:
+            continue
+        report.figures.append(figure)
+        value = figure["value"] * (1e9 if figure["unit"] == "GB" else 1)
+        of_label = found.setdefault(label, {})
+        of_label["load_seconds" if key == "load" else key] = [value] if key in STEPS else value
+    return found
 
 
 def bars(report: Report, found: dict[str, dict[str, Any]], link: float, suffix: str) -> None:
@@ -242,7 +272,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=570.0)
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "OUTPUT"))
     parser.add_argument("--graphs", action="store_true")
-    parser.add_argument("--only", nargs="*", default=None, help="names of configurations")
+    parser.add_argument("--only", nargs="*", default=None, help="labels of configurations")
+    parser.add_argument("--base", type=Path, help="a result file with what is not measured now")
     arguments = parser.parse_args()
     if arguments.measure:
         measure(arguments.measure[0], arguments.graphs, Path(arguments.measure[1]))
@@ -256,23 +287,23 @@ def main() -> int:
         link = device.measure_link() / 1e9
     report = Report("engines", weighbridge.__version__, peers={"vllm": "0.26.0"})
     report.figure("link", [link], "GB/s", "pinned host memory to the device")
-    plan = [(name, False) for name in ORDER] + [(name, True) for name in WITH_GRAPHS]
     found: dict[str, dict[str, Any]] = {}
-    warmed = False
-    for name, graphs in plan:
-        if arguments.only is not None and name not in arguments.only:
-            continue
+    for name, graphs in ORDER:
         label = f"{name}{'.graphs' if graphs else ''}"
+        if arguments.only is not None and label not in arguments.only:
+            continue
         left = end - time.monotonic()
-        if left < 45:
+        if left < 35:
             print(f"{label}: not run, {left:.0f} s are left")
             continue
-        result = run(name, graphs, min(left - 5, 170))
-        if not warmed and result is not None and left > 300:
-            warmed, result = True, run(name, graphs, 120)  # the first one compiles and reads files
+        begun = time.monotonic()
+        result = run(name, graphs, min(left - 5, 130))
+        print(f"{label}: took {time.monotonic() - begun:.0f} s", flush=True)
         if result is not None:
             found[label] = result
             figures(report, label, result)
+    if arguments.base is not None:
+        found = {**before(report, arguments.base), **found}
     bars(report, found, link, "")
     bars(report, found, link, ".graphs")
     if fp8 := found.get("fp8-weighbridge"):

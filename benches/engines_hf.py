@@ -283,6 +283,14 @@ class Bench:
         """Measures from_pretrained."""
         with checkpoint(LLAMA if self.cuda else TINY_LLAMA) as (path, nbytes):
             shown = f"of {nbytes / 1e9:.2f} GB in {SHARDS} files"
+            config, taken = transformers.AutoConfig.from_pretrained(path), []
+            for _ in range(3):
+                start = time.perf_counter()
+                with torch.device("meta"):
+                    transformers.LlamaForCausalLM(config)
+                taken.append(1e3 * (time.perf_counter() - start))
+            what = "transformers' modules of the model, without memory: in every call"
+            self.report.figure("load.construction", taken, "ms", what)
             for name, part in (("half", 0.5), ("device", 1.0)):
                 self.load_under(path, nbytes, name, part, shown)
             if self.cuda:
@@ -333,10 +341,12 @@ class Bench:
             handle.offloader.close()
             del model, handle
             self.free()
-        what = f"from_pretrained {shown}, {name}: the whole call"
+        what = f"from_pretrained {shown}, {name}: the whole call, until the model can be used"
         rate = self.report.figure(f"load.{name}", whole, "GB/s", what)
         what = f"from_pretrained {shown}, {name}: from the first byte to the last"
-        self.report.figure(f"load.{name}.fill", weights, "GB/s", what)
+        fill = self.report.figure(f"load.{name}.fill", weights, "GB/s", what)
+        what = f"from_pretrained, {name}, its fill alone, over the link"
+        self.bar(what, 1e9 * fill / self.link, ">=", 0.8)
         self.bar(f"from_pretrained, {name}, over the link", 1e9 * rate / self.link, ">=", 0.8)
         what = "highest anonymous memory in the call, beyond the arena"
         over = self.report.figure(f"load.{name}.peak", [one / 1e6 for one in peaks], "MB", what)

@@ -18,11 +18,11 @@ SHAPE = {
 }
 
 
-def build() -> torch.nn.Module:
-    """Builds the model on the device."""
+def build(device: str = "cuda", **shape: int) -> torch.nn.Module:
+    """Builds the model on a device, with other numbers of its shape if they are given."""
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**SHAPE)
-    with torch.device("cuda"):
+    config = transformers.LlamaConfig(**{**SHAPE, **shape})
+    with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)
         model = transformers.LlamaModel(config)
         torch.set_default_dtype(torch.float32)

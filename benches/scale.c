@@ -2,11 +2,11 @@
  * Measures how an offloader's calls cost with the number of its parameters, of 1 KiB each. Prints a
  * line for each: its name, and seconds, nanoseconds or bytes.
  *
- *   scale DEVICE groups|group|resident|budget|json COUNT
+ *   scale DEVICE groups|group|resident|budget|depth|json COUNT
  *
  * groups: each in a group of its own, prefetched; group: all in one; resident: all but one stay on
- * the device; budget: each in a group of its own, under a budget of device memory; json: a plan's
- * text.
+ * the device; budget: each in a group of its own, under a budget of device memory; depth: two groups
+ * at a time in slots of the least memory; json: a plan's text.
  */
 #include "weighbridge.h"
 
@@ -224,7 +224,7 @@ end:
 }
 
 /* Every tenth grows, and the slots of the grown ones still fit the budget. */
-static void grow(wb_device *device, uint64_t count) {
+static void grow(wb_device *device, uint64_t count, uint32_t depth) {
     static const int64_t shapes[] = {BYTES, 2 * BYTES};
     wb_layout layouts[2];
     for (int i = 0; i < 2; i++) {
@@ -236,8 +236,11 @@ static void grow(wb_device *device, uint64_t count) {
     }
     struct model model = model_of(count, count, &layouts[0]);
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
-    options.budget_bytes = 4 * BYTES;
+    options.budget_kind = depth > 0 ? WB_BUDGET_OFFLOAD_BYTES : WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = depth > 0 ? count << 20 : 4 * BYTES;
+    options.slot_bytes = depth > 0 ? 3 * BYTES : 0;
+    options.depth = depth;
+    options.allow = WB_ALLOW_EVERYTHING_FITS;
     options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     wb_plan *plan = NULL;
     wb_offloader *offloader = NULL;
@@ -281,7 +284,9 @@ int main(int argc, char **argv) {
     if (strcmp(argv[2], "json") == 0) {
         text(device, count);
     } else if (strcmp(argv[2], "budget") == 0) {
-        grow(device, count);
+        grow(device, count, 0);
+    } else if (strcmp(argv[2], "depth") == 0) {
+        grow(device, count, 2);
     } else {
         const int one = strcmp(argv[2], "group") == 0;
         offload(device, count, one ? 1 : count, strcmp(argv[2], "resident") == 0);

@@ -19,11 +19,11 @@ import native
 import weighbridge
 from report import RESULTS, Report
 
-COUNTS = (6250, 12500, 25000, 50000, 100000)
+COUNTS = (6250, 25000, 100000)
 STEPS = (100, 1000, 10000, 100000)
 BUDGETS = (1000, 2000, 4000, 8000, 16000, 32000)
 TEXTS = (62500, 250000, 1000000)
-MOST_RESIDENT = 25000
+RESIDENT = (6250, 12500, 25000)
 """Each is a mapping on the host device, of which the kernel allows some ten thousand."""
 EXPONENT = 1.15
 CALLS = {
@@ -53,6 +53,7 @@ KINDS = {
     "group": "all in one group",
     "resident": "all but one resident",
     "budget": "each in a group of its own, within device_bytes of four",
+    "depth": "each in a group of its own, two at a time within slot_bytes of three",
     "json": "in 1,000 groups",
 }
 UNMEASURED = ("step", "json_bytes")
@@ -118,9 +119,9 @@ def main() -> int:
         steps(report, folder, runs)
         growth(report, folder, "groups", COUNTS, runs)
         growth(report, folder, "group", COUNTS, runs)
-        resident = tuple(count for count in COUNTS if count <= MOST_RESIDENT)
-        growth(report, folder, "resident", resident, runs)
+        growth(report, folder, "resident", RESIDENT, runs)
         growth(report, folder, "budget", BUDGETS, runs)
+        growth(report, folder, "depth", BUDGETS, runs)
         growth(report, folder, "json", TEXTS, runs)
         text = measure(folder, "json", TEXTS[-1], 1)
         over = text["json_memory"][0] / text["json_bytes"][0]

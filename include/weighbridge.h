@@ -56,6 +56,9 @@
 #include "weighbridge/safetensors.h"
 #include "weighbridge/plan.h"
 #include "weighbridge/offloader.h"
+#include "weighbridge/arbiter.h"
 #include "weighbridge/quantizer.h"
+#include "weighbridge/codec.h"
+#include "weighbridge/experts.h"
 
 #endif

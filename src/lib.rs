@@ -1,8 +1,9 @@
 //! weighbridge carries model weights over the link between host memory and an accelerator.
 //!
 //! The public interface is the C one, of [`capi`] and the headers in `include/`. The floors from top
-//! to bottom: [`capi`]; [`offload`] commits a plan and carries its groups; [`plan`] and [`quant`]
-//! place and quantize parameters; [`memory`] holds buffers and views; [`device`] is CUDA or the host;
+//! to bottom: [`capi`]; [`offload`] commits a plan and carries its groups, [`cache`] keeps experts of a
+//! mixture in slots; [`plan`], [`quant`]
+//! and [`codec`] place, quantize and compress parameters; [`memory`] holds buffers and views; [`device`] is CUDA or the host;
 //! [`os`] and [`tensor`] know nothing of devices. Each uses only those below it. ARCHITECTURE.md is
 //! the map.
 
@@ -15,7 +16,9 @@ compile_error!(
     "panic = \"abort\" would let a defect here end the engine's process: use \"unwind\""
 );
 
+pub mod cache;
 pub mod capi;
+pub mod codec;
 pub mod device;
 pub mod error;
 pub mod memory;

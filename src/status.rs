@@ -89,6 +89,8 @@ pub const WB_ERR_BUSY: wb_status = 39;
 pub const WB_ERR_STAGING: wb_status = 40;
 /// The tensor contains NaN or infinity, and the options reject them.
 pub const WB_ERR_NOT_FINITE: wb_status = 41;
+/// Compressed bytes are damaged, or of another version of the format.
+pub const WB_ERR_DAMAGED: wb_status = 42;
 
 /// Maps a status to the name of its constant, so that each name is written once.
 macro_rules! names {
@@ -109,5 +111,6 @@ pub(crate) fn name(status: wb_status) -> Option<&'static str> {
         WB_ERR_FILE_EMPTY WB_ERR_FILE_TRUNCATED WB_ERR_FILE_IO WB_ERR_FORMAT
         WB_ERR_NOT_FOUND WB_ERR_CANCELLED WB_ERR_TIMEOUT WB_ERR_CAPTURING WB_ERR_FORKED
         WB_ERR_DLPACK WB_ERR_NOTHING_OFFLOADED WB_ERR_SELECTOR WB_ERR_EVERYTHING_FITS
-        WB_ERR_BUDGET WB_ERR_SLOTS_BUDGET WB_ERR_BUSY WB_ERR_STAGING WB_ERR_NOT_FINITE)
+        WB_ERR_BUDGET WB_ERR_SLOTS_BUDGET WB_ERR_BUSY WB_ERR_STAGING WB_ERR_NOT_FINITE
+        WB_ERR_DAMAGED)
 }

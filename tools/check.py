@@ -33,6 +33,7 @@ HERE = [
     ("fuzzing", "fuzz", 3600),
     ("process life and limits", "life", 900),
     ("soak", "soak", 2400),
+    ("uses of offloaded PyTorch models", "cases", 3600),
     ("models of transformers and diffusers", "sweep", 1800),
     ("examples of engines: ggml, libtorch", "engines", 900),
     ("crates", "deny", 900),

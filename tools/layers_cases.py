@@ -95,10 +95,10 @@ CASES = [
     ),
     rust(
         "neighbours do not use each other",
-        "mod offload; mod cache;",
-        ["offload imports src/cache.rs"],
-        offload="use crate::cache::C;",
-        cache="pub struct C;",
+        "mod quant; mod codec;",
+        ["quant imports src/codec.rs"],
+        quant="use crate::codec::C;",
+        codec="pub struct C;",
     ),
     rust(
         "error uses status only",

@@ -1,6 +1,12 @@
 #!/bin/sh
-# Cargo runs this with the compiler and its arguments (.cargo/config.toml). Paths of this machine that an
-# optimized library would contain, those of panics, become relative. A debug build keeps them for debuggers.
+# Cargo runs this with the compiler and its arguments (.cargo/config.toml).
+
+# Sanitizers are an unstable option of the compiler (tests/checkers/run.py).
+case " $* " in
+*" -Zsanitizer="*) export RUSTC_BOOTSTRAP=1 ;;
+esac
+# Paths of this machine that an optimized library would contain, those of panics, become relative. A debug
+# build keeps them for debuggers.
 case " $* " in
 *" opt-level="*) ;;
 *) exec "$@" ;;

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import collections
+import functools
 import re
 import subprocess
 import sys
@@ -51,6 +52,9 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
+END_OF_PART = "\n\0\n"
+
+
 class Finding(NamedTuple):
     """A phrase that a pattern matches, and where."""
 
@@ -61,7 +65,10 @@ class Finding(NamedTuple):
 
 
 class Text:
-    """Running text: lines joined by single spaces, with the line number of every position."""
+    """Running text: lines joined by single spaces, with the line number of every position.
+
+    Its parts, one after another, are searched at once; no pattern matches across their ends.
+    """
 
     def __init__(self, where: In) -> None:
         self.where = where
@@ -78,6 +85,11 @@ class Text:
         self.numbers.append(number)
         self.content += line
 
+    def end_part(self) -> None:
+        """Ends a part, if it has text."""
+        if self.content and not self.content.endswith(END_OF_PART):
+            self.content += END_OF_PART
+
     def line(self, position: int) -> int:
         """The line number of a position."""
         return self.numbers[bisect.bisect_right(self.starts, position) - 1]
@@ -90,7 +102,7 @@ def words_of(name: str) -> str:
 
 def prose(content: str, name: str) -> list[Text]:
     """A document's paragraphs and table rows, without what is quoted from other files."""
-    texts = [Text(In.DOCUMENT)]
+    text = Text(In.DOCUMENT)
     quoted = False
     for number, line in enumerate(content.splitlines(), 1):
         if line.startswith("<!-- quote:"):
@@ -99,15 +111,16 @@ def prose(content: str, name: str) -> list[Text]:
         if quoted or (name == "CHANGELOG.md" and line.startswith("|")):
             continue
         if line.startswith(("|", "#", "- ", "* ")) or not line.strip():
-            texts.append(Text(In.DOCUMENT))
-        texts[-1].add(number, line)
-    return texts
+            text.end_part()
+        text.add(number, line)
+    return [text]
 
 
 def source(content: str, tokens: re.Pattern[str]) -> tuple[list[Text], dict[str, int]]:
     """The comments and strings of a source file, and the first line of each of its names."""
     newlines = [at for at, character in enumerate(content) if character == "\n"]
-    texts: list[Text] = []
+    texts = {In.COMMENT: Text(In.COMMENT), In.STRING: Text(In.STRING)}
+    last: In | None = None
     names: dict[str, int] = {}
     end = 0
 
@@ -124,17 +137,17 @@ def source(content: str, tokens: re.Pattern[str]) -> tuple[list[Text], dict[str,
         if match.group("comment") is None and match.group("string") is None:
             continue
         first = bisect.bisect_left(newlines, match.start()) + 1
-        joined = texts and texts[-1].where is where and not gap.strip() and gap.count("\n") < 2
-        if not joined:
-            texts.append(Text(where))
+        if last is not where or gap.strip() or gap.count("\n") >= 2:
+            texts[where].end_part()
+        last = where
         for number, line in enumerate(match.group().split("\n"), first):
             if where is In.COMMENT:
                 line = re.sub(r"^\s*(/\*+|//[/!]?|\*(?!/)|#+)|\*+/\s*$", "", line)
             else:
                 line = re.sub(r"^\s*\* |^[rbfu]*#*\"+|\"+#*$|\\$|\\n", " ", line)
-            texts[-1].add(number, line)
+            texts[where].add(number, line)
     code(end, len(content))
-    return texts, names
+    return list(texts.values()), names
 
 
 def read(root: Path, path: str) -> tuple[list[Text], dict[str, int]]:
@@ -150,7 +163,17 @@ def read(root: Path, path: str) -> tuple[list[Text], dict[str, int]]:
     return source(content, TOKENS_HASH)
 
 
-COMPILED = [(re.compile(idiom.pattern, re.IGNORECASE), idiom) for idiom in IDIOMS]
+COMPILED = [(re.compile(idiom.pattern, re.IGNORECASE | re.MULTILINE), idiom) for idiom in IDIOMS]
+
+
+@functools.cache
+def idioms_in(name: str) -> tuple[Idiom, ...]:
+    """The idioms in a name, which is used in many files."""
+    spoken = words_of(name)
+    where = In.NAME | In.COMMENT if spoken.count(" ") > 2 else In.NAME
+    return tuple(
+        idiom for pattern, idiom in COMPILED if idiom.where & where and pattern.search(spoken)
+    )
 
 
 def find(root: Path, path: str) -> Iterator[Finding]:
@@ -169,11 +192,8 @@ def find(root: Path, path: str) -> Iterator[Finding]:
             if "_" in match.group() or CAMEL.search(match.group()):
                 names.setdefault(match.group(), text.line(match.start()))
     for name, line in names.items():
-        spoken = words_of(name)
-        where = In.NAME | In.COMMENT if spoken.count(" ") > 2 else In.NAME
-        for pattern, idiom in COMPILED:
-            if idiom.where & where and pattern.search(spoken):
-                yield Finding(path, line, f"{name} (name)", idiom)
+        for idiom in idioms_in(name):
+            yield Finding(path, line, f"{name} (name)", idiom)
 
 
 def tracked(root: Path, limits: list[str]) -> list[str]:

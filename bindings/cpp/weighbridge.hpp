@@ -4,8 +4,8 @@
  * *_new is make(), and wb_buffer_register is Buffer::register_memory(): new and register are
  * keywords of C++.
  *
- *   Ownership  Device, Buffer, View, Safetensors, Plan, Offloader and Quantizer each own one
- *              reference: they are moved, and share() makes another reference. Children hold their
+ *   Ownership  Device, Buffer, View, Safetensors, Plan, Offloader, Arbiter, Quantizer and ExpertCache
+ *              each own one reference: they are moved, and share() makes another reference. Children hold their
  *              parents, so objects may be destroyed in any order. Calls on an empty object (moved
  *              from, released or default-constructed) fail with WB_ERR_INVALID_ARGUMENT.
  *   Threading  Any function may be called from any thread. A single object may be moved, assigned
@@ -25,9 +25,12 @@
 
 #include "weighbridge/language.hpp"
 
+#include "weighbridge/arbiter.hpp"
 #include "weighbridge/buffer.hpp"
+#include "weighbridge/codec.hpp"
 #include "weighbridge/device.hpp"
 #include "weighbridge/device_memory.hpp"
+#include "weighbridge/experts.hpp"
 #include "weighbridge/offloader.hpp"
 #include "weighbridge/plan.hpp"
 #include "weighbridge/quantizer.hpp"

@@ -25,7 +25,15 @@ HERE = Path(__file__).resolve().parent
 ARCHIVED = HERE / "library"
 ROOT = ARCHIVED if ARCHIVED.is_dir() else HERE.parent.parent
 #: What cargo needs of the repository, in the archive.
-SOURCES = (".cargo", "Cargo.lock", "Cargo.toml", "build.rs", "cbindgen.toml", "include", "kernels")
+SOURCES = (
+    ".cargo",
+    "Cargo.lock",
+    "Cargo.toml",
+    "build_script",
+    "cbindgen.toml",
+    "include",
+    "kernels",
+)
 SOURCES += ("LICENSE", "THIRD-PARTY.md", "src", "tools/rustc.sh")
 
 

@@ -6,7 +6,9 @@
 
 mod c;
 pub mod calls;
+pub mod codec;
 pub mod dlpack;
+pub mod experts;
 pub mod headers;
 pub mod layouts;
 mod memory;
@@ -18,11 +20,13 @@ pub mod selectors;
 pub type Target = fn(&[u8]);
 
 /// All targets and their names.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("headers", headers::run),
     ("selectors", selectors::run),
     ("plans", plans::run),
     ("dlpack", dlpack::run),
     ("layouts", layouts::run),
+    ("codec", codec::run),
+    ("experts", experts::run),
     ("calls", calls::run),
 ];

@@ -91,6 +91,16 @@ fn layouts_and_scales_stay_inside_their_bytes() {
 }
 
 #[test]
+fn damaged_bytes_are_refused_and_decoded_within_their_memory() {
+    replay("codec");
+}
+
+#[test]
+fn slots_hold_the_experts_of_a_plain_model() {
+    replay("experts");
+}
+
+#[test]
 fn sequences_of_calls_leave_nothing_behind() {
     replay("calls");
 }

@@ -27,6 +27,8 @@ typedef int32_t wb_phase;
 #define WB_PHASE_READ 3
 /** Quantizing. */
 #define WB_PHASE_QUANTIZE 4
+/** Compressing. */
+#define WB_PHASE_COMPRESS 5
 
 /**
  * Receives the bytes done and the total bytes of a phase, on the thread that made the call. A

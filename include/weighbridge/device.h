@@ -73,8 +73,9 @@ void wb_device_retain(const wb_device *device);
 void wb_device_release(wb_device *device);
 
 /**
- * Waits until every reference that was released after a stream, or by a DLPack consumer, is gone.
- * Must not be called from a callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
+ * Waits until every reference that was released after a stream, or by a DLPack consumer, is gone, and
+ * releases memory behind fixed addresses whose release has failed before. Must not be called from a
+ * callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
  */
 wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error *error);
 
@@ -127,9 +128,17 @@ typedef struct {
     char pin_reason[256];
     /** Reason for `views`. */
     char views_reason[256];
+    /**
+     * Bytes of which address ranges are multiples, behind which an offloader with fixed addresses
+     * changes the memory; 0 if the device has none.
+     */
+    uint64_t address_granularity;
+    /** Why there are none; empty otherwise. */
+    char address_reason[256];
 } wb_device_info;
 #define WB_DEVICE_INFO_INIT \
-    {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
+    {sizeof(wb_device_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}, 0, \
+    {0}}
 
 /**
  * What was created through a device and is still alive. All counters but `errors_logged` return to

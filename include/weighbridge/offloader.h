@@ -62,6 +62,28 @@ extern "C" {
  * Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
  * shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
  * wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
+ *
+ * A budget that changes. With `fixed_addresses` in the plan's options every unit has an address range
+ * for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
+ *
+ * ```c
+ * wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+ * to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
+ * wb_offloader_resize(offloader, &to, stream, &progress, &error);
+ * while (progress.pending_units > 0) { // or wb_offloader_resize_wait
+ *     run_step(stream);
+ *     wb_offloader_resize_progress(offloader, stream, &progress, &error);
+ * }
+ * ```
+ *
+ * Plan for the least that the model may need, so that all that may leave has slots, and resize
+ * upwards after the commit. Resize before memory is given to a KV cache, and after it was freed: units
+ * that leave do so before others return, and no budget, the old or the new one, is exceeded. A unit
+ * moves when its groups are released and the work that used it is done; memory is free for everyone
+ * when the resize is done. A unit that was resident when a graph was captured is read in host memory
+ * after it has left, unless `graphs_dropped` says that no graph is launched any more. A failed call is
+ * repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize.
+ * Offloaders of one device share a budget by wb_arbiter.
  */
 typedef struct wb_offloader wb_offloader;
 
@@ -207,6 +229,154 @@ wb_status wb_offloader_reset(const wb_offloader *offloader, void *stream, wb_err
  */
 wb_status wb_offloader_reset_all(const wb_offloader *offloader, void *stream, wb_error *error);
 
+/** Where wb_offloader_resize is to bring an offloader. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /**
+     * 1 if no graph that has captured a step is launched any more: units that leave the device
+     * may then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not copy, as it
+     * was resident when the graph was captured, is read by the device in host memory from now on.
+     */
+    uint32_t graphs_dropped;
+    /**
+     * Bytes of device memory that the offloader may hold; 0 to put it to sleep. Must be 0 with
+     * `offload_bytes`.
+     */
+    uint64_t device_bytes;
+    /**
+     * If not 0, the budget in its place: a ceiling for bytes of parameters that are not resident, in
+     * whole pieces as on the device.
+     */
+    uint64_t offload_bytes;
+    /** Must be zero. */
+    uint64_t reserved[3];
+} wb_resize_options;
+#define WB_RESIZE_OPTIONS_INIT {sizeof(wb_resize_options), 0, 0, 0, {0}}
+
+/** How far a resize is, and what the offloader holds. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved0;
+    /** Units that are not where they are to be; 0 once the resize is done. */
+    uint64_t pending_units;
+    /** Bytes that these take on the device when they are there. */
+    uint64_t pending_bytes;
+    /** Bytes of device memory of resident parameters and of slots, in whole pieces. */
+    uint64_t device_bytes;
+    /**
+     * Bytes of host memory beside the offloader's own: of parameters that are read in place, in
+     * pieces or since they left the device, and of copies that resident ones keep.
+     */
+    uint64_t host_bytes;
+} wb_resize_progress;
+#define WB_RESIZE_PROGRESS_INIT {sizeof(wb_resize_progress), 0, 0, 0, 0, 0}
+
+/**
+ * Begins to hold at most `device_bytes` of device memory, more or less than before, or to offload at
+ * most `offload_bytes`. No address of a parameter changes, and every graph stays valid. Needs a plan
+ * with `fixed_addresses`.
+ *
+ * An engine that may need memory back plans for the least that it can spare, so that all that may
+ * leave has slots, and resizes upwards after the commit. Under the plan's own budget, parameters
+ * that were resident in the plan leave, to host memory that the device reads in place. They leave in
+ * whole units, spread evenly over the groups, and those without slots last; what is in pieces (see
+ * wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest first, so that
+ * a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
+ * the old or the new, is exceeded. With
+ * `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
+ * WB_ERR_BUSY until it is resized again. No graph may be launched meanwhile.
+ *
+ * The call does what is possible at once and returns. A unit moves when none of its groups is
+ * acquired and the work that used it is done: wb_offloader_resize_progress goes on, between steps, or
+ * wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
+ * for the work queued on `stream`, and the caller guarantees that no graph is in flight on another,
+ * since no one else knows of replays. To sleep, the host waits for all uses of released groups. Freed
+ * memory is free for everyone at once.
+ *
+ * After an error the offloader holds what `wb_offloader_resize_progress` says, and a repeated call
+ * goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
+ * may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
+ * WB_ERR_BUDGET if the slots do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
+ * WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Thread-safe; parameters cannot be replaced
+ * while a resize is in progress. Available since 0.1.0.
+ */
+wb_status wb_offloader_resize(const wb_offloader *offloader, const wb_resize_options *options,
+                              void *stream, wb_resize_progress *progress, wb_error *error);
+
+/**
+ * Goes on with a resize as far as is possible at once, and fills `progress`; without one it only does
+ * that. Stream order and errors are those of wb_offloader_resize. Available since 0.1.0.
+ */
+wb_status wb_offloader_resize_progress(const wb_offloader *offloader, void *stream,
+                                       wb_resize_progress *progress, wb_error *error);
+
+/**
+ * Goes on with a resize on the host until it is done, for at most `timeout_ms` milliseconds. Other
+ * threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group stays acquired:
+ * the resize can be continued. Other errors, and stream order, are those of wb_offloader_resize.
+ * Available since 0.1.0.
+ */
+wb_status wb_offloader_resize_wait(const wb_offloader *offloader, void *stream, uint64_t timeout_ms,
+                                   wb_resize_progress *progress, wb_error *error);
+
+/** What wb_offloader_rebalance has done, and what is left to do. */
+typedef struct {
+    /** Size of the struct. */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved0;
+    /** Bytes whose copies the call has queued, to host memory and to the device. */
+    uint64_t moved_bytes;
+    /**
+     * Bytes of pieces that are not where they are to be, copies in flight included; 0 once the hottest
+     * pieces are on the device, and any resize is done.
+     */
+    uint64_t pending_bytes;
+    /** Bytes of device memory of resident parameters and of slots, in whole pieces. */
+    uint64_t device_bytes;
+    /** Bytes of host memory beside the offloader's own, as in wb_resize_progress. */
+    uint64_t host_bytes;
+} wb_rebalance_progress;
+#define WB_REBALANCE_PROGRESS_INIT {sizeof(wb_rebalance_progress), 0, 0, 0, 0, 0}
+
+/**
+ * Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts from its
+ * lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the steps use, or 3 for
+ * rows that a step looks up three times; 0 for bytes that are not read any more. The last call for a
+ * byte counts; before any call, bytes of dense parameters count once and others not at all.
+ *
+ * With fixed addresses, parameters that are read in place (transfer mode zero-copy), or would be if they
+ * left the device, are in pieces of `wb_device_info.address_granularity` bytes, each on the device or in
+ * host memory: all of those of a group that have at least one piece together. The heat of a piece is the sum,
+ * over its bytes, of their weights. wb_offloader_rebalance and wb_offloader_resize keep the hottest pieces;
+ * this call moves nothing, and costs the time of a look-up for each piece of the range.
+ *
+ * Fails with WB_ERR_NOT_SUPPORTED for a parameter that is not in pieces, WB_ERR_OUT_OF_RANGE if there is no
+ * such parameter or it has fewer bytes, and WB_ERR_INVALID_ARGUMENT for a weight that is negative or not
+ * finite. Thread-safe. Available since 0.1.0.
+ */
+wb_status wb_offloader_prefer(const wb_offloader *offloader, uint64_t index, uint64_t offset,
+                              uint64_t bytes, double weight, wb_error *error);
+
+/**
+ * Moves the hottest pieces to the device and the coldest to host memory, as wb_offloader_prefer has
+ * them, while the offloader holds as much device memory as before. For calls between steps: each
+ * queues copies of at most `max_bytes` bytes, in both directions together, finishes those of earlier calls
+ * that are made, and returns; of pieces that are as hot as one another none moves. Cold pieces leave first,
+ * so that no more device memory is held at any moment; as many hot ones come in a later call.
+ * `max_bytes` below one piece moves nothing, and only fills `progress`. A resize that is in progress is
+ * continued first, within `max_bytes`.
+ *
+ * Addresses, views and graphs stay valid, and bytes are those of before. When a piece moves, stream order and
+ * errors are as in wb_offloader_resize; wb_offloader_resize_wait ends what a call has begun, and
+ * parameters are not replaced before. An offloader of an arbiter is rebalanced likewise. Thread-safe. Available since 0.1.0.
+ */
+wb_status wb_offloader_rebalance(const wb_offloader *offloader, uint64_t max_bytes, void *stream,
+                                 wb_rebalance_progress *progress, wb_error *error);
+
 /** Current state of a parameter. */
 typedef struct {
     /** Size of the struct. */
@@ -226,7 +396,9 @@ typedef struct {
      * group is acquired. NULL if there are no bytes yet.
      */
     void *device_address;
-    /** Host address of the first element; NULL if it is resident. */
+    /**
+     * Host address of the first element; NULL if it is resident, in pieces, or compressed in host memory.
+     */
     void *host_address;
     /** Bytes from the lowest element to the end of the highest. */
     uint64_t span_bytes;
@@ -256,10 +428,30 @@ typedef struct {
     wb_host_store host_store;
     /** Zero. */
     uint32_t reserved0;
+    /**
+     * Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
+     */
+    uint64_t encoded_bytes;
+    /**
+     * Bytes of it that are on the device now, in memory of its own or of the engine, and not in a slot. Of a
+     * parameter in pieces (wb_offloader_prefer) any number, at a placement that is offloaded if there are
+     * fewer than `span_bytes`.
+     */
+    uint64_t resident_bytes;
+    /**
+     * Bytes of device memory in which the device keeps it compressed, a multiple of 256, with those that
+     * it is tied to; 0 if it is decoded from host memory, or not compressed.
+     */
+    uint64_t device_encoded_bytes;
+    /**
+     * Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a replacement, are
+     * more than there is device memory for; otherwise empty. Valid as long as the library is loaded.
+     */
+    const char *device_encoded_reason;
 } wb_offloader_parameter_info;
 #define WB_OFFLOADER_PARAMETER_INFO_INIT \
     {sizeof(wb_offloader_parameter_info), 0, 0, 0, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0, 0, \
-    0, 0, NULL, 0, 0}
+    0, 0, NULL, 0, 0, 0, 0, 0, NULL}
 
 /** What wb_offloader_reconcile changed. */
 typedef struct {
@@ -311,8 +503,9 @@ wb_status wb_offloader_get_view(const wb_offloader *offloader, uint64_t index, w
 
 /**
  * Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
- * holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_NOT_FOUND
- * for a resident parameter.
+ * holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a
+ * resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed there, which
+ * wb_offloader_read_parameter reads.
  */
 wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t index, wb_view **view,
                                      wb_error *error);
@@ -322,11 +515,26 @@ wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t ind
  * transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
  * The view holds the memory, not the offloader.
  *
- * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter, and with
- * WB_ERR_NOT_MAPPED if the device cannot access the memory.
+ * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces, with
+ * WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device cannot
+ * access the memory.
  */
 wb_status wb_offloader_get_zero_copy_view(const wb_offloader *offloader, uint64_t index,
                                           wb_view **view, wb_error *error);
+
+/**
+ * Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest, to
+ * `bytes` bytes of host memory at `target`: as they are in its slot, also if they are compressed in
+ * host memory. `bytes` is its `span_bytes`.
+ *
+ * Fails with WB_ERR_OUT_OF_RANGE for another index or other `bytes`, with WB_ERR_NOT_FOUND for a
+ * resident parameter or one without bytes, and with WB_ERR_DAMAGED if compressed bytes were
+ * overwritten.
+ *
+ * Threads: any; it waits while another changes parameters. Since 0.1.0.
+ */
+wb_status wb_offloader_read_parameter(const wb_offloader *offloader, uint64_t index, void *target,
+                                      uint64_t bytes, wb_error *error);
 
 /**
  * Gives a parameter new bytes, and the type, shape and strides of `layout`, whose offset counts
@@ -398,8 +606,9 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_paramet
 
 /**
  * Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
- * its own bytes again. Addresses change, unless there are no gaps. Also gives an offloader its slots again that lost them
- * when a change failed with WB_ERR_DEVICE_MEMORY.
+ * its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses change, unless there are no
+ * gaps and slots are packed like that already. Also gives an offloader its slots again that lost them when a change
+ * failed with WB_ERR_DEVICE_MEMORY.
  *
  * Stream order: waits on the host for the work queued on `stream` and for every use that was
  * released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.
@@ -429,8 +638,8 @@ typedef struct {
     /** Bytes of that pinned, as the driver or the kernel counts them. */
     uint64_t pinned_bytes;
     /**
-     * Bytes of resident parameters, without those that were given no source yet. Together with
-     * `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
+     * Bytes of resident parameters, without those that were given no source yet; of parameters in
+     * pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
      */
     uint64_t resident_bytes;
     /** Bytes of device memory for slots. */
@@ -452,7 +661,7 @@ typedef struct {
     uint64_t peak_mapped_bytes;
     /** Peak of `slot_bytes`. */
     uint64_t peak_slot_bytes;
-    /** Bytes copied into slots. */
+    /** Bytes that crossed the link to slots. */
     uint64_t moved_bytes;
     /** Copies into slots. */
     uint64_t copies;
@@ -464,9 +673,35 @@ typedef struct {
     double waited_seconds;
     /** As wb_offloader_get_generation gives it. */
     uint64_t generation;
+    /**
+     * Bytes of offloaded parameters that are compressed in host memory, a part of `offloaded_bytes`.
+     */
+    uint64_t decoded_bytes;
+    /** What these are compressed to. */
+    uint64_t encoded_bytes;
+    /** Those of `moved_bytes` that were compressed. */
+    uint64_t moved_encoded_bytes;
+    /** Bytes in slots that these were decoded to. */
+    uint64_t moved_decoded_bytes;
+    /** Bytes of device memory of the expert caches that were made for it and are alive. */
+    uint64_t expert_bytes;
+    /**
+     * Bytes of parameters that are on the device now, in memory of their own or of the engine: what
+     * `resident_bytes` of their infos adds up to, tied ones once.
+     */
+    uint64_t device_parameter_bytes;
+    /**
+     * Bytes of device memory for parameters that the device keeps compressed. With `resident_bytes`, each
+     * rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is at most a budget of device memory.
+     * It is held until the offloader is released, also when a parameter is removed or gets another size.
+     */
+    uint64_t device_encoded_bytes;
+    /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
+    uint64_t device_decoded_bytes;
 } wb_offloader_stats;
 #define WB_OFFLOADER_STATS_INIT \
-    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+    {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, \
+    0, 0, 0, 0, 0, 0}
 
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,
@@ -483,7 +718,7 @@ typedef struct {
     uint32_t reserved0;
     /** Times that it was acquired. */
     uint64_t acquires;
-    /** Bytes copied into slots. */
+    /** Bytes that crossed the link to slots. */
     uint64_t moved_bytes;
     /** Copies into slots. */
     uint64_t copies;
@@ -493,8 +728,13 @@ typedef struct {
     uint64_t waits;
     /** Seconds that it waited. */
     double waited_seconds;
+    /** Those of `moved_bytes` that were compressed. */
+    uint64_t moved_encoded_bytes;
+    /** Bytes in slots that these were decoded to. */
+    uint64_t moved_decoded_bytes;
 } wb_offloader_group_stats;
-#define WB_OFFLOADER_GROUP_STATS_INIT {sizeof(wb_offloader_group_stats), 0, 0, 0, 0, 0, 0, 0.0}
+#define WB_OFFLOADER_GROUP_STATS_INIT \
+    {sizeof(wb_offloader_group_stats), 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
 
 /** Fills `stats` with the transfers of a group. Fails with WB_ERR_OUT_OF_RANGE. */
 wb_status wb_offloader_get_group_stats(const wb_offloader *offloader, uint64_t group,

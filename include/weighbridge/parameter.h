@@ -17,8 +17,14 @@ extern "C" {
 typedef int32_t wb_access_pattern;
 /** All of it; the default. */
 #define WB_ACCESS_PATTERN_DENSE 0
-/** A few rows of it, as of an embedding or of experts. */
+/** A few rows of it, as of an embedding. */
 #define WB_ACCESS_PATTERN_SPARSE 1
+/**
+ * Experts, of which a step reads a few: rows of a tensor whose first dimension counts them. They
+ * leave the device for an expert cache, which wb_expert_cache_new_for_offloader makes and whose
+ * device memory is `expert_bytes` of the plan. Without a cache the device reads them in place.
+ */
+#define WB_ACCESS_PATTERN_EXPERTS 2
 
 /** How an offloaded parameter is transferred to the kernels that read it. */
 typedef int32_t wb_transfer_mode;

@@ -63,6 +63,19 @@ typedef int32_t wb_host_store;
  */
 #define WB_HOST_STORE_SOURCE 1
 
+/** Which offloaded parameters cross the link compressed, without loss. */
+typedef int32_t wb_compress;
+/** None; the default. */
+#define WB_COMPRESS_OFF 0
+/**
+ * Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode takes,
+ * of which a sample of the source becomes at most 7/8 as large. If `compress_select` has selectors,
+ * only those that one of them matches.
+ */
+#define WB_COMPRESS_AUTO 1
+/** Those that a selector of `compress_select` matches, as far as they become smaller. */
+#define WB_COMPRESS_SELECTED 2
+
 /** Options of a plan. */
 typedef struct {
     /** Size of the struct. */
@@ -145,18 +158,56 @@ typedef struct {
      * only where they do not fit into slots, of which a warning tells.
      */
     uint64_t rows;
+    /**
+     * Whether every parameter that the offloader holds on the device, or copies there, has one
+     * address for the offloader's life, while wb_offloader_resize moves it. Fails with
+     * WB_ERR_NOT_SUPPORTED if it is on and wb_device_info.address_granularity is 0. Units, and the
+     * resident parameters of each group, then take whole pieces of that many bytes, which the budget
+     * counts; resident parameters are copied at the commit even if they are on the device already,
+     * and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can be added, removed or given another size. By default it is
+     * off.
+     */
+    wb_tristate fixed_addresses;
+    /**
+     * 1 if resident parameters have a copy in host memory from the commit on, with
+     * `fixed_addresses`: freeing their memory then copies nothing. 0 if they get one when they
+     * leave, and lose it when they return.
+     */
+    uint32_t keep_host_copy;
+    /**
+     * Which offloaded parameters are compressed in host memory: the device reads them there and decodes them
+     * into their slots, so it must be able to read host memory in place (wb_device_info.views). Not
+     * those that have the zero-copy mode. Under a budget of device memory the device also keeps such
+     * parameters compressed in its own memory, as many as are needed, before others cross the link, if a
+     * step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to.
+     * They count as offloaded, since they have slots and a copy in host memory. With a source, wb_plan_new reads a sample of it, by which it
+     * expects the compressed bytes. In the arena and in its slot a
+     * compressed parameter has space for any bytes that may replace it, 0.2 % more than its own.
+     */
+    wb_compress compress;
+    /** Number of selectors in `compress_select`. */
+    uint32_t compress_select_count;
+    /** `compress_select_count` selectors; none with WB_COMPRESS_OFF. */
+    const char *const *compress_select;
+    /**
+     * Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a part
+     * of a budget of device memory. 0 for what such a budget leaves beside all other parameters, or
+     * for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
+     * unless everything fits.
+     */
+    uint64_t expert_bytes;
     /** Must be zero. */
-    uint64_t reserved[4];
+    uint64_t reserved[1];
 } wb_plan_options;
 #define WB_PLAN_OPTIONS_INIT \
     {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, 0.0, \
-    NULL, 0, 0, {0}}
+    NULL, 0, 0, 0, 0, 0, 0, NULL, 0, {0}}
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
- * transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
- * and `options` and references to the parameters' buffers, and the sources are read by
- * wb_offloader_new. `options` must give a budget.
+ * transferred. Nothing is allocated, and of sources only samples are read, with `compress`; the plan
+ * keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
+ * sources are read by wb_offloader_new. `options` must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
  * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
@@ -187,7 +238,10 @@ typedef struct {
     uint64_t payload_bytes;
     /** Bytes of offloaded parameters. */
     uint64_t offloaded_bytes;
-    /** Bytes of host memory for offloaded parameters, in whole pages. */
+    /**
+     * Bytes of host memory for offloaded parameters, in whole pages, beside that of pieces
+     * (wb_offloader_prefer).
+     */
     uint64_t arena_bytes;
     /** Bytes of device memory for resident parameters, each rounded up to 256. */
     uint64_t resident_bytes;
@@ -195,7 +249,10 @@ typedef struct {
     uint64_t slot_bytes;
     /** Bytes of slots for prefetched parameters. */
     uint64_t ring_bytes;
-    /** Bytes copied in every step. */
+    /**
+     * Bytes that cross the link to slots in every step; of compressed parameters, those that they are
+     * expected to become.
+     */
     uint64_t step_bytes;
     /**
      * Bytes that the device reads in place in every step if it reads all of every dense parameter.
@@ -219,9 +276,32 @@ typedef struct {
     int32_t wrap_stalls;
     /** Zero. */
     uint32_t reserved0;
+    /** Bytes of offloaded parameters that are compressed. */
+    uint64_t decoded_bytes;
+    /** What these are expected to become: the sum of the parameters' `encoded_bytes`. */
+    uint64_t encoded_bytes;
+    /**
+     * Predicted seconds of `link_seconds` in which the device reads compressed bytes and decodes them;
+     * 0 if the bandwidth of the link is not known.
+     */
+    double decode_seconds;
+    /**
+     * Bytes of device memory for expert caches. With `resident_bytes`, `slot_bytes` and
+     * `device_encoded_bytes` it is at most a budget of device memory.
+     */
+    uint64_t expert_bytes;
+    /**
+     * Bytes of device memory for parameters that the device keeps compressed: the sum of the parameters'
+     * `device_encoded_bytes`. What they need is known when they are compressed, at the commit; those that do
+     * not fit in the budget then are decoded from host memory.
+     */
+    uint64_t device_encoded_bytes;
+    /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
+    uint64_t device_decoded_bytes;
 } wb_plan_info;
 #define WB_PLAN_INFO_INIT \
-    {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0}
+    {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0.0, 0, \
+    0, 0}
 
 /** Planned placement of a parameter. */
 typedef struct {
@@ -257,9 +337,25 @@ typedef struct {
     uint32_t block_bytes;
     /** Zero. */
     uint32_t reserved0;
+    /**
+     * Bytes that it is expected to be compressed to, with those that it is tied to; 0 if it is not
+     * compressed, for which `reason` has the reason.
+     */
+    uint64_t encoded_bytes;
+    /**
+     * Bytes of it that are on the device in memory of their own: all or none, or of a parameter in
+     * pieces (wb_offloader_prefer) any number.
+     */
+    uint64_t resident_bytes;
+    /**
+     * Bytes of device memory in which the device is to keep it compressed, with those that it is tied to:
+     * `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
+     */
+    uint64_t device_encoded_bytes;
 } wb_plan_parameter_info;
 #define WB_PLAN_PARAMETER_INFO_INIT \
-    {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0}
+    {sizeof(wb_plan_parameter_info), 0, 0, 0, NULL, NULL, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, \
+    0, 0, 0}
 
 /** A group of a plan. A tied parameter counts in its first group. */
 typedef struct {

@@ -100,6 +100,8 @@ typedef int32_t wb_status;
 #define WB_ERR_STAGING 40
 /** The tensor contains NaN or infinity, and the options reject them. */
 #define WB_ERR_NOT_FINITE 41
+/** Compressed bytes are damaged, or of another version of the format. */
+#define WB_ERR_DAMAGED 42
 
 /**
  * Returns the name of a status, such as "WB_ERR_INVALID_ARGUMENT", or NULL if there is no such

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::fmt;
+use std::fmt::Display;
 
 use crate::capi::arguments::Input;
 use crate::error::{Result, fail};
@@ -50,7 +51,7 @@ impl Address {
     }
 
     /// The address of a tensor's lowest byte.
-    pub fn lowest(self, layout: &Layout, offset: u64, what: &str) -> Result<u64> {
+    pub fn lowest(self, layout: &Layout, offset: u64, what: impl Display) -> Result<u64> {
         let Self(start) = self;
         match start.checked_add(offset).and_then(|first| first.checked_sub(layout.bytes_before())) {
             Some(lowest) => Ok(lowest),
@@ -62,7 +63,7 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
     }

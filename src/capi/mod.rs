@@ -19,14 +19,17 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod address;
+pub mod arbiter;
 mod arguments;
 pub mod buffer;
 mod call;
 mod cancel;
+pub mod codec;
 pub mod device;
 pub mod dlpack;
 mod enumeration;
 pub mod error;
+pub mod experts;
 #[cfg(feature = "forced-panics")]
 pub mod forced;
 #[doc(hidden)]

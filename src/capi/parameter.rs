@@ -22,8 +22,12 @@ use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_RANGE};
 pub type wb_access_pattern = i32;
 /// All of it; the default.
 pub const WB_ACCESS_PATTERN_DENSE: wb_access_pattern = 0;
-/// A few rows of it, as of an embedding or of experts.
+/// A few rows of it, as of an embedding.
 pub const WB_ACCESS_PATTERN_SPARSE: wb_access_pattern = 1;
+/// Experts, of which a step reads a few: rows of a tensor whose first dimension counts them. They
+/// leave the device for an expert cache, which wb_expert_cache_new_for_offloader makes and whose
+/// device memory is `expert_bytes` of the plan. Without a cache the device reads them in place.
+pub const WB_ACCESS_PATTERN_EXPERTS: wb_access_pattern = 2;
 
 /// How an offloaded parameter is transferred to the kernels that read it.
 pub type wb_transfer_mode = i32;
@@ -48,6 +52,7 @@ pub const WB_PLACEMENT_OFFLOADED: wb_placement = 2;
 c_enum!(AccessPattern {
     WB_ACCESS_PATTERN_DENSE => Dense,
     WB_ACCESS_PATTERN_SPARSE => Sparse,
+    WB_ACCESS_PATTERN_EXPERTS => Experts,
 });
 c_enum!(TransferMode {
     WB_TRANSFER_MODE_AUTO => Auto,
@@ -178,7 +183,9 @@ unsafe fn parameter_from(
     let GivenLayout { layout, offset_bytes } = layout;
     let source = match given.source as u64 {
         0 => 0,
-        start => Address(start).lowest(&layout, offset_bytes, &format!("parameter {name:?}"))?,
+        start => {
+            Address(start).lowest(&layout, offset_bytes, format_args!("parameter {name:?}"))?
+        }
     };
     let (resident, transfer_mode) = placement_of(&given, name)?;
     let parameter = Parameter {
@@ -194,6 +201,7 @@ unsafe fn parameter_from(
         resident,
         transfer_mode,
         origin: Origin::Given,
+        encoded_bytes: None,
     };
     Ok((parameter, given.buffer))
 }

@@ -16,6 +16,8 @@ pub const WB_PHASE_PIN: wb_phase = 2;
 pub const WB_PHASE_READ: wb_phase = 3;
 /// Quantizing.
 pub const WB_PHASE_QUANTIZE: wb_phase = 4;
+/// Compressing.
+pub const WB_PHASE_COMPRESS: wb_phase = 5;
 
 /// Receives the bytes done and the total bytes of a phase, on the thread that made the call. A
 /// result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the library,
@@ -28,6 +30,7 @@ c_enum!(Phase {
     WB_PHASE_PIN => Pin,
     WB_PHASE_READ => Read,
     WB_PHASE_QUANTIZE => Quantize,
+    WB_PHASE_COMPRESS => Compress,
 });
 
 /// A caller's progress callback.

@@ -4,9 +4,10 @@ use std::any::Any;
 
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
+use crate::status::WB_ERR_NOT_SUPPORTED;
 
 /// A stream's handle: a `CUstream`, or the number of a host stream. 0 is the default stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,37 @@ pub struct Capabilities {
     pub numa_node: Option<u32>,
     /// Bytes that this process may lock; `None` if it may lock all memory.
     pub memlock_limit: Option<u64>,
+    /// What address ranges and physical memory are multiples of, in bytes, or why there are none.
+    pub address_granularity: Granularity,
 }
+
+/// Bytes of which the length of every address range and of all physical memory is a multiple.
+#[derive(Debug, Clone)]
+pub enum Granularity {
+    /// The device has address ranges.
+    Bytes(u64),
+    /// It has none, for this reason.
+    Unavailable(String),
+}
+
+impl Default for Granularity {
+    fn default() -> Self {
+        Self::Unavailable("this kind of device has no address ranges".into())
+    }
+}
+
+/// Where physical memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhysicalKind {
+    /// On the device.
+    Device,
+    /// In host memory, which the device reads and writes in place.
+    Host,
+}
+
+/// Physical memory of [`Backend::create_physical`], which has no address before it is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PhysicalHandle(pub u64);
 
 /// How host memory is pinned.
 #[derive(Debug, Clone, Copy)]
@@ -163,6 +194,43 @@ pub trait Backend: Send + Sync {
     fn alloc(&self, bytes: usize) -> Result<Span>;
     /// Frees memory of [`Backend::alloc`].
     fn free(&self, address: u64) -> Result<()>;
+    /// Reserves addresses without memory behind them. `bytes` is a multiple of the granularity. This
+    /// and the next five fail with `WB_ERR_NOT_SUPPORTED` where there are no address ranges.
+    fn reserve(&self, _bytes: usize) -> Result<Span> {
+        Err(self.no_address_ranges())
+    }
+    /// Releases addresses of [`Backend::reserve`], to which nothing is mapped.
+    fn free_reserved(&self, _range: Span) -> Result<()> {
+        Err(self.no_address_ranges())
+    }
+    /// Creates physical memory. `bytes` is a multiple of the granularity.
+    fn create_physical(&self, _bytes: usize, _kind: PhysicalKind) -> Result<PhysicalHandle> {
+        Err(self.no_address_ranges())
+    }
+    /// Frees physical memory that is not mapped.
+    fn release_physical(&self, _memory: PhysicalHandle) -> Result<()> {
+        Err(self.no_address_ranges())
+    }
+    /// Puts physical memory, all of it, behind a part of a reserved range, which the device may then
+    /// read and write. Is not ordered with streams and waits for none.
+    fn map(&self, _at: Span, _memory: PhysicalHandle) -> Result<()> {
+        Err(self.no_address_ranges())
+    }
+    /// Takes the memory of one [`Backend::map`] from its addresses, which then fault. Is not ordered
+    /// with streams: the caller knows that the last use has passed.
+    fn unmap(&self, _at: Span) -> Result<()> {
+        Err(self.no_address_ranges())
+    }
+    /// The error of a device without address ranges.
+    fn no_address_ranges(&self) -> Error {
+        let reason = match &self.capabilities().address_granularity {
+            Granularity::Unavailable(reason) => reason.as_str(),
+            Granularity::Bytes(_) => "it does not implement them",
+        };
+        let message = format!("asked for addresses that stay fixed; the device has none: {reason}");
+        Error::new(WB_ERR_NOT_SUPPORTED, message)
+    }
+
     /// Queues a copy between spans of the same length, neither of which straddles two
     /// registrations.
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()>;

@@ -8,6 +8,7 @@ use crate::device::cuda::device::CudaDevice;
 use crate::device::host::device::HostDevice;
 use crate::device::policy::{Policy, Tristate};
 use crate::device::stats::DeviceCounters;
+use crate::device::unreleased::{Release, Unreleased};
 use crate::error::{Result, catch_panic, fail};
 use crate::os::span::Span;
 use crate::os::sync::{Arc, Mutex, MutexGuard};
@@ -41,6 +42,8 @@ pub struct Device {
     backend: Box<dyn Backend>,
     policy: Policy,
     counters: DeviceCounters,
+    /// What could not be released yet.
+    unreleased: Unreleased,
     /// Bytes of every live allocation of device memory, by address and owner.
     allocations: Mutex<HashMap<(u64, Owner), usize>>,
     /// The measured bytes per second of the link, as the bits of an `f64`; 0 if not measured.
@@ -83,6 +86,7 @@ impl Device {
             backend,
             policy,
             counters: DeviceCounters::default(),
+            unreleased: Unreleased::default(),
             allocations: Mutex::default(),
             link: AtomicU64::default(),
         }))
@@ -166,6 +170,17 @@ impl Device {
         Ok(())
     }
 
+    /// Releases addresses and physical memory. What cannot be released now is kept for
+    /// [`Device::retry_releases`], and the error is logged.
+    pub fn release(&self, release: Release) {
+        self.unreleased.release(release, self.backend(), &self.counters);
+    }
+
+    /// Releases what [`Device::release`] has kept. Returns an error if something is still kept.
+    pub fn retry_releases(&self) -> Result<()> {
+        self.unreleased.retry(self.backend(), &self.counters)
+    }
+
     /// Finds out which kind of memory contains a caller's bytes.
     pub fn locate(&self, span: Span) -> Result<Location> {
         let on_device = span.bytes() > 0 && self.backend.is_device_memory(span.start() as u64)?;
@@ -211,6 +226,7 @@ impl Drop for Device {
         if self.backend.check_process().is_err() {
             return;
         }
+        log::best_effort(|| self.retry_releases());
         let left: Vec<_> = self.allocations().keys().copied().collect();
         for (address, _) in left {
             log::best_effort(|| self.backend.free(address));

@@ -1,15 +1,29 @@
 //! [`Kernel`]: the kernels of `kernels/` with their arguments, for any kind of device.
 
+use crate::device::experts::{ExpertCall, ExpertState};
 use crate::os::span::Span;
+use crate::tensor::coded::CodedType;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::scale_grid::Blocks;
+
+/// Where the compressed bytes of a [`Kernel::Decode`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeSource {
+    /// Where a caller says.
+    Given,
+    /// In host memory, which is read over the link beside other kernels: few threads are used.
+    Host,
+    /// In device memory of the library. If there is a [link](crate::tensor::coded::link) in their place,
+    /// which the library alone writes, they are where it leads to.
+    Kept,
+}
 
 /// A kernel to queue. Addresses are the device's; the memory must stay until the kernel has run.
 #[derive(Debug, Clone, Copy)]
 pub enum Kernel {
     /// Sets bytes to 0.
     Zero {
-        /// The bytes, a multiple of four.
+        /// The bytes.
         span: Span,
     },
     /// Finds the largest finite magnitude of each block, and counts NaN and infinities.
@@ -78,5 +92,61 @@ pub enum Kernel {
         scales: Span,
         /// Address of the target's first element.
         target: u64,
+    },
+    /// Compresses values.
+    Encode {
+        /// Type of the values.
+        coded: CodedType,
+        /// The values, at a multiple of 16.
+        source: Span,
+        /// Receives the compressed bytes, at a multiple of 16: as many as [`CodedType::max_bytes`]
+        /// says.
+        target: Span,
+    },
+    /// Decompresses whole tiles. Of damaged ones the result is undefined, and nothing outside of the
+    /// spans is accessed.
+    Decode {
+        /// Type of the values.
+        coded: CodedType,
+        /// The compressed bytes, at a multiple of 16.
+        encoded: Span,
+        /// Decoded bytes of all tiles.
+        decoded_bytes: u64,
+        /// The first tile to decode.
+        first_tile: u64,
+        /// Receives the values, at a multiple of 16, from the first tile on.
+        target: Span,
+        /// Where the compressed bytes are.
+        source: DecodeSource,
+    },
+    /// Compares the checksums of decoded tiles.
+    Verify {
+        /// The compressed bytes, at a multiple of 16.
+        encoded: Span,
+        /// Decoded bytes of all tiles.
+        decoded_bytes: u64,
+        /// The first tile to verify.
+        first_tile: u64,
+        /// The values, at a multiple of 16, from the first tile on.
+        decoded: Span,
+        /// A 64-bit count, to which the tiles that differ are added.
+        mismatches: Span,
+    },
+    /// Finds the experts of a call in the slots of a cache, or gives them slots and copies them there,
+    /// and rewrites their numbers. Launches with one state run one after another.
+    ExpertsRoute {
+        /// The cache.
+        state: ExpertState,
+        /// The call.
+        call: ExpertCall,
+    },
+    /// Empties the slots of a cache from one on, and sets how many are in use.
+    ExpertsResize {
+        /// The cache.
+        state: ExpertState,
+        /// The first slot that is emptied.
+        keep: u32,
+        /// Slots in use.
+        slots: u32,
     },
 }

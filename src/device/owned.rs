@@ -1,5 +1,6 @@
 //! Device memory and streams that are released with their owner.
 
+use crate::device::address_range::AddressRange;
 use crate::device::backend::Stream;
 use crate::device::device::{Device, Owner};
 use crate::error::Result;
@@ -7,10 +8,22 @@ use crate::os::log;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 
-/// Owned device memory.
+/// Device memory: an allocation, a range of addresses, behind which other memory may come, or memory
+/// of a caller.
 pub struct DeviceMemory {
     device: Arc<Device>,
     span: Span,
+    kind: Kind,
+}
+
+/// Who releases the memory.
+enum Kind {
+    /// This object.
+    Allocated,
+    /// The range, when it is dropped.
+    Reserved(AddressRange),
+    /// The caller.
+    Borrowed,
 }
 
 impl DeviceMemory {
@@ -19,7 +32,27 @@ impl DeviceMemory {
         if bytes == 0 {
             return Ok(None);
         }
-        Ok(Some(Self { device: device.clone(), span: device.alloc(bytes, Owner::Library)? }))
+        let span = device.alloc(bytes, Owner::Library)?;
+        Ok(Some(Self { device: device.clone(), span, kind: Kind::Allocated }))
+    }
+
+    /// Reserves a range of addresses; see [`AddressRange::reserve`].
+    pub fn reserve(device: &Arc<Device>, bytes: usize) -> Result<Self> {
+        let range = AddressRange::reserve(device, bytes)?;
+        Ok(Self { device: device.clone(), span: range.span(), kind: Kind::Reserved(range) })
+    }
+
+    /// Device memory of a caller, who frees it after this object is gone.
+    pub fn borrowed(device: &Arc<Device>, span: Span) -> Self {
+        Self { device: device.clone(), span, kind: Kind::Borrowed }
+    }
+
+    /// The range of [`DeviceMemory::reserve`].
+    pub fn range(&self) -> Option<&AddressRange> {
+        match &self.kind {
+            Kind::Reserved(range) => Some(range),
+            Kind::Allocated | Kind::Borrowed => None,
+        }
     }
 
     /// The device.
@@ -35,7 +68,8 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.device.backend().check_process().is_ok() {
+        let owned = matches!(self.kind, Kind::Allocated);
+        if owned && self.device.backend().check_process().is_ok() {
             log::best_effort(|| self.device.free(self.span.start() as u64, Owner::Library));
         }
     }

@@ -280,6 +280,11 @@ impl Buffer {
         self.device_address
     }
 
+    /// The bytes at the device's addresses, if the device can access the memory.
+    pub fn device_data(&self) -> Option<Span> {
+        self.device_address.map(|start| self.data.seen_from(start))
+    }
+
     /// Bytes of address space mapped for it.
     pub fn mapped_bytes(&self) -> u64 {
         self.mapped

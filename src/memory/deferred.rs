@@ -35,10 +35,12 @@ pub fn drop_after(event: Option<Box<dyn Event>>, payload: Box<dyn Send>, device:
     reclaimer().push(event, payload, device, spawn);
 }
 
-/// Waits until no reference of the device is pending. Fails with `WB_ERR_TIMEOUT` after `timeout`.
+/// Waits until no reference of the device is pending, and releases what could not be released
+/// before. Fails with `WB_ERR_TIMEOUT` after `timeout`.
 pub fn drain(device: &Arc<Device>, timeout: Duration) -> Result<()> {
     device.backend().check_process()?;
-    reclaimer().drain(device, timeout, spawn)
+    reclaimer().drain(device, timeout, spawn)?;
+    device.retry_releases()
 }
 
 fn spawn() -> Result<()> {

@@ -7,12 +7,13 @@ use crate::offload::edit::Edit;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::OffloadState;
-use crate::os::bytes;
-use crate::plan::parameter::{Parameter, TransferMode};
+use crate::plan::parameter::{AccessPattern, Parameter, TransferMode};
+use crate::plan::plan::capacity;
 use crate::plan::selector::SelectorList;
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET,
 };
+use crate::tensor::coded::CodedType;
 
 impl Offloader {
     /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the
@@ -43,13 +44,17 @@ impl Offloader {
         state: &OffloadState,
         parameter: &Parameter,
         group: usize,
-    ) -> Result<Option<(HostUse, HostSpace)>> {
+        source: Option<Location>,
+    ) -> Result<Option<(HostUse, HostSpace, Option<CodedType>)>> {
         let Some(transfer_mode) = self.mode_of_added(state, parameter, group)? else {
             return Ok(None);
         };
         let host_use = HostUse { groups: vec![group], transfer_mode };
-        match self.find_space(state, &host_use, parameter.layout.span_bytes(), None) {
-            Ok(space) => Ok(Some((host_use, space))),
+        let (bytes, described) =
+            (parameter.layout.span_bytes(), (parameter.name.as_str(), &parameter.layout));
+        let coded = self.coding_of(described, transfer_mode, source)?;
+        match self.find_space(state, &host_use, capacity(bytes, coded), None) {
+            Ok(space) => Ok(Some((host_use, space, coded))),
             Err(error) if [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET].contains(&error.status) => Ok(None),
             Err(error) => Err(error),
         }
@@ -84,7 +89,10 @@ impl Offloader {
             // Nothing of the group is offloaded.
             return Ok(None);
         };
-        let requested = parameter.transfer_mode;
+        let requested = match parameter.access_pattern {
+            AccessPattern::Experts => TransferMode::ZeroCopy,
+            _ => parameter.transfer_mode,
+        };
         let policy = self.device().policy();
         let views = match state.host.arena().data().bytes() {
             // All units are in the buffers of their sources.
@@ -124,6 +132,8 @@ impl Offloader {
 impl Edit<'_> {
     /// As [`Offloader::add`], without the slots that follow. Returns the index.
     pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
+        self.check_fixed()?;
+        let has_moved = self.has_moved();
         let (offloader, state) = (self.offloader, &mut *self.state);
         if state.parameters.get_index(&parameter.name).is_some() {
             fail!(
@@ -139,17 +149,18 @@ impl Edit<'_> {
         let snapshot =
             source.map(|source| offloader.snapshot(state, Some(group), source)).transpose()?;
         let source = snapshot.as_ref().map(|snapshot| snapshot.source);
-        let space = offloader.space_for_added(state, &parameter, group)?;
+        let space = offloader.space_for_added(state, &parameter, group, source)?;
         let mut added = ParameterState {
             name: c_name(&parameter.name),
             group,
             layout: parameter.layout,
             backing: Backing::Missing,
+            incomplete: false,
             storage: None,
             quantized: None,
         };
-        let Some((host_use, space)) = space else {
-            offloader.check_resident(state, None, bytes, self.moved)?;
+        let Some((host_use, space, coded)) = space else {
+            offloader.check_resident(state, None, bytes, has_moved)?;
             added.backing = match source {
                 None => Backing::Missing,
                 Some(source) if source.on_device => Backing::Borrowed(source.span),
@@ -159,7 +170,7 @@ impl Edit<'_> {
         };
         self.schedule.check_all_released()?;
         let at = state.parameters.add(added);
-        let block = match offloader.take_space(state, space, host_use, at, bytes) {
+        let block = match offloader.take_space(state, space, host_use, at, (bytes, coded)) {
             Ok(block) => block,
             Err(error) => {
                 state.remove_parameter(at);
@@ -168,11 +179,8 @@ impl Edit<'_> {
         };
         let written = match source {
             Some(source) => offloader.write_block(state, block, 0, source),
-            None => {
-                // Another parameter may have left its bytes there.
-                state.own_location(at).into_iter().for_each(|own| bytes::fill(own.span, 0));
-                Ok(())
-            }
+            // Another parameter may have left its bytes there.
+            None => offloader.clear_block(state, block),
         };
         if let Err(error) = written {
             let unit = state.host.blocks()[block].unit;
@@ -180,23 +188,32 @@ impl Edit<'_> {
             state.host.vacate_if_empty(unit);
             return Err(error);
         }
-        self.note_moved();
+        let unit = state.host.blocks()[block].unit;
+        self.note_moved(unit);
         Ok(at)
     }
 
     /// Removes the parameter that was added last.
     fn take_back(&mut self, at: usize) {
-        self.note_moved();
+        self.note_block_moved(at);
         self.state.remove_parameter(at);
+    }
+
+    /// Notes that the unit of a parameter changes, if it is in one.
+    fn note_block_moved(&mut self, at: usize) {
+        if let Backing::Block { block, .. } = self.state.parameters[at].backing {
+            self.note_moved(self.state.host.blocks()[block].unit);
+        }
     }
 
     /// As [`Offloader::remove`], without the slots that follow.
     pub(super) fn remove(&mut self, name: &str) -> Result<()> {
+        self.check_fixed()?;
         let at = self.state.find(name)?;
         self.schedule.make_idle(&self.state.groups_using(at))?;
         if matches!(self.state.parameters[at].backing, Backing::Block { .. }) {
             self.schedule.check_all_released()?;
-            self.note_moved();
+            self.note_block_moved(at);
         }
         self.state.remove_parameter(at);
         // Its own address is gone.

@@ -4,11 +4,11 @@
 //! moved.
 
 use crate::device::backend::Location;
-use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
-use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::buffer::Buffer;
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
+use crate::offload::encoded;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::OffloadState;
 use crate::os::span::Span;
@@ -16,6 +16,14 @@ use crate::os::sync::Arc;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
+
+/// A source in memory of the offloader.
+pub enum Own {
+    /// Readable memory.
+    Memory(Location),
+    /// Bytes of a unit with compressed blocks, as they are in its slot.
+    InUnit { unit: usize, offset: u64, bytes: usize },
+}
 
 /// A source that no change of the offloader overwrites or frees.
 pub struct Snapshot {
@@ -44,28 +52,38 @@ impl OffloadState {
             && (host == start || device == start)
     }
 
-    /// Readable memory of a source that is in memory of the offloader; `None` for any other source.
+    /// Where a source in memory of the offloader is; `None` for any other source.
     /// An address in a slot, which units of several groups share, refers to the unit of `group`, in
     /// host memory.
-    pub fn resolve_alias(
-        &self,
-        group: Option<usize>,
-        source: Location,
-    ) -> Result<Option<Location>> {
+    pub fn resolve_alias(&self, group: Option<usize>, source: Location) -> Result<Option<Own>> {
         let span = source.span;
         let overlaps = |own: Span| span.start() < own.end() && own.start() < span.end();
+        let mut ranges = self.addresses.iter().flat_map(|addresses| &addresses.homes);
+        let within = |range: Span| range.start() <= span.start() && span.end() <= range.end();
+        if let Some(home) = ranges.find(|home| within(home.used()))
+            && (home.carried.is_some() || home.buffer().is_some())
+        {
+            // What is behind the address may be memory that others share, or nothing.
+            let offset = span.start() - home.used().start();
+            return Ok(Some(Own::Memory(Location::host(home.source().part(offset, span.bytes())))));
+        }
         let in_slots = self.slots.as_ref().is_some_and(|slots| overlaps(slots.span()));
         let group = group.filter(|_| in_slots || self.host.buffers().overlap_on_device(span));
         let in_units = group.into_iter().flat_map(|group| self.host.units_of_group(group));
-        for unit in in_units {
-            let extent = self.host.extent(unit, None);
-            let unit = &self.host.units()[unit];
+        for at in in_units {
+            let extent = self.host.extent(at, None);
+            let unit = &self.host.units()[at];
             let offset = self
                 .device_address(unit)
                 .and_then(|start| (span.start() as u64).checked_sub(start))
                 .filter(|offset| offset.saturating_add(span.bytes() as u64) <= extent);
             if let Some(offset) = offset {
-                return Ok(Some(Location::host(unit.region.part(offset as usize, span.bytes()))));
+                return Ok(Some(match self.host.is_encoded(at) {
+                    true => Own::InUnit { unit: at, offset, bytes: span.bytes() },
+                    false => {
+                        Own::Memory(Location::host(unit.region.part(offset as usize, span.bytes())))
+                    }
+                }));
             }
         }
         if in_slots {
@@ -78,7 +96,7 @@ impl OffloadState {
             );
         }
         let own = self.parameters.owns(span) || self.host.buffers().overlap(span);
-        Ok(own.then_some(source))
+        Ok(own.then_some(Own::Memory(source)))
     }
 }
 
@@ -93,14 +111,20 @@ impl Offloader {
         let Some(own) = state.resolve_alias(group, source)? else {
             return Ok(Snapshot { source, _copy: None });
         };
-        let copy = self.copy_to_host(own)?;
+        let copy = match own {
+            Own::Memory(location) => self.copy_to_host(location)?,
+            Own::InUnit { unit, offset, bytes } => {
+                let copy = encoded::host_memory(self.device(), bytes)?;
+                state.read_unit(unit, offset, copy.data())?;
+                copy
+            }
+        };
         Ok(Snapshot { source: Location::host(copy.data()), _copy: Some(copy) })
     }
 
     /// A copy in new pageable host memory.
     pub(super) fn copy_to_host(&self, source: Location) -> Result<Arc<Buffer>> {
-        let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
-        let copy = Buffer::alloc(self.device(), source.span.bytes(), &options, &mut None)?;
+        let copy = encoded::host_memory(self.device(), source.span.bytes())?;
         let job = CopyJob { to: copy.data(), from: source };
         bulk_copy::into_host(self.device(), &copy, &[job], 0, &mut None)?;
         Ok(copy)

@@ -7,6 +7,7 @@ use crate::memory::buffer::Buffer;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{QuantizedParameter, TransferMode};
+use crate::tensor::coded::CodedType;
 use crate::tensor::layout::Layout;
 
 /// The state of a parameter.
@@ -17,6 +18,9 @@ pub struct ParameterState {
     pub group: usize,
     pub layout: Layout,
     pub backing: Backing,
+    /// With fixed addresses: whether its replacement failed, so that its memory has no bytes of it until
+    /// the next one.
+    pub incomplete: bool,
     /// Index of its storage in the plan; `None` for a parameter that was added later.
     pub storage: Option<usize>,
     /// Its full-precision source, if it is kept in FP8.
@@ -58,6 +62,40 @@ pub struct HostUse {
     pub transfer_mode: TransferMode,
 }
 
+/// How the bytes of a block are compressed. Type and decoded bytes stay when they are replaced, since a
+/// graph may decode them: any bytes can be compressed as any type.
+#[derive(Clone, Copy)]
+pub struct Encoding {
+    pub coded: CodedType,
+    /// Bytes that were compressed: those of the block when it was made.
+    pub decoded_bytes: u64,
+    /// Compressed bytes; 0 before they are compressed for the first time.
+    pub encoded_bytes: u64,
+}
+
+impl Encoding {
+    /// The encoding of a new block, if it has one.
+    pub fn of_new(coded: Option<CodedType>, bytes: u64) -> Option<Self> {
+        coded.map(|coded| Self { coded, decoded_bytes: bytes, encoded_bytes: 0 })
+    }
+}
+
+/// Device memory for the compressed bytes of a block. It stays at its address as long as the block has its
+/// size: graphs read it.
+#[derive(Clone)]
+pub struct Kept {
+    pub memory: Arc<DeviceMemory>,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Kept {
+    /// The memory.
+    pub fn span(&self) -> Span {
+        self.memory.span().part(self.offset as usize, self.bytes as usize)
+    }
+}
+
 /// Host memory of one parameter, or of several that are tied.
 pub struct Block {
     /// Index of its unit.
@@ -66,9 +104,13 @@ pub struct Block {
     pub offset: u64,
     /// Bytes in use.
     pub bytes: u64,
-    /// Bytes that no other block may use: `bytes` rounded up, or more once a tied parameter has
-    /// left.
+    /// Bytes that no other block may use, as [`capacity`](crate::plan::plan::capacity) says, or
+    /// more once a tied parameter has left.
     pub capacity: u64,
+    /// How they are compressed, if they are.
+    pub encoding: Option<Encoding>,
+    /// Device memory from which they are decoded, if the device keeps them.
+    pub kept: Option<Kept>,
     /// Whether its bytes are those of a source; otherwise the memory is as it was allocated.
     pub filled: bool,
     /// Indexes of its parameters. A block without any is free, and its entry is used again.
@@ -87,6 +129,26 @@ pub struct HostUnit {
     pub groups: Vec<usize>,
     /// Offset of its slot in the slots; `None` if it has no slot.
     pub slot_offset: Option<u64>,
+    /// Its addresses on the device, if they are fixed: slots then only say which units share memory.
+    pub range: Option<Arc<DeviceMemory>>,
+}
+
+impl Block {
+    /// Where its bytes are in its unit.
+    pub fn place(&self, unit: &HostUnit) -> Span {
+        unit.region.part(self.offset as usize, self.capacity as usize)
+    }
+
+    /// Bytes of device memory in which its compressed bytes are; 0 if there is none, or they do not fit.
+    pub fn device_encoded_bytes(&self) -> u64 {
+        let encoded = self.encoding.map_or(0, |encoding| encoding.encoded_bytes);
+        self.kept.as_ref().map_or(0, |kept| if encoded <= kept.bytes { kept.bytes } else { 0 })
+    }
+
+    /// Bytes in host memory that belong to it: compressed ones, if they are.
+    pub fn stored_bytes(&self) -> u64 {
+        self.encoding.map_or(self.bytes, |encoding| encoding.encoded_bytes)
+    }
 }
 
 impl HostUnit {

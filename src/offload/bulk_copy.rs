@@ -60,7 +60,9 @@ pub fn into_host(
         stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&from_device)),
-        stage: &|at, staging| bytes::copy(parts[at].to, staging),
+        stage: &|at, offset, staging| {
+            bytes::copy(parts[at].to.part(offset, staging.bytes()), staging)
+        },
     };
     transfer.run(progress)
 }
@@ -110,7 +112,9 @@ pub fn into_device(
         stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&staged)),
-        stage: &|at, staging| copy_into_piece(&staged, pieces[at].device, staging),
+        stage: &|at, offset, staging| {
+            copy_into_piece(&staged, pieces[at].device.part(offset, staging.bytes()), staging);
+        },
     };
     transfer.run(progress)
 }

@@ -92,6 +92,35 @@ fn check(offloader: &Offloader, expected: &BTreeMap<String, (usize, u8)>) {
         assert_eq!(state.host.slot_sums().after(depth, &[]), sums.after(depth, &[]))
     });
     assert_eq!(state.parameters.resident_memory_bytes(None), device_bytes(&state));
+    check_slots(&state);
+}
+
+/// Every unit has a slot for all of its bytes, of which those that are in slots at the same time share
+/// none.
+fn check_slots(state: &OffloadState) {
+    let (depth, len) = (state.depth, state.ring.len());
+    let position = |group: &usize| state.ring.iter().position(|other| other == group).unwrap();
+    let are_near = |one: &HostUnit, other: &HostUnit| {
+        one.groups.iter().map(position).any(|a| {
+            other.groups.iter().map(position).any(|b| {
+                let apart = a.abs_diff(b);
+                apart < depth || state.wraps && len - apart < depth
+            })
+        })
+    };
+    let mut slots: Vec<(&HostUnit, u64, u64)> = Vec::new();
+    for (unit, bytes) in state.host.units().iter().zip(state.host.extents(None)) {
+        if bytes == 0 {
+            continue;
+        }
+        let start = unit.slot_offset.unwrap();
+        assert!(start + bytes <= state.held_bytes().slot_bytes, "a slot is over the end");
+        for (other, from, to) in &slots {
+            let apart = start + bytes <= *from || *to <= start;
+            assert!(apart || !are_near(unit, other), "{start}, {bytes} bytes: {from} to {to}");
+        }
+        slots.push((unit, start, start + bytes));
+    }
 }
 
 /// Device memory of resident parameters, computed again from all of them.

@@ -2,13 +2,15 @@
 
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
-use crate::error::Result;
-use crate::offload::backing::{Backing, Block, HostUnit, ParameterState, c_name};
+use crate::error::{Result, fail};
+use crate::offload::addresses::Addresses;
+use crate::offload::backing::{Backing, Block, Encoding, HostUnit, ParameterState, c_name};
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::device_plan::DevicePlan;
 use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
-use crate::plan::plan::{ALIGNMENT, Plan};
+use crate::plan::plan::{ALIGNMENT, Plan, capacity};
+use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// The backing of each parameter, and the copies that fill it.
 #[derive(Default)]
@@ -16,9 +18,8 @@ pub struct CommitLayout {
     pub parameters: Vec<ParameterState>,
     pub blocks: Vec<Block>,
     pub to_host: Vec<CopyJob>,
-    pub to_device: Vec<CopyJob>,
-    /// The memory of the targets of `to_device`.
-    pub resident: Option<Arc<DeviceMemory>>,
+    /// Device memory, and the copies into it.
+    pub to_device: Vec<(Arc<DeviceMemory>, Vec<CopyJob>)>,
 }
 
 /// Lays out the parameters of a plan in its units, and in new device memory those resident ones
@@ -27,11 +28,19 @@ pub fn lay_out(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],
     units: &[HostUnit],
+    addresses: Option<&mut Addresses>,
 ) -> Result<CommitLayout> {
     let plan = &device_plan.plan;
     let mut layout = CommitLayout::default();
-    let (memory, resident) = alloc_resident(device_plan, sources)?;
-    layout.resident = memory;
+    let resident = match addresses {
+        Some(addresses) => {
+            let mut resident = reserve_resident(plan, sources, units.len(), addresses)?;
+            reserve_pieces(plan, units.len(), addresses, &mut resident)?;
+            resident
+        }
+        None => alloc_resident(device_plan, sources)?,
+    };
+    let mut filled: Vec<(Arc<DeviceMemory>, Vec<CopyJob>)> = Vec::new();
     // The backing of each storage.
     let mut backings = Vec::with_capacity(plan.storages.len());
     for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
@@ -39,13 +48,16 @@ pub fn lay_out(
         let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };
         let (backing, to, jobs) = match (storage.unit, resident) {
             (Some(unit), _) => {
-                let capacity = storage.bytes.next_multiple_of(ALIGNMENT);
+                let coded = storage.coding.as_ref().ok().map(|coding| coding.coded);
+                let capacity = capacity(storage.bytes, coded);
                 let offset = storage.offset_in_unit;
                 layout.blocks.push(Block {
                     unit,
                     offset,
                     bytes: storage.bytes,
                     capacity,
+                    encoding: Encoding::of_new(coded, storage.bytes),
+                    kept: None,
                     filled: in_place || !pieces.is_empty(),
                     parameters: storage.parameters.to_vec(),
                 });
@@ -55,7 +67,12 @@ pub fn lay_out(
             }
             (None, Some((memory, offset))) => {
                 let to = memory.span().part(offset as usize, storage.bytes as usize);
-                (Backing::Owned { memory, offset }, to, &mut layout.to_device)
+                let known = filled.iter().rposition(|(other, _)| Arc::ptr_eq(other, &memory));
+                let known = known.unwrap_or_else(|| {
+                    filled.push((memory.clone(), Vec::new()));
+                    filled.len() - 1
+                });
+                (Backing::Owned { memory, offset }, to, &mut filled[known].1)
             }
             (None, None) => {
                 backings.push(Backing::Missing);
@@ -68,6 +85,7 @@ pub fn lay_out(
         }));
         backings.push(backing);
     }
+    layout.to_device = filled;
     for (planned, source) in plan.parameters.iter().zip(sources) {
         let backing = match (&backings[planned.storage], source) {
             (Backing::Block { block, .. }, _) => {
@@ -83,11 +101,17 @@ pub fn lay_out(
             Origin::Quantized(quantized) => Some(quantized.clone()),
             Origin::Given | Origin::Scales => None,
         };
+        let storage = &plan.storages[planned.storage];
+        let is_given = |at: &usize| {
+            let origin = &plan.parameters[*at].parameter.origin;
+            !matches!(origin, Origin::Given) || sources[*at].is_some()
+        };
         layout.parameters.push(ParameterState {
             name: c_name(&planned.parameter.name),
             group: planned.group,
             layout: planned.parameter.layout.clone(),
             backing,
+            incomplete: storage.pieces.is_some() && !storage.parameters.iter().any(is_given),
             storage: Some(planned.storage),
             quantized,
         });
@@ -118,8 +142,58 @@ fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(
     pieces
 }
 
-/// Device memory, and for each storage that is in it the memory again with its offset there.
-type ResidentMemory = (Option<Arc<DeviceMemory>>, Vec<Option<(Arc<DeviceMemory>, u64)>>);
+/// For each storage that is in device memory of the offloader, the memory and its offset there.
+type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
+
+/// Reserves a range for the resident storages of each group, with memory behind it. `first` is the
+/// index of the first of them in the schedule.
+fn reserve_resident(
+    plan: &Plan,
+    sources: &[Option<Location>],
+    first: usize,
+    addresses: &mut Addresses,
+) -> Result<ResidentMemory> {
+    let mut storages = vec![None; plan.storages.len()];
+    for (at, unit) in plan.resident_units().into_iter().enumerate() {
+        let bytes = unit.bytes.next_multiple_of(plan.granularity.unwrap_or(ALIGNMENT));
+        let memory = addresses.add_resident(first + at, bytes as usize)?;
+        for (storage, offset) in unit.storages {
+            for parameter in &plan.storages[storage].parameters {
+                let described = &plan.parameters[*parameter].parameter;
+                if matches!(described.origin, Origin::Given) && sources[*parameter].is_none() {
+                    fail!(
+                        WB_ERR_INVALID_ARGUMENT,
+                        "parameter {:?} is resident and has no source; with fixed_addresses each needs \
+                         one at the commit, since its address cannot come later",
+                        described.name
+                    );
+                }
+            }
+            storages[storage] = Some((memory.clone(), offset));
+        }
+    }
+    Ok(storages)
+}
+
+/// Reserves a range for each unit in pieces, with memory behind each piece.
+fn reserve_pieces(
+    plan: &Plan,
+    first: usize,
+    addresses: &mut Addresses,
+    storages: &mut ResidentMemory,
+) -> Result<()> {
+    let Some(piece_bytes) = plan.granularity else { return Ok(()) };
+    let first = first + plan.resident_units().len();
+    for (at, unit) in plan.pieces.iter().enumerate() {
+        let heat = plan.first_heat(unit, piece_bytes);
+        let memory =
+            addresses.add_pieces(first + at, piece_bytes as usize, &unit.resident, heat)?;
+        for (storage, offset) in &unit.storages {
+            storages[*storage] = Some((memory.clone(), *offset));
+        }
+    }
+    Ok(())
+}
 
 /// Allocates device memory, at once, for all resident storages that have a source in host memory or
 /// are quantized.
@@ -141,6 +215,5 @@ fn alloc_resident(
         }
     }
     let memory = DeviceMemory::alloc(&device_plan.device, bytes)?.map(Arc::new);
-    let storages = offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect();
-    Ok((memory, storages))
+    Ok(offsets.into_iter().map(|offset| memory.clone().zip(offset)).collect())
 }

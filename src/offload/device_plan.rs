@@ -1,12 +1,13 @@
 //! A plan together with its device.
 
+use crate::device::address_range::granularity;
 use crate::device::device::Device;
 use crate::error::Result;
 use crate::os::page::page_bytes;
 use crate::os::sync::Arc;
 use crate::plan::parameter::Parameter;
 use crate::plan::plan::{Plan, PlanOptions, Platform};
-use crate::plan::planner;
+use crate::plan::{fixed, planner};
 
 /// A plan for a device.
 pub struct DevicePlan {
@@ -32,7 +33,10 @@ impl DevicePlan {
             views_reason: policy.views_reason.clone(),
             page_bytes: page_bytes() as u64,
         };
-        let plan = planner::plan(parameters, options, &platform)?;
+        let plan = match options.fixed_addresses {
+            false => planner::plan(parameters, options, &platform)?,
+            true => fixed::plan(parameters, options, &platform, granularity(device)?)?,
+        };
         Ok(Arc::new(Self { device: device.clone(), plan }))
     }
 }

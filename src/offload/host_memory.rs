@@ -4,13 +4,15 @@
 use std::collections::btree_set::Range;
 
 use crate::memory::buffer::Buffer;
-use crate::offload::backing::{Block, HostUnit, HostUse};
+use crate::offload::backing::{Block, Encoding, HostUnit, HostUse, Kept};
 use crate::offload::held_buffers::HeldBuffers;
 use crate::offload::intervals::Rows;
 use crate::offload::slot_sums::{SlotSums, UnitChange};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
-use crate::plan::plan::ALIGNMENT;
+use crate::plan::parameter::TransferMode;
+use crate::plan::plan::capacity;
+use crate::tensor::coded::CodedType;
 
 /// All units and blocks, read as slices. Changes keep the rest in step.
 pub struct HostMemory {
@@ -22,6 +24,8 @@ pub struct HostMemory {
     unused: Vec<usize>,
     /// For each unit what is in it.
     contents: Vec<Contents>,
+    /// How many units have no memory.
+    vacant: usize,
     /// Blocks with parameters: unit, offset, capacity, block. So they are in the order in which they
     /// lie, and one without bytes before another at its offset.
     placed: Rows,
@@ -60,6 +64,7 @@ impl HostMemory {
             blocks: Vec::with_capacity(blocks.len()),
             unused: Vec::new(),
             contents: Vec::with_capacity(units.len()),
+            vacant: 0,
             placed: Rows::new(),
             gaps: Rows::new(),
             uses: Vec::new(),
@@ -106,6 +111,12 @@ impl HostMemory {
         self.units_of_group[group].iter().copied().filter(|unit| !self.contents[*unit].vacant)
     }
 
+    fn prefetched_units_of(&self, group: usize) -> impl Iterator<Item = usize> {
+        let is_prefetched =
+            |unit: &usize| self.units[*unit].transfer_mode == TransferMode::Prefetch;
+        self.units_of_group(group).filter(is_prefetched)
+    }
+
     /// The first unit that is used like this.
     pub fn first_unit_of(&self, host_use: &HostUse) -> Option<usize> {
         self.units_of(self.number_of(host_use)?).next()
@@ -128,6 +139,11 @@ impl HostMemory {
     /// The bytes that need slots at a time.
     pub fn slot_sums(&self) -> &SlotSums {
         &self.slot_sums
+    }
+
+    /// Takes the groups with prefetched units, ascending, of which `depth` have their slots at a time.
+    pub fn set_ring(&mut self, ring: &[usize], depth: usize) {
+        self.slot_sums.set_ring(ring, depth);
     }
 
     /// The change of a unit whose blocks will reach as far as `after`.
@@ -163,6 +179,11 @@ impl HostMemory {
     /// The blocks of a unit in the order in which they lie.
     pub fn blocks_in(&self, unit: usize) -> impl Iterator<Item = usize> {
         self.entries(unit).map(|[_, _, _, block]| *block as usize)
+    }
+
+    /// Whether any block of a unit is compressed.
+    pub fn is_encoded(&self, unit: usize) -> bool {
+        self.blocks_in(unit).any(|block| self.blocks[block].encoding.is_some())
     }
 
     /// Whether a unit of the offloader has gaps between its blocks.
@@ -273,12 +294,21 @@ impl HostMemory {
         at
     }
 
-    /// Moves a block to another place; it is as large as `bytes` bytes need.
-    pub fn move_block(&mut self, block: usize, unit: usize, offset: u64, bytes: u64) {
+    /// Moves a block to another place; it is as large as `bytes` bytes need, raw or compressed as a type.
+    /// The device keeps it no longer.
+    pub fn move_block(
+        &mut self,
+        block: usize,
+        (unit, offset): (usize, u64),
+        bytes: u64,
+        coded: Option<CodedType>,
+    ) {
         self.place(block, false);
         let moved = &mut self.blocks[block];
         (moved.unit, moved.offset, moved.bytes) = (unit, offset, bytes);
-        moved.capacity = bytes.next_multiple_of(ALIGNMENT);
+        moved.encoding = Encoding::of_new(coded, bytes);
+        moved.kept = None;
+        moved.capacity = capacity(bytes, coded);
         self.place(block, true);
     }
 
@@ -292,6 +322,22 @@ impl HostMemory {
     /// Notes that the bytes of a block are those of a source.
     pub fn note_filled(&mut self, block: usize) {
         self.blocks[block].filled = true;
+    }
+
+    /// Notes how many bytes those of a block were compressed to.
+    pub fn note_encoded(&mut self, block: usize, bytes: u64) {
+        let encoding = self.blocks[block].encoding.as_mut();
+        encoding.into_iter().for_each(|encoding| encoding.encoded_bytes = bytes);
+    }
+
+    /// Notes that the device keeps the compressed bytes of a block.
+    pub fn note_kept(&mut self, block: usize, kept: Kept) {
+        self.blocks[block].kept = Some(kept);
+    }
+
+    /// Notes that a block no longer has the bytes of a source.
+    pub fn note_unfilled(&mut self, block: usize) {
+        self.blocks[block].filled = false;
     }
 
     /// Takes a parameter out of a block, which `bytes` bytes are then in use of.
@@ -323,12 +369,33 @@ impl HostMemory {
         });
         self.units_of_use.insert([number as u64, at as u64, 0, 0]);
         unit.groups.iter().for_each(|group| self.units_of_group[*group].push(at));
+        let mut groups = unit.groups.iter();
+        if unit.transfer_mode == TransferMode::Prefetch
+            && !groups.all(|group| self.slot_sums.is_in_ring(*group))
+        {
+            self.slot_sums.forget_ring();
+        }
         self.buffers.hold(&unit.buffer, unit.in_source);
         let region = (0, unit.region.bytes() as u64);
         self.units.push(unit);
         self.contents.push(Contents { host_use: number, blocks: 0, vacant: false });
         self.set_gap(at, region, true);
         at
+    }
+
+    /// Whether the memory of a unit is dropped.
+    pub fn is_vacant(&self, unit: usize) -> bool {
+        self.contents[unit].vacant
+    }
+
+    /// How many units there are whose memory is dropped.
+    pub fn vacant_units(&self) -> usize {
+        self.vacant
+    }
+
+    /// Gives a unit its slot.
+    pub fn set_slot(&mut self, unit: usize, offset: Option<u64>) {
+        self.units[unit].slot_offset = offset;
     }
 
     /// Gives every unit its slot.
@@ -349,6 +416,11 @@ impl HostMemory {
         let region = (0, self.units[unit].region.bytes() as u64);
         self.set_gap(unit, region, false);
         self.contents[unit].vacant = true;
+        self.vacant += 1;
+        let groups = &self.units[unit].groups;
+        if groups.iter().any(|group| self.prefetched_units_of(*group).next().is_none()) {
+            self.slot_sums.forget_ring();
+        }
         let number = self.contents[unit].host_use as u64;
         self.units_of_use.remove(&[number, unit as u64, 0, 0]);
         let vacated = &mut self.units[unit];
@@ -374,7 +446,7 @@ impl HostMemory {
             self.vacate_if_empty(unit).filter(|_| in_source)
         });
         let dropped = vacated.collect();
-        if self.contents.iter().all(|contents| !contents.vacant) {
+        if std::mem::take(&mut self.vacant) == 0 {
             return dropped;
         }
         let mut next = 0;

@@ -3,16 +3,17 @@
 use crate::device::backend::Stream;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::backing::{Backing, Block, HostUnit, HostUse};
+use crate::offload::backing::{Backing, Block, Encoding, HostUnit, HostUse};
 use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
 use crate::offload::slot_budget::SlotChange;
 use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
-use crate::plan::plan::ALIGNMENT;
+use crate::plan::plan::{ALIGNMENT, capacity};
 use crate::plan::slot_ring::UnitSize;
 use crate::status::WB_ERR_BUDGET;
+use crate::tensor::coded::CodedType;
 
 /// Free spaces that are tried against a budget of slots before a new buffer is.
 const MOST_SPACES: usize = 16;
@@ -32,15 +33,14 @@ pub enum HostSpace {
 }
 
 impl Offloader {
-    /// Finds space for `bytes` bytes, within the budgets, once the block `freed` is gone.
+    /// Finds space for a block of `needs` bytes, within the budgets, once the block `freed` is gone.
     pub(super) fn find_space(
         &self,
         state: &OffloadState,
         host_use: &HostUse,
-        bytes: u64,
+        needs: u64,
         freed: Option<usize>,
     ) -> Result<HostSpace> {
-        let needs = bytes.next_multiple_of(ALIGNMENT);
         for (unit, offset) in state.host.spaces(host_use, needs, freed).take(MOST_SPACES) {
             let grows = SlotChange::Grows { unit, extent: offset + needs };
             if self.check_slots(state, freed, grows).is_ok() {
@@ -85,16 +85,26 @@ impl Offloader {
         space: HostSpace,
         host_use: HostUse,
         at: usize,
-        bytes: u64,
+        (bytes, coded): (u64, Option<CodedType>),
     ) -> Result<usize> {
-        let capacity = bytes.next_multiple_of(ALIGNMENT);
+        let capacity = capacity(bytes, coded);
         let (unit, offset) = match space {
             HostSpace::InUnit { unit, offset } => (unit, offset),
             HostSpace::NewUnit => (self.new_unit(state, host_use, capacity)?, 0),
         };
         state.update_peak();
-        let filled = false;
-        let block = Block { unit, offset, bytes, capacity, filled, parameters: vec![at] };
+        // New memory may be such that the device cannot read it.
+        let coded = coded.filter(|_| state.host.units()[unit].buffer.device_address().is_some());
+        let block = Block {
+            unit,
+            offset,
+            bytes,
+            capacity,
+            encoding: Encoding::of_new(coded, bytes),
+            kept: None,
+            filled: false,
+            parameters: vec![at],
+        };
         let block = state.host.add_block(block);
         state.parameters.set_backing(at, Backing::Block { block, offset: 0 });
         Ok(block)
@@ -115,8 +125,9 @@ impl Offloader {
                 (buffer, region)
             }
         };
-        let (in_source, slot_offset) = (false, None);
-        let unit = HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset };
+        let (in_source, slot_offset, range) = (false, None, None);
+        let unit =
+            HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset, range };
         Ok(state.host.add_own_unit(unit))
     }
 
@@ -141,7 +152,7 @@ impl Edit<'_> {
     /// Moves a block out of the memory of its source, which is not written, into memory of the
     /// offloader. On an error nothing has changed.
     pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
-        self.schedule.check_all_released()?;
+        self.check_may_move()?;
         let (offloader, state) = (self.offloader, &mut *self.state);
         let Block { unit, offset, bytes, .. } = state.host.blocks()[block];
         let HostUnit { buffer, region, groups, transfer_mode, .. } = &state.host.units()[unit];
@@ -154,8 +165,9 @@ impl Edit<'_> {
         offloader.check_slots(state, Some(block), SlotChange::Added(added))?;
         let own = offloader.new_unit(state, host_use, needs)?;
         bytes::copy(state.host.units()[own].region.part(0, bytes as usize), from);
-        state.host.move_block(block, own, 0, bytes);
-        self.note_moved();
+        state.host.move_block(block, (own, 0), bytes, None);
+        self.note_moved(unit);
+        self.note_moved(own);
         Ok(())
     }
 
@@ -168,7 +180,7 @@ impl Edit<'_> {
             return Ok(());
         }
         self.schedule.check_all_released()?;
-        self.note_moved();
+        self.note_all_moved();
         let state = &mut *self.state;
         for unit in 0..state.host.units().len() {
             if !state.host.has_gaps(unit) {
@@ -177,9 +189,10 @@ impl Edit<'_> {
             let region = state.host.units()[unit].region;
             let mut end = 0;
             for block in state.host.blocks_in(unit).collect::<Vec<_>>() {
-                let Block { offset, bytes, capacity, .. } = state.host.blocks()[block];
+                let Block { offset, capacity, .. } = state.host.blocks()[block];
+                let stored = state.host.blocks()[block].stored_bytes();
                 if end < offset {
-                    let part = |at: u64| region.part(at as usize, bytes as usize);
+                    let part = |at: u64| region.part(at as usize, stored as usize);
                     bytes::copy(part(end), part(offset));
                     state.host.shift_block(block, end);
                 }
@@ -196,6 +209,9 @@ impl Offloader {
         let mut edit = self.edit(stream)?;
         edit.schedule.make_idle(&[])?;
         edit.schedule.check_all_released()?;
+        if edit.state.addresses.is_some() {
+            return Ok(()); // nothing has moved
+        }
         let done = edit.compact();
         edit.end(done)
     }

@@ -2,27 +2,45 @@
 
 mod accounting;
 mod add;
+mod addresses;
 mod alias;
+pub mod arbiter;
 mod backing;
 mod bulk_copy;
 #[cfg(test)]
 mod change_tests;
 mod commit;
+mod compressed;
 pub mod device_plan;
 mod edit;
+pub mod encoded;
+mod expert_caches;
+pub mod expert_table;
+#[cfg(test)]
+mod expert_tests;
 mod held_buffers;
 mod host_memory;
 mod host_space;
 mod intervals;
+mod kept;
+pub mod moves;
 pub mod offloader;
 mod parameter_table;
 pub mod parameters;
+mod pieces;
+#[cfg(test)]
+mod pieces_tests;
 mod quantize;
+pub mod rebalance;
 mod reconcile;
 mod replace;
 mod requantize;
+mod resize;
+#[cfg(test)]
+mod resize_tests;
 pub mod schedule;
 mod slot_budget;
+mod slot_fit;
 mod slot_sums;
 mod source_store;
 mod state;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::mem;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
@@ -13,17 +14,19 @@ use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::staging::{STAGING_BYTES, Staging};
+use crate::offload::addresses::Addresses;
 use crate::offload::backing::c_name;
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::expert_table::ExpertCaches;
 use crate::offload::host_memory::HostMemory;
 use crate::offload::parameter_table::ParameterTable;
 use crate::offload::schedule::schedule::Schedule;
 use crate::offload::schedule::stats::GroupStats;
 use crate::offload::source_store::UnitStore;
 use crate::offload::state::{HeldBytes, OffloadState, check_index};
-use crate::offload::{bulk_copy, quantize, source_store};
-use crate::os::parallel::Progress;
+use crate::offload::{bulk_copy, encoded, kept, quantize, source_store};
+use crate::os::parallel::{Progress, both};
 use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{page, sync};
 use crate::plan::parameter::TransferMode;
@@ -40,6 +43,10 @@ pub struct Offloader {
     /// For replacements of quantized parameters; made by the first.
     pub(super) quantizer: OnceCell<Arc<Quantizer>>,
     plan: Arc<DevicePlan>,
+    /// Device memory for what the device keeps compressed.
+    kept_bytes: u64,
+    /// Whether an arbiter resizes it.
+    pub(super) shared: AtomicBool,
 }
 
 impl Offloader {
@@ -65,20 +72,31 @@ impl Offloader {
         let (arena_offsets, arena_bytes) = arena_layout(planned, &stores);
         let arena = Buffer::alloc(device, arena_bytes as usize, options, progress)?;
         check_views(planned, &stores, &arena)?;
-        let slots = DeviceMemory::alloc(device, planned.slot_bytes as usize)?.map(Arc::new);
+        let slot_bytes = planned.slot_bytes as usize;
+        let slots = match planned.options.fixed_addresses && slot_bytes > 0 {
+            true => Some(DeviceMemory::reserve(device, slot_bytes)?),
+            false => DeviceMemory::alloc(device, slot_bytes)?,
+        };
         let store_reasons = store_reasons(planned, &stores);
         let unit = |((unit, store), offset): ((&PlannedUnit, UnitStore), u64)| {
             let region = arena.data().part(offset as usize, unit.bytes as usize);
             store.unwrap_or_else(|_| source_store::own_unit(arena.clone(), region, unit))
         };
-        let units: Vec<_> = planned.units.iter().zip(stores).zip(arena_offsets).map(unit).collect();
-        let CommitLayout { parameters, blocks, to_host, to_device, resident } =
-            lay_out(&plan, sources, &units)?;
-        bulk_copy::into_host(device, &arena, &to_host, options.threads, progress)?;
-        if let Some(resident) = resident {
-            bulk_copy::into_device(device, resident.span(), &to_device, options.threads, progress)?;
+        let mut units: Vec<_> =
+            planned.units.iter().zip(stores).zip(arena_offsets).map(unit).collect();
+        let mut addresses = Addresses::of_units(device, planned, &mut units)?;
+        let CommitLayout { parameters, blocks, to_host, to_device } =
+            lay_out(&plan, sources, &units, addresses.as_mut())?;
+        let mut fill = || bulk_copy::into_host(device, &arena, &to_host, options.threads, progress);
+        match &mut addresses {
+            Some(addresses) => both(|| addresses.put_slots(), fill)?,
+            None => fill()?,
         }
-        let groups: Vec<_> = planned.groups.iter().map(|group| group.name.clone()).collect();
+        for (memory, jobs) in to_device {
+            bulk_copy::into_device(device, memory.span(), &jobs, options.threads, progress)?;
+        }
+        let groups: std::sync::Arc<[_]> =
+            planned.groups.iter().map(|group| group.name.clone()).collect();
         let named = groups.iter().cloned().enumerate();
         let mut state = OffloadState {
             store_reasons,
@@ -90,12 +108,31 @@ impl Offloader {
             groups,
             ring: planned.ring.clone(),
             depth: planned.depth,
-            slots,
+            wraps: !planned.wrap_stalls,
+            ring_bytes: planned.ring_bytes,
+            slots: slots.map(Arc::new),
+            kept: None,
+            addresses: addresses.take(),
+            resident_units: match planned.options.fixed_addresses {
+                true => {
+                    let units = planned.resident_units().into_iter().map(|unit| unit.groups);
+                    units.chain(planned.pieces.iter().map(|unit| unit.groups.clone())).collect()
+                }
+                false => Vec::new(),
+            },
+            expert_caches: ExpertCaches::default(),
+            resize: None,
             peak: HeldBytes::default(),
             generation: 0,
         };
         state.update_peak();
+        state.host.set_ring(&state.ring, planned.options.depth as usize);
         quantize::quantize_all(&plan, &mut state, sources, options.threads, progress)?;
+        encoded::encode_all(&mut state, options.threads, progress)?;
+        kept::keep_all(&plan, &mut state, options.threads, progress)?;
+        if let Some(addresses) = state.addresses.as_mut().filter(|all| all.keep_host_copy) {
+            addresses.copy_to_host()?;
+        }
         let pageable = arena.pinned_bytes() == 0 && arena.data().bytes() > 0;
         let staging = match pageable && device.capabilities().cuda {
             true => Some(Staging::new(device, STAGING_BYTES)?),
@@ -103,8 +140,10 @@ impl Offloader {
         };
         let schedule = Schedule::new(device, state.arrangement(), staging)?;
         schedule.reset(stream, None)?;
+        let kept_bytes = state.kept_bytes();
         let (state, quantizer) = (Mutex::new(state), OnceCell::new());
-        Ok(Arc::new(Self { schedule, state, quantizer, plan }))
+        let shared = AtomicBool::new(false);
+        Ok(Arc::new(Self { schedule, state, quantizer, plan, kept_bytes, shared }))
     }
 
     /// Locks the state. Fails in a forked child, where the lock may never be released.
@@ -117,8 +156,19 @@ impl Offloader {
         &self.schedule
     }
 
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan.plan
+    }
+
     pub(super) fn options(&self) -> &PlanOptions {
-        &self.plan.plan.options
+        &self.plan().options
+    }
+
+    /// The budget of device memory for resident parameters and slots, if there is one.
+    pub(super) fn device_budget(&self) -> Option<u64> {
+        let budget = self.options().budget.device_bytes();
+        let others = self.plan().expert_bytes + self.kept_bytes;
+        budget.map(|bytes| bytes.saturating_sub(others))
     }
 
     /// The device.
@@ -232,18 +282,18 @@ fn store_reasons(plan: &Plan, stores: &[UnitStore]) -> Vec<std::sync::Arc<CStr>>
     plan.storages.iter().map(|storage| of(storage.unit)).collect()
 }
 
-/// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units are in the arena, and the arena is not mapped
+/// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units or compressed ones are in the arena, and the arena is not mapped
 /// for the device.
 fn check_views(plan: &Plan, stores: &[UnitStore], arena: &Buffer) -> Result<()> {
     let zero_copy = |(unit, store): &(&PlannedUnit, &UnitStore)| {
         unit.transfer_mode == TransferMode::ZeroCopy && store.is_err()
     };
     let in_arena = plan.units.iter().zip(stores).filter(zero_copy);
-    let bytes: u64 = in_arena.map(|(unit, _)| unit.bytes).sum();
+    let bytes = in_arena.map(|(unit, _)| unit.bytes).sum::<u64>() + plan.decoded_bytes;
     if bytes > 0 && arena.device_address().is_none() {
         fail!(
             WB_ERR_NOT_MAPPED,
-            "the plan lets the device read {bytes} bytes in place, but this memory is not mapped for it \
+            "the plan lets the device read {bytes} bytes in place, or decode them, but this memory is not mapped for it \
              ({}): make the plan for a device that was opened with the same choice of pinning",
             arena.fallback_reason()
         );

@@ -95,6 +95,10 @@ impl ParameterTable {
         self.count(at);
     }
 
+    pub fn set_incomplete(&mut self, at: usize, incomplete: bool) {
+        self.all[at].incomplete = incomplete;
+    }
+
     fn count(&mut self, at: usize) {
         let parameter = &self.all[at];
         self.sum += rounded(parameter.layout.span_bytes());

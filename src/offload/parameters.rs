@@ -4,12 +4,13 @@ use std::ffi::CStr;
 
 use crate::error::{Error, Result, fail};
 use crate::memory::view::{Accessor, View};
-use crate::offload::backing::Backing;
+use crate::offload::backing::{Backing, Encoding};
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::no_slots;
 use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
+use crate::plan::plan::Plan;
 use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE};
 use crate::tensor::layout::Layout;
 
@@ -29,16 +30,24 @@ pub struct ParameterInfo {
     pub device_address: Option<u64>,
     /// Whether the memory at `device_address` belongs to the offloader.
     pub owned: bool,
-    /// Host address of the first element of an offloaded parameter.
+    /// Host address of the first element of an offloaded parameter whose bytes are not compressed.
     pub host_address: Option<u64>,
-    /// Whether that is in the buffer of its source.
+    /// Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
+    pub encoded_bytes: u64,
+    /// Bytes that are on the device now, in memory of their own or of the engine.
+    pub resident_bytes: u64,
+    /// Bytes of device memory in which the device keeps it so; 0 if it does not.
+    pub device_encoded_bytes: u64,
+    /// Why it does not, though the plan has it so; empty otherwise.
+    pub kept_reason: &'static CStr,
+    /// Whether its host memory is in the buffer of its source.
     pub in_source: bool,
     /// Why it is not, though the plan allows it; empty otherwise. Lives as long as the offloader.
     pub store_reason: std::sync::Arc<CStr>,
 }
 
 impl ParameterInfo {
-    fn new(state: &mut OffloadState, index: usize) -> Self {
+    fn new(plan: &Plan, state: &mut OffloadState, index: usize) -> Self {
         // A replacement drops the parameter's layout, while C may still read its shape.
         let layout = state.parameters[index].layout.clone().shared_in(&mut state.shown_dims);
         let state = &*state;
@@ -52,18 +61,29 @@ impl ParameterInfo {
             None => state.no_reason.clone(),
         };
         let store_reason = if in_source { state.no_reason.clone() } else { asked };
+        let is_kept = parameter.storage.is_some_and(|at| plan.storages[at].kept_bytes > 0);
+        let (device_encoded_bytes, kept_reason) = state.kept_of(index, is_kept);
         let (host_address, device_address) = state.element_addresses(parameter);
+        let ranges = state.ranges_on_device(index).into_iter();
+        let resident_bytes = ranges.map(|(start, end)| end - start).sum();
         let owned = matches!(parameter.backing, Backing::Block { .. } | Backing::Owned { .. });
         Self {
             name: parameter.name.clone(),
-            layout,
             group: parameter.group,
-            transfer_mode: state.transfer_mode(parameter),
+            transfer_mode: match state.in_pieces(index) && resident_bytes < layout.span_bytes() {
+                true => Some(TransferMode::ZeroCopy),
+                false => state.transfer_mode(parameter),
+            },
+            resident_bytes,
             device_address,
             owned: owned && device_address.is_some(),
             host_address,
+            encoded_bytes: state.encoding_of(index).map_or(0, |encoding| encoding.encoded_bytes),
+            device_encoded_bytes,
+            kept_reason,
             in_source,
             store_reason,
+            layout,
         }
     }
 }
@@ -78,7 +98,7 @@ impl Offloader {
     pub fn parameter_info(&self, index: usize) -> Result<ParameterInfo> {
         let mut state = self.state()?;
         state.parameter(index)?;
-        Ok(ParameterInfo::new(&mut state, index))
+        Ok(ParameterInfo::new(self.plan(), &mut state, index))
     }
 
     /// The properties of `count` parameters from index `first` on, all at the same moment.
@@ -91,7 +111,7 @@ impl Offloader {
                 "asked for {count} parameters from parameter {first} on; there are {all}"
             );
         };
-        Ok((first..end).map(|index| ParameterInfo::new(&mut state, index)).collect())
+        Ok((first..end).map(|index| ParameterInfo::new(self.plan(), &mut state, index)).collect())
     }
 
     /// A device view of a parameter: of its host memory if it is zero-copy, of its slot, or of
@@ -102,6 +122,7 @@ impl Offloader {
         let (name, layout) = (parameter.name(), parameter.layout.clone());
         let bytes_before = layout.bytes_before();
         match &parameter.backing {
+            _ if parameter.incomplete => Err(unbacked(name)),
             Backing::Owned { memory, offset } => {
                 View::of_device(memory.clone(), layout, offset + bytes_before)
             }
@@ -112,6 +133,9 @@ impl Offloader {
                 if unit.transfer_mode == TransferMode::ZeroCopy || layout.span_bytes() == 0 {
                     let at = unit.offset_in_buffer() + at;
                     return View::new(unit.buffer.clone(), layout, at, Accessor::Device);
+                }
+                if let Some(range) = &unit.range {
+                    return View::of_device(range.clone(), layout, at);
                 }
                 match (unit.slot_offset, &state.slots) {
                     (Some(slot), Some(slots)) => View::of_device(slots.clone(), layout, slot + at),
@@ -136,8 +160,14 @@ impl Offloader {
         let parameter = state.parameter(index)?;
         let name = parameter.name();
         let (block, offset) = match parameter.backing {
+            _ if parameter.incomplete => return Err(unbacked(name)),
             Backing::Block { block, offset } => (block, offset),
             Backing::Unbacked(_) => return Err(unbacked(name)),
+            _ if state.in_pieces(index) => fail!(
+                WB_ERR_NOT_FOUND,
+                "asked for a view of parameter {name:?} in host memory; it is in pieces, of which some may be \
+                 on the device: read it with wb_offloader_read_parameter"
+            ),
             _ => fail!(
                 WB_ERR_NOT_FOUND,
                 "parameter {name:?} is resident: there is no copy of it in host memory"
@@ -145,6 +175,14 @@ impl Offloader {
         };
         let unit = state.host.unit_of(block);
         let block = &state.host.blocks()[block];
+        if let Some(Encoding { decoded_bytes, encoded_bytes, .. }) = block.encoding {
+            fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "asked for a view of parameter {name:?} in host memory, where its {decoded_bytes} bytes \
+                 are compressed to {encoded_bytes}: read them with wb_offloader_read_parameter, or leave \
+                 the parameter out of wb_plan_options.compress"
+            );
+        }
         let layout = parameter.layout.clone();
         let at = unit.offset_in_buffer() + block.offset + offset + layout.bytes_before();
         View::new(unit.buffer.clone(), layout, at, accessor)

@@ -1,7 +1,7 @@
 //! Parameters that are kept in FP8: quantizes their full-precision sources to where they are kept.
 
 use crate::device::backend::Location;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::OffloadState;
 use crate::os::in_order::in_order;
@@ -120,19 +120,31 @@ pub fn task_for(
     layout: &Layout,
     source: Location,
 ) -> Result<QuantizeTask> {
-    let parameter = &state.parameters[at];
-    let scales = match &parameter.quantized {
+    let scales = match &state.parameters[at].quantized {
         Some(quantized) => state.own_location(state.find(&quantized.scales)?),
         None => None,
     };
-    let (Some(numbers), Some(scales)) = (state.own_location(at), scales) else {
-        fail!(
-            WB_ERR_INVALID_ARGUMENT,
-            "parameter {:?} is quantized, and there is no memory for it yet",
-            parameter.name()
-        )
-    };
-    Ok(QuantizeTask {
+    match (state.own_location(at), scales) {
+        (Some(numbers), Some(scales)) => Ok(task_to(rule, [numbers, scales], layout, source)),
+        _ => Err(no_memory(state, at)),
+    }
+}
+
+/// The error of a parameter whose numbers or scales have no memory.
+pub fn no_memory(state: &OffloadState, at: usize) -> Error {
+    let name = state.parameters[at].name();
+    let message = format!("parameter {name:?} is quantized, and there is no memory for it yet");
+    Error::new(WB_ERR_INVALID_ARGUMENT, message)
+}
+
+/// The task that quantizes a source to numbers and scales.
+pub fn task_to(
+    rule: &QuantizationRule,
+    [numbers, scales]: [Location; 2],
+    layout: &Layout,
+    source: Location,
+) -> QuantizeTask {
+    QuantizeTask {
         direction: Direction::Quantize,
         layout: layout.clone(),
         unquantized: source,
@@ -143,5 +155,5 @@ pub fn task_for(
         use_given_scales: false,
         block: rule.block,
         reject_nonfinite: rule.reject_nonfinite,
-    })
+    }
 }

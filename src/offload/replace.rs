@@ -15,6 +15,7 @@ use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::QuantizedParameter;
+use crate::plan::plan::capacity;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
@@ -74,7 +75,7 @@ impl Edit<'_> {
                 self.replace_in_block(at, (block, offset), layout, source)
             }
             Backing::Unbacked(host_use) => {
-                self.schedule.check_all_released()?;
+                self.check_may_move()?;
                 self.relocate(at, host_use, layout, source)
             }
             _ => self.replace_resident(at, layout, source),
@@ -88,11 +89,16 @@ impl Edit<'_> {
             layout.bytes_before() != state.parameters[at].layout.bytes_before();
         state.generation += u64::from(first_element_moves);
         state.parameters.set_layout(at, layout);
+        if let (Backing::Owned { memory, .. }, Some(addresses)) =
+            (&state.parameters[at].backing, &mut state.addresses)
+        {
+            addresses.note_written(memory);
+        }
         if let Backing::Block { block, .. } = state.parameters[at].backing {
             let unit = state.host.blocks()[block].unit;
             match self.schedule.is_laid_out() {
                 true => self.note_written(unit),
-                false => self.note_moved(),
+                false => self.note_moved(unit),
             }
         }
     }
@@ -144,24 +150,32 @@ impl Edit<'_> {
                 self.mark_unbacked(block);
                 return Err(error);
             }
+            self.note_complete(at);
             self.set_layout(at, layout);
             return Ok(());
         }
         // With another size others move too: checked before anything is written.
-        self.schedule.check_all_released()?;
-        let Block { unit, offset: start, capacity, ref parameters, .. } =
+        self.check_may_move()?;
+        let state = &mut *self.state;
+        let Block { unit, offset: start, capacity: has, ref parameters, .. } =
             state.host.blocks()[block];
         let tied = parameters.len() > 1;
-        if !tied && bytes <= capacity {
+        let mode = state.host.units()[unit].transfer_mode;
+        let name = state.parameters[at].name();
+        let coded = offloader.coding_of((name, &layout), mode, Some(source))?;
+        let mapped = state.host.units()[unit].buffer.device_address().is_some();
+        let coded = coded.filter(|_| mapped);
+        if !tied && capacity(bytes, coded) <= has {
             // A parameter that was tied to it may have left: all of the block is its own.
+            self.note_moved(unit);
+            let state = &mut *self.state;
+            state.host.move_block(block, (unit, start), bytes, coded);
             if let Err(error) = offloader.write_block(state, block, 0, source) {
                 self.mark_unbacked(block);
                 return Err(error);
             }
             state.parameters.set_layout(at, layout);
             state.parameters.set_backing(at, Backing::Block { block, offset: 0 });
-            state.host.move_block(block, unit, start, bytes);
-            self.note_moved();
             return Ok(());
         }
         let unit = state.host.unit_of(block);
@@ -179,15 +193,21 @@ impl Edit<'_> {
         source: Location,
     ) -> Result<()> {
         let (offloader, bytes) = (self.offloader, layout.span_bytes());
+        let name = self.state.parameters[at].name();
+        let mode = host_use.transfer_mode;
+        let coded = offloader.coding_of((name, &layout), mode, Some(source))?;
+        let needs = capacity(bytes, coded);
         let freed = match self.state.parameters[at].backing {
             Backing::Block { block, .. } => Some(block),
             _ => None,
         };
         let alone = |block: &usize| self.state.host.blocks()[*block].parameters.len() == 1;
         let freed = freed.filter(alone);
-        let space = offloader.find_space(&self.state, &host_use, bytes, freed)?;
+        let space = offloader.find_space(&self.state, &host_use, needs, freed)?;
         // The old bytes are freed first, so that two copies are never held.
-        self.note_moved();
+        if let Backing::Block { block, .. } = self.state.parameters[at].backing {
+            self.note_moved(self.state.host.blocks()[block].unit);
+        }
         let state = &mut *self.state;
         state.remove_from_block(at);
         state.parameters.set_backing(at, Backing::Unbacked(host_use.clone()));
@@ -198,8 +218,9 @@ impl Edit<'_> {
             let buffer = state.host.vacate_if_empty(unit);
             self.dropped.extend(buffer.filter(|_| in_source));
         }
-        let block = offloader.take_space(state, space, host_use, at, bytes)?;
-        let written = offloader.write_block(state, block, 0, source);
+        let block = offloader.take_space(state, space, host_use, at, (bytes, coded))?;
+        self.note_moved(self.state.host.blocks()[block].unit);
+        let written = offloader.write_block(&mut self.state, block, 0, source);
         if written.is_err() {
             self.mark_unbacked(block);
         }
@@ -210,8 +231,16 @@ impl Edit<'_> {
     /// no bytes until they are replaced again.
     fn mark_unbacked(&mut self, block: usize) {
         self.state.generation += 1;
-        if self.schedule.check_all_released().is_ok() {
-            self.note_moved();
+        if self.state.addresses.is_some() {
+            let state = &mut *self.state;
+            state.host.note_unfilled(block);
+            for at in &state.host.blocks()[block].parameters {
+                state.parameters.set_incomplete(*at, true);
+            }
+            return;
+        }
+        if self.check_may_move().is_ok() {
+            self.note_moved(self.state.host.blocks()[block].unit);
         }
         let state = &mut *self.state;
         let unit = state.host.unit_of(block);
@@ -222,6 +251,32 @@ impl Edit<'_> {
         }
     }
 
+    /// Notes that all bytes of a parameter were written, and with them those of tied ones that it
+    /// covers.
+    fn note_complete(&mut self, at: usize) {
+        let state = &mut *self.state;
+        if state.addresses.is_none() {
+            return;
+        }
+        let range = |at: usize| match &state.parameters[at].backing {
+            Backing::Block { offset, .. } | Backing::Owned { offset, .. } => {
+                *offset..*offset + state.parameters[at].layout.span_bytes()
+            }
+            _ => 0..0,
+        };
+        let tied = match &state.parameters[at].backing {
+            Backing::Block { block, .. } => state.host.blocks()[*block].parameters.clone(),
+            _ => state.parameters.resident_ties(at),
+        };
+        let written = range(at);
+        let covers = |one: &usize| {
+            let other = range(*one);
+            written.start <= other.start && other.end <= written.end
+        };
+        let covered: Vec<_> = tied.into_iter().filter(covers).chain([at]).collect();
+        covered.into_iter().for_each(|one| state.parameters.set_incomplete(one, false));
+    }
+
     /// Replaces a resident parameter: in its own memory if the new bytes fit and only its ties are
     /// there.
     fn replace_resident(&mut self, at: usize, layout: Layout, source: Location) -> Result<()> {
@@ -229,26 +284,49 @@ impl Edit<'_> {
         let bytes = layout.span_bytes();
         let tied = state.parameters.resident_ties(at);
         let before = state.parameters.resident_range(at).map(|(start, end)| end - start);
-        let fits = before == Some(bytes) || (tied.is_empty() && before > Some(bytes));
+        let smaller = tied.is_empty() && before > Some(bytes) && state.addresses.is_none();
+        let fits = before == Some(bytes) || smaller;
         let backing = state.parameters[at].backing.clone();
         if let Backing::Owned { memory, offset } = &backing
             && fits
-            && !source.on_device
+            && (!source.on_device || state.addresses.is_some())
         {
-            let to = memory.span().part(*offset as usize, bytes as usize);
-            let job = CopyJob { to, from: source };
-            if let Err(error) = bulk_copy::write_device(offloader.device(), job) {
+            let to = |memory: Span| memory.part(*offset as usize, bytes as usize);
+            // While the offloader sleeps nothing is behind the address.
+            let buffer = state.addresses.as_ref().and_then(|all| all.buffer_of(memory)).cloned();
+            let device = offloader.device();
+            let written = match &buffer {
+                Some(buffer) => {
+                    let job = CopyJob { to: to(buffer.data()), from: source };
+                    bulk_copy::into_host(device, buffer, &[job], 0, &mut None)
+                }
+                None => {
+                    let job = CopyJob { to: to(memory.span()), from: source };
+                    bulk_copy::write_device(device, job)
+                }
+            };
+            if let Err(error) = written {
                 // A part may have been written.
                 state.generation += 1;
                 for at in tied.into_iter().chain([at]) {
-                    state.parameters.set_backing(at, Backing::Missing);
+                    match &mut state.addresses {
+                        Some(addresses) => {
+                            addresses.note_written(memory);
+                            state.parameters.set_incomplete(at, true);
+                        }
+                        None => state.parameters.set_backing(at, Backing::Missing),
+                    }
                 }
                 return Err(error);
             }
+            self.note_complete(at);
             self.set_layout(at, layout);
             return Ok(());
         }
-        offloader.check_resident(state, Some(at), bytes, self.moved)?;
+        self.check_fixed()?;
+        let has_moved = self.has_moved();
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        offloader.check_resident(state, Some(at), bytes, has_moved)?;
         state.generation += 1;
         if tied.is_empty() && matches!(backing, Backing::Owned { .. }) {
             // Freed first, as in host memory.
@@ -284,6 +362,11 @@ impl Offloader {
         offset: u64,
         source: Location,
     ) -> Result<()> {
+        if let Some(encoding) = state.host.blocks()[block].encoding {
+            self.write_encoded(state, block, encoding, offset, source)?;
+            state.host.note_filled(block);
+            return Ok(());
+        }
         let unit = state.host.unit_of(block);
         let at = state.host.blocks()[block].offset + offset;
         let to = unit.region.part(at as usize, source.span.bytes());

@@ -3,10 +3,12 @@
 use crate::device::backend::Location;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
+use crate::offload::backing::Backing;
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
+use crate::offload::encoded;
 use crate::offload::offloader::Offloader;
-use crate::offload::quantize::{COMMIT_STAGING_BYTES, task_for};
+use crate::offload::quantize::{COMMIT_STAGING_BYTES, no_memory, task_to};
 use crate::offload::state::OffloadState;
 use crate::os::bytes;
 use crate::os::sync::Arc;
@@ -26,12 +28,21 @@ impl Offloader {
     pub(super) fn requantize(
         &self,
         rule: &QuantizationRule,
-        state: &OffloadState,
+        state: &mut OffloadState,
         [at, scales]: [usize; 2],
         layout: &Layout,
         source: Location,
     ) -> Result<()> {
-        let task = task_for(rule, state, at, layout, source)?;
+        // Compressed bytes are written as a whole, once the new ones are complete.
+        let scratch = [self.scratch_for(state, at)?, self.scratch_for(state, scales)?];
+        let places = [at, scales].into_iter().zip(&scratch).map(|(one, scratch)| match scratch {
+            Some((_, _, memory)) => Some(Location::host(memory.data())),
+            None => state.own_location(one),
+        });
+        let &[Some(numbers_at), Some(scales_at)] = &*places.collect::<Vec<_>>() else {
+            return Err(no_memory(state, at));
+        };
+        let task = task_to(rule, [numbers_at, scales_at], layout, source);
         let quantizer = self
             .quantizer
             .get_or_try_init(|| Quantizer::new(self.device(), REPLACE_STAGING_BYTES))?;
@@ -50,7 +61,27 @@ impl Offloader {
         if done.is_err() {
             self.restore(&backup)?;
         }
-        done.map(drop)
+        done?;
+        for (block, offset, memory) in scratch.into_iter().flatten() {
+            self.write_block(state, block, offset, Location::host(memory.data()))?;
+        }
+        Ok(())
+    }
+
+    /// For a compressed parameter its block, its offset there, and memory for its bytes.
+    fn scratch_for(
+        &self,
+        state: &OffloadState,
+        at: usize,
+    ) -> Result<Option<(usize, u64, Arc<Buffer>)>> {
+        let parameter = &state.parameters[at];
+        match (&parameter.backing, state.encoding_of(at)) {
+            (Backing::Block { block, offset }, Some(_)) => {
+                let bytes = parameter.layout.span_bytes() as usize;
+                Ok(Some((*block, *offset, encoded::host_memory(self.device(), bytes)?)))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Copies of parameters' bytes in host memory, with where they belong.

@@ -33,7 +33,7 @@ impl Offloader {
         change: SlotChange<'_>,
     ) -> Result<()> {
         let options = self.options();
-        if options.budget.device_bytes().is_none() && options.slot_bytes.is_none() {
+        if self.device_budget().is_none() && options.slot_bytes.is_none() {
             return Ok(());
         }
         self.check_slots_beside(state.parameters.resident_memory_bytes(None), state, freed, change)
@@ -59,7 +59,7 @@ impl Offloader {
         if let SlotChange::Added(unit) = change {
             sizes.push(unit);
         }
-        let budget = self.options().budget.device_bytes();
+        let budget = self.device_budget();
         let slots = self.slot_ring(&sizes, budget.map(|bytes| bytes.saturating_sub(resident)));
         self.check_slot_bytes(resident, slots.ring_bytes, slots.slot_bytes - slots.ring_bytes)
     }
@@ -119,7 +119,7 @@ impl Offloader {
         bytes: u64,
         moved: bool,
     ) -> Result<()> {
-        if self.options().budget.device_bytes().is_none() {
+        if self.device_budget().is_none() {
             return Ok(());
         }
         let resident = state.parameters.resident_memory_bytes(without) + bytes;
@@ -131,7 +131,7 @@ impl Offloader {
     }
 
     fn check_device_bytes(&self, resident: u64, slots: u64) -> Result<()> {
-        let Some(budget) = self.options().budget.device_bytes() else { return Ok(()) };
+        let Some(budget) = self.device_budget() else { return Ok(()) };
         let total = resident + slots;
         if total > budget {
             fail!(
@@ -145,7 +145,7 @@ impl Offloader {
 
     /// Device memory that is left for slots under a budget of device memory.
     fn slot_budget(&self, state: &OffloadState) -> Option<u64> {
-        let budget = self.options().budget.device_bytes();
+        let budget = self.device_budget();
         budget.map(|bytes| bytes.saturating_sub(state.parameters.resident_memory_bytes(None)))
     }
 
@@ -179,12 +179,29 @@ impl Offloader {
 }
 
 impl Edit<'_> {
-    /// Gives every unit a slot again, and lays out the schedule. Addresses change.
+    /// Gives the units that have moved slots again, between those of all others if that is possible,
+    /// and lays out the schedule. Addresses change.
     pub(super) fn rearrange(&mut self) -> Result<()> {
         self.schedule.check_all_released()?;
         self.schedule.invalidate();
+        self.state.generation += 1;
+        let moved = std::mem::take(&mut self.moved);
+        let all_moved = std::mem::take(&mut self.all_moved);
+        let others_have_slots = std::mem::take(&mut self.others_have_slots);
+        let arranged = match others_have_slots && !all_moved {
+            true => self.fit_slots(moved)?,
+            false => false,
+        };
+        if !arranged {
+            self.pack_slots()?;
+        }
+        self.others_have_slots = true;
+        Ok(())
+    }
+
+    /// Gives every unit a slot again, and lays out the schedule.
+    fn pack_slots(&mut self) -> Result<()> {
         let (offloader, state) = (self.offloader, &mut *self.state);
-        state.generation += 1;
         self.dropped.extend(state.host.drop_vacant_units());
         let have = state.held_bytes().slot_bytes;
         let slots = offloader.next_slot_ring(state, have);
@@ -196,8 +213,16 @@ impl Edit<'_> {
         }
         state.update_peak();
         state.host.set_slots(slots.offsets.into_iter());
+        (state.depth, state.wraps) = (slots.depth, !slots.wrap_stalls);
+        state.ring_bytes = match slots.slot_bytes == slots.ring_bytes {
+            // No unit is copied on demand.
+            true => {
+                have.max(slots.ring_bytes).min(offloader.options().slot_bytes.unwrap_or(u64::MAX))
+            }
+            false => slots.ring_bytes,
+        };
         state.ring = slots.ring;
-        state.depth = slots.depth;
+        state.host.set_ring(&state.ring, offloader.options().depth as usize);
         self.schedule.lay_out(state.arrangement())
     }
 

@@ -31,6 +31,22 @@ impl SlotSums {
         Self { prefetched: new(), on_demand: new() }
     }
 
+    /// Takes the groups that have prefetched units, ascending, of which `depth` have their slots at a
+    /// time. They must not change before [`SlotSums::forget_ring`].
+    pub fn set_ring(&mut self, ring: &[usize], depth: usize) {
+        self.prefetched.set_lanes(ring, depth);
+    }
+
+    /// Whether a group is in the ring.
+    pub fn is_in_ring(&self, group: usize) -> bool {
+        self.prefetched.lane_of.get(group).is_some_and(Option::is_some)
+    }
+
+    /// Forgets which groups have prefetched units.
+    pub fn forget_ring(&mut self) {
+        self.prefetched.set_lanes(&[], 0);
+    }
+
     /// Takes a change of a unit.
     pub fn apply(&mut self, change: UnitChange<'_>) {
         match change.transfer_mode {
@@ -65,13 +81,19 @@ pub struct SlotNeeds {
     pub exact: bool,
 }
 
+type Ordered = BTreeSet<(u64, usize)>;
+
 /// The sums of one transfer mode.
 #[derive(Debug, Default)]
 struct GroupSums {
     /// By group, of units that no other group uses.
     sums: Vec<u64>,
     /// Sum and group, of those above 0.
-    ordered: BTreeSet<(u64, usize)>,
+    ordered: Ordered,
+    /// The same of each lane, whose groups are as far apart in the ring as it is deep.
+    lanes: Vec<Ordered>,
+    /// The lane of each group, if the ring is known.
+    lane_of: Vec<Option<usize>>,
     /// The sum of units that several groups use.
     shared: u64,
 }
@@ -86,14 +108,31 @@ impl GroupSums {
         let old = self.sums[group];
         let new = old + after - before;
         self.sums[group] = new;
-        self.ordered.remove(&(old, group));
-        if new > 0 {
-            self.ordered.insert((new, group));
+        let lane = self.lane_of.get(group).copied().flatten().map(|lane| &mut self.lanes[lane]);
+        for ordered in lane.into_iter().chain([&mut self.ordered]) {
+            ordered.remove(&(old, group));
+            if new > 0 {
+                ordered.insert((new, group));
+            }
         }
     }
 
-    /// After these changes: the `count` largest sums and all that is shared, together, and whether
-    /// nothing is.
+    fn set_lanes(&mut self, ring: &[usize], count: usize) {
+        // One lane has what all have.
+        let (ring, count) = if count < 2 { (&[][..], 0) } else { (ring, count) };
+        self.lanes = vec![Ordered::new(); count];
+        self.lane_of.clear();
+        self.lane_of.resize(if ring.is_empty() { 0 } else { self.sums.len() }, None);
+        for (position, &group) in ring.iter().enumerate() {
+            self.lane_of[group] = Some(position % count);
+            if self.sums[group] > 0 {
+                self.lanes[position % count].insert((self.sums[group], group));
+            }
+        }
+    }
+
+    /// After these changes: the largest sums, `count` of all or one of each lane, and all that is
+    /// shared, together, and whether nothing is.
     fn after(&self, count: usize, changes: &[&UnitChange<'_>]) -> (u64, bool) {
         let mut shared = self.shared;
         let mut changed: SmallVec<[(usize, u64); 2]> = SmallVec::new();
@@ -109,11 +148,25 @@ impl GroupSums {
             }
         }
         let is_changed = |group: usize| changed.iter().any(|(other, _)| *other == group);
-        let others = self.ordered.iter().rev().filter(|(_, group)| !is_changed(*group));
-        let mut largest: Vec<u64> = others.take(count).map(|(sum, _)| *sum).collect();
-        largest.extend(changed.iter().map(|(_, sum)| *sum));
-        largest.sort_unstable_by(|one, other| other.cmp(one));
-        (shared + largest.into_iter().take(count).sum::<u64>(), shared == 0)
+        let largest = |ordered: &Ordered, count: usize, changed: &mut dyn Iterator<Item = u64>| {
+            let others = ordered.iter().rev().filter(|(_, group)| !is_changed(*group));
+            let mut largest: Vec<u64> = others.take(count).map(|(sum, _)| *sum).collect();
+            largest.extend(changed);
+            largest.sort_unstable_by(|one, other| other.cmp(one));
+            largest.into_iter().take(count).sum::<u64>()
+        };
+        let of_all = largest(&self.ordered, count, &mut changed.iter().map(|(_, sum)| *sum));
+        let of_lanes = |(lane, ordered): (usize, &Ordered)| {
+            let here = changed.iter().filter(|(group, _)| self.lane_of[*group] == Some(lane));
+            largest(ordered, 1, &mut here.map(|(_, sum)| *sum))
+        };
+        let is_known = count == self.lanes.len()
+            && changed.iter().all(|(group, _)| matches!(self.lane_of.get(*group), Some(Some(_))));
+        let all = match is_known {
+            true => of_all.min(self.lanes.iter().enumerate().map(of_lanes).sum()),
+            false => of_all,
+        };
+        (shared + all, shared == 0)
     }
 }
 
@@ -152,8 +205,16 @@ mod tests {
             units in units(),
             changed in prop::collection::vec((0usize..14, 0u64..5000), 0..3),
             depth in 0usize..4,
+            knows_ring in any::<bool>(),
         ) {
             let mut sums = SlotSums::new(GROUPS);
+            if knows_ring {
+                let prefetched =
+                    units.iter().filter(|(mode, ..)| *mode == TransferMode::Prefetch);
+                let ring: BTreeSet<usize> =
+                    prefetched.flat_map(|(_, groups, _)| groups.iter().copied()).collect();
+                sums.set_ring(&ring.into_iter().collect::<Vec<_>>(), depth);
+            }
             for (transfer_mode, groups, bytes) in &units {
                 let transfer_mode = *transfer_mode;
                 sums.apply(UnitChange { transfer_mode, groups, before: 0, after: 7 });

@@ -44,6 +44,9 @@ fn in_source(
     for &at in &unit.storages {
         let storage = &plan.storages[at];
         let name = &plan.parameters[storage.parameters[0]].parameter.name;
+        if storage.coding.is_ok() {
+            return Err(format!("{name:?} is kept compressed"));
+        }
         let start = start_of(plan, at, sources)
             .ok_or_else(|| format!("{name:?} has no source in host memory as it is kept"))?;
         let bytes = storage.bytes as usize;
@@ -93,6 +96,7 @@ fn in_source(
         transfer_mode: unit.transfer_mode,
         groups: unit.groups.clone(),
         slot_offset: unit.slot_offset,
+        range: None,
     })
 }
 
@@ -124,5 +128,6 @@ pub fn own_unit(buffer: Arc<Buffer>, region: Span, unit: &PlannedUnit) -> HostUn
         transfer_mode: unit.transfer_mode,
         groups: unit.groups.clone(),
         slot_offset: unit.slot_offset,
+        range: None,
     }
 }

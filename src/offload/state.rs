@@ -6,10 +6,15 @@ use std::ffi::CStr;
 use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
-use crate::offload::backing::{Backing, HostUnit, HostUse, ParameterState};
+use crate::offload::addresses::Addresses;
+use crate::offload::backing::{Backing, Block, Encoding, HostUnit, HostUse, Kept, ParameterState};
+use crate::offload::expert_table::ExpertCaches;
 use crate::offload::host_memory::HostMemory;
+use crate::offload::moves::Resize;
 use crate::offload::parameter_table::ParameterTable;
-use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, EncodedPart};
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::TransferMode;
 use crate::status::WB_ERR_OUT_OF_RANGE;
@@ -26,15 +31,29 @@ pub struct OffloadState {
     pub shown_dims: HashSet<std::sync::Arc<[i64]>>,
     pub host: HostMemory,
     /// Names of the groups.
-    pub groups: Vec<String>,
+    pub groups: std::sync::Arc<[String]>,
     /// Indexes of the groups by name.
     pub group_of: HashMap<String, usize>,
     /// Groups with prefetched units, in the order of a step.
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.
     pub depth: usize,
-    /// The memory of all slots.
+    /// Whether the last groups of a step are followed by the first ones of the next.
+    pub wraps: bool,
+    /// Bytes of slots for prefetched units; those of on-demand units follow.
+    pub ring_bytes: u64,
+    /// The memory of all slots; with fixed addresses only a range of addresses, which are not used.
     pub slots: Option<Arc<DeviceMemory>>,
+    /// The memory of all blocks that the device keeps compressed. It is held as long as the offloader.
+    pub kept: Option<Arc<DeviceMemory>>,
+    /// Fixed addresses, if the plan has them.
+    pub addresses: Option<Addresses>,
+    /// With fixed addresses, the groups of each resident unit. The schedule has them after the others.
+    pub resident_units: Vec<Vec<usize>>,
+    /// Caches of experts that are parameters.
+    pub expert_caches: ExpertCaches,
+    /// Where the offloader was last resized to.
+    pub resize: Option<Resize>,
     /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Incremented whenever an address has changed.
@@ -96,21 +115,56 @@ impl OffloadState {
 
     /// The input of the schedule.
     pub fn arrangement(&self) -> Arrangement {
-        let slots = self.slots.as_ref().map(|slots| slots.span());
-        let unit = |(unit, extent): (&HostUnit, u64)| CarriedUnit {
-            host: unit.region.part(0, extent as usize),
-            slot: unit
-                .slot_offset
-                .zip(slots)
-                .map(|(offset, slots)| slots.part(offset as usize, extent as usize)),
-            prefetched: unit.transfer_mode == TransferMode::Prefetch,
-            groups: unit.groups.clone(),
+        let resident = |groups: &Vec<usize>| CarriedUnit {
+            host: Span::EMPTY,
+            encoded: Vec::new(),
+            slot: None,
+            target: None,
+            prefetched: false,
+            groups: groups.clone(),
         };
+        let units = (0..self.host.units().len()).map(|unit| self.carried_unit(unit));
         Arrangement {
-            units: self.host.units().iter().zip(self.host.extents(None)).map(unit).collect(),
+            units: units.chain(self.resident_units.iter().map(resident)).collect(),
             groups: self.groups.clone(),
             ring: self.ring.clone(),
             depth: self.depth,
+        }
+    }
+
+    /// The compressed blocks of a unit, whose buffer the device reads: no others are compressed.
+    fn encoded_parts(&self, unit: usize) -> Vec<EncodedPart> {
+        let HostUnit { buffer, region, .. } = &self.host.units()[unit];
+        let Some(on_device) = buffer.device_data() else { return Vec::new() };
+        let on_device = on_device.part(region.start() - buffer.data().start(), region.bytes());
+        let part = |block: &Block| {
+            let Encoding { coded, decoded_bytes, .. } = block.encoding?;
+            let (offset, capacity) = (block.offset as usize, block.capacity as usize);
+            let kept = block.kept.as_ref().map(Kept::span);
+            let on_device = kept.unwrap_or(on_device.part(offset, capacity));
+            let kept = kept.is_some();
+            Some(EncodedPart { offset, capacity, on_device, kept, coded, decoded_bytes })
+        };
+        self.host.blocks_in(unit).filter_map(|at| part(&self.host.blocks()[at])).collect()
+    }
+
+    /// A unit for the schedule. No group uses one without memory.
+    pub fn carried_unit(&self, unit: usize) -> CarriedUnit {
+        let extent = self.host.extent(unit, None) as usize;
+        let (groups, encoded) = match self.host.is_vacant(unit) {
+            true => (Vec::new(), Vec::new()),
+            false => (self.host.units()[unit].groups.clone(), self.encoded_parts(unit)),
+        };
+        let unit = &self.host.units()[unit];
+        let slots = self.slots.as_ref().map(|slots| slots.span());
+        let slot = unit.slot_offset.zip(slots);
+        CarriedUnit {
+            host: unit.region.part(0, extent),
+            encoded,
+            slot: slot.map(|(offset, slots)| slots.part(offset as usize, extent)),
+            target: unit.range.as_ref().map(|range| range.span().part(0, extent)),
+            prefetched: unit.transfer_mode == TransferMode::Prefetch,
+            groups,
         }
     }
 
@@ -130,9 +184,10 @@ impl OffloadState {
         (host.map(element), device.map(element))
     }
 
-    /// Host and device addresses of a parameter's lowest byte.
+    /// Host and device addresses of a parameter's lowest byte. Compressed bytes have no host address.
     pub fn byte_addresses(&self, parameter: &ParameterState) -> (Option<u64>, Option<u64>) {
         match &parameter.backing {
+            _ if parameter.incomplete => (None, None),
             Backing::Missing | Backing::Unbacked(_) => (None, None),
             Backing::Borrowed(span) => (None, Some(span.start() as u64)),
             Backing::Owned { memory, offset } => {
@@ -143,7 +198,8 @@ impl OffloadState {
                 let block = &self.host.blocks()[*block];
                 let at = block.offset + offset;
                 let device = self.device_address(unit).map(|start| start + at);
-                (Some(unit.region.start() as u64 + at), device)
+                let host = unit.region.start() as u64 + at;
+                (block.encoding.is_none().then_some(host), device)
             }
         }
     }
@@ -153,11 +209,14 @@ impl OffloadState {
         if unit.transfer_mode == TransferMode::ZeroCopy {
             return unit.buffer.device_address().map(|start| start + unit.offset_in_buffer());
         }
+        if let Some(range) = &unit.range {
+            return Some(range.span().start() as u64);
+        }
         let slots = self.slots.as_ref()?.span().start() as u64;
         Some(slots + unit.slot_offset?)
     }
 
-    /// Where a parameter's bytes are, if they are in memory of the offloader.
+    /// Where a parameter's bytes are, if they are in memory of the offloader and not compressed.
     pub fn own_location(&self, at: usize) -> Option<Location> {
         let parameter = &self.parameters[at];
         let bytes = parameter.layout.span_bytes() as usize;
@@ -165,10 +224,17 @@ impl OffloadState {
             Backing::Block { block, offset } => {
                 let region = self.host.unit_of(*block).region;
                 let block = &self.host.blocks()[*block];
+                if block.encoding.is_some_and(|encoding| encoding.encoded_bytes > 0) {
+                    return None;
+                }
                 Some(Location::host(region.part((block.offset + offset) as usize, bytes)))
             }
             Backing::Owned { memory, offset } => {
-                Some(Location::device(memory.span().part(*offset as usize, bytes)))
+                let buffer = self.addresses.as_ref().and_then(|all| all.buffer_of(memory));
+                Some(match buffer {
+                    Some(buffer) => Location::host(buffer.data().part(*offset as usize, bytes)),
+                    None => Location::device(memory.span().part(*offset as usize, bytes)),
+                })
             }
             Backing::Borrowed(_) | Backing::Missing | Backing::Unbacked(_) => None,
         }

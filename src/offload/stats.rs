@@ -27,9 +27,20 @@ pub struct OffloaderStats {
     pub slot_bytes: u64,
     /// Bytes of zero-copy parameters.
     pub view_bytes: u64,
+    /// Bytes of offloaded parameters that are compressed in host memory, and what they are there.
+    pub decoded_bytes: u64,
+    pub encoded_bytes: u64,
+    /// Device memory for those that the device keeps compressed, and those of the bytes that it decodes from
+    /// there.
+    pub device_encoded_bytes: u64,
+    pub device_decoded_bytes: u64,
     /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the
     /// quantizer for replacements keeps in pinned host memory and in device memory.
     pub staging_bytes: u64,
+    /// Bytes of device memory of expert caches that are made for it.
+    pub expert_bytes: u64,
+    /// Bytes of parameters that are on the device in memory of their own, or of the engine, now.
+    pub device_parameter_bytes: u64,
     /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Copies into slots.
@@ -54,6 +65,9 @@ impl Offloader {
             mapped_bytes: held.mapped_bytes,
             resident_bytes: state.resident_bytes(),
             slot_bytes: held.slot_bytes,
+            device_encoded_bytes: state.kept_bytes(),
+            expert_bytes: state.expert_caches.device_bytes(),
+            device_parameter_bytes: state.bytes_on_device(),
             staging_bytes: self.schedule().staging_bytes() + quantizer_bytes,
             peak: state.peak,
             transfers: self.schedule().stats()?,
@@ -64,10 +78,22 @@ impl Offloader {
         for block in used {
             stats.offloaded_bytes += block.bytes;
             stats.unfilled_bytes += if block.filled { 0 } else { block.bytes };
+            if let Some(encoding) = block.encoding {
+                stats.decoded_bytes += encoding.decoded_bytes;
+                stats.encoded_bytes += encoding.encoded_bytes;
+                if block.device_encoded_bytes() > 0 {
+                    stats.device_decoded_bytes += encoding.decoded_bytes;
+                }
+            }
             if state.host.units()[block.unit].transfer_mode == TransferMode::ZeroCopy {
                 stats.view_bytes += block.bytes;
             }
         }
+        let (in_place, unfilled) = state.bytes_in_pieces();
+        stats.resident_bytes -= in_place;
+        stats.offloaded_bytes += in_place;
+        stats.view_bytes += in_place;
+        stats.unfilled_bytes += unfilled;
         for buffer in state.host.buffers().iter() {
             stats.asked_bytes += buffer.data().bytes() as u64;
             stats.pinned_bytes += buffer.pinned_bytes();

@@ -31,6 +31,7 @@ pub(super) fn parameter(name: &str, shape: [i64; 2]) -> Parameter {
         resident: false,
         transfer_mode: TransferMode::Auto,
         origin: Origin::Given,
+        encoded_bytes: None,
     }
 }
 

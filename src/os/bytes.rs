@@ -141,8 +141,28 @@ pub fn read_u64(span: Span) -> u64 {
     unsafe { ptr::read_unaligned(span.start() as *const u64) }
 }
 
+/// Reads the first four bytes of the span as an integer.
+pub fn read_u32(span: Span) -> u32 {
+    debug_assert!(span.bytes() >= 4);
+    // SAFETY: the span is mapped and readable (Span's promise).
+    unsafe { ptr::read_unaligned(span.start() as *const u32) }
+}
+
+/// Writes an integer to the first four bytes of the span.
+pub fn write_u32(span: Span, value: u32) {
+    debug_assert!(span.bytes() >= 4);
+    // SAFETY: the span is mapped and writable (Span's promise).
+    unsafe { ptr::write_unaligned(span.start() as *mut u32, value) };
+}
+
+/// Writes an integer to the first eight bytes of the span.
+pub fn write_u64(span: Span, value: u64) {
+    debug_assert!(span.bytes() >= 8);
+    // SAFETY: the span is mapped and writable (Span's promise).
+    unsafe { ptr::write_unaligned(span.start() as *mut u64, value) };
+}
+
 /// Writes bytes, as many as the span has.
-#[cfg(test)]
 pub fn write(span: Span, bytes: &[u8]) {
     assert_eq!(span.bytes(), bytes.len());
     // SAFETY: the span is mapped and writable (Span's promise), and as long.
@@ -150,7 +170,6 @@ pub fn write(span: Span, bytes: &[u8]) {
 }
 
 /// Reads the bytes of the span.
-#[cfg(test)]
 pub fn read(span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes()];
     // SAFETY: the span is mapped and readable (Span's promise), and as long.

@@ -65,6 +65,18 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// `bytes` addresses from a multiple of `alignment` on, which fault until pages are mapped there.
+    /// Addresses without pages follow them.
+    pub fn reserved(bytes: usize, alignment: usize) -> Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let guarded = bytes.saturating_add(2 * alignment);
+        let start = map(guarded, libc::PROT_NONE, flags, None)
+            .map_err(|error| no_memory(bytes, "mmap", &error))?;
+        // SAFETY: reserved above; its users access mapped parts only.
+        let span = unsafe { Span::new(start.next_multiple_of(alignment), bytes) };
+        Ok(Self { span, whole: start..start + guarded })
+    }
+
     /// `bytes` bytes of a file from `offset`, a multiple of the page, read-only and shared.
     pub fn file(file: &File, offset: u64, bytes: usize) -> Result<Self> {
         let start = map(bytes, libc::PROT_READ, libc::MAP_SHARED, Some((file, offset))).map_err(
@@ -264,7 +276,11 @@ pub fn resident_bytes(span: Span) -> Result<u64> {
 /// An anonymous file of `bytes` bytes in memory.
 pub fn memory_file(bytes: u64) -> Result<File> {
     let failed = |call, error: &IoError| {
-        Error::system(WB_ERR_FILE_IO, "a file in memory could not be created", call, error)
+        let status = match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::ENOSPC) => WB_ERR_OUT_OF_MEMORY,
+            _ => WB_ERR_FILE_IO,
+        };
+        Error::system(status, "a file in memory could not be created", call, error)
     };
     // SAFETY: the name is a NUL-terminated string.
     let descriptor = unsafe { libc::memfd_create(c"weighbridge".as_ptr(), libc::MFD_CLOEXEC) };

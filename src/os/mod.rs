@@ -13,5 +13,6 @@ pub mod page;
 pub mod parallel;
 pub mod proc_maps;
 pub mod process;
+pub mod reservation;
 pub mod span;
 pub mod sync;

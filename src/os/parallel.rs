@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::error::{Error, Result, fail};
+use crate::error::{Error, Result, catch_panic, fail};
 use crate::os::span::Span;
 use crate::os::sync;
 use crate::os::sync::{Mutex, thread};
@@ -26,6 +26,8 @@ pub enum Phase {
     Read,
     /// Quantizing.
     Quantize,
+    /// Compressing.
+    Compress,
 }
 
 /// Receives the phase, the bytes done and the total bytes, always on the calling thread; returns
@@ -39,6 +41,29 @@ pub fn report(progress: &mut Progress<'_>, phase: Phase, done: usize, total: usi
         fail!(WB_ERR_CANCELLED, "cancelled by the progress callback after {done} of {total} bytes");
     }
     Ok(())
+}
+
+/// Does two things at the same time, `beside` on a thread of its own if one can be started. Returns the
+/// error of `here` first.
+pub fn both(
+    beside: impl FnOnce() -> Result<()> + Send,
+    here: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let beside = Mutex::new(Some(beside));
+    let work = || match sync::lock(&beside).take() {
+        Some(work) => catch_panic(work),
+        None => Ok(()),
+    };
+    let (done, other) = thread::scope(|scope| {
+        let name = "weighbridge-beside".into();
+        let started = thread::Builder::new().name(name).spawn_scoped(scope, work);
+        let done = here();
+        // Nothing panics in the thread that is not caught.
+        (done, started.map_or(Ok(()), |started| started.join().unwrap_or(Ok(()))))
+    });
+    done?;
+    other?;
+    work()
 }
 
 /// The number of threads for a range: `asked`, by default (0) the processors allowed, and at most

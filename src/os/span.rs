@@ -63,6 +63,12 @@ impl Span {
         Self { start: self.start + offset, bytes: bytes.min(self.bytes - offset) }
     }
 
+    /// The same memory at the addresses, from `start` on, by which a device accesses it.
+    #[must_use]
+    pub fn seen_from(self, start: u64) -> Self {
+        Self { start: start as usize, ..self }
+    }
+
     /// The smallest span of whole pages that contains it.
     #[must_use]
     pub fn pages(self) -> Self {

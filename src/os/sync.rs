@@ -20,6 +20,29 @@ pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
 #[cfg(not(loom))]
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64};
 
+#[cfg(not(loom))]
+pub use std::sync::Weak;
+
+/// A reference that does not keep its object alive. Loom has none: there it is like any other.
+#[cfg(loom)]
+pub struct Weak<T>(Arc<T>);
+
+#[cfg(loom)]
+impl<T> Weak<T> {
+    /// The object.
+    pub fn upgrade(&self) -> Option<Arc<T>> {
+        Some(self.0.clone())
+    }
+}
+
+/// A reference that does not keep its object alive.
+pub fn downgrade<T>(object: &Arc<T>) -> Weak<T> {
+    #[cfg(loom)]
+    return Weak(object.clone());
+    #[cfg(not(loom))]
+    return Arc::downgrade(object);
+}
+
 /// The calling thread.
 pub fn thread_id() -> ThreadId {
     #[cfg(loom)]

@@ -357,3 +357,22 @@ fn a_ring_that_cannot_overlap_is_warned_of() {
     assert_eq!((plan.depth, plan.view_bytes), (2, 2 * 128_256 * 4096));
     assert_eq!(plan.parameters[0].reason, Reason::Sparse(TransferMode::ZeroCopy));
 }
+
+/// Layers of few large matrices leave as evenly as ones that could be cut anywhere: a plan in which two
+/// large ones of a layer leave needs slots for two such layers.
+#[test]
+fn few_large_storages_leave_every_group_evenly() {
+    let layer = |one: &Parameter| one.group.strip_prefix("layers.")?.parse::<u32>().ok();
+    let mut model = llama_8b();
+    model.retain(|one| layer(one).is_some_and(|at| at < 16) && !one.name.ends_with("norm"));
+    let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
+    for percent in [25, 50, 75] {
+        let budget = total * percent / 100;
+        let given = gigabytes(budget as f64 / 1e9, TransferMode::Auto);
+        let plan = planner::plan(model.clone(), given, &platform(true)).unwrap();
+        // The bytes that leave 16 layers free memory for slots for two of them.
+        let least = (total - budget) as f64 * 16.0 / 14.0;
+        let over = plan.step_bytes as f64 / least;
+        assert!(over <= 1.006, "{percent} % on the device: {over} times the least bytes");
+    }
+}

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 
 use crate::error::Result;
 use crate::plan::input::PlanInput;
-use crate::plan::leaving::{Candidate, Leaving, Taken};
+use crate::plan::leaving::{Candidate, Keep, Leaving, Step, Taken};
+use crate::plan::order::Order;
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::ALIGNMENT;
 use crate::plan::slot_ring::{MOST_DEPTH, RingShape, shapes};
-use crate::plan::trial::{Trial, Trials, Variant};
+use crate::plan::trial::{Key, Trial, Trials, Variant};
 
 /// Storages that are inspected in the search for a better plan than the first that fits. Small
 /// models are searched completely, large ones near the first plan only.
@@ -19,15 +20,23 @@ const WORK: usize = 20_000_000;
 /// takes twice as many each time.
 const EXACT_JUMPS: usize = 12;
 
+/// The number of levels that are tried at most, and how many of them after the first that fits.
+const LEVELS: usize = 64;
+const MORE_LEVELS: usize = 8;
+
 /// What is chosen.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// The storages that leave, in order.
     pub storages: Vec<usize>,
+    /// Those that the device keeps compressed.
+    pub kept: Vec<usize>,
     /// Bytes of a group in the ring, at most, as far as modes are free.
     pub prefetch_limit: Option<u64>,
     /// The shape of the ring.
     pub shape: RingShape,
+    /// What it was compared by.
+    pub key: Key,
 }
 
 /// What a budget of device memory allows.
@@ -55,22 +64,67 @@ struct Search<'a> {
     orders: Vec<Leaving>,
     /// Bytes of candidates that cost no time: sparse ones that are read in place.
     free_bytes: u64,
+    /// What candidates move over the link, at least, as a part of their bytes.
+    least_link: f64,
     /// Whether all groups of the ring may have slots at the same time.
     short_ring: bool,
+    /// Storages that are kept compressed, as far as they can be, unless they leave.
+    kept: Vec<usize>,
     best: Option<Best>,
     work: usize,
 }
 
 /// Finds the fastest plan in which the candidates that stay, all other storages and the slots fit
-/// into `budget` bytes.
-pub fn choose(input: &PlanInput<'_>, candidates: &[usize], budget: u64) -> Result<Outcome> {
-    let trials = Trials::new(input, budget);
-    let asked = input.options.depth as usize;
-    if trials.all_bytes <= budget {
-        let shape = RingShape { depth: asked.max(1), wraps: true };
-        return Ok(Outcome::Fits(Choice { storages: Vec::new(), prefetch_limit: None, shape }));
+/// into `budget` bytes. `leave` bytes of the others leave in any case, and move nothing.
+///
+/// Storages that are compressed are first kept on the device so, as many as are needed and no more; if
+/// all of them are too many, others leave. That is only done where a step is faster for it.
+pub fn choose(
+    input: &PlanInput<'_>,
+    candidates: &[usize],
+    leave: u64,
+    budget: u64,
+) -> Result<Outcome> {
+    let trials = || {
+        let mut trials = Trials::new(input, budget);
+        trials.all_bytes -= leave;
+        trials
+    };
+    if trials().all_bytes <= budget {
+        let shape = RingShape { depth: (input.options.depth as usize).max(1), wraps: true };
+        let (storages, kept, prefetch_limit, key) = (Vec::new(), Vec::new(), None, Key::NOTHING);
+        return Ok(Outcome::Fits(Choice { storages, kept, prefetch_limit, shape, key }));
     }
-    let mut search = Search::new(input, candidates, trials, budget)?;
+    let without = search(input, candidates, trials(), budget, Keep::Nothing)?;
+    if !candidates.iter().any(|at| input.kept_bytes(*at).is_some()) {
+        return Ok(without);
+    }
+    let mut with = search(input, candidates, trials(), budget, Keep::Needed)?;
+    if !matches!(with, Outcome::Fits(_)) {
+        let mut trials = trials();
+        trials.keep_all(candidates);
+        with = search(input, candidates, trials, budget, Keep::All)?;
+    }
+    let faster = match (&with, &without) {
+        (Outcome::Fits(with), Outcome::Fits(without)) => {
+            let is_less = (with.key.cost, with.key.stalls) < (without.key.cost, without.key.stalls);
+            is_less && !with.kept.is_empty()
+        }
+        (with, _) => matches!(with, Outcome::Fits(_)),
+    };
+    Ok(if faster { with } else { without })
+}
+
+/// Finds the fastest plan in which storages are kept compressed, or leave, as `keep` says.
+pub fn search(
+    input: &PlanInput<'_>,
+    candidates: &[usize],
+    trials: Trials<'_>,
+    budget: u64,
+    keep: Keep,
+) -> Result<Outcome> {
+    let asked = input.options.depth as usize;
+    let mut search = Search::new(input, candidates, trials, budget, keep)?;
     let shapes = shapes(asked);
     search.every_shape(&shapes);
     search.keep_what_fits();
@@ -89,14 +143,32 @@ impl<'a> Search<'a> {
         candidates: &[usize],
         trials: Trials<'a>,
         budget: u64,
+        keep: Keep,
     ) -> Result<Self> {
-        let orders = Leaving::every_order(input, candidates)?;
+        let orders = Leaving::every_order(input, candidates, keep)?;
+        let kept = match keep {
+            Keep::All => candidates.to_vec(),
+            Keep::Nothing | Keep::Needed => Vec::new(),
+        };
         let free = orders[0].0.iter().filter(|candidate| !candidate.moves());
         let free_bytes = free.map(|candidate| candidate.bytes).sum();
+        let link = orders[0].0.iter().map(|one| one.link(input) as f64 / one.bytes.max(1) as f64);
+        let least_link = link.fold(1.0, f64::min);
         let ring = orders[0].0.iter().filter(|one| one.mode == TransferMode::Prefetch);
-        let groups: HashSet<u32> = ring.map(|one| one.group).collect();
+        let groups: HashSet<u32> = ring.map(|one| one.group).chain(trials.kept_groups()).collect();
         let short_ring = groups.len() <= MOST_DEPTH.max(input.options.depth as usize);
-        Ok(Self { input, budget, trials, orders, free_bytes, short_ring, best: None, work: 0 })
+        Ok(Self {
+            input,
+            budget,
+            trials,
+            orders,
+            free_bytes,
+            least_link,
+            short_ring,
+            kept,
+            best: None,
+            work: 0,
+        })
     }
 
     /// Searches rings of these shapes, those first that overlap copies with kernels.
@@ -131,11 +203,41 @@ impl<'a> Search<'a> {
         for order in 0..self.orders.len() {
             self.search(Variant { order, shape, prefetch_limit });
         }
+        if self.input.options.order == Order::Spread && prefetch_limit.is_none() {
+            self.every_level(Variant { order: self.orders.len() - 1, shape, prefetch_limit });
+        }
+    }
+
+    /// Searches sets of which no group has more bytes than a level, the same for all. With few large
+    /// storages their slots are smaller than those of an order, in which a group's next storage
+    /// is mostly a large one. What is more than enough stays.
+    fn every_level(&mut self, variant: Variant) {
+        let groups = self.input.groups.len();
+        let needs = self.trials.all_bytes.saturating_sub(self.budget);
+        let mut level = needs.saturating_sub(self.free_bytes) / groups as u64;
+        let mut more = MORE_LEVELS;
+        for _ in 0..LEVELS {
+            if self.work >= WORK || more == 0 {
+                break;
+            }
+            let leaving = &self.orders[variant.order];
+            self.work += leaving.0.len();
+            let taken = leaving.take_evenly(level, groups);
+            let Some(next) = taken.next else { break };
+            let trial = self.trial(variant, &taken.positions, taken.bytes);
+            let short = trial.short;
+            if short == 0 {
+                more -= 1;
+                let kept = self.without_surplus(variant, &trial, &taken.positions);
+                self.consider(variant, kept.unwrap_or(taken));
+            }
+            level = next.max(level + short / groups as u64);
+        }
     }
 
     /// Searches the numbers of bytes that leave, first for any that fits, then for a better one.
     fn search(&mut self, variant: Variant) {
-        let needs = self.trials.all_bytes - self.budget;
+        let needs = self.trials.all_bytes.saturating_sub(self.budget);
         self.find_enough(variant, needs);
         let mut bytes = needs;
         while self.work < WORK {
@@ -194,7 +296,7 @@ impl<'a> Search<'a> {
             return false;
         }
         let moved = taken.bytes.saturating_sub(self.free_bytes);
-        let least = self.input.model.least_cost(moved);
+        let least = self.input.model.least_cost((moved as f64 * self.least_link) as u64);
         self.best.as_ref().is_some_and(|Best { trial: Trial { key, .. }, .. }| {
             (least, false, taken.bytes) > (key.cost, key.stalls, key.offloaded_bytes)
         })
@@ -246,7 +348,16 @@ impl<'a> Search<'a> {
     /// Leaves on the device what fits into the bytes that the best plan does not use.
     fn keep_what_fits(&mut self) {
         let Some(Best { trial, variant, positions }) = &self.best else { return };
-        let (variant, candidates) = (*variant, &self.orders[variant.order].0);
+        let variant = *variant;
+        if let Some(taken) = self.without_surplus(variant, trial, positions) {
+            self.consider(variant, taken);
+        }
+    }
+
+    /// The storages of a trial that fits without those, the last first, for which the budget has
+    /// space; `None` if it has none.
+    fn without_surplus(&self, variant: Variant, trial: &Trial, positions: &[u32]) -> Option<Taken> {
+        let candidates = &self.orders[variant.order].0;
         let used = self.trials.all_bytes - trial.key.offloaded_bytes + trial.key.slot_bytes;
         let mut left = self.budget - used;
         let mut bytes = trial.key.offloaded_bytes;
@@ -262,9 +373,7 @@ impl<'a> Search<'a> {
         let mut kept: Vec<u32> =
             positions.iter().rev().filter(|position| keeps(position)).copied().collect();
         kept.reverse();
-        if kept.len() < positions.len() {
-            self.consider(variant, Taken { positions: kept, bytes, next: None });
-        }
+        (kept.len() < positions.len()).then_some(Taken { positions: kept, bytes, next: None })
     }
 
     fn outcome(mut self, shapes: &[RingShape]) -> Outcome {
@@ -278,11 +387,20 @@ impl<'a> Search<'a> {
                 needs: self.trials.all_bytes - leaves + self.least_slots(shapes),
             };
         }
-        let storage = |position: &u32| candidates[*position as usize].storage as usize;
+        let taken = best.positions.iter().map(|position| &candidates[*position as usize]);
+        let storage = |one: &Candidate| one.storage as usize;
+        let (now_kept, leaving): (Vec<_>, Vec<_>) = taken.partition(|one| one.step == Step::IsKept);
+        let storages: Vec<usize> = leaving.into_iter().map(storage).collect();
+        let left: HashSet<usize> = storages.iter().copied().collect();
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.retain(|at| !left.contains(at) && self.input.kept_bytes(*at).is_some());
+        kept.extend(now_kept.into_iter().map(storage));
         Outcome::Fits(Choice {
-            storages: best.positions.iter().map(storage).collect(),
+            storages,
+            kept,
             prefetch_limit: best.variant.prefetch_limit,
             shape: best.trial.shape,
+            key: best.trial.key,
         })
     }
 
@@ -332,7 +450,8 @@ mod tests {
     fn first_fit<'a>(input: &'a PlanInput<'a>, budget: u64) -> Search<'a> {
         let candidates: Vec<usize> = (0..input.storages.len()).collect();
         let mut search =
-            Search::new(input, &candidates, Trials::new(input, budget), budget).unwrap();
+            Search::new(input, &candidates, Trials::new(input, budget), budget, Keep::Nothing)
+                .unwrap();
         search.work = WORK;
         search.every_shape(&shapes(0));
         search

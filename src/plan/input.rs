@@ -6,11 +6,18 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::error::{Result, fail};
+use crate::plan::compression::{Coding, Compression, CompressionRule, RawReason};
 use crate::plan::parameter::{AccessPattern, TransferMode};
 use crate::plan::parameter::{Parameter, Storage, storages};
-use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform};
-use crate::plan::step_model::StepModel;
-use crate::status::{WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW};
+use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity};
+use crate::plan::step_model::{LinkBytes, StepModel};
+use crate::status::{
+    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OVERFLOW,
+};
+
+/// Of what a storage is expected to be compressed to, this part is planned in addition where the device
+/// keeps it: the expected size is that of a sample.
+const SPARE_PART: u64 = 256;
 
 /// Everything that planning depends on.
 pub struct PlanInput<'a> {
@@ -23,8 +30,25 @@ pub struct PlanInput<'a> {
     pub group_of: Vec<usize>,
     /// The groups that use each storage, ascending.
     pub groups_of: Vec<SmallVec<[usize; 1]>>,
+    /// How each storage's parameters are used: many searches ask for it.
+    uses: Vec<StorageUse>,
+    /// How each storage is compressed where it is copied to a slot; empty if none is asked for.
+    pub codings: Vec<std::result::Result<Coding, RawReason>>,
+    /// Selectors of `compress` that match no parameter.
+    pub unmatched_compress: Vec<String>,
     /// Predicts the time of a step.
     pub model: StepModel,
+}
+
+/// How the parameters of a storage are used, taken together.
+#[derive(Clone, Copy)]
+struct StorageUse {
+    /// The mode that one of them, or else the options, request.
+    requested: TransferMode,
+    /// Whether none is dense.
+    sparse: bool,
+    /// Whether all are experts.
+    experts: bool,
 }
 
 impl<'a> PlanInput<'a> {
@@ -37,6 +61,7 @@ impl<'a> PlanInput<'a> {
             Some(rule) => rule.expand(parameters)?,
             None => parameters,
         };
+        check_experts(&parameters, &options)?;
         let storages = storages(&parameters)?;
         let mut indexes: HashMap<&str, usize> = HashMap::new();
         let mut groups = Vec::new();
@@ -71,22 +96,66 @@ impl<'a> PlanInput<'a> {
             groups.iter().for_each(|group| group_bytes[*group] += storage.bytes);
         }
         let model = StepModel::new(&options, group_bytes)?;
-        Ok(Self { options, platform, parameters, storages, groups, group_of, groups_of, model })
+        let use_of = |storage| StorageUse::new(storage, &parameters, options.transfer_mode);
+        let uses = storages.iter().map(use_of).collect();
+        let (codings, unmatched_compress) =
+            codings(&options.compress, platform, &parameters, &storages)?;
+        Ok(Self {
+            options,
+            platform,
+            parameters,
+            storages,
+            groups,
+            group_of,
+            groups_of,
+            uses,
+            codings,
+            unmatched_compress,
+            model,
+        })
     }
 
-    /// Bytes that a storage takes in the arena, or on the device if it stays resident.
+    /// How a storage is compressed if it is carried in a mode; `None` if it is not.
+    pub fn coding(&self, storage: usize, mode: TransferMode) -> Option<Coding> {
+        let coding = self.codings.get(storage)?.as_ref().ok().copied();
+        coding.filter(|_| mode != TransferMode::ZeroCopy)
+    }
+
+    /// Bytes that a storage takes in the arena, and in its slot.
+    pub fn carried_bytes(&self, storage: usize, mode: TransferMode) -> u64 {
+        let coding = self.coding(storage, mode);
+        capacity(self.storages[storage].bytes, coding.map(|coding| coding.coded))
+    }
+
+    /// What copying a storage moves over the link.
+    pub fn link_bytes(&self, storage: usize, mode: TransferMode) -> LinkBytes {
+        match self.coding(storage, mode) {
+            Some(coding) => LinkBytes { decoded: coding.encoded_bytes, ..LinkBytes::default() },
+            None => LinkBytes { copied: self.rounded_bytes(storage), ..LinkBytes::default() },
+        }
+    }
+
+    /// Device memory that is planned for a storage that the device keeps compressed and decodes into the
+    /// ring; `None` if it cannot, or would gain nothing.
+    pub fn kept_bytes(&self, storage: usize) -> Option<u64> {
+        let prefetched = self.preferred_mode(storage).ok()? == TransferMode::Prefetch;
+        if !prefetched || self.groups_of[storage].len() > 1 {
+            return None;
+        }
+        let Coding { coded, encoded_bytes } = self.coding(storage, TransferMode::Prefetch)?;
+        let most = capacity(self.storages[storage].bytes, Some(coded));
+        let bytes = (encoded_bytes + encoded_bytes / SPARE_PART).max(1).next_multiple_of(ALIGNMENT);
+        Some(bytes.min(most)).filter(|bytes| *bytes < self.rounded_bytes(storage))
+    }
+
+    /// Bytes that a storage takes on the device if it stays resident.
     pub fn rounded_bytes(&self, storage: usize) -> u64 {
         self.storages[storage].bytes.next_multiple_of(ALIGNMENT)
     }
 
     /// The mode that one of a storage's parameters, or else the options, request.
     pub fn requested_mode(&self, storage: usize) -> TransferMode {
-        self.storages[storage]
-            .parameters
-            .iter()
-            .map(|(index, _)| self.parameters[*index].transfer_mode)
-            .find(|transfer_mode| *transfer_mode != TransferMode::Auto)
-            .unwrap_or(self.options.transfer_mode)
+        self.uses[storage].requested
     }
 
     /// The mode of a storage whose group is not too large for its slot.
@@ -96,8 +165,9 @@ impl<'a> PlanInput<'a> {
         Ok(match self.requested_mode(storage) {
             TransferMode::ZeroCopy if !views => fail!(
                 WB_ERR_NOT_MAPPED,
-                "parameter {:?} is to be read in place (zero-copy), and views are off: {}",
+                "parameter {:?} is to be read in place ({}), and views are off: {}",
                 self.first_name(storage),
+                if self.is_experts(storage) { "by an expert cache" } else { "zero-copy" },
                 self.platform.views_reason
             ),
             TransferMode::Auto if views && (shared || self.is_sparse(storage)) => {
@@ -115,10 +185,14 @@ impl<'a> PlanInput<'a> {
         self.requested_mode(storage) == TransferMode::Auto
     }
 
-    /// Whether all of a storage's parameters are sparse.
+    /// Whether no parameter of a storage is dense.
     pub fn is_sparse(&self, storage: usize) -> bool {
-        let mut parameters = self.storages[storage].parameters.iter();
-        parameters.all(|(index, _)| self.parameters[*index].access_pattern == AccessPattern::Sparse)
+        self.uses[storage].sparse
+    }
+
+    /// Whether all of a storage's parameters are experts.
+    pub fn is_experts(&self, storage: usize) -> bool {
+        self.uses[storage].experts
     }
 
     /// The groups that read all of a storage, ascending.
@@ -138,6 +212,100 @@ impl<'a> PlanInput<'a> {
     pub fn first_name(&self, storage: usize) -> &str {
         &self.parameters[self.storages[storage].parameters[0].0].name
     }
+}
+
+impl StorageUse {
+    fn new(storage: &Storage, parameters: &[Parameter], mode: TransferMode) -> Self {
+        let mut this = Self { requested: TransferMode::Auto, sparse: true, experts: true };
+        for (index, _) in &storage.parameters {
+            let Parameter { access_pattern, transfer_mode, .. } = &parameters[*index];
+            this.sparse &= *access_pattern != AccessPattern::Dense;
+            this.experts &= *access_pattern == AccessPattern::Experts;
+            if this.requested == TransferMode::Auto {
+                this.requested = *transfer_mode;
+            }
+        }
+        match this.requested {
+            _ if this.experts => this.requested = TransferMode::ZeroCopy,
+            TransferMode::Auto => this.requested = mode,
+            _ => {}
+        }
+        this
+    }
+}
+
+/// How a storage is compressed if it is carried in a mode, or why it is not.
+pub fn coding_of(
+    codings: &[std::result::Result<Coding, RawReason>],
+    storage: usize,
+    mode: TransferMode,
+) -> std::result::Result<Coding, RawReason> {
+    match (codings.get(storage), mode) {
+        (None, _) => Err(RawReason::NotAsked),
+        (Some(Ok(_)), TransferMode::ZeroCopy) => Err(RawReason::ReadInPlace),
+        (Some(coding), _) => coding.clone(),
+    }
+}
+
+/// How each storage is compressed, as far as its mode does not say, and the selectors that match no
+/// parameter.
+#[allow(clippy::type_complexity)]
+fn codings(
+    compress: &Compression,
+    platform: &Platform,
+    parameters: &[Parameter],
+    storages: &[Storage],
+) -> Result<(Vec<std::result::Result<Coding, RawReason>>, Vec<String>)> {
+    let no_views = (!platform.views).then_some(platform.views_reason.as_str());
+    let mut rule = CompressionRule::new(compress, no_views)?;
+    if *compress == Compression::Off {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut coding = |storage: &Storage| {
+        let mut first = Err(RawReason::NotAsked);
+        // All parameters are matched, so that every selector that matches one is noted.
+        for (at, (index, _)) in storage.parameters.iter().enumerate() {
+            let parameter = &parameters[*index];
+            let dtype = parameter.layout.dtype();
+            let candidate = rule.candidate(&parameter.name, dtype, storage.bytes);
+            if at == 0 || matches!(first, Err(RawReason::NotNamed)) {
+                let own = parameter.layout.span_bytes();
+                let measured = parameter.encoded_bytes.map(|bytes| {
+                    let all = u128::from(bytes) * u128::from(storage.bytes);
+                    (all / u128::from(own.max(1))) as u64
+                });
+                first = candidate.and_then(|coded| rule.judge(coded, storage.bytes, measured));
+            }
+        }
+        first
+    };
+    let found = storages.iter().map(&mut coding).collect();
+    Ok((found, rule.unmatched().map(str::to_owned).collect()))
+}
+
+/// Fails if experts are to be carried in another way than by an expert cache.
+fn check_experts(parameters: &[Parameter], options: &PlanOptions) -> Result<()> {
+    let experts = |one: &&Parameter| one.access_pattern == AccessPattern::Experts;
+    for parameter in parameters.iter().filter(experts) {
+        if !matches!(parameter.transfer_mode, TransferMode::Auto | TransferMode::ZeroCopy) {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "parameter {:?} has the access pattern of experts, which a cache reads in place, and the \
+                 transfer mode {}: leave out one of them",
+                parameter.name,
+                parameter.transfer_mode.name()
+            );
+        }
+        if options.fixed_addresses {
+            fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "parameter {:?} has the access pattern of experts, and the plan fixed_addresses, with which \
+                 the memory of parameters changes: leave out one of them",
+                parameter.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Fails with `WB_ERR_OVERFLOW` if the storages have more than 2^63 bytes, each counted once for

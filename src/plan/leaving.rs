@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::plan::input::PlanInput;
 use crate::plan::order::{self, Order};
 use crate::plan::parameter::TransferMode;
+use crate::plan::plan::Budget;
 
 /// Of a model's bytes at most this part is tiny: norms and biases, which cost more to move than
 /// their memory is worth.
@@ -19,11 +20,33 @@ enum Rank {
     Last,
 }
 
+/// Which storages the device keeps compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    Nothing,
+    /// As many as are needed. Only what costs no time leaves.
+    Needed,
+    /// All that can be, except those that leave.
+    All,
+}
+
+/// What a search takes when it takes a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A resident one leaves.
+    Leaves,
+    /// A resident one is kept compressed.
+    IsKept,
+    /// One that is kept compressed leaves.
+    KeptLeaves,
+}
+
 /// A storage that may leave. Searches read all of these many times: they are small, and hold what
 /// they need of the input.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
-    /// Its bytes in the arena or on the device.
+    /// Its bytes in what the budget limits: in the arena, or on the device.
     pub bytes: u64,
     /// Its index.
     pub storage: u32,
@@ -37,6 +60,10 @@ pub struct Candidate {
     pub shared: bool,
     /// Whether a step reads all of it.
     pub dense: bool,
+    /// How its placement changes when it is taken.
+    pub step: Step,
+    /// Whether it is carried compressed; otherwise all of its numbers of bytes are the same.
+    compressed: bool,
     rank: Rank,
 }
 
@@ -44,6 +71,43 @@ impl Candidate {
     /// Whether a step moves or reads all of its bytes over the link.
     pub fn moves(&self) -> bool {
         self.mode != TransferMode::ZeroCopy || self.dense
+    }
+
+    /// The candidate where storages are kept compressed; `None` if it is none then.
+    fn keeping(mut self, input: &PlanInput<'_>, keep: Keep) -> Option<Self> {
+        let storage = self.storage as usize;
+        match (keep, input.kept_bytes(storage)) {
+            (Keep::Needed, Some(kept)) => {
+                self.bytes -= kept;
+                self.free = false;
+                self.step = Step::IsKept;
+            }
+            (Keep::Needed, None) if self.moves() => return None,
+            (Keep::All, Some(kept)) => {
+                self.bytes = kept;
+                self.free = false;
+                self.step = Step::KeptLeaves;
+            }
+            _ => {}
+        }
+        Some(self)
+    }
+
+    /// Its bytes in its slot.
+    pub fn carried(&self, input: &PlanInput<'_>) -> u64 {
+        match self.compressed {
+            true => input.carried_bytes(self.storage as usize, self.mode),
+            false => self.bytes,
+        }
+    }
+
+    /// What a copy of it moves over the link: as many bytes as a raw copy moves in the same time.
+    pub fn link(&self, input: &PlanInput<'_>) -> u64 {
+        match self.compressed {
+            _ if self.step == Step::IsKept => 0,
+            true => input.link_bytes(self.storage as usize, self.mode).as_copied(),
+            false => self.bytes,
+        }
     }
 }
 
@@ -85,22 +149,23 @@ pub enum Stays {
 impl Leaving {
     /// The order of the options for these storages.
     pub fn new(input: &PlanInput<'_>, storages: &[usize]) -> Result<Self> {
-        Ok(Self::in_orders(input, storages, &[Spread::Parts])?.remove(0))
+        Ok(Self::in_orders(input, storages, &[Spread::Parts], Keep::Nothing)?.remove(0))
     }
 
     /// The orders that the options leave open, each once.
-    pub fn every_order(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Self>> {
+    pub fn every_order(input: &PlanInput<'_>, storages: &[usize], keep: Keep) -> Result<Vec<Self>> {
         let spreads: &[Spread] = match input.options.order {
             Order::Spread => &[Spread::Parts, Spread::Bytes, Spread::LargestOfGroup],
             Order::Declared | Order::Largest => &[Spread::Parts],
         };
-        Self::in_orders(input, storages, spreads)
+        Self::in_orders(input, storages, spreads, keep)
     }
 
     fn in_orders(
         input: &PlanInput<'_>,
         storages: &[usize],
         spreads: &[Spread],
+        keep: Keep,
     ) -> Result<Vec<Self>> {
         let candidates = candidates(input, storages)?;
         let sizes: Vec<_> = storages
@@ -121,8 +186,10 @@ impl Leaving {
             }
         }
         let in_order = |order: Vec<u32>| {
-            let mut leaving: Vec<_> =
-                order.into_iter().map(|index| candidates[index as usize]).collect();
+            let mut leaving: Vec<_> = order
+                .into_iter()
+                .filter_map(|at| candidates[at as usize].keeping(input, keep))
+                .collect();
             leaving.sort_by_key(|candidate| candidate.rank);
             Self(leaving)
         };
@@ -149,6 +216,30 @@ impl Leaving {
         }
         taken
     }
+
+    /// Takes of each of the model's groups, in order, every candidate that still fits into `level`
+    /// bytes. Tiny ones stay, and those leave that do not move.
+    pub fn take_evenly(&self, level: u64, groups: usize) -> Taken {
+        let mut taken = Taken::default();
+        let mut left = vec![level; groups];
+        for (position, candidate) in self.0.iter().enumerate() {
+            let left = &mut left[candidate.group as usize];
+            if candidate.moves() {
+                if candidate.rank == Rank::Last {
+                    continue;
+                }
+                if candidate.bytes > *left {
+                    let with_it = level.saturating_add(candidate.bytes - *left);
+                    taken.next = Some(taken.next.map_or(with_it, |next| next.min(with_it)));
+                    continue;
+                }
+                *left -= candidate.bytes;
+            }
+            taken.bytes += candidate.bytes;
+            taken.positions.push(position as u32);
+        }
+        taken
+    }
 }
 
 /// A candidate for each storage.
@@ -160,13 +251,18 @@ fn candidates(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Candidate
         let (mode, dense) = (input.preferred_mode(storage)?, !input.is_sparse(storage));
         let groups = &input.groups_of[storage];
         candidates.push(Candidate {
-            bytes: input.rounded_bytes(storage),
+            bytes: match input.options.budget {
+                Budget::OffloadBytes(_) => input.carried_bytes(storage, mode),
+                Budget::DeviceBytes(_) => input.rounded_bytes(storage),
+            },
             storage: storage as u32,
             group: groups[0] as u32,
             mode,
             free: input.mode_is_free(storage),
             shared: groups.len() > 1,
             dense,
+            step: Step::Leaves,
+            compressed: input.coding(storage, mode).is_some(),
             rank: match input.storages[storage].bytes {
                 _ if !ranked => Rank::Normal,
                 _ if mode == TransferMode::ZeroCopy && !dense => Rank::First,

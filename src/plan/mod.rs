@@ -3,20 +3,30 @@
 
 #[cfg(test)]
 mod budget_tests;
+pub mod compression;
 mod device_budget;
+#[cfg(test)]
+mod expert_tests;
+pub mod fixed;
 pub mod grouping;
+pub mod heat;
 mod input;
 pub mod json;
+#[cfg(test)]
+mod kept_tests;
 mod leaving;
 pub mod order;
 pub mod parameter;
+pub mod pieces;
 mod placement;
 #[allow(clippy::module_inception)]
 pub mod plan;
 pub mod planner;
 pub mod quantization;
 pub mod reason;
+pub mod residency;
 pub mod selector;
+pub mod sharing;
 pub mod slot_packing;
 pub mod slot_ring;
 mod step_model;

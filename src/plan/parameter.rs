@@ -16,8 +16,10 @@ use crate::tensor::layout::Layout;
 pub enum AccessPattern {
     /// All of it.
     Dense,
-    /// A few rows of it, as of an embedding table or of experts.
+    /// A few rows of it, as of an embedding table.
     Sparse,
+    /// A few rows of it, experts, which an expert cache keeps on the device once they were used.
+    Experts,
 }
 
 /// How the kernels that read an offloaded parameter get its bytes.
@@ -70,6 +72,8 @@ pub struct Parameter {
     pub transfer_mode: TransferMode,
     /// The origin of its bytes.
     pub origin: Origin,
+    /// Bytes that its source is compressed to, as a sample of it tells.
+    pub encoded_bytes: Option<u64>,
 }
 
 /// The origin of a parameter's bytes.
@@ -225,6 +229,7 @@ pub(super) mod tests {
             resident: false,
             transfer_mode: TransferMode::Auto,
             origin: Origin::Given,
+            encoded_bytes: None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::plan::parameter::TransferMode;
 use crate::plan::plan::PlannedUnit;
 use crate::plan::reason::Reason;
 use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
-use crate::plan::step_model::StepLoad;
+use crate::plan::step_model::{LinkBytes, StepLoad};
 use crate::status::WB_ERR_SLOTS_BUDGET;
 
 /// Where an offloaded storage is placed.
@@ -35,15 +35,20 @@ pub struct Placement {
 
 impl Placement {
     /// Places the storages, with at most `prefetch_limit` bytes of each group in the ring as far as
-    /// their modes are free. The ring has the given shape, or the best that the options allow.
+    /// their modes are free. The ring has the given shape, or the best that the options allow. Those in
+    /// `kept` do not leave: the device keeps them compressed.
     pub fn new(
         input: &PlanInput<'_>,
         storages: Vec<usize>,
         prefetch_limit: Option<u64>,
         shape: Option<RingShape>,
+        kept: Vec<usize>,
     ) -> Result<Self> {
-        let transfer_modes = choose_modes(input, &storages, prefetch_limit)?;
-        let (mut units, unit_of) = gather_units(input, &storages, &transfer_modes);
+        let mut is_kept = vec![false; input.storages.len()];
+        kept.iter().for_each(|storage| is_kept[*storage] = true);
+        let storages = [storages, kept].concat();
+        let transfer_modes = choose_modes(input, &storages, &is_kept, prefetch_limit)?;
+        let (mut units, unit_of) = gather_units(input, &storages, &is_kept, &transfer_modes);
         let slots = assign_slots(input, &mut units, shape)?;
         Ok(Self { storages, transfer_modes, unit_of, units, slots, prefetch_limit })
     }
@@ -71,7 +76,7 @@ impl Placement {
             let at = new_index[self.unit_of[member]];
             let unit = &mut units[at];
             let offset = unit.bytes;
-            unit.bytes += input.rounded_bytes(storage);
+            unit.bytes += input.carried_bytes(storage, transfer_mode);
             unit.storages.push(storage);
             placed[storage] = Some(PlacedStorage { transfer_mode, unit: at as u32, offset });
         }
@@ -127,10 +132,41 @@ impl Placement {
                 TransferMode::Prefetch => &mut load.prefetched,
                 _ => &mut load.on_demand,
             };
-            unit.groups.iter().for_each(|group| bytes_of[*group] += unit.bytes);
+            let bytes = unit_link_bytes(input, unit);
+            unit.groups.iter().for_each(|group| {
+                bytes_of[*group] += bytes.as_copied();
+                load.kept[*group] += bytes.kept;
+            });
         }
         load
     }
+
+    /// Bytes that are copied in a step. Must be called after [`Placement::lay_out`].
+    pub fn step_bytes(&self, input: &PlanInput<'_>) -> LinkBytes {
+        let mut sum = LinkBytes::default();
+        for unit in &self.units {
+            let moves = match unit.transfer_mode {
+                TransferMode::ZeroCopy => false,
+                TransferMode::Prefetch => self.slots.streams(),
+                _ => true,
+            };
+            let times = if moves { unit.groups.len() } else { 0 };
+            (0..times).for_each(|_| sum += unit_link_bytes(input, unit));
+        }
+        sum
+    }
+}
+
+/// What one copy of a unit moves over the link.
+fn unit_link_bytes(input: &PlanInput<'_>, unit: &PlannedUnit) -> LinkBytes {
+    let mut sum = LinkBytes::default();
+    for storage in &unit.storages {
+        match unit.kept {
+            true => sum.kept += input.storages[*storage].bytes,
+            false => sum += input.link_bytes(*storage, unit.transfer_mode),
+        }
+    }
+    sum
 }
 
 /// The slots of the units.
@@ -183,8 +219,14 @@ fn unit_sizes(units: &[PlannedUnit]) -> Vec<UnitSize<'_>> {
 fn choose_modes(
     input: &PlanInput<'_>,
     storages: &[usize],
+    is_kept: &[bool],
     prefetch_limit: Option<u64>,
 ) -> Result<Vec<TransferMode>> {
+    // What could be kept has its slot whether it is or leaves.
+    let keeps = storages.iter().any(|storage| is_kept[*storage]);
+    let is_free = |storage: usize| {
+        input.mode_is_free(storage) && !(keeps && input.kept_bytes(storage).is_some())
+    };
     let mut transfer_modes = Vec::with_capacity(storages.len());
     for storage in storages {
         transfer_modes.push(input.preferred_mode(*storage)?);
@@ -192,14 +234,15 @@ fn choose_modes(
     let Some(limit) = prefetch_limit else { return Ok(transfer_modes) };
     let mut limits = PrefetchLimits::new(input.groups.len(), limit);
     for (&storage, transfer_mode) in storages.iter().zip(&transfer_modes) {
-        if *transfer_mode == TransferMode::Prefetch && !input.mode_is_free(storage) {
-            limits.require(&input.groups_of[storage], input.rounded_bytes(storage));
+        if *transfer_mode == TransferMode::Prefetch && !is_free(storage) {
+            limits.require(&input.groups_of[storage], input.carried_bytes(storage, *transfer_mode));
         }
     }
     for (&storage, transfer_mode) in storages.iter().zip(&mut transfer_modes) {
         if *transfer_mode == TransferMode::Prefetch
-            && input.mode_is_free(storage)
-            && !limits.admit(input.groups_of[storage][0], input.rounded_bytes(storage))
+            && is_free(storage)
+            && !limits
+                .admit(input.groups_of[storage][0], input.carried_bytes(storage, *transfer_mode))
         {
             *transfer_mode = too_large_mode(input.platform.views);
         }
@@ -237,26 +280,30 @@ impl PrefetchLimits {
     }
 }
 
-/// Gathers storages into units: one for each mode that a group uses, and one for each storage that
-/// several groups share. Returns the units, and the unit of each storage.
+/// Gathers storages into units: one for each mode that a group uses, one for those of it that the device
+/// keeps compressed, and one for each storage that several groups share. Returns the units, and the unit of each storage.
 fn gather_units(
     input: &PlanInput<'_>,
     storages: &[usize],
+    is_kept: &[bool],
     transfer_modes: &[TransferMode],
 ) -> (Vec<PlannedUnit>, Vec<usize>) {
     let mut units: Vec<PlannedUnit> = Vec::new();
-    let mut unit_of_group = vec![[None; TransferMode::COUNT]; input.groups.len()];
+    let mut unit_of_group = vec![[[None; 2]; TransferMode::COUNT]; input.groups.len()];
     let mut unit_of = Vec::with_capacity(storages.len());
     for (&storage, &transfer_mode) in storages.iter().zip(transfer_modes) {
         let groups = &input.groups_of[storage];
         let next = units.len();
+        let kept = is_kept[storage];
         let unit = match groups.len() {
-            1 => *unit_of_group[groups[0]][transfer_mode as usize].get_or_insert(next),
+            1 => *unit_of_group[groups[0]][transfer_mode as usize][usize::from(kept)]
+                .get_or_insert(next),
             _ => next,
         };
         if unit == next {
             units.push(PlannedUnit {
                 transfer_mode,
+                kept,
                 groups: groups.to_vec(),
                 arena_offset: 0,
                 bytes: 0,
@@ -264,7 +311,7 @@ fn gather_units(
                 storages: Vec::new(),
             });
         }
-        units[unit].bytes += input.rounded_bytes(storage);
+        units[unit].bytes += input.carried_bytes(storage, transfer_mode);
         unit_of.push(unit);
     }
     (units, unit_of)

@@ -2,13 +2,22 @@
 
 use smallvec::SmallVec;
 
+use crate::plan::compression::{Coding, Compression, RawReason};
 use crate::plan::order::Order;
 use crate::plan::parameter::{Parameter, TransferMode};
 use crate::plan::quantization::QuantizationRule;
 use crate::plan::reason::Reason;
+use crate::tensor::coded::CodedType;
 
 /// Storages begin at multiples of this in the arena and in the slots.
 pub const ALIGNMENT: u64 = 256;
+
+/// The bytes that a parameter is given in the arena and in its slot: a compressed one as many as any
+/// values of its type may need, so that a replacement always fits.
+pub fn capacity(bytes: u64, coded: Option<CodedType>) -> u64 {
+    let most = coded.and_then(|coded| coded.max_bytes(bytes).ok());
+    most.unwrap_or(bytes).next_multiple_of(ALIGNMENT)
+}
 
 /// Outcomes that are warnings instead of errors.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,6 +90,8 @@ pub struct PlanOptions {
     pub allowed: Allowed,
     /// Parameters that are quantized at commit.
     pub quantize: Option<QuantizationRule>,
+    /// Which offloaded parameters cross the link compressed.
+    pub compress: Compression,
     /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
     pub link_bytes_per_second: f64,
     /// Bytes of parameters that kernels go through in a second; 0 if that is not known.
@@ -89,6 +100,12 @@ pub struct PlanOptions {
     pub group_seconds: Vec<f64>,
     /// Rows that a step multiplies with each dense parameter; 0 if they are not known.
     pub rows: u64,
+    /// Bytes of device memory for expert caches; 0 for what a budget of device memory leaves.
+    pub expert_bytes: u64,
+    /// Whether every unit keeps its address while the memory behind it changes.
+    pub fixed_addresses: bool,
+    /// With fixed addresses, whether resident parameters have a host copy from the commit on.
+    pub keep_host_copy: bool,
 }
 
 impl PlanOptions {
@@ -105,10 +122,14 @@ impl PlanOptions {
             exclude: Vec::new(),
             allowed: Allowed::default(),
             quantize: None,
+            compress: Compression::Off,
             link_bytes_per_second: 0.0,
             compute_bytes_per_second: 0.0,
             group_seconds: Vec::new(),
             rows: 0,
+            expert_bytes: 0,
+            fixed_addresses: false,
+            keep_host_copy: false,
         }
     }
 }
@@ -150,6 +171,14 @@ pub struct PlannedStorage {
     pub unit: Option<usize>,
     /// Offset in the unit.
     pub offset_in_unit: u64,
+    /// How it is compressed, or why it is not.
+    pub coding: std::result::Result<Coding, RawReason>,
+    /// Whether it is read in place, or would be if it left the device, from memory of the offloader.
+    pub in_place: bool,
+    /// Its unit in pieces, and its offset there, if it is in one.
+    pub pieces: Option<(u32, u64)>,
+    /// Device memory in which the device is to keep it compressed; 0 if it does not.
+    pub kept_bytes: u64,
     /// Indexes of the parameters that share it, ascending.
     pub parameters: SmallVec<[usize; 1]>,
 }
@@ -159,11 +188,13 @@ pub struct PlannedStorage {
 pub struct PlannedUnit {
     /// How it is transferred.
     pub transfer_mode: TransferMode,
+    /// Whether the device keeps its storages compressed, and decodes them instead of copying them.
+    pub kept: bool,
     /// The groups that use it.
     pub groups: Vec<usize>,
     /// Offset in the arena.
     pub arena_offset: u64,
-    /// Number of bytes, each storage's rounded up to [`ALIGNMENT`].
+    /// Number of bytes, each storage's as [`capacity`] says.
     pub bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
@@ -197,6 +228,8 @@ pub struct Plan {
     pub storages: Vec<PlannedStorage>,
     /// By offset in the arena.
     pub units: Vec<PlannedUnit>,
+    /// With fixed addresses: what is read in place, piece by piece on the device or in host memory.
+    pub pieces: Vec<PieceUnit>,
     /// In the order in which they were first named.
     pub groups: Vec<PlannedGroup>,
     /// Groups with prefetched units, in the order of a step.
@@ -214,12 +247,30 @@ pub struct Plan {
     pub ring_bytes: u64,
     /// Bytes of device memory for resident parameters, each storage's rounded up to [`ALIGNMENT`].
     pub resident_bytes: u64,
+    /// Bytes of device memory for storages that the device keeps compressed.
+    pub kept_bytes: u64,
+    /// Bytes of these storages.
+    pub kept_decoded_bytes: u64,
+    /// Bytes of device memory for expert caches.
+    pub expert_bytes: u64,
+    /// With fixed addresses, what the bytes of units and of each group's resident parameters are
+    /// rounded up to on the device, in `slot_bytes` and `resident_bytes`.
+    pub granularity: Option<u64>,
+    /// Bytes that this adds.
+    pub padding_bytes: u64,
     /// Bytes of all storages.
     pub payload_bytes: u64,
     /// Bytes of the offloaded storages.
     pub offloaded_payload_bytes: u64,
-    /// Bytes copied in every step.
+    /// Bytes copied in every step, compressed ones as they are expected to be.
     pub step_bytes: u64,
+    /// Bytes of the storages that are carried compressed.
+    pub decoded_bytes: u64,
+    /// What these are expected to be compressed to.
+    pub encoded_bytes: u64,
+    /// Predicted seconds of a step in which kernels read compressed bytes over the link and decode
+    /// them.
+    pub decode_seconds: Option<f64>,
     /// Bytes that the device reads in place in every step, if it reads all dense parameters
     /// completely.
     pub view_bytes: u64,
@@ -234,4 +285,72 @@ pub struct Plan {
     pub kernel_seconds: Option<f64>,
     /// The outcomes that were allowed, and advice.
     pub warnings: Vec<String>,
+}
+
+/// Storages of the same first group whose memory is in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct PieceUnit {
+    /// The groups that use them, ascending.
+    pub groups: Vec<usize>,
+    /// Indexes of the storages, and their offsets.
+    pub storages: Vec<(usize, u64)>,
+    /// Number of bytes, without the padding to whole pieces.
+    pub bytes: u64,
+    /// Whether each piece is on the device.
+    pub resident: Vec<bool>,
+}
+
+/// Resident storages of a group, which are adjacent on the device if addresses are fixed.
+#[derive(Debug, Clone)]
+pub struct ResidentUnit {
+    /// The groups that use them, ascending. A storage that several share is with its first one's.
+    pub groups: Vec<usize>,
+    /// Indexes of the storages, and their offsets.
+    pub storages: Vec<(usize, u64)>,
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+impl Plan {
+    /// Why a parameter is where it is, and with [`PlanOptions::compress`] why it is compressed or not.
+    pub fn reason(&self, parameter: &PlannedParameter) -> String {
+        let mut text = parameter.reason.to_string();
+        if parameter.transfer_mode.is_none() || self.options.compress == Compression::Off {
+            return text;
+        }
+        let storage = &self.storages[parameter.storage];
+        text += &match &storage.coding {
+            Ok(Coding { encoded_bytes, .. }) => {
+                format!(
+                    "; compressed to {} %{}",
+                    (100 * encoded_bytes).div_ceil(storage.bytes.max(1)),
+                    if storage.kept_bytes > 0 { ", on the device" } else { "" }
+                )
+            }
+            Err(reason) => format!("; not compressed: {reason}"),
+        };
+        text
+    }
+
+    /// The resident storages that are not in pieces, by their first groups.
+    pub fn resident_units(&self) -> Vec<ResidentUnit> {
+        let none = || ResidentUnit { groups: Vec::new(), storages: Vec::new(), bytes: 0 };
+        let mut units: Vec<_> = self.groups.iter().map(|_| none()).collect();
+        for (at, storage) in self.storages.iter().enumerate() {
+            if storage.unit.is_some() || storage.pieces.is_some() || storage.bytes == 0 {
+                continue;
+            }
+            let groups = storage.parameters.iter().map(|at| self.parameters[*at].group);
+            let unit = &mut units[groups.clone().min().unwrap_or(0)];
+            unit.storages.push((at, unit.bytes));
+            unit.bytes += storage.bytes.next_multiple_of(ALIGNMENT);
+            unit.groups.extend(groups);
+        }
+        units.retain(|unit| unit.bytes > 0);
+        for unit in &mut units {
+            unit.groups.sort_unstable();
+            unit.groups.dedup();
+        }
+        units
+    }
 }

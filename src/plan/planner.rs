@@ -1,13 +1,17 @@
 //! Planning: which storages may leave the device, which of them do, and the resulting plan.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result, fail};
+use crate::plan::compression::RawReason;
 use crate::plan::device_budget::{self, Choice, Outcome};
-use crate::plan::input::PlanInput;
+use crate::plan::input::{PlanInput, coding_of};
 use crate::plan::leaving::{Leaving, Stays};
-use crate::plan::parameter::{Parameter, Storage};
+use crate::plan::parameter::{Parameter, Storage, TransferMode};
 use crate::plan::placement::{PlacedStorage, Placement};
 use crate::plan::plan::{
-    ALIGNMENT, Budget, Plan, PlanOptions, PlannedGroup, PlannedParameter, PlannedStorage, Platform,
+    ALIGNMENT, Budget, HostStore, Plan, PlanOptions, PlannedGroup, PlannedParameter,
+    PlannedStorage, Platform,
 };
 use crate::plan::reason::Reason;
 use crate::plan::selector::SelectorList;
@@ -20,10 +24,12 @@ use crate::status::{
 
 /// Plans which of the parameters are offloaded under the options' budget, and how each is
 /// transferred.
+// Several callers: once is enough.
+#[inline(never)]
 pub fn plan(parameters: Vec<Parameter>, options: PlanOptions, platform: &Platform) -> Result<Plan> {
     let input = PlanInput::new(parameters, options, platform)?;
     let reasons = vec![None; input.storages.len()];
-    Planner { input, reasons, warnings: Vec::new() }.plan()
+    Planner { input, reasons, expert_bytes: 0, warnings: Vec::new() }.plan()
 }
 
 /// The state of planning.
@@ -31,6 +37,8 @@ struct Planner<'a> {
     input: PlanInput<'a>,
     /// Why each storage is resident, as far as it is known; `None` for those that may be offloaded.
     reasons: Vec<Option<Reason>>,
+    /// Device memory for expert caches.
+    expert_bytes: u64,
     warnings: Vec<String>,
 }
 
@@ -59,7 +67,8 @@ impl Planner<'_> {
                 }
             }
         }
-        for text in select.unmatched().chain(exclude.unmatched()) {
+        let compress = self.input.unmatched_compress.iter().map(String::as_str);
+        for text in select.unmatched().chain(exclude.unmatched()).chain(compress) {
             let count = parameters.len();
             let message = format!("the selector {text:?} matches none of the {count} parameters");
             let allowed = self.input.options.allowed.unmatched_selector;
@@ -73,9 +82,51 @@ impl Planner<'_> {
         let candidates: Vec<usize> =
             (0..self.input.storages.len()).filter(|at| self.reasons[*at].is_none()).collect();
         match self.input.options.budget {
-            Budget::OffloadBytes(budget) => self.fit_into_host(&candidates, budget),
-            Budget::DeviceBytes(budget) => self.fit_into_device(&candidates, budget),
+            Budget::OffloadBytes(budget) => {
+                let placement = self.fit_into_host(&candidates, budget)?;
+                if placement.storages.iter().any(|at| self.input.is_experts(*at)) {
+                    self.expert_bytes = self.input.options.expert_bytes;
+                }
+                Ok(placement)
+            }
+            Budget::DeviceBytes(budget) if self.all_bytes() <= budget => {
+                self.fit_into_device(&candidates, Vec::new(), budget)
+            }
+            Budget::DeviceBytes(budget) => {
+                let is_experts = |at: &mut usize| self.input.is_experts(*at);
+                let mut others = candidates;
+                let experts: Vec<usize> = others.extract_if(.., is_experts).collect();
+                self.expert_bytes = self.bytes_for_experts(&experts, budget)?;
+                self.fit_into_device(&others, experts, budget - self.expert_bytes)
+            }
         }
+    }
+
+    /// The part of a budget of device memory that caches of these experts get. All experts leave, since
+    /// slots that serve all layers hold more of those that are used than residents would; and what
+    /// else the model has goes before the slots, since every step uses it.
+    fn bytes_for_experts(&self, experts: &[usize], budget: u64) -> Result<u64> {
+        if experts.is_empty() {
+            return Ok(0);
+        }
+        let asked = self.input.options.expert_bytes;
+        if asked > budget {
+            fail!(
+                WB_ERR_BUDGET,
+                "asked for {asked} bytes of expert caches in a budget of {budget} bytes of device memory"
+            );
+        }
+        let others = self.all_bytes() - self.bytes_of(experts);
+        let left = budget.saturating_sub(others);
+        if asked == 0 && left == 0 {
+            fail!(
+                WB_ERR_BUDGET,
+                "asked for {budget} bytes of device memory; all parameters but the experts take {others}, \
+                 which leaves none for caches of these: raise device_bytes, or set expert_bytes, so that \
+                 others leave the device"
+            );
+        }
+        Ok(if asked == 0 { left } else { asked })
     }
 
     /// Offloads the storages that fit into `budget` bytes of host memory, in whole pages.
@@ -98,7 +149,7 @@ impl Planner<'_> {
     /// is asked for, less of each group is prefetched, as far as modes are free.
     fn place_within_slots(&self, storages: Vec<usize>) -> Result<Placement> {
         let PlanOptions { depth, slot_bytes, .. } = self.input.options;
-        let place = |limit| Placement::new(&self.input, storages.clone(), limit, None);
+        let place = |limit| Placement::new(&self.input, storages.clone(), limit, None, Vec::new());
         let placed = place(slot_bytes);
         let (Some(slot_bytes), Err(error)) = (slot_bytes, &placed) else { return placed };
         if depth < 2 || error.status != WB_ERR_SLOTS_BUDGET {
@@ -116,15 +167,19 @@ impl Planner<'_> {
         Ok(fitting)
     }
 
-    /// Offloads the storages with which a step is fastest, while the others and the slots fit into
-    /// `budget` bytes of device memory.
-    fn fit_into_device(&mut self, candidates: &[usize], budget: u64) -> Result<Placement> {
-        let choice = match device_budget::choose(&self.input, candidates, budget)? {
+    /// Offloads `leaving`, and of the candidates the storages with which a step is fastest, while the
+    /// others and the slots fit into `budget` bytes of device memory.
+    fn fit_into_device(
+        &mut self,
+        candidates: &[usize],
+        mut leaving: Vec<usize>,
+        budget: u64,
+    ) -> Result<Placement> {
+        let leave = self.bytes_of(&leaving);
+        let choice = match device_budget::choose(&self.input, candidates, leave, budget)? {
             Outcome::Fits(choice) => choice,
             Outcome::TooSmall { slots } => {
-                let candidate_bytes: u64 =
-                    candidates.iter().map(|at| self.input.rounded_bytes(*at)).sum();
-                let resident = self.all_bytes() - candidate_bytes;
+                let resident = self.all_bytes() - leave - self.bytes_of(candidates);
                 let depth = match self.input.options.depth {
                     0 => String::new(),
                     depth => format!(", with depth {depth},"),
@@ -147,13 +202,36 @@ impl Planner<'_> {
         for storage in candidates {
             self.reasons[*storage] = Some(Reason::Fits);
         }
-        let Choice { storages, prefetch_limit, shape } = choice;
-        Placement::new(&self.input, storages, prefetch_limit, Some(shape))
+        let Choice { storages, kept, prefetch_limit, shape, .. } = choice;
+        leaving.extend(storages);
+        Placement::new(&self.input, leaving, prefetch_limit, Some(shape), kept)
     }
 
     /// Bytes of all storages on the device.
     fn all_bytes(&self) -> u64 {
         (0..self.input.storages.len()).map(|at| self.input.rounded_bytes(at)).sum()
+    }
+
+    /// Bytes of some of them.
+    fn bytes_of(&self, storages: &[usize]) -> u64 {
+        storages.iter().map(|at| self.input.rounded_bytes(*at)).sum()
+    }
+
+    /// Why experts are where they are, if these storages are offloaded.
+    fn experts_reason(&self, offloaded: &[usize]) -> Reason {
+        let (mut bytes, mut experts_of) = (0, HashMap::new());
+        for at in offloaded.iter().filter(|at| self.input.is_experts(**at)) {
+            let storage = &self.input.storages[*at];
+            let layout = &self.input.parameters[storage.parameters[0].0].layout;
+            let experts = layout.shape().first().map_or(1, |experts| *experts as u64);
+            bytes += storage.bytes;
+            let of_group = experts_of.entry(self.input.groups_of[*at][0]).or_insert(0);
+            *of_group = experts.max(*of_group);
+        }
+        let experts: u64 = experts_of.values().sum();
+        let each = bytes.checked_div(experts).unwrap_or(0).max(1);
+        let slots = (self.expert_bytes / each).min(experts);
+        Reason::Experts { bytes: self.expert_bytes, slots, experts }
     }
 
     /// Fails if nothing is offloaded, unless that is allowed.
@@ -193,22 +271,39 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether a storage is read in place, or would be if it left, from memory of the offloader.
+    fn is_in_place(&self, storage: usize, placed: Option<PlacedStorage>) -> bool {
+        let may_leave = || match &self.reasons[storage] {
+            None | Some(Reason::Fits | Reason::BudgetLeft { .. }) => {
+                self.input.preferred_mode(storage).ok()
+            }
+            Some(_) => None,
+        };
+        let mode = placed.map_or_else(may_leave, |placed| Some(placed.transfer_mode));
+        mode == Some(TransferMode::ZeroCopy) && self.input.options.host_store == HostStore::Copy
+    }
+
     fn finish(mut self, mut placement: Placement) -> Plan {
         let placed = placement.lay_out(&self.input);
         warnings::of_slots(&self.input, &placement, &mut self.warnings);
+        let of_experts = self.experts_reason(&placement.storages);
         for (at, placed) in placed.iter().enumerate() {
             if let Some(PlacedStorage { transfer_mode, .. }) = placed {
-                self.reasons[at] = Some(placement.reason(&self.input, at, *transfer_mode));
+                self.reasons[at] = Some(match self.input.is_experts(at) {
+                    true => of_experts.clone(),
+                    false => placement.reason(&self.input, at, *transfer_mode),
+                });
             }
         }
         warnings::of_modes(&self.input, &self.reasons, &mut self.warnings);
         let load = placement.load(&self.input);
-        let step_bytes = load.copied_bytes(placement.slots.streams());
+        let step_bytes = placement.step_bytes(&self.input);
         let ring = StepRing { groups: &placement.slots.ring, shape: placement.slots.shape() };
         let model = &self.input.model;
         let step_seconds = model.step_seconds(&load, ring);
         let link_seconds = model.link_seconds(&load, ring);
         let kernel_seconds = model.kernel_seconds();
+        let decode_seconds = model.decode_seconds(step_bytes.decoded);
         #[cfg(test)]
         let cost = model.cost(&load, ring);
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
@@ -216,6 +311,12 @@ impl Planner<'_> {
             for (index, offset) in &storage.parameters {
                 storage_of[*index] = (at, *offset);
             }
+        }
+        let in_place: Vec<_> =
+            (0..placed.len()).map(|at| self.is_in_place(at, placed[at])).collect();
+        let mut kept_bytes_of = vec![0; self.input.storages.len()];
+        for at in placement.units.iter().filter(|unit| unit.kept).flat_map(|unit| &unit.storages) {
+            kept_bytes_of[*at] = self.input.kept_bytes(*at).unwrap_or(0);
         }
         let mut groups: Vec<PlannedGroup> = self
             .input
@@ -230,8 +331,18 @@ impl Planner<'_> {
             groups[*group].ring_position = Some(position);
         }
         let (mut resident_bytes, mut payload_bytes, mut offloaded_payload_bytes) = (0, 0, 0);
+        let (mut decoded_bytes, mut encoded_bytes, mut kept_decoded_bytes) = (0, 0, 0);
         let mut storages = Vec::with_capacity(self.input.storages.len());
         for (at, storage) in self.input.storages.into_iter().enumerate() {
+            let coding = match placed[at] {
+                Some(placed) => coding_of(&self.input.codings, at, placed.transfer_mode),
+                None => Err(RawReason::NotAsked),
+            };
+            if let Ok(coding) = &coding {
+                decoded_bytes += storage.bytes;
+                encoded_bytes += coding.encoded_bytes;
+            }
+            kept_decoded_bytes += if kept_bytes_of[at] > 0 { storage.bytes } else { 0 };
             let first = &mut groups[self.input.groups_of[at][0]];
             payload_bytes += storage.bytes;
             match placed[at] {
@@ -248,6 +359,10 @@ impl Planner<'_> {
                 bytes: storage.bytes,
                 unit: placed[at].map(|placed| placed.unit as usize),
                 offset_in_unit: placed[at].map_or(0, |placed| placed.offset),
+                coding,
+                in_place: in_place[at],
+                pieces: None,
+                kept_bytes: kept_bytes_of[at],
                 parameters: storage.parameters.iter().map(|(index, _)| *index).collect(),
             });
         }
@@ -275,9 +390,18 @@ impl Planner<'_> {
             slot_bytes: placement.slots.slot_bytes,
             ring_bytes: placement.slots.ring_bytes,
             resident_bytes,
+            pieces: Vec::new(),
+            kept_bytes: kept_bytes_of.iter().sum(),
+            kept_decoded_bytes,
+            expert_bytes: self.expert_bytes,
+            granularity: None,
+            padding_bytes: 0,
             payload_bytes,
             offloaded_payload_bytes,
-            step_bytes,
+            step_bytes: step_bytes.sum(),
+            decoded_bytes,
+            encoded_bytes,
+            decode_seconds,
             view_bytes: load.read_bytes(),
             step_seconds,
             link_seconds,

@@ -77,6 +77,7 @@ impl QuantizationRule {
             source: 0,
             storage_id,
             origin: Origin::Scales,
+            encoded_bytes: None,
             ..parameter.clone()
         };
         let fp8 = Layout::new(self.format.dtype()?, layout.shape(), None)?;
@@ -91,6 +92,7 @@ impl QuantizationRule {
             source: 0,
             storage_id,
             origin: Origin::Quantized(Arc::new(quantized)),
+            encoded_bytes: None,
             ..parameter
         };
         Ok([numbers, scales])

@@ -21,8 +21,10 @@ pub enum Reason {
     Requested(TransferMode),
     Dense,
     Sparse(TransferMode),
+    Experts { bytes: u64, slots: u64, experts: u64 },
     TiedAcrossGroups(TransferMode, Arc<[String]>),
     TooLarge { transfer_mode: TransferMode, slots: u64 },
+    Pieces { resident: u64, bytes: u64 },
 }
 
 impl Display for Reason {
@@ -52,6 +54,14 @@ impl Display for Reason {
                     transfer_mode.name()
                 )
             }
+            Self::Experts { bytes: 0, experts, .. } => {
+                write!(to, "zero-copy: of {experts} experts, for a cache that no budget limits")
+            }
+            Self::Experts { bytes, slots, experts } => write!(
+                to,
+                "zero-copy: of experts, about {slots} of {experts} in slots of {}",
+                Grouped(*bytes)
+            ),
             Self::TiedAcrossGroups(transfer_mode, groups) => {
                 write!(to, "{}: tied across groups {}", transfer_mode.name(), groups.join(", "))
             }
@@ -60,6 +70,12 @@ impl Display for Reason {
                 "{}: its group has more bytes than the {} of the slots",
                 transfer_mode.name(),
                 Grouped(*slots)
+            ),
+            Self::Pieces { resident, bytes } => write!(
+                to,
+                "zero-copy: in pieces, with {} of {} bytes on the device",
+                Grouped(*resident),
+                Grouped(*bytes)
             ),
         }
     }

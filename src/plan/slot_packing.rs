@@ -9,7 +9,7 @@ use crate::plan::plan::ALIGNMENT;
 
 /// Neighbours that a request is fitted between, at most. One with more, which only storages that
 /// many groups share have, is placed above all of them: the time stays near-linear.
-const MOST_NEIGHBOURS: usize = 256;
+pub const MOST_NEIGHBOURS: usize = 256;
 
 /// A unit that needs a slot.
 #[derive(Debug, Clone)]
@@ -52,9 +52,9 @@ pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool
     for index in order {
         let positions = &requests[index].positions;
         let near = || concurrent(positions, ring_len, depth, wraps);
-        let mut offset = 0;
-        if near().map(|position| by_position.at(position).len()).sum::<usize>() > MOST_NEIGHBOURS {
-            offset = near().map(|position| tops[position]).max().unwrap_or(0);
+        let others = near().map(|position| by_position.at(position).len()).sum::<usize>();
+        let offset = if others > MOST_NEIGHBOURS {
+            near().map(|position| tops[position]).max().unwrap_or(0)
         } else {
             taken.clear();
             taken.extend(near().flat_map(|position| by_position.at(position)).filter_map(
@@ -64,13 +64,8 @@ pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool
                 },
             ));
             taken.sort_unstable();
-            for (start, end) in &taken {
-                if *start >= offset + rounded(index) {
-                    break;
-                }
-                offset = offset.max(*end);
-            }
-        }
+            first_gap(&taken, 0, rounded(index))
+        };
         let end = offset + rounded(index);
         offsets[index] = offset;
         positions.iter().for_each(|position| tops[*position] = tops[*position].max(end));
@@ -142,8 +137,21 @@ impl ByPosition {
     }
 }
 
+/// The lowest offset from `from` on at which `bytes` bytes overlap none of the ranges, which are
+/// ascending.
+pub fn first_gap(taken: &[(u64, u64)], from: u64, bytes: u64) -> u64 {
+    let mut offset = from;
+    for (start, end) in taken {
+        if *start >= offset + bytes {
+            break;
+        }
+        offset = offset.max(*end);
+    }
+    offset
+}
+
 /// The positions whose units are in slots at the same time as those of the given positions.
-fn concurrent(
+pub fn concurrent(
     positions: &[usize],
     ring_len: usize,
     depth: usize,

@@ -1,7 +1,7 @@
 //! One try of a search: a set of storages that leave, a ring for them, and what they take and cost.
 
 use crate::plan::input::PlanInput;
-use crate::plan::leaving::Candidate;
+use crate::plan::leaving::{Candidate, Step};
 use crate::plan::parameter::TransferMode;
 use crate::plan::placement::{PrefetchLimits, too_large_mode};
 use crate::plan::slot_ring::{MOST_DEPTH, RingShape, SlotRing, UnitSize};
@@ -46,12 +46,21 @@ pub struct Key {
     pub slot_bytes: u64,
 }
 
+impl Key {
+    /// Of a plan in which nothing leaves.
+    pub const NOTHING: Self = Self { cost: 0.0, stalls: false, offloaded_bytes: 0, slot_bytes: 0 };
+}
+
 /// What every try of a search needs.
 pub struct Trials<'a> {
     input: &'a PlanInput<'a>,
     budget: u64,
     /// Bytes of all storages on the device.
     pub all_bytes: u64,
+    /// Of each group, the bytes in the ring of storages that are kept compressed unless they leave.
+    kept_carried: Vec<u64>,
+    /// Bytes that these are decoded to.
+    kept: Vec<u64>,
     /// 0, 1, 2, ...: a slice of it names one group.
     group_ids: Vec<usize>,
 }
@@ -60,7 +69,27 @@ impl<'a> Trials<'a> {
     /// Tries against a budget of device memory.
     pub fn new(input: &'a PlanInput<'a>, budget: u64) -> Self {
         let all_bytes = (0..input.storages.len()).map(|at| input.rounded_bytes(at)).sum();
-        Self { input, budget, all_bytes, group_ids: (0..input.groups.len()).collect() }
+        let zeros = || vec![0; input.groups.len()];
+        let group_ids = (0..input.groups.len()).collect();
+        Self { input, budget, all_bytes, kept_carried: zeros(), kept: zeros(), group_ids }
+    }
+
+    /// Has those of the storages kept compressed that can be, unless they are taken.
+    pub fn keep_all(&mut self, storages: &[usize]) {
+        for &storage in storages {
+            let Some(kept) = self.input.kept_bytes(storage) else { continue };
+            let group = self.input.groups_of[storage][0];
+            let carried = self.input.carried_bytes(storage, TransferMode::Prefetch);
+            self.all_bytes -= self.input.rounded_bytes(storage) - kept;
+            self.kept_carried[group] += carried;
+            self.kept[group] += self.input.storages[storage].bytes;
+        }
+    }
+
+    /// The groups with storages that are kept in any case.
+    pub fn kept_groups(&self) -> impl Iterator<Item = u32> {
+        let in_ring = |group: &u32| self.kept_carried[*group as usize] > 0;
+        (0..self.kept_carried.len() as u32).filter(in_ring)
     }
 
     /// Tries the candidates at these positions, which have `bytes` bytes.
@@ -72,14 +101,7 @@ impl<'a> Trials<'a> {
         variant: Variant,
     ) -> Trial {
         let taken = positions.iter().map(|position| &candidates[*position as usize]);
-        let (units, mut load) = self.units(taken, variant.prefetch_limit);
-        for unit in &units {
-            let bytes_of = match unit.transfer_mode {
-                TransferMode::Prefetch => &mut load.prefetched,
-                _ => &mut load.on_demand,
-            };
-            unit.groups.iter().for_each(|group| bytes_of[*group] += unit.bytes);
-        }
+        let (units, load) = self.units(taken, variant.prefetch_limit);
         let slots = self.slots(&units, variant.shape);
         let ring = StepRing { groups: &slots.ring, shape: slots.shape() };
         let over_slots =
@@ -113,7 +135,7 @@ impl<'a> Trials<'a> {
         slots
     }
 
-    /// The units of candidates that are copied, and the bytes of those that are read in place.
+    /// The units of candidates that are copied, and what a step moves of all of them.
     fn units<'b>(
         &self,
         taken: impl Iterator<Item = &'b Candidate> + Clone,
@@ -122,44 +144,74 @@ impl<'a> Trials<'a> {
         let input = self.input;
         let groups = input.groups.len();
         let mut load = StepLoad::new(groups);
+        load.kept.clone_from(&self.kept);
         let (mut prefetched, mut on_demand) = (vec![0u64; groups], vec![0u64; groups]);
+        // A unit of its own, since it does not wait for the link.
+        let mut kept = self.kept_carried.clone();
         let mut units: Vec<UnitSize<'_>> = Vec::new();
         let mut limits = prefetch_limit.map(|limit| {
             let mut limits = PrefetchLimits::new(groups, limit);
-            let fixed = |one: &&Candidate| one.mode == TransferMode::Prefetch && !one.free;
+            for (group, carried) in self.kept_carried.iter().enumerate() {
+                limits.require(&[group], *carried);
+            }
+            let fixed = |one: &&Candidate| {
+                one.mode == TransferMode::Prefetch && !one.free && one.step != Step::KeptLeaves
+            };
             for one in taken.clone().filter(fixed) {
-                limits.require(&input.groups_of[one.storage as usize], one.bytes);
+                limits.require(&input.groups_of[one.storage as usize], one.carried(input));
             }
             limits
         });
         for candidate in taken {
             let (storage, group) = (candidate.storage as usize, candidate.group as usize);
             let mut mode = candidate.mode;
+            match candidate.step {
+                Step::Leaves => {}
+                Step::IsKept => {
+                    load.kept[group] += input.storages[storage].bytes;
+                    kept[group] += candidate.carried(input);
+                    continue;
+                }
+                Step::KeptLeaves => {
+                    load.kept[group] -= input.storages[storage].bytes;
+                    kept[group] -= candidate.carried(input);
+                }
+            }
             if let Some(limits) = &mut limits
                 && mode == TransferMode::Prefetch
                 && candidate.free
-                && !limits.admit(group, candidate.bytes)
+                && !limits.admit(group, candidate.carried(input))
             {
                 mode = too_large_mode(input.platform.views);
             }
-            match mode {
-                TransferMode::ZeroCopy if !candidate.dense => {}
+            let (copied, own) = match mode {
                 TransferMode::ZeroCopy => {
-                    let bytes = input.storages[storage].bytes;
-                    let dense = input.dense_groups(storage);
-                    dense.iter().for_each(|group| load.read[*group] += bytes);
+                    if candidate.dense {
+                        let bytes = input.storages[storage].bytes;
+                        let dense = input.dense_groups(storage);
+                        dense.iter().for_each(|group| load.read[*group] += bytes);
+                    }
+                    continue;
                 }
-                transfer_mode if candidate.shared => {
-                    let groups = &input.groups_of[storage];
-                    units.push(UnitSize { transfer_mode, bytes: candidate.bytes, groups });
-                }
-                TransferMode::Prefetch => prefetched[group] += candidate.bytes,
-                _ => on_demand[group] += candidate.bytes,
+                TransferMode::Prefetch => (&mut load.prefetched, &mut prefetched),
+                _ => (&mut load.on_demand, &mut on_demand),
+            };
+            if candidate.shared {
+                let groups = &input.groups_of[storage];
+                groups.iter().for_each(|group| copied[*group] += candidate.link(input));
+                let bytes = candidate.carried(input);
+                units.push(UnitSize { transfer_mode: mode, bytes, groups });
+            } else {
+                // Without a look at the input, which is not in the order of leaving.
+                copied[group] += candidate.link(input);
+                own[group] += candidate.carried(input);
             }
         }
-        for (transfer_mode, bytes) in
-            [(TransferMode::Prefetch, &prefetched), (TransferMode::OnDemand, &on_demand)]
-        {
+        for (transfer_mode, bytes) in [
+            (TransferMode::Prefetch, &prefetched),
+            (TransferMode::Prefetch, &kept),
+            (TransferMode::OnDemand, &on_demand),
+        ] {
             let own = bytes.iter().zip(self.group_ids.chunks(1)).filter(|(bytes, _)| **bytes > 0);
             let unit =
                 |(bytes, groups): (&u64, _)| UnitSize { transfer_mode, bytes: *bytes, groups };

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OVERFLOW};
 use crate::tensor::dtype::Dtype;
@@ -33,7 +35,7 @@ impl Layout {
         if let Some(size) = shape.iter().find(|size| **size < 0) {
             fail!(WB_ERR_INVALID_ARGUMENT, "a dimension of shape {shape:?} is {size}: negative");
         }
-        let mut dims = Vec::with_capacity(2 * ndim);
+        let mut dims: SmallVec<[i64; 16]> = SmallVec::new();
         dims.extend_from_slice(shape);
         match strides {
             Some(strides) if strides.len() == ndim => dims.extend_from_slice(strides),
@@ -50,7 +52,7 @@ impl Layout {
         }
         let (before, span) = extent(dtype, &dims[..ndim], &dims[ndim..])
             .ok_or_else(|| overflow(dtype, shape, strides))?;
-        Ok(Self { dtype, dims: dims.into(), before, span })
+        Ok(Self { dtype, dims: Arc::from(&dims[..]), before, span })
     }
 
     /// The same layout with the numbers of an equal one in `known`, which then live as long as

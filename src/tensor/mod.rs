@@ -1,6 +1,7 @@
-//! Element types, layouts, DLPack's structs, safetensors headers, FP8 formats: pure, touches no
+//! Element types, layouts, DLPack's structs, safetensors headers, FP8 formats, sizes of compressed tensors: pure, touches no
 //! memory.
 
+pub mod coded;
 pub mod dlpack;
 pub mod dtype;
 pub mod fp8;

@@ -249,6 +249,63 @@ static void after_a_failed_copy_a_parameter_has_no_backing(wb_device *device)
     offload_end(&o);
 }
 
+/* What changes gets a slot between those of the others, which stay; compacting packs all again. */
+static void others_keep_their_slots(wb_device *device)
+{
+    const int64_t sizes[] = {4096, 1024, 2048, 1024};
+    const void *before[LAYERS];
+    struct offload o;
+    wb_plan_options options = prefetch_options();
+    options.depth = 2;
+    model_init(&model);
+    REQUIRE(offload_begin_sizes(&o, device, sizes, LAYERS, 0, options));
+    for (int i = 0; i < LAYERS; i++) before[i] = info_of(&o, i).device_address;
+    for (int64_t bytes = 512; bytes <= 4096; bytes *= 2) {
+        check_replacement(&o, model.names[0], 0, bytes);
+        for (int i = 0; i < LAYERS; i++) CHECK(info_of(&o, i).device_address == before[i]);
+        for (int i = 1; i < LAYERS; i++) {
+            CHECK(device_holds(&o, model.names[i], i, model.bytes[i], (size_t)sizes[i]));
+        }
+    }
+    check_replacement(&o, model.names[0], 0, 512);
+    CHECK_OK(wb_offloader_compact(o.offloader, o.stream, &error));
+    CHECK(info_of(&o, 1).device_address != before[1]);
+    for (int i = 1; i < LAYERS; i++) {
+        CHECK(device_holds(&o, model.names[i], i, model.bytes[i], (size_t)sizes[i]));
+    }
+    offload_end(&o);
+}
+
+/* How many events are in use at a time depends on the moment, so some turns need more than those before;
+ * without the use of old ones every turn would. */
+enum { MOST_TURNS = 200 };
+
+static void changes_use_events_again(wb_device *device)
+{
+    long long created = 0;
+    int without = 0; /* turns that created none, one after another: half and whole parameters */
+    struct offload o;
+    REQUIRE(offload_begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    for (int turn = 0; turn < MOST_TURNS && without < 2; turn++) {
+        for (int i = 0; i < COUNT; i++) {
+            check_replacement(&o, model.groups[i], i, turn % 2 == 0 ? BYTES / 2 : BYTES);
+        }
+        CHECK_OK(wb_offloader_remove(o.offloader, model.names[0], o.stream, &error));
+        check_step(&o);
+        CHECK_OK(add_bytes(&o, model.names[0], model.groups[0], BYTES, model.bytes[0],
+                           WB_PLACEMENT_AUTO));
+        check_step(&o);
+        CHECK_OK(wb_offloader_compact(o.offloader, o.stream, &error));
+        check_step(&o);
+        const long long now = double_called("cuEventCreate");
+        CHECK(now > 0);
+        without = now == created ? without + 1 : 0;
+        created = now;
+    }
+    CHECK_SAME(without, 2);
+    offload_end(&o);
+}
+
 CHECK_MAIN(CASE(an_empty_parameter_does_not_limit_its_neighbours),
            CASE(a_formerly_tied_parameter_keeps_the_space),
            CASE(a_tied_parameter_is_not_replaced_while_one_of_its_groups_is_acquired),
@@ -259,4 +316,5 @@ CHECK_MAIN(CASE(an_empty_parameter_does_not_limit_its_neighbours),
            CASE_ON(DOUBLE_ONLY, a_repeated_replacement_allocates_its_slots),
            CASE(a_view_is_refused_on_a_device_without_views),
            CASE(an_invalid_result_struct_fails_before_any_change),
-           CASE_ON(DOUBLE_ONLY, a_failed_reset_can_be_repeated))
+           CASE_ON(DOUBLE_ONLY, a_failed_reset_can_be_repeated),
+           CASE(others_keep_their_slots), CASE_ON(DOUBLE_ONLY, changes_use_events_again))

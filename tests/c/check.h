@@ -201,7 +201,8 @@ struct check_case {
 
 static const char *const check_kinds[] = {"registrations", "registered_bytes", "host_allocations",
                                           "host_bytes", "device_allocations", "device_bytes",
-                                          "streams", "events", "contexts", "captures", "orphans"};
+                                          "streams", "events", "contexts", "captures", "orphans",
+                                          "reservations", "physical_memory"};
 enum { CHECK_KINDS = sizeof check_kinds / sizeof check_kinds[0] };
 
 /* The thread that releases memory may keep the device open shortly after the last release. */

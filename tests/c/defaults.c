@@ -32,9 +32,21 @@ static void every_init_macro_is_the_size_and_zeros(wb_device *device)
     CHECK_INIT(wb_offloader_stats, WB_OFFLOADER_STATS_INIT);
     CHECK_INIT(wb_offloader_group_stats, WB_OFFLOADER_GROUP_STATS_INIT);
     CHECK_INIT(wb_offloader_reconcile_result, WB_OFFLOADER_RECONCILE_RESULT_INIT);
+    CHECK_INIT(wb_resize_options, WB_RESIZE_OPTIONS_INIT);
+    CHECK_INIT(wb_resize_progress, WB_RESIZE_PROGRESS_INIT);
+    CHECK_INIT(wb_arbiter_options, WB_ARBITER_OPTIONS_INIT);
+    CHECK_INIT(wb_arbiter_progress, WB_ARBITER_PROGRESS_INIT);
+    CHECK_INIT(wb_arbiter_member_info, WB_ARBITER_MEMBER_INFO_INIT);
     CHECK_INIT(wb_quantize_options, WB_QUANTIZE_OPTIONS_INIT);
     CHECK_INIT(wb_quantizer_scales_info, WB_QUANTIZER_SCALES_INFO_INIT);
     CHECK_INIT(wb_quantizer_result, WB_QUANTIZER_RESULT_INIT);
+    CHECK_INIT(wb_expert_tensor, WB_EXPERT_TENSOR_INIT);
+    CHECK_INIT(wb_expert_cache_options, WB_EXPERT_CACHE_OPTIONS_INIT);
+    CHECK_INIT(wb_expert_cache_size, WB_EXPERT_CACHE_SIZE_INIT);
+    CHECK_INIT(wb_expert_route_options, WB_EXPERT_ROUTE_OPTIONS_INIT);
+    CHECK_INIT(wb_expert_cache_info, WB_EXPERT_CACHE_INFO_INIT);
+    CHECK_INIT(wb_expert_slots_info, WB_EXPERT_SLOTS_INFO_INIT);
+    CHECK_INIT(wb_expert_cache_stats, WB_EXPERT_CACHE_STATS_INIT);
 }
 
 static void initialized_device_options_equal_null(wb_device *device)

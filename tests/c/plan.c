@@ -250,9 +250,9 @@ static void invalid_plans_are_refused_and_named(wb_device *device)
     options.allow = 64;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "0x40");
     options.allow = 0;
-    options.reserved[2] = 1;
+    options.reserved[0] = 1;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_plan_options");
-    options.reserved[2] = 0;
+    options.reserved[0] = 0;
     options.slot_bytes = 256;
     options.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
     REFUSED(WB_ERR_SLOTS_BUDGET, "256 bytes|slot_bytes");
@@ -343,8 +343,8 @@ static void offloaded_and_unknown_placements_are_refused_and_named(wb_device *de
     parameter->transfer_mode = 4;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "transfer_mode is 4");
     parameter->transfer_mode = WB_TRANSFER_MODE_AUTO;
-    parameter->access_pattern = 2;
-    REFUSED(WB_ERR_INVALID_ARGUMENT, "access_pattern is 2");
+    parameter->access_pattern = 3;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "access_pattern is 3");
     parameter->access_pattern = WB_ACCESS_PATTERN_DENSE;
     parameter->reserved[1] = 1;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_parameter|reserved");

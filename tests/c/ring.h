@@ -5,7 +5,16 @@
 
 #include "captures.h"
 
-enum { GROUPS = 8, SIZE = 4096, STEPS = 12, LONGEST = 3 * GROUPS };
+/* A program of tests may define other weights. */
+#ifndef RING_BYTES
+#define RING_BYTES 4096
+#define RING_CAPACITY RING_BYTES
+#define RING_DTYPE WB_DTYPE_U8
+#define RING_VALUE 1
+#define RING_COMPRESS WB_COMPRESS_OFF
+#endif
+
+enum { GROUPS = 8, SIZE = RING_BYTES, STEPS = 12, LONGEST = 3 * GROUPS };
 
 struct ring_model {
     char names[GROUPS][16];
@@ -52,13 +61,17 @@ static inline unsigned char *seen_of(struct bench *b, int step, int at)
     return (unsigned char *)buffer_info(b->seen).data + (step * LONGEST + at) * SIZE;
 }
 
-static inline int bench_begin(struct bench *b, wb_device *device, wb_transfer_mode mode, uint32_t depth)
+/* Graphs only where there is a driver. */
+static inline int bench_begin_with(struct bench *b, wb_device *device, wb_plan_options options)
 {
-    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    static const char *const every[] = {"layers"};
     memset(b, 0, sizeof *b);
+    options.compress = RING_COMPRESS;
+    options.compress_select = every;
+    options.compress_select_count = RING_COMPRESS == WB_COMPRESS_SELECTED;
     b->device = device;
-    ring.shape[0] = SIZE;
-    ring.layout = layout_of(WB_DTYPE_U8, 1, ring.shape, NULL, 0);
+    ring.shape[0] = SIZE / RING_VALUE;
+    ring.layout = layout_of(RING_DTYPE, 1, ring.shape, NULL, 0);
     for (int group = 0; group < GROUPS; group++) {
         const wb_parameter empty = WB_PARAMETER_INIT;
         snprintf(ring.names[group], sizeof ring.names[group], "layers.%d", group);
@@ -68,11 +81,7 @@ static inline int bench_begin(struct bench *b, wb_device *device, wb_transfer_mo
         ring.parameters[group].layout = &ring.layout;
         ring.parameters[group].source = ring.bytes[group];
     }
-    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
-    options.budget_bytes = GROUPS * SIZE;
-    options.transfer_mode = mode;
-    options.depth = depth;
-    if (!CHECK(captures_begin(&b->captures)) ||
+    if ((on_cuda() && !CHECK(captures_begin(&b->captures))) ||
         !CHECK_OK(wb_device_stream_new(device, &b->stream, &error)) ||
         !CHECK_OK(wb_plan_new(device, ring.parameters, GROUPS, &options, &b->plan, &error)) ||
         !CHECK_OK(wb_offloader_new(b->plan, b->stream, NULL, &b->offloader, &error)) ||
@@ -95,7 +104,49 @@ static inline void bench_end(struct bench *b)
     wb_offloader_release(b->offloader);
     wb_buffer_release(b->seen);
     CHECK_OK(wb_device_stream_release(b->device, b->stream, &error));
-    captures_end(&b->captures);
+    if (on_cuda()) captures_end(&b->captures);
+}
+
+#ifdef RING_KEPT
+/* The least budget of device memory, in steps of 256 bytes, under which the device keeps all weights. */
+static inline uint64_t keeping_budget(wb_device *device, wb_plan_options options)
+{
+    static const char *const every[] = {"layers"};
+    struct bench described;
+    wb_plan_info info = WB_PLAN_INFO_INIT;
+    if (bench_begin_with(&described, device, options)) bench_end(&described); /* fills `ring` */
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.compress = RING_COMPRESS;
+    options.compress_select = every;
+    options.compress_select_count = 1;
+    for (uint64_t bytes = RING_CAPACITY; bytes < GROUPS * RING_BYTES; bytes += 256) {
+        wb_plan *plan = NULL;
+        options.budget_bytes = bytes;
+        if (wb_plan_new(device, ring.parameters, GROUPS, &options, &plan, &error) != WB_OK) continue;
+        CHECK_OK(wb_plan_get_info(plan, &info, &error));
+        wb_plan_release(plan);
+        if (info.device_decoded_bytes == GROUPS * RING_BYTES) return bytes;
+    }
+    CHECK(0);
+    return GROUPS * RING_BYTES;
+}
+#endif
+
+static inline int bench_begin(struct bench *b, wb_device *device, wb_transfer_mode mode, uint32_t depth)
+{
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = GROUPS * RING_CAPACITY;
+    options.transfer_mode = mode;
+    options.depth = depth;
+#ifdef RING_KEPT
+    if (mode == WB_TRANSFER_MODE_PREFETCH) {
+        options.link_bytes_per_second = 1e6; /* so slow that a byte less on it is worth decoding many */
+        options.budget_bytes = keeping_budget(device, options);
+        options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    }
+#endif
+    return bench_begin_with(b, device, options);
 }
 
 static inline wb_offloader_stats stats_of(struct bench *b)

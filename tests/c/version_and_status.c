@@ -29,7 +29,7 @@ static const struct { wb_status status; const char *name; } statuses[] = {
     NAMED(WB_ERR_CAPTURING), NAMED(WB_ERR_FORKED), NAMED(WB_ERR_DLPACK),
     NAMED(WB_ERR_NOTHING_OFFLOADED), NAMED(WB_ERR_SELECTOR), NAMED(WB_ERR_EVERYTHING_FITS),
     NAMED(WB_ERR_BUDGET), NAMED(WB_ERR_SLOTS_BUDGET), NAMED(WB_ERR_BUSY), NAMED(WB_ERR_STAGING),
-    NAMED(WB_ERR_NOT_FINITE),
+    NAMED(WB_ERR_NOT_FINITE), NAMED(WB_ERR_DAMAGED),
 };
 
 static void every_status_has_its_number_and_name(wb_device *device)

@@ -126,17 +126,22 @@ def run(command: list[str | Path], environment: dict[str, str] | None = None) ->
     return "".join(lines)
 
 
+def target_folder(checker: Checker, build: Path) -> Path:
+    """Returns the folder that cargo builds in: with sanitizers the common one."""
+    return ROOT / "target" if checker.rust else build / "cargo"
+
+
 def cargo(checker: Checker, build: Path, *arguments: str) -> str:
-    """Runs cargo with the instrumentation, in its own target folder."""
-    # RUSTC_BOOTSTRAP allows the unstable option for sanitizers; naming the target keeps them out of
-    # build scripts.
+    """Runs cargo with the instrumentation."""
+    # Naming the target keeps sanitizers out of build scripts. What these need is then built as for
+    # others, and once: tools/rustc.sh allows the unstable option for instrumented crates alone,
+    # since others would be built again where RUSTC_BOOTSTRAP differs.
     instrumented = {
-        "RUSTC_BOOTSTRAP": "1",
         "RUSTFLAGS": f"{checker.rust} -Cforce-frame-pointers=yes",
         "CFLAGS": f"{checker.kernels} -fno-omit-frame-pointer -g",
     }
     command, *more = arguments
-    place = ["--locked", "--target", TRIPLE, "--target-dir", str(build / "cargo")]
+    place = ["--locked", "--target", TRIPLE, "--target-dir", str(target_folder(checker, build))]
     return run(
         ["cargo", command, *place, *more],
         checker.environment | (instrumented if checker.rust else {}),
@@ -181,7 +186,7 @@ def main() -> None:
     start = time.monotonic()
     build = ROOT / "build" / name
     cargo(checker, build, "build", "--lib")
-    library = build / "cargo" / TRIPLE / "debug/libweighbridge.so"
+    library = target_folder(checker, build) / TRIPLE / "debug/libweighbridge.so"
     check_needs(checker, library)
     run([
         BIN / "cmake", "-S", ROOT, "-B", build / "cmake", "-G", "Ninja",

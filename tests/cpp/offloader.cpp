@@ -87,4 +87,26 @@ TEST("parameters are replaced, added and removed") {
   CHECK(result.removed == 2);
 }
 
+TEST("compressed parameters are read, and not viewed in host memory") {
+  const Device device = fixtures::open();
+  const Stream stream = Stream::make(device).value();
+  const Model model(2);
+  PlanOptions options = fixtures::offload_all(TransferMode::Prefetch);
+  options.compress = Compress::Selected;
+  options.compress_select = {"layers"};
+  const Plan plan = Plan::make(device, model.parameters, options).value();
+  const wb_plan_info planned = plan.get_info().value();
+  CHECK(planned.decoded_bytes == 2 * 20000 && planned.encoded_bytes < 400);  // constant tiles
+  const Offloader offloader = Offloader::make(plan, stream.get()).value();
+  for (std::uint64_t at = 0; at < 2; ++at) {
+    std::vector<float> found(5000);
+    CHECK(offloader.read_parameter(at, found.data(), 20000));
+    CHECK(found == model.weights[at]);
+    CHECK_STATUS(WB_ERR_NOT_SUPPORTED, offloader.get_host_view(at));
+    CHECK_STATUS(WB_ERR_OUT_OF_RANGE, offloader.read_parameter(at, found.data(), 19999));
+    CHECK(offloader.get_parameter_info(at).value().encoded_bytes > 0);
+  }
+  CHECK(offloader.get_stats().value().decoded_bytes == 2 * 20000);
+}
+
 int main() { return check::run(); }

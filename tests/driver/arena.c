@@ -25,24 +25,35 @@ static void *reserve(void *at, size_t bytes, int fixed)
     return mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
 }
 
-void *arena_allocate(size_t bytes)
+/* Takes addresses of the last chunk, or of a new one. */
+static uintptr_t take(size_t with_guard)
 {
-    /* The page behind each allocation stays inaccessible: an overrunning copy faults. */
-    size_t with_guard = round_to_pages(bytes) + round_to_pages(1);
     size_t last = chunk_count - 1;
     if (chunk_count == 0 || chunks[last].bytes - chunks[last].used < with_guard) {
         size_t wanted = with_guard > CHUNK_BYTES ? with_guard : CHUNK_BYTES;
-        if (chunk_count == CHUNKS_MAX) return NULL;
+        if (chunk_count == CHUNKS_MAX) return 0;
         void *start = reserve(NULL, wanted, 0);
-        if (start == MAP_FAILED) return NULL;
+        if (start == MAP_FAILED) return 0;
         last = chunk_count++;
         chunks[last].start = (uintptr_t)start;
         chunks[last].bytes = wanted;
     }
-    void *memory = (void *)(chunks[last].start + chunks[last].used);
-    if (mprotect(memory, round_to_pages(bytes), PROT_READ | PROT_WRITE) != 0) return NULL;
     chunks[last].used += with_guard;
-    return memory;
+    return chunks[last].start + chunks[last].used - with_guard;
+}
+
+void *arena_allocate(size_t bytes)
+{
+    /* The page behind each allocation stays inaccessible: an overrunning copy faults. */
+    void *memory = (void *)take(round_to_pages(bytes) + round_to_pages(1));
+    if (memory == NULL) return NULL;
+    return mprotect(memory, round_to_pages(bytes), PROT_READ | PROT_WRITE) == 0 ? memory : NULL;
+}
+
+uintptr_t arena_reserve(size_t bytes, size_t alignment)
+{
+    uintptr_t start = take(bytes + 2 * alignment);
+    return start == 0 ? 0 : (start + alignment - 1) / alignment * alignment;
 }
 
 void arena_free(uintptr_t start, size_t bytes)

@@ -41,6 +41,11 @@ static const char *const function_names[FUNCTION_COUNT] = {
 #undef FUNCTION_NAME
 };
 
+const char *function_name(int function)
+{
+    return function >= 0 && function < FUNCTION_COUNT ? function_names[function] : NULL;
+}
+
 int function_by_name(const char *name, size_t length)
 {
     int function = 0;

@@ -52,6 +52,9 @@ static long long live(const char *kind)
     if (strcmp(kind, "captures") == 0) return (long long)captures_live();
     if (strcmp(kind, "graphs") == 0) return (long long)graphs_live();
     if (strcmp(kind, "graph execs") == 0) return (long long)execs_live();
+    if (strcmp(kind, "reservations") == 0) return (long long)reservations_live();
+    if (strcmp(kind, "physical_memory") == 0) return (long long)physical_live();
+    if (strcmp(kind, "physical_host_bytes") == 0) return (long long)physical_bytes(-1);
     if (strcmp(kind, "orphans") == 0) return (long long)driver.orphans;
     return -1;
 }
@@ -82,6 +85,11 @@ long long double_live(const char *kind)
     long long count = live(kind);
     pthread_mutex_unlock(&driver.lock);
     return count;
+}
+
+const char *double_function(int number)
+{
+    return function_name(number);
 }
 
 const char *double_failed(void)

@@ -26,6 +26,17 @@ static CUresult check_pageable(uintptr_t address, size_t bytes, enum pointer_kin
     return mappings_permit(address, bytes, writing) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
+/* Whether all bytes from an address in a range on are in it, or in mappings that follow one another. */
+static int is_inside(const struct range *range, uintptr_t address, size_t bytes)
+{
+    size_t left = range->start + range->bytes - address;
+    if (range->physical != NULL && !range->accessible) return 0;
+    if (bytes <= left) return 1;
+    struct range *next = range_containing(range->start + range->bytes);
+    return range->physical != NULL && next != NULL && next->physical != NULL &&
+           is_inside(next, next->start, bytes - left);
+}
+
 static CUresult resolve(CUdeviceptr pointer, size_t bytes, enum pointer_kind kind, int writing,
                         struct operand *operand)
 {
@@ -40,8 +51,7 @@ static CUresult resolve(CUdeviceptr pointer, size_t bytes, enum pointer_kind kin
     }
     int read_only = range->kind == RANGE_REGISTERED &&
                     (range->flags & CU_MEMHOSTREGISTER_READ_ONLY) != 0;
-    int inside = bytes <= range->start + range->bytes - address;
-    return inside && kind_fits_range(range, kind, aliased) && !(writing && read_only)
+    return is_inside(range, address, bytes) && kind_fits_range(range, kind, aliased) && !(writing && read_only)
                ? CUDA_SUCCESS
                : CUDA_ERROR_INVALID_VALUE;
 }

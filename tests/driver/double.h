@@ -24,10 +24,14 @@ long long double_calls(const char *name);
 /* Returns the number of live objects of a kind in all contexts: "contexts" (with
  * retained primary contexts), "registrations", "registered_bytes",
  * "host_allocations", "host_bytes", "device_allocations", "device_bytes",
- * "streams", "events", "captures", "graphs", "graph execs"; or "orphans": objects
+ * "streams", "events", "captures", "graphs", "graph execs", "reservations",
+ * "physical_memory", "physical_host_bytes"; or "orphans": objects
  * released only by the destruction of their context so far, each of them a leak
  * of the caller. -1: unknown kind. */
 long long double_live(const char *kind);
+
+/* Returns the symbol name of a CUDA function, by its number from 0 on; NULL: there are fewer. */
+const char *double_function(int number);
 
 /* Returns the first function that WB_DOUBLE_FAIL failed or delayed since it was set; NULL: none. */
 const char *double_failed(void);

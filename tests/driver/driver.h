@@ -22,6 +22,8 @@
     F(cuCtxPopCurrent_v2) F(cuCtxGetDevice) F(cuCtxSynchronize) F(cuMemGetInfo_v2)                \
     F(cuMemAlloc_v2) F(cuMemFree_v2) F(cuMemHostAlloc) F(cuMemFreeHost) F(cuMemHostRegister_v2)   \
     F(cuMemHostUnregister) F(cuMemHostGetDevicePointer_v2) F(cuPointerGetAttribute)               \
+    F(cuMemGetAllocationGranularity) F(cuMemAddressReserve) F(cuMemAddressFree) F(cuMemCreate)    \
+    F(cuMemRelease) F(cuMemMap) F(cuMemSetAccess) F(cuMemUnmap)                                   \
     F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuMemsetD8Async)           \
     F(cuStreamCreate) F(cuStreamDestroy_v2) F(cuStreamSynchronize) F(cuStreamQuery)               \
     F(cuStreamWaitEvent) F(cuStreamIsCapturing) F(cuStreamGetCaptureInfo_v2)                      \
@@ -61,6 +63,7 @@ CUresult leave(CUresult result);
 /* Only counts the call and injects failures: for calls that return constants. */
 CUresult enter_constant(enum function function);
 
+const char *function_name(int function); /* NULL: there are fewer */
 int function_by_name(const char *name, size_t length); /* FUNCTION_COUNT: not found */
 int process_is_forked_child(void);
 void driver_mark_initialized(void);
@@ -143,6 +146,8 @@ struct range {
     enum range_kind kind;
     unsigned flags;
     int aliased; /* its device addresses are the host addresses with DEVICE_ALIAS_BIT */
+    struct physical *physical; /* of a mapping; NULL otherwise */
+    int accessible;            /* of a mapping */
     struct context *context;
 };
 
@@ -152,14 +157,21 @@ int range_overlaps(uintptr_t start, size_t bytes);
 void range_add(struct range range);
 void range_remove(uintptr_t start);
 size_t ranges_of_kind(enum range_kind kind, size_t *bytes);
-size_t ranges_device_bytes(CUdevice device);
+size_t device_bytes_used(CUdevice device); /* allocations and physical memory */
 struct range *range_of_context(const struct context *context);
 
 /* arena.c: device addresses, none of which is reused */
 
 void *arena_allocate(size_t bytes);
+uintptr_t arena_reserve(size_t bytes, size_t alignment); /* inaccessible; 0: none left */
 void arena_free(uintptr_t start, size_t bytes);
 int arena_contains(uintptr_t address);
+
+/* addresses.c */
+
+size_t reservations_live(void);
+size_t physical_live(void);
+size_t physical_bytes(CUdevice device); /* -1: of the host */
 
 /* mappings.c */
 
@@ -189,7 +201,7 @@ struct task {
     unsigned char value;
     CUhostFn function;
     void *argument;
-    int once; /* frees its argument when it runs */
+    int once; /* frees its argument, of `bytes` bytes, when it runs */
 };
 
 struct work {

@@ -59,6 +59,14 @@ void recording_free(struct recording *recording)
     memset(recording, 0, sizeof *recording);
 }
 
+/* A task with its own argument, if it frees it: a graph and each of its replays need one. */
+static struct task task_copy(const struct task *task)
+{
+    struct task copy = *task;
+    if (task->once) copy.argument = memcpy(allocate(task->bytes), task->argument, task->bytes);
+    return copy;
+}
+
 CUgraph graph_new(struct recording *recording)
 {
     struct graph *graph = allocate(sizeof *graph);
@@ -92,11 +100,7 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *made, CUgraph handle, unsigned
     struct exec *exec = allocate(sizeof *exec);
     for (size_t i = 0; i < graph->recording.count; i++) {
         struct node node = graph->recording.nodes[i];
-        if (node.kind == NODE_TASK && node.task.once) { /* kernels are not replayed */
-            recording_free(&exec->recording);
-            free(exec);
-            return leave(CUDA_ERROR_NOT_SUPPORTED);
-        }
+        if (node.kind == NODE_TASK) node.task = task_copy(&node.task);
         recording_add(&exec->recording, node);
     }
     exec->recording.members = graph->recording.members;
@@ -153,7 +157,7 @@ static void replay_node(struct exec *exec, struct work **works, const struct nod
     struct work *work;
     switch (node->kind) {
     case NODE_TASK:
-        work = stream_queue(stream, node->task, NULL);
+        work = stream_queue(stream, task_copy(&node->task), NULL);
         break;
     case NODE_EXTERNAL_WAIT: {
         struct event *event = event_find(node->event);

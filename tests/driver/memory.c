@@ -26,7 +26,8 @@ size_t memory_release_all(struct context *context)
 static struct range *range_starting_at(uintptr_t address, enum range_kind kind)
 {
     struct range *range = range_containing(address);
-    int found = range != NULL && range->start == address && range->kind == kind;
+    int found = range != NULL && range->start == address && range->kind == kind &&
+                range->physical == NULL;
     return found ? range : NULL;
 }
 
@@ -47,7 +48,7 @@ CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes)
 {
     ENTER(cuMemGetInfo_v2, NEEDS_CONTEXT);
     if (free_bytes == NULL || total_bytes == NULL) return leave(CUDA_ERROR_INVALID_VALUE);
-    size_t used = ranges_device_bytes(context_current()->device);
+    size_t used = device_bytes_used(context_current()->device);
     *total_bytes = driver.settings.capacity;
     *free_bytes = *total_bytes > used ? *total_bytes - used : 0;
     return leave(CUDA_SUCCESS);
@@ -58,7 +59,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
     ENTER(cuMemAlloc_v2, NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
     if (pointer == NULL || bytes == 0) return leave(CUDA_ERROR_INVALID_VALUE);
     struct context *context = context_current();
-    size_t used = ranges_device_bytes(context->device);
+    size_t used = device_bytes_used(context->device);
     if (used > driver.settings.capacity || bytes > driver.settings.capacity - used) {
         return leave(CUDA_ERROR_OUT_OF_MEMORY);
     }

@@ -65,18 +65,19 @@ size_t ranges_of_kind(enum range_kind kind, size_t *bytes)
     size_t found = 0;
     *bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        if (ranges[i]->kind != kind) continue;
+        if (ranges[i]->kind != kind || ranges[i]->physical != NULL) continue;
         found++;
         *bytes += ranges[i]->bytes;
     }
     return found;
 }
 
-size_t ranges_device_bytes(CUdevice device)
+size_t device_bytes_used(CUdevice device)
 {
-    size_t bytes = 0;
+    size_t bytes = physical_bytes(device);
     for (size_t i = 0; i < count; i++) {
-        int here = ranges[i]->kind == RANGE_DEVICE && ranges[i]->context->device == device;
+        int here = ranges[i]->kind == RANGE_DEVICE && ranges[i]->physical == NULL &&
+                   ranges[i]->context->device == device;
         bytes += here ? ranges[i]->bytes : 0;
     }
     return bytes;
@@ -85,7 +86,7 @@ size_t ranges_device_bytes(CUdevice device)
 struct range *range_of_context(const struct context *context)
 {
     for (size_t i = 0; i < count; i++) {
-        if (ranges[i]->context == context) return ranges[i];
+        if (ranges[i]->context == context && ranges[i]->physical == NULL) return ranges[i];
     }
     return NULL;
 }

@@ -110,7 +110,7 @@ int main(int count, char **arguments)
 {
     static const struct test *const groups[] = {control_tests,  context_tests, memory_tests,
                                                 register_tests, copy_tests,    event_tests,
-                                                capture_tests,  graph_tests};
+                                                capture_tests,  graph_tests,   address_tests};
     const char *only = count > 1 ? arguments[1] : "";
     int passed = 0, failed = 0;
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {

@@ -17,7 +17,7 @@ struct test {
 
 /* Each array ends with an entry whose name is NULL. */
 extern const struct test capture_tests[], context_tests[], control_tests[], copy_tests[],
-    event_tests[], graph_tests[], memory_tests[], register_tests[];
+    address_tests[], event_tests[], graph_tests[], memory_tests[], register_tests[];
 
 void check_equal(long long actual, long long expected, const char *text, const char *file,
                  int line);

@@ -26,7 +26,7 @@ static const char *const entry_points[] = {
     "cuThreadExchangeStreamCaptureMode", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord",
     "cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime", "cuLaunchHostFunc",
     "cuGetErrorName", "cuGetErrorString", "double_configure", "double_calls", "double_live",
-    "double_context_depth", "double_failed", "double_failures", "double_failed_call_repeated",
+    "double_context_depth", "double_function", "double_failed", "double_failures", "double_failed_call_repeated",
 };
 
 static void check_exports(void *library)
@@ -43,6 +43,12 @@ static void every_entry_point_is_exported(void)
     CHECK(library != NULL);
     if (library == NULL) return;
     check_exports(library);
+    int functions = 0;
+    for (; double_function(functions) != NULL; functions++) {
+        CHECK(dlsym(library, double_function(functions)) != NULL);
+        CHECK_EQUAL(double_calls(double_function(functions)) >= 0, 1);
+    }
+    CHECK(functions > 50 && double_function(-1) == NULL);
     CHECK(dlsym(library, "cuMemHostRegister_v2") != NULL);
     CHECK(dlsym(library, "context_current") == NULL);
 }

@@ -11,6 +11,7 @@ enum layer { DRIVER, SYSTEM };
 /* The k-th call of a layer fails with `code`, or succeeds after `hang_ms`. */
 struct fault {
     enum layer layer;
+    const char *function; /* of the driver, whose calls are counted; NULL: the calls of all */
     int kth, code, hang_ms;
     int hints;    /* see system_fail() */
     int for_good; /* every later call fails too, as with a driver that has ended */
@@ -26,7 +27,10 @@ struct world {
     int not_mapped;      /* a buffer is pinned, but has no device address */
     int opens;           /* the scenario opens the device */
     int reported;        /* a buffer's reason for the fallback names the failed call */
-    int reads_pageable;  /* the device reads memory that is not pinned */
+    int waits_idle;      /* what it frees, the device may still use without the library knowing */
+    int resizes;         /* a failed call has moved a part, and its retry moves the rest */
+    int works_beside;    /* a thread shares the work of its call, and does all of it if it must */
+    uint64_t most_device_bytes; /* if not 0: more are not held, also after a failed call */
     char path[300];
 };
 
@@ -42,10 +46,11 @@ static void fault_arm(const struct fault *fault)
         system_fail(fault->kth, fault->code, fault->hints);
         return;
     }
+    const char *function = fault->function != NULL ? fault->function : "*";
     if (fault->hang_ms > 0) {
-        snprintf(setting, sizeof setting, "*:%d:hang%d", fault->kth, fault->hang_ms);
+        snprintf(setting, sizeof setting, "%s:%d:hang%d", function, fault->kth, fault->hang_ms);
     } else {
-        snprintf(setting, sizeof setting, "*:%d%s:%d", fault->kth, fault->for_good ? "+" : "",
+        snprintf(setting, sizeof setting, "%s:%d%s:%d", function, fault->kth, fault->for_good ? "+" : "",
                  fault->code);
     }
     double_set("WB_DOUBLE_FAIL", setting);
@@ -78,6 +83,10 @@ static wb_status status_of_system(const char *function, int code)
     if (strcmp(function, "mlock") == 0) return WB_ERR_MEMLOCK;
     if (strcmp(function, "mincore") == 0 || of_proc) return WB_ERR_INTERNAL;
     if (strcmp(function, "mmap") == 0 && (code == ENOMEM || system_failed_file()[0] == '\0')) {
+        return WB_ERR_OUT_OF_MEMORY;
+    }
+    if (code == ENOMEM &&
+        (strcmp(function, "memfd_create") == 0 || strcmp(function, "ftruncate") == 0)) {
         return WB_ERR_OUT_OF_MEMORY;
     }
     if (strcmp(function, "mprotect") == 0 || strcmp(function, "pthread_create") == 0 ||
@@ -129,6 +138,8 @@ static void check_error(const struct fault *fault, wb_status status)
     wb_status expected = fault->layer == DRIVER ? status_of_driver(name, fault->code)
                                                 : status_of_system(name, fault->code);
     CHECK_SAME(error.status, status);
+    /* Host memory, too, is created by it. */
+    if (strcmp(name, "cuMemCreate") == 0 && status == WB_ERR_OUT_OF_MEMORY) status = WB_ERR_DEVICE_MEMORY;
     /* The host device takes its device memory by mmap. */
     if (status == WB_ERR_DEVICE_MEMORY && !on_cuda()) status = WB_ERR_OUT_OF_MEMORY;
     /* stat is called when a file is opened, and again to see whether it has changed. */
@@ -158,11 +169,13 @@ static void check_failed_call(struct world *world, const char *call, wb_status s
         }
     }
     struct observed after = observe(world->device);
-    for (int wait = 0; wait < 1000 && !world->keeps_workspace && !no_more(&after, &before, ended); wait++) {
+    const int counts = !world->keeps_workspace && !world->resizes;
+    for (int wait = 0; wait < 1000 && counts && !no_more(&after, &before, ended); wait++) {
         sleep_ms(1); /* the thread for deferred releases may be at work */
         after = observe(world->device);
     }
-    if (!world->keeps_workspace && !CHECK(no_more(&after, &before, ended))) print_observed(&after, &before);
+    if (counts && !CHECK(no_more(&after, &before, ended))) print_observed(&after, &before);
+    if (world->most_device_bytes > 0) CHECK(after.usage.device_bytes <= world->most_device_bytes);
     if (check_failures > failures) {
         print_fault(fault, "failed");
         fprintf(stderr, "  in %s: \"%s\"\n", call, failed.message);
@@ -173,7 +186,8 @@ static void check_failed_call(struct world *world, const char *call, wb_status s
 static int check_retry(struct world *world, const char *call, wb_status status)
 {
     /* The buffer still has no device address. */
-    if (world->not_mapped && status == WB_ERR_NOT_MAPPED && starts_with(call, "wb_view_new")) {
+    if (world->not_mapped && status == WB_ERR_NOT_MAPPED &&
+        (starts_with(call, "wb_view_new") || starts_with(call, "experts_new"))) {
         world->abandoned = 1;
         return 0;
     }
@@ -187,6 +201,7 @@ static const struct handling {
     int code;         /* 0: any */
     enum {
         IGNORED,     /* the library does without it */
+        BESIDE,      /* the thread that calls does the work of the one that did not start */
         RETRIED,     /* the thread makes the same call again */
         SUBSTITUTED, /* to wait for the device, pinned host memory is freed instead */
         RELEASED,    /* the device is released anyway, as the driver's counters show */
@@ -198,13 +213,19 @@ static const struct handling {
     {SYSTEM, "read", EINTR, RETRIED},
     {SYSTEM, "pread", EINTR, RETRIED},
     {SYSTEM, "ftruncate", EINTR, RETRIED},
+    {SYSTEM, "pthread_create", 0, BESIDE},
     {SYSTEM, "pthread_create", 0, LOGGED}, /* the next call that needs the thread starts it */
     {SYSTEM, "munmap", 0, LOGGED},         /* the memory stays mapped */
     {SYSTEM, "munlock", 0, LOGGED},
+    {SYSTEM, "fallocate", 0, LOGGED}, /* the pages are freed by a later call */
+    {SYSTEM, "mmap", 0, LOGGED},      /* of addresses that are released: again by a later call */
     {SYSTEM, "memfd_create", EACCES, LOGGED}, /* whether files can be registered stays unknown */
     {SYSTEM, "ftruncate", EACCES, LOGGED},
     {DRIVER, "cuMemHostUnregister", 0, LOGGED},
     {DRIVER, "cuMemFree", 0, LOGGED},
+    {DRIVER, "cuMemUnmap", 0, LOGGED}, /* it and the next two are repeated by a later call */
+    {DRIVER, "cuMemRelease", 0, LOGGED},
+    {DRIVER, "cuMemAddressFree", 0, LOGGED},
     {DRIVER, "cuEventDestroy", 0, LOGGED},
     {DRIVER, "cuStreamDestroy", 0, LOGGED},
     {DRIVER, "cuModuleUnload", 0, LOGGED},
@@ -213,9 +234,12 @@ static const struct handling {
     {DRIVER, "cuCtxPushCurrent", 0, LOGGED}, /* before a release */
     {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, LOGGED},
     {DRIVER, "cuEventQuery", 0, LOGGED},          /* by the thread for deferred releases */
+    {DRIVER, "cuGetError", 0, IGNORED},           /* the message has the number alone */
     {DRIVER, "cuDeviceGetPCIBusId", 0, IGNORED},  /* no NUMA node is preferred */
     {DRIVER, "cuDeviceGetAttribute", 1, IGNORED}, /* an unknown capability is treated as absent */
     {DRIVER, "cuDeviceGetAttribute", 801, IGNORED},
+    {DRIVER, "cuMemGetAllocationGranularity", 1, IGNORED}, /* without fixed addresses, which the info says */
+    {DRIVER, "cuMemGetAllocationGranularity", 801, IGNORED},
     {DRIVER, "cuMemHostGetDevicePointer", 1, IGNORED}, /* pinned, but not device-mapped */
     {DRIVER, "cuMemHostGetDevicePointer", 801, IGNORED},
     /* Not supported, when memory is pinned: the driver allocates it instead. */
@@ -223,7 +247,7 @@ static const struct handling {
     {DRIVER, "cuPointerGetAttribute", 801, IGNORED},
     {DRIVER, "cuMemHostRegister", 1, IGNORED},     /* the test of this capability at opening */
     {DRIVER, "cuPointerGetAttribute", 1, IGNORED}, /* memory unknown to the driver */
-    /* Before pageable memory that the device may still read is freed. */
+    /* Before memory that the device may still use is freed. */
     {DRIVER, "cuEventSynchronize", 0, RETRIED},
     {DRIVER, "cuStreamSynchronize", 0, RETRIED},
     {DRIVER, "cuCtxPushCurrent", 0, RETRIED},
@@ -233,6 +257,17 @@ static const struct handling {
     {DRIVER, "cuCtxPushCurrent", 0, RELEASED},
     {DRIVER, "cuThreadExchangeStreamCaptureMode", 0, RELEASED},
 };
+
+/* Whether a later call has released what the failed one was to release. */
+static int is_released_later(const struct fault *fault)
+{
+    static const char *const calls[] = {"fallocate", "cuMemUnmap", "cuMemRelease", "cuMemAddressFree"};
+    const char *name = fault_fired(fault);
+    for (size_t i = 0; name != NULL && i < sizeof calls / sizeof calls[0]; i++) {
+        if (strcmp(name, calls[i]) == 0) return !fault->for_good;
+    }
+    return 0;
+}
 
 static long long calls_of(const char *function)
 {
@@ -254,9 +289,10 @@ static int is_handled(const struct handling *handling, const struct world *world
     if (handling->layer != fault->layer || !starts_with(fault_fired(fault), handling->call)) return 0;
     if (handling->code != 0 && handling->code != fault->code) return 0;
     if (handling->how == LOGGED) return logged == 1;
+    if (handling->how == BESIDE && !world->works_beside) return 0;
     if (handling->how == RETRIED && !was_retried(fault)) return 0;
     if (handling->how == RELEASED && !world->opens) return 0;
-    if (handling->how == SUBSTITUTED && (!world->reads_pageable || calls_of("cuMemFreeHost") != 1)) return 0;
+    if (handling->how == SUBSTITUTED && (!world->waits_idle || calls_of("cuMemFreeHost") != 1)) return 0;
     return logged == 0;
 }
 

@@ -2,307 +2,9 @@
 #ifndef SCENARIOS_H
 #define SCENARIOS_H
 
-#include "dlpack_structs.h"
-#include "fault.h"
-#include "model.h"
-
-/* The caller releases the device. */
-static void opens(struct world *world)
-{
-    wb_device_info info = WB_DEVICE_INFO_INIT;
-    STEP(wb_device_open(test_device(), NULL, &world->device, &error));
-    STEP(wb_device_get_info(world->device, &info, &error));
-out:
-    return;
-}
-
-/* For the end of an abandoned scenario: this call must not fail. */
-static void release_stream(wb_device *device, void *stream)
-{
-    if (stream != NULL) CHECK_OK(wb_device_stream_release(device, stream, &error));
-}
-
-static void allocates(struct world *world)
-{
-    const wb_buffer_options usual = WB_BUFFER_OPTIONS_INIT;
-    wb_buffer_options each[5] = {usual, usual, usual, usual, usual};
-    wb_buffer *buffer = NULL;
-    each[1].pin = WB_TRISTATE_OFF;
-    each[2].write_combined = WB_TRISTATE_ON;
-    each[3].chunk_bytes = page_bytes();
-    each[4].huge_pages = WB_HUGE_PAGES_TRY;
-    for (int i = 0; i < 5; i++) {
-        wb_buffer_stats usage = WB_BUFFER_STATS_INIT;
-        uint64_t bytes = i == 3 ? 3 * page_bytes() : 5000;
-        if (each[i].write_combined == WB_TRISTATE_ON && !on_cuda()) continue;
-        STEP(wb_buffer_alloc(world->device, bytes, &each[i], &buffer, &error));
-        read_reason(world, buffer);
-        fill(buffer_info(buffer).data, bytes);
-        STEP(wb_buffer_get_stats(buffer, &usage, &error));
-        CHECK(usage.resident_bytes >= bytes);
-        CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
-        wb_buffer_release(buffer);
-        buffer = NULL;
-    }
-out:
-    wb_buffer_release(buffer);
-}
-
-static int called_back;
-
-static void count_call(void *user)
-{
-    (void)user;
-    called_back++;
-}
-
-static void registers(struct world *world)
-{
-    wb_buffer *buffer = NULL;
-    uint64_t bytes = 3 * page_bytes();
-    void *memory = pages(bytes);
-    REQUIRE(memory != NULL);
-    fill(memory, bytes);
-    called_back = 0;
-    STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
-    read_reason(world, buffer);
-    CHECK_SAME(called_back, 0);
-    CHECK(holds_pattern(memory, 0, bytes));
-out:
-    wb_buffer_release(buffer);
-    CHECK_SAME(called_back, buffer != NULL);
-    munmap(memory, bytes);
-}
-
-static void maps_a_file(struct world *world)
-{
-    const wb_file_mode modes[] = {WB_FILE_MODE_AUTO, WB_FILE_MODE_MAP, WB_FILE_MODE_READ};
-    uint64_t bytes = 3 * page_bytes() + 100;
-    wb_buffer *buffer = NULL;
-    REQUIRE(write_pattern(world->path, bytes));
-    for (int i = 0; i < 3; i++) {
-        wb_buffer_options options = WB_BUFFER_OPTIONS_INIT;
-        options.file_mode = modes[i];
-        STEP(wb_buffer_map_file(world->device, world->path, 0, 0, &options, &buffer, &error));
-        read_reason(world, buffer);
-        CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
-        wb_buffer_release(buffer);
-        buffer = NULL;
-    }
-out:
-    wb_buffer_release(buffer);
-}
-
-static void opens_a_model_file(struct world *world)
-{
-    static const char json[] = "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}";
-    unsigned char content[8 + sizeof json - 1 + 16] = {sizeof json - 1};
-    memcpy(content + 8, json, sizeof json - 1);
-    fill(content + 8 + sizeof json - 1, 16);
-    REQUIRE(write_file(world->path, content, sizeof content));
-    wb_safetensors *file = NULL;
-    wb_view *view = NULL;
-    int32_t copied = 0;
-    wb_buffer *whole = NULL;
-    STEP(wb_safetensors_open(world->device, world->path, NULL, &file, &error));
-    STEP(wb_safetensors_get_buffer(file, &whole, &error));
-    read_reason(world, whole);
-    STEP(wb_safetensors_load_view(file, 0, WB_ACCESSOR_HOST, 64, NULL, &view, &copied, &error));
-    CHECK(holds_pattern(view_info(view).data, 0, 16));
-out:
-    wb_buffer_release(whole);
-    wb_view_release(view);
-    wb_safetensors_release(file);
-}
-
-static void views(struct world *world)
-{
-    const int64_t shape[] = {4, 5};
-    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 16);
-    wb_buffer *buffer = NULL;
-    wb_view *view = NULL, *copy = NULL;
-    void *stream = NULL;
-    STEP(wb_device_stream_new(world->device, &stream, &error));
-    STEP(wb_buffer_alloc(world->device, 200, NULL, &buffer, &error));
-    fill(buffer_info(buffer).data, 200);
-    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    STEP(wb_view_copy_from(world->device, buffer_info(buffer).data, &layout, WB_ACCESSOR_DEVICE, NULL,
-                           &copy, &error));
-    CHECK(holds_pattern(view_info(copy).data, 16, 80));
-    wb_buffer_release(buffer);
-    buffer = NULL;
-    STEP(wb_view_release_after(view, stream, &error));
-    view = NULL;
-    STEP(wb_view_release_after(copy, stream, &error));
-    copy = NULL;
-    STEP(wb_device_stream_synchronize(world->device, stream, &error));
-    STEP(wb_device_stream_release(world->device, stream, &error));
-    stream = NULL;
-out:
-    wb_view_release(view);
-    wb_view_release(copy);
-    wb_buffer_release(buffer);
-    release_stream(world->device, stream);
-}
-
-/* The library waits for a device that reads pageable memory before it frees such memory. */
-static void reads_pageable(struct world *world)
-{
-    const int64_t shape[] = {120};
-    const uint64_t bytes = 2 * page_bytes();
-    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
-    DLManagedTensor *tensor = NULL;
-    wb_buffer *buffer = NULL;
-    wb_view *view = NULL;
-    int registered = 0;
-    void *memory = pages(bytes);
-    REQUIRE(memory != NULL && write_pattern(world->path, bytes));
-    called_back = 0;
-    STEP(wb_buffer_register(world->device, memory, bytes, NULL, count_call, NULL, &buffer, &error));
-    registered = 1;
-    wb_buffer_release(buffer);
-    buffer = NULL;
-    STEP(wb_buffer_map_file(world->device, world->path, 0, 0, NULL, &buffer, &error));
-    read_reason(world, buffer);
-    CHECK(holds_pattern(buffer_info(buffer).data, 0, bytes));
-    wb_buffer_release(buffer);
-    buffer = NULL;
-    STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
-    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    STEP(wb_view_to_dlpack(view, &tensor, &error));
-    tensor->deleter(tensor);
-out:
-    wb_view_release(view);
-    wb_buffer_release(buffer);
-    CHECK_SAME(called_back, registered);
-    munmap(memory, bytes);
-}
-
-static void delete_import(DLManagedTensor *tensor)
-{
-    (*(int *)tensor->manager_ctx)++;
-}
-
-static void crosses_dlpack(struct world *world)
-{
-    int64_t shape[] = {30};
-    int deleted = 0;
-    float numbers[30];
-    const wb_layout layout = layout_of(WB_DTYPE_F32, 1, shape, NULL, 0);
-    DLManagedTensor *tensor = NULL;
-    DLManagedTensor in = {{numbers, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, shape, NULL, 0},
-                          &deleted, delete_import};
-    wb_buffer *buffer = NULL, *wrapped = NULL;
-    wb_view *view = NULL, *imported = NULL;
-    STEP(wb_buffer_alloc(world->device, 120, NULL, &buffer, &error));
-    STEP(wb_view_new(buffer, &layout, WB_ACCESSOR_DEVICE, &view, &error));
-    STEP(wb_view_to_dlpack(view, &tensor, &error));
-    wb_view_release(view);
-    wb_buffer_release(buffer);
-    view = NULL;
-    buffer = NULL;
-    tensor->deleter(tensor);
-    tensor = NULL;
-    STEP(wb_view_from_dlpack(world->device, &in, WB_ACCESSOR_HOST, NULL, &imported, &error));
-    CHECK_SAME(deleted, 0);
-    STEP(wb_view_get_buffer(imported, &wrapped, &error));
-    read_reason(world, wrapped);
-out:
-    wb_view_release(view);
-    wb_buffer_release(buffer);
-    if (tensor != NULL) tensor->deleter(tensor);
-    wb_buffer_release(wrapped);
-    wb_view_release(imported);
-    CHECK_SAME(deleted, imported != NULL);
-}
-
-static void computes_in_order(struct world *world)
-{
-    void *stream = NULL;
-    wb_buffer *from = NULL, *to = NULL;
-    void *address = NULL;
-    STEP(wb_device_stream_new(world->device, &stream, &error));
-    STEP(wb_buffer_alloc(world->device, 300, NULL, &from, &error));
-    STEP(wb_buffer_alloc(world->device, 300, NULL, &to, &error));
-    STEP(wb_device_alloc(world->device, 300, &address, &error));
-    fill(buffer_info(from).data, 300);
-    STEP(wb_device_copy(world->device, address, buffer_info(from).data, 300, stream, &error));
-    STEP(wb_device_copy(world->device, buffer_info(to).data, address, 300, stream, &error));
-    STEP(wb_device_stream_synchronize(world->device, stream, &error));
-    CHECK(holds_pattern(buffer_info(to).data, 0, 300));
-    STEP(wb_buffer_release_after(from, stream, &error));
-    from = NULL;
-    wb_buffer_release(to);
-    to = NULL;
-    STEP(wb_device_free(world->device, address, &error));
-    address = NULL;
-    STEP(wb_device_stream_release(world->device, stream, &error));
-    stream = NULL;
-out:
-    wb_buffer_release(from);
-    wb_buffer_release(to);
-    if (address != NULL) CHECK_OK(wb_device_free(world->device, address, &error));
-    release_stream(world->device, stream);
-}
-
-/* Three steps of an offloader, with a check of every weight and a replacement after each. */
-static void offloads_by(struct world *world, wb_transfer_mode mode)
-{
-    static unsigned char fresh[BYTES];
-    const wb_plan_options options = offload_options(mode);
-    struct offload o = {world->device, NULL, NULL, NULL, NULL};
-    model_init(&model);
-    STEP(wb_device_stream_new(o.device, &o.stream, &error));
-    STEP(wb_plan_new(o.device, model.parameters, COUNT, &options, &o.plan, &error));
-    STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
-    STEP(wb_buffer_alloc(o.device, BYTES, NULL, &o.back, &error));
-    unsigned char *back = (unsigned char *)buffer_info(o.back).data;
-    for (int step = 0; step < 3; step++) {
-        for (int group = 0; group < LAYERS; group++) {
-            STEP(wb_offloader_acquire_group(o.offloader, (uint64_t)group, o.stream, &error));
-            for (int i = group * EACH; i < (group + 1) * EACH; i++) {
-                wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-                CHECK_OK(wb_offloader_get_parameter_info(o.offloader, (uint64_t)i, &info, &error));
-                STEP(wb_device_copy(o.device, back, info.device_address, BYTES, o.stream, &error));
-                STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
-                CHECK(holds_parameter(back, i, i == 3 ? step : 0));
-            }
-            STEP(wb_offloader_release_group(o.offloader, (uint64_t)group, o.stream, &error));
-        }
-        fill_parameter(fresh, 3, step + 1);
-        STEP(wb_offloader_replace(o.offloader, model.names[3], fresh, &model.layout, o.stream,
-                                  &error));
-    }
-    STEP(wb_offloader_join(o.offloader, o.stream, &error));
-    wb_plan_release(o.plan);
-    wb_offloader_release(o.offloader);
-    wb_buffer_release(o.back);
-    o.plan = NULL;
-    o.offloader = NULL;
-    o.back = NULL;
-    STEP(wb_device_stream_release(o.device, o.stream, &error));
-    o.stream = NULL;
-out:
-    wb_plan_release(o.plan);
-    wb_offloader_release(o.offloader);
-    wb_buffer_release(o.back);
-    release_stream(o.device, o.stream);
-}
-
-static void offloads_zero_copy(struct world *world)
-{
-    offloads_by(world, WB_TRANSFER_MODE_ZERO_COPY);
-}
-
-static void offloads_on_demand(struct world *world)
-{
-    offloads_by(world, WB_TRANSFER_MODE_ON_DEMAND);
-}
-
-static void offloads_by_prefetch(struct world *world)
-{
-    offloads_by(world, WB_TRANSFER_MODE_PREFETCH);
-}
+#include "experts.h"
+#include "memory_scenarios.h"
+#include "offload_scenarios.h"
 
 static void quantizes(struct world *world)
 {
@@ -331,6 +33,75 @@ out:
     wb_quantizer_release(quantizer);
 }
 
+/* Calls of a cache with fewer slots than experts, each checked: also after a call that failed, no slot
+ * holds an expert without its bytes. */
+static void caches_experts(struct world *world)
+{
+    static const int64_t each[3][2] = {{0, 1}, {2, 3}, {1, 2}};
+    wb_expert_cache_options options = WB_EXPERT_CACHE_OPTIONS_INIT;
+    wb_expert_cache_stats stats = WB_EXPERT_CACHE_STATS_INIT;
+    struct experts e;
+    void *memory = NULL;
+    memset(&e, 0, sizeof e);
+    e.device = world->device;
+    options.slots = 3;
+    for (int at = 0; at < E_LAYERS * E_TENSORS; at++) {
+        const uint64_t tensor = (uint64_t)(at % E_TENSORS), layer = (uint64_t)(at / E_TENSORS);
+        const uint64_t bytes = expert_offset[tensor] + E_EXPERTS * expert_bytes[tensor];
+        STEP(wb_buffer_alloc(e.device, bytes, NULL, &e.sources[layer][tensor], &error));
+        read_reason(world, e.sources[layer][tensor]);
+        fill_experts(&e, layer, tensor);
+    }
+    STEP(experts_new(&e, &options, NULL));
+    world->keeps_workspace = 1;
+    STEP(wb_buffer_alloc(e.device, 2 * E_BYTES, NULL, &e.staging, &error));
+    read_reason(world, e.staging);
+    STEP(wb_device_alloc(e.device, 2 * E_BYTES, &memory, &error));
+    e.memory = (unsigned char *)memory;
+    e.ids = (int64_t *)buffer_info(e.staging).data;
+    e.slots = e.ids + E_CALLS * E_IDS;
+    for (int call = 0; call < 3; call++) {
+        unsigned char *ids = device_ids(&e, call), *slots = device_slots(&e, call);
+        e.counts[call] = 2;
+        e.layers[call] = (uint64_t)(call % 2);
+        memcpy(e.ids + call * E_IDS, each[call], sizeof each[call]);
+        STEP(wb_device_copy(e.device, ids, e.ids + call * E_IDS, 16, NULL, &error));
+        STEP(wb_expert_cache_route(e.cache, e.layers[call], ids, 2, WB_DTYPE_I64, slots, NULL, NULL,
+                                   &error));
+        STEP(wb_device_copy(e.device, e.slots + call * E_IDS, slots, 16, NULL, &error));
+        STEP(wb_device_stream_synchronize(e.device, NULL, &error));
+        for (int at = 0; at < 2; at++) {
+            for (uint64_t tensor = 0; tensor < E_TENSORS; tensor++) {
+                const int64_t slot = e.slots[call * E_IDS + at];
+                wb_expert_slots_info info = WB_EXPERT_SLOTS_INFO_INIT;
+                unsigned char *found = (unsigned char *)(e.slots + (E_CALLS - 2) * E_IDS);
+                CHECK_OK(wb_expert_cache_get_slots_info(e.cache, tensor, &info, &error));
+                STEP(wb_device_copy(e.device, found,
+                                    (unsigned char *)info.device_address +
+                                        (uint64_t)slot * info.expert_bytes,
+                                    info.expert_bytes, NULL, &error));
+                STEP(wb_device_stream_synchronize(e.device, NULL, &error));
+                for (uint64_t byte = 0; byte < info.expert_bytes; byte++) {
+                    CHECK_SAME(found[byte], expert_byte(e.layers[call], (uint64_t)each[call][at],
+                                                        tensor, byte));
+                }
+            }
+        }
+    }
+    STEP(wb_expert_cache_get_stats(e.cache, &stats, &error));
+    STEP(wb_expert_cache_resize(e.cache, 2, NULL, &error));
+    STEP(wb_expert_cache_reset(e.cache, NULL, &error));
+    STEP(wb_device_free(e.device, memory, &error));
+    memory = NULL;
+out:
+    wb_expert_cache_release(e.cache);
+    for (int at = 0; at < E_LAYERS * E_TENSORS; at++) {
+        wb_buffer_release(e.sources[at / E_TENSORS][at % E_TENSORS]);
+    }
+    wb_buffer_release(e.staging);
+    if (memory != NULL) CHECK_OK(wb_device_free(e.device, memory, &error));
+}
+
 struct scenario {
     const char *name;
     void (*run)(struct world *world);
@@ -349,7 +120,12 @@ static const struct scenario scenarios[] = {
     {"offload zero-copy", offloads_zero_copy},
     {"offload on demand", offloads_on_demand},
     {"offload by prefetch", offloads_by_prefetch},
+    {"offload compressed", offloads_compressed},
+    {"keep compressed", keeps_compressed},
+    {"resize", resizes},
+    {"move pieces", moves_pieces},
     {"quantize", quantizes},
+    {"cache experts", caches_experts},
 };
 enum { SCENARIOS = sizeof scenarios / sizeof scenarios[0] };
 

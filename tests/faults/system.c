@@ -155,7 +155,8 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int descripto
     REAL(mmap)
     if (FAILS("mmap", NULL, descriptor)) return MAP_FAILED;
     void *memory = real(address, bytes, protection, flags, descriptor, offset);
-    if (memory != MAP_FAILED && FROM_LIBRARY()) mapped_bytes += whole_pages(bytes);
+    /* MAP_FIXED replaces pages that were counted. */
+    if (memory != MAP_FAILED && FROM_LIBRARY() && !(flags & MAP_FIXED)) mapped_bytes += whole_pages(bytes);
     return memory;
 }
 
@@ -249,6 +250,12 @@ int ftruncate64(int descriptor, off64_t bytes)
 {
     REAL(ftruncate64)
     return FAILS("ftruncate", NULL, descriptor) ? -1 : real(descriptor, bytes);
+}
+
+int fallocate(int descriptor, int mode, off_t offset, off_t bytes)
+{
+    REAL(fallocate)
+    return FAILS("fallocate", NULL, descriptor) ? -1 : real(descriptor, mode, offset, bytes);
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),

@@ -17,8 +17,9 @@ PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 command -v compute-sanitizer || { echo "gpu-sanitize: no compute-sanitizer: nothing was run"; exit 1; }
 [ -f "$library" ] || { echo "gpu-sanitize: $library is not there: run make build"; exit 1; }
 
-# Not streams: the tools let one stream run at a time, and there one waits for another.
-programs=(quantizer offloader view)
+# Not streams: the tools let one stream run at a time, and there one waits for another. The experts' kernel
+# is where threads share memory, and where a block waits for another.
+programs=(experts experts_offloaded compressed residents quantizer offloader view)
 {
     cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_GPU=ON \
         -DWEIGHBRIDGE_LIBRARY="$library" &&
@@ -61,7 +62,7 @@ for tool in ${TOOLS:-memcheck racecheck initcheck}; do
         on=false failed=1
     fi
     # Every kernel of kernels/quantize.cu: all types, formats and blocks.
-    # Racecheck takes the longest, and finds least: the kernels share no memory.
+    # Racecheck takes the longest, and finds least: these kernels share no memory.
     check 240 quantize "${pytest[@]}" tests/python/test_quantizer.py \
         -k "numpy or strides or given or nonfinite"
     for program in "${programs[@]}"; do
@@ -72,7 +73,9 @@ for tool in ${TOOLS:-memcheck racecheck initcheck}; do
         check 90 torch "${pytest[@]}" \
             "tests/gpu/test_offload.py::test_replays_in_turn_with_eager_steps_are_bit_identical[prefetch-2-3]" \
             "tests/gpu/test_offload.py::test_replays_in_turn_with_eager_steps_are_bit_identical[zero-copy-2-3]" \
-            tests/gpu/test_views.py::test_cupy_reads_a_view
+            tests/gpu/test_views.py::test_cupy_reads_a_view \
+            tests/gpu/test_experts.py::test_a_graph_of_a_step_takes_the_slots_of_one_that_was_not_captured \
+            "tests/gpu/test_experts.py::test_slots_and_counters_are_those_of_the_host_device[3-40-120-1-True]"
     fi
     echo "reliability: {\"checker\": \"compute-sanitizer $tool\", \"cases\": $cases," \
         "\"failures\": $failures, \"reports_defects\": $on, \"seconds\": $((SECONDS - begin))}"

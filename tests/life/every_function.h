@@ -19,7 +19,12 @@ struct objects {
     wb_safetensors *file;
     wb_plan *plan;
     wb_offloader *offloader;
+    wb_plan *fixed_plan;
+    wb_offloader *fixed;  /* with fixed addresses */
+    wb_offloader *shared; /* of the arbiter */
+    wb_arbiter *arbiter;
     wb_quantizer *quantizer;
+    wb_expert_cache *cache;
     void *stream;
     void *memory;
     DLManagedTensor *tensor;
@@ -32,17 +37,24 @@ static struct objects made; /* the calls make these */
 /* Arguments of the calls. */
 struct scene {
     wb_device *watched; /* another reference to `own.device`, which a call may release */
-    int64_t bytes_shape[1], numbers_shape[2];
-    wb_layout bytes, numbers;
-    wb_parameter parameters[2], third;
+    int64_t bytes_shape[1], numbers_shape[2], pieces_shape[1];
+    wb_layout bytes, numbers, pieces;
+    wb_parameter parameters[2], fixed_parameters[3], third;
     const char *excluded[1];
-    wb_plan_options plan_options;
+    wb_plan_options plan_options, fixed_options;
+    wb_resize_options resize_options;
     wb_quantize_options quantize_options;
+    int64_t experts_shape[2];
+    wb_layout experts;
+    wb_expert_tensor expert_tensor, expert_parameter;
+    wb_expert_cache_options cache_options;
     unsigned char *pages; /* whole pages, for wb_buffer_register */
     unsigned char weights[3][SCENE_BYTES];
     float wide[SCENE_ROWS][SCENE_COLS];
     unsigned char codes[SCENE_ROWS][SCENE_COLS];
     float scale[1];
+    unsigned char read[SCENE_BYTES];
+    unsigned char compressed[SCENE_BYTES]; /* of the first kilobyte of `weights` */
     DLManagedTensor imported;
     DLManagedTensorVersioned imported_versioned;
     int deleted, called;
@@ -110,6 +122,35 @@ static inline void scene_parameters(void)
         each[i]->layout = &scene.bytes;
         each[i]->source = scene.weights[i];
     }
+    memcpy(scene.fixed_parameters, scene.parameters, sizeof scene.parameters);
+    scene.fixed_parameters[2] = empty; /* in pieces, filled by no one */
+    scene.fixed_parameters[2].name = scene.fixed_parameters[2].group = "pieces";
+    scene.fixed_parameters[2].layout = &scene.pieces;
+    scene.fixed_parameters[2].transfer_mode = WB_TRANSFER_MODE_ZERO_COPY;
+    scene.parameters[1].transfer_mode = WB_TRANSFER_MODE_ZERO_COPY; /* for a cache of its rows */
+}
+
+/* A cache of four experts of a fourth of the buffer, whose ids are at `own.memory`. */
+static inline int scene_cache(void)
+{
+    const wb_expert_tensor tensor = WB_EXPERT_TENSOR_INIT;
+    const wb_expert_cache_options options = WB_EXPERT_CACHE_OPTIONS_INIT;
+    scene.experts_shape[0] = 4;
+    scene.experts_shape[1] = SCENE_BYTES / 4;
+    scene.experts = layout_of(WB_DTYPE_U8, 2, scene.experts_shape, NULL, 0);
+    scene.expert_tensor = tensor;
+    scene.expert_tensor.name = "w13";
+    scene.expert_tensor.layout = &scene.experts;
+    scene.expert_tensor.buffer = own.buffer;
+    scene.expert_parameter = tensor;
+    scene.expert_parameter.name = "w13";
+    scene.expert_parameter.parameter = "second";
+    scene.cache_options = options;
+    scene.cache_options.slots = 2;
+    return CHECK_OK(wb_device_copy(own.device, own.memory, scene.pages, SCENE_BYTES, NULL, &error)) &&
+           CHECK_OK(wb_device_stream_synchronize(own.device, NULL, &error)) &&
+           CHECK_OK(wb_expert_cache_new(own.device, &scene.expert_tensor, 1, &scene.cache_options,
+                                        &own.cache, &error));
 }
 
 /* Returns 1 if every object was made. Takes ownership of the device's reference. */
@@ -117,6 +158,7 @@ static inline int scene_begin_on(wb_device *device)
 {
     const wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
     const wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
+    const wb_resize_options resize_options = WB_RESIZE_OPTIONS_INIT;
     unsigned char *whole = scene.pages != NULL ? scene.pages : (unsigned char *)pages(SCENE_BYTES);
     memset(&own, 0, sizeof own);
     memset(&made, 0, sizeof made);
@@ -127,6 +169,8 @@ static inline int scene_begin_on(wb_device *device)
     scene.numbers_shape[1] = SCENE_COLS;
     scene.bytes = layout_of(WB_DTYPE_U8, 1, scene.bytes_shape, NULL, 0);
     scene.numbers = layout_of(WB_DTYPE_F32, 2, scene.numbers_shape, NULL, 0);
+    scene.pieces_shape[0] = 4 << 20;
+    scene.pieces = layout_of(WB_DTYPE_U8, 1, scene.pieces_shape, NULL, 0);
     scene.plan_options = plan_options;
     scene.plan_options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
     scene.plan_options.budget_bytes = 16 << 20;
@@ -135,6 +179,10 @@ static inline int scene_begin_on(wb_device *device)
     scene.plan_options.exclude = scene.excluded;
     scene.plan_options.exclude_count = 1;
     scene.plan_options.allow = WB_ALLOW_UNMATCHED_SELECTOR;
+    scene.fixed_options = scene.plan_options;
+    scene.fixed_options.fixed_addresses = WB_TRISTATE_ON;
+    scene.resize_options = resize_options;
+    scene.resize_options.device_bytes = 1 << 30;
     scene.quantize_options = quantize_options;
     scene_tensors();
     scene_parameters();
@@ -143,6 +191,8 @@ static inline int scene_begin_on(wb_device *device)
     wb_device_retain(scene.watched);
     return CHECK_OK(wb_device_stream_new(own.device, &own.stream, &error)) &&
            CHECK_OK(wb_device_alloc(own.device, SCENE_BYTES, &own.memory, &error)) &&
+           CHECK_OK(wb_codec_encode(WB_DTYPE_BF16, scene.weights[0], 1024, scene.compressed,
+                                    SCENE_BYTES, 1, NULL, &error)) &&
            CHECK_OK(wb_buffer_alloc(own.device, SCENE_BYTES, NULL, &own.buffer, &error)) &&
            CHECK_OK(wb_view_new(own.buffer, &scene.bytes, WB_ACCESSOR_DEVICE, &own.view, &error)) &&
            CHECK_OK(wb_view_to_dlpack(own.view, &own.tensor, &error)) &&
@@ -150,7 +200,13 @@ static inline int scene_begin_on(wb_device *device)
            CHECK_OK(wb_plan_new(own.device, scene.parameters, 2, &scene.plan_options, &own.plan,
                                 &error)) &&
            CHECK_OK(wb_offloader_new(own.plan, own.stream, NULL, &own.offloader, &error)) &&
-           CHECK_OK(wb_quantizer_new(own.device, 0, &own.quantizer, &error)) &&
+           CHECK_OK(wb_plan_new(own.device, scene.fixed_parameters, 3, &scene.fixed_options,
+                                &own.fixed_plan, &error)) &&
+           CHECK_OK(wb_offloader_new(own.fixed_plan, own.stream, NULL, &own.fixed, &error)) &&
+           CHECK_OK(wb_offloader_new(own.fixed_plan, own.stream, NULL, &own.shared, &error)) &&
+           CHECK_OK(wb_arbiter_new(own.device, 1 << 30, &own.arbiter, &error)) &&
+           CHECK_OK(wb_arbiter_add(own.arbiter, own.shared, NULL, &error)) &&
+           CHECK_OK(wb_quantizer_new(own.device, 0, &own.quantizer, &error)) && scene_cache() &&
            CHECK_OK(wb_python_capsule_setup(capsule_is_valid, capsule_pointer, &error));
 }
 
@@ -173,9 +229,14 @@ static inline void release_objects(struct objects *o, wb_device *device, int on_
 {
     if (o->tensor != NULL) o->tensor->deleter(o->tensor);
     if (o->versioned != NULL) o->versioned->deleter(o->versioned);
+    wb_expert_cache_release(o->cache);
     wb_quantizer_release(o->quantizer);
     wb_offloader_release(o->offloader);
     wb_plan_release(o->plan);
+    wb_offloader_release(o->fixed);
+    wb_offloader_release(o->shared);
+    wb_arbiter_release(o->arbiter);
+    wb_plan_release(o->fixed_plan);
     wb_safetensors_release(o->file);
     wb_view_release(o->view);
     wb_buffer_release(o->buffer);
@@ -236,12 +297,21 @@ static struct {
     wb_plan_info plan;
     wb_plan_parameter_info planned;
     wb_plan_group_info group;
+    wb_resize_progress resized;
+    wb_rebalance_progress rebalanced;
+    wb_arbiter_progress arbitrated;
+    wb_arbiter_member_info member;
     wb_offloader_parameter_info offloaded;
     wb_offloader_stats stats;
     wb_offloader_group_stats group_stats;
     wb_offloader_reconcile_result reconciled;
     wb_quantizer_scales_info scales;
     wb_quantizer_result quantized;
+    wb_codec_info compressed;
+    wb_expert_cache_size cache_size;
+    wb_expert_cache_info cache;
+    wb_expert_slots_info slots;
+    wb_expert_cache_stats cache_stats;
 } info;
 
 /* CALL: returns a status. GIVES: returns a value, which shows whether the call succeeded. TAKES: as CALL,
@@ -302,6 +372,18 @@ static struct {
     CALL(wb_offloader_new, DEVICE, own.plan, own.stream, NULL, &made.offloader)                    \
     CALL(wb_offloader_find_group, PARENT, own.offloader, "first", &info.index)                     \
     CALL(wb_offloader_begin_step, DEVICE, own.offloader, own.stream)                               \
+    CALL(wb_offloader_resize, DEVICE, own.fixed, &scene.resize_options, own.stream,                \
+         &info.resized)                                                                            \
+    CALL(wb_offloader_resize_progress, DEVICE, own.fixed, own.stream, &info.resized)               \
+    CALL(wb_offloader_resize_wait, DEVICE, own.fixed, own.stream, 10000, &info.resized)            \
+    CALL(wb_offloader_prefer, PARENT, own.fixed, 2, 0, 4096, 2.0)                                  \
+    CALL(wb_offloader_rebalance, DEVICE, own.fixed, 1 << 23, own.stream, &info.rebalanced)         \
+    CALL(wb_arbiter_new, PARENT, own.device, 1 << 30, &made.arbiter)                               \
+    CALL(wb_arbiter_use, DEVICE, own.arbiter, own.shared, &info.arbitrated)                        \
+    CALL(wb_arbiter_resize, DEVICE, own.arbiter, 1 << 29, &info.arbitrated)                        \
+    CALL(wb_arbiter_advance, DEVICE, own.arbiter, &info.arbitrated)                                \
+    CALL(wb_arbiter_wait, DEVICE, own.arbiter, 10000, &info.arbitrated)                            \
+    CALL(wb_arbiter_get_member_info, PARENT, own.arbiter, own.shared, &info.member)                \
     CALL(wb_offloader_join, DEVICE, own.offloader, own.stream)                                     \
     CALL(wb_offloader_reset, DEVICE, own.offloader, own.stream)                                    \
     CALL(wb_offloader_reset_all, DEVICE, own.offloader, own.stream)                                \
@@ -310,6 +392,7 @@ static struct {
     CALL(wb_offloader_get_parameter_infos, PARENT, own.offloader, 0, 1, &info.offloaded)           \
     CALL(wb_offloader_get_view, PARENT, own.offloader, 0, &made.view)                              \
     CALL(wb_offloader_get_host_view, PARENT, own.offloader, 0, &made.view)                         \
+    CALL(wb_offloader_read_parameter, PARENT, own.offloader, 0, scene.read, SCENE_BYTES)           \
     CALL(wb_offloader_get_zero_copy_view, PARENT, own.offloader, 0, &made.view)                    \
     CALL(wb_offloader_replace, DEVICE, own.offloader, "first", scene.weights[2], &scene.bytes,     \
          own.stream)                                                                               \
@@ -327,11 +410,43 @@ static struct {
          scene.scale, &scene.quantize_options, &info.quantized)                                    \
     CALL(wb_quantizer_dequantize, DEVICE, own.quantizer, scene.codes, scene.scale, scene.wide,     \
          &scene.numbers, &scene.quantize_options, &info.quantized)                                 \
+    CALL(wb_codec_get_max_bytes, NOTHING, WB_DTYPE_BF16, 1024, &info.index)                        \
+    CALL(wb_codec_get_info, NOTHING, scene.compressed, SCENE_BYTES, &info.compressed)              \
+    CALL(wb_codec_measure, NOTHING, WB_DTYPE_BF16, scene.weights[0], 1024, 0, &info.compressed)    \
+    CALL(wb_codec_encode, NOTHING, WB_DTYPE_BF16, scene.weights[0], 1024, scene.compressed,        \
+         SCENE_BYTES, 1, NULL)                                                                     \
+    CALL(wb_codec_decode, NOTHING, scene.compressed, SCENE_BYTES, 0, scene.weights[0], 1024, 1, 1, \
+         NULL)                                                                                     \
+    CALL(wb_codec_queue_encode, DEVICE, own.device, WB_DTYPE_BF16, own.memory, 1024,               \
+         (char *)own.memory + 2048, 2048, own.stream)                                              \
+    CALL(wb_codec_queue_decode, DEVICE, own.device, WB_DTYPE_BF16, (char *)own.memory + 2048, 2048, \
+         1024, 0, (char *)own.memory + 1024, 1024, own.stream)                                     \
+    CALL(wb_codec_queue_verify, DEVICE, own.device, (char *)own.memory + 2048, 2048, 1024, 0,      \
+         own.memory, 1024, (char *)own.memory + 1024, own.stream)                                  \
+    CALL(wb_expert_cache_new, DEVICE, own.device, &scene.expert_tensor, 1, &scene.cache_options,   \
+         &made.cache)                                                                              \
+    CALL(wb_expert_cache_new_for_offloader, DEVICE, own.offloader, &scene.expert_parameter, 1,     \
+         &scene.cache_options, &made.cache)                                                        \
+    CALL(wb_expert_cache_measure, NOTHING, own.device, &scene.expert_tensor, 1,                    \
+         &scene.cache_options, &info.cache_size)                                                   \
+    CALL(wb_expert_cache_route, DEVICE, own.cache, 0, own.memory, 2, WB_DTYPE_I32, own.memory,     \
+         NULL, own.stream)                                                                         \
+    CALL(wb_expert_cache_prefetch, DEVICE, own.cache, 0, own.memory, 2, WB_DTYPE_I32, own.stream)  \
+    CALL(wb_expert_cache_get_passes, NOTHING, own.cache, 0, 4, &info.index)                        \
+    CALL(wb_expert_cache_reset, DEVICE, own.cache, own.stream)                                     \
+    CALL(wb_expert_cache_resize, DEVICE, own.cache, 2, own.stream)                                 \
+    CALL(wb_expert_cache_get_info, NOTHING, own.cache, &info.cache)                                \
+    CALL(wb_expert_cache_get_slots_info, NOTHING, own.cache, 0, &info.slots)                       \
+    CALL(wb_expert_cache_get_view, NOTHING, own.cache, 0, &made.view)                              \
+    CALL(wb_expert_cache_get_stats, DEVICE, own.cache, &info.cache_stats)                          \
+    CALL(wb_expert_cache_get_layer_stats, DEVICE, own.cache, 0, &info.cache_stats)                 \
     TAKES(wb_device_stream_release, PARENT, stream, own.device, own.stream)                        \
     TAKES(wb_device_free, PARENT, memory, own.device, own.memory)                                  \
     TAKES(wb_view_release_after, DEVICE, view, own.view, NULL)                                     \
     TAKES(wb_buffer_release_after, DEVICE, buffer, own.buffer, NULL)                               \
+    HANDLE(wb_expert_cache, cache)                                                                 \
     HANDLE(wb_quantizer, quantizer)                                                                \
+    HANDLE(wb_arbiter, arbiter)                                                                    \
     HANDLE(wb_offloader, offloader)                                                                \
     HANDLE(wb_plan, plan)                                                                          \
     HANDLE(wb_safetensors, file)                                                                   \
@@ -413,6 +528,22 @@ static inline wb_status call_wb_offloader_release_group(void)
     return status == WB_OK ? wb_offloader_release_group(own.offloader, 0, own.stream, &error) : status;
 }
 
+static inline wb_status call_wb_arbiter_add(void)
+{
+    return wb_arbiter_add(own.arbiter, own.fixed, NULL, &error);
+}
+
+static inline void undo_wb_arbiter_add(void)
+{
+    CHECK_OK(wb_arbiter_remove(own.arbiter, own.fixed, &error));
+}
+
+static inline wb_status call_wb_arbiter_remove(void)
+{
+    const wb_status status = call_wb_arbiter_add();
+    return status == WB_OK ? wb_arbiter_remove(own.arbiter, own.fixed, &error) : status;
+}
+
 static inline wb_status call_wb_python_capsule_destroy(void)
 {
     wb_python_capsule_destroy(own.tensor);
@@ -452,6 +583,8 @@ static const struct every every[] = {
      undo_wb_offloader_acquire_group},
     {"wb_offloader_acquire_group_within", DEVICE, call_wb_offloader_acquire_group_within,
      undo_wb_offloader_acquire_group},
+    {"wb_arbiter_add", DEVICE, call_wb_arbiter_add, undo_wb_arbiter_add},
+    {"wb_arbiter_remove", DEVICE, call_wb_arbiter_remove, NULL},
 #define CALL(function, needs, ...) {#function, needs, call_##function, NULL},
 #define GIVES(function, needs, what, ...) {#function, needs, call_##function, NULL},
 #define TAKES(function, needs, field, ...) {#function, needs, call_##function, undo_##function},
@@ -492,12 +625,21 @@ static inline void every_begin(void)
     SIZED(parameter);
     SIZED(planned);
     SIZED(group);
+    SIZED(resized);
+    SIZED(rebalanced);
+    SIZED(arbitrated);
+    SIZED(member);
     SIZED(offloaded);
     SIZED(stats);
     SIZED(group_stats);
     SIZED(reconciled);
     SIZED(scales);
     SIZED(quantized);
+    SIZED(compressed);
+    SIZED(cache_size);
+    SIZED(cache);
+    SIZED(slots);
+    SIZED(cache_stats);
 #undef SIZED
 }
 

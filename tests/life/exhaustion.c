@@ -366,9 +366,9 @@ static void slots_that_do_not_fit_fail_until_memory_is_freed(wb_device *device)
     REQUIRE(large != NULL);
     memset(large, 77, LARGE);
     if (on_cuda()) {
-        setenv("WB_DOUBLE_CAPACITY", "16777216", 1);
+        setenv("WB_DOUBLE_CAPACITY", "25165824", 1);
     } else {
-        options.capacity_bytes = 16 << 20;
+        options.capacity_bytes = 24 << 20; /* of which 8 MiB are slots behind fixed addresses */
     }
     every_begin();
     device = open_device(test_device(), &options);

@@ -91,7 +91,7 @@ def test_every_function_of_the_headers_is_declared_with_its_arguments():
 
 def test_pointers_are_declared_as_pointers_and_numbers_by_their_width():
     widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_accessor": 4, "uint32_t": 4}
-    widths["wb_grouping"] = 4
+    widths["wb_grouping"] = widths["wb_dtype"] = 4
     for name, arguments in re.findall(r"(wb_\w+)\(([^;{]*?)\);$", _text(), re.M):
         if name not in _abi.PROTOTYPES or arguments.strip() == "void":
             continue
@@ -130,6 +130,7 @@ def test_statuses_and_dtypes_are_the_constants_of_the_headers():
         (_enums.PLACEMENT, "WB_PLACEMENT_"),
         (_enums.GROUPING, "WB_GROUPING_"),
         (_enums.HOST_STORE, "WB_HOST_STORE_"),
+        (_enums.COMPRESS, "WB_COMPRESS_"),
         (_enums.ORDER, "WB_ORDER_"),
         (_enums.BUDGET_KIND, "WB_BUDGET_"),
         (_enums.ALLOW, "WB_ALLOW_"),

@@ -77,7 +77,7 @@ def test_names_are_read_before_another_thread_removes_a_parameter(device, monkey
     array = np.zeros(64, np.float32)
     plan = Plan(device, [parameter_of(f"g.w{at}", array) for at in range(3)], offload_bytes=1 << 20)
     module = importlib.import_module("weighbridge.offloader")
-    convert, threads, removed = module._info, [], []
+    convert, threads, removed = module.parameter_info_of, [], []
 
     def remove_then_convert(info):
         if not threads:
@@ -88,7 +88,7 @@ def test_names_are_read_before_another_thread_removes_a_parameter(device, monkey
         return convert(info)
 
     with device.stream() as stream, Offloader(plan, stream) as offloader:
-        monkeypatch.setattr(module, "_info", remove_then_convert)
+        monkeypatch.setattr(module, "parameter_info_of", remove_then_convert)
         names = [info.name for info in offloader.parameter_infos()]
         threads[0].join()
     assert names == ["g.w0", "g.w1", "g.w2"]

@@ -197,3 +197,17 @@ def test_names_imply_groups():
         ("0.weight", "0"),
     ]:
         assert group_of(name) == group
+
+
+def test_compressed_parameters_are_shown(run_python, path):
+    arguments = [path, "--offload-bytes", "1MiB", "--transfer-mode", "prefetch"]
+    code, output, errors = plan(run_python, *arguments, "--compress", "up")
+    assert (code, errors) == (0, "")
+    lines = [line for line in output.splitlines() if "up.weight" in line]
+    assert len(lines) == 3 and all("; compressed to 2 %" in line for line in lines)
+    assert "KiB compressed to" in output  # 25 KiB of zeros
+    code, output, _ = plan(run_python, *arguments, "--compress", "auto", "--json")
+    assert code == 0
+    made = json.loads(output)
+    assert made["options"]["compress"] == {"kind": "auto", "select": []}
+    assert made["totals"]["encoded_bytes"] == 0  # all are too small

@@ -288,7 +288,7 @@ def test_an_interrupt_leaves_no_file(path, tmp_path, device, monkeypatch):
 
     for without_name in (True, False):
         if not without_name:
-            monkeypatch.setattr("weighbridge.quantize_file._anonymous_file", lambda path: None)
+            monkeypatch.setattr("weighbridge._new_file._anonymous_file", lambda path: None)
         with pytest.raises(KeyboardInterrupt):
             quantize_file(device, path, tmp_path / "out", blocks(1, 0), progress=interrupt)
         assert os.listdir(tmp_path) == ["in.safetensors"]

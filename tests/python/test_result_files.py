@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benches"))
 
+import plot
 import report
 
 
@@ -49,3 +51,28 @@ def test_the_newest_result_file_is_chosen_whatever_its_device(tmp_path, monkeypa
     assert report.newest("*-a.json").name == "h200-a.json", "of one date the last by name"
     with pytest.raises(FileNotFoundError):
         report.newest("*-c.json")
+
+
+def test_the_plot_of_experts_has_the_steps_of_the_result_file(tmp_path):
+    steps = {"resident": 5.0, "in_place": 80.0, "on_demand": 200.0}
+    for name, at in (("skewed", (30, 20, 10)), ("uniform", (70, 60, 40))):
+        for share, step in zip(("0.15", "0.30", "0.50"), at):
+            steps[f"cache.{name}.{share}"] = float(step)
+            steps[f"hits.{name}.{share}"] = 0.9
+    figures = [{"name": name, "value": value} for name, value in steps.items()]
+    plot.shares_plot(tmp_path / "plot.svg", figures)
+    drawn = ElementTree.parse(tmp_path / "plot.svg").getroot()
+    lines = [element for element in drawn.iter() if element.get("class") == "line"]
+    points = [
+        [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+        for line in lines
+    ]
+    assert [len(one) for one in points] == [5, 5]
+    left, right = points[0][0][0], points[0][-1][0]
+    low, high = points[0][-1][1], points[0][0][1]
+    for line, wanted in zip(points, ((80, 30, 20, 10, 5), (80, 70, 60, 40, 5))):
+        for (x, y), share, step in zip(line, (0, 15, 30, 50, 100), wanted):
+            assert x == pytest.approx(left + share / 100 * (right - left), abs=0.11)
+            assert y == pytest.approx(low + (step - 5) / 75 * (high - low), abs=0.11)
+    names = [element.text for element in drawn.iter() if element.text]
+    assert {"skewed routings", "uniform routings", "all resident"} <= set(names)

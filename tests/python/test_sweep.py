@@ -22,6 +22,7 @@ from weighbridge import WeighbridgeError  # noqa: E402
 # What each one has that a plain chain of layers has not.
 SAMPLE = {
     "llama": "layers that are called in order, and a generation",
+    "qwen2-moe": "fused experts, which caches carry",
     "t5": "an embedding and a position bias that two stacks share",
     "squeezebert": "forward of layers called directly",
     "deberta": "the weight of an embedding handed to every layer",

@@ -3,6 +3,7 @@ archive has what a build needs."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
 
@@ -39,6 +42,15 @@ def run(*command: object, cwd: Path | None = None, **variables: str | None) -> s
     return done.stdout
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps other processes of the suite from building: the sources have one build folder."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / "wheel.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build_wheel(source: Path, target: Path) -> Path:
     """Builds a wheel with the setuptools of this Python and a library that is built already."""
     run(*PIP, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", target, source)
@@ -48,7 +60,8 @@ def build_wheel(source: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    return build_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
+    with alone():
+        return build_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +69,8 @@ def archive(tmp_path_factory):
     """The source archive, unpacked."""
     folder = tmp_path_factory.mktemp("archive")
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
-    run(sys.executable, "-c", build, cwd=PROJECT)
+    with alone():
+        run(sys.executable, "-c", build, cwd=PROJECT)
     (packed,) = folder.glob("*.tar.gz")
     with tarfile.open(packed) as files:
         files.extractall(folder)

@@ -1,12 +1,12 @@
 /* Steps of an offloader with its ring at depths of 2 to 8 and 24, zero-copy and on demand, from pinned
- * and pageable memory. After every step the bytes of every weight, as the device read them, are compared
+ * and pageable memory, compressed, and with fixed addresses while it is resized. After every step the bytes of every weight, as the device read them, are compared
  * with the model's by their checksums. Between steps, weights are replaced by others of another size.
  *
  *   steps [--steps=100000] [--seed=1] [--break=weights]               WEIGHBRIDGE_TEST_DEVICE=cuda:0 */
 #include "weights.h"
 
 enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, READBACKS = 3,
-       PROGRESS_SECONDS = 10 };
+       PROGRESS_SECONDS = 10, PIECE_BYTES = 2 << 20 };
 
 /* How the weights are transferred in one part of the steps. */
 struct transfer {
@@ -14,20 +14,35 @@ struct transfer {
     wb_transfer_mode mode;
     uint32_t depth; /* 0 without a ring */
     wb_tristate pin;
+    enum change change;
+    wb_compress compress;
+    int fixed; /* with fixed addresses */
 };
 
+#define RAW(name, mode, depth, pin) \
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_##pin, SIZES_CHANGE, WB_COMPRESS_OFF, 0}
+#define RESIZED(name, mode, depth)                                                           \
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, CONTENT_CHANGES, WB_COMPRESS_OFF, 1}
+#define COMPRESSED(mode, depth, change)                                                      \
+    {"compressed", WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, change, WB_COMPRESS_SELECTED, 0}
+
 static const struct transfer transfers[] = {
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 2, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 3, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 4, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 5, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 6, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 7, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, 8, WB_TRISTATE_AUTO},
-    {"prefetch", WB_TRANSFER_MODE_PREFETCH, GROUPS, WB_TRISTATE_AUTO},
-    {"prefetch from pageable memory", WB_TRANSFER_MODE_PREFETCH, 3, WB_TRISTATE_OFF},
-    {"on demand", WB_TRANSFER_MODE_ON_DEMAND, 0, WB_TRISTATE_AUTO},
-    {"zero-copy", WB_TRANSFER_MODE_ZERO_COPY, 0, WB_TRISTATE_AUTO}};
+    RAW("prefetch", PREFETCH, 2, AUTO),
+    RAW("prefetch", PREFETCH, 3, AUTO),
+    RAW("prefetch", PREFETCH, 4, AUTO),
+    RAW("prefetch", PREFETCH, 5, AUTO),
+    RAW("prefetch", PREFETCH, 6, AUTO),
+    RAW("prefetch", PREFETCH, 7, AUTO),
+    RAW("prefetch", PREFETCH, 8, AUTO),
+    RAW("prefetch", PREFETCH, GROUPS, AUTO),
+    RAW("prefetch from pageable memory", PREFETCH, 3, OFF),
+    RAW("on demand", ON_DEMAND, 0, AUTO),
+    RESIZED("resized", PREFETCH, 3),
+    RESIZED("resized on demand", ON_DEMAND, 0),
+    RAW("zero-copy", ZERO_COPY, 0, AUTO),
+    COMPRESSED(PREFETCH, 2, SIZES_CHANGE),
+    COMPRESSED(PREFETCH, 4, CONTENT_CHANGES),
+    COMPRESSED(ON_DEMAND, 0, CONTENT_CHANGES)};
 enum { TRANSFERS = sizeof transfers / sizeof transfers[0] };
 
 /* The bytes that the stream copied from the weights of one step, and the checksums they must have. */
@@ -46,11 +61,11 @@ struct run {
     struct random random;
     struct weights weights;
     uint64_t sums[WEIGHTS]; /* of the current versions */
-    uint64_t acquired;
+    uint64_t acquired, slot_bytes;
     struct readback readbacks[READBACKS];
 };
 
-static uint64_t steps_done, compared, mismatches, replaced;
+static uint64_t steps_done, compared, mismatches, replaced, resized;
 
 static void check_readback(struct run *run, struct readback *readback)
 {
@@ -133,25 +148,49 @@ static unsigned char *current_content(struct run *run, int index)
     return content;
 }
 
-static void replace_weight(struct run *run)
+static void replace_weight(struct run *run, int fixed)
 {
     const int index = (int)draw(&run->random, WEIGHTS);
     struct weight *weight = &run->weights.all[index];
     const int64_t bytes = (int64_t)weight_bytes(&run->weights, index, ++weight->current);
-    const wb_layout layout = bytes_layout(&bytes);
+    const wb_layout layout = weight_layout(&run->weights, &bytes);
     unsigned char *content = current_content(run, index);
     if (options.defect == DEFECT_WEIGHTS) content[bytes / 2] ^= 1;
     CHECK_OK(wb_offloader_replace(run->offloader, weight->name, content, &layout, run->stream,
                                   &error));
     free(content);
     replaced++;
-    if (draw(&run->random, 8) == 0) {
+    if (!fixed && draw(&run->random, 8) == 0) {
         CHECK_OK(wb_offloader_compact(run->offloader, run->stream, &error));
     }
 }
 
+static void resize(struct run *run, uint64_t device_bytes, int wait)
+{
+    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    to.device_bytes = device_bytes;
+    CHECK_OK(wb_offloader_resize(run->offloader, &to, run->stream, &progress, &error));
+    resized++;
+    if (!wait) return;
+    CHECK_OK(wb_offloader_resize_wait(run->offloader, run->stream, 60000, &progress, &error));
+    CHECK_SAME(progress.pending_units, 0);
+    CHECK(progress.device_bytes <= device_bytes);
+}
+
+/* To any budget; sometimes asleep in between. */
+static void resize_somehow(struct run *run)
+{
+    const uint64_t bytes = run->slot_bytes + draw(&run->random, GROUPS + 1) * PIECE_BYTES;
+    const int sleeps = draw(&run->random, 8) == 0;
+    if (sleeps) resize(run, 0, 1);
+    resize(run, bytes, sleeps || draw(&run->random, 2) == 0);
+}
+
 static int begin(struct run *run, const struct transfer *transfer)
 {
+    static const char *const every[] = {"*"};
+    wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_buffer_options buffers = WB_BUFFER_OPTIONS_INIT;
     wb_status status = WB_OK;
@@ -160,14 +199,21 @@ static int begin(struct run *run, const struct transfer *transfer)
     plan.allow = WB_ALLOW_EVERYTHING_FITS;
     plan.transfer_mode = transfer->mode;
     plan.depth = transfer->depth;
+    plan.compress = transfer->compress;
+    plan.compress_select = every;
+    plan.compress_select_count = transfer->compress == WB_COMPRESS_SELECTED;
     buffers.pin = transfer->pin;
     run->acquired = 0;
-    weights_init(&run->weights, GROUPS, EACH, MOST_BYTES, SIZES_CHANGE,
+    plan.fixed_addresses = transfer->fixed ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
+    weights_init(&run->weights, GROUPS, EACH, MOST_BYTES, transfer->change,
                  draw(&run->random, UINT64_MAX));
+    run->weights.are_numbers = transfer->compress != WB_COMPRESS_OFF;
     for (int index = 0; index < WEIGHTS; index++) free(current_content(run, index));
     run->offloader =
         weights_offload(&run->weights, run->device, run->stream, &plan, &buffers, &status);
     if (!CHECK_OK(status)) return 0;
+    CHECK_OK(wb_offloader_get_stats(run->offloader, &stats, &error));
+    run->slot_bytes = stats.slot_bytes;
     if (transfer->depth > 0) CHECK_SAME(run->weights.planned.depth, transfer->depth);
     return 1;
 }
@@ -179,6 +225,8 @@ static void end(struct run *run, const struct transfer *transfer)
     CHECK_SAME(stats.acquires, run->acquired);
     CHECK_SAME(stats.resident_bytes, 0);
     CHECK((stats.moved_bytes == 0) == (transfer->mode == WB_TRANSFER_MODE_ZERO_COPY));
+    CHECK((stats.moved_encoded_bytes == 0) == (transfer->compress == WB_COMPRESS_OFF));
+    CHECK(stats.moved_encoded_bytes <= stats.moved_bytes);
     wb_offloader_release(run->offloader);
     check_all(run);
 }
@@ -191,7 +239,11 @@ static void run_transfer(struct run *run, const struct transfer *transfer, uint6
     if (!begin(run, transfer)) return;
     while (steps_done < until && failures() == 0) {
         step(run);
-        if (draw(&run->random, 16) == 0) replace_weight(run);
+        if (transfer->fixed && draw(&run->random, 4) == 0) resize_somehow(run);
+        if (draw(&run->random, 16) == 0) {
+            if (transfer->fixed) resize(run, run->slot_bytes + PIECE_BYTES, 1);
+            replace_weight(run, transfer->fixed);
+        }
         if (seconds_now() - printed < PROGRESS_SECONDS) continue;
         printed = seconds_now();
         printf("%" PRIu64 " steps, %" PRIu64 " checksums\n", steps_done, compared);
@@ -229,14 +281,15 @@ static void report(double seconds)
 {
     printf("reliability: {\"steps\": %" PRIu64 ", \"depths\": [", steps_done);
     for (int part = 0; part < TRANSFERS; part++) {
-        if (transfers[part].depth > 0 && transfers[part].pin == WB_TRISTATE_AUTO) {
+        if (transfers[part].depth > 0 && transfers[part].pin == WB_TRISTATE_AUTO &&
+            transfers[part].compress == WB_COMPRESS_OFF && !transfers[part].fixed) {
             printf("%s%u", part > 0 ? ", " : "", transfers[part].depth);
         }
     }
-    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\"], "
-           "\"checksums\": %" PRIu64 ", \"replaced\": %" PRIu64 ", \"mismatches\": %" PRIu64
-           ", \"seconds\": %.1f, \"device\": \"%s\"}\n",
-           compared, replaced, mismatches, seconds, device_kind());
+    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\", \"compressed\"], "
+           "\"checksums\": %" PRIu64 ", \"replaced\": %" PRIu64 ", \"resized\": %" PRIu64
+           ", \"mismatches\": %" PRIu64 ", \"seconds\": %.1f, \"device\": \"%s\"}\n",
+           compared, replaced, resized, mismatches, seconds, device_kind());
 }
 
 int main(int argc, char **argv)

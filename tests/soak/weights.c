@@ -32,7 +32,19 @@ uint64_t weight_bytes(const struct weights *weights, int index, uint64_t version
 
 unsigned char *weight_content(const struct weights *weights, int index, uint64_t version)
 {
-    return content_new(weight_bytes(weights, index, version), key_of(weights, index, version));
+    const uint64_t bytes = weight_bytes(weights, index, version);
+    unsigned char *content = content_new(bytes, key_of(weights, index, version));
+    for (uint64_t at = 0; weights->are_numbers && version % 4 != 3 && at < bytes; at++) {
+        content[at] &= 0x9f; /* two of the four bits of the exponent */
+    }
+    return content;
+}
+
+wb_layout weight_layout(const struct weights *weights, const int64_t *bytes)
+{
+    wb_layout layout = bytes_layout(bytes);
+    if (weights->are_numbers) layout.dtype = WB_DTYPE_F8_E4M3FN;
+    return layout;
 }
 
 int has_weight(const struct weights *weights, int index, uint64_t version, const void *memory,
@@ -54,13 +66,14 @@ wb_offloader *weights_offload(struct weights *weights, wb_device *device, void *
     wb_plan *planned = NULL;
     wb_offloader *offloader = NULL;
     uint64_t count = 0;
+    memset(parameters, 0, sizeof parameters);
     for (int index = 0; index < weights_count(weights); index++) {
         const struct weight *weight = &weights->all[index];
         const wb_parameter empty = WB_PARAMETER_INIT;
         wb_parameter *parameter = &parameters[count];
         shapes[count] = (int64_t)weight_bytes(weights, index, weight->current);
         if (shapes[count] == 0) continue;
-        layouts[count] = bytes_layout(&shapes[count]);
+        layouts[count] = weight_layout(weights, &shapes[count]);
         contents[count] = weight_content(weights, index, weight->current);
         *parameter = empty;
         parameter->name = weight->name;

@@ -21,6 +21,7 @@ struct weights {
     int groups, each;
     uint64_t most_bytes; /* of a weight */
     enum change change;
+    int are_numbers; /* in FP8, most versions with few exponents, so that they can be compressed */
     uint64_t key;
     wb_plan_info planned; /* of the last plan */
     struct weight all[MOST_WEIGHTS];
@@ -36,6 +37,9 @@ static inline int weights_count(const struct weights *weights)
 
 /* Returns the bytes of a version of a weight; 0 if the weight does not exist in it. */
 uint64_t weight_bytes(const struct weights *weights, int index, uint64_t version);
+
+/* Returns the layout of `bytes[0]` bytes of a weight. */
+wb_layout weight_layout(const struct weights *weights, const int64_t *bytes);
 
 /* Returns the content of a version, in memory of malloc. */
 unsigned char *weight_content(const struct weights *weights, int index, uint64_t version);

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 import weighbridge.torch as wt
 from equivalence.twins import copied, equal, refusal
 from weighbridge._enums import TransferMode
+from weighbridge.torch._experts import fused_experts
 
 from . import audio, diffusion, multimodal, pipelines, text, vision
 from .model import Model
@@ -73,7 +74,16 @@ def compare(
     try:
         for part in model.parts(network):
             share_of_it = max(1, int(bytes_of(part) * share))
-            handles.append(wt.offload(part, offload_bytes=share_of_it, transfer_mode=transfer_mode))
+            # Half of the fused experts that leave have slots in caches.
+            caches = bytes_of_experts(part) // 2 if transfer_mode == "auto" and share < 1 else 0
+            handles.append(
+                wt.offload(
+                    part,
+                    offload_bytes=share_of_it,
+                    transfer_mode=transfer_mode,
+                    expert_bytes=caches,
+                )
+            )
         for step in ("first", "second"):
             if not equal(run(model, network), wanted):
                 return Result("wrong", f"other numbers in the {step} run")
@@ -95,6 +105,12 @@ def compare(
 def bytes_of(network: torch.nn.Module) -> int:
     """Returns the bytes of a model's parameters, those of ties once."""
     return sum({p.data_ptr(): p.nbytes for p in network.parameters()}.values())
+
+
+def bytes_of_experts(network: torch.nn.Module) -> int:
+    """Returns the bytes of a model's fused experts that expert caches can carry."""
+    experts = fused_experts(network)
+    return sum(one.tensor(own).nbytes for one in experts for own in one.tensors)
 
 
 def compare_everywhere(name: str, device: str = "cpu") -> dict[str, Result]:

@@ -40,6 +40,7 @@ enum class Phase : wb_phase {
   Pin = WB_PHASE_PIN,
   Read = WB_PHASE_READ,
   Quantize = WB_PHASE_QUANTIZE,
+  Compress = WB_PHASE_COMPRESS,
 };
 
 enum class Accessor : wb_accessor {
@@ -50,6 +51,7 @@ enum class Accessor : wb_accessor {
 enum class AccessPattern : wb_access_pattern {
   Dense = WB_ACCESS_PATTERN_DENSE,
   Sparse = WB_ACCESS_PATTERN_SPARSE,
+  Experts = WB_ACCESS_PATTERN_EXPERTS,
 };
 
 enum class TransferMode : wb_transfer_mode {
@@ -73,6 +75,13 @@ enum class Grouping : wb_grouping {
 enum class HostStore : wb_host_store {
   Copy = WB_HOST_STORE_COPY,
   Source = WB_HOST_STORE_SOURCE,
+};
+
+/// Which offloaded parameters cross the link compressed.
+enum class Compress : wb_compress {
+  Off = WB_COMPRESS_OFF,
+  Auto = WB_COMPRESS_AUTO,
+  Selected = WB_COMPRESS_SELECTED,
 };
 
 enum class Order : wb_order {

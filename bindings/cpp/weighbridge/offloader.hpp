@@ -83,6 +83,47 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   Result<void> reset_all(void* stream) const {
     return detail::call(wb_offloader_reset_all, get(), stream);
   }
+  /// Begins to hold at most `device_bytes` of device memory; 0 to sleep: see wb_offloader_resize.
+  Result<wb_resize_progress> resize(std::uint64_t device_bytes, void* stream = nullptr,
+                                    bool graphs_dropped = false) const {
+    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
+    options.device_bytes = device_bytes;
+    options.graphs_dropped = graphs_dropped ? 1 : 0;
+    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize, get(),
+                                            &options, stream);
+  }
+  /// Begins to offload at most `offload_bytes`, counted in whole pieces: see wb_offloader_resize.
+  Result<wb_resize_progress> resize_offload(std::uint64_t offload_bytes, void* stream = nullptr,
+                                            bool graphs_dropped = false) const {
+    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
+    options.offload_bytes = offload_bytes;
+    options.graphs_dropped = graphs_dropped ? 1 : 0;
+    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize, get(),
+                                            &options, stream);
+  }
+  /// Goes on with a resize as far as is possible at once.
+  Result<wb_resize_progress> resize_progress(void* stream = nullptr) const {
+    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize_progress,
+                                            get(), stream);
+  }
+  /// Goes on with a resize until it is done, for at most `timeout`.
+  Result<wb_resize_progress> resize_wait(std::chrono::milliseconds timeout,
+                                         void* stream = nullptr) const {
+    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
+    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize_wait,
+                                            get(), stream, ms);
+  }
+  /// Notes how often a step reads a range of a parameter's bytes: see wb_offloader_prefer.
+  Result<void> prefer(std::uint64_t index, std::uint64_t offset, std::uint64_t bytes,
+                      double weight) const {
+    return detail::call(wb_offloader_prefer, get(), index, offset, bytes, weight);
+  }
+  /// Moves the hottest pieces in and the coldest out, at most `max_bytes` in the call: see
+  /// wb_offloader_rebalance.
+  Result<wb_rebalance_progress> rebalance(std::uint64_t max_bytes, void* stream = nullptr) const {
+    return detail::fill<wb_rebalance_progress>(WB_REBALANCE_PROGRESS_INIT, wb_offloader_rebalance,
+                                               get(), max_bytes, stream);
+  }
   /// The index of the parameter with a name, valid until a parameter is removed.
   Result<std::uint64_t> find_parameter(const std::string& name) const {
     if (const auto valid = detail::check_text(name); !valid) return valid.error();
@@ -108,6 +149,11 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   Result<View> get_host_view(std::uint64_t index) const {
     return detail::make<View>(wb_offloader_get_host_view, get(), index);
+  }
+  /// Copies an offloaded parameter's bytes to host memory, decompressed: see
+  /// wb_offloader_read_parameter.
+  Result<void> read_parameter(std::uint64_t index, void* target, std::uint64_t bytes) const {
+    return detail::call(wb_offloader_read_parameter, get(), index, target, bytes);
   }
   /// A view of an offloaded parameter's host memory for the device, whatever its transfer mode.
   Result<View> get_zero_copy_view(std::uint64_t index) const {

@@ -53,7 +53,12 @@ struct PlanOptions {
   double compute_bytes_per_second = 0;
   std::vector<double> group_seconds = {};  ///< one for each group, in the order of their names
   std::uint64_t rows = 0;
+  std::uint64_t expert_bytes = 0;  ///< device memory for expert caches; 0: what a budget leaves
   HostStore host_store = {};  ///< where offloaded parameters are kept in host memory
+  Tristate fixed_addresses = {};  ///< addresses stay while Offloader::resize changes the budget
+  bool keep_host_copy = false;    ///< resident parameters keep a copy in host memory
+  Compress compress = {};         ///< which offloaded parameters cross the link compressed
+  std::vector<std::string> compress_select = {};  ///< those of Compress::Selected
 };
 
 /// The placement and the transfer mode of every parameter, with a reason for each.
@@ -62,7 +67,8 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
   /// wb_plan_new
   static Result<Plan> make(const Device& device, const std::vector<Parameter>& parameters,
                            const PlanOptions& options) {
-    for (const auto* texts : {&options.select, &options.exclude, &options.quantize_select}) {
+    for (const auto* texts : {&options.select, &options.exclude, &options.quantize_select,
+                              &options.compress_select}) {
       for (const std::string& text : *texts) {
         if (const auto valid = detail::check_text(text); !valid) return valid.error();
       }
@@ -70,6 +76,7 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     const auto select = pointers(options.select);
     const auto exclude = pointers(options.exclude);
     const auto quantize_select = pointers(options.quantize_select);
+    const auto compress_select = pointers(options.compress_select);
     wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
     if (options.quantize) quantize = options.quantize->to_c();
     wb_plan_options raw = WB_PLAN_OPTIONS_INIT;
@@ -93,6 +100,12 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.group_seconds = options.group_seconds.data();
     raw.group_seconds_count = options.group_seconds.size();
     raw.rows = options.rows;
+    raw.expert_bytes = options.expert_bytes;
+    raw.fixed_addresses = detail::to_c(options.fixed_addresses);
+    raw.keep_host_copy = options.keep_host_copy ? 1 : 0;
+    raw.compress = detail::to_c(options.compress);
+    raw.compress_select = compress_select.data();
+    raw.compress_select_count = static_cast<std::uint32_t>(compress_select.size());
     const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
     if (!all) return all.error();
     return detail::make<Plan>(wb_plan_new, device.get(), all.value().data(), all.value().size(),

@@ -6,6 +6,7 @@ use crate::capi::call::call;
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
 use crate::capi::structs::{CStruct, c_struct, chars};
+use crate::device::backend::Granularity;
 use crate::device::device::Device;
 use crate::device::stats::DeviceStats;
 use crate::memory::link;
@@ -63,6 +64,11 @@ pub struct wb_device_info {
     pub pin_reason: [c_char; 256],
     /// Reason for `views`.
     pub views_reason: [c_char; 256],
+    /// Bytes of which address ranges are multiples, behind which an offloader with fixed addresses
+    /// changes the memory; 0 if the device has none.
+    pub address_granularity: u64,
+    /// Why there are none; empty otherwise.
+    pub address_reason: [c_char; 256],
 }
 
 c_struct!(wb_device_info);
@@ -104,6 +110,10 @@ pub unsafe extern "C" fn wb_device_get_info(
 ) -> wb_status {
     call!(error, |device: &Device| -> info {
         let (capabilities, policy) = (device.capabilities(), device.policy());
+        let (address_granularity, address_reason) = match &capabilities.address_granularity {
+            Granularity::Bytes(bytes) => (*bytes, ""),
+            Granularity::Unavailable(reason) => (0, reason.as_str()),
+        };
         device.backend().memory().map(|(free_bytes, total_bytes)| wb_device_info {
             kind: if capabilities.cuda { WB_DEVICE_CUDA } else { WB_DEVICE_HOST },
             ordinal: capabilities.ordinal,
@@ -124,6 +134,8 @@ pub unsafe extern "C" fn wb_device_get_info(
             name: chars(&capabilities.name),
             pin_reason: chars(&policy.pin_reason),
             views_reason: chars(&policy.views_reason),
+            address_granularity,
+            address_reason: chars(address_reason),
             ..CStruct::init()
         })
     })

@@ -56,6 +56,28 @@ use crate::status::wb_status;
 /// Weights that change. wb_offloader_replace gives a weight new bytes, another type or another
 /// shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
 /// wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
+///
+/// A budget that changes. With `fixed_addresses` in the plan's options every unit has an address range
+/// for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
+///
+/// ```c
+/// wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+/// to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
+/// wb_offloader_resize(offloader, &to, stream, &progress, &error);
+/// while (progress.pending_units > 0) { // or wb_offloader_resize_wait
+///     run_step(stream);
+///     wb_offloader_resize_progress(offloader, stream, &progress, &error);
+/// }
+/// ```
+///
+/// Plan for the least that the model may need, so that all that may leave has slots, and resize
+/// upwards after the commit. Resize before memory is given to a KV cache, and after it was freed: units
+/// that leave do so before others return, and no budget, the old or the new one, is exceeded. A unit
+/// moves when its groups are released and the work that used it is done; memory is free for everyone
+/// when the resize is done. A unit that was resident when a graph was captured is read in host memory
+/// after it has left, unless `graphs_dropped` says that no graph is launched any more. A failed call is
+/// repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize.
+/// Offloaders of one device share a budget by wb_arbiter.
 pub struct wb_offloader {
     _opaque: [u8; 0],
 }

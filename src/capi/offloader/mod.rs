@@ -2,11 +2,13 @@
 
 pub mod handle;
 pub mod parameters;
-mod source;
+pub mod resize;
+pub(in crate::capi) mod source;
 pub mod stats;
 pub mod step;
 
 pub use handle::*;
 pub use parameters::*;
+pub use resize::*;
 pub use stats::*;
 pub use step::*;

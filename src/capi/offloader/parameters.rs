@@ -41,7 +41,7 @@ pub struct wb_offloader_parameter_info {
     /// Device address of the first element. A prefetched or on-demand parameter is there while its
     /// group is acquired. NULL if there are no bytes yet.
     pub device_address: *mut c_void,
-    /// Host address of the first element; NULL if it is resident.
+    /// Host address of the first element; NULL if it is resident, in pieces, or compressed in host memory.
     pub host_address: *mut c_void,
     /// Bytes from the lowest element to the end of the highest.
     pub span_bytes: u64,
@@ -67,6 +67,18 @@ pub struct wb_offloader_parameter_info {
     pub host_store: wb_host_store,
     /// Zero.
     pub reserved0: u32,
+    /// Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
+    pub encoded_bytes: u64,
+    /// Bytes of it that are on the device now, in memory of its own or of the engine, and not in a slot. Of a
+    /// parameter in pieces (wb_offloader_prefer) any number, at a placement that is offloaded if there are
+    /// fewer than `span_bytes`.
+    pub resident_bytes: u64,
+    /// Bytes of device memory in which the device keeps it compressed, a multiple of 256, with those that
+    /// it is tied to; 0 if it is decoded from host memory, or not compressed.
+    pub device_encoded_bytes: u64,
+    /// Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a replacement, are
+    /// more than there is device memory for; otherwise empty. Valid as long as the library is loaded.
+    pub device_encoded_reason: *const c_char,
 }
 
 c_struct!(wb_offloader_parameter_info);
@@ -98,6 +110,10 @@ impl From<ParameterInfo> for wb_offloader_parameter_info {
                 true => WB_HOST_STORE_SOURCE,
                 false => WB_HOST_STORE_COPY,
             },
+            encoded_bytes: found.encoded_bytes,
+            resident_bytes: found.resident_bytes,
+            device_encoded_bytes: found.device_encoded_bytes,
+            device_encoded_reason: found.kept_reason.as_ptr(),
             ..Self::init()
         }
     }
@@ -186,8 +202,9 @@ pub unsafe extern "C" fn wb_offloader_get_view(
 }
 
 /// Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
-/// holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_NOT_FOUND
-/// for a resident parameter.
+/// holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a
+/// resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed there, which
+/// wb_offloader_read_parameter reads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_host_view(
     offloader: *const wb_offloader,
@@ -204,8 +221,9 @@ pub unsafe extern "C" fn wb_offloader_get_host_view(
 /// transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
 /// The view holds the memory, not the offloader.
 ///
-/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter, and with
-/// WB_ERR_NOT_MAPPED if the device cannot access the memory.
+/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces, with
+/// WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device cannot
+/// access the memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_zero_copy_view(
     offloader: *const wb_offloader,
@@ -215,6 +233,28 @@ pub unsafe extern "C" fn wb_offloader_get_zero_copy_view(
 ) -> wb_status {
     call!(error, |offloader: &Offloader| -> view {
         offloader.host_view(index as usize, Accessor::Device)
+    })
+}
+
+/// Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest, to
+/// `bytes` bytes of host memory at `target`: as they are in its slot, also if they are compressed in
+/// host memory. `bytes` is its `span_bytes`.
+///
+/// Fails with WB_ERR_OUT_OF_RANGE for another index or other `bytes`, with WB_ERR_NOT_FOUND for a
+/// resident parameter or one without bytes, and with WB_ERR_DAMAGED if compressed bytes were
+/// overwritten.
+///
+/// Threads: any; it waits while another changes parameters. Since 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_offloader_read_parameter(
+    offloader: *const wb_offloader,
+    index: u64,
+    target: *mut c_void,
+    bytes: u64,
+    error: *mut wb_error,
+) -> wb_status {
+    call!(error, |offloader: &Offloader| {
+        offloader.read(index as usize, Address(target as u64).span(bytes, "target")?)
     })
 }
 
@@ -338,8 +378,9 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
 }
 
 /// Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
-/// its own bytes again. Addresses change, unless there are no gaps. Also gives an offloader its slots again that lost them
-/// when a change failed with WB_ERR_DEVICE_MEMORY.
+/// its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses change, unless there are no
+/// gaps and slots are packed like that already. Also gives an offloader its slots again that lost them when a change
+/// failed with WB_ERR_DEVICE_MEMORY.
 ///
 /// Stream order: waits on the host for the work queued on `stream` and for every use that was
 /// released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.

@@ -7,7 +7,10 @@ use crate::error::Result;
 use crate::plan::parameter::{Origin, Parameter};
 
 /// The bytes that a caller gave for a parameter, if any.
-pub(super) fn source_of(device: &Device, parameter: &Parameter) -> Result<Option<Location>> {
+pub(in crate::capi) fn source_of(
+    device: &Device,
+    parameter: &Parameter,
+) -> Result<Option<Location>> {
     let (address, layout) = match &parameter.origin {
         Origin::Quantized(from) => (from.source, &from.layout),
         Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),

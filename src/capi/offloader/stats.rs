@@ -26,8 +26,8 @@ pub struct wb_offloader_stats {
     pub mapped_bytes: u64,
     /// Bytes of that pinned, as the driver or the kernel counts them.
     pub pinned_bytes: u64,
-    /// Bytes of resident parameters, without those that were given no source yet. Together with
-    /// `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
+    /// Bytes of resident parameters, without those that were given no source yet; of parameters in
+    /// pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
     pub resident_bytes: u64,
     /// Bytes of device memory for slots.
     pub slot_bytes: u64,
@@ -44,7 +44,7 @@ pub struct wb_offloader_stats {
     pub peak_mapped_bytes: u64,
     /// Peak of `slot_bytes`.
     pub peak_slot_bytes: u64,
-    /// Bytes copied into slots.
+    /// Bytes that crossed the link to slots.
     pub moved_bytes: u64,
     /// Copies into slots.
     pub copies: u64,
@@ -56,6 +56,25 @@ pub struct wb_offloader_stats {
     pub waited_seconds: f64,
     /// As wb_offloader_get_generation gives it.
     pub generation: u64,
+    /// Bytes of offloaded parameters that are compressed in host memory, a part of `offloaded_bytes`.
+    pub decoded_bytes: u64,
+    /// What these are compressed to.
+    pub encoded_bytes: u64,
+    /// Those of `moved_bytes` that were compressed.
+    pub moved_encoded_bytes: u64,
+    /// Bytes in slots that these were decoded to.
+    pub moved_decoded_bytes: u64,
+    /// Bytes of device memory of the expert caches that were made for it and are alive.
+    pub expert_bytes: u64,
+    /// Bytes of parameters that are on the device now, in memory of their own or of the engine: what
+    /// `resident_bytes` of their infos adds up to, tied ones once.
+    pub device_parameter_bytes: u64,
+    /// Bytes of device memory for parameters that the device keeps compressed. With `resident_bytes`, each
+    /// rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is at most a budget of device memory.
+    /// It is held until the offloader is released, also when a parameter is removed or gets another size.
+    pub device_encoded_bytes: u64,
+    /// Those of `decoded_bytes` that are decoded from there, and cross no link.
+    pub device_decoded_bytes: u64,
 }
 
 c_struct!(wb_offloader_stats);
@@ -87,6 +106,14 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             late_copies: found.transfers.late_copies,
             waited_seconds: found.transfers.waited_seconds,
             generation: found.generation,
+            decoded_bytes: found.decoded_bytes,
+            encoded_bytes: found.encoded_bytes,
+            moved_encoded_bytes: found.transfers.encoded_bytes,
+            moved_decoded_bytes: found.transfers.decoded_bytes,
+            expert_bytes: found.expert_bytes,
+            device_parameter_bytes: found.device_parameter_bytes,
+            device_encoded_bytes: found.device_encoded_bytes,
+            device_decoded_bytes: found.device_decoded_bytes,
             ..CStruct::init()
         })
     })
@@ -102,7 +129,7 @@ pub struct wb_offloader_group_stats {
     pub reserved0: u32,
     /// Times that it was acquired.
     pub acquires: u64,
-    /// Bytes copied into slots.
+    /// Bytes that crossed the link to slots.
     pub moved_bytes: u64,
     /// Copies into slots.
     pub copies: u64,
@@ -112,6 +139,10 @@ pub struct wb_offloader_group_stats {
     pub waits: u64,
     /// Seconds that it waited.
     pub waited_seconds: f64,
+    /// Those of `moved_bytes` that were compressed.
+    pub moved_encoded_bytes: u64,
+    /// Bytes in slots that these were decoded to.
+    pub moved_decoded_bytes: u64,
 }
 
 c_struct!(wb_offloader_group_stats);
@@ -132,6 +163,8 @@ pub unsafe extern "C" fn wb_offloader_get_group_stats(
             late_copies: found.late_copies,
             waits: found.waits,
             waited_seconds: found.waited_seconds,
+            moved_encoded_bytes: found.encoded_bytes,
+            moved_decoded_bytes: found.decoded_bytes,
             ..CStruct::init()
         })
     })

@@ -8,12 +8,16 @@ use crate::capi::call::{call, release, retain};
 use crate::capi::device::handle::wb_device;
 use crate::capi::error::wb_error;
 use crate::capi::handle::opaque;
+use crate::capi::offloader::source::source_of;
 use crate::capi::parameter::{GivenParameters, wb_parameter};
 use crate::capi::plan::options::wb_plan_options;
 use crate::device::device::Device;
+use crate::error::Result;
 use crate::memory::buffer::Buffer;
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::encoded;
 use crate::os::sync::Arc;
+use crate::plan::compression::Compression;
 use crate::plan::json;
 use crate::plan::plan::{Plan, PlanOptions};
 use crate::status::wb_status;
@@ -54,7 +58,7 @@ impl CPlan {
     /// The name of every parameter, and the reason for its placement.
     pub fn parameters(&self) -> &[(CString, CString)] {
         texts(&self.parameters, &self.plan().parameters, |planned| {
-            (c_text(planned.parameter.name.as_str()), c_text(planned.reason.to_string()))
+            (c_text(planned.parameter.name.as_str()), c_text(self.plan().reason(planned)))
         })
     }
 
@@ -97,9 +101,9 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 }
 
 /// Plans which of `count` parameters leave the device under the budget, and how they are
-/// transferred. Nothing is allocated and no source is read; the plan keeps copies of `parameters`
-/// and `options` and references to the parameters' buffers, and the sources are read by
-/// wb_offloader_new. `options` must give a budget.
+/// transferred. Nothing is allocated, and of sources only samples are read, with `compress`; the plan
+/// keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
+/// sources are read by wb_offloader_new. `options` must give a budget.
 ///
 /// Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
 /// says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
@@ -115,7 +119,12 @@ pub unsafe extern "C" fn wb_plan_new(
 ) -> wb_status {
     let parameters = (parameters, count);
     call!(error, |device: Arc<Device>, parameters: GivenParameters, options: PlanOptions| -> plan {
-        let GivenParameters { parameters, buffers } = parameters;
+        let GivenParameters { mut parameters, buffers } = parameters;
+        if options.compress != Compression::Off {
+            let sources = parameters.iter().map(|parameter| source_of(&device, parameter));
+            let sources = sources.collect::<Result<Vec<_>>>()?;
+            encoded::measure(&device, &options.compress, &mut parameters, &sources)?;
+        }
         DevicePlan::new(&device, parameters, options).map(|plan| CPlan::new(plan, buffers))
     })
 }

@@ -29,7 +29,8 @@ pub struct wb_plan_info {
     pub payload_bytes: u64,
     /// Bytes of offloaded parameters.
     pub offloaded_bytes: u64,
-    /// Bytes of host memory for offloaded parameters, in whole pages.
+    /// Bytes of host memory for offloaded parameters, in whole pages, beside that of pieces
+    /// (wb_offloader_prefer).
     pub arena_bytes: u64,
     /// Bytes of device memory for resident parameters, each rounded up to 256.
     pub resident_bytes: u64,
@@ -37,7 +38,8 @@ pub struct wb_plan_info {
     pub slot_bytes: u64,
     /// Bytes of slots for prefetched parameters.
     pub ring_bytes: u64,
-    /// Bytes copied in every step.
+    /// Bytes that cross the link to slots in every step; of compressed parameters, those that they are
+    /// expected to become.
     pub step_bytes: u64,
     /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
     pub view_bytes: u64,
@@ -55,6 +57,22 @@ pub struct wb_plan_info {
     pub wrap_stalls: i32,
     /// Zero.
     pub reserved0: u32,
+    /// Bytes of offloaded parameters that are compressed.
+    pub decoded_bytes: u64,
+    /// What these are expected to become: the sum of the parameters' `encoded_bytes`.
+    pub encoded_bytes: u64,
+    /// Predicted seconds of `link_seconds` in which the device reads compressed bytes and decodes them;
+    /// 0 if the bandwidth of the link is not known.
+    pub decode_seconds: f64,
+    /// Bytes of device memory for expert caches. With `resident_bytes`, `slot_bytes` and
+    /// `device_encoded_bytes` it is at most a budget of device memory.
+    pub expert_bytes: u64,
+    /// Bytes of device memory for parameters that the device keeps compressed: the sum of the parameters'
+    /// `device_encoded_bytes`. What they need is known when they are compressed, at the commit; those that do
+    /// not fit in the budget then are decoded from host memory.
+    pub device_encoded_bytes: u64,
+    /// Those of `decoded_bytes` that are decoded from there, and cross no link.
+    pub device_decoded_bytes: u64,
 }
 
 c_struct!(wb_plan_info);
@@ -94,6 +112,15 @@ pub struct wb_plan_parameter_info {
     pub block_bytes: u32,
     /// Zero.
     pub reserved0: u32,
+    /// Bytes that it is expected to be compressed to, with those that it is tied to; 0 if it is not
+    /// compressed, for which `reason` has the reason.
+    pub encoded_bytes: u64,
+    /// Bytes of it that are on the device in memory of their own: all or none, or of a parameter in
+    /// pieces (wb_offloader_prefer) any number.
+    pub resident_bytes: u64,
+    /// Bytes of device memory in which the device is to keep it compressed, with those that it is tied to:
+    /// `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
+    pub device_encoded_bytes: u64,
 }
 
 c_struct!(wb_plan_parameter_info);
@@ -134,6 +161,7 @@ pub unsafe extern "C" fn wb_plan_get_info(
             arena_bytes: plan.arena_bytes,
             resident_bytes: plan.resident_bytes,
             slot_bytes: plan.slot_bytes,
+            expert_bytes: plan.expert_bytes,
             ring_bytes: plan.ring_bytes,
             step_bytes: plan.step_bytes,
             view_bytes: plan.view_bytes,
@@ -141,6 +169,11 @@ pub unsafe extern "C" fn wb_plan_get_info(
             link_seconds: plan.link_seconds.unwrap_or(0.0),
             kernel_seconds: plan.kernel_seconds.unwrap_or(0.0),
             wrap_stalls: plan.wrap_stalls.into(),
+            decoded_bytes: plan.decoded_bytes,
+            encoded_bytes: plan.encoded_bytes,
+            decode_seconds: plan.decode_seconds.unwrap_or(0.0),
+            device_encoded_bytes: plan.kept_bytes,
+            device_decoded_bytes: plan.kept_decoded_bytes,
             ..CStruct::init()
         })
     })
@@ -185,6 +218,7 @@ pub unsafe extern "C" fn wb_plan_get_parameter_info(
         let (name, reason) = at(plan.parameters(), index, "parameter")?;
         let planned = at(&plan.plan().parameters, index, "parameter")?;
         let (placement, transfer_mode) = placement_codes(planned.transfer_mode);
+        let storage = &plan.plan().storages[planned.storage];
         let layout = &planned.parameter.layout;
         let (block_elements, block_bytes) = block_of(layout.dtype());
         Ok(wb_plan_parameter_info {
@@ -201,7 +235,10 @@ pub unsafe extern "C" fn wb_plan_get_parameter_info(
             reason: reason.as_ptr(),
             group: planned.group as u64,
             span_bytes: layout.span_bytes(),
-            tied_to: plan.plan().storages[planned.storage].parameters[0] as u64,
+            tied_to: storage.parameters[0] as u64,
+            encoded_bytes: storage.coding.as_ref().map_or(0, |coding| coding.encoded_bytes),
+            resident_bytes: plan.plan().resident_bytes_of(index as usize),
+            device_encoded_bytes: storage.kept_bytes,
             ..CStruct::init()
         })
     })

@@ -7,7 +7,10 @@ use crate::capi::enumeration::{Enumeration, c_enum};
 use crate::capi::parameter::wb_transfer_mode;
 use crate::capi::quantizer::options::{QuantizeRequest, wb_quantize_options};
 use crate::capi::structs::{c_struct, read_struct};
+use crate::capi::tristate::wb_tristate;
+use crate::device::policy::Tristate;
 use crate::error::{Result, fail};
+use crate::plan::compression::Compression;
 use crate::plan::order::Order;
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::{Allowed, Budget, HostStore, PlanOptions};
@@ -63,6 +66,17 @@ c_enum!(HostStore {
     WB_HOST_STORE_COPY => Copy,
     WB_HOST_STORE_SOURCE => Source,
 });
+
+/// Which offloaded parameters cross the link compressed, without loss.
+pub type wb_compress = i32;
+/// None; the default.
+pub const WB_COMPRESS_OFF: wb_compress = 0;
+/// Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode takes,
+/// of which a sample of the source becomes at most 7/8 as large. If `compress_select` has selectors,
+/// only those that one of them matches.
+pub const WB_COMPRESS_AUTO: wb_compress = 1;
+/// Those that a selector of `compress_select` matches, as far as they become smaller.
+pub const WB_COMPRESS_SELECTED: wb_compress = 2;
 
 /// Options of a plan.
 #[repr(C)]
@@ -127,8 +141,38 @@ pub struct wb_plan_options {
     /// place again for every 128. 0 if they are not known: then dense parameters are read in place
     /// only where they do not fit into slots, of which a warning tells.
     pub rows: u64,
+    /// Whether every parameter that the offloader holds on the device, or copies there, has one
+    /// address for the offloader's life, while wb_offloader_resize moves it. Fails with
+    /// WB_ERR_NOT_SUPPORTED if it is on and wb_device_info.address_granularity is 0. Units, and the
+    /// resident parameters of each group, then take whole pieces of that many bytes, which the budget
+    /// counts; resident parameters are copied at the commit even if they are on the device already,
+    /// and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can be added, removed or given another size. By default it is
+    /// off.
+    pub fixed_addresses: wb_tristate,
+    /// 1 if resident parameters have a copy in host memory from the commit on, with
+    /// `fixed_addresses`: freeing their memory then copies nothing. 0 if they get one when they
+    /// leave, and lose it when they return.
+    pub keep_host_copy: u32,
+    /// Which offloaded parameters are compressed in host memory: the device reads them there and decodes them
+    /// into their slots, so it must be able to read host memory in place (wb_device_info.views). Not
+    /// those that have the zero-copy mode. Under a budget of device memory the device also keeps such
+    /// parameters compressed in its own memory, as many as are needed, before others cross the link, if a
+    /// step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to.
+    /// They count as offloaded, since they have slots and a copy in host memory. With a source, wb_plan_new reads a sample of it, by which it
+    /// expects the compressed bytes. In the arena and in its slot a
+    /// compressed parameter has space for any bytes that may replace it, 0.2 % more than its own.
+    pub compress: wb_compress,
+    /// Number of selectors in `compress_select`.
+    pub compress_select_count: u32,
+    /// `compress_select_count` selectors; none with WB_COMPRESS_OFF.
+    pub compress_select: *const *const c_char,
+    /// Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a part
+    /// of a budget of device memory. 0 for what such a budget leaves beside all other parameters, or
+    /// for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
+    /// unless everything fits.
+    pub expert_bytes: u64,
     /// Must be zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 1],
 }
 
 c_struct!(wb_plan_options, reserved);
@@ -190,10 +234,16 @@ impl Input<PlanOptions> for *const wb_plan_options {
                 everything_fits: given.allow & WB_ALLOW_EVERYTHING_FITS != 0,
             },
             quantize,
+            // SAFETY: the contract of mod.rs.
+            compress: unsafe { compression_of(&given) }?,
             link_bytes_per_second: link,
             compute_bytes_per_second: compute,
             group_seconds,
             rows: given.rows,
+            expert_bytes: given.expert_bytes,
+            fixed_addresses: Tristate::read(given.fixed_addresses, "fixed_addresses")?
+                == Tristate::On,
+            keep_host_copy: given.keep_host_copy != 0,
         })
     }
 }
@@ -212,6 +262,31 @@ fn budget_of(given: &wb_plan_options) -> Result<Budget> {
             WB_ERR_INVALID_ARGUMENT,
             "wb_plan_options.budget_kind is {other}; known are [1, 2]"
         ),
+    }
+}
+
+/// # Safety
+/// The options keep the contract of mod.rs.
+unsafe fn compression_of(given: &wb_plan_options) -> Result<Compression> {
+    let pair = (given.compress_select, given.compress_select_count);
+    // SAFETY: the contract of mod.rs.
+    let select: Vec<String> = unsafe { pair.convert("compress_select") }?;
+    match (given.compress, select.is_empty()) {
+        (WB_COMPRESS_OFF, true) => Ok(Compression::Off),
+        (WB_COMPRESS_AUTO, _) => Ok(Compression::Auto(select)),
+        (WB_COMPRESS_SELECTED, false) => Ok(Compression::Selected(select)),
+        (WB_COMPRESS_SELECTED, true) => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "compress is WB_COMPRESS_SELECTED and compress_select has no selector: name parameters, or \
+             give WB_COMPRESS_AUTO"
+        ),
+        (WB_COMPRESS_OFF, false) => fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "compress_select has {} selectors, and compress is WB_COMPRESS_OFF: give \
+             WB_COMPRESS_SELECTED or WB_COMPRESS_AUTO",
+            select.len()
+        ),
+        (other, _) => fail!(WB_ERR_INVALID_ARGUMENT, "compress is {other}; known are [0, 1, 2]"),
     }
 }
 

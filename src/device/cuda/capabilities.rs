@@ -7,6 +7,7 @@ use cudarc::driver::sys;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
 
 use crate::device::backend::Capabilities;
+use crate::device::cuda::addresses;
 use crate::device::cuda::code;
 use crate::device::cuda::context::Entered;
 use crate::device::cuda::driver::Driver;
@@ -47,6 +48,7 @@ pub fn query(driver: &Driver, device: CUdevice, ordinal: i32) -> Result<Capabili
         integrated: flag(A::CU_DEVICE_ATTRIBUTE_INTEGRATED)?,
         numa_node: numa_node(driver, device),
         memlock_limit: memlock::lockable_bytes(),
+        address_granularity: addresses::granularity(driver, device)?,
     })
 }
 

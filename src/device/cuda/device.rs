@@ -2,12 +2,16 @@
 
 use cudarc::driver::sys::{CUcontext, CUmemorytype};
 
-use crate::device::backend::{Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream};
+use crate::device::backend::{
+    Backend, Capabilities, Event, HostWork, PhysicalHandle, PhysicalKind, PinOptions, Pinned,
+    Stream,
+};
+use crate::device::cuda::addresses::Addresses;
 use crate::device::cuda::context::{Context, Entered};
 use crate::device::cuda::driver::Driver;
 use crate::device::cuda::event::CudaEvent;
 use crate::device::cuda::kernels::Kernels;
-use crate::device::cuda::{capabilities, code, memory, stream};
+use crate::device::cuda::{addresses, capabilities, code, memory, stream};
 use crate::device::kernel::Kernel;
 use crate::device::registry::Registry;
 use crate::error::{Result, fail};
@@ -32,6 +36,7 @@ pub struct CudaDevice {
     capabilities: Capabilities,
     registry: &'static Registry,
     kernels: Kernels,
+    addresses: Addresses,
 }
 
 impl CudaDevice {
@@ -69,7 +74,8 @@ impl CudaDevice {
         }
         let kernels = Kernels::new(capabilities.compute_capability);
         let registry = REGISTRY.get(|_| Registry::new());
-        Ok(Self { context: Arc::new(context), capabilities, registry, kernels })
+        let addresses = Addresses::new(driver, device)?;
+        Ok(Self { context: Arc::new(context), capabilities, registry, kernels, addresses })
     }
 
     fn enter(&self) -> Result<Entered<'_>> {
@@ -152,6 +158,30 @@ impl Backend for CudaDevice {
     fn free(&self, address: u64) -> Result<()> {
         self.check_process()?;
         self.release(|entered| memory::free(entered, address))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Span> {
+        addresses::reserve(&self.enter()?, bytes)
+    }
+
+    fn free_reserved(&self, range: Span) -> Result<()> {
+        self.release(|entered| addresses::free_reserved(entered, range))
+    }
+
+    fn create_physical(&self, bytes: usize, kind: PhysicalKind) -> Result<PhysicalHandle> {
+        self.addresses.create(&self.enter()?, bytes, kind)
+    }
+
+    fn release_physical(&self, memory: PhysicalHandle) -> Result<()> {
+        self.release(|entered| addresses::release(entered, memory))
+    }
+
+    fn map(&self, at: Span, memory: PhysicalHandle) -> Result<()> {
+        self.addresses.map(&self.enter()?, at, memory)
+    }
+
+    fn unmap(&self, at: Span) -> Result<()> {
+        self.release(|entered| addresses::unmap(entered, at))
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {

@@ -7,7 +7,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmemAccessDesc, CUmemAllocationProp,
+    CUmodule, CUstream,
 };
 use once_cell::sync::OnceCell;
 
@@ -45,6 +46,14 @@ macro_rules! driver {
                         error_text: symbol(library, "cuGetErrorString\0"),
                     }
                 }
+            }
+
+            /// The first of the named functions that the installed driver lacks.
+            pub fn lacks(&self, symbols: &[&'static str]) -> Option<&'static str> {
+                symbols.iter().copied().find(|symbol| match *symbol {
+                    $($symbol => self.$name.is_none(),)*
+                    _ => true,
+                })
             }
 
             $(
@@ -91,6 +100,19 @@ driver! {
         "cuMemHostGetDevicePointer_v2"(address: *mut CUdeviceptr, memory: *mut c_void, flags: c_uint);
     pointer_attribute =
         "cuPointerGetAttribute"(value: *mut c_void, attribute: c_int, address: CUdeviceptr);
+    address_reserve = "cuMemAddressReserve"(
+        address: *mut CUdeviceptr, bytes: usize, alignment: usize, wanted: CUdeviceptr, flags: u64);
+    address_free = "cuMemAddressFree"(address: CUdeviceptr, bytes: usize);
+    physical_create = "cuMemCreate"(
+        handle: *mut u64, bytes: usize, properties: *const CUmemAllocationProp, flags: u64);
+    physical_release = "cuMemRelease"(handle: u64);
+    physical_granularity = "cuMemGetAllocationGranularity"(
+        bytes: *mut usize, properties: *const CUmemAllocationProp, option: c_int);
+    memory_map =
+        "cuMemMap"(address: CUdeviceptr, bytes: usize, offset: usize, handle: u64, flags: u64);
+    memory_unmap = "cuMemUnmap"(address: CUdeviceptr, bytes: usize);
+    memory_set_access = "cuMemSetAccess"(
+        address: CUdeviceptr, bytes: usize, access: *const CUmemAccessDesc, count: usize);
     copy_async =
         "cuMemcpyAsync"(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
     stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);

@@ -1,4 +1,4 @@
-//! [`Kernels`]: the kernels of `kernels/quantize.cu`, loaded from PTX at the first launch.
+//! [`Kernels`]: the kernels of `kernels/`, loaded from PTX at the first launch.
 
 use std::ffi::{CString, c_void};
 use std::ptr;
@@ -9,18 +9,15 @@ use once_cell::sync::OnceCell;
 use crate::device::backend::Stream;
 use crate::device::cuda::code;
 use crate::device::cuda::context::{Context, Entered};
-use crate::device::kernel::Kernel;
+use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, HOPPER};
+use crate::device::kernel::{DecodeSource, Kernel};
 use crate::error::{Result, fail};
 use crate::os::span::Span;
 use crate::status::WB_ERR_INTERNAL;
+use crate::tensor::coded::{ENTRY, HEADER, TILE, tiles};
 use crate::tensor::scale_grid::Blocks;
 
-/// For every GPU from Turing on. The build compresses both.
-const BASE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_75.ptx"));
-/// With Hopper's instructions for 8-bit floats.
-const HOPPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_90.ptx"));
-
-/// Threads of a block, in every launch.
+/// Threads of a block, in every launch but those of the codec.
 const THREADS: u64 = 256;
 /// Contiguous elements that a thread converts at once: `VECTOR` of the source.
 const VECTOR: u64 = 16;
@@ -31,10 +28,28 @@ const ENOUGH: u64 = 2048;
 /// The largest second dimension of a grid.
 const MOST_Y: u64 = 65535;
 
-/// The module of one context.
+/// Threads of a block of the codec, and the tiles that they work on, a warp for each.
+const CODEC_THREADS: u64 = 128;
+const CODEC_TILES: u64 = 4;
+/// Blocks that decode what they read over the link: enough to keep it busy, and so few that the kernels of
+/// the step need not wait for them to end.
+const CARRY_BLOCKS: u64 = 128;
+/// Threads of the block that places the bodies of tiles.
+const PLACING_THREADS: u64 = 1024;
+/// Bytes of the counts of exponents.
+const COUNTS: usize = 1024;
+
+/// Threads of a block of the expert cache: `THREADS` of the source.
+const EXPERTS_THREADS: u64 = 1024;
+/// Its blocks: as many as read host memory at the link's rate.
+const EXPERTS_BLOCKS: u64 = 32;
+
+/// The modules of one context.
 pub struct Kernels {
     capability: i32,
     module: OnceCell<Module>,
+    codec: OnceCell<Module>,
+    experts: OnceCell<Module>,
 }
 
 struct Module(CUmodule);
@@ -61,14 +76,31 @@ macro_rules! arguments {
 impl Kernels {
     /// Loads nothing yet. `capability` is the compute capability times ten.
     pub fn new(capability: i32) -> Self {
-        Self { capability, module: OnceCell::new() }
+        Self {
+            capability,
+            module: OnceCell::new(),
+            codec: OnceCell::new(),
+            experts: OnceCell::new(),
+        }
     }
 
     /// Queues a kernel.
     pub fn launch(&self, context: &Context, kernel: Kernel, stream: Stream) -> Result<()> {
         let entered = context.enter()?;
         let start = |name: &str, shape: Shape, arguments: &mut [*mut c_void]| {
-            self.start(&entered, name, &shape, arguments, stream.0 as CUstream)
+            let compressed = if self.capability >= 90 { HOPPER } else { BASE };
+            let module = self.module.get_or_try_init(|| load(&entered, compressed))?;
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
+        };
+        let code = |name: &str, (blocks, threads): (u64, u64), arguments: &mut [*mut c_void]| {
+            let module = self.codec.get_or_try_init(|| load(&entered, CODEC))?;
+            let shape = Shape { grid: (blocks, 1), block: (threads, 1) };
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
+        };
+        let experts = |name: &str, blocks: u64, arguments: &mut [*mut c_void]| {
+            let module = self.experts.get_or_try_init(|| load(&entered, EXPERTS))?;
+            let shape = Shape { grid: (blocks, 1), block: (EXPERTS_THREADS, 1) };
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
         };
         let address = |span: Span| span.start() as u64;
         match kernel {
@@ -134,69 +166,142 @@ impl Kernels {
                     arguments![source, blocks, address(scales), target, u32::from(vectors)],
                 )
             }
+            Kernel::Encode { coded, source, target } => {
+                let (type_, bytes) = (coded as u32, source.bytes() as u64);
+                let (from, to) = (address(source), address(target));
+                let whole = bytes / TILE;
+                // Bodies are written later: until then their memory holds the counts.
+                let counts = target.part((HEADER + ENTRY * tiles(bytes)) as usize, COUNTS);
+                let counted = if whole == 0 { 0 } else { address(counts) };
+                if whole > 0 {
+                    let stream = stream.0 as CUstream;
+                    // SAFETY: the counts are in device memory.
+                    unsafe { entered.driver.memset_async(counted, 0, COUNTS, stream) }?;
+                    let shape = (whole.min(ENOUGH), CODEC_THREADS);
+                    code("wb_codec_count", shape, arguments![type_, from, bytes, counted])?;
+                }
+                code("wb_codec_begin", (1, 32), arguments![type_, bytes, counted, to])?;
+                let shape = (tiles(bytes).div_ceil(CODEC_TILES), CODEC_THREADS);
+                if bytes > 0 {
+                    code("wb_codec_measure", shape, arguments![type_, from, bytes, to])?;
+                }
+                code("wb_codec_place", (1, PLACING_THREADS), arguments![bytes, to])?;
+                if bytes > 0 {
+                    code("wb_codec_write", shape, arguments![type_, from, bytes, to])?;
+                }
+                Ok(())
+            }
+            Kernel::Decode { coded, encoded, decoded_bytes, first_tile, target, source } => {
+                let count = tiles(target.bytes() as u64);
+                let (how, most) = match source {
+                    DecodeSource::Given => ("decode", count),
+                    DecodeSource::Host => ("carry", CARRY_BLOCKS),
+                    DecodeSource::Kept => ("carry", count),
+                };
+                code(
+                    &format!("wb_codec_{how}_{}", coded.name()),
+                    (count.div_ceil(CODEC_TILES).min(most), CODEC_THREADS),
+                    arguments![
+                        address(encoded),
+                        encoded.bytes() as u64,
+                        decoded_bytes,
+                        first_tile,
+                        count as u32,
+                        address(target),
+                    ],
+                )
+            }
+            Kernel::ExpertsRoute { state, call } => {
+                experts("wb_experts_route", EXPERTS_BLOCKS, arguments![state, call])
+            }
+            Kernel::ExpertsResize { state, keep, slots } => {
+                experts("wb_experts_resize", 1, arguments![state, keep, slots])
+            }
+            Kernel::Verify { encoded, decoded_bytes, first_tile, decoded, mismatches } => {
+                let count = tiles(decoded.bytes() as u64);
+                code(
+                    "wb_codec_verify",
+                    (count.div_ceil(CODEC_TILES), CODEC_THREADS),
+                    arguments![
+                        address(encoded),
+                        encoded.bytes() as u64,
+                        decoded_bytes,
+                        first_tile,
+                        count as u32,
+                        address(decoded),
+                        address(mismatches),
+                    ],
+                )
+            }
         }
     }
 
-    /// Launches a kernel by its name.
-    fn start(
-        &self,
-        entered: &Entered<'_>,
-        name: &str,
-        shape: &Shape,
-        arguments: &mut [*mut c_void],
-        stream: CUstream,
-    ) -> Result<()> {
-        let module = self.module.get_or_try_init(|| self.load(entered))?;
-        let Ok(symbol) = CString::new(name) else {
-            fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
-        };
-        let mut function: CUfunction = ptr::null_mut();
-        // SAFETY: the module is loaded, the name ends in NUL, the pointer receives the function.
-        unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
-        let [x, y, threads_x, threads_y] =
-            [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
-        // SAFETY: the arguments are those of the kernel of this name, and the memory that they
-        // point to stays until the stream has run the kernel (Kernel's promise).
-        unsafe {
-            entered.driver.launch_kernel(
-                function,
-                x,
-                y,
-                1,
-                threads_x,
-                threads_y,
-                1,
-                0,
-                stream,
-                arguments.as_mut_ptr(),
-                ptr::null_mut(),
-            )
-        }
-    }
-
-    fn load(&self, entered: &Entered<'_>) -> Result<Module> {
-        let compressed = if self.capability >= 90 { HOPPER } else { BASE };
-        let Ok(mut image) = miniz_oxide::inflate::decompress_to_vec(compressed) else {
-            fail!(WB_ERR_INTERNAL, "the kernels in the library are damaged")
-        };
-        image.push(0);
-        let mut module = ptr::null_mut();
-        // SAFETY: the image ends in NUL; the pointer receives the module.
-        unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;
-        Ok(Module(module))
-    }
-
-    /// Unloads the module, while its context is alive.
+    /// Unloads the modules, while their context is alive.
     pub fn unload(&mut self, context: &Context) {
-        let Some(module) = self.module.take() else { return };
-        if !context.process.is_current() {
-            return;
+        for module in
+            [self.module.take(), self.codec.take(), self.experts.take()].into_iter().flatten()
+        {
+            unload(context, &module);
         }
-        code::log_unless_lost(context.enter().and_then(|entered| {
-            // SAFETY: loaded once, unloaded once; no launched kernel runs any more.
-            unsafe { entered.driver.module_unload(module.0) }
-        }));
     }
+}
+
+fn unload(context: &Context, module: &Module) {
+    if !context.process.is_current() {
+        return;
+    }
+    code::log_unless_lost(context.enter().and_then(|entered| {
+        // SAFETY: loaded once, unloaded once; no launched kernel runs any more.
+        unsafe { entered.driver.module_unload(module.0) }
+    }));
+}
+
+/// Launches a kernel by its name.
+fn start_kernel(
+    entered: &Entered<'_>,
+    module: &Module,
+    name: &str,
+    shape: &Shape,
+    arguments: &mut [*mut c_void],
+    stream: CUstream,
+) -> Result<()> {
+    let Ok(symbol) = CString::new(name) else {
+        fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
+    };
+    let mut function: CUfunction = ptr::null_mut();
+    // SAFETY: the module is loaded, the name ends in NUL, the pointer receives the function.
+    unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
+    let [x, y, threads_x, threads_y] =
+        [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
+    // SAFETY: the arguments are those of the kernel of this name, and the memory that they
+    // point to stays until the stream has run the kernel (Kernel's promise).
+    unsafe {
+        entered.driver.launch_kernel(
+            function,
+            x,
+            y,
+            1,
+            threads_x,
+            threads_y,
+            1,
+            0,
+            stream,
+            arguments.as_mut_ptr(),
+            ptr::null_mut(),
+        )
+    }
+}
+
+/// Loads a module from compressed PTX.
+fn load(entered: &Entered<'_>, compressed: &[u8]) -> Result<Module> {
+    let Some(mut image) = ptx::unpack(compressed) else {
+        fail!(WB_ERR_INTERNAL, "the kernels in the library are damaged")
+    };
+    image.push(0);
+    let mut module = ptr::null_mut();
+    // SAFETY: the image ends in NUL; the pointer receives the module.
+    unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;
+    Ok(Module(module))
 }
 
 impl Shape {

@@ -1,6 +1,7 @@
 //! CUDA devices, through the driver API.
 #![allow(unsafe_code)]
 
+mod addresses;
 mod capabilities;
 mod code;
 mod context;
@@ -9,4 +10,5 @@ mod driver;
 mod event;
 mod kernels;
 mod memory;
+mod ptx;
 mod stream;

@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::device::backend::{Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream};
+use crate::device::backend::{
+    Backend, Capabilities, Event, Granularity, HostWork, PhysicalHandle, PhysicalKind, PinOptions,
+    Pinned, Stream,
+};
+use crate::device::host::addresses::{Addresses, GRANULARITY};
 use crate::device::host::event::HostEvent;
 use crate::device::host::stream::{Streams, Uses};
 use crate::device::host::{kernels, mlock, stream};
@@ -34,6 +38,7 @@ pub struct HostDevice {
 struct Allocations {
     allocations: BTreeMap<u64, Mapping>,
     allocated: u64,
+    addresses: Addresses,
 }
 
 impl HostDevice {
@@ -48,6 +53,7 @@ impl HostDevice {
             pageable_access: true,
             integrated: true,
             memlock_limit: memlock::lockable_bytes(),
+            address_granularity: Granularity::Bytes(GRANULARITY),
             ..Capabilities::default()
         };
         let process = Process::current();
@@ -59,6 +65,21 @@ impl HostDevice {
     fn state(&self) -> Result<MutexGuard<'_, Allocations>> {
         self.process.check()?;
         Ok(sync::lock(&self.state))
+    }
+
+    /// Fails if device memory has less than `mapped` bytes left, for the `bytes` that were asked for.
+    fn check_free(&self, state: &Allocations, bytes: usize, mapped: u64) -> Result<()> {
+        let free = self.capacity.saturating_sub(state.allocated);
+        if self.capacity > 0 && mapped > free {
+            fail!(
+                WB_ERR_DEVICE_MEMORY,
+                "asked {} of device memory; {} of {} are free",
+                format_bytes(bytes as u64),
+                format_bytes(free),
+                format_bytes(self.capacity)
+            );
+        }
+        Ok(())
     }
 }
 
@@ -123,16 +144,7 @@ impl Backend for HostDevice {
         let mapping = Mapping::anonymous(bytes)
             .map_err(|error| Error { status: WB_ERR_DEVICE_MEMORY, ..error })?;
         let mapped = mapping.span().bytes() as u64;
-        let free = self.capacity.saturating_sub(state.allocated);
-        if self.capacity > 0 && mapped > free {
-            fail!(
-                WB_ERR_DEVICE_MEMORY,
-                "asked {} of device memory; {} of {} are free",
-                format_bytes(bytes as u64),
-                format_bytes(free),
-                format_bytes(self.capacity)
-            );
-        }
+        self.check_free(&state, bytes, mapped)?;
         let memory = mapping.span().part(0, bytes);
         state.allocated += mapped;
         state.allocations.insert(memory.start() as u64, mapping);
@@ -156,6 +168,38 @@ impl Backend for HostDevice {
         };
         state.allocated -= mapping.span().bytes() as u64;
         Ok(())
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Span> {
+        self.state()?.addresses.reserve(bytes)
+    }
+
+    fn free_reserved(&self, range: Span) -> Result<()> {
+        self.state()?.addresses.free(range)
+    }
+
+    fn create_physical(&self, bytes: usize, kind: PhysicalKind) -> Result<PhysicalHandle> {
+        let mut state = self.state()?;
+        let on_device = if kind == PhysicalKind::Device { bytes as u64 } else { 0 };
+        self.check_free(&state, bytes, on_device)?;
+        let memory = state.addresses.create(bytes, kind)?;
+        state.allocated += on_device;
+        Ok(memory)
+    }
+
+    fn release_physical(&self, memory: PhysicalHandle) -> Result<()> {
+        let mut state = self.state()?;
+        let (bytes, kind) = state.addresses.release(memory)?;
+        state.allocated -= if kind == PhysicalKind::Device { bytes as u64 } else { 0 };
+        Ok(())
+    }
+
+    fn map(&self, at: Span, memory: PhysicalHandle) -> Result<()> {
+        self.state()?.addresses.map(at, memory)
+    }
+
+    fn unmap(&self, at: Span) -> Result<()> {
+        self.state()?.addresses.unmap(at)
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
@@ -208,6 +252,9 @@ impl Backend for HostDevice {
 
     fn is_device_memory(&self, address: u64) -> Result<bool> {
         let state = self.state()?;
+        if let Some(kind) = state.addresses.kind(address as usize) {
+            return Ok(kind == PhysicalKind::Device);
+        }
         let before = state.allocations.range(..=address).next_back();
         Ok(before.is_some_and(|(_, mapping)| address < mapping.span().end() as u64))
     }

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 
-use crate::device::kernel::Kernel;
+use crate::device::experts::{ExpertCall, ExpertState};
+use crate::device::host::codec;
+use crate::device::kernel::{DecodeSource, Kernel};
 use crate::os::bytes;
 use crate::os::float_modes::StandardFloatModes;
 use crate::os::span::Span;
 use crate::os::sync::thread;
+use crate::tensor::coded::{LINK, LINK_MAGIC};
 use crate::tensor::scale_grid::Blocks;
 
 /// Elements for which another thread pays off.
@@ -32,6 +35,12 @@ struct Table {
     dequantize: [[Convert; 2]; 3],
     scales: [Scales; 2],
     inverses: [Inverses; 2],
+}
+
+// The kernels of `kernels/experts.c`.
+unsafe extern "C" {
+    fn wb_experts_route_plain(state: *const ExpertState, call: *const ExpertCall);
+    fn wb_experts_resize_plain(state: *const ExpertState, keep: u32, slots: u32);
 }
 
 /// Declares a kernel of `kernels/host.c` by the parts of its name.
@@ -185,6 +194,14 @@ fn run_with(table: &Table, kernel: Kernel) {
                 0
             });
         }
+        Kernel::ExpertsRoute { state, call } => {
+            // SAFETY: the state and what it and the call name stay (Kernel's promise).
+            unsafe { wb_experts_route_plain(&state, &call) };
+        }
+        Kernel::ExpertsResize { state, keep, slots } => {
+            // SAFETY: as above.
+            unsafe { wb_experts_resize_plain(&state, keep, slots) };
+        }
         Kernel::Dequantize { source_type, format, source, blocks, scales, target } => {
             let kernel = table.dequantize[source_type as usize][format as usize];
             in_parts(blocks, 1, &|part, row| {
@@ -196,6 +213,22 @@ fn run_with(table: &Table, kernel: Kernel) {
                 };
                 0
             });
+        }
+        Kernel::Encode { coded, source, target } => {
+            codec::widest().encode(coded, source, target, 0);
+        }
+        Kernel::Decode { coded, encoded, decoded_bytes, first_tile, target, source } => {
+            let encoded = match source {
+                DecodeSource::Kept => follow(encoded),
+                DecodeSource::Given | DecodeSource::Host => encoded,
+            };
+            codec::widest().decode(coded, encoded, decoded_bytes, first_tile, target, 0);
+        }
+        Kernel::Verify { encoded, decoded_bytes, first_tile, decoded, mismatches } => {
+            let found = codec::widest().verify(encoded, decoded_bytes, first_tile, decoded, 0);
+            // SAFETY: eight bytes, aligned, which kernels only add to.
+            let all = unsafe { &*pointer::<AtomicU64>(mismatches) };
+            all.fetch_add(found, Ordering::Relaxed);
         }
     }
 }
@@ -245,6 +278,16 @@ fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync
         });
         first.into_iter().chain(others).collect()
     })
+}
+
+/// The compressed bytes that a link leads to, if there is one.
+fn follow(encoded: Span) -> Span {
+    let number = |at: usize| bytes::read_u64(encoded.part(8 * at, 8));
+    if (encoded.bytes() as u64) < LINK || number(0) != LINK_MAGIC {
+        return encoded;
+    }
+    // SAFETY: the library alone writes links, to memory that it keeps as long as the link.
+    unsafe { Span::new(number(1) as usize, number(2) as usize) }
 }
 
 fn pointer<T>(span: Span) -> *mut T {

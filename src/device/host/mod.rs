@@ -1,5 +1,7 @@
 //! The host as a device.
 
+mod addresses;
+pub mod codec;
 pub mod device;
 mod event;
 mod kernels;

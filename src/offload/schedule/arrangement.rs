@@ -1,18 +1,53 @@
 //! The input of a schedule: units, groups and the ring.
 
+use std::sync::Arc;
+
 use crate::os::span::Span;
+use crate::tensor::coded::CodedType;
+
+/// Bytes of a unit that are compressed in host memory.
+#[derive(Debug, Clone, Copy)]
+pub struct EncodedPart {
+    /// Offset in the unit, in host memory and in the slot.
+    pub offset: usize,
+    /// Bytes that it takes in both.
+    pub capacity: usize,
+    /// The memory from which the device decodes them: the same host memory at the device's addresses, or
+    /// device memory.
+    pub on_device: Span,
+    /// Whether that is device memory, where the device keeps them.
+    pub kept: bool,
+    /// The type as which they are compressed.
+    pub coded: CodedType,
+    /// Bytes that they are decoded to.
+    pub decoded_bytes: u64,
+}
 
 /// Host memory that is copied as one into its slot.
 #[derive(Debug, Clone)]
 pub struct CarriedUnit {
     /// Its bytes in host memory.
     pub host: Span,
-    /// Its slot, of as many bytes; `None` for a zero-copy unit.
+    /// Those that are compressed, by their offsets.
+    pub encoded: Vec<EncodedPart>,
+    /// Its slot, of as many bytes; `None` for a unit that is never copied: a zero-copy one, or one that
+    /// is resident whenever steps run.
     pub slot: Option<Span>,
+    /// Where it is copied to, if that is not the address of its slot: with fixed addresses slots only
+    /// say which units share memory.
+    pub target: Option<Span>,
     /// Whether it is copied before its group is acquired; otherwise it is copied on demand.
     pub prefetched: bool,
     /// The groups that use it.
     pub groups: Vec<usize>,
+}
+
+impl CarriedUnit {
+    /// Whether the device keeps all of it compressed, so that nothing crosses the link.
+    pub fn is_kept(&self) -> bool {
+        let kept = self.encoded.iter().filter(|part| part.kept).map(|part| part.capacity);
+        !self.encoded.is_empty() && kept.sum::<usize>() == self.host.bytes()
+    }
 }
 
 /// All that a schedule works on.
@@ -21,7 +56,7 @@ pub struct Arrangement {
     /// All units.
     pub units: Vec<CarriedUnit>,
     /// Names of the groups, for messages.
-    pub groups: Vec<String>,
+    pub groups: Arc<[String]>,
     /// Groups with prefetched units, in the order of a step.
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.

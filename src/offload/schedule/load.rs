@@ -9,6 +9,9 @@ impl Machine {
     /// Whether acquiring the unit's group copies it: on-demand units are copied every time.
     pub(super) fn must_load(&self, unit: usize, call: Call<'_>) -> bool {
         let (slot, capture) = (&self.slots[unit], call.engine.capture);
+        if slot.resident {
+            return false;
+        }
         match slot.acquired(capture) {
             // No replay comes between the calls of an eager step.
             1.. if capture.is_none() => slot.loaded.at(None) == 0,
@@ -21,7 +24,7 @@ impl Machine {
     /// Whether the unit is in its slot, by a copy that the call relies on.
     fn is_loaded(&self, unit: usize, call: Call<'_>) -> bool {
         let loaded = self.slots[unit].loaded.at(call.engine.capture);
-        loaded > 0 && loaded >= call.since
+        self.slots[unit].resident || loaded > 0 && loaded >= call.since
     }
 
     /// Whether the stream or this thread has itself acquired what occupies slots of the group's
@@ -102,6 +105,7 @@ impl Machine {
         engine: EngineStream<'_>,
     ) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
+        let kind = if self.units[unit].is_kept() { CopyKind::Kept } else { kind };
         let at = (kind as usize).min(self.copy_streams.len() - 1);
         let copy_stream = self.copy_streams[at].stream.get();
         if capture.is_some() || self.steps.graph_exists {
@@ -120,6 +124,7 @@ impl Machine {
         let slot = &mut self.slots[unit];
         slot.loaded.clear(capture);
         let Some(copy) = &slot.copy else { return Ok(()) };
+        let moved = copy.moved_bytes();
         let queued = copy.queue(device, copy_stream);
         let queued = queued.and_then(|()| slot.ready.record(device, copy_stream, capture));
         let queued = queued.and_then(|()| match (&self.staging, capture) {
@@ -147,7 +152,9 @@ impl Machine {
             }
         }
         let stats = &mut self.group_stats[group];
-        stats.moved_bytes += self.units[unit].host.bytes() as u64;
+        stats.moved_bytes += moved.moved;
+        stats.encoded_bytes += moved.encoded;
+        stats.decoded_bytes += moved.decoded;
         stats.copies += 1;
         Ok(())
     }

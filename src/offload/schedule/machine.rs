@@ -1,6 +1,7 @@
 //! The state of the schedule, and what each call does to it.
 
 use std::mem;
+use std::sync::Arc as StdArc;
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
@@ -41,6 +42,8 @@ pub(super) enum CopyKind {
     Prefetch = 0,
     /// When the group is acquired: of an on-demand unit, or of a prefetched one that is late.
     AtAcquire = 1,
+    /// At either time, of a unit that the device keeps compressed: it waits for no copy over the link.
+    Kept = 2,
 }
 
 /// A stream of the schedule for copies.
@@ -50,6 +53,13 @@ pub(super) struct CopyStream {
     pub capture: Capture,
     /// Recorded at its end by a join.
     end: Fence,
+}
+
+impl CopyStream {
+    fn new(device: &Arc<Device>) -> Result<Self> {
+        let stream = OwnedStream::new(device)?;
+        Ok(Self { stream, capture: None, end: Fence::new(device)? })
+    }
 }
 
 /// The state of a group.
@@ -79,6 +89,7 @@ pub(super) struct Machine {
     unsettled_groups: Vec<usize>,
     /// How many groups are acquired.
     pub(super) acquired_groups: usize,
+    names: StdArc<[String]>,
     pub groups: Vec<GroupState>,
     ring: Vec<usize>,
     /// The groups of the coming steps, if the engine has said which.
@@ -88,6 +99,8 @@ pub(super) struct Machine {
     pub depth: usize,
     /// Whether host memory and slots are where `units` says.
     pub laid_out: bool,
+    /// Whether there is no memory behind addresses, so that no step may run.
+    pub asleep: bool,
     pub steps: Steps,
     /// Recorded on an engine's stream, for copy streams to wait for.
     pub fork: Fence,
@@ -100,14 +113,12 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A machine without units. With `staging`, host memory is pageable.
-    pub fn new(device: &Arc<Device>, staging: Option<Staging>) -> Result<Self> {
+    /// A machine without units. With `staging`, host memory is pageable; with `keeps`, the device keeps
+    /// units compressed.
+    pub fn new(device: &Arc<Device>, staging: Option<Staging>, keeps: bool) -> Result<Self> {
         // The one stream orders the uses of the staging buffer.
-        let count = if staging.is_some() { 1 } else { 2 };
-        let copy_streams = (0..count).map(|_| {
-            let stream = OwnedStream::new(device)?;
-            Ok(CopyStream { stream, capture: None, end: Fence::new(device)? })
-        });
+        let count = if staging.is_some() { 1 } else { 2 + usize::from(keeps) };
+        let copy_streams = (0..count).map(|_| CopyStream::new(device));
         Ok(Self {
             copy_streams: copy_streams.collect::<Result<_>>()?,
             units: Vec::new(),
@@ -116,12 +127,14 @@ impl Machine {
             unsettled: Vec::new(),
             unsettled_groups: Vec::new(),
             acquired_groups: 0,
+            names: StdArc::new([]),
             groups: Vec::new(),
             ring: Vec::new(),
             expected: None,
             order: Vec::new(),
             depth: 1,
             laid_out: false,
+            asleep: false,
             steps: Steps::new(),
             fork: Fence::new(device)?,
             group_stats: Vec::new(),
@@ -131,22 +144,60 @@ impl Machine {
         })
     }
 
-    /// Takes an arrangement, with nothing acquired and nothing in slots.
+    /// Takes an arrangement, with nothing acquired, nothing in flight and nothing in slots.
     pub fn lay_out(&mut self, device: &Device, arrangement: Arrangement) -> Result<()> {
-        let Arrangement { units, groups, ring, depth } = arrangement;
-        let slots = SlotState::new_all(device, &units, self.staging.as_ref())?;
-        let mut groups: Vec<_> = groups.into_iter().map(GroupState::new).collect();
-        for (index, unit) in units.iter().enumerate() {
-            unit.groups.iter().for_each(|group| groups[*group].units.push(index));
-        }
-        self.slot_map = SlotMap::new(&units);
-        (self.units, self.slots, self.groups, self.ring) = (units, slots, groups, ring);
+        let Arrangement { units, groups: names, ring, depth } = arrangement;
         self.unsettled.clear();
         self.unsettled_groups.clear();
+        self.slots.truncate(units.len());
+        for _ in self.slots.len()..units.len() {
+            self.slots.push(SlotState::new(device)?);
+        }
+        for (slot, unit) in self.slots.iter_mut().zip(&units) {
+            slot.assign(unit, self.staging.as_ref());
+        }
+        if !StdArc::ptr_eq(&self.names, &names) {
+            self.groups = names.iter().cloned().map(GroupState::new).collect();
+            self.names = names;
+        }
+        self.groups.iter_mut().for_each(GroupState::clear);
+        for (index, unit) in units.iter().enumerate() {
+            unit.groups.iter().for_each(|group| self.groups[*group].units.push(index));
+        }
+        self.slot_map = SlotMap::new(&units);
+        (self.units, self.ring) = (units, ring);
         self.acquired_groups = 0;
         self.depth = depth.max(1);
         self.group_stats.resize_with(self.groups.len(), GroupStats::default);
         self.set_order();
+        self.steps.end();
+        self.laid_out = true;
+        Ok(())
+    }
+
+    /// Takes other units at these indexes, which are ascending, or after the last one. Others stay
+    /// in their slots. Nothing may be acquired or in flight.
+    pub fn change_units(
+        &mut self,
+        device: &Device,
+        units: Vec<(usize, CarriedUnit)>,
+    ) -> Result<()> {
+        for (index, unit) in units {
+            if index == self.units.len() {
+                self.slots.push(SlotState::new(device)?);
+                self.units.push(CarriedUnit { groups: Vec::new(), ..unit.clone() });
+            }
+            let before = mem::take(&mut self.units[index].groups);
+            if before != unit.groups {
+                for group in before {
+                    self.groups[group].units.retain(|other| *other != index);
+                }
+                unit.groups.iter().for_each(|group| self.groups[*group].units.push(index));
+            }
+            self.slots[index].assign(&unit, self.staging.as_ref());
+            self.slot_map.set_slot(index, &unit);
+            self.units[index] = unit;
+        }
         self.steps.end();
         self.laid_out = true;
         Ok(())
@@ -167,6 +218,14 @@ impl Machine {
         for (position, group) in self.order.iter().enumerate() {
             self.groups[*group].position = Some(position);
         }
+    }
+
+    /// Notes whether memory of its own is behind a unit's address. Nothing of the unit may be in
+    /// flight, and none of its groups acquired.
+    pub fn set_resident(&mut self, unit: usize, resident: bool) {
+        self.slots[unit].resident = resident;
+        self.slots[unit].loaded = Loaded::default();
+        self.slot_map.set_out(unit, resident);
     }
 
     /// Notes that the unit's host memory was written: it is copied again before it is used.
@@ -306,7 +365,8 @@ impl Machine {
 
     fn units_with_slots(&self, group: usize) -> Vec<usize> {
         let units = self.groups[group].units.iter().copied();
-        units.filter(|unit| self.slots[*unit].copy.is_some()).collect()
+        let is_copied = |slot: &SlotState| slot.copy.is_some() && !slot.resident;
+        units.filter(|unit| is_copied(&self.slots[*unit])).collect()
     }
 
     fn all_ready(&self, units: &[usize]) -> Result<bool> {
@@ -361,7 +421,10 @@ impl Machine {
         let call = self.enter(engine)?;
         self.steps.end();
         let held = |group: &usize| self.groups[*group].holders.is_held_on(of);
-        let held: Vec<_> = (0..self.groups.len()).filter(held).collect();
+        let held: Vec<_> = match self.acquired_groups {
+            0 => Vec::new(),
+            _ => (0..self.groups.len()).filter(held).collect(),
+        };
         held.iter().try_for_each(|group| self.record_uses(*group, engine))?;
         for group in held {
             for holder in self.groups[group].holders.remove_all(of) {
@@ -418,5 +481,14 @@ impl GroupState {
             uses: LastUses::default(),
             unsettled: false,
         }
+    }
+
+    /// Makes it a group without units that nothing has used.
+    fn clear(&mut self) {
+        self.units.clear();
+        self.position = None;
+        self.holders = Holders::default();
+        self.uses.clear(None);
+        self.unsettled = false;
     }
 }

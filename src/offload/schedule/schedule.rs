@@ -6,7 +6,7 @@ use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::staging::Staging;
-use crate::offload::schedule::arrangement::Arrangement;
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
 use crate::offload::schedule::machine::{EngineStream, Machine};
 use crate::offload::schedule::stats::GroupStats;
 use crate::os::sync::{Arc, Condvar, Deadline, Mutex, MutexGuard};
@@ -29,7 +29,8 @@ impl Schedule {
         arrangement: Arrangement,
         staging: Option<Staging>,
     ) -> Result<Self> {
-        let mut machine = Machine::new(device, staging)?;
+        let keeps = arrangement.units.iter().any(CarriedUnit::is_kept);
+        let mut machine = Machine::new(device, staging, keeps)?;
         machine.lay_out(device, arrangement)?;
         Ok(Self { device: device.clone(), machine: Mutex::new(machine), released: Condvar::new() })
     }
@@ -41,7 +42,11 @@ impl Schedule {
     /// The machine, if its slots are laid out.
     fn laid_out(&self) -> Result<MutexGuard<'_, Machine>> {
         let machine = self.machine();
-        if machine.laid_out { Ok(machine) } else { Err(no_slots()) }
+        match (machine.laid_out, machine.asleep) {
+            (true, false) => Ok(machine),
+            (true, true) => Err(asleep()),
+            (false, _) => Err(no_slots()),
+        }
     }
 
     fn engine_stream(&self, stream: Stream) -> Result<EngineStream<'_>> {
@@ -83,8 +88,8 @@ impl Schedule {
                     return Err(busy);
                 };
                 machine = sync::wait_timeout(&self.released, &self.machine, machine, left);
-                if !machine.laid_out {
-                    return Err(no_slots());
+                if !machine.laid_out || machine.asleep {
+                    return Err(if machine.asleep { asleep() } else { no_slots() });
                 }
             }
         })
@@ -133,7 +138,13 @@ impl Schedule {
     pub fn change(&self, stream: Stream) -> Result<ScheduleChange<'_>> {
         let captured = self.device.backend().capture(stream)?.is_some();
         let machine = self.machine();
-        Ok(ScheduleChange { device: &self.device, machine, stream, captured, idle: false })
+        let (device, released) = (&self.device, &self.released);
+        Ok(ScheduleChange { device, machine, released, stream, captured, idle: false })
+    }
+
+    /// Whether steps are refused because no memory is behind addresses.
+    pub fn is_asleep(&self) -> bool {
+        self.machine().asleep
     }
 
     /// Bytes of the buffer that pageable memory is staged through.
@@ -159,6 +170,13 @@ pub fn no_slots() -> Error {
     Error::new(WB_ERR_DEVICE_MEMORY, message)
 }
 
+/// The error while no memory is behind addresses.
+fn asleep() -> Error {
+    let message = "the offloader is asleep, or a resize or a replacement has failed half way: resize it to \
+                   the device memory that it may use, and repeat that until it succeeds";
+    Error::new(WB_ERR_BUSY, message)
+}
+
 fn captured(what: &str) -> Error {
     let message =
         format!("asked to {what} on a stream that is being captured: end the capture first");
@@ -169,6 +187,7 @@ fn captured(what: &str) -> Error {
 pub struct ScheduleChange<'a> {
     device: &'a Device,
     machine: MutexGuard<'a, Machine>,
+    released: &'a Condvar,
     stream: Stream,
     /// Whether the stream is being captured.
     captured: bool,
@@ -193,6 +212,48 @@ impl ScheduleChange<'_> {
         Ok(())
     }
 
+    /// Fails with `WB_ERR_CAPTURING` during a capture, in which no memory can be exchanged.
+    /// Waits, where graphs exist, for the work queued on the stream: nothing else shows whether a
+    /// replay is in flight.
+    pub fn wait_for_replays(&mut self) -> Result<()> {
+        if self.captured {
+            return Err(captured("resize"));
+        }
+        self.machine.check_not_drawn_in(self.device, None)?;
+        if self.machine.steps.graph_exists {
+            self.machine.fork.record(self.device, self.stream, None)?;
+            self.machine.fork.synchronize()?;
+        }
+        Ok(())
+    }
+
+    /// Whether no group of a unit is acquired, and its copies and uses outside of captures have ended.
+    pub fn is_unused(&self, unit: usize) -> Result<bool> {
+        let slot = &self.machine.slots[unit];
+        Ok(!slot.is_acquired() && slot.is_complete()?)
+    }
+
+    /// See [`Machine::set_resident`].
+    pub fn set_resident(&mut self, unit: usize, resident: bool) {
+        self.machine.set_resident(unit, resident);
+    }
+
+    /// How many captures there were.
+    pub fn captures(&self) -> u64 {
+        self.machine.steps.captures
+    }
+
+    /// Whether steps are refused because no memory is behind addresses.
+    pub fn is_asleep(&self) -> bool {
+        self.machine.asleep
+    }
+
+    /// Refuses steps, or permits them again. Calls that wait for a group are woken.
+    pub fn set_asleep(&mut self, asleep: bool) {
+        self.machine.asleep = asleep;
+        self.released.notify_all();
+    }
+
     /// Notes that the unit's host memory was written, so that it is copied again before it is used.
     /// Does nothing while the slots are invalid.
     pub fn mark_dirty(&mut self, unit: usize) {
@@ -215,6 +276,18 @@ impl ScheduleChange<'_> {
     /// Fails with `WB_ERR_BUSY` while any group is acquired.
     pub fn check_all_released(&self) -> Result<()> {
         self.machine.check_all_released()
+    }
+
+    /// How many units there are.
+    pub fn units(&self) -> usize {
+        self.machine.units.len()
+    }
+
+    /// Continues with other units at these indexes, ascending, or after the last one. All others
+    /// stay in their slots. No group may be acquired.
+    pub fn change_units(&mut self, units: Vec<(usize, CarriedUnit)>) -> Result<()> {
+        self.machine.change_units(self.device, units)?;
+        self.machine.reset(self.device, self.stream, None)
     }
 
     /// Continues with another arrangement. No group may be acquired.

@@ -14,6 +14,8 @@ use crate::offload::schedule::unit_copy::UnitCopy;
 pub(super) struct SlotState {
     /// `None` for a zero-copy unit, of which only `acquired` and `uses` are used.
     pub copy: Option<UnitCopy>,
+    /// Whether memory of its own is behind the unit's address, and it needs no copy.
+    pub resident: bool,
     /// When the copy was queued after which the slot holds the unit.
     pub loaded: Loaded,
     /// How often its groups are acquired: outside of captures, and in them.
@@ -27,23 +29,30 @@ pub(super) struct SlotState {
 }
 
 impl SlotState {
-    /// The states of units that are in no slot yet. With `staging`, host memory is pageable.
-    pub fn new_all(
-        device: &Device,
-        units: &[CarriedUnit],
-        staging: Option<&Staging>,
-    ) -> Result<Vec<Self>> {
-        let states = units.iter().map(|unit| {
-            Ok(Self {
-                copy: unit.slot.map(|slot| UnitCopy::new(unit.host, slot, staging)),
-                loaded: Loaded::default(),
-                acquired: [0; 2],
-                ready: Fence::new(device)?,
-                uses: LastUses::default(),
-                unsettled: false,
-            })
-        });
-        states.collect()
+    /// The state of no unit yet.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self {
+            copy: None,
+            resident: false,
+            loaded: Loaded::default(),
+            acquired: [0; 2],
+            ready: Fence::new(device)?,
+            uses: LastUses::default(),
+            unsettled: false,
+        })
+    }
+
+    /// Makes it the state of a unit that is in no slot yet. With `staging`, host memory is pageable.
+    /// Its events are used again, so nothing that it was the state of may be in flight.
+    pub fn assign(&mut self, unit: &CarriedUnit, staging: Option<&Staging>) {
+        let target = unit.slot.map(|slot| unit.target.unwrap_or(slot));
+        self.copy = target.map(|target| UnitCopy::new(unit, target, staging));
+        self.resident = false;
+        self.loaded = Loaded::default();
+        self.acquired = [0; 2];
+        self.ready.clear();
+        self.uses.clear(None);
+        self.unsettled = false;
     }
 
     /// Whether one of the unit's groups is acquired.
@@ -85,18 +94,31 @@ pub(super) struct SlotMap {
     busy: Intervals,
     /// Whether each is among the busy ones.
     is_busy: Vec<bool>,
+    /// Whether each has no slot for the time being.
+    is_out: Vec<bool>,
 }
 
 impl SlotMap {
     pub fn new(units: &[CarriedUnit]) -> Self {
-        let range =
-            |unit: &CarriedUnit| unit.slot.map(|slot| (slot.start() as u64, slot.end() as u64));
-        let slots: Vec<_> = units.iter().map(range).collect();
-        let mut all = Intervals::default();
-        for (unit, slot) in slots.iter().enumerate() {
-            slot.iter().for_each(|slot| all.insert(*slot, unit));
+        let mut map = Self::default();
+        units.iter().enumerate().for_each(|(at, unit)| map.set_slot(at, unit));
+        map
+    }
+
+    /// Takes the slot of a unit, which is not busy: of a known one, or of one more.
+    pub fn set_slot(&mut self, unit: usize, carried: &CarriedUnit) {
+        if unit == self.slots.len() {
+            self.slots.push(None);
+            self.is_busy.push(false);
+            self.is_out.push(false);
         }
-        Self { is_busy: vec![false; slots.len()], slots, all, busy: Intervals::default() }
+        self.set_busy(unit, false);
+        if let Some(before) = self.slots[unit].filter(|_| !self.is_out[unit]) {
+            self.all.remove(before, unit);
+        }
+        let slot = carried.slot.map(|slot| (slot.start() as u64, slot.end() as u64));
+        slot.iter().for_each(|slot| self.all.insert(*slot, unit));
+        (self.slots[unit], self.is_out[unit]) = (slot, false);
     }
 
     /// The other units whose slots share bytes with that of a unit, and that may be busy when a
@@ -115,9 +137,22 @@ impl SlotMap {
         pair.is_some_and(|((start, end), (from, to))| from <= start && end <= to)
     }
 
+    /// Takes a unit out of its slot, which is then for others alone, or gives it the slot again.
+    pub fn set_out(&mut self, unit: usize, out: bool) {
+        let Some(slot) = self.slots[unit] else { return };
+        self.set_busy(unit, false);
+        if std::mem::replace(&mut self.is_out[unit], out) == out {
+            return;
+        }
+        match out {
+            true => self.all.remove(slot, unit),
+            false => self.all.insert(slot, unit),
+        }
+    }
+
     /// Notes whether a unit is busy.
     pub fn set_busy(&mut self, unit: usize, busy: bool) {
-        let Some(slot) = self.slots[unit] else { return };
+        let Some(slot) = self.slots[unit].filter(|_| !self.is_out[unit]) else { return };
         if std::mem::replace(&mut self.is_busy[unit], busy) == busy {
             return;
         }

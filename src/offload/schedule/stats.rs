@@ -6,6 +6,10 @@
 pub struct GroupStats {
     /// Bytes copied.
     pub moved_bytes: u64,
+    /// Compressed ones of them.
+    pub encoded_bytes: u64,
+    /// Bytes that those were decoded to.
+    pub decoded_bytes: u64,
     /// Units copied.
     pub copies: u64,
     /// Prefetched units whose copy had not been queued when the group was acquired.
@@ -23,6 +27,8 @@ impl GroupStats {
     pub fn sum(groups: &[Self]) -> Self {
         groups.iter().fold(Self::default(), |sum, group| Self {
             moved_bytes: sum.moved_bytes + group.moved_bytes,
+            encoded_bytes: sum.encoded_bytes + group.encoded_bytes,
+            decoded_bytes: sum.decoded_bytes + group.decoded_bytes,
             copies: sum.copies + group.copies,
             late_copies: sum.late_copies + group.late_copies,
             waits: sum.waits + group.waits,

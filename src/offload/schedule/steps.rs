@@ -51,6 +51,8 @@ pub(super) struct Steps {
     streams: Vec<(Stream, Moment)>,
     /// Whether a graph exists, which may be launched at any time.
     pub graph_exists: bool,
+    /// How many captures there were.
+    pub captures: u64,
     /// The capture that the last call was in.
     capture: Capture,
     /// When the last captured step began: captured copies that were queued earlier are of another.
@@ -71,6 +73,7 @@ impl Steps {
             latest: 1,
             streams: Vec::new(),
             graph_exists: false,
+            captures: 0,
             capture: None,
             captured_since: 1,
             captured_by: None,
@@ -87,6 +90,7 @@ impl Steps {
     pub fn enter(&mut self, stream: Stream, capture: Capture) -> Moment {
         if capture != self.capture && capture.is_some() {
             self.graph_exists = true;
+            self.captures += 1;
             self.captured_by = Some((stream, sync::thread_id()));
             if !self.may_continue {
                 self.captured_since = self.tick();

@@ -40,13 +40,20 @@ fn bench_of(places: &[(usize, usize)], depth: usize, prefetched: bool) -> Bench 
     let arena = Buffer::alloc(&device, places.len() * BYTES, &options, &mut None).unwrap();
     let end = places.iter().map(|(offset, bytes)| offset + bytes).max().unwrap();
     let memory = DeviceMemory::alloc(&device, end).unwrap().unwrap();
-    let mut arrangement = Arrangement { depth, ..Arrangement::default() };
+    let groups = (0..places.len()).map(|group| format!("layers.{group}")).collect();
+    let mut arrangement = Arrangement { groups, depth, ..Arrangement::default() };
     for (group, (offset, bytes)) in places.iter().enumerate() {
         let host = arena.data().part(group * BYTES, *bytes);
         bytes::fill(host, group as u8 + 1);
         let slot = Some(memory.span().part(*offset, *bytes));
-        arrangement.units.push(CarriedUnit { host, slot, prefetched, groups: vec![group] });
-        arrangement.groups.push(format!("layers.{group}"));
+        arrangement.units.push(CarriedUnit {
+            host,
+            slot,
+            target: None,
+            encoded: Vec::new(),
+            prefetched,
+            groups: vec![group],
+        });
         if prefetched {
             arrangement.ring.push(group);
         }

@@ -27,6 +27,8 @@ export WEIGHBRIDGE_LIBRARY=${WEIGHBRIDGE_LIBRARY:-$root/target/release/libweighb
 # Without a network; in one process, whose offloader can be asked.
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_USE_FLASHINFER_SAMPLER=0
 export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-/tmp/vllm-cache} VLLM_LOGGING_LEVEL=${VLLM_LOGGING_LEVEL:-INFO}
+# Of two GPUs: no multicast between them; functions are sent to the workers.
+export NCCL_NVLS_ENABLE=0 VLLM_ALLREDUCE_USE_SYMM_MEM=0 VLLM_ALLOW_INSECURE_SERIALIZATION=1
 if [ "${1:-}" = bench ]; then
     shift
     exec "$python" "$root/benches/engines.py" "$@"

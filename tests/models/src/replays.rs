@@ -44,6 +44,8 @@ impl Bench {
         let unit = |group: usize| CarriedUnit {
             host: span(100 + group),
             slot: Some(span(group % depth)),
+            target: None,
+            encoded: Vec::new(),
             prefetched,
             groups: vec![group],
         };

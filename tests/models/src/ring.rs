@@ -44,6 +44,8 @@ impl Bench {
             .map(|group| CarriedUnit {
                 host: span(100 + group),
                 slot: Some(span(group % 2)),
+                target: None,
+                encoded: Vec::new(),
                 prefetched,
                 groups: vec![group],
             })

@@ -177,9 +177,13 @@ def _module(monkeypatch: Any, name: str, **members: Any) -> ModuleType:
     return module
 
 
+class VllmConfig(SimpleNamespace):
+    """A configuration that may be referred to weakly, as vLLM's own."""
+
+
 def config(model_config: Any, weighbridge: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A VllmConfig, as far as the plug-in reads it."""
-    found = SimpleNamespace(
+    found = VllmConfig(
         model_config=model_config,
         load_config=SimpleNamespace(load_format="weighbridge", device=None),
         additional_config={} if weighbridge is None else {"weighbridge": weighbridge},

@@ -215,6 +215,22 @@ def test_changes_that_pytorch_does_not_count_are_seen_in_steps_that_overlap(made
     assert equal(run(pipeline), run(resident))
 
 
+def test_the_steps_of_a_call_overlap_and_no_others(made, where):
+    """The second step finds its first groups; the first one of a call reads changed weights."""
+    resident, pipeline = made(), made()
+    handle = offloaded(pipeline, where, 0.15, transfer_mode="prefetch")
+    weights = handle.components["unet"]._weights
+    begun, begin_step = [], weights.begin_step
+    weights.begin_step = lambda: (begun.append(0), begin_step())[1]
+    for calls in (1, 2):
+        assert equal(run(pipeline), run(resident))
+        assert len(begun) == calls and not weights._overlap_steps
+        for one in (resident, pipeline):
+            for model in models_of(one).values():
+                for parameter in model.parameters():
+                    parameter.data.mul_(0.9)
+
+
 @pytest.mark.parametrize(
     "steps",
     ["load", "load scale", "load fuse", "load fuse unfuse", "load disable enable", "load unload"],

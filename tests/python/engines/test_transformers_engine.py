@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import shutil
+import threading
 import weakref
 
 import pytest
@@ -13,11 +14,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
-from weighbridge import QuantizeOptions, WeighbridgeError  # noqa: E402
-from weighbridge.engines.transformers import _deferred, from_pretrained  # noqa: E402
+from weighbridge import QuantizeOptions, Safetensors, WeighbridgeError  # noqa: E402
+from weighbridge.engines.transformers import _deferred, _files, _load, from_pretrained  # noqa: E402
 
 SMALL = {
     "vocab_size": 96,
@@ -388,6 +389,44 @@ def test_a_budget_that_is_too_small_is_an_error(where, checkpoints):
         from_pretrained(checkpoints("llama"), device=where, device_bytes=16, pin=False)
     with pytest.raises(WeighbridgeError, match="one budget"):
         from_pretrained(checkpoints("llama"), device=where)
+
+
+def mapped_bytes(address):
+    """The bytes of a mapping that this process can read without a fault."""
+    begin = f"{address:x}-"
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            if line.startswith(begin):
+                break
+        rss = next(line for line in lines if line.startswith("Rss:"))
+    return int(rss.split()[1]) << 10
+
+
+def test_pages_of_files_are_mapped_in_the_background(device, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(3 << 20, dtype=torch.uint8)}, path)
+    with Safetensors(device, path, file_mode="source") as file, file.buffer as buffer:
+        before = mapped_bytes(buffer.address)
+        populate = _files.Populate()
+        populate.add(buffer.address, buffer.nbytes)
+        populate.start()
+        populate.wait()
+        assert before < 1 << 20 and mapped_bytes(buffer.address) > 3 << 20
+
+
+def test_nothing_is_left_in_the_background(checkpoints, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no places")
+
+    def left():
+        return [one for one in threading.enumerate() if one.name == _files.NAME]
+
+    from_pretrained(checkpoints("llama"), device="cpu", offload_bytes=1 << 20)
+    assert not left() and gc.isenabled()
+    monkeypatch.setattr(_load, "give_places", fail)
+    with pytest.raises(RuntimeError, match="no places"):
+        from_pretrained(checkpoints("llama"), device="cpu", offload_bytes=1 << 20)
+    assert not left() and gc.isenabled()
 
 
 def test_a_version_with_another_loader_is_refused(checkpoints, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 import warnings
 from pathlib import Path
@@ -19,7 +20,24 @@ TRANSFER_MODES = typing.get_args(TransferMode)
 
 def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="print the outcome of each use")
-    parser.addoption("--every-mode", action="store_true", help="run uses in each transfer mode")
+    parser.addoption(
+        "--every-mode",
+        action="store_true",
+        help="run uses in each transfer mode, and those that repeat another with more",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "repeats: takes long, and repeats another with another compiler; --every-mode"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--every-mode", default=False):
+        repeated = [item for item in items if item.get_closest_marker("repeats")]
+        config.hook.pytest_deselected(items=repeated)
+        items[:] = [item for item in items if item not in repeated]
 
 
 def pytest_generate_tests(metafunc):
@@ -79,6 +97,8 @@ def pytest_terminal_summary(terminalreporter, config):
     }
     counted = ", ".join(f"{count} {word}" for word, count in counts.items())
     terminalreporter.write_line(f"cases: {counted}")
+    figures = {f"cases {word}": count for word, count in counts.items() if count}
+    terminalreporter.write_line(f"reliability: {json.dumps(figures)}")
 
 
 def _kind_and_mode(node: str) -> tuple[str, str]:

@@ -16,7 +16,8 @@ from weighbridge.torch._window import Window
 from .twins import TOKENS, Net, equal, forward
 
 AOT = pytest.mark.parametrize("backend", ["aot_eager"])
-EVERY = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+REPEATS = pytest.mark.repeats
+EVERY = pytest.mark.parametrize("backend", [pytest.param("eager", marks=REPEATS), "aot_eager"])
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +261,10 @@ inductor = pytest.mark.skipif(
 @inductor
 @pytest.mark.slow
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
-@pytest.mark.parametrize("build", ["layers", "objects", "objects changed in place"])
+@pytest.mark.parametrize(
+    "build",
+    ["layers", *(pytest.param(b, marks=REPEATS) for b in ("objects", "objects changed in place"))],
+)
 def test_the_default_compiler_compiles_after_the_offload(compare, build):
     test_a_model_is_compiled_after_the_offload(compare, "inductor", build)
 
@@ -273,6 +277,7 @@ def test_the_default_compiler_compiled_before_the_offload(compare):
 
 
 @inductor
+@REPEATS
 @pytest.mark.slow
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
 def test_the_default_compiler_and_several_offloads(compare):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .twins import Layer, Net, Tied, forward, weights
+from .twins import Layer, Net, Tied, equal, forward, weights
 
 
 @pytest.mark.parametrize("build", [Net, Tied])
@@ -147,3 +149,29 @@ def test_another_layer_shares_the_parameters(compare):
             return other.up.weight, torch.nn.functional.linear(x, other.up.weight)
 
     compare(Net, use)
+
+
+def test_it_is_shared_with_other_processes(compare):
+    def use(model):
+        model.share_memory()
+        return model.head.weight.is_shared()
+
+    compare(Net, use)
+
+
+def test_memory_that_something_else_uses_is_named(compare):
+    model = compare.made(Net)
+    flat = model.layers[1].up.weight.data.view(-1)
+    with pytest.warns(UserWarning, match=r"'layers\.1\.up\.weight': something else uses the mem"):
+        handle = compare.offload(model)
+    assert equal(flat, model.layers[1].up.weight.view(-1)), "WRONG bytes beside the offload"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        forward(model)
+        handle.remove()
+        del flat
+        handle = compare.offload(model)  # the copies that it made are the model's alone
+        vector = nn.utils.parameters_to_vector(model.parameters())
+    nn.utils.vector_to_parameters(vector, model.parameters())
+    with pytest.warns(UserWarning, match="something else uses the memory of the weights"):
+        forward(model)

@@ -142,3 +142,49 @@ def test_buffers_are_the_models_own(compare):
         return first, forward(model), dict(model.named_buffers())
 
     compare(Batch, use)
+
+
+UNUSUAL = {
+    "sparse": lambda: torch.eye(32).to_sparse(),
+    "conjugated": lambda: torch.randn(32, 32, dtype=torch.complex64).conj(),
+    "negated": lambda: torch.randn(32, 32, dtype=torch.complex64).conj().imag,
+    "quantized": lambda: torch.quantize_per_tensor(torch.randn(32, 32), 0.1, 3, torch.qint8),
+}
+
+
+class Unusual(nn.Module):
+    """A layer with a tensor whose memory does not have its numbers."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.odd = nn.Parameter(UNUSUAL[kind](), requires_grad=False)
+        self.up = nn.Linear(32, 32)
+
+    def forward(self, x):
+        odd = self.odd.dequantize() if self.odd.is_quantized else self.odd.to_dense()
+        return x + self.up(x) @ odd.real if odd.is_complex() else x + self.up(x) @ odd
+
+
+@pytest.mark.parametrize("kind", list(UNUSUAL))
+def test_numbers_that_are_not_those_in_memory(compare, kind):
+    def build():
+        model = Net()
+        model.layers = nn.ModuleList([Unusual(kind) for _ in range(3)])
+        return model
+
+    resident, model = compare.made(build), compare.made(build)
+    with pytest.raises(ValueError, match=r"layers\.0\.odd"):
+        compare.offload(model)
+    assert equal(forward(model), forward(resident)), "WRONG numbers after a refusal"
+
+
+def test_weights_that_were_made_in_inference_mode(compare):
+    def build():
+        with torch.inference_mode():
+            return Net()
+
+    def run(model):
+        with torch.inference_mode():
+            return forward(model)
+
+    compare(build, lambda model: [run(model), forward(model)], run=run)

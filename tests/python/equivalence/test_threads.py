@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from .twins import Net, equal, forward, refusal, weights
 
@@ -142,3 +144,42 @@ def test_tasks_take_turns_between_layers(compare):
         assert equal(asyncio.run(both(model)), wanted), "WRONG numbers of tasks"
     handle.remove()
     assert equal(asyncio.run(both(model)), wanted), "WRONG numbers after remove()"
+
+
+class Branches(Net):
+    """A net that runs its layers on threads, and waits for them."""
+
+    def forward(self, tokens):
+        x, gradients = self.embed(tokens), torch.is_grad_enabled()
+
+        def call(layer):
+            with torch.set_grad_enabled(gradients):
+                return layer(x)
+
+        with ThreadPoolExecutor(3) as threads:
+            started = [threads.submit(call, layer) for layer in self.layers]
+            return self.head(sum(branch.result(20) for branch in started))
+
+
+def test_a_forward_runs_layers_on_threads(compare):
+    compare(Branches, lambda model: [forward(model) for _ in range(2)])
+
+
+def test_threads_call_layers_while_the_model_runs(compare):
+    model = compare.made(Net)
+    x = torch.ones(2, 4, 32, device=compare.where)
+    with torch.no_grad():
+        wanted, alone = forward(model), [layer(x) for layer in model.layers]
+    compare.offload(model)
+    wrong = []
+
+    def work():
+        for _ in range(10):
+            with torch.no_grad():
+                if not all(equal(layer(x), out) for layer, out in zip(model.layers, alone)):
+                    wrong.append("layers")
+            if not equal(forward(model), wanted):
+                wrong.append("model")
+
+    assert together(work, 3) == []
+    assert not wrong, f"WRONG numbers: {wrong}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from .twins import TOKENS, Net, forward
+from .twins import TOKENS, Layer, Net, forward
 
 
 def tokens_of(model):
@@ -75,6 +75,18 @@ def test_scripted(compare):
             return script(torch.ones(2, 32, device=model.head.weight.device))
 
     compare(Net, use)
+
+
+def test_a_model_with_a_scripted_layer_is_refused(compare):
+    def build():
+        model = Net()
+        model.layers[2] = torch.jit.script(Layer())
+        return model
+
+    resident, model = compare.made(build), compare.made(build)
+    with pytest.raises(ValueError, match=r"'layers\.2' is a ScriptModule"):
+        compare.offload(model)
+    assert torch.equal(forward(model), forward(resident)), "WRONG numbers after a refusal"
 
 
 def test_vmap(compare):

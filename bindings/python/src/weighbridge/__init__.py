@@ -18,6 +18,8 @@ over them, valid. Objects may be used from any thread.
 from __future__ import annotations
 
 from ._library import VERSION as __version__
+from .arbiter import Arbiter, ArbiterMemberInfo, ArbiterProgress
+from .codec import Codec, CodecInfo
 from .dtypes import Dtype, OpaqueDtype
 from .errors import (
     ClosedError,
@@ -32,14 +34,25 @@ from .errors import (
     WeighbridgeError,
     WeighbridgeOSError,
 )
+from .experts import (
+    ExpertCache,
+    ExpertCacheInfo,
+    ExpertCacheSize,
+    ExpertCacheStats,
+    ExpertParameter,
+    ExpertSlotsInfo,
+    ExpertTensor,
+)
 from .info import BufferInfo, BufferStats, DeviceInfo, DeviceStats, ViewInfo
 from .memory import Buffer, Device, DeviceView, PinnedBuffer, View
-from .offloader import (
+from .offloader import Offloader
+from .offloader_info import (
     OffloadedGroupStats,
-    Offloader,
     OffloaderParameterInfo,
     OffloaderStats,
+    RebalanceProgress,
     ReconcileResult,
+    ResizeProgress,
 )
 from .plan import Parameter, Plan, PlanGroupInfo, PlanInfo, PlanParameterInfo
 from .quantizer import QuantizeOptions, Quantizer, QuantizerResult, QuantizerScalesInfo
@@ -47,16 +60,28 @@ from .safetensors import LoadedView, Safetensors, SafetensorsTensorInfo
 from .stream import Stream
 
 __all__ = [
+    "Arbiter",
+    "ArbiterMemberInfo",
+    "ArbiterProgress",
     "Buffer",
     "BufferInfo",
     "BufferStats",
     "ClosedError",
+    "Codec",
+    "CodecInfo",
     "DLPackError",
     "Device",
     "DeviceInfo",
     "DeviceStats",
     "DeviceView",
     "Dtype",
+    "ExpertCache",
+    "ExpertCacheInfo",
+    "ExpertCacheSize",
+    "ExpertCacheStats",
+    "ExpertParameter",
+    "ExpertSlotsInfo",
+    "ExpertTensor",
     "FileAccessError",
     "FileMissingError",
     "InvalidValueError",
@@ -78,7 +103,9 @@ __all__ = [
     "Quantizer",
     "QuantizerResult",
     "QuantizerScalesInfo",
+    "RebalanceProgress",
     "ReconcileResult",
+    "ResizeProgress",
     "Safetensors",
     "SafetensorsTensorInfo",
     "Status",

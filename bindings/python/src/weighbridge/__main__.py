@@ -1,4 +1,4 @@
-"""The command line: ``python -m weighbridge doctor``, ``plan`` and ``quantize``."""
+"""The command line: ``python -m weighbridge doctor``, ``plan``, ``quantize`` and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from . import __version__, doctor
-from .cli import plan, quantize
+from .cli import compress, experts, plan, quantize
 
 
 def main() -> int:
@@ -30,9 +30,18 @@ def main() -> int:
     quantize.add_arguments(
         commands.add_parser("quantize", help="write a checkpoint with its matrices in FP8")
     )
+    experts.add_arguments(
+        commands.add_parser("experts", help="show what an expert cache would make of a trace")
+    )
+    for name, does in compress.COMMANDS.items():
+        compress.add_arguments(commands.add_parser(name, help=does))
     arguments = parser.parse_args()
+    if arguments.command in compress.COMMANDS:
+        return compress.run(arguments)
     if arguments.command == "quantize":
         return quantize.run(arguments)
+    if arguments.command == "experts":
+        return experts.run(arguments)
     if arguments.command == "plan":
         return plan.run(arguments)
     return doctor.run(arguments.device, arguments.json)

@@ -65,6 +65,8 @@ class wb_device_info(Sized):
         (c_int32, "pageable_access integrated numa_node pin views"),
         (c_uint64, "memlock_limit total_bytes free_bytes"),
         (c_char * 256, "name pin_reason views_reason"),
+        (c_uint64, "address_granularity"),
+        (c_char * 256, "address_reason"),
     )
 
 
@@ -182,7 +184,13 @@ class wb_plan_options(Sized):
         (c_double, "link_bytes_per_second compute_bytes_per_second"),
         (POINTER(c_double), "group_seconds"),
         (c_uint64, "group_seconds_count rows"),
-        (c_uint64 * 4, "reserved"),
+        (c_int32, "fixed_addresses"),
+        (c_uint32, "keep_host_copy"),
+        (c_int32, "compress"),
+        (c_uint32, "compress_select_count"),
+        (_TEXTS, "compress_select"),
+        (c_uint64, "expert_bytes"),
+        (c_uint64 * 1, "reserved"),
     )
 
 
@@ -194,6 +202,9 @@ class wb_plan_info(Sized):
         (c_double, "step_seconds link_seconds kernel_seconds"),
         (c_int32, "wrap_stalls"),
         (c_uint32, "reserved0"),
+        (c_uint64, "decoded_bytes encoded_bytes"),
+        (c_double, "decode_seconds"),
+        (c_uint64, "expert_bytes device_encoded_bytes device_decoded_bytes"),
     )
 
 
@@ -206,6 +217,7 @@ class wb_plan_parameter_info(Sized):
         (_I64S, "shape strides"),
         (c_int32, "ndim"),
         (c_uint32, "block_elements block_bytes reserved0"),
+        (c_uint64, "encoded_bytes resident_bytes device_encoded_bytes"),
     )
 
 
@@ -231,6 +243,8 @@ class wb_offloader_parameter_info(Sized):
         (c_char_p, "host_store_reason"),
         (c_int32, "host_store"),
         (c_uint32, "reserved0"),
+        (c_uint64, "encoded_bytes resident_bytes device_encoded_bytes"),
+        (c_char_p, "device_encoded_reason"),
     )
 
 
@@ -241,7 +255,54 @@ class wb_offloader_stats(Sized):
         (c_uint64, "resident_bytes slot_bytes view_bytes unfilled_bytes staging_bytes"),
         (c_uint64, "peak_mapped_bytes peak_slot_bytes moved_bytes copies acquires late_copies"),
         (c_double, "waited_seconds"),
-        (c_uint64, "generation"),
+        (c_uint64, "generation decoded_bytes encoded_bytes"),
+        (c_uint64, "moved_encoded_bytes moved_decoded_bytes expert_bytes"),
+        (c_uint64, "device_parameter_bytes device_encoded_bytes device_decoded_bytes"),
+    )
+
+
+class wb_resize_options(Sized):
+    _fields_ = _fields(
+        (c_uint32, "graphs_dropped"),
+        (c_uint64, "device_bytes offload_bytes"),
+        (c_uint64 * 3, "reserved"),
+    )
+
+
+class wb_resize_progress(Sized):
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "pending_units pending_bytes device_bytes host_bytes"),
+    )
+
+
+class wb_rebalance_progress(Sized):
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "moved_bytes pending_bytes device_bytes host_bytes"),
+    )
+
+
+class wb_arbiter_options(Sized):
+    _fields_ = _fields(
+        (c_int32, "priority"),
+        (c_uint64, "min_bytes"),
+        (c_void_p, "stream"),
+        (c_uint64 * 4, "reserved"),
+    )
+
+
+class wb_arbiter_progress(Sized):
+    _fields_ = _fields(
+        (c_uint32, "ready"), (c_uint64, "pending_offloaders device_bytes host_bytes")
+    )
+
+
+class wb_arbiter_member_info(Sized):
+    _fields_ = _fields(
+        (c_int32, "priority"),
+        (c_uint64, "min_bytes slot_bytes whole_bytes target_bytes device_bytes"),
+        (c_uint32, "asleep reserved0"),
     )
 
 
@@ -250,6 +311,7 @@ class wb_offloader_group_stats(Sized):
         (c_uint32, "reserved0"),
         (c_uint64, "acquires moved_bytes copies late_copies waits"),
         (c_double, "waited_seconds"),
+        (c_uint64, "moved_encoded_bytes moved_decoded_bytes"),
     )
 
 
@@ -265,6 +327,69 @@ class wb_quantizer_result(Sized):
     _fields_ = _fields((c_uint32, "passes"), (c_uint64, "nonfinite staging_bytes"))
 
 
+class wb_codec_info(Sized):
+    _fields_ = _fields(
+        (c_int32, "dtype"),
+        (c_uint64, "decoded_bytes encoded_bytes tiles raw_tiles constant_tiles"),
+    )
+
+
+class wb_expert_tensor(Sized):
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "layer"),
+        (c_char_p, "name"),
+        (POINTER(wb_layout), "layout"),
+        (c_void_p, "buffer"),
+        (c_char_p, "parameter"),
+        (c_uint64 * 1, "reserved"),
+    )
+
+
+class wb_expert_cache_options(Sized):
+    _fields_ = _fields(
+        (c_uint32, "lanes"),
+        (c_uint64, "slots device_bytes"),
+        (c_void_p, "memory"),
+        (c_uint64, "memory_bytes"),
+        (c_uint64 * 4, "reserved"),
+    )
+
+
+class wb_expert_cache_size(Sized):
+    _fields_ = _fields((c_uint32, "reserved0"), (c_uint64, "slots slot_bytes state_bytes"))
+
+
+class wb_expert_route_options(Sized):
+    _fields_ = _fields((c_uint32, "lane pass passes"))
+
+
+class wb_expert_cache_info(Sized):
+    _fields_ = _fields(
+        (c_uint32, "lanes"),
+        (c_uint64, "layers tensors experts expert_bytes slots capacity slot_bytes state_bytes"),
+    )
+
+
+class wb_expert_slots_info(Sized):
+    _fields_ = _fields(
+        (c_int32, "dtype"),
+        (c_char_p, "name dtype_name"),
+        (_I64S, "shape"),
+        (c_int32, "ndim"),
+        (c_uint32, "block_elements block_bytes reserved0"),
+        (c_void_p, "device_address"),
+        (c_uint64, "expert_bytes"),
+    )
+
+
+class wb_expert_cache_stats(Sized):
+    _fields_ = _fields(
+        (c_uint32, "reserved0"),
+        (c_uint64, "calls hits misses evictions prefetched refused ignored gathered_bytes"),
+    )
+
+
 STRUCTS: tuple[type[Sized], ...] = tuple(Sized.__subclasses__())
 
 _HANDLE = _STREAM = _ADDRESS = c_void_p
@@ -275,6 +400,10 @@ _LAYOUT = POINTER(wb_layout)
 _PARAMETER = POINTER(wb_parameter)
 _QUANTIZE = POINTER(wb_quantize_options)
 _RESULT = POINTER(wb_quantizer_result)
+_EXPERTS = POINTER(wb_expert_tensor)
+_CACHE_OPTIONS = POINTER(wb_expert_cache_options)
+_ROUTE_OPTIONS = POINTER(wb_expert_route_options)
+_CODEC_INFO = POINTER(wb_codec_info)
 _TEXT = c_char_p
 _INDEX = POINTER(c_uint64)
 # Addresses of native functions: the library calls them on its own threads, which may outlive the
@@ -357,6 +486,21 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_offloader_join": _call(_HANDLE, _STREAM),
     "wb_offloader_reset": _call(_HANDLE, _STREAM),
     "wb_offloader_reset_all": _call(_HANDLE, _STREAM),
+    "wb_offloader_resize": _call(
+        _HANDLE, POINTER(wb_resize_options), _STREAM, POINTER(wb_resize_progress)
+    ),
+    "wb_offloader_resize_progress": _call(_HANDLE, _STREAM, POINTER(wb_resize_progress)),
+    "wb_offloader_resize_wait": _call(_HANDLE, _STREAM, c_uint64, POINTER(wb_resize_progress)),
+    "wb_offloader_prefer": _call(_HANDLE, c_uint64, c_uint64, c_uint64, c_double),
+    "wb_offloader_rebalance": _call(_HANDLE, c_uint64, _STREAM, POINTER(wb_rebalance_progress)),
+    "wb_arbiter_new": _call(_HANDLE, c_uint64, _OUT),
+    "wb_arbiter_add": _call(_HANDLE, _HANDLE, POINTER(wb_arbiter_options)),
+    "wb_arbiter_remove": _call(_HANDLE, _HANDLE),
+    "wb_arbiter_use": _call(_HANDLE, _HANDLE, POINTER(wb_arbiter_progress)),
+    "wb_arbiter_resize": _call(_HANDLE, c_uint64, POINTER(wb_arbiter_progress)),
+    "wb_arbiter_advance": _call(_HANDLE, POINTER(wb_arbiter_progress)),
+    "wb_arbiter_wait": _call(_HANDLE, c_uint64, POINTER(wb_arbiter_progress)),
+    "wb_arbiter_get_member_info": _call(_HANDLE, _HANDLE, POINTER(wb_arbiter_member_info)),
     "wb_offloader_find_parameter": _call(_HANDLE, _TEXT, _INDEX),
     "wb_offloader_get_parameter_info": _call(
         _HANDLE, c_uint64, POINTER(wb_offloader_parameter_info)
@@ -366,6 +510,7 @@ PROTOTYPES: dict[str, Prototype] = {
     ),
     "wb_offloader_get_view": _call(_HANDLE, c_uint64, _OUT),
     "wb_offloader_get_host_view": _call(_HANDLE, c_uint64, _OUT),
+    "wb_offloader_read_parameter": _call(_HANDLE, c_uint64, c_void_p, c_uint64),
     "wb_offloader_get_zero_copy_view": _call(_HANDLE, c_uint64, _OUT),
     "wb_offloader_replace": _call(_HANDLE, _TEXT, _ADDRESS, _LAYOUT, _STREAM),
     "wb_offloader_add": _call(_HANDLE, _PARAMETER, _STREAM),
@@ -385,8 +530,53 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_quantizer_dequantize": _call(
         _HANDLE, _ADDRESS, _ADDRESS, _ADDRESS, _LAYOUT, _QUANTIZE, _RESULT
     ),
+    "wb_codec_get_max_bytes": _call(c_int32, c_uint64, POINTER(c_uint64)),
+    "wb_codec_get_info": _call(_ADDRESS, c_uint64, _CODEC_INFO),
+    "wb_codec_measure": _call(c_int32, _ADDRESS, c_uint64, c_uint64, _CODEC_INFO),
+    "wb_codec_encode": _call(
+        c_int32, _ADDRESS, c_uint64, _ADDRESS, c_uint64, c_uint32, _CODEC_INFO
+    ),
+    "wb_codec_decode": _call(
+        _ADDRESS, c_uint64, c_uint64, _ADDRESS, c_uint64, c_int32, c_uint32, _CODEC_INFO
+    ),
+    "wb_codec_queue_encode": _call(
+        _HANDLE, c_int32, _ADDRESS, c_uint64, _ADDRESS, c_uint64, _STREAM
+    ),
+    "wb_codec_queue_decode": _call(
+        _HANDLE, c_int32, _ADDRESS, c_uint64, c_uint64, c_uint64, _ADDRESS, c_uint64, _STREAM
+    ),
+    "wb_codec_queue_verify": _call(
+        _HANDLE, _ADDRESS, c_uint64, c_uint64, c_uint64, _ADDRESS, c_uint64, _ADDRESS, _STREAM
+    ),
+    "wb_expert_cache_new": _call(_HANDLE, _EXPERTS, c_uint64, _CACHE_OPTIONS, _OUT),
+    "wb_expert_cache_new_for_offloader": _call(_HANDLE, _EXPERTS, c_uint64, _CACHE_OPTIONS, _OUT),
+    "wb_expert_cache_measure": _call(
+        _HANDLE, _EXPERTS, c_uint64, _CACHE_OPTIONS, POINTER(wb_expert_cache_size)
+    ),
+    "wb_expert_cache_route": _call(
+        _HANDLE, c_uint64, _ADDRESS, c_uint64, c_int32, _ADDRESS, _ROUTE_OPTIONS, _STREAM
+    ),
+    "wb_expert_cache_prefetch": _call(_HANDLE, c_uint64, _ADDRESS, c_uint64, c_int32, _STREAM),
+    "wb_expert_cache_get_passes": _call(_HANDLE, c_uint64, c_uint64, _INDEX),
+    "wb_expert_cache_reset": _call(_HANDLE, _STREAM),
+    "wb_expert_cache_resize": _call(_HANDLE, c_uint64, _STREAM),
+    "wb_expert_cache_get_info": _call(_HANDLE, POINTER(wb_expert_cache_info)),
+    "wb_expert_cache_get_slots_info": _call(_HANDLE, c_uint64, POINTER(wb_expert_slots_info)),
+    "wb_expert_cache_get_view": _call(_HANDLE, c_uint64, _OUT),
+    "wb_expert_cache_get_stats": _call(_HANDLE, POINTER(wb_expert_cache_stats)),
+    "wb_expert_cache_get_layer_stats": _call(_HANDLE, c_uint64, POINTER(wb_expert_cache_stats)),
 }
-for _noun in ("device", "buffer", "view", "safetensors", "plan", "offloader", "quantizer"):
+for _noun in (
+    "device",
+    "buffer",
+    "view",
+    "safetensors",
+    "plan",
+    "offloader",
+    "arbiter",
+    "quantizer",
+    "expert_cache",
+):
     PROTOTYPES[f"wb_{_noun}_retain"] = PROTOTYPES[f"wb_{_noun}_release"] = (None, (_HANDLE,))
 
 

@@ -92,6 +92,11 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = [
         ("pin host memory", _yes(info["pin"]), info["pin_reason"]),
         ("views of host memory", _yes(info["views"]), info["views_reason"]),
+        (
+            "fixed addresses",
+            _yes(info["address_granularity"] > 0),
+            info["address_reason"] or "an offloader can be resized while it runs",
+        ),
         ("memory", in_words(info["total_bytes"]), f"{in_words(info['free_bytes'])} free"),
         ("memory that may be locked", in_words(info["memlock_limit"]), "RLIMIT_MEMLOCK"),
         ("unified addressing", _yes(info["unified_addressing"]), "one address space"),

@@ -51,6 +51,7 @@ class Status(IntEnum):
     BUSY = 39
     STAGING = 40
     NOT_FINITE = 41
+    DAMAGED = 42
 
 
 class WeighbridgeError(Exception):

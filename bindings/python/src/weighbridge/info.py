@@ -55,6 +55,10 @@ class DeviceInfo:
     views: bool
     """The policy lets the device read host memory in place."""
     views_reason: str
+    address_granularity: int
+    """Bytes of which fixed addresses are multiples; 0 if the device has none."""
+    address_reason: str
+    """Why it has none; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ def device_info(device: Reference, switched_off: dict[str, str | None]) -> Devic
         free_bytes=found.free_bytes,
         pin=bool(found.pin),
         views=bool(found.views),
+        address_granularity=found.address_granularity,
+        address_reason=found.address_reason.decode(errors="replace"),
         **reasons,
     )
 

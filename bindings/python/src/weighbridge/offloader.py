@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ctypes import byref, c_uint64, sizeof
-from dataclasses import dataclass
+from ctypes import addressof, byref, c_char, c_uint64, sizeof
 from typing import TYPE_CHECKING, Any
 
 from ._abi import (
@@ -17,17 +16,28 @@ from ._abi import (
     wb_offloader_parameter_info,
     wb_offloader_reconcile_result,
     wb_offloader_stats,
+    wb_rebalance_progress,
+    wb_resize_options,
+    wb_resize_progress,
 )
 from ._arguments import c_layout, c_text, unsigned
 from ._call import call, filled
-from ._enums import HOST_STORE, PLACEMENT, TRANSFER_MODE
 from ._handle import Closeable, Reference
 from ._library import lib
 from ._options import Options
-from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
+from .dtypes import DtypeLike, OpaqueDtype
 from .errors import WaitTimeoutError
 from .info import same_fields
 from .memory import Device, View
+from .offloader_info import (
+    OffloadedGroupStats,
+    OffloaderParameterInfo,
+    OffloaderStats,
+    RebalanceProgress,
+    ReconcileResult,
+    ResizeProgress,
+    parameter_info_of,
+)
 from .plan import CParameters, Parameter, Plan
 from .stream import stream_handle
 
@@ -38,88 +48,6 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 0.1
 """Longest wait in one native call, so that Ctrl-C is noticed."""
-
-
-@dataclass(frozen=True)
-class OffloaderParameterInfo:
-    """Where a parameter is."""
-
-    name: str
-    group: int
-    placement: str
-    """"resident" or "offloaded"."""
-    transfer_mode: str
-    """How an offloaded parameter reaches the device; "auto" for a resident one."""
-    owned: bool
-    """Whether the memory at ``device_address`` belongs to the offloader."""
-    device_address: int | None
-    """Of the first element; a copied parameter is there while its group is acquired. None if the
-    parameter has no bytes yet."""
-    host_address: int | None
-    """Of the first element in host memory; None for a resident parameter."""
-    span_bytes: int
-    dtype: Dtype | OpaqueDtype
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    """In elements."""
-    host_store: str
-    """"source" if its host memory is the buffer of its source, else "copy"."""
-    host_store_reason: str
-    """Why it is not, though the plan has ``host_store="source"``; otherwise empty."""
-
-
-@dataclass(frozen=True)
-class OffloaderStats:
-    """Memory and transfers of an offloader. Copies of a replayed graph are not counted."""
-
-    parameters: int
-    offloaded_bytes: int
-    asked_bytes: int
-    mapped_bytes: int
-    pinned_bytes: int
-    resident_bytes: int
-    slot_bytes: int
-    view_bytes: int
-    unfilled_bytes: int
-    """Of ``offloaded_bytes``, those of parameters that were given no source yet: zeros, or what was
-    written through a host view, until they are replaced."""
-    staging_bytes: int
-    """Of staging memory: the pinned buffer through which pageable memory is staged, and what
-    replacements of quantized parameters use."""
-    peak_mapped_bytes: int
-    peak_slot_bytes: int
-    moved_bytes: int
-    copies: int
-    acquires: int
-    late_copies: int
-    """Prefetches that had not started when their group was acquired."""
-    waited_seconds: float
-    generation: int
-    """As :attr:`Offloader.generation`."""
-
-
-@dataclass(frozen=True)
-class OffloadedGroupStats:
-    """Transfers of a group. Copies of a replayed graph are not counted."""
-
-    acquires: int
-    moved_bytes: int
-    copies: int
-    late_copies: int
-    """Prefetches that had not started when the group was acquired."""
-    waits: int
-    """Times that the engine's stream waited for copies."""
-    waited_seconds: float
-
-
-@dataclass(frozen=True)
-class ReconcileResult:
-    """What :meth:`Offloader.reconcile` did, in numbers of parameters."""
-
-    replaced: int
-    added: int
-    removed: int
-    kept: int
 
 
 class Offloader(Closeable):
@@ -137,6 +65,7 @@ class Offloader(Closeable):
         self._reference = None
         self._changes = (os.getpid(), threading.RLock())
         self._plan = plan
+        self._awake_bytes = 0
         given = Options(plan.info.arena_bytes, **options)
         reference = Reference(lib.wb_offloader_release)
         given.call(
@@ -234,6 +163,113 @@ class Offloader(Closeable):
         """Ends the steps of all streams: releases every group on this stream."""
         call(lib.wb_offloader_reset_all, self._live(), stream_handle(stream))
 
+    def resize(
+        self,
+        device_bytes: int | None = None,
+        stream: Any = None,
+        *,
+        offload_bytes: int | None = None,
+        graphs_dropped: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> ResizeProgress:
+        """Changes the device memory that the offloader may hold; 0 puts it to sleep.
+
+        With ``offload_bytes`` in its place, at most that many bytes of parameters are not resident,
+        counted in whole pieces.
+
+        Needs a plan with ``fixed_addresses``: no address changes, and captured graphs stay right.
+        With ``graphs_dropped`` none of those is launched again: units that leave use slots.
+        Groups that are acquired move when they are released: with ``wait`` the call waits for that,
+        up to ``timeout`` seconds; without, :meth:`resize_progress` goes on between steps.
+        """
+        options = wb_resize_options(graphs_dropped=int(graphs_dropped))
+        if device_bytes is not None and offload_bytes is None:
+            options.device_bytes = unsigned(device_bytes, "device_bytes")
+        elif offload_bytes is not None and device_bytes is None:
+            options.offload_bytes = unsigned(offload_bytes, "offload_bytes")
+            if offload_bytes == 0:  # which C takes for device_bytes
+                options.device_bytes = 2**64 - 1
+        else:
+            raise TypeError("give one of device_bytes and offload_bytes")
+        found = filled(
+            wb_resize_progress,
+            lib.wb_offloader_resize,
+            self._live(),
+            byref(options),
+            stream_handle(stream),
+        )
+        progress = ResizeProgress(**same_fields(ResizeProgress, found))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while wait and progress.pending_units:
+            left = min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS)
+            try:
+                found = filled(
+                    wb_resize_progress,
+                    lib.wb_offloader_resize_wait,
+                    self._live(),
+                    stream_handle(stream),
+                    math.ceil(left * 1000),
+                )
+                progress = ResizeProgress(**same_fields(ResizeProgress, found))
+            except WaitTimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+        return progress
+
+    def resize_progress(self, stream: Any = None) -> ResizeProgress:
+        """Goes on with a resize as far as possible at once, and returns its progress."""
+        function = lib.wb_offloader_resize_progress
+        found = filled(wb_resize_progress, function, self._live(), stream_handle(stream))
+        return ResizeProgress(**same_fields(ResizeProgress, found))
+
+    def prefer(
+        self, parameter: int | str, weight: float, *, offset: int = 0, nbytes: int | None = None
+    ) -> None:
+        """Notes how often a step reads bytes of a parameter: ``nbytes`` from ``offset`` on, or all
+        that follow.
+
+        ``weight`` is that number: 0.1 for an expert that a tenth of the steps use, 0 for bytes that
+        are not read any more. The last call for a byte counts; before any, bytes of dense
+        parameters count once and others not at all. :meth:`rebalance` and :meth:`resize` keep the
+        hottest pieces. Needs a plan with ``fixed_addresses``, and a parameter that is read in
+        place: see ``wb_offloader_prefer``.
+        """
+        offset = unsigned(offset, "offset")
+        with self._no_removal():
+            index = self._index(parameter)
+            if nbytes is None:
+                nbytes = max(self.parameter_info(index).span_bytes - offset, 0)
+            size = unsigned(nbytes, "nbytes")
+            call(lib.wb_offloader_prefer, self._live(), index, offset, size, float(weight))
+
+    def rebalance(self, max_bytes: int, stream: Any = None) -> RebalanceProgress:
+        """Moves the hottest pieces to the device and the coldest to host memory, between steps.
+
+        As much device memory is held as before. A call copies at most ``max_bytes``, in both
+        directions together, and does not wait: call it again until ``pending_bytes`` is 0.
+        Addresses, views and graphs stay valid.
+        """
+        found = filled(
+            wb_rebalance_progress,
+            lib.wb_offloader_rebalance,
+            self._live(),
+            unsigned(max_bytes, "max_bytes"),
+            stream_handle(stream),
+        )
+        return RebalanceProgress(**same_fields(RebalanceProgress, found))
+
+    def sleep(self, stream: Any = None) -> None:
+        """Frees all device memory until :meth:`wake`. Addresses stay."""
+        held = self.resize_progress(stream).device_bytes
+        self.resize(0, stream)
+        self._awake_bytes = held or self._awake_bytes
+
+    def wake(self, stream: Any = None) -> None:
+        """Takes the device memory again that :meth:`sleep` freed."""
+        if self._awake_bytes:
+            self.resize(self._awake_bytes, stream)
+
     def find_parameter(self, name: str) -> int:
         """Returns the index of a parameter; raises KeyError for an unknown name."""
         index = c_uint64()
@@ -245,7 +281,9 @@ class Offloader(Closeable):
         reference, function = self._live(), lib.wb_offloader_get_parameter_info
         with self._no_removal():
             index = self._index(parameter)
-            return _info(filled(wb_offloader_parameter_info, function, reference, index))
+            return parameter_info_of(
+                filled(wb_offloader_parameter_info, function, reference, index)
+            )
 
     def parameter_infos(self) -> list[OffloaderParameterInfo]:
         """Returns where all parameters are, in the order of their indices, in one call."""
@@ -256,7 +294,7 @@ class Offloader(Closeable):
             for info in infos:
                 info.struct_size = sizeof(wb_offloader_parameter_info)
             call(lib.wb_offloader_get_parameter_infos, reference, 0, count, infos)
-            return [_info(info) for info in infos]
+            return [parameter_info_of(info) for info in infos]
 
     def view(self, parameter: int | str) -> View:
         """Returns a view of a parameter for the device.
@@ -268,6 +306,22 @@ class Offloader(Closeable):
     def host_view(self, parameter: int | str) -> View:
         """Returns a view of an offloaded parameter's bytes in host memory, for the host."""
         return self._view(lib.wb_offloader_get_host_view, parameter)
+
+    def read(self, parameter: int | str) -> bytearray:
+        """Returns a copy of an offloaded parameter's bytes, from the lowest element to the end of
+        the highest, decompressed if they are compressed in host memory."""
+        with self._no_removal():
+            index = self._index(parameter)
+            found = bytearray(self.parameter_info(index).span_bytes)
+            target = (c_char * len(found)).from_buffer(found)
+            call(
+                lib.wb_offloader_read_parameter,
+                self._live(),
+                index,
+                addressof(target),
+                len(found),
+            )
+        return found
 
     def zero_copy_view(self, parameter: int | str) -> View:
         """Returns a view of an offloaded parameter's bytes in host memory, for the device.
@@ -381,21 +435,3 @@ class Offloader(Closeable):
         if self.closed:
             return "<weighbridge.Offloader closed>"
         return f"<weighbridge.Offloader {self.stats.offloaded_bytes} bytes offloaded>"
-
-
-def _info(found: wb_offloader_parameter_info) -> OffloaderParameterInfo:
-    return OffloaderParameterInfo(
-        name=found.name.decode(),
-        group=found.group,
-        placement=PLACEMENT.word(found.placement),
-        transfer_mode=TRANSFER_MODE.word(found.transfer_mode),
-        owned=bool(found.owned),
-        device_address=found.device_address,
-        host_address=found.host_address,
-        span_bytes=found.span_bytes,
-        dtype=dtype_of_info(found),
-        shape=tuple(found.shape[: found.ndim]),
-        strides=tuple(found.strides[: found.ndim]),
-        host_store=HOST_STORE.word(found.host_store),
-        host_store_reason=found.host_store_reason.decode(),
-    )

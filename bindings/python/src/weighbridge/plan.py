@@ -22,6 +22,7 @@ from ._enums import (
     ACCESS_PATTERN,
     ALLOW,
     BUDGET_KIND,
+    COMPRESS,
     HOST_STORE,
     ORDER,
     PLACEMENT,
@@ -31,6 +32,7 @@ from ._enums import (
     HostStore,
     Order,
     TransferMode,
+    tristate,
 )
 from ._handle import Closeable, Reference
 from ._library import lib
@@ -58,7 +60,8 @@ class Parameter:
     storage_id: int = 0
     """Ties parameters without a source: those with the same number, other than 0."""
     access_pattern: AccessPattern = "dense"
-    """Whether a step reads all of the parameter, or only a few rows."""
+    """Whether a step reads all of the parameter, or only a few rows, which may be experts of an
+    :class:`ExpertCache`."""
     transfer_mode: TransferMode = "auto"
     placement: Literal["auto", "resident"] = "auto"
     """``"resident"`` keeps the parameter on the device."""
@@ -124,6 +127,12 @@ class PlanParameterInfo:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     """In elements."""
+    encoded_bytes: int
+    """That it is expected to be compressed to; 0 if it is not, for which ``reason`` says why."""
+    resident_bytes: int
+    """On the device in memory of their own: all, none, or of a parameter in pieces any number."""
+    device_encoded_bytes: int
+    """Of device memory in which the device is to keep it compressed; 0 if it does not."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,10 @@ class PlanInfo:
     """Of device memory for slots."""
     ring_bytes: int
     """Of slots for prefetched parameters."""
+    expert_bytes: int
+    """Of device memory for expert caches."""
     step_bytes: int
-    """Copied in every step."""
+    """That cross the link to slots in every step; compressed ones as they are expected to be."""
     view_bytes: int
     """Read in place in every step, if it reads all of every dense parameter."""
     step_seconds: float
@@ -171,6 +182,16 @@ class PlanInfo:
     """Of the step's kernels with all parameters on the device; 0 if it is not given."""
     wrap_stalls: bool
     """The first groups of a step wait for the last groups of the step before."""
+    decoded_bytes: int
+    """Of offloaded parameters that are compressed."""
+    encoded_bytes: int
+    """What these are expected to become."""
+    decode_seconds: float
+    """Of ``link_seconds``, in which the device reads compressed bytes and decodes them."""
+    device_encoded_bytes: int
+    """Of device memory for parameters that the device keeps compressed."""
+    device_decoded_bytes: int
+    """Of ``decoded_bytes``, those that are decoded from there and cross no link."""
 
 
 class Plan(Closeable):
@@ -194,6 +215,21 @@ class Plan(Closeable):
     parameters over the seconds of a step without offloading, or ``group_seconds`` of each group, in
     the order of their names. ``rows`` are the rows (tokens) that a step multiplies with each dense
     parameter: one that is read in place is read again for every 128.
+
+    Parameters with the access pattern ``"experts"`` leave for expert caches, which get
+    ``expert_bytes`` of device memory, a part of ``device_bytes``; 0 is what that leaves beside all
+    other parameters.
+
+    With ``fixed_addresses``, parameters keep their addresses while :meth:`Offloader.resize` changes
+    the budget; None leaves it off. ``keep_host_copy`` keeps a host copy of resident parameters, so
+    that their memory is freed without a copy.
+
+    With ``compress``, offloaded parameters are compressed in host memory, without loss, and cross
+    the link so: ``"auto"`` chooses those that reach the device faster for it, of which samples of
+    the sources tell, among those of ``compress_select`` if that is given; selectors name them.
+    Under ``device_bytes`` the device keeps as many of them as are needed compressed in its own
+    memory before any cross the link, if a step is faster for it.
+    :meth:`Offloader.read` reads them, and host views of them are refused.
     """
 
     _noun = "plan"
@@ -219,6 +255,11 @@ class Plan(Closeable):
         compute_bytes_per_second: float = 0.0,
         group_seconds: Sequence[float] = (),
         rows: int = 0,
+        expert_bytes: int = 0,
+        fixed_addresses: bool | None = None,
+        keep_host_copy: bool = False,
+        compress: bool | str | Sequence[str] = False,
+        compress_select: str | Sequence[str] = (),
     ) -> None:
         self._reference = None
         self._device = device
@@ -239,6 +280,9 @@ class Plan(Closeable):
             link_bytes_per_second=link_bytes_per_second,
             compute_bytes_per_second=compute_bytes_per_second,
             rows=unsigned(rows, "rows"),
+            expert_bytes=unsigned(expert_bytes, "expert_bytes"),
+            fixed_addresses=tristate(fixed_addresses, "fixed_addresses"),
+            keep_host_copy=int(keep_host_copy),
         )
         if len(group_seconds) > 0:
             options.group_seconds = (c_double * len(group_seconds))(*group_seconds)
@@ -249,6 +293,7 @@ class Plan(Closeable):
         if quantize is not None:
             options.quantize = pointer(c_options(quantize))
             _set_texts(options, "quantize_select", quantize_select)
+        _set_compress(options, compress, compress_select)
         reference = Reference(lib.wb_plan_release)
         call(
             lib.wb_plan_new,
@@ -260,6 +305,7 @@ class Plan(Closeable):
         )
         self._reference = reference
         self._sources = given.given
+        self._fixed_addresses = fixed_addresses is True
 
     def forget_sources(self) -> None:
         """Drops the memory that the parameters hold, which a commit has copied."""
@@ -269,6 +315,11 @@ class Plan(Closeable):
     def device(self) -> Device:
         """The device of the plan."""
         return self._device
+
+    @property
+    def fixed_addresses(self) -> bool:
+        """Whether an offloader of the plan can be resized."""
+        return self._fixed_addresses
 
     @cached_property
     def info(self) -> PlanInfo:
@@ -343,6 +394,9 @@ class Plan(Closeable):
             dtype=dtype_of_info(found),
             shape=tuple(found.shape[: found.ndim]),
             strides=tuple(found.strides[: found.ndim]),
+            encoded_bytes=found.encoded_bytes,
+            resident_bytes=found.resident_bytes,
+            device_encoded_bytes=found.device_encoded_bytes,
         )
 
     def _text(self, function: Any, *arguments: int) -> str:
@@ -362,6 +416,21 @@ def _set_budget(options: wb_plan_options, **budgets: int | None) -> None:
     ((name, value),) = given.items()
     options.budget_kind = BUDGET_KIND.code(name)
     options.budget_bytes = unsigned(value, name)
+
+
+def _set_compress(
+    options: wb_plan_options, compress: bool | str | Sequence[str], among: str | Sequence[str]
+) -> None:
+    if isinstance(compress, bool) or compress == "auto":
+        options.compress = COMPRESS.code("auto" if compress else "off")
+        _set_texts(options, "compress_select", among)
+        return
+    if among:
+        raise ValueError(
+            f"compress names selectors and compress_select is {among!r}: give one of them"
+        )
+    options.compress = COMPRESS.code("selected")
+    _set_texts(options, "compress_select", compress)
 
 
 def _set_texts(options: wb_plan_options, name: str, texts: str | Sequence[str]) -> None:

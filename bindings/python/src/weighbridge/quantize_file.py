@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import json
 import math
-import mmap
 import os
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ._library import VERSION
+from ._new_file import new_file
 from ._progress import Callback
 from .dtypes import Dtype
 from .errors import Status, make
@@ -113,7 +111,7 @@ def quantize_file(
         )
         head = _header(tensors, metadata)
         size = len(head) + sum(tensor.nbytes for tensor in tensors.values())
-        memory = stack.enter_context(_new_file(Path(target), size))
+        memory = stack.enter_context(new_file(Path(target), size)).memory
         memory[: len(head)] = head
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + len(head)
         quantizer = stack.enter_context(Quantizer(device, staging_bytes))
@@ -284,46 +282,3 @@ def _header(tensors: dict[str, _Tensor], metadata: dict[str, str]) -> bytes:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-@contextmanager
-def _new_file(path: Path, size: int) -> Iterator[mmap.mmap]:
-    """Maps a file of that size, which gets its name at the end and is deleted after an error."""
-    partial = path.with_name(f".weighbridge.{secrets.token_hex(8)}.partial")
-    descriptor, named = _anonymous_file(path), False
-    try:
-        if descriptor is None:
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            named = True
-        # Allocated in advance: a full disk would otherwise kill the process at a write.
-        os.posix_fallocate(descriptor, 0, size)
-        memory = mmap.mmap(descriptor, size)
-        yield memory
-        memory.flush()
-        os.fsync(descriptor)
-        if not named:
-            # With a descriptor, which an absolute path does not use, Python follows the link.
-            os.link(f"/proc/self/fd/{descriptor}", partial, src_dir_fd=descriptor)
-            named = True
-        os.replace(partial, path)
-        named = False
-    finally:
-        if named:
-            os.unlink(partial)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _anonymous_file(path: Path) -> int | None:
-    """Opens a file without a name beside ``path``, which the system deletes also if the process is
-    killed; None if the file system has none."""
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            return None
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    if os.path.exists(f"/proc/self/fd/{descriptor}"):  # by which it gets its name
-        return descriptor
-    os.close(descriptor)
-    return None

@@ -1,1 +1,1 @@
-"""The command line: ``python -m weighbridge plan`` and ``quantize``."""
+"""The command line: ``python -m weighbridge plan``, ``quantize`` and ``compress``."""

@@ -80,6 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--order", choices=ORDER.words, default="spread")
     parser.add_argument("--transfer-mode", choices=TRANSFER_MODE.words, default="auto")
     parser.add_argument(
+        "--compress",
+        action="append",
+        default=[],
+        metavar="SELECTOR",
+        help="carry these offloaded parameters compressed; auto: those that it makes faster",
+    )
+    parser.add_argument(
         "--device", default="host", metavar="NAME", help='plan for "host" (default) or "cuda:N"'
     )
     parser.add_argument(
@@ -133,6 +140,7 @@ def _plan(device: Device, parameters: list[Parameter], arguments: argparse.Names
         link_bytes_per_second=arguments.link_bytes_per_second,
         compute_bytes_per_second=arguments.compute_bytes_per_second,
         rows=arguments.rows,
+        compress="auto" if arguments.compress == ["auto"] else arguments.compress or False,
     )
 
 
@@ -189,6 +197,16 @@ def summary(plan: Plan) -> list[str]:
         f"for {info.depth} groups at a time",
         f"{in_words(info.step_bytes)} copied per step, {in_words(info.view_bytes)} read in place",
     ]
+    if info.encoded_bytes > 0:
+        lines.append(
+            f"{in_words(info.decoded_bytes)} compressed to {in_words(info.encoded_bytes)} "
+            f"({100 * info.encoded_bytes / info.decoded_bytes:.1f} %)"
+        )
+    if info.device_encoded_bytes > 0:
+        lines.append(
+            f"{in_words(info.device_decoded_bytes)} of these kept on the device, "
+            f"in {in_words(info.device_encoded_bytes)}"
+        )
     if info.step_seconds > 0:
         parts = f"{1e3 * info.link_seconds:.2f} ms of the link"
         if info.kernel_seconds > 0:

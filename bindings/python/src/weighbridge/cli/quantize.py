@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from .._progress import Callback
 from .._text import in_words
 from ..errors import WeighbridgeError
 from ..memory import Device
 from ..quantize_file import quantize_file
 from ..quantizer import QuantizeOptions
 from .arguments import add_selectors, bytes_argument
+from .bar import progress_bar
 
 _BLOCKS = {"tensor": (0, 0), "row": (1, 0), "column": (0, 1)}
 
@@ -68,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         cols,
     )
     try:
-        with Device(arguments.device) as device, _bar() as progress:
+        with Device(arguments.device) as device, progress_bar("quantizing") as progress:
             done = quantize_file(
                 device,
                 arguments.source,
@@ -93,22 +91,3 @@ def run(arguments: argparse.Namespace) -> int:
     if done.nonfinite:
         print(f"{done.nonfinite} elements were NaN or infinite", file=sys.stderr)
     return 0
-
-
-@contextmanager
-def _bar() -> Iterator[Callback | None]:
-    """A progress bar, if rich is installed."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-    except ImportError:
-        yield None
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("quantizing", total=None)
-
-        def show(_phase: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show

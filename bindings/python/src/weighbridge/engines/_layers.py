@@ -9,16 +9,18 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Callable
 
 import torch
 
 from .._text import in_words
 from ..errors import Status, WeighbridgeError, make
-from ..memory import Device
+from ..memory import Buffer, Device
 from ..plan import Parameter, Plan
-from ..torch._hooked import HookedLayers
-from ..torch._staged import Choice, StagedLayers
+from ..torch._between import Split, SplitLayers
+from ..torch._hooked import HookedLayers, RunningLayers
+from ..torch._staged import Choice, Preceding, StagedLayer, StagedLayers
 from ..torch._weights import Weights, parameter_of
 from ._choice import LastOfGroup, Planned, Spread, is_sparse
 from ._options import LayerOptions
@@ -54,42 +56,54 @@ class OffloadedLayers:
         self._staged: StagedLayers | None = None
         self._watched: list[Any] = []
         self._weights: Weights | None = None
-        self._hooked: HookedLayers | None = None
+        self._hooked: RunningLayers | None = None
 
     def take(
         self,
         modules: Iterable[torch.nn.Module],
         prefix: str = "",
         of_groups: Callable[[torch.nn.Module], Collection[str]] | None = None,
+        preceding: Callable[[torch.nn.Module], Preceding | None] = lambda layer: None,
     ) -> list[torch.nn.Module]:
         """Moves the chosen weights of each layer to host memory before the next layer is built.
 
-        ``of_groups`` names those of a layer that may leave if groups of layers are offloaded.
+        ``of_groups`` names those of a layer that may leave if groups of layers are offloaded, and
+        ``preceding`` the part of a layer that runs before the call that splits it.
         """
         taken = []
         for module in modules:
             if self._staged is None:
-                self._staged = self._new_staged(module, prefix)
+                self._staged = self._new_staged(module, prefix, preceding(module))
             if of_groups is not None and isinstance(self._choice, LastOfGroup):
                 self._choice.named[len(self._staged.layers)] = of_groups(module)
-            self._staged.take(module, prefix)
+            self._staged.take(module, prefix, preceding(module))
             self._watch(module)
             taken.append(module)
         return taken
 
-    def commit(self, model: torch.nn.Module, overlap_steps: bool) -> HookedLayers:
-        """Plans and commits the offload of the loaded model, and hooks its layers."""
+    def commit(
+        self,
+        model: torch.nn.Module,
+        overlap_steps: bool,
+        splits: Callable[[torch.nn.Module, str], Split | None] | None = None,
+    ) -> RunningLayers:
+        """Plans and commits the offload of the loaded model, and has its layers carried.
+
+        With ``splits``, which says how a layer of a name is split, they are carried in the calls
+        that split them, if all are; otherwise by hooks of the layers.
+        """
         staged = self._staged
         if staged is None:
             raise self._nothing("no layer of it was given to the offloader")
         if self._where.type == "cuda":
             torch.cuda.empty_cache()  # slots are not of PyTorch's memory
         plan = self._plan(model, staged)
+        layers = [layer.module for layer in staged.layers]
+        staged.clear()  # from here on the weights alone use their memory, which the plan keeps
         self._weights = Weights(model, plan, self._where, False, "off", overlap_steps, None)
-        staged.clear()
-        self._hooked = HookedLayers(self._weights)
         self._log(plan)
         plan.close()
+        self._hooked = self._carried(model, layers, splits)
         return self._hooked
 
     @property
@@ -130,67 +144,126 @@ class OffloadedLayers:
             self._weights.offloader.close()
         self._hooked = self._weights = self._staged = None
 
-    def _new_staged(self, first: torch.nn.Module, prefix: str) -> StagedLayers:
+    def _new_staged(
+        self, first: torch.nn.Module, prefix: str, preceding: Preceding | None
+    ) -> StagedLayers:
         options = self._options
         if options.group_size:
             self._choice = LastOfGroup(options)
         elif options.offload_bytes is not None:
             self._choice = Spread(options, options.offload_bytes, self._layers)
         else:
-            self._choice = Planned(self._estimate(first, prefix))
+            self._choice = Planned(self._estimate(first, prefix, preceding))
         return StagedLayers(self.device, self._choice, is_sparse)
 
-    def _estimate(self, first: torch.nn.Module, prefix: str) -> dict[int, set[str]]:
+    def _carried(
+        self,
+        model: torch.nn.Module,
+        layers: list[torch.nn.Module],
+        splits: Callable[[torch.nn.Module, str], Split | None] | None,
+    ) -> RunningLayers:
+        if splits is not None:
+            names = {module: name for name, module in model.named_modules()}
+            found = [splits(layer, names[layer]) for layer in layers]
+            complete = [split for split in found if split is not None]
+            if len(complete) == len(found):
+                return SplitLayers(self.weights, complete)
+        return HookedLayers(self.weights)
+
+    def _estimate(
+        self, first: torch.nn.Module, prefix: str, preceding: Preceding | None
+    ) -> dict[int, set[str]]:
         """Returns the weights of each layer that a plan offloads under the budget of device memory,
         if all layers are as the first."""
-        parameters = [
-            _without_bytes(f"{layer} {prefix}.{name}".replace(" .", " "), str(layer), inner, own)
-            for layer in range(self._layers)
-            for name, inner, own in _weights_in(first)
-        ]
+        layer = StagedLayer(0, first, prefix, preceding)
+        parameters, layer_of = [], {}
+        for at in range(self._layers):
+            for group in layer.groups():
+                text = f"{at} {layer.groups().index(group)}"
+                layer_of[text] = at
+                parameters += [
+                    _without_bytes(f"{at} {prefix}.{name}".replace(" .", " "), text, inner, own)
+                    for name, inner, own in _weights_in(first)
+                    if layer.group_of(inner) is group
+                ]
         self._check_space(self._other_bytes)
         limit = (self._options.device_bytes or 0) - self._other_bytes
+        limit -= limit // 1000  # for norms, and what else is outside of the layers
         found: dict[int, set[str]] = {}
-        with self._new_plan(parameters, device_bytes=limit) as plan:
+        with self._new_plan(parameters, layer_of, device_bytes=limit) as plan:
             for info in plan.parameters:
-                layer, _, name = info.name.partition(" ")
+                number, _, name = info.name.partition(" ")
                 if info.placement == "offloaded":
-                    found.setdefault(int(layer), set()).add(name)
+                    found.setdefault(int(number), set()).add(name)
         return found
 
     def _plan(self, model: torch.nn.Module, staged: StagedLayers) -> Plan:
         limit = self._options.device_bytes
         parameters = staged.parameters(model, all_weights=limit is not None)
+        names = {module: name for name, module in model.named_modules()}
+        layer_of = {
+            names[group]: layer.index for layer in staged.layers for group in layer.groups()
+        }
         if limit is None:
             if not parameters:
                 raise self._nothing("no weight is selected that fits")
             # How much may leave was decided when it did: all of it is offloaded.
-            return self._new_plan(parameters, offload_bytes=staged.host_bytes)
+            return self._new_plan(parameters, layer_of, offload_bytes=staged.host_bytes)
         others = _device_bytes(model, [layer.module for layer in staged.layers])
         self._check_space(others)
-        return self._new_plan(parameters, device_bytes=limit - others)
+        # What is on the device stays: to offload it instead of another weight that has left would
+        # be a second copy.
+        staying = [
+            one if isinstance(one.held, Buffer) else replace(one, placement="resident")
+            for one in parameters
+        ]
+        try:
+            return self._new_plan(staying, layer_of, device_bytes=limit - others)
+        except WeighbridgeError as error:
+            if error.status != Status.BUDGET:
+                raise
+            return self._new_plan(parameters, layer_of, device_bytes=limit - others)
 
     def _new_plan(
         self,
         parameters: list[Parameter],
+        layer_of: dict[str, int],
         *,
         offload_bytes: int | None = None,
         device_bytes: int | None = None,
     ) -> Plan:
+        """Plans for layers that may have two groups each, which ``layer_of`` tells by name."""
         options = self._options
+        groups = len({parameter.group for parameter in parameters})
         mode = options.transfer_mode
-        return Plan(
-            self.device,
-            parameters,
-            offload_bytes=offload_bytes,
-            device_bytes=device_bytes,
-            transfer_mode="prefetch" if options.group_size and mode == "auto" else mode,
-            depth=min(options.depth, len({parameter.group for parameter in parameters})),
-            host_store="source",
-            select=options.select if device_bytes is not None else (),
-            exclude=options.exclude if device_bytes is not None else (),
-            allow=() if device_bytes is None else ("everything-fits",),
-        )
+
+        def planned(depth: int) -> Plan:
+            return Plan(
+                self.device,
+                parameters,
+                offload_bytes=offload_bytes,
+                device_bytes=device_bytes,
+                transfer_mode="prefetch" if options.group_size and mode == "auto" else mode,
+                depth=min(depth, groups),
+                host_store="source",
+                select=options.select if device_bytes is not None else (),
+                exclude=options.exclude if device_bytes is not None else (),
+                allow=() if device_bytes is None else ("everything-fits",),
+            )
+
+        plan = planned(options.depth)
+        if not _has_two_groups_of_a_layer(plan, layer_of):
+            return plan
+        # Two groups are in their slots at a time: as many again are copied meanwhile.
+        depth = 2 * options.depth if options.depth else max(plan.info.depth, 4)
+        plan.close()
+        while True:
+            try:
+                return planned(depth)
+            except WeighbridgeError as error:
+                if error.status != Status.BUDGET or options.depth or depth == 2:
+                    raise
+                depth -= 1
 
     def _check_space(self, others: int) -> None:
         """Raises WeighbridgeError if the weights outside of the layers exceed the budget."""
@@ -255,6 +328,13 @@ class OffloadedLayers:
         copied = [info.host_store_reason for info in held if info.host_store != "source"]
         if copied:
             self._logger.info("weighbridge copied %d weights once more: %s", len(copied), copied[0])
+
+
+def _has_two_groups_of_a_layer(plan: Plan, layer_of: dict[str, int]) -> bool:
+    """Returns whether both groups of some layer are prefetched."""
+    groups = {info.group for info in plan.parameters if info.transfer_mode == "prefetch"}
+    layers = [layer_of[plan.groups[group].name] for group in groups]
+    return len(set(layers)) < len(layers)
 
 
 def _device_bytes(model: torch.nn.Module, layers: list[torch.nn.Module]) -> int:

@@ -14,7 +14,8 @@ from .._extras import need
 
 need("torch", "torch", "weighbridge.torch")
 
-from ._handle import OffloadHandle, handle_of  # noqa: E402 - these import PyTorch
+from ._arbiter import Arbiter  # noqa: E402 - these import PyTorch
+from ._handle import OffloadHandle, handle_of  # noqa: E402
 from ._offload import offload  # noqa: E402
 
-__all__ = ["OffloadHandle", "handle_of", "offload"]
+__all__ = ["Arbiter", "OffloadHandle", "handle_of", "offload"]

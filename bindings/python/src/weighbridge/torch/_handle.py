@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from .._progress import Callback
-from ..offloader import Offloader, OffloaderStats
+from ..experts import ExpertCache
+from ..offloader import Offloader
+from ..offloader_info import OffloaderStats, RebalanceProgress, ResizeProgress
 from ..plan import Plan
 from . import _operators
+from ._expert_caches import close
+from ._experts import FusedExperts
 from ._modules import OffloadedModules, weights_in_use
 from ._repack import reconcile, repacked_modules
 from ._state import state_hooks
-from ._weights import Verify, Weights
+from ._steps import Verify
+from ._weights import Weights
 
 
 class OffloadHandle:
@@ -30,10 +36,13 @@ class OffloadHandle:
         verify: Verify = "first-step",
         overlap_steps: bool = False,
         progress: Callback | None = None,
+        experts: Sequence[FusedExperts] = (),
     ) -> None:
         self.model = model
         self.plan = plan
-        self._weights = Weights(model, plan, device, buffers, verify, overlap_steps, progress)
+        self._weights = Weights(
+            model, plan, device, buffers, verify, overlap_steps, progress, experts
+        )
         self._weights.handle = self
         self.missing_keys: list[str] = []
         """The names of the model that no file of its checkpoint has."""
@@ -54,6 +63,21 @@ class OffloadHandle:
         return self.offloader.stats
 
     @property
+    def expert_caches(self) -> list[ExpertCache]:
+        """The caches of the model's experts, with their counters; empty if it has none."""
+        pools = {id(window.pool): window.pool for window in self._weights.experts.values()}
+        return [pool.cache for pool in pools.values()]
+
+    def reset_experts(self) -> None:
+        """Empties the caches of experts, between steps.
+
+        For weights of experts that were changed in a way that PyTorch does not count, or that are
+        read by graphs, which do not look for changes.
+        """
+        for cache in self.expert_caches:
+            cache.reset(self._weights.stream())
+
+    @property
     def in_place(self) -> dict[str, str]:
         """The weights that are read in place although the plan copies them, and why, by name.
 
@@ -61,6 +85,14 @@ class OffloadHandle:
         changes, is found in the first step.
         """
         return dict(self._weights.in_place)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Returns a copy of an offloaded weight in the host's memory, also of a compressed one."""
+        weight = self._weights.named(name)
+        if weight is None or not self._weights.is_offloaded(weight):
+            raise KeyError(f"{name!r} is not the name of an offloaded weight")
+        with self._weights.lock:
+            return self._weights.read(weight)
 
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
@@ -73,6 +105,79 @@ class OffloadHandle:
     def reset(self) -> None:
         """Ends a step that was abandoned between two layers."""
         self.offloader.reset_all(self._weights.stream())
+
+    def resize(
+        self,
+        *,
+        device_bytes: int | None = None,
+        offload_bytes: int | None = None,
+        graphs_dropped: bool = False,
+        wait: bool = True,
+    ) -> ResizeProgress:
+        """Changes the device memory of the weights, between steps; see :meth:`Offloader.resize`.
+
+        Needs :func:`offload` with ``fixed_addresses``. Compiled code and graphs stay valid.
+        """
+        with self._weights.lock:
+            stream = self._weights.stream()
+            return self.offloader.resize(
+                device_bytes,
+                stream,
+                offload_bytes=offload_bytes,
+                graphs_dropped=graphs_dropped,
+                wait=wait,
+            )
+
+    def prefer(
+        self,
+        name: str,
+        weight: float,
+        *,
+        rows: slice | range | None = None,
+        nbytes: range | None = None,
+    ) -> None:
+        """Notes how often a step reads rows of a weight, or bytes of it; all of it without both.
+
+        ``weight`` is the number of times, such as 0.1 for an expert that a tenth of the steps use:
+        ``prefer("experts.w13", 0.1, rows=range(3, 4))``. Rows are along the first dimension; a
+        range or slice of them has step 1. See :meth:`Offloader.prefer`.
+        """
+        if rows is not None and nbytes is not None:
+            raise TypeError("give rows or nbytes, not both")
+        with self._weights.lock:
+            info = self.offloader.parameter_info(name)
+            part = nbytes if nbytes is not None else range(info.span_bytes)
+            unit = 1
+            if rows is not None:
+                count = info.shape[0] if info.shape else 1
+                part = range(count)[rows] if isinstance(rows, slice) else rows
+                if info.span_bytes % max(count, 1) or info.strides[:1] != (
+                    math.prod(info.shape[1:]),
+                ):
+                    raise ValueError(f"the rows of {name!r} are not one after another: give nbytes")
+                unit = info.span_bytes // max(count, 1)
+            if part.step != 1:
+                raise ValueError(f"asked to prefer every {part.step}th of {name!r}: give step 1")
+            offset, size = part.start * unit, len(part) * unit
+            self.offloader.prefer(name, weight, offset=offset, nbytes=size)
+
+    def rebalance(self, max_bytes: int) -> RebalanceProgress:
+        """Moves hot pieces to the device and cold ones off it; see :meth:`Offloader.rebalance`.
+
+        For calls between steps; one call copies at most ``max_bytes``.
+        """
+        with self._weights.lock:
+            return self.offloader.rebalance(max_bytes, self._weights.stream())
+
+    def sleep(self) -> None:
+        """Frees all device memory of the weights until :meth:`wake`."""
+        with self._weights.lock:
+            self.offloader.sleep(self._weights.stream())
+
+    def wake(self) -> None:
+        """Takes the device memory again that :meth:`sleep` freed."""
+        with self._weights.lock:
+            self.offloader.wake(self._weights.stream())
 
     def join(self) -> None:
         """Makes the current stream wait for every copy: the end of a capture of part of a step."""
@@ -128,6 +233,7 @@ class OffloadHandle:
             self._unhook()
             self._modules.detach()
             _operators.unregister(self._weights.number)
+            close(list(self._weights.experts.values()), self._weights.device)
             self.offloader.close()
         if device is not None:
             self.model.to(device)
@@ -138,6 +244,8 @@ class OffloadHandle:
         weights = self._weights
         for group, window in weights.windows.items():
             self._modules.attach(weights.modules[group], window)
+        for experts in weights.experts.values():
+            self._modules.attach(experts.module, experts)
         if self.model not in [weights.modules[group] for group in weights.windows]:
             self._modules.attach(self.model, None)
         self._hooks = state_hooks(weights)

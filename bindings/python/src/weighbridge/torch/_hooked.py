@@ -12,12 +12,14 @@ are neither compiled nor captured in pieces.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from ..errors import WeighbridgeError
 from ._weights import Weights
 
 OPERATORS = ("weighbridge::enter_layer", "weighbridge::leave_layer")
@@ -52,31 +54,44 @@ def _of(handle: int) -> HookedLayers:
     return found
 
 
-class HookedLayers:
-    """The layers of a model that acquire their groups by hooks."""
+class RunningLayers:
+    """The layers of a model whose weights are in their slots while they run.
+
+    A subclass says when a group's weights enter their slots, and when they leave them.
+    """
 
     def __init__(self, weights: Weights) -> None:
-        self._weights = weights
+        self.weights = weights
         self._open: list[int] = []
         self._steps: list[Any] = []
         self._hooks: list[Any] = []
-        self.handle = weights.number
-        """By which the operators find this; compiled code contains it."""
+        self._abandoned = False
+        """Whether a failed capture has left groups that could not be released in it."""
         self.groups: list[str] = []
-        """The names of the layers with hooks; compiled code contains their numbers."""
-        _hooked[self.handle] = self
+        """The numbers and names of the groups that enter their slots."""
         for group, window in sorted(weights.windows.items()):
             if window.uses:
                 self.groups.append(f"{group}:{weights.offloader.plan.groups[group].name}")
-                self._hook(weights.modules[group], group)
+                self.add(group)
         model = weights.model
         self._hooks.append(model.register_forward_pre_hook(self._begin))
         self._hooks.append(model.register_forward_hook(self._end, always_call=True))
 
+    def add(self, group: int) -> None:
+        """Takes notice of a group with weights that have slots."""
+
+    def begin(self) -> None:
+        """Called before the model's forward."""
+
+    def end(self) -> None:
+        """Called after it, unless it has failed."""
+
     def enter(self, group: int) -> None:
         """Acquires a group on the current stream, and puts its weights into the slots."""
-        weights = self._weights
+        weights = self.weights
         if not weights.is_capturing():
+            if self._abandoned:
+                self._reset()
             weights.follow(weights.offloaded(group))
         weights.acquire_group(group)
         self._open.append(group)
@@ -87,15 +102,12 @@ class HookedLayers:
     def leave(self, group: int) -> None:
         """Takes the weights of a group home, and releases it."""
         self._open.remove(group)
-        for use in self._weights.windows[group].uses:
-            use.weight.in_slot -= 1
-            if not use.weight.in_slot:
-                use.weight.go_home()
-        self._weights.release_group(group)
+        self._take_home(group)
+        self.weights.release_group(group)
 
     def join(self) -> None:
         """Makes the current stream wait for every copy, at the end of a capture."""
-        self._weights.offloader.join(self._weights.stream())
+        self.weights.offloader.join(self.weights.stream())
 
     def close(self) -> None:
         """Removes the hooks. The weights stay at home."""
@@ -103,10 +115,58 @@ class HookedLayers:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        _hooked.pop(self.handle, None)
 
-    def _hook(self, module: torch.nn.Module, group: int) -> None:
-        handle = self.handle
+    def _begin(self, _module: torch.nn.Module, _args: Any) -> None:
+        step = self.weights.step()
+        step.__enter__()
+        self._steps.append(step)
+        self.begin()
+
+    def _end(self, _module: torch.nn.Module, _args: Any, result: Any) -> None:
+        """Called after the model's forward, also if it has raised: without a result then."""
+        if result is not None:
+            self.end()
+        if self._open:
+            self._abandon()
+        if self._steps:
+            self._steps.pop().__exit__(None, None, None)
+
+    def _abandon(self) -> None:
+        """Ends windows that an exception has left open."""
+        left, self._open = self._open, []
+        for group in reversed(left):
+            self._take_home(group)
+        if left and self.weights.is_capturing():
+            self._abandoned = True
+            for group in left:
+                with contextlib.suppress(WeighbridgeError):  # as the capture may have failed
+                    self.weights.release_group(group)
+        elif left:
+            self._reset()
+
+    def _reset(self) -> None:
+        self._abandoned = False
+        self.weights.offloader.reset_all(self.weights.stream())
+
+    def _take_home(self, group: int) -> None:
+        for use in self.weights.windows[group].uses:
+            use.weight.in_slot -= 1
+            if not use.weight.in_slot:
+                use.weight.go_home()
+
+
+class HookedLayers(RunningLayers):
+    """The layers of a model that acquire their groups by hooks."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.handle = weights.number
+        """By which the operators find this; compiled code contains it."""
+        super().__init__(weights)
+        _hooked[self.handle] = self
+
+    def add(self, group: int) -> None:
+        """Hooks the module of a group."""
+        module, handle = self.weights.modules[group], self.handle
 
         def before(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
             if torch.compiler.is_compiling():
@@ -124,26 +184,10 @@ class HookedLayers:
         self._hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         self._hooks.append(module.register_forward_hook(after))
 
-    def _begin(self, _module: torch.nn.Module, _args: Any) -> None:
-        step = self._weights.step()
-        step.__enter__()
-        self._steps.append(step)
-
-    def _end(self, _module: torch.nn.Module, _args: Any, _result: Any) -> None:
-        if self._open:
-            self._abandon()
-        if self._steps:
-            self._steps.pop().__exit__(None, None, None)
-
-    def _abandon(self) -> None:
-        """Ends windows that an exception has left open."""
-        if self._open:
-            for group in reversed(list(self._open)):
-                for use in self._weights.windows[group].uses:
-                    use.weight.in_slot = 0
-                    use.weight.go_home()
-            self._open.clear()
-            self._weights.offloader.reset_all(self._weights.stream())
+    def close(self) -> None:
+        """Removes the hooks. The weights stay at home."""
+        super().close()
+        _hooked.pop(self.handle, None)
 
 
 def _floating(values: Iterable[Any]) -> list[torch.Tensor]:

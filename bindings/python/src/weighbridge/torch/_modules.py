@@ -22,6 +22,7 @@ from ._weights import is_held
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ._expert_window import ExpertWindow
     from ._weight import Weight
     from ._weights import Weights
     from ._window import Window
@@ -40,21 +41,21 @@ class OffloadedModules:
         self._classes: dict[type, type] = {}
         self._changed: list[torch.nn.Module] = []
 
-    def attach(self, module: torch.nn.Module, window: Window | None) -> None:
+    def attach(self, module: torch.nn.Module, window: Window | ExpertWindow | None) -> None:
         """Makes a module's forward run in a window; the model itself may have none."""
         kind = type(module)
         if not hasattr(kind, _ORIGINAL):
             if kind not in self._classes:
                 self._classes[kind] = _offloaded(module, self._weights)
-            module.__class__ = self._classes[kind]
+            _set_class(module, self._classes[kind])
             self._changed.append(module)
         module.__dict__[_WINDOW] = window
 
     def detach(self) -> None:
         """Gives the modules their own classes again."""
         for module in self._changed:
-            if type(module) in self._classes.values():
-                module.__class__ = getattr(type(module), _ORIGINAL)
+            if any(type(module) is made for made in self._classes.values()):
+                _set_class(module, getattr(type(module), _ORIGINAL))
             # Another class may have been made from it: without a window, it is as the original.
             module.__dict__.pop(_WINDOW, None)
         self._changed.clear()
@@ -110,6 +111,11 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         return changed
 
     def __deepcopy__(self: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+        if weights.compresses:
+            raise RuntimeError(
+                f"asked to copy {kind.__name__}, a part of a model with compressed "
+                "weights: load its state_dict() into another, or call the handle's remove() first"
+            )
         with weights.lock:
             if type(self).__dict__.get(_ORIGINAL) is not kind:
                 raise RuntimeError(
@@ -118,11 +124,11 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
                 )
             own: Any = type(self)
             window = self.__dict__.pop(_WINDOW)
-            self.__class__ = getattr(own, _ORIGINAL)
+            _set_class(self, getattr(own, _ORIGINAL))
             try:
                 return copy.deepcopy(self, memo)
             finally:
-                self.__class__ = own
+                _set_class(self, own)
                 self.__dict__[_WINDOW] = window
 
     def __reduce_ex__(self: torch.nn.Module, protocol: Any) -> Any:
@@ -131,6 +137,15 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         raise RuntimeError(
             f"asked to pickle {kind.__name__}, which is part of an offloaded model: save its "
             "state_dict(), or call the handle's remove() first"
+        )
+
+    def share_memory(self: torch.nn.Module) -> torch.nn.Module:
+        if _WINDOW not in self.__dict__:
+            shared: torch.nn.Module = kind.share_memory(self)
+            return shared
+        raise RuntimeError(
+            f"asked to share {kind.__name__} with other processes, whose weights are offloaded: "
+            "call the handle's remove() first"
         )
 
     @torch.compiler.disable
@@ -148,10 +163,61 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         "__reduce_ex__": __reduce_ex__,
         "_apply": _apply,
         "forward": forward,
+        "share_memory": share_memory,
     }
     if not is_parametrized(module):
-        return type(kind.__name__, (kind,), members)
+        return _subclass(kind, members)
     # Each parametrized module has a class of its own, whose properties are removed from the
     # module's class with the parametrization, and then the class itself.
     own = {key: value for key, value in vars(kind).items() if key not in _OF_EVERY_CLASS}
     return type(kind.__name__, kind.__bases__, {**own, **members})
+
+
+def _set_class(module: torch.nn.Module, kind: type) -> None:
+    """Changes a module's class, also of a module that refuses to set attributes."""
+    object.__setattr__(module, "__class__", kind)
+
+
+def _subclass(kind: type, members: dict[str, Any]) -> type:
+    """Returns a subclass without a call of ``__init_subclass__``: some register subclasses."""
+    meta = _metaclass(type(kind))
+    if not hasattr(kind.__init_subclass__, "__func__"):  # object's, which does nothing
+        made: type = meta(kind.__name__, (kind,), members)
+        return made
+    made = meta(kind.__name__, (torch.nn.Module,), members)
+    made.__bases__ = (kind,)
+    return made
+
+
+@functools.cache
+def _metaclass(meta: Any) -> Any:
+    """Returns a metaclass of classes that equal those that they were made from.
+
+    Programs choose what to do with a module by its class: ``type(module) == torch.nn.Linear``.
+    """
+
+    def __eq__(cls: Any, other: object) -> bool:
+        return _original(cls) is (_original(other) if isinstance(other, type) else other)
+
+    def __hash__(cls: Any) -> int:
+        return hash(_original(cls))
+
+    def __instancecheck__(cls: Any, instance: object) -> bool:
+        return isinstance(instance, _original(cls))
+
+    def __subclasscheck__(cls: Any, other: type) -> bool:
+        return issubclass(other, _original(cls))
+
+    members = {
+        "__eq__": __eq__,
+        "__hash__": __hash__,
+        "__instancecheck__": __instancecheck__,
+        "__subclasscheck__": __subclasscheck__,
+    }
+    return type(meta.__name__, (meta,), members)
+
+
+def _original(kind: Any) -> Any:
+    """Returns the class that a class was made from; a class that was not, or a subclass of one
+    that was, itself."""
+    return vars(kind).get(_ORIGINAL, kind)

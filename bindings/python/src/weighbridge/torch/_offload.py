@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from .._enums import Allow, Order, TransferMode
+from .._enums import AccessPattern, Allow, Order, TransferMode
 from .._progress import Callback
 from ..memory import Device
 from ..plan import CParameters, Parameter, Plan
 from ..quantizer import QuantizeOptions
 from ._checkpoint import Checkpoint, Numbers
+from ._expert_caches import experts_of
+from ._experts import FusedExperts, fused_experts
 from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
 from ._modules import check_not_offloaded
+from ._steps import Verify
 from ._weight import Holder, Weight, weights_of
-from ._weights import Verify, parameter_of
+from ._weights import parameter_of
 
 
 def offload(
@@ -29,7 +32,8 @@ def offload(
     device_bytes: int | None = None,
     select: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
-    transfer_mode: TransferMode = "auto",
+    transfer_mode: TransferMode | Literal["experts"] = "auto",
+    expert_bytes: int = 0,
     order: Order = "spread",
     groups: Literal["auto"] | Sequence[str] = "auto",
     slot_bytes: int = 0,
@@ -48,6 +52,9 @@ def offload(
     rows: int = 0,
     verify: Verify = "first-step",
     overlap_steps: bool = False,
+    fixed_addresses: bool | None = None,
+    keep_host_copy: bool = False,
+    compress: bool | str | Sequence[str] = False,
     progress: Callback | None = None,
 ) -> OffloadHandle:
     """Moves weights of a model to host memory under a budget, and transfers them for their use.
@@ -70,6 +77,15 @@ def offload(
     in FP8 and ``weight_scale``, or ``weight_scale_inv`` for blocks, for kernels that take them; the
     full weight is never on the device, unless it was.
 
+    With the transfer mode ``"experts"``, the weights of fused experts (3-D parameters of
+    transformers' mixtures of experts) are carried by caches of the recently used ones, and all
+    other weights as with ``"auto"``. The caches get ``expert_bytes`` of device memory, a part of
+    ``device_bytes``; 0 is what the other weights leave of that. A call that may need more experts
+    than a cache has slots reads them in place. Experts stay in slots from step to step: after
+    their weights were changed in a way that PyTorch does not count, or if a graph is launched
+    next, call :meth:`OffloadHandle.reset_experts`. ``"auto"`` does the same if ``expert_bytes`` is
+    given.
+
     The model's outputs are those of the resident model with the same weights, bit for bit. A
     weight is in a slot during the forward of its group's module; a caller that uses it at another
     time reads, or changes, the bytes in host memory. With ``verify="first-step"``, the first run of
@@ -79,6 +95,13 @@ def offload(
     A step copies every weight that it uses. With ``overlap_steps`` the copies for the first layers
     begin while the last layers of the step before compute; between steps, weights may then not be
     changed in ways that PyTorch does not count, which are in-place changes of ``weight.data``.
+    With ``fixed_addresses`` the budget can be changed later: see :meth:`OffloadHandle.resize`;
+    ``keep_host_copy`` as in :class:`weighbridge.Plan`.
+    With ``compress``, which is ``"auto"`` or names weights, offloaded weights are compressed in
+    host memory, without loss, and are decoded into their slots. Outside of the forward of its layer
+    such a weight cannot be read: its tensor is NaN in the host's memory, and cannot be written in
+    place. ``state_dict`` and ``handle.read`` give its bytes, ``load_state_dict`` and
+    ``weight.data = ...`` change them; copies of the model, gradients and tracing raise.
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
@@ -86,6 +109,7 @@ def offload(
         raise ValueError(f"verify is {verify!r}: it is 'first-step', 'always' or 'off'")
     weights = weights_of(model, buffers)
     check_not_offloaded(model, weights)
+    experts = _experts(model, weights, transfer_mode, expert_bytes, device_bytes is not None)
     where = runs_on(_device_of(model) if device is None else device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     found: Numbers
@@ -98,7 +122,9 @@ def offload(
     plan = plan_of(
         model,
         opened,
-        CParameters(parameters_of(model, opened, weights, found.sources, groups, pin)),
+        CParameters(
+            parameters_of(model, opened, weights, found.sources, groups, pin, experts_of(experts))
+        ),
         quantize_select=quantize_select,
         group_seconds=group_seconds,
         offload_bytes=offload_bytes,
@@ -107,15 +133,20 @@ def offload(
         depth=depth,
         select=select,
         exclude=exclude,
-        transfer_mode=transfer_mode,
+        transfer_mode="auto" if transfer_mode == "experts" else transfer_mode,
+        expert_bytes=expert_bytes if experts else 0,
         order=order,
         allow=allow,
         quantize=quantize,
         link_bytes_per_second=link_bytes_per_second,
         compute_bytes_per_second=compute_bytes_per_second,
         rows=rows,
+        fixed_addresses=fixed_addresses,
+        keep_host_copy=keep_host_copy,
+        compress=compress,
+        compress_select=_compressible(weights) if compress in (True, "auto") else (),
     )
-    handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress)
+    handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress, experts)
     for name, buffer in model.named_buffers():
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")
@@ -133,10 +164,13 @@ def parameters_of(
     sources: Mapping[int, Parameter],
     groups: Literal["auto"] | Sequence[str] = "auto",
     pin: bool | None = None,
+    experts: Set[int] = frozenset(),
 ) -> list[Parameter]:
-    """Returns the weights of a model as parameters of a plan."""
+    """Returns the weights of a model as parameters of a plan. ``experts`` are ids of the tensors
+    that expert caches carry."""
     group_of = group_of_each(model, groups, _paths(weights))
-    return _parameters(weights, group_of, sources, device.info.views and pin is not False)
+    zero_copy = device.info.views and pin is not False
+    return _parameters(weights, group_of, sources, zero_copy, experts)
 
 
 def plan_of(
@@ -176,6 +210,16 @@ def runs_on(device: str | torch.device | None) -> torch.device:
     return where
 
 
+def _compressible(weights: Sequence[Weight]) -> list[str]:
+    """Returns the names of the weights that may be compressed, or none if these are all: not those
+    whose memory others use in another layout."""
+    wholes = {id(weight.part_of) for weight in weights if weight.part_of is not None}
+    if not wholes:
+        return []
+    free = [weight for weight in weights if weight.part_of is None and id(weight) not in wholes]
+    return [holder.name for weight in free for holder in weight.holders]
+
+
 def _device_of(model: torch.nn.Module) -> torch.device | None:
     return next((p.device for p in model.parameters() if not p.is_meta), None)
 
@@ -213,6 +257,7 @@ def _parameters(
     group_of: dict[str, str],
     in_file: Mapping[int, Parameter],
     zero_copy: bool,
+    experts: Set[int],
 ) -> list[Parameter]:
     around = enclosing(list(group_of.values()))
     # A group that encloses others runs while they use the slots: its weights have none.
@@ -236,15 +281,57 @@ def _parameters(
             given = in_file.get(id(weight.tensor)) or parameter_of(
                 holder.name, group, weight.tensor, storage_id=storage
             )
+            pattern: AccessPattern = "dense" if storage in dense else "sparse"
+            pattern = "experts" if id(weight.tensor) in experts else pattern
+            needs_none = group in around and pattern != "experts"
             found.append(
                 replace(
                     given,
                     name=holder.name,
                     group=group,
-                    access_pattern="dense" if storage in dense else "sparse",
-                    **(without_slot if group in around else {}),
+                    access_pattern=pattern,
+                    **(without_slot if needs_none else {}),
                 )
             )
+    return found
+
+
+def _experts(
+    model: torch.nn.Module,
+    weights: Sequence[Weight],
+    transfer_mode: str,
+    expert_bytes: int,
+    limits_device: bool,
+) -> list[FusedExperts]:
+    """Returns the modules whose weights expert caches carry."""
+    asked = transfer_mode == "experts"
+    if not asked and not (transfer_mode == "auto" and expert_bytes > 0):
+        return []
+    if not limits_device and expert_bytes == 0:
+        raise ValueError(
+            "expert_bytes is 0 with a budget of host memory: say how many bytes of device memory "
+            "the caches of experts may take"
+        )
+    shared = {id(one) for w in weights for one in (w.tied_to, w.part_of) if one is not None}
+    alone = {
+        id(weight.tensor)
+        for weight in weights
+        if len(weight.holders) == 1
+        and id(weight) not in shared
+        and weight.tied_to is None
+        and weight.part_of is None
+    }
+    found = [
+        one
+        for one in fused_experts(model)
+        if all(id(one.tensor(own)) in alone for own in one.tensors)
+    ]
+    if not found and (asked or expert_bytes > 0):
+        raise ValueError(
+            f"asked for caches of experts, and {type(model).__name__} has no fused experts that "
+            "are known: modules of transformers' mixtures of experts, each with tensors of its own "
+            "[experts, ...]. Experts that are modules are offloaded like all modules"
+        )
     return found
 
 

@@ -39,6 +39,10 @@ class Slots(Protocol):
         """Declares the work queued on the current stream the last use of the group; returns the
         addresses of its slots."""
 
+    def route_slots(self, group: int, layout: str, ids: torch.Tensor) -> list[torch.Tensor]:
+        """Brings experts into slots on the current stream; returns the slot of each id, and tensors
+        over the slots. Raises RuntimeError if these have another layout."""
+
     def slots(self, group: int) -> list[torch.Tensor]:
         """Returns the slots of the group's weights."""
 
@@ -87,6 +91,31 @@ def acquire(count: int) -> Any:
         made = [like(slot, slot.device) for slot in _of(handle).slots(group)]
         _versions.update((slot, slot._version) for slot in made)
         return _several(made)
+
+    made = torch.library.custom_op(
+        f"weighbridge::{name}", run, mutates_args=("order",), schema=schema
+    )
+    made.register_fake(fake)
+    operator = getattr(torch.ops.weighbridge, name).default
+    return operator
+
+
+@functools.cache
+def route(count: int) -> Any:
+    """Returns the operator that brings experts into slots, and returns the slot of each id and the
+    slots of the ``count`` expert tensors."""
+    name = f"route_{count}"
+    results = ", ".join(["Tensor"] * (count + 1))
+    schema = f"(Tensor(a!) order, Tensor ids, int handle, int group, str layout) -> ({results})"
+
+    def run(order: torch.Tensor, ids: torch.Tensor, handle: int, group: int, layout: str) -> Any:
+        return tuple(_of(handle).route_slots(group, layout, ids))
+
+    def fake(order: torch.Tensor, ids: torch.Tensor, handle: int, group: int, layout: str) -> Any:
+        never_reuse_results(operator)
+        made = [like(slot, slot.device) for slot in _of(handle).slots(group)]
+        _versions.update((slot, slot._version) for slot in made)
+        return (ids.new_empty(ids.shape), *made)
 
     made = torch.library.custom_op(
         f"weighbridge::{name}", run, mutates_args=("order",), schema=schema

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 
-from ._tensors import copy_bytes, like
 from ._weight import weights_in
 from ._weights import Weights
 
@@ -21,9 +20,7 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
         if not offloaded:
             continue
         for weight in offloaded:
-            fresh = like(weight.tensor, weights.device)
-            copy_bytes(weight.tensor, fresh)
-            weight.tensor.data = fresh
+            weight.tensor.data = weights.copy_of(weight, weights.device)
         try:
             yield group.name, weights.modules[number]
         finally:

@@ -8,6 +8,7 @@ commit makes that memory the offloader's: it copies nothing again.
 from __future__ import annotations
 
 import mmap
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Protocol
@@ -66,12 +67,24 @@ class Place:
         return self.whole.data_ptr() + self.offset
 
 
+class Preceding(NamedTuple):
+    """The part of a layer whose weights are a group of their own, before that of the others."""
+
+    named: torch.nn.Module
+    """The module that the group is named after."""
+    modules: frozenset[torch.nn.Module]
+    """The modules that have the weights."""
+
+
 class StagedLayer:
     """A layer whose chosen weights are in host memory."""
 
-    def __init__(self, index: int, module: torch.nn.Module, prefix: str) -> None:
+    def __init__(
+        self, index: int, module: torch.nn.Module, prefix: str, preceding: Preceding | None
+    ) -> None:
         self.index = index
         self.module = module
+        self._preceding = preceding
         self.places: dict[Key, Place] = {}
         self.resident: set[Key] = set()
         self.expected: dict[Key, int] = {}
@@ -79,6 +92,17 @@ class StagedLayer:
         self._names = {
             inner: f"{prefix}.{name}".strip(".") for name, inner in module.named_modules()
         }
+
+    def groups(self) -> list[torch.nn.Module]:
+        """Returns the modules that the groups are named after, in the order of a step."""
+        before = [] if self._preceding is None else [self._preceding.named]
+        return [*before, self.module]
+
+    def group_of(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Returns the module that the group of a module's weights is named after."""
+        if self._preceding is not None and module in self._preceding.modules:
+            return self._preceding.named
+        return self.module
 
     def name(self, key: Key) -> str:
         """Returns the name of a weight, by which it is selected."""
@@ -101,15 +125,21 @@ class StagedLayers:
         self._choice = choice
         self._is_sparse = is_sparse
         self._layer_of: dict[torch.nn.Module, StagedLayer] = {}
+        self._buffers: weakref.WeakValueDictionary[int, Buffer] = weakref.WeakValueDictionary()
+        """The buffers of the weights, by the address that the device sees."""
 
-    def take(self, module: torch.nn.Module, prefix: str = "") -> StagedLayer:
+    def take(
+        self, module: torch.nn.Module, prefix: str = "", preceding: Preceding | None = None
+    ) -> StagedLayer:
         """Moves the chosen weights of a new layer to host memory."""
-        layer = StagedLayer(len(self.layers), module, prefix)
+        layer = StagedLayer(len(self.layers), module, prefix, preceding)
         self.layers.append(layer)
         found: dict[Key, torch.Tensor] = {}
         for inner in module.modules():
-            self._layer_of.setdefault(inner, layer)
-            found.update(self._weights_of(layer, inner, with_meta=True))
+            if (
+                self._layer_of.setdefault(inner, layer) is layer
+            ):  # else an earlier layer has it, too
+                found.update(self._weights_of(layer, inner, with_meta=True))
         self._choose(layer, found)
         return layer
 
@@ -138,17 +168,19 @@ class StagedLayers:
         names = {module: name for name, module in model.named_modules()}
         found = []
         for layer in self.layers:
-            self._join(layer)
-            group = names[layer.module]
-            for key, place in _ordered(layer):
-                given = _parameter(names[key[0]], key, group, place.sparse)
-                source = place.buffer.address + place.offset
-                found.append(replace(given, source=source, held=place.buffer))
-            if all_weights:
-                for inner in layer.module.modules():
-                    for key in self._weights_of(layer, inner, decided=True):
-                        sparse = self._is_sparse(*key)
-                        found.append(_parameter(names[key[0]], key, group, sparse))
+            self.relocate(layer.module)  # what one module's processing has done to others
+            for module in layer.groups():
+                group = names[module]
+                for key, place in self._join(layer, module):
+                    given = _parameter(names[key[0]], key, group, place.sparse)
+                    source = place.buffer.address + place.offset
+                    found.append(replace(given, source=source, held=place.buffer))
+                if all_weights:
+                    for inner in layer.module.modules():
+                        for key in self._weights_of(layer, inner, decided=True):
+                            if layer.group_of(key[0]) is module:
+                                sparse = self._is_sparse(*key)
+                                found.append(_parameter(names[key[0]], key, group, sparse))
         return found
 
     def clear(self) -> None:
@@ -209,7 +241,7 @@ class StagedLayers:
     def _choose(self, layer: StagedLayer, found: dict[Key, torch.Tensor]) -> None:
         keys, seen = [], set()
         for key, tensor in found.items():
-            if id(tensor) not in seen and (tensor.is_meta or _owns_its_memory(tensor)):
+            if id(tensor) not in seen and (tensor.is_meta or self._may_move(tensor)):
                 seen.add(id(tensor))
                 keys.append(key)
         candidates = [
@@ -223,10 +255,21 @@ class StagedLayers:
             layer, {key: found[key] for key in keys if key in chosen and key not in without_memory}
         )
 
+    def _may_move(self, tensor: torch.Tensor) -> bool:
+        """Returns whether a tensor is on the device, with no other parameter in its storage."""
+        storage = tensor.untyped_storage()
+        alone = storage.nbytes() <= _span(tensor) + ALIGNMENT
+        return alone and storage.data_ptr() not in self._buffers
+
     def _move(self, layer: StagedLayer, tensors: dict[Key, torch.Tensor]) -> None:
+        """Moves tensors into one new buffer for each group that they are of."""
+        for group in layer.groups():
+            keys = [key for key in tensors if layer.group_of(key[0]) is group]
+            if keys:
+                self._move_group(layer, {key: tensors[key] for key in keys})
+
+    def _move_group(self, layer: StagedLayer, tensors: dict[Key, torch.Tensor]) -> None:
         """Moves tensors into one new buffer, in the order in which an offloader keeps them."""
-        if not tensors:
-            return
         ordered = sorted(tensors, key=lambda key: self._is_sparse(*key))
         offsets, end = [], 0
         for key in ordered:
@@ -235,6 +278,7 @@ class StagedLayers:
             end = start + _span(tensors[key])
         buffer = self._device.buffer(end)
         whole = self._bytes_of(buffer)
+        self._buffers[whole.data_ptr()] = buffer
         for key, offset in zip(ordered, offsets):
             tensor = tensors[key]
             home = view_within(tensor, offset, whole)
@@ -243,21 +287,27 @@ class StagedLayers:
             place = Place(buffer, whole, offset, _span(tensor), self._is_sparse(*key))
             layer.places[key] = place
 
-    def _join(self, layer: StagedLayer) -> None:
-        """Moves the weights of a layer into one buffer without gaps, where they are not."""
-        end, buffers = 0, {id(place.buffer) for place in layer.places.values()}
-        for _, place in _ordered(layer):
+    def _join(self, layer: StagedLayer, group: torch.nn.Module) -> list[tuple[Key, Place]]:
+        """Moves the weights of a group into one buffer without gaps, where they are not.
+
+        Returns them in the order in which an offloader keeps them.
+        """
+        held = self._ordered(layer, group)
+        end, buffers = 0, {id(place.buffer) for _, place in held}
+        for _, place in held:
             start = -(-end // ALIGNMENT) * ALIGNMENT
             if place.offset != start or len(buffers) > 1:
                 break
             end = start + place.count
         else:
-            return
-        tensors: dict[Key, Any] = {
-            (module, own): module._parameters[own] for module, own in layer.places
-        }
-        layer.places = {}
-        self._move(layer, tensors)
+            return held
+        tensors: dict[Key, Any] = {key: key[0]._parameters[key[1]] for key, _ in held}
+        self._move_group(layer, tensors)
+        return self._ordered(layer, group)
+
+    def _ordered(self, layer: StagedLayer, group: torch.nn.Module) -> list[tuple[Key, Place]]:
+        held = [item for item in layer.places.items() if layer.group_of(item[0][0]) is group]
+        return sorted(held, key=lambda item: (item[1].sparse, item[1].offset))
 
     def _bytes_of(self, buffer: Buffer) -> torch.Tensor:
         """Returns the bytes of a buffer: for the device, or for the host if it cannot read them."""
@@ -274,10 +324,6 @@ def pages(count: int) -> int:
     return -(-count // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _ordered(layer: StagedLayer) -> list[tuple[Key, Place]]:
-    return sorted(layer.places.items(), key=lambda item: (item[1].sparse, item[1].offset))
-
-
 def _parameter(path: str, key: Key, group: str, sparse: bool) -> Parameter:
     module, own = key
     tensor: Any = module._parameters[own]
@@ -287,11 +333,6 @@ def _parameter(path: str, key: Key, group: str, sparse: bool) -> Parameter:
 
 def _span(tensor: torch.Tensor) -> int:
     return span_of(tensor)[1]
-
-
-def _owns_its_memory(tensor: torch.Tensor) -> bool:
-    """Returns whether no other parameter can be in the tensor's storage."""
-    return tensor.untyped_storage().nbytes() <= _span(tensor) + ALIGNMENT
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -39,11 +39,14 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
         if weight.stored is not None:
             known = {weight.home_address, *weight.slot_addresses}
             if saved.data_ptr() in known and saved is not weight.tensor:
-                state[prefix + own] = weight.stored
+                state[prefix + own] = weights.read(weight) if weight.compressed else weight.stored
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Quantizes to FP8 a full-precision value for a weight in FP8, as ``replace`` does."""
         given = state.get(prefix + own)
+        if given is not None and weight.compressed and weight.is_at_home():
+            # Memory to load to, from which the offloader takes the bytes when the layer is loaded.
+            weight.tensor.data = weights.copy_of(weight, weights.device)
         scale = weights.named(weights.scales.get(holder.name, ""))
         if given is None or scale is None:
             return

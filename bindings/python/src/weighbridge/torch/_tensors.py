@@ -10,6 +10,7 @@ import torch
 
 from ..dtypes import Dtype
 from ..memory import View
+from ..offloader_info import OffloaderParameterInfo
 
 
 def dtype_of(tensor: torch.Tensor) -> Dtype | None:
@@ -30,9 +31,34 @@ def tensor_of(view: View) -> torch.Tensor:
 
 def typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
     """Returns a tensor over a view, of the type of a weight that was given as plain bytes."""
-    found = tensor_of(view)
-    if dtype_of(tensor) is None:
-        found = found.view(tensor.dtype).squeeze(-1)
+    with _mode_of(tensor):
+        found = tensor_of(view)
+        if dtype_of(tensor) is None:
+            found = found.view(tensor.dtype).squeeze(-1)
+        return found
+
+
+def unreadable(tensor: torch.Tensor, info: OffloaderParameterInfo) -> torch.Tensor:
+    """Returns a tensor of the type and shape of a parameter that is NaN, in the host's memory of
+    one element: PyTorch refuses to write it, and a kernel of a CUDA device to read it."""
+    with _mode_of(tensor):
+        one = torch.full((1,), float("nan"), dtype=torch.float32).to(_torch_dtype(info))
+        return one.expand(info.shape)
+
+
+def strided(data: bytearray, tensor: torch.Tensor, info: OffloaderParameterInfo) -> torch.Tensor:
+    """Returns bytes, from the lowest element on, as a tensor of a parameter's layout."""
+    before = sum(
+        (size - 1) * -stride for size, stride in zip(info.shape, info.strides) if stride < 0
+    )
+    with _mode_of(tensor):
+        found = torch.frombuffer(data, dtype=torch.uint8).view(_torch_dtype(info))
+        return found.as_strided(info.shape, info.strides, before)
+
+
+def _torch_dtype(info: OffloaderParameterInfo) -> torch.dtype:
+    """Returns the type of a parameter that is compressed, which PyTorch has, too."""
+    found: torch.dtype = getattr(torch, info.dtype.label if isinstance(info.dtype, Dtype) else "")
     return found
 
 
@@ -40,10 +66,11 @@ def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch
     """Returns a tensor of the type and layout of ``tensor`` over memory of ``whole``, whose first
     element is ``offset`` bytes after that of ``whole``."""
     start = whole.storage_offset() * whole.dtype.itemsize + offset
-    found = torch.empty(0, dtype=tensor.dtype, device=whole.device)
-    return found.set_(
-        whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
-    )
+    with _mode_of(tensor):
+        found = torch.empty(0, dtype=tensor.dtype, device=whole.device)
+        return found.set_(
+            whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
+        )
 
 
 def address_of(tensor: torch.Tensor) -> int:
@@ -53,7 +80,14 @@ def address_of(tensor: torch.Tensor) -> int:
 
 def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Returns an uninitialized tensor of the same type, shape and strides on a device."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    with _mode_of(tensor):
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def _mode_of(tensor: torch.Tensor) -> Any:
+    """Returns a context in which tensors are made that can take the place of ``tensor``'s memory:
+    those of inference mode and others cannot take each other's."""
+    return torch.inference_mode(tensor.is_inference())
 
 
 def span_of(tensor: torch.Tensor) -> tuple[int, int]:

@@ -62,6 +62,8 @@ class Weight:
     home_address: int = 0
     stored: torch.Tensor | None = None
     """The bytes of an offloaded weight, for the host."""
+    compressed: bool = False
+    """Whether they are compressed: then only the offloader reads them, not home or stored."""
     slot_addresses: set[int] = field(default_factory=set)
     in_slot: int = 0
     """How many layers that are running have put the tensor into a slot."""
@@ -150,6 +152,11 @@ def _modules(
         if id(module) in seen:
             continue
         seen.add(id(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{path or 'the model'!r} is a ScriptModule, a program that reads its weights "
+                "itself: offload the module that it was made from"
+            )
         yield path, module
         children = [
             (f"{path}.{key}" if path else key, child)
@@ -199,9 +206,23 @@ def inner_tensors(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tens
         raise ValueError(
             f"{name!r} has no shape yet, since its module is lazy: call the model once"
         )
+    unlike = _unlike_memory(tensor)
+    if unlike:
+        raise ValueError(f"{name!r} {unlike}: it cannot be offloaded, nor can a model that has it")
     if not tensor.is_meta and tensor.numel() and tensor.data_ptr() == 0:
         raise ValueError(
             f"{name!r} is a {kind.__module__}.{kind.__qualname__}, which hides its memory "
             "(it has no __tensor_flatten__): offload the model before it is converted"
         )
     return [(name, tensor)]
+
+
+def _unlike_memory(tensor: torch.Tensor) -> str:
+    """Returns how the numbers of a tensor differ from those in its memory; "" if they do not."""
+    if tensor.layout is not torch.strided:
+        return f"is of the layout {tensor.layout}"
+    if tensor.is_quantized:
+        return "is quantized, with scales outside of its memory"
+    if tensor.is_conj() or tensor.is_neg():
+        return "is a conjugated or negated view (see resolve_conj() and resolve_neg() of tensors)"
+    return ""

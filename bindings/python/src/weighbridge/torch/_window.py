@@ -69,20 +69,39 @@ class Window:
     def run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Calls the module's forward with the weights in the slot."""
         weights = self._weights
-        with weights.lock:
+        if not weights.turns.take():
+            return self._run_beside(forward, args, kwargs)
+        try:
             if weights.paused or self._runs_at_home(args, kwargs):
                 return forward(*args, **kwargs)
-            weights.follow(weights.offloaded(self.group))
-            try:
-                weights.acquire_group(self.group)
-            except WeighbridgeError as error:
-                if error.status != Status.BUSY or not weights.reads_in_place:
-                    raise
-                # The layer runs inside of others, which use all of the slots.
-                return forward(*args, **kwargs)
-            watch = self.watches and not weights.is_capturing()
-            run = self._watch if watch else self._run
-            return run(forward, args, kwargs)
+            with weights.turns.windows:
+                return self._run_open(forward, args, kwargs)
+        finally:
+            weights.lock.release()
+
+    def _run_open(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        weights = self._weights
+        weights.follow(weights.offloaded(self.group))
+        try:
+            weights.acquire_group(self.group)
+        except WeighbridgeError as error:
+            if error.status != Status.BUSY or not weights.reads_in_place:
+                raise
+            # The layer runs inside of others, which use all of the slots.
+            return forward(*args, **kwargs)
+        watch = self.watches and not weights.is_capturing()
+        run = self._watch if watch else self._run
+        return run(forward, args, kwargs)
+
+    def _run_beside(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Calls the forward, with the weights at home, for a forward that waits for it."""
+        if self.uses and not self._weights.reads_in_place:
+            raise RuntimeError(
+                "an offloaded model's forward waits for a layer that it calls on another thread, "
+                "whose weights the device cannot read in place: call remove() first"
+            )
+        with self._weights.turns.beside():
+            return forward(*args, **kwargs)
 
     def _run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         entered: list[Use] = []
@@ -104,6 +123,7 @@ class Window:
 
     def _leave(self, entered: list[Use]) -> None:
         """Takes the weights home, with what the forward changed in them, and releases the group."""
+        changed: list[tuple[Weight, torch.Tensor]] = []
         try:
             for use in entered:
                 weight = use.weight
@@ -112,11 +132,16 @@ class Window:
                 if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
                     version = version_of(tensor)  # which other memory does not change
                     if version != weight.version:
-                        copy_bytes(use.slot, home)
+                        if weight.compressed:
+                            changed.append((weight, use.slot.clone()))
+                        else:
+                            copy_bytes(use.slot, home)
                         weight.version = version
                     tensor.data = home
         finally:
             self._weights.release_group(self.group)
+        for weight, now in changed:
+            self._weights.replace_compressed(weight, now)
 
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""
@@ -161,6 +186,7 @@ class Window:
 
     def keep_at_home(self, reasons: dict[Weight, str]) -> None:
         """Never puts these weights into the slot again."""
+        reasons = {weight: why for weight, why in reasons.items() if not weight.compressed}
         if reasons:
             self._weights.in_place.update({weight.name: why for weight, why in reasons.items()})
             self.set([use for use in self.uses if use.weight not in reasons])
@@ -168,6 +194,11 @@ class Window:
     def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
         """Returns whether no weight is to be put into the slot in this run."""
         if not self.uses or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+            if any(use.weight.compressed for use in self.uses):
+                raise RuntimeError(
+                    "asked to record the operations of a layer whose weights are compressed: call "
+                    "remove() first, or leave out compress"
+                )
             return True  # what records the operations would record the slots
         if self.compiled.needs_gradient(args, kwargs):
             # The backward pass reads the weights again, when their slots are overwritten.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any
 
 import torch
 
 from ...errors import Status, WeighbridgeError
-from ...offloader import OffloaderStats
+from ...offloader_info import OffloaderStats
 from ...torch import OffloadHandle
 from . import _pipeline
 
@@ -43,6 +44,20 @@ class PipelineHandle:
         found = [handle.stats for handle in self.components.values()]
         names = [field.name for field in fields(OffloaderStats)]
         return OffloaderStats(**{name: sum(getattr(s, name) for s in found) for name in names})
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Carries the weights through a loop of denoising steps: the end of each step copies the
+        first groups of the next one.
+
+        A call of the pipeline is such a loop; around another loop, this saves the time of these
+        copies. Within, weights may not be changed in ways that PyTorch does not count, which are
+        in-place changes of ``weight.data``.
+        """
+        with ExitStack() as stack:
+            for component in self.components.values():
+                stack.enter_context(component._weights.overlapping())
+            yield
 
     def reconcile(self) -> None:
         """Takes the weights of adapters that were added or removed, and replaced weights.

@@ -43,6 +43,7 @@ def attach(pipeline: Any, handle: PipelineHandle) -> None:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "_execution_device": property(lambda self: handle.device),
+        "__call__": _calling(kind.__call__, handle),
         "to": _moving(kind.to, handle),
     }
     for name in CHANGES:
@@ -67,6 +68,15 @@ def detach(pipeline: Any) -> None:
 def is_attached(pipeline: Any) -> bool:
     """Returns whether the models of a pipeline are offloaded."""
     return hasattr(type(pipeline), ORIGINAL)
+
+
+def _calling(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with handle.steps():
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 def _changing(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import torch
 from sglang.srt import runtime_context
 from sglang.srt.utils.offloader import BaseOffloader
 
-from ...torch._hooked import HookedLayers
+from ...torch._hooked import RunningLayers
 from .._layers import OffloadedLayers
 from .._options import LayerOptions
 from ._options import SWITCH
@@ -90,7 +90,7 @@ class WeighbridgeOffloader(BaseOffloader):
         return self.committed
 
 
-def _begin_steps(model: torch.nn.Module, hooked: HookedLayers) -> None:
+def _begin_steps(model: torch.nn.Module, hooked: RunningLayers) -> None:
     """Makes each forward of the model a step: SGLang calls ``forward``, which has no hooks."""
     forward = model.forward
 

@@ -65,6 +65,8 @@ class Deferred(torch.Tensor):
         cls, function: Any, kinds: Any, arguments: Any = (), options: Any = None
     ) -> Any:
         options = options or {}
+        if function in _SAME_MEMORY:  # of nearly all tensors
+            return Deferred(arguments[0], function, arguments, options)
         if function._schema.is_mutable:
             raise NotImplementedError(
                 f"transformers changes a tensor of the checkpoint in place ({function}) while it "
@@ -113,9 +115,9 @@ class Deferred(torch.Tensor):
         return (is_alias or is_same) and first.is_view()
 
 
+_SAME_MEMORY = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _SAME = (
-    torch.ops.aten.detach.default,
-    torch.ops.aten.alias.default,
+    *_SAME_MEMORY,
     torch.ops.aten._to_copy.default,
     torch.ops.aten.clone.default,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +72,12 @@ def from_pretrained(
     kind = _class_of(pretrained_model_name_or_path, model_class, options)
     where = runs_on(device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}")
-    with CheckpointFiles(opened) as files:
+    with _without_collection(), CheckpointFiles(opened) as files:
         loaded = _load(kind, pretrained_model_name_or_path, model_args, options, files)
         model, info = loaded if isinstance(loaded, tuple) else (loaded, None)
         check_plain(model, type(model).__name__)
         places = give_places(model, files)
+        files.end_populate()  # the threads are wanted for the copies
         handle = offload(model, checkpoint=places, device=where, **placing)
         try:
             places.write(handle)
@@ -82,6 +85,19 @@ def from_pretrained(
             handle.offloader.close()  # the model has no numbers
             raise
     return model if info is None else (model, info)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keeps the garbage collector from reading through a model that is being made, again and again:
+    nothing of it is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _load(

@@ -18,6 +18,17 @@ def check_supported(vllm_config: Any) -> None:
         )
 
 
+def check_compilable(in_place: bool, why: str) -> None:
+    """Raises ValueError if the device cannot read host memory in place: then the weights of a
+    layer are the host's outside of its run, and a model is traced as a whole before it runs."""
+    if not in_place:
+        raise ValueError(
+            "--load-format weighbridge does not work with a compiled model where the device cannot "
+            f"read host memory in place ({why}): use --enforce-eager, or full graphs without "
+            "compilation"
+        )
+
+
 def _unsupported(vllm_config: Any) -> Iterator[str]:
     parallel, compilation = vllm_config.parallel_config, vllm_config.compilation_config
     kind = str(vllm_config.device_config.device_type)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
+import weakref
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.offloader.base import NoopOffloader, get_offloader, set_offloader
 
 from ...torch._hooked import OPERATORS, HookedLayers
-from ._checks import VLLM_COMPILE, check_supported
+from ._attention import splits_by
+from ._checks import VLLM_COMPILE, check_compilable, check_supported
 from ._offloader import WeighbridgeOffloader
 from ._options import COMPILED, NAME, Options
 from ._versions import check_version
@@ -34,25 +37,40 @@ class WeighbridgeModelLoader(BaseModelLoader):
         check_version(vllm.__version__)
         options = Options.of(vllm_config)
         object.__setattr__(self.load_config, _INNER, options.load_format)
-        if model_config is not vllm_config.model_config or _is_offloading():
+        if _is_second(vllm_config, model_config):
             return self._load_second(vllm_config, model_config, prefix)
         check_supported(vllm_config)
-        _split_at_layers(vllm_config.compilation_config)
+        _leave_other_engine()
+        compiles = int(vllm_config.compilation_config.mode or 0) == VLLM_COMPILE
         offloader = WeighbridgeOffloader(
             options,
             _device_of(vllm_config),
             model_config.get_num_layers(vllm_config.parallel_config),
             _bytes_outside_layers(model_config, vllm_config.parallel_config),
+            compiles,
         )
+        offloader.engine = weakref.ref(vllm_config)
+        if compiles:
+            info = offloader.device.info
+            check_compilable(info.views, info.views_reason)
         set_offloader(offloader)
         try:
             model = self._inner().load_model(vllm_config, model_config, prefix)
-            hooked = offloader.commit(model, _overlaps(options, vllm_config))
+            hooked = offloader.commit(
+                model,
+                _overlaps(options, vllm_config),
+                splits_by(vllm_config.compilation_config.splitting_ops) if compiles else None,
+            )
+            if compiles:
+                in_place = offloader.weights.reads_in_place
+                check_compilable(in_place, "its memory could not be pinned")
         except BaseException:
             set_offloader(NoopOffloader())
             offloader.close()
             raise
-        _enter_into_hash(vllm_config, hooked)
+        if compiles and isinstance(hooked, HookedLayers):
+            _split_at_layers(vllm_config.compilation_config)
+            _enter_into_hash(vllm_config, hooked)
         return model
 
     def download_model(self, model_config: Any) -> None:
@@ -88,9 +106,23 @@ class WeighbridgeModelLoader(BaseModelLoader):
             set_offloader(active)
 
 
-def _is_offloading() -> bool:
+def _is_second(vllm_config: Any, model_config: Any) -> bool:
+    """Returns whether a model is not the engine's own one, but one that speculates for it."""
     offloader = get_offloader()
-    return isinstance(offloader, WeighbridgeOffloader) and offloader.committed
+    own = isinstance(offloader, WeighbridgeOffloader) and offloader.committed
+    return (
+        model_config is not vllm_config.model_config
+        or getattr(model_config, "runner_type", "") == "draft"
+        or (own and offloader.engine() is vllm_config)
+    )
+
+
+def _leave_other_engine() -> None:
+    """Releases the offloader of another engine in this process, whose model keeps what it needs,
+    and frees what an engine that has ended still holds."""
+    if isinstance(get_offloader(), WeighbridgeOffloader):
+        set_offloader(NoopOffloader())
+        gc.collect()
 
 
 def _device_of(vllm_config: Any) -> torch.device:
@@ -118,10 +150,9 @@ def _overlaps(options: Options, vllm_config: Any) -> bool:
 
 def _split_at_layers(compilation_config: Any) -> None:
     """Names the operators among those that split a traced model: they run between its pieces."""
-    if int(compilation_config.mode or 0) == VLLM_COMPILE:
-        given = compilation_config.splitting_ops
-        missing = [name for name in OPERATORS if name not in given]
-        compilation_config.splitting_ops = [*given, *missing]
+    given = compilation_config.splitting_ops
+    missing = [name for name in OPERATORS if name not in given]
+    compilation_config.splitting_ops = [*given, *missing]
 
 
 def _enter_into_hash(vllm_config: Any, hooked: HookedLayers) -> None:

@@ -1,0 +1,68 @@
+"""Offloaded models that share the memory of a device."""
+
+from __future__ import annotations
+
+from .. import arbiter
+from ..arbiter import ArbiterMemberInfo, ArbiterProgress
+from ._handle import OffloadHandle
+
+
+class Arbiter:
+    """Shares ``device_bytes`` among models that :func:`offload` has given fixed addresses.
+
+    The first model that is added determines the device::
+
+        shared = weighbridge.torch.Arbiter(20 << 30)
+        for handle in (encoder, transformer, decoder):
+            shared.add(handle)
+        shared.use(encoder)      # before the model is called
+        prompt = text_encoder(tokens)
+        shared.use(transformer)  # the encoder gives the memory that this needs
+
+    A model that has given all of its memory sleeps: calls of it fail until it is used again.
+    """
+
+    def __init__(self, device_bytes: int) -> None:
+        self._device_bytes = device_bytes
+        self._arbiter: arbiter.Arbiter | None = None
+
+    def add(self, handle: OffloadHandle, *, priority: int = 0, min_bytes: int = 0) -> None:
+        """Adds a model with the memory that it holds; its steps use the current stream.
+
+        What has a higher priority gives memory later. Others leave it ``min_bytes``, at least its
+        slots; with 0 it may sleep.
+        """
+        if self._arbiter is None:
+            self._arbiter = arbiter.Arbiter(handle.plan.device, self._device_bytes)
+        stream = handle._weights.stream()
+        self._arbiter.add(handle.offloader, priority=priority, min_bytes=min_bytes, stream=stream)
+
+    def remove(self, handle: OffloadHandle) -> None:
+        """Removes a model, which keeps what it holds."""
+        self._of_models.remove(handle.offloader)
+
+    def use(self, handle: OffloadHandle, *, wait: bool = True) -> ArbiterProgress:
+        """Gives the model that is called next as much memory as it can use.
+
+        With ``wait=False`` :meth:`advance` goes on between calls of any model.
+        """
+        return self._of_models.use(handle.offloader, wait=wait)
+
+    def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
+        """Changes the budget. Models keep what fits, and get more when they are used."""
+        self._device_bytes = device_bytes
+        return self._of_models.resize(device_bytes, wait=wait)
+
+    def advance(self) -> ArbiterProgress:
+        """Goes on as far as possible at once."""
+        return self._of_models.advance()
+
+    def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
+        """Returns what a model holds, and is to hold."""
+        return self._of_models.member_info(handle.offloader)
+
+    @property
+    def _of_models(self) -> arbiter.Arbiter:
+        if self._arbiter is None:
+            raise LookupError("the arbiter has no model: add one first")
+        return self._arbiter

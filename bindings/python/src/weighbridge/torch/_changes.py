@@ -1,0 +1,138 @@
+"""Changes of offloaded weights outside of their layers, which the offloader follows."""
+
+from __future__ import annotations
+
+import bisect
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
+from ._weight import Holder, Weight, inner_tensors, version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
+    from ._weights import Weights
+
+
+def follow(weights: Weights, some: Iterable[Weight]) -> None:
+    """Takes notice of what was done to offloaded weights outside of their layers.
+
+    A weight that uses other memory than its home, or whose place another object has taken,
+    replaces the offloader's.
+    """
+    replaced = False
+    for weight in some:
+        if weight.in_slot or weight.stored is None:
+            continue
+        if not weight.is_at_home():
+            replaced = True
+        else:
+            version = version_of(weight.tensor)
+            if version != weight.version:
+                weight.version = version
+                weights.begin_step()  # copies that are in slots are out of date
+                if weights.plan_is_fixed:
+                    weights.write(weight, weight.tensor)  # and so is memory of its own
+        if weight.is_replaced():
+            tensor = weight.tensor
+            for holder in [holder for holder in weight.holders if not holder.has(tensor)]:
+                replaced |= _replaced_object(weights, weight, holder)
+    if replaced:
+        _take_moved(weights)
+        weights.set(weights.all)
+
+
+def _take_moved(weights: Weights) -> None:
+    """Takes the bytes of weights that were given other memory."""
+    moved = [w for w in weights.all if not w.in_slot and not w.is_at_home()]
+    spans = [(address_of(w.home), span_of(w.home)[1]) for w in weights.all if w.home is not None]
+    spans.sort()
+    warn_of_others([w for w in moved if w.home is not None], weights.all)
+    for weight in moved:
+        address = address_of(weight.tensor)
+        at = bisect.bisect(spans, (address, sys.maxsize)) - 1
+        if at >= 0 and address < sum(spans[at]):
+            # The home of another weight, which may get new bytes before this one is read.
+            own = like(weight.tensor, weights.device)
+            copy_bytes(weight.tensor, own)
+            weight.tensor.data = own
+    for weight in moved:
+        if weight.part_of is not None:
+            weight.part_of, weight.home = None, None  # apart from now on, and resident
+        else:
+            weights.replace(weight, weight.tensor)
+
+
+def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
+    """Follows another object in a weight's place; returns whether the offloader changed."""
+    held = holder.held()
+    if held is None or holder.outer is not None:
+        return False  # moved elsewhere: the object is still the weight
+    if is_traceable_wrapper_subclass(held):
+        _add_inner(weights, weight, holder, held)
+    elif len(weight.holders) > 1:
+        group = _group_of(weights, holder)
+        weights.untie(weight, holder)
+        weights.add(holder, group, held)
+    else:
+        _give_up(weights, weight)
+        weight.tensor = held
+        weights.replace(weight, held)
+    return True
+
+
+def _group_of(weights: Weights, holder: Holder) -> str:
+    """Returns the name of a weight's group."""
+    return weights.offloader.plan.groups[weights.infos()[holder.name].group].name
+
+
+def _give_up(weights: Weights, weight: Weight) -> None:
+    """Gives a weight's object memory of its own, for a caller that still has it."""
+    old = weight.tensor
+    if weight.compressed and weight.is_at_home():
+        old.data = weights.copy_of(weight, weights.device)
+        return
+    old.data = like(old, weights.device)
+    if weight.home is not None:
+        copy_bytes(weight.home, old)
+
+
+def _add_inner(weights: Weights, weight: Weight, holder: Holder, outer: torch.Tensor) -> None:
+    """Takes the tensors inside of a subclass that is where a weight was."""
+    group = _group_of(weights, holder)
+    for name, part in inner_tensors(holder.name, outer):
+        weights.add(Holder(name, holder.path, holder.module, holder.own, outer), group, part)
+    if len(weight.holders) > 1:
+        weights.untie(weight, holder)
+    else:
+        _give_up(weights, weight)
+        weights.drop(weight)
+
+
+def warn_of_others(leaving: list[Weight], weights: Iterable[Weight]) -> None:
+    """Warns if something beside the weights uses memory that weights leave."""
+    users: dict[int, int] = {}
+    for weight in weights:
+        if not weight.tensor.is_meta:
+            storage = weight.tensor.untyped_storage()._cdata
+            users[storage] = users.get(storage, 0) + 1
+    names = [
+        repr(weight.name)
+        for weight in leaving
+        if not weight.tensor.is_meta
+        and aliases_of(weight.tensor) > users[weight.tensor.untyped_storage()._cdata]
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"{', '.join(names[:3])}{more}: something else uses the memory of the weights, such as "
+            "a state_dict(), a flat buffer or a view. What is changed through it from now on does "
+            "not reach the offloaded weights: drop it, or change the weights themselves",
+            stacklevel=2,
+        )

@@ -1,0 +1,14 @@
+//! The expert cache: experts of a mixture in slots on the device, the others in pinned host memory.
+
+#[allow(clippy::module_inception)]
+pub mod cache;
+pub mod counters;
+pub mod experts;
+mod follow;
+pub mod order;
+pub mod pool;
+#[cfg(test)]
+mod reference;
+mod sources;
+#[cfg(test)]
+mod tests;

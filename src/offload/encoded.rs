@@ -1,0 +1,142 @@
+//! Blocks whose bytes are compressed in host memory: what they are expected to become, compressing those of
+//! a commit, and reading them.
+
+use crate::codec::in_memory;
+use crate::device::backend::Location;
+use crate::device::device::Device;
+use crate::device::policy::Tristate;
+use crate::error::Result;
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::backing::{Backing, Encoding};
+use crate::offload::bulk_copy::{self, CopyJob};
+use crate::offload::state::OffloadState;
+use crate::os::bytes;
+use crate::os::mapping::Mapping;
+use crate::os::parallel::{Phase, Progress, report};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::plan::compression::{Compression, CompressionRule};
+use crate::plan::parameter::Parameter;
+use crate::tensor::coded::{CodedType, HEADER, TILE};
+
+/// Tiles of a source that tell how it is compressed, at most.
+const SAMPLED_TILES: u64 = 64;
+
+/// Notes for each parameter that may be compressed what a sample of its source is compressed to.
+pub fn measure(
+    device: &Arc<Device>,
+    compress: &Compression,
+    parameters: &mut [Parameter],
+    sources: &[Option<Location>],
+) -> Result<()> {
+    if *compress == Compression::Off {
+        return Ok(());
+    }
+    let mut rule = CompressionRule::new(compress, None)?;
+    for (parameter, source) in parameters.iter_mut().zip(sources) {
+        let (dtype, bytes) = (parameter.layout.dtype(), parameter.layout.span_bytes());
+        let Some(source) = source else { continue };
+        if let Ok(coded) = rule.candidate(&parameter.name, dtype, bytes) {
+            parameter.encoded_bytes = Some(estimate(device, coded, *source)?);
+        }
+    }
+    Ok(())
+}
+
+/// What a source is compressed to, as a sample of it tells.
+pub fn estimate(device: &Arc<Device>, coded: CodedType, source: Location) -> Result<u64> {
+    if !source.on_device {
+        return Ok(in_memory::measure(coded, source.span, SAMPLED_TILES)?.encoded_bytes);
+    }
+    let (bytes, whole) = (source.span.bytes() as u64, source.span.bytes() as u64 / TILE);
+    let count = whole.min(SAMPLED_TILES);
+    let sample = host_memory(device, (count * TILE) as usize)?;
+    let jobs: Vec<CopyJob> = (0..count)
+        .map(|at| CopyJob {
+            to: sample.data().part((at * TILE) as usize, TILE as usize),
+            from: Location::device(
+                source.span.part((at * whole / count * TILE) as usize, TILE as usize),
+            ),
+        })
+        .collect();
+    bulk_copy::into_host(device, &sample, &jobs, 1, &mut None)?;
+    let measured = in_memory::measure(coded, sample.data(), 0)?;
+    let bodies = u128::from(measured.encoded_bytes - HEADER) * u128::from(bytes);
+    Ok(HEADER + (bodies / u128::from((count * TILE).max(1))) as u64)
+}
+
+/// New pageable host memory.
+pub fn host_memory(device: &Arc<Device>, bytes: usize) -> Result<Arc<Buffer>> {
+    let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
+    Buffer::alloc(device, bytes, &options, &mut None)
+}
+
+/// Compresses the blocks of a commit, whose bytes are in their places, with `threads` threads.
+pub fn encode_all(
+    state: &mut OffloadState,
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let coded = || state.host.blocks().iter().filter_map(|block| Some((block, block.encoding?)));
+    let total = coded().map(|(_, encoding)| encoding.decoded_bytes as usize).sum();
+    let Some(most) = coded().map(|(block, _)| block.capacity).max() else { return Ok(()) };
+    let scratch = Mapping::anonymous(most as usize)?;
+    let mut done = 0;
+    for at in 0..state.host.blocks().len() {
+        let block = &state.host.blocks()[at];
+        let Some(Encoding { coded, decoded_bytes, .. }) = block.encoding else { continue };
+        let place = block.place(&state.host.units()[block.unit]);
+        let raw = place.part(0, decoded_bytes as usize);
+        let encoded = in_memory::encode(coded, raw, scratch.span(), threads)?.encoded_bytes;
+        bytes::copy(place, scratch.span().part(0, encoded as usize));
+        state.host.note_encoded(at, encoded);
+        done += decoded_bytes as usize;
+        report(progress, Phase::Compress, done, total)?;
+    }
+    Ok(())
+}
+
+impl OffloadState {
+    /// Decompresses all bytes of a compressed block.
+    pub fn decode_block(&self, block: usize, target: Span) -> Result<()> {
+        let block = &self.host.blocks()[block];
+        let encoded = block.place(&self.host.units()[block.unit]);
+        let encoded = encoded.part(0, block.stored_bytes() as usize);
+        in_memory::decode(encoded, 0, target, true, 0).map(drop)
+    }
+
+    /// Copies bytes of a unit, as they are in its slot, to host memory.
+    pub fn read_unit(&self, unit: usize, offset: u64, target: Span) -> Result<()> {
+        let end = offset + target.bytes() as u64;
+        let region = self.host.units()[unit].region;
+        for at in self.host.blocks_in(unit) {
+            let block = &self.host.blocks()[at];
+            let (start, stop) = (block.offset.max(offset), (block.offset + block.bytes).min(end));
+            if start >= stop {
+                continue;
+            }
+            let to = target.part((start - offset) as usize, (stop - start) as usize);
+            let Some(Encoding { decoded_bytes, .. }) = block.encoding else {
+                bytes::copy(to, region.part(start as usize, to.bytes()));
+                continue;
+            };
+            if to.bytes() as u64 == decoded_bytes {
+                self.decode_block(at, to)?;
+                continue;
+            }
+            let scratch = Mapping::anonymous(decoded_bytes as usize)?;
+            let decoded = scratch.span().part(0, decoded_bytes as usize);
+            self.decode_block(at, decoded)?;
+            bytes::copy(to, decoded.part((start - block.offset) as usize, to.bytes()));
+        }
+        Ok(())
+    }
+
+    /// How a parameter's bytes are compressed in host memory, if they are.
+    pub fn encoding_of(&self, at: usize) -> Option<Encoding> {
+        match self.parameters[at].backing {
+            Backing::Block { block, .. } => self.host.blocks()[block].encoding,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The units that a resize moves: which leave the device and which return to it, one after another as
+//! their last uses pass. Their addresses stay.
+
+use crate::device::address_range::{AddressRange, PhysicalMemory};
+use crate::device::backend::{Event, PhysicalKind};
+use crate::device::device::Device;
+use crate::device::owned::OwnedStream;
+use crate::error::Result;
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::memory::deferred;
+use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
+use crate::offload::schedule::schedule::ScheduleChange;
+use crate::os::log;
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+
+/// Copies that are in flight at a time: the link has work while one ends. More of pieces, as far as
+/// they have fewer bytes together.
+const MOST_IN_FLIGHT: usize = 4;
+pub(super) const MOST_BYTES_IN_FLIGHT: usize = 64 << 20;
+
+/// Where an offloader is going.
+pub struct Resize {
+    /// Whether each unit is to be resident.
+    pub(super) resident: Vec<bool>,
+    /// The limit of device memory.
+    device_bytes: u64,
+    /// Whether slots are freed, too, and steps refused.
+    sleeps: bool,
+    device: Arc<Device>,
+    stream: OwnedStream,
+    moves: Vec<Move>,
+    /// Bytes that may still be copied in this call, and those that were, if that is limited.
+    pub(super) quota: Option<u64>,
+    pub(super) copied_bytes: u64,
+}
+
+/// A unit whose bytes are copied to other memory.
+struct Move {
+    home: usize,
+    to: Target,
+    copied: Box<dyn Event>,
+}
+
+/// Where a unit goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Device memory of its own.
+    Device,
+    /// Host memory that is read in place.
+    Host,
+    /// A pinned buffer, with nothing behind its addresses.
+    Buffer,
+}
+
+/// The memory of a goal.
+enum Target {
+    /// Is put behind the unit's addresses, and has its own meanwhile.
+    Mapped {
+        memory: Arc<PhysicalMemory>,
+        kind: PhysicalKind,
+        window: AddressRange,
+    },
+    Buffer(Arc<Buffer>),
+}
+
+impl Target {
+    fn new(device: &Arc<Device>, bytes: usize, goal: Goal) -> Result<Self> {
+        let kind = match goal {
+            Goal::Device => PhysicalKind::Device,
+            Goal::Host => PhysicalKind::Host,
+            Goal::Buffer => {
+                let buffer = Buffer::alloc(device, bytes, &BufferOptions::default(), &mut None)?;
+                return Ok(Self::Buffer(buffer));
+            }
+        };
+        let memory = PhysicalMemory::create(device, bytes, kind)?;
+        let window = AddressRange::reserve(device, bytes)?;
+        window.map(std::slice::from_ref(&memory))?;
+        Ok(Self::Mapped { memory, kind, window })
+    }
+
+    fn goal(&self) -> Goal {
+        match self {
+            Self::Mapped { kind: PhysicalKind::Device, .. } => Goal::Device,
+            Self::Mapped { kind: PhysicalKind::Host, .. } => Goal::Host,
+            Self::Buffer(_) => Goal::Buffer,
+        }
+    }
+
+    fn span(&self) -> Span {
+        match self {
+            Self::Mapped { window, .. } => window.span(),
+            Self::Buffer(buffer) => buffer.data(),
+        }
+    }
+}
+
+/// How far a resize is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResizeProgress {
+    /// Units that are not where they are to be.
+    pub pending_units: u64,
+    /// Their bytes on the device.
+    pub pending_bytes: u64,
+    /// Device memory of resident units and of slots, and of copies that are being made.
+    pub device_bytes: u64,
+    /// Host memory of units that are read in place, and of copies that resident ones keep.
+    pub host_bytes: u64,
+}
+
+impl Resize {
+    /// A resize to `device_bytes`, with the units that are to be resident.
+    pub fn new(
+        device: &Arc<Device>,
+        resident: Vec<bool>,
+        device_bytes: u64,
+        sleeps: bool,
+    ) -> Result<Self> {
+        let stream = OwnedStream::new(device)?;
+        let device = device.clone();
+        let (moves, quota, copied_bytes) = (Vec::new(), None, 0);
+        Ok(Self { resident, device_bytes, sleeps, device, stream, moves, quota, copied_bytes })
+    }
+
+    /// Changes where units are to be. Copies in flight that are no longer wanted are dropped later.
+    pub fn redirect(&mut self, resident: Vec<bool>, device_bytes: u64, sleeps: bool) {
+        (self.resident, self.device_bytes, self.sleeps) = (resident, device_bytes, sleeps);
+    }
+
+    /// Whether slots are freed, too, and steps refused.
+    pub fn sleeps(&self) -> bool {
+        self.sleeps
+    }
+
+    /// The device memory of units, of slots, and of copies that are being made.
+    fn held_bytes(&self, addresses: &Addresses) -> u64 {
+        addresses.resident_bytes() + addresses.held_slot_bytes() + self.coming_bytes(true)
+    }
+
+    /// The bytes of copies that are being made, on the device or in host memory.
+    fn coming_bytes(&self, on_device: bool) -> u64 {
+        let goes = |one: &&Move| (one.to.goal() == Goal::Device) == on_device;
+        self.moves.iter().filter(goes).map(|one| one.to.span().bytes() as u64).sum()
+    }
+
+    /// Whether a unit is where it is to be.
+    pub(super) fn is_done(&self, at: usize, home: &Home) -> bool {
+        !home.unmapped
+            && match &home.behind {
+                Behind::Own(_) => self.resident[at],
+                Behind::Host(_) => !self.resident[at] && (home.carried.is_none() || home.in_graphs),
+                Behind::Slot => !self.resident[at] && !self.sleeps(),
+                Behind::Nothing => self.sleeps(),
+            }
+    }
+
+    /// Whether a copy of a unit is in flight.
+    pub(super) fn is_moving(&self, at: usize) -> bool {
+        self.moves.iter().any(|one| one.home == at)
+    }
+
+    /// Whether every unit is where it is to be.
+    pub fn is_idle(&self, addresses: &Addresses) -> bool {
+        let mut homes = addresses.homes.iter().enumerate();
+        self.moves.is_empty() && homes.all(|(at, home)| self.is_done(at, home))
+    }
+
+    /// Reports the progress.
+    pub fn progress(&self, addresses: &Addresses) -> ResizeProgress {
+        let homes = addresses.homes.iter().enumerate();
+        let pending = homes.filter(|(at, home)| !self.is_done(*at, home) || self.is_moving(*at));
+        let bytes: Vec<u64> = pending.map(|(_, home)| home.bytes() as u64).collect();
+        ResizeProgress {
+            pending_units: bytes.len() as u64,
+            pending_bytes: bytes.iter().sum(),
+            device_bytes: self.held_bytes(addresses),
+            host_bytes: addresses.host_bytes() + self.coming_bytes(false),
+        }
+    }
+
+    /// Does what can be done now.
+    pub fn advance(
+        &mut self,
+        addresses: &mut Addresses,
+        change: &mut ScheduleChange<'_>,
+    ) -> Result<()> {
+        // Memory that is not released yet is still held.
+        self.device.retry_releases()?;
+        if self.is_idle(addresses) && change.is_asleep() == self.sleeps() {
+            return Ok(());
+        }
+        change.wait_for_replays()?;
+        addresses.repair()?;
+        self.finish_moves(addresses, change)?;
+        if self.sleeps() && !change.is_asleep() {
+            if change.check_all_released().is_err() {
+                return Ok(());
+            }
+            change.make_idle(&[])?;
+            change.set_asleep(true);
+        }
+        self.leave(addresses, change)?;
+        if !self.resident_left(addresses) {
+            self.rest(addresses, change)?;
+            self.come(addresses, change)?;
+        }
+        if !self.sleeps() && addresses.is_complete() {
+            change.set_asleep(false);
+        }
+        self.device.retry_releases()
+    }
+
+    /// Whether a unit is still to leave.
+    fn resident_left(&self, addresses: &Addresses) -> bool {
+        let mut homes = addresses.homes.iter().zip(&self.resident);
+        homes.any(|(home, resident)| matches!(home.behind, Behind::Own(_)) && !resident)
+    }
+
+    /// Evicts units: to their slots, if every graph copies them there, and else to host memory.
+    fn leave(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
+        for at in 0..addresses.homes.len() {
+            let home = &mut addresses.homes[at];
+            if self.resident[at] || !matches!(home.behind, Behind::Own(_)) {
+                continue;
+            }
+            home.in_graphs |= change.captures() > home.resident_since;
+            if home.carried.is_some() && (self.sleeps() || !home.in_graphs) {
+                let behind = if self.sleeps() { Behind::Nothing } else { Behind::Slot };
+                self.exchange(addresses, change, at, behind)?;
+                continue;
+            }
+            if let Some(HostCopy::Mappable(memory)) = &home.host_copy {
+                let behind = Behind::Host(memory.clone());
+                self.exchange(addresses, change, at, behind)?;
+                continue;
+            }
+            // What is not read in place goes to a buffer, which is allocated several times faster, if
+            // copies to it are as fast. Pieces would need one each.
+            let is_pinned = self.device.policy().pin || !self.device.capabilities().cuda;
+            let in_place = !self.sleeps() || addresses.keep_host_copy || !is_pinned;
+            let in_place = in_place || addresses.homes[at].heat.is_some();
+            let goal = if in_place { Goal::Host } else { Goal::Buffer };
+            self.start(&addresses.homes[at], at, goal)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the units without memory of their own, and the slots, to where they are to be. A unit
+    /// that a graph does not copy is never in its slot.
+    fn rest(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
+        if !self.sleeps() {
+            // Copies of a resize before may still be in flight.
+            let missing = addresses.slot_bytes - addresses.held_slot_bytes();
+            if self.held_bytes(addresses) + missing > self.device_bytes {
+                return Ok(());
+            }
+            addresses.create_slots()?;
+        }
+        for at in 0..addresses.homes.len() {
+            let home = &addresses.homes[at];
+            let to = match &home.behind {
+                Behind::Nothing if !self.sleeps() && home.needs_host(false) => {
+                    if !self.resident[at] {
+                        self.start(home, at, Goal::Host)?;
+                    }
+                    continue;
+                }
+                _ if home.carried.is_none() => continue,
+                Behind::Slot if self.sleeps() => Behind::Nothing,
+                Behind::Nothing if !self.sleeps() => Behind::Slot,
+                Behind::Host(_) if !self.sleeps() && !self.resident[at] && !home.in_graphs => {
+                    Behind::Slot
+                }
+                _ => continue,
+            };
+            self.exchange(addresses, change, at, to)?;
+        }
+        if self.sleeps() {
+            addresses.free_slots();
+        }
+        Ok(())
+    }
+
+    /// Starts to copy units into device memory of their own, as far as that is free.
+    fn come(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
+        let mut held = self.held_bytes(addresses);
+        for (at, home) in addresses.homes.iter().enumerate() {
+            let with = held + home.bytes() as u64;
+            let comes = self.resident[at] && !home.is_on_device() && with <= self.device_bytes;
+            if comes && self.start(home, at, Goal::Device)? {
+                held = with;
+            }
+        }
+        self.finish_moves(addresses, change)
+    }
+
+    /// Creates memory for a unit and queues the copy of its bytes, if as many may be copied now.
+    /// Returns whether it did.
+    fn start(&mut self, home: &Home, at: usize, goal: Goal) -> Result<bool> {
+        let bytes: usize = self.moves.iter().map(|one| one.to.span().bytes()).sum();
+        let is_full =
+            self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
+        let over = self.quota.is_some_and(|quota| home.bytes() as u64 > quota);
+        if self.is_moving(at) || is_full || over {
+            return Ok(false);
+        }
+        let to = Target::new(&self.device, home.bytes(), goal)?;
+        let from = home.source();
+        let stream = self.stream.get();
+        let copied = self.device.backend().new_event(false)?;
+        self.device.copy(to.span().part(0, from.bytes()), from, stream)?;
+        if let Err(error) = copied.record(stream) {
+            // The memory is freed next, and the copy may be in flight.
+            self.device.backend().synchronize(stream)?;
+            return Err(error);
+        }
+        self.moves.push(Move { home: at, to, copied });
+        self.copied_bytes += home.bytes() as u64;
+        if let Some(quota) = &mut self.quota {
+            *quota -= home.bytes() as u64;
+        }
+        Ok(true)
+    }
+
+    /// Ends the moves whose copies are made, of units that are not in use.
+    fn finish_moves(
+        &mut self,
+        addresses: &mut Addresses,
+        change: &mut ScheduleChange<'_>,
+    ) -> Result<()> {
+        let mut index = 0;
+        while let Some(one) = self.moves.get(index) {
+            let at = one.home;
+            // A resize that came later may have changed its mind.
+            let home = &addresses.homes[at];
+            let is_wanted = match one.to.goal() {
+                Goal::Device => self.resident[at],
+                Goal::Host => !self.resident[at] && home.needs_host(self.sleeps()),
+                Goal::Buffer => !self.resident[at] && self.sleeps(),
+            };
+            if !one.copied.is_complete()? || is_wanted && !change.is_unused(home.unit)? {
+                index += 1;
+                continue;
+            }
+            if let Target::Mapped { window, .. } = &one.to {
+                window.unmap()?;
+            }
+            let one = self.moves.remove(index);
+            match one.to {
+                _ if !is_wanted => {}
+                Target::Mapped { memory, kind: PhysicalKind::Device, .. } => {
+                    self.exchange(addresses, change, at, Behind::Own(memory))?;
+                }
+                Target::Mapped { memory, kind: PhysicalKind::Host, .. } => {
+                    self.exchange(addresses, change, at, Behind::Host(memory))?;
+                }
+                Target::Buffer(buffer) => {
+                    self.exchange(addresses, change, at, Behind::Nothing)?;
+                    addresses.homes[at].host_copy = Some(HostCopy::Buffer(buffer));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts other memory behind a unit, if it is not in use.
+    fn exchange(
+        &self,
+        addresses: &mut Addresses,
+        change: &mut ScheduleChange<'_>,
+        at: usize,
+        behind: Behind,
+    ) -> Result<()> {
+        let unit = addresses.homes[at].unit;
+        if !change.is_unused(unit)? {
+            return Ok(());
+        }
+        let before = addresses.homes[at].behind.clone();
+        let put = addresses.put(at, behind);
+        let keeps = addresses.keep_host_copy;
+        let home = &mut addresses.homes[at];
+        change.set_resident(unit, home.carried.is_none() || home.needs_no_copy());
+        if home.unmapped {
+            change.set_asleep(true);
+        }
+        put?;
+        match (&home.behind, before) {
+            (Behind::Own(_), Behind::Host(memory)) if keeps => {
+                home.host_copy = Some(HostCopy::Mappable(memory));
+            }
+            (Behind::Own(_) | Behind::Host(_), Behind::Nothing) | (Behind::Host(_), _) => {
+                if let Some(HostCopy::Buffer(buffer)) = home.host_copy.take() {
+                    // To unpin it takes as long as to pin it.
+                    deferred::drop_after(None, Box::new(buffer), &self.device);
+                }
+            }
+            _ => {}
+        }
+        if matches!(home.behind, Behind::Own(_)) {
+            home.resident_since = change.captures();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Resize {
+    /// Waits for the copies, whose memory is freed next.
+    fn drop(&mut self) {
+        let is_lost = || self.device.backend().is_lost();
+        for one in &self.moves {
+            log::best_effort_wait(|| one.copied.synchronize(), is_lost);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+"""PyTorch models with compressed weights: outputs and weights are the resident model's bits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from test_torch import Block  # noqa: E402
+
+import weighbridge.torch as wt  # noqa: E402
+from weighbridge import QuantizeOptions  # noqa: E402
+
+WIDTH = 64  # 64 x 192 numbers of float32: six tiles
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([Block(WIDTH) for _ in range(6)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.fixture
+def nets(where):
+    """A resident model, and its copy to be offloaded."""
+    torch.manual_seed(1)
+    resident = Net().to(where).eval()
+    return resident, copy.deepcopy(resident)
+
+
+def offload(model, **options):
+    options.setdefault("compress", ["layers"])
+    return wt.offload(
+        model, offload_bytes=1 << 24, transfer_mode="prefetch", depth=2, select="layers", **options
+    )
+
+
+def same(one, other):
+    return torch.equal(one.cpu().view(torch.uint8), other.cpu().view(torch.uint8))
+
+
+def compressed(handle):
+    return {info.name for info in handle.offloader.parameter_infos() if info.encoded_bytes}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_outputs_are_those_of_the_resident_model(nets, where, dtype):
+    resident, model = (net.to(dtype) for net in nets)
+    x = torch.randn(3, WIDTH, device=where, dtype=dtype)
+    handle = offload(model)
+    assert {"layers.0.up.weight", "layers.5.down.weight"} <= compressed(handle)
+    assert not {name for name in compressed(handle) if "norm" in name or "bias" in name}
+    with torch.no_grad():
+        expected = resident(x)
+        for _ in range(3):
+            assert same(model(x), expected)
+    stats = handle.stats
+    assert 0 < stats.moved_encoded_bytes < stats.moved_decoded_bytes
+    handle.remove()
+    for (name, one), (_, other) in zip(resident.named_parameters(), model.named_parameters()):
+        assert same(one, other) and one.stride() == other.stride(), name
+    with torch.no_grad():
+        assert same(model(x), expected)
+
+
+def test_the_state_dict_has_the_bytes_and_the_tensors_have_not(nets, where):
+    resident, model = nets
+    handle = offload(model)
+    saved, expected = model.state_dict(), resident.state_dict()
+    assert saved.keys() == expected.keys()
+    for name, value in expected.items():
+        assert same(saved[name], value), name
+    weight = model.layers[2].up.weight
+    assert weight.shape == (3 * WIDTH, WIDTH) and bool(weight.isnan().all())
+    assert same(handle.read("layers.2.up.weight"), resident.layers[2].up.weight)
+    assert same(handle.read("layers.2.norm.weight"), resident.layers[2].norm.weight)
+    with pytest.raises(KeyError):
+        handle.read("layers.9.up.weight")
+    with torch.no_grad(), pytest.raises(RuntimeError, match="single memory location"):
+        weight.mul_(2)
+    handle.remove()
+
+
+def test_loaded_and_replaced_weights_are_compressed_again(nets, where):
+    resident, model = nets
+    handle = offload(model)
+    x = torch.randn(3, WIDTH, device=where)
+    generation = handle.offloader.generation
+    with torch.no_grad():
+        model(x)
+        for name, parameter in resident.named_parameters():
+            # Random bits, of which no exponent is more frequent, in one weight.
+            if name == "layers.1.up.weight":
+                parameter.copy_(
+                    torch.randint(-(2**31), 2**31 - 1, parameter.shape, dtype=torch.int32)
+                    .view(torch.float32)
+                    .nan_to_num(0.5, 0.5, -0.5)
+                    .clamp(-1, 1)
+                )
+            else:
+                parameter.mul_(-1.5)
+        model.load_state_dict(resident.state_dict())
+        assert same(model(x), resident(x))
+        resident.layers[3].down.weight.data = torch.randn(WIDTH, 3 * WIDTH, device=where)
+        model.layers[3].down.weight.data = resident.layers[3].down.weight.data.clone()
+        assert same(model(x), resident(x))
+        resident.layers[4].up.weight = torch.nn.Parameter(torch.randn(3 * WIDTH, WIDTH))
+        resident.layers[4].to(where)
+        model.layers[4].up.weight = torch.nn.Parameter(resident.layers[4].up.weight.data.clone())
+        assert same(model(x), resident(x))
+    assert handle.offloader.generation == generation
+    handle.remove()
+    for (name, one), (_, other) in zip(resident.named_parameters(), model.named_parameters()):
+        assert same(one, other), name
+
+
+def test_repacking_sees_the_bytes(nets, where):
+    resident, model = nets
+    handle = offload(model)
+    with handle.repack() as modules:
+        for name, module in modules:
+            for own, parameter in module.named_parameters():
+                assert same(parameter, dict(resident.named_parameters())[f"{name}.{own}"])
+                with torch.no_grad():
+                    parameter.mul_(2)
+    with torch.no_grad():
+        for parameter in resident.parameters():
+            parameter.mul_(2)
+        x = torch.randn(3, WIDTH, device=where)
+        assert same(model(x), resident(x))
+    handle.remove()
+
+
+def test_what_would_read_them_outside_of_their_layers_raises(nets, where):
+    _, model = nets
+    handle = offload(model)
+    x = torch.randn(3, WIDTH, device=where)
+    with pytest.raises(RuntimeError, match="gradients"):
+        model(x)
+    for convert in (copy.deepcopy, lambda net: net.half(), lambda net: net.to(torch.float64)):
+        with pytest.raises(RuntimeError, match="compressed weights"):
+            convert(model)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="compressed"):
+        torch.jit.trace(model, x)
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+
+
+def test_a_kept_weight_raises_every_time(nets, where):
+    _, model = nets
+    kept = []
+    model.layers[1].up.register_forward_hook(lambda module, *_: kept.append(module.weight.detach()))
+    handle = offload(model)
+    x = torch.randn(3, WIDTH, device=where)
+    with torch.no_grad():
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"layers\.1\.up\.weight.*still uses"):
+                model(x)
+            kept.clear()
+    assert handle.in_place == {}
+    handle.remove()
+
+
+def test_a_change_in_a_forward_is_kept(nets, where):
+    resident, model = nets
+
+    def double(module, _):
+        with torch.no_grad():
+            module.weight.mul_(2)
+
+    for net in nets:
+        net.layers[1].up.register_forward_pre_hook(double)
+    handle = offload(model)
+    x = torch.randn(3, WIDTH, device=where)
+    with torch.no_grad():
+        for _ in range(3):
+            assert same(model(x), resident(x))
+    assert same(model.state_dict()["layers.1.up.weight"], resident.layers[1].up.weight)
+    handle.remove()
+
+
+def test_quantized_weights_are_those_without_compression(nets, where):
+    models = [nets[0], nets[1]]
+    found = []
+    for model, compress in zip(models, (False, ["layers"])):
+        handle = offload(model, quantize=QuantizeOptions(block_rows=1), compress=compress)
+        found.append({name: value.clone() for name, value in model.state_dict().items()})
+        assert ("layers.0.up.weight" in compressed(handle)) is bool(compress)
+        handle.remove()
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert value.dtype == found[1][name].dtype and same(value, found[1][name]), name
+
+
+def test_a_weight_that_another_views_is_not_compressed_by_itself(where):
+    torch.manual_seed(2)
+    model = Net().to(where).eval()
+    whole = torch.randn(1 << 18, device=where)
+    model.layers[0].whole = torch.nn.Parameter(whole, requires_grad=False)
+    model.layers[0].part = torch.nn.Parameter(whole[64:128].view(8, 8), requires_grad=False)
+    model.layers[1].alone = torch.nn.Parameter(torch.randn(1 << 18, device=where))
+    handle = offload(model, compress="auto")
+    assert compressed(handle) == {"layers.1.alone"}
+    handle.remove()
+    with pytest.raises(ValueError, match=r"part.*in the memory of.*whole"):
+        offload(model, compress=["layers.0.whole"])
+
+
+def test_compiled_models_use_them(nets, where):
+    resident, model = nets
+    handle = offload(model)
+    compiled = torch.compile(model, backend="eager")
+    x = torch.randn(3, WIDTH, device=where)
+    with torch.no_grad():
+        expected = resident(x)
+        for _ in range(3):
+            assert same(compiled(x), expected)
+    handle.remove()
