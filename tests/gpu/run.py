@@ -3,8 +3,9 @@
 Needs a GPU, a built library (target/release or WEIGHBRIDGE_LIBRARY), a C and C++ compiler, and a
 Python with PyTorch, CuPy, JAX, CMake, ninja and pytest. No cargo, no network.
 
-Suites that share the GPU run at the same time, several workers of them. The rest of tests/gpu runs
-after them and alone, because it measures free device memory and time. A suite that exceeds its
+Suites that share the GPU run at the same time, several workers of them. The rest of tests/gpu, and
+what ctest labels "alone", run after them and alone, because they measure free device memory and
+time. A suite that exceeds its
 limit is ended and counts as failed; the others go on. Each suite's output is printed as a whole, in
 the order of the list, and kept in build/gpu/logs. The summary has the seconds of each.
 """
@@ -40,6 +41,8 @@ SLOW_FILES = {
     "test_offload_quantized.py": 1,
     "test_frameworks.py": 1,
 }
+
+CTEST = ["ctest", "--test-dir", str(BUILD), "-L", "gpu", "--output-on-failure", "--no-tests=error"]
 
 # How pytest ends without a test: here, because a file needs a package that is not installed. The
 # output names it.
@@ -192,11 +195,10 @@ def build_suites(library: Path) -> list[Suite]:
     configure += ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DWEIGHBRIDGE_GPU=ON"]
     # Other suites run beside these, so that each may take longer than alone.
     configure += [f"-DWEIGHBRIDGE_LIBRARY={library}", "-DWEIGHBRIDGE_TEST_TIMEOUT=120"]
-    ctest = ["ctest", "--test-dir", str(BUILD), "-L", "gpu", "--output-on-failure", "-j", "6"]
     return [
         Suite("configure", 120, configure),
         Suite("build", 240, ["cmake", "--build", str(BUILD), "--", "-k", "0"]),
-        Suite("ctest", 300, [*ctest, "--no-tests=error"]),
+        Suite("ctest", 300, [*CTEST, "-LE", "alone", "-j", "6"]),
     ]
 
 
@@ -280,8 +282,8 @@ def main() -> int:
         outcomes = run_together(runner, chains, arguments.workers)
         together = time.monotonic() - began
         command = pytest_command("--timeout=120", f"--ignore={QUANTIZE}", "tests/gpu")
-        alone = Suite("tests/gpu", 300, command)
-        outcomes += run_together(runner, [[alone]], 1)
+        alone = [Suite("ctest alone", 300, [*CTEST, "-L", "alone"]), Suite("tests/gpu", 300, command)]
+        outcomes += run_together(runner, [alone], 1)
     seconds = time.monotonic() - began
     print(f"== summary\n{summary(outcomes)}")
     print(f"{seconds:.0f} s: {together:.0f} s together, {seconds - together:.0f} s alone")

@@ -32,6 +32,19 @@ def test_an_experts_module_called_by_itself_gives_the_resident_result(where):
     assert calls(handle) == 4
 
 
+@pytest.mark.parametrize(
+    "note", [{"_is_expert_parallel": True}, {"_hf_tp_plan": "grouped_gemm"}], ids=["5.20", "older"]
+)
+def test_a_part_of_the_experts_of_a_layer_is_read_at_home(where, note):
+    model = build("mixtral", where)
+    wanted = logits(model)
+    handle = offload(model)
+    for layer in model.model.layers:
+        vars(layer.mlp.experts).update(note)
+    assert torch.equal(logits(model), wanted)
+    assert calls(handle) == 0
+
+
 def test_slots_that_a_hook_keeps_are_refused(where):
     model = build("mixtral", where)
     handle = offload(model)

@@ -213,7 +213,9 @@ def test_pipelines_take_the_model(where, checkpoints):
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0")
 
     def text(model):
-        generate = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+        generate = transformers.pipeline(
+            "text-generation", model=model, tokenizer=tokenizer, device=where
+        )
         return generate("w5 w7 w11", max_new_tokens=6, do_sample=False)
 
     path = checkpoints("llama")

@@ -19,7 +19,7 @@ from ..experts import ExpertCache
 from . import _operators
 from ._compiled import is_exporting
 from ._expert_rows import ExpertRows, NotRowsError
-from ._experts import FusedExperts
+from ._experts import FusedExperts, is_expert_parallel
 from ._tensors import aliases_of, tensors_in, users_of
 from ._weight import Weight, version_of
 
@@ -151,8 +151,8 @@ class ExpertWindow:
             return True
         if ids.device.type != self._weights.device.type or not self.fits(ids):
             return True
-        if getattr(self.module, "_is_expert_parallel", True):
-            return True  # numbers beyond the experts have a meaning then
+        if is_expert_parallel(self.module):
+            return True
         if self.compiled.needs_gradient(args, kwargs):
             self._weights.check_gradients()
             return True
@@ -261,7 +261,7 @@ class CompiledExperts:
             not self.window.ready
             or ids is None
             or implementation_of(module) not in self._functions
-            or module._is_expert_parallel
+            or is_expert_parallel(module)
             or is_exporting()
             or not self.window.fits(ids)
             or self.needs_gradient(args, kwargs)

@@ -77,7 +77,7 @@ def _fused(path: str, module: torch.nn.Module) -> FusedExperts | None:
     if getattr(original, "__module__", "") != kind.__module__:
         return None
     experts = getattr(module, "num_experts", None)
-    if not isinstance(experts, int) or not hasattr(module, "_is_expert_parallel"):
+    if not isinstance(experts, int):
         return None
     held = {own: tensor for own, tensor in module._parameters.items() if tensor is not None}
     takes = list(inspect.signature(original).parameters)  # self, hidden states, ids, weights
@@ -90,6 +90,13 @@ def _fused(path: str, module: torch.nn.Module) -> FusedExperts | None:
             return None
     own = {name for name in FUNCTIONS if _is_of_transformers(interface.get(name))}
     return FusedExperts(path, module, tuple(held), takes[2], frozenset(own))
+
+
+def is_expert_parallel(module: Any) -> bool:
+    """Returns whether a module has only some of its layer's experts: numbers beyond those have a
+    meaning then. Releases of transformers before 5.20 note it as a plan of the module."""
+    plan = getattr(module, "_hf_tp_plan", None)
+    return bool(getattr(module, "_is_expert_parallel", False)) or bool(plan)
 
 
 def _is_of_transformers(function: Any) -> bool:
