@@ -231,7 +231,7 @@ static void threads_share_and_the_budget_is_never_exceeded(wb_device *unused)
     wb_arbiter_progress progress = WB_ARBITER_PROGRESS_INIT;
     wb_device *device = device_with_capacity();
     REQUIRE(device != NULL);
-    const uint64_t free_bytes = free_bytes_of(device);
+    const uint64_t free_bytes = settled_free_bytes(device);
     if (!sharing_begin(&s, device, GROUPS + 3) || !add_all(&s, 1)) return;
     const uint64_t budget = SHARED * s.slots + (GROUPS + 3) * PIECE;
     REQUIRE(sampler_begin(&sampler, device, free_bytes, budget));

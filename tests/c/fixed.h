@@ -48,6 +48,16 @@ static inline uint64_t free_bytes_of(const wb_device *device)
     return info.free_bytes;
 }
 
+/* The same once a driver has what it keeps for itself for an offloader, which is made and released. */
+static inline uint64_t settled_free_bytes(wb_device *device)
+{
+    struct bench b;
+    if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return 0;
+    bench_end(&b);
+    CHECK_OK(wb_device_drain(device, MINUTE, &error));
+    return free_bytes_of(device);
+}
+
 /* Opens a device with a capacity, so that its free bytes are known everywhere. */
 static inline wb_device *device_with_capacity(void)
 {

@@ -256,7 +256,7 @@ static void no_budget_is_exceeded_while_pieces_move(wb_device *unused)
     struct pieces p;
     wb_device *device = device_with_capacity();
     REQUIRE(device != NULL);
-    const uint64_t free_bytes = free_bytes_of(device);
+    const uint64_t free_bytes = settled_free_bytes(device);
     if (!pieces_begin(&p, device, 4 * PIECE)) return;
     REQUIRE(sampler_begin(&sampler, device, free_bytes, 4 * PIECE));
     seed = 3;

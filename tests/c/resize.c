@@ -88,7 +88,7 @@ static void no_budget_is_exceeded_at_any_moment(wb_device *unused)
     struct bench b;
     wb_device *device = device_with_capacity();
     REQUIRE(device != NULL);
-    const uint64_t free_bytes = free_bytes_of(device);
+    const uint64_t free_bytes = settled_free_bytes(device);
     if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
     wb_offloader_stats first = stats_of(&b);
     uint64_t held = progress_of(&b).device_bytes;

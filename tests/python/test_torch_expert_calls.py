@@ -96,9 +96,9 @@ def test_compiled_models_route_in_their_code(kind, where, backend, implementatio
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
-def test_a_graph_of_a_step_gives_the_resident_models_numbers(where, implementation):
-    model = build("qwen3-moe", where, implementation)
-    tokens = torch.zeros((1, 1), dtype=torch.int64, device=where)
+def test_a_graph_of_a_step_gives_the_resident_models_numbers(implementation):
+    model = build("qwen3-moe", torch.device("cuda:0"), implementation)
+    tokens = torch.zeros((1, 1), dtype=torch.int64, device="cuda:0")
 
     def step():
         return model(input_ids=tokens, use_cache=False).logits
@@ -120,8 +120,8 @@ def test_a_graph_of_a_step_gives_the_resident_models_numbers(where, implementati
 
 
 @pytest.mark.gpu
-def test_steps_on_two_streams_do_not_evict_what_the_other_reads(where):
-    model = build("qwen3-moe", where)
+def test_steps_on_two_streams_do_not_evict_what_the_other_reads():
+    model = build("qwen3-moe", torch.device("cuda:0"))
     wanted = [logits(model, 2, first).clone() for first in range(40)]
     handle = offload(model, 0.3)
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
