@@ -482,11 +482,12 @@ ALWAYS_INLINE int decode_whole(uint32_t type, const uint8_t *body, const wb_tile
 
 /* Decodes a tile to `bytes` bytes. Returns whether it is whole. */
 static int decode_tile(uint32_t type, const uint8_t *encoded, uint64_t encoded_bytes,
-                       const wb_tile_entry *entry, uint8_t *target, uint32_t bytes)
+                       const wb_codec_window *window, const wb_tile_entry *entry, uint8_t *target,
+                       uint32_t bytes)
 {
     const wb_tile tile = wb_read_entry(*entry);
     const uint64_t offset = (uint64_t)entry->offset * WB_UNIT;
-    const uint8_t *ranks = encoded + WB_RANKS_AT, *body = encoded + offset;
+    const uint8_t *ranks = encoded + WB_RANKS_AT;
     if (tile.kind > WB_TILE_CONSTANT || (tile.kind == WB_TILE_CODED && bytes != WB_TILE)) return 0;
     const uint32_t most = WB_TILE / wb_coded_bytes(type);
     for (uint32_t level = 0; tile.kind == WB_TILE_CODED && level < WB_LEVELS; level++) {
@@ -494,6 +495,7 @@ static int decode_tile(uint32_t type, const uint8_t *encoded, uint64_t encoded_b
     }
     const uint32_t used = wb_body_bytes(type, &tile, bytes);
     if (offset > encoded_bytes || used > encoded_bytes - offset) return 0;
+    const uint8_t *body = wb_seen_through(window, encoded, offset, used);
     if (tile.kind == WB_TILE_RAW) {
         memcpy(target, body, bytes);
         return 1;
@@ -591,7 +593,8 @@ uint64_t KERNEL(encode)(const uint8_t *source, uint64_t bytes, uint64_t first, u
 /* Decodes `count` tiles from `first` on, of a total of `bytes` decoded bytes, to `target`. Returns the
  * number of the first tile that is damaged, `first + count` if none is. Decodes the others, too. */
 uint64_t KERNEL(decode)(uint32_t type, const uint8_t *encoded, uint64_t encoded_bytes,
-                        uint64_t bytes, uint64_t first, uint64_t count, uint8_t *target)
+                        uint64_t bytes, uint64_t first, uint64_t count, uint8_t *target,
+                        const wb_codec_window *window)
 {
     uint64_t damaged = first + count;
     for (uint64_t at = first + count; at-- > first;) {
@@ -602,8 +605,8 @@ uint64_t KERNEL(decode)(uint32_t type, const uint8_t *encoded, uint64_t encoded_
             continue;
         }
         memcpy(&entry, encoded + place, sizeof entry);
-        if (!decode_tile(type, encoded, encoded_bytes, &entry, target + (at - first) * WB_TILE,
-                         smaller(WB_TILE, bytes - at * WB_TILE))) {
+        if (!decode_tile(type, encoded, encoded_bytes, window, &entry,
+                         target + (at - first) * WB_TILE, smaller(WB_TILE, bytes - at * WB_TILE))) {
             damaged = at;
         }
     }

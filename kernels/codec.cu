@@ -365,22 +365,25 @@ static __device__ __forceinline__ bool read_entry(const uint8_t *encoded, uint64
 template <uint32_t TYPE>
 static __device__ __forceinline__ void decode_at(const uint8_t *encoded, uint64_t encoded_bytes,
                                                  uint64_t bytes, uint64_t first, uint32_t at,
-                                                 uint32_t *staged, uint8_t *target)
+                                                 const wb_codec_window &window, uint32_t *staged,
+                                                 uint8_t *target)
 {
     wb_tile_entry entry;
     if (!read_entry(encoded, encoded_bytes, first + at, entry)) return;
     const wb_tile tile = wb_read_entry(entry);
     const uint32_t here = bytes_of_tile(bytes, first + at);
     const uint64_t offset = (uint64_t)entry.offset * WB_UNIT;
-    const uint8_t *body = encoded + offset;
     uint8_t *to = target + (uint64_t)at * WB_TILE;
     if (tile.kind == WB_TILE_CONSTANT) {
         fill(tile.value, to, here);
     } else if (tile.kind == WB_TILE_RAW) {
-        if (offset + here <= encoded_bytes) copy_raw(body, to, here);
+        if (offset + here <= encoded_bytes) {
+            copy_raw(wb_seen_through(&window, encoded, offset, here), to, here);
+        }
     } else if (tile.kind == WB_TILE_CODED && here == WB_TILE) {
         const wb_sections sections = wb_find_sections(TYPE, &tile);
         if (offset + sections.end <= encoded_bytes) {
+            const uint8_t *body = wb_seen_through(&window, encoded, offset, sections.end);
             decode_coded<TYPE>(encoded, body, tile, sections, staged, to);
         }
     }
@@ -395,15 +398,16 @@ static __device__ __forceinline__ void decode(const uint8_t *encoded, uint64_t e
     __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
     const uint32_t warp = threadIdx.x / WB_LANES, at = blockIdx.x * WARPS + warp;
     if (at >= count) return;
-    decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, staged[warp], target);
+    const wb_codec_window none = {0, 0, 0};
+    decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, none, staged[warp], target);
 }
 
 /* The same with as many warps as there are, one tile after another, of the bytes that a link leads to, if
- * there is one. */
+ * there is one, and of those that are seen through the window from there. */
 template <uint32_t TYPE>
 static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t encoded_bytes,
                                              uint64_t bytes, uint64_t first, uint32_t count,
-                                             uint8_t *target)
+                                             uint8_t *target, const wb_codec_window &window)
 {
     __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
     const uint32_t warp = threadIdx.x / WB_LANES;
@@ -415,7 +419,7 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
     }
 #pragma unroll 1
     for (uint32_t at = blockIdx.x * WARPS + warp; at < count; at += gridDim.x * WARPS) {
-        decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, staged[warp], target);
+        decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, window, staged[warp], target);
         __syncwarp();
     }
 }
@@ -806,9 +810,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * WB_LANES)
     }                                                                                             \
     extern "C" __global__ void __launch_bounds__(WARPS * WB_LANES) wb_codec_carry_##name(         \
         const uint8_t *encoded, uint64_t encoded_bytes, uint64_t bytes, uint64_t first,           \
-        uint32_t tiles, uint8_t *target)                                                          \
+        uint32_t tiles, uint8_t *target, wb_codec_window window)                                  \
     {                                                                                             \
-        carry<TYPE>(encoded, encoded_bytes, bytes, first, tiles, target);                         \
+        carry<TYPE>(encoded, encoded_bytes, bytes, first, tiles, target, window);                 \
     }
 
 DECODE(bf16, WB_CODED_BF16)

@@ -66,6 +66,26 @@ typedef struct {
     uint64_t bytes;   /* that may be read there */
 } wb_codec_link;
 
+/* Compressed bytes from `begin` on that were copied to memory that is nearer, where they are read instead. */
+typedef struct {
+    uint64_t memory, begin, bytes;
+} wb_codec_window;
+
+/* Where `bytes` bytes at `offset` of the compressed ones are read. */
+WB_CODEC_INLINE const uint8_t *wb_seen_through(const wb_codec_window *window, const uint8_t *encoded,
+                                               uint64_t offset, uint64_t bytes)
+{
+    const uint64_t from = offset - window->begin;
+    const int covered =
+        offset >= window->begin && bytes <= window->bytes && from <= window->bytes - bytes;
+#ifdef __CUDACC__
+    /* As an offset, so that the compiler still knows in which memory it reads. */
+    return encoded + (covered ? window->memory + from - (uint64_t)encoded : offset);
+#else
+    return covered ? (const uint8_t *)(uintptr_t)(window->memory + from) : encoded + offset;
+#endif
+}
+
 WB_CODEC_INLINE uint32_t wb_coded_bytes(uint32_t type)
 {
     return type == WB_CODED_F32 ? 4u : type <= WB_CODED_F16 ? 2u : 1u;

@@ -642,7 +642,9 @@ typedef struct {
      * pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
      */
     uint64_t resident_bytes;
-    /** Bytes of device memory for slots. */
+    /**
+     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to them.
+     */
     uint64_t slot_bytes;
     /** Bytes of offloaded parameters that the device reads in place. */
     uint64_t view_bytes;

@@ -245,7 +245,11 @@ typedef struct {
     uint64_t arena_bytes;
     /** Bytes of device memory for resident parameters, each rounded up to 256. */
     uint64_t resident_bytes;
-    /** Bytes of device memory for slots. */
+    /**
+     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
+     * 32 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
+     * that is at most a sixteenth of a budget of device memory.
+     */
     uint64_t slot_bytes;
     /** Bytes of slots for prefetched parameters. */
     uint64_t ring_bytes;

@@ -6,6 +6,18 @@ use crate::tensor::coded::CodedType;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::scale_grid::Blocks;
 
+/// Compressed bytes from `begin` on that were copied to device memory, as `kernels/codec.h` has it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The address to which they were copied.
+    pub memory: u64,
+    /// The offset of the first one in all compressed bytes.
+    pub begin: u64,
+    /// How many they are.
+    pub bytes: u64,
+}
+
 /// Where the compressed bytes of a [`Kernel::Decode`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeSource {
@@ -13,6 +25,8 @@ pub enum DecodeSource {
     Given,
     /// In host memory, which is read over the link beside other kernels: few threads are used.
     Host,
+    /// In host memory; the bodies of tiles that lie in a window are read there.
+    Window(Window),
     /// In device memory of the library. If there is a [link](crate::tensor::coded::link) in their place,
     /// which the library alone writes, they are where it leads to.
     Kept,

@@ -27,7 +27,7 @@ pub fn keep_all(
     let Some(budget) = plan.options.budget.device_bytes().filter(|_| plan.kept_bytes > 0) else {
         return Ok(());
     };
-    let others = plan.resident_bytes + plan.slot_bytes + plan.expert_bytes;
+    let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes + plan.expert_bytes;
     let left = budget.saturating_sub(others);
     let (mut places, mut end) = (Vec::new(), 0);
     for (at, block) in state.host.blocks().iter().enumerate() {

@@ -21,6 +21,7 @@ use crate::offload::device_plan::DevicePlan;
 use crate::offload::expert_table::ExpertCaches;
 use crate::offload::host_memory::HostMemory;
 use crate::offload::parameter_table::ParameterTable;
+use crate::offload::schedule::arrangement::Passages;
 use crate::offload::schedule::schedule::Schedule;
 use crate::offload::schedule::stats::GroupStats;
 use crate::offload::source_store::UnitStore;
@@ -138,7 +139,8 @@ impl Offloader {
             true => Some(Staging::new(device, STAGING_BYTES)?),
             false => None,
         };
-        let schedule = Schedule::new(device, state.arrangement(), staging)?;
+        let windows = DeviceMemory::alloc(device, planned.window_bytes as usize)?;
+        let schedule = Schedule::new(device, state.arrangement(), Passages { staging, windows })?;
         schedule.reset(stream, None)?;
         let kept_bytes = state.kept_bytes();
         let (state, quantizer) = (Mutex::new(state), OnceCell::new());
@@ -167,7 +169,7 @@ impl Offloader {
     /// The budget of device memory for resident parameters and slots, if there is one.
     pub(super) fn device_budget(&self) -> Option<u64> {
         let budget = self.options().budget.device_bytes();
-        let others = self.plan().expert_bytes + self.kept_bytes;
+        let others = self.plan().expert_bytes + self.plan().window_bytes + self.kept_bytes;
         budget.map(|bytes| bytes.saturating_sub(others))
     }
 

@@ -23,7 +23,7 @@ pub struct OffloaderStats {
     pub pinned_bytes: u64,
     /// Bytes of resident parameters, in any device memory; tied ones count once.
     pub resident_bytes: u64,
-    /// Bytes of device memory for slots.
+    /// Bytes of device memory for slots, and for windows.
     pub slot_bytes: u64,
     /// Bytes of zero-copy parameters.
     pub view_bytes: u64,
@@ -59,17 +59,18 @@ impl Offloader {
     pub fn stats(&self) -> Result<OffloaderStats> {
         let state = self.state()?;
         let held = state.held_bytes();
+        let windows = self.schedule().window_bytes();
         let quantizer_bytes = self.quantizer.get().map_or(0, |quantizer| quantizer.held_bytes());
         let mut stats = OffloaderStats {
             parameters: state.parameters.len() as u64,
             mapped_bytes: held.mapped_bytes,
             resident_bytes: state.resident_bytes(),
-            slot_bytes: held.slot_bytes,
+            slot_bytes: held.slot_bytes + windows,
             device_encoded_bytes: state.kept_bytes(),
             expert_bytes: state.expert_caches.device_bytes(),
             device_parameter_bytes: state.bytes_on_device(),
             staging_bytes: self.schedule().staging_bytes() + quantizer_bytes,
-            peak: state.peak,
+            peak: HeldBytes { slot_bytes: state.peak.slot_bytes + windows, ..state.peak },
             transfers: self.schedule().stats()?,
             generation: state.generation,
             ..OffloaderStats::default()

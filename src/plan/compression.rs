@@ -15,6 +15,25 @@ const LEAST_BYTES: u64 = 256 << 10;
 /// read host memory at nine tenths of the rate of copies.
 const MOST_SIXTEENTHS: u64 = 14;
 
+/// Device memory through which compressed bytes pass on their way to slots: so many windows of so many
+/// bytes, the first filled while others are decoded.
+pub const WINDOWS: usize = 4;
+/// Bytes of a window.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+/// Compressed bytes from which on they pass through windows: for fewer, kernels that read them over the
+/// link, at nine tenths of the rate of copies, are done before the first window is decoded.
+pub const WINDOWED_BYTES: u64 = 2 << 20;
+/// The part of a budget of device memory that windows may take.
+const WINDOWS_PART: u64 = 16;
+
+/// Bytes of all windows.
+pub const ALL_WINDOWS: u64 = WINDOWS as u64 * WINDOW_BYTES;
+
+/// Whether windows take little enough of a budget of device memory, if there is one.
+pub fn windows_fit(budget: Option<u64>) -> bool {
+    budget.is_none_or(|budget| ALL_WINDOWS <= budget / WINDOWS_PART)
+}
+
 /// Which offloaded parameters cross the link compressed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Compression {
@@ -35,6 +54,13 @@ pub struct Coding {
     /// Bytes that it is expected to take: as a sample of the source does, or else as values of the
     /// type usually do.
     pub encoded_bytes: u64,
+}
+
+impl Coding {
+    /// Whether it passes through windows, where there are some.
+    pub fn is_windowed(&self) -> bool {
+        self.encoded_bytes >= WINDOWED_BYTES
+    }
 }
 
 /// Why a parameter is not compressed.

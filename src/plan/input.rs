@@ -36,6 +36,8 @@ pub struct PlanInput<'a> {
     pub codings: Vec<std::result::Result<Coding, RawReason>>,
     /// Selectors of `compress` that match no parameter.
     pub unmatched_compress: Vec<String>,
+    /// Device memory for windows, through which some storages pass.
+    pub window_bytes: u64,
     /// Predicts the time of a step.
     pub model: StepModel,
 }
@@ -111,6 +113,7 @@ impl<'a> PlanInput<'a> {
             uses,
             codings,
             unmatched_compress,
+            window_bytes: 0,
             model,
         })
     }
@@ -130,6 +133,9 @@ impl<'a> PlanInput<'a> {
     /// What copying a storage moves over the link.
     pub fn link_bytes(&self, storage: usize, mode: TransferMode) -> LinkBytes {
         match self.coding(storage, mode) {
+            Some(coding) if self.window_bytes > 0 && coding.is_windowed() => {
+                LinkBytes { copied: coding.encoded_bytes, ..LinkBytes::default() }
+            }
             Some(coding) => LinkBytes { decoded: coding.encoded_bytes, ..LinkBytes::default() },
             None => LinkBytes { copied: self.rounded_bytes(storage), ..LinkBytes::default() },
         }

@@ -58,7 +58,7 @@ pub fn to_json(plan: &Plan) -> String {
         "offloaded_bytes": plan.offloaded_payload_bytes,
         "arena_bytes": plan.arena_bytes,
         "resident_bytes": plan.resident_bytes,
-        "slot_bytes": plan.slot_bytes,
+        "slot_bytes": plan.slot_bytes + plan.window_bytes,
         "device_encoded_bytes": plan.kept_bytes,
         "device_decoded_bytes": plan.kept_decoded_bytes,
         "expert_bytes": plan.expert_bytes,

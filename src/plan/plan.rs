@@ -247,6 +247,8 @@ pub struct Plan {
     pub ring_bytes: u64,
     /// Bytes of device memory for resident parameters, each storage's rounded up to [`ALIGNMENT`].
     pub resident_bytes: u64,
+    /// Bytes of device memory for windows, through which compressed bytes pass to slots.
+    pub window_bytes: u64,
     /// Bytes of device memory for storages that the device keeps compressed.
     pub kept_bytes: u64,
     /// Bytes of these storages.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result, fail};
-use crate::plan::compression::RawReason;
+use crate::plan::compression::{ALL_WINDOWS, RawReason, windows_fit};
 use crate::plan::device_budget::{self, Choice, Outcome};
 use crate::plan::input::{PlanInput, coding_of};
 use crate::plan::leaving::{Leaving, Stays};
@@ -81,6 +81,7 @@ impl Planner<'_> {
     fn choose(&mut self) -> Result<Placement> {
         let candidates: Vec<usize> =
             (0..self.input.storages.len()).filter(|at| self.reasons[*at].is_none()).collect();
+        self.input.window_bytes = self.window_bytes(candidates.iter().copied());
         match self.input.options.budget {
             Budget::OffloadBytes(budget) => {
                 let placement = self.fit_into_host(&candidates, budget)?;
@@ -94,12 +95,24 @@ impl Planner<'_> {
             }
             Budget::DeviceBytes(budget) => {
                 let is_experts = |at: &mut usize| self.input.is_experts(*at);
+                let budget = budget - self.input.window_bytes;
                 let mut others = candidates;
                 let experts: Vec<usize> = others.extract_if(.., is_experts).collect();
                 self.expert_bytes = self.bytes_for_experts(&experts, budget)?;
                 self.fit_into_device(&others, experts, budget - self.expert_bytes)
             }
         }
+    }
+
+    /// Device memory for windows, if one of these storages may pass through them.
+    fn window_bytes(&self, mut storages: impl Iterator<Item = usize>) -> u64 {
+        let options = &self.input.options;
+        let fits = options.slot_bytes.is_none() && windows_fit(options.budget.device_bytes());
+        let passes = |at: usize| match self.input.codings.get(at) {
+            Some(Ok(coding)) => coding.is_windowed(),
+            _ => false,
+        };
+        if fits && storages.any(passes) { ALL_WINDOWS } else { 0 }
     }
 
     /// The part of a budget of device memory that caches of these experts get. All experts leave, since
@@ -312,6 +325,11 @@ impl Planner<'_> {
                 storage_of[*index] = (at, *offset);
             }
         }
+        let copied = placement
+            .units
+            .iter()
+            .filter(|unit| !unit.kept && unit.transfer_mode != TransferMode::ZeroCopy);
+        let window_bytes = self.window_bytes(copied.flat_map(|unit| &unit.storages).copied());
         let in_place: Vec<_> =
             (0..placed.len()).map(|at| self.is_in_place(at, placed[at])).collect();
         let mut kept_bytes_of = vec![0; self.input.storages.len()];
@@ -388,6 +406,7 @@ impl Planner<'_> {
             wrap_stalls: placement.slots.wrap_stalls,
             arena_bytes: arena_payload.next_multiple_of(self.input.platform.page_bytes),
             slot_bytes: placement.slots.slot_bytes,
+            window_bytes,
             ring_bytes: placement.slots.ring_bytes,
             resident_bytes,
             pieces: Vec::new(),

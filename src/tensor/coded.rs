@@ -13,6 +13,8 @@ pub const TILE: u64 = 8192;
 pub const HEADER: u64 = 64;
 /// Bytes of a tile's entry in the directory.
 pub const ENTRY: u64 = 16;
+/// Where a header has the number of all compressed bytes.
+pub const ENCODED_BYTES_AT: usize = 16;
 /// Bodies are multiples of it, and offsets count it.
 pub const UNIT: u64 = 16;
 /// Offsets of bodies have 32 bits.

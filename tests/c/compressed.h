@@ -4,7 +4,10 @@
 
 #include "memory.h"
 
-enum { WEIGHTS = 8, TILE = 8192, MOST_BYTES = 12 * TILE };
+#ifndef MOST_TILES
+#define MOST_TILES 12 /* of a weight */
+#endif
+enum { WEIGHTS = 8, TILE = 8192, MOST_BYTES = MOST_TILES * TILE };
 
 /* How the values of a weight are distributed. */
 enum content { TRAINED, RANDOM_BITS, ZEROS, SPECIAL, CONTENTS };

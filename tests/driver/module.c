@@ -18,7 +18,8 @@ void wb_codec_begin_double(uint32_t type, const uint8_t *source, uint64_t bytes,
 uint64_t wb_codec_encode_double(const uint8_t *source, uint64_t bytes, uint64_t first,
                                 uint64_t count, uint8_t *target, uint8_t *bodies, uint64_t offset);
 uint64_t wb_codec_decode_double(uint32_t type, const uint8_t *encoded, uint64_t encoded_bytes,
-                                uint64_t bytes, uint64_t first, uint64_t count, uint8_t *target);
+                                uint64_t bytes, uint64_t first, uint64_t count, uint8_t *target,
+                                const wb_codec_window *window);
 uint64_t wb_codec_verify_double(const uint8_t *encoded, uint64_t encoded_bytes, uint64_t bytes,
                                 uint64_t first, uint64_t count, const uint8_t *decoded);
 
@@ -95,6 +96,7 @@ struct launch {
     /* Of the codec. */
     uint32_t type, tiles;
     uint64_t encoded_bytes, bytes, first;
+    wb_codec_window window;
     wb_experts experts;
     wb_experts_call call;
     uint32_t keep, slots;
@@ -122,6 +124,8 @@ static void run_codec(const struct launch *l, uint8_t *a, uint8_t *b, const uint
     const int carries = strncmp(l->function->name, "wb_codec_carry", 14) == 0;
     uint64_t encoded_bytes = l->encoded_bytes;
     const uint8_t *from = a;
+    wb_codec_window window = l->window;
+    window.memory = (uint64_t)(uintptr_t)host_pointer(window.memory);
     const uint64_t tiles = wb_tiles(l->bytes), bodies = WB_HEADER + WB_ENTRY * tiles;
     uint64_t whole = bodies;
     switch (l->function->kind) {
@@ -137,7 +141,8 @@ static void run_codec(const struct launch *l, uint8_t *a, uint8_t *b, const uint
         break;
     case CODEC_DECODE:
         if (carries) from = follow(a, &encoded_bytes);
-        wb_codec_decode_double(l->type, from, encoded_bytes, l->bytes, l->first, l->tiles, b);
+        wb_codec_decode_double(l->type, from, encoded_bytes, l->bytes, l->first, l->tiles, b,
+                               &window);
         break;
     case CODEC_VERIFY:
         __atomic_fetch_add((uint64_t *)(uintptr_t)c,
@@ -254,6 +259,9 @@ static void read_codec_parameters(struct launch *l, void **parameters)
         memcpy(&l->bytes, parameters[2], sizeof l->bytes);
         memcpy(&l->first, parameters[3], sizeof l->first);
         memcpy(&l->tiles, parameters[4], sizeof l->tiles);
+        if (strncmp(l->function->name, "wb_codec_carry", 14) == 0) {
+            memcpy(&l->window, parameters[6], sizeof l->window);
+        }
         break;
     default:
         memcpy(&l->type, parameters[0], sizeof l->type);

@@ -34,7 +34,9 @@ pub struct wb_plan_info {
     pub arena_bytes: u64,
     /// Bytes of device memory for resident parameters, each rounded up to 256.
     pub resident_bytes: u64,
-    /// Bytes of device memory for slots.
+    /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
+    /// 32 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
+    /// that is at most a sixteenth of a budget of device memory.
     pub slot_bytes: u64,
     /// Bytes of slots for prefetched parameters.
     pub ring_bytes: u64,
@@ -160,7 +162,7 @@ pub unsafe extern "C" fn wb_plan_get_info(
             offloaded_bytes: plan.offloaded_payload_bytes,
             arena_bytes: plan.arena_bytes,
             resident_bytes: plan.resident_bytes,
-            slot_bytes: plan.slot_bytes,
+            slot_bytes: plan.slot_bytes + plan.window_bytes,
             expert_bytes: plan.expert_bytes,
             ring_bytes: plan.ring_bytes,
             step_bytes: plan.step_bytes,

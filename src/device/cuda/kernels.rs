@@ -10,7 +10,7 @@ use crate::device::backend::Stream;
 use crate::device::cuda::code;
 use crate::device::cuda::context::{Context, Entered};
 use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, HOPPER};
-use crate::device::kernel::{DecodeSource, Kernel};
+use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::error::{Result, fail};
 use crate::os::span::Span;
 use crate::status::WB_ERR_INTERNAL;
@@ -193,10 +193,11 @@ impl Kernels {
             }
             Kernel::Decode { coded, encoded, decoded_bytes, first_tile, target, source } => {
                 let count = tiles(target.bytes() as u64);
-                let (how, most) = match source {
-                    DecodeSource::Given => ("decode", count),
-                    DecodeSource::Host => ("carry", CARRY_BLOCKS),
-                    DecodeSource::Kept => ("carry", count),
+                let (how, most, window) = match source {
+                    DecodeSource::Given => ("decode", count, Window::default()),
+                    DecodeSource::Host => ("carry", CARRY_BLOCKS, Window::default()),
+                    DecodeSource::Window(window) => ("carry", CARRY_BLOCKS, window),
+                    DecodeSource::Kept => ("carry", count, Window::default()),
                 };
                 code(
                     &format!("wb_codec_{how}_{}", coded.name()),
@@ -208,6 +209,7 @@ impl Kernels {
                         first_tile,
                         count as u32,
                         address(target),
+                        window,
                     ],
                 )
             }

@@ -5,6 +5,7 @@
 
 use once_cell::race::OnceBox;
 
+use crate::device::kernel::Window;
 use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::thread;
@@ -17,8 +18,28 @@ const MOST_THREADS: usize = 16;
 
 type Begin = unsafe extern "C" fn(u32, *const u8, u64, *mut u8);
 type Encode = unsafe extern "C" fn(*const u8, u64, u64, u64, *mut u8, *mut u8, u64) -> u64;
-type Decode = unsafe extern "C" fn(u32, *const u8, u64, u64, u64, u64, *mut u8) -> u64;
+type Decode =
+    unsafe extern "C" fn(u32, *const u8, u64, u64, u64, u64, *mut u8, *const Window) -> u64;
 type Verify = unsafe extern "C" fn(*const u8, u64, u64, u64, u64, *const u8) -> u64;
+
+/// Compressed bytes, and a window of them.
+#[derive(Clone, Copy)]
+pub struct Encoded {
+    span: Span,
+    window: Window,
+}
+
+impl From<Span> for Encoded {
+    fn from(span: Span) -> Self {
+        Self { span, window: Window::default() }
+    }
+}
+
+impl From<(Span, Window)> for Encoded {
+    fn from((span, window): (Span, Window)) -> Self {
+        Self { span, window }
+    }
+}
 
 /// The functions of one instruction set.
 #[derive(Clone, Copy)]
@@ -52,7 +73,7 @@ macro_rules! codec {
             decode: function!(
                 "decode",
                 $suffix,
-                (u32, *const u8, u64, u64, u64, u64, *mut u8) -> u64
+                (u32, *const u8, u64, u64, u64, u64, *mut u8, *const Window) -> u64
             ),
             verify: function!("verify", $suffix, (*const u8, u64, u64, u64, u64, *const u8) -> u64),
         }
@@ -128,19 +149,22 @@ impl Codec {
     pub fn decode(
         self,
         coded: CodedType,
-        encoded: Span,
+        encoded: impl Into<Encoded>,
         decoded_bytes: u64,
         first: u64,
         target: Span,
         threads: usize,
     ) -> Option<u64> {
+        let Encoded { span: encoded, window } = encoded.into();
         let encoded_bytes = encoded.bytes() as u64;
         let parts = in_parts(tiles(target.bytes() as u64), threads, &|at, count| {
             let (from, to) = (pointer(encoded), part_pointer(target, at * TILE));
             let (coded, at) = (coded as u32, first + at);
-            // SAFETY: the C function reads within `encoded_bytes` whatever they contain, and writes
-            // these tiles, which are in the span.
-            unsafe { (self.decode)(coded, from, encoded_bytes, decoded_bytes, at, count, to) }
+            // SAFETY: the C function reads within `encoded_bytes` and the window whatever they contain,
+            // and writes these tiles, which are in the span.
+            unsafe {
+                (self.decode)(coded, from, encoded_bytes, decoded_bytes, at, count, to, &window)
+            }
         });
         let damaged = parts.into_iter().find(|(at, count, damaged)| *damaged < first + at + count);
         damaged.map(|(_, _, damaged)| damaged)

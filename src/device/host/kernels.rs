@@ -9,7 +9,7 @@ use once_cell::race::OnceBox;
 
 use crate::device::experts::{ExpertCall, ExpertState};
 use crate::device::host::codec;
-use crate::device::kernel::{DecodeSource, Kernel};
+use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::os::bytes;
 use crate::os::float_modes::StandardFloatModes;
 use crate::os::span::Span;
@@ -219,8 +219,9 @@ fn run_with(table: &Table, kernel: Kernel) {
         }
         Kernel::Decode { coded, encoded, decoded_bytes, first_tile, target, source } => {
             let encoded = match source {
-                DecodeSource::Kept => follow(encoded),
-                DecodeSource::Given | DecodeSource::Host => encoded,
+                DecodeSource::Kept => (follow(encoded), Window::default()),
+                DecodeSource::Given | DecodeSource::Host => (encoded, Window::default()),
+                DecodeSource::Window(window) => (encoded, window),
             };
             codec::widest().decode(coded, encoded, decoded_bytes, first_tile, target, 0);
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::device::owned::DeviceMemory;
+use crate::memory::staging::Staging;
 use crate::os::span::Span;
 use crate::tensor::coded::CodedType;
 
@@ -61,4 +63,13 @@ pub struct Arrangement {
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.
     pub depth: usize,
+}
+
+/// Memory through which bytes pass on their way to slots.
+#[derive(Default)]
+pub struct Passages {
+    /// Of pageable host memory.
+    pub staging: Option<Staging>,
+    /// Of compressed bytes.
+    pub windows: Option<DeviceMemory>,
 }

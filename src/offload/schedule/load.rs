@@ -3,6 +3,7 @@
 use crate::device::backend::Stream;
 use crate::error::Result;
 use crate::offload::schedule::machine::{Call, CopyKind, EngineStream, Machine};
+use crate::offload::schedule::windows::WindowStreams;
 use crate::os::log;
 
 impl Machine {
@@ -125,8 +126,14 @@ impl Machine {
         slot.loaded.clear(capture);
         let Some(copy) = &slot.copy else { return Ok(()) };
         let moved = copy.moved_bytes();
-        let queued = copy.queue(device, copy_stream);
-        let queued = queued.and_then(|()| slot.ready.record(device, copy_stream, capture));
+        let decode = self.windows.is_some().then(|| self.copy_streams.len() - 1);
+        let decode_stream = decode.map_or(copy_stream, |at| self.copy_streams[at].stream.get());
+        let streams = WindowStreams { copy: copy_stream, decode: decode_stream, capture };
+        let queued = copy.queue(device, streams, self.windows.as_mut());
+        if let (Some(at), Some(_)) = (decode, capture) {
+            self.copy_streams[at].capture = capture;
+        }
+        let queued = queued.and_then(|last| slot.ready.record(device, last, capture));
         let queued = queued.and_then(|()| match (&self.staging, capture) {
             (Some(_), None) => self.staging_free.record(device, copy_stream, None),
             _ => Ok(()),
@@ -135,7 +142,9 @@ impl Machine {
             // A part of the copy may be in flight without a fence that others could wait for.
             if capture.is_none() {
                 let backend = device.backend();
-                log::best_effort_wait(|| backend.synchronize(copy_stream), || backend.is_lost());
+                for stream in [copy_stream, decode_stream] {
+                    log::best_effort_wait(|| backend.synchronize(stream), || backend.is_lost());
+                }
             }
             return Err(error);
         }

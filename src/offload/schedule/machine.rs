@@ -8,7 +8,7 @@ use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::staging::Staging;
-use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::offload::schedule::holders::{Holder, Holders};
 use crate::offload::schedule::last_use::LastUses;
@@ -16,6 +16,7 @@ use crate::offload::schedule::slot::{SlotMap, SlotState};
 use crate::offload::schedule::stats::GroupStats;
 use crate::offload::schedule::steps::{Loaded, Moment, Steps};
 use crate::offload::schedule::wait_timer::WaitTimer;
+use crate::offload::schedule::windows::Windows;
 use crate::os::sync::Arc;
 
 /// The engine's stream in a call, and the capture that it is in.
@@ -110,14 +111,20 @@ pub(super) struct Machine {
     pub staging: Option<Staging>,
     /// Recorded after the last copy out of the staging buffer, outside of captures.
     pub staging_free: Fence,
+    /// What compressed bytes pass through. The last copy stream decodes out of it.
+    pub windows: Option<Windows>,
 }
 
 impl Machine {
-    /// A machine without units. With `staging`, host memory is pageable; with `keeps`, the device keeps
-    /// units compressed.
-    pub fn new(device: &Arc<Device>, staging: Option<Staging>, keeps: bool) -> Result<Self> {
+    /// A machine without units. With `keeps`, the device keeps units compressed.
+    pub fn new(device: &Arc<Device>, passages: Passages, keeps: bool) -> Result<Self> {
+        let Passages { staging, windows } = passages;
+        let windows = Windows::new(device, windows)?;
         // The one stream orders the uses of the staging buffer.
-        let count = if staging.is_some() { 1 } else { 2 + usize::from(keeps) };
+        let count = match staging {
+            Some(_) => 1,
+            None => 2 + usize::from(keeps) + usize::from(windows.is_some()),
+        };
         let copy_streams = (0..count).map(|_| CopyStream::new(device));
         Ok(Self {
             copy_streams: copy_streams.collect::<Result<_>>()?,
@@ -141,6 +148,7 @@ impl Machine {
             wait_timer: WaitTimer::default(),
             staging,
             staging_free: Fence::new(device)?,
+            windows,
         })
     }
 
@@ -241,6 +249,10 @@ impl Machine {
 
     pub fn staging_bytes(&self) -> u64 {
         self.staging.as_ref().map_or(0, |staging| staging.span().bytes() as u64)
+    }
+
+    pub fn window_bytes(&self) -> u64 {
+        self.windows.as_ref().map_or(0, Windows::held_bytes)
     }
 
     /// Notes that a fence of a unit was recorded.

@@ -43,3 +43,4 @@ mod steps;
 mod tests;
 mod unit_copy;
 mod wait_timer;
+mod windows;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::error::{Error, Result};
-use crate::memory::staging::Staging;
-use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::machine::{EngineStream, Machine};
 use crate::offload::schedule::stats::GroupStats;
 use crate::os::sync::{Arc, Condvar, Deadline, Mutex, MutexGuard};
@@ -22,15 +21,10 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of an arrangement, with nothing in slots. With `staging`, host memory is
-    /// pageable.
-    pub fn new(
-        device: &Arc<Device>,
-        arrangement: Arrangement,
-        staging: Option<Staging>,
-    ) -> Result<Self> {
+    /// A schedule of an arrangement, with nothing in slots. With a staging buffer, host memory is pageable.
+    pub fn new(device: &Arc<Device>, arrangement: Arrangement, passages: Passages) -> Result<Self> {
         let keeps = arrangement.units.iter().any(CarriedUnit::is_kept);
-        let mut machine = Machine::new(device, staging, keeps)?;
+        let mut machine = Machine::new(device, passages, keeps)?;
         machine.lay_out(device, arrangement)?;
         Ok(Self { device: device.clone(), machine: Mutex::new(machine), released: Condvar::new() })
     }
@@ -150,6 +144,11 @@ impl Schedule {
     /// Bytes of the buffer that pageable memory is staged through.
     pub fn staging_bytes(&self) -> u64 {
         self.machine().staging_bytes()
+    }
+
+    /// Bytes of device memory through which compressed bytes pass.
+    pub fn window_bytes(&self) -> u64 {
+        self.machine().window_bytes()
     }
 
     /// The copies and waits so far, of all groups.

@@ -8,7 +8,7 @@ use crate::device::backend::Stream;
 use crate::device::device::{Device, DeviceOptions};
 use crate::device::owned::DeviceMemory;
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::schedule::Schedule;
 use crate::os::bytes;
 use crate::os::sync::Arc;
@@ -58,7 +58,7 @@ fn bench_of(places: &[(usize, usize)], depth: usize, prefetched: bool) -> Bench 
             arrangement.ring.push(group);
         }
     }
-    let schedule = Schedule::new(&device, arrangement.clone(), None).unwrap();
+    let schedule = Schedule::new(&device, arrangement.clone(), Passages::default()).unwrap();
     Bench { schedule, device, arena, slots: memory, arrangement, wrong: Arc::default() }
 }
 

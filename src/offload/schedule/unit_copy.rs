@@ -1,6 +1,7 @@
 //! The copy of a unit into its slot: of raw bytes one copy from pinned memory; from pageable memory,
 //! copies through a pinned staging buffer, since a copy from pageable memory blocks the calling thread.
-//! Compressed bytes are read by a kernel, which decodes them, in host memory or where the device keeps them.
+//! Compressed bytes are decoded by a kernel, which reads them in host memory, through windows, or where the
+//! device keeps them.
 
 use crate::device::backend::{HostWork, Stream};
 use crate::device::device::Device;
@@ -8,12 +9,10 @@ use crate::device::kernel::{DecodeSource, Kernel};
 use crate::error::Result;
 use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::{CarriedUnit, EncodedPart};
+use crate::offload::schedule::windows::{WindowStreams, Windows, encoded_bytes};
 use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
-
-/// Where a header has the number of all compressed bytes.
-const ENCODED_BYTES_AT: usize = 16;
 
 /// The copy of one unit.
 pub struct UnitCopy {
@@ -60,9 +59,15 @@ impl UnitCopy {
         Self { host, slot, raw, encoded, staging }
     }
 
-    /// Queues the copy. It must not be dropped before the stream, and every graph that captures it,
-    /// has run it for the last time.
-    pub fn queue(&self, device: &Device, stream: Stream) -> Result<()> {
+    /// Queues the copy; returns the stream that ends it. It must not be dropped before the streams, and every
+    /// graph that captures it, have run it for the last time.
+    pub fn queue(
+        &self,
+        device: &Device,
+        streams: WindowStreams,
+        windows: Option<&mut Windows>,
+    ) -> Result<Stream> {
+        let stream = streams.copy;
         for part in &self.raw {
             let slot = self.slot.part(part.offset, part.bytes);
             let Some(staging) = self.staging else {
@@ -75,7 +80,12 @@ impl UnitCopy {
                 device.copy(to, staging.part(0, to.bytes()), stream)?;
             }
         }
+        let mut seen = Vec::new();
         for part in &self.encoded {
+            if windows.is_some() && Windows::carry(part, self.host_of(part)) {
+                seen.push(part);
+                continue;
+            }
             let decode = Kernel::Decode {
                 coded: part.coded,
                 encoded: part.on_device,
@@ -86,7 +96,17 @@ impl UnitCopy {
             };
             device.backend().launch(decode, stream)?;
         }
-        Ok(())
+        let Some(windows) = windows.filter(|_| !seen.is_empty()) else { return Ok(stream) };
+        // After the others, so that the last window to be decoded is filled after all of them.
+        for part in seen {
+            let slot = self.slot.part(part.offset, part.decoded_bytes as usize);
+            windows.queue(device, part, (self.host_of(part), slot), streams)?;
+        }
+        Ok(streams.decode)
+    }
+
+    fn host_of(&self, part: &EncodedPart) -> Span {
+        self.host.part(part.offset, part.capacity)
     }
 
     /// What the copy moves with the bytes that are in host memory now.
@@ -94,8 +114,7 @@ impl UnitCopy {
         let mut sum = MovedBytes::default();
         sum.moved = self.raw.iter().map(|part| part.bytes as u64).sum();
         for part in &self.encoded {
-            let encoded = self.host.part(part.offset + ENCODED_BYTES_AT, 8);
-            let encoded = bytes::read_u64(encoded);
+            let encoded = encoded_bytes(self.host_of(part));
             // Those that do not fit in device memory cross the link.
             if !part.kept || encoded > part.on_device.bytes() as u64 {
                 sum.encoded += encoded;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Release;
 
 use loom::thread;
 use weighbridge::device::backend::Stream;
-use weighbridge::offload::schedule::arrangement::{Arrangement, CarriedUnit};
+use weighbridge::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use weighbridge::offload::schedule::schedule::Schedule;
 use weighbridge::os::span::Span;
 use weighbridge::os::sync::Arc;
@@ -56,7 +56,7 @@ impl Bench {
             ring: if prefetched { (0..groups).collect() } else { Vec::new() },
             depth: 2,
         };
-        let schedule = Schedule::new(&device, arrangement, None).unwrap();
+        let schedule = Schedule::new(&device, arrangement, Passages::default()).unwrap();
         Arc::new(Self { schedule, account, units })
     }
 

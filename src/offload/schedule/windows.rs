@@ -1,0 +1,145 @@
+//! Device memory through which compressed bytes pass on their way to slots: a copy engine fills one window
+//! while a kernel decodes out of another. Kernels that read host memory themselves are slower than copies.
+
+use crate::device::backend::Stream;
+use crate::device::device::Device;
+use crate::device::kernel::{DecodeSource, Kernel, Window};
+use crate::device::owned::DeviceMemory;
+use crate::error::Result;
+use crate::offload::schedule::arrangement::EncodedPart;
+use crate::offload::schedule::fence::{Capture, Fence};
+use crate::os::bytes;
+use crate::os::span::Span;
+use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
+use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
+
+/// The windows, which are filled in turn.
+pub struct Windows {
+    memory: DeviceMemory,
+    fences: [WindowFences; WINDOWS],
+    next: usize,
+}
+
+struct WindowFences {
+    /// Recorded once it is filled.
+    full: Fence,
+    /// Recorded once what was in it is decoded.
+    empty: Fence,
+}
+
+/// The streams of a copy: one copies into windows, the other decodes out of them.
+#[derive(Clone, Copy)]
+pub struct WindowStreams {
+    pub copy: Stream,
+    pub decode: Stream,
+    pub capture: Capture,
+}
+
+/// Tiles whose bodies fit into a window together.
+struct Piece {
+    first_tile: u64,
+    tiles: u64,
+    /// Where their bodies begin and end in the compressed bytes.
+    begin: u64,
+    end: u64,
+}
+
+impl Windows {
+    /// Windows in device memory, if there is any.
+    pub fn new(device: &Device, memory: Option<DeviceMemory>) -> Result<Option<Self>> {
+        let Some(memory) = memory else { return Ok(None) };
+        let fences = || -> Result<_> {
+            Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
+        };
+        let fences = [fences()?, fences()?, fences()?, fences()?];
+        Ok(Some(Self { memory, fences, next: 0 }))
+    }
+
+    /// Bytes of device memory.
+    pub fn held_bytes(&self) -> u64 {
+        self.memory.span().bytes() as u64
+    }
+
+    /// Whether compressed bytes, which host memory has at `host`, are to pass through windows.
+    pub fn carry(part: &EncodedPart, host: Span) -> bool {
+        !part.kept && (WINDOWED_BYTES..=host.bytes() as u64).contains(&encoded_bytes(host))
+    }
+
+    /// Queues filling windows from `host` and decoding to `slot`. A graph copies the same bytes of host memory each
+    /// time: if others are there then, the kernel finds them where they are.
+    pub fn queue(
+        &mut self,
+        device: &Device,
+        part: &EncodedPart,
+        (host, slot): (Span, Span),
+        streams: WindowStreams,
+    ) -> Result<()> {
+        let WindowStreams { copy, decode, capture } = streams;
+        for piece in pieces(host, part.decoded_bytes) {
+            let span = self.memory.span().part(self.next * WINDOW_BYTES as usize, piece.bytes());
+            let fences = &mut self.fences[self.next];
+            self.next = (self.next + 1) % WINDOWS;
+            fences.empty.wait_once(copy, capture)?;
+            device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
+            fences.full.record(device, copy, capture)?;
+            fences.full.wait_once(decode, capture)?;
+            let (memory, bytes) = (span.start() as u64, span.bytes() as u64);
+            let start = piece.first_tile * TILE;
+            let decoded = (piece.tiles * TILE).min(part.decoded_bytes - start);
+            let kernel = Kernel::Decode {
+                coded: part.coded,
+                encoded: part.on_device,
+                decoded_bytes: part.decoded_bytes,
+                first_tile: piece.first_tile,
+                target: slot.part(start as usize, decoded as usize),
+                source: DecodeSource::Window(Window { memory, begin: piece.begin, bytes }),
+            };
+            device.backend().launch(kernel, decode)?;
+            fences.empty.record(device, decode, capture)?;
+        }
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn bytes(&self) -> usize {
+        (self.end - self.begin) as usize
+    }
+}
+
+/// The number of all compressed bytes, as their header has it.
+pub fn encoded_bytes(host: Span) -> u64 {
+    bytes::read_u64(host.part(ENCODED_BYTES_AT, 8))
+}
+
+/// All tiles of compressed bytes, in pieces.
+fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
+    let (count, all) = (tiles(decoded_bytes), encoded_bytes(host));
+    let offset = move |tile: u64| match tile < count {
+        true => {
+            let entry = host.part((HEADER + tile * ENTRY) as usize, 4);
+            (u64::from(bytes::read_u32(entry)) * UNIT).min(all)
+        }
+        false => all,
+    };
+    let mut first_tile = 0;
+    std::iter::from_fn(move || {
+        if first_tile == count {
+            return None;
+        }
+        let begin = offset(first_tile);
+        // One tile always fits.
+        let (mut fit, mut too_far) = (first_tile + 1, count + 1);
+        while too_far - fit > 1 {
+            let middle = fit + (too_far - fit) / 2;
+            match offset(middle).saturating_sub(begin) <= WINDOW_BYTES {
+                true => fit = middle,
+                false => too_far = middle,
+            }
+        }
+        let end = offset(fit).max(begin).min(begin + WINDOW_BYTES);
+        let piece = Piece { first_tile, tiles: fit - first_tile, begin, end };
+        first_tile = fit;
+        Some(piece)
+    })
+}
