@@ -251,6 +251,34 @@ mod tests {
     }
 
     #[test]
+    fn large_weights_pass_through_windows_at_the_rate_of_copies() {
+        let of = |budget, slot_bytes| {
+            let options = PlanOptions { slot_bytes, ..options(budget, Compression::Auto(vec![])) };
+            let large = (0..300).map(|at| weight(at, at, 4 << 20, None)).collect();
+            let made = plan(large, options, &platform(true)).unwrap();
+            let held = made.resident_bytes + made.slot_bytes + made.window_bytes + made.kept_bytes;
+            assert!(budget.device_bytes().is_none_or(|budget| held <= budget), "{held} bytes");
+            made
+        };
+        let everything = Budget::OffloadBytes(u64::MAX / 2);
+        let made = of(everything, None);
+        assert_eq!(made.window_bytes, ALL_WINDOWS);
+        assert!((made.step_seconds.unwrap() - made.step_bytes as f64 / 1e9).abs() < 1e-6);
+        assert_eq!(made.decode_seconds, Some(0.0));
+        // Where slots are limited, or a budget is small, kernels read over the link.
+        let limited = of(everything, Some(1 << 30));
+        assert_eq!((limited.window_bytes, limited.step_bytes), (0, made.step_bytes));
+        assert!(limited.step_seconds > made.step_seconds);
+        for (budget, windows) in [(512 << 20, ALL_WINDOWS), ((512 << 20) - 1, 0)] {
+            assert_eq!(of(Budget::DeviceBytes(budget), None).window_bytes, windows);
+        }
+        // Where the device keeps all of them, none is used.
+        let kept = of(Budget::DeviceBytes(1 << 30), None);
+        assert!(kept.kept_bytes > 0 && kept.step_bytes == 0);
+        assert_eq!(kept.window_bytes, 0);
+    }
+
+    #[test]
     fn what_gains_nothing_stays_raw_for_a_reason() {
         let auto = Compression::Auto(Vec::new());
         let named = Compression::Selected(vec!["*".into()]);

@@ -63,7 +63,7 @@ fn device_bytes(made: &Plan) -> u64 {
             assert!(storage.kept_bytes < storage.bytes.next_multiple_of(ALIGNMENT));
         }
     }
-    made.resident_bytes + made.slot_bytes + made.kept_bytes
+    made.resident_bytes + made.slot_bytes + made.window_bytes + made.kept_bytes
 }
 
 fn auto() -> Compression {

@@ -53,6 +53,15 @@ impl Placement {
         Ok(Self { storages, transfer_modes, unit_of, units, slots, prefetch_limit })
     }
 
+    /// The storages that cross the link to slots. Before they are laid out.
+    pub fn copied_storages(&self) -> impl Iterator<Item = usize> {
+        let members = (0..self.storages.len()).filter(|member| {
+            let is_kept = self.units[self.unit_of[*member]].kept;
+            !is_kept && self.transfer_modes[*member] != TransferMode::ZeroCopy
+        });
+        members.map(|member| self.storages[member])
+    }
+
     /// Lays the units out in the arena and their storages in them. Returns the place of each of the
     /// input's storages that is offloaded.
     pub fn lay_out(&mut self, input: &PlanInput<'_>) -> Vec<Option<PlacedStorage>> {

@@ -95,13 +95,30 @@ impl Planner<'_> {
             }
             Budget::DeviceBytes(budget) => {
                 let is_experts = |at: &mut usize| self.input.is_experts(*at);
-                let budget = budget - self.input.window_bytes;
                 let mut others = candidates;
                 let experts: Vec<usize> = others.extract_if(.., is_experts).collect();
-                self.expert_bytes = self.bytes_for_experts(&experts, budget)?;
-                self.fit_into_device(&others, experts, budget - self.expert_bytes)
+                if self.input.window_bytes > 0 {
+                    let left = budget - self.input.window_bytes;
+                    if let Ok(placement) = self.fit_beside_experts(&others, experts.clone(), left)
+                        && self.window_bytes(placement.copied_storages()) > 0
+                    {
+                        return Ok(placement);
+                    }
+                    self.input.window_bytes = 0;
+                }
+                self.fit_beside_experts(&others, experts, budget)
             }
         }
+    }
+
+    fn fit_beside_experts(
+        &mut self,
+        others: &[usize],
+        experts: Vec<usize>,
+        budget: u64,
+    ) -> Result<Placement> {
+        self.expert_bytes = self.bytes_for_experts(&experts, budget)?;
+        self.fit_into_device(others, experts, budget - self.expert_bytes)
     }
 
     /// Device memory for windows, if one of these storages may pass through them.
@@ -297,6 +314,10 @@ impl Planner<'_> {
     }
 
     fn finish(mut self, mut placement: Placement) -> Plan {
+        let window_bytes = match self.input.window_bytes {
+            0 => 0,
+            _ => self.window_bytes(placement.copied_storages()),
+        };
         let placed = placement.lay_out(&self.input);
         warnings::of_slots(&self.input, &placement, &mut self.warnings);
         let of_experts = self.experts_reason(&placement.storages);
@@ -325,11 +346,6 @@ impl Planner<'_> {
                 storage_of[*index] = (at, *offset);
             }
         }
-        let copied = placement
-            .units
-            .iter()
-            .filter(|unit| !unit.kept && unit.transfer_mode != TransferMode::ZeroCopy);
-        let window_bytes = self.window_bytes(copied.flat_map(|unit| &unit.storages).copied());
         let in_place: Vec<_> =
             (0..placed.len()).map(|at| self.is_in_place(at, placed[at])).collect();
         let mut kept_bytes_of = vec![0; self.input.storages.len()];
