@@ -604,7 +604,9 @@ uint64_t KERNEL(decode)(uint32_t type, const uint8_t *encoded, uint64_t encoded_
             damaged = at;
             continue;
         }
-        memcpy(&entry, encoded + place, sizeof entry);
+        const uint8_t *nearer = (const uint8_t *)(uintptr_t)window->entries;
+        memcpy(&entry, nearer != NULL ? nearer + (at - first) * WB_ENTRY : encoded + place,
+               sizeof entry);
         if (!decode_tile(type, encoded, encoded_bytes, window, &entry,
                          target + (at - first) * WB_TILE, smaller(WB_TILE, bytes - at * WB_TILE))) {
             damaged = at;

@@ -237,17 +237,29 @@ static __device__ __forceinline__ void read_round(const uint8_t *body, const wb_
     }
 }
 
+/* The exponents by rank, as the header has them. */
+struct exponent_ranks {
+    uint32_t words[3];
+};
+
+static __device__ __forceinline__ exponent_ranks read_ranks(const uint8_t *encoded)
+{
+    const uint32_t *header = (const uint32_t *)(encoded + WB_RANKS_AT);
+    exponent_ranks ranks = {{header[0], header[1], header[2]}};
+    return ranks;
+}
+
 /* Decodes a coded tile. `staged` is shared memory of the warp, for the exponents of a round. */
 template <uint32_t TYPE>
-static __device__ __forceinline__ void decode_coded(const uint8_t *encoded, const uint8_t *body,
-                                                    const wb_tile &tile, const wb_sections &sections,
-                                                    uint32_t *staged, uint8_t *target)
+static __device__ __forceinline__ void decode_coded(const exponent_ranks &header,
+                                                    const uint8_t *body, const wb_tile &tile,
+                                                    const wb_sections &sections, uint32_t *staged,
+                                                    uint8_t *target)
 {
     const uint32_t last_word = sections.end / 4 - 1;
     const uint32_t *words = (const uint32_t *)body;
-    const uint32_t *header = (const uint32_t *)(encoded + WB_RANKS_AT);
-    const uint32_t ranks[3] = {placed<TYPE>(header[0]), placed<TYPE>(header[1]),
-                               placed<TYPE>(header[2])};
+    const uint32_t ranks[3] = {placed<TYPE>(header.words[0]), placed<TYPE>(header.words[1]),
+                               placed<TYPE>(header.words[2])};
     /* The exponents of each level; the fourth byte is that of values of the next level. */
     const uint32_t tables[WB_LEVELS] = {
         ranks[0] & 0xffffffu, __funnelshift_r(ranks[0], ranks[1], 24) & 0xffffffu,
@@ -346,34 +358,37 @@ static __device__ __forceinline__ void fill(uint32_t value, uint8_t *to, uint32_
     }
 }
 
+static __device__ __forceinline__ wb_tile_entry entry_of(uint4 words)
+{
+    wb_tile_entry entry;
+    entry.offset = words.x;
+    entry.checksum = words.y;
+    entry.low = words.z;
+    entry.high = words.w;
+    return entry;
+}
+
 /* The entry of a tile. False if the directory is not so long. */
 static __device__ __forceinline__ bool read_entry(const uint8_t *encoded, uint64_t encoded_bytes,
                                                   uint64_t tile, wb_tile_entry &entry)
 {
     const uint64_t at = WB_HEADER + tile * WB_ENTRY;
     if (at + WB_ENTRY > encoded_bytes) return false;
-    const uint4 words = *(const uint4 *)(encoded + at);
-    entry.offset = words.x;
-    entry.checksum = words.y;
-    entry.low = words.z;
-    entry.high = words.w;
+    entry = entry_of(*(const uint4 *)(encoded + at));
     return true;
 }
 
-/* Decodes the tile that is `at` tiles after the first, unless its entry cannot be right. `staged` is
- * shared memory of the warp. */
+/* Decodes a tile to `here` bytes, unless its entry cannot be right. `staged` is shared memory of the
+ * warp. */
 template <uint32_t TYPE>
-static __device__ __forceinline__ void decode_at(const uint8_t *encoded, uint64_t encoded_bytes,
-                                                 uint64_t bytes, uint64_t first, uint32_t at,
-                                                 const wb_codec_window &window, uint32_t *staged,
-                                                 uint8_t *target)
+static __device__ __forceinline__ void decode_tile(const uint8_t *encoded, uint64_t encoded_bytes,
+                                                   const exponent_ranks &ranks,
+                                                   const wb_codec_window &window,
+                                                   const wb_tile_entry &entry, uint32_t here,
+                                                   uint32_t *staged, uint8_t *to)
 {
-    wb_tile_entry entry;
-    if (!read_entry(encoded, encoded_bytes, first + at, entry)) return;
     const wb_tile tile = wb_read_entry(entry);
-    const uint32_t here = bytes_of_tile(bytes, first + at);
     const uint64_t offset = (uint64_t)entry.offset * WB_UNIT;
-    uint8_t *to = target + (uint64_t)at * WB_TILE;
     if (tile.kind == WB_TILE_CONSTANT) {
         fill(tile.value, to, here);
     } else if (tile.kind == WB_TILE_RAW) {
@@ -384,7 +399,7 @@ static __device__ __forceinline__ void decode_at(const uint8_t *encoded, uint64_
         const wb_sections sections = wb_find_sections(TYPE, &tile);
         if (offset + sections.end <= encoded_bytes) {
             const uint8_t *body = wb_seen_through(&window, encoded, offset, sections.end);
-            decode_coded<TYPE>(encoded, body, tile, sections, staged, to);
+            decode_coded<TYPE>(ranks, body, tile, sections, staged, to);
         }
     }
 }
@@ -397,9 +412,12 @@ static __device__ __forceinline__ void decode(const uint8_t *encoded, uint64_t e
 {
     __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
     const uint32_t warp = threadIdx.x / WB_LANES, at = blockIdx.x * WARPS + warp;
-    if (at >= count) return;
-    const wb_codec_window none = {0, 0, 0};
-    decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, none, staged[warp], target);
+    wb_tile_entry entry;
+    if (at >= count || !read_entry(encoded, encoded_bytes, first + at, entry)) return;
+    const wb_codec_window none = {0, 0, 0, 0};
+    decode_tile<TYPE>(encoded, encoded_bytes, read_ranks(encoded), none, entry,
+                      bytes_of_tile(bytes, first + at), staged[warp],
+                      target + (uint64_t)at * WB_TILE);
 }
 
 /* The same with as many warps as there are, one tile after another, of the bytes that a link leads to, if
@@ -417,9 +435,19 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
         /* As an offset, so that the compiler still knows in which memory it reads. */
         encoded += link->address - (uint64_t)encoded;
     }
+    const exponent_ranks ranks = read_ranks(encoded);
+    const uint4 *entries = (const uint4 *)(encoded + (window.entries - (uint64_t)encoded));
 #pragma unroll 1
     for (uint32_t at = blockIdx.x * WARPS + warp; at < count; at += gridDim.x * WARPS) {
-        decode_at<TYPE>(encoded, encoded_bytes, bytes, first, at, window, staged[warp], target);
+        wb_tile_entry entry;
+        if (window.entries != 0) {
+            entry = entry_of(entries[at]);
+        } else if (!read_entry(encoded, encoded_bytes, first + at, entry)) {
+            return;
+        }
+        decode_tile<TYPE>(encoded, encoded_bytes, ranks, window, entry,
+                          bytes_of_tile(bytes, first + at), staged[warp],
+                          target + (uint64_t)at * WB_TILE);
         __syncwarp();
     }
 }

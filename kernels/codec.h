@@ -66,9 +66,10 @@ typedef struct {
     uint64_t bytes;   /* that may be read there */
 } wb_codec_link;
 
-/* Compressed bytes from `begin` on that were copied to memory that is nearer, where they are read instead. */
+/* Compressed bytes from `begin` on that were copied to memory that is nearer, where they are read instead,
+ * and a copy of the entries of the tiles that a call decodes; 0 if there is none. */
 typedef struct {
-    uint64_t memory, begin, bytes;
+    uint64_t memory, begin, bytes, entries;
 } wb_codec_window;
 
 /* Where `bytes` bytes at `offset` of the compressed ones are read. */

@@ -6,7 +6,8 @@ use crate::tensor::coded::CodedType;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::scale_grid::Blocks;
 
-/// Compressed bytes from `begin` on that were copied to device memory, as `kernels/codec.h` has it.
+/// Compressed bytes from `begin` on that were copied to device memory, and entries of the directory that were,
+/// as `kernels/codec.h` has it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
@@ -16,6 +17,8 @@ pub struct Window {
     pub begin: u64,
     /// How many they are.
     pub bytes: u64,
+    /// The address to which the entries of the tiles to decode were copied.
+    pub entries: u64,
 }
 
 /// Where the compressed bytes of a [`Kernel::Decode`] are.

@@ -159,6 +159,8 @@ impl Codec {
         let encoded_bytes = encoded.bytes() as u64;
         let parts = in_parts(tiles(target.bytes() as u64), threads, &|at, count| {
             let (from, to) = (pointer(encoded), part_pointer(target, at * TILE));
+            let entries = if window.entries == 0 { 0 } else { window.entries + at * ENTRY };
+            let window = Window { entries, ..window };
             let (coded, at) = (coded as u32, first + at);
             // SAFETY: the C function reads within `encoded_bytes` and the window whatever they contain,
             // and writes these tiles, which are in the span.

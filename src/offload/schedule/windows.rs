@@ -13,6 +13,11 @@ use crate::os::span::Span;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
+/// Tiles that are decoded out of a window, at most: the entries of so many end it.
+const MOST_TILES: u64 = 4096;
+/// Bytes of their bodies, at most.
+const BODY_BYTES: u64 = WINDOW_BYTES - MOST_TILES * ENTRY;
+
 /// The windows, which are filled in turn.
 pub struct Windows {
     memory: DeviceMemory,
@@ -76,14 +81,20 @@ impl Windows {
     ) -> Result<()> {
         let WindowStreams { copy, decode, capture } = streams;
         for piece in pieces(host, part.decoded_bytes) {
-            let span = self.memory.span().part(self.next * WINDOW_BYTES as usize, piece.bytes());
+            let window =
+                self.memory.span().part(self.next * WINDOW_BYTES as usize, WINDOW_BYTES as usize);
+            let span = window.part(0, piece.bytes());
+            let entries = window.part(BODY_BYTES as usize, (piece.tiles * ENTRY) as usize);
             let fences = &mut self.fences[self.next];
             self.next = (self.next + 1) % WINDOWS;
             fences.empty.wait_once(copy, capture)?;
+            let directory = HEADER + piece.first_tile * ENTRY;
+            device.copy(entries, host.part(directory as usize, entries.bytes()), copy)?;
             device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
             let (memory, bytes) = (span.start() as u64, span.bytes() as u64);
+            let entries = entries.start() as u64;
             let start = piece.first_tile * TILE;
             let decoded = (piece.tiles * TILE).min(part.decoded_bytes - start);
             let kernel = Kernel::Decode {
@@ -92,7 +103,7 @@ impl Windows {
                 decoded_bytes: part.decoded_bytes,
                 first_tile: piece.first_tile,
                 target: slot.part(start as usize, decoded as usize),
-                source: DecodeSource::Window(Window { memory, begin: piece.begin, bytes }),
+                source: DecodeSource::Window(Window { memory, begin: piece.begin, bytes, entries }),
             };
             device.backend().launch(kernel, decode)?;
             fences.empty.record(device, decode, capture)?;
@@ -129,15 +140,15 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
         }
         let begin = offset(first_tile);
         // One tile always fits.
-        let (mut fit, mut too_far) = (first_tile + 1, count + 1);
+        let (mut fit, mut too_far) = (first_tile + 1, count.min(first_tile + MOST_TILES) + 1);
         while too_far - fit > 1 {
             let middle = fit + (too_far - fit) / 2;
-            match offset(middle).saturating_sub(begin) <= WINDOW_BYTES {
+            match offset(middle).saturating_sub(begin) <= BODY_BYTES {
                 true => fit = middle,
                 false => too_far = middle,
             }
         }
-        let end = offset(fit).max(begin).min(begin + WINDOW_BYTES);
+        let end = offset(fit).max(begin).min(begin + BODY_BYTES);
         let piece = Piece { first_tile, tiles: fit - first_tile, begin, end };
         first_tile = fit;
         Some(piece)
