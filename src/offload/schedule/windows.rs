@@ -154,3 +154,41 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
         Some(piece)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::in_memory;
+    use crate::os::mapping::Mapping;
+    use crate::tensor::coded::CodedType;
+
+    /// Pieces follow one another, and have space in a window: of values in no order, of zeros, which take no
+    /// bytes but their entries, and of some of each.
+    #[test]
+    fn pieces_hold_all_tiles() {
+        let bytes = (5000 * TILE + 100) as usize;
+        let raw = Mapping::anonymous(bytes).unwrap();
+        let space = CodedType::Bf16.max_bytes(bytes as u64).unwrap() as usize;
+        let place = Mapping::anonymous(space).unwrap();
+        let (raw, place) = (raw.span().part(0, bytes), place.span().part(0, space));
+        for random_part in [1, 0, 2] {
+            bytes::fill(raw, 0);
+            let mut bits = 1u64;
+            for at in
+                (0..bytes / 8).filter(|at| random_part == 1 || at / 4096 % 2 < random_part / 2)
+            {
+                bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                bytes::write_u64(raw.part(8 * at, 8), bits);
+            }
+            in_memory::encode(CodedType::Bf16, raw, place, 0).unwrap();
+            let (mut tile, mut end, mut count) = (0, HEADER + ENTRY * tiles(bytes as u64), 0);
+            for piece in pieces(place, bytes as u64) {
+                assert_eq!((piece.first_tile, piece.begin), (tile, end));
+                assert!(piece.tiles <= MOST_TILES && piece.end - piece.begin <= BODY_BYTES);
+                (tile, end, count) = (tile + piece.tiles, piece.end, count + 1);
+            }
+            assert_eq!((tile, end), (tiles(bytes as u64), encoded_bytes(place)));
+            assert_eq!(count, [2, 5, 3][random_part]);
+        }
+    }
+}
