@@ -428,14 +428,28 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
                                              uint8_t *target, const wb_codec_window &window)
 {
     __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
+    /* Once a block, since reads over the link take long where copies fill it. */
+    __shared__ struct {
+        uint64_t offset, bytes;
+        exponent_ranks ranks;
+    } found;
     const uint32_t warp = threadIdx.x / WB_LANES;
-    const wb_codec_link *link = (const wb_codec_link *)encoded;
-    if (encoded_bytes >= sizeof *link && link->magic == WB_CODEC_LINK_MAGIC) {
-        encoded_bytes = link->bytes;
-        /* As an offset, so that the compiler still knows in which memory it reads. */
-        encoded += link->address - (uint64_t)encoded;
+    if (threadIdx.x == 0) {
+        const wb_codec_link *link = (const wb_codec_link *)encoded;
+        found.offset = 0;
+        found.bytes = encoded_bytes;
+        if (window.bytes == 0 && encoded_bytes >= sizeof *link &&
+            link->magic == WB_CODEC_LINK_MAGIC) {
+            found.bytes = link->bytes;
+            /* As an offset, so that the compiler still knows in which memory it reads. */
+            found.offset = link->address - (uint64_t)encoded;
+        }
+        found.ranks = read_ranks(encoded + found.offset);
     }
-    const exponent_ranks ranks = read_ranks(encoded);
+    __syncthreads();
+    encoded += found.offset;
+    encoded_bytes = found.bytes;
+    const exponent_ranks ranks = found.ranks;
     const uint4 *entries = (const uint4 *)(encoded + (window.entries - (uint64_t)encoded));
 #pragma unroll 1
     for (uint32_t at = blockIdx.x * WARPS + warp; at < count; at += gridDim.x * WARPS) {

@@ -17,9 +17,9 @@ const MOST_SIXTEENTHS: u64 = 14;
 
 /// Device memory through which compressed bytes pass on their way to slots: so many windows of so many
 /// bytes, the first filled while others are decoded.
-pub const WINDOWS: usize = 4;
+pub const WINDOWS: usize = 2;
 /// Bytes of a window.
-pub const WINDOW_BYTES: u64 = 8 << 20;
+pub const WINDOW_BYTES: u64 = 16 << 20;
 /// Compressed bytes from which on they pass through windows: for fewer, kernels that read them over the
 /// link, at nine tenths of the rate of copies, are done before the first window is decoded.
 pub const WINDOWED_BYTES: u64 = 2 << 20;

@@ -221,40 +221,36 @@ static void *step_and_use(void *user)
     return NULL;
 }
 
-/* Free bytes once a driver has what it keeps for itself for as many offloaders and their steps. */
-static uint64_t free_bytes_beside_sharing(wb_device *device)
+static int step_in_threads(struct sharing *s)
 {
-    struct sharing s;
-    if (!sharing_begin(&s, device, GROUPS)) return 0;
+    struct stepper steppers[SHARED];
     for (int at = 0; at < SHARED; at++) {
-        eager(&s.benches[at], orders[0]);
-        check_reads(&s.benches[at], "of one that is released", 0);
+        const struct stepper stepper = {0, s, at};
+        steppers[at] = stepper;
+        if (!CHECK(pthread_create(&steppers[at].thread, NULL, step_and_use, &steppers[at]) == 0)) return 0;
     }
-    sharing_end(&s);
-    CHECK_OK(wb_device_drain(device, MINUTE, &error));
-    return free_bytes_of(device);
+    for (int at = 0; at < SHARED; at++) pthread_join(steppers[at].thread, NULL);
+    return 1;
 }
 
-/* Each keeps its slots, so that its steps are never refused. */
+/* Each keeps its slots, so that its steps are never refused. The first time, a driver gets what it keeps for
+ * itself for as many threads. */
 static void threads_share_and_the_budget_is_never_exceeded(wb_device *unused)
 {
     (void)unused;
     struct sharing s;
     struct sampler sampler;
-    struct stepper steppers[SHARED];
     wb_arbiter_progress progress = WB_ARBITER_PROGRESS_INIT;
     wb_device *device = device_with_capacity();
     REQUIRE(device != NULL);
-    const uint64_t free_bytes = free_bytes_beside_sharing(device);
+    if (!sharing_begin(&s, device, GROUPS + 3) || !add_all(&s, 1) || !step_in_threads(&s)) return;
+    sharing_end(&s);
+    CHECK_OK(wb_device_drain(device, MINUTE, &error));
+    const uint64_t free_bytes = free_bytes_of(device);
     if (!sharing_begin(&s, device, GROUPS + 3) || !add_all(&s, 1)) return;
     const uint64_t budget = SHARED * s.slots + (GROUPS + 3) * PIECE;
     REQUIRE(sampler_begin(&sampler, device, free_bytes, budget));
-    for (int at = 0; at < SHARED; at++) {
-        const struct stepper stepper = {0, &s, at};
-        steppers[at] = stepper;
-        REQUIRE(pthread_create(&steppers[at].thread, NULL, step_and_use, &steppers[at]) == 0);
-    }
-    for (int at = 0; at < SHARED; at++) pthread_join(steppers[at].thread, NULL);
+    REQUIRE(step_in_threads(&s));
     CHECK_OK(wb_arbiter_wait(s.arbiter, MINUTE, &progress, &error));
     sampler_end(&sampler);
     CHECK_SAME(device_stats(device).device_bytes, progress.device_bytes);

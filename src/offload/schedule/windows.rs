@@ -56,7 +56,7 @@ impl Windows {
         let fences = || -> Result<_> {
             Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
         };
-        let fences = [fences()?, fences()?, fences()?, fences()?];
+        let fences = [fences()?, fences()?];
         Ok(Some(Self { memory, fences, next: 0 }))
     }
 
@@ -188,7 +188,9 @@ mod tests {
                 (tile, end, count) = (tile + piece.tiles, piece.end, count + 1);
             }
             assert_eq!((tile, end), (tiles(bytes as u64), encoded_bytes(place)));
-            assert_eq!(count, [2, 5, 3][random_part]);
+            let bodies = end - HEADER - ENTRY * tile;
+            let least = bodies.div_ceil(BODY_BYTES).max(tile.div_ceil(MOST_TILES));
+            assert!((least..=least + 1).contains(&count), "{count} pieces, not {least}");
         }
     }
 }
