@@ -88,9 +88,11 @@ impl Windows {
             let fences = &mut self.fences[self.next];
             self.next = (self.next + 1) % WINDOWS;
             fences.empty.wait_once(copy, capture)?;
+            device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
+            // Last, since by then the kernel before this one no longer reads host memory, beside which so few
+            // bytes take ten times as long.
             let directory = HEADER + piece.first_tile * ENTRY;
             device.copy(entries, host.part(directory as usize, entries.bytes()), copy)?;
-            device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
             let (memory, bytes) = (span.start() as u64, span.bytes() as u64);
