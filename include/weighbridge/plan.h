@@ -247,7 +247,7 @@ typedef struct {
     uint64_t resident_bytes;
     /**
      * Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
-     * 32 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
+     * 64 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
      * that is at most a sixteenth of a budget of device memory.
      */
     uint64_t slot_bytes;

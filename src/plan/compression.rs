@@ -19,7 +19,7 @@ const MOST_SIXTEENTHS: u64 = 14;
 /// bytes, the first filled while others are decoded.
 pub const WINDOWS: usize = 2;
 /// Bytes of a window.
-pub const WINDOW_BYTES: u64 = 16 << 20;
+pub const WINDOW_BYTES: u64 = 32 << 20;
 /// Compressed bytes from which on they pass through windows: for fewer, kernels that read them over the
 /// link, at nine tenths of the rate of copies, are done before the first window is decoded.
 pub const WINDOWED_BYTES: u64 = 2 << 20;
@@ -254,7 +254,7 @@ mod tests {
     fn large_weights_pass_through_windows_at_the_rate_of_copies() {
         let of = |budget, slot_bytes| {
             let options = PlanOptions { slot_bytes, ..options(budget, Compression::Auto(vec![])) };
-            let large = (0..300).map(|at| weight(at, at, 4 << 20, None)).collect();
+            let large = (0..600).map(|at| weight(at, at, 4 << 20, None)).collect();
             let made = plan(large, options, &platform(true)).unwrap();
             let held = made.resident_bytes + made.slot_bytes + made.window_bytes + made.kept_bytes;
             assert!(budget.device_bytes().is_none_or(|budget| held <= budget), "{held} bytes");
@@ -269,11 +269,11 @@ mod tests {
         let limited = of(everything, Some(1 << 30));
         assert_eq!((limited.window_bytes, limited.step_bytes), (0, made.step_bytes));
         assert!(limited.step_seconds > made.step_seconds);
-        for (budget, windows) in [(512 << 20, ALL_WINDOWS), ((512 << 20) - 1, 0)] {
+        for (budget, windows) in [(1 << 30, ALL_WINDOWS), ((1 << 30) - 1, 0)] {
             assert_eq!(of(Budget::DeviceBytes(budget), None).window_bytes, windows);
         }
         // Where the device keeps all of them, none is used.
-        let kept = of(Budget::DeviceBytes(1 << 30), None);
+        let kept = of(Budget::DeviceBytes(2 << 30), None);
         assert!(kept.kept_bytes > 0 && kept.step_bytes == 0);
         assert_eq!(kept.window_bytes, 0);
     }

@@ -19,7 +19,7 @@ command -v compute-sanitizer || { echo "gpu-sanitize: no compute-sanitizer: noth
 
 # Not streams: the tools let one stream run at a time, and there one waits for another. The experts' kernel
 # is where threads share memory, and where a block waits for another.
-programs=(experts experts_offloaded compressed residents quantizer offloader view)
+programs=(experts experts_offloaded compressed residents windows quantizer offloader view)
 {
     cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_GPU=ON \
         -DWEIGHBRIDGE_LIBRARY="$library" &&

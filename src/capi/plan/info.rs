@@ -35,7 +35,7 @@ pub struct wb_plan_info {
     /// Bytes of device memory for resident parameters, each rounded up to 256.
     pub resident_bytes: u64,
     /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
-    /// 32 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
+    /// 64 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
     /// that is at most a sixteenth of a budget of device memory.
     pub slot_bytes: u64,
     /// Bytes of slots for prefetched parameters.

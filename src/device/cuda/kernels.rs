@@ -196,7 +196,7 @@ impl Kernels {
                 let (how, most, window) = match source {
                     DecodeSource::Given => ("decode", count, Window::default()),
                     DecodeSource::Host => ("carry", CARRY_BLOCKS, Window::default()),
-                    DecodeSource::Window(window) => ("carry", CARRY_BLOCKS, window),
+                    DecodeSource::Window(window) => ("carry", count, window),
                     DecodeSource::Kept => ("carry", count, Window::default()),
                 };
                 code(

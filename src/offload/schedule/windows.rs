@@ -14,7 +14,7 @@ use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
 /// Tiles that are decoded out of a window, at most: the entries of so many end it.
-const MOST_TILES: u64 = 4096;
+const MOST_TILES: u64 = 8192;
 /// Bytes of their bodies, at most.
 const BODY_BYTES: u64 = WINDOW_BYTES - MOST_TILES * ENTRY;
 
