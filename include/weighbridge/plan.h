@@ -285,8 +285,8 @@ typedef struct {
     /** What these are expected to become: the sum of the parameters' `encoded_bytes`. */
     uint64_t encoded_bytes;
     /**
-     * Predicted seconds of `link_seconds` in which the device reads compressed bytes and decodes them;
-     * 0 if the bandwidth of the link is not known.
+     * Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link, which pass
+     * through no windows, and decode them; 0 if the bandwidth of the link is not known.
      */
     double decode_seconds;
     /**

@@ -15,13 +15,13 @@ const LEAST_BYTES: u64 = 256 << 10;
 /// read host memory at nine tenths of the rate of copies.
 const MOST_SIXTEENTHS: u64 = 14;
 
-/// Device memory through which compressed bytes pass on their way to slots: so many windows of so many
-/// bytes, the first filled while others are decoded.
+/// The number of windows: device memory through which compressed bytes pass to slots. One is filled while
+/// the other is decoded.
 pub const WINDOWS: usize = 2;
 /// Bytes of a window.
 pub const WINDOW_BYTES: u64 = 32 << 20;
-/// Compressed bytes from which on they pass through windows: for fewer, kernels that read them over the
-/// link, at nine tenths of the rate of copies, are done before the first window is decoded.
+/// Compressed bytes from which on they pass through windows: fewer are read by a kernel over the link, at nine
+/// tenths of the rate of copies, before a window would be copied and decoded.
 pub const WINDOWED_BYTES: u64 = 2 << 20;
 /// The part of a budget of device memory that windows may take.
 const WINDOWS_PART: u64 = 16;

@@ -50,7 +50,7 @@ static void windows_are_counted_as_slots(wb_device *device)
     CHECK_SAME(stats_now().peak_slot_bytes, bytes);
     CHECK_SAME(device_stats(device).device_bytes - before, bytes);
     compressed_end();
-    /* Whoever limits slots has none, and gets the same bytes. */
+    /* With a limit of slots there are none, and weights are the same. */
     options.slot_bytes = bytes;
     CHECK_SAME(planned_slot_bytes(device, &options), bytes - WINDOWS_BYTES);
     REQUIRE(compressed_begin(device, options));

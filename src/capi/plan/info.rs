@@ -63,8 +63,8 @@ pub struct wb_plan_info {
     pub decoded_bytes: u64,
     /// What these are expected to become: the sum of the parameters' `encoded_bytes`.
     pub encoded_bytes: u64,
-    /// Predicted seconds of `link_seconds` in which the device reads compressed bytes and decodes them;
-    /// 0 if the bandwidth of the link is not known.
+    /// Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link, which pass
+    /// through no windows, and decode them; 0 if the bandwidth of the link is not known.
     pub decode_seconds: f64,
     /// Bytes of device memory for expert caches. With `resident_bytes`, `slot_bytes` and
     /// `device_encoded_bytes` it is at most a budget of device memory.

@@ -65,7 +65,7 @@ pub struct Arrangement {
     pub depth: usize,
 }
 
-/// Memory through which bytes pass on their way to slots.
+/// Memory through which bytes pass to slots.
 #[derive(Default)]
 pub struct Passages {
     /// Of pageable host memory.

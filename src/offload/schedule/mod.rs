@@ -24,6 +24,8 @@
 //! A group that is acquired out of order is copied when it is acquired: this costs time, nothing
 //! else.
 //!
+//! Compressed units are decoded into their slots, large ones out of `windows`, which copies fill.
+//!
 //! `schedule` has the lock and the calls, `machine` the state, `load` the copies, `steps` which of
 //! them a call relies on, `checks` the calls that are refused; `arrangement` is the input.
 
