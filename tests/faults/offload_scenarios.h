@@ -191,24 +191,28 @@ static void offloads_by_prefetch(struct world *world)
     offloads_by(world, WB_TRANSFER_MODE_PREFETCH);
 }
 
-/* Weights of one tile and a half that are compressed, with a replacement that cannot be. */
-static void offloads_compressed(struct world *world)
+enum { MOST_NUMBERS = 3 << 20 };
+
+/* Weights that are compressed, with a replacement that cannot be. */
+static void offloads_compressed_weights(struct world *world, uint64_t count)
 {
-    enum { NUMBERS = 12288 };
-    static unsigned char numbers[3][NUMBERS], read[NUMBERS];
+    static unsigned char numbers[3][MOST_NUMBERS], read[MOST_NUMBERS];
+    static uint64_t made;
     static const char *const names[] = {"layers.0.w", "layers.1.w"}, *const every[] = {"*"};
-    const int64_t shape[] = {NUMBERS};
+    const int64_t shape[] = {(int64_t)count};
     const wb_layout layout = layout_of(WB_DTYPE_F8_E4M3FN, 1, shape, NULL, 0);
     wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
     wb_parameter parameters[2] = {WB_PARAMETER_INIT, WB_PARAMETER_INIT};
+    wb_plan_info plan = WB_PLAN_INFO_INIT;
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
     options.compress = WB_COMPRESS_SELECTED;
     options.compress_select = every;
+    options.budget_bytes += 3 * count;
     options.compress_select_count = 1;
-    for (int at = 0; at < NUMBERS; at++) {
-        numbers[0][at] = pattern((uint64_t)at) & 0x9f;
-        numbers[1][at] = pattern((uint64_t)at * 7) & 0x8f;
-        numbers[2][at] = (unsigned char)(at * at >> 4 ^ at * 0x5d);
+    for (; made < count; made++) {
+        numbers[0][made] = pattern(made) & 0x9f;
+        numbers[1][made] = pattern(made * 7) & 0x8f;
+        numbers[2][made] = (unsigned char)(made * made >> 4 ^ made * 0x5d);
     }
     for (int at = 0; at < 2; at++) {
         parameters[at].name = parameters[at].group = names[at];
@@ -218,8 +222,10 @@ static void offloads_compressed(struct world *world)
     world->keeps_workspace = 1;
     STEP(wb_device_stream_new(o.device, &o.stream, &error));
     STEP(wb_plan_new(o.device, parameters, 2, &options, &o.plan, &error));
+    CHECK_OK(wb_plan_get_info(o.plan, &plan, &error));
+    CHECK((plan.slot_bytes > 32 << 20) == (count == MOST_NUMBERS));
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
-    STEP(wb_buffer_alloc(o.device, NUMBERS, NULL, &o.back, &error));
+    STEP(wb_buffer_alloc(o.device, count, NULL, &o.back, &error));
     unsigned char *back = (unsigned char *)buffer_info(o.back).data;
     for (int step = 0; step < 3; step++) {
         for (uint64_t at = 0; at < 2; at++) {
@@ -228,12 +234,12 @@ static void offloads_compressed(struct world *world)
             STEP(wb_offloader_acquire_group(o.offloader, at, o.stream, &error));
             CHECK_OK(wb_offloader_get_parameter_info(o.offloader, at, &info, &error));
             CHECK(info.encoded_bytes > 0);
-            STEP(wb_device_copy(o.device, back, info.device_address, NUMBERS, o.stream, &error));
+            STEP(wb_device_copy(o.device, back, info.device_address, count, o.stream, &error));
             STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
-            CHECK(memcmp(back, expected, NUMBERS) == 0);
+            CHECK(memcmp(back, expected, count) == 0);
             STEP(wb_offloader_release_group(o.offloader, at, o.stream, &error));
-            STEP(wb_offloader_read_parameter(o.offloader, at, read, NUMBERS, &error));
-            CHECK(memcmp(read, expected, NUMBERS) == 0);
+            STEP(wb_offloader_read_parameter(o.offloader, at, read, count, &error));
+            CHECK(memcmp(read, expected, count) == 0);
         }
         STEP(wb_offloader_replace(o.offloader, names[1], numbers[step == 0 ? 2 : 1], &layout,
                                   o.stream, &error));
@@ -244,6 +250,18 @@ static void offloads_compressed(struct world *world)
 out:
     release_objects(&o);
     release_stream(o.device, o.stream);
+}
+
+/* Of one tile and a half. */
+static void offloads_compressed(struct world *world)
+{
+    offloads_compressed_weights(world, 12288);
+}
+
+/* One of them is so large that it passes through windows. */
+static void offloads_through_windows(struct world *world)
+{
+    offloads_compressed_weights(world, MOST_NUMBERS);
 }
 
 /* Weights that the device keeps compressed in its own memory, with a replacement that does not fit there. */

@@ -121,6 +121,7 @@ static const struct scenario scenarios[] = {
     {"offload on demand", offloads_on_demand},
     {"offload by prefetch", offloads_by_prefetch},
     {"offload compressed", offloads_compressed},
+    {"offload through windows", offloads_through_windows},
     {"keep compressed", keeps_compressed},
     {"resize", resizes},
     {"move pieces", moves_pieces},

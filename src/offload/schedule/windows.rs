@@ -1,4 +1,5 @@
-//! Device memory through which compressed bytes pass to slots: a copy engine fills one window while a kernel decodes out of another. Kernels that read host memory themselves are slower than copies.
+//! Device memory through which compressed bytes pass to slots: a copy engine fills one window while a kernel
+//! decodes out of another. Kernels that read host memory themselves are slower than copies.
 
 use crate::device::backend::Stream;
 use crate::device::device::Device;
