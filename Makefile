@@ -25,7 +25,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build install wheel header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
+.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -33,7 +33,9 @@ help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # The crate types are named since cargo optimizes at link time only without a Rust library among them.
-build: ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+build: library header-check ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+
+library:
 	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
@@ -56,8 +58,12 @@ wheel: $(VENV)/test $(VENV)/wheel ## builds a wheel for C library 2.28 and later
 	cd bindings/python && $(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("$(WHEEL)")' > /dev/null
 	$(BIN)/python tools/wheel.py $(WHEEL)/weighbridge-*-manylinux_2_28_x86_64.whl
 
+HEADERS := cargo run -q --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers --
 header: ## writes the C headers from the sources
-	WEIGHBRIDGE_HEADER=write cargo check --locked
+	$(HEADERS)
+
+header-check:
+	$(HEADERS) --check
 
 abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with
 	$(PYTHON) tools/abi.py
@@ -91,11 +97,13 @@ test: ## runs every suite that needs no GPU
 	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
-lint: $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
+lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/models/Cargo.toml
-	cargo clippy --locked --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path tools/headers/Cargo.toml
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers -- -D warnings
 	cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features --all-targets --target-dir target \
 		-- -D warnings
 	$(BIN)/ruff check .
