@@ -143,8 +143,9 @@ forced-panics:
 	cargo rustc --locked --lib --features forced-panics --crate-type cdylib --target-dir target/forced-panics
 	ln -sf libweighbridge.so $(FORCED_PANICS).0
 
-# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here, and also C++20, of which
-# only the headers are compiled here, in `make asan`, `make valgrind` and `make gpu-test`. Ninja would take make's jobs, which it is not given.
+# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here; as C++20, of which
+# weighbridge.hpp alone is compiled here, it is in `make asan`, `make valgrind` and `make gpu-test`. Ninja would
+# take make's jobs, which it is not given.
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
