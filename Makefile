@@ -161,9 +161,10 @@ test-c: programs ## runs the C, C++, ABI, driver double and installed-package su
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
+# Two processes test, and none of them starts others to compile in, each of which would import PyTorch.
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs pytest on the host device and over the driver double
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal tests/python
+		TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
