@@ -25,7 +25,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build install wheel header kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
+.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -33,7 +33,9 @@ help: ## prints this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # The crate types are named since cargo optimizes at link time only without a Rust library among them.
-build: ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+build: library header-check ## builds libweighbridge.so and .a in target/release; fails if a generated header is stale
+
+library:
 	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
 	ln -sf libweighbridge.so target/release/libweighbridge.so.0
 
@@ -56,8 +58,12 @@ wheel: $(VENV)/test $(VENV)/wheel ## builds a wheel for C library 2.28 and later
 	cd bindings/python && $(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("$(WHEEL)")' > /dev/null
 	$(BIN)/python tools/wheel.py $(WHEEL)/weighbridge-*-manylinux_2_28_x86_64.whl
 
+HEADERS := cargo run -q --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers --
 header: ## writes the C headers from the sources
-	WEIGHBRIDGE_HEADER=write cargo check --locked
+	$(HEADERS)
+
+header-check:
+	$(HEADERS) --check
 
 abi-freeze: ## writes a release's C interface to tests/abi, which later headers are compared with
 	$(PYTHON) tools/abi.py
@@ -91,11 +97,13 @@ test: ## runs every suite that needs no GPU
 	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
-lint: $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
+lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/models/Cargo.toml
-	cargo clippy --locked --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path tools/headers/Cargo.toml
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers -- -D warnings
 	cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features --all-targets --target-dir target \
 		-- -D warnings
 	$(BIN)/ruff check .
@@ -135,8 +143,9 @@ forced-panics:
 	cargo rustc --locked --lib --features forced-panics --crate-type cdylib --target-dir target/forced-panics
 	ln -sf libweighbridge.so $(FORCED_PANICS).0
 
-# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here, and also C++20, of which
-# only the headers are compiled here, in `make asan`, `make valgrind` and `make gpu-test`. Ninja would take make's jobs, which it is not given.
+# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here; as C++20, of which
+# weighbridge.hpp alone is compiled here, it is in `make asan`, `make valgrind` and `make gpu-test`. Ninja would
+# take make's jobs, which it is not given.
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
@@ -152,9 +161,10 @@ test-c: programs ## runs the C, C++, ABI, driver double and installed-package su
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
+# Two processes test, and none of them starts others to compile in, each of which would import PyTorch.
 test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs pytest on the host device and over the driver double
 	LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver WEIGHBRIDGE_TEST_DEVICE=host,cuda:0 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal tests/python
+		TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal tests/python
 	$(BIN)/python -m pytest -q -rs examples/demo
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one

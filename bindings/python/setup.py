@@ -30,8 +30,6 @@ SOURCES = (
     "Cargo.lock",
     "Cargo.toml",
     "build_script",
-    "cbindgen.toml",
-    "include",
     "kernels",
 )
 SOURCES += ("LICENSE", "THIRD-PARTY.md", "src", "tools/rustc.sh")

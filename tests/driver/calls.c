@@ -11,7 +11,6 @@
 
 struct driver driver = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
-    .progress = PTHREAD_COND_INITIALIZER,
     .next_handle = (uintptr_t)0xdb << 48,
 };
 

@@ -207,6 +207,8 @@ struct task {
 struct work {
     struct work *next; /* in the queue of its stream */
     unsigned references;
+    unsigned waiting;       /* threads in work_wait */
+    pthread_cond_t is_done; /* for these alone: most work has none */
     int done;
     struct timespec finished;
     struct task task;
@@ -222,6 +224,7 @@ struct stream {
     struct context *context;
     unsigned flags;
     int started, destroyed;
+    pthread_cond_t has_work; /* for its own thread; also when it is destroyed */
     struct work *head;
     struct work *last; /* the work queued last, also after it is done */
     struct capture *capture;
@@ -304,7 +307,6 @@ void capture_remove_stream(struct stream *stream);
 
 struct driver {
     pthread_mutex_t lock;
-    pthread_cond_t progress;
     struct settings settings;
     struct context *contexts; /* also destroyed ones, whose handles stay recognizable */
     struct context *primary[DEVICES_MAX];

@@ -20,7 +20,9 @@ void work_unreference(struct work *work)
 void work_wait(struct work *work)
 {
     work_reference(work);
-    while (!work->done) pthread_cond_wait(&driver.progress, &driver.lock);
+    work->waiting++;
+    while (!work->done) pthread_cond_wait(&work->is_done, &driver.lock);
+    work->waiting--;
     work_unreference(work);
 }
 
@@ -67,7 +69,7 @@ static void *run_stream(void *argument)
     pthread_mutex_lock(&driver.lock);
     for (;;) {
         while (stream->head == NULL && !stream->destroyed) {
-            pthread_cond_wait(&driver.progress, &driver.lock);
+            pthread_cond_wait(&stream->has_work, &driver.lock);
         }
         struct work *work = stream->head;
         if (work == NULL) break;
@@ -81,8 +83,8 @@ static void *run_stream(void *argument)
         clock_gettime(CLOCK_MONOTONIC, &work->finished);
         work->done = 1;
         stream->head = work->next;
+        if (work->waiting > 0) pthread_cond_broadcast(&work->is_done);
         work_unreference(work);
-        pthread_cond_broadcast(&driver.progress);
     }
     stream_free(stream);
     pthread_mutex_unlock(&driver.lock);
@@ -116,6 +118,7 @@ struct stream *stream_new(struct context *context, unsigned flags, int with_hand
     stream->handle = with_handle ? handle_new() : NULL;
     stream->context = context;
     stream->flags = flags;
+    pthread_cond_init(&stream->has_work, NULL);
     stream->next = driver.streams;
     driver.streams = stream;
     return stream;
@@ -127,7 +130,7 @@ void stream_retire(struct stream *stream)
     capture_remove_stream(stream);
     stream->destroyed = 1;
     if (stream->started) {
-        pthread_cond_broadcast(&driver.progress);
+        pthread_cond_signal(&stream->has_work);
     } else {
         stream_free(stream);
     }
@@ -187,6 +190,7 @@ struct work *stream_queue(struct stream *stream, struct task task, struct work *
     for (struct stream *each = driver.streams; each != NULL; each = each->next) stream_count++;
     struct work *work = allocate(sizeof *work + stream_count * sizeof work->dependencies[0]);
     work->task = task;
+    pthread_cond_init(&work->is_done, NULL);
     if (after != NULL) work->dependencies[work->dependency_count++] = after;
     for (struct stream *each = driver.streams; each != NULL; each = each->next) {
         if (!is_ordered_after(stream, each)) continue;
@@ -203,7 +207,7 @@ struct work *stream_queue(struct stream *stream, struct task task, struct work *
     stream->last = work;
     work->references = 3; /* of the queue, of the stream's `last`, and of the caller */
     stream_start(stream);
-    pthread_cond_broadcast(&driver.progress);
+    pthread_cond_signal(&stream->has_work);
     return work;
 }
 

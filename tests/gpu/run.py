@@ -282,7 +282,10 @@ def main() -> int:
         outcomes = run_together(runner, chains, arguments.workers)
         together = time.monotonic() - began
         command = pytest_command("--timeout=120", f"--ignore={QUANTIZE}", "tests/gpu")
-        alone = [Suite("ctest alone", 300, [*CTEST, "-L", "alone"]), Suite("tests/gpu", 300, command)]
+        alone = [
+            Suite("ctest alone", 300, [*CTEST, "-L", "alone"]),
+            Suite("tests/gpu", 300, command),
+        ]
         outcomes += run_together(runner, [alone], 1)
     seconds = time.monotonic() - began
     print(f"== summary\n{summary(outcomes)}")

@@ -73,7 +73,8 @@ def test_slots_that_a_hook_keeps_are_refused(where):
         ("mixtral", "aot_eager", "grouped_mm", torch.bfloat16),
         ("gpt-oss", "aot_eager", "batched_mm", torch.bfloat16),
         # Inductor rounds to 16 bits less often, the more operations it fuses.
-        ("mixtral", "inductor", "batched_mm", torch.float32),
+        # For half a minute the host compiles one of the two; `make gpu-test` has both.
+        pytest.param("mixtral", "inductor", "batched_mm", torch.float32, marks=pytest.mark.gpu),
         ("gpt-oss", "inductor", "grouped_mm", torch.float32),
     ],
 )

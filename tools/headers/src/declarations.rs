@@ -32,8 +32,8 @@ pub struct Item {
 
 /// What cbindgen makes of the sources, item by item.
 pub fn declarations(root: &Path) -> HashMap<String, Item> {
-    let config =
-        cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml is valid");
+    let config = cbindgen::Config::from_file(root.join("tools/headers/cbindgen.toml"))
+        .expect("cbindgen.toml is valid");
     let files = HEADERS.iter().flat_map(|header| header.files);
     let builder = files.fold(cbindgen::Builder::new().with_config(config), |builder, file| {
         builder.with_src(root.join("src").join(file))

@@ -1,42 +1,18 @@
-//! The C headers: their texts, and whether the committed ones are those.
+//! The texts of the C headers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
-use std::{env, fs};
 
 use crate::declarations::{Item, Kind, WIDTH, declarations, fill, public_item};
 use crate::nouns::{EXTENSION, HEADERS, Header};
 
 /// The text that the umbrella begins with.
-pub const CONVENTIONS: &str = "src/capi/conventions.md";
-
-/// Compares the committed headers with those that the sources give, or writes them.
-pub fn check_headers(root: &Path) {
-    let write = env::var_os("WEIGHBRIDGE_HEADER").is_some_and(|value| value == "write");
-    let headers = headers(root);
-    let committed = fs::read_dir(root.join("include/weighbridge")).into_iter().flatten().flatten();
-    for file in committed.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-        if !headers.iter().any(|(name, _)| *name == format!("weighbridge/{file}")) {
-            println!("cargo::error=no source gives include/weighbridge/{file}: remove it");
-        }
-    }
-    for (name, text) in headers {
-        let path = root.join("include").join(&name);
-        if fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
-            continue;
-        }
-        if write {
-            fs::create_dir_all(path.parent().expect("include")).expect("include can be written");
-            fs::write(&path, text).expect("the header can be written");
-        } else {
-            println!("cargo::error=include/{name} is not what the sources give: run `make header`");
-        }
-    }
-}
+const CONVENTIONS: &str = "src/capi/conventions.md";
 
 /// Every header by its path in include, with its text.
-fn headers(root: &Path) -> Vec<(String, String)> {
+pub fn headers(root: &Path) -> Vec<(String, String)> {
     let mut items = declarations(root);
     let mut homes = Homes::new();
     let mut contents = Vec::new();
@@ -57,7 +33,7 @@ fn headers(root: &Path) -> Vec<(String, String)> {
     let mut headers: Vec<_> = contents
         .iter()
         .map(|(header, items)| {
-            (format!("weighbridge/{}.h", header.noun), header_text(header, items, &homes))
+            (format!("weighbridge/{}.h", header.noun), header_text(root, header, items, &homes))
         })
         .collect();
     headers.push(("weighbridge.h".into(), umbrella_text(root)));
@@ -94,9 +70,9 @@ fn initializer(Item { name, code, .. }: &Item, homes: &Homes) -> String {
 }
 
 /// A header; `homes` is the header of every name, and the kind of its item.
-fn header_text(header: &Header, items: &[Item], homes: &Homes) -> String {
+fn header_text(root: &Path, header: &Header, items: &[Item], homes: &Homes) -> String {
     let mut body = match header.noun {
-        "version" => version_macros(),
+        "version" => version_macros(root),
         "dlpack" => "\nstruct DLManagedTensor;\nstruct DLManagedTensorVersioned;\n".to_owned(),
         _ => String::new(),
     };
@@ -149,12 +125,17 @@ fn umbrella_text(root: &Path) -> String {
     text + "\n#endif\n"
 }
 
-fn version_macros() -> String {
+/// The version of the library's Cargo.toml.
+fn version_macros(root: &Path) -> String {
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("the manifest");
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+        .expect("the manifest names a version");
     let mut text =
         "\n/** The version of this header; wb_version() returns that of the library. */\n"
             .to_owned();
-    for part in ["MAJOR", "MINOR", "PATCH"] {
-        let number = env::var(format!("CARGO_PKG_VERSION_{part}")).expect("cargo sets it");
+    for (part, number) in ["MAJOR", "MINOR", "PATCH"].iter().zip(version.split('.')) {
         writeln!(text, "#define WB_VERSION_{part} {number}").expect("memory");
     }
     text + "#define WB_VERSION ((WB_VERSION_MAJOR << 16) | (WB_VERSION_MINOR << 8) | WB_VERSION_PATCH)\n"
