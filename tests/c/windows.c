@@ -72,6 +72,12 @@ static void a_replay_reads_replaced_large_weights(wb_device *device)
         check_replay_of_replaced(&captures, exec, 0);
     }
     CHECK(captures.destroy_exec(exec) == 0);
+    /* A graph that uses no window, after one that does. */
+    exec = capture_read(&captures, 2);
+    REQUIRE(exec != NULL);
+    set_weight(2, WB_DTYPE_F32, all.weights[2].bytes, SPECIAL, 20);
+    check_replay_of_replaced(&captures, exec, 2);
+    CHECK(captures.destroy_exec(exec) == 0);
     captures_end(&captures);
     compressed_end();
 }

@@ -130,8 +130,10 @@ impl Machine {
         let decode_stream = decode.map_or(copy_stream, |at| self.copy_streams[at].stream.get());
         let streams = WindowStreams { copy: copy_stream, decode: decode_stream, capture };
         let queued = copy.queue(device, streams, self.windows.as_mut());
-        if let (Some(at), Some(_)) = (decode, capture) {
-            self.copy_streams[at].capture = capture;
+        if let (Some(at), Some(windows)) = (decode, &self.windows)
+            && capture.is_some()
+        {
+            self.copy_streams[at].capture = windows.drawn_into;
         }
         let queued = queued.and_then(|last| slot.ready.record(device, last, capture));
         let queued = queued.and_then(|()| match (&self.staging, capture) {

@@ -23,6 +23,8 @@ pub struct Windows {
     memory: DeviceMemory,
     fences: [WindowFences; WINDOWS],
     next: usize,
+    /// The capture that the decoding stream was last drawn into.
+    pub drawn_into: Capture,
 }
 
 struct WindowFences {
@@ -57,7 +59,7 @@ impl Windows {
             Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
         };
         let fences = [fences()?, fences()?];
-        Ok(Some(Self { memory, fences, next: 0 }))
+        Ok(Some(Self { memory, fences, next: 0, drawn_into: None }))
     }
 
     /// Bytes of device memory.
@@ -70,8 +72,8 @@ impl Windows {
         !part.kept && (WINDOWED_BYTES..=host.bytes() as u64).contains(&encoded_bytes(host))
     }
 
-    /// Queues filling windows from `host` and decoding to `slot`. A graph copies the same bytes of host memory each
-    /// time: if others are there then, the kernel finds them where they are.
+    /// Queues filling windows from `host` and decoding to `slot`. A graph copies the same bytes of host
+    /// memory each time: if others are there then, the kernel finds them where they are.
     pub fn queue(
         &mut self,
         device: &Device,
@@ -89,12 +91,13 @@ impl Windows {
             self.next = (self.next + 1) % WINDOWS;
             fences.empty.wait_once(copy, capture)?;
             device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
-            // Last, since by then the kernel before this one no longer reads host memory, beside which so few
-            // bytes take ten times as long.
+            // Last, since by then the kernel before this one no longer reads host memory, beside which
+            // these few bytes take ten times as long.
             let directory = HEADER + piece.first_tile * ENTRY;
             device.copy(entries, host.part(directory as usize, entries.bytes()), copy)?;
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
+            self.drawn_into = capture;
             let (memory, bytes) = (span.start() as u64, span.bytes() as u64);
             let entries = entries.start() as u64;
             let start = piece.first_tile * TILE;
