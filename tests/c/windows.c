@@ -72,8 +72,17 @@ static void a_replay_reads_replaced_large_weights(wb_device *device)
         check_replay_of_replaced(&captures, exec, 0);
     }
     CHECK(captures.destroy_exec(exec) == 0);
-    /* A graph that uses no window, after one that does. */
-    exec = capture_read(&captures, 2);
+    captures_end(&captures);
+    compressed_end();
+}
+
+/* On demand, so that no other weight is copied in the capture. */
+static void a_graph_may_use_no_window(wb_device *device)
+{
+    struct captures captures;
+    REQUIRE(compressed_begin(device, large_weights(WB_TRANSFER_MODE_ON_DEMAND)));
+    REQUIRE(CHECK(captures_begin(&captures)));
+    void *exec = capture_read(&captures, 2);
     REQUIRE(exec != NULL);
     set_weight(2, WB_DTYPE_F32, all.weights[2].bytes, SPECIAL, 20);
     check_replay_of_replaced(&captures, exec, 2);
@@ -83,4 +92,5 @@ static void a_replay_reads_replaced_large_weights(wb_device *device)
 }
 
 CHECK_MAIN(CASE(every_large_weight_is_what_it_was), CASE(windows_are_counted_as_slots),
-           CASE_ON(CUDA_ONLY, a_replay_reads_replaced_large_weights))
+           CASE_ON(CUDA_ONLY, a_replay_reads_replaced_large_weights),
+           CASE_ON(CUDA_ONLY, a_graph_may_use_no_window))
