@@ -25,7 +25,7 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust test-slow test-c test-python cases lint \
+.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -117,9 +117,14 @@ lint: header-check $(VENV)/test ## checks formatting, lints, types, and that gen
 	$(BIN)/python tools/layers.py --check
 	$(BIN)/python tools/words.py --check
 
-# Property tests take the same random inputs every time here, as fuzz-replay does; others each time in `properties`.
+# Property tests take the same random inputs every time, as fuzz-replay does; `make properties` takes others.
 test-rust: ## runs unit and property tests of the Rust modules
 	PROPTEST_RNG_SEED=1 cargo test --locked --lib
+
+ROUNDS ?= 10
+properties: ## runs the unit and property tests ROUNDS=10 times, with other random inputs each time
+	for round in $$(seq $(ROUNDS)); do cargo test --quiet --locked --lib || exit 1; done
+	@echo 'reliability: {"rounds": $(ROUNDS)}'
 
 fuzz: $(VENV)/made ## fuzzes parsers (ten million inputs) and calls (a million sequences) under AddressSanitizer
 	$(BIN)/python tools/fuzz.py

@@ -30,6 +30,7 @@ HERE = [
     ("address, leak and undefined-behaviour sanitizers", "asan", 2400),
     ("valgrind", "valgrind", 2400),
     ("models of shared state", "models", 900),
+    ("properties, with new random inputs", "properties", 2400),
     ("fuzzing", "fuzz", 3600),
     ("process life and limits", "life", 900),
     ("soak", "soak", 2400),

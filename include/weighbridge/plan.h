@@ -98,7 +98,8 @@ typedef struct {
     /**
      * Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
      * an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
-     * is as deep as possible, with a device budget as deep as is fastest.
+     * is as deep as possible, with a device budget as deep as is fastest. With a limit there are no windows
+     * for compressed bytes: kernels read these over the link.
      */
     uint64_t slot_bytes;
     /**

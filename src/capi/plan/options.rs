@@ -96,7 +96,8 @@ pub struct wb_plan_options {
     pub budget_bytes: u64,
     /// Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
     /// an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
-    /// is as deep as possible, with a device budget as deep as is fastest.
+    /// is as deep as possible, with a device budget as deep as is fastest. With a limit there are no windows
+    /// for compressed bytes: kernels read these over the link.
     pub slot_bytes: u64,
     /// `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
     /// names that contain it as whole segments between dots; with any of `*?[` it is a glob for

@@ -22,20 +22,20 @@ type Decode =
     unsafe extern "C" fn(u32, *const u8, u64, u64, u64, u64, *mut u8, *const Window) -> u64;
 type Verify = unsafe extern "C" fn(*const u8, u64, u64, u64, u64, *const u8) -> u64;
 
-/// Compressed bytes, and a window of them.
+/// What is decompressed: compressed bytes, and a window of them.
 #[derive(Clone, Copy)]
-pub struct Encoded {
+pub struct Source {
     span: Span,
     window: Window,
 }
 
-impl From<Span> for Encoded {
+impl From<Span> for Source {
     fn from(span: Span) -> Self {
         Self { span, window: Window::default() }
     }
 }
 
-impl From<(Span, Window)> for Encoded {
+impl From<(Span, Window)> for Source {
     fn from((span, window): (Span, Window)) -> Self {
         Self { span, window }
     }
@@ -149,13 +149,13 @@ impl Codec {
     pub fn decode(
         self,
         coded: CodedType,
-        encoded: impl Into<Encoded>,
+        encoded: impl Into<Source>,
         decoded_bytes: u64,
         first: u64,
         target: Span,
         threads: usize,
     ) -> Option<u64> {
-        let Encoded { span: encoded, window } = encoded.into();
+        let Source { span: encoded, window } = encoded.into();
         let encoded_bytes = encoded.bytes() as u64;
         let parts = in_parts(tiles(target.bytes() as u64), threads, &|at, count| {
             let (from, to) = (pointer(encoded), part_pointer(target, at * TILE));

@@ -82,7 +82,7 @@ impl UnitCopy {
         }
         let mut seen = Vec::new();
         for part in &self.encoded {
-            if windows.is_some() && Windows::carry(part, self.host_of(part)) {
+            if windows.is_some() && Windows::take(part, self.host_of(part)) {
                 seen.push(part);
                 continue;
             }

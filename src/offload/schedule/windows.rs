@@ -67,8 +67,8 @@ impl Windows {
         self.memory.span().bytes() as u64
     }
 
-    /// Whether compressed bytes, which host memory has at `host`, are to pass through windows.
-    pub fn carry(part: &EncodedPart, host: Span) -> bool {
+    /// Whether compressed bytes, which host memory has at `host`, pass through windows.
+    pub fn take(part: &EncodedPart, host: Span) -> bool {
         !part.kept && (WINDOWED_BYTES..=host.bytes() as u64).contains(&encoded_bytes(host))
     }
 

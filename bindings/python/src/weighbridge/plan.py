@@ -164,7 +164,7 @@ class PlanInfo:
     resident_bytes: int
     """Of device memory for resident parameters, each rounded up to 256."""
     slot_bytes: int
-    """Of device memory for slots."""
+    """Of device memory for slots, and for the windows through which compressed bytes pass."""
     ring_bytes: int
     """Of slots for prefetched parameters."""
     expert_bytes: int
@@ -187,7 +187,7 @@ class PlanInfo:
     encoded_bytes: int
     """What these are expected to become."""
     decode_seconds: float
-    """Of ``link_seconds``, in which the device reads compressed bytes and decodes them."""
+    """Of ``link_seconds``, in which kernels read compressed bytes over the link and decode them."""
     device_encoded_bytes: int
     """Of device memory for parameters that the device keeps compressed."""
     device_decoded_bytes: int
