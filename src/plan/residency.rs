@@ -25,6 +25,41 @@ impl Movable {
     }
 }
 
+/// What expert caches claim of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheClaim {
+    /// Bytes that were asked for; 0 for what all units leave.
+    pub asked_bytes: u64,
+    /// Bytes of slots for every captured call.
+    pub least_bytes: u64,
+}
+
+/// The part of a budget that caches get: as the planner gives it, but never less than graphs need. Units
+/// leave for that. Fails if it does not fit beside the slots.
+pub fn bytes_for_caches(
+    units: &[Movable],
+    slot_bytes: u64,
+    device_bytes: u64,
+    claim: CacheClaim,
+) -> Result<u64> {
+    let CacheClaim { asked_bytes, least_bytes } = claim;
+    let beside = device_bytes.saturating_sub(slot_bytes);
+    if beside < least_bytes {
+        fail!(
+            WB_ERR_BUDGET,
+            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {slot_bytes}, and \
+             those of expert caches {least_bytes} for calls that graphs have captured: ask for as much, say \
+             that graphs are dropped, or ask for 0 to put the offloader to sleep"
+        );
+    }
+    let all: u64 = units.iter().map(|unit| unit.bytes).sum();
+    let wanted = match asked_bytes {
+        0 => beside.saturating_sub(all),
+        asked => asked.min(beside),
+    };
+    Ok(wanted.max(least_bytes))
+}
+
 /// Chooses which units are resident beside `slot_bytes` of slots in `device_bytes`. Those without a
 /// slot come first, since kernels are slower in place; of either kind those that leave are spread
 /// evenly, so that copies overlap. Pieces that steps read come between them, the hottest first, and other
