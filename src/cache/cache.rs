@@ -87,6 +87,8 @@ pub struct CacheInfo {
     pub slots: u64,
     /// Slots that there is memory for.
     pub capacity: u64,
+    /// Slots that have addresses.
+    pub most_slots: u64,
     /// Bytes of device memory of the slots.
     pub slot_bytes: u64,
     /// Bytes of device memory of the state.
@@ -99,7 +101,7 @@ pub struct CacheInfo {
 pub struct TensorSlots {
     /// The name.
     pub name: CString,
-    /// Type and shape `[capacity, ...]`, contiguous.
+    /// Type and shape `[most_slots, ...]`, contiguous.
     pub layout: Layout,
     /// Address of slot 0.
     pub address: u64,
@@ -176,16 +178,11 @@ impl ExpertCache {
         let size = PoolSize::choose(&experts, lanes, options.slots, options.device_bytes, piece)?;
         let Memory { pool, state: memory, range, slots: addresses } =
             Memory::new(device, &experts, lanes, size, options.memory, piece)?;
-        let start = match &memory {
-            Some(memory) => memory.span().start(),
-            None => pool.span().start(),
-        };
+        let of_state = memory.as_ref().unwrap_or(&pool).span();
         let most = if range.is_some() { experts.count() } else { size.slots };
-        let (image, state) = initial_state(&experts, lanes, most, start as u64, &addresses);
-        let state_span = match &memory {
-            Some(memory) => memory.span().part(0, image.len()),
-            None => pool.span().part(0, image.len()),
-        };
+        let start = of_state.start() as u64;
+        let (image, state) = initial_state(&experts, lanes, most, start, &addresses);
+        let state_span = of_state.part(0, image.len());
         let reader = Reader {
             stream: OwnedStream::new(device)?,
             staging: Staging::new(device, state_span.bytes())?,
@@ -258,6 +255,7 @@ impl ExpertCache {
             expert_bytes: self.experts.bytes(),
             slots: u64::from(self.slots()),
             capacity: u64::from(self.capacity()),
+            most_slots: u64::from(self.state.capacity),
             slot_bytes,
             state_bytes,
             lanes: self.lanes,
@@ -307,7 +305,7 @@ impl ExpertCache {
         self.pool.span()
     }
 
-    /// The slots of a tensor as a view of shape `[capacity, ...]`.
+    /// The slots of a tensor as a view of shape `[most_slots, ...]`.
     pub fn view(&self, index: u64) -> Result<Arc<View>> {
         let tensor = self.tensor(index)?;
         let offset = tensor.address - self.pool.span().start() as u64;

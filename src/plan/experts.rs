@@ -16,8 +16,10 @@ pub struct PlannedExperts {
 }
 
 impl PlannedExperts {
-    /// How many have slots in caches of these bytes, about.
-    fn slots_in(&self, bytes: u64) -> u64 {
+    /// How many have slots in caches of these bytes, about: with fixed addresses the state of a cache takes
+    /// a whole piece.
+    fn slots_in(&self, plan: &Plan) -> u64 {
+        let bytes = plan.expert_bytes.saturating_sub(plan.granularity.unwrap_or(0));
         let each = self.bytes.checked_div(self.count).unwrap_or(0).max(1);
         (bytes / each).min(self.count)
     }
@@ -57,13 +59,13 @@ impl Plan {
     pub fn expert_hit_rate(&self) -> Option<f64> {
         let experts = self.experts();
         let is_known = experts.count > 0 && self.expert_bytes > 0;
-        is_known.then(|| predicted_hit_rate(experts.slots_in(self.expert_bytes), experts.count))
+        is_known.then(|| predicted_hit_rate(experts.slots_in(self), experts.count))
     }
 
     /// Says why experts are where they are.
     pub fn say_experts(&mut self) {
         let experts = self.experts();
-        let slots = experts.slots_in(self.expert_bytes);
+        let slots = experts.slots_in(self);
         let reason = Reason::Experts { bytes: self.expert_bytes, slots, experts: experts.count };
         for at in 0..self.parameters.len() {
             if self.has_experts(&self.storages[self.parameters[at].storage]) {

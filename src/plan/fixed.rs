@@ -122,8 +122,8 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     };
     if let (true, Some(budget)) = (takes_rest, plan.options.budget.device_bytes()) {
         plan.expert_bytes = budget.saturating_sub(plan.resident_bytes + plan.slot_bytes);
-        plan.say_experts();
     }
+    plan.say_experts();
     plan.padding_bytes =
         (plan.resident_bytes + plan.slot_bytes).saturating_sub(without + in_pieces);
 }

@@ -186,4 +186,20 @@ mod tests {
         let equal: Vec<_> = a.iter().map(|now| piece(2.0, *now)).collect();
         assert_eq!(exchanges(&equal), []);
     }
+
+    #[test]
+    fn caches_get_what_was_asked_or_left_and_never_less_than_graphs_need() {
+        let units = units(2, 2);
+        let caches = |bytes, asked_bytes, least_bytes| {
+            let claim = CacheClaim { asked_bytes, least_bytes };
+            bytes_for_caches(&units, 20, bytes, claim)
+        };
+        assert_eq!(caches(75, 0, 5).unwrap(), 15, "what 40 bytes of units and 20 of slots leave");
+        assert_eq!(caches(62, 0, 5).unwrap(), 5, "units leave for what graphs need");
+        assert_eq!(caches(75, 30, 5).unwrap(), 30);
+        assert_eq!(caches(45, 30, 5).unwrap(), 25, "not more than there is");
+        assert_eq!(caches(75, 3, 5).unwrap(), 5);
+        assert_eq!(caches(25, 0, 5).unwrap(), 5);
+        assert_eq!(caches(24, 0, 5).unwrap_err().status, WB_ERR_BUDGET);
+    }
 }
