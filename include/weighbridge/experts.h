@@ -151,9 +151,9 @@ wb_status wb_expert_cache_new(const wb_device *device, const wb_expert_tensor *t
  * Weights that are written through a host view need wb_expert_cache_reset. The cache may outlive the
  * offloader.
  *
- * With fixed addresses, slots have addresses for all experts, and whole pieces of memory behind the first
- * of them and behind the state: wb_offloader_resize gives slots memory and takes it away, and they may
- * not be in `memory` of the caller.
+ * With fixed addresses, slots have addresses for all experts, and the state and the first slots have memory,
+ * in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they may not be in
+ * `memory` of the caller.
  *
  * Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for caches, with
  * WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, with WB_ERR_INVALID_ARGUMENT if

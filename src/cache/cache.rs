@@ -39,7 +39,7 @@ pub struct CacheOptions {
     pub lanes: u32,
     /// Device memory of the caller for the slots, which must stay until the cache is gone.
     pub memory: Option<Span>,
-    /// Bytes of the pieces in which memory comes and goes behind addresses for slots of all experts;
+    /// Bytes of the pieces in which memory is exchanged at addresses for slots of all experts;
     /// `None` for slots that have memory as long as the cache is there.
     pub piece: Option<u64>,
 }
@@ -138,7 +138,7 @@ pub struct ExpertCache {
     _state_memory: Option<DeviceMemory>,
 }
 
-/// Memory that comes and goes behind addresses.
+/// Memory that is exchanged at addresses that stay.
 pub(super) struct Pool {
     pub range: PoolRange,
     /// Whether calls that were queued before slots were taken away are complete.

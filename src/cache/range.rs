@@ -1,5 +1,5 @@
-//! [`PoolRange`]: addresses for the state and for slots of all experts, with memory in whole pieces behind
-//! the first slots of each tensor.
+//! [`PoolRange`]: addresses for the state and for slots of all experts, of which the first slots of each
+//! tensor have memory, in whole pieces.
 
 use crate::cache::experts::Experts;
 use crate::cache::pool::{PoolSize, pieces_of};

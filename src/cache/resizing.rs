@@ -1,4 +1,4 @@
-//! A pool of slots whose memory comes and goes behind addresses that stay, while graphs exist.
+//! A pool of slots whose memory is exchanged at addresses that stay, while graphs exist.
 
 use std::sync::atomic::Ordering;
 

@@ -163,15 +163,15 @@ impl ExpertPools {
         Ok(done)
     }
 
-    /// Gives caches that are to have more memory as much, as far as there is `room` for it.
-    pub fn grow(&self, mut room: u64, change: &ScheduleChange<'_>) -> Result<()> {
+    /// Gives caches that are to have more memory as much, as far as that is at most `free` bytes.
+    pub fn grow(&self, mut free: u64, change: &ScheduleChange<'_>) -> Result<()> {
         for (cache, pool) in self.alive().filter(|(_, pool)| pool.slots > 0) {
             if cache.has_pool_of(pool.slots) {
                 continue;
             }
             let more = cache.bytes_for(pool.slots).saturating_sub(cache.device_bytes());
-            if let Some(left) = room.checked_sub(more) {
-                room = left;
+            if let Some(left) = free.checked_sub(more) {
+                free = left;
                 cache.grow_pool(pool.slots, change.stream())?;
             }
         }

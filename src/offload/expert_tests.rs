@@ -260,7 +260,7 @@ fn a_cache_is_made_of_what_the_last_resize_leaves() {
     offloader.resize(Budget::DeviceBytes(0), false, DEFAULT).unwrap();
     offloader.resize_wait(DEFAULT, second).unwrap();
     assert_eq!(cache(slots(1)).err().unwrap().status, WB_ERR_BUSY);
-    // The one that is there takes all.
+    // The existing one takes all.
     offloader.resize(Budget::DeviceBytes(7 * PIECE), false, DEFAULT).unwrap();
     offloader.resize_wait(DEFAULT, second).unwrap();
     assert_eq!(caches[0].info().slots, 6);

@@ -220,8 +220,8 @@ impl Resize {
                 return Ok(());
             }
             addresses.create_slots()?;
-            let room = self.device_bytes.saturating_sub(self.held_bytes(addresses));
-            addresses.pools.grow(room, change)?;
+            let free = self.device_bytes.saturating_sub(self.held_bytes(addresses));
+            addresses.pools.grow(free, change)?;
         }
         for at in 0..addresses.homes.len() {
             let home = &addresses.homes[at];

@@ -1,4 +1,4 @@
-//! What a plan says of the experts that it offloads, and of the caches that carry them.
+//! The experts that a plan offloads, and the hit rate that it predicts of their caches.
 
 use std::collections::HashMap;
 

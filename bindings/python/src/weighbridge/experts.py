@@ -90,7 +90,7 @@ class ExpertCacheInfo:
     most_slots: int
     """That there are addresses for: more than memory with fixed addresses."""
     predicted_hit_rate: float
-    """Of the slots in use, if a router picks all experts equally often: ``slots`` of ``experts``."""
+    """Of the slots in use, if a router picks all experts equally often: ``slots / experts``."""
 
 
 @dataclass(frozen=True)
