@@ -446,6 +446,48 @@ static void replaced_experts_are_read_after_a_resize_and_after_sleep(wb_device *
     mixture_end(&m);
 }
 
+/* Pieces of a model with slots for all of its experts. */
+enum { WHOLE_PIECES = DENSE_PIECES + 19 };
+
+static void models_with_caches_share_the_budget_of_an_arbiter(wb_device *device)
+{
+    static struct mixture both[2];
+    wb_arbiter *arbiter = NULL;
+    wb_arbiter_progress progress = WB_ARBITER_PROGRESS_INIT;
+    const uint64_t budgets[2] = {(WHOLE_PIECES + 7) * PIECE, (WHOLE_PIECES + 1) * PIECE};
+    for (int at = 0; at < 2; at++) {
+        if (!mixture_begin(&both[at], device, (DENSE_PIECES + 8) * PIECE, 0)) return;
+    }
+    const uint64_t others = device_stats(device).device_bytes - 2 * (DENSE_PIECES + 8) * PIECE;
+    REQUIRE_OK(wb_arbiter_new(device, budgets[0], &arbiter, &error));
+    for (int at = 0; at < 2; at++) {
+        wb_arbiter_options options = WB_ARBITER_OPTIONS_INIT;
+        options.stream = both[at].stream;
+        CHECK_OK(wb_arbiter_add(arbiter, both[at].offloader, &options, &error));
+    }
+    for (int turn = 0; turn < 8; turn++) {
+        struct mixture *next = &both[turn % 2], *idle = &both[1 - turn % 2];
+        if (turn == 4) CHECK_OK(wb_arbiter_resize(arbiter, budgets[1], &progress, &error));
+        CHECK_OK(wb_arbiter_use(arbiter, next->offloader, &progress, &error));
+        CHECK_OK(wb_arbiter_wait(arbiter, MINUTE, &progress, &error));
+        CHECK(progress.ready && progress.device_bytes <= budgets[turn >= 4]);
+        CHECK_SAME(device_stats(device).device_bytes, progress.device_bytes + others);
+        CHECK_SAME(info_of(next).slots, E_COUNT);
+        /* A slot of the other one and a part of its dense parameters, or sleep. */
+        CHECK_SAME(info_of(idle).slots, turn < 4 ? 1 : 0);
+        draw_ids(next);
+        queue_step(next, turn % E_LAYERS);
+        check_layer(next, turn % E_LAYERS);
+        check_counts(next, named_experts(next), 1);
+    }
+    CHECK_ERROR(WB_ERR_BUSY,
+                wb_expert_cache_route(both[0].cache, 0, both[0].memory, 1, WB_DTYPE_I32, both[0].memory, NULL,
+                                      both[0].stream, &error),
+                "asleep");
+    wb_arbiter_release(arbiter);
+    for (int at = 0; at < 2; at++) mixture_end(&both[at]);
+}
+
 static void a_failed_resize_of_slots_goes_on(wb_device *device)
 {
     static const char *const functions[] = {"cuMemCreate",     "cuMemMap",       "cuMemSetAccess",
@@ -497,4 +539,5 @@ CHECK_MAIN(CASE_ALONE(EVERYWHERE, slots_are_in_the_budget_of_the_plan_and_of_eac
            CASE(a_cache_keeps_what_was_asked_for_it_and_residents_get_the_rest),
            CASE(slots_wait_for_the_groups_of_their_experts),
            CASE(replaced_experts_are_read_after_a_resize_and_after_sleep),
+           CASE(models_with_caches_share_the_budget_of_an_arbiter),
            CASE_ON(DOUBLE_ONLY, a_failed_resize_of_slots_goes_on))
