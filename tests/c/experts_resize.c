@@ -21,9 +21,12 @@ struct mixture {
     uint64_t free_bytes, others; /* free, and in use, before the offloader was made */
 };
 
-static unsigned char expert_byte(uint64_t layer, uint64_t expert, uint64_t tensor, uint64_t at)
+/* The bytes of an expert, which begin where no other's do. */
+static const unsigned char *expert_of(uint64_t layer, uint64_t expert, uint64_t tensor)
 {
-    return (unsigned char)(layer * 83 + expert * 31 + tensor * 7 + at * 3 + at / 251 + 1);
+    static unsigned char all[E_WIDE + 2 * E_COUNT * 97];
+    if (all[0] == 0) fill(all, sizeof all);
+    return all + ((layer * E_EXPERTS + expert) * 2 + tensor) * 97;
 }
 
 static int mixture_begin(struct mixture *m, wb_device *device, uint64_t device_bytes,
@@ -54,10 +57,10 @@ static int mixture_begin(struct mixture *m, wb_device *device, uint64_t device_b
             snprintf(names[layer][at], sizeof names[layer][at], "l%d.w%d", layer, at);
             m->sources[layer][at] = (unsigned char *)malloc(bytes);
             if (!CHECK(m->sources[layer][at] != NULL)) return 0;
-            for (uint64_t byte = 0; byte < bytes; byte++) {
-                m->sources[layer][at][byte] =
-                    at == 2 ? (unsigned char)layer
-                            : expert_byte((uint64_t)layer, byte / e_bytes[at], (uint64_t)at, byte % e_bytes[at]);
+            if (at == 2) memset(m->sources[layer][at], layer, bytes);
+            for (uint64_t expert = 0; at < 2 && expert < E_EXPERTS; expert++) {
+                memcpy(m->sources[layer][at] + expert * e_bytes[at],
+                       expert_of((uint64_t)layer, expert, (uint64_t)at), e_bytes[at]);
             }
             one->name = names[layer][at];
             one->group = groups[layer];
@@ -154,13 +157,10 @@ static void check_layer(struct mixture *m, int last)
         if (!CHECK(slot >= 0 && (uint64_t)slot < info.capacity)) continue;
         for (uint64_t tensor = 0; tensor < 2; tensor++) {
             const wb_expert_slots_info slots = slots_of(m, tensor);
-            int same = read_device(m->device, found,
-                                   (unsigned char *)slots.device_address + (uint64_t)slot * e_bytes[tensor],
-                                   e_bytes[tensor]);
-            for (uint64_t byte = 0; byte < e_bytes[tensor]; byte++) {
-                same &= found[byte] == expert_byte((uint64_t)last, (uint64_t)id, tensor, byte);
+            const unsigned char *from = (unsigned char *)slots.device_address;
+            if (read_device(m->device, found, from + (uint64_t)slot * e_bytes[tensor], e_bytes[tensor])) {
+                CHECK(memcmp(found, expert_of((uint64_t)last, (uint64_t)id, tensor), e_bytes[tensor]) == 0);
             }
-            CHECK(same);
         }
     }
     for (int at = 0; at < E_LAYERS * E_TOP; at++) {
@@ -496,7 +496,7 @@ static void a_failed_resize_of_slots_goes_on(wb_device *device)
                                             "cuStreamSynchronize"};
     int failed = 0;
     for (size_t function = 0; function < sizeof functions / sizeof functions[0]; function++) {
-        for (int nth = 1; nth <= 6; nth++) {
+        for (int nth = 1; nth <= 4; nth++) {
             static const uint64_t sizes[] = {13, 5, 0, 11, 8};
             struct mixture m;
             struct graphs graphs;
@@ -531,7 +531,7 @@ static void a_failed_resize_of_slots_goes_on(wb_device *device)
             mixture_end(&m);
         }
     }
-    CHECK(failed > 30);
+    CHECK(failed > 50);
 }
 
 CHECK_MAIN(CASE_ALONE(EVERYWHERE, slots_are_in_the_budget_of_the_plan_and_of_each_resize),
