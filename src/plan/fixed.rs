@@ -121,7 +121,8 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
         false => pieces::place(plan, granularity),
     };
     if let (true, Some(budget)) = (takes_rest, plan.options.budget.device_bytes()) {
-        plan.expert_bytes = budget.saturating_sub(plan.resident_bytes + plan.slot_bytes);
+        let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+        plan.expert_bytes = budget.saturating_sub(others);
     }
     plan.say_experts();
     plan.padding_bytes =
