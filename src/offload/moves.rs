@@ -133,9 +133,9 @@ impl Resize {
         self.sleeps
     }
 
-    /// The device memory of units, of slots, and of copies that are being made.
+    /// The device memory of units, of slots and windows, and of copies that are being made.
     fn held_bytes(&self, addresses: &Addresses) -> u64 {
-        addresses.resident_bytes() + addresses.held_slot_bytes() + self.coming_bytes(true)
+        addresses.held_bytes() + self.coming_bytes(true)
     }
 
     /// The bytes of copies that are being made, on the device or in host memory.
@@ -160,10 +160,12 @@ impl Resize {
         self.moves.iter().any(|one| one.home == at)
     }
 
-    /// Whether every unit is where it is to be.
+    /// Whether every unit is where it is to be, and so are the windows.
     pub fn is_idle(&self, addresses: &Addresses) -> bool {
         let mut homes = addresses.homes.iter().enumerate();
-        self.moves.is_empty() && homes.all(|(at, home)| self.is_done(at, home))
+        self.moves.is_empty()
+            && homes.all(|(at, home)| self.is_done(at, home))
+            && addresses.has_windows(!self.sleeps())
     }
 
     /// Reports the progress.
@@ -191,7 +193,7 @@ impl Resize {
             return Ok(());
         }
         change.wait_for_replays()?;
-        addresses.repair()?;
+        addresses.repair(change)?;
         self.finish_moves(addresses, change)?;
         if self.sleeps() && !change.is_asleep() {
             if change.check_all_released().is_err() {
@@ -241,7 +243,7 @@ impl Resize {
             let in_place = !self.sleeps() || addresses.keep_host_copy || !is_pinned;
             let in_place = in_place || addresses.homes[at].heat.is_some();
             let goal = if in_place { Goal::Host } else { Goal::Buffer };
-            self.start(&addresses.homes[at], at, goal)?;
+            self.start(&addresses.homes[at], at, goal, change)?;
         }
         Ok(())
     }
@@ -251,7 +253,8 @@ impl Resize {
     fn rest(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         if !self.sleeps() {
             // Copies of a resize before may still be in flight.
-            let missing = addresses.slot_bytes - addresses.held_slot_bytes();
+            let held = addresses.held_slot_bytes() + addresses.held_window_bytes();
+            let missing = addresses.least_bytes() - held;
             if self.held_bytes(addresses) + missing > self.device_bytes {
                 return Ok(());
             }
@@ -262,7 +265,7 @@ impl Resize {
             let to = match &home.behind {
                 Behind::Nothing if !self.sleeps() && home.needs_host(false) => {
                     if !self.resident[at] {
-                        self.start(home, at, Goal::Host)?;
+                        self.start(home, at, Goal::Host, change)?;
                     }
                     continue;
                 }
@@ -277,7 +280,7 @@ impl Resize {
             self.exchange(addresses, change, at, to)?;
         }
         if self.sleeps() {
-            addresses.free_slots();
+            addresses.free_slots()?;
         }
         Ok(())
     }
@@ -288,7 +291,7 @@ impl Resize {
         for (at, home) in addresses.homes.iter().enumerate() {
             let with = held + home.bytes() as u64;
             let comes = self.resident[at] && !home.is_on_device() && with <= self.device_bytes;
-            if comes && self.start(home, at, Goal::Device)? {
+            if comes && self.start(home, at, Goal::Device, change)? {
                 held = with;
             }
         }
@@ -297,7 +300,13 @@ impl Resize {
 
     /// Creates memory for a unit and queues the copy of its bytes, if as many may be copied now.
     /// Returns whether it did.
-    fn start(&mut self, home: &Home, at: usize, goal: Goal) -> Result<bool> {
+    fn start(
+        &mut self,
+        home: &Home,
+        at: usize,
+        goal: Goal,
+        change: &ScheduleChange<'_>,
+    ) -> Result<bool> {
         let bytes: usize = self.moves.iter().map(|one| one.to.span().bytes()).sum();
         let is_full =
             self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
@@ -306,12 +315,14 @@ impl Resize {
             return Ok(false);
         }
         let to = Target::new(&self.device, home.bytes(), goal)?;
-        let from = home.source();
         let stream = self.stream.get();
         let copied = self.device.backend().new_event(false)?;
-        self.device.copy(to.span().part(0, from.bytes()), from, stream)?;
-        if let Err(error) = copied.record(stream) {
-            // The memory is freed next, and the copy may be in flight.
+        let queued = match home.source() {
+            Some(from) => self.device.copy(to.span().part(0, from.bytes()), from, stream),
+            None => change.copy_unit(home.unit, to.span(), stream),
+        };
+        if let Err(error) = queued.and_then(|()| copied.record(stream)) {
+            // The memory is freed next, and a part of the copy may be in flight.
             self.device.backend().synchronize(stream)?;
             return Err(error);
         }

@@ -67,7 +67,7 @@ impl Offloader {
             Some(resize) => resize,
             none => {
                 let resident = addresses.movable().iter().map(|unit| unit.resident).collect();
-                let held = addresses.resident_bytes() + addresses.held_slot_bytes();
+                let held = addresses.held_bytes();
                 none.insert(Resize::new(self.device(), resident, held, false)?)
             }
         };

@@ -25,15 +25,15 @@ impl Movable {
     }
 }
 
-/// Chooses which units are resident beside `slot_bytes` of slots in `device_bytes`. Those without a
+/// Chooses which units are resident beside `least_bytes` of slots and windows in `device_bytes`. Those without a
 /// slot come first, since kernels are slower in place; of either kind those that leave are spread
 /// evenly, so that copies overlap. Pieces that steps read come between them, the hottest first, and other
 /// pieces last. Fails if the slots do not fit.
-pub fn choose(units: &[Movable], slot_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
-    let Some(mut left) = device_bytes.checked_sub(slot_bytes) else {
+pub fn choose(units: &[Movable], least_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
+    let Some(mut left) = device_bytes.checked_sub(least_bytes) else {
         fail!(
             WB_ERR_BUDGET,
-            "asked to resize to {device_bytes} bytes of device memory; the slots need {slot_bytes}: ask for \
+            "asked to resize to {device_bytes} bytes of device memory; the slots need {least_bytes}: ask for \
              as much, or for 0 to put the offloader to sleep"
         )
     };
