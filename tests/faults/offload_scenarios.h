@@ -287,7 +287,7 @@ static void offloads_through_windows(struct world *world)
 
 static void resizes_compressed(struct world *world)
 {
-    offloads_compressed_weights(world, MOST_NUMBERS, 1);
+    offloads_compressed_weights(world, 12288, 1);
 }
 
 /* Weights that the device keeps compressed in its own memory, with a replacement that does not fit there. */
