@@ -45,7 +45,7 @@ def test_graphs_are_bit_identical_through_resizes_and_sleep(net, x, offloaded, c
         resident = net(x)
         handle = wt.offload(
             net,
-            offload_bytes=offloaded * (PIECE + (8 << 10)),  # a compressed one has space for any bytes
+            offload_bytes=offloaded * (PIECE + (8 << 10)),  # with space for any compressed bytes
             order="declared",
             transfer_mode="prefetch",
             fixed_addresses=True,
