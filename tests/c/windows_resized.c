@@ -146,6 +146,39 @@ static void every_content_is_right_at_every_budget(wb_device *device)
     compressed_end();
 }
 
+/* Units that a graph does not copy are on their way to host memory when they are sent elsewhere. */
+static void a_unit_that_leaves_is_sent_elsewhere(wb_device *device)
+{
+    struct captures captures;
+    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    REQUIRE(compressed_begin(device, large_weights()));
+    REQUIRE(CHECK(captures_begin(&captures)));
+    unsigned char *back = (unsigned char *)buffer_info(all.back).data;
+    const uint64_t least = stats_now().slot_bytes, whole = least + 20 * PIECE;
+    resize(whole);
+    void *exec = capture_read(&captures, 2);
+    double_set("WB_DOUBLE_DELAY_US", "2000");
+    for (int turn = 0; turn < 6; turn++) {
+        to.device_bytes = least;
+        CHECK_OK(wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error));
+        CHECK(progress.pending_units > 0);
+        to.device_bytes = turn % 2 ? whole : 0;
+        CHECK_OK(wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error));
+        resize(to.device_bytes);
+        resize(turn % 3 ? least : whole);
+        memset(back, 0xee, MOST_BYTES);
+        CHECK(captures.launch(exec, all.stream) == 0);
+        CHECK_OK(wb_device_stream_synchronize(device, all.stream, &error));
+        CHECK(memcmp(back, all.weights[2].content, all.weights[2].bytes) == 0);
+        check_all();
+        resize(whole);
+    }
+    double_set("WB_DOUBLE_DELAY_US", "0");
+    CHECK(captures.destroy_exec(exec) == 0);
+    captures_end(&captures);
+    compressed_end();
+}
+
 /* Every call of the driver fails once, at any place of falling asleep, waking and growing. */
 static void a_failed_call_is_repeated(wb_device *device)
 {
@@ -230,4 +263,5 @@ static void ties_and_addresses_are_known_at_every_budget(wb_device *device)
 
 CHECK_MAIN(CASE(windows_are_in_every_budget), CASE(every_content_is_right_at_every_budget),
            CASE(ties_and_addresses_are_known_at_every_budget),
+           CASE_ON(CUDA_ONLY, a_unit_that_leaves_is_sent_elsewhere),
            CASE_ON(DOUBLE_ONLY, a_failed_call_is_repeated))
