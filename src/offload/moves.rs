@@ -177,12 +177,12 @@ impl Resize {
     /// Evicts units: to their slots, if every graph copies them there, and else to host memory.
     fn leave(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         for at in 0..addresses.homes.len() {
+            let stays = self.resident[at] || !addresses.homes[at].is_on_device();
             // A copy in flight reads what is behind the unit.
-            let is_moving = self.is_moving(at);
-            let home = &mut addresses.homes[at];
-            if self.resident[at] || is_moving || !home.is_on_device() {
+            if stays || self.is_moving(at) {
                 continue;
             }
+            let home = &mut addresses.homes[at];
             home.in_graphs |= change.captures() > home.resident_since;
             if home.carried.is_some() && (self.sleeps() || !home.in_graphs) {
                 let behind = if self.sleeps() { Behind::Nothing } else { Behind::Slot };

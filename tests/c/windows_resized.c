@@ -146,7 +146,7 @@ static void every_content_is_right_at_every_budget(wb_device *device)
     compressed_end();
 }
 
-/* Units that a graph does not copy are on their way to host memory when they are sent elsewhere. */
+/* Units that a graph does not copy are being copied to host memory when they are sent elsewhere. */
 static void a_unit_that_leaves_is_sent_elsewhere(wb_device *device)
 {
     struct captures captures;
