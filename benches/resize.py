@@ -122,18 +122,21 @@ class Bench:
         """Adds a figure in milliseconds; returns seconds."""
         return 1e-3 * self.report.figure(name, [1e3 * one for one in seconds], "ms", what)
 
-    def commit(self, fixed: bool, resident_layers: int = 0, keep: bool = False) -> Weights:
+    def commit(
+        self, fixed: bool, resident_layers: int = 0, keep: bool = False, compress: bool = False
+    ) -> Weights:
         """Commits with all layers offloaded but some."""
         model = self.model
         share = model.bytes // len(model.layers) * (len(model.layers) - resident_layers)
         plan = Plan(
             self.machine.device,
             model.parameters(),
-            offload_bytes=share + (1 << 20),
+            offload_bytes=share + (share >> 8 if compress else 0) + (1 << 20),
             order="declared",
             transfer_mode="prefetch",
             fixed_addresses=fixed,
             keep_host_copy=keep,
+            compress=compress,
         )
         return Weights(self.machine, model, plan)
 
@@ -197,6 +200,31 @@ class Bench:
         if self.machine.cuda:
             self.under_kernels(weights)
             self.under_graphs(weights)
+        weights.close()
+
+    def compressed(self) -> None:
+        """Layers that cross the link compressed leave, and return decoded."""
+        weights = self.commit(True, compress=True)
+        stats = weights.offloader.stats
+        whole = weights.slots + self.model.bytes * 2  # more than all of it
+        take, back, sleeps, wakes = [], [], [], []
+        for _ in range(TIMES):
+            take.append(weights.resize(whole))
+            weights.check("decoded once")
+            back.append(weights.resize(weights.slots))
+            weights.check("decoded in each step")
+        decode = self.machine.seconds_of(weights.step)
+        for _ in range(TIMES):
+            sleeps.append(weights.resize(0))
+            wakes.append(weights.resize(weights.slots))
+            weights.check("awake, compressed")
+        encoded, decoded = stats.encoded_bytes / 1e9, stats.decoded_bytes / 1e9
+        what = f"{decoded:.2f} GB, compressed to {encoded:.2f} GB"
+        self.figure("compressed.take", take, what)
+        self.figure("compressed.back", back, what)
+        self.figure("compressed.sleep", sleeps, "with windows")
+        self.figure("compressed.wake", wakes, "to slots and windows")
+        self.figure("compressed.decode", decode, "all layers prefetched, compressed")
         weights.close()
 
     def under_steps(self, weights: Weights) -> None:
@@ -481,6 +509,7 @@ def main() -> int:
         bench = Bench(report, machine, model)
         bench.costs()
         bench.slots()
+        bench.compressed()
         for keep in (True, False):
             bench.residents(keep)
         bench.pieces((2 << 30) if cuda else (16 << 20))

@@ -133,7 +133,7 @@ impl Edit<'_> {
         }
         let sleeps = state.resize.as_ref().is_some_and(|resize| resize.sleeps());
         self.schedule.set_asleep(true);
-        addresses.repair()?;
+        addresses.repair(&self.schedule)?;
         self.schedule.set_asleep(sleeps || !addresses.is_complete());
         Ok(())
     }

@@ -172,9 +172,13 @@ impl Edit<'_> {
     }
 
     /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they
-    /// have. Nothing moves if that is so, and the slots are those that the units would get.
+    /// have. Nothing moves if that is so, and the slots are those that the units would get, or if addresses
+    /// are fixed: then there are no gaps, and slots are those of the plan.
     pub(super) fn compact(&mut self) -> Result<()> {
         let state = &self.state;
+        if state.addresses.is_some() {
+            return Ok(());
+        }
         let gap = (0..state.host.units().len()).any(|unit| state.host.has_gaps(unit));
         if !gap && self.is_arranged() {
             return Ok(());
@@ -209,9 +213,6 @@ impl Offloader {
         let mut edit = self.edit(stream)?;
         edit.schedule.make_idle(&[])?;
         edit.schedule.check_all_released()?;
-        if edit.state.addresses.is_some() {
-            return Ok(()); // nothing has moved
-        }
         let done = edit.compact();
         edit.end(done)
     }

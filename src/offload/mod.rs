@@ -49,3 +49,4 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod window_range;

@@ -88,7 +88,7 @@ impl Resize {
         self.sleeps
     }
 
-    /// The device memory of units, of slots, of caches, and of copies that are being made.
+    /// The device memory of units, of slots and windows, of caches, and of copies that are being made.
     fn held_bytes(&self, addresses: &Addresses) -> u64 {
         addresses.held_bytes() + self.coming_bytes(true)
     }
@@ -120,11 +120,12 @@ impl Resize {
         self.moves.iter().any(|one| one.home == at)
     }
 
-    /// Whether every unit is where it is to be.
+    /// Whether every unit is where it is to be, and so are the windows.
     pub fn is_idle(&self, addresses: &Addresses) -> bool {
         let mut homes = addresses.homes.iter().enumerate();
         self.moves.is_empty()
             && homes.all(|(at, home)| self.is_done(at, home))
+            && addresses.has_windows(!self.sleeps())
             && addresses.pools.is_done()
     }
 
@@ -154,7 +155,7 @@ impl Resize {
             return Ok(());
         }
         change.wait_for_replays()?;
-        addresses.repair()?;
+        addresses.repair(change)?;
         self.finish_moves(addresses, change)?;
         if self.sleeps() && !change.is_asleep() {
             if change.check_all_released().is_err() {
@@ -184,10 +185,12 @@ impl Resize {
     /// Evicts units: to their slots, if every graph copies them there, and else to host memory.
     fn leave(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         for at in 0..addresses.homes.len() {
-            let home = &mut addresses.homes[at];
-            if self.resident[at] || !matches!(home.behind, Behind::Own(_)) {
+            let stays = self.resident[at] || !addresses.homes[at].is_on_device();
+            // A copy in flight reads what is behind the unit.
+            if stays || self.is_moving(at) {
                 continue;
             }
+            let home = &mut addresses.homes[at];
             home.in_graphs |= change.captures() > home.resident_since;
             if home.carried.is_some() && (self.sleeps() || !home.in_graphs) {
                 let behind = if self.sleeps() { Behind::Nothing } else { Behind::Slot };
@@ -205,7 +208,7 @@ impl Resize {
             let in_place = !self.sleeps() || addresses.keep_host_copy || !is_pinned;
             let in_place = in_place || addresses.homes[at].heat.is_some();
             let goal = if in_place { Goal::Host } else { Goal::Buffer };
-            self.start(&addresses.homes[at], at, goal)?;
+            self.start(&addresses.homes[at], at, goal, change)?;
         }
         Ok(())
     }
@@ -215,7 +218,8 @@ impl Resize {
     fn rest(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         if !self.sleeps() {
             // Copies of a resize before may still be in flight.
-            let missing = addresses.slot_bytes - addresses.held_slot_bytes();
+            let held = addresses.held_slot_bytes() + addresses.held_window_bytes();
+            let missing = addresses.least_bytes() - held;
             if self.held_bytes(addresses) + missing > self.device_bytes {
                 return Ok(());
             }
@@ -228,7 +232,7 @@ impl Resize {
             let to = match &home.behind {
                 Behind::Nothing if !self.sleeps() && home.needs_host(false) => {
                     if !self.resident[at] {
-                        self.start(home, at, Goal::Host)?;
+                        self.start(home, at, Goal::Host, change)?;
                     }
                     continue;
                 }
@@ -243,7 +247,7 @@ impl Resize {
             self.exchange(addresses, change, at, to)?;
         }
         if self.sleeps() {
-            addresses.free_slots();
+            addresses.free_slots()?;
         }
         Ok(())
     }
@@ -254,7 +258,7 @@ impl Resize {
         for (at, home) in addresses.homes.iter().enumerate() {
             let with = held + home.bytes() as u64;
             let comes = self.resident[at] && !home.is_on_device() && with <= self.device_bytes;
-            if comes && self.start(home, at, Goal::Device)? {
+            if comes && self.start(home, at, Goal::Device, change)? {
                 held = with;
             }
         }
@@ -262,7 +266,13 @@ impl Resize {
     }
 
     /// Begins to move a unit, if as many bytes may be copied now. Returns whether it did.
-    fn start(&mut self, home: &Home, at: usize, goal: Goal) -> Result<bool> {
+    fn start(
+        &mut self,
+        home: &Home,
+        at: usize,
+        goal: Goal,
+        change: &ScheduleChange<'_>,
+    ) -> Result<bool> {
         let bytes: usize = self.moves.iter().map(|one| one.bytes).sum();
         let is_full =
             self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
@@ -275,7 +285,7 @@ impl Resize {
         let allocated = Preparation::begin(&self.device, home.bytes(), goal)?;
         let stage = match allocated.is_running() {
             true => Stage::Allocating(allocated),
-            false => self.copy(home, allocated)?,
+            false => self.copy(home, allocated, change)?,
         };
         self.moves.push(Move { home: at, goal, bytes: home.bytes(), stage });
         self.copied_bytes += home.bytes() as u64;
@@ -286,14 +296,21 @@ impl Resize {
     }
 
     /// Queues the copy of a unit to memory that is there.
-    fn copy(&self, home: &Home, allocated: Preparation) -> Result<Stage> {
+    fn copy(
+        &self,
+        home: &Home,
+        allocated: Preparation,
+        change: &ScheduleChange<'_>,
+    ) -> Result<Stage> {
         let to = allocated.finish()?;
-        let from = home.source();
         let stream = self.stream.get();
         let copied = self.device.backend().new_event(false)?;
-        self.device.copy(to.span().part(0, from.bytes()), from, stream)?;
-        if let Err(error) = copied.record(stream) {
-            // The memory is freed next, and the copy may be in flight.
+        let queued = match home.source() {
+            Some(from) => self.device.copy(to.span().part(0, from.bytes()), from, stream),
+            None => change.copy_unit(home.unit, to.span(), stream),
+        };
+        if let Err(error) = queued.and_then(|()| copied.record(stream)) {
+            // The memory is freed next, and a part of the copy may be in flight.
             self.device.backend().synchronize(stream)?;
             return Err(error);
         }
@@ -334,7 +351,7 @@ impl Resize {
             match one.stage {
                 _ if !is_wanted => {}
                 Stage::Allocating(memory) => {
-                    let stage = self.copy(&addresses.homes[at], memory)?;
+                    let stage = self.copy(&addresses.homes[at], memory, change)?;
                     self.moves.insert(index, Move { stage, ..one });
                     index += 1;
                 }

@@ -139,7 +139,10 @@ impl Offloader {
             true => Some(Staging::new(device, STAGING_BYTES)?),
             false => None,
         };
-        let windows = DeviceMemory::alloc(device, planned.window_bytes as usize)?;
+        let windows = match &state.addresses {
+            Some(addresses) => addresses.windows(),
+            None => DeviceMemory::alloc(device, planned.window_bytes as usize)?.map(Arc::new),
+        };
         let schedule = Schedule::new(device, state.arrangement(), Passages { staging, windows })?;
         schedule.reset(stream, None)?;
         let kept_bytes = state.kept_bytes();

@@ -140,10 +140,10 @@ impl<'a> PlanInput<'a> {
     }
 
     /// Device memory that is planned for a storage that the device keeps compressed and decodes into the
-    /// ring; `None` if it cannot, or would gain nothing.
+    /// ring; `None` if it cannot, as where addresses are fixed, or would gain nothing.
     pub fn kept_bytes(&self, storage: usize) -> Option<u64> {
         let prefetched = self.preferred_mode(storage).ok()? == TransferMode::Prefetch;
-        if !prefetched || self.groups_of[storage].len() > 1 {
+        if !prefetched || self.groups_of[storage].len() > 1 || self.options.fixed_addresses {
             return None;
         }
         let Coding { coded, encoded_bytes } = self.coding(storage, TransferMode::Prefetch)?;

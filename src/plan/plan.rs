@@ -323,11 +323,16 @@ impl Plan {
         let storage = &self.storages[parameter.storage];
         text += &match &storage.coding {
             Ok(Coding { encoded_bytes, .. }) => {
-                format!(
-                    "; compressed to {} %{}",
-                    (100 * encoded_bytes).div_ceil(storage.bytes.max(1)),
-                    if storage.kept_bytes > 0 { ", on the device" } else { "" }
-                )
+                let keeps = self.options.budget.device_bytes().is_some();
+                let place = match storage.kept_bytes {
+                    1.. => ", on the device",
+                    0 if keeps && self.granularity.is_some() => {
+                        ", in host memory alone, since addresses are fixed"
+                    }
+                    0 => "",
+                };
+                let percent = (100 * encoded_bytes).div_ceil(storage.bytes.max(1));
+                format!("; compressed to {percent} %{place}")
             }
             Err(reason) => format!("; not compressed: {reason}"),
         };

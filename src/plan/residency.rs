@@ -38,16 +38,16 @@ pub struct CacheClaim {
 /// leave for that. Fails if it does not fit beside the slots.
 pub fn bytes_for_caches(
     units: &[Movable],
-    slot_bytes: u64,
+    held_bytes: u64,
     device_bytes: u64,
     claim: CacheClaim,
 ) -> Result<u64> {
     let CacheClaim { asked_bytes, least_bytes } = claim;
-    let beside = device_bytes.saturating_sub(slot_bytes);
+    let beside = device_bytes.saturating_sub(held_bytes);
     if beside < least_bytes {
         fail!(
             WB_ERR_BUDGET,
-            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {slot_bytes}, and \
+            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {held_bytes}, and \
              those of expert caches {least_bytes} for calls that graphs have captured: ask for as much, say \
              that graphs are dropped, or ask for 0 to put the offloader to sleep"
         );
@@ -60,15 +60,15 @@ pub fn bytes_for_caches(
     Ok(wanted.max(least_bytes))
 }
 
-/// Chooses which units are resident beside `slot_bytes` of slots in `device_bytes`. Those without a
+/// Chooses which units are resident beside `least_bytes` of slots and windows in `device_bytes`. Those without a
 /// slot come first, since kernels are slower in place; of either kind those that leave are spread
 /// evenly, so that copies overlap. Pieces that steps read come between them, the hottest first, and other
 /// pieces last. Fails if the slots do not fit.
-pub fn choose(units: &[Movable], slot_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
-    let Some(mut left) = device_bytes.checked_sub(slot_bytes) else {
+pub fn choose(units: &[Movable], least_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
+    let Some(mut left) = device_bytes.checked_sub(least_bytes) else {
         fail!(
             WB_ERR_BUDGET,
-            "asked to resize to {device_bytes} bytes of device memory; the slots need {slot_bytes}: ask for \
+            "asked to resize to {device_bytes} bytes of device memory; the slots need {least_bytes}: ask for \
              as much, or for 0 to put the offloader to sleep"
         )
     };

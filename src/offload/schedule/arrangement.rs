@@ -71,5 +71,5 @@ pub struct Passages {
     /// Of pageable host memory.
     pub staging: Option<Staging>,
     /// Of compressed bytes.
-    pub windows: Option<DeviceMemory>,
+    pub windows: Option<Arc<DeviceMemory>>,
 }

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::machine::{EngineStream, Machine};
 use crate::offload::schedule::stats::GroupStats;
+use crate::offload::schedule::unit_copy::UnitCopy;
+use crate::offload::schedule::windows::WindowStreams;
+use crate::os::span::Span;
 use crate::os::sync::{Arc, Condvar, Deadline, Mutex, MutexGuard};
 use crate::os::{log, sync};
 use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_TIMEOUT};
@@ -240,6 +243,15 @@ impl ScheduleChange<'_> {
     pub fn is_unused(&self, unit: usize) -> Result<bool> {
         let slot = &self.machine.slots[unit];
         Ok(!slot.is_acquired() && slot.is_complete()?)
+    }
+
+    /// Queues copying a unit's bytes from host memory, decoded where they are compressed, to the beginning of
+    /// other memory of the device. After an error a part may be in flight.
+    pub fn copy_unit(&self, unit: usize, to: Span, stream: Stream) -> Result<()> {
+        let streams = WindowStreams { copy: stream, decode: stream, capture: None };
+        let copy = UnitCopy::new(&self.machine.units[unit], to, None);
+        // Windows are those of steps.
+        copy.queue(self.device, streams, None).map(drop)
     }
 
     /// See [`Machine::set_resident`].

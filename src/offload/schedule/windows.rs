@@ -10,6 +10,7 @@ use crate::offload::schedule::arrangement::EncodedPart;
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::os::bytes;
 use crate::os::span::Span;
+use crate::os::sync::Arc;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
@@ -20,7 +21,7 @@ const BODY_BYTES: u64 = WINDOW_BYTES - MOST_TILES * ENTRY;
 
 /// The windows, which are filled in turn.
 pub struct Windows {
-    memory: DeviceMemory,
+    memory: Arc<DeviceMemory>,
     fences: [WindowFences; WINDOWS],
     next: usize,
     /// The capture that the decoding stream was last drawn into.
@@ -53,7 +54,7 @@ struct Piece {
 
 impl Windows {
     /// Windows in device memory, if there is any.
-    pub fn new(device: &Device, memory: Option<DeviceMemory>) -> Result<Option<Self>> {
+    pub fn new(device: &Device, memory: Option<Arc<DeviceMemory>>) -> Result<Option<Self>> {
         let Some(memory) = memory else { return Ok(None) };
         let fences = || -> Result<_> {
             Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
@@ -62,7 +63,7 @@ impl Windows {
         Ok(Some(Self { memory, fences, next: 0, drawn_into: None }))
     }
 
-    /// Bytes of device memory.
+    /// Bytes of device memory, which fixed addresses have only while the offloader is awake.
     pub fn held_bytes(&self) -> u64 {
         self.memory.span().bytes() as u64
     }

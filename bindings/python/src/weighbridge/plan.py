@@ -232,8 +232,9 @@ class Plan(Closeable):
     the link so: ``"auto"`` chooses those that reach the device faster for it, of which samples of
     the sources tell, among those of ``compress_select`` if that is given; selectors name them.
     Under ``device_bytes`` the device keeps as many of them as are needed compressed in its own
-    memory before any cross the link, if a step is faster for it.
-    :meth:`Offloader.read` reads them, and host views of them are refused.
+    memory before any cross the link, if a step is faster for it; not with ``fixed_addresses``,
+    where those that become resident are decoded. :meth:`Offloader.read` reads them, and host views
+    of them are refused.
     """
 
     _noun = "plan"
