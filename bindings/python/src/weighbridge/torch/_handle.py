@@ -74,8 +74,7 @@ class OffloadHandle:
         For weights of experts that were changed in a way that PyTorch does not count, or that are
         read by graphs, which do not look for changes.
         """
-        for cache in self.expert_caches:
-            cache.reset(self._weights.stream())
+        self._weights.reset_experts()
 
     @property
     def in_place(self) -> dict[str, str]:

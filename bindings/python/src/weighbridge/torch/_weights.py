@@ -242,6 +242,19 @@ class Weights(Steps):
         for window in self.experts.values():
             window.ready = not window.refused and id(window.pool) not in lost
 
+    def follow_experts(self) -> None:
+        """Takes notice of changes of experts before a replay, which does not look."""
+        if any(window.changed() for window in self.experts.values()):
+            for window in self.experts.values():
+                window.follow()
+
+    def reset_experts(self) -> None:
+        """Empties the caches of experts, between steps."""
+        pools = {id(window.pool): window.pool for window in self.experts.values()}
+        for pool in pools.values():
+            pool.cache.reset(self.stream())
+        self.finish_on_host()
+
     def is_offloaded(self, weight: Weight) -> bool:
         """Whether a weight, or a part of it, is not on the device by the plan."""
         if weight.stored is not None or weight.home is None or weight.part_of is not None:
