@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -275,7 +278,7 @@ def test_changes_in_place_are_seen_by_the_next_step(vllm):
 
 
 def test_an_exception_in_a_kernel_leaves_everything_as_it_was(vllm, monkeypatch):
-    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW))
+    model, _ = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW))
     expected = resident(UnquantizedFusedMoEMethod)
     check_equal(model, expected)
     with monkeypatch.context() as patched:
@@ -293,6 +296,51 @@ def test_a_closed_offloader_leaves_no_call_of_its_own(vllm):
     assert all("forward_modular" in vars(layer.mlp.routed_experts) for layer in model.layers)
     offloader.close()
     assert not any("forward_modular" in vars(layer.mlp.routed_experts) for layer in model.layers)
+
+
+# Compiled models, which call experts by an operator.
+
+RUNNERS: dict[int, MoERunner] = {}
+
+
+@torch.library.custom_op("weighbridge_test::moe_forward", mutates_args=())
+def moe_forward(hidden: torch.Tensor, layer: int) -> torch.Tensor:
+    """Calls the experts of a layer, as vLLM's operator does."""
+    return MoERunner.forward(RUNNERS[layer], hidden)
+
+
+@moe_forward.register_fake
+def _(hidden, layer):
+    return torch.empty_like(hidden)
+
+
+@pytest.mark.parametrize("slots", [FEW, MANY])
+def test_compiled_code_runs_on_slots_that_it_does_not_know(vllm, monkeypatch, slots):
+    torch._dynamo.reset()
+    model, offloader = start(
+        vllm,
+        Fp8MoEMethod,
+        expert_bytes=room(slots, Fp8MoEMethod),
+        changes={
+            "compilation_config__mode": 3,
+            "compilation_config__splitting_ops": ["vllm::unified_attention_with_output"],
+        },
+    )
+    for layer in model.layers:
+        runner = layer.mlp
+        number = len(RUNNERS)
+        RUNNERS[number] = runner
+        runner.forward = lambda hidden, number=number: torch.ops.weighbridge_test.moe_forward(
+            hidden, number
+        )
+    run = torch.compile(type(model).forward, fullgraph=True, backend="aot_eager", dynamic=False)
+    monkeypatch.setattr(model, "forward", lambda ids: run(model, ids))
+    expected = resident(Fp8MoEMethod)
+    check_equal(model, expected)
+    assert calls(offloader) == 4 * LAYERS
+    many = torch.arange(EXPERTS)
+    check_equal(model, expected, many)
+    assert calls(offloader) == (8 if slots == MANY else 4) * LAYERS
 
 
 # What cannot run on slots.
@@ -418,3 +466,74 @@ def test_a_model_without_fused_experts_has_none_to_cache(vllm):
 
         config = fake_vllm.config(dense(), {"offload_bytes": "1MiB", "expert_bytes": room(FEW)})
         vllm.get_model_loader(config.load_config).load_model(config, config.model_config)
+
+
+# The interface of the real classes.
+
+SOURCES = [Path(part) for part in os.environ.get("WEIGHBRIDGE_VLLM", "").split(":") if part]
+LAYERS_OF_VLLM = "vllm/model_executor/layers"
+
+
+def classes_of(path):
+    found = ast.parse(path.read_text()).body
+    return {node.name: node for node in found if isinstance(node, ast.ClassDef)}
+
+
+def function(node, name):
+    found = node.body if isinstance(node, ast.ClassDef) else node
+    return next(n for n in found if isinstance(n, ast.FunctionDef) and n.name == name)
+
+
+def arguments(node):
+    return [one.arg for one in node.args.args]
+
+
+@pytest.mark.skipif(not SOURCES, reason="WEIGHBRIDGE_VLLM names no folders with sources of vLLM")
+@pytest.mark.parametrize("folder", SOURCES)
+def test_the_fakes_have_the_interface_of_vllms_experts(vllm, folder):
+    from weighbridge.engines.vllm import _experts
+
+    fused = folder / LAYERS_OF_VLLM / "fused_moe"
+    routed = classes_of(fused / "routed_experts.py")[_experts.MODULE]
+    call = function(routed, _experts.CALL)
+    assert arguments(call) == arguments_of(RoutedExperts.forward_modular)
+    assert ast.unparse(call.body[-1]).startswith("return self.quant_method.apply(layer=self,")
+    runner = ast.unparse(classes_of(fused / "runner/moe_runner.py")["MoERunner"])
+    assert "self.routed_experts.forward_modular(x=hidden_states, topk_weights=" in runner
+    package = ast.parse((fused / "__init__.py").read_text()).body
+    assert arguments(function(package, "override_config")) == ["config"]
+    tiles = function(ast.parse((fused / "fused_moe.py").read_text()).body, TILES.__name__)
+    assert arguments(tiles) == arguments_of(TILES)
+    experts = {**classes_of(fused / "experts/triton_moe.py")}
+    experts |= classes_of(fused / "experts/marlin_moe.py")
+    assert experts.keys() >= _experts.KERNELS
+    assert f"config = {TILES.__name__}(w1.size(), w2.size(), top_k_num, self.quant_config" in (
+        ast.unparse(experts["TritonExperts"])
+    )
+    methods = {}
+    for path in (folder / LAYERS_OF_VLLM).rglob("*.py"):
+        methods |= {
+            name: node for name, node in classes_of(path).items() if name in _experts.METHODS
+        }
+    # 0.33 has one class in the place of two.
+    assert methods.keys() >= _experts.METHODS - {"CompressedTensorsWNA16MarlinMoEMethod"}
+    for name, node in methods.items():
+        bodies = [n for n in node.body if getattr(n, "name", "") in ("apply", "forward_native")]
+        text = "\n".join(map(ast.unparse, bodies))
+        calls_kernel = "self.moe_kernel.apply(" in text
+        # Without a kernel of its own a method's experts are read in place.
+        assert calls_kernel or name == "CompressedTensorsWNA16MoEMethod", name
+        if calls_kernel:
+            # The numbers go to the kernel, with the number of experts, and nowhere else.
+            assert "layer.global_num_experts" in text, name
+            for body in bodies:
+                used = [n for n in ast.walk(body) if getattr(n, "id", "") == "topk_ids"]
+                assert len(used) == 1 and len(body.body) <= 4, name
+
+
+TILES = fake_vllm_experts.try_get_optimal_moe_config
+
+
+def arguments_of(function):
+    code = function.__code__
+    return list(code.co_varnames[: code.co_argcount])
