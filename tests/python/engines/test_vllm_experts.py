@@ -200,6 +200,22 @@ def test_selected_parts_of_experts_are_read_in_place(vllm):
     assert "of 4 layers in place: not all of their tensors are offloaded" in lines(vllm)
 
 
+@pytest.mark.parametrize("experts", ["cache", "views"])
+def test_excluded_parts_of_experts_stay_under_a_budget_of_device_memory(vllm, experts):
+    model, offloader = start(
+        vllm,
+        UnquantizedFusedMoEMethod,
+        budget={"device_bytes": 150_000},
+        experts=experts,
+        exclude=["w2_weight"],
+    )
+    check_equal(model, resident(UnquantizedFusedMoEMethod))
+    assert not offloader.weights.experts
+    infos = offloader.weights.offloader.parameter_infos()
+    left = {info.name.rpartition(".")[2] for info in infos if info.placement == "offloaded"}
+    assert left == {"w13_weight"}
+
+
 @pytest.mark.parametrize("options", [{}, {"experts": "views"}])
 def test_without_a_budget_for_them_experts_are_read_in_place(vllm, options):
     model, offloader = start(vllm, UnquantizedFusedMoEMethod, select=["routed_experts"], **options)
