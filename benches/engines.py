@@ -194,8 +194,7 @@ def measure(name: str, graphs: bool, output: Path) -> None:
     if weights is not None:
         stats = weights.offloader.stats
         found["offloaded"], found["slots"] = stats.offloaded_bytes, stats.slot_bytes
-        pools = {id(window.pool): window.pool for window in weights.experts.values()}
-        counted = [pool.cache.stats() for pool in pools.values()]
+        counted = [pool.cache.stats() for pool in weights.expert_pools]
         if counted:
             hits = sum(one.hits for one in counted)
             found["hits"] = hits / max(hits + sum(one.misses for one in counted), 1)

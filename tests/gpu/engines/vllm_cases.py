@@ -287,8 +287,7 @@ def counters(_worker: Any = None) -> dict[str, Any]:
         return {}
     held, names = weights.offloader.stats, "offloaded_bytes slot_bytes mapped_bytes copies"
     infos = [i for i in weights.offloader.parameter_infos() if i.host_address]
-    pools = {id(window.pool): window.pool for window in weights.experts.values()}
-    experts = [pool.cache.stats() for pool in pools.values()]
+    experts = [pool.cache.stats() for pool in weights.expert_pools]
     return {
         **{
             name: sum(getattr(one, name) for one in experts) for name in ("calls", "hits", "misses")

@@ -42,7 +42,7 @@ FEW, MANY = EXPERTS - 1, 2 * EXPERTS + 3
 TOKENS = torch.arange(3)  # may name as many experts as FEW slots hold
 
 
-def room(slots, method=UnquantizedFusedMoEMethod):
+def space(slots, method=UnquantizedFusedMoEMethod):
     """Returns the bytes of slots and of what a cache has beside them."""
     return slots * METHODS[method] + 3600
 
@@ -114,8 +114,7 @@ def start(vllm, method, experts=RoutedExperts, /, budget=None, changes=None, **o
 
 
 def caches(offloader):
-    windows = offloader.weights.experts.values()
-    return list({id(window.pool): window.pool.cache for window in windows}.values())
+    return [pool.cache for pool in offloader.weights.expert_pools]
 
 
 def calls(offloader):
@@ -135,7 +134,7 @@ def check_equal(model, expected, tokens=TOKENS):
 @pytest.mark.parametrize("slots", [FEW, MANY])
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_are_those_of_the_resident_model_and_experts_are_in_slots(vllm, method, slots):
-    model, offloader = start(vllm, method, expert_bytes=room(slots, method))
+    model, offloader = start(vllm, method, expert_bytes=space(slots, method))
     expected = resident(method)
     check_equal(model, expected)
     for one, other in zip(model.parameters(), expected.parameters()):
@@ -145,13 +144,13 @@ def test_outputs_are_those_of_the_resident_model_and_experts_are_in_slots(vllm, 
     assert sum(one.misses for one in found) > 0
     assert sum(one.hits for one in found) > 0 or slots == FEW
     used = sum(cache.info.slot_bytes + cache.info.state_bytes for cache in caches(offloader))
-    assert slots * METHODS[method] <= used <= room(slots, method)
+    assert slots * METHODS[method] <= used <= space(slots, method)
     assert "keeps experts of" in lines(vllm)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_call_that_may_need_more_experts_than_slots_reads_in_place(vllm, method):
-    model, offloader = start(vllm, method, expert_bytes=room(FEW - 2, method))
+    model, offloader = start(vllm, method, expert_bytes=space(FEW - 2, method))
     expected = resident(method)
     slots = caches(offloader)[0].info.slots
     many = torch.arange(slots // USED + 1)
@@ -162,7 +161,7 @@ def test_a_call_that_may_need_more_experts_than_slots_reads_in_place(vllm, metho
 
 
 def test_with_slots_for_a_layer_any_number_of_tokens_runs_on_them(vllm):
-    model, offloader = start(vllm, Fp8MoEMethod, expert_bytes=room(MANY, Fp8MoEMethod))
+    model, offloader = start(vllm, Fp8MoEMethod, expert_bytes=space(MANY, Fp8MoEMethod))
     check_equal(model, resident(Fp8MoEMethod), torch.arange(40))
     assert calls(offloader) == 4 * LAYERS
 
@@ -183,7 +182,7 @@ def test_a_budget_of_device_memory_is_kept_and_its_rest_is_slots(vllm):
 def test_experts_leave_as_whole_layers_within_the_budget_of_host_memory(vllm):
     budget = 5 * EXPERTS * EXPERT // 2
     model, offloader = start(
-        vllm, UnquantizedFusedMoEMethod, budget={"offload_bytes": budget}, expert_bytes=room(FEW)
+        vllm, UnquantizedFusedMoEMethod, budget={"offload_bytes": budget}, expert_bytes=space(FEW)
     )
     assert len(offloader.weights.experts) == 2
     assert offloader.weights.offloader.stats.mapped_bytes <= budget
@@ -193,7 +192,7 @@ def test_experts_leave_as_whole_layers_within_the_budget_of_host_memory(vllm):
 
 def test_selected_parts_of_experts_are_read_in_place(vllm):
     model, offloader = start(
-        vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW), select=["w13_weight"]
+        vllm, UnquantizedFusedMoEMethod, expert_bytes=space(FEW), select=["w13_weight"]
     )
     check_equal(model, resident(UnquantizedFusedMoEMethod))
     assert not offloader.weights.experts
@@ -248,7 +247,7 @@ def load_again(model, method, seed):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_are_loaded_again_are_followed(vllm, method):
-    model, offloader = start(vllm, method, expert_bytes=room(MANY, method))
+    model, offloader = start(vllm, method, expert_bytes=space(MANY, method))
     check_equal(model, resident(method))
     before = calls(offloader)
     load_again(model, method, 12)
@@ -264,7 +263,7 @@ def test_weights_that_are_loaded_again_are_followed(vllm, method):
 
 
 def test_graphs_gather_experts_again_after_a_change_or_a_load(vllm):
-    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(MANY))
+    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=space(MANY))
     check_equal(model, resident(UnquantizedFusedMoEMethod))
     window = offloader.weights.experts[max(offloader.weights.experts)]
     ids = torch.arange(EXPERTS, dtype=torch.int32)
@@ -283,7 +282,7 @@ def test_graphs_gather_experts_again_after_a_change_or_a_load(vllm):
 
 
 def test_changes_in_place_are_seen_by_the_next_step(vllm):
-    model, _ = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(MANY))
+    model, _ = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=space(MANY))
     expected = resident(UnquantizedFusedMoEMethod)
     check_equal(model, expected)
     for one in (model, expected):
@@ -293,8 +292,8 @@ def test_changes_in_place_are_seen_by_the_next_step(vllm):
     check_equal(model, expected)
 
 
-def test_an_exception_in_a_kernel_leaves_everything_as_it_was(vllm, monkeypatch):
-    model, _ = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW))
+def test_an_exception_in_a_kernel_leaves_everything_unchanged(vllm, monkeypatch):
+    model, _ = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=space(FEW))
     expected = resident(UnquantizedFusedMoEMethod)
     check_equal(model, expected)
     with monkeypatch.context() as patched:
@@ -308,7 +307,7 @@ def test_an_exception_in_a_kernel_leaves_everything_as_it_was(vllm, monkeypatch)
 
 
 def test_a_closed_offloader_leaves_no_call_of_its_own(vllm):
-    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW))
+    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=space(FEW))
     assert all("forward_modular" in vars(layer.mlp.routed_experts) for layer in model.layers)
     offloader.close()
     assert not any("forward_modular" in vars(layer.mlp.routed_experts) for layer in model.layers)
@@ -336,7 +335,7 @@ def test_compiled_code_runs_on_slots_that_it_does_not_know(vllm, monkeypatch, sl
     model, offloader = start(
         vllm,
         Fp8MoEMethod,
-        expert_bytes=room(slots, Fp8MoEMethod),
+        expert_bytes=space(slots, Fp8MoEMethod),
         changes={
             "compilation_config__mode": 3,
             "compilation_config__splitting_ops": ["vllm::unified_attention_with_output"],
@@ -409,7 +408,7 @@ OBSTACLES = {
 @pytest.mark.parametrize("what", OBSTACLES)
 def test_other_experts_are_read_in_place_and_the_log_says_why(vllm, what):
     method, experts, reason = OBSTACLES[what]
-    model, offloader = start(vllm, method, experts, expert_bytes=room(FEW))
+    model, offloader = start(vllm, method, experts, expert_bytes=space(FEW))
     check_equal(model, resident(method, experts))
     assert not offloader.weights.experts
     assert f"reads the experts of {LAYERS} layers in place: " in lines(vllm)
@@ -432,12 +431,12 @@ def test_layers_of_which_numbers_mean_more_are_read_in_place(vllm, change, reaso
             super().process_weights_after_loading(layer)
             change(layer)
 
-    _, offloader = start(vllm, Changed, expert_bytes=room(FEW))
+    _, offloader = start(vllm, Changed, expert_bytes=space(FEW))
     assert not offloader.weights.experts and reason in lines(vllm)
 
 
-def test_a_kernel_that_changes_later_is_looked_at_again(vllm):
-    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=room(FEW))
+def test_a_kernel_that_changes_later_is_checked_again(vllm):
+    model, offloader = start(vllm, UnquantizedFusedMoEMethod, expert_bytes=space(FEW))
     experts = model.layers[1].mlp.routed_experts
     experts.quant_method.moe_kernel = fake_vllm_experts.FusedMoEKernel(
         TritonOrDeepGemmExperts(experts.moe_config, experts.quant_method.moe_quant_config)
@@ -465,7 +464,7 @@ def test_a_kernel_that_changes_later_is_looked_at_again(vllm):
             "with --enable-expert-parallel",
         ),
         (
-            {"expert_bytes": room(FEW), "changes": {"weight_transfer_config": object()}},
+            {"expert_bytes": space(FEW), "changes": {"weight_transfer_config": object()}},
             "with weight_transfer_config",
         ),
     ],
@@ -480,7 +479,7 @@ def test_a_model_without_fused_experts_has_none_to_cache(vllm):
     with pytest.raises(ValueError, match="Model has no fused experts: leave out experts"):
         from .vllm_models import model_config as dense
 
-        config = fake_vllm.config(dense(), {"offload_bytes": "1MiB", "expert_bytes": room(FEW)})
+        config = fake_vllm.config(dense(), {"offload_bytes": "1MiB", "expert_bytes": space(FEW)})
         vllm.get_model_loader(config.load_config).load_model(config, config.model_config)
 
 

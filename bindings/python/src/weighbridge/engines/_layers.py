@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
 import torch
 
@@ -26,31 +26,10 @@ from ..torch._hooked import HookedLayers, RunningLayers
 from ..torch._staged import Choice, Preceding, StagedLayer, StagedLayers
 from ..torch._weights import Weights, parameter_of
 from ._choice import LastOfGroup, Planned, Spread, pattern_of
+from ._experts import CachedExperts
 from ._options import LayerOptions
 
 _PROCESS = "process_weights_after_loading"
-
-
-class CachedExperts(Protocol):
-    """The fused experts of an engine's model that expert caches carry."""
-
-    device_bytes: int
-    """What the caches may take; 0 is what a budget of device memory leaves."""
-
-    def has(self, module: torch.nn.Module, own: str) -> bool:
-        """Returns whether a cache carries a module's parameter, as far as that is known."""
-
-    def settle(self, model: torch.nn.Module) -> None:
-        """Decides it for all, once the model is loaded."""
-
-    def fused(self, names: Collection[str]) -> Sequence[FusedExperts]:
-        """Returns the experts whose tensors are all among the names of offloaded parameters."""
-
-    def attach(self, weights: Weights) -> None:
-        """Has the modules run on the slots of the caches."""
-
-    def detach(self) -> None:
-        """Restores the modules."""
 
 
 class OffloadedLayers:
@@ -125,7 +104,7 @@ class OffloadedLayers:
         if self._where.type == "cuda":
             torch.cuda.empty_cache()  # slots are not of PyTorch's memory
         if self._experts is not None:
-            self._experts.settle(model)
+            self._experts.decide(model)
         plan = self._plan(model, staged)
         fused: Sequence[FusedExperts] = ()
         if self._experts is not None:

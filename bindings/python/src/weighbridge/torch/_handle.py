@@ -65,8 +65,7 @@ class OffloadHandle:
     @property
     def expert_caches(self) -> list[ExpertCache]:
         """The caches of the model's experts, with their counters; empty if it has none."""
-        pools = {id(window.pool): window.pool for window in self._weights.experts.values()}
-        return [pool.cache for pool in pools.values()]
+        return [pool.cache for pool in self._weights.expert_pools]
 
     def reset_experts(self) -> None:
         """Empties the caches of experts, between steps.

@@ -16,7 +16,7 @@ import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -51,27 +51,27 @@ nothing else with them."""
 KERNELS = frozenset({"MarlinExperts", "TritonExperts"})
 """Kernels that take any number of experts, in tensors that are the layer's parameters."""
 _PREPARES = "MoEPrepareAndFinalizeNoDPEPModular"
-"""What leaves tokens and numbers where they are."""
+"""It changes neither the order of tokens nor numbers."""
 
 
-@dataclass
 class ExpertLayers:
-    """The layers of a model whose experts caches carry."""
+    """The layers of a model whose experts caches carry.
 
-    device_bytes: int
-    """What the caches may take; 0 is what a budget of device memory leaves."""
+    ``device_bytes`` is what the caches may take; 0 is what a budget of device memory leaves.
+    """
 
-    def __post_init__(self) -> None:
-        self._settled: dict[torch.nn.Module, FusedExperts] | None = None
+    def __init__(self, device_bytes: int) -> None:
+        self.device_bytes = device_bytes
+        self._decided: dict[torch.nn.Module, FusedExperts] | None = None
         self._carried: list[torch.nn.Module] = []
 
     def has(self, module: torch.nn.Module, own: str) -> bool:
         """Returns whether a cache carries a parameter; until the model is loaded, of any layer."""
-        if self._settled is not None and module not in self._settled:
+        if self._decided is not None and module not in self._decided:
             return False
         return is_experts(module) and own in expert_tensors(module)
 
-    def settle(self, model: torch.nn.Module) -> None:
+    def decide(self, model: torch.nn.Module) -> None:
         """Finds the layers that run on slots. Raises ValueError for a model without experts."""
         found = {module: name for name, module in model.named_modules() if is_experts(module)}
         if not found:
@@ -80,7 +80,7 @@ class ExpertLayers:
                 "leave out experts and expert_bytes"
             )
         reasons = {module: obstacle(module) for module in found}
-        self._settled = {
+        self._decided = {
             module: FusedExperts(name, module, expert_tensors(module), "topk_ids", frozenset())
             for module, name in found.items()
             if not reasons[module]
@@ -89,11 +89,11 @@ class ExpertLayers:
 
     def fused(self, names: Collection[str]) -> Sequence[FusedExperts]:
         """Returns the experts whose tensors are all among the names of offloaded parameters."""
-        settled = (self._settled or {}).values()
-        found = [one for one in settled if all(name in names for name in one.names)]
+        decided = (self._decided or {}).values()
+        found = [one for one in decided if all(name in names for name in one.names)]
         _say(
             "not all of their tensors are offloaded"
-            for one in settled
+            for one in decided
             if one not in found and any(name in names for name in one.names)
         )
         return found
@@ -102,9 +102,9 @@ class ExpertLayers:
         """Has the modules run on slots."""
         for window in weights.experts.values():
             module: Any = window.module
-            module.__dict__[CALL] = _on_slots(window, getattr(module, CALL))
+            module.__dict__[CALL] = _on_slots(window, weights, getattr(module, CALL))
             self._carried.append(module)
-        for pool in {id(window.pool): window.pool for window in weights.experts.values()}.values():
+        for pool in weights.expert_pools:
             info = pool.cache.info
             logger.info(
                 "weighbridge keeps experts of %d layers in %d slots, %s of device memory",
@@ -165,7 +165,7 @@ def obstacle(module: Any) -> str:
     return ""
 
 
-def _on_slots(window: ExpertWindow, forward: Any) -> Any:
+def _on_slots(window: ExpertWindow, weights: Weights, forward: Any) -> Any:
     """Returns the call of a layer's experts, by their slots where it can be."""
     module: Any = window.module
     checked: list[Any] = [None, ""]
@@ -177,11 +177,15 @@ def _on_slots(window: ExpertWindow, forward: Any) -> Any:
             _say([checked[1]] if checked[1] else [])
         return bool(checked[1])
 
+    def ready() -> bool:
+        # What a capture finds out would be done again by each replay.
+        return window.ready if weights.is_capturing() else window.follow()
+
     @functools.wraps(forward)
     def run(x: Any, topk_weights: Any, topk_ids: torch.Tensor, *args: Any, **more: Any) -> Any:
         # The number of ids decides, which a graph fixes: the others are read in place.
         fits = topk_ids.numel() and topk_ids.dtype in ID_TYPES and window.fits(topk_ids)
-        if not fits or not window.follow() or refused():
+        if not fits or not ready() or refused():
             return forward(x, topk_weights, topk_ids, *args, **more)
         slots = window.route(topk_ids)
         with _as_if_resident(module, x, topk_ids), _with_experts(module, window.pool.slots):

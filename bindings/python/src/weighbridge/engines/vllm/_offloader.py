@@ -9,7 +9,8 @@ import torch
 from vllm.logger import init_logger
 from vllm.model_executor.offloader.base import BaseOffloader
 
-from .._layers import CachedExperts, OffloadedLayers
+from .._experts import CachedExperts
+from .._layers import OffloadedLayers
 from ._attention import preceding
 from ._options import NAME, Options
 
