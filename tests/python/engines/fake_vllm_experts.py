@@ -214,24 +214,28 @@ class Fp8MoEMethod(UnquantizedFusedMoEMethod):
         self.make_kernel(layer, quant_config(scale=scales))
 
 
-class AutoGPTQMoEMethod(Fp8MoEMethod):
-    """Scales of rows, and empty tensors of all experts that the kernel ignores."""
+class AutoGPTQMoEMethod(UnquantizedFusedMoEMethod):
+    """Packed weights, which have a second name for the kernel, scales of rows, and empty tensors of
+    all experts that the kernel ignores."""
 
     kernel = MarlinExperts
 
     def create_weights(self, layer: Any) -> None:
         super().create_weights(layer)
+        for own in ("w13", "w2"):
+            layer.register_parameter(f"{own}_qweight", layer._parameters.pop(f"{own}_weight"))
+            layer.register_parameter(f"{own}_scales", parameter(torch.empty(EXPERTS, 1, 1)))
         layer.register_parameter("w13_g_idx", parameter(torch.empty(EXPERTS, 0)))
 
     def process_weights_after_loading(self, layer: Any) -> None:
         for own in ("w13", "w2"):
-            weight = getattr(layer, f"{own}_weight").data.float()
+            weight = getattr(layer, f"{own}_qweight").data.float()
             scale = weight.abs().amax(2, keepdim=True) / 7
             packed = (weight / scale).round().to(torch.int32)
-            setattr(layer, f"{own}_weight", parameter(packed))
-            setattr(layer, f"{own}_weight_scale", parameter(scale))
-        scales = (layer.w13_weight_scale, layer.w2_weight_scale)
-        self.make_kernel(layer, quant_config(scale=scales))
+            setattr(layer, f"{own}_qweight", parameter(packed))
+            setattr(layer, f"{own}_weight", getattr(layer, f"{own}_qweight"))
+            setattr(layer, f"{own}_scales", parameter(scale))
+        self.make_kernel(layer, quant_config(scale=(layer.w13_scales, layer.w2_scales)))
         self.moe_kernel.fused_experts.w13_g_idx = layer.w13_g_idx
 
 

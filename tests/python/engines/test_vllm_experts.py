@@ -34,7 +34,7 @@ METHODS = {
     UnquantizedFusedMoEMethod: EXPERT,
     Biased: EXPERT + 4 * (2 * INNER + HIDDEN),
     Fp8MoEMethod: EXPERT // 4 + 2 * 4,
-    AutoGPTQMoEMethod: EXPERT + 4 * (2 * INNER + HIDDEN + 2),
+    AutoGPTQMoEMethod: EXPERT + 4 * (2 * INNER + HIDDEN),
 }
 """With the bytes of their experts."""
 FEW, MANY = EXPERTS - 1, 2 * EXPERTS + 3
@@ -188,6 +188,16 @@ def test_experts_leave_as_whole_layers_within_the_budget_of_host_memory(vllm):
     assert offloader.weights.offloader.stats.mapped_bytes <= budget
     check_equal(model, resident(UnquantizedFusedMoEMethod))
     assert calls(offloader) == 4 * 2
+
+
+@pytest.mark.parametrize("options", [{"experts": "views"}, {"expert_bytes": 50_000}])
+def test_weights_with_a_second_name_are_in_host_memory_once(vllm, options):
+    model, offloader = start(vllm, AutoGPTQMoEMethod, select=["routed_experts"], **options)
+    check_equal(model, resident(AutoGPTQMoEMethod))
+    experts = LAYERS * EXPERTS * METHODS[AutoGPTQMoEMethod]
+    assert offloader.weights.offloader.stats.offloaded_bytes == experts
+    routed = model.layers[0].mlp.routed_experts
+    assert routed.w13_weight is routed.w13_qweight
 
 
 def test_selected_parts_of_experts_are_read_in_place(vllm):

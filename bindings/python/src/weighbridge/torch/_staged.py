@@ -232,15 +232,18 @@ class StagedLayers:
         decided: bool = False,
     ) -> dict[Key, torch.Tensor]:
         """Returns the weights of a module that have no place: those of which nothing has been
-        decided, or also those that stay on the device."""
+        decided, or also those that stay on the device. Another name of a weight is none."""
+        held = module._parameters
+        known = {*layer.places, *layer.resident}
+        named = {id(held.get(own)) for inner, own in known if inner is module}
         return {
             (module, own): tensor
-            for own, tensor in module._parameters.items()
+            for own, tensor in held.items()
             if tensor is not None
             and tensor.numel()
             and (with_meta or not tensor.is_meta)
             and (module, own) not in layer.places
-            and (decided or (module, own) not in layer.resident)
+            and (decided if (module, own) in layer.resident else id(tensor) not in named)
         }
 
     def _choose(self, layer: StagedLayer, found: dict[Key, torch.Tensor]) -> None:

@@ -127,11 +127,11 @@ def is_experts(module: torch.nn.Module) -> bool:
 
 def expert_tensors(module: Any) -> tuple[str, ...]:
     """Returns the names of the parameters ``[experts, ...]``: weights, scales, biases and more."""
-    return tuple(
-        own
-        for own, tensor in module._parameters.items()
-        if tensor is not None and _is_of_experts(tensor, module.local_num_experts)
-    )
+    found: dict[int, str] = {}  # some have a second name
+    for own, tensor in module._parameters.items():
+        if tensor is not None and _is_of_experts(tensor, module.local_num_experts):
+            found.setdefault(id(tensor), own)
+    return tuple(found.values())
 
 
 def obstacle(module: Any) -> str:
