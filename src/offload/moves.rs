@@ -36,7 +36,7 @@ pub struct Resize {
     pub(super) copied_bytes: u64,
 }
 
-/// A unit on its way to other memory.
+/// A unit that moves to other memory.
 struct Move {
     home: usize,
     goal: Goal,
@@ -295,7 +295,7 @@ impl Resize {
         Ok(true)
     }
 
-    /// Queues the copy of a unit to memory that is there.
+    /// Queues the copy of a unit to its new memory, for which it waits.
     fn copy(
         &self,
         home: &Home,
@@ -317,7 +317,7 @@ impl Resize {
         Ok(Stage::Copying { to, copied })
     }
 
-    /// Copies to memory that is there, and ends the moves whose copies are made, of units that are not in
+    /// Copies to memory that has been allocated, and ends the moves whose copies are made, of units that are not in
     /// use. A move that fails is not there any more, and is begun again by the next call.
     fn finish_moves(
         &mut self,
