@@ -10,7 +10,7 @@ use crate::offload::slot_budget::SlotChange;
 use crate::offload::state::OffloadState;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
-use crate::plan::plan::{ALIGNMENT, capacity};
+use crate::plan::plan::capacity;
 use crate::plan::slot_ring::UnitSize;
 use crate::status::WB_ERR_BUDGET;
 use crate::tensor::coded::CodedType;
@@ -101,6 +101,7 @@ impl Offloader {
             bytes,
             capacity,
             encoding: Encoding::of_new(coded, bytes),
+            apart: None,
             kept: None,
             filled: false,
             parameters: vec![at],
@@ -149,23 +150,34 @@ impl Offloader {
 }
 
 impl Edit<'_> {
-    /// Moves a block out of the memory of its source, which is not written, into memory of the
-    /// offloader. On an error nothing has changed.
+    /// Moves a block out of memory that has it as its source has, and is not written, into memory of the
+    /// offloader, with space for any bytes. On an error nothing has changed.
     pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
         self.check_may_move()?;
         let (offloader, state) = (self.offloader, &mut *self.state);
-        let Block { unit, offset, bytes, .. } = state.host.blocks()[block];
-        let HostUnit { buffer, region, groups, transfer_mode, .. } = &state.host.units()[unit];
-        let from = region.part(offset as usize, bytes as usize);
+        let from = state.stored(block);
+        let Block { unit, bytes, encoding, ref apart, ref kept, .. } = state.host.blocks()[block];
+        let HostUnit { buffer, groups, transfer_mode, .. } = &state.host.units()[unit];
+        // Held, since the source may have no other block.
+        let buffer = apart.as_ref().map_or(buffer, |apart| &apart.buffer).clone();
+        let kept = kept.clone();
         buffer.check_file()?;
         let host_use = HostUse { groups: groups.clone(), transfer_mode: *transfer_mode };
-        let needs = bytes.next_multiple_of(ALIGNMENT);
+        let coded = encoding.map(|encoding| encoding.coded);
+        let needs = capacity(bytes, coded);
         offloader.check_host_bytes(state, needs, Some(block))?;
         let added = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
         offloader.check_slots(state, Some(block), SlotChange::Added(added))?;
         let own = offloader.new_unit(state, host_use, needs)?;
-        bytes::copy(state.host.units()[own].region.part(0, bytes as usize), from);
-        state.host.move_block(block, (own, 0), bytes, None);
+        bytes::copy(state.host.units()[own].region.part(0, from.bytes()), from);
+        state.host.move_block(block, (own, 0), bytes, coded);
+        if let Some(encoding) = encoding {
+            state.host.note_encoded(block, encoding.encoded_bytes);
+        }
+        if let Some(kept) = kept {
+            state.host.note_kept(block, kept);
+        }
+        self.dropped.push(buffer);
         self.note_moved(unit);
         self.note_moved(own);
         Ok(())
@@ -189,11 +201,14 @@ impl Edit<'_> {
             let region = state.host.units()[unit].region;
             let mut end = 0;
             for block in state.host.blocks_in(unit).collect::<Vec<_>>() {
-                let Block { offset, capacity, .. } = state.host.blocks()[block];
+                let Block { offset, capacity, ref apart, .. } = state.host.blocks()[block];
                 let stored = state.host.blocks()[block].stored_bytes();
+                let is_apart = apart.is_some();
                 if end < offset {
                     let part = |at: u64| region.part(at as usize, stored as usize);
-                    bytes::copy(part(end), part(offset));
+                    if !is_apart {
+                        bytes::copy(part(end), part(offset));
+                    }
                     state.host.shift_block(block, end);
                 }
                 end += capacity;

@@ -69,7 +69,7 @@ impl Edit<'_> {
         }
         match state.parameters[at].backing.clone() {
             Backing::Block { block, offset } => {
-                if state.host.unit_of(block).in_source {
+                if state.host.blocks()[block].is_as_given(state.host.unit_of(block)) {
                     self.own_block(block)?;
                 }
                 self.replace_in_block(at, (block, offset), layout, source)

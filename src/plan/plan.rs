@@ -183,6 +183,18 @@ pub struct PlannedStorage {
     pub parameters: SmallVec<[usize; 1]>,
 }
 
+impl PlannedStorage {
+    /// Whether it is carried as its source has it compressed.
+    pub fn is_given(&self) -> bool {
+        self.coding.as_ref().is_ok_and(|coding| coding.given)
+    }
+
+    /// Bytes that it takes in its slot.
+    pub fn carried_bytes(&self) -> u64 {
+        capacity(self.bytes, self.coding.as_ref().ok().map(|coding| coding.coded))
+    }
+}
+
 /// Storages that are adjacent in the arena and are copied as one.
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
@@ -194,8 +206,11 @@ pub struct PlannedUnit {
     pub groups: Vec<usize>,
     /// Offset in the arena.
     pub arena_offset: u64,
-    /// Number of bytes, each storage's as [`capacity`] says.
+    /// Bytes in its slot, each storage's as [`capacity`] says.
     pub bytes: u64,
+    /// Bytes in the arena, each storage's as [`Coding::host_bytes`] says: first those that lie as in the slot,
+    /// then the compressed ones that sources have.
+    pub host_bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
     /// Indexes of its storages, by offset.
@@ -322,9 +337,10 @@ impl Plan {
         }
         let storage = &self.storages[parameter.storage];
         text += &match &storage.coding {
-            Ok(Coding { encoded_bytes, .. }) => {
+            Ok(Coding { encoded_bytes, given, .. }) => {
                 format!(
-                    "; compressed to {} %{}",
+                    "; compressed {}to {} %{}",
+                    if *given { "in its file " } else { "" },
                     (100 * encoded_bytes).div_ceil(storage.bytes.max(1)),
                     if storage.kept_bytes > 0 { ", on the device" } else { "" }
                 )

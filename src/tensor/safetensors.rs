@@ -3,6 +3,7 @@
 //! tensor: memory and time grow with the valid part of the text, and the first entry that cannot be
 //! right ends the reading.
 
+mod encoded;
 mod entries;
 
 use std::collections::HashSet;
@@ -28,11 +29,13 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct Tensor {
     name: Box<CStr>,
-    /// Its type in the file.
+    /// Its type in the file; of a compressed one that of its values.
     pub file_dtype: FileDtype,
     /// Type and shape, opaque for a type without `WB_DTYPE_*`; `None` if its rows are not whole
-    /// bytes.
+    /// bytes. Of a compressed one those of its values.
     pub layout: Option<Layout>,
+    /// Whether its data are its values compressed.
+    pub is_encoded: bool,
     /// Bytes from the start of the file.
     pub offset: u64,
     /// Bytes of its data.
@@ -48,6 +51,11 @@ impl Tensor {
     /// Its name for C.
     pub fn c_name(&self) -> &CStr {
         &self.name
+    }
+
+    /// Bytes that its values are compressed to; 0 if they are not.
+    pub fn encoded_bytes(&self) -> u64 {
+        if self.is_encoded { self.bytes } else { 0 }
     }
 }
 
@@ -65,10 +73,14 @@ pub struct Header {
 impl Header {
     /// The index of a tensor by its name.
     pub fn find(&self, name: &str) -> Option<usize> {
-        let named = |at: &u32| self.tensors[*at as usize].c_name().to_bytes().cmp(name.as_bytes());
-        let at = self.by_name.binary_search_by(named).ok()?;
-        Some(self.by_name[at] as usize)
+        find(&self.tensors, &self.by_name, name)
     }
+}
+
+fn find(tensors: &[Tensor], by_name: &[u32], name: &str) -> Option<usize> {
+    let named = |at: &u32| tensors[*at as usize].c_name().to_bytes().cmp(name.as_bytes());
+    let at = by_name.binary_search_by(named).ok()?;
+    Some(by_name[at] as usize)
 }
 
 /// Bytes of JSON that follow `length`, checked against the size of the file.
@@ -96,12 +108,15 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     let data_start = LENGTH_BYTES + json.len() as u64;
     let text = str::from_utf8(&json).map_err(|error| malformed(&error))?;
     let mut read = Read { data_start, file_bytes, tensors: Vec::new(), dims: HashSet::new() };
-    for_each(text, &mut |name, entry| read.add(name, entry))?;
+    let note = for_each(text, &mut |name, entry| read.add(name, entry))?;
     let mut tensors = read.tensors;
     // Stable, so that the order of tensors without bytes is the file's.
     tensors.sort_by_key(|tensor| (tensor.offset, tensor.bytes));
     let by_name = by_name(&tensors)?;
     check_adjacent(&tensors, data_start, file_bytes)?;
+    if let Some(note) = note {
+        encoded::describe(&note, &mut tensors, &by_name)?;
+    }
     // JSON has no NUL outside of strings, and only escaped ones inside.
     let json = CString::new(json).map_err(|error| malformed(&error))?;
     Ok(Header { json, tensors, by_name })
@@ -183,6 +198,7 @@ impl Read {
             name: name.into(),
             file_dtype: dtype,
             layout: layout.map(|layout| layout.shared_in(&mut self.dims)),
+            is_encoded: false,
             offset: self.data_start + start,
             bytes,
         });
