@@ -170,7 +170,7 @@ mod tests {
             "b":{{"dtype":"U8","shape":[4],"data_offsets":[{bytes},{end}]}}}}"#,
             end = bytes + 4
         );
-        json += &" ".repeat((8 - json.len() % 16 + 16) % 16);
+        json += &" ".repeat((24 - json.len() % 16) % 16);
         let all = LENGTH_BYTES + json.len() as u64 + bytes + 4;
         parse(json.into_bytes(), all)
     }
