@@ -97,14 +97,23 @@ impl Kept {
     }
 }
 
-/// Compressed bytes of a block that are apart from its unit, as a source has them: in the buffer of the source, or
-/// in the arena. They are not written.
+/// Compressed bytes of a block that are apart from its unit.
 #[derive(Clone)]
 pub struct Apart {
     pub buffer: Arc<Buffer>,
     pub span: Span,
-    /// Whether the buffer is that of the source.
-    pub in_source: bool,
+    pub kind: ApartKind,
+}
+
+/// The memory of compressed bytes that are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApartKind {
+    /// The buffer of their source. They are not written.
+    Source,
+    /// The arena, in as many bytes as their source has. They are not written either.
+    Arena,
+    /// A buffer of the offloader, with space for any bytes of the block.
+    Own,
 }
 
 impl Apart {
@@ -168,14 +177,14 @@ impl Block {
         }
     }
 
-    /// Whether its bytes are where a source had them, or as it had them, and are not written.
+    /// Whether its bytes are those of a source in memory that is not written.
     pub fn is_as_given(&self, unit: &HostUnit) -> bool {
-        unit.in_source || self.apart.is_some()
+        self.apart.as_ref().map_or(unit.in_source, |apart| apart.kind != ApartKind::Own)
     }
 
     /// Whether its bytes are in the buffer of its source.
     pub fn in_source(&self, unit: &HostUnit) -> bool {
-        self.apart.as_ref().map_or(unit.in_source, |apart| apart.in_source)
+        self.apart.as_ref().map_or(unit.in_source, |apart| apart.kind == ApartKind::Source)
     }
 
     /// Bytes of device memory in which its compressed bytes are; 0 if there is none, or they do not fit.

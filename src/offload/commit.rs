@@ -4,7 +4,9 @@ use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::offload::addresses::Addresses;
-use crate::offload::backing::{Apart, Backing, Block, Encoding, HostUnit, ParameterState, c_name};
+use crate::offload::backing::{
+    Apart, ApartKind, Backing, Block, Encoding, HostUnit, ParameterState, c_name,
+};
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::encoded_source::DecodeJob;
@@ -52,7 +54,7 @@ pub fn lay_out(
     for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
         let apart = aparts[at].take();
         let in_place = match &apart {
-            Some(apart) => apart.in_source,
+            Some(apart) => apart.kind == ApartKind::Source,
             None => storage.unit.is_some_and(|unit| units[unit].in_source),
         };
         let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };

@@ -4,7 +4,7 @@
 use std::collections::btree_set::Range;
 
 use crate::memory::buffer::Buffer;
-use crate::offload::backing::{Apart, Block, Encoding, HostUnit, HostUse, Kept};
+use crate::offload::backing::{Apart, ApartKind, Block, Encoding, HostUnit, HostUse, Kept};
 use crate::offload::held_buffers::HeldBuffers;
 use crate::offload::intervals::Rows;
 use crate::offload::slot_sums::{SlotSums, UnitChange};
@@ -39,7 +39,7 @@ pub struct HostMemory {
     /// The units of each group.
     units_of_group: Vec<Vec<usize>>,
     buffers: HeldBuffers,
-    /// Buffers of sources that blocks have left and that are no longer held.
+    /// Buffers that blocks have left and that are no longer held.
     left: Vec<Arc<Buffer>>,
     slot_sums: SlotSums,
 }
@@ -129,7 +129,7 @@ impl HostMemory {
     pub fn counted_bytes_of(&self, block: usize) -> u64 {
         let Block { unit, capacity, ref apart, .. } = self.blocks[block];
         if let Some(apart) = apart {
-            return self.buffers.counted_bytes_of(&apart.buffer, apart.counted_bytes(), false);
+            return self.buffers.counted_bytes_of(&apart.buffer, apart.counted_bytes(), true);
         }
         let alone = self.contents[unit].blocks == 1;
         self.buffers.counted_bytes_of(&self.units[unit].buffer, capacity, alone)
@@ -293,19 +293,30 @@ impl HostMemory {
         }
     }
 
-    /// Holds the buffer of a source for a block that is apart from its unit, or lets go of it.
+    /// Holds the memory of a block's bytes that are apart from its unit, or lets go of it.
     fn hold_apart(&mut self, apart: Apart, is_there: bool) {
-        if !apart.in_source {
-            return; // the arena is always held
+        if apart.kind == ApartKind::Arena {
+            return; // always held
         }
-        let bytes = apart.counted_bytes();
+        let in_source = apart.kind == ApartKind::Source;
         if is_there {
-            self.buffers.hold(&apart.buffer, true);
+            self.buffers.hold(&apart.buffer, in_source);
         }
-        self.buffers.note_block(&apart.buffer, bytes, is_there);
+        match in_source {
+            true => self.buffers.note_block(&apart.buffer, apart.counted_bytes(), is_there),
+            false if is_there => self.buffers.take_free(&apart.buffer, apart.span),
+            false => {}
+        }
         if !is_there {
-            self.left.extend(self.buffers.release(apart.buffer, Span::EMPTY));
+            self.left.extend(self.buffers.release(apart.buffer, apart.span));
         }
+    }
+
+    /// Gives a block whose bytes are apart from its unit other memory for them.
+    pub fn set_apart(&mut self, block: usize, apart: Apart) {
+        self.place(block, false);
+        self.blocks[block].apart = Some(apart);
+        self.place(block, true);
     }
 
     /// Adds a block with its parameters. Returns its index.
@@ -467,7 +478,7 @@ impl HostMemory {
         at
     }
 
-    /// Returns the buffers of sources that blocks have left and that are no longer held.
+    /// Returns the buffers that blocks have left and that are no longer held.
     pub fn take_left(&mut self) -> Vec<Arc<Buffer>> {
         std::mem::take(&mut self.left)
     }

@@ -3,16 +3,17 @@
 use crate::device::backend::Stream;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::backing::{Backing, Block, Encoding, HostUnit, HostUse};
+use crate::offload::backing::{Apart, ApartKind, Backing, Block, Encoding, HostUnit, HostUse};
 use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
 use crate::offload::slot_budget::SlotChange;
 use crate::offload::state::OffloadState;
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
-use crate::plan::plan::capacity;
+use crate::plan::plan::{ALIGNMENT, capacity};
 use crate::plan::slot_ring::UnitSize;
-use crate::status::WB_ERR_BUDGET;
+use crate::status::{WB_ERR_BUDGET, WB_ERR_NOT_MAPPED};
 use crate::tensor::coded::CodedType;
 
 /// Free spaces that are tried against a budget of slots before a new buffer is.
@@ -118,18 +119,21 @@ impl Offloader {
         HostUse { groups, transfer_mode }: HostUse,
         bytes: u64,
     ) -> Result<usize> {
-        let (buffer, region) = match state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
-            Some(found) => found,
-            None => {
-                let buffer = self.new_buffer(state, bytes)?;
-                let region = buffer.data().part(0, bytes as usize);
-                (buffer, region)
-            }
-        };
+        let (buffer, region) = self.new_region(state, bytes)?;
         let (in_source, slot_offset, range) = (false, None, None);
         let unit =
             HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset, range };
         Ok(state.host.add_own_unit(unit))
+    }
+
+    /// Free memory of a buffer, or a new one.
+    fn new_region(&self, state: &OffloadState, bytes: u64) -> Result<(Arc<Buffer>, Span)> {
+        if let Some(found) = state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
+            return Ok(found);
+        }
+        let buffer = self.new_buffer(state, bytes)?;
+        let region = buffer.data().part(0, bytes as usize);
+        Ok((buffer, region))
     }
 
     /// A buffer of at least `bytes` bytes. With many, each is larger than it must be by a part of
@@ -151,35 +155,55 @@ impl Offloader {
 
 impl Edit<'_> {
     /// Moves a block out of memory that has it as its source has, and is not written, into memory of the
-    /// offloader, with space for any bytes. On an error nothing has changed.
+    /// offloader. On an error nothing has changed.
     pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
         self.check_may_move()?;
+        if self.state.host.blocks()[block].apart.is_some() {
+            return self.own_apart(block);
+        }
         let (offloader, state) = (self.offloader, &mut *self.state);
-        let from = state.stored(block);
-        let Block { unit, bytes, encoding, ref apart, ref kept, .. } = state.host.blocks()[block];
-        let HostUnit { buffer, groups, transfer_mode, .. } = &state.host.units()[unit];
-        // Held, since the source may have no other block.
-        let buffer = apart.as_ref().map_or(buffer, |apart| &apart.buffer).clone();
-        let kept = kept.clone();
+        let Block { unit, offset, bytes, .. } = state.host.blocks()[block];
+        let HostUnit { buffer, region, groups, transfer_mode, .. } = &state.host.units()[unit];
+        let from = region.part(offset as usize, bytes as usize);
         buffer.check_file()?;
         let host_use = HostUse { groups: groups.clone(), transfer_mode: *transfer_mode };
-        let coded = encoding.map(|encoding| encoding.coded);
-        let needs = capacity(bytes, coded);
+        let needs = bytes.next_multiple_of(ALIGNMENT);
         offloader.check_host_bytes(state, needs, Some(block))?;
         let added = UnitSize { transfer_mode: *transfer_mode, bytes: needs, groups };
         offloader.check_slots(state, Some(block), SlotChange::Added(added))?;
         let own = offloader.new_unit(state, host_use, needs)?;
-        bytes::copy(state.host.units()[own].region.part(0, from.bytes()), from);
-        state.host.move_block(block, (own, 0), bytes, coded);
-        if let Some(encoding) = encoding {
-            state.host.note_encoded(block, encoding.encoded_bytes);
-        }
-        if let Some(kept) = kept {
-            state.host.note_kept(block, kept);
-        }
-        self.dropped.push(buffer);
+        bytes::copy(state.host.units()[own].region.part(0, bytes as usize), from);
+        state.host.move_block(block, (own, 0), bytes, None);
         self.note_moved(unit);
         self.note_moved(own);
+        Ok(())
+    }
+
+    /// As [`Edit::own_block`] for compressed bytes that are apart from their unit: they get space for any bytes of
+    /// the block, which stays at its place in the slot.
+    fn own_apart(&mut self, block: usize) -> Result<()> {
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        let from = state.stored(block);
+        let Block { unit, capacity, ref apart, .. } = state.host.blocks()[block];
+        if let Some(apart) = apart {
+            apart.buffer.check_file()?;
+        }
+        if state.host.buffers().find_free(capacity).is_none() {
+            offloader.check_host_bytes(state, capacity, Some(block))?;
+        }
+        let (buffer, span) = offloader.new_region(state, capacity)?;
+        if buffer.device_address().is_none() {
+            fail!(
+                WB_ERR_NOT_MAPPED,
+                "new host memory for a compressed parameter is not mapped for the device, which decodes from it \
+                 ({}): nothing was changed",
+                buffer.fallback_reason()
+            );
+        }
+        bytes::copy(span.part(0, from.bytes()), from);
+        state.host.set_apart(block, Apart { buffer, span, kind: ApartKind::Own });
+        state.update_peak();
+        self.note_moved(unit);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::offload::addresses::Addresses;
-use crate::offload::backing::{Apart, c_name};
+use crate::offload::backing::{Apart, ApartKind, c_name};
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::expert_table::ExpertCaches;
@@ -91,7 +91,7 @@ impl Offloader {
             (Ok(apart), _) => Some(apart),
             (Err(_), Some((offset, bytes))) => {
                 let span = arena.data().part(offset as usize, bytes as usize);
-                Some(Apart { buffer: arena.clone(), span, in_source: false })
+                Some(Apart { buffer: arena.clone(), span, kind: ApartKind::Arena })
             }
             (Err(_), None) => None,
         };

@@ -5,7 +5,7 @@
 use crate::device::backend::Location;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::offload::backing::{Apart, HostUnit};
+use crate::offload::backing::{Apart, ApartKind, HostUnit};
 use crate::offload::device_plan::DevicePlan;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -129,7 +129,8 @@ pub fn find_encoded(
         if cuda && buffer.pinned_bytes() == 0 {
             return Err(format!("the source is not pinned ({})", buffer.fallback_reason()));
         }
-        let apart = Apart { buffer: buffer.clone(), span: source.span, in_source: true };
+        let (buffer, kind) = (buffer.clone(), ApartKind::Source);
+        let apart = Apart { buffer, span: source.span, kind };
         match apart.on_device() {
             Some(on_device) if (on_device.start() as u64).is_multiple_of(UNIT) => Ok(apart),
             Some(_) => Err(format!("the source is not at a multiple of {UNIT} bytes")),
