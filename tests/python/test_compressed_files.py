@@ -144,6 +144,12 @@ def test_host_memory_is_that_of_the_compressed_bytes(device, stream, model, host
             check(device, offloader, arrays, stream)
             more = offloader.stats.asked_bytes - stats.asked_bytes
             assert as_bits.nbytes <= more < 1.01 * as_bits.nbytes + PAGE
+            # In a unit with a gap, and without.
+            offloader.remove("layers.1.up", stream)
+            del arrays["layers.1.up"]
+            check(device, offloader, arrays, stream)
+            offloader.compact(stream)
+            check(device, offloader, arrays, stream)
 
 
 def test_the_device_keeps_what_the_file_has(device, stream, model):
@@ -151,8 +157,13 @@ def test_the_device_keeps_what_the_file_has(device, stream, model):
     total = sum(array.nbytes for array in arrays.values())
     with Safetensors(device, path) as file:
         plan = plan_of(
-            device, file, device_bytes=int(0.93 * total), transfer_mode="auto",
-            host_store="source", link_bytes_per_second=1e9, depth=1,
+            device,
+            file,
+            device_bytes=int(0.93 * total),
+            transfer_mode="auto",
+            host_store="source",
+            link_bytes_per_second=1e9,
+            depth=1,
         )
         kept = [one for one in plan.parameters if one.device_encoded_bytes]
         assert kept, [one.reason for one in plan.parameters]
@@ -185,14 +196,24 @@ def test_without_compress_and_in_fp8_they_are_decoded(device, stream, model):
             check(device, offloader, arrays, stream)
         names = list(arrays)
         raw = [
-            Parameter(name, name.rpartition(".")[0], "bfloat16", array.shape, held=array,
-                      source=array.view(np.uint16).ctypes.data)
+            Parameter(
+                name,
+                name.rpartition(".")[0],
+                "bfloat16",
+                array.shape,
+                held=array,
+                source=array.view(np.uint16).ctypes.data,
+            )
             for name, array in arrays.items()
         ]
         found = []
         for parameters in (raw, file.parameters()):
             plan = Plan(
-                device, parameters, offload_bytes=1 << 26, quantize=QuantizeOptions(), allow=["everything-fits"],
+                device,
+                parameters,
+                offload_bytes=1 << 26,
+                quantize=QuantizeOptions(),
+                allow=["everything-fits"],
             )
             with Offloader(plan, stream) as offloader:
                 found.append({name: bytes(offloader.read(name)) for name in names})
@@ -264,9 +285,9 @@ def test_files_that_lie_are_refused(device, model, tmp_path):
             assert caught.value.status == Status.DAMAGED
 
 
-def test_a_compressed_file_is_not_quantized(model, tmp_path):
+def test_a_compressed_file_is_not_quantized(host, model, tmp_path):
     with pytest.raises(ValueError, match="decompress it first"):
-        quantize_file(model[1], tmp_path / "fp8.safetensors")
+        quantize_file(host, model[1], tmp_path / "fp8.safetensors", QuantizeOptions())
     assert not (tmp_path / "fp8.safetensors").exists()
 
 
@@ -277,7 +298,12 @@ def test_encoded_bytes_are_taken_from_any_memory(device, stream):
         with buffer.memoryview() as memory:
             memory[:] = encoded
         one = Parameter(
-            "w", "g", "float32", values.shape, source=buffer.address, held=buffer,
+            "w",
+            "g",
+            "float32",
+            values.shape,
+            source=buffer.address,
+            held=buffer,
             encoded_bytes=len(encoded),
         )
         plan = Plan(device, [one], offload_bytes=1 << 20, compress="w", transfer_mode="prefetch")
