@@ -1,4 +1,4 @@
-"""Parameters of files that ``compress`` wrote: taken as they are, in as many bytes of host memory."""
+"""Parameters of files that ``compress`` wrote: taken as they are, in as many bytes."""
 
 from __future__ import annotations
 
@@ -283,6 +283,54 @@ def test_files_that_lie_are_refused(device, model, tmp_path):
             with pytest.raises(WeighbridgeError, match=r"layers\.0\.up.*tile 5") as caught:
                 Offloader(plan)
             assert caught.value.status == Status.DAMAGED
+
+
+def test_a_checkpoint_of_pytorch_may_be_compressed(where, model, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import weighbridge.torch as wt
+
+    class Layer(torch.nn.Module):
+        def __init__(self, dtype) -> None:
+            super().__init__()
+            for name, shape in (("up", SHAPE), ("down", SHAPE[::-1]), ("norm", (1664,))):
+                empty = torch.empty(shape, dtype=dtype, device="meta")
+                self.register_parameter(name, torch.nn.Parameter(empty, requires_grad=False))
+
+        def forward(self, x):
+            return (x @ self.up * self.norm) @ self.down
+
+    def net(dtype):
+        made = torch.nn.Module()
+        made.layers = torch.nn.ModuleList(Layer(dtype) for _ in range(LAYERS))
+        made.forward = lambda x: [layer(x) for layer in made.layers]
+        return made
+
+    arrays, path = model
+    x = torch.randn(2, SHAPE[0]).to(where)
+    for dtype in (torch.bfloat16, torch.float32):
+        expected = []
+        for layer in range(LAYERS):
+            up, down, norm = (
+                torch.from_numpy(arrays[f"layers.{layer}.{name}"].astype(np.float32))
+                .to(where)
+                .to(dtype)
+                for name in ("up", "down", "norm")
+            )
+            expected.append((x.to(dtype) @ up * norm) @ down)
+        for compress in (False, "auto"):
+            offloaded = net(dtype)
+            handle = wt.offload(
+                offloaded, checkpoint=path, device=where, offload_bytes=1 << 27, compress=compress
+            )
+            in_file = [one for one in handle.plan.parameters if "in its file" in one.reason]
+            # Others are cast, from decoded values.
+            as_given = compress == "auto" and dtype == torch.bfloat16
+            assert len(in_file) == (2 * LAYERS if as_given else 0)
+            if as_given:
+                assert handle.plan.info.arena_bytes < 0.68 * handle.plan.info.offloaded_bytes
+            for got, wanted in zip(offloaded.forward(x.to(dtype)), expected):
+                assert torch.equal(got, wanted)
+            handle.remove()
 
 
 def test_a_compressed_file_is_not_quantized(host, model, tmp_path):

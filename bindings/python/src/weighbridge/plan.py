@@ -233,7 +233,7 @@ class Plan(Closeable):
     the sources tell, among those of ``compress_select`` if that is given; selectors name them.
     Under ``device_bytes`` the device keeps as many of them as are needed compressed in its own
     memory before any cross the link, if a step is faster for it.
-    :meth:`Offloader.read` reads them, and host views of them are refused. Parameters of a compressed
+    :meth:`Offloader.read` reads them, and host views of them are refused. Those of a compressed
     :class:`Safetensors` file are taken as the file has them, in as many bytes of host memory.
     """
 

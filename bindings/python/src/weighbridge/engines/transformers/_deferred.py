@@ -137,7 +137,7 @@ Copies = Iterator[tuple[torch.Tensor, torch.Tensor]]
 def deferred(
     stored: torch.Tensor, name: str, read: Callable[[], torch.Tensor] | None = None
 ) -> Deferred:
-    """Returns a tensor of a file, over which ``stored`` is; or, like ``stored``, what ``read`` decodes."""
+    """Returns a tensor in a file, over which ``stored`` is, or like it what ``read`` decodes."""
     return Deferred(stored, name=name, read=read)
 
 
