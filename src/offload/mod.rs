@@ -24,6 +24,7 @@ mod host_memory;
 mod host_space;
 mod intervals;
 mod kept;
+mod move_target;
 pub mod moves;
 pub mod offloader;
 mod parameter_table;

@@ -1,23 +1,24 @@
 //! The units that a resize moves: which leave the device and which return to it, one after another as
 //! their last uses pass. Their addresses stay.
 
-use crate::device::address_range::{AddressRange, PhysicalMemory};
-use crate::device::backend::{Event, PhysicalKind};
+use crate::device::backend::Event;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
-use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::deferred;
 use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
+use crate::offload::move_target::{Goal, Preparation, Target};
 use crate::offload::schedule::schedule::ScheduleChange;
 use crate::os::log;
-use crate::os::span::Span;
 use crate::os::sync::Arc;
 
 /// Copies that are in flight at a time: the link has work while one ends. More of pieces, as far as
 /// they have fewer bytes together.
 const MOST_IN_FLIGHT: usize = 4;
 pub(super) const MOST_BYTES_IN_FLIGHT: usize = 64 << 20;
+/// Units for which threads allocate host memory at a time: one makes pages present, which takes many
+/// processors, while the other registers them, which takes one.
+const MOST_ALLOCATING: usize = 2;
 
 /// Where an offloader is going.
 pub struct Resize {
@@ -35,65 +36,19 @@ pub struct Resize {
     pub(super) copied_bytes: u64,
 }
 
-/// A unit whose bytes are copied to other memory.
+/// A unit on its way to other memory.
 struct Move {
     home: usize,
-    to: Target,
-    copied: Box<dyn Event>,
+    goal: Goal,
+    bytes: usize,
+    stage: Stage,
 }
 
-/// Where a unit goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
-    /// Device memory of its own.
-    Device,
-    /// Host memory that is read in place.
-    Host,
-    /// A pinned buffer, with nothing behind its addresses.
-    Buffer,
-}
-
-/// The memory of a goal.
-enum Target {
-    /// Is put behind the unit's addresses, and has its own meanwhile.
-    Mapped {
-        memory: Arc<PhysicalMemory>,
-        kind: PhysicalKind,
-        window: AddressRange,
-    },
-    Buffer(Arc<Buffer>),
-}
-
-impl Target {
-    fn new(device: &Arc<Device>, bytes: usize, goal: Goal) -> Result<Self> {
-        let kind = match goal {
-            Goal::Device => PhysicalKind::Device,
-            Goal::Host => PhysicalKind::Host,
-            Goal::Buffer => {
-                let buffer = Buffer::alloc(device, bytes, &BufferOptions::default(), &mut None)?;
-                return Ok(Self::Buffer(buffer));
-            }
-        };
-        let memory = PhysicalMemory::create(device, bytes, kind)?;
-        let window = AddressRange::reserve(device, bytes)?;
-        window.map(std::slice::from_ref(&memory))?;
-        Ok(Self::Mapped { memory, kind, window })
-    }
-
-    fn goal(&self) -> Goal {
-        match self {
-            Self::Mapped { kind: PhysicalKind::Device, .. } => Goal::Device,
-            Self::Mapped { kind: PhysicalKind::Host, .. } => Goal::Host,
-            Self::Buffer(_) => Goal::Buffer,
-        }
-    }
-
-    fn span(&self) -> Span {
-        match self {
-            Self::Mapped { window, .. } => window.span(),
-            Self::Buffer(buffer) => buffer.data(),
-        }
-    }
+enum Stage {
+    /// The memory is being allocated.
+    Allocating(Preparation),
+    /// The bytes are being copied.
+    Copying { to: Target, copied: Box<dyn Event> },
 }
 
 /// How far a resize is.
@@ -140,8 +95,8 @@ impl Resize {
 
     /// The bytes of copies that are being made, on the device or in host memory.
     fn coming_bytes(&self, on_device: bool) -> u64 {
-        let goes = |one: &&Move| (one.to.goal() == Goal::Device) == on_device;
-        self.moves.iter().filter(goes).map(|one| one.to.span().bytes() as u64).sum()
+        let goes = |one: &&Move| (one.goal == Goal::Device) == on_device;
+        self.moves.iter().filter(goes).map(|one| one.bytes as u64).sum()
     }
 
     /// Whether a unit is where it is to be.
@@ -295,17 +250,33 @@ impl Resize {
         self.finish_moves(addresses, change)
     }
 
-    /// Creates memory for a unit and queues the copy of its bytes, if as many may be copied now.
-    /// Returns whether it did.
+    /// Begins to move a unit, if as many bytes may be copied now. Returns whether it did.
     fn start(&mut self, home: &Home, at: usize, goal: Goal) -> Result<bool> {
-        let bytes: usize = self.moves.iter().map(|one| one.to.span().bytes()).sum();
+        let bytes: usize = self.moves.iter().map(|one| one.bytes).sum();
         let is_full =
             self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
+        let allocating = self.moves.iter().filter(|one| matches!(one.stage, Stage::Allocating(_)));
+        let is_full = is_full || allocating.count() >= MOST_ALLOCATING;
         let over = self.quota.is_some_and(|quota| home.bytes() as u64 > quota);
         if self.is_moving(at) || is_full || over {
             return Ok(false);
         }
-        let to = Target::new(&self.device, home.bytes(), goal)?;
+        let allocated = Preparation::begin(&self.device, home.bytes(), goal)?;
+        let stage = match allocated.is_running() {
+            true => Stage::Allocating(allocated),
+            false => self.copy(home, allocated)?,
+        };
+        self.moves.push(Move { home: at, goal, bytes: home.bytes(), stage });
+        self.copied_bytes += home.bytes() as u64;
+        if let Some(quota) = &mut self.quota {
+            *quota -= home.bytes() as u64;
+        }
+        Ok(true)
+    }
+
+    /// Queues the copy of a unit to memory that is there.
+    fn copy(&self, home: &Home, allocated: Preparation) -> Result<Stage> {
+        let to = allocated.finish()?;
         let from = home.source();
         let stream = self.stream.get();
         let copied = self.device.backend().new_event(false)?;
@@ -315,15 +286,11 @@ impl Resize {
             self.device.backend().synchronize(stream)?;
             return Err(error);
         }
-        self.moves.push(Move { home: at, to, copied });
-        self.copied_bytes += home.bytes() as u64;
-        if let Some(quota) = &mut self.quota {
-            *quota -= home.bytes() as u64;
-        }
-        Ok(true)
+        Ok(Stage::Copying { to, copied })
     }
 
-    /// Ends the moves whose copies are made, of units that are not in use.
+    /// Copies to memory that is there, and ends the moves whose copies are made, of units that are not in
+    /// use. A move that fails is not there any more, and is begun again by the next call.
     fn finish_moves(
         &mut self,
         addresses: &mut Addresses,
@@ -334,28 +301,38 @@ impl Resize {
             let at = one.home;
             // A resize that came later may have changed its mind.
             let home = &addresses.homes[at];
-            let is_wanted = match one.to.goal() {
+            let is_wanted = match one.goal {
                 Goal::Device => self.resident[at],
                 Goal::Host => !self.resident[at] && home.needs_host(self.sleeps()),
                 Goal::Buffer => !self.resident[at] && self.sleeps(),
             };
-            if !one.copied.is_complete()? || is_wanted && !change.is_unused(home.unit)? {
+            let is_done = match &one.stage {
+                Stage::Allocating(memory) => !memory.is_running(),
+                Stage::Copying { copied, .. } => {
+                    copied.is_complete()? && (!is_wanted || change.is_unused(home.unit)?)
+                }
+            };
+            if !is_done {
                 index += 1;
                 continue;
             }
-            if let Target::Mapped { window, .. } = &one.to {
+            if let Stage::Copying { to: Target::Mapped { window, .. }, .. } = &one.stage {
                 window.unmap()?;
             }
             let one = self.moves.remove(index);
-            match one.to {
+            match one.stage {
                 _ if !is_wanted => {}
-                Target::Mapped { memory, kind: PhysicalKind::Device, .. } => {
-                    self.exchange(addresses, change, at, Behind::Own(memory))?;
+                Stage::Allocating(memory) => {
+                    let stage = self.copy(&addresses.homes[at], memory)?;
+                    self.moves.insert(index, Move { stage, ..one });
+                    index += 1;
                 }
-                Target::Mapped { memory, kind: PhysicalKind::Host, .. } => {
-                    self.exchange(addresses, change, at, Behind::Host(memory))?;
+                Stage::Copying { to: Target::Mapped { memory, .. }, .. } => {
+                    let on_device = one.goal == Goal::Device;
+                    let behind = if on_device { Behind::Own(memory) } else { Behind::Host(memory) };
+                    self.exchange(addresses, change, at, behind)?;
                 }
-                Target::Buffer(buffer) => {
+                Stage::Copying { to: Target::Buffer(buffer), .. } => {
                     self.exchange(addresses, change, at, Behind::Nothing)?;
                     addresses.homes[at].host_copy = Some(HostCopy::Buffer(buffer));
                 }
@@ -409,7 +386,9 @@ impl Drop for Resize {
     fn drop(&mut self) {
         let is_lost = || self.device.backend().is_lost();
         for one in &self.moves {
-            log::best_effort_wait(|| one.copied.synchronize(), is_lost);
+            if let Stage::Copying { copied, .. } = &one.stage {
+                log::best_effort_wait(|| copied.synchronize(), is_lost);
+            }
         }
     }
 }
