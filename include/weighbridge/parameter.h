@@ -79,9 +79,9 @@ typedef struct {
      */
     const wb_buffer *buffer;
     /**
-     * If not 0, `source` has the values compressed, as wb_codec_encode does, to so many bytes at a multiple of 16
+     * If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a multiple of 16
      * in host memory, and `layout` is that of the values, with the lowest element first. A plan that carries
-     * the parameter compressed takes these bytes as they are; for any other they are decoded. Of wb_plan_new
+     * the parameter compressed takes these bytes unchanged; for any other they are decoded. Of wb_plan_new
      * only: wb_offloader_add and wb_offloader_reconcile fail with WB_ERR_NOT_SUPPORTED.
      */
     uint64_t encoded_bytes;

@@ -155,7 +155,7 @@ pub struct Block {
 /// Host memory that is copied as one, as far as its blocks reach.
 pub struct HostUnit {
     pub buffer: Arc<Buffer>,
-    /// Its part of the buffer. Blocks that are apart from it may follow behind its end.
+    /// Its part of the buffer. Blocks that are apart from it may follow after it.
     pub region: Span,
     /// Whether that is where the sources were: memory that others may use, and that is not written.
     pub in_source: bool,

@@ -79,7 +79,7 @@ pub fn encode_all(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    // Those of compressed sources are taken as they are.
+    // Those of compressed sources are not compressed again.
     let is_left = |encoding: &Encoding| encoding.encoded_bytes == 0;
     let coded = || {
         let blocks = state.host.blocks().iter();

@@ -1,5 +1,5 @@
 //! Sources that are compressed already, as tensors of a file that `python -m weighbridge compress` wrote: checking
-//! them, and decoding those that are not carried as they are.
+//! them, and decoding those that are not carried so.
 
 use crate::codec::format::{Info, read_header};
 use crate::codec::in_memory;
@@ -20,7 +20,7 @@ use crate::status::{WB_ERR_DAMAGED, WB_ERR_NOT_SUPPORTED};
 use crate::tensor::coded::{CodedType, HEADER, TILE};
 use crate::tensor::layout::Layout;
 
-/// Bytes that are decoded at a time on their way to the device.
+/// Bytes that are decoded at a time before they are copied to the device.
 const STAGED_BYTES: u64 = 4096 * TILE;
 
 /// Values that are decoded to where they are kept.

@@ -293,7 +293,7 @@ impl HostMemory {
         }
     }
 
-    /// Holds the memory of a block's bytes that are apart from its unit, or lets go of it.
+    /// Holds the memory of a block's bytes that are apart from its unit, or releases it.
     fn hold_apart(&mut self, apart: Apart, is_there: bool) {
         if apart.kind == ApartKind::Arena {
             return; // always held

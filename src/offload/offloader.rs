@@ -276,7 +276,7 @@ struct ArenaLayout {
     bytes: u64,
 }
 
-/// What is in the arena: all but what stays in its source.
+/// The places of everything in the arena: units and storages that stay in their sources have none.
 fn arena_layout(plan: &Plan, stores: &[UnitStore], encoded: &[EncodedStore]) -> ArenaLayout {
     let mut storages = vec![None; plan.storages.len()];
     let mut bytes = 0;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fmt::{Display, Formatter};
 
 use crate::error::Result;
-use crate::plan::plan::{ALIGNMENT, capacity};
 use crate::plan::selector::SelectorList;
 use crate::tensor::coded::{CodedType, TILE};
 use crate::tensor::dtype::Dtype;
@@ -55,20 +54,11 @@ pub struct Coding {
     /// Bytes that it is expected to take: as a sample of the source does, or else as values of the
     /// type usually do.
     pub encoded_bytes: u64,
-    /// Whether its source has these bytes, which are taken as they are.
+    /// Whether its source has these bytes, which are taken unchanged.
     pub given: bool,
 }
 
 impl Coding {
-    /// Bytes that it takes in host memory, of which as many as any values of its type may need are in its slot.
-    /// Those of a source have no space for others.
-    pub fn host_bytes(&self, bytes: u64) -> u64 {
-        match self.given {
-            true => self.encoded_bytes.next_multiple_of(ALIGNMENT),
-            false => capacity(bytes, Some(self.coded)),
-        }
-    }
-
     /// Whether it passes through windows, where there are some.
     pub fn is_windowed(&self) -> bool {
         self.encoded_bytes >= WINDOWED_BYTES
@@ -186,7 +176,7 @@ mod tests {
     use super::*;
     use crate::plan::parameter::tests::parameter;
     use crate::plan::parameter::{Parameter, TransferMode};
-    use crate::plan::plan::{Budget, Plan, PlanOptions};
+    use crate::plan::plan::{ALIGNMENT, Budget, Plan, PlanOptions, capacity};
     use crate::plan::planner::plan;
     use crate::plan::tests::platform;
     use crate::tensor::dtype::{WB_DTYPE_BF16, WB_DTYPE_I8};

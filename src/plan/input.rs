@@ -9,7 +9,7 @@ use crate::error::{Result, fail};
 use crate::plan::compression::{Coding, Compression, CompressionRule, RawReason};
 use crate::plan::parameter::{AccessPattern, TransferMode};
 use crate::plan::parameter::{Parameter, Storage, storages};
-use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity};
+use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity, host_bytes};
 use crate::plan::step_model::{LinkBytes, StepModel};
 use crate::status::{
     WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OVERFLOW,
@@ -131,9 +131,7 @@ impl<'a> PlanInput<'a> {
 
     /// Bytes that a storage takes in the arena.
     pub fn host_bytes(&self, storage: usize, mode: TransferMode) -> u64 {
-        let bytes = self.storages[storage].bytes;
-        let coding = self.coding(storage, mode);
-        coding.map_or(capacity(bytes, None), |coding| coding.host_bytes(bytes))
+        host_bytes(self.storages[storage].bytes, self.coding(storage, mode).as_ref())
     }
 
     /// Whether the source of a storage has the bytes that it is carried as, which are then not among others of

@@ -96,7 +96,7 @@ impl Parameter {
 pub enum Origin {
     /// They are copied from its source.
     Given,
-    /// They are decoded from its source, which has them compressed to so many bytes.
+    /// They are decoded from its source, which has them compressed to this many bytes.
     Encoded(u64),
     /// They are quantized at commit, from a source of another type.
     Quantized(Arc<QuantizedParameter>),

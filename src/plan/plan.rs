@@ -12,11 +12,22 @@ use crate::tensor::coded::CodedType;
 /// Storages begin at multiples of this in the arena and in the slots.
 pub const ALIGNMENT: u64 = 256;
 
-/// The bytes that a parameter is given in the arena and in its slot: a compressed one as many as any
-/// values of its type may need, so that a replacement always fits.
+/// The bytes that a parameter is given in its slot, and in memory of the offloader for its replacements: a
+/// compressed one as many as any values of its type may need, so that they always fit.
 pub fn capacity(bytes: u64, coded: Option<CodedType>) -> u64 {
     let most = coded.and_then(|coded| coded.max_bytes(bytes).ok());
     most.unwrap_or(bytes).next_multiple_of(ALIGNMENT)
+}
+
+/// The bytes that a parameter is given in the arena: compressed ones that its source has take no more than these,
+/// without space for others.
+pub fn host_bytes(bytes: u64, coding: Option<&Coding>) -> u64 {
+    match coding {
+        Some(Coding { encoded_bytes, given: true, .. }) => {
+            encoded_bytes.next_multiple_of(ALIGNMENT)
+        }
+        _ => capacity(bytes, coding.map(|coding| coding.coded)),
+    }
 }
 
 /// Outcomes that are warnings instead of errors.
@@ -208,7 +219,7 @@ pub struct PlannedUnit {
     pub arena_offset: u64,
     /// Bytes in its slot, each storage's as [`capacity`] says.
     pub bytes: u64,
-    /// Bytes in the arena, each storage's as [`Coding::host_bytes`] says: first those that lie as in the slot,
+    /// Bytes in the arena, each storage's as [`host_bytes`] says: first those that lie as in the slot,
     /// then the compressed ones that sources have.
     pub host_bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.

@@ -1,10 +1,10 @@
-/* Weights whose sources are compressed already: carried as they are, decoded where they are not, and refused
- * where they are not what their parameters say. */
+/* Weights whose sources are compressed already: carried unchanged, decoded where they are not carried so, and
+ * refused where they are not what their parameters say. */
 #include "compressed.h"
 
 static unsigned char *encoded_at[WEIGHTS];
 static wb_buffer *encoded;
-/* What the sources have, to see that nothing writes it. */
+/* What the sources have, which nothing writes. */
 static unsigned char encoded_before[WEIGHTS * 2 * MOST_BYTES];
 
 static uint64_t up(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
@@ -76,7 +76,7 @@ static void commit_again(void)
     CHECK_OK(wb_offloader_new(all.plan, all.stream, &buffers, &all.offloader, &error));
 }
 
-static void sources_are_carried_as_they_are(wb_device *device)
+static void sources_are_carried_unchanged(wb_device *device)
 {
     static const wb_transfer_mode modes[] = {WB_TRANSFER_MODE_PREFETCH, WB_TRANSFER_MODE_ON_DEMAND};
     for (int turn = 0; turn < 4; turn++) {
@@ -206,7 +206,7 @@ static void a_replacement_leaves_the_source(wb_device *device)
 }
 
 /* What has left its source no longer holds its buffer: its owner's memory is free. */
-static void the_last_weight_to_leave_lets_go_of_the_buffer(wb_device *device)
+static void the_last_weight_to_leave_releases_the_buffer(wb_device *device)
 {
     wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
     options.host_store = WB_HOST_STORE_SOURCE;
@@ -412,8 +412,8 @@ static void they_are_quantized(wb_device *device)
     CHECK(found[0][0] != found[0][1]);
 }
 
-CHECK_MAIN(CASE(sources_are_carried_as_they_are), CASE(other_weights_are_decoded),
+CHECK_MAIN(CASE(sources_are_carried_unchanged), CASE(other_weights_are_decoded),
            CASE(with_fixed_addresses_they_are_decoded), CASE(a_replacement_leaves_the_source),
-           CASE(the_last_weight_to_leave_lets_go_of_the_buffer), CASE(a_budget_counts_compressed_bytes),
+           CASE(the_last_weight_to_leave_releases_the_buffer), CASE(a_budget_counts_compressed_bytes),
            CASE(tied_weights_have_one_source), CASE(sources_that_lie_are_refused),
            CASE(other_parameters_cannot_have_them), CASE(they_are_quantized))

@@ -1,4 +1,4 @@
-"""Parameters of files that ``compress`` wrote: taken as they are, in as many bytes."""
+"""Parameters of files that ``compress`` wrote: taken unchanged, in as many bytes."""
 
 from __future__ import annotations
 

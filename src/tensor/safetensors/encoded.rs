@@ -12,7 +12,7 @@ use crate::error::{Error, Result, fail};
 use crate::status::{WB_ERR_FORMAT, WB_ERR_NOT_SUPPORTED};
 use crate::tensor::coded::{CodedType, ENTRY, HEADER, UNIT, tiles};
 use crate::tensor::safetensors::entries::{Entry, Ignored, for_each};
-use crate::tensor::safetensors::{Tensor, bytes_of, find, layout};
+use crate::tensor::safetensors::tensor::{Tensor, bytes_of, find, layout};
 
 /// The format of the note that is read.
 const FORMAT: u64 = 1;

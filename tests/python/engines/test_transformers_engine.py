@@ -179,7 +179,7 @@ def test_a_compressed_checkpoint_has_the_same_numbers(where, checkpoints, tmp_pa
             assert torch.equal(run(model, where), expected)
 
 
-def test_a_large_compressed_checkpoint_is_carried_as_it_is(where, tmp_path):
+def test_a_large_compressed_checkpoint_is_carried_unchanged(where, tmp_path):
     torch.manual_seed(0)
     config = {**LAYERED, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
     trained = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).bfloat16()

@@ -66,8 +66,8 @@ class Parameter:
     placement: Literal["auto", "resident"] = "auto"
     """``"resident"`` keeps the parameter on the device."""
     encoded_bytes: int = 0
-    """If not 0, ``source`` has the values compressed, as :class:`Codec` does, to so many bytes at a
-    multiple of 16 in host memory: a plan that carries them compressed takes these as they are."""
+    """If not 0, ``source`` has the values compressed, as :class:`Codec` does, to this many bytes at
+    a multiple of 16 in host memory: a plan that carries them compressed takes these unchanged."""
     held: Any = field(default=None, repr=False, compare=False)
     """Keeps the source's memory alive; a :class:`Buffer` may stay the host memory of the parameter,
     if the plan allows it."""
