@@ -89,7 +89,8 @@ pub fn lay_out(
                     }
                     Some(from) => {
                         let to = to.part(0, storage.bytes as usize);
-                        layout.to_decode.push(DecodeJob { to, memory: None, from });
+                        let parameter = storage.parameters[0];
+                        layout.to_decode.push(DecodeJob { to, memory: None, from, parameter });
                     }
                     None => {}
                 }
@@ -99,7 +100,8 @@ pub fn lay_out(
                 let to = memory.span().part(offset as usize, storage.bytes as usize);
                 if let Some(from) = encoded {
                     let memory = Some(memory.clone());
-                    layout.to_decode.push(DecodeJob { to, memory, from });
+                    let parameter = storage.parameters[0];
+                    layout.to_decode.push(DecodeJob { to, memory, from, parameter });
                 }
                 let known = filled.iter().rposition(|(other, _)| Arc::ptr_eq(other, &memory));
                 let known = known.unwrap_or_else(|| {

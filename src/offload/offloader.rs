@@ -107,7 +107,7 @@ impl Offloader {
         for (memory, jobs) in to_device {
             bulk_copy::into_device(device, memory.span(), &jobs, options.threads, progress)?;
         }
-        encoded_source::decode_all(device, &to_decode, options.threads, progress)?;
+        encoded_source::decode_all(&plan, &to_decode, buffers, options.threads, progress)?;
         let groups: std::sync::Arc<[_]> =
             planned.groups.iter().map(|group| group.name.clone()).collect();
         let named = groups.iter().cloned().enumerate();

@@ -348,7 +348,20 @@ static void sources_that_lie_are_refused(wb_device *device)
     weights_init(1);
     REQUIRE(encode_sources(device) && compressed_begin(device, options));
     encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
-    CHECK_ERROR(WB_ERR_DAMAGED, wb_offloader_new(all.plan, NULL, NULL, &offloader, &error), "tile");
+    CHECK_ERROR(WB_ERR_DAMAGED, wb_offloader_new(all.plan, NULL, NULL, &offloader, &error),
+                "layers.0.w|tile");
+    encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
+    compressed_end();
+    end_sources();
+    /* A resident one is decoded by a CUDA device itself, if it reads the source in place. */
+    weights_init(2);
+    REQUIRE(encode_sources(device));
+    all.parameters[0].placement = WB_PLACEMENT_RESIDENT;
+    REQUIRE(compressed_begin(device, options));
+    check_all();
+    encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
+    CHECK_ERROR(WB_ERR_DAMAGED, wb_offloader_new(all.plan, NULL, NULL, &offloader, &error),
+                on_cuda() ? "device has decoded|1 tiles" : "layers.0.w|tile");
     encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
     compressed_end();
     end_sources();

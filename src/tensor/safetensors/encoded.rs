@@ -122,7 +122,9 @@ impl<'de> Visitor<'de> for Note<'_, '_> {
                 "format" => format = Some(map.next_value::<u64>()?),
                 "header" => header = Some(map.next_value::<String>()?),
                 "compressed" => map.next_value_seed(&mut *self.names)?,
-                _ => drop(map.next_value::<Ignored>()?),
+                _ => {
+                    map.next_value::<Ignored>()?;
+                }
             }
         }
         Ok((format, header))
