@@ -227,7 +227,7 @@ mod tests {
                 host_bytes(one.bytes, one.coding.as_ref().ok())
             };
             assert_eq!(unit.host_bytes, in_unit.clone().map(host).sum::<u64>());
-            // What lies in host memory as in the slot comes first.
+            // Storages whose host memory is as in the slot come first.
             assert!(in_unit.is_sorted_by_key(crate::plan::plan::PlannedStorage::is_given));
         }
         let host: u64 = plan.units.iter().map(|unit| unit.host_bytes).sum();
