@@ -13,6 +13,7 @@ use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::offload::backing::HostUnit;
+use crate::offload::expert_pools::ExpertPools;
 use crate::os::log;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -138,21 +139,24 @@ pub struct Addresses {
     /// The slots in pieces, by their offsets: a piece ends where any slot begins or ends, since a
     /// mapping has all of a piece. None while the offloader is asleep.
     slots: Vec<(Range<usize>, Arc<PhysicalMemory>)>,
+    /// The slots of expert caches.
+    pub pools: ExpertPools,
     pub slot_bytes: u64,
     pub keep_host_copy: bool,
 }
 
 impl Addresses {
     /// No ranges yet.
-    fn new(device: &Arc<Device>, slot_bytes: u64, keep_host_copy: bool) -> Self {
+    fn new(device: &Arc<Device>, plan: &Plan) -> Self {
         Self {
             device: device.clone(),
             homes: Vec::new(),
             home_at: HashMap::new(),
             pieces: HashMap::new(),
             slots: Vec::new(),
-            slot_bytes,
-            keep_host_copy,
+            pools: ExpertPools::new(plan),
+            slot_bytes: plan.slot_bytes,
+            keep_host_copy: plan.options.keep_host_copy,
         }
     }
 
@@ -164,7 +168,7 @@ impl Addresses {
         units: &mut [HostUnit],
     ) -> Result<Option<Self>> {
         let Some(granularity) = plan.granularity else { return Ok(None) };
-        let mut addresses = Self::new(device, plan.slot_bytes, plan.options.keep_host_copy);
+        let mut addresses = Self::new(device, plan);
         for (at, unit) in units.iter_mut().enumerate() {
             let Some(start) = unit.slot_offset else { continue };
             let bytes = unit.region.bytes().next_multiple_of(granularity as usize);
@@ -391,6 +395,11 @@ impl Addresses {
     /// Bytes of slots that have memory.
     pub fn held_slot_bytes(&self) -> u64 {
         self.slots.iter().map(|(range, _)| (range.end - range.start) as u64).sum()
+    }
+
+    /// Device memory of resident units, of slots, and of caches.
+    pub fn held_bytes(&self) -> u64 {
+        self.resident_bytes() + self.held_slot_bytes() + self.pools.held_bytes()
     }
 
     /// Device memory of units that are resident.

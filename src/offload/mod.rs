@@ -16,6 +16,7 @@ mod edit;
 pub mod encoded;
 pub mod encoded_source;
 mod expert_caches;
+pub mod expert_pools;
 pub mod expert_table;
 #[cfg(test)]
 mod expert_tests;

@@ -112,7 +112,8 @@ pub fn place(plan: &mut Plan, granularity: u64) -> u64 {
         .collect();
     let count = match plan.options.budget {
         Budget::DeviceBytes(budget) => {
-            budget.saturating_sub(plan.resident_bytes + plan.slot_bytes) / granularity
+            budget.saturating_sub(plan.resident_bytes + plan.slot_bytes + plan.expert_bytes)
+                / granularity
         }
         Budget::OffloadBytes(budget) => (heats.len() as u64)
             .saturating_sub(budget.saturating_sub(plan.arena_bytes) / granularity),
