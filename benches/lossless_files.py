@@ -107,7 +107,7 @@ class Files:
 
 
 def measure(report: Report, device: Device, columns: int) -> None:
-    """Measures commits of a model of this many columns, with files in a folder for temporary ones."""
+    """Measures commits of a model of this many columns, with its files in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         Files(report, device, Path(folder), columns).run()
 

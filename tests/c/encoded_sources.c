@@ -138,21 +138,27 @@ static void other_weights_are_decoded(wb_device *device)
 
 static void with_fixed_addresses_they_are_decoded(wb_device *device)
 {
-    wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
     wb_device_info info = WB_DEVICE_INFO_INIT;
     CHECK_OK(wb_device_get_info(device, &info, &error));
     if (info.address_granularity == 0) return;
-    options.compress = WB_COMPRESS_OFF;
-    options.compress_select_count = 0;
-    options.fixed_addresses = WB_TRISTATE_ON;
-    options.budget_bytes = 256 << 20;
-    weights_init(WEIGHTS);
-    REQUIRE(encode_sources(device));
-    all.parameters[3].placement = WB_PLACEMENT_RESIDENT;
-    REQUIRE(compressed_begin(device, options));
-    check_all();
-    compressed_end();
-    end_sources();
+    for (int compress = 0; compress < 2; compress++) {
+        wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+        if (!compress) options.compress = WB_COMPRESS_OFF, options.compress_select_count = 0;
+        options.fixed_addresses = WB_TRISTATE_ON;
+        options.budget_bytes = 256 << 20;
+        weights_init(WEIGHTS);
+        REQUIRE(encode_sources(device));
+        all.parameters[3].placement = WB_PLACEMENT_RESIDENT;
+        REQUIRE(compressed_begin(device, options));
+        check_all();
+        CHECK_SAME(stats_now().encoded_bytes > 0, (uint64_t)compress);
+        CHECK(!is_given(0)); /* but compressed again */
+        set_weight(0, WB_DTYPE_BF16, 4 * TILE, RANDOM_BITS, 12);
+        CHECK_OK(replace_weight(0));
+        check_all();
+        compressed_end();
+        end_sources();
+    }
 }
 
 /* A replacement leaves the source, which is not written, for memory of the offloader with space for any bytes. */
