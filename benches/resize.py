@@ -21,7 +21,16 @@ from budget import ROWS, Machine, Model, layer_step
 
 import weighbridge
 from report import RESULTS, ROOT, Report
-from weighbridge import Arbiter, Buffer, Device, Offloader, Parameter, Plan
+from weighbridge import (
+    Arbiter,
+    Buffer,
+    Device,
+    ExpertCache,
+    ExpertParameter,
+    Offloader,
+    Parameter,
+    Plan,
+)
 
 sys.path.append(str(ROOT / "tests" / "python"))
 from graphs import graph_of
@@ -350,6 +359,81 @@ class Bench:
             self.bar(name, machine.read_rate / rate, "<=", 1.02)
         offloader.close()
 
+    def experts(self, each: int, steps: int = 12) -> None:
+        """Slots of an expert cache come and go under one graph of its calls."""
+        machine, layers, count, used = self.machine, 8, 32, 4
+        where = "cuda" if machine.cuda else "cpu"
+        with Buffer.alloc(machine.device, layers * count * each) as source:
+            rows = torch.from_dlpack(source.view("uint8", (layers * count, each), accessor="host"))
+            rows.copy_(torch.arange(layers * count).remainder(251)[:, None].expand(-1, each))
+            parameters = [
+                Parameter(
+                    f"w{layer}",
+                    str(layer),
+                    "uint8",
+                    (count, each),
+                    source=source.address + layer * count * each,
+                    access_pattern="experts",
+                )
+                for layer in range(layers)
+            ]
+            plan = Plan(
+                machine.device,
+                parameters,
+                offload_bytes=layers * count * each + (1 << 20),
+                expert_bytes=layers * count * each + 2 * PIECE_BYTES,
+                fixed_addresses=True,
+            )
+            offloader = Offloader(plan, machine.stream)
+        of_layer = [ExpertParameter(layer, "w", f"w{layer}") for layer in range(layers)]
+        cache = ExpertCache.for_offloader(offloader, of_layer)
+        pool = torch.from_dlpack(cache.view(0))
+        ids = torch.zeros((layers, used), dtype=torch.int32, device=where)
+        slots = torch.zeros_like(ids)
+
+        def step() -> torch.Tensor:
+            stream = torch.cuda.current_stream().cuda_stream if machine.cuda else machine.stream
+            found = []
+            for layer in range(layers):
+                at, to = ids[layer].data_ptr(), slots[layer].data_ptr()
+                cache.route(layer, at, used, to, stream=stream)
+                if not machine.cuda:
+                    machine.wait()
+                found.append(pool[slots[layer].long(), -1])
+            return torch.stack(found)
+
+        graph, result = graph_of(step) if machine.cuda else (None, None)
+        whole = cache.info.slot_bytes + cache.info.state_bytes
+        least = whole // 8 // PIECE_BYTES * PIECE_BYTES
+        shrinks, grows = [], []
+        for turn in range(steps):
+            for size, taken in ((least, shrinks), (whole, grows)):
+                machine.wait()
+                before, began = free_bytes(machine.device), time.perf_counter()
+                held = offloader.resize(size, machine.stream).device_bytes
+                taken.append(time.perf_counter() - began)
+                moved = abs(free_bytes(machine.device) - before)
+                if held > size or (turn > 0 and machine.cuda and moved < 0.9 * (whole - least)):
+                    raise RuntimeError(f"{held} of {size} bytes are held, {moved} have moved")
+                ids.copy_(torch.randint(count, ids.shape, dtype=torch.int32))
+                if graph is not None:
+                    graph.replay()
+                found = step() if result is None else result
+                machine.wait()
+                wanted = ids.long() + count * torch.arange(layers, device=where)[:, None]
+                if not torch.equal(found.long(), wanted.remainder(251)):
+                    raise RuntimeError(f"a step with {cache.info.slots} slots reads other experts")
+        stats = cache.stats()
+        if stats.refused or stats.hits + stats.misses > stats.calls * used:
+            raise RuntimeError(f"{stats} does not add up")
+        what = f"{(whole - least) / 1e9:.2f} GB of slots of an expert cache, in pieces of 2 MiB"
+        self.figure("experts.shrink", shrinks[1:], what)
+        seconds = self.figure("experts.grow", grows[1:], what)
+        self.bar("slots of experts grow (GB/s)", (whole - least) / seconds / 1e9, ">=", 10)
+        machine.wait()
+        cache.close()
+        offloader.close()
+
     def shared(self) -> None:
         """Two models, of which one is on the device, take turns."""
         both = [self.commit(True), self.commit(True)]
@@ -429,6 +513,7 @@ def main() -> int:
         for keep in (True, False):
             bench.residents(keep)
         bench.pieces((2 << 30) if cuda else (16 << 20))
+        bench.experts((16 << 20) if cuda else (1 << 16))
         bench.shared()
         if cuda:
             report.write(arguments.out)

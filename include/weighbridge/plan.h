@@ -304,10 +304,16 @@ typedef struct {
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
     uint64_t device_decoded_bytes;
+    /**
+     * Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part of the
+     * offloaded experts that have slots, as with a router that picks all equally often, whatever it picked
+     * before. Routers repeat themselves, so counters show more. 0 without experts, or if `expert_bytes` is 0.
+     */
+    double expert_hit_rate;
 } wb_plan_info;
 #define WB_PLAN_INFO_INIT \
     {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0.0, 0, \
-    0, 0}
+    0, 0, 0.0}
 
 /** Planned placement of a parameter. */
 typedef struct {

@@ -13,6 +13,7 @@ use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::offload::backing::HostUnit;
+use crate::offload::expert_pools::ExpertPools;
 use crate::offload::schedule::schedule::ScheduleChange;
 use crate::offload::window_range::WindowRange;
 use crate::os::log;
@@ -141,6 +142,8 @@ pub struct Addresses {
     /// The slots in pieces, by their offsets: a piece ends where any slot begins or ends, since a
     /// mapping has all of a piece. None while the offloader is asleep.
     slots: Vec<(Range<usize>, Arc<PhysicalMemory>)>,
+    /// The slots of expert caches.
+    pub pools: ExpertPools,
     slot_bytes: u64,
     /// Through which compressed bytes pass to slots. It has memory while these have.
     windows: WindowRange,
@@ -156,6 +159,7 @@ impl Addresses {
             home_at: HashMap::new(),
             pieces: HashMap::new(),
             slots: Vec::new(),
+            pools: ExpertPools::new(plan),
             slot_bytes: plan.slot_bytes,
             windows: WindowRange::reserve(device, plan.window_bytes)?,
             keep_host_copy: plan.options.keep_host_copy,
@@ -424,9 +428,10 @@ impl Addresses {
         self.slots.iter().map(|(range, _)| (range.end - range.start) as u64).sum()
     }
 
-    /// Device memory of slots, of windows and of units that are resident.
+    /// Device memory of slots, of windows, of caches and of resident units.
     pub fn held_bytes(&self) -> u64 {
-        self.resident_bytes() + self.held_slot_bytes() + self.held_window_bytes()
+        let passed = self.held_slot_bytes() + self.held_window_bytes();
+        self.resident_bytes() + passed + self.pools.held_bytes()
     }
 
     /// Device memory of units that are resident.

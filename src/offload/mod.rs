@@ -15,6 +15,7 @@ pub mod device_plan;
 mod edit;
 pub mod encoded;
 mod expert_caches;
+pub mod expert_pools;
 pub mod expert_table;
 #[cfg(test)]
 mod expert_tests;

@@ -62,7 +62,7 @@ impl Target {
     }
 }
 
-/// Memory that is there, or is being allocated by a thread. A drop waits for the thread.
+/// Memory, or a thread that allocates it. A drop waits for the thread.
 pub struct Preparation {
     device: Arc<Device>,
     thread: Option<thread::JoinHandle<Result<Target>>>,

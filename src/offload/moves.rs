@@ -36,7 +36,7 @@ pub struct Resize {
     pub(super) copied_bytes: u64,
 }
 
-/// A unit on its way to other memory.
+/// A unit that moves to other memory.
 struct Move {
     home: usize,
     goal: Goal,
@@ -54,11 +54,11 @@ enum Stage {
 /// How far a resize is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResizeProgress {
-    /// Units that are not where they are to be.
+    /// Units that are not where they are to be, and caches that do not have the slots that they are to have.
     pub pending_units: u64,
     /// Their bytes on the device.
     pub pending_bytes: u64,
-    /// Device memory of resident units and of slots, and of copies that are being made.
+    /// Device memory of resident units, of slots and of caches, and of copies that are being made.
     pub device_bytes: u64,
     /// Host memory of units that are read in place, and of copies that resident ones keep.
     pub host_bytes: u64,
@@ -88,9 +88,14 @@ impl Resize {
         self.sleeps
     }
 
-    /// The device memory of units, of slots and windows, and of copies that are being made.
+    /// The device memory of units, of slots and windows, of caches, and of copies that are being made.
     fn held_bytes(&self, addresses: &Addresses) -> u64 {
         addresses.held_bytes() + self.coming_bytes(true)
+    }
+
+    /// Permits bytes of a cache that is new.
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.device_bytes += bytes;
     }
 
     /// The bytes of copies that are being made, on the device or in host memory.
@@ -121,6 +126,7 @@ impl Resize {
         self.moves.is_empty()
             && homes.all(|(at, home)| self.is_done(at, home))
             && addresses.has_windows(!self.sleeps())
+            && addresses.pools.is_done()
     }
 
     /// Reports the progress.
@@ -128,9 +134,10 @@ impl Resize {
         let homes = addresses.homes.iter().enumerate();
         let pending = homes.filter(|(at, home)| !self.is_done(*at, home) || self.is_moving(*at));
         let bytes: Vec<u64> = pending.map(|(_, home)| home.bytes() as u64).collect();
+        let (pools, pool_bytes) = addresses.pools.pending();
         ResizeProgress {
-            pending_units: bytes.len() as u64,
-            pending_bytes: bytes.iter().sum(),
+            pending_units: bytes.len() as u64 + pools,
+            pending_bytes: bytes.iter().sum::<u64>() + pool_bytes,
             device_bytes: self.held_bytes(addresses),
             host_bytes: addresses.host_bytes() + self.coming_bytes(false),
         }
@@ -158,11 +165,12 @@ impl Resize {
             change.set_asleep(true);
         }
         self.leave(addresses, change)?;
-        if !self.resident_left(addresses) {
+        let caches_left = addresses.pools.shrink(change)?;
+        if caches_left && !self.resident_left(addresses) {
             self.rest(addresses, change)?;
             self.come(addresses, change)?;
         }
-        if !self.sleeps() && addresses.is_complete() {
+        if !self.sleeps() && addresses.is_complete() && addresses.pools.is_done() {
             change.set_asleep(false);
         }
         self.device.retry_releases()
@@ -216,6 +224,8 @@ impl Resize {
                 return Ok(());
             }
             addresses.create_slots()?;
+            let free = self.device_bytes.saturating_sub(self.held_bytes(addresses));
+            addresses.pools.grow(free, change)?;
         }
         for at in 0..addresses.homes.len() {
             let home = &addresses.homes[at];
@@ -285,7 +295,7 @@ impl Resize {
         Ok(true)
     }
 
-    /// Queues the copy of a unit to memory that is there.
+    /// Queues the copy of a unit to its new memory, for which it waits.
     fn copy(
         &self,
         home: &Home,
@@ -307,7 +317,7 @@ impl Resize {
         Ok(Stage::Copying { to, copied })
     }
 
-    /// Copies to memory that is there, and ends the moves whose copies are made, of units that are not in
+    /// Copies to memory that has been allocated, and ends the moves whose copies are made, of units that are not in
     /// use. A move that fails is not there any more, and is begun again by the next call.
     fn finish_moves(
         &mut self,

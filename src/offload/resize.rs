@@ -49,19 +49,36 @@ impl Offloader {
         let mut state = self.state()?;
         let state = &mut *state;
         let Some(addresses) = &mut state.addresses else { return Err(self.no_addresses()) };
-        let (units, least_bytes) = (addresses.movable(), addresses.least_bytes());
+        let (units, slot_bytes) = (addresses.movable(), addresses.least_bytes());
+        let caches = match (budget, addresses.pools.claim(graphs_dropped)) {
+            (Budget::DeviceBytes(bytes @ 1..), Some(claim)) => {
+                residency::bytes_for_caches(&units, slot_bytes, bytes, claim)?
+            }
+            _ => 0,
+        };
         let resident = match budget {
             Budget::DeviceBytes(0) => vec![false; units.len()],
-            Budget::DeviceBytes(bytes) => residency::choose(&units, least_bytes, bytes)?,
+            Budget::DeviceBytes(bytes) => residency::choose(&units, slot_bytes, bytes - caches)?,
             Budget::OffloadBytes(bytes) => residency::choose_offloaded(&units, bytes),
         };
-        let device_bytes = match budget {
-            Budget::DeviceBytes(bytes) => bytes,
-            Budget::OffloadBytes(_) => least_bytes + residency::resident_bytes(&units, &resident),
-        };
-        let sleeps = budget == Budget::DeviceBytes(0);
         let mut change = self.schedule().change(stream)?;
         change.wait_for_replays()?;
+        if graphs_dropped {
+            addresses.pools.forget_graphs();
+        }
+        match budget {
+            Budget::DeviceBytes(0) => addresses.pools.sleep(),
+            Budget::DeviceBytes(_) => addresses.pools.share(caches),
+            Budget::OffloadBytes(_) => addresses.pools.wake(),
+        }
+        let device_bytes = match budget {
+            Budget::DeviceBytes(bytes) => bytes,
+            Budget::OffloadBytes(_) => {
+                let resident = residency::resident_bytes(&units, &resident);
+                slot_bytes + resident + addresses.pools.target_bytes()
+            }
+        };
+        let sleeps = budget == Budget::DeviceBytes(0);
         if graphs_dropped {
             let captures = change.captures();
             for home in &mut addresses.homes {
@@ -79,12 +96,15 @@ impl Offloader {
         Ok(resize.progress(addresses))
     }
 
-    /// Bytes of slots and windows, and of these and all units that can be resident.
+    /// Bytes of slots and windows, and of the slots of caches that graphs need; and of all slots that are of
+    /// use, windows and all units that can be resident.
     pub(super) fn resize_bounds(&self) -> Result<(u64, u64)> {
         let state = self.state()?;
         let Some(addresses) = &state.addresses else { return Err(self.no_addresses()) };
+        let (pools, slots) = (&addresses.pools, addresses.least_bytes());
         let units: u64 = addresses.movable().iter().map(|unit| unit.bytes).sum();
-        Ok((addresses.least_bytes(), addresses.least_bytes() + units))
+        let least = pools.claim(false).map_or(0, |claim| claim.least_bytes);
+        Ok((slots + least, slots + units + pools.most_bytes()))
     }
 
     /// Bytes of device memory that a resize could free.

@@ -32,14 +32,17 @@ pub fn plan(
         Ok(plan)
     };
     let most_ring = options.slot_bytes.map(|bytes| bytes / granularity * granularity);
+    let ring_fits = |plan: &Plan| most_ring.is_none_or(|most| plan.ring_bytes <= most);
     let fits = |plan: &Plan, ceiling: u64| {
-        plan.resident_bytes + plan.slot_bytes + plan.window_bytes <= ceiling
-            && most_ring.is_none_or(|most| plan.ring_bytes <= most)
+        let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+        others + plan.expert_bytes <= ceiling
+            && (plan.expert_bytes > 0 || plan.experts().count == 0)
+            && ring_fits(plan)
     };
     let Some(ceiling) = options.budget.device_bytes() else {
         let mut ring = most_ring;
         let mut plan = rounded(0, ring)?;
-        while let (false, Some(bytes)) = (fits(&plan, u64::MAX), &mut ring) {
+        while let (false, Some(bytes)) = (ring_fits(&plan), &mut ring) {
             *bytes = bytes.saturating_sub(granularity).max(1);
             plan = rounded(0, ring)?;
         }
@@ -102,10 +105,20 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     plan.resident_bytes = units.iter().map(|unit| unit.bytes.next_multiple_of(granularity)).sum();
     plan.granularity = Some(granularity);
     plan.window_bytes = plan.window_bytes.next_multiple_of(granularity);
+    // Caches get what all others leave, unless a number of bytes was given.
+    let takes_rest = plan.expert_bytes > 0 && plan.options.expert_bytes == 0;
+    if takes_rest {
+        plan.expert_bytes = 0;
+    }
     let in_pieces = match plan.pieces.is_empty() {
         true => 0,
         false => pieces::place(plan, granularity),
     };
+    if let (true, Some(budget)) = (takes_rest, plan.options.budget.device_bytes()) {
+        let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+        plan.expert_bytes = budget.saturating_sub(others);
+    }
+    plan.say_experts();
     plan.padding_bytes =
         (plan.resident_bytes + plan.slot_bytes).saturating_sub(without + in_pieces);
 }

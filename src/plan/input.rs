@@ -11,9 +11,7 @@ use crate::plan::parameter::{AccessPattern, TransferMode};
 use crate::plan::parameter::{Parameter, Storage, storages};
 use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity};
 use crate::plan::step_model::{LinkBytes, StepModel};
-use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OVERFLOW,
-};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW};
 
 /// Of what a storage is expected to be compressed to, this part is planned in addition where the device
 /// keeps it: the expected size is that of a sample.
@@ -63,7 +61,7 @@ impl<'a> PlanInput<'a> {
             Some(rule) => rule.expand(parameters)?,
             None => parameters,
         };
-        check_experts(&parameters, &options)?;
+        check_experts(&parameters)?;
         let storages = storages(&parameters)?;
         let mut indexes: HashMap<&str, usize> = HashMap::new();
         let mut groups = Vec::new();
@@ -290,7 +288,7 @@ fn codings(
 }
 
 /// Fails if experts are to be carried in another way than by an expert cache.
-fn check_experts(parameters: &[Parameter], options: &PlanOptions) -> Result<()> {
+fn check_experts(parameters: &[Parameter]) -> Result<()> {
     let experts = |one: &&Parameter| one.access_pattern == AccessPattern::Experts;
     for parameter in parameters.iter().filter(experts) {
         if !matches!(parameter.transfer_mode, TransferMode::Auto | TransferMode::ZeroCopy) {
@@ -300,14 +298,6 @@ fn check_experts(parameters: &[Parameter], options: &PlanOptions) -> Result<()> 
                  transfer mode {}: leave out one of them",
                 parameter.name,
                 parameter.transfer_mode.name()
-            );
-        }
-        if options.fixed_addresses {
-            fail!(
-                WB_ERR_NOT_SUPPORTED,
-                "parameter {:?} has the access pattern of experts, and the plan fixed_addresses, with which \
-                 the memory of parameters changes: leave out one of them",
-                parameter.name
             );
         }
     }

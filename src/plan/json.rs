@@ -62,6 +62,7 @@ pub fn to_json(plan: &Plan) -> String {
         "device_encoded_bytes": plan.kept_bytes,
         "device_decoded_bytes": plan.kept_decoded_bytes,
         "expert_bytes": plan.expert_bytes,
+        "expert_hit_rate": plan.expert_hit_rate(),
         "ring_bytes": plan.ring_bytes,
         "granularity": plan.granularity,
         "padding_bytes": plan.padding_bytes,

@@ -113,7 +113,7 @@ pub fn place(plan: &mut Plan, granularity: u64) -> u64 {
     let count = match plan.options.budget {
         Budget::DeviceBytes(budget) => {
             let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
-            budget.saturating_sub(others) / granularity
+            budget.saturating_sub(others + plan.expert_bytes) / granularity
         }
         Budget::OffloadBytes(budget) => (heats.len() as u64)
             .saturating_sub(budget.saturating_sub(plan.arena_bytes) / granularity),

@@ -132,7 +132,7 @@ static void minds_may_change(wb_device *device)
     end(&b);
 }
 
-static void an_offloader_may_end_on_its_way(wb_device *device)
+static void an_offloader_may_end_in_a_resize(wb_device *device)
 {
     const wb_device_stats before = device_stats(device);
     for (int turn = 0; turn < 4; turn++) {
@@ -175,7 +175,7 @@ static void the_caller_does_not_wait(wb_device *device)
     end(&b);
 }
 
-static void memory_that_is_not_to_be_had_is_asked_for_again(wb_device *device)
+static void memory_that_cannot_be_allocated_is_asked_for_again(wb_device *device)
 {
     for (int nth = 1; nth <= LARGE; nth++) {
         struct bench b;
@@ -198,5 +198,5 @@ static void memory_that_is_not_to_be_had_is_asked_for_again(wb_device *device)
 }
 
 CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(minds_may_change),
-           CASE(an_offloader_may_end_on_its_way), CASE_ON(DOUBLE_ONLY, the_caller_does_not_wait),
-           CASE_ON(DOUBLE_ONLY, memory_that_is_not_to_be_had_is_asked_for_again))
+           CASE(an_offloader_may_end_in_a_resize), CASE_ON(DOUBLE_ONLY, the_caller_does_not_wait),
+           CASE_ON(DOUBLE_ONLY, memory_that_cannot_be_allocated_is_asked_for_again))

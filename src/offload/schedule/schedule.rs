@@ -214,6 +214,17 @@ impl ScheduleChange<'_> {
         Ok(())
     }
 
+    /// The stream of the change.
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// Waits for the work queued on the stream.
+    pub fn wait_for_stream(&mut self) -> Result<()> {
+        self.machine.fork.record(self.device, self.stream, None)?;
+        self.machine.fork.synchronize()
+    }
+
     /// Fails with `WB_ERR_CAPTURING` during a capture, in which no memory can be exchanged.
     /// Waits, where graphs exist, for the work queued on the stream: nothing else shows whether a
     /// replay is in flight.
@@ -222,11 +233,10 @@ impl ScheduleChange<'_> {
             return Err(captured("resize"));
         }
         self.machine.check_not_drawn_in(self.device, None)?;
-        if self.machine.steps.graph_exists {
-            self.machine.fork.record(self.device, self.stream, None)?;
-            self.machine.fork.synchronize()?;
+        match self.machine.steps.graph_exists {
+            true => self.wait_for_stream(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether no group of a unit is acquired, and its copies and uses outside of captures have ended.

@@ -205,6 +205,7 @@ class wb_plan_info(Sized):
         (c_uint64, "decoded_bytes encoded_bytes"),
         (c_double, "decode_seconds"),
         (c_uint64, "expert_bytes device_encoded_bytes device_decoded_bytes"),
+        (c_double, "expert_hit_rate"),
     )
 
 
@@ -368,6 +369,8 @@ class wb_expert_cache_info(Sized):
     _fields_ = _fields(
         (c_uint32, "lanes"),
         (c_uint64, "layers tensors experts expert_bytes slots capacity slot_bytes state_bytes"),
+        (c_uint64, "most_slots"),
+        (c_double, "predicted_hit_rate"),
     )
 
 

@@ -192,6 +192,10 @@ class PlanInfo:
     """Of device memory for parameters that the device keeps compressed."""
     device_decoded_bytes: int
     """Of ``decoded_bytes``, those that are decoded from there and cross no link."""
+    expert_hit_rate: float
+    """Predicted for caches of ``expert_bytes``: the part of the offloaded experts that have slots,
+    as with a router that picks all equally often. Real ones repeat themselves: compare
+    :attr:`ExpertCacheStats.hit_rate`. 0 if it is not known."""
 
 
 class Plan(Closeable):
