@@ -207,12 +207,13 @@ typedef struct {
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
- * transferred. Nothing is allocated, and of sources only samples are read, with `compress`; the plan
- * keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
+ * transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and the headers
+ * of compressed ones; the plan keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
  * sources are read by wb_offloader_new. `options` must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
- * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
+ * says otherwise, with WB_ERR_DAMAGED for a compressed source that is not what its parameter says,
+ * and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
  * WB_ERR_NOT_MAPPED if a parameter asks for zero-copy and the device's policy has no views.
  */
 wb_status wb_plan_new(const wb_device *device, const wb_parameter *parameters, uint64_t count,

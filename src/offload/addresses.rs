@@ -142,9 +142,9 @@ pub struct Addresses {
     /// The slots in pieces, by their offsets: a piece ends where any slot begins or ends, since a
     /// mapping has all of a piece. None while the offloader is asleep.
     slots: Vec<(Range<usize>, Arc<PhysicalMemory>)>,
+    slot_bytes: u64,
     /// The slots of expert caches.
     pub pools: ExpertPools,
-    slot_bytes: u64,
     /// Through which compressed bytes pass to slots. It has memory while these have.
     windows: WindowRange,
     pub keep_host_copy: bool,
@@ -428,10 +428,10 @@ impl Addresses {
         self.slots.iter().map(|(range, _)| (range.end - range.start) as u64).sum()
     }
 
-    /// Device memory of slots, of windows, of caches and of resident units.
+    /// Device memory of resident units, of slots, of windows, and of caches.
     pub fn held_bytes(&self) -> u64 {
-        let passed = self.held_slot_bytes() + self.held_window_bytes();
-        self.resident_bytes() + passed + self.pools.held_bytes()
+        let caches = self.pools.held_bytes();
+        self.resident_bytes() + self.held_slot_bytes() + self.held_window_bytes() + caches
     }
 
     /// Device memory of units that are resident.

@@ -106,6 +106,7 @@ impl Edit<'_> {
     /// Has slots filled again and gives units new ones, as far as the changes since the last call require.
     pub fn arrange(&mut self) -> Result<()> {
         let mut written = std::mem::take(&mut self.written);
+        self.dropped.extend(self.state.host.take_left());
         if self.has_moved() {
             self.moved.append(&mut written);
             // Before units have other numbers. Host memory does not move any more.

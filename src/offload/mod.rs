@@ -14,6 +14,7 @@ mod compressed;
 pub mod device_plan;
 mod edit;
 pub mod encoded;
+pub mod encoded_source;
 mod expert_caches;
 pub mod expert_pools;
 pub mod expert_table;

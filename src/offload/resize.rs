@@ -49,16 +49,16 @@ impl Offloader {
         let mut state = self.state()?;
         let state = &mut *state;
         let Some(addresses) = &mut state.addresses else { return Err(self.no_addresses()) };
-        let (units, slot_bytes) = (addresses.movable(), addresses.least_bytes());
+        let (units, least_bytes) = (addresses.movable(), addresses.least_bytes());
         let caches = match (budget, addresses.pools.claim(graphs_dropped)) {
             (Budget::DeviceBytes(bytes @ 1..), Some(claim)) => {
-                residency::bytes_for_caches(&units, slot_bytes, bytes, claim)?
+                residency::bytes_for_caches(&units, least_bytes, bytes, claim)?
             }
             _ => 0,
         };
         let resident = match budget {
             Budget::DeviceBytes(0) => vec![false; units.len()],
-            Budget::DeviceBytes(bytes) => residency::choose(&units, slot_bytes, bytes - caches)?,
+            Budget::DeviceBytes(bytes) => residency::choose(&units, least_bytes, bytes - caches)?,
             Budget::OffloadBytes(bytes) => residency::choose_offloaded(&units, bytes),
         };
         let mut change = self.schedule().change(stream)?;
@@ -75,7 +75,7 @@ impl Offloader {
             Budget::DeviceBytes(bytes) => bytes,
             Budget::OffloadBytes(_) => {
                 let resident = residency::resident_bytes(&units, &resident);
-                slot_bytes + resident + addresses.pools.target_bytes()
+                least_bytes + resident + addresses.pools.target_bytes()
             }
         };
         let sleeps = budget == Budget::DeviceBytes(0);
@@ -96,15 +96,15 @@ impl Offloader {
         Ok(resize.progress(addresses))
     }
 
-    /// Bytes of slots and windows, and of the slots of caches that graphs need; and of all slots that are of
-    /// use, windows and all units that can be resident.
+    /// Bytes of slots and windows, and of the slots of caches that graphs need; and with all slots of
+    /// caches that are of use, and all units that can be resident.
     pub(super) fn resize_bounds(&self) -> Result<(u64, u64)> {
         let state = self.state()?;
         let Some(addresses) = &state.addresses else { return Err(self.no_addresses()) };
-        let (pools, slots) = (&addresses.pools, addresses.least_bytes());
+        let (pools, least) = (&addresses.pools, addresses.least_bytes());
         let units: u64 = addresses.movable().iter().map(|unit| unit.bytes).sum();
-        let least = pools.claim(false).map_or(0, |claim| claim.least_bytes);
-        Ok((slots + least, slots + units + pools.most_bytes()))
+        let caches = pools.claim(false).map_or(0, |claim| claim.least_bytes);
+        Ok((least + caches, least + units + pools.most_bytes()))
     }
 
     /// Bytes of device memory that a resize could free.

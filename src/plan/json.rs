@@ -108,7 +108,7 @@ fn parameter_to_json(plan: &Plan, index: usize) -> String {
     };
     let quantized_from = match &parameter.origin {
         Origin::Quantized(from) => Some(from.layout.dtype().name()),
-        Origin::Given | Origin::Scales => None,
+        Origin::Given | Origin::Encoded(_) | Origin::Scales => None,
     };
     let placement = planned.transfer_mode.map_or("resident", |_| "offloaded");
     format!(

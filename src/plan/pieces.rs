@@ -92,7 +92,7 @@ fn remove_units(plan: &mut Plan, taken: &[bool], page_bytes: u64) {
     let mut offset = 0;
     for unit in &mut plan.units {
         unit.arena_offset = offset;
-        offset += unit.bytes;
+        offset += unit.host_bytes;
     }
     plan.arena_bytes = offset.next_multiple_of(page_bytes);
     plan.groups.iter_mut().for_each(|group| group.units.clear());

@@ -393,7 +393,7 @@ impl Planner<'_> {
                 PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
-        let arena_payload: u64 = placement.units.iter().map(|unit| unit.bytes).sum();
+        let arena_payload: u64 = placement.units.iter().map(|unit| unit.host_bytes).sum();
         let mut plan = Plan {
             parameters,
             storages,

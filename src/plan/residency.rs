@@ -38,16 +38,16 @@ pub struct CacheClaim {
 /// leave for that. Fails if it does not fit beside the slots.
 pub fn bytes_for_caches(
     units: &[Movable],
-    slot_bytes: u64,
+    held_bytes: u64,
     device_bytes: u64,
     claim: CacheClaim,
 ) -> Result<u64> {
     let CacheClaim { asked_bytes, least_bytes } = claim;
-    let beside = device_bytes.saturating_sub(slot_bytes);
+    let beside = device_bytes.saturating_sub(held_bytes);
     if beside < least_bytes {
         fail!(
             WB_ERR_BUDGET,
-            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {slot_bytes}, and \
+            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {held_bytes}, and \
              those of expert caches {least_bytes} for calls that graphs have captured: ask for as much, say \
              that graphs are dropped, or ask for 0 to put the offloader to sleep"
         );

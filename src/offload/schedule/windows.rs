@@ -68,20 +68,22 @@ impl Windows {
         self.memory.span().bytes() as u64
     }
 
-    /// Whether compressed bytes, which host memory has at `host`, pass through windows.
-    pub fn take(part: &EncodedPart, host: Span) -> bool {
-        !part.kept && (WINDOWED_BYTES..=host.bytes() as u64).contains(&encoded_bytes(host))
+    /// Whether compressed bytes pass through windows.
+    pub fn take(part: &EncodedPart) -> bool {
+        let most = part.host.bytes() as u64;
+        !part.kept && (WINDOWED_BYTES..=most).contains(&encoded_bytes(part.host))
     }
 
-    /// Queues filling windows from `host` and decoding to `slot`. A graph copies the same bytes of host
+    /// Queues filling windows from host memory and decoding to `slot`. A graph copies the same bytes of host
     /// memory each time: if others are there then, the kernel finds them where they are.
     pub fn queue(
         &mut self,
         device: &Device,
         part: &EncodedPart,
-        (host, slot): (Span, Span),
+        slot: Span,
         streams: WindowStreams,
     ) -> Result<()> {
+        let host = part.host;
         let WindowStreams { copy, decode, capture } = streams;
         for piece in pieces(host, part.decoded_bytes) {
             let window =
@@ -131,7 +133,8 @@ pub fn encoded_bytes(host: Span) -> u64 {
 
 /// All tiles of compressed bytes, in pieces.
 fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
-    let (count, all) = (tiles(decoded_bytes), encoded_bytes(host));
+    // A file that is mapped may have changed.
+    let (count, all) = (tiles(decoded_bytes), encoded_bytes(host).min(host.bytes() as u64));
     let offset = move |tile: u64| match tile < count {
         true => {
             let entry = host.part((HEADER + tile * ENTRY) as usize, 4);

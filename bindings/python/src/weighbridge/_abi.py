@@ -139,6 +139,7 @@ class wb_safetensors_tensor_info(Sized):
         (c_uint64, "offset_bytes bytes"),
         (c_char_p, "dtype_name"),
         (c_uint32, "block_elements block_bytes"),
+        (c_uint64, "encoded_bytes"),
     )
 
 
@@ -151,7 +152,8 @@ class wb_parameter(Sized):
         (c_uint64, "storage_id"),
         (c_int32, "transfer_mode placement"),
         (c_void_p, "buffer"),
-        (c_uint64 * 2, "reserved"),
+        (c_uint64, "encoded_bytes"),
+        (c_uint64 * 1, "reserved"),
     )
 
 
