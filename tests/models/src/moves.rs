@@ -29,6 +29,11 @@ pub const MODELS: &[crate::Model] = &[
     ("moves: sleep beside a step", 3, || beside_a_step(ALL, 0, Pace::Together)),
     ("moves: waking beside a step", 3, || beside_a_step(0, ALL, Pace::Together)),
     ("moves: replays beside eager steps, while units leave", 3, replays_beside_eager_steps),
+    (
+        "moves: another budget while copies are in flight",
+        3,
+        another_budget_while_copies_are_in_flight,
+    ),
 ];
 
 /// Enumerated: a name, the number of cases, and the run of one.
@@ -43,17 +48,16 @@ pub const BROKEN: &[crate::Model] = &[
 ];
 
 const GROUPS: usize = 3;
-/// Budgets in pages: two slots, of three units; with one more unit; with most, and with all: three units,
-/// parameters that the plan keeps resident, and two pieces.
+/// Budgets in pages: two slots, of three units; with three more pages; and with all: three units, parameters
+/// that the plan keeps resident, and two pieces.
 const SLOTS: usize = 2;
-const SOME: usize = 3;
 const MOST: usize = 5;
 const ALL: usize = 8;
 
 const OPERATIONS: usize = 9;
 const LENGTH: u32 = 4;
-/// Prefetched or on demand; with work of the engine that ends at once, or only when it is waited for.
-const KINDS: usize = 4;
+/// Prefetched or on demand; work ends at once, or that of the engine only when it is waited for, or all.
+const KINDS: usize = 6;
 const CASES: usize = OPERATIONS.pow(LENGTH) * KINDS;
 
 // SAFETY: nothing reads or writes there: the backend only keeps account.
@@ -202,22 +206,19 @@ impl World {
         Some(resize.progress(addresses))
     }
 
-    /// Says which piece is hot, and moves it to the device.
-    fn rebalance(&self, piece: usize, stream: Stream) {
+    /// Says that `hot` of the two pieces are hot, and moves them to the device if pieces have moved.
+    fn rebalance(&self, hot: usize, stream: Stream) {
         let mut state = sync::lock(&self.state);
         let (addresses, resize) = &mut *state;
         let memory = addresses.homes.last().unwrap().memory.clone();
-        for at in 0..2 {
-            let part = (at * PAGE) as u64..((at + 1) * PAGE) as u64;
-            addresses.prefer(&memory, part, if at == piece { 2.0 } else { 0.0 });
-        }
+        addresses.prefer(&memory, 0..(hot * PAGE) as u64, 2.0);
         let Some(resize) = resize.as_mut() else { return };
         let mut change = self.schedule.change(stream).unwrap();
         resize.rebalance(addresses, &mut change, PAGE as u64 * 2).unwrap();
     }
 
     /// Goes on until all is where it is to be, and checks what is held.
-    fn settle(&self, pages: usize, stream: Stream) {
+    fn finish(&self, pages: usize, stream: Stream) {
         for _ in 0..20 {
             let progress = self.progress(stream).unwrap();
             if progress.pending_units == 0 {
@@ -244,7 +245,7 @@ fn beside_a_step(before: usize, after: usize, pace: Pace) {
     let world = World::new(true, after == 0);
     let (engine, other) = (world.account.new_stream(), world.account.new_stream());
     world.resize(before, false, other);
-    world.settle(before, other);
+    world.finish(before, other);
     world.account.has_run.store(pace == Pace::SlowStep, Release);
     world.account.stall((pace == Pace::SlowStep).then_some(engine));
     let stepping = world.clone();
@@ -256,7 +257,7 @@ fn beside_a_step(before: usize, after: usize, pace: Pace) {
     thread.join().unwrap();
     world.progress(other);
     world.account.stall(None);
-    world.settle(after, other);
+    world.finish(after, other);
     world.step(engine);
 }
 
@@ -266,7 +267,7 @@ fn replays_beside_eager_steps() {
     let world = World::new(false, false);
     let (engine, other) = (world.account.new_stream(), world.account.new_stream());
     world.resize(MOST, false, engine);
-    world.settle(MOST, engine);
+    world.finish(MOST, engine);
     let graph = world.capture(engine);
     let turn = Arc::new(Mutex::new(()));
     let (eager, its_turn) = (world.clone(), turn.clone());
@@ -285,20 +286,37 @@ fn replays_beside_eager_steps() {
     replay();
     world.progress(engine);
     thread.join().unwrap();
-    world.settle(SLOTS, engine);
+    world.finish(SLOTS, engine);
     replay();
     world.step(engine);
+}
+
+/// A unit that is no longer to come holds its memory until its copy has ended.
+fn another_budget_while_copies_are_in_flight() {
+    let world = World::new(true, false);
+    let stream = world.account.new_stream();
+    world.account.has_run.store(false, Release);
+    world.rebalance(1, stream);
+    world.resize(MOST, false, stream);
+    world.rebalance(2, stream);
+    world.resize(MOST, false, stream);
+    let account = world.account.clone();
+    let runs = thread::spawn(move || account.has_run.store(true, Release));
+    world.progress(stream);
+    runs.join().unwrap();
+    world.finish(MOST, stream);
+    world.step(stream);
 }
 
 /// Runs a sequence of calls, and replays all graphs between them and at the end.
 fn every_order(case: usize) {
     let (kind, mut operations) = (case % KINDS, case / KINDS);
-    let (prefetched, slow) = (kind % 2 > 0, kind / 2 > 0);
+    let (prefetched, ends) = (kind % 2 > 0, kind / 2);
     let world = World::new(prefetched, !prefetched);
     let stream = world.account.new_stream();
-    world.account.stall(slow.then_some(stream));
-    let mut graphs = Vec::new();
-    let mut budget = MOST;
+    world.account.stall((ends == 1).then_some(stream));
+    world.account.has_run.store(ends < 2, Release);
+    let (mut graphs, mut budget, mut hot) = (Vec::new(), MOST, 0);
     let replay = |graphs: &[Graph]| {
         if !world.schedule.is_asleep() {
             graphs.iter().for_each(|graph| world.account.replay(graph, stream).unwrap());
@@ -313,10 +331,13 @@ fn every_order(case: usize) {
             1 => graphs.push(world.capture(stream)),
             2 => replay(&graphs),
             3..=6 => {
-                budget = [0, SLOTS, SOME, ALL][operation - 3];
+                budget = [0, SLOTS, MOST, ALL][operation - 3];
                 world.resize(budget, false, stream);
             }
-            7 => world.rebalance(1, stream),
+            7 => {
+                hot = 2.min(hot + 1);
+                world.rebalance(hot, stream);
+            }
             _ => {
                 graphs.clear();
                 budget = SLOTS;
@@ -325,11 +346,12 @@ fn every_order(case: usize) {
         }
         replay(&graphs);
     }
-    let last = if budget == 0 { SOME } else { budget };
+    let last = if budget == 0 { MOST } else { budget };
     world.resize(last, false, stream);
     replay(&graphs);
     world.account.stall(None);
-    world.settle(last, stream);
+    world.account.has_run.store(true, Release);
+    world.finish(last, stream);
     world.step(stream);
     replay(&graphs);
     world.step(stream);
@@ -343,7 +365,7 @@ fn reads_after_release() {
     world.read(0, stream);
     world.account.stall(None);
     world.resize(ALL, false, stream);
-    world.settle(ALL, stream);
+    world.finish(ALL, stream);
 }
 
 fn a_replay_on_another_stream() {
@@ -352,16 +374,16 @@ fn a_replay_on_another_stream() {
     let graph = world.capture(stream);
     world.account.replay(&graph, stream).unwrap();
     world.resize(ALL, false, other);
-    world.settle(ALL, other);
+    world.finish(ALL, other);
 }
 
 fn a_dropped_graph() {
     let world = World::new(true, false);
     let stream = world.account.new_stream();
     world.resize(ALL, false, stream);
-    world.settle(ALL, stream);
+    world.finish(ALL, stream);
     let graph = world.capture(stream);
     world.resize(SLOTS, true, stream);
-    world.settle(SLOTS, stream);
+    world.finish(SLOTS, stream);
     world.account.replay(&graph, stream).unwrap();
 }
