@@ -54,6 +54,8 @@ struct Slot {
     written: Option<(Stream, u64)>,
     from: usize,
     used: Vec<(Stream, u64)>,
+    /// Copies out of it.
+    copied: Vec<(Stream, u64)>,
     held: u32,
 }
 
@@ -127,7 +129,7 @@ impl State {
     /// Writes slots: no group holds them, and the stream has waited for every use of their contents.
     fn copy(&mut self, to: Span, from: Span, stream: Stream) -> Result<()> {
         let contents = match self.ranges.is_reserved(from) {
-            true => self.contents(from, stream)?,
+            true => self.contents(from, stream, true)?,
             false => self.ranges.pages(from)?,
         };
         let (number, knows) = self.queue(stream);
@@ -137,6 +139,10 @@ impl State {
             for (other, number) in slot.used.drain(..).chain(slot.written) {
                 rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
             }
+            // A replay writes the bytes of a unit over the same ones, while these may be copied.
+            slot.copied.retain(|(other, number)| knows.of(*other) < *number);
+            let same = slot.from == from || slot.copied.is_empty();
+            rule(same, "a slot was refilled before it was copied")?;
             (slot.written, slot.from) = (Some((stream, number)), from);
         }
         self.ranges.note_use(to, stream, number);
@@ -144,14 +150,15 @@ impl State {
     }
 
     /// Uses slots, whose copies the stream has waited for. Returns where their bytes come from.
-    fn contents(&mut self, at: Span, stream: Stream) -> Result<Vec<usize>> {
+    fn contents(&mut self, at: Span, stream: Stream, copies: bool) -> Result<Vec<usize>> {
         let (number, knows) = self.queue(stream);
         let mut from = Vec::new();
         for page in self.ranges.pages(at)? {
             let slot = self.slots.entry(page).or_default();
             let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
             rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
-            slot.used.push((stream, number));
+            let uses = if copies { &mut slot.copied } else { &mut slot.used };
+            uses.push((stream, number));
             from.push(slot.from);
         }
         self.ranges.note_use(at, stream, number);
@@ -159,7 +166,7 @@ impl State {
     }
 
     fn read(&mut self, at: Span, from: Span, stream: Stream) -> Result<()> {
-        let contents = self.contents(at, stream)?;
+        let contents = self.contents(at, stream, false)?;
         rule(contents == self.ranges.pages(from)?, "a slot contains another unit")
     }
 }

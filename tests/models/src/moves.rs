@@ -84,7 +84,8 @@ impl World {
         let (device, account) = backend::device();
         account.has_run.store(true, Release);
         account.limit(MOST * PAGE);
-        let mut addresses = Addresses::new(&device, (SLOTS * PAGE) as u64, keep_host_copy);
+        let mut addresses =
+            Addresses::without_units(&device, (SLOTS * PAGE) as u64, keep_host_copy);
         let host = |group: usize| span(100 + group);
         let mut groups: Vec<Vec<Part>> = Vec::new();
         let mut units: Vec<CarriedUnit> = Vec::new();
@@ -173,7 +174,7 @@ impl World {
         let (units, bytes) = (addresses.movable(), pages * PAGE);
         let resident = match pages {
             0 => vec![false; units.len()],
-            _ => residency::choose(&units, addresses.slot_bytes, bytes as u64).unwrap(),
+            _ => residency::choose(&units, (SLOTS * PAGE) as u64, bytes as u64).unwrap(),
         };
         self.account.limit(bytes.max(self.account.held()));
         let mut change = self.schedule.change(stream).unwrap();
