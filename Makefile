@@ -207,10 +207,10 @@ valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; m
 # The target is named so that what builds the library is built as for others, and only once.
 LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml \
 	--target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target --
-models: ## checks reference counts, deferred release and the slot ring with loom, up to four preemptions
+models: ## checks reference counts, deferred release, the slot ring and resizes with loom, up to four preemptions
 	$(LOOM)
 
-models-quick: ## checks them up to three preemptions, and one in eight of the orders without threads
+models-quick: ## checks them up to three preemptions, resizes up to two, and one in eight of the orders without threads
 	$(LOOM) --quick
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,

@@ -1,12 +1,14 @@
-//! Plans: arbitrary parameters, ties, budgets, selectors, transfer modes and quantization, and the promises
-//! that every plan keeps.
+//! Plans: arbitrary parameters, ties, budgets, selectors, transfer modes, quantization, compression and fixed
+//! addresses, and the promises that every plan keeps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
+use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use serde_json::Value;
+use weighbridge::capi::device::WB_TRISTATE_ON;
 use weighbridge::capi::parameter::*;
 use weighbridge::capi::plan::*;
 use weighbridge::capi::quantizer::wb_quantize_options;
@@ -41,6 +43,7 @@ struct Case {
     select: Vec<CString>,
     exclude: Vec<CString>,
     quantize_select: Vec<CString>,
+    compress_select: Vec<CString>,
     quantize: Option<wb_quantize_options>,
     options: wb_plan_options,
     views: bool,
@@ -52,8 +55,9 @@ pub fn run(data: &[u8]) {
     let layouts: Vec<wb_layout> = case.parameters.iter().map(layout).collect();
     let parameters: Vec<wb_parameter> =
         case.parameters.iter().zip(&layouts).map(|(one, layout)| parameter(one, layout)).collect();
-    let [select, exclude, quantize_select] =
-        [&case.select, &case.exclude, &case.quantize_select].map(|texts| pointers(texts));
+    let [select, exclude, quantize_select, compress_select] =
+        [&case.select, &case.exclude, &case.quantize_select, &case.compress_select]
+            .map(|texts| pointers(texts));
     let options = wb_plan_options {
         select: select.as_ptr(),
         select_count: select.len() as u32,
@@ -62,9 +66,11 @@ pub fn run(data: &[u8]) {
         quantize: case.quantize.as_ref().map_or(ptr::null(), ptr::from_ref),
         quantize_select: quantize_select.as_ptr(),
         quantize_select_count: quantize_select.len() as u32,
+        compress_select: compress_select.as_ptr(),
+        compress_select_count: compress_select.len() as u32,
         ..case.options
     };
-    // SAFETY: all pointers are valid but the sources, which a plan does not read.
+    // SAFETY: all pointers are valid but the sources, which a plan reads only if it compresses them.
     let made = c::make(|plan, error| unsafe {
         let (device, count) = (c::host(case.views), parameters.len() as u64);
         wb_plan_new(device, parameters.as_ptr(), count, &raw const options, plan, error)
@@ -173,7 +179,7 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
         _ => (WB_BUDGET_OFFLOAD_BYTES, bytes(u)?),
     };
     // SAFETY: a struct of the interface.
-    let options = wb_plan_options {
+    let mut options = wb_plan_options {
         depth: if u.ratio(1, 16)? { u.arbitrary()? } else { u.int_in_range(0..=4)? },
         budget_kind,
         budget_bytes,
@@ -187,15 +193,54 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
         link_bytes_per_second: if u.ratio(1, 8)? { u.arbitrary()? } else { 0.0 },
         ..unsafe { c::sized() }
     };
+    let [select, exclude, quantize_select] = [selectors(u)?, selectors(u)?, selectors(u)?];
+    let views = u.arbitrary()?;
+    // Nothing of these for an input that ends before.
+    options.compress = if u.ratio(1, 2)? { WB_COMPRESS_OFF } else { u.int_in_range(1..=3)? };
+    let compress_select = if options.compress == WB_COMPRESS_OFF {
+        Vec::new()
+    } else if u.arbitrary()? {
+        vec![c"*".into()]
+    } else {
+        selectors(u)?
+    };
+    if options.compress != WB_COMPRESS_OFF {
+        parameters.iter_mut().for_each(|one| one.source = sampled(one));
+    }
+    options.fixed_addresses = if u.ratio(3, 4)? { 0 } else { u.int_in_range(0..=3)? };
+    options.compute_bytes_per_second = if u.ratio(7, 8)? { 0.0 } else { u.arbitrary()? };
     Ok(Case {
         parameters,
-        select: selectors(u)?,
-        exclude: selectors(u)?,
-        quantize_select: selectors(u)?,
+        select,
+        exclude,
+        quantize_select,
+        compress_select,
         quantize,
         options,
-        views: u.arbitrary()?,
+        views,
     })
+}
+
+/// Bytes of sources that a plan reads samples of: numbers that become smaller, and zeros.
+const SAMPLED: usize = 4 << 20;
+
+/// The address of the parameter's source, if the plan reads samples of it: its own place among bytes that can
+/// be read, or none if they are too few.
+fn sampled(one: &Parameter) -> u64 {
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let number = |at: usize| (at.wrapping_mul(0x9e37_79b9) >> 11) as u8 & 0x9f;
+        (0..SAMPLED).map(|at| if at >> 16 & 1 == 0 { number(at) } else { 0 }).collect()
+    });
+    if one.source == 0 || !(1..=DTYPE_BYTES.len() as i32).contains(&one.dtype) {
+        return 0;
+    }
+    let Some((before, span)) = extent(one) else { return 0 };
+    let start = (one.source % (SAMPLED as u64)).max(before);
+    let end = one.offset.checked_add(start - before).and_then(|first| first.checked_add(span));
+    match end {
+        Some(end) if end <= SAMPLED as u64 => BYTES.as_ptr() as u64 + start,
+        _ => 0,
+    }
 }
 
 fn read_parameter(u: &mut Unstructured<'_>, wild: bool) -> Result<Parameter> {
@@ -287,6 +332,7 @@ fn check(case: &Case, plan: *const wb_plan) {
     let infos = infos(plan);
     check_budgets(&case.options, &infos.plan);
     check_sums(&infos);
+    check_compressed(case, &infos);
     if case.quantize.is_none() {
         check_placement(case, &infos);
         let payload = payload(&case.parameters);
@@ -298,9 +344,13 @@ fn check_budgets(options: &wb_plan_options, info: &wb_plan_info) {
     let by_device = options.budget_kind == WB_BUDGET_DEVICE_BYTES;
     if !by_device {
         assert!(info.arena_bytes <= options.budget_bytes, "the host's budget is a limit");
-        assert!(info.arena_bytes.is_multiple_of(PAGE) && info.arena_bytes >= info.offloaded_bytes);
+        assert!(info.arena_bytes.is_multiple_of(PAGE));
+        // Pieces are not in the arena.
+        let fixed = options.fixed_addresses == WB_TRISTATE_ON;
+        assert!(fixed || info.arena_bytes >= info.offloaded_bytes);
     } else {
-        let taken = u128::from(info.resident_bytes) + u128::from(info.slot_bytes);
+        let taken = [info.resident_bytes, info.slot_bytes, info.device_encoded_bytes];
+        let taken: u128 = taken.into_iter().map(u128::from).sum();
         assert!(taken <= u128::from(options.budget_bytes), "the device's budget is a limit");
     }
     assert!(options.slot_bytes == 0 || info.ring_bytes <= options.slot_bytes);
@@ -329,6 +379,23 @@ fn check_sums(infos: &Infos) {
             WB_PLACEMENT_OFFLOADED => assert!((1..=3).contains(&one.transfer_mode)),
             other => panic!("placement {other}"),
         }
+    }
+}
+
+/// What is compressed is offloaded and copied, was asked for, and becomes smaller.
+fn check_compressed(case: &Case, infos: &Infos) {
+    let Infos { plan: info, parameters, .. } = infos;
+    let own = |at: &usize| parameters[*at].tied_to == *at as u64;
+    let firsts = || (0..parameters.len()).filter(own).map(|at| &parameters[at]);
+    assert_eq!(firsts().map(|one| one.encoded_bytes).sum::<u64>(), info.encoded_bytes);
+    let kept: u64 = firsts().map(|one| one.device_encoded_bytes).sum();
+    assert_eq!(kept, info.device_encoded_bytes);
+    assert!(info.decoded_bytes <= info.offloaded_bytes && info.encoded_bytes <= info.decoded_bytes);
+    assert!(info.device_decoded_bytes <= info.decoded_bytes);
+    let is_asked = case.options.compress != WB_COMPRESS_OFF;
+    for one in parameters.iter().filter(|one| one.encoded_bytes > 0) {
+        assert!(is_asked && one.placement == WB_PLACEMENT_OFFLOADED);
+        assert_ne!(one.transfer_mode, WB_TRANSFER_MODE_ZERO_COPY);
     }
 }
 

@@ -59,6 +59,7 @@ pub struct Home {
     /// The unit's bytes in the arena, and its part of the slots; `None` for resident parameters of the
     /// plan.
     pub carried: Option<(Span, Range<usize>)>,
+    /// What is behind its addresses.
     pub behind: Behind,
     /// Whether that is not mapped, since a call of the driver failed half way.
     pub unmapped: bool,
@@ -84,6 +85,7 @@ impl Home {
         self.memory.span().part(self.place.start, bytes)
     }
 
+    /// Its addresses, behind which memory is exchanged.
     pub fn range(&self) -> Result<&AddressRange> {
         match self.memory.range() {
             Some(range) => Ok(range),
@@ -134,6 +136,7 @@ pub(super) struct Pieces {
 /// All ranges, and the memory of the slots.
 pub struct Addresses {
     pub(super) device: Arc<Device>,
+    /// All homes, in the order of the schedule's units.
     pub homes: Vec<Home>,
     /// The first index of each unit, by its first address.
     home_at: HashMap<usize, usize>,
@@ -147,6 +150,7 @@ pub struct Addresses {
     pub pools: ExpertPools,
     /// Through which compressed bytes pass to slots. It has memory while these have.
     windows: WindowRange,
+    /// Whether residents of the plan keep a host copy.
     pub keep_host_copy: bool,
 }
 
@@ -154,16 +158,25 @@ impl Addresses {
     /// No ranges yet.
     fn new(device: &Arc<Device>, plan: &Plan) -> Result<Self> {
         Ok(Self {
+            pools: ExpertPools::new(plan),
+            windows: WindowRange::reserve(device, plan.window_bytes)?,
+            ..Self::without_units(device, plan.slot_bytes, plan.options.keep_host_copy)
+        })
+    }
+
+    /// No ranges yet, of a plan without windows and caches.
+    pub fn without_units(device: &Arc<Device>, slot_bytes: u64, keep_host_copy: bool) -> Self {
+        Self {
             device: device.clone(),
             homes: Vec::new(),
             home_at: HashMap::new(),
             pieces: HashMap::new(),
             slots: Vec::new(),
-            pools: ExpertPools::new(plan),
-            slot_bytes: plan.slot_bytes,
-            windows: WindowRange::reserve(device, plan.window_bytes)?,
-            keep_host_copy: plan.options.keep_host_copy,
-        })
+            pools: ExpertPools::default(),
+            slot_bytes,
+            windows: WindowRange::default(),
+            keep_host_copy,
+        }
     }
 
     /// Ranges for the units of a plan that have slots, and the memory of these, which
@@ -193,7 +206,7 @@ impl Addresses {
     }
 
     /// Adds a unit with a slot, and nothing behind its addresses.
-    fn add_carried(&mut self, unit: usize, host: Span, slot: Range<usize>) -> Result<()> {
+    pub fn add_carried(&mut self, unit: usize, host: Span, slot: Range<usize>) -> Result<()> {
         let memory = DeviceMemory::reserve(&self.device, slot.end - slot.start)?;
         let all = 0..memory.span().bytes();
         self.add(unit, Arc::new(memory), all, Some((host, slot)));

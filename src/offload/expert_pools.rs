@@ -9,6 +9,7 @@ use crate::plan::plan::Plan;
 use crate::plan::residency::CacheClaim;
 
 /// The caches of an offloader, and how many slots each is to have.
+#[derive(Default)]
 pub struct ExpertPools {
     pools: Vec<Pool>,
     /// Bytes of device memory that caches may take; `None` if no budget limits them.

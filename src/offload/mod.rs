@@ -2,7 +2,7 @@
 
 mod accounting;
 mod add;
-mod addresses;
+pub mod addresses;
 mod alias;
 pub mod arbiter;
 mod backing;

@@ -286,6 +286,12 @@ impl Edit<'_> {
     fn replace_resident(&mut self, at: usize, layout: Layout, source: Location) -> Result<()> {
         let (offloader, state) = (self.offloader, &mut *self.state);
         let bytes = layout.span_bytes();
+        if state.addresses.is_some() && bytes == 0 && state.parameters[at].layout.span_bytes() == 0
+        {
+            // It has no memory, and needs none.
+            self.set_layout(at, layout);
+            return Ok(());
+        }
         let tied = state.parameters.resident_ties(at);
         let before = state.parameters.resident_range(at).map(|(start, end)| end - start);
         let smaller = tied.is_empty() && before > Some(bytes) && state.addresses.is_none();

@@ -26,9 +26,11 @@ pub fn plan(
             *budget = bytes;
             given.allowed.everything_fits = true;
         }
-        let mut plan = planner::plan(parameters.clone(), given, platform)?;
+        let (mut plan, prediction) = planner::plan_with_load(parameters.clone(), given, platform)?;
         plan.options = options.clone();
-        round(&mut plan, granularity, platform.page_bytes);
+        if let Some(read) = round(&mut plan, granularity, platform.page_bytes) {
+            prediction.with_read(&mut plan, read);
+        }
         Ok(plan)
     };
     let most_ring = options.slot_bytes.map(|bytes| bytes / granularity * granularity);
@@ -80,9 +82,9 @@ pub fn plan(
     }
 }
 
-/// Gives every unit a slot of whole pieces, and counts those, windows and the resident parameters. The
-/// predicted times stay those of whole parameters.
-fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
+/// Gives every unit a slot of whole pieces, and counts those, windows and the resident parameters. If some
+/// are in pieces, returns the bytes that each group reads in place.
+fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) -> Option<Vec<u64>> {
     let before = plan.slot_bytes;
     pieces::take(plan, granularity, page_bytes);
     let sizes: Vec<_> = plan
@@ -110,9 +112,12 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     if takes_rest {
         plan.expert_bytes = 0;
     }
-    let in_pieces = match plan.pieces.is_empty() {
-        true => 0,
-        false => pieces::place(plan, granularity),
+    let (in_pieces, read) = match plan.pieces.is_empty() {
+        true => (0, None),
+        false => {
+            let (in_pieces, read) = pieces::place(plan, granularity);
+            (in_pieces, Some(read))
+        }
     };
     if let (true, Some(budget)) = (takes_rest, plan.options.budget.device_bytes()) {
         let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
@@ -121,6 +126,7 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     plan.say_experts();
     plan.padding_bytes =
         (plan.resident_bytes + plan.slot_bytes).saturating_sub(without + in_pieces);
+    read
 }
 
 #[cfg(test)]

@@ -103,8 +103,9 @@ fn remove_units(plan: &mut Plan, taken: &[bool], page_bytes: u64) {
 }
 
 /// Chooses which pieces are on the device beside the other residents and the slots: as many as the
-/// budget allows, the hottest. Returns the bytes of parameters in them.
-pub fn place(plan: &mut Plan, granularity: u64) -> u64 {
+/// budget allows, the hottest. Returns the bytes of parameters in them, and those that each group reads in
+/// place in a step.
+pub fn place(plan: &mut Plan, granularity: u64) -> (u64, Vec<u64>) {
     let heats: Vec<f64> = plan
         .pieces
         .iter()
@@ -127,11 +128,11 @@ pub fn place(plan: &mut Plan, granularity: u64) -> u64 {
     count_bytes(plan)
 }
 
-/// Counts where the bytes are, and says why. Returns those that are in pieces on the device.
-fn count_bytes(plan: &mut Plan) -> u64 {
-    let mut in_pieces = 0;
+/// Counts where the bytes are, and says why. Returns those that are in pieces on the device, and those that
+/// each group reads in place.
+fn count_bytes(plan: &mut Plan) -> (u64, Vec<u64>) {
+    let (mut in_pieces, mut read) = (0, vec![0; plan.groups.len()]);
     plan.offloaded_payload_bytes = 0;
-    plan.view_bytes = 0;
     for group in &mut plan.groups {
         (group.offloaded_bytes, group.resident_bytes) = (0, 0);
     }
@@ -161,7 +162,7 @@ fn count_bytes(plan: &mut Plan) -> u64 {
             None => storage.pieces.is_some(),
         };
         if in_place {
-            plan.view_bytes += offloaded * groups(plan, true).len() as u64;
+            groups(plan, true).into_iter().for_each(|group| read[group] += offloaded);
         }
         let first = groups(plan, false)[0];
         plan.groups[first].offloaded_bytes += offloaded;
@@ -182,5 +183,73 @@ fn count_bytes(plan: &mut Plan) -> u64 {
             planned.reason = Reason::Pieces { resident, bytes };
         }
     }
-    in_pieces
+    plan.view_bytes = read.iter().sum();
+    (in_pieces, read)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::fixed;
+    use crate::plan::parameter::tests::parameter;
+    use crate::plan::parameter::{AccessPattern, TransferMode};
+    use crate::plan::plan::{Budget, Plan, PlanOptions};
+    use crate::plan::tests::platform;
+
+    const PIECE: u64 = 2 << 20;
+    /// Bytes of the link in a second.
+    const LINK: f64 = PIECE as f64;
+
+    /// Two groups of a parameter of 4 and of 2 pieces that are read in place, 5 and 3 seconds of kernels, and
+    /// so many pieces on the device.
+    fn plan(on_device: u64, rows: u64, seconds: &[f64], sparse: bool) -> Plan {
+        let mut model = vec![
+            parameter("a", "0", 4 * PIECE as i64, 0),
+            parameter("b", "1", 2 * PIECE as i64, 0),
+        ];
+        if sparse {
+            model[1].access_pattern = AccessPattern::Sparse;
+        }
+        let mut options = PlanOptions::new(Budget::DeviceBytes(on_device * PIECE));
+        options.transfer_mode = TransferMode::ZeroCopy;
+        options.allowed.everything_fits = true;
+        options.link_bytes_per_second = LINK;
+        (options.rows, options.group_seconds) = (rows, seconds.to_vec());
+        fixed::plan(model, options, &platform(true), PIECE).unwrap()
+    }
+
+    fn seconds(plan: &Plan) -> (f64, f64) {
+        (plan.step_seconds.unwrap(), plan.link_seconds.unwrap())
+    }
+
+    /// Pieces in host memory are read at nine tenths of the rate of copies, once for every 128 rows; those
+    /// on the device cross no link.
+    #[test]
+    fn predicted_times_count_the_pieces_that_are_read_in_place() {
+        let close = |(step, link): (f64, f64), (step_by_hand, link_by_hand): (f64, f64)| {
+            assert!((step - step_by_hand).abs() < 1e-6, "a step of {step} s, not {step_by_hand}");
+            assert!((link - link_by_hand).abs() < 1e-6, "{link} s of the link, not {link_by_hand}");
+        };
+        for on_device in 0..=6 {
+            let read = (6 - on_device) as f64 / 0.9;
+            close(seconds(&plan(on_device, 0, &[], false)), (read, read));
+            close(seconds(&plan(on_device, 1280, &[], false)), (10.0 * read, 10.0 * read));
+        }
+        // Nothing on the device: the kernels wait for their reads.
+        let read = [4.0 / 0.9, 2.0 / 0.9];
+        close(seconds(&plan(0, 1, &[3.0, 2.0], false)), (read[0] + read[1], read[0] + read[1]));
+        // All on the device.
+        close(seconds(&plan(6, 1, &[5.0, 3.0], false)), (8.0, 0.0));
+        // Of either group a part, by how many pieces of it are there.
+        let half = plan(3, 1, &[5.0, 3.0], false);
+        let here = |at: usize| half.pieces[at].resident.iter().filter(|here| **here).count() as f64;
+        assert_eq!(here(0) + here(1), 3.0);
+        let group = |kernels: f64, pieces: f64, here: f64| {
+            let part = (pieces - here) / pieces;
+            kernels * (1.0 - part) + ((pieces - here) / 0.9).max(kernels * part)
+        };
+        close(seconds(&half), (group(5.0, 4.0, here(0)) + group(3.0, 2.0, here(1)), 3.0 / 0.9));
+        // What is not dense is not counted, on the device or not.
+        close(seconds(&plan(0, 1, &[0.0, 1.0], true)), (4.0 / 0.9 + 1.0, 4.0 / 0.9));
+        close(seconds(&plan(4, 1, &[0.0, 1.0], true)), (1.0, 0.0));
+    }
 }

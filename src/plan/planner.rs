@@ -13,7 +13,8 @@ use crate::plan::plan::{
 };
 use crate::plan::reason::Reason;
 use crate::plan::selector::SelectorList;
-use crate::plan::step_model::StepRing;
+use crate::plan::slot_ring::RingShape;
+use crate::plan::step_model::{StepLoad, StepModel, StepRing};
 use crate::plan::warnings;
 use crate::status::{
     WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR,
@@ -25,9 +26,35 @@ use crate::status::{
 // Several callers: once is enough.
 #[inline(never)]
 pub fn plan(parameters: Vec<Parameter>, options: PlanOptions, platform: &Platform) -> Result<Plan> {
+    plan_with_load(parameters, options, platform).map(|(plan, _)| plan)
+}
+
+/// As [`plan`], with what a step moves, for a prediction of other loads.
+pub fn plan_with_load(
+    parameters: Vec<Parameter>,
+    options: PlanOptions,
+    platform: &Platform,
+) -> Result<(Plan, Prediction)> {
     let input = PlanInput::new(parameters, options, platform)?;
     let reasons = vec![None; input.storages.len()];
     Planner { input, reasons, expert_bytes: 0, warnings: Vec::new() }.plan()
+}
+
+/// What the times of a plan are predicted with, and of.
+pub struct Prediction {
+    model: StepModel,
+    load: StepLoad,
+}
+
+impl Prediction {
+    /// Predicts the times of a plan of which each group reads `read` bytes in place.
+    pub fn with_read(mut self, plan: &mut Plan, read: Vec<u64>) {
+        self.load.read = read;
+        let shape = RingShape { depth: plan.depth, wraps: !plan.wrap_stalls };
+        let ring = StepRing { groups: &plan.ring, shape };
+        plan.step_seconds = self.model.step_seconds(&self.load, ring);
+        plan.link_seconds = self.model.link_seconds(&self.load, ring);
+    }
 }
 
 /// The state of planning.
@@ -41,7 +68,7 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn plan(mut self) -> Result<Plan> {
+    fn plan(mut self) -> Result<(Plan, Prediction)> {
         self.select()?;
         let placement = self.choose()?;
         self.check_outcome(&placement)?;
@@ -298,7 +325,7 @@ impl Planner<'_> {
         mode == Some(TransferMode::ZeroCopy) && self.input.options.host_store == HostStore::Copy
     }
 
-    fn finish(mut self, mut placement: Placement) -> Plan {
+    fn finish(mut self, mut placement: Placement) -> (Plan, Prediction) {
         let window_bytes = match self.input.window_bytes {
             0 => 0,
             _ => self.window_bytes(placement.copied_storages()),
@@ -394,6 +421,8 @@ impl Planner<'_> {
             })
             .collect();
         let arena_payload: u64 = placement.units.iter().map(|unit| unit.host_bytes).sum();
+        let view_bytes = load.read_bytes();
+        let prediction = Prediction { model: self.input.model, load };
         let mut plan = Plan {
             parameters,
             storages,
@@ -418,7 +447,7 @@ impl Planner<'_> {
             decoded_bytes,
             encoded_bytes,
             decode_seconds,
-            view_bytes: load.read_bytes(),
+            view_bytes,
             step_seconds,
             link_seconds,
             kernel_seconds,
@@ -429,7 +458,7 @@ impl Planner<'_> {
             options: self.input.options,
         };
         plan.say_experts();
-        plan
+        (plan, prediction)
     }
 }
 

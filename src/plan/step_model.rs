@@ -116,7 +116,7 @@ impl StepRing<'_> {
 }
 
 /// Predicts the time of steps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StepModel {
     link: Option<f64>,
     rows: u64,

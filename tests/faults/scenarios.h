@@ -2,6 +2,7 @@
 #ifndef SCENARIOS_H
 #define SCENARIOS_H
 
+#include "arbiter_scenarios.h"
 #include "experts.h"
 #include "memory_scenarios.h"
 #include "offload_scenarios.h"
@@ -126,6 +127,7 @@ static const struct scenario scenarios[] = {
     {"resize", resizes},
     {"resize compressed", resizes_compressed},
     {"move pieces", moves_pieces},
+    {"share a budget", shares},
     {"quantize", quantizes},
     {"cache experts", caches_experts},
 };

@@ -52,6 +52,15 @@ void delay_stream(wb_device *device, void *stream, const long *microseconds)
                                    &error));
 }
 
+void copy_pieces(wb_device *device, void *to, const void *from, uint64_t bytes, void *stream)
+{
+    for (uint64_t at = 0, part; at < bytes; at += part) {
+        part = PIECE_BYTES - ((uintptr_t)from + at) % PIECE_BYTES;
+        if (part > bytes - at) part = bytes - at;
+        CHECK_OK(wb_device_copy(device, (char *)to + at, (const char *)from + at, part, stream, &error));
+    }
+}
+
 static enum defect defect_of(const char *name)
 {
     for (int defect = 0; defect < DEFECTS; defect++) {

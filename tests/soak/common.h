@@ -80,6 +80,12 @@ static inline void sleep_us(long microseconds)
 /* Delays a stream, as a slow kernel would. The device keeps the pointer until then. */
 void delay_stream(wb_device *device, void *stream, const long *microseconds);
 
+enum { PIECE_BYTES = 2 << 20 };
+
+/* Queues copies, none of which goes past the end of a piece of a parameter: the next may be in other
+ * memory. */
+void copy_pieces(wb_device *device, void *to, const void *from, uint64_t bytes, void *stream);
+
 /* A content is a sequence of bytes that a key and their position determine. This is its word `at`. */
 static inline uint64_t content_word(uint64_t key, uint64_t at)
 {

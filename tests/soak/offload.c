@@ -1,7 +1,8 @@
 /* Threads that step offloaders and change their weights meanwhile. */
 #include "soak.h"
 
-enum { STEPPERS = 2, KEPT_VIEWS = 8 };
+enum { STEPPERS = 2, KEPT_VIEWS = 8, PIECED = 3, PIECED_BYTES = 3 << 20, PIECES = 2 * PIECED,
+       PIECES_AT_REST = 3, MINUTE = 60000 };
 
 /* A thread that steps an offloader, or that changes its weights while others step it. */
 struct member {
@@ -14,7 +15,8 @@ struct member {
     wb_offloader *offloader;
     struct weights *weights;
     struct random random;
-    int alone; /* no other thread steps this offloader */
+    int alone;     /* no other thread steps this offloader */
+    int in_pieces; /* its weights are */
     void *stream;
     wb_buffer *readback;        /* of a stepper */
     wb_view *views[KEPT_VIEWS]; /* of weights, by a changer; some are older than the last change */
@@ -122,8 +124,7 @@ static void read_weight(struct member *member, struct sample *sample)
     const wb_status status = weight_info(member, sample->index, &info);
     sample->bytes = status == WB_OK ? info.span_bytes : 0;
     if (status == WB_ERR_NOT_FOUND || !CHECK_OK(status)) return;
-    CHECK_OK(wb_device_copy(member->device, sample->seen, info.device_address, sample->bytes,
-                            member->stream, &error));
+    copy_pieces(member->device, sample->seen, info.device_address, sample->bytes, member->stream);
 }
 
 /* Retries while another thread's group uses the slot. */
@@ -178,7 +179,21 @@ static void step(struct member *member)
     count(STEPPED);
 }
 
-/* Checks that the offloader has the version: its size, and its bytes if it has a host address. */
+/* Reads a compressed weight. No other thread removes weights. */
+static void check_compressed(struct member *member, int index, uint64_t version, uint64_t bytes)
+{
+    const char *name = member->weights->all[index].name;
+    unsigned char *read = (unsigned char *)malloc(bytes);
+    uint64_t parameter = 0;
+    if (read == NULL) abort();
+    CHECK_OK(wb_offloader_find_parameter(member->offloader, name, &parameter, &error));
+    CHECK_OK(wb_offloader_read_parameter(member->offloader, parameter, read, bytes, &error));
+    CHECK(has_weight(member->weights, index, version, read, bytes));
+    free(read);
+    count(COMPRESSED);
+}
+
+/* Checks that the offloader has the version: its size, and its bytes if they can be read on the host. */
 static void check_version(struct member *member, int index, uint64_t version)
 {
     const struct weights *weights = member->weights;
@@ -191,6 +206,7 @@ static void check_version(struct member *member, int index, uint64_t version)
     if (info.host_address != NULL) {
         CHECK(has_weight(weights, index, version, info.host_address, info.span_bytes));
     }
+    if (info.encoded_bytes > 0) check_compressed(member, index, version, bytes);
 }
 
 /* Returns a copy of the content in device memory; NULL for a resident weight, which would keep using
@@ -245,7 +261,7 @@ static wb_status change_to(struct member *member, int index, uint64_t version, e
     const struct weights *weights = member->weights;
     const struct weight *weight = &weights->all[index];
     const int64_t bytes = (int64_t)weight_bytes(weights, index, version);
-    const wb_layout layout = bytes_layout(&bytes);
+    const wb_layout layout = weight_layout(weights, &bytes);
     const int exists = weight_bytes(weights, index, weight->current) > 0;
     *done = exists ? bytes > 0 ? REPLACED : REMOVED : ADDED;
     if (bytes == 0) return exists ? remove_weight(member, weight) : WB_OK;
@@ -302,12 +318,75 @@ static void renew_view(struct member *member)
                      ? wb_offloader_get_view(member->offloader, parameter, kept, &error)
                      : wb_offloader_get_host_view(member->offloader, parameter, kept, &error);
     }
-    /* The weight may be removed, or resident. */
-    if (status != WB_ERR_NOT_FOUND && CHECK_OK(status)) count(VIEWED);
+    /* The weight may be removed, or resident, or compressed in host memory. */
+    const int compressed = status == WB_ERR_NOT_SUPPORTED && member->weights->are_numbers;
+    if (status != WB_ERR_NOT_FOUND && !compressed && CHECK_OK(status)) count(VIEWED);
+}
+
+/* Begins to hold so many pieces on the device; none puts the offloader to sleep. Others may step. */
+static void resize_to(struct member *member, uint64_t pieces, wb_resize_progress *progress)
+{
+    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    to.device_bytes = pieces * PIECE_BYTES;
+    CHECK_OK(wb_offloader_resize(member->offloader, &to, member->stream, progress, &error));
+    count(RESIZED);
+}
+
+static void prefer(struct member *member, int index, double heat)
+{
+    uint64_t parameter = 0;
+    const uint64_t bytes = weight_bytes(member->weights, index, 0);
+    CHECK_OK(wb_offloader_find_parameter(member->offloader, member->weights->all[index].name, &parameter,
+                                         &error));
+    CHECK_OK(wb_offloader_prefer(member->offloader, parameter, 0, bytes, heat, &error));
+}
+
+static void rebalance(struct member *member, uint64_t most, wb_rebalance_progress *moved)
+{
+    CHECK_OK(wb_offloader_rebalance(member->offloader, most, member->stream, moved, &error));
+    CHECK(moved->moved_bytes <= most && moved->device_bytes <= PIECES * PIECE_BYTES);
+    if (moved->moved_bytes > 0) count(REBALANCED);
+}
+
+static void change_pieces(struct member *member)
+{
+    static const double heats[] = {0, 0.5, 1, 3};
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
+    switch (draw(&member->random, 6)) {
+    case 0: change_weight(member); break; /* refused while pieces move */
+    case 1: /* asleep, or not: steppers wait */
+        resize_to(member, draw(&member->random, PIECES + 1), &progress);
+        if (draw(&member->random, 2) == 0) break;
+        resize_to(member, 1 + draw(&member->random, PIECES), &progress);
+        CHECK_OK(wb_offloader_resize_wait(member->offloader, member->stream, MINUTE, &progress, &error));
+        break;
+    default:
+        prefer(member, random_weight(member), heats[draw(&member->random, 4)]);
+        rebalance(member, draw(&member->random, 5) * PIECE_BYTES, &moved);
+    }
+}
+
+/* Makes the state that every round ends with, so that the mappings can be compared. */
+static void rest_pieces(struct member *member)
+{
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
+    for (int index = 0; index < PIECED; index++) prefer(member, index, 1 + index);
+    resize_to(member, PIECES_AT_REST, &progress);
+    CHECK_OK(wb_offloader_resize_wait(member->offloader, member->stream, MINUTE, &progress, &error));
+    do {
+        rebalance(member, PIECES * PIECE_BYTES, &moved);
+    } while (moved.pending_bytes > 0 && failures() == 0);
+    CHECK_SAME(moved.device_bytes, PIECES_AT_REST * PIECE_BYTES);
 }
 
 static void change(struct member *member)
 {
+    if (member->in_pieces) {
+        change_pieces(member);
+        return;
+    }
     const uint64_t kind = draw(&member->random, 10);
     if (kind == 0) {
         renew_view(member);
@@ -361,16 +440,36 @@ static struct random random_of_thread(const struct offload_thread *thread, uint6
     return random_of(thread->round->number * 1000 + 500 + (uint64_t)thread->index * 10 + member);
 }
 
-int lasting_begin(struct lasting_offloader *lasting, wb_device *device)
+/* Weights in pieces, of which so many are on the device as at the end of each round. */
+static int begin_pieces(struct lasting_offloader *lasting)
+{
+    pthread_rwlock_t indexes = PTHREAD_RWLOCK_INITIALIZER;
+    const int over = 0;
+    struct member changer = new_member(lasting->device, lasting->offloader, &lasting->weights, &over,
+                                       &indexes, random_of(0));
+    if (!begin_changing(&changer)) return 0;
+    rest_pieces(&changer);
+    end(&changer);
+    return failures() == 0;
+}
+
+int lasting_begin(struct lasting_offloader *lasting, wb_device *device, int in_pieces)
 {
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_status status = WB_OK;
     plan.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
     plan.budget_bytes = UINT64_MAX;
-    plan.transfer_mode = WB_TRANSFER_MODE_PREFETCH;
-    plan.depth = 3;
+    plan.transfer_mode = in_pieces ? WB_TRANSFER_MODE_ZERO_COPY : WB_TRANSFER_MODE_PREFETCH;
+    plan.depth = in_pieces ? 0 : 3;
+    plan.fixed_addresses = in_pieces ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
+    lasting->in_pieces = in_pieces;
     lasting->device = device;
-    weights_init(&lasting->weights, 12, 2, 40000, CONTENT_CHANGES, options.seed);
+    if (in_pieces) {
+        weights_init(&lasting->weights, PIECED, 1, PIECED_BYTES, CONTENT_CHANGES, options.seed + 1);
+        lasting->weights.are_large = 1;
+    } else {
+        weights_init(&lasting->weights, 12, 2, 40000, CONTENT_CHANGES, options.seed);
+    }
     if (!CHECK_OK(wb_device_stream_new(device, &lasting->stream, &error))) return 0;
     lasting->offloader = weights_offload(&lasting->weights, device, lasting->stream, &plan, NULL,
                                          &status);
@@ -379,7 +478,8 @@ int lasting_begin(struct lasting_offloader *lasting, wb_device *device)
     const uint64_t last = (uint64_t)lasting->weights.groups - 1;
     return CHECK_OK(wb_offloader_acquire_group(lasting->offloader, last, lasting->stream, &error)) &&
            CHECK_OK(wb_offloader_release_group(lasting->offloader, last, lasting->stream, &error)) &&
-           CHECK_OK(wb_device_stream_synchronize(device, lasting->stream, &error));
+           CHECK_OK(wb_device_stream_synchronize(device, lasting->stream, &error)) &&
+           (!in_pieces || begin_pieces(lasting));
 }
 
 void lasting_end(struct lasting_offloader *lasting)
@@ -398,10 +498,12 @@ void *offload_lasting(void *user)
         members[index] =
             new_member(lasting->device, lasting->offloader, &lasting->weights, &thread->round->stop,
                        &indexes, random_of_thread(thread, (uint64_t)index));
+        members[index].in_pieces = lasting->in_pieces;
     }
     if (!begin_changing(changer)) return NULL;
     for (int index = 0; index < STEPPERS; index++) start(&members[index], run_stepper);
     run_changer(changer);
+    if (lasting->in_pieces) rest_pieces(changer); /* it may be asleep, which steppers wait for */
     for (int index = 0; index < STEPPERS; index++) join(&members[index]);
     end(changer);
     return NULL;
@@ -413,8 +515,9 @@ static wb_offloader *random_offloader(struct member *stepper)
     static const wb_transfer_mode modes[] = {WB_TRANSFER_MODE_AUTO, WB_TRANSFER_MODE_ZERO_COPY,
                                              WB_TRANSFER_MODE_ON_DEMAND, WB_TRANSFER_MODE_PREFETCH,
                                              WB_TRANSFER_MODE_PREFETCH};
+    static const char *const every[] = {"*"};
     struct random *random = &stepper->random;
-    const struct weights *weights = stepper->weights;
+    struct weights *weights = stepper->weights;
     wb_plan_options plan = WB_PLAN_OPTIONS_INIT;
     wb_buffer_options buffers = WB_BUFFER_OPTIONS_INIT;
     wb_status status = WB_OK;
@@ -427,6 +530,12 @@ static wb_offloader *random_offloader(struct member *stepper)
     plan.order = (wb_order)draw(random, 3);
     plan.depth = (uint32_t)draw(random, 9);
     if (draw(random, 4) == 0) buffers.pin = WB_TRISTATE_OFF;
+    weights->are_numbers = draw(random, 3) == 0;
+    if (weights->are_numbers) {
+        plan.compress = WB_COMPRESS_SELECTED;
+        plan.compress_select = every;
+        plan.compress_select_count = 1;
+    }
     if (draw(random, 3) == 0) {
         plan.budget_kind = WB_BUDGET_DEVICE_BYTES;
         plan.budget_bytes = whole / 4 + draw(random, whole);
@@ -434,7 +543,7 @@ static wb_offloader *random_offloader(struct member *stepper)
         plan.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
         plan.budget_bytes = whole / 4 + draw(random, 2 * whole);
     }
-    wb_offloader *made = weights_offload(stepper->weights, stepper->device, stepper->stream, &plan,
+    wb_offloader *made = weights_offload(weights, stepper->device, stepper->stream, &plan,
                                          &buffers, &status);
     if (status != WB_ERR_BUDGET && status != WB_ERR_NOT_MAPPED && CHECK_OK(status)) count(PLANNED);
     return made;

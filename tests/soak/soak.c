@@ -7,7 +7,7 @@
 
 /* Rounds last ten seconds; short runs need enough of them to compare sixths. */
 enum { ROUND_SECONDS = 10, FEWEST_ROUNDS = 12, PROGRESS_SECONDS = 10, SHORT_LIVED = 2,
-       WARM_SECONDS = 60 };
+       WARM_SECONDS = 60, LASTING = 2 };
 
 static uint64_t counts[OPERATIONS];
 
@@ -85,26 +85,27 @@ static void wait_for(double seconds, int first)
 static void run_threads(struct round *round, struct lasting_offloader *lasting, double seconds)
 {
     struct worker *workers = (struct worker *)calloc((size_t)options.threads, sizeof *workers);
-    struct offload_thread offloads[1 + SHORT_LIVED];
+    struct offload_thread offloads[LASTING + SHORT_LIVED];
     if (workers == NULL) abort();
     for (int index = 0; index < options.threads; index++) {
         workers[index].round = round;
         workers[index].index = index;
         if (pthread_create(&workers[index].thread, NULL, worker_run, &workers[index])) abort();
     }
-    for (int index = 0; index <= SHORT_LIVED; index++) {
+    for (int index = 0; index < LASTING + SHORT_LIVED; index++) {
         offloads[index].round = round;
-        offloads[index].lasting = lasting;
+        offloads[index].lasting = index < LASTING ? &lasting[index] : NULL;
         offloads[index].index = index;
         if (pthread_create(&offloads[index].thread, NULL,
-                           index > 0 ? offload_short_lived : offload_lasting, &offloads[index])) {
+                           index < LASTING ? offload_lasting : offload_short_lived,
+                           &offloads[index])) {
             abort();
         }
     }
     wait_for(seconds, round->number == 0);
     __atomic_store_n(&round->stop, 1, __ATOMIC_RELEASE);
     for (int index = 0; index < options.threads; index++) pthread_join(workers[index].thread, NULL);
-    for (int index = 0; index <= SHORT_LIVED; index++) pthread_join(offloads[index].thread, NULL);
+    for (int index = 0; index < LASTING + SHORT_LIVED; index++) pthread_join(offloads[index].thread, NULL);
     free(workers);
 }
 
@@ -173,7 +174,7 @@ static void report(double seconds, int64_t growth)
 
 int main(int argc, char **argv)
 {
-    static struct lasting_offloader lasting;
+    static struct lasting_offloader lasting[LASTING];
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
     long long before[CHECK_KINDS];
     wb_device *device = NULL;
@@ -187,8 +188,10 @@ int main(int argc, char **argv)
     printf("seed %" PRIu64 ", %d threads, %.0f s, %s\n", options.seed, options.threads,
            options.seconds, device_kind());
     if (!CHECK_OK(wb_device_open(test_device(), NULL, &device, &error))) return 1;
-    if (lasting_begin(&lasting, device)) growth = run(device, &lasting, &files);
-    lasting_end(&lasting);
+    if (lasting_begin(&lasting[0], device, 0) && lasting_begin(&lasting[1], device, 1)) {
+        growth = run(device, lasting, &files);
+    }
+    for (int index = 0; index < LASTING; index++) lasting_end(&lasting[index]);
     CHECK_OK(wb_device_drain(device, 60000, &error));
     CHECK_STATS(device, nothing);
     wb_device_release(device);

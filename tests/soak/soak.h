@@ -38,6 +38,9 @@
     OPERATION(ADDED, "weights added")                    \
     OPERATION(REMOVED, "weights removed")                \
     OPERATION(COMPACTED, "arenas compacted")             \
+    OPERATION(COMPRESSED, "compressed weights read")     \
+    OPERATION(RESIZED, "budgets changed")                \
+    OPERATION(REBALANCED, "pieces rebalanced")           \
     OPERATION(CHANGE_REFUSED, "changes refused")
 
 #define OPERATION_ENUMERATOR(operation, name) operation,
@@ -159,15 +162,17 @@ struct handle create_exported(struct worker *worker, const struct handle *of);
 
 /* offload.c: threads that step offloaders and change their weights. */
 
-/* An offloader that exists in all rounds. The content of its weights changes, not their sizes. */
+/* An offloader that exists in all rounds. The content of its weights changes, not their sizes. One of two
+ * has its weights in pieces, which move while its budget changes. */
 struct lasting_offloader {
+    int in_pieces;
     wb_device *device;
     wb_offloader *offloader;
     struct weights weights;
     void *stream;
 };
 
-int lasting_begin(struct lasting_offloader *lasting, wb_device *device);
+int lasting_begin(struct lasting_offloader *lasting, wb_device *device, int in_pieces);
 void lasting_end(struct lasting_offloader *lasting);
 
 struct offload_thread {
@@ -177,7 +182,7 @@ struct offload_thread {
     int index;
 };
 
-/* Thread functions; each runs more threads and joins them. The first steps and changes the lasting
+/* Thread functions; each runs more threads and joins them. The first steps and changes a lasting
  * offloader until the round stops, the other one short-lived offloader after another. */
 void *offload_lasting(void *offload_thread);
 void *offload_short_lived(void *offload_thread);

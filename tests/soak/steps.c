@@ -1,12 +1,14 @@
 /* Steps of an offloader with its ring at depths of 2 to 8 and 24, zero-copy and on demand, from pinned
- * and pageable memory, compressed, and with fixed addresses while it is resized. After every step the bytes of every weight, as the device read them, are compared
- * with the model's by their checksums. Between steps, weights are replaced by others of another size.
+ * and pageable memory, compressed, through windows, and with fixed addresses while it is resized and while
+ * pieces move. After every step the bytes of every weight, as the device read them, are compared with the
+ * model's by their checksums. Between steps, weights are replaced by others, some of another size.
  *
  *   steps [--steps=100000] [--seed=1] [--break=weights]               WEIGHBRIDGE_TEST_DEVICE=cuda:0 */
 #include "weights.h"
 
 enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, READBACKS = 3,
-       PROGRESS_SECONDS = 10, PIECE_BYTES = 2 << 20 };
+       PROGRESS_SECONDS = 10, LARGE_GROUPS = 3, LARGE_BYTES = 3 << 20,
+       WINDOWS_BYTES = 64 << 20 };
 
 /* How the weights are transferred in one part of the steps. */
 struct transfer {
@@ -17,14 +19,15 @@ struct transfer {
     enum change change;
     wb_compress compress;
     int fixed; /* with fixed addresses */
+    int large; /* few weights, each larger than a piece, and compressed through windows */
 };
 
 #define RAW(name, mode, depth, pin) \
-    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_##pin, SIZES_CHANGE, WB_COMPRESS_OFF, 0}
-#define RESIZED(name, mode, depth, compress)                                                 \
-    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, CONTENT_CHANGES, WB_COMPRESS_##compress, 1}
-#define COMPRESSED(mode, depth, change)                                                      \
-    {"compressed", WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, change, WB_COMPRESS_SELECTED, 0}
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_##pin, SIZES_CHANGE, WB_COMPRESS_OFF, 0, 0}
+#define RESIZED(name, mode, depth, compress, large)                                                 \
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, CONTENT_CHANGES, WB_COMPRESS_##compress, 1, large}
+#define COMPRESSED(name, mode, depth, change, large)                                                \
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, change, WB_COMPRESS_SELECTED, 0, large}
 
 static const struct transfer transfers[] = {
     RAW("prefetch", PREFETCH, 2, AUTO),
@@ -37,19 +40,22 @@ static const struct transfer transfers[] = {
     RAW("prefetch", PREFETCH, GROUPS, AUTO),
     RAW("prefetch from pageable memory", PREFETCH, 3, OFF),
     RAW("on demand", ON_DEMAND, 0, AUTO),
-    RESIZED("resized", PREFETCH, 3, OFF),
-    RESIZED("resized on demand", ON_DEMAND, 0, OFF),
-    RESIZED("resized and compressed", PREFETCH, 3, SELECTED),
+    RESIZED("resized", PREFETCH, 3, OFF, 0),
+    RESIZED("resized on demand", ON_DEMAND, 0, OFF, 0),
+    RESIZED("resized and compressed", PREFETCH, 3, SELECTED, 0),
+    RESIZED("in pieces", ZERO_COPY, 0, OFF, 1),
     RAW("zero-copy", ZERO_COPY, 0, AUTO),
-    COMPRESSED(PREFETCH, 2, SIZES_CHANGE),
-    COMPRESSED(PREFETCH, 4, CONTENT_CHANGES),
-    COMPRESSED(ON_DEMAND, 0, CONTENT_CHANGES)};
+    COMPRESSED("compressed", PREFETCH, 2, SIZES_CHANGE, 0),
+    COMPRESSED("compressed", PREFETCH, 4, CONTENT_CHANGES, 0),
+    COMPRESSED("compressed", ON_DEMAND, 0, CONTENT_CHANGES, 0),
+    COMPRESSED("through windows", PREFETCH, 2, SIZES_CHANGE, 1),
+    COMPRESSED("through windows", ON_DEMAND, 0, CONTENT_CHANGES, 1)};
 enum { TRANSFERS = sizeof transfers / sizeof transfers[0] };
 
 /* The bytes that the stream copied from the weights of one step, and the checksums they must have. */
 struct readback {
     wb_buffer *buffer;
-    unsigned char *memory; /* MOST_BYTES for each weight */
+    unsigned char *memory; /* `weights.most_bytes` for each weight */
     int full;
     uint64_t bytes[WEIGHTS], sums[WEIGHTS];
 };
@@ -62,17 +68,22 @@ struct run {
     struct random random;
     struct weights weights;
     uint64_t sums[WEIGHTS]; /* of the current versions */
-    uint64_t acquired, slot_bytes;
+    uint64_t acquired, slot_bytes, pieces;
     struct readback readbacks[READBACKS];
 };
 
-static uint64_t steps_done, compared, mismatches, replaced, resized;
+static uint64_t steps_done, compared, mismatches, replaced, resized, rebalanced;
+
+static int weights_of(const struct run *run)
+{
+    return weights_count(&run->weights);
+}
 
 static void check_readback(struct run *run, struct readback *readback)
 {
     char what[120];
-    for (int index = 0; readback->full && index < WEIGHTS; index++) {
-        const unsigned char *seen = readback->memory + (size_t)index * MOST_BYTES;
+    for (int index = 0; readback->full && index < weights_of(run); index++) {
+        const unsigned char *seen = readback->memory + (size_t)index * run->weights.most_bytes;
         compared++;
         if (checksum(seen, readback->bytes[index]) == readback->sums[index]) continue;
         mismatches++;
@@ -92,7 +103,7 @@ static void check_all(struct run *run)
 
 static void read_weight(struct run *run, struct readback *readback, int index)
 {
-    unsigned char *to = readback->memory + (size_t)index * MOST_BYTES;
+    unsigned char *to = readback->memory + (size_t)index * run->weights.most_bytes;
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
     uint64_t parameter = 0;
     CHECK_OK(wb_offloader_find_parameter(run->offloader, run->weights.all[index].name, &parameter,
@@ -102,8 +113,7 @@ static void read_weight(struct run *run, struct readback *readback, int index)
     readback->bytes[index] = info.span_bytes;
     readback->sums[index] = run->sums[index];
     if (info.transfer_mode == WB_TRANSFER_MODE_ZERO_COPY) {
-        CHECK_OK(wb_device_copy(run->device, run->device_memory, from, info.span_bytes, run->stream,
-                                &error));
+        copy_pieces(run->device, run->device_memory, from, info.span_bytes, run->stream);
         from = run->device_memory;
     }
     CHECK_OK(wb_device_copy(run->device, to, from, info.span_bytes, run->stream, &error));
@@ -114,7 +124,8 @@ static void run_group(struct run *run, struct readback *readback, uint64_t group
     static const long kernel_us = 50;
     if (!CHECK_OK(wb_offloader_acquire_group(run->offloader, group, run->stream, &error))) return;
     run->acquired++;
-    for (int each = 0; each < EACH; each++) read_weight(run, readback, (int)group * EACH + each);
+    const int each = run->weights.each;
+    for (int at = 0; at < each; at++) read_weight(run, readback, (int)group * each + at);
     if (draw(&run->random, 200) == 0) delay_stream(run->device, run->stream, &kernel_us);
     CHECK_OK(wb_offloader_release_group(run->offloader, group, run->stream, &error));
 }
@@ -123,17 +134,18 @@ static void run_group(struct run *run, struct readback *readback, uint64_t group
 static void step(struct run *run)
 {
     struct readback *readback = &run->readbacks[steps_done % READBACKS];
+    const uint64_t groups = (uint64_t)run->weights.groups;
     const uint64_t kind = draw(&run->random, 64);
-    const uint64_t first = kind == 0 ? draw(&run->random, GROUPS) : 0;
+    const uint64_t first = kind == 0 ? draw(&run->random, groups) : 0;
     if (readback->full || draw(&run->random, 8) == 0) check_all(run);
     if (kind == 1) {
-        CHECK_OK(wb_offloader_acquire_group(run->offloader, draw(&run->random, GROUPS), run->stream,
+        CHECK_OK(wb_offloader_acquire_group(run->offloader, draw(&run->random, groups), run->stream,
                                             &error));
         run->acquired++;
         CHECK_OK(wb_offloader_reset(run->offloader, run->stream, &error));
     }
-    for (uint64_t turn = 0; turn < GROUPS; turn++) {
-        run_group(run, readback, kind == 2 ? GROUPS - 1 - turn : (first + turn) % GROUPS);
+    for (uint64_t turn = 0; turn < groups; turn++) {
+        run_group(run, readback, kind == 2 ? groups - 1 - turn : (first + turn) % groups);
     }
     readback->full = 1;
     steps_done++;
@@ -151,7 +163,7 @@ static unsigned char *current_content(struct run *run, int index)
 
 static void replace_weight(struct run *run, int fixed)
 {
-    const int index = (int)draw(&run->random, WEIGHTS);
+    const int index = (int)draw(&run->random, (uint64_t)weights_of(run));
     struct weight *weight = &run->weights.all[index];
     const int64_t bytes = (int64_t)weight_bytes(&run->weights, index, ++weight->current);
     const wb_layout layout = weight_layout(&run->weights, &bytes);
@@ -182,10 +194,37 @@ static void resize(struct run *run, uint64_t device_bytes, int wait)
 /* To any budget; sometimes asleep in between. */
 static void resize_somehow(struct run *run)
 {
-    const uint64_t bytes = run->slot_bytes + draw(&run->random, GROUPS + 1) * PIECE_BYTES;
+    const uint64_t least = run->slot_bytes == 0; /* pieces, without which it would sleep */
+    const uint64_t pieces = least + draw(&run->random, run->pieces + 1 - least);
+    const uint64_t bytes = run->slot_bytes + pieces * PIECE_BYTES;
     const int sleeps = draw(&run->random, 8) == 0;
     if (sleeps) resize(run, 0, 1);
     resize(run, bytes, sleeps || draw(&run->random, 2) == 0);
+}
+
+/* Makes a part of a weight hotter or colder, and moves some pieces for it, sometimes all. */
+static void rebalance_somehow(struct run *run)
+{
+    const int index = (int)draw(&run->random, (uint64_t)weights_of(run));
+    const uint64_t bytes = weight_bytes(&run->weights, index, run->weights.all[index].current);
+    const uint64_t start = draw(&run->random, bytes), rest = draw(&run->random, bytes - start) + 1;
+    const uint64_t most = draw(&run->random, 6) * PIECE_BYTES;
+    const int all = most > 0 && draw(&run->random, 2) == 0;
+    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    uint64_t parameter = 0;
+    CHECK_OK(wb_offloader_find_parameter(run->offloader, run->weights.all[index].name, &parameter,
+                                         &error));
+    CHECK_OK(wb_offloader_prefer(run->offloader, parameter, start, rest,
+                                 (double)draw(&run->random, 16) / 4, &error));
+    CHECK_OK(wb_offloader_resize_progress(run->offloader, run->stream, &progress, &error));
+    do {
+        const uint64_t held = progress.device_bytes;
+        CHECK_OK(wb_offloader_rebalance(run->offloader, most, run->stream, &moved, &error));
+        /* A resize that is in progress is continued. */
+        CHECK(moved.moved_bytes <= most && (progress.pending_units > 0 || moved.device_bytes <= held));
+        rebalanced += moved.moved_bytes > 0;
+    } while (all && moved.pending_bytes > 0 && failures() == 0);
 }
 
 static int begin(struct run *run, const struct transfer *transfer)
@@ -206,16 +245,22 @@ static int begin(struct run *run, const struct transfer *transfer)
     buffers.pin = transfer->pin;
     run->acquired = 0;
     plan.fixed_addresses = transfer->fixed ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
-    weights_init(&run->weights, GROUPS, EACH, MOST_BYTES, transfer->change,
+    weights_init(&run->weights, transfer->large ? LARGE_GROUPS : GROUPS, EACH,
+                 transfer->large ? LARGE_BYTES : MOST_BYTES, transfer->change,
                  draw(&run->random, UINT64_MAX));
+    run->weights.are_large = transfer->large;
     run->weights.are_numbers = transfer->compress != WB_COMPRESS_OFF;
-    for (int index = 0; index < WEIGHTS; index++) free(current_content(run, index));
+    run->pieces = (uint64_t)(transfer->large ? LARGE_GROUPS * EACH * LARGE_BYTES / PIECE_BYTES : GROUPS);
+    for (int index = 0; index < weights_of(run); index++) free(current_content(run, index));
     run->offloader =
         weights_offload(&run->weights, run->device, run->stream, &plan, &buffers, &status);
     if (!CHECK_OK(status)) return 0;
     CHECK_OK(wb_offloader_get_stats(run->offloader, &stats, &error));
     run->slot_bytes = stats.slot_bytes;
     if (transfer->depth > 0) CHECK_SAME(run->weights.planned.depth, transfer->depth);
+    if (transfer->compress != WB_COMPRESS_OFF) {
+        CHECK((run->weights.planned.slot_bytes > WINDOWS_BYTES) == transfer->large);
+    }
     return 1;
 }
 
@@ -224,7 +269,7 @@ static void end(struct run *run, const struct transfer *transfer)
     wb_offloader_stats stats = WB_OFFLOADER_STATS_INIT;
     CHECK_OK(wb_offloader_get_stats(run->offloader, &stats, &error));
     CHECK_SAME(stats.acquires, run->acquired);
-    CHECK_SAME(stats.resident_bytes, 0);
+    if (transfer->mode != WB_TRANSFER_MODE_ZERO_COPY || !transfer->fixed) CHECK_SAME(stats.resident_bytes, 0);
     CHECK((stats.moved_bytes == 0) == (transfer->mode == WB_TRANSFER_MODE_ZERO_COPY));
     CHECK((stats.moved_encoded_bytes == 0) == (transfer->compress == WB_COMPRESS_OFF));
     CHECK(stats.moved_encoded_bytes <= stats.moved_bytes);
@@ -241,6 +286,7 @@ static void run_transfer(struct run *run, const struct transfer *transfer, uint6
     while (steps_done < until && failures() == 0) {
         step(run);
         if (transfer->fixed && draw(&run->random, 4) == 0) resize_somehow(run);
+        if (transfer->fixed && transfer->mode == WB_TRANSFER_MODE_ZERO_COPY) rebalance_somehow(run);
         if (draw(&run->random, 16) == 0) {
             if (transfer->fixed) resize(run, run->slot_bytes + PIECE_BYTES, 1);
             replace_weight(run, transfer->fixed);
@@ -258,6 +304,7 @@ static int prepare(struct run *run)
 {
     for (int index = 0; index < READBACKS; index++) {
         struct readback *readback = &run->readbacks[index];
+        /* Enough for few large weights, too. */
         if (!CHECK_OK(wb_buffer_alloc(run->device, (uint64_t)WEIGHTS * MOST_BYTES, NULL,
                                       &readback->buffer, &error))) {
             return 0;
@@ -265,13 +312,22 @@ static int prepare(struct run *run)
         readback->memory = (unsigned char *)buffer_info(readback->buffer).data;
     }
     return CHECK_OK(wb_device_stream_new(run->device, &run->stream, &error)) &&
-           CHECK_OK(wb_device_alloc(run->device, MOST_BYTES, &run->device_memory, &error));
+           CHECK_OK(wb_device_alloc(run->device, LARGE_BYTES, &run->device_memory, &error));
+}
+
+/* Large weights take longer, so they get a quarter of the steps of others. */
+static uint64_t share_of(const struct transfer *transfer)
+{
+    return transfer->large ? 1 : 4;
 }
 
 static void run_all(struct run *run)
 {
-    for (uint64_t part = 0; part < TRANSFERS && failures() == 0; part++) {
-        run_transfer(run, &transfers[part], options.steps * (part + 1) / TRANSFERS);
+    uint64_t shares = 0, until = 0;
+    for (int part = 0; part < TRANSFERS; part++) shares += share_of(&transfers[part]);
+    for (int part = 0; part < TRANSFERS && failures() == 0; part++) {
+        until += share_of(&transfers[part]);
+        run_transfer(run, &transfers[part], options.steps * until / shares);
     }
     for (int index = 0; index < READBACKS; index++) wb_buffer_release(run->readbacks[index].buffer);
     CHECK_OK(wb_device_free(run->device, run->device_memory, &error));
@@ -287,10 +343,11 @@ static void report(double seconds)
             printf("%s%u", part > 0 ? ", " : "", transfers[part].depth);
         }
     }
-    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\", \"compressed\"], "
+    printf("], \"transfer_modes\": [\"prefetch\", \"on demand\", \"zero-copy\", \"compressed\", "
+           "\"windows\", \"pieces\"], "
            "\"checksums\": %" PRIu64 ", \"replaced\": %" PRIu64 ", \"resized\": %" PRIu64
-           ", \"mismatches\": %" PRIu64 ", \"seconds\": %.1f, \"device\": \"%s\"}\n",
-           compared, replaced, resized, mismatches, seconds, device_kind());
+           ", \"rebalanced\": %" PRIu64 ", \"mismatches\": %" PRIu64 ", \"seconds\": %.1f, \"device\": \"%s\"}\n",
+           compared, replaced, resized, rebalanced, mismatches, seconds, device_kind());
 }
 
 int main(int argc, char **argv)

@@ -22,6 +22,7 @@ struct weights {
     uint64_t most_bytes; /* of a weight */
     enum change change;
     int are_numbers; /* in FP8, most versions with few exponents, so that they can be compressed */
+    int are_large;   /* each of nearly `most_bytes` */
     uint64_t key;
     wb_plan_info planned; /* of the last plan */
     struct weight all[MOST_WEIGHTS];

@@ -11,13 +11,14 @@ use weighbridge::capi::offloader::*;
 use weighbridge::capi::parameter::*;
 use weighbridge::capi::plan::*;
 use weighbridge::capi::view::wb_layout;
-use weighbridge::tensor::dtype::WB_DTYPE_U8;
+use weighbridge::tensor::dtype::{WB_DTYPE_F8_E4M3FN, WB_DTYPE_U8, wb_dtype};
 
+use super::carried;
 use super::references::Reference;
 use super::sequence::Sequence;
 use crate::c;
 
-const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+pub const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
 
 /// A parameter and the bytes that it must have.
 pub struct Weight {
@@ -26,10 +27,42 @@ pub struct Weight {
     pub bytes: Vec<u8>,
     /// Tied weights, which change together, have the same number.
     pub tie: usize,
+    pub dtype: wb_dtype,
+}
+
+/// What is special about the weights of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Plain,
+    /// They are compressed.
+    Compressed,
+    /// They are compressed, and so large that they pass through windows.
+    Windowed,
+    /// Their addresses are fixed.
+    Fixed,
+    /// Their addresses are fixed, and they are in pieces.
+    Pieces,
+}
+
+impl Kind {
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::Fixed | Self::Pieces)
+    }
+
+    pub fn is_compressed(self) -> bool {
+        matches!(self, Self::Compressed | Self::Windowed)
+    }
 }
 
 /// The model of a plan's parameters, and of the one offloader that is made of the plan.
 pub struct Engine {
+    pub kind: Kind,
+    /// Whether steps may be refused since nothing is on the device.
+    pub asleep: Cell<bool>,
+    /// Bytes of its slots, and what it was resized to last.
+    pub slot_bytes: Cell<Option<u64>>,
+    pub target: Cell<u64>,
     /// Sources of weights in host memory; the plan points to them.
     sources: RefCell<Vec<Vec<u8>>>,
     pub weights: RefCell<Vec<Weight>>,
@@ -43,7 +76,7 @@ pub struct Engine {
 impl Sequence {
     /// Plans a few weights.
     pub fn plan(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        let mut engine = Engine::new();
+        let mut engine = Engine::new(Kind::Plain);
         let mut addresses: Vec<*const c_void> = Vec::new();
         for index in 0..u.int_in_range(1..=6)? {
             let tied = index > 0 && u.ratio(1, 6)?;
@@ -88,8 +121,12 @@ impl Sequence {
 }
 
 impl Engine {
-    fn new() -> Self {
+    pub fn new(kind: Kind) -> Self {
         Self {
+            kind,
+            asleep: Cell::new(false),
+            slot_bytes: Cell::new(None),
+            target: Cell::new(u64::MAX),
             sources: RefCell::default(),
             weights: RefCell::default(),
             groups: RefCell::default(),
@@ -100,6 +137,9 @@ impl Engine {
 
     /// Reads the bytes of a weight.
     pub fn bytes(&self, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+        if self.kind != Kind::Plain {
+            return carried::bytes(self.kind, u);
+        }
         let (first, bytes): (u8, usize) = (u.arbitrary()?, u.int_in_range(0..=3000)?);
         Ok((0..bytes).map(|at| first.wrapping_add(at as u8)).collect())
     }
@@ -113,6 +153,13 @@ impl Engine {
         self.next_number() + 1000
     }
 
+    /// Copies the bytes to host memory, and returns their address.
+    pub fn host_source(&self, bytes: &[u8]) -> *const c_void {
+        self.sources.borrow_mut().push(bytes.to_vec());
+        let sources = self.sources.borrow();
+        sources[sources.len() - 1].as_ptr().cast()
+    }
+
     /// Copies the bytes to host memory or to device memory, and returns their address.
     fn source(
         &self,
@@ -120,9 +167,7 @@ impl Engine {
         u: &mut Unstructured<'_>,
         bytes: &[u8],
     ) -> Result<*const c_void> {
-        self.sources.borrow_mut().push(bytes.to_vec());
-        let sources = self.sources.borrow();
-        let host: *const c_void = sources[sources.len() - 1].as_ptr().cast();
+        let host = self.host_source(bytes);
         if bytes.is_empty() || !u.ratio(1, 4)? {
             return Ok(host);
         }
@@ -149,7 +194,8 @@ impl Engine {
         }
         let number = self.next_number();
         let (name, tie) = (c::text(format!("w{number}").as_bytes()), tie.unwrap_or(number + 1000));
-        self.weights.borrow_mut().push(Weight { name, group, bytes, tie });
+        let dtype = if self.kind.is_compressed() { WB_DTYPE_F8_E4M3FN } else { WB_DTYPE_U8 };
+        self.weights.borrow_mut().push(Weight { name, group, bytes, tie, dtype });
     }
 
     fn plan(
@@ -191,8 +237,11 @@ pub fn with_parameters<T>(
     body: impl FnOnce(&mut [wb_parameter]) -> T,
 ) -> T {
     let shapes: Vec<[i64; 1]> = weights.iter().map(|one| [one.bytes.len() as i64]).collect();
-    let layouts: Vec<wb_layout> =
-        shapes.iter().map(|shape| c::layout(WB_DTYPE_U8, shape, None, 0)).collect();
+    let layouts: Vec<wb_layout> = weights
+        .iter()
+        .zip(&shapes)
+        .map(|(one, shape)| c::layout(one.dtype, shape, None, 0))
+        .collect();
     let groups = GROUPS.map(|group| c::text(group.as_bytes()));
     let mut parameters: Vec<wb_parameter> = Vec::new();
     for ((weight, layout), address) in weights.iter().zip(&layouts).zip(addresses) {

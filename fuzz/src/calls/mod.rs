@@ -5,8 +5,10 @@
 //! `WEIGHBRIDGE_FUZZ_DEVICE` names another device than the host.
 
 mod buffer;
+mod carried;
 mod dlpack;
 mod engine;
+mod moves;
 mod offloader;
 mod references;
 mod safetensors;
@@ -32,7 +34,10 @@ pub fn run(data: &[u8]) {
 }
 
 fn call(sequence: &mut Sequence, u: &mut Unstructured<'_>) -> Result<()> {
-    match u.int_in_range(0..=27)? {
+    // Four times each number; the last time, some are other calls.
+    let number = u.int_in_range(0..=111)?;
+    match number % 28 {
+        25 if number >= 84 => sequence.plan_carried(u),
         0..=1 => sequence.alloc(u),
         2 => sequence.register(u),
         3..=5 => sequence.view(u),

@@ -9,19 +9,18 @@ use weighbridge::capi::parameter::{
 };
 use weighbridge::capi::view::wb_view;
 use weighbridge::status::*;
-use weighbridge::tensor::dtype::WB_DTYPE_U8;
 
 use super::engine::{Engine, Weight, with_parameters};
-use super::references::{Content, Reference, read};
+use super::references::{Content, Reference, holds};
 use super::sequence::Sequence;
 use crate::c;
 
 /// An offloader, its model, and the stream for the next call.
-struct Offloader<'a> {
+pub struct Offloader<'a> {
     sequence: &'a Sequence,
-    raw: *mut wb_offloader,
-    engine: &'a Engine,
-    stream: *mut c_void,
+    pub raw: *mut wb_offloader,
+    pub engine: &'a Engine,
+    pub stream: *mut c_void,
 }
 
 impl Sequence {
@@ -34,7 +33,13 @@ impl Sequence {
         let Some((raw, engine)) = offloader else { return Ok(()) };
         let stream = self.a_stream(u)?;
         let offloader = Offloader { sequence: self, raw, engine: &engine, stream };
-        match u.int_in_range(0..=14)? {
+        // Twice each number; the second time, memory moves if addresses are fixed.
+        let number = u.int_in_range(0..=29)?;
+        if number > 14 && engine.kind.is_fixed() {
+            return offloader.move_memory(number - 15, u);
+        }
+        match number % 15 {
+            7..=10 if engine.kind.is_fixed() => {}
             0..=2 => offloader.step(),
             3 => offloader.acquire(u)?,
             4 => offloader.release(u)?,
@@ -57,7 +62,7 @@ impl Sequence {
 }
 
 impl Offloader<'_> {
-    fn find(&self, name: &CStr) -> u64 {
+    pub fn find(&self, name: &CStr) -> u64 {
         let mut index = u64::MAX;
         // SAFETY: the offloader is alive.
         c::call(|error| unsafe {
@@ -80,7 +85,7 @@ impl Offloader<'_> {
     }
 
     /// Checks that every weight has its bytes on the host, and on the device while it must be there.
-    fn check(&self) {
+    pub fn check(&self) {
         self.sequence.synchronize(self.stream);
         let infos = self.check_stats();
         let groups = self.engine.groups.borrow();
@@ -91,15 +96,32 @@ impl Offloader<'_> {
             let bytes = weight.bytes.len();
             assert_eq!(info.span_bytes, bytes as u64);
             if !info.host_address.is_null() {
-                assert!(read(info.host_address, bytes) == weight.bytes, "{:?}", weight.name);
+                assert!(holds(info.host_address, &weight.bytes), "{:?}", weight.name);
             }
             let acquired = groups.iter().any(|(group, times)| *group == weight.group && *times > 0);
             let always = info.placement == WB_PLACEMENT_RESIDENT
                 || info.transfer_mode == WB_TRANSFER_MODE_ZERO_COPY;
+            // Nothing may be behind fixed addresses, while the offloader is asleep.
+            let always = always && !self.engine.kind.is_fixed();
+            if info.encoded_bytes > 0 {
+                assert!(self.read_compressed(weight) == weight.bytes, "{:?}", weight.name);
+            }
             if !info.device_address.is_null() && (acquired || always) {
-                assert!(read(info.device_address, bytes) == weight.bytes, "{:?}", weight.name);
+                assert!(holds(info.device_address, &weight.bytes), "{:?}", weight.name);
             }
         }
+    }
+
+    /// The bytes that a compressed weight is decoded to.
+    fn read_compressed(&self, weight: &Weight) -> Vec<u8> {
+        let (index, mut bytes) = (self.find(&weight.name), vec![0u8; weight.bytes.len()]);
+        // SAFETY: the offloader is alive, and there is memory for all bytes.
+        c::call(|error| unsafe {
+            let (target, count) = (bytes.as_mut_ptr().cast(), bytes.len() as u64);
+            wb_offloader_read_parameter(self.raw, index, target, count, error)
+        })
+        .expect("compressed bytes are decoded");
+        bytes
     }
 
     /// Checks the sums of the offloader's stats, and returns the infos of all parameters.
@@ -109,7 +131,8 @@ impl Offloader<'_> {
             let mut stats: wb_offloader_stats = c::sized();
             c::call(|error| wb_offloader_get_stats(self.raw, &raw mut stats, error))
                 .expect("it has stats");
-            assert!(stats.offloaded_bytes <= stats.asked_bytes);
+            // Pieces have host memory of their own.
+            assert!(self.engine.kind.is_fixed() || stats.offloaded_bytes <= stats.asked_bytes);
             assert!(stats.asked_bytes <= stats.mapped_bytes);
             assert!(stats.mapped_bytes <= stats.peak_mapped_bytes);
             let mut infos: Vec<wb_offloader_parameter_info> =
@@ -130,7 +153,8 @@ impl Offloader<'_> {
             Ok(()) => self.engine.groups.borrow_mut()[at].1 += 1,
             Err(refused) => {
                 assert_eq!(refused.status, WB_ERR_BUSY, "{refused:?}");
-                assert!(self.any_acquired(), "no group holds the slot: {refused:?}");
+                let refuses = self.any_acquired() || self.engine.asleep.get();
+                assert!(refuses, "no group holds the slot: {refused:?}");
                 return false;
             }
         }
@@ -146,12 +170,15 @@ impl Offloader<'_> {
         match released {
             Ok(()) => *times = times.checked_sub(1).expect("it was acquired"),
             Err(refused) => {
-                assert_eq!((refused.status, *times), (WB_ERR_INVALID_ARGUMENT, 0), "{refused:?}");
+                // It never falls asleep while a group is acquired.
+                let asleep = refused.status == WB_ERR_BUSY && self.engine.asleep.get();
+                let expected = asleep || refused.status == WB_ERR_INVALID_ARGUMENT;
+                assert!(expected && *times == 0, "{refused:?}");
             }
         }
     }
 
-    fn any_acquired(&self) -> bool {
+    pub fn any_acquired(&self) -> bool {
         self.engine.groups.borrow().iter().any(|(_, times)| *times > 0)
     }
 
@@ -180,7 +207,7 @@ impl Offloader<'_> {
         Ok(())
     }
 
-    fn a_weight(&self, u: &mut Unstructured<'_>) -> Result<Option<usize>> {
+    pub fn a_weight(&self, u: &mut Unstructured<'_>) -> Result<Option<usize>> {
         let count = self.engine.weights.borrow().len();
         if count == 0 { Ok(None) } else { u.choose_index(count).map(Some) }
     }
@@ -188,7 +215,9 @@ impl Offloader<'_> {
     /// Whether a change succeeded. It may fail while a group is acquired, or because of a budget.
     fn changed(&self, outcome: std::result::Result<(), c::Refused>) -> bool {
         if let Err(refused) = &outcome {
-            let busy = refused.status == WB_ERR_BUSY && self.any_acquired();
+            // With fixed addresses, a resize may be in progress.
+            let moving = self.engine.kind.is_fixed();
+            let busy = refused.status == WB_ERR_BUSY && (moving || self.any_acquired());
             let budgets = [WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET];
             assert!(busy || budgets.contains(&refused.status), "{refused:?}");
         }
@@ -198,15 +227,15 @@ impl Offloader<'_> {
     fn replace(&self, u: &mut Unstructured<'_>) -> Result<()> {
         let Some(at) = self.a_weight(u)? else { return Ok(()) };
         let mut bytes = self.engine.bytes(u)?;
-        let (name, tie, before) = {
+        let (name, tie, before, dtype) = {
             let weight = &self.engine.weights.borrow()[at];
-            (weight.name.clone(), weight.tie, weight.bytes.len())
+            (weight.name.clone(), weight.tie, weight.bytes.len(), weight.dtype)
         };
-        if u.ratio(2, 3)? {
+        if u.ratio(2, 3)? || self.engine.kind.is_fixed() {
             bytes.resize(before, 1);
         }
         let shape = [bytes.len() as i64];
-        let layout = c::layout(WB_DTYPE_U8, &shape, None, 0);
+        let layout = c::layout(dtype, &shape, None, 0);
         // SAFETY: the source is host memory, readable until the call returns.
         let outcome = c::call(|error| unsafe {
             let (name, source, layout) = (name.as_ptr(), bytes.as_ptr().cast(), &raw const layout);
@@ -370,8 +399,17 @@ impl Offloader<'_> {
 
     fn begin_step(&self) {
         // SAFETY: the offloader and the stream are alive.
-        c::call(|error| unsafe { wb_offloader_begin_step(self.raw, self.stream, error) })
-            .expect("a step can begin at any time");
+        self.is_awake(c::call(|error| unsafe {
+            wb_offloader_begin_step(self.raw, self.stream, error)
+        }));
+    }
+
+    /// Whether a call of a step that nothing else can refuse was not refused since the offloader is asleep.
+    fn is_awake(&self, outcome: std::result::Result<(), c::Refused>) -> bool {
+        if let Err(refused) = &outcome {
+            assert!(self.engine.asleep.get() && refused.status == WB_ERR_BUSY, "{refused:?}");
+        }
+        outcome.is_ok()
     }
 
     /// Some of the groups, from one on, forwards or backwards.
@@ -392,12 +430,13 @@ impl Offloader<'_> {
 
     fn reset(&self) {
         // SAFETY: the offloader is alive.
-        c::call(|error| unsafe { wb_offloader_reset_all(self.raw, self.stream, error) })
-            .expect("a step can be ended at any time");
-        self.engine.groups.borrow_mut().iter_mut().for_each(|(_, times)| *times = 0);
+        let outcome =
+            c::call(|error| unsafe { wb_offloader_reset_all(self.raw, self.stream, error) });
+        if self.is_awake(outcome) {
+            self.engine.groups.borrow_mut().iter_mut().for_each(|(_, times)| *times = 0);
+        }
         // SAFETY: the offloader is alive.
-        c::call(|error| unsafe { wb_offloader_join(self.raw, self.stream, error) })
-            .expect("the stream waits");
+        self.is_awake(c::call(|error| unsafe { wb_offloader_join(self.raw, self.stream, error) }));
         self.check();
     }
 

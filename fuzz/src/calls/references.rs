@@ -40,6 +40,13 @@ impl Content {
     }
 }
 
+/// Whether memory that is alive holds these bytes.
+pub fn holds(start: *const c_void, bytes: &[u8]) -> bool {
+    // SAFETY: the caller knows that the bytes are alive, and that no stream writes them now.
+    bytes.is_empty()
+        || unsafe { std::slice::from_raw_parts(start.cast::<u8>(), bytes.len()) } == bytes
+}
+
 /// Copies bytes that a live handle shows.
 pub fn read(start: *const c_void, bytes: usize) -> Vec<u8> {
     if bytes == 0 {

@@ -1,10 +1,11 @@
 //! The input of a schedule: units, groups and the ring.
 
-use std::sync::Arc;
+use std::sync::Arc as StdArc;
 
 use crate::device::owned::DeviceMemory;
 use crate::memory::staging::Staging;
 use crate::os::span::Span;
+use crate::os::sync::Arc;
 use crate::tensor::coded::CodedType;
 
 /// Bytes of a unit that are compressed in host memory.
@@ -61,7 +62,7 @@ pub struct Arrangement {
     /// All units.
     pub units: Vec<CarriedUnit>,
     /// Names of the groups, for messages.
-    pub groups: Arc<[String]>,
+    pub groups: StdArc<[String]>,
     /// Groups with prefetched units, in the order of a step.
     pub ring: Vec<usize>,
     /// How many groups of the ring have their slots at the same time.

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 
 use loom::sync::atomic::{AtomicBool, Ordering};
 use weighbridge::device::backend::{
-    Backend, Capabilities, Event, HostWork, PinOptions, Pinned, Stream, WaitScope,
+    Backend, Capabilities, Event, HostWork, PhysicalHandle, PhysicalKind, PinOptions, Pinned,
+    Stream, WaitScope,
 };
 use weighbridge::device::device::Device;
 use weighbridge::device::kernel::Kernel;
@@ -20,12 +21,14 @@ use weighbridge::os::span::Span;
 use weighbridge::os::sync::{self, Arc, Mutex, MutexGuard};
 use weighbridge::status::WB_ERR_INTERNAL;
 
+use crate::ranges::Ranges;
+
 /// The progress of each stream, as another stream or the host knows it.
 #[derive(Debug, Clone, Default)]
-struct Clock(Vec<u64>);
+pub struct Clock(Vec<u64>);
 
 impl Clock {
-    fn of(&self, stream: Stream) -> u64 {
+    pub fn of(&self, stream: Stream) -> u64 {
         self.0.get(stream.0).copied().unwrap_or(0)
     }
 
@@ -51,6 +54,8 @@ struct Slot {
     written: Option<(Stream, u64)>,
     from: usize,
     used: Vec<(Stream, u64)>,
+    /// Copies out of it.
+    copied: Vec<(Stream, u64)>,
     held: u32,
 }
 
@@ -90,7 +95,11 @@ struct State {
     streams: Vec<Clock>,
     /// Work that the host knows to be done: work that is queued later comes after it.
     done: Clock,
+    /// A stream whose work ends only when the host waits for it.
+    stalled: Option<Stream>,
+    /// By the name of the page.
     slots: HashMap<usize, Slot>,
+    ranges: Ranges,
 }
 
 impl State {
@@ -117,26 +126,48 @@ impl State {
         capture.map(|capture| capture.graph.work.push((stream, work))).is_some()
     }
 
-    /// Writes a slot: no group holds it, and the stream has waited for every use of its contents.
+    /// Writes slots: no group holds them, and the stream has waited for every use of their contents.
     fn copy(&mut self, to: Span, from: Span, stream: Stream) -> Result<()> {
+        let contents = match self.ranges.is_reserved(from) {
+            true => self.contents(from, stream, true)?,
+            false => self.ranges.pages(from)?,
+        };
         let (number, knows) = self.queue(stream);
-        let slot = self.slots.entry(to.start()).or_default();
-        rule(slot.held == 0, "a slot was refilled while it was held")?;
-        for (other, number) in slot.used.drain(..).chain(slot.written) {
-            rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
+        for (page, from) in self.ranges.pages(to)?.into_iter().zip(contents) {
+            let slot = self.slots.entry(page).or_default();
+            rule(slot.held == 0, "a slot was refilled while it was held")?;
+            for (other, number) in slot.used.drain(..).chain(slot.written) {
+                rule(knows.of(other) >= number, "a slot was refilled before its last use")?;
+            }
+            // A replay writes the bytes of a unit over the same ones, while these may be copied.
+            slot.copied.retain(|(other, number)| knows.of(*other) < *number);
+            let same = slot.from == from || slot.copied.is_empty();
+            rule(same, "a slot was refilled before it was copied")?;
+            (slot.written, slot.from) = (Some((stream, number)), from);
         }
-        (slot.written, slot.from) = (Some((stream, number)), from.start());
+        self.ranges.note_use(to, stream, number);
         Ok(())
     }
 
-    fn read(&mut self, at: Span, from: Span, stream: Stream) -> Result<()> {
+    /// Uses slots, whose copies the stream has waited for. Returns where their bytes come from.
+    fn contents(&mut self, at: Span, stream: Stream, copies: bool) -> Result<Vec<usize>> {
         let (number, knows) = self.queue(stream);
-        let slot = self.slots.entry(at.start()).or_default();
-        let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
-        rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
-        rule(slot.from == from.start(), "a slot contains another unit")?;
-        slot.used.push((stream, number));
-        Ok(())
+        let mut from = Vec::new();
+        for page in self.ranges.pages(at)? {
+            let slot = self.slots.entry(page).or_default();
+            let (writer, written) = slot.written.unwrap_or((stream, u64::MAX));
+            rule(knows.of(writer) >= written, "a slot is read before its copy has ended")?;
+            let uses = if copies { &mut slot.copied } else { &mut slot.used };
+            uses.push((stream, number));
+            from.push(slot.from);
+        }
+        self.ranges.note_use(at, stream, number);
+        Ok(from)
+    }
+
+    fn read(&mut self, at: Span, from: Span, stream: Stream) -> Result<()> {
+        let contents = self.contents(at, stream, false)?;
+        rule(contents == self.ranges.pages(from)?, "a slot contains another unit")
     }
 }
 
@@ -165,6 +196,22 @@ impl Account {
             true => Ok(()),
             false => state.read(at, from, stream),
         }
+    }
+
+    /// Lets the work of a stream end only when the host waits for it, even if queued work counts as
+    /// done.
+    pub fn stall(&self, stream: Option<Stream>) {
+        self.state().stalled = stream;
+    }
+
+    /// Sets how many bytes of physical memory of the device there may be.
+    pub fn limit(&self, bytes: usize) {
+        self.state().ranges.limit = bytes;
+    }
+
+    /// Bytes of physical memory of the device.
+    pub fn held(&self) -> usize {
+        self.state().ranges.held
     }
 
     /// Makes a stream wait for the work of another.
@@ -235,15 +282,17 @@ impl Account {
 }
 
 /// An error where a rule is broken: a panic would leave the library's locks taken.
-fn rule(kept: bool, broken: &str) -> Result<()> {
+pub fn rule(kept: bool, broken: &str) -> Result<()> {
     if kept { Ok(()) } else { Err(Error::new(WB_ERR_INTERNAL, broken)) }
 }
 
 /// A device over a new account.
 pub fn device() -> (Arc<Device>, Arc<Account>) {
     let account = Arc::new(Account::default());
-    let backend = Accounting { account: account.clone(), capabilities: Capabilities::default() };
-    let device = Device::with_backend(Box::new(backend), Tristate::Auto, Tristate::Auto).unwrap();
+    // Host memory of the library's own, which the driver would pin, is not modelled.
+    let capabilities = Capabilities { cuda: true, ..Capabilities::default() };
+    let backend = Accounting { account: account.clone(), capabilities };
+    let device = Device::with_backend(Box::new(backend), Tristate::Off, Tristate::Off).unwrap();
     (device, account)
 }
 
@@ -266,8 +315,38 @@ impl Backend for Accounting {
         Ok(())
     }
 
+    /// Waits for all work, as a driver.
     fn wait_unused(&self, _: Span, _: bool) -> Result<()> {
+        let mut state = self.account.state();
+        let State { streams, done, .. } = &mut *state;
+        streams.iter().for_each(|clock| done.learn(clock));
         Ok(())
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Span> {
+        Ok(self.account.state().ranges.reserve(bytes))
+    }
+
+    fn free_reserved(&self, _: Span) -> Result<()> {
+        Ok(())
+    }
+
+    fn create_physical(&self, bytes: usize, kind: PhysicalKind) -> Result<PhysicalHandle> {
+        self.account.state().ranges.create(bytes, kind)
+    }
+
+    fn release_physical(&self, memory: PhysicalHandle) -> Result<()> {
+        self.account.state().ranges.release(memory)
+    }
+
+    fn map(&self, at: Span, memory: PhysicalHandle) -> Result<()> {
+        self.account.state().ranges.map(at, memory)
+    }
+
+    fn unmap(&self, at: Span) -> Result<()> {
+        let mut state = self.account.state();
+        let State { ranges, done, .. } = &mut *state;
+        ranges.unmap(at, done)
     }
 
     fn copy(&self, to: Span, from: Span, stream: Stream) -> Result<()> {
@@ -426,11 +505,13 @@ impl Event for AccountedEvent {
     }
 
     fn is_complete(&self) -> Result<bool> {
-        if self.account.has_run.load(Ordering::Acquire) {
-            self.synchronize()?;
-        }
+        let has_run = self.account.has_run.load(Ordering::Acquire);
         let point = self.point().clone();
-        Ok(self.account.state().done.knows(&point))
+        let mut state = self.account.state();
+        if has_run && state.stalled.is_none_or(|stream| state.done.of(stream) >= point.of(stream)) {
+            state.done.learn(&point);
+        }
+        Ok(state.done.knows(&point))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -9,7 +9,9 @@ compile_error!("the models need RUSTFLAGS=\"--cfg loom\": use `make models`");
 mod backend;
 mod experts;
 mod handles;
+mod moves;
 mod pieces;
+mod ranges;
 mod reclaimer;
 mod replays;
 mod ring;
@@ -27,30 +29,33 @@ type Model = (&'static str, usize, fn());
 type Enumerated = (&'static str, usize, fn(usize));
 
 fn main() {
-    let models: Vec<Model> = [
-        handles::MODELS,
-        reclaimer::MODELS,
-        ring::MODELS,
-        slot_waits::MODELS,
-        replays::MODELS,
-        experts::MODELS,
-    ]
-    .concat();
+    // With the most preemptions of a quick run.
+    let models = [
+        (handles::MODELS, 3),
+        (reclaimer::MODELS, 3),
+        (ring::MODELS, 3),
+        (slot_waits::MODELS, 3),
+        (replays::MODELS, 3),
+        (experts::MODELS, 3),
+        (moves::MODELS, 2),
+    ];
+    let models =
+        models.into_iter().flat_map(|(models, most)| models.iter().map(move |one| (one, most)));
     let mut arguments: Vec<_> = std::env::args().skip(1).collect();
     let quick = arguments.first().is_some_and(|first| first == "--quick");
     arguments.drain(..usize::from(quick));
     let chosen = arguments.into_iter().next().unwrap_or_default();
-    let (most, step) = if quick { (3, 8) } else { (usize::MAX, 1) };
+    let step = if quick { 8 } else { 1 };
     let begin = Instant::now();
     let (mut count, mut orders) = (0, 0);
-    for model in models.iter().filter(|model| model.0.contains(&chosen)) {
+    for (model, most) in models.filter(|(model, _)| model.0.contains(&chosen)) {
         let since = Instant::now();
-        let tried = try_all_orders(model, most);
+        let tried = try_all_orders(model, if quick { most } else { usize::MAX });
         println!("{}: {tried} orders, {:.1} s", model.0, since.elapsed().as_secs_f64());
         count += 1;
         orders += tried;
     }
-    for (name, cases, run) in [replays::ENUMERATED, pieces::ENUMERATED] {
+    for (name, cases, run) in [replays::ENUMERATED, pieces::ENUMERATED, moves::ENUMERATED] {
         if !name.contains(&chosen) {
             continue;
         }
@@ -66,7 +71,7 @@ fn main() {
         orders += tried as u64;
     }
     check_that_defects_are_found();
-    let found = ring::BROKEN.len() + experts::BROKEN.len();
+    let found = ring::BROKEN.len() + experts::BROKEN.len() + moves::BROKEN.len();
     let seconds = begin.elapsed().as_secs();
     println!(
         "reliability: {{\"models\": {count}, \"orders\": {orders}, \"self_checks\": {found}, \
@@ -98,7 +103,7 @@ fn check(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
 fn check_that_defects_are_found() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    for model in [ring::BROKEN, experts::BROKEN].concat() {
+    for model in [ring::BROKEN, experts::BROKEN, moves::BROKEN].concat() {
         let found = panic::catch_unwind(|| try_all_orders(&model, usize::MAX)).is_err();
         assert!(found, "not found: {}", model.0);
         println!("found, as it must be: {}", model.0);
