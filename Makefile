@@ -159,7 +159,7 @@ programs: build forced-panics $(VENV)/test
 
 # The programs of the C suite, compiled as C++ from the same sources, run in `make asan` and `make life`; the
 # slow ones only there.
-SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize)\.
+SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize|windows)\.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -E '$(SLOW_TWINS)'
 
