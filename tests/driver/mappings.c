@@ -58,7 +58,7 @@ static int read_mapping(FILE *maps, struct mapping *mapping)
 }
 
 /* Finds the first mapping that ends behind an address; for rising addresses of one opened file. A process with
- * PyTorch has a thousand mappings, so the kernel is asked for the one, if it is Linux 6.11 or later. */
+ * PyTorch has a thousand mappings, so Linux 6.11 and later are queried for the one. */
 static int next_mapping(FILE *maps, uintptr_t at, struct mapping *mapping)
 {
     struct query query = {.size = sizeof query, .flags = COVERING_OR_NEXT, .address = at};
