@@ -127,6 +127,7 @@ test-rust: ## runs unit and property tests of the Rust modules
 
 ROUNDS ?= 10
 properties: ## runs the unit and property tests ROUNDS=10 times, with other random inputs each time
+	export CARGO_PROFILE_TEST_OPT_LEVEL=1; \
 	for round in $$(seq $(ROUNDS)); do cargo test --quiet --locked --lib || exit 1; done
 	@echo 'reliability: {"rounds": $(ROUNDS)}'
 

@@ -142,6 +142,7 @@ def cargo(checker: Checker, build: Path, *arguments: str) -> str:
     instrumented = {
         "RUSTFLAGS": f"{checker.rust} -Cforce-frame-pointers=yes",
         "CFLAGS": f"{checker.kernels} -fno-omit-frame-pointer -g",
+        "CARGO_PROFILE_TEST_OPT_LEVEL": "1",
     }
     command, *more = arguments
     place = ["--locked", "--target", TRIPLE, "--target-dir", str(target_folder(checker, build))]
