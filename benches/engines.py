@@ -5,6 +5,12 @@
 vLLM serves 16 layers of the shape of Llama-3-8B with dummy weights, half of them offloaded. Each
 configuration has a process of its own and is measured alone. A decode step is the difference of two
 generations of other lengths; a prefill is a generation of one token. GB is 10^9 bytes.
+
+Those named ``moe`` serve 12 layers of the shape of Qwen3-30B-A3B, in device memory for three of ten
+experts: read in place, or by caches. Tokens are sampled from dummy weights, so that nearly all
+experts are used alike, which is the least that a cache may find (``hits``). With build/vllm-moe:
+
+    tests/gpu/engines/vllm.sh bench --only moe-resident.graphs moe-views.graphs moe-cache.graphs
 """
 
 from __future__ import annotations
@@ -25,11 +31,12 @@ from report import RESULTS, ROOT, Report
 
 sys.path.insert(0, str(ROOT / "tests" / "gpu" / "engines"))
 
-from vllm_models import LARGE, write_config
+from vllm_models import LARGE, LARGE_EXPERTS, write_config
 
 HALF_GIB = 3.25  # of 16 layers of 436 MB
 LAYER_BYTES = 436_224_000
 FP8_BUDGET = 3_000_000_000
+MOE_BUDGET = 5_000_000_000  # of 14.5 GB of experts, and 0.7 GB of others
 
 
 def with_weighbridge(**options: Any) -> dict[str, Any]:
@@ -48,6 +55,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "fp8": {**DUMMY, **FP8},
     "fp8-uva": {**DUMMY, **FP8, "cpu_offload_gb": HALF_GIB / 2},
     "fp8-weighbridge": {**with_weighbridge(load_format="dummy", device_bytes=FP8_BUDGET), **FP8},
+    "moe-resident": DUMMY,
+    **{
+        f"moe-{experts}": with_weighbridge(
+            load_format="dummy", device_bytes=MOE_BUDGET, experts=experts
+        )
+        for experts in ("views", "cache")
+    },
 }
 ORDER = [
     ("resident", False),
@@ -62,6 +76,9 @@ ORDER = [
     ("weighbridge-prefetch", True),
     ("weighbridge-prefetch", False),
     ("fp8", False),
+    ("moe-cache", True),
+    ("moe-views", True),
+    ("moe-resident", True),
 ]
 """Configurations, and whether code is compiled and captured; the most important ones first."""
 
@@ -128,7 +145,9 @@ def measure(name: str, graphs: bool, output: Path) -> None:
         from weighbridge.engines.vllm._loader import WeighbridgeModelLoader
 
         WeighbridgeModelLoader.load_model = watched(WeighbridgeModelLoader.load_model)
-    folder = write_config(Path(tempfile.gettempdir()) / "engines-model", LARGE)
+    mixture = name.startswith("moe-")
+    stem = "engines-mixture" if mixture else "engines-model"
+    folder = write_config(Path(tempfile.gettempdir()) / stem, LARGE_EXPERTS if mixture else LARGE)
     begun = time.perf_counter()
     llm = LLM(
         model=str(folder),
@@ -152,7 +171,11 @@ def measure(name: str, graphs: bool, output: Path) -> None:
     def generate(count: int, length: int, tokens: int) -> float:
         prompts = [{"prompt_token_ids": [5 + one] * length} for one in range(count)]
         options = SamplingParams(
-            temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
+            temperature=1.0 if mixture else 0.0,
+            seed=7 if mixture else None,
+            max_tokens=tokens,
+            ignore_eos=True,
+            detokenize=False,
         )
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -171,6 +194,10 @@ def measure(name: str, graphs: bool, output: Path) -> None:
     if weights is not None:
         stats = weights.offloader.stats
         found["offloaded"], found["slots"] = stats.offloaded_bytes, stats.slot_bytes
+        counted = [pool.cache.stats() for pool in weights.expert_pools]
+        if counted:
+            hits = sum(one.hits for one in counted)
+            found["hits"] = hits / max(hits + sum(one.misses for one in counted), 1)
         found["step_bytes"] = sum(
             info.span_bytes
             for info in weights.offloader.parameter_infos()
@@ -215,6 +242,9 @@ def figures(report: Report, label: str, found: dict[str, Any]) -> None:
         if name in found:
             what = f"{name.replace('_', ' ')}: of the loading of the model"
             report.figure(f"vllm.{label}.{name}", [found[name] / 1e9], "GB", what)
+
+    if "hits" in found:
+        report.figure(f"vllm.{label}.hits", [found["hits"]], "", "experts found in slots")
 
 
 def before(report: Report, path: Path) -> dict[str, dict[str, Any]]:
@@ -265,6 +295,16 @@ def bars(report: Report, found: dict[str, dict[str, Any]], link: float, suffix: 
         report.bar("host peak over offloaded bytes", host, "<=", 1.02)
 
 
+def bars_of_experts(report: Report, found: dict[str, dict[str, Any]], suffix: str) -> None:
+    """Compares experts in caches with those that are read in place, at equal device memory."""
+    cached, views = found.get(f"moe-cache{suffix}"), found.get(f"moe-views{suffix}")
+    if cached is None or views is None:
+        return
+    for step in ("decode1", "decode32"):
+        rate = statistics.median(views[step]) / statistics.median(cached[step])
+        report.bar(f"{step}{suffix}, tokens/s by caches of experts over views", rate, ">=", 1.0)
+
+
 def main() -> int:
     """Runs the benchmark and writes the result file; returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -306,6 +346,7 @@ def main() -> int:
         found = {**before(report, arguments.base), **found}
     bars(report, found, link, "")
     bars(report, found, link, ".graphs")
+    bars_of_experts(report, found, ".graphs")
     if fp8 := found.get("fp8-weighbridge"):
         peak = fp8["load_peak"] + fp8["slots"]
         report.bar(

@@ -1,4 +1,4 @@
-"""Benchmark of lossless compression: ratios, decoding and encoding, copying and decoding, steps.
+"""Benchmark of lossless compression: ratios, decoding, encoding, copying, commits, steps.
 
     make gpu-bench SUBJECT=lossless
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lossless_files import measure
 from lossless_steps import TOKENS, Steps
 
 import link
@@ -275,6 +276,8 @@ def main() -> int:
             report.write(arguments.out)
         peak, bench = bench.peak, None
         torch.cuda.empty_cache()
+        measure(report, device, 8192)
+        report.write(arguments.out)
         Steps(report, peak, "cuda", TOKENS).run()
         report.write(arguments.out)
     return 0 if all(bar["holds"] for bar in report.bars) else 1

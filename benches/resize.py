@@ -21,7 +21,16 @@ from budget import ROWS, Machine, Model, layer_step
 
 import weighbridge
 from report import RESULTS, ROOT, Report
-from weighbridge import Arbiter, Buffer, Device, Offloader, Parameter, Plan
+from weighbridge import (
+    Arbiter,
+    Buffer,
+    Device,
+    ExpertCache,
+    ExpertParameter,
+    Offloader,
+    Parameter,
+    Plan,
+)
 
 sys.path.append(str(ROOT / "tests" / "python"))
 from graphs import graph_of
@@ -113,18 +122,21 @@ class Bench:
         """Adds a figure in milliseconds; returns seconds."""
         return 1e-3 * self.report.figure(name, [1e3 * one for one in seconds], "ms", what)
 
-    def commit(self, fixed: bool, resident_layers: int = 0, keep: bool = False) -> Weights:
+    def commit(
+        self, fixed: bool, resident_layers: int = 0, keep: bool = False, compress: bool = False
+    ) -> Weights:
         """Commits with all layers offloaded but some."""
         model = self.model
         share = model.bytes // len(model.layers) * (len(model.layers) - resident_layers)
         plan = Plan(
             self.machine.device,
             model.parameters(),
-            offload_bytes=share + (1 << 20),
+            offload_bytes=share + (share >> 8 if compress else 0) + (1 << 20),
             order="declared",
             transfer_mode="prefetch",
             fixed_addresses=fixed,
             keep_host_copy=keep,
+            compress=compress,
         )
         return Weights(self.machine, model, plan)
 
@@ -188,6 +200,31 @@ class Bench:
         if self.machine.cuda:
             self.under_kernels(weights)
             self.under_graphs(weights)
+        weights.close()
+
+    def compressed(self) -> None:
+        """Layers that cross the link compressed leave, and return decoded."""
+        weights = self.commit(True, compress=True)
+        stats = weights.offloader.stats
+        whole = weights.slots + self.model.bytes * 2  # more than all of it
+        take, back, sleeps, wakes = [], [], [], []
+        for _ in range(TIMES):
+            take.append(weights.resize(whole))
+            weights.check("decoded once")
+            back.append(weights.resize(weights.slots))
+            weights.check("decoded in each step")
+        decode = self.machine.seconds_of(weights.step)
+        for _ in range(TIMES):
+            sleeps.append(weights.resize(0))
+            wakes.append(weights.resize(weights.slots))
+            weights.check("awake, compressed")
+        encoded, decoded = stats.encoded_bytes / 1e9, stats.decoded_bytes / 1e9
+        what = f"{decoded:.2f} GB, compressed to {encoded:.2f} GB"
+        self.figure("compressed.take", take, what)
+        self.figure("compressed.back", back, what)
+        self.figure("compressed.sleep", sleeps, "with windows")
+        self.figure("compressed.wake", wakes, "to slots and windows")
+        self.figure("compressed.decode", decode, "all layers prefetched, compressed")
         weights.close()
 
     def under_steps(self, weights: Weights) -> None:
@@ -322,6 +359,81 @@ class Bench:
             self.bar(name, machine.read_rate / rate, "<=", 1.02)
         offloader.close()
 
+    def experts(self, each: int, steps: int = 12) -> None:
+        """Slots of an expert cache come and go under one graph of its calls."""
+        machine, layers, count, used = self.machine, 8, 32, 4
+        where = "cuda" if machine.cuda else "cpu"
+        with Buffer.alloc(machine.device, layers * count * each) as source:
+            rows = torch.from_dlpack(source.view("uint8", (layers * count, each), accessor="host"))
+            rows.copy_(torch.arange(layers * count).remainder(251)[:, None].expand(-1, each))
+            parameters = [
+                Parameter(
+                    f"w{layer}",
+                    str(layer),
+                    "uint8",
+                    (count, each),
+                    source=source.address + layer * count * each,
+                    access_pattern="experts",
+                )
+                for layer in range(layers)
+            ]
+            plan = Plan(
+                machine.device,
+                parameters,
+                offload_bytes=layers * count * each + (1 << 20),
+                expert_bytes=layers * count * each + 2 * PIECE_BYTES,
+                fixed_addresses=True,
+            )
+            offloader = Offloader(plan, machine.stream)
+        of_layer = [ExpertParameter(layer, "w", f"w{layer}") for layer in range(layers)]
+        cache = ExpertCache.for_offloader(offloader, of_layer)
+        pool = torch.from_dlpack(cache.view(0))
+        ids = torch.zeros((layers, used), dtype=torch.int32, device=where)
+        slots = torch.zeros_like(ids)
+
+        def step() -> torch.Tensor:
+            stream = torch.cuda.current_stream().cuda_stream if machine.cuda else machine.stream
+            found = []
+            for layer in range(layers):
+                at, to = ids[layer].data_ptr(), slots[layer].data_ptr()
+                cache.route(layer, at, used, to, stream=stream)
+                if not machine.cuda:
+                    machine.wait()
+                found.append(pool[slots[layer].long(), -1])
+            return torch.stack(found)
+
+        graph, result = graph_of(step) if machine.cuda else (None, None)
+        whole = cache.info.slot_bytes + cache.info.state_bytes
+        least = whole // 8 // PIECE_BYTES * PIECE_BYTES
+        shrinks, grows = [], []
+        for turn in range(steps):
+            for size, taken in ((least, shrinks), (whole, grows)):
+                machine.wait()
+                before, began = free_bytes(machine.device), time.perf_counter()
+                held = offloader.resize(size, machine.stream).device_bytes
+                taken.append(time.perf_counter() - began)
+                moved = abs(free_bytes(machine.device) - before)
+                if held > size or (turn > 0 and machine.cuda and moved < 0.9 * (whole - least)):
+                    raise RuntimeError(f"{held} of {size} bytes are held, {moved} have moved")
+                ids.copy_(torch.randint(count, ids.shape, dtype=torch.int32))
+                if graph is not None:
+                    graph.replay()
+                found = step() if result is None else result
+                machine.wait()
+                wanted = ids.long() + count * torch.arange(layers, device=where)[:, None]
+                if not torch.equal(found.long(), wanted.remainder(251)):
+                    raise RuntimeError(f"a step with {cache.info.slots} slots reads other experts")
+        stats = cache.stats()
+        if stats.refused or stats.hits + stats.misses > stats.calls * used:
+            raise RuntimeError(f"{stats} does not add up")
+        what = f"{(whole - least) / 1e9:.2f} GB of slots of an expert cache, in pieces of 2 MiB"
+        self.figure("experts.shrink", shrinks[1:], what)
+        seconds = self.figure("experts.grow", grows[1:], what)
+        self.bar("slots of experts grow (GB/s)", (whole - least) / seconds / 1e9, ">=", 10)
+        machine.wait()
+        cache.close()
+        offloader.close()
+
     def shared(self) -> None:
         """Two models, of which one is on the device, take turns."""
         both = [self.commit(True), self.commit(True)]
@@ -397,9 +509,11 @@ def main() -> int:
         bench = Bench(report, machine, model)
         bench.costs()
         bench.slots()
+        bench.compressed()
         for keep in (True, False):
             bench.residents(keep)
         bench.pieces((2 << 30) if cuda else (16 << 20))
+        bench.experts((16 << 20) if cuda else (1 << 16))
         bench.shared()
         if cuda:
             report.write(arguments.out)

@@ -31,6 +31,7 @@ pub fn compile_kernels() {
         for (suffix, flags) in [("_plain", &[][..])].iter().chain(wider.iter().filter(|_| x86)) {
             cc::Build::new()
                 .file(format!("kernels/{file}"))
+                .include("kernels")
                 .define("WB_KERNEL", *suffix)
                 .flags(*flags)
                 // Products are rounded before they are added, and loops may compute unused values.
@@ -43,7 +44,9 @@ pub fn compile_kernels() {
                 .compile(&format!("weighbridge_{name}{suffix}"));
         }
     }
-    for file in ["host.c", "blocks.h", "fp8.h", "codec.c", "codec.h", "experts.c", "experts.h"] {
+    for file in
+        ["host.c", "blocks.h", "fp8.h", "codec.c", "codec.h", "codec", "experts.c", "experts.h"]
+    {
         println!("cargo:rerun-if-changed=kernels/{file}");
     }
 }

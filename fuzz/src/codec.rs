@@ -8,6 +8,9 @@ use std::sync::{LazyLock, Mutex};
 use arbitrary::{Result, Unstructured};
 use weighbridge::capi::codec::*;
 use weighbridge::capi::device::{wb_device, wb_device_stream_synchronize};
+use weighbridge::capi::offloader::*;
+use weighbridge::capi::parameter::*;
+use weighbridge::capi::plan::*;
 use weighbridge::status::*;
 use weighbridge::tensor::dtype::*;
 
@@ -141,6 +144,88 @@ fn check(shared: &Shared, dtype: wb_dtype, encoded: &[u8], values: &[u8], undama
         }
     }
     queue(shared, dtype, encoded, values);
+    for carried in [false, true] {
+        commit(shared, dtype, (encoded, carried), values, undamaged);
+    }
+}
+
+/// Commits a parameter with these bytes as its source, carried as they are or decoded: they are refused, or give
+/// the values; nothing outside of them is accessed.
+fn commit(
+    shared: &Shared,
+    dtype: wb_dtype,
+    (encoded, carried): (&[u8], bool),
+    values: &[u8],
+    undamaged: &[u8],
+) {
+    if encoded.is_empty() || values.is_empty() {
+        return;
+    }
+    let device: *mut wb_device = c::host(true);
+    let start = (shared.encoded.last(encoded.len() as u64) & !15) as usize;
+    let source = ptr::with_exposed_provenance_mut::<c_void>(start);
+    // SAFETY: the memory has as many bytes.
+    unsafe { ptr::copy(encoded.as_ptr(), source.cast(), encoded.len()) };
+    let size = TYPES.iter().find(|(code, _)| *code == dtype).map_or(1, |(_, size)| *size);
+    let shape = [(values.len() / size) as i64];
+    let layout = c::layout(dtype, &shape, None, 0);
+    let select = [c"*".as_ptr()];
+    // SAFETY: structs of the interface.
+    let (empty, defaults): (wb_parameter, wb_plan_options) = unsafe { (c::sized(), c::sized()) };
+    let parameter = wb_parameter {
+        name: c"w".as_ptr(),
+        group: c"g".as_ptr(),
+        layout: &raw const layout,
+        source,
+        encoded_bytes: encoded.len() as u64,
+        ..empty
+    };
+    let options = wb_plan_options {
+        budget_kind: WB_BUDGET_OFFLOAD_BYTES,
+        budget_bytes: 1 << 20,
+        transfer_mode: WB_TRANSFER_MODE_PREFETCH,
+        compress: if carried { WB_COMPRESS_SELECTED } else { WB_COMPRESS_OFF },
+        compress_select: select.as_ptr(),
+        compress_select_count: u32::from(carried),
+        ..defaults
+    };
+    // SAFETY: all pointers are valid, and the source has as many bytes.
+    let made = c::make(|plan, error| unsafe {
+        wb_plan_new(device, &raw const parameter, 1, &raw const options, plan, error)
+    });
+    let refused = match made {
+        Err(refused) => Some(refused),
+        Ok(plan) => {
+            // SAFETY: as above.
+            let made = c::make(|offloader, error| unsafe {
+                wb_offloader_new(plan, ptr::null_mut(), ptr::null(), offloader, error)
+            });
+            // SAFETY: the plan is alive.
+            unsafe { wb_plan_release(plan) };
+            match made {
+                Err(refused) => Some(refused),
+                Ok(offloader) => {
+                    let mut found = vec![0u8; values.len()];
+                    let (to, bytes) = (found.as_mut_ptr().cast(), found.len() as u64);
+                    // SAFETY: the memory has as many bytes.
+                    let read = c::call(|error| unsafe {
+                        wb_offloader_read_parameter(offloader, 0, to, bytes, error)
+                    });
+                    let listed = 64 + 16 * values.len().div_ceil(TILE);
+                    let is_listed = encoded.get(..listed) == undamaged.get(..listed);
+                    assert!(read.is_err() || !is_listed || found == values, "damage is not found");
+                    // SAFETY: the offloader is alive.
+                    unsafe { wb_offloader_release(offloader) };
+                    read.err()
+                }
+            }
+        }
+    };
+    if let Some(Refused { status, message }) = refused {
+        assert!(encoded != undamaged, "an undamaged source is refused: {message}");
+        let statuses = [WB_ERR_DAMAGED, WB_ERR_INVALID_ARGUMENT];
+        assert!(statuses.contains(&status), "status {status}: {message}");
+    }
 }
 
 /// Decodes unchecked bytes as a device does: nothing outside of the memory is accessed.

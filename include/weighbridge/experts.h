@@ -25,7 +25,7 @@ extern "C" {
  * 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a number
  *    of slots or a budget of device memory.
  * 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a tensor
- *    `[capacity, ...]` for each expert tensor, at an address that stays.
+ *    `[most_slots, ...]` for each expert tensor, at an address that stays.
  * 3. In each layer, between the router and the fused kernel, on the same stream:
  *
  * ```c
@@ -151,8 +151,13 @@ wb_status wb_expert_cache_new(const wb_device *device, const wb_expert_tensor *t
  * Weights that are written through a host view need wb_expert_cache_reset. The cache may outlive the
  * offloader.
  *
- * Fails with WB_ERR_BUDGET if the plan has less device memory left, with WB_ERR_NOT_SUPPORTED if
- * addresses are fixed, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
+ * With fixed addresses, slots have addresses for all experts, and the state and the first slots have memory,
+ * in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they may not be in
+ * `memory` of the caller.
+ *
+ * Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for caches, with
+ * WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, with WB_ERR_INVALID_ARGUMENT if
+ * an arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
  * one that is resident or copied, and as wb_expert_cache_new does.
  */
 wb_status wb_expert_cache_new_for_offloader(const wb_offloader *offloader,
@@ -241,7 +246,8 @@ wb_status wb_expert_cache_reset(const wb_expert_cache *cache, void *stream, wb_e
  * and so do graphs, which see the new number. Between steps.
  *
  * Stream order as wb_expert_cache_reset. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_SLOTS_BUDGET
- * for fewer slots than calls so far need, and with WB_ERR_CAPTURING.
+ * for fewer slots than calls so far need, and with WB_ERR_CAPTURING. A resize of an offloader with fixed
+ * addresses changes the `capacity`, and uses all of it.
  */
 wb_status wb_expert_cache_resize(const wb_expert_cache *cache, uint64_t slots, void *stream,
                                  wb_error *error);
@@ -262,20 +268,30 @@ typedef struct {
     uint64_t expert_bytes;
     /** Slots in use. */
     uint64_t slots;
-    /** Slots that there is memory for. */
+    /** Slots that there is memory for; 0 while an offloader with fixed addresses is asleep. */
     uint64_t capacity;
     /** Bytes of device memory of the slots. */
     uint64_t slot_bytes;
     /** Bytes of device memory of the state. */
     uint64_t state_bytes;
+    /** The first dimension of the slots' tensors: `capacity`, or with fixed addresses `experts`. */
+    uint64_t most_slots;
+    /**
+     * The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of `experts`. That of
+     * wb_expert_cache_get_stats is `hits` of `hits + misses`.
+     */
+    double predicted_hit_rate;
 } wb_expert_cache_info;
-#define WB_EXPERT_CACHE_INFO_INIT {sizeof(wb_expert_cache_info), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WB_EXPERT_CACHE_INFO_INIT {sizeof(wb_expert_cache_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0}
 
 /** Fills `info` with the properties of the cache. */
 wb_status wb_expert_cache_get_info(const wb_expert_cache *cache, wb_expert_cache_info *info,
                                    wb_error *error);
 
-/** The slots of one expert tensor: a contiguous tensor `[capacity, ...]` in device memory. */
+/**
+ * The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the device. The
+ * first `capacity` slots have memory, and kernels access no others.
+ */
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
@@ -285,7 +301,7 @@ typedef struct {
     const char *name;
     /** The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave. */
     const char *dtype_name;
-    /** `ndim` sizes in elements, of which the first is the `capacity`. */
+    /** `ndim` sizes in elements, of which the first is `most_slots`. */
     const int64_t *shape;
     /** Number of dimensions. */
     int32_t ndim;

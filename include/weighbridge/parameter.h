@@ -78,10 +78,17 @@ typedef struct {
      * released, so that the caller need not. Other calls use it during the call only.
      */
     const wb_buffer *buffer;
+    /**
+     * If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a multiple of 16
+     * in host memory, and `layout` is that of the values, with the lowest element first. A plan that carries
+     * the parameter compressed takes these bytes unchanged; for any other they are decoded. Of wb_plan_new
+     * only: wb_offloader_add and wb_offloader_reconcile fail with WB_ERR_NOT_SUPPORTED.
+     */
+    uint64_t encoded_bytes;
     /** Must be zero. */
-    uint64_t reserved[2];
+    uint64_t reserved[1];
 } wb_parameter;
-#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, {0}}
+#define WB_PARAMETER_INIT {sizeof(wb_parameter), 0, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, 0, {0}}
 
 #ifdef __cplusplus
 }

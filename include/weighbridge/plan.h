@@ -180,7 +180,8 @@ typedef struct {
      * into their slots, so it must be able to read host memory in place (wb_device_info.views). Not
      * those that have the zero-copy mode. Under a budget of device memory the device also keeps such
      * parameters compressed in its own memory, as many as are needed, before others cross the link, if a
-     * step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to.
+     * step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to. Not
+     * with `fixed_addresses`, where those that become resident are decoded.
      * They count as offloaded, since they have slots and a copy in host memory. With a source, wb_plan_new reads a sample of it, by which it
      * expects the compressed bytes. In the arena and in its slot a
      * compressed parameter has space for any bytes that may replace it, 0.2 % more than its own.
@@ -206,12 +207,13 @@ typedef struct {
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
- * transferred. Nothing is allocated, and of sources only samples are read, with `compress`; the plan
- * keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
+ * transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and the headers
+ * of compressed ones; the plan keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
  * sources are read by wb_offloader_new. `options` must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
- * says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
+ * says otherwise, with WB_ERR_DAMAGED for a compressed source that is not what its parameter says,
+ * and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
  * WB_ERR_NOT_MAPPED if a parameter asks for zero-copy and the device's policy has no views.
  */
 wb_status wb_plan_new(const wb_device *device, const wb_parameter *parameters, uint64_t count,
@@ -303,10 +305,16 @@ typedef struct {
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
     uint64_t device_decoded_bytes;
+    /**
+     * Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part of the
+     * offloaded experts that have slots, as with a router that picks all equally often, whatever it picked
+     * before. Routers repeat themselves, so counters show more. 0 without experts, or if `expert_bytes` is 0.
+     */
+    double expert_hit_rate;
 } wb_plan_info;
 #define WB_PLAN_INFO_INIT \
     {sizeof(wb_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0.0, 0, \
-    0, 0}
+    0, 0, 0.0}
 
 /** Planned placement of a parameter. */
 typedef struct {

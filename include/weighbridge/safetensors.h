@@ -51,9 +51,14 @@ typedef struct {
     uint32_t block_elements;
     /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
     uint32_t block_bytes;
+    /**
+     * `bytes` if they are the values compressed, as `python -m weighbridge compress` writes them; type and
+     * shape are then those of the values. Otherwise 0.
+     */
+    uint64_t encoded_bytes;
 } wb_safetensors_tensor_info;
 #define WB_SAFETENSORS_TENSOR_INFO_INIT \
-    {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0}
+    {sizeof(wb_safetensors_tensor_info), 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0, 0}
 
 /** Which part of a tensor's name is the name of its group. */
 typedef int32_t wb_grouping;
@@ -67,7 +72,8 @@ typedef int32_t wb_grouping;
 
 /**
  * Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
- * Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, and as wb_buffer_map_file does.
+ * Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, with WB_ERR_NOT_SUPPORTED for compressed values in a later
+ * format, and as wb_buffer_map_file does.
  */
 wb_status wb_safetensors_open(const wb_device *device, const char *path,
                               const wb_buffer_options *options, wb_safetensors **file,
@@ -103,7 +109,8 @@ wb_status wb_safetensors_find_tensor(const wb_safetensors *file, const char *nam
 /**
  * Fills an array of `count` structs, each initialized, with the tensors from index `first` on as
  * parameters of a plan, of which the caller may then change fields: the group that `grouping`
- * gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque.
+ * gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque. Those of a
+ * file that `python -m weighbridge compress` wrote have the type and shape of their values, and `encoded_bytes`.
  *
  * What the structs point to lives as long as the file. wb_plan_new copies it and keeps the file's
  * buffer, where the sources are, so the file may be released then. Open a file that is only a source
@@ -117,7 +124,7 @@ wb_status wb_safetensors_get_parameters(const wb_safetensors *file, wb_grouping 
 /**
  * Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED
  * unless its address is a multiple of `alignment` bytes (0 or 1 for any), with
- * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_*, and as wb_view_new does.
+ * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_* and for compressed values, and as wb_view_new does.
  */
 wb_status wb_safetensors_get_view(const wb_safetensors *file, uint64_t index, wb_accessor accessor,
                                   uint64_t alignment, wb_view **view, wb_error *error);

@@ -6,23 +6,25 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::cache::counters::ExpertCounters;
 use crate::cache::experts::{ExpertTensor, Experts};
+use crate::cache::memory::Memory;
 use crate::cache::order::Order;
-use crate::cache::pool::{COUNTERS_BYTES, PoolSize, initial_state, slot_offsets};
+use crate::cache::pool::{COUNTERS_BYTES, PoolSize, initial_state};
+use crate::cache::range::PoolRange;
 use crate::cache::sources::Sources;
 use crate::device::backend::Stream;
 use crate::device::device::Device;
 use crate::device::experts::{ExpertCall, ExpertState};
 use crate::device::kernel::Kernel;
 use crate::device::owned::{DeviceMemory, OwnedStream};
-use crate::error::{Result, fail, format_bytes};
+use crate::error::{Error, Result, fail};
 use crate::memory::staging::Staging;
 use crate::memory::view::View;
 use crate::os::span::Span;
 use crate::os::sync::{Arc, Mutex};
 use crate::os::{bytes, sync};
 use crate::status::{
-    WB_ERR_CAPTURING, WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND,
-    WB_ERR_OUT_OF_RANGE, WB_ERR_SLOTS_BUDGET, WB_ERR_UNALIGNED,
+    WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE,
+    WB_ERR_SLOTS_BUDGET, WB_ERR_UNALIGNED,
 };
 use crate::tensor::layout::Layout;
 
@@ -37,6 +39,9 @@ pub struct CacheOptions {
     pub lanes: u32,
     /// Device memory of the caller for the slots, which must stay until the cache is gone.
     pub memory: Option<Span>,
+    /// Bytes of the pieces in which memory is exchanged at addresses for slots of all experts;
+    /// `None` for slots that have memory as long as the cache is there.
+    pub piece: Option<u64>,
 }
 
 /// Ids of experts on the device.
@@ -82,6 +87,8 @@ pub struct CacheInfo {
     pub slots: u64,
     /// Slots that there is memory for.
     pub capacity: u64,
+    /// Slots that have addresses.
+    pub most_slots: u64,
     /// Bytes of device memory of the slots.
     pub slot_bytes: u64,
     /// Bytes of device memory of the state.
@@ -94,7 +101,7 @@ pub struct CacheInfo {
 pub struct TensorSlots {
     /// The name.
     pub name: CString,
-    /// Type and shape `[capacity, ...]`, contiguous.
+    /// Type and shape `[most_slots, ...]`, contiguous.
     pub layout: Layout,
     /// Address of slot 0.
     pub address: u64,
@@ -106,22 +113,49 @@ pub struct TensorSlots {
 pub struct ExpertCache {
     pub(super) device: Arc<Device>,
     pub(super) experts: Experts,
-    lanes: u32,
+    pub(super) lanes: u32,
     size: PoolSize,
     pub(super) state: ExpertState,
-    order: Order,
-    /// Slots in use.
+    pub(super) order: Order,
+    /// Slots in use; 0 while there is no memory behind any.
     slots: AtomicU32,
-    /// The most experts that a call may have needed at a time.
+    /// Slots that there is memory for.
+    capacity: AtomicU32,
+    /// The most experts that a call may have needed at a time, and that a captured one may need.
     most_needed: AtomicU32,
+    pub(super) most_captured: AtomicU32,
     pub(super) reader: Mutex<Reader>,
     /// Where the experts are now, which [`ExpertCache::set_tensors`] changes.
     pub(super) sources: Mutex<Sources>,
     /// Whether calls are refused, since experts have no bytes, or have become other ones.
     pub(super) lost: AtomicBool,
     tensors: Vec<TensorSlots>,
+    /// See [`CacheOptions::piece`].
+    pub(super) piece: Option<u64>,
+    pub(super) range: Option<Mutex<Pool>>,
     pool: Arc<DeviceMemory>,
-    pub(super) state_memory: DeviceMemory,
+    pub(super) state_span: Span,
+    _state_memory: Option<DeviceMemory>,
+}
+
+/// Memory that is exchanged at addresses that stay.
+pub(super) struct Pool {
+    pub range: PoolRange,
+    /// Whether calls that were queued before slots were taken away are complete.
+    pub is_settled: bool,
+    /// Whether the state is in host memory, since there is none for it.
+    pub is_saved: bool,
+}
+
+/// What a change of the slots in use leaves.
+#[derive(Clone, Copy)]
+pub(super) struct InUse {
+    /// The first slot that is emptied.
+    pub keep: u32,
+    /// How many are used.
+    pub slots: u32,
+    /// How many have memory, if that changes.
+    pub capacity: Option<u32>,
 }
 
 /// Reads the counters, beside the streams of the engine.
@@ -140,29 +174,30 @@ impl ExpertCache {
         device.backend().check_process()?;
         let mut experts = Experts::new(device, tensors)?;
         let lanes = options.lanes.max(1);
-        let size = PoolSize::choose(&experts, lanes, options.slots, options.device_bytes)?;
-        let pool = match options.memory {
-            None => alloc(device, size.slot_bytes)?,
-            Some(memory) => borrow(device, memory, size.slot_bytes)?,
-        };
-        let state_memory = alloc(device, size.state_bytes)?;
-        let (image, state) = initial_state(
-            &experts,
-            lanes,
-            size.slots,
-            state_memory.span().start() as u64,
-            pool.span().start() as u64,
-        );
+        let piece = options.piece;
+        let size = PoolSize::choose(&experts, lanes, options.slots, options.device_bytes, piece)?;
+        let Memory { pool, state: memory, range, slots: addresses } =
+            Memory::new(device, &experts, lanes, size, options.memory, piece)?;
+        let of_state = memory.as_ref().unwrap_or(&pool).span();
+        let most = if range.is_some() { experts.count() } else { size.slots };
+        let start = of_state.start() as u64;
+        let (image, state) = initial_state(&experts, lanes, most, start, &addresses);
+        let state_span = of_state.part(0, image.len());
         let reader = Reader {
             stream: OwnedStream::new(device)?,
-            staging: Staging::new(device, state_memory.span().bytes())?,
+            staging: Staging::new(device, state_span.bytes())?,
         };
         let staging = reader.staging.span().part(0, image.len());
         bytes::write(staging, &image);
-        device.copy(state_memory.span(), staging, reader.stream.get())?;
+        device.copy(state_span, staging, reader.stream.get())?;
         // A kernel that is given slot 0 for an id of another pass, with the weight 0, reads numbers.
-        let zero = Kernel::Zero { span: pool.span() };
-        device.backend().launch(zero, reader.stream.get())?;
+        let cleared = match &range {
+            Some(range) => range.uncleared(),
+            None => vec![pool.span()],
+        };
+        for span in cleared {
+            device.backend().launch(Kernel::Zero { span }, reader.stream.get())?;
+        }
         // Loads the kernels, which takes long: not in the first call, or in a capture.
         let load = Kernel::ExpertsResize { state, keep: size.slots, slots: size.slots };
         device.backend().launch(load, reader.stream.get())?;
@@ -172,17 +207,25 @@ impl ExpertCache {
             device: device.clone(),
             sources: Mutex::new(sources),
             lost: AtomicBool::new(false),
-            tensors: slots_of(&experts, size.slots, pool.span().start() as u64)?,
+            tensors: slots_of(&experts, most, &addresses)?,
             experts,
             order: Order::new(device)?,
             slots: AtomicU32::new(size.slots),
+            capacity: AtomicU32::new(size.slots),
             most_needed: AtomicU32::new(0),
+            most_captured: AtomicU32::new(0),
             lanes,
             size,
             state,
             reader: Mutex::new(reader),
-            pool: Arc::new(pool),
-            state_memory,
+            piece,
+            range: range.map(|mut range| {
+                range.note_cleared();
+                Mutex::new(Pool { range, is_settled: true, is_saved: false })
+            }),
+            pool,
+            state_span,
+            _state_memory: memory,
         }))
     }
 
@@ -193,7 +236,8 @@ impl ExpertCache {
         options: CacheOptions,
     ) -> Result<PoolSize> {
         let experts = Experts::new(device, tensors)?;
-        PoolSize::choose(&experts, options.lanes.max(1), options.slots, options.device_bytes)
+        let CacheOptions { slots, device_bytes, piece, .. } = options;
+        PoolSize::choose(&experts, options.lanes.max(1), slots, device_bytes, piece)
     }
 
     /// The device.
@@ -203,26 +247,42 @@ impl ExpertCache {
 
     /// What it is.
     pub fn info(&self) -> CacheInfo {
+        let (state_bytes, slot_bytes) = self.held_bytes();
         CacheInfo {
             layers: self.experts.layers.len() as u64,
             tensors: self.experts.kinds.len() as u64,
             experts: u64::from(self.experts.count()),
             expert_bytes: self.experts.bytes(),
             slots: u64::from(self.slots()),
-            capacity: u64::from(self.size.slots),
-            slot_bytes: self.size.slot_bytes,
-            state_bytes: self.size.state_bytes,
+            capacity: u64::from(self.capacity()),
+            most_slots: u64::from(self.state.capacity),
+            slot_bytes,
+            state_bytes,
             lanes: self.lanes,
+        }
+    }
+
+    /// Device memory of state and slots.
+    fn held_bytes(&self) -> (u64, u64) {
+        match &self.range {
+            Some(pool) => sync::lock(pool).range.held_bytes(),
+            None => (self.size.state_bytes, self.size.slot_bytes),
         }
     }
 
     /// Device memory of slots and state.
     pub fn device_bytes(&self) -> u64 {
-        self.size.bytes()
+        let (state_bytes, slot_bytes) = self.held_bytes();
+        state_bytes + slot_bytes
     }
 
-    fn slots(&self) -> u32 {
+    pub(super) fn slots(&self) -> u32 {
         self.slots.load(Ordering::Acquire)
+    }
+
+    /// Slots that there is memory for.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity.load(Ordering::Acquire)
     }
 
     /// The slots of a tensor by its index.
@@ -245,7 +305,7 @@ impl ExpertCache {
         self.pool.span()
     }
 
-    /// The slots of a tensor as a view of shape `[capacity, ...]`.
+    /// The slots of a tensor as a view of shape `[most_slots, ...]`.
     pub fn view(&self, index: u64) -> Result<Arc<View>> {
         let tensor = self.tensor(index)?;
         let offset = tensor.address - self.pool.span().start() as u64;
@@ -256,6 +316,9 @@ impl ExpertCache {
     pub fn passes(&self, layer: u64, count: u64) -> Result<u64> {
         let experts = u64::from(self.layer(layer)?);
         let each = u64::from(self.slots() / self.lanes);
+        if each == 0 {
+            return Err(asleep());
+        }
         Ok(if experts.min(count) <= each { 1 } else { experts.div_ceil(each) })
     }
 
@@ -288,7 +351,7 @@ impl ExpertCache {
         let needed = ids.count.min(end - first) as u32;
         let call =
             ExpertCall { slots, lane, first: first as u32, end: end as u32, ..call_of(layer, ids) };
-        self.queue(call, stream, &|| {
+        self.queue(call, stream, &|capturing| {
             let (slots, each) = (self.slots(), self.slots() / self.lanes);
             if needed > each {
                 fail!(
@@ -300,6 +363,9 @@ impl ExpertCache {
                 );
             }
             self.most_needed.fetch_max(needed, Ordering::AcqRel);
+            if capturing {
+                self.most_captured.fetch_max(needed, Ordering::AcqRel);
+            }
             Ok(())
         })
     }
@@ -310,7 +376,7 @@ impl ExpertCache {
         let experts = self.layer(layer)?;
         check_numbers(ids, "ids")?;
         let call = ExpertCall { hint: 1, end: experts, ..call_of(layer, ids) };
-        self.queue(call, stream, &|| Ok(()))
+        self.queue(call, stream, &|_| Ok(()))
     }
 
     /// Waits on the host for the calls that were queued; graphs that are replayed are not seen.
@@ -320,13 +386,28 @@ impl ExpertCache {
 
     /// Empties all slots: the weights in host memory have changed.
     pub fn reset(&self, stream: Stream) -> Result<()> {
-        self.change(stream, "reset", &|| Ok((0, self.slots())))
+        if self.slots() == 0 {
+            return Ok(());
+        }
+        self.change(stream, "reset", &|| {
+            let slots = self.in_use()?;
+            Ok(InUse { keep: 0, slots, capacity: None })
+        })
+    }
+
+    /// The slots in use. Fails if none has memory.
+    fn in_use(&self) -> Result<u32> {
+        match self.slots() {
+            0 => Err(asleep()),
+            slots => Ok(slots),
+        }
     }
 
     /// Uses as many slots from now on. What is in slots beyond them is evicted.
     pub fn resize(&self, slots: u64, stream: Stream) -> Result<()> {
         self.change(stream, "resize", &|| {
-            let capacity = u64::from(self.size.slots);
+            self.in_use()?;
+            let capacity = u64::from(self.capacity());
             if slots > capacity {
                 fail!(
                     WB_ERR_OUT_OF_RANGE,
@@ -343,21 +424,27 @@ impl ExpertCache {
                     self.lanes
                 );
             }
-            Ok((slots as u32, slots as u32))
+            let slots = slots as u32;
+            Ok(InUse { keep: slots, slots, capacity: None })
         })
     }
 
     /// The counters of each layer, as they are now.
     pub fn counters(&self) -> Result<Vec<ExpertCounters>> {
         self.device.backend().check_process()?;
+        let pool = self.range.as_ref().map(sync::lock);
         let reader = sync::lock(&self.reader);
         let stream = reader.stream.get();
         let count = self.experts.layers.len();
-        let to = reader.staging.span().part(0, count * COUNTERS_BYTES as usize);
-        let offset = self.state.counters - self.state_memory.span().start() as u64;
-        let from = self.state_memory.span().part(offset as usize, to.bytes());
-        self.device.copy(to, from, stream)?;
-        self.device.backend().synchronize(stream)?;
+        let mut to = reader.staging.span().part(0, count * COUNTERS_BYTES as usize);
+        let offset = self.state.counters - self.state_span.start() as u64;
+        if pool.as_ref().is_some_and(|pool| pool.is_saved) {
+            to = reader.staging.span().part(offset as usize, to.bytes());
+        } else {
+            let from = self.state_span.part(offset as usize, to.bytes());
+            self.device.copy(to, from, stream)?;
+            self.device.backend().synchronize(stream)?;
+        }
         let each = COUNTERS_BYTES as usize;
         Ok((0..count).map(|layer| ExpertCounters::read(to.part(layer * each, each))).collect())
     }
@@ -379,7 +466,7 @@ impl ExpertCache {
         &self,
         call: ExpertCall,
         stream: Stream,
-        check: &dyn Fn() -> Result<()>,
+        check: &dyn Fn(bool) -> Result<()>,
     ) -> Result<()> {
         if self.lost.load(Ordering::Acquire) {
             fail!(
@@ -396,20 +483,23 @@ impl ExpertCache {
         self.order.queue(
             &self.device,
             stream,
-            &mut |_| check().map(|()| Kernel::ExpertsRoute { state, call }),
+            &mut |capturing| {
+                self.in_use()?;
+                check(capturing).map(|()| Kernel::ExpertsRoute { state, call })
+            },
             &mut || {},
         )
     }
 
-    /// Queues a change of the slots in use: the first slot that is emptied, and their number.
-    fn change(
+    /// Queues a change of the slots in use.
+    pub(super) fn change(
         &self,
         stream: Stream,
         what: &str,
-        chosen: &dyn Fn() -> Result<(u32, u32)>,
+        chosen: &dyn Fn() -> Result<InUse>,
     ) -> Result<()> {
         let state = self.state;
-        let in_use = Cell::new(0);
+        let after = Cell::new(None);
         self.order.queue(
             &self.device,
             stream,
@@ -421,11 +511,17 @@ impl ExpertCache {
                          it: call it outside of the capture"
                     );
                 }
-                let (keep, slots) = chosen()?;
-                in_use.set(slots);
-                Ok(Kernel::ExpertsResize { state, keep, slots })
+                let chosen = chosen()?;
+                after.set(Some(chosen));
+                Ok(Kernel::ExpertsResize { state, keep: chosen.keep, slots: chosen.slots })
             },
-            &mut || self.slots.store(in_use.get(), Ordering::Release),
+            &mut || {
+                let Some(InUse { slots, capacity, .. }) = after.get() else { return };
+                self.slots.store(slots, Ordering::Release);
+                if let Some(capacity) = capacity {
+                    self.capacity.store(capacity, Ordering::Release);
+                }
+            },
         )
     }
 }
@@ -439,16 +535,15 @@ impl Drop for ExpertCache {
     }
 }
 
-/// The slots of each tensor, from an address on.
-fn slots_of(experts: &Experts, slots: u32, start: u64) -> Result<Vec<TensorSlots>> {
-    let offsets = slot_offsets(experts, slots).0;
-    let tensors = experts.kinds.iter().zip(offsets).map(|(kind, offset)| {
+/// The slots of each tensor at its address.
+fn slots_of(experts: &Experts, slots: u32, addresses: &[u64]) -> Result<Vec<TensorSlots>> {
+    let tensors = experts.kinds.iter().zip(addresses).map(|(kind, address)| {
         let shape: Vec<i64> = [i64::from(slots)].iter().chain(&kind.shape).copied().collect();
         let Ok(name) = CString::new(kind.name.as_str()) else {
             fail!(WB_ERR_INVALID_ARGUMENT, "the name {:?} has a NUL character", kind.name)
         };
         let layout = Layout::new(kind.dtype, &shape, None)?;
-        Ok(TensorSlots { name, layout, address: start + offset, expert_bytes: kind.bytes })
+        Ok(TensorSlots { name, layout, address: *address, expert_bytes: kind.bytes })
     });
     tensors.collect()
 }
@@ -480,29 +575,9 @@ fn check_numbers(numbers: ExpertIds, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn alloc(device: &Arc<Device>, bytes: u64) -> Result<DeviceMemory> {
-    match DeviceMemory::alloc(device, bytes as usize)? {
-        Some(memory) => Ok(memory),
-        None => fail!(WB_ERR_INTERNAL, "a cache of no bytes was asked for"),
-    }
-}
-
-/// The slots in memory of the caller.
-fn borrow(device: &Arc<Device>, memory: Span, bytes: u64) -> Result<DeviceMemory> {
-    let (start, have) = (memory.start() as u64, memory.bytes() as u64);
-    if !start.is_multiple_of(256) {
-        fail!(WB_ERR_UNALIGNED, "the memory for slots is at {start:#x}, no multiple of 256");
-    }
-    if have < bytes {
-        fail!(
-            WB_ERR_OUT_OF_RANGE,
-            "the memory for slots has {}; the slots take {}",
-            format_bytes(have),
-            format_bytes(bytes)
-        );
-    }
-    if !device.locate(memory)?.on_device {
-        fail!(WB_ERR_INVALID_ARGUMENT, "the memory for slots at {start:#x} is not device memory");
-    }
-    Ok(DeviceMemory::borrowed(device, memory.part(0, bytes as usize)))
+fn asleep() -> Error {
+    let message = "the slots of the cache have no memory, since its offloader is asleep, or a resize has \
+                   failed half way: resize it to the device memory that it may use, and repeat that until it \
+                   succeeds";
+    Error::new(WB_ERR_BUSY, message)
 }

@@ -28,8 +28,8 @@ impl ExpertCache {
             let reader = sync::lock(&self.reader);
             let staging = reader.staging.span().part(0, image.len());
             bytes::write(staging, &image);
-            let offset = self.state.sources - self.state_memory.span().start() as u64;
-            let to = self.state_memory.span().part(offset as usize, image.len());
+            let offset = self.state.sources - self.state_span.start() as u64;
+            let to = self.state_span.part(offset as usize, image.len());
             self.device.copy(to, staging, reader.stream.get())?;
             self.device.backend().synchronize(reader.stream.get())?;
         }

@@ -5,10 +5,13 @@ pub mod cache;
 pub mod counters;
 pub mod experts;
 mod follow;
+mod memory;
 pub mod order;
 pub mod pool;
+mod range;
 #[cfg(test)]
 mod reference;
+mod resizing;
 mod sources;
 #[cfg(test)]
 mod tests;

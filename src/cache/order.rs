@@ -63,6 +63,12 @@ impl Order {
         })
     }
 
+    /// Whether the last call that runs has ended.
+    pub fn is_idle(&self) -> Result<bool> {
+        let last = sync::lock(&self.last);
+        Ok(!last.recorded || last.eager.is_complete()?)
+    }
+
     /// Waits on the host for the last call that runs, before its memory is freed.
     pub fn synchronize(&self, device: &Device) {
         let backend = device.backend();

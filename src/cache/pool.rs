@@ -27,10 +27,17 @@ pub struct PoolSize {
 }
 
 impl PoolSize {
-    /// The size of a cache with as many slots.
-    pub fn of(experts: &Experts, lanes: u32, slots: u32) -> Self {
-        let slot_bytes = slot_offsets(experts, slots).1;
-        Self { slots, slot_bytes, state_bytes: StateLayout::new(experts, lanes, slots).bytes }
+    /// The size of a cache with as many slots. In pieces, of which slots of each tensor and the state
+    /// have whole ones, the state is for as many slots as there are experts.
+    pub fn of(experts: &Experts, lanes: u32, slots: u32, piece: Option<u64>) -> Self {
+        let (slot_bytes, state_bytes) = match piece {
+            None => (slot_offsets(experts, slots).1, StateLayout::new(experts, lanes, slots).bytes),
+            Some(piece) => {
+                let state = StateLayout::new(experts, lanes, experts.count()).bytes;
+                (pieces_of(experts, slots, piece).sum(), state.next_multiple_of(piece))
+            }
+        };
+        Self { slots, slot_bytes, state_bytes }
     }
 
     /// Slots and state.
@@ -39,7 +46,13 @@ impl PoolSize {
     }
 
     /// The size for a number of slots, or the largest in `device_bytes`: one of them is 0.
-    pub fn choose(experts: &Experts, lanes: u32, slots: u64, device_bytes: u64) -> Result<Self> {
+    pub fn choose(
+        experts: &Experts,
+        lanes: u32,
+        slots: u64,
+        device_bytes: u64,
+        piece: Option<u64>,
+    ) -> Result<Self> {
         if !(1..=MOST_LANES).contains(&lanes) {
             fail!(WB_ERR_OUT_OF_RANGE, "asked for {lanes} lanes; 1 to {MOST_LANES} are allowed");
         }
@@ -58,10 +71,9 @@ impl PoolSize {
                 "asked for {slots} slots and {lanes} lanes: each lane needs a slot at least, and as \
                  many as a token uses experts in practice"
             ),
-            (_, 0) => Ok(Self::of(experts, lanes, slots as u32)),
+            (_, 0) => Ok(Self::of(experts, lanes, slots as u32, piece)),
             _ => {
-                let fits = |slots| Self::of(experts, lanes, slots).bytes() <= device_bytes;
-                let least = Self::of(experts, lanes, lanes.min(all));
+                let least = Self::of(experts, lanes, lanes.min(all), piece);
                 if lanes > all || least.bytes() > device_bytes {
                     fail!(
                         WB_ERR_SLOTS_BUDGET,
@@ -70,16 +82,39 @@ impl PoolSize {
                         format_bytes(least.bytes())
                     );
                 }
-                // The most slots that fit: `low` do, and more than `high` do not.
-                let (mut low, mut high) = (lanes, all);
-                while low < high {
-                    let middle = low + (high - low).div_ceil(2);
-                    if fits(middle) { low = middle } else { high = middle - 1 }
-                }
-                Ok(Self::of(experts, lanes, low))
+                Ok(Self::most(experts, lanes, lanes, device_bytes, piece))
             }
         }
     }
+
+    /// The most slots that fit in `device_bytes`, of which `least` do.
+    pub fn most(
+        experts: &Experts,
+        lanes: u32,
+        least: u32,
+        device_bytes: u64,
+        piece: Option<u64>,
+    ) -> Self {
+        // `low` fit, and more than `high` do not.
+        let (mut low, mut high) = (least, experts.count());
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            match Self::of(experts, lanes, middle, piece).bytes() <= device_bytes {
+                true => low = middle,
+                false => high = middle - 1,
+            }
+        }
+        Self::of(experts, lanes, low, piece)
+    }
+}
+
+/// Bytes of each tensor's slots in whole pieces.
+pub fn pieces_of(experts: &Experts, slots: u32, piece: u64) -> impl Iterator<Item = u64> {
+    let most = u64::MAX >> 20;
+    experts.kinds.iter().map(move |kind| {
+        let bytes = kind.bytes.saturating_mul(u64::from(slots)).min(most);
+        bytes.next_multiple_of(piece)
+    })
 }
 
 /// Where the slots of each tensor begin, and the bytes of all.
@@ -150,14 +185,14 @@ fn chunks(experts: &Experts) -> (Vec<u64>, u64) {
     (before.collect(), end)
 }
 
-/// The state of an empty cache: its bytes, and its addresses if it is at `address` and the slots at
-/// `slots_address`.
+/// The state of an empty cache: its bytes, and its addresses if it is at `address` and the slots of each
+/// tensor at one of `slot_addresses`.
 pub fn initial_state(
     experts: &Experts,
     lanes: u32,
     slots: u32,
     address: u64,
-    slots_address: u64,
+    slot_addresses: &[u64],
 ) -> (Vec<u8>, ExpertState) {
     let layout = StateLayout::new(experts, lanes, slots);
     let mut image = vec![0u8; layout.bytes as usize];
@@ -173,9 +208,9 @@ pub fn initial_state(
         write(at + 4, &experts.to_ne_bytes());
         first += experts;
     }
-    let (offsets, before) = (slot_offsets(experts, slots).0, chunks(experts).0);
+    let before = chunks(experts).0;
     for (index, kind) in experts.kinds.iter().enumerate() {
-        let numbers = [slots_address + offsets[index], kind.bytes, before[index]];
+        let numbers = [slot_addresses[index], kind.bytes, before[index]];
         for (word, number) in (0..).zip(numbers) {
             write(parts.tensors + 24 * index as u64 + 8 * word, &number.to_ne_bytes());
         }

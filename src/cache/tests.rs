@@ -15,7 +15,8 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::os::bytes;
 use crate::os::sync::Arc;
 use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE, WB_ERR_SLOTS_BUDGET,
+    WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
+    WB_ERR_SLOTS_BUDGET,
 };
 use crate::tensor::dtype::Dtype;
 use crate::tensor::layout::Layout;
@@ -76,8 +77,18 @@ struct Bench {
 
 impl Bench {
     fn new(layers: &[usize], slots: usize, lanes: u32, wide: bool) -> Self {
+        Self::with_pieces(layers, slots, lanes, wide, None)
+    }
+
+    fn with_pieces(
+        layers: &[usize],
+        slots: usize,
+        lanes: u32,
+        wide: bool,
+        piece: Option<u64>,
+    ) -> Self {
         let device = Device::open("host", DeviceOptions::default()).unwrap();
-        let options = CacheOptions { slots: slots as u64, lanes, ..CacheOptions::default() };
+        let options = CacheOptions { slots: slots as u64, lanes, piece, ..CacheOptions::default() };
         let cache = ExpertCache::new(&device, describe(&device, layers), options).unwrap();
         let numbers = || DeviceMemory::alloc(&device, 4096).unwrap().unwrap();
         let bytes = (bytes_of(0) + bytes_of(1)) as u64;
@@ -469,6 +480,84 @@ proptest! {
                     let slots = bench.cache.info().slots as usize;
                     bench.reference.resize(0, slots);
                 }
+            }
+        }
+    }
+}
+
+const PIECE: u64 = 2 << 20;
+
+impl Bench {
+    /// Gives the pool memory for so many slots, and none for 0.
+    fn set_pool(&mut self, slots: u32) {
+        let stream = self.stream(1);
+        let before = self.cache.info();
+        while !self.cache.has_pool_of(slots) {
+            match self.cache.is_larger_than(slots) {
+                true => self.cache.shrink_pool(slots, stream).unwrap(),
+                false => self.cache.grow_pool(slots, stream).unwrap(),
+            }
+        }
+        if before.capacity != u64::from(slots) {
+            let keep = before.slots.min(u64::from(slots));
+            self.reference.resize(keep as usize, slots as usize);
+        }
+        let held = self.device.counters().device_bytes.load(std::sync::atomic::Ordering::Acquire);
+        let ids = self.ids.span().bytes() + self.slots.span().bytes();
+        assert_eq!(held, self.cache.device_bytes() + ids as u64);
+        assert_eq!(self.cache.device_bytes(), self.cache.bytes_for(slots));
+        self.device.backend().synchronize(stream).unwrap();
+    }
+}
+
+#[test]
+fn a_pool_without_memory_refuses_calls_and_keeps_its_counters() {
+    let mut bench = Bench::with_pieces(&[8], 4, 1, true, Some(PIECE));
+    let address = bench.cache.tensor(0).unwrap().address;
+    assert_eq!(bench.cache.device_bytes(), 3 * PIECE, "the state, and slots of two tensors");
+    bench.route(0, &[1, 2, 3], 0).unwrap();
+    bench.route(0, &[1], 0).unwrap();
+    bench.set_pool(0);
+    assert_eq!(bench.cache.device_bytes(), 0);
+    let (given, out) = (bench.give(&[1]), bench.slots.span().start() as u64);
+    let stream = bench.stream(0);
+    let refused = [
+        bench.cache.route(0, given, out, RouteOptions::default(), stream),
+        bench.cache.prefetch(0, given, stream),
+        bench.cache.resize(1, stream),
+        bench.cache.passes(0, 1).map(drop),
+    ];
+    for failure in refused {
+        assert_eq!(failure.unwrap_err().status, WB_ERR_BUSY);
+    }
+    bench.cache.reset(stream).unwrap();
+    assert_eq!(bench.cache.counters().unwrap(), bench.reference.counters);
+    bench.set_pool(2);
+    bench.route(0, &[1, 2], 0).unwrap();
+    assert_eq!(bench.cache.counters().unwrap()[0].hits, 1, "it was empty");
+    assert_eq!(bench.cache.tensor(0).unwrap().address, address);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_pool_whose_memory_changes_does_what_the_reference_does(
+        steps in prop::collection::vec((step(), 1u32..28), 1..30),
+    ) {
+        let mut bench = Bench::with_pieces(&[10, 7, 10], 12, 2, false, Some(PIECE));
+        for (step, slots) in steps {
+            match step {
+                Step::Route { layer, ids, lane } => {
+                    // Each of two lanes has half.
+                    let enough = bench.cache.info().slots >= 10;
+                    if enough { bench.route(layer, &ids, lane).unwrap(); }
+                }
+                Step::Prefetch { layer, ids } if bench.cache.info().slots > 0 => {
+                    bench.prefetch(layer, &ids);
+                }
+                // Each lane needs a slot; none is for sleep.
+                _ => bench.set_pool(if slots == 1 { 0 } else { slots }),
             }
         }
     }

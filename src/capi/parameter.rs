@@ -16,7 +16,9 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_RANGE};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED};
+use crate::tensor::coded::{CodedType, ENTRY, HEADER, UNIT, tiles};
+use crate::tensor::layout::Layout;
 
 /// How a step reads a parameter.
 pub type wb_access_pattern = i32;
@@ -88,8 +90,13 @@ pub struct wb_parameter {
     /// The buffer that `source` is in, or NULL: the plan keeps a reference to it until the plan is
     /// released, so that the caller need not. Other calls use it during the call only.
     pub buffer: *const wb_buffer,
+    /// If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a multiple of 16
+    /// in host memory, and `layout` is that of the values, with the lowest element first. A plan that carries
+    /// the parameter compressed takes these bytes unchanged; for any other they are decoded. Of wb_plan_new
+    /// only: wb_offloader_add and wb_offloader_reconcile fail with WB_ERR_NOT_SUPPORTED.
+    pub encoded_bytes: u64,
     /// Must be zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 1],
 }
 
 c_struct!(wb_parameter, reserved);
@@ -136,7 +143,7 @@ impl Input<GivenParameters> for (*const wb_parameter, u64) {
 
 /// Fails with `WB_ERR_OUT_OF_RANGE` if the source is not in the buffer.
 fn check_in(buffer: &Buffer, parameter: &Parameter) -> Result<()> {
-    let (data, bytes) = (buffer.data(), parameter.layout.span_bytes());
+    let (data, bytes) = (buffer.data(), parameter.source_bytes());
     let offset = parameter.source.checked_sub(data.start() as u64);
     let end = offset.and_then(|offset| offset.checked_add(bytes));
     if end.is_none_or(|end| end > data.bytes() as u64) {
@@ -182,6 +189,7 @@ unsafe fn parameter_from(
     };
     let GivenLayout { layout, offset_bytes } = layout;
     let source = match given.source as u64 {
+        _ if given.encoded_bytes > 0 => encoded_source(&given, name, &layout, offset_bytes)?,
         0 => 0,
         start => {
             Address(start).lowest(&layout, offset_bytes, format_args!("parameter {name:?}"))?
@@ -200,10 +208,56 @@ unsafe fn parameter_from(
         access_pattern: AccessPattern::read(given.access_pattern, "parameter.access_pattern")?,
         resident,
         transfer_mode,
-        origin: Origin::Given,
+        origin: match given.encoded_bytes {
+            0 => Origin::Given,
+            bytes => Origin::Encoded(bytes),
+        },
         encoded_bytes: None,
     };
     Ok((parameter, given.buffer))
+}
+
+/// The address of a compressed source, whose size can be that of the layout's values.
+fn encoded_source(
+    given: &wb_parameter,
+    name: &str,
+    layout: &Layout,
+    offset_bytes: u64,
+) -> Result<u64> {
+    let (source, bytes) = (given.source as u64, given.encoded_bytes);
+    let decoded_bytes = layout.span_bytes();
+    let what = || format!("parameter {name:?}, whose source is compressed to {bytes} bytes,");
+    let coded = match CodedType::of(layout.dtype()) {
+        Ok(coded) => coded,
+        Err(error) => fail!(error.status, "{}: {}", what(), error.message),
+    };
+    let most = match coded.max_bytes(decoded_bytes) {
+        Ok(most) => most,
+        Err(error) => fail!(error.status, "{}: {}", what(), error.message),
+    };
+    if decoded_bytes == 0 || layout.bytes_before() > 0 || offset_bytes > 0 {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "{} has no values, or its first one is not the lowest: compressed values begin with the lowest",
+            what()
+        );
+    }
+    if !(HEADER + ENTRY * tiles(decoded_bytes)..=most).contains(&bytes) {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "{} has {decoded_bytes} bytes of {}, which cannot take so many",
+            what(),
+            coded.name()
+        );
+    }
+    if source == 0 || !source.is_multiple_of(UNIT) {
+        fail!(
+            WB_ERR_UNALIGNED,
+            "{} has it at {source:#x}: compressed bytes begin at a multiple of {UNIT}",
+            what()
+        );
+    }
+    Ok(source)
 }
 
 /// Whether a parameter must stay on the device, and its transfer mode.

@@ -119,6 +119,15 @@ impl SafetensorsFile {
 
     fn with_layout(&self, index: u64) -> Result<(&Tensor, &Layout)> {
         let tensor = self.tensor(index)?;
+        if tensor.is_encoded {
+            fail!(
+                WB_ERR_NOT_SUPPORTED,
+                "{:?} is compressed to {} bytes in the file, which has no values to view: decode them with \
+                 wb_codec_decode, or give the tensor to a plan with wb_safetensors_get_parameters",
+                tensor.name(),
+                tensor.bytes
+            );
+        }
         match &tensor.layout {
             Some(layout) if !layout.dtype().is_opaque() => Ok((tensor, layout)),
             _ => fail!(

@@ -11,7 +11,8 @@ use crate::plan::parameter::{AccessPattern, Parameter, TransferMode};
 use crate::plan::plan::capacity;
 use crate::plan::selector::SelectorList;
 use crate::status::{
-    WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET,
+    WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED,
+    WB_ERR_SLOTS_BUDGET,
 };
 use crate::tensor::coded::CodedType;
 
@@ -134,6 +135,7 @@ impl Edit<'_> {
     pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
         self.check_fixed()?;
         let has_moved = self.has_moved();
+        check_raw(&parameter)?;
         let (offloader, state) = (self.offloader, &mut *self.state);
         if state.parameters.get_index(&parameter.name).is_some() {
             fail!(
@@ -220,6 +222,19 @@ impl Edit<'_> {
         self.state.generation += 1;
         Ok(())
     }
+}
+
+/// Fails if a parameter that comes after the commit has a compressed source.
+pub(super) fn check_raw(parameter: &Parameter) -> Result<()> {
+    if let Some(bytes) = parameter.encoded_source() {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "the source of parameter {:?} is compressed to {bytes} bytes, which only a commit takes: decode it with \
+             wb_codec_decode",
+            parameter.name
+        );
+    }
+    Ok(())
 }
 
 impl OffloadState {

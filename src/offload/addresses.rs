@@ -13,6 +13,9 @@ use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
 use crate::offload::backing::HostUnit;
+use crate::offload::expert_pools::ExpertPools;
+use crate::offload::schedule::schedule::ScheduleChange;
+use crate::offload::window_range::WindowRange;
 use crate::os::log;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -88,11 +91,12 @@ impl Home {
         }
     }
 
-    /// Where its bytes are copied from when it moves.
-    pub fn source(&self) -> Span {
+    /// Memory that has its bytes as they are to be when it moves; `None` if they are to be copied from the
+    /// arena, as the schedule does it.
+    pub fn source(&self) -> Option<Span> {
         match &self.carried {
-            Some((host, _)) => *host,
-            None => self.buffer().map_or_else(|| self.used(), |buffer| buffer.data()),
+            Some(_) if !self.is_on_device() => None,
+            _ => Some(self.buffer().map_or_else(|| self.used(), |buffer| buffer.data())),
         }
     }
 
@@ -138,22 +142,28 @@ pub struct Addresses {
     /// The slots in pieces, by their offsets: a piece ends where any slot begins or ends, since a
     /// mapping has all of a piece. None while the offloader is asleep.
     slots: Vec<(Range<usize>, Arc<PhysicalMemory>)>,
-    pub slot_bytes: u64,
+    slot_bytes: u64,
+    /// The slots of expert caches.
+    pub pools: ExpertPools,
+    /// Through which compressed bytes pass to slots. It has memory while these have.
+    windows: WindowRange,
     pub keep_host_copy: bool,
 }
 
 impl Addresses {
     /// No ranges yet.
-    fn new(device: &Arc<Device>, slot_bytes: u64, keep_host_copy: bool) -> Self {
-        Self {
+    fn new(device: &Arc<Device>, plan: &Plan) -> Result<Self> {
+        Ok(Self {
             device: device.clone(),
             homes: Vec::new(),
             home_at: HashMap::new(),
             pieces: HashMap::new(),
             slots: Vec::new(),
-            slot_bytes,
-            keep_host_copy,
-        }
+            pools: ExpertPools::new(plan),
+            slot_bytes: plan.slot_bytes,
+            windows: WindowRange::reserve(device, plan.window_bytes)?,
+            keep_host_copy: plan.options.keep_host_copy,
+        })
     }
 
     /// Ranges for the units of a plan that have slots, and the memory of these, which
@@ -164,7 +174,7 @@ impl Addresses {
         units: &mut [HostUnit],
     ) -> Result<Option<Self>> {
         let Some(granularity) = plan.granularity else { return Ok(None) };
-        let mut addresses = Self::new(device, plan.slot_bytes, plan.options.keep_host_copy);
+        let mut addresses = Self::new(device, plan)?;
         for (at, unit) in units.iter_mut().enumerate() {
             let Some(start) = unit.slot_offset else { continue };
             let bytes = unit.region.bytes().next_multiple_of(granularity as usize);
@@ -223,8 +233,9 @@ impl Addresses {
         });
     }
 
-    /// Creates the memory of the slots, if there is none.
+    /// Creates the memory of the slots and of the windows, if there is none.
     pub fn create_slots(&mut self) -> Result<()> {
+        self.windows.fill()?;
         if !self.slots.is_empty() || self.slot_bytes == 0 {
             return Ok(());
         }
@@ -242,9 +253,30 @@ impl Addresses {
         Ok(())
     }
 
-    /// Frees the memory of the slots, which is behind no addresses any more.
-    pub fn free_slots(&mut self) {
+    /// Frees the memory of the windows, and of the slots, which is behind no addresses any more.
+    pub fn free_slots(&mut self) -> Result<()> {
         self.slots.clear();
+        self.windows.clear()
+    }
+
+    /// The addresses of the windows, if there are some.
+    pub fn windows(&self) -> Option<Arc<DeviceMemory>> {
+        self.windows.memory()
+    }
+
+    /// Bytes of device memory behind the windows.
+    pub fn held_window_bytes(&self) -> u64 {
+        self.windows.held_bytes()
+    }
+
+    /// Whether the windows are to be filled, or freed.
+    pub fn has_windows(&self, filled: bool) -> bool {
+        self.windows.held_bytes() == if filled { self.windows.bytes() } else { 0 }
+    }
+
+    /// Bytes of slots and windows, without which no step runs.
+    pub fn least_bytes(&self) -> u64 {
+        self.slot_bytes + self.windows.bytes()
     }
 
     fn pieces(&self, at: usize) -> Vec<Arc<PhysicalMemory>> {
@@ -288,23 +320,24 @@ impl Addresses {
     }
 
     /// Does again what failed calls have left undone: mappings, and copies of replaced bytes.
-    pub fn repair(&mut self) -> Result<()> {
+    pub fn repair(&mut self, change: &ScheduleChange<'_>) -> Result<()> {
         for at in 0..self.homes.len() {
             if self.homes[at].unmapped {
                 self.map(at)?;
             }
             if self.homes[at].stale {
-                self.refresh(at)?;
+                self.refresh(at, change)?;
             }
         }
         Ok(())
     }
 
-    /// Whether memory with the right bytes is behind the addresses of every unit.
+    /// Whether memory with the right bytes is behind the addresses of every unit, and memory behind those of the
+    /// windows.
     pub fn is_complete(&self) -> bool {
         let missing =
             |home: &Home| home.unmapped || home.stale || matches!(home.behind, Behind::Nothing);
-        !self.homes.iter().any(missing)
+        !self.homes.iter().any(missing) && self.has_windows(true)
     }
 
     /// Notes that a unit has new bytes in the arena: memory of its own has them after
@@ -324,10 +357,12 @@ impl Addresses {
     }
 
     /// Copies a unit's bytes from the arena to memory of its own.
-    fn refresh(&mut self, at: usize) -> Result<()> {
+    fn refresh(&mut self, at: usize, change: &ScheduleChange<'_>) -> Result<()> {
         let home = &mut self.homes[at];
         if home.needs_no_copy() {
-            copy(&self.device, home.used(), home.source())?;
+            let stream = OwnedStream::new(&self.device)?;
+            change.copy_unit(home.unit, home.used(), stream.get())?;
+            self.device.backend().synchronize(stream.get())?;
         }
         home.stale = false;
         Ok(())
@@ -393,8 +428,14 @@ impl Addresses {
         self.slots.iter().map(|(range, _)| (range.end - range.start) as u64).sum()
     }
 
+    /// Device memory of resident units, of slots, of windows, and of caches.
+    pub fn held_bytes(&self) -> u64 {
+        let caches = self.pools.held_bytes();
+        self.resident_bytes() + self.held_slot_bytes() + self.held_window_bytes() + caches
+    }
+
     /// Device memory of units that are resident.
-    pub fn resident_bytes(&self) -> u64 {
+    fn resident_bytes(&self) -> u64 {
         let resident = self.homes.iter().filter(|home| home.is_on_device());
         resident.map(|home| home.bytes() as u64).sum()
     }

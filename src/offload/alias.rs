@@ -64,8 +64,16 @@ impl OffloadState {
             && (home.carried.is_some() || home.buffer().is_some())
         {
             // What is behind the address may be memory that others share, or nothing.
-            let offset = span.start() - home.used().start();
-            return Ok(Some(Own::Memory(Location::host(home.source().part(offset, span.bytes())))));
+            let (offset, bytes) = (span.start() - home.used().start(), span.bytes());
+            let memory = |host: Span| Own::Memory(Location::host(host.part(offset, bytes)));
+            return Ok(Some(match (&home.carried, home.buffer()) {
+                (Some(_), _) if self.host.is_encoded(home.unit) => {
+                    Own::InUnit { unit: home.unit, offset: offset as u64, bytes }
+                }
+                (Some((host, _)), _) => memory(*host),
+                (None, Some(buffer)) => memory(buffer.data()),
+                (None, None) => Own::Memory(source),
+            }));
         }
         let in_slots = self.slots.as_ref().is_some_and(|slots| overlaps(slots.span()));
         let group = group.filter(|_| in_slots || self.host.buffers().overlap_on_device(span));

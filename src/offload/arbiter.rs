@@ -117,6 +117,10 @@ impl State {
 
     /// Decides what each offloader is to hold.
     fn plan(&mut self, next: Option<usize>, device_bytes: u64) -> Result<()> {
+        for member in &mut self.members {
+            // A capture may need more slots of expert caches.
+            (member.slot_bytes, member.whole_bytes) = member.offloader.resize_bounds()?;
+        }
         let claims: Vec<_> = self.members.iter().map(Member::claim).collect();
         let shares = share(&claims, next, device_bytes)?;
         for (member, share) in self.members.iter_mut().zip(shares) {

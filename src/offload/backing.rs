@@ -7,6 +7,7 @@ use crate::memory::buffer::Buffer;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{QuantizedParameter, TransferMode};
+use crate::plan::plan::ALIGNMENT;
 use crate::tensor::coded::CodedType;
 use crate::tensor::layout::Layout;
 
@@ -96,11 +97,43 @@ impl Kept {
     }
 }
 
+/// Compressed bytes of a block that are apart from its unit.
+#[derive(Clone)]
+pub struct Apart {
+    pub buffer: Arc<Buffer>,
+    pub span: Span,
+    pub kind: ApartKind,
+}
+
+/// The memory of compressed bytes that are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApartKind {
+    /// The buffer of their source. They are not written.
+    Source,
+    /// The arena, in as many bytes as their source has. They are not written either.
+    Arena,
+    /// A buffer of the offloader, with space for any bytes of the block.
+    Own,
+}
+
+impl Apart {
+    /// The same bytes at the device's addresses, if it has such.
+    pub fn on_device(&self) -> Option<Span> {
+        let offset = self.span.start() - self.buffer.data().start();
+        Some(self.buffer.device_data()?.part(offset, self.span.bytes()))
+    }
+
+    /// Those of them that a budget of host memory counts.
+    pub fn counted_bytes(&self) -> u64 {
+        (self.span.bytes() as u64).next_multiple_of(ALIGNMENT)
+    }
+}
+
 /// Host memory of one parameter, or of several that are tied.
 pub struct Block {
     /// Index of its unit.
     pub unit: usize,
-    /// Offset in the unit.
+    /// Offset in the unit, in host memory and in its slot.
     pub offset: u64,
     /// Bytes in use.
     pub bytes: u64,
@@ -109,6 +142,8 @@ pub struct Block {
     pub capacity: u64,
     /// How they are compressed, if they are.
     pub encoding: Option<Encoding>,
+    /// Where they are, if not at their offset in the unit.
+    pub apart: Option<Apart>,
     /// Device memory from which they are decoded, if the device keeps them.
     pub kept: Option<Kept>,
     /// Whether its bytes are those of a source; otherwise the memory is as it was allocated.
@@ -120,7 +155,7 @@ pub struct Block {
 /// Host memory that is copied as one, as far as its blocks reach.
 pub struct HostUnit {
     pub buffer: Arc<Buffer>,
-    /// Its part of the buffer.
+    /// Its part of the buffer. Blocks that are apart from it may follow after it.
     pub region: Span,
     /// Whether that is where the sources were: memory that others may use, and that is not written.
     pub in_source: bool,
@@ -134,9 +169,22 @@ pub struct HostUnit {
 }
 
 impl Block {
-    /// Where its bytes are in its unit.
+    /// Where its bytes are in host memory; `unit` is its unit.
     pub fn place(&self, unit: &HostUnit) -> Span {
-        unit.region.part(self.offset as usize, self.capacity as usize)
+        match &self.apart {
+            Some(apart) => apart.span,
+            None => unit.region.part(self.offset as usize, self.capacity as usize),
+        }
+    }
+
+    /// Whether its bytes are those of a source in memory that is not written.
+    pub fn is_as_given(&self, unit: &HostUnit) -> bool {
+        self.apart.as_ref().map_or(unit.in_source, |apart| apart.kind != ApartKind::Own)
+    }
+
+    /// Whether its bytes are in the buffer of its source.
+    pub fn in_source(&self, unit: &HostUnit) -> bool {
+        self.apart.as_ref().map_or(unit.in_source, |apart| apart.kind == ApartKind::Source)
     }
 
     /// Bytes of device memory in which its compressed bytes are; 0 if there is none, or they do not fit.

@@ -4,12 +4,16 @@ use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::offload::addresses::Addresses;
-use crate::offload::backing::{Backing, Block, Encoding, HostUnit, ParameterState, c_name};
+use crate::offload::backing::{
+    Apart, ApartKind, Backing, Block, Encoding, HostUnit, ParameterState, c_name,
+};
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::encoded_source::DecodeJob;
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::Origin;
-use crate::plan::plan::{ALIGNMENT, Plan, capacity};
+use crate::plan::plan::{ALIGNMENT, Plan};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 
 /// The backing of each parameter, and the copies that fill it.
@@ -20,14 +24,18 @@ pub struct CommitLayout {
     pub to_host: Vec<CopyJob>,
     /// Device memory, and the copies into it.
     pub to_device: Vec<(Arc<DeviceMemory>, Vec<CopyJob>)>,
+    /// What is decoded to either.
+    pub to_decode: Vec<DecodeJob>,
 }
 
 /// Lays out the parameters of a plan in its units, and in new device memory those resident ones
-/// whose bytes are not in device memory yet. `sources` has one entry for each parameter.
+/// whose bytes are not in device memory yet. `sources` has one entry for each parameter, `aparts` one for each
+/// storage.
 pub fn lay_out(
     device_plan: &DevicePlan,
     sources: &[Option<Location>],
     units: &[HostUnit],
+    mut aparts: Vec<Option<Apart>>,
     addresses: Option<&mut Addresses>,
 ) -> Result<CommitLayout> {
     let plan = &device_plan.plan;
@@ -44,29 +52,57 @@ pub fn lay_out(
     // The backing of each storage.
     let mut backings = Vec::with_capacity(plan.storages.len());
     for (at, (storage, resident)) in plan.storages.iter().zip(resident).enumerate() {
-        let in_place = storage.unit.is_some_and(|unit| units[unit].in_source);
+        let apart = aparts[at].take();
+        let in_place = match &apart {
+            Some(apart) => apart.kind == ApartKind::Source,
+            None => storage.unit.is_some_and(|unit| units[unit].in_source),
+        };
         let pieces = if in_place { Vec::new() } else { pieces_of(plan, at, sources) };
+        let encoded = encoded_of(plan, at, sources).filter(|_| !in_place);
         let (backing, to, jobs) = match (storage.unit, resident) {
             (Some(unit), _) => {
                 let coded = storage.coding.as_ref().ok().map(|coding| coding.coded);
-                let capacity = capacity(storage.bytes, coded);
+                let capacity = storage.carried_bytes();
                 let offset = storage.offset_in_unit;
+                let mut encoding = Encoding::of_new(coded, storage.bytes);
+                if let (Some(encoding), Some(apart)) = (&mut encoding, &apart) {
+                    encoding.encoded_bytes = apart.span.bytes() as u64;
+                }
+                let region = || units[unit].region.part(offset as usize, capacity as usize);
+                let to = apart.as_ref().map_or_else(region, |apart| apart.span);
+                let is_apart = apart.is_some();
                 layout.blocks.push(Block {
                     unit,
                     offset,
                     bytes: storage.bytes,
                     capacity,
-                    encoding: Encoding::of_new(coded, storage.bytes),
+                    encoding,
+                    apart,
                     kept: None,
-                    filled: in_place || !pieces.is_empty(),
+                    filled: in_place || encoded.is_some() || !pieces.is_empty(),
                     parameters: storage.parameters.to_vec(),
                 });
-                let to = units[unit].region.part(offset as usize, capacity as usize);
                 let backing = Backing::Block { block: layout.blocks.len() - 1, offset: 0 };
+                match encoded {
+                    Some(from) if is_apart => {
+                        layout.to_host.push(CopyJob { to, from: Location::host(from) });
+                    }
+                    Some(from) => {
+                        let to = to.part(0, storage.bytes as usize);
+                        let parameter = storage.parameters[0];
+                        layout.to_decode.push(DecodeJob { to, memory: None, from, parameter });
+                    }
+                    None => {}
+                }
                 (backing, to, &mut layout.to_host)
             }
             (None, Some((memory, offset))) => {
                 let to = memory.span().part(offset as usize, storage.bytes as usize);
+                if let Some(from) = encoded {
+                    let memory = Some(memory.clone());
+                    let parameter = storage.parameters[0];
+                    layout.to_decode.push(DecodeJob { to, memory, from, parameter });
+                }
                 let known = filled.iter().rposition(|(other, _)| Arc::ptr_eq(other, &memory));
                 let known = known.unwrap_or_else(|| {
                     filled.push((memory.clone(), Vec::new()));
@@ -99,12 +135,12 @@ pub fn lay_out(
         };
         let quantized = match &planned.parameter.origin {
             Origin::Quantized(quantized) => Some(quantized.clone()),
-            Origin::Given | Origin::Scales => None,
+            Origin::Given | Origin::Encoded(_) | Origin::Scales => None,
         };
         let storage = &plan.storages[planned.storage];
         let is_given = |at: &usize| {
             let origin = &plan.parameters[*at].parameter.origin;
-            !matches!(origin, Origin::Given) || sources[*at].is_some()
+            !matches!(origin, Origin::Given | Origin::Encoded(_)) || sources[*at].is_some()
         };
         layout.parameters.push(ParameterState {
             name: c_name(&planned.parameter.name),
@@ -142,6 +178,13 @@ fn pieces_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Vec<(
     pieces
 }
 
+/// The compressed bytes that a storage's source has, if it has such.
+fn encoded_of(plan: &Plan, storage: usize, sources: &[Option<Location>]) -> Option<Span> {
+    let first = plan.storages[storage].parameters[0];
+    let is_encoded = matches!(plan.parameters[first].parameter.origin, Origin::Encoded(_));
+    sources[first].filter(|_| is_encoded).map(|source| source.span)
+}
+
 /// For each storage that is in device memory of the offloader, the memory and its offset there.
 type ResidentMemory = Vec<Option<(Arc<DeviceMemory>, u64)>>;
 
@@ -160,7 +203,8 @@ fn reserve_resident(
         for (storage, offset) in unit.storages {
             for parameter in &plan.storages[storage].parameters {
                 let described = &plan.parameters[*parameter].parameter;
-                if matches!(described.origin, Origin::Given) && sources[*parameter].is_none() {
+                let is_given = matches!(described.origin, Origin::Given | Origin::Encoded(_));
+                if is_given && sources[*parameter].is_none() {
                     fail!(
                         WB_ERR_INVALID_ARGUMENT,
                         "parameter {:?} is resident and has no source; with fixed_addresses each needs \
@@ -206,7 +250,9 @@ fn alloc_resident(
     let mut bytes = 0;
     for (offset, storage) in offsets.iter_mut().zip(&plan.storages) {
         let needs_memory = |at: &usize| match plan.parameters[*at].parameter.origin {
-            Origin::Given => sources[*at].is_some_and(|source| !source.on_device),
+            Origin::Given | Origin::Encoded(_) => {
+                sources[*at].is_some_and(|source| !source.on_device)
+            }
             Origin::Quantized(_) | Origin::Scales => storage.bytes > 0,
         };
         if storage.unit.is_none() && storage.parameters.iter().any(needs_memory) {

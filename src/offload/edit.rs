@@ -106,6 +106,7 @@ impl Edit<'_> {
     /// Has slots filled again and gives units new ones, as far as the changes since the last call require.
     pub fn arrange(&mut self) -> Result<()> {
         let mut written = std::mem::take(&mut self.written);
+        self.dropped.extend(self.state.host.take_left());
         if self.has_moved() {
             self.moved.append(&mut written);
             // Before units have other numbers. Host memory does not move any more.
@@ -133,7 +134,7 @@ impl Edit<'_> {
         }
         let sleeps = state.resize.as_ref().is_some_and(|resize| resize.sleeps());
         self.schedule.set_asleep(true);
-        addresses.repair()?;
+        addresses.repair(&self.schedule)?;
         self.schedule.set_asleep(sleeps || !addresses.is_complete());
         Ok(())
     }

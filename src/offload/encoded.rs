@@ -35,9 +35,11 @@ pub fn measure(
     let mut rule = CompressionRule::new(compress, None)?;
     for (parameter, source) in parameters.iter_mut().zip(sources) {
         let (dtype, bytes) = (parameter.layout.dtype(), parameter.layout.span_bytes());
-        let Some(source) = source else { continue };
+        let Some(source) = source.filter(|_| parameter.encoded_source().is_none()) else {
+            continue;
+        };
         if let Ok(coded) = rule.candidate(&parameter.name, dtype, bytes) {
-            parameter.encoded_bytes = Some(estimate(device, coded, *source)?);
+            parameter.encoded_bytes = Some(estimate(device, coded, source)?);
         }
     }
     Ok(())
@@ -77,14 +79,21 @@ pub fn encode_all(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let coded = || state.host.blocks().iter().filter_map(|block| Some((block, block.encoding?)));
+    // Those of compressed sources are not compressed again.
+    let is_left = |encoding: &Encoding| encoding.encoded_bytes == 0;
+    let coded = || {
+        let blocks = state.host.blocks().iter();
+        blocks.filter_map(|block| Some((block, block.encoding.filter(is_left)?)))
+    };
     let total = coded().map(|(_, encoding)| encoding.decoded_bytes as usize).sum();
     let Some(most) = coded().map(|(block, _)| block.capacity).max() else { return Ok(()) };
     let scratch = Mapping::anonymous(most as usize)?;
     let mut done = 0;
     for at in 0..state.host.blocks().len() {
         let block = &state.host.blocks()[at];
-        let Some(Encoding { coded, decoded_bytes, .. }) = block.encoding else { continue };
+        let Some(Encoding { coded, decoded_bytes, .. }) = block.encoding.filter(is_left) else {
+            continue;
+        };
         let place = block.place(&state.host.units()[block.unit]);
         let raw = place.part(0, decoded_bytes as usize);
         let encoded = in_memory::encode(coded, raw, scratch.span(), threads)?.encoded_bytes;

@@ -11,7 +11,7 @@ use crate::offload::offloader::Offloader;
 use crate::offload::state::OffloadState;
 use crate::os::sync::{Arc, downgrade};
 use crate::plan::parameter::TransferMode;
-use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED};
+use crate::status::{WB_ERR_BUDGET, WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT};
 
 impl Offloader {
     /// Makes a cache of experts that are offloaded parameters. It takes no more device memory than
@@ -22,16 +22,21 @@ impl Offloader {
         mut options: CacheOptions,
     ) -> Result<Arc<ExpertCache>> {
         let mut state = self.state()?;
-        let caches = &mut state.expert_caches.0;
-        caches.retain(|(cache, _)| cache.upgrade().is_some());
+        let state = &mut *state;
+        state.expert_caches.0.retain(|(cache, _)| cache.upgrade().is_some());
         let described = state.expert_tensors(&tensors)?;
-        if let Some(left) = self.expert_bytes_left(&state) {
+        if state.addresses.is_some() {
+            self.check_not_resized(state)?;
+            options.piece = self.plan().granularity;
+        }
+        let limit = self.expert_limit(state);
+        if let Some(limit) = limit {
+            let left = limit.saturating_sub(state.expert_caches.device_bytes());
             if left == 0 {
                 fail!(
                     WB_ERR_BUDGET,
-                    "the plan has {} bytes of device memory for expert caches, and none are left: raise \
-                     expert_bytes of its options",
-                    self.plan().expert_bytes
+                    "{limit} bytes of device memory are planned for expert caches, and none are left: raise \
+                     expert_bytes of the plan's options"
                 );
             }
             if options.slots == 0 && options.device_bytes == 0 {
@@ -41,38 +46,69 @@ impl Offloader {
             if size.bytes() > left {
                 fail!(
                     WB_ERR_BUDGET,
-                    "asked for a cache of {} bytes of device memory, with {} slots; of the {} that the plan \
-                     has for expert caches {left} are left",
+                    "asked for a cache of {} bytes of device memory, with {} slots; of the {limit} that are \
+                     planned for expert caches {left} are left",
                     size.bytes(),
-                    size.slots,
-                    self.plan().expert_bytes
+                    size.slots
                 );
             }
         }
         let cache = ExpertCache::new(self.device(), described, options)?;
+        let units = state.expert_units(&tensors)?;
         state.expert_caches.0.push((downgrade(&cache), tensors));
+        if let Some(addresses) = &mut state.addresses {
+            addresses.pools.add(&cache, units, cache.info().slots as u32);
+            if let (None, Some(resize)) = (limit, &mut state.resize) {
+                resize.add_bytes(cache.device_bytes());
+            }
+        }
         Ok(cache)
     }
 
-    /// Bytes that are left for caches; `None` if no budget limits them.
-    fn expert_bytes_left(&self, state: &OffloadState) -> Option<u64> {
+    /// Bytes of device memory for all caches; `None` if no budget limits them.
+    fn expert_limit(&self, state: &OffloadState) -> Option<u64> {
+        if let Some(addresses) = &state.addresses {
+            return addresses.pools.limit;
+        }
         let plan = self.plan();
         let limited = plan.expert_bytes > 0 || plan.options.budget.device_bytes().is_some();
-        limited.then(|| plan.expert_bytes.saturating_sub(state.expert_caches.device_bytes()))
+        limited.then_some(plan.expert_bytes)
+    }
+
+    /// Fails while a resize, or an arbiter, decides what a new cache would take memory from.
+    fn check_not_resized(&self, state: &OffloadState) -> Result<()> {
+        self.check_not_shared()?;
+        let resizes = match (&state.addresses, &state.resize) {
+            (Some(addresses), Some(resize)) => !resize.is_idle(addresses) || resize.sleeps(),
+            _ => false,
+        };
+        if resizes {
+            fail!(
+                WB_ERR_BUSY,
+                "asked for an expert cache of an offloader that is asleep or is resized: wait for that with \
+                 wb_offloader_resize_wait"
+            );
+        }
+        Ok(())
     }
 }
 
 impl OffloadState {
     /// The tensors with the memory in which they are now.
     fn expert_tensors(&self, tensors: &[ExpertParameter]) -> Result<Vec<ExpertTensor>> {
-        if self.addresses.is_some() {
-            fail!(
-                WB_ERR_NOT_SUPPORTED,
-                "asked for an expert cache of an offloader with fixed_addresses, whose parameters change \
-                 their memory: make a plan without fixed_addresses"
-            );
-        }
         tensors.iter().map(|tensor| self.expert_tensor(tensor)).collect()
+    }
+
+    /// The units that the tensors are in.
+    fn expert_units(&self, tensors: &[ExpertParameter]) -> Result<Vec<usize>> {
+        let mut units = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let described = &self.parameters[self.find(&tensor.parameter)?];
+            if let Backing::Block { block, .. } = described.backing {
+                units.push(self.host.blocks()[block].unit);
+            }
+        }
+        Ok(units)
     }
 
     fn expert_tensor(&self, tensor: &ExpertParameter) -> Result<ExpertTensor> {

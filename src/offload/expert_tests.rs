@@ -1,5 +1,7 @@
 //! Caches of experts that are parameters: what slots hold after changes, and budgets.
 
+use std::time::Duration;
+
 use crate::cache::cache::{CacheOptions, ExpertCache, ExpertIds, RouteOptions};
 use crate::device::backend::Location;
 use crate::device::device::{Device, DeviceOptions};
@@ -15,7 +17,9 @@ use crate::os::bytes;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{AccessPattern, Parameter};
 use crate::plan::plan::{Budget, PlanOptions};
-use crate::status::{WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND};
+use crate::status::{
+    WB_ERR_BUDGET, WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED,
+};
 
 /// Four experts of 1024 numbers.
 const EXPERTS: [i64; 2] = [4, 1024];
@@ -181,4 +185,92 @@ fn parameters_that_a_cache_cannot_read_are_refused() {
     let error = refused("dense");
     assert_eq!(error.status, WB_ERR_INVALID_ARGUMENT);
     assert!(error.message.contains("prefetch"), "{error:?}");
+}
+
+const PIECE: u64 = 2 << 20;
+
+/// Two layers of eight experts of 1.2 MB, for a cache each, and a dense parameter of two pieces.
+fn large(budget: u64) -> (Arc<Device>, Arc<Offloader>, Vec<Arc<ExpertCache>>) {
+    let (each, dense) = ([8, 300_000], [1000, 1000]);
+    let device = Device::open("host", DeviceOptions::default()).unwrap();
+    let experts =
+        |name| Parameter { access_pattern: AccessPattern::Experts, ..parameter(name, each) };
+    let parameters = vec![parameter("dense", dense), experts("first"), experts("second")];
+    let options =
+        PlanOptions { fixed_addresses: true, ..PlanOptions::new(Budget::DeviceBytes(budget)) };
+    let plan = DevicePlan::new(&device, parameters, options).unwrap();
+    let sources = [(dense, 9.0), (each, 1.0), (each, 2.0)]
+        .map(|(shape, value)| numbers(&device, shape, value));
+    let given: Vec<_> = sources.iter().map(|source| Some(Location::host(source.data()))).collect();
+    let options = BufferOptions::default();
+    let offloader = Offloader::commit(plan, &given, &[], DEFAULT, &options, &mut None).unwrap();
+    let caches = ["first", "second"].map(|name| {
+        let tensor = ExpertParameter { layer: 0, name: "w".into(), parameter: name.into() };
+        offloader.new_expert_cache(vec![tensor], slots(2)).unwrap()
+    });
+    (device, offloader, caches.to_vec())
+}
+
+#[test]
+fn caches_share_what_a_resize_leaves_them_to_the_piece() {
+    let (device, offloader, caches) = large(10 * PIECE);
+    let second = Duration::from_secs(10);
+    let size = |cache: &ExpertCache| (cache.info().slots, cache.device_bytes() / PIECE);
+    assert_eq!(caches.iter().map(|cache| size(cache)).collect::<Vec<_>>(), [(2, 3); 2]);
+    // Pieces of the dense parameter, of the states, and of slots.
+    for (pieces, wanted) in [
+        (14, [(8, 6), (8, 6)]),
+        (13, [(8, 6), (6, 5)]),
+        (6, [(1, 2), (1, 2)]),
+        // Of the dense parameter none is there.
+        (4, [(1, 2), (1, 2)]),
+        (30, [(8, 6), (8, 6)]),
+        (0, [(0, 0), (0, 0)]),
+        (9, [(5, 4), (3, 3)]),
+    ] {
+        offloader.resize(Budget::DeviceBytes(pieces * PIECE), false, DEFAULT).unwrap();
+        let progress = offloader.resize_wait(DEFAULT, second).unwrap();
+        let found: Vec<_> = caches.iter().map(|cache| size(cache)).collect();
+        assert_eq!(found, wanted, "{pieces} pieces");
+        assert!(progress.device_bytes <= pieces * PIECE);
+        assert_eq!(progress.device_bytes, device.counters().snapshot().device_bytes);
+        let expert_bytes = offloader.stats().unwrap().expert_bytes;
+        assert_eq!(expert_bytes, wanted.iter().map(|(_, pieces)| pieces * PIECE).sum::<u64>());
+    }
+    let error = offloader.resize(Budget::DeviceBytes(3 * PIECE), false, DEFAULT).unwrap_err();
+    assert_eq!(error.status, WB_ERR_BUDGET, "{error:?}");
+    assert_eq!(caches[0].info().slots, 5, "nothing has changed");
+    // A budget of host memory leaves caches what they have, also after sleep.
+    for budget in [Budget::DeviceBytes(0), Budget::OffloadBytes(1 << 30)] {
+        offloader.resize(budget, false, DEFAULT).unwrap();
+        offloader.resize_wait(DEFAULT, second).unwrap();
+    }
+    assert_eq!(caches[1].info().slots, 3);
+}
+
+#[test]
+fn a_cache_is_made_of_what_the_last_resize_leaves() {
+    let (device, offloader, mut caches) = large(10 * PIECE);
+    let second = Duration::from_secs(10);
+    caches.pop();
+    let cache = |options| {
+        let tensor = ExpertParameter { layer: 0, name: "w".into(), parameter: "second".into() };
+        offloader.new_expert_cache(vec![tensor], options)
+    };
+    offloader.resize(Budget::DeviceBytes(0), false, DEFAULT).unwrap();
+    offloader.resize_wait(DEFAULT, second).unwrap();
+    assert_eq!(cache(slots(1)).err().unwrap().status, WB_ERR_BUSY);
+    // The existing one takes all.
+    offloader.resize(Budget::DeviceBytes(7 * PIECE), false, DEFAULT).unwrap();
+    offloader.resize_wait(DEFAULT, second).unwrap();
+    assert_eq!(caches[0].info().slots, 6);
+    assert_eq!(cache(slots(1)).err().unwrap().status, WB_ERR_BUDGET);
+    caches.pop();
+    let made = cache(CacheOptions::default()).unwrap();
+    assert_eq!(made.info().slots, 6);
+    assert_eq!(device.counters().snapshot().device_bytes, 7 * PIECE);
+    let memory = DeviceMemory::alloc(&device, 4096).unwrap().unwrap();
+    drop(made);
+    let options = CacheOptions { memory: Some(memory.span()), ..slots(1) };
+    assert_eq!(cache(options).err().unwrap().status, WB_ERR_NOT_SUPPORTED);
 }

@@ -4,7 +4,7 @@
 use std::collections::btree_set::Range;
 
 use crate::memory::buffer::Buffer;
-use crate::offload::backing::{Block, Encoding, HostUnit, HostUse, Kept};
+use crate::offload::backing::{Apart, ApartKind, Block, Encoding, HostUnit, HostUse, Kept};
 use crate::offload::held_buffers::HeldBuffers;
 use crate::offload::intervals::Rows;
 use crate::offload::slot_sums::{SlotSums, UnitChange};
@@ -39,6 +39,8 @@ pub struct HostMemory {
     /// The units of each group.
     units_of_group: Vec<Vec<usize>>,
     buffers: HeldBuffers,
+    /// Buffers that blocks have left and that are no longer held.
+    left: Vec<Arc<Buffer>>,
     slot_sums: SlotSums,
 }
 
@@ -72,6 +74,7 @@ impl HostMemory {
             units_of_use: Rows::new(),
             units_of_group: vec![Vec::new(); groups],
             buffers: HeldBuffers::new(&arena),
+            left: Vec::new(),
             slot_sums: SlotSums::new(groups),
             arena,
         };
@@ -124,7 +127,10 @@ impl HostMemory {
 
     /// Those of [`HeldBuffers::counted_bytes`] that are no longer counted once a block is gone.
     pub fn counted_bytes_of(&self, block: usize) -> u64 {
-        let Block { unit, capacity, .. } = self.blocks[block];
+        let Block { unit, capacity, ref apart, .. } = self.blocks[block];
+        if let Some(apart) = apart {
+            return self.buffers.counted_bytes_of(&apart.buffer, apart.counted_bytes(), true);
+        }
         let alone = self.contents[unit].blocks == 1;
         self.buffers.counted_bytes_of(&self.units[unit].buffer, capacity, alone)
     }
@@ -230,7 +236,7 @@ impl HostMemory {
         }
         let entry = [unit as u64, offset, capacity, block as u64];
         let (start, end) = self.neighbours(unit, entry);
-        Some((unit, start, end))
+        Some((unit, start, end.min(self.units[unit].region.bytes() as u64).max(start)))
     }
 
     /// Where the blocks before and after an entry of a unit end and begin.
@@ -245,6 +251,8 @@ impl HostMemory {
     }
 
     fn set_gap(&mut self, unit: usize, (start, end): (u64, u64), is_free: bool) {
+        // Behind the region are blocks that have no bytes there.
+        let end = end.min(self.units[unit].region.bytes() as u64);
         if start >= end || self.units[unit].in_source {
             return;
         }
@@ -273,9 +281,42 @@ impl HostMemory {
         self.slot_sums.apply(UnitChange { transfer_mode: *transfer_mode, groups, before, after });
         let blocks = &mut self.contents[unit].blocks;
         *blocks = if is_there { *blocks + 1 } else { *blocks - 1 };
-        if self.units[unit].in_source {
-            self.buffers.note_block(&self.units[unit].buffer, capacity, is_there);
+        match &self.blocks[block].apart {
+            Some(apart) => {
+                let apart = apart.clone();
+                self.hold_apart(apart, is_there);
+            }
+            None if self.units[unit].in_source => {
+                self.buffers.note_block(&self.units[unit].buffer, capacity, is_there);
+            }
+            None => {}
         }
+    }
+
+    /// Holds the memory of a block's bytes that are apart from its unit, or releases it.
+    fn hold_apart(&mut self, apart: Apart, is_there: bool) {
+        if apart.kind == ApartKind::Arena {
+            return; // always held
+        }
+        let in_source = apart.kind == ApartKind::Source;
+        if is_there {
+            self.buffers.hold(&apart.buffer, in_source);
+        }
+        match in_source {
+            true => self.buffers.note_block(&apart.buffer, apart.counted_bytes(), is_there),
+            false if is_there => self.buffers.take_free(&apart.buffer, apart.span),
+            false => {}
+        }
+        if !is_there {
+            self.left.extend(self.buffers.release(apart.buffer, apart.span));
+        }
+    }
+
+    /// Gives a block whose bytes are apart from its unit other memory for them.
+    pub fn set_apart(&mut self, block: usize, apart: Apart) {
+        self.place(block, false);
+        self.blocks[block].apart = Some(apart);
+        self.place(block, true);
     }
 
     /// Adds a block with its parameters. Returns its index.
@@ -307,7 +348,7 @@ impl HostMemory {
         let moved = &mut self.blocks[block];
         (moved.unit, moved.offset, moved.bytes) = (unit, offset, bytes);
         moved.encoding = Encoding::of_new(coded, bytes);
-        moved.kept = None;
+        (moved.kept, moved.apart) = (None, None);
         moved.capacity = capacity(bytes, coded);
         self.place(block, true);
     }
@@ -435,6 +476,11 @@ impl HostMemory {
         let HostUnit { buffer, region, .. } = &self.units[at];
         self.buffers.take_free(buffer, *region);
         at
+    }
+
+    /// Returns the buffers that blocks have left and that are no longer held.
+    pub fn take_left(&mut self) -> Vec<Arc<Buffer>> {
+        std::mem::take(&mut self.left)
     }
 
     /// Drops the units outside of the arena that have no blocks. Others get new indexes. Returns

@@ -3,16 +3,17 @@
 use crate::device::backend::Stream;
 use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::backing::{Backing, Block, Encoding, HostUnit, HostUse};
+use crate::offload::backing::{Apart, ApartKind, Backing, Block, Encoding, HostUnit, HostUse};
 use crate::offload::edit::Edit;
 use crate::offload::offloader::Offloader;
 use crate::offload::slot_budget::SlotChange;
 use crate::offload::state::OffloadState;
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::os::{bytes, page};
 use crate::plan::plan::{ALIGNMENT, capacity};
 use crate::plan::slot_ring::UnitSize;
-use crate::status::WB_ERR_BUDGET;
+use crate::status::{WB_ERR_BUDGET, WB_ERR_NOT_MAPPED};
 use crate::tensor::coded::CodedType;
 
 /// Free spaces that are tried against a budget of slots before a new buffer is.
@@ -101,6 +102,7 @@ impl Offloader {
             bytes,
             capacity,
             encoding: Encoding::of_new(coded, bytes),
+            apart: None,
             kept: None,
             filled: false,
             parameters: vec![at],
@@ -117,18 +119,21 @@ impl Offloader {
         HostUse { groups, transfer_mode }: HostUse,
         bytes: u64,
     ) -> Result<usize> {
-        let (buffer, region) = match state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
-            Some(found) => found,
-            None => {
-                let buffer = self.new_buffer(state, bytes)?;
-                let region = buffer.data().part(0, bytes as usize);
-                (buffer, region)
-            }
-        };
+        let (buffer, region) = self.new_region(state, bytes)?;
         let (in_source, slot_offset, range) = (false, None, None);
         let unit =
             HostUnit { buffer, region, in_source, transfer_mode, groups, slot_offset, range };
         Ok(state.host.add_own_unit(unit))
+    }
+
+    /// Free memory of a buffer, or a new one.
+    fn new_region(&self, state: &OffloadState, bytes: u64) -> Result<(Arc<Buffer>, Span)> {
+        if let Some(found) = state.host.buffers().find_free(bytes).filter(|_| bytes > 0) {
+            return Ok(found);
+        }
+        let buffer = self.new_buffer(state, bytes)?;
+        let region = buffer.data().part(0, bytes as usize);
+        Ok((buffer, region))
     }
 
     /// A buffer of at least `bytes` bytes. With many, each is larger than it must be by a part of
@@ -149,10 +154,13 @@ impl Offloader {
 }
 
 impl Edit<'_> {
-    /// Moves a block out of the memory of its source, which is not written, into memory of the
+    /// Moves a block out of memory that has it as its source has, and is not written, into memory of the
     /// offloader. On an error nothing has changed.
     pub(super) fn own_block(&mut self, block: usize) -> Result<()> {
         self.check_may_move()?;
+        if self.state.host.blocks()[block].apart.is_some() {
+            return self.own_apart(block);
+        }
         let (offloader, state) = (self.offloader, &mut *self.state);
         let Block { unit, offset, bytes, .. } = state.host.blocks()[block];
         let HostUnit { buffer, region, groups, transfer_mode, .. } = &state.host.units()[unit];
@@ -171,10 +179,42 @@ impl Edit<'_> {
         Ok(())
     }
 
+    /// As [`Edit::own_block`] for compressed bytes that are apart from their unit: they get space for any bytes of
+    /// the block, which stays at its place in the slot.
+    fn own_apart(&mut self, block: usize) -> Result<()> {
+        let (offloader, state) = (self.offloader, &mut *self.state);
+        let from = state.stored(block);
+        let Block { unit, capacity, ref apart, .. } = state.host.blocks()[block];
+        if let Some(apart) = apart {
+            apart.buffer.check_file()?;
+        }
+        if state.host.buffers().find_free(capacity).is_none() {
+            offloader.check_host_bytes(state, capacity, Some(block))?;
+        }
+        let (buffer, span) = offloader.new_region(state, capacity)?;
+        if buffer.device_address().is_none() {
+            fail!(
+                WB_ERR_NOT_MAPPED,
+                "new host memory for a compressed parameter is not mapped for the device, which decodes from it \
+                 ({}): nothing was changed",
+                buffer.fallback_reason()
+            );
+        }
+        bytes::copy(span.part(0, from.bytes()), from);
+        state.host.set_apart(block, Apart { buffer, span, kind: ApartKind::Own });
+        state.update_peak();
+        self.note_moved(unit);
+        Ok(())
+    }
+
     /// Moves blocks together, so that units have no gaps and are copied as no more bytes than they
-    /// have. Nothing moves if that is so, and the slots are those that the units would get.
+    /// have. Nothing moves if that is so, and the slots are those that the units would get, or if addresses
+    /// are fixed: then there are no gaps, and slots are those of the plan.
     pub(super) fn compact(&mut self) -> Result<()> {
         let state = &self.state;
+        if state.addresses.is_some() {
+            return Ok(());
+        }
         let gap = (0..state.host.units().len()).any(|unit| state.host.has_gaps(unit));
         if !gap && self.is_arranged() {
             return Ok(());
@@ -189,11 +229,14 @@ impl Edit<'_> {
             let region = state.host.units()[unit].region;
             let mut end = 0;
             for block in state.host.blocks_in(unit).collect::<Vec<_>>() {
-                let Block { offset, capacity, .. } = state.host.blocks()[block];
+                let Block { offset, capacity, ref apart, .. } = state.host.blocks()[block];
                 let stored = state.host.blocks()[block].stored_bytes();
+                let is_apart = apart.is_some();
                 if end < offset {
                     let part = |at: u64| region.part(at as usize, stored as usize);
-                    bytes::copy(part(end), part(offset));
+                    if !is_apart {
+                        bytes::copy(part(end), part(offset));
+                    }
                     state.host.shift_block(block, end);
                 }
                 end += capacity;
@@ -209,9 +252,6 @@ impl Offloader {
         let mut edit = self.edit(stream)?;
         edit.schedule.make_idle(&[])?;
         edit.schedule.check_all_released()?;
-        if edit.state.addresses.is_some() {
-            return Ok(()); // nothing has moved
-        }
         let done = edit.compact();
         edit.end(done)
     }

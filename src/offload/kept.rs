@@ -67,6 +67,9 @@ impl OffloadState {
     /// The place of a block in host memory at the device's addresses, if it has such.
     pub fn on_device(&self, at: usize) -> Option<Span> {
         let block = &self.host.blocks()[at];
+        if let Some(apart) = &block.apart {
+            return apart.on_device();
+        }
         let unit = &self.host.units()[block.unit];
         let offset = unit.offset_in_buffer() + block.offset;
         Some(unit.buffer.device_data()?.part(offset as usize, block.capacity as usize))

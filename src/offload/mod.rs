@@ -14,7 +14,9 @@ mod compressed;
 pub mod device_plan;
 mod edit;
 pub mod encoded;
+pub mod encoded_source;
 mod expert_caches;
+pub mod expert_pools;
 pub mod expert_table;
 #[cfg(test)]
 mod expert_tests;
@@ -23,6 +25,7 @@ mod host_memory;
 mod host_space;
 mod intervals;
 mod kept;
+mod move_target;
 pub mod moves;
 pub mod offloader;
 mod parameter_table;
@@ -47,3 +50,4 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod window_range;

@@ -1,23 +1,24 @@
 //! The units that a resize moves: which leave the device and which return to it, one after another as
 //! their last uses pass. Their addresses stay.
 
-use crate::device::address_range::{AddressRange, PhysicalMemory};
-use crate::device::backend::{Event, PhysicalKind};
+use crate::device::backend::Event;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
-use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::deferred;
 use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
+use crate::offload::move_target::{Goal, Preparation, Target};
 use crate::offload::schedule::schedule::ScheduleChange;
 use crate::os::log;
-use crate::os::span::Span;
 use crate::os::sync::Arc;
 
 /// Copies that are in flight at a time: the link has work while one ends. More of pieces, as far as
 /// they have fewer bytes together.
 const MOST_IN_FLIGHT: usize = 4;
 pub(super) const MOST_BYTES_IN_FLIGHT: usize = 64 << 20;
+/// Units for which threads allocate host memory at a time: one makes pages present, which takes many
+/// processors, while the other registers them, which takes one.
+const MOST_ALLOCATING: usize = 2;
 
 /// Where an offloader is going.
 pub struct Resize {
@@ -35,75 +36,29 @@ pub struct Resize {
     pub(super) copied_bytes: u64,
 }
 
-/// A unit whose bytes are copied to other memory.
+/// A unit that moves to other memory.
 struct Move {
     home: usize,
-    to: Target,
-    copied: Box<dyn Event>,
+    goal: Goal,
+    bytes: usize,
+    stage: Stage,
 }
 
-/// Where a unit goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
-    /// Device memory of its own.
-    Device,
-    /// Host memory that is read in place.
-    Host,
-    /// A pinned buffer, with nothing behind its addresses.
-    Buffer,
-}
-
-/// The memory of a goal.
-enum Target {
-    /// Is put behind the unit's addresses, and has its own meanwhile.
-    Mapped {
-        memory: Arc<PhysicalMemory>,
-        kind: PhysicalKind,
-        window: AddressRange,
-    },
-    Buffer(Arc<Buffer>),
-}
-
-impl Target {
-    fn new(device: &Arc<Device>, bytes: usize, goal: Goal) -> Result<Self> {
-        let kind = match goal {
-            Goal::Device => PhysicalKind::Device,
-            Goal::Host => PhysicalKind::Host,
-            Goal::Buffer => {
-                let buffer = Buffer::alloc(device, bytes, &BufferOptions::default(), &mut None)?;
-                return Ok(Self::Buffer(buffer));
-            }
-        };
-        let memory = PhysicalMemory::create(device, bytes, kind)?;
-        let window = AddressRange::reserve(device, bytes)?;
-        window.map(std::slice::from_ref(&memory))?;
-        Ok(Self::Mapped { memory, kind, window })
-    }
-
-    fn goal(&self) -> Goal {
-        match self {
-            Self::Mapped { kind: PhysicalKind::Device, .. } => Goal::Device,
-            Self::Mapped { kind: PhysicalKind::Host, .. } => Goal::Host,
-            Self::Buffer(_) => Goal::Buffer,
-        }
-    }
-
-    fn span(&self) -> Span {
-        match self {
-            Self::Mapped { window, .. } => window.span(),
-            Self::Buffer(buffer) => buffer.data(),
-        }
-    }
+enum Stage {
+    /// The memory is being allocated.
+    Allocating(Preparation),
+    /// The bytes are being copied.
+    Copying { to: Target, copied: Box<dyn Event> },
 }
 
 /// How far a resize is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResizeProgress {
-    /// Units that are not where they are to be.
+    /// Units that are not where they are to be, and caches that do not have the slots that they are to have.
     pub pending_units: u64,
     /// Their bytes on the device.
     pub pending_bytes: u64,
-    /// Device memory of resident units and of slots, and of copies that are being made.
+    /// Device memory of resident units, of slots and of caches, and of copies that are being made.
     pub device_bytes: u64,
     /// Host memory of units that are read in place, and of copies that resident ones keep.
     pub host_bytes: u64,
@@ -133,15 +88,20 @@ impl Resize {
         self.sleeps
     }
 
-    /// The device memory of units, of slots, and of copies that are being made.
+    /// The device memory of units, of slots and windows, of caches, and of copies that are being made.
     fn held_bytes(&self, addresses: &Addresses) -> u64 {
-        addresses.resident_bytes() + addresses.held_slot_bytes() + self.coming_bytes(true)
+        addresses.held_bytes() + self.coming_bytes(true)
+    }
+
+    /// Permits bytes of a cache that is new.
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.device_bytes += bytes;
     }
 
     /// The bytes of copies that are being made, on the device or in host memory.
     fn coming_bytes(&self, on_device: bool) -> u64 {
-        let goes = |one: &&Move| (one.to.goal() == Goal::Device) == on_device;
-        self.moves.iter().filter(goes).map(|one| one.to.span().bytes() as u64).sum()
+        let goes = |one: &&Move| (one.goal == Goal::Device) == on_device;
+        self.moves.iter().filter(goes).map(|one| one.bytes as u64).sum()
     }
 
     /// Whether a unit is where it is to be.
@@ -160,10 +120,13 @@ impl Resize {
         self.moves.iter().any(|one| one.home == at)
     }
 
-    /// Whether every unit is where it is to be.
+    /// Whether every unit is where it is to be, and so are the windows.
     pub fn is_idle(&self, addresses: &Addresses) -> bool {
         let mut homes = addresses.homes.iter().enumerate();
-        self.moves.is_empty() && homes.all(|(at, home)| self.is_done(at, home))
+        self.moves.is_empty()
+            && homes.all(|(at, home)| self.is_done(at, home))
+            && addresses.has_windows(!self.sleeps())
+            && addresses.pools.is_done()
     }
 
     /// Reports the progress.
@@ -171,9 +134,10 @@ impl Resize {
         let homes = addresses.homes.iter().enumerate();
         let pending = homes.filter(|(at, home)| !self.is_done(*at, home) || self.is_moving(*at));
         let bytes: Vec<u64> = pending.map(|(_, home)| home.bytes() as u64).collect();
+        let (pools, pool_bytes) = addresses.pools.pending();
         ResizeProgress {
-            pending_units: bytes.len() as u64,
-            pending_bytes: bytes.iter().sum(),
+            pending_units: bytes.len() as u64 + pools,
+            pending_bytes: bytes.iter().sum::<u64>() + pool_bytes,
             device_bytes: self.held_bytes(addresses),
             host_bytes: addresses.host_bytes() + self.coming_bytes(false),
         }
@@ -191,7 +155,7 @@ impl Resize {
             return Ok(());
         }
         change.wait_for_replays()?;
-        addresses.repair()?;
+        addresses.repair(change)?;
         self.finish_moves(addresses, change)?;
         if self.sleeps() && !change.is_asleep() {
             if change.check_all_released().is_err() {
@@ -201,11 +165,12 @@ impl Resize {
             change.set_asleep(true);
         }
         self.leave(addresses, change)?;
-        if !self.resident_left(addresses) {
+        let caches_left = addresses.pools.shrink(change)?;
+        if caches_left && !self.resident_left(addresses) {
             self.rest(addresses, change)?;
             self.come(addresses, change)?;
         }
-        if !self.sleeps() && addresses.is_complete() {
+        if !self.sleeps() && addresses.is_complete() && addresses.pools.is_done() {
             change.set_asleep(false);
         }
         self.device.retry_releases()
@@ -220,10 +185,12 @@ impl Resize {
     /// Evicts units: to their slots, if every graph copies them there, and else to host memory.
     fn leave(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         for at in 0..addresses.homes.len() {
-            let home = &mut addresses.homes[at];
-            if self.resident[at] || !matches!(home.behind, Behind::Own(_)) {
+            let stays = self.resident[at] || !addresses.homes[at].is_on_device();
+            // A copy in flight reads what is behind the unit.
+            if stays || self.is_moving(at) {
                 continue;
             }
+            let home = &mut addresses.homes[at];
             home.in_graphs |= change.captures() > home.resident_since;
             if home.carried.is_some() && (self.sleeps() || !home.in_graphs) {
                 let behind = if self.sleeps() { Behind::Nothing } else { Behind::Slot };
@@ -241,7 +208,7 @@ impl Resize {
             let in_place = !self.sleeps() || addresses.keep_host_copy || !is_pinned;
             let in_place = in_place || addresses.homes[at].heat.is_some();
             let goal = if in_place { Goal::Host } else { Goal::Buffer };
-            self.start(&addresses.homes[at], at, goal)?;
+            self.start(&addresses.homes[at], at, goal, change)?;
         }
         Ok(())
     }
@@ -251,18 +218,21 @@ impl Resize {
     fn rest(&mut self, addresses: &mut Addresses, change: &mut ScheduleChange<'_>) -> Result<()> {
         if !self.sleeps() {
             // Copies of a resize before may still be in flight.
-            let missing = addresses.slot_bytes - addresses.held_slot_bytes();
+            let held = addresses.held_slot_bytes() + addresses.held_window_bytes();
+            let missing = addresses.least_bytes() - held;
             if self.held_bytes(addresses) + missing > self.device_bytes {
                 return Ok(());
             }
             addresses.create_slots()?;
+            let free = self.device_bytes.saturating_sub(self.held_bytes(addresses));
+            addresses.pools.grow(free, change)?;
         }
         for at in 0..addresses.homes.len() {
             let home = &addresses.homes[at];
             let to = match &home.behind {
                 Behind::Nothing if !self.sleeps() && home.needs_host(false) => {
                     if !self.resident[at] {
-                        self.start(home, at, Goal::Host)?;
+                        self.start(home, at, Goal::Host, change)?;
                     }
                     continue;
                 }
@@ -277,7 +247,7 @@ impl Resize {
             self.exchange(addresses, change, at, to)?;
         }
         if self.sleeps() {
-            addresses.free_slots();
+            addresses.free_slots()?;
         }
         Ok(())
     }
@@ -288,34 +258,36 @@ impl Resize {
         for (at, home) in addresses.homes.iter().enumerate() {
             let with = held + home.bytes() as u64;
             let comes = self.resident[at] && !home.is_on_device() && with <= self.device_bytes;
-            if comes && self.start(home, at, Goal::Device)? {
+            if comes && self.start(home, at, Goal::Device, change)? {
                 held = with;
             }
         }
         self.finish_moves(addresses, change)
     }
 
-    /// Creates memory for a unit and queues the copy of its bytes, if as many may be copied now.
-    /// Returns whether it did.
-    fn start(&mut self, home: &Home, at: usize, goal: Goal) -> Result<bool> {
-        let bytes: usize = self.moves.iter().map(|one| one.to.span().bytes()).sum();
+    /// Begins to move a unit, if as many bytes may be copied now. Returns whether it did.
+    fn start(
+        &mut self,
+        home: &Home,
+        at: usize,
+        goal: Goal,
+        change: &ScheduleChange<'_>,
+    ) -> Result<bool> {
+        let bytes: usize = self.moves.iter().map(|one| one.bytes).sum();
         let is_full =
             self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
+        let allocating = self.moves.iter().filter(|one| matches!(one.stage, Stage::Allocating(_)));
+        let is_full = is_full || allocating.count() >= MOST_ALLOCATING;
         let over = self.quota.is_some_and(|quota| home.bytes() as u64 > quota);
         if self.is_moving(at) || is_full || over {
             return Ok(false);
         }
-        let to = Target::new(&self.device, home.bytes(), goal)?;
-        let from = home.source();
-        let stream = self.stream.get();
-        let copied = self.device.backend().new_event(false)?;
-        self.device.copy(to.span().part(0, from.bytes()), from, stream)?;
-        if let Err(error) = copied.record(stream) {
-            // The memory is freed next, and the copy may be in flight.
-            self.device.backend().synchronize(stream)?;
-            return Err(error);
-        }
-        self.moves.push(Move { home: at, to, copied });
+        let allocated = Preparation::begin(&self.device, home.bytes(), goal)?;
+        let stage = match allocated.is_running() {
+            true => Stage::Allocating(allocated),
+            false => self.copy(home, allocated, change)?,
+        };
+        self.moves.push(Move { home: at, goal, bytes: home.bytes(), stage });
         self.copied_bytes += home.bytes() as u64;
         if let Some(quota) = &mut self.quota {
             *quota -= home.bytes() as u64;
@@ -323,7 +295,30 @@ impl Resize {
         Ok(true)
     }
 
-    /// Ends the moves whose copies are made, of units that are not in use.
+    /// Queues the copy of a unit to its new memory, for which it waits.
+    fn copy(
+        &self,
+        home: &Home,
+        allocated: Preparation,
+        change: &ScheduleChange<'_>,
+    ) -> Result<Stage> {
+        let to = allocated.finish()?;
+        let stream = self.stream.get();
+        let copied = self.device.backend().new_event(false)?;
+        let queued = match home.source() {
+            Some(from) => self.device.copy(to.span().part(0, from.bytes()), from, stream),
+            None => change.copy_unit(home.unit, to.span(), stream),
+        };
+        if let Err(error) = queued.and_then(|()| copied.record(stream)) {
+            // The memory is freed next, and a part of the copy may be in flight.
+            self.device.backend().synchronize(stream)?;
+            return Err(error);
+        }
+        Ok(Stage::Copying { to, copied })
+    }
+
+    /// Copies to memory that has been allocated, and ends the moves whose copies are made, of units that are not in
+    /// use. A move that fails is not there any more, and is begun again by the next call.
     fn finish_moves(
         &mut self,
         addresses: &mut Addresses,
@@ -334,28 +329,38 @@ impl Resize {
             let at = one.home;
             // A resize that came later may have changed its mind.
             let home = &addresses.homes[at];
-            let is_wanted = match one.to.goal() {
+            let is_wanted = match one.goal {
                 Goal::Device => self.resident[at],
                 Goal::Host => !self.resident[at] && home.needs_host(self.sleeps()),
                 Goal::Buffer => !self.resident[at] && self.sleeps(),
             };
-            if !one.copied.is_complete()? || is_wanted && !change.is_unused(home.unit)? {
+            let is_done = match &one.stage {
+                Stage::Allocating(memory) => !memory.is_running(),
+                Stage::Copying { copied, .. } => {
+                    copied.is_complete()? && (!is_wanted || change.is_unused(home.unit)?)
+                }
+            };
+            if !is_done {
                 index += 1;
                 continue;
             }
-            if let Target::Mapped { window, .. } = &one.to {
+            if let Stage::Copying { to: Target::Mapped { window, .. }, .. } = &one.stage {
                 window.unmap()?;
             }
             let one = self.moves.remove(index);
-            match one.to {
+            match one.stage {
                 _ if !is_wanted => {}
-                Target::Mapped { memory, kind: PhysicalKind::Device, .. } => {
-                    self.exchange(addresses, change, at, Behind::Own(memory))?;
+                Stage::Allocating(memory) => {
+                    let stage = self.copy(&addresses.homes[at], memory, change)?;
+                    self.moves.insert(index, Move { stage, ..one });
+                    index += 1;
                 }
-                Target::Mapped { memory, kind: PhysicalKind::Host, .. } => {
-                    self.exchange(addresses, change, at, Behind::Host(memory))?;
+                Stage::Copying { to: Target::Mapped { memory, .. }, .. } => {
+                    let on_device = one.goal == Goal::Device;
+                    let behind = if on_device { Behind::Own(memory) } else { Behind::Host(memory) };
+                    self.exchange(addresses, change, at, behind)?;
                 }
-                Target::Buffer(buffer) => {
+                Stage::Copying { to: Target::Buffer(buffer), .. } => {
                     self.exchange(addresses, change, at, Behind::Nothing)?;
                     addresses.homes[at].host_copy = Some(HostCopy::Buffer(buffer));
                 }
@@ -409,7 +414,9 @@ impl Drop for Resize {
     fn drop(&mut self) {
         let is_lost = || self.device.backend().is_lost();
         for one in &self.moves {
-            log::best_effort_wait(|| one.copied.synchronize(), is_lost);
+            if let Stage::Copying { copied, .. } = &one.stage {
+                log::best_effort_wait(|| copied.synchronize(), is_lost);
+            }
         }
     }
 }

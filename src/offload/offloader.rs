@@ -15,7 +15,7 @@ use crate::error::{Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::offload::addresses::Addresses;
-use crate::offload::backing::c_name;
+use crate::offload::backing::{Apart, ApartKind, c_name};
 use crate::offload::commit::{CommitLayout, lay_out};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::expert_table::ExpertCaches;
@@ -24,14 +24,14 @@ use crate::offload::parameter_table::ParameterTable;
 use crate::offload::schedule::arrangement::Passages;
 use crate::offload::schedule::schedule::Schedule;
 use crate::offload::schedule::stats::GroupStats;
-use crate::offload::source_store::UnitStore;
+use crate::offload::source_store::{EncodedStore, UnitStore};
 use crate::offload::state::{HeldBytes, OffloadState, check_index};
-use crate::offload::{bulk_copy, encoded, kept, quantize, source_store};
+use crate::offload::{bulk_copy, encoded, encoded_source, kept, quantize, source_store};
 use crate::os::parallel::{Progress, both};
 use crate::os::sync::{Arc, Mutex, MutexGuard};
 use crate::os::{page, sync};
 use crate::plan::parameter::TransferMode;
-use crate::plan::plan::{HostStore, Plan, PlanOptions, PlannedUnit};
+use crate::plan::plan::{ALIGNMENT, HostStore, Plan, PlanOptions, PlannedStorage, PlannedUnit};
 use crate::quant::quantizer::Quantizer;
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED};
 
@@ -70,24 +70,35 @@ impl Offloader {
             HostStore::Copy => planned.units.iter().map(|_| Err(String::new())).collect(),
             HostStore::Source => source_store::find(&plan, sources, buffers)?,
         };
-        let (arena_offsets, arena_bytes) = arena_layout(planned, &stores);
-        let arena = Buffer::alloc(device, arena_bytes as usize, options, progress)?;
-        check_views(planned, &stores, &arena)?;
+        encoded_source::check_all(planned, sources)?;
+        let encoded_stores = source_store::find_encoded(&plan, sources, buffers);
+        let places = arena_layout(planned, &stores, &encoded_stores);
+        let arena = Buffer::alloc(device, places.bytes as usize, options, progress)?;
+        check_views(planned, &stores, &encoded_stores, &arena)?;
         let slot_bytes = planned.slot_bytes as usize;
         let slots = match planned.options.fixed_addresses && slot_bytes > 0 {
             true => Some(DeviceMemory::reserve(device, slot_bytes)?),
             false => DeviceMemory::alloc(device, slot_bytes)?,
         };
-        let store_reasons = store_reasons(planned, &stores);
-        let unit = |((unit, store), offset): ((&PlannedUnit, UnitStore), u64)| {
-            let region = arena.data().part(offset as usize, unit.bytes as usize);
+        let store_reasons = store_reasons(planned, &stores, &encoded_stores);
+        let unit = |((unit, store), (offset, bytes)): ((&PlannedUnit, UnitStore), (u64, u64))| {
+            let region = arena.data().part(offset as usize, bytes as usize);
             store.unwrap_or_else(|_| source_store::own_unit(arena.clone(), region, unit))
         };
         let mut units: Vec<_> =
-            planned.units.iter().zip(stores).zip(arena_offsets).map(unit).collect();
+            planned.units.iter().zip(stores).zip(places.units).map(unit).collect();
+        let in_arena = |(store, span): (_, Option<(u64, u64)>)| match (store, span) {
+            (Ok(apart), _) => Some(apart),
+            (Err(_), Some((offset, bytes))) => {
+                let span = arena.data().part(offset as usize, bytes as usize);
+                Some(Apart { buffer: arena.clone(), span, kind: ApartKind::Arena })
+            }
+            (Err(_), None) => None,
+        };
+        let aparts = encoded_stores.into_iter().zip(places.storages).map(in_arena).collect();
         let mut addresses = Addresses::of_units(device, planned, &mut units)?;
-        let CommitLayout { parameters, blocks, to_host, to_device } =
-            lay_out(&plan, sources, &units, addresses.as_mut())?;
+        let CommitLayout { parameters, blocks, to_host, to_device, to_decode } =
+            lay_out(&plan, sources, &units, aparts, addresses.as_mut())?;
         let mut fill = || bulk_copy::into_host(device, &arena, &to_host, options.threads, progress);
         match &mut addresses {
             Some(addresses) => both(|| addresses.put_slots(), fill)?,
@@ -96,6 +107,7 @@ impl Offloader {
         for (memory, jobs) in to_device {
             bulk_copy::into_device(device, memory.span(), &jobs, options.threads, progress)?;
         }
+        encoded_source::decode_all(&plan, &to_decode, buffers, options.threads, progress)?;
         let groups: std::sync::Arc<[_]> =
             planned.groups.iter().map(|group| group.name.clone()).collect();
         let named = groups.iter().cloned().enumerate();
@@ -139,7 +151,10 @@ impl Offloader {
             true => Some(Staging::new(device, STAGING_BYTES)?),
             false => None,
         };
-        let windows = DeviceMemory::alloc(device, planned.window_bytes as usize)?;
+        let windows = match &state.addresses {
+            Some(addresses) => addresses.windows(),
+            None => DeviceMemory::alloc(device, planned.window_bytes as usize)?.map(Arc::new),
+        };
         let schedule = Schedule::new(device, state.arrangement(), Passages { staging, windows })?;
         schedule.reset(stream, None)?;
         let kept_bytes = state.kept_bytes();
@@ -255,23 +270,45 @@ impl Offloader {
     }
 }
 
-/// Offsets of the units in the arena, and its bytes, without those that stay in their sources.
-fn arena_layout(plan: &Plan, stores: &[UnitStore]) -> (Vec<u64>, u64) {
-    if stores.iter().all(|store| store.is_err()) {
-        return (plan.units.iter().map(|unit| unit.arena_offset).collect(), plan.arena_bytes);
-    }
+/// The arena's bytes, and what is where in it.
+struct ArenaLayout {
+    /// Offset and bytes of each unit, without what is apart from it; none of one that stays in its source.
+    units: Vec<(u64, u64)>,
+    /// Offset and bytes of each storage that has the compressed bytes of its source in the arena.
+    storages: Vec<Option<(u64, u64)>>,
+    bytes: u64,
+}
+
+/// The places of everything in the arena: units and storages that stay in their sources have none.
+fn arena_layout(plan: &Plan, stores: &[UnitStore], encoded: &[EncodedStore]) -> ArenaLayout {
+    let mut storages = vec![None; plan.storages.len()];
     let mut bytes = 0;
-    let mut next = |(unit, store): (&PlannedUnit, &UnitStore)| {
+    let mut place = |bytes_of: u64| {
         let offset = bytes;
-        bytes += if store.is_ok() { 0 } else { unit.bytes };
-        offset
+        bytes += bytes_of.next_multiple_of(ALIGNMENT);
+        (offset, bytes_of)
     };
-    let offsets = plan.units.iter().zip(stores).map(&mut next).collect();
-    (offsets, bytes.next_multiple_of(page::page_bytes() as u64))
+    let mut unit = |(unit, store): (&PlannedUnit, &UnitStore)| {
+        let members = unit.storages.iter().map(|at| (*at, &plan.storages[*at]));
+        let (given, own): (Vec<_>, Vec<_>) = members.partition(|(_, storage)| storage.is_given());
+        let own = own.iter().map(|(_, storage)| storage.carried_bytes());
+        let region = place(if store.is_ok() { 0 } else { own.sum() });
+        for (at, storage) in given.into_iter().filter(|(at, _)| encoded[*at].is_err()) {
+            let encoded_bytes = storage.coding.as_ref().map_or(0, |coding| coding.encoded_bytes);
+            storages[at] = Some(place(encoded_bytes));
+        }
+        region
+    };
+    let units = plan.units.iter().zip(stores).map(&mut unit).collect();
+    ArenaLayout { units, storages, bytes: bytes.next_multiple_of(page::page_bytes() as u64) }
 }
 
 /// For each storage why it is not in its source's memory.
-fn store_reasons(plan: &Plan, stores: &[UnitStore]) -> Vec<std::sync::Arc<CStr>> {
+fn store_reasons(
+    plan: &Plan,
+    stores: &[UnitStore],
+    encoded: &[EncodedStore],
+) -> Vec<std::sync::Arc<CStr>> {
     let none: std::sync::Arc<CStr> = c"".into();
     let texts: Vec<_> = stores
         .iter()
@@ -280,18 +317,30 @@ fn store_reasons(plan: &Plan, stores: &[UnitStore]) -> Vec<std::sync::Arc<CStr>>
             _ => none.clone(),
         })
         .collect();
-    let of = |unit: Option<usize>| unit.map_or_else(|| none.clone(), |unit| texts[unit].clone());
-    plan.storages.iter().map(|storage| of(storage.unit)).collect()
+    let of = |(storage, encoded): (&PlannedStorage, &EncodedStore)| match (storage.unit, encoded) {
+        (Some(_), Err(reason)) if storage.is_given() => c_name(reason),
+        (Some(unit), _) => texts[unit].clone(),
+        (None, _) => none.clone(),
+    };
+    plan.storages.iter().zip(encoded).map(of).collect()
 }
 
 /// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units or compressed ones are in the arena, and the arena is not mapped
 /// for the device.
-fn check_views(plan: &Plan, stores: &[UnitStore], arena: &Buffer) -> Result<()> {
+fn check_views(
+    plan: &Plan,
+    stores: &[UnitStore],
+    encoded: &[EncodedStore],
+    arena: &Buffer,
+) -> Result<()> {
     let zero_copy = |(unit, store): &(&PlannedUnit, &UnitStore)| {
         unit.transfer_mode == TransferMode::ZeroCopy && store.is_err()
     };
     let in_arena = plan.units.iter().zip(stores).filter(zero_copy);
-    let bytes = in_arena.map(|(unit, _)| unit.bytes).sum::<u64>() + plan.decoded_bytes;
+    let coded = plan.storages.iter().zip(encoded);
+    let coded = coded.filter(|(storage, store)| storage.coding.is_ok() && store.is_err());
+    let decoded_bytes: u64 = coded.map(|(storage, _)| storage.bytes).sum();
+    let bytes = in_arena.map(|(unit, _)| unit.bytes).sum::<u64>() + decoded_bytes;
     if bytes > 0 && arena.device_address().is_none() {
         fail!(
             WB_ERR_NOT_MAPPED,

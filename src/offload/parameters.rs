@@ -53,7 +53,9 @@ impl ParameterInfo {
         let state = &*state;
         let parameter = &state.parameters[index];
         let in_source = match parameter.backing {
-            Backing::Block { block, .. } => state.host.unit_of(block).in_source,
+            Backing::Block { block, .. } => {
+                state.host.blocks()[block].in_source(state.host.unit_of(block))
+            }
             _ => false,
         };
         let asked = match parameter.storage {

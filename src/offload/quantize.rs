@@ -1,10 +1,12 @@
 //! Parameters that are kept in FP8: quantizes their full-precision sources to where they are kept.
 
+use crate::codec::in_memory;
 use crate::device::backend::Location;
 use crate::error::{Error, Result, fail};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::OffloadState;
 use crate::os::in_order::in_order;
+use crate::os::mapping::Mapping;
 use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::sync::{self, Mutex};
 use crate::plan::quantization::QuantizationRule;
@@ -33,7 +35,8 @@ pub fn quantize_all(
     let mut tasks = Vec::new();
     for (at, source) in sources.iter().enumerate() {
         if let (Some(quantized), Some(source)) = (state.parameters[at].quantized.clone(), source) {
-            tasks.push(task_for(rule, state, at, &quantized.layout, *source)?);
+            let task = task_for(rule, state, at, &quantized.layout, *source)?;
+            tasks.push(Fill { task, is_encoded: quantized.encoded_bytes.is_some() });
             let scales = state.find(&quantized.scales)?;
             [at, scales].into_iter().for_each(|filled| state.note_filled(filled));
         }
@@ -56,7 +59,7 @@ pub fn quantize_all(
     for task in &alone {
         let before = all.done;
         let mut within = |_: Phase, done: u64, _: u64| all.report(before + done as usize).is_ok();
-        quantizer.run(task, &mut Some(&mut within))?;
+        task.run(&quantizer, &mut Some(&mut within))?;
         all.done = before + source_bytes(task);
     }
     Ok(())
@@ -67,13 +70,13 @@ pub fn quantize_all(
 fn run_at_once(
     plan: &DevicePlan,
     at_once: usize,
-    tasks: Vec<QuantizeTask>,
+    tasks: Vec<Fill>,
     all: &mut FillProgress<'_, '_>,
-) -> Result<Vec<QuantizeTask>> {
+) -> Result<Vec<Fill>> {
     let staging_bytes = COMMIT_STAGING_BYTES / at_once as u64;
     let quantizers: Vec<_> =
         (0..at_once).map(|_| Quantizer::new(&plan.device, staging_bytes)).collect::<Result<_>>()?;
-    let fits = |task: &QuantizeTask| matches!(quantizers[0].passes(task), Ok(1));
+    let fits = |one: &Fill| matches!(quantizers[0].passes(&one.task), Ok(1));
     let (fitting, alone): (Vec<_>, Vec<_>) = tasks.into_iter().partition(fits);
     let idle = Mutex::new(quantizers);
     let work = |at: usize| {
@@ -82,9 +85,9 @@ fn run_at_once(
         let Some(quantizer) = quantizer else {
             fail!(WB_ERR_INTERNAL, "more threads quantize than there are quantizers")
         };
-        let done = quantizer.run(&fitting[at], &mut None);
+        let done = fitting[at].run(&quantizer, &mut None);
         sync::lock(&idle).push(quantizer);
-        done.map(drop)
+        done
     };
     let mut end = |at: usize| {
         all.done += source_bytes(&fitting[at]);
@@ -107,9 +110,30 @@ impl FillProgress<'_, '_> {
     }
 }
 
-/// The bytes that a task reads.
-fn source_bytes(task: &QuantizeTask) -> usize {
-    task.unquantized.span.bytes()
+/// A task of a commit.
+struct Fill {
+    task: QuantizeTask,
+    /// Whether its source is compressed.
+    is_encoded: bool,
+}
+
+impl Fill {
+    /// Quantizes the source. A compressed one is decoded to memory of its own first.
+    fn run(&self, quantizer: &Quantizer, progress: &mut Progress<'_>) -> Result<()> {
+        let Self { task, is_encoded: true } = self else {
+            return quantizer.run(&self.task, progress).map(drop);
+        };
+        let memory = Mapping::anonymous(source_bytes(self))?;
+        let decoded = memory.span().part(0, source_bytes(self));
+        in_memory::decode(task.unquantized.span, 0, decoded, true, 0)?;
+        let task = QuantizeTask { unquantized: Location::host(decoded), ..task.clone() };
+        quantizer.run(&task, progress).map(drop)
+    }
+}
+
+/// Bytes of the numbers that are quantized.
+fn source_bytes(fill: &Fill) -> usize {
+    fill.task.layout.span_bytes() as usize
 }
 
 /// The task that quantizes a source to where a parameter and its scales are kept.

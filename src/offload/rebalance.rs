@@ -67,8 +67,7 @@ impl Offloader {
             Some(resize) => resize,
             none => {
                 let resident = addresses.movable().iter().map(|unit| unit.resident).collect();
-                let held = addresses.resident_bytes() + addresses.held_slot_bytes();
-                none.insert(Resize::new(self.device(), resident, held, false)?)
+                none.insert(Resize::new(self.device(), resident, addresses.held_bytes(), false)?)
             }
         };
         let copied_bytes = resize.rebalance(addresses, &mut change, max_bytes)?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
+use crate::offload::add::check_raw;
 use crate::offload::alias::Snapshot;
 use crate::offload::backing::ParameterState;
 use crate::offload::edit::Edit;
@@ -44,6 +45,7 @@ impl Offloader {
         now: Vec<(Parameter, Option<Location>)>,
         stream: Stream,
     ) -> Result<ReconcileResult> {
+        now.iter().try_for_each(|(parameter, _)| check_raw(parameter))?;
         let mut edit = self.edit(stream)?;
         let done = edit.reconcile(now);
         edit.end(done)

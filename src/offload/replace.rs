@@ -69,7 +69,10 @@ impl Edit<'_> {
         }
         match state.parameters[at].backing.clone() {
             Backing::Block { block, offset } => {
-                if state.host.unit_of(block).in_source {
+                let same_bytes = layout.span_bytes() == state.parameters[at].layout.span_bytes();
+                let is = &state.host.blocks()[block];
+                // One that is apart and gets another size has other memory in any case.
+                if is.is_as_given(state.host.unit_of(block)) && (same_bytes || is.apart.is_none()) {
                     self.own_block(block)?;
                 }
                 self.replace_in_block(at, (block, offset), layout, source)
@@ -157,15 +160,16 @@ impl Edit<'_> {
         // With another size others move too: checked before anything is written.
         self.check_may_move()?;
         let state = &mut *self.state;
-        let Block { unit, offset: start, capacity: has, ref parameters, .. } =
+        let Block { unit, offset: start, capacity: has, ref parameters, ref apart, .. } =
             state.host.blocks()[block];
+        let is_apart = apart.is_some();
         let tied = parameters.len() > 1;
         let mode = state.host.units()[unit].transfer_mode;
         let name = state.parameters[at].name();
         let coded = offloader.coding_of((name, &layout), mode, Some(source))?;
         let mapped = state.host.units()[unit].buffer.device_address().is_some();
         let coded = coded.filter(|_| mapped);
-        if !tied && capacity(bytes, coded) <= has {
+        if !tied && !is_apart && capacity(bytes, coded) <= has {
             // A parameter that was tied to it may have left: all of the block is its own.
             self.note_moved(unit);
             let state = &mut *self.state;

@@ -49,19 +49,36 @@ impl Offloader {
         let mut state = self.state()?;
         let state = &mut *state;
         let Some(addresses) = &mut state.addresses else { return Err(self.no_addresses()) };
-        let (units, slot_bytes) = (addresses.movable(), addresses.slot_bytes);
+        let (units, least_bytes) = (addresses.movable(), addresses.least_bytes());
+        let caches = match (budget, addresses.pools.claim(graphs_dropped)) {
+            (Budget::DeviceBytes(bytes @ 1..), Some(claim)) => {
+                residency::bytes_for_caches(&units, least_bytes, bytes, claim)?
+            }
+            _ => 0,
+        };
         let resident = match budget {
             Budget::DeviceBytes(0) => vec![false; units.len()],
-            Budget::DeviceBytes(bytes) => residency::choose(&units, slot_bytes, bytes)?,
+            Budget::DeviceBytes(bytes) => residency::choose(&units, least_bytes, bytes - caches)?,
             Budget::OffloadBytes(bytes) => residency::choose_offloaded(&units, bytes),
         };
-        let device_bytes = match budget {
-            Budget::DeviceBytes(bytes) => bytes,
-            Budget::OffloadBytes(_) => slot_bytes + residency::resident_bytes(&units, &resident),
-        };
-        let sleeps = budget == Budget::DeviceBytes(0);
         let mut change = self.schedule().change(stream)?;
         change.wait_for_replays()?;
+        if graphs_dropped {
+            addresses.pools.forget_graphs();
+        }
+        match budget {
+            Budget::DeviceBytes(0) => addresses.pools.sleep(),
+            Budget::DeviceBytes(_) => addresses.pools.share(caches),
+            Budget::OffloadBytes(_) => addresses.pools.wake(),
+        }
+        let device_bytes = match budget {
+            Budget::DeviceBytes(bytes) => bytes,
+            Budget::OffloadBytes(_) => {
+                let resident = residency::resident_bytes(&units, &resident);
+                least_bytes + resident + addresses.pools.target_bytes()
+            }
+        };
+        let sleeps = budget == Budget::DeviceBytes(0);
         if graphs_dropped {
             let captures = change.captures();
             for home in &mut addresses.homes {
@@ -79,12 +96,15 @@ impl Offloader {
         Ok(resize.progress(addresses))
     }
 
-    /// Bytes of the slots, and of these and all units that can be resident.
+    /// Bytes of slots and windows, and of the slots of caches that graphs need; and with all slots of
+    /// caches that are of use, and all units that can be resident.
     pub(super) fn resize_bounds(&self) -> Result<(u64, u64)> {
         let state = self.state()?;
         let Some(addresses) = &state.addresses else { return Err(self.no_addresses()) };
+        let (pools, least) = (&addresses.pools, addresses.least_bytes());
         let units: u64 = addresses.movable().iter().map(|unit| unit.bytes).sum();
-        Ok((addresses.slot_bytes, addresses.slot_bytes + units))
+        let caches = pools.claim(false).map_or(0, |claim| claim.least_bytes);
+        Ok((least + caches, least + units + pools.most_bytes()))
     }
 
     /// Bytes of device memory that a resize could free.
@@ -93,7 +113,7 @@ impl Offloader {
         let Some(addresses) = &state.addresses else { return Err(self.no_addresses()) };
         Ok(match &state.resize {
             Some(resize) => resize.progress(addresses).device_bytes,
-            None => addresses.resident_bytes() + addresses.held_slot_bytes(),
+            None => addresses.held_bytes(),
         })
     }
 
@@ -134,7 +154,7 @@ impl Offloader {
             return Ok(ResizeProgress {
                 pending_units: 0,
                 pending_bytes: 0,
-                device_bytes: addresses.resident_bytes() + addresses.held_slot_bytes(),
+                device_bytes: addresses.held_bytes(),
                 host_bytes: addresses.host_bytes(),
             });
         };

@@ -1,5 +1,6 @@
 //! Resizes at any point of any schedule, with copies delayed: every read gets the bytes of its time, no
-//! address changes, and the counts are those of the memory that is held.
+//! address changes, and the counts are those of the memory that is held. Also of weights that are carried
+//! compressed.
 
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use crate::offload::tests::parameter;
 use crate::os::bytes;
 use crate::os::span::Span;
 use crate::os::sync::{Arc, thread};
+use crate::plan::compression::Compression;
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::{Budget, PlanOptions};
 use crate::status::{WB_ERR_BUSY, WB_ERR_TIMEOUT};
-use crate::tensor::dtype::{Dtype, WB_DTYPE_U8};
+use crate::tensor::dtype::{Dtype, WB_DTYPE_BF16};
 use crate::tensor::layout::Layout;
 
 const PIECE: u64 = 2 << 20;
@@ -40,7 +42,8 @@ enum Operation {
     Resize(u64),
     Progress,
     Wait,
-    Replace(usize, u8),
+    /// By bytes of one value, or by bytes without order.
+    Replace(usize, u8, bool),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -52,7 +55,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (0..13u64).prop_map(Operation::Resize),
         2 => Just(Operation::Progress),
         2 => Just(Operation::Wait),
-        1 => (0..GROUPS, 1..100u8).prop_map(|(at, value)| Operation::Replace(at, value)),
+        1 => (0..GROUPS, 1..100u8, any::<bool>())
+            .prop_map(|(at, value, random)| Operation::Replace(at, value, random)),
     ]
 }
 
@@ -61,15 +65,16 @@ struct World {
     offloader: Arc<Offloader>,
     stream: Stream,
     layouts: Vec<Layout>,
-    values: Vec<u8>,
-    /// The bytes of each group's weight on the device.
+    /// The bytes of each group's weight.
+    contents: Vec<Arc<Buffer>>,
+    /// Where they are on the device.
     spans: Vec<Span>,
     held: Vec<usize>,
     slots: u64,
     /// No more device memory is held now.
     limit: u64,
     /// What was read, and what it must be.
-    reads: Vec<(Arc<Buffer>, u8)>,
+    reads: Vec<(Arc<Buffer>, Vec<u8>)>,
 }
 
 fn filled(device: &Arc<Device>, size: usize, value: u8) -> Arc<Buffer> {
@@ -78,16 +83,51 @@ fn filled(device: &Arc<Device>, size: usize, value: u8) -> Arc<Buffer> {
     buffer
 }
 
+/// Bytes that cannot be compressed.
+fn without_order(device: &Arc<Device>, size: usize, seed: u8) -> Arc<Buffer> {
+    let buffer = filled(device, size, seed);
+    let mut bits = u64::from(seed);
+    for at in 0..size / 8 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        bytes::write_u64(buffer.data().part(8 * at, 8), bits ^ bits >> 29);
+    }
+    buffer
+}
+
+/// A plan and its commit.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    mode: TransferMode,
+    offloaded: usize,
+    depth: u32,
+    keep: bool,
+    compress: bool,
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    (any::<bool>(), 1..=GROUPS, 1..3u32, any::<bool>(), any::<bool>()).prop_map(
+        |(prefetched, offloaded, depth, keep, compress)| {
+            let mode = if prefetched { TransferMode::Prefetch } else { TransferMode::OnDemand };
+            Setting { mode, offloaded, depth, keep, compress }
+        },
+    )
+}
+
 impl World {
-    fn new(sizes: &[usize], mode: TransferMode, offloaded: usize, depth: u32, keep: bool) -> Self {
+    fn new(halves: &[usize], setting: Setting) -> Self {
+        let sizes: Vec<usize> = halves.iter().map(|half| 2 * half).collect();
+        let Setting { mode, offloaded, depth, keep, compress } = setting;
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let layout = |size: &usize| {
-            Layout::new(Dtype::from_code(WB_DTYPE_U8).unwrap(), &[*size as i64], None).unwrap()
+            let dtype = Dtype::from_code(WB_DTYPE_BF16).unwrap();
+            Layout::new(dtype, &[*size as i64 / 2], None).unwrap()
         };
         let layouts: Vec<_> = sizes.iter().map(layout).collect();
-        let values: Vec<u8> = (0..GROUPS).map(|at| 101 + at as u8).collect();
-        let sources: Vec<_> =
-            sizes.iter().zip(&values).map(|(size, value)| filled(&device, *size, *value)).collect();
+        let content = |(at, size): (usize, &usize)| match at % 2 {
+            0 => without_order(&device, *size, 101 + at as u8),
+            _ => filled(&device, *size, 101 + at as u8),
+        };
+        let contents: Vec<_> = sizes.iter().enumerate().map(content).collect();
         let parameters = layouts.iter().enumerate().map(|(at, layout)| {
             let mut parameter = parameter(&format!("w{at}"), [1, 1]);
             parameter.group = format!("layers.{at}").as_str().into();
@@ -101,9 +141,12 @@ impl World {
         options.keep_host_copy = keep;
         options.allowed.everything_fits = true;
         options.depth = depth;
+        if compress {
+            options.compress = Compression::Selected(vec!["w*".into()]);
+        }
         let plan = DevicePlan::new(&device, parameters.collect(), options).unwrap();
         let sources: Vec<_> =
-            sources.iter().map(|source| Some(Location::host(source.data()))).collect();
+            contents.iter().map(|source| Some(Location::host(source.data()))).collect();
         let stream = device.backend().new_stream().unwrap();
         let options = BufferOptions::default();
         let offloader =
@@ -119,7 +162,7 @@ impl World {
         let slots = offloader.stats().unwrap().slot_bytes;
         let limit = device.counters().snapshot().device_bytes;
         let (held, reads) = (Vec::new(), Vec::new());
-        Self { device, offloader, stream, layouts, values, spans, held, slots, limit, reads }
+        Self { device, offloader, stream, layouts, contents, spans, held, slots, limit, reads }
     }
 
     /// Queues reads of a group, which is acquired.
@@ -129,7 +172,7 @@ impl World {
             let offset = if from_end { span.bytes() - READ } else { 0 };
             let to = filled(&self.device, READ, 0);
             self.device.copy(to.data(), span.part(offset, READ), self.stream).unwrap();
-            self.reads.push((to, self.values[group]));
+            self.reads.push((to, bytes::read(self.contents[group].data().part(offset, READ))));
         }
     }
 
@@ -172,13 +215,14 @@ impl World {
                 Err(error) => assert_eq!(error.status, WB_ERR_TIMEOUT),
                 Ok(progress) => assert_eq!(progress.pending_units, 0),
             },
-            Operation::Replace(at, value) => {
-                let source = filled(&device, self.layouts[at].span_bytes() as usize, value);
+            Operation::Replace(at, value, random) => {
+                let make = if random { without_order } else { filled };
+                let source = make(&device, self.layouts[at].span_bytes() as usize, value);
                 let (name, layout) = (format!("w{at}"), self.layouts[at].clone());
                 match offloader.replace(&name, layout, Location::host(source.data()), stream) {
                     // A resize is in progress, or the group is acquired.
                     Err(error) => assert_eq!(error.status, WB_ERR_BUSY),
-                    Ok(()) => self.values[at] = value,
+                    Ok(()) => self.contents[at] = source,
                 }
             }
         }
@@ -194,8 +238,8 @@ impl World {
         assert!(progress.device_bytes <= self.slots + 4 * PIECE);
         (0..GROUPS).for_each(|group| self.run(Operation::Read(group)));
         self.device.backend().synchronize(self.stream).unwrap();
-        for (at, (read, value)) in self.reads.iter().enumerate() {
-            assert!(bytes::is_filled(read.data(), *value), "read {at} is not of {value}");
+        for (at, (read, bytes)) in self.reads.iter().enumerate() {
+            assert!(bytes::read(read.data()) == *bytes, "read {at} has other bytes");
         }
         for (at, span) in self.spans.iter().enumerate() {
             let address = self.offloader.parameter_info(at).unwrap().device_address;
@@ -213,15 +257,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn every_read_gets_its_bytes_while_the_budget_changes(
-        sizes in prop::collection::vec(READ..5_000_000usize, GROUPS),
-        offloaded in 1..=GROUPS,
-        prefetched in any::<bool>(),
-        depth in 1..3u32,
-        keep in any::<bool>(),
+        halves in prop::collection::vec(READ..2_500_000usize, GROUPS),
+        setting in setting(),
         operations in prop::collection::vec(operation(), 1..50),
     ) {
-        let mode = if prefetched { TransferMode::Prefetch } else { TransferMode::OnDemand };
-        let mut world = World::new(&sizes, mode, offloaded, depth, keep);
+        let mut world = World::new(&halves, setting);
         operations.into_iter().for_each(|operation| world.run(operation));
         world.end();
     }

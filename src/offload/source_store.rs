@@ -1,21 +1,26 @@
 //! Units that stay in the buffer of their sources, such as a mapped file that is pinned: where the
-//! bytes lie there as the unit would have them, they are not copied.
+//! bytes lie there as the unit would have them, they are not copied. Storages that are compressed there, and carried
+//! so, stay each by itself.
 
 use crate::device::backend::Location;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::offload::backing::HostUnit;
+use crate::offload::backing::{Apart, ApartKind, HostUnit};
 use crate::offload::device_plan::DevicePlan;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, TransferMode};
-use crate::plan::plan::{Plan, PlannedUnit};
+use crate::plan::plan::{HostStore, Plan, PlannedStorage, PlannedUnit};
+use crate::tensor::coded::UNIT;
 
 /// The alignment of memory that the device reads in place.
 const VIEW_ALIGNMENT: usize = 64;
 
 /// The host memory of each unit, or the reason why it gets memory of the offloader.
 pub type UnitStore = std::result::Result<HostUnit, String>;
+
+/// The memory of the compressed bytes of a storage, or the reason why they are copied to the arena.
+pub type EncodedStore = std::result::Result<Apart, String>;
 
 /// Finds the units of a plan whose sources can be their host memory. `sources` has one entry for each
 /// parameter, `buffers` are those that the caller has named.
@@ -44,8 +49,10 @@ fn in_source(
     for &at in &unit.storages {
         let storage = &plan.storages[at];
         let name = &plan.parameters[storage.parameters[0]].parameter.name;
-        if storage.coding.is_ok() {
-            return Err(format!("{name:?} is kept compressed"));
+        match &storage.coding {
+            Ok(coding) if coding.given => continue, // apart: find_encoded
+            Ok(_) => return Err(format!("{name:?} is kept compressed")),
+            Err(_) => {}
         }
         let start = start_of(plan, at, sources)
             .ok_or_else(|| format!("{name:?} has no source in host memory as it is kept"))?;
@@ -73,7 +80,7 @@ fn in_source(
         }
         end = start + bytes;
     }
-    let (buffer, first) = found.ok_or("it has no parameters")?;
+    let (buffer, first) = found.ok_or("")?;
     if cuda && buffer.pinned_bytes() == 0 {
         return Err(format!("the source is not pinned ({})", buffer.fallback_reason()));
     }
@@ -98,6 +105,39 @@ fn in_source(
         slot_offset: unit.slot_offset,
         range: None,
     })
+}
+
+/// Finds the storages that are carried as their sources have them compressed, and can stay there. The reason is
+/// empty for all others.
+pub fn find_encoded(
+    plan: &DevicePlan,
+    sources: &[Option<Location>],
+    buffers: &[Arc<Buffer>],
+) -> Vec<EncodedStore> {
+    let cuda = plan.device.capabilities().cuda;
+    let DevicePlan { plan, .. } = plan;
+    let allowed = plan.options.host_store == HostStore::Source;
+    let apart = |storage: &PlannedStorage| {
+        let source = sources[storage.parameters[0]];
+        let given = storage.coding.as_ref().is_ok_and(|coding| coding.given);
+        let Some(source) = source.filter(|_| allowed && given) else { return Err(String::new()) };
+        let holds = |buffer: &&Arc<Buffer>| {
+            let (data, span) = (buffer.data(), source.span);
+            data.start() <= span.start() && span.end() <= data.end()
+        };
+        let buffer = buffers.iter().find(holds).ok_or("no buffer was given for its source")?;
+        if cuda && buffer.pinned_bytes() == 0 {
+            return Err(format!("the source is not pinned ({})", buffer.fallback_reason()));
+        }
+        let (buffer, kind) = (buffer.clone(), ApartKind::Source);
+        let apart = Apart { buffer, span: source.span, kind };
+        match apart.on_device() {
+            Some(on_device) if (on_device.start() as u64).is_multiple_of(UNIT) => Ok(apart),
+            Some(_) => Err(format!("the source is not at a multiple of {UNIT} bytes")),
+            None => Err("the device cannot read the source in place".into()),
+        }
+    };
+    plan.storages.iter().map(apart).collect()
 }
 
 /// The host address of a storage's lowest byte in the source; `None` if the storage has no

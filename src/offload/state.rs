@@ -7,7 +7,7 @@ use crate::device::backend::Location;
 use crate::device::owned::DeviceMemory;
 use crate::error::{Result, fail};
 use crate::offload::addresses::Addresses;
-use crate::offload::backing::{Backing, Block, Encoding, HostUnit, HostUse, Kept, ParameterState};
+use crate::offload::backing::{Backing, Encoding, HostUnit, HostUse, Kept, ParameterState};
 use crate::offload::expert_table::ExpertCaches;
 use crate::offload::host_memory::HostMemory;
 use crate::offload::moves::Resize;
@@ -132,20 +132,19 @@ impl OffloadState {
         }
     }
 
-    /// The compressed blocks of a unit, whose buffer the device reads: no others are compressed.
+    /// The compressed blocks of a unit, whose memory the device reads: no others are compressed.
     fn encoded_parts(&self, unit: usize) -> Vec<EncodedPart> {
-        let HostUnit { buffer, region, .. } = &self.host.units()[unit];
-        let Some(on_device) = buffer.device_data() else { return Vec::new() };
-        let on_device = on_device.part(region.start() - buffer.data().start(), region.bytes());
-        let part = |block: &Block| {
+        let part = |at: usize| {
+            let block = &self.host.blocks()[at];
             let Encoding { coded, decoded_bytes, .. } = block.encoding?;
             let (offset, capacity) = (block.offset as usize, block.capacity as usize);
+            let host = block.place(&self.host.units()[unit]);
             let kept = block.kept.as_ref().map(Kept::span);
-            let on_device = kept.unwrap_or(on_device.part(offset, capacity));
+            let on_device = kept.or_else(|| self.on_device(at))?;
             let kept = kept.is_some();
-            Some(EncodedPart { offset, capacity, on_device, kept, coded, decoded_bytes })
+            Some(EncodedPart { offset, capacity, host, on_device, kept, coded, decoded_bytes })
         };
-        self.host.blocks_in(unit).filter_map(|at| part(&self.host.blocks()[at])).collect()
+        self.host.blocks_in(unit).filter_map(part).collect()
     }
 
     /// A unit for the schedule. No group uses one without memory.

@@ -60,12 +60,16 @@ impl Offloader {
         let state = self.state()?;
         let held = state.held_bytes();
         let windows = self.schedule().window_bytes();
+        let held_windows = match &state.addresses {
+            Some(addresses) => addresses.held_window_bytes(),
+            None => windows,
+        };
         let quantizer_bytes = self.quantizer.get().map_or(0, |quantizer| quantizer.held_bytes());
         let mut stats = OffloaderStats {
             parameters: state.parameters.len() as u64,
             mapped_bytes: held.mapped_bytes,
             resident_bytes: state.resident_bytes(),
-            slot_bytes: held.slot_bytes + windows,
+            slot_bytes: held.slot_bytes + held_windows,
             device_encoded_bytes: state.kept_bytes(),
             expert_bytes: state.expert_caches.device_bytes(),
             device_parameter_bytes: state.bytes_on_device(),

@@ -54,6 +54,8 @@ pub struct Coding {
     /// Bytes that it is expected to take: as a sample of the source does, or else as values of the
     /// type usually do.
     pub encoded_bytes: u64,
+    /// Whether its source has these bytes, which are taken unchanged.
+    pub given: bool,
 }
 
 impl Coding {
@@ -161,7 +163,7 @@ impl CompressionRule {
         let encoded_bytes = measured.unwrap_or_else(usual);
         let most = if self.named { bytes.saturating_sub(1) } else { bytes / 16 * MOST_SIXTEENTHS };
         match encoded_bytes <= most {
-            true => Ok(Coding { coded, encoded_bytes }),
+            true => Ok(Coding { coded, encoded_bytes, given: false }),
             false => Err(RawReason::Poorly { encoded_bytes, bytes }),
         }
     }
@@ -173,8 +175,8 @@ mod tests {
 
     use super::*;
     use crate::plan::parameter::tests::parameter;
-    use crate::plan::parameter::{Parameter, TransferMode};
-    use crate::plan::plan::{ALIGNMENT, Budget, Plan, PlanOptions, capacity};
+    use crate::plan::parameter::{Origin, Parameter, TransferMode};
+    use crate::plan::plan::{ALIGNMENT, Budget, Plan, PlanOptions, capacity, host_bytes};
     use crate::plan::planner::plan;
     use crate::plan::tests::platform;
     use crate::tensor::dtype::{WB_DTYPE_BF16, WB_DTYPE_I8};
@@ -220,8 +222,50 @@ mod tests {
             let bytes = |one: &crate::plan::plan::PlannedStorage| {
                 capacity(one.bytes, one.coding.as_ref().ok().map(coded))
             };
-            assert_eq!(unit.bytes, in_unit.map(bytes).sum::<u64>());
+            assert_eq!(unit.bytes, in_unit.clone().map(bytes).sum::<u64>());
+            let host = |one: &crate::plan::plan::PlannedStorage| {
+                host_bytes(one.bytes, one.coding.as_ref().ok())
+            };
+            assert_eq!(unit.host_bytes, in_unit.clone().map(host).sum::<u64>());
+            // Storages whose host memory is as in the slot come first.
+            assert!(in_unit.is_sorted_by_key(crate::plan::plan::PlannedStorage::is_given));
         }
+        let host: u64 = plan.units.iter().map(|unit| unit.host_bytes).sum();
+        assert_eq!(plan.arena_bytes, host.next_multiple_of(platform(true).page_bytes));
+    }
+
+    #[test]
+    fn what_a_source_has_compressed_takes_no_more_host_memory() {
+        let mut parameters = model();
+        for one in parameters.iter_mut().step_by(2) {
+            // Exact bytes, which no sample tells.
+            one.origin = Origin::Encoded(one.encoded_bytes.take().unwrap());
+        }
+        let of = |compress, budget| {
+            plan(
+                parameters.clone(),
+                options(Budget::OffloadBytes(budget), compress),
+                &platform(true),
+            )
+        };
+        let auto = || Compression::Auto(Vec::new());
+        let made = of(auto(), u64::MAX / 2).unwrap();
+        check_sums(&made);
+        let given = 702_545u64.next_multiple_of(ALIGNMENT);
+        let own = capacity(1 << 19, Some(CodedType::Bf16));
+        assert_eq!(made.units.iter().map(|unit| unit.host_bytes).sum::<u64>(), 8 * (given + own));
+        assert_eq!(made.encoded_bytes, 8 * (702_545 + 351_272));
+        let reason = |at: usize| made.reason(&made.parameters[at]);
+        assert!(reason(0).ends_with("; compressed in its file to 67 %"), "{}", reason(0));
+        assert!(reason(1).ends_with("; compressed to 67 %"), "{}", reason(1));
+        // A budget of exactly these bytes has space for all, one page less does not.
+        assert_eq!(of(auto(), made.arena_bytes).unwrap().decoded_bytes, made.decoded_bytes);
+        let less = of(auto(), made.arena_bytes - 4096).unwrap();
+        check_sums(&less);
+        assert!(less.decoded_bytes < made.decoded_bytes && less.arena_bytes < made.arena_bytes);
+        // Raw, it has its values there.
+        let raw = of(Compression::Off, u64::MAX / 2).unwrap();
+        assert_eq!(raw.arena_bytes, raw.payload_bytes);
     }
 
     #[test]
@@ -324,6 +368,9 @@ mod tests {
             let parameters: Vec<_> = sizes.iter().enumerate().map(|(at, (half, ratio, mode))| {
                 let bytes = 2 * half;
                 let mut one = weight(at, at % groups, bytes, Some(bytes * ratio / 100));
+                if half % 2 == 0 {
+                    one.origin = Origin::Encoded(bytes * ratio / 100);
+                }
                 one.transfer_mode = match mode {
                     0 if views => TransferMode::ZeroCopy,
                     1 => TransferMode::OnDemand,

@@ -3,11 +3,10 @@
 use crate::plan::parameter::tests::parameter;
 use crate::plan::parameter::{AccessPattern, Parameter, TransferMode};
 use crate::plan::plan::*;
-use crate::plan::planner;
 use crate::plan::tests::{options, platform};
+use crate::plan::{fixed, planner};
 use crate::status::{
-    WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED,
-    WB_ERR_NOT_SUPPORTED, wb_status,
+    WB_ERR_BUDGET, WB_ERR_EVERYTHING_FITS, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, wb_status,
 };
 
 const LAYERS: usize = 4;
@@ -83,6 +82,65 @@ fn caches_residents_and_the_ring_never_exceed_one_budget() {
     }
 }
 
+/// Pieces of the tests with fixed addresses.
+const PIECE: u64 = 1024;
+
+fn fixed_plan(given: PlanOptions) -> crate::error::Result<Plan> {
+    let given = PlanOptions { fixed_addresses: true, ..given };
+    fixed::plan(model(), given, &platform(true), PIECE)
+}
+
+#[test]
+fn with_fixed_addresses_experts_stay_in_the_arena_and_caches_get_what_whole_pieces_leave() {
+    let dense = LAYERS as u64 * DENSE;
+    for left in [EXPERT, 5 * EXPERT + 17, ALL - dense - 1] {
+        let found = fixed_plan(PlanOptions::new(Budget::DeviceBytes(dense + left))).unwrap();
+        assert_eq!((found.resident_bytes, found.slot_bytes, found.expert_bytes), (dense, 0, left));
+        assert_eq!(modes(&found), [None, Some(TransferMode::ZeroCopy)].repeat(LAYERS));
+        assert!(found.storages.iter().all(|one| one.pieces.is_none()), "no expert is in pieces");
+        assert_eq!(found.arena_bytes, LAYERS as u64 * EXPERTS * EXPERT);
+        // The state of a cache takes a piece.
+        let said = format!("zero-copy: of experts, about {} of", (left - PIECE) / EXPERT);
+        assert!(found.parameters[1].reason.to_string().starts_with(&said), "{left}");
+    }
+    for budget in (14..44).map(|at| at * 1000) {
+        for expert_bytes in [0, 2 * EXPERT, 6000] {
+            let given = PlanOptions {
+                expert_bytes,
+                transfer_mode: TransferMode::Prefetch,
+                ..PlanOptions::new(Budget::DeviceBytes(budget))
+            };
+            let found = match fixed_plan(given) {
+                Ok(found) => found,
+                Err(error) => {
+                    assert_eq!(error.status, WB_ERR_BUDGET, "{error:?}");
+                    // Nothing is left for caches that take what is left.
+                    assert!(expert_bytes == 0 && budget <= dense, "{budget} {expert_bytes}");
+                    continue;
+                }
+            };
+            let used = found.resident_bytes + found.slot_bytes + found.expert_bytes;
+            assert!(used <= budget, "{used} of {budget}");
+            assert!(expert_bytes != 0 || used == budget, "{used} of {budget}");
+            assert!(expert_bytes == 0 || found.expert_bytes == expert_bytes);
+        }
+    }
+}
+
+#[test]
+fn the_predicted_hit_rate_is_the_part_of_the_experts_that_have_slots() {
+    let all = LAYERS as u64 * EXPERTS;
+    for slots in [1, 5, all - 1] {
+        let given =
+            PlanOptions { expert_bytes: slots * EXPERT, ..options(Budget::OffloadBytes(ALL)) };
+        let rate = plan(given).expert_hit_rate().unwrap();
+        assert!((rate - slots as f64 / all as f64).abs() < 1e-9, "{rate} with {slots} slots");
+    }
+    let more = PlanOptions { expert_bytes: 2 * ALL, ..options(Budget::OffloadBytes(ALL)) };
+    assert_eq!(plan(more).expert_hit_rate(), Some(1.0));
+    assert_eq!(plan(options(Budget::OffloadBytes(ALL))).expert_hit_rate(), None);
+}
+
 #[test]
 fn where_everything_fits_experts_stay() {
     let budget = Budget::DeviceBytes(ALL);
@@ -119,8 +177,6 @@ fn what_no_cache_can_carry_is_refused() {
     let (status, message) = refused(device(ALL - 1), false);
     assert_eq!(status, WB_ERR_NOT_MAPPED);
     assert!(message.contains("by an expert cache"), "{message}");
-    let given = PlanOptions { fixed_addresses: true, ..device(ALL - 1) };
-    assert_eq!(refused(given, true).0, WB_ERR_NOT_SUPPORTED);
     let mut model = model();
     model[1].transfer_mode = TransferMode::Prefetch;
     let error = planner::plan(model, device(ALL - 1), &platform(true)).unwrap_err();

@@ -2,13 +2,12 @@
 //! memory, and so do the resident parameters of each group.
 
 use crate::error::{Result, fail};
-use crate::plan::compression::Compression;
 use crate::plan::parameter::Parameter;
 use crate::plan::pieces;
 use crate::plan::plan::{ALIGNMENT, Budget, Plan, PlanOptions, Platform};
 use crate::plan::planner;
 use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
-use crate::status::{WB_ERR_BUDGET, WB_ERR_NOT_SUPPORTED};
+use crate::status::WB_ERR_BUDGET;
 
 /// As [`planner::plan`], with what the device holds in multiples of `granularity` bytes.
 pub fn plan(
@@ -17,13 +16,6 @@ pub fn plan(
     platform: &Platform,
     granularity: u64,
 ) -> Result<Plan> {
-    if options.compress != Compression::Off {
-        fail!(
-            WB_ERR_NOT_SUPPORTED,
-            "asked for fixed addresses and for compressed parameters, which cannot be combined yet: \
-             leave out fixed_addresses or compress"
-        );
-    }
     let all = parameters.iter().map(|one| one.layout.span_bytes().next_multiple_of(ALIGNMENT));
     let all: u64 = all.fold(0, u64::saturating_add);
     // The budget without padding, and the limit of the ring, that are tried.
@@ -40,14 +32,17 @@ pub fn plan(
         Ok(plan)
     };
     let most_ring = options.slot_bytes.map(|bytes| bytes / granularity * granularity);
+    let ring_fits = |plan: &Plan| most_ring.is_none_or(|most| plan.ring_bytes <= most);
     let fits = |plan: &Plan, ceiling: u64| {
-        plan.resident_bytes + plan.slot_bytes <= ceiling
-            && most_ring.is_none_or(|most| plan.ring_bytes <= most)
+        let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+        others + plan.expert_bytes <= ceiling
+            && (plan.expert_bytes > 0 || plan.experts().count == 0)
+            && ring_fits(plan)
     };
     let Some(ceiling) = options.budget.device_bytes() else {
         let mut ring = most_ring;
         let mut plan = rounded(0, ring)?;
-        while let (false, Some(bytes)) = (fits(&plan, u64::MAX), &mut ring) {
+        while let (false, Some(bytes)) = (ring_fits(&plan), &mut ring) {
             *bytes = bytes.saturating_sub(granularity).max(1);
             plan = rounded(0, ring)?;
         }
@@ -85,7 +80,7 @@ pub fn plan(
     }
 }
 
-/// Gives every unit a slot of whole pieces, and counts those and the resident parameters. The
+/// Gives every unit a slot of whole pieces, and counts those, windows and the resident parameters. The
 /// predicted times stay those of whole parameters.
 fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     let before = plan.slot_bytes;
@@ -109,10 +104,21 @@ fn round(plan: &mut Plan, granularity: u64, page_bytes: u64) {
     let without = before + units.iter().map(|unit| unit.bytes).sum::<u64>();
     plan.resident_bytes = units.iter().map(|unit| unit.bytes.next_multiple_of(granularity)).sum();
     plan.granularity = Some(granularity);
+    plan.window_bytes = plan.window_bytes.next_multiple_of(granularity);
+    // Caches get what all others leave, unless a number of bytes was given.
+    let takes_rest = plan.expert_bytes > 0 && plan.options.expert_bytes == 0;
+    if takes_rest {
+        plan.expert_bytes = 0;
+    }
     let in_pieces = match plan.pieces.is_empty() {
         true => 0,
         false => pieces::place(plan, granularity),
     };
+    if let (true, Some(budget)) = (takes_rest, plan.options.budget.device_bytes()) {
+        let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+        plan.expert_bytes = budget.saturating_sub(others);
+    }
+    plan.say_experts();
     plan.padding_bytes =
         (plan.resident_bytes + plan.slot_bytes).saturating_sub(without + in_pieces);
 }
@@ -122,11 +128,43 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::compression::{ALL_WINDOWS, Compression};
     use crate::plan::parameter::TransferMode;
     use crate::plan::parameter::tests::parameter;
     use crate::plan::tests::platform;
+    use crate::tensor::dtype::{Dtype, WB_DTYPE_BF16};
+    use crate::tensor::layout::Layout;
 
     const PIECE: u64 = 2 << 20;
+
+    fn bf16(name: &str, group: &str, bytes: i64) -> Parameter {
+        let dtype = Dtype::from_code(WB_DTYPE_BF16).unwrap();
+        let layout = Layout::new(dtype, &[bytes / 2], None).unwrap();
+        Parameter { layout, ..parameter(name, group, 2, 0) }
+    }
+
+    /// Windows are within every budget, and the device keeps nothing compressed, which the reasons say.
+    #[test]
+    fn windows_are_within_the_budget_and_nothing_is_kept_compressed() {
+        let layer = |at: usize| bf16(&format!("layers.{at}.w"), &format!("layers.{at}"), 8 << 20);
+        for budget in [1 << 30, 5 << 28, (1 << 30) - PIECE] {
+            let mut options = PlanOptions::new(Budget::DeviceBytes(budget));
+            options.compress = Compression::Auto(Vec::new());
+            options.link_bytes_per_second = 1e9;
+            let model: Vec<_> = (0..240).map(layer).collect();
+            let unfixed = planner::plan(model.clone(), options.clone(), &platform(true)).unwrap();
+            options.fixed_addresses = true;
+            let made = plan(model, options, &platform(true), PIECE).unwrap();
+            let held = made.resident_bytes + made.slot_bytes + made.window_bytes;
+            assert!(held <= budget && budget - held < 16 << 20, "{held} of {budget}");
+            assert_eq!(made.window_bytes, if budget >= 1 << 30 { ALL_WINDOWS } else { 0 });
+            assert!(unfixed.kept_bytes > 0 && made.kept_bytes == 0 && made.encoded_bytes > 0);
+            for planned in made.parameters.iter().filter(|one| one.transfer_mode.is_some()) {
+                let reason = made.reason(planned);
+                assert!(reason.contains("compressed to") && reason.contains("addresses are fixed"));
+            }
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -137,13 +175,16 @@ mod tests {
             sizes in prop::collection::vec(1i64..6_000_000, 3..24),
             groups in 1usize..6,
             percent in 20u64..110,
+            compress in any::<bool>(),
         ) {
             let model: Vec<_> = sizes.iter().enumerate()
-                .map(|(at, size)| parameter(&format!("p{at}"), &format!("g{}", at % groups), *size, 0))
+                .map(|(at, size)| bf16(&format!("p{at}"), &format!("g{}", at % groups), size + size % 2))
                 .collect();
-            let total: u64 = sizes.iter().map(|size| *size as u64).sum();
+            let total: u64 = model.iter().map(|one| one.layout.span_bytes()).sum();
             let budget = total * percent / 100 + PIECE;
             let mut options = PlanOptions::new(Budget::DeviceBytes(budget));
+            options.compress = if compress { Compression::Auto(Vec::new()) } else { Compression::Off };
+            options.fixed_addresses = true;
             options.transfer_mode = TransferMode::Prefetch;
             options.allowed.everything_fits = true;
             let Ok(plan) = plan(model, options, &platform(true), PIECE) else { return Ok(()) };

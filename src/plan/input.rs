@@ -9,11 +9,9 @@ use crate::error::{Result, fail};
 use crate::plan::compression::{Coding, Compression, CompressionRule, RawReason};
 use crate::plan::parameter::{AccessPattern, TransferMode};
 use crate::plan::parameter::{Parameter, Storage, storages};
-use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity};
+use crate::plan::plan::{ALIGNMENT, PlanOptions, Platform, capacity, host_bytes};
 use crate::plan::step_model::{LinkBytes, StepModel};
-use crate::status::{
-    WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED, WB_ERR_OVERFLOW,
-};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_OVERFLOW};
 
 /// Of what a storage is expected to be compressed to, this part is planned in addition where the device
 /// keeps it: the expected size is that of a sample.
@@ -63,7 +61,7 @@ impl<'a> PlanInput<'a> {
             Some(rule) => rule.expand(parameters)?,
             None => parameters,
         };
-        check_experts(&parameters, &options)?;
+        check_experts(&parameters)?;
         let storages = storages(&parameters)?;
         let mut indexes: HashMap<&str, usize> = HashMap::new();
         let mut groups = Vec::new();
@@ -100,8 +98,7 @@ impl<'a> PlanInput<'a> {
         let model = StepModel::new(&options, group_bytes)?;
         let use_of = |storage| StorageUse::new(storage, &parameters, options.transfer_mode);
         let uses = storages.iter().map(use_of).collect();
-        let (codings, unmatched_compress) =
-            codings(&options.compress, platform, &parameters, &storages)?;
+        let (codings, unmatched_compress) = codings(&options, platform, &parameters, &storages)?;
         Ok(Self {
             options,
             platform,
@@ -124,10 +121,21 @@ impl<'a> PlanInput<'a> {
         coding.filter(|_| mode != TransferMode::ZeroCopy)
     }
 
-    /// Bytes that a storage takes in the arena, and in its slot.
+    /// Bytes that a storage takes in its slot.
     pub fn carried_bytes(&self, storage: usize, mode: TransferMode) -> u64 {
         let coding = self.coding(storage, mode);
         capacity(self.storages[storage].bytes, coding.map(|coding| coding.coded))
+    }
+
+    /// Bytes that a storage takes in the arena.
+    pub fn host_bytes(&self, storage: usize, mode: TransferMode) -> u64 {
+        host_bytes(self.storages[storage].bytes, self.coding(storage, mode).as_ref())
+    }
+
+    /// Whether the source of a storage has the bytes that it is carried as, which are then not among others of
+    /// its unit in host memory.
+    pub fn is_given(&self, storage: usize, mode: TransferMode) -> bool {
+        self.coding(storage, mode).is_some_and(|coding| coding.given)
     }
 
     /// What copying a storage moves over the link.
@@ -142,15 +150,17 @@ impl<'a> PlanInput<'a> {
     }
 
     /// Device memory that is planned for a storage that the device keeps compressed and decodes into the
-    /// ring; `None` if it cannot, or would gain nothing.
+    /// ring; `None` if it cannot, as where addresses are fixed, or would gain nothing.
     pub fn kept_bytes(&self, storage: usize) -> Option<u64> {
         let prefetched = self.preferred_mode(storage).ok()? == TransferMode::Prefetch;
-        if !prefetched || self.groups_of[storage].len() > 1 {
+        if !prefetched || self.groups_of[storage].len() > 1 || self.options.fixed_addresses {
             return None;
         }
-        let Coding { coded, encoded_bytes } = self.coding(storage, TransferMode::Prefetch)?;
+        let Coding { coded, encoded_bytes, given } =
+            self.coding(storage, TransferMode::Prefetch)?;
         let most = capacity(self.storages[storage].bytes, Some(coded));
-        let bytes = (encoded_bytes + encoded_bytes / SPARE_PART).max(1).next_multiple_of(ALIGNMENT);
+        let spare = if given { 0 } else { encoded_bytes / SPARE_PART };
+        let bytes = (encoded_bytes + spare).max(1).next_multiple_of(ALIGNMENT);
         Some(bytes.min(most)).filter(|bytes| *bytes < self.rounded_bytes(storage))
     }
 
@@ -257,11 +267,12 @@ pub fn coding_of(
 /// parameter.
 #[allow(clippy::type_complexity)]
 fn codings(
-    compress: &Compression,
+    options: &PlanOptions,
     platform: &Platform,
     parameters: &[Parameter],
     storages: &[Storage],
 ) -> Result<(Vec<std::result::Result<Coding, RawReason>>, Vec<String>)> {
+    let compress = &options.compress;
     let no_views = (!platform.views).then_some(platform.views_reason.as_str());
     let mut rule = CompressionRule::new(compress, no_views)?;
     if *compress == Compression::Off {
@@ -276,11 +287,15 @@ fn codings(
             let candidate = rule.candidate(&parameter.name, dtype, storage.bytes);
             if at == 0 || matches!(first, Err(RawReason::NotNamed)) {
                 let own = parameter.layout.span_bytes();
-                let measured = parameter.encoded_bytes.map(|bytes| {
+                let source = parameter.encoded_source();
+                let measured = source.or(parameter.encoded_bytes).map(|bytes| {
                     let all = u128::from(bytes) * u128::from(storage.bytes);
                     (all / u128::from(own.max(1))) as u64
                 });
-                first = candidate.and_then(|coded| rule.judge(coded, storage.bytes, measured));
+                // With fixed addresses host memory is that of homes, where units are whole.
+                let given = source.is_some() && !options.fixed_addresses;
+                let judged = candidate.and_then(|coded| rule.judge(coded, storage.bytes, measured));
+                first = judged.map(|coding| Coding { given, ..coding });
             }
         }
         first
@@ -290,7 +305,7 @@ fn codings(
 }
 
 /// Fails if experts are to be carried in another way than by an expert cache.
-fn check_experts(parameters: &[Parameter], options: &PlanOptions) -> Result<()> {
+fn check_experts(parameters: &[Parameter]) -> Result<()> {
     let experts = |one: &&Parameter| one.access_pattern == AccessPattern::Experts;
     for parameter in parameters.iter().filter(experts) {
         if !matches!(parameter.transfer_mode, TransferMode::Auto | TransferMode::ZeroCopy) {
@@ -300,14 +315,6 @@ fn check_experts(parameters: &[Parameter], options: &PlanOptions) -> Result<()> 
                  transfer mode {}: leave out one of them",
                 parameter.name,
                 parameter.transfer_mode.name()
-            );
-        }
-        if options.fixed_addresses {
-            fail!(
-                WB_ERR_NOT_SUPPORTED,
-                "parameter {:?} has the access pattern of experts, and the plan fixed_addresses, with which \
-                 the memory of parameters changes: leave out one of them",
-                parameter.name
             );
         }
     }

@@ -62,6 +62,7 @@ pub fn to_json(plan: &Plan) -> String {
         "device_encoded_bytes": plan.kept_bytes,
         "device_decoded_bytes": plan.kept_decoded_bytes,
         "expert_bytes": plan.expert_bytes,
+        "expert_hit_rate": plan.expert_hit_rate(),
         "ring_bytes": plan.ring_bytes,
         "granularity": plan.granularity,
         "padding_bytes": plan.padding_bytes,
@@ -107,7 +108,7 @@ fn parameter_to_json(plan: &Plan, index: usize) -> String {
     };
     let quantized_from = match &parameter.origin {
         Origin::Quantized(from) => Some(from.layout.dtype().name()),
-        Origin::Given | Origin::Scales => None,
+        Origin::Given | Origin::Encoded(_) | Origin::Scales => None,
     };
     let placement = planned.transfer_mode.map_or("resident", |_| "offloaded");
     format!(

@@ -252,7 +252,7 @@ fn candidates(input: &PlanInput<'_>, storages: &[usize]) -> Result<Vec<Candidate
         let groups = &input.groups_of[storage];
         candidates.push(Candidate {
             bytes: match input.options.budget {
-                Budget::OffloadBytes(_) => input.carried_bytes(storage, mode),
+                Budget::OffloadBytes(_) => input.host_bytes(storage, mode),
                 Budget::DeviceBytes(_) => input.rounded_bytes(storage),
             },
             storage: storage as u32,

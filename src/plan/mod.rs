@@ -7,6 +7,7 @@ pub mod compression;
 mod device_budget;
 #[cfg(test)]
 mod expert_tests;
+pub mod experts;
 pub mod fixed;
 pub mod grouping;
 pub mod heat;

@@ -76,11 +76,28 @@ pub struct Parameter {
     pub encoded_bytes: Option<u64>,
 }
 
+impl Parameter {
+    /// Bytes that its source is compressed to, if it is.
+    pub fn encoded_source(&self) -> Option<u64> {
+        match self.origin {
+            Origin::Encoded(bytes) => Some(bytes),
+            Origin::Given | Origin::Quantized(_) | Origin::Scales => None,
+        }
+    }
+
+    /// Bytes at its source.
+    pub fn source_bytes(&self) -> u64 {
+        self.encoded_source().unwrap_or(self.layout.span_bytes())
+    }
+}
+
 /// The origin of a parameter's bytes.
 #[derive(Debug, Clone)]
 pub enum Origin {
     /// They are copied from its source.
     Given,
+    /// They are decoded from its source, which has them compressed to this many bytes.
+    Encoded(u64),
     /// They are quantized at commit, from a source of another type.
     Quantized(Arc<QuantizedParameter>),
     /// They are the scales that quantizing another parameter writes.
@@ -94,6 +111,8 @@ pub struct QuantizedParameter {
     pub layout: Layout,
     /// Address of the source's lowest byte; 0 if there is none.
     pub source: u64,
+    /// Bytes that the source is compressed to, if it is.
+    pub encoded_bytes: Option<u64>,
     /// The name of the parameter's scales.
     pub scales: String,
     /// Layouts of the FP8 numbers and of the scales, as quantizing writes them.
@@ -189,7 +208,7 @@ fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
     for index in order.into_iter().map(|(_, index)| index as usize) {
         let parameter = &parameters[index];
         let start = parameter.source;
-        let Some(end) = start.checked_add(parameter.layout.span_bytes()) else {
+        let Some(end) = start.checked_add(parameter.source_bytes()) else {
             fail!(
                 WB_ERR_OVERFLOW,
                 "parameter {:?} at {start:#x} goes past the last address",
@@ -198,17 +217,41 @@ fn by_address(parameters: &[Parameter]) -> Result<Vec<Storage>> {
         };
         match found.last_mut() {
             Some(storage) if start < open.1 => {
+                let first = &parameters[storage.parameters[0].0];
+                if first.encoded_source().or(parameter.encoded_source()).is_some() {
+                    check_same_encoded(first, parameter)?;
+                    storage.parameters.push((index, 0));
+                    continue;
+                }
                 storage.parameters.push((index, start - open.0));
                 open.1 = open.1.max(end);
                 storage.bytes = open.1 - open.0;
             }
             _ => {
                 open = (start, end);
-                found.push(Storage { bytes: end - start, parameters: smallvec![(index, 0)] });
+                let bytes = parameter.layout.span_bytes();
+                found.push(Storage { bytes, parameters: smallvec![(index, 0)] });
             }
         }
     }
     Ok(found)
+}
+
+/// Fails unless two parameters, one of which has a compressed source, have the same one.
+fn check_same_encoded(one: &Parameter, other: &Parameter) -> Result<()> {
+    let what = |parameter: &Parameter| {
+        (parameter.source, parameter.encoded_source(), parameter.layout.span_bytes())
+    };
+    if what(one) != what(other) {
+        fail!(
+            WB_ERR_INVALID_ARGUMENT,
+            "the sources of parameters {:?} and {:?} overlap, and are not the same compressed bytes: \
+             compressed sources are tied as a whole",
+            one.name,
+            other.name
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -268,6 +311,30 @@ pub(super) mod tests {
         parameters[2] = Parameter { storage_id: 7, ..parameter("out", "b", 65, 0) };
         let error = storages(&parameters).unwrap_err();
         assert!(error.message.contains("\"in\"") && error.message.contains("65"), "{error:?}");
+    }
+
+    #[test]
+    fn compressed_sources_are_tied_as_a_whole() {
+        let encoded = |name, address, bytes| Parameter {
+            origin: Origin::Encoded(bytes),
+            ..parameter(name, "a", 1000, address)
+        };
+        // They have fewer bytes in memory than their values, so their neighbours begin early.
+        let parameters = [
+            encoded("one", 1024, 600),
+            parameter("next", "a", 100, 1624),
+            encoded("tied", 1024, 600),
+        ];
+        assert_eq!(found(&parameters), [(1000, vec![(0, 0), (2, 0)]), (100, vec![(1, 0)])]);
+        for other in [
+            encoded("other", 1024, 608),
+            encoded("other", 1040, 600),
+            parameter("other", "a", 1000, 1024),
+            parameter("other", "a", 24, 1600),
+        ] {
+            let error = storages(&[encoded("one", 1024, 600), other]).unwrap_err();
+            assert!(error.message.contains("compressed"), "{error:?}");
+        }
     }
 
     #[test]

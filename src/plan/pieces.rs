@@ -92,7 +92,7 @@ fn remove_units(plan: &mut Plan, taken: &[bool], page_bytes: u64) {
     let mut offset = 0;
     for unit in &mut plan.units {
         unit.arena_offset = offset;
-        offset += unit.bytes;
+        offset += unit.host_bytes;
     }
     plan.arena_bytes = offset.next_multiple_of(page_bytes);
     plan.groups.iter_mut().for_each(|group| group.units.clear());
@@ -112,7 +112,8 @@ pub fn place(plan: &mut Plan, granularity: u64) -> u64 {
         .collect();
     let count = match plan.options.budget {
         Budget::DeviceBytes(budget) => {
-            budget.saturating_sub(plan.resident_bytes + plan.slot_bytes) / granularity
+            let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
+            budget.saturating_sub(others + plan.expert_bytes) / granularity
         }
         Budget::OffloadBytes(budget) => (heats.len() as u64)
             .saturating_sub(budget.saturating_sub(plan.arena_bytes) / granularity),

@@ -74,11 +74,15 @@ impl Placement {
         let mut offset = 0;
         for unit in &mut units {
             unit.arena_offset = offset;
-            offset += unit.bytes;
+            offset += unit.host_bytes;
             unit.bytes = 0;
         }
         let mut members: Vec<usize> = (0..self.storages.len()).collect();
-        members.sort_unstable_by_key(|member| self.storages[*member]);
+        // In host memory, compressed bytes of sources are apart: others begin the unit.
+        members.sort_unstable_by_key(|member| {
+            let (storage, mode) = (self.storages[*member], self.transfer_modes[*member]);
+            (input.is_given(storage, mode), storage)
+        });
         let mut placed = vec![None; input.storages.len()];
         for member in members {
             let (storage, transfer_mode) = (self.storages[member], self.transfer_modes[member]);
@@ -316,11 +320,13 @@ fn gather_units(
                 groups: groups.to_vec(),
                 arena_offset: 0,
                 bytes: 0,
+                host_bytes: 0,
                 slot_offset: None,
                 storages: Vec::new(),
             });
         }
         units[unit].bytes += input.carried_bytes(storage, transfer_mode);
+        units[unit].host_bytes += input.host_bytes(storage, transfer_mode);
         unit_of.push(unit);
     }
     (units, unit_of)

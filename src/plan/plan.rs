@@ -12,11 +12,22 @@ use crate::tensor::coded::CodedType;
 /// Storages begin at multiples of this in the arena and in the slots.
 pub const ALIGNMENT: u64 = 256;
 
-/// The bytes that a parameter is given in the arena and in its slot: a compressed one as many as any
-/// values of its type may need, so that a replacement always fits.
+/// The bytes that a parameter is given in its slot, and in memory of the offloader for its replacements: a
+/// compressed one as many as any values of its type may need, so that they always fit.
 pub fn capacity(bytes: u64, coded: Option<CodedType>) -> u64 {
     let most = coded.and_then(|coded| coded.max_bytes(bytes).ok());
     most.unwrap_or(bytes).next_multiple_of(ALIGNMENT)
+}
+
+/// The bytes that a parameter is given in the arena: compressed ones that its source has take no more than these,
+/// without space for others.
+pub fn host_bytes(bytes: u64, coding: Option<&Coding>) -> u64 {
+    match coding {
+        Some(Coding { encoded_bytes, given: true, .. }) => {
+            encoded_bytes.next_multiple_of(ALIGNMENT)
+        }
+        _ => capacity(bytes, coding.map(|coding| coding.coded)),
+    }
 }
 
 /// Outcomes that are warnings instead of errors.
@@ -183,6 +194,18 @@ pub struct PlannedStorage {
     pub parameters: SmallVec<[usize; 1]>,
 }
 
+impl PlannedStorage {
+    /// Whether it is carried as its source has it compressed.
+    pub fn is_given(&self) -> bool {
+        self.coding.as_ref().is_ok_and(|coding| coding.given)
+    }
+
+    /// Bytes that it takes in its slot.
+    pub fn carried_bytes(&self) -> u64 {
+        capacity(self.bytes, self.coding.as_ref().ok().map(|coding| coding.coded))
+    }
+}
+
 /// Storages that are adjacent in the arena and are copied as one.
 #[derive(Debug, Clone)]
 pub struct PlannedUnit {
@@ -194,8 +217,11 @@ pub struct PlannedUnit {
     pub groups: Vec<usize>,
     /// Offset in the arena.
     pub arena_offset: u64,
-    /// Number of bytes, each storage's as [`capacity`] says.
+    /// Bytes in its slot, each storage's as [`capacity`] says.
     pub bytes: u64,
+    /// Bytes in the arena, each storage's as [`host_bytes`] says: first those that lie as in the slot,
+    /// then the compressed ones that sources have.
+    pub host_bytes: u64,
     /// Offset of its slot in the slots; `None` for a zero-copy unit.
     pub slot_offset: Option<u64>,
     /// Indexes of its storages, by offset.
@@ -322,12 +348,18 @@ impl Plan {
         }
         let storage = &self.storages[parameter.storage];
         text += &match &storage.coding {
-            Ok(Coding { encoded_bytes, .. }) => {
-                format!(
-                    "; compressed to {} %{}",
-                    (100 * encoded_bytes).div_ceil(storage.bytes.max(1)),
-                    if storage.kept_bytes > 0 { ", on the device" } else { "" }
-                )
+            Ok(Coding { encoded_bytes, given, .. }) => {
+                let keeps = self.options.budget.device_bytes().is_some();
+                let place = match storage.kept_bytes {
+                    1.. => ", on the device",
+                    0 if keeps && self.granularity.is_some() => {
+                        ", in host memory alone, since addresses are fixed"
+                    }
+                    0 => "",
+                };
+                let file = if *given { "in its file " } else { "" };
+                let percent = (100 * encoded_bytes).div_ceil(storage.bytes.max(1));
+                format!("; compressed {file}to {percent} %{place}")
             }
             Err(reason) => format!("; not compressed: {reason}"),
         };

@@ -1,7 +1,5 @@
 //! Planning: which storages may leave the device, which of them do, and the resulting plan.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, Result, fail};
 use crate::plan::compression::{ALL_WINDOWS, RawReason, windows_fit};
 use crate::plan::device_budget::{self, Choice, Outcome};
@@ -247,23 +245,6 @@ impl Planner<'_> {
         storages.iter().map(|at| self.input.rounded_bytes(*at)).sum()
     }
 
-    /// Why experts are where they are, if these storages are offloaded.
-    fn experts_reason(&self, offloaded: &[usize]) -> Reason {
-        let (mut bytes, mut experts_of) = (0, HashMap::new());
-        for at in offloaded.iter().filter(|at| self.input.is_experts(**at)) {
-            let storage = &self.input.storages[*at];
-            let layout = &self.input.parameters[storage.parameters[0].0].layout;
-            let experts = layout.shape().first().map_or(1, |experts| *experts as u64);
-            bytes += storage.bytes;
-            let of_group = experts_of.entry(self.input.groups_of[*at][0]).or_insert(0);
-            *of_group = experts.max(*of_group);
-        }
-        let experts: u64 = experts_of.values().sum();
-        let each = bytes.checked_div(experts).unwrap_or(0).max(1);
-        let slots = (self.expert_bytes / each).min(experts);
-        Reason::Experts { bytes: self.expert_bytes, slots, experts }
-    }
-
     /// Fails if nothing is offloaded, unless that is allowed.
     fn check_outcome(&mut self, placement: &Placement) -> Result<()> {
         if !placement.storages.is_empty() {
@@ -301,7 +282,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether a storage is read in place, or would be if it left, from memory of the offloader.
+    /// Whether a storage is read in place, or would be if it left, from memory of the offloader: not by
+    /// an expert cache, which is on the device in its place.
     fn is_in_place(&self, storage: usize, placed: Option<PlacedStorage>) -> bool {
         let may_leave = || match &self.reasons[storage] {
             None | Some(Reason::Fits | Reason::BudgetLeft { .. }) => {
@@ -309,6 +291,9 @@ impl Planner<'_> {
             }
             Some(_) => None,
         };
+        if placed.is_some() && self.input.is_experts(storage) {
+            return false;
+        }
         let mode = placed.map_or_else(may_leave, |placed| Some(placed.transfer_mode));
         mode == Some(TransferMode::ZeroCopy) && self.input.options.host_store == HostStore::Copy
     }
@@ -320,13 +305,9 @@ impl Planner<'_> {
         };
         let placed = placement.lay_out(&self.input);
         warnings::of_slots(&self.input, &placement, &mut self.warnings);
-        let of_experts = self.experts_reason(&placement.storages);
         for (at, placed) in placed.iter().enumerate() {
             if let Some(PlacedStorage { transfer_mode, .. }) = placed {
-                self.reasons[at] = Some(match self.input.is_experts(at) {
-                    true => of_experts.clone(),
-                    false => placement.reason(&self.input, at, *transfer_mode),
-                });
+                self.reasons[at] = Some(placement.reason(&self.input, at, *transfer_mode));
             }
         }
         warnings::of_modes(&self.input, &self.reasons, &mut self.warnings);
@@ -412,8 +393,8 @@ impl Planner<'_> {
                 PlannedParameter { parameter, group, storage, offset, transfer_mode, reason }
             })
             .collect();
-        let arena_payload: u64 = placement.units.iter().map(|unit| unit.bytes).sum();
-        Plan {
+        let arena_payload: u64 = placement.units.iter().map(|unit| unit.host_bytes).sum();
+        let mut plan = Plan {
             parameters,
             storages,
             groups,
@@ -446,7 +427,9 @@ impl Planner<'_> {
             units: placement.units,
             warnings: self.warnings,
             options: self.input.options,
-        }
+        };
+        plan.say_experts();
+        plan
     }
 }
 

@@ -84,6 +84,7 @@ impl QuantizationRule {
         let quantized = QuantizedParameter {
             layout: layout.clone(),
             source: *source,
+            encoded_bytes: parameter.encoded_source(),
             scales: scales.name.clone(),
             output: [fp8.clone(), scales.layout.clone()],
         };

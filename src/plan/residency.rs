@@ -25,15 +25,50 @@ impl Movable {
     }
 }
 
-/// Chooses which units are resident beside `slot_bytes` of slots in `device_bytes`. Those without a
+/// What expert caches claim of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheClaim {
+    /// Bytes that were asked for; 0 for what all units leave.
+    pub asked_bytes: u64,
+    /// Bytes of slots for every captured call.
+    pub least_bytes: u64,
+}
+
+/// The part of a budget that caches get: as the planner gives it, but never less than graphs need. Units
+/// leave for that. Fails if it does not fit beside the slots.
+pub fn bytes_for_caches(
+    units: &[Movable],
+    held_bytes: u64,
+    device_bytes: u64,
+    claim: CacheClaim,
+) -> Result<u64> {
+    let CacheClaim { asked_bytes, least_bytes } = claim;
+    let beside = device_bytes.saturating_sub(held_bytes);
+    if beside < least_bytes {
+        fail!(
+            WB_ERR_BUDGET,
+            "asked to resize to {device_bytes} bytes of device memory; the slots of units need {held_bytes}, and \
+             those of expert caches {least_bytes} for calls that graphs have captured: ask for as much, say \
+             that graphs are dropped, or ask for 0 to put the offloader to sleep"
+        );
+    }
+    let all: u64 = units.iter().map(|unit| unit.bytes).sum();
+    let wanted = match asked_bytes {
+        0 => beside.saturating_sub(all),
+        asked => asked.min(beside),
+    };
+    Ok(wanted.max(least_bytes))
+}
+
+/// Chooses which units are resident beside `least_bytes` of slots and windows in `device_bytes`. Those without a
 /// slot come first, since kernels are slower in place; of either kind those that leave are spread
 /// evenly, so that copies overlap. Pieces that steps read come between them, the hottest first, and other
 /// pieces last. Fails if the slots do not fit.
-pub fn choose(units: &[Movable], slot_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
-    let Some(mut left) = device_bytes.checked_sub(slot_bytes) else {
+pub fn choose(units: &[Movable], least_bytes: u64, device_bytes: u64) -> Result<Vec<bool>> {
+    let Some(mut left) = device_bytes.checked_sub(least_bytes) else {
         fail!(
             WB_ERR_BUDGET,
-            "asked to resize to {device_bytes} bytes of device memory; the slots need {slot_bytes}: ask for \
+            "asked to resize to {device_bytes} bytes of device memory; the slots need {least_bytes}: ask for \
              as much, or for 0 to put the offloader to sleep"
         )
     };
@@ -150,5 +185,21 @@ mod tests {
         assert_eq!(exchanges(&units), [(2, 3), (4, 1)]);
         let equal: Vec<_> = a.iter().map(|now| piece(2.0, *now)).collect();
         assert_eq!(exchanges(&equal), []);
+    }
+
+    #[test]
+    fn caches_get_what_was_asked_or_left_and_never_less_than_graphs_need() {
+        let units = units(2, 2);
+        let caches = |bytes, asked_bytes, least_bytes| {
+            let claim = CacheClaim { asked_bytes, least_bytes };
+            bytes_for_caches(&units, 20, bytes, claim)
+        };
+        assert_eq!(caches(75, 0, 5).unwrap(), 15, "what 40 bytes of units and 20 of slots leave");
+        assert_eq!(caches(62, 0, 5).unwrap(), 5, "units leave for what graphs need");
+        assert_eq!(caches(75, 30, 5).unwrap(), 30);
+        assert_eq!(caches(45, 30, 5).unwrap(), 25, "not more than there is");
+        assert_eq!(caches(75, 3, 5).unwrap(), 5);
+        assert_eq!(caches(25, 0, 5).unwrap(), 5);
+        assert_eq!(caches(24, 0, 5).unwrap_err().status, WB_ERR_BUDGET);
     }
 }

@@ -3,53 +3,25 @@
 //! tensor: memory and time grow with the valid part of the text, and the first entry that cannot be
 //! right ends the reading.
 
+mod encoded;
 mod entries;
+mod tensor;
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fmt;
-use std::num::TryFromIntError;
 use std::sync::Arc;
 
-use safetensors::tensor::Dtype as FileDtype;
-
-use crate::error::{Error, Result, fail, format_bytes};
+use crate::error::{Result, fail, format_bytes};
 use crate::status::{WB_ERR_FILE_TRUNCATED, WB_ERR_FORMAT};
-use crate::tensor::dtype::Dtype;
-use crate::tensor::layout::Layout;
 use crate::tensor::safetensors::entries::{Entry, for_each, malformed};
+pub use crate::tensor::safetensors::tensor::Tensor;
+use crate::tensor::safetensors::tensor::{bytes_of, find, layout};
 
 /// Bytes of the header's length, which the file begins with.
 pub const LENGTH_BYTES: u64 = 8;
 /// The longest valid header, by the format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// One tensor of a file.
-#[derive(Debug)]
-pub struct Tensor {
-    name: Box<CStr>,
-    /// Its type in the file.
-    pub file_dtype: FileDtype,
-    /// Type and shape, opaque for a type without `WB_DTYPE_*`; `None` if its rows are not whole
-    /// bytes.
-    pub layout: Option<Layout>,
-    /// Bytes from the start of the file.
-    pub offset: u64,
-    /// Bytes of its data.
-    pub bytes: u64,
-}
-
-impl Tensor {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.name.to_str().unwrap_or_default()
-    }
-
-    /// Its name for C.
-    pub fn c_name(&self) -> &CStr {
-        &self.name
-    }
-}
 
 /// A checked header.
 #[derive(Debug)]
@@ -65,9 +37,7 @@ pub struct Header {
 impl Header {
     /// The index of a tensor by its name.
     pub fn find(&self, name: &str) -> Option<usize> {
-        let named = |at: &u32| self.tensors[*at as usize].c_name().to_bytes().cmp(name.as_bytes());
-        let at = self.by_name.binary_search_by(named).ok()?;
-        Some(self.by_name[at] as usize)
+        find(&self.tensors, &self.by_name, name)
     }
 }
 
@@ -96,12 +66,15 @@ pub fn parse(json: Vec<u8>, file_bytes: u64) -> Result<Header> {
     let data_start = LENGTH_BYTES + json.len() as u64;
     let text = str::from_utf8(&json).map_err(|error| malformed(&error))?;
     let mut read = Read { data_start, file_bytes, tensors: Vec::new(), dims: HashSet::new() };
-    for_each(text, &mut |name, entry| read.add(name, entry))?;
+    let note = for_each(text, &mut |name, entry| read.add(name, entry))?;
     let mut tensors = read.tensors;
     // Stable, so that the order of tensors without bytes is the file's.
     tensors.sort_by_key(|tensor| (tensor.offset, tensor.bytes));
     let by_name = by_name(&tensors)?;
     check_adjacent(&tensors, data_start, file_bytes)?;
+    if let Some(note) = note {
+        encoded::describe(&note, &mut tensors, &by_name)?;
+    }
     // JSON has no NUL outside of strings, and only escaped ones inside.
     let json = CString::new(json).map_err(|error| malformed(&error))?;
     Ok(Header { json, tensors, by_name })
@@ -183,47 +156,12 @@ impl Read {
             name: name.into(),
             file_dtype: dtype,
             layout: layout.map(|layout| layout.shared_in(&mut self.dims)),
+            is_encoded: false,
             offset: self.data_start + start,
             bytes,
         });
         Ok(())
     }
-}
-
-/// Bytes of a tensor; `None` if they overflow, or end within a byte.
-fn bytes_of(dtype: FileDtype, shape: &[u64]) -> Option<u64> {
-    let mut elements = 1u64;
-    for size in shape {
-        elements = elements.checked_mul(*size)?;
-    }
-    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
-    (bits % 8 == 0).then_some(bits / 8)
-}
-
-/// The layout in elements; `None` if its rows are not whole bytes. A packed type's last dimension
-/// counts values in the file, and elements of several values here.
-fn layout(file_dtype: FileDtype, shape: &[u64]) -> Result<Option<Layout>> {
-    let mut shape: Vec<i64> = shape
-        .iter()
-        .map(|size| i64::try_from(*size))
-        .collect::<Result<_, TryFromIntError>>()
-        .map_err(|error| Error::new(WB_ERR_FORMAT, error.to_string()))?;
-    let name = file_dtype.to_string();
-    let Some(dtype) = Dtype::from_safetensors(&name) else {
-        // The fewest elements that are whole bytes.
-        let bits = file_dtype.bitsize() as u32;
-        let block = if bits.is_multiple_of(8) { 1 } else { 8 >> bits.trailing_zeros() };
-        let dtype = Dtype::opaque(&name, block, block * bits / 8)?;
-        let whole = shape.last().copied().unwrap_or(1) % i64::from(block) == 0;
-        return if whole { Layout::new(dtype, &shape, None).map(Some) } else { Ok(None) };
-    };
-    if dtype.packed() > 1 {
-        let Some(last) = shape.last_mut().filter(|last| **last % dtype.packed() as i64 == 0) else {
-            return Ok(None);
-        };
-        *last /= dtype.packed() as i64;
-    }
-    Layout::new(dtype, &shape, None).map(Some)
 }
 
 #[cfg(test)]

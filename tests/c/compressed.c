@@ -231,12 +231,7 @@ static void options_are_checked(wb_device *device)
     options.compress_select = unmatched;
     options.compress_select_count = 2;
     REFUSED(WB_ERR_SELECTOR, "no.such|matches none of the 2 parameters");
-    options.compress_select_count = 1;
-    options.fixed_addresses = WB_TRISTATE_ON;
-    REFUSED(WB_ERR_NOT_SUPPORTED, "fixed addresses");
     CHECK(plan == UNTOUCHED(wb_plan));
-    options.fixed_addresses = WB_TRISTATE_AUTO;
-    options.compress_select_count = 2;
     options.allow = WB_ALLOW_UNMATCHED_SELECTOR;
     CHECK_OK(wb_plan_new(device, all.parameters, 2, &options, &plan, &error));
     wb_plan_release(plan);

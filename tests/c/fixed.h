@@ -23,12 +23,14 @@ static inline int fixed_begin(struct bench *b, wb_device *device, wb_transfer_mo
 {
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
     options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
-    options.budget_bytes = OFFLOADED * SIZE;
+    options.budget_bytes = (OFFLOADED * RING_CAPACITY + 4095) / 4096 * 4096; /* whole pages */
     options.transfer_mode = mode;
     options.depth = depth;
     options.fixed_addresses = WB_TRISTATE_ON;
     options.keep_host_copy = keep;
-    return bench_begin_with(b, device, options);
+    if (!bench_begin_with(b, device, options)) return 0;
+    const uint64_t compressed = RING_COMPRESS == WB_COMPRESS_OFF ? 0 : OFFLOADED * SIZE;
+    return CHECK_SAME(stats_of(b).decoded_bytes, compressed);
 }
 
 static inline void check_addresses(struct bench *b)

@@ -333,7 +333,7 @@ static void replaced_bytes_are_there_at_every_budget(wb_device *device)
 static void a_failed_replacement_is_repeated(wb_device *device)
 {
     static const char *const functions[] = {"cuMemcpyAsync", "cuStreamSynchronize", "cuStreamCreate",
-                                            "cuEventRecord"};
+                                            "cuEventRecord", "cuLaunchKernel"};
     static unsigned char bytes[SIZE];
     int failed = 0, refused = 0;
     memset(bytes, 200, SIZE);
@@ -397,7 +397,7 @@ static void a_failed_resize_goes_on(wb_device *device)
 {
     static const char *const functions[] = {"cuMemCreate",   "cuMemMap",      "cuMemSetAccess",
                                             "cuMemUnmap",    "cuEventRecord", "cuMemAddressReserve",
-                                            "cuMemcpyAsync", "cuEventQuery"};
+                                            "cuMemcpyAsync", "cuEventQuery",  "cuLaunchKernel"};
     int failed = 0;
     for (size_t function = 0; function < sizeof functions / sizeof functions[0]; function++) {
         for (int nth = 1; nth <= 20; nth++) {

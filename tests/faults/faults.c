@@ -74,7 +74,7 @@ static int run_scenario(const struct scenario *scenario, const struct fault *fau
         .fault = fault,
         .opens = scenario->run == opens,
         .waits_idle = scenario->run == reads_pageable || scenario->run == resizes ||
-                      scenario->run == moves_pieces};
+                      scenario->run == resizes_compressed || scenario->run == moves_pieces};
     long long before[CHECK_KINDS] = {0};
     file_name(world.path, sizeof world.path, "faults");
     alarm(SECONDS);

@@ -193,8 +193,9 @@ static void offloads_by_prefetch(struct world *world)
 
 enum { MOST_NUMBERS = 3 << 20 };
 
-/* Weights that are compressed, with a replacement that cannot be. */
-static void offloads_compressed_weights(struct world *world, uint64_t count)
+/* Weights that are compressed, with a replacement that cannot be. With `fixed`, they are resized and asleep
+ * meanwhile. */
+static void offloads_compressed_weights(struct world *world, uint64_t count, int fixed)
 {
     static unsigned char numbers[3][MOST_NUMBERS], read[MOST_NUMBERS];
     static uint64_t made;
@@ -205,6 +206,9 @@ static void offloads_compressed_weights(struct world *world, uint64_t count)
     wb_parameter parameters[2] = {WB_PARAMETER_INIT, WB_PARAMETER_INIT};
     wb_plan_info plan = WB_PLAN_INFO_INIT;
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
+    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    options.fixed_addresses = fixed ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
     options.compress = WB_COMPRESS_SELECTED;
     options.compress_select = every;
     options.budget_bytes += 3 * count;
@@ -224,9 +228,13 @@ static void offloads_compressed_weights(struct world *world, uint64_t count)
     STEP(wb_plan_new(o.device, parameters, 2, &options, &o.plan, &error));
     CHECK_OK(wb_plan_get_info(o.plan, &plan, &error));
     CHECK((plan.slot_bytes > 32 << 20) == (count == MOST_NUMBERS));
+    world->works_beside = fixed;
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, count, NULL, &o.back, &error));
     unsigned char *back = (unsigned char *)buffer_info(o.back).data;
+    const uint64_t least = plan.slot_bytes, whole = least + 4 * PIECE;
+    const uint64_t budgets[3][2] = {{whole, whole}, {0, whole}, {least, 0}};
+    uint64_t before = least;
     for (int step = 0; step < 3; step++) {
         for (uint64_t at = 0; at < 2; at++) {
             const unsigned char *expected = numbers[at == 1 && step == 1 ? 2 : at];
@@ -240,6 +248,19 @@ static void offloads_compressed_weights(struct world *world, uint64_t count)
             STEP(wb_offloader_release_group(o.offloader, at, o.stream, &error));
             STEP(wb_offloader_read_parameter(o.offloader, at, read, count, &error));
             CHECK(memcmp(read, expected, count) == 0);
+        }
+        for (int turn = 0; turn < 2 && fixed; turn++) {
+            to.device_bytes = budgets[step][turn];
+            world->resizes = 1;
+            world->most_device_bytes = before > to.device_bytes ? before : to.device_bytes;
+            STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
+            sleep_ms(2); /* the copies end, so that few calls ask for that */
+            STEP(wb_offloader_resize_wait(o.offloader, o.stream, 10000, &progress, &error));
+            world->resizes = 0;
+            world->most_device_bytes = 0;
+            before = to.device_bytes;
+            CHECK(progress.pending_units == 0 && progress.device_bytes <= to.device_bytes);
+            CHECK_SAME(device_stats(o.device).device_bytes, progress.device_bytes);
         }
         STEP(wb_offloader_replace(o.offloader, names[1], numbers[step == 0 ? 2 : 1], &layout,
                                   o.stream, &error));
@@ -255,13 +276,18 @@ out:
 /* Of one tile and a half. */
 static void offloads_compressed(struct world *world)
 {
-    offloads_compressed_weights(world, 12288);
+    offloads_compressed_weights(world, 12288, 0);
 }
 
 /* One of them is so large that it passes through windows. */
 static void offloads_through_windows(struct world *world)
 {
-    offloads_compressed_weights(world, MOST_NUMBERS);
+    offloads_compressed_weights(world, MOST_NUMBERS, 0);
+}
+
+static void resizes_compressed(struct world *world)
+{
+    offloads_compressed_weights(world, 12288, 1);
 }
 
 /* Weights that the device keeps compressed in its own memory, with a replacement that does not fit there. */

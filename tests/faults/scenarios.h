@@ -124,6 +124,7 @@ static const struct scenario scenarios[] = {
     {"offload through windows", offloads_through_windows},
     {"keep compressed", keeps_compressed},
     {"resize", resizes},
+    {"resize compressed", resizes_compressed},
     {"move pieces", moves_pieces},
     {"quantize", quantizes},
     {"cache experts", caches_experts},

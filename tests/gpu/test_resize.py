@@ -38,25 +38,29 @@ def x():
     return torch.randn(4, WIDTH, device="cuda", dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize("compress", [False, "auto"])
 @pytest.mark.parametrize("offloaded", [3, LAYERS])
-def test_graphs_are_bit_identical_through_resizes_and_sleep(net, x, offloaded):
+def test_graphs_are_bit_identical_through_resizes_and_sleep(net, x, offloaded, compress):
     with torch.no_grad():
         resident = net(x)
         handle = wt.offload(
             net,
-            offload_bytes=offloaded * PIECE,
+            offload_bytes=offloaded * (PIECE + (8 << 10)),  # with space for any compressed bytes
             order="declared",
             transfer_mode="prefetch",
             fixed_addresses=True,
+            compress=compress,
         )
+        assert handle.stats.decoded_bytes == (offloaded * PIECE if compress else 0)
         slots = handle.stats.slot_bytes
-        whole = slots + LAYERS * PIECE
+        pieces = LAYERS + offloaded if compress else LAYERS  # with that space, a piece more each
+        whole = slots + pieces * PIECE
         graphs = [graph_of(lambda: net(x))]
         handle.resize(device_bytes=whole)
         graphs.append(graph_of(lambda: net(x)))
         choose = random.Random(offloaded)
         for turn in range(200):
-            budget = slots + choose.randrange(0, LAYERS + 1) * PIECE
+            budget = slots + choose.randrange(0, pieces + 1) * PIECE
             assert handle.resize(device_bytes=budget).device_bytes <= budget
             for graph, result in graphs:
                 result.zero_()

@@ -77,9 +77,11 @@ def test_compressed_tensors_are_found_where_a_device_can_decode_them(tmp_path):
     write(source, given)
     compress_file(source, packed)
     with Device("host") as device, Safetensors(device, packed) as file:
-        for name, (_, _, content) in given.items():
+        assert sum(file.tensor_info(name).encoded_bytes > 0 for name in given) == len(TYPES)
+        for name, (dtype, shape, content) in given.items():
             info = file.tensor_info(name)
-            if info.dtype.safetensors == "U8" and name.startswith("layer"):
+            assert (info.dtype.safetensors, list(info.shape)) == (dtype, shape)
+            if info.encoded_bytes > 0:
                 assert info.offset_bytes % 16 == 0
                 body = file.buffer.memoryview()[info.offset_bytes :][: info.nbytes]
                 found = Codec.info(body)

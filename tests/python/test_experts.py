@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 from contextlib import contextmanager
 
@@ -219,6 +220,67 @@ def test_a_cache_of_an_offloaders_parameters_follows_them(device):
         assert raised.value.status == Status.BUDGET
     assert offloader.stats.expert_bytes == 0
     offloader.close()
+    plan.close()
+    device.free(number)
+
+
+def test_slots_come_and_go_with_the_budget_of_an_offloader(device):
+    piece, count, nbytes = 2 << 20, 6, 1 << 20
+    content = bytes(expert for expert in range(count) for _ in range(nbytes))
+    held = ctypes.create_string_buffer(content, len(content))
+    parameter = Parameter(
+        "w13",
+        "0",
+        "uint8",
+        (count, nbytes),
+        source=ctypes.addressof(held),
+        access_pattern="experts",
+    )
+    # The state, and slots for four of six experts.
+    plan = Plan(
+        device, [parameter], offload_bytes=16 << 20, expert_bytes=3 * piece, fixed_addresses=True
+    )
+    assert plan.info.expert_hit_rate == 4 / count
+    assert json.loads(plan.to_json())["totals"]["expert_hit_rate"] == 4 / count
+    stream = device.stream()
+    staging, number = device.buffer(64), device.alloc(64)
+    with (
+        Offloader(plan, stream) as offloader,
+        ExpertCache.for_offloader(offloader, [ExpertParameter(0, "w13", "w13")]) as cache,
+    ):
+
+        def read(expert):
+            ctypes.c_int32.from_address(staging.address).value = expert
+            device.copy(number, staging.address, 4, stream)
+            cache.route(0, number, 1, number, stream=stream)
+            device.copy(staging.address, number, 4, stream)
+            stream.synchronize()
+            slot = ctypes.c_int32.from_address(staging.address).value
+            at = cache.slots_info(0).device_address + slot * nbytes
+            device.copy(staging.address, at + nbytes - 1, 1, stream)
+            stream.synchronize()
+            return ctypes.c_uint8.from_address(staging.address).value
+
+        address = cache.slots_info(0).device_address
+        assert cache.slots_info(0).shape == (count, nbytes)
+        for pieces, slots in ((3, 4), (2, 2), (0, 0), (9, 4), (3, 4)):
+            progress = offloader.resize(device_bytes=pieces * piece, stream=stream)
+            info = cache.info
+            held_pieces = 1 + slots // 2 if slots else 0
+            assert progress.device_bytes == held_pieces * piece
+            assert info.slot_bytes + info.state_bytes == progress.device_bytes
+            assert (info.slots, info.capacity, info.most_slots) == (slots, slots, count)
+            assert info.predicted_hit_rate == slots / count
+            if slots == 0:
+                with pytest.raises(WeighbridgeError) as raised:
+                    read(0)
+                assert raised.value.status == Status.BUSY
+                continue
+            for _ in range(2):
+                assert [read(expert) for expert in range(count)] == list(range(count))
+            assert cache.slots_info(0).device_address == address
+        stats = cache.stats()
+        assert stats.hits + stats.misses == stats.calls == 4 * 2 * count
     plan.close()
     device.free(number)
 

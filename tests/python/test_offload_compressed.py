@@ -109,8 +109,6 @@ def test_arguments_are_checked(device):
         plan_of(device, arrays, compress="no.such")
     with pytest.raises(WeighbridgeError, match="compress_select has 1"):
         plan_of(device, arrays, compress_select="up")
-    with pytest.raises(WeighbridgeError, match="fixed addresses"):
-        plan_of(device, arrays, compress="auto", fixed_addresses=True)
 
 
 def test_without_views_everything_stays_raw(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 
@@ -224,3 +225,69 @@ def test_compiled_models_use_them(nets, where):
         for _ in range(3):
             assert same(compiled(x), expected)
     handle.remove()
+
+
+class Wide(torch.nn.Module):
+    """Layers of 1.6 MB, each of which takes one piece of device memory."""
+
+    LAYERS, WIDTH = 6, 896
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = (torch.nn.Sequential(torch.nn.Linear(self.WIDTH, self.WIDTH)) for _ in range(6))
+        self.layers = torch.nn.ModuleList(blocks)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x)) + x
+        return x
+
+
+def test_a_budget_changes_and_neither_outputs_nor_addresses_do(where):
+    piece = 2 << 20
+    torch.manual_seed(3)
+    model = Wide().to(where, torch.bfloat16).eval().requires_grad_(False)
+    resident = copy.deepcopy(model)
+    addresses: dict[int, set[int]] = {at: set() for at in range(Wide.LAYERS)}
+    for at, layer in enumerate(model.layers):
+        layer[0].register_forward_pre_hook(
+            lambda module, _, at=at: addresses[at].add(module.weight.data_ptr())
+        )
+    handle = wt.offload(
+        model,
+        device_bytes=3 * piece,
+        transfer_mode="prefetch",
+        fixed_addresses=True,
+        compress="auto",
+    )
+    offloaded = compressed(handle)
+    assert len(offloaded) >= 4
+    least = handle.stats.slot_bytes
+    whole = least + 2 * Wide.LAYERS * piece  # also if biases have pieces of their own
+    x = torch.randn(3, Wide.WIDTH, device=where, dtype=torch.bfloat16)
+    choose = random.Random(2)
+    for turn in range(20):
+        budget = choose.choice([least, whole, least + choose.randrange(4) * piece])
+        progress = handle.resize(device_bytes=budget)
+        assert progress.pending_units == 0 and progress.device_bytes <= budget
+        before = handle.stats
+        assert same(model(x), resident(x)), f"turn {turn}, {budget} bytes"
+        now = handle.stats
+        assert (now.moved_encoded_bytes == before.moved_encoded_bytes) == (budget == whole)
+        if turn % 4 == 0:
+            for weight in ("layers.1.0.weight", "layers.4.0.weight"):
+                new = torch.randn_like(resident.get_parameter(weight))
+                resident.get_parameter(weight).copy_(new)
+            model.load_state_dict(resident.state_dict())
+            assert same(model(x), resident(x)), f"turn {turn}, loaded at {budget} bytes"
+        if turn % 5 == 0:
+            handle.sleep()
+            assert handle.offloader.resize_progress().device_bytes == 0
+            for name in offloaded:
+                assert same(handle.read(name), resident.get_parameter(name)), name
+            handle.wake()
+            assert same(model(x), resident(x)), f"turn {turn}, awake"
+    assert all(len(one) == 1 for one in addresses.values()), "an address has changed"
+    assert compressed(handle) == offloaded
+    handle.remove()
+    assert same(model(x), resident(x))

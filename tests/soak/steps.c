@@ -21,8 +21,8 @@ struct transfer {
 
 #define RAW(name, mode, depth, pin) \
     {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_##pin, SIZES_CHANGE, WB_COMPRESS_OFF, 0}
-#define RESIZED(name, mode, depth)                                                           \
-    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, CONTENT_CHANGES, WB_COMPRESS_OFF, 1}
+#define RESIZED(name, mode, depth, compress)                                                 \
+    {name, WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, CONTENT_CHANGES, WB_COMPRESS_##compress, 1}
 #define COMPRESSED(mode, depth, change)                                                      \
     {"compressed", WB_TRANSFER_MODE_##mode, depth, WB_TRISTATE_AUTO, change, WB_COMPRESS_SELECTED, 0}
 
@@ -37,8 +37,9 @@ static const struct transfer transfers[] = {
     RAW("prefetch", PREFETCH, GROUPS, AUTO),
     RAW("prefetch from pageable memory", PREFETCH, 3, OFF),
     RAW("on demand", ON_DEMAND, 0, AUTO),
-    RESIZED("resized", PREFETCH, 3),
-    RESIZED("resized on demand", ON_DEMAND, 0),
+    RESIZED("resized", PREFETCH, 3, OFF),
+    RESIZED("resized on demand", ON_DEMAND, 0, OFF),
+    RESIZED("resized and compressed", PREFETCH, 3, SELECTED),
     RAW("zero-copy", ZERO_COPY, 0, AUTO),
     COMPRESSED(PREFETCH, 2, SIZES_CHANGE),
     COMPRESSED(PREFETCH, 4, CONTENT_CHANGES),

@@ -146,7 +146,7 @@ class ExpertCache : public detail::Handle<ExpertCache, wb_expert_cache, wb_exper
     return detail::fill<wb_expert_slots_info>(WB_EXPERT_SLOTS_INFO_INIT,
                                               wb_expert_cache_get_slots_info, get(), index);
   }
-  /// The same as a view `[capacity, ...]`.
+  /// The same as a view `[most_slots, ...]`.
   Result<View> get_view(std::uint64_t index) const {
     return detail::make<View>(wb_expert_cache_get_view, get(), index);
   }

@@ -30,6 +30,7 @@ struct Parameter {
   TransferMode transfer_mode = {};
   Placement placement = {};
   std::shared_ptr<const Buffer> buffer = {};  ///< that `source` is in; a plan keeps it
+  std::uint64_t encoded_bytes = 0;  ///< of `source`, if it has the values compressed
 };
 
 namespace detail {
@@ -57,6 +58,7 @@ class RawParameters {
       raw.transfer_mode = to_c(parameter.transfer_mode);
       raw.placement = to_c(parameter.placement);
       raw.buffer = parameter.buffer ? parameter.buffer->get() : nullptr;
+      raw.encoded_bytes = parameter.encoded_bytes;
       all.parameters_.push_back(raw);
     }
     return all;

@@ -85,6 +85,7 @@ class Safetensors : public detail::Handle<Safetensors, wb_safetensors, wb_safete
       parameter.layout = Layout::from_c(*one.layout);
       parameter.source = one.source;
       parameter.buffer = shared;
+      parameter.encoded_bytes = one.encoded_bytes;
       parameters.push_back(std::move(parameter));
     }
     return parameters;

@@ -117,7 +117,8 @@ pub unsafe extern "C" fn wb_expert_cache_reset(
 /// and so do graphs, which see the new number. Between steps.
 ///
 /// Stream order as wb_expert_cache_reset. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_SLOTS_BUDGET
-/// for fewer slots than calls so far need, and with WB_ERR_CAPTURING.
+/// for fewer slots than calls so far need, and with WB_ERR_CAPTURING. A resize of an offloader with fixed
+/// addresses changes the `capacity`, and uses all of it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_resize(
     cache: *const wb_expert_cache,

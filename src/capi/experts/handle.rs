@@ -23,7 +23,7 @@ use crate::status::wb_status;
 /// 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a number
 ///    of slots or a budget of device memory.
 /// 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a tensor
-///    `[capacity, ...]` for each expert tensor, at an address that stays.
+///    `[most_slots, ...]` for each expert tensor, at an address that stays.
 /// 3. In each layer, between the router and the fused kernel, on the same stream:
 ///
 /// ```c
@@ -77,8 +77,13 @@ pub unsafe extern "C" fn wb_expert_cache_new(
 /// Weights that are written through a host view need wb_expert_cache_reset. The cache may outlive the
 /// offloader.
 ///
-/// Fails with WB_ERR_BUDGET if the plan has less device memory left, with WB_ERR_NOT_SUPPORTED if
-/// addresses are fixed, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
+/// With fixed addresses, slots have addresses for all experts, and the state and the first slots have memory,
+/// in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they may not be in
+/// `memory` of the caller.
+///
+/// Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for caches, with
+/// WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, with WB_ERR_INVALID_ARGUMENT if
+/// an arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
 /// one that is resident or copied, and as wb_expert_cache_new does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_new_for_offloader(

@@ -10,6 +10,7 @@ use crate::capi::experts::handle::wb_expert_cache;
 use crate::capi::structs::{CStruct, c_struct};
 use crate::capi::view::handle::wb_view;
 use crate::capi::view::layout::block_of;
+use crate::plan::experts::predicted_hit_rate;
 use crate::status::wb_status;
 use crate::tensor::dtype::wb_dtype;
 
@@ -30,12 +31,17 @@ pub struct wb_expert_cache_info {
     pub expert_bytes: u64,
     /// Slots in use.
     pub slots: u64,
-    /// Slots that there is memory for.
+    /// Slots that there is memory for; 0 while an offloader with fixed addresses is asleep.
     pub capacity: u64,
     /// Bytes of device memory of the slots.
     pub slot_bytes: u64,
     /// Bytes of device memory of the state.
     pub state_bytes: u64,
+    /// The first dimension of the slots' tensors: `capacity`, or with fixed addresses `experts`.
+    pub most_slots: u64,
+    /// The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of `experts`. That of
+    /// wb_expert_cache_get_stats is `hits` of `hits + misses`.
+    pub predicted_hit_rate: f64,
 }
 
 c_struct!(wb_expert_cache_info);
@@ -59,12 +65,15 @@ pub unsafe extern "C" fn wb_expert_cache_get_info(
             capacity: found.capacity,
             slot_bytes: found.slot_bytes,
             state_bytes: found.state_bytes,
+            most_slots: found.most_slots,
+            predicted_hit_rate: predicted_hit_rate(found.slots, found.experts),
             ..CStruct::init()
         })
     })
 }
 
-/// The slots of one expert tensor: a contiguous tensor `[capacity, ...]` in device memory.
+/// The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the device. The
+/// first `capacity` slots have memory, and kernels access no others.
 #[repr(C)]
 pub struct wb_expert_slots_info {
     /// Size of the struct.
@@ -75,7 +84,7 @@ pub struct wb_expert_slots_info {
     pub name: *const c_char,
     /// The type's name, such as "bfloat16"; of a WB_DTYPE_OPAQUE the one that its layout gave.
     pub dtype_name: *const c_char,
-    /// `ndim` sizes in elements, of which the first is the `capacity`.
+    /// `ndim` sizes in elements, of which the first is `most_slots`.
     pub shape: *const i64,
     /// Number of dimensions.
     pub ndim: i32,

@@ -134,7 +134,8 @@ impl Input<CacheOptions> for *const wb_expert_cache_options {
             false => Some(memory.span(given.memory_bytes, "the memory for slots")?),
         };
         let (slots, device_bytes) = (given.slots, given.device_bytes);
-        Ok(CacheOptions { slots, device_bytes, lanes: given.lanes.max(1), memory })
+        let lanes = given.lanes.max(1);
+        Ok(CacheOptions { slots, device_bytes, lanes, memory, piece: None })
     }
 }
 

@@ -76,7 +76,8 @@ use crate::status::wb_status;
 /// moves when its groups are released and the work that used it is done; memory is free for everyone
 /// when the resize is done. A unit that was resident when a graph was captured is read in host memory
 /// after it has left, unless `graphs_dropped` says that no graph is launched any more. A failed call is
-/// repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize.
+/// repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize. Compressed
+/// parameters are decoded at their addresses, in each step or, resident, once.
 /// Offloaders of one device share a budget by wb_arbiter.
 pub struct wb_offloader {
     _opaque: [u8; 0],

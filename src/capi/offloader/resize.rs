@@ -44,11 +44,12 @@ pub struct wb_resize_progress {
     pub struct_size: u32,
     /// Zero.
     pub reserved0: u32,
-    /// Units that are not where they are to be; 0 once the resize is done.
+    /// Units that are not where they are to be, and expert caches without the slots that they are to have; 0
+    /// once the resize is done.
     pub pending_units: u64,
     /// Bytes that these take on the device when they are there.
     pub pending_bytes: u64,
-    /// Bytes of device memory of resident parameters and of slots, in whole pieces.
+    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
     pub device_bytes: u64,
     /// Bytes of host memory beside the offloader's own: of parameters that are read in place, in
     /// pieces or since they left the device, and of copies that resident ones keep.
@@ -97,6 +98,16 @@ fn shown(progress: ResizeProgress) -> wb_resize_progress {
 /// `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
 /// WB_ERR_BUSY until it is resized again. No graph may be launched meanwhile.
 ///
+/// Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
+/// fits, or else what all units and slots leave, but never less than slots for every call that a graph has
+/// captured, for which units leave. Several caches share that by the bytes of their experts, whatever they were created
+/// with; `offload_bytes` leaves them what they had. Slots keep their addresses, and calls see their number on the device,
+/// also in graphs. Experts in slots that go are evicted first. That happens when the groups of the
+/// experts are released, calls of the cache that were queued are done, and so is the work on `stream`, for which
+/// the host waits: kernels that read slots are between the acquire and the release of their group, or
+/// before the resize on its stream. In sleep the caches hold nothing, and calls of them fail with WB_ERR_BUSY;
+/// afterwards they are empty.
+///
 /// The call does what is possible at once and returns. A unit moves when none of its groups is
 /// acquired and the work that used it is done: wb_offloader_resize_progress goes on, between steps, or
 /// wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
@@ -107,7 +118,7 @@ fn shown(progress: ResizeProgress) -> wb_resize_progress {
 /// After an error the offloader holds what `wb_offloader_resize_progress` says, and a repeated call
 /// goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
 /// may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
-/// WB_ERR_BUDGET if the slots do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
+/// WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
 /// WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Thread-safe; parameters cannot be replaced
 /// while a resize is in progress. Available since 0.1.0.
 #[unsafe(no_mangle)]
@@ -167,7 +178,7 @@ pub struct wb_rebalance_progress {
     /// Bytes of pieces that are not where they are to be, copies in flight included; 0 once the hottest
     /// pieces are on the device, and any resize is done.
     pub pending_bytes: u64,
-    /// Bytes of device memory of resident parameters and of slots, in whole pieces.
+    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
     pub device_bytes: u64,
     /// Bytes of host memory beside the offloader's own, as in wb_resize_progress.
     pub host_bytes: u64,

@@ -11,11 +11,12 @@ pub(in crate::capi) fn source_of(
     device: &Device,
     parameter: &Parameter,
 ) -> Result<Option<Location>> {
-    let (address, layout) = match &parameter.origin {
-        Origin::Quantized(from) => (from.source, &from.layout),
-        Origin::Given | Origin::Scales => (parameter.source, &parameter.layout),
+    let (address, bytes) = match &parameter.origin {
+        Origin::Quantized(from) => {
+            (from.source, from.encoded_bytes.unwrap_or(from.layout.span_bytes()))
+        }
+        _ => (parameter.source, parameter.source_bytes()),
     };
-    let bytes = layout.span_bytes();
     if address == 0 || bytes == 0 {
         return Ok(None);
     }

@@ -15,10 +15,11 @@ use crate::device::device::Device;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
 use crate::offload::device_plan::DevicePlan;
-use crate::offload::encoded;
+use crate::offload::{encoded, encoded_source};
 use crate::os::sync::Arc;
 use crate::plan::compression::Compression;
 use crate::plan::json;
+use crate::plan::parameter::Parameter;
 use crate::plan::plan::{Plan, PlanOptions};
 use crate::status::wb_status;
 
@@ -101,12 +102,13 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 }
 
 /// Plans which of `count` parameters leave the device under the budget, and how they are
-/// transferred. Nothing is allocated, and of sources only samples are read, with `compress`; the plan
-/// keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
+/// transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and the headers
+/// of compressed ones; the plan keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
 /// sources are read by wb_offloader_new. `options` must give a budget.
 ///
 /// Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
-/// says otherwise, and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
+/// says otherwise, with WB_ERR_DAMAGED for a compressed source that is not what its parameter says,
+/// and with WB_ERR_BUDGET, WB_ERR_SLOTS_BUDGET or WB_ERR_OVERFLOW; with
 /// WB_ERR_NOT_MAPPED if a parameter asks for zero-copy and the device's policy has no views.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_plan_new(
@@ -120,9 +122,15 @@ pub unsafe extern "C" fn wb_plan_new(
     let parameters = (parameters, count);
     call!(error, |device: Arc<Device>, parameters: GivenParameters, options: PlanOptions| -> plan {
         let GivenParameters { mut parameters, buffers } = parameters;
-        if options.compress != Compression::Off {
+        let is_encoded = |one: &Parameter| one.encoded_source().is_some();
+        if options.compress != Compression::Off || parameters.iter().any(is_encoded) {
             let sources = parameters.iter().map(|parameter| source_of(&device, parameter));
             let sources = sources.collect::<Result<Vec<_>>>()?;
+            for (parameter, source) in parameters.iter().zip(&sources) {
+                source
+                    .iter()
+                    .try_for_each(|source| encoded_source::check_header(parameter, *source))?;
+            }
             encoded::measure(&device, &options.compress, &mut parameters, &sources)?;
         }
         DevicePlan::new(&device, parameters, options).map(|plan| CPlan::new(plan, buffers))

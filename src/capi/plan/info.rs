@@ -75,6 +75,10 @@ pub struct wb_plan_info {
     pub device_encoded_bytes: u64,
     /// Those of `decoded_bytes` that are decoded from there, and cross no link.
     pub device_decoded_bytes: u64,
+    /// Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part of the
+    /// offloaded experts that have slots, as with a router that picks all equally often, whatever it picked
+    /// before. Routers repeat themselves, so counters show more. 0 without experts, or if `expert_bytes` is 0.
+    pub expert_hit_rate: f64,
 }
 
 c_struct!(wb_plan_info);
@@ -176,6 +180,7 @@ pub unsafe extern "C" fn wb_plan_get_info(
             decode_seconds: plan.decode_seconds.unwrap_or(0.0),
             device_encoded_bytes: plan.kept_bytes,
             device_decoded_bytes: plan.kept_decoded_bytes,
+            expert_hit_rate: plan.expert_hit_rate().unwrap_or(0.0),
             ..CStruct::init()
         })
     })

@@ -158,7 +158,8 @@ pub struct wb_plan_options {
     /// into their slots, so it must be able to read host memory in place (wb_device_info.views). Not
     /// those that have the zero-copy mode. Under a budget of device memory the device also keeps such
     /// parameters compressed in its own memory, as many as are needed, before others cross the link, if a
-    /// step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to.
+    /// step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to. Not
+    /// with `fixed_addresses`, where those that become resident are decoded.
     /// They count as offloaded, since they have slots and a copy in host memory. With a source, wb_plan_new reads a sample of it, by which it
     /// expects the compressed bytes. In the arena and in its slot a
     /// compressed parameter has space for any bytes that may replace it, 0.2 % more than its own.

@@ -10,10 +10,12 @@ use crate::tensor::coded::CodedType;
 /// Bytes of a unit that are compressed in host memory.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedPart {
-    /// Offset in the unit, in host memory and in the slot.
+    /// Offset in the slot, and in the unit's host memory if they are there.
     pub offset: usize,
-    /// Bytes that it takes in both.
+    /// Bytes that it takes there.
     pub capacity: usize,
+    /// Where they are in host memory: in the unit's, or as a source has them elsewhere.
+    pub host: Span,
     /// The memory from which the device decodes them: the same host memory at the device's addresses, or
     /// device memory.
     pub on_device: Span,
@@ -28,7 +30,7 @@ pub struct EncodedPart {
 /// Host memory that is copied as one into its slot.
 #[derive(Debug, Clone)]
 pub struct CarriedUnit {
-    /// Its bytes in host memory.
+    /// Its bytes in host memory, as far as they are not compressed elsewhere.
     pub host: Span,
     /// Those that are compressed, by their offsets.
     pub encoded: Vec<EncodedPart>,
@@ -48,7 +50,8 @@ impl CarriedUnit {
     /// Whether the device keeps all of it compressed, so that nothing crosses the link.
     pub fn is_kept(&self) -> bool {
         let kept = self.encoded.iter().filter(|part| part.kept).map(|part| part.capacity);
-        !self.encoded.is_empty() && kept.sum::<usize>() == self.host.bytes()
+        let end = self.encoded.last().map_or(0, |part| part.offset + part.capacity);
+        !self.encoded.is_empty() && kept.sum::<usize>() == end.max(self.host.bytes())
     }
 }
 
@@ -71,5 +74,5 @@ pub struct Passages {
     /// Of pageable host memory.
     pub staging: Option<Staging>,
     /// Of compressed bytes.
-    pub windows: Option<DeviceMemory>,
+    pub windows: Option<Arc<DeviceMemory>>,
 }

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::machine::{EngineStream, Machine};
 use crate::offload::schedule::stats::GroupStats;
+use crate::offload::schedule::unit_copy::UnitCopy;
+use crate::offload::schedule::windows::WindowStreams;
+use crate::os::span::Span;
 use crate::os::sync::{Arc, Condvar, Deadline, Mutex, MutexGuard};
 use crate::os::{log, sync};
 use crate::status::{WB_ERR_BUSY, WB_ERR_CAPTURING, WB_ERR_DEVICE_MEMORY, WB_ERR_TIMEOUT};
@@ -211,6 +214,17 @@ impl ScheduleChange<'_> {
         Ok(())
     }
 
+    /// The stream of the change.
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// Waits for the work queued on the stream.
+    pub fn wait_for_stream(&mut self) -> Result<()> {
+        self.machine.fork.record(self.device, self.stream, None)?;
+        self.machine.fork.synchronize()
+    }
+
     /// Fails with `WB_ERR_CAPTURING` during a capture, in which no memory can be exchanged.
     /// Waits, where graphs exist, for the work queued on the stream: nothing else shows whether a
     /// replay is in flight.
@@ -219,17 +233,25 @@ impl ScheduleChange<'_> {
             return Err(captured("resize"));
         }
         self.machine.check_not_drawn_in(self.device, None)?;
-        if self.machine.steps.graph_exists {
-            self.machine.fork.record(self.device, self.stream, None)?;
-            self.machine.fork.synchronize()?;
+        match self.machine.steps.graph_exists {
+            true => self.wait_for_stream(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether no group of a unit is acquired, and its copies and uses outside of captures have ended.
     pub fn is_unused(&self, unit: usize) -> Result<bool> {
         let slot = &self.machine.slots[unit];
         Ok(!slot.is_acquired() && slot.is_complete()?)
+    }
+
+    /// Queues copying a unit's bytes from host memory, decoded where they are compressed, to the beginning of
+    /// other memory of the device. After an error a part may be in flight.
+    pub fn copy_unit(&self, unit: usize, to: Span, stream: Stream) -> Result<()> {
+        let streams = WindowStreams { copy: stream, decode: stream, capture: None };
+        let copy = UnitCopy::new(&self.machine.units[unit], to, None);
+        // Windows are those of steps.
+        copy.queue(self.device, streams, None).map(drop)
     }
 
     /// See [`Machine::set_resident`].

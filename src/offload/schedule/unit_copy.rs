@@ -51,6 +51,8 @@ impl UnitCopy {
         let mut end = 0;
         let starts = encoded.iter().map(|part| (part.offset, part.offset + part.capacity));
         for (start, next) in starts.chain([(host.bytes(), host.bytes())]) {
+            // Behind the unit's own host memory are only bytes that are compressed elsewhere.
+            let start = start.min(host.bytes());
             if end < start || encoded.is_empty() {
                 raw.push(RawPart::new(host, end, start - end, staging));
             }
@@ -82,7 +84,7 @@ impl UnitCopy {
         }
         let mut seen = Vec::new();
         for part in &self.encoded {
-            if windows.is_some() && Windows::take(part, self.host_of(part)) {
+            if windows.is_some() && Windows::take(part) {
                 seen.push(part);
                 continue;
             }
@@ -100,13 +102,9 @@ impl UnitCopy {
         // After the others, so that the last window to be decoded is filled after all of them.
         for part in seen {
             let slot = self.slot.part(part.offset, part.decoded_bytes as usize);
-            windows.queue(device, part, (self.host_of(part), slot), streams)?;
+            windows.queue(device, part, slot, streams)?;
         }
         Ok(streams.decode)
-    }
-
-    fn host_of(&self, part: &EncodedPart) -> Span {
-        self.host.part(part.offset, part.capacity)
     }
 
     /// What the copy moves with the bytes that are in host memory now.
@@ -114,7 +112,7 @@ impl UnitCopy {
         let mut sum = MovedBytes::default();
         sum.moved = self.raw.iter().map(|part| part.bytes as u64).sum();
         for part in &self.encoded {
-            let encoded = encoded_bytes(self.host_of(part));
+            let encoded = encoded_bytes(part.host);
             // Those that do not fit in device memory cross the link.
             if !part.kept || encoded > part.on_device.bytes() as u64 {
                 sum.encoded += encoded;

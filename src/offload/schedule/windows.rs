@@ -10,6 +10,7 @@ use crate::offload::schedule::arrangement::EncodedPart;
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::os::bytes;
 use crate::os::span::Span;
+use crate::os::sync::Arc;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
@@ -20,7 +21,7 @@ const BODY_BYTES: u64 = WINDOW_BYTES - MOST_TILES * ENTRY;
 
 /// The windows, which are filled in turn.
 pub struct Windows {
-    memory: DeviceMemory,
+    memory: Arc<DeviceMemory>,
     fences: [WindowFences; WINDOWS],
     next: usize,
     /// The capture that the decoding stream was last drawn into.
@@ -53,7 +54,7 @@ struct Piece {
 
 impl Windows {
     /// Windows in device memory, if there is any.
-    pub fn new(device: &Device, memory: Option<DeviceMemory>) -> Result<Option<Self>> {
+    pub fn new(device: &Device, memory: Option<Arc<DeviceMemory>>) -> Result<Option<Self>> {
         let Some(memory) = memory else { return Ok(None) };
         let fences = || -> Result<_> {
             Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
@@ -62,25 +63,27 @@ impl Windows {
         Ok(Some(Self { memory, fences, next: 0, drawn_into: None }))
     }
 
-    /// Bytes of device memory.
+    /// Bytes of device memory, which fixed addresses have only while the offloader is awake.
     pub fn held_bytes(&self) -> u64 {
         self.memory.span().bytes() as u64
     }
 
-    /// Whether compressed bytes, which host memory has at `host`, pass through windows.
-    pub fn take(part: &EncodedPart, host: Span) -> bool {
-        !part.kept && (WINDOWED_BYTES..=host.bytes() as u64).contains(&encoded_bytes(host))
+    /// Whether compressed bytes pass through windows.
+    pub fn take(part: &EncodedPart) -> bool {
+        let most = part.host.bytes() as u64;
+        !part.kept && (WINDOWED_BYTES..=most).contains(&encoded_bytes(part.host))
     }
 
-    /// Queues filling windows from `host` and decoding to `slot`. A graph copies the same bytes of host
+    /// Queues filling windows from host memory and decoding to `slot`. A graph copies the same bytes of host
     /// memory each time: if others are there then, the kernel finds them where they are.
     pub fn queue(
         &mut self,
         device: &Device,
         part: &EncodedPart,
-        (host, slot): (Span, Span),
+        slot: Span,
         streams: WindowStreams,
     ) -> Result<()> {
+        let host = part.host;
         let WindowStreams { copy, decode, capture } = streams;
         for piece in pieces(host, part.decoded_bytes) {
             let window =
@@ -130,7 +133,8 @@ pub fn encoded_bytes(host: Span) -> u64 {
 
 /// All tiles of compressed bytes, in pieces.
 fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
-    let (count, all) = (tiles(decoded_bytes), encoded_bytes(host));
+    // A file that is mapped may have changed.
+    let (count, all) = (tiles(decoded_bytes), encoded_bytes(host).min(host.bytes() as u64));
     let offset = move |tile: u64| match tile < count {
         true => {
             let entry = host.part((HEADER + tile * ENTRY) as usize, 4);

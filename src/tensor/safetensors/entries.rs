@@ -15,15 +15,22 @@ use crate::error::{Error, Result};
 use crate::status::WB_ERR_FORMAT;
 use crate::tensor::layout::MAX_NDIM;
 
+/// The name of the metadata of a compressed file.
+const NOTE: &str = "weighbridge_codec";
+
 /// Takes an entry and its name.
 type Take<'a> = dyn FnMut(&str, Entry) -> Result<()> + 'a;
 
-/// Calls `take` for each tensor of a header's text; its first error ends the reading.
-pub(super) fn for_each(text: &str, take: &mut Take<'_>) -> Result<()> {
+/// Calls `take` for each tensor of a header's text; its first error ends the reading. Returns what the metadata
+/// have at [`NOTE`], if they have that.
+pub(super) fn for_each(text: &str, take: &mut Take<'_>) -> Result<Option<String>> {
     let mut failure = None;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let entries = Entries { take, failure: &mut failure };
-    let parsed = deserializer.deserialize_map(entries).and_then(|()| deserializer.end());
+    let parsed = deserializer.deserialize_map(entries).and_then(|note| {
+        deserializer.end()?;
+        Ok(note)
+    });
     match failure {
         Some(failure) => Err(failure),
         None => parsed.map_err(|error| malformed(&error)),
@@ -42,20 +49,20 @@ struct Entries<'a, 'b> {
 }
 
 impl<'de> Visitor<'de> for Entries<'_, '_> {
-    type Value = ();
+    type Value = Option<String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> StdResult<(), M::Error> {
-        let mut metadata = false;
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> StdResult<Option<String>, M::Error> {
+        let (mut metadata, mut note) = (false, None);
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 if std::mem::replace(&mut metadata, true) {
                     return Err(M::Error::custom("the name \"__metadata__\" appears twice"));
                 }
-                map.next_value::<Option<Texts>>()?;
+                note = map.next_value::<Option<Texts>>()?.and_then(|Texts(note)| note);
                 continue;
             }
             let entry = map
@@ -66,7 +73,7 @@ impl<'de> Visitor<'de> for Entries<'_, '_> {
                 return Err(M::Error::custom("an entry is wrong"));
             }
         }
-        Ok(())
+        Ok(note)
     }
 }
 
@@ -166,8 +173,8 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// An object of texts, checked and not kept.
-struct Texts;
+/// An object of texts, checked; only that at [`NOTE`] is kept.
+struct Texts(Option<String>);
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> StdResult<Self, D::Error> {
@@ -180,42 +187,46 @@ impl<'de> Deserialize<'de> for Texts {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> StdResult<Texts, M::Error> {
-                while map.next_key_seed(Text)?.is_some() {
-                    map.next_value_seed(Text)?;
+                let mut note = None;
+                while let Some(is_note) = map.next_key_seed(Text)? {
+                    match is_note {
+                        true => note = Some(map.next_value::<String>()?),
+                        false => map.next_value_seed(Text).map(drop)?,
+                    }
                 }
-                Ok(Texts)
+                Ok(Texts(note))
             }
         }
         deserializer.deserialize_map(Members)
     }
 }
 
-/// A text, checked and not kept.
+/// A text, checked and not kept: whether it is [`NOTE`].
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
-    type Value = ();
+    type Value = bool;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> StdResult<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> StdResult<bool, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Text {
-    type Value = ();
+    type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text")
     }
 
-    fn visit_str<E>(self, _: &str) -> StdResult<(), E> {
-        Ok(())
+    fn visit_str<E>(self, text: &str) -> StdResult<bool, E> {
+        Ok(text == NOTE)
     }
 }
 
 /// Any value, not kept. Unlike serde's own it is nested as deeply as the parser allows, and its
 /// numbers are numbers: as in the `safetensors` crate.
-struct Ignored;
+pub(super) struct Ignored;
 
 impl<'de> Deserialize<'de> for Ignored {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> StdResult<Self, D::Error> {

@@ -75,6 +75,10 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "device-moe": with_weighbridge(device_bytes="150MB"),
     "device-fp8": with_weighbridge(device_bytes="110MB"),
     "half-int4": {**with_weighbridge(offload_bytes="34MB")},
+    # All experts leave: slots for more than a layer, for half of one, and for what is left.
+    "cache": with_weighbridge(offload_bytes="600MB", experts="cache", expert_bytes="120MB"),
+    "cache-few": with_weighbridge(offload_bytes="600MB", experts="cache", expert_bytes="40MB"),
+    "cache-device": with_weighbridge(device_bytes="250MB", experts="cache"),
 }
 EXTRAS: dict[str, dict[str, Any]] = {
     "": {},
@@ -99,6 +103,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
         },
     },
     "reload": {},
+    # The kernel whose experts may be in a cache, where vLLM would choose another.
+    "triton": {"moe_backend": "triton"},
+    "marlin": {"moe_backend": "marlin"},
     "tp2": {
         "tensor_parallel_size": 2,
         "distributed_executor_backend": "mp",
@@ -149,6 +156,15 @@ def all_cases() -> list[Case]:
     cases += make("moe", "default", 1, "resident gb device-moe")
     cases += make("moe", "fixed", 1, "resident gb device-moe")
     cases += make("moe", "eager", 1, "resident gb prefetch")
+    cases += make("moe", "eager", 1, "cache cache-few cache-device")
+    cases += make("moe", "fixed", 1, "cache cache-few cache-device")
+    cases += make("moe", "full", 1, "resident cache cache-few")
+    cases += make("moe", "default", 1, "cache cache-few")
+    cases += make("moe", "fixed", 2, "resident cache")
+    for kernel in ("triton", "marlin"):
+        cases += make("moe", "eager", 1, "resident cache", quantization="fp8", extra=kernel)
+    cases += make("moe", "eager", 1, "resident cache", extra="reload")
+    cases += make("moe", "fixed", 1, "resident cache", extra="reload")
     cases += make("dense", "default", 1, "resident gb", quantization="fp8")
     cases += make("awq", "default", 1, "resident half-int4")
     cases += make("nvfp4", "default", 1, "resident half-int4")
@@ -175,6 +191,7 @@ def all_cases() -> list[Case]:
         cases += make("dense", graphs, 1, "resident gb every", extra="tp2")
     cases += make("dense", "default", 2, "resident every", extra="tp2")
     cases += make("moe", "default", 1, "resident gb", extra="tp2")
+    cases += make("moe", "fixed", 1, "resident cache", extra="tp2")
     return cases
 
 
@@ -270,7 +287,11 @@ def counters(_worker: Any = None) -> dict[str, Any]:
         return {}
     held, names = weights.offloader.stats, "offloaded_bytes slot_bytes mapped_bytes copies"
     infos = [i for i in weights.offloader.parameter_infos() if i.host_address]
+    experts = [pool.cache.stats() for pool in weights.expert_pools]
     return {
+        **{
+            name: sum(getattr(one, name) for one in experts) for name in ("calls", "hits", "misses")
+        },
         **{name: getattr(held, name) for name in [*names.split(), "late_copies"]},
         "stores": sorted({info.host_store for info in infos}),
         "modes": sorted({info.transfer_mode for info in infos}),
@@ -278,9 +299,14 @@ def counters(_worker: Any = None) -> dict[str, Any]:
 
 
 def _halve(model: Any) -> None:
+    import torch
+
     for name, parameter in model.named_parameters():
         if "down_proj" in name:
             parameter.data.mul_(0.5)
+        elif "w2_weight" in name:  # counted by PyTorch, as a cache of experts needs it
+            with torch.no_grad():
+                parameter.mul_(0.5)
 
 
 def largest_difference(expected: dict[str, Any], found: dict[str, Any]) -> float:
@@ -396,6 +422,8 @@ class Runner:
             return f"vLLM alone, again: {difference or 'equal'}"
         if not found["stats"].get("offloaded_bytes"):
             return f"NOTHING OFFLOADED {stats}"
+        if case.budget.startswith("cache") and not found["stats"].get("misses"):
+            return f"NO EXPERT IN A SLOT {stats}"
         difference = compare(self.found[case.reference]["found"], found["found"])
         if case.extra == "operators" and difference:
             return f"as expected, since the operators move the borders of fusion: {difference}"

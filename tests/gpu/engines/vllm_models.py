@@ -50,6 +50,17 @@ EXPERTS = {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
 }
+LARGE_EXPERTS = {  # Qwen3-30B-A3B with 12 of its 48 layers
+    **EXPERTS,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "vocab_size": 32000,
+}
 
 
 AWQ = {

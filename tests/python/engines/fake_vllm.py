@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from abc import ABC, abstractmethod
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+
+from engines import fake_vllm_experts
 
 OFFLOADER = "vllm.model_executor.offloader.base"
 LOADER = "vllm.model_executor.model_loader"
@@ -107,6 +110,7 @@ def install(monkeypatch: Any, version: str) -> SimpleNamespace:
         get_model_loader=get_model_loader,
     )
     _module(monkeypatch, f"{LOADER}.base_loader", BaseModelLoader=BaseModelLoader)
+    fake_vllm_experts.install(functools.partial(_module, monkeypatch))
     return SimpleNamespace(
         vllm=vllm,
         envs=envs,
@@ -189,7 +193,10 @@ def config(model_config: Any, weighbridge: dict[str, Any] | None = None, **chang
         additional_config={} if weighbridge is None else {"weighbridge": weighbridge},
         device_config=SimpleNamespace(device_type="cpu"),
         parallel_config=SimpleNamespace(
-            use_ubatching=False, enable_eplb=False, tensor_parallel_size=1
+            use_ubatching=False,
+            enable_eplb=False,
+            enable_expert_parallel=False,
+            tensor_parallel_size=1,
         ),
         compilation_config=SimpleNamespace(
             mode=0, splitting_ops=[], use_inductor_graph_partition=False

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
 from weighbridge import QuantizeOptions, Safetensors, WeighbridgeError  # noqa: E402
+from weighbridge.compress_file import compress_file  # noqa: E402
 from weighbridge.engines.transformers import _deferred, _files, _load, from_pretrained  # noqa: E402
 
 SMALL = {
@@ -71,6 +72,7 @@ MODELS = {
 FUSED = {"mixtral": "experts.0.w1.weight", "qwen3-moe": "experts.0.gate_proj.weight"}
 """Names in checkpoints that the models do not have."""
 ALL = {"offload_bytes": 1 << 24}
+INDEX_NAME = "model.safetensors.index.json"
 
 
 def made(kind: str):
@@ -147,6 +149,53 @@ def test_numbers_are_those_of_transformers(where, checkpoints, kind, dtype):
         handle.remove()
         assert type(model) is type(resident)
         assert_same(state_of(model), state)
+        assert torch.equal(run(model, where), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "tied", "mixtral", "gpt2", "t5"])
+def test_a_compressed_checkpoint_has_the_same_numbers(where, checkpoints, tmp_path, kind, dtype):
+    path, packed = checkpoints(kind), tmp_path / "packed"
+    copy_of(path, packed)
+    compress_file(path / INDEX_NAME, packed / INDEX_NAME)
+    sizes = [sum(file.stat().st_size for file in of.glob("*.safetensors")) for of in (packed, path)]
+    assert sizes[0] < sizes[1]  # few of these small weights are compressed
+    resident = type(made(kind)).from_pretrained(path, dtype=dtype).to(where)
+    expected, state = run(resident, where), state_of(resident)
+    for compress in (False, "*"):
+        for budget in (ALL, {"device_bytes": bytes_of(resident) // 2}):
+            model = from_pretrained(packed, dtype=dtype, device=where, compress=compress, **budget)
+            handle = wt.handle_of(model)
+            in_file = [one for one in handle.plan.parameters if "in its file" in one.reason]
+            # Of another type they are decoded to be cast.
+            if budget is ALL:
+                assert bool(in_file) == (compress == "*" and dtype == "float32")
+            for one in in_file:
+                assert handle.offloader.parameter_info(one.name).encoded_bytes == one.encoded_bytes
+            for _ in range(2):
+                assert torch.equal(run(model, where), expected)
+            assert_same(state_of(model), state)
+            handle.remove()
+            assert torch.equal(run(model, where), expected)
+
+
+def test_a_large_compressed_checkpoint_is_carried_unchanged(where, tmp_path):
+    torch.manual_seed(0)
+    config = {**LAYERED, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
+    trained = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).bfloat16()
+    trained.save_pretrained(tmp_path / "raw", max_shard_size="1MB")
+    copy_of(tmp_path / "raw", tmp_path / "packed")
+    compress_file(tmp_path / "raw" / INDEX_NAME, tmp_path / "packed" / INDEX_NAME)
+    model = from_pretrained(tmp_path / "packed", device=where, compress="auto", **ALL)
+    plan = wt.handle_of(model).plan
+    in_file = [one for one in plan.parameters if "in its file" in one.reason]
+    assert len(in_file) == 3 * 3  # the projections of each MLP have 256 KiB
+    large = sum(one.span_bytes for one in in_file)
+    assert plan.info.arena_bytes < plan.info.offloaded_bytes - 0.3 * large
+    kind = transformers.LlamaForCausalLM
+    resident = kind.from_pretrained(tmp_path / "raw", dtype="bfloat16").to(where)
+    expected = run(resident, where)
+    for _ in range(2):
         assert torch.equal(run(model, where), expected)
 
 

@@ -139,6 +139,7 @@ class wb_safetensors_tensor_info(Sized):
         (c_uint64, "offset_bytes bytes"),
         (c_char_p, "dtype_name"),
         (c_uint32, "block_elements block_bytes"),
+        (c_uint64, "encoded_bytes"),
     )
 
 
@@ -151,7 +152,8 @@ class wb_parameter(Sized):
         (c_uint64, "storage_id"),
         (c_int32, "transfer_mode placement"),
         (c_void_p, "buffer"),
-        (c_uint64 * 2, "reserved"),
+        (c_uint64, "encoded_bytes"),
+        (c_uint64 * 1, "reserved"),
     )
 
 
@@ -205,6 +207,7 @@ class wb_plan_info(Sized):
         (c_uint64, "decoded_bytes encoded_bytes"),
         (c_double, "decode_seconds"),
         (c_uint64, "expert_bytes device_encoded_bytes device_decoded_bytes"),
+        (c_double, "expert_hit_rate"),
     )
 
 
@@ -368,6 +371,8 @@ class wb_expert_cache_info(Sized):
     _fields_ = _fields(
         (c_uint32, "lanes"),
         (c_uint64, "layers tensors experts expert_bytes slots capacity slot_bytes state_bytes"),
+        (c_uint64, "most_slots"),
+        (c_double, "predicted_hit_rate"),
     )
 
 

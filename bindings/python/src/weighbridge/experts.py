@@ -87,6 +87,10 @@ class ExpertCacheInfo:
     """That there is memory for."""
     slot_bytes: int
     state_bytes: int
+    most_slots: int
+    """That there are addresses for: more than memory with fixed addresses."""
+    predicted_hit_rate: float
+    """Of the slots in use, if a router picks all experts equally often: ``slots / experts``."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class ExpertSlotsInfo:
     name: str
     dtype: Dtype | OpaqueDtype
     shape: tuple[int, ...]
-    """The first dimension is the capacity."""
+    """The first dimension is ``most_slots``."""
     device_address: int
     expert_bytes: int
 
@@ -235,7 +239,7 @@ class ExpertCache(Closeable):
         )
 
     def view(self, tensor: int) -> View:
-        """Returns the slots of a tensor as a view ``[capacity, ...]`` for the device.
+        """Returns the slots of a tensor as a view ``[most_slots, ...]`` for the device.
 
         ``torch.from_dlpack`` makes a tensor of it, which holds the memory.
         """

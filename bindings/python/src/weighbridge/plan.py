@@ -65,6 +65,9 @@ class Parameter:
     transfer_mode: TransferMode = "auto"
     placement: Literal["auto", "resident"] = "auto"
     """``"resident"`` keeps the parameter on the device."""
+    encoded_bytes: int = 0
+    """If not 0, ``source`` has the values compressed, as :class:`Codec` does, to this many bytes at
+    a multiple of 16 in host memory: a plan that carries them compressed takes these unchanged."""
     held: Any = field(default=None, repr=False, compare=False)
     """Keeps the source's memory alive; a :class:`Buffer` may stay the host memory of the parameter,
     if the plan allows it."""
@@ -105,6 +108,7 @@ class CParameters:
             storage_id=unsigned(parameter.storage_id, "storage_id"),
             transfer_mode=TRANSFER_MODE.code(parameter.transfer_mode),
             placement=PLACEMENT.code(parameter.placement),
+            encoded_bytes=unsigned(parameter.encoded_bytes, "encoded_bytes"),
         )
 
 
@@ -192,6 +196,10 @@ class PlanInfo:
     """Of device memory for parameters that the device keeps compressed."""
     device_decoded_bytes: int
     """Of ``decoded_bytes``, those that are decoded from there and cross no link."""
+    expert_hit_rate: float
+    """Predicted for caches of ``expert_bytes``: the part of the offloaded experts that have slots,
+    as with a router that picks all equally often. Real ones repeat themselves: compare
+    :attr:`ExpertCacheStats.hit_rate`. 0 if it is not known."""
 
 
 class Plan(Closeable):
@@ -228,8 +236,10 @@ class Plan(Closeable):
     the link so: ``"auto"`` chooses those that reach the device faster for it, of which samples of
     the sources tell, among those of ``compress_select`` if that is given; selectors name them.
     Under ``device_bytes`` the device keeps as many of them as are needed compressed in its own
-    memory before any cross the link, if a step is faster for it.
-    :meth:`Offloader.read` reads them, and host views of them are refused.
+    memory before any cross the link, if a step is faster for it; not with ``fixed_addresses``,
+    where those that become resident are decoded. :meth:`Offloader.read` reads them, and host views
+    of them are refused. Those of a compressed :class:`Safetensors` file are taken as the file has
+    them, in as many bytes of host memory.
     """
 
     _noun = "plan"

@@ -88,6 +88,8 @@ def quantize_file(
     with ExitStack() as stack:
         file = stack.enter_context(Safetensors(device, source, file_mode="source"))
         infos = [file.tensor_info(name) for name in file.keys()]
+        if any(info.encoded_bytes for info in infos):
+            raise ValueError(f"{os.fspath(source)!r} is compressed: decompress it first")
         selected = _selected(device, infos, select, exclude)
         chosen = [one for one in selected if not (default_exclude and _kept(one.name))]
         if not chosen:

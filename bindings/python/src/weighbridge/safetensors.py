@@ -18,6 +18,7 @@ from ._enums import ACCESSOR, GROUPING, Accessor, AccessPattern, Grouping
 from ._handle import Closeable, Reference
 from ._library import lib
 from ._options import Options
+from .codec import Codec
 from .dtypes import Dtype, OpaqueDtype, dtype_of_info
 from .errors import NotFoundError, Status
 from .memory import Buffer, Device, View
@@ -44,6 +45,8 @@ class SafetensorsTensorInfo:
     offset_bytes: int
     """From the beginning of the file, and so of its buffer."""
     nbytes: int
+    encoded_bytes: int
+    """``nbytes`` if they are the values compressed, of which dtype and shape are; otherwise 0."""
 
 
 class LoadedView(NamedTuple):
@@ -138,7 +141,8 @@ class Safetensors(Closeable):
 
         Fails with ``Status.UNALIGNED`` if the tensor's address is not a multiple of ``alignment``
         bytes; 0 and 1 allow any address. The default is 16, or for a tensor whose size is not a
-        multiple of that the largest power of two of which it is one.
+        multiple of that the largest power of two of which it is one. A compressed tensor has no
+        values to view, which fails with ``Status.NOT_SUPPORTED``: :meth:`read` decodes them.
         """
         reference = Reference(lib.wb_view_release)
         index, code = self.find_tensor(name), ACCESSOR.code(accessor)
@@ -174,6 +178,16 @@ class Safetensors(Closeable):
             byref(copied),
         )
         return LoadedView(View(self._device, reference), bool(copied.value))
+
+    def read(self, name: str) -> bytearray:
+        """Returns the bytes of a tensor, decoded if they are compressed in the file."""
+        info = self.tensor_info(name)
+        with self.buffer as buffer, buffer.memoryview() as memory:
+            with memory[info.offset_bytes : info.offset_bytes + info.nbytes] as found:
+                if info.encoded_bytes == 0:
+                    return bytearray(found)
+                assert isinstance(info.dtype, Dtype)
+                return Codec(info.dtype).decode(found, verify=True)
 
     def parameter(
         self, name: str, group: str | None = None, access_pattern: AccessPattern = "dense"
@@ -221,6 +235,7 @@ class Safetensors(Closeable):
                 dtype_of_info(one.layout.contents),
                 tuple(one.layout.contents.shape[: one.layout.contents.ndim]),
                 source=one.source or 0,
+                encoded_bytes=one.encoded_bytes,
                 held=buffer,
             )
             for one in array
@@ -247,4 +262,5 @@ class Safetensors(Closeable):
             shape=tuple(found.shape[: found.ndim]) if known else None,
             offset_bytes=found.offset_bytes,
             nbytes=found.bytes,
+            encoded_bytes=found.encoded_bytes,
         )

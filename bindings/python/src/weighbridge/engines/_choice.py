@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from .._enums import AccessPattern
 from ..torch._staged import Candidate, pages
 from ._options import LayerOptions
 
@@ -24,18 +25,25 @@ class Spread:
         self._used = 0
 
     def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
-        """Chooses the sparse ones first, then the largest, up to the layer's share."""
+        """Chooses the sparse ones first, then the largest, up to the layer's share. Those of an
+        expert cache, which carries whole experts, leave together, or the share is the next one's.
+        """
         self._seen.add(layer)
         share = self._budget * min(len(self._seen), self._layers) // max(self._layers, 1)
-        chosen = []
         order = sorted(
-            range(len(candidates)),
-            key=lambda at: (not candidates[at].sparse, -candidates[at].bytes),
+            (at for at, found in enumerate(candidates) if self._options.selects(found.name)),
+            key=lambda at: (candidates[at].pattern == "dense", -candidates[at].bytes),
         )
+        experts = [at for at in order if candidates[at].pattern == "experts"]
+        of_experts = sum(pages(candidates[at].bytes) for at in experts)
+        if self._used + of_experts > share:
+            return []
+        self._used += of_experts
+        chosen = experts.copy()
         for at in order:
-            name, count, _ = candidates[at]
+            count = candidates[at].bytes
             small = count < _SMALL and not self._options.select
-            if self._options.selects(name) and not small and self._used + pages(count) <= share:
+            if at not in experts and not small and self._used + pages(count) <= share:
                 self._used += pages(count)
                 chosen.append(at)
         return chosen
@@ -52,16 +60,19 @@ class Spread:
 class Planned:
     """Offloads the weights of each layer that a plan of layers without bytes names."""
 
-    def __init__(self, names: Mapping[int, set[str]]) -> None:
+    def __init__(self, options: LayerOptions, names: Mapping[int, set[str]]) -> None:
+        self._options = options
         self._names = names
         self._free: dict[int, int] = {}
         """The bytes of planned weights of a layer that have gone."""
 
     def choose(self, layer: int, candidates: Sequence[Candidate]) -> Sequence[int]:
-        """Chooses planned weights, and those with new names in the place of planned ones."""
+        """Chooses planned weights, all of an expert cache, and those with new names in the place of
+        planned ones."""
         chosen = []
-        for at, (name, count, _) in enumerate(candidates):
-            if name in self._names.get(layer, ()):
+        for at, (name, count, pattern) in enumerate(candidates):
+            of_experts = pattern == "experts" and self._options.selects(name)
+            if of_experts or name in self._names.get(layer, ()):
                 chosen.append(at)
             elif _SMALL <= count <= self._free.get(layer, 0):
                 self._free[layer] -= count
@@ -99,7 +110,8 @@ class LastOfGroup:
         return True
 
 
-def is_sparse(module: torch.nn.Module, own: str) -> bool:
-    """Returns whether a parameter has the matrices of fused experts."""
+def pattern_of(module: torch.nn.Module, own: str) -> AccessPattern:
+    """Returns how much of a parameter a step reads: of the matrices of fused experts, a part."""
     tensor = module._parameters.get(own)
-    return tensor is not None and tensor.dim() == 3 and own.startswith(("w13_", "w2_"))
+    sparse = tensor is not None and tensor.dim() == 3 and own.startswith(("w13_", "w2_"))
+    return "sparse" if sparse else "dense"

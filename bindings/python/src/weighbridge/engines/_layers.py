@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Callable
 
 import torch
 
+from .._enums import AccessPattern
 from .._text import in_words
 from ..errors import Status, WeighbridgeError, make
 from ..memory import Buffer, Device
 from ..plan import Parameter, Plan
 from ..torch._between import Split, SplitLayers
+from ..torch._expert_caches import close as close_caches
+from ..torch._experts import FusedExperts
 from ..torch._hooked import HookedLayers, RunningLayers
 from ..torch._staged import Choice, Preceding, StagedLayer, StagedLayers
 from ..torch._weights import Weights, parameter_of
-from ._choice import LastOfGroup, Planned, Spread, is_sparse
+from ._choice import LastOfGroup, Planned, Spread, pattern_of
+from ._experts import CachedExperts
 from ._options import LayerOptions
 
 _PROCESS = "process_weights_after_loading"
@@ -33,7 +37,7 @@ class OffloadedLayers:
 
     ``layers`` is the number of layers that the model will have, ``other_bytes`` an estimate of the
     device memory of its weights outside of them, and ``switch`` what turns the plug-in on, for
-    messages.
+    messages. ``experts`` are those that caches carry, if any.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class OffloadedLayers:
         other_bytes: int,
         switch: str,
         logger: logging.Logger,
+        experts: CachedExperts | None = None,
     ) -> None:
         self._options = options
         self._where = device
@@ -51,6 +56,7 @@ class OffloadedLayers:
         self._other_bytes = other_bytes
         self._switch = switch
         self._logger = logger
+        self._experts = experts
         self.device = Device("host" if device.type == "cpu" else f"cuda:{device.index or 0}")
         self._choice: Choice
         self._staged: StagedLayers | None = None
@@ -97,12 +103,20 @@ class OffloadedLayers:
             raise self._nothing("no layer of it was given to the offloader")
         if self._where.type == "cuda":
             torch.cuda.empty_cache()  # slots are not of PyTorch's memory
+        if self._experts is not None:
+            self._experts.decide(model)
         plan = self._plan(model, staged)
+        fused: Sequence[FusedExperts] = ()
+        if self._experts is not None:
+            offloaded = {p.name for p in plan.parameters if p.placement == "offloaded"}
+            fused = self._experts.fused(offloaded)
         layers = [layer.module for layer in staged.layers]
         staged.clear()  # from here on the weights alone use their memory, which the plan keeps
-        self._weights = Weights(model, plan, self._where, False, "off", overlap_steps, None)
+        self._weights = Weights(model, plan, self._where, False, "off", overlap_steps, None, fused)
         self._log(plan)
         plan.close()
+        if self._experts is not None:
+            self._experts.attach(self._weights)
         self._hooked = self._carried(model, layers, splits)
         return self._hooked
 
@@ -121,6 +135,7 @@ class OffloadedLayers:
         """Makes the next step read the weights as they are now."""
         if self._weights is not None:
             self._weights.begin_step()
+            self._weights.reset_experts()
 
     def join(self) -> None:
         """Joins the copies to the stream at the end of a capture."""
@@ -134,6 +149,8 @@ class OffloadedLayers:
         self._watched.clear()
         if self._hooked is not None:
             self._hooked.close()
+        if self._experts is not None:
+            self._experts.detach()
         if self._weights is not None:
             stats = self._weights.offloader.stats
             self._logger.info(
@@ -141,6 +158,7 @@ class OffloadedLayers:
                 in_words(stats.moved_bytes),
                 stats.copies,
             )
+            close_caches(list(self._weights.experts.values()), self._where)
             self._weights.offloader.close()
         self._hooked = self._weights = self._staged = None
 
@@ -153,8 +171,13 @@ class OffloadedLayers:
         elif options.offload_bytes is not None:
             self._choice = Spread(options, options.offload_bytes, self._layers)
         else:
-            self._choice = Planned(self._estimate(first, prefix, preceding))
-        return StagedLayers(self.device, self._choice, is_sparse)
+            self._choice = Planned(options, self._estimate(first, prefix, preceding))
+        return StagedLayers(self.device, self._choice, self._pattern_of)
+
+    def _pattern_of(self, module: torch.nn.Module, own: str) -> AccessPattern:
+        if self._experts is not None and self._experts.has(module, own):
+            return "experts"
+        return pattern_of(module, own)
 
     def _carried(
         self,
@@ -182,7 +205,12 @@ class OffloadedLayers:
                 text = f"{at} {layer.groups().index(group)}"
                 layer_of[text] = at
                 parameters += [
-                    _without_bytes(f"{at} {prefix}.{name}".replace(" .", " "), text, inner, own)
+                    _without_bytes(
+                        f"{at} {prefix}.{name}".replace(" .", " "),
+                        text,
+                        inner._parameters[own],
+                        self._pattern_of(inner, own),
+                    )
                     for name, inner, own in _weights_in(first)
                     if layer.group_of(inner) is group
                 ]
@@ -249,6 +277,7 @@ class OffloadedLayers:
                 select=options.select if device_bytes is not None else (),
                 exclude=options.exclude if device_bytes is not None else (),
                 allow=() if device_bytes is None else ("everything-fits",),
+                expert_bytes=0 if self._experts is None else self._experts.device_bytes,
             )
 
         plan = planned(options.depth)
@@ -353,11 +382,9 @@ def _weights_in(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module, str
     ]
 
 
-def _without_bytes(name: str, group: str, module: torch.nn.Module, own: str) -> Parameter:
-    tensor: Any = module._parameters[own]
+def _without_bytes(name: str, group: str, tensor: Any, pattern: AccessPattern) -> Parameter:
     if tensor.is_meta:
         tensor = torch.empty_like(tensor, dtype=torch.uint8)
     else:
         tensor = torch.empty_like(tensor, device="meta")
-    pattern: Any = "sparse" if is_sparse(module, own) else "dense"
     return parameter_of(name, group, tensor, access_pattern=pattern)

@@ -55,7 +55,7 @@ def given_options(given: Mapping[str, Any], kind: type[LayerOptions], where: str
             f"{where} has the unknown options {listed(unknown)}: it has {listed(known)}"
         )
     found = dict(given)
-    for name in ("offload_bytes", "device_bytes"):
+    for name in ("offload_bytes", "device_bytes", "expert_bytes"):
         if isinstance(found.get(name), str):
             found[name] = byte_count(found[name])
     for name in ("select", "exclude"):

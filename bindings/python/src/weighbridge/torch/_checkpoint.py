@@ -14,7 +14,7 @@ from ..dtypes import Dtype
 from ..memory import Device
 from ..plan import Parameter
 from ..safetensors import Safetensors, SafetensorsTensorInfo
-from ._tensors import dtype_of, like, tensor_of
+from ._tensors import dtype_of, like, tensor_in
 from ._weights import parameter_of
 
 SHOWN = 8
@@ -238,7 +238,7 @@ def _read_one(
     if planned and same:
         return file.parameter(name)
     copy = like(tensor, torch.device("cpu") if planned else where)
-    copy.copy_(tensor_of(file.view(name, accessor="host", alignment=0)))
+    copy.copy_(tensor_in(file, name))
     return parameter_of(name, name, copy) if planned else copy
 
 

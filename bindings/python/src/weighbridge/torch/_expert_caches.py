@@ -12,13 +12,14 @@ from ..offloader import Offloader
 from ..plan import Plan
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
-from ._tensors import tensor_of
+from ._tensors import typed
 
 if TYPE_CHECKING:
     from ._weights import Weights
 
-MOST_SLOTS = 1023
-"""Of a cache: PyTorch multiplies fewer than 1024 groups of rows at once, and a slot is a group."""
+MOST_SLOTS = 992
+"""Of a cache: PyTorch multiplies fewer than 1024 groups of rows at once, and a slot is a group;
+vLLM sorts rows by fewer than 1024 experts in whole warps."""
 FEW_SLOTS = 256
 """As many, and those of two layers, are given to one cache: groups without rows cost time, too."""
 
@@ -74,7 +75,10 @@ def _pool(offloader: Offloader, layers: Sequence[FusedExperts], share: int) -> P
     fits = share // _expert_bytes(layers[0]) <= most
     slots, device_bytes = (0, share) if fits else (min(most, sum(map(_experts, layers))), 0)
     cache = ExpertCache.for_offloader(offloader, tensors, slots=slots, device_bytes=device_bytes)
-    pool = [tensor_of(cache.view(index)) for index in range(len(layers[0].tensors))]
+    pool = [
+        typed(layers[0].tensor(own), cache.view(index))
+        for index, own in enumerate(layers[0].tensors)
+    ]
     return Pool(cache, pool)
 
 

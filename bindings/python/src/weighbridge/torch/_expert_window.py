@@ -9,7 +9,8 @@ than there are slots, the forward reads the weights at home, in host memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -26,7 +27,7 @@ from ._weight import Weight, version_of
 if TYPE_CHECKING:
     from ._weights import Weights
 
-_IDS = {torch.int32: "int32", torch.int64: "int64"}
+ID_TYPES = {torch.int32: "int32", torch.int64: "int64"}
 
 
 class Pool:
@@ -94,6 +95,10 @@ class ExpertWindow:
             for weight, layout in zip(self._held, self._layouts)
         )
 
+    def changed(self) -> bool:
+        """Returns whether PyTorch counts changes of the weights that slots may not have."""
+        return [version_of(weight.tensor) for weight in self._held] != self._versions
+
     def follow(self) -> bool:
         """Takes notice of what was done to the weights; returns whether slots can be used."""
         self._weights.follow(self._held)
@@ -122,12 +127,25 @@ class ExpertWindow:
             torch.cuda.current_stream(weights.device).wait_stream(last)
         ids = ids.contiguous()
         slots = torch.empty_like(ids)
-        kind: Any = _IDS[ids.dtype]
+        kind: Any = ID_TYPES[ids.dtype]
         at, to = ids.data_ptr(), slots.data_ptr()
         pool.cache.route(self.layer, at, ids.numel(), to, dtype=kind, stream=stream)
         pool.stream = None if captures else stream
         weights.finish_on_host()
         return slots
+
+    @contextmanager
+    def on_slots(self) -> Iterator[None]:
+        """Gives the slots to the weights' own tensors, for code that has these tensors."""
+        for weight, slot in zip(self._held, self.pool.tensors):
+            weight.in_slot += 1
+            weight.tensor.data = slot
+        try:
+            yield
+        finally:
+            for weight in self._held:
+                weight.in_slot -= 1
+                weight.go_home()
 
     def run(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls the module's forward on slots, or with the weights at home."""
@@ -147,7 +165,7 @@ class ExpertWindow:
             return True
         if torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
             return True  # what records the operations would record the slots
-        if type(ids) is not torch.Tensor or ids.dtype not in _IDS or not ids.numel():
+        if type(ids) is not torch.Tensor or ids.dtype not in ID_TYPES or not ids.numel():
             return True
         if ids.device.type != self._weights.device.type or not self.fits(ids):
             return True

@@ -65,8 +65,7 @@ class OffloadHandle:
     @property
     def expert_caches(self) -> list[ExpertCache]:
         """The caches of the model's experts, with their counters; empty if it has none."""
-        pools = {id(window.pool): window.pool for window in self._weights.experts.values()}
-        return [pool.cache for pool in pools.values()]
+        return [pool.cache for pool in self._weights.expert_pools]
 
     def reset_experts(self) -> None:
         """Empties the caches of experts, between steps.
@@ -74,8 +73,7 @@ class OffloadHandle:
         For weights of experts that were changed in a way that PyTorch does not count, or that are
         read by graphs, which do not look for changes.
         """
-        for cache in self.expert_caches:
-            cache.reset(self._weights.stream())
+        self._weights.reset_experts()
 
     @property
     def in_place(self) -> dict[str, str]:

@@ -120,6 +120,8 @@ class RunningLayers:
         step = self.weights.step()
         step.__enter__()
         self._steps.append(step)
+        if not self.weights.is_capturing():
+            self.weights.follow_experts()
         self.begin()
 
     def _end(self, _module: torch.nn.Module, _args: Any, result: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 import torch
 
+from .._enums import AccessPattern
 from ..errors import Status, WeighbridgeError
 from ..memory import Buffer, Device
 from ..plan import Parameter
@@ -34,7 +35,7 @@ class Candidate(NamedTuple):
     name: str
     """Within its layer, behind the prefix that the engine gave."""
     bytes: int
-    sparse: bool
+    pattern: AccessPattern
     """Whether a step reads only a part of it, as of the weights of experts."""
 
 
@@ -113,17 +114,19 @@ class StagedLayer:
 class StagedLayers:
     """The layers of a model that is being built and loaded.
 
-    ``is_sparse`` says whether a step reads only a part of a module's parameter, as of the weights
-    of experts.
+    ``pattern_of`` says how much of a module's parameter a step reads, as of the weights of experts.
     """
 
     def __init__(
-        self, device: Device, choice: Choice, is_sparse: Callable[[torch.nn.Module, str], bool]
+        self,
+        device: Device,
+        choice: Choice,
+        pattern_of: Callable[[torch.nn.Module, str], AccessPattern],
     ) -> None:
         self.layers: list[StagedLayer] = []
         self._device = device
         self._choice = choice
-        self._is_sparse = is_sparse
+        self._pattern_of = pattern_of
         self._layer_of: dict[torch.nn.Module, StagedLayer] = {}
         self._buffers: weakref.WeakValueDictionary[int, Buffer] = weakref.WeakValueDictionary()
         """The buffers of the weights, by the address that the device sees."""
@@ -169,18 +172,20 @@ class StagedLayers:
         found = []
         for layer in self.layers:
             self.relocate(layer.module)  # what one module's processing has done to others
+            for key, place in layer.places.items():
+                place.sparse = self._is_sparse(key)  # processing may have changed it
             for module in layer.groups():
                 group = names[module]
                 for key, place in self._join(layer, module):
-                    given = _parameter(names[key[0]], key, group, place.sparse)
+                    given = _parameter(names[key[0]], key, group, self._pattern_of(*key))
                     source = place.buffer.address + place.offset
                     found.append(replace(given, source=source, held=place.buffer))
                 if all_weights:
                     for inner in layer.module.modules():
                         for key in self._weights_of(layer, inner, decided=True):
                             if layer.group_of(key[0]) is module:
-                                sparse = self._is_sparse(*key)
-                                found.append(_parameter(names[key[0]], key, group, sparse))
+                                pattern = self._pattern_of(*key)
+                                found.append(_parameter(names[key[0]], key, group, pattern))
         return found
 
     def clear(self) -> None:
@@ -227,15 +232,18 @@ class StagedLayers:
         decided: bool = False,
     ) -> dict[Key, torch.Tensor]:
         """Returns the weights of a module that have no place: those of which nothing has been
-        decided, or also those that stay on the device."""
+        decided, or also those that stay on the device. Another name of a weight is none."""
+        held = module._parameters
+        known = {*layer.places, *layer.resident}
+        named = {id(held.get(own)) for inner, own in known if inner is module}
         return {
             (module, own): tensor
-            for own, tensor in module._parameters.items()
+            for own, tensor in held.items()
             if tensor is not None
             and tensor.numel()
             and (with_meta or not tensor.is_meta)
             and (module, own) not in layer.places
-            and (decided or (module, own) not in layer.resident)
+            and (decided if (module, own) in layer.resident else id(tensor) not in named)
         }
 
     def _choose(self, layer: StagedLayer, found: dict[Key, torch.Tensor]) -> None:
@@ -245,7 +253,7 @@ class StagedLayers:
                 seen.add(id(tensor))
                 keys.append(key)
         candidates = [
-            Candidate(layer.name(key), _bytes(found[key]), self._is_sparse(*key)) for key in keys
+            Candidate(layer.name(key), _bytes(found[key]), self._pattern_of(*key)) for key in keys
         ]
         chosen = {keys[at] for at in self._choice.choose(layer.index, candidates)}
         layer.resident.update(key for key in found if key not in chosen)
@@ -270,7 +278,7 @@ class StagedLayers:
 
     def _move_group(self, layer: StagedLayer, tensors: dict[Key, torch.Tensor]) -> None:
         """Moves tensors into one new buffer, in the order in which an offloader keeps them."""
-        ordered = sorted(tensors, key=lambda key: self._is_sparse(*key))
+        ordered = sorted(tensors, key=self._is_sparse)
         offsets, end = [], 0
         for key in ordered:
             start = -(-end // ALIGNMENT) * ALIGNMENT
@@ -284,7 +292,7 @@ class StagedLayers:
             home = view_within(tensor, offset, whole)
             copy_bytes(tensor, home)
             tensor.data = home
-            place = Place(buffer, whole, offset, _span(tensor), self._is_sparse(*key))
+            place = Place(buffer, whole, offset, _span(tensor), self._is_sparse(key))
             layer.places[key] = place
 
     def _join(self, layer: StagedLayer, group: torch.nn.Module) -> list[tuple[Key, Place]]:
@@ -309,6 +317,9 @@ class StagedLayers:
         held = [item for item in layer.places.items() if layer.group_of(item[0][0]) is group]
         return sorted(held, key=lambda item: (item[1].sparse, item[1].offset))
 
+    def _is_sparse(self, key: Key) -> bool:
+        return self._pattern_of(*key) != "dense"
+
     def _bytes_of(self, buffer: Buffer) -> torch.Tensor:
         """Returns the bytes of a buffer: for the device, or for the host if it cannot read them."""
         try:
@@ -324,11 +335,11 @@ def pages(count: int) -> int:
     return -(-count // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _parameter(path: str, key: Key, group: str, sparse: bool) -> Parameter:
+def _parameter(path: str, key: Key, group: str, pattern: AccessPattern) -> Parameter:
     module, own = key
     tensor: Any = module._parameters[own]
     name = f"{path}.{own}" if path else own
-    return parameter_of(name, group, tensor, access_pattern="sparse" if sparse else "dense")
+    return parameter_of(name, group, tensor, access_pattern=pattern)
 
 
 def _span(tensor: torch.Tensor) -> int:

@@ -52,6 +52,11 @@ class Steps:
         """Returns whether the stream is being captured into a CUDA graph."""
         return self._host_stream is None and torch.cuda.is_current_stream_capturing()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the model's forward runs."""
+        return bool(self._running)
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """Runs the model: a step, unless it is called within one."""

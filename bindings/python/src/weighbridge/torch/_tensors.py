@@ -11,6 +11,7 @@ import torch
 from ..dtypes import Dtype
 from ..memory import View
 from ..offloader_info import OffloaderParameterInfo
+from ..safetensors import Safetensors
 
 
 def dtype_of(tensor: torch.Tensor) -> Dtype | None:
@@ -27,6 +28,16 @@ def tensor_of(view: View) -> torch.Tensor:
     Of read-only memory, such as a parameter that stays in its file, it must not be written.
     """
     return torch.from_dlpack(view.for_reading())
+
+
+def tensor_in(file: Safetensors, name: str) -> torch.Tensor:
+    """Returns a tensor of a file: over its memory, or decoded if it is compressed there."""
+    info = file.tensor_info(name)
+    if info.encoded_bytes == 0:
+        return tensor_of(file.view(name, accessor="host", alignment=0))
+    assert isinstance(info.dtype, Dtype) and info.shape is not None
+    dtype: torch.dtype = getattr(torch, info.dtype.label)
+    return torch.frombuffer(file.read(name), dtype=torch.uint8).view(dtype).view(info.shape)
 
 
 def typed(tensor: torch.Tensor, view: View) -> torch.Tensor:

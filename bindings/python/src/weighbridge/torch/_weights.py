@@ -17,7 +17,7 @@ from ..plan import Parameter, Plan
 from . import _operators
 from ._changes import follow, warn_of_others
 from ._expert_caches import check_kept, make_pools, make_windows
-from ._expert_window import ExpertWindow
+from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
 from ._steps import Steps, Verify
@@ -241,6 +241,23 @@ class Weights(Steps):
         lost = {id(window.pool) for window in self.experts.values() if not window.placed}
         for window in self.experts.values():
             window.ready = not window.refused and id(window.pool) not in lost
+
+    @property
+    def expert_pools(self) -> list[Pool]:
+        """The slots of the caches of experts."""
+        return list({id(window.pool): window.pool for window in self.experts.values()}.values())
+
+    def follow_experts(self) -> None:
+        """Takes notice of changes of experts before a replay, which does not look."""
+        if any(window.changed() for window in self.experts.values()):
+            for window in self.experts.values():
+                window.follow()
+
+    def reset_experts(self) -> None:
+        """Empties the caches of experts, between steps."""
+        for pool in self.expert_pools:
+            pool.cache.reset(self.stream())
+        self.finish_on_host()
 
     def is_offloaded(self, weight: Weight) -> bool:
         """Whether a weight, or a part of it, is not on the device by the plan."""

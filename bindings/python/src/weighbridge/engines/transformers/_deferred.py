@@ -30,6 +30,8 @@ class Deferred(torch.Tensor):
     """Its index in the result, if that is a sequence."""
     stored: torch.Tensor | None
     """The tensor over the mapped file, of one that is in a file."""
+    read: Callable[[], torch.Tensor] | None
+    """What decodes it, of one that is compressed in a file; ``stored`` is None then."""
     name_in_file: str
     """Its name in the file."""
 
@@ -42,6 +44,7 @@ class Deferred(torch.Tensor):
         options: dict[str, Any] | None = None,
         part: int | None = None,
         name: str = "",
+        read: Callable[[], torch.Tensor] | None = None,
     ) -> Deferred:
         made = torch.Tensor._make_wrapper_subclass(
             cls,
@@ -52,7 +55,8 @@ class Deferred(torch.Tensor):
         )
         made.function, made.arguments, made.options = function, arguments, options or {}
         made.part, made.name_in_file = part, name
-        made.stored = shape_of if function is None else None
+        made.stored = shape_of if function is None and read is None else None
+        made.read = read
         return made
 
     def __repr__(self) -> Any:
@@ -94,6 +98,8 @@ class Deferred(torch.Tensor):
         """Returns a tensor with the numbers: over the file where that is possible."""
         if self.stored is not None:
             return self.stored
+        if self.read is not None:
+            return self.read()
         assert self.function is not None
         if self.function in _SAME and self.dtype == self.arguments[0].dtype:
             value: torch.Tensor = self.arguments[0].computed()
@@ -105,7 +111,7 @@ class Deferred(torch.Tensor):
     def is_view(self) -> bool:
         """Returns whether the numbers are in a file unchanged, though not as a whole tensor."""
         if self.function is None:
-            return True
+            return self.read is None
         first = self.arguments[0] if self.arguments else None
         if not isinstance(first, Deferred) or self.dtype != first.dtype:
             return False
@@ -128,9 +134,11 @@ _JOIN = {torch.ops.aten.stack.default: True, torch.ops.aten.cat.default: False}
 Copies = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
-def deferred(stored: torch.Tensor, name: str) -> Deferred:
-    """Returns a tensor of a file, over which ``stored`` is."""
-    return Deferred(stored, name=name)
+def deferred(
+    stored: torch.Tensor, name: str, read: Callable[[], torch.Tensor] | None = None
+) -> Deferred:
+    """Returns a tensor in a file, over which ``stored`` is, or like it what ``read`` decodes."""
+    return Deferred(stored, name=name, read=read)
 
 
 class Writer:

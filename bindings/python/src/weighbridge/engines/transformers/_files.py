@@ -7,13 +7,16 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+import torch
 
 from ...dtypes import Dtype
 from ...memory import Device
 from ...plan import Parameter
 from ...safetensors import Safetensors
-from ...torch._tensors import tensor_of
+from ...torch._tensors import tensor_in
 from ._deferred import Deferred, deferred
 
 _POPULATE_READ = 22
@@ -76,12 +79,14 @@ class CheckpointFiles:
         self._files: list[Safetensors] = []
         self._parameters: dict[str, Parameter] = {}
         self._populate = Populate()
+        self._last: tuple[str, torch.Tensor] | None = None
 
     def __enter__(self) -> CheckpointFiles:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.end_populate()
+        self._last = None
         for file in self._files:
             file.close()
 
@@ -101,15 +106,28 @@ class CheckpointFiles:
         self._populate.start()
         for file, path in zip(opened, paths):
             for name in file.keys():
-                dtype = file.tensor_info(name).dtype
-                if not isinstance(dtype, Dtype):
+                info = file.tensor_info(name)
+                if not isinstance(info.dtype, Dtype) or info.shape is None:
                     raise ValueError(
-                        f"{name!r} in {path} has an element type that the library lacks: {dtype}"
+                        f"{name!r} in {path} has an element type that the library lacks: "
+                        f"{info.dtype}"
                     )
-                view = file.view(name, accessor="host", alignment=0)
-                found[name] = deferred(tensor_of(view), name)
+                if info.encoded_bytes > 0:
+                    dtype = getattr(torch, info.dtype.label)
+                    like = torch.empty(info.shape, dtype=dtype, device="meta")
+                    found[name] = deferred(like, name, partial(self._decoded, file, name))
+                else:
+                    found[name] = deferred(tensor_in(file, name), name)
             self._parameters |= {one.name: one for one in file.parameters()}
         return found
+
+    def _decoded(self, file: Safetensors, name: str) -> torch.Tensor:
+        """Returns a tensor that is compressed in a file. The last one is kept, since parts of it
+        may follow one another."""
+        if self._last is None or self._last[0] != name:
+            self._last = None  # before another one has memory
+            self._last = (name, tensor_in(file, name))
+        return self._last[1]
 
     def end_populate(self) -> None:
         """Ends what is done in the background: the threads are wanted for the copies."""

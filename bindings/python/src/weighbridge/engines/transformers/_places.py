@@ -92,12 +92,13 @@ def _empty(numbers: Deferred) -> torch.nn.Parameter:
 def _write_one(weights: Weights, weight: Weight | None, numbers: Deferred, writer: Writer) -> None:
     if weight is None:
         raise RuntimeError("the plan has no such parameter")
-    if weight.stored is not None and weight.stored.dtype == numbers.dtype:
-        writer.write(numbers, weight.stored)
-        weights.replace(weight, weight.stored)  # these bytes are now the weight's
+    stored = None if weight.compressed else weight.stored
+    if stored is not None and stored.dtype == numbers.dtype:
+        writer.write(numbers, stored)
+        weights.replace(weight, stored)  # these bytes are now the weight's
         return
-    # Resident memory, which the model keeps; or what is quantized into its place.
-    fresh = like(numbers, weights.device)
+    # Resident memory, which the model keeps; or what is quantized or compressed into its place.
+    fresh = like(numbers, torch.device("cpu") if weight.compressed else weights.device)
     writer.write(numbers, fresh)
     if weight.home is None:
         weight.tensor = torch.nn.Parameter(fresh, requires_grad=numbers.requires_grad)

@@ -18,6 +18,21 @@ def check_supported(vllm_config: Any) -> None:
         )
 
 
+def check_experts(vllm_config: Any) -> None:
+    """Raises ValueError if caches cannot carry the experts of the engine."""
+    if vllm_config.parallel_config.enable_expert_parallel:
+        raise ValueError(
+            "asked for caches of experts with --enable-expert-parallel, which gives each rank some "
+            "of a layer's experts, by a map of their numbers: leave that out, which divides each "
+            'expert among the ranks, or use "experts": "views"'
+        )
+    if getattr(vllm_config, "weight_transfer_config", None) is not None:
+        raise ValueError(
+            "asked for caches of experts with weight_transfer_config, by which a trainer writes "
+            'weights that are in slots: leave one of them out, or use "experts": "views"'
+        )
+
+
 def check_compilable(in_place: bool, why: str) -> None:
     """Raises ValueError if the device cannot read host memory in place: then the weights of a
     layer are the host's outside of its run, and a model is traced as a whole before it runs."""

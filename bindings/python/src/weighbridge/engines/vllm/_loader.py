@@ -17,7 +17,8 @@ from vllm.model_executor.offloader.base import NoopOffloader, get_offloader, set
 
 from ...torch._hooked import OPERATORS, HookedLayers
 from ._attention import splits_by
-from ._checks import VLLM_COMPILE, check_compilable, check_supported
+from ._checks import VLLM_COMPILE, check_compilable, check_experts, check_supported
+from ._experts import ExpertLayers
 from ._offloader import WeighbridgeOffloader
 from ._options import COMPILED, NAME, Options
 from ._versions import check_version
@@ -40,6 +41,8 @@ class WeighbridgeModelLoader(BaseModelLoader):
         if _is_second(vllm_config, model_config):
             return self._load_second(vllm_config, model_config, prefix)
         check_supported(vllm_config)
+        if options.caches_experts:
+            check_experts(vllm_config)
         _leave_other_engine()
         compiles = int(vllm_config.compilation_config.mode or 0) == VLLM_COMPILE
         offloader = WeighbridgeOffloader(
@@ -48,6 +51,7 @@ class WeighbridgeModelLoader(BaseModelLoader):
             model_config.get_num_layers(vllm_config.parallel_config),
             _bytes_outside_layers(model_config, vllm_config.parallel_config),
             compiles,
+            ExpertLayers(options.expert_bytes) if options.caches_experts else None,
         )
         offloader.engine = weakref.ref(vllm_config)
         if compiles:

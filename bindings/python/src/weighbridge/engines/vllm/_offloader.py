@@ -9,6 +9,7 @@ import torch
 from vllm.logger import init_logger
 from vllm.model_executor.offloader.base import BaseOffloader
 
+from .._experts import CachedExperts
 from .._layers import OffloadedLayers
 from ._attention import preceding
 from ._options import NAME, Options
@@ -26,8 +27,10 @@ class WeighbridgeOffloader(OffloadedLayers, BaseOffloader):
         layers: int,
         other_bytes: int = 0,
         compiles: bool = False,
+        experts: CachedExperts | None = None,
     ) -> None:
-        super().__init__(options, device, layers, other_bytes, f"--load-format {NAME}", logger)
+        switch = f"--load-format {NAME}"
+        super().__init__(options, device, layers, other_bytes, switch, logger, experts)
         self._compiles = compiles
         self.engine: Callable[[], Any] = lambda: None
         """Returns the configuration of the engine, while that exists."""
@@ -49,7 +52,10 @@ class WeighbridgeOffloader(OffloadedLayers, BaseOffloader):
         """Nothing is left to do: one of vLLM's runners does not call this."""
 
     def sync_prev_onload(self) -> None:
-        """Nothing to wait for: a captured step waits for the copies of other steps itself."""
+        """Called before each capture and each replay: follows changed experts, which may be in
+        slots. There is nothing to wait for: a captured step waits for copies itself."""
+        if self.committed and not self.weights.runs:
+            self.weights.follow_experts()
 
     def join_after_forward(self) -> None:
         """Joins the copies to the stream at the end of a capture."""

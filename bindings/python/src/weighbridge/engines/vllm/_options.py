@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .._options import BUDGETS, LayerOptions, given_options, listed
 
 NAME = "weighbridge"
 """The load format, and the key of the options in vLLM's ``additional_config``."""
+Experts = Literal["auto", "cache", "views"]
 COMPILED = "compiled"
 """The key among them by which the plug-in tells compiled code apart."""
 
@@ -20,6 +21,34 @@ class Options(LayerOptions):
 
     load_format: str = "auto"
     """vLLM's format of the weights, which is used to load them."""
+    experts: Experts = "auto"
+    """Whether caches of the recently used ones carry fused experts, or they are read in place;
+    ``"auto"`` makes caches if ``expert_bytes`` is given."""
+    expert_bytes: int = 0
+    """Limits the device memory of the caches; 0 is what the other weights leave of
+    ``device_bytes``."""
+
+    @property
+    def caches_experts(self) -> bool:
+        """Whether caches carry fused experts."""
+        return self.experts == "cache" or (self.experts == "auto" and self.expert_bytes > 0)
+
+    def check_experts(self) -> None:
+        """Raises ValueError if what is said of experts does not fit the budget."""
+        if self.experts not in get_args(Experts):
+            raise ValueError(f"experts is {self.experts!r}: use {' or '.join(get_args(Experts))}")
+        if self.experts == "views" and self.expert_bytes:
+            raise ValueError("experts is 'views', which takes no expert_bytes: leave one out")
+        if self.caches_experts and self.group_size:
+            raise ValueError(
+                "asked for caches of experts with --offload-group-size, which prefetches whole "
+                "layers: give offload_bytes or device_bytes instead"
+            )
+        if self.caches_experts and self.device_bytes is None and not self.expert_bytes:
+            raise ValueError(
+                "expert_bytes is 0 with a budget of host memory: say how many bytes of device "
+                "memory the caches of experts may take"
+            )
 
     @classmethod
     def of(cls, vllm_config: Any) -> Options:
@@ -47,7 +76,9 @@ class Options(LayerOptions):
                 f"offload_bytes or device_bytes in --additional-config, such as "
                 f'\'{{"{NAME}": {{"device_bytes": "12GiB"}}}}\''
             )
-        return cls(**{**own, **vllms})
+        options = cls(**{**own, **vllms})
+        options.check_experts()
+        return options
 
 
 def _of_vllm(offload: Any) -> dict[str, Any]:

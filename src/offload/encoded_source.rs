@@ -1,0 +1,196 @@
+//! Sources that are compressed already, as tensors of a file that `python -m weighbridge compress` wrote: checking
+//! them, and decoding those that are not carried so.
+
+use crate::codec::format::{Info, read_header};
+use crate::codec::queue::Encoded;
+use crate::codec::{in_memory, queue};
+use crate::device::backend::Location;
+use crate::device::device::Device;
+use crate::device::owned::{DeviceMemory, OwnedStream};
+use crate::error::{Error, Result, fail};
+use crate::memory::buffer::{Buffer, BufferOptions};
+use crate::offload::bulk_copy::{self, CopyJob};
+use crate::offload::device_plan::DevicePlan;
+use crate::offload::encoded::host_memory;
+use crate::os::bytes;
+use crate::os::parallel::{Phase, Progress, report};
+use crate::os::span::Span;
+use crate::os::sync::Arc;
+use crate::plan::parameter::{Origin, Parameter};
+use crate::plan::plan::Plan;
+use crate::status::{WB_ERR_DAMAGED, WB_ERR_NOT_SUPPORTED};
+use crate::tensor::coded::{CodedType, HEADER, TILE, UNIT};
+use crate::tensor::layout::Layout;
+
+/// Bytes that are decoded at a time before they are copied to the device.
+const STAGED_BYTES: u64 = 4096 * TILE;
+
+/// Bytes of a count of wrong tiles.
+const COUNT_BYTES: usize = 8;
+
+/// Values that are decoded to where they are kept.
+pub struct DecodeJob {
+    /// Their place.
+    pub to: Span,
+    /// What it is in, if that is device memory.
+    pub memory: Option<Arc<DeviceMemory>>,
+    /// The compressed bytes.
+    pub from: Span,
+    /// Index of the parameter that they are of.
+    pub parameter: usize,
+}
+
+/// The compressed source of a parameter and the layout of its values; `None` if it has no such source.
+fn layout_of(parameter: &Parameter) -> Option<&Layout> {
+    match &parameter.origin {
+        Origin::Encoded(_) => Some(&parameter.layout),
+        Origin::Quantized(from) => from.encoded_bytes.map(|_| &from.layout),
+        Origin::Given | Origin::Scales => None,
+    }
+}
+
+/// Fails if what a parameter's source begins with is not the header of its values, compressed to as many bytes as
+/// the source has.
+pub fn check_header(parameter: &Parameter, source: Location) -> Result<()> {
+    let Some(layout) = layout_of(parameter) else { return Ok(()) };
+    if source.on_device {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "the source of parameter {:?} is compressed bytes in device memory: give them in host memory, or \
+             the values that wb_codec_queue_decode makes of them",
+            parameter.name
+        );
+    }
+    let available = source.span.bytes() as u64;
+    let header = bytes::read(source.span.part(0, HEADER as usize));
+    let found = read_header(&header, available).map_err(|error| of_parameter(parameter, &error))?;
+    check_info(parameter, layout, &found, available)
+}
+
+/// As [`check_header`] for all parameters of a plan, and fails if a directory is not that of as many bytes: then no
+/// kernel reads outside of a source.
+pub fn check_all(plan: &Plan, sources: &[Option<Location>]) -> Result<()> {
+    for (planned, source) in plan.parameters.iter().zip(sources) {
+        let parameter = &planned.parameter;
+        let (Some(_), Some(source)) = (layout_of(parameter), source) else { continue };
+        check_header(parameter, *source)?;
+        in_memory::inspect(source.span).map_err(|error| of_parameter(parameter, &error))?;
+    }
+    Ok(())
+}
+
+fn of_parameter(parameter: &Parameter, error: &Error) -> Error {
+    let message =
+        format!("the compressed source of parameter {:?}: {}", parameter.name, error.message);
+    Error::new(error.status, message)
+}
+
+fn check_info(parameter: &Parameter, layout: &Layout, found: &Info, available: u64) -> Result<()> {
+    let coded = CodedType::of(layout.dtype())?;
+    let Info { decoded_bytes, encoded_bytes, .. } = *found;
+    if found.coded != coded || decoded_bytes != layout.span_bytes() || encoded_bytes != available {
+        fail!(
+            WB_ERR_DAMAGED,
+            "the compressed source of parameter {:?} has {decoded_bytes} bytes of {} in {encoded_bytes}; the \
+             parameter has {} of {}, and encoded_bytes says {available}",
+            parameter.name,
+            found.coded.name(),
+            layout.span_bytes(),
+            coded.name()
+        );
+    }
+    Ok(())
+}
+
+/// Decodes to host memory or to device memory, with `threads` threads, or by the device out of those of `buffers` that
+/// it reads in place.
+pub fn decode_all(
+    plan: &DevicePlan,
+    jobs: &[DecodeJob],
+    buffers: &[Arc<Buffer>],
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let DevicePlan { device, plan } = plan;
+    let total = jobs.iter().map(|job| job.to.bytes()).sum();
+    let by_device = |job: &&DecodeJob| {
+        let is_kernel = device.capabilities().cuda && !plan.options.fixed_addresses;
+        is_kernel && job.memory.is_some() && seen_by_device(job.from, buffers).is_some()
+    };
+    let (kernels, jobs): (Vec<_>, Vec<_>) = jobs.iter().partition(by_device);
+    decode_by_device(device, &kernels, buffers)?;
+    let mut done = kernels.iter().map(|job| job.to.bytes()).sum::<usize>();
+    report(progress, Phase::Read, done, total)?;
+    let to_device = jobs.iter().filter(|job| job.memory.is_some()).map(|job| job.to.bytes());
+    let most = to_device.max().unwrap_or(0).min(STAGED_BYTES as usize);
+    // Pinned where the policy has it so: what is decoded is copied from there.
+    let staging = Buffer::alloc(device, most, &BufferOptions::default(), &mut None)
+        .or_else(|_| host_memory(device, most))?;
+    for job in jobs {
+        let decode = |offset: usize, to: Span| {
+            let decoded = in_memory::decode(job.from, offset as u64, to, true, threads);
+            let parameter = &plan.parameters[job.parameter].parameter;
+            decoded.map_err(|error| of_parameter(parameter, &error))
+        };
+        let Some(memory) = &job.memory else {
+            decode(0, job.to)?;
+            done += job.to.bytes();
+            report(progress, Phase::Read, done, total)?;
+            continue;
+        };
+        for offset in (0..job.to.bytes()).step_by(STAGED_BYTES as usize) {
+            let to = job.to.part(offset, STAGED_BYTES as usize);
+            let decoded = staging.data().part(0, to.bytes());
+            decode(offset, decoded)?;
+            let copy = CopyJob { to, from: Location::host(decoded) };
+            bulk_copy::into_device(device, memory.span(), &[copy], threads, &mut None)?;
+            done += to.bytes();
+            report(progress, Phase::Read, done, total)?;
+        }
+    }
+    Ok(())
+}
+
+/// Host memory in one of the buffers as the device reads it, if it does.
+fn seen_by_device(span: Span, buffers: &[Arc<Buffer>]) -> Option<Span> {
+    let holds = |buffer: &&Arc<Buffer>| {
+        buffer.data().start() <= span.start() && span.end() <= buffer.data().end()
+    };
+    let buffer = buffers.iter().find(holds)?;
+    let seen = buffer.device_data()?.part(span.start() - buffer.data().start(), span.bytes());
+    (seen.start() as u64).is_multiple_of(UNIT).then_some(seen)
+}
+
+/// Decodes sources that the device reads in place to device memory, and compares checksums.
+fn decode_by_device(
+    device: &Arc<Device>,
+    jobs: &[&DecodeJob],
+    buffers: &[Arc<Buffer>],
+) -> Result<()> {
+    let count = host_memory(device, COUNT_BYTES)?;
+    let count = count.data().part(0, COUNT_BYTES);
+    let Some(wrong) = DeviceMemory::alloc(device, COUNT_BYTES)?.filter(|_| !jobs.is_empty()) else {
+        return Ok(());
+    };
+    bytes::write_u64(count, 0);
+    bulk_copy::write_device(device, CopyJob { to: wrong.span(), from: Location::host(count) })?;
+    let stream = OwnedStream::new(device)?;
+    for job in jobs {
+        let Some(span) = seen_by_device(job.from, buffers) else { continue };
+        let header = bytes::read(job.from.part(0, HEADER as usize));
+        let coded = read_header(&header, job.from.bytes() as u64)?.coded;
+        let encoded = Encoded { span, decoded_bytes: job.to.bytes() as u64 };
+        queue::decode(device, coded, encoded, 0, job.to, stream.get())?;
+        queue::verify(device, encoded, 0, job.to, wrong.span(), stream.get())?;
+    }
+    device.copy(count, wrong.span(), stream.get())?;
+    device.backend().synchronize(stream.get())?;
+    match bytes::read_u64(count) {
+        0 => Ok(()),
+        tiles => fail!(
+            WB_ERR_DAMAGED,
+            "the checksums of {tiles} tiles of compressed sources, which the device has decoded, are wrong: the \
+             compressed bytes are damaged"
+        ),
+    }
+}
