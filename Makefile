@@ -25,9 +25,6 @@ OFFLOAD_BYTES ?= 60MB
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
-# What the next compilation would take from an incremental one costs a fresh one a third more, as in `make test`.
-export CARGO_INCREMENTAL ?= 0
-
 .PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick asan-quick-build valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
