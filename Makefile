@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
 
 .PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint \
-	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
+	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick asan-quick-build valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -94,7 +94,8 @@ demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVI
 # What compiles and what installs runs side by side, since a linker or an installer leaves a core idle: the release,
 # a debug build and .venv have a lock each. Suites that measure times run after that, one by one.
 test: ## runs every suite that needs no GPU
-	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick
+	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick \
+		asan-quick-build
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
 lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
@@ -123,6 +124,7 @@ test-rust: ## runs unit and property tests of the Rust modules
 
 ROUNDS ?= 10
 properties: ## runs the unit and property tests ROUNDS=10 times, with other random inputs each time
+	export CARGO_PROFILE_TEST_OPT_LEVEL=1; \
 	for round in $$(seq $(ROUNDS)); do cargo test --quiet --locked --lib || exit 1; done
 	@echo 'reliability: {"rounds": $(ROUNDS)}'
 
@@ -159,7 +161,7 @@ programs: build forced-panics $(VENV)/test
 
 # The programs of the C suite, compiled as C++ from the same sources, run in `make asan` and `make life`; the
 # slow ones only there.
-SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize)\.
+SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize|windows)\.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -E '$(SLOW_TWINS)'
 
@@ -174,6 +176,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
+	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python/engines
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
 	cd tests && $(BIN)/python -m sweep
@@ -199,6 +202,9 @@ asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, Le
 
 asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
+
+asan-quick-build: $(VENV)/test
+	env -u MAKEFLAGS $(BIN)/python tests/checkers/run.py address --quick --build
 
 valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg

@@ -29,21 +29,39 @@ static wb_plan_info plan_now(void)
     return info;
 }
 
+/* Whether nothing crosses the link under this budget. */
+static int keeps_all(wb_device *device, int count, uint64_t bytes)
+{
+    const wb_plan_options options = keeping_options(bytes);
+    wb_plan *plan = NULL;
+    wb_plan_info info = WB_PLAN_INFO_INIT;
+    if (wb_plan_new(device, all.parameters, (uint64_t)count, &options, &plan, &error) != WB_OK) return 0;
+    CHECK_OK(wb_plan_get_info(plan, &info, &error));
+    wb_plan_release(plan);
+    return info.step_bytes == 0;
+}
+
+/* The least budget under which nothing crosses the link, in steps of `step` bytes between these two: with more
+ * memory nothing does either. */
+static uint64_t least_keeping(wb_device *device, int count, uint64_t least, uint64_t most, uint64_t step)
+{
+    CHECK(!keeps_all(device, count, least) && keeps_all(device, count, most));
+    while (most - least > step) {
+        const uint64_t middle = least + (most - least) / step / 2 * step;
+        if (keeps_all(device, count, middle)) {
+            most = middle;
+        } else {
+            least = middle;
+        }
+    }
+    return most;
+}
+
 /* Begins with the least budget, in steps of a kilobyte, under which nothing crosses the link. */
 static int keeping_begin(wb_device *device, int count)
 {
-    for (uint64_t bytes = 2 * MOST_BYTES; bytes < (uint64_t)count * MOST_BYTES; bytes += 1024) {
-        const wb_plan_options options = keeping_options(bytes);
-        wb_plan *plan = NULL;
-        wb_plan_info info = WB_PLAN_INFO_INIT;
-        if (wb_plan_new(device, all.parameters, (uint64_t)count, &options, &plan, &error) != WB_OK) {
-            continue;
-        }
-        CHECK_OK(wb_plan_get_info(plan, &info, &error));
-        wb_plan_release(plan);
-        if (info.step_bytes == 0) return compressed_begin(device, options);
-    }
-    return CHECK(0);
+    const uint64_t most = (uint64_t)count * MOST_BYTES;
+    return compressed_begin(device, keeping_options(least_keeping(device, count, 2 * MOST_BYTES, most, 1024)));
 }
 
 /* Steps and reads give the bytes, and no budget is exceeded: by the plan, and by what is held. */
@@ -183,16 +201,8 @@ static void what_compresses_worse_than_its_sample_stays_in_host_memory(wb_device
         all.layouts[at] = layout_of(WB_DTYPE_BF16, 1, shape, NULL, 0);
         all.parameters[at].source = content[at];
     }
-    wb_plan_options options = keeping_options(0);
-    uint64_t bytes = 2 * LARGE;
-    for (;; bytes += 4096) { /* the least under which all are kept */
-        wb_plan_info info = WB_PLAN_INFO_INIT;
-        options.budget_bytes = bytes;
-        if (wb_plan_new(device, all.parameters, COUNT, &options, &all.plan, &error) != WB_OK) continue;
-        CHECK_OK(wb_plan_get_info(all.plan, &info, &error));
-        wb_plan_release(all.plan);
-        if (info.step_bytes == 0) break;
-    }
+    const uint64_t bytes = least_keeping(device, COUNT, 2 * LARGE, COUNT * LARGE, 4096);
+    const wb_plan_options options = keeping_options(bytes);
     REQUIRE(compressed_begin(device, options));
     for (int at = 0; at < COUNT; at++) {
         const wb_offloader_parameter_info info = info_at(at);

@@ -1,8 +1,9 @@
-/* The mappings of a range by /proc/self/maps, and the kernel's rules for pinning them. */
+/* The mappings of a range by /proc/thread-self/maps, and the kernel's rules for pinning them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -21,6 +22,15 @@ struct mapping {
     unsigned long inode; /* 0: anonymous */
     dev_t device;
 };
+
+/* The kernel's struct procmap_query and its flags. */
+struct query {
+    uint64_t size, flags, address, start, end, found, page_bytes, offset, inode;
+    uint32_t major_number, minor_number, name_bytes, build_id_bytes;
+    uint64_t name, build_id;
+};
+#define PROCMAP_QUERY _IOWR('f', 17, struct query)
+enum { READABLE = 1, WRITABLE = 2, SHARED = 8, COVERING_OR_NEXT = 16 };
 
 static int read_mapping(FILE *maps, struct mapping *mapping)
 {
@@ -45,6 +55,30 @@ static int read_mapping(FILE *maps, struct mapping *mapping)
         .device = makedev(major_number, minor_number),
     };
     return 1;
+}
+
+/* Finds the first mapping that ends behind an address; for rising addresses of one opened file. A process with
+ * PyTorch has a thousand mappings, so Linux 6.11 and later are queried for the one. */
+static int next_mapping(FILE *maps, uintptr_t at, struct mapping *mapping)
+{
+    struct query query = {.size = sizeof query, .flags = COVERING_OR_NEXT, .address = at};
+    if (ioctl(fileno(maps), PROCMAP_QUERY, &query) == 0) {
+        *mapping = (struct mapping){
+            .start = query.start,
+            .end = query.end,
+            .readable = (query.found & READABLE) != 0,
+            .writable = (query.found & WRITABLE) != 0,
+            .shared = (query.found & SHARED) != 0,
+            .inode = query.inode,
+            .device = makedev(query.major_number, query.minor_number),
+        };
+        return 1;
+    }
+    if (errno == ENOENT) return 0;
+    while (read_mapping(maps, mapping)) {
+        if (mapping->end > at) return 1;
+    }
+    return 0;
 }
 
 /* The device number of the unmounted file system that backs memfd, shared
@@ -149,8 +183,7 @@ static CUresult pin_range(uintptr_t start, uintptr_t end, int read_only, int fau
     struct mapping mapping;
     CUresult result = CUDA_SUCCESS;
     if (maps == NULL) return CUDA_ERROR_UNKNOWN;
-    while (result == CUDA_SUCCESS && start < end && read_mapping(maps, &mapping)) {
-        if (mapping.end <= start) continue;
+    while (result == CUDA_SUCCESS && start < end && next_mapping(maps, start, &mapping)) {
         if (mapping.start > start) break;
         uintptr_t until = mapping.end < end ? mapping.end : end;
         result = pin_mapping(start, until, &mapping, read_only, fault);
@@ -173,8 +206,7 @@ int mappings_permit(uintptr_t start, size_t bytes, int writing)
     struct mapping mapping;
     uintptr_t end = start + bytes;
     if (maps == NULL || end < start) return 0;
-    while (start < end && read_mapping(maps, &mapping)) {
-        if (mapping.end <= start) continue;
+    while (start < end && next_mapping(maps, start, &mapping)) {
         if (mapping.start > start || !(writing ? mapping.writable : mapping.readable)) break;
         start = mapping.end;
     }

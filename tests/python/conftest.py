@@ -1,7 +1,8 @@
 """Fixtures: every test with a ``device`` runs on each device that WEIGHBRIDGE_TEST_DEVICE names.
 
 The package is taken from the source tree, the library from WEIGHBRIDGE_LIBRARY or target/release.
-``--part=1/2`` runs the first of two parts of the tests.
+``--part=1/2`` runs the first of two parts of the tests. Tests that repeat others run with
+``--every-mode`` alone.
 """
 
 from __future__ import annotations
@@ -32,11 +33,19 @@ _open_devices: dict[str, weighbridge.Device] = {}
 
 def pytest_addoption(parser):
     parser.addoption("--part", default="1/1", help="the part of the tests to run, such as 1/2")
+    parser.addoption(
+        "--every-mode",
+        action="store_true",
+        help="run uses in each transfer mode, and tests that repeat another with more",
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a real GPU; not run on a machine without one")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
+    config.addinivalue_line(
+        "markers", "repeats: takes long, and repeats another with another model or compiler"
+    )
 
 
 def pytest_report_header(config):
@@ -44,6 +53,10 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--every-mode"):
+        repeated = [item for item in items if item.get_closest_marker("repeats")]
+        config.hook.pytest_deselected(items=repeated)
+        items[:] = [item for item in items if item not in repeated]
     part, parts = map(int, config.getoption("--part").split("/"))
     items[:] = items[part - 1 :: parts]
     if GPU:

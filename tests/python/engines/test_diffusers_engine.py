@@ -25,7 +25,16 @@ from weighbridge.engines.diffusers import _budget, offload  # noqa: E402
 from weighbridge.engines.diffusers._groups import bytes_of, groups_of  # noqa: E402
 
 PIPELINES = {model.name.removeprefix("pipeline-"): model for model in pipelines.MODELS}
-BUDGETS = [(name, 0.3) for name in PIPELINES] + [(name, 0.7) for name in ("flux", "controlnet")]
+# One of each kind of denoising model, and one that a further model guides. The others repeat them,
+# and a GPU runs them.
+KINDS = ["stable-diffusion", "flux", "controlnet"]
+REPEATS = () if torch.cuda.is_available() else pytest.mark.repeats
+BUDGETS = [
+    *((name, 0.3) for name in KINDS),
+    ("controlnet", 0.7),
+    ("flux", 0.7),
+    *(pytest.param(name, 0.3, marks=REPEATS) for name in PIPELINES if name not in KINDS),
+]
 
 
 @pytest.fixture

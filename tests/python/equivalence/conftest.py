@@ -20,24 +20,6 @@ TRANSFER_MODES = typing.get_args(TransferMode)
 
 def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="print the outcome of each use")
-    parser.addoption(
-        "--every-mode",
-        action="store_true",
-        help="run uses in each transfer mode, and those that repeat another with more",
-    )
-
-
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "repeats: takes long, and repeats another with another compiler; --every-mode"
-    )
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--every-mode", default=False):
-        repeated = [item for item in items if item.get_closest_marker("repeats")]
-        config.hook.pytest_deselected(items=repeated)
-        items[:] = [item for item in items if item not in repeated]
 
 
 def pytest_generate_tests(metafunc):
@@ -47,7 +29,7 @@ def pytest_generate_tests(metafunc):
         for mark in metafunc.definition.iter_markers("parametrize")
     )
     if "transfer_mode" in metafunc.fixturenames and not own:
-        every = metafunc.config.getoption("--every-mode", default=False)
+        every = metafunc.config.getoption("--every-mode")
         metafunc.parametrize("transfer_mode", TRANSFER_MODES if every else ["prefetch"])
 
 
