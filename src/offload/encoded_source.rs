@@ -111,6 +111,9 @@ pub fn decode_all(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
     let DevicePlan { device, plan } = plan;
     let total = jobs.iter().map(|job| job.to.bytes()).sum();
     let by_device = |job: &&DecodeJob| {
@@ -167,11 +170,12 @@ fn decode_by_device(
     jobs: &[&DecodeJob],
     buffers: &[Arc<Buffer>],
 ) -> Result<()> {
-    let count = host_memory(device, COUNT_BYTES)?;
-    let count = count.data().part(0, COUNT_BYTES);
-    let Some(wrong) = DeviceMemory::alloc(device, COUNT_BYTES)?.filter(|_| !jobs.is_empty()) else {
+    if jobs.is_empty() {
         return Ok(());
-    };
+    }
+    let counted = host_memory(device, COUNT_BYTES)?;
+    let count = counted.data().part(0, COUNT_BYTES);
+    let Some(wrong) = DeviceMemory::alloc(device, COUNT_BYTES)? else { return Ok(()) };
     bytes::write_u64(count, 0);
     bulk_copy::write_device(device, CopyJob { to: wrong.span(), from: Location::host(count) })?;
     let stream = OwnedStream::new(device)?;
