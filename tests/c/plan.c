@@ -346,7 +346,7 @@ static void offloaded_and_unknown_placements_are_refused_and_named(wb_device *de
     parameter->access_pattern = 3;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "access_pattern is 3");
     parameter->access_pattern = WB_ACCESS_PATTERN_DENSE;
-    parameter->reserved[1] = 1;
+    parameter->reserved[0] = 1;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "wb_parameter|reserved");
     CHECK(plan == NULL);
 }
