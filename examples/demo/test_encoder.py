@@ -132,7 +132,7 @@ def test_the_address_of_the_weights_changes_no_bit(
 def test_the_torch_encoder_agrees(
     config: Config, weights: Weights, tokens: Callable[..., Tokens]
 ) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     from encoder_torch import TorchEncoder
 
     batch = tokens(*SENTENCES)
@@ -144,8 +144,8 @@ def test_the_torch_encoder_agrees(
 def test_the_transformers_library_agrees(
     config: Config, weights: Weights, tokens: Callable[..., Tokens]
 ) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
     reference = transformers.AutoModel.from_pretrained(model_folder()).eval()
     input_ids, mask = tokens(*SENTENCES)

@@ -285,6 +285,16 @@ impl Buffer {
         self.device_address.map(|start| self.data.seen_from(start))
     }
 
+    /// Whether it has all bytes of a span.
+    pub fn holds(&self, span: Span) -> bool {
+        self.data.start() <= span.start() && span.end() <= self.data.end()
+    }
+
+    /// A part of it at the device's addresses, if the device can access the memory.
+    pub fn device_part(&self, part: Span) -> Option<Span> {
+        Some(self.device_data()?.part(part.start() - self.data.start(), part.bytes()))
+    }
+
     /// Bytes of address space mapped for it.
     pub fn mapped_bytes(&self) -> u64 {
         self.mapped

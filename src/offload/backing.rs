@@ -119,8 +119,7 @@ pub enum ApartKind {
 impl Apart {
     /// The same bytes at the device's addresses, if it has such.
     pub fn on_device(&self) -> Option<Span> {
-        let offset = self.span.start() - self.buffer.data().start();
-        Some(self.buffer.device_data()?.part(offset, self.span.bytes()))
+        self.buffer.device_part(self.span)
     }
 
     /// Those of them that a budget of host memory counts.

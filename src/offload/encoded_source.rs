@@ -116,20 +116,24 @@ pub fn decode_all(
     }
     let DevicePlan { device, plan } = plan;
     let total = jobs.iter().map(|job| job.to.bytes()).sum();
-    let by_device = |job: &&DecodeJob| {
-        let is_kernel = device.capabilities().cuda && !plan.options.fixed_addresses;
-        is_kernel && job.memory.is_some() && seen_by_device(job.from, buffers).is_some()
-    };
-    let (kernels, jobs): (Vec<_>, Vec<_>) = jobs.iter().partition(by_device);
-    decode_by_device(device, &kernels, buffers)?;
-    let mut done = kernels.iter().map(|job| job.to.bytes()).sum::<usize>();
+    let is_kernel = device.capabilities().cuda && !plan.options.fixed_addresses;
+    let (mut by_device, mut by_host) = (Vec::new(), Vec::new());
+    for job in jobs {
+        let seen = seen_by_device(job.from, buffers);
+        match seen.filter(|_| is_kernel && job.memory.is_some()) {
+            Some(seen) => by_device.push((job, seen)),
+            None => by_host.push(job),
+        }
+    }
+    decode_by_device(device, &by_device)?;
+    let mut done = by_device.iter().map(|(job, _)| job.to.bytes()).sum::<usize>();
     report(progress, Phase::Read, done, total)?;
-    let to_device = jobs.iter().filter(|job| job.memory.is_some()).map(|job| job.to.bytes());
+    let to_device = by_host.iter().filter(|job| job.memory.is_some()).map(|job| job.to.bytes());
     let most = to_device.max().unwrap_or(0).min(STAGED_BYTES as usize);
     // Pinned where the policy has it so: what is decoded is copied from there.
     let staging = Buffer::alloc(device, most, &BufferOptions::default(), &mut None)
         .or_else(|_| host_memory(device, most))?;
-    for job in jobs {
+    for job in by_host {
         let decode = |offset: usize, to: Span| {
             let decoded = in_memory::decode(job.from, offset as u64, to, true, threads);
             let parameter = &plan.parameters[job.parameter].parameter;
@@ -156,20 +160,13 @@ pub fn decode_all(
 
 /// Host memory in one of the buffers as the device reads it, if it does.
 fn seen_by_device(span: Span, buffers: &[Arc<Buffer>]) -> Option<Span> {
-    let holds = |buffer: &&Arc<Buffer>| {
-        buffer.data().start() <= span.start() && span.end() <= buffer.data().end()
-    };
-    let buffer = buffers.iter().find(holds)?;
-    let seen = buffer.device_data()?.part(span.start() - buffer.data().start(), span.bytes());
+    let seen = buffers.iter().find(|buffer| buffer.holds(span))?.device_part(span)?;
     (seen.start() as u64).is_multiple_of(UNIT).then_some(seen)
 }
 
-/// Decodes sources that the device reads in place to device memory, and compares checksums.
-fn decode_by_device(
-    device: &Arc<Device>,
-    jobs: &[&DecodeJob],
-    buffers: &[Arc<Buffer>],
-) -> Result<()> {
+/// Decodes sources, which the device reads in place at the addresses beside them, to device memory, and compares
+/// checksums.
+fn decode_by_device(device: &Arc<Device>, jobs: &[(&DecodeJob, Span)]) -> Result<()> {
     if jobs.is_empty() {
         return Ok(());
     }
@@ -179,8 +176,7 @@ fn decode_by_device(
     bytes::write_u64(count, 0);
     bulk_copy::write_device(device, CopyJob { to: wrong.span(), from: Location::host(count) })?;
     let stream = OwnedStream::new(device)?;
-    for job in jobs {
-        let Some(span) = seen_by_device(job.from, buffers) else { continue };
+    for &(job, span) in jobs {
         let header = bytes::read(job.from.part(0, HEADER as usize));
         let coded = read_header(&header, job.from.bytes() as u64)?.coded;
         let encoded = Encoded { span, decoded_bytes: job.to.bytes() as u64 };

@@ -121,11 +121,8 @@ pub fn find_encoded(
         let source = sources[storage.parameters[0]];
         let given = storage.coding.as_ref().is_ok_and(|coding| coding.given);
         let Some(source) = source.filter(|_| allowed && given) else { return Err(String::new()) };
-        let holds = |buffer: &&Arc<Buffer>| {
-            let (data, span) = (buffer.data(), source.span);
-            data.start() <= span.start() && span.end() <= data.end()
-        };
-        let buffer = buffers.iter().find(holds).ok_or("no buffer was given for its source")?;
+        let found = buffers.iter().find(|buffer| buffer.holds(source.span));
+        let buffer = found.ok_or("no buffer was given for its source")?;
         if cuda && buffer.pinned_bytes() == 0 {
             return Err(format!("the source is not pinned ({})", buffer.fallback_reason()));
         }
