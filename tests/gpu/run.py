@@ -32,11 +32,11 @@ GRACE_SECONDS = 10.0
 SLOW_FILES = {
     "test_transformers.py": 3,
     "test_torch_experts.py": 2,
+    "test_torch_expert_calls.py": 3,
     "equivalence/test_compiled.py": 3,
     "test_torch.py": 2,
     "test_quantizer.py": 2,
     "test_lifetime.py": 2,
-    "test_torch_expert_calls.py": 1,
     "test_offloader.py": 1,
     "test_offload_quantized.py": 1,
     "test_frameworks.py": 1,
