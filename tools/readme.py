@@ -1,7 +1,8 @@
 """Fills the quotations in README.md and docs/*.md: example programs and measured figures.
 
     python tools/readme.py            writes the documents
-    python tools/readme.py --check    fails if a document is not what this would write
+    python tools/readme.py --check    fails if a document is not what this would write, or links to
+                                      a file or a heading that does not exist
 
 What stands between ``<!-- quote: PATH ... -->`` and ``<!-- end -->`` is generated from PATH:
 
@@ -95,8 +96,26 @@ def quoted(quote: re.Match[str], document: Path) -> str:
     return table(result, quote["figures"].split(",") if quote["figures"] else [], link)
 
 
+def headings(text: str) -> set[str]:
+    """The names by which links find the headings of a document."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def dead_links(document: Path) -> list[str]:
+    """The links of a document to files or headings that do not exist."""
+    dead = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text()):
+        file, _, heading = link.partition("#")
+        target = document.parent / file if file else document
+        if not target.exists() or (heading and heading not in headings(target.read_text())):
+            dead.append(f"{document.relative_to(ROOT)}: {link}")
+    return dead
+
+
 def main() -> int:
-    """Writes or checks the documents; 1 if a check finds a difference."""
+    """Writes or checks the documents; 1 if a check finds a difference or a dead link."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
@@ -114,7 +133,15 @@ def main() -> int:
             document.write_text(written)
     if stale:
         print(f"{', '.join(stale)}: stale; run `python tools/readme.py`", file=sys.stderr)
-    return 1 if stale else 0
+    folders = (ROOT, ROOT / "docs", ROOT / "bindings/python", ROOT / "tests/driver")
+    documents = [
+        *(path for folder in folders for path in sorted(folder.glob("*.md"))),
+        *sorted((ROOT / "examples").rglob("*.md")),
+    ]
+    dead = [link for document in documents for link in dead_links(document)]
+    for link in dead:
+        print(f"{link}: there is no such file or heading", file=sys.stderr)
+    return 1 if stale or dead else 0
 
 
 if __name__ == "__main__":
