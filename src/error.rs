@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::status::{WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY, wb_status};
+use crate::status::{WB_ERR_INTERNAL, WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_MEMORY, wb_status};
 
 /// The result of every fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,6 +39,12 @@ impl Error {
     /// An error that the library itself found: without a code.
     pub fn new(status: wb_status, message: impl Into<String>) -> Self {
         Self { status, code: 0, domain: CodeDomain::None, message: message.into() }
+    }
+
+    /// The error for a name that none of `count` objects has, which the function `lists` lists.
+    pub fn not_found(noun: &str, name: &str, count: usize, lists: &str) -> Self {
+        let message = format!("there is no {noun} {name:?} among {count}: {lists} lists them");
+        Self::new(WB_ERR_NOT_FOUND, message)
     }
 
     /// The error of a system call, with its name and its `errno`.

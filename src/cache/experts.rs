@@ -128,7 +128,10 @@ impl Experts {
             buffers.insert(Arc::as_ptr(&tensor.buffer) as usize, tensor.buffer);
         }
         if kinds.is_empty() {
-            fail!(WB_ERR_INVALID_ARGUMENT, "no expert tensor was described");
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "no expert tensor was described: give one of each layer at least"
+            );
         }
         let mut sources = Vec::with_capacity(count * kinds.len());
         for (layer, mut of_layer) in found.into_iter().enumerate() {

@@ -13,8 +13,8 @@ use crate::memory::view::{Accessor, View};
 use crate::os::parallel::Progress;
 use crate::os::sync::Arc;
 use crate::status::{
-    WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_NOT_FOUND, WB_ERR_NOT_SUPPORTED,
-    WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED,
+    WB_ERR_FILE_IO, WB_ERR_FILE_TRUNCATED, WB_ERR_NOT_SUPPORTED, WB_ERR_OUT_OF_RANGE,
+    WB_ERR_UNALIGNED,
 };
 use crate::tensor::layout::Layout;
 use crate::tensor::safetensors;
@@ -72,11 +72,10 @@ impl SafetensorsFile {
     pub fn find(&self, name: &str) -> Result<u64> {
         match self.header.find(name) {
             Some(at) => Ok(at as u64),
-            None => fail!(
-                WB_ERR_NOT_FOUND,
-                "the file has no tensor {name:?} among its {}; wb_safetensors_get_tensor_info lists them",
-                self.header.tensors.len()
-            ),
+            None => {
+                let (count, lists) = (self.header.tensors.len(), "wb_safetensors_get_tensor_info");
+                Err(Error::not_found("tensor", name, count, lists))
+            }
         }
     }
 

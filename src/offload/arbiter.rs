@@ -184,7 +184,10 @@ impl Arbiter {
     pub fn new(device: &Arc<Device>, device_bytes: u64) -> Result<Arc<Self>> {
         device.backend().check_process()?;
         if device_bytes == 0 {
-            fail!(WB_ERR_INVALID_ARGUMENT, "asked to share 0 bytes of device memory");
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "asked to share 0 bytes of device memory: give a budget"
+            );
         }
         let state = State { device_bytes, members: Vec::new(), uses: 0 };
         Ok(Arc::new(Self { device: device.clone(), state: Mutex::new(state) }))

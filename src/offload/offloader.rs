@@ -11,7 +11,7 @@ use once_cell::sync::OnceCell;
 use crate::device::backend::{Location, Stream};
 use crate::device::device::Device;
 use crate::device::owned::DeviceMemory;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::offload::addresses::Addresses;
@@ -33,7 +33,7 @@ use crate::os::{page, sync};
 use crate::plan::parameter::TransferMode;
 use crate::plan::plan::{ALIGNMENT, HostStore, Plan, PlanOptions, PlannedStorage, PlannedUnit};
 use crate::quant::quantizer::Quantizer;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FOUND, WB_ERR_NOT_MAPPED};
+use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED};
 
 /// A committed plan. Its calls may come from any thread.
 pub struct Offloader {
@@ -195,9 +195,13 @@ impl Offloader {
 
     /// The index of a group by its name.
     pub fn find_group(&self, name: &str) -> Result<usize> {
-        match self.state()?.group_of.get(name) {
+        let state = self.state()?;
+        match state.group_of.get(name) {
             Some(index) => Ok(*index),
-            None => fail!(WB_ERR_NOT_FOUND, "there is no group {name:?}"),
+            None => {
+                let count = state.group_of.len();
+                Err(Error::not_found("group", name, count, "wb_plan_to_json"))
+            }
         }
     }
 

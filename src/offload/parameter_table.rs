@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::offload::backing::{Backing, ParameterState};
 use crate::offload::intervals::{Intervals, Rows, covered_bytes};
 use crate::os::span::Span;
 use crate::plan::plan::ALIGNMENT;
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OVERFLOW};
+use crate::status::WB_ERR_OVERFLOW;
 use crate::tensor::layout::Layout;
 
 /// The parameters, read by index as a slice. Changes keep the rest in step.
@@ -50,7 +50,7 @@ impl ParameterTable {
     pub fn find(&self, name: &str) -> Result<usize> {
         match self.index_of.get(name) {
             Some(index) => Ok(*index),
-            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
+            None => Err(Error::not_found("parameter", name, self.all.len(), "wb_plan_to_json")),
         }
     }
 

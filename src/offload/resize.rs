@@ -188,8 +188,8 @@ impl Offloader {
             true => self.device().backend().no_address_ranges(),
             false => Error::new(
                 WB_ERR_NOT_SUPPORTED,
-                "asked to resize an offloader whose plan has no fixed addresses: set \
-                 wb_plan_options.fixed_addresses",
+                "asked to change what is behind addresses, and the plan of this offloader has no \
+                 fixed ones: set wb_plan_options.fixed_addresses",
             ),
         }
     }

@@ -96,6 +96,39 @@ def test_a_name_that_is_not_a_string_raises():
             Device(name)
 
 
+def test_an_object_of_another_kind_is_refused_by_name(device):
+    w = weighbridge
+    parameters = [w.Parameter("a", "layers.0", "float32", (1024,))]
+    calls = {
+        "device": [
+            lambda: w.Buffer.alloc("host", 1),
+            lambda: w.Plan(None, parameters, offload_bytes=4096),
+            lambda: w.Safetensors("host", "weights.safetensors"),
+            lambda: w.Stream(device.buffer(1)),
+            lambda: w.Arbiter(0, 4096),
+        ],
+        "plan": [lambda: w.Offloader(None), lambda: w.Offloader(device)],
+        "offloader": [lambda: w.Arbiter(device, 4096).add(device)],
+        "buffer": [
+            lambda: w.ExpertCache(device, [w.ExpertTensor(0, "w", "x", "int8", (1, 1))], slots=1)
+        ],
+        "a parameter": [lambda: w.Plan(device, ["a"], offload_bytes=4096)],
+        "options": [lambda: w.Plan(device, parameters, offload_bytes=4096, quantize="fp8")],
+    }
+    for noun, refused in calls.items():
+        for call in refused:
+            with pytest.raises(TypeError, match=rf"^{noun} (is|are) .*must be (a )?weighbridge\."):
+                call()
+
+
+def test_shapes_and_strides_that_do_not_fit_are_named(device):
+    with device.buffer(64) as buffer:
+        with pytest.raises(TypeError, match=r"shape is \['a', 'b'\]; it must be integers"):
+            buffer.view("float32", "ab")
+        with pytest.raises(ValueError, match=r"shape \[2, 2\] has 2 dimensions, strides \[1\] 1"):
+            buffer.view("float32", (2, 2), strides=(1,))
+
+
 def test_types_that_a_quantizer_lacks_are_named_with_those_it_has(device):
     numbers, codes, scales = (np.zeros(16, kind) for kind in ("f4", "u1", "f4"))
     for option, value, words in [

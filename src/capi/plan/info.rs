@@ -8,8 +8,8 @@ use crate::capi::parameter::{placement_codes, wb_placement, wb_transfer_mode};
 use crate::capi::plan::handle::{CPlan, wb_plan};
 use crate::capi::structs::{CStruct, c_struct};
 use crate::capi::view::layout::block_of;
-use crate::error::{Result, fail};
-use crate::status::{WB_ERR_NOT_FOUND, WB_ERR_OUT_OF_RANGE, wb_status};
+use crate::error::{Error, Result, fail};
+use crate::status::{WB_ERR_OUT_OF_RANGE, wb_status};
 use crate::tensor::dtype::wb_dtype;
 
 /// Figures of a plan. Tied parameters count once.
@@ -207,7 +207,10 @@ pub unsafe extern "C" fn wb_plan_find_parameter(
     call!(error, |plan: &CPlan, name: &str| -> index {
         match plan.find(name) {
             Some(index) => Ok(index as u64),
-            None => fail!(WB_ERR_NOT_FOUND, "there is no parameter {name:?}"),
+            None => {
+                let count = plan.plan().parameters.len();
+                Err(Error::not_found("parameter", name, count, "wb_plan_to_json"))
+            }
         }
     })
 }

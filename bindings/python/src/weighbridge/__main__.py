@@ -1,4 +1,4 @@
-"""The command line: ``python -m weighbridge doctor``, ``plan``, ``quantize`` and others."""
+"""The command line: ``python -m weighbridge doctor``, and the commands of :mod:`.cli`."""
 
 from __future__ import annotations
 
@@ -36,15 +36,10 @@ def main() -> int:
     for name, does in compress.COMMANDS.items():
         compress.add_arguments(commands.add_parser(name, help=does))
     arguments = parser.parse_args()
-    if arguments.command in compress.COMMANDS:
-        return compress.run(arguments)
-    if arguments.command == "quantize":
-        return quantize.run(arguments)
-    if arguments.command == "experts":
-        return experts.run(arguments)
-    if arguments.command == "plan":
-        return plan.run(arguments)
-    return doctor.run(arguments.device, arguments.json)
+    if arguments.command == "doctor":
+        return doctor.run(arguments.device, arguments.json)
+    runs = {"plan": plan.run, "quantize": quantize.run, "experts": experts.run}
+    return runs.get(arguments.command, compress.run)(arguments)
 
 
 if __name__ == "__main__":

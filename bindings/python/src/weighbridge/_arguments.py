@@ -55,7 +55,10 @@ def c_layout(
     """Returns a layout; ``strides`` are in elements, None for contiguous."""
     sizes = [shape] if isinstance(shape, int) else list(shape)
     if strides is not None and len(strides) != len(sizes):
-        raise ValueError(f"{len(sizes)} dimensions have {len(strides)} strides")
+        raise ValueError(
+            f"shape {sizes} has {len(sizes)} dimensions, strides {list(strides)} {len(strides)}: "
+            "give one stride for each dimension, or None"
+        )
     opaque: dict[str, Any] = {}
     if isinstance(dtype, OpaqueDtype):
         opaque = {
@@ -74,7 +77,10 @@ def c_layout(
 
 
 def _c_numbers(numbers: list[int], what: str) -> Any:
-    values = [number.__index__() for number in numbers]
+    try:
+        values = [operator.index(number) for number in numbers]
+    except TypeError:
+        raise TypeError(f"{what} is {numbers!r}; it must be integers") from None
     if any(not -(1 << 63) <= value < 1 << 63 for value in values):
         raise ValueError(f"{what} {numbers} does not fit in 64 bits")
     return ctypes.cast((ctypes.c_int64 * len(values))(*values), ctypes.POINTER(ctypes.c_int64))

@@ -82,7 +82,5 @@ def tristate(value: bool | None, option: str) -> int:
     """Returns the ``wb_tristate`` of None, True or False; raises TypeError for anything else."""
     # Words such as "no" are true: they would switch on what they ask to leave off.
     if not (value is None or value is True or value is False):
-        raise TypeError(
-            f"{option} is {value!r}: use True, False, or None to decide by the platform"
-        )
+        raise TypeError(f"{option} is {value!r}: use True, False, or None for the default")
     return TRISTATE.code("auto" if value is None else "on" if value else "off")

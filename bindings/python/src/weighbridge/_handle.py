@@ -76,6 +76,13 @@ def _release(release: Callable[[ctypes.c_void_p], None], pointer: ctypes.c_void_
         _keepalive.collect()
 
 
+def reference_of(given: Any, noun: str) -> Reference:
+    """Returns the reference of an argument that must be an open object of the noun."""
+    if not isinstance(given, Closeable) or given._noun != noun:
+        raise TypeError(f"{noun} is {given!r}; it must be a weighbridge.{noun.capitalize()}")
+    return given._live()
+
+
 class Closeable:
     """A public object that holds a reference until it is closed, or until its last use."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from ._abi import wb_arbiter_member_info, wb_arbiter_options, wb_arbiter_progress
 from ._arguments import unsigned
 from ._call import call, filled
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from .errors import WaitTimeoutError
 from .info import same_fields
@@ -68,7 +68,7 @@ class Arbiter(Closeable):
         self._device = device
         reference = Reference(lib.wb_arbiter_release)
         bytes_ = unsigned(device_bytes, "device_bytes")
-        call(lib.wb_arbiter_new, device._live(), bytes_, reference.out)
+        call(lib.wb_arbiter_new, reference_of(device, "device"), bytes_, reference.out)
         self._reference = reference
 
     @property
@@ -89,11 +89,11 @@ class Arbiter(Closeable):
             min_bytes=unsigned(min_bytes, "min_bytes"),
             stream=stream_handle(stream),
         )
-        call(lib.wb_arbiter_add, self._live(), offloader._live(), byref(options))
+        call(lib.wb_arbiter_add, self._live(), reference_of(offloader, "offloader"), byref(options))
 
     def remove(self, offloader: Offloader) -> None:
         """Removes an offloader, which keeps what it holds."""
-        call(lib.wb_arbiter_remove, self._live(), offloader._live())
+        call(lib.wb_arbiter_remove, self._live(), reference_of(offloader, "offloader"))
 
     def use(
         self, offloader: Offloader, *, wait: bool = True, timeout: float | None = None
@@ -103,7 +103,7 @@ class Arbiter(Closeable):
         With ``wait`` the call waits until all hold what they are to hold, up to ``timeout``
         seconds; without, :meth:`advance` goes on between steps.
         """
-        found = self._filled(lib.wb_arbiter_use, offloader._live())
+        found = self._filled(lib.wb_arbiter_use, reference_of(offloader, "offloader"))
         return self.wait(timeout) if wait else found
 
     def resize(
@@ -131,7 +131,9 @@ class Arbiter(Closeable):
     def member_info(self, offloader: Offloader) -> ArbiterMemberInfo:
         """Returns what an offloader holds, and is to hold."""
         function = lib.wb_arbiter_get_member_info
-        found = filled(wb_arbiter_member_info, function, self._live(), offloader._live())
+        found = filled(
+            wb_arbiter_member_info, function, self._live(), reference_of(offloader, "offloader")
+        )
         return ArbiterMemberInfo(**same_fields(ArbiterMemberInfo, found))
 
     def _filled(self, function: Any, *arguments: Any) -> ArbiterProgress:

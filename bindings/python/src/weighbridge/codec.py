@@ -9,6 +9,7 @@ from typing import Any
 from ._abi import wb_codec_info
 from ._arguments import flag, unsigned
 from ._call import call, filled
+from ._handle import reference_of
 from ._host_array import address_of
 from ._library import lib
 from .dtypes import Dtype, DtypeLike
@@ -147,7 +148,7 @@ class Codec:
         """Queues compressing values. The header says how many bytes they took: :meth:`info`."""
         call(
             lib.wb_codec_queue_encode,
-            device._live(),
+            reference_of(device, "device"),
             self._dtype,
             unsigned(source, "source"),
             unsigned(nbytes, "nbytes"),
@@ -174,7 +175,7 @@ class Codec:
         """
         call(
             lib.wb_codec_queue_decode,
-            device._live(),
+            reference_of(device, "device"),
             self._dtype,
             unsigned(encoded, "encoded"),
             unsigned(available_bytes, "available_bytes"),
@@ -201,7 +202,7 @@ class Codec:
         """Queues comparing checksums; adds the tiles that differ to a 64-bit integer."""
         call(
             lib.wb_codec_queue_verify,
-            device._live(),
+            reference_of(device, "device"),
             unsigned(encoded, "encoded"),
             unsigned(available_bytes, "available_bytes"),
             unsigned(decoded_bytes, "decoded_bytes"),

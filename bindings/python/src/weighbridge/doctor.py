@@ -99,16 +99,24 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("memory", in_words(info["total_bytes"]), f"{in_words(info['free_bytes'])} free"),
         ("memory that may be locked", in_words(info["memlock_limit"]), "RLIMIT_MEMLOCK"),
-        ("unified addressing", _yes(info["unified_addressing"]), "one address space"),
-        ("host registration", _yes(info["host_register"]), "existing memory can be pinned"),
+        (
+            "unified addressing",
+            _yes(info["unified_addressing"]),
+            "whether host and device share one address space",
+        ),
+        ("host registration", _yes(info["host_register"]), "whether existing memory can be pinned"),
         (
             "read-only registration",
             _yes(info["read_only_register"]),
-            "tried on a page; the driver's attribute says "
+            "whether read-only memory can be pinned, tried on a page; the driver's attribute says "
             + _yes(info["read_only_register_attribute"]),
         ),
-        ("pageable access", _yes(info["pageable_access"]), "any pointer is a device pointer"),
-        ("integrated", _yes(info["integrated"]), "shares the host's memory"),
+        (
+            "pageable access",
+            _yes(info["pageable_access"]),
+            "whether the device reads memory that is not pinned",
+        ),
+        ("integrated", _yes(info["integrated"]), "whether the device shares the host's memory"),
         ("NUMA node", "unknown" if info["numa_node"] is None else str(info["numa_node"]), ""),
     ]
     if info["kind"] == "cuda":

@@ -18,7 +18,7 @@ from ._abi import (
 )
 from ._arguments import c_layout, c_text, unsigned
 from ._call import call, filled
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
 from .info import same_fields
@@ -155,7 +155,7 @@ class ExpertCache(Closeable):
         reference = Reference(lib.wb_expert_cache_release)
         call(
             lib.wb_expert_cache_new,
-            device._live(),
+            reference_of(device, "device"),
             given.array,
             len(given.array),
             byref(options),
@@ -183,7 +183,7 @@ class ExpertCache(Closeable):
         reference = Reference(lib.wb_expert_cache_release)
         call(
             lib.wb_expert_cache_new_for_offloader,
-            offloader._live(),
+            reference_of(offloader, "offloader"),
             given.array,
             len(given.array),
             byref(options),
@@ -207,7 +207,7 @@ class ExpertCache(Closeable):
         found = filled(
             wb_expert_cache_size,
             lib.wb_expert_cache_measure,
-            device._live(),
+            reference_of(device, "device"),
             given.array,
             len(given.array),
             byref(options),
@@ -335,7 +335,7 @@ class _Tensors:
 
     def __init__(self, tensors: Iterable[ExpertTensor]) -> None:
         self._given = list(tensors)
-        self._references = [tensor.buffer._live() for tensor in self._given]
+        self._references = [reference_of(tensor.buffer, "buffer") for tensor in self._given]
         self.array = (wb_expert_tensor * len(self._given))(
             *(
                 wb_expert_tensor(

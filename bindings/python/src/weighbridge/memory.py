@@ -18,7 +18,7 @@ from ._call import call
 from ._device import DeviceBase, Memory
 from ._enums import ACCESSOR, Accessor
 from ._export import memoryview_of
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._interchange import Interchange
 from ._library import lib
 from ._options import Options
@@ -89,7 +89,9 @@ class Buffer(_Mapped):
         """Allocates exactly ``nbytes`` zeroed bytes, pinned by the device's policy."""
         nbytes = unsigned(nbytes, "nbytes")
         reference, given = Reference(lib.wb_buffer_release), Options(nbytes, **options)
-        given.call(lib.wb_buffer_alloc, device._live(), nbytes, given.c, reference.out)
+        given.call(
+            lib.wb_buffer_alloc, reference_of(device, "device"), nbytes, given.c, reference.out
+        )
         return cls(device, reference)
 
     @classmethod
@@ -102,7 +104,7 @@ class Buffer(_Mapped):
         of ``release_after`` and DLPack consumers. Or it is a pair of address and bytes, which the
         caller keeps valid that long.
         """
-        live = device._live()
+        live = reference_of(device, "device")
         held: builtins.memoryview | None = None
         if isinstance(memory, tuple):
             address, nbytes = memory
@@ -157,7 +159,7 @@ class Buffer(_Mapped):
         reference, given = Reference(lib.wb_buffer_release), Options(None, **options)
         given.call(
             lib.wb_buffer_map_file,
-            device._live(),
+            reference_of(device, "device"),
             c_text(os.fsencode(path), "path"),
             unsigned(offset, "offset"),
             unsigned(nbytes, "nbytes"),
@@ -255,12 +257,12 @@ class View(_Mapped, Interchange):
         elif isinstance(array, Closeable):
             raise TypeError(f"{array!r} has no element type: pass its view, or its memoryview()")
         else:
-            source = _host_array.of_array(array, device._live())
+            source = _host_array.of_array(array, reference_of(device, "device"))
         layout = c_layout(source.dtype, source.shape, source.strides)
         reference, given = Reference(lib.wb_view_release), Options(None, **options)
         given.call(
             lib.wb_view_copy_from,
-            device._live(),
+            reference_of(device, "device"),
             source.address,
             byref(layout),
             ACCESSOR.code(accessor),
@@ -283,7 +285,9 @@ class View(_Mapped, Interchange):
         deletes it after the last use of the memory. The tensor's read-only flag is kept.
         """
         given = Options(None, **options)
-        return cls(device, _dlpack.import_tensor(device._live(), array, accessor, given))
+        return cls(
+            device, _dlpack.import_tensor(reference_of(device, "device"), array, accessor, given)
+        )
 
     @property
     def info(self) -> ViewInfo:

@@ -22,7 +22,7 @@ from ._abi import (
 )
 from ._arguments import c_layout, c_text, unsigned
 from ._call import call, filled
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from ._options import Options
 from .dtypes import DtypeLike, OpaqueDtype
@@ -64,13 +64,12 @@ class Offloader(Closeable):
     def __init__(self, plan: Plan, stream: Any = None, **options: Unpack[BufferOptions]) -> None:
         self._reference = None
         self._changes = (os.getpid(), threading.RLock())
+        planned = reference_of(plan, "plan")
         self._plan = plan
         self._awake_bytes = 0
         given = Options(plan.info.arena_bytes, **options)
         reference = Reference(lib.wb_offloader_release)
-        given.call(
-            lib.wb_offloader_new, plan._live(), stream_handle(stream), given.c, reference.out
-        )
+        given.call(lib.wb_offloader_new, planned, stream_handle(stream), given.c, reference.out)
         self._reference = reference
         plan.forget_sources()
 

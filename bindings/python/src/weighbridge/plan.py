@@ -16,7 +16,7 @@ from ._abi import (
     wb_plan_options,
     wb_plan_parameter_info,
 )
-from ._arguments import c_layout, c_text, c_texts, unsigned
+from ._arguments import c_layout, c_text, c_texts, flag, unsigned
 from ._call import call, filled
 from ._enums import (
     ACCESS_PATTERN,
@@ -34,7 +34,7 @@ from ._enums import (
     TransferMode,
     tristate,
 )
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
 from .errors import Status, make
@@ -94,6 +94,8 @@ class CParameters:
         self.array = (wb_parameter * len(self.given))(*map(self._c_parameter, self.given))
 
     def _c_parameter(self, parameter: Parameter) -> wb_parameter:
+        if not isinstance(parameter, Parameter):
+            raise TypeError(f"a parameter is {parameter!r}; it must be a weighbridge.Parameter")
         buffer = None
         if self._with_buffers and isinstance(parameter.held, Buffer):
             self._references.append(parameter.held._live())
@@ -292,7 +294,7 @@ class Plan(Closeable):
             rows=unsigned(rows, "rows"),
             expert_bytes=unsigned(expert_bytes, "expert_bytes"),
             fixed_addresses=tristate(fixed_addresses, "fixed_addresses"),
-            keep_host_copy=int(keep_host_copy),
+            keep_host_copy=flag(keep_host_copy, "keep_host_copy"),
         )
         if len(group_seconds) > 0:
             options.group_seconds = (c_double * len(group_seconds))(*group_seconds)
@@ -307,7 +309,7 @@ class Plan(Closeable):
         reference = Reference(lib.wb_plan_release)
         call(
             lib.wb_plan_new,
-            device._live(),
+            reference_of(device, "device"),
             given.array,
             len(given.array),
             byref(options),

@@ -15,7 +15,7 @@ from ._abi import (
 )
 from ._arguments import c_layout, flag, unsigned
 from ._call import call, check, filled
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from ._progress import Callback, Progress
 from .dtypes import Dtype, DtypeLike
@@ -89,7 +89,7 @@ class Quantizer(Closeable):
         self._device = device
         reference = Reference(lib.wb_quantizer_release)
         limit = unsigned(staging_bytes, "staging_bytes")
-        call(lib.wb_quantizer_new, device._live(), limit, reference.out)
+        call(lib.wb_quantizer_new, reference_of(device, "device"), limit, reference.out)
         self._reference = reference
 
     @property
@@ -190,6 +190,8 @@ def _one_of(allowed: tuple[Dtype, ...], given: DtypeLike, option: str) -> Dtype:
 
 def c_options(options: QuantizeOptions) -> wb_quantize_options:
     """Returns the options as C takes them."""
+    if not isinstance(options, QuantizeOptions):
+        raise TypeError(f"options are {options!r}; they must be weighbridge.QuantizeOptions")
     return wb_quantize_options(
         format=_one_of(_FORMATS, options.format, "format"),
         scale_dtype=_one_of(_SCALE_DTYPES, options.scale_dtype, "scale_dtype"),

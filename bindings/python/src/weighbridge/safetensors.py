@@ -15,7 +15,7 @@ from ._abi import wb_parameter, wb_safetensors_tensor_info
 from ._arguments import c_text, unsigned
 from ._call import call, filled
 from ._enums import ACCESSOR, GROUPING, Accessor, AccessPattern, Grouping
-from ._handle import Closeable, Reference
+from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from ._options import Options
 from .codec import Codec
@@ -75,7 +75,9 @@ class Safetensors(Closeable):
         self._device = device
         reference, given = Reference(lib.wb_safetensors_release), Options(None, **options)
         name = c_text(os.fsencode(path), "path")
-        given.call(lib.wb_safetensors_open, device._live(), name, given.c, reference.out)
+        given.call(
+            lib.wb_safetensors_open, reference_of(device, "device"), name, given.c, reference.out
+        )
         self._reference = reference
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from ._arguments import unsigned
 from ._call import call, interruptible
-from ._handle import Closeable, Reference, at_end
+from ._handle import Closeable, Reference, at_end, reference_of
 from ._library import lib
 from .errors import WeighbridgeError
 
@@ -19,7 +19,7 @@ class Stream(Closeable):
 
     def __init__(self, device: Closeable) -> None:
         # The reference is the device's, which the stream keeps open.
-        self._reference = device._live()
+        self._reference = reference_of(device, "device")
         handle = c_void_p()
         # As for other handles, the call writes into memory that the finalizer already watches.
         self._end = at_end(self, _release, self._reference, handle)

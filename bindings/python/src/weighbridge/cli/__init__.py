@@ -1,1 +1,1 @@
-"""The command line: ``python -m weighbridge plan``, ``quantize`` and ``compress``."""
+"""The command line: ``python -m weighbridge plan``, ``quantize``, ``experts``, ``compress``."""

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         trace = ExpertTrace.read(arguments.trace)
         rates = [replay(trace, slots) for slots in slots_of(arguments.slots, trace.total)]
     except (OSError, ValueError) as error:
-        print(f"weighbridge: {error}", file=sys.stderr)
+        print(f"weighbridge experts: {error}", file=sys.stderr)
         return 1
     each_bytes = arguments.expert_bytes
     columns = ["slots", "of experts", "LRU", "by frequency", "optimum"]
