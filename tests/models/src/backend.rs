@@ -13,6 +13,7 @@ use weighbridge::device::backend::{
     Stream, WaitScope,
 };
 use weighbridge::device::device::Device;
+use weighbridge::device::experts::{ExpertCall, ExpertState};
 use weighbridge::device::kernel::Kernel;
 use weighbridge::device::policy::Tristate;
 use weighbridge::device::registry::Registry;
@@ -69,6 +70,10 @@ enum Captured {
         at: Span,
         from: Span,
     },
+    /// The kernel of a call of an expert cache.
+    Route(ExpertState, ExpertCall),
+    /// A use of the slots of an expert cache.
+    ReadSlots,
     Record(usize),
     Wait(usize),
     /// Of what is recorded when the graph is replayed.
@@ -100,6 +105,11 @@ struct State {
     /// By the name of the page.
     slots: HashMap<usize, Slot>,
     ranges: Ranges,
+    /// Slot 0 of an expert cache, how many slots its state has in use, and how many of them the last
+    /// call found.
+    slot: Option<Span>,
+    slots_in_use: u32,
+    slots_routed: u32,
 }
 
 impl State {
@@ -165,6 +175,29 @@ impl State {
         Ok(from)
     }
 
+    /// Reads and writes the state of an expert cache.
+    fn change_experts(&mut self, experts: ExpertState, stream: Stream) -> Result<()> {
+        let head = span(experts.head as usize, 1);
+        self.copy(head, head, stream)
+    }
+
+    /// Runs a call of an expert cache: it reads and writes the state, and writes any of the slots.
+    fn route(&mut self, experts: ExpertState, call: ExpertCall, stream: Stream) -> Result<()> {
+        self.change_experts(experts, stream)?;
+        let needed = call.count.min(u64::from(call.end - call.first));
+        let has = u64::from(self.slots_in_use) >= needed || call.hint > 0;
+        rule(has, "a call finds fewer slots than it needs")?;
+        self.slots_routed = self.slots_in_use;
+        self.read_slots(stream)
+    }
+
+    /// Uses all slots that the last call found: which of them have its experts is known on the device.
+    fn read_slots(&mut self, stream: Stream) -> Result<()> {
+        let Some(slot) = self.slot else { return Ok(()) };
+        let all = span(slot.start(), self.slots_routed as usize * slot.bytes());
+        self.contents(all, stream, false).map(drop)
+    }
+
     fn read(&mut self, at: Span, from: Span, stream: Stream) -> Result<()> {
         let contents = self.contents(at, stream, false)?;
         rule(contents == self.ranges.pages(from)?, "a slot contains another unit")
@@ -196,6 +229,20 @@ impl Account {
             true => Ok(()),
             false => state.read(at, from, stream),
         }
+    }
+
+    /// Queues a use of the slots of the expert cache behind its last call.
+    pub fn read_slots(&self, stream: Stream) -> Result<()> {
+        let mut state = self.state();
+        match state.add_captured(stream, Captured::ReadSlots) {
+            true => Ok(()),
+            false => state.read_slots(stream),
+        }
+    }
+
+    /// Sets where slot 0 of the expert cache is.
+    pub fn set_slot(&self, slot: Span) {
+        self.state().slot = Some(slot);
     }
 
     /// Lets the work of a stream end only when the host waits for it, even if queued work counts as
@@ -256,6 +303,8 @@ impl Account {
             match work {
                 Captured::Copy { to, from } => state.copy(*to, *from, stream)?,
                 Captured::Read { at, from } => state.read(*at, *from, stream)?,
+                Captured::Route(experts, call) => state.route(*experts, *call, stream)?,
+                Captured::ReadSlots => state.read_slots(stream)?,
                 Captured::Record(event) => drop(recorded.insert(*event, state.queue(stream).1)),
                 Captured::Wait(event) => state.streams[stream.0].learn(&recorded[event]),
                 Captured::WaitExternally(point) => {
@@ -286,13 +335,27 @@ pub fn rule(kept: bool, broken: &str) -> Result<()> {
     if kept { Ok(()) } else { Err(Error::new(WB_ERR_INTERNAL, broken)) }
 }
 
-/// A device over a new account.
+// SAFETY: nothing reads or writes there: the backend only keeps account.
+fn span(start: usize, bytes: usize) -> Span {
+    unsafe { Span::new(start, bytes) }
+}
+
+/// A device over a new account. Host memory of the library's own, which the driver would pin, is not
+/// modelled.
 pub fn device() -> (Arc<Device>, Arc<Account>) {
+    over(Capabilities { cuda: true, ..Capabilities::default() }, Tristate::Off)
+}
+
+/// The same, which reads host memory in place and pins it: this memory is real.
+pub fn device_of_caches() -> (Arc<Device>, Arc<Account>) {
+    let can = Capabilities { cuda: true, pageable_access: true, ..Capabilities::default() };
+    over(Capabilities { host_register: true, ..can }, Tristate::On)
+}
+
+fn over(capabilities: Capabilities, views: Tristate) -> (Arc<Device>, Arc<Account>) {
     let account = Arc::new(Account::default());
-    // Host memory of the library's own, which the driver would pin, is not modelled.
-    let capabilities = Capabilities { cuda: true, ..Capabilities::default() };
     let backend = Accounting { account: account.clone(), capabilities };
-    let device = Device::with_backend(Box::new(backend), Tristate::Off, Tristate::Off).unwrap();
+    let device = Device::with_backend(Box::new(backend), Tristate::Off, views).unwrap();
     (device, account)
 }
 
@@ -387,15 +450,15 @@ impl Backend for Accounting {
     }
 
     fn pin(&self, _: Span, _: PinOptions) -> Result<()> {
-        unreachable!()
+        Ok(())
     }
 
-    fn pinned(&self, _: Span, _: PinOptions) -> Result<Pinned> {
-        unreachable!()
+    fn pinned(&self, span: Span, _: PinOptions) -> Result<Pinned> {
+        Ok(Pinned { device_address: None, bytes: span.bytes() as u64 })
     }
 
     fn unpin(&self, _: Span) -> Result<()> {
-        unreachable!()
+        Ok(())
     }
 
     fn alloc_pinned(&self, _: usize, _: PinOptions) -> Result<(Span, Pinned)> {
@@ -414,15 +477,25 @@ impl Backend for Accounting {
         unreachable!()
     }
 
-    /// A kernel of an expert cache reads and writes the state of the cache, as a copy to it.
     fn launch(&self, kernel: Kernel, stream: Stream) -> Result<()> {
-        let (Kernel::ExpertsRoute { state, .. } | Kernel::ExpertsResize { state, .. }) = kernel
-        else {
-            unreachable!()
-        };
-        // SAFETY: the bytes are not accessed.
-        let state = unsafe { Span::new(state.head as usize, 1) };
-        self.copy(state, state, stream)
+        let mut state = self.account.state();
+        match kernel {
+            Kernel::Zero { span: zeroed } => {
+                state.copy(zeroed, span(usize::MAX / 2, zeroed.bytes()), stream)
+            }
+            Kernel::ExpertsResize { state: experts, slots, .. } => {
+                state.change_experts(experts, stream)?;
+                state.slots_in_use = slots;
+                Ok(())
+            }
+            Kernel::ExpertsRoute { state: experts, call } => {
+                match state.add_captured(stream, Captured::Route(experts, call)) {
+                    true => Ok(()),
+                    false => state.route(experts, call, stream),
+                }
+            }
+            _ => unreachable!(),
+        }
     }
 
     fn call(&self, _: Stream, _: Box<dyn FnOnce() + Send>) -> Result<()> {

@@ -11,6 +11,7 @@ mod experts;
 mod handles;
 mod moves;
 mod pieces;
+mod pools;
 mod ranges;
 mod reclaimer;
 mod replays;
@@ -38,6 +39,7 @@ fn main() {
         (replays::MODELS, 3),
         (experts::MODELS, 3),
         (moves::MODELS, 2),
+        (pools::MODELS, 2),
     ];
     let models =
         models.into_iter().flat_map(|(models, most)| models.iter().map(move |one| (one, most)));
@@ -55,7 +57,9 @@ fn main() {
         count += 1;
         orders += tried;
     }
-    for (name, cases, run) in [replays::ENUMERATED, pieces::ENUMERATED, moves::ENUMERATED] {
+    for (name, cases, run) in
+        [replays::ENUMERATED, pieces::ENUMERATED, moves::ENUMERATED, pools::ENUMERATED]
+    {
         if !name.contains(&chosen) {
             continue;
         }
@@ -71,7 +75,7 @@ fn main() {
         orders += tried as u64;
     }
     check_that_defects_are_found();
-    let found = ring::BROKEN.len() + experts::BROKEN.len() + moves::BROKEN.len();
+    let found = broken().len();
     let seconds = begin.elapsed().as_secs();
     println!(
         "reliability: {{\"models\": {count}, \"orders\": {orders}, \"self_checks\": {found}, \
@@ -99,11 +103,16 @@ fn check(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     builder.check(run);
 }
 
-/// Runs the models that break a rule on purpose: each must panic.
+/// The models that break a rule on purpose.
+fn broken() -> Vec<Model> {
+    [ring::BROKEN, experts::BROKEN, moves::BROKEN, pools::BROKEN].concat()
+}
+
+/// Runs them: each must panic.
 fn check_that_defects_are_found() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    for model in [ring::BROKEN, experts::BROKEN, moves::BROKEN].concat() {
+    for model in broken() {
         let found = panic::catch_unwind(|| try_all_orders(&model, usize::MAX)).is_err();
         assert!(found, "not found: {}", model.0);
         println!("found, as it must be: {}", model.0);
