@@ -266,7 +266,13 @@ fn every_order(case: usize) {
         let operation = operations % OPERATIONS;
         operations /= OPERATIONS;
         match operation {
-            0 => world.step(1, stream),
+            0 => {
+                world.step(1, stream);
+                if world.cache.info().slots > 0 {
+                    // The group is released, but resizes are on the stream of this kernel.
+                    world.account.read_slots(stream).unwrap();
+                }
+            }
             1 | 2 if world.schedule.is_asleep() => {}
             1 => graphs.push(world.capture(1, stream)),
             2 => graphs.push(world.capture(3, stream)),
