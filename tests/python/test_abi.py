@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from weighbridge import Dtype, Status, _abi, _enums, _library
+from weighbridge import Dtype, Status, _abi, _enums, _library, _prototypes
 from weighbridge.dtypes import OPAQUE
 
 INCLUDE = ROOT / "include"
@@ -83,7 +83,7 @@ def test_every_function_of_the_headers_is_declared_with_its_arguments():
         found[name] = (count, result.strip() == "void")
     declared = {
         name: (len(arguments), result is None)
-        for name, (result, arguments) in _abi.PROTOTYPES.items()
+        for name, (result, arguments) in _prototypes.PROTOTYPES.items()
     }
     assert len(found) > 40
     assert declared == found
@@ -93,9 +93,9 @@ def test_pointers_are_declared_as_pointers_and_numbers_by_their_width():
     widths = {"uint64_t": 8, "int32_t": 4, "wb_status": 4, "wb_accessor": 4, "uint32_t": 4}
     widths["wb_grouping"] = widths["wb_dtype"] = 4
     for name, arguments in re.findall(r"(wb_\w+)\(([^;{]*?)\);$", _text(), re.M):
-        if name not in _abi.PROTOTYPES or arguments.strip() == "void":
+        if name not in _prototypes.PROTOTYPES or arguments.strip() == "void":
             continue
-        for argument, declared in zip(arguments.split(","), _abi.PROTOTYPES[name][1]):
+        for argument, declared in zip(arguments.split(","), _prototypes.PROTOTYPES[name][1]):
             words = argument.split()
             kind = next((word for word in words if word in widths), None)
             is_number = kind is not None and "*" not in argument

@@ -15,7 +15,7 @@ import os
 import sys
 from typing import Any
 
-from . import _abi
+from . import _abi, _prototypes
 
 _VARIABLE = "WEIGHBRIDGE_LIBRARY"
 _NAME = "libweighbridge.so"
@@ -80,7 +80,7 @@ def _load() -> tuple[Any, str, str]:
         raise ImportError(f"{path} cannot be loaded: {error}") from error
     version = _check_version(library, path)
     try:
-        _abi.declare(library)
+        _prototypes.declare(library)
     except AttributeError as error:
         raise ImportError(f"{path} lacks a function that this package needs: {error}") from error
     failure = _abi.wb_error()
