@@ -3,14 +3,15 @@
 //! order of calls stands for every speed at which the streams could run: work that was not waited
 //! for is an error, whenever it would have ended.
 
-use std::any::Any;
+mod event;
+
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::AtomicBool;
 use weighbridge::device::backend::{
     Backend, Capabilities, Event, HostWork, PhysicalHandle, PhysicalKind, PinOptions, Pinned,
-    Stream, WaitScope,
+    Stream,
 };
 use weighbridge::device::device::Device;
 use weighbridge::device::experts::{ExpertCall, ExpertState};
@@ -22,6 +23,7 @@ use weighbridge::os::span::Span;
 use weighbridge::os::sync::{self, Arc, Mutex, MutexGuard};
 use weighbridge::status::WB_ERR_INTERNAL;
 
+use crate::backend::event::AccountedEvent;
 use crate::ranges::Ranges;
 
 /// The progress of each stream, as another stream or the host knows it.
@@ -512,92 +514,5 @@ impl Backend for Accounting {
 
     fn is_device_memory(&self, _: u64) -> Result<bool> {
         unreachable!()
-    }
-}
-
-struct AccountedEvent {
-    account: Arc<Account>,
-    point: Arc<Mutex<Clock>>,
-    /// The capture that recorded it last.
-    captured_in: Mutex<Option<u64>>,
-}
-
-impl AccountedEvent {
-    fn point(&self) -> MutexGuard<'_, Clock> {
-        sync::lock(&self.point)
-    }
-
-    /// Names it in a graph.
-    fn name(&self) -> usize {
-        std::ptr::from_ref(self) as usize
-    }
-}
-
-impl Event for AccountedEvent {
-    fn record(&self, stream: Stream) -> Result<()> {
-        let mut state = self.account.state();
-        let capture = state.capture(stream).map(|capture| capture.id);
-        *sync::lock(&self.captured_in) = capture;
-        if !state.add_captured(stream, Captured::Record(self.name())) {
-            let (_, knows) = state.queue(stream);
-            *self.point() = knows;
-        }
-        Ok(())
-    }
-
-    /// As a driver: a stream that waits for a captured event is drawn into its capture, and no
-    /// capture waits for what was recorded outside of it, except externally.
-    fn wait(&self, stream: Stream, scope: WaitScope) -> Result<()> {
-        let mut state = self.account.state();
-        let own = state.capture(stream).map(|capture| capture.id);
-        let captured_in = *sync::lock(&self.captured_in);
-        match (own, captured_in) {
-            (Some(_), _) if scope == WaitScope::External => {
-                state.add_captured(stream, Captured::WaitExternally(self.point.clone()));
-            }
-            (None, None) => {
-                let point = self.point().clone();
-                state.streams[stream.0].learn(&point);
-            }
-            (own, Some(id)) => {
-                rule(own.is_none_or(|own| own == id), "a capture waits for another")?;
-                let of_event = state.captures.iter_mut().find(|capture| capture.id == id);
-                let Some(capture) = of_event else {
-                    return rule(false, "a stream waits for an event of an ended capture");
-                };
-                if own.is_none() {
-                    capture.streams.push(stream);
-                }
-                capture.graph.work.push((stream, Captured::Wait(self.name())));
-            }
-            (Some(_), None) => {
-                rule(false, "a capture waits for what was recorded outside of it")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_complete(&self) -> Result<bool> {
-        let has_run = self.account.has_run.load(Ordering::Acquire);
-        let point = self.point().clone();
-        let mut state = self.account.state();
-        if has_run && state.stalled.is_none_or(|stream| state.done.of(stream) >= point.of(stream)) {
-            state.done.learn(&point);
-        }
-        Ok(state.done.knows(&point))
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        let point = self.point().clone();
-        self.account.state().done.learn(&point);
-        Ok(())
-    }
-
-    fn seconds_since(&self, _: &dyn Event) -> Result<Option<f64>> {
-        Ok(self.is_complete()?.then_some(0.0))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

@@ -15,6 +15,7 @@ mod pools;
 mod ranges;
 mod reclaimer;
 mod replays;
+mod resizing;
 mod ring;
 mod slot_waits;
 

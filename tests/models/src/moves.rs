@@ -3,23 +3,22 @@
 //! may use, every read finds the bytes of its unit, and no more device memory exists than a budget
 //! allows. The commit is not modelled, nor host memory of the library's own.
 
+use std::ops::Deref;
 use std::sync::atomic::Ordering::Release;
 
 use loom::thread;
 use weighbridge::device::backend::Stream;
-use weighbridge::device::device::Device;
 use weighbridge::offload::addresses::Addresses;
-use weighbridge::offload::moves::{Resize, ResizeProgress};
 use weighbridge::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use weighbridge::offload::schedule::schedule::Schedule;
 use weighbridge::os::span::Span;
 use weighbridge::os::sync::{self, Arc, Mutex};
 use weighbridge::plan::heat::Heat;
-use weighbridge::plan::residency;
 use weighbridge::status::WB_ERR_BUSY;
 
-use crate::backend::{self, Account, Graph};
+use crate::backend::{self, Graph};
 use crate::ranges::PAGE;
+use crate::resizing::{Pace, Resizing};
 
 pub const MODELS: &[crate::Model] = &[
     ("moves: units come beside a step", 3, || beside_a_step(SLOTS, ALL, Pace::Together)),
@@ -69,12 +68,16 @@ fn span(page: usize) -> Span {
 type Part = (Span, Span);
 
 struct World {
-    device: Arc<Device>,
-    schedule: Schedule,
-    account: Arc<Account>,
-    /// As the state of an offloader.
-    state: Mutex<(Addresses, Option<Resize>)>,
+    resizing: Resizing,
     groups: Vec<Vec<Part>>,
+}
+
+impl Deref for World {
+    type Target = Resizing;
+
+    fn deref(&self) -> &Resizing {
+        &self.resizing
+    }
 }
 
 impl World {
@@ -134,7 +137,8 @@ impl World {
         };
         let schedule = Schedule::new(&device, arrangement, Passages::default()).unwrap();
         let state = Mutex::new((addresses, None));
-        Arc::new(Self { device, schedule, account, state, groups })
+        let resizing = Resizing { device, account, schedule, state };
+        Arc::new(Self { resizing, groups })
     }
 
     fn read(&self, group: usize, stream: Stream) {
@@ -167,46 +171,6 @@ impl World {
         self.account.end_capture(stream)
     }
 
-    /// Begins a resize to so many pages, as `Offloader::resize`.
-    fn resize(&self, pages: usize, graphs_dropped: bool, stream: Stream) -> ResizeProgress {
-        let mut state = sync::lock(&self.state);
-        let (addresses, resize) = &mut *state;
-        let (units, bytes) = (addresses.movable(), pages * PAGE);
-        let resident = match pages {
-            0 => vec![false; units.len()],
-            _ => residency::choose(&units, (SLOTS * PAGE) as u64, bytes as u64).unwrap(),
-        };
-        self.account.limit(bytes.max(self.account.held()));
-        let mut change = self.schedule.change(stream).unwrap();
-        change.wait_for_replays().unwrap();
-        if graphs_dropped {
-            let captures = change.captures();
-            for home in &mut addresses.homes {
-                (home.in_graphs, home.resident_since) = (false, captures);
-            }
-        }
-        match resize {
-            Some(resize) => resize.redirect(resident, bytes as u64, pages == 0),
-            None => {
-                let new = Resize::new(&self.device, resident, bytes as u64, pages == 0);
-                *resize = Some(new.unwrap());
-            }
-        }
-        let resize = resize.as_mut().unwrap();
-        resize.advance(addresses, &mut change).unwrap();
-        resize.progress(addresses)
-    }
-
-    /// Goes on with a resize, if there was one.
-    fn progress(&self, stream: Stream) -> Option<ResizeProgress> {
-        let mut state = sync::lock(&self.state);
-        let (addresses, resize) = &mut *state;
-        let mut change = self.schedule.change(stream).unwrap();
-        let resize = resize.as_mut()?;
-        resize.advance(addresses, &mut change).unwrap();
-        Some(resize.progress(addresses))
-    }
-
     /// Says that `hot` of the two pieces are hot, and moves them to the device if pieces have moved.
     fn rebalance(&self, hot: usize, stream: Stream) {
         let mut state = sync::lock(&self.state);
@@ -217,28 +181,6 @@ impl World {
         let mut change = self.schedule.change(stream).unwrap();
         resize.rebalance(addresses, &mut change, PAGE as u64 * 2).unwrap();
     }
-
-    /// Goes on until all is where it is to be, and checks what is held.
-    fn finish(&self, pages: usize, stream: Stream) {
-        for _ in 0..20 {
-            let progress = self.progress(stream).unwrap();
-            if progress.pending_units == 0 {
-                assert_eq!(progress.device_bytes, self.account.held() as u64);
-                assert!(self.account.held() <= pages * PAGE, "{progress:?}");
-                return self.account.limit(pages * PAGE);
-            }
-        }
-        panic!("a resize to {pages} pages does not end");
-    }
-}
-
-/// Whose work ends.
-#[derive(PartialEq)]
-enum Pace {
-    /// All that is queued, between two calls of a resize.
-    Together,
-    /// At once what the library queues; what the engine does only after the calls of a resize.
-    SlowStep,
 }
 
 /// A thread makes a part of a step while another one resizes.

@@ -5,27 +5,26 @@
 //! slots as they need, and no more device memory exists than a budget allows. Which expert is in which
 //! slot is decided by the kernel, which is not modelled.
 
+use std::ops::Deref;
 use std::sync::atomic::Ordering::Release;
 
 use loom::thread;
 use weighbridge::cache::cache::{CacheOptions, ExpertCache, ExpertIds, RouteOptions};
 use weighbridge::cache::experts::ExpertTensor;
 use weighbridge::device::backend::Stream;
-use weighbridge::device::device::Device;
 use weighbridge::memory::buffer::{Buffer, BufferOptions};
 use weighbridge::offload::addresses::Addresses;
-use weighbridge::offload::moves::{Resize, ResizeProgress};
 use weighbridge::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use weighbridge::offload::schedule::schedule::Schedule;
 use weighbridge::os::span::Span;
-use weighbridge::os::sync::{self, Arc, Mutex};
-use weighbridge::plan::residency;
+use weighbridge::os::sync::{Arc, Mutex};
 use weighbridge::status::{WB_ERR_BUSY, WB_ERR_SLOTS_BUDGET};
 use weighbridge::tensor::dtype::{Dtype, WB_DTYPE_U8};
 use weighbridge::tensor::layout::Layout;
 
-use crate::backend::{self, Account, Graph};
+use crate::backend::{self, Graph};
 use crate::ranges::PAGE;
+use crate::resizing::{Pace, Resizing};
 
 pub const MODELS: &[crate::Model] = &[
     ("pools: slots come beside a step", 3, || beside_a_step(FEW, ALL, Pace::Together)),
@@ -60,12 +59,16 @@ const PACES: usize = 3;
 const CASES: usize = OPERATIONS.pow(LENGTH) * PACES;
 
 struct World {
-    schedule: Schedule,
-    account: Arc<Account>,
+    resizing: Resizing,
     cache: Arc<ExpertCache>,
-    /// As the state of an offloader.
-    state: Mutex<(Addresses, Option<Resize>)>,
-    device: Arc<Device>,
+}
+
+impl Deref for World {
+    type Target = Resizing;
+
+    fn deref(&self) -> &Resizing {
+        &self.resizing
+    }
 }
 
 impl World {
@@ -111,7 +114,8 @@ impl World {
         };
         let schedule = Schedule::new(&device, arrangement, Passages::default()).unwrap();
         let state = Mutex::new((addresses, None));
-        Arc::new(Self { schedule, account, cache, state, device })
+        let resizing = Resizing { device, account, schedule, state };
+        Arc::new(Self { resizing, cache })
     }
 
     /// Routes so many ids, unless the cache is asleep or has too few slots. Returns whether it did.
@@ -147,70 +151,6 @@ impl World {
         self.schedule.join(stream).unwrap();
         self.account.end_capture(stream)
     }
-
-    /// Begins a resize to so many pages, as `Offloader::resize`. Returns the pages of the budget: no
-    /// less than graphs need.
-    fn resize(&self, pages: usize, graphs_dropped: bool, stream: Stream) -> usize {
-        let mut state = sync::lock(&self.state);
-        let (addresses, resize) = &mut *state;
-        let claim = addresses.pools.claim(graphs_dropped).unwrap();
-        let pages = if pages == 0 { 0 } else { pages.max(claim.least_bytes as usize / PAGE) };
-        let bytes = (pages * PAGE) as u64;
-        self.account.limit((bytes as usize).max(self.account.held()));
-        let mut change = self.schedule.change(stream).unwrap();
-        change.wait_for_replays().unwrap();
-        if graphs_dropped {
-            addresses.pools.forget_graphs();
-        }
-        match pages {
-            0 => addresses.pools.sleep(),
-            _ => {
-                let share = residency::bytes_for_caches(&[], 0, bytes, claim).unwrap();
-                addresses.pools.share(share);
-            }
-        }
-        let resize =
-            resize.get_or_insert_with(|| Resize::new(&self.device, Vec::new(), 0, false).unwrap());
-        resize.redirect(Vec::new(), bytes, pages == 0);
-        if let Err(error) = resize.advance(addresses, &mut change) {
-            // A capture came between, and needs more slots: the caller resizes again.
-            assert_eq!(error.status, WB_ERR_SLOTS_BUDGET, "{error}");
-        }
-        pages
-    }
-
-    /// Goes on with a resize.
-    fn progress(&self, stream: Stream) -> ResizeProgress {
-        let mut state = sync::lock(&self.state);
-        let (addresses, resize) = &mut *state;
-        let mut change = self.schedule.change(stream).unwrap();
-        let resize = resize.as_mut().unwrap();
-        resize.advance(addresses, &mut change).unwrap();
-        resize.progress(addresses)
-    }
-
-    /// Goes on until the cache has the slots that it is to have, and checks what is held.
-    fn finish(&self, pages: usize, stream: Stream) {
-        for _ in 0..20 {
-            let progress = self.progress(stream);
-            if progress.pending_units == 0 {
-                assert_eq!(progress.device_bytes, self.account.held() as u64);
-                assert!(self.account.held() <= pages * PAGE, "{progress:?}");
-                assert_eq!(self.cache.info().slots as usize, pages.saturating_sub(1));
-                return self.account.limit(pages * PAGE);
-            }
-        }
-        panic!("a resize to {pages} pages does not end");
-    }
-}
-
-/// Whose work ends.
-#[derive(PartialEq)]
-enum Pace {
-    /// All that is queued, between two calls of a resize.
-    Together,
-    /// At once what the library queues; what the engine does only after the calls of a resize.
-    SlowStep,
 }
 
 /// A thread makes steps while another one resizes.
@@ -230,6 +170,7 @@ fn beside_a_step(before: usize, after: usize, pace: Pace) {
     world.progress(other);
     world.account.stall(None);
     world.finish(after, other);
+    assert_eq!(world.cache.info().slots as usize, after.saturating_sub(1));
     world.step(1, engine);
 }
 
@@ -290,6 +231,7 @@ fn every_order(case: usize) {
     world.account.stall(None);
     world.account.has_run.store(true, Release);
     world.finish(last, stream);
+    assert_eq!(world.cache.info().slots as usize, last - 1);
     world.step(1, stream);
     replay(&graphs);
 }
