@@ -2,6 +2,7 @@
 
 #[allow(clippy::module_inception)]
 pub mod cache;
+pub mod calls;
 pub mod counters;
 pub mod experts;
 mod follow;

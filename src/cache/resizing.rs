@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::cache::cache::{ExpertCache, InUse, Pool};
+use crate::cache::cache::{ExpertCache, Pool};
+use crate::cache::calls::InUse;
 use crate::cache::pool::PoolSize;
 use crate::device::backend::Stream;
 use crate::device::kernel::Kernel;

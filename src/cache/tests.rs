@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use crate::cache::cache::{CacheOptions, ExpertCache, ExpertIds, RouteOptions};
+use crate::cache::cache::{CacheOptions, ExpertCache};
+use crate::cache::calls::{ExpertIds, RouteOptions};
 use crate::cache::experts::ExpertTensor;
 use crate::cache::reference::Reference;
 use crate::device::backend::Stream;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cache::cache::{CacheOptions, ExpertCache, ExpertIds, RouteOptions};
+use crate::cache::cache::{CacheOptions, ExpertCache};
+use crate::cache::calls::{ExpertIds, RouteOptions};
 use crate::device::backend::Location;
 use crate::device::device::{Device, DeviceOptions};
 use crate::device::owned::DeviceMemory;

@@ -2,7 +2,8 @@
 
 use std::ffi::c_void;
 
-use crate::cache::cache::{ExpertCache, ExpertIds, RouteOptions};
+use crate::cache::cache::ExpertCache;
+use crate::cache::calls::{ExpertIds, RouteOptions};
 use crate::capi::address::Address;
 use crate::capi::call::call;
 use crate::capi::enumeration::one_of;

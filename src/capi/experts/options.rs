@@ -2,7 +2,8 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::cache::cache::{CacheOptions, RouteOptions};
+use crate::cache::cache::CacheOptions;
+use crate::cache::calls::RouteOptions;
 use crate::cache::experts::ExpertTensor;
 use crate::capi::address::Address;
 use crate::capi::arguments::Input;

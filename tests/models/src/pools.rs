@@ -9,7 +9,8 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering::Release;
 
 use loom::thread;
-use weighbridge::cache::cache::{CacheOptions, ExpertCache, ExpertIds, RouteOptions};
+use weighbridge::cache::cache::{CacheOptions, ExpertCache};
+use weighbridge::cache::calls::{ExpertIds, RouteOptions};
 use weighbridge::cache::experts::ExpertTensor;
 use weighbridge::device::backend::Stream;
 use weighbridge::memory::buffer::{Buffer, BufferOptions};
