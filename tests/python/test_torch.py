@@ -434,11 +434,28 @@ def test_the_example_runs(run_python):
     assert "offloaded_bytes=" in output
 
 
+def test_arguments_of_another_kind_are_named(net):
+    for change, message in [
+        ({"model": None}, "model is None; it must be a torch.nn.Module"),
+        ({"checkpoint": 5}, "checkpoint is 5; it must be a path or a list of paths"),
+        ({"quantize": True}, "options are True; they must be weighbridge.QuantizeOptions"),
+    ]:
+        arguments = {"model": net, "offload_bytes": 1 << 20, **change}
+        with pytest.raises(TypeError, match=message):
+            wt.offload(arguments.pop("model"), **arguments)
+    with pytest.raises(TypeError, match="device_bytes is None; it must be an integer"):
+        wt.Arbiter(None)
+    with pytest.raises(TypeError, match="handle is 5; it must be what"):
+        wt.Arbiter(1 << 20).add(5)
+
+
 def test_invalid_groups_are_errors(net):
     with pytest.raises(ValueError, match="no module 'layer'"):
         wt.offload(net, offload_bytes=1 << 20, groups=["layer"])
     with pytest.raises(ValueError, match="'layers' is a ModuleList, which is never called"):
         wt.offload(net, offload_bytes=1 << 20, groups=["layers"])
+    with pytest.raises(ValueError, match="groups is 'layers': it is 'auto' or a list of names"):
+        wt.offload(net, offload_bytes=1 << 20, groups="layers")
 
 
 def test_compiled_outputs_are_bit_identical(net, where):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .. import arbiter
+from .._arguments import unsigned
 from ..arbiter import ArbiterMemberInfo, ArbiterProgress
+from ..offloader import Offloader
 from ._handle import OffloadHandle
 
 
@@ -23,7 +25,7 @@ class Arbiter:
     """
 
     def __init__(self, device_bytes: int) -> None:
-        self._device_bytes = device_bytes
+        self._device_bytes = unsigned(device_bytes, "device_bytes")
         self._arbiter: arbiter.Arbiter | None = None
 
     def add(self, handle: OffloadHandle, *, priority: int = 0, min_bytes: int = 0) -> None:
@@ -32,21 +34,22 @@ class Arbiter:
         What has a higher priority gives memory later. Others leave it ``min_bytes``, at least its
         slots; with 0 it may sleep.
         """
+        offloader = _offloader_of(handle)
         if self._arbiter is None:
             self._arbiter = arbiter.Arbiter(handle.plan.device, self._device_bytes)
         stream = handle._weights.stream()
-        self._arbiter.add(handle.offloader, priority=priority, min_bytes=min_bytes, stream=stream)
+        self._arbiter.add(offloader, priority=priority, min_bytes=min_bytes, stream=stream)
 
     def remove(self, handle: OffloadHandle) -> None:
         """Removes a model, which keeps what it holds."""
-        self._of_models.remove(handle.offloader)
+        self._of_models.remove(_offloader_of(handle))
 
     def use(self, handle: OffloadHandle, *, wait: bool = True) -> ArbiterProgress:
         """Gives the model that is called next as much memory as it can use.
 
         With ``wait=False`` :meth:`advance` goes on between calls of any model.
         """
-        return self._of_models.use(handle.offloader, wait=wait)
+        return self._of_models.use(_offloader_of(handle), wait=wait)
 
     def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
@@ -59,10 +62,16 @@ class Arbiter:
 
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""
-        return self._of_models.member_info(handle.offloader)
+        return self._of_models.member_info(_offloader_of(handle))
 
     @property
     def _of_models(self) -> arbiter.Arbiter:
         if self._arbiter is None:
             raise LookupError("the arbiter has no model: add one first")
         return self._arbiter
+
+
+def _offloader_of(handle: OffloadHandle) -> Offloader:
+    if not isinstance(handle, OffloadHandle):
+        raise TypeError(f"handle is {handle!r}; it must be what weighbridge.torch.offload returned")
+    return handle.offloader

@@ -105,6 +105,10 @@ def offload(
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is {model!r}; it must be a torch.nn.Module")
+    if isinstance(groups, str) and groups != "auto":
+        raise ValueError(f"groups is {groups!r}: it is 'auto' or a list of names of modules")
     if verify not in ("first-step", "always", "off"):
         raise ValueError(f"verify is {verify!r}: it is 'first-step', 'always' or 'off'")
     weights = weights_of(model, buffers)
@@ -122,6 +126,8 @@ def offload(
         found = Checkpoint(model, opened, [checkpoint], where, strict, buffers)
     elif isinstance(checkpoint, Sequence):
         found = Checkpoint(model, opened, checkpoint, where, strict, buffers)
+    elif not hasattr(checkpoint, "sources"):
+        raise TypeError(f"checkpoint is {checkpoint!r}; it must be a path or a list of paths")
     else:
         found = checkpoint
     plan = plan_of(
