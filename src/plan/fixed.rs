@@ -1,13 +1,16 @@
 //! Plans for fixed addresses: every unit on the device, in its slot or resident, takes whole pieces of
 //! memory, and so do the resident parameters of each group.
 
-use crate::error::{Result, fail};
+use crate::error::{Result, fail, format_bytes};
 use crate::plan::parameter::Parameter;
 use crate::plan::pieces;
 use crate::plan::plan::{ALIGNMENT, Budget, Plan, PlanOptions, Platform};
 use crate::plan::planner;
 use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
-use crate::status::WB_ERR_BUDGET;
+use crate::status::{WB_ERR_BUDGET, WB_ERR_NOT_SUPPORTED};
+
+/// The most bytes of parameters with fixed addresses: a plan lists their pieces.
+const MOST_BYTES: u64 = 16 << 40;
 
 /// As [`planner::plan`], with what the device holds in multiples of `granularity` bytes.
 pub fn plan(
@@ -18,6 +21,15 @@ pub fn plan(
 ) -> Result<Plan> {
     let all = parameters.iter().map(|one| one.layout.span_bytes().next_multiple_of(ALIGNMENT));
     let all: u64 = all.fold(0, u64::saturating_add);
+    if all > MOST_BYTES {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "asked for fixed addresses of parameters of {}; at most {} can have them, since pieces of \
+             {granularity} bytes are listed: leave out fixed_addresses",
+            format_bytes(all),
+            format_bytes(MOST_BYTES)
+        );
+    }
     // The budget without padding, and the limit of the ring, that are tried.
     let rounded = |bytes: u64, ring: Option<u64>| -> Result<Plan> {
         let mut given = options.clone();

@@ -194,6 +194,7 @@ mod tests {
     use crate::plan::parameter::{AccessPattern, TransferMode};
     use crate::plan::plan::{Budget, Plan, PlanOptions};
     use crate::plan::tests::platform;
+    use crate::status::WB_ERR_NOT_SUPPORTED;
 
     const PIECE: u64 = 2 << 20;
     /// Bytes of the link in a second.
@@ -215,6 +216,19 @@ mod tests {
         options.link_bytes_per_second = LINK;
         (options.rows, options.group_seconds) = (rows, seconds.to_vec());
         fixed::plan(model, options, &platform(true), PIECE).unwrap()
+    }
+
+    /// A number alone allocates nothing: not a list of the pieces of 2^60 bytes.
+    #[test]
+    fn parameters_of_more_pieces_than_are_listed_are_refused() {
+        for bytes in [(16 << 40) + 1, 1 << 60] {
+            let mut options = PlanOptions::new(Budget::OffloadBytes(1 << 61));
+            options.transfer_mode = TransferMode::ZeroCopy;
+            let model = vec![parameter("a", "0", bytes, 0)];
+            let error = fixed::plan(model, options, &platform(true), PIECE).unwrap_err();
+            assert_eq!(error.status, WB_ERR_NOT_SUPPORTED, "{error}");
+            assert!(error.message.contains("leave out fixed_addresses"), "{error}");
+        }
     }
 
     fn seconds(plan: &Plan) -> (f64, f64) {
