@@ -9,7 +9,7 @@ use crate::plan::planner;
 use crate::plan::slot_ring::{RingShape, SlotRing, UnitSize};
 use crate::status::{WB_ERR_BUDGET, WB_ERR_NOT_SUPPORTED};
 
-/// The most bytes of parameters with fixed addresses: a plan lists their pieces.
+/// Maximum bytes of parameters with fixed addresses: a plan lists their pieces.
 const MOST_BYTES: u64 = 16 << 40;
 
 /// As [`planner::plan`], with what the device holds in multiples of `granularity` bytes.

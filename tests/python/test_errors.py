@@ -96,7 +96,7 @@ def test_a_name_that_is_not_a_string_raises():
             Device(name)
 
 
-def test_an_object_of_another_kind_is_refused_by_name(device):
+def test_the_message_names_an_argument_of_another_kind(device):
     w = weighbridge
     parameters = [w.Parameter("a", "layers.0", "float32", (1024,))]
     calls = {

@@ -233,7 +233,7 @@ impl Account {
         }
     }
 
-    /// Queues a use of the slots of the expert cache behind its last call.
+    /// Queues a use of the slots that the last call of the expert cache found.
     pub fn read_slots(&self, stream: Stream) -> Result<()> {
         let mut state = self.state();
         match state.add_captured(stream, Captured::ReadSlots) {
