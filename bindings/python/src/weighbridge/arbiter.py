@@ -27,8 +27,8 @@ _WAIT_SECONDS = 0.1
 class ArbiterProgress:
     """How far the change is that was asked for last, and what all offloaders hold."""
 
-    ready: int
-    """1 if the offloader that was used last may run steps; it may still be getting memory."""
+    ready: bool
+    """Whether the offloader that was used last may run steps; it may still be getting memory."""
     pending_offloaders: int
     """Those that do not hold yet what they are to hold; 0 once the change is done."""
     device_bytes: int
@@ -50,8 +50,8 @@ class ArbiterMemberInfo:
     target_bytes: int
     """What it is to hold, at most."""
     device_bytes: int
-    asleep: int
-    """1 if steps are refused."""
+    asleep: bool
+    """Whether steps are refused."""
 
 
 class Arbiter(Closeable):
@@ -134,8 +134,10 @@ class Arbiter(Closeable):
         found = filled(
             wb_arbiter_member_info, function, self._live(), reference_of(offloader, "offloader")
         )
-        return ArbiterMemberInfo(**same_fields(ArbiterMemberInfo, found))
+        fields = same_fields(ArbiterMemberInfo, found)
+        return ArbiterMemberInfo(**{**fields, "asleep": bool(found.asleep)})
 
     def _filled(self, function: Any, *arguments: Any) -> ArbiterProgress:
         found = filled(wb_arbiter_progress, function, self._live(), *arguments)
-        return ArbiterProgress(**same_fields(ArbiterProgress, found))
+        fields = same_fields(ArbiterProgress, found)
+        return ArbiterProgress(**{**fields, "ready": bool(found.ready)})
