@@ -93,9 +93,11 @@ def quantize_file(
         selected = _selected(device, infos, select, exclude)
         chosen = [one for one in selected if not (default_exclude and _kept(one.name))]
         if not chosen:
+            fp8 = sum(info.dtype in (Dtype.F8_E4M3FN, Dtype.F8_E5M2) for info in infos)
             raise ValueError(
-                f"every selected tensor, such as {selected[0].name!r}, is an embedding, an output "
-                "head, a router or a gate, which are kept in full precision: select others, or set "
+                f"of {len(infos)} tensors {fp8} are in FP8 already, and every other that is "
+                f"selected, such as {selected[0].name!r}, is an embedding, an output head, "
+                "a router or a gate, which are kept in full precision: select others, or set "
                 "default_exclude=False (--no-default-exclude)"
             )
         scale_names, quantized = _quantized(device, chosen, options)
