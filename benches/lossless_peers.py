@@ -23,7 +23,7 @@ DFLOAT11, NVCOMP = "DFloat11 0.5", "nvCOMP's ANS"
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the peers that are there."""
+    """Returns the versions of the peers that were fetched."""
     found = distributions(path=[str(wheels.FOLDER)])
     return {it.metadata["Name"]: it.version for it in found if it.metadata["Name"] != "dahuffman"}
 

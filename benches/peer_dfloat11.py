@@ -143,10 +143,10 @@ def check_encode(values: torch.Tensor, chunk: int = CHUNK) -> None:
         encoded, other, positions, gaps, _ = its.encode_weights(
             [flat.cpu()], code, BYTES_PER_THREAD, THREADS
         )
-    ours = encode(flat, chunk)
-    theirs = Encoded(luts, encoded, other, positions.view(torch.int32), gaps)
+    made = encode(flat, chunk)
+    expected = Encoded(luts, encoded, other, positions.view(torch.int32), gaps)
     for part in fields(Encoded):
-        if not torch.equal(getattr(ours, part.name).cpu(), getattr(theirs, part.name)):
+        if not torch.equal(getattr(made, part.name).cpu(), getattr(expected, part.name)):
             raise RuntimeError(f"{part.name} is not what DFloat11 0.5 makes")
 
 

@@ -22,7 +22,7 @@ def load(path: str) -> ModuleType:
         raise ImportError(f"{file} is not there: run benches/pack_peers.sh")
     spec = spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no module")
+        raise ImportError(f"{file} is not a module")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
