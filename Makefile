@@ -176,7 +176,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
-	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python/engines tests/python/test_torch_expert_calls.py
+	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python --ignore tests/python/equivalence
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
 	cd tests && $(BIN)/python -m sweep
@@ -211,7 +211,7 @@ valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; m
 	$(BIN)/python tests/checkers/run.py valgrind
 
 # The target is named so that what builds the library is built as for others, and only once.
-LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml \
+LOOM = RUSTFLAGS="--cfg loom" cargo run --locked -q --manifest-path tests/models/Cargo.toml \
 	--target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target --
 models: ## checks reference counts, deferred release, the slot ring and resizes with loom, up to four preemptions
 	$(LOOM)

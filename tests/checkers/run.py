@@ -29,8 +29,8 @@ C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.st
 ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
     r"(exit|interrupt|limits|panics|thread_end|unload|exhaustion|security)\."
 )
-# Two thirds of the time is that of these programs over the double, whose own decoder and exchanges of memory
-# they keep busy: --quick has them on the host alone.
+# Two thirds of the time is that of these programs over the double, whose own decoder and exchanges
+# of memory they keep busy: --quick has them on the host alone.
 SLOW = (
     r"^c\.(arbiter|experts_resize|partly_resident|replays_residents|resize|resize_compressed|windows"
     r"|windows_resized)\.double"
