@@ -200,7 +200,7 @@ faults: programs ## makes each call of the driver and of the system fail once, w
 asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan; minutes
 	$(BIN)/python tests/checkers/run.py address
 
-asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
+asan-quick: $(VENV)/test ## runs most of the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
 
 asan-quick-build: $(VENV)/test
@@ -211,7 +211,7 @@ valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; m
 	$(BIN)/python tests/checkers/run.py valgrind
 
 # The target is named so that what builds the library is built as for others, and only once.
-LOOM = RUSTFLAGS="--cfg loom" cargo run --locked -q --manifest-path tests/models/Cargo.toml \
+LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path tests/models/Cargo.toml \
 	--target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target --
 models: ## checks reference counts, deferred release, the slot ring and resizes with loom, up to four preemptions
 	$(LOOM)
