@@ -137,18 +137,20 @@ fuzz-short: $(VENV)/made ## fuzzes with a hundredth of the inputs: known crashes
 fuzz-double: programs ## fuzzes calls over the driver double, fifty thousand sequences
 	$(BIN)/python tools/fuzz.py --only calls --part 20 --double $(CURDIR)/$(BUILD)/cmake/driver
 
+REPLAY := --locked --manifest-path fuzz/Cargo.toml --no-default-features --features forced-panics --target-dir target
 fuzz-replay: ## runs the fuzz targets without a fuzzer: known inputs, and the same random ones every time
-	cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
+	cargo test $(REPLAY)
 
 test-slow: ## runs every host kernel on all 2^32 float32 values; minutes
 	cargo test --locked --release every_32_bit_number -- --ignored
 
-# A library that panics on request, for tests/life/panics.c. In a folder of its own, since other debug builds
-# write a library of the same name.
-FORCED_PANICS := $(CURDIR)/target/forced-panics/debug/libweighbridge.so
+# A library that panics on request, for tests/life/panics.c. It is linked from the Rust library that fuzz-replay
+# compiles, and is in a folder of its own, since other debug builds write libweighbridge.so.
+FORCED_PANICS := $(CURDIR)/target/forced-panics/libweighbridge.so
 forced-panics:
-	cargo rustc --locked --lib --features forced-panics --crate-type cdylib --target-dir target/forced-panics
-	ln -sf libweighbridge.so $(FORCED_PANICS).0
+	cargo rustc $(REPLAY) --lib --crate-type cdylib
+	mkdir -p $(dir $(FORCED_PANICS))
+	for name in $(FORCED_PANICS) $(FORCED_PANICS).0; do ln -sf ../debug/libweighbridge_fuzz.so $$name; done
 
 # The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here; as C++20, of which
 # weighbridge.hpp alone is compiled here, it is in `make asan`, `make valgrind` and `make gpu-test`. Ninja would
@@ -159,11 +161,9 @@ programs: build forced-panics $(VENV)/test
 		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_CXX20=OFF
 	env -u MAKEFLAGS $(BIN)/cmake --build $(BUILD)/cmake
 
-# The programs of the C suite, compiled as C++ from the same sources, run in `make asan` and `make life`; the
-# slow ones only there.
-SLOW_TWINS := ^c\+\+\.(arbiter|exit|fallbacks|fill|fork|panics|partly_resident|pieces|replays|replays_compressed|replays_residents|residents|resize|windows)\.
+# Without the twins: most programs of the C suite, compiled as C++, which run in `make asan` and `make life`.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
-	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -E '$(SLOW_TWINS)'
+	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -LE '^twin$$'
 
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
@@ -176,7 +176,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
-	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python/engines
+	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python --ignore tests/python/equivalence
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
 	cd tests && $(BIN)/python -m sweep
@@ -200,7 +200,7 @@ faults: programs ## makes each call of the driver and of the system fail once, w
 asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan; minutes
 	$(BIN)/python tests/checkers/run.py address
 
-asan-quick: $(VENV)/test ## runs the C suite alone under them; a minute or two
+asan-quick: $(VENV)/test ## runs most of the C suite alone under them; a minute or two
 	$(BIN)/python tests/checkers/run.py address --quick
 
 asan-quick-build: $(VENV)/test

@@ -25,6 +25,8 @@ pub fn compile_kernels() {
             ],
         ),
     ];
+    // Without optimizing Rust, less of it: the bits are the same.
+    let optimized = env::var("OPT_LEVEL").is_ok_and(|level| level != "0" && level != "1");
     for (file, name, wider) in
         [("host.c", "kernels", wider), ("codec.c", "codec", moving), ("experts.c", "experts", &[])]
     {
@@ -37,7 +39,11 @@ pub fn compile_kernels() {
                 // Products are rounded before they are added, and loops may compute unused values.
                 .flags(["-std=c11", "-ffp-contract=off", "-fno-trapping-math"])
                 .flag_if_supported("-fstack-protector-strong")
-                .opt_level(if name == "codec" && *suffix != "_avx512" { 2 } else { 3 })
+                .opt_level(match (name, *suffix) {
+                    _ if !optimized => 1,
+                    ("codec", "_plain" | "_avx2") => 2,
+                    _ => 3,
+                })
                 .flag_if_supported("-ftree-vectorize")
                 .warnings_into_errors(true)
                 .extra_warnings(true)

@@ -29,8 +29,12 @@ C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.st
 ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
     r"(exit|interrupt|limits|panics|thread_end|unload|exhaustion|security)\."
 )
-# Thousands of exchanges of memory are work for the kernel: --quick has them on the host alone.
-EXCHANGES = r"^c\.(partly_resident|resize)\.double"
+# Two thirds of the time is that of these programs over the double, whose own decoder and exchanges
+# of memory they keep busy: --quick has them on the host alone.
+SLOW = (
+    r"^c\.(arbiter|experts_resize|partly_resident|replays_residents|resize|resize_compressed|windows"
+    r"|windows_resized)\.double"
+)
 
 
 def one_of(names: tuple[str, ...]) -> str:
@@ -184,7 +188,7 @@ def main() -> None:
     name = sys.argv[1]
     checker = CHECKERS[name]
     if "--quick" in sys.argv:
-        suites = ("-R", rf"^c\.{one_of(C)}\.", "-E", f"{ON_THEIR_OWN}|{EXCHANGES}")
+        suites = ("-R", rf"^c\.{one_of(C)}\.", "-E", f"{ON_THEIR_OWN}|{SLOW}")
         targets = tuple(f"test_c_{program}" for program in C)
         checker = replace(checker, suites=suites, targets=targets, rust_tests=False)
     start = time.monotonic()

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "bindings" / "python" / "src"
 DEVICES = [name.strip() for name in os.environ.get("WEIGHBRIDGE_TEST_DEVICE", "host").split(",")]
 GPU = Path("/dev/nvidiactl").exists()
+# Marks tests that repeat others, and are slow without a GPU alone.
+REPEATS = () if GPU else pytest.mark.repeats
 
 os.environ.setdefault("WEIGHBRIDGE_LIBRARY", str(ROOT / "target" / "release" / "libweighbridge.so"))
 sys.path.insert(0, str(SOURCE))

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from conftest import REPEATS
 
 from weighbridge import Arbiter, Offloader, Parameter, Plan
 from weighbridge.errors import Status, WeighbridgeError
@@ -87,7 +88,7 @@ def test_a_model_goes_on_while_another_is_evicted():
             assert shared.advance().device_bytes <= 10 * PIECE
 
 
-@pytest.mark.parametrize("name", ["kv_cache", "shared_pipeline"])
+@pytest.mark.parametrize("name", [pytest.param("kv_cache", marks=REPEATS), "shared_pipeline"])
 def test_the_examples_compute_what_resident_models_do(run_python, name, tmp_path):
     plot = tmp_path / "plot.svg"
     status, printed, error = run_python(str(ROOT / f"examples/python/{name}.py"), str(plot))

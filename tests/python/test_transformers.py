@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
+from conftest import REPEATS  # noqa: E402
+
 import weighbridge.torch as wt  # noqa: E402
 from graphs import graph_of  # noqa: E402
 
@@ -81,7 +83,14 @@ def compiled_logits(kind, where, backend):
 # Copies from pageable memory are other ones on a GPU alone, and compiled code takes seconds.
 @pytest.mark.slow
 @pytest.mark.parametrize("pin", [None, False] if torch.cuda.is_available() else [None])
-@pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
+@pytest.mark.parametrize(
+    "transfer_mode",
+    [
+        "zero-copy",
+        "prefetch",
+        *(pytest.param(mode, marks=REPEATS) for mode in ("on-demand", "auto")),
+    ],
+)
 @pytest.mark.parametrize("kind", STATIC)
 def test_compiled_outputs_are_bit_identical(kind, where, transfer_mode, pin):
     """With the eager backend; on a GPU, once with the compiler's own kernels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,10 +114,12 @@ def bytes_of_experts(network: torch.nn.Module) -> int:
     return sum(one.tensor(own).nbytes for one in experts for own in one.tensors)
 
 
-def compare_everywhere(name: str, device: str = "cpu") -> dict[str, Result]:
-    """Compares a model in every transfer mode and for every share; the results by these."""
+def compare_everywhere(
+    name: str, device: str = "cpu", modes: Sequence[TransferMode] = TRANSFER_MODES
+) -> dict[str, Result]:
+    """Compares a model in the transfer modes and for every share; the results by these."""
     results = {}
-    for transfer_mode in TRANSFER_MODES:
+    for transfer_mode in modes:
         for share in SHARES:
             result = compare(MODELS[name], transfer_mode, share, torch.device(device))
             results[f"{transfer_mode} {share:.0%}"] = result

@@ -261,10 +261,8 @@ inductor = pytest.mark.skipif(
 @inductor
 @pytest.mark.slow
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
-@pytest.mark.parametrize(
-    "build",
-    ["layers", *(pytest.param(b, marks=REPEATS) for b in ("objects", "objects changed in place"))],
-)
+@REPEATS
+@pytest.mark.parametrize("build", ["layers", "objects", "objects changed in place"])
 def test_the_default_compiler_compiles_after_the_offload(compare, build):
     test_a_model_is_compiled_after_the_offload(compare, "inductor", build)
 
