@@ -3,13 +3,17 @@
 use std::ffi::{CString, c_void};
 use std::ptr;
 
-use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{
+    CUfunction, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUmodule, CUstream,
+};
 use once_cell::sync::OnceCell;
 
-use crate::device::backend::Stream;
+use crate::device::backend::{Capabilities, Stream};
 use crate::device::cuda::code;
 use crate::device::cuda::context::{Context, Entered};
-use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, HOPPER};
+use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, EXPERTS_HOPPER, HOPPER};
+use crate::device::experts::BLOCKS as EXPERTS_BLOCKS;
 use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::error::{Result, fail};
 use crate::os::span::Span;
@@ -40,13 +44,15 @@ const PLACING_THREADS: u64 = 1024;
 const COUNTS: usize = 1024;
 
 /// Threads of a block of the expert cache: `THREADS` of the source.
-const EXPERTS_THREADS: u64 = 1024;
-/// Its blocks: as many as read host memory at the link's rate.
-const EXPERTS_BLOCKS: u64 = 32;
+const EXPERTS_THREADS: u64 = 512;
+/// The first driver in whose graphs a kernel starts beside the one before.
+const STARTS_BESIDE: i32 = 12030;
 
 /// The modules of one context.
 pub struct Kernels {
-    capability: i32,
+    is_hopper: bool,
+    /// Whether a kernel can be started beside the one before it.
+    starts_beside: bool,
     module: OnceCell<Module>,
     codec: OnceCell<Module>,
     experts: OnceCell<Module>,
@@ -74,10 +80,12 @@ macro_rules! arguments {
 }
 
 impl Kernels {
-    /// Loads nothing yet. `capability` is the compute capability times ten.
-    pub fn new(capability: i32) -> Self {
+    /// Loads nothing yet.
+    pub fn new(capabilities: &Capabilities) -> Self {
+        let is_hopper = capabilities.compute_capability >= 90;
         Self {
-            capability,
+            is_hopper,
+            starts_beside: is_hopper && capabilities.driver_version >= STARTS_BESIDE,
             module: OnceCell::new(),
             codec: OnceCell::new(),
             experts: OnceCell::new(),
@@ -88,19 +96,22 @@ impl Kernels {
     pub fn launch(&self, context: &Context, kernel: Kernel, stream: Stream) -> Result<()> {
         let entered = context.enter()?;
         let start = |name: &str, shape: Shape, arguments: &mut [*mut c_void]| {
-            let compressed = if self.capability >= 90 { HOPPER } else { BASE };
+            let compressed = if self.is_hopper { HOPPER } else { BASE };
             let module = self.module.get_or_try_init(|| load(&entered, compressed))?;
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, false)
         };
         let code = |name: &str, (blocks, threads): (u64, u64), arguments: &mut [*mut c_void]| {
             let module = self.codec.get_or_try_init(|| load(&entered, CODEC))?;
             let shape = Shape { grid: (blocks, 1), block: (threads, 1) };
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, false)
         };
         let experts = |name: &str, blocks: u64, arguments: &mut [*mut c_void]| {
-            let module = self.experts.get_or_try_init(|| load(&entered, EXPERTS))?;
+            let compressed = if self.is_hopper { EXPERTS_HOPPER } else { EXPERTS };
+            let module = self.experts.get_or_try_init(|| load(&entered, compressed))?;
             let shape = Shape { grid: (blocks, 1), block: (EXPERTS_THREADS, 1) };
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
+            // A call waits for the kernels before it itself; a change of the slots does not.
+            let beside = self.starts_beside && blocks > 1;
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, beside)
         };
         let address = |span: Span| span.start() as u64;
         match kernel {
@@ -258,7 +269,7 @@ fn unload(context: &Context, module: &Module) {
     }));
 }
 
-/// Launches a kernel by its name.
+/// Launches a kernel by its name. One that waits for the kernels before it itself may start `beside` them.
 fn start_kernel(
     entered: &Entered<'_>,
     module: &Module,
@@ -266,6 +277,7 @@ fn start_kernel(
     shape: &Shape,
     arguments: &mut [*mut c_void],
     stream: CUstream,
+    beside: bool,
 ) -> Result<()> {
     let Ok(symbol) = CString::new(name) else {
         fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
@@ -275,6 +287,30 @@ fn start_kernel(
     unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
     let [x, y, threads_x, threads_y] =
         [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
+    if beside {
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: 1,
+            blockDimX: threads_x,
+            blockDimY: threads_y,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        let arguments = arguments.as_mut_ptr();
+        // SAFETY: as below; the driver copies the configuration.
+        return unsafe {
+            entered.driver.launch_kernel_ex(&config, function, arguments, ptr::null_mut())
+        };
+    }
     // SAFETY: the arguments are those of the kernel of this name, and the memory that they
     // point to stays until the stream has run the kernel (Kernel's promise).
     unsafe {
