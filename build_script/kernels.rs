@@ -54,13 +54,8 @@ pub fn compile_kernels() {
 /// Compresses the kernels for CUDA devices: PTX is repetitive text.
 pub fn pack_kernels(root: &Path) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for name in [
-        "codec.sm_75.ptx",
-        "experts.sm_75.ptx",
-        "experts.sm_90.ptx",
-        "quantize.sm_75.ptx",
-        "quantize.sm_90.ptx",
-    ] {
+    for name in ["codec.sm_75.ptx", "experts.sm_75.ptx", "quantize.sm_75.ptx", "quantize.sm_90.ptx"]
+    {
         let path = root.join("kernels").join(name);
         println!("cargo:rerun-if-changed={}", path.display());
         let text = fs::read(&path).expect("the PTX is committed");

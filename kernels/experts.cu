@@ -4,15 +4,7 @@
  */
 #include "experts.h"
 
-#ifndef THREADS
 #define THREADS 512
-#endif
-#ifndef WAIT
-#define WAIT 1
-#endif
-#ifndef FETCH
-#define FETCH 2
-#endif
 #define WARP 32
 #define WARPS (THREADS / WARP)
 #define ALL_LANES 0xffffffffu
@@ -92,8 +84,8 @@ static __device__ __forceinline__ uint32_t block_sum(block_sums &sums, uint32_t 
     return sums.cells[mine];
 }
 
-/* Visits the keys of all slots, slot `j * THREADS + threadIdx.x` being the j-th of a thread. The first
- * KEPT are read from `kept`. */
+/* Visits the keys of all slots, slot `j * THREADS + threadIdx.x` being the j-th of a thread. The
+ * first KEPT are read from `kept`. */
 #define KEPT (8192 / THREADS)
 
 template <typename F>
@@ -131,7 +123,7 @@ static __device__ __forceinline__ uint64_t block_min(uint64_t value, shared_stat
     }
     if (threadIdx.x % WARP == 0) shared.least[threadIdx.x / WARP] = value;
     __syncthreads();
-    value = shared.least[threadIdx.x % WARP];
+    value = threadIdx.x % WARP < WARPS ? shared.least[threadIdx.x % WARP] : NOT_ELIGIBLE;
 #pragma unroll
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         value = min(value, __shfl_xor_sync(ALL_LANES, value, offset));
@@ -276,8 +268,8 @@ static __device__ outcome admit(const wb_experts &e, const wb_experts_call &c, u
     return found;
 }
 
-/* Looks for the expert of an id in slots. Returns whether it is absent. The block that `decides` stamps it
- * otherwise, and rewrites the id. */
+/* Looks for the expert of an id in slots. Returns whether it is absent. The block that `decides`
+ * stamps it otherwise, and rewrites the id. */
 static __device__ __forceinline__ bool look_up(const wb_experts &e, const wb_experts_call &c,
                                                uint64_t clock, uint64_t index, int64_t id,
                                                bool decides, bool writes, shared_state &shared)
@@ -364,7 +356,8 @@ static __device__ __forceinline__ void copy(uint64_t to, uint64_t from, uint32_t
     }
 }
 
-/* Copies the experts that the call admitted into their slots, together with the other blocks that do. */
+/* Copies the experts that the call admitted into their slots, together with the other blocks that
+ * do. */
 static __device__ void gather(const wb_experts &e, const wb_experts_call &c, uint32_t admitted,
                               shared_state &shared)
 {
@@ -398,12 +391,16 @@ static __device__ void gather(const wb_experts &e, const wb_experts_call &c, uin
     }
 }
 
-/* The number at the thread's place in a list, or -1. Without a branch, after which loads would be waited for. */
+/* The number at the thread's place in a list, or -1. Without a branch, after which loads would be
+ * waited for. */
 template <typename T>
 static __device__ __forceinline__ T read(uint64_t list, bool reads)
 {
     T value = -1;
     const uint64_t from = list + threadIdx.x * sizeof(T);
+#ifndef __CUDA_ARCH__
+    if (reads) value = *AT(const T, from);
+#else
     if constexpr (sizeof(T) == 8) {
         asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.b64 %0, [%1]; }"
                      : "+l"(value)
@@ -413,37 +410,20 @@ static __device__ __forceinline__ T read(uint64_t list, bool reads)
                      : "+r"(value)
                      : "l"(from), "r"((uint32_t)reads));
     }
+#endif
     return value;
 }
 
-/* Brings what a call reads into the L2 cache, and keeps it there: between two calls of a layer a step reads
- * more than fits in it. */
-static __device__ __forceinline__ void fetch(uint64_t address)
-{
-#if FETCH == 2 && __CUDA_ARCH__ >= 900
-    asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(address));
-#elif FETCH
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-#endif
-}
-
-/* Waits for the kernels before this one, which it was started beside. */
-static __device__ __forceinline__ void wait_for_earlier_kernels()
-{
-#if WAIT && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 /*
- * A call. The block that takes its ticket first decides; it waits for no other, so the rest may begin at
- * any time. Launches run one after another, so a launch has tickets from a multiple of its blocks on.
+ * A call. The block that takes its ticket first decides; it waits for no other, so the rest may begin
+ * at any time. Launches run one after another, so a launch has tickets from a multiple of its blocks
+ * on.
  *
  * Most calls find all experts. Then what takes time are reads of device memory that wait for one
- * another. So all blocks read everything that a decision needs beside their ticket, and those that see
- * all experts in slots end. They may see the table, or ids that are rewritten in place, while the first
- * block changes them: then they wait for nothing, or end too early, and no block relies on another
- * to gather.
+ * another. So all blocks read everything that a decision needs beside their ticket, and those that
+ * see all experts in slots end. They may see the table, or ids that are rewritten in place, while the
+ * first block changes them: then they wait for nothing, or end too early, and no block relies on
+ * another to gather.
  */
 extern "C" __global__ void __launch_bounds__(THREADS)
     wb_experts_route(const wb_experts e, const wb_experts_call c)
@@ -452,15 +432,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     wb_experts_head *head = AT(wb_experts_head, e.head);
     volatile uint64_t *decided = (volatile uint64_t *)&head->decided;
     const int32_t *slot_of = AT(const int32_t, e.slot_of) + c.base;
-    const uint32_t line = 128 / sizeof *slot_of;
-    if (threadIdx.x * line < c.experts) fetch((uint64_t)(slot_of + threadIdx.x * line));
-    if (threadIdx.x == 0) {
-        fetch(e.head);
-        fetch(e.counters + c.layer * sizeof(wb_experts_counters));
-    }
     if (threadIdx.x < WORDS) shared.needed[threadIdx.x] = 0;
     if (threadIdx.x == 0) shared.evicted = shared.ignored = shared.sums.cells[0] = 0;
-    wait_for_earlier_kernels();
     /* Nothing is used until all is asked for. */
     wb_experts_head before;
     uint64_t ticket;
@@ -487,8 +460,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     const uint64_t launch = shared.ticket / WB_EXPERTS_BLOCKS, clock = shared.clock;
     const bool decides = shared.ticket % WB_EXPERTS_BLOCKS == 0;
-    /* Slots may take the place of ids: with one id for each thread, which keeps it, they are written at
-     * once. */
+    /* Slots may take the place of ids: with one id for each thread, which keeps it, they are written
+     * at once. */
     const bool at_once = c.slots != 0 && c.count <= THREADS;
     const int64_t first_id = c.wide ? wide_id : narrow_id;
     bool misses = false;

@@ -16,10 +16,9 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 PACKAGE = "nvidia-cuda-nvrtc-cu11"
-# The second has instructions for 8-bit floats, and for kernels that start beside the one before. The
-# codec uses none: its PTX would be the same.
+# The second has instructions for 8-bit floats. The others use none: their PTX would be the same.
 ARCHITECTURES = ("sm_75", "sm_90")
-BASE_ONLY = ("codec.cu",)
+BASE_ONLY = ("codec.cu", "experts.cu")
 
 
 def compiler() -> ctypes.CDLL:

@@ -408,7 +408,7 @@ static void a_captured_step_takes_the_slots_of_one_that_was_not(wb_device *devic
  * comes before queued work. */
 static void after_a_call_that_failed_the_next_is_right(wb_device *device)
 {
-    static const char *const settings[] = {"cuLaunchKernelEx:1:1", "cuEventRecord:1:1",
+    static const char *const settings[] = {"cuLaunchKernel:1:1", "cuEventRecord:1:1",
                                            "cuStreamGetCaptureInfo_v2:1:1", "cuStreamWaitEvent:1:1"};
     static const int64_t ids[] = {2, 3};
     void *other = NULL;
@@ -435,28 +435,6 @@ static void after_a_call_that_failed_the_next_is_right(wb_device *device)
     CHECK_OK(wb_device_stream_release(device, other, &error));
 }
 
-/* Only from CUDA 12.3 on graphs keep that a call may start beside the kernel before it. */
-static void calls_start_beside_the_kernel_before_them_where_drivers_allow_it(wb_device *device)
-{
-    static const char *const versions[] = {"12020", "12030", "13000"};
-    static const int64_t ids[] = {2, 3};
-    (void)device;
-    for (int at = 0; at < 3; at++) {
-        wb_device *opened = NULL;
-        struct experts e;
-        double_set("WB_DOUBLE_VERSION", versions[at]);
-        REQUIRE_OK(wb_device_open("cuda:0", NULL, &opened, &error));
-        if (experts_begin(&e, opened, 4, 1)) {
-            const long long beside = double_calls("cuLaunchKernelEx");
-            check_call(&e, route(&e, 1, ids, 2, 0, NULL));
-            CHECK_SAME(double_calls("cuLaunchKernelEx") - beside, at > 0);
-            experts_end(&e);
-        }
-        wb_device_release(opened);
-    }
-    double_set("WB_DOUBLE_VERSION", "");
-}
-
 CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
            CASE(ids_of_32_bits_are_rewritten_in_place),
            CASE(slots_are_tensors_of_the_capacity),
@@ -468,5 +446,4 @@ CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
            CASE(invalid_calls_are_refused),
            CASE_ON(CUDA_ONLY, the_host_device_takes_the_same_slots),
            CASE_ON(CUDA_ONLY, a_captured_step_takes_the_slots_of_one_that_was_not),
-           CASE_ON(DOUBLE_ONLY, after_a_call_that_failed_the_next_is_right),
-           CASE_ON(DOUBLE_ONLY, calls_start_beside_the_kernel_before_them_where_drivers_allow_it))
+           CASE_ON(DOUBLE_ONLY, after_a_call_that_failed_the_next_is_right))

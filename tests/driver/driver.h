@@ -32,7 +32,7 @@
     F(cuThreadExchangeStreamCaptureMode) F(cuEventCreate) F(cuEventDestroy_v2)                    \
     F(cuEventRecord) F(cuEventQuery) F(cuEventSynchronize) F(cuEventElapsedTime)                  \
     F(cuModuleLoadData) F(cuModuleUnload) F(cuModuleGetFunction) F(cuLaunchKernel)                \
-    F(cuLaunchKernelEx) F(cuLaunchHostFunc) F(cuGetErrorName) F(cuGetErrorString)
+    F(cuLaunchHostFunc) F(cuGetErrorName) F(cuGetErrorString)
 
 enum function {
 #define FUNCTION_NUMBER(name) FUNCTION_##name,

@@ -294,18 +294,18 @@ static int read_experts_parameters(struct launch *l, void **parameters)
            (l->call.slots == 0 || device_can_access(l->call.slots));
 }
 
-/* Queues a kernel, under the lock. */
-static CUresult launch(const CUlaunchConfig *c, CUfunction function, void **parameters,
-                       void **extra)
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                        CUstream handle, void **parameters, void **extra)
 {
-    const unsigned long long threads = (unsigned long long)c->blockDimX * c->blockDimY * c->blockDimZ;
+    ENTER(cuLaunchKernel, NEEDS_CONTEXT);
+    const unsigned long long threads = (unsigned long long)block_x * block_y * block_z;
     struct stream *stream;
-    CUresult result = stream_find(c->hStream, &stream);
-    if (result != CUDA_SUCCESS) return result;
-    if (function == NULL || parameters == NULL || extra != NULL || c->sharedMemBytes > 0 ||
-        threads == 0 || threads > 1024 || c->gridDimX == 0 || c->gridDimY == 0 ||
-        c->gridDimY > 65535 || c->gridDimZ != 1) {
-        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (function == NULL || parameters == NULL || extra != NULL || shared > 0 || threads == 0 ||
+        threads > 1024 || grid_x == 0 || grid_y == 0 || grid_y > 65535 || grid_z != 1) {
+        return leave(CUDA_ERROR_INVALID_VALUE);
     }
     struct launch *l = allocate(sizeof *l);
     /* Positions of the pointers among the parameters, by kind of kernel; -1: none. */
@@ -316,9 +316,9 @@ static CUresult launch(const CUlaunchConfig *c, CUfunction function, void **para
         .kind = TASK_CALL, .function = run, .argument = l, .bytes = sizeof *l, .once = 1};
     l->function = function;
     if (function->kind == EXPERTS || function->kind == EXPERTS_RESIZE) {
-        if (read_experts_parameters(l, parameters)) return stream_submit(stream, task, 0);
+        if (read_experts_parameters(l, parameters)) return leave(stream_submit(stream, task, 0));
         free(l);
-        return CUDA_ERROR_ILLEGAL_ADDRESS;
+        return leave(CUDA_ERROR_ILLEGAL_ADDRESS);
     }
     for (int i = 0; i < 3; i++) {
         const int index = pointer_indices[function->kind][i];
@@ -326,7 +326,7 @@ static CUresult launch(const CUlaunchConfig *c, CUfunction function, void **para
         memcpy(&l->pointers[i], parameters[index], sizeof l->pointers[i]);
         if (!device_can_access(l->pointers[i])) {
             free(l);
-            return CUDA_ERROR_ILLEGAL_ADDRESS;
+            return leave(CUDA_ERROR_ILLEGAL_ADDRESS);
         }
     }
     if (function->kind == ABSMAX || function->kind == QUANTIZE) {
@@ -338,33 +338,5 @@ static CUresult launch(const CUlaunchConfig *c, CUfunction function, void **para
     }
     if (function->kind == SCALES) memcpy(&l->format_max, parameters[2], sizeof l->format_max);
     if (function->kind == INVERSES) memcpy(&l->dequantize, parameters[2], sizeof(int));
-    return stream_submit(stream, task, 0);
-}
-
-CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
-                        CUstream handle, void **parameters, void **extra)
-{
-    ENTER(cuLaunchKernel, NEEDS_CONTEXT);
-    const CUlaunchConfig config = {grid_x, grid_y, grid_z, block_x, block_y, block_z,
-                                   shared, handle, NULL,   0};
-    return leave(launch(&config, function, parameters, extra));
-}
-
-/* A kernel that may start beside the one before it waits for it itself before it reads or writes anything,
- * so here it starts behind it. Only kernels of an expert cache's calls do. */
-CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters,
-                          void **extra)
-{
-    ENTER(cuLaunchKernelEx, NEEDS_CONTEXT);
-    if (config == NULL || (config->numAttrs > 0 && config->attrs == NULL)) {
-        return leave(CUDA_ERROR_INVALID_VALUE);
-    }
-    for (unsigned i = 0; i < config->numAttrs; i++) {
-        if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION ||
-            function == NULL || function->kind != EXPERTS) {
-            return leave(CUDA_ERROR_INVALID_VALUE);
-        }
-    }
-    return leave(launch(config, function, parameters, extra));
+    return leave(stream_submit(stream, task, 0));
 }

@@ -72,7 +72,7 @@ impl CudaDevice {
             }
             capabilities.read_only_register = capabilities::can_register_read_only(&entered)?;
         }
-        let kernels = Kernels::new(&capabilities);
+        let kernels = Kernels::new(capabilities.compute_capability);
         let registry = REGISTRY.get(|_| Registry::new());
         let addresses = Addresses::new(driver, device)?;
         Ok(Self { context: Arc::new(context), capabilities, registry, kernels, addresses })

@@ -7,8 +7,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUlaunchConfig, CUmemAccessDesc,
-    CUmemAllocationProp, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmemAccessDesc, CUmemAllocationProp,
+    CUmodule, CUstream,
 };
 use once_cell::sync::OnceCell;
 
@@ -132,9 +132,6 @@ driver! {
         function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint,
         block_y: c_uint, block_z: c_uint, shared_bytes: c_uint, stream: CUstream,
         arguments: *mut *mut c_void, extra: *mut *mut c_void);
-    launch_kernel_ex = "cuLaunchKernelEx"(
-        config: *const CUlaunchConfig, function: CUfunction, arguments: *mut *mut c_void,
-        extra: *mut *mut c_void);
     launch_host_function =
         "cuLaunchHostFunc"(stream: CUstream, function: HostFunction, data: *mut c_void);
     event_create = "cuEventCreate"(event: *mut CUevent, flags: c_uint);

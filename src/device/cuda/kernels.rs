@@ -3,16 +3,13 @@
 use std::ffi::{CString, c_void};
 use std::ptr;
 
-use cudarc::driver::sys::{
-    CUfunction, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
-    CUmodule, CUstream,
-};
+use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
 use once_cell::sync::OnceCell;
 
-use crate::device::backend::{Capabilities, Stream};
+use crate::device::backend::Stream;
 use crate::device::cuda::code;
 use crate::device::cuda::context::{Context, Entered};
-use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, EXPERTS_HOPPER, HOPPER};
+use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, HOPPER};
 use crate::device::experts::BLOCKS as EXPERTS_BLOCKS;
 use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::error::{Result, fail};
@@ -45,14 +42,10 @@ const COUNTS: usize = 1024;
 
 /// Threads of a block of the expert cache: `THREADS` of the source.
 const EXPERTS_THREADS: u64 = 512;
-/// The first driver in whose graphs a kernel starts beside the one before.
-const STARTS_BESIDE: i32 = 12030;
 
 /// The modules of one context.
 pub struct Kernels {
-    is_hopper: bool,
-    /// Whether a kernel can be started beside the one before it.
-    starts_beside: bool,
+    capability: i32,
     module: OnceCell<Module>,
     codec: OnceCell<Module>,
     experts: OnceCell<Module>,
@@ -80,12 +73,10 @@ macro_rules! arguments {
 }
 
 impl Kernels {
-    /// Loads nothing yet.
-    pub fn new(capabilities: &Capabilities) -> Self {
-        let is_hopper = capabilities.compute_capability >= 90;
+    /// Loads nothing yet. `capability` is the compute capability times ten.
+    pub fn new(capability: i32) -> Self {
         Self {
-            is_hopper,
-            starts_beside: is_hopper && capabilities.driver_version >= STARTS_BESIDE,
+            capability,
             module: OnceCell::new(),
             codec: OnceCell::new(),
             experts: OnceCell::new(),
@@ -96,22 +87,19 @@ impl Kernels {
     pub fn launch(&self, context: &Context, kernel: Kernel, stream: Stream) -> Result<()> {
         let entered = context.enter()?;
         let start = |name: &str, shape: Shape, arguments: &mut [*mut c_void]| {
-            let compressed = if self.is_hopper { HOPPER } else { BASE };
+            let compressed = if self.capability >= 90 { HOPPER } else { BASE };
             let module = self.module.get_or_try_init(|| load(&entered, compressed))?;
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, false)
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
         };
         let code = |name: &str, (blocks, threads): (u64, u64), arguments: &mut [*mut c_void]| {
             let module = self.codec.get_or_try_init(|| load(&entered, CODEC))?;
             let shape = Shape { grid: (blocks, 1), block: (threads, 1) };
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, false)
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
         };
         let experts = |name: &str, blocks: u64, arguments: &mut [*mut c_void]| {
-            let compressed = if self.is_hopper { EXPERTS_HOPPER } else { EXPERTS };
-            let module = self.experts.get_or_try_init(|| load(&entered, compressed))?;
+            let module = self.experts.get_or_try_init(|| load(&entered, EXPERTS))?;
             let shape = Shape { grid: (blocks, 1), block: (EXPERTS_THREADS, 1) };
-            // A call waits for the kernels before it itself; a change of the slots does not.
-            let beside = self.starts_beside && blocks > 1;
-            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream, beside)
+            start_kernel(&entered, module, name, &shape, arguments, stream.0 as CUstream)
         };
         let address = |span: Span| span.start() as u64;
         match kernel {
@@ -269,7 +257,7 @@ fn unload(context: &Context, module: &Module) {
     }));
 }
 
-/// Launches a kernel by its name. One that waits for the kernels before it itself may start `beside` them.
+/// Launches a kernel by its name.
 fn start_kernel(
     entered: &Entered<'_>,
     module: &Module,
@@ -277,7 +265,6 @@ fn start_kernel(
     shape: &Shape,
     arguments: &mut [*mut c_void],
     stream: CUstream,
-    beside: bool,
 ) -> Result<()> {
     let Ok(symbol) = CString::new(name) else {
         fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
@@ -287,30 +274,6 @@ fn start_kernel(
     unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
     let [x, y, threads_x, threads_y] =
         [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
-    if beside {
-        let mut attribute = CUlaunchAttribute {
-            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: 1,
-            blockDimX: threads_x,
-            blockDimY: threads_y,
-            blockDimZ: 1,
-            sharedMemBytes: 0,
-            hStream: stream,
-            attrs: &mut attribute,
-            numAttrs: 1,
-        };
-        let arguments = arguments.as_mut_ptr();
-        // SAFETY: as below; the driver copies the configuration.
-        return unsafe {
-            entered.driver.launch_kernel_ex(&config, function, arguments, ptr::null_mut())
-        };
-    }
     // SAFETY: the arguments are those of the kernel of this name, and the memory that they
     // point to stays until the stream has run the kernel (Kernel's promise).
     unsafe {

@@ -10,8 +10,6 @@ pub const HOPPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quantize.sm_
 pub const CODEC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/codec.sm_75.ptx"));
 /// Those of the expert cache, likewise.
 pub const EXPERTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/experts.sm_75.ptx"));
-/// Those of the expert cache with Hopper's instructions, to be started beside the kernel before.
-pub const EXPERTS_HOPPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/experts.sm_90.ptx"));
 
 /// Unpacks PTX, in which each register has the difference from the last one of its class, such as
 /// `%rd-3`; `None` if it is damaged.
@@ -56,7 +54,6 @@ mod tests {
             (HOPPER, "quantize.sm_90"),
             (CODEC, "codec.sm_75"),
             (EXPERTS, "experts.sm_75"),
-            (EXPERTS_HOPPER, "experts.sm_90"),
         ];
         for (packed, name) in packed {
             let committed = std::fs::read(kernels.join(format!("{name}.ptx"))).unwrap();
