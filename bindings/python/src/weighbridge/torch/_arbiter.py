@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from .. import arbiter
 from ..arbiter import ArbiterMemberInfo, ArbiterProgress
 from ._handle import OffloadHandle
@@ -25,6 +27,7 @@ class Arbiter:
     def __init__(self, device_bytes: int) -> None:
         self._device_bytes = device_bytes
         self._arbiter: arbiter.Arbiter | None = None
+        self._handles: weakref.WeakSet[OffloadHandle] = weakref.WeakSet()
 
     def add(self, handle: OffloadHandle, *, priority: int = 0, min_bytes: int = 0) -> None:
         """Adds a model with the memory that it holds; its steps use the current stream.
@@ -36,6 +39,7 @@ class Arbiter:
             self._arbiter = arbiter.Arbiter(handle.plan.device, self._device_bytes)
         stream = handle._weights.stream()
         self._arbiter.add(handle.offloader, priority=priority, min_bytes=min_bytes, stream=stream)
+        self._handles.add(handle)
 
     def remove(self, handle: OffloadHandle) -> None:
         """Removes a model, which keeps what it holds."""
@@ -46,20 +50,25 @@ class Arbiter:
 
         With ``wait=False`` :meth:`advance` goes on between calls of any model.
         """
-        return self._of_models.use(handle.offloader, wait=wait)
+        return self._changed(self._of_models.use(handle.offloader, wait=wait))
 
     def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
         self._device_bytes = device_bytes
-        return self._of_models.resize(device_bytes, wait=wait)
+        return self._changed(self._of_models.resize(device_bytes, wait=wait))
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
-        return self._of_models.advance()
+        return self._changed(self._of_models.advance())
 
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""
         return self._of_models.member_info(handle.offloader)
+
+    def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
+        for handle in self._handles:
+            handle._weights.measure_experts()
+        return progress
 
     @property
     def _of_models(self) -> arbiter.Arbiter:
