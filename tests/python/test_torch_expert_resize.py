@@ -113,6 +113,38 @@ def test_slots_that_go_during_a_step_are_missed_by_none(where):
     assert calls(handle) > made
 
 
+def test_a_call_that_finds_too_few_slots_reads_in_place(where):
+    torch.compiler.reset()
+    model = large(where, dtype=torch.float32, num_hidden_layers=2)
+    every = every_byte(model)
+    compiled = torch.compile(model, backend="aot_eager")
+    wanted = logits(model, 6).clone(), logits(compiled, 6).clone()
+    torch.compiler.reset()
+    handle = offload(model)
+
+    def resize(share):
+        """As others do, of whom the handle does not know."""
+        handle.offloader.resize(int(every * share), handle._weights.stream(), wait=False)
+
+    resize(1.0)
+    logits(model, 6)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert torch.equal(logits(compiled, 6), wanted[1])
+    made = calls(handle)
+    hook = model.model.layers[0].register_forward_hook(lambda *_: resize(0.36))
+    assert torch.equal(logits(model, 6), wanted[0])
+    assert calls(handle) == made + 1
+    hook.remove()
+    # Compiled code cannot choose.
+    handle.resize(device_bytes=every)
+    assert torch.equal(logits(compiled, 6), wanted[1])
+    resize(0.36)
+    with pytest.raises(RuntimeError, match="fewer slots for experts"):
+        logits(compiled, 6)
+    assert torch.equal(logits(compiled, 6), wanted[1])
+    torch.compiler.reset()
+
+
 def test_a_cache_is_for_as_many_experts_as_kernels_take(where):
     model = build("qwen3-moe", where, num_experts=300, num_hidden_layers=6)
     wanted = logits(model).clone()

@@ -146,7 +146,7 @@ class Weights(Steps):
         except WeighbridgeError as error:
             if error.status != Status.SLOTS_BUDGET:
                 raise
-            window.measure()
+            self.measure_experts()
             raise RuntimeError(
                 "a resize has left fewer slots for experts than the compiled code needs: call the "
                 "model again, which compiles new code"
