@@ -63,7 +63,6 @@ static void use(const wb_experts *e, const wb_experts_call *c, uint64_t clock, u
 static uint32_t admit_absent(const wb_experts *e, const wb_experts_call *c, uint64_t clock,
                              const uint16_t *absent, uint32_t count)
 {
-    const uint32_t first = AT(const wb_experts_layer, e->layers)[c->layer].first;
     const uint32_t slots = AT(const wb_experts_head, e->head)->slots;
     const uint32_t eligible = at_most(e, c, clock, NOT_ELIGIBLE - 1);
     const uint32_t admitted = count < eligible ? count : eligible;
@@ -80,7 +79,7 @@ static uint32_t admit_absent(const wb_experts *e, const wb_experts_call *c, uint
         if (key > low || (key == low && ties == 0)) continue;
         if (key == low) ties--;
         const uint32_t expert = absent[next];
-        const int32_t whole = (int32_t)(first + expert);
+        const int32_t whole = (int32_t)(c->base + expert);
         const int32_t before = AT(int32_t, e->expert_in)[slot];
         if (before >= 0) {
             AT(int32_t, e->slot_of)[before] = -1;
@@ -103,14 +102,13 @@ static void admit(const wb_experts *e, const wb_experts_call *c)
     uint16_t absent[WB_MOST_EXPERTS];
     uint32_t absent_count = 0, hits = 0;
     wb_experts_head *head = AT(wb_experts_head, e->head);
-    const wb_experts_layer layer = AT(const wb_experts_layer, e->layers)[c->layer];
-    const int32_t *slot_of = AT(const int32_t, e->slot_of) + layer.first;
+    const int32_t *slot_of = AT(const int32_t, e->slot_of) + c->base;
     wb_experts_counters *counters = AT(wb_experts_counters, e->counters) + c->layer;
     const uint64_t clock = head->clock + 1;
     for (uint64_t index = 0; index < c->count; index++) {
         const int64_t id = id_at(c, index);
         if (id >= c->first && id < c->end) needed[id / BITS] |= 1u << id % BITS;
-        else counters->ignored += id < 0 || id >= layer.experts;
+        else counters->ignored += id < 0 || id >= c->experts;
     }
     for (uint32_t expert = c->first; expert < c->end; expert++) {
         if (!(needed[expert / BITS] >> expert % BITS & 1)) continue;

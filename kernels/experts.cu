@@ -4,7 +4,7 @@
  */
 #include "experts.h"
 
-#define THREADS 1024
+#define THREADS 512
 #define WARP 32
 #define WARPS (THREADS / WARP)
 #define ALL_LANES 0xffffffffu
@@ -55,11 +55,15 @@ static __device__ __forceinline__ void use(const wb_experts &e, const wb_experts
 /* The sum of all lanes of a warp, in each. */
 static __device__ __forceinline__ uint32_t warp_sum(uint32_t value)
 {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(ALL_LANES, value);
+#else
 #pragma unroll
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         value += __shfl_xor_sync(ALL_LANES, value, offset);
     }
     return value;
+#endif
 }
 
 /* Sums over the block. A sum is read after the barrier of its own call, and its cell is cleared
@@ -80,9 +84,9 @@ static __device__ __forceinline__ uint32_t block_sum(block_sums &sums, uint32_t 
     return sums.cells[mine];
 }
 
-/* Visits the keys of all slots, slot `j * THREADS + threadIdx.x` being the j-th of a thread. The first
- * KEPT are read from `kept`. */
-#define KEPT 8
+/* Visits the keys of all slots, slot `j * THREADS + threadIdx.x` being the j-th of a thread. The
+ * first KEPT are read from `kept`. */
+#define KEPT (8192 / THREADS)
 
 template <typename F>
 static __device__ __forceinline__ void each_key(const uint64_t (&kept)[KEPT], const wb_experts &e,
@@ -106,8 +110,8 @@ struct shared_state {
     uint32_t evicted, ignored;
     uint32_t chosen[2][WARPS];
     uint64_t least[WARPS];
-    uint64_t ticket, decided;
-    uint32_t admitted;
+    uint64_t ticket, decided, clock, chunk;
+    uint32_t slots;
 };
 
 /* The least value of the block. One call in a kernel. */
@@ -119,7 +123,7 @@ static __device__ __forceinline__ uint64_t block_min(uint64_t value, shared_stat
     }
     if (threadIdx.x % WARP == 0) shared.least[threadIdx.x / WARP] = value;
     __syncthreads();
-    value = shared.least[threadIdx.x % WARP];
+    value = threadIdx.x % WARP < WARPS ? shared.least[threadIdx.x % WARP] : NOT_ELIGIBLE;
 #pragma unroll
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         value = min(value, __shfl_xor_sync(ALL_LANES, value, offset));
@@ -130,8 +134,8 @@ static __device__ __forceinline__ uint64_t block_min(uint64_t value, shared_stat
 /* Gives each of `count` absent experts a slot, as long as there are any: those with the smallest
  * keys, the lowest slot first. Returns how many got one. */
 static __device__ uint32_t admit_absent(const wb_experts &e, const wb_experts_call &c,
-                                        const wb_experts_layer &layer, uint64_t clock,
-                                        uint32_t slots, uint32_t count, shared_state &shared)
+                                        uint64_t clock, uint32_t slots, uint32_t count,
+                                        shared_state &shared)
 {
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     uint64_t low = NOT_ELIGIBLE, kept[KEPT];
@@ -195,14 +199,14 @@ static __device__ uint32_t admit_absent(const wb_experts &e, const wb_experts_ca
         /* Both counts in one word. */
         if (lane == 0) shared.chosen[parity][warp] = __popc(below) | __popc(equal) << 16;
         __syncthreads();
-        const uint32_t counts = shared.chosen[parity][lane];
+        const uint32_t counts = lane < WARPS ? shared.chosen[parity][lane] : 0;
         const uint32_t all = warp_sum(counts), earlier = warp_sum(lane < warp ? counts : 0);
         const uint32_t mine_below = below_before + (earlier & 0xffff) + __popc(below & lanes_below);
         const uint32_t mine_equal = equal_before + (earlier >> 16) + __popc(equal & lanes_below);
         if (key < low || (key == low && mine_equal < ties)) {
             const uint32_t next = mine_below + min(mine_equal, ties);
             const uint32_t expert = shared.missing[next];
-            const int32_t whole = (int32_t)(layer.first + expert);
+            const int32_t whole = (int32_t)(c.base + expert);
             const int32_t evicted = AT(int32_t, e.expert_in)[slot];
             if (evicted >= 0) {
                 AT(int32_t, e.slot_of)[evicted] = -1;
@@ -230,65 +234,70 @@ struct outcome {
     uint32_t admitted; /* those that got one, which are to be gathered */
 };
 
-/* Finds the experts of a call in slots or gives them slots, and rewrites their numbers. `first_id` is
- * that of the thread. Where all are found, nothing is read from device memory but what the kernel has
- * read already, and there is one barrier. */
-static __device__ outcome admit(const wb_experts &e, const wb_experts_call &c,
-                                const wb_experts_layer &layer, uint64_t clock, uint32_t slots,
-                                int64_t first_id, shared_state &shared)
+static __device__ __forceinline__ bool in_pass(const wb_experts_call &c, int64_t id)
+{
+    return id >= c.first && id < c.end;
+}
+
+/* Gives the absent experts of a call slots. */
+static __device__ outcome admit(const wb_experts &e, const wb_experts_call &c, uint64_t clock,
+                                uint32_t slots, shared_state &shared)
 {
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const uint32_t words = (layer.experts + WARP - 1) / WARP;
-    const auto in_pass = [&](int64_t id) { return id >= c.first && id < c.end; };
-    /* Slots may take the place of ids: with one id for each thread, which keeps it, they are written
-     * at once. */
-    const bool one_each = c.count <= THREADS;
-    bool misses = false;
+    const uint32_t words = (c.experts + WARP - 1) / WARP;
+    outcome found = {0, 0};
+    for (uint32_t word = warp; word < words; word += WARPS) {
+        const bool needed = shared.needed[word] >> lane & 1;
+        const uint32_t absent =
+            __ballot_sync(ALL_LANES, needed && shared.slot_of[word * WARP + lane] < 0);
+        if (lane == 0) shared.absent[word] = absent;
+    }
+    __syncthreads();
+    for (uint32_t word = 0; word < words; word++) found.absent += __popc(shared.absent[word]);
+    for (uint32_t word = warp, rank = 0, counted = 0; word < words; word += WARPS) {
+        while (counted < word) rank += __popc(shared.absent[counted++]);
+        const uint32_t absent = shared.absent[word];
+        if (absent >> lane & 1) {
+            shared.missing[rank + __popc(absent & ((1u << lane) - 1))] =
+                (uint16_t)(word * WARP + lane);
+        }
+    }
+    __syncthreads();
+    found.admitted = admit_absent(e, c, clock, slots, found.absent, shared);
+    __syncthreads();
+    return found;
+}
+
+/* Looks for the expert of an id in slots. Returns whether it is absent. The block that `decides`
+ * stamps it otherwise, and rewrites the id. */
+static __device__ __forceinline__ bool look_up(const wb_experts &e, const wb_experts_call &c,
+                                               uint64_t clock, uint64_t index, int64_t id,
+                                               bool decides, bool writes, shared_state &shared)
+{
+    int32_t slot = -1;
+    const bool counts = in_pass(c, id);
+    if (counts) slot = shared.slot_of[id];
+    if (!decides) return counts && slot < 0;
+    if (writes) write_slot(c, index, slot);
+    if (counts) {
+        const uint32_t bit = 1u << id % WARP;
+        uint32_t *word = &shared.needed[id / WARP];
+        if (!(*(volatile uint32_t *)word & bit)) atomicOr(word, bit);
+        if (slot >= 0) use(e, c, clock, (uint32_t)slot);
+    } else if (id < 0 || id >= c.experts) {
+        atomicAdd(&shared.ignored, 1u);
+    }
+    return counts && slot < 0;
+}
+
+/* Writes slots that look_up has not written, or did not know. */
+static __device__ void write_slots(const wb_experts_call &c, int64_t first_id,
+                                   const shared_state &shared)
+{
     for (uint64_t index = threadIdx.x; index < c.count; index += THREADS) {
         const int64_t id = index == threadIdx.x ? first_id : id_at(c, index);
-        int32_t slot = -1;
-        if (in_pass(id)) {
-            const uint32_t bit = 1u << id % WARP;
-            uint32_t *word = &shared.needed[id / WARP];
-            if (!(*(volatile uint32_t *)word & bit)) atomicOr(word, bit);
-            slot = shared.slot_of[id];
-            if (slot >= 0) use(e, c, clock, (uint32_t)slot);
-            else misses = true;
-        } else if (id < 0 || id >= layer.experts) {
-            atomicAdd(&shared.ignored, 1u);
-        }
-        if (one_each && c.slots != 0) write_slot(c, index, slot);
+        write_slot(c, index, in_pass(c, id) ? shared.slot_of[id] : -1);
     }
-    outcome found = {0, 0};
-    const bool any = __syncthreads_or(misses);
-    if (any) {
-        for (uint32_t word = warp; word < words; word += WARPS) {
-            const bool needed = shared.needed[word] >> lane & 1;
-            const uint32_t absent =
-                __ballot_sync(ALL_LANES, needed && shared.slot_of[word * WARP + lane] < 0);
-            if (lane == 0) shared.absent[word] = absent;
-        }
-        __syncthreads();
-        for (uint32_t word = 0; word < words; word++) found.absent += __popc(shared.absent[word]);
-        for (uint32_t word = warp, rank = 0, counted = 0; word < words; word += WARPS) {
-            while (counted < word) rank += __popc(shared.absent[counted++]);
-            const uint32_t absent = shared.absent[word];
-            if (absent >> lane & 1) {
-                shared.missing[rank + __popc(absent & ((1u << lane) - 1))] =
-                    (uint16_t)(word * WARP + lane);
-            }
-        }
-        __syncthreads();
-        found.admitted = admit_absent(e, c, layer, clock, slots, found.absent, shared);
-        __syncthreads();
-    }
-    if (c.slots != 0 && (any || !one_each)) {
-        for (uint64_t index = threadIdx.x; index < c.count; index += THREADS) {
-            const int64_t id = index == threadIdx.x ? first_id : id_at(c, index);
-            write_slot(c, index, in_pass(id) ? shared.slot_of[id] : -1);
-        }
-    }
-    return found;
 }
 
 static __device__ __forceinline__ void add(uint64_t &counter, uint64_t count)
@@ -298,12 +307,11 @@ static __device__ __forceinline__ void add(uint64_t &counter, uint64_t count)
 }
 
 /* Adds a call to the counters, by one warp, and ends it for the next one. */
-static __device__ void count(const wb_experts &e, const wb_experts_call &c,
-                             const wb_experts_layer &layer, uint64_t clock, const outcome &found,
-                             const shared_state &shared)
+static __device__ void count(const wb_experts &e, const wb_experts_call &c, uint64_t clock,
+                             const outcome &found, const shared_state &shared)
 {
     uint32_t needed = 0;
-    for (uint32_t word = threadIdx.x; word < (layer.experts + WARP - 1) / WARP; word += WARP) {
+    for (uint32_t word = threadIdx.x; word < (c.experts + WARP - 1) / WARP; word += WARP) {
         needed += __popc(shared.needed[word]);
     }
     needed = warp_sum(needed);
@@ -348,15 +356,21 @@ static __device__ __forceinline__ void copy(uint64_t to, uint64_t from, uint32_t
     }
 }
 
-/* Copies the experts that the call admitted into their slots: the chunks of one block of several. */
+/* Copies the experts that the call admitted into their slots, together with the other blocks that
+ * do. */
 static __device__ void gather(const wb_experts &e, const wb_experts_call &c, uint32_t admitted,
-                              uint32_t block, uint32_t blocks)
+                              shared_state &shared)
 {
     const wb_experts_tensor *tensors = AT(const wb_experts_tensor, e.tensors);
     const wb_experts_source *sources =
         AT(const wb_experts_source, e.sources) + (uint64_t)c.layer * e.tensor_count;
+    unsigned long long *taken = (unsigned long long *)&AT(wb_experts_head, e.head)->chunks;
     const uint64_t chunks = admitted * e.expert_chunks;
-    for (uint64_t at = block; at < chunks; at += blocks) {
+    for (;;) {
+        if (threadIdx.x == 0) shared.chunk = atomicAdd(taken, 1ull);
+        __syncthreads();
+        const uint64_t at = shared.chunk;
+        if (at >= chunks) return;
         const wb_experts_miss miss = AT(const wb_experts_miss, e.misses)[at / e.expert_chunks];
         const uint64_t chunk = at % e.expert_chunks;
         uint32_t which = 0;
@@ -373,17 +387,43 @@ static __device__ void gather(const wb_experts &e, const wb_experts_call &c, uin
         else if (all % 8 == 0) copy<uint2>(to, from, bytes);
         else if (all % 4 == 0) copy<uint32_t>(to, from, bytes);
         else copy<uint8_t>(to, from, bytes);
+        __syncthreads();
     }
 }
 
+/* The number at the thread's place in a list, or -1. Without a branch, after which loads would be
+ * waited for. */
+template <typename T>
+static __device__ __forceinline__ T read(uint64_t list, bool reads)
+{
+    T value = -1;
+    const uint64_t from = list + threadIdx.x * sizeof(T);
+#ifndef __CUDA_ARCH__
+    if (reads) value = *AT(const T, from);
+#else
+    if constexpr (sizeof(T) == 8) {
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.b64 %0, [%1]; }"
+                     : "+l"(value)
+                     : "l"(from), "r"((uint32_t)reads));
+    } else {
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.b32 %0, [%1]; }"
+                     : "+r"(value)
+                     : "l"(from), "r"((uint32_t)reads));
+    }
+#endif
+    return value;
+}
+
 /*
- * A call. The block that takes its ticket first decides; it waits for no other, so the rest, which wait
- * for it, may begin at any time. Then all gather. Launches run one after another, so a launch has
- * tickets from a multiple of its blocks on.
+ * A call. The block that takes its ticket first decides; it waits for no other, so the rest may begin
+ * at any time. Launches run one after another, so a launch has tickets from a multiple of its blocks
+ * on.
  *
  * Most calls find all experts. Then what takes time are reads of device memory that wait for one
- * another: everything that a decision needs is read beside the ticket, by all blocks, and nothing has to
- * be visible to other blocks but that there is nothing to gather.
+ * another. So all blocks read everything that a decision needs beside their ticket, and those that
+ * see all experts in slots end. They may see the table, or ids that are rewritten in place, while the
+ * first block changes them: then they wait for nothing, or end too early, and no block relies on
+ * another to gather.
  */
 extern "C" __global__ void __launch_bounds__(THREADS)
     wb_experts_route(const wb_experts e, const wb_experts_call c)
@@ -391,55 +431,72 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ shared_state shared;
     wb_experts_head *head = AT(wb_experts_head, e.head);
     volatile uint64_t *decided = (volatile uint64_t *)&head->decided;
-    const wb_experts_layer layer = AT(const wb_experts_layer, e.layers)[c.layer];
-    /* Most calls have an id for each thread at most. */
-    const int64_t first_id = threadIdx.x < c.count ? id_at(c, threadIdx.x) : -1;
-    const uint64_t clock = head->clock + 1;
-    const uint32_t slots = head->slots;
-    uint64_t ticket = 0, before = 0;
-    if (threadIdx.x == 0) {
-        before = *decided;
-        ticket = atomicAdd((unsigned long long *)&head->tickets, 1ull);
-    }
-    for (uint32_t expert = threadIdx.x; expert < layer.experts; expert += THREADS) {
-        shared.slot_of[expert] = AT(const int32_t, e.slot_of)[layer.first + expert];
-    }
+    const int32_t *slot_of = AT(const int32_t, e.slot_of) + c.base;
     if (threadIdx.x < WORDS) shared.needed[threadIdx.x] = 0;
+    if (threadIdx.x == 0) shared.evicted = shared.ignored = shared.sums.cells[0] = 0;
+    /* Nothing is used until all is asked for. */
+    wb_experts_head before;
+    uint64_t ticket;
     if (threadIdx.x == 0) {
-        shared.evicted = shared.ignored = 0;
-        shared.sums.cells[0] = 0;
+        ticket = atomicAdd((unsigned long long *)&head->tickets, 1ull);
+        before.decided = *decided;
+        before.clock = head->clock;
+        before.slots = head->slots;
+    }
+    const bool has_id = threadIdx.x < c.count;
+    const int64_t wide_id = read<int64_t>(c.ids, has_id && c.wide);
+    const int32_t narrow_id = read<int32_t>(c.ids, has_id && !c.wide);
+    const int32_t in_slot = read<int32_t>((uint64_t)slot_of, threadIdx.x < c.experts);
+    if (threadIdx.x < c.experts) shared.slot_of[threadIdx.x] = in_slot;
+    for (uint32_t expert = THREADS + threadIdx.x; expert < c.experts; expert += THREADS) {
+        shared.slot_of[expert] = slot_of[expert];
+    }
+    if (threadIdx.x == 0) {
         shared.ticket = ticket;
-        shared.decided = before;
+        shared.decided = before.decided;
+        shared.clock = before.clock + 1;
+        shared.slots = before.slots;
     }
     __syncthreads();
-    /* The launches before this one, unless this one has decided already. */
-    uint64_t launch = shared.decided >> DECIDED_SHIFT;
-    int64_t block = (int64_t)(shared.ticket - launch * gridDim.x);
-    if (block < 0) {
-        launch--;
-        block += gridDim.x;
+    const uint64_t launch = shared.ticket / WB_EXPERTS_BLOCKS, clock = shared.clock;
+    const bool decides = shared.ticket % WB_EXPERTS_BLOCKS == 0;
+    /* Slots may take the place of ids: with one id for each thread, which keeps it, they are written
+     * at once. */
+    const bool at_once = c.slots != 0 && c.count <= THREADS;
+    const int64_t first_id = c.wide ? wide_id : narrow_id;
+    bool misses = false;
+    if (has_id) misses = look_up(e, c, clock, threadIdx.x, first_id, decides, at_once, shared);
+#pragma unroll 1
+    for (uint64_t index = THREADS + threadIdx.x; index < c.count; index += THREADS) {
+        misses |= look_up(e, c, clock, index, id_at(c, index), decides, false, shared);
     }
+    const bool any = __syncthreads_or(misses);
     uint32_t admitted;
-    if (block == 0) {
-        const outcome found = admit(e, c, layer, clock, slots, first_id, shared);
+    if (decides) {
+        outcome found = {0, 0};
+        if (any) found = admit(e, c, clock, shared.slots, shared);
+        if (c.slots != 0 && (any || !at_once)) write_slots(c, first_id, shared);
         admitted = found.admitted;
         if (admitted > 0) {
+            if (threadIdx.x == 0) head->chunks = 0;
             __threadfence();
             __syncthreads();
         }
         if (threadIdx.x == 0) *decided = (launch + 1) << DECIDED_SHIFT | admitted;
-        if (threadIdx.x < WARP) count(e, c, layer, clock, found, shared);
+        if (threadIdx.x < WARP) count(e, c, clock, found, shared);
     } else {
+        if (!any && shared.decided >> DECIDED_SHIFT <= launch) return;
+        __syncthreads();
         if (threadIdx.x == 0) {
             uint64_t now = shared.decided;
             while (now >> DECIDED_SHIFT <= launch) now = *decided;
             __threadfence();
-            shared.admitted = (uint32_t)now & ((1u << DECIDED_SHIFT) - 1);
+            shared.decided = now;
         }
         __syncthreads();
-        admitted = shared.admitted;
+        admitted = (uint32_t)shared.decided & ((1u << DECIDED_SHIFT) - 1);
     }
-    gather(e, c, admitted, (uint32_t)block, gridDim.x);
+    if (admitted > 0) gather(e, c, admitted, shared);
 }
 
 /* Empties the slots from `keep` on, and sets how many slots are in use. */

@@ -25,12 +25,8 @@ typedef struct wb_experts_head {
     uint64_t tickets;  /* blocks of all CUDA launches so far */
     uint64_t decided;  /* CUDA launches whose first block has decided what to gather, and how much the
                           last one gathers */
+    uint64_t chunks;   /* that blocks of the CUDA launch have taken to gather */
 } wb_experts_head;
-
-typedef struct wb_experts_layer {
-    uint32_t first;   /* index of its first expert among those of all layers */
-    uint32_t experts; /* number of its experts */
-} wb_experts_layer;
 
 /* One expert tensor of every layer. */
 typedef struct wb_experts_tensor {
@@ -64,7 +60,6 @@ typedef struct wb_experts_miss {
 /* The state. Every address is in device memory. */
 typedef struct wb_experts {
     uint64_t head;     /* wb_experts_head */
-    uint64_t layers;   /* wb_experts_layer for each layer */
     uint64_t tensors;  /* wb_experts_tensor for each tensor */
     uint64_t sources;  /* wb_experts_source for each layer and tensor */
     uint64_t slot_of;  /* int32_t for each expert of all layers; -1: in none */
@@ -84,6 +79,9 @@ typedef struct wb_experts {
 /* Bytes that a block copies at a time; a chunk is of one tensor. */
 #define WB_EXPERTS_CHUNK 65536u
 
+/* Blocks of a CUDA launch: as many as read host memory at the link's rate. */
+#define WB_EXPERTS_BLOCKS 32u
+
 /* A call of route or prefetch. */
 typedef struct wb_experts_call {
     uint64_t ids;   /* address of `count` numbers of experts, of 4 or 8 bytes, signed */
@@ -94,6 +92,8 @@ typedef struct wb_experts_call {
     uint32_t lane;
     uint32_t hint;       /* whether it holds nothing */
     uint32_t first, end; /* the experts of the pass; others get slot -1 */
+    uint32_t base;    /* index of the layer's first expert among those of all layers */
+    uint32_t experts; /* number of its experts */
 } wb_experts_call;
 
 #endif

@@ -90,8 +90,8 @@ impl ExpertCache {
         let (pass, passes) = (u64::from(pass), u64::from(passes));
         let (first, end) = (experts * pass / passes, experts * (pass + 1) / passes);
         let needed = ids.count.min(end - first) as u32;
-        let call =
-            ExpertCall { slots, lane, first: first as u32, end: end as u32, ..call_of(layer, ids) };
+        let (first, end) = (first as u32, end as u32);
+        let call = ExpertCall { slots, lane, first, end, ..self.call_of(layer, ids) };
         self.queue(call, stream, &|capturing| {
             let (slots, each) = (self.slots(), self.slots() / self.lanes);
             if needed > each {
@@ -116,7 +116,7 @@ impl ExpertCache {
     pub fn prefetch(&self, layer: u64, ids: ExpertIds, stream: Stream) -> Result<()> {
         let experts = self.layer(layer)?;
         check_numbers(ids, "ids")?;
-        let call = ExpertCall { hint: 1, end: experts, ..call_of(layer, ids) };
+        let call = ExpertCall { hint: 1, end: experts, ..self.call_of(layer, ids) };
         self.queue(call, stream, &|_| Ok(()))
     }
 
@@ -168,6 +168,20 @@ impl ExpertCache {
             let slots = slots as u32;
             Ok(InUse { keep: slots, slots, capacity: None })
         })
+    }
+
+    /// A call for a layer, which exists.
+    fn call_of(&self, layer: u64, ids: ExpertIds) -> ExpertCall {
+        let at = layer as usize;
+        ExpertCall {
+            ids: ids.address,
+            count: ids.count,
+            wide: ids.wide.into(),
+            layer: layer as u32,
+            base: self.experts.bases[at],
+            experts: self.experts.layers[at],
+            ..ExpertCall::default()
+        }
     }
 
     /// Queues the kernel of a call, if `check` permits it.
@@ -232,16 +246,6 @@ impl ExpertCache {
                 }
             },
         )
-    }
-}
-
-fn call_of(layer: u64, ids: ExpertIds) -> ExpertCall {
-    ExpertCall {
-        ids: ids.address,
-        count: ids.count,
-        wide: ids.wide.into(),
-        layer: layer as u32,
-        ..ExpertCall::default()
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Experts {
     pub kinds: Vec<TensorKind>,
     /// Experts of each layer.
     pub layers: Vec<u32>,
+    /// The index of each layer's first expert among those of all layers.
+    pub bases: Vec<u32>,
     /// Of each layer, one for each kind.
     pub sources: Vec<Source>,
     /// The memory.
@@ -154,7 +156,13 @@ impl Experts {
         if all > MOST {
             fail!(WB_ERR_NOT_SUPPORTED, "there are {all} experts; a cache has at most {MOST}");
         }
-        Ok(Self { kinds, layers, sources, buffers: buffers.into_values().collect() })
+        let bases = layers.iter().scan(0, |next, experts| {
+            let base = *next;
+            *next += experts;
+            Some(base)
+        });
+        let (bases, buffers) = (bases.collect(), buffers.into_values().collect());
+        Ok(Self { kinds, layers, bases, sources, buffers })
     }
 
     /// Experts of all layers.

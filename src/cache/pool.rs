@@ -2,7 +2,7 @@
 //! initial state.
 
 use crate::cache::experts::Experts;
-use crate::device::experts::{CHUNK_BYTES, ExpertState};
+use crate::device::experts::{CHUNK_BYTES, ExpertState, HEAD_BYTES};
 use crate::error::{Result, fail, format_bytes};
 use crate::status::{WB_ERR_INVALID_ARGUMENT, WB_ERR_OUT_OF_RANGE, WB_ERR_SLOTS_BUDGET};
 
@@ -147,8 +147,7 @@ impl StateLayout {
         let (layers, kinds) = (experts.layers.len() as u64, experts.kinds.len() as u64);
         let (all, slots, lane_count) = (experts.count(), u64::from(slots), u64::from(lanes));
         let parts = ExpertState {
-            head: part(1, 32),
-            layers: part(layers, 8),
+            head: part(1, HEAD_BYTES),
             tensors: part(kinds, 24),
             sources: part(layers * kinds, 16),
             slot_of: part(u64::from(all), 4),
@@ -201,13 +200,6 @@ pub fn initial_state(
     };
     let parts = layout.parts;
     write(parts.head + 8, &slots.to_ne_bytes());
-    let mut first = 0u32;
-    for (layer, experts) in experts.layers.iter().enumerate() {
-        let at = parts.layers + 8 * layer as u64;
-        write(at, &first.to_ne_bytes());
-        write(at + 4, &experts.to_ne_bytes());
-        first += experts;
-    }
     let before = chunks(experts).0;
     for (index, kind) in experts.kinds.iter().enumerate() {
         let numbers = [slot_addresses[index], kind.bytes, before[index]];
@@ -225,7 +217,6 @@ pub fn initial_state(
     }
     let state = ExpertState {
         head: address + parts.head,
-        layers: address + parts.layers,
         tensors: address + parts.tensors,
         sources: address + parts.sources,
         slot_of: address + parts.slot_of,

@@ -7,13 +7,18 @@ pub const MOST_EXPERTS: u64 = 4096;
 /// Bytes that a block copies at a time. `WB_EXPERTS_CHUNK`.
 pub const CHUNK_BYTES: u64 = 65536;
 
+/// Blocks of a CUDA launch. `WB_EXPERTS_BLOCKS`.
+pub const BLOCKS: u64 = 32;
+
+/// Bytes of `wb_experts_head`.
+pub const HEAD_BYTES: u64 = 40;
+
 /// Addresses of the parts of a state, and its numbers. `wb_experts`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct ExpertState {
     pub head: u64,
-    pub layers: u64,
     pub tensors: u64,
     pub sources: u64,
     pub slot_of: u64,
@@ -55,4 +60,8 @@ pub struct ExpertCall {
     pub first: u32,
     /// One past its last expert.
     pub end: u32,
+    /// Index of the layer's first expert among those of all layers.
+    pub base: u32,
+    /// Number of its experts.
+    pub experts: u32,
 }

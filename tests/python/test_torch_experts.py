@@ -141,14 +141,6 @@ def test_what_cannot_be_cached_is_refused(where):
         wt.offload(model, offload_bytes=1 << 24, transfer_mode="experts", expert_bytes=100)
     assert [p.data_ptr() for p in model.parameters()] == before
     assert torch.equal(logits(model), wanted)
-    with pytest.raises(ValueError, match="and for fixed addresses"):
-        wt.offload(
-            model,
-            offload_bytes=1 << 24,
-            transfer_mode="experts",
-            expert_bytes=1 << 20,
-            fixed_addresses=True,
-        )
     dense = torch.nn.Sequential(torch.nn.Linear(8, 8)).to(where)
     with pytest.raises(ValueError, match="Sequential has no fused experts"):
         wt.offload(dense, offload_bytes=1 << 20, expert_bytes=1 << 20, transfer_mode="experts")

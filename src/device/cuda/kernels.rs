@@ -10,6 +10,7 @@ use crate::device::backend::Stream;
 use crate::device::cuda::code;
 use crate::device::cuda::context::{Context, Entered};
 use crate::device::cuda::ptx::{self, BASE, CODEC, EXPERTS, HOPPER};
+use crate::device::experts::BLOCKS as EXPERTS_BLOCKS;
 use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::error::{Result, fail};
 use crate::os::span::Span;
@@ -40,9 +41,7 @@ const PLACING_THREADS: u64 = 1024;
 const COUNTS: usize = 1024;
 
 /// Threads of a block of the expert cache: `THREADS` of the source.
-const EXPERTS_THREADS: u64 = 1024;
-/// Its blocks: as many as read host memory at the link's rate.
-const EXPERTS_BLOCKS: u64 = 32;
+const EXPERTS_THREADS: u64 = 512;
 
 /// The modules of one context.
 pub struct Kernels {

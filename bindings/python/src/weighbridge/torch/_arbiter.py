@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from .. import arbiter
 from .._arguments import unsigned
 from ..arbiter import ArbiterMemberInfo, ArbiterProgress
@@ -27,6 +29,7 @@ class Arbiter:
     def __init__(self, device_bytes: int) -> None:
         self._device_bytes = unsigned(device_bytes, "device_bytes")
         self._arbiter: arbiter.Arbiter | None = None
+        self._handles: weakref.WeakSet[OffloadHandle] = weakref.WeakSet()
 
     def add(self, handle: OffloadHandle, *, priority: int = 0, min_bytes: int = 0) -> None:
         """Adds a model with the memory that it holds; its steps use the current stream.
@@ -39,6 +42,7 @@ class Arbiter:
             self._arbiter = arbiter.Arbiter(handle.plan.device, self._device_bytes)
         stream = handle._weights.stream()
         self._arbiter.add(offloader, priority=priority, min_bytes=min_bytes, stream=stream)
+        self._handles.add(handle)
 
     def remove(self, handle: OffloadHandle) -> None:
         """Removes a model, which keeps what it holds."""
@@ -49,20 +53,25 @@ class Arbiter:
 
         With ``wait=False`` :meth:`advance` goes on between calls of any model.
         """
-        return self._of_models.use(_offloader_of(handle), wait=wait)
+        return self._changed(self._of_models.use(_offloader_of(handle), wait=wait))
 
     def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
         self._device_bytes = device_bytes
-        return self._of_models.resize(device_bytes, wait=wait)
+        return self._changed(self._of_models.resize(device_bytes, wait=wait))
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
-        return self._of_models.advance()
+        return self._changed(self._of_models.advance())
 
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""
         return self._of_models.member_info(_offloader_of(handle))
+
+    def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
+        for handle in self._handles:
+            handle._weights.measure_experts()
+        return progress
 
     @property
     def _of_models(self) -> arbiter.Arbiter:

@@ -40,7 +40,7 @@ def make_pools(
     totals = {kind: sum(map(_bytes, layers)) for kind, layers in of_kind.items()}
     for kind, layers in of_kind.items():
         share = plan.info.expert_bytes * totals[kind] // sum(totals.values())
-        for part in _parts(layers, share):
+        for part in _parts(layers, share, plan.fixed_addresses):
             part_share = share * sum(map(_bytes, part)) // totals[kind]
             yield _pool(offloader, part, part_share), part
 
@@ -57,9 +57,14 @@ def make_windows(weights: Weights, plan: Plan, pools: Iterable[Shared]) -> dict[
     return windows
 
 
-def _parts(layers: list[FusedExperts], share: int) -> list[list[FusedExperts]]:
-    """Divides layers among caches: as few as have slots for their share of the memory."""
-    slots = min(share // _expert_bytes(layers[0]), sum(map(_experts, layers)))
+def _parts(
+    layers: list[FusedExperts], share: int, fixed_addresses: bool
+) -> list[list[FusedExperts]]:
+    """Divides layers among caches: as few as have slots for their share of the memory. With fixed
+    addresses tensors of slots are for all experts, whatever the share."""
+    slots = sum(map(_experts, layers))
+    if not fixed_addresses:
+        slots = min(share // _expert_bytes(layers[0]), slots)
     count = min(max(-(-slots // _most_slots(layers)), 1), len(layers))
     bounds = [at * len(layers) // count for at in range(count + 1)]
     return [layers[first:last] for first, last in zip(bounds, bounds[1:])]

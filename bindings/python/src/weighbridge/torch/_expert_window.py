@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from ..errors import Status, WeighbridgeError
 from ..experts import ExpertCache
 from . import _operators
 from ._compiled import is_exporting
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ._weights import Weights
 
 ID_TYPES = {torch.int32: "int32", torch.int64: "int64"}
+ANY = 1 << 40
+"""More ids than a call has."""
 
 
 class Pool:
@@ -36,7 +39,8 @@ class Pool:
     def __init__(self, cache: ExpertCache, tensors: Sequence[torch.Tensor]) -> None:
         self.cache = cache
         self.tensors = list(tensors)
-        self.slots = cache.info.slots
+        self.slots = cache.info.most_slots
+        """As many as the tensors have; with fixed addresses only the first ones have memory."""
         self.stream: Any = None
         """The stream of the last call, if it was not captured."""
         storages = {tensor.untyped_storage()._cdata for tensor in self.tensors}
@@ -45,6 +49,17 @@ class Pool:
     def is_kept(self) -> bool:
         """Returns whether something beside this uses the slots."""
         return any(users_of(storage) > users for storage, users in self._users.items())
+
+    def wait_for_last(self, stream: Any, device: torch.device) -> None:
+        """Makes the current stream, whose handle is given, wait for kernels that read the slots."""
+        if self.stream in (None, stream):
+            return
+        last = (
+            torch.cuda.ExternalStream(self.stream, device=device)
+            if self.stream
+            else torch.cuda.default_stream(device)
+        )
+        torch.cuda.current_stream(device).wait_stream(last)
 
     def versions(self) -> list[int]:
         """Returns PyTorch's counts of changes of the slots."""
@@ -83,6 +98,10 @@ class ExpertWindow:
         self._versions = [version_of(weight.tensor) for weight in held]
         self._rows = True
         """Whether the module's own forward may take experts one by one."""
+        self.most_ids = 0
+        """Of a call that surely has a slot for every expert that its ids name. Compilers guard it,
+        so code that was made for more slots is not used with fewer."""
+        self.measure()
 
     def set(self, known: Set[int]) -> None:
         """Takes notice of where weights are, after a change; ``known`` are ids of all of them."""
@@ -108,23 +127,23 @@ class ExpertWindow:
             self._versions = versions
         return self.ready
 
+    def measure(self) -> None:
+        """Takes notice of the number of slots, which is as before while there are none."""
+        slots = self.pool.cache.info.slots
+        if slots > 0:
+            self.most_ids = ANY if self._count <= slots else slots
+
     def fits(self, ids: torch.Tensor) -> bool:
         """Returns whether there is a slot for every expert that ids may name."""
-        return self._count <= self.pool.slots or ids.numel() <= self.pool.slots
+        return ids.numel() <= self.most_ids
 
     def route(self, ids: torch.Tensor) -> torch.Tensor:
         """Brings experts into slots; returns the slot of each id."""
         weights, pool = self._weights, self.pool
         stream = weights.stream()
         captures = weights.is_capturing()
-        if not captures and pool.stream not in (None, stream):
-            # Kernels of the last call may still read the slots.
-            last = (
-                torch.cuda.ExternalStream(pool.stream, device=weights.device)
-                if pool.stream
-                else torch.cuda.default_stream(weights.device)
-            )
-            torch.cuda.current_stream(weights.device).wait_stream(last)
+        if not captures:
+            pool.wait_for_last(stream, weights.device)
         ids = ids.contiguous()
         slots = torch.empty_like(ids)
         kind: Any = ID_TYPES[ids.dtype]
@@ -156,7 +175,13 @@ class ExpertWindow:
             ids = args[1] if len(args) > 1 else kwargs.get(self._experts.ids)
             if self._runs_at_home(ids, args, kwargs) or not self.follow():
                 return forward(*args, **kwargs)
-            return self._run(forward, ids, args, kwargs)
+            try:
+                return self._run(forward, ids, args, kwargs)
+            except WeighbridgeError as error:
+                if error.status != Status.SLOTS_BUDGET:
+                    raise
+                self.measure()  # a resize goes on during steps
+                return forward(*args, **kwargs)
         finally:
             weights.lock.release()
 
@@ -298,8 +323,9 @@ class CompiledExperts:
         for own, weight in zip(self._names, held):
             module._parameters[own] = weight
         arguments = list(tensors_in(args, kwargs))
-        torch.ops.weighbridge.finish(pool, list(tensors_in(result)), arguments)
-        torch.ops.weighbridge.release(self._order, pool, self._handle, self._number)
+        torch.ops.weighbridge.release_experts(
+            self._order, pool, list(tensors_in(result)), arguments, self._handle, self._number
+        )
         return result
 
 

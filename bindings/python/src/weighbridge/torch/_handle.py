@@ -114,17 +114,21 @@ class OffloadHandle:
     ) -> ResizeProgress:
         """Changes the device memory of the weights, between steps; see :meth:`Offloader.resize`.
 
-        Needs :func:`offload` with ``fixed_addresses``. Compiled code and graphs stay valid.
+        Needs :func:`offload` with ``fixed_addresses``. Compiled code and graphs stay valid; code is
+        compiled again if a layer has too few slots for the experts of a call, or enough again.
         """
         with self._weights.lock:
-            stream = self._weights.stream()
-            return self.offloader.resize(
-                device_bytes,
-                stream,
-                offload_bytes=offload_bytes,
-                graphs_dropped=graphs_dropped,
-                wait=wait,
-            )
+            self._weights.wait_for_experts()
+            try:
+                return self.offloader.resize(
+                    device_bytes,
+                    self._weights.stream(),
+                    offload_bytes=offload_bytes,
+                    graphs_dropped=graphs_dropped,
+                    wait=wait,
+                )
+            finally:
+                self._weights.measure_experts()
 
     def prefer(
         self,
@@ -170,12 +174,16 @@ class OffloadHandle:
     def sleep(self) -> None:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
+            self._weights.wait_for_experts()
             self.offloader.sleep(self._weights.stream())
 
     def wake(self) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""
         with self._weights.lock:
-            self.offloader.wake(self._weights.stream())
+            try:
+                self.offloader.wake(self._weights.stream())
+            finally:
+                self._weights.measure_experts()
 
     def join(self) -> None:
         """Makes the current stream wait for every copy: the end of a capture of part of a step."""

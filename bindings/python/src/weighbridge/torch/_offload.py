@@ -114,11 +114,6 @@ def offload(
     weights = weights_of(model, buffers)
     check_not_offloaded(model, weights)
     experts = _experts(model, weights, transfer_mode, expert_bytes, device_bytes is not None)
-    if experts and fixed_addresses:
-        raise ValueError(
-            "asked for caches of experts and for fixed addresses: the number of slots would change "
-            "under modules that were made for it; leave out one of them"
-        )
     where = runs_on(_device_of(model) if device is None else device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     found: Numbers

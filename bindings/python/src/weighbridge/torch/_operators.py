@@ -140,6 +140,27 @@ def finish(
 @torch.library.custom_op("weighbridge::release", mutates_args=("order", "slots"))
 def release(order: torch.Tensor, slots: list[torch.Tensor], handle: int, group: int) -> None:
     """Releases a group after everything that uses its slots."""
+    _release(slots, handle, group)
+
+
+@torch.library.custom_op("weighbridge::release_experts", mutates_args=("order",))
+def release_experts(
+    order: torch.Tensor,
+    slots: list[torch.Tensor],
+    results: list[torch.Tensor],
+    arguments: list[torch.Tensor],
+    handle: int,
+    group: int,
+) -> None:
+    """:func:`finish` and :func:`release` of slots of experts, which the next call may overwrite.
+
+    For the compiler it does not change the slots: a backend that copies what changes would read
+    slots that have no memory. What reads them has become ``results``.
+    """
+    _release(slots, handle, group)
+
+
+def _release(slots: list[torch.Tensor], handle: int, group: int) -> None:
     addresses = _of(handle).release_slots(group)
     if [slot.data_ptr() for slot in slots] != addresses and not _runs_in_program_order():
         raise RuntimeError(
@@ -178,6 +199,22 @@ def _(
     slots: list[torch.Tensor], results: list[torch.Tensor], arguments: list[torch.Tensor]
 ) -> None:
     _count_change(slots)
+    _check_layer(slots, results)
+
+
+@release_experts.register_fake
+def _(
+    order: torch.Tensor,
+    slots: list[torch.Tensor],
+    results: list[torch.Tensor],
+    arguments: list[torch.Tensor],
+    handle: int,
+    group: int,
+) -> None:
+    _check_layer(slots, results)
+
+
+def _check_layer(slots: list[torch.Tensor], results: list[torch.Tensor]) -> None:
     own = {slot.untyped_storage()._cdata for slot in slots}
     if any(result.untyped_storage()._cdata in own for result in results):
         raise RuntimeError(

@@ -11,6 +11,7 @@ import torch
 
 from .._progress import Callback
 from ..dtypes import DtypeLike
+from ..errors import Status, WeighbridgeError
 from ..offloader import Offloader
 from ..offloader_info import OffloaderParameterInfo
 from ..plan import Parameter, Plan
@@ -140,7 +141,16 @@ class Weights(Steps):
         window = self.experts[group]
         if not window.follow() or window.compiled.layout != layout:
             raise _unknown_layout()
-        return [window.route(ids), *(slot.detach() for slot in window.compiled.slots)]
+        try:
+            return [window.route(ids), *(slot.detach() for slot in window.compiled.slots)]
+        except WeighbridgeError as error:
+            if error.status != Status.SLOTS_BUDGET:
+                raise
+            self.measure_experts()
+            raise RuntimeError(
+                "a resize has left fewer slots for experts than the compiled code needs: call the "
+                "model again, which compiles new code"
+            ) from error
 
     def release_slots(self, group: int) -> list[int]:
         """Releases a group for compiled code; returns the addresses of its slots."""
@@ -252,6 +262,22 @@ class Weights(Steps):
         if any(window.changed() for window in self.experts.values()):
             for window in self.experts.values():
                 window.follow()
+
+    def begin_step(self) -> None:
+        """Begins a step, as :meth:`Steps.begin_step`."""
+        if self.plan_is_fixed:
+            self.measure_experts()  # a resize that does not wait goes on during steps
+        super().begin_step()
+
+    def measure_experts(self) -> None:
+        """Takes notice of the number of slots of experts, which a resize changes."""
+        for window in self.experts.values():
+            window.measure()
+
+    def wait_for_experts(self) -> None:
+        """Makes the current stream wait for kernels that read slots of experts on others."""
+        for pool in self.expert_pools:
+            pool.wait_for_last(self.stream(), self.device)
 
     def reset_experts(self) -> None:
         """Empties the caches of experts, between steps."""
