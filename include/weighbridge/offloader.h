@@ -718,10 +718,17 @@ typedef struct {
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
     uint64_t device_decoded_bytes;
+    /**
+     * Bytes that the commit compressed by kernels of the device, before that;
+     * wb_plan_options.encode_on_device says which.
+     */
+    uint64_t encoded_by_device_bytes;
+    /** Bytes that it compressed by the host's cores. */
+    uint64_t encoded_by_host_bytes;
 } wb_offloader_stats;
 #define WB_OFFLOADER_STATS_INIT \
     {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, \
-    0, 0, 0, 0, 0, 0}
+    0, 0, 0, 0, 0, 0, 0, 0}
 
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,

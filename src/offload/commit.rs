@@ -8,6 +8,7 @@ use crate::offload::backing::{
     Apart, ApartKind, Backing, Block, Encoding, HostUnit, ParameterState, c_name,
 };
 use crate::offload::bulk_copy::CopyJob;
+use crate::offload::device_encode::EncodeTask;
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::encoded_source::DecodeJob;
 use crate::os::span::Span;
@@ -22,6 +23,8 @@ pub struct CommitLayout {
     pub parameters: Vec<ParameterState>,
     pub blocks: Vec<Block>,
     pub to_host: Vec<CopyJob>,
+    /// Blocks that are to be compressed, with the copies that fill them.
+    pub to_encode: Vec<EncodeTask>,
     /// Device memory, and the copies into it.
     pub to_device: Vec<(Arc<DeviceMemory>, Vec<CopyJob>)>,
     /// What is decoded to either.
@@ -94,7 +97,19 @@ pub fn lay_out(
                     }
                     None => {}
                 }
-                (backing, to, &mut layout.to_host)
+                if encoding.is_some_and(|encoding| encoding.encoded_bytes == 0) {
+                    layout.to_encode.push(EncodeTask {
+                        block: layout.blocks.len() - 1,
+                        name: plan.parameters[storage.parameters[0]].parameter.name.clone(),
+                        decoded_bytes: storage.bytes,
+                        capacity,
+                        jobs: Vec::new(),
+                    });
+                    let last = layout.to_encode.len() - 1;
+                    (backing, to, &mut layout.to_encode[last].jobs)
+                } else {
+                    (backing, to, &mut layout.to_host)
+                }
             }
             (None, Some((memory, offset))) => {
                 let to = memory.span().part(offset as usize, storage.bytes as usize);

@@ -7,12 +7,13 @@ use crate::device::device::Device;
 use crate::device::policy::Tristate;
 use crate::error::Result;
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::backing::{Backing, Encoding};
+use crate::offload::backing::{Backing, Block, Encoding};
 use crate::offload::bulk_copy::{self, CopyJob};
-use crate::offload::state::OffloadState;
+use crate::offload::device_encode::{DeviceEncode, EncodeProgress};
+use crate::offload::state::{EncodedBy, OffloadState};
 use crate::os::bytes;
 use crate::os::mapping::Mapping;
-use crate::os::parallel::{Phase, Progress, report};
+use crate::os::parallel::Progress;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::compression::{Compression, CompressionRule};
@@ -73,34 +74,39 @@ pub fn host_memory(device: &Arc<Device>, bytes: usize) -> Result<Arc<Buffer>> {
     Buffer::alloc(device, bytes, &options, &mut None)
 }
 
-/// Compresses the blocks of a commit, whose bytes are in their places, with `threads` threads.
+/// Compresses the blocks of a commit: some by the device, and the others, whose bytes are in their places, by
+/// `threads` threads.
 pub fn encode_all(
+    device: &Arc<Device>,
     state: &mut OffloadState,
+    by_device: DeviceEncode,
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     // Those of compressed sources are not compressed again.
     let is_left = |encoding: &Encoding| encoding.encoded_bytes == 0;
-    let coded = || {
-        let blocks = state.host.blocks().iter();
-        blocks.filter_map(|block| Some((block, block.encoding.filter(is_left)?)))
+    let left_of = |block: &Block| block.encoding.filter(is_left);
+    let left = |state: &OffloadState| {
+        let blocks = state.host.blocks().iter().enumerate();
+        blocks.filter_map(|(at, block)| Some((at, left_of(block)?))).collect::<Vec<_>>()
     };
-    let total = coded().map(|(_, encoding)| encoding.decoded_bytes as usize).sum();
-    let Some(most) = coded().map(|(block, _)| block.capacity).max() else { return Ok(()) };
+    let total = left(state).iter().map(|(_, encoding)| encoding.decoded_bytes).sum();
+    state.encoded_by = EncodedBy { device: by_device.bytes(), host: total - by_device.bytes() };
+    let mut progress = EncodeProgress::new(total, progress);
+    by_device.run(device, state, threads, &mut progress)?;
+    let by_host = left(state);
+    let Some(most) = by_host.iter().map(|(at, _)| state.host.blocks()[*at].capacity).max() else {
+        return Ok(());
+    };
     let scratch = Mapping::anonymous(most as usize)?;
-    let mut done = 0;
-    for at in 0..state.host.blocks().len() {
+    for (at, Encoding { coded, decoded_bytes, .. }) in by_host {
         let block = &state.host.blocks()[at];
-        let Some(Encoding { coded, decoded_bytes, .. }) = block.encoding.filter(is_left) else {
-            continue;
-        };
         let place = block.place(&state.host.units()[block.unit]);
         let raw = place.part(0, decoded_bytes as usize);
         let encoded = in_memory::encode(coded, raw, scratch.span(), threads)?.encoded_bytes;
         bytes::copy(place, scratch.span().part(0, encoded as usize));
         state.host.note_encoded(at, encoded);
-        done += decoded_bytes as usize;
-        report(progress, Phase::Compress, done, total)?;
+        progress.add(decoded_bytes)?;
     }
     Ok(())
 }

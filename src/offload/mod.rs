@@ -11,8 +11,11 @@ mod bulk_copy;
 mod change_tests;
 mod commit;
 mod compressed;
+mod device_encode;
 pub mod device_plan;
 mod edit;
+#[cfg(test)]
+mod encode_tests;
 pub mod encoded;
 pub mod encoded_source;
 mod expert_caches;

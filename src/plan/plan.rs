@@ -103,6 +103,8 @@ pub struct PlanOptions {
     pub quantize: Option<QuantizationRule>,
     /// Which offloaded parameters cross the link compressed.
     pub compress: Compression,
+    /// Whether the device compresses what a commit compresses; by default, where it can.
+    pub device_encoding: Option<bool>,
     /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
     pub link_bytes_per_second: f64,
     /// Bytes of parameters that kernels go through in a second; 0 if that is not known.
@@ -134,6 +136,7 @@ impl PlanOptions {
             allowed: Allowed::default(),
             quantize: None,
             compress: Compression::Off,
+            device_encoding: None,
             link_bytes_per_second: 0.0,
             compute_bytes_per_second: 0.0,
             group_seconds: Vec::new(),

@@ -59,6 +59,7 @@ struct PlanOptions {
   bool keep_host_copy = false;    ///< resident parameters keep a copy in host memory
   Compress compress = {};         ///< which offloaded parameters cross the link compressed
   std::vector<std::string> compress_select = {};  ///< those of Compress::Selected
+  Tristate encode_on_device = {};  ///< whether the device compresses what a commit compresses
 };
 
 /// The placement and the transfer mode of every parameter, with a reason for each.
@@ -106,6 +107,7 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.compress = detail::to_c(options.compress);
     raw.compress_select = compress_select.data();
     raw.compress_select_count = static_cast<std::uint32_t>(compress_select.size());
+    raw.encode_on_device = detail::to_c(options.encode_on_device);
     const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
     if (!all) return all.error();
     return detail::make<Plan>(wb_plan_new, device.get(), all.value().data(), all.value().size(),

@@ -173,11 +173,21 @@ pub struct wb_plan_options {
     /// for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
     /// unless everything fits.
     pub expert_bytes: u64,
+    /// Whether kernels of the device compress what a commit compresses: raw bytes cross the link to the
+    /// device and compressed ones come back to the arena, both at the same time, or, of a source in device memory,
+    /// compressed ones alone. By default those parameters for which a CUDA device has the memory, and the host's cores compress
+    /// all others. The memory is that of the slots, which nothing uses before the first step; where these are smaller than two
+    /// parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
+    /// end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a
+    /// parameter that the device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many each had.
+    pub encode_on_device: wb_tristate,
+    /// Must be zero.
+    pub reserved0: u32,
     /// Must be zero.
     pub reserved: [u64; 1],
 }
 
-c_struct!(wb_plan_options, reserved);
+c_struct!(wb_plan_options, reserved0, reserved);
 
 impl Input<PlanOptions> for *const wb_plan_options {
     unsafe fn convert(self, _: &str) -> Result<PlanOptions> {
@@ -238,6 +248,10 @@ impl Input<PlanOptions> for *const wb_plan_options {
             quantize,
             // SAFETY: the contract of mod.rs.
             compress: unsafe { compression_of(&given) }?,
+            device_encoding: match Tristate::read(given.encode_on_device, "encode_on_device")? {
+                Tristate::Auto => None,
+                given => Some(given == Tristate::On),
+            },
             link_bytes_per_second: link,
             compute_bytes_per_second: compute,
             group_seconds,

@@ -239,7 +239,9 @@ class Plan(Closeable):
     memory before any cross the link, if a step is faster for it; not with ``fixed_addresses``,
     where those that become resident are decoded. :meth:`Offloader.read` reads them, and host views
     of them are refused. Those of a compressed :class:`Safetensors` file are taken as the file has
-    them, in as many bytes of host memory.
+    them, in as many bytes of host memory. The commit compresses the others by kernels of a CUDA
+    device that has the memory for it, or by the host's cores; ``encode_on_device`` False leaves all
+    to the host, and True fails where the device cannot.
     """
 
     _noun = "plan"
@@ -270,6 +272,7 @@ class Plan(Closeable):
         keep_host_copy: bool = False,
         compress: bool | str | Sequence[str] = False,
         compress_select: str | Sequence[str] = (),
+        encode_on_device: bool | None = None,
     ) -> None:
         self._reference = None
         self._device = device
@@ -293,6 +296,7 @@ class Plan(Closeable):
             expert_bytes=unsigned(expert_bytes, "expert_bytes"),
             fixed_addresses=tristate(fixed_addresses, "fixed_addresses"),
             keep_host_copy=int(keep_host_copy),
+            encode_on_device=tristate(encode_on_device, "encode_on_device"),
         )
         if len(group_seconds) > 0:
             options.group_seconds = (c_double * len(group_seconds))(*group_seconds)
