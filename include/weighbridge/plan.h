@@ -62,6 +62,11 @@ typedef int32_t wb_host_store;
  * not become shorter, or change, while the offloader lives.
  */
 #define WB_HOST_STORE_SOURCE 1
+/**
+ * As WB_HOST_STORE_SOURCE for parameters that are carried as their sources have them compressed
+ * (wb_parameter.encoded_bytes); all others are copied. So host views of these may be written.
+ */
+#define WB_HOST_STORE_COMPRESSED 2
 
 /** Which offloaded parameters cross the link compressed, without loss. */
 typedef int32_t wb_compress;
@@ -208,8 +213,13 @@ typedef struct {
      * parameter that the device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many each had.
      */
     wb_tristate encode_on_device;
-    /** Must be zero. */
-    uint32_t reserved0;
+    /**
+     * 1 if a commit decodes what it carries as its source has it compressed, with all cores, and fails with
+     * WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only headers and directories of these, so
+     * that no kernel leaves them: damage of other bytes is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
+     * quantizes is verified in any case.
+     */
+    uint32_t verify_compressed;
     /** Must be zero. */
     uint64_t reserved[1];
 } wb_plan_options;

@@ -68,12 +68,15 @@ pub fn lay_out(
                 let capacity = storage.carried_bytes();
                 let offset = storage.offset_in_unit;
                 let mut encoding = Encoding::of_new(coded, storage.bytes);
-                if let (Some(encoding), Some(apart)) = (&mut encoding, &apart) {
-                    encoding.encoded_bytes = apart.span.bytes() as u64;
+                if let Some(encoding) = &mut encoding {
+                    let apart = apart.as_ref().map(|apart| apart.span);
+                    let taken = encoded.filter(|_| plan.takes_source(storage));
+                    let source = apart.or(taken).map_or(0, |source| source.bytes() as u64);
+                    encoding.encoded_bytes = source;
                 }
                 let region = || units[unit].region.part(offset as usize, capacity as usize);
                 let to = apart.as_ref().map_or_else(region, |apart| apart.span);
-                let is_apart = apart.is_some();
+                let is_taken = encoding.is_some_and(|encoding| encoding.encoded_bytes > 0);
                 layout.blocks.push(Block {
                     unit,
                     offset,
@@ -87,7 +90,8 @@ pub fn lay_out(
                 });
                 let backing = Backing::Block { block: layout.blocks.len() - 1, offset: 0 };
                 match encoded {
-                    Some(from) if is_apart => {
+                    Some(from) if is_taken => {
+                        let to = to.part(0, from.bytes());
                         layout.to_host.push(CopyJob { to, from: Location::host(from) });
                     }
                     Some(from) => {

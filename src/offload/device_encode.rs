@@ -163,7 +163,7 @@ impl DeviceEncode {
 }
 
 impl Workspace {
-    /// Memory of `wanted` bytes, if there are as many: that of the slots, or a new one where they are smaller.
+    /// Memory of `wanted` bytes, or of less: that of the slots, or a new one where they are smaller.
     /// `None` if there is none.
     fn new(
         plan: &DevicePlan,
@@ -213,7 +213,7 @@ impl Lane {
     }
 }
 
-/// Blocks on their way through the device.
+/// Blocks in flight through the device.
 struct Pipeline<'a> {
     device: &'a Arc<Device>,
     lanes: Vec<Lane>,
@@ -222,7 +222,7 @@ struct Pipeline<'a> {
 }
 
 impl<'a> Pipeline<'a> {
-    /// Lanes of so many bytes, of which each of the tasks needs no more.
+    /// Lanes of `lane_bytes` bytes, of which each of the tasks needs no more.
     fn new(
         device: &'a Arc<Device>,
         memory: Span,

@@ -83,7 +83,8 @@ fn content(device: &Arc<Device>, bytes: u64, seed: usize) -> Arc<Buffer> {
         let value = if seed % 4 == 3 { state as u16 } else { 0x3c00 | state as u16 & 0x81ff };
         value.to_le_bytes()
     };
-    let values: Vec<u8> = (0..bytes / 2).flat_map(|_| next()).collect();
+    let values: Vec<u8> = (0..bytes / 2).take(1 << 17).flat_map(|_| next()).collect();
+    let values: Vec<u8> = values.into_iter().cycle().take(bytes as usize).collect();
     bytes::write(buffer.data().part(0, bytes as usize), &values);
     buffer
 }
@@ -223,5 +224,28 @@ fn a_commit_is_cancelled_while_the_device_compresses() {
         let error = weights.commit(options(Some(true)), &mut progress).err().unwrap();
         assert_eq!((error.status, calls), (WB_ERR_CANCELLED, after));
         assert_eq!(device.counters().snapshot(), before);
+    }
+}
+
+/// Several threads compress small blocks at the same time, and one after another large ones.
+#[test]
+fn every_core_compresses_where_the_device_does_not() {
+    let device = Device::open("host", DeviceOptions::default()).unwrap();
+    let sizes = [9 << 20, 17 << 20, 10 << 20, 11 << 20, TILE, 12 << 20];
+    let weights = Weights::new(&device, &sizes, |_| false);
+    let mut before = 0;
+    let mut progress = |phase, done, total| {
+        if phase == Phase::Compress {
+            assert!(before < done && done <= total && total == sizes.iter().sum::<u64>());
+            before = done;
+        }
+        true
+    };
+    let offloader = weights.commit(options(Some(false)), &mut progress).unwrap();
+    assert_eq!(before, sizes.iter().sum::<u64>());
+    for (stored, content) in stored(&offloader).iter().zip(&weights.content) {
+        let target = host_memory(&device, content.data().bytes()).unwrap();
+        in_memory::decode(in_span(stored, &device).data(), 0, target.data(), true, 0).unwrap();
+        assert!(bytes::read(target.data()) == bytes::read(content.data()));
     }
 }

@@ -45,6 +45,7 @@ mod resize;
 #[cfg(test)]
 mod resize_tests;
 pub mod schedule;
+mod scratch;
 mod slot_budget;
 mod slot_fit;
 mod slot_sums;

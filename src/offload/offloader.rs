@@ -67,11 +67,19 @@ impl Offloader {
     ) -> Result<Arc<Self>> {
         let DevicePlan { device, plan: planned } = &*plan;
         device.backend().synchronize(stream)?;
+        if planned.options.host_store != HostStore::Copy {
+            buffers.iter().try_for_each(|buffer| buffer.check_file())?;
+        }
         let stores = match planned.options.host_store {
-            HostStore::Copy => planned.units.iter().map(|_| Err(String::new())).collect(),
-            HostStore::Source => source_store::find(&plan, sources, buffers)?,
+            HostStore::Source => source_store::find(&plan, sources, buffers),
+            HostStore::Copy | HostStore::Compressed => {
+                planned.units.iter().map(|_| Err(String::new())).collect()
+            }
         };
         encoded_source::check_all(planned, sources)?;
+        if planned.options.verify_compressed {
+            encoded_source::verify_carried(planned, sources, options.threads, progress)?;
+        }
         let encoded_stores = source_store::find_encoded(&plan, sources, buffers);
         let places = arena_layout(planned, &stores, &encoded_stores);
         let arena = Buffer::alloc(device, places.bytes as usize, options, progress)?;

@@ -193,7 +193,7 @@ class wb_plan_options(Sized):
         (_TEXTS, "compress_select"),
         (c_uint64, "expert_bytes"),
         (c_int32, "encode_on_device"),
-        (c_uint32, "reserved0"),
+        (c_uint32, "verify_compressed"),
         (c_uint64 * 1, "reserved"),
     )
 
