@@ -6,7 +6,7 @@ use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
 use crate::error::{Result, catch_panic};
 use crate::memory::staging::Staging;
-use crate::os::in_order::in_order;
+use crate::os::in_order::{Pieces, in_order};
 use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -141,38 +141,28 @@ impl Transfer<'_> {
         };
         let total = self.pieces.iter().map(|piece| piece.device.bytes()).sum();
         let (mut queued, mut done) = (0, 0);
-        // The work is numbered by parts, of which each piece has the same number.
-        let stage = |part: usize| {
-            let (at, offset) = (part / PARTS, part % PARTS * PART_BYTES);
-            let piece = &self.pieces[at];
+        let stage = |at: usize, part: usize| {
+            let (piece, offset) = (&self.pieces[at], part * PART_BYTES);
             if piece.direct.is_none() && offset < piece.device.bytes() {
                 (self.stage)(at, offset, workspace.host(at, piece).part(offset, PART_BYTES));
             }
             Ok(())
         };
-        let mut begin = |part: usize| {
-            let at = part / PARTS;
-            match self.direction {
-                _ if !part.is_multiple_of(PARTS) => Ok(()),
-                Direction::ToDevice => match at.checked_sub(workspace.buffers) {
-                    Some(before) => workspace.wait_for(before),
-                    None => Ok(()),
-                },
-                Direction::FromDevice => {
-                    // The buffers of these pieces are free: `ahead` and QUEUED are not more than all.
-                    while queued < pieces.min(at + QUEUED) {
-                        workspace.queue(self, queued)?;
-                        queued += 1;
-                    }
-                    workspace.wait_for(at)
+        let mut begin = |at: usize| match self.direction {
+            Direction::ToDevice => match at.checked_sub(workspace.buffers) {
+                Some(before) => workspace.wait_for(before),
+                None => Ok(()),
+            },
+            Direction::FromDevice => {
+                // The buffers of these pieces are free: `ahead` and QUEUED are not more than all.
+                while queued < pieces.min(at + QUEUED) {
+                    workspace.queue(self, queued)?;
+                    queued += 1;
                 }
+                workspace.wait_for(at)
             }
         };
-        let mut end = |part: usize| {
-            let at = part / PARTS;
-            if part % PARTS < PARTS - 1 {
-                return Ok(());
-            }
+        let mut end = |at: usize| {
             if self.direction == Direction::ToDevice {
                 workspace.queue(self, at)?;
             }
@@ -180,7 +170,8 @@ impl Transfer<'_> {
             report(progress, Phase::Read, done, total)
         };
         let threads = self.threads.clamp(1, MOST_THREADS);
-        in_order(pieces * PARTS, ahead * PARTS, threads, &mut begin, &stage, &mut end)
+        let pieces = Pieces { count: pieces, parts: PARTS, ahead };
+        in_order(pieces, threads, &mut begin, &stage, &mut end)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::device::backend::Location;
 use crate::error::{Error, Result, fail};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::OffloadState;
-use crate::os::in_order::in_order;
+use crate::os::in_order::{Pieces, in_order};
 use crate::os::mapping::Mapping;
 use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::sync::{self, Mutex};
@@ -79,7 +79,7 @@ fn run_at_once(
     let fits = |one: &Fill| matches!(quantizers[0].passes(&one.task), Ok(1));
     let (fitting, alone): (Vec<_>, Vec<_>) = tasks.into_iter().partition(fits);
     let idle = Mutex::new(quantizers);
-    let work = |at: usize| {
+    let work = |at: usize, _: usize| {
         // There are as many as threads.
         let quantizer = sync::lock(&idle).pop();
         let Some(quantizer) = quantizer else {
@@ -93,7 +93,8 @@ fn run_at_once(
         all.done += source_bytes(&fitting[at]);
         all.report(all.done)
     };
-    in_order(fitting.len(), 2 * at_once, at_once, &mut |_| Ok(()), &work, &mut end)?;
+    let pieces = Pieces { count: fitting.len(), parts: 1, ahead: 2 * at_once };
+    in_order(pieces, at_once, &mut |_| Ok(()), &work, &mut end)?;
     Ok(alone)
 }
 

@@ -4,8 +4,20 @@
 use crate::error::{Error, Result, catch_panic};
 use crate::os::sync::{self, Condvar, Mutex, thread};
 
+/// The pieces of some work.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces {
+    /// How many there are.
+    pub count: usize,
+    /// Parts of each piece, on which different threads work. The calling thread wakes once for a piece.
+    pub parts: usize,
+    /// Pieces that have begun and not ended, at most.
+    pub ahead: usize,
+}
+
 /// What the threads share.
 struct Shared {
+    pieces: Pieces,
     state: Mutex<State>,
     /// A piece has begun, or the work has stopped.
     begun: Condvar,
@@ -16,48 +28,64 @@ struct Shared {
 struct State {
     /// Pieces before this one have begun.
     begun: usize,
-    /// The next piece that no thread works on.
+    /// The next part of all that no thread works on.
     next: usize,
-    /// Whether the work on each piece is done.
-    worked: Vec<bool>,
+    /// Parts of each piece on which work is not done.
+    left: Vec<usize>,
     error: Option<Error>,
     stopped: bool,
 }
 
 impl Shared {
-    /// Works on a piece, which the caller has taken.
-    fn work(&self, piece: usize, work: &(dyn Fn(usize) -> Result<()> + Sync)) {
-        let result = catch_panic(|| work(piece));
-        let mut state = sync::lock(&self.state);
-        state.worked[piece] = true;
-        if let Err(error) = result {
-            state.error.get_or_insert(error);
-            state.stopped = true;
-            self.begun.notify_all();
-        }
-        self.worked.notify_one();
+    fn new(pieces: Pieces) -> Self {
+        let left = vec![pieces.parts; pieces.count];
+        let state = State { begun: 0, next: 0, left, error: None, stopped: false };
+        let (begun, worked) = (Condvar::new(), Condvar::new());
+        Self { pieces, state: Mutex::new(state), begun, worked }
     }
 
-    /// Works on pieces until there are none.
-    fn work_on_all(&self, work: &(dyn Fn(usize) -> Result<()> + Sync)) {
+    /// Works on parts of pieces until there are none, or until the pieces that have begun have none.
+    fn work_on_all(&self, stays: bool, work: &(dyn Fn(usize, usize) -> Result<()> + Sync)) {
+        let Pieces { count, parts, .. } = self.pieces;
         let mut state = sync::lock(&self.state);
-        while !state.stopped && state.next < state.worked.len() {
-            if state.next == state.begun {
+        while !state.stopped && state.next < count * parts {
+            if state.next == state.begun * parts {
+                if !stays {
+                    return;
+                }
                 state = sync::wait(&self.begun, state);
                 continue;
             }
-            let piece = state.next;
+            let (piece, part) = (state.next / parts, state.next % parts);
             state.next += 1;
             drop(state);
-            self.work(piece, work);
+            let result = catch_panic(|| work(piece, part));
             state = sync::lock(&self.state);
+            state.left[piece] -= 1;
+            if let Err(error) = result {
+                state.error.get_or_insert(error);
+                state.stopped = true;
+                self.begun.notify_all();
+            }
+            if state.left[piece] == 0 || state.stopped {
+                self.worked.notify_one();
+            }
+        }
+    }
+
+    /// Has the threads work on the pieces before `begun`.
+    fn begin(&self, begun: usize) {
+        sync::lock(&self.state).begun = begun;
+        match self.pieces.parts {
+            1 => self.begun.notify_one(),
+            _ => self.begun.notify_all(),
         }
     }
 
     /// Waits until the work on a piece is done.
     fn wait_for(&self, piece: usize) -> Result<()> {
         let mut state = sync::lock(&self.state);
-        while !state.worked[piece] && !state.stopped {
+        while state.left[piece] > 0 && !state.stopped {
             state = sync::wait(&self.worked, state);
         }
         state.error.take().map_or(Ok(()), Err)
@@ -74,39 +102,35 @@ impl Drop for StopGuard<'_> {
     }
 }
 
-/// Calls `begin`, `work` and `end` for each of `count` pieces: `begin` and `end` on the calling
-/// thread and in order, `work` on `threads` threads in between. At most `ahead` pieces have begun and
-/// not ended. The first error stops all.
+/// Calls `begin` and `end` for each piece, on the calling thread and in order, and in between `work`
+/// for each of its parts, on `threads` threads. The first error stops all.
 pub fn in_order(
-    count: usize,
-    ahead: usize,
+    pieces: Pieces,
     threads: usize,
     begin: &mut dyn FnMut(usize) -> Result<()>,
-    work: &(dyn Fn(usize) -> Result<()> + Sync),
+    work: &(dyn Fn(usize, usize) -> Result<()> + Sync),
     end: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
-    let state =
-        State { begun: 0, next: 0, worked: vec![false; count], error: None, stopped: false };
-    let shared = Shared { state: Mutex::new(state), begun: Condvar::new(), worked: Condvar::new() };
+    let Pieces { count, parts, ahead } = pieces;
+    let shared = Shared::new(pieces);
     thread::scope(|scope| {
         let _stop = StopGuard(&shared);
         // The calling thread mostly waits, so it is not one of the threads, unless it is the only
         // one. If a thread cannot start, the others do its work.
         let mut alone = true;
-        for _ in 0..if threads > 1 { threads.min(count) } else { 0 } {
+        for _ in 0..if threads > 1 { threads.min(count * parts) } else { 0 } {
             let named = thread::Builder::new().name("weighbridge-copy".into());
-            alone &= named.spawn_scoped(scope, || shared.work_on_all(work)).is_err();
+            alone &= named.spawn_scoped(scope, || shared.work_on_all(true, work)).is_err();
         }
         let mut begun = 0;
         for piece in 0..count {
             while begun < count.min(piece + ahead.max(1)) {
                 begin(begun)?;
                 begun += 1;
-                sync::lock(&shared.state).begun = begun;
-                shared.begun.notify_one();
+                shared.begin(begun);
             }
             if alone {
-                shared.work(piece, work);
+                shared.work_on_all(false, work);
             }
             shared.wait_for(piece)?;
             end(piece)?;
@@ -127,13 +151,14 @@ mod tests {
 
     #[test]
     fn pieces_begin_and_end_in_order_around_their_work() {
-        for (count, ahead, threads) in [(0, 1, 1), (1, 4, 4), (50, 1, 3), (50, 7, 1), (200, 6, 4)] {
+        let cases =
+            [(0, 1, 1, 1), (1, 1, 4, 4), (50, 1, 1, 3), (50, 2, 7, 1), (60, 3, 6, 4), (9, 8, 2, 4)];
+        for (count, parts, ahead, threads) in cases {
             let calls = RefCell::new((0, 0));
             let worked = AtomicUsize::new(0);
             let ended = AtomicUsize::new(0);
             in_order(
-                count,
-                ahead,
+                Pieces { count, parts, ahead },
                 threads,
                 &mut |piece| {
                     let mut calls = calls.borrow_mut();
@@ -142,17 +167,18 @@ mod tests {
                     calls.0 += 1;
                     Ok(())
                 },
-                &|piece| {
+                &|piece, part| {
                     assert!(piece < ended.load(Ordering::SeqCst) + ahead);
-                    // Later pieces are done earlier.
-                    thread::sleep(Duration::from_micros(100 * (3 - piece as u64 % 4)));
+                    assert!(part < parts);
+                    // Later pieces and parts are done earlier.
+                    thread::sleep(Duration::from_micros(100 * (3 - (piece + part) as u64 % 4)));
                     worked.fetch_add(1, Ordering::SeqCst);
                     Ok(())
                 },
                 &mut |piece| {
                     let mut calls = calls.borrow_mut();
                     assert_eq!(piece, calls.1);
-                    assert!(worked.load(Ordering::SeqCst) > piece);
+                    assert!(worked.load(Ordering::SeqCst) >= (piece + 1) * parts);
                     calls.1 += 1;
                     ended.fetch_add(1, Ordering::SeqCst);
                     Ok(())
@@ -166,15 +192,19 @@ mod tests {
     #[test]
     fn several_threads_work_at_the_same_time() {
         let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let work = |_| {
+        let work = |_, _| {
             let now = at_once.fetch_add(1, Ordering::SeqCst) + 1;
             most.fetch_max(now, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(20));
             at_once.fetch_sub(1, Ordering::SeqCst);
             Ok(())
         };
-        in_order(9, 9, 3, &mut |_| Ok(()), &work, &mut |_| Ok(())).unwrap();
-        assert!(most.into_inner() >= 2);
+        for (count, parts) in [(9, 1), (1, 9)] {
+            most.store(0, Ordering::SeqCst);
+            let pieces = Pieces { count, parts, ahead: 9 };
+            in_order(pieces, 3, &mut |_| Ok(()), &work, &mut |_| Ok(())).unwrap();
+            assert!(most.load(Ordering::SeqCst) >= 2);
+        }
     }
 
     #[test]
@@ -190,13 +220,12 @@ mod tests {
                 Ok(())
             };
             let error = in_order(
-                100,
-                8,
+                Pieces { count: 100, parts: 2, ahead: 8 },
                 3,
                 &mut |piece| fails("begin", piece),
-                &|piece| {
+                &|piece, part| {
                     // A panic is an error, too.
-                    assert!(failing != "work" || piece != 5, "panicked");
+                    assert!(failing != "work" || piece != 5 || part != 1, "panicked");
                     Ok(())
                 },
                 &mut |piece| {

@@ -107,9 +107,10 @@ class ExpertLayers:
         for pool in weights.expert_pools:
             info = pool.cache.info
             logger.info(
-                "weighbridge keeps experts of %d layers in %d slots, %s of device memory",
-                info.layers,
+                "weighbridge keeps %d of the %d experts of %d layers in slots, %s of device memory",
                 info.slots,
+                info.layers * info.experts,
+                info.layers,
                 in_words(info.slot_bytes + info.state_bytes),
             )
 
