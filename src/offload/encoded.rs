@@ -15,7 +15,7 @@ use crate::offload::device_encode::{DeviceEncode, EncodeProgress};
 use crate::offload::scratch::Scratch;
 use crate::offload::state::{EncodedBy, OffloadState};
 use crate::os::bytes;
-use crate::os::in_order::in_order;
+use crate::os::in_order::{Pieces, in_order};
 use crate::os::mapping::Mapping;
 use crate::os::parallel::{Progress, threads_for};
 use crate::os::span::Span;
@@ -124,7 +124,7 @@ fn encode_blocks(
     let places: Vec<Span> = blocks.iter().map(place).collect();
     let scratch = Scratch::new(places.iter().map(|place| place.bytes()).max().unwrap_or(0));
     let encoded: Vec<_> = blocks.iter().map(|_| AtomicU64::new(0)).collect();
-    let encode = |index: usize| {
+    let encode = |index: usize, _| {
         let (place, Encoding { coded, decoded_bytes, .. }) = (places[index], blocks[index].1);
         scratch.with(|scratch| {
             let raw = place.part(0, decoded_bytes as usize);
@@ -139,7 +139,8 @@ fn encode_blocks(
         state.host.note_encoded(block, encoded[index].load(Ordering::Acquire));
         progress.add(decoded_bytes)
     };
-    in_order(blocks.len(), 2 * at_once, at_once, &mut |_| Ok(()), &encode, &mut end)
+    let pieces = Pieces { count: blocks.len(), parts: 1, ahead: 2 * at_once };
+    in_order(pieces, at_once, &mut |_| Ok(()), &encode, &mut end)
 }
 
 impl OffloadState {

@@ -14,7 +14,7 @@ use crate::offload::device_plan::DevicePlan;
 use crate::offload::encoded::host_memory;
 use crate::offload::scratch::Scratch;
 use crate::os::bytes;
-use crate::os::in_order::in_order;
+use crate::os::in_order::{Pieces, in_order};
 use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
@@ -117,7 +117,7 @@ pub fn verify_carried(
     let total = parts.iter().map(|(_, _, info, offset)| bytes_of(info, *offset)).sum::<u64>();
     let threads = threads_for(threads, total as usize);
     let scratch = Scratch::new(VERIFIED_BYTES as usize);
-    let verify = |at: usize| {
+    let verify = |at: usize, _| {
         let (parameter, source, info, offset) = &parts[at];
         let bytes = bytes_of(info, *offset) as usize;
         let decoded = scratch.with(|scratch| {
@@ -131,7 +131,8 @@ pub fn verify_carried(
         done += bytes_of(info, *offset);
         report(progress, Phase::Read, done as usize, total as usize)
     };
-    in_order(parts.len(), 2 * threads, threads, &mut |_| Ok(()), &verify, &mut end)
+    let pieces = Pieces { count: parts.len(), parts: 1, ahead: 2 * threads };
+    in_order(pieces, threads, &mut |_| Ok(()), &verify, &mut end)
 }
 
 /// The values of a source that comes after the commit, in new host memory; `None` if it is not compressed.
