@@ -237,14 +237,15 @@ SECONDS ?= 600
 THREADS ?= 16
 STEPS ?= 5000
 SEED ?= 1
-soak: programs ## runs mixed calls for SECONDS=600 on THREADS=16, and STEPS=5000 of an offloader
+soak: programs ## runs mixed calls for SECONDS=600 on THREADS=16, and STEPS=5000 of an offloader, twice
 	for device in host cuda:0; do \
 		export WEIGHBRIDGE_TEST_DEVICE=$$device LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cmake/driver; \
 		$(BUILD)/cmake/tests/soak/soak --seconds=$(SECONDS) --threads=$(THREADS) --seed=$(SEED); \
 		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED); \
+		$(BUILD)/cmake/tests/soak/steps --steps=$(STEPS) --seed=$(SEED) --compressed; \
 	done
 
-gpu-soak: ## runs 100,000 steps at ring depths 2 to 8 and 24, and 16 threads for 60 s, on the GPU
+gpu-soak: ## runs 100,000 steps at ring depths 2 to 8 and 24, as many with compressed weights, and 16 threads for 60 s, on the GPU
 	bash tests/gpu/soak.sh
 
 $(VENV)/made:

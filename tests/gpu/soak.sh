@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# 100,000 steps of an offloader on the real driver, every byte of every step compared, and everything at
-# once on 16 threads. Needs a GPU, a built library (target/release or WEIGHBRIDGE_LIBRARY), a C and C++
-# compiler, CMake and ninja. No cargo, no network. At most nine minutes.
-#   STEPS=100000 SECONDS=60 SEED=1 tests/gpu/soak.sh
+# 100,000 steps of an offloader on the real driver, as many of compressed weights, every byte of every step
+# compared, and everything at once on 16 threads. Needs a GPU, a built library (target/release or
+# WEIGHBRIDGE_LIBRARY), a C and C++ compiler, CMake and ninja. No cargo, no network. At most eleven minutes,
+# of which the part `compressed` takes two and a half.
+#   STEPS=100000 SECONDS=60 SEED=1 PARTS="calls steps compressed" tests/gpu/soak.sh
 set -uo pipefail
 # Bash counts its own seconds in a variable of this name.
 seconds=$(printenv SECONDS || echo 60)
@@ -32,6 +33,13 @@ part() {
     timeout --kill-after=10 "$limit" "$@" || status=$?
     [ "$status" -eq 0 ] || { echo "gpu-soak: exit $status"; failed=1; }
 }
-part $((seconds + 30)) "$build/tests/soak/soak" --seconds="$seconds" --seed="$seed"
-part 420 "$build/tests/soak/steps" --steps="${STEPS:-100000}" --seed="$seed"
+steps=("$build/tests/soak/steps" --steps="${STEPS:-100000}" --seed="$seed")
+for name in ${PARTS:-calls steps compressed}; do
+    case $name in
+        calls) part $((seconds + 30)) "$build/tests/soak/soak" --seconds="$seconds" --seed="$seed" ;;
+        steps) part 420 "${steps[@]}" ;;
+        compressed) part 150 "${steps[@]}" --compressed ;;
+        *) echo "gpu-soak: no part is named $name"; failed=1 ;;
+    esac
+done
 exit "$failed"

@@ -1,7 +1,7 @@
 /* Options, failures and known contents. */
 #include "common.h"
 
-struct options options = {600, 16, 100000, 1, DEFECT_NONE};
+struct options options = {600, 16, 100000, 0, 1, DEFECT_NONE};
 
 static int failed;
 
@@ -88,13 +88,15 @@ void options_read(int argc, char **argv)
             options.threads = (int)strtol(value, NULL, 10);
         } else if ((value = value_of(argv[at], "--steps")) != NULL) {
             options.steps = strtoull(value, NULL, 10);
+        } else if (strcmp(argv[at], "--compressed") == 0) {
+            options.compressed = 1;
         } else if ((value = value_of(argv[at], "--seed")) != NULL) {
             options.seed = strtoull(value, NULL, 10);
         } else if ((value = value_of(argv[at], "--break")) != NULL) {
             options.defect = defect_of(value);
         } else {
-            fprintf(stderr, "usage: %s [--seconds=600] [--threads=16] [--steps=100000] [--seed=1] "
-                            "[--break=leak]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--seconds=600] [--threads=16] [--steps=100000] [--compressed] "
+                            "[--seed=1] [--break=leak]\n", argv[0]);
             exit(2);
         }
     }

@@ -25,13 +25,14 @@ struct options {
     double seconds;
     int threads;
     uint64_t steps; /* of the program `steps` */
+    int compressed; /* whether `steps` compresses all weights */
     uint64_t seed;
     enum defect defect;
 };
 
 extern struct options options;
 
-/* Reads --seconds, --threads, --steps, --seed and --break; exits with 2 on anything else. */
+/* Reads --seconds, --threads, --steps, --compressed, --seed and --break; exits with 2 on anything else. */
 void options_read(int argc, char **argv);
 
 /* The number of failed checks in all files and threads. */
