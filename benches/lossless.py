@@ -279,7 +279,7 @@ def main() -> int:
             report.write(arguments.out)
         peak, bench = bench.peak, None
         torch.cuda.empty_cache()
-        measure(report, device, 8192)
+        measure(report, device, 8192, peak)
         report.write(arguments.out)
         steps = Steps(report, peak, "cuda", TOKENS)
         steps.run()

@@ -1,5 +1,7 @@
 """Commits of a model from its file, which is raw, and compressed at the commit, or compressed.
 
+Commits that compress do so by the device, and by the host's cores, beside one that does not.
+
 Of a compressed file the bytes are copied, or the pinned file itself is the host's memory: seconds
 from the closed file, whose pages the kernel has, to the offloader, and bytes of host memory.
 ``python benches/lossless_files.py`` commits a small model on the host: it verifies the values.
@@ -82,6 +84,38 @@ class Files:
             )
             self.report.bar(f"host bytes of a compressed file, {name}", found[name][1], "<=", 0.68)
 
+    def encoders(self, peak: float | None) -> None:
+        """Measures commits that compress, by what does it, over the link's rate if known."""
+        for name, asked, options, what in (
+            ("raw", None, {}, "committed, not compressed"),
+            ("device", True, {"compress": "auto"}, "compressed by the device at the commit"),
+            ("host", False, {"compress": "auto"}, "compressed by the host's cores at the commit"),
+        ):
+            rates = []
+            for _ in range(RUNS + 1):
+                with Safetensors(self.device, self.raw, file_mode="source") as file:
+                    plan = Plan(
+                        self.device,
+                        file.parameters(),
+                        offload_bytes=2 * self.nbytes + (1 << 20),
+                        transfer_mode="prefetch",
+                        encode_on_device=asked,
+                        **options,
+                    )
+                    start = time.perf_counter()
+                    with plan, Offloader(plan) as offloader:
+                        rates.append(self.nbytes / (time.perf_counter() - start) / 1e9)
+                        stats = offloader.stats
+                        by = {"device": stats.encoded_by_device_bytes}
+                        by["host"] = stats.encoded_by_host_bytes
+                        if by.get(name, 0) != stats.decoded_bytes:
+                            raise RuntimeError(f"{by} compressed of {stats.decoded_bytes}")
+            text = f"{self.nbytes >> 20} MiB of bf16 from a raw file, {what}, raw bytes"
+            rate = self.report.figure(f"commit.{name}", rates[1:], "GB/s", text)
+            if peak is not None:
+                what = f"commit.{name} over the copy engine's peak"
+                self.report.figure(f"commit.{name}.link", [rate / peak], "", what)
+
     def _commit(self, path: Path, store: str) -> tuple[float, int]:
         """Returns the seconds of a commit, and the bytes of host memory that it holds."""
         mode = "map" if store == "source" else "source"
@@ -106,10 +140,12 @@ class Files:
                 return taken, stats.asked_bytes
 
 
-def measure(report: Report, device: Device, columns: int) -> None:
+def measure(report: Report, device: Device, columns: int, peak: float | None = None) -> None:
     """Measures commits of a model of this many columns, with its files in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        Files(report, device, Path(folder), columns).run()
+        files = Files(report, device, Path(folder), columns)
+        files.run()
+        files.encoders(peak)
 
 
 def main() -> int:

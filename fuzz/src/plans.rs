@@ -188,8 +188,8 @@ fn read(u: &mut Unstructured<'_>) -> Result<Case> {
         transfer_mode: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=3)? },
         order: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=2)? },
         allow: if u.ratio(1, 32)? { u.arbitrary()? } else { u.int_in_range(0..=7)? },
-        // 2 is unknown.
-        host_store: if u.ratio(1, 64)? { 2 } else { 0 },
+        // 3 is unknown.
+        host_store: if u.ratio(1, 64)? { 3 } else { 0 },
         link_bytes_per_second: if u.ratio(1, 8)? { u.arbitrary()? } else { 0.0 },
         ..unsafe { c::sized() }
     };

@@ -95,12 +95,13 @@ typedef struct wb_offloader wb_offloader;
  *
  * Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
  * host memory, are not needed after the call; those that stay where they are, with
- * WB_HOST_STORE_SOURCE, are in buffers that the offloader keeps. A resident parameter in device
+ * WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A resident parameter in device
  * memory is not copied: the memory stays the engine's and must outlive the offloader.
  *
  * Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
  * the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
- * rejects NaN and infinity, and as wb_buffer_alloc and wb_device_alloc do.
+ * rejects NaN and infinity, with WB_ERR_DAMAGED for a compressed source that is
+ * (wb_plan_options.verify_compressed), and as wb_buffer_alloc and wb_device_alloc do.
  */
 wb_status wb_offloader_new(const wb_plan *plan, void *stream, const wb_buffer_options *options,
                            wb_offloader **offloader, wb_error *error);
@@ -581,9 +582,10 @@ wb_status wb_offloader_replace(const wb_offloader *offloader, const char *name, 
 /**
  * Adds a parameter to an existing group: offloaded if the group has an offloaded parameter that no
  * other group uses, and the plan's selectors and budget allow it; otherwise resident. It is not
- * quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace.
+ * quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace; a
+ * compressed one (wb_parameter.encoded_bytes) is decoded first.
  *
- * Fails, with nothing added, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
+ * Fails, with nothing added, with WB_ERR_DAMAGED for a compressed source that is, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
  * group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
  * for zero-copy without views, with WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as
  * wb_buffer_alloc and wb_device_alloc do.
@@ -612,8 +614,9 @@ wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, v
  *
  * Threads: no other call changes parameters between the comparison and the last change.
  *
- * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. Fails also,
- * with nothing changed, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
+ * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A compressed
+ * source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails also,
+ * with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
  * that the plan does not have, and for another number of bytes without a source. After another
  * error the changes made so far stay, and other parameters may have moved: get the addresses
  * again, and repeat the call.
@@ -718,10 +721,17 @@ typedef struct {
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
     uint64_t device_decoded_bytes;
+    /**
+     * Bytes that the commit compressed by kernels of the device, before that;
+     * wb_plan_options.encode_on_device says which.
+     */
+    uint64_t encoded_by_device_bytes;
+    /** Bytes that it compressed by the host's cores. */
+    uint64_t encoded_by_host_bytes;
 } wb_offloader_stats;
 #define WB_OFFLOADER_STATS_INIT \
     {sizeof(wb_offloader_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, \
-    0, 0, 0, 0, 0, 0}
+    0, 0, 0, 0, 0, 0, 0, 0}
 
 /** Fills `stats` with the memory and the transfers of the offloader. */
 wb_status wb_offloader_get_stats(const wb_offloader *offloader, wb_offloader_stats *stats,

@@ -62,6 +62,11 @@ typedef int32_t wb_host_store;
  * not become shorter, or change, while the offloader lives.
  */
 #define WB_HOST_STORE_SOURCE 1
+/**
+ * As WB_HOST_STORE_SOURCE for parameters that are carried as their sources have them compressed
+ * (wb_parameter.encoded_bytes); all others are copied. So host views of these may be written.
+ */
+#define WB_HOST_STORE_COMPRESSED 2
 
 /** Which offloaded parameters cross the link compressed, without loss. */
 typedef int32_t wb_compress;
@@ -198,12 +203,29 @@ typedef struct {
      * unless everything fits.
      */
     uint64_t expert_bytes;
+    /**
+     * Whether kernels of the device compress what a commit compresses: raw bytes cross the link to the
+     * device and compressed ones come back to the arena, both at the same time, or, of a source in device memory,
+     * compressed ones alone. By default those parameters for which a CUDA device has the memory, and the host's cores compress
+     * all others. The memory is that of the slots, which nothing uses before the first step; where these are smaller than two
+     * parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
+     * end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a
+     * parameter that the device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many each had.
+     */
+    wb_tristate encode_on_device;
+    /**
+     * 1 if a commit decodes what it carries as its source has it compressed, with all cores, and fails with
+     * WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only headers and directories of these, so
+     * that no kernel leaves them: damage of other bytes is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
+     * quantizes is verified in any case.
+     */
+    uint32_t verify_compressed;
     /** Must be zero. */
     uint64_t reserved[1];
 } wb_plan_options;
 #define WB_PLAN_OPTIONS_INIT \
     {sizeof(wb_plan_options), 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, 0.0, \
-    NULL, 0, 0, 0, 0, 0, 0, NULL, 0, {0}}
+    NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, {0}}
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are

@@ -90,6 +90,19 @@ pub fn decode(
     threads: usize,
 ) -> Result<Info> {
     let info = inspect(encoded)?;
+    decode_part(&info, encoded, offset, target, verify, threads)?;
+    Ok(info)
+}
+
+/// As [`decode`], of bytes that were inspected before, and have not changed.
+pub fn decode_part(
+    info: &Info,
+    encoded: Span,
+    offset: u64,
+    target: Span,
+    verify: bool,
+    threads: usize,
+) -> Result<()> {
     check_range(info.decoded_bytes, offset, target)?;
     let encoded = encoded.part(0, info.encoded_bytes as usize);
     let (first, total) = (offset / TILE, info.decoded_bytes);
@@ -109,7 +122,7 @@ pub fn decode(
             );
         }
     }
-    Ok(info)
+    Ok(())
 }
 
 /// Fails unless a range consists of whole tiles of `decoded_bytes` bytes, the last one excepted.

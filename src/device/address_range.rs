@@ -190,7 +190,12 @@ impl Drop for AddressRange {
         // Memory that no other range refers to goes after its mapping.
         let memory = mapped.iter_mut().filter_map(|(_, memory)| Arc::get_mut(memory)?.take());
         let memory = memory.collect();
-        self.device.release(Release { mappings, addresses: Some(self.span), memory });
+        self.device.release(Release {
+            mappings,
+            addresses: Some(self.span),
+            memory,
+            allocation: None,
+        });
     }
 }
 

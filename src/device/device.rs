@@ -170,6 +170,14 @@ impl Device {
         Ok(())
     }
 
+    /// Frees memory of [`Device::alloc`] that the library owns, now or later: see [`Device::release`].
+    pub fn free_owned(&self, address: u64) {
+        if let Some(bytes) = self.allocations().remove(&(address, Owner::Library)) {
+            let allocation = Some((address, bytes as u64));
+            self.release(Release { allocation, ..Release::default() });
+        }
+    }
+
     /// Releases addresses and physical memory. What cannot be released now is kept for
     /// [`Device::retry_releases`], and the error is logged.
     pub fn release(&self, release: Release) {

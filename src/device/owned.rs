@@ -70,7 +70,7 @@ impl Drop for DeviceMemory {
     fn drop(&mut self) {
         let owned = matches!(self.kind, Kind::Allocated);
         if owned && self.device.backend().check_process().is_ok() {
-            log::best_effort(|| self.device.free(self.span.start() as u64, Owner::Library));
+            self.device.free_owned(self.span.start() as u64);
         }
     }
 }

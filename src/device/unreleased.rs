@@ -19,6 +19,8 @@ pub struct Release {
     pub addresses: Option<Span>,
     /// Physical memory, and its bytes of the device's.
     pub memory: Vec<(PhysicalHandle, u64)>,
+    /// Allocated device memory, and its bytes.
+    pub allocation: Option<(u64, u64)>,
 }
 
 impl Release {
@@ -36,6 +38,11 @@ impl Release {
             backend.release_physical(*memory)?;
             counters.device_bytes.fetch_sub(*device_bytes, Ordering::AcqRel);
             self.memory.pop();
+        }
+        if let Some((address, bytes)) = self.allocation {
+            backend.free(address)?;
+            counters.device_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.allocation = None;
         }
         Ok(())
     }

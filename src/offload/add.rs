@@ -4,27 +4,32 @@ use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
 use crate::offload::backing::{Backing, HostUse, ParameterState, c_name};
 use crate::offload::edit::Edit;
+use crate::offload::encoded_source;
 use crate::offload::host_space::HostSpace;
 use crate::offload::offloader::Offloader;
 use crate::offload::state::OffloadState;
-use crate::plan::parameter::{AccessPattern, Parameter, TransferMode};
+use crate::plan::parameter::{AccessPattern, Origin, Parameter, TransferMode};
 use crate::plan::plan::capacity;
 use crate::plan::selector::SelectorList;
 use crate::status::{
-    WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_NOT_SUPPORTED,
-    WB_ERR_SLOTS_BUDGET,
+    WB_ERR_BUDGET, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_MAPPED, WB_ERR_SLOTS_BUDGET,
 };
 use crate::tensor::coded::CodedType;
 
 impl Offloader {
-    /// Adds a parameter: offloaded, as the other offloaded parameters of its group are, if the
+    /// Adds a parameter, of a compressed source the values: offloaded, as the other offloaded parameters of its group are, if the
     /// plan's selectors and budget allow it; resident otherwise. On an error nothing is added.
     pub fn add(
         &self,
-        parameter: Parameter,
-        source: Option<Location>,
+        mut parameter: Parameter,
+        mut source: Option<Location>,
         stream: Stream,
     ) -> Result<()> {
+        let decoded = encoded_source::decoded(self.device(), &parameter, source)?;
+        if let Some(values) = &decoded {
+            source = Some(Location::host(values.data()));
+            parameter.origin = Origin::Given;
+        }
         let mut edit = self.edit(stream)?;
         let added = edit.add(parameter, source);
         let mut done = edit.arrange();
@@ -135,7 +140,6 @@ impl Edit<'_> {
     pub(super) fn add(&mut self, parameter: Parameter, source: Option<Location>) -> Result<usize> {
         self.check_fixed()?;
         let has_moved = self.has_moved();
-        check_raw(&parameter)?;
         let (offloader, state) = (self.offloader, &mut *self.state);
         if state.parameters.get_index(&parameter.name).is_some() {
             fail!(
@@ -222,19 +226,6 @@ impl Edit<'_> {
         self.state.generation += 1;
         Ok(())
     }
-}
-
-/// Fails if a parameter that comes after the commit has a compressed source.
-pub(super) fn check_raw(parameter: &Parameter) -> Result<()> {
-    if let Some(bytes) = parameter.encoded_source() {
-        fail!(
-            WB_ERR_NOT_SUPPORTED,
-            "the source of parameter {:?} is compressed to {bytes} bytes, which only a commit takes: decode it with \
-             wb_codec_decode",
-            parameter.name
-        );
-    }
-    Ok(())
 }
 
 impl OffloadState {

@@ -6,6 +6,7 @@
 use crate::device::backend::Location;
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
+use crate::offload::backing::Backing;
 use crate::offload::bulk_copy;
 use crate::offload::bulk_copy::CopyJob;
 use crate::offload::encoded;
@@ -50,6 +51,13 @@ impl OffloadState {
         !quantizes
             && parameter.layout.span_bytes() == layout.span_bytes()
             && (host == start || device == start)
+    }
+
+    /// Whether a source has the compressed bytes that the parameter is carried as.
+    pub fn is_encoded_at(&self, at: usize, source: Location) -> bool {
+        let Backing::Block { block, .. } = self.parameters[at].backing else { return false };
+        let apart = self.host.blocks()[block].apart.as_ref();
+        apart.is_some_and(|apart| apart.span == source.span)
     }
 
     /// Where a source in memory of the offloader is; `None` for any other source.

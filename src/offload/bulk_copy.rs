@@ -33,12 +33,38 @@ pub fn into_host(
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
+    into_region(device, buffer, buffer.data(), jobs, threads, progress)
+}
+
+/// As [`into_host`], of targets that lie close together.
+pub fn into_place(
+    device: &Arc<Device>,
+    buffer: &Buffer,
+    jobs: &[CopyJob],
+    threads: usize,
+) -> Result<()> {
+    let first = jobs.iter().map(|job| job.to.start()).min();
+    let end = jobs.iter().map(|job| job.to.end()).max();
+    let Some((first, end)) = first.zip(end) else { return Ok(()) };
+    let region = buffer.data().part(first - buffer.data().start(), end - first);
+    into_region(device, buffer, region, jobs, threads, &mut None)
+}
+
+/// As [`into_host`]; all targets lie in a region of the buffer.
+fn into_region(
+    device: &Arc<Device>,
+    buffer: &Buffer,
+    region: Span,
+    jobs: &[CopyJob],
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
     let (from_device, mut from_host): (Vec<CopyJob>, Vec<CopyJob>) =
         jobs.iter().copied().partition(|job| job.from.on_device);
     if !from_host.is_empty() {
         from_host.sort_by_key(|job| job.to.start());
-        let threads = threads_for(threads, buffer.data().bytes());
-        in_pieces(buffer.data(), threads, Phase::Read, progress, &|piece| {
+        let threads = threads_for(threads, region.bytes());
+        in_pieces(region, threads, Phase::Read, progress, &|piece| {
             copy_into_piece(&from_host, piece, piece);
             Ok(())
         })?;

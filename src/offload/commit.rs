@@ -8,6 +8,7 @@ use crate::offload::backing::{
     Apart, ApartKind, Backing, Block, Encoding, HostUnit, ParameterState, c_name,
 };
 use crate::offload::bulk_copy::CopyJob;
+use crate::offload::device_encode::EncodeTask;
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::encoded_source::DecodeJob;
 use crate::os::span::Span;
@@ -22,6 +23,8 @@ pub struct CommitLayout {
     pub parameters: Vec<ParameterState>,
     pub blocks: Vec<Block>,
     pub to_host: Vec<CopyJob>,
+    /// Blocks that are to be compressed, with the copies that fill them.
+    pub to_encode: Vec<EncodeTask>,
     /// Device memory, and the copies into it.
     pub to_device: Vec<(Arc<DeviceMemory>, Vec<CopyJob>)>,
     /// What is decoded to either.
@@ -65,12 +68,15 @@ pub fn lay_out(
                 let capacity = storage.carried_bytes();
                 let offset = storage.offset_in_unit;
                 let mut encoding = Encoding::of_new(coded, storage.bytes);
-                if let (Some(encoding), Some(apart)) = (&mut encoding, &apart) {
-                    encoding.encoded_bytes = apart.span.bytes() as u64;
+                if let Some(encoding) = &mut encoding {
+                    let apart = apart.as_ref().map(|apart| apart.span);
+                    let taken = encoded.filter(|_| plan.takes_source(storage));
+                    let source = apart.or(taken).map_or(0, |source| source.bytes() as u64);
+                    encoding.encoded_bytes = source;
                 }
                 let region = || units[unit].region.part(offset as usize, capacity as usize);
                 let to = apart.as_ref().map_or_else(region, |apart| apart.span);
-                let is_apart = apart.is_some();
+                let is_taken = encoding.is_some_and(|encoding| encoding.encoded_bytes > 0);
                 layout.blocks.push(Block {
                     unit,
                     offset,
@@ -84,7 +90,8 @@ pub fn lay_out(
                 });
                 let backing = Backing::Block { block: layout.blocks.len() - 1, offset: 0 };
                 match encoded {
-                    Some(from) if is_apart => {
+                    Some(from) if is_taken => {
+                        let to = to.part(0, from.bytes());
                         layout.to_host.push(CopyJob { to, from: Location::host(from) });
                     }
                     Some(from) => {
@@ -94,7 +101,19 @@ pub fn lay_out(
                     }
                     None => {}
                 }
-                (backing, to, &mut layout.to_host)
+                if encoding.is_some_and(|encoding| encoding.encoded_bytes == 0) {
+                    layout.to_encode.push(EncodeTask {
+                        block: layout.blocks.len() - 1,
+                        name: plan.parameters[storage.parameters[0]].parameter.name.clone(),
+                        decoded_bytes: storage.bytes,
+                        capacity,
+                        jobs: Vec::new(),
+                    });
+                    let last = layout.to_encode.len() - 1;
+                    (backing, to, &mut layout.to_encode[last].jobs)
+                } else {
+                    (backing, to, &mut layout.to_host)
+                }
             }
             (None, Some((memory, offset))) => {
                 let to = memory.span().part(offset as usize, storage.bytes as usize);

@@ -1,23 +1,32 @@
 //! Blocks whose bytes are compressed in host memory: what they are expected to become, compressing those of
 //! a commit, and reading them.
 
+use std::sync::atomic::Ordering;
+
 use crate::codec::in_memory;
 use crate::device::backend::Location;
 use crate::device::device::Device;
 use crate::device::policy::Tristate;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::buffer::{Buffer, BufferOptions};
-use crate::offload::backing::{Backing, Encoding};
+use crate::offload::backing::{Backing, Block, Encoding};
 use crate::offload::bulk_copy::{self, CopyJob};
-use crate::offload::state::OffloadState;
+use crate::offload::device_encode::{DeviceEncode, EncodeProgress};
+use crate::offload::scratch::Scratch;
+use crate::offload::state::{EncodedBy, OffloadState};
 use crate::os::bytes;
+use crate::os::in_order::{Pieces, in_order};
 use crate::os::mapping::Mapping;
-use crate::os::parallel::{Phase, Progress, report};
+use crate::os::parallel::{Progress, threads_for};
 use crate::os::span::Span;
-use crate::os::sync::Arc;
+use crate::os::sync::{Arc, AtomicU64};
 use crate::plan::compression::{Compression, CompressionRule};
 use crate::plan::parameter::Parameter;
 use crate::tensor::coded::{CodedType, HEADER, TILE};
+
+/// Bytes of a block up to which one thread compresses it while others compress others: fewer are not the
+/// work of several.
+const SMALL_BYTES: u64 = 16 << 20;
 
 /// Tiles of a source that tell how it is compressed, at most.
 const SAMPLED_TILES: u64 = 64;
@@ -73,36 +82,65 @@ pub fn host_memory(device: &Arc<Device>, bytes: usize) -> Result<Arc<Buffer>> {
     Buffer::alloc(device, bytes, &options, &mut None)
 }
 
-/// Compresses the blocks of a commit, whose bytes are in their places, with `threads` threads.
+/// Compresses the blocks of a commit: some by the device, and the others, whose bytes are in their places, by
+/// `threads` threads.
 pub fn encode_all(
+    device: &Arc<Device>,
     state: &mut OffloadState,
+    by_device: DeviceEncode,
     threads: usize,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     // Those of compressed sources are not compressed again.
     let is_left = |encoding: &Encoding| encoding.encoded_bytes == 0;
-    let coded = || {
-        let blocks = state.host.blocks().iter();
-        blocks.filter_map(|block| Some((block, block.encoding.filter(is_left)?)))
+    let left_of = |block: &Block| block.encoding.filter(is_left);
+    let left = |state: &OffloadState| {
+        let blocks = state.host.blocks().iter().enumerate();
+        blocks.filter_map(|(at, block)| Some((at, left_of(block)?))).collect::<Vec<_>>()
     };
-    let total = coded().map(|(_, encoding)| encoding.decoded_bytes as usize).sum();
-    let Some(most) = coded().map(|(block, _)| block.capacity).max() else { return Ok(()) };
-    let scratch = Mapping::anonymous(most as usize)?;
-    let mut done = 0;
-    for at in 0..state.host.blocks().len() {
+    let total = left(state).iter().map(|(_, encoding)| encoding.decoded_bytes).sum();
+    state.encoded_by = EncodedBy { device: by_device.bytes(), host: total - by_device.bytes() };
+    let mut progress = EncodeProgress::new(total, progress);
+    by_device.run(device, state, threads, &mut progress)?;
+    // Large blocks one after another, each by all threads, and small ones at the same time.
+    let is_small = |(_, encoding): &(usize, Encoding)| encoding.decoded_bytes <= SMALL_BYTES;
+    let (small, large): (Vec<_>, Vec<_>) = left(state).into_iter().partition(is_small);
+    let small_bytes = small.iter().map(|(_, encoding)| encoding.decoded_bytes as usize).sum();
+    encode_blocks(state, &large, (1, threads), &mut progress)?;
+    encode_blocks(state, &small, (threads_for(threads, small_bytes), 1), &mut progress)
+}
+
+/// Compresses blocks in place, `at_once` at the same time, with `threads` threads each.
+fn encode_blocks(
+    state: &mut OffloadState,
+    blocks: &[(usize, Encoding)],
+    (at_once, threads): (usize, usize),
+    progress: &mut EncodeProgress<'_, '_>,
+) -> Result<()> {
+    let place = |&(at, _): &(usize, Encoding)| {
         let block = &state.host.blocks()[at];
-        let Some(Encoding { coded, decoded_bytes, .. }) = block.encoding.filter(is_left) else {
-            continue;
-        };
-        let place = block.place(&state.host.units()[block.unit]);
-        let raw = place.part(0, decoded_bytes as usize);
-        let encoded = in_memory::encode(coded, raw, scratch.span(), threads)?.encoded_bytes;
-        bytes::copy(place, scratch.span().part(0, encoded as usize));
-        state.host.note_encoded(at, encoded);
-        done += decoded_bytes as usize;
-        report(progress, Phase::Compress, done, total)?;
-    }
-    Ok(())
+        block.place(&state.host.units()[block.unit])
+    };
+    let places: Vec<Span> = blocks.iter().map(place).collect();
+    let scratch = Scratch::new(places.iter().map(|place| place.bytes()).max().unwrap_or(0));
+    let encoded: Vec<_> = blocks.iter().map(|_| AtomicU64::new(0)).collect();
+    let encode = |index: usize, _| {
+        let (place, Encoding { coded, decoded_bytes, .. }) = (places[index], blocks[index].1);
+        scratch.with(|scratch| {
+            let raw = place.part(0, decoded_bytes as usize);
+            let bytes = in_memory::encode(coded, raw, scratch, threads)?.encoded_bytes;
+            bytes::copy(place, scratch.part(0, bytes as usize));
+            encoded[index].store(bytes, Ordering::Release);
+            Ok(())
+        })
+    };
+    let mut end = |index: usize| {
+        let (block, Encoding { decoded_bytes, .. }) = blocks[index];
+        state.host.note_encoded(block, encoded[index].load(Ordering::Acquire));
+        progress.add(decoded_bytes)
+    };
+    let pieces = Pieces { count: blocks.len(), parts: 1, ahead: 2 * at_once };
+    in_order(pieces, at_once, &mut |_| Ok(()), &encode, &mut end)
 }
 
 impl OffloadState {
@@ -111,7 +149,14 @@ impl OffloadState {
         let block = &self.host.blocks()[block];
         let encoded = block.place(&self.host.units()[block.unit]);
         let encoded = encoded.part(0, block.stored_bytes() as usize);
-        in_memory::decode(encoded, 0, target, true, 0).map(drop)
+        in_memory::decode(encoded, 0, target, true, 0).map(drop).map_err(|error| {
+            let name = block.parameters.first().map_or("", |at| self.parameters[*at].name());
+            let message = format!(
+                "parameter {name:?}, compressed in host memory: {}; replace it, or commit its file again",
+                error.message
+            );
+            Error::new(error.status, message)
+        })
     }
 
     /// Copies bytes of a unit, as they are in its slot, to host memory.

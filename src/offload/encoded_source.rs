@@ -12,14 +12,16 @@ use crate::memory::buffer::{Buffer, BufferOptions};
 use crate::offload::bulk_copy::{self, CopyJob};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::encoded::host_memory;
+use crate::offload::scratch::Scratch;
 use crate::os::bytes;
-use crate::os::parallel::{Phase, Progress, report};
+use crate::os::in_order::{Pieces, in_order};
+use crate::os::parallel::{Phase, Progress, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::parameter::{Origin, Parameter};
 use crate::plan::plan::Plan;
 use crate::status::{WB_ERR_DAMAGED, WB_ERR_NOT_SUPPORTED};
-use crate::tensor::coded::{CodedType, HEADER, TILE, UNIT};
+use crate::tensor::coded::{CodedType, HEADER, TILE, UNIT, tiles as tiles_of};
 use crate::tensor::layout::Layout;
 
 /// Bytes that are decoded at a time before they are copied to the device.
@@ -79,10 +81,74 @@ pub fn check_all(plan: &Plan, sources: &[Option<Location>]) -> Result<()> {
     Ok(())
 }
 
+/// An error of a source, with its parameter and what to do.
 fn of_parameter(parameter: &Parameter, error: &Error) -> Error {
-    let message =
-        format!("the compressed source of parameter {:?}: {}", parameter.name, error.message);
+    let advice = match error.status {
+        WB_ERR_DAMAGED => "; copy its file again, or compress it again from the original",
+        _ => "",
+    };
+    let (name, found) = (&parameter.name, &error.message);
+    let message = format!("the compressed source of parameter {name:?}: {found}{advice}");
     Error::new(error.status, message)
+}
+
+/// A part of a source that one thread verifies at a time.
+const VERIFIED_BYTES: u64 = 512 * TILE;
+
+/// Decodes what a plan carries as its sources have it compressed, and compares checksums, with `threads` threads.
+/// Everything else is decoded at the commit in any case. Sources were checked.
+pub fn verify_carried(
+    plan: &Plan,
+    sources: &[Option<Location>],
+    threads: usize,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut parts = Vec::new();
+    for storage in
+        plan.storages.iter().filter(|storage| storage.unit.is_some() && plan.takes_source(storage))
+    {
+        let parameter = storage.parameters[0];
+        let Some(source) = sources[parameter] else { continue };
+        let info = in_memory::inspect(source.span)?;
+        let offsets = (0..info.decoded_bytes).step_by(VERIFIED_BYTES as usize);
+        parts.extend(offsets.map(|offset| (parameter, source.span, info, offset)));
+    }
+    let bytes_of = |info: &Info, offset: u64| VERIFIED_BYTES.min(info.decoded_bytes - offset);
+    let total = parts.iter().map(|(_, _, info, offset)| bytes_of(info, *offset)).sum::<u64>();
+    let threads = threads_for(threads, total as usize);
+    let scratch = Scratch::new(VERIFIED_BYTES as usize);
+    let verify = |at: usize, _| {
+        let (parameter, source, info, offset) = &parts[at];
+        let bytes = bytes_of(info, *offset) as usize;
+        let decoded = scratch.with(|scratch| {
+            in_memory::decode_part(info, *source, *offset, scratch.part(0, bytes), true, 1)
+        });
+        decoded.map_err(|error| of_parameter(&plan.parameters[*parameter].parameter, &error))
+    };
+    let mut done = 0;
+    let mut end = |at: usize| {
+        let (_, _, info, offset) = &parts[at];
+        done += bytes_of(info, *offset);
+        report(progress, Phase::Read, done as usize, total as usize)
+    };
+    let pieces = Pieces { count: parts.len(), parts: 1, ahead: 2 * threads };
+    in_order(pieces, threads, &mut |_| Ok(()), &verify, &mut end)
+}
+
+/// The values of a source that comes after the commit, in new host memory; `None` if it is not compressed.
+pub fn decoded(
+    device: &Arc<Device>,
+    parameter: &Parameter,
+    source: Option<Location>,
+) -> Result<Option<Arc<Buffer>>> {
+    let source = source.filter(|_| parameter.encoded_source().is_some());
+    let Some(source) = source else { return Ok(None) };
+    check_header(parameter, source)?;
+    let bytes = parameter.layout.span_bytes() as usize;
+    let values = host_memory(device, bytes)?;
+    in_memory::decode(source.span, 0, values.data().part(0, bytes), true, 0)
+        .map_err(|error| of_parameter(parameter, &error))?;
+    Ok(Some(values))
 }
 
 fn check_info(parameter: &Parameter, layout: &Layout, found: &Info, available: u64) -> Result<()> {
@@ -114,9 +180,9 @@ pub fn decode_all(
     if jobs.is_empty() {
         return Ok(());
     }
-    let DevicePlan { device, plan } = plan;
+    let device = &plan.device;
     let total = jobs.iter().map(|job| job.to.bytes()).sum();
-    let is_kernel = device.capabilities().cuda && !plan.options.fixed_addresses;
+    let is_kernel = device.capabilities().cuda && !plan.plan.options.fixed_addresses;
     let (mut by_device, mut by_host) = (Vec::new(), Vec::new());
     for job in jobs {
         let seen = seen_by_device(job.from, buffers);
@@ -125,7 +191,7 @@ pub fn decode_all(
             None => by_host.push(job),
         }
     }
-    decode_by_device(device, &by_device)?;
+    decode_by_device(plan, &by_device)?;
     let mut done = by_device.iter().map(|(job, _)| job.to.bytes()).sum::<usize>();
     report(progress, Phase::Read, done, total)?;
     let to_device = by_host.iter().filter(|job| job.memory.is_some()).map(|job| job.to.bytes());
@@ -136,7 +202,7 @@ pub fn decode_all(
     for job in by_host {
         let decode = |offset: usize, to: Span| {
             let decoded = in_memory::decode(job.from, offset as u64, to, true, threads);
-            let parameter = &plan.parameters[job.parameter].parameter;
+            let parameter = &plan.plan.parameters[job.parameter].parameter;
             decoded.map_err(|error| of_parameter(parameter, &error))
         };
         let Some(memory) = &job.memory else {
@@ -166,31 +232,37 @@ fn seen_by_device(span: Span, buffers: &[Arc<Buffer>]) -> Option<Span> {
 
 /// Decodes sources, which the device reads in place at the addresses beside them, to device memory, and compares
 /// checksums.
-fn decode_by_device(device: &Arc<Device>, jobs: &[(&DecodeJob, Span)]) -> Result<()> {
-    if jobs.is_empty() {
-        return Ok(());
-    }
-    let counted = host_memory(device, COUNT_BYTES)?;
-    let count = counted.data().part(0, COUNT_BYTES);
-    let Some(wrong) = DeviceMemory::alloc(device, COUNT_BYTES)? else { return Ok(()) };
-    bytes::write_u64(count, 0);
-    bulk_copy::write_device(device, CopyJob { to: wrong.span(), from: Location::host(count) })?;
+fn decode_by_device(plan: &DevicePlan, jobs: &[(&DecodeJob, Span)]) -> Result<()> {
+    let DevicePlan { device, plan } = plan;
+    // Of wrong tiles, one for each job.
+    let count_bytes = jobs.len() * COUNT_BYTES;
+    let Some(wrong) = DeviceMemory::alloc(device, count_bytes)? else { return Ok(()) };
+    let counted = host_memory(device, count_bytes)?;
+    let counts = counted.data().part(0, count_bytes);
+    bytes::fill(counts, 0);
+    bulk_copy::write_device(device, CopyJob { to: wrong.span(), from: Location::host(counts) })?;
     let stream = OwnedStream::new(device)?;
-    for &(job, span) in jobs {
+    for (at, &(job, span)) in jobs.iter().enumerate() {
         let header = bytes::read(job.from.part(0, HEADER as usize));
         let coded = read_header(&header, job.from.bytes() as u64)?.coded;
         let encoded = Encoded { span, decoded_bytes: job.to.bytes() as u64 };
+        let wrong = wrong.span().part(at * COUNT_BYTES, COUNT_BYTES);
         queue::decode(device, coded, encoded, 0, job.to, stream.get())?;
-        queue::verify(device, encoded, 0, job.to, wrong.span(), stream.get())?;
+        queue::verify(device, encoded, 0, job.to, wrong, stream.get())?;
     }
-    device.copy(count, wrong.span(), stream.get())?;
+    device.copy(counts, wrong.span(), stream.get())?;
     device.backend().synchronize(stream.get())?;
-    match bytes::read_u64(count) {
-        0 => Ok(()),
-        tiles => fail!(
-            WB_ERR_DAMAGED,
-            "the checksums of {tiles} tiles of compressed sources, which the device has decoded, are wrong: the \
-             compressed bytes are damaged"
-        ),
+    for (at, (job, _)) in jobs.iter().enumerate() {
+        let tiles = bytes::read_u64(counts.part(at * COUNT_BYTES, COUNT_BYTES));
+        if tiles > 0 {
+            let message = format!(
+                "the checksums of {tiles} of {} tiles, which the device has decoded, are wrong: the compressed bytes \
+                 are damaged",
+                tiles_of(job.to.bytes() as u64)
+            );
+            let parameter = &plan.parameters[job.parameter].parameter;
+            return Err(of_parameter(parameter, &Error::new(WB_ERR_DAMAGED, message)));
+        }
     }
+    Ok(())
 }

@@ -11,8 +11,11 @@ mod bulk_copy;
 mod change_tests;
 mod commit;
 mod compressed;
+mod device_encode;
 pub mod device_plan;
 mod edit;
+#[cfg(test)]
+mod encode_tests;
 pub mod encoded;
 pub mod encoded_source;
 mod expert_caches;
@@ -42,6 +45,7 @@ mod resize;
 #[cfg(test)]
 mod resize_tests;
 pub mod schedule;
+mod scratch;
 mod slot_budget;
 mod slot_fit;
 mod slot_sums;

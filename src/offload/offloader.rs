@@ -17,6 +17,7 @@ use crate::memory::staging::{STAGING_BYTES, Staging};
 use crate::offload::addresses::Addresses;
 use crate::offload::backing::{Apart, ApartKind, c_name};
 use crate::offload::commit::{CommitLayout, lay_out};
+use crate::offload::device_encode::DeviceEncode;
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::expert_table::ExpertCaches;
 use crate::offload::host_memory::HostMemory;
@@ -25,7 +26,7 @@ use crate::offload::schedule::arrangement::Passages;
 use crate::offload::schedule::schedule::Schedule;
 use crate::offload::schedule::stats::GroupStats;
 use crate::offload::source_store::{EncodedStore, UnitStore};
-use crate::offload::state::{HeldBytes, OffloadState, check_index};
+use crate::offload::state::{EncodedBy, HeldBytes, OffloadState, check_index};
 use crate::offload::{bulk_copy, encoded, encoded_source, kept, quantize, source_store};
 use crate::os::parallel::{Progress, both};
 use crate::os::sync::{Arc, Mutex, MutexGuard};
@@ -66,11 +67,19 @@ impl Offloader {
     ) -> Result<Arc<Self>> {
         let DevicePlan { device, plan: planned } = &*plan;
         device.backend().synchronize(stream)?;
+        if planned.options.host_store != HostStore::Copy {
+            buffers.iter().try_for_each(|buffer| buffer.check_file())?;
+        }
         let stores = match planned.options.host_store {
-            HostStore::Copy => planned.units.iter().map(|_| Err(String::new())).collect(),
-            HostStore::Source => source_store::find(&plan, sources, buffers)?,
+            HostStore::Source => source_store::find(&plan, sources, buffers),
+            HostStore::Copy | HostStore::Compressed => {
+                planned.units.iter().map(|_| Err(String::new())).collect()
+            }
         };
         encoded_source::check_all(planned, sources)?;
+        if planned.options.verify_compressed {
+            encoded_source::verify_carried(planned, sources, options.threads, progress)?;
+        }
         let encoded_stores = source_store::find_encoded(&plan, sources, buffers);
         let places = arena_layout(planned, &stores, &encoded_stores);
         let arena = Buffer::alloc(device, places.bytes as usize, options, progress)?;
@@ -79,7 +88,8 @@ impl Offloader {
         let slots = match planned.options.fixed_addresses && slot_bytes > 0 {
             true => Some(DeviceMemory::reserve(device, slot_bytes)?),
             false => DeviceMemory::alloc(device, slot_bytes)?,
-        };
+        }
+        .map(Arc::new);
         let store_reasons = store_reasons(planned, &stores, &encoded_stores);
         let unit = |((unit, store), (offset, bytes)): ((&PlannedUnit, UnitStore), (u64, u64))| {
             let region = arena.data().part(offset as usize, bytes as usize);
@@ -97,8 +107,11 @@ impl Offloader {
         };
         let aparts = encoded_stores.into_iter().zip(places.storages).map(in_arena).collect();
         let mut addresses = Addresses::of_units(device, planned, &mut units)?;
-        let CommitLayout { parameters, blocks, to_host, to_device, to_decode } =
-            lay_out(&plan, sources, &units, aparts, addresses.as_mut())?;
+        let layout = lay_out(&plan, sources, &units, aparts, addresses.as_mut())?;
+        let CommitLayout { parameters, blocks, mut to_host, mut to_encode, to_device, to_decode } =
+            layout;
+        let by_device = DeviceEncode::take(&plan, &arena, slots.as_ref(), &mut to_encode)?;
+        to_host.extend(to_encode.into_iter().flat_map(|task| task.jobs));
         let mut fill = || bulk_copy::into_host(device, &arena, &to_host, options.threads, progress);
         match &mut addresses {
             Some(addresses) => both(|| addresses.put_slots(), fill)?,
@@ -123,8 +136,9 @@ impl Offloader {
             depth: planned.depth,
             wraps: !planned.wrap_stalls,
             ring_bytes: planned.ring_bytes,
-            slots: slots.map(Arc::new),
+            slots,
             kept: None,
+            encoded_by: EncodedBy::default(),
             addresses: addresses.take(),
             resident_units: match planned.options.fixed_addresses {
                 true => {
@@ -141,7 +155,7 @@ impl Offloader {
         state.update_peak();
         state.host.set_ring(&state.ring, planned.options.depth as usize);
         quantize::quantize_all(&plan, &mut state, sources, options.threads, progress)?;
-        encoded::encode_all(&mut state, options.threads, progress)?;
+        encoded::encode_all(device, &mut state, by_device, options.threads, progress)?;
         kept::keep_all(&plan, &mut state, options.threads, progress)?;
         if let Some(addresses) = state.addresses.as_mut().filter(|all| all.keep_host_copy) {
             addresses.copy_to_host()?;

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use crate::device::backend::{Location, Stream};
 use crate::error::{Result, fail};
-use crate::offload::add::check_raw;
 use crate::offload::alias::Snapshot;
 use crate::offload::backing::ParameterState;
 use crate::offload::edit::Edit;
+use crate::offload::encoded_source;
 use crate::offload::offloader::Offloader;
-use crate::plan::parameter::Parameter;
+use crate::plan::parameter::{Origin, Parameter};
 use crate::status::WB_ERR_INVALID_ARGUMENT;
 use crate::tensor::fp8::SourceType;
 use crate::tensor::layout::Layout;
@@ -45,7 +45,9 @@ impl Offloader {
         now: Vec<(Parameter, Option<Location>)>,
         stream: Stream,
     ) -> Result<ReconcileResult> {
-        now.iter().try_for_each(|(parameter, _)| check_raw(parameter))?;
+        for (parameter, source) in &now {
+            source.map_or(Ok(()), |source| encoded_source::check_header(parameter, source))?;
+        }
         let mut edit = self.edit(stream)?;
         let done = edit.reconcile(now);
         edit.end(done)
@@ -63,16 +65,26 @@ impl Edit<'_> {
             self.remove(&name)?;
             result.removed += 1;
         }
-        for ((parameter, _), difference) in now.into_iter().zip(differences) {
+        for ((mut parameter, _), difference) in now.into_iter().zip(differences) {
+            let device = self.offloader.device();
+            let decode = |snapshot: Option<&Snapshot>| -> Result<_> {
+                let source = snapshot.map(|snapshot| snapshot.source);
+                let decoded = encoded_source::decoded(device, &parameter, source)?;
+                Ok((
+                    decoded.as_ref().map(|values| Location::host(values.data())).or(source),
+                    decoded,
+                ))
+            };
             let count = match difference {
                 Difference::None => &mut result.kept,
                 Difference::Replaced(snapshot) => {
-                    let source = snapshot.as_ref().map(|snapshot| snapshot.source);
+                    let (source, _decoded) = decode(snapshot.as_ref())?;
                     self.update(&parameter.name, parameter.layout, source)?;
                     &mut result.replaced
                 }
                 Difference::Added(snapshot) => {
-                    let source = snapshot.as_ref().map(|snapshot| snapshot.source);
+                    let (source, _decoded) = decode(snapshot.as_ref())?;
+                    parameter.origin = Origin::Given;
                     self.add(parameter, source)?;
                     &mut result.added
                 }
@@ -106,7 +118,7 @@ impl Edit<'_> {
         let compared = now.iter().map(|(parameter, source)| {
             let name = &parameter.name;
             match (self.state.parameters.get_index(name), *source) {
-                (Some(at), Some(source)) => self.compare_source(at, &parameter.layout, source),
+                (Some(at), Some(source)) => self.compare_source(at, parameter, source),
                 (Some(at), None) => self.compare_layout(at, &parameter.layout),
                 (None, source) => {
                     let group = self.state.group_of_added(parameter)?;
@@ -121,11 +133,15 @@ impl Edit<'_> {
     fn compare_source(
         &mut self,
         at: usize,
-        layout: &Layout,
+        Parameter { layout, origin, .. }: &Parameter,
         source: Location,
     ) -> Result<Difference> {
         let parameter = &self.state.parameters[at];
-        if !self.state.is_in_place(at, source, layout) {
+        let is_in_place = match origin {
+            Origin::Encoded(_) => self.state.is_encoded_at(at, source),
+            _ => self.state.is_in_place(at, source, layout),
+        };
+        if !is_in_place {
             let group = parameter.group;
             return Ok(Difference::Replaced(Some(self.snapshot(Some(group), source)?)));
         }

@@ -3,7 +3,6 @@
 //! so, stay each by itself.
 
 use crate::device::backend::Location;
-use crate::error::Result;
 use crate::memory::buffer::Buffer;
 use crate::offload::backing::{Apart, ApartKind, HostUnit};
 use crate::offload::device_plan::DevicePlan;
@@ -28,13 +27,10 @@ pub fn find(
     plan: &DevicePlan,
     sources: &[Option<Location>],
     buffers: &[Arc<Buffer>],
-) -> Result<Vec<UnitStore>> {
-    for buffer in buffers {
-        buffer.check_file()?;
-    }
+) -> Vec<UnitStore> {
     let cuda = plan.device.capabilities().cuda;
     let units = plan.plan.units.iter();
-    Ok(units.map(|unit| in_source(&plan.plan, unit, sources, buffers, cuda)).collect())
+    units.map(|unit| in_source(&plan.plan, unit, sources, buffers, cuda)).collect()
 }
 
 fn in_source(
@@ -116,7 +112,7 @@ pub fn find_encoded(
 ) -> Vec<EncodedStore> {
     let cuda = plan.device.capabilities().cuda;
     let DevicePlan { plan, .. } = plan;
-    let allowed = plan.options.host_store == HostStore::Source;
+    let allowed = plan.options.host_store != HostStore::Copy;
     let apart = |storage: &PlannedStorage| {
         let source = sources[storage.parameters[0]];
         let given = storage.coding.as_ref().is_ok_and(|coding| coding.given);

@@ -46,6 +46,8 @@ pub struct OffloadState {
     pub slots: Option<Arc<DeviceMemory>>,
     /// The memory of all blocks that the device keeps compressed. It is held as long as the offloader.
     pub kept: Option<Arc<DeviceMemory>>,
+    /// What compressed the bytes of the commit.
+    pub encoded_by: EncodedBy,
     /// Fixed addresses, if the plan has them.
     pub addresses: Option<Addresses>,
     /// With fixed addresses, the groups of each resident unit. The schedule has them after the others.
@@ -58,6 +60,15 @@ pub struct OffloadState {
     pub peak: HeldBytes,
     /// Incremented whenever an address has changed.
     pub generation: u64,
+}
+
+/// Bytes that a commit has compressed, by what compressed them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EncodedBy {
+    /// Kernels of the device.
+    pub device: u64,
+    /// Cores of the host.
+    pub host: u64,
 }
 
 /// Bytes of memory held, including padding and free space.

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::stats::GroupStats;
-use crate::offload::state::HeldBytes;
+use crate::offload::state::{EncodedBy, HeldBytes};
 use crate::plan::parameter::TransferMode;
 
 /// Bytes by their use, which add up, and the copies so far.
@@ -34,6 +34,8 @@ pub struct OffloaderStats {
     /// there.
     pub device_encoded_bytes: u64,
     pub device_decoded_bytes: u64,
+    /// Bytes that the commit has compressed, by what compressed them.
+    pub encoded_by: EncodedBy,
     /// Bytes of staging memory: the pinned buffer for copies from pageable memory, and what the
     /// quantizer for replacements keeps in pinned host memory and in device memory.
     pub staging_bytes: u64,
@@ -71,6 +73,7 @@ impl Offloader {
             resident_bytes: state.resident_bytes(),
             slot_bytes: held.slot_bytes + held_windows,
             device_encoded_bytes: state.kept_bytes(),
+            encoded_by: state.encoded_by,
             expert_bytes: state.expert_caches.device_bytes(),
             device_parameter_bytes: state.bytes_on_device(),
             staging_bytes: self.schedule().staging_bytes() + quantizer_bytes,

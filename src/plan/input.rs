@@ -292,7 +292,7 @@ fn codings(
                     let all = u128::from(bytes) * u128::from(storage.bytes);
                     (all / u128::from(own.max(1))) as u64
                 });
-                // With fixed addresses host memory is that of homes, where units are whole.
+                // With fixed addresses they have space for any bytes: see [`Plan::takes_source`].
                 let given = source.is_some() && !options.fixed_addresses;
                 let judged = candidate.and_then(|coded| rule.judge(coded, storage.bytes, measured));
                 first = judged.map(|coding| Coding { given, ..coding });

@@ -75,6 +75,8 @@ pub enum HostStore {
     Copy,
     /// The buffers of the sources, where their layout allows it.
     Source,
+    /// Those alone of parameters whose sources have them as they are carried, compressed.
+    Compressed,
 }
 
 /// The options of a plan.
@@ -103,6 +105,10 @@ pub struct PlanOptions {
     pub quantize: Option<QuantizationRule>,
     /// Which offloaded parameters cross the link compressed.
     pub compress: Compression,
+    /// Whether the device compresses what a commit compresses; by default, where it can.
+    pub device_encoding: Option<bool>,
+    /// Whether a commit verifies what it carries as its source has it compressed.
+    pub verify_compressed: bool,
     /// Bandwidth of the link, for the predicted time of a step; 0 for the measured one, if any.
     pub link_bytes_per_second: f64,
     /// Bytes of parameters that kernels go through in a second; 0 if that is not known.
@@ -134,6 +140,8 @@ impl PlanOptions {
             allowed: Allowed::default(),
             quantize: None,
             compress: Compression::Off,
+            device_encoding: None,
+            verify_compressed: false,
             link_bytes_per_second: 0.0,
             compute_bytes_per_second: 0.0,
             group_seconds: Vec::new(),
@@ -340,6 +348,19 @@ pub struct ResidentUnit {
 }
 
 impl Plan {
+    /// Whether a storage is carried as its source has it compressed: apart from its unit, or with fixed addresses in
+    /// it, with space for any bytes, so that no replacement moves it.
+    pub fn takes_source(&self, storage: &PlannedStorage) -> bool {
+        let first = &self.parameters[storage.parameters[0]].parameter;
+        let layout = &first.layout;
+        let same = |coding: &Coding| {
+            coding.given || CodedType::of(layout.dtype()).is_ok_and(|coded| coded == coding.coded)
+        };
+        storage.coding.as_ref().is_ok_and(same)
+            && first.encoded_source().is_some()
+            && layout.span_bytes() == storage.bytes
+    }
+
     /// Why a parameter is where it is, and with [`PlanOptions::compress`] why it is compressed or not.
     pub fn reason(&self, parameter: &PlannedParameter) -> String {
         let mut text = parameter.reason.to_string();
@@ -348,7 +369,7 @@ impl Plan {
         }
         let storage = &self.storages[parameter.storage];
         text += &match &storage.coding {
-            Ok(Coding { encoded_bytes, given, .. }) => {
+            Ok(Coding { encoded_bytes, .. }) => {
                 let keeps = self.options.budget.device_bytes().is_some();
                 let place = match storage.kept_bytes {
                     1.. => ", on the device",
@@ -357,7 +378,7 @@ impl Plan {
                     }
                     0 => "",
                 };
-                let file = if *given { "in its file " } else { "" };
+                let file = if self.takes_source(storage) { "in its file " } else { "" };
                 let percent = (100 * encoded_bytes).div_ceil(storage.bytes.max(1));
                 format!("; compressed {file}to {percent} %{place}")
             }

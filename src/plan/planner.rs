@@ -322,7 +322,7 @@ impl Planner<'_> {
             return false;
         }
         let mode = placed.map_or_else(may_leave, |placed| Some(placed.transfer_mode));
-        mode == Some(TransferMode::ZeroCopy) && self.input.options.host_store == HostStore::Copy
+        mode == Some(TransferMode::ZeroCopy) && self.input.options.host_store != HostStore::Source
     }
 
     fn finish(mut self, mut placement: Placement) -> (Plan, Prediction) {

@@ -123,6 +123,74 @@ static void a_commit_reports_what_is_compressed_and_can_be_cancelled(wb_device *
     compressed_end();
 }
 
+/* Kernels of the device and cores of the host write the same bytes at a commit, from sources in host memory and in
+ * device memory; by default a CUDA device does it. */
+static void the_device_compresses_what_a_commit_compresses(wb_device *device)
+{
+    static const wb_tristate asked[] = {WB_TRISTATE_OFF, WB_TRISTATE_ON, WB_TRISTATE_AUTO};
+    for (int given = 0; given < 2; given++) {
+        uint64_t bytes[WEIGHTS] = {0};
+        void *sources[WEIGHTS] = {NULL};
+        for (int turn = 0; turn < 3; turn++) {
+            wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+            options.encode_on_device = asked[turn];
+            weights_init(WEIGHTS);
+            /* The last two are in device memory, where sources are at first. */
+            for (int at = given ? 6 : WEIGHTS; at < WEIGHTS; at++) {
+                void *stream = NULL;
+                REQUIRE_OK(wb_device_alloc(device, all.weights[at].bytes, &sources[at], &error));
+                CHECK_OK(wb_device_copy(device, sources[at], all.weights[at].content, all.weights[at].bytes,
+                                        stream, &error));
+                CHECK_OK(wb_device_stream_synchronize(device, stream, &error));
+                all.parameters[at].source = sources[at];
+            }
+            REQUIRE(compressed_begin(device, options));
+            const wb_offloader_stats stats = stats_now();
+            const int by_device = turn == 1 || (turn == 2 && on_cuda());
+            CHECK_SAME(stats.encoded_by_device_bytes, by_device ? stats.decoded_bytes : 0);
+            CHECK_SAME(stats.encoded_by_host_bytes, by_device ? 0 : stats.decoded_bytes);
+            CHECK_SAME(device_stats(device).device_bytes,
+                       stats.slot_bytes + (given ? all.weights[6].bytes + all.weights[7].bytes : 0));
+            for (int at = 0; at < WEIGHTS; at++) {
+                if (turn > 0) CHECK_SAME(info_at(at).encoded_bytes, bytes[at]);
+                bytes[at] = info_at(at).encoded_bytes;
+            }
+            check_all();
+            compressed_end();
+            for (int at = 0; at < WEIGHTS; at++) {
+                if (sources[at] != NULL) CHECK_OK(wb_device_free(device, sources[at], &error));
+                sources[at] = NULL;
+            }
+        }
+    }
+}
+
+/* A slot that has no space for raw and compressed bytes, and a budget that has no other memory. */
+static void the_host_compresses_what_the_device_cannot(wb_device *device)
+{
+    wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+    weights_init(2);
+    for (int at = 0; at < 2; at++) {
+        set_weight(at, WB_DTYPE_BF16, 4 * TILE, TRAINED, (uint64_t)at);
+        memcpy(all.weights[at].group, all.weights[at].name, sizeof all.weights[at].name);
+    }
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = 4 * TILE + 256;
+    options.depth = 1;
+    REQUIRE(compressed_begin(device, options));
+    CHECK_SAME(stats_now().encoded_by_device_bytes, 0);
+    CHECK_SAME(stats_now().encoded_by_host_bytes, 8 * TILE);
+    check_all();
+    compressed_end();
+    options.encode_on_device = WB_TRISTATE_ON;
+    wb_offloader *offloader = UNTOUCHED(wb_offloader);
+    REQUIRE_OK(wb_plan_new(device, all.parameters, 2, &options, &all.plan, &error));
+    CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_offloader_new(all.plan, NULL, NULL, &offloader, &error),
+                "encode_on_device|layers.0.w|65792|33024");
+    CHECK(offloader == UNTOUCHED(wb_offloader) && device_stats(device).device_bytes == 0);
+    wb_plan_release(all.plan);
+}
+
 /* Strides with gaps and a negative one: what is compressed is the span. */
 static void strided_weights_are_compressed_with_their_gaps(wb_device *device)
 {
@@ -221,6 +289,9 @@ static void options_are_checked(wb_device *device)
     weights_init(2);
 #define REFUSED(status, words) \
     CHECK_ERROR(status, wb_plan_new(device, all.parameters, 2, &options, &plan, &error), words)
+    options.encode_on_device = 3;
+    REFUSED(WB_ERR_INVALID_ARGUMENT, "encode_on_device is 3");
+    options.encode_on_device = WB_TRISTATE_AUTO;
     options.compress = 3;
     REFUSED(WB_ERR_INVALID_ARGUMENT, "compress is 3|[0, 1, 2]");
     options.compress = WB_COMPRESS_OFF;
@@ -315,6 +386,8 @@ static void quantized_weights_are_the_same_numbers(wb_device *device)
 CHECK_MAIN(CASE(every_weight_is_what_it_was), CASE(the_counters_reconcile),
            CASE(views_of_compressed_weights_are_refused), CASE(reading_checks_its_arguments),
            CASE(a_commit_reports_what_is_compressed_and_can_be_cancelled),
+           CASE(the_device_compresses_what_a_commit_compresses),
+           CASE(the_host_compresses_what_the_device_cannot),
            CASE(strided_weights_are_compressed_with_their_gaps),
            CASE(what_does_not_compress_stays_raw_with_a_reason),
            CASE(a_large_weight_is_compressed_if_that_is_faster), CASE(options_are_checked),

@@ -136,7 +136,8 @@ static void other_weights_are_decoded(wb_device *device)
     }
 }
 
-static void with_fixed_addresses_they_are_decoded(wb_device *device)
+/* Those that are carried compressed are taken unchanged, with space for any bytes. */
+static void fixed_addresses_take_them(wb_device *device)
 {
     wb_device_info info = WB_DEVICE_INFO_INIT;
     CHECK_OK(wb_device_get_info(device, &info, &error));
@@ -152,7 +153,8 @@ static void with_fixed_addresses_they_are_decoded(wb_device *device)
         REQUIRE(compressed_begin(device, options));
         check_all();
         CHECK_SAME(stats_now().encoded_bytes > 0, (uint64_t)compress);
-        CHECK(!is_given(0)); /* but compressed again */
+        CHECK_SAME(is_given(0), compress);
+        CHECK_SAME(stats_now().encoded_by_device_bytes + stats_now().encoded_by_host_bytes, 0);
         set_weight(0, WB_DTYPE_BF16, 4 * TILE, RANDOM_BITS, 12);
         CHECK_OK(replace_weight(0));
         check_all();
@@ -367,27 +369,164 @@ static void sources_that_lie_are_refused(wb_device *device)
     check_all();
     encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
     CHECK_ERROR(WB_ERR_DAMAGED, wb_offloader_new(all.plan, NULL, NULL, &offloader, &error),
-                on_cuda() ? "device has decoded|1 tiles" : "layers.0.w|tile");
+                on_cuda() ? "layers.0.w|device has decoded|1 of 4 tiles|copy its file again" : "layers.0.w|tile");
     encoded_at[0][all.parameters[0].encoded_bytes / 2] ^= 4;
     compressed_end();
     end_sources();
 }
 
-static void other_parameters_cannot_have_them(wb_device *device)
+/* Compressed weights stay in their sources, and all others of the same buffer have memory that may be written. */
+static void only_compressed_weights_stay(wb_device *device)
+{
+    wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+    options.host_store = WB_HOST_STORE_COMPRESSED;
+    weights_init(4);
+    memcpy(all.weights[2].group, "layers.0", 9);
+    REQUIRE(encode_sources(device));
+    /* The third has its values in the same buffer, behind the others. */
+    unsigned char *const values = encoded_at[3] + up(all.parameters[3].encoded_bytes, 256);
+    memcpy(values, all.weights[2].content, all.weights[2].bytes);
+    memcpy(encoded_before, buffer_info(encoded).data, sizeof encoded_before);
+    static const char *const some[] = {"layers.0", "layers.3"};
+    options.compress_select = some;
+    options.compress_select_count = 2;
+    all.parameters[2].source = values;
+    all.parameters[2].encoded_bytes = 0;
+    REQUIRE(compressed_begin(device, options));
+    CHECK(info_at(0).host_store == WB_HOST_STORE_SOURCE && info_at(0).encoded_bytes > 0);
+    CHECK(info_at(2).host_store == WB_HOST_STORE_COPY && info_at(2).host_address != NULL);
+    CHECK(info_at(2).host_address != (void *)values && strcmp(info_at(2).host_store_reason, "") == 0);
+    check_all();
+    memset(info_at(2).host_address, 7, all.weights[2].bytes);
+    compressed_end();
+    end_sources(); /* of which nothing was written */
+}
+
+/* Damage of bytes that are carried as they are is found on request, or when they are read, and has a name. */
+static void damage_of_carried_bytes_is_found(wb_device *device)
+{
+    static unsigned char read[MOST_BYTES];
+    wb_offloader *offloader = UNTOUCHED(wb_offloader);
+    for (int stay = 0; stay < 2; stay++) {
+        for (int verify = 0; verify < 2; verify++) {
+            wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+            options.host_store = stay ? WB_HOST_STORE_SOURCE : WB_HOST_STORE_COPY;
+            options.verify_compressed = (uint32_t)verify;
+            weights_init(WEIGHTS);
+            REQUIRE(encode_sources(device) && compressed_begin(device, options));
+            wb_offloader_release(all.offloader);
+            all.offloader = NULL;
+            CHECK(is_given(0));
+            unsigned char *const damaged = encoded_at[0] + all.parameters[0].encoded_bytes - 4096;
+            *damaged ^= 0x10;
+            const wb_status status = wb_offloader_new(all.plan, NULL, NULL, &offloader, &error);
+            if (verify) {
+                CHECK_SAME(status, WB_ERR_DAMAGED);
+                CHECK(strstr(error.message, "layers.0.w") && strstr(error.message, "copy its file again"));
+                CHECK(offloader == UNTOUCHED(wb_offloader));
+            } else {
+                CHECK_SAME(status, WB_OK);
+                all.offloader = offloader;
+                offloader = UNTOUCHED(wb_offloader);
+                CHECK_ERROR(WB_ERR_DAMAGED,
+                            wb_offloader_read_parameter(all.offloader, index_of("layers.0.w"), read,
+                                                        all.weights[0].bytes, &error),
+                            "layers.0.w|tile|replace it");
+                wb_offloader_release(all.offloader);
+                all.offloader = NULL;
+            }
+            *damaged ^= 0x10;
+            CHECK_OK(wb_offloader_new(all.plan, all.stream, NULL, &all.offloader, &error));
+            check_all();
+            compressed_end();
+            end_sources();
+        }
+    }
+}
+
+static int32_t cancels(void *user, wb_phase phase, uint64_t done, uint64_t total)
+{
+    (void)user, (void)total;
+    return phase == WB_PHASE_READ && done > 0;
+}
+
+static void verifying_is_cancelled(wb_device *device)
+{
+    wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+    wb_buffer_options buffers = WB_BUFFER_OPTIONS_INIT;
+    wb_offloader *offloader = UNTOUCHED(wb_offloader);
+    options.host_store = WB_HOST_STORE_SOURCE; /* nothing is copied */
+    options.verify_compressed = 1;
+    weights_init(1);
+    REQUIRE(encode_sources(device) && compressed_begin(device, options));
+    buffers.progress = cancels;
+    CHECK_ERROR(WB_ERR_CANCELLED, wb_offloader_new(all.plan, NULL, &buffers, &offloader, &error), "32768");
+    CHECK(offloader == UNTOUCHED(wb_offloader));
+    compressed_end();
+    end_sources();
+}
+
+/* They are decoded, and compressed again where the plan has it so. */
+static void parameters_that_come_later_have_them(wb_device *device)
+{
+    wb_offloader_reconcile_result result = WB_OFFLOADER_RECONCILE_RESULT_INIT;
+    for (int stay = 0; stay < 2; stay++) {
+        wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
+        options.host_store = stay ? WB_HOST_STORE_SOURCE : WB_HOST_STORE_COPY;
+        weights_init(WEIGHTS);
+        REQUIRE(encode_sources(device));
+        all.count = 6;
+        memcpy(all.weights[2].group, "layers.0", 9); /* two that come later have groups of others */
+        REQUIRE(compressed_begin(device, options));
+        const uint64_t first_bytes = info_at(0).encoded_bytes;
+        all.parameters[6].group = all.parameters[7].group = all.weights[3].group;
+        memcpy(all.weights[6].group, all.weights[3].group, sizeof all.weights[3].group);
+        memcpy(all.weights[7].group, all.weights[3].group, sizeof all.weights[3].group);
+        CHECK_OK(wb_offloader_add(all.offloader, &all.parameters[6], all.stream, &error));
+        all.count = 7;
+        CHECK(info_at(6).encoded_bytes == all.parameters[6].encoded_bytes);
+        CHECK(info_at(6).host_store == WB_HOST_STORE_COPY);
+        check_all();
+        /* All that are known have their bytes in their sources, or elsewhere in copies. */
+        all.count = 8;
+        CHECK_OK(wb_offloader_reconcile(all.offloader, all.parameters, 8, all.stream, &result, &error));
+        CHECK_SAME(result.added, 1);
+        CHECK_SAME(result.removed, 0);
+        uint64_t kept = 0;
+        for (int at = 0; at < 6 && stay; at++) kept += info_at(at).host_store == WB_HOST_STORE_SOURCE;
+        CHECK(stay == 0 || kept > 0);
+        CHECK_SAME(result.kept, kept);
+        CHECK_SAME(result.kept + result.replaced, 7);
+        CHECK_SAME(info_at(0).encoded_bytes, first_bytes); /* all encoders write the same */
+        check_all();
+        /* Damage has a name, and changes nothing but what came before it. */
+        encoded_at[5][0] ^= 1;
+        CHECK_ERROR(WB_ERR_DAMAGED,
+                    wb_offloader_reconcile(all.offloader, all.parameters, 8, all.stream, &result, &error),
+                    "layers.5.w|do not begin");
+        encoded_at[5][0] ^= 1;
+        CHECK_OK(wb_offloader_remove(all.offloader, "layers.7.w", all.stream, &error));
+        encoded_at[7][all.parameters[7].encoded_bytes / 2] ^= 1;
+        CHECK_ERROR(WB_ERR_DAMAGED,
+                    wb_offloader_add(all.offloader, &all.parameters[7], all.stream, &error),
+                    "layers.7.w|copy its file again");
+        encoded_at[7][all.parameters[7].encoded_bytes / 2] ^= 1;
+        all.count = 7;
+        check_all();
+        CHECK_OK(wb_offloader_add(all.offloader, &all.parameters[7], all.stream, &error));
+        all.count = 8;
+        check_all();
+        compressed_end();
+        end_sources();
+    }
+}
+
+static void other_types_cannot_have_them(wb_device *device)
 {
     wb_plan *plan = UNTOUCHED(wb_plan);
     const wb_plan_options options = compressed_options(WB_TRANSFER_MODE_PREFETCH);
-    wb_offloader_reconcile_result result = WB_OFFLOADER_RECONCILE_RESULT_INIT;
-    weights_init(3);
+    weights_init(1);
     REQUIRE(encode_sources(device));
-    all.count = 2;
-    REQUIRE(compressed_begin(device, options));
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_offloader_add(all.offloader, &all.parameters[2], all.stream, &error),
-                "layers.2.w|wb_codec_decode");
-    CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_offloader_reconcile(all.offloader, all.parameters, 2, all.stream, &result, &error),
-                "layers.0.w|wb_codec_decode");
     all.layouts[0].dtype = WB_DTYPE_U8;
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED, wb_plan_new(device, all.parameters, 1, &options, &plan, &error),
                 "layers.0.w|not compressed");
@@ -395,9 +534,7 @@ static void other_parameters_cannot_have_them(wb_device *device)
     all.layouts[0].offset_bytes = 2;
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_plan_new(device, all.parameters, 1, &options, &plan, &error), "layers.0.w|lowest");
-    all.layouts[0].offset_bytes = 0;
-    check_all();
-    compressed_end();
+    CHECK(plan == UNTOUCHED(wb_plan));
     end_sources();
 }
 
@@ -432,7 +569,10 @@ static void they_are_quantized(wb_device *device)
 }
 
 CHECK_MAIN(CASE(sources_are_carried_unchanged), CASE(other_weights_are_decoded),
-           CASE(with_fixed_addresses_they_are_decoded), CASE(a_replacement_leaves_the_source),
+           CASE(fixed_addresses_take_them), CASE(a_replacement_leaves_the_source),
            CASE(the_last_weight_to_leave_releases_the_buffer), CASE(a_budget_counts_compressed_bytes),
            CASE(tied_weights_have_one_source), CASE(sources_that_lie_are_refused),
-           CASE(other_parameters_cannot_have_them), CASE(they_are_quantized))
+           CASE(only_compressed_weights_stay), CASE(damage_of_carried_bytes_is_found),
+           CASE(verifying_is_cancelled),
+           CASE(parameters_that_come_later_have_them), CASE(other_types_cannot_have_them),
+           CASE(they_are_quantized))

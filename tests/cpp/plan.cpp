@@ -90,4 +90,23 @@ TEST("a quantized matrix is planned with its scales") {
   CHECK(plan.find_parameter("layers.1.w_scale"));
 }
 
+TEST("what a commit compresses is compressed by what was asked for") {
+  const Device device = fixtures::open();
+  const fixtures::Model model(3);
+  for (const Tristate asked : {Tristate::Off, Tristate::On}) {
+    PlanOptions options = fixtures::offload_all();
+    options.transfer_mode = TransferMode::Prefetch;
+    options.compress = Compress::Selected;
+    options.compress_select = {"*"};
+    options.encode_on_device = asked;
+    options.verify_compressed = true;
+    options.host_store = HostStore::Compressed;
+    const Plan plan = Plan::make(device, model.parameters, options).value();
+    const auto stats = Offloader::make(plan, nullptr).value().get_stats().value();
+    CHECK(stats.decoded_bytes > 0);
+    CHECK((asked == Tristate::On ? stats.encoded_by_device_bytes : stats.encoded_by_host_bytes) ==
+          stats.decoded_bytes);
+  }
+}
+
 int main() { return check::run(); }

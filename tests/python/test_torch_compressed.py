@@ -12,7 +12,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from test_torch import Block  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
-from weighbridge import QuantizeOptions  # noqa: E402
+from weighbridge import (  # noqa: E402
+    Device,
+    QuantizeOptions,
+    Safetensors,
+    Status,
+    WeighbridgeError,
+)
+from weighbridge.compress_file import compress_file  # noqa: E402
 
 WIDTH = 64  # 64 x 192 numbers of float32: six tiles
 
@@ -291,3 +298,72 @@ def test_a_budget_changes_and_neither_outputs_nor_addresses_do(where):
     assert compressed(handle) == offloaded
     handle.remove()
     assert same(model(x), resident(x))
+
+
+def test_weights_of_a_compressed_file_stay_there(where, tmp_path):
+    """Only compressed ones: PyTorch writes to others in place, and the file is never written."""
+    files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    torch.manual_seed(3)
+    resident = Net().eval()
+    raw, packed = tmp_path / "raw.safetensors", tmp_path / "packed.safetensors"
+    files.save_file(resident.state_dict(), raw)
+    compress_file(raw, packed)
+    before = packed.read_bytes()
+    resident, x = resident.to(where), torch.randn(3, WIDTH, device=where)
+    for store in ("copy", "compressed"):
+        model = Net().eval()
+        handle = offload(
+            model, checkpoint=packed, device=where, host_store=store, verify_compressed=True
+        )
+        assert "layers.0.up.weight" in compressed(handle)
+        for info in handle.offloader.parameter_infos():
+            stays = store == "compressed" and info.encoded_bytes > 0
+            assert info.host_store == ("source" if stays else "copy"), info
+        with torch.no_grad():
+            expected = resident(x)
+            for _ in range(2):
+                assert same(model(x), expected)
+            scaled = copy.deepcopy(resident)
+            for net in (model, scaled):
+                net.layers[0].norm.weight.mul_(2)
+            assert same(model(x), scaled(x))
+            model.load_state_dict(scaled.state_dict())
+            assert same(model(x), scaled(x))
+        info = handle.offloader.parameter_info("layers.0.up.weight")
+        assert info.host_store == "copy" and info.encoded_bytes > 0
+        handle.remove()
+        assert packed.read_bytes() == before
+    for word, why in (("file", "host_store is 'file'"), ("source", "may write to weights")):
+        with pytest.raises(ValueError, match=why):
+            offload(Net(), checkpoint=packed, device=where, host_store=word)
+
+
+def test_damage_of_a_file_is_found_before_the_first_step(where, tmp_path):
+    files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    raw, packed = tmp_path / "raw.safetensors", tmp_path / "packed.safetensors"
+    files.save_file(Net().state_dict(), raw)
+    compress_file(raw, packed)
+    with Device("host") as device, Safetensors(device, packed) as file:
+        info = file.tensor_info("layers.1.up.weight")
+        damaged = bytearray(packed.read_bytes())
+        damaged[info.offset_bytes + info.nbytes - 2048] ^= 1
+    packed.write_bytes(damaged)
+    model = Net()
+    with pytest.raises(WeighbridgeError, match=r"layers\.1\.up\.weight") as caught:
+        offload(model, checkpoint=packed, device=where, verify_compressed=True)
+    assert caught.value.status == Status.DAMAGED
+    with pytest.raises(WeighbridgeError, match=r"layers\.1\.up\.weight.*replace it"):
+        offload(model, checkpoint=packed, device=where).read("layers.1.up.weight")
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_encoders_are_chosen(nets, where, asked):
+    resident, model = nets
+    handle = offload(model, encode_on_device=asked)
+    stats = handle.stats
+    by_device = asked if asked is not None else where.type == "cuda"
+    assert (stats.encoded_by_device_bytes > 0) == by_device
+    assert stats.encoded_by_device_bytes + stats.encoded_by_host_bytes == stats.decoded_bytes
+    x = torch.randn(3, WIDTH, device=where)
+    with torch.no_grad():
+        assert same(model(x), resident(x))

@@ -75,6 +75,7 @@ enum class Grouping : wb_grouping {
 enum class HostStore : wb_host_store {
   Copy = WB_HOST_STORE_COPY,
   Source = WB_HOST_STORE_SOURCE,
+  Compressed = WB_HOST_STORE_COMPRESSED,
 };
 
 /// Which offloaded parameters cross the link compressed.

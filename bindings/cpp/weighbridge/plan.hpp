@@ -59,6 +59,8 @@ struct PlanOptions {
   bool keep_host_copy = false;    ///< resident parameters keep a copy in host memory
   Compress compress = {};         ///< which offloaded parameters cross the link compressed
   std::vector<std::string> compress_select = {};  ///< those of Compress::Selected
+  Tristate encode_on_device = {};  ///< whether the device compresses what a commit compresses
+  bool verify_compressed = false;  ///< a commit verifies what it carries as its file has it
 };
 
 /// The placement and the transfer mode of every parameter, with a reason for each.
@@ -106,6 +108,8 @@ class Plan : public detail::Handle<Plan, wb_plan, wb_plan_retain, wb_plan_releas
     raw.compress = detail::to_c(options.compress);
     raw.compress_select = compress_select.data();
     raw.compress_select_count = static_cast<std::uint32_t>(compress_select.size());
+    raw.encode_on_device = detail::to_c(options.encode_on_device);
+    raw.verify_compressed = options.verify_compressed ? 1 : 0;
     const auto all = detail::RawParameters::make(parameters.data(), parameters.size());
     if (!all) return all.error();
     return detail::make<Plan>(wb_plan_new, device.get(), all.value().data(), all.value().size(),

@@ -91,12 +91,13 @@ opaque!(wb_offloader, Offloader);
 ///
 /// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
 /// host memory, are not needed after the call; those that stay where they are, with
-/// WB_HOST_STORE_SOURCE, are in buffers that the offloader keeps. A resident parameter in device
+/// WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A resident parameter in device
 /// memory is not copied: the memory stays the engine's and must outlive the offloader.
 ///
 /// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
 /// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
-/// rejects NaN and infinity, and as wb_buffer_alloc and wb_device_alloc do.
+/// rejects NaN and infinity, with WB_ERR_DAMAGED for a compressed source that is
+/// (wb_plan_options.verify_compressed), and as wb_buffer_alloc and wb_device_alloc do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_new(
     plan: *const wb_plan,

@@ -75,6 +75,11 @@ pub struct wb_offloader_stats {
     pub device_encoded_bytes: u64,
     /// Those of `decoded_bytes` that are decoded from there, and cross no link.
     pub device_decoded_bytes: u64,
+    /// Bytes that the commit compressed by kernels of the device, before that;
+    /// wb_plan_options.encode_on_device says which.
+    pub encoded_by_device_bytes: u64,
+    /// Bytes that it compressed by the host's cores.
+    pub encoded_by_host_bytes: u64,
 }
 
 c_struct!(wb_offloader_stats);
@@ -114,6 +119,8 @@ pub unsafe extern "C" fn wb_offloader_get_stats(
             device_parameter_bytes: found.device_parameter_bytes,
             device_encoded_bytes: found.device_encoded_bytes,
             device_decoded_bytes: found.device_decoded_bytes,
+            encoded_by_device_bytes: found.encoded_by.device,
+            encoded_by_host_bytes: found.encoded_by.host,
             ..CStruct::init()
         })
     })

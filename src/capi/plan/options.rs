@@ -61,10 +61,14 @@ pub const WB_HOST_STORE_COPY: wb_host_store = 0;
 /// addresses, and fails while any group is acquired or if it would exceed the budget. A file must
 /// not become shorter, or change, while the offloader lives.
 pub const WB_HOST_STORE_SOURCE: wb_host_store = 1;
+/// As WB_HOST_STORE_SOURCE for parameters that are carried as their sources have them compressed
+/// (wb_parameter.encoded_bytes); all others are copied. So host views of these may be written.
+pub const WB_HOST_STORE_COMPRESSED: wb_host_store = 2;
 
 c_enum!(HostStore {
     WB_HOST_STORE_COPY => Copy,
     WB_HOST_STORE_SOURCE => Source,
+    WB_HOST_STORE_COMPRESSED => Compressed,
 });
 
 /// Which offloaded parameters cross the link compressed, without loss.
@@ -173,6 +177,19 @@ pub struct wb_plan_options {
     /// for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
     /// unless everything fits.
     pub expert_bytes: u64,
+    /// Whether kernels of the device compress what a commit compresses: raw bytes cross the link to the
+    /// device and compressed ones come back to the arena, both at the same time, or, of a source in device memory,
+    /// compressed ones alone. By default those parameters for which a CUDA device has the memory, and the host's cores compress
+    /// all others. The memory is that of the slots, which nothing uses before the first step; where these are smaller than two
+    /// parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
+    /// end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a
+    /// parameter that the device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many each had.
+    pub encode_on_device: wb_tristate,
+    /// 1 if a commit decodes what it carries as its source has it compressed, with all cores, and fails with
+    /// WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only headers and directories of these, so
+    /// that no kernel leaves them: damage of other bytes is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
+    /// quantizes is verified in any case.
+    pub verify_compressed: u32,
     /// Must be zero.
     pub reserved: [u64; 1],
 }
@@ -238,6 +255,11 @@ impl Input<PlanOptions> for *const wb_plan_options {
             quantize,
             // SAFETY: the contract of mod.rs.
             compress: unsafe { compression_of(&given) }?,
+            device_encoding: match Tristate::read(given.encode_on_device, "encode_on_device")? {
+                Tristate::Auto => None,
+                given => Some(given == Tristate::On),
+            },
+            verify_compressed: given.verify_compressed != 0,
             link_bytes_per_second: link,
             compute_bytes_per_second: compute,
             group_seconds,

@@ -179,15 +179,20 @@ def test_a_compressed_checkpoint_has_the_same_numbers(where, checkpoints, tmp_pa
             assert torch.equal(run(model, where), expected)
 
 
-def test_a_large_compressed_checkpoint_is_carried_unchanged(where, tmp_path):
+@pytest.mark.parametrize("host_store", ["copy", "compressed"])
+def test_a_large_compressed_checkpoint_is_carried_unchanged(where, tmp_path, host_store):
     torch.manual_seed(0)
     config = {**LAYERED, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
     trained = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).bfloat16()
     trained.save_pretrained(tmp_path / "raw", max_shard_size="1MB")
     copy_of(tmp_path / "raw", tmp_path / "packed")
     compress_file(tmp_path / "raw" / INDEX_NAME, tmp_path / "packed" / INDEX_NAME)
-    model = from_pretrained(tmp_path / "packed", device=where, compress="auto", **ALL)
+    stores = {"compress": "auto", "host_store": host_store}
+    model = from_pretrained(tmp_path / "packed", device=where, **stores, **ALL)
     plan = wt.handle_of(model).plan
+    for info in wt.handle_of(model).offloader.parameter_infos():
+        stays = host_store == "compressed" and info.encoded_bytes > 0
+        assert info.host_store == ("source" if stays else "copy")
     in_file = [one for one in plan.parameters if "in its file" in one.reason]
     assert len(in_file) == 3 * 3  # the projections of each MLP have 256 KiB
     large = sum(one.span_bytes for one in in_file)

@@ -192,6 +192,8 @@ class wb_plan_options(Sized):
         (c_uint32, "compress_select_count"),
         (_TEXTS, "compress_select"),
         (c_uint64, "expert_bytes"),
+        (c_int32, "encode_on_device"),
+        (c_uint32, "verify_compressed"),
         (c_uint64 * 1, "reserved"),
     )
 
@@ -261,6 +263,7 @@ class wb_offloader_stats(Sized):
         (c_uint64, "generation decoded_bytes encoded_bytes"),
         (c_uint64, "moved_encoded_bytes moved_decoded_bytes expert_bytes"),
         (c_uint64, "device_parameter_bytes device_encoded_bytes device_decoded_bytes"),
+        (c_uint64, "encoded_by_device_bytes encoded_by_host_bytes"),
     )
 
 

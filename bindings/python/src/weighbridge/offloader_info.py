@@ -90,6 +90,10 @@ class OffloaderStats:
     """Of device memory for what the device keeps compressed, held as long as the offloader."""
     device_decoded_bytes: int
     """Of ``decoded_bytes``, those that are decoded from there and cross no link."""
+    encoded_by_device_bytes: int
+    """That the commit compressed by kernels of the device, before that."""
+    encoded_by_host_bytes: int
+    """That it compressed by the host's cores."""
 
 
 @dataclass(frozen=True)

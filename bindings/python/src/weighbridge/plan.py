@@ -218,7 +218,8 @@ class Plan(Closeable):
     like the matrix with ``_scale``, or with ``_scale_inv`` for blocks of a matrix. With the
     ``host_store`` ``"source"``, offloaded parameters stay in the pinned buffer that they hold, such
     as that of a :class:`Safetensors` file, where its layout allows it: nothing is copied, and
-    :attr:`OffloaderParameterInfo.host_store_reason` says why for the others.
+    :attr:`OffloaderParameterInfo.host_store_reason` says why for the others. With ``"compressed"``
+    only those stay there that are carried as a compressed file has them.
 
     A step's time is predicted from ``link_bytes_per_second``, 0 for the bandwidth that the device
     has measured, and from the time of its kernels: ``compute_bytes_per_second``, the bytes of all
@@ -241,7 +242,11 @@ class Plan(Closeable):
     memory before any cross the link, if a step is faster for it; not with ``fixed_addresses``,
     where those that become resident are decoded. :meth:`Offloader.read` reads them, and host views
     of them are refused. Those of a compressed :class:`Safetensors` file are taken as the file has
-    them, in as many bytes of host memory.
+    them, in as many bytes of host memory. The commit compresses the others by kernels of a CUDA
+    device that has the memory for it, or by the host's cores; ``encode_on_device`` False leaves all
+    to the host, and True fails where the device cannot. With ``verify_compressed`` it compares the
+    checksums of the parameters that it takes compressed, on all cores, and raises if the file is
+    damaged.
     """
 
     _noun = "plan"
@@ -272,6 +277,8 @@ class Plan(Closeable):
         keep_host_copy: bool = False,
         compress: bool | str | Sequence[str] = False,
         compress_select: str | Sequence[str] = (),
+        encode_on_device: bool | None = None,
+        verify_compressed: bool = False,
     ) -> None:
         self._reference = None
         self._device = device
@@ -280,7 +287,7 @@ class Plan(Closeable):
         given = (
             parameters  # of several plans
             if isinstance(parameters, CParameters)
-            else CParameters(parameters, with_buffers=host_store == "source")
+            else CParameters(parameters, with_buffers=host_store != "copy")
         )
         options = wb_plan_options(
             host_store=code,
@@ -295,6 +302,8 @@ class Plan(Closeable):
             expert_bytes=unsigned(expert_bytes, "expert_bytes"),
             fixed_addresses=tristate(fixed_addresses, "fixed_addresses"),
             keep_host_copy=flag(keep_host_copy, "keep_host_copy"),
+            encode_on_device=tristate(encode_on_device, "encode_on_device"),
+            verify_compressed=flag(verify_compressed, "verify_compressed"),
         )
         if len(group_seconds) > 0:
             options.group_seconds = (c_double * len(group_seconds))(*group_seconds)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .._enums import FileMode
 from ..dtypes import Dtype
 from ..memory import Device
 from ..plan import Parameter
@@ -65,6 +66,7 @@ class Checkpoint:
         where: torch.device,
         strict: bool = True,
         buffers: bool = False,
+        file_mode: FileMode = "source",
     ) -> None:
         self.sources: dict[int, Parameter] = {}
         """The bytes in the files, by the id of the model's tensor."""
@@ -75,7 +77,7 @@ class Checkpoint:
         self._loaded: list[tuple[Entry, torch.Tensor]] = []
         self._files: list[Safetensors] = []
         try:
-            self._files += [Safetensors(device, path, file_mode="source") for path in paths]
+            self._files += [Safetensors(device, path, file_mode=file_mode) for path in paths]
             self._read(type(model).__name__, entries_of(model), where, strict, buffers)
         except BaseException:
             self.close()

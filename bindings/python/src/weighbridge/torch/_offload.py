@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from .._enums import AccessPattern, Allow, Order, TransferMode
+from .._enums import HOST_STORE, AccessPattern, Allow, FileMode, HostStore, Order, TransferMode
 from .._progress import Callback
 from ..memory import Device
 from ..plan import CParameters, Parameter, Plan
@@ -55,6 +55,9 @@ def offload(
     fixed_addresses: bool | None = None,
     keep_host_copy: bool = False,
     compress: bool | str | Sequence[str] = False,
+    encode_on_device: bool | None = None,
+    host_store: HostStore = "copy",
+    verify_compressed: bool = False,
     progress: Callback | None = None,
 ) -> OffloadHandle:
     """Moves weights of a model to host memory under a budget, and transfers them for their use.
@@ -102,6 +105,11 @@ def offload(
     such a weight cannot be read: its tensor is NaN in the host's memory, and cannot be written in
     place. ``state_dict`` and ``handle.read`` give its bytes, ``load_state_dict`` and
     ``weight.data = ...`` change them; copies of the model, gradients and tracing raise.
+    With the ``host_store`` ``"compressed"``, the weights that a compressed ``checkpoint`` has
+    compressed, and that are carried so, stay in the file, which is pinned, and take no other host
+    memory until they are changed. All others are copied; ``"source"`` is refused, since PyTorch may
+    write to weights in place, and a mapped file is never written. ``verify_compressed`` and
+    ``encode_on_device`` as in :class:`weighbridge.Plan`.
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
@@ -117,10 +125,11 @@ def offload(
     where = runs_on(_device_of(model) if device is None else device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     found: Numbers
+    mode = mode_of_files(host_store)
     if isinstance(checkpoint, (str, os.PathLike)):
-        found = Checkpoint(model, opened, [checkpoint], where, strict, buffers)
+        found = Checkpoint(model, opened, [checkpoint], where, strict, buffers, mode)
     elif isinstance(checkpoint, Sequence):
-        found = Checkpoint(model, opened, checkpoint, where, strict, buffers)
+        found = Checkpoint(model, opened, checkpoint, where, strict, buffers, mode)
     elif not hasattr(checkpoint, "sources"):
         raise TypeError(f"checkpoint is {checkpoint!r}; it must be a path or a list of paths")
     else:
@@ -129,7 +138,8 @@ def offload(
         model,
         opened,
         CParameters(
-            parameters_of(model, opened, weights, found.sources, groups, pin, experts_of(experts))
+            parameters_of(model, opened, weights, found.sources, groups, pin, experts_of(experts)),
+            with_buffers=host_store != "copy",
         ),
         quantize_select=quantize_select,
         group_seconds=group_seconds,
@@ -150,6 +160,9 @@ def offload(
         fixed_addresses=fixed_addresses,
         keep_host_copy=keep_host_copy,
         compress=compress,
+        encode_on_device=encode_on_device,
+        host_store=host_store,
+        verify_compressed=verify_compressed,
         compress_select=_compressible(weights) if compress in (True, "auto") else (),
     )
     handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress, experts)
@@ -200,6 +213,16 @@ def plan_of(
         group_seconds=_in_order(group_seconds, parameters.given),
         **options,
     )
+
+
+def mode_of_files(host_store: HostStore) -> FileMode:
+    """Returns how the files of a checkpoint are opened: pinned, if weights may stay in them."""
+    if host_store == "source":
+        raise ValueError(
+            "host_store is 'source': PyTorch may write to weights in place, and a mapped file is "
+            "never written; 'compressed' leaves those there that have no tensor to write to"
+        )
+    return "auto" if HOST_STORE.code(host_store) != HOST_STORE.code("copy") else "source"
 
 
 def runs_on(device: str | torch.device | None) -> torch.device:

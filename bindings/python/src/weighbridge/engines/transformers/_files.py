@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..._enums import FileMode
 from ...dtypes import Dtype
 from ...memory import Device
 from ...plan import Parameter
@@ -74,8 +75,8 @@ class Populate:
 class CheckpointFiles:
     """The safetensors files of a checkpoint, which are closed at the end of a ``with``."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, mode: FileMode = "source") -> None:
+        self._device, self._mode = device, mode
         self._files: list[Safetensors] = []
         self._parameters: dict[str, Parameter] = {}
         self._populate = Populate()
@@ -98,7 +99,7 @@ class CheckpointFiles:
                 raise ValueError(
                     f"{path} is not a safetensors file, and weights are read from them"
                 )
-            file = Safetensors(self._device, path, file_mode="source")
+            file = Safetensors(self._device, path, file_mode=self._mode)
             self._files.append(file)
             opened.append(file)
             with file.buffer as buffer:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ...memory import Device
 from ...torch import offload
-from ...torch._offload import runs_on
+from ...torch._offload import mode_of_files, runs_on
 from .._checks import check_plain
 from ._files import CheckpointFiles
 from ._places import give_places
@@ -72,7 +72,8 @@ def from_pretrained(
     kind = _class_of(pretrained_model_name_or_path, model_class, options)
     where = runs_on(device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}")
-    with _without_collection(), CheckpointFiles(opened) as files:
+    mode = mode_of_files(placing.get("host_store", "copy"))
+    with _without_collection(), CheckpointFiles(opened, mode) as files:
         loaded = _load(kind, pretrained_model_name_or_path, model_args, options, files)
         model, info = loaded if isinstance(loaded, tuple) else (loaded, None)
         check_plain(model, type(model).__name__)
