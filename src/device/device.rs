@@ -172,10 +172,13 @@ impl Device {
 
     /// Frees memory of [`Device::alloc`] that the library owns, now or later: see [`Device::release`].
     pub fn free_owned(&self, address: u64) {
-        if let Some(bytes) = self.allocations().remove(&(address, Owner::Library)) {
-            let allocation = Some((address, bytes as u64));
-            self.release(Release { allocation, ..Release::default() });
-        }
+        log::best_effort(|| {
+            if let Some(bytes) = self.allocations().remove(&(address, Owner::Library)) {
+                let allocation = Some((address, bytes as u64));
+                self.release(Release { allocation, ..Release::default() });
+            }
+            Ok(())
+        });
     }
 
     /// Releases addresses and physical memory. What cannot be released now is kept for

@@ -67,7 +67,7 @@ static void a_tensor_is_found_by_its_name_and_viewed_in_the_file(wb_device *devi
     wb_safetensors *file = open_two(device, path, sizeof path, 0);
     REQUIRE(file != NULL);
     CHECK_ERROR(WB_ERR_NOT_FOUND, wb_safetensors_find_tensor(file, "third", &index, &error),
-                "\"third\"|its 2");
+                "\"third\"|among 2");
     CHECK_SAME(index, 7);
     REQUIRE_OK(wb_safetensors_find_tensor(file, "first.weight", &index, &error));
     CHECK_SAME(index, 0);
