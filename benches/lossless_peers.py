@@ -30,9 +30,9 @@ def versions() -> dict[str, str]:
 
 def decoding(report: Report, name: str, tensor: Any, rate: float) -> None:
     """Measures the peers on a tensor of bf16, which this library decodes at ``rate`` GB/s."""
-    with wheels.or_not_measured(DFLOAT11):
+    with wheels.or_not_measured(report, DFLOAT11):
         against_dfloat11(report, name, tensor, rate)
-    with wheels.or_not_measured(NVCOMP):
+    with wheels.or_not_measured(report, NVCOMP):
         against_nvcomp(report, name, tensor, rate)
     gc.collect()
     torch.cuda.empty_cache()
@@ -71,7 +71,7 @@ def against_nvcomp(report: Report, name: str, tensor: Any, rate: float) -> None:
 
 def steps(steps: Steps) -> None:
     """Measures steps with every second layer offloaded by DFloat11, to which the model is lost."""
-    with wheels.or_not_measured(DFLOAT11), tempfile.TemporaryDirectory() as folder:
+    with wheels.or_not_measured(steps.report, DFLOAT11), tempfile.TemporaryDirectory() as folder:
         hooks = peer_dfloat11.offload(steps.model, steps.second, Path(folder))
         for step in steps.steps.values():
             step()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
-from report import ROOT
+from report import ROOT, Report
 
 FOLDER = ROOT / "build" / "wheels"
 
@@ -45,9 +46,13 @@ def _find() -> None:
 
 
 @contextlib.contextmanager
-def or_not_measured(peer: str) -> Iterator[None]:
-    """Prints why a peer is not measured, if it fails."""
+def or_not_measured(report: Report, peer: str) -> Iterator[None]:
+    """Prints that a peer is not there. One that is, and fails, is a bar that is missed, so that the
+    rest is measured, and that the result says it."""
     try:
         yield
+    except ImportError as error:
+        print(f"not measured: {peer}: {error}", flush=True)
     except Exception as error:  # what others' code raises
-        print(f"not measured: {peer}: {type(error).__name__}: {error}", flush=True)
+        traceback.print_exc()
+        report.bar(f"{peer} ran ({type(error).__name__}: {error})", 0, ">=", 1)

@@ -95,8 +95,9 @@ typedef struct wb_offloader wb_offloader;
  *
  * Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
  * host memory, are not needed after the call; those that stay where they are, with
- * WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A resident parameter in device
- * memory is not copied: the memory stays the engine's and must outlive the offloader.
+ * WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A
+ * resident parameter in device memory is not copied: the memory stays the engine's and must outlive
+ * the offloader.
  *
  * Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
  * the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
@@ -585,10 +586,10 @@ wb_status wb_offloader_replace(const wb_offloader *offloader, const char *name, 
  * quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace; a
  * compressed one (wb_parameter.encoded_bytes) is decoded first.
  *
- * Fails, with nothing added, with WB_ERR_DAMAGED for a compressed source that is, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
- * group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
- * for zero-copy without views, with WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as
- * wb_buffer_alloc and wb_device_alloc do.
+ * Fails, with nothing added, with WB_ERR_DAMAGED for a compressed source that is, with
+ * WB_ERR_INVALID_ARGUMENT for an existing name or an unknown group, with WB_ERR_BUDGET if it must
+ * stay on the device and does not fit, with WB_ERR_NOT_MAPPED for zero-copy without views, with
+ * WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as wb_buffer_alloc and wb_device_alloc do.
  */
 wb_status wb_offloader_add(const wb_offloader *offloader, const wb_parameter *parameter,
                            void *stream, wb_error *error);
@@ -615,11 +616,11 @@ wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, v
  * Threads: no other call changes parameters between the comparison and the last change.
  *
  * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A compressed
- * source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails also,
- * with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
- * that the plan does not have, and for another number of bytes without a source. After another
- * error the changes made so far stay, and other parameters may have moved: get the addresses
- * again, and repeat the call.
+ * source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails
+ * also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with
+ * WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not have,
+ * and for another number of bytes without a source. After another error the changes made so far
+ * stay, and other parameters may have moved: get the addresses again, and repeat the call.
  */
 wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_parameter *parameters,
                                  uint64_t count, void *stream,
@@ -627,9 +628,9 @@ wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_paramet
 
 /**
  * Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
- * its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses change, unless there are no
- * gaps and slots are packed like that already. Also gives an offloader its slots again that lost them when a change
- * failed with WB_ERR_DEVICE_MEMORY.
+ * its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses
+ * change, unless there are no gaps and slots are packed like that already. Also gives an offloader
+ * its slots again that lost them when a change failed with WB_ERR_DEVICE_MEMORY.
  *
  * Stream order: waits on the host for the work queued on `stream` and for every use that was
  * released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.
@@ -660,7 +661,8 @@ typedef struct {
     uint64_t pinned_bytes;
     /**
      * Bytes of resident parameters, without those that were given no source yet; of parameters in
-     * pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
+     * pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes`
+     * of the plan once each has one.
      */
     uint64_t resident_bytes;
     /**

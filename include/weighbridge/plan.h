@@ -170,8 +170,8 @@ typedef struct {
      * WB_ERR_NOT_SUPPORTED if it is on and wb_device_info.address_granularity is 0. Units, and the
      * resident parameters of each group, then take whole pieces of that many bytes, which the budget
      * counts; resident parameters are copied at the commit even if they are on the device already,
-     * and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can be added, removed or given another size. By default it is
-     * off.
+     * and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can
+     * be added, removed or given another size. By default it is off.
      */
     wb_tristate fixed_addresses;
     /**
@@ -181,15 +181,16 @@ typedef struct {
      */
     uint32_t keep_host_copy;
     /**
-     * Which offloaded parameters are compressed in host memory: the device reads them there and decodes them
-     * into their slots, so it must be able to read host memory in place (wb_device_info.views). Not
-     * those that have the zero-copy mode. Under a budget of device memory the device also keeps such
-     * parameters compressed in its own memory, as many as are needed, before others cross the link, if a
-     * step is faster for that: prefetched ones of one group, in as many bytes as they are compressed to. Not
-     * with `fixed_addresses`, where those that become resident are decoded.
-     * They count as offloaded, since they have slots and a copy in host memory. With a source, wb_plan_new reads a sample of it, by which it
-     * expects the compressed bytes. In the arena and in its slot a
-     * compressed parameter has space for any bytes that may replace it, 0.2 % more than its own.
+     * Which offloaded parameters are compressed in host memory: the device reads them there and
+     * decodes them into their slots, so it must be able to read host memory in place
+     * (wb_device_info.views). Not those that have the zero-copy mode. Under a budget of device
+     * memory the device also keeps such parameters compressed in its own memory, as many as are
+     * needed, before others cross the link, if a step is faster for that: prefetched ones of one
+     * group, in as many bytes as they are compressed to. Not with `fixed_addresses`, where those
+     * that become resident are decoded. They count as offloaded, since they have slots and a copy in
+     * host memory. With a source, wb_plan_new reads a sample of it, by which it expects the
+     * compressed bytes. In the arena and in its slot a compressed parameter has space for any bytes
+     * that may replace it, 0.2 % more than its own.
      */
     wb_compress compress;
     /** Number of selectors in `compress_select`. */
@@ -204,20 +205,23 @@ typedef struct {
      */
     uint64_t expert_bytes;
     /**
-     * Whether kernels of the device compress what a commit compresses: raw bytes cross the link to the
-     * device and compressed ones come back to the arena, both at the same time, or, of a source in device memory,
-     * compressed ones alone. By default those parameters for which a CUDA device has the memory, and the host's cores compress
-     * all others. The memory is that of the slots, which nothing uses before the first step; where these are smaller than two
-     * parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
-     * end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a
-     * parameter that the device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many each had.
+     * Whether kernels of the device compress what a commit compresses: raw bytes cross the link to
+     * the device and compressed ones come back to the arena, both at the same time, or, of a source
+     * in device memory, compressed ones alone. By default those parameters for which a CUDA device
+     * has the memory, and the host's cores compress all others. The memory is that of the slots,
+     * which nothing uses before the first step; where these are smaller than two parameters, raw and
+     * compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
+     * end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a
+     * commit fails with WB_ERR_NOT_SUPPORTED for a parameter that the device cannot compress. All
+     * encoders write the same bytes; wb_offloader_stats says how many each had.
      */
     wb_tristate encode_on_device;
     /**
-     * 1 if a commit decodes what it carries as its source has it compressed, with all cores, and fails with
-     * WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only headers and directories of these, so
-     * that no kernel leaves them: damage of other bytes is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
-     * quantizes is verified in any case.
+     * 1 if a commit decodes what it carries as its source has it compressed, with all cores, and
+     * fails with WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only
+     * headers and directories of these, so that no kernel leaves them: damage of other bytes is then
+     * found by wb_offloader_read_parameter, not by steps. What a commit decodes or quantizes is
+     * verified in any case.
      */
     uint32_t verify_compressed;
     /** Must be zero. */

@@ -77,7 +77,8 @@ impl PoolSize {
                 if lanes > all || least.bytes() > device_bytes {
                     fail!(
                         WB_ERR_SLOTS_BUDGET,
-                        "device_bytes is {}; a slot for each of {lanes} lanes takes {}",
+                        "a cache of experts was given device_bytes of {}; a slot for each of {lanes} lanes \
+                         takes {}: raise the budget, or give fewer lanes",
                         format_bytes(device_bytes),
                         format_bytes(least.bytes())
                     );

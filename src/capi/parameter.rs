@@ -90,11 +90,12 @@ pub struct wb_parameter {
     /// The buffer that `source` is in, or NULL: the plan keeps a reference to it until the plan is
     /// released, so that the caller need not. Other calls use it during the call only.
     pub buffer: *const wb_buffer,
-    /// If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a multiple of 16
-    /// in host memory, and `layout` is that of the values, with the lowest element first. A plan that carries
-    /// the parameter compressed takes these bytes unchanged; for any other they are decoded. wb_offloader_add and
-    /// wb_offloader_reconcile decode them, verify checksums, and compress the values again if the plan's `compress` takes them; a
-    /// reconcile leaves a parameter as it is whose bytes are still those in its source.
+    /// If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a
+    /// multiple of 16 in host memory, and `layout` is that of the values, with the lowest element
+    /// first. A plan that carries the parameter compressed takes these bytes unchanged; for any other
+    /// they are decoded. wb_offloader_add and wb_offloader_reconcile decode them, verify checksums,
+    /// and compress the values again if the plan's `compress` takes them; a reconcile leaves a
+    /// parameter as it is whose bytes are still those in its source.
     pub encoded_bytes: u64,
     /// Must be zero.
     pub reserved: [u64; 1],

@@ -190,12 +190,8 @@ impl Drop for AddressRange {
         // Memory that no other range refers to goes after its mapping.
         let memory = mapped.iter_mut().filter_map(|(_, memory)| Arc::get_mut(memory)?.take());
         let memory = memory.collect();
-        self.device.release(Release {
-            mappings,
-            addresses: Some(self.span),
-            memory,
-            allocation: None,
-        });
+        let addresses = Some(self.span);
+        self.device.release(Release { mappings, addresses, memory, ..Release::default() });
     }
 }
 

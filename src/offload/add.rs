@@ -17,8 +17,9 @@ use crate::status::{
 use crate::tensor::coded::CodedType;
 
 impl Offloader {
-    /// Adds a parameter, of a compressed source the values: offloaded, as the other offloaded parameters of its group are, if the
-    /// plan's selectors and budget allow it; resident otherwise. On an error nothing is added.
+    /// Adds a parameter, with the values of a compressed source. It is offloaded, as the other
+    /// offloaded parameters of its group are, if the plan's selectors and budget allow it; resident
+    /// otherwise. On an error nothing is added.
     pub fn add(
         &self,
         mut parameter: Parameter,

@@ -168,8 +168,8 @@ fn check_info(parameter: &Parameter, layout: &Layout, found: &Info, available: u
     Ok(())
 }
 
-/// Decodes to host memory or to device memory, with `threads` threads, or by the device out of those of `buffers` that
-/// it reads in place.
+/// Decodes to host memory or to device memory, with `threads` threads, or by the device out of those
+/// of `buffers` that it reads in place.
 pub fn decode_all(
     plan: &DevicePlan,
     jobs: &[DecodeJob],

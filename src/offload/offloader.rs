@@ -343,8 +343,8 @@ fn store_reasons(
     plan.storages.iter().zip(encoded).map(of).collect()
 }
 
-/// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units or compressed ones are in the arena, and the arena is not mapped
-/// for the device.
+/// Fails with `WB_ERR_NOT_MAPPED` if zero-copy units or compressed ones are in the arena, and the
+/// arena is not mapped for the device.
 fn check_views(
     plan: &Plan,
     stores: &[UnitStore],

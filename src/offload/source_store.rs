@@ -1,6 +1,6 @@
 //! Units that stay in the buffer of their sources, such as a mapped file that is pinned: where the
-//! bytes lie there as the unit would have them, they are not copied. Storages that are compressed there, and carried
-//! so, stay each by itself.
+//! bytes lie there as the unit would have them, they are not copied. Storages that are compressed
+//! there, and carried so, stay each by itself.
 
 use crate::device::backend::Location;
 use crate::memory::buffer::Buffer;

@@ -90,6 +90,25 @@ fn fixed_plan(given: PlanOptions) -> crate::error::Result<Plan> {
     fixed::plan(model(), given, &platform(true), PIECE)
 }
 
+/// Where everything fits but for the padding to whole pieces, experts are not divided.
+#[test]
+fn with_fixed_addresses_experts_stay_or_leave_as_a_whole() {
+    let (mut stay, mut leave) = (0, 0);
+    for budget in (ALL - 4 * PIECE..ALL + 16 * PIECE).step_by(512) {
+        let mut given = PlanOptions::new(Budget::DeviceBytes(budget));
+        (given.fixed_addresses, given.allowed.everything_fits) = (true, true);
+        let found = fixed::plan(model(), given, &platform(true), 3 * PIECE).unwrap();
+        let modes: Vec<_> = modes(&found).into_iter().skip(1).step_by(2).collect();
+        assert!(found.resident_bytes + found.slot_bytes + found.expert_bytes <= budget);
+        match found.expert_bytes {
+            0 => assert_eq!(modes, [None; LAYERS], "{budget}"),
+            _ => assert_eq!(modes, [Some(TransferMode::ZeroCopy); LAYERS], "{budget}"),
+        }
+        *(if found.expert_bytes == 0 { &mut stay } else { &mut leave }) += 1;
+    }
+    assert!(stay > 0 && leave > 0, "{stay} {leave}");
+}
+
 #[test]
 fn with_fixed_addresses_experts_stay_in_the_arena_and_caches_get_what_whole_pieces_leave() {
     let dense = LAYERS as u64 * DENSE;

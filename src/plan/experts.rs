@@ -40,6 +40,18 @@ impl Plan {
         storage.unit.is_some() && storage.parameters.iter().all(is_expert)
     }
 
+    /// Whether experts are in pieces, of which some are not on the device. They stay as a whole, or leave to
+    /// be carried by caches.
+    pub fn splits_experts(&self) -> bool {
+        let is_split = |at: usize| {
+            let planned = &self.parameters[at].parameter;
+            planned.access_pattern == AccessPattern::Experts
+                && self.storages[self.parameters[at].storage].pieces.is_some()
+                && self.resident_bytes_of(at) < planned.layout.span_bytes()
+        };
+        (0..self.parameters.len()).any(is_split)
+    }
+
     /// The experts that are offloaded.
     pub fn experts(&self) -> PlannedExperts {
         let (mut bytes, mut experts_of) = (0, HashMap::new());

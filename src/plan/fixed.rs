@@ -51,6 +51,7 @@ pub fn plan(
         let others = plan.resident_bytes + plan.slot_bytes + plan.window_bytes;
         others + plan.expert_bytes <= ceiling
             && (plan.expert_bytes > 0 || plan.experts().count == 0)
+            && !plan.splits_experts()
             && ring_fits(plan)
     };
     let Some(ceiling) = options.budget.device_bytes() else {

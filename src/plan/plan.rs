@@ -348,8 +348,8 @@ pub struct ResidentUnit {
 }
 
 impl Plan {
-    /// Whether a storage is carried as its source has it compressed: apart from its unit, or with fixed addresses in
-    /// it, with space for any bytes, so that no replacement moves it.
+    /// Whether a storage is carried as its source has it compressed: apart from its unit, or with
+    /// fixed addresses in it, with space for any bytes, so that no replacement moves it.
     pub fn takes_source(&self, storage: &PlannedStorage) -> bool {
         let first = &self.parameters[storage.parameters[0]].parameter;
         let layout = &first.layout;

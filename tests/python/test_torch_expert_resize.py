@@ -212,6 +212,33 @@ def test_code_compiled_for_more_slots_is_compiled_again_for_fewer(where):
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_model_is_called_after_another_of_its_arbiter_was_removed(where, leaves):
+    models = [large(where) for _ in range(2)]
+    wanted = logits(models[1], 2).clone()
+    handles = [offload(model) for model in models]
+    with_both = wt.Arbiter(2 * every_byte(models[0]))
+    for handle in handles:
+        with_both.add(handle)
+        with_both.use(handle)
+    if leaves:
+        with_both.remove(handles[0])
+    handles[0].remove()
+    assert with_both.use(handles[1]).ready
+    assert torch.equal(logits(models[1], 2), wanted)
+
+
+def test_experts_are_whole_where_everything_fits_but_for_the_padding(where):
+    model = large(where)
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    wanted = logits(model, 2).clone()
+    for pieces in (0, 2, 4):
+        handle = offload(model, device_bytes=total + pieces * PIECE)
+        assert 0 < slots(handle) < 32
+        assert torch.equal(logits(model, 2), wanted)
+        handle.remove()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
 def test_a_graph_is_right_at_every_budget(implementation):

@@ -91,8 +91,9 @@ opaque!(wb_offloader, Offloader);
 ///
 /// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
 /// host memory, are not needed after the call; those that stay where they are, with
-/// WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A resident parameter in device
-/// memory is not copied: the memory stays the engine's and must outlive the offloader.
+/// WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A
+/// resident parameter in device memory is not copied: the memory stays the engine's and must outlive
+/// the offloader.
 ///
 /// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
 /// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan

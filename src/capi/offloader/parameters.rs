@@ -302,10 +302,10 @@ pub unsafe extern "C" fn wb_offloader_replace(
 /// quantized. The source, which may be NULL, and the stream are as for wb_offloader_replace; a
 /// compressed one (wb_parameter.encoded_bytes) is decoded first.
 ///
-/// Fails, with nothing added, with WB_ERR_DAMAGED for a compressed source that is, with WB_ERR_INVALID_ARGUMENT for an existing name or an unknown
-/// group, with WB_ERR_BUDGET if it must stay on the device and does not fit, with WB_ERR_NOT_MAPPED
-/// for zero-copy without views, with WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as
-/// wb_buffer_alloc and wb_device_alloc do.
+/// Fails, with nothing added, with WB_ERR_DAMAGED for a compressed source that is, with
+/// WB_ERR_INVALID_ARGUMENT for an existing name or an unknown group, with WB_ERR_BUDGET if it must
+/// stay on the device and does not fit, with WB_ERR_NOT_MAPPED for zero-copy without views, with
+/// WB_ERR_OVERFLOW, WB_ERR_BUSY or WB_ERR_CAPTURING, and as wb_buffer_alloc and wb_device_alloc do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_add(
     offloader: *const wb_offloader,
@@ -347,11 +347,11 @@ pub unsafe extern "C" fn wb_offloader_remove(
 /// Threads: no other call changes parameters between the comparison and the last change.
 ///
 /// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A compressed
-/// source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails also,
-/// with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group
-/// that the plan does not have, and for another number of bytes without a source. After another
-/// error the changes made so far stay, and other parameters may have moved: get the addresses
-/// again, and repeat the call.
+/// source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails
+/// also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with
+/// WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not have,
+/// and for another number of bytes without a source. After another error the changes made so far
+/// stay, and other parameters may have moved: get the addresses again, and repeat the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_reconcile(
     offloader: *const wb_offloader,
@@ -380,9 +380,9 @@ pub unsafe extern "C" fn wb_offloader_reconcile(
 }
 
 /// Closes the gaps that replaced and removed parameters left, so that a group moves as one copy of
-/// its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses change, unless there are no
-/// gaps and slots are packed like that already. Also gives an offloader its slots again that lost them when a change
-/// failed with WB_ERR_DEVICE_MEMORY.
+/// its own bytes again, and packs all slots again, in a deeper ring if one fits now. Addresses
+/// change, unless there are no gaps and slots are packed like that already. Also gives an offloader
+/// its slots again that lost them when a change failed with WB_ERR_DEVICE_MEMORY.
 ///
 /// Stream order: waits on the host for the work queued on `stream` and for every use that was
 /// released. Fails with WB_ERR_BUSY, WB_ERR_CAPTURING or WB_ERR_DEVICE_MEMORY.

@@ -27,7 +27,8 @@ pub struct wb_offloader_stats {
     /// Bytes of that pinned, as the driver or the kernel counts them.
     pub pinned_bytes: u64,
     /// Bytes of resident parameters, without those that were given no source yet; of parameters in
-    /// pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes` of the plan once each has one.
+    /// pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes`
+    /// of the plan once each has one.
     pub resident_bytes: u64,
     /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to them.
     pub slot_bytes: u64,

@@ -38,8 +38,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "doctor":
         return doctor.run(arguments.device, arguments.json)
-    runs = {"plan": plan.run, "quantize": quantize.run, "experts": experts.run}
-    return runs.get(arguments.command, compress.run)(arguments)
+    runs = {
+        "plan": plan.run,
+        "quantize": quantize.run,
+        "experts": experts.run,
+        **dict.fromkeys(compress.COMMANDS, compress.run),
+    }
+    return runs[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Arbiter:
     def remove(self, handle: OffloadHandle) -> None:
         """Removes a model, which keeps what it holds."""
         self._of_models.remove(_offloader_of(handle))
+        self._handles.discard(handle)
 
     def use(self, handle: OffloadHandle, *, wait: bool = True) -> ArbiterProgress:
         """Gives the model that is called next as much memory as it can use.

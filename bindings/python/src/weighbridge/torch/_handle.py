@@ -240,6 +240,7 @@ class OffloadHandle:
             self._modules.detach()
             _operators.unregister(self._weights.number)
             close(list(self._weights.experts.values()), self._weights.device)
+            self._weights.experts.clear()
             self.offloader.close()
         if device is not None:
             self.model.to(device)
