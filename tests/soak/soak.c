@@ -134,31 +134,31 @@ static void run_round(wb_device *device, const struct files *files,
     free(round.inboxes);
 }
 
-/* Runs all rounds. Returns the growth of resident memory in bytes. */
+/* Runs all rounds. Returns the growth of private memory in bytes. */
 static int64_t run(wb_device *device, struct lasting_offloader *lasting, const struct files *files)
 {
     const int asked = (int)(options.seconds / ROUND_SECONDS);
     const int rounds = asked > FEWEST_ROUNDS ? asked : FEWEST_ROUNDS;
     const double begin = seconds_now();
-    uint64_t *resident = (uint64_t *)calloc((size_t)rounds, sizeof *resident);
+    uint64_t *bytes = (uint64_t *)calloc((size_t)rounds, sizeof *bytes);
     double printed = begin;
     int done = 0;
     struct baseline baseline;
-    if (resident == NULL) abort();
+    if (bytes == NULL) abort();
     baseline_take(&baseline, device);
     while (done < rounds && failures() == 0) {
         make_defect(device, (uint64_t)done);
         run_round(device, files, lasting, (uint64_t)done, options.seconds / rounds);
         const struct process_counts now = baseline_check(&baseline);
-        resident[done++] = now.resident_bytes;
+        bytes[done++] = now.private_bytes;
         if (seconds_now() - printed < PROGRESS_SECONDS && done < rounds) continue;
         printed = seconds_now();
         printf("%.0f s: %" PRIu64 " operations; between rounds %" PRIu64 " threads, %" PRIu64
                " files, %" PRIu64 " mappings, %.1f MiB\n", printed - begin, counted_sum(),
-               now.threads, now.files, now.mappings, (double)now.resident_bytes / (1 << 20));
+               now.threads, now.files, now.mappings, (double)now.private_bytes / (1 << 20));
     }
-    const int64_t growth = done == rounds ? check_growth(resident, rounds) : 0;
-    free(resident);
+    const int64_t growth = done == rounds ? check_growth(bytes, rounds) : 0;
+    free(bytes);
     return growth;
 }
 
@@ -168,7 +168,7 @@ static void report(double seconds, int64_t growth)
         printf("%12" PRIu64 "  %s\n", counts[operation], operation_names[operation]);
     }
     printf("reliability: {\"minutes\": %.2f, \"threads\": %d, \"operations\": %" PRIu64
-           ", \"rss_growth_bytes\": %" PRId64 ", \"device\": \"%s\"}\n",
+           ", \"private_growth_bytes\": %" PRId64 ", \"device\": \"%s\"}\n",
            seconds / 60, options.threads, counted_sum(), growth, device_kind());
 }
 

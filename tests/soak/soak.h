@@ -191,8 +191,8 @@ void *offload_short_lived(void *offload_thread);
 
 struct process_counts {
     uint64_t threads, files, mappings;
-    uint64_t locked_bytes;   /* by mlock */
-    uint64_t resident_bytes; /* after the C library returned its free memory to the kernel */
+    uint64_t locked_bytes;  /* by mlock */
+    uint64_t private_bytes; /* after the C library returned its free memory to the kernel */
 };
 
 struct baseline {
@@ -209,8 +209,8 @@ void restart_without_caches(char **argv);
 void baseline_take(struct baseline *baseline, wb_device *device);
 /* Drains the device and compares. Returns the counts of the process. */
 struct process_counts baseline_check(struct baseline *baseline);
-/* Compares the mean resident bytes of the last sixth of the rounds with the second. Returns the
+/* Compares the mean private bytes of the last sixth of the rounds with the second. Returns the
  * growth. */
-int64_t check_growth(const uint64_t *resident, int rounds);
+int64_t check_growth(const uint64_t *bytes, int rounds);
 
 #endif
