@@ -184,6 +184,22 @@ def test_the_caller_keeps_a_weight_that_a_hook_saw(compare):
     compare(Net, use)
 
 
+@pytest.mark.parametrize("kind", ["untyped_storage", "detach"])
+def test_a_hook_keeps_memory_of_a_weight(compare, kind):
+    def use(model):
+        kept = []
+        part = model.layers[2].up
+        hook = part.register_forward_hook(lambda m, *_: kept.append(getattr(m.weight, kind)()))
+        forward(model)
+        forward(model)
+        hook.remove()
+        return [each.tolist() for each in kept]
+
+    compare(Net, use, starts=("cold",))
+    assert str(compare.outcome) == "equal"  # found in the first step
+    compare(Net, use, starts=("warm",))
+
+
 def test_outputs_are_the_callers_after_the_next_step(compare):
     def use(model):
         first = model.position(4)

@@ -262,7 +262,8 @@ class Offloader(Closeable):
         """Frees all device memory until :meth:`wake`. Addresses stay."""
         held = self.resize_progress(stream).device_bytes
         self.resize(0, stream)
-        self._awake_bytes = held or self._awake_bytes
+        # With 0 it would sleep: one of which all is read in place holds nothing.
+        self._awake_bytes = held or self._awake_bytes or 1
 
     def wake(self, stream: Any = None) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""

@@ -71,7 +71,7 @@ class Arbiter:
 
     def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
         for handle in self._handles:
-            handle._weights.measure_experts()
+            handle._weights.follow_resize()
         return progress
 
     @property

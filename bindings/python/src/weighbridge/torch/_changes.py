@@ -64,7 +64,8 @@ def _take_moved(weights: Weights) -> None:
             weight.tensor.data = own
     for weight in moved:
         if weight.part_of is not None:
-            weight.part_of, weight.home = None, None  # apart from now on, and resident
+            weight.part_of = None  # apart from now on, and resident
+            weight.place(None, None)
         else:
             weights.replace(weight, weight.tensor)
 

@@ -128,7 +128,7 @@ class OffloadHandle:
                     wait=wait,
                 )
             finally:
-                self._weights.measure_experts()
+                self._weights.follow_resize()
 
     def prefer(
         self,
@@ -175,7 +175,10 @@ class OffloadHandle:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
             self._weights.wait_for_experts()
-            self.offloader.sleep(self._weights.stream())
+            try:
+                self.offloader.sleep(self._weights.stream())
+            finally:
+                self._weights.follow_resize()
 
     def wake(self) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""
@@ -183,7 +186,7 @@ class OffloadHandle:
             try:
                 self.offloader.wake(self._weights.stream())
             finally:
-                self._weights.measure_experts()
+                self._weights.follow_resize()
 
     def join(self) -> None:
         """Makes the current stream wait for every copy: the end of a capture of part of a step."""

@@ -7,7 +7,7 @@ import torch
 from ..errors import Status, WeighbridgeError
 from ..offloader import Offloader
 from ..offloader_info import OffloaderParameterInfo
-from ._tensors import typed, unreadable, view_within
+from ._tensors import refusing, typed, view_within
 from ._weight import Weight
 
 
@@ -24,7 +24,7 @@ def place(
         if info is None or info.device_address is None or info.span_bytes == 0:
             pass
         elif info.encoded_bytes:
-            home = stored = unreadable(weight.tensor, info)
+            home = stored = refusing(weight.tensor, offloader.view(holder.name), _why(holder.name))
         elif info.placement == "offloaded" and info.host_address is not None:
             stored = typed(weight.tensor, offloader.host_view(holder.name))
             home = _device_view(offloader, weight.tensor, holder.name, stored)
@@ -39,6 +39,15 @@ def place(
     for made in apart.values():
         _use_home(made)
     return list(apart.values())
+
+
+def _why(name: str) -> str:
+    return (
+        f"asked to use {name!r} of an offloaded model outside of the forward of its layer, where "
+        "it is compressed: state_dict() and the handle's read() have its numbers, load_state_dict "
+        "and .data = change them; for anything else call remove() first, or leave it out of "
+        "compress"
+    )
 
 
 def _device_view(

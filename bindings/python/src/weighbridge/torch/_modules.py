@@ -135,8 +135,8 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         if _WINDOW not in self.__dict__:
             return kind.__reduce_ex__(self, protocol)
         raise RuntimeError(
-            f"asked to pickle {kind.__name__}, which is part of an offloaded model: save its "
-            "state_dict(), or call the handle's remove() first"
+            f"asked to pickle or to copy {kind.__name__}, which is part of an offloaded model: save "
+            "its state_dict(), or call the handle's remove() first; copy.deepcopy copies it"
         )
 
     def share_memory(self: torch.nn.Module) -> torch.nn.Module:

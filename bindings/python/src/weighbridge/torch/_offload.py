@@ -102,8 +102,7 @@ def offload(
     ``keep_host_copy`` as in :class:`weighbridge.Plan`.
     With ``compress``, which is ``"auto"`` or names weights, offloaded weights are compressed in
     host memory, without loss, and are decoded into their slots. Outside of the forward of its layer
-    such a weight cannot be read: its tensor is NaN in the host's memory, and cannot be written in
-    place. ``state_dict`` and ``handle.read`` give its bytes, ``load_state_dict`` and
+    every use of such a weight's tensor raises RuntimeError. ``state_dict`` and ``handle.read`` give its bytes, ``load_state_dict`` and
     ``weight.data = ...`` change them; copies of the model, gradients and tracing raise.
     With the ``host_store`` ``"compressed"``, the weights that a compressed ``checkpoint`` has
     compressed, and that are carried so, stay in the file, which is pinned, and take no other host

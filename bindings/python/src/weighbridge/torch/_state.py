@@ -37,8 +37,7 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
         if not isinstance(saved, torch.Tensor) or type(saved) is not torch.Tensor:
             return  # another class may have attributes, which views lack
         if weight.stored is not None:
-            known = {weight.home_address, *weight.slot_addresses}
-            if saved.data_ptr() in known and saved is not weight.tensor:
+            if weight.is_place_of(saved) and saved is not weight.tensor:
                 state[prefix + own] = weights.read(weight) if weight.compressed else weight.stored
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

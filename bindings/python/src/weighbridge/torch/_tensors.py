@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -49,12 +50,21 @@ def typed(tensor: torch.Tensor, view: View) -> torch.Tensor:
         return found
 
 
-def unreadable(tensor: torch.Tensor, info: OffloaderParameterInfo) -> torch.Tensor:
-    """Returns a tensor of the type and shape of a parameter that is NaN, in the host's memory of
-    one element: PyTorch refuses to write it, and a kernel of a CUDA device to read it."""
-    with _mode_of(tensor):
-        one = torch.full((1,), float("nan"), dtype=torch.float32).to(_torch_dtype(info))
-        return one.expand(info.shape)
+def refusing(tensor: torch.Tensor, view: View, why: str) -> torch.Tensor:
+    """Returns a tensor like :func:`typed` whose every use raises RuntimeError with these words:
+    what is in the view's memory is not what the tensor would have there."""
+    found = typed(tensor, view)
+    torch._C._set_storage_data_ptr_access_error_msg(found.untyped_storage()._cdata, why)
+    return found
+
+
+def refuses(tensor: torch.Tensor) -> bool:
+    """Returns whether every use of a tensor raises: see :func:`refusing`."""
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return True
+    return False
 
 
 def strided(data: bytearray, tensor: torch.Tensor, info: OffloaderParameterInfo) -> torch.Tensor:
@@ -85,8 +95,9 @@ def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch
 
 
 def address_of(tensor: torch.Tensor) -> int:
-    """Returns the address of the first element; 0 for a tensor on the meta device."""
-    return 0 if tensor.is_meta else tensor.data_ptr()
+    """Returns the address of the first element; 0 for a tensor on the meta device, and for one
+    that refuses to be used."""
+    return 0 if tensor.is_meta or refuses(tensor) else tensor.data_ptr()
 
 
 def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -130,8 +141,14 @@ def aliases_of(tensor: torch.Tensor) -> int:
 
 
 def users_of(storage: int) -> int:
-    """Returns the number of objects that use a storage, given by its address."""
+    """Returns the number of tensors and other objects that use a storage, given by its address."""
     return int(torch._C._storage_Use_Count(storage))
+
+
+def references_to(storage: torch.UntypedStorage) -> int:
+    """Returns the number of tensors and other objects that use a storage, and of references to its
+    object, all of which are one of these. It is for comparisons with itself."""
+    return users_of(storage._cdata) + sys.getrefcount(storage)
 
 
 def tensors_in(*values: Any) -> Iterator[torch.Tensor]:

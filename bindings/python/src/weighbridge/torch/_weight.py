@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ._tensors import address_of, span_of
+from ._tensors import address_of, refuses, span_of
 
 
 @dataclass(eq=False)
@@ -60,10 +60,14 @@ class Weight:
     home: torch.Tensor | None = None
     """None for a weight that is resident in the engine's own memory."""
     home_address: int = 0
+    refused: Any = None
+    """The storage of a home that raises when it is used, of which no address can be asked."""
+    awake: torch.Tensor | None = None
+    """The home, while the model is asleep and has no memory there."""
     stored: torch.Tensor | None = None
     """The bytes of an offloaded weight, for the host."""
     compressed: bool = False
-    """Whether they are compressed: then only the offloader reads them, not home or stored."""
+    """Whether they are compressed: then only the offloader reads them, and home refuses."""
     slot_addresses: set[int] = field(default_factory=set)
     in_slot: int = 0
     """How many layers that are running have put the tensor into a slot."""
@@ -83,8 +87,28 @@ class Weight:
 
     def place(self, home: torch.Tensor | None, stored: torch.Tensor | None) -> None:
         """Gives the weight its home, and the memory that has its bytes for the host."""
-        self.home, self.stored = home, stored
-        self.home_address = 0 if home is None else home.data_ptr()
+        self.home, self.stored, self.awake = home, stored, None
+        self.refused = home.untyped_storage() if home is not None and refuses(home) else None
+        if self.refused is not None:
+            self.home_address = id(self.refused)
+        else:
+            self.home_address = 0 if home is None else home.data_ptr()
+
+    def sleep(self, refusing: torch.Tensor) -> None:
+        """Makes the weight's home one that raises when it is used, until :meth:`wake`."""
+        stays, awake = self.is_at_home(), self.home
+        self.place(refusing, None)
+        self.awake = awake
+        if stays:
+            self.go_home()
+
+    def wake(self) -> None:
+        """Makes the weight's home the one before :meth:`sleep`, if it slept."""
+        if self.awake is not None:
+            stays = self.is_at_home()
+            self.place(self.awake, None)
+            if stays:
+                self.go_home()
 
     def go_home(self) -> None:
         """Makes the tensor use its home."""
@@ -94,7 +118,15 @@ class Weight:
 
     def is_at_home(self) -> bool:
         """Returns whether the tensor uses the memory that was given to it."""
+        if self.refused is not None:
+            return self.tensor.untyped_storage() is self.refused
         return self.home is None or self.tensor.data_ptr() == self.home_address
+
+    def is_place_of(self, tensor: torch.Tensor) -> bool:
+        """Returns whether a tensor uses the weight's home or its slot."""
+        if self.refused is not None and tensor.untyped_storage() is self.refused:
+            return True
+        return address_of(tensor) in (self.home_address, *self.slot_addresses)
 
     def is_replaced(self) -> bool:
         """Returns whether another object is where the weight was."""
@@ -209,7 +241,7 @@ def inner_tensors(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tens
     unlike = _unlike_memory(tensor)
     if unlike:
         raise ValueError(f"{name!r} {unlike}: it cannot be offloaded, nor can a model that has it")
-    if not tensor.is_meta and tensor.numel() and tensor.data_ptr() == 0:
+    if not tensor.is_meta and tensor.numel() and not refuses(tensor) and tensor.data_ptr() == 0:
         raise ValueError(
             f"{name!r} is a {kind.__module__}.{kind.__qualname__}, which hides its memory "
             "(it has no __tensor_flatten__): offload the model before it is converted"

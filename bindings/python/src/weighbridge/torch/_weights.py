@@ -21,6 +21,7 @@ from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
+from ._sleep import Sleep
 from ._steps import Steps, Verify
 from ._tensors import (
     address_of,
@@ -83,6 +84,7 @@ class Weights(Steps):
         self._routed: dict[int, ExpertWindow] = {}
         """The same as ``_released`` of experts."""
         self._warned = False
+        self.sleep = Sleep(self)
         self.number = _operators.register(self)
         """By which the operators of compiled code find this."""
         self.order = torch.zeros(1, dtype=torch.int64, device=device)
@@ -242,6 +244,7 @@ class Weights(Steps):
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))
         self._set_experts()
+        self.sleep.place()
 
     def _set_experts(self) -> None:
         known = set(map(id, self.all))
@@ -268,6 +271,12 @@ class Weights(Steps):
         if self.plan_is_fixed:
             self.measure_experts()  # a resize that does not wait goes on during steps
         super().begin_step()
+        self.sleep.end()  # which begins no step
+
+    def follow_resize(self) -> None:
+        """Takes notice of what a resize, or the arbiter of several models, has done."""
+        self.measure_experts()
+        self.sleep.follow()
 
     def measure_experts(self) -> None:
         """Takes notice of the number of slots of experts, which a resize changes."""
@@ -340,7 +349,7 @@ class Weights(Steps):
     def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces a weight's bytes in the offloader by those of a tensor."""
         self.write(weight, tensor)
-        weight.home = None  # until set() gives it the new one
+        weight.place(None, weight.stored)  # until set() gives it the new one
 
     def replace_compressed(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces the bytes of a weight that is at home by as many."""
@@ -388,14 +397,14 @@ class Weights(Steps):
         moved = [weight for weight in self.all if weight.home is not None and weight.is_at_home()]
         for weight in moved:
             if weight.part_of is None and weight.home is not None:
-                address = weight.home.data_ptr()
+                address = weight.home_address
                 if address not in made:  # weights over the same memory stay so
                     made[address] = self.copy_of(weight, device)
         for weight in moved:
             whole = weight if weight.part_of is None else weight.part_of
             if whole.home is None:
                 continue
-            fresh = made.get(whole.home.data_ptr())
+            fresh = made.get(whole.home_address)
             if fresh is None:
                 continue
             if weight is not whole:

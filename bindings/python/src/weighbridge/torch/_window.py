@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
 from ._compiled import CompiledWindow
-from ._tensors import aliases_of, bytes_of, copy_bytes, users_of
+from ._tensors import bytes_of, copy_bytes, references_to, users_of
 from ._weight import Weight, version_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Forward = Callable[..., Any]
 class Use:
     """A weight in the slot of a group."""
 
-    __slots__ = ("address", "slot", "storage", "traced", "users", "weight")
+    __slots__ = ("address", "handle", "references", "slot", "storage", "traced", "users", "weight")
 
     def __init__(self, weight: Weight, slot: torch.Tensor, traced: torch.Tensor) -> None:
         self.weight = weight
@@ -29,9 +30,18 @@ class Use:
         self.traced = traced
         """The same memory for compiled code, by a storage of its own."""
         self.address = slot.data_ptr()
-        self.storage = slot.untyped_storage()._cdata
-        self.users = 0
-        """Of the slot's storage, outside of the forward."""
+        self.handle = slot.untyped_storage()
+        self.storage = self.handle._cdata
+        self.users = self.references = 0
+        """Of the slot's storage, and of its object in Python, outside of the forward."""
+
+    def count(self) -> None:
+        """Takes what uses the slot now for what uses it outside of the forward."""
+        self.users, self.references = users_of(self.storage), sys.getrefcount(self.handle)
+
+    def is_kept(self) -> bool:
+        """Returns whether something uses the slot that does not outside of the forward."""
+        return users_of(self.storage) > self.users or sys.getrefcount(self.handle) > self.references
 
 
 class Window:
@@ -59,7 +69,7 @@ class Window:
         self.uses = uses
         self.compiled.set(uses)
         for use in uses:
-            use.users = users_of(use.storage)
+            use.count()
 
     @property
     def watches(self) -> bool:
@@ -145,11 +155,7 @@ class Window:
 
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""
-        kept = [
-            use.weight
-            for use in entered
-            if use.weight.in_slot == 0 and users_of(use.storage) > use.users
-        ]
+        kept = [use.weight for use in entered if use.weight.in_slot == 0 and use.is_kept()]
         self.refuse_kept(kept, "The result was discarded")
 
     def refuse_kept(self, kept: list[Weight], consequence: str) -> None:
@@ -167,14 +173,16 @@ class Window:
     def _watch(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Calls the forward with the weights at home, and notes which must stay there."""
         try:
-            before = [aliases_of(use.weight.tensor) for use in self.uses]
+            homes = [use.weight.tensor.untyped_storage() for use in self.uses]
+            before = [references_to(home) for home in homes]
             result = forward(*args, **kwargs)
+            after = [references_to(home) for home in homes]
             reasons = {}
-            for use, count in zip(self.uses, before):
+            for use, was, now in zip(self.uses, before, after):
                 weight = use.weight
                 if not weight.is_at_home():
                     continue  # given other memory: followed at the next run
-                if aliases_of(weight.tensor) > count:
+                if now > was:
                     reasons[weight] = "kept after the forward of its layer"
                 elif not torch.equal(bytes_of(weight.tensor), bytes_of(use.slot)):
                     reasons[weight] = "changed by the forward of its layer"
