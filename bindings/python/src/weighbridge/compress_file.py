@@ -71,12 +71,12 @@ def decompress_file(
     target: str | os.PathLike[str],
     *,
     threads: int = 0,
-    verify: bool = False,
+    verify: bool = True,
     progress: Callback | None = None,
 ) -> CompressFileResult:
     """Writes the file that :func:`compress_file` compressed, bit for bit, or all files of an index.
 
-    ``verify`` compares checksums.
+    ``verify`` compares checksums, which the new file does not have.
     """
     return _each(_decompress, source, target, threads, verify, progress)
 
