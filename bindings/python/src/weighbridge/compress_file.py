@@ -140,7 +140,7 @@ def _shards(index: bytes, path: Path) -> list[str]:
     """Returns the names of an index's files, which must lie beside it."""
     try:
         names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{str(path)!r} is not the index of a sharded checkpoint") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
