@@ -16,13 +16,12 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ...memory import Device
 from ...torch import offload
-from ...torch._offload import mode_of_files, runs_on
+from ...torch._offload import OPTIONS, mode_of_files, runs_on
 from .._checks import check_plain
+from ._begun import Early
 from ._files import CheckpointFiles
 from ._places import give_places
 
-OFFLOAD_OPTIONS = set(inspect.signature(offload).parameters) - {"model", "checkpoint", "strict"}
-"""Options of :func:`weighbridge.torch.offload`."""
 HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 """Options that say where a model is found."""
 REFUSED = {
@@ -61,24 +60,28 @@ def from_pretrained(
 
     The weights are read from safetensors files, renamed, cast and fused as transformers does it,
     each once, to its place: host memory holds the offloaded weights, the device the others, and
-    neither a second copy. Missing and unexpected names are reported by transformers. The handle is
+    neither a second copy. The copies begin while transformers still prepares the model, so
+    ``progress`` may be called by another thread. Missing and unexpected names are reported by transformers. The handle is
     ``weighbridge.torch.handle_of(model)``.
 
     Raises ValueError for options and checkpoints that place or quantize weights in another way.
     """
-    placing = {name: options.pop(name) for name in list(options) if name in OFFLOAD_OPTIONS}
+    placing = {name: options.pop(name) for name in list(options) if name in OPTIONS}
     device = _device(device, options)
     _check_options(options)
     kind = _class_of(pretrained_model_name_or_path, model_class, options)
     where = runs_on(device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}")
     mode = mode_of_files(placing.get("host_store", "copy"))
-    with _without_collection(), CheckpointFiles(opened, mode) as files:
-        loaded = _load(kind, pretrained_model_name_or_path, model_args, options, files)
+    early = Early(where, {**OPTIONS, **placing})
+    with _without_collection(), CheckpointFiles(opened, mode) as files, early:
+        loaded = _load(kind, pretrained_model_name_or_path, model_args, options, files, early)
         model, info = loaded if isinstance(loaded, tuple) else (loaded, None)
         check_plain(model, type(model).__name__)
         places = give_places(model, files)
-        files.end_populate()  # the threads are wanted for the copies
+        places.begun = early.begun
+        if places.begun is None:
+            files.end_populate()  # the threads are wanted for the copies
         handle = offload(model, checkpoint=places, device=where, **placing)
         try:
             places.write(handle)
@@ -107,6 +110,7 @@ def _load(
     model_args: Sequence[Any],
     options: dict[str, Any],
     files: CheckpointFiles,
+    early: Early,
 ) -> Any:
     """Loads a model whose parameters are still in their files."""
     load = getattr(kind, LOADER, None)
@@ -126,6 +130,7 @@ def _load(
     ) -> Any:
         if state_dict is None and checkpoint_files is not None:
             state_dict, checkpoint_files = files.read(checkpoint_files), None
+            early.begin(model, files, state_dict)
         return load(model, state_dict, checkpoint_files, load_config, *more, **named)
 
     # transformers has no place for a reader of files. A class like the model's has one, and the

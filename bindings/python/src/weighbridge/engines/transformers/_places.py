@@ -12,6 +12,7 @@ from ...torch._checkpoint import entries_of
 from ...torch._tensors import like
 from ...torch._weight import Weight
 from ...torch._weights import Weights, parameter_of
+from ._begun import Begun
 from ._deferred import Deferred, Writer, names_in
 from ._files import CheckpointFiles
 
@@ -24,6 +25,8 @@ class Places:
         """By the id of the model's tensor: the bytes in the files."""
         self.missing_keys: list[str] = []
         self.unexpected_keys: list[str] = []
+        self.begun: Begun | None = None
+        """The commit that has begun while the model was loaded."""
         self._computed: dict[str, Deferred] = {}
         """By name, what has to be computed from the files."""
 
