@@ -21,7 +21,7 @@ from ...memory import Device
 from ...offloader import Offloader
 from ...plan import Parameter, Plan
 from ...torch._offload import experts_in, planned, planned_parameters
-from ...torch._weight import weights_of
+from ...torch._weight import Weight, weights_of
 from ._deferred import Deferred
 from ._files import CheckpointFiles
 
@@ -33,10 +33,14 @@ class Begun:
         self,
         plan: Plan,
         parameters: Sequence[Parameter],
+        weights: Sequence[Weight],
         where: torch.device,
         progress: Callback | None,
     ) -> None:
         self.plan = plan
+        self.read = {holder.name for weight in weights for holder in weight.holders}
+        """The names of the weights that it reads, which are ``weights``."""
+        self.read_bytes = sum(weight.tensor.nbytes for weight in weights)
         self._parameters = _normal(parameters)
         self._progress = progress
         self._cancel = Cancel()
@@ -123,16 +127,15 @@ class Early:
         self, model: torch.nn.Module, files: CheckpointFiles, found: Mapping[str, Deferred]
     ) -> Begun | None:
         given = self._given
-        if getattr(model, "all_tied_weights_keys", None):
-            return None  # they are tied at the end
-        weights = weights_of(model, given["buffers"])
+        weights = _tied(model, weights_of(model, given["buffers"]))
         sources = {}
         for weight in weights:
-            tensor, stored = weight.tensor, found.get(weight.name)
-            if stored is None or not tensor.is_meta:
+            tensor = weight.tensor
+            name = next((one.name for one in weight.holders if one.name in found), None)
+            if name is None or not tensor.is_meta:
                 continue
-            if stored.shape == tensor.shape and stored.dtype == tensor.dtype:
-                sources[id(tensor)] = files.parameter(weight.name)
+            if found[name].shape == tensor.shape and found[name].dtype == tensor.dtype:
+                sources[id(tensor)] = files.parameter(name)
         if not sources:
             return None
         index = self._where.index or 0
@@ -141,7 +144,18 @@ class Early:
         experts = experts_in(model, weights, given)
         parameters = planned_parameters(model, opened, weights, sources, experts, given)
         plan = planned(model, opened, weights, parameters, experts, given)
-        return Begun(plan, parameters, self._where, given["progress"])
+        read = [weight for weight in weights if id(weight.tensor) in sources]
+        return Begun(plan, parameters, read, self._where, given["progress"])
+
+
+def _tied(model: torch.nn.Module, weights: Sequence[Weight]) -> list[Weight]:
+    """Returns the weights as they are when transformers has tied them."""
+    source_of: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    found: dict[str, Weight] = {}
+    for weight in weights:
+        source = source_of.get(weight.name, weight.name)
+        found.setdefault(source, Weight(weight.tensor, [])).holders.extend(weight.holders)
+    return list(found.values())
 
 
 def _normal(parameters: Sequence[Parameter]) -> list[Parameter]:
