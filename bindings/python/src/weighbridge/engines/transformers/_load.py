@@ -62,8 +62,8 @@ def from_pretrained(
     The weights are read from safetensors files, renamed, cast and fused as transformers does it,
     each once, to its place: host memory holds the offloaded weights, the device the others, and
     neither a second copy. The copies begin while transformers still prepares the model, so
-    ``progress`` may be called by another thread. Missing and unexpected names are reported by transformers. The handle is
-    ``weighbridge.torch.handle_of(model)``.
+    ``progress`` may be called by another thread. Missing and unexpected names are reported by
+    transformers. The handle is ``weighbridge.torch.handle_of(model)``.
 
     Raises ValueError for options and checkpoints that place or quantize weights in another way.
     """

@@ -16,7 +16,6 @@ from ._begun import Begun
 from ._deferred import Deferred, Writer, names_in
 from ._files import CheckpointFiles
 
-
 LATE_PART = 0.05
 """Of the bytes that a commit reads: as many more may be written when it has ended."""
 
@@ -37,8 +36,8 @@ class Places:
         """By name, what has to be computed from the files."""
 
     def take(self, begun: Begun) -> None:
-        """Takes a commit that has begun. What it does not read, such as a renamed weight, is written
-        by itself, unless that is much."""
+        """Takes a commit that has begun. What it does not read, such as a renamed weight, is
+        written by itself, unless that is much."""
         late = {k: one for k, one in self._later.items() if one[0] not in begun.read}
         if sum(numbers.nbytes for _, numbers in late.values()) <= begun.read_bytes * LATE_PART:
             for key, (name, numbers) in late.items():
