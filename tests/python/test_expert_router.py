@@ -69,7 +69,7 @@ def test_frequencies_of_a_trace_are_those_that_it_was_drawn_from(tmp_path):
         (((0.0,),), "no expert"),
     ],
 )
-def test_frequencies_that_are_none_are_refused(given, words):
+def test_numbers_that_are_not_frequencies_are_refused(given, words):
     with pytest.raises(ValueError, match=words):
         ExpertRouter(given)
 

@@ -493,7 +493,7 @@ def test_nothing_is_left_in_the_background(checkpoints, monkeypatch):
 
 @pytest.fixture
 def commits(monkeypatch):
-    """Returns what became of the commits that began while transformers loaded: their plans."""
+    """Returns the plans of commits that began while transformers loaded: taken, and cancelled."""
     taken, cancelled = [], []
     offloader, cancel = _begun.Begun.offloader, _begun.Begun.cancel
 

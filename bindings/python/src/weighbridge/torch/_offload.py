@@ -164,6 +164,15 @@ OPTIONS = {
 """The options of :func:`offload` that place weights, with their defaults."""
 
 
+_OF_PLAN = (
+    *("quantize", "quantize_select", "group_seconds", "allow", "select", "exclude", "order"),
+    *("offload_bytes", "device_bytes", "slot_bytes", "depth", "rows", "compress"),
+    *("link_bytes_per_second", "compute_bytes_per_second", "fixed_addresses"),
+    *("keep_host_copy", "encode_on_device", "host_store", "verify_compressed"),
+)
+"""Those that a plan takes unchanged."""
+
+
 def planned_parameters(
     model: torch.nn.Module,
     device: Device,
@@ -187,11 +196,7 @@ def planned(
     given: Mapping[str, Any],
 ) -> Plan:
     """Returns the plan that options of :func:`offload` ask for."""
-    named = ("quantize", "quantize_select", "group_seconds", "allow", "select", "exclude", "order")
-    named += ("offload_bytes", "device_bytes", "slot_bytes", "depth", "rows", "compress")
-    named += ("link_bytes_per_second", "compute_bytes_per_second", "fixed_addresses")
-    named += ("keep_host_copy", "encode_on_device", "host_store", "verify_compressed")
-    options = {name: given[name] for name in named}
+    options = {name: given[name] for name in _OF_PLAN}
     mode = given["transfer_mode"]
     return plan_of(
         model,

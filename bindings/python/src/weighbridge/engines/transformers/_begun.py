@@ -98,7 +98,7 @@ class Begun:
 
 class Early:
     """Begins the commit of a model that is being loaded, in a ``with`` statement, at whose end a
-    commit that nobody has taken is cancelled. ``given`` are options of an offload."""
+    commit that was not taken is cancelled. ``given`` are options of an offload."""
 
     def __init__(self, where: torch.device, given: Mapping[str, Any]) -> None:
         self.begun: Begun | None = None
