@@ -119,7 +119,7 @@ class OffloadHandle:
         compiled again if a layer has too few slots for the experts of a call, or enough again.
         """
         with self._weights.lock:
-            self._weights.wait_for_experts()
+            self._weights.prepare_resize()
             try:
                 return self.offloader.resize(
                     device_bytes,
@@ -175,7 +175,7 @@ class OffloadHandle:
     def sleep(self) -> None:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
-            self._weights.wait_for_experts()
+            self._weights.prepare_resize()
             self.offloader.sleep(self._weights.stream())
 
     def wake(self) -> None:
