@@ -144,6 +144,7 @@ class Reading:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """The view's device."""
+        self._view._live()
         return self._view._dlpack_device(self._info)
 
     def __dlpack__(

@@ -134,7 +134,7 @@ def _load(
     if load is None or not set(LOADER_TAKES) <= set(inspect.signature(load).parameters):
         raise RuntimeError(
             f"transformers {transformers.__version__} loads models in another way than the "
-            "versions that this was made for, 5.17 to 5.23: install one of these"
+            "versions that this was made for, 5.17 to 5.24: install one of these"
         )
 
     def from_files(
