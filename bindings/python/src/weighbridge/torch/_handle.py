@@ -37,11 +37,12 @@ class OffloadHandle:
         overlap_steps: bool = False,
         progress: Callback | None = None,
         experts: Sequence[FusedExperts] = (),
+        offloader: Offloader | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
         self._weights = Weights(
-            model, plan, device, buffers, verify, overlap_steps, progress, experts
+            model, plan, device, buffers, verify, overlap_steps, progress, experts, offloader
         )
         self._weights.handle = self
         self.missing_keys: list[str] = []

@@ -54,6 +54,7 @@ class Weights(Steps):
         overlap_steps: bool,
         progress: Callback | None,
         experts: Sequence[FusedExperts] = (),
+        offloader: Offloader | None = None,
     ) -> None:
         # On the host, PyTorch runs on the calling thread, which waits for a stream of its own.
         host_stream = plan.device.stream() if device.type == "cpu" else None
@@ -94,7 +95,7 @@ class Weights(Steps):
         found = weights_of(model, buffers)
         offloaded = {p.name for p in plan.parameters if p.placement == "offloaded"}
         warn_of_others([weight for weight in found if weight.name in offloaded], found)
-        self.offloader = Offloader(plan, self.stream(), progress=progress)
+        self.offloader = offloader or Offloader(plan, self.stream(), progress=progress)
         # Before the model changes: the memory may not suffice.
         pools = list(make_pools(self.offloader, plan, experts))
         found += self._scales(plan, found)
