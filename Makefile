@@ -176,6 +176,7 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
 	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
+	$(BIN)/python -m pytest -q --tb=no --table --resized tests/python/equivalence
 	$(BIN)/python -m pytest -q --every-mode -m repeats tests/python --ignore tests/python/equivalence
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes

@@ -376,3 +376,29 @@ fn few_large_storages_leave_every_group_evenly() {
         assert!(over <= 1.006, "{percent} % on the device: {over} times the least bytes");
     }
 }
+
+#[test]
+fn a_ring_of_one_group_is_chosen_where_many_rows_would_read_again() {
+    let layer = |at: i64, bytes| parameter(&format!("{at}.w"), &format!("{at}"), bytes, 0);
+    let equal: Vec<_> = (0..6).map(|at| layer(at, 96 << 20)).collect();
+    let uneven: Vec<_> =
+        [36, 16, 12, 38].into_iter().zip(0..).map(|(m, at)| layer(at, m << 20)).collect();
+    for (model, budget) in [(equal, 120 << 20), (uneven, 42 << 20)] {
+        for compute_bytes_per_second in [0.0, 2.5e12] {
+            let free = PlanOptions {
+                rows: 2048,
+                link_bytes_per_second: 50e9,
+                compute_bytes_per_second,
+                ..PlanOptions::new(Budget::DeviceBytes(budget))
+            };
+            let serial = PlanOptions { depth: 1, ..free.clone() };
+            let plan = |options| planner::plan(model.clone(), options, &platform(true)).unwrap();
+            let (free, serial) = (plan(free), plan(serial));
+            assert!(used(&free) <= budget);
+            assert!(free.ring_bytes > 0, "{} bytes are read in place", free.view_bytes);
+            // Unknown kernels count as much as copies, which step_seconds has not.
+            let known = compute_bytes_per_second > 0.0;
+            assert!(!known || free.step_seconds <= serial.step_seconds);
+        }
+    }
+}

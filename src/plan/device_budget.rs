@@ -186,12 +186,18 @@ impl<'a> Search<'a> {
         if asked == 0 && views && model.knows_rows() {
             self.every_order(serial[0], Some(0));
         }
-        if self.best.is_none() || model.knows_compute() {
+        // What is read in place is read again for many rows, a copy is made once.
+        let in_place = |best: &Best| model.knows_rows() && best.trial.ring_bytes == 0;
+        if model.knows_compute() || self.best.as_ref().is_none_or(in_place) {
             serial.iter().for_each(|shape| self.every_order(*shape, limit));
         }
-        if views && self.best.as_ref().is_none_or(|best| asked == 0 && best.is_serial()) {
+        let no_overlap = |best: &Best| asked == 0 && (best.is_serial() || in_place(best));
+        if views && self.best.as_ref().is_none_or(no_overlap) {
             let two = overlapping.iter().filter(|shape| asked != 0 || shape.depth == 2);
             two.for_each(|shape| self.limit_the_ring(*shape, limit));
+            if model.knows_rows() || self.best.is_none() {
+                serial.iter().for_each(|shape| self.limit_the_ring(*shape, limit));
+            }
         }
         if self.best.is_none() && asked == 0 && views {
             self.every_order(serial[0], Some(0));

@@ -26,6 +26,9 @@ struct uint4 {
     uint32_t x, y, z, w;
 };
 
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+
 namespace block {
 
 constexpr uint32_t WARP = 32;
@@ -59,7 +62,7 @@ inline std::function<void()> body;
 
 } // namespace block
 
-inline block::dim3 threadIdx, blockDim;
+inline block::dim3 threadIdx, blockDim, blockIdx, gridDim = {1};
 
 namespace block {
 
@@ -166,6 +169,56 @@ inline uint64_t __shfl_xor_sync(uint32_t all, uint64_t value, int mask)
 {
     const uint64_t low = __shfl_xor_sync(all, (uint32_t)value, mask);
     return low | (uint64_t)__shfl_xor_sync(all, (uint32_t)(value >> 32), mask) << 32;
+}
+
+inline int __any_sync(uint32_t all, bool value)
+{
+    return __ballot_sync(all, value) != 0;
+}
+
+inline uint32_t __shfl_sync(uint32_t, uint32_t value, int lane)
+{
+    return block::share(value)[lane];
+}
+
+inline uint32_t __shfl_up_sync(uint32_t, uint32_t value, int offset)
+{
+    const uint32_t lane = threadIdx.x % block::WARP;
+    return block::share(value)[lane < (uint32_t)offset ? lane : lane - (uint32_t)offset];
+}
+
+inline void __syncwarp()
+{
+    block::share(0);
+}
+
+inline uint32_t __clz(uint32_t value)
+{
+    return value == 0 ? 32 : (uint32_t)__builtin_clz(value);
+}
+
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift)
+{
+    return (uint32_t)(((uint64_t)high << 32 | low) >> shift % 32);
+}
+
+inline uint32_t __funnelshift_l(uint32_t low, uint32_t high, uint32_t shift)
+{
+    return (uint32_t)(((uint64_t)high << 32 | low) << shift % 32 >> 32);
+}
+
+// As the instruction: the highest bit of a nibble asks for the sign of the byte in all bits.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
+{
+    const uint64_t bytes = (uint64_t)high << 32 | low;
+    uint32_t result = 0;
+    for (int at = 0; at < 4; at++) {
+        const uint32_t nibble = selector >> 4 * at & 15;
+        uint32_t byte = (uint32_t)(bytes >> 8 * (nibble & 7)) & 0xff;
+        if (nibble & 8) byte = byte & 0x80 ? 0xff : 0;
+        result |= byte << 8 * at;
+    }
+    return result;
 }
 
 inline uint32_t __popc(uint32_t value)

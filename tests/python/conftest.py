@@ -45,6 +45,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a real GPU; not run on a machine without one")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
+    config.addinivalue_line("markers", "other_memory: gives offloaded weights other memory")
     config.addinivalue_line(
         "markers", "repeats: takes long, and repeats another with another model or compiler"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -156,5 +157,21 @@ def test_damage_is_found_and_no_file_is_written(tmp_path):
     whole[8 + length + (begin + end) // 2] ^= 4
     packed.write_bytes(whole)
     with pytest.raises(WeighbridgeError, match="damaged"):
-        decompress_file(packed, back, verify=True)
+        decompress_file(packed, back)
     assert not back.exists()
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    source, pipe, folder, link = (tmp_path / name for name in ("in", "pipe", "folder", "link"))
+    write(source, tensors())
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to(pipe)
+    for target in (pipe, folder, link):
+        with pytest.raises(FileExistsError, match="not a regular file"):
+            compress_file(source, target)
+    assert pipe.is_fifo() and link.is_symlink()
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere")
+    compress_file(source, link)
+    assert link.is_file()

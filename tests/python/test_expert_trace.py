@@ -65,6 +65,7 @@ def test_a_trace_is_read_as_it_was_written(tmp_path, name):
     [
         ([], "is empty"),
         (["x"], "line 1 is not JSON"),
+        (["HEAD", "[" * 100_000], "line 2 is not JSON"),
         (["[]"], "line 1 is not the head"),
         (['{"weighbridge":"expert trace","version":2,"experts":[4]}'], "version 2"),
         (['{"weighbridge":"expert trace","version":1,"experts":[0]}'], r"experts is \[0\]"),

@@ -314,7 +314,7 @@ def test_reset_ends_an_abandoned_step(device):
         with pytest.raises(WeighbridgeError) as caught:
             offloader.acquire_group(2, stream)
         assert caught.value.status == Status.BUSY
-        assert "wb_offloader_reset ends an abandoned step" in str(caught.value)
+        assert "Offloader.reset ends an abandoned step" in str(caught.value)
         offloader.reset(stream)
         check_step(device, offloader, model.arrays, stream)
 

@@ -92,6 +92,62 @@ def test_weights_that_change_are_right_at_every_budget(net, x):
         assert torch.equal(net(x), twin(x)), f"changed in place at {budget}"
 
 
+@pytest.mark.parametrize("mode", ["prefetch", "zero-copy"])
+@pytest.mark.parametrize("by_data", [False, True])
+def test_host_copies_of_residents_follow_changes_in_place(mode, by_data):
+    """Of the layers, of 4 MiB each, some are resident, and leave by the copies that were kept."""
+    torch.manual_seed(2)
+    model, twin = (
+        torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(4))).requires_grad_(False)
+        for _ in range(2)
+    )
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(2, 1024)
+    handle = wt.offload(
+        model,
+        device_bytes=17 << 20,
+        transfer_mode=mode,
+        fixed_addresses=True,
+        keep_host_copy=True,
+    )
+    shared = wt.Arbiter(64 << 20)
+
+    def sleep():
+        handle.sleep()
+        handle.wake()
+
+    def shrink_and_grow():
+        handle.resize(device_bytes=10 << 20)
+        handle.resize(device_bytes=17 << 20)
+
+    def give_to_others():
+        shared.add(handle)
+        shared.use(handle)
+        shared.resize(device_bytes=0)
+        shared.resize(device_bytes=64 << 20)
+        shared.use(handle)
+
+    for number, change in enumerate((sleep, shrink_and_grow, give_to_others)):
+        for edited in (model, twin):
+            for weight in edited.parameters():
+                if by_data:
+                    weight.data[::2].mul_(1.5 + number)
+                else:
+                    weight[::2].mul_(1.5 + number)
+        change()
+        assert torch.equal(model(x), twin(x)), f"after {change.__name__}"
+
+
+def test_a_conversion_is_refused_before_it_begins(net, x):
+    expected = net(x)
+    handle = wt.offload(net, offload_bytes=1 << 20, fixed_addresses=True)
+    with pytest.raises(RuntimeError, match="fixed addresses"):
+        net.half()
+    assert torch.equal(net(x), expected)
+    handle.remove()
+    assert net.half().layers[0].weight.dtype == torch.float16
+
+
 def test_a_resize_without_waiting_goes_on_between_steps(net, x):
     expected = net(x)
     handle = wt.offload(net, offload_bytes=1 << 20, transfer_mode="prefetch", fixed_addresses=True)

@@ -19,7 +19,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import weighbridge.torch as wt  # noqa: E402
 from weighbridge import QuantizeOptions, Safetensors, WeighbridgeError  # noqa: E402
 from weighbridge.compress_file import compress_file  # noqa: E402
-from weighbridge.engines.transformers import _deferred, _files, _load, from_pretrained  # noqa: E402
+from weighbridge.engines.transformers import (  # noqa: E402
+    _begun,
+    _deferred,
+    _files,
+    _load,
+    from_pretrained,
+)
 
 SMALL = {
     "vocab_size": 96,
@@ -485,6 +491,66 @@ def test_nothing_is_left_in_the_background(checkpoints, monkeypatch):
     assert not left() and gc.isenabled()
 
 
+@pytest.fixture
+def commits(monkeypatch):
+    """Returns the plans of commits that began while transformers loaded: taken, and cancelled."""
+    taken, cancelled = [], []
+    offloader, cancel = _begun.Begun.offloader, _begun.Begun.cancel
+
+    def take(begun):
+        taken.append(begun.plan)
+        return offloader(begun)
+
+    def end(begun):
+        if begun.plan not in taken + cancelled:
+            cancelled.append(begun.plan)
+        cancel(begun)
+
+    monkeypatch.setattr(_begun.Begun, "offloader", take)
+    monkeypatch.setattr(_begun.Begun, "cancel", end)
+    return taken, cancelled
+
+
+@pytest.mark.parametrize("kind", [*MODELS])
+def test_a_commit_begins_while_transformers_loads(where, checkpoints, commits, kind):
+    model = from_pretrained(checkpoints(kind), device=where, **ALL)
+    assert (len(commits[0]), len(commits[1])) == (1, 0)
+    assert wt.handle_of(model).plan is commits[0][0]
+
+
+def test_a_commit_of_another_model_than_the_loaded_one_is_made_again(
+    where, checkpoints, commits, tmp_path
+):
+    path = checkpoints("llama")
+    for file in copy_of(path, tmp_path).glob("*.safetensors"):
+        tensors = load_file(file)
+        tensors.pop("model.norm.weight", None)  # transformers makes it: it has other bytes then
+        save_file(tensors, file, {"format": "pt"})
+    model = from_pretrained(tmp_path, device=where, **ALL)
+    assert (len(commits[0]), len(commits[1])) == (0, 1)
+    assert torch.equal(model.model.norm.weight.cpu(), torch.ones(32))
+    assert_same(state_of(model), state_of(transformers.LlamaForCausalLM.from_pretrained(tmp_path)))
+
+
+def test_a_load_that_fails_ends_its_commit(checkpoints, monkeypatch):
+    begun = []
+
+    def fail(model, files):
+        raise KeyboardInterrupt
+
+    begin = _begun.Early._begin
+    monkeypatch.setattr(_begun.Early, "_begin", lambda *x: begun.append(begin(*x)) or begun[0])
+    monkeypatch.setattr(_load, "give_places", fail)
+    with pytest.raises(KeyboardInterrupt):
+        from_pretrained(checkpoints("llama"), device="cpu", **ALL)
+    assert not begun[0]._thread.is_alive() and begun[0]._made is None
+
+
+def test_progress_cancels_a_commit(where, checkpoints):
+    with pytest.raises(WeighbridgeError, match="cancelled"):
+        from_pretrained(checkpoints("llama"), device=where, progress=lambda *_: False, **ALL)
+
+
 def test_a_version_with_another_loader_is_refused(checkpoints, monkeypatch):
     monkeypatch.delattr(transformers.PreTrainedModel, "_load_pretrained_model")
     with pytest.raises(RuntimeError, match=r"5\.17 to"):
@@ -511,13 +577,17 @@ CONVERSIONS = {
 }
 
 
+def _in_file(tensor):
+    return _deferred.deferred(tensor.shape, tensor.dtype, "one", lambda: tensor)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", list(CONVERSIONS))
 def test_a_conversion_has_the_numbers_of_tensors_in_memory(monkeypatch, kind, dtype):
     monkeypatch.setattr(_deferred, "PIECE", 64)  # several pieces of each tensor
     given = [torch.randn(6, 8).to(dtype) for _ in range(2)]
     wanted = CONVERSIONS[kind](*given)
-    numbers = CONVERSIONS[kind](*(_deferred.deferred(one, "one") for one in given))
+    numbers = CONVERSIONS[kind](*(_in_file(one) for one in given))
     assert isinstance(numbers, _deferred.Deferred)
     assert (numbers.dtype, numbers.shape) == (wanted.dtype, wanted.shape)
     assert torch.equal(numbers.computed(), wanted)
@@ -534,7 +604,7 @@ def test_a_conversion_has_the_numbers_of_tensors_in_memory(monkeypatch, kind, dt
 
 def test_a_change_in_place_while_loading_is_refused():
     with pytest.raises(NotImplementedError, match="in place"):
-        _deferred.deferred(torch.ones(3), "one").add_(1)
+        _in_file(torch.ones(3)).add_(1)
 
 
 PEAK = """

@@ -20,6 +20,19 @@ TRANSFER_MODES = typing.get_args(TransferMode)
 
 def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="print the outcome of each use")
+    parser.addoption(
+        "--resized",
+        action="store_true",
+        help="offload at fixed addresses, and resize after each use",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--resized"):
+        reason = pytest.mark.skip(reason="gives weights other memory, which fixed addresses refuse")
+        for item in items:
+            if item.get_closest_marker("other_memory"):
+                item.add_marker(reason)
 
 
 def pytest_generate_tests(metafunc):
@@ -50,7 +63,8 @@ def quiet():
 @pytest.fixture
 def compare(request, transfer_mode, where):
     """Compares a use of an offloaded model with that of a resident one; see twins.py."""
-    comparison = twins.Compare(transfer_mode, where)
+    resized = request.config.getoption("--resized")
+    comparison = twins.Compare(transfer_mode, where, resized=resized)
     yield comparison
     request.node.user_properties.append(("outcome", str(comparison.outcome)))
 

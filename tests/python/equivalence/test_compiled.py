@@ -373,7 +373,7 @@ def edit(model, change):
         (multiply_data, False),  # excluded by overlap_steps
         (set_data, False),
         (set_data, True),
-        (set_double, False),
+        pytest.param(set_double, False, marks=pytest.mark.other_memory),
     ],
 )
 def test_edits_between_compiled_steps_count(compare, backend, change, overlap):

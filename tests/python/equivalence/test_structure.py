@@ -144,6 +144,7 @@ def test_a_change_of_a_tied_model_stays(compare, change):
     compare(Tied, use)
 
 
+@pytest.mark.other_memory
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_followed_by_a_conversion(compare, change):
     def use(model):

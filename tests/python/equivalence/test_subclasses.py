@@ -142,6 +142,7 @@ def test_a_model_is_quantized_inside_repack(compare, kind):
     assert refused or equal(found, forward(resident)), "WRONG numbers after remove()"
 
 
+@pytest.mark.other_memory
 @pytest.mark.parametrize("way", ["directly", "repack"])
 def test_the_tensors_inside_of_a_replacement_are_carried(compare, way):
     """They take the place of the weight in its group; the old object keeps its numbers."""

@@ -219,7 +219,16 @@ def tie(model):
     model.layers[4].up.weight = model.layers[1].up.weight
 
 
-@pytest.mark.parametrize("change", [part, part_and_edit, part_by_data, replace_both, tie])
+@pytest.mark.parametrize(
+    "change",
+    [
+        part,
+        part_and_edit,
+        part_by_data,
+        pytest.param(replace_both, marks=pytest.mark.other_memory),
+        tie,
+    ],
+)
 def test_ties_are_changed_after_the_offload(compare, change):
     def use(model):
         change(model)

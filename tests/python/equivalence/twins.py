@@ -155,11 +155,12 @@ class Outcome:
 
 
 class Compare:
-    """Compares uses of a model in one transfer mode; a fixture."""
+    """Compares uses of a model in one transfer mode, or with budgets that change; a fixture."""
 
-    def __init__(self, transfer_mode: str, where: torch.device) -> None:
+    def __init__(self, transfer_mode: str, where: torch.device, *, resized: bool = False) -> None:
         self.transfer_mode = transfer_mode
         self.where = where
+        self.resized = resized
         self.outcome = Outcome()
 
     def made(self, build: Callable[[], nn.Module]) -> nn.Module:
@@ -172,7 +173,17 @@ class Compare:
         if "device_bytes" not in options:
             options.setdefault("offload_bytes", ALL)
         options.setdefault("transfer_mode", self.transfer_mode)
+        if self.resized:
+            options.setdefault("fixed_addresses", True)
+            options.setdefault("keep_host_copy", True)
         return wt.offload(model, **options)
+
+    def resize(self, handle: wt.OffloadHandle, step: int) -> None:
+        """Gives the model more memory, then less, and lets it sleep before its step."""
+        if self.resized:
+            handle.resize(device_bytes=(64 if step == 1 else 16) << 20)
+            handle.sleep()
+            handle.wake()
 
     def __call__(
         self,
@@ -232,6 +243,7 @@ class Compare:
         ran = copied(run(resident))
         for step in (1, 2):
             with self.outcome.may_raise():
+                self.resize(handle, step)
                 found = copied(run(model))
             if len(self.outcome.raised) > raised:
                 break

@@ -7,6 +7,7 @@ from ctypes import byref
 from typing import Any, TypeVar
 
 from ._abi import Sized, wb_error
+from ._c_names import in_python
 from ._enums import CODE_DOMAIN
 from .errors import make
 
@@ -17,7 +18,8 @@ def check(status: int, error: wb_error) -> None:
     """Raises the error of a call that failed."""
     if status != 0:
         domain = None if error.code_domain == 0 else CODE_DOMAIN.word(error.code_domain)
-        raise make(status, error.message.decode(errors="replace"), error.code, domain)
+        message = in_python(error.message.decode(errors="replace"))
+        raise make(status, message, error.code, domain)
 
 
 def call(function: Any, *arguments: Any) -> None:

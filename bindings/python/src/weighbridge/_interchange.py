@@ -83,7 +83,6 @@ class Interchange(Closeable):
         says so, torch and CuPy ignore it, and JAX, which never writes, takes no flag.
         ``torch.from_dlpack(view.for_reading())`` is a tensor that must not be written.
         """
-        self._live()
         return Reading(self)
 
     def _capsule(
@@ -141,10 +140,12 @@ class Reading:
 
     def __init__(self, view: Interchange) -> None:
         self._view = view
+        self._info = view_info(view._live())  # consumers ask for the device, and then the memory
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """The view's device."""
-        return self._view.__dlpack_device__()
+        self._view._live()
+        return self._view._dlpack_device(self._info)
 
     def __dlpack__(
         self,
@@ -156,8 +157,7 @@ class Reading:
     ) -> Any:
         """As the view's, also for read-only memory, with its flag where the version has one."""
         reference = self._view._live()
-        info = view_info(reference)
-        return self._view._capsule(reference, info, stream, max_version, dl_device, copy)
+        return self._view._capsule(reference, self._info, stream, max_version, dl_device, copy)
 
 
 def _for_host(view: Reference, info: ViewInfo) -> Reference:

@@ -24,7 +24,14 @@ class NewFile:
 
 @contextmanager
 def new_file(path: Path, size: int) -> Iterator[NewFile]:
-    """Maps a file of that size, which gets its name at the end and is deleted after an error."""
+    """Maps a file of that size, which gets its name at the end and is deleted after an error.
+
+    A file, or a symbolic link to one, that has the name already is replaced; nothing else is.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(
+            errno.EEXIST, "is not a regular file, and only those are replaced", str(path)
+        )
     partial = path.with_name(f".weighbridge.{secrets.token_hex(8)}.partial")
     descriptor, named = _anonymous_file(path), False
     try:

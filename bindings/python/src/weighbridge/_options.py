@@ -10,7 +10,7 @@ from ._abi import wb_buffer_options, wb_error
 from ._arguments import unsigned
 from ._call import check
 from ._enums import FILE_MODE, HUGE_PAGES, NUMA_POLICY, FileMode, HugePages, tristate
-from ._progress import Callback, Progress
+from ._progress import Callback, Cancel, Progress
 
 
 class BufferOptions(TypedDict, total=False):
@@ -24,7 +24,7 @@ class BufferOptions(TypedDict, total=False):
     portable: bool | None
     file_mode: FileMode
     chunk_bytes: int
-    progress: Callback | None
+    progress: Callback | Cancel | None
 
 
 # A call on fewer bytes returns before a user can press Ctrl-C.
@@ -55,10 +55,10 @@ class Options:
         portable: bool | None = None,
         file_mode: str = "auto",
         chunk_bytes: int = 0,
-        progress: Callback | None = None,
+        progress: Callback | Cancel | None = None,
     ) -> None:
         """``nbytes`` is how many bytes the call works on, None if that is unknown."""
-        if progress is not None and not callable(progress):
+        if not (progress is None or isinstance(progress, Cancel) or callable(progress)):
             raise TypeError(f"progress is {progress!r}: it must be callable")
         self._c = wb_buffer_options(
             huge_pages=HUGE_PAGES.code(huge_pages),
@@ -76,10 +76,14 @@ class Options:
         else:
             self._c.numa_policy = NUMA_POLICY.code("node")
             self._c.numa_node = unsigned(numa_node, "numa_node", 32)
-        self._progress: Progress | None = None
-        if progress is not None or nbytes is None or nbytes >= _INTERRUPTIBLE_BYTES:
+        self._progress: Cancel | Progress | None = None
+        if isinstance(progress, Cancel):
+            self._progress = progress
+        elif progress is not None or nbytes is None or nbytes >= _INTERRUPTIBLE_BYTES:
             self._progress = Progress(progress)
+        if self._progress is not None:
             self._c.progress = self._progress.native
+            self._c.progress_user = self._progress.user
 
     @property
     def c(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -59,6 +60,29 @@ def _receive(outcome: _Outcome, callback: Callback | None) -> Generator[int, int
             outcome.cancelled = True
 
 
+class Cancel:
+    """The progress callback of a call on a thread of its own, which cancels the call on demand.
+
+    It runs no Python code: the call never waits for an interpreter that another thread keeps busy.
+    C calls ``atoi(user, phase, done, total)``, which reads a number of one digit at ``user`` and
+    ignores the other arguments.
+    """
+
+    def __init__(self) -> None:
+        self._digit = ctypes.create_string_buffer(b"0")
+        self.native: Any = ctypes.cast(ctypes.CDLL(None).atoi, _abi.wb_progress)
+        self.user = ctypes.addressof(self._digit)
+
+    def cancel(self) -> None:
+        """Ends the call soon, which raises then."""
+        self._digit.value = b"1"
+
+    def check(self) -> None:
+        """Raises that the call was cancelled; to be called after the native call."""
+        if self._digit.value != b"0":
+            raise make(Status.CANCELLED, "cancelled by another thread")
+
+
 class Progress:
     """The native progress callback of one call, with or without a callback of the user.
 
@@ -72,6 +96,7 @@ class Progress:
     """
 
     def __init__(self, callback: Callback | None = None) -> None:
+        self.user = 0
         self._outcome = _Outcome()
         steps = _receive(self._outcome, callback)
         next(steps)

@@ -71,12 +71,12 @@ def decompress_file(
     target: str | os.PathLike[str],
     *,
     threads: int = 0,
-    verify: bool = False,
+    verify: bool = True,
     progress: Callback | None = None,
 ) -> CompressFileResult:
     """Writes the file that :func:`compress_file` compressed, bit for bit, or all files of an index.
 
-    ``verify`` compares checksums.
+    ``verify`` compares checksums, which the new file does not have.
     """
     return _each(_decompress, source, target, threads, verify, progress)
 
@@ -140,7 +140,7 @@ def _shards(index: bytes, path: Path) -> list[str]:
     """Returns the names of an index's files, which must lie beside it."""
     try:
         names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{str(path)!r} is not the index of a sharded checkpoint") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):

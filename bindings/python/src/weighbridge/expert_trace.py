@@ -87,7 +87,7 @@ class ExpertTrace:
             where = f"{name}, line {number}"
             try:
                 found = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"{where} is not JSON: is it a trace?") from None
             if trace is None:
                 trace = cls(_head(found, where))

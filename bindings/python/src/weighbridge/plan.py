@@ -327,6 +327,7 @@ class Plan(Closeable):
         self._reference = reference
         self._sources = given.given
         self._fixed_addresses = fixed_addresses is True
+        self._keep_host_copy = keep_host_copy
 
     def forget_sources(self) -> None:
         """Drops the memory that the parameters hold, which a commit has copied."""
@@ -341,6 +342,11 @@ class Plan(Closeable):
     def fixed_addresses(self) -> bool:
         """Whether an offloader of the plan can be resized."""
         return self._fixed_addresses
+
+    @property
+    def keep_host_copy(self) -> bool:
+        """Whether resident parameters have a host copy, too, if they can be evicted."""
+        return self._keep_host_copy
 
     @cached_property
     def info(self) -> PlanInfo:

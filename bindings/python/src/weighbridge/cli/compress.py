@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare with the source what compressed tensors decompress to, or compare checksums",
+        help="compare with the source what compressed tensors decompress to; decompress compares "
+        "checksums in any case",
     )
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads (all, up to 16)"
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.source,
                 arguments.target,
                 threads=arguments.threads,
-                verify=arguments.verify,
+                verify=arguments.verify or command == "decompress",
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -1,4 +1,5 @@
-"""Replays a trace of experts: ``python -m weighbridge experts TRACE --slots 15%,30%,50%``."""
+"""Replays a trace of experts, or predicts from a router's frequencies what caches would find:
+``python -m weighbridge experts TRACE --slots 15%,30%,50%``."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from .._text import in_words, print_table
+from ..expert_router import KIND as ROUTER
+from ..expert_router import ExpertRouter, step_seconds
 from ..expert_trace import ExpertTrace, HitRates, replay
 from .arguments import bytes_argument
 
@@ -22,7 +25,12 @@ polyline { fill: none; stroke-width: 2 }
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("trace", metavar="TRACE", help="a trace, see weighbridge.expert_trace")
+    parser.add_argument(
+        "trace",
+        metavar="TRACE",
+        help="a trace, see weighbridge.expert_trace, or a router's frequencies, see "
+        "weighbridge.expert_router",
+    )
     parser.add_argument(
         "--slots",
         default="10%,15%,20%,30%,40%,50%,70%,100%",
@@ -36,6 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="of an expert, such as 9.4MB: print the memory of the slots, and what a step gathers",
     )
+    parser.add_argument(
+        "--resident-ms",
+        type=float,
+        metavar="MS",
+        help="of a step with all experts on the device: print what a step takes",
+    )
+    parser.add_argument(
+        "--link",
+        type=bytes_argument,
+        default=0,
+        metavar="SIZE",
+        help="bytes a second that the device reads from host memory, such as 50GB, for "
+        "--resident-ms",
+    )
     parser.add_argument("--layers", action="store_true", help="print the LRU's rate of each layer")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the rates as an SVG")
 
@@ -43,15 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     try:
-        trace = ExpertTrace.read(arguments.trace)
-        rates = [replay(trace, slots) for slots in slots_of(arguments.slots, trace.total)]
+        trace, about, rates = _rates_of(arguments)
     except (OSError, ValueError) as error:
         print(f"weighbridge experts: {error}", file=sys.stderr)
         return 1
     each_bytes = arguments.expert_bytes
     columns = ["slots", "of experts", "LRU", "by frequency", "optimum"]
     columns += ["memory", "gathered a step"] if each_bytes else []
-    about = f"{trace.steps} steps, {len(trace.experts)} layers, {trace.total} experts"
+    times: list[str] = []
+    if arguments.resident_ms is not None:
+        columns.append("a step")
+        seconds = arguments.resident_ms / 1e3
+        each_time = (step_seconds(each, seconds, each_bytes, arguments.link) for each in rates)
+        times = [f"{1e3 * one:.2f} ms" for one in each_time]
     print_table(
         f"{arguments.trace}: {about}",
         columns,
@@ -64,8 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
                 _percent(each.optimum),
                 in_words(each.slots * each_bytes),
                 in_words(round(each.lru_misses * each_bytes)),
+                *times[at : at + 1],
             ][: len(columns)]
-            for each in rates
+            for at, each in enumerate(rates)
         ],
         right=range(len(columns)),
     )
@@ -75,13 +102,31 @@ def run(arguments: argparse.Namespace) -> int:
             ["layer", *(f"{each.slots} slots" for each in rates)],
             [
                 [str(layer), *(_percent(each.lru_layers[layer]) for each in rates)]
-                for layer in range(len(trace.experts))
+                for layer in range(len(rates[0].lru_layers))
             ],
             right=range(1 + len(rates)),
         )
     if arguments.svg:
         arguments.svg.write_text(rates_svg(rates, trace.total), encoding="utf-8")
     return 0
+
+
+def _rates_of(
+    arguments: argparse.Namespace,
+) -> tuple[ExpertRouter | ExpertTrace, str, list[HitRates]]:
+    """Returns the trace or the frequencies, what they are, and what caches find."""
+    if arguments.resident_ms is not None and not (arguments.expert_bytes and arguments.link):
+        raise ValueError("--resident-ms needs --expert-bytes and --link")
+    with open(arguments.trace, "rb") as file:
+        is_router = f'"{ROUTER}"'.encode() in file.read(256)
+    if is_router:
+        router = ExpertRouter.read(arguments.trace)
+        found = [router.predict(slots) for slots in slots_of(arguments.slots, router.total)]
+        about = f"frequencies of {len(router.frequencies)} layers, {router.total} experts"
+        return router, about, found
+    trace = ExpertTrace.read(arguments.trace)
+    about = f"{trace.steps} steps, {len(trace.experts)} layers, {trace.total} experts"
+    return trace, about, [replay(trace, one) for one in slots_of(arguments.slots, trace.total)]
 
 
 def slots_of(text: str, total: int) -> list[int]:

@@ -54,12 +54,16 @@ class Arbiter:
 
         With ``wait=False`` :meth:`advance` goes on between calls of any model.
         """
-        return self._changed(self._of_models.use(_offloader_of(handle), wait=wait))
+        of_models, offloader = self._of_models, _offloader_of(handle)
+        self._prepare()
+        return self._changed(of_models.use(offloader, wait=wait))
 
     def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
         self._device_bytes = device_bytes
-        return self._changed(self._of_models.resize(device_bytes, wait=wait))
+        of_models = self._of_models
+        self._prepare()
+        return self._changed(of_models.resize(device_bytes, wait=wait))
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
@@ -68,6 +72,11 @@ class Arbiter:
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""
         return self._of_models.member_info(_offloader_of(handle))
+
+    def _prepare(self) -> None:
+        for handle in self._handles:
+            with handle._weights.lock:
+                handle._weights.prepare_resize()
 
     def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
         for handle in self._handles:

@@ -37,11 +37,12 @@ class OffloadHandle:
         overlap_steps: bool = False,
         progress: Callback | None = None,
         experts: Sequence[FusedExperts] = (),
+        offloader: Offloader | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
         self._weights = Weights(
-            model, plan, device, buffers, verify, overlap_steps, progress, experts
+            model, plan, device, buffers, verify, overlap_steps, progress, experts, offloader
         )
         self._weights.handle = self
         self.missing_keys: list[str] = []
@@ -118,7 +119,7 @@ class OffloadHandle:
         compiled again if a layer has too few slots for the experts of a call, or enough again.
         """
         with self._weights.lock:
-            self._weights.wait_for_experts()
+            self._weights.prepare_resize()
             try:
                 return self.offloader.resize(
                     device_bytes,
@@ -174,11 +175,16 @@ class OffloadHandle:
     def sleep(self) -> None:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
+<<<<<<< HEAD
             self._weights.wait_for_experts()
             try:
                 self.offloader.sleep(self._weights.stream())
             finally:
                 self._weights.follow_resize()
+=======
+            self._weights.prepare_resize()
+            self.offloader.sleep(self._weights.stream())
+>>>>>>> main
 
     def wake(self) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""

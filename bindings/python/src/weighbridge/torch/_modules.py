@@ -135,7 +135,7 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         if _WINDOW not in self.__dict__:
             return kind.__reduce_ex__(self, protocol)
         raise RuntimeError(
-            f"asked to pickle or to copy {kind.__name__}, which is part of an offloaded model: save "
+            f"asked to pickle or to copy {kind.__name__}, a part of an offloaded model: save "
             "its state_dict(), or call the handle's remove() first; copy.deepcopy copies it"
         )
 

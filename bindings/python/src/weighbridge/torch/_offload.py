@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
@@ -102,8 +103,9 @@ def offload(
     ``keep_host_copy`` as in :class:`weighbridge.Plan`.
     With ``compress``, which is ``"auto"`` or names weights, offloaded weights are compressed in
     host memory, without loss, and are decoded into their slots. Outside of the forward of its layer
-    every use of such a weight's tensor raises RuntimeError. ``state_dict`` and ``handle.read`` give its bytes, ``load_state_dict`` and
-    ``weight.data = ...`` change them; copies of the model, gradients and tracing raise.
+    every use of such a weight's tensor raises RuntimeError. ``state_dict`` and ``handle.read`` give
+    its bytes, ``load_state_dict`` and ``weight.data = ...`` change them; copies of the model,
+    gradients and tracing raise.
     With the ``host_store`` ``"compressed"``, the weights that a compressed ``checkpoint`` has
     compressed, and that are carried so, stay in the file, which is pinned, and take no other host
     memory until they are changed. All others are copied; ``"source"`` is refused, since PyTorch may
@@ -112,6 +114,7 @@ def offload(
     ``progress`` is called with the phase, the bytes done and the total bytes; it cancels by
     returning False or raising.
     """
+    given = {name: value for name, value in locals().items() if name != "model"}
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is {model!r}; it must be a torch.nn.Module")
     if isinstance(groups, str) and groups != "auto":
@@ -120,7 +123,7 @@ def offload(
         raise ValueError(f"verify is {verify!r}: it is 'first-step', 'always' or 'off'")
     weights = weights_of(model, buffers)
     check_not_offloaded(model, weights)
-    experts = _experts(model, weights, transfer_mode, expert_bytes, device_bytes is not None)
+    experts = experts_in(model, weights, given)
     where = runs_on(_device_of(model) if device is None else device)
     opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
     found: Numbers
@@ -133,38 +136,16 @@ def offload(
         raise TypeError(f"checkpoint is {checkpoint!r}; it must be a path or a list of paths")
     else:
         found = checkpoint
-    plan = plan_of(
-        model,
-        opened,
-        CParameters(
-            parameters_of(model, opened, weights, found.sources, groups, pin, experts_of(experts)),
-            with_buffers=host_store != "copy",
-        ),
-        quantize_select=quantize_select,
-        group_seconds=group_seconds,
-        offload_bytes=offload_bytes,
-        device_bytes=device_bytes,
-        slot_bytes=slot_bytes,
-        depth=depth,
-        select=select,
-        exclude=exclude,
-        transfer_mode="auto" if transfer_mode == "experts" else transfer_mode,
-        expert_bytes=expert_bytes if experts else 0,
-        order=order,
-        allow=allow,
-        quantize=quantize,
-        link_bytes_per_second=link_bytes_per_second,
-        compute_bytes_per_second=compute_bytes_per_second,
-        rows=rows,
-        fixed_addresses=fixed_addresses,
-        keep_host_copy=keep_host_copy,
-        compress=compress,
-        encode_on_device=encode_on_device,
-        host_store=host_store,
-        verify_compressed=verify_compressed,
-        compress_select=_compressible(weights) if compress in (True, "auto") else (),
+    parameters = planned_parameters(model, opened, weights, found.sources, experts, given)
+    begun = getattr(found, "begun", None)
+    if begun is not None and not begun.is_of(parameters):
+        begun.cancel()
+        begun = None
+    plan = begun.plan if begun else planned(model, opened, weights, parameters, experts, given)
+    offloader = begun.offloader() if begun else None
+    handle = OffloadHandle(
+        model, plan, where, buffers, verify, overlap_steps, progress, experts, offloader
     )
-    handle = OffloadHandle(model, plan, where, buffers, verify, overlap_steps, progress, experts)
     for name, buffer in model.named_buffers():
         if not buffer.is_meta and buffer.device != where:
             path, _, own = name.rpartition(".")
@@ -173,6 +154,67 @@ def offload(
     found.close()
     handle.missing_keys, handle.unexpected_keys = found.missing_keys, found.unexpected_keys
     return handle
+
+
+OPTIONS = {
+    name: one.default
+    for name, one in inspect.signature(offload).parameters.items()
+    if name not in ("model", "checkpoint", "strict")
+}
+"""The options of :func:`offload` that place weights, with their defaults."""
+
+
+_OF_PLAN = (
+    *("quantize", "quantize_select", "group_seconds", "allow", "select", "exclude", "order"),
+    *("offload_bytes", "device_bytes", "slot_bytes", "depth", "rows", "compress"),
+    *("link_bytes_per_second", "compute_bytes_per_second", "fixed_addresses"),
+    *("keep_host_copy", "encode_on_device", "host_store", "verify_compressed"),
+)
+"""Those that a plan takes unchanged."""
+
+
+def planned_parameters(
+    model: torch.nn.Module,
+    device: Device,
+    weights: Sequence[Weight],
+    sources: Mapping[int, Parameter],
+    experts: Sequence[FusedExperts],
+    given: Mapping[str, Any],
+) -> list[Parameter]:
+    """Returns the weights of a model as parameters of the plan that options of :func:`offload`
+    ask for."""
+    ids = experts_of(experts)
+    return parameters_of(model, device, weights, sources, given["groups"], given["pin"], ids)
+
+
+def planned(
+    model: torch.nn.Module,
+    device: Device,
+    weights: Sequence[Weight],
+    parameters: Sequence[Parameter],
+    experts: Sequence[FusedExperts],
+    given: Mapping[str, Any],
+) -> Plan:
+    """Returns the plan that options of :func:`offload` ask for."""
+    options = {name: given[name] for name in _OF_PLAN}
+    mode = given["transfer_mode"]
+    return plan_of(
+        model,
+        device,
+        CParameters(parameters, with_buffers=given["host_store"] != "copy"),
+        transfer_mode="auto" if mode == "experts" else mode,
+        expert_bytes=given["expert_bytes"] if experts else 0,
+        compress_select=_compressible(weights) if given["compress"] in (True, "auto") else (),
+        **options,
+    )
+
+
+def experts_in(
+    model: torch.nn.Module, weights: Sequence[Weight], given: Mapping[str, Any]
+) -> list[FusedExperts]:
+    """Returns the modules whose weights expert caches carry, by options of :func:`offload`."""
+    limits_device = given["device_bytes"] is not None
+    return _experts(model, weights, given["transfer_mode"], given["expert_bytes"], limits_device)
 
 
 def parameters_of(

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import torch
 
 if TYPE_CHECKING:
     from ._weight import Holder, Weight
     from ._weights import Weights
+
+
+class _Hook:
+    """A hook of a module, which is therefore not pickled while it is offloaded."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> None:
+        self._function(*args)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RuntimeError(
+            "asked to pickle a part of an offloaded model: save its state_dict(), or call the "
+            "handle's remove() first"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return self
 
 
 def state_hooks(weights: Weights) -> list[Any]:
@@ -23,7 +42,7 @@ def state_hooks(weights: Weights) -> list[Any]:
         weights.follow_within(module)
 
     for module in {weights.model, *weights.modules}:
-        hooks.append(module.register_load_state_dict_post_hook(after_load))
+        hooks.append(module.register_load_state_dict_post_hook(_Hook(after_load)))
     return hooks
 
 
@@ -56,6 +75,6 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
             state[prefix + scale.holders[0].own] = scale.tensor
 
     return [
-        module.register_state_dict_post_hook(save),
-        module.register_load_state_dict_pre_hook(before_load),
+        module.register_state_dict_post_hook(_Hook(save)),
+        module.register_load_state_dict_pre_hook(_Hook(before_load)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import torch
@@ -21,7 +22,11 @@ from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
+<<<<<<< HEAD
 from ._sleep import Sleep
+=======
+from ._host_copies import HostCopies
+>>>>>>> main
 from ._steps import Steps, Verify
 from ._tensors import (
     address_of,
@@ -53,6 +58,7 @@ class Weights(Steps):
         overlap_steps: bool,
         progress: Callback | None,
         experts: Sequence[FusedExperts] = (),
+        offloader: Offloader | None = None,
     ) -> None:
         # On the host, PyTorch runs on the calling thread, which waits for a stream of its own.
         host_stream = plan.device.stream() if device.type == "cpu" else None
@@ -76,6 +82,7 @@ class Weights(Steps):
         self.plan_is_fixed = plan.fixed_addresses
         self._by_group: dict[int, list[Weight]] = {}
         self._offloaded: dict[int, list[Weight]] = {}
+        self._without_window: list[Weight] = []
         self._held: set[int] = set()
         self._released: dict[int, Window] = {}
         """By group, what compiled code has released since it was checked."""
@@ -93,7 +100,7 @@ class Weights(Steps):
         found = weights_of(model, buffers)
         offloaded = {p.name for p in plan.parameters if p.placement == "offloaded"}
         warn_of_others([weight for weight in found if weight.name in offloaded], found)
-        self.offloader = Offloader(plan, self.stream(), progress=progress)
+        self.offloader = offloader or Offloader(plan, self.stream(), progress=progress)
         # Before the model changes: the memory may not suffice.
         pools = list(make_pools(self.offloader, plan, experts))
         found += self._scales(plan, found)
@@ -101,6 +108,8 @@ class Weights(Steps):
         self.set(found)
         self.experts = make_windows(self, plan, pools)
         self._set_experts()
+        copies = plan.fixed_addresses and plan.keep_host_copy
+        self._host_copies = HostCopies(self) if copies else None
         _offloaded.add(self)
 
     def _scales(self, plan: Plan, found: list[Weight]) -> Iterator[Weight]:
@@ -240,6 +249,12 @@ class Weights(Steps):
             group: [weight for weight in held if weight.stored is not None]
             for group, held in self._by_group.items()
         }
+        self._without_window = [
+            weight
+            for group, held in self._offloaded.items()
+            if group not in uses
+            for weight in held
+        ]
         for group in {*uses, *self.windows}:
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))
@@ -278,15 +293,26 @@ class Weights(Steps):
         self.measure_experts()
         self.sleep.follow()
 
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Runs the model, as :meth:`Steps.step`, with what was done to its weights before it."""
+        if not self.runs and not self.paused:
+            self.follow(self._without_window)
+        with super().step():
+            yield
+
     def measure_experts(self) -> None:
         """Takes notice of the number of slots of experts, which a resize changes."""
         for window in self.experts.values():
             window.measure()
 
-    def wait_for_experts(self) -> None:
-        """Makes the current stream wait for kernels that read slots of experts on others."""
+    def prepare_resize(self) -> None:
+        """Makes the current stream wait for kernels that read slots of experts on others, and gives
+        the host copies of residents what was changed in place."""
         for pool in self.expert_pools:
             pool.wait_for_last(self.stream(), self.device)
+        if self._host_copies is not None:
+            self._host_copies.update()
 
     def reset_experts(self) -> None:
         """Empties the caches of experts, between steps."""
@@ -333,18 +359,27 @@ class Weights(Steps):
                     window.follow()  # a replay does not look
 
     def check_moved(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Raises RuntimeError if ``Module.to`` or the like moves weights off the device."""
+        """Raises RuntimeError if ``Module.to`` or the like moves weights off the device, or
+        converts those that keep their addresses."""
         if self.compresses:
             raise RuntimeError(
                 "asked to convert or to move a model with compressed weights, which cannot be read "
                 "outside of their layers: call remove() first, or leave out compress"
             )
-        moved = function(torch.empty(0, device=self.device)).device
-        if moved != self.device:
-            raise RuntimeError(
-                f"asked to move the model to {moved}; its weights are offloaded from "
-                f"{self.device}: call remove() first"
-            )
+        dtypes = {weight.tensor.dtype for weight in self.all}
+        for dtype in dtypes | {torch.float32}:
+            moved = function(torch.empty(0, dtype=dtype, device=self.device))
+            if moved.device != self.device:
+                raise RuntimeError(
+                    f"asked to move the model to {moved.device}; its weights are offloaded from "
+                    f"{self.device}: call remove() first"
+                )
+            if self.plan_is_fixed and moved.dtype != dtype and dtype in dtypes:
+                raise RuntimeError(
+                    f"asked to convert a model with fixed addresses from {dtype} to {moved.dtype}, "
+                    "which takes other memory: call remove() first, or offload it without "
+                    "fixed_addresses"
+                )
 
     def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces a weight's bytes in the offloader by those of a tensor."""

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 PIECE = 32 << 20
 """Bytes of a file that are cast, or copied to a device, at once."""
 THREADS = 8
+_CPU = torch.device("cpu")
 
 
 class Deferred(torch.Tensor):
@@ -28,10 +29,10 @@ class Deferred(torch.Tensor):
     options: dict[str, Any]
     part: int | None
     """Its index in the result, if that is a sequence."""
-    stored: torch.Tensor | None
-    """The tensor over the mapped file, of one that is in a file."""
     read: Callable[[], torch.Tensor] | None
-    """What decodes it, of one that is compressed in a file; ``stored`` is None then."""
+    """What makes the tensor over the mapped file, or decodes it, of one that is in a file."""
+    compressed: bool
+    """Whether it is compressed in the file."""
     name_in_file: str
     """Its name in the file."""
 
@@ -43,20 +44,28 @@ class Deferred(torch.Tensor):
         arguments: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
         part: int | None = None,
-        name: str = "",
-        read: Callable[[], torch.Tensor] | None = None,
     ) -> Deferred:
+        return cls.make(
+            shape_of.shape, shape_of.dtype, shape_of.stride(), function, arguments, options, part
+        )
+
+    @classmethod
+    def make(
+        cls,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        strides: Sequence[int] | None,
+        function: Callable[..., Any] | None = None,
+        arguments: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+        part: int | None = None,
+    ) -> Deferred:
+        """Returns a tensor of a shape and type; without strides it is contiguous."""
         made = torch.Tensor._make_wrapper_subclass(
-            cls,
-            shape_of.shape,
-            strides=shape_of.stride(),
-            dtype=shape_of.dtype,
-            device=torch.device("cpu"),
+            cls, shape, strides=strides, dtype=dtype, device=_CPU
         )
         made.function, made.arguments, made.options = function, arguments, options or {}
-        made.part, made.name_in_file = part, name
-        made.stored = shape_of if function is None and read is None else None
-        made.read = read
+        made.part, made.name_in_file, made.read, made.compressed = part, "", None, False
         return made
 
     def __repr__(self) -> Any:
@@ -96,8 +105,6 @@ class Deferred(torch.Tensor):
 
     def computed(self) -> torch.Tensor:
         """Returns a tensor with the numbers: over the file where that is possible."""
-        if self.stored is not None:
-            return self.stored
         if self.read is not None:
             return self.read()
         assert self.function is not None
@@ -111,7 +118,7 @@ class Deferred(torch.Tensor):
     def is_view(self) -> bool:
         """Returns whether the numbers are in a file unchanged, though not as a whole tensor."""
         if self.function is None:
-            return self.read is None
+            return not self.compressed
         first = self.arguments[0] if self.arguments else None
         if not isinstance(first, Deferred) or self.dtype != first.dtype:
             return False
@@ -135,10 +142,16 @@ Copies = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 def deferred(
-    stored: torch.Tensor, name: str, read: Callable[[], torch.Tensor] | None = None
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    name: str,
+    read: Callable[[], torch.Tensor],
+    compressed: bool = False,
 ) -> Deferred:
-    """Returns a tensor in a file, over which ``stored`` is, or like it what ``read`` decodes."""
-    return Deferred(stored, name=name, read=read)
+    """Returns a tensor in a file, which ``read`` makes or decodes."""
+    made = Deferred.make(shape, dtype, None)
+    made.name_in_file, made.read, made.compressed = name, read, compressed
+    return made
 
 
 class Writer:

@@ -106,20 +106,17 @@ class CheckpointFiles:
                 self._populate.add(buffer.address, buffer.nbytes)
         self._populate.start()
         for file, path in zip(opened, paths):
-            for name in file.keys():
-                info = file.tensor_info(name)
-                if not isinstance(info.dtype, Dtype) or info.shape is None:
+            for one in file.parameters():
+                if not isinstance(one.dtype, Dtype):
                     raise ValueError(
-                        f"{name!r} in {path} has an element type that the library lacks: "
-                        f"{info.dtype}"
+                        f"{one.name!r} in {path} has an element type that the library lacks: "
+                        f"{file.tensor_info(one.name).dtype}"
                     )
-                if info.encoded_bytes > 0:
-                    dtype = getattr(torch, info.dtype.label)
-                    like = torch.empty(info.shape, dtype=dtype, device="meta")
-                    found[name] = deferred(like, name, partial(self._decoded, file, name))
-                else:
-                    found[name] = deferred(tensor_in(file, name), name)
-            self._parameters |= {one.name: one for one in file.parameters()}
+                dtype: torch.dtype = getattr(torch, one.dtype.label)
+                compressed = one.encoded_bytes > 0
+                read = partial(self._decoded if compressed else tensor_in, file, one.name)
+                found[one.name] = deferred(one.shape, dtype, one.name, read, compressed)
+                self._parameters[one.name] = one
         return found
 
     def _decoded(self, file: Safetensors, name: str) -> torch.Tensor:

@@ -12,8 +12,12 @@ from ...torch._checkpoint import entries_of
 from ...torch._tensors import like
 from ...torch._weight import Weight
 from ...torch._weights import Weights, parameter_of
+from ._begun import Begun
 from ._deferred import Deferred, Writer, names_in
 from ._files import CheckpointFiles
+
+LATE_PART = 0.05
+"""Of the bytes that a commit reads: as many more may be written when it has ended."""
 
 
 class Places:
@@ -24,8 +28,24 @@ class Places:
         """By the id of the model's tensor: the bytes in the files."""
         self.missing_keys: list[str] = []
         self.unexpected_keys: list[str] = []
+        self.begun: Begun | None = None
+        """The commit that has begun while the model was loaded."""
+        self._later: dict[int, tuple[str, Deferred]] = {}
+        """By the id of the tensor, the name and numbers of the others."""
         self._computed: dict[str, Deferred] = {}
         """By name, what has to be computed from the files."""
+
+    def take(self, begun: Begun) -> None:
+        """Takes a commit that has begun. What it does not read, such as a renamed weight, is
+        written by itself, unless that is much."""
+        late = {k: one for k, one in self._later.items() if one[0] not in begun.read}
+        if sum(numbers.nbytes for _, numbers in late.values()) <= begun.read_bytes * LATE_PART:
+            for key, (name, numbers) in late.items():
+                del self.sources[key]
+                self._computed[name] = numbers
+            self.begun = begun
+        else:
+            begun.cancel()
 
     def load_buffers(self) -> None:
         """Does nothing: the buffers have their numbers."""
@@ -37,6 +57,7 @@ class Places:
         self, name: str, tensor: torch.Tensor, numbers: Deferred, files: CheckpointFiles
     ) -> None:
         """Adds a parameter of the model, which is on the meta device."""
+        self._later[id(tensor)] = name, numbers
         whole = numbers.file_tensor()
         if whole is not None:
             self.sources[id(tensor)] = files.parameter(whole.name_in_file)
@@ -46,6 +67,7 @@ class Places:
             if found.is_contiguous() and numbers.is_contiguous():
                 self.sources[id(tensor)] = parameter_of(name, "", found)
                 return
+        del self._later[id(tensor)]
         self._computed[name] = numbers
 
     def write(self, handle: OffloadHandle) -> None:

@@ -1,0 +1,109 @@
+// The CUDA source that decodes weights, run on the host with every array access checked: each tile takes the
+// bytes that kernels/codec.c encoded, and of damaged tiles nothing is read or written elsewhere.
+#include "block.hpp"
+
+#include <stdio.h>
+#include <string.h>
+
+#undef __shared__
+#define __shared__ static
+#include "codec/decode.cuh"
+
+extern "C" {
+void wb_codec_begin_host(uint32_t type, const uint8_t *source, uint64_t bytes, uint8_t *target);
+uint64_t wb_codec_encode_host(const uint8_t *source, uint64_t bytes, uint64_t first, uint64_t count,
+                              uint8_t *target, uint8_t *bodies, uint64_t offset);
+}
+
+namespace {
+
+std::mt19937 random_numbers(1);
+
+uint32_t below(uint32_t end)
+{
+    return (uint32_t)(random_numbers() % end);
+}
+
+const uint64_t TILES = 8, BYTES = TILES * WB_TILE, SPACE = WB_HEADER + TILES * WB_ENTRY + 2 * BYTES;
+
+// Values whose exponents are, more or less often, far from the most frequent one.
+std::vector<uint8_t> values_of(uint32_t type, uint32_t spread)
+{
+    std::vector<uint8_t> values(BYTES);
+    const uint32_t bytes = wb_coded_bytes(type), exponent_bits = wb_exponent_bits(type);
+    const uint32_t mantissa_bits = 8 * bytes - 1 - exponent_bits;
+    for (uint64_t at = 0; at < BYTES; at += bytes) {
+        uint32_t exponent = (1u << exponent_bits) / 2;
+        while (below(16) < spread && exponent > 0) exponent--;
+        const uint32_t value = below(2) << (8 * bytes - 1) | exponent << mantissa_bits |
+                               below(1u << mantissa_bits);
+        memcpy(&values[at], &value, bytes);
+    }
+    return values;
+}
+
+template <uint32_t TYPE>
+bool run_decode(const std::vector<uint8_t> &encoded, uint64_t used, std::vector<uint8_t> &decoded)
+{
+    bool ended = true;
+    for (blockIdx.x = 0; blockIdx.x * WARPS < TILES; blockIdx.x++) {
+        ended &= block::run(WARPS * WB_LANES, random_numbers, [&] {
+            decode<TYPE>(encoded.data(), used, BYTES, 0, TILES, decoded.data());
+        });
+    }
+    return ended;
+}
+
+template <uint32_t TYPE>
+int check(const char *name)
+{
+    int failed = 0;
+    uint64_t coded = 0;
+    for (uint32_t spread = 0; spread <= 16; spread++) {
+        const std::vector<uint8_t> source = values_of(TYPE, spread);
+        std::vector<uint8_t> encoded(SPACE), decoded(BYTES + WB_TILE, 0xa5), bodies(SPACE);
+        wb_codec_begin_host(TYPE, source.data(), BYTES, encoded.data());
+        const uint64_t offset = WB_HEADER + TILES * WB_ENTRY;
+        const uint64_t body = wb_codec_encode_host(source.data(), BYTES, 0, TILES, encoded.data(),
+                                                   bodies.data(), offset);
+        memcpy(&encoded[offset], bodies.data(), body);
+        encoded.resize(offset + body);
+        for (uint64_t tile = 0; tile < TILES; tile++) {
+            wb_tile_entry entry;
+            memcpy(&entry, &encoded[WB_HEADER + tile * WB_ENTRY], sizeof entry);
+            coded += wb_read_entry(entry).kind == WB_TILE_CODED;
+        }
+        const bool ended = run_decode<TYPE>(encoded, encoded.size(), decoded);
+        if (!ended || memcmp(decoded.data(), source.data(), BYTES) != 0 || decoded[BYTES] != 0xa5) {
+            printf("%s: other bytes at a spread of %u\n", name, spread);
+            failed++;
+        }
+        for (uint32_t damage = 0; damage < 8; damage++) {
+            std::vector<uint8_t> damaged = encoded;
+            const uint64_t whole = damage % 2 == 0 ? damaged.size() : offset;
+            for (uint32_t count = 0; count < 20; count++) damaged[below((uint32_t)whole)] = (uint8_t)below(256);
+            std::fill(decoded.begin() + BYTES, decoded.end(), 0xa5);
+            if (!run_decode<TYPE>(damaged, damaged.size(), decoded) || decoded[BYTES] != 0xa5) {
+                printf("%s: a damaged tile is not decoded in its place\n", name);
+                failed++;
+            }
+        }
+    }
+    if (coded == 0) {
+        printf("%s: no tile is coded\n", name);
+        failed++;
+    }
+    printf("%s: %llu coded tiles\n", name, (unsigned long long)coded);
+    return failed;
+}
+
+} // namespace
+
+int main()
+{
+    const int failed = check<WB_CODED_BF16>("bf16") + check<WB_CODED_F16>("f16") +
+                       check<WB_CODED_F32>("f32") + check<WB_CODED_E4M3>("e4m3") +
+                       check<WB_CODED_E5M2>("e5m2");
+    printf(failed == 0 ? "ok\n" : "%d failed\n", failed);
+    return failed != 0;
+}
