@@ -80,7 +80,8 @@ class Arbiter:
 
     def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
         for handle in self._handles:
-            handle._weights.follow_resize()
+            with handle._weights.lock:
+                handle._weights.follow_resize()
         return progress
 
     @property

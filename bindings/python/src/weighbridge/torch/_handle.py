@@ -175,16 +175,11 @@ class OffloadHandle:
     def sleep(self) -> None:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
-<<<<<<< HEAD
-            self._weights.wait_for_experts()
+            self._weights.prepare_resize()
             try:
                 self.offloader.sleep(self._weights.stream())
             finally:
                 self._weights.follow_resize()
-=======
-            self._weights.prepare_resize()
-            self.offloader.sleep(self._weights.stream())
->>>>>>> main
 
     def wake(self) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""

@@ -50,6 +50,8 @@ class HostCopies:
             info = infos.get(weight.name)
             if weight.stored is not None or info is None or weight.home_address in seen:
                 continue
+            if weight.refused is not None:
+                continue  # asleep, or not yet awake: nothing can have changed it
             if info.owned and info.resident_bytes > 0:
                 seen.add(weight.home_address)
                 yield weight

@@ -26,6 +26,8 @@ class Sleep:
     def follow(self) -> None:
         """Takes notice of what a resize has done."""
         weights = self._weights
+        if weights.offloader.closed:
+            return  # the handle was removed
         try:
             weights.offloader.begin_step(weights.stream())
         except WeighbridgeError as error:

@@ -22,11 +22,8 @@ from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
-<<<<<<< HEAD
-from ._sleep import Sleep
-=======
 from ._host_copies import HostCopies
->>>>>>> main
+from ._sleep import Sleep
 from ._steps import Steps, Verify
 from ._tensors import (
     address_of,
