@@ -202,7 +202,7 @@ def test_a_file_that_is_only_a_source_is_not_pinned(device, every):
         with file.buffer as buffer:
             assert (buffer.info.origin, buffer.info.pinned_bytes) == ("file-mapped", 0)
             assert "pageable" in buffer.info.fallback_reason
-    with pytest.raises(ValueError, match="WB_FILE_MODE_SOURCE"):
+    with pytest.raises(ValueError, match='file_mode="source"'):
         Safetensors(device, every, file_mode="source", pin=True)
 
 
