@@ -97,7 +97,10 @@ def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch
 def address_of(tensor: torch.Tensor) -> int:
     """Returns the address of the first element; 0 for a tensor on the meta device, and for one
     that refuses to be used."""
-    return 0 if tensor.is_meta or refuses(tensor) else tensor.data_ptr()
+    try:
+        return 0 if tensor.is_meta else tensor.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
