@@ -122,19 +122,27 @@ class Bench:
             slowest = max(slowest, self.report.figure(f"route.{tokens}", each, "us", what))
         self.report.bar("a call that finds all, 1 to 64 tokens (us)", slowest, "<=", 6)
         ids = torch.zeros(USED, device="cuda", dtype=torch.int32)
-        reference, error, times = cache._live(), wb_error(), []
-        stream = torch.cuda.current_stream().cuda_stream
+        reference, error = cache._live(), wb_error()
+        stream, other = torch.cuda.current_stream().cuda_stream, torch.cuda.Stream().cuda_stream
         at, route = ids.data_ptr(), lib.wb_expert_cache_route
         out = torch.empty_like(ids).data_ptr()
-        for _ in range(40):
+
+        def host_times(streams: tuple[int, int]) -> list[float]:
+            times = []
+            for _ in range(40):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                for call in range(50):
+                    where = streams[call % 2]
+                    route(reference, 0, at, USED, 4, out, None, where, byref(error))
+                times.append((time.perf_counter() - start) / 50 * 1e6)
             torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(50):
-                route(reference, 0, at, USED, 4, out, None, stream, byref(error))
-            times.append((time.perf_counter() - start) / 50 * 1e6)
-        torch.cuda.synchronize()
+            return times[5:]
+
         what = "host time of a call of the C function from Python"
-        host = self.report.figure("route.host", times[5:], "us", what)
+        host = self.report.figure("route.host", host_times((stream, stream)), "us", what)
+        what = "the same on two streams in turn, so that each call waits for the one before it"
+        self.report.figure("route.host.streams", host_times((stream, other)), "us", what)
         self.report.bar("host time of a call (us)", host, "<=", 10)
         cache.close()
 

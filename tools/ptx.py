@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import re
 import sys
 from importlib.metadata import files
 from pathlib import Path
@@ -51,7 +52,8 @@ def compile_to_ptx(source: Path, architecture: str) -> str:
     nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetPTX(program, ptx)
-    return ptx.value.decode()
+    # Without the lines that mark inline assembly, since the library has this text.
+    return re.sub(r"\t// (begin|end) inline asm\n", "", ptx.value.decode())
 
 
 def main() -> int:

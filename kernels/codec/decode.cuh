@@ -2,61 +2,7 @@
 #ifndef WEIGHBRIDGE_CODEC_DECODE_CUH
 #define WEIGHBRIDGE_CODEC_DECODE_CUH
 
-#include "codec/warp.cuh"
-
-/* Codes of two bits as nibbles, eight of them. */
-static __device__ __forceinline__ uint32_t as_nibbles(uint32_t codes)
-{
-    codes = (codes | codes << 8) & 0x00ff00ffu;
-    codes = (codes | codes << 4) & 0x0f0f0f0fu;
-    return (codes | codes << 2) & 0x33333333u;
-}
-
-/* Four numbers of two bits, one bit, or four bits as bytes. */
-static __device__ __forceinline__ uint32_t two_bits_as_bytes(uint32_t bits)
-{
-    bits = ((bits & 0xffu) | bits << 12) & 0x000f000fu;
-    return (bits | bits << 6) & 0x03030303u;
-}
-
-static __device__ __forceinline__ uint32_t one_bit_as_bytes(uint32_t bits)
-{
-    return (bits & 15u) * 0x00204081u & 0x01010101u;
-}
-
-static __device__ __forceinline__ uint32_t four_bits_as_bytes(uint32_t bits)
-{
-    bits = ((bits & 0xffffu) | bits << 8) & 0x00ff00ffu;
-    return (bits | bits << 4) & 0x0f0f0f0fu;
-}
-
-/* The bits at even places, next to each other. */
-static __device__ __forceinline__ uint32_t even_bits(uint32_t bits)
-{
-    bits = (bits | bits >> 1) & 0x33333333u;
-    bits = (bits | bits >> 2) & 0x0f0f0f0fu;
-    bits = (bits | bits >> 4) & 0x00ff00ffu;
-    return (bits | bits >> 8) & 0x0000ffffu;
-}
-
-/* 64 bits of a body from a bit on; past its last word they are undefined. */
-static __device__ __forceinline__ uint64_t bits_at(const uint32_t *body, uint32_t bit,
-                                                   uint32_t last_word)
-{
-    const uint32_t at = bit / 32;
-    const uint32_t first = body[smaller(at, last_word)], second = body[smaller(at + 1, last_word)];
-    const uint32_t third = body[smaller(at + 2, last_word)];
-    return (uint64_t)__funnelshift_r(second, third, bit) << 32 |
-           __funnelshift_r(first, second, bit);
-}
-
-/* Where an exponent is in the byte in which it is put together with other bits. */
-template <uint32_t TYPE> static __device__ __forceinline__ uint32_t placed(uint32_t exponents)
-{
-    if (TYPE == WB_CODED_E4M3) return (exponents & 0x0f0f0f0fu) << 3;
-    if (TYPE == WB_CODED_F16 || TYPE == WB_CODED_E5M2) return (exponents & 0x1f1f1f1fu) << 2;
-    return exponents;
-}
+#include "codec/levels.cuh"
 
 /* The planes of 32 slots: as many words for a plane as it has bits for a value. */
 template <uint32_t TYPE> struct lane_planes {
@@ -68,58 +14,144 @@ template <uint32_t TYPE> struct lane_planes {
     uint32_t words[FIRST + SECOND + THIRD];
 };
 
-/* Reads a plane of BITS bits of a round. */
+/* Where a lane reads the first round: codes and planes, each 0 if it is constant. */
+struct lane_sources {
+    const uint8_t *codes, *planes[3];
+};
+
+/* Where a lane reads a plane of BITS bits. Fills the words of a constant one, for all rounds. */
 template <uint32_t TYPE, int BITS>
-static __device__ __forceinline__ void read_plane(const uint8_t *body, const wb_tile &tile,
-                                                  uint32_t plane, uint32_t round, uint32_t *words)
+static __device__ __forceinline__ const uint8_t *
+find_plane(const uint8_t *body, const wb_tile &tile, uint32_t plane, uint32_t *words)
 {
-    const uint32_t lane = lane_index();
     if (tile.constant >> plane & 1u) {
         /* As many bits as fill a byte. */
         uint32_t value = body[plane] & ((1u << BITS) - 1);
         for (int bits = BITS; bits < 8; bits *= 2) value |= value << bits;
 #pragma unroll
         for (int at = 0; at < BITS; at++) words[at] = value * 0x01010101u;
-        return;
+        return 0;
     }
-    const uint8_t *from = body + wb_planes_bytes(TYPE, tile.constant, plane);
-    if (BITS < 8) {
-        const uint32_t *mine = (const uint32_t *)from + (round * WB_LANES + lane) * BITS;
-        if (BITS == 4) {
-            *(uint4 *)words = *(const uint4 *)mine;
-        } else if (BITS == 2) {
-            *(uint2 *)words = *(const uint2 *)mine;
-        } else {
-            words[0] = mine[0];
-        }
-        return;
+    /* Bytes of values are in the order of values, in pieces of four or eight. */
+    const uint32_t each = BITS < 8 ? 4 * BITS : TYPE == WB_CODED_F32 ? 4 : 8;
+    return body + wb_planes_bytes(TYPE, tile.constant, plane) + each * lane_index();
+}
+
+template <uint32_t TYPE>
+static __device__ __forceinline__ lane_sources find_sources(const uint8_t *body,
+                                                            const wb_tile &tile,
+                                                            const wb_sections &sections,
+                                                            lane_planes<TYPE> &planes)
+{
+    typedef lane_planes<TYPE> of;
+    lane_sources from = {0, {0, 0, 0}};
+    if (!(tile.constant >> WB_EXPONENT_PLANE & 1u)) {
+        from.codes = body + sections.codes[0] + 8 * lane_index();
     }
-    /* Bytes of values in their order; pieces are four or eight values. */
-    from += round * WB_ROUND;
+    from.planes[0] = find_plane<TYPE, of::FIRST>(body, tile, 0, planes.words);
+    if (of::SECOND != 0) {
+        from.planes[1] = find_plane<TYPE, of::SECOND>(body, tile, 1, planes.words + of::FIRST);
+    }
+    if (of::THIRD != 0) {
+        from.planes[2] =
+            find_plane<TYPE, of::THIRD>(body, tile, 2, planes.words + of::FIRST + of::SECOND);
+    }
+    return from;
+}
+
+/* Reads a plane of BITS bits of a round. */
+template <uint32_t TYPE, int BITS>
+static __device__ __forceinline__ void read_plane(const uint8_t *from, uint32_t round,
+                                                  uint32_t *words)
+{
+    if (from == 0) return;
+    from += round * (WB_ROUND / 8 * BITS);
+    if (BITS == 4) {
+        *(uint4 *)words = *(const uint4 *)from;
+    } else if (BITS == 2) {
+        *(uint2 *)words = *(const uint2 *)from;
+    } else if (BITS == 1) {
+        words[0] = *(const uint32_t *)from;
+    } else {
 #pragma unroll
-    for (int piece = 0; piece < (TYPE == WB_CODED_F32 ? 8 : 4); piece++) {
-        if (TYPE == WB_CODED_F32) {
-            words[piece] = ((const uint32_t *)from)[piece * WB_LANES + lane];
-        } else {
-            ((uint2 *)words)[piece] = ((const uint2 *)from)[piece * WB_LANES + lane];
+        for (int piece = 0; piece < (TYPE == WB_CODED_F32 ? 8 : 4); piece++) {
+            if (TYPE == WB_CODED_F32) {
+                words[piece] = ((const uint32_t *)from)[piece * WB_LANES];
+            } else {
+                ((uint2 *)words)[piece] = ((const uint2 *)from)[piece * WB_LANES];
+            }
         }
     }
 }
 
-/* Puts 32 slots together and writes them; `exponents` has those of four slots in each word. */
 template <uint32_t TYPE>
-static __device__ __forceinline__ void write_round(const uint32_t *exponents,
-                                                   const lane_planes<TYPE> &planes, uint8_t *target,
-                                                   uint32_t round)
+static __device__ __forceinline__ void read_planes(const lane_sources &from, uint32_t round,
+                                                   lane_planes<TYPE> &planes)
 {
-    const uint32_t lane = lane_index();
-    uint4 *to = (uint4 *)(target + round * WB_ROUND * wb_coded_bytes(TYPE)) + lane;
+    typedef lane_planes<TYPE> of;
+    read_plane<TYPE, of::FIRST>(from.planes[0], round, planes.words);
+    if (of::SECOND != 0) {
+        read_plane<TYPE, of::SECOND>(from.planes[1], round, planes.words + of::FIRST);
+    }
+    if (of::THIRD != 0) {
+        read_plane<TYPE, of::THIRD>(from.planes[2], round, planes.words + of::FIRST + of::SECOND);
+    }
+}
+
+/* Bits 0, 2, 4 and 6, as the highest bits of bytes. */
+static __device__ __forceinline__ uint32_t signs_as_bytes(uint32_t signs)
+{
+    /* Each by its own power; what is added besides does not carry into these bits. */
+    return (signs & 0x55u) * (1u << 7 | 1u << 13 | 1u << 19 | 1u << 25) & 0x80808080u;
+}
+
+/* Adds the signs and mantissas that are in planes of fewer than 8 bits to exponents. */
+template <uint32_t TYPE>
+static __device__ __forceinline__ void complete(lane_bytes &bytes, const lane_planes<TYPE> &planes)
+{
+    typedef lane_planes<TYPE> of;
+    if (TYPE == WB_CODED_E4M3) {
+#pragma unroll
+        for (int at = 0; at < 4; at++) {
+            const uint32_t both = planes.words[at], higher = both << 4, lower = both >> 4;
+            bytes.even[at] |= both & 0x07070707u;
+            bytes.even[at] |= higher & 0x80808080u;
+            bytes.odd[at] |= lower & 0x07070707u;
+            bytes.odd[at] |= both & 0x80808080u;
+        }
+    } else if (TYPE == WB_CODED_F16 || TYPE == WB_CODED_E5M2) {
+        const uint32_t *mantissas = planes.words + (TYPE == WB_CODED_F16 ? of::FIRST : 0);
+        const uint32_t signs = mantissas[2];
+#pragma unroll
+        for (int at = 0; at < 4; at++) {
+            const uint32_t codes = mantissas[at / 2] >> 16 * (at % 2);
+            bytes.even[at] |= select_bytes(0x03020100u, 0, codes & 0x3333u);
+            bytes.even[at] |= signs_as_bytes(signs >> 8 * at);
+            bytes.odd[at] |= select_bytes(0x03020100u, 0, codes >> 2 & 0x3333u);
+            bytes.odd[at] |= signs_as_bytes(signs >> (8 * at + 1));
+        }
+    }
+}
+
+/* Puts 32 slots together, whose exponents are `exponents`, and writes them. */
+template <uint32_t TYPE>
+static __device__ __forceinline__ void write_round(lane_bytes &exponents,
+                                                   const lane_planes<TYPE> &planes, uint8_t *target)
+{
+    uint4 *to = (uint4 *)target;
     const uint32_t *words = planes.words, *second = words + planes.FIRST;
     const uint32_t *third = second + planes.SECOND;
+    complete<TYPE>(exponents, planes);
+    uint32_t in_order[8];
+#pragma unroll
+    for (int at = 0; at < 4; at++) {
+        in_order[2 * at] = __byte_perm(exponents.even[at], exponents.odd[at], 0x5140);
+        in_order[2 * at + 1] = __byte_perm(exponents.even[at], exponents.odd[at], 0x7362);
+    }
     if (TYPE == WB_CODED_F32) {
 #pragma unroll
         for (int at = 0; at < 8; at++) {
-            const uint32_t e = exponents[at], high = third[at];
+            const uint32_t e = in_order[at], high = third[at];
             const uint32_t top = (high & 0x80808080u) | (e >> 1 & 0x7f7f7f7fu);
             const uint32_t below = (high & 0x7f7f7f7fu) | (e << 7 & 0x80808080u);
             const uint32_t low_even = __byte_perm(words[at], second[at], 0x5140);
@@ -136,28 +168,18 @@ static __device__ __forceinline__ void write_round(const uint32_t *exponents,
     uint32_t out[lane_planes<TYPE>::SIZE == 2 ? 16 : 8];
 #pragma unroll
     for (int at = 0; at < 8; at++) {
-        const uint32_t e = exponents[at];
-        uint32_t low, high;
+        const uint32_t e = in_order[at];
+        if (wb_coded_bytes(TYPE) == 1) {
+            out[at] = e;
+            continue;
+        }
+        uint32_t low = words[at], high = e;
         if (TYPE == WB_CODED_BF16) {
             low = (words[at] & 0x7f7f7f7fu) | (e << 7 & 0x80808080u);
             high = (words[at] & 0x80808080u) | (e >> 1 & 0x7f7f7f7fu);
-        } else if (TYPE == WB_CODED_F16) {
-            low = words[at];
-            high = one_bit_as_bytes(third[0] >> 4 * at) << 7 | e |
-                   two_bits_as_bytes(second[at / 4] >> 8 * (at % 4));
-        } else if (TYPE == WB_CODED_E4M3) {
-            const uint32_t bits = four_bits_as_bytes(words[at / 2] >> 16 * (at % 2));
-            low = (bits & 0x08080808u) << 4 | e | (bits & 0x07070707u);
-        } else {
-            low = one_bit_as_bytes(second[0] >> 4 * at) << 7 | e |
-                  two_bits_as_bytes(words[at / 4] >> 8 * (at % 4));
         }
-        if (wb_coded_bytes(TYPE) == 2) {
-            out[2 * at] = __byte_perm(low, high, 0x5140);
-            out[2 * at + 1] = __byte_perm(low, high, 0x7362);
-        } else {
-            out[at] = low;
-        }
+        out[2 * at] = __byte_perm(low, high, 0x5140);
+        out[2 * at + 1] = __byte_perm(low, high, 0x7362);
     }
 #pragma unroll
     for (int piece = 0; piece < (int)(sizeof out / 16); piece++) {
@@ -166,120 +188,38 @@ static __device__ __forceinline__ void write_round(const uint32_t *exponents,
     }
 }
 
-/* Reads what a lane needs of a round: codes of the first level, and planes. */
-template <uint32_t TYPE>
-static __device__ __forceinline__ void read_round(const uint8_t *body, const wb_tile &tile,
-                                                  const wb_sections &sections, uint32_t round,
-                                                  uint2 &codes, lane_planes<TYPE> &planes)
-{
-    if (!(tile.constant >> WB_EXPONENT_PLANE & 1u)) {
-        codes = ((const uint2 *)(body + sections.codes[0]))[round * WB_LANES + lane_index()];
-    }
-    typedef lane_planes<TYPE> of;
-    read_plane<TYPE, of::FIRST>(body, tile, 0, round, planes.words);
-    if (of::SECOND != 0) {
-        read_plane<TYPE, of::SECOND>(body, tile, 1, round, planes.words + of::FIRST);
-    }
-    if (of::THIRD != 0) {
-        read_plane<TYPE, of::THIRD>(body, tile, 2, round, planes.words + of::FIRST + of::SECOND);
-    }
-}
-
-/* The exponents by rank, as the header has them. */
-struct exponent_ranks {
-    uint32_t words[3];
-};
-
-static __device__ __forceinline__ exponent_ranks read_ranks(const uint8_t *encoded)
-{
-    const uint32_t *header = (const uint32_t *)(encoded + WB_RANKS_AT);
-    exponent_ranks ranks = {{header[0], header[1], header[2]}};
-    return ranks;
-}
-
-/* Decodes a coded tile. `staged` is shared memory of the warp, for the exponents of a round. */
+/* Decodes a coded tile. `staged` is shared memory of the warp. */
 template <uint32_t TYPE>
 static __device__ __forceinline__ void decode_coded(const exponent_ranks &header,
                                                     const uint8_t *body, const wb_tile &tile,
                                                     const wb_sections &sections, uint32_t *staged,
                                                     uint8_t *target)
 {
-    const uint32_t last_word = sections.end / 4 - 1;
-    const uint32_t *words = (const uint32_t *)body;
-    const uint32_t ranks[3] = {placed<TYPE>(header.words[0]), placed<TYPE>(header.words[1]),
-                               placed<TYPE>(header.words[2])};
-    /* The exponents of each level; the fourth byte is that of values of the next level. */
-    const uint32_t tables[WB_LEVELS] = {
-        ranks[0] & 0xffffffu, __funnelshift_r(ranks[0], ranks[1], 24) & 0xffffffu,
-        __funnelshift_r(ranks[1], ranks[2], 16) & 0xffffffu, ranks[2] >> 8};
-    const bool one_exponent = tile.constant >> WB_EXPONENT_PLANE & 1u;
+    tile_levels levels = find_levels<TYPE>(header, body, sections);
     const uint32_t rounds = WB_TILE / wb_coded_bytes(TYPE) / WB_ROUND;
-    uint32_t *mine = staged + lane_index() * STRIDE;
-    uint8_t *bytes = (uint8_t *)mine;
-    uint32_t used[WB_LEVELS] = {0, 0, 0, 0};
-    lane_planes<TYPE> planes, next_planes;
-    uint2 codes = make_uint2(0, 0), next_codes = codes;
-    /* Memory is read for a round while the one before it is decoded. */
+    const lane_memory mine(staged);
+    lane_planes<TYPE> planes;
+    const lane_sources from = find_sources<TYPE>(body, tile, sections, planes);
+    uint2 next_codes = make_uint2(0, 0);
+    if (from.codes != 0) next_codes = *(const uint2 *)from.codes;
+    uint8_t *to = target + 16 * lane_index();
+    /* Planes are read while codes are looked up, and codes while those before them are. */
 #pragma unroll 1
-    for (uint32_t ahead = 0; ahead <= rounds; ahead++) {
-        const uint32_t round = ahead - 1;
-        codes = next_codes;
-        planes = next_planes;
-        if (ahead < rounds) {
-            read_round<TYPE>(body, tile, sections, ahead, next_codes, next_planes);
+    for (uint32_t round = 0; round < rounds; round++) {
+        const uint2 codes = next_codes;
+        read_planes<TYPE>(from, round, planes);
+        if (from.codes != 0 && round + 1 < rounds) {
+            next_codes = *(const uint2 *)(from.codes + (round + 1) * (WB_ROUND / 4));
         }
-        if (ahead == 0) continue;
-        if (one_exponent) {
+        lane_bytes exponents;
+        if (from.codes != 0) {
+            look_up_round<TYPE>(levels, mine, codes, exponents);
+        } else {
             const uint32_t e = placed<TYPE>(body[WB_EXPONENT_PLANE]) * 0x01010101u;
 #pragma unroll
-            for (int at = 0; at < 8; at++) mine[at] = e;
-            write_round<TYPE>(mine, planes, target, round);
-            continue;
+            for (int at = 0; at < 4; at++) exponents.even[at] = exponents.odd[at] = e;
         }
-#pragma unroll
-        for (int at = 0; at < 4; at++) {
-            const uint32_t word = at < 2 ? codes.x : codes.y;
-            const uint32_t nibbles = as_nibbles(at % 2 == 0 ? word & 0xffffu : word >> 16);
-            mine[2 * at] = __byte_perm(tables[0], 0, nibbles & 0xffffu);
-            mine[2 * at + 1] = __byte_perm(tables[0], 0, nibbles >> 16);
-        }
-        /* Slots whose exponent is on the next level. Each lane takes its own from the last one on,
-         * which costs an instruction less than from the first. */
-        uint32_t marked = even_bits(codes.x & codes.x >> 1 & 0x55555555u) |
-                          even_bits(codes.y & codes.y >> 1 & 0x55555555u) << 16;
-#pragma unroll
-        for (int level = 1; level < WB_LEVELS; level++) {
-            uint32_t total;
-            const uint32_t count = __popc(marked), before = sum_before(count, total);
-            if (total == 0) break;
-            const uint32_t first = 8 * sections.codes[level] + 2 * (used[level - 1] + before);
-            uint64_t bits = 0;
-            if (count != 0) bits = bits_at(words, first, last_word) << (64 - 2 * count);
-            used[level - 1] += total;
-            uint32_t next = 0;
-            while (marked != 0) {
-                const uint32_t slot = 31 - __clz(marked), bit = 1u << slot;
-                const uint32_t code = (uint32_t)(bits >> 62);
-                bytes[slot] = (uint8_t)__byte_perm(tables[level], 0, code);
-                if (code == 3) next |= bit;
-                marked ^= bit;
-                bits <<= 2;
-            }
-            marked = next;
-        }
-        if (__any_sync(ALL_LANES, marked != 0)) {
-            uint32_t total;
-            const uint32_t count = __popc(marked), before = sum_before(count, total);
-            uint32_t at = sections.raw + used[WB_LEVELS - 1] + before + count;
-            used[WB_LEVELS - 1] += total;
-            while (marked != 0) {
-                const uint32_t slot = 31 - __clz(marked);
-                at--;
-                bytes[slot] = (uint8_t)placed<TYPE>(body[smaller(at, sections.end - 1)]);
-                marked ^= 1u << slot;
-            }
-        }
-        write_round<TYPE>(mine, planes, target, round);
+        write_round<TYPE>(exponents, planes, to + round * WB_ROUND * wb_coded_bytes(TYPE));
     }
 }
 
@@ -347,7 +287,7 @@ static __device__ __forceinline__ void decode(const uint8_t *encoded, uint64_t e
                                               uint64_t bytes, uint64_t first, uint32_t count,
                                               uint8_t *target)
 {
-    __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
+    __shared__ uint32_t staged[WARPS][STAGED * WB_LANES];
     const uint32_t warp = threadIdx.x / WB_LANES, at = blockIdx.x * WARPS + warp;
     wb_tile_entry entry;
     if (at >= count || !read_entry(encoded, encoded_bytes, first + at, entry)) return;
@@ -364,7 +304,7 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
                                              uint64_t bytes, uint64_t first, uint32_t count,
                                              uint8_t *target, const wb_codec_window &window)
 {
-    __shared__ uint32_t staged[WARPS][STRIDE * WB_LANES];
+    __shared__ uint32_t staged[WARPS][STAGED * WB_LANES];
     /* Once a block, since reads over the link take long where copies fill it. */
     __shared__ struct {
         uint64_t offset, bytes;

@@ -6,9 +6,6 @@
 
 #define WARPS 4
 #define ALL_LANES 0xffffffffu
-/* Words of shared memory for the 32 exponents of a lane: nine, so that lanes use different banks. */
-#define STRIDE 9
-
 typedef unsigned long long counter;
 
 static __device__ __forceinline__ uint32_t lane_index() { return threadIdx.x % WB_LANES; }

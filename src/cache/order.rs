@@ -15,11 +15,18 @@ pub struct Order {
 /// The event after the last call, for calls that run and for calls that are captured.
 struct Last {
     eager: Box<dyn Event>,
-    /// Whether `eager` was recorded.
-    recorded: bool,
+    /// The number of the stream that recorded `eager` last, if any did.
+    recorded_by: Option<u64>,
     captured: Box<dyn Event>,
     /// The capture that recorded `captured` last, and its stream.
     captured_by: Option<(u64, Stream)>,
+}
+
+/// A call that runs, on the stream of this number, or one of the capture with this id.
+#[derive(Clone, Copy)]
+enum Call {
+    Eager(u64),
+    Captured(u64),
 }
 
 impl Order {
@@ -28,7 +35,7 @@ impl Order {
         let backend = device.backend();
         let last = Last {
             eager: backend.new_event(false)?,
-            recorded: false,
+            recorded_by: None,
             captured: backend.new_event(false)?,
             captured_by: None,
         };
@@ -47,15 +54,18 @@ impl Order {
         then: &mut dyn FnMut(),
     ) -> Result<()> {
         let backend = device.backend();
-        backend.check_process()?;
-        let mut last = sync::lock(&self.last);
         backend.with_context(&mut || {
+            let mut last = sync::lock(&self.last);
             let capture = backend.capture(stream)?;
             let kernel = kernel(capture.is_some())?;
-            last.wait(stream, capture)?;
+            let call = match capture {
+                Some(id) => Call::Captured(id),
+                None => Call::Eager(backend.stream_id(stream)?),
+            };
+            last.wait(stream, call)?;
             backend.launch(kernel, stream)?;
             then();
-            last.record(stream, capture).inspect_err(|_| {
+            last.record(stream, call).inspect_err(|_| {
                 if capture.is_none() {
                     log::best_effort_wait(|| backend.synchronize(stream), || backend.is_lost());
                 }
@@ -66,28 +76,29 @@ impl Order {
     /// Whether the last call that runs has ended.
     pub fn is_idle(&self) -> Result<bool> {
         let last = sync::lock(&self.last);
-        Ok(!last.recorded || last.eager.is_complete()?)
+        Ok(last.recorded_by.is_none() || last.eager.is_complete()?)
     }
 
     /// Waits on the host for the last call that runs, before its memory is freed.
     pub fn synchronize(&self, device: &Device) {
         let backend = device.backend();
         let last = sync::lock(&self.last);
-        if last.recorded {
+        if last.recorded_by.is_some() {
             log::best_effort_wait(|| last.eager.synchronize(), || backend.is_lost());
         }
     }
 }
 
 impl Last {
-    /// Makes a stream, which is in `capture`, wait for the last call: of those that run, or of the
-    /// same capture. The engine orders its graphs.
-    fn wait(&self, stream: Stream, capture: Option<u64>) -> Result<()> {
-        match (capture, self.captured_by) {
-            // Also on the stream of the last call: another one may have been destroyed, and this one
-            // have its handle.
-            (None, _) if self.recorded => self.eager.wait(stream, WaitScope::Capture),
-            (Some(capture), Some((last, other))) if capture == last && stream != other => {
+    /// Makes a call's stream wait for the last call: of those that run, or of the same capture. The
+    /// engine orders its graphs. The stream of the last call waits for nothing; of calls that run its
+    /// number tells that, since another stream may have had its handle.
+    fn wait(&self, stream: Stream, call: Call) -> Result<()> {
+        match (call, self.recorded_by, self.captured_by) {
+            (Call::Eager(id), Some(last), _) if id != last => {
+                self.eager.wait(stream, WaitScope::Capture)
+            }
+            (Call::Captured(id), _, Some((last, other))) if id == last && stream != other => {
                 self.captured.wait(stream, WaitScope::Capture)
             }
             _ => Ok(()),
@@ -95,15 +106,15 @@ impl Last {
     }
 
     /// Records that a call ends here.
-    fn record(&mut self, stream: Stream, capture: Option<u64>) -> Result<()> {
-        match capture {
-            None => {
+    fn record(&mut self, stream: Stream, call: Call) -> Result<()> {
+        match call {
+            Call::Eager(id) => {
                 self.eager.record(stream)?;
-                self.recorded = true;
+                self.recorded_by = Some(id);
             }
-            Some(capture) => {
+            Call::Captured(id) => {
                 self.captured.record(stream)?;
-                self.captured_by = Some((capture, stream));
+                self.captured_by = Some((id, stream));
             }
         }
         Ok(())

@@ -159,8 +159,9 @@ pub trait Backend: Send + Sync {
         false
     }
     /// Runs `work` with the device's context current, so that several calls in it cost less. `work`
-    /// must not call a caller's code.
+    /// must not call a caller's code. Fails in a forked child before `work`, which may take locks.
     fn with_context(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.check_process()?;
         work()
     }
     /// Waits for queued work that uses a span, before memory is freed that the device can access
@@ -251,6 +252,9 @@ pub trait Backend: Send + Sync {
     fn call_shared(&self, stream: Stream, work: &Arc<HostWork>) -> Result<()>;
     /// Creates an event. [`Event::seconds_since`] needs `timed` events.
     fn new_event(&self, timed: bool) -> Result<Box<dyn Event>>;
+    /// The number of a stream that is not in a capture. No other stream of the device has it or had it,
+    /// while a handle may be that of a stream which was released.
+    fn stream_id(&self, stream: Stream) -> Result<u64>;
     /// The id of the capture that the stream is in, if any.
     fn capture(&self, stream: Stream) -> Result<Option<u64>>;
     /// Whether host memory is pinned, so that copies need no staging.

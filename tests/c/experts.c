@@ -2,6 +2,7 @@
 #include "experts.h"
 
 #include "captures.h"
+#include "gate.h"
 
 static void synchronize(struct experts *e, void *stream)
 {
@@ -408,16 +409,18 @@ static void a_captured_step_takes_the_slots_of_one_that_was_not(wb_device *devic
  * comes before queued work. */
 static void after_a_call_that_failed_the_next_is_right(wb_device *device)
 {
-    static const char *const settings[] = {"cuLaunchKernel:1:1", "cuEventRecord:1:1",
+    static const char *const settings[] = {"cuLaunchKernel:1:1", "cuEventRecord:1:1", "cuStreamGetId:1:1",
                                            "cuStreamGetCaptureInfo_v2:1:1", "cuStreamWaitEvent:1:1"};
     static const int64_t ids[] = {2, 3};
-    void *other = NULL;
+    void *first = NULL, *other = NULL;
+    REQUIRE_OK(wb_device_stream_new(device, &first, &error));
     REQUIRE_OK(wb_device_stream_new(device, &other, &error));
-    for (int at = 0; at < 4; at++) {
+    for (int at = 0; at < 5; at++) {
         struct experts e;
         if (!experts_begin(&e, device, 4, 1)) return;
-        route(&e, 1, ids, 1, 0, NULL); /* so that there is something to wait for */
+        route(&e, 1, ids, 1, 0, first); /* so that there is something to wait for */
         const int call = give_ids(&e, 0, ids, 2, NULL);
+        synchronize(&e, first);
         synchronize(&e, NULL);
         double_set("WB_DOUBLE_DELAY_US", "300");
         double_set("WB_DOUBLE_FAIL", settings[at]);
@@ -432,7 +435,107 @@ static void after_a_call_that_failed_the_next_is_right(wb_device *device)
         double_set("WB_DOUBLE_DELAY_US", "0");
         experts_end(&e);
     }
+    CHECK_OK(wb_device_stream_release(device, first, &error));
     CHECK_OK(wb_device_stream_release(device, other, &error));
+}
+
+/* What the driver was asked: to make streams wait, to find functions, and all in all. */
+struct asked {
+    long long waits, functions, calls;
+};
+
+static struct asked all_asked(void)
+{
+    struct asked now;
+    now.waits = double_called("cuStreamWaitEvent");
+    now.functions = double_called("cuModuleGetFunction");
+    now.calls = double_called(NULL);
+    return now;
+}
+
+/* Routes, and checks how often the stream was made to wait. Returns all calls of the driver. */
+static long long routed(struct experts *e, void *stream, long long waits)
+{
+    static const int64_t ids[] = {1, 2};
+    const int call = give_ids(e, 0, ids, 2, stream);
+    const struct asked before = all_asked();
+    CHECK_OK(wb_expert_cache_route(e->cache, 0, device_ids(e, call), 2, WB_DTYPE_I64,
+                                   device_slots(e, call), NULL, stream, &error));
+    const struct asked after = all_asked();
+    CHECK_SAME(after.waits - before.waits, waits);
+    return after.calls - before.calls;
+}
+
+/* A stream waits for the last call unless it made it itself, whatever kind of call that was; captured
+ * calls are none of those. The order costs a repeated call eight calls of the driver. */
+static void a_stream_waits_for_the_last_call_unless_it_made_it(wb_device *device)
+{
+    struct captures captures;
+    struct experts e;
+    void *one = NULL, *other = NULL, *made = NULL;
+    if (!captures_begin(&captures) || !experts_begin(&e, device, 8, 1)) return;
+    REQUIRE_OK(wb_device_stream_new(device, &one, &error));
+    REQUIRE_OK(wb_device_stream_new(device, &other, &error));
+    routed(&e, one, 0);
+    const struct asked before = all_asked();
+    CHECK_SAME(routed(&e, one, 0), 8);
+    CHECK_SAME(all_asked().functions, before.functions);
+    CHECK_SAME(routed(&e, other, 1), 9);
+    routed(&e, one, 1);
+    routed(&e, NULL, 1);
+    routed(&e, NULL, 0);
+    routed(&e, one, 1);
+    static const int64_t ids[] = {3};
+    hint(&e, 1, ids, 1, other);
+    routed(&e, one, 1);
+    CHECK_OK(wb_expert_cache_reset(e.cache, other, &error));
+    routed(&e, other, 0);
+    CHECK_OK(wb_expert_cache_resize(e.cache, 6, one, &error));
+    routed(&e, other, 1);
+    REQUIRE(captures.begin(one, 2) == 0);
+    routed(&e, one, 0);
+    REQUIRE(captures.end(one, &made) == 0 && captures.destroy(made) == 0);
+    routed(&e, other, 0);
+    routed(&e, one, 1);
+    take_slots(&e, e.calls - 1, one);
+    synchronize(&e, one);
+    check_call(&e, e.calls - 1);
+    CHECK_OK(wb_device_stream_release(device, one, &error));
+    CHECK_OK(wb_device_stream_release(device, other, &error));
+    experts_end(&e);
+    captures_end(&captures);
+}
+
+/* A new stream that has the handle of a destroyed one, whose work is not done, waits for it. */
+static void a_stream_with_the_handle_of_a_destroyed_one_waits(wb_device *device)
+{
+    static const int64_t ids[] = {4, 5};
+    int (*query)(void *) = NULL;
+    struct gate gate = GATE_INIT;
+    struct captures captures;
+    struct experts e;
+    void *first = NULL, *second = NULL;
+    REQUIRE(driver_function("cuStreamQuery", &query));
+    if (!captures_begin(&captures) || !experts_begin(&e, device, 4, 1)) return;
+    double_set("WB_DOUBLE_REUSE_STREAMS", "1");
+    REQUIRE_OK(wb_device_stream_new(device, &first, &error));
+    REQUIRE_OK(wb_device_stream_call(device, first, gate_wait, &gate, &error));
+    route(&e, 0, ids, 2, 0, first);
+    CHECK_OK(wb_device_stream_release(device, first, &error));
+    REQUIRE_OK(wb_device_stream_new(device, &second, &error));
+    CHECK(second == first);
+    const int call = route(&e, 1, ids, 2, 0, second);
+    for (int turn = 0; turn < 50; turn++) {
+        usleep(1000);
+        if (!CHECK(query(second) == 600)) break; /* CUDA_ERROR_NOT_READY */
+    }
+    gate_open(&gate);
+    synchronize(&e, second);
+    check_call(&e, call);
+    double_set("WB_DOUBLE_REUSE_STREAMS", "0");
+    CHECK_OK(wb_device_stream_release(device, second, &error));
+    experts_end(&e);
+    captures_end(&captures);
 }
 
 CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
@@ -446,4 +549,6 @@ CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
            CASE(invalid_calls_are_refused),
            CASE_ON(CUDA_ONLY, the_host_device_takes_the_same_slots),
            CASE_ON(CUDA_ONLY, a_captured_step_takes_the_slots_of_one_that_was_not),
-           CASE_ON(DOUBLE_ONLY, after_a_call_that_failed_the_next_is_right))
+           CASE_ON(DOUBLE_ONLY, after_a_call_that_failed_the_next_is_right),
+           CASE_ON(DOUBLE_ONLY, a_stream_waits_for_the_last_call_unless_it_made_it),
+           CASE_ON(DOUBLE_ONLY, a_stream_with_the_handle_of_a_destroyed_one_waits))

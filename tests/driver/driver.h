@@ -26,6 +26,7 @@
     F(cuMemRelease) F(cuMemMap) F(cuMemSetAccess) F(cuMemUnmap)                                   \
     F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuMemsetD8Async)           \
     F(cuStreamCreate) F(cuStreamDestroy_v2) F(cuStreamSynchronize) F(cuStreamQuery)               \
+    F(cuStreamGetId)                                                                              \
     F(cuStreamWaitEvent) F(cuStreamIsCapturing) F(cuStreamGetCaptureInfo_v2)                      \
     F(cuStreamBeginCapture_v2) F(cuStreamEndCapture)                                              \
     F(cuGraphDestroy) F(cuGraphInstantiateWithFlags) F(cuGraphLaunch) F(cuGraphExecDestroy)       \
@@ -105,7 +106,7 @@ struct attribute_override {
 
 struct settings {
     int loaded, malformed;
-    int devices, version, unmapped;
+    int devices, version, unmapped, reuse_streams;
     size_t capacity;
     unsigned delay_us;
     int override_count, failure_count;
@@ -221,6 +222,7 @@ struct work {
 struct stream {
     struct stream *next;
     CUstream handle; /* NULL for the two default streams of a context */
+    unsigned long long id;
     struct context *context;
     unsigned flags;
     int started, destroyed;
@@ -316,13 +318,15 @@ struct driver {
     struct graph *graphs;
     struct exec *execs;
     uintptr_t next_handle;
+    CUstream destroyed_stream; /* the handle that was destroyed last */
+    unsigned long long streams_made;
     size_t orphans;
 };
 
 extern struct driver driver;
 
 /* Handles of streams, events and graphs are never reused, so that a stale one is
- * detected, and are not valid addresses. */
+ * detected, unless WB_DOUBLE_REUSE_STREAMS is set, and are not valid addresses. */
 void *handle_new(void);
 
 #endif

@@ -20,7 +20,7 @@ static const char *const entry_points[] = {
     "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost", "cuMemHostUnregister",
     "cuMemHostGetDevicePointer_v2", "cuPointerGetAttribute", "cuMemcpyAsync",
     "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamCreate",
-    "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamQuery", "cuStreamWaitEvent",
+    "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamQuery", "cuStreamGetId", "cuStreamWaitEvent",
     "cuStreamIsCapturing", "cuStreamGetCaptureInfo_v2", "cuStreamBeginCapture_v2",
     "cuStreamEndCapture", "cuGraphDestroy",
     "cuThreadExchangeStreamCaptureMode", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord",
@@ -72,6 +72,7 @@ static void check_all_fail(CUresult code)
     float milliseconds;
     CUcontext context = NULL;
     CUdeviceptr address;
+    unsigned long long id;
     CUstream made_stream;
     CUevent made_event;
     CUgraph graph;
@@ -108,6 +109,7 @@ static void check_all_fail(CUresult code)
     CHECK_EQUAL(cuStreamDestroy_v2(NULL), code);
     CHECK_EQUAL(cuStreamSynchronize(NULL), code);
     CHECK_EQUAL(cuStreamQuery(NULL), code);
+    CHECK_EQUAL(cuStreamGetId(NULL, &id), code);
     CHECK_EQUAL(cuStreamWaitEvent(NULL, NULL, 0), code);
     CHECK_EQUAL(cuStreamIsCapturing(NULL, &number), code);
     CHECK_EQUAL(cuStreamBeginCapture_v2(CU_STREAM_PER_THREAD, 0), code);
@@ -126,7 +128,7 @@ static void check_all_fail(CUresult code)
 static void calls_before_init_fail(void)
 {
     check_all_fail(CUDA_ERROR_NOT_INITIALIZED);
-    CHECK_EQUAL(double_calls(NULL), 46);
+    CHECK_EQUAL(double_calls(NULL), 47);
 }
 
 static void version_and_error_names_need_no_init(void)

@@ -174,6 +174,30 @@ static void a_destroyed_stream_finishes_its_work(void)
     REFUSED(INVALID_VALUE, cuStreamCreate(&s, 2));
 }
 
+static unsigned long long id_of(CUstream stream)
+{
+    unsigned long long id = 0;
+    OK(cuStreamGetId(stream, &id));
+    return id;
+}
+
+static void a_handle_may_be_that_of_a_destroyed_stream_and_an_id_may_not(void)
+{
+    start();
+    const CUstream first = stream(0);
+    const unsigned long long id = id_of(first);
+    CHECK(id == id_of(first) && id != id_of(NULL) && id != id_of(CU_STREAM_PER_THREAD));
+    CHECK(id_of(NULL) == id_of(CU_STREAM_LEGACY));
+    configure("WB_DOUBLE_REUSE_STREAMS", "1");
+    OK(cuStreamDestroy_v2(first));
+    const CUstream second = stream(0);
+    CHECK(second == first && id_of(second) != id && stream(0) != second);
+    OK(cuStreamBeginCapture_v2(second, CU_STREAM_CAPTURE_MODE_RELAXED));
+    unsigned long long captured = 0;
+    REFUSED(STREAM_CAPTURE_UNSUPPORTED, cuStreamGetId(second, &captured));
+    REFUSED(INVALID_HANDLE, cuStreamGetId((CUstream)8, &captured));
+}
+
 static int threads_of_process(void)
 {
     char line[256];
@@ -279,6 +303,7 @@ const struct test copy_tests[] = {
     TEST(pageable_access_makes_host_pointers_valid_on_the_device),
     TEST(releasing_memory_waits_for_work_in_flight),
     TEST(a_destroyed_stream_finishes_its_work),
+    TEST(a_handle_may_be_that_of_a_destroyed_stream_and_an_id_may_not),
     TEST(the_thread_of_a_destroyed_stream_ends),
     TEST(the_legacy_stream_is_ordered_with_blocking_streams),
     TEST(a_non_blocking_stream_is_not_ordered_with_the_legacy_stream),

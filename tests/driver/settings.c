@@ -97,6 +97,9 @@ static int apply(const char *name, const char *value)
     } else if (strcmp(name, "WB_DOUBLE_UNMAPPED") == 0) {
         if (!number_or_default(value, 0, 1, 0, &n)) return 0;
         settings->unmapped = (int)n;
+    } else if (strcmp(name, "WB_DOUBLE_REUSE_STREAMS") == 0) {
+        if (!number_or_default(value, 0, 1, 0, &n)) return 0;
+        settings->reuse_streams = (int)n;
     } else {
         return 0;
     }
@@ -107,7 +110,7 @@ void settings_load(void)
 {
     static const char *const names[] = {
         "WB_DOUBLE_DEVICES",    "WB_DOUBLE_CAPACITY", "WB_DOUBLE_VERSION",  "WB_DOUBLE_DELAY_US",
-        "WB_DOUBLE_ATTRIBUTES", "WB_DOUBLE_FAIL",     "WB_DOUBLE_UNMAPPED",
+        "WB_DOUBLE_ATTRIBUTES", "WB_DOUBLE_FAIL",     "WB_DOUBLE_UNMAPPED", "WB_DOUBLE_REUSE_STREAMS",
     };
     if (driver.settings.loaded) return;
     driver.settings.loaded = 1;

@@ -32,6 +32,7 @@ CUresult cuStreamDestroy_v2(CUstream handle)
     CUresult result = stream_find(handle, &stream);
     if (result != CUDA_SUCCESS) return leave(result);
     if (stream->handle == NULL) return leave(CUDA_ERROR_INVALID_HANDLE);
+    driver.destroyed_stream = stream->handle;
     stream_retire(stream);
     return leave(CUDA_SUCCESS);
 }
@@ -64,6 +65,18 @@ CUresult cuStreamQuery(CUstream handle)
                        (stream_is_legacy(stream) && stream_blocks_with(each, stream));
         if (included && each->last != NULL && !each->last->done) return leave(CUDA_ERROR_NOT_READY);
     }
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuStreamGetId(CUstream handle, unsigned long long *id)
+{
+    ENTER(cuStreamGetId, NEEDS_CONTEXT);
+    struct stream *stream;
+    CUresult result = stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS) return leave(result);
+    if (id == NULL) return leave(CUDA_ERROR_INVALID_VALUE);
+    if (stream->capture != NULL) return leave(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    *id = stream->id;
     return leave(CUDA_SUCCESS);
 }
 

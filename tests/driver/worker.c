@@ -115,7 +115,10 @@ static void stream_start(struct stream *stream)
 struct stream *stream_new(struct context *context, unsigned flags, int with_handle)
 {
     struct stream *stream = allocate(sizeof *stream);
-    stream->handle = with_handle ? handle_new() : NULL;
+    const int reused = driver.settings.reuse_streams && driver.destroyed_stream != NULL;
+    if (with_handle) stream->handle = reused ? driver.destroyed_stream : handle_new();
+    if (with_handle) driver.destroyed_stream = NULL;
+    stream->id = ++driver.streams_made;
     stream->context = context;
     stream->flags = flags;
     pthread_cond_init(&stream->has_work, NULL);

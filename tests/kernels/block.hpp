@@ -207,6 +207,11 @@ inline uint32_t __funnelshift_l(uint32_t low, uint32_t high, uint32_t shift)
     return (uint32_t)(((uint64_t)high << 32 | low) << shift % 32 >> 32);
 }
 
+inline uint32_t __funnelshift_lc(uint32_t low, uint32_t high, uint32_t shift)
+{
+    return (uint32_t)(((uint64_t)high << 32 | low) << (shift < 32 ? shift : 32) >> 32);
+}
+
 // As the instruction: the highest bit of a nibble asks for the sign of the byte in all bits.
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
 {

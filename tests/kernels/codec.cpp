@@ -26,8 +26,9 @@ uint32_t below(uint32_t end)
 
 const uint64_t TILES = 8, BYTES = TILES * WB_TILE, SPACE = WB_HEADER + TILES * WB_ENTRY + 2 * BYTES;
 
-// Values whose exponents are, more or less often, far from the most frequent one.
-std::vector<uint8_t> values_of(uint32_t type, uint32_t spread)
+// Values whose exponents are, more or less often, far from the most frequent one, and whose other bits are
+// those of `equal` where it has any.
+std::vector<uint8_t> values_of(uint32_t type, uint32_t spread, uint32_t equal)
 {
     std::vector<uint8_t> values(BYTES);
     const uint32_t bytes = wb_coded_bytes(type), exponent_bits = wb_exponent_bits(type);
@@ -35,8 +36,9 @@ std::vector<uint8_t> values_of(uint32_t type, uint32_t spread)
     for (uint64_t at = 0; at < BYTES; at += bytes) {
         uint32_t exponent = (1u << exponent_bits) / 2;
         while (below(16) < spread && exponent > 0) exponent--;
-        const uint32_t value = below(2) << (8 * bytes - 1) | exponent << mantissa_bits |
-                               below(1u << mantissa_bits);
+        const uint32_t others = (below(2) << (8 * bytes - 1) | below(1u << mantissa_bits)) & ~equal;
+        const uint32_t exponents = ((1u << exponent_bits) - 1) << mantissa_bits;
+        const uint32_t value = others | exponent << mantissa_bits | (0x65a5a5a9u & equal & ~exponents);
         memcpy(&values[at], &value, bytes);
     }
     return values;
@@ -59,8 +61,12 @@ int check(const char *name)
 {
     int failed = 0;
     uint64_t coded = 0;
-    for (uint32_t spread = 0; spread <= 16; spread++) {
-        const std::vector<uint8_t> source = values_of(TYPE, spread);
+    uint32_t constant = 0;
+    // Planes are constant by themselves and together.
+    const uint32_t equals[] = {0, 0xff, 0xff00, 0xff0000, 0xffff, 0x8080, 0x80, 0x7f, ~0u};
+    for (uint32_t turn = 0; turn < 17 + 2 * std::size(equals); turn++) {
+        const uint32_t spread = turn < 17 ? turn : turn % 2 * 5, equal = turn < 17 ? 0 : equals[(turn - 17) / 2];
+        const std::vector<uint8_t> source = values_of(TYPE, spread, equal);
         std::vector<uint8_t> encoded(SPACE), decoded(BYTES + WB_TILE, 0xa5), bodies(SPACE);
         wb_codec_begin_host(TYPE, source.data(), BYTES, encoded.data());
         const uint64_t offset = WB_HEADER + TILES * WB_ENTRY;
@@ -71,11 +77,14 @@ int check(const char *name)
         for (uint64_t tile = 0; tile < TILES; tile++) {
             wb_tile_entry entry;
             memcpy(&entry, &encoded[WB_HEADER + tile * WB_ENTRY], sizeof entry);
-            coded += wb_read_entry(entry).kind == WB_TILE_CODED;
+            const wb_tile found = wb_read_entry(entry);
+            if (found.kind != WB_TILE_CODED) continue;
+            coded++;
+            constant |= found.constant;
         }
         const bool ended = run_decode<TYPE>(encoded, encoded.size(), decoded);
         if (!ended || memcmp(decoded.data(), source.data(), BYTES) != 0 || decoded[BYTES] != 0xa5) {
-            printf("%s: other bytes at a spread of %u\n", name, spread);
+            printf("%s: other bytes at a spread of %u, with %x equal\n", name, spread, equal);
             failed++;
         }
         for (uint32_t damage = 0; damage < 8; damage++) {
@@ -91,6 +100,14 @@ int check(const char *name)
     }
     if (coded == 0) {
         printf("%s: no tile is coded\n", name);
+        failed++;
+    }
+    uint32_t planes = 1u << WB_EXPONENT_PLANE;
+    for (uint32_t plane = 0; plane < WB_EXPONENT_PLANE; plane++) {
+        planes |= (wb_plane_bits(TYPE, plane) != 0) << plane;
+    }
+    if (constant != planes) {
+        printf("%s: planes %x of %x are constant in a tile\n", name, constant, planes);
         failed++;
     }
     printf("%s: %llu coded tiles\n", name, (unsigned long long)coded);

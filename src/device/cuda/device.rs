@@ -217,6 +217,10 @@ impl Backend for CudaDevice {
         Ok(Box::new(CudaEvent::new(&self.context, timed)?))
     }
 
+    fn stream_id(&self, stream: Stream) -> Result<u64> {
+        stream::id(&self.enter()?, stream)
+    }
+
     fn capture(&self, stream: Stream) -> Result<Option<u64>> {
         stream::capture(&self.enter()?, stream)
     }

@@ -119,6 +119,7 @@ driver! {
     stream_destroy = "cuStreamDestroy_v2"(stream: CUstream);
     stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
     stream_wait_event = "cuStreamWaitEvent"(stream: CUstream, event: CUevent, flags: c_uint);
+    stream_id = "cuStreamGetId"(stream: CUstream, id: *mut u64);
     stream_capture = "cuStreamGetCaptureInfo_v2"(
         stream: CUstream, status: *mut c_int, id: *mut u64, graph: *mut c_void,
         dependencies: *mut c_void, count: *mut c_void);

@@ -40,6 +40,9 @@ const PLACING_THREADS: u64 = 1024;
 /// Bytes of the counts of exponents.
 const COUNTS: usize = 1024;
 
+/// More functions than a module has.
+const MOST_FUNCTIONS: usize = 64;
+
 /// Threads of a block of the expert cache: `THREADS` of the source.
 const EXPERTS_THREADS: u64 = 512;
 
@@ -51,9 +54,14 @@ pub struct Kernels {
     experts: OnceCell<Module>,
 }
 
-struct Module(CUmodule);
+/// A module, and the functions of it that were launched, so that the driver looks each up once.
+struct Module {
+    raw: CUmodule,
+    functions: [OnceCell<(Box<str>, CUfunction)>; MOST_FUNCTIONS],
+}
 
-// SAFETY: a CUmodule may be used by any thread whose current context is the module's.
+// SAFETY: a CUmodule and a CUfunction of it may be used by any thread whose current context is the
+// module's.
 unsafe impl Send for Module {}
 // SAFETY: as above; the driver synchronises itself.
 unsafe impl Sync for Module {}
@@ -253,7 +261,7 @@ fn unload(context: &Context, module: &Module) {
     }
     code::log_unless_lost(context.enter().and_then(|entered| {
         // SAFETY: loaded once, unloaded once; no launched kernel runs any more.
-        unsafe { entered.driver.module_unload(module.0) }
+        unsafe { entered.driver.module_unload(module.raw) }
     }));
 }
 
@@ -266,12 +274,7 @@ fn start_kernel(
     arguments: &mut [*mut c_void],
     stream: CUstream,
 ) -> Result<()> {
-    let Ok(symbol) = CString::new(name) else {
-        fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
-    };
-    let mut function: CUfunction = ptr::null_mut();
-    // SAFETY: the module is loaded, the name ends in NUL, the pointer receives the function.
-    unsafe { entered.driver.module_function(&mut function, module.0, symbol.as_ptr()) }?;
+    let function = module.function(entered, name)?;
     let [x, y, threads_x, threads_y] =
         [shape.grid.0, shape.grid.1, shape.block.0, shape.block.1].map(|count| count as u32);
     // SAFETY: the arguments are those of the kernel of this name, and the memory that they
@@ -302,7 +305,31 @@ fn load(entered: &Entered<'_>, compressed: &[u8]) -> Result<Module> {
     let mut module = ptr::null_mut();
     // SAFETY: the image ends in NUL; the pointer receives the module.
     unsafe { entered.driver.module_load(&mut module, image.as_ptr().cast()) }?;
-    Ok(Module(module))
+    Ok(Module { raw: module, functions: [const { OnceCell::new() }; MOST_FUNCTIONS] })
+}
+
+impl Module {
+    /// The function of a name: that of the first cell that has it, or takes it.
+    fn function(&self, entered: &Entered<'_>, name: &str) -> Result<CUfunction> {
+        for cell in &self.functions {
+            let (known, function) =
+                cell.get_or_try_init(|| Ok((name.into(), self.look_up(entered, name)?)))?;
+            if **known == *name {
+                return Ok(*function);
+            }
+        }
+        self.look_up(entered, name)
+    }
+
+    fn look_up(&self, entered: &Entered<'_>, name: &str) -> Result<CUfunction> {
+        let Ok(symbol) = CString::new(name) else {
+            fail!(WB_ERR_INTERNAL, "{name:?} cannot be the name of a kernel")
+        };
+        let mut function = ptr::null_mut();
+        // SAFETY: the module is loaded, the name ends in NUL, the pointer receives the function.
+        unsafe { entered.driver.module_function(&mut function, self.raw, symbol.as_ptr()) }?;
+        Ok(function)
+    }
 }
 
 impl Shape {

@@ -34,6 +34,14 @@ pub fn synchronize(entered: &Entered<'_>, stream: Stream) -> Result<()> {
     unsafe { entered.driver.stream_synchronize(stream.0 as CUstream) }
 }
 
+/// The number of a stream that is not in a capture.
+pub fn id(entered: &Entered<'_>, stream: Stream) -> Result<u64> {
+    let mut id = 0;
+    // SAFETY: the pointer is to a live number; the caller's stream is alive.
+    unsafe { entered.driver.stream_id(stream.0 as CUstream, &mut id) }?;
+    Ok(id)
+}
+
 /// The id of the capture that the stream is in, if any.
 pub fn capture(entered: &Entered<'_>, stream: Stream) -> Result<Option<u64>> {
     let (mut status, mut id) = (0, 0);

@@ -242,6 +242,11 @@ impl Backend for HostDevice {
         Ok(Box::new(HostEvent::new(&self.streams)))
     }
 
+    /// Its handle, which is not used again.
+    fn stream_id(&self, stream: Stream) -> Result<u64> {
+        Ok(stream.0 as u64)
+    }
+
     fn capture(&self, stream: Stream) -> Result<Option<u64>> {
         self.streams.find(stream).map(|_| None)
     }

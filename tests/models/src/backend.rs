@@ -443,6 +443,10 @@ impl Backend for Accounting {
         Ok(Box::new(AccountedEvent { account: self.account.clone(), point, captured_in }))
     }
 
+    fn stream_id(&self, stream: Stream) -> Result<u64> {
+        Ok(stream.0 as u64)
+    }
+
     fn capture(&self, stream: Stream) -> Result<Option<u64>> {
         Ok(self.account.state().capture(stream).map(|capture| capture.id))
     }
