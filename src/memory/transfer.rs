@@ -1,6 +1,6 @@
 //! Transfers of many bytes between host memory and a device, in pieces: those of pinned host memory
 //! are copied directly, all others pass through staging memory, which several threads fill or empty
-//! while the device copies other pieces.
+//! while the device copies other pieces. Pieces of different lanes are copied on different streams.
 
 use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
@@ -13,7 +13,7 @@ use crate::os::sync::Arc;
 use crate::os::{bytes, proc_maps};
 
 /// Bytes of a piece that passes through staging memory, at most. The link is idle for 5 us between two
-/// copies, 3 % of the time that this many bytes take.
+/// copies of one stream, 3 % of the time that this many bytes take.
 pub const PIECE_BYTES: usize = 8 << 20;
 
 /// Bytes of a piece that needs no staging memory, at most.
@@ -29,6 +29,9 @@ const PARTS: usize = PIECE_BYTES / PART_BYTES;
 
 /// Pieces of staging memory, at most.
 const BUFFERS: usize = 4;
+
+/// Every buffer begins at a multiple of this in the staging memory.
+const BUFFER_ALIGNMENT: usize = 256;
 
 /// Pieces that the device copies, or has yet to copy, while the calling thread waits for others.
 const QUEUED: usize = 2;
@@ -52,6 +55,9 @@ pub struct Piece {
     pub device: Span,
     /// Its other end, in memory that can be copied directly. `None`: a piece of staging memory.
     pub direct: Option<Span>,
+    /// Its lane. Pieces of one lane are copied in order; those of different lanes may be at the same
+    /// time.
+    pub lane: usize,
 }
 
 /// A transfer that is to be made.
@@ -60,8 +66,8 @@ pub struct Transfer<'a> {
     pub device: &'a Arc<Device>,
     /// The direction.
     pub direction: Direction,
-    /// The stream to queue the copies on.
-    pub stream: Stream,
+    /// The streams to queue the copies on: lanes have them in turn.
+    pub streams: &'a [Stream],
     /// The pieces.
     pub pieces: &'a [Piece],
     /// Threads that fill or empty staging memory.
@@ -69,11 +75,16 @@ pub struct Transfer<'a> {
     /// Fills a part of the staging memory of a piece, or empties it: given the piece's index, the
     /// offset in the piece and the memory. Any thread calls it.
     pub stage: &'a (dyn Fn(usize, usize, Span) + Sync),
+    /// Queues what follows the copy of a piece on its stream, given the piece's index. The calling
+    /// thread calls it.
+    pub then: Option<&'a dyn Fn(usize, Stream) -> Result<()>>,
 }
 
 /// What a transfer uses: as many buffers as pieces can be in progress, and an event for each.
 struct Workspace {
     staging: Option<Staging>,
+    /// Bytes of each buffer in the staging memory.
+    buffer_bytes: usize,
     events: Vec<Box<dyn Event>>,
     buffers: usize,
 }
@@ -88,30 +99,32 @@ impl Workspace {
         let events = events.collect::<Result<_>>()?;
         let staged = pieces.iter().filter(|piece| piece.direct.is_none());
         let largest = staged.map(|piece| piece.device.bytes()).max();
-        let staging = match largest {
-            Some(_) if buffers > 1 => Some(Staging::new(device, buffers * PIECE_BYTES)?),
-            Some(largest) => Some(Staging::new(device, largest)?),
-            None => None,
+        let buffer_bytes = largest.map_or(0, |bytes| bytes.next_multiple_of(BUFFER_ALIGNMENT));
+        let staging = match buffer_bytes {
+            0 => None,
+            _ => Some(Staging::new(device, buffers * buffer_bytes)?),
         };
-        Ok(Self { staging, events, buffers })
+        Ok(Self { staging, buffer_bytes, events, buffers })
     }
 
     /// The host's end of a piece.
     fn host(&self, at: usize, piece: &Piece) -> Span {
         let staging = self.staging.as_ref().map_or(Span::EMPTY, Staging::span);
-        let offset = at % self.buffers * PIECE_BYTES;
+        let offset = at % self.buffers * self.buffer_bytes;
         piece.direct.unwrap_or(staging.part(offset, piece.device.bytes()))
     }
 
     /// Queues the copy of a piece, and records its event.
     fn queue(&self, transfer: &Transfer<'_>, at: usize) -> Result<()> {
         let piece = &transfer.pieces[at];
-        let (host, stream) = (self.host(at, piece), transfer.stream);
+        let stream = transfer.streams[piece.lane % transfer.streams.len()];
+        let host = self.host(at, piece);
         match transfer.direction {
             Direction::ToDevice => transfer.device.copy(piece.device, host, stream)?,
             Direction::FromDevice => transfer.device.copy(host, piece.device, stream)?,
         }
-        self.events.get(at % self.buffers).map_or(Ok(()), |event| event.record(stream))
+        self.events.get(at % self.buffers).map_or(Ok(()), |event| event.record(stream))?;
+        transfer.then.map_or(Ok(()), |then| then(at, stream))
     }
 
     /// Waits until the queued copy of a piece is done.
@@ -130,7 +143,9 @@ impl Transfer<'_> {
         let workspace = Workspace::new(self, self.pieces.len().min(BUFFERS))?;
         // Also after a panic, before the staging memory is freed.
         let run = catch_panic(|| self.run_in(&workspace, progress));
-        run.and(self.device.backend().synchronize(self.stream))
+        let waits = self.streams.iter().map(|stream| self.device.backend().synchronize(*stream));
+        // Of all streams, whatever the result of one.
+        run.and(waits.fold(Ok(()), Result::and))
     }
 
     fn run_in(&self, workspace: &Workspace, progress: &mut Progress<'_>) -> Result<()> {
@@ -188,17 +203,18 @@ pub fn copy(device: &Arc<Device>, to: Span, from: Span, stream: Stream) -> Resul
     }
     let offsets = (0..to.bytes()).step_by(PIECE_BYTES);
     let pieces: Vec<Piece> = offsets
-        .map(|offset| Piece { device: to.part(offset, PIECE_BYTES), direct: None })
+        .map(|offset| Piece { device: to.part(offset, PIECE_BYTES), direct: None, lane: 0 })
         .collect();
     let transfer = Transfer {
         device,
         direction: Direction::ToDevice,
-        stream,
+        streams: &[stream],
         pieces: &pieces,
         threads: threads_for(0, to.bytes()),
         stage: &|at, offset, staging| {
             bytes::copy(staging, from.part(at * PIECE_BYTES + offset, staging.bytes()));
         },
+        then: None,
     };
     transfer.run(&mut None)
 }
@@ -217,4 +233,61 @@ fn is_slow(device: &Device, from: Span, stream: Stream) -> Result<bool> {
         return Ok(false);
     }
     Ok(proc_maps::regions(from)?.iter().any(|region| region.file_backed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::device::device::DeviceOptions;
+    use crate::device::owned::{DeviceMemory, OwnedStream};
+
+    /// Bytes of which no piece has the same.
+    fn byte_of(at: usize, offset: usize) -> u8 {
+        (at * 7 + offset % 251) as u8
+    }
+
+    #[test]
+    fn work_queued_for_a_piece_runs_after_its_copy_on_the_stream_of_its_lane() {
+        let device = Device::open("host", DeviceOptions::default()).unwrap();
+        // More pieces than buffers, and memory of two lanes that pieces use again.
+        let lanes = [0, 0, 1, 1, 2, 3, 3, 3, 4];
+        let bytes = PART_BYTES + 77;
+        let alloc = |count: usize| DeviceMemory::alloc(&device, count * bytes).unwrap().unwrap();
+        let (memory, kept) = (alloc(2), alloc(lanes.len()));
+        let piece = |lane: &usize| Piece {
+            device: memory.span().part(lane % 2 * bytes, bytes),
+            direct: None,
+            lane: *lane,
+        };
+        let pieces: Vec<Piece> = lanes.iter().map(piece).collect();
+        let owned: Vec<_> = (0..2).map(|_| OwnedStream::new(&device).unwrap()).collect();
+        let streams: Vec<Stream> = owned.iter().map(OwnedStream::get).collect();
+        let followed = RefCell::new(Vec::new());
+        let transfer = Transfer {
+            device: &device,
+            direction: Direction::ToDevice,
+            streams: &streams,
+            pieces: &pieces,
+            threads: 3,
+            stage: &|at, offset, staging| {
+                let staged: Vec<u8> =
+                    (0..staging.bytes()).map(|of| byte_of(at, offset + of)).collect();
+                bytes::write(staging, &staged);
+            },
+            then: Some(&|at, stream| {
+                followed.borrow_mut().push((at, stream));
+                device.copy(kept.span().part(at * bytes, bytes), pieces[at].device, stream)
+            }),
+        };
+        transfer.run(&mut None).unwrap();
+        let expected: Vec<_> =
+            lanes.iter().enumerate().map(|(at, lane)| (at, streams[lane % 2])).collect();
+        assert_eq!(followed.into_inner(), expected);
+        for at in 0..lanes.len() {
+            let found = bytes::read(kept.span().part(at * bytes, bytes));
+            assert!(found.iter().enumerate().all(|(of, byte)| *byte == byte_of(at, of)), "{at}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Copies of parameters into host memory and into device memory, outside of steps.
 
-use crate::device::backend::Location;
+use crate::device::backend::{Location, Stream};
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
@@ -15,6 +15,9 @@ use crate::plan::plan::ALIGNMENT;
 /// Bytes from which on a source that is pinned is copied directly. Smaller sources are gathered in
 /// staging memory, so that many of them are one copy: a copy costs as much as 100 KB on the link.
 const LEAST_DIRECT: usize = 1 << 20;
+
+/// Streams of copies into device memory: while one goes from a copy to the next, another has the link.
+const LANES: usize = 2;
 
 /// A copy.
 #[derive(Debug, Clone, Copy)]
@@ -78,17 +81,18 @@ fn into_region(
     let parts: Vec<CopyJob> = from_device.iter().flat_map(|job| parts_of(*job, most)).collect();
     let pieces: Vec<Piece> = parts
         .iter()
-        .map(|part| Piece { device: part.from.span, direct: direct.then_some(part.to) })
+        .map(|part| Piece { device: part.from.span, direct: direct.then_some(part.to), lane: 0 })
         .collect();
     let transfer = Transfer {
         device,
         direction: Direction::FromDevice,
-        stream: stream.get(),
+        streams: &[stream.get()],
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&from_device)),
         stage: &|at, offset, staging| {
             bytes::copy(parts[at].to.part(offset, staging.bytes()), staging)
         },
+        then: None,
     };
     transfer.run(progress)
 }
@@ -105,7 +109,6 @@ pub fn into_device(
     if jobs.is_empty() {
         return Ok(());
     }
-    let stream = OwnedStream::new(device)?;
     let (mut direct, mut staged) = (Vec::new(), Vec::new());
     let cuda = device.capabilities().cuda;
     for job in jobs.iter().filter(|job| job.to.bytes() > 0) {
@@ -113,34 +116,40 @@ pub fn into_device(
         // The host device copies from any memory.
         let copyable = job.from.on_device || !cuda;
         if copyable || (large && device.backend().is_pinned(job.from.span)?) {
-            let piece = |part: CopyJob| Piece { device: part.to, direct: Some(part.from.span) };
-            direct.extend(parts_of(*job, DIRECT_PIECE_BYTES).map(piece));
+            direct.extend(
+                parts_of(*job, DIRECT_PIECE_BYTES).map(|part| (part.to, Some(part.from.span))),
+            );
         } else {
             staged.push(*job);
         }
     }
     staged.sort_by_key(|job| job.to.start());
-    let mut pieces = Vec::new();
+    let mut ends = Vec::new();
     for run in staged.chunk_by(|job, next| next.to.start() < job.to.end() + ALIGNMENT as usize) {
         let (first, last) = (run[0].to.start(), run[run.len() - 1].to.end());
         let run = memory.part(first - memory.start(), last - first);
-        pieces.extend(
-            (0..run.bytes())
-                .step_by(PIECE_BYTES)
-                .map(|offset| Piece { device: run.part(offset, PIECE_BYTES), direct: None }),
-        );
+        let offsets = (0..run.bytes()).step_by(PIECE_BYTES);
+        ends.extend(offsets.map(|offset| (run.part(offset, PIECE_BYTES), None)));
     }
-    // After the staged pieces, which overwrite the bytes between their targets.
-    pieces.append(&mut direct);
+    // Direct copies run after the staged pieces, which overwrite the bytes between their targets: only
+    // one stream keeps that order.
+    let lanes = if direct.is_empty() || ends.is_empty() { LANES } else { 1 };
+    ends.append(&mut direct);
+    let piece = |(at, (device, direct))| Piece { device, direct, lane: at % lanes };
+    let pieces: Vec<Piece> = ends.into_iter().enumerate().map(piece).collect();
+    let owned = (0..lanes.min(pieces.len())).map(|_| OwnedStream::new(device));
+    let owned = owned.collect::<Result<Vec<_>>>()?;
+    let streams: Vec<Stream> = owned.iter().map(OwnedStream::get).collect();
     let transfer = Transfer {
         device,
         direction: Direction::ToDevice,
-        stream: stream.get(),
+        streams: &streams,
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&staged)),
         stage: &|at, offset, staging| {
             copy_into_piece(&staged, pieces[at].device.part(offset, staging.bytes()), staging);
         },
+        then: None,
     };
     transfer.run(progress)
 }

@@ -37,6 +37,7 @@ mod pieces;
 #[cfg(test)]
 mod pieces_tests;
 mod quantize;
+mod quantize_arriving;
 pub mod rebalance;
 mod reconcile;
 mod replace;

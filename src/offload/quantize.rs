@@ -4,6 +4,7 @@ use crate::codec::in_memory;
 use crate::device::backend::Location;
 use crate::error::{Error, Result, fail};
 use crate::offload::device_plan::DevicePlan;
+use crate::offload::quantize_arriving::quantize_arriving;
 use crate::offload::state::OffloadState;
 use crate::os::in_order::{Pieces, in_order};
 use crate::os::mapping::Mapping;
@@ -16,11 +17,11 @@ use crate::status::{WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT};
 use crate::tensor::layout::Layout;
 
 /// Bytes of staging memory for a commit, at most: of device memory, and of pinned host memory where
-/// a source cannot be copied directly. They are freed when it ends.
+/// a source or a target cannot be copied directly. They are freed when it ends.
 pub const COMMIT_STAGING_BYTES: u64 = 128 << 20;
 
-/// Tensors that a CUDA device quantizes at the same time, at most: while one begins or ends, and
-/// waits, others keep the link busy. On the host device each is the work of one thread.
+/// Tensors that a CUDA device quantizes at the same time, at most, of those that do not arrive: while
+/// one begins or ends, and waits, others go on. On the host device each is the work of one thread.
 const TENSORS_AT_ONCE: usize = 4;
 
 /// Quantizes all parameters of a plan that are kept in FP8 and have a source.
@@ -32,52 +33,61 @@ pub fn quantize_all(
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     let Some(rule) = &plan.plan.options.quantize else { return Ok(()) };
-    let mut tasks = Vec::new();
+    let mut fills = Vec::new();
     for (at, source) in sources.iter().enumerate() {
         if let (Some(quantized), Some(source)) = (state.parameters[at].quantized.clone(), source) {
             let task = task_for(rule, state, at, &quantized.layout, *source)?;
-            tasks.push(Fill { task, is_encoded: quantized.encoded_bytes.is_some() });
+            fills.push(Fill { task, is_encoded: quantized.encoded_bytes.is_some() });
             let scales = state.find(&quantized.scales)?;
             [at, scales].into_iter().for_each(|filled| state.note_filled(filled));
         }
     }
-    let total = tasks.iter().map(source_bytes).sum();
-    let threads = threads_for(threads, total).min(tasks.len());
+    let total: usize = fills.iter().map(Fill::source_bytes).sum();
+    let mut all = FillProgress { done: 0, total, progress };
+    let (encoded, given): (Vec<&Fill>, Vec<&Fill>) = fills.iter().partition(|fill| fill.is_encoded);
+    let tasks: Vec<&QuantizeTask> = given.iter().map(|fill| &fill.task).collect();
+    let mut arrived = |_: Phase, done: u64, _: u64| all.report(done as usize).is_ok();
+    let progress = &mut Some(&mut arrived as &mut dyn FnMut(Phase, u64, u64) -> bool);
+    let done = quantize_arriving(&plan.device, &tasks, COMMIT_STAGING_BYTES, threads, progress)?;
+    let left = given.into_iter().zip(done).filter(|(_, done)| !done).map(|(fill, _)| fill);
+    let fills: Vec<&Fill> = encoded.into_iter().chain(left).collect();
+    let left = fills.iter().map(|fill| fill.source_bytes()).sum();
+    all.done = total - left;
+    let threads = threads_for(threads, left).min(fills.len());
     let at_once = match plan.device.capabilities().cuda {
         true => threads.min(TENSORS_AT_ONCE),
         false => threads,
     };
-    let mut all = FillProgress { done: 0, total, progress };
     let alone = match at_once {
-        0 | 1 => tasks,
-        _ => run_at_once(plan, at_once, tasks, &mut all)?,
+        0 | 1 => fills,
+        _ => run_at_once(plan, at_once, fills, &mut all)?,
     };
     if alone.is_empty() {
         return Ok(());
     }
     let quantizer = Quantizer::new(&plan.device, COMMIT_STAGING_BYTES)?;
-    for task in &alone {
+    for fill in alone {
         let before = all.done;
         let mut within = |_: Phase, done: u64, _: u64| all.report(before + done as usize).is_ok();
-        task.run(&quantizer, &mut Some(&mut within))?;
-        all.done = before + source_bytes(task);
+        fill.run(&quantizer, &mut Some(&mut within))?;
+        all.done = before + fill.source_bytes();
     }
     Ok(())
 }
 
 /// Quantizes several tensors at the same time, each with its part of the staging memory. Returns
 /// those that need more of it: that do not fit their part, or would be read twice.
-fn run_at_once(
+fn run_at_once<'a>(
     plan: &DevicePlan,
     at_once: usize,
-    tasks: Vec<Fill>,
+    fills: Vec<&'a Fill>,
     all: &mut FillProgress<'_, '_>,
-) -> Result<Vec<Fill>> {
+) -> Result<Vec<&'a Fill>> {
     let staging_bytes = COMMIT_STAGING_BYTES / at_once as u64;
     let quantizers: Vec<_> =
         (0..at_once).map(|_| Quantizer::new(&plan.device, staging_bytes)).collect::<Result<_>>()?;
-    let fits = |one: &Fill| matches!(quantizers[0].passes(&one.task), Ok(1));
-    let (fitting, alone): (Vec<_>, Vec<_>) = tasks.into_iter().partition(fits);
+    let fits = |one: &&Fill| matches!(quantizers[0].passes(&one.task), Ok(1));
+    let (fitting, alone): (Vec<_>, Vec<_>) = fills.into_iter().partition(fits);
     let idle = Mutex::new(quantizers);
     let work = |at: usize, _: usize| {
         // There are as many as threads.
@@ -90,7 +100,7 @@ fn run_at_once(
         done
     };
     let mut end = |at: usize| {
-        all.done += source_bytes(&fitting[at]);
+        all.done += fitting[at].source_bytes();
         all.report(all.done)
     };
     let pieces = Pieces { count: fitting.len(), parts: 1, ahead: 2 * at_once };
@@ -124,17 +134,17 @@ impl Fill {
         let Self { task, is_encoded: true } = self else {
             return quantizer.run(&self.task, progress).map(drop);
         };
-        let memory = Mapping::anonymous(source_bytes(self))?;
-        let decoded = memory.span().part(0, source_bytes(self));
+        let memory = Mapping::anonymous(self.source_bytes())?;
+        let decoded = memory.span().part(0, self.source_bytes());
         in_memory::decode(task.unquantized.span, 0, decoded, true, 0)?;
         let task = QuantizeTask { unquantized: Location::host(decoded), ..task.clone() };
         quantizer.run(&task, progress).map(drop)
     }
-}
 
-/// Bytes of the numbers that are quantized.
-fn source_bytes(fill: &Fill) -> usize {
-    fill.task.layout.span_bytes() as usize
+    /// Bytes of the numbers that are quantized.
+    fn source_bytes(&self) -> usize {
+        self.task.layout.span_bytes() as usize
+    }
 }
 
 /// The task that quantizes a source to where a parameter and its scales are kept.

@@ -99,6 +99,22 @@ impl Chunks {
         )
     }
 
+    /// One pass in chunks of at most `most` bytes that are copied to the device, or of a row of
+    /// blocks if that has more. `None` if a chunk needs more than `limit` bytes.
+    pub fn of_loaded_bytes(
+        grid: &ScaleGrid,
+        needs: StagingNeeds,
+        most: u64,
+        limit: u64,
+    ) -> Option<Self> {
+        let blocks = &grid.blocks;
+        let count = most / (blocks.block_rows * needs.row_in).max(1);
+        let rows = (count.max(1) * blocks.block_rows).min(blocks.rows);
+        let lane_bytes = Self::one_pass_bytes(grid, needs, rows);
+        let chunks = Self { rows, lanes: 1, scales_first: false, lane_bytes, scale_bytes: 0 };
+        (lane_bytes <= limit).then_some(chunks)
+    }
+
     /// Bytes of a lane for chunks of `rows` rows with their own scales.
     fn one_pass_bytes(grid: &ScaleGrid, needs: StagingNeeds, rows: u64) -> u64 {
         let scales = grid.scales_of(0, rows);

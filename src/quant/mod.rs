@@ -1,6 +1,7 @@
 //! Quantizes tensors to FP8 and dequantizes them, through staging memory of bounded size.
 
-mod chunking;
+pub mod arriving;
+pub mod chunking;
 mod gather;
 mod passes;
 mod pipeline;

@@ -9,7 +9,9 @@ use crate::os::parallel::{Phase, Progress, report};
 use crate::os::span::Span;
 use crate::quant::chunking::ALIGNMENT;
 use crate::quant::gather::is_packed;
-use crate::quant::pipeline::{AbsmaxOutput, Pipeline, PipelineLane, RowRange};
+use crate::quant::pipeline::{
+    AbsmaxOutput, ChunkParts, LoadedRows, Pipeline, PipelineLane, RowRange,
+};
 use crate::quant::task::Direction;
 use crate::quant::workspace::Workspace;
 
@@ -65,7 +67,7 @@ impl Pipeline<'_> {
     }
 
     /// The rows of each chunk of a matrix.
-    fn ranges(&self, matrix: u64) -> impl Iterator<Item = RowRange> + use<> {
+    pub fn ranges(&self, matrix: u64) -> impl Iterator<Item = RowRange> + use<> {
         let (rows, step) = (self.grid.blocks.rows, self.chunks.rows.max(1));
         (0..rows.div_ceil(step)).map(move |at| RowRange {
             matrix,
@@ -85,22 +87,48 @@ impl Pipeline<'_> {
             let nonfinite = lanes.nonfinite;
             let lane = lanes.take_next();
             self.finish(lane)?;
-            let mut parts = Parts(lane.staging);
-            let rows_in = parts.take(range.count() * self.needs.row_in);
-            let rows_out = parts.take(range.count() * self.needs.row_out);
-            let count = self.grid.scales_of(range.begin, range.end);
-            let (absmax, inverses) = (parts.take(count * 4), parts.take(count * 4));
-            let stored = parts.take(count * self.task.scale_type.bytes());
-            self.device.backend().launch(Kernel::Zero { span: absmax }, lane.stream)?;
-            let output = Some(AbsmaxOutput { absmax, nonfinite });
-            let loaded = self.load(range, lane, rows_in, output)?;
-            self.launch_scales(absmax, stored, inverses, lane.stream)?;
-            let target = self.scales_at(matrix, self.grid.first_scale(range.begin), count);
-            self.device.copy(target, stored, lane.stream)?;
-            self.convert(range, &loaded, inverses, rows_out, lane)?;
+            let parts = self.chunk_parts(range, lane.staging);
+            let output = AbsmaxOutput { absmax: parts.absmax, nonfinite };
+            self.device.backend().launch(Kernel::Zero { span: parts.absmax }, lane.stream)?;
+            let loaded = self.load(range, lane, parts.rows_in, Some(output))?;
+            self.store(range, &loaded, &parts, lane)?;
             self.report_rows(lanes, range.count(), progress)?;
         }
         Ok(())
+    }
+
+    /// Divides the staging memory of a lane for a chunk that has its own scales.
+    pub fn chunk_parts(&self, range: RowRange, staging: Span) -> ChunkParts {
+        let mut parts = Parts(staging);
+        let count = self.grid.scales_of(range.begin, range.end);
+        ChunkParts {
+            rows_in: parts.take(range.count() * self.needs.row_in),
+            rows_out: parts.take(range.count() * self.needs.row_out),
+            absmax: parts.take(count * 4),
+            inverses: parts.take(count * 4),
+            scales: parts.take(count * self.task.scale_type.bytes()),
+        }
+    }
+
+    /// Computes the scales of a chunk that was loaded, and converts it.
+    pub fn store(
+        &self,
+        range: RowRange,
+        loaded: &LoadedRows,
+        parts: &ChunkParts,
+        lane: &mut PipelineLane<'_>,
+    ) -> Result<()> {
+        let (first, count) = (self.grid.first_scale(range.begin), parts.absmax.bytes() as u64 / 4);
+        let target = self.scales_at(range.matrix, first, count);
+        // A copy on the device may wait for the copies of other lanes.
+        let aligned = (target.start() as u64).is_multiple_of(self.task.scale_type.bytes());
+        let direct = self.task.scales.on_device && aligned;
+        let scales = if direct { target } else { parts.scales };
+        self.launch_scales(parts.absmax, scales, parts.inverses, lane.stream)?;
+        if !direct {
+            self.device.copy(target, scales, lane.stream)?;
+        }
+        self.convert(range, loaded, parts.inverses, parts.rows_out, lane)
     }
 
     /// Converts a matrix whose scales are needed first: they are given, or computed in a pass of

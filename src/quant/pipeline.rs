@@ -16,7 +16,7 @@ pub struct Pipeline<'a> {
     pub device: &'a Arc<Device>,
     pub task: &'a QuantizeTask,
     pub source_type: SourceType,
-    pub grid: &'a ScaleGrid,
+    pub grid: ScaleGrid,
     pub needs: StagingNeeds,
     pub chunks: Chunks,
 }
@@ -54,6 +54,16 @@ pub struct LoadedRows {
     /// Address of the first element.
     pub address: u64,
     pub blocks: Blocks,
+}
+
+/// The parts of a lane's staging memory for a chunk that has its own scales.
+pub struct ChunkParts {
+    pub rows_in: Span,
+    pub rows_out: Span,
+    pub absmax: Span,
+    pub inverses: Span,
+    /// The scales as they are stored.
+    pub scales: Span,
 }
 
 /// Where the largest absolute values of blocks are computed.

@@ -16,9 +16,7 @@ use crate::quant::gather::is_packed;
 use crate::quant::pipeline::Pipeline;
 use crate::quant::task::{Direction, QuantizeResult, QuantizeTask};
 use crate::quant::workspace::Workspace;
-use crate::status::{
-    WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_FINITE, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED,
-};
+use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_UNALIGNED};
 use crate::tensor::fp8::SourceType;
 use crate::tensor::scale_grid::ScaleGrid;
 
@@ -85,7 +83,7 @@ impl Quantizer {
     pub fn passes(&self, task: &QuantizeTask) -> Result<u32> {
         let source_type = SourceType::of(task.layout.dtype())?;
         let grid = ScaleGrid::new(&task.layout, task.block)?;
-        let needs = self.staging_needs(task, source_type, &grid)?;
+        let needs = staging_needs(&self.device, task, source_type, &grid)?;
         Ok(passes(&self.chunks(&grid, needs)?, needs))
     }
 
@@ -96,10 +94,7 @@ impl Quantizer {
 
     /// Runs a task. Returns when all bytes are written.
     pub fn run(&self, task: &QuantizeTask, progress: &mut Progress<'_>) -> Result<QuantizeResult> {
-        let source_type = SourceType::of(task.layout.dtype())?;
-        let grid = ScaleGrid::new(&task.layout, task.block)?;
-        check_bytes("FP8 tensor", task.quantized, task.layout.elements())?;
-        check_bytes("scales", task.scales, grid.all_scales() * task.scale_type.bytes())?;
+        let (source_type, grid) = checked(task)?;
         if task.layout.elements() == 0 {
             return Ok(QuantizeResult::default());
         }
@@ -107,52 +102,14 @@ impl Quantizer {
         self.device.backend().check_process()?;
         let _running = RunningGuard::new(self)?;
         let mut workspace = sync::lock(&self.workspace);
-        let needs = self.staging_needs(task, source_type, &grid)?;
+        let needs = staging_needs(&self.device, task, source_type, &grid)?;
         let chunks = self.chunks(&grid, needs)?;
         workspace.reserve(&self.device, chunks.bytes())?;
-        let (device, grid) = (&self.device, &grid);
-        let pipeline = Pipeline { device, task, source_type, grid, needs, chunks };
+        let pipeline = Pipeline { device: &self.device, task, source_type, grid, needs, chunks };
         let nonfinite = self.run_counted(&pipeline, &mut workspace, progress)?;
-        if task.reject_nonfinite && nonfinite > 0 {
-            fail!(
-                WB_ERR_NOT_FINITE,
-                "{nonfinite} of {} numbers are NaN or infinite, which the options reject: what was written \
-                 must not be used",
-                task.layout.elements()
-            );
-        }
+        task.check_finite(nonfinite)?;
         let passes = passes(&chunks, needs);
         Ok(QuantizeResult { nonfinite, staging_bytes: chunks.bytes(), passes })
-    }
-
-    fn staging_needs(
-        &self,
-        task: &QuantizeTask,
-        source_type: SourceType,
-        grid: &ScaleGrid,
-    ) -> Result<StagingNeeds> {
-        // The kernels of the host device read and write all memory directly, and share what they
-        // write.
-        let cuda = self.device.capabilities().cuda;
-        let row_bytes = |location: Location, bytes: u64| match location.on_device || !cuda {
-            true => 0,
-            false => grid.blocks.cols * bytes,
-        };
-        let unquantized = row_bytes(task.unquantized, source_type.bytes());
-        let quantized = row_bytes(task.quantized, 1);
-        let (row_in, row_out) = match task.direction {
-            Direction::Quantize => (unquantized, quantized),
-            Direction::Dequantize => (quantized, unquantized),
-        };
-        if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&grid.blocks) {
-            fail!(
-                WB_ERR_NOT_SUPPORTED,
-                "dequantizing into host memory supports only layouts without gaps: give a contiguous layout, \
-                 or device memory"
-            );
-        }
-        let given_scales = task.use_given_scales || task.direction == Direction::Dequantize;
-        Ok(StagingNeeds { row_in, row_out, scale: task.scale_type.bytes(), given_scales })
     }
 
     /// Runs a pipeline, and waits for all that it has queued, also after an error. Returns the
@@ -182,6 +139,46 @@ impl Quantizer {
         done?;
         Ok(bytes::read_u64(readback))
     }
+}
+
+/// Type and blocks of a task whose targets have as many bytes as they need.
+pub(super) fn checked(task: &QuantizeTask) -> Result<(SourceType, ScaleGrid)> {
+    let source_type = SourceType::of(task.layout.dtype())?;
+    let grid = ScaleGrid::new(&task.layout, task.block)?;
+    check_bytes("FP8 tensor", task.quantized, task.layout.elements())?;
+    check_bytes("scales", task.scales, grid.all_scales() * task.scale_type.bytes())?;
+    Ok((source_type, grid))
+}
+
+/// Rows and scales that need staging memory.
+pub(super) fn staging_needs(
+    device: &Device,
+    task: &QuantizeTask,
+    source_type: SourceType,
+    grid: &ScaleGrid,
+) -> Result<StagingNeeds> {
+    // The kernels of the host device read and write all memory directly, and share what they
+    // write.
+    let cuda = device.capabilities().cuda;
+    let row_bytes = |location: Location, bytes: u64| match location.on_device || !cuda {
+        true => 0,
+        false => grid.blocks.cols * bytes,
+    };
+    let unquantized = row_bytes(task.unquantized, source_type.bytes());
+    let quantized = row_bytes(task.quantized, 1);
+    let (row_in, row_out) = match task.direction {
+        Direction::Quantize => (unquantized, quantized),
+        Direction::Dequantize => (quantized, unquantized),
+    };
+    if task.direction == Direction::Dequantize && row_out > 0 && !is_packed(&grid.blocks) {
+        fail!(
+            WB_ERR_NOT_SUPPORTED,
+            "dequantizing into host memory supports only layouts without gaps: give a contiguous layout, \
+             or device memory"
+        );
+    }
+    let given_scales = task.use_given_scales || task.direction == Direction::Dequantize;
+    Ok(StagingNeeds { row_in, row_out, scale: task.scale_type.bytes(), given_scales })
 }
 
 /// How often the source is read.

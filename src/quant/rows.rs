@@ -108,7 +108,7 @@ impl Pipeline<'_> {
         event.wait(stream, WaitScope::Capture)
     }
 
-    fn launch_absmax(
+    pub fn launch_absmax(
         &self,
         source: u64,
         blocks: Blocks,
@@ -196,7 +196,7 @@ impl Pipeline<'_> {
     }
 
     /// Address of a row's first element in the unquantized tensor.
-    fn unquantized_address(&self, matrix: u64, row: u64) -> u64 {
+    pub fn unquantized_address(&self, matrix: u64, row: u64) -> u64 {
         let element = self.grid.start(matrix) + row as i64 * self.grid.blocks.row_stride;
         (self.task.unquantized.span.start() as u64 + self.task.layout.bytes_before())
             .wrapping_add_signed(element * self.source_type.bytes() as i64)

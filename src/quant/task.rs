@@ -1,6 +1,8 @@
 //! One tensor to quantize or to dequantize, and the result.
 
 use crate::device::backend::Location;
+use crate::error::{Result, fail};
+use crate::status::WB_ERR_NOT_FINITE;
 use crate::tensor::fp8::{Fp8Format, ScaleType};
 use crate::tensor::layout::Layout;
 
@@ -36,6 +38,21 @@ pub struct QuantizeTask {
     pub block: (u64, u64),
     /// Whether NaN and infinities are an error.
     pub reject_nonfinite: bool,
+}
+
+impl QuantizeTask {
+    /// Fails with `WB_ERR_NOT_FINITE` if the task rejects numbers that are NaN or infinite, and has some.
+    pub fn check_finite(&self, nonfinite: u64) -> Result<()> {
+        if self.reject_nonfinite && nonfinite > 0 {
+            fail!(
+                WB_ERR_NOT_FINITE,
+                "{nonfinite} of {} numbers are NaN or infinite, which the options reject: what was written \
+                 must not be used",
+                self.layout.elements()
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The result of a task.

@@ -151,6 +151,29 @@ static void large_pinned_sources_need_no_staging(wb_device *device)
     wb_buffer_release(memory);
 }
 
+/* The streams that are created for a fill from such memory, with those of the offloader. */
+static long long streams_of_fill(wb_device *device, unsigned char *memory)
+{
+    long long streams = double_called("cuStreamCreate");
+    if (filled_begin(&filled, device, memory, ALL)) {
+        CHECK_OK(wb_offloader_new(filled.plan, NULL, NULL, &filled.offloader, &error));
+    }
+    filled_end(&filled);
+    return double_called("cuStreamCreate") - streams;
+}
+
+static void copies_alternate_between_streams_unless_some_are_direct(wb_device *device)
+{
+    unsigned char *pageable = (unsigned char *)malloc(SOURCE_BYTES + 1);
+    wb_buffer *pinned = new_buffer(device, SOURCE_BYTES + 1);
+    REQUIRE(pageable != NULL && pinned != NULL);
+    /* Of pinned memory large parameters are copied directly, after the small ones. */
+    const long long mixed = streams_of_fill(device, (unsigned char *)buffer_info(pinned).data);
+    CHECK_SAME(streams_of_fill(device, pageable), mixed + 1);
+    wb_buffer_release(pinned);
+    free(pageable);
+}
+
 static void every_byte_arrives_from_device_memory_in_pageable_memory(wb_device *device)
 {
     wb_device_options pageable = WB_DEVICE_OPTIONS_INIT;
@@ -246,9 +269,85 @@ static void a_failed_copy_of_a_fill_leaves_nothing(wb_device *device)
     free(memory);
 }
 
+enum { MATRICES = 40, ROWS = 256, COLS = 96 };
+
+/* A plan that keeps so many matrices in FP8. */
+static wb_plan *plan_of_matrices(wb_device *device, uint64_t count)
+{
+    static float numbers[MATRICES][ROWS * COLS];
+    static wb_parameter parameters[MATRICES];
+    static char names[MATRICES][16];
+    const int64_t shape[] = {ROWS, COLS};
+    const wb_layout layout = layout_of(WB_DTYPE_F32, 2, shape, NULL, 0);
+    wb_quantize_options quantize = WB_QUANTIZE_OPTIONS_INIT;
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 16);
+    wb_plan *plan = NULL;
+    quantize.reject_nonfinite = 1;
+    options.transfer_mode = WB_TRANSFER_MODE_ON_DEMAND;
+    options.quantize = &quantize;
+    for (uint64_t i = 0; i < count; i++) {
+        const wb_parameter empty = WB_PARAMETER_INIT;
+        for (int at = 0; at < ROWS * COLS; at++) numbers[i][at] = (float)at;
+        snprintf(names[i], sizeof names[i], "layers.%d.w", (int)i);
+        parameters[i] = empty;
+        parameters[i].name = parameters[i].group = names[i];
+        parameters[i].layout = &layout;
+        parameters[i].source = numbers[i];
+    }
+    CHECK_OK(wb_plan_new(device, parameters, count, &options, &plan, &error));
+    return plan;
+}
+
+/* How often the host waits for a stream while so many matrices are quantized. */
+static long long waits_for_matrices(wb_device *device, uint64_t count)
+{
+    wb_plan *plan = plan_of_matrices(device, count);
+    wb_offloader *offloader = NULL;
+    long long waits = double_called("cuStreamSynchronize");
+    CHECK_OK(wb_offloader_new(plan, NULL, NULL, &offloader, &error));
+    waits = double_called("cuStreamSynchronize") - waits;
+    wb_offloader_release(offloader);
+    wb_plan_release(plan);
+    return waits;
+}
+
+static void the_calling_thread_waits_for_no_matrix(wb_device *device)
+{
+    CHECK_SAME(waits_for_matrices(device, MATRICES), waits_for_matrices(device, MATRICES / 4));
+}
+
+static void a_failed_fill_of_matrices_leaves_nothing(wb_device *device)
+{
+    static const char *const functions[] = {"cuMemAlloc_v2",   "cuStreamCreate", "cuEventCreate",
+                                            "cuMemcpyAsync",   "cuLaunchKernel", "cuMemsetD8Async",
+                                            "cuEventRecord",   "cuMemHostRegister_v2",
+                                            "cuStreamSynchronize"};
+    enum { MOST = 6 };
+    wb_plan *plan = plan_of_matrices(device, MATRICES / 4);
+    const wb_device_stats before = device_stats(device);
+    int failed = 0;
+    for (size_t i = 0; i < MOST * sizeof functions / sizeof *functions; i++) {
+        wb_offloader *offloader = NULL;
+        char failure[64];
+        snprintf(failure, sizeof failure, "%s:%d:2", functions[i / MOST], (int)(i % MOST) + 1);
+        double_set("WB_DOUBLE_DELAY_US", "200");
+        double_set("WB_DOUBLE_FAIL", failure);
+        failed += wb_offloader_new(plan, NULL, NULL, &offloader, &error) != WB_OK;
+        double_set("WB_DOUBLE_FAIL", "");
+        double_set("WB_DOUBLE_DELAY_US", "");
+        wb_offloader_release(offloader);
+        CHECK_STATS(device, before);
+    }
+    CHECK(failed >= 40);
+    wb_plan_release(plan);
+}
+
 CHECK_MAIN(CASE(every_byte_arrives_from_pageable_memory),
            CASE_ON(DOUBLE_ONLY, the_calling_thread_waits_for_no_piece),
            CASE(large_pinned_sources_need_no_staging),
+           CASE_ON(DOUBLE_ONLY, copies_alternate_between_streams_unless_some_are_direct),
            CASE(every_byte_arrives_from_device_memory_in_pageable_memory),
            CASE(a_cancelled_fill_leaves_nothing),
-           CASE_ON(DOUBLE_ONLY, a_failed_copy_of_a_fill_leaves_nothing))
+           CASE_ON(DOUBLE_ONLY, a_failed_copy_of_a_fill_leaves_nothing),
+           CASE_ON(DOUBLE_ONLY, the_calling_thread_waits_for_no_matrix),
+           CASE_ON(DOUBLE_ONLY, a_failed_fill_of_matrices_leaves_nothing))
