@@ -38,7 +38,7 @@ impl ArrivalMemory {
         self.memory.span().part(0, self.counts_bytes)
     }
 
-    /// The count of a tensor: its own, if there are as many.
+    /// The count of a tensor: its own if each tensor has one.
     fn count(&self, tensor: usize) -> Span {
         self.counts().part(tensor * COUNT_BYTES % self.counts_bytes, COUNT_BYTES)
     }
