@@ -408,8 +408,8 @@ wb_status wb_offloader_rebalance(const wb_offloader *offloader, uint64_t max_byt
  */
 #define WB_ADDRESS_COPIED_BY_GRAPHS 2
 /**
- * A resize or a rebalance that is not done moves the parameter, or some of it. What is changed in place
- * meanwhile may not be where it is afterwards.
+ * A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its bytes that is
+ * being made or exists already. What is changed in place meanwhile is not where it is afterwards.
  */
 #define WB_ADDRESS_MOVING 4
 
