@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, Callable
 
@@ -23,6 +23,7 @@ from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
 from ._moves import Moves
+from ._optimizers import follow_optimizers
 from ._steps import Steps, Verify
 from ._tensors import (
     address_of,
@@ -108,6 +109,7 @@ class Weights(Steps):
             self._moves = Moves(self, plan.keep_host_copy)
             self.offloader.around_moves = self._moves.around
         _offloaded.add(self)
+        follow_optimizers(self)
 
     def _scales(self, plan: Plan, found: list[Weight]) -> Iterator[Weight]:
         """Adds the scales of the plan to the model, which has none, as parameters."""
@@ -357,6 +359,15 @@ class Weights(Steps):
     def follow(self, some: Iterable[Weight]) -> None:
         """Takes notice of what was done to offloaded weights outside of their layers."""
         follow(self, some)
+
+    def changed_by_optimizer(self, ids: Set[int]) -> None:
+        """Takes notice of a step of an optimizer that has the tensors with these ids."""
+        if self.offloader.closed or self.is_capturing() or ids.isdisjoint(self._held):
+            return
+        with self.lock:
+            self._copies_are_old = True
+            if any(window.holds(ids) for window in self.experts.values()):
+                self.reset_experts()
 
     def follow_within(self, module: torch.nn.Module) -> None:
         """Takes notice of what was done to the weights in a module."""

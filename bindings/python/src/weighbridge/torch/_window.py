@@ -22,13 +22,18 @@ Forward = Callable[..., Any]
 class Use:
     """A weight in the slot of a group."""
 
-    __slots__ = ("address", "handle", "references", "slot", "storage", "traced", "users", "weight")
+    __slots__ = (
+        *("address", "handle", "references", "slot", "statistics_of", "storage", "traced"),
+        *("users", "weight"),
+    )
 
     def __init__(self, weight: Weight, slot: torch.Tensor, traced: torch.Tensor) -> None:
         self.weight = weight
         self.slot = slot
         self.traced = traced
         """The same memory for compiled code, by a storage of its own."""
+        self.statistics_of = [h.module for h in weight.holders if h.is_buffer()]
+        """The modules that have it as a buffer."""
         self.address = slot.data_ptr()
         self.handle = slot.untyped_storage()
         self.storage = self.handle._cdata
@@ -38,6 +43,11 @@ class Use:
     def count(self) -> None:
         """Takes what uses the slot now for what uses it outside of the forward."""
         self.users, self.references = users_of(self.storage), sys.getrefcount(self.handle)
+
+    def may_have_changed(self, version: int) -> bool:
+        """Returns whether the slot may have other bytes than home; ``version`` is PyTorch's count.
+        Running statistics, which are changed in training, are not counted."""
+        return version != self.weight.version or any(m.training for m in self.statistics_of)
 
     def bytes_before(self) -> torch.Tensor:
         """Returns bytes of the weight that a forward with the weight at home does not change."""
@@ -146,7 +156,7 @@ class Window:
                 tensor, home = weight.tensor, weight.home
                 if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
                     version = version_of(tensor)  # which other memory does not change
-                    if version != weight.version:
+                    if use.may_have_changed(version):
                         if weight.closed:
                             changed.append((weight, use.slot.clone()))
                         elif weight.home_address != use.address:
