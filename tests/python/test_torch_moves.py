@@ -298,7 +298,18 @@ def test_what_a_weight_has_left_raises():
     pair.remove()
 
 
-def test_what_stays_where_it_is_can_be_used_on():
+def test_exchanged_memory_goes_with_the_weights():
+    pair = Pair()
+    for model in (pair.model, pair.twin):
+        first, second = (model.layers[at].weight for at in range(2))
+        first.data, second.data = second.data, first.data
+    pair.up()
+    assert torch.equal(pair.model(pair.x), pair.twin(pair.x))
+    pair.check("after a resize")
+    pair.remove()
+
+
+def test_memory_that_no_weight_leaves_is_used_on():
     pair = Pair()
     kept = [p.data for p in pair.model.parameters()]
     pair.down()

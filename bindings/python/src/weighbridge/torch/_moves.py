@@ -58,14 +58,14 @@ class Moves:
             if self._is_around or weights.is_capturing() or weights.offloader.closed:
                 yield  # in a capture to what raises
                 return
-            weights.finish()  # what is queued may use, or change, any weight
+            weights.finish()  # queued work may use, or change, any weight
             separate(weights)
             self._prepare(what == "begin" or (what == "rebalance" and self._keeps_host_copies))
             self._is_around = True
             try:
                 yield
                 if what == "rebalance" and not weights.runs:
-                    self._settle()
+                    self._finish_rebalance()
             finally:
                 self._is_around = False
                 self._follow()
@@ -124,7 +124,7 @@ class Moves:
 
     # After.
 
-    def _settle(self) -> None:
+    def _finish_rebalance(self) -> None:
         """Waits a moment for the copies of a rebalance, which are small: parameters in pieces are
         not."""
         offloader, stream = self._weights.offloader, self._weights.stream()
@@ -150,7 +150,7 @@ class Moves:
             for memory in left:
                 refuse(memory, _LEFT)
         self._restore()
-        # What moves has changed if it is no longer what it was when it began to.
+        # A moving weight has changed if it is no longer what it was when it began to.
         ended = _by_address([*moved, *before])
         begun = _by_address(weight for weight in self._moving if weight not in before)
         moving = _by_address(self._moving)
