@@ -123,8 +123,10 @@ def test_a_call_that_finds_too_few_slots_reads_in_place(where):
     handle = offload(model)
 
     def resize(share):
-        """As others do, of whom the handle does not know."""
-        handle.offloader.resize(int(every * share), handle._weights.stream(), wait=False)
+        """As callers of the C interface do, of whom the handle does not know."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(handle.offloader, "around_moves", None)
+            handle.offloader.resize(int(every * share), handle._weights.stream(), wait=False)
 
     resize(1.0)
     logits(model, 6)

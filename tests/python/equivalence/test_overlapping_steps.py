@@ -41,6 +41,25 @@ def test_changes_between_steps_count(compare, change):
     compare(Net, change, overlap_steps=True)
 
 
+@pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}, {}])
+def test_steps_of_optimizers_count(compare, how):
+    """PyTorch does not count what fused ones change."""
+
+    def use(model):
+        found = []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **how)
+        for _ in range(3):
+            found.append(forward(model))
+            device = model.head.weight.device
+            model(torch.tensor([[1, 7, 3]], device=device)).square().mean().backward()
+            found.append(forward(model))  # whose end copies for the next step
+            optimizer.step()
+            optimizer.zero_grad()
+        return found
+
+    compare(Net, use, overlap_steps=True)
+
+
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
 def test_the_first_copies_begin_in_the_step_before(compare):
     model = compare.made(Net)

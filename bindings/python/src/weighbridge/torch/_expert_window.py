@@ -114,6 +114,10 @@ class ExpertWindow:
             for weight, layout in zip(self._held, self._layouts)
         )
 
+    def holds(self, ids: Set[int]) -> bool:
+        """Returns whether any of the weights has one of these ids."""
+        return any(id(weight.tensor) in ids for weight in self._held)
+
     def changed(self) -> bool:
         """Returns whether PyTorch counts changes of the weights that slots may not have."""
         return [version_of(weight.tensor) for weight in self._held] != self._versions

@@ -27,6 +27,8 @@ class Steps:
         self.verify = verify
         self._host_stream = host_stream
         self._overlap_steps = overlap_steps
+        self._copies_are_old = False
+        """Whether slots may have copies of weights that were changed since."""
         self.turns = Turns()
         self.lock = self.turns.lock
         """Held while a layer runs, so that threads take turns."""
@@ -63,7 +65,7 @@ class Steps:
         if not self._running:
             # Once a step was captured, what replays have left in slots is unknown.
             self._overlap_steps &= not self.is_capturing()
-            if not self._overlap_steps:
+            if not self._overlap_steps or self._copies_are_old:
                 self.begin_step()
         self._running += 1
         self.turns.runs = threading.get_ident()
@@ -92,6 +94,7 @@ class Steps:
         """Begins a step, which reads the weights as they are now, however they were changed."""
         self._acquired.clear()
         self.offloader.begin_step(self.stream())
+        self._copies_are_old = False
 
     def acquire_group(self, group: int) -> None:
         """Makes the current stream wait until a group is on the device."""
@@ -99,11 +102,16 @@ class Steps:
             captures, self._captures = self._captures, self.is_capturing()
             # Eager calls and captured ones are of different steps.
             begins = group in self._acquired or not self._acquired or captures != self._captures
-            if begins and not self._overlap_steps:
+            if (begins and not self._overlap_steps) or self._copies_are_old:
                 self.begin_step()
             self._acquired.add(group)
         self.offloader.acquire_group(group, self.stream())
         self.finish_on_host()
+
+    def finish(self) -> None:
+        """Waits for the work queued on the current stream."""
+        if self._host_stream is None:
+            torch.cuda.current_stream(self.device).synchronize()
 
     def finish_on_host(self) -> None:
         """Waits for the queued work if PyTorch runs on the host, which waits for no stream."""

@@ -22,13 +22,18 @@ Forward = Callable[..., Any]
 class Use:
     """A weight in the slot of a group."""
 
-    __slots__ = ("address", "handle", "references", "slot", "storage", "traced", "users", "weight")
+    __slots__ = (
+        *("address", "handle", "references", "slot", "statistics_of", "storage", "traced"),
+        *("users", "weight"),
+    )
 
     def __init__(self, weight: Weight, slot: torch.Tensor, traced: torch.Tensor) -> None:
         self.weight = weight
         self.slot = slot
         self.traced = traced
         """The same memory for compiled code, by a storage of its own."""
+        self.statistics_of = [h.module for h in weight.holders if h.is_buffer()]
+        """The modules that have it as a buffer."""
         self.address = slot.data_ptr()
         self.handle = slot.untyped_storage()
         self.storage = self.handle._cdata
@@ -38,6 +43,16 @@ class Use:
     def count(self) -> None:
         """Takes what uses the slot now for what uses it outside of the forward."""
         self.users, self.references = users_of(self.storage), sys.getrefcount(self.handle)
+
+    def may_have_changed(self, version: int) -> bool:
+        """Returns whether the slot may have other bytes than home; ``version`` is PyTorch's count.
+        Running statistics, which are changed in training, are not counted."""
+        return version != self.weight.version or any(m.training for m in self.statistics_of)
+
+    def bytes_before(self) -> torch.Tensor:
+        """Returns bytes of the weight that a forward with the weight at home does not change."""
+        found = bytes_of(self.slot)
+        return found.clone() if self.weight.home_address == self.address else found
 
     def is_kept(self) -> bool:
         """Returns whether something uses the slot that does not outside of the forward."""
@@ -141,17 +156,17 @@ class Window:
                 tensor, home = weight.tensor, weight.home
                 if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
                     version = version_of(tensor)  # which other memory does not change
-                    if version != weight.version:
-                        if weight.compressed:
+                    if use.may_have_changed(version):
+                        if weight.closed:
                             changed.append((weight, use.slot.clone()))
-                        else:
+                        elif weight.home_address != use.address:
                             copy_bytes(use.slot, home)
                         weight.version = version
                     tensor.data = home
         finally:
             self._weights.release_group(self.group)
         for weight, now in changed:
-            self._weights.replace_compressed(weight, now)
+            self._weights.replace_closed(weight, now)
 
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""
@@ -175,16 +190,17 @@ class Window:
         try:
             homes = [use.weight.tensor.untyped_storage() for use in self.uses]
             before = [references_to(home) for home in homes]
+            had = [use.bytes_before() for use in self.uses]
             result = forward(*args, **kwargs)
             after = [references_to(home) for home in homes]
             reasons = {}
-            for use, was, now in zip(self.uses, before, after):
+            for use, was, now, old in zip(self.uses, before, after, had):
                 weight = use.weight
                 if not weight.is_at_home():
                     continue  # given other memory: followed at the next run
                 if now > was:
                     reasons[weight] = "kept after the forward of its layer"
-                elif not torch.equal(bytes_of(weight.tensor), bytes_of(use.slot)):
+                elif not torch.equal(bytes_of(weight.tensor), old):
                     reasons[weight] = "changed by the forward of its layer"
         finally:
             self._weights.release_group(self.group)
@@ -194,7 +210,7 @@ class Window:
 
     def keep_at_home(self, reasons: dict[Weight, str]) -> None:
         """Never puts these weights into the slot again."""
-        reasons = {weight: why for weight, why in reasons.items() if not weight.compressed}
+        reasons = {weight: why for weight, why in reasons.items() if not weight.closed}
         if reasons:
             self._weights.in_place.update({weight.name: why for weight, why in reasons.items()})
             self.set([use for use in self.uses if use.weight not in reasons])
@@ -202,10 +218,10 @@ class Window:
     def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
         """Returns whether no weight is to be put into the slot in this run."""
         if not self.uses or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
-            if any(use.weight.compressed for use in self.uses):
+            if any(use.weight.closed for use in self.uses):
                 raise RuntimeError(
-                    "asked to record the operations of a layer whose weights are compressed: call "
-                    "remove() first, or leave out compress"
+                    "asked to record the operations of a layer of an offloaded model with "
+                    f"{self._weights.closed_words}: call remove() first"
                 )
             return True  # what records the operations would record the slots
         if self.compiled.needs_gradient(args, kwargs):
