@@ -5,9 +5,9 @@ use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::memory::transfer::{DIRECT_PIECE_BYTES, Direction, PIECE_BYTES, Piece, Transfer};
+use crate::memory::transfer::{DIRECT_PIECE_BYTES, Direction, PIECE_BYTES, Pages, Piece, Transfer};
 use crate::os::bytes;
-use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::parallel::{Phase, Progress, in_pieces, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
@@ -86,11 +86,13 @@ fn into_region(
         stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&from_device)),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
-            bytes::copy(parts[at].to.part(offset, staging.bytes()), staging)
+            bytes::copy(parts[at].to.part(offset, staging.bytes()), staging);
+            Ok(())
         },
     };
-    transfer.run(progress)
+    run(&transfer, progress)
 }
 
 /// Copies into `memory` of the device, in which all targets lie. Returns when all bytes are there.
@@ -138,11 +140,23 @@ pub fn into_device(
         stream: stream.get(),
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&staged)),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
             copy_into_piece(&staged, pieces[at].device.part(offset, staging.bytes()), staging);
+            Ok(())
         },
     };
-    transfer.run(progress)
+    run(&transfer, progress)
+}
+
+/// Makes a transfer, and reports its progress.
+fn run(transfer: &Transfer<'_>, progress: &mut Progress<'_>) -> Result<()> {
+    let total = transfer.pieces.iter().map(|piece| piece.device.bytes()).sum();
+    let mut done = 0;
+    transfer.run(&mut |at| {
+        done += transfer.pieces[at].device.bytes();
+        report(progress, Phase::Read, done, total)
+    })
 }
 
 /// Makes one copy into device memory.

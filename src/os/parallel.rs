@@ -9,9 +9,9 @@ use crate::os::sync;
 use crate::os::sync::{Mutex, thread};
 use crate::status::WB_ERR_CANCELLED;
 
-/// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads and
-/// to cancel soon.
-const PIECE: usize = 32 << 20;
+/// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads, to
+/// share the work on staging memory among some, and to cancel soon.
+const PIECE: usize = 8 << 20;
 /// More threads did not make pages present faster on any machine measured.
 const MOST_THREADS: usize = 16;
 
