@@ -476,13 +476,15 @@ class Bench:
             sleeps.append(weights.resize(0))
             wakes.append(weights.resize(whole))
             weights.check("awake")
-        what = "to their host copies" if keep else "to pinned buffers, which are allocated"
+        what = "to their host copies" if keep else "to new pageable memory, through staging memory"
         self.figure(f"{label}.sleep", sleeps, f"resident layers, {what}")
-        self.figure(f"{label}.wake", wakes, "resident layers")
+        self.figure(f"{label}.wake", wakes, "resident layers, from there")
         if not keep and self.machine.cuda:
             moved = whole - weights.slots
             rate = moved / min(sleeps) / self.to_host_rate()
             self.bar("sleep without host copies, part of the rate to the host", rate, ">=", 0.9)
+            rate = moved / min(wakes) / self.machine.copy_rate
+            self.bar("wake without host copies, part of the copy engine's peak", rate, ">=", 0.8)
         weights.resize(weights.slots)
         self.figure(f"{label}.decode", self.machine.seconds_of(weights.step), "read in place")
         weights.close()

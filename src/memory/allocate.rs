@@ -2,9 +2,11 @@
 //! pages, and registered once.
 
 use crate::device::device::Device;
+use crate::device::policy::Tristate;
 use crate::error::{Result, fail, format_bytes};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, NumaPolicy, Origin, Parts};
 use crate::memory::pin::Pins;
+use crate::os::cgroup::Reservation;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::page::huge_page_bytes;
 use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
@@ -22,6 +24,18 @@ impl Buffer {
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>> {
         Self::allocate(device, bytes, options, progress).map(Arc::new)
+    }
+
+    /// Allocates pageable memory whose pages are not present: what makes them so, by writing to them, does it in
+    /// the reservation.
+    pub fn alloc_absent(device: &Arc<Device>, bytes: usize) -> Result<(Arc<Self>, Reservation)> {
+        device.backend().check_process()?;
+        let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
+        let allocation = Allocation { device, bytes, options: &options, progress: &mut None };
+        let (mapping, reservation) = allocation.map_absent()?;
+        let fallback_reason = options.pageable_reason(device);
+        let parts = Parts { fallback_reason, ..allocation.parts(mapping) };
+        Ok((Arc::new(Self::assemble(device, parts)), reservation))
     }
 
     pub(super) fn allocate(
@@ -131,26 +145,37 @@ impl Allocation<'_, '_> {
         Ok(())
     }
 
-    /// Maps memory and makes all pages present, with the node and the pages asked for.
-    fn map(&mut self) -> Result<Mapping> {
+    /// The huge pages asked for, if the memory is as large as one.
+    fn huge_pages(&self) -> HugePages {
+        match self.options.huge_pages {
+            HugePages::Try if self.bytes < huge_page_bytes() => HugePages::Off,
+            asked => asked,
+        }
+    }
+
+    /// Maps memory with the node and the pages asked for, of which none is present.
+    fn map_absent(&self) -> Result<(Mapping, Reservation)> {
         let reservation = cgroup::reserve(self.bytes)?;
         let mapping = Mapping::anonymous(self.bytes)?;
         let span = mapping.span();
-        let huge_pages = match self.options.huge_pages {
-            HugePages::Try if self.bytes < huge_page_bytes() => HugePages::Off,
-            asked => asked,
-        };
-        mapping::advise_huge_pages(span, huge_pages)?;
+        mapping::advise_huge_pages(span, self.huge_pages())?;
         match (self.options.numa, self.device.capabilities().numa_node) {
             (NumaPolicy::Node(node), _) => mapping::bind_to_node(span, node, true)?,
             (NumaPolicy::Device, Some(node)) => mapping::bind_to_node(span, node, false)?,
             (NumaPolicy::Device, None) | (NumaPolicy::Any, _) => {}
         }
+        Ok((mapping, reservation))
+    }
+
+    /// As [`Allocation::map_absent`], and makes all pages present.
+    fn map(&mut self) -> Result<Mapping> {
+        let (mapping, reservation) = self.map_absent()?;
+        let span = mapping.span();
         let threads = threads_for(self.options.threads, span.bytes());
         in_pieces(span, threads, Phase::Fault, self.progress, &|piece| {
             reservation.fault(piece, || bytes::fault_in(piece, true))
         })?;
-        if huge_pages == HugePages::Require {
+        if self.huge_pages() == HugePages::Require {
             check_huge_pages(span)?;
         }
         Ok(mapping)

@@ -6,8 +6,9 @@ use crate::device::backend::{Event, Stream};
 use crate::device::device::Device;
 use crate::error::{Result, catch_panic};
 use crate::memory::staging::Staging;
-use crate::os::in_order::{Pieces, in_order};
-use crate::os::parallel::{Phase, Progress, report, threads_for};
+use crate::os::in_order::{self, in_order};
+use crate::os::page::huge_page_bytes;
+use crate::os::parallel::threads_for;
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::os::{bytes, proc_maps};
@@ -24,11 +25,10 @@ pub const DIRECT_PIECE_BYTES: usize = 32 << 20;
 /// these is written and read at half the speed.
 const PART_BYTES: usize = 512 << 10;
 
-/// Parts of each piece; those beyond its end are empty.
-const PARTS: usize = PIECE_BYTES / PART_BYTES;
-
-/// Pieces of staging memory, at most.
+/// Pieces of staging memory, at most; and of memory with absent pages, where a part is as large as a huge
+/// page and takes a thread as long as four pieces take the link.
 const BUFFERS: usize = 4;
+const BUFFERS_OF_ABSENT: usize = 8;
 
 /// Every buffer begins at a multiple of this in the staging memory.
 const BUFFER_ALIGNMENT: usize = 256;
@@ -46,6 +46,32 @@ pub enum Direction {
     ToDevice,
     /// Into host memory.
     FromDevice,
+}
+
+/// Whether the pages of host memory are present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// They are, or it does not matter.
+    Present,
+    /// The threads make them present by writing to them, each of them whole huge pages: of threads in the same
+    /// one each would clear it.
+    Absent,
+}
+
+impl Pages {
+    fn part_bytes(self) -> usize {
+        match self {
+            Self::Present => PART_BYTES,
+            Self::Absent => huge_page_bytes().min(PIECE_BYTES),
+        }
+    }
+
+    fn buffers(self) -> usize {
+        match self {
+            Self::Present => BUFFERS,
+            Self::Absent => BUFFERS_OF_ABSENT,
+        }
+    }
 }
 
 /// A part of a transfer: at most [`PIECE_BYTES`] if it passes through staging memory.
@@ -72,16 +98,18 @@ pub struct Transfer<'a> {
     pub pieces: &'a [Piece],
     /// Threads that fill or empty staging memory.
     pub threads: usize,
+    /// Whether they find pages in host memory.
+    pub pages: Pages,
     /// Fills a part of the staging memory of a piece, or empties it: given the piece's index, the
     /// offset in the piece and the memory. Any thread calls it.
-    pub stage: &'a (dyn Fn(usize, usize, Span) + Sync),
+    pub stage: &'a (dyn Fn(usize, usize, Span) -> Result<()> + Sync),
     /// Queues what follows the copy of a piece on its stream, given the piece's index. The calling
     /// thread calls it.
     pub then: Option<&'a dyn Fn(usize, Stream) -> Result<()>>,
 }
 
 /// What a transfer uses: as many buffers as pieces can be in progress, and an event for each.
-struct Workspace {
+pub struct Workspace {
     staging: Option<Staging>,
     /// Bytes of each buffer in the staging memory.
     buffer_bytes: usize,
@@ -134,34 +162,53 @@ impl Workspace {
 }
 
 impl Transfer<'_> {
-    /// Makes the transfer. Returns when all bytes are there; after an error, when nothing is queued
-    /// any more.
-    pub fn run(&self, progress: &mut Progress<'_>) -> Result<()> {
+    /// Makes the transfer. Calls `ended` for each piece in order, on the calling thread, when its copy to the
+    /// device is queued, or when its bytes are in host memory; an error of it stops the transfer. Returns when
+    /// all bytes are there; after an error, when nothing is queued any more.
+    pub fn run(&self, ended: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        self.run_in(&self.workspace()?, ended)
+    }
+
+    /// What the transfer uses.
+    pub fn workspace(&self) -> Result<Workspace> {
+        Workspace::new(self, self.pieces.len().min(self.pages.buffers()))
+    }
+
+    /// As [`Transfer::run`], in a workspace that the caller frees.
+    pub fn run_in(
+        &self,
+        workspace: &Workspace,
+        ended: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
         if self.pieces.is_empty() {
             return Ok(());
         }
-        let workspace = Workspace::new(self, self.pieces.len().min(BUFFERS))?;
         // Also after a panic, before the staging memory is freed.
-        let run = catch_panic(|| self.run_in(&workspace, progress));
+        let run = catch_panic(|| self.run_pieces(workspace, ended));
         let waits = self.streams.iter().map(|stream| self.device.backend().synchronize(*stream));
         // Of all streams, whatever the result of one.
         run.and(waits.fold(Ok(()), Result::and))
     }
 
-    fn run_in(&self, workspace: &Workspace, progress: &mut Progress<'_>) -> Result<()> {
-        let pieces = self.pieces.len();
+    fn run_pieces(
+        &self,
+        workspace: &Workspace,
+        ended: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let (pieces, part_bytes) = (self.pieces.len(), self.pages.part_bytes());
         let ahead = match workspace.buffers == pieces {
             true => pieces,
             false => workspace.buffers - QUEUED,
         };
-        let total = self.pieces.iter().map(|piece| piece.device.bytes()).sum();
-        let (mut queued, mut done) = (0, 0);
+        let mut queued = 0;
         let stage = |at: usize, part: usize| {
-            let (piece, offset) = (&self.pieces[at], part * PART_BYTES);
-            if piece.direct.is_none() && offset < piece.device.bytes() {
-                (self.stage)(at, offset, workspace.host(at, piece).part(offset, PART_BYTES));
+            let (piece, offset) = (&self.pieces[at], part * part_bytes);
+            match piece.direct.is_none() && offset < piece.device.bytes() {
+                true => {
+                    (self.stage)(at, offset, workspace.host(at, piece).part(offset, part_bytes))
+                }
+                false => Ok(()),
             }
-            Ok(())
         };
         let mut begin = |at: usize| match self.direction {
             Direction::ToDevice => match at.checked_sub(workspace.buffers) {
@@ -181,11 +228,11 @@ impl Transfer<'_> {
             if self.direction == Direction::ToDevice {
                 workspace.queue(self, at)?;
             }
-            done += self.pieces[at].device.bytes();
-            report(progress, Phase::Read, done, total)
+            ended(at)
         };
         let threads = self.threads.clamp(1, MOST_THREADS);
-        let pieces = Pieces { count: pieces, parts: PARTS, ahead };
+        // Parts beyond the end of a piece are empty.
+        let pieces = in_order::Pieces { count: pieces, parts: PIECE_BYTES / part_bytes, ahead };
         in_order(pieces, threads, &mut begin, &stage, &mut end)
     }
 }
@@ -211,12 +258,14 @@ pub fn copy(device: &Arc<Device>, to: Span, from: Span, stream: Stream) -> Resul
         streams: &[stream],
         pieces: &pieces,
         threads: threads_for(0, to.bytes()),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
             bytes::copy(staging, from.part(at * PIECE_BYTES + offset, staging.bytes()));
+            Ok(())
         },
         then: None,
     };
-    transfer.run(&mut None)
+    transfer.run(&mut |_| Ok(()))
 }
 
 /// Whether a source is in a mapped file that is not registered, on a device that reads it anyway.
@@ -238,10 +287,15 @@ fn is_slow(device: &Device, from: Span, stream: Stream) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::device::device::DeviceOptions;
     use crate::device::owned::{DeviceMemory, OwnedStream};
+    use crate::memory::buffer::{Buffer, BufferOptions};
+    use crate::os::mapping;
+    use crate::os::sync::thread;
 
     /// Bytes of which no piece has the same.
     fn byte_of(at: usize, offset: usize) -> u8 {
@@ -271,17 +325,19 @@ mod tests {
             streams: &streams,
             pieces: &pieces,
             threads: 3,
+            pages: Pages::Present,
             stage: &|at, offset, staging| {
                 let staged: Vec<u8> =
                     (0..staging.bytes()).map(|of| byte_of(at, offset + of)).collect();
                 bytes::write(staging, &staged);
+                Ok(())
             },
             then: Some(&|at, stream| {
                 followed.borrow_mut().push((at, stream));
                 device.copy(kept.span().part(at * bytes, bytes), pieces[at].device, stream)
             }),
         };
-        transfer.run(&mut None).unwrap();
+        transfer.run(&mut |_| Ok(())).unwrap();
         let expected: Vec<_> =
             lanes.iter().enumerate().map(|(at, lane)| (at, streams[lane % 2])).collect();
         assert_eq!(followed.into_inner(), expected);
@@ -289,5 +345,89 @@ mod tests {
             let found = bytes::read(kept.span().part(at * bytes, bytes));
             assert!(found.iter().enumerate().all(|(of, byte)| *byte == byte_of(at, of)), "{at}");
         }
+    }
+
+    fn filled(device: &Arc<Device>, size: usize, value: u8) -> Arc<Buffer> {
+        let buffer = Buffer::alloc(device, size, &BufferOptions::default(), &mut None).unwrap();
+        bytes::fill(buffer.data(), value);
+        buffer
+    }
+
+    /// Where staged pieces overwrite the bytes between their targets, direct ones follow them.
+    #[test]
+    fn no_piece_overtakes_another() {
+        let device = Device::open("host", DeviceOptions::default()).unwrap();
+        let stream = OwnedStream::new(&device).unwrap();
+        let (to, from) = (filled(&device, 3000, 1), filled(&device, 1000, 2));
+        let staged = Piece { device: to.data(), direct: None, lane: 0 };
+        let direct =
+            Piece { device: to.data().part(1000, 1000), direct: Some(from.data()), lane: 0 };
+        for threads in [1, 4] {
+            for pieces in [[staged, direct, direct], [direct, staged, direct]] {
+                bytes::fill(to.data(), 1);
+                let transfer = Transfer {
+                    device: &device,
+                    direction: Direction::ToDevice,
+                    streams: &[stream.get()],
+                    pieces: &pieces,
+                    threads,
+                    pages: Pages::Present,
+                    stage: &|_, _, staging| {
+                        thread::sleep(Duration::from_millis(20));
+                        bytes::fill(staging, 3);
+                        Ok(())
+                    },
+                    then: None,
+                };
+                let mut ended = Vec::new();
+                let mut end = |piece| {
+                    ended.push(piece);
+                    Ok(())
+                };
+                transfer.run(&mut end).unwrap();
+                assert_eq!(ended, [0, 1, 2]);
+                for (offset, value) in [(0, 3), (1000, 2), (2000, 3)] {
+                    assert!(bytes::is_filled(to.data().part(offset, 1000), value));
+                }
+            }
+        }
+    }
+
+    /// Two threads in one huge page would each clear it.
+    #[test]
+    fn absent_pages_are_written_a_huge_page_at_a_time() {
+        const SIZE: usize = 20 * PIECE_BYTES + 12345;
+        let device = Device::open("host", DeviceOptions::default()).unwrap();
+        let stream = OwnedStream::new(&device).unwrap();
+        let from = filled(&device, SIZE, 7);
+        let (to, reservation) = Buffer::alloc_absent(&device, SIZE).unwrap();
+        assert_eq!(mapping::resident_bytes(to.data()).unwrap(), 0);
+        let offsets = (0..SIZE).step_by(PIECE_BYTES);
+        let pieces: Vec<_> = offsets
+            .map(|at| Piece { device: from.data().part(at, PIECE_BYTES), direct: None, lane: 0 })
+            .collect();
+        let written = AtomicUsize::new(0);
+        let transfer = Transfer {
+            device: &device,
+            direction: Direction::FromDevice,
+            streams: &[stream.get()],
+            pieces: &pieces,
+            threads: 3,
+            pages: Pages::Absent,
+            stage: &|at, offset, staging| {
+                let start = at * PIECE_BYTES + offset;
+                let part = to.data().part(start, staging.bytes());
+                assert!(part.start().is_multiple_of(huge_page_bytes().min(PIECE_BYTES)));
+                written.fetch_add(part.bytes(), Ordering::Relaxed);
+                reservation.fault(part, || {
+                    bytes::copy(part, staging);
+                    Ok(())
+                })
+            },
+            then: None,
+        };
+        transfer.run(&mut |_| Ok(())).unwrap();
+        assert_eq!(written.into_inner(), SIZE);
+        assert!(bytes::is_filled(to.data(), 7));
     }
 }

@@ -1,13 +1,13 @@
 //! Copies of parameters into host memory and into device memory, outside of steps.
 
-use crate::device::backend::{Location, Stream};
+use crate::device::backend::Location;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Buffer;
-use crate::memory::transfer::{DIRECT_PIECE_BYTES, Direction, PIECE_BYTES, Piece, Transfer};
+use crate::memory::transfer::{DIRECT_PIECE_BYTES, Direction, PIECE_BYTES, Pages, Piece, Transfer};
 use crate::os::bytes;
-use crate::os::parallel::{Phase, Progress, in_pieces, threads_for};
+use crate::os::parallel::{Phase, Progress, in_pieces, report, threads_for};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
 use crate::plan::plan::ALIGNMENT;
@@ -15,9 +15,6 @@ use crate::plan::plan::ALIGNMENT;
 /// Bytes from which on a source that is pinned is copied directly. Smaller sources are gathered in
 /// staging memory, so that many of them are one copy: a copy costs as much as 100 KB on the link.
 const LEAST_DIRECT: usize = 1 << 20;
-
-/// Streams of copies into device memory: while one goes from a copy to the next, another has the link.
-const LANES: usize = 2;
 
 /// A copy.
 #[derive(Debug, Clone, Copy)]
@@ -89,12 +86,14 @@ fn into_region(
         streams: &[stream.get()],
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&from_device)),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
-            bytes::copy(parts[at].to.part(offset, staging.bytes()), staging)
+            bytes::copy(parts[at].to.part(offset, staging.bytes()), staging);
+            Ok(())
         },
         then: None,
     };
-    transfer.run(progress)
+    run(&transfer, progress)
 }
 
 /// Copies into `memory` of the device, in which all targets lie. Returns when all bytes are there.
@@ -131,27 +130,35 @@ pub fn into_device(
         let offsets = (0..run.bytes()).step_by(PIECE_BYTES);
         ends.extend(offsets.map(|offset| (run.part(offset, PIECE_BYTES), None)));
     }
-    // Direct copies run after the staged pieces, which overwrite the bytes between their targets: only
-    // one stream keeps that order.
-    let lanes = if direct.is_empty() || ends.is_empty() { LANES } else { 1 };
+    // Direct copies run after the staged pieces, which overwrite the bytes between their targets.
     ends.append(&mut direct);
-    let piece = |(at, (device, direct))| Piece { device, direct, lane: at % lanes };
-    let pieces: Vec<Piece> = ends.into_iter().enumerate().map(piece).collect();
-    let owned = (0..lanes.min(pieces.len())).map(|_| OwnedStream::new(device));
-    let owned = owned.collect::<Result<Vec<_>>>()?;
-    let streams: Vec<Stream> = owned.iter().map(OwnedStream::get).collect();
+    let piece = |(device, direct)| Piece { device, direct, lane: 0 };
+    let pieces: Vec<Piece> = ends.into_iter().map(piece).collect();
+    let stream = OwnedStream::new(device)?;
     let transfer = Transfer {
         device,
         direction: Direction::ToDevice,
-        streams: &streams,
+        streams: &[stream.get()],
         pieces: &pieces,
         threads: threads_for(threads, bytes_of(&staged)),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
             copy_into_piece(&staged, pieces[at].device.part(offset, staging.bytes()), staging);
+            Ok(())
         },
         then: None,
     };
-    transfer.run(progress)
+    run(&transfer, progress)
+}
+
+/// Makes a transfer, and reports its progress.
+pub fn run(transfer: &Transfer<'_>, progress: &mut Progress<'_>) -> Result<()> {
+    let total = transfer.pieces.iter().map(|piece| piece.device.bytes()).sum();
+    let mut done = 0;
+    transfer.run(&mut |at| {
+        done += transfer.pieces[at].device.bytes();
+        report(progress, Phase::Read, done, total)
+    })
 }
 
 /// Makes one copy into device memory.

@@ -52,6 +52,7 @@ mod slot_budget;
 mod slot_fit;
 mod slot_sums;
 mod source_store;
+mod staged_moves;
 mod state;
 mod stats;
 #[cfg(test)]

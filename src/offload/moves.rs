@@ -5,11 +5,15 @@ use crate::device::backend::Event;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::Result;
+use crate::memory::buffer::Pinning;
 use crate::memory::deferred;
+use crate::memory::transfer::Direction;
 use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
-use crate::offload::move_target::{Goal, Preparation, Target};
+use crate::offload::move_target::{Goal, LEAST_BESIDE, Preparation, Target, prepare};
 use crate::offload::schedule::schedule::ScheduleChange;
+use crate::offload::staged_moves::{Moved, StagedMove, StagedMoves};
 use crate::os::log;
+use crate::os::span::Span;
 use crate::os::sync::Arc;
 
 /// Copies that are in flight at a time: the link has work while one ends. More of pieces, as far as
@@ -31,6 +35,9 @@ pub struct Resize {
     device: Arc<Device>,
     stream: OwnedStream,
     moves: Vec<Move>,
+    /// Those that pass through staging memory, and those that are to be the next of these.
+    staged: Option<StagedMoves>,
+    next_staged: Vec<StagedMove>,
     /// Bytes that may still be copied in this call, and those that were, if that is limited.
     pub(super) quota: Option<u64>,
     pub(super) copied_bytes: u64,
@@ -47,6 +54,8 @@ struct Move {
 enum Stage {
     /// The memory is being allocated.
     Allocating(Preparation),
+    /// The bytes pass through staging memory.
+    Staged,
     /// The bytes are being copied.
     Copying { to: Target, copied: Box<dyn Event> },
 }
@@ -74,12 +83,26 @@ impl Resize {
     ) -> Result<Self> {
         let stream = OwnedStream::new(device)?;
         let device = device.clone();
-        let (moves, quota, copied_bytes) = (Vec::new(), None, 0);
-        Ok(Self { resident, device_bytes, sleeps, device, stream, moves, quota, copied_bytes })
+        Ok(Self {
+            resident,
+            device_bytes,
+            sleeps,
+            device,
+            stream,
+            moves: Vec::new(),
+            staged: None,
+            next_staged: Vec::new(),
+            quota: None,
+            copied_bytes: 0,
+        })
     }
 
     /// Changes where units are to be. Copies in flight that are no longer wanted are dropped later.
     pub fn redirect(&mut self, resident: Vec<bool>, device_bytes: u64, sleeps: bool) {
+        let is_other = self.resident != resident || self.sleeps != sleeps;
+        if let Some(staged) = self.staged.as_ref().filter(|_| is_other) {
+            staged.cancel();
+        }
         (self.resident, self.device_bytes, self.sleeps) = (resident, device_bytes, sleeps);
     }
 
@@ -156,6 +179,8 @@ impl Resize {
         }
         change.wait_for_replays()?;
         addresses.repair(change)?;
+        self.next_staged.clear();
+        self.finish_staged()?;
         self.finish_moves(addresses, change)?;
         if self.sleeps() && !change.is_asleep() {
             if change.check_all_released().is_err() {
@@ -170,6 +195,7 @@ impl Resize {
             self.rest(addresses, change)?;
             self.come(addresses, change)?;
         }
+        self.begin_staged();
         if !self.sleeps() && addresses.is_complete() && addresses.pools.is_done() {
             change.set_asleep(false);
         }
@@ -202,11 +228,13 @@ impl Resize {
                 self.exchange(addresses, change, at, behind)?;
                 continue;
             }
-            // What is not read in place goes to a buffer, which is allocated several times faster, if
-            // copies to it are as fast. Pieces would need one each.
+            // What is not read in place goes to a buffer, which is ready several times sooner. Pieces would
+            // need one each; a small unit is copied to it directly, so it must be pinned.
             let is_pinned = self.device.policy().pin || !self.device.capabilities().cuda;
-            let in_place = !self.sleeps() || addresses.keep_host_copy || !is_pinned;
-            let in_place = in_place || addresses.homes[at].heat.is_some();
+            let home = &addresses.homes[at];
+            let has_buffer = home.bytes() >= LEAST_BESIDE || is_pinned;
+            let in_place = !self.sleeps() || addresses.keep_host_copy || !has_buffer;
+            let in_place = in_place || home.heat.is_some();
             let goal = if in_place { Goal::Host } else { Goal::Buffer };
             self.start(&addresses.homes[at], at, goal, change)?;
         }
@@ -273,26 +301,74 @@ impl Resize {
         goal: Goal,
         change: &ScheduleChange<'_>,
     ) -> Result<bool> {
-        let bytes: usize = self.moves.iter().map(|one| one.bytes).sum();
-        let is_full =
-            self.moves.len() >= MOST_IN_FLIGHT && bytes + home.bytes() > MOST_BYTES_IN_FLIGHT;
-        let allocating = self.moves.iter().filter(|one| matches!(one.stage, Stage::Allocating(_)));
-        let is_full = is_full || allocating.count() >= MOST_ALLOCATING;
+        let staged = staged_source(home, goal);
+        let is_full = match staged {
+            Some(_) => self.staged.is_some(),
+            None => self.is_full(home.bytes()),
+        };
         let over = self.quota.is_some_and(|quota| home.bytes() as u64 > quota);
         if self.is_moving(at) || is_full || over {
             return Ok(false);
         }
-        let allocated = Preparation::begin(&self.device, home.bytes(), goal)?;
-        let stage = match allocated.is_running() {
-            true => Stage::Allocating(allocated),
-            false => self.copy(home, allocated, change)?,
-        };
-        self.moves.push(Move { home: at, goal, bytes: home.bytes(), stage });
+        if let Some(from) = staged {
+            self.next_staged.push(StagedMove { home: at, from, goal });
+        } else {
+            let allocated = prepare(&self.device, home.bytes(), goal);
+            let stage = match allocated.is_running() {
+                true => Stage::Allocating(allocated),
+                false => self.copy(home, allocated, change)?,
+            };
+            self.moves.push(Move { home: at, goal, bytes: home.bytes(), stage });
+        }
         self.copied_bytes += home.bytes() as u64;
         if let Some(quota) = &mut self.quota {
             *quota -= home.bytes() as u64;
         }
         Ok(true)
+    }
+
+    /// Whether no more may be copied directly now.
+    fn is_full(&self, more: usize) -> bool {
+        let direct = self.moves.iter().filter(|one| !matches!(one.stage, Stage::Staged));
+        let allocating = direct.clone().filter(|one| matches!(one.stage, Stage::Allocating(_)));
+        let bytes: usize = direct.clone().map(|one| one.bytes).sum();
+        (direct.count() >= MOST_IN_FLIGHT && bytes + more > MOST_BYTES_IN_FLIGHT)
+            || allocating.count() >= MOST_ALLOCATING
+    }
+
+    /// Begins the moves through staging memory.
+    fn begin_staged(&mut self) {
+        let next = std::mem::take(&mut self.next_staged);
+        if next.is_empty() {
+            return;
+        }
+        self.moves.extend(next.iter().map(|one| Move {
+            home: one.home,
+            goal: one.goal,
+            bytes: one.from.bytes(),
+            stage: Stage::Staged,
+        }));
+        let direction = if self.sleeps { Direction::FromDevice } else { Direction::ToDevice };
+        self.staged = Some(StagedMoves::begin(&self.device, direction, next));
+    }
+
+    /// Notes which of the moves through staging memory are made. If an error has ended them, or another
+    /// resize, the others are begun again by the next call.
+    fn finish_staged(&mut self) -> Result<()> {
+        let Some(staged) = &self.staged else { return Ok(()) };
+        // Asked first, so that nothing moves after the look.
+        let is_running = staged.is_running();
+        for Moved { home, to, copied } in staged.take_moved() {
+            let mut moves = self.moves.iter_mut();
+            if let Some(one) = moves.find(|one| one.home == home) {
+                one.stage = Stage::Copying { to, copied };
+            }
+        }
+        if is_running {
+            return Ok(());
+        }
+        self.moves.retain(|one| !matches!(one.stage, Stage::Staged));
+        self.staged.take().map_or(Ok(()), StagedMoves::finish)
     }
 
     /// Queues the copy of a unit to its new memory, for which it waits.
@@ -336,6 +412,7 @@ impl Resize {
             };
             let is_done = match &one.stage {
                 Stage::Allocating(memory) => !memory.is_running(),
+                Stage::Staged => false,
                 Stage::Copying { copied, .. } => {
                     copied.is_complete()? && (!is_wanted || change.is_unused(home.unit)?)
                 }
@@ -349,6 +426,7 @@ impl Resize {
             }
             let one = self.moves.remove(index);
             match one.stage {
+                Stage::Staged => {}
                 _ if !is_wanted => {}
                 Stage::Allocating(memory) => {
                     let stage = self.copy(&addresses.homes[at], memory, change)?;
@@ -399,7 +477,7 @@ impl Resize {
             }
             (Behind::Own(_) | Behind::Host(_), Behind::Nothing) | (Behind::Host(_), _) => {
                 if let Some(HostCopy::Buffer(buffer)) = home.host_copy.take() {
-                    // To unpin it takes as long as to pin it.
+                    // To free it takes as long as to allocate it.
                     deferred::drop_after(None, Box::new(buffer), &self.device);
                 }
             }
@@ -414,9 +492,20 @@ impl Resize {
     }
 }
 
+/// The bytes of a unit that goes through staging memory, since those are pageable or are to be.
+fn staged_source(home: &Home, goal: Goal) -> Option<Span> {
+    match home.buffer() {
+        Some(buffer) => (buffer.pinning() == Pinning::Pageable).then(|| buffer.data()),
+        None => (goal == Goal::Buffer && home.bytes() >= LEAST_BESIDE).then(|| home.used()),
+    }
+}
+
 impl Drop for Resize {
     /// Waits for the copies, whose memory is freed next.
     fn drop(&mut self) {
+        if let Some(staged) = &self.staged {
+            staged.cancel();
+        }
         let is_lost = || self.device.backend().is_lost();
         for one in &self.moves {
             if let Stage::Copying { copied, .. } = &one.stage {

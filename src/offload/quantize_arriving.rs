@@ -7,7 +7,8 @@ use crate::device::kernel::Kernel;
 use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::Result;
 use crate::memory::staging::Staging;
-use crate::memory::transfer::{Direction, PIECE_BYTES, Piece, Transfer};
+use crate::memory::transfer::{Direction, PIECE_BYTES, Pages, Piece, Transfer};
+use crate::offload::bulk_copy;
 use crate::os::bytes;
 use crate::os::parallel::{Progress, threads_for};
 use crate::os::span::Span;
@@ -89,8 +90,10 @@ pub fn quantize_arriving(
         streams: &streams,
         pieces: &pieces,
         threads: threads_for(threads, arrivals.iter().map(|one| one.source.bytes()).sum()),
+        pages: Pages::Present,
         stage: &|at, offset, staging| {
             bytes::copy(staging, arrivals[at].source.part(offset, staging.bytes()));
+            Ok(())
         },
         then: Some(&|at, stream| {
             arrivals[at].completed.map_or(Ok(()), |(tensor, rows)| {
@@ -99,7 +102,7 @@ pub fn quantize_arriving(
             })
         }),
     };
-    transfer.run(progress)?;
+    bulk_copy::run(&transfer, progress)?;
     if rejects {
         check_finite(device, &tensors, &memory, streams[0])?;
     }

@@ -48,14 +48,14 @@ pub struct OffloadState {
     pub kept: Option<Arc<DeviceMemory>>,
     /// What compressed the bytes of the commit.
     pub encoded_by: EncodedBy,
+    /// Where the offloader was last resized to. Dropped before the addresses: a thread may copy from them.
+    pub resize: Option<Resize>,
     /// Fixed addresses, if the plan has them.
     pub addresses: Option<Addresses>,
     /// With fixed addresses, the groups of each resident unit. The schedule has them after the others.
     pub resident_units: Vec<Vec<usize>>,
     /// Caches of experts that are parameters.
     pub expert_caches: ExpertCaches,
-    /// Where the offloader was last resized to.
-    pub resize: Option<Resize>,
     /// Peaks of the bytes held.
     pub peak: HeldBytes,
     /// Incremented whenever an address has changed.

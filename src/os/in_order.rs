@@ -18,6 +18,7 @@ pub struct Pieces {
 /// What the threads share.
 struct Shared {
     pieces: Pieces,
+    threads: usize,
     state: Mutex<State>,
     /// A piece has begun, or the work has stopped.
     begun: Condvar,
@@ -37,11 +38,11 @@ struct State {
 }
 
 impl Shared {
-    fn new(pieces: Pieces) -> Self {
+    fn new(pieces: Pieces, threads: usize) -> Self {
         let left = vec![pieces.parts; pieces.count];
         let state = State { begun: 0, next: 0, left, error: None, stopped: false };
         let (begun, worked) = (Condvar::new(), Condvar::new());
-        Self { pieces, state: Mutex::new(state), begun, worked }
+        Self { pieces, threads, state: Mutex::new(state), begun, worked }
     }
 
     /// Works on parts of pieces until there are none, or until the pieces that have begun have none.
@@ -73,11 +74,12 @@ impl Shared {
         }
     }
 
-    /// Has the threads work on the pieces before `begun`.
+    /// Has the threads work on the pieces before `begun`. Wakes no more of them than there are parts: that takes
+    /// the calling thread longer than anything else that it does for a piece.
     fn begin(&self, begun: usize) {
         sync::lock(&self.state).begun = begun;
         match self.pieces.parts {
-            1 => self.begun.notify_one(),
+            parts if parts < self.threads => (0..parts).for_each(|_| self.begun.notify_one()),
             _ => self.begun.notify_all(),
         }
     }
@@ -112,7 +114,7 @@ pub fn in_order(
     end: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
     let Pieces { count, parts, ahead } = pieces;
-    let shared = Shared::new(pieces);
+    let shared = Shared::new(pieces, threads);
     thread::scope(|scope| {
         let _stop = StopGuard(&shared);
         // The calling thread mostly waits, so it is not one of the threads, unless it is the only

@@ -1,6 +1,7 @@
 //! The operating system: memory, limits, threads and processes. Independent of devices.
 #![allow(unsafe_code)]
 
+pub mod beside;
 pub mod bytes;
 pub mod cgroup;
 pub mod environment;

@@ -151,29 +151,6 @@ static void large_pinned_sources_need_no_staging(wb_device *device)
     wb_buffer_release(memory);
 }
 
-/* The streams that are created for a fill from such memory, with those of the offloader. */
-static long long streams_of_fill(wb_device *device, unsigned char *memory)
-{
-    long long streams = double_called("cuStreamCreate");
-    if (filled_begin(&filled, device, memory, ALL)) {
-        CHECK_OK(wb_offloader_new(filled.plan, NULL, NULL, &filled.offloader, &error));
-    }
-    filled_end(&filled);
-    return double_called("cuStreamCreate") - streams;
-}
-
-static void copies_alternate_between_streams_unless_some_are_direct(wb_device *device)
-{
-    unsigned char *pageable = (unsigned char *)malloc(SOURCE_BYTES + 1);
-    wb_buffer *pinned = new_buffer(device, SOURCE_BYTES + 1);
-    REQUIRE(pageable != NULL && pinned != NULL);
-    /* Of pinned memory large parameters are copied directly, after the small ones. */
-    const long long mixed = streams_of_fill(device, (unsigned char *)buffer_info(pinned).data);
-    CHECK_SAME(streams_of_fill(device, pageable), mixed + 1);
-    wb_buffer_release(pinned);
-    free(pageable);
-}
-
 static void every_byte_arrives_from_device_memory_in_pageable_memory(wb_device *device)
 {
     wb_device_options pageable = WB_DEVICE_OPTIONS_INIT;
@@ -345,7 +322,6 @@ static void a_failed_fill_of_matrices_leaves_nothing(wb_device *device)
 CHECK_MAIN(CASE(every_byte_arrives_from_pageable_memory),
            CASE_ON(DOUBLE_ONLY, the_calling_thread_waits_for_no_piece),
            CASE(large_pinned_sources_need_no_staging),
-           CASE_ON(DOUBLE_ONLY, copies_alternate_between_streams_unless_some_are_direct),
            CASE(every_byte_arrives_from_device_memory_in_pageable_memory),
            CASE(a_cancelled_fill_leaves_nothing),
            CASE_ON(DOUBLE_ONLY, a_failed_copy_of_a_fill_leaves_nothing),

@@ -1,5 +1,5 @@
-/* Large parameters without host copies go to sleep: threads allocate host memory for them, the caller waits
- * for it only when it asks to, and what is allocated in vain is freed. */
+/* Large parameters without host copies go to sleep: threads bring them through staging memory to pageable host
+ * memory, and back, the caller waits for that only when it asks to, and what is allocated in vain is freed. */
 #include "model.h"
 
 enum { LARGE = 3, SMALL_BYTES = 4096, MINUTE = 60000 };
@@ -110,6 +110,30 @@ static void the_bytes_are_there_after_each_night(wb_device *device)
     end(&b);
 }
 
+/* Pinning takes as long as the copies: only staging memory is pinned, which is gone afterwards. */
+static void asleep_nothing_is_pinned(wb_device *device)
+{
+    struct bench b;
+    wb_resize_progress progress;
+    if (!begin(&b, device)) return;
+    const wb_device_stats awake = device_stats(device);
+    const long long calls = double_called("cuMemHostRegister_v2");
+    CHECK_OK(resize(&b, 0, &progress));
+    CHECK_OK(wb_device_drain(device, MINUTE, &error));
+    const wb_device_stats asleep = device_stats(device);
+    CHECK_SAME(asleep.asked_bytes - awake.asked_bytes, progress.host_bytes);
+    CHECK_SAME(asleep.mapped_bytes - awake.mapped_bytes, progress.host_bytes);
+    /* The small parameter, which is not worth a thread, has a slot and a host copy. */
+    CHECK_SAME(asleep.pinned_bytes, awake.pinned_bytes);
+    if (on_double()) CHECK_SAME(double_called("cuMemHostRegister_v2"), calls + 1);
+    CHECK_OK(resize(&b, b.whole, &progress));
+    if (on_double()) CHECK_SAME(double_called("cuMemHostRegister_v2"), calls + 2);
+    check_awake(&b);
+    CHECK_OK(wb_device_drain(device, MINUTE, &error));
+    CHECK_STATS(device, awake);
+    end(&b);
+}
+
 /* At any moment: while memory is allocated, copied to, or freed again. */
 static void minds_may_change(wb_device *device)
 {
@@ -155,41 +179,64 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The driver takes two seconds for a registration. */
+/* The driver takes two seconds for a registration, which is that of staging memory. */
 static void the_caller_does_not_wait(wb_device *device)
 {
     struct bench b;
     wb_resize_progress progress;
     if (!begin(&b, device)) return;
-    double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:hang2000");
-    const double began = seconds();
-    CHECK_OK(begin_resize(&b, 0, &progress));
-    CHECK(seconds() - began < 1.6);
-    CHECK(progress.pending_units > 0);
-    CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
-    CHECK(seconds() - began > 1.6);
-    CHECK_SAME(progress.pending_units, 0);
-    double_set("WB_DOUBLE_FAIL", "");
-    CHECK_OK(resize(&b, b.whole, &progress));
+    const uint64_t sizes[] = {0, b.whole};
+    for (int at = 0; at < 2; at++) {
+        double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:hang2000");
+        const double began = seconds();
+        CHECK_OK(begin_resize(&b, sizes[at], &progress));
+        CHECK(seconds() - began < 1.6);
+        CHECK(progress.pending_units > 0);
+        CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
+        CHECK(seconds() - began > 1.6);
+        CHECK_SAME(progress.pending_units, 0);
+        double_set("WB_DOUBLE_FAIL", "");
+    }
     check_awake(&b);
     end(&b);
 }
 
-static void memory_that_cannot_be_allocated_is_asked_for_again(wb_device *device)
+/* The driver takes two seconds for a copy that is not queued any more when the mind has changed. */
+static void a_resize_to_elsewhere_ends_the_copies(wb_device *device)
 {
-    for (int nth = 1; nth <= LARGE; nth++) {
+    struct bench b;
+    wb_resize_progress progress;
+    if (!begin(&b, device)) return;
+    double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:hang200,cuMemcpyAsync:1:hang2000");
+    const double began = seconds();
+    CHECK_OK(begin_resize(&b, 0, &progress));
+    CHECK_OK(resize(&b, b.whole, &progress));
+    CHECK_SAME(progress.pending_units, 0);
+    CHECK(seconds() - began < 1.6);
+    double_set("WB_DOUBLE_FAIL", "");
+    check_awake(&b);
+    end(&b);
+}
+
+/* Both ways: what has moved stays where it is, and the call goes on when it is repeated. */
+static void a_resize_that_fails_goes_on(wb_device *device)
+{
+    static const char *const failures[] = {"cuMemHostRegister_v2:1:2", "cuMemcpyAsync:1:700", "cuMemcpyAsync:4:700",
+                                           "cuMemcpyAsync:6:700",      "cuEventRecord:3:700", "cuEventRecord:7:700",
+                                           "cuEventCreate:7:2"};
+    for (size_t at = 0; at < sizeof failures / sizeof *failures; at++) {
         struct bench b;
-        char setting[64];
         wb_resize_progress progress;
         if (!begin(&b, device)) return;
         const wb_device_stats awake = device_stats(device);
-        snprintf(setting, sizeof setting, "cuMemHostRegister_v2:%d:2", nth);
-        double_set("WB_DOUBLE_FAIL", setting);
-        CHECK_ERROR(WB_ERR_OUT_OF_MEMORY, resize(&b, 0, &progress), "pinned");
-        double_set("WB_DOUBLE_FAIL", "");
-        CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
-        CHECK_SAME(progress.device_bytes, 0);
-        CHECK_OK(resize(&b, b.whole, &progress));
+        const uint64_t sizes[] = {0, b.whole};
+        for (int way = 0; way < 2; way++) {
+            double_set("WB_DOUBLE_FAIL", failures[at]);
+            CHECK(resize(&b, sizes[way], &progress) != WB_OK);
+            double_set("WB_DOUBLE_FAIL", "");
+            CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
+            CHECK_SAME(progress.device_bytes, sizes[way]);
+        }
         check_awake(&b);
         CHECK_OK(wb_device_drain(device, MINUTE, &error));
         CHECK_STATS(device, awake);
@@ -197,6 +244,7 @@ static void memory_that_cannot_be_allocated_is_asked_for_again(wb_device *device
     }
 }
 
-CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(minds_may_change),
+CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(asleep_nothing_is_pinned), CASE(minds_may_change),
            CASE(an_offloader_may_end_in_a_resize), CASE_ON(DOUBLE_ONLY, the_caller_does_not_wait),
-           CASE_ON(DOUBLE_ONLY, memory_that_cannot_be_allocated_is_asked_for_again))
+           CASE_ON(DOUBLE_ONLY, a_resize_to_elsewhere_ends_the_copies),
+           CASE_ON(DOUBLE_ONLY, a_resize_that_fails_goes_on))

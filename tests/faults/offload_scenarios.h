@@ -110,6 +110,69 @@ out:
     release_stream(o.device, o.stream);
 }
 
+/* A large resident parameter goes to sleep through staging memory, on a thread, and wakes up; a failed call
+ * goes on when it is repeated. */
+static void sleeps(struct world *world)
+{
+    enum { LARGE = 9 << 20, READ = 4096 };
+    static unsigned char bytes[LARGE], small[READ];
+    static const char *const names[] = {"large", "small"};
+    const int64_t shapes[] = {LARGE, READ};
+    const wb_layout layouts[] = {layout_of(WB_DTYPE_U8, 1, shapes, NULL, 0),
+                                 layout_of(WB_DTYPE_U8, 1, shapes + 1, NULL, 0)};
+    const wb_parameter empty = WB_PARAMETER_INIT;
+    wb_parameter parameters[2];
+    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    struct offload o = {world->device, NULL, NULL, NULL, NULL};
+    wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    for (int at = 0; at < LARGE; at++) bytes[at] = (unsigned char)(at % 251 + at / 4099);
+    for (int at = 0; at < 2; at++) {
+        parameters[at] = empty;
+        parameters[at].name = parameters[at].group = names[at];
+        parameters[at].layout = &layouts[at];
+        parameters[at].source = at == 0 ? bytes : small;
+    }
+    options.budget_bytes = READ;
+    options.select = &names[1];
+    options.select_count = 1;
+    options.fixed_addresses = WB_TRISTATE_ON;
+    world->works_beside = 1;
+    world->waits_idle = 1; /* pageable memory, on a device that reads it */
+    STEP(wb_device_stream_new(o.device, &o.stream, &error));
+    STEP(wb_plan_new(o.device, parameters, 2, &options, &o.plan, &error));
+    STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
+    STEP(wb_buffer_alloc(o.device, LARGE, NULL, &o.back, &error));
+    unsigned char *back = (unsigned char *)buffer_info(o.back).data;
+    STEP(wb_offloader_resize_progress(o.offloader, o.stream, &progress, &error));
+    const uint64_t budgets[] = {0, progress.device_bytes};
+    for (int turn = 0; turn < 2; turn++) {
+        to.device_bytes = budgets[turn];
+        world->resizes = 1;
+        world->most_device_bytes = budgets[1];
+        STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
+        sleep_ms(30); /* the copies end, so that few calls ask for that */
+        STEP(wb_offloader_resize_wait(o.offloader, o.stream, 10000, &progress, &error));
+        world->resizes = 0;
+        world->most_device_bytes = 0;
+        CHECK(progress.pending_units == 0 && progress.device_bytes == budgets[turn]);
+    }
+    CHECK_OK(wb_offloader_get_parameter_info(o.offloader, 0, &info, &error));
+    memset(back, 0xEE, LARGE);
+    STEP(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
+    STEP(wb_device_copy(o.device, back, info.device_address, LARGE, o.stream, &error));
+    STEP(wb_offloader_release_group(o.offloader, 0, o.stream, &error));
+    STEP(wb_device_stream_synchronize(o.device, o.stream, &error));
+    CHECK(memcmp(back, bytes, LARGE) == 0);
+    release_objects(&o);
+    STEP(wb_device_stream_release(o.device, o.stream, &error));
+    o.stream = NULL;
+out:
+    release_objects(&o);
+    release_stream(o.device, o.stream);
+}
+
 /* Pieces of one parameter change places, and a budget cuts them; each step has its bytes, and a failed
  * call goes on when it is repeated. */
 static void moves_pieces(struct world *world)

@@ -125,6 +125,7 @@ static const struct scenario scenarios[] = {
     {"offload through windows", offloads_through_windows},
     {"keep compressed", keeps_compressed},
     {"resize", resizes},
+    {"sleep", sleeps},
     {"resize compressed", resizes_compressed},
     {"move pieces", moves_pieces},
     {"share a budget", shares},
