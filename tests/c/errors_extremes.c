@@ -9,6 +9,7 @@ static void extreme_options_are_accepted(wb_device *device)
     wb_plan_options plan_options = budget_options(WB_BUDGET_OFFLOAD_BYTES, UINT64_MAX);
     wb_buffer *buffer = NULL;
     wb_plan *plan = NULL;
+    wb_offloader *offloader = NULL;
     options.chunk_bytes = UINT64_MAX;
     options.threads = UINT32_MAX;
     CHECK_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
@@ -17,6 +18,8 @@ static void extreme_options_are_accepted(wb_device *device)
     plan_options.slot_bytes = UINT64_MAX;
     plan_options.depth = UINT32_MAX;
     CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &plan_options, &plan, &error));
+    CHECK_OK(wb_offloader_new(plan, NULL, NULL, &offloader, &error));
+    wb_offloader_release(offloader);
     wb_plan_release(plan);
     plan_options.budget_kind = WB_BUDGET_DEVICE_BYTES;
     plan = NULL;
