@@ -76,7 +76,8 @@ impl Input<Vec<String>> for (*const *const c_char, u32) {
             fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");
         }
         // SAFETY: the contract.
-        let text = |at| -> Result<&str> { unsafe { (*first.add(at)).convert(name) } };
+        let text =
+            |at| -> Result<&str> { unsafe { (*first.add(at)).convert(&format!("{name}[{at}]")) } };
         (0..count as usize).map(|at| Ok(text(at)?.to_owned())).collect()
     }
 }

@@ -193,7 +193,35 @@ static void a_selector_of_a_million_stars_is_refused(wb_device *device)
     free(name);
 }
 
-CHECK_MAIN(CASE(extreme_options_are_accepted), CASE(a_model_whose_size_overflows_is_refused),
+/* One of a million parameters is found by its index. */
+static void an_error_names_the_element_of_an_array(wb_device *device)
+{
+    const int64_t negative[] = {-1};
+    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, negative, NULL, 0);
+    const char *select[] = {"layers", NULL};
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
+    wb_plan *plan = NULL;
+    model_init(&model);
+    model.parameters[3].layout = &layout;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "parameters[3]|shape [-1]");
+    model_init(&model);
+    model.parameters[2].name = NULL;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "parameters[2]|name is NULL");
+    model_init(&model);
+    options.select = select;
+    options.select_count = 2;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "select[1] is NULL");
+    CHECK(plan == NULL);
+}
+
+CHECK_MAIN(CASE(extreme_options_are_accepted), CASE(an_error_names_the_element_of_an_array),
+           CASE(a_model_whose_size_overflows_is_refused),
            CASE(a_source_past_the_last_address_is_refused),
            CASE(matrices_are_counted_without_being_listed),
            CASE(quantizer_addresses_past_the_last_are_refused),
