@@ -56,6 +56,12 @@ impl Error {
         }
     }
 
+    /// The same error, of one element of an array.
+    pub fn of_element(mut self, array: &str, at: usize) -> Self {
+        self.message = format!("{array}[{at}]: {}", self.message);
+        self
+    }
+
     /// The same error with a code.
     #[must_use]
     pub fn with_code(mut self, domain: CodeDomain, code: i32) -> Self {

@@ -250,7 +250,7 @@ wb_status wb_buffer_get_info(const wb_buffer *buffer, wb_buffer_info *info, wb_e
 
 /**
  * Fills `stats` with what the kernel counts for the buffer's pages; slower than
- * wb_buffer_get_info.
+ * wb_buffer_get_info. Fails with WB_ERR_UNMAPPED_RANGE if the caller has unmapped registered memory.
  */
 wb_status wb_buffer_get_stats(const wb_buffer *buffer, wb_buffer_stats *stats, wb_error *error);
 

@@ -295,7 +295,8 @@ typedef struct {
  * a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
  * the old or the new, is exceeded. With
  * `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
- * WB_ERR_BUSY until it is resized again. No graph may be launched meanwhile.
+ * WB_ERR_BUSY until a resize to more has put memory behind every address: wait for it before the first
+ * step. No graph may be launched meanwhile.
  *
  * Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
  * fits, or else what all units and slots leave, but never less than slots for every call that a graph has

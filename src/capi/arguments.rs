@@ -75,8 +75,11 @@ impl Input<Vec<String>> for (*const *const c_char, u32) {
         if first.is_null() && count > 0 {
             fail!(WB_ERR_INVALID_ARGUMENT, "{name} is NULL and {name}_count is {count}");
         }
-        // SAFETY: the contract.
-        let text = |at| -> Result<&str> { unsafe { (*first.add(at)).convert(name) } };
+        let text = |at| -> Result<&str> {
+            let name = format!("{name}[{at}]");
+            // SAFETY: the contract.
+            unsafe { (*first.add(at)).convert(&name) }
+        };
         (0..count as usize).map(|at| Ok(text(at)?.to_owned())).collect()
     }
 }

@@ -127,8 +127,9 @@ impl Input<GivenParameters> for (*const wb_parameter, u64) {
         let mut buffers: HashMap<usize, Arc<Buffer>> = HashMap::new();
         // SAFETY: the contract of mod.rs.
         unsafe {
-            for element in elements(first, count, name) {
-                let (parameter, buffer) = parameter_from(element?, parameters.last())?;
+            for (at, element) in elements(first, count, name).enumerate() {
+                let read = parameter_from(element?, parameters.last());
+                let (parameter, buffer) = read.map_err(|error| error.of_element(name, at))?;
                 if !buffer.is_null() {
                     let shared = match buffers.entry(buffer as usize) {
                         Entry::Occupied(known) => known.into_mut(),
@@ -244,10 +245,12 @@ fn encoded_source(
             what()
         );
     }
-    if !(HEADER + ENTRY * tiles(decoded_bytes)..=most).contains(&bytes) {
+    let least = HEADER + ENTRY * tiles(decoded_bytes);
+    if !(least..=most).contains(&bytes) {
         fail!(
             WB_ERR_INVALID_ARGUMENT,
-            "{} has {decoded_bytes} bytes of {}, which cannot take so many",
+            "{} has {decoded_bytes} bytes of {}, which are compressed to {least} to {most} bytes: give \
+             those that wb_codec_encode wrote",
             what(),
             coded.name()
         );

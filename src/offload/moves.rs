@@ -265,7 +265,10 @@ impl Resize {
                     continue;
                 }
                 _ if home.carried.is_none() => continue,
-                Behind::Slot if self.sleeps() => Behind::Nothing,
+                // One that no graph reads in host memory any more has its bytes in the arena, too.
+                Behind::Slot | Behind::Host(_) if self.sleeps() && !home.in_graphs => {
+                    Behind::Nothing
+                }
                 Behind::Nothing if !self.sleeps() => Behind::Slot,
                 Behind::Host(_) if !self.sleeps() && !self.resident[at] && !home.in_graphs => {
                     Behind::Slot

@@ -120,7 +120,8 @@ impl GroupSums {
     fn set_lanes(&mut self, ring: &[usize], count: usize) {
         // One lane has what all have.
         let (ring, count) = if count < 2 { (&[][..], 0) } else { (ring, count) };
-        self.lanes = vec![Ordered::new(); count];
+        // A ring that is shorter than its depth leaves lanes empty.
+        self.lanes = vec![Ordered::new(); count.min(ring.len())];
         self.lane_of.clear();
         self.lane_of.resize(if ring.is_empty() { 0 } else { self.sums.len() }, None);
         for (position, &group) in ring.iter().enumerate() {

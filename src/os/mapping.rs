@@ -1,7 +1,7 @@
 //! Mappings of memory and files, and the calls that act on mapped pages.
 
 use std::fs::File;
-use std::io::Error as IoError;
+use std::io::{Error as IoError, Result as IoResult};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
@@ -12,7 +12,7 @@ use crate::os::span::Span;
 use crate::os::{log, memlock, proc_maps};
 use crate::status::{
     WB_ERR_FILE_IO, WB_ERR_HUGE_PAGES, WB_ERR_INTERNAL, WB_ERR_INVALID_ARGUMENT, WB_ERR_MEMLOCK,
-    WB_ERR_OUT_OF_MEMORY,
+    WB_ERR_OUT_OF_MEMORY, WB_ERR_UNMAPPED_RANGE,
 };
 
 /// Whether memory uses huge pages.
@@ -263,9 +263,14 @@ pub fn resident_bytes(span: Span) -> Result<u64> {
         let result =
             unsafe { libc::mincore(part.start() as *mut _, part.bytes(), present.as_mut_ptr()) };
         if result != 0 {
-            let message = "the pages in memory could not be counted: are they mapped?";
             let error = IoError::last_os_error();
-            return Err(Error::system(WB_ERR_INTERNAL, message, "mincore", &error));
+            let (status, message) = match error.raw_os_error() {
+                Some(libc::ENOMEM) => (WB_ERR_UNMAPPED_RANGE, "some are not mapped any more"),
+                _ => (WB_ERR_INTERNAL, "the kernel refused it"),
+            };
+            let (start, end) = (part.start(), part.end());
+            let message = format!("asked to count the pages of {start:#x}..{end:#x}: {message}");
+            return Err(Error::system(status, message, "mincore", &error));
         }
         let counted = &present[..part.bytes() / page];
         resident += counted.iter().filter(|flags| **flags & 1 == 1).count() * page;
@@ -289,6 +294,18 @@ pub fn memory_file(bytes: u64) -> Result<File> {
     }
     // SAFETY: the descriptor is new and owned by this function.
     let file = unsafe { File::from_raw_fd(descriptor) };
-    file.set_len(bytes).map_err(|error| failed("ftruncate", &error))?;
+    set_file_bytes(&file, bytes).map_err(|error| failed("ftruncate", &error))?;
     Ok(file)
+}
+
+/// Gives a file in memory a size. Beyond RLIMIT_FSIZE that is EFBIG, as from the kernel, which would
+/// also send a signal that ends the process.
+pub fn set_file_bytes(file: &File, bytes: u64) -> IoResult<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } == 0;
+    if known && bytes > limit.rlim_cur {
+        return Err(IoError::from_raw_os_error(libc::EFBIG));
+    }
+    file.set_len(bytes)
 }

@@ -5,7 +5,7 @@ use std::io::Error as IoError;
 use std::os::fd::AsRawFd;
 
 use crate::error::{Error, Result, format_bytes};
-use crate::os::mapping::{Mapping, memory_file};
+use crate::os::mapping::{Mapping, memory_file, set_file_bytes};
 use crate::os::span::Span;
 use crate::os::sync;
 use crate::status::{WB_ERR_FILE_IO, WB_ERR_INTERNAL, WB_ERR_OUT_OF_MEMORY};
@@ -67,7 +67,8 @@ impl PageFile {
         let mut end = sync::lock(&self.end);
         let offset = *end;
         let grown = offset + bytes as u64;
-        self.file.set_len(grown).map_err(|error| refused(bytes, true, "ftruncate", &error))?;
+        let taken = set_file_bytes(&self.file, grown);
+        taken.map_err(|error| refused(bytes, true, "ftruncate", &error))?;
         *end = grown;
         Ok(offset)
     }

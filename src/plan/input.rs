@@ -331,7 +331,8 @@ fn check_sums(storages: &[Storage], groups_of: &[SmallVec<[usize; 1]>]) -> Resul
     if all > i64::MAX as u128 {
         fail!(
             WB_ERR_OVERFLOW,
-            "{} storages have {} bytes; at most 2^63 can be planned: check their shapes",
+            "{} storages have {} bytes, and {all} as a plan counts them, once for the device and once for each \
+             group; fewer than 2^63 can be planned: check their shapes",
             storages.len(),
             storages.iter().map(|storage| u128::from(storage.bytes)).sum::<u128>()
         );

@@ -95,7 +95,7 @@ static void the_capacity_limits_device_memory(wb_device *device)
     REQUIRE_OK(wb_device_alloc(small, 1 << 20, &memory, &error));
     CHECK_SAME(describe_device(small).free_bytes, 0);
     CHECK_ERROR(WB_ERR_DEVICE_MEMORY, wb_device_alloc(small, 1, &more, &error),
-                "asked 1 bytes|0 bytes of 1.0 MiB (1048576 bytes) are free");
+                "asked 1 bytes|in whole pages|0 bytes of 1.0 MiB (1048576 bytes) are free");
     CHECK(more == UNTOUCHED(void));
     CHECK_OK(wb_device_free(small, memory, &error));
     CHECK_SAME(describe_device(small).free_bytes, 1 << 20);

@@ -9,6 +9,7 @@ static void extreme_options_are_accepted(wb_device *device)
     wb_plan_options plan_options = budget_options(WB_BUDGET_OFFLOAD_BYTES, UINT64_MAX);
     wb_buffer *buffer = NULL;
     wb_plan *plan = NULL;
+    wb_offloader *offloader = NULL;
     options.chunk_bytes = UINT64_MAX;
     options.threads = UINT32_MAX;
     CHECK_OK(wb_buffer_alloc(device, 10000, &options, &buffer, &error));
@@ -17,6 +18,8 @@ static void extreme_options_are_accepted(wb_device *device)
     plan_options.slot_bytes = UINT64_MAX;
     plan_options.depth = UINT32_MAX;
     CHECK_OK(wb_plan_new(device, model.parameters, COUNT, &plan_options, &plan, &error));
+    CHECK_OK(wb_offloader_new(plan, NULL, NULL, &offloader, &error));
+    wb_offloader_release(offloader);
     wb_plan_release(plan);
     plan_options.budget_kind = WB_BUDGET_DEVICE_BYTES;
     plan = NULL;
@@ -190,7 +193,35 @@ static void a_selector_of_a_million_stars_is_refused(wb_device *device)
     free(name);
 }
 
-CHECK_MAIN(CASE(extreme_options_are_accepted), CASE(a_model_whose_size_overflows_is_refused),
+/* One of a million parameters is found by its index. */
+static void an_error_names_the_element_of_an_array(wb_device *device)
+{
+    const int64_t negative[] = {-1};
+    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, negative, NULL, 0);
+    const char *select[] = {"layers", NULL};
+    wb_plan_options options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
+    wb_plan *plan = NULL;
+    model_init(&model);
+    model.parameters[3].layout = &layout;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "parameters[3]|shape [-1]");
+    model_init(&model);
+    model.parameters[2].name = NULL;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "parameters[2]|name is NULL");
+    model_init(&model);
+    options.select = select;
+    options.select_count = 2;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_plan_new(device, model.parameters, COUNT, &options, &plan, &error),
+                "select[1] is NULL");
+    CHECK(plan == NULL);
+}
+
+CHECK_MAIN(CASE(extreme_options_are_accepted), CASE(an_error_names_the_element_of_an_array),
+           CASE(a_model_whose_size_overflows_is_refused),
            CASE(a_source_past_the_last_address_is_refused),
            CASE(matrices_are_counted_without_being_listed),
            CASE(quantizer_addresses_past_the_last_are_refused),

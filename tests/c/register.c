@@ -320,6 +320,8 @@ static void memory_that_its_owner_unmapped_can_be_registered_again(wb_device *de
         REQUIRE(memory != NULL);
         REQUIRE_OK(wb_buffer_register(device, memory, 4 * page, NULL, NULL, NULL, &buffer, &error));
         munmap(memory + holes[i].from, holes[i].bytes);
+        wb_buffer_stats stats = WB_BUFFER_STATS_INIT;
+        CHECK_ERROR(WB_ERR_UNMAPPED_RANGE, wb_buffer_get_stats(buffer, &stats, &error), "not mapped");
         wb_buffer_release(buffer);
         CHECK_SAME(device_stats(device).errors_logged, 0);
         CHECK_SAME(device_stats(device).pinned_bytes, 0);

@@ -255,6 +255,34 @@ static void an_info_says_what_is_behind_an_address(wb_device *device)
     bench_end(&b);
 }
 
+/* Units that a graph read in host memory leave it, too, whether the offloader sleeps already or not. */
+static void graphs_may_be_dropped_by_going_to_sleep(wb_device *device)
+{
+    for (int asleep = 0; asleep < 2; asleep++) {
+        struct bench b;
+        wb_resize_options sleep = to_bytes(0);
+        wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+        if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
+        const uint64_t least = stats_of(&b).slot_bytes + RESIDENT * PIECE;
+        resize(&b, least + OFFLOADED * PIECE);
+        struct graph graph = captured(&b, orders[0]);
+        CHECK_SAME(resize(&b, least).host_bytes, OFFLOADED * PIECE);
+        graph_end(&b, &graph);
+        b.steps = 0;
+        if (asleep) CHECK_SAME(resize(&b, 0).host_bytes, GROUPS * PIECE);
+        sleep.graphs_dropped = 1;
+        CHECK_OK(wb_offloader_resize(b.offloader, &sleep, b.stream, &progress, &error));
+        CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
+        CHECK_SAME(progress.host_bytes, RESIDENT * PIECE);
+        CHECK_SAME(progress.device_bytes, 0);
+        CHECK_SAME(resize(&b, least).host_bytes, 0);
+        eager(&b, orders[1]);
+        check_reads(&b, "awake", 0);
+        check_addresses(&b);
+        bench_end(&b);
+    }
+}
+
 static void a_sleeping_offloader_holds_nothing(wb_device *device)
 {
     for (uint32_t keep = 0; keep < 2; keep++) {
@@ -274,7 +302,7 @@ static void a_sleeping_offloader_holds_nothing(wb_device *device)
             CHECK_SAME(device_stats(device).device_bytes, awake.device_bytes - before);
             CHECK_SAME(stats_of(&b).slot_bytes, 0);
             CHECK_ERROR(WB_ERR_BUSY, wb_offloader_acquire_group(b.offloader, 0, b.stream, &error),
-                        "asleep");
+                        "asleep|waking|wb_offloader_resize_wait");
             CHECK_SAME(resize(&b, before).device_bytes, before);
             CHECK_SAME(progress_of(&b).host_bytes, host_bytes);
             if (on_cuda()) replay(&b, &graph);
@@ -663,6 +691,7 @@ CHECK_MAIN(CASE_ALONE(EVERYWHERE, freed_memory_is_free),
            CASE(steps_are_right_at_every_budget), CASE_ON(CUDA_ONLY, graphs_are_right_at_every_budget),
            CASE_ON(CUDA_ONLY, units_return_to_slots_once_graphs_are_dropped),
            CASE(an_info_says_what_is_behind_an_address),
+           CASE_ON(CUDA_ONLY, graphs_may_be_dropped_by_going_to_sleep),
            CASE(a_sleeping_offloader_holds_nothing),
            CASE(an_acquired_group_moves_when_it_is_released),
            CASE(replaced_bytes_are_there_at_every_budget),

@@ -81,6 +81,7 @@ static wb_status status_of_system(const char *function, int code)
 {
     int of_proc = starts_with(system_failed_file(), "/proc/");
     if (strcmp(function, "mlock") == 0) return WB_ERR_MEMLOCK;
+    if (strcmp(function, "mincore") == 0 && code == ENOMEM) return WB_ERR_UNMAPPED_RANGE;
     if (strcmp(function, "mincore") == 0 || of_proc) return WB_ERR_INTERNAL;
     if (strcmp(function, "mmap") == 0 && (code == ENOMEM || system_failed_file()[0] == '\0')) {
         return WB_ERR_OUT_OF_MEMORY;

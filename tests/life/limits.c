@@ -191,9 +191,37 @@ static void allocating_past_the_address_space_limit_is_out_of_memory(wb_device *
     wb_device_release(device);
 }
 
+/* Files in memory count, and the kernel would end the process with SIGXFSZ. */
+static void addresses_past_the_file_size_limit_are_an_error(wb_device *device)
+{
+    static unsigned char bytes[1 << 20];
+    const int64_t shape[] = {sizeof bytes};
+    const wb_layout layout = layout_of(WB_DTYPE_U8, 1, shape, NULL, 0);
+    const struct rlimit limit = {1 << 20, 1 << 20};
+    wb_parameter parameter = WB_PARAMETER_INIT;
+    wb_plan_options options = WB_PLAN_OPTIONS_INIT;
+    wb_plan *plan = NULL;
+    wb_offloader *offloader = NULL;
+    (void)device;
+    REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
+    parameter.name = parameter.group = "table";
+    parameter.layout = &layout;
+    parameter.source = bytes;
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    options.budget_bytes = sizeof bytes;
+    options.fixed_addresses = WB_TRISTATE_ON;
+    REQUIRE_OK(wb_plan_new(device, &parameter, 1, &options, &plan, &error));
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK_ERROR(WB_ERR_FILE_IO, wb_offloader_new(plan, NULL, NULL, &offloader, &error), "RLIMIT_FSIZE");
+    CHECK(offloader == NULL);
+    wb_plan_release(plan);
+    wb_device_release(device);
+}
+
 CHECK_MAIN(CASE_ALONE(HOST_ONLY, pinning_past_the_lock_limit_is_an_error_that_names_it),
            CASE_ALONE(HOST_ONLY, a_user_namespace_does_not_lift_the_lock_limit),
            CASE_ALONE(EVERYWHERE, required_huge_pages_that_are_disabled_are_an_error),
+           CASE_ALONE(HOST_ONLY, addresses_past_the_file_size_limit_are_an_error),
            CASE_ALONE(EVERYWHERE, allocating_past_the_address_space_limit_is_out_of_memory),
            CASE(work_cancelled_in_any_phase_leaves_nothing),
            CASE(required_huge_pages_are_all_huge_or_an_error))

@@ -73,8 +73,9 @@ impl HostDevice {
         if self.capacity > 0 && mapped > free {
             fail!(
                 WB_ERR_DEVICE_MEMORY,
-                "asked {} of device memory; {} of {} are free",
+                "asked {} of device memory, {} in whole pages; {} of {} are free",
                 format_bytes(bytes as u64),
+                format_bytes(mapped),
                 format_bytes(free),
                 format_bytes(self.capacity)
             );

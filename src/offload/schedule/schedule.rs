@@ -174,8 +174,9 @@ pub fn no_slots() -> Error {
 
 /// The error while no memory is behind addresses.
 fn asleep() -> Error {
-    let message = "the offloader is asleep, or a resize or a replacement has failed half way: resize it to \
-                   the device memory that it may use, and repeat that until it succeeds";
+    let message = "the offloader is asleep or is still waking, or a resize or a replacement has failed half way: \
+                   resize it to the device memory that it may use, repeat that until it succeeds, and wait \
+                   with wb_offloader_resize_wait";
     Error::new(WB_ERR_BUSY, message)
 }
 

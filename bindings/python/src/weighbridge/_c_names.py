@@ -14,6 +14,7 @@ FUNCTIONS = {
     "wb_buffer_alloc": "Buffer.alloc",
     "wb_buffer_map_file": "Buffer.map_file",
     "wb_codec_decode": "Codec.decode",
+    "wb_codec_encode": "Codec.encode",
     "wb_codec_queue_decode": "Codec.queue_decode",
     "wb_device_alloc": "Device.alloc",
     "wb_device_stream_new": "Device.stream",
