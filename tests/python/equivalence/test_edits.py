@@ -241,3 +241,13 @@ def test_a_read_between_steps_is_true(compare, read):
             return read(model)
 
     compare(Net, use)
+
+
+def test_an_object_that_was_given_other_memory_is_replaced(compare):
+    def use(model):
+        old = model.layers[1].up.weight
+        old.data = old.data * 2
+        model.layers[1].up.weight = nn.Parameter(torch.ones_like(old))
+        return forward(model), old
+
+    compare(Net, use)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
+import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
@@ -14,8 +15,6 @@ from ._weight import Holder, Weight, inner_tensors, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import torch
 
     from ._weights import Weights
 
@@ -75,6 +74,8 @@ def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
     held = holder.held()
     if held is None or holder.outer is not None:
         return False  # moved elsewhere: the object is still the weight
+    if torch._C._functorch.is_functorch_wrapped_tensor(held):
+        return False  # stands for the weight in a transform, such as vmap
     if is_traceable_wrapper_subclass(held):
         _add_inner(weights, weight, holder, held)
     elif len(weight.holders) > 1:
@@ -94,14 +95,9 @@ def _group_of(weights: Weights, holder: Holder) -> str:
 
 
 def _give_up(weights: Weights, weight: Weight) -> None:
-    """Gives a weight's object memory of its own, for a caller that still has it."""
-    old = weight.tensor
-    if weight.compressed and weight.is_at_home():
-        old.data = weights.copy_of(weight, weights.device)
-        return
-    old.data = like(old, weights.device)
-    if weight.home is not None:
-        copy_bytes(weight.home, old)
+    """Gives a weight's object memory of its own, unless it has that, for a caller that keeps it."""
+    if weight.home is not None and weight.is_at_home():
+        weight.tensor.data = weights.copy_of(weight, weights.device)
 
 
 def _add_inner(weights: Weights, weight: Weight, holder: Holder, outer: torch.Tensor) -> None:

@@ -18,6 +18,7 @@ from ..offloader_info import OffloaderParameterInfo
 from ..plan import Parameter, Plan
 from . import _operators
 from ._changes import follow, warn_of_others
+from ._compiled import is_recording
 from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
@@ -293,7 +294,7 @@ class Weights(Steps):
     @contextmanager
     def step(self) -> Iterator[None]:
         """Runs the model, as :meth:`Steps.step`, with what was done to its weights before it."""
-        if not self.runs and not self.paused:
+        if not self.runs and not self.paused and not is_recording():
             self.follow(self._without_window)
         with super().step():
             yield
