@@ -397,6 +397,22 @@ wb_status wb_offloader_prefer(const wb_offloader *offloader, uint64_t index, uin
 wb_status wb_offloader_rebalance(const wb_offloader *offloader, uint64_t max_bytes, void *stream,
                                  wb_rebalance_progress *progress, wb_error *error);
 
+/**
+ * The parameter's bytes are behind its address at all times, not only while its group is acquired. Steps copy
+ * nothing there, so what an engine changes there between steps counts.
+ */
+#define WB_ADDRESS_OWN 1
+/**
+ * A graph that was captured may copy the parameter's bytes from host memory to its address. With WB_ADDRESS_OWN
+ * they are in both places, and change only by wb_offloader_replace.
+ */
+#define WB_ADDRESS_COPIED_BY_GRAPHS 2
+/**
+ * A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its bytes that is
+ * being made or exists already. What is changed in place meanwhile is not where it is afterwards.
+ */
+#define WB_ADDRESS_MOVING 4
+
 /** Current state of a parameter. */
 typedef struct {
     /** Size of the struct. */
@@ -446,8 +462,8 @@ typedef struct {
     const char *host_store_reason;
     /** WB_HOST_STORE_SOURCE if its host memory is the buffer of its source. */
     wb_host_store host_store;
-    /** Zero. */
-    uint32_t reserved0;
+    /** WB_ADDRESS_* bits: what is behind `device_address`. */
+    uint32_t address_state;
     /**
      * Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
      */

@@ -71,6 +71,10 @@ pub struct Home {
     pub resident_since: u64,
     /// Whether a graph may exist that does not copy the unit.
     pub in_graphs: bool,
+    /// How many captures there were when it got its slot.
+    pub slot_since: u64,
+    /// Whether a graph may exist that copies the unit.
+    pub copied_by_graphs: bool,
 }
 
 impl Home {
@@ -243,6 +247,8 @@ impl Addresses {
             host_copy: None,
             resident_since: 0,
             in_graphs: false,
+            slot_since: 0,
+            copied_by_graphs: false,
         });
     }
 

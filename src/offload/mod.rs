@@ -2,6 +2,7 @@
 
 mod accounting;
 mod add;
+pub mod address_state;
 pub mod addresses;
 mod alias;
 pub mod arbiter;

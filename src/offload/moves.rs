@@ -385,6 +385,9 @@ impl Resize {
         let put = addresses.put(at, behind);
         let keeps = addresses.keep_host_copy;
         let home = &mut addresses.homes[at];
+        if matches!(before, Behind::Slot) {
+            home.copied_by_graphs |= change.captures() > home.slot_since;
+        }
         change.set_resident(unit, home.carried.is_none() || home.needs_no_copy());
         if home.unmapped {
             change.set_asleep(true);
@@ -402,8 +405,10 @@ impl Resize {
             }
             _ => {}
         }
-        if matches!(home.behind, Behind::Own(_)) {
-            home.resident_since = change.captures();
+        match home.behind {
+            Behind::Own(_) => home.resident_since = change.captures(),
+            Behind::Slot => home.slot_since = change.captures(),
+            _ => {}
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use crate::error::{Error, Result, fail};
 use crate::memory::view::{Accessor, View};
+use crate::offload::address_state::AddressState;
 use crate::offload::backing::{Backing, Encoding};
 use crate::offload::offloader::Offloader;
 use crate::offload::schedule::schedule::no_slots;
@@ -36,6 +37,8 @@ pub struct ParameterInfo {
     pub encoded_bytes: u64,
     /// Bytes that are on the device now, in memory of their own or of the engine.
     pub resident_bytes: u64,
+    /// What is behind `device_address`.
+    pub address_state: AddressState,
     /// Bytes of device memory in which the device keeps it so; 0 if it does not.
     pub device_encoded_bytes: u64,
     /// Why it does not, though the plan has it so; empty otherwise.
@@ -77,6 +80,7 @@ impl ParameterInfo {
                 false => state.transfer_mode(parameter),
             },
             resident_bytes,
+            address_state: state.address_state(parameter),
             device_address,
             owned: owned && device_address.is_some(),
             host_address,

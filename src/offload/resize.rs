@@ -83,6 +83,7 @@ impl Offloader {
             let captures = change.captures();
             for home in &mut addresses.homes {
                 (home.in_graphs, home.resident_since) = (false, captures);
+                (home.copied_by_graphs, home.slot_since) = (false, captures);
             }
         }
         let resize = match &mut state.resize {

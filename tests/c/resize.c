@@ -186,6 +186,75 @@ static void units_return_to_slots_once_graphs_are_dropped(wb_device *device)
     bench_end(&b);
 }
 
+/* Of parameters that have slots, and of those that the plan keeps on the device. */
+static void check_states(struct bench *b, const int32_t *placements, uint32_t offloaded, uint32_t resident)
+{
+    for (uint64_t at = 0; at < GROUPS; at++) {
+        wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+        CHECK_OK(wb_offloader_get_parameter_info(b->offloader, at, &info, &error));
+        CHECK_SAME(info.address_state,
+                   placements[at] == WB_PLACEMENT_OFFLOADED ? offloaded : resident);
+    }
+}
+
+static void an_info_says_what_is_behind_an_address(wb_device *device)
+{
+    struct bench b;
+    int32_t placements[GROUPS];
+    uint64_t group = GROUPS;
+    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
+    for (uint64_t at = 0; at < GROUPS; at++) {
+        wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
+        CHECK_OK(wb_offloader_get_parameter_info(b.offloader, at, &info, &error));
+        placements[at] = info.placement;
+        if (info.placement == WB_PLACEMENT_OFFLOADED) group = at;
+    }
+    const uint64_t slots = stats_of(&b).slot_bytes, whole = slots + GROUPS * PIECE;
+    check_states(&b, placements, 0, WB_ADDRESS_OWN);
+    resize(&b, whole);
+    check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
+    for (uint64_t at = 0; at < GROUPS; at++) {
+        CHECK_OK(wb_offloader_acquire_group(b.offloader, at, b.stream, &error));
+    }
+    wb_resize_options least = to_bytes(slots + RESIDENT * PIECE);
+    CHECK_OK(wb_offloader_resize(b.offloader, &least, b.stream, &progress, &error));
+    CHECK(progress.pending_units > 0);
+    check_states(&b, placements, WB_ADDRESS_OWN | WB_ADDRESS_MOVING, WB_ADDRESS_OWN);
+    for (uint64_t at = 0; at < GROUPS; at++) {
+        CHECK_OK(wb_offloader_release_group(b.offloader, at, b.stream, &error));
+    }
+    CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
+    check_states(&b, placements, 0, WB_ADDRESS_OWN);
+    resize(&b, 0);
+    check_states(&b, placements, 0, 0);
+    resize(&b, whole);
+    check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
+    CHECK_OK(wb_offloader_acquire_group(b.offloader, group, b.stream, &error));
+    CHECK_OK(wb_offloader_release_group(b.offloader, group, b.stream, &error));
+    if (on_cuda()) {
+        const uint32_t copied = WB_ADDRESS_COPIED_BY_GRAPHS;
+        resize(&b, slots);
+        struct graph graph = captured(&b, orders[0]); /* copies what has slots */
+        check_states(&b, placements, 0, WB_ADDRESS_OWN);
+        resize(&b, whole);
+        check_states(&b, placements, WB_ADDRESS_OWN | copied, WB_ADDRESS_OWN);
+        replay(&b, &graph);
+        graph_end(&b, &graph);
+        wb_resize_options dropped = to_bytes(whole);
+        dropped.graphs_dropped = 1;
+        CHECK_OK(wb_offloader_resize(b.offloader, &dropped, b.stream, &progress, &error));
+        check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
+        graph = captured(&b, orders[0]); /* copies nothing */
+        resize(&b, slots);
+        check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
+        resize(&b, whole);
+        check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
+        graph_end(&b, &graph);
+    }
+    bench_end(&b);
+}
+
 static void a_sleeping_offloader_holds_nothing(wb_device *device)
 {
     for (uint32_t keep = 0; keep < 2; keep++) {
@@ -593,6 +662,7 @@ CHECK_MAIN(CASE_ALONE(EVERYWHERE, freed_memory_is_free),
            CASE_ALONE(DOUBLE_ONLY, without_address_ranges_the_plan_says_why),
            CASE(steps_are_right_at_every_budget), CASE_ON(CUDA_ONLY, graphs_are_right_at_every_budget),
            CASE_ON(CUDA_ONLY, units_return_to_slots_once_graphs_are_dropped),
+           CASE(an_info_says_what_is_behind_an_address),
            CASE(a_sleeping_offloader_holds_nothing),
            CASE(an_acquired_group_moves_when_it_is_released),
            CASE(replaced_bytes_are_there_at_every_budget),

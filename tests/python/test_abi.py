@@ -134,6 +134,7 @@ def test_statuses_and_dtypes_are_the_constants_of_the_headers():
         (_enums.ORDER, "WB_ORDER_"),
         (_enums.BUDGET_KIND, "WB_BUDGET_"),
         (_enums.ALLOW, "WB_ALLOW_"),
+        (_enums.ADDRESS_STATE, "WB_ADDRESS_"),
         (_enums.CODE_DOMAIN, "WB_CODE_"),
         (_enums.TRISTATE, "WB_TRISTATE_"),
     ],

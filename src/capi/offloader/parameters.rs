@@ -17,11 +17,24 @@ use crate::capi::view::layout::{GivenLayout, block_of, wb_layout};
 use crate::device::backend::Stream;
 use crate::error::Result;
 use crate::memory::view::Accessor;
+use crate::offload::address_state::AddressState;
 use crate::offload::offloader::Offloader;
 use crate::offload::parameters::ParameterInfo;
 use crate::plan::parameter::Parameter;
 use crate::status::wb_status;
 use crate::tensor::dtype::wb_dtype;
+
+/// The parameter's bytes are behind its address at all times, not only while its group is acquired. Steps copy
+/// nothing there, so what an engine changes there between steps counts.
+pub const WB_ADDRESS_OWN: u32 = 1;
+
+/// A graph that was captured may copy the parameter's bytes from host memory to its address. With WB_ADDRESS_OWN
+/// they are in both places, and change only by wb_offloader_replace.
+pub const WB_ADDRESS_COPIED_BY_GRAPHS: u32 = 2;
+
+/// A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its bytes that is
+/// being made or exists already. What is changed in place meanwhile is not where it is afterwards.
+pub const WB_ADDRESS_MOVING: u32 = 4;
 
 /// Current state of a parameter.
 #[repr(C)]
@@ -65,8 +78,8 @@ pub struct wb_offloader_parameter_info {
     pub host_store_reason: *const c_char,
     /// WB_HOST_STORE_SOURCE if its host memory is the buffer of its source.
     pub host_store: wb_host_store,
-    /// Zero.
-    pub reserved0: u32,
+    /// WB_ADDRESS_* bits: what is behind `device_address`.
+    pub address_state: u32,
     /// Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
     pub encoded_bytes: u64,
     /// Bytes of it that are on the device now, in memory of its own or of the engine, and not in a slot. Of a
@@ -110,6 +123,7 @@ impl From<ParameterInfo> for wb_offloader_parameter_info {
                 true => WB_HOST_STORE_SOURCE,
                 false => WB_HOST_STORE_COPY,
             },
+            address_state: bits_of(found.address_state),
             encoded_bytes: found.encoded_bytes,
             resident_bytes: found.resident_bytes,
             device_encoded_bytes: found.device_encoded_bytes,
@@ -117,6 +131,14 @@ impl From<ParameterInfo> for wb_offloader_parameter_info {
             ..Self::init()
         }
     }
+}
+
+fn bits_of(found: AddressState) -> u32 {
+    let AddressState { own, copied_by_graphs, moving } = found;
+    let bit = |is: bool, bit: u32| if is { bit } else { 0 };
+    bit(own, WB_ADDRESS_OWN)
+        | bit(copied_by_graphs, WB_ADDRESS_COPIED_BY_GRAPHS)
+        | bit(moving, WB_ADDRESS_MOVING)
 }
 
 /// What wb_offloader_reconcile changed.

@@ -228,6 +228,8 @@ class Compare:
         if start == "warm":
             with self.outcome.may_raise():
                 found = run(model)
+                if self.resized:  # so that what is offloaded is on the device
+                    handle.resize(device_bytes=64 << 20)
             if len(self.outcome.raised) == raised:
                 assert equal(found, ran_before), f"WRONG numbers in the first step, {start}"
         wanted = copied(use(resident))

@@ -247,7 +247,7 @@ class wb_offloader_parameter_info(Sized):
         (c_uint32, "block_elements block_bytes"),
         (c_char_p, "host_store_reason"),
         (c_int32, "host_store"),
-        (c_uint32, "reserved0"),
+        (c_uint32, "address_state"),
         (c_uint64, "encoded_bytes resident_bytes device_encoded_bytes"),
         (c_char_p, "device_encoded_reason"),
     )

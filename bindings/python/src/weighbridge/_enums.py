@@ -25,6 +25,7 @@ Compress = Literal["off", "auto", "selected"]
 Order = Literal["spread", "declared", "largest"]
 BudgetKind = Literal["offload_bytes", "device_bytes"]
 Allow = Literal["nothing-offloaded", "unmatched-selector", "everything-fits"]
+AddressState = Literal["own", "copied-by-graphs", "moving"]
 CodeDomain = Literal["none", "errno", "cuda"]
 Tristate = Literal["auto", "on", "off"]
 
@@ -56,6 +57,10 @@ class Words:
         """Returns the word of a C constant, or its number if a newer library defines it."""
         return self._words.get(code, str(code))
 
+    def words_in(self, flags: int) -> list[str]:
+        """Returns the words of the flags that a number has."""
+        return [word for word, code in self._codes.items() if flags & code]
+
 
 DEVICE_KIND = Words("kind", DeviceKind, 1)
 HUGE_PAGES = Words("huge_pages", HugePages)
@@ -74,6 +79,7 @@ COMPRESS = Words("compress", Compress)
 ORDER = Words("order", Order)
 BUDGET_KIND = Words("budget", BudgetKind, 1)
 ALLOW = Words("allow", Allow, flags=True)
+ADDRESS_STATE = Words("address_state", AddressState, flags=True)
 CODE_DOMAIN = Words("code_domain", CodeDomain)
 TRISTATE = Words("tristate", Tristate)
 

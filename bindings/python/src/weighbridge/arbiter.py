@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +69,7 @@ class Arbiter(Closeable):
     def __init__(self, device: Device, device_bytes: int) -> None:
         self._reference = None
         self._device = device
+        self._offloaders: weakref.WeakSet[Offloader] = weakref.WeakSet()
         reference = Reference(lib.wb_arbiter_release)
         bytes_ = unsigned(device_bytes, "device_bytes")
         call(lib.wb_arbiter_new, reference_of(device, "device"), bytes_, reference.out)
@@ -90,10 +94,12 @@ class Arbiter(Closeable):
             stream=stream_handle(stream),
         )
         call(lib.wb_arbiter_add, self._live(), reference_of(offloader, "offloader"), byref(options))
+        self._offloaders.add(offloader)
 
     def remove(self, offloader: Offloader) -> None:
         """Removes an offloader, which keeps what it holds."""
         call(lib.wb_arbiter_remove, self._live(), reference_of(offloader, "offloader"))
+        self._offloaders.discard(offloader)
 
     def use(
         self, offloader: Offloader, *, wait: bool = True, timeout: float | None = None
@@ -103,22 +109,37 @@ class Arbiter(Closeable):
         With ``wait`` the call waits until all hold what they are to hold, up to ``timeout``
         seconds; without, :meth:`advance` goes on between steps.
         """
-        found = self._filled(lib.wb_arbiter_use, reference_of(offloader, "offloader"))
-        return self.wait(timeout) if wait else found
+        with self._moving():
+            found = self._filled(lib.wb_arbiter_use, reference_of(offloader, "offloader"))
+            return self._wait(timeout) if wait else found
 
     def resize(
         self, device_bytes: int, *, wait: bool = True, timeout: float | None = None
     ) -> ArbiterProgress:
         """Changes the budget. Offloaders keep what fits, and get more when they are used."""
-        found = self._filled(lib.wb_arbiter_resize, unsigned(device_bytes, "device_bytes"))
-        return self.wait(timeout) if wait else found
+        with self._moving():
+            found = self._filled(lib.wb_arbiter_resize, unsigned(device_bytes, "device_bytes"))
+            return self._wait(timeout) if wait else found
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
-        return self._filled(lib.wb_arbiter_advance)
+        with self._moving():
+            return self._filled(lib.wb_arbiter_advance)
 
     def wait(self, timeout: float | None = None) -> ArbiterProgress:
         """Goes on until every offloader holds what it is to hold; else raises TimeoutError."""
+        with self._moving():
+            return self._wait(timeout)
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """The context in which a call runs that may move parameters of any offloader."""
+        with ExitStack() as contexts:
+            for offloader in list(self._offloaders):
+                contexts.enter_context(offloader.moving("begin"))
+            yield
+
+    def _wait(self, timeout: float | None) -> ArbiterProgress:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             left = min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS)

@@ -7,9 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ctypes import addressof, byref, c_char, c_uint64, sizeof
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, Literal
 
 from ._abi import (
     wb_offloader_group_stats,
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
     from ._options import BufferOptions
 
+Move = Literal["begin", "advance", "rebalance"]
+"""A call that moves parameters: it begins to, goes on, or exchanges pieces."""
+
 _WAIT_SECONDS = 0.1
 """Longest wait in one native call, so that Ctrl-C is noticed."""
 
@@ -67,6 +70,8 @@ class Offloader(Closeable):
         planned = reference_of(plan, "plan")
         self._plan = plan
         self._awake_bytes = 0
+        self.around_moves: Callable[[Move], AbstractContextManager[None]] | None = None
+        """What a framework does around calls that move parameters."""
         given = Options(plan.info.arena_bytes, **options)
         reference = Reference(lib.wb_offloader_release)
         given.call(lib.wb_offloader_new, planned, stream_handle(stream), given.c, reference.out)
@@ -182,6 +187,22 @@ class Offloader(Closeable):
         Groups that are acquired move when they are released: with ``wait`` the call waits for that,
         up to ``timeout`` seconds; without, :meth:`resize_progress` goes on between steps.
         """
+        with self.moving("begin"):
+            return self._resize(device_bytes, stream, offload_bytes, graphs_dropped, wait, timeout)
+
+    def moving(self, what: Move) -> AbstractContextManager[None]:
+        """Returns the context in which a call runs that moves parameters."""
+        return nullcontext() if self.around_moves is None else self.around_moves(what)
+
+    def _resize(
+        self,
+        device_bytes: int | None,
+        stream: Any,
+        offload_bytes: int | None,
+        graphs_dropped: bool,
+        wait: bool,
+        timeout: float | None,
+    ) -> ResizeProgress:
         options = wb_resize_options(graphs_dropped=int(graphs_dropped))
         if device_bytes is not None and offload_bytes is None:
             options.device_bytes = unsigned(device_bytes, "device_bytes")
@@ -219,7 +240,8 @@ class Offloader(Closeable):
     def resize_progress(self, stream: Any = None) -> ResizeProgress:
         """Goes on with a resize as far as possible at once, and returns its progress."""
         function = lib.wb_offloader_resize_progress
-        found = filled(wb_resize_progress, function, self._live(), stream_handle(stream))
+        with self.moving("advance"):
+            found = filled(wb_resize_progress, function, self._live(), stream_handle(stream))
         return ResizeProgress(**same_fields(ResizeProgress, found))
 
     def prefer(
@@ -249,13 +271,14 @@ class Offloader(Closeable):
         directions together, and does not wait: call it again until ``pending_bytes`` is 0.
         Addresses, views and graphs stay valid.
         """
-        found = filled(
-            wb_rebalance_progress,
-            lib.wb_offloader_rebalance,
-            self._live(),
-            unsigned(max_bytes, "max_bytes"),
-            stream_handle(stream),
-        )
+        with self.moving("rebalance"):
+            found = filled(
+                wb_rebalance_progress,
+                lib.wb_offloader_rebalance,
+                self._live(),
+                unsigned(max_bytes, "max_bytes"),
+                stream_handle(stream),
+            )
         return RebalanceProgress(**same_fields(RebalanceProgress, found))
 
     def sleep(self, stream: Any = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ._abi import wb_offloader_parameter_info
-from ._enums import HOST_STORE, PLACEMENT, TRANSFER_MODE
+from ._enums import ADDRESS_STATE, HOST_STORE, PLACEMENT, TRANSFER_MODE
 from .dtypes import Dtype, OpaqueDtype, dtype_of_info
 
 
@@ -44,6 +44,15 @@ class OffloaderParameterInfo:
     """Of device memory in which the device keeps it compressed; 0 if it does not."""
     device_encoded_reason: str
     """Why it does not, though the plan has it so; otherwise empty."""
+    at_address: bool
+    """Whether its bytes are at ``device_address`` at all times: steps copy nothing there, and a
+    change there counts."""
+    copied_by_graphs: bool
+    """Whether a graph may exist that copies its bytes in host memory there: if they are at that
+    address, too, only a replacement changes both."""
+    moving: bool
+    """Whether a resize that is not done moves it by a copy that is being made or exists already:
+    what is changed in place meanwhile is not where it is afterwards."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,7 @@ class RebalanceProgress:
 
 
 def parameter_info_of(found: wb_offloader_parameter_info) -> OffloaderParameterInfo:
+    state = ADDRESS_STATE.words_in(found.address_state)
     return OffloaderParameterInfo(
         name=found.name.decode(),
         group=found.group,
@@ -171,4 +181,7 @@ def parameter_info_of(found: wb_offloader_parameter_info) -> OffloaderParameterI
         resident_bytes=found.resident_bytes,
         device_encoded_bytes=found.device_encoded_bytes,
         device_encoded_reason=found.device_encoded_reason.decode(),
+        at_address="own" in state,
+        copied_by_graphs="copied-by-graphs" in state,
+        moving="moving" in state,
     )

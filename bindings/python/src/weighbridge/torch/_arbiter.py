@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 from .. import arbiter
 from .._arguments import unsigned
 from ..arbiter import ArbiterMemberInfo, ArbiterProgress
@@ -29,7 +27,6 @@ class Arbiter:
     def __init__(self, device_bytes: int) -> None:
         self._device_bytes = unsigned(device_bytes, "device_bytes")
         self._arbiter: arbiter.Arbiter | None = None
-        self._handles: weakref.WeakSet[OffloadHandle] = weakref.WeakSet()
 
     def add(self, handle: OffloadHandle, *, priority: int = 0, min_bytes: int = 0) -> None:
         """Adds a model with the memory that it holds; its steps use the current stream.
@@ -42,47 +39,30 @@ class Arbiter:
             self._arbiter = arbiter.Arbiter(handle.plan.device, self._device_bytes)
         stream = handle._weights.stream()
         self._arbiter.add(offloader, priority=priority, min_bytes=min_bytes, stream=stream)
-        self._handles.add(handle)
 
     def remove(self, handle: OffloadHandle) -> None:
         """Removes a model, which keeps what it holds."""
         self._of_models.remove(_offloader_of(handle))
-        self._handles.discard(handle)
 
     def use(self, handle: OffloadHandle, *, wait: bool = True) -> ArbiterProgress:
         """Gives the model that is called next as much memory as it can use.
 
         With ``wait=False`` :meth:`advance` goes on between calls of any model.
         """
-        of_models, offloader = self._of_models, _offloader_of(handle)
-        self._prepare()
-        return self._changed(of_models.use(offloader, wait=wait))
+        return self._of_models.use(_offloader_of(handle), wait=wait)
 
     def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
         self._device_bytes = device_bytes
-        of_models = self._of_models
-        self._prepare()
-        return self._changed(of_models.resize(device_bytes, wait=wait))
+        return self._of_models.resize(device_bytes, wait=wait)
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
-        return self._changed(self._of_models.advance())
+        return self._of_models.advance()
 
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""
         return self._of_models.member_info(_offloader_of(handle))
-
-    def _prepare(self) -> None:
-        for handle in self._handles:
-            with handle._weights.lock:
-                handle._weights.prepare_resize()
-
-    def _changed(self, progress: ArbiterProgress) -> ArbiterProgress:
-        for handle in self._handles:
-            with handle._weights.lock:
-                handle._weights.follow_resize()
-        return progress
 
     @property
     def _of_models(self) -> arbiter.Arbiter:

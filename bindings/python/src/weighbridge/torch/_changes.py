@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
-from ._weight import Holder, Weight, inner_tensors, version_of
+from ._weight import Holder, Weight, Where, inner_tensors, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +35,8 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
             version = version_of(weight.tensor)
             if version != weight.version:
                 weight.version = version
-                weights.begin_step()  # copies that are in slots are out of date
-                if weights.plan_is_fixed:
-                    weights.write(weight, weight.tensor)  # and so is memory of its own
+                if weight.where is Where.HOST:
+                    weights.begin_step()  # copies that are in slots are out of date
         if weight.is_replaced():
             tensor = weight.tensor
             for holder in [holder for holder in weight.holders if not holder.has(tensor)]:
@@ -49,24 +48,33 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
 
 def _take_moved(weights: Weights) -> None:
     """Takes the bytes of weights that were given other memory."""
-    moved = [w for w in weights.all if not w.in_slot and not w.is_at_home()]
-    spans = [(address_of(w.home), span_of(w.home)[1]) for w in weights.all if w.home is not None]
-    spans.sort()
-    warn_of_others([w for w in moved if w.home is not None], weights.all)
-    for weight in moved:
+    warn_of_others([w for w in _given_memory(weights) if w.home is not None], weights.all)
+    for weight in separate(weights):
+        if weight.part_of is not None:
+            weight.part_of = None  # apart from now on, and resident
+            weight.place(None, None, Where.ENGINE)
+        else:
+            weights.replace(weight, weight.tensor)
+
+
+def _given_memory(weights: Weights) -> list[Weight]:
+    return [w for w in weights.all if not w.in_slot and not w.is_at_home()]
+
+
+def separate(weights: Weights) -> list[Weight]:
+    """Returns the weights that were given other memory, each of its own from now on: the home of
+    another weight may get new bytes, or leave."""
+    given = _given_memory(weights)
+    homes = [weight.home for weight in weights.all if given and weight.home is not None]
+    spans = sorted((address_of(home), span_of(home)[1]) for home in homes)
+    for weight in given:
         address = address_of(weight.tensor)
         at = bisect.bisect(spans, (address, sys.maxsize)) - 1
         if at >= 0 and address < sum(spans[at]):
-            # The home of another weight, which may get new bytes before this one is read.
             own = like(weight.tensor, weights.device)
             copy_bytes(weight.tensor, own)
             weight.tensor.data = own
-    for weight in moved:
-        if weight.part_of is not None:
-            weight.part_of = None  # apart from now on, and resident
-            weight.place(None, None)
-        else:
-            weights.replace(weight, weight.tensor)
+    return given
 
 
 def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:

@@ -119,17 +119,18 @@ class OffloadHandle:
         compiled again if a layer has too few slots for the experts of a call, or enough again.
         """
         with self._weights.lock:
-            self._weights.prepare_resize()
-            try:
-                return self.offloader.resize(
-                    device_bytes,
-                    self._weights.stream(),
-                    offload_bytes=offload_bytes,
-                    graphs_dropped=graphs_dropped,
-                    wait=wait,
-                )
-            finally:
-                self._weights.follow_resize()
+            return self.offloader.resize(
+                device_bytes,
+                self._weights.stream(),
+                offload_bytes=offload_bytes,
+                graphs_dropped=graphs_dropped,
+                wait=wait,
+            )
+
+    def resize_progress(self) -> ResizeProgress:
+        """Goes on, between steps, with a resize that does not wait; returns its progress."""
+        with self._weights.lock:
+            return self.offloader.resize_progress(self._weights.stream())
 
     def prefer(
         self,
@@ -175,19 +176,12 @@ class OffloadHandle:
     def sleep(self) -> None:
         """Frees all device memory of the weights until :meth:`wake`."""
         with self._weights.lock:
-            self._weights.prepare_resize()
-            try:
-                self.offloader.sleep(self._weights.stream())
-            finally:
-                self._weights.follow_resize()
+            self.offloader.sleep(self._weights.stream())
 
     def wake(self) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""
         with self._weights.lock:
-            try:
-                self.offloader.wake(self._weights.stream())
-            finally:
-                self._weights.follow_resize()
+            self.offloader.wake(self._weights.stream())
 
     def join(self) -> None:
         """Makes the current stream wait for every copy: the end of a capture of part of a step."""
@@ -245,6 +239,7 @@ class OffloadHandle:
             _operators.unregister(self._weights.number)
             close(list(self._weights.experts.values()), self._weights.device)
             self._weights.experts.clear()
+            self.offloader.around_moves = None
             self.offloader.close()
         if device is not None:
             self.model.to(device)

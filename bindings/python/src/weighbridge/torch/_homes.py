@@ -2,52 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 
 from ..errors import Status, WeighbridgeError
 from ..offloader import Offloader
 from ..offloader_info import OffloaderParameterInfo
 from ._tensors import refusing, typed, view_within
-from ._weight import Weight
+from ._weight import Weight, Where
+
+Homes = tuple[torch.Tensor | None, torch.Tensor | None, Where]
+"""What :meth:`Weight.place` takes."""
+
+
+def where_of(info: OffloaderParameterInfo | None, reads_host: bool = False) -> Where:
+    """Returns where a parameter is now, as the offloader says. With ``reads_host`` nothing reads
+    it elsewhere if it is in host memory."""
+    if info is None or info.device_address is None or info.span_bytes == 0:
+        return Where.ENGINE
+    if info.encoded_bytes:
+        return Where.COMPRESSED
+    if info.placement == "offloaded" and info.host_address is not None:
+        if reads_host or info.transfer_mode == "zero-copy" or not info.at_address:
+            return Where.HOST
+        return Where.TWICE if info.copied_by_graphs else Where.DEVICE
+    if not info.owned:
+        return Where.ENGINE
+    return Where.DEVICE if info.at_address else Where.ASLEEP
+
+
+def homes_at(where: Where, tensor: torch.Tensor, name: str, offloader: Offloader) -> Homes:
+    """Returns the home of a parameter, and its bytes for the host, where it is now."""
+    home, stored = None, None
+    if where is Where.COMPRESSED:
+        home = stored = refusing(tensor, offloader.view(name), _WHY[where].format(name))
+    elif where is not Where.ENGINE:
+        if offloader.parameter_info(name).host_address is not None:
+            stored = typed(tensor, offloader.host_view(name))
+        if where is Where.DEVICE:
+            home = typed(tensor, offloader.view(name))
+        elif stored is not None and where is Where.HOST:
+            home = _device_view(offloader, tensor, name, stored)
+        else:
+            home = refusing(tensor, offloader.view(name), _WHY[where].format(name))
+    return home, stored, where
 
 
 def place(
-    weight: Weight, offloader: Offloader, infos: dict[str, OffloaderParameterInfo]
+    weight: Weight,
+    offloader: Offloader,
+    infos: dict[str, OffloaderParameterInfo],
+    in_place: Container[str],
 ) -> list[Weight]:
     """Gives a weight its home. Names of it that were quantized apart become weights."""
     if weight.part_of is not None:
         return [weight]
     apart: dict[torch.dtype | None, Weight] = {}
     holders, weight.holders = weight.holders, []
+    reads_host = weight.where is not Where.DEVICE and holders[0].name in in_place
     for holder in holders:
-        info, home, stored = infos.get(holder.name), None, None
-        if info is None or info.device_address is None or info.span_bytes == 0:
-            pass
-        elif info.encoded_bytes:
-            home = stored = refusing(weight.tensor, offloader.view(holder.name), _why(holder.name))
-        elif info.placement == "offloaded" and info.host_address is not None:
-            stored = typed(weight.tensor, offloader.host_view(holder.name))
-            home = _device_view(offloader, weight.tensor, holder.name, stored)
-        elif info.owned:
-            home = typed(weight.tensor, offloader.view(holder.name))
+        where = where_of(infos.get(holder.name), reads_host)
+        home, stored, where = homes_at(where, weight.tensor, holder.name, offloader)
         key = None if home is None else home.dtype
         if key not in apart:
             apart[key] = Weight(weight.tensor, []) if apart else weight
-            apart[key].place(home, stored)
-            apart[key].compressed = info is not None and info.encoded_bytes > 0
+            apart[key].place(home, stored, where)
         apart[key].holders.append(holder)
     for made in apart.values():
         _use_home(made)
     return list(apart.values())
 
 
-def _why(name: str) -> str:
-    return (
-        f"asked to use {name!r} of an offloaded model outside of the forward of its layer, where "
+_WHY = {
+    Where.COMPRESSED: (
+        "asked to use {!r} of an offloaded model outside of the forward of its layer, where "
         "it is compressed: state_dict() and the handle's read() have its numbers, load_state_dict "
         "and .data = change them; for anything else call remove() first, or leave it out of "
         "compress"
-    )
+    ),
+    Where.TWICE: (
+        "asked to use {!r} of an offloaded model outside of the forward of its layer. It has come "
+        "to the device by a resize, and a graph that was captured before copies it from host "
+        "memory: state_dict() and the handle's read() have its numbers, load_state_dict and .data "
+        "= change them; for anything else drop the graphs, and call resize(graphs_dropped=True)"
+    ),
+    Where.ASLEEP: (
+        "asked to use {!r} of an offloaded model that is asleep, where it has no memory: call "
+        "wake() or resize() of its handle first"
+    ),
+}
 
 
 def _device_view(
@@ -64,15 +108,21 @@ def _device_view(
 
 def place_part(weight: Weight, whole: Weight) -> None:
     """Makes a weight a view of the weight that contains its memory."""
-    if whole.compressed:
+    if whole.where is Where.COMPRESSED:
         raise ValueError(
             f"{weight.name!r} is in the memory of {whole.name!r}, which is compressed: leave "
             "that out of compress"
         )
     if whole.home is not None:
-        home = view_within(weight.tensor, weight.offset_in_whole, whole.home)
-        weight.place(home, None)
+        weight.place(*part_home(weight, whole))
         weight.go_home()
+
+
+def part_home(weight: Weight, whole: Weight) -> Homes:
+    """Returns the home of a weight in that of the weight that contains its memory."""
+    assert whole.home is not None
+    home = view_within(weight.tensor, weight.offset_in_whole, whole.home)
+    return home, None, Where.ASLEEP if whole.where is Where.ASLEEP else Where.DEVICE
 
 
 def _use_home(weight: Weight) -> None:

@@ -111,10 +111,10 @@ def _offloaded(module: torch.nn.Module, weights: Weights) -> type:
         return changed
 
     def __deepcopy__(self: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
-        if weights.compresses:
+        if weights.closed is not None:
             raise RuntimeError(
-                f"asked to copy {kind.__name__}, a part of a model with compressed "
-                "weights: load its state_dict() into another, or call the handle's remove() first"
+                f"asked to copy {kind.__name__}, a part of a model with {weights.closed_words}: "
+                "load its state_dict() into another, or call the handle's remove() first"
             )
         with weights.lock:
             if type(self).__dict__.get(_ORIGINAL) is not kind:

@@ -50,19 +50,19 @@ def _hooks_of(weights: Weights, weight: Weight, holder: Holder) -> list[Any]:
     module, own = holder.module, holder.own
 
     def save(_module: torch.nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
-        """Gives the host's view of the bytes, so that saving needs no device memory, and is right
-        while another thread runs the layer."""
+        """Gives the bytes at home, for the host if they are there, so that saving needs no device
+        memory, and is right while another thread runs the layer."""
         saved = state.get(prefix + own)
         if not isinstance(saved, torch.Tensor) or type(saved) is not torch.Tensor:
             return  # another class may have attributes, which views lack
         if weight.stored is not None:
             if weight.is_place_of(saved) and saved is not weight.tensor:
-                state[prefix + own] = weights.read(weight) if weight.compressed else weight.stored
+                state[prefix + own] = weights.shown(weight)
 
     def before_load(_module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Quantizes to FP8 a full-precision value for a weight in FP8, as ``replace`` does."""
         given = state.get(prefix + own)
-        if given is not None and weight.compressed and weight.is_at_home():
+        if given is not None and weight.closed and weight.is_at_home():
             # Memory to load to, from which the offloader takes the bytes when the layer is loaded.
             weight.tensor.data = weights.copy_of(weight, weights.device)
         scale = weights.named(weights.scales.get(holder.name, ""))

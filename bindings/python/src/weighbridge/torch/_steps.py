@@ -105,6 +105,11 @@ class Steps:
         self.offloader.acquire_group(group, self.stream())
         self.finish_on_host()
 
+    def finish(self) -> None:
+        """Waits for the work queued on the current stream."""
+        if self._host_stream is None:
+            torch.cuda.current_stream(self.device).synchronize()
+
     def finish_on_host(self) -> None:
         """Waits for the queued work if PyTorch runs on the host, which waits for no stream."""
         if self._host_stream is not None:

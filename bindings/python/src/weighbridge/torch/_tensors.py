@@ -54,8 +54,13 @@ def refusing(tensor: torch.Tensor, view: View, why: str) -> torch.Tensor:
     """Returns a tensor like :func:`typed` whose every use raises RuntimeError with these words:
     what is in the view's memory is not what the tensor would have there."""
     found = typed(tensor, view)
-    torch._C._set_storage_data_ptr_access_error_msg(found.untyped_storage()._cdata, why)
+    refuse(found, why)
     return found
+
+
+def refuse(tensor: torch.Tensor, why: str) -> None:
+    """Makes every use of a tensor, and of all others with its storage, raise RuntimeError."""
+    torch._C._set_storage_data_ptr_access_error_msg(tensor.untyped_storage()._cdata, why)
 
 
 def refuses(tensor: torch.Tensor) -> bool:

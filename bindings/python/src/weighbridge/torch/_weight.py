@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -45,13 +46,24 @@ class Holder:
         held[self.own] = tensor
 
 
+class Where(Enum):
+    """Where the bytes of a weight are outside of the forward of its layer."""
+
+    ENGINE = "in memory that the offloader does not own"
+    HOST = "in host memory, from where steps copy them, or read them in place"
+    DEVICE = "at an address of their own, to which steps copy nothing"
+    TWICE = "there, and in host memory, from where graphs copy them"
+    COMPRESSED = "in host memory, compressed"
+    ASLEEP = "where only the offloader finds them, until it is woken"
+
+
 @dataclass(eq=False)
 class Weight:
     """A tensor whose bytes an offloader holds.
 
     Outside of the forward of its layer the tensor uses ``home``, memory that always has the true
-    bytes: the backing store, which the device reads in place, or resident memory. Within, it uses
-    a slot (see :class:`Window`).
+    bytes, of which a change counts; or it raises when it is used, if there is no such memory.
+    Within, it uses a slot (see :class:`Window`).
     """
 
     tensor: torch.Tensor
@@ -62,12 +74,10 @@ class Weight:
     home_address: int = 0
     refused: Any = None
     """The storage of a home that raises when it is used, of which no address can be asked."""
-    awake: torch.Tensor | None = None
-    """The home, while the model is asleep and has no memory there."""
     stored: torch.Tensor | None = None
-    """The bytes of an offloaded weight, for the host."""
-    compressed: bool = False
-    """Whether they are compressed: then only the offloader reads them, and home refuses."""
+    """The bytes of an offloaded weight in host memory, for the host. They are out of date if it was
+    changed at its address."""
+    where: Where = Where.ENGINE
     slot_addresses: set[int] = field(default_factory=set)
     in_slot: int = 0
     """How many layers that are running have put the tensor into a slot."""
@@ -85,30 +95,27 @@ class Weight:
         """The first of its names."""
         return self.holders[0].name
 
-    def place(self, home: torch.Tensor | None, stored: torch.Tensor | None) -> None:
+    @property
+    def closed(self) -> bool:
+        """Whether only the offloader reads and changes its bytes, and ``home`` refuses."""
+        return self.where in (Where.COMPRESSED, Where.TWICE)
+
+    def place(self, home: torch.Tensor | None, stored: torch.Tensor | None, where: Where) -> None:
         """Gives the weight its home, and the memory that has its bytes for the host."""
-        self.home, self.stored, self.awake = home, stored, None
+        self.home, self.stored, self.where = home, stored, where
         self.refused = home.untyped_storage() if home is not None and refuses(home) else None
         if self.refused is not None:
             self.home_address = id(self.refused)
         else:
             self.home_address = 0 if home is None else home.data_ptr()
 
-    def sleep(self, refusing: torch.Tensor) -> None:
-        """Makes the weight's home one that raises when it is used, until :meth:`wake`."""
-        stays, awake = self.is_at_home(), self.home
-        self.place(refusing, None)
-        self.awake = awake
-        if stays:
+    def move(self, home: torch.Tensor | None, stored: torch.Tensor | None, where: Where) -> None:
+        """Gives the weight another home with the same bytes. A tensor that uses a slot, or memory
+        that it was given since, stays there."""
+        goes = not self.in_slot and self.is_at_home()
+        self.place(home, stored, where)
+        if goes:
             self.go_home()
-
-    def wake(self) -> None:
-        """Makes the weight's home the one before :meth:`sleep`, if it slept."""
-        if self.awake is not None:
-            stays = self.is_at_home()
-            self.place(self.awake, None)
-            if stays:
-                self.go_home()
 
     def go_home(self) -> None:
         """Makes the tensor use its home."""

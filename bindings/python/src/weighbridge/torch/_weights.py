@@ -23,8 +23,7 @@ from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
 from ._homes import place, place_part
-from ._host_copies import HostCopies
-from ._sleep import Sleep
+from ._moves import Moves
 from ._steps import Steps, Verify
 from ._tensors import (
     address_of,
@@ -35,7 +34,7 @@ from ._tensors import (
     typed,
     view_within,
 )
-from ._weight import Holder, Weight, weights_of
+from ._weight import Holder, Weight, Where, weights_of
 from ._window import Use, Window
 
 
@@ -68,8 +67,8 @@ class Weights(Steps):
         """Whether weights are being changed, so that all of them stay at home."""
         self.reads_in_place = True
         """Whether the device can use every weight at home."""
-        self.compresses = False
-        """Whether there are weights that are compressed at home."""
+        self.closed: Where | None = None
+        """Where weights are that only the offloader reads, if there are some."""
         self.in_place: dict[str, str] = {}
         """Why weights that have a slot are read in place, by name."""
         self.windows: dict[int, Window] = {}
@@ -89,7 +88,7 @@ class Weights(Steps):
         self._routed: dict[int, ExpertWindow] = {}
         """The same as ``_released`` of experts."""
         self._warned = False
-        self.sleep = Sleep(self)
+        self._moves: Moves | None = None
         self.number = _operators.register(self)
         """By which the operators of compiled code find this."""
         self.order = torch.zeros(1, dtype=torch.int64, device=device)
@@ -106,8 +105,9 @@ class Weights(Steps):
         self.set(found)
         self.experts = make_windows(self, plan, pools)
         self._set_experts()
-        copies = plan.fixed_addresses and plan.keep_host_copy
-        self._host_copies = HostCopies(self) if copies else None
+        if plan.fixed_addresses:
+            self._moves = Moves(self, plan.keep_host_copy)
+            self.offloader.around_moves = self._moves.around
         _offloaded.add(self)
 
     def _scales(self, plan: Plan, found: list[Weight]) -> Iterator[Weight]:
@@ -217,17 +217,16 @@ class Weights(Steps):
     def set(self, found: Iterable[Weight]) -> None:
         """Takes the weights, gives them their homes, and makes the windows of the groups."""
         infos = self.infos()
-        self.all = [placed for weight in found for placed in place(weight, self.offloader, infos)]
+        self.all = [
+            placed
+            for weight in found
+            for placed in place(weight, self.offloader, infos, self.in_place)
+        ]
         for weight in self.all:
             if weight.part_of is not None:
                 place_part(weight, weight.part_of)
         self._held = {id(weight.tensor) for weight in self.all}
-        self.reads_in_place = all(
-            weight.home is None
-            or (weight.home.device.type == self.device.type and not weight.compressed)
-            for weight in self.all
-        )
-        self.compresses = any(weight.compressed for weight in self.all)
+        self._look_at_homes()
         self._by_group = {}
         uses: dict[int, list[Use]] = {}
         for weight in self.all:
@@ -257,7 +256,13 @@ class Weights(Steps):
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))
         self._set_experts()
-        self.sleep.place()
+
+    def _look_at_homes(self) -> None:
+        self.closed = next((weight.where for weight in self.all if weight.closed), None)
+        self.reads_in_place = self.closed is None and all(
+            weight.home is None or weight.home.device.type == self.device.type
+            for weight in self.all
+        )
 
     def _set_experts(self) -> None:
         known = set(map(id, self.all))
@@ -284,12 +289,11 @@ class Weights(Steps):
         if self.plan_is_fixed:
             self.measure_experts()  # a resize that does not wait goes on during steps
         super().begin_step()
-        self.sleep.end()  # which begins no step
 
-    def follow_resize(self) -> None:
+    def follow_moves(self) -> None:
         """Takes notice of what a resize, or the arbiter of several models, has done."""
+        self._look_at_homes()
         self.measure_experts()
-        self.sleep.follow()
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -304,13 +308,12 @@ class Weights(Steps):
         for window in self.experts.values():
             window.measure()
 
-    def prepare_resize(self) -> None:
-        """Makes the current stream wait for kernels that read slots of experts on others, and gives
-        the host copies of residents what was changed in place."""
+    def finish(self) -> None:
+        """Waits for the work queued on the current stream, and for kernels that read slots of
+        experts on others."""
         for pool in self.expert_pools:
             pool.wait_for_last(self.stream(), self.device)
-        if self._host_copies is not None:
-            self._host_copies.update()
+        super().finish()
 
     def reset_experts(self) -> None:
         """Empties the caches of experts, between steps."""
@@ -326,16 +329,26 @@ class Weights(Steps):
 
     def read(self, weight: Weight) -> torch.Tensor:
         """Returns a copy of an offloaded weight in the host's memory, decompressed."""
-        if not weight.compressed and weight.stored is not None:
+        if weight.where is Where.DEVICE and weight.home is not None:
+            return self.copy_of(weight, torch.device("cpu"))
+        if weight.where is not Where.COMPRESSED and weight.stored is not None:
             return weight.stored.clone()
         name = weight.name
         return strided(
             self.offloader.read(name), weight.tensor, self.offloader.parameter_info(name)
         )
 
+    def shown(self, weight: Weight) -> torch.Tensor | None:
+        """Returns the bytes of an offloaded weight: a copy, if only the offloader changes them."""
+        if weight.closed:
+            return self.read(weight)
+        if weight.where is Where.DEVICE and weight.home is not None:
+            return weight.home.detach()
+        return weight.stored
+
     def copy_of(self, weight: Weight, device: torch.device) -> torch.Tensor:
         """Returns a copy of the bytes of a weight that is at home."""
-        found = self.read(weight) if weight.compressed else weight.tensor
+        found = self.read(weight) if weight.closed else weight.tensor
         copied = like(found, device)
         copy_bytes(found, copied)
         return copied
@@ -356,13 +369,18 @@ class Weights(Steps):
                 if window.module in inside:
                     window.follow()  # a replay does not look
 
+    @property
+    def closed_words(self) -> str:
+        """What weights are called that only the offloader reads, in messages."""
+        return "weights that graphs copy" if self.closed is Where.TWICE else "compressed weights"
+
     def check_moved(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Raises RuntimeError if ``Module.to`` or the like moves weights off the device, or
         converts those that keep their addresses."""
-        if self.compresses:
+        if self.closed is not None:
             raise RuntimeError(
-                "asked to convert or to move a model with compressed weights, which cannot be read "
-                "outside of their layers: call remove() first, or leave out compress"
+                f"asked to convert or to move a model with {self.closed_words}, which cannot be "
+                "read outside of their layers: call remove() first"
             )
         dtypes = {weight.tensor.dtype for weight in self.all}
         for dtype in dtypes | {torch.float32}:
@@ -382,9 +400,9 @@ class Weights(Steps):
     def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces a weight's bytes in the offloader by those of a tensor."""
         self.write(weight, tensor)
-        weight.place(None, weight.stored)  # until set() gives it the new one
+        weight.place(None, weight.stored, Where.ENGINE)  # until set() gives it the new one
 
-    def replace_compressed(self, weight: Weight, tensor: torch.Tensor) -> None:
+    def replace_closed(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces the bytes of a weight that is at home by as many."""
         self.write(weight, tensor)
         self.begin_step()  # copies that are in slots are out of date
@@ -395,6 +413,10 @@ class Weights(Steps):
                 f"{weight.name!r} is offloaded from {self.device} and was moved to "
                 f"{tensor.device}: call remove() first"
             )
+        if self._moves is not None and weight.stored is not None:
+            groups = {self.offloader.parameter_info(h.name).group for h in weight.holders}
+            beside = (w for group in groups for w in self.of_group(group) if w is not weight)
+            self._moves.write_back(list(beside))
         described = parameter_of(weight.name, "", tensor)
         for holder in weight.holders:
             self.offloader.replace(

@@ -38,6 +38,11 @@ class Use:
         """Takes what uses the slot now for what uses it outside of the forward."""
         self.users, self.references = users_of(self.storage), sys.getrefcount(self.handle)
 
+    def bytes_before(self) -> torch.Tensor:
+        """Returns bytes of the weight that a forward with the weight at home does not change."""
+        found = bytes_of(self.slot)
+        return found.clone() if self.weight.home_address == self.address else found
+
     def is_kept(self) -> bool:
         """Returns whether something uses the slot that does not outside of the forward."""
         return users_of(self.storage) > self.users or sys.getrefcount(self.handle) > self.references
@@ -141,16 +146,16 @@ class Window:
                 if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
                     version = version_of(tensor)  # which other memory does not change
                     if version != weight.version:
-                        if weight.compressed:
+                        if weight.closed:
                             changed.append((weight, use.slot.clone()))
-                        else:
+                        elif weight.home_address != use.address:
                             copy_bytes(use.slot, home)
                         weight.version = version
                     tensor.data = home
         finally:
             self._weights.release_group(self.group)
         for weight, now in changed:
-            self._weights.replace_compressed(weight, now)
+            self._weights.replace_closed(weight, now)
 
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""
@@ -174,16 +179,17 @@ class Window:
         try:
             homes = [use.weight.tensor.untyped_storage() for use in self.uses]
             before = [references_to(home) for home in homes]
+            had = [use.bytes_before() for use in self.uses]
             result = forward(*args, **kwargs)
             after = [references_to(home) for home in homes]
             reasons = {}
-            for use, was, now in zip(self.uses, before, after):
+            for use, was, now, old in zip(self.uses, before, after, had):
                 weight = use.weight
                 if not weight.is_at_home():
                     continue  # given other memory: followed at the next run
                 if now > was:
                     reasons[weight] = "kept after the forward of its layer"
-                elif not torch.equal(bytes_of(weight.tensor), bytes_of(use.slot)):
+                elif not torch.equal(bytes_of(weight.tensor), old):
                     reasons[weight] = "changed by the forward of its layer"
         finally:
             self._weights.release_group(self.group)
@@ -193,7 +199,7 @@ class Window:
 
     def keep_at_home(self, reasons: dict[Weight, str]) -> None:
         """Never puts these weights into the slot again."""
-        reasons = {weight: why for weight, why in reasons.items() if not weight.compressed}
+        reasons = {weight: why for weight, why in reasons.items() if not weight.closed}
         if reasons:
             self._weights.in_place.update({weight.name: why for weight, why in reasons.items()})
             self.set([use for use in self.uses if use.weight not in reasons])
@@ -201,10 +207,10 @@ class Window:
     def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
         """Returns whether no weight is to be put into the slot in this run."""
         if not self.uses or is_recording():
-            if any(use.weight.compressed for use in self.uses):
+            if any(use.weight.closed for use in self.uses):
                 raise RuntimeError(
-                    "asked to record the operations of a layer whose weights are compressed: call "
-                    "remove() first, or leave out compress"
+                    "asked to record the operations of a layer of an offloaded model with "
+                    f"{self._weights.closed_words}: call remove() first"
                 )
             return True  # what records the operations would record the slots
         if self.compiled.needs_gradient(args, kwargs):

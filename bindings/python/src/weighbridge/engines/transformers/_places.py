@@ -10,7 +10,7 @@ from ...plan import Parameter
 from ...torch import OffloadHandle
 from ...torch._checkpoint import entries_of
 from ...torch._tensors import like
-from ...torch._weight import Weight
+from ...torch._weight import Weight, Where
 from ...torch._weights import Weights, parameter_of
 from ._begun import Begun
 from ._deferred import Deferred, Writer, names_in
@@ -114,13 +114,15 @@ def _empty(numbers: Deferred) -> torch.nn.Parameter:
 def _write_one(weights: Weights, weight: Weight | None, numbers: Deferred, writer: Writer) -> None:
     if weight is None:
         raise RuntimeError("the plan has no such parameter")
-    stored = None if weight.compressed else weight.stored
+    stored = None if weight.where is Where.COMPRESSED else weight.stored
     if stored is not None and stored.dtype == numbers.dtype:
         writer.write(numbers, stored)
         weights.replace(weight, stored)  # these bytes are now the weight's
         return
     # Resident memory, which the model keeps; or what is quantized or compressed into its place.
-    fresh = like(numbers, torch.device("cpu") if weight.compressed else weights.device)
+    fresh = like(
+        numbers, torch.device("cpu") if weight.where is Where.COMPRESSED else weights.device
+    )
     writer.write(numbers, fresh)
     if weight.home is None:
         weight.tensor = torch.nn.Parameter(fresh, requires_grad=numbers.requires_grad)
