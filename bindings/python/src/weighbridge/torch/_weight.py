@@ -116,6 +116,7 @@ class Weight:
         """Gives the weight another home with the same bytes. A tensor that uses a slot, or memory
         that it was given since, stays there."""
         goes = not self.in_slot and self.is_at_home()
+        self.home = self.stored = None  # others that use these are refused what is left
         self.place(home, stored, where)
         if goes:
             self.go_home()
