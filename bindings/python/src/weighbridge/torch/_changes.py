@@ -31,7 +31,7 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
         if weight.in_slot or weight.stored is None:
             continue
         if not weight.is_at_home():
-            replaced |= not weight.apart or not _lent(weights, [weight])
+            replaced |= not weight.apart or not _borrowed(weights, [weight])
         elif weight.apart:
             replaced = True  # it was given its home again
         else:
@@ -54,10 +54,10 @@ def _take_moved(weights: Weights) -> None:
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
-    lent = _lent(weights, moved)
-    _warn_of_lent([weight for weight in lent if not weight.apart])
+    borrowed = _borrowed(weights, moved)
+    _warn_of_borrowed([weight for weight in borrowed if not weight.apart])
     for weight in weights.all:
-        weight.apart = weight in lent
+        weight.apart = weight in borrowed
     for weight in moved:
         if weight.apart:
             continue
@@ -72,7 +72,7 @@ def _given_memory(weights: Weights) -> list[Weight]:
     return [w for w in weights.all if not w.in_slot and not w.is_at_home()]
 
 
-def _lent(weights: Weights, moved: list[Weight]) -> list[Weight]:
+def _borrowed(weights: Weights, moved: list[Weight]) -> list[Weight]:
     """Returns those of the weights, which were given other memory, whose home something else uses,
     such as a ``weight.data`` of before: new bytes there would change it."""
     own = {id(t): t for w in weights.all for t in (w.tensor, w.home, w.stored) if t is not None}
@@ -86,7 +86,7 @@ def _lent(weights: Weights, moved: list[Weight]) -> list[Weight]:
     ]
 
 
-def _warn_of_lent(weights: list[Weight]) -> None:
+def _warn_of_borrowed(weights: list[Weight]) -> None:
     if weights:
         names = ", ".join(repr(weight.name) for weight in weights[:3])
         warnings.warn(
