@@ -377,6 +377,18 @@ def test_groups_can_be_named(net, where):
         handle.remove()
 
 
+def test_modules_that_are_in_several_lists_are_in_one_group(net, where):
+    net.inner = torch.nn.ModuleList([net.layers[0], torch.nn.Sequential(net.layers[1])])
+    resident = run(net, where)
+    for groups in ("auto", ["inner.0", "layers.1"]):
+        handle = wt.offload(net, offload_bytes=1 << 20, groups=groups)
+        found = {group.name for group in handle.plan.groups}
+        assert {"layers.0", "layers.1"} <= found
+        assert not any(name.startswith("inner") for name in found)
+        assert same(run(net, where), resident)
+        handle.remove()
+
+
 @pytest.mark.parametrize("transfer_mode", ["zero-copy", "on-demand", "prefetch", "auto"])
 def test_weights_are_kept_in_fp8(net, where, transfer_mode, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from .twins import Net, Tied, forward
+from .twins import Layer, Net, Tied, equal, forward
 
 
 def multiply(model):
@@ -241,3 +241,91 @@ def test_a_read_between_steps_is_true(compare, read):
             return read(model)
 
     compare(Net, use)
+
+
+def test_an_object_that_was_given_other_memory_is_replaced(compare):
+    def use(model):
+        old = model.layers[1].up.weight
+        old.data = old.data * 2
+        model.layers[1].up.weight = nn.Parameter(torch.ones_like(old))
+        return forward(model), old
+
+    compare(Net, use)
+
+
+def transpose(model):
+    model.layers[2].square.weight.data = model.layers[2].square.weight.data.t()
+
+
+def cut(model):
+    model.head.weight.data = model.head.weight.data[:40]
+
+
+class Squares(Net):
+    """A net with square weights, whose transposes have the same shape."""
+
+    class layer(Layer):
+        def __init__(self):
+            super().__init__()
+            self.square = nn.Linear(32, 32)
+
+        def forward(self, x):
+            return super().forward(self.square(x))
+
+
+@pytest.mark.other_memory
+@pytest.mark.parametrize("edit", [transpose, cut])
+def test_a_weight_gets_another_layout_over_its_own_memory(compare, edit):
+    def use(model):
+        edit(model)
+        return forward(model)
+
+    compare(Squares, use)
+    assert not compare.outcome.raised
+
+
+def data_of(model):
+    return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+def put_data(model, values):
+    for name, parameter in model.named_parameters():
+        parameter.data = values[name]
+
+
+def assign(model, values):
+    model.load_state_dict(values, assign=True)
+
+
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "prefetch"])
+@pytest.mark.parametrize("read", [data_of, nn.Module.state_dict])
+@pytest.mark.parametrize("put", [put_data, assign])
+def test_weights_are_exchanged_and_put_back(compare, read, put):
+    """As averaged weights are for an evaluation: what was taken out keeps its bytes."""
+
+    def use(model):
+        old = read(model)
+        put(model, {name: value * 2 for name, value in old.items()})
+        found = [forward(model), {name: value.clone() for name, value in old.items()}]
+        put(model, old)
+        found += [forward(model), forward(model)]
+        put(model, {name: value * 3 for name, value in old.items()})
+        found.append(forward(model))
+        return found
+
+    compare(Net, use)
+    assert not compare.outcome.raised
+
+
+def test_weights_that_were_exchanged_are_offloaded_once_the_old_ones_are_dropped(compare):
+    model = compare.made(Net)
+    handle = compare.offload(model)
+    old = data_of(model)
+    put_data(model, {name: value * 2 for name, value in old.items()})
+    with pytest.warns(UserWarning, match=r"'embed.weight'.* 2[0-9] more: something else, such"):
+        wanted = forward(model)
+    outside = [p.data_ptr() for p in model.parameters()]
+    old.clear()
+    assert equal(forward(model), wanted)
+    assert not set(outside) & {p.data_ptr() for p in model.parameters()}
+    handle.remove()

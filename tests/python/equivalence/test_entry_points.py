@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from .twins import Layer, Net, forward
+from .twins import TOKENS, Layer, Net, forward
 
 
 class CallsForward(Net):
@@ -140,6 +144,52 @@ def test_functional_call_takes_its_own_weights(compare):
         given = {name: p.detach() * 2 for name, p in model.named_parameters()}
         tokens = torch.tensor([[1, 2, 3]], device=model.head.weight.device)
         with torch.no_grad():
-            return torch.func.functional_call(model, given, (tokens,))
+            return functional_call(model, given, (tokens,))
 
     compare(Net, use)
+
+
+def models_at_a_time(model, given, tokens):
+    stacked = {name: torch.stack([p, p * 2]) for name, p in given.items()}
+    with torch.no_grad():
+        return vmap(lambda p: functional_call(model, p, (tokens,)))(stacked)
+
+
+def gradients(model, given, tokens):
+    return grad(lambda p: functional_call(model, p, (tokens,)).square().sum())(given)
+
+
+def gradients_of_samples(model, given, tokens):
+    def loss(p, sample):
+        return functional_call(model, p, (sample[None],)).square().sum()
+
+    return vmap(grad(loss), in_dims=(None, 0))(given, tokens)
+
+
+def shapes(model, given, tokens):
+    mode = FakeTensorMode()
+    fake = {name: mode.from_tensor(p) for name, p in given.items()}
+    with mode, torch.no_grad():
+        return list(functional_call(model, fake, (mode.from_tensor(tokens),)).shape)
+
+
+def recorded(model, given, tokens):
+    with torch.no_grad():
+        graph = make_fx(lambda *given: functional_call(model, *given), tracing_mode="fake")(
+            given, (tokens,)
+        )
+        return graph(given, (tokens,))
+
+
+@pytest.mark.parametrize("transfer_mode", ["zero-copy", "prefetch"])
+@pytest.mark.parametrize(
+    "call", [models_at_a_time, gradients, gradients_of_samples, shapes, recorded]
+)
+def test_functional_call_in_a_transform(compare, call):
+    def use(model):
+        given = {name: p.detach() for name, p in model.named_parameters()}
+        tokens = torch.tensor(TOKENS, device=model.head.weight.device)
+        return call(model, given, tokens)
+
+    compare(Net, use)
+    assert not compare.outcome.raised

@@ -5,17 +5,17 @@ from __future__ import annotations
 import bisect
 import sys
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
 from ._weight import Holder, Weight, Where, inner_tensors, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import torch
+    from collections.abc import Iterable, Sequence
 
     from ._weights import Weights
 
@@ -31,7 +31,9 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
         if weight.in_slot or weight.stored is None:
             continue
         if not weight.is_at_home():
-            replaced = True
+            replaced |= not weight.apart or not _borrowed(weights, [weight])
+        elif weight.apart:
+            replaced = True  # it was given its home again
         else:
             version = version_of(weight.tensor)
             if version != weight.version:
@@ -49,8 +51,16 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
 
 def _take_moved(weights: Weights) -> None:
     """Takes the bytes of weights that were given other memory."""
-    warn_of_others([w for w in _given_memory(weights) if w.home is not None], weights.all)
-    for weight in separate(weights):
+    given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
+    warn_of_others(given, weights.all)
+    moved = separate(weights)
+    borrowed = _borrowed(weights, moved)
+    _warn_of_borrowed([weight for weight in borrowed if not weight.apart])
+    for weight in weights.all:
+        weight.apart = weight in borrowed
+    for weight in moved:
+        if weight.apart:
+            continue
         if weight.part_of is not None:
             weight.part_of = None  # apart from now on, and resident
             weight.place(None, None, Where.ENGINE)
@@ -60,6 +70,35 @@ def _take_moved(weights: Weights) -> None:
 
 def _given_memory(weights: Weights) -> list[Weight]:
     return [w for w in weights.all if not w.in_slot and not w.is_at_home()]
+
+
+def _borrowed(weights: Weights, moved: list[Weight]) -> list[Weight]:
+    """Returns those of the weights, which were given other memory, whose home something else uses,
+    such as a ``weight.data`` of before: new bytes there would change it."""
+    own = {id(t): t for w in weights.all for t in (w.tensor, w.home, w.stored) if t is not None}
+    users = Counter(t.untyped_storage()._cdata for t in own.values() if not t.is_meta)
+    return [
+        weight
+        for weight in moved
+        if weight.part_of is None and weight.refused is None
+        for places in [[t for t in (weight.home, weight.stored) if t is not None]]
+        if any(aliases_of(t) > users[t.untyped_storage()._cdata] for t in places)
+    ]
+
+
+def _warn_of_borrowed(weights: list[Weight]) -> None:
+    if weights:
+        names = ", ".join(repr(weight.name) for weight in weights[:3])
+        warnings.warn(
+            f"{names}{_more(weights)}: something else, such as an earlier weight.data or a "
+            "state_dict(), uses the memory that the weights had. They are read where they are now, "
+            "and are not offloaded, until it is dropped",
+            stacklevel=2,
+        )
+
+
+def _more(names: Sequence[object]) -> str:
+    return f" and {len(names) - 3} more" if len(names) > 3 else ""
 
 
 def separate(weights: Weights) -> list[Weight]:
@@ -83,6 +122,8 @@ def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
     held = holder.held()
     if held is None or holder.outer is not None:
         return False  # moved elsewhere: the object is still the weight
+    if torch._C._functorch.is_functorch_wrapped_tensor(held):
+        return False  # stands for the weight in a transform, such as vmap
     if is_traceable_wrapper_subclass(held):
         _add_inner(weights, weight, holder, held)
     elif len(weight.holders) > 1:
@@ -92,7 +133,8 @@ def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
     else:
         _give_up(weights, weight)
         weight.tensor = held
-        weights.replace(weight, held)
+        if weight.home is None:
+            weights.replace(weight, held)
     return True
 
 
@@ -102,14 +144,9 @@ def _group_of(weights: Weights, holder: Holder) -> str:
 
 
 def _give_up(weights: Weights, weight: Weight) -> None:
-    """Gives a weight's object memory of its own, for a caller that still has it."""
-    old = weight.tensor
-    if weight.closed and weight.is_at_home():
-        old.data = weights.copy_of(weight, weights.device)
-        return
-    old.data = like(old, weights.device)
-    if weight.home is not None:
-        copy_bytes(weight.home, old)
+    """Gives a weight's object memory of its own, unless it has that, for a caller that keeps it."""
+    if weight.home is not None and weight.is_at_home():
+        weight.tensor.data = weights.copy_of(weight, weights.device)
 
 
 def _add_inner(weights: Weights, weight: Weight, holder: Holder, outer: torch.Tensor) -> None:
@@ -138,10 +175,9 @@ def warn_of_others(leaving: list[Weight], weights: Iterable[Weight]) -> None:
         and aliases_of(weight.tensor) > users[weight.tensor.untyped_storage()._cdata]
     ]
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
-            f"{', '.join(names[:3])}{more}: something else uses the memory of the weights, such as "
-            "a state_dict(), a flat buffer or a view. What is changed through it from now on does "
-            "not reach the offloaded weights: drop it, or change the weights themselves",
+            f"{', '.join(names[:3])}{_more(names)}: something else uses the memory of the weights, "
+            "such as a state_dict(), a flat buffer or a view. What is changed through it from now "
+            "on does not reach the offloaded weights: drop it, or change the weights themselves",
             stacklevel=2,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import _operators
 from ._tensors import aliases_of, tensors_in
@@ -19,6 +20,12 @@ def is_exporting() -> bool:
     """Returns whether torch.export traces. Dynamo takes ``torch.compiler.is_exporting()`` for true
     in PyTorch 2.11 also when it compiles."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
+
+
+def is_recording() -> bool:
+    """Returns whether something records operations, or computes with other tensors in the place of
+    weights: what it sees of the weights must be their own tensors, at home."""
+    return torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
 
 
 class CompiledWindow:

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
 from ..experts import ExpertCache
 from . import _operators
-from ._compiled import is_exporting
+from ._compiled import is_exporting, is_recording
 from ._expert_rows import ExpertRows, NotRowsError
 from ._experts import FusedExperts, is_expert_parallel
 from ._tensors import aliases_of, tensors_in, users_of
@@ -192,7 +191,7 @@ class ExpertWindow:
     def _runs_at_home(self, ids: Any, args: Any, kwargs: Any) -> bool:
         if self._weights.paused or not self.ready:
             return True
-        if torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+        if is_recording():
             return True  # what records the operations would record the slots
         if type(ids) is not torch.Tensor or ids.dtype not in ID_TYPES or not ids.numel():
             return True

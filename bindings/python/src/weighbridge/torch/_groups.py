@@ -39,18 +39,21 @@ def group_of_each(
 
     That is the module of ``groups`` that contains the weight, else the largest module around the
     weight that contains none of them, else the smallest, which then encloses groups (see
-    :func:`enclosing`).
+    :func:`enclosing`). A module in several places has the first of its names.
     """
-    named = layers_of(model) if isinstance(groups, str) else list(groups)
+    places = dict(model.named_modules(remove_duplicate=False))
     known = dict(model.named_modules())
-    for name in named:
-        if name not in known:
+    first = {module: name for name, module in known.items()}
+    named = []
+    for name in layers_of(model) if isinstance(groups, str) else groups:
+        if name not in places:
             raise ValueError(f"the model has no module {name!r}: groups are module names")
-        if not _is_called(known[name]):
-            kind = type(known[name]).__name__
+        if not _is_called(places[name]):
+            kind = type(places[name]).__name__
             raise ValueError(
                 f"the group {name!r} is a {kind}, which is never called: name its entries"
             )
+        named.append(first[places[name]])
     chosen, holders = set(named), _ancestors(named)
     found = {}
     for weight, own in weights.items():

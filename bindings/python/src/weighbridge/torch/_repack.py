@@ -62,7 +62,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
             else:
                 weight.tensor = found.tensor
                 weights.replace(weight, found.tensor)
-        elif not weight.is_at_home():
+        elif not weight.is_at_home() and not weight.apart:
             weights.replace(weight, weight.tensor)
         kept.add(weight)
     for weight in before:

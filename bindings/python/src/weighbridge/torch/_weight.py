@@ -78,6 +78,8 @@ class Weight:
     """The bytes of an offloaded weight in host memory, for the host. They are out of date if it was
     changed at its address."""
     where: Where = Where.ENGINE
+    apart: bool = False
+    """Whether the tensor stays in memory that it was given, since something else uses its home."""
     slot_addresses: set[int] = field(default_factory=set)
     in_slot: int = 0
     """How many layers that are running have put the tensor into a slot."""
@@ -102,7 +104,8 @@ class Weight:
 
     def place(self, home: torch.Tensor | None, stored: torch.Tensor | None, where: Where) -> None:
         """Gives the weight its home, and the memory that has its bytes for the host."""
-        self.home, self.stored, self.where = home, stored, where
+        self.home, self.stored = _kept(self.home, home), _kept(self.stored, stored)
+        self.where = where
         self.refused = home.untyped_storage() if home is not None and refuses(home) else None
         if self.refused is not None:
             self.home_address = id(self.refused)
@@ -113,13 +116,14 @@ class Weight:
         """Gives the weight another home with the same bytes. A tensor that uses a slot, or memory
         that it was given since, stays there."""
         goes = not self.in_slot and self.is_at_home()
+        self.home = self.stored = None  # others that use these are refused what is left
         self.place(home, stored, where)
         if goes:
             self.go_home()
 
     def go_home(self) -> None:
         """Makes the tensor use its home."""
-        if self.home is not None:
+        if self.home is not None and not self.apart:
             self.tensor.data = self.home
             self.version = version_of(self.tensor)
 
@@ -127,7 +131,13 @@ class Weight:
         """Returns whether the tensor uses the memory that was given to it."""
         if self.refused is not None:
             return self.tensor.untyped_storage() is self.refused
-        return self.home is None or self.tensor.data_ptr() == self.home_address
+        tensor, home = self.tensor, self.home
+        return home is None or (
+            tensor.data_ptr() == self.home_address
+            and tensor.shape == home.shape
+            and tensor.stride() == home.stride()
+            and tensor.dtype == home.dtype
+        )
 
     def is_place_of(self, tensor: torch.Tensor) -> bool:
         """Returns whether a tensor uses the weight's home or its slot."""
@@ -141,6 +151,24 @@ class Weight:
             if not holder.has(self.tensor):
                 return True
         return False
+
+
+def _kept(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
+    """Returns the old tensor if the new one is over the same memory: its storage tells of others
+    that use that."""
+    if old is None or new is None or refuses(old) or not same_memory(old, new):
+        return new
+    return old if old.is_inference() == new.is_inference() else new
+
+
+def same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Returns whether two tensors have the same address, shape, strides and type."""
+    return (
+        address_of(one) == address_of(other)
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
 
 
 def version_of(tensor: torch.Tensor) -> int:

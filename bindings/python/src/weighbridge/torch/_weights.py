@@ -18,6 +18,7 @@ from ..offloader_info import OffloaderParameterInfo
 from ..plan import Parameter, Plan
 from . import _operators
 from ._changes import follow, warn_of_others
+from ._compiled import is_recording
 from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
@@ -238,7 +239,8 @@ class Weights(Steps):
                     continue
                 self._by_group.setdefault(info.group, []).append(weight)
                 carried = info.transfer_mode in ("on-demand", "prefetch") and info.span_bytes
-                if weight.stored is not None and carried and weight.name not in self.in_place:
+                kept = weight.apart or weight.name in self.in_place
+                if weight.stored is not None and carried and not kept:
                     view = self.offloader.view(holder.name)
                     slot, traced = (typed(weight.tensor, view) for _ in range(2))
                     weight.slot_addresses.add(slot.data_ptr())
@@ -299,7 +301,7 @@ class Weights(Steps):
     @contextmanager
     def step(self) -> Iterator[None]:
         """Runs the model, as :meth:`Steps.step`, with what was done to its weights before it."""
-        if not self.runs and not self.paused:
+        if not self.runs and not self.paused and not is_recording():
             self.follow(self._without_window)
         with super().step():
             yield
@@ -345,7 +347,7 @@ class Weights(Steps):
             return self.read(weight)
         if weight.where is Where.DEVICE and weight.home is not None:
             return weight.home.detach()
-        return weight.stored
+        return None if weight.stored is None else weight.stored.detach()
 
     def copy_of(self, weight: Weight, device: torch.device) -> torch.Tensor:
         """Returns a copy of the bytes of a weight that is at home."""
@@ -410,6 +412,7 @@ class Weights(Steps):
     def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces a weight's bytes in the offloader by those of a tensor."""
         self.write(weight, tensor)
+        weight.apart = False
         weight.place(None, weight.stored, Where.ENGINE)  # until set() gives it the new one
 
     def replace_closed(self, weight: Weight, tensor: torch.Tensor) -> None:

@@ -6,10 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import Status, WeighbridgeError
-from ._compiled import CompiledWindow
+from ._compiled import CompiledWindow, is_recording
 from ._tensors import bytes_of, copy_bytes, references_to, users_of
 from ._weight import Weight, version_of
 
@@ -217,7 +216,7 @@ class Window:
 
     def _runs_at_home(self, args: Any, kwargs: Any) -> bool:
         """Returns whether no weight is to be put into the slot in this run."""
-        if not self.uses or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+        if not self.uses or is_recording():
             if any(use.weight.closed for use in self.uses):
                 raise RuntimeError(
                     "asked to record the operations of a layer of an offloaded model with "
