@@ -324,8 +324,8 @@ static void sources_that_lie_are_refused(wb_device *device)
             PLAN_FAILS(WB_ERR_DAMAGED, "layers.0.w|encoded_bytes", one->encoded_bytes += 16);
             PLAN_FAILS(WB_ERR_UNALIGNED, "layers.0.w|multiple of 16", one->source = header + 8);
             PLAN_FAILS(WB_ERR_UNALIGNED, "layers.0.w|multiple of 16", one->source = NULL);
-            PLAN_FAILS(WB_ERR_INVALID_ARGUMENT, "layers.0.w|cannot take", one->encoded_bytes = 64);
-            PLAN_FAILS(WB_ERR_INVALID_ARGUMENT, "layers.0.w|cannot take", one->encoded_bytes = 1 << 20);
+            PLAN_FAILS(WB_ERR_INVALID_ARGUMENT, "layers.0.w|128 to 32896 bytes", one->encoded_bytes = 64);
+            PLAN_FAILS(WB_ERR_INVALID_ARGUMENT, "layers.0.w|128 to 32896 bytes", one->encoded_bytes = 1 << 20);
             PLAN_FAILS(WB_ERR_OUT_OF_RANGE, "layers.0.w|not in its buffer",
                        one->source = header + sizeof encoded_before - 128);
             CHECK(plan == UNTOUCHED(wb_plan));

@@ -31,7 +31,8 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
         if weight.in_slot or weight.stored is None:
             continue
         if not weight.is_at_home():
-            replaced |= not weight.apart or not _borrowed(weights, [weight])
+            apart = weight.apart and not _is_elsewhere(weights, weight)
+            replaced |= not apart or not _borrowed(weights, [weight])
         elif weight.apart:
             replaced = True  # it was given its home again
         else:
@@ -60,6 +61,8 @@ def _take_moved(weights: Weights) -> None:
         weight.apart = weight in borrowed
     for weight in moved:
         if weight.apart:
+            if _is_elsewhere(weights, weight):
+                _bring(weights, weight)
             continue
         if weight.part_of is not None:
             weight.part_of = None  # apart from now on, and resident
@@ -111,10 +114,20 @@ def separate(weights: Weights) -> list[Weight]:
         address = address_of(weight.tensor)
         at = bisect.bisect(spans, (address, sys.maxsize)) - 1
         if at >= 0 and address < sum(spans[at]):
-            own = like(weight.tensor, weights.device)
-            copy_bytes(weight.tensor, own)
-            weight.tensor.data = own
+            _bring(weights, weight)
     return given
+
+
+def _is_elsewhere(weights: Weights, weight: Weight) -> bool:
+    """Whether a weight was given memory that the model's kernels do not read."""
+    return weight.tensor.device.type not in (weights.device.type, "meta")
+
+
+def _bring(weights: Weights, weight: Weight) -> None:
+    """Gives a weight memory of its own on the device, with its bytes."""
+    own = like(weight.tensor, weights.device)
+    copy_bytes(weight.tensor, own)
+    weight.tensor.data = own
 
 
 def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
