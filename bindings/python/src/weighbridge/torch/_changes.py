@@ -62,7 +62,7 @@ def _take_moved(weights: Weights) -> None:
     for weight in moved:
         if weight.apart:
             if _is_elsewhere(weights, weight):
-                _bring(weights, weight)
+                _to_device(weights, weight)
             continue
         if weight.part_of is not None:
             weight.part_of = None  # apart from now on, and resident
@@ -114,7 +114,7 @@ def separate(weights: Weights) -> list[Weight]:
         address = address_of(weight.tensor)
         at = bisect.bisect(spans, (address, sys.maxsize)) - 1
         if at >= 0 and address < sum(spans[at]):
-            _bring(weights, weight)
+            _to_device(weights, weight)
     return given
 
 
@@ -123,7 +123,7 @@ def _is_elsewhere(weights: Weights, weight: Weight) -> bool:
     return weight.tensor.device.type not in (weights.device.type, "meta")
 
 
-def _bring(weights: Weights, weight: Weight) -> None:
+def _to_device(weights: Weights, weight: Weight) -> None:
     """Gives a weight memory of its own on the device, with its bytes."""
     own = like(weight.tensor, weights.device)
     copy_bytes(weight.tensor, own)
