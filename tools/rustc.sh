@@ -12,7 +12,7 @@ case " $* " in
 *) exec "$@" ;;
 esac
 checkout=${0%/tools/rustc.sh}
-# A third of the usual threshold: the library is a thirteenth smaller.
+# A third of the usual threshold: the library is a thirteenth smaller, and plans take as long.
 exec "$@" \
     "-Cllvm-args=-inline-threshold=80" \
     "--remap-path-prefix=${RUSTUP_HOME:-$HOME/.rustup}=rustup" \

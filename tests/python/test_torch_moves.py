@@ -311,21 +311,14 @@ def test_exchanged_memory_goes_with_the_weights():
 
 def test_memory_that_no_weight_leaves_is_used_on():
     pair = Pair()
-    kept = [p.data for p in pair.model.parameters()]
-    pair.down()
-    for view in kept:
-        view.mul_(2)
-    for parameter in pair.twin.parameters():
-        parameter.mul_(2)
-    pair.check("in host memory")
-    pair.up()
-    kept = [p.data for p in pair.model.parameters()]
-    pair.up()
-    for view in kept:
-        view.mul_(2)
-    for parameter in pair.twin.parameters():
-        parameter.mul_(2)
-    pair.check("on the device")
+    for move, where in [(pair.down, "in host memory"), (pair.up, "on the device")]:
+        if move == pair.up:
+            move()
+        kept = [p.data for p in pair.model.parameters()]
+        move()
+        for view in [*kept, *pair.twin.parameters()]:
+            view.mul_(2)
+        pair.check(where)
 
 
 class Keeps(torch.nn.Module):
