@@ -98,11 +98,12 @@ static __device__ __forceinline__ void read_planes(const lane_sources &from, uin
     }
 }
 
-/* Bits 0, 2, 4 and 6, as the highest bits of bytes. */
-static __device__ __forceinline__ uint32_t signs_as_bytes(uint32_t signs)
+/* Bits 0, 2, 4 and 6 of a byte, whose others are 0, as the highest bits of bytes. */
+static __device__ __forceinline__ uint32_t signs_as_bytes(uint32_t signs, uint32_t byte)
 {
     /* Each by its own power; what is added besides does not carry into these bits. */
-    return (signs & 0x55u) * (1u << 7 | 1u << 13 | 1u << 19 | 1u << 25) & 0x80808080u;
+    return __byte_perm(signs, 0, 0x4440 + byte) * (1u << 7 | 1u << 13 | 1u << 19 | 1u << 25) &
+           0x80808080u;
 }
 
 /* Adds the signs and mantissas that are in planes of fewer than 8 bits to exponents. */
@@ -121,14 +122,17 @@ static __device__ __forceinline__ void complete(lane_bytes &bytes, const lane_pl
         }
     } else if (TYPE == WB_CODED_F16 || TYPE == WB_CODED_E5M2) {
         const uint32_t *mantissas = planes.words + (TYPE == WB_CODED_F16 ? of::FIRST : 0);
-        const uint32_t signs = mantissas[2];
+        const uint32_t even_signs = mantissas[2] & 0x55555555u;
+        const uint32_t odd_signs = mantissas[2] >> 1 & 0x55555555u;
 #pragma unroll
         for (int at = 0; at < 4; at++) {
-            const uint32_t codes = mantissas[at / 2] >> 16 * (at % 2);
-            bytes.even[at] |= select_bytes(0x03020100u, 0, codes & 0x3333u);
-            bytes.even[at] |= signs_as_bytes(signs >> 8 * at);
-            bytes.odd[at] |= select_bytes(0x03020100u, 0, codes >> 2 & 0x3333u);
-            bytes.odd[at] |= signs_as_bytes(signs >> (8 * at + 1));
+            const uint32_t even = mantissas[at / 2] & 0x33333333u;
+            const uint32_t odd = mantissas[at / 2] >> 2 & 0x33333333u;
+            /* Added, to bits that are 0, since adders are less busy. */
+            bytes.even[at] += select_bytes(0x03020100u, 0, even >> 16 * (at % 2));
+            bytes.odd[at] += select_bytes(0x03020100u, 0, odd >> 16 * (at % 2));
+            bytes.even[at] |= signs_as_bytes(even_signs, at);
+            bytes.odd[at] |= signs_as_bytes(odd_signs, at);
         }
     }
 }
@@ -276,6 +280,7 @@ static __device__ __forceinline__ void decode_tile(const uint8_t *encoded, uint6
         const wb_sections sections = wb_find_sections(TYPE, &tile);
         if (offset + sections.end <= encoded_bytes) {
             const uint8_t *body = wb_seen_through(&window, encoded, offset, sections.end);
+            prefetch(body, sections.end);
             decode_coded<TYPE>(ranks, body, tile, sections, staged, to);
         }
     }

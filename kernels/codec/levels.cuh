@@ -18,6 +18,19 @@ static __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t h
 #endif
 }
 
+/* Selects four bytes in their order, each nibble of `others` that is 1 those of the other word. */
+static __device__ __forceinline__ uint32_t selector_of(uint32_t others)
+{
+#ifdef __CUDACC_RTC__
+    /* The compiler would take a sum of bits apart, for units that are busy where adders are not. */
+    uint32_t selector;
+    asm("mad.lo.u32 %0, %1, 4, 0x32103210;" : "=r"(selector) : "r"(others));
+    return selector;
+#else
+    return 0x32103210u + 4 * others;
+#endif
+}
+
 /* The bits at even places, next to each other. */
 static __device__ __forceinline__ uint32_t even_bits(uint32_t bits)
 {
@@ -149,8 +162,7 @@ static __device__ __forceinline__ void look_up(uint32_t codes, uint32_t table,
     const uint32_t even_escaped = escaped & 0x11111111u, odd_escaped = escaped >> 2 & 0x11111111u;
     const uint32_t pairs = even_escaped + odd_escaped;
     /* Each nibble selects a byte of what is looked up, or of the next level. */
-    const uint32_t even_choice = 0x32103210u + 4 * even_escaped;
-    const uint32_t odd_choice = 0x32103210u + 4 * odd_escaped;
+    const uint32_t even_choice = selector_of(even_escaped), odd_choice = selector_of(odd_escaped);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const uint32_t shift = 16 * half, word = first + next / 32;

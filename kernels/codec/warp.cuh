@@ -52,6 +52,19 @@ static __device__ __forceinline__ uint32_t bytes_of_tile(uint64_t bytes, uint64_
     return left < WB_TILE ? (uint32_t)left : (uint32_t)WB_TILE;
 }
 
+/* Has a cache fetch the bytes of a tile, since they are read in small parts that wait for each other. */
+static __device__ __forceinline__ void prefetch(const uint8_t *from, uint32_t bytes)
+{
+#pragma unroll 1
+    for (uint32_t at = 128 * lane_index(); at < bytes; at += 128 * WB_LANES) {
+#ifdef __CUDACC_RTC__
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+#else
+        __builtin_prefetch(from + at);
+#endif
+    }
+}
+
 /* Copies the bytes of a tile. */
 static __device__ __forceinline__ void copy_raw(const uint8_t *from, uint8_t *to, uint32_t bytes)
 {
