@@ -12,8 +12,8 @@ use crate::status::WB_ERR_CANCELLED;
 /// Bytes of a piece: large enough to amortise its overhead, small enough to balance the threads, to
 /// share the work on staging memory among some, and to cancel soon.
 const PIECE: usize = 8 << 20;
-/// More threads did not make pages present faster on any machine measured.
-const MOST_THREADS: usize = 16;
+/// On a machine of 32 cores, 16 threads make pages present at 53 GB/s and 32 at 73.
+const MOST_THREADS: usize = 32;
 
 /// The kind of work that progress is reported of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +66,19 @@ pub fn both(
     work()
 }
 
-/// The number of threads for a range: `asked`, by default (0) the processors allowed, and at most
+/// The number of threads of work that names none: the processors allowed, or fewer.
+pub fn most_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+}
+
+/// The number of threads for a range: `asked`, by default (0) [`most_threads`], and at most
 /// one for each piece.
 pub fn threads_for(asked: usize, bytes: usize) -> usize {
     let pieces = bytes.div_ceil(PIECE).max(1);
     let threads = match asked {
-        // available_parallelism reads several files: skipped where its result does not matter.
+        // To ask for the processors reads several files: skipped where the result does not matter.
         0 if pieces == 1 => 1,
-        0 => thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
+        0 => most_threads(),
         asked => asked,
     };
     threads.clamp(1, pieces)

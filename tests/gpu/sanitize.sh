@@ -27,14 +27,15 @@ programs=(experts experts_offloaded compressed residents windows quantizer offlo
 } || { echo "gpu-sanitize: the programs could not be built"; exit 1; }
 
 # sanitized SECONDS COMMAND...: under $tool; its exit status. Calls of the driver that fail are not
-# reported: the suites and the library make some on purpose, and look at the answer.
+# reported: the suites and the library make some on purpose, and look at the answer. Backtraces of the host
+# would keep Python's frames, and so tensors, which offload() then warns of.
 sanitized() {
     local limit=$1
     shift
     ((limit <= end - SECONDS)) || limit=$((end - SECONDS))
     ((limit > 0)) || { echo "gpu-sanitize: no time left for: $*"; return 124; }
     timeout --kill-after=10 "$limit" compute-sanitizer --tool "$tool" --target-processes all \
-        --report-api-errors no --error-exitcode 97 "$@"
+        --report-api-errors no --show-backtrace device --error-exitcode 97 "$@"
 }
 
 failed=0

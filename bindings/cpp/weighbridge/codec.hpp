@@ -14,7 +14,7 @@ namespace weighbridge {
 
 /// Compresses values of one type: WB_DTYPE_BF16, WB_DTYPE_F16, WB_DTYPE_F32, WB_DTYPE_F8_E4M3FN or
 /// WB_DTYPE_F8_E5M2. Functions of host memory work on `threads` threads; 0 for as many as there are
-/// processors, at most 16. Those that queue take addresses of the device, at multiples of 16.
+/// processors, at most 32. Those that queue take addresses of the device, at multiples of 16.
 class Codec {
  public:
   explicit Codec(wb_dtype dtype, std::uint32_t threads = 0) : dtype_(dtype), threads_(threads) {}

@@ -7,14 +7,13 @@ use once_cell::race::OnceBox;
 
 use crate::device::kernel::Window;
 use crate::os::bytes;
+use crate::os::parallel::most_threads;
 use crate::os::span::Span;
 use crate::os::sync::thread;
 use crate::tensor::coded::{CodedType, ENTRY, HEADER, TILE, UNIT, tiles};
 
 /// Tiles for which another thread pays off: 4 MiB.
 const WORTH_A_THREAD: u64 = 512;
-/// The most threads of one call that names no number.
-const MOST_THREADS: usize = 16;
 
 type Begin = unsafe extern "C" fn(u32, *const u8, u64, *mut u8);
 type Encode = unsafe extern "C" fn(*const u8, u64, u64, u64, *mut u8, *mut u8, u64) -> u64;
@@ -198,10 +197,9 @@ fn in_parts(
     threads: usize,
     work: &(dyn Fn(u64, u64) -> u64 + Sync),
 ) -> Vec<(u64, u64, u64)> {
-    let most = || thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let threads = match tiles / WORTH_A_THREAD {
         0..=1 => 1,
-        worth => worth.min(if threads == 0 { most() } else { threads } as u64),
+        worth => worth.min(if threads == 0 { most_threads() } else { threads } as u64),
     };
     let step = tiles.div_ceil(threads).max(1);
     let parts: Vec<_> =

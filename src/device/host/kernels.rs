@@ -12,6 +12,7 @@ use crate::device::host::codec;
 use crate::device::kernel::{DecodeSource, Kernel, Window};
 use crate::os::bytes;
 use crate::os::float_modes::StandardFloatModes;
+use crate::os::parallel::most_threads;
 use crate::os::span::Span;
 use crate::os::sync::thread;
 use crate::tensor::coded::{LINK, LINK_MAGIC};
@@ -19,9 +20,6 @@ use crate::tensor::scale_grid::Blocks;
 
 /// Elements for which another thread pays off.
 const WORTH_A_THREAD: u64 = 1 << 20;
-
-/// The most threads of one kernel.
-const MOST_THREADS: usize = 16;
 
 type Absmax = unsafe extern "C" fn(*const u8, *const Blocks, *mut u32, *mut u64);
 type Convert = unsafe extern "C" fn(*const u8, *const Blocks, *const f32, *mut u8);
@@ -249,10 +247,9 @@ fn in_parts(blocks: Blocks, step: u64, work: &(dyn Fn(Blocks, u64) -> u64 + Sync
         let first_row = (blocks.first_row + from) % blocks.block_rows;
         work(Blocks { rows: to - from, first_row, ..blocks }, from)
     };
-    let most = || thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) as u64;
     let threads = match blocks.rows * blocks.cols / WORTH_A_THREAD {
         0..=1 => 1,
-        worth => worth.min(most()),
+        worth => worth.min(most_threads() as u64),
     };
     // The first row of each part, counted from the first block's first row.
     let rows = blocks.rows.div_ceil(threads).next_multiple_of(step);

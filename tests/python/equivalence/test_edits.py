@@ -304,13 +304,15 @@ def test_weights_are_exchanged_and_put_back(compare, read, put):
     """As averaged weights are for an evaluation: what was taken out keeps its bytes."""
 
     def use(model):
+        # What is read may be in host memory, where the model's weights are until a step brings them back.
+        device = next(model.parameters()).device
         old = read(model)
         put(model, {name: value * 2 for name, value in old.items()})
-        found = [forward(model), {name: value.clone() for name, value in old.items()}]
+        found = [forward(model, device), {name: value.clone() for name, value in old.items()}]
         put(model, old)
-        found += [forward(model), forward(model)]
+        found += [forward(model, device), forward(model, device)]
         put(model, {name: value * 3 for name, value in old.items()})
-        found.append(forward(model))
+        found.append(forward(model, device))
         return found
 
     compare(Net, use)

@@ -61,9 +61,10 @@ class Tied(Net):
         self.head.weight = self.embed.weight
 
 
-def forward(model: nn.Module) -> Any:
-    """Runs a model on tokens, without gradients."""
-    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+def forward(model: nn.Module, device: torch.device | None = None) -> Any:
+    """Runs a model on tokens, without gradients, by default on the device of its first weight."""
+    if device is None:
+        device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     with torch.no_grad():
         return model(torch.tensor(TOKENS, device=device))
 

@@ -47,7 +47,7 @@ class Codec:
     """Compresses values of bfloat16, float16, float32, float8_e4m3fn or float8_e5m2.
 
     :meth:`encode`, :meth:`decode` and :meth:`measure` work in host memory on ``threads`` threads;
-    0 is as many as there are processors, at most 16. The ``queue`` methods take addresses that a
+    0 is as many as there are processors, at most 32. The ``queue`` methods take addresses that a
     device can access, at multiples of 16, and queue kernels on a stream, which may be captured.
     """
 
