@@ -63,14 +63,16 @@ class Files:
     def run(self) -> None:
         """Measures the commits, and sets the bars."""
         found = {}
-        for name, path, store, what in (
-            ("encoded", self.raw, "copy", "a raw file, compressed at the commit"),
-            ("copied", self.packed, "copy", "a compressed file, its bytes copied"),
-            ("mapped", self.packed, "source", "a compressed file, pinned, the host's memory"),
+        for name, path, store, compress, what in (
+            ("raw.copied", self.raw, "copy", False, "a raw file, its bytes copied"),
+            ("raw.mapped", self.raw, "source", False, "a raw file, pinned, the host's"),
+            ("encoded", self.raw, "copy", "auto", "a raw file, compressed at the commit"),
+            ("copied", self.packed, "copy", "auto", "a compressed file, its bytes copied"),
+            ("mapped", self.packed, "source", "auto", "a compressed file, pinned, the host's"),
         ):
             taken, held = [], []
             for _ in range(RUNS + 1):
-                seconds, nbytes = self._commit(path, store)
+                seconds, nbytes = self._commit(path, store, compress)
                 taken.append(seconds)
                 held.append(nbytes / self.nbytes)
             text = f"{self.nbytes >> 20} MiB of bf16 from {what}: opened, planned and committed"
@@ -78,10 +80,9 @@ class Files:
             text = f"bytes of host memory, for each byte of the model, from {what}"
             found[name] = (seconds, self.report.figure(f"files.{name}.host", held[1:], "", text))
         for name in ("copied", "mapped"):
-            part = found[name][0] / found["encoded"][0]
-            self.report.bar(
-                f"commit from a compressed file, {name}, over encoding", part, "<=", 0.5
-            )
+            part = found[name][0] / found[f"raw.{name}"][0]
+            what = f"commit from a compressed file, {name}, over one from a raw file"
+            self.report.bar(what, part, "<=", 0.9)
             self.report.bar(f"host bytes of a compressed file, {name}", found[name][1], "<=", 0.68)
 
     def encoders(self, peak: float | None) -> None:
@@ -116,7 +117,7 @@ class Files:
                 what = f"commit.{name} over the copy engine's peak"
                 self.report.figure(f"commit.{name}.link", [rate / peak], "", what)
 
-    def _commit(self, path: Path, store: str) -> tuple[float, int]:
+    def _commit(self, path: Path, store: str, compress: bool | str) -> tuple[float, int]:
         """Returns the seconds of a commit, and the bytes of host memory that it holds."""
         mode = "map" if store == "source" else "source"
         start = time.perf_counter()
@@ -126,14 +127,14 @@ class Files:
                 file.parameters(),
                 offload_bytes=2 * self.nbytes + (1 << 20),
                 transfer_mode="prefetch",
-                compress="auto",
+                compress=compress,
                 host_store=store,
             )
             with plan, Offloader(plan) as offloader:
                 taken = time.perf_counter() - start
                 stats = offloader.stats
-                if stats.decoded_bytes != self.nbytes:
-                    raise RuntimeError("not all weights are carried compressed")
+                if stats.decoded_bytes != (self.nbytes if compress else 0):
+                    raise RuntimeError("not all weights are carried as they should be")
                 last = f"layers.{LAYERS - 1}.w"
                 if bytes(offloader.read(last)) != self.layers[-1].tobytes():
                     raise RuntimeError(f"{last} has other values")

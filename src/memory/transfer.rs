@@ -25,8 +25,10 @@ pub const DIRECT_PIECE_BYTES: usize = 32 << 20;
 /// these is written and read at half the speed.
 const PART_BYTES: usize = 512 << 10;
 
-/// Pieces of staging memory, at most, beside those that threads have to themselves.
+/// Pieces of staging memory, at most; and of memory with absent pages, where a part is as large as a huge
+/// page and takes a thread as long as four pieces take the link.
 const BUFFERS: usize = 4;
+const BUFFERS_OF_ABSENT: usize = 8;
 
 /// Every buffer begins at a multiple of this in the staging memory.
 const BUFFER_ALIGNMENT: usize = 256;
@@ -34,8 +36,7 @@ const BUFFER_ALIGNMENT: usize = 256;
 /// Pieces that the device copies, or has yet to copy, while the calling thread waits for others.
 const QUEUED: usize = 2;
 
-/// Threads that copy to or from present pages, at most: these fill the link. To make pages present takes as many as
-/// there are.
+/// Threads that fill or empty staging memory, at most; more need no more than this many parts of it.
 const MOST_THREADS: usize = 16;
 
 /// The direction of a transfer.
@@ -65,18 +66,10 @@ impl Pages {
         }
     }
 
-    fn threads(self, asked: usize) -> usize {
-        match self {
-            Self::Present => asked.clamp(1, MOST_THREADS),
-            Self::Absent => asked.max(1),
-        }
-    }
-
-    /// An absent huge page takes a thread as long as several pieces take the link.
-    fn buffers(self, threads: usize) -> usize {
+    fn buffers(self) -> usize {
         match self {
             Self::Present => BUFFERS,
-            Self::Absent => BUFFERS + threads / (PIECE_BYTES / self.part_bytes()),
+            Self::Absent => BUFFERS_OF_ABSENT,
         }
     }
 }
@@ -178,8 +171,7 @@ impl Transfer<'_> {
 
     /// What the transfer uses.
     pub fn workspace(&self) -> Result<Workspace> {
-        let buffers = self.pages.buffers(self.pages.threads(self.threads));
-        Workspace::new(self, self.pieces.len().min(buffers))
+        Workspace::new(self, self.pieces.len().min(self.pages.buffers()))
     }
 
     /// As [`Transfer::run`], in a workspace that the caller frees.
@@ -238,7 +230,7 @@ impl Transfer<'_> {
             }
             ended(at)
         };
-        let threads = self.pages.threads(self.threads);
+        let threads = self.threads.clamp(1, MOST_THREADS);
         // Parts beyond the end of a piece are empty.
         let pieces = in_order::Pieces { count: pieces, parts: PIECE_BYTES / part_bytes, ahead };
         in_order(pieces, threads, &mut begin, &stage, &mut end)

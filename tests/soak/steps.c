@@ -3,12 +3,13 @@
  * pieces move. After every step the bytes of every weight, as the device read them, are compared with the
  * model's by their checksums. Between steps, weights are replaced by others, some of another size.
  *
- * With --compressed, all steps are of compressed weights, smaller ones than else so that more steps are done.
+ * With --compressed, all steps are of compressed weights, fewer and smaller ones than else so that more steps are
+ * done: a kernel for each waits for the link.
  *
  *   steps [--steps=100000] [--compressed] [--seed=1] [--break=weights]       WEIGHBRIDGE_TEST_DEVICE=cuda:0 */
 #include "weights.h"
 
-enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, LESS_BYTES = 96 << 10, READBACKS = 3,
+enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, LESS_BYTES = 96 << 10, FEWER_GROUPS = 6, READBACKS = 3,
        PROGRESS_SECONDS = 10, LARGE_GROUPS = 3, LARGE_BYTES = 3 << 20,
        WINDOWS_BYTES = 64 << 20 };
 
@@ -248,7 +249,8 @@ static int begin(struct run *run, const struct transfer *transfer)
     run->acquired = 0;
     plan.fixed_addresses = transfer->fixed ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
     const uint64_t most_bytes = options.compressed ? LESS_BYTES : MOST_BYTES;
-    weights_init(&run->weights, transfer->large ? LARGE_GROUPS : GROUPS, EACH,
+    const int groups = options.compressed ? FEWER_GROUPS : GROUPS;
+    weights_init(&run->weights, transfer->large ? LARGE_GROUPS : groups, EACH,
                  transfer->large ? LARGE_BYTES : most_bytes, transfer->change,
                  draw(&run->random, UINT64_MAX));
     run->weights.are_large = transfer->large;

@@ -190,8 +190,7 @@ def all_cases() -> list[Case]:
     for graphs in ("default", "eager"):
         cases += make("dense", graphs, 1, "resident gb every", extra="tp2")
     cases += make("dense", "default", 2, "resident every", extra="tp2")
-    cases += make("moe", "default", 1, "resident gb", extra="tp2")
-    cases += make("moe", "fixed", 1, "resident cache", extra="tp2")
+    cases += make("moe", "fixed", 1, "resident gb cache", extra="tp2")
     return cases
 
 
