@@ -304,7 +304,7 @@ def test_weights_are_exchanged_and_put_back(compare, read, put):
     """As averaged weights are for an evaluation: what was taken out keeps its bytes."""
 
     def use(model):
-        # What is read may be in host memory, where the model's weights are until a step brings them back.
+        # What is read may be in host memory, and so what is put there until a step brings it back.
         device = next(model.parameters()).device
         old = read(model)
         put(model, {name: value * 2 for name, value in old.items()})
