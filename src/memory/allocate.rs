@@ -5,7 +5,9 @@ use crate::device::device::Device;
 use crate::device::policy::Tristate;
 use crate::error::{Result, fail, format_bytes};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, NumaPolicy, Origin, Parts};
+use crate::memory::lender::Lender;
 use crate::memory::pin::Pins;
+use crate::memory::transfer::Pages;
 use crate::os::cgroup::Reservation;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::page::huge_page_bytes;
@@ -26,16 +28,29 @@ impl Buffer {
         Self::allocate(device, bytes, options, progress).map(Arc::new)
     }
 
-    /// Allocates pageable memory whose pages are not present: what makes them so, by writing to them, does it in
-    /// the reservation.
-    pub fn alloc_absent(device: &Arc<Device>, bytes: usize) -> Result<(Arc<Self>, Reservation)> {
+    /// Allocates pageable memory that is to be written as a whole. What the lender has is taken; it is lent again
+    /// when the buffer is freed.
+    pub fn alloc_unwritten(
+        device: &Arc<Device>,
+        bytes: usize,
+        lender: &Lender,
+    ) -> Result<Unwritten> {
         device.backend().check_process()?;
         let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
         let allocation = Allocation { device, bytes, options: &options, progress: &mut None };
-        let (mapping, reservation) = allocation.map_absent()?;
+        let (pages, (mapping, reservation)) = match lender.take(bytes) {
+            Some(mapping) => {
+                let reservation = cgroup::reserve_for(mapping.span())?;
+                (Pages::Present, (mapping, reservation))
+            }
+            None => (Pages::Absent, allocation.map_absent()?),
+        };
+        let (data, mapped) = (mapping.span().part(0, bytes), mapping.span().bytes());
+        let memory = Memory::Lent(mapping, lender.clone());
         let fallback_reason = options.pageable_reason(device);
-        let parts = Parts { fallback_reason, ..allocation.parts(mapping) };
-        Ok((Arc::new(Self::assemble(device, parts)), reservation))
+        let parts = Parts::new(data, memory, Origin::Allocated);
+        let parts = Parts { mapped, fallback_reason, ..parts };
+        Ok(Unwritten { buffer: Arc::new(Self::assemble(device, parts)), reservation, pages })
     }
 
     pub(super) fn allocate(
@@ -67,6 +82,16 @@ impl Buffer {
         };
         Ok(Self::assemble(device, parts))
     }
+}
+
+/// Memory whose pages those who write them make present.
+pub struct Unwritten {
+    /// The memory.
+    pub buffer: Arc<Buffer>,
+    /// In which pages are made present.
+    pub reservation: Reservation,
+    /// Whether they are, as far as is known: the kernel may have taken some.
+    pub pages: Pages,
 }
 
 /// An allocation that is being made.

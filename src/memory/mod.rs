@@ -1,9 +1,10 @@
 //! Host memory that a device accesses: buffers, views of them, and deferred releases.
 
-mod allocate;
+pub mod allocate;
 pub mod buffer;
 pub mod deferred;
 mod file;
+pub mod lender;
 pub mod link;
 mod pin;
 mod register;

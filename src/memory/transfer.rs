@@ -293,7 +293,9 @@ mod tests {
     use super::*;
     use crate::device::device::DeviceOptions;
     use crate::device::owned::{DeviceMemory, OwnedStream};
+    use crate::memory::allocate::Unwritten;
     use crate::memory::buffer::{Buffer, BufferOptions};
+    use crate::memory::lender::Lender;
     use crate::os::mapping;
     use crate::os::sync::thread;
 
@@ -400,7 +402,8 @@ mod tests {
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let stream = OwnedStream::new(&device).unwrap();
         let from = filled(&device, SIZE, 7);
-        let (to, reservation) = Buffer::alloc_absent(&device, SIZE).unwrap();
+        let Unwritten { buffer: to, reservation, .. } =
+            Buffer::alloc_unwritten(&device, SIZE, &Lender::default()).unwrap();
         assert_eq!(mapping::resident_bytes(to.data()).unwrap(), 0);
         let offsets = (0..SIZE).step_by(PIECE_BYTES);
         let pieces: Vec<_> = offsets

@@ -101,6 +101,11 @@ impl Mapping {
     pub fn span(&self) -> Span {
         self.span
     }
+
+    /// Whether it is as large as an anonymous one of `bytes` bytes.
+    pub fn holds(&self, bytes: usize) -> bool {
+        self.span.bytes() == bytes.next_multiple_of(page_bytes())
+    }
 }
 
 impl Drop for Mapping {
@@ -194,6 +199,17 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
         return Err(Error::system(WB_ERR_INVALID_ARGUMENT, message, "mbind", &error));
     }
     Ok(())
+}
+
+/// Lends the memory of whole pages of an anonymous mapping to the kernel, and with it what is written there. The kernel
+/// frees pages when it needs memory; one that is written before stays, and need not be made present again.
+pub fn lend(pages: Span) {
+    let advise = |advice| {
+        // SAFETY: the caller has given up the contents, which are the only thing that changes.
+        (unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), advice) }) == 0
+    };
+    // A kernel that does not know the first frees them at once.
+    let _ = advise(libc::MADV_FREE) || advise(libc::MADV_DONTNEED);
 }
 
 /// Locks whole pages in memory.
