@@ -478,7 +478,7 @@ class Bench:
             sleeps.append(weights.resize(0))
             wakes.append(weights.resize(whole))
             weights.check("awake")
-            self.machine.device.drain(60_000)  # a thread lends the memory
+            self.machine.device.drain(60_000)  # a thread frees the memory
         what = "to their host copies" if keep else "to new pageable memory, through staging memory"
         if not keep:
             first = sleeps.pop(0)

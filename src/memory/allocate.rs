@@ -5,8 +5,8 @@ use crate::device::device::Device;
 use crate::device::policy::Tristate;
 use crate::error::{Result, fail, format_bytes};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, NumaPolicy, Origin, Parts};
-use crate::memory::lender::Lender;
 use crate::memory::pin::Pins;
+use crate::memory::spare::Spare;
 use crate::memory::transfer::Pages;
 use crate::os::cgroup::Reservation;
 use crate::os::mapping::{HugePages, Mapping};
@@ -28,17 +28,13 @@ impl Buffer {
         Self::allocate(device, bytes, options, progress).map(Arc::new)
     }
 
-    /// Allocates pageable memory that is to be written as a whole. What the lender has is taken; it is lent again
+    /// Allocates pageable memory that is to be written as a whole. It takes the spare mapping, and is that again
     /// when the buffer is freed.
-    pub fn alloc_unwritten(
-        device: &Arc<Device>,
-        bytes: usize,
-        lender: &Lender,
-    ) -> Result<Unwritten> {
+    pub fn alloc_unwritten(device: &Arc<Device>, bytes: usize, spare: &Spare) -> Result<Unwritten> {
         device.backend().check_process()?;
         let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
         let allocation = Allocation { device, bytes, options: &options, progress: &mut None };
-        let (pages, (mapping, reservation)) = match lender.take(bytes) {
+        let (pages, (mapping, reservation)) = match spare.take(bytes) {
             Some(mapping) => {
                 let reservation = cgroup::reserve_for(mapping.span())?;
                 (Pages::Present, (mapping, reservation))
@@ -46,7 +42,7 @@ impl Buffer {
             None => (Pages::Absent, allocation.map_absent()?),
         };
         let (data, mapped) = (mapping.span().part(0, bytes), mapping.span().bytes());
-        let memory = Memory::Lent(mapping, lender.clone());
+        let memory = Memory::Reused(mapping, spare.clone());
         let fallback_reason = options.pageable_reason(device);
         let parts = Parts::new(data, memory, Origin::Allocated);
         let parts = Parts { mapped, fallback_reason, ..parts };

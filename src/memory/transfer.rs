@@ -295,7 +295,7 @@ mod tests {
     use crate::device::owned::{DeviceMemory, OwnedStream};
     use crate::memory::allocate::Unwritten;
     use crate::memory::buffer::{Buffer, BufferOptions};
-    use crate::memory::lender::Lender;
+    use crate::memory::spare::Spare;
     use crate::os::mapping;
     use crate::os::sync::thread;
 
@@ -403,7 +403,7 @@ mod tests {
         let stream = OwnedStream::new(&device).unwrap();
         let from = filled(&device, SIZE, 7);
         let Unwritten { buffer: to, reservation, .. } =
-            Buffer::alloc_unwritten(&device, SIZE, &Lender::default()).unwrap();
+            Buffer::alloc_unwritten(&device, SIZE, &Spare::default()).unwrap();
         assert_eq!(mapping::resident_bytes(to.data()).unwrap(), 0);
         let offsets = (0..SIZE).step_by(PIECE_BYTES);
         let pieces: Vec<_> = offsets

@@ -7,7 +7,7 @@ use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Pinning;
 use crate::memory::deferred;
-use crate::memory::lender::Lender;
+use crate::memory::spare::Spare;
 use crate::memory::transfer::Direction;
 use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
 use crate::offload::move_target::{Goal, LEAST_BESIDE, Preparation, Target, prepare};
@@ -315,8 +315,8 @@ impl Resize {
             return Ok(false);
         }
         if let Some(from) = staged {
-            let lender = home.lender.clone();
-            self.next_staged.push(StagedMove { home: at, from, goal, lender });
+            let spare = home.spare.clone();
+            self.next_staged.push(StagedMove { home: at, from, goal, spare });
         } else {
             let allocated = prepare(&self.device, home.bytes(), goal);
             let stage = match allocated.is_running() {
@@ -483,7 +483,7 @@ impl Resize {
             (Behind::Own(_) | Behind::Host(_), Behind::Nothing) | (Behind::Host(_), _) => {
                 if matches!(home.behind, Behind::Host(_)) {
                     // It has no need of other host memory.
-                    home.lender = Lender::default();
+                    home.spare = Spare::default();
                 }
                 if let Some(HostCopy::Buffer(buffer)) = home.host_copy.take() {
                     // To free it takes as long as to allocate it.

@@ -11,7 +11,7 @@ use crate::error::{Result, fail};
 use crate::memory::allocate::Unwritten;
 use crate::memory::buffer::Buffer;
 use crate::memory::deferred;
-use crate::memory::lender::Lender;
+use crate::memory::spare::Spare;
 use crate::memory::transfer::{Direction, PIECE_BYTES, Pages, Piece, Transfer};
 use crate::offload::move_target::{Goal, Target};
 use crate::os::beside::Beside;
@@ -35,8 +35,8 @@ pub struct StagedMove {
     pub from: Span,
     /// Where they go.
     pub goal: Goal,
-    /// Lends the memory of a buffer between two nights.
-    pub lender: Lender,
+    /// Has the memory of a buffer between two nights.
+    pub spare: Spare,
 }
 
 /// A unit whose bytes are in other memory once the event has passed.
@@ -108,7 +108,7 @@ impl Ends {
         let &StagedMove { from, goal, .. } = one;
         if goal == Goal::Buffer {
             let Unwritten { buffer, reservation, pages } =
-                Buffer::alloc_unwritten(device, from.bytes(), &one.lender)?;
+                Buffer::alloc_unwritten(device, from.bytes(), &one.spare)?;
             let (host, unwritten) = (buffer.data(), Some((reservation, pages)));
             return Ok((Self { device: from, host, unwritten }, Target::Buffer(buffer)));
         }

@@ -201,9 +201,9 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
     Ok(())
 }
 
-/// Lends the memory of whole pages of an anonymous mapping to the kernel, and with it what is written there. The kernel
-/// frees pages when it needs memory; one that is written before stays, and need not be made present again.
-pub fn lend(pages: Span) {
+/// Frees whole pages of an anonymous mapping, and with them what is written there, lazily: the kernel takes them when
+/// it needs memory. One that is written before stays, and need not be made present again.
+pub fn free_lazily(pages: Span) {
     let advise = |advice| {
         // SAFETY: the caller has given up the contents, which are the only thing that changes.
         (unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), advice) }) == 0

@@ -135,28 +135,28 @@ static void asleep_nothing_is_pinned(wb_device *device)
     end(&b);
 }
 
-static uint64_t lent_bytes(void)
+static uint64_t lazily_free(void)
 {
     return kernel_bytes("/proc/self/smaps_rollup", "LazyFree:");
 }
 
 /* The kernel may take the pages of the last night, and must not take those of this one. */
-static void by_day_the_memory_is_lent_to_the_kernel(wb_device *device)
+static void by_day_the_memory_is_the_kernels(wb_device *device)
 {
     struct bench b;
     wb_resize_progress progress;
     if (!begin(&b, device)) return;
-    const uint64_t before = lent_bytes(), all = LARGE * LARGE_BYTES;
+    const uint64_t before = lazily_free(), all = LARGE * LARGE_BYTES;
     for (int night = 0; night < 3; night++) {
         CHECK_OK(resize(&b, 0, &progress));
-        CHECK(lent_bytes() < before + LARGE_BYTES);
+        CHECK(lazily_free() < before + LARGE_BYTES);
         CHECK_OK(resize(&b, b.whole, &progress));
-        CHECK_OK(wb_device_drain(device, MINUTE, &error)); /* a thread lends it */
-        CHECK(lent_bytes() >= before + all);
+        CHECK_OK(wb_device_drain(device, MINUTE, &error)); /* a thread frees it */
+        CHECK(lazily_free() >= before + all);
         check_awake(&b);
     }
     end(&b);
-    CHECK(lent_bytes() < before + LARGE_BYTES);
+    CHECK(lazily_free() < before + LARGE_BYTES);
 }
 
 /* At any moment: while memory is allocated, copied to, or freed again. */
@@ -270,7 +270,7 @@ static void a_resize_that_fails_goes_on(wb_device *device)
 }
 
 CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(asleep_nothing_is_pinned),
-           CASE(by_day_the_memory_is_lent_to_the_kernel), CASE(minds_may_change),
+           CASE(by_day_the_memory_is_the_kernels), CASE(minds_may_change),
            CASE(an_offloader_may_end_in_a_resize), CASE_ON(DOUBLE_ONLY, the_caller_does_not_wait),
            CASE_ON(DOUBLE_ONLY, a_resize_to_elsewhere_ends_the_copies),
            CASE_ON(DOUBLE_ONLY, a_resize_that_fails_goes_on))
