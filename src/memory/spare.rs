@@ -12,7 +12,9 @@ pub struct Spare(Arc<Mutex<Option<Mapping>>>);
 impl Spare {
     /// Puts a mapping there, whose contents are lost.
     pub(super) fn put(&self, mapping: Mapping) {
-        mapping::free_lazily(mapping.span());
+        if !mapping::free_lazily(mapping.span()) {
+            return;
+        }
         let before = sync::lock(&self.0).replace(mapping);
         // Unmapped without the lock.
         drop(before);
@@ -44,6 +46,15 @@ mod tests {
         assert!(spare.take(BYTES).is_none());
         bytes::fill(again.span(), 9);
         assert!(bytes::is_filled(again.span(), 9));
+    }
+
+    #[test]
+    fn locked_memory_is_unmapped() {
+        let spare = Spare::default();
+        let mapping = Mapping::anonymous(BYTES).unwrap();
+        mapping::lock(mapping.span().part(0, 1).pages()).unwrap();
+        spare.put(mapping);
+        assert!(spare.take(BYTES).is_none());
     }
 
     #[test]

@@ -202,14 +202,15 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
 }
 
 /// Frees whole pages of an anonymous mapping, and with them what is written there, lazily: the kernel takes them when
-/// it needs memory. One that is written before stays, and need not be made present again.
-pub fn free_lazily(pages: Span) {
+/// it needs memory. One that is written before stays, and need not be made present again. Returns whether they are
+/// free: those that the program has locked, with others of its memory, are not.
+pub fn free_lazily(pages: Span) -> bool {
     let advise = |advice| {
         // SAFETY: the caller has given up the contents, which are the only thing that changes.
         (unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), advice) }) == 0
     };
     // A kernel that does not know the first frees them at once.
-    let _ = advise(libc::MADV_FREE) || advise(libc::MADV_DONTNEED);
+    advise(libc::MADV_FREE) || advise(libc::MADV_DONTNEED)
 }
 
 /// Locks whole pages in memory.
