@@ -147,7 +147,7 @@ pub unsafe extern "C" fn wb_codec_measure(
 /// the library write the same bytes.
 ///
 /// Works on `threads` threads, the calling one included; 0 for as many as there are processors, at
-/// most 16. The memory must not overlap. `info` may be NULL. Fails as wb_codec_get_max_bytes does, and
+/// most 32. The memory must not overlap. `info` may be NULL. Fails as wb_codec_get_max_bytes does, and
 /// with WB_ERR_OUT_OF_RANGE if the target is too small. Available since 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_encode(

@@ -6,8 +6,6 @@ use crate::device::policy::Tristate;
 use crate::error::{Result, fail, format_bytes};
 use crate::memory::buffer::{Buffer, BufferOptions, Memory, NumaPolicy, Origin, Parts};
 use crate::memory::pin::Pins;
-use crate::memory::spare::Spare;
-use crate::memory::transfer::Pages;
 use crate::os::cgroup::Reservation;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::page::huge_page_bytes;
@@ -28,25 +26,16 @@ impl Buffer {
         Self::allocate(device, bytes, options, progress).map(Arc::new)
     }
 
-    /// Allocates pageable memory that is to be written as a whole. It takes the spare mapping, and is that again
-    /// when the buffer is freed.
-    pub fn alloc_unwritten(device: &Arc<Device>, bytes: usize, spare: &Spare) -> Result<Unwritten> {
+    /// Allocates pageable memory whose pages are not present: what makes them so, by writing to them, does it in
+    /// the reservation.
+    pub fn alloc_absent(device: &Arc<Device>, bytes: usize) -> Result<(Arc<Self>, Reservation)> {
         device.backend().check_process()?;
         let options = BufferOptions { pin: Tristate::Off, ..BufferOptions::default() };
         let allocation = Allocation { device, bytes, options: &options, progress: &mut None };
-        let (pages, (mapping, reservation)) = match spare.take(bytes) {
-            Some(mapping) => {
-                let reservation = cgroup::reserve_for(mapping.span())?;
-                (Pages::Present, (mapping, reservation))
-            }
-            None => (Pages::Absent, allocation.map_absent()?),
-        };
-        let (data, mapped) = (mapping.span().part(0, bytes), mapping.span().bytes());
-        let memory = Memory::Reused(mapping, spare.clone());
+        let (mapping, reservation) = allocation.map_absent()?;
         let fallback_reason = options.pageable_reason(device);
-        let parts = Parts::new(data, memory, Origin::Allocated);
-        let parts = Parts { mapped, fallback_reason, ..parts };
-        Ok(Unwritten { buffer: Arc::new(Self::assemble(device, parts)), reservation, pages })
+        let parts = Parts { fallback_reason, ..allocation.parts(mapping) };
+        Ok((Arc::new(Self::assemble(device, parts)), reservation))
     }
 
     pub(super) fn allocate(
@@ -78,16 +67,6 @@ impl Buffer {
         };
         Ok(Self::assemble(device, parts))
     }
-}
-
-/// Memory whose pages those who write them make present.
-pub struct Unwritten {
-    /// The memory.
-    pub buffer: Arc<Buffer>,
-    /// In which pages are made present.
-    pub reservation: Reservation,
-    /// Whether they are, as far as is known: the kernel may have taken some.
-    pub pages: Pages,
 }
 
 /// An allocation that is being made.

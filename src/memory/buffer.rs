@@ -10,7 +10,6 @@ use crate::device::policy::Tristate;
 use crate::error::{Error, Result, fail, format_bytes};
 use crate::memory::deferred;
 use crate::memory::pin::{PinRequest, Pins};
-use crate::memory::spare::Spare;
 use crate::os::mapping::{HugePages, Mapping};
 use crate::os::span::Span;
 use crate::os::sync::{Arc, AtomicU64};
@@ -147,8 +146,6 @@ pub type Deleter = Box<dyn FnOnce() + Send + Sync>;
 pub(super) enum Memory {
     None,
     Mapping(Mapping),
-    /// A mapping whose pages the kernel has afterwards.
-    Reused(Mapping, Spare),
     /// Memory of the driver.
     Driver(Span, Pinned),
     /// Memory of the caller.
@@ -421,11 +418,8 @@ impl Drop for Held {
         match std::mem::replace(&mut self.memory, Memory::None) {
             // The addresses of pages that the driver holds, or the device may access, must not be
             // reused.
-            Memory::Mapping(mapping) | Memory::Reused(mapping, _) if !(unpinned && unused) => {
-                std::mem::forget(mapping);
-            }
+            Memory::Mapping(mapping) if !(unpinned && unused) => std::mem::forget(mapping),
             Memory::Mapping(mapping) => drop(mapping),
-            Memory::Reused(mapping, spare) => spare.put(mapping),
             Memory::Driver(span, _) => {
                 log::best_effort(|| self.device.backend().free_pinned(span));
             }

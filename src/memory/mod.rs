@@ -1,6 +1,6 @@
 //! Host memory that a device accesses: buffers, views of them, and deferred releases.
 
-pub mod allocate;
+mod allocate;
 pub mod buffer;
 pub mod deferred;
 mod file;
@@ -8,7 +8,6 @@ pub mod link;
 mod pin;
 mod register;
 pub mod safetensors_file;
-pub mod spare;
 pub mod staging;
 pub mod transfer;
 pub mod view;

@@ -293,9 +293,7 @@ mod tests {
     use super::*;
     use crate::device::device::DeviceOptions;
     use crate::device::owned::{DeviceMemory, OwnedStream};
-    use crate::memory::allocate::Unwritten;
     use crate::memory::buffer::{Buffer, BufferOptions};
-    use crate::memory::spare::Spare;
     use crate::os::mapping;
     use crate::os::sync::thread;
 
@@ -402,8 +400,7 @@ mod tests {
         let device = Device::open("host", DeviceOptions::default()).unwrap();
         let stream = OwnedStream::new(&device).unwrap();
         let from = filled(&device, SIZE, 7);
-        let Unwritten { buffer: to, reservation, .. } =
-            Buffer::alloc_unwritten(&device, SIZE, &Spare::default()).unwrap();
+        let (to, reservation) = Buffer::alloc_absent(&device, SIZE).unwrap();
         assert_eq!(mapping::resident_bytes(to.data()).unwrap(), 0);
         let offsets = (0..SIZE).step_by(PIECE_BYTES);
         let pieces: Vec<_> = offsets

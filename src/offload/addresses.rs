@@ -12,7 +12,6 @@ use crate::device::device::Device;
 use crate::device::owned::{DeviceMemory, OwnedStream};
 use crate::error::{Result, fail};
 use crate::memory::buffer::Buffer;
-use crate::memory::spare::Spare;
 use crate::offload::backing::HostUnit;
 use crate::offload::expert_pools::ExpertPools;
 use crate::offload::schedule::schedule::ScheduleChange;
@@ -68,8 +67,6 @@ pub struct Home {
     pub stale: bool,
     /// A copy of its bytes: one that is kept while it is resident, or where they are while it is not.
     pub host_copy: Option<HostCopy>,
-    /// Has the memory of the copy before, for the next one.
-    pub spare: Spare,
     /// How many captures there were when it became resident.
     pub resident_since: u64,
     /// Whether a graph may exist that does not copy the unit.
@@ -248,7 +245,6 @@ impl Addresses {
             unmapped: false,
             stale: false,
             host_copy: None,
-            spare: Spare::default(),
             resident_since: 0,
             in_graphs: false,
             slot_since: 0,

@@ -7,7 +7,6 @@ use crate::device::owned::OwnedStream;
 use crate::error::Result;
 use crate::memory::buffer::Pinning;
 use crate::memory::deferred;
-use crate::memory::spare::Spare;
 use crate::memory::transfer::Direction;
 use crate::offload::addresses::{Addresses, Behind, Home, HostCopy};
 use crate::offload::move_target::{Goal, LEAST_BESIDE, Preparation, Target, prepare};
@@ -315,8 +314,7 @@ impl Resize {
             return Ok(false);
         }
         if let Some(from) = staged {
-            let spare = home.spare.clone();
-            self.next_staged.push(StagedMove { home: at, from, goal, spare });
+            self.next_staged.push(StagedMove { home: at, from, goal });
         } else {
             let allocated = prepare(&self.device, home.bytes(), goal);
             let stage = match allocated.is_running() {
@@ -481,10 +479,6 @@ impl Resize {
                 home.host_copy = Some(HostCopy::Mappable(memory));
             }
             (Behind::Own(_) | Behind::Host(_), Behind::Nothing) | (Behind::Host(_), _) => {
-                if matches!(home.behind, Behind::Host(_)) {
-                    // It has no need of other host memory.
-                    home.spare = Spare::default();
-                }
                 if let Some(HostCopy::Buffer(buffer)) = home.host_copy.take() {
                     // To free it takes as long as to allocate it.
                     deferred::drop_after(None, Box::new(buffer), &self.device);

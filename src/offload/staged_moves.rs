@@ -8,10 +8,8 @@ use crate::device::backend::Event;
 use crate::device::device::Device;
 use crate::device::owned::OwnedStream;
 use crate::error::{Result, fail};
-use crate::memory::allocate::Unwritten;
 use crate::memory::buffer::Buffer;
 use crate::memory::deferred;
-use crate::memory::spare::Spare;
 use crate::memory::transfer::{Direction, PIECE_BYTES, Pages, Piece, Transfer};
 use crate::offload::move_target::{Goal, Target};
 use crate::os::beside::Beside;
@@ -27,7 +25,7 @@ use crate::status::WB_ERR_CANCELLED;
 const COPY_BYTES: usize = 512 << 10;
 
 /// A unit that is to move. Its bytes stay where they are until the move has ended.
-#[derive(Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct StagedMove {
     /// Its index.
     pub home: usize,
@@ -35,8 +33,6 @@ pub struct StagedMove {
     pub from: Span,
     /// Where they go.
     pub goal: Goal,
-    /// Has the memory of a buffer between two nights.
-    pub spare: Spare,
 }
 
 /// A unit whose bytes are in other memory once the event has passed.
@@ -98,32 +94,27 @@ impl StagedMoves {
 struct Ends {
     device: Span,
     host: Span,
-    /// Of host memory that is to be written.
-    unwritten: Option<(Reservation, Pages)>,
+    /// In which absent pages of the host's are made present.
+    absent: Option<Reservation>,
 }
 
 impl Ends {
     /// With new memory at the end that the unit goes to.
-    fn new(device: &Arc<Device>, one: &StagedMove) -> Result<(Self, Target)> {
-        let &StagedMove { from, goal, .. } = one;
+    fn new(device: &Arc<Device>, one: StagedMove) -> Result<(Self, Target)> {
+        let StagedMove { from, goal, .. } = one;
         if goal == Goal::Buffer {
-            let Unwritten { buffer, reservation, pages } =
-                Buffer::alloc_unwritten(device, from.bytes(), &one.spare)?;
-            let (host, unwritten) = (buffer.data(), Some((reservation, pages)));
-            return Ok((Self { device: from, host, unwritten }, Target::Buffer(buffer)));
+            let (buffer, reservation) = Buffer::alloc_absent(device, from.bytes())?;
+            let (host, absent) = (buffer.data(), Some(reservation));
+            return Ok((Self { device: from, host, absent }, Target::Buffer(buffer)));
         }
         let target = Target::new(device, from.bytes(), goal)?;
-        Ok((Self { device: target.span(), host: from, unwritten: None }, target))
-    }
-
-    fn pages(&self) -> Pages {
-        self.unwritten.as_ref().map_or(Pages::Present, |(_, pages)| *pages)
+        Ok((Self { device: target.span(), host: from, absent: None }, target))
     }
 
     /// Copies bytes at an offset in host memory to staging memory, or from there.
     fn stage(&self, offset: usize, staging: Span) -> Result<()> {
         let host = self.host.part(offset, staging.bytes());
-        let Some((reservation, _)) = &self.unwritten else {
+        let Some(reservation) = &self.absent else {
             bytes::copy(staging, host);
             return Ok(());
         };
@@ -150,7 +141,7 @@ impl Shared {
         let mut all = Vec::with_capacity(moves.len());
         for one in moves {
             self.check()?;
-            match Ends::new(device, one) {
+            match Ends::new(device, *one) {
                 Ok(ends) => all.push(ends),
                 Err(error) if all.is_empty() => return Err(error),
                 Err(_) => break,
@@ -178,11 +169,10 @@ impl Shared {
             streams: &[stream.get()],
             pieces: &pieces,
             threads: threads_for(0, ends.iter().map(bytes).sum()),
-            pages: ends
-                .iter()
-                .map(Ends::pages)
-                .find(|pages| *pages == Pages::Absent)
-                .unwrap_or(Pages::Present),
+            pages: match direction {
+                Direction::ToDevice => Pages::Present,
+                Direction::FromDevice => Pages::Absent,
+            },
             stage: &|piece, offset, staging| {
                 let (unit, at) = places[piece];
                 ends[unit].stage(at + offset, staging)

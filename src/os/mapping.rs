@@ -101,11 +101,6 @@ impl Mapping {
     pub fn span(&self) -> Span {
         self.span
     }
-
-    /// Whether it is as large as an anonymous one of `bytes` bytes.
-    pub fn holds(&self, bytes: usize) -> bool {
-        self.span.bytes() == bytes.next_multiple_of(page_bytes())
-    }
 }
 
 impl Drop for Mapping {
@@ -199,18 +194,6 @@ pub fn bind_to_node(span: Span, node: u32, required: bool) -> Result<()> {
         return Err(Error::system(WB_ERR_INVALID_ARGUMENT, message, "mbind", &error));
     }
     Ok(())
-}
-
-/// Frees whole pages of an anonymous mapping, and with them what is written there, lazily: the kernel takes them when
-/// it needs memory. One that is written before stays, and need not be made present again. Returns whether they are
-/// free: those that the program has locked, with others of its memory, are not.
-pub fn free_lazily(pages: Span) -> bool {
-    let advise = |advice| {
-        // SAFETY: the caller has given up the contents, which are the only thing that changes.
-        (unsafe { libc::madvise(pages.start() as *mut _, pages.bytes(), advice) }) == 0
-    };
-    // A kernel that does not know the first frees them at once.
-    advise(libc::MADV_FREE) || advise(libc::MADV_DONTNEED)
 }
 
 /// Locks whole pages in memory.

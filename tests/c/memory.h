@@ -123,23 +123,17 @@ static inline int pattern_file(char *path, size_t capacity, const char *name, ui
     return CHECK(write_pattern(path, bytes));
 }
 
-/* A value of a file of the kernel in bytes. */
-static inline uint64_t kernel_bytes(const char *path, const char *key)
-{
-    char line[256];
-    uint64_t kib = 0;
-    FILE *file = fopen(path, "r");
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, strlen(key)) == 0) kib = strtoull(line + strlen(key), NULL, 10);
-    }
-    if (file != NULL) fclose(file);
-    return kib * 1024;
-}
-
 /* A value of /proc/self/status in bytes, such as "VmLck:". */
 static inline uint64_t process_bytes(const char *key)
 {
-    return kernel_bytes("/proc/self/status", key);
+    char line[256];
+    uint64_t kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && fgets(line, sizeof line, status) != NULL) {
+        if (strncmp(line, key, strlen(key)) == 0) kib = strtoull(line + strlen(key), NULL, 10);
+    }
+    if (status != NULL) fclose(status);
+    return kib * 1024;
 }
 
 /* A pointer to any address, also to one that is not mapped. */

@@ -1,6 +1,5 @@
 /* Large parameters without host copies go to sleep: threads bring them through staging memory to pageable host
- * memory, and back, the caller waits for that only when it asks to, what is allocated in vain is freed, and by day
- * the kernel may take the pages of the night. */
+ * memory, and back, the caller waits for that only when it asks to, and what is allocated in vain is freed. */
 #include "model.h"
 
 enum { LARGE = 3, SMALL_BYTES = 4096, MINUTE = 60000 };
@@ -135,30 +134,6 @@ static void asleep_nothing_is_pinned(wb_device *device)
     end(&b);
 }
 
-static uint64_t lazily_free(void)
-{
-    return kernel_bytes("/proc/self/smaps_rollup", "LazyFree:");
-}
-
-/* The kernel may take the pages of the last night, and must not take those of this one. */
-static void by_day_the_memory_is_the_kernels(wb_device *device)
-{
-    struct bench b;
-    wb_resize_progress progress;
-    if (!begin(&b, device)) return;
-    const uint64_t before = lazily_free(), all = LARGE * LARGE_BYTES;
-    for (int night = 0; night < 3; night++) {
-        CHECK_OK(resize(&b, 0, &progress));
-        CHECK(lazily_free() < before + LARGE_BYTES);
-        CHECK_OK(resize(&b, b.whole, &progress));
-        CHECK_OK(wb_device_drain(device, MINUTE, &error)); /* a thread frees it */
-        CHECK(lazily_free() >= before + all);
-        check_awake(&b);
-    }
-    end(&b);
-    CHECK(lazily_free() < before + LARGE_BYTES);
-}
-
 /* At any moment: while memory is allocated, copied to, or freed again. */
 static void minds_may_change(wb_device *device)
 {
@@ -269,8 +244,7 @@ static void a_resize_that_fails_goes_on(wb_device *device)
     }
 }
 
-CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(asleep_nothing_is_pinned),
-           CASE(by_day_the_memory_is_the_kernels), CASE(minds_may_change),
+CHECK_MAIN(CASE(the_bytes_are_there_after_each_night), CASE(asleep_nothing_is_pinned), CASE(minds_may_change),
            CASE(an_offloader_may_end_in_a_resize), CASE_ON(DOUBLE_ONLY, the_caller_does_not_wait),
            CASE_ON(DOUBLE_ONLY, a_resize_to_elsewhere_ends_the_copies),
            CASE_ON(DOUBLE_ONLY, a_resize_that_fails_goes_on))

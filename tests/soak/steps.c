@@ -4,7 +4,7 @@
  * model's by their checksums. Between steps, weights are replaced by others, some of another size.
  *
  * With --compressed, all steps are of compressed weights, fewer and smaller ones than else so that more steps are
- * done: a kernel for each waits for the link.
+ * done: each has a kernel that waits for the link.
  *
  *   steps [--steps=100000] [--compressed] [--seed=1] [--break=weights]       WEIGHBRIDGE_TEST_DEVICE=cuda:0 */
 #include "weights.h"
@@ -255,7 +255,7 @@ static int begin(struct run *run, const struct transfer *transfer)
                  draw(&run->random, UINT64_MAX));
     run->weights.are_large = transfer->large;
     run->weights.are_numbers = transfer->compress != WB_COMPRESS_OFF;
-    run->pieces = (uint64_t)(transfer->large ? LARGE_GROUPS * EACH * LARGE_BYTES / PIECE_BYTES : GROUPS);
+    run->pieces = (uint64_t)(transfer->large ? LARGE_GROUPS * EACH * LARGE_BYTES / PIECE_BYTES : groups);
     for (int index = 0; index < weights_of(run); index++) free(current_content(run, index));
     run->offloader =
         weights_offload(&run->weights, run->device, run->stream, &plan, &buffers, &status);

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checksums in any case",
     )
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="threads (all, up to 16)"
+        "--threads", type=int, default=0, metavar="N", help="threads (all, up to 32)"
     )
 
 
