@@ -123,9 +123,10 @@ lint: header-check $(VENV)/test ## checks formatting, lints, types, and that gen
 	$(BIN)/python tools/layers.py --check
 	$(BIN)/python tools/words.py --check
 
-# Property tests take the same random inputs every time, as fuzz-replay does; `make properties` takes others.
+# Property tests take the same random inputs every time, as fuzz-replay does; `make properties` takes others, and
+# four times as many where a property does not say how many.
 test-rust: ## runs unit and property tests of the Rust modules
-	PROPTEST_RNG_SEED=1 cargo test --locked --lib
+	PROPTEST_RNG_SEED=1 PROPTEST_CASES=64 cargo test --locked --lib
 
 ROUNDS ?= 10
 properties: ## runs the unit and property tests ROUNDS=10 times, with other random inputs each time
