@@ -223,7 +223,7 @@ LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path te
 models: ## checks reference counts, deferred release, the slot ring and resizes with loom, up to four preemptions
 	$(LOOM)
 
-models-quick: ## checks them up to three preemptions, resizes up to two, and one in eight of the orders without threads
+models-quick: ## checks them up to two preemptions, a few up to three, and one in 16 of the orders without threads
 	$(LOOM) --quick
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
