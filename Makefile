@@ -158,19 +158,22 @@ forced-panics:
 	mkdir -p $(dir $(FORCED_PANICS))
 	for name in $(FORCED_PANICS) $(FORCED_PANICS).0; do ln -sf ../debug/libweighbridge_fuzz.so $$name; done
 
-# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here; as C++20, of which
-# weighbridge.hpp alone is compiled here, it is in `make asan`, `make valgrind` and `make gpu-test`. Ninja would
-# take make's jobs, which it is not given.
+# The C and C++ programs of tests/, and the driver double. The C suite is C here, but for eight programs, and the C++
+# suite C++17; of C++20, and of headers that are included alone, only weighbridge.hpp is compiled. The rest is in
+# `make life`, `make asan` and `make gpu-test`. Ninja would take make's jobs, which it is not given.
+EVERY_LANGUAGE := OFF
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
-		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_CXX20=OFF
+		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_EVERY_LANGUAGE=$(EVERY_LANGUAGE)
 	env -u MAKEFLAGS $(BIN)/cmake --build $(BUILD)/cmake
 
-# Without the twins: most programs of the C suite, compiled as C++, which run in `make asan` and `make life`.
+# Without the twins, which do what others do, too: panics on the host, plain windows over the double, and what
+# `make life` may have compiled as C++.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -LE '^twin$$'
 
+life: EVERY_LANGUAGE := ON
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
