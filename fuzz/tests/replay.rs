@@ -7,7 +7,7 @@ use std::path::Path;
 use weighbridge_fuzz::TARGETS;
 
 /// Pseudorandom inputs of each target; half of them are seeds with some bytes changed.
-const INPUTS: usize = 3000;
+const INPUTS: usize = 1000;
 
 /// A pseudorandom number generator (splitmix64).
 struct Random(u64);

@@ -29,11 +29,12 @@ C = tuple(sorted(path.stem for path in (ROOT / "tests/c").glob("*.c") if path.st
 ON_THEIR_OWN = r"^(life|(soak|steps)\.finds)|^c(\+\+)?\." + (
     r"(exit|interrupt|limits|panics|thread_end|unload|exhaustion|security)\."
 )
-# Two thirds of the time is that of these programs over the double, whose own decoder and exchanges
-# of memory they keep busy: --quick has them on the host alone.
+# Four fifths of the time is that of these programs over the double, whose own decoder and exchanges
+# of memory they keep busy: --quick has them on the host alone. Of windows on the host it has those
+# whose budgets change, which do what the others do, too, with smaller weights.
 SLOW = (
-    r"^c\.(arbiter|experts_resize|partly_resident|replays_residents|resize|resize_compressed|windows"
-    r"|windows_resized)\.double"
+    r"^c\.(arbiter|experts_resize|fill|partly_resident|replays_residents|residents"
+    r"|resize|resize_compressed|sleep|windows|windows_resized)\.double|^c\.windows\.host"
 )
 
 

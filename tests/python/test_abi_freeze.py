@@ -77,13 +77,28 @@ EXTENSIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The headers of the library and one more, and their frozen interface: compiling takes time."""
+    folder = tmp_path_factory.mktemp("once")
+    shutil.copytree(ROOT / "include", folder / "include")
+    (folder / "include" / "weighbridge").mkdir(exist_ok=True)
+    (folder / "include" / "weighbridge" / "extra.h").write_text(EXTRA)
+    abi.freeze(folder / "include", folder / "abi")
+    return folder
+
+
 @pytest.fixture
-def include(tmp_path):
-    """The headers of the library, and one more that the tests change."""
-    folder = tmp_path / "include"
-    shutil.copytree(ROOT / "include", folder)
-    (folder / "weighbridge").mkdir(exist_ok=True)
-    (folder / "weighbridge" / "extra.h").write_text(EXTRA)
+def include(once, tmp_path):
+    """Headers that a test may change."""
+    return shutil.copytree(once / "include", tmp_path / "include")
+
+
+@pytest.fixture
+def frozen(once, tmp_path):
+    """The folder of their interface."""
+    shutil.copytree(once / "abi", tmp_path / "abi")
+    (folder,) = (tmp_path / "abi").glob("v*")
     return folder
 
 
@@ -102,33 +117,29 @@ def test_unchanged_headers_pass(include, tmp_path):
 
 
 @pytest.mark.parametrize("old, new", BREAKS.values(), ids=BREAKS)
-def test_breaks_are_found(include, tmp_path, old, new):
-    folder = abi.freeze(include, tmp_path / "abi")
+def test_breaks_are_found(include, frozen, tmp_path, old, new):
     change(include, old, new)
     with pytest.raises(abi.Broken, match="breaks programs"):
         abi.check(include, tmp_path / "abi")
     with pytest.raises(abi.Broken, match="breaks programs"):
         abi.freeze(include, tmp_path / "abi")
-    assert "wb_extra_get\n" in (folder / "symbols.txt").read_text()
+    assert "wb_extra_get\n" in (frozen / "symbols.txt").read_text()
 
 
-def test_a_header_that_is_gone_is_a_break(include, tmp_path):
-    abi.freeze(include, tmp_path / "abi")
+def test_a_header_that_is_gone_is_a_break(include, frozen, tmp_path):
     (include / "weighbridge" / "extra.h").unlink()
     with pytest.raises(abi.Broken, match="breaks programs"):
         abi.check(include, tmp_path / "abi")
 
 
 @pytest.mark.parametrize("old, new", EXTENSIONS.values(), ids=EXTENSIONS)
-def test_extensions_pass(include, tmp_path, old, new):
-    abi.freeze(include, tmp_path / "abi")
+def test_extensions_pass(include, frozen, tmp_path, old, new):
     change(include, old, new)
     abi.check(include, tmp_path / "abi")
     abi.freeze(include, tmp_path / "abi")
 
 
-def test_a_new_line_of_versions_may_break(include, tmp_path):
-    abi.freeze(include, tmp_path / "abi")
+def test_a_new_line_of_versions_may_break(include, frozen, tmp_path):
     for header in include.rglob("*.h"):
         text = header.read_text()
         header.write_text(text.replace("WB_VERSION_MINOR 1\n", "WB_VERSION_MINOR 99\n"))
@@ -137,9 +148,8 @@ def test_a_new_line_of_versions_may_break(include, tmp_path):
     assert "99" in (abi.freeze(include, tmp_path / "abi") / "interface.c").read_text()
 
 
-def test_a_changed_frozen_file_is_found(include, tmp_path):
-    folder = abi.freeze(include, tmp_path / "abi")
-    (folder / "interface.c").write_text("")
+def test_a_changed_frozen_file_is_found(include, frozen, tmp_path):
+    (frozen / "interface.c").write_text("")
     with pytest.raises(abi.Broken, match="not generated"):
         abi.check(include, tmp_path / "abi")
 
@@ -158,10 +168,9 @@ def test_a_declaration_that_cannot_be_read_is_refused(include, tmp_path):
         abi.freeze(include, tmp_path / "abi")
 
 
-def test_frozen_programs_compile_with_the_frozen_headers(include, tmp_path):
-    folder = abi.freeze(include, tmp_path / "abi")
-    programs = list((folder / "programs").glob("*.c"))
+def test_frozen_programs_compile_with_the_frozen_headers(frozen):
+    programs = list((frozen / "programs").glob("*.c"))
     assert programs
     for program in programs:
-        command = ["cc", "-std=c11", "-fsyntax-only", "-I", folder / "include", program]
+        command = ["cc", "-std=c11", "-fsyntax-only", "-I", frozen / "include", program]
         subprocess.run(command, check=True)

@@ -43,7 +43,7 @@ def test_changed_weights_are_read_at_the_next_step(implementation, where):
 
 def test_compiled_code_reads_changed_weights(where):
     torch.compiler.reset()
-    model, twin = (build("mixtral", where) for _ in range(2))
+    model, twin = (build("mixtral", where, num_hidden_layers=2) for _ in range(2))
     handle = offload(model)
     compiled = [torch.compile(net, backend="aot_eager") for net in (model, twin)]
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_compiled_code_reads_changed_weights(where):
         with torch.no_grad():
             net.model.layers[1].mlp.experts.down_proj.mul_(-2)
     assert torch.equal(logits(compiled[0]), logits(compiled[1]))
-    assert calls(handle) == 12
+    assert calls(handle) == 2 * 3
     torch.compiler.reset()
 
 

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
+from conftest import REPEATS  # noqa: E402
 from expert_models import build, calls, hits, logits  # noqa: E402
 
 import weighbridge.torch as wt  # noqa: E402
@@ -164,7 +165,7 @@ def test_a_cache_is_for_as_many_experts_as_kernels_take(where):
 @pytest.mark.parametrize(
     ("backend", "dtype"),
     [
-        ("aot_eager", torch.bfloat16),
+        pytest.param("aot_eager", torch.bfloat16, marks=REPEATS),
         # Inductor rounds to 16 bits less often, the more operations it fuses.
         ("inductor", torch.float32),
     ],

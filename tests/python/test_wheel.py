@@ -138,6 +138,21 @@ def test_a_source_archive_gives_the_same_wheel(archive, wheel, tmp_path):
         assert all(found.read(name) == expected.read(name) for name in names)
 
 
+def test_a_source_archive_has_every_file_that_the_library_was_built_of(archive):
+    """Cargo lists them beside the library."""
+    library = Path(os.environ["WEIGHBRIDGE_LIBRARY"])
+    listed = library.with_suffix(".d")
+    if ROOT not in listed.parents or not listed.is_file():
+        pytest.skip("the library was not built in this checkout")
+    _, _, files = listed.read_text().partition(": ")
+    paths = [Path(file.replace("\\", "")) for file in re.split(r"(?<!\\)\s", files.strip())]
+    names = [path.relative_to(ROOT) for path in paths if library.parent not in path.parents]
+    assert {Path("src/lib.rs"), Path("build_script/main.rs")} <= {*names}
+    names += [Path("Cargo.toml"), Path("Cargo.lock"), Path(".cargo/config.toml")]
+    assert not [name for name in names if not (archive / "library" / name).exists()]
+
+
+@pytest.mark.repeats
 def test_a_source_archive_has_all_that_cargo_needs(archive):
     """The library's sources compile, its headers are up to date and its kernels are there."""
     if not shutil.which("cargo"):

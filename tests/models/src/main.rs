@@ -34,9 +34,9 @@ fn main() {
     // With the most preemptions of a quick run.
     let models = [
         (handles::MODELS, 3),
-        (reclaimer::MODELS, 3),
-        (ring::MODELS, 3),
-        (slot_waits::MODELS, 3),
+        (reclaimer::MODELS, 2),
+        (ring::MODELS, 2),
+        (slot_waits::MODELS, 2),
         (replays::MODELS, 3),
         (experts::MODELS, 3),
         (moves::MODELS, 2),
@@ -48,7 +48,7 @@ fn main() {
     let quick = arguments.first().is_some_and(|first| first == "--quick");
     arguments.drain(..usize::from(quick));
     let chosen = arguments.into_iter().next().unwrap_or_default();
-    let step = if quick { 8 } else { 1 };
+    let step = if quick { 16 } else { 1 };
     let begin = Instant::now();
     let (mut count, mut orders) = (0, 0);
     for (model, most) in models.filter(|(model, _)| model.0.contains(&chosen)) {

@@ -268,6 +268,7 @@ def test_the_default_compiler_compiles_after_the_offload(compare, build):
 
 
 @inductor
+@REPEATS
 @pytest.mark.slow
 @pytest.mark.parametrize("transfer_mode", ["prefetch"])
 def test_the_default_compiler_compiled_before_the_offload(compare):

@@ -1,8 +1,4 @@
-"""Gradients through fused experts that a cache carries.
-
-Beside the other uses of autograd: test_lifetime.py makes a subinterpreter, after which PyTorch has
-no backward pass in the process.
-"""
+"""Gradients through fused experts that a cache carries."""
 
 from __future__ import annotations
 
