@@ -70,6 +70,12 @@ def test_selected_parameters_are_compressed_bit_for_bit(device, stream):
         check(device, offloader, arrays, stream)
 
 
+@pytest.mark.parametrize("compress", [False, "off"])
+def test_off_compresses_nothing(device, compress):
+    plan = plan_of(device, model(), compress=compress)
+    assert plan.info.encoded_bytes == 0 < plan.info.offloaded_bytes
+
+
 def test_auto_takes_what_is_large_and_worth_it(device, stream):
     arrays = model()
     plan = plan_of(device, arrays, compress="auto", link_bytes_per_second=1e9)

@@ -237,16 +237,16 @@ class Plan(Closeable):
 
     With ``compress``, offloaded parameters are compressed in host memory, without loss, and cross
     the link so: ``"auto"`` chooses those that reach the device faster for it, of which samples of
-    the sources tell, among those of ``compress_select`` if that is given; selectors name them.
-    Under ``device_bytes`` the device keeps as many of them as are needed compressed in its own
-    memory before any cross the link, if a step is faster for it; not with ``fixed_addresses``,
-    where those that become resident are decoded. :meth:`Offloader.read` reads them, and host views
-    of them are refused. Those of a compressed :class:`Safetensors` file are taken as the file has
-    them, in as many bytes of host memory. The commit compresses the others by kernels of a CUDA
-    device that has the memory for it, or by the host's cores; ``encode_on_device`` False leaves all
-    to the host, and True fails where the device cannot. With ``verify_compressed`` it compares the
-    checksums of the parameters that it takes compressed, on all cores, and raises if the file is
-    damaged.
+    the sources tell, among those of ``compress_select`` if that is given; selectors name them, and
+    ``"off"`` takes none. Under ``device_bytes`` the device keeps as many of them as are needed
+    compressed in its own memory before any cross the link, if a step is faster for it; not with
+    ``fixed_addresses``, where those that become resident are decoded. :meth:`Offloader.read` reads
+    them, and host views of them are refused. Those of a compressed :class:`Safetensors` file are
+    taken as the file has them, in as many bytes of host memory. The commit compresses the others by
+    kernels of a CUDA device that has the memory for it, or by the host's cores;
+    ``encode_on_device`` False leaves all to the host, and True fails where the device cannot. With
+    ``verify_compressed`` it compares the checksums of the parameters that it takes compressed, on
+    all cores, and raises if the file is damaged.
     """
 
     _noun = "plan"
@@ -448,8 +448,10 @@ def _set_budget(options: wb_plan_options, **budgets: int | None) -> None:
 def _set_compress(
     options: wb_plan_options, compress: bool | str | Sequence[str], among: str | Sequence[str]
 ) -> None:
-    if isinstance(compress, bool) or compress == "auto":
-        options.compress = COMPRESS.code("auto" if compress else "off")
+    if isinstance(compress, bool):
+        compress = "auto" if compress else "off"
+    if isinstance(compress, str) and compress in ("auto", "off"):
+        options.compress = COMPRESS.code(compress)
         _set_texts(options, "compress_select", among)
         return
     if among:
