@@ -100,7 +100,8 @@ demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVI
 # jobs that wait keep installers from starting. Suites that measure times run after that, one by one.
 test: ## runs every suite that needs no GPU
 	$(MAKE) --no-print-directory -j 4 -O $(VENV)/frameworks build test-rust
-	$(MAKE) --no-print-directory -j 3 -O programs models-quick asan-quick-build fuzz-replay lint
+	$(MAKE) --no-print-directory -j 3 -O programs models-quick asan-quick-build fuzz-replay lint \
+		$(VENV)/demo
 	$(MAKE) --no-print-directory test-c test-python asan-quick
 
 lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
