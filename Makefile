@@ -30,7 +30,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP = $(BIN)/pip install -q --disable-pip-version-check --no-compile
 
 .PHONY: help build library install wheel header header-check kernels abi-freeze notices demo test programs forced-panics test-rust properties test-slow test-c test-python cases lint lint-tools \
-	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick asan-quick-build valgrind models models-quick \
+	check sweep engines deny fuzz fuzz-short fuzz-double fuzz-replay faults life soak asan asan-quick valgrind models models-quick \
 	gpu-test gpu-check gpu-soak gpu-sanitize gpu-bench clean
 
 help: ## prints this list
@@ -100,9 +100,8 @@ demo: build $(VENV)/demo ## runs a real sentence encoder, partly offloaded; DEVI
 # jobs that wait keep installers from starting. Suites that measure times run after that, one by one.
 test: ## runs every suite that needs no GPU
 	$(MAKE) --no-print-directory -j 4 -O $(VENV)/frameworks build test-rust
-	$(MAKE) --no-print-directory -j 3 -O programs models-quick asan-quick-build fuzz-replay lint \
-		$(VENV)/demo
-	$(MAKE) --no-print-directory test-c test-python asan-quick
+	$(MAKE) --no-print-directory -j 3 -O programs models-quick fuzz-replay lint $(VENV)/demo
+	$(MAKE) --no-print-directory test-c test-python
 
 lint: header-check $(VENV)/test ## checks formatting, lints, types, and that generated files are up to date
 	cargo fmt --check
@@ -215,11 +214,8 @@ faults: programs ## makes each call of the driver and of the system fail once, w
 asan: $(VENV)/test ## runs the C, C++ and Rust suites under AddressSanitizer, LeakSanitizer and UBSan; minutes
 	$(BIN)/python tests/checkers/run.py address
 
-asan-quick: $(VENV)/test ## runs most of the C suite alone under them; a minute or two
+asan-quick: $(VENV)/test ## runs most of the C suite alone under them; three minutes
 	$(BIN)/python tests/checkers/run.py address --quick
-
-asan-quick-build: $(VENV)/test
-	env -u MAKEFLAGS $(BIN)/python tests/checkers/run.py address --quick --build
 
 valgrind: $(VENV)/test ## runs the C and C++ suites under valgrind's memcheck; minutes
 	command -v valgrind > /dev/null || apt-get install -y -q valgrind libc6-dbg

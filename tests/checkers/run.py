@@ -1,5 +1,4 @@
-"""Runs the suites under a checker: ``run.py address|valgrind``; with --quick the C suite only, and
-with --build nothing: it builds what the same command runs without.
+"""Runs the suites under a checker: ``run.py address|valgrind``; with --quick the C suite only.
 
 Builds the library and the suites for the checker in ``build/<checker>``, checks that it reports
 defects made on purpose, and runs the suites. Fails if a defect is not reported, or anything else
@@ -208,8 +207,6 @@ def main() -> None:
     ])  # fmt: skip
     targets = ["--target", *checker.targets, "checker_defects"] if checker.targets else []
     run([BIN / "cmake", "--build", build / "cmake", *targets])
-    if "--build" in sys.argv:
-        return
     check_defects(checker, [*checker.launcher, build / "cmake/tests/checkers/checker_defects"])
     output = run(
         [
