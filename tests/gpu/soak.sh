@@ -2,7 +2,7 @@
 # 100,000 steps of an offloader on the real driver, as many of compressed weights, every byte of every step
 # compared, and everything at once on 16 threads. Needs a GPU, a built library (target/release or
 # WEIGHBRIDGE_LIBRARY), a C and C++ compiler, CMake and ninja. No cargo, no network. At most
-# thirteen minutes, of which the part `compressed` takes two or three.
+# thirteen minutes, of which the part `compressed` takes one and a half.
 #   STEPS=100000 SECONDS=60 SEED=1 PARTS="calls steps compressed" tests/gpu/soak.sh
 set -uo pipefail
 # Bash counts its own seconds in a variable of this name.

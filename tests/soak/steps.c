@@ -9,8 +9,8 @@
  *   steps [--steps=100000] [--compressed] [--seed=1] [--break=weights]       WEIGHBRIDGE_TEST_DEVICE=cuda:0 */
 #include "weights.h"
 
-enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, LESS_BYTES = 96 << 10, FEWER_GROUPS = 6, READBACKS = 3,
-       PROGRESS_SECONDS = 10, LARGE_GROUPS = 3, LARGE_BYTES = 3 << 20,
+enum { GROUPS = 24, EACH = 2, WEIGHTS = GROUPS * EACH, MOST_BYTES = 512 << 10, LESS_BYTES = 96 << 10, FEWER_GROUPS = 6,
+       READBACKS = 3, PROGRESS_SECONDS = 10, LARGE_GROUPS = 3, LARGE_BYTES = 3 << 20,
        WINDOWS_BYTES = 64 << 20 };
 
 /* How the weights are transferred in one part of the steps. */
