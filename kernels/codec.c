@@ -94,6 +94,9 @@ uint64_t KERNEL(decode)(uint32_t type, const uint8_t *encoded, uint64_t encoded_
                         const wb_codec_window *window)
 {
     uint64_t damaged = first + count;
+    const uint8_t *near_header = (const uint8_t *)(uintptr_t)window->header;
+    const uint8_t *near_entries = (const uint8_t *)(uintptr_t)window->entries;
+    const uint8_t *ranks = (near_header != NULL ? near_header : encoded) + WB_RANKS_AT;
     for (uint64_t at = first + count; at-- > first;) {
         const uint64_t place = WB_HEADER + at * WB_ENTRY;
         wb_tile_entry entry;
@@ -101,10 +104,10 @@ uint64_t KERNEL(decode)(uint32_t type, const uint8_t *encoded, uint64_t encoded_
             damaged = at;
             continue;
         }
-        const uint8_t *nearer = (const uint8_t *)(uintptr_t)window->entries;
-        memcpy(&entry, nearer != NULL ? nearer + (at - first) * WB_ENTRY : encoded + place,
+        memcpy(&entry,
+               near_entries != NULL ? near_entries + (at - first) * WB_ENTRY : encoded + place,
                sizeof entry);
-        if (!decode_tile(type, encoded, encoded_bytes, window, &entry,
+        if (!decode_tile(type, encoded, encoded_bytes, ranks, window, &entry,
                          target + (at - first) * WB_TILE, smaller(WB_TILE, bytes - at * WB_TILE))) {
             damaged = at;
         }

@@ -67,9 +67,9 @@ typedef struct {
 } wb_codec_link;
 
 /* Compressed bytes from `begin` on that were copied to memory that is nearer, where they are read instead,
- * and a copy of the entries of the tiles that a call decodes; 0 if there is none. */
+ * and copies of the header and of the entries of the tiles that a call decodes; 0 if there are none. */
 typedef struct {
-    uint64_t memory, begin, bytes, entries;
+    uint64_t memory, begin, bytes, header, entries;
 } wb_codec_window;
 
 /* Where `bytes` bytes at `offset` of the compressed ones are read. */

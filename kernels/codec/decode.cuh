@@ -296,7 +296,7 @@ static __device__ __forceinline__ void decode(const uint8_t *encoded, uint64_t e
     const uint32_t warp = threadIdx.x / WB_LANES, at = blockIdx.x * WARPS + warp;
     wb_tile_entry entry;
     if (at >= count || !read_entry(encoded, encoded_bytes, first + at, entry)) return;
-    const wb_codec_window none = {0, 0, 0, 0};
+    const wb_codec_window none = {0, 0, 0, 0, 0};
     decode_tile<TYPE>(encoded, encoded_bytes, read_ranks(encoded), none, entry,
                       bytes_of_tile(bytes, first + at), staged[warp],
                       target + (uint64_t)at * WB_TILE);
@@ -326,7 +326,9 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
             /* As an offset, so that the compiler still knows in which memory it reads. */
             found.offset = link->address - (uint64_t)encoded;
         }
-        found.ranks = read_ranks(encoded + found.offset);
+        const uint64_t header =
+            window.header != 0 ? window.header - (uint64_t)encoded : found.offset;
+        found.ranks = read_ranks(encoded + header);
     }
     __syncthreads();
     encoded += found.offset;

@@ -89,12 +89,11 @@ ALWAYS_INLINE int decode_whole(uint32_t type, const uint8_t *body, const wb_tile
 
 /* Decodes a tile to `bytes` bytes. Returns whether it is whole. */
 static int decode_tile(uint32_t type, const uint8_t *encoded, uint64_t encoded_bytes,
-                       const wb_codec_window *window, const wb_tile_entry *entry, uint8_t *target,
-                       uint32_t bytes)
+                       const uint8_t *ranks, const wb_codec_window *window,
+                       const wb_tile_entry *entry, uint8_t *target, uint32_t bytes)
 {
     const wb_tile tile = wb_read_entry(*entry);
     const uint64_t offset = (uint64_t)entry->offset * WB_UNIT;
-    const uint8_t *ranks = encoded + WB_RANKS_AT;
     if (tile.kind > WB_TILE_CONSTANT || (tile.kind == WB_TILE_CODED && bytes != WB_TILE)) return 0;
     const uint32_t most = WB_TILE / wb_coded_bytes(type);
     for (uint32_t level = 0; tile.kind == WB_TILE_CODED && level < WB_LEVELS; level++) {

@@ -6,8 +6,8 @@ use crate::tensor::coded::CodedType;
 use crate::tensor::fp8::{Fp8Format, ScaleType, SourceType};
 use crate::tensor::scale_grid::Blocks;
 
-/// Compressed bytes from `begin` on that were copied to device memory, and entries of the directory that were,
-/// as `kernels/codec.h` has it.
+/// Compressed bytes from `begin` on that were copied to device memory, and where their header and entries of the
+/// directory were copied to, as `kernels/codec.h` has it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
@@ -17,6 +17,8 @@ pub struct Window {
     pub begin: u64,
     /// How many they are.
     pub bytes: u64,
+    /// The address to which the header was copied.
+    pub header: u64,
     /// The address to which the entries of the tiles to decode were copied.
     pub entries: u64,
 }
@@ -28,7 +30,7 @@ pub enum DecodeSource {
     Given,
     /// In host memory, which is read over the link beside other kernels: few threads are used.
     Host,
-    /// In host memory; the bodies of tiles that lie in a window are read there.
+    /// In host memory, of which a part was copied to a window, where it is read instead.
     Window(Window),
     /// In device memory of the library. If there is a [link](crate::tensor::coded::link) in their place,
     /// which the library alone writes, they are where it leads to.

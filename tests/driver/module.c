@@ -126,6 +126,7 @@ static void run_codec(const struct launch *l, uint8_t *a, uint8_t *b, const uint
     const uint8_t *from = a;
     wb_codec_window window = l->window;
     window.memory = (uint64_t)(uintptr_t)host_pointer(window.memory);
+    window.header = (uint64_t)(uintptr_t)host_pointer(window.header);
     window.entries = (uint64_t)(uintptr_t)host_pointer(window.entries);
     const uint64_t tiles = wb_tiles(l->bytes), bodies = WB_HEADER + WB_ENTRY * tiles;
     uint64_t whole = bodies;

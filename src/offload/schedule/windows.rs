@@ -14,10 +14,12 @@ use crate::os::sync::Arc;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
-/// Tiles that are decoded out of a window, at most: the entries of so many end it.
+/// Tiles whose entries are copied by themselves, at most: those of so many end a window, after the header.
 const MOST_TILES: u64 = 8192;
-/// Bytes of their bodies, at most.
-const BODY_BYTES: u64 = WINDOW_BYTES - MOST_TILES * ENTRY;
+/// Bytes in front of them.
+const BODY_BYTES: u64 = WINDOW_BYTES - HEADER - MOST_TILES * ENTRY;
+/// A directory that leaves as much space for bodies is in front of them in the window, too.
+const MOST_DIRECTORY: u64 = BODY_BYTES / 2;
 
 /// The windows, which are filled in turn.
 pub struct Windows {
@@ -47,7 +49,8 @@ pub struct WindowStreams {
 struct Piece {
     first_tile: u64,
     tiles: u64,
-    /// Where their bodies begin and end in the compressed bytes.
+    /// Where their bodies begin and end in the compressed bytes. Those of the first tiles begin with the header
+    /// and the directory, so that one copy is enough.
     begin: u64,
     end: u64,
 }
@@ -74,8 +77,9 @@ impl Windows {
         !part.kept && (WINDOWED_BYTES..=most).contains(&encoded_bytes(part.host))
     }
 
-    /// Queues filling windows from host memory and decoding to `slot`. A graph copies the same bytes of host
-    /// memory each time: if others are there then, the kernel finds them where they are.
+    /// Queues filling windows from host memory and decoding to `slot`. Kernels that read anything in host memory
+    /// slow down the copies beside them. A graph copies the same bytes of host memory each time: if others are
+    /// there then, the kernel finds bodies where they are.
     pub fn queue(
         &mut self,
         device: &Device,
@@ -89,20 +93,26 @@ impl Windows {
             let window =
                 self.memory.span().part(self.next * WINDOW_BYTES as usize, WINDOW_BYTES as usize);
             let span = window.part(0, piece.bytes());
-            let entries = window.part(BODY_BYTES as usize, (piece.tiles * ENTRY) as usize);
             let fences = &mut self.fences[self.next];
             self.next = (self.next + 1) % WINDOWS;
             fences.empty.wait_once(copy, capture)?;
             device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
-            // Last, since by then the kernel before this one no longer reads host memory, beside which
-            // these few bytes take ten times as long.
-            let directory = HEADER + piece.first_tile * ENTRY;
-            device.copy(entries, host.part(directory as usize, entries.bytes()), copy)?;
+            let memory = span.start() as u64;
+            let (mut header, mut entries) = (memory, memory + HEADER);
+            if !piece.has_directory() {
+                let apart = window.part(BODY_BYTES as usize, HEADER as usize);
+                device.copy(apart, host.part(0, HEADER as usize), copy)?;
+                header = apart.start() as u64;
+                let bytes = (piece.tiles * ENTRY) as usize;
+                let apart = window.part((BODY_BYTES + HEADER) as usize, bytes);
+                let directory = HEADER + piece.first_tile * ENTRY;
+                device.copy(apart, host.part(directory as usize, bytes), copy)?;
+                entries = apart.start() as u64;
+            }
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
             self.drawn_into = capture;
-            let (memory, bytes) = (span.start() as u64, span.bytes() as u64);
-            let entries = entries.start() as u64;
+            let (begin, bytes) = (piece.begin, span.bytes() as u64);
             let start = piece.first_tile * TILE;
             let decoded = (piece.tiles * TILE).min(part.decoded_bytes - start);
             let kernel = Kernel::Decode {
@@ -111,7 +121,7 @@ impl Windows {
                 decoded_bytes: part.decoded_bytes,
                 first_tile: piece.first_tile,
                 target: slot.part(start as usize, decoded as usize),
-                source: DecodeSource::Window(Window { memory, begin: piece.begin, bytes, entries }),
+                source: DecodeSource::Window(Window { memory, begin, bytes, header, entries }),
             };
             device.backend().launch(kernel, decode)?;
             fences.empty.record(device, decode, capture)?;
@@ -121,6 +131,10 @@ impl Windows {
 }
 
 impl Piece {
+    fn has_directory(&self) -> bool {
+        self.begin == 0
+    }
+
     fn bytes(&self) -> usize {
         (self.end - self.begin) as usize
     }
@@ -147,9 +161,12 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
         if first_tile == count {
             return None;
         }
-        let begin = offset(first_tile);
+        let (begin, most_tiles) = match HEADER + count * ENTRY {
+            directory if first_tile == 0 && directory <= MOST_DIRECTORY.min(all) => (0, count),
+            _ => (offset(first_tile), MOST_TILES),
+        };
         // One tile always fits.
-        let (mut fit, mut too_far) = (first_tile + 1, count.min(first_tile + MOST_TILES) + 1);
+        let (mut fit, mut too_far) = (first_tile + 1, count.min(first_tile + most_tiles) + 1);
         while too_far - fit > 1 {
             let middle = fit + (too_far - fit) / 2;
             match offset(middle).saturating_sub(begin) <= BODY_BYTES {
@@ -190,15 +207,15 @@ mod tests {
                 bytes::write_u64(raw.part(8 * at, 8), bits);
             }
             in_memory::encode(CodedType::Bf16, raw, place, 0).unwrap();
-            let (mut tile, mut end, mut count) = (0, HEADER + ENTRY * tiles(bytes as u64), 0);
+            let (mut tile, mut end, mut count) = (0, 0, 0);
             for piece in pieces(place, bytes as u64) {
                 assert_eq!((piece.first_tile, piece.begin), (tile, end));
-                assert!(piece.tiles <= MOST_TILES && piece.end - piece.begin <= BODY_BYTES);
+                assert!(tile == 0 || piece.tiles <= MOST_TILES);
+                assert!(piece.end - piece.begin <= BODY_BYTES);
                 (tile, end, count) = (tile + piece.tiles, piece.end, count + 1);
             }
             assert_eq!((tile, end), (tiles(bytes as u64), encoded_bytes(place)));
-            let bodies = end - HEADER - ENTRY * tile;
-            let least = bodies.div_ceil(BODY_BYTES).max(tile.div_ceil(MOST_TILES));
+            let least = end.div_ceil(BODY_BYTES);
             assert!((least..=least + 1).contains(&count), "{count} pieces, not {least}");
         }
     }
