@@ -56,6 +56,43 @@ bool run_decode(const std::vector<uint8_t> &encoded, uint64_t used, std::vector<
     return ended;
 }
 
+uint64_t address_of(const uint8_t *bytes)
+{
+    return (uint64_t)(uintptr_t)bytes;
+}
+
+uint64_t offset_of(const std::vector<uint8_t> &encoded, uint64_t tile)
+{
+    wb_tile_entry entry;
+    memcpy(&entry, &encoded[WB_HEADER + tile * WB_ENTRY], sizeof entry);
+    return (uint64_t)entry.offset * WB_UNIT;
+}
+
+// Decodes tiles `first` to `end` out of a window that has their bodies up to byte `stop`, with nothing in the
+// bytes that were copied there but 0xee.
+template <uint32_t TYPE>
+bool run_carry(const std::vector<uint8_t> &encoded, uint64_t first, uint64_t end, uint64_t stop,
+               std::vector<uint8_t> &decoded)
+{
+    // The first window has the header and the directory, others copies of them.
+    const uint64_t begin = first == 0 ? 0 : offset_of(encoded, first);
+    const std::vector<uint8_t> bodies(&encoded[begin], encoded.data() + stop);
+    const std::vector<uint8_t> header(&encoded[0], &encoded[WB_HEADER]);
+    const std::vector<uint8_t> entries(&encoded[WB_HEADER + first * WB_ENTRY], &encoded[WB_HEADER + end * WB_ENTRY]);
+    std::vector<uint8_t> host = encoded;
+    std::fill(&host[0], &host[WB_HEADER + TILES * WB_ENTRY], 0xee);
+    std::fill(&host[begin], host.data() + stop, 0xee);
+    const bool whole = first == 0;
+    const wb_codec_window window = {address_of(bodies.data()), begin, stop - begin,
+                                    address_of(whole ? bodies.data() : header.data()),
+                                    address_of(whole ? bodies.data() + WB_HEADER : entries.data())};
+    gridDim.x = 1;
+    blockIdx.x = 0;
+    return block::run(WARPS * WB_LANES, random_numbers, [&] {
+        carry<TYPE>(host.data(), host.size(), BYTES, first, end - first, &decoded[first * WB_TILE], window);
+    });
+}
+
 template <uint32_t TYPE>
 int check(const char *name)
 {
@@ -86,6 +123,19 @@ int check(const char *name)
         if (!ended || memcmp(decoded.data(), source.data(), BYTES) != 0 || decoded[BYTES] != 0xa5) {
             printf("%s: other bytes at a spread of %u, with %x equal\n", name, spread, equal);
             failed++;
+        }
+        // All in one window, in two, and in one that a weight of fewer bytes had, whose last body is in host memory.
+        const uint64_t all = encoded.size(), last = offset_of(encoded, TILES - 1), part = 1 + below(TILES - 1);
+        for (const auto &[middle, stop] : {std::pair(TILES, all), {part, all}, {TILES, last}}) {
+            std::fill(decoded.begin(), decoded.end(), 0xa5);
+            const uint64_t first_stop = middle == TILES ? stop : offset_of(encoded, middle);
+            bool carried = run_carry<TYPE>(encoded, 0, middle, first_stop, decoded);
+            if (middle != TILES) carried &= run_carry<TYPE>(encoded, middle, TILES, stop, decoded);
+            if (!carried || memcmp(decoded.data(), source.data(), BYTES) != 0 || decoded[BYTES] != 0xa5) {
+                printf("%s: other bytes through a window up to %llu of %llu\n", name,
+                       (unsigned long long)stop, (unsigned long long)all);
+                failed++;
+            }
         }
         for (uint32_t damage = 0; damage < 8; damage++) {
             std::vector<uint8_t> damaged = encoded;
