@@ -70,6 +70,7 @@ ORDER = [
     ("resident", True),
     ("weighbridge", True),
     ("uva", False),
+    ("uva", True),
     ("prefetch", True),
     ("fp8-weighbridge", False),
     ("fp8-uva", False),
