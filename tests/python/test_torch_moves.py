@@ -151,6 +151,31 @@ def test_edits_between_resizes_count(how, keep_host_copy):
     pair.remove()
 
 
+@pytest.mark.parametrize("asleep", [False, True])
+def test_parameters_made_of_the_data_of_weights_keep_their_bytes(asleep):
+    """Such as those of weight_norm, which the offloader does not hold."""
+    pair = Pair()
+    pair.up()
+    for model in (pair.model, pair.twin):
+        for layer in model.layers:
+            layer = torch.nn.utils.weight_norm(layer)
+            layer.register_buffer("bias_before", layer.bias.data[1:])
+    wanted = {name: tensor.clone() for name, tensor in pair.twin.state_dict().items()}
+    for turn in range(2):
+        pair.down()
+        if asleep:
+            pair.handle.sleep()
+            pair.handle.wake()
+        assert torch.equal(pair.model(pair.x), pair.twin(pair.x)), f"WRONG numbers in turn {turn}"
+        state = pair.model.state_dict()
+        assert state.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert torch.equal(state[name], tensor), f"WRONG {name} in turn {turn}"
+        pair.up()
+    pair.handle.remove()
+    assert torch.equal(pair.model(pair.x), pair.twin(pair.x)), "WRONG numbers at the end"
+
+
 @pytest.mark.parametrize("keep_host_copy", [False, True])
 @pytest.mark.parametrize("how", EDITS)
 def test_edits_before_and_after_sleep_count(how, keep_host_copy):

@@ -15,7 +15,7 @@ from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
 from ._weight import Holder, Weight, Where, inner_tensors, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ._weights import Weights
 
@@ -62,7 +62,7 @@ def _take_moved(weights: Weights) -> None:
     for weight in moved:
         if weight.apart:
             if _is_elsewhere(weights, weight):
-                _to_device(weights, weight)
+                _to_device(weights, weight.tensor)
             continue
         if weight.part_of is not None:
             weight.part_of = None  # apart from now on, and resident
@@ -78,15 +78,18 @@ def _given_memory(weights: Weights) -> list[Weight]:
 def _borrowed(weights: Weights, moved: list[Weight]) -> list[Weight]:
     """Returns those of the weights, which were given other memory, whose home something else uses,
     such as a ``weight.data`` of before: new bytes there would change it."""
+    apart = [w for w in moved if w.part_of is None and w.refused is None]
+    return list(_shared(weights, apart))
+
+
+def _shared(weights: Weights, some: Iterable[Weight]) -> Iterator[Weight]:
+    """Yields those of the weights whose home, or bytes for the host, something else uses."""
     own = {id(t): t for w in weights.all for t in (w.tensor, w.home, w.stored) if t is not None}
     users = Counter(t.untyped_storage()._cdata for t in own.values() if not t.is_meta)
-    return [
-        weight
-        for weight in moved
-        if weight.part_of is None and weight.refused is None
-        for places in [[t for t in (weight.home, weight.stored) if t is not None]]
-        if any(aliases_of(t) > users[t.untyped_storage()._cdata] for t in places)
-    ]
+    for weight in some:
+        places = [t for t in (weight.home, weight.stored) if t is not None]
+        if any(aliases_of(t) > users[t.untyped_storage()._cdata] for t in places):
+            yield weight
 
 
 def _warn_of_borrowed(weights: list[Weight]) -> None:
@@ -108,14 +111,28 @@ def separate(weights: Weights) -> list[Weight]:
     """Returns the weights that were given other memory, each of its own from now on: the home of
     another weight may get new bytes, or leave."""
     given = _given_memory(weights)
-    homes = [weight.home for weight in weights.all if given and weight.home is not None]
+    _give_own_memory(weights, [weight.tensor for weight in given])
+    return given
+
+
+def separate_others(weights: Weights) -> None:
+    """Gives memory of their own to parameters and buffers of the model that are in the home of a
+    weight and none itself, as ``torch.nn.utils.weight_norm`` makes them of ``weight.data``."""
+    if next(_shared(weights, weights.all), None) is not None:
+        known = {id(weight.tensor) for weight in weights.all}
+        tensors = (*weights.model.parameters(), *weights.model.buffers())
+        _give_own_memory(weights, [one for one in tensors if id(one) not in known])
+
+
+def _give_own_memory(weights: Weights, tensors: list[torch.Tensor]) -> None:
+    """Gives memory of their own to those of the tensors that are in the home of a weight."""
+    homes = [weight.home for weight in weights.all if tensors and weight.home is not None]
     spans = sorted((address_of(home), span_of(home)[1]) for home in homes)
-    for weight in given:
-        address = address_of(weight.tensor)
+    for tensor in tensors:
+        address = 0 if tensor.is_meta else address_of(tensor)
         at = bisect.bisect(spans, (address, sys.maxsize)) - 1
         if at >= 0 and address < sum(spans[at]):
-            _to_device(weights, weight)
-    return given
+            _to_device(weights, tensor)
 
 
 def _is_elsewhere(weights: Weights, weight: Weight) -> bool:
@@ -123,11 +140,11 @@ def _is_elsewhere(weights: Weights, weight: Weight) -> bool:
     return weight.tensor.device.type not in (weights.device.type, "meta")
 
 
-def _to_device(weights: Weights, weight: Weight) -> None:
-    """Gives a weight memory of its own on the device, with its bytes."""
-    own = like(weight.tensor, weights.device)
-    copy_bytes(weight.tensor, own)
-    weight.tensor.data = own
+def _to_device(weights: Weights, tensor: torch.Tensor) -> None:
+    """Gives a tensor memory of its own on the device, with its bytes."""
+    own = like(tensor, weights.device)
+    copy_bytes(tensor, own)
+    tensor.data = own
 
 
 def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:

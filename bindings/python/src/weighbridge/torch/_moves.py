@@ -13,7 +13,7 @@ import torch
 from ..errors import Status, WeighbridgeError
 from ..offloader import Move
 from ..offloader_info import OffloaderParameterInfo
-from ._changes import separate
+from ._changes import separate, separate_others
 from ._checksums import checksum
 from ._homes import homes_at, part_home, where_of
 from ._tensors import bytes_of, copy_bytes, like, refuse, typed
@@ -60,6 +60,7 @@ class Moves:
                 return
             weights.finish()  # queued work may use, or change, any weight
             separate(weights)
+            separate_others(weights)
             self._prepare(what == "begin" or (what == "rebalance" and self._keeps_host_copies))
             self._is_around = True
             try:
