@@ -189,8 +189,8 @@ test-python: build test-c $(VENV)/test $(VENV)/frameworks $(VENV)/demo ## runs p
 
 cases: export OMP_NUM_THREADS := 1
 cases: build $(VENV)/test $(VENV)/frameworks ## prints how each use of an offloaded model compares with the resident one
-	$(BIN)/python -m pytest -q --tb=no --table --every-mode tests/python/equivalence
-	$(BIN)/python -m pytest -q --tb=no --table --resized tests/python/equivalence
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --tb=no --table --every-mode tests/python/equivalence
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --tb=no --table --resized tests/python/equivalence
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --every-mode -m repeats tests/python --ignore tests/python/equivalence
 
 sweep: build $(VENV)/test $(VENV)/frameworks ## compares 206 tiny models and pipelines, offloaded, with themselves, resident; minutes
