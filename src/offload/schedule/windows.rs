@@ -49,10 +49,11 @@ pub struct WindowStreams {
 struct Piece {
     first_tile: u64,
     tiles: u64,
-    /// Where their bodies begin and end in the compressed bytes. Those of the first tiles begin with the header
-    /// and the directory, so that one copy is enough.
+    /// Where the bytes to copy begin and end in the compressed bytes: those of the bodies, and in front of them,
+    /// if the piece has the first tiles, the header and the directory, so that one copy is enough.
     begin: u64,
     end: u64,
+    has_directory: bool,
 }
 
 impl Windows {
@@ -99,7 +100,7 @@ impl Windows {
             device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
             let memory = span.start() as u64;
             let (mut header, mut entries) = (memory, memory + HEADER);
-            if !piece.has_directory() {
+            if !piece.has_directory {
                 let apart = window.part(BODY_BYTES as usize, HEADER as usize);
                 device.copy(apart, host.part(0, HEADER as usize), copy)?;
                 header = apart.start() as u64;
@@ -131,10 +132,6 @@ impl Windows {
 }
 
 impl Piece {
-    fn has_directory(&self) -> bool {
-        self.begin == 0
-    }
-
     fn bytes(&self) -> usize {
         (self.end - self.begin) as usize
     }
@@ -161,9 +158,11 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
         if first_tile == count {
             return None;
         }
-        let (begin, most_tiles) = match HEADER + count * ENTRY {
-            directory if first_tile == 0 && directory <= MOST_DIRECTORY.min(all) => (0, count),
-            _ => (offset(first_tile), MOST_TILES),
+        let directory_end = HEADER + count * ENTRY;
+        let has_directory = first_tile == 0 && directory_end <= MOST_DIRECTORY.min(all);
+        let (begin, bodies, most_tiles) = match has_directory {
+            true => (0, directory_end, count),
+            false => (offset(first_tile), offset(first_tile), MOST_TILES),
         };
         // One tile always fits.
         let (mut fit, mut too_far) = (first_tile + 1, count.min(first_tile + most_tiles) + 1);
@@ -174,8 +173,8 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
                 false => too_far = middle,
             }
         }
-        let end = offset(fit).max(begin).min(begin + BODY_BYTES);
-        let piece = Piece { first_tile, tiles: fit - first_tile, begin, end };
+        let end = offset(fit).max(bodies).min(begin + BODY_BYTES);
+        let piece = Piece { first_tile, tiles: fit - first_tile, begin, end, has_directory };
         first_tile = fit;
         Some(piece)
     })
