@@ -1,8 +1,6 @@
 //! Finds the fastest plan under a budget of device memory: which storages leave, how much of each
 //! group the ring holds, and how deep it is.
 
-use std::collections::HashSet;
-
 use crate::error::Result;
 use crate::plan::input::PlanInput;
 use crate::plan::leaving::{Candidate, Keep, Leaving, Step, Taken};
@@ -150,13 +148,17 @@ impl<'a> Search<'a> {
             Keep::All => candidates.to_vec(),
             Keep::Nothing | Keep::Needed => Vec::new(),
         };
-        let free = orders[0].0.iter().filter(|candidate| !candidate.moves());
+        let free = orders[0].candidates.iter().filter(|candidate| !candidate.moves());
         let free_bytes = free.map(|candidate| candidate.bytes).sum();
-        let link = orders[0].0.iter().map(|one| one.link(input) as f64 / one.bytes.max(1) as f64);
+        let link =
+            orders[0].candidates.iter().map(|one| one.link(input) as f64 / one.bytes.max(1) as f64);
         let least_link = link.fold(1.0, f64::min);
-        let ring = orders[0].0.iter().filter(|one| one.mode == TransferMode::Prefetch);
-        let groups: HashSet<u32> = ring.map(|one| one.group).chain(trials.kept_groups()).collect();
-        let short_ring = groups.len() <= MOST_DEPTH.max(input.options.depth as usize);
+        let ring = orders[0].candidates.iter().filter(|one| one.mode == TransferMode::Prefetch);
+        let mut in_ring = vec![false; input.groups.len()];
+        let groups = ring.map(|one| one.group).chain(trials.kept_groups());
+        groups.for_each(|group| in_ring[group as usize] = true);
+        let ring_len = in_ring.iter().filter(|one| **one).count();
+        let short_ring = ring_len <= MOST_DEPTH.max(input.options.depth as usize);
         Ok(Self {
             input,
             budget,
@@ -227,7 +229,7 @@ impl<'a> Search<'a> {
                 break;
             }
             let leaving = &self.orders[variant.order];
-            self.work += leaving.0.len();
+            self.work += leaving.candidates.len();
             let taken = leaving.take_evenly(level, groups);
             let Some(next) = taken.next else { break };
             let trial = self.trial(variant, &taken.positions, taken.bytes);
@@ -291,8 +293,8 @@ impl<'a> Search<'a> {
 
     fn take(&mut self, variant: Variant, bytes: u64) -> Taken {
         let leaving = &self.orders[variant.order];
-        self.work += leaving.0.len();
-        leaving.take(bytes, |_, _| {})
+        self.work += leaving.candidates.len();
+        leaving.take(bytes)
     }
 
     /// Whether no plan that moves as many bytes is better than the best one. Storages that leave
@@ -321,7 +323,7 @@ impl<'a> Search<'a> {
     }
 
     fn trial(&mut self, variant: Variant, positions: &[u32], bytes: u64) -> Trial {
-        let candidates = &self.orders[variant.order].0;
+        let candidates = &self.orders[variant.order].candidates;
         let trial = self.trials.run(candidates, positions, bytes, variant);
         self.work += trial.work;
         trial
@@ -363,7 +365,7 @@ impl<'a> Search<'a> {
     /// The storages of a trial that fits without those, the last first, for which the budget has
     /// space; `None` if it has none.
     fn without_surplus(&self, variant: Variant, trial: &Trial, positions: &[u32]) -> Option<Taken> {
-        let candidates = &self.orders[variant.order].0;
+        let candidates = &self.orders[variant.order].candidates;
         let used = self.trials.all_bytes - trial.key.offloaded_bytes + trial.key.slot_bytes;
         let mut left = self.budget - used;
         let mut bytes = trial.key.offloaded_bytes;
@@ -386,7 +388,7 @@ impl<'a> Search<'a> {
         let Some(best) = self.best.take() else {
             return Outcome::TooSmall { slots: self.least_slots(shapes) };
         };
-        let candidates = &self.orders[best.variant.order].0;
+        let candidates = &self.orders[best.variant.order].candidates;
         if best.trial.ring_bytes == 0 && self.reads_all_in_place(&best, candidates) {
             let leaves: u64 = candidates.iter().map(|one| one.bytes).sum();
             return Outcome::AllInPlace {
@@ -397,9 +399,10 @@ impl<'a> Search<'a> {
         let storage = |one: &Candidate| one.storage as usize;
         let (now_kept, leaving): (Vec<_>, Vec<_>) = taken.partition(|one| one.step == Step::IsKept);
         let storages: Vec<usize> = leaving.into_iter().map(storage).collect();
-        let left: HashSet<usize> = storages.iter().copied().collect();
+        let mut leaves = vec![false; self.input.storages.len()];
+        storages.iter().for_each(|at| leaves[*at] = true);
         let mut kept = std::mem::take(&mut self.kept);
-        kept.retain(|at| !left.contains(at) && self.input.kept_bytes(*at).is_some());
+        kept.retain(|at| !leaves[*at] && self.input.kept_bytes(*at).is_some());
         kept.extend(now_kept.into_iter().map(storage));
         Outcome::Fits(Choice {
             storages,
@@ -493,7 +496,8 @@ mod tests {
         search.keep_what_fits();
         let Best { trial, variant, positions } = search.best.unwrap();
         let used = total - trial.key.offloaded_bytes + trial.key.slot_bytes;
-        let bytes = |position: &u32| search.orders[variant.order].0[*position as usize].bytes;
+        let bytes =
+            |position: &u32| search.orders[variant.order].candidates[*position as usize].bytes;
         let smallest = positions.iter().map(bytes).min().unwrap();
         assert!(used <= budget && budget - used < smallest, "{used} of {budget}, {smallest}");
     }

@@ -152,12 +152,13 @@ impl<'a> PlanInput<'a> {
     /// Device memory that is planned for a storage that the device keeps compressed and decodes into the
     /// ring; `None` if it cannot, as where addresses are fixed, or would gain nothing.
     pub fn kept_bytes(&self, storage: usize) -> Option<u64> {
+        // First, since without compression it reads nothing of the storage, and searches ask often.
+        let Coding { coded, encoded_bytes, given } =
+            self.coding(storage, TransferMode::Prefetch)?;
         let prefetched = self.preferred_mode(storage).ok()? == TransferMode::Prefetch;
         if !prefetched || self.groups_of[storage].len() > 1 || self.options.fixed_addresses {
             return None;
         }
-        let Coding { coded, encoded_bytes, given } =
-            self.coding(storage, TransferMode::Prefetch)?;
         let most = capacity(self.storages[storage].bytes, Some(coded));
         let spare = if given { 0 } else { encoded_bytes / SPARE_PART };
         let bytes = (encoded_bytes + spare).max(1).next_multiple_of(ALIGNMENT);

@@ -124,10 +124,18 @@ enum Spread {
 
 /// Candidates in the order in which they leave.
 #[derive(Debug)]
-pub struct Leaving(pub Vec<Candidate>);
+pub struct Leaving {
+    /// All of them; tiny ones are last.
+    pub candidates: Vec<Candidate>,
+    /// How many are not tiny.
+    others: usize,
+    /// Of each candidate, the least bytes of it and of those behind it that are tiny if it is, and not if
+    /// it is not: with less space than that a search is at its end.
+    least: Vec<u64>,
+}
 
 /// The candidates that leave if they may take a number of bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Taken {
     /// Their positions in the order.
     pub positions: Vec<u32>,
@@ -135,6 +143,13 @@ pub struct Taken {
     pub bytes: u64,
     /// The smallest number of bytes with which others leave; `None` if all leave.
     pub next: Option<u64>,
+}
+
+impl Taken {
+    /// Notes a number of bytes with which another leaves.
+    fn add_next(&mut self, bytes: u64) {
+        self.next = Some(self.next.map_or(bytes, |next| next.min(bytes)));
+    }
 }
 
 /// Why a candidate is not taken.
@@ -191,46 +206,91 @@ impl Leaving {
                 .filter_map(|at| candidates[at as usize].keeping(input, keep))
                 .collect();
             leaving.sort_by_key(|candidate| candidate.rank);
-            Self(leaving)
+            Self::in_order(leaving)
         };
         Ok(orders.into_iter().map(in_order).collect())
     }
 
-    /// Takes every candidate that still fits into `budget` bytes, in order. `stays` gets the others.
-    pub fn take(&self, budget: u64, mut stays: impl FnMut(&Candidate, Stays)) -> Taken {
-        let mut taken = Taken::default();
-        let (mut left, mut others_left) = (budget, true);
-        for (position, candidate) in self.0.iter().enumerate() {
-            if candidate.rank == Rank::Last && !others_left {
-                stays(candidate, Stays::Tiny);
-            } else if candidate.bytes > left {
-                let with_it = budget.saturating_add(candidate.bytes - left);
-                taken.next = Some(taken.next.map_or(with_it, |next| next.min(with_it)));
-                others_left &= candidate.rank == Rank::Last;
-                stays(candidate, Stays::TooLarge { left });
-            } else {
-                left -= candidate.bytes;
-                taken.bytes += candidate.bytes;
-                taken.positions.push(position as u32);
+    fn in_order(candidates: Vec<Candidate>) -> Self {
+        let others = candidates.partition_point(|candidate| candidate.rank != Rank::Last);
+        let mut least: Vec<u64> = candidates.iter().map(|candidate| candidate.bytes).collect();
+        let (of_others, of_tiny) = least.split_at_mut(others);
+        for part in [of_others, of_tiny] {
+            for at in (1..part.len()).rev() {
+                part[at - 1] = part[at - 1].min(part[at]);
             }
         }
+        Self { candidates, others, least }
+    }
+
+    /// With space for all positions: of a large list only those that are written take memory.
+    fn nothing(&self) -> Taken {
+        Taken { positions: Vec::with_capacity(self.candidates.len()), bytes: 0, next: None }
+    }
+
+    /// Takes every candidate that still fits into `budget` bytes, in order; tiny ones only if all others
+    /// leave.
+    pub fn take(&self, budget: u64) -> Taken {
+        let mut taken = self.nothing();
+        let mut left = budget;
+        for part in [0..self.others, self.others..self.candidates.len()] {
+            if taken.next.is_some() {
+                break;
+            }
+            let (least, start) = (&self.least[part.clone()], part.start);
+            for (at, candidate) in self.candidates[part].iter().enumerate() {
+                if candidate.bytes <= left {
+                    left -= candidate.bytes;
+                    taken.positions.push((start + at) as u32);
+                    continue;
+                }
+                // If nothing behind it fits either, the smallest of them is the next.
+                let ends = least[at] > left;
+                let next = if ends { least[at] } else { candidate.bytes };
+                taken.add_next(budget.saturating_add(next - left));
+                if ends {
+                    break;
+                }
+            }
+        }
+        taken.bytes = budget - left;
         taken
+    }
+
+    /// Gives `stays` each candidate that was not taken, and why.
+    pub fn others_stay(
+        &self,
+        budget: u64,
+        taken: &Taken,
+        mut stays: impl FnMut(&Candidate, Stays),
+    ) {
+        let (mut left, mut takes) = (budget, taken.positions.iter().peekable());
+        let mut all_others_leave = true;
+        for (position, candidate) in self.candidates.iter().enumerate() {
+            if takes.next_if(|next| **next as usize == position).is_some() {
+                left -= candidate.bytes;
+            } else if position >= self.others && !all_others_leave {
+                stays(candidate, Stays::Tiny);
+            } else {
+                all_others_leave &= position >= self.others;
+                stays(candidate, Stays::TooLarge { left });
+            }
+        }
     }
 
     /// Takes of each of the model's groups, in order, every candidate that still fits into `level`
     /// bytes. Tiny ones stay, and those leave that do not move.
     pub fn take_evenly(&self, level: u64, groups: usize) -> Taken {
-        let mut taken = Taken::default();
+        let mut taken = self.nothing();
         let mut left = vec![level; groups];
-        for (position, candidate) in self.0.iter().enumerate() {
+        for (position, candidate) in self.candidates.iter().enumerate() {
             let left = &mut left[candidate.group as usize];
             if candidate.moves() {
                 if candidate.rank == Rank::Last {
                     continue;
                 }
                 if candidate.bytes > *left {
-                    let with_it = level.saturating_add(candidate.bytes - *left);
-                    taken.next = Some(taken.next.map_or(with_it, |next| next.min(with_it)));
+                    taken.add_next(level.saturating_add(candidate.bytes - *left));
                     continue;
                 }
                 *left -= candidate.bytes;

@@ -9,6 +9,7 @@ mod device_budget;
 mod expert_tests;
 pub mod experts;
 pub mod fixed;
+mod group_bytes;
 pub mod grouping;
 pub mod heat;
 mod input;

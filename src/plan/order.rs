@@ -29,16 +29,13 @@ pub type Candidate = (usize, u64);
 pub fn sort(candidates: &[Candidate], order: Order) -> Vec<u32> {
     match order {
         Order::Declared => indexes(candidates).collect(),
-        Order::Largest => {
-            sorted(candidates, |index| (u64::MAX - candidates[index as usize].1, index as usize))
-        }
+        Order::Largest => sorted(candidates.len(), |at| (u64::MAX - candidates[at].1, at)),
         Order::Spread => {
             let (before, totals) = sums_in_groups(candidates, indexes(candidates));
-            // By the fraction of the group that comes before, as a number of 63 bits.
-            sorted(candidates, |index| {
-                let (at, group) = (index as usize, candidates[index as usize].0);
-                let total = u128::from(totals[group].max(1));
-                (((u128::from(before[at]) << 63) / total) as u64, group)
+            let wholes: Vec<Whole> = totals.into_iter().map(Whole::new).collect();
+            sorted(candidates.len(), |at| {
+                let group = candidates[at].0;
+                (wholes[group].fraction(before[at]), group)
             })
         }
     }
@@ -52,10 +49,33 @@ pub fn sort_by_bytes_of_group(candidates: &[Candidate], largest_first: bool) -> 
         false => indexes(candidates).collect(),
     };
     let (before, _) = sums_in_groups(candidates, in_groups.into_iter());
-    sorted(candidates, |index| {
-        let (group, bytes) = candidates[index as usize];
-        (before[index as usize] + bytes, group)
+    sorted(candidates.len(), |at| {
+        let (group, bytes) = candidates[at];
+        (before[at] + bytes, group)
     })
+}
+
+/// A number of bytes, at most 2^63, of which others are fractions.
+struct Whole {
+    bytes: u128,
+    /// 2^127 over it, rounded down: a division for each fraction would take as long as their sorting.
+    inverse: u128,
+}
+
+impl Whole {
+    fn new(bytes: u64) -> Self {
+        let bytes = u128::from(bytes.max(1));
+        Self { bytes, inverse: (1 << 127) / bytes }
+    }
+
+    /// A part over the whole, as a number of 63 bits, rounded down.
+    fn fraction(&self, part: u64) -> u64 {
+        let part = u128::from(part);
+        // As much, or one less.
+        let near = (part * self.inverse) >> 64;
+        let is_less = (near + 1) * self.bytes <= part << 63;
+        (near + u128::from(is_less)) as u64
+    }
 }
 
 /// Indexes of candidates have 32 bits: a model has fewer parameters.
@@ -78,13 +98,13 @@ fn sums_in_groups(
     (before, totals)
 }
 
-/// The candidates' indexes by two keys, of which the second has 32 bits, then by index.
-fn sorted(candidates: &[Candidate], keys: impl Fn(u32) -> (u64, usize)) -> Vec<u32> {
-    let keyed = |index: u32| {
+/// The indexes below `count` by two keys, of which the second has 32 bits, then by index.
+pub fn sorted(count: usize, keys: impl Fn(usize) -> (u64, usize)) -> Vec<u32> {
+    let keyed = |index: usize| {
         let (first, second) = keys(index);
-        (first, second as u32, index)
+        (first, second as u32, index as u32)
     };
-    let mut all: Vec<Keyed> = indexes(candidates).map(keyed).collect();
+    let mut all: Vec<Keyed> = (0..count).map(keyed).collect();
     match all.len() {
         ..FEW => all.sort_unstable(),
         _ => sort_by_digits(&mut all),
@@ -156,6 +176,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn fractions_are_those_of_a_division(
+            one in 0u64..=1 << 63, other in 0u64..=1 << 63, bits in 0u32..63, less in 0u64..3,
+        ) {
+            let whole = ((one >> bits).max(other >> bits)).max(1);
+            for part in [(one >> bits).min(other >> bits), whole.saturating_sub(less)] {
+                let divided = ((u128::from(part) << 63) / u128::from(whole)) as u64;
+                prop_assert_eq!(Whole::new(whole).fraction(part), divided, "{} of {}", part, whole);
+            }
+        }
+
         #[test]
         fn digits_sort_as_comparisons_do(
             keys in prop::collection::vec((any::<u64>(), any::<u32>()), 1..200),

@@ -77,16 +77,18 @@ impl Placement {
             offset += unit.host_bytes;
             unit.bytes = 0;
         }
-        let mut members: Vec<usize> = (0..self.storages.len()).collect();
+        let mut member_of = vec![None; input.storages.len()];
+        let members = self.storages.iter().enumerate();
+        members.for_each(|(member, storage)| member_of[*storage] = Some(member as u32));
+        let members = || member_of.iter().enumerate().filter_map(|(at, of)| Some((at, (*of)?)));
+        let is_given =
+            |(at, of): &(usize, u32)| input.is_given(*at, self.transfer_modes[*of as usize]);
         // In host memory, compressed bytes of sources are apart: others begin the unit.
-        members.sort_unstable_by_key(|member| {
-            let (storage, mode) = (self.storages[*member], self.transfer_modes[*member]);
-            (input.is_given(storage, mode), storage)
-        });
+        let others = members().filter(|member| !is_given(member));
         let mut placed = vec![None; input.storages.len()];
-        for member in members {
-            let (storage, transfer_mode) = (self.storages[member], self.transfer_modes[member]);
-            let at = new_index[self.unit_of[member]];
+        for (storage, member) in others.chain(members().filter(is_given)) {
+            let transfer_mode = self.transfer_modes[member as usize];
+            let at = new_index[self.unit_of[member as usize]];
             let unit = &mut units[at];
             let offset = unit.bytes;
             unit.bytes += input.carried_bytes(storage, transfer_mode);
@@ -137,7 +139,7 @@ impl Placement {
                 TransferMode::ZeroCopy => {
                     for storage in &unit.storages {
                         for group in input.dense_groups(*storage) {
-                            load.read[group] += input.storages[*storage].bytes;
+                            *load.read.of(group) += input.storages[*storage].bytes;
                         }
                     }
                     continue;
@@ -147,8 +149,8 @@ impl Placement {
             };
             let bytes = unit_link_bytes(input, unit);
             unit.groups.iter().for_each(|group| {
-                bytes_of[*group] += bytes.as_copied();
-                load.kept[*group] += bytes.kept;
+                *bytes_of.of(*group) += bytes.as_copied();
+                *load.kept.of(*group) += bytes.kept;
             });
         }
         load

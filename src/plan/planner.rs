@@ -49,7 +49,7 @@ pub struct Prediction {
 impl Prediction {
     /// Predicts the times of a plan of which each group reads `read` bytes in place.
     pub fn with_read(mut self, plan: &mut Plan, read: Vec<u64>) {
-        self.load.read = read;
+        self.load.read = read.into();
         let shape = RingShape { depth: plan.depth, wraps: !plan.wrap_stalls };
         let ring = StepRing { groups: &plan.ring, shape };
         plan.step_seconds = self.model.step_seconds(&self.load, ring);
@@ -189,13 +189,14 @@ impl Planner<'_> {
         let leaving = Leaving::new(&self.input, candidates)?;
         let whole_pages = budget - budget % self.input.platform.page_bytes;
         let reasons = &mut self.reasons;
-        let taken = leaving.take(whole_pages, |candidate, stays| {
+        let taken = leaving.take(whole_pages);
+        leaving.others_stay(whole_pages, &taken, |candidate, stays| {
             reasons[candidate.storage as usize] = Some(match stays {
                 Stays::TooLarge { left } => Reason::BudgetLeft { left, needs: candidate.bytes },
                 Stays::Tiny => Reason::Tiny,
             });
         });
-        let storage = |position: &u32| leaving.0[*position as usize].storage as usize;
+        let storage = |position: &u32| leaving.candidates[*position as usize].storage as usize;
         let storages = taken.positions.iter().map(storage).collect();
         self.place_within_slots(storages)
     }
@@ -348,6 +349,7 @@ impl Planner<'_> {
         let decode_seconds = model.decode_seconds(step_bytes.decoded);
         #[cfg(test)]
         let cost = model.cost(&load, ring);
+        let has_experts = (0..placed.len()).any(|at| self.input.is_experts(at));
         let mut storage_of = vec![(0, 0); self.input.parameters.len()];
         for (at, storage) in self.input.storages.iter().enumerate() {
             for (index, offset) in &storage.parameters {
@@ -457,7 +459,9 @@ impl Planner<'_> {
             warnings: self.warnings,
             options: self.input.options,
         };
-        plan.say_experts();
+        if has_experts {
+            plan.say_experts();
+        }
         (plan, prediction)
     }
 }

@@ -1,10 +1,9 @@
 //! Packs units into the slots: each has a fixed offset, which units that are never there at the
 //! same time may share.
 
-use std::cmp::Reverse;
-
 use smallvec::SmallVec;
 
+use crate::plan::order::sorted;
 use crate::plan::plan::ALIGNMENT;
 
 /// Neighbours that a request is fitted between, at most. One with more, which only storages that
@@ -37,19 +36,20 @@ pub struct SlotPacking {
 pub fn pack(requests: &[SlotRequest], ring_len: usize, depth: usize, wraps: bool) -> SlotPacking {
     let rounded = |request: usize| requests[request].bytes.next_multiple_of(ALIGNMENT);
     let by_position = ByPosition::new(requests, ring_len);
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by(|one, other| {
-        let size = |request: usize| Reverse(rounded(request));
-        let positions = |request: usize| &requests[request].positions;
-        size(*one).cmp(&size(*other)).then_with(|| positions(*one).cmp(positions(*other)))
-    });
+    let key = |at: usize| (u64::MAX - rounded(at), requests[at].positions[0]);
+    let mut order = sorted(requests.len(), key);
+    // Requests of one position are in order then.
+    if requests.iter().any(|request| request.positions.len() > 1) {
+        let keys = |at: &u32| (key(*at as usize).0, &requests[*at as usize].positions);
+        order.sort_by(|one, other| keys(one).cmp(&keys(other)));
+    }
     const UNPLACED: u64 = u64::MAX;
     let mut offsets = vec![UNPLACED; requests.len()];
     // The highest end of a slot at each position.
     let mut tops = vec![0; ring_len];
     let mut bytes = 0;
     let mut taken: Vec<(u64, u64)> = Vec::new();
-    for index in order {
+    for index in order.into_iter().map(|index| index as usize) {
         let positions = &requests[index].positions;
         let near = || concurrent(positions, ring_len, depth, wraps);
         let others = near().map(|position| by_position.at(position).len()).sum::<usize>();
@@ -158,11 +158,12 @@ pub fn concurrent(
     wraps: bool,
 ) -> impl Iterator<Item = usize> {
     positions.iter().flat_map(move |&position| {
-        let reach = depth.min(ring_len) as isize - 1;
-        (-reach..=reach).filter_map(move |distance| {
-            let other = position as isize + distance;
-            let inside = (0..ring_len as isize).contains(&other);
-            (inside || wraps).then(|| other.rem_euclid(ring_len as isize) as usize)
+        let ring_len = ring_len as isize;
+        let reach = ring_len.min(depth as isize) - 1;
+        (-reach..=reach).filter_map(move |distance| match position as isize + distance {
+            other if (0..ring_len).contains(&other) => Some(other as usize),
+            other if wraps => Some((other - ring_len * other.signum()) as usize),
+            _ => None,
         })
     })
 }

@@ -104,14 +104,15 @@ fn with_mode(units: &[UnitSize<'_>], transfer_mode: TransferMode) -> Vec<usize> 
 /// The groups that use some of the units, ascending, and a request for each of those units, whose
 /// positions count these groups.
 fn requests(units: &[UnitSize<'_>], some: &[usize]) -> (Vec<usize>, Vec<SlotRequest>) {
-    let mut groups: Vec<usize> =
-        some.iter().flat_map(|at| units[*at].groups.iter().copied()).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    let position = |group: &usize| groups.partition_point(|other| other < group);
+    let used = || some.iter().flat_map(|at| units[*at].groups);
+    // By group: whether it is used, then the number of those before it.
+    let mut positions = vec![0; used().max().map_or(0, |last| last + 1)];
+    used().for_each(|group| positions[*group] = 1);
+    let groups: Vec<usize> = (0..positions.len()).filter(|at| positions[*at] > 0).collect();
+    groups.iter().enumerate().for_each(|(position, group)| positions[*group] = position);
     let request = |at: &usize| SlotRequest {
         bytes: units[*at].bytes,
-        positions: units[*at].groups.iter().map(position).collect(),
+        positions: units[*at].groups.iter().map(|group| positions[*group]).collect(),
     };
     let requests = some.iter().map(request).collect();
     (groups, requests)

@@ -3,6 +3,7 @@
 use std::ops::AddAssign;
 
 use crate::error::{Result, fail};
+use crate::plan::group_bytes::GroupBytes;
 use crate::plan::plan::PlanOptions;
 use crate::plan::slot_ring::RingShape;
 use crate::status::WB_ERR_INVALID_ARGUMENT;
@@ -66,37 +67,36 @@ impl AddAssign for LinkBytes {
 #[derive(Debug, Clone, Default)]
 pub struct StepLoad {
     /// Copied into the ring.
-    pub prefetched: Vec<u64>,
+    pub prefetched: GroupBytes,
     /// Copied when the group is acquired.
-    pub on_demand: Vec<u64>,
+    pub on_demand: GroupBytes,
     /// Of dense parameters that kernels read in place, once.
-    pub read: Vec<u64>,
+    pub read: GroupBytes,
     /// Bytes that are decoded into the ring out of device memory, which use the device and not the link.
-    pub kept: Vec<u64>,
+    pub kept: GroupBytes,
 }
 
 impl StepLoad {
     /// No bytes, of any group.
     pub fn new(groups: usize) -> Self {
-        let zeros = || vec![0; groups];
-        Self { prefetched: zeros(), on_demand: zeros(), read: zeros(), kept: zeros() }
+        let none = || GroupBytes::new(groups);
+        Self { prefetched: none(), on_demand: none(), read: none(), kept: none() }
     }
 
     /// Bytes that are copied in a step.
     pub fn copied_bytes(&self, streams: bool) -> u64 {
-        let prefetched: u64 = if streams { self.prefetched.iter().sum() } else { 0 };
-        prefetched + self.on_demand.iter().sum::<u64>()
+        let prefetched = if streams { self.prefetched.sum() } else { 0 };
+        prefetched + self.on_demand.sum()
     }
 
     /// Seconds of a step in which the device decodes out of its own memory.
     fn kept_seconds(&self, streams: bool) -> f64 {
-        let bytes: u64 = if streams { self.kept.iter().sum() } else { 0 };
-        decode_kept(bytes)
+        decode_kept(if streams { self.kept.sum() } else { 0 })
     }
 
     /// Bytes of dense parameters that are read in place in a step.
     pub fn read_bytes(&self) -> u64 {
-        self.read.iter().sum()
+        self.read.sum()
     }
 }
 
@@ -257,8 +257,8 @@ impl Timeline<'_> {
     fn period(&self, group_bytes: &[u64]) -> f64 {
         let RingShape { depth, wraps } = self.ring.shape;
         let (ring, streams) = (self.ring.groups, self.ring.streams());
-        let copy = |position: usize| self.link.copy(self.load.prefetched[ring[position]]);
-        let decode = |position: usize| decode_kept(self.load.kept[ring[position]]);
+        let copy = |position: usize| self.link.copy(self.load.prefetched.at(ring[position]));
+        let decode = |position: usize| decode_kept(self.load.kept.at(ring[position]));
         // When the slot of each position is filled next, and when the link is idle, and the decoder.
         let mut ready = vec![0.0f64; ring.len()];
         let (mut idle, mut decoded) = (0.0f64, 0.0f64);
@@ -273,7 +273,7 @@ impl Timeline<'_> {
         for end in &mut ends {
             let mut position = 0;
             for (group, seconds) in self.compute.iter().enumerate() {
-                let on_demand = self.link.copy(self.load.on_demand[group]);
+                let on_demand = self.link.copy(self.load.on_demand.at(group));
                 if on_demand > 0.0 {
                     idle = idle.max(now) + on_demand;
                     now += on_demand;
@@ -282,8 +282,8 @@ impl Timeline<'_> {
                 if in_ring && streams {
                     now = now.max(ready[position]);
                 }
-                let read = self.link.read(self.load.read[group]);
-                let part = self.load.read[group] as f64 / group_bytes[group].max(1) as f64;
+                let read = self.link.read(self.load.read.at(group));
+                let part = self.load.read.at(group) as f64 / group_bytes[group].max(1) as f64;
                 if read > 0.0 {
                     idle = idle.max(now) + read;
                 }
@@ -329,7 +329,7 @@ mod tests {
     }
 
     fn prefetched(bytes: &[u64]) -> StepLoad {
-        StepLoad { prefetched: bytes.to_vec(), ..StepLoad::new(bytes.len()) }
+        StepLoad { prefetched: bytes.to_vec().into(), ..StepLoad::new(bytes.len()) }
     }
 
     fn ring(groups: &[usize], depth: usize, wraps: bool) -> StepRing<'_> {
@@ -368,7 +368,7 @@ mod tests {
             assert_eq!(model.cost(&load, ring), cost, "depth {depth}");
         }
         // Rows that are not known are taken to be 2048: 16 reads in place.
-        let load = StepLoad { read: vec![90; 8], ..StepLoad::new(8) };
+        let load = StepLoad { read: vec![90; 8].into(), ..StepLoad::new(8) };
         let cost = model.cost(&load, ring(&[], 1, true));
         assert!((cost - 16.0 * 8.0 * 100.0).abs() < 1e-6, "{cost}");
     }
@@ -377,7 +377,7 @@ mod tests {
     fn decoding_out_of_device_memory_takes_turns_with_kernels_and_not_with_the_link() {
         let groups: Vec<usize> = (0..8).collect();
         // Ten seconds of the link and ten of the device for each group.
-        let kept = vec![(10.0 * DECODED_PER_SECOND) as u64; 8];
+        let kept = vec![(10.0 * DECODED_PER_SECOND) as u64; 8].into();
         let load = StepLoad { kept, ..prefetched(&[10; 8]) };
         let options =
             PlanOptions { link_bytes_per_second: 1.0, ..PlanOptions::new(Budget::DeviceBytes(0)) };
@@ -415,7 +415,7 @@ mod tests {
     fn dense_weights_in_place_are_read_once_for_each_tile_of_rows() {
         // 90 of the first group's 100 bytes, and a tenth of its 5 seconds for the others. Reading
         // 90 bytes in place takes as long as copying 100.
-        let load = StepLoad { read: vec![90, 0], ..StepLoad::new(2) };
+        let load = StepLoad { read: vec![90, 0].into(), ..StepLoad::new(2) };
         for (rows, passes) in [(0, 1.0), (1, 1.0), (128, 1.0), (129, 2.0), (1280, 10.0)] {
             let model = model(&[5.0, 3.0], rows);
             let took = model.step_seconds(&load, ring(&[], 1, true)).unwrap();
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_copy_on_demand_precedes_the_kernels() {
-        let load = StepLoad { on_demand: vec![5, 7], ..StepLoad::new(2) };
+        let load = StepLoad { on_demand: vec![5, 7].into(), ..StepLoad::new(2) };
         let took = model(&[2.0, 3.0], 1).step_seconds(&load, ring(&[], 1, true)).unwrap();
         assert_eq!(took, 17.0);
     }

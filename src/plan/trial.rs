@@ -1,5 +1,6 @@
 //! One try of a search: a set of storages that leave, a ring for them, and what they take and cost.
 
+use crate::plan::group_bytes::GroupBytes;
 use crate::plan::input::PlanInput;
 use crate::plan::leaving::{Candidate, Step};
 use crate::plan::parameter::TransferMode;
@@ -58,9 +59,9 @@ pub struct Trials<'a> {
     /// Bytes of all storages on the device.
     pub all_bytes: u64,
     /// Of each group, the bytes in the ring of storages that are kept compressed unless they leave.
-    kept_carried: Vec<u64>,
+    kept_carried: GroupBytes,
     /// Bytes that these are decoded to.
-    kept: Vec<u64>,
+    kept: GroupBytes,
     /// 0, 1, 2, ...: a slice of it names one group.
     group_ids: Vec<usize>,
 }
@@ -69,9 +70,9 @@ impl<'a> Trials<'a> {
     /// Tries against a budget of device memory.
     pub fn new(input: &'a PlanInput<'a>, budget: u64) -> Self {
         let all_bytes = (0..input.storages.len()).map(|at| input.rounded_bytes(at)).sum();
-        let zeros = || vec![0; input.groups.len()];
+        let (kept_carried, kept) = (GroupBytes::default(), GroupBytes::default());
         let group_ids = (0..input.groups.len()).collect();
-        Self { input, budget, all_bytes, kept_carried: zeros(), kept: zeros(), group_ids }
+        Self { input, budget, all_bytes, kept_carried, kept, group_ids }
     }
 
     /// Has those of the storages kept compressed that can be, unless they are taken.
@@ -81,15 +82,14 @@ impl<'a> Trials<'a> {
             let group = self.input.groups_of[storage][0];
             let carried = self.input.carried_bytes(storage, TransferMode::Prefetch);
             self.all_bytes -= self.input.rounded_bytes(storage) - kept;
-            self.kept_carried[group] += carried;
-            self.kept[group] += self.input.storages[storage].bytes;
+            *self.kept_carried.of(group) += carried;
+            *self.kept.of(group) += self.input.storages[storage].bytes;
         }
     }
 
     /// The groups with storages that are kept in any case.
     pub fn kept_groups(&self) -> impl Iterator<Item = u32> {
-        let in_ring = |group: &u32| self.kept_carried[*group as usize] > 0;
-        (0..self.kept_carried.len() as u32).filter(in_ring)
+        self.kept_carried.used().map(|(group, _)| group as u32)
     }
 
     /// Tries the candidates at these positions, which have `bytes` bytes.
@@ -145,14 +145,14 @@ impl<'a> Trials<'a> {
         let groups = input.groups.len();
         let mut load = StepLoad::new(groups);
         load.kept.clone_from(&self.kept);
-        let (mut prefetched, mut on_demand) = (vec![0u64; groups], vec![0u64; groups]);
+        let (mut prefetched, mut on_demand) = (GroupBytes::new(groups), GroupBytes::new(groups));
         // A unit of its own, since it does not wait for the link.
         let mut kept = self.kept_carried.clone();
         let mut units: Vec<UnitSize<'_>> = Vec::new();
         let mut limits = prefetch_limit.map(|limit| {
             let mut limits = PrefetchLimits::new(groups, limit);
-            for (group, carried) in self.kept_carried.iter().enumerate() {
-                limits.require(&[group], *carried);
+            for (group, carried) in self.kept_carried.used() {
+                limits.require(&[group], carried);
             }
             let fixed = |one: &&Candidate| {
                 one.mode == TransferMode::Prefetch && !one.free && one.step != Step::KeptLeaves
@@ -168,13 +168,13 @@ impl<'a> Trials<'a> {
             match candidate.step {
                 Step::Leaves => {}
                 Step::IsKept => {
-                    load.kept[group] += input.storages[storage].bytes;
-                    kept[group] += candidate.carried(input);
+                    *load.kept.of(group) += input.storages[storage].bytes;
+                    *kept.of(group) += candidate.carried(input);
                     continue;
                 }
                 Step::KeptLeaves => {
-                    load.kept[group] -= input.storages[storage].bytes;
-                    kept[group] -= candidate.carried(input);
+                    *load.kept.of(group) -= input.storages[storage].bytes;
+                    *kept.of(group) -= candidate.carried(input);
                 }
             }
             if let Some(limits) = &mut limits
@@ -189,7 +189,7 @@ impl<'a> Trials<'a> {
                     if candidate.dense {
                         let bytes = input.storages[storage].bytes;
                         let dense = input.dense_groups(storage);
-                        dense.iter().for_each(|group| load.read[*group] += bytes);
+                        dense.iter().for_each(|group| *load.read.of(*group) += bytes);
                     }
                     continue;
                 }
@@ -198,13 +198,13 @@ impl<'a> Trials<'a> {
             };
             if candidate.shared {
                 let groups = &input.groups_of[storage];
-                groups.iter().for_each(|group| copied[*group] += candidate.link(input));
+                groups.iter().for_each(|group| *copied.of(*group) += candidate.link(input));
                 let bytes = candidate.carried(input);
                 units.push(UnitSize { transfer_mode: mode, bytes, groups });
             } else {
                 // Without a look at the input, which is not in the order of leaving.
-                copied[group] += candidate.link(input);
-                own[group] += candidate.carried(input);
+                *copied.of(group) += candidate.link(input);
+                *own.of(group) += candidate.carried(input);
             }
         }
         for (transfer_mode, bytes) in [
@@ -212,10 +212,11 @@ impl<'a> Trials<'a> {
             (TransferMode::Prefetch, &kept),
             (TransferMode::OnDemand, &on_demand),
         ] {
-            let own = bytes.iter().zip(self.group_ids.chunks(1)).filter(|(bytes, _)| **bytes > 0);
-            let unit =
-                |(bytes, groups): (&u64, _)| UnitSize { transfer_mode, bytes: *bytes, groups };
-            units.extend(own.map(unit));
+            units.extend(bytes.used().map(|(group, bytes)| UnitSize {
+                transfer_mode,
+                bytes,
+                groups: &self.group_ids[group..=group],
+            }));
         }
         (units, load)
     }
