@@ -12,10 +12,10 @@ use crate::offload::backing::Encoding;
 use crate::offload::bulk_copy::{self, CopyJob};
 use crate::offload::device_plan::DevicePlan;
 use crate::offload::state::OffloadState;
-use crate::os::bytes;
 use crate::os::parallel::{Phase, Progress, report};
 use crate::os::span::Span;
 use crate::os::sync::Arc;
+use crate::os::{bytes, log};
 use crate::plan::plan::ALIGNMENT;
 use crate::status::{WB_ERR_DEVICE_MEMORY, WB_ERR_INTERNAL, WB_ERR_NOT_SUPPORTED};
 use crate::tensor::coded::HEADER;
@@ -164,7 +164,8 @@ impl DeviceEncode {
 
 impl Workspace {
     /// Memory of `wanted` bytes, or of less: that of the slots, or a new one where they are smaller.
-    /// `None` if there is none.
+    /// `None` if there is none. That the device has less than the budget leaves is logged: the slots are used, or
+    /// the host's cores, which take longer.
     fn new(
         plan: &DevicePlan,
         slots: Option<&Arc<DeviceMemory>>,
@@ -183,7 +184,7 @@ impl Workspace {
                     return Ok(Some(Self { span: memory.span(), _memory: Arc::new(memory) }));
                 }
                 Ok(None) => {}
-                Err(error) if error.status == WB_ERR_DEVICE_MEMORY => {}
+                Err(error) if error.status == WB_ERR_DEVICE_MEMORY => log::record(&error),
                 Err(error) => return Err(error),
             }
         }

@@ -230,6 +230,7 @@ static const struct handling {
     {DRIVER, "cuEventDestroy", 0, LOGGED},
     {DRIVER, "cuStreamDestroy", 0, LOGGED},
     {DRIVER, "cuModuleUnload", 0, LOGGED},
+    {DRIVER, "cuMemAlloc", 2, LOGGED}, /* less is compressed by the device, or the host does it */
     {DRIVER, "cuDevicePrimaryCtxRelease", 0, LOGGED},
     {DRIVER, "cuCtxPopCurrent", 0, LOGGED},
     {DRIVER, "cuCtxPushCurrent", 0, LOGGED}, /* before a release */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,7 +302,7 @@ def test_an_error_leaves_no_file(run_python, path, tmp_path):
         {"w": np.zeros((4, 4), np.float32), "w_scale": np.zeros(4, np.float32)},
         tmp_path / "twice.safetensors",
     )
-    before = sorted(os.listdir(tmp_path))
+    before, source = sorted(os.listdir(tmp_path)), Path(path).read_bytes()
     for arguments, status, text in [
         ([str(tmp_path / "none"), str(out)], 1, "none"),
         ([path, str(tmp_path / "no" / "where")], 1, "where"),
@@ -311,11 +312,13 @@ def test_an_error_leaves_no_file(run_python, path, tmp_path):
         ([str(tmp_path / "vectors.safetensors"), str(out)], 1, "two dimensions"),
         ([str(tmp_path / "twice.safetensors"), str(out), "--block", "row"], 1, "w_scale"),
         ([path], 2, "OUT"),
+        ([path, path], 1, "the source itself"),
     ]:
         code, _, errors = quantize(run_python, *arguments)
         assert code == status, (arguments, errors)
         assert text in errors and "Traceback" not in errors, errors
         assert sorted(os.listdir(tmp_path)) == before
+    assert Path(path).read_bytes() == source
 
 
 def test_a_full_disk_leaves_no_file(run_python, path, tmp_path):

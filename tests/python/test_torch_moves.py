@@ -500,3 +500,26 @@ def test_a_replacement_is_refused_while_a_resize_goes_on_and_works_after_it():
     pair.finish()
     pair.check("after it")
     pair.remove()
+
+
+@pytest.mark.parametrize("again", ["assign", "copy"])
+def test_weights_that_cannot_be_taken_keep_their_bytes(again):
+    """Others that were loaded before them are taken, and what failed spoils no later step."""
+    pair = Pair()
+    pair.up()
+    pair.down()
+    good = {name: 1.5 * value for name, value in pair.twin.state_dict().items()}
+    given = {name: good[name] for name in good if name < "layers.3"}
+    taken = {name: value for name, value in given.items() if name != "layers.2.weight"}
+    given["layers.2.weight"] = given["layers.2.weight"].half()
+    with pytest.raises(WeighbridgeError, match=r"'layers\.2\.weight': .* keep the bytes of before"):
+        pair.model.load_state_dict(given, strict=False, assign=True)
+        pair.model(pair.x)
+    pair.twin.load_state_dict(taken, strict=False)
+    for turn in range(2):
+        pair.check(f"after the refusal, in turn {turn}")
+    for model in (pair.model, pair.twin):
+        model.load_state_dict({k: v.clone() for k, v in good.items()}, assign=again == "assign")
+    for turn in range(2):
+        pair.check(f"after another load, in turn {turn}")
+    pair.remove()

@@ -55,6 +55,41 @@ def test_a_conversion_converts_the_true_weights(compare, change):
     compare(Mixed, use)
 
 
+HOLDS = {
+    "state_dict": lambda model: model.state_dict(),
+    "array": lambda model: [p.detach().cpu().numpy() for p in model.parameters()],
+    "slice": lambda model: [p.data[:1] for p in model.parameters()],
+}
+CONVERSIONS = {
+    "half": lambda model, converted: model.half(),
+    "assigned": lambda model, converted: model.load_state_dict(converted, assign=True),
+    "data": lambda model, converted: [
+        setattr(weight, "data", converted[name]) for name, weight in model.named_parameters()
+    ],
+    "parameters": lambda model, converted: [
+        model.get_submodule(name.rpartition(".")[0]).register_parameter(
+            name.rpartition(".")[2], torch.nn.Parameter(converted[name], requires_grad=False)
+        )
+        for name, _ in list(model.named_parameters())
+    ],
+}
+
+
+@pytest.mark.other_memory
+@pytest.mark.parametrize("conversion", list(CONVERSIONS))
+@pytest.mark.parametrize("hold", list(HOLDS))
+def test_weights_are_converted_while_something_holds_what_they_were(compare, hold, conversion):
+    """The model has the new ones, not those that are held."""
+
+    def use(model):
+        held = HOLDS[hold](model)
+        given = {name: 1.5 * value.half() for name, value in model.state_dict().items()}
+        CONVERSIONS[conversion](model, given)
+        return forward(model), [p.dtype for p in model.parameters()], len(held)
+
+    compare(Mixed, use)
+
+
 def test_a_conversion_of_a_tied_model(compare):
     def use(model):
         model.double()

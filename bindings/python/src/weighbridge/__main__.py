@@ -37,7 +37,11 @@ def main() -> int:
         compress.add_arguments(commands.add_parser(name, help=does))
     arguments = parser.parse_args()
     if arguments.command == "doctor":
-        return doctor.run(arguments.device, arguments.json)
+        try:
+            return doctor.run(arguments.device, arguments.json)
+        except OSError as error:  # of the output
+            print(f"weighbridge doctor: {error}", file=sys.stderr)
+            return 1
     runs = {
         "plan": plan.run,
         "quantize": quantize.run,

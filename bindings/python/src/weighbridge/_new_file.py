@@ -22,6 +22,12 @@ class NewFile:
     """Bytes that the file will have: at most those that are mapped."""
 
 
+def check_apart(source: Path, target: Path) -> None:
+    """Raises ValueError if the new file would replace the one that it is made of."""
+    if target.exists() and source.samefile(target):
+        raise ValueError(f"{str(target)!r} is the source itself: write it elsewhere")
+
+
 @contextmanager
 def new_file(path: Path, size: int) -> Iterator[NewFile]:
     """Maps a file of that size, which gets its name at the end and is deleted after an error.
@@ -29,9 +35,7 @@ def new_file(path: Path, size: int) -> Iterator[NewFile]:
     A file, or a symbolic link to one, that has the name already is replaced; nothing else is.
     """
     if path.exists() and not path.is_file():
-        raise FileExistsError(
-            errno.EEXIST, "is not a regular file, and only those are replaced", str(path)
-        )
+        raise FileExistsError(f"{str(path)!r} is not a regular file, and only those are replaced")
     partial = path.with_name(f".weighbridge.{secrets.token_hex(8)}.partial")
     descriptor, named = _anonymous_file(path), False
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._library import VERSION
-from ._new_file import new_file
+from ._new_file import check_apart, new_file
 from ._progress import Callback
 from .codec import TILE_BYTES, Codec
 from .dtypes import Dtype
@@ -120,8 +120,7 @@ def _each(
         pairs = [(source.parent / name, target.parent / name) for name in _shards(index, source)]
         target.parent.mkdir(parents=True, exist_ok=True)
     for given, made in pairs:
-        if made.exists() and given.samefile(made):
-            raise ValueError(f"{str(made)!r} is the source itself: write it elsewhere")
+        check_apart(given, made)
     work = _Work(threads, verify, progress, sum(given.stat().st_size for given, _ in pairs))
     with Device("host", pin=False) as device:
         results: Sequence[CompressFileResult] = [one(device, *pair, work) for pair in pairs]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ._library import VERSION
-from ._new_file import new_file
+from ._new_file import check_apart, new_file
 from ._progress import Callback
 from .dtypes import Dtype
 from .errors import Status, make
@@ -85,6 +85,7 @@ def quantize_file(
     already always are. A tensor of four or more dimensions is a convolution, whose rows are its
     output channels. The new file gets its name when it is complete; after an error there is none.
     """
+    check_apart(Path(source), Path(target))
     with ExitStack() as stack:
         file = stack.enter_context(Safetensors(device, source, file_mode="source"))
         infos = [file.tensor_info(name) for name in file.keys()]

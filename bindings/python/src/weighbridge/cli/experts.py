@@ -116,7 +116,7 @@ def _rates_of(
 ) -> tuple[ExpertRouter | ExpertTrace, str, list[HitRates]]:
     """Returns the trace or the frequencies, what they are, and what caches find."""
     if arguments.resident_ms is not None and not (arguments.expert_bytes and arguments.link):
-        raise ValueError("--resident-ms needs --expert-bytes and --link")
+        raise ValueError("--resident-ms needs --expert-bytes and --link, both above 0")
     with open(arguments.trace, "rb") as file:
         is_router = f'"{ROUTER}"'.encode() in file.read(256)
     if is_router:

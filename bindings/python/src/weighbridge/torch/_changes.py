@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..errors import WeighbridgeError, make
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
 from ._weight import Holder, Weight, Where, inner_tensors, version_of
 
@@ -46,29 +47,51 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
             for holder in [holder for holder in weight.holders if not holder.has(tensor)]:
                 replaced |= _replaced_object(weights, weight, holder)
     if replaced:
-        _take_moved(weights)
-        weights.set(weights.all)
+        try:
+            _take_moved(weights)
+        finally:
+            weights.set(weights.all)
 
 
 def _take_moved(weights: Weights) -> None:
-    """Takes the bytes of weights that were given other memory."""
+    """Takes the bytes of weights that were given other memory. If that fails, they are read there,
+    and taken later; but with fixed addresses, where it always would, they have those of before."""
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
     borrowed = _borrowed(weights, moved)
     _warn_of_borrowed([weight for weight in borrowed if not weight.apart])
     for weight in weights.all:
-        weight.apart = weight in borrowed
+        weight.apart = weight in moved
+    refused: dict[Weight, WeighbridgeError] = {}
     for weight in moved:
-        if weight.apart:
+        if weight in borrowed:
             if _is_elsewhere(weights, weight):
                 _to_device(weights, weight.tensor)
-            continue
-        if weight.part_of is not None:
+        elif weight.part_of is not None:
             weight.part_of = None  # apart from now on, and resident
+            weight.apart = False
             weight.place(None, None, Where.ENGINE)
         else:
-            weights.replace(weight, weight.tensor)
+            try:
+                weights.replace(weight, weight.tensor)
+            except WeighbridgeError as error:
+                refused[weight] = error
+                weight.apart = not weights.plan_is_fixed
+    if refused:
+        raise _refusal(refused, weights.plan_is_fixed)
+
+
+def _refusal(refused: dict[Weight, WeighbridgeError], keeps: bool) -> WeighbridgeError:
+    """Returns the error of weights that the offloader does not take."""
+    first = next(iter(refused.values()))
+    names = [repr(weight.name) for weight in refused]
+    what = "keep the bytes of before" if keeps else "are read where they are until it can"
+    message = (
+        f"{', '.join(names[:3])}{_more(names)}: the offloader cannot take what the weights were "
+        f"given; they {what}: {first.message}"
+    )
+    return make(first.status, message, first.code, first.code_domain)
 
 
 def _given_memory(weights: Weights) -> list[Weight]:

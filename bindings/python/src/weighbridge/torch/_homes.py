@@ -126,9 +126,10 @@ def part_home(weight: Weight, whole: Weight) -> Homes:
 
 
 def _use_home(weight: Weight) -> None:
-    """Makes a weight's tensor use its home: a new tensor if the old one cannot."""
+    """Makes a weight's tensor use its home: a new tensor if the old one cannot. One that is apart
+    has bytes of its own."""
     tensor, home = weight.tensor, weight.home
-    if home is None:
+    if home is None or weight.apart:
         return
     if tensor.is_meta or tensor.dtype != home.dtype:
         if isinstance(tensor, torch.nn.Parameter):
