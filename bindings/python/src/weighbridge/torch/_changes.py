@@ -55,7 +55,8 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
 
 def _take_moved(weights: Weights) -> None:
     """Takes the bytes of weights that were given other memory. If that fails, they are read there,
-    and taken later; but with fixed addresses, where it always would, they have those of before."""
+    and taken later; but with fixed addresses, where it always would, they have those of before,
+    unless their objects have become more than bytes."""
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
@@ -77,16 +78,21 @@ def _take_moved(weights: Weights) -> None:
                 weights.replace(weight, weight.tensor)
             except WeighbridgeError as error:
                 refused[weight] = error
-                weight.apart = not weights.plan_is_fixed
+                weight.apart = not (weights.plan_is_fixed and _is_plain(weight.tensor))
     if refused:
-        raise _refusal(refused, weights.plan_is_fixed)
+        raise _refusal(refused)
 
 
-def _refusal(refused: dict[Weight, WeighbridgeError], keeps: bool) -> WeighbridgeError:
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is nothing but its bytes: packed weights have more, such as scales."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.__dict__
+
+
+def _refusal(refused: dict[Weight, WeighbridgeError]) -> WeighbridgeError:
     """Returns the error of weights that the offloader does not take."""
-    first = next(iter(refused.values()))
+    weight, first = next(iter(refused.items()))
     names = [repr(weight.name) for weight in refused]
-    what = "keep the bytes of before" if keeps else "are read where they are until it can"
+    what = "are read where they are until it can" if weight.apart else "keep the bytes of before"
     message = (
         f"{', '.join(names[:3])}{_more(names)}: the offloader cannot take what the weights were "
         f"given; they {what}: {first.message}"
