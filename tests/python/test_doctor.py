@@ -87,3 +87,15 @@ def test_help_and_version(run_python):
     assert (code, output) == (0, f"weighbridge {__version__}\n")
     code, _, errors = run_python("-m", "weighbridge")
     assert code == 2 and "doctor" in errors
+
+
+def test_an_output_that_cannot_be_written(run_python):
+    program = (
+        "import subprocess, sys\n"
+        "command = [sys.executable, '-m', 'weighbridge', 'doctor']\n"
+        "with open('/dev/full', 'w') as full:\n"
+        "    sys.exit(subprocess.run(command, stdout=full).returncode)\n"
+    )
+    code, _, errors = run_python("-c", program)
+    assert code == 1 and errors.startswith("weighbridge doctor: "), errors
+    assert "Traceback" not in errors

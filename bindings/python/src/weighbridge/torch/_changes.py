@@ -60,10 +60,11 @@ def _take_moved(weights: Weights) -> None:
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
-    borrowed = _borrowed(weights, moved)
+    borrowed = dict.fromkeys(_borrowed(weights, moved))
     _warn_of_borrowed([weight for weight in borrowed if not weight.apart])
+    not_taken = set(moved)
     for weight in weights.all:
-        weight.apart = weight in moved
+        weight.apart = weight in not_taken
     refused: dict[Weight, WeighbridgeError] = {}
     for weight in moved:
         if weight in borrowed:
@@ -80,7 +81,7 @@ def _take_moved(weights: Weights) -> None:
                 refused[weight] = error
                 weight.apart = not (weights.plan_is_fixed and _is_plain(weight.tensor))
     if refused:
-        raise _refusal(refused)
+        raise _refusal(refused) from next(iter(refused.values()))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -92,7 +93,12 @@ def _refusal(refused: dict[Weight, WeighbridgeError]) -> WeighbridgeError:
     """Returns the error of weights that the offloader does not take."""
     weight, first = next(iter(refused.items()))
     names = [repr(weight.name) for weight in refused]
-    what = "are read where they are until it can" if weight.apart else "keep the bytes of before"
+    what = (
+        "are read where they are until it can"
+        if weight.apart
+        else "keep the bytes of before (for others call remove() first, or offload without "
+        "fixed_addresses)"
+    )
     message = (
         f"{', '.join(names[:3])}{_more(names)}: the offloader cannot take what the weights were "
         f"given; they {what}: {first.message}"
