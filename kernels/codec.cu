@@ -6,10 +6,8 @@
 #include "codec/decode.cuh"
 #include "codec/encode.cuh"
 
-/* That one block on a multiprocessor is enough has the compiler take as many registers as help: of fewer warps each
- * finds more of its tile in the cache. */
 #define DECODE(name, TYPE)                                                                        \
-    extern "C" __global__ void __launch_bounds__(WARPS * WB_LANES, 1) wb_codec_decode_##name(     \
+    extern "C" __global__ void __launch_bounds__(WARPS * WB_LANES) wb_codec_decode_##name(        \
         const uint8_t *encoded, uint64_t encoded_bytes, uint64_t bytes, uint64_t first,           \
         uint32_t tiles, uint8_t *target)                                                          \
     {                                                                                             \

@@ -280,7 +280,8 @@ static __device__ __forceinline__ void decode_tile(const uint8_t *encoded, uint6
         const wb_sections sections = wb_find_sections(TYPE, &tile);
         if (offset + sections.end <= encoded_bytes) {
             const uint8_t *body = wb_seen_through(&window, encoded, offset, sections.end);
-            prefetch(body, sections.end);
+            /* Of the first level and of planes the next round is read while one is looked up. */
+            prefetch(body + sections.codes[1], sections.end - sections.codes[1]);
             decode_coded<TYPE>(ranks, body, tile, sections, staged, to);
         }
     }

@@ -52,7 +52,8 @@ static __device__ __forceinline__ uint32_t bytes_of_tile(uint64_t bytes, uint64_
     return left < WB_TILE ? (uint32_t)left : (uint32_t)WB_TILE;
 }
 
-/* Has a cache fetch the bytes of a tile, since they are read in small parts that wait for each other. */
+/* Has a cache fetch bytes that are read in small parts, which wait for each other. It costs what is bound by
+ * memory, so other bytes are not to be among them. */
 static __device__ __forceinline__ void prefetch(const uint8_t *from, uint32_t bytes)
 {
 #pragma unroll 1

@@ -82,10 +82,11 @@ def test_weights_are_converted_while_something_holds_what_they_were(compare, hol
     """The model has the new ones, not those that are held."""
 
     def use(model):
+        device = next(model.parameters()).device
         held = HOLDS[hold](model)
-        given = {name: 1.5 * value.half() for name, value in model.state_dict().items()}
+        given = {name: 1.5 * value.half().to(device) for name, value in model.state_dict().items()}
         CONVERSIONS[conversion](model, given)
-        return forward(model), [p.dtype for p in model.parameters()], len(held)
+        return forward(model, device), [p.dtype for p in model.parameters()], len(held)
 
     compare(Mixed, use)
 
