@@ -1,11 +1,12 @@
 /* Compressed weights that are so large that copies carry them through windows of device memory, several of
  * them one after another. */
-#define MOST_TILES 6000
+#define MOST_TILES 6600
 #include "compressed_graph.h"
 
 enum { LARGE = 4, WINDOWS_BYTES = 64 << 20 };
 
-/* Large weights, and a small one between them, which passes through none. */
+/* Large weights, of which the first and the last fill more than a window, and a small one between them, which
+ * passes through none. */
 static wb_plan_options large_weights(wb_transfer_mode mode)
 {
     wb_plan_options options = compressed_options(mode);
@@ -13,7 +14,7 @@ static wb_plan_options large_weights(wb_transfer_mode mode)
     weights_init(LARGE);
     set_weight(0, WB_DTYPE_BF16, MOST_BYTES, TRAINED, 1);
     set_weight(1, WB_DTYPE_F32, MOST_BYTES - 20, SPECIAL, 2);
-    set_weight(3, WB_DTYPE_BF16, 5200 * TILE + 18, TRAINED, 3);
+    set_weight(3, WB_DTYPE_BF16, MOST_BYTES - 18, TRAINED, 3);
     return options;
 }
 

@@ -14,18 +14,22 @@ use crate::os::sync::Arc;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
-/// Tiles whose entries are copied by themselves, at most: those of so many end a window, after the header.
-const MOST_TILES: u64 = 8192;
-/// Bytes in front of them.
-const BODY_BYTES: u64 = WINDOW_BYTES - HEADER - MOST_TILES * ENTRY;
-/// A directory that leaves as much space for bodies is in front of them in the window, too.
-const MOST_DIRECTORY: u64 = BODY_BYTES / 2;
+/// Bytes at the end of each window for a directory that bodies of more than one window need: the header and the
+/// entries of some tiles.
+const DIRECTORY_BYTES: u64 = 256 << 10;
+/// Tiles whose entries have space there: those of 128 MiB.
+const MOST_TILES: u64 = (DIRECTORY_BYTES - HEADER) / ENTRY;
+/// Bytes in front of it, for bodies.
+const BODY_BYTES: u64 = WINDOW_BYTES - DIRECTORY_BYTES;
 
 /// The windows, which are filled in turn.
 pub struct Windows {
     memory: Arc<DeviceMemory>,
-    fences: [WindowFences; WINDOWS],
+    bodies: [WindowFences; WINDOWS],
     next: usize,
+    /// Recorded once what a directory tells of is decoded. They are filled in turn, too.
+    directories: [Fence; WINDOWS],
+    next_directory: usize,
     /// The capture that the decoding stream was last drawn into.
     pub drawn_into: Capture,
 }
@@ -49,11 +53,19 @@ pub struct WindowStreams {
 struct Piece {
     first_tile: u64,
     tiles: u64,
-    /// Where the bytes to copy begin and end in the compressed bytes: those of the bodies, and in front of them,
-    /// if the piece has the first tiles, the header and the directory, so that one copy is enough.
+    /// Where the bytes to copy begin and end in the compressed bytes.
     begin: u64,
     end: u64,
-    has_directory: bool,
+    /// The tiles whose entries are copied with the first piece of them. `None` if one piece is all, in which
+    /// the header and the entries are in front of the bodies.
+    run: Option<Run>,
+}
+
+/// Tiles whose entries are copied together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    first_tile: u64,
+    end_tile: u64,
 }
 
 impl Windows {
@@ -63,8 +75,14 @@ impl Windows {
         let fences = || -> Result<_> {
             Ok(WindowFences { full: Fence::new(device)?, empty: Fence::new(device)? })
         };
-        let fences = [fences()?, fences()?];
-        Ok(Some(Self { memory, fences, next: 0, drawn_into: None }))
+        Ok(Some(Self {
+            memory,
+            bodies: [fences()?, fences()?],
+            next: 0,
+            directories: [Fence::new(device)?, Fence::new(device)?],
+            next_directory: 0,
+            drawn_into: None,
+        }))
     }
 
     /// Bytes of device memory, which fixed addresses have only while the offloader is awake.
@@ -90,30 +108,26 @@ impl Windows {
     ) -> Result<()> {
         let host = part.host;
         let WindowStreams { copy, decode, capture } = streams;
+        let mut directory = 0;
         for piece in pieces(host, part.decoded_bytes) {
-            let window =
-                self.memory.span().part(self.next * WINDOW_BYTES as usize, WINDOW_BYTES as usize);
-            let span = window.part(0, piece.bytes());
-            let fences = &mut self.fences[self.next];
-            self.next = (self.next + 1) % WINDOWS;
-            fences.empty.wait_once(copy, capture)?;
-            device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
-            let memory = span.start() as u64;
-            let (mut header, mut entries) = (memory, memory + HEADER);
-            if !piece.has_directory {
-                let apart = window.part(BODY_BYTES as usize, HEADER as usize);
-                device.copy(apart, host.part(0, HEADER as usize), copy)?;
-                header = apart.start() as u64;
-                let bytes = (piece.tiles * ENTRY) as usize;
-                let apart = window.part((BODY_BYTES + HEADER) as usize, bytes);
-                let directory = HEADER + piece.first_tile * ENTRY;
-                device.copy(apart, host.part(directory as usize, bytes), copy)?;
-                entries = apart.start() as u64;
+            let at = self.next;
+            self.next = (at + 1) % WINDOWS;
+            self.bodies[at].empty.wait_once(copy, capture)?;
+            if let Some(run) = piece.run.filter(|run| run.first_tile == piece.first_tile) {
+                directory = self.copy_directory(device, host, run, streams)?;
             }
+            let span = self.window(at).part(0, piece.bytes());
+            device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
+            let fences = &mut self.bodies[at];
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
             self.drawn_into = capture;
-            let (begin, bytes) = (piece.begin, span.bytes() as u64);
+            let (memory, begin, bytes) = (span.start() as u64, piece.begin, span.bytes() as u64);
+            let (header, first_entry) = match piece.run {
+                Some(run) => (directory, piece.first_tile - run.first_tile),
+                None => (memory, 0),
+            };
+            let entries = header + HEADER + first_entry * ENTRY;
             let start = piece.first_tile * TILE;
             let decoded = (piece.tiles * TILE).min(part.decoded_bytes - start);
             let kernel = Kernel::Decode {
@@ -126,8 +140,39 @@ impl Windows {
             };
             device.backend().launch(kernel, decode)?;
             fences.empty.record(device, decode, capture)?;
+            if piece.run.is_some_and(|run| run.end_tile == piece.first_tile + piece.tiles) {
+                self.directories[self.next_directory].record(device, decode, capture)?;
+                self.next_directory = (self.next_directory + 1) % WINDOWS;
+            }
         }
         Ok(())
+    }
+
+    /// Queues the copy of the header and of the entries of a run to the next directory; returns its address.
+    fn copy_directory(
+        &self,
+        device: &Device,
+        host: Span,
+        run: Run,
+        WindowStreams { copy, capture, .. }: WindowStreams,
+    ) -> Result<u64> {
+        let at = self.next_directory;
+        self.directories[at].wait_once(copy, capture)?;
+        let place = self.window(at).part(BODY_BYTES as usize, DIRECTORY_BYTES as usize);
+        let bytes = ((run.end_tile - run.first_tile) * ENTRY) as usize;
+        let from = HEADER as usize + (run.first_tile * ENTRY) as usize;
+        if run.first_tile > 0 {
+            device.copy(place.part(0, HEADER as usize), host.part(0, HEADER as usize), copy)?;
+            device.copy(place.part(HEADER as usize, bytes), host.part(from, bytes), copy)?;
+        } else {
+            let all = HEADER as usize + bytes;
+            device.copy(place.part(0, all), host.part(0, all), copy)?;
+        }
+        Ok(place.start() as u64)
+    }
+
+    fn window(&self, at: usize) -> Span {
+        self.memory.span().part(at * WINDOW_BYTES as usize, WINDOW_BYTES as usize)
     }
 }
 
@@ -153,19 +198,22 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
         }
         false => all,
     };
+    let directory_end = HEADER + count * ENTRY;
+    let is_one = all <= BODY_BYTES && directory_end <= all;
     let mut first_tile = 0;
     std::iter::from_fn(move || {
         if first_tile == count {
             return None;
         }
-        let directory_end = HEADER + count * ENTRY;
-        let has_directory = first_tile == 0 && directory_end <= MOST_DIRECTORY.min(all);
-        let (begin, bodies, most_tiles) = match has_directory {
-            true => (0, directory_end, count),
-            false => (offset(first_tile), offset(first_tile), MOST_TILES),
-        };
+        if is_one {
+            first_tile = count;
+            return Some(Piece { first_tile: 0, tiles: count, begin: 0, end: all, run: None });
+        }
+        let run_first = first_tile / MOST_TILES * MOST_TILES;
+        let run = Run { first_tile: run_first, end_tile: (run_first + MOST_TILES).min(count) };
+        let begin = offset(first_tile);
         // One tile always fits.
-        let (mut fit, mut too_far) = (first_tile + 1, count.min(first_tile + most_tiles) + 1);
+        let (mut fit, mut too_far) = (first_tile + 1, run.end_tile + 1);
         while too_far - fit > 1 {
             let middle = fit + (too_far - fit) / 2;
             match offset(middle).saturating_sub(begin) <= BODY_BYTES {
@@ -173,8 +221,8 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
                 false => too_far = middle,
             }
         }
-        let end = offset(fit).max(bodies).min(begin + BODY_BYTES);
-        let piece = Piece { first_tile, tiles: fit - first_tile, begin, end, has_directory };
+        let end = offset(fit).clamp(begin, begin + BODY_BYTES);
+        let piece = Piece { first_tile, tiles: fit - first_tile, begin, end, run: Some(run) };
         first_tile = fit;
         Some(piece)
     })
@@ -183,39 +231,58 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::in_memory;
     use crate::os::mapping::Mapping;
-    use crate::tensor::coded::CodedType;
 
-    /// Pieces follow one another, and have space in a window: of values in no order, of zeros, which take no
-    /// bytes but their entries, and of some of each.
+    /// Pieces follow one another and have space in a window, and runs, of each of which they are all tiles, in a
+    /// directory: of bodies of one size, of none, and of some of each.
     #[test]
     fn pieces_hold_all_tiles() {
-        let bytes = (5000 * TILE + 100) as usize;
-        let raw = Mapping::anonymous(bytes).unwrap();
-        let space = CodedType::Bf16.max_bytes(bytes as u64).unwrap() as usize;
-        let place = Mapping::anonymous(space).unwrap();
-        let (raw, place) = (raw.span().part(0, bytes), place.span().part(0, space));
-        for random_part in [1, 0, 2] {
-            bytes::fill(raw, 0);
-            let mut bits = 1u64;
-            for at in
-                (0..bytes / 8).filter(|at| random_part == 1 || at / 4096 % 2 < random_part / 2)
-            {
-                bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                bytes::write_u64(raw.part(8 * at, 8), bits);
-            }
-            in_memory::encode(CodedType::Bf16, raw, place, 0).unwrap();
-            let (mut tile, mut end, mut count) = (0, 0, 0);
-            for piece in pieces(place, bytes as u64) {
-                assert_eq!((piece.first_tile, piece.begin), (tile, end));
-                assert!(tile == 0 || piece.tiles <= MOST_TILES);
-                assert!(piece.end - piece.begin <= BODY_BYTES);
-                (tile, end, count) = (tile + piece.tiles, piece.end, count + 1);
-            }
-            assert_eq!((tile, end), (tiles(bytes as u64), encoded_bytes(place)));
-            let least = end.div_ceil(BODY_BYTES);
-            assert!((least..=least + 1).contains(&count), "{count} pieces, not {least}");
+        let of_all = |size: u64| move |_| size;
+        let of_some = |tile: u64| if tile % 9 < 4 { TILE / UNIT } else { tile % 3 };
+        check_pieces(100, &of_all(TILE / UNIT));
+        check_pieces(5000, &of_all(345));
+        check_pieces(5000, &of_all(0));
+        check_pieces(2 * MOST_TILES, &of_some);
+        check_pieces(3 * MOST_TILES + 1, &of_all(0));
+        check_pieces(MOST_TILES + 1, &of_all(345));
+    }
+
+    /// Checks the pieces of tiles whose bodies have so many units.
+    fn check_pieces(count: u64, units: &dyn Fn(u64) -> u64) {
+        let mut end = HEADER + count * ENTRY;
+        let bodies: u64 = (0..count).map(|tile| units(tile) * UNIT).sum();
+        let place = Mapping::anonymous((end + bodies) as usize).unwrap();
+        let host = place.span().part(0, (end + bodies) as usize);
+        let mut offsets = Vec::new();
+        for tile in 0..count {
+            offsets.push(end);
+            let entry = host.part((HEADER + tile * ENTRY) as usize, 4);
+            bytes::write_u32(entry, u32::try_from(end / UNIT).unwrap());
+            end += units(tile) * UNIT;
         }
+        bytes::write_u64(host.part(ENCODED_BYTES_AT, 8), end);
+        offsets.push(end);
+
+        let pieces: Vec<_> = pieces(host, count * TILE).collect();
+        let mut next = 0;
+        for piece in &pieces {
+            let after = piece.first_tile + piece.tiles;
+            let from = if piece.run.is_some() { offsets[next as usize] } else { 0 };
+            assert_eq!((piece.first_tile, piece.begin), (next, from));
+            assert_eq!(piece.end, offsets[after as usize]);
+            assert!(piece.end - piece.begin <= BODY_BYTES);
+            if let Some(run) = piece.run {
+                assert!(run.first_tile <= next && after <= run.end_tile);
+                assert!(run.end_tile - run.first_tile <= MOST_TILES);
+                let is_new = next == 0 || next == run.first_tile;
+                let before = pieces.iter().find(|other| other.run == piece.run).unwrap();
+                assert_eq!(is_new, before.first_tile == next);
+            }
+            next = after;
+        }
+        assert_eq!(next, count);
+        assert_eq!(pieces[0].run.is_none(), end <= BODY_BYTES);
+        let most = end.div_ceil(BODY_BYTES - TILE) + count.div_ceil(MOST_TILES);
+        assert!(pieces.len() as u64 <= most, "{} pieces, not {most}", pieces.len());
     }
 }
