@@ -87,9 +87,9 @@ def main() -> int:
                     grown = [line[3] / line[2] for line in lines]
                     over = report.figure(f"json.{count}.grown", grown, "x", "bytes over its bytes")
             report.bar(f"exponent of {series.name}: {series.what}", slope(plans), "<=", 1.15)
-            if series.each == 1000:
+            if series.each == 1000:  # in seconds, on slow cores as well
                 label = f"plan of {plans[-1][0]:,} parameters, {series.what} (s)"
-                report.bar(label, plans[-1][1], "<=", 1)
+                report.bar(label, plans[-1][1], "<=", 2)
         report.bar("exponent of the JSON", slope(texts), "<=", 1.15)
         report.bar("bytes that the JSON of the largest takes over its own", over, "<=", 2)
     report.write(arguments.out)
