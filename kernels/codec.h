@@ -59,7 +59,7 @@ typedef struct {
 #define WB_CODEC_LINK_MAGIC 0x314c4257u /* "WBL1" */
 
 /* Stands in place of a header where the compressed bytes do not fit: they are elsewhere. Only the library
- * writes it, in memory of its own, and only the kernels that fill slots follow it. */
+ * writes it, in memory of its own, and only kernels that fill slots follow it, where no header is given. */
 typedef struct {
     uint32_t magic, zero;
     uint64_t address; /* of the compressed bytes, for the device */

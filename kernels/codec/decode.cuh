@@ -280,7 +280,7 @@ static __device__ __forceinline__ void decode_tile(const uint8_t *encoded, uint6
         const wb_sections sections = wb_find_sections(TYPE, &tile);
         if (offset + sections.end <= encoded_bytes) {
             const uint8_t *body = wb_seen_through(&window, encoded, offset, sections.end);
-            /* Of the first level and of planes the next round is read while one is looked up. */
+            /* Codes of the first level are read a round ahead, and planes while codes are looked up. */
             prefetch(body + sections.codes[1], sections.end - sections.codes[1]);
             decode_coded<TYPE>(ranks, body, tile, sections, staged, to);
         }
@@ -304,7 +304,7 @@ static __device__ __forceinline__ void decode(const uint8_t *encoded, uint64_t e
 }
 
 /* The same with as many warps as there are, one tile after another, of the bytes that a link leads to, if
- * there is one, and of those that are seen through the window from there. */
+ * there is one and no header is given, and of those that are seen through the window from there. */
 template <uint32_t TYPE>
 static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t encoded_bytes,
                                              uint64_t bytes, uint64_t first, uint32_t count,
@@ -321,7 +321,7 @@ static __device__ __forceinline__ void carry(const uint8_t *encoded, uint64_t en
         const wb_codec_link *link = (const wb_codec_link *)encoded;
         found.offset = 0;
         found.bytes = encoded_bytes;
-        if (window.bytes == 0 && encoded_bytes >= sizeof *link &&
+        if (window.header == 0 && encoded_bytes >= sizeof *link &&
             link->magic == WB_CODEC_LINK_MAGIC) {
             found.bytes = link->bytes;
             /* As an offset, so that the compiler still knows in which memory it reads. */

@@ -5,8 +5,7 @@
 
 enum { LARGE = 4, WINDOWS_BYTES = 64 << 20 };
 
-/* Large weights, of which the first and the last fill more than a window, and a small one between them, which
- * passes through none. */
+/* Large weights, which fill more than a window, and a small one between them, which passes through none. */
 static wb_plan_options large_weights(wb_transfer_mode mode)
 {
     wb_plan_options options = compressed_options(mode);

@@ -142,7 +142,7 @@ static void run_codec(const struct launch *l, uint8_t *a, uint8_t *b, const uint
         memcpy(b + 16, &whole, sizeof whole);
         break;
     case CODEC_DECODE:
-        if (carries) from = follow(a, &encoded_bytes);
+        if (carries && l->window.header == 0) from = follow(a, &encoded_bytes);
         wb_codec_decode_double(l->type, from, encoded_bytes, l->bytes, l->first, l->tiles, b,
                                &window);
         break;

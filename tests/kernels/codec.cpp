@@ -68,8 +68,8 @@ uint64_t offset_of(const std::vector<uint8_t> &encoded, uint64_t tile)
     return (uint64_t)entry.offset * WB_UNIT;
 }
 
-// Decodes tiles `first` to `end` out of a window that has their bodies up to byte `stop`, with nothing in the
-// bytes that were copied there but 0xee.
+// Decodes tiles `first` to `end` out of a window that has their bodies up to byte `stop`. The bytes that were copied
+// there are 0xee in host memory, and in front of them is a link, which a kernel that has the header does not follow.
 template <uint32_t TYPE>
 bool run_carry(const std::vector<uint8_t> &encoded, uint64_t first, uint64_t end, uint64_t stop,
                std::vector<uint8_t> &decoded)
@@ -82,6 +82,8 @@ bool run_carry(const std::vector<uint8_t> &encoded, uint64_t first, uint64_t end
     std::vector<uint8_t> host = encoded;
     std::fill(&host[0], &host[WB_HEADER + TILES * WB_ENTRY], 0xee);
     std::fill(&host[begin], host.data() + stop, 0xee);
+    const wb_codec_link link = {WB_CODEC_LINK_MAGIC, 0, address_of(header.data()), header.size()};
+    memcpy(host.data(), &link, sizeof link);
     const bool whole = first == 0;
     const wb_codec_window window = {address_of(bodies.data()), begin, stop - begin,
                                     address_of(whole ? bodies.data() : header.data()),
@@ -124,9 +126,11 @@ int check(const char *name)
             printf("%s: other bytes at a spread of %u, with %x equal\n", name, spread, equal);
             failed++;
         }
-        // All in one window, in two, and in one that a weight of fewer bytes had, whose last body is in host memory.
+        // All in one window, in two, in one that a weight of fewer bytes had, whose last body is in host memory, and
+        // in two of which the second has no bodies.
         const uint64_t all = encoded.size(), last = offset_of(encoded, TILES - 1), part = 1 + below(TILES - 1);
-        for (const auto &[middle, stop] : {std::pair(TILES, all), {part, all}, {TILES, last}}) {
+        const uint64_t none = offset_of(encoded, part);
+        for (const auto &[middle, stop] : {std::pair(TILES, all), {part, all}, {TILES, last}, {part, none}}) {
             std::fill(decoded.begin(), decoded.end(), 0xa5);
             const uint64_t first_stop = middle == TILES ? stop : offset_of(encoded, middle);
             bool carried = run_carry<TYPE>(encoded, 0, middle, first_stop, decoded);

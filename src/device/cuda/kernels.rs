@@ -202,7 +202,11 @@ impl Kernels {
                 let count = tiles(target.bytes() as u64);
                 let (how, most, window) = match source {
                     DecodeSource::Given => ("decode", count, Window::default()),
-                    DecodeSource::Host => ("carry", CARRY_BLOCKS, Window::default()),
+                    DecodeSource::Host => {
+                        // With a header no link is followed, which a mapped file may have.
+                        let window = Window { header: address(encoded), ..Window::default() };
+                        ("carry", CARRY_BLOCKS, window)
+                    }
                     DecodeSource::Window(window) => ("carry", count, window),
                     DecodeSource::Kept => ("carry", count, Window::default()),
                 };

@@ -132,8 +132,9 @@ impl Machine {
         let queued = copy.queue(device, streams, self.windows.as_mut());
         if let (Some(at), Some(windows)) = (decode, &self.windows)
             && capture.is_some()
+            && windows.drawn_into == capture
         {
-            self.copy_streams[at].capture = windows.drawn_into;
+            self.copy_streams[at].capture = capture;
         }
         let queued = queued.and_then(|last| slot.ready.record(device, last, capture));
         let queued = queued.and_then(|()| match (&self.staging, capture) {

@@ -14,21 +14,22 @@ use crate::os::sync::Arc;
 use crate::plan::compression::{WINDOW_BYTES, WINDOWED_BYTES, WINDOWS};
 use crate::tensor::coded::{ENCODED_BYTES_AT, ENTRY, HEADER, TILE, UNIT, tiles};
 
-/// Bytes at the end of each window for a directory that bodies of more than one window need: the header and the
-/// entries of some tiles.
-const DIRECTORY_BYTES: u64 = 256 << 10;
-/// Tiles whose entries have space there: those of 128 MiB.
-const MOST_TILES: u64 = (DIRECTORY_BYTES - HEADER) / ENTRY;
+/// Tiles whose entries are copied together: those of 128 MiB.
+const MOST_TILES: u64 = 16384;
+/// Bytes at the end of each window for such a directory, which bodies of more than one window need, and for the
+/// header.
+const DIRECTORY_BYTES: u64 = HEADER + MOST_TILES * ENTRY;
 /// Bytes in front of it, for bodies.
 const BODY_BYTES: u64 = WINDOW_BYTES - DIRECTORY_BYTES;
 
 /// The windows, which are filled in turn.
 pub struct Windows {
     memory: Arc<DeviceMemory>,
-    bodies: [WindowFences; WINDOWS],
+    fences: [WindowFences; WINDOWS],
     next: usize,
-    /// Recorded once what a directory tells of is decoded. They are filled in turn, too.
-    directories: [Fence; WINDOWS],
+    /// Of the directory at the end of each window: recorded once what it tells of is decoded. Directories are filled
+    /// in turn, too, but not with their windows.
+    decoded: [Fence; WINDOWS],
     next_directory: usize,
     /// The capture that the decoding stream was last drawn into.
     pub drawn_into: Capture,
@@ -77,9 +78,9 @@ impl Windows {
         };
         Ok(Some(Self {
             memory,
-            bodies: [fences()?, fences()?],
+            fences: [fences()?, fences()?],
             next: 0,
-            directories: [Fence::new(device)?, Fence::new(device)?],
+            decoded: [Fence::new(device)?, Fence::new(device)?],
             next_directory: 0,
             drawn_into: None,
         }))
@@ -108,24 +109,24 @@ impl Windows {
     ) -> Result<()> {
         let host = part.host;
         let WindowStreams { copy, decode, capture } = streams;
-        let mut directory = 0;
+        let mut directory = None;
         for piece in pieces(host, part.decoded_bytes) {
             let at = self.next;
             self.next = (at + 1) % WINDOWS;
-            self.bodies[at].empty.wait_once(copy, capture)?;
+            self.fences[at].empty.wait_once(copy, capture)?;
             if let Some(run) = piece.run.filter(|run| run.first_tile == piece.first_tile) {
-                directory = self.copy_directory(device, host, run, streams)?;
+                directory = Some(self.copy_directory(device, host, run, streams)?);
             }
             let span = self.window(at).part(0, piece.bytes());
             device.copy(span, host.part(piece.begin as usize, piece.bytes()), copy)?;
-            let fences = &mut self.bodies[at];
+            let fences = &mut self.fences[at];
             fences.full.record(device, copy, capture)?;
             fences.full.wait_once(decode, capture)?;
             self.drawn_into = capture;
             let (memory, begin, bytes) = (span.start() as u64, piece.begin, span.bytes() as u64);
-            let (header, first_entry) = match piece.run {
-                Some(run) => (directory, piece.first_tile - run.first_tile),
-                None => (memory, 0),
+            let (header, first_entry) = match (directory, piece.run) {
+                (Some(directory), Some(run)) => (directory, piece.first_tile - run.first_tile),
+                _ => (memory, 0),
             };
             let entries = header + HEADER + first_entry * ENTRY;
             let start = piece.first_tile * TILE;
@@ -141,7 +142,7 @@ impl Windows {
             device.backend().launch(kernel, decode)?;
             fences.empty.record(device, decode, capture)?;
             if piece.run.is_some_and(|run| run.end_tile == piece.first_tile + piece.tiles) {
-                self.directories[self.next_directory].record(device, decode, capture)?;
+                self.decoded[self.next_directory].record(device, decode, capture)?;
                 self.next_directory = (self.next_directory + 1) % WINDOWS;
             }
         }
@@ -157,7 +158,7 @@ impl Windows {
         WindowStreams { copy, capture, .. }: WindowStreams,
     ) -> Result<u64> {
         let at = self.next_directory;
-        self.directories[at].wait_once(copy, capture)?;
+        self.decoded[at].wait_once(copy, capture)?;
         let place = self.window(at).part(BODY_BYTES as usize, DIRECTORY_BYTES as usize);
         let bytes = ((run.end_tile - run.first_tile) * ENTRY) as usize;
         let from = HEADER as usize + (run.first_tile * ENTRY) as usize;
@@ -231,7 +232,11 @@ fn pieces(host: Span, decoded_bytes: u64) -> impl Iterator<Item = Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::in_memory;
+    use crate::device::device::DeviceOptions;
+    use crate::device::owned::OwnedStream;
     use crate::os::mapping::Mapping;
+    use crate::tensor::coded::CodedType;
 
     /// Pieces follow one another and have space in a window, and runs, of each of which they are all tiles, in a
     /// directory: of bodies of one size, of none, and of some of each.
@@ -274,9 +279,8 @@ mod tests {
             if let Some(run) = piece.run {
                 assert!(run.first_tile <= next && after <= run.end_tile);
                 assert!(run.end_tile - run.first_tile <= MOST_TILES);
-                let is_new = next == 0 || next == run.first_tile;
-                let before = pieces.iter().find(|other| other.run == piece.run).unwrap();
-                assert_eq!(is_new, before.first_tile == next);
+                let first = pieces.iter().find(|other| other.run == piece.run).unwrap();
+                assert_eq!(first.first_tile, run.first_tile);
             }
             next = after;
         }
@@ -284,5 +288,73 @@ mod tests {
         assert_eq!(pieces[0].run.is_none(), end <= BODY_BYTES);
         let most = end.div_ceil(BODY_BYTES - TILE) + count.div_ceil(MOST_TILES);
         assert!(pieces.len() as u64 <= most, "{} pieces, not {most}", pieces.len());
+    }
+
+    /// Of bytes whose offsets are in no order, and whose count is wrong, nothing outside is copied.
+    #[test]
+    fn pieces_of_damaged_bytes_are_within_them() {
+        let (count, all) = (MOST_TILES + 100, 80usize << 20);
+        let place = Mapping::anonymous(all).unwrap();
+        let host = place.span().part(0, all);
+        for said in [0, all as u64 / 2, u64::MAX] {
+            bytes::write_u64(host.part(ENCODED_BYTES_AT, 8), said);
+            let mut bits = 1u64;
+            for tile in 0..count {
+                bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let entry = host.part((HEADER + tile * ENTRY) as usize, 4);
+                bytes::write_u32(entry, (bits >> 40) as u32);
+            }
+            let mut next = 0;
+            for piece in pieces(host, count * TILE) {
+                let run = piece.run.expect("one piece is not all");
+                assert_eq!(piece.first_tile, next);
+                assert!(piece.begin <= piece.end && piece.end <= all as u64);
+                assert!(piece.bytes() as u64 <= BODY_BYTES);
+                next = piece.first_tile + piece.tiles;
+                assert!(run.first_tile <= piece.first_tile && next <= run.end_tile);
+            }
+            assert_eq!(next, count);
+        }
+    }
+
+    /// A weight of more tiles than a directory has entries, some before and behind that with bodies, comes back, by
+    /// copies and by a kernel that read nothing else.
+    #[test]
+    fn a_weight_of_two_directories_is_decoded() {
+        let device = Device::open("host", DeviceOptions::default()).unwrap();
+        let decoded_bytes = ((MOST_TILES + 300) * TILE + 100) as usize;
+        let space = CodedType::Bf16.max_bytes(decoded_bytes as u64).unwrap() as usize;
+        let mappings =
+            [decoded_bytes, space, decoded_bytes].map(|n| Mapping::anonymous(n).unwrap());
+        let [raw, host, slot] = &mappings;
+        let raw = raw.span().part(0, decoded_bytes);
+        let (host, slot) = (host.span().part(0, space), slot.span().part(0, decoded_bytes));
+        let mut bits = 1u64;
+        let of_bodies = (0..4200).chain(MOST_TILES - 50..MOST_TILES + 200);
+        for at in of_bodies.flat_map(|tile| (tile * TILE..(tile + 1) * TILE).step_by(8)) {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bytes::write_u64(raw.part(at as usize, 8), bits);
+        }
+        in_memory::encode(CodedType::Bf16, raw, host, 0).unwrap();
+        let memory = DeviceMemory::alloc(&device, WINDOWS * WINDOW_BYTES as usize).unwrap();
+        let mut windows = Windows::new(&device, memory.map(Arc::new)).unwrap().unwrap();
+        let streams = [(); 2].map(|()| OwnedStream::new(&device).unwrap());
+        let [copy, decode] = [streams[0].get(), streams[1].get()];
+        let part = EncodedPart {
+            offset: 0,
+            capacity: space,
+            host,
+            on_device: host,
+            kept: false,
+            coded: CodedType::Bf16,
+            decoded_bytes: decoded_bytes as u64,
+        };
+        for _ in 0..2 {
+            bytes::fill(slot, 0xee);
+            let streams = WindowStreams { copy, decode, capture: None };
+            windows.queue(&device, &part, slot, streams).unwrap();
+            device.backend().synchronize(decode).unwrap();
+            assert!(bytes::read(slot) == bytes::read(raw), "other bytes");
+        }
     }
 }
