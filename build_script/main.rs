@@ -10,6 +10,9 @@ fn main() {
     let major = env::var("CARGO_PKG_VERSION_MAJOR").expect("cargo sets it");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libweighbridge.so.{major}");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // What cargo runs the compiler and the linker by (.cargo/config.toml).
+    println!("cargo:rerun-if-changed=tools/rustc.sh");
+    println!("cargo:rerun-if-changed=tools/link.sh");
     if !is_for_clippy() {
         kernels::compile_kernels();
     }
