@@ -204,7 +204,7 @@ engines: build $(VENV)/test $(VENV)/frameworks ## builds and runs examples/engin
 	$(BIN)/ctest --test-dir $(BUILD)/engines --no-tests=error --output-on-failure --verbose
 	@echo 'reliability: {"examples of engines": "bit-identical to resident models: ggml, libtorch"}'
 
-check: ## runs the checks that take minutes, an hour in all; writes tests/reports
+check: ## runs the checks that take minutes, hours in all; writes tests/reports
 	$(PYTHON) tools/check.py
 
 faults: programs ## makes each call of the driver and of the system fail once, with every code

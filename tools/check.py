@@ -26,7 +26,7 @@ MARK = "reliability: "
 
 # The subject of each check, its target, and the seconds after which it counts as hanging.
 HERE = [
-    ("every call that can fail, failing", "faults", 1800),
+    ("every call that can fail, failing", "faults", 7200),
     ("address, leak and undefined-behaviour sanitizers", "asan", 2400),
     ("valgrind", "valgrind", 2400),
     ("models of shared state", "models", 900),
