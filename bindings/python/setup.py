@@ -32,7 +32,7 @@ SOURCES = (
     "build_script",
     "kernels",
 )
-SOURCES += ("LICENSE", "THIRD-PARTY.md", "src", "tools/rustc.sh")
+SOURCES += ("LICENSE", "THIRD-PARTY.md", "src", "tools/rustc.sh", "tools/link.sh")
 
 
 def version() -> str:
