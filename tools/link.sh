@@ -6,7 +6,7 @@ for argument; do
     case $argument in
     -Wl,--version-script=*)
         version=WEIGHBRIDGE_$CARGO_PKG_VERSION_MAJOR.$CARGO_PKG_VERSION_MINOR
-        sed -i "1s/^{/$version {/" "${argument#*=}"
+        sed -i "1s/^{/$version {/" "${argument#*=}" || exit
         ;;
     esac
 done
