@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import weighbridge.torch as wt  # noqa: E402
 from weighbridge import Status, WeighbridgeError  # noqa: E402
+from weighbridge.errors import make  # noqa: E402
 from weighbridge.offloader import Offloader  # noqa: E402
 
 PIECE = 2 << 20
@@ -499,6 +500,31 @@ def test_a_replacement_is_refused_while_a_resize_goes_on_and_works_after_it():
             assert pending and error.status == Status.BUSY
     pair.finish()
     pair.check("after it")
+    pair.remove()
+
+
+@pytest.mark.parametrize("status", [Status.BUSY, Status.DEVICE_MEMORY])
+def test_a_replacement_that_fails_for_a_while_is_not_forgotten(status, monkeypatch):
+    """Each step raises until the offloader takes it; none runs on the bytes of before."""
+    replace, left = Offloader.replace, [3 * 2]
+
+    def fails_for_a_while(self, *arguments):
+        if left[0]:
+            left[0] -= 1
+            raise make(status, "not now")
+        replace(self, *arguments)
+
+    pair = Pair()
+    pair.up()
+    pair.edit(by_assignment, [0])
+    monkeypatch.setattr(Offloader, "replace", fails_for_a_while)
+    for _ in range(3):
+        with pytest.raises(WeighbridgeError, match="read where they are until it can: not now"):
+            pair.model(pair.x)
+        pair.check_state("while it cannot be taken")
+    pair.check("when it is")
+    pair.down()
+    pair.check("elsewhere")
     pair.remove()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..errors import WeighbridgeError, make
+from ..errors import Status, WeighbridgeError, make
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
 from ._weight import Holder, Weight, Where, inner_tensors, version_of
 
@@ -55,8 +55,8 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
 
 def _take_moved(weights: Weights) -> None:
     """Takes the bytes of weights that were given other memory. If that fails, they are read there,
-    and taken later; but with fixed addresses, where it always would, they have those of before,
-    unless their objects have become more than bytes."""
+    and taken later; but those that fixed addresses never take have the bytes of before, unless
+    their objects have become more than bytes."""
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
@@ -79,7 +79,8 @@ def _take_moved(weights: Weights) -> None:
                 weights.replace(weight, weight.tensor)
             except WeighbridgeError as error:
                 refused[weight] = error
-                weight.apart = not (weights.plan_is_fixed and _is_plain(weight.tensor))
+                never = weights.plan_is_fixed and error.status == Status.NOT_SUPPORTED
+                weight.apart = not (never and _is_plain(weight.tensor))
     if refused:
         raise _refusal(refused) from next(iter(refused.values()))
 
