@@ -19,7 +19,7 @@ def run(folder: Path, name: str, *arguments: str) -> str:
     include, search = f"-I{ROOT / 'include'}", f"-Wl,-rpath,{folder}"
     compiler = os.environ.get("CC", "cc")
     subprocess.run(
-        [compiler, "-O2", include, source, "-o", program, str(library), search], check=True
+        [compiler, "-O2", include, source, "-o", program, str(library), search, "-ldl"], check=True
     )
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -24,6 +24,7 @@ from typing import Any
 import accelerate
 import torch
 import transformers
+from by_hand import ByHand, Identity
 
 import link
 import llama
@@ -278,50 +279,54 @@ class Bench:
             )
 
     def host_cost(self, folder: Path) -> None:
-        """Measures the host time of a step, in C and through PyTorch hooks.
+        """Measures the host time of a step in C and through hooks, beside the driver's calls
+        alone and hooks by hand.
 
         Of the runs the fastest counts: other programs only ever slow one down.
         """
         lines = native.run(folder, "offload_cost", "cuda:0", "5").split()
         numbers = [float(number) for number in lines]
         what = "acquire and release of a group of one parameter, in C"
-        self.report.figure("step.cost", numbers[0::3], "us", what)
+        self.report.figure("step.cost", numbers[0::4], "us", what)
         what = "the same of a group of 1,000 parameters"
-        self.report.figure("step.cost.many", numbers[1::3], "us", what)
-        self.report.figure("plan.million", numbers[2::3], "s", "wb_plan_new, in C")
-        few, many, plan = (min(numbers[at::3]) for at in range(3))
-        self.report.bar("acquire and release in C (us)", few, "<=", 8)
+        self.report.figure("step.cost.many", numbers[1::4], "us", what)
+        what = "the driver's calls for it alone: two waits, two records and a copy"
+        self.report.figure("step.cost.calls", numbers[2::4], "us", what)
+        self.report.figure("plan.million", numbers[3::4], "s", "wb_plan_new, in C")
+        few, many, calls, plan = (min(numbers[at::4]) for at in range(4))
+        self.report.bar(
+            "acquire and release in C over the driver's calls alone", few / calls, "<=", 2
+        )
         self.report.bar("cost with 1,000 parameters over one", many / few, "<=", 1.1)
         self.report.bar("plan of a million parameters (s)", plan, "<=", 2)
 
-        class Identity(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.weight = torch.nn.Parameter(torch.zeros(64, device="cuda"))
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return x
-
-        model = torch.nn.Sequential(*[Identity() for _ in range(8)]).requires_grad_(False)
-        x = torch.zeros(1, device="cuda")
-
-        def host_seconds() -> list[float]:
+        def least(model: torch.nn.Module) -> float:
             taken = []
             for _ in range(60):
                 start = time.perf_counter()
                 model(x)
                 taken.append(time.perf_counter() - start)
                 torch.cuda.synchronize()
-            return taken[10:]
+            return 1e6 * min(taken[10:])
 
+        model = torch.nn.Sequential(*[Identity() for _ in range(8)]).requires_grad_(False)
+        x = torch.zeros(1, device="cuda")
+        runs: dict[str, list[float]] = {"hooks": [], "by-hand": []}
         with torch.no_grad():
-            without = min(host_seconds())
-            handle = wt.offload(model, offload_bytes=1 << 20, transfer_mode="prefetch")
-            taken = [1e6 * (seconds - without) / 8 for seconds in host_seconds()]
-            handle.remove()
+            for _ in range(5):
+                without = least(model)
+                handle = wt.offload(model, offload_bytes=1 << 20, transfer_mode="prefetch")
+                runs["hooks"].append((least(model) - without) / 8)
+                handle.remove()
+                by_hand = ByHand(model)
+                runs["by-hand"].append((least(model) - without) / 8)
+                by_hand.remove()
         what = "acquire and release through the hooks of a module, less the module's own time"
-        self.report.figure("step.cost.hooks", taken, "us", what)
-        self.report.bar("acquire and release through PyTorch hooks (us)", min(taken), "<=", 25)
+        self.report.figure("step.cost.hooks", runs["hooks"], "us", what)
+        what = "the same by hooks of eight lines of PyTorch, which check nothing"
+        self.report.figure("step.cost.by-hand", runs["by-hand"], "us", what)
+        ratio = min(runs["hooks"]) / min(runs["by-hand"])
+        self.report.bar("acquire and release through hooks over the same by hand", ratio, "<=", 1.5)
 
 
 def main() -> int:
