@@ -46,6 +46,7 @@ static long long live(const char *kind)
         if (strcmp(kind, memory[i].count) == 0) return (long long)count;
         if (strcmp(kind, memory[i].bytes) == 0) return (long long)bytes;
     }
+    if (strcmp(kind, "unmapped_registrations") == 0) return (long long)registrations_unmapped();
     if (strcmp(kind, "contexts") == 0) return live_contexts();
     if (strcmp(kind, "streams") == 0) return live_streams();
     if (strcmp(kind, "events") == 0) return live_events();

@@ -23,11 +23,11 @@ long long double_calls(const char *name);
 
 /* Returns the number of live objects of a kind in all contexts: "contexts" (with
  * retained primary contexts), "registrations", "registered_bytes",
- * "host_allocations", "host_bytes", "device_allocations", "device_bytes",
- * "streams", "events", "captures", "graphs", "graph execs", "reservations",
- * "physical_memory", "physical_host_bytes"; or "orphans": objects
- * released only by the destruction of their context so far, each of them a leak
- * of the caller. -1: unknown kind. */
+ * "unmapped_registrations" (of memory that is gone), "host_allocations",
+ * "host_bytes", "device_allocations", "device_bytes", "streams", "events",
+ * "captures", "graphs", "graph execs", "reservations", "physical_memory",
+ * "physical_host_bytes"; or "orphans": objects released only by the destruction
+ * of their context so far, each of them a leak of the caller. -1: unknown kind. */
 long long double_live(const char *kind);
 
 /* Returns the symbol name of a CUDA function, by its number from 0 on; NULL: there are fewer. */

@@ -158,6 +158,7 @@ int range_overlaps(uintptr_t start, size_t bytes);
 void range_add(struct range range);
 void range_remove(uintptr_t start);
 size_t ranges_of_kind(enum range_kind kind, size_t *bytes);
+size_t registrations_unmapped(void);
 size_t device_bytes_used(CUdevice device); /* allocations and physical memory */
 struct range *range_of_context(const struct context *context);
 

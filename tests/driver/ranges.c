@@ -72,6 +72,16 @@ size_t ranges_of_kind(enum range_kind kind, size_t *bytes)
     return found;
 }
 
+size_t registrations_unmapped(void)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++) {
+        int registered = ranges[i]->kind == RANGE_REGISTERED;
+        found += registered && !mappings_permit(ranges[i]->start, ranges[i]->bytes, 0);
+    }
+    return found;
+}
+
 size_t device_bytes_used(CUdevice device)
 {
     size_t bytes = physical_bytes(device);

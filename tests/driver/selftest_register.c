@@ -131,6 +131,19 @@ static void anonymous_memory_is_registered_and_made_present(void)
     check(-1, PROT_NONE, MAP_PRIVATE, 0, REFUSED_UNCHANGED);
 }
 
+static void registered_memory_that_is_unmapped_is_counted(void)
+{
+    start();
+    char *memory = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    OK(cuMemHostRegister_v2(memory, BYTES, 0));
+    CHECK_EQUAL(double_live("unmapped_registrations"), 0);
+    munmap(memory + 4 * PAGE, PAGE);
+    CHECK_EQUAL(double_live("unmapped_registrations"), 1);
+    OK(cuMemHostUnregister(memory));
+    CHECK_EQUAL(double_live("unmapped_registrations"), 0);
+    munmap(memory, BYTES);
+}
+
 static void a_range_with_a_gap_is_refused_and_left_unchanged(void)
 {
     start();
@@ -196,6 +209,7 @@ const struct test register_tests[] = {
     TEST(a_shared_writable_mapping_of_a_disk_file_is_refused),
     TEST(a_shared_writable_mapping_of_a_memory_file_is_registered),
     TEST(anonymous_memory_is_registered_and_made_present),
+    TEST(registered_memory_that_is_unmapped_is_counted),
     TEST(a_range_with_a_gap_is_refused_and_left_unchanged),
     TEST(one_invalid_mapping_fails_the_whole_range),
     TEST(a_mapping_past_the_end_of_its_file_is_refused),
