@@ -242,7 +242,7 @@ class Bench:
                 began = time.perf_counter()
                 result = weights.step()
                 self.machine.wait()
-                progress = weights.offloader.resize_progress(self.machine.stream)
+                progress = weights.offloader.resize_advance(self.machine.stream)
                 longest = max(longest, time.perf_counter() - began)
                 weights.check("a step during a resize", result)
                 if progress.pending_units == 0:
@@ -462,7 +462,7 @@ class Bench:
         weights = self.commit(True, len(self.model.layers) - 1, keep)
         label = "kept" if keep else "copied"
         self.figure(f"{label}.commit", [weights.commit_seconds], "all layers but one resident")
-        whole = weights.offloader.resize_progress(self.machine.stream).device_bytes
+        whole = weights.offloader.resize_advance(self.machine.stream).device_bytes
         leave, come = [], []
         for _ in range(2):
             leave.append(weights.resize(weights.slots))

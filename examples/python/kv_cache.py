@@ -128,7 +128,7 @@ def main() -> None:
             if where.type == "cuda":
                 torch.cuda.synchronize()
             milliseconds.append(1e3 * (time.perf_counter() - began))
-            held = handle.offloader.resize_progress().device_bytes
+            held = handle.offloader.resize_advance().device_bytes
             assert held + cache_bytes <= total
             weights.append(held / 2**20)
             caches.append(cache_bytes / 2**20)

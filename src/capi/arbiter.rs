@@ -80,7 +80,7 @@ pub struct wb_arbiter_progress {
     /// Bytes of device memory of all offloaders: never more than the budget, or than before it was
     /// lowered.
     pub device_bytes: u64,
-    /// Bytes of host memory of all offloaders beside their own: see wb_resize_progress.
+    /// Bytes of host memory of all offloaders beside their own: see wb_offloader_resize_progress.
     pub host_bytes: u64,
 }
 
@@ -230,8 +230,8 @@ pub unsafe extern "C" fn wb_arbiter_wait(
     progress: *mut wb_arbiter_progress,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |arbiter: &Arbiter| -> progress {
-        arbiter.wait(Duration::from_millis(timeout_ms.min(86_400_000))).map(shown)
+    call!(error, |arbiter: &Arbiter, timeout_ms: Duration| -> progress {
+        arbiter.wait(timeout_ms).map(shown)
     })
 }
 

@@ -5,6 +5,7 @@
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::capi::handle::{Opaque, borrow, give, share};
 use crate::device::backend::Stream;
@@ -65,6 +66,13 @@ impl<'a> Input<&'a Path> for *const c_char {
     unsafe fn convert(self, name: &str) -> Result<&'a Path> {
         // SAFETY: the contract.
         Ok(Path::new(OsStr::from_bytes(unsafe { bytes(self, name) }?)))
+    }
+}
+
+/// A timeout in milliseconds. A day is as good as no limit, and cannot overflow the clock.
+impl Input<Duration> for u64 {
+    unsafe fn convert(self, _: &str) -> Result<Duration> {
+        Ok(Duration::from_millis(self.min(86_400_000)))
     }
 }
 

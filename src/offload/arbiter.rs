@@ -144,7 +144,7 @@ impl State {
         result?;
         let mut held = Vec::with_capacity(self.members.len());
         for member in &self.members {
-            held.push(member.offloader.resize_progress(member.options.stream)?);
+            held.push(member.offloader.resize_advance(member.options.stream)?);
         }
         for at in 0..self.members.len() {
             let others = self.members.iter().zip(&held).enumerate().filter(|(one, _)| *one != at);
@@ -159,7 +159,7 @@ impl State {
             let bytes = if free >= member.target { member.target } else { member.slot_bytes };
             if bytes <= free && (bytes > member.limit || member.failed) {
                 member.resize(bytes)?;
-                held[at] = member.offloader.resize_progress(member.options.stream)?;
+                held[at] = member.offloader.resize_advance(member.options.stream)?;
             }
         }
         let last = self.members.iter().enumerate().max_by_key(|(_, member)| member.used);
@@ -226,7 +226,7 @@ impl Arbiter {
         if kind(offloader.device()) != kind(&self.device) {
             fail!(WB_ERR_INVALID_ARGUMENT, "the offloader is of another device than the arbiter");
         }
-        let progress = offloader.resize_progress(options.stream)?;
+        let progress = offloader.resize_advance(options.stream)?;
         if progress.pending_units > 0 {
             fail!(
                 WB_ERR_BUSY,

@@ -180,7 +180,7 @@ impl World {
                 offloader.prefer(at, from, bytes, weight).unwrap();
             }
             Operation::Rebalance(pieces) => {
-                let pending = offloader.resize_progress(stream).unwrap().pending_units;
+                let pending = offloader.resize_advance(stream).unwrap().pending_units;
                 let before = self.resident();
                 let done = offloader.rebalance(pieces * PIECE, stream).unwrap();
                 assert!(done.copied_bytes <= pieces * PIECE, "{done:?}");
@@ -190,12 +190,12 @@ impl World {
                 self.check_hottest(done);
             }
             Operation::Resize(pieces) => {
-                let before = offloader.resize_progress(stream).unwrap().device_bytes;
+                let before = offloader.resize_advance(stream).unwrap().device_bytes;
                 self.limit = before.max(pieces * PIECE);
                 offloader.resize(Budget::DeviceBytes(pieces * PIECE), false, stream).unwrap();
             }
             Operation::ResizeOffloaded(pieces) => {
-                let before = offloader.resize_progress(stream).unwrap().device_bytes;
+                let before = offloader.resize_advance(stream).unwrap().device_bytes;
                 let all = offloader.resize_bounds().unwrap().1;
                 self.limit = before.max(all.saturating_sub(pieces * PIECE));
                 offloader.resize(Budget::OffloadBytes(pieces * PIECE), false, stream).unwrap();

@@ -17,7 +17,7 @@ pub(super) const PAUSE: Duration = Duration::from_micros(100);
 
 impl Offloader {
     /// Begins to hold what a budget says: 0 bytes of device memory put the offloader to sleep. Does at
-    /// once what can be done at once; [`Offloader::resize_progress`] goes on. Without `graphs_dropped`,
+    /// once what can be done at once; [`Offloader::resize_advance`] goes on. Without `graphs_dropped`,
     /// every graph that was captured stays right; with it, none is launched again.
     pub fn resize(
         &self,
@@ -146,7 +146,7 @@ impl Offloader {
 
     /// Goes on with a resize, as far as possible without a wait for uses of units. Where graphs exist,
     /// waits for the work queued on the stream.
-    pub fn resize_progress(&self, stream: Stream) -> Result<ResizeProgress> {
+    pub fn resize_advance(&self, stream: Stream) -> Result<ResizeProgress> {
         let mut state = self.state()?;
         let state = &mut *state;
         let Some(addresses) = &mut state.addresses else { return Err(self.no_addresses()) };
@@ -168,7 +168,7 @@ impl Offloader {
     pub fn resize_wait(&self, stream: Stream, timeout: Duration) -> Result<ResizeProgress> {
         let begin = Instant::now();
         loop {
-            let progress = self.resize_progress(stream)?;
+            let progress = self.resize_advance(stream)?;
             if progress.pending_units == 0 {
                 return Ok(progress);
             }

@@ -203,13 +203,13 @@ impl World {
                 device.call(stream, Box::new(sleep)).unwrap();
             }
             Operation::Resize(pieces) => {
-                let before = offloader.resize_progress(stream).unwrap().device_bytes;
+                let before = offloader.resize_advance(stream).unwrap().device_bytes;
                 let budget = if pieces == 12 { 0 } else { self.slots + pieces * PIECE };
                 self.limit = before.max(budget);
                 offloader.resize(Budget::DeviceBytes(budget), false, stream).unwrap();
             }
             Operation::Progress => {
-                offloader.resize_progress(stream).unwrap();
+                offloader.resize_advance(stream).unwrap();
             }
             Operation::Wait => match offloader.resize_wait(stream, Duration::from_millis(20)) {
                 Err(error) => assert_eq!(error.status, WB_ERR_TIMEOUT),

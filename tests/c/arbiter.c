@@ -309,8 +309,9 @@ static void what_cannot_be_shared_is_refused(wb_device *device)
     wb_device *second = NULL;
     wb_arbiter_progress progress = WB_ARBITER_PROGRESS_INIT;
     wb_arbiter_member_info info = WB_ARBITER_MEMBER_INFO_INIT;
-    wb_resize_progress resized = WB_RESIZE_PROGRESS_INIT;
-    wb_resize_options resize = WB_RESIZE_OPTIONS_INIT;
+    wb_offloader_resize_progress resized = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options resize = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    resize.budget_kind = WB_BUDGET_DEVICE_BYTES;
     if (!sharing_begin(&s, device, 0)) return;
     struct bench *b = &s.benches[0];
     CHECK_NULL(wb_arbiter_new(NULL, 1, &other, &error), "device");
@@ -342,7 +343,7 @@ static void what_cannot_be_shared_is_refused(wb_device *device)
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_arbiter_add(other, b->offloader, &options, &error), "already");
     CHECK_ERROR(WB_ERR_BUDGET, wb_arbiter_add(other, s.benches[1].offloader, &options, &error), "holds");
     wb_arbiter_release(other);
-    resize.device_bytes = s.whole;
+    resize.budget_bytes = s.whole;
     CHECK_ERROR(WB_ERR_BUSY, wb_offloader_resize(b->offloader, &resize, b->stream, &resized, &error),
                 "arbiter");
     CHECK_OK(wb_arbiter_remove(s.arbiter, b->offloader, &error));

@@ -32,8 +32,8 @@ static void every_init_macro_is_the_size_and_zeros(wb_device *device)
     CHECK_INIT(wb_offloader_stats, WB_OFFLOADER_STATS_INIT);
     CHECK_INIT(wb_offloader_group_stats, WB_OFFLOADER_GROUP_STATS_INIT);
     CHECK_INIT(wb_offloader_reconcile_result, WB_OFFLOADER_RECONCILE_RESULT_INIT);
-    CHECK_INIT(wb_resize_options, WB_RESIZE_OPTIONS_INIT);
-    CHECK_INIT(wb_resize_progress, WB_RESIZE_PROGRESS_INIT);
+    CHECK_INIT(wb_offloader_resize_options, WB_OFFLOADER_RESIZE_OPTIONS_INIT);
+    CHECK_INIT(wb_offloader_resize_progress, WB_OFFLOADER_RESIZE_PROGRESS_INIT);
     CHECK_INIT(wb_arbiter_options, WB_ARBITER_OPTIONS_INIT);
     CHECK_INIT(wb_arbiter_progress, WB_ARBITER_PROGRESS_INIT);
     CHECK_INIT(wb_arbiter_member_info, WB_ARBITER_MEMBER_INFO_INIT);

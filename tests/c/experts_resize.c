@@ -194,18 +194,19 @@ static uint64_t check_counts(struct mixture *m, uint64_t named, uint64_t steps)
     return hits;
 }
 
-static wb_status try_resize(struct mixture *m, uint64_t bytes, wb_resize_progress *progress)
+static wb_status try_resize(struct mixture *m, uint64_t bytes, wb_offloader_resize_progress *progress)
 {
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    options.device_bytes = bytes;
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = bytes;
     const wb_status status = wb_offloader_resize(m->offloader, &options, m->stream, progress, &error);
     if (status != WB_OK) return status;
     return wb_offloader_resize_wait(m->offloader, m->stream, MINUTE, progress, &error);
 }
 
-static wb_resize_progress resize(struct mixture *m, uint64_t bytes)
+static wb_offloader_resize_progress resize(struct mixture *m, uint64_t bytes)
 {
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     CHECK_OK(try_resize(m, bytes, &progress));
     CHECK_SAME(progress.pending_units, 0);
     CHECK(progress.device_bytes <= bytes);
@@ -225,7 +226,7 @@ static void slots_are_in_the_budget_of_the_plan_and_of_each_resize(wb_device *un
     (void)unused;
     struct mixture m;
     struct sampler sampler;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     wb_device *device = device_with_capacity();
     REQUIRE(device != NULL);
     /* A driver then has what it keeps for itself. */
@@ -248,8 +249,9 @@ static void slots_are_in_the_budget_of_the_plan_and_of_each_resize(wb_device *un
         if (turn % 8 == 7) pieces = 0;
         if (turn % 8 == 3) pieces = 4 + random_below(DENSE_PIECES);
         const uint64_t bytes = pieces * PIECE;
-        wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-        options.device_bytes = bytes;
+        wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+        options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+        options.budget_bytes = bytes;
         set_limit(&sampler, (held > bytes ? held : bytes) + m.others);
         CHECK_OK(wb_offloader_resize(m.offloader, &options, m.stream, &progress, &error));
         if (info_of(&m).slots >= E_TOP && pieces > 0 && progress.pending_units == 0) {
@@ -338,12 +340,13 @@ static void graphs_captured_once_are_right_at_every_size(wb_device *device)
     double_set("WB_DOUBLE_DELAY_US", "20");
     for (int turn = 0; turn < E_TURNS; turn++) {
         const uint64_t pieces = LEAST_PIECES + random_below(DENSE_PIECES + 17);
-        wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-        wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
+        wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+        wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+        options.budget_kind = WB_BUDGET_DEVICE_BYTES;
         uint64_t named = 0, steps = 0;
         const int woken = turn % 5 == 4;
         if (woken) resize(&m, 0);
-        options.device_bytes = pieces * PIECE;
+        options.budget_bytes = pieces * PIECE;
         CHECK_OK(wb_offloader_resize(m.offloader, &options, m.stream, &progress, &error));
         for (unsigned each = woken ? 0 : random_below(3); each > 0; each--) {
             /* The slots change between replays. */
@@ -351,7 +354,7 @@ static void graphs_captured_once_are_right_at_every_size(wb_device *device)
             replay_step(&m, &graphs, (int)each);
             check_layer(&m, (int)each);
             named += named_experts(&m), steps++;
-            CHECK_OK(wb_offloader_resize_progress(m.offloader, m.stream, &progress, &error));
+            CHECK_OK(wb_offloader_resize_advance(m.offloader, m.stream, &progress, &error));
         }
         CHECK_OK(wb_offloader_resize_wait(m.offloader, m.stream, MINUTE, &progress, &error));
         CHECK(progress.device_bytes <= pieces * PIECE);
@@ -369,13 +372,14 @@ static void graphs_captured_once_are_right_at_every_size(wb_device *device)
         CHECK(slots_of(&m, 0).device_address == slot0);
     }
     double_set("WB_DOUBLE_DELAY_US", "0");
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     CHECK_ERROR(WB_ERR_BUDGET, try_resize(&m, (LEAST_PIECES - 1) * PIECE, &progress), "graphs have captured");
     resize(&m, LEAST_PIECES * PIECE);
     CHECK_SAME(info_of(&m).slots, 4);
     graphs_end(&graphs);
-    options.device_bytes = (LEAST_PIECES - 1) * PIECE;
+    options.budget_bytes = (LEAST_PIECES - 1) * PIECE;
     options.graphs_dropped = 1;
     CHECK_OK(wb_offloader_resize(m.offloader, &options, m.stream, &progress, &error));
     CHECK_OK(wb_offloader_resize_wait(m.offloader, m.stream, MINUTE, &progress, &error));
@@ -388,7 +392,7 @@ static void a_cache_keeps_what_was_asked_for_it_and_residents_get_the_rest(wb_de
     struct mixture m;
     if (!mixture_begin(&m, device, (DENSE_PIECES + 8) * PIECE, 8 * PIECE)) return;
     for (uint64_t residents = 0; residents <= DENSE_PIECES; residents += 2) {
-        const wb_resize_progress progress = resize(&m, (residents + 8) * PIECE);
+        const wb_offloader_resize_progress progress = resize(&m, (residents + 8) * PIECE);
         CHECK_SAME(progress.device_bytes, (residents + 8) * PIECE);
         CHECK_SAME(info_of(&m).slots, 8);
     }
@@ -401,13 +405,14 @@ static void a_cache_keeps_what_was_asked_for_it_and_residents_get_the_rest(wb_de
 static void slots_wait_for_the_groups_of_their_experts(wb_device *device)
 {
     struct mixture m;
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     if (!mixture_begin(&m, device, (DENSE_PIECES + 8) * PIECE, 0)) return;
     draw_ids(&m);
     queue_step(&m, 0);
     CHECK_OK(wb_offloader_acquire_group(m.offloader, 1, m.stream, &error));
-    options.device_bytes = (DENSE_PIECES + 5) * PIECE;
+    options.budget_bytes = (DENSE_PIECES + 5) * PIECE;
     CHECK_OK(wb_offloader_resize(m.offloader, &options, m.stream, &progress, &error));
     CHECK_SAME(progress.pending_units, 1);
     CHECK_SAME(progress.pending_bytes, 3 * PIECE);
@@ -506,7 +511,7 @@ static void a_failed_resize_of_slots_goes_on(wb_device *device)
             seed = (unsigned)nth;
             for (int each = 0; each < 5; each++) {
                 const uint64_t bytes = sizes[each] == 0 ? 0 : (DENSE_PIECES + sizes[each]) * PIECE;
-                wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+                wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
                 const uint64_t logged = device_stats(device).errors_logged;
                 snprintf(setting, sizeof setting, "%s:%d:2", functions[function], nth);
                 double_set("WB_DOUBLE_FAIL", setting);

@@ -143,11 +143,11 @@ static wb_status get_quantized(void *to)
 
 static wb_status get_progress(void *to)
 {
-    return wb_offloader_resize_progress(fixed, NULL, (wb_resize_progress *)to, &error);
+    return wb_offloader_resize_advance(fixed, NULL, (wb_offloader_resize_progress *)to, &error);
 }
 static wb_status get_rebalanced(void *to)
 {
-    return wb_offloader_rebalance(fixed, 0, NULL, (wb_rebalance_progress *)to, &error);
+    return wb_offloader_rebalance(fixed, 0, NULL, (wb_offloader_rebalance_progress *)to, &error);
 }
 static wb_status get_arbitrated(void *to)
 {
@@ -219,8 +219,8 @@ static void shorter_output_structs_are_filled_up_to_their_size(wb_device *device
     OUTPUT(wb_offloader_reconcile_result, get_reconciled, 1);
     OUTPUT(wb_quantizer_scales_info, get_scales, 1);
     OUTPUT(wb_quantizer_result, get_quantized, 1);
-    OUTPUT(wb_resize_progress, get_progress, 1);
-    OUTPUT(wb_rebalance_progress, get_rebalanced, 1);
+    OUTPUT(wb_offloader_resize_progress, get_progress, 1);
+    OUTPUT(wb_offloader_rebalance_progress, get_rebalanced, 1);
     OUTPUT(wb_arbiter_progress, get_arbitrated, 1);
     OUTPUT(wb_arbiter_member_info, get_member, 1);
     OUTPUT(wb_expert_cache_size, get_cache_size, 1);
@@ -295,10 +295,10 @@ static wb_status pass_quantize(const void *input)
 
 static wb_status pass_resize(const void *input)
 {
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     if (wb_arbiter_remove(arbiter, fixed, &error) != WB_OK) return error.status;
     wb_status status =
-        wb_offloader_resize(fixed, (const wb_resize_options *)input, NULL, &progress, &error);
+        wb_offloader_resize(fixed, (const wb_offloader_resize_options *)input, NULL, &progress, &error);
     if (status == WB_OK) status = wb_offloader_resize_wait(fixed, NULL, 10000, &progress, &error);
     return status == WB_OK ? wb_arbiter_add(arbiter, fixed, NULL, &error) : status;
 }
@@ -348,7 +348,8 @@ static void missing_input_fields_have_their_defaults(wb_device *device)
     wb_buffer_options buffer_options = WB_BUFFER_OPTIONS_INIT;
     wb_plan_options plan_options = budget_options(WB_BUDGET_OFFLOAD_BYTES, 1 << 20);
     wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
-    wb_resize_options resize_options = WB_RESIZE_OPTIONS_INIT;
+    wb_offloader_resize_options resize_options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    resize_options.budget_kind = WB_BUDGET_DEVICE_BYTES;
     wb_arbiter_options member_options = WB_ARBITER_OPTIONS_INIT;
     wb_expert_cache_options cache_options = WB_EXPERT_CACHE_OPTIONS_INIT;
     wb_expert_route_options route_options = WB_EXPERT_ROUTE_OPTIONS_INIT;
@@ -366,8 +367,8 @@ static void missing_input_fields_have_their_defaults(wb_device *device)
     INPUT(buffer_options, 8, pass_buffer);
     INPUT(plan_options, offsetof(wb_plan_options, slot_bytes), pass_plan);
     INPUT(quantize_options, 8, pass_quantize);
-    resize_options.device_bytes = 1 << 28;
-    INPUT(resize_options, offsetof(wb_resize_options, offload_bytes), pass_resize);
+    resize_options.budget_bytes = 1 << 28;
+    INPUT(resize_options, offsetof(wb_offloader_resize_options, graphs_dropped), pass_resize);
     INPUT(member_options, 8, pass_member);
     INPUT(cache_options, offsetof(wb_expert_cache_options, device_bytes), pass_cache);
     INPUT(route_options, 8, pass_route);

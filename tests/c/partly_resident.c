@@ -121,17 +121,17 @@ static void *captured_reads(struct pieces *p)
     return exec;
 }
 
-static wb_rebalance_progress rebalance(struct pieces *p, uint64_t max_bytes)
+static wb_offloader_rebalance_progress rebalance(struct pieces *p, uint64_t max_bytes)
 {
-    wb_rebalance_progress progress = WB_REBALANCE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress progress = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
     CHECK_OK(wb_offloader_rebalance(p->offloader, max_bytes, p->stream, &progress, &error));
     CHECK(progress.moved_bytes <= max_bytes);
     return progress;
 }
 
-static wb_rebalance_progress rebalance_fully(struct pieces *p)
+static wb_offloader_rebalance_progress rebalance_fully(struct pieces *p)
 {
-    wb_rebalance_progress progress = rebalance(p, 4 * PIECE);
+    wb_offloader_rebalance_progress progress = rebalance(p, 4 * PIECE);
     for (int turn = 0; turn < 100000 && progress.pending_bytes > 0; turn++) {
         sleep_ms(1);
         progress = rebalance(p, 4 * PIECE);
@@ -203,22 +203,23 @@ static void pieces_move_under_steps_and_graphs(wb_device *device)
         rebalance(&p, random_below(5) * PIECE);
         check_read(&p, turn % 2 ? graph : NULL);
         if (turn % 5 == 0) {
-            wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-            wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-            to.device_bytes = random_below(ALL + 1) * PIECE;
+            wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+            to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+            wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+            to.budget_bytes = random_below(ALL + 1) * PIECE;
             CHECK_OK(wb_offloader_resize(p.offloader, &to, p.stream, &progress, &error));
             CHECK_OK(wb_offloader_resize_wait(p.offloader, p.stream, MINUTE, &progress, &error));
-            CHECK_SAME(progress.device_bytes, to.device_bytes);
-            CHECK_SAME(progress.host_bytes, ALL * PIECE - to.device_bytes);
-            if (to.device_bytes == 0) { /* asleep */
-                to.device_bytes = 4 * PIECE;
+            CHECK_SAME(progress.device_bytes, to.budget_bytes);
+            CHECK_SAME(progress.host_bytes, ALL * PIECE - to.budget_bytes);
+            if (to.budget_bytes == 0) { /* asleep */
+                to.budget_bytes = 4 * PIECE;
                 CHECK_OK(wb_offloader_resize(p.offloader, &to, p.stream, &progress, &error));
                 CHECK_OK(wb_offloader_resize_wait(p.offloader, p.stream, MINUTE, &progress, &error));
             }
             check_read(&p, graph);
         }
     }
-    const wb_rebalance_progress progress = rebalance_fully(&p);
+    const wb_offloader_rebalance_progress progress = rebalance_fully(&p);
     check_totals(&p, progress.device_bytes);
     check_read(&p, graph);
     double_set("WB_DOUBLE_DELAY_US", "0");
@@ -349,7 +350,7 @@ static void a_failed_rebalance_goes_on(wb_device *device)
             snprintf(setting, sizeof setting, "%s:%d:2", functions[function], nth);
             double_set("WB_DOUBLE_FAIL", setting);
             for (int turn = 0; turn < 10000 && !is_done; turn++) {
-                wb_rebalance_progress progress = WB_REBALANCE_PROGRESS_INIT;
+                wb_offloader_rebalance_progress progress = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
                 const wb_status status = wb_offloader_rebalance(p.offloader, 2 * PIECE, p.stream,
                                                                 &progress, &error);
                 seen += status != WB_OK;
@@ -376,7 +377,7 @@ static void what_cannot_be_preferred_is_refused(wb_device *device)
 {
     struct bench b;
     struct pieces p;
-    wb_rebalance_progress progress = WB_REBALANCE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress progress = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
     if (!pieces_begin(&p, device, 3 * PIECE)) return;
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE, wb_offloader_prefer(p.offloader, WEIGHTS, 0, 1, 1, &error), "there are");
     CHECK_ERROR(WB_ERR_OUT_OF_RANGE,

@@ -5,24 +5,25 @@
 
 enum { RESIZES = 100, MANY_RESIZES = 1000 };
 
-static wb_resize_options to_bytes(uint64_t bytes)
+static wb_offloader_resize_options to_bytes(uint64_t bytes)
 {
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    options.device_bytes = bytes;
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = bytes;
     return options;
 }
 
-static wb_resize_progress progress_of(struct bench *b)
+static wb_offloader_resize_progress progress_of(struct bench *b)
 {
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-    CHECK_OK(wb_offloader_resize_progress(b->offloader, b->stream, &progress, &error));
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    CHECK_OK(wb_offloader_resize_advance(b->offloader, b->stream, &progress, &error));
     return progress;
 }
 
-static wb_resize_progress resize(struct bench *b, uint64_t bytes)
+static wb_offloader_resize_progress resize(struct bench *b, uint64_t bytes)
 {
-    wb_resize_options options = to_bytes(bytes);
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = to_bytes(bytes);
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     CHECK_OK(wb_offloader_resize(b->offloader, &options, b->stream, &progress, &error));
     CHECK_OK(wb_offloader_resize_wait(b->offloader, b->stream, MINUTE, &progress, &error));
     CHECK_SAME(progress.pending_units, 0);
@@ -53,10 +54,10 @@ static void steps_are_right_at_every_budget(wb_device *device)
             CHECK(tensor->dl_tensor.data == b.slots[variant % GROUPS]);
         }
         for (int turn = 0; turn < 25; turn++) {
-            wb_resize_options options = to_bytes(any_budget(&first));
-            wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+            wb_offloader_resize_options options = to_bytes(any_budget(&first));
+            wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
             uint64_t held = progress_of(&b).device_bytes;
-            uint64_t most = held > options.device_bytes ? held : options.device_bytes;
+            uint64_t most = held > options.budget_bytes ? held : options.budget_bytes;
             eager(&b, orders[random_below(ORDERS)]);
             CHECK_OK(wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error));
             CHECK(progress.device_bytes <= most);
@@ -66,7 +67,7 @@ static void steps_are_right_at_every_budget(wb_device *device)
             }
             if (random_below(2)) {
                 CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
-                CHECK(progress.device_bytes <= options.device_bytes);
+                CHECK(progress.device_bytes <= options.budget_bytes);
                 CHECK_SAME(progress.pending_units, 0);
             }
             eager(&b, orders[random_below(ORDERS)]);
@@ -96,8 +97,8 @@ static void no_budget_is_exceeded_at_any_moment(wb_device *unused)
     seed = 7;
     double_set("WB_DOUBLE_DELAY_US", "50");
     for (int turn = 0; turn < 200; turn++) {
-        wb_resize_options to = to_bytes(turn % 9 == 0 ? 0 : any_budget(&first));
-        wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+        wb_offloader_resize_options to = to_bytes(turn % 9 == 0 ? 0 : any_budget(&first));
+        wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
         set_limit(&sampler, held > to.device_bytes ? held : to.device_bytes);
         CHECK_OK(wb_offloader_resize(b.offloader, &to, b.stream, &progress, &error));
         for (unsigned each = random_below(3); each > 0 && to.device_bytes > 0; each--) {
@@ -138,11 +139,11 @@ static void graphs_are_right_at_every_budget(wb_device *device)
         resize(&b, first.slot_bytes + (RESIDENT + 2) * PIECE);
         graphs[2] = captured(&b, orders[1]);
         for (int turn = 0; turn < (depth == 2 ? many : RESIZES); turn++) {
-            wb_resize_options options = to_bytes(any_budget(&first));
-            wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+            wb_offloader_resize_options options = to_bytes(any_budget(&first));
+            wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
             if (random_below(10) == 0) {
                 resize(&b, 0);
-                resize(&b, options.device_bytes);
+                resize(&b, options.budget_bytes);
             }
             CHECK_OK(wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error));
             for (int each = 0; each < 3; each++) replay(&b, &graphs[each]);
@@ -171,8 +172,8 @@ static void units_return_to_slots_once_graphs_are_dropped(wb_device *device)
     replay(&b, &graph);
     check_reads(&b, "in place", 1);
     graph_end(&b, &graph);
-    wb_resize_options options = to_bytes(slots + RESIDENT * PIECE);
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = to_bytes(slots + RESIDENT * PIECE);
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     options.graphs_dropped = 1;
     CHECK_OK(wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error));
     CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
@@ -202,7 +203,7 @@ static void an_info_says_what_is_behind_an_address(wb_device *device)
     struct bench b;
     int32_t placements[GROUPS];
     uint64_t group = GROUPS;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
     for (uint64_t at = 0; at < GROUPS; at++) {
         wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
@@ -217,7 +218,7 @@ static void an_info_says_what_is_behind_an_address(wb_device *device)
     for (uint64_t at = 0; at < GROUPS; at++) {
         CHECK_OK(wb_offloader_acquire_group(b.offloader, at, b.stream, &error));
     }
-    wb_resize_options least = to_bytes(slots + RESIDENT * PIECE);
+    wb_offloader_resize_options least = to_bytes(slots + RESIDENT * PIECE);
     CHECK_OK(wb_offloader_resize(b.offloader, &least, b.stream, &progress, &error));
     CHECK(progress.pending_units > 0);
     check_states(&b, placements, WB_ADDRESS_OWN | WB_ADDRESS_MOVING, WB_ADDRESS_OWN);
@@ -241,7 +242,7 @@ static void an_info_says_what_is_behind_an_address(wb_device *device)
         check_states(&b, placements, WB_ADDRESS_OWN | copied, WB_ADDRESS_OWN);
         replay(&b, &graph);
         graph_end(&b, &graph);
-        wb_resize_options dropped = to_bytes(whole);
+        wb_offloader_resize_options dropped = to_bytes(whole);
         dropped.graphs_dropped = 1;
         CHECK_OK(wb_offloader_resize(b.offloader, &dropped, b.stream, &progress, &error));
         check_states(&b, placements, WB_ADDRESS_OWN, WB_ADDRESS_OWN);
@@ -260,8 +261,8 @@ static void graphs_may_be_dropped_by_going_to_sleep(wb_device *device)
 {
     for (int asleep = 0; asleep < 2; asleep++) {
         struct bench b;
-        wb_resize_options sleep = to_bytes(0);
-        wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+        wb_offloader_resize_options sleep = to_bytes(0);
+        wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
         if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
         const uint64_t least = stats_of(&b).slot_bytes + RESIDENT * PIECE;
         resize(&b, least + OFFLOADED * PIECE);
@@ -344,10 +345,10 @@ static void freed_memory_is_free(wb_device *unused)
 static void an_acquired_group_moves_when_it_is_released(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 1)) return;
-    const wb_resize_options sleep = to_bytes(0);
-    wb_resize_options least = to_bytes(stats_of(&b).slot_bytes);
+    const wb_offloader_resize_options sleep = to_bytes(0);
+    wb_offloader_resize_options least = to_bytes(stats_of(&b).slot_bytes);
     uint64_t before = progress_of(&b).device_bytes;
     int step = new_step(&b, orders[0]);
     for (uint64_t group = 0; group < GROUPS; group++) {
@@ -500,7 +501,7 @@ static void a_failed_resize_goes_on(wb_device *device)
         for (int nth = 1; nth <= 20; nth++) {
             struct bench b;
             char setting[64];
-            wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+            wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
             if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, nth % 2)) return;
             uint64_t slots = stats_of(&b).slot_bytes;
             const uint64_t budgets[] = {slots + GROUPS * PIECE, slots, 0, slots + GROUPS * PIECE};
@@ -509,7 +510,7 @@ static void a_failed_resize_goes_on(wb_device *device)
             snprintf(setting, sizeof setting, "%s:%d:2", functions[function], nth);
             double_set("WB_DOUBLE_FAIL", setting);
             for (int each = 0; each < 4; each++) {
-                wb_resize_options options = to_bytes(budgets[each]);
+                wb_offloader_resize_options options = to_bytes(budgets[each]);
                 for (int retry = 0; retry < 3; retry++) {
                     if (wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error) ==
                             WB_OK &&
@@ -550,7 +551,7 @@ static void a_failed_release_is_repeated(wb_device *device)
             struct bench b;
             char setting[64];
             const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
-            wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+            wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
             const uint64_t logged = device_stats(device).errors_logged;
             if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, nth % 2)) return;
             uint64_t slots = stats_of(&b).slot_bytes;
@@ -558,7 +559,7 @@ static void a_failed_release_is_repeated(wb_device *device)
             snprintf(setting, sizeof setting, "%s:%d:999", functions[function], nth);
             double_set("WB_DOUBLE_FAIL", setting);
             for (int each = 0; each < 4; each++) {
-                wb_resize_options options = to_bytes(budgets[each]);
+                wb_offloader_resize_options options = to_bytes(budgets[each]);
                 for (int retry = 0; retry < 2; retry++) {
                     if (wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error) ==
                             WB_OK &&
@@ -594,11 +595,11 @@ static void a_destroyed_context_ends_a_resize(wb_device *unused)
     wb_device *device = NULL;
     struct bench b;
     const wb_device_stats nothing = WB_DEVICE_STATS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     REQUIRE(driver_function("cuDevicePrimaryCtxReset_v2", &reset));
     REQUIRE_OK(wb_device_open(test_device(), NULL, &device, &error));
     if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
-    wb_resize_options options = to_bytes(stats_of(&b).slot_bytes + GROUPS * PIECE);
+    wb_offloader_resize_options options = to_bytes(stats_of(&b).slot_bytes + GROUPS * PIECE);
     double_set("WB_DOUBLE_DELAY_US", "2000");
     CHECK_OK(wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error));
     CHECK(progress.pending_units > 0);
@@ -621,19 +622,19 @@ static void a_destroyed_context_ends_a_resize(wb_device *unused)
 static void what_cannot_be_resized_is_refused(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-    wb_resize_options options = to_bytes(64 * PIECE);
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = to_bytes(64 * PIECE);
     if (!bench_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2)) return;
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
                 wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error),
                 "fixed_addresses");
     CHECK_ERROR(WB_ERR_NOT_SUPPORTED,
-                wb_offloader_resize_progress(b.offloader, b.stream, &progress, &error),
+                wb_offloader_resize_advance(b.offloader, b.stream, &progress, &error),
                 "fixed_addresses");
     bench_end(&b);
     if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
     uint64_t slots = stats_of(&b).slot_bytes;
-    options.device_bytes = slots - 1;
+    options.budget_bytes = slots - 1;
     CHECK_ERROR(WB_ERR_BUDGET,
                 wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error), "slots need");
     options.reserved[0] = 1;

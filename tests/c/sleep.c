@@ -21,7 +21,7 @@ static int begin(struct bench *b, wb_device *device)
                                  layout_of(WB_DTYPE_U8, 1, small, NULL, 0)};
     wb_parameter parameters[LARGE + 1];
     wb_plan_options options = WB_PLAN_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     wb_plan *plan = NULL;
     memset(b, 0, sizeof *b);
     b->device = device;
@@ -44,7 +44,7 @@ static int begin(struct bench *b, wb_device *device)
     const int made = CHECK_OK(wb_device_stream_new(device, &b->stream, &error)) &&
                      CHECK_OK(wb_plan_new(device, parameters, LARGE + 1, &options, &plan, &error)) &&
                      CHECK_OK(wb_offloader_new(plan, b->stream, NULL, &b->offloader, &error)) &&
-                     CHECK_OK(wb_offloader_resize_progress(b->offloader, b->stream, &progress, &error));
+                     CHECK_OK(wb_offloader_resize_advance(b->offloader, b->stream, &progress, &error));
     wb_plan_release(plan);
     b->whole = progress.device_bytes;
     return CHECK(made && b->whole > LARGE * LARGE_BYTES);
@@ -57,16 +57,17 @@ static void end(struct bench *b)
     free(b->bytes);
 }
 
-static wb_status begin_resize(struct bench *b, uint64_t bytes, wb_resize_progress *progress)
+static wb_status begin_resize(struct bench *b, uint64_t bytes, wb_offloader_resize_progress *progress)
 {
-    const wb_resize_progress none = WB_RESIZE_PROGRESS_INIT;
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    options.device_bytes = bytes;
+    const wb_offloader_resize_progress none = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = bytes;
     *progress = none;
     return wb_offloader_resize(b->offloader, &options, b->stream, progress, &error);
 }
 
-static wb_status resize(struct bench *b, uint64_t bytes, wb_resize_progress *progress)
+static wb_status resize(struct bench *b, uint64_t bytes, wb_offloader_resize_progress *progress)
 {
     const wb_status status = begin_resize(b, bytes, progress);
     if (status != WB_OK) return status;
@@ -93,7 +94,7 @@ static void check_awake(struct bench *b)
 static void the_bytes_are_there_after_each_night(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress;
+    wb_offloader_resize_progress progress;
     if (!begin(&b, device)) return;
     const wb_device_stats awake = device_stats(device);
     for (int night = 0; night < 3; night++) {
@@ -114,7 +115,7 @@ static void the_bytes_are_there_after_each_night(wb_device *device)
 static void asleep_nothing_is_pinned(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress;
+    wb_offloader_resize_progress progress;
     if (!begin(&b, device)) return;
     const wb_device_stats awake = device_stats(device);
     const long long calls = double_called("cuMemHostRegister_v2");
@@ -138,13 +139,13 @@ static void asleep_nothing_is_pinned(wb_device *device)
 static void minds_may_change(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress;
+    wb_offloader_resize_progress progress;
     if (!begin(&b, device)) return;
     const wb_device_stats awake = device_stats(device);
     for (int turn = 0; turn < 16; turn++) {
         CHECK_OK(begin_resize(&b, 0, &progress));
         for (int looks = turn % 6; looks > 0; looks--) {
-            CHECK_OK(wb_offloader_resize_progress(b.offloader, b.stream, &progress, &error));
+            CHECK_OK(wb_offloader_resize_advance(b.offloader, b.stream, &progress, &error));
             if (turn % 4 > 1) sleep_ms(1);
         }
         CHECK_OK(resize(&b, b.whole, &progress));
@@ -161,11 +162,11 @@ static void an_offloader_may_end_in_a_resize(wb_device *device)
     const wb_device_stats before = device_stats(device);
     for (int turn = 0; turn < 4; turn++) {
         struct bench b;
-        wb_resize_progress progress;
+        wb_offloader_resize_progress progress;
         if (!begin(&b, device)) return;
         CHECK_OK(begin_resize(&b, 0, &progress));
         CHECK(progress.pending_units > 0);
-        if (turn % 2) CHECK_OK(wb_offloader_resize_progress(b.offloader, b.stream, &progress, &error));
+        if (turn % 2) CHECK_OK(wb_offloader_resize_advance(b.offloader, b.stream, &progress, &error));
         end(&b);
         CHECK_OK(wb_device_drain(device, MINUTE, &error));
         CHECK_STATS(device, before);
@@ -183,7 +184,7 @@ static double seconds(void)
 static void the_caller_does_not_wait(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress;
+    wb_offloader_resize_progress progress;
     if (!begin(&b, device)) return;
     const uint64_t sizes[] = {0, b.whole};
     for (int at = 0; at < 2; at++) {
@@ -205,7 +206,7 @@ static void the_caller_does_not_wait(wb_device *device)
 static void a_resize_to_elsewhere_ends_the_copies(wb_device *device)
 {
     struct bench b;
-    wb_resize_progress progress;
+    wb_offloader_resize_progress progress;
     if (!begin(&b, device)) return;
     double_set("WB_DOUBLE_FAIL", "cuMemHostRegister_v2:1:hang200,cuMemcpyAsync:1:hang2000");
     const double began = seconds();
@@ -226,7 +227,7 @@ static void a_resize_that_fails_goes_on(wb_device *device)
                                            "cuEventCreate:7:2"};
     for (size_t at = 0; at < sizeof failures / sizeof *failures; at++) {
         struct bench b;
-        wb_resize_progress progress;
+        wb_offloader_resize_progress progress;
         if (!begin(&b, device)) return;
         const wb_device_stats awake = device_stats(device);
         const uint64_t sizes[] = {0, b.whole};

@@ -6,7 +6,7 @@
 enum { LARGE = 4, PIECE = 2 << 20, MINUTE = 60000 };
 #define WINDOWS_BYTES ((uint64_t)64 << 20)
 
-static wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+static wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
 
 /* Three with slots, of which two are there at a time, and one that the plan keeps on the device. The first and
  * the third pass through windows. */
@@ -30,8 +30,9 @@ static wb_plan_options large_weights(void)
 
 static wb_status try_resize(uint64_t bytes)
 {
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    to.device_bytes = bytes;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    to.budget_bytes = bytes;
     const wb_status status = wb_offloader_resize(all.offloader, &to, all.stream, &progress,
                                                  &error);
     if (status != WB_OK) return status;
@@ -62,7 +63,8 @@ static void check_reading(void)
 static void windows_are_in_every_budget(wb_device *device)
 {
     wb_plan_info plan = WB_PLAN_INFO_INIT;
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
     REQUIRE(compressed_begin(device, large_weights()));
     CHECK_OK(wb_plan_get_info(all.plan, &plan, &error));
     const uint64_t least = stats_now().slot_bytes;
@@ -80,7 +82,7 @@ static void windows_are_in_every_budget(wb_device *device)
     CHECK_SAME(whole.peak_slot_bytes, least);
     check_all();
     CHECK_SAME(stats_now().moved_bytes, whole.moved_bytes); /* nothing crosses the link */
-    to.device_bytes = least - 1;
+    to.budget_bytes = least - 1;
     CHECK_ERROR(WB_ERR_BUDGET, wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error),
                 "slots need");
     resize(least);
@@ -89,8 +91,8 @@ static void windows_are_in_every_budget(wb_device *device)
     const wb_offloader_stats slots = stats_now();
     CHECK(slots.moved_encoded_bytes > whole.moved_encoded_bytes);
     CHECK(slots.moved_bytes - whole.moved_bytes < 3 * MOST_BYTES); /* compressed */
-    to.device_bytes = 0;
-    to.offload_bytes = 4 * PIECE;
+    to.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    to.budget_bytes = 4 * PIECE;
     CHECK_OK(wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error));
     CHECK_OK(wb_offloader_resize_wait(all.offloader, all.stream, MINUTE, &progress, &error));
     CHECK_SAME(progress.device_bytes, least + (3 + 1) * PIECE);
@@ -150,7 +152,8 @@ static void every_content_is_right_at_every_budget(wb_device *device)
 static void a_unit_that_leaves_is_sent_elsewhere(wb_device *device)
 {
     struct captures captures;
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
     REQUIRE(compressed_begin(device, large_weights()));
     REQUIRE(CHECK(captures_begin(&captures)));
     unsigned char *back = (unsigned char *)buffer_info(all.back).data;
@@ -159,12 +162,12 @@ static void a_unit_that_leaves_is_sent_elsewhere(wb_device *device)
     void *exec = capture_read(&captures, 2);
     double_set("WB_DOUBLE_DELAY_US", "2000");
     for (int turn = 0; turn < 6; turn++) {
-        to.device_bytes = least;
+        to.budget_bytes = least;
         CHECK_OK(wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error));
         CHECK(progress.pending_units > 0);
-        to.device_bytes = turn % 2 ? whole : 0;
+        to.budget_bytes = turn % 2 ? whole : 0;
         CHECK_OK(wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error));
-        resize(to.device_bytes);
+        resize(to.budget_bytes);
         resize(turn % 3 ? least : whole);
         memset(back, 0xee, MOST_BYTES);
         CHECK(captures.launch(exec, all.stream) == 0);

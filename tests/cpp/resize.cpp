@@ -67,7 +67,7 @@ TEST("a resized offloader holds what it may, and its addresses stay") {
     CHECK(offloader.resize_wait(patience, fixed.stream.get()).value().device_bytes ==
           fixed.slots + 2 * piece);
     CHECK_STATUS(WB_ERR_BUDGET, offloader.resize(fixed.slots - 1, fixed.stream.get()));
-    CHECK(offloader.resize_progress(fixed.stream.get()).value().pending_units == 0);
+    CHECK(offloader.resize_advance(fixed.stream.get()).value().pending_units == 0);
     fixed.check_step();
   }
   fixtures::check_nothing_left(device);

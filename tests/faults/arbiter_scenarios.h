@@ -47,7 +47,7 @@ static void shares(struct world *world)
                                    {world->device, NULL, NULL, NULL, NULL}};
     wb_arbiter *arbiter = NULL;
     wb_arbiter_progress progress = WB_ARBITER_PROGRESS_INIT;
-    wb_resize_progress held = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_progress held = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     model_init(&model);
     options.fixed_addresses = WB_TRISTATE_ON;
     world->works_beside = 1;
@@ -90,7 +90,7 @@ static void shares(struct world *world)
         if (!other.asleep && !steps_shared(world, &all[1 - at])) goto out;
     }
     STEP(wb_arbiter_remove(arbiter, all[0].offloader, &error));
-    STEP(wb_offloader_resize_progress(all[0].offloader, all[0].stream, &held, &error));
+    STEP(wb_offloader_resize_advance(all[0].offloader, all[0].stream, &held, &error));
     world->resizes = 0;
     world->most_device_bytes = 0;
     wb_arbiter_release(arbiter);

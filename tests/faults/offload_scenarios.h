@@ -60,8 +60,9 @@ static void resizes(struct world *world)
 {
     wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     model_init(&model);
     options.budget_bytes = 2 * 5120 * EACH; /* of two layers */
     options.fixed_addresses = WB_TRISTATE_ON;
@@ -71,12 +72,12 @@ static void resizes(struct world *world)
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, LAYERS * BYTES, NULL, &o.back, &error));
     unsigned char *back = (unsigned char *)buffer_info(o.back).data;
-    STEP(wb_offloader_resize_progress(o.offloader, o.stream, &progress, &error));
+    STEP(wb_offloader_resize_advance(o.offloader, o.stream, &progress, &error));
     const uint64_t whole = LAYERS * PIECE + stats_of(&o).slot_bytes;
     const uint64_t budgets[] = {whole, stats_of(&o).slot_bytes, 0, whole};
     uint64_t before = progress.device_bytes;
     for (int turn = 0; turn < 4; turn++) {
-        to.device_bytes = budgets[turn];
+        to.budget_bytes = budgets[turn];
         world->resizes = 1;
         world->most_device_bytes = before > budgets[turn] ? before : budgets[turn];
         STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
@@ -125,8 +126,9 @@ static void sleeps(struct world *world)
     wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     for (int at = 0; at < LARGE; at++) bytes[at] = (unsigned char)(at % 251 + at / 4099);
     for (int at = 0; at < 2; at++) {
         parameters[at] = empty;
@@ -145,10 +147,10 @@ static void sleeps(struct world *world)
     STEP(wb_offloader_new(o.plan, o.stream, NULL, &o.offloader, &error));
     STEP(wb_buffer_alloc(o.device, LARGE, NULL, &o.back, &error));
     unsigned char *back = (unsigned char *)buffer_info(o.back).data;
-    STEP(wb_offloader_resize_progress(o.offloader, o.stream, &progress, &error));
+    STEP(wb_offloader_resize_advance(o.offloader, o.stream, &progress, &error));
     const uint64_t budgets[] = {0, progress.device_bytes};
     for (int turn = 0; turn < 2; turn++) {
-        to.device_bytes = budgets[turn];
+        to.budget_bytes = budgets[turn];
         world->resizes = 1;
         world->most_device_bytes = budgets[1];
         STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
@@ -185,9 +187,10 @@ static void moves_pieces(struct world *world)
     wb_parameter parameter = WB_PARAMETER_INIT;
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
     wb_offloader_parameter_info info = WB_OFFLOADER_PARAMETER_INFO_INIT;
-    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress moved = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     for (int at = 0; at < COUNT_OF_PIECES; at++) memset(bytes + at * PIECE, 1 + at, PIECE);
     parameter.name = parameter.group = "table";
     parameter.layout = &layout;
@@ -210,16 +213,16 @@ static void moves_pieces(struct world *world)
             STEP(wb_offloader_rebalance(o.offloader, PIECE, o.stream, &moved, &error));
             sleep_ms(2); /* the copies end, so that few calls ask for that */
         } while (moved.pending_bytes > 0);
-        to.device_bytes = (turn == 0 ? 1 : 2) * PIECE;
+        to.budget_bytes = (turn == 0 ? 1 : 2) * PIECE;
         STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
         sleep_ms(2);
         STEP(wb_offloader_resize_wait(o.offloader, o.stream, 10000, &progress, &error));
         world->resizes = 0;
         world->most_device_bytes = 0;
-        CHECK_SAME(progress.device_bytes, to.device_bytes);
+        CHECK_SAME(progress.device_bytes, to.budget_bytes);
         CHECK_SAME(device_stats(o.device).device_bytes, progress.device_bytes);
         CHECK_OK(wb_offloader_get_parameter_info(o.offloader, 0, &info, &error));
-        CHECK_SAME(info.resident_bytes, to.device_bytes);
+        CHECK_SAME(info.resident_bytes, to.budget_bytes);
         memset(back, 0xEE, COUNT_OF_PIECES * 64);
         STEP(wb_offloader_acquire_group(o.offloader, 0, o.stream, &error));
         for (int at = 0; at < COUNT_OF_PIECES; at++) {
@@ -269,8 +272,9 @@ static void offloads_compressed_weights(struct world *world, uint64_t count, int
     wb_parameter parameters[2] = {WB_PARAMETER_INIT, WB_PARAMETER_INIT};
     wb_plan_info plan = WB_PLAN_INFO_INIT;
     struct offload o = {world->device, NULL, NULL, NULL, NULL};
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     options.fixed_addresses = fixed ? WB_TRISTATE_ON : WB_TRISTATE_AUTO;
     options.compress = WB_COMPRESS_SELECTED;
     options.compress_select = every;
@@ -313,16 +317,16 @@ static void offloads_compressed_weights(struct world *world, uint64_t count, int
             CHECK(memcmp(read, expected, count) == 0);
         }
         for (int turn = 0; turn < 2 && fixed; turn++) {
-            to.device_bytes = budgets[step][turn];
+            to.budget_bytes = budgets[step][turn];
             world->resizes = 1;
-            world->most_device_bytes = before > to.device_bytes ? before : to.device_bytes;
+            world->most_device_bytes = before > to.budget_bytes ? before : to.budget_bytes;
             STEP(wb_offloader_resize(o.offloader, &to, o.stream, &progress, &error));
             sleep_ms(2); /* the copies end, so that few calls ask for that */
             STEP(wb_offloader_resize_wait(o.offloader, o.stream, 10000, &progress, &error));
             world->resizes = 0;
             world->most_device_bytes = 0;
-            before = to.device_bytes;
-            CHECK(progress.pending_units == 0 && progress.device_bytes <= to.device_bytes);
+            before = to.budget_bytes;
+            CHECK(progress.pending_units == 0 && progress.device_bytes <= to.budget_bytes);
             CHECK_SAME(device_stats(o.device).device_bytes, progress.device_bytes);
         }
         STEP(wb_offloader_replace(o.offloader, names[1], numbers[step == 0 ? 2 : 1], &layout,

@@ -100,7 +100,7 @@ def test_sleep_gives_all_of_it_back_a_hundred_times(net, x):
         handle = wt.offload(
             net, offload_bytes=4 * PIECE, transfer_mode="prefetch", fixed_addresses=True
         )
-        held = handle.offloader.resize_progress().device_bytes
+        held = handle.offloader.resize_advance().device_bytes
         handle.sleep()
         handle.wake()
         torch.cuda.synchronize()

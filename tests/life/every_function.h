@@ -32,8 +32,8 @@ static struct {
     wb_plan_info plan;
     wb_plan_parameter_info planned;
     wb_plan_group_info group;
-    wb_resize_progress resized;
-    wb_rebalance_progress rebalanced;
+    wb_offloader_resize_progress resized;
+    wb_offloader_rebalance_progress rebalanced;
     wb_arbiter_progress arbitrated;
     wb_arbiter_member_info member;
     wb_offloader_parameter_info offloaded;
@@ -109,7 +109,7 @@ static struct {
     CALL(wb_offloader_begin_step, DEVICE, own.offloader, own.stream)                               \
     CALL(wb_offloader_resize, DEVICE, own.fixed, &scene.resize_options, own.stream,                \
          &info.resized)                                                                            \
-    CALL(wb_offloader_resize_progress, DEVICE, own.fixed, own.stream, &info.resized)               \
+    CALL(wb_offloader_resize_advance, DEVICE, own.fixed, own.stream, &info.resized)               \
     CALL(wb_offloader_resize_wait, DEVICE, own.fixed, own.stream, 10000, &info.resized)            \
     CALL(wb_offloader_prefer, PARENT, own.fixed, 2, 0, 4096, 2.0)                                  \
     CALL(wb_offloader_rebalance, DEVICE, own.fixed, 1 << 23, own.stream, &info.rebalanced)         \

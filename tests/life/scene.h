@@ -41,7 +41,7 @@ struct scene {
     wb_parameter parameters[2], fixed_parameters[3], third;
     const char *excluded[1];
     wb_plan_options plan_options, fixed_options;
-    wb_resize_options resize_options;
+    wb_offloader_resize_options resize_options;
     wb_quantize_options quantize_options;
     int64_t experts_shape[2];
     wb_layout experts;
@@ -157,7 +157,7 @@ static inline int scene_begin_on(wb_device *device)
 {
     const wb_plan_options plan_options = WB_PLAN_OPTIONS_INIT;
     const wb_quantize_options quantize_options = WB_QUANTIZE_OPTIONS_INIT;
-    const wb_resize_options resize_options = WB_RESIZE_OPTIONS_INIT;
+    const wb_offloader_resize_options resize_options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
     unsigned char *whole = scene.pages != NULL ? scene.pages : (unsigned char *)pages(SCENE_BYTES);
     memset(&own, 0, sizeof own);
     memset(&made, 0, sizeof made);
@@ -181,7 +181,8 @@ static inline int scene_begin_on(wb_device *device)
     scene.fixed_options = scene.plan_options;
     scene.fixed_options.fixed_addresses = WB_TRISTATE_ON;
     scene.resize_options = resize_options;
-    scene.resize_options.device_bytes = 1 << 30;
+    scene.resize_options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    scene.resize_options.budget_bytes = 1 << 30;
     scene.quantize_options = quantize_options;
     scene_tensors();
     scene_parameters();

@@ -66,7 +66,7 @@ def test_outputs_and_addresses_are_the_same_at_every_budget(net, x, offloaded, k
         assert torch.equal(net(x), expected)
         if choose.random() < 0.2:
             handle.sleep()
-            assert handle.offloader.resize_progress().device_bytes == 0
+            assert handle.offloader.resize_advance().device_bytes == 0
             with pytest.raises(WeighbridgeError, match="asleep"):
                 handle.offloader.acquire_group(0)
             handle.wake()
@@ -158,7 +158,7 @@ def test_a_resize_without_waiting_goes_on_between_steps(net, x):
         assert torch.equal(net(x), expected)
         if progress.pending_units == 0:
             break
-        progress = handle.offloader.resize_progress()
+        progress = handle.offloader.resize_advance()
     assert progress.device_bytes == whole
 
 

@@ -294,7 +294,7 @@ def test_a_budget_changes_and_neither_outputs_nor_addresses_do(where):
             assert same(model(x), resident(x)), f"turn {turn}, loaded at {budget} bytes"
         if turn % 5 == 0:
             handle.sleep()
-            assert handle.offloader.resize_progress().device_bytes == 0
+            assert handle.offloader.resize_advance().device_bytes == 0
             for name in offloaded:
                 assert same(handle.read(name), resident.get_parameter(name)), name
             handle.wake()

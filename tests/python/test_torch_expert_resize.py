@@ -80,7 +80,7 @@ def test_a_sleeping_model_holds_no_slots_and_wakes_up_at_its_addresses(where):
     for _ in range(2):
         handle.sleep()
         assert slots(handle) == 0
-        assert handle.offloader.resize_progress().device_bytes == 0
+        assert handle.offloader.resize_advance().device_bytes == 0
         with pytest.raises(WeighbridgeError) as raised:
             logits(model, 2)
         assert raised.value.status == Status.BUSY
@@ -108,7 +108,7 @@ def test_slots_that_go_during_a_step_are_missed_by_none(where):
         hook = model.model.layers[1].register_forward_hook(resize)
         assert torch.equal(logits(model, 4), wanted)
         hook.remove()
-        while handle.offloader.resize_progress(handle._weights.stream()).pending_units:
+        while handle.offloader.resize_advance(handle._weights.stream()).pending_units:
             pass
         assert torch.equal(logits(model, 4), wanted)
     assert calls(handle) > made
@@ -155,7 +155,7 @@ def test_a_cache_is_for_as_many_experts_as_kernels_take(where):
     assert [cache.info.experts for cache in handle.expert_caches] == [600] * 3
     for pool in handle._weights.expert_pools:
         assert all(tensor.shape[0] == 600 <= MOST_SLOTS for tensor in pool.tensors)
-    held = handle.offloader.resize_progress().device_bytes
+    held = handle.offloader.resize_advance().device_bytes
     for pieces in (0, 3, 1, 4):
         handle.resize(device_bytes=held + pieces * PIECE)
         assert torch.equal(logits(model), wanted)

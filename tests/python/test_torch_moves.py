@@ -99,7 +99,7 @@ class Pair:
 
     def finish(self):
         for _ in range(10_000):
-            if not self.handle.resize_progress().pending_units:
+            if not self.handle.resize_advance().pending_units:
                 return
         raise AssertionError("the resize does not end")
 
@@ -218,7 +218,7 @@ def test_edits_count_while_a_resize_goes_on(how, keep_host_copy, resident):
         for step in range(3):
             pair.edit(how, range(step, LAYERS))
             if step:
-                pair.handle.resize_progress()
+                pair.handle.resize_advance()
                 pair.edit(how, range(step))
             pair.check(f"in step {step} of move {turn}")
         pair.edit(how)
@@ -416,7 +416,7 @@ def test_compressed_weights_count_an_edit_or_refuse_it_at_every_budget(how):
         compress=names,
     )
     assert handle.stats.encoded_bytes > 0
-    least = handle.resize_progress().device_bytes
+    least = handle.resize_advance().device_bytes
     for budget in (64 << 20, least, 0, 64 << 20):
         handle.resize(device_bytes=budget)
         for at in range(LAYERS):
@@ -491,7 +491,7 @@ def test_a_replacement_is_refused_while_a_resize_goes_on_and_works_after_it():
     hook = pair.model.layers[3].register_forward_hook(lambda *_: pair.up(wait=False))
     pair.check("in the step")
     hook.remove()
-    pending = pair.handle.resize_progress().pending_units
+    pending = pair.handle.resize_advance().pending_units
     pair.edit(by_assignment, [0])
     for _ in range(2):
         try:

@@ -324,10 +324,11 @@ static void renew_view(struct member *member)
 }
 
 /* Begins to hold so many pieces on the device; none puts the offloader to sleep. Others may step. */
-static void resize_to(struct member *member, uint64_t pieces, wb_resize_progress *progress)
+static void resize_to(struct member *member, uint64_t pieces, wb_offloader_resize_progress *progress)
 {
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    to.device_bytes = pieces * PIECE_BYTES;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    to.budget_bytes = pieces * PIECE_BYTES;
     CHECK_OK(wb_offloader_resize(member->offloader, &to, member->stream, progress, &error));
     count(RESIZED);
 }
@@ -341,7 +342,7 @@ static void prefer(struct member *member, int index, double heat)
     CHECK_OK(wb_offloader_prefer(member->offloader, parameter, 0, bytes, heat, &error));
 }
 
-static void rebalance(struct member *member, uint64_t most, wb_rebalance_progress *moved)
+static void rebalance(struct member *member, uint64_t most, wb_offloader_rebalance_progress *moved)
 {
     CHECK_OK(wb_offloader_rebalance(member->offloader, most, member->stream, moved, &error));
     CHECK(moved->moved_bytes <= most && moved->device_bytes <= PIECES * PIECE_BYTES);
@@ -351,8 +352,8 @@ static void rebalance(struct member *member, uint64_t most, wb_rebalance_progres
 static void change_pieces(struct member *member)
 {
     static const double heats[] = {0, 0.5, 1, 3};
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress moved = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
     switch (draw(&member->random, 6)) {
     case 0: change_weight(member); break; /* refused while pieces move */
     case 1: /* asleep, or not: steppers wait */
@@ -370,8 +371,8 @@ static void change_pieces(struct member *member)
 /* Makes the state that every round ends with, so that the mappings can be compared. */
 static void rest_pieces(struct member *member)
 {
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress moved = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
     for (int index = 0; index < PIECED; index++) prefer(member, index, 1 + index);
     resize_to(member, PIECES_AT_REST, &progress);
     CHECK_OK(wb_offloader_resize_wait(member->offloader, member->stream, MINUTE, &progress, &error));

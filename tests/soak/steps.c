@@ -183,9 +183,10 @@ static void replace_weight(struct run *run, int fixed)
 
 static void resize(struct run *run, uint64_t device_bytes, int wait)
 {
-    wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
-    to.device_bytes = device_bytes;
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    to.budget_bytes = device_bytes;
     CHECK_OK(wb_offloader_resize(run->offloader, &to, run->stream, &progress, &error));
     resized++;
     if (!wait) return;
@@ -213,14 +214,14 @@ static void rebalance_somehow(struct run *run)
     const uint64_t start = draw(&run->random, bytes), rest = draw(&run->random, bytes - start) + 1;
     const uint64_t most = draw(&run->random, 6) * PIECE_BYTES;
     const int all = most > 0 && draw(&run->random, 2) == 0;
-    wb_rebalance_progress moved = WB_REBALANCE_PROGRESS_INIT;
-    wb_resize_progress progress = WB_RESIZE_PROGRESS_INIT;
+    wb_offloader_rebalance_progress moved = WB_OFFLOADER_REBALANCE_PROGRESS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
     uint64_t parameter = 0;
     CHECK_OK(wb_offloader_find_parameter(run->offloader, run->weights.all[index].name, &parameter,
                                          &error));
     CHECK_OK(wb_offloader_prefer(run->offloader, parameter, start, rest,
                                  (double)draw(&run->random, 16) / 4, &error));
-    CHECK_OK(wb_offloader_resize_progress(run->offloader, run->stream, &progress, &error));
+    CHECK_OK(wb_offloader_resize_advance(run->offloader, run->stream, &progress, &error));
     do {
         const uint64_t held = progress.device_bytes;
         CHECK_OK(wb_offloader_rebalance(run->offloader, most, run->stream, &moved, &error));

@@ -59,8 +59,8 @@ class Arbiter
   }
   /// Goes on until every offloader holds what it is to hold, for at most `timeout`.
   Result<wb_arbiter_progress> wait(std::chrono::milliseconds timeout) const {
-    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
-    return detail::fill<wb_arbiter_progress>(WB_ARBITER_PROGRESS_INIT, wb_arbiter_wait, get(), ms);
+    return detail::fill<wb_arbiter_progress>(WB_ARBITER_PROGRESS_INIT, wb_arbiter_wait, get(),
+                                             detail::milliseconds(timeout));
   }
   Result<wb_arbiter_member_info> get_member_info(const Offloader& offloader) const {
     return detail::fill<wb_arbiter_member_info>(WB_ARBITER_MEMBER_INFO_INIT,

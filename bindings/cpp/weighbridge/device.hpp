@@ -59,8 +59,7 @@ class Device
   Result<double> measure_link() const { return detail::fill(0.0, wb_device_measure_link, get()); }
   /// Waits until every deferred release has completed.
   Result<void> drain(std::chrono::milliseconds timeout) const {
-    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
-    return detail::call(wb_device_drain, get(), ms);
+    return detail::call(wb_device_drain, get(), detail::milliseconds(timeout));
   }
   /// Queues a copy between two host or device addresses, valid until the stream has completed it.
   Result<void> copy(void* to, const void* from, std::uint64_t bytes, void* stream) const {

@@ -57,8 +57,8 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   /// As acquire_group, but waits up to `timeout` while another thread's group occupies the slot.
   Result<void> acquire_group_within(std::uint64_t group, void* stream,
                                     std::chrono::milliseconds timeout) const {
-    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
-    return detail::call(wb_offloader_acquire_group_within, get(), group, stream, ms);
+    return detail::call(wb_offloader_acquire_group_within, get(), group, stream,
+                        detail::milliseconds(timeout));
   }
   Result<void> release_group(std::uint64_t group, void* stream) const {
     return detail::call(wb_offloader_release_group, get(), group, stream);
@@ -84,34 +84,27 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::call(wb_offloader_reset_all, get(), stream);
   }
   /// Begins to hold at most `device_bytes` of device memory; 0 to sleep: see wb_offloader_resize.
-  Result<wb_resize_progress> resize(std::uint64_t device_bytes, void* stream = nullptr,
-                                    bool graphs_dropped = false) const {
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    options.device_bytes = device_bytes;
-    options.graphs_dropped = graphs_dropped ? 1 : 0;
-    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize, get(),
-                                            &options, stream);
+  Result<wb_offloader_resize_progress> resize(std::uint64_t device_bytes, void* stream = nullptr,
+                                              bool graphs_dropped = false) const {
+    return resize_to(WB_BUDGET_DEVICE_BYTES, device_bytes, stream, graphs_dropped);
   }
   /// Begins to offload at most `offload_bytes`, counted in whole pieces: see wb_offloader_resize.
-  Result<wb_resize_progress> resize_offload(std::uint64_t offload_bytes, void* stream = nullptr,
-                                            bool graphs_dropped = false) const {
-    wb_resize_options options = WB_RESIZE_OPTIONS_INIT;
-    options.offload_bytes = offload_bytes;
-    options.graphs_dropped = graphs_dropped ? 1 : 0;
-    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize, get(),
-                                            &options, stream);
+  Result<wb_offloader_resize_progress> resize_offload(std::uint64_t offload_bytes,
+                                                      void* stream = nullptr,
+                                                      bool graphs_dropped = false) const {
+    return resize_to(WB_BUDGET_OFFLOAD_BYTES, offload_bytes, stream, graphs_dropped);
   }
   /// Goes on with a resize as far as is possible at once.
-  Result<wb_resize_progress> resize_progress(void* stream = nullptr) const {
-    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize_progress,
-                                            get(), stream);
+  Result<wb_offloader_resize_progress> resize_advance(void* stream = nullptr) const {
+    return detail::fill<wb_offloader_resize_progress>(WB_OFFLOADER_RESIZE_PROGRESS_INIT,
+                                                      wb_offloader_resize_advance, get(), stream);
   }
   /// Goes on with a resize until it is done, for at most `timeout`.
-  Result<wb_resize_progress> resize_wait(std::chrono::milliseconds timeout,
-                                         void* stream = nullptr) const {
-    const std::uint64_t ms = timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
-    return detail::fill<wb_resize_progress>(WB_RESIZE_PROGRESS_INIT, wb_offloader_resize_wait,
-                                            get(), stream, ms);
+  Result<wb_offloader_resize_progress> resize_wait(std::chrono::milliseconds timeout,
+                                                   void* stream = nullptr) const {
+    return detail::fill<wb_offloader_resize_progress>(WB_OFFLOADER_RESIZE_PROGRESS_INIT,
+                                                      wb_offloader_resize_wait, get(), stream,
+                                                      detail::milliseconds(timeout));
   }
   /// Notes how often a step reads a range of a parameter's bytes: see wb_offloader_prefer.
   Result<void> prefer(std::uint64_t index, std::uint64_t offset, std::uint64_t bytes,
@@ -120,9 +113,11 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   /// Moves the hottest pieces in and the coldest out, at most `max_bytes` in the call: see
   /// wb_offloader_rebalance.
-  Result<wb_rebalance_progress> rebalance(std::uint64_t max_bytes, void* stream = nullptr) const {
-    return detail::fill<wb_rebalance_progress>(WB_REBALANCE_PROGRESS_INIT, wb_offloader_rebalance,
-                                               get(), max_bytes, stream);
+  Result<wb_offloader_rebalance_progress> rebalance(std::uint64_t max_bytes,
+                                                    void* stream = nullptr) const {
+    return detail::fill<wb_offloader_rebalance_progress>(WB_OFFLOADER_REBALANCE_PROGRESS_INIT,
+                                                         wb_offloader_rebalance, get(), max_bytes,
+                                                         stream);
   }
   /// The index of the parameter with a name, valid until a parameter is removed.
   Result<std::uint64_t> find_parameter(const std::string& name) const {
@@ -187,6 +182,17 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
   }
   Result<void> compact(void* stream = nullptr) const {
     return detail::call(wb_offloader_compact, get(), stream);
+  }
+
+ private:
+  Result<wb_offloader_resize_progress> resize_to(wb_budget_kind kind, std::uint64_t bytes,
+                                                 void* stream, bool graphs_dropped) const {
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    options.budget_kind = kind;
+    options.budget_bytes = bytes;
+    options.graphs_dropped = graphs_dropped ? 1 : 0;
+    return detail::fill<wb_offloader_resize_progress>(WB_OFFLOADER_RESIZE_PROGRESS_INIT,
+                                                      wb_offloader_resize, get(), &options, stream);
   }
 };
 

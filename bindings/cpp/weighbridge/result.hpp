@@ -4,6 +4,7 @@
 
 #include "weighbridge/language.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -102,6 +103,11 @@ inline Error make_error(wb_status status, std::string message) {
 
 inline Error invalid_argument(std::string message) {
   return make_error(WB_ERR_INVALID_ARGUMENT, std::move(message));
+}
+
+/// What C takes for a timeout.
+inline std::uint64_t milliseconds(std::chrono::milliseconds timeout) {
+  return timeout.count() < 0 ? 0 : static_cast<std::uint64_t>(timeout.count());
 }
 
 /// Fails if `text` holds a NUL character: C would read it only up to there.

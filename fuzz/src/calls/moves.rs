@@ -16,7 +16,7 @@ impl Offloader<'_> {
     pub fn move_memory(&self, number: i32, u: &mut Unstructured<'_>) -> Result<()> {
         match number {
             0..=3 => self.resize(u)?,
-            4..=5 => drop(self.resize_progress()),
+            4..=5 => drop(self.resize_advance()),
             6..=8 => self.resize_wait(),
             9..=11 => self.prefer(u)?,
             _ => self.rebalance(u)?,
@@ -25,12 +25,12 @@ impl Offloader<'_> {
         Ok(())
     }
 
-    fn resize_progress(&self) -> wb_resize_progress {
+    fn resize_advance(&self) -> wb_offloader_resize_progress {
         // SAFETY: the offloader and the stream are alive.
         unsafe {
-            let mut progress: wb_resize_progress = c::sized();
+            let mut progress: wb_offloader_resize_progress = c::sized();
             c::call(|error| {
-                wb_offloader_resize_progress(self.raw, self.stream, &raw mut progress, error)
+                wb_offloader_resize_advance(self.raw, self.stream, &raw mut progress, error)
             })
             .expect("memory is available");
             progress
@@ -39,7 +39,7 @@ impl Offloader<'_> {
 
     /// To the slots and some pieces, or to nothing.
     fn resize(&self, u: &mut Unstructured<'_>) -> Result<()> {
-        let before = self.resize_progress().device_bytes;
+        let before = self.resize_advance().device_bytes;
         // SAFETY: the offloader and the stream are alive.
         unsafe {
             let mut stats: wb_offloader_stats = c::sized();
@@ -48,27 +48,28 @@ impl Offloader<'_> {
             // There are none while it is asleep.
             let slot_bytes = self.engine.slot_bytes.get().unwrap_or(stats.slot_bytes);
             self.engine.slot_bytes.set(Some(slot_bytes));
-            let mut options: wb_resize_options = c::sized();
-            options.device_bytes = match u.int_in_range(0..=8)? {
+            let mut options: wb_offloader_resize_options = c::sized();
+            options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+            options.budget_bytes = match u.int_in_range(0..=8)? {
                 0 => 0,
                 // Without slots, the least is a piece.
                 pieces => slot_bytes + (pieces - u64::from(slot_bytes > 0)) * PIECE,
             };
             options.graphs_dropped = u.int_in_range(0..=1)?;
-            let mut progress: wb_resize_progress = c::sized();
+            let mut progress: wb_offloader_resize_progress = c::sized();
             c::call(|error| {
                 let (options, progress) = (&raw const options, &raw mut progress);
                 wb_offloader_resize(self.raw, options, self.stream, progress, error)
             })
             .expect("memory is available");
             assert!(
-                progress.device_bytes <= before.max(options.device_bytes),
+                progress.device_bytes <= before.max(options.budget_bytes),
                 "a budget is a limit"
             );
             // Asleep until it is awake again, which a wait says.
             let asleep = &self.engine.asleep;
-            asleep.set(asleep.get() || options.device_bytes == 0);
-            self.engine.target.set(options.device_bytes);
+            asleep.set(asleep.get() || options.budget_bytes == 0);
+            self.engine.target.set(options.budget_bytes);
         }
         Ok(())
     }
@@ -78,7 +79,7 @@ impl Offloader<'_> {
         let timeout_ms = if self.any_acquired() { 1 } else { 10_000 };
         // SAFETY: the offloader and the stream are alive.
         let outcome = unsafe {
-            let mut progress: wb_resize_progress = c::sized();
+            let mut progress: wb_offloader_resize_progress = c::sized();
             c::call(|error| {
                 let progress = &raw mut progress;
                 wb_offloader_resize_wait(self.raw, self.stream, timeout_ms, progress, error)
@@ -128,10 +129,10 @@ impl Offloader<'_> {
     }
 
     fn rebalance(&self, u: &mut Unstructured<'_>) -> Result<()> {
-        let (before, most) = (self.resize_progress(), u.int_in_range(0..=6)? * (PIECE + 1));
+        let (before, most) = (self.resize_advance(), u.int_in_range(0..=6)? * (PIECE + 1));
         // SAFETY: the offloader and the stream are alive.
         unsafe {
-            let mut moved: wb_rebalance_progress = c::sized();
+            let mut moved: wb_offloader_rebalance_progress = c::sized();
             c::call(|error| {
                 wb_offloader_rebalance(self.raw, most, self.stream, &raw mut moved, error)
             })

@@ -107,8 +107,7 @@ pub unsafe extern "C" fn wb_device_drain(
     timeout_ms: u64,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |device: Arc<Device>| {
-        // A day is as good as no limit, and cannot overflow the clock.
-        deferred::drain(&device, Duration::from_millis(timeout_ms.min(86_400_000)))
+    call!(error, |device: Arc<Device>, timeout_ms: Duration| {
+        deferred::drain(&device, timeout_ms)
     })
 }

@@ -61,12 +61,12 @@ use crate::status::wb_status;
 /// for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
 ///
 /// ```c
-/// wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+/// wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
 /// to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
 /// wb_offloader_resize(offloader, &to, stream, &progress, &error);
 /// while (progress.pending_units > 0) { // or wb_offloader_resize_wait
 ///     run_step(stream);
-///     wb_offloader_resize_progress(offloader, stream, &progress, &error);
+///     wb_offloader_resize_advance(offloader, stream, &progress, &error);
 /// }
 /// ```
 ///

@@ -7,39 +7,41 @@ use crate::capi::arguments::Input;
 use crate::capi::call::call;
 use crate::capi::error::wb_error;
 use crate::capi::offloader::handle::wb_offloader;
+use crate::capi::plan::options::{budget_of, wb_budget_kind};
 use crate::capi::structs::{CStruct, c_struct, read_struct};
 use crate::device::backend::Stream;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::offload::moves::ResizeProgress;
 use crate::offload::offloader::Offloader;
 use crate::offload::rebalance::Rebalance;
 use crate::plan::plan::Budget;
-use crate::status::{WB_ERR_INVALID_ARGUMENT, wb_status};
+use crate::status::wb_status;
 
 /// Where wb_offloader_resize is to bring an offloader.
 #[repr(C)]
-pub struct wb_resize_options {
+pub struct wb_offloader_resize_options {
     /// Size of the struct.
     pub struct_size: u32,
+    /// What `budget_bytes` limits; required.
+    pub budget_kind: wb_budget_kind,
+    /// With WB_BUDGET_DEVICE_BYTES, device memory that the offloader may hold; 0 puts it to sleep. With
+    /// WB_BUDGET_OFFLOAD_BYTES, bytes of parameters that are not resident, in whole pieces as on the device.
+    pub budget_bytes: u64,
     /// 1 if no graph that has captured a step is launched any more: units that leave the device
     /// may then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not copy, as it
     /// was resident when the graph was captured, is read by the device in host memory from now on.
     pub graphs_dropped: u32,
-    /// Bytes of device memory that the offloader may hold; 0 to put it to sleep. Must be 0 with
-    /// `offload_bytes`.
-    pub device_bytes: u64,
-    /// If not 0, the budget in its place: a ceiling for bytes of parameters that are not resident, in
-    /// whole pieces as on the device.
-    pub offload_bytes: u64,
+    /// Must be zero.
+    pub reserved0: u32,
     /// Must be zero.
     pub reserved: [u64; 3],
 }
 
-c_struct!(wb_resize_options, reserved);
+c_struct!(wb_offloader_resize_options, reserved0, reserved);
 
 /// How far a resize is, and what the offloader holds.
 #[repr(C)]
-pub struct wb_resize_progress {
+pub struct wb_offloader_resize_progress {
     /// Size of the struct.
     pub struct_size: u32,
     /// Zero.
@@ -56,36 +58,41 @@ pub struct wb_resize_progress {
     pub host_bytes: u64,
 }
 
-c_struct!(wb_resize_progress);
+c_struct!(wb_offloader_resize_progress);
 
 struct Request {
     budget: Budget,
     graphs_dropped: bool,
 }
 
-impl Input<Request> for *const wb_resize_options {
+impl Input<Request> for *const wb_offloader_resize_options {
     unsafe fn convert(self, _: &str) -> Result<Request> {
         // SAFETY: the contract of mod.rs.
         let given = unsafe { read_struct(self)? };
-        let budget = match (given.device_bytes, given.offload_bytes) {
-            (bytes, 0) => Budget::DeviceBytes(bytes),
-            (0, bytes) => Budget::OffloadBytes(bytes),
-            (device, offloaded) => fail!(
-                WB_ERR_INVALID_ARGUMENT,
-                "asked for device_bytes {device} and offload_bytes {offloaded}: give one of them"
-            ),
-        };
-        Ok(Request { budget, graphs_dropped: given.graphs_dropped != 0 })
+        Ok(Request {
+            budget: budget_of(
+                given.budget_kind,
+                given.budget_bytes,
+                "wb_offloader_resize_options",
+            )?,
+            graphs_dropped: given.graphs_dropped != 0,
+        })
     }
 }
 
-fn shown(progress: ResizeProgress) -> wb_resize_progress {
+fn shown(progress: ResizeProgress) -> wb_offloader_resize_progress {
     let ResizeProgress { pending_units, pending_bytes, device_bytes, host_bytes } = progress;
-    wb_resize_progress { pending_units, pending_bytes, device_bytes, host_bytes, ..CStruct::init() }
+    wb_offloader_resize_progress {
+        pending_units,
+        pending_bytes,
+        device_bytes,
+        host_bytes,
+        ..CStruct::init()
+    }
 }
 
-/// Begins to hold at most `device_bytes` of device memory, more or less than before, or to offload at
-/// most `offload_bytes`. No address of a parameter changes, and every graph stays valid. Needs a plan
+/// Begins to hold at most so many bytes of device memory, more or less than before, or to offload at
+/// most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
 /// with `fixed_addresses`.
 ///
 /// An engine that may need memory back plans for the least that it can spare, so that all that may
@@ -95,14 +102,14 @@ fn shown(progress: ResizeProgress) -> wb_resize_progress {
 /// wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest first, so that
 /// a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
 /// the old or the new, is exceeded. With
-/// `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
+/// 0 bytes of device memory the offloader sleeps: slots are freed too, and calls of a step fail with
 /// WB_ERR_BUSY until a resize to more has put memory behind every address: wait for it before the first
 /// step. No graph may be launched meanwhile.
 ///
 /// Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
 /// fits, or else what all units and slots leave, but never less than slots for every call that a graph has
 /// captured, for which units leave. Several caches share that by the bytes of their experts, whatever they were created
-/// with; `offload_bytes` leaves them what they had. Slots keep their addresses, and calls see their number on the device,
+/// with; WB_BUDGET_OFFLOAD_BYTES leaves them what they had. Slots keep their addresses, and calls see their number on the device,
 /// also in graphs. Experts in slots that go are evicted first. That happens when the groups of the
 /// experts are released, calls of the cache that were queued are done, and so is the work on `stream`, for which
 /// the host waits: kernels that read slots are between the acquire and the release of their group, or
@@ -110,13 +117,13 @@ fn shown(progress: ResizeProgress) -> wb_resize_progress {
 /// afterwards they are empty.
 ///
 /// The call does what is possible at once and returns. A unit moves when none of its groups is
-/// acquired and the work that used it is done: wb_offloader_resize_progress goes on, between steps, or
+/// acquired and the work that used it is done: wb_offloader_resize_advance goes on, between steps, or
 /// wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
 /// for the work queued on `stream`, and the caller guarantees that no graph is in flight on another,
 /// since no one else knows of replays. To sleep, the host waits for all uses of released groups. Freed
 /// memory is free for everyone at once.
 ///
-/// After an error the offloader holds what `wb_offloader_resize_progress` says, and a repeated call
+/// After an error the offloader holds what `wb_offloader_resize_advance` says, and a repeated call
 /// goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
 /// may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
 /// WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
@@ -125,9 +132,9 @@ fn shown(progress: ResizeProgress) -> wb_resize_progress {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_resize(
     offloader: *const wb_offloader,
-    options: *const wb_resize_options,
+    options: *const wb_offloader_resize_options,
     stream: *mut c_void,
-    progress: *mut wb_resize_progress,
+    progress: *mut wb_offloader_resize_progress,
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |offloader: &Offloader, options: Request, stream: Stream| -> progress {
@@ -138,14 +145,14 @@ pub unsafe extern "C" fn wb_offloader_resize(
 /// Goes on with a resize as far as is possible at once, and fills `progress`; without one it only does
 /// that. Stream order and errors are those of wb_offloader_resize. Available since 0.1.0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wb_offloader_resize_progress(
+pub unsafe extern "C" fn wb_offloader_resize_advance(
     offloader: *const wb_offloader,
     stream: *mut c_void,
-    progress: *mut wb_resize_progress,
+    progress: *mut wb_offloader_resize_progress,
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |offloader: &Offloader, stream: Stream| -> progress {
-        offloader.resize_progress(stream).map(shown)
+        offloader.resize_advance(stream).map(shown)
     })
 }
 
@@ -158,18 +165,17 @@ pub unsafe extern "C" fn wb_offloader_resize_wait(
     offloader: *const wb_offloader,
     stream: *mut c_void,
     timeout_ms: u64,
-    progress: *mut wb_resize_progress,
+    progress: *mut wb_offloader_resize_progress,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |offloader: &Offloader, stream: Stream| -> progress {
-        let timeout = Duration::from_millis(timeout_ms.min(86_400_000));
-        offloader.resize_wait(stream, timeout).map(shown)
+    call!(error, |offloader: &Offloader, stream: Stream, timeout_ms: Duration| -> progress {
+        offloader.resize_wait(stream, timeout_ms).map(shown)
     })
 }
 
 /// What wb_offloader_rebalance has done, and what is left to do.
 #[repr(C)]
-pub struct wb_rebalance_progress {
+pub struct wb_offloader_rebalance_progress {
     /// Size of the struct.
     pub struct_size: u32,
     /// Zero.
@@ -181,11 +187,11 @@ pub struct wb_rebalance_progress {
     pub pending_bytes: u64,
     /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
     pub device_bytes: u64,
-    /// Bytes of host memory beside the offloader's own, as in wb_resize_progress.
+    /// Bytes of host memory beside the offloader's own, as in wb_offloader_resize_progress.
     pub host_bytes: u64,
 }
 
-c_struct!(wb_rebalance_progress);
+c_struct!(wb_offloader_rebalance_progress);
 
 /// Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts from its
 /// lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the steps use, or 3 for
@@ -231,14 +237,14 @@ pub unsafe extern "C" fn wb_offloader_rebalance(
     offloader: *const wb_offloader,
     max_bytes: u64,
     stream: *mut c_void,
-    progress: *mut wb_rebalance_progress,
+    progress: *mut wb_offloader_rebalance_progress,
     error: *mut wb_error,
 ) -> wb_status {
     call!(error, |offloader: &Offloader, stream: Stream| -> progress {
         let Rebalance { copied_bytes, pending_bytes, progress } =
             offloader.rebalance(max_bytes, stream)?;
         let ResizeProgress { device_bytes, host_bytes, .. } = progress;
-        Ok(wb_rebalance_progress {
+        Ok(wb_offloader_rebalance_progress {
             moved_bytes: copied_bytes,
             pending_bytes,
             device_bytes,

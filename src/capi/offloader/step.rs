@@ -69,10 +69,8 @@ pub unsafe extern "C" fn wb_offloader_acquire_group_within(
     timeout_ms: u64,
     error: *mut wb_error,
 ) -> wb_status {
-    call!(error, |offloader: &Offloader, stream: Stream| {
-        // A day is as good as no limit, and cannot overflow the clock.
-        let timeout = Duration::from_millis(timeout_ms.min(86_400_000));
-        offloader.acquire_group(group as usize, stream, Some(timeout))
+    call!(error, |offloader: &Offloader, stream: Stream, timeout_ms: Duration| {
+        offloader.acquire_group(group as usize, stream, Some(timeout_ms))
     })
 }
 

@@ -243,7 +243,7 @@ impl Input<PlanOptions> for *const wb_plan_options {
             );
         }
         Ok(PlanOptions {
-            budget: budget_of(&given)?,
+            budget: budget_of(given.budget_kind, given.budget_bytes, "wb_plan_options")?,
             slot_bytes: (given.slot_bytes != 0).then_some(given.slot_bytes),
             depth: given.depth,
             transfer_mode: TransferMode::read(given.transfer_mode, "transfer_mode")?,
@@ -276,20 +276,20 @@ impl Input<PlanOptions> for *const wb_plan_options {
     }
 }
 
-fn budget_of(given: &wb_plan_options) -> Result<Budget> {
-    match given.budget_kind {
-        WB_BUDGET_OFFLOAD_BYTES => Ok(Budget::OffloadBytes(given.budget_bytes)),
-        WB_BUDGET_DEVICE_BYTES => Ok(Budget::DeviceBytes(given.budget_bytes)),
+/// The budget in the options of a struct of this name.
+pub fn budget_of(kind: wb_budget_kind, bytes: u64, options: &str) -> Result<Budget> {
+    match kind {
+        WB_BUDGET_OFFLOAD_BYTES => Ok(Budget::OffloadBytes(bytes)),
+        WB_BUDGET_DEVICE_BYTES => Ok(Budget::DeviceBytes(bytes)),
         0 => fail!(
             WB_ERR_INVALID_ARGUMENT,
-            "wb_plan_options.budget_kind is 0, and a plan needs a budget: give \
+            "{options}.budget_kind is 0, and a budget is needed: give \
              WB_BUDGET_OFFLOAD_BYTES (at most budget_bytes leave the device) or \
              WB_BUDGET_DEVICE_BYTES (weights and slots fit in budget_bytes)"
         ),
-        other => fail!(
-            WB_ERR_INVALID_ARGUMENT,
-            "wb_plan_options.budget_kind is {other}; known are [1, 2]"
-        ),
+        other => {
+            fail!(WB_ERR_INVALID_ARGUMENT, "{options}.budget_kind is {other}; known are [1, 2]")
+        }
     }
 }
 

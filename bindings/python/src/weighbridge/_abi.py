@@ -267,22 +267,23 @@ class wb_offloader_stats(Sized):
     )
 
 
-class wb_resize_options(Sized):
+class wb_offloader_resize_options(Sized):
     _fields_ = _fields(
-        (c_uint32, "graphs_dropped"),
-        (c_uint64, "device_bytes offload_bytes"),
+        (c_int32, "budget_kind"),
+        (c_uint64, "budget_bytes"),
+        (c_uint32, "graphs_dropped reserved0"),
         (c_uint64 * 3, "reserved"),
     )
 
 
-class wb_resize_progress(Sized):
+class wb_offloader_resize_progress(Sized):
     _fields_ = _fields(
         (c_uint32, "reserved0"),
         (c_uint64, "pending_units pending_bytes device_bytes host_bytes"),
     )
 
 
-class wb_rebalance_progress(Sized):
+class wb_offloader_rebalance_progress(Sized):
     _fields_ = _fields(
         (c_uint32, "reserved0"),
         (c_uint64, "moved_bytes pending_bytes device_bytes host_bytes"),

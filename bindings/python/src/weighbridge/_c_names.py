@@ -24,7 +24,7 @@ FUNCTIONS = {
     "wb_offloader_join": "Offloader.join",
     "wb_offloader_read_parameter": "Offloader.read",
     "wb_offloader_reset": "Offloader.reset",
-    "wb_offloader_resize_wait": "Offloader.resize_progress",
+    "wb_offloader_resize_wait": "Offloader.resize_advance",
     "wb_plan_to_json": "Plan.to_json",
     "wb_safetensors_get_buffer": "Safetensors.buffer",
     "wb_safetensors_get_parameters": "Safetensors.parameters",

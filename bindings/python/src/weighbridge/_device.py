@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from ctypes import byref, c_double, c_int32, c_void_p
 from typing import Any
 
@@ -14,12 +12,12 @@ from ._call import call
 from ._enums import tristate
 from ._handle import Closeable, Reference
 from ._library import lib
+from ._wait import wait_for
 from .errors import WaitTimeoutError
 from .info import DeviceInfo, DeviceStats, device_info, device_stats
 from .stream import Stream, release_after, stream_handle
 
 # A native wait cannot be interrupted by Ctrl-C, so a wait is a sequence of short native waits.
-_WAIT_SECONDS = 0.1
 
 
 class Memory(Closeable):
@@ -116,20 +114,15 @@ class DeviceBase(Closeable):
         ``timeout`` is in seconds, None to wait without one; raises TimeoutError when it expires.
         Ctrl-C interrupts the wait.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            seconds = min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS)
-            try:
-                call(lib.wb_device_drain, self._live(), math.ceil(seconds * 1000))
-                _keepalive.collect()
-                return
-            except WaitTimeoutError as error:
-                if time.monotonic() >= deadline:
-                    raise WaitTimeoutError(
-                        error.status,
-                        f"after {timeout} s, {self.stats.deferred} references still wait for their "
-                        "streams: is a stream blocked, or the timeout too short?",
-                    ) from None
+        try:
+            wait_for(timeout, lambda ms: call(lib.wb_device_drain, self._live(), ms))
+        except WaitTimeoutError as error:
+            raise WaitTimeoutError(
+                error.status,
+                f"after {timeout} s, {self.stats.deferred} references still wait for their "
+                "streams: is a stream blocked, or the timeout too short?",
+            ) from None
+        _keepalive.collect()
 
     def alloc(self, nbytes: int) -> int:
         """Allocates exactly ``nbytes`` bytes of device memory; returns their address.

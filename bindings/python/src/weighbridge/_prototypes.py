@@ -39,7 +39,10 @@ from ._abi import (
     wb_layout,
     wb_offloader_group_stats,
     wb_offloader_parameter_info,
+    wb_offloader_rebalance_progress,
     wb_offloader_reconcile_result,
+    wb_offloader_resize_options,
+    wb_offloader_resize_progress,
     wb_offloader_stats,
     wb_parameter,
     wb_plan_group_info,
@@ -49,9 +52,6 @@ from ._abi import (
     wb_quantize_options,
     wb_quantizer_result,
     wb_quantizer_scales_info,
-    wb_rebalance_progress,
-    wb_resize_options,
-    wb_resize_progress,
     wb_safetensors_tensor_info,
     wb_view_info,
 )
@@ -151,12 +151,19 @@ PROTOTYPES: dict[str, Prototype] = {
     "wb_offloader_reset": _call(_HANDLE, _STREAM),
     "wb_offloader_reset_all": _call(_HANDLE, _STREAM),
     "wb_offloader_resize": _call(
-        _HANDLE, POINTER(wb_resize_options), _STREAM, POINTER(wb_resize_progress)
+        _HANDLE,
+        POINTER(wb_offloader_resize_options),
+        _STREAM,
+        POINTER(wb_offloader_resize_progress),
     ),
-    "wb_offloader_resize_progress": _call(_HANDLE, _STREAM, POINTER(wb_resize_progress)),
-    "wb_offloader_resize_wait": _call(_HANDLE, _STREAM, c_uint64, POINTER(wb_resize_progress)),
+    "wb_offloader_resize_advance": _call(_HANDLE, _STREAM, POINTER(wb_offloader_resize_progress)),
+    "wb_offloader_resize_wait": _call(
+        _HANDLE, _STREAM, c_uint64, POINTER(wb_offloader_resize_progress)
+    ),
     "wb_offloader_prefer": _call(_HANDLE, c_uint64, c_uint64, c_uint64, c_double),
-    "wb_offloader_rebalance": _call(_HANDLE, c_uint64, _STREAM, POINTER(wb_rebalance_progress)),
+    "wb_offloader_rebalance": _call(
+        _HANDLE, c_uint64, _STREAM, POINTER(wb_offloader_rebalance_progress)
+    ),
     "wb_arbiter_new": _call(_HANDLE, c_uint64, _OUT),
     "wb_arbiter_add": _call(_HANDLE, _HANDLE, POINTER(wb_arbiter_options)),
     "wb_arbiter_remove": _call(_HANDLE, _HANDLE),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,13 +14,12 @@ from ._arguments import unsigned
 from ._call import call, filled
 from ._handle import Closeable, Reference, reference_of
 from ._library import lib
-from .errors import WaitTimeoutError
+from ._wait import wait_for
 from .info import same_fields
 from .memory import Device
 from .offloader import Offloader
 from .stream import stream_handle
 
-_WAIT_SECONDS = 0.1
 """Longest wait in one native call, so that Ctrl-C is noticed."""
 
 
@@ -140,14 +137,7 @@ class Arbiter(Closeable):
             yield
 
     def _wait(self, timeout: float | None) -> ArbiterProgress:
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            left = min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS)
-            try:
-                return self._filled(lib.wb_arbiter_wait, math.ceil(left * 1000))
-            except WaitTimeoutError:
-                if time.monotonic() >= deadline:
-                    raise
+        return wait_for(timeout, lambda ms: self._filled(lib.wb_arbiter_wait, ms))
 
     def member_info(self, offloader: Offloader) -> ArbiterMemberInfo:
         """Returns what an offloader holds, and is to hold."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ctypes import addressof, byref, c_char, c_uint64, sizeof
@@ -14,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Callable, Literal
 from ._abi import (
     wb_offloader_group_stats,
     wb_offloader_parameter_info,
+    wb_offloader_rebalance_progress,
     wb_offloader_reconcile_result,
+    wb_offloader_resize_options,
+    wb_offloader_resize_progress,
     wb_offloader_stats,
-    wb_rebalance_progress,
-    wb_resize_options,
-    wb_resize_progress,
 )
 from ._arguments import c_layout, c_text, unsigned
+from ._budget import set_budget
 from ._call import call, filled
 from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from ._options import Options
+from ._wait import wait_for
 from .dtypes import DtypeLike, OpaqueDtype
 from .errors import WaitTimeoutError
 from .info import same_fields
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 Move = Literal["begin", "advance", "rebalance"]
 """A call that moves parameters: it begins to, goes on, or exchanges pieces."""
 
-_WAIT_SECONDS = 0.1
 """Longest wait in one native call, so that Ctrl-C is noticed."""
 
 
@@ -106,18 +105,12 @@ class Offloader(Closeable):
         if timeout is not None and timeout <= 0:
             call(lib.wb_offloader_acquire_group, self._live(), index, stream)
             return
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            milliseconds = math.ceil(min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS) * 1000)
-            try:
-                acquire = lib.wb_offloader_acquire_group_within
-                call(acquire, self._live(), index, stream, milliseconds)
-                return
-            except WaitTimeoutError as error:
-                if time.monotonic() >= deadline:
-                    _, _, found = error.message.partition(": ")
-                    message = f"after {timeout} s: {found}"
-                    raise WaitTimeoutError(error.status, message) from None
+        acquire = lib.wb_offloader_acquire_group_within
+        try:
+            wait_for(timeout, lambda ms: call(acquire, self._live(), index, stream, ms))
+        except WaitTimeoutError as error:
+            _, _, found = error.message.partition(": ")
+            raise WaitTimeoutError(error.status, f"after {timeout} s: {found}") from None
 
     def expect(self, groups: Iterable[int]) -> None:
         """Tells which groups the coming steps acquire, in their order, so that prefetching follows.
@@ -185,7 +178,7 @@ class Offloader(Closeable):
         Needs a plan with ``fixed_addresses``: no address changes, and captured graphs stay right.
         With ``graphs_dropped`` none of those is launched again: units that leave use slots.
         Groups that are acquired move when they are released: with ``wait`` the call waits for that,
-        up to ``timeout`` seconds; without, :meth:`resize_progress` goes on between steps.
+        up to ``timeout`` seconds; without, :meth:`resize_advance` goes on between steps.
         """
         with self.moving("begin"):
             return self._resize(device_bytes, stream, offload_bytes, graphs_dropped, wait, timeout)
@@ -200,48 +193,33 @@ class Offloader(Closeable):
         stream: Any,
         offload_bytes: int | None,
         graphs_dropped: bool,
-        wait: bool,
+        waits: bool,
         timeout: float | None,
     ) -> ResizeProgress:
-        options = wb_resize_options(graphs_dropped=int(graphs_dropped))
-        if device_bytes is not None and offload_bytes is None:
-            options.device_bytes = unsigned(device_bytes, "device_bytes")
-        elif offload_bytes is not None and device_bytes is None:
-            options.offload_bytes = unsigned(offload_bytes, "offload_bytes")
-            if offload_bytes == 0:  # which C takes for device_bytes
-                options.device_bytes = 2**64 - 1
-        else:
-            raise TypeError("give one of device_bytes and offload_bytes")
+        options = wb_offloader_resize_options(graphs_dropped=int(graphs_dropped))
+        set_budget(options, "a resize", offload_bytes=offload_bytes, device_bytes=device_bytes)
         found = filled(
-            wb_resize_progress,
+            wb_offloader_resize_progress,
             lib.wb_offloader_resize,
             self._live(),
             byref(options),
             stream_handle(stream),
         )
-        progress = ResizeProgress(**same_fields(ResizeProgress, found))
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while wait and progress.pending_units:
-            left = min(max(deadline - time.monotonic(), 0), _WAIT_SECONDS)
-            try:
-                found = filled(
-                    wb_resize_progress,
-                    lib.wb_offloader_resize_wait,
-                    self._live(),
-                    stream_handle(stream),
-                    math.ceil(left * 1000),
-                )
-                progress = ResizeProgress(**same_fields(ResizeProgress, found))
-            except WaitTimeoutError:
-                if time.monotonic() >= deadline:
-                    raise
-        return progress
+        if waits and found.pending_units:
+            found = wait_for(timeout, lambda ms: self._resize_wait(stream, ms))
+        return ResizeProgress(**same_fields(ResizeProgress, found))
 
-    def resize_progress(self, stream: Any = None) -> ResizeProgress:
+    def _resize_wait(self, stream: Any, milliseconds: int) -> wb_offloader_resize_progress:
+        function, handle = lib.wb_offloader_resize_wait, stream_handle(stream)
+        return filled(wb_offloader_resize_progress, function, self._live(), handle, milliseconds)
+
+    def resize_advance(self, stream: Any = None) -> ResizeProgress:
         """Goes on with a resize as far as possible at once, and returns its progress."""
-        function = lib.wb_offloader_resize_progress
+        function = lib.wb_offloader_resize_advance
         with self.moving("advance"):
-            found = filled(wb_resize_progress, function, self._live(), stream_handle(stream))
+            found = filled(
+                wb_offloader_resize_progress, function, self._live(), stream_handle(stream)
+            )
         return ResizeProgress(**same_fields(ResizeProgress, found))
 
     def prefer(
@@ -273,7 +251,7 @@ class Offloader(Closeable):
         """
         with self.moving("rebalance"):
             found = filled(
-                wb_rebalance_progress,
+                wb_offloader_rebalance_progress,
                 lib.wb_offloader_rebalance,
                 self._live(),
                 unsigned(max_bytes, "max_bytes"),
@@ -283,7 +261,7 @@ class Offloader(Closeable):
 
     def sleep(self, stream: Any = None) -> None:
         """Frees all device memory until :meth:`wake`. Addresses stay."""
-        held = self.resize_progress(stream).device_bytes
+        held = self.resize_advance(stream).device_bytes
         self.resize(0, stream)
         # With 0 it would sleep: one of which all is read in place holds nothing.
         self._awake_bytes = held or self._awake_bytes or 1

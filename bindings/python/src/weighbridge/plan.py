@@ -17,11 +17,11 @@ from ._abi import (
     wb_plan_parameter_info,
 )
 from ._arguments import c_layout, c_text, c_texts, flag, unsigned
+from ._budget import set_budget
 from ._call import call, filled
 from ._enums import (
     ACCESS_PATTERN,
     ALLOW,
-    BUDGET_KIND,
     COMPRESS,
     HOST_STORE,
     ORDER,
@@ -37,7 +37,6 @@ from ._enums import (
 from ._handle import Closeable, Reference, reference_of
 from ._library import lib
 from .dtypes import Dtype, DtypeLike, OpaqueDtype, dtype_of_info
-from .errors import Status, make
 from .info import same_fields
 from .memory import Buffer, Device
 from .quantizer import QuantizeOptions, c_options
@@ -308,7 +307,7 @@ class Plan(Closeable):
         if len(group_seconds) > 0:
             options.group_seconds = (c_double * len(group_seconds))(*group_seconds)
             options.group_seconds_count = len(group_seconds)
-        _set_budget(options, offload_bytes=offload_bytes, device_bytes=device_bytes)
+        set_budget(options, "a plan", offload_bytes=offload_bytes, device_bytes=device_bytes)
         for name, texts in (("select", select), ("exclude", exclude)):
             _set_texts(options, name, texts)
         if quantize is not None:
@@ -430,19 +429,6 @@ class Plan(Closeable):
         reference, text = self._live(), c_char_p()
         call(function, reference, *arguments, byref(text))
         return (text.value or b"").decode()
-
-
-def _set_budget(options: wb_plan_options, **budgets: int | None) -> None:
-    given = {name: value for name, value in budgets.items() if value is not None}
-    if len(given) != 1:
-        asked = "both are" if given else "neither is"
-        raise make(
-            Status.INVALID_ARGUMENT,
-            f"a plan takes one budget, {' or '.join(budgets)}; {asked} given: give exactly one",
-        )
-    ((name, value),) = given.items()
-    options.budget_kind = BUDGET_KIND.code(name)
-    options.budget_bytes = unsigned(value, name)
 
 
 def _set_compress(

@@ -44,21 +44,29 @@ class Arbiter:
         """Removes a model, which keeps what it holds."""
         self._of_models.remove(_offloader_of(handle))
 
-    def use(self, handle: OffloadHandle, *, wait: bool = True) -> ArbiterProgress:
+    def use(
+        self, handle: OffloadHandle, *, wait: bool = True, timeout: float | None = None
+    ) -> ArbiterProgress:
         """Gives the model that is called next as much memory as it can use.
 
-        With ``wait=False`` :meth:`advance` goes on between calls of any model.
+        Waits for that, up to ``timeout`` seconds; with ``wait=False`` :meth:`advance` goes on
+        between calls of any model.
         """
-        return self._of_models.use(_offloader_of(handle), wait=wait)
+        return self._of_models.use(_offloader_of(handle), wait=wait, timeout=timeout)
 
-    def resize(self, *, device_bytes: int, wait: bool = True) -> ArbiterProgress:
+    def resize(
+        self, *, device_bytes: int, wait: bool = True, timeout: float | None = None
+    ) -> ArbiterProgress:
         """Changes the budget. Models keep what fits, and get more when they are used."""
-        self._device_bytes = device_bytes
-        return self._of_models.resize(device_bytes, wait=wait)
+        return self._of_models.resize(device_bytes, wait=wait, timeout=timeout)
 
     def advance(self) -> ArbiterProgress:
         """Goes on as far as possible at once."""
         return self._of_models.advance()
+
+    def wait(self, timeout: float | None = None) -> ArbiterProgress:
+        """Goes on until every model holds what it is to hold; else raises TimeoutError."""
+        return self._of_models.wait(timeout)
 
     def member_info(self, handle: OffloadHandle) -> ArbiterMemberInfo:
         """Returns what a model holds, and is to hold."""

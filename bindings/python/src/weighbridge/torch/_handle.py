@@ -112,6 +112,7 @@ class OffloadHandle:
         offload_bytes: int | None = None,
         graphs_dropped: bool = False,
         wait: bool = True,
+        timeout: float | None = None,
     ) -> ResizeProgress:
         """Changes the device memory of the weights, between steps; see :meth:`Offloader.resize`.
 
@@ -125,12 +126,13 @@ class OffloadHandle:
                 offload_bytes=offload_bytes,
                 graphs_dropped=graphs_dropped,
                 wait=wait,
+                timeout=timeout,
             )
 
-    def resize_progress(self) -> ResizeProgress:
+    def resize_advance(self) -> ResizeProgress:
         """Goes on, between steps, with a resize that does not wait; returns its progress."""
         with self._weights.lock:
-            return self.offloader.resize_progress(self._weights.stream())
+            return self.offloader.resize_advance(self._weights.stream())
 
     def prefer(
         self,
