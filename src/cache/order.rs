@@ -7,6 +7,9 @@ use crate::error::Result;
 use crate::os::sync::Mutex;
 use crate::os::{log, sync};
 
+/// Captures at a time whose calls are ordered.
+const MOST_CAPTURES: usize = 16;
+
 /// Queues calls one after another.
 pub struct Order {
     last: Mutex<Last>,
@@ -17,9 +20,9 @@ struct Last {
     eager: Box<dyn Event>,
     /// The number of the stream that recorded `eager` last, if any did.
     recorded_by: Option<u64>,
-    captured: Box<dyn Event>,
-    /// The capture that recorded `captured` last, and its stream.
-    captured_by: Option<(u64, Stream)>,
+    /// The last call of each of the last captures, which several threads may make at a time: the capture, its
+    /// stream, and the event after it.
+    captured: Vec<(u64, Stream, Box<dyn Event>)>,
 }
 
 /// A call that runs, on the stream of this number, or one of the capture with this id.
@@ -36,8 +39,7 @@ impl Order {
         let last = Last {
             eager: backend.new_event(false)?,
             recorded_by: None,
-            captured: backend.new_event(false)?,
-            captured_by: None,
+            captured: Vec::new(),
         };
         Ok(Self { last: Mutex::new(last) })
     }
@@ -65,7 +67,7 @@ impl Order {
             last.wait(stream, call)?;
             backend.launch(kernel, stream)?;
             then();
-            last.record(stream, call).inspect_err(|_| {
+            last.record(device, stream, call).inspect_err(|_| {
                 if capture.is_none() {
                     log::best_effort_wait(|| backend.synchronize(stream), || backend.is_lost());
                 }
@@ -94,27 +96,34 @@ impl Last {
     /// engine orders its graphs. The stream of the last call waits for nothing; of calls that run its
     /// number tells that, since another stream may have had its handle.
     fn wait(&self, stream: Stream, call: Call) -> Result<()> {
-        match (call, self.recorded_by, self.captured_by) {
-            (Call::Eager(id), Some(last), _) if id != last => {
+        match (call, self.recorded_by) {
+            (Call::Eager(id), Some(last)) if id != last => {
                 self.eager.wait(stream, WaitScope::Capture)
             }
-            (Call::Captured(id), _, Some((last, other))) if id == last && stream != other => {
-                self.captured.wait(stream, WaitScope::Capture)
+            (Call::Captured(id), _) => {
+                let last = self.captured.iter().find(|(of, other, _)| *of == id && *other != stream);
+                last.map_or(Ok(()), |(_, _, event)| event.wait(stream, WaitScope::Capture))
             }
             _ => Ok(()),
         }
     }
 
     /// Records that a call ends here.
-    fn record(&mut self, stream: Stream, call: Call) -> Result<()> {
+    fn record(&mut self, device: &Device, stream: Stream, call: Call) -> Result<()> {
         match call {
             Call::Eager(id) => {
                 self.eager.record(stream)?;
                 self.recorded_by = Some(id);
             }
             Call::Captured(id) => {
-                self.captured.record(stream)?;
-                self.captured_by = Some((id, stream));
+                let event = match self.captured.iter().position(|(of, _, _)| *of == id) {
+                    Some(known) => self.captured.remove(known).2,
+                    // Of the capture that was not called for the longest time.
+                    None if self.captured.len() >= MOST_CAPTURES => self.captured.remove(0).2,
+                    None => device.backend().new_event(false)?,
+                };
+                event.record(stream)?;
+                self.captured.push((id, stream, event));
             }
         }
         Ok(())

@@ -116,15 +116,17 @@ impl ExpertCache {
             let from = reader.staging.span().part(0, self.state_span.bytes());
             self.device.copy(self.state_span, from, reader.stream.get())?;
             self.device.backend().synchronize(reader.stream.get())?;
-            pool.is_saved = false;
         }
         // A kernel that is given slot 0 for an id of another pass, with the weight 0, reads numbers.
         for span in pool.range.uncleared() {
             self.device.backend().launch(Kernel::Zero { span }, stream)?;
         }
-        self.change(stream, "resize", &|| {
+        let changed = self.change(stream, "resize", &|| {
             Ok(InUse { keep: self.slots(), slots, capacity: Some(slots) })
-        })?;
+        });
+        // Calls change the state from then on. Before, what is saved is still all of it.
+        pool.is_saved &= self.capacity() == 0;
+        changed?;
         pool.range.note_cleared();
         Ok(())
     }

@@ -288,9 +288,10 @@ impl Addresses {
         self.windows.held_bytes()
     }
 
-    /// Whether the windows are to be filled, or freed.
-    pub fn has_windows(&self, filled: bool) -> bool {
-        self.windows.held_bytes() == if filled { self.windows.bytes() } else { 0 }
+    /// Whether slots and windows have memory, all of it, or none.
+    pub fn has_slots(&self, filled: bool) -> bool {
+        let held = self.held_slot_bytes() + self.held_window_bytes();
+        held == if filled { self.least_bytes() } else { 0 }
     }
 
     /// Bytes of slots and windows, without which no step runs.
@@ -356,7 +357,7 @@ impl Addresses {
     pub fn is_complete(&self) -> bool {
         let missing =
             |home: &Home| home.unmapped || home.stale || matches!(home.behind, Behind::Nothing);
-        !self.homes.iter().any(missing) && self.has_windows(true)
+        !self.homes.iter().any(missing) && self.has_slots(true)
     }
 
     /// Notes that a unit has new bytes in the arena: memory of its own has them after

@@ -203,9 +203,10 @@ impl Arbiter {
     /// beside what the others may hold.
     pub fn add(&self, offloader: Arc<Offloader>, options: MemberOptions) -> Result<()> {
         let mut state = self.state()?;
-        offloader.check_not_shared()?;
-        let member = self.new_member(&state, &offloader, options)?;
+        // First, so that no resize of the caller comes between what it holds and this.
         offloader.set_shared()?;
+        let member = self.new_member(&state, &offloader, options);
+        let member = member.inspect_err(|_| offloader.clear_shared())?;
         state.uses += 1;
         let used = state.uses;
         state.members.push(Member { used, ..member });

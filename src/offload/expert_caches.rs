@@ -58,8 +58,8 @@ impl Offloader {
         state.expert_caches.0.push((downgrade(&cache), tensors));
         if let Some(addresses) = &mut state.addresses {
             addresses.pools.add(&cache, units, cache.info().slots as u32);
-            if let (None, Some(resize)) = (limit, &mut state.resize) {
-                resize.add_bytes(cache.device_bytes());
+            if let Some(resize) = &mut state.resize {
+                resize.permit(addresses.held_bytes());
             }
         }
         Ok(cache)
@@ -114,6 +114,12 @@ impl OffloadState {
     fn expert_tensor(&self, tensor: &ExpertParameter) -> Result<ExpertTensor> {
         let ExpertParameter { layer, name, parameter } = tensor.clone();
         let described = &self.parameters[self.find(&parameter)?];
+        if described.incomplete {
+            fail!(
+                WB_ERR_INVALID_ARGUMENT,
+                "parameter {parameter:?} has no bytes, since its replacement failed: replace it again"
+            );
+        }
         let mode = self.transfer_mode(described);
         let Backing::Block { block, offset } = described.backing else {
             let is = if mode.is_some() { "has no bytes" } else { "is resident" };

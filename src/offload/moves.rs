@@ -32,6 +32,8 @@ pub struct Resize {
     device_bytes: u64,
     /// Whether slots are freed, too, and steps refused.
     sleeps: bool,
+    /// Whether nothing is in flight and no group acquired, so that slots and windows may go. Steps are refused then.
+    quiet: bool,
     device: Arc<Device>,
     stream: OwnedStream,
     moves: Vec<Move>,
@@ -87,6 +89,7 @@ impl Resize {
             resident,
             device_bytes,
             sleeps,
+            quiet: false,
             device,
             stream,
             moves: Vec::new(),
@@ -104,6 +107,7 @@ impl Resize {
             staged.cancel();
         }
         (self.resident, self.device_bytes, self.sleeps) = (resident, device_bytes, sleeps);
+        self.quiet &= sleeps;
     }
 
     /// Whether slots are freed, too, and steps refused.
@@ -116,9 +120,9 @@ impl Resize {
         addresses.held_bytes() + self.coming_bytes(true)
     }
 
-    /// Permits bytes of a cache that is new.
-    pub fn add_bytes(&mut self, bytes: u64) {
-        self.device_bytes += bytes;
+    /// Permits what is held now that a cache is new: nothing is moving.
+    pub fn permit(&mut self, held_bytes: u64) {
+        self.device_bytes = self.device_bytes.max(held_bytes);
     }
 
     /// The bytes of copies that are being made, on the device or in host memory.
@@ -143,12 +147,12 @@ impl Resize {
         self.moves.iter().any(|one| one.home == at)
     }
 
-    /// Whether every unit is where it is to be, and so are the windows.
+    /// Whether every unit is where it is to be, and slots and windows have memory, or none in sleep.
     pub fn is_idle(&self, addresses: &Addresses) -> bool {
         let mut homes = addresses.homes.iter().enumerate();
         self.moves.is_empty()
             && homes.all(|(at, home)| self.is_done(at, home))
-            && addresses.has_windows(!self.sleeps())
+            && addresses.has_slots(!self.sleeps())
             && addresses.pools.is_done()
     }
 
@@ -182,12 +186,16 @@ impl Resize {
         self.next_staged.clear();
         self.finish_staged()?;
         self.finish_moves(addresses, change)?;
-        if self.sleeps() && !change.is_asleep() {
+        // Steps may be refused since an earlier call has failed half way: that ends no use.
+        if self.sleeps() && !self.quiet {
             if change.check_all_released().is_err() {
+                // What has failed is repaired, so that groups can be released.
+                change.set_asleep(change.is_asleep() && !addresses.is_complete());
                 return Ok(());
             }
             change.make_idle(&[])?;
             change.set_asleep(true);
+            self.quiet = true;
         }
         self.leave(addresses, change)?;
         let caches_left = addresses.pools.shrink(change)?;

@@ -241,6 +241,9 @@ impl Edit<'_> {
             for at in &state.host.blocks()[block].parameters {
                 state.parameters.set_incomplete(*at, true);
             }
+            // Caches refuse calls until the next replacement, which they follow again.
+            let unit = state.host.blocks()[block].unit;
+            let _ = state.follow_experts(Some(&[unit]), self.schedule.stream());
             return;
         }
         if self.check_may_move().is_ok() {

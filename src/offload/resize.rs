@@ -25,28 +25,30 @@ impl Offloader {
         graphs_dropped: bool,
         stream: Stream,
     ) -> Result<ResizeProgress> {
-        if self.shared.load(Ordering::Acquire) {
-            fail!(
-                WB_ERR_BUSY,
-                "asked to resize an offloader that shares the budget of an arbiter: use it with \
-                 wb_arbiter_use, resize the arbiter, or remove the offloader from it"
-            );
-        }
-        self.begin_resize(budget, graphs_dropped, stream)
+        self.begin_resize(budget, graphs_dropped, false, stream)
     }
 
     /// As [`Offloader::resize`], by the arbiter.
     pub(super) fn resize_shared(&self, device_bytes: u64, stream: Stream) -> Result<()> {
-        self.begin_resize(Budget::DeviceBytes(device_bytes), false, stream).map(drop)
+        self.begin_resize(Budget::DeviceBytes(device_bytes), false, true, stream).map(drop)
     }
 
     fn begin_resize(
         &self,
         budget: Budget,
         graphs_dropped: bool,
+        by_arbiter: bool,
         stream: Stream,
     ) -> Result<ResizeProgress> {
         let mut state = self.state()?;
+        // Under the lock: an arbiter that comes later waits for this call, and sees what it has done.
+        if !by_arbiter && self.shared.load(Ordering::Acquire) {
+            fail!(
+                WB_ERR_BUSY,
+                "asked to resize an offloader that shares the budget of an arbiter: use it with \
+                 wb_arbiter_use, resize the arbiter, or remove the offloader from it"
+            );
+        }
         let state = &mut *state;
         let Some(addresses) = &mut state.addresses else { return Err(self.no_addresses()) };
         let (units, least_bytes) = (addresses.movable(), addresses.least_bytes());

@@ -87,7 +87,8 @@ impl Offloader {
             stats.offloaded_bytes += block.bytes;
             stats.unfilled_bytes += if block.filled { 0 } else { block.bytes };
             if let Some(encoding) = block.encoding {
-                stats.decoded_bytes += encoding.decoded_bytes;
+                // A tied parameter that had more of them may have left.
+                stats.decoded_bytes += encoding.decoded_bytes.min(block.bytes);
                 stats.encoded_bytes += encoding.encoded_bytes;
                 if block.device_encoded_bytes() > 0 {
                     stats.device_decoded_bytes += encoding.decoded_bytes;

@@ -8,29 +8,48 @@ use crate::offload::schedule::fence::{Capture, Fence};
 /// Fences that are kept to be recorded again. Of more, those that are complete are dropped.
 const MOST_FENCES: usize = 4;
 
+/// A stream that uses a unit: its handle, which may be that of a destroyed stream whose work is not done, and
+/// the number that no other stream has, unless it is in a capture.
+#[derive(Clone, Copy)]
+pub(super) struct User {
+    pub stream: Stream,
+    pub number: Option<u64>,
+}
+
+impl User {
+    /// Whether both may be the same stream.
+    fn is(self, other: Self) -> bool {
+        let differ = self.number.zip(other.number).is_some_and(|(one, two)| one != two);
+        self.stream == other.stream && !differ
+    }
+}
+
 /// Streams in the order in which they were first used, each with its last use.
 #[derive(Default)]
-pub(super) struct LastUses(Vec<(Stream, Fence)>);
+pub(super) struct LastUses(Vec<(User, Fence)>);
 
 impl LastUses {
     /// Records the work queued on the stream as its last use.
     pub(super) fn record(
         &mut self,
         device: &Device,
-        stream: Stream,
+        user: User,
         capture: Capture,
     ) -> Result<()> {
-        let index = match self.0.iter().position(|(user, _)| *user == stream) {
+        // The last one with its handle, in a capture.
+        let index = match self.0.iter().rposition(|(other, _)| other.is(user)) {
             Some(index) => index,
             None => {
                 if capture.is_none() && self.0.len() >= MOST_FENCES {
                     self.drop_unused()?;
                 }
-                self.0.push((stream, Fence::new(device)?));
+                self.0.push((user, Fence::new(device)?));
                 self.0.len() - 1
             }
         };
-        self.0[index].1.record(device, stream, capture)
+        let (known, fence) = &mut self.0[index];
+        known.number = known.number.or(user.number);
+        fence.record(device, user.stream, capture)
     }
 
     fn drop_unused(&mut self) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::memory::staging::Staging;
 use crate::offload::schedule::arrangement::{Arrangement, CarriedUnit, Passages};
 use crate::offload::schedule::fence::{Capture, Fence};
 use crate::offload::schedule::holders::{Holder, Holders};
-use crate::offload::schedule::last_use::LastUses;
+use crate::offload::schedule::last_use::{LastUses, User};
 use crate::offload::schedule::slot::{SlotMap, SlotState};
 use crate::offload::schedule::stats::GroupStats;
 use crate::offload::schedule::steps::{Loaded, Moment, Steps};
@@ -234,6 +234,7 @@ impl Machine {
         self.slots[unit].resident = resident;
         self.slots[unit].loaded = Loaded::default();
         self.slot_map.set_out(unit, resident);
+        self.steps.interrupt();
     }
 
     /// Notes that the unit's host memory was written: it is copied again before it is used.
@@ -291,8 +292,8 @@ impl Machine {
         }
         for &unit in &units {
             if self.must_load(unit, call) {
-                self.group_stats[group].late_copies += u64::from(self.units[unit].prefetched);
                 self.load(unit, group, CopyKind::AtAcquire, engine)?;
+                self.group_stats[group].late_copies += u64::from(self.units[unit].prefetched);
             }
         }
         let waits = capture.is_none() && !self.all_ready(&units)?;
@@ -339,16 +340,21 @@ impl Machine {
     /// Records the work queued on the stream as the last use of a group.
     fn record_uses(&mut self, group: usize, engine: EngineStream<'_>) -> Result<()> {
         let EngineStream { device, stream, capture } = engine;
+        let number = match capture {
+            None => Some(device.backend().stream_id(stream)?),
+            Some(_) => None,
+        };
+        let user = User { stream, number };
         for index in 0..self.groups[group].units.len() {
             let unit = self.groups[group].units[index];
             self.note_recorded(unit);
-            self.slots[unit].uses.record(device, stream, capture)?;
+            self.slots[unit].uses.record(device, user, capture)?;
         }
         if self.groups[group].units.is_empty() {
             if !mem::replace(&mut self.groups[group].unsettled, true) {
                 self.unsettled_groups.push(group);
             }
-            self.groups[group].uses.record(device, stream, capture)?;
+            self.groups[group].uses.record(device, user, capture)?;
         }
         Ok(())
     }

@@ -126,9 +126,10 @@ impl Schedule {
     /// any stream.
     pub fn reset(&self, stream: Stream, of: Option<Stream>) -> Result<()> {
         self.check_not_captured(stream, "reset a step")?;
-        self.laid_out()?.reset(&self.device, stream, of)?;
+        let done = self.laid_out()?.reset(&self.device, stream, of);
+        // Also after an error: groups may have been released.
         self.released.notify_all();
-        Ok(())
+        done
     }
 
     /// Locks the schedule to change what it works on, which needs [`ScheduleChange::make_idle`].

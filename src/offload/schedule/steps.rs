@@ -51,8 +51,10 @@ pub(super) struct Steps {
     streams: Vec<(Stream, Moment)>,
     /// Whether a graph exists, which may be launched at any time.
     pub graph_exists: bool,
-    /// How many captures there were.
+    /// How many captures there were. One in which units came to memory of their own, or to slots, counts again.
     pub captures: u64,
+    /// Whether that has happened since the last call.
+    interrupted: bool,
     /// The capture that the last call was in.
     capture: Capture,
     /// When the last captured step began: captured copies that were queued earlier are of another.
@@ -74,6 +76,7 @@ impl Steps {
             streams: Vec::new(),
             graph_exists: false,
             captures: 0,
+            interrupted: false,
             capture: None,
             captured_since: 1,
             captured_by: None,
@@ -88,6 +91,10 @@ impl Steps {
 
     /// Notes the capture that a call is in. Returns since when queued copies are of its step.
     pub fn enter(&mut self, stream: Stream, capture: Capture) -> Moment {
+        let interrupted = std::mem::take(&mut self.interrupted);
+        if capture.is_some() && capture == self.capture && interrupted {
+            self.captures += 1;
+        }
         if capture != self.capture && capture.is_some() {
             self.graph_exists = true;
             self.captures += 1;
@@ -105,6 +112,12 @@ impl Steps {
             None if self.graph_exists => Moment::MAX,
             None => 1,
         }
+    }
+
+    /// Notes that a unit moves: calls that are captured from now on see it elsewhere, also those of a capture that
+    /// goes on.
+    pub fn interrupt(&mut self) {
+        self.interrupted = true;
     }
 
     /// Whether an earlier call was in the capture.
