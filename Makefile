@@ -1,7 +1,8 @@
 # The commands of the project. `make help` lists them.
 #
 # A machine needs Linux, Rust 1.91 (cargo), a C and C++ compiler and Python 3.11 with venv, or later
-# versions, and make and git. Everything else is installed into .venv: wheels from PyPI, pinned in
+# versions, and make and git. Everything else is installed into .venv, but valgrind, which `make valgrind`
+# installs as Debian's package: wheels from PyPI, pinned in
 # tests/requirements.txt, its neighbours and examples/demo/requirements.txt.
 
 SHELL := /bin/bash
@@ -204,7 +205,7 @@ engines: build $(VENV)/test $(VENV)/frameworks ## builds and runs examples/engin
 	$(BIN)/ctest --test-dir $(BUILD)/engines --no-tests=error --output-on-failure --verbose
 	@echo 'reliability: {"examples of engines": "bit-identical to resident models: ggml, libtorch"}'
 
-check: ## runs the checks that take minutes, hours in all; writes tests/reports
+check: ## runs the checks that take hours in all; writes tests/reports
 	$(PYTHON) tools/check.py
 
 faults: programs ## makes each call of the driver and of the system fail once, with every code

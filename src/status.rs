@@ -8,10 +8,11 @@ pub type wb_status = i32;
 pub const WB_OK: wb_status = 0;
 /// A defect of the library (it caught a panic); please report it.
 pub const WB_ERR_INTERNAL: wb_status = 1;
-/// An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field that is
-/// not zero, or another invalid value. The message names it.
+/// An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field
+/// that is not zero, or another invalid value. The message names it.
 pub const WB_ERR_INVALID_ARGUMENT: wb_status = 2;
-/// The handle is not alive: it was released too often or never created (detected by debug builds only).
+/// The handle is not alive: it was released too often or never created (detected by debug builds
+/// only).
 pub const WB_ERR_HANDLE: wb_status = 3;
 /// `struct_size` is smaller than the smallest valid size or larger than this library knows.
 pub const WB_ERR_STRUCT_SIZE: wb_status = 4;

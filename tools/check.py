@@ -1,4 +1,4 @@
-"""Runs the checks that take minutes, prints their figures, and writes them to tests/reports.
+"""Runs the checks that take hours in all, prints their figures, and writes them to tests/reports.
 
 A check is a make target; its figures are the lines ``reliability: {...}`` that it prints. A check
 without figures has checked nothing and fails. ``--gpu`` runs the checks that need an NVIDIA GPU.

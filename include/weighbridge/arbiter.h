@@ -16,13 +16,13 @@ extern "C" {
 #endif
 
 /**
- * Shares a budget of device memory among offloaders with fixed addresses, such as the text encoder,
- * the transformer and the decoder of a diffusion pipeline. What is used next gets memory, and what is
- * idle gives it: first what has the least priority, and of those what was used longest ago. It acts
- * in its calls only. An engine uses it so:
+ * Shares a budget of device memory among offloaders with fixed addresses, such as the text
+ * encoder, the transformer and the decoder of a diffusion pipeline. What is used next gets memory,
+ * and what is idle gives it: first what has the least priority, and of those what was used longest
+ * ago. It acts in its calls only. An engine uses it so:
  *
- * 1. Commit each offloader with the least memory that it may need, and add it.
- * 2. Before the steps of one, use it, and wait until it holds its memory, or only until it is ready:
+ * 1. Commit each offloader with the least memory that it may need, and add it. 2. Before the steps
+ * of one, use it, and wait until it holds its memory, or only until it is ready:
  *
  * ```c
  * wb_arbiter_use(arbiter, transformer, &progress, &error);
@@ -30,9 +30,9 @@ extern "C" {
  * ```
  *
  * Others give memory first, so that the budget is never exceeded, and an offloader moves when its
- * groups are released and their work is done: steps of one run while another is evicted. What is left
- * less than its slots sleeps, and its next steps need wb_arbiter_use again. An offloader that must run
- * at any time, as on another thread, has a `min_bytes` that is not 0.
+ * groups are released and their work is done: steps of one run while another is evicted. What is
+ * left less than its slots sleeps, and its next steps need wb_arbiter_use again. An offloader that
+ * must run at any time, as on another thread, has a `min_bytes` that is not 0.
  */
 typedef struct wb_arbiter wb_arbiter;
 
@@ -43,8 +43,8 @@ typedef struct {
     /** Offloaders of a higher priority give memory later. */
     int32_t priority;
     /**
-     * Bytes of device memory that the others leave it, once it has them: at least its slots, unless
-     * this is 0, with which it may sleep.
+     * Bytes of device memory that the others leave it, once it has them: at least its slots,
+     * unless this is 0, with which it may sleep.
      */
     uint64_t min_bytes;
     /** The stream of its steps and of graphs that have captured them. */
@@ -67,7 +67,9 @@ typedef struct {
      * lowered.
      */
     uint64_t device_bytes;
-    /** Bytes of host memory of all offloaders beside their own: see wb_resize_progress. */
+    /**
+     * Bytes of host memory of all offloaders beside their own: see wb_offloader_resize_progress.
+     */
     uint64_t host_bytes;
 } wb_arbiter_progress;
 #define WB_ARBITER_PROGRESS_INIT {sizeof(wb_arbiter_progress), 0, 0, 0, 0}
@@ -95,10 +97,7 @@ typedef struct {
 } wb_arbiter_member_info;
 #define WB_ARBITER_MEMBER_INFO_INIT {sizeof(wb_arbiter_member_info), 0, 0, 0, 0, 0, 0, 0, 0}
 
-/**
- * Creates an arbiter over `device_bytes` bytes of the memory of a device, without offloaders.
- * Available since 0.1.0.
- */
+/** Creates an arbiter over `device_bytes` bytes of the memory of a device, without offloaders. */
 wb_status wb_arbiter_new(const wb_device *device, uint64_t device_bytes, wb_arbiter **arbiter,
                          wb_error *error);
 
@@ -109,63 +108,60 @@ void wb_arbiter_retain(const wb_arbiter *arbiter);
 void wb_arbiter_release(wb_arbiter *arbiter);
 
 /**
- * Adds an offloader with the memory that it holds, as if it was used now. The arbiter keeps a reference
- * to it until it is removed; meanwhile wb_offloader_resize fails for it. `options` may be NULL.
+ * Adds an offloader with the memory that it holds, as if it was used now. The arbiter keeps a
+ * reference to it until it is removed; meanwhile wb_offloader_resize fails for it with
+ * WB_ERR_BUSY. `options` may be NULL.
  *
  * Fails with WB_ERR_BUDGET if its memory does not fit beside that of the others: lower it with
- * wb_offloader_resize before, or that of the others with wb_arbiter_resize. Fails with WB_ERR_NOT_SUPPORTED without
- * fixed addresses, WB_ERR_BUSY while it is resized, and WB_ERR_INVALID_ARGUMENT if it is of another
- * device or in an arbiter. Thread-safe. Available since 0.1.0.
+ * wb_offloader_resize before, or that of the others with wb_arbiter_resize. Fails with
+ * WB_ERR_NOT_SUPPORTED without fixed addresses, WB_ERR_BUSY while it is resized or in an arbiter,
+ * and WB_ERR_INVALID_ARGUMENT if it is of another device.
  */
 wb_status wb_arbiter_add(const wb_arbiter *arbiter, const wb_offloader *offloader,
                          const wb_arbiter_options *options, wb_error *error);
 
 /**
- * Removes an offloader, which keeps what it holds; its budget is then outside of the arbiter's. Fails
- * with WB_ERR_NOT_FOUND. Thread-safe. Available since 0.1.0.
+ * Removes an offloader, which keeps what it holds; its budget is then outside of the arbiter's.
+ * Fails with WB_ERR_NOT_FOUND.
  */
 wb_status wb_arbiter_remove(const wb_arbiter *arbiter, const wb_offloader *offloader,
                             wb_error *error);
 
 /**
  * Begins to give the offloader that is used next as much memory as it can use, and lets the others
- * keep what is left. Does what is possible at once, and fills `progress`: the others are evicted first,
- * and this one gets its slots as soon as they fit, and the rest once all of it does.
+ * keep what is left. Does what is possible at once, and fills `progress`: the others are evicted
+ * first, and this one gets its slots as soon as they fit, and the rest once all of it does.
  * wb_arbiter_advance goes on, between steps, or wb_arbiter_wait.
  *
- * Stream order: where steps of an offloader have been captured, the host waits for the work queued on
- * its stream when it is resized, as wb_offloader_resize does. Streams of others are not waited for.
- * After an error every offloader holds what wb_arbiter_get_member_info says, and any later call goes
- * on. Fails with WB_ERR_BUDGET, and changes nothing, if its slots do not fit beside what the others
- * keep, WB_ERR_NOT_FOUND, and as wb_offloader_resize does. Thread-safe; the last call counts.
- * Available since 0.1.0.
+ * Stream order: where steps of an offloader have been captured, the host waits for the work queued
+ * on its stream when it is resized, as wb_offloader_resize does. Streams of others are not waited
+ * for. After an error every offloader holds what wb_arbiter_get_member_info says, and any later
+ * call goes on. Fails with WB_ERR_BUDGET, and changes nothing, if its slots do not fit beside what
+ * the others keep, WB_ERR_NOT_FOUND, and as wb_offloader_resize does. The last call counts.
  */
 wb_status wb_arbiter_use(const wb_arbiter *arbiter, const wb_offloader *offloader,
                          wb_arbiter_progress *progress, wb_error *error);
 
 /**
- * Changes the budget. Offloaders keep what fits, and get more only when they are used. Otherwise as
- * wb_arbiter_use; memory is free once the change is done. Available since 0.1.0.
+ * Changes the budget. Offloaders keep what fits, and get more only when they are used. Otherwise
+ * as wb_arbiter_use; memory is free once the change is done.
  */
 wb_status wb_arbiter_resize(const wb_arbiter *arbiter, uint64_t device_bytes,
                             wb_arbiter_progress *progress, wb_error *error);
 
-/** Goes on as far as is possible at once. Otherwise as wb_arbiter_use. Available since 0.1.0. */
+/** Goes on as far as is possible at once. Otherwise as wb_arbiter_use. */
 wb_status wb_arbiter_advance(const wb_arbiter *arbiter, wb_arbiter_progress *progress,
                              wb_error *error);
 
 /**
- * Goes on until every offloader holds what it is to hold, for at most `timeout_ms` milliseconds. Other
- * threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group of an idle one stays
- * acquired: the change can be continued. Otherwise as wb_arbiter_use. Available since 0.1.0.
+ * Goes on until every offloader holds what it is to hold, for at most `timeout_ms` milliseconds.
+ * Other threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group of an
+ * idle one stays acquired: the change can be continued. Otherwise as wb_arbiter_use.
  */
 wb_status wb_arbiter_wait(const wb_arbiter *arbiter, uint64_t timeout_ms,
                           wb_arbiter_progress *progress, wb_error *error);
 
-/**
- * Fills `info` with what an offloader of the arbiter holds. Fails with WB_ERR_NOT_FOUND. Thread-safe.
- * Available since 0.1.0.
- */
+/** Fills `info` with what an offloader of the arbiter holds. Fails with WB_ERR_NOT_FOUND. */
 wb_status wb_arbiter_get_member_info(const wb_arbiter *arbiter, const wb_offloader *offloader,
                                      wb_arbiter_member_info *info, wb_error *error);
 

@@ -32,8 +32,8 @@ typedef int32_t wb_phase;
 
 /**
  * Receives the bytes done and the total bytes of a phase, on the thread that made the call. A
- * result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the library,
- * except wb_device_drain.
+ * result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the
+ * library, except wb_device_drain.
  */
 typedef int32_t (*wb_progress)(void *user, wb_phase phase, uint64_t done, uint64_t total);
 
@@ -118,8 +118,9 @@ typedef struct {
 
 /**
  * Called once, on any thread, when nothing uses the caller's memory any more: in the call that
- * dropped the last reference, or on a thread of the library. It may release handles of the library,
- * and must call nothing else of it: a function that waits could wait for the thread that it is on.
+ * dropped the last reference, or on a thread of the library. It may release handles of the
+ * library, and must call nothing else of it: a function that waits could wait for the thread that
+ * it is on.
  */
 typedef void (*wb_deleter)(void *owner);
 
@@ -250,7 +251,8 @@ wb_status wb_buffer_get_info(const wb_buffer *buffer, wb_buffer_info *info, wb_e
 
 /**
  * Fills `stats` with what the kernel counts for the buffer's pages; slower than
- * wb_buffer_get_info. Fails with WB_ERR_UNMAPPED_RANGE if the caller has unmapped registered memory.
+ * wb_buffer_get_info. Fails with WB_ERR_UNMAPPED_RANGE if the caller has unmapped registered
+ * memory.
  */
 wb_status wb_buffer_get_stats(const wb_buffer *buffer, wb_buffer_stats *stats, wb_error *error);
 

@@ -73,9 +73,9 @@ void wb_device_retain(const wb_device *device);
 void wb_device_release(wb_device *device);
 
 /**
- * Waits until every reference that was released after a stream, or by a DLPack consumer, is gone, and
- * releases memory behind fixed addresses whose release has failed before. Must not be called from a
- * callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
+ * Waits until every reference that was released after a stream, or by a DLPack consumer, is gone,
+ * and releases memory behind fixed addresses whose release has failed before. Must not be called
+ * from a callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
  */
 wb_status wb_device_drain(const wb_device *device, uint64_t timeout_ms, wb_error *error);
 
@@ -206,9 +206,9 @@ wb_status wb_device_free(const wb_device *device, void *address, wb_error *error
  *
  * Stream order: runs after the work queued on `stream`; both ranges must stay valid until it has
  * run. The driver may block the caller if a range is pageable or both are host memory. Capturable.
- * On a device that reads pageable memory, 1 MiB or more of a mapped file that is not registered pass
- * through at most 32 MiB of pinned staging memory, because drivers copy them slowly: the call returns
- * when the copy is made.
+ * On a device that reads pageable memory, 1 MiB or more of a mapped file that is not registered
+ * pass through at most 32 MiB of pinned staging memory, because drivers copy them slowly: the call
+ * returns when the copy is made.
  */
 wb_status wb_device_copy(const wb_device *device, void *to, const void *from, uint64_t bytes,
                          void *stream, wb_error *error);

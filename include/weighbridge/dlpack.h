@@ -20,9 +20,9 @@ struct DLManagedTensorVersioned;
  * Exports a view as a DLManagedTensor: kDLCUDA for a view for a CUDA device, otherwise kDLCPU.
  *
  * The tensor holds a reference to the view until its deleter is called, which may be on any
- * thread. No stream is waited for, since the library queues no work of its own on the memory. Fails
- * with WB_ERR_DLPACK for read-only memory, because this kind of tensor cannot say that it must not
- * be written.
+ * thread. No stream is waited for, since the library queues no work of its own on the memory.
+ * Fails with WB_ERR_DLPACK for read-only memory, because this kind of tensor cannot say that it
+ * must not be written.
  */
 wb_status wb_view_to_dlpack(const wb_view *view, struct DLManagedTensor **tensor, wb_error *error);
 

@@ -22,9 +22,11 @@ extern "C" {
  * Keeps the recently used experts of a mixture of experts on the device, in slots that all layers
  * share; all experts stay in pinned host memory. An engine uses it so:
  *
- * 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a number
+ * 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a
+ * number
  *    of slots or a budget of device memory.
- * 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a tensor
+ * 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a
+ * tensor
  *    `[most_slots, ...]` for each expert tensor, at an address that stays.
  * 3. In each layer, between the router and the fused kernel, on the same stream:
  *
@@ -34,8 +36,9 @@ extern "C" {
  * ```
  *
  * Everything is decided on the device, so the host never waits, and a decode step that has been
- * captured stays one graph. An expert is the rows with its number of all tensors of its layer. Slots
- * serve all layers, so these have equal experts; layers of another size have a cache of their own.
+ * captured stays one graph. An expert is the rows with its number of all tensors of its layer.
+ * Slots serve all layers, so these have equal experts; layers of another size have a cache of
+ * their own.
  */
 typedef struct wb_expert_cache wb_expert_cache;
 
@@ -58,8 +61,8 @@ typedef struct {
     /** The memory, mapped for the device. The cache keeps a reference. */
     const wb_buffer *buffer;
     /**
-     * For wb_expert_cache_new_for_offloader the name of the parameter, which has the layout and the
-     * memory: `layout` and `buffer` are NULL. Otherwise NULL.
+     * For wb_expert_cache_new_for_offloader the name of the parameter, which has the layout and
+     * the memory: `layout` and `buffer` are NULL. Otherwise NULL.
      */
     const char *parameter;
     /** Must be zero. */
@@ -124,8 +127,8 @@ typedef struct {
 #define WB_EXPERT_ROUTE_OPTIONS_INIT {sizeof(wb_expert_route_options), 0, 0, 0}
 
 /**
- * Creates a cache whose slots are empty, and zeros. Memory for the slots, unless the caller gives it, and for the
- * state is allocated. Names, layouts and the array are not needed after the call.
+ * Creates a cache whose slots are empty, and zeros. Memory for the slots, unless the caller gives
+ * it, and for the state is allocated. Names, layouts and the array are not needed after the call.
  *
  * Stream order: what was written to the host memory before is read by later calls. Fails with
  * WB_ERR_NOT_MAPPED if the device cannot read a buffer in place, with WB_ERR_SLOTS_BUDGET,
@@ -137,28 +140,29 @@ wb_status wb_expert_cache_new(const wb_device *device, const wb_expert_tensor *t
                               wb_expert_cache **cache, wb_error *error);
 
 /**
- * Creates a cache of experts that are parameters of an offloader, offloaded and read in place, such
- * as those with WB_ACCESS_PATTERN_EXPERTS. Each of `tensors` names its parameter, which has the layout
- * and the memory.
+ * Creates a cache of experts that are parameters of an offloader, offloaded and read in place,
+ * such as those with WB_ACCESS_PATTERN_EXPERTS. Each of `tensors` names its parameter, which has
+ * the layout and the memory.
  *
- * The cache, slots and state together, takes its device memory from the `expert_bytes` of the plan;
- * with neither `slots` nor `device_bytes` in the options it takes all that other caches have left.
- * Layers of another size have a cache of their own: give each its part.
+ * The cache, slots and state together, takes its device memory from the `expert_bytes` of the
+ * plan; with neither `slots` nor `device_bytes` in the options it takes all that other caches have
+ * left. Layers of another size have a cache of their own: give each its part.
  *
- * The cache follows its parameters: a call that replaces, moves or compacts them waits for the calls
- * of the cache, also for replays on its stream, and empties all slots. If a parameter then has no
- * bytes, or is another one, calls of the cache fail with WB_ERR_NOT_FOUND until it is replaced again.
- * Weights that are written through a host view need wb_expert_cache_reset. The cache may outlive the
- * offloader.
+ * The cache follows its parameters: a call that replaces, moves or compacts them waits for the
+ * calls of the cache, also for replays on its stream, and empties all slots. If a parameter then
+ * has no bytes, or is another one, calls of the cache fail with WB_ERR_NOT_FOUND until it is
+ * replaced again. Weights that are written through a host view need wb_expert_cache_reset. The
+ * cache may outlive the offloader.
  *
- * With fixed addresses, slots have addresses for all experts, and the state and the first slots have memory,
- * in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they may not be in
- * `memory` of the caller.
+ * With fixed addresses, slots have addresses for all experts, and the state and the first slots
+ * have memory, in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they
+ * may not be in `memory` of the caller.
  *
- * Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for caches, with
- * WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, with WB_ERR_INVALID_ARGUMENT if
- * an arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
- * one that is resident or copied, and as wb_expert_cache_new does.
+ * Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for
+ * caches, with WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, or if an
+ * arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown
+ * parameter, with WB_ERR_INVALID_ARGUMENT for one that is resident or copied, and as
+ * wb_expert_cache_new does.
  */
 wb_status wb_expert_cache_new_for_offloader(const wb_offloader *offloader,
                                             const wb_expert_tensor *tensors, uint64_t count,
@@ -184,16 +188,16 @@ void wb_expert_cache_release(wb_expert_cache *cache);
 
 /**
  * Brings the experts of a layer that `ids` name into slots, and writes to `slots` the slot of each
- * id. `ids` are `count` numbers in device memory, of type WB_DTYPE_I32 or WB_DTYPE_I64, such as the
- * `[tokens, k]` of a router; `slots` receives as many of the same type, and may be `ids`. An id
- * without an expert in the layer, such as -1 for padding, gets -1 and is counted.
+ * id. `ids` are `count` numbers in device memory, of type WB_DTYPE_I32 or WB_DTYPE_I64, such as
+ * the `[tokens, k]` of a router; `slots` receives as many of the same type, and may be `ids`. An
+ * id without an expert in the layer, such as -1 for padding, gets -1 and is counted.
  *
  * Absent experts take the slots that were used longest ago, never one that this call needs, and
  * their bytes are gathered from host memory before `slots` may be used. They stay in their slots
- * until the next call with the same lane, whatever other lanes and hints do: kernels that read them
- * are queued on `stream` between the two. Batches that are in flight at the same time, on several
- * streams, have a lane each. Calls with one lane are on one stream, or on streams that the engine
- * orders.
+ * until the next call with the same lane, whatever other lanes and hints do: kernels that read
+ * them are queued on `stream` between the two. Batches that are in flight at the same time, on
+ * several streams, have a lane each. Calls with one lane are on one stream, or on streams that the
+ * engine orders.
  *
  * The ids name at most `count` experts, and a lane may use `slots / lanes` of the cache's. If a
  * layer has more, the call fails with WB_ERR_SLOTS_BUDGET before anything is queued; the layer is
@@ -204,7 +208,8 @@ void wb_expert_cache_release(wb_expert_cache *cache);
  * Stream order: one kernel on `stream`, after all earlier calls of this cache on any stream; the
  * host does not wait. Capturable; a captured call is ordered after those of the same capture, and
  * the engine orders a graph with calls and graphs that come before it. Fails with
- * WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED or WB_ERR_SLOTS_BUDGET.
+ * WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED or WB_ERR_SLOTS_BUDGET, and for a cache of an offloader
+ * with WB_ERR_NOT_FOUND while parameters are not there, and with WB_ERR_BUSY while it is asleep.
  */
 wb_status wb_expert_cache_route(const wb_expert_cache *cache, uint64_t layer, const void *ids,
                                 uint64_t count, wb_dtype dtype, void *slots,
@@ -225,8 +230,9 @@ wb_status wb_expert_cache_prefetch(const wb_expert_cache *cache, uint64_t layer,
                                    uint64_t count, wb_dtype dtype, void *stream, wb_error *error);
 
 /**
- * Gets the number of passes in which a layer is computed for `count` ids: 1 if wb_expert_cache_route
- * takes them at once. Fails with WB_ERR_OUT_OF_RANGE.
+ * Gets the number of passes in which a layer is computed for `count` ids: 1 if
+ * wb_expert_cache_route takes them at once. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_BUSY
+ * while an offloader is asleep.
  */
 wb_status wb_expert_cache_get_passes(const wb_expert_cache *cache, uint64_t layer, uint64_t count,
                                      uint64_t *passes, wb_error *error);
@@ -242,12 +248,13 @@ wb_status wb_expert_cache_reset(const wb_expert_cache *cache, void *stream, wb_e
 
 /**
  * Uses the first `slots` slots from now on, at most the `capacity` of the cache. Experts in slots
- * beyond them are evicted, and that memory is not accessed until `slots` grows again. Addresses stay,
- * and so do graphs, which see the new number. Between steps.
+ * beyond them are evicted, and that memory is not accessed until `slots` grows again. Addresses
+ * stay, and so do graphs, which see the new number. Between steps.
  *
  * Stream order as wb_expert_cache_reset. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_SLOTS_BUDGET
- * for fewer slots than calls so far need, and with WB_ERR_CAPTURING. A resize of an offloader with fixed
- * addresses changes the `capacity`, and uses all of it.
+ * for fewer slots than calls so far need, with WB_ERR_CAPTURING, and with WB_ERR_BUSY while an
+ * offloader is asleep. A resize of an offloader with
+ * fixed addresses changes the `capacity`, and uses all of it.
  */
 wb_status wb_expert_cache_resize(const wb_expert_cache *cache, uint64_t slots, void *stream,
                                  wb_error *error);
@@ -277,8 +284,8 @@ typedef struct {
     /** The first dimension of the slots' tensors: `capacity`, or with fixed addresses `experts`. */
     uint64_t most_slots;
     /**
-     * The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of `experts`. That of
-     * wb_expert_cache_get_stats is `hits` of `hits + misses`.
+     * The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of
+     * `experts`. That of wb_expert_cache_get_stats is `hits` of `hits + misses`.
      */
     double predicted_hit_rate;
 } wb_expert_cache_info;
@@ -289,8 +296,8 @@ wb_status wb_expert_cache_get_info(const wb_expert_cache *cache, wb_expert_cache
                                    wb_error *error);
 
 /**
- * The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the device. The
- * first `capacity` slots have memory, and kernels access no others.
+ * The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the
+ * device. The first `capacity` slots have memory, and kernels access no others.
  */
 typedef struct {
     /** Size of the struct. */
@@ -320,8 +327,8 @@ typedef struct {
     {sizeof(wb_expert_slots_info), 0, NULL, NULL, NULL, 0, 0, 0, 0, NULL, 0}
 
 /**
- * Fills `info` with the slots of the expert tensor `index`; indexes follow the order in which names
- * were first described. Fails with WB_ERR_OUT_OF_RANGE.
+ * Fills `info` with the slots of the expert tensor `index`; indexes follow the order in which
+ * names were first described. Fails with WB_ERR_OUT_OF_RANGE.
  */
 wb_status wb_expert_cache_get_slots_info(const wb_expert_cache *cache, uint64_t index,
                                          wb_expert_slots_info *info, wb_error *error);

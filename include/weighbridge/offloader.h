@@ -49,8 +49,8 @@ extern "C" {
  * those of the next step's first layers. Groups may be acquired in any order and on any stream; an
  * order other than the plan's costs time only. Groups that share slots cannot be acquired at the
  * same time. Groups of prefetched parameters share none with the next `wb_plan_info.depth` - 1 in
- * the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends a
- * step that failed half way.
+ * the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends
+ * a step that failed half way.
  *
  * CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
  * replay it as often as needed, also between steps that are not captured. A step may also be made
@@ -63,28 +63,29 @@ extern "C" {
  * shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
  * wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
  *
- * A budget that changes. With `fixed_addresses` in the plan's options every unit has an address range
- * for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
+ * A budget that changes. With `fixed_addresses` in the plan's options every unit has an address
+ * range for life, behind which its memory changes, so tensors, compiled code and graphs stay
+ * valid:
  *
  * ```c
- * wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+ * wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
  * to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
  * wb_offloader_resize(offloader, &to, stream, &progress, &error);
  * while (progress.pending_units > 0) { // or wb_offloader_resize_wait
  *     run_step(stream);
- *     wb_offloader_resize_progress(offloader, stream, &progress, &error);
+ *     wb_offloader_resize_advance(offloader, stream, &progress, &error);
  * }
  * ```
  *
  * Plan for the least that the model may need, so that all that may leave has slots, and resize
- * upwards after the commit. Resize before memory is given to a KV cache, and after it was freed: units
- * that leave do so before others return, and no budget, the old or the new one, is exceeded. A unit
- * moves when its groups are released and the work that used it is done; memory is free for everyone
- * when the resize is done. A unit that was resident when a graph was captured is read in host memory
- * after it has left, unless `graphs_dropped` says that no graph is launched any more. A failed call is
- * repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize. Compressed
- * parameters are decoded at their addresses, in each step or, resident, once.
- * Offloaders of one device share a budget by wb_arbiter.
+ * upwards after the commit. Resize before memory is given to a KV cache, and after it was freed:
+ * units that leave do so before others return, and no budget, the old or the new one, is exceeded.
+ * A unit moves when its groups are released and the work that used it is done; memory is free for
+ * everyone when the resize is done. A unit that was resident when a graph was captured is read in
+ * host memory after it has left, unless `graphs_dropped` says that no graph is launched any more.
+ * A failed call is repeated, and goes on. A sleeping offloader holds no device memory, and wakes
+ * by a resize. Compressed parameters are decoded at their addresses, in each step or, resident,
+ * once. Offloaders of one device share a budget by wb_arbiter.
  */
 typedef struct wb_offloader wb_offloader;
 
@@ -96,8 +97,8 @@ typedef struct wb_offloader wb_offloader;
  * Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
  * host memory, are not needed after the call; those that stay where they are, with
  * WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A
- * resident parameter in device memory is not copied: the memory stays the engine's and must outlive
- * the offloader.
+ * resident parameter in device memory is not copied: the memory stays the engine's and must
+ * outlive the offloader.
  *
  * Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
  * the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan
@@ -131,8 +132,8 @@ wb_status wb_offloader_find_group(const wb_offloader *offloader, const char *nam
  *
  * A captured step can be replayed after any other step, since no step relies on a copy of another
  * once one was captured. Eager steps are then to begin with wb_offloader_begin_step: without it
- * they prefetch nothing, because a replay may come before each call. The stream of a replay must be
- * ordered after the eager steps of other streams.
+ * they prefetch nothing, because a replay may come before each call. The stream of a replay must
+ * be ordered after the eager steps of other streams.
  *
  * Stream order: work queued on `stream` after the call finds the parameters; the host does not
  * wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
@@ -161,10 +162,10 @@ wb_status wb_offloader_acquire_group_within(const wb_offloader *offloader, uint6
 
 /**
  * Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
- * wait for its slot follow. In a capture, the release of the last group that a step is expected
- * to acquire makes `stream` wait for every copy. `stream` may be another one than that of the
- * acquire. A group that was acquired in a capture is released in one of the same step, and any other
- * outside of captures, since replays repeat captured calls and no others.
+ * wait for its slot follow. In a capture, the release of the last group that a step is expected to
+ * acquire makes `stream` wait for every copy. `stream` may be another one than that of the
+ * acquire. A group that was acquired in a capture is released in one of the same step, and any
+ * other outside of captures, since replays repeat captured calls and no others.
  *
  * Stream order: the copies run after the work queued on `stream`; the host does not wait.
  * Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
@@ -208,14 +209,15 @@ wb_status wb_offloader_join(const wb_offloader *offloader, void *stream, wb_erro
  * capture, and each capture ends with wb_offloader_join. A part then relies on the copies of those
  * before it, so that each group is copied once, and a group may be acquired in one part and
  * released in a later one; kernels between the parts may use it as well. The next call of this
- * function begins another step, and so does, for the next capture, a copy that is queued outside of
- * captures, wb_offloader_reset, or a change of the parameters.
+ * function begins another step, and so does, for the next capture, a copy that is queued outside
+ * of captures, wb_offloader_reset, or a change of the parameters.
  *
- * The graphs of the parts must be replayed in the order in which they were captured, each once, with
- * no other step between them and streams ordered accordingly; any other step may follow the last
- * one. A part that is left out, repeated or replayed out of turn reads slots that hold other groups,
- * and nothing can notice it: let a part that is to be replayed by itself begin a step of its own.
- * After a capture that has failed, call wb_offloader_reset_all and capture all parts again.
+ * The graphs of the parts must be replayed in the order in which they were captured, each once,
+ * with no other step between them and streams ordered accordingly; any other step may follow the
+ * last one. A part that is left out, repeated or replayed out of turn reads slots that hold other
+ * groups, and nothing can notice it: let a part that is to be replayed by itself begin a step of
+ * its own. After a capture that has failed, call wb_offloader_reset_all and capture all parts
+ * again.
  */
 wb_status wb_offloader_begin_step(const wb_offloader *offloader, void *stream, wb_error *error);
 
@@ -236,26 +238,27 @@ wb_status wb_offloader_reset_all(const wb_offloader *offloader, void *stream, wb
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
+    /** What `budget_bytes` limits; required. */
+    wb_budget_kind budget_kind;
     /**
-     * 1 if no graph that has captured a step is launched any more: units that leave the device
-     * may then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not copy, as it
-     * was resident when the graph was captured, is read by the device in host memory from now on.
+     * With WB_BUDGET_DEVICE_BYTES, device memory that the offloader may hold; 0 puts it to sleep.
+     * With WB_BUDGET_OFFLOAD_BYTES, bytes of parameters that are not resident, in whole pieces as
+     * on the device.
+     */
+    uint64_t budget_bytes;
+    /**
+     * 1 if no graph that has captured a step is launched any more: units that leave the device may
+     * then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not
+     * copy, as it was resident when the graph was captured, is read by the device in host memory
+     * from now on.
      */
     uint32_t graphs_dropped;
-    /**
-     * Bytes of device memory that the offloader may hold; 0 to put it to sleep. Must be 0 with
-     * `offload_bytes`.
-     */
-    uint64_t device_bytes;
-    /**
-     * If not 0, the budget in its place: a ceiling for bytes of parameters that are not resident, in
-     * whole pieces as on the device.
-     */
-    uint64_t offload_bytes;
+    /** Must be zero. */
+    uint32_t reserved0;
     /** Must be zero. */
     uint64_t reserved[3];
-} wb_resize_options;
-#define WB_RESIZE_OPTIONS_INIT {sizeof(wb_resize_options), 0, 0, 0, {0}}
+} wb_offloader_resize_options;
+#define WB_OFFLOADER_RESIZE_OPTIONS_INIT {sizeof(wb_offloader_resize_options), 0, 0, 0, 0, {0}}
 
 /** How far a resize is, and what the offloader holds. */
 typedef struct {
@@ -264,14 +267,15 @@ typedef struct {
     /** Zero. */
     uint32_t reserved0;
     /**
-     * Units that are not where they are to be, and expert caches without the slots that they are to have; 0
-     * once the resize is done.
+     * Units that are not where they are to be, and expert caches without the slots that they are
+     * to have; 0 once the resize is done.
      */
     uint64_t pending_units;
     /** Bytes that these take on the device when they are there. */
     uint64_t pending_bytes;
     /**
-     * Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
+     * Bytes of device memory of resident parameters, of slots and of expert caches, in whole
+     * pieces.
      */
     uint64_t device_bytes;
     /**
@@ -279,67 +283,70 @@ typedef struct {
      * pieces or since they left the device, and of copies that resident ones keep.
      */
     uint64_t host_bytes;
-} wb_resize_progress;
-#define WB_RESIZE_PROGRESS_INIT {sizeof(wb_resize_progress), 0, 0, 0, 0, 0}
+} wb_offloader_resize_progress;
+#define WB_OFFLOADER_RESIZE_PROGRESS_INIT {sizeof(wb_offloader_resize_progress), 0, 0, 0, 0, 0}
 
 /**
- * Begins to hold at most `device_bytes` of device memory, more or less than before, or to offload at
- * most `offload_bytes`. No address of a parameter changes, and every graph stays valid. Needs a plan
+ * Begins to hold at most so many bytes of device memory, more or less than before, or to offload
+ * at most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
  * with `fixed_addresses`.
  *
  * An engine that may need memory back plans for the least that it can spare, so that all that may
  * leave has slots, and resizes upwards after the commit. Under the plan's own budget, parameters
- * that were resident in the plan leave, to host memory that the device reads in place. They leave in
- * whole units, spread evenly over the groups, and those without slots last; what is in pieces (see
- * wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest first, so that
- * a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
- * the old or the new, is exceeded. With
- * `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
- * WB_ERR_BUSY until a resize to more has put memory behind every address: wait for it before the first
- * step. No graph may be launched meanwhile.
+ * that were resident in the plan leave, to host memory that the device reads in place. They leave
+ * in whole units, spread evenly over the groups, and those without slots last; what is in pieces
+ * (see wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest
+ * first, so that a budget is met to the piece. Nothing returns before all has left that is to
+ * leave, so that no budget, the old or the new, is exceeded. With 0 bytes of device memory the
+ * offloader sleeps: slots are freed too, and calls of a step fail with WB_ERR_BUSY until a resize
+ * to more has put memory behind every address: wait for it before the first step. No graph may be
+ * launched meanwhile.
  *
- * Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
- * fits, or else what all units and slots leave, but never less than slots for every call that a graph has
- * captured, for which units leave. Several caches share that by the bytes of their experts, whatever they were created
- * with; `offload_bytes` leaves them what they had. Slots keep their addresses, and calls see their number on the device,
- * also in graphs. Experts in slots that go are evicted first. That happens when the groups of the
- * experts are released, calls of the cache that were queued are done, and so is the work on `stream`, for which
- * the host waits: kernels that read slots are between the acquire and the release of their group, or
- * before the resize on its stream. In sleep the caches hold nothing, and calls of them fail with WB_ERR_BUSY;
- * afterwards they are empty.
+ * Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as
+ * far as that fits, or else what all units and slots leave, but never less than slots for every
+ * call that a graph has captured, for which units leave. Several caches share that by the bytes of
+ * their experts, whatever they were created with; WB_BUDGET_OFFLOAD_BYTES leaves them what they
+ * had. Slots keep their addresses, and calls see their number on the device, also in graphs.
+ * Experts in slots that go are evicted first. That happens when the groups of the experts are
+ * released, calls of the cache that were queued are done, and so is the work on `stream`, for
+ * which the host waits: kernels that read slots are between the acquire and the release of their
+ * group, or before the resize on its stream. In sleep the caches hold nothing, and calls of them
+ * fail with WB_ERR_BUSY; afterwards they are empty.
  *
  * The call does what is possible at once and returns. A unit moves when none of its groups is
- * acquired and the work that used it is done: wb_offloader_resize_progress goes on, between steps, or
- * wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
- * for the work queued on `stream`, and the caller guarantees that no graph is in flight on another,
- * since no one else knows of replays. To sleep, the host waits for all uses of released groups. Freed
- * memory is free for everyone at once.
+ * acquired and the work that used it is done: wb_offloader_resize_advance goes on, between steps,
+ * or wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host
+ * waits for the work queued on `stream`, and the caller guarantees that no graph is in flight on
+ * another, since no one else knows of replays. To sleep, the host waits for all uses of released
+ * groups. Freed memory is free for everyone at once.
  *
- * After an error the offloader holds what `wb_offloader_resize_progress` says, and a repeated call
- * goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
- * may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
- * WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
- * WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Thread-safe; parameters cannot be replaced
- * while a resize is in progress. Available since 0.1.0.
+ * After an error the offloader holds what `wb_offloader_resize_advance` says, and a repeated call
+ * goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no
+ * graph may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed
+ * addresses, WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit,
+ * WB_ERR_CAPTURING in a capture, WB_ERR_BUSY if an arbiter shares its memory, and
+ * WB_ERR_DEVICE_MEMORY or WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Parameters cannot
+ * be replaced while a resize is in progress.
  */
-wb_status wb_offloader_resize(const wb_offloader *offloader, const wb_resize_options *options,
-                              void *stream, wb_resize_progress *progress, wb_error *error);
+wb_status wb_offloader_resize(const wb_offloader *offloader,
+                              const wb_offloader_resize_options *options, void *stream,
+                              wb_offloader_resize_progress *progress, wb_error *error);
 
 /**
- * Goes on with a resize as far as is possible at once, and fills `progress`; without one it only does
- * that. Stream order and errors are those of wb_offloader_resize. Available since 0.1.0.
+ * Goes on with a resize as far as is possible at once, and fills `progress`; without one it only
+ * does that. Stream order and errors are those of wb_offloader_resize.
  */
-wb_status wb_offloader_resize_progress(const wb_offloader *offloader, void *stream,
-                                       wb_resize_progress *progress, wb_error *error);
+wb_status wb_offloader_resize_advance(const wb_offloader *offloader, void *stream,
+                                      wb_offloader_resize_progress *progress, wb_error *error);
 
 /**
  * Goes on with a resize on the host until it is done, for at most `timeout_ms` milliseconds. Other
- * threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group stays acquired:
- * the resize can be continued. Other errors, and stream order, are those of wb_offloader_resize.
- * Available since 0.1.0.
+ * threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group stays
+ * acquired: the resize can be continued. Other errors, and stream order, are those of
+ * wb_offloader_resize.
  */
 wb_status wb_offloader_resize_wait(const wb_offloader *offloader, void *stream, uint64_t timeout_ms,
-                                   wb_resize_progress *progress, wb_error *error);
+                                   wb_offloader_resize_progress *progress, wb_error *error);
 
 /** What wb_offloader_rebalance has done, and what is left to do. */
 typedef struct {
@@ -350,67 +357,73 @@ typedef struct {
     /** Bytes whose copies the call has queued, to host memory and to the device. */
     uint64_t moved_bytes;
     /**
-     * Bytes of pieces that are not where they are to be, copies in flight included; 0 once the hottest
-     * pieces are on the device, and any resize is done.
+     * Bytes of pieces that are not where they are to be, copies in flight included; 0 once the
+     * hottest pieces are on the device, and any resize is done.
      */
     uint64_t pending_bytes;
     /**
-     * Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
+     * Bytes of device memory of resident parameters, of slots and of expert caches, in whole
+     * pieces.
      */
     uint64_t device_bytes;
-    /** Bytes of host memory beside the offloader's own, as in wb_resize_progress. */
+    /** Bytes of host memory beside the offloader's own, as in wb_offloader_resize_progress. */
     uint64_t host_bytes;
-} wb_rebalance_progress;
-#define WB_REBALANCE_PROGRESS_INIT {sizeof(wb_rebalance_progress), 0, 0, 0, 0, 0}
+} wb_offloader_rebalance_progress;
+#define WB_OFFLOADER_REBALANCE_PROGRESS_INIT \
+    {sizeof(wb_offloader_rebalance_progress), 0, 0, 0, 0, 0}
 
 /**
- * Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts from its
- * lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the steps use, or 3 for
- * rows that a step looks up three times; 0 for bytes that are not read any more. The last call for a
- * byte counts; before any call, bytes of dense parameters count once and others not at all.
+ * Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts
+ * from its lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the
+ * steps use, or 3 for rows that a step looks up three times; 0 for bytes that are not read any
+ * more. The last call for a byte counts; before any call, bytes of dense parameters count once and
+ * others not at all.
  *
- * With fixed addresses, parameters that are read in place (transfer mode zero-copy), or would be if they
- * left the device, are in pieces of `wb_device_info.address_granularity` bytes, each on the device or in
- * host memory: all of those of a group that have at least one piece together. The heat of a piece is the sum,
- * over its bytes, of their weights. wb_offloader_rebalance and wb_offloader_resize keep the hottest pieces;
- * this call moves nothing, and costs the time of a look-up for each piece of the range.
+ * With fixed addresses, parameters that are read in place (transfer mode zero-copy), or would be
+ * if they left the device, are in pieces of `wb_device_info.address_granularity` bytes, each on
+ * the device or in host memory: all of those of a group that have at least one piece together. The
+ * heat of a piece is the sum, over its bytes, of their weights. wb_offloader_rebalance and
+ * wb_offloader_resize keep the hottest pieces; this call moves nothing, and costs the time of a
+ * look-up for each piece of the range.
  *
- * Fails with WB_ERR_NOT_SUPPORTED for a parameter that is not in pieces, WB_ERR_OUT_OF_RANGE if there is no
- * such parameter or it has fewer bytes, and WB_ERR_INVALID_ARGUMENT for a weight that is negative or not
- * finite. Thread-safe. Available since 0.1.0.
+ * Fails with WB_ERR_NOT_SUPPORTED for a parameter that is not in pieces, WB_ERR_OUT_OF_RANGE if
+ * there is no such parameter or it has fewer bytes, and WB_ERR_INVALID_ARGUMENT for a weight that
+ * is negative or not finite.
  */
 wb_status wb_offloader_prefer(const wb_offloader *offloader, uint64_t index, uint64_t offset,
                               uint64_t bytes, double weight, wb_error *error);
 
 /**
- * Moves the hottest pieces to the device and the coldest to host memory, as wb_offloader_prefer has
- * them, while the offloader holds as much device memory as before. For calls between steps: each
- * queues copies of at most `max_bytes` bytes, in both directions together, finishes those of earlier calls
- * that are made, and returns; of pieces that are as hot as one another none moves. Cold pieces leave first,
- * so that no more device memory is held at any moment; as many hot ones come in a later call.
- * `max_bytes` below one piece moves nothing, and only fills `progress`. A resize that is in progress is
- * continued first, within `max_bytes`.
+ * Moves the hottest pieces to the device and the coldest to host memory, as wb_offloader_prefer
+ * has them, while the offloader holds as much device memory as before. For calls between steps:
+ * each queues copies of at most `max_bytes` bytes, in both directions together, finishes those of
+ * earlier calls that are made, and returns; of pieces that are as hot as one another none moves.
+ * Cold pieces leave first, so that no more device memory is held at any moment; as many hot ones
+ * come in a later call. `max_bytes` below one piece moves nothing, and only fills `progress`. A
+ * resize that is in progress is continued first, within `max_bytes`.
  *
- * Addresses, views and graphs stay valid, and bytes are those of before. When a piece moves, stream order and
- * errors are as in wb_offloader_resize; wb_offloader_resize_wait ends what a call has begun, and
- * parameters are not replaced before. An offloader of an arbiter is rebalanced likewise. Thread-safe. Available since 0.1.0.
+ * Addresses, views and graphs stay valid, and bytes are those of before. When a piece moves,
+ * stream order and errors are as in wb_offloader_resize; wb_offloader_resize_wait ends what a call
+ * has begun, and parameters are not replaced before. An offloader of an arbiter is rebalanced
+ * likewise.
  */
 wb_status wb_offloader_rebalance(const wb_offloader *offloader, uint64_t max_bytes, void *stream,
-                                 wb_rebalance_progress *progress, wb_error *error);
+                                 wb_offloader_rebalance_progress *progress, wb_error *error);
 
 /**
- * The parameter's bytes are behind its address at all times, not only while its group is acquired. Steps copy
- * nothing there, so what an engine changes there between steps counts.
+ * The parameter's bytes are behind its address at all times, not only while its group is acquired.
+ * Steps copy nothing there, so what an engine changes there between steps counts.
  */
 #define WB_ADDRESS_OWN 1
 /**
- * A graph that was captured may copy the parameter's bytes from host memory to its address. With WB_ADDRESS_OWN
- * they are in both places, and change only by wb_offloader_replace.
+ * A graph that was captured may copy the parameter's bytes from host memory to its address. With
+ * WB_ADDRESS_OWN they are in both places, and change only by wb_offloader_replace.
  */
 #define WB_ADDRESS_COPIED_BY_GRAPHS 2
 /**
- * A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its bytes that is
- * being made or exists already. What is changed in place meanwhile is not where it is afterwards.
+ * A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its
+ * bytes that is being made or exists already. What is changed in place meanwhile is not where it
+ * is afterwards.
  */
 #define WB_ADDRESS_MOVING 4
 
@@ -434,7 +447,8 @@ typedef struct {
      */
     void *device_address;
     /**
-     * Host address of the first element; NULL if it is resident, in pieces, or compressed in host memory.
+     * Host address of the first element; NULL if it is resident, in pieces, or compressed in host
+     * memory.
      */
     void *host_address;
     /** Bytes from the lowest element to the end of the highest. */
@@ -457,8 +471,8 @@ typedef struct {
     /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
     uint32_t block_bytes;
     /**
-     * Why it could not stay in the buffer of its source, though the plan has WB_HOST_STORE_SOURCE;
-     * otherwise empty. Valid while the offloader is.
+     * Why it could not be kept as the plan's `host_store` asks, in the buffer of its source or as
+     * a file has it compressed; otherwise empty. Valid while the offloader is.
      */
     const char *host_store_reason;
     /** WB_HOST_STORE_SOURCE if its host memory is the buffer of its source. */
@@ -466,23 +480,25 @@ typedef struct {
     /** WB_ADDRESS_* bits: what is behind `device_address`. */
     uint32_t address_state;
     /**
-     * Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
+     * Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is
+     * not.
      */
     uint64_t encoded_bytes;
     /**
-     * Bytes of it that are on the device now, in memory of its own or of the engine, and not in a slot. Of a
-     * parameter in pieces (wb_offloader_prefer) any number, at a placement that is offloaded if there are
-     * fewer than `span_bytes`.
+     * Bytes of it that are on the device now, in memory of its own or of the engine, and not in a
+     * slot. Of a parameter in pieces (wb_offloader_prefer) any number, at a placement that is
+     * offloaded if there are fewer than `span_bytes`.
      */
     uint64_t resident_bytes;
     /**
-     * Bytes of device memory in which the device keeps it compressed, a multiple of 256, with those that
-     * it is tied to; 0 if it is decoded from host memory, or not compressed.
+     * Bytes of device memory in which the device keeps it compressed, a multiple of 256, with
+     * those that it is tied to; 0 if it is decoded from host memory, or not compressed.
      */
     uint64_t device_encoded_bytes;
     /**
-     * Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a replacement, are
-     * more than there is device memory for; otherwise empty. Valid as long as the library is loaded.
+     * Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a
+     * replacement, are more than there is device memory for; otherwise empty. Valid as long as the
+     * library is loaded.
      */
     const char *device_encoded_reason;
 } wb_offloader_parameter_info;
@@ -541,8 +557,8 @@ wb_status wb_offloader_get_view(const wb_offloader *offloader, uint64_t index, w
 /**
  * Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
  * holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a
- * resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed there, which
- * wb_offloader_read_parameter reads.
+ * resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed
+ * there, which wb_offloader_read_parameter reads.
  */
 wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t index, wb_view **view,
                                      wb_error *error);
@@ -552,23 +568,23 @@ wb_status wb_offloader_get_host_view(const wb_offloader *offloader, uint64_t ind
  * transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
  * The view holds the memory, not the offloader.
  *
- * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces, with
- * WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device cannot
- * access the memory.
+ * Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces,
+ * with WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device
+ * cannot access the memory.
  */
 wb_status wb_offloader_get_zero_copy_view(const wb_offloader *offloader, uint64_t index,
                                           wb_view **view, wb_error *error);
 
 /**
- * Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest, to
- * `bytes` bytes of host memory at `target`: as they are in its slot, also if they are compressed in
- * host memory. `bytes` is its `span_bytes`.
+ * Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest,
+ * to `bytes` bytes of host memory at `target`: as they are in its slot, also if they are
+ * compressed in host memory. `bytes` is its `span_bytes`.
  *
  * Fails with WB_ERR_OUT_OF_RANGE for another index or other `bytes`, with WB_ERR_NOT_FOUND for a
  * resident parameter or one without bytes, and with WB_ERR_DAMAGED if compressed bytes were
  * overwritten.
  *
- * Threads: any; it waits while another changes parameters. Since 0.1.0.
+ * It waits while another call changes parameters.
  */
 wb_status wb_offloader_read_parameter(const wb_offloader *offloader, uint64_t index, void *target,
                                       uint64_t bytes, wb_error *error);
@@ -632,12 +648,12 @@ wb_status wb_offloader_remove(const wb_offloader *offloader, const char *name, v
  *
  * Threads: no other call changes parameters between the comparison and the last change.
  *
- * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A compressed
- * source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails
- * also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with
- * WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not have,
- * and for another number of bytes without a source. After another error the changes made so far
- * stay, and other parameters may have moved: get the addresses again, and repeat the call.
+ * Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A
+ * compressed source is that of its parameter still if the parameter stays in it; otherwise it is
+ * decoded. Fails also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source,
+ * with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not
+ * have, and for another number of bytes without a source. After another error the changes made so
+ * far stay, and other parameters may have moved: get the addresses again, and repeat the call.
  */
 wb_status wb_offloader_reconcile(const wb_offloader *offloader, const wb_parameter *parameters,
                                  uint64_t count, void *stream,
@@ -678,12 +694,13 @@ typedef struct {
     uint64_t pinned_bytes;
     /**
      * Bytes of resident parameters, without those that were given no source yet; of parameters in
-     * pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes`
-     * of the plan once each has one.
+     * pieces those that are on the device. Together with `offloaded_bytes` it is the
+     * `payload_bytes` of the plan once each has one.
      */
     uint64_t resident_bytes;
     /**
-     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to them.
+     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to
+     * them.
      */
     uint64_t slot_bytes;
     /** Bytes of offloaded parameters that the device reads in place. */
@@ -716,7 +733,8 @@ typedef struct {
     /** As wb_offloader_get_generation gives it. */
     uint64_t generation;
     /**
-     * Bytes of offloaded parameters that are compressed in host memory, a part of `offloaded_bytes`.
+     * Bytes of offloaded parameters that are compressed in host memory, a part of
+     * `offloaded_bytes`.
      */
     uint64_t decoded_bytes;
     /** What these are compressed to. */
@@ -728,14 +746,15 @@ typedef struct {
     /** Bytes of device memory of the expert caches that were made for it and are alive. */
     uint64_t expert_bytes;
     /**
-     * Bytes of parameters that are on the device now, in memory of their own or of the engine: what
-     * `resident_bytes` of their infos adds up to, tied ones once.
+     * Bytes of parameters that are on the device now, in memory of their own or of the engine:
+     * what `resident_bytes` of their infos adds up to, tied ones once.
      */
     uint64_t device_parameter_bytes;
     /**
-     * Bytes of device memory for parameters that the device keeps compressed. With `resident_bytes`, each
-     * rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is at most a budget of device memory.
-     * It is held until the offloader is released, also when a parameter is removed or gets another size.
+     * Bytes of device memory for parameters that the device keeps compressed. With
+     * `resident_bytes`, each rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is
+     * at most a budget of device memory. It is held until the offloader is released, also when a
+     * parameter is removed or gets another size.
      */
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
@@ -796,7 +815,7 @@ wb_status wb_offloader_get_group_stats(const wb_offloader *offloader, uint64_t g
  * change it, nor do steps, nor an added parameter that moves no other. Costs no more than a lock,
  * for a call in every step.
  *
- * Threads: any; it waits while another changes parameters. Since 0.1.0.
+ * It waits while another call changes parameters.
  */
 wb_status wb_offloader_get_generation(const wb_offloader *offloader, uint64_t *generation,
                                       wb_error *error);

@@ -59,8 +59,8 @@ typedef struct {
     /** Type, shape and strides; its offset counts from `source`. */
     const wb_layout *layout;
     /**
-     * Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros until
-     * it is replaced, or written through a host view; resident, it has no memory until then.
+     * Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros
+     * until it is replaced, or written through a host view; resident, it has no memory until then.
      * Parameters whose bytes overlap are tied: they are stored once.
      */
     const void *source;
@@ -79,12 +79,12 @@ typedef struct {
      */
     const wb_buffer *buffer;
     /**
-     * If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a
-     * multiple of 16 in host memory, and `layout` is that of the values, with the lowest element
-     * first. A plan that carries the parameter compressed takes these bytes unchanged; for any other
-     * they are decoded. wb_offloader_add and wb_offloader_reconcile decode them, verify checksums,
-     * and compress the values again if the plan's `compress` takes them; a reconcile leaves a
-     * parameter as it is whose bytes are still those in its source.
+     * If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at
+     * a multiple of 16 in host memory, and `layout` is that of the values, with the lowest element
+     * first. A plan that carries the parameter compressed takes these bytes unchanged; for any
+     * other they are decoded. wb_offloader_add and wb_offloader_reconcile decode them, verify
+     * checksums, and compress the values again if the plan's `compress` takes them; a reconcile
+     * leaves a parameter as it is whose bytes are still those in its source.
      */
     uint64_t encoded_bytes;
     /** Must be zero. */

@@ -73,9 +73,9 @@ typedef int32_t wb_compress;
 /** None; the default. */
 #define WB_COMPRESS_OFF 0
 /**
- * Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode takes,
- * of which a sample of the source becomes at most 7/8 as large. If `compress_select` has selectors,
- * only those that one of them matches.
+ * Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode
+ * takes, of which a sample of the source becomes at most 7/8 as large. If `compress_select` has
+ * selectors, only those that one of them matches.
  */
 #define WB_COMPRESS_AUTO 1
 /** Those that a selector of `compress_select` matches, as far as they become smaller. */
@@ -103,8 +103,8 @@ typedef struct {
     /**
      * Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
      * an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
-     * is as deep as possible, with a device budget as deep as is fastest. With a limit there are no windows
-     * for compressed bytes: kernels read these over the link.
+     * is as deep as possible, with a device budget as deep as is fastest. With a limit there are
+     * no windows for compressed bytes: kernels read these over the link.
      */
     uint64_t slot_bytes;
     /**
@@ -168,10 +168,10 @@ typedef struct {
      * Whether every parameter that the offloader holds on the device, or copies there, has one
      * address for the offloader's life, while wb_offloader_resize moves it. Fails with
      * WB_ERR_NOT_SUPPORTED if it is on and wb_device_info.address_granularity is 0. Units, and the
-     * resident parameters of each group, then take whole pieces of that many bytes, which the budget
-     * counts; resident parameters are copied at the commit even if they are on the device already,
-     * and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can
-     * be added, removed or given another size. By default it is off.
+     * resident parameters of each group, then take whole pieces of that many bytes, which the
+     * budget counts; resident parameters are copied at the commit even if they are on the device
+     * already, and each needs a source; what is read in place is in pieces (wb_offloader_prefer);
+     * nothing can be added, removed or given another size. By default it is off.
      */
     wb_tristate fixed_addresses;
     /**
@@ -187,10 +187,10 @@ typedef struct {
      * memory the device also keeps such parameters compressed in its own memory, as many as are
      * needed, before others cross the link, if a step is faster for that: prefetched ones of one
      * group, in as many bytes as they are compressed to. Not with `fixed_addresses`, where those
-     * that become resident are decoded. They count as offloaded, since they have slots and a copy in
-     * host memory. With a source, wb_plan_new reads a sample of it, by which it expects the
-     * compressed bytes. In the arena and in its slot a compressed parameter has space for any bytes
-     * that may replace it, 0.2 % more than its own.
+     * that become resident are decoded. They count as offloaded, since they have slots and a copy
+     * in host memory. With a source, wb_plan_new reads a sample of it, by which it expects the
+     * compressed bytes. In the arena and in its slot a compressed parameter has space for any
+     * bytes that may replace it, 0.2 % more than its own.
      */
     wb_compress compress;
     /** Number of selectors in `compress_select`. */
@@ -198,30 +198,31 @@ typedef struct {
     /** `compress_select_count` selectors; none with WB_COMPRESS_OFF. */
     const char *const *compress_select;
     /**
-     * Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a part
-     * of a budget of device memory. 0 for what such a budget leaves beside all other parameters, or
-     * for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
-     * unless everything fits.
+     * Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a
+     * part of a budget of device memory. 0 for what such a budget leaves beside all other
+     * parameters, or for no limit with an offload budget. Under a budget of device memory experts
+     * leave as a whole, unless everything fits.
      */
     uint64_t expert_bytes;
     /**
      * Whether kernels of the device compress what a commit compresses: raw bytes cross the link to
-     * the device and compressed ones come back to the arena, both at the same time, or, of a source
-     * in device memory, compressed ones alone. By default those parameters for which a CUDA device
-     * has the memory, and the host's cores compress all others. The memory is that of the slots,
-     * which nothing uses before the first step; where these are smaller than two parameters, raw and
-     * compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
-     * end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a
-     * commit fails with WB_ERR_NOT_SUPPORTED for a parameter that the device cannot compress. All
-     * encoders write the same bytes; wb_offloader_stats says how many each had.
+     * the device and compressed ones come back to the arena, both at the same time, or, of a
+     * source in device memory, compressed ones alone. By default those parameters for which a CUDA
+     * device has the memory, and the host's cores compress all others. The memory is that of the
+     * slots, which nothing uses before the first step; where these are smaller than two
+     * parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves
+     * beside them, freed at the end of the commit. The arena must be pinned. If it is on, the host
+     * device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a parameter that the
+     * device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many
+     * each had.
      */
     wb_tristate encode_on_device;
     /**
      * 1 if a commit decodes what it carries as its source has it compressed, with all cores, and
-     * fails with WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only
-     * headers and directories of these, so that no kernel leaves them: damage of other bytes is then
-     * found by wb_offloader_read_parameter, not by steps. What a commit decodes or quantizes is
-     * verified in any case.
+     * fails with WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks
+     * only headers and directories of these, so that no kernel leaves them: damage of other bytes
+     * is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
+     * quantizes is verified in any case.
      */
     uint32_t verify_compressed;
     /** Must be zero. */
@@ -233,9 +234,10 @@ typedef struct {
 
 /**
  * Plans which of `count` parameters leave the device under the budget, and how they are
- * transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and the headers
- * of compressed ones; the plan keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
- * sources are read by wb_offloader_new. `options` must give a budget.
+ * transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and
+ * the headers of compressed ones; the plan keeps copies of `parameters` and `options` and
+ * references to the parameters' buffers, and the sources are read by wb_offloader_new. `options`
+ * must give a budget.
  *
  * Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
  * says otherwise, with WB_ERR_DAMAGED for a compressed source that is not what its parameter says,
@@ -272,19 +274,22 @@ typedef struct {
      * (wb_offloader_prefer).
      */
     uint64_t arena_bytes;
-    /** Bytes of device memory for resident parameters, each rounded up to 256. */
+    /**
+     * Bytes of device memory for resident parameters, each rounded up to 256, which
+     * `wb_offloader_stats.resident_bytes` does not count.
+     */
     uint64_t resident_bytes;
     /**
-     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
-     * 64 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
-     * that is at most a sixteenth of a budget of device memory.
+     * Bytes of device memory for slots, and for the windows through which compressed bytes pass to
+     * them: 64 MiB where a parameter is expected to become 2 MiB or more, if options give no
+     * `slot_bytes` and that is at most a sixteenth of a budget of device memory.
      */
     uint64_t slot_bytes;
     /** Bytes of slots for prefetched parameters. */
     uint64_t ring_bytes;
     /**
-     * Bytes that cross the link to slots in every step; of compressed parameters, those that they are
-     * expected to become.
+     * Bytes that cross the link to slots in every step; of compressed parameters, those that they
+     * are expected to become.
      */
     uint64_t step_bytes;
     /**
@@ -314,8 +319,8 @@ typedef struct {
     /** What these are expected to become: the sum of the parameters' `encoded_bytes`. */
     uint64_t encoded_bytes;
     /**
-     * Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link, which pass
-     * through no windows, and decode them; 0 if the bandwidth of the link is not known.
+     * Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link,
+     * which pass through no windows, and decode them; 0 if the bandwidth of the link is not known.
      */
     double decode_seconds;
     /**
@@ -324,17 +329,18 @@ typedef struct {
      */
     uint64_t expert_bytes;
     /**
-     * Bytes of device memory for parameters that the device keeps compressed: the sum of the parameters'
-     * `device_encoded_bytes`. What they need is known when they are compressed, at the commit; those that do
-     * not fit in the budget then are decoded from host memory.
+     * Bytes of device memory for parameters that the device keeps compressed: the sum of the
+     * parameters' `device_encoded_bytes`. What they need is known when they are compressed, at the
+     * commit; those that do not fit in the budget then are decoded from host memory.
      */
     uint64_t device_encoded_bytes;
     /** Those of `decoded_bytes` that are decoded from there, and cross no link. */
     uint64_t device_decoded_bytes;
     /**
-     * Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part of the
-     * offloaded experts that have slots, as with a router that picks all equally often, whatever it picked
-     * before. Routers repeat themselves, so counters show more. 0 without experts, or if `expert_bytes` is 0.
+     * Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part
+     * of the offloaded experts that have slots, as with a router that picks all equally often,
+     * whatever it picked before. Routers repeat themselves, so counters show more. 0 without
+     * experts, or if `expert_bytes` is 0.
      */
     double expert_hit_rate;
 } wb_plan_info;
@@ -387,8 +393,8 @@ typedef struct {
      */
     uint64_t resident_bytes;
     /**
-     * Bytes of device memory in which the device is to keep it compressed, with those that it is tied to:
-     * `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
+     * Bytes of device memory in which the device is to keep it compressed, with those that it is
+     * tied to: `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
      */
     uint64_t device_encoded_bytes;
 } wb_plan_parameter_info;

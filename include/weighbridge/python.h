@@ -34,14 +34,14 @@ void wb_python_capsule_destroy(void *capsule);
  * memory any more, for wb_python_owners_take. A Python function could not be called on any thread,
  * without the interpreter's lock, also after the interpreter has ended.
  *
- * `owner` is a block of memory that begins with two pointers: one that this function overwrites, and
- * the address of the list that the owner is added to, which must stay valid.
+ * `owner` is a block of memory that begins with two pointers: one that this function overwrites,
+ * and the address of the list that the owner is added to, which must stay valid.
  */
 void wb_python_owner_release(void *owner);
 
 /**
- * Takes all owners that wb_python_owner_release added to a list. Returns the last one added, or NULL;
- * the first pointer of each is the one before. Any thread may call it, without waiting.
+ * Takes all owners that wb_python_owner_release added to a list. Returns the last one added, or
+ * NULL; the first pointer of each is the one before. Any thread may call it, without waiting.
  */
 void *wb_python_owners_take(void **list);
 

@@ -52,8 +52,8 @@ typedef struct {
     /** Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0. */
     uint32_t block_bytes;
     /**
-     * `bytes` if they are the values compressed, as `python -m weighbridge compress` writes them; type and
-     * shape are then those of the values. Otherwise 0.
+     * `bytes` if they are the values compressed, as `python -m weighbridge compress` writes them;
+     * type and shape are then those of the values. Otherwise 0.
      */
     uint64_t encoded_bytes;
 } wb_safetensors_tensor_info;
@@ -72,8 +72,8 @@ typedef int32_t wb_grouping;
 
 /**
  * Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
- * Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, with WB_ERR_NOT_SUPPORTED for compressed values in a later
- * format, and as wb_buffer_map_file does.
+ * Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, with WB_ERR_NOT_SUPPORTED for compressed
+ * values in a later format, and as wb_buffer_map_file does.
  */
 wb_status wb_safetensors_open(const wb_device *device, const char *path,
                               const wb_buffer_options *options, wb_safetensors **file,
@@ -96,8 +96,8 @@ wb_status wb_safetensors_get_tensor_info(const wb_safetensors *file, uint64_t in
                                          wb_safetensors_tensor_info *info, wb_error *error);
 
 /**
- * Fills an array of `count` texts with the names of the tensors from index `first` on. They live as
- * long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
+ * Fills an array of `count` texts with the names of the tensors from index `first` on. They live
+ * as long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
  */
 wb_status wb_safetensors_get_names(const wb_safetensors *file, uint64_t first, uint64_t count,
                                    const char **names, wb_error *error);
@@ -110,11 +110,12 @@ wb_status wb_safetensors_find_tensor(const wb_safetensors *file, const char *nam
  * Fills an array of `count` structs, each initialized, with the tensors from index `first` on as
  * parameters of a plan, of which the caller may then change fields: the group that `grouping`
  * gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque. Those of a
- * file that `python -m weighbridge compress` wrote have the type and shape of their values, and `encoded_bytes`.
+ * file that `python -m weighbridge compress` wrote have the type and shape of their values, and
+ * `encoded_bytes`.
  *
  * What the structs point to lives as long as the file. wb_plan_new copies it and keeps the file's
- * buffer, where the sources are, so the file may be released then. Open a file that is only a source
- * with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
+ * buffer, where the sources are, so the file may be released then. Open a file that is only a
+ * source with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
  * WB_ERR_NOT_SUPPORTED for one whose rows are not whole bytes, and with WB_ERR_FILE_TRUNCATED.
  */
 wb_status wb_safetensors_get_parameters(const wb_safetensors *file, wb_grouping grouping,
@@ -124,7 +125,8 @@ wb_status wb_safetensors_get_parameters(const wb_safetensors *file, wb_grouping 
 /**
  * Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED
  * unless its address is a multiple of `alignment` bytes (0 or 1 for any), with
- * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_* and for compressed values, and as wb_view_new does.
+ * WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_* and for compressed values, and as wb_view_new
+ * does.
  */
 wb_status wb_safetensors_get_view(const wb_safetensors *file, uint64_t index, wb_accessor accessor,
                                   uint64_t alignment, wb_view **view, wb_error *error);

@@ -16,12 +16,13 @@ typedef int32_t wb_status;
 /** A defect of the library (it caught a panic); please report it. */
 #define WB_ERR_INTERNAL 1
 /**
- * An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field that is
- * not zero, or another invalid value. The message names it.
+ * An argument is invalid: NULL where NULL is not allowed, an unknown constant, a reserved field
+ * that is not zero, or another invalid value. The message names it.
  */
 #define WB_ERR_INVALID_ARGUMENT 2
 /**
- * The handle is not alive: it was released too often or never created (detected by debug builds only).
+ * The handle is not alive: it was released too often or never created (detected by debug builds
+ * only).
  */
 #define WB_ERR_HANDLE 3
 /** `struct_size` is smaller than the smallest valid size or larger than this library knows. */

@@ -67,9 +67,9 @@ wb_status wb_view_new(const wb_buffer *buffer, const wb_layout *layout, wb_acces
                       wb_view **view, wb_error *error);
 
 /**
- * Copies a tensor, with its strides and gaps, into a new buffer and creates a view of that. The
- * layout's offset counts from `data`, which is not needed after the call. Fails as wb_buffer_alloc
- * and wb_view_new do.
+ * Copies a tensor in host memory, with its strides and gaps, into a new buffer and creates a view
+ * of that. The layout's offset counts from `data`, which is not needed after the call. Fails as
+ * wb_buffer_alloc and wb_view_new do.
  */
 wb_status wb_view_copy_from(const wb_device *device, const void *data, const wb_layout *layout,
                             wb_accessor accessor, const wb_buffer_options *options, wb_view **view,

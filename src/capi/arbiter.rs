@@ -18,13 +18,13 @@ use crate::offload::offloader::Offloader;
 use crate::os::sync::Arc;
 use crate::status::wb_status;
 
-/// Shares a budget of device memory among offloaders with fixed addresses, such as the text encoder,
-/// the transformer and the decoder of a diffusion pipeline. What is used next gets memory, and what is
-/// idle gives it: first what has the least priority, and of those what was used longest ago. It acts
-/// in its calls only. An engine uses it so:
+/// Shares a budget of device memory among offloaders with fixed addresses, such as the text
+/// encoder, the transformer and the decoder of a diffusion pipeline. What is used next gets memory,
+/// and what is idle gives it: first what has the least priority, and of those what was used longest
+/// ago. It acts in its calls only. An engine uses it so:
 ///
-/// 1. Commit each offloader with the least memory that it may need, and add it.
-/// 2. Before the steps of one, use it, and wait until it holds its memory, or only until it is ready:
+/// 1. Commit each offloader with the least memory that it may need, and add it. 2. Before the steps
+/// of one, use it, and wait until it holds its memory, or only until it is ready:
 ///
 /// ```c
 /// wb_arbiter_use(arbiter, transformer, &progress, &error);
@@ -32,9 +32,9 @@ use crate::status::wb_status;
 /// ```
 ///
 /// Others give memory first, so that the budget is never exceeded, and an offloader moves when its
-/// groups are released and their work is done: steps of one run while another is evicted. What is left
-/// less than its slots sleeps, and its next steps need wb_arbiter_use again. An offloader that must run
-/// at any time, as on another thread, has a `min_bytes` that is not 0.
+/// groups are released and their work is done: steps of one run while another is evicted. What is
+/// left less than its slots sleeps, and its next steps need wb_arbiter_use again. An offloader that
+/// must run at any time, as on another thread, has a `min_bytes` that is not 0.
 pub struct wb_arbiter {
     _opaque: [u8; 0],
 }
@@ -48,8 +48,8 @@ pub struct wb_arbiter_options {
     pub struct_size: u32,
     /// Offloaders of a higher priority give memory later.
     pub priority: i32,
-    /// Bytes of device memory that the others leave it, once it has them: at least its slots, unless
-    /// this is 0, with which it may sleep.
+    /// Bytes of device memory that the others leave it, once it has them: at least its slots,
+    /// unless this is 0, with which it may sleep.
     pub min_bytes: u64,
     /// The stream of its steps and of graphs that have captured them.
     pub stream: *mut c_void,
@@ -122,7 +122,6 @@ pub struct wb_arbiter_member_info {
 c_struct!(wb_arbiter_member_info);
 
 /// Creates an arbiter over `device_bytes` bytes of the memory of a device, without offloaders.
-/// Available since 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_new(
     device: *const wb_device,
@@ -145,13 +144,14 @@ pub unsafe extern "C" fn wb_arbiter_release(arbiter: *mut wb_arbiter) {
     release!(arbiter)
 }
 
-/// Adds an offloader with the memory that it holds, as if it was used now. The arbiter keeps a reference
-/// to it until it is removed; meanwhile wb_offloader_resize fails for it. `options` may be NULL.
+/// Adds an offloader with the memory that it holds, as if it was used now. The arbiter keeps a
+/// reference to it until it is removed; meanwhile wb_offloader_resize fails for it with
+/// WB_ERR_BUSY. `options` may be NULL.
 ///
 /// Fails with WB_ERR_BUDGET if its memory does not fit beside that of the others: lower it with
-/// wb_offloader_resize before, or that of the others with wb_arbiter_resize. Fails with WB_ERR_NOT_SUPPORTED without
-/// fixed addresses, WB_ERR_BUSY while it is resized, and WB_ERR_INVALID_ARGUMENT if it is of another
-/// device or in an arbiter. Thread-safe. Available since 0.1.0.
+/// wb_offloader_resize before, or that of the others with wb_arbiter_resize. Fails with
+/// WB_ERR_NOT_SUPPORTED without fixed addresses, WB_ERR_BUSY while it is resized or in an arbiter,
+/// and WB_ERR_INVALID_ARGUMENT if it is of another device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_add(
     arbiter: *const wb_arbiter,
@@ -164,8 +164,8 @@ pub unsafe extern "C" fn wb_arbiter_add(
     })
 }
 
-/// Removes an offloader, which keeps what it holds; its budget is then outside of the arbiter's. Fails
-/// with WB_ERR_NOT_FOUND. Thread-safe. Available since 0.1.0.
+/// Removes an offloader, which keeps what it holds; its budget is then outside of the arbiter's.
+/// Fails with WB_ERR_NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_remove(
     arbiter: *const wb_arbiter,
@@ -176,16 +176,15 @@ pub unsafe extern "C" fn wb_arbiter_remove(
 }
 
 /// Begins to give the offloader that is used next as much memory as it can use, and lets the others
-/// keep what is left. Does what is possible at once, and fills `progress`: the others are evicted first,
-/// and this one gets its slots as soon as they fit, and the rest once all of it does.
+/// keep what is left. Does what is possible at once, and fills `progress`: the others are evicted
+/// first, and this one gets its slots as soon as they fit, and the rest once all of it does.
 /// wb_arbiter_advance goes on, between steps, or wb_arbiter_wait.
 ///
-/// Stream order: where steps of an offloader have been captured, the host waits for the work queued on
-/// its stream when it is resized, as wb_offloader_resize does. Streams of others are not waited for.
-/// After an error every offloader holds what wb_arbiter_get_member_info says, and any later call goes
-/// on. Fails with WB_ERR_BUDGET, and changes nothing, if its slots do not fit beside what the others
-/// keep, WB_ERR_NOT_FOUND, and as wb_offloader_resize does. Thread-safe; the last call counts.
-/// Available since 0.1.0.
+/// Stream order: where steps of an offloader have been captured, the host waits for the work queued
+/// on its stream when it is resized, as wb_offloader_resize does. Streams of others are not waited
+/// for. After an error every offloader holds what wb_arbiter_get_member_info says, and any later
+/// call goes on. Fails with WB_ERR_BUDGET, and changes nothing, if its slots do not fit beside what
+/// the others keep, WB_ERR_NOT_FOUND, and as wb_offloader_resize does. The last call counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_use(
     arbiter: *const wb_arbiter,
@@ -198,8 +197,8 @@ pub unsafe extern "C" fn wb_arbiter_use(
     })
 }
 
-/// Changes the budget. Offloaders keep what fits, and get more only when they are used. Otherwise as
-/// wb_arbiter_use; memory is free once the change is done. Available since 0.1.0.
+/// Changes the budget. Offloaders keep what fits, and get more only when they are used. Otherwise
+/// as wb_arbiter_use; memory is free once the change is done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_resize(
     arbiter: *const wb_arbiter,
@@ -210,7 +209,7 @@ pub unsafe extern "C" fn wb_arbiter_resize(
     call!(error, |arbiter: &Arbiter| -> progress { arbiter.resize(device_bytes).map(shown) })
 }
 
-/// Goes on as far as is possible at once. Otherwise as wb_arbiter_use. Available since 0.1.0.
+/// Goes on as far as is possible at once. Otherwise as wb_arbiter_use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_advance(
     arbiter: *const wb_arbiter,
@@ -220,9 +219,9 @@ pub unsafe extern "C" fn wb_arbiter_advance(
     call!(error, |arbiter: &Arbiter| -> progress { arbiter.progress().map(shown) })
 }
 
-/// Goes on until every offloader holds what it is to hold, for at most `timeout_ms` milliseconds. Other
-/// threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group of an idle one stays
-/// acquired: the change can be continued. Otherwise as wb_arbiter_use. Available since 0.1.0.
+/// Goes on until every offloader holds what it is to hold, for at most `timeout_ms` milliseconds.
+/// Other threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group of an
+/// idle one stays acquired: the change can be continued. Otherwise as wb_arbiter_use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_wait(
     arbiter: *const wb_arbiter,
@@ -235,8 +234,7 @@ pub unsafe extern "C" fn wb_arbiter_wait(
     })
 }
 
-/// Fills `info` with what an offloader of the arbiter holds. Fails with WB_ERR_NOT_FOUND. Thread-safe.
-/// Available since 0.1.0.
+/// Fills `info` with what an offloader of the arbiter holds. Fails with WB_ERR_NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_arbiter_get_member_info(
     arbiter: *const wb_arbiter,

@@ -88,13 +88,13 @@ impl Input<Flag> for i32 {
     }
 }
 
-/// Gets the largest size that `decoded_bytes` bytes of values can be compressed to: 0.2 % and 95 bytes
-/// more, if no value can be compressed. Memory for compressed bytes must have as many.
+/// Gets the largest size that `decoded_bytes` bytes of values can be compressed to: 0.2 % and 95
+/// bytes more, if no value can be compressed. Memory for compressed bytes must have as many.
 ///
-/// `dtype` is WB_DTYPE_BF16, WB_DTYPE_F16, WB_DTYPE_F32, WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2, for
-/// this function and all others. Fails with WB_ERR_NOT_SUPPORTED for other types, with
+/// `dtype` is WB_DTYPE_BF16, WB_DTYPE_F16, WB_DTYPE_F32, WB_DTYPE_F8_E4M3FN or WB_DTYPE_F8_E5M2,
+/// for this function and all others. Fails with WB_ERR_NOT_SUPPORTED for other types, with
 /// WB_ERR_INVALID_ARGUMENT for a part of a value, and with WB_ERR_OUT_OF_RANGE for more than 2^36
-/// bytes. Takes no lock. Available since 0.1.0.
+/// bytes. Takes no lock.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_get_max_bytes(
     dtype: wb_dtype,
@@ -107,9 +107,9 @@ pub unsafe extern "C" fn wb_codec_get_max_bytes(
     })
 }
 
-/// Fills `info` with what the compressed bytes at `encoded`, in host memory, hold. Checks header and
-/// directory: what a device may then be given. `available_bytes` may be more than there are
-/// compressed bytes. Fails with WB_ERR_DAMAGED. Available since 0.1.0.
+/// Fills `info` with what the compressed bytes at `encoded`, in host memory, hold. Checks header
+/// and directory: what a device may then be given. `available_bytes` may be more than there are
+/// compressed bytes. Fails with WB_ERR_DAMAGED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_get_info(
     encoded: *const c_void,
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn wb_codec_get_info(
 /// Fills `info` with what `bytes` bytes of values at `source`, in host memory, would be compressed
 /// to. Looks at `most_tiles` tiles, evenly spread, and estimates the others; 0 looks at all and is
 /// exact. Uses memory for twice as many bytes as it looks at. Fails as wb_codec_get_max_bytes does,
-/// and with WB_ERR_OUT_OF_MEMORY. Available since 0.1.0.
+/// and with WB_ERR_OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_measure(
     dtype: wb_dtype,
@@ -147,8 +147,8 @@ pub unsafe extern "C" fn wb_codec_measure(
 /// the library write the same bytes.
 ///
 /// Works on `threads` threads, the calling one included; 0 for as many as there are processors, at
-/// most 32. The memory must not overlap. `info` may be NULL. Fails as wb_codec_get_max_bytes does, and
-/// with WB_ERR_OUT_OF_RANGE if the target is too small. Available since 0.1.0.
+/// most 32. The memory must not overlap. `info` may be NULL. Fails as wb_codec_get_max_bytes does,
+/// and with WB_ERR_OUT_OF_RANGE if the target is too small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_encode(
     dtype: wb_dtype,
@@ -179,10 +179,10 @@ pub unsafe extern "C" fn wb_codec_encode(
 /// that a range may end with the values. `available_bytes` may be more than there are compressed
 /// bytes. With `verify`, checksums are compared.
 ///
-/// Threads are those of wb_codec_encode. `info` may be NULL, and is that of all values. Whatever the
-/// compressed bytes contain, nothing outside of them is read. Fails with WB_ERR_DAMAGED, after which
-/// the contents of `target` are undefined, and for other ranges with WB_ERR_INVALID_ARGUMENT or
-/// WB_ERR_UNALIGNED. Available since 0.1.0.
+/// Threads are those of wb_codec_encode. `info` may be NULL, and is that of all values. Whatever
+/// the compressed bytes contain, nothing outside of them is read. Fails with WB_ERR_DAMAGED, after
+/// which the contents of `target` are undefined, and for other ranges with WB_ERR_INVALID_ARGUMENT
+/// or WB_ERR_UNALIGNED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_decode(
     encoded: *const c_void,
@@ -214,9 +214,9 @@ pub unsafe extern "C" fn wb_codec_decode(
 /// addresses of the device, such as of mapped host memory, at multiples of 16. The number of
 /// compressed bytes is then in the header, which wb_codec_get_info reads.
 ///
-/// Stream order: runs after the work queued on `stream`; the memory must stay valid until it has run.
-/// Allocates nothing and waits for nothing, except that the first call of a device loads the kernels.
-/// Capturable. Fails as wb_codec_encode does, and with WB_ERR_UNALIGNED. Available since 0.1.0.
+/// Stream order: runs after the work queued on `stream`; the memory must stay valid until it has
+/// run. Allocates nothing and waits for nothing, except that the first call of a device loads the
+/// kernels. Capturable. Fails as wb_codec_encode does, and with WB_ERR_UNALIGNED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_queue_encode(
     device: *const wb_device,
@@ -241,17 +241,17 @@ pub unsafe extern "C" fn wb_codec_queue_encode(
     })
 }
 
-/// Queues decompressing `bytes` bytes of values from byte `offset` on, as wb_codec_decode does, on a
-/// device. `encoded` and `target` are addresses of the device, such as of mapped host memory, at
+/// Queues decompressing `bytes` bytes of values from byte `offset` on, as wb_codec_decode does, on
+/// a device. `encoded` and `target` are addresses of the device, such as of mapped host memory, at
 /// multiples of 16. `available_bytes` is the memory at `encoded`, and `decoded_bytes` the bytes of
 /// all values.
 ///
-/// The kernel reads the header when it runs, so that a captured call decodes the bytes of the time of
-/// the replay, with the same type and the same number of values. It reads within `available_bytes` and
-/// writes within `bytes`, whatever the compressed bytes contain; of damaged ones the contents of
-/// `target` are undefined, which wb_codec_queue_verify finds. Stream order as for
-/// wb_codec_queue_encode. Capturable. Fails with WB_ERR_INVALID_ARGUMENT, WB_ERR_UNALIGNED,
-/// WB_ERR_NOT_SUPPORTED or WB_ERR_OUT_OF_RANGE. Available since 0.1.0.
+/// The kernel reads the header when it runs, so that a captured call decodes the bytes of the time
+/// of the replay, with the same type and the same number of values. It reads within
+/// `available_bytes` and writes within `bytes`, whatever the compressed bytes contain; of damaged
+/// ones the contents of `target` are undefined, which wb_codec_queue_verify finds. Stream order as
+/// for wb_codec_queue_encode. Capturable. Fails with WB_ERR_INVALID_ARGUMENT, WB_ERR_UNALIGNED,
+/// WB_ERR_NOT_SUPPORTED or WB_ERR_OUT_OF_RANGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_queue_decode(
     device: *const wb_device,
@@ -280,10 +280,10 @@ pub unsafe extern "C" fn wb_codec_queue_decode(
     })
 }
 
-/// Queues comparing the checksums of `bytes` bytes of decoded values, which begin at byte `offset` of
-/// all, with those of the compressed bytes. The number of tiles that differ is added to the 64-bit
-/// integer at `mismatches`, which the caller has set, in memory of the device. Otherwise as
-/// wb_codec_queue_decode. Available since 0.1.0.
+/// Queues comparing the checksums of `bytes` bytes of decoded values, which begin at byte `offset`
+/// of all, with those of the compressed bytes. The number of tiles that differ is added to the
+/// 64-bit integer at `mismatches`, which the caller has set, in memory of the device. Otherwise as
+/// wb_codec_queue_decode.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_codec_queue_verify(
     device: *const wb_device,

@@ -76,8 +76,8 @@ pub struct wb_parameter {
     pub group: *const c_char,
     /// Type, shape and strides; its offset counts from `source`.
     pub layout: *const wb_layout,
-    /// Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros until
-    /// it is replaced, or written through a host view; resident, it has no memory until then.
+    /// Address in host or device memory; NULL if there are no bytes yet: offloaded, it is zeros
+    /// until it is replaced, or written through a host view; resident, it has no memory until then.
     /// Parameters whose bytes overlap are tied: they are stored once.
     pub source: *const c_void,
     /// Ties parameters without a source that have the same number, except 0.
@@ -90,12 +90,12 @@ pub struct wb_parameter {
     /// The buffer that `source` is in, or NULL: the plan keeps a reference to it until the plan is
     /// released, so that the caller need not. Other calls use it during the call only.
     pub buffer: *const wb_buffer,
-    /// If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at a
-    /// multiple of 16 in host memory, and `layout` is that of the values, with the lowest element
-    /// first. A plan that carries the parameter compressed takes these bytes unchanged; for any other
-    /// they are decoded. wb_offloader_add and wb_offloader_reconcile decode them, verify checksums,
-    /// and compress the values again if the plan's `compress` takes them; a reconcile leaves a
-    /// parameter as it is whose bytes are still those in its source.
+    /// If not 0, `source` has the values compressed, as wb_codec_encode does, to this many bytes at
+    /// a multiple of 16 in host memory, and `layout` is that of the values, with the lowest element
+    /// first. A plan that carries the parameter compressed takes these bytes unchanged; for any
+    /// other they are decoded. wb_offloader_add and wb_offloader_reconcile decode them, verify
+    /// checksums, and compress the values again if the plan's `compress` takes them; a reconcile
+    /// leaves a parameter as it is whose bytes are still those in its source.
     pub encoded_bytes: u64,
     /// Must be zero.
     pub reserved: [u64; 1],
@@ -173,8 +173,8 @@ impl Input<Parameter> for *const wb_parameter {
     }
 }
 
-/// A parameter and the handle of its buffer, which may be NULL; the name of its group is shared with
-/// the parameter before it if that is the same.
+/// A parameter and the handle of its buffer, which may be NULL; the name of its group is shared
+/// with the parameter before it if that is the same.
 ///
 /// # Safety
 /// `given` keeps the contract of mod.rs.

@@ -20,8 +20,8 @@ pub const WB_PHASE_QUANTIZE: wb_phase = 4;
 pub const WB_PHASE_COMPRESS: wb_phase = 5;
 
 /// Receives the bytes done and the total bytes of a phase, on the thread that made the call. A
-/// result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the library,
-/// except wb_device_drain.
+/// result other than 0 cancels the call, which fails with WB_ERR_CANCELLED. It may call the
+/// library, except wb_device_drain.
 pub type wb_progress =
     Option<unsafe extern "C" fn(user: *mut c_void, phase: wb_phase, done: u64, total: u64) -> i32>;
 

@@ -71,8 +71,8 @@ pub unsafe extern "C" fn wb_python_capsule_destroy(capsule: *mut c_void) {
 /// memory any more, for wb_python_owners_take. A Python function could not be called on any thread,
 /// without the interpreter's lock, also after the interpreter has ended.
 ///
-/// `owner` is a block of memory that begins with two pointers: one that this function overwrites, and
-/// the address of the list that the owner is added to, which must stay valid.
+/// `owner` is a block of memory that begins with two pointers: one that this function overwrites,
+/// and the address of the list that the owner is added to, which must stay valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_python_owner_release(owner: *mut c_void) {
     if owner.is_null() {
@@ -94,8 +94,8 @@ pub unsafe extern "C" fn wb_python_owner_release(owner: *mut c_void) {
     }
 }
 
-/// Takes all owners that wb_python_owner_release added to a list. Returns the last one added, or NULL;
-/// the first pointer of each is the one before. Any thread may call it, without waiting.
+/// Takes all owners that wb_python_owner_release added to a list. Returns the last one added, or
+/// NULL; the first pointer of each is the one before. Any thread may call it, without waiting.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_python_owners_take(list: *mut *mut c_void) -> *mut c_void {
     if list.is_null() {

@@ -203,8 +203,8 @@ pub struct wb_safetensors_tensor_info {
     pub block_elements: u32,
     /// Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0.
     pub block_bytes: u32,
-    /// `bytes` if they are the values compressed, as `python -m weighbridge compress` writes them; type and
-    /// shape are then those of the values. Otherwise 0.
+    /// `bytes` if they are the values compressed, as `python -m weighbridge compress` writes them;
+    /// type and shape are then those of the values. Otherwise 0.
     pub encoded_bytes: u64,
 }
 
@@ -224,8 +224,8 @@ c_enum!(Grouping {
 });
 
 /// Opens a safetensors file: checks its header and maps the whole file as wb_buffer_map_file does.
-/// Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, with WB_ERR_NOT_SUPPORTED for compressed values in a later
-/// format, and as wb_buffer_map_file does.
+/// Fails with WB_ERR_FORMAT or WB_ERR_FILE_TRUNCATED, with WB_ERR_NOT_SUPPORTED for compressed
+/// values in a later format, and as wb_buffer_map_file does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_open(
     device: *const wb_device,
@@ -297,8 +297,8 @@ pub unsafe extern "C" fn wb_safetensors_get_tensor_info(
     })
 }
 
-/// Fills an array of `count` texts with the names of the tensors from index `first` on. They live as
-/// long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
+/// Fills an array of `count` texts with the names of the tensors from index `first` on. They live
+/// as long as the file. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_get_names(
     file: *const wb_safetensors,
@@ -328,11 +328,12 @@ pub unsafe extern "C" fn wb_safetensors_find_tensor(
 /// Fills an array of `count` structs, each initialized, with the tensors from index `first` on as
 /// parameters of a plan, of which the caller may then change fields: the group that `grouping`
 /// gives, dense, with all choices left to the plan. A type without WB_DTYPE_* is opaque. Those of a
-/// file that `python -m weighbridge compress` wrote have the type and shape of their values, and `encoded_bytes`.
+/// file that `python -m weighbridge compress` wrote have the type and shape of their values, and
+/// `encoded_bytes`.
 ///
 /// What the structs point to lives as long as the file. wb_plan_new copies it and keeps the file's
-/// buffer, where the sources are, so the file may be released then. Open a file that is only a source
-/// with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
+/// buffer, where the sources are, so the file may be released then. Open a file that is only a
+/// source with WB_FILE_MODE_SOURCE. Fails with WB_ERR_OUT_OF_RANGE if there are fewer tensors, with
 /// WB_ERR_NOT_SUPPORTED for one whose rows are not whole bytes, and with WB_ERR_FILE_TRUNCATED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_get_parameters(
@@ -354,7 +355,8 @@ pub unsafe extern "C" fn wb_safetensors_get_parameters(
 
 /// Creates a view of a tensor in the file's buffer, without a copy. Fails with WB_ERR_UNALIGNED
 /// unless its address is a multiple of `alignment` bytes (0 or 1 for any), with
-/// WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_* and for compressed values, and as wb_view_new does.
+/// WB_ERR_NOT_SUPPORTED for a type without WB_DTYPE_* and for compressed values, and as wb_view_new
+/// does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_safetensors_get_view(
     file: *const wb_safetensors,

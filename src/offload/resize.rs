@@ -10,7 +10,7 @@ use crate::offload::moves::{Resize, ResizeProgress};
 use crate::offload::offloader::Offloader;
 use crate::plan::plan::Budget;
 use crate::plan::residency;
-use crate::status::{WB_ERR_BUSY, WB_ERR_INVALID_ARGUMENT, WB_ERR_NOT_SUPPORTED, WB_ERR_TIMEOUT};
+use crate::status::{WB_ERR_BUSY, WB_ERR_NOT_SUPPORTED, WB_ERR_TIMEOUT};
 
 /// How long [`Offloader::resize_wait`] leaves the locks to others, where nothing can be waited for.
 pub(super) const PAUSE: Duration = Duration::from_micros(100);
@@ -200,5 +200,5 @@ impl Offloader {
 
 fn is_shared() -> Error {
     let message = "the offloader is in an arbiter already: remove it from that first";
-    Error::new(WB_ERR_INVALID_ARGUMENT, message)
+    Error::new(WB_ERR_BUSY, message)
 }

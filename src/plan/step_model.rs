@@ -24,8 +24,8 @@ const ASSUMED_ROWS: u64 = 2048;
 /// Bandwidth that is assumed for decisions if none is known: PCIe 4 with 16 lanes.
 const ASSUMED_LINK: f64 = 25e9;
 
-/// Bytes that a device decodes in a second out of its own memory, beside the kernels of a step. Measured:
-/// 1.86e12 on an H200 that does nothing else.
+/// Bytes that a device decodes in a second out of its own memory, beside the kernels of a step: less than an H100
+/// does that does nothing else (`SUBJECT=lossless`).
 const DECODED_PER_SECOND: f64 = 1e12;
 
 /// Steps that are simulated, of which the last are taken: the first ones start with an idle link.

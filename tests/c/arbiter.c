@@ -337,10 +337,10 @@ static void what_cannot_be_shared_is_refused(wb_device *device)
     bench_end(&plain);
     const wb_arbiter_options options = member_options(b, 0, 0);
     CHECK_OK(wb_arbiter_add(s.arbiter, b->offloader, &options, &error));
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_arbiter_add(s.arbiter, b->offloader, &options, &error),
+    CHECK_ERROR(WB_ERR_BUSY, wb_arbiter_add(s.arbiter, b->offloader, &options, &error),
                 "already");
     CHECK_OK(wb_arbiter_new(device, s.slots - 1, &other, &error));
-    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT, wb_arbiter_add(other, b->offloader, &options, &error), "already");
+    CHECK_ERROR(WB_ERR_BUSY, wb_arbiter_add(other, b->offloader, &options, &error), "already");
     CHECK_ERROR(WB_ERR_BUDGET, wb_arbiter_add(other, s.benches[1].offloader, &options, &error), "holds");
     wb_arbiter_release(other);
     resize.budget_bytes = s.whole;

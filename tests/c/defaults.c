@@ -34,9 +34,11 @@ static void every_init_macro_is_the_size_and_zeros(wb_device *device)
     CHECK_INIT(wb_offloader_reconcile_result, WB_OFFLOADER_RECONCILE_RESULT_INIT);
     CHECK_INIT(wb_offloader_resize_options, WB_OFFLOADER_RESIZE_OPTIONS_INIT);
     CHECK_INIT(wb_offloader_resize_progress, WB_OFFLOADER_RESIZE_PROGRESS_INIT);
+    CHECK_INIT(wb_offloader_rebalance_progress, WB_OFFLOADER_REBALANCE_PROGRESS_INIT);
     CHECK_INIT(wb_arbiter_options, WB_ARBITER_OPTIONS_INIT);
     CHECK_INIT(wb_arbiter_progress, WB_ARBITER_PROGRESS_INIT);
     CHECK_INIT(wb_arbiter_member_info, WB_ARBITER_MEMBER_INFO_INIT);
+    CHECK_INIT(wb_codec_info, WB_CODEC_INFO_INIT);
     CHECK_INIT(wb_quantize_options, WB_QUANTIZE_OPTIONS_INIT);
     CHECK_INIT(wb_quantizer_scales_info, WB_QUANTIZER_SCALES_INFO_INIT);
     CHECK_INIT(wb_quantizer_result, WB_QUANTIZER_RESULT_INIT);

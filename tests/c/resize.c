@@ -99,9 +99,9 @@ static void no_budget_is_exceeded_at_any_moment(wb_device *unused)
     for (int turn = 0; turn < 200; turn++) {
         wb_offloader_resize_options to = to_bytes(turn % 9 == 0 ? 0 : any_budget(&first));
         wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
-        set_limit(&sampler, held > to.device_bytes ? held : to.device_bytes);
+        set_limit(&sampler, held > to.budget_bytes ? held : to.budget_bytes);
         CHECK_OK(wb_offloader_resize(b.offloader, &to, b.stream, &progress, &error));
-        for (unsigned each = random_below(3); each > 0 && to.device_bytes > 0; each--) {
+        for (unsigned each = random_below(3); each > 0 && to.budget_bytes > 0; each--) {
             if (wb_offloader_acquire_group(b.offloader, each, b.stream, &error) != WB_OK) continue;
             CHECK_OK(wb_offloader_release_group(b.offloader, each, b.stream, &error));
         }
@@ -640,6 +640,24 @@ static void what_cannot_be_resized_is_refused(wb_device *device)
     options.reserved[0] = 1;
     CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
                 wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error), "reserved");
+    /* No budget is not the one of sleep. */
+    const wb_offloader_resize_options initial = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_offloader_resize(b.offloader, &initial, b.stream, &progress, &error),
+                "wb_offloader_resize_options.budget_kind is 0");
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_offloader_resize(b.offloader, NULL, b.stream, &progress, &error), "budget_kind is 0");
+    options = to_bytes(slots);
+    options.budget_kind = 3;
+    CHECK_ERROR(WB_ERR_INVALID_ARGUMENT,
+                wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error), "known are [1, 2]");
+    CHECK_SAME(stats_of(&b).slot_bytes, slots);
+    /* With nothing offloaded all is on the device. */
+    options = to_bytes(0);
+    options.budget_kind = WB_BUDGET_OFFLOAD_BYTES;
+    CHECK_OK(wb_offloader_resize(b.offloader, &options, b.stream, &progress, &error));
+    CHECK_OK(wb_offloader_resize_wait(b.offloader, b.stream, MINUTE, &progress, &error));
+    CHECK_SAME(progress.device_bytes, slots + GROUPS * PIECE);
     if (on_cuda()) {
         void *made = NULL;
         options = to_bytes(slots);

@@ -66,6 +66,9 @@ TEST("a resized offloader holds what it may, and its addresses stay") {
     offloader.resize_offload(2 * piece, fixed.stream.get()).value();
     CHECK(offloader.resize_wait(patience, fixed.stream.get()).value().device_bytes ==
           fixed.slots + 2 * piece);
+    offloader.resize_offload(0, fixed.stream.get()).value();
+    CHECK(offloader.resize_wait(patience, fixed.stream.get()).value().device_bytes ==
+          fixed.slots + layers * piece);
     CHECK_STATUS(WB_ERR_BUDGET, offloader.resize(fixed.slots - 1, fixed.stream.get()));
     CHECK(offloader.resize_advance(fixed.stream.get()).value().pending_units == 0);
     fixed.check_step();
@@ -110,7 +113,7 @@ TEST("an arbiter gives memory to what is used next") {
     options.stream = second.stream.get();
     options.min_bytes = 1;
     arbiter.add(second.offloader, options).value();
-    CHECK_STATUS(WB_ERR_INVALID_ARGUMENT, arbiter.add(second.offloader, options));
+    CHECK_STATUS(WB_ERR_BUSY, arbiter.add(second.offloader, options));
     for (const Fixed* next : {&first, &second, &first}) {
       arbiter.use(next->offloader).value();
       const wb_arbiter_progress progress = arbiter.wait(patience).value();

@@ -105,6 +105,13 @@ def test_pointers_are_declared_as_pointers_and_numbers_by_their_width():
                 assert ctypes.sizeof(declared) == widths[kind], (name, argument)
 
 
+def test_every_struct_is_in_the_test_of_defaults():
+    tested = (ROOT / "tests" / "c" / "defaults.c").read_text()
+    structs = re.findall(r"^#define (WB_\w+_INIT)\b", _text(), re.M)
+    assert len(structs) > 30
+    assert [name for name in structs if not re.search(rf"\b{name}\b", tested)] == []
+
+
 def test_statuses_and_dtypes_are_the_constants_of_the_headers():
     assert {f"{status.name}": int(status) for status in Status if status} == _constants("WB_ERR_")
     dtypes = {dtype.name: int(dtype) for dtype in Dtype}

@@ -506,3 +506,15 @@ def test_groups_by_themselves_begin_a_step_where_a_capture_begins_or_ends(net, m
         late.append(handle.stats.late_copies - before)
     assert late == [1, 0, 1, 0, 1]
     handle.remove()
+
+
+def test_cuda_without_a_number_is_the_current_device(monkeypatch):
+    """As for PyTorch, also on the second GPU of a rank; one with a number is that."""
+    from weighbridge.torch._devices import runs_on
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    one = torch.device("cuda", 1)
+    assert runs_on("cuda") == runs_on(None) == runs_on(torch.device("cuda")) == one
+    assert runs_on("cuda:0") == torch.device("cuda", 0)
+    assert runs_on("cpu") == torch.device("cpu")

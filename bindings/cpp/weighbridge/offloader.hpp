@@ -72,7 +72,7 @@ class Offloader : public detail::Handle<Offloader, wb_offloader, wb_offloader_re
     return detail::call(wb_offloader_expect, get(), groups.data(), std::uint64_t{groups.size()});
   }
   /// Begins a step that relies on no copy that was queued before: see wb_offloader_begin_step.
-  Result<void> begin_step(void* stream = nullptr) const {
+  Result<void> begin_step(void* stream) const {
     return detail::call(wb_offloader_begin_step, get(), stream);
   }
   /// Ends an abandoned step of the stream: see wb_offloader_reset.

@@ -51,7 +51,7 @@ struct PlanOptions {
   std::vector<std::string> quantize_select = {};
   double link_bytes_per_second = 0;
   double compute_bytes_per_second = 0;
-  std::vector<double> group_seconds = {};  ///< one for each group, in the order of their names
+  std::vector<double> group_seconds = {};  ///< one for each group, as parameters name them first
   std::uint64_t rows = 0;
   std::uint64_t expert_bytes = 0;  ///< device memory for expert caches; 0: what a budget leaves
   HostStore host_store = {};  ///< where offloaded parameters are kept in host memory

@@ -2,6 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use weighbridge::capi::offloader::*;
+use weighbridge::capi::plan::*;
 use weighbridge::status::*;
 
 use super::engine::Kind;

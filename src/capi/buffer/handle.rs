@@ -24,8 +24,9 @@ pub struct wb_buffer {
 opaque!(wb_buffer, Buffer);
 
 /// Called once, on any thread, when nothing uses the caller's memory any more: in the call that
-/// dropped the last reference, or on a thread of the library. It may release handles of the library,
-/// and must call nothing else of it: a function that waits could wait for the thread that it is on.
+/// dropped the last reference, or on a thread of the library. It may release handles of the
+/// library, and must call nothing else of it: a function that waits could wait for the thread that
+/// it is on.
 pub type wb_deleter = Option<unsafe extern "C" fn(owner: *mut c_void)>;
 
 impl Input<Option<Deleter>> for (wb_deleter, *mut c_void) {

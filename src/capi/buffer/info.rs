@@ -115,7 +115,8 @@ pub unsafe extern "C" fn wb_buffer_get_info(
 }
 
 /// Fills `stats` with what the kernel counts for the buffer's pages; slower than
-/// wb_buffer_get_info. Fails with WB_ERR_UNMAPPED_RANGE if the caller has unmapped registered memory.
+/// wb_buffer_get_info. Fails with WB_ERR_UNMAPPED_RANGE if the caller has unmapped registered
+/// memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_buffer_get_stats(
     buffer: *const wb_buffer,

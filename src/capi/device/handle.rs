@@ -98,9 +98,9 @@ pub unsafe extern "C" fn wb_device_release(device: *mut wb_device) {
     release!(device)
 }
 
-/// Waits until every reference that was released after a stream, or by a DLPack consumer, is gone, and
-/// releases memory behind fixed addresses whose release has failed before. Must not be called from a
-/// callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
+/// Waits until every reference that was released after a stream, or by a DLPack consumer, is gone,
+/// and releases memory behind fixed addresses whose release has failed before. Must not be called
+/// from a callback. Fails with WB_ERR_TIMEOUT after `timeout_ms` milliseconds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_drain(
     device: *const wb_device,

@@ -49,9 +49,9 @@ pub unsafe extern "C" fn wb_device_free(
 ///
 /// Stream order: runs after the work queued on `stream`; both ranges must stay valid until it has
 /// run. The driver may block the caller if a range is pageable or both are host memory. Capturable.
-/// On a device that reads pageable memory, 1 MiB or more of a mapped file that is not registered pass
-/// through at most 32 MiB of pinned staging memory, because drivers copy them slowly: the call returns
-/// when the copy is made.
+/// On a device that reads pageable memory, 1 MiB or more of a mapped file that is not registered
+/// pass through at most 32 MiB of pinned staging memory, because drivers copy them slowly: the call
+/// returns when the copy is made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_device_copy(
     device: *const wb_device,

@@ -60,9 +60,9 @@ impl<M: Managed> Output for Exported<M> {
 /// Exports a view as a DLManagedTensor: kDLCUDA for a view for a CUDA device, otherwise kDLCPU.
 ///
 /// The tensor holds a reference to the view until its deleter is called, which may be on any
-/// thread. No stream is waited for, since the library queues no work of its own on the memory. Fails
-/// with WB_ERR_DLPACK for read-only memory, because this kind of tensor cannot say that it must not
-/// be written.
+/// thread. No stream is waited for, since the library queues no work of its own on the memory.
+/// Fails with WB_ERR_DLPACK for read-only memory, because this kind of tensor cannot say that it
+/// must not be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_view_to_dlpack(
     view: *const wb_view,

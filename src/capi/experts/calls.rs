@@ -21,16 +21,16 @@ fn ids_of(address: Address, count: u64, dtype: wb_dtype) -> Result<ExpertIds> {
 }
 
 /// Brings the experts of a layer that `ids` name into slots, and writes to `slots` the slot of each
-/// id. `ids` are `count` numbers in device memory, of type WB_DTYPE_I32 or WB_DTYPE_I64, such as the
-/// `[tokens, k]` of a router; `slots` receives as many of the same type, and may be `ids`. An id
-/// without an expert in the layer, such as -1 for padding, gets -1 and is counted.
+/// id. `ids` are `count` numbers in device memory, of type WB_DTYPE_I32 or WB_DTYPE_I64, such as
+/// the `[tokens, k]` of a router; `slots` receives as many of the same type, and may be `ids`. An
+/// id without an expert in the layer, such as -1 for padding, gets -1 and is counted.
 ///
 /// Absent experts take the slots that were used longest ago, never one that this call needs, and
 /// their bytes are gathered from host memory before `slots` may be used. They stay in their slots
-/// until the next call with the same lane, whatever other lanes and hints do: kernels that read them
-/// are queued on `stream` between the two. Batches that are in flight at the same time, on several
-/// streams, have a lane each. Calls with one lane are on one stream, or on streams that the engine
-/// orders.
+/// until the next call with the same lane, whatever other lanes and hints do: kernels that read
+/// them are queued on `stream` between the two. Batches that are in flight at the same time, on
+/// several streams, have a lane each. Calls with one lane are on one stream, or on streams that the
+/// engine orders.
 ///
 /// The ids name at most `count` experts, and a lane may use `slots / lanes` of the cache's. If a
 /// layer has more, the call fails with WB_ERR_SLOTS_BUDGET before anything is queued; the layer is
@@ -41,7 +41,8 @@ fn ids_of(address: Address, count: u64, dtype: wb_dtype) -> Result<ExpertIds> {
 /// Stream order: one kernel on `stream`, after all earlier calls of this cache on any stream; the
 /// host does not wait. Capturable; a captured call is ordered after those of the same capture, and
 /// the engine orders a graph with calls and graphs that come before it. Fails with
-/// WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED or WB_ERR_SLOTS_BUDGET.
+/// WB_ERR_OUT_OF_RANGE, WB_ERR_UNALIGNED or WB_ERR_SLOTS_BUDGET, and for a cache of an offloader
+/// with WB_ERR_NOT_FOUND while parameters are not there, and with WB_ERR_BUSY while it is asleep.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_route(
     cache: *const wb_expert_cache,
@@ -86,8 +87,9 @@ pub unsafe extern "C" fn wb_expert_cache_prefetch(
     })
 }
 
-/// Gets the number of passes in which a layer is computed for `count` ids: 1 if wb_expert_cache_route
-/// takes them at once. Fails with WB_ERR_OUT_OF_RANGE.
+/// Gets the number of passes in which a layer is computed for `count` ids: 1 if
+/// wb_expert_cache_route takes them at once. Fails with WB_ERR_OUT_OF_RANGE, and with WB_ERR_BUSY
+/// while an offloader is asleep.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_get_passes(
     cache: *const wb_expert_cache,
@@ -114,12 +116,13 @@ pub unsafe extern "C" fn wb_expert_cache_reset(
 }
 
 /// Uses the first `slots` slots from now on, at most the `capacity` of the cache. Experts in slots
-/// beyond them are evicted, and that memory is not accessed until `slots` grows again. Addresses stay,
-/// and so do graphs, which see the new number. Between steps.
+/// beyond them are evicted, and that memory is not accessed until `slots` grows again. Addresses
+/// stay, and so do graphs, which see the new number. Between steps.
 ///
 /// Stream order as wb_expert_cache_reset. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_SLOTS_BUDGET
-/// for fewer slots than calls so far need, and with WB_ERR_CAPTURING. A resize of an offloader with fixed
-/// addresses changes the `capacity`, and uses all of it.
+/// for fewer slots than calls so far need, with WB_ERR_CAPTURING, and with WB_ERR_BUSY while an
+/// offloader is asleep. A resize of an offloader with
+/// fixed addresses changes the `capacity`, and uses all of it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_resize(
     cache: *const wb_expert_cache,

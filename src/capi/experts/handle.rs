@@ -20,9 +20,11 @@ use crate::status::wb_status;
 /// Keeps the recently used experts of a mixture of experts on the device, in slots that all layers
 /// share; all experts stay in pinned host memory. An engine uses it so:
 ///
-/// 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a number
+/// 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a
+/// number
 ///    of slots or a budget of device memory.
-/// 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a tensor
+/// 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a
+/// tensor
 ///    `[most_slots, ...]` for each expert tensor, at an address that stays.
 /// 3. In each layer, between the router and the fused kernel, on the same stream:
 ///
@@ -32,16 +34,17 @@ use crate::status::wb_status;
 /// ```
 ///
 /// Everything is decided on the device, so the host never waits, and a decode step that has been
-/// captured stays one graph. An expert is the rows with its number of all tensors of its layer. Slots
-/// serve all layers, so these have equal experts; layers of another size have a cache of their own.
+/// captured stays one graph. An expert is the rows with its number of all tensors of its layer.
+/// Slots serve all layers, so these have equal experts; layers of another size have a cache of
+/// their own.
 pub struct wb_expert_cache {
     _opaque: [u8; 0],
 }
 
 opaque!(wb_expert_cache, ExpertCache);
 
-/// Creates a cache whose slots are empty, and zeros. Memory for the slots, unless the caller gives it, and for the
-/// state is allocated. Names, layouts and the array are not needed after the call.
+/// Creates a cache whose slots are empty, and zeros. Memory for the slots, unless the caller gives
+/// it, and for the state is allocated. Names, layouts and the array are not needed after the call.
 ///
 /// Stream order: what was written to the host memory before is read by later calls. Fails with
 /// WB_ERR_NOT_MAPPED if the device cannot read a buffer in place, with WB_ERR_SLOTS_BUDGET,
@@ -63,28 +66,29 @@ pub unsafe extern "C" fn wb_expert_cache_new(
      -> cache { ExpertCache::new(&device, tensors, options) })
 }
 
-/// Creates a cache of experts that are parameters of an offloader, offloaded and read in place, such
-/// as those with WB_ACCESS_PATTERN_EXPERTS. Each of `tensors` names its parameter, which has the layout
-/// and the memory.
+/// Creates a cache of experts that are parameters of an offloader, offloaded and read in place,
+/// such as those with WB_ACCESS_PATTERN_EXPERTS. Each of `tensors` names its parameter, which has
+/// the layout and the memory.
 ///
-/// The cache, slots and state together, takes its device memory from the `expert_bytes` of the plan;
-/// with neither `slots` nor `device_bytes` in the options it takes all that other caches have left.
-/// Layers of another size have a cache of their own: give each its part.
+/// The cache, slots and state together, takes its device memory from the `expert_bytes` of the
+/// plan; with neither `slots` nor `device_bytes` in the options it takes all that other caches have
+/// left. Layers of another size have a cache of their own: give each its part.
 ///
-/// The cache follows its parameters: a call that replaces, moves or compacts them waits for the calls
-/// of the cache, also for replays on its stream, and empties all slots. If a parameter then has no
-/// bytes, or is another one, calls of the cache fail with WB_ERR_NOT_FOUND until it is replaced again.
-/// Weights that are written through a host view need wb_expert_cache_reset. The cache may outlive the
-/// offloader.
+/// The cache follows its parameters: a call that replaces, moves or compacts them waits for the
+/// calls of the cache, also for replays on its stream, and empties all slots. If a parameter then
+/// has no bytes, or is another one, calls of the cache fail with WB_ERR_NOT_FOUND until it is
+/// replaced again. Weights that are written through a host view need wb_expert_cache_reset. The
+/// cache may outlive the offloader.
 ///
-/// With fixed addresses, slots have addresses for all experts, and the state and the first slots have memory,
-/// in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they may not be in
-/// `memory` of the caller.
+/// With fixed addresses, slots have addresses for all experts, and the state and the first slots
+/// have memory, in whole pieces: wb_offloader_resize gives slots memory and takes it away, and they
+/// may not be in `memory` of the caller.
 ///
-/// Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for caches, with
-/// WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, with WB_ERR_INVALID_ARGUMENT if
-/// an arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown parameter, with WB_ERR_INVALID_ARGUMENT for
-/// one that is resident or copied, and as wb_expert_cache_new does.
+/// Fails with WB_ERR_BUDGET if the plan, or the last resize, has less device memory left for
+/// caches, with WB_ERR_BUSY while an offloader with fixed addresses is resized or asleep, or if an
+/// arbiter shares its memory, with WB_ERR_NOT_FOUND for an unknown
+/// parameter, with WB_ERR_INVALID_ARGUMENT for one that is resident or copied, and as
+/// wb_expert_cache_new does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_new_for_offloader(
     offloader: *const wb_offloader,

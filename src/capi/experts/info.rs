@@ -39,8 +39,8 @@ pub struct wb_expert_cache_info {
     pub state_bytes: u64,
     /// The first dimension of the slots' tensors: `capacity`, or with fixed addresses `experts`.
     pub most_slots: u64,
-    /// The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of `experts`. That of
-    /// wb_expert_cache_get_stats is `hits` of `hits + misses`.
+    /// The hit rate that is predicted of the slots in use, as in wb_plan_info: `slots` of
+    /// `experts`. That of wb_expert_cache_get_stats is `hits` of `hits + misses`.
     pub predicted_hit_rate: f64,
 }
 
@@ -72,8 +72,8 @@ pub unsafe extern "C" fn wb_expert_cache_get_info(
     })
 }
 
-/// The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the device. The
-/// first `capacity` slots have memory, and kernels access no others.
+/// The slots of one expert tensor: a contiguous tensor `[most_slots, ...]` of addresses on the
+/// device. The first `capacity` slots have memory, and kernels access no others.
 #[repr(C)]
 pub struct wb_expert_slots_info {
     /// Size of the struct.
@@ -102,8 +102,8 @@ pub struct wb_expert_slots_info {
 
 c_struct!(wb_expert_slots_info);
 
-/// Fills `info` with the slots of the expert tensor `index`; indexes follow the order in which names
-/// were first described. Fails with WB_ERR_OUT_OF_RANGE.
+/// Fills `info` with the slots of the expert tensor `index`; indexes follow the order in which
+/// names were first described. Fails with WB_ERR_OUT_OF_RANGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_expert_cache_get_slots_info(
     cache: *const wb_expert_cache,

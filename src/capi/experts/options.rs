@@ -32,8 +32,8 @@ pub struct wb_expert_tensor {
     pub layout: *const wb_layout,
     /// The memory, mapped for the device. The cache keeps a reference.
     pub buffer: *const wb_buffer,
-    /// For wb_expert_cache_new_for_offloader the name of the parameter, which has the layout and the
-    /// memory: `layout` and `buffer` are NULL. Otherwise NULL.
+    /// For wb_expert_cache_new_for_offloader the name of the parameter, which has the layout and
+    /// the memory: `layout` and `buffer` are NULL. Otherwise NULL.
     pub parameter: *const c_char,
     /// Must be zero.
     pub reserved: [u64; 1],

@@ -43,8 +43,8 @@ use crate::status::wb_status;
 /// those of the next step's first layers. Groups may be acquired in any order and on any stream; an
 /// order other than the plan's costs time only. Groups that share slots cannot be acquired at the
 /// same time. Groups of prefetched parameters share none with the next `wb_plan_info.depth` - 1 in
-/// the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends a
-/// step that failed half way.
+/// the plan's order; all groups of on-demand parameters use the same slots. wb_offloader_reset ends
+/// a step that failed half way.
 ///
 /// CUDA graphs. Capture the loop unchanged, on one stream from the first group to the last, and
 /// replay it as often as needed, also between steps that are not captured. A step may also be made
@@ -57,8 +57,9 @@ use crate::status::wb_status;
 /// shape, and keeps its placement. If quantization or a plugin replaced weights by itself,
 /// wb_offloader_reconcile takes the whole list again and finds by address which ones differ.
 ///
-/// A budget that changes. With `fixed_addresses` in the plan's options every unit has an address range
-/// for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
+/// A budget that changes. With `fixed_addresses` in the plan's options every unit has an address
+/// range for life, behind which its memory changes, so tensors, compiled code and graphs stay
+/// valid:
 ///
 /// ```c
 /// wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
@@ -71,14 +72,14 @@ use crate::status::wb_status;
 /// ```
 ///
 /// Plan for the least that the model may need, so that all that may leave has slots, and resize
-/// upwards after the commit. Resize before memory is given to a KV cache, and after it was freed: units
-/// that leave do so before others return, and no budget, the old or the new one, is exceeded. A unit
-/// moves when its groups are released and the work that used it is done; memory is free for everyone
-/// when the resize is done. A unit that was resident when a graph was captured is read in host memory
-/// after it has left, unless `graphs_dropped` says that no graph is launched any more. A failed call is
-/// repeated, and goes on. A sleeping offloader holds no device memory, and wakes by a resize. Compressed
-/// parameters are decoded at their addresses, in each step or, resident, once.
-/// Offloaders of one device share a budget by wb_arbiter.
+/// upwards after the commit. Resize before memory is given to a KV cache, and after it was freed:
+/// units that leave do so before others return, and no budget, the old or the new one, is exceeded.
+/// A unit moves when its groups are released and the work that used it is done; memory is free for
+/// everyone when the resize is done. A unit that was resident when a graph was captured is read in
+/// host memory after it has left, unless `graphs_dropped` says that no graph is launched any more.
+/// A failed call is repeated, and goes on. A sleeping offloader holds no device memory, and wakes
+/// by a resize. Compressed parameters are decoded at their addresses, in each step or, resident,
+/// once. Offloaders of one device share a budget by wb_arbiter.
 pub struct wb_offloader {
     _opaque: [u8; 0],
 }
@@ -92,8 +93,8 @@ opaque!(wb_offloader, Offloader);
 /// Parameters have the indexes of the plan. The sources of offloaded parameters, and all sources in
 /// host memory, are not needed after the call; those that stay where they are, with
 /// WB_HOST_STORE_SOURCE or WB_HOST_STORE_COMPRESSED, are in buffers that the offloader keeps. A
-/// resident parameter in device memory is not copied: the memory stays the engine's and must outlive
-/// the offloader.
+/// resident parameter in device memory is not copied: the memory stays the engine's and must
+/// outlive the offloader.
 ///
 /// Stream order: waits on the host for the work queued on `stream`. Fails with WB_ERR_NOT_MAPPED if
 /// the plan needs zero-copy and the host memory is not mapped, with WB_ERR_NOT_FINITE if the plan

@@ -24,16 +24,17 @@ use crate::plan::parameter::Parameter;
 use crate::status::wb_status;
 use crate::tensor::dtype::wb_dtype;
 
-/// The parameter's bytes are behind its address at all times, not only while its group is acquired. Steps copy
-/// nothing there, so what an engine changes there between steps counts.
+/// The parameter's bytes are behind its address at all times, not only while its group is acquired.
+/// Steps copy nothing there, so what an engine changes there between steps counts.
 pub const WB_ADDRESS_OWN: u32 = 1;
 
-/// A graph that was captured may copy the parameter's bytes from host memory to its address. With WB_ADDRESS_OWN
-/// they are in both places, and change only by wb_offloader_replace.
+/// A graph that was captured may copy the parameter's bytes from host memory to its address. With
+/// WB_ADDRESS_OWN they are in both places, and change only by wb_offloader_replace.
 pub const WB_ADDRESS_COPIED_BY_GRAPHS: u32 = 2;
 
-/// A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its bytes that is
-/// being made or exists already. What is changed in place meanwhile is not where it is afterwards.
+/// A resize or a rebalance that is not done moves the parameter, or some of it, by a copy of its
+/// bytes that is being made or exists already. What is changed in place meanwhile is not where it
+/// is afterwards.
 pub const WB_ADDRESS_MOVING: u32 = 4;
 
 /// Current state of a parameter.
@@ -54,7 +55,8 @@ pub struct wb_offloader_parameter_info {
     /// Device address of the first element. A prefetched or on-demand parameter is there while its
     /// group is acquired. NULL if there are no bytes yet.
     pub device_address: *mut c_void,
-    /// Host address of the first element; NULL if it is resident, in pieces, or compressed in host memory.
+    /// Host address of the first element; NULL if it is resident, in pieces, or compressed in host
+    /// memory.
     pub host_address: *mut c_void,
     /// Bytes from the lowest element to the end of the highest.
     pub span_bytes: u64,
@@ -73,24 +75,26 @@ pub struct wb_offloader_parameter_info {
     pub block_elements: u32,
     /// Bytes of a block of a WB_DTYPE_OPAQUE, otherwise 0.
     pub block_bytes: u32,
-    /// Why it could not stay in the buffer of its source, though the plan has WB_HOST_STORE_SOURCE;
-    /// otherwise empty. Valid while the offloader is.
+    /// Why it could not be kept as the plan's `host_store` asks, in the buffer of its source or as
+    /// a file has it compressed; otherwise empty. Valid while the offloader is.
     pub host_store_reason: *const c_char,
     /// WB_HOST_STORE_SOURCE if its host memory is the buffer of its source.
     pub host_store: wb_host_store,
     /// WB_ADDRESS_* bits: what is behind `device_address`.
     pub address_state: u32,
-    /// Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is not.
+    /// Bytes that it is compressed to in host memory, with those that it is tied to; 0 if it is
+    /// not.
     pub encoded_bytes: u64,
-    /// Bytes of it that are on the device now, in memory of its own or of the engine, and not in a slot. Of a
-    /// parameter in pieces (wb_offloader_prefer) any number, at a placement that is offloaded if there are
-    /// fewer than `span_bytes`.
+    /// Bytes of it that are on the device now, in memory of its own or of the engine, and not in a
+    /// slot. Of a parameter in pieces (wb_offloader_prefer) any number, at a placement that is
+    /// offloaded if there are fewer than `span_bytes`.
     pub resident_bytes: u64,
-    /// Bytes of device memory in which the device keeps it compressed, a multiple of 256, with those that
-    /// it is tied to; 0 if it is decoded from host memory, or not compressed.
+    /// Bytes of device memory in which the device keeps it compressed, a multiple of 256, with
+    /// those that it is tied to; 0 if it is decoded from host memory, or not compressed.
     pub device_encoded_bytes: u64,
-    /// Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a replacement, are
-    /// more than there is device memory for; otherwise empty. Valid as long as the library is loaded.
+    /// Why that is 0 though the plan has it otherwise: its compressed bytes, or those of a
+    /// replacement, are more than there is device memory for; otherwise empty. Valid as long as the
+    /// library is loaded.
     pub device_encoded_reason: *const c_char,
 }
 
@@ -225,8 +229,8 @@ pub unsafe extern "C" fn wb_offloader_get_view(
 
 /// Creates a view of the host memory of an offloaded parameter, to read it or to save it. The view
 /// holds the memory, not the offloader. Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a
-/// resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed there, which
-/// wb_offloader_read_parameter reads.
+/// resident parameter or one in pieces, and with WB_ERR_NOT_SUPPORTED for one that is compressed
+/// there, which wb_offloader_read_parameter reads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_host_view(
     offloader: *const wb_offloader,
@@ -243,9 +247,9 @@ pub unsafe extern "C" fn wb_offloader_get_host_view(
 /// transfer mode: kernels read the parameter over the link, whether or not its group is acquired.
 /// The view holds the memory, not the offloader.
 ///
-/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces, with
-/// WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device cannot
-/// access the memory.
+/// Fails with WB_ERR_OUT_OF_RANGE, with WB_ERR_NOT_FOUND for a resident parameter or one in pieces,
+/// with WB_ERR_NOT_SUPPORTED for one that is compressed, and with WB_ERR_NOT_MAPPED if the device
+/// cannot access the memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_zero_copy_view(
     offloader: *const wb_offloader,
@@ -258,15 +262,15 @@ pub unsafe extern "C" fn wb_offloader_get_zero_copy_view(
     })
 }
 
-/// Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest, to
-/// `bytes` bytes of host memory at `target`: as they are in its slot, also if they are compressed in
-/// host memory. `bytes` is its `span_bytes`.
+/// Copies the bytes of an offloaded parameter, from its lowest element to the end of its highest,
+/// to `bytes` bytes of host memory at `target`: as they are in its slot, also if they are
+/// compressed in host memory. `bytes` is its `span_bytes`.
 ///
 /// Fails with WB_ERR_OUT_OF_RANGE for another index or other `bytes`, with WB_ERR_NOT_FOUND for a
 /// resident parameter or one without bytes, and with WB_ERR_DAMAGED if compressed bytes were
 /// overwritten.
 ///
-/// Threads: any; it waits while another changes parameters. Since 0.1.0.
+/// It waits while another call changes parameters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_read_parameter(
     offloader: *const wb_offloader,
@@ -368,12 +372,12 @@ pub unsafe extern "C" fn wb_offloader_remove(
 ///
 /// Threads: no other call changes parameters between the comparison and the last change.
 ///
-/// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A compressed
-/// source is that of its parameter still if the parameter stays in it; otherwise it is decoded. Fails
-/// also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source, with
-/// WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not have,
-/// and for another number of bytes without a source. After another error the changes made so far
-/// stay, and other parameters may have moved: get the addresses again, and repeat the call.
+/// Sources, stream order and errors are those of wb_offloader_replace, _add and _remove. A
+/// compressed source is that of its parameter still if the parameter stays in it; otherwise it is
+/// decoded. Fails also, with nothing changed, with WB_ERR_DAMAGED for the header of such a source,
+/// with WB_ERR_INVALID_ARGUMENT for a name that is given twice, for a group that the plan does not
+/// have, and for another number of bytes without a source. After another error the changes made so
+/// far stay, and other parameters may have moved: get the addresses again, and repeat the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_reconcile(
     offloader: *const wb_offloader,

@@ -24,12 +24,14 @@ pub struct wb_offloader_resize_options {
     pub struct_size: u32,
     /// What `budget_bytes` limits; required.
     pub budget_kind: wb_budget_kind,
-    /// With WB_BUDGET_DEVICE_BYTES, device memory that the offloader may hold; 0 puts it to sleep. With
-    /// WB_BUDGET_OFFLOAD_BYTES, bytes of parameters that are not resident, in whole pieces as on the device.
+    /// With WB_BUDGET_DEVICE_BYTES, device memory that the offloader may hold; 0 puts it to sleep.
+    /// With WB_BUDGET_OFFLOAD_BYTES, bytes of parameters that are not resident, in whole pieces as
+    /// on the device.
     pub budget_bytes: u64,
-    /// 1 if no graph that has captured a step is launched any more: units that leave the device
-    /// may then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not copy, as it
-    /// was resident when the graph was captured, is read by the device in host memory from now on.
+    /// 1 if no graph that has captured a step is launched any more: units that leave the device may
+    /// then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not
+    /// copy, as it was resident when the graph was captured, is read by the device in host memory
+    /// from now on.
     pub graphs_dropped: u32,
     /// Must be zero.
     pub reserved0: u32,
@@ -46,12 +48,13 @@ pub struct wb_offloader_resize_progress {
     pub struct_size: u32,
     /// Zero.
     pub reserved0: u32,
-    /// Units that are not where they are to be, and expert caches without the slots that they are to have; 0
-    /// once the resize is done.
+    /// Units that are not where they are to be, and expert caches without the slots that they are
+    /// to have; 0 once the resize is done.
     pub pending_units: u64,
     /// Bytes that these take on the device when they are there.
     pub pending_bytes: u64,
-    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
+    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole
+    /// pieces.
     pub device_bytes: u64,
     /// Bytes of host memory beside the offloader's own: of parameters that are read in place, in
     /// pieces or since they left the device, and of copies that resident ones keep.
@@ -91,44 +94,46 @@ fn shown(progress: ResizeProgress) -> wb_offloader_resize_progress {
     }
 }
 
-/// Begins to hold at most so many bytes of device memory, more or less than before, or to offload at
-/// most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
+/// Begins to hold at most so many bytes of device memory, more or less than before, or to offload
+/// at most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
 /// with `fixed_addresses`.
 ///
 /// An engine that may need memory back plans for the least that it can spare, so that all that may
 /// leave has slots, and resizes upwards after the commit. Under the plan's own budget, parameters
-/// that were resident in the plan leave, to host memory that the device reads in place. They leave in
-/// whole units, spread evenly over the groups, and those without slots last; what is in pieces (see
-/// wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest first, so that
-/// a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
-/// the old or the new, is exceeded. With
-/// 0 bytes of device memory the offloader sleeps: slots are freed too, and calls of a step fail with
-/// WB_ERR_BUSY until a resize to more has put memory behind every address: wait for it before the first
-/// step. No graph may be launched meanwhile.
+/// that were resident in the plan leave, to host memory that the device reads in place. They leave
+/// in whole units, spread evenly over the groups, and those without slots last; what is in pieces
+/// (see wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest
+/// first, so that a budget is met to the piece. Nothing returns before all has left that is to
+/// leave, so that no budget, the old or the new, is exceeded. With 0 bytes of device memory the
+/// offloader sleeps: slots are freed too, and calls of a step fail with WB_ERR_BUSY until a resize
+/// to more has put memory behind every address: wait for it before the first step. No graph may be
+/// launched meanwhile.
 ///
-/// Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
-/// fits, or else what all units and slots leave, but never less than slots for every call that a graph has
-/// captured, for which units leave. Several caches share that by the bytes of their experts, whatever they were created
-/// with; WB_BUDGET_OFFLOAD_BYTES leaves them what they had. Slots keep their addresses, and calls see their number on the device,
-/// also in graphs. Experts in slots that go are evicted first. That happens when the groups of the
-/// experts are released, calls of the cache that were queued are done, and so is the work on `stream`, for which
-/// the host waits: kernels that read slots are between the acquire and the release of their group, or
-/// before the resize on its stream. In sleep the caches hold nothing, and calls of them fail with WB_ERR_BUSY;
-/// afterwards they are empty.
+/// Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as
+/// far as that fits, or else what all units and slots leave, but never less than slots for every
+/// call that a graph has captured, for which units leave. Several caches share that by the bytes of
+/// their experts, whatever they were created with; WB_BUDGET_OFFLOAD_BYTES leaves them what they
+/// had. Slots keep their addresses, and calls see their number on the device, also in graphs.
+/// Experts in slots that go are evicted first. That happens when the groups of the experts are
+/// released, calls of the cache that were queued are done, and so is the work on `stream`, for
+/// which the host waits: kernels that read slots are between the acquire and the release of their
+/// group, or before the resize on its stream. In sleep the caches hold nothing, and calls of them
+/// fail with WB_ERR_BUSY; afterwards they are empty.
 ///
 /// The call does what is possible at once and returns. A unit moves when none of its groups is
-/// acquired and the work that used it is done: wb_offloader_resize_advance goes on, between steps, or
-/// wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
-/// for the work queued on `stream`, and the caller guarantees that no graph is in flight on another,
-/// since no one else knows of replays. To sleep, the host waits for all uses of released groups. Freed
-/// memory is free for everyone at once.
+/// acquired and the work that used it is done: wb_offloader_resize_advance goes on, between steps,
+/// or wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host
+/// waits for the work queued on `stream`, and the caller guarantees that no graph is in flight on
+/// another, since no one else knows of replays. To sleep, the host waits for all uses of released
+/// groups. Freed memory is free for everyone at once.
 ///
 /// After an error the offloader holds what `wb_offloader_resize_advance` says, and a repeated call
-/// goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
-/// may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
-/// WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
-/// WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Thread-safe; parameters cannot be replaced
-/// while a resize is in progress. Available since 0.1.0.
+/// goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no
+/// graph may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed
+/// addresses, WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit,
+/// WB_ERR_CAPTURING in a capture, WB_ERR_BUSY if an arbiter shares its memory, and
+/// WB_ERR_DEVICE_MEMORY or WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Parameters cannot
+/// be replaced while a resize is in progress.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_resize(
     offloader: *const wb_offloader,
@@ -142,8 +147,8 @@ pub unsafe extern "C" fn wb_offloader_resize(
     })
 }
 
-/// Goes on with a resize as far as is possible at once, and fills `progress`; without one it only does
-/// that. Stream order and errors are those of wb_offloader_resize. Available since 0.1.0.
+/// Goes on with a resize as far as is possible at once, and fills `progress`; without one it only
+/// does that. Stream order and errors are those of wb_offloader_resize.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_resize_advance(
     offloader: *const wb_offloader,
@@ -157,9 +162,9 @@ pub unsafe extern "C" fn wb_offloader_resize_advance(
 }
 
 /// Goes on with a resize on the host until it is done, for at most `timeout_ms` milliseconds. Other
-/// threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group stays acquired:
-/// the resize can be continued. Other errors, and stream order, are those of wb_offloader_resize.
-/// Available since 0.1.0.
+/// threads may run steps meanwhile. Fails with WB_ERR_TIMEOUT, such as while a group stays
+/// acquired: the resize can be continued. Other errors, and stream order, are those of
+/// wb_offloader_resize.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_resize_wait(
     offloader: *const wb_offloader,
@@ -182,10 +187,11 @@ pub struct wb_offloader_rebalance_progress {
     pub reserved0: u32,
     /// Bytes whose copies the call has queued, to host memory and to the device.
     pub moved_bytes: u64,
-    /// Bytes of pieces that are not where they are to be, copies in flight included; 0 once the hottest
-    /// pieces are on the device, and any resize is done.
+    /// Bytes of pieces that are not where they are to be, copies in flight included; 0 once the
+    /// hottest pieces are on the device, and any resize is done.
     pub pending_bytes: u64,
-    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
+    /// Bytes of device memory of resident parameters, of slots and of expert caches, in whole
+    /// pieces.
     pub device_bytes: u64,
     /// Bytes of host memory beside the offloader's own, as in wb_offloader_resize_progress.
     pub host_bytes: u64,
@@ -193,20 +199,22 @@ pub struct wb_offloader_rebalance_progress {
 
 c_struct!(wb_offloader_rebalance_progress);
 
-/// Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts from its
-/// lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the steps use, or 3 for
-/// rows that a step looks up three times; 0 for bytes that are not read any more. The last call for a
-/// byte counts; before any call, bytes of dense parameters count once and others not at all.
+/// Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts
+/// from its lowest byte. `weight` is that number, such as 0.1 for an expert that a tenth of the
+/// steps use, or 3 for rows that a step looks up three times; 0 for bytes that are not read any
+/// more. The last call for a byte counts; before any call, bytes of dense parameters count once and
+/// others not at all.
 ///
-/// With fixed addresses, parameters that are read in place (transfer mode zero-copy), or would be if they
-/// left the device, are in pieces of `wb_device_info.address_granularity` bytes, each on the device or in
-/// host memory: all of those of a group that have at least one piece together. The heat of a piece is the sum,
-/// over its bytes, of their weights. wb_offloader_rebalance and wb_offloader_resize keep the hottest pieces;
-/// this call moves nothing, and costs the time of a look-up for each piece of the range.
+/// With fixed addresses, parameters that are read in place (transfer mode zero-copy), or would be
+/// if they left the device, are in pieces of `wb_device_info.address_granularity` bytes, each on
+/// the device or in host memory: all of those of a group that have at least one piece together. The
+/// heat of a piece is the sum, over its bytes, of their weights. wb_offloader_rebalance and
+/// wb_offloader_resize keep the hottest pieces; this call moves nothing, and costs the time of a
+/// look-up for each piece of the range.
 ///
-/// Fails with WB_ERR_NOT_SUPPORTED for a parameter that is not in pieces, WB_ERR_OUT_OF_RANGE if there is no
-/// such parameter or it has fewer bytes, and WB_ERR_INVALID_ARGUMENT for a weight that is negative or not
-/// finite. Thread-safe. Available since 0.1.0.
+/// Fails with WB_ERR_NOT_SUPPORTED for a parameter that is not in pieces, WB_ERR_OUT_OF_RANGE if
+/// there is no such parameter or it has fewer bytes, and WB_ERR_INVALID_ARGUMENT for a weight that
+/// is negative or not finite.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_prefer(
     offloader: *const wb_offloader,
@@ -221,17 +229,18 @@ pub unsafe extern "C" fn wb_offloader_prefer(
     })
 }
 
-/// Moves the hottest pieces to the device and the coldest to host memory, as wb_offloader_prefer has
-/// them, while the offloader holds as much device memory as before. For calls between steps: each
-/// queues copies of at most `max_bytes` bytes, in both directions together, finishes those of earlier calls
-/// that are made, and returns; of pieces that are as hot as one another none moves. Cold pieces leave first,
-/// so that no more device memory is held at any moment; as many hot ones come in a later call.
-/// `max_bytes` below one piece moves nothing, and only fills `progress`. A resize that is in progress is
-/// continued first, within `max_bytes`.
+/// Moves the hottest pieces to the device and the coldest to host memory, as wb_offloader_prefer
+/// has them, while the offloader holds as much device memory as before. For calls between steps:
+/// each queues copies of at most `max_bytes` bytes, in both directions together, finishes those of
+/// earlier calls that are made, and returns; of pieces that are as hot as one another none moves.
+/// Cold pieces leave first, so that no more device memory is held at any moment; as many hot ones
+/// come in a later call. `max_bytes` below one piece moves nothing, and only fills `progress`. A
+/// resize that is in progress is continued first, within `max_bytes`.
 ///
-/// Addresses, views and graphs stay valid, and bytes are those of before. When a piece moves, stream order and
-/// errors are as in wb_offloader_resize; wb_offloader_resize_wait ends what a call has begun, and
-/// parameters are not replaced before. An offloader of an arbiter is rebalanced likewise. Thread-safe. Available since 0.1.0.
+/// Addresses, views and graphs stay valid, and bytes are those of before. When a piece moves,
+/// stream order and errors are as in wb_offloader_resize; wb_offloader_resize_wait ends what a call
+/// has begun, and parameters are not replaced before. An offloader of an arbiter is rebalanced
+/// likewise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_rebalance(
     offloader: *const wb_offloader,

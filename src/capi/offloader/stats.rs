@@ -27,10 +27,11 @@ pub struct wb_offloader_stats {
     /// Bytes of that pinned, as the driver or the kernel counts them.
     pub pinned_bytes: u64,
     /// Bytes of resident parameters, without those that were given no source yet; of parameters in
-    /// pieces those that are on the device. Together with `offloaded_bytes` it is the `payload_bytes`
-    /// of the plan once each has one.
+    /// pieces those that are on the device. Together with `offloaded_bytes` it is the
+    /// `payload_bytes` of the plan once each has one.
     pub resident_bytes: u64,
-    /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to them.
+    /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to
+    /// them.
     pub slot_bytes: u64,
     /// Bytes of offloaded parameters that the device reads in place.
     pub view_bytes: u64,
@@ -57,7 +58,8 @@ pub struct wb_offloader_stats {
     pub waited_seconds: f64,
     /// As wb_offloader_get_generation gives it.
     pub generation: u64,
-    /// Bytes of offloaded parameters that are compressed in host memory, a part of `offloaded_bytes`.
+    /// Bytes of offloaded parameters that are compressed in host memory, a part of
+    /// `offloaded_bytes`.
     pub decoded_bytes: u64,
     /// What these are compressed to.
     pub encoded_bytes: u64,
@@ -67,12 +69,13 @@ pub struct wb_offloader_stats {
     pub moved_decoded_bytes: u64,
     /// Bytes of device memory of the expert caches that were made for it and are alive.
     pub expert_bytes: u64,
-    /// Bytes of parameters that are on the device now, in memory of their own or of the engine: what
-    /// `resident_bytes` of their infos adds up to, tied ones once.
+    /// Bytes of parameters that are on the device now, in memory of their own or of the engine:
+    /// what `resident_bytes` of their infos adds up to, tied ones once.
     pub device_parameter_bytes: u64,
-    /// Bytes of device memory for parameters that the device keeps compressed. With `resident_bytes`, each
-    /// rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is at most a budget of device memory.
-    /// It is held until the offloader is released, also when a parameter is removed or gets another size.
+    /// Bytes of device memory for parameters that the device keeps compressed. With
+    /// `resident_bytes`, each rounded up to 256, `slot_bytes` and the plan's `expert_bytes` it is
+    /// at most a budget of device memory. It is held until the offloader is released, also when a
+    /// parameter is removed or gets another size.
     pub device_encoded_bytes: u64,
     /// Those of `decoded_bytes` that are decoded from there, and cross no link.
     pub device_decoded_bytes: u64,
@@ -184,7 +187,7 @@ pub unsafe extern "C" fn wb_offloader_get_group_stats(
 /// change it, nor do steps, nor an added parameter that moves no other. Costs no more than a lock,
 /// for a call in every step.
 ///
-/// Threads: any; it waits while another changes parameters. Since 0.1.0.
+/// It waits while another call changes parameters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_get_generation(
     offloader: *const wb_offloader,

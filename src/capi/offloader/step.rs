@@ -30,8 +30,8 @@ pub unsafe extern "C" fn wb_offloader_find_group(
 ///
 /// A captured step can be replayed after any other step, since no step relies on a copy of another
 /// once one was captured. Eager steps are then to begin with wb_offloader_begin_step: without it
-/// they prefetch nothing, because a replay may come before each call. The stream of a replay must be
-/// ordered after the eager steps of other streams.
+/// they prefetch nothing, because a replay may come before each call. The stream of a replay must
+/// be ordered after the eager steps of other streams.
 ///
 /// Stream order: work queued on `stream` after the call finds the parameters; the host does not
 /// wait. Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, with
@@ -75,10 +75,10 @@ pub unsafe extern "C" fn wb_offloader_acquire_group_within(
 }
 
 /// Ends a use of the group: the work queued on `stream` now is the last one, and the copies that
-/// wait for its slot follow. In a capture, the release of the last group that a step is expected
-/// to acquire makes `stream` wait for every copy. `stream` may be another one than that of the
-/// acquire. A group that was acquired in a capture is released in one of the same step, and any other
-/// outside of captures, since replays repeat captured calls and no others.
+/// wait for its slot follow. In a capture, the release of the last group that a step is expected to
+/// acquire makes `stream` wait for every copy. `stream` may be another one than that of the
+/// acquire. A group that was acquired in a capture is released in one of the same step, and any
+/// other outside of captures, since replays repeat captured calls and no others.
 ///
 /// Stream order: the copies run after the work queued on `stream`; the host does not wait.
 /// Capturable; one thread at a time in a capture. Fails with WB_ERR_OUT_OF_RANGE, and with
@@ -142,14 +142,15 @@ pub unsafe extern "C" fn wb_offloader_join(
 /// capture, and each capture ends with wb_offloader_join. A part then relies on the copies of those
 /// before it, so that each group is copied once, and a group may be acquired in one part and
 /// released in a later one; kernels between the parts may use it as well. The next call of this
-/// function begins another step, and so does, for the next capture, a copy that is queued outside of
-/// captures, wb_offloader_reset, or a change of the parameters.
+/// function begins another step, and so does, for the next capture, a copy that is queued outside
+/// of captures, wb_offloader_reset, or a change of the parameters.
 ///
-/// The graphs of the parts must be replayed in the order in which they were captured, each once, with
-/// no other step between them and streams ordered accordingly; any other step may follow the last
-/// one. A part that is left out, repeated or replayed out of turn reads slots that hold other groups,
-/// and nothing can notice it: let a part that is to be replayed by itself begin a step of its own.
-/// After a capture that has failed, call wb_offloader_reset_all and capture all parts again.
+/// The graphs of the parts must be replayed in the order in which they were captured, each once,
+/// with no other step between them and streams ordered accordingly; any other step may follow the
+/// last one. A part that is left out, repeated or replayed out of turn reads slots that hold other
+/// groups, and nothing can notice it: let a part that is to be replayed by itself begin a step of
+/// its own. After a capture that has failed, call wb_offloader_reset_all and capture all parts
+/// again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_offloader_begin_step(
     offloader: *const wb_offloader,

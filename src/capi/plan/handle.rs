@@ -102,9 +102,10 @@ fn c_text(text: impl Into<Vec<u8>>) -> CString {
 }
 
 /// Plans which of `count` parameters leave the device under the budget, and how they are
-/// transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and the headers
-/// of compressed ones; the plan keeps copies of `parameters` and `options` and references to the parameters' buffers, and the
-/// sources are read by wb_offloader_new. `options` must give a budget.
+/// transferred. Nothing is allocated, and of sources only samples are read, with `compress`, and
+/// the headers of compressed ones; the plan keeps copies of `parameters` and `options` and
+/// references to the parameters' buffers, and the sources are read by wb_offloader_new. `options`
+/// must give a budget.
 ///
 /// Fails with WB_ERR_NOTHING_OFFLOADED, WB_ERR_SELECTOR or WB_ERR_EVERYTHING_FITS unless `allow`
 /// says otherwise, with WB_ERR_DAMAGED for a compressed source that is not what its parameter says,

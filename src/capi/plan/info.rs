@@ -32,16 +32,17 @@ pub struct wb_plan_info {
     /// Bytes of host memory for offloaded parameters, in whole pages, beside that of pieces
     /// (wb_offloader_prefer).
     pub arena_bytes: u64,
-    /// Bytes of device memory for resident parameters, each rounded up to 256.
+    /// Bytes of device memory for resident parameters, each rounded up to 256, which
+    /// `wb_offloader_stats.resident_bytes` does not count.
     pub resident_bytes: u64,
-    /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to them:
-    /// 64 MiB where a parameter is expected to become 2 MiB or more, if options give no `slot_bytes` and
-    /// that is at most a sixteenth of a budget of device memory.
+    /// Bytes of device memory for slots, and for the windows through which compressed bytes pass to
+    /// them: 64 MiB where a parameter is expected to become 2 MiB or more, if options give no
+    /// `slot_bytes` and that is at most a sixteenth of a budget of device memory.
     pub slot_bytes: u64,
     /// Bytes of slots for prefetched parameters.
     pub ring_bytes: u64,
-    /// Bytes that cross the link to slots in every step; of compressed parameters, those that they are
-    /// expected to become.
+    /// Bytes that cross the link to slots in every step; of compressed parameters, those that they
+    /// are expected to become.
     pub step_bytes: u64,
     /// Bytes that the device reads in place in every step if it reads all of every dense parameter.
     pub view_bytes: u64,
@@ -63,21 +64,22 @@ pub struct wb_plan_info {
     pub decoded_bytes: u64,
     /// What these are expected to become: the sum of the parameters' `encoded_bytes`.
     pub encoded_bytes: u64,
-    /// Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link, which pass
-    /// through no windows, and decode them; 0 if the bandwidth of the link is not known.
+    /// Predicted seconds of `link_seconds` in which kernels read compressed bytes over the link,
+    /// which pass through no windows, and decode them; 0 if the bandwidth of the link is not known.
     pub decode_seconds: f64,
     /// Bytes of device memory for expert caches. With `resident_bytes`, `slot_bytes` and
     /// `device_encoded_bytes` it is at most a budget of device memory.
     pub expert_bytes: u64,
-    /// Bytes of device memory for parameters that the device keeps compressed: the sum of the parameters'
-    /// `device_encoded_bytes`. What they need is known when they are compressed, at the commit; those that do
-    /// not fit in the budget then are decoded from host memory.
+    /// Bytes of device memory for parameters that the device keeps compressed: the sum of the
+    /// parameters' `device_encoded_bytes`. What they need is known when they are compressed, at the
+    /// commit; those that do not fit in the budget then are decoded from host memory.
     pub device_encoded_bytes: u64,
     /// Those of `decoded_bytes` that are decoded from there, and cross no link.
     pub device_decoded_bytes: u64,
-    /// Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part of the
-    /// offloaded experts that have slots, as with a router that picks all equally often, whatever it picked
-    /// before. Routers repeat themselves, so counters show more. 0 without experts, or if `expert_bytes` is 0.
+    /// Predicted part of the experts of calls that caches of `expert_bytes` find in slots: the part
+    /// of the offloaded experts that have slots, as with a router that picks all equally often,
+    /// whatever it picked before. Routers repeat themselves, so counters show more. 0 without
+    /// experts, or if `expert_bytes` is 0.
     pub expert_hit_rate: f64,
 }
 
@@ -124,8 +126,8 @@ pub struct wb_plan_parameter_info {
     /// Bytes of it that are on the device in memory of their own: all or none, or of a parameter in
     /// pieces (wb_offloader_prefer) any number.
     pub resident_bytes: u64,
-    /// Bytes of device memory in which the device is to keep it compressed, with those that it is tied to:
-    /// `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
+    /// Bytes of device memory in which the device is to keep it compressed, with those that it is
+    /// tied to: `encoded_bytes` and one part in 256, rounded up to 256. 0 if it does not.
     pub device_encoded_bytes: u64,
 }
 

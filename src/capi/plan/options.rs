@@ -75,9 +75,9 @@ c_enum!(HostStore {
 pub type wb_compress = i32;
 /// None; the default.
 pub const WB_COMPRESS_OFF: wb_compress = 0;
-/// Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode takes,
-/// of which a sample of the source becomes at most 7/8 as large. If `compress_select` has selectors,
-/// only those that one of them matches.
+/// Those that reach their slots faster for it: of 256 KiB and more, in a type that wb_codec_encode
+/// takes, of which a sample of the source becomes at most 7/8 as large. If `compress_select` has
+/// selectors, only those that one of them matches.
 pub const WB_COMPRESS_AUTO: wb_compress = 1;
 /// Those that a selector of `compress_select` matches, as far as they become smaller.
 pub const WB_COMPRESS_SELECTED: wb_compress = 2;
@@ -100,8 +100,8 @@ pub struct wb_plan_options {
     pub budget_bytes: u64,
     /// Bytes of slots for prefetched parameters, at most. 0 for no limit but a device budget; with
     /// an offload budget, what `depth` groups need, or two if `depth` is 0. Within a limit the ring
-    /// is as deep as possible, with a device budget as deep as is fastest. With a limit there are no windows
-    /// for compressed bytes: kernels read these over the link.
+    /// is as deep as possible, with a device budget as deep as is fastest. With a limit there are
+    /// no windows for compressed bytes: kernels read these over the link.
     pub slot_bytes: u64,
     /// `select_count` selectors of parameters that may be offloaded; 0 for all. A selector matches
     /// names that contain it as whole segments between dots; with any of `*?[` it is a glob for
@@ -149,10 +149,10 @@ pub struct wb_plan_options {
     /// Whether every parameter that the offloader holds on the device, or copies there, has one
     /// address for the offloader's life, while wb_offloader_resize moves it. Fails with
     /// WB_ERR_NOT_SUPPORTED if it is on and wb_device_info.address_granularity is 0. Units, and the
-    /// resident parameters of each group, then take whole pieces of that many bytes, which the budget
-    /// counts; resident parameters are copied at the commit even if they are on the device already,
-    /// and each needs a source; what is read in place is in pieces (wb_offloader_prefer); nothing can
-    /// be added, removed or given another size. By default it is off.
+    /// resident parameters of each group, then take whole pieces of that many bytes, which the
+    /// budget counts; resident parameters are copied at the commit even if they are on the device
+    /// already, and each needs a source; what is read in place is in pieces (wb_offloader_prefer);
+    /// nothing can be added, removed or given another size. By default it is off.
     pub fixed_addresses: wb_tristate,
     /// 1 if resident parameters have a copy in host memory from the commit on, with
     /// `fixed_addresses`: freeing their memory then copies nothing. 0 if they get one when they
@@ -164,35 +164,36 @@ pub struct wb_plan_options {
     /// memory the device also keeps such parameters compressed in its own memory, as many as are
     /// needed, before others cross the link, if a step is faster for that: prefetched ones of one
     /// group, in as many bytes as they are compressed to. Not with `fixed_addresses`, where those
-    /// that become resident are decoded. They count as offloaded, since they have slots and a copy in
-    /// host memory. With a source, wb_plan_new reads a sample of it, by which it expects the
-    /// compressed bytes. In the arena and in its slot a compressed parameter has space for any bytes
-    /// that may replace it, 0.2 % more than its own.
+    /// that become resident are decoded. They count as offloaded, since they have slots and a copy
+    /// in host memory. With a source, wb_plan_new reads a sample of it, by which it expects the
+    /// compressed bytes. In the arena and in its slot a compressed parameter has space for any
+    /// bytes that may replace it, 0.2 % more than its own.
     pub compress: wb_compress,
     /// Number of selectors in `compress_select`.
     pub compress_select_count: u32,
     /// `compress_select_count` selectors; none with WB_COMPRESS_OFF.
     pub compress_select: *const *const c_char,
-    /// Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a part
-    /// of a budget of device memory. 0 for what such a budget leaves beside all other parameters, or
-    /// for no limit with an offload budget. Under a budget of device memory experts leave as a whole,
-    /// unless everything fits.
+    /// Bytes of device memory for expert caches, if parameters have WB_ACCESS_PATTERN_EXPERTS; a
+    /// part of a budget of device memory. 0 for what such a budget leaves beside all other
+    /// parameters, or for no limit with an offload budget. Under a budget of device memory experts
+    /// leave as a whole, unless everything fits.
     pub expert_bytes: u64,
     /// Whether kernels of the device compress what a commit compresses: raw bytes cross the link to
-    /// the device and compressed ones come back to the arena, both at the same time, or, of a source
-    /// in device memory, compressed ones alone. By default those parameters for which a CUDA device
-    /// has the memory, and the host's cores compress all others. The memory is that of the slots,
-    /// which nothing uses before the first step; where these are smaller than two parameters, raw and
-    /// compressed, up to 256 MiB of what a budget of device memory leaves beside them, freed at the
-    /// end of the commit. The arena must be pinned. If it is on, the host device does so, too, and a
-    /// commit fails with WB_ERR_NOT_SUPPORTED for a parameter that the device cannot compress. All
-    /// encoders write the same bytes; wb_offloader_stats says how many each had.
+    /// the device and compressed ones come back to the arena, both at the same time, or, of a
+    /// source in device memory, compressed ones alone. By default those parameters for which a CUDA
+    /// device has the memory, and the host's cores compress all others. The memory is that of the
+    /// slots, which nothing uses before the first step; where these are smaller than two
+    /// parameters, raw and compressed, up to 256 MiB of what a budget of device memory leaves
+    /// beside them, freed at the end of the commit. The arena must be pinned. If it is on, the host
+    /// device does so, too, and a commit fails with WB_ERR_NOT_SUPPORTED for a parameter that the
+    /// device cannot compress. All encoders write the same bytes; wb_offloader_stats says how many
+    /// each had.
     pub encode_on_device: wb_tristate,
     /// 1 if a commit decodes what it carries as its source has it compressed, with all cores, and
-    /// fails with WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks only
-    /// headers and directories of these, so that no kernel leaves them: damage of other bytes is then
-    /// found by wb_offloader_read_parameter, not by steps. What a commit decodes or quantizes is
-    /// verified in any case.
+    /// fails with WB_ERR_DAMAGED if a checksum is wrong, before it takes memory. 0 if it checks
+    /// only headers and directories of these, so that no kernel leaves them: damage of other bytes
+    /// is then found by wb_offloader_read_parameter, not by steps. What a commit decodes or
+    /// quantizes is verified in any case.
     pub verify_compressed: u32,
     /// Must be zero.
     pub reserved: [u64; 1],

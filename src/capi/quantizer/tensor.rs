@@ -82,9 +82,10 @@ pub unsafe extern "C" fn wb_quantizer_get_scales_info(
 /// best pinned, or in device memory. `result` may be NULL.
 ///
 /// Stream order: the host waits until everything is written, and not for work queued on other
-/// streams. One tensor at a time: other threads wait, and a progress callback of the same quantizer
-/// fails with WB_ERR_BUSY. Fails with WB_ERR_STAGING, WB_ERR_UNALIGNED (for values in device
-/// memory), WB_ERR_NOT_SUPPORTED, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED, WB_ERR_OUT_OF_RANGE or
+/// streams: synchronize the one that writes a source, or given scales, in device memory first. One
+/// tensor at a time: other threads wait, and a progress callback of the same quantizer fails with
+/// WB_ERR_BUSY. Fails with WB_ERR_STAGING, WB_ERR_UNALIGNED (for values in device memory),
+/// WB_ERR_NOT_SUPPORTED, WB_ERR_NOT_FINITE, WB_ERR_CANCELLED, WB_ERR_OUT_OF_RANGE or
 /// WB_ERR_OVERFLOW, and as wb_device_alloc does. After an error the contents of `target` and
 /// `scales` are undefined.
 #[unsafe(no_mangle)]

@@ -40,9 +40,9 @@ pub unsafe extern "C" fn wb_view_new(
     })
 }
 
-/// Copies a tensor, with its strides and gaps, into a new buffer and creates a view of that. The
-/// layout's offset counts from `data`, which is not needed after the call. Fails as wb_buffer_alloc
-/// and wb_view_new do.
+/// Copies a tensor in host memory, with its strides and gaps, into a new buffer and creates a view
+/// of that. The layout's offset counts from `data`, which is not needed after the call. Fails as
+/// wb_buffer_alloc and wb_view_new do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_view_copy_from(
     device: *const wb_device,

@@ -8,6 +8,9 @@ mod declarations;
 mod headers;
 mod nouns;
 
+/// As in the sources.
+const MOST_COLUMNS: usize = 100;
+
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let check = match env::args().skip(1).collect::<Vec<_>>()[..] {
@@ -26,6 +29,12 @@ fn main() -> ExitCode {
         }
     }
     for (name, text) in headers {
+        let too_long = text.lines().find(|line| line.chars().count() > MOST_COLUMNS);
+        if let Some(line) = too_long {
+            eprintln!("include/{name} would have a line of more than {MOST_COLUMNS} columns: {line}");
+            stale = true;
+            continue;
+        }
         let path = include.join(&name);
         if fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
             continue;

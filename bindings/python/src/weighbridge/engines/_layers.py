@@ -17,9 +17,10 @@ import torch
 from .._enums import AccessPattern
 from .._text import in_words
 from ..errors import Status, WeighbridgeError, make
-from ..memory import Buffer, Device
+from ..memory import Buffer
 from ..plan import Parameter, Plan
 from ..torch._between import Split, SplitLayers
+from ..torch._devices import open_device, runs_on
 from ..torch._expert_caches import close as close_caches
 from ..torch._experts import FusedExperts
 from ..torch._hooked import HookedLayers, RunningLayers
@@ -57,7 +58,7 @@ class OffloadedLayers:
         self._switch = switch
         self._logger = logger
         self._experts = experts
-        self.device = Device("host" if device.type == "cpu" else f"cuda:{device.index or 0}")
+        self.device = open_device(runs_on(device))
         self._choice: Choice
         self._staged: StagedLayers | None = None
         self._watched: list[Any] = []

@@ -16,6 +16,7 @@ from ..memory import Device
 from ..plan import CParameters, Parameter, Plan
 from ..quantizer import QuantizeOptions
 from ._checkpoint import Checkpoint, Numbers
+from ._devices import open_device, runs_on
 from ._expert_caches import experts_of
 from ._experts import FusedExperts, fused_experts
 from ._groups import enclosing, group_of_each
@@ -75,7 +76,7 @@ def offload(
     ``strict`` is False, which lists them in ``handle.missing_keys`` and ``handle.unexpected_keys``;
     other types are cast; other shapes, and what would stay on the meta device, are errors.
     ``device`` is where the model runs, by default the device of its first weight: resident weights
-    and buffers are moved there. Buffers are offloaded only with ``buffers``; those that a forward
+    and buffers are moved there; ``pin`` is that of :class:`weighbridge.Device`. Buffers are offloaded only with ``buffers``; those that a forward
     writes to are copied back after it, if PyTorch counts that or their module is in training.
     ``quantize`` keeps weights in FP8, those of ``quantize_select``, by default the weights of
     ``Linear`` modules. A module then has ``weight`` in FP8 and ``weight_scale``, or
@@ -126,7 +127,7 @@ def offload(
     check_not_offloaded(model, weights)
     experts = experts_in(model, weights, given)
     where = runs_on(_device_of(model) if device is None else device)
-    opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=pin)
+    opened = open_device(where, pin)
     found: Numbers
     mode = mode_of_files(host_store)
     if isinstance(checkpoint, (str, os.PathLike)):
@@ -265,20 +266,6 @@ def mode_of_files(host_store: HostStore) -> FileMode:
             "never written; 'compressed' leaves those there that have no tensor to write to"
         )
     return "auto" if HOST_STORE.code(host_store) != HOST_STORE.code("copy") else "source"
-
-
-def runs_on(device: str | torch.device | None) -> torch.device:
-    """Returns where a model runs: by default on the current CUDA device, or on the host.
-
-    Raises ValueError for another kind of device.
-    """
-    if device is None:
-        cuda = torch.cuda.is_available()
-        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    where = torch.device(device)
-    if where.type not in ("cpu", "cuda"):
-        raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
-    return where
 
 
 def _compressible(weights: Sequence[Weight]) -> list[str]:

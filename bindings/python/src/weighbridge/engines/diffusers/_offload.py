@@ -12,7 +12,8 @@ from ...memory import Device
 from ...plan import CParameters, PlanInfo
 from ...torch import OffloadHandle
 from ...torch import offload as offload_model
-from ...torch._offload import parameters_of, plan_of, runs_on
+from ...torch._devices import open_device, runs_on
+from ...torch._offload import parameters_of, plan_of
 from ...torch._weight import weights_of
 from .._checks import check_plain
 from ._budget import Component, divide
@@ -74,9 +75,7 @@ def offload(
         name: (groups or {}).get(name) or groups_of(model) or "auto"
         for name, model in models.items()
     }
-    opened = Device(
-        "host" if where.type == "cpu" else f"cuda:{where.index or 0}", pin=options.get("pin")
-    )
+    opened = open_device(where, options.get("pin"))
     often = {**_runs_of(pipeline, models), **(runs or {})}
     whole = {name: 2 * bytes_of(model) for name, model in models.items() if _is_upcast(model)}
     components = {

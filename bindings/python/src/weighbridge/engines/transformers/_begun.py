@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ..._progress import Callback, Cancel
-from ...memory import Device
 from ...offloader import Offloader
 from ...plan import Parameter, Plan
+from ...torch._devices import open_device
 from ...torch._offload import experts_in, planned, planned_parameters
 from ...torch._weight import Weight, weights_of
 from ._deferred import Deferred
@@ -138,9 +138,7 @@ class Early:
                 sources[id(tensor)] = files.parameter(name)
         if not sources:
             return None
-        index = self._where.index or 0
-        name = "host" if self._where.type == "cpu" else f"cuda:{index}"
-        opened = Device(name, pin=given["pin"])
+        opened = open_device(self._where, given["pin"])
         experts = experts_in(model, weights, given)
         parameters = planned_parameters(model, opened, weights, sources, experts, given)
         plan = planned(model, opened, weights, parameters, experts, given)

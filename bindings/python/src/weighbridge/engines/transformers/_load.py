@@ -15,9 +15,9 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, PreTrainedModel
 
-from ...memory import Device
 from ...torch import offload
-from ...torch._offload import OPTIONS, mode_of_files, runs_on
+from ...torch._devices import open_device, runs_on
+from ...torch._offload import OPTIONS, mode_of_files
 from .._checks import check_plain
 from ._begun import Early
 from ._files import CheckpointFiles
@@ -72,7 +72,7 @@ def from_pretrained(
     _check_options(options)
     kind = _class_of(pretrained_model_name_or_path, model_class, options)
     where = runs_on(device)
-    opened = Device("host" if where.type == "cpu" else f"cuda:{where.index or 0}")
+    opened = open_device(where)
     mode = mode_of_files(placing.get("host_store", "copy"))
     early = Early(where, {**OPTIONS, **placing})
     with _without_collection(), CheckpointFiles(opened, mode) as files, early:
