@@ -287,9 +287,9 @@ typedef struct {
 #define WB_OFFLOADER_RESIZE_PROGRESS_INIT {sizeof(wb_offloader_resize_progress), 0, 0, 0, 0, 0}
 
 /**
- * Begins to hold at most so many bytes of device memory, more or less than before, or to offload
- * at most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
- * with `fixed_addresses`.
+ * Begins to hold at most `budget_bytes` bytes of device memory, more or less than before, or to
+ * offload at most that many. No address of a parameter changes, and every graph stays valid. Needs
+ * a plan with `fixed_addresses`.
  *
  * An engine that may need memory back plans for the least that it can spare, so that all that may
  * leave has slots, and resizes upwards after the commit. Under the plan's own budget, parameters

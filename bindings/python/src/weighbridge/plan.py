@@ -223,8 +223,8 @@ class Plan(Closeable):
     A step's time is predicted from ``link_bytes_per_second``, 0 for the bandwidth that the device
     has measured, and from the time of its kernels: ``compute_bytes_per_second``, the bytes of all
     parameters over the seconds of a step without offloading, or ``group_seconds`` of each group, in
-    the order in which parameters first name the groups. ``rows`` are the rows (tokens) that a step multiplies with each dense
-    parameter: one that is read in place is read again for every 128.
+    the order in which parameters first name the groups. ``rows`` are the rows (tokens) that a step
+    multiplies with each dense parameter: one that is read in place is read again for every 128.
 
     Parameters with the access pattern ``"experts"`` leave for expert caches, which get
     ``expert_bytes`` of device memory, a part of ``device_bytes``; 0 is what that leaves beside all

@@ -76,8 +76,9 @@ def offload(
     ``strict`` is False, which lists them in ``handle.missing_keys`` and ``handle.unexpected_keys``;
     other types are cast; other shapes, and what would stay on the meta device, are errors.
     ``device`` is where the model runs, by default the device of its first weight: resident weights
-    and buffers are moved there; ``pin`` is that of :class:`weighbridge.Device`. Buffers are offloaded only with ``buffers``; those that a forward
-    writes to are copied back after it, if PyTorch counts that or their module is in training.
+    and buffers are moved there; ``pin`` is that of :class:`weighbridge.Device`. Buffers are
+    offloaded only with ``buffers``; those that a forward writes to are copied back after it, if
+    PyTorch counts that or their module is in training.
     ``quantize`` keeps weights in FP8, those of ``quantize_select``, by default the weights of
     ``Linear`` modules. A module then has ``weight`` in FP8 and ``weight_scale``, or
     ``weight_scale_inv`` for blocks, for kernels that take them; the full weight is never on the
