@@ -196,7 +196,7 @@ def test_a_release_costs_the_same_however_many_arrays_are_registered(device):
         del views
         return time.perf_counter() - begin
 
-    few, many = (min(seconds(count) for _ in range(3)) for count in (500, 8000))
+    few, many = (min(seconds(count) for _ in range(2)) for count in (250, 4000))
     assert many < 16 * few * 4, (few, many)
 
 
