@@ -67,7 +67,9 @@ typedef struct {
      * lowered.
      */
     uint64_t device_bytes;
-    /** Bytes of host memory of all offloaders beside their own: see wb_resize_progress. */
+    /**
+     * Bytes of host memory of all offloaders beside their own: see wb_offloader_resize_progress.
+     */
     uint64_t host_bytes;
 } wb_arbiter_progress;
 #define WB_ARBITER_PROGRESS_INIT {sizeof(wb_arbiter_progress), 0, 0, 0, 0}

@@ -67,12 +67,12 @@ extern "C" {
  * for life, behind which its memory changes, so tensors, compiled code and graphs stay valid:
  *
  * ```c
- * wb_resize_options to = WB_RESIZE_OPTIONS_INIT;
+ * wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
  * to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
  * wb_offloader_resize(offloader, &to, stream, &progress, &error);
  * while (progress.pending_units > 0) { // or wb_offloader_resize_wait
  *     run_step(stream);
- *     wb_offloader_resize_progress(offloader, stream, &progress, &error);
+ *     wb_offloader_resize_advance(offloader, stream, &progress, &error);
  * }
  * ```
  *
@@ -236,26 +236,25 @@ wb_status wb_offloader_reset_all(const wb_offloader *offloader, void *stream, wb
 typedef struct {
     /** Size of the struct. */
     uint32_t struct_size;
+    /** What `budget_bytes` limits; required. */
+    wb_budget_kind budget_kind;
+    /**
+     * With WB_BUDGET_DEVICE_BYTES, device memory that the offloader may hold; 0 puts it to sleep. With
+     * WB_BUDGET_OFFLOAD_BYTES, bytes of parameters that are not resident, in whole pieces as on the device.
+     */
+    uint64_t budget_bytes;
     /**
      * 1 if no graph that has captured a step is launched any more: units that leave the device
      * may then use slots, as after a commit. 0 keeps every graph right: a unit that a graph does not copy, as it
      * was resident when the graph was captured, is read by the device in host memory from now on.
      */
     uint32_t graphs_dropped;
-    /**
-     * Bytes of device memory that the offloader may hold; 0 to put it to sleep. Must be 0 with
-     * `offload_bytes`.
-     */
-    uint64_t device_bytes;
-    /**
-     * If not 0, the budget in its place: a ceiling for bytes of parameters that are not resident, in
-     * whole pieces as on the device.
-     */
-    uint64_t offload_bytes;
+    /** Must be zero. */
+    uint32_t reserved0;
     /** Must be zero. */
     uint64_t reserved[3];
-} wb_resize_options;
-#define WB_RESIZE_OPTIONS_INIT {sizeof(wb_resize_options), 0, 0, 0, {0}}
+} wb_offloader_resize_options;
+#define WB_OFFLOADER_RESIZE_OPTIONS_INIT {sizeof(wb_offloader_resize_options), 0, 0, 0, 0, {0}}
 
 /** How far a resize is, and what the offloader holds. */
 typedef struct {
@@ -279,12 +278,12 @@ typedef struct {
      * pieces or since they left the device, and of copies that resident ones keep.
      */
     uint64_t host_bytes;
-} wb_resize_progress;
-#define WB_RESIZE_PROGRESS_INIT {sizeof(wb_resize_progress), 0, 0, 0, 0, 0}
+} wb_offloader_resize_progress;
+#define WB_OFFLOADER_RESIZE_PROGRESS_INIT {sizeof(wb_offloader_resize_progress), 0, 0, 0, 0, 0}
 
 /**
- * Begins to hold at most `device_bytes` of device memory, more or less than before, or to offload at
- * most `offload_bytes`. No address of a parameter changes, and every graph stays valid. Needs a plan
+ * Begins to hold at most so many bytes of device memory, more or less than before, or to offload at
+ * most so many. No address of a parameter changes, and every graph stays valid. Needs a plan
  * with `fixed_addresses`.
  *
  * An engine that may need memory back plans for the least that it can spare, so that all that may
@@ -294,14 +293,14 @@ typedef struct {
  * wb_offloader_prefer) leaves and returns piece by piece, the coldest first and the hottest first, so that
  * a budget is met to the piece. Nothing returns before all has left that is to leave, so that no budget,
  * the old or the new, is exceeded. With
- * `device_bytes` of 0 the offloader sleeps: slots are freed too, and calls of a step fail with
+ * 0 bytes of device memory the offloader sleeps: slots are freed too, and calls of a step fail with
  * WB_ERR_BUSY until a resize to more has put memory behind every address: wait for it before the first
  * step. No graph may be launched meanwhile.
  *
  * Expert caches of the offloader share the budget, as in the plan: they get its `expert_bytes`, as far as that
  * fits, or else what all units and slots leave, but never less than slots for every call that a graph has
  * captured, for which units leave. Several caches share that by the bytes of their experts, whatever they were created
- * with; `offload_bytes` leaves them what they had. Slots keep their addresses, and calls see their number on the device,
+ * with; WB_BUDGET_OFFLOAD_BYTES leaves them what they had. Slots keep their addresses, and calls see their number on the device,
  * also in graphs. Experts in slots that go are evicted first. That happens when the groups of the
  * experts are released, calls of the cache that were queued are done, and so is the work on `stream`, for which
  * the host waits: kernels that read slots are between the acquire and the release of their group, or
@@ -309,28 +308,29 @@ typedef struct {
  * afterwards they are empty.
  *
  * The call does what is possible at once and returns. A unit moves when none of its groups is
- * acquired and the work that used it is done: wb_offloader_resize_progress goes on, between steps, or
+ * acquired and the work that used it is done: wb_offloader_resize_advance goes on, between steps, or
  * wb_offloader_resize_wait. A step may run in between. Where steps have been captured, the host waits
  * for the work queued on `stream`, and the caller guarantees that no graph is in flight on another,
  * since no one else knows of replays. To sleep, the host waits for all uses of released groups. Freed
  * memory is free for everyone at once.
  *
- * After an error the offloader holds what `wb_offloader_resize_progress` says, and a repeated call
+ * After an error the offloader holds what `wb_offloader_resize_advance` says, and a repeated call
  * goes on. If it failed while memory was exchanged, calls of a step fail with WB_ERR_BUSY, and no graph
  * may be launched, until one has succeeded. Fails with WB_ERR_NOT_SUPPORTED without fixed addresses,
  * WB_ERR_BUDGET if the slots, or what graphs need of caches, do not fit, WB_ERR_CAPTURING in a capture, and WB_ERR_DEVICE_MEMORY or
  * WB_ERR_OUT_OF_MEMORY if there is no memory to move to. Thread-safe; parameters cannot be replaced
  * while a resize is in progress. Available since 0.1.0.
  */
-wb_status wb_offloader_resize(const wb_offloader *offloader, const wb_resize_options *options,
-                              void *stream, wb_resize_progress *progress, wb_error *error);
+wb_status wb_offloader_resize(const wb_offloader *offloader,
+                              const wb_offloader_resize_options *options, void *stream,
+                              wb_offloader_resize_progress *progress, wb_error *error);
 
 /**
  * Goes on with a resize as far as is possible at once, and fills `progress`; without one it only does
  * that. Stream order and errors are those of wb_offloader_resize. Available since 0.1.0.
  */
-wb_status wb_offloader_resize_progress(const wb_offloader *offloader, void *stream,
-                                       wb_resize_progress *progress, wb_error *error);
+wb_status wb_offloader_resize_advance(const wb_offloader *offloader, void *stream,
+                                      wb_offloader_resize_progress *progress, wb_error *error);
 
 /**
  * Goes on with a resize on the host until it is done, for at most `timeout_ms` milliseconds. Other
@@ -339,7 +339,7 @@ wb_status wb_offloader_resize_progress(const wb_offloader *offloader, void *stre
  * Available since 0.1.0.
  */
 wb_status wb_offloader_resize_wait(const wb_offloader *offloader, void *stream, uint64_t timeout_ms,
-                                   wb_resize_progress *progress, wb_error *error);
+                                   wb_offloader_resize_progress *progress, wb_error *error);
 
 /** What wb_offloader_rebalance has done, and what is left to do. */
 typedef struct {
@@ -358,10 +358,11 @@ typedef struct {
      * Bytes of device memory of resident parameters, of slots and of expert caches, in whole pieces.
      */
     uint64_t device_bytes;
-    /** Bytes of host memory beside the offloader's own, as in wb_resize_progress. */
+    /** Bytes of host memory beside the offloader's own, as in wb_offloader_resize_progress. */
     uint64_t host_bytes;
-} wb_rebalance_progress;
-#define WB_REBALANCE_PROGRESS_INIT {sizeof(wb_rebalance_progress), 0, 0, 0, 0, 0}
+} wb_offloader_rebalance_progress;
+#define WB_OFFLOADER_REBALANCE_PROGRESS_INIT \
+    {sizeof(wb_offloader_rebalance_progress), 0, 0, 0, 0, 0}
 
 /**
  * Notes how often a step reads `bytes` bytes of parameter `index`, from `offset` on, which counts from its
@@ -396,7 +397,7 @@ wb_status wb_offloader_prefer(const wb_offloader *offloader, uint64_t index, uin
  * parameters are not replaced before. An offloader of an arbiter is rebalanced likewise. Thread-safe. Available since 0.1.0.
  */
 wb_status wb_offloader_rebalance(const wb_offloader *offloader, uint64_t max_bytes, void *stream,
-                                 wb_rebalance_progress *progress, wb_error *error);
+                                 wb_offloader_rebalance_progress *progress, wb_error *error);
 
 /**
  * The parameter's bytes are behind its address at all times, not only while its group is acquired. Steps copy
