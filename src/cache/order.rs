@@ -36,11 +36,8 @@ impl Order {
     /// No call so far.
     pub fn new(device: &Device) -> Result<Self> {
         let backend = device.backend();
-        let last = Last {
-            eager: backend.new_event(false)?,
-            recorded_by: None,
-            captured: Vec::new(),
-        };
+        let last =
+            Last { eager: backend.new_event(false)?, recorded_by: None, captured: Vec::new() };
         Ok(Self { last: Mutex::new(last) })
     }
 
@@ -101,7 +98,8 @@ impl Last {
                 self.eager.wait(stream, WaitScope::Capture)
             }
             (Call::Captured(id), _) => {
-                let last = self.captured.iter().find(|(of, other, _)| *of == id && *other != stream);
+                let last =
+                    self.captured.iter().find(|(of, other, _)| *of == id && *other != stream);
                 last.map_or(Ok(()), |(_, _, event)| event.wait(stream, WaitScope::Capture))
             }
             _ => Ok(()),

@@ -30,12 +30,7 @@ pub(super) struct LastUses(Vec<(User, Fence)>);
 
 impl LastUses {
     /// Records the work queued on the stream as its last use.
-    pub(super) fn record(
-        &mut self,
-        device: &Device,
-        user: User,
-        capture: Capture,
-    ) -> Result<()> {
+    pub(super) fn record(&mut self, device: &Device, user: User, capture: Capture) -> Result<()> {
         // The last one with its handle, in a capture.
         let index = match self.0.iter().rposition(|(other, _)| other.is(user)) {
             Some(index) => index,
