@@ -116,6 +116,33 @@ static void a_sleep_after_a_failed_wake_frees_the_slots(wb_device *device)
     bench_end(&b);
 }
 
+static void *drain(void *device)
+{
+    CHECK_OK(wb_device_drain((wb_device *)device, MINUTE, &error));
+    return NULL;
+}
+
+/* The driver has refused it before, and is slow now. */
+static void a_resize_waits_for_a_release_that_another_thread_repeats(wb_device *device)
+{
+    struct bench b;
+    pthread_t thread;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    if (!fixed_begin(&b, device, WB_TRANSFER_MODE_PREFETCH, 2, 0)) return;
+    const uint64_t logged = device_stats(device).errors_logged;
+    CHECK_INJECTED("cuMemRelease:1+:999", WB_ERR_DRIVER, try_resize(&b, 0, &progress), "");
+    check_logged += (int)(device_stats(device).errors_logged - logged);
+    const long long calls = double_called("cuMemRelease");
+    double_set("WB_DOUBLE_FAIL", "cuMemRelease:1:hang500");
+    REQUIRE(pthread_create(&thread, NULL, drain, device) == 0);
+    while (double_called("cuMemRelease") == calls) sleep_ms(1);
+    resize(&b, 0);
+    pthread_join(thread, NULL);
+    double_set("WB_DOUBLE_FAIL", "");
+    bench_end(&b);
+}
+
 CHECK_MAIN(CASE_ON(CUDA_ONLY, a_unit_that_comes_during_a_capture_is_right_after_it_leaves),
            CASE_ON(DOUBLE_ONLY, a_sleep_after_a_failed_replacement_waits_for_acquired_groups),
-           CASE_ON(DOUBLE_ONLY, a_sleep_after_a_failed_wake_frees_the_slots))
+           CASE_ON(DOUBLE_ONLY, a_sleep_after_a_failed_wake_frees_the_slots),
+           CASE_ON(DOUBLE_ONLY, a_resize_waits_for_a_release_that_another_thread_repeats))
