@@ -99,9 +99,9 @@ static void no_budget_is_exceeded_at_any_moment(wb_device *unused)
     for (int turn = 0; turn < 200; turn++) {
         wb_offloader_resize_options to = to_bytes(turn % 9 == 0 ? 0 : any_budget(&first));
         wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
-        set_limit(&sampler, held > to.device_bytes ? held : to.device_bytes);
+        set_limit(&sampler, held > to.budget_bytes ? held : to.budget_bytes);
         CHECK_OK(wb_offloader_resize(b.offloader, &to, b.stream, &progress, &error));
-        for (unsigned each = random_below(3); each > 0 && to.device_bytes > 0; each--) {
+        for (unsigned each = random_below(3); each > 0 && to.budget_bytes > 0; each--) {
             if (wb_offloader_acquire_group(b.offloader, each, b.stream, &error) != WB_OK) continue;
             CHECK_OK(wb_offloader_release_group(b.offloader, each, b.stream, &error));
         }
