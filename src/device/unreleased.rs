@@ -62,7 +62,8 @@ impl Unreleased {
 
     /// Releases what earlier calls could not. Returns the first error; the rest is kept.
     pub fn retry(&self, backend: &dyn Backend, counters: &DeviceCounters) -> Result<()> {
-        let mut kept = std::mem::take(&mut *sync::lock(&self.0));
+        // Locked throughout: what another thread is releasing is not released yet.
+        let mut kept = sync::lock(&self.0);
         let mut result = Ok(());
         kept.retain_mut(|release| {
             let done = catch_panic(|| release.run(backend, counters));
@@ -72,9 +73,6 @@ impl Unreleased {
             }
             failed
         });
-        if !kept.is_empty() {
-            sync::lock(&self.0).append(&mut kept);
-        }
         result
     }
 }

@@ -88,10 +88,11 @@ impl Offloader {
             stats.unfilled_bytes += if block.filled { 0 } else { block.bytes };
             if let Some(encoding) = block.encoding {
                 // A tied parameter that had more of them may have left.
-                stats.decoded_bytes += encoding.decoded_bytes.min(block.bytes);
+                let decoded_bytes = encoding.decoded_bytes.min(block.bytes);
+                stats.decoded_bytes += decoded_bytes;
                 stats.encoded_bytes += encoding.encoded_bytes;
                 if block.device_encoded_bytes() > 0 {
-                    stats.device_decoded_bytes += encoding.decoded_bytes;
+                    stats.device_decoded_bytes += decoded_bytes;
                 }
             }
             if state.host.units()[block.unit].transfer_mode == TransferMode::ZeroCopy {

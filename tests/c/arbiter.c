@@ -259,6 +259,52 @@ static void threads_share_and_the_budget_is_never_exceeded(wb_device *unused)
     wb_device_release(device);
 }
 
+static wb_status resize_first(struct sharing *s, uint64_t bytes)
+{
+    const struct bench *b = &s->benches[0];
+    wb_offloader_resize_options options = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    wb_offloader_resize_progress progress = WB_OFFLOADER_RESIZE_PROGRESS_INIT;
+    options.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    options.budget_bytes = bytes;
+    return wb_offloader_resize(b->offloader, &options, b->stream, &progress, &error);
+}
+
+static void *wake_first(void *user)
+{
+    struct sharing *s = (struct sharing *)user;
+    CHECK_OK(resize_first(s, s->slots));
+    return NULL;
+}
+
+static void *add_first(void *user)
+{
+    struct sharing *s = (struct sharing *)user;
+    const wb_arbiter_options options = member_options(&s->benches[0], 0, 0);
+    CHECK_OK(wb_arbiter_add(s->arbiter, s->benches[0].offloader, &options, &error));
+    return NULL;
+}
+
+/* The driver is slow to wake an offloader, for which an arbiter waits that is to have it, and then a resize. */
+static void no_resize_comes_between_what_an_arbiter_sees_and_owns(wb_device *device)
+{
+    struct sharing s;
+    pthread_t waking, adding;
+    if (!sharing_begin(&s, device, 1)) return;
+    CHECK_OK(resize_first(&s, 0));
+    const long long calls = double_called("cuMemCreate");
+    double_set("WB_DOUBLE_FAIL", "cuMemCreate:1:hang1000");
+    REQUIRE(pthread_create(&waking, NULL, wake_first, &s) == 0);
+    while (double_called("cuMemCreate") == calls) sleep_ms(1);
+    REQUIRE(pthread_create(&adding, NULL, add_first, &s) == 0);
+    sleep_ms(300);
+    CHECK_ERROR(WB_ERR_BUSY, resize_first(&s, s.whole), "wb_arbiter_use");
+    pthread_join(waking, NULL);
+    pthread_join(adding, NULL);
+    double_set("WB_DOUBLE_FAIL", "");
+    check_member(&s, 0, s.slots);
+    sharing_end(&s);
+}
+
 /* Any call of the driver fails once: a later call goes on. */
 static void a_failed_change_goes_on(wb_device *device)
 {
@@ -373,4 +419,5 @@ CHECK_MAIN(CASE_ALONE(EVERYWHERE, threads_share_and_the_budget_is_never_exceeded
            CASE(what_is_used_next_gets_memory), CASE(the_least_important_gives_memory_first),
            CASE(steps_of_one_run_while_another_is_evicted),
            CASE_ON(CUDA_ONLY, graphs_of_all_are_right_whenever_they_are_used),
+           CASE_ON(DOUBLE_ONLY, no_resize_comes_between_what_an_arbiter_sees_and_owns),
            CASE_ON(DOUBLE_ONLY, a_failed_change_goes_on), CASE(what_cannot_be_shared_is_refused))

@@ -89,6 +89,8 @@ static void tied_weights_are_compressed_together(wb_device *device)
     check_all();
     /* Apart from then on. */
     CHECK_OK(wb_offloader_remove(all.offloader, all.weights[0].name, all.stream, &error));
+    CHECK(stats_now().offloaded_bytes < 6 * TILE);
+    CHECK_SAME(stats_now().decoded_bytes, stats_now().offloaded_bytes);
     all.weights[0] = all.weights[1];
     all.count = 1;
     check_all();

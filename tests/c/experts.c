@@ -538,6 +538,33 @@ static void a_stream_with_the_handle_of_a_destroyed_one_waits(wb_device *device)
     captures_end(&captures);
 }
 
+/* Another thread may capture a step with calls of the same cache meanwhile. */
+static void calls_of_a_capture_are_ordered_beside_those_of_another(wb_device *device)
+{
+    static const int64_t ids[] = {4, 5};
+    struct captures captures;
+    struct experts e;
+    struct forks forks;
+    void *streams[3] = {NULL, NULL, NULL}, *made = NULL;
+    if (!captures_begin(&captures) || !forks_begin(&forks) || !experts_begin(&e, device, 4, 1)) return;
+    for (int at = 0; at < 3; at++) REQUIRE_OK(wb_device_stream_new(device, &streams[at], &error));
+    REQUIRE(captures.begin(streams[0], 2) == 0);
+    CHECK(forks.record(forks.event, streams[0]) == 0 && forks.wait(streams[1], forks.event, 0) == 0);
+    route(&e, 0, ids, 2, 0, streams[0]);
+    REQUIRE(captures.begin(streams[2], 2) == 0);
+    route(&e, 1, ids, 2, 0, streams[2]);
+    REQUIRE(captures.end(streams[2], &made) == 0 && captures.destroy(made) == 0);
+    const struct asked before = all_asked();
+    hint(&e, 2, ids, 2, streams[1]);
+    CHECK_SAME(all_asked().waits - before.waits, 1);
+    CHECK(forks.record(forks.event, streams[1]) == 0 && forks.wait(streams[0], forks.event, 0) == 0);
+    REQUIRE(captures.end(streams[0], &made) == 0 && captures.destroy(made) == 0);
+    for (int at = 0; at < 3; at++) CHECK_OK(wb_device_stream_release(device, streams[at], &error));
+    CHECK(forks.destroy(forks.event) == 0);
+    experts_end(&e);
+    captures_end(&captures);
+}
+
 CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
            CASE(ids_of_32_bits_are_rewritten_in_place),
            CASE(slots_are_tensors_of_the_capacity),
@@ -551,4 +578,5 @@ CHECK_MAIN(CASE(ids_become_slots_that_hold_their_experts),
            CASE_ON(CUDA_ONLY, a_captured_step_takes_the_slots_of_one_that_was_not),
            CASE_ON(DOUBLE_ONLY, after_a_call_that_failed_the_next_is_right),
            CASE_ON(DOUBLE_ONLY, a_stream_waits_for_the_last_call_unless_it_made_it),
-           CASE_ON(DOUBLE_ONLY, a_stream_with_the_handle_of_a_destroyed_one_waits))
+           CASE_ON(DOUBLE_ONLY, a_stream_with_the_handle_of_a_destroyed_one_waits),
+           CASE_ON(DOUBLE_ONLY, calls_of_a_capture_are_ordered_beside_those_of_another))

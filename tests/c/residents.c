@@ -155,6 +155,24 @@ static void a_replacement_that_does_not_fit_is_read_in_host_memory(wb_device *de
     compressed_end();
 }
 
+/* A part of its bytes is tied, and stays. */
+static void a_kept_weight_that_leaves_is_counted_no_more(wb_device *device)
+{
+    layers_init(WEIGHTS);
+    set_weight(1, WB_DTYPE_BF16, MOST_BYTES / 4, TRAINED, 1);
+    memcpy(all.weights[1].content, all.weights[0].content, all.weights[1].bytes);
+    all.parameters[1].source = all.weights[0].content;
+    snprintf(all.weights[1].group, sizeof all.weights[1].group, "layers.0");
+    REQUIRE(keeping_begin(device, WEIGHTS));
+    const uint64_t decoded = stats_now().device_decoded_bytes;
+    CHECK(info_at(0).device_encoded_bytes > 0);
+    CHECK_OK(wb_offloader_remove(all.offloader, all.weights[0].name, all.stream, &error));
+    CHECK_SAME(stats_now().device_decoded_bytes, decoded - MOST_BYTES + MOST_BYTES / 4);
+    all.weights[0] = all.weights[1];
+    check_all();
+    compressed_end();
+}
+
 /* A graph that was captured before reads what replaced a kept weight, whether it fits or not. */
 static void a_replay_reads_what_replaced_a_kept_weight(wb_device *device)
 {
@@ -297,6 +315,7 @@ static void quantized_weights_are_kept_as_well(wb_device *device)
 
 CHECK_MAIN(CASE(every_budget_holds_with_every_bit), CASE(as_many_are_kept_as_are_needed),
            CASE(a_replacement_that_does_not_fit_is_read_in_host_memory),
+           CASE(a_kept_weight_that_leaves_is_counted_no_more),
            CASE_ON(CUDA_ONLY, a_replay_reads_what_replaced_a_kept_weight),
            CASE(what_compresses_worse_than_its_sample_stays_in_host_memory), CASE(changes_lose_no_bit),
            CASE(quantized_weights_are_kept_as_well))

@@ -150,7 +150,20 @@ static void the_transfers_of_groups_add_up(wb_device *device)
     }
 }
 
+static void a_late_copy_that_is_repeated_counts_once(wb_device *device)
+{
+    struct offload o;
+    REQUIRE(begin(&o, device, WB_TRANSFER_MODE_PREFETCH));
+    const wb_offloader_stats before = stats_of(&o);
+    CHECK_INJECTED("cuMemcpyAsync:1:999", WB_ERR_DRIVER,
+                   wb_offloader_acquire_group(o.offloader, 3, o.stream, &error), "");
+    step(&o, backwards, 1);
+    CHECK_SAME(stats_of(&o).late_copies - before.late_copies, 1);
+    offload_end(&o);
+}
+
 CHECK_MAIN(CASE(a_step_that_ends_early_moves_its_groups_only), CASE(a_reversed_step_is_prefetched),
            CASE(the_next_step_begins_with_an_expected_group),
            CASE(an_invalid_order_is_refused_and_changes_nothing),
-           CASE(an_order_holds_until_the_next), CASE(the_transfers_of_groups_add_up))
+           CASE(an_order_holds_until_the_next), CASE(the_transfers_of_groups_add_up),
+           CASE_ON(DOUBLE_ONLY, a_late_copy_that_is_repeated_counts_once))

@@ -158,5 +158,25 @@ static void threads_take_turns(wb_device *device)
     end(&o, &waiters[0]);
 }
 
+/* It fails where it copies the first group, once the others are released. */
+static void a_reset_that_fails_ends_waits(wb_device *device)
+{
+    struct offload o;
+    struct waiter waiter;
+    REQUIRE(begin(&o, &waiter, device));
+    waiter.group = 0;
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 2, o.stream, &error));
+    start(&waiter);
+    CHECK_INJECTED("cuMemcpyAsync:1:999", WB_ERR_DRIVER, wb_offloader_reset(o.offloader, o.stream, &error), "");
+    for (int turn = 0; turn < 5000 && __atomic_load_n(&waiter.entered, __ATOMIC_ACQUIRE) == 1; turn++) sleep_ms(1);
+    CHECK_SAME(__atomic_load_n(&waiter.entered, __ATOMIC_ACQUIRE), 2);
+    CHECK_OK(wb_offloader_reset_all(o.offloader, o.stream, &error)); /* ends a wait that has not ended */
+    CHECK(pthread_join(waiter.thread, NULL) == 0);
+    CHECK_SAME(waiter.status, WB_OK);
+    CHECK_OK(wb_offloader_reset_all(o.offloader, o.stream, &error));
+    end(&o, &waiter);
+}
+
 CHECK_MAIN(CASE(a_thread_waits_until_the_slot_is_released), CASE(a_wait_ends_with_its_timeout),
-           CASE(a_thread_does_not_wait_for_itself), CASE(threads_take_turns))
+           CASE(a_thread_does_not_wait_for_itself), CASE(threads_take_turns),
+           CASE_ON(DOUBLE_ONLY, a_reset_that_fails_ends_waits))

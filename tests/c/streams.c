@@ -303,6 +303,41 @@ static void a_wait_in_a_capture_does_not_replace_one_outside(wb_device *device)
     captures_end(&captures);
 }
 
+/* Also once another stream has its handle, and has used the slot, too. */
+static void a_use_on_a_destroyed_stream_is_waited_for(wb_device *device)
+{
+    struct offload o;
+    struct gate gate = GATE_INIT;
+    static const uint64_t only[] = {0};
+    wb_plan_options options = offload_options(WB_TRANSFER_MODE_PREFETCH);
+    options.depth = 1;
+    model_init(&model);
+    REQUIRE(offload_begin_first(&o, device, COUNT, options));
+    CHECK_OK(wb_offloader_expect(o.offloader, only, 1, &error)); /* nothing else is prefetched */
+    unsigned char *back = (unsigned char *)buffer_info(o.back).data;
+    double_set("WB_DOUBLE_REUSE_STREAMS", "1");
+    void *first = new_stream(device);
+    REQUIRE(first != NULL);
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, first, &error));
+    CHECK_OK(wb_device_stream_call(device, first, gate_wait, &gate, &error));
+    CHECK_OK(wb_device_copy(device, back, info_of(&o, 0).device_address, BYTES, first, &error));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 0, first, &error));
+    CHECK_OK(wb_device_stream_release(device, first, &error));
+    void *second = new_stream(device);
+    CHECK(second == first);
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 0, second, &error));
+    CHECK_OK(wb_offloader_release_group(o.offloader, 0, second, &error));
+    CHECK_OK(wb_offloader_acquire_group(o.offloader, 1, second, &error)); /* the groups share a slot */
+    sleep_ms(100);
+    gate_open(&gate);
+    CHECK_OK(wb_offloader_release_group(o.offloader, 1, second, &error));
+    CHECK_OK(wb_device_stream_synchronize(device, second, &error)); /* after the copy to the slot */
+    CHECK(holds_parameter(back, 0, 0));
+    double_set("WB_DOUBLE_REUSE_STREAMS", "0");
+    CHECK_OK(wb_device_stream_release(device, second, &error));
+    offload_end(&o);
+}
+
 CHECK_MAIN(CASE(memory_is_freed_when_the_stream_reaches_its_release),
            CASE(a_copy_in_flight_keeps_its_source),
            CASE(the_deleter_of_registered_memory_waits_for_the_stream),
@@ -313,4 +348,5 @@ CHECK_MAIN(CASE(memory_is_freed_when_the_stream_reaches_its_release),
            CASE(the_default_stream_can_be_used),
            CASE_ON(HOST_ONLY, an_invalid_stream_is_refused_and_the_reference_kept),
            CASE(a_drain_completes_many_releases),
-           CASE_ON(CUDA_ONLY, a_wait_in_a_capture_does_not_replace_one_outside))
+           CASE_ON(CUDA_ONLY, a_wait_in_a_capture_does_not_replace_one_outside),
+           CASE_ON(DOUBLE_ONLY, a_use_on_a_destroyed_stream_is_waited_for))

@@ -2,6 +2,7 @@
  * and gone in sleep, after which graphs that have their addresses read every bit. */
 #define MOST_TILES 700
 #include "compressed_graph.h"
+#include "gate.h"
 
 enum { LARGE = 4, PIECE = 2 << 20, MINUTE = 60000 };
 #define WINDOWS_BYTES ((uint64_t)64 << 20)
@@ -182,6 +183,13 @@ static void a_unit_that_leaves_is_sent_elsewhere(wb_device *device)
     compressed_end();
 }
 
+static void *open_later(void *gate)
+{
+    sleep_ms(300);
+    gate_open((struct gate *)gate);
+    return NULL;
+}
+
 /* Calls of the driver fail, at any place of falling asleep, waking and growing; tests/faults has every call. */
 static void a_failed_call_is_repeated(wb_device *device)
 {
@@ -218,6 +226,43 @@ static void a_failed_call_is_repeated(wb_device *device)
         }
     }
     CHECK(failed > 30 && refused < 100);
+}
+
+/* Steps are refused after a resize that failed half way, while copies of earlier ones are in flight. */
+static void a_sleep_after_a_failure_waits_for_copies_in_flight(wb_device *device)
+{
+    static const uint64_t only[] = {0, 2};
+    struct gate gate = GATE_INIT;
+    pthread_t opener;
+    REQUIRE(compressed_begin(device, large_weights()));
+    const uint64_t least = stats_now().slot_bytes, logged = device_stats(device).errors_logged;
+    check_all();
+    CHECK_OK(wb_offloader_expect(all.offloader, only, 2, &error));
+    CHECK_OK(wb_device_stream_call(device, all.stream, gate_wait, &gate, &error));
+    CHECK_OK(wb_offloader_begin_step(all.offloader, all.stream, &error));
+    CHECK_OK(wb_offloader_acquire_group(all.offloader, 0, all.stream, &error));
+    CHECK_OK(wb_offloader_release_group(all.offloader, 0, all.stream, &error)); /* copies wait for the gate */
+    wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
+    to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+    to.budget_bytes = least + 2 * PIECE;
+    double_set("WB_DOUBLE_FAIL", "cuMemMap:2+:999");
+    wb_status status = wb_offloader_resize(all.offloader, &to, all.stream, &progress, &error);
+    for (int turn = 0; status == WB_OK && progress.pending_units > 0 && turn < 1000; turn++) {
+        sleep_ms(1);
+        status = wb_offloader_resize_advance(all.offloader, all.stream, &progress, &error);
+    }
+    double_set("WB_DOUBLE_FAIL", "");
+    check_logged += (int)(device_stats(device).errors_logged - logged);
+    CHECK_SAME(status, WB_ERR_DRIVER);
+    REQUIRE(pthread_create(&opener, NULL, open_later, &gate) == 0);
+    CHECK_OK(try_resize(0));
+    CHECK_SAME(__atomic_load_n(&gate.open, __ATOMIC_ACQUIRE), 1);
+    CHECK_SAME(device_stats(device).device_bytes, 0);
+    pthread_join(opener, NULL);
+    CHECK_OK(wb_device_stream_synchronize(device, all.stream, &error));
+    resize(least);
+    check_all();
+    compressed_end();
 }
 
 /* One storage: the second is within the first. The third is a part of the first's bytes, by its address. */
@@ -267,4 +312,5 @@ static void ties_and_addresses_are_known_at_every_budget(wb_device *device)
 CHECK_MAIN(CASE(windows_are_in_every_budget), CASE(every_content_is_right_at_every_budget),
            CASE(ties_and_addresses_are_known_at_every_budget),
            CASE_ON(CUDA_ONLY, a_unit_that_leaves_is_sent_elsewhere),
-           CASE_ON(DOUBLE_ONLY, a_failed_call_is_repeated))
+           CASE_ON(DOUBLE_ONLY, a_failed_call_is_repeated),
+           CASE_ON(DOUBLE_ONLY, a_sleep_after_a_failure_waits_for_copies_in_flight))
