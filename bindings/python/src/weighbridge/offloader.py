@@ -69,6 +69,8 @@ class Offloader(Closeable):
         planned = reference_of(plan, "plan")
         self._plan = plan
         self._awake_bytes = 0
+        self._sleeps = False
+        """Whether the last resize was that of :meth:`sleep`, which may not be done."""
         self.around_moves: Callable[[Move], AbstractContextManager[None]] | None = None
         """What a framework does around calls that move parameters."""
         given = Options(plan.info.arena_bytes, **options)
@@ -196,6 +198,7 @@ class Offloader(Closeable):
         waits: bool,
         timeout: float | None,
     ) -> ResizeProgress:
+        self._sleeps &= device_bytes == 0
         options = wb_offloader_resize_options(graphs_dropped=int(graphs_dropped))
         set_budget(options, "a resize", offload_bytes=offload_bytes, device_bytes=device_bytes)
         found = filled(
@@ -262,9 +265,11 @@ class Offloader(Closeable):
     def sleep(self, stream: Any = None) -> None:
         """Frees all device memory until :meth:`wake`. Addresses stay."""
         held = self.resize_advance(stream).device_bytes
+        if not self._sleeps:  # else an error has ended the call that has freed a part
+            # With 0 it would sleep: one of which all is read in place holds nothing.
+            self._awake_bytes = held or self._awake_bytes or 1
+        self._sleeps = True
         self.resize(0, stream)
-        # With 0 it would sleep: one of which all is read in place holds nothing.
-        self._awake_bytes = held or self._awake_bytes or 1
 
     def wake(self, stream: Any = None) -> None:
         """Takes the device memory again that :meth:`sleep` freed."""

@@ -25,7 +25,8 @@ from ..torch._expert_caches import close as close_caches
 from ..torch._experts import FusedExperts
 from ..torch._hooked import HookedLayers, RunningLayers
 from ..torch._staged import Choice, Preceding, StagedLayer, StagedLayers
-from ..torch._weights import Weights, parameter_of
+from ..torch._tensors import parameter_of
+from ..torch._weights import Weights
 from ._choice import LastOfGroup, Planned, Spread, pattern_of
 from ._experts import CachedExperts
 from ._options import LayerOptions

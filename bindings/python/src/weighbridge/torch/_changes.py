@@ -13,7 +13,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import Status, WeighbridgeError, make
 from ._tensors import address_of, aliases_of, copy_bytes, like, span_of
-from ._weight import Holder, Weight, Where, inner_tensors, version_of
+from ._weight import (
+    Holder,
+    Weight,
+    Where,
+    inner_tensors,
+    is_functorch_wrapped,
+    same_memory,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,21 +35,23 @@ def follow(weights: Weights, some: Iterable[Weight]) -> None:
     A weight that uses other memory than its home, or whose place another object has taken,
     replaces the offloader's.
     """
+    if not weights.placed:
+        weights.follow_unfinished()
     replaced = False
     for weight in some:
         if weight.in_slot or weight.stored is None:
             continue
         if not weight.is_at_home():
             apart = weight.apart and not _is_elsewhere(weights, weight)
-            replaced |= not apart or not _borrowed(weights, [weight])
+            replaced |= not apart or not borrowed(weights, [weight])
         elif weight.apart:
             replaced = True  # it was given its home again
         else:
             version = version_of(weight.tensor)
             if version != weight.version:
-                weight.version = version
                 if weight.where is Where.HOST:
                     weights.begin_step()  # copies that are in slots are out of date
+                weight.version = version
         if weight.is_replaced():
             tensor = weight.tensor
             for holder in [holder for holder in weight.holders if not holder.has(tensor)]:
@@ -60,14 +70,14 @@ def _take_moved(weights: Weights) -> None:
     given = [w for w in _given_memory(weights) if w.home is not None and not w.apart]
     warn_of_others(given, weights.all)
     moved = separate(weights)
-    borrowed = dict.fromkeys(_borrowed(weights, moved))
-    _warn_of_borrowed([weight for weight in borrowed if not weight.apart])
+    lacking = borrowed(weights, moved)
+    _warn_of_borrowed([weight for weight in moved if weight in lacking and not weight.apart])
     not_taken = set(moved)
     for weight in weights.all:
         weight.apart = weight in not_taken
     refused: dict[Weight, WeighbridgeError] = {}
     for weight in moved:
-        if weight in borrowed:
+        if weight in lacking:
             if _is_elsewhere(weights, weight):
                 _to_device(weights, weight.tensor)
         elif weight.part_of is not None:
@@ -81,6 +91,7 @@ def _take_moved(weights: Weights) -> None:
                 refused[weight] = error
                 never = weights.plan_is_fixed and error.status == Status.NOT_SUPPORTED
                 weight.apart = not (never and _is_plain(weight.tensor))
+                weight.go_home()
     if refused:
         raise _refusal(refused) from next(iter(refused.values()))
 
@@ -92,30 +103,50 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 def _refusal(refused: dict[Weight, WeighbridgeError]) -> WeighbridgeError:
     """Returns the error of weights that the offloader does not take."""
-    weight, first = next(iter(refused.items()))
-    names = [repr(weight.name) for weight in refused]
-    what = (
-        "are read where they are until it can"
-        if weight.apart
-        else "keep the bytes of before (for others call remove() first, or offload without "
-        "fixed_addresses)"
-    )
+    later = [repr(weight.name) for weight in refused if weight.apart]
+    never = [repr(weight.name) for weight in refused if not weight.apart]
+    what = []
+    if later:
+        what.append(f"{_first(later)}: they are read where they are until it can")
+    if never:
+        what.append(
+            f"{_first(never)}: they keep the bytes of before (for others call remove() "
+            "first, or offload without fixed_addresses)"
+        )
+    first = next(iter(refused.values()))
     message = (
-        f"{', '.join(names[:3])}{_more(names)}: the offloader cannot take what the weights were "
-        f"given; they {what}: {first.message}"
+        f"the offloader cannot take what weights were given; {', and '.join(what)}: {first.message}"
     )
     return make(first.status, message, first.code, first.code_domain)
 
 
 def _given_memory(weights: Weights) -> list[Weight]:
-    return [w for w in weights.all if not w.in_slot and not w.is_at_home()]
+    return [weight for weight in weights.all if weight.has_other_memory()]
 
 
-def _borrowed(weights: Weights, moved: list[Weight]) -> list[Weight]:
+def borrowed(weights: Weights, moved: Iterable[Weight]) -> set[Weight]:
     """Returns those of the weights, which were given other memory, whose home something else uses,
     such as a ``weight.data`` of before: new bytes there would change it."""
-    apart = [w for w in moved if w.part_of is None and w.refused is None]
-    return list(_shared(weights, apart))
+    wholes = [weight for weight in moved if weight.part_of is None]
+    tied = set(_tied(weights, wholes))
+    return tied.union(_shared(weights, [weight for weight in wholes if weight.refused is None]))
+
+
+def _tied(weights: Weights, some: list[Weight]) -> Iterator[Weight]:
+    """Yields those of the weights whose home is another weight's, too, or has a part that is one,
+    unless that was given the same memory."""
+    addresses = {weight.home_address for weight in some if weight.home is not None}
+    users: dict[int, list[Weight]] = {address: [] for address in addresses}
+    for user in weights.all if addresses else ():
+        whole = user if user.part_of is None else user.part_of
+        if whole.home is not None and whole.home_address in users:
+            users[whole.home_address].append(user)
+    for weight in some:
+        others = users.get(weight.home_address, ())
+        if weight.home is not None and not all(
+            same_memory(other.tensor, weight.tensor) for other in others
+        ):
+            yield weight
 
 
 def _shared(weights: Weights, some: Iterable[Weight]) -> Iterator[Weight]:
@@ -130,17 +161,17 @@ def _shared(weights: Weights, some: Iterable[Weight]) -> Iterator[Weight]:
 
 def _warn_of_borrowed(weights: list[Weight]) -> None:
     if weights:
-        names = ", ".join(repr(weight.name) for weight in weights[:3])
         warnings.warn(
-            f"{names}{_more(weights)}: something else, such as an earlier weight.data or a "
-            "state_dict(), uses the memory that the weights had. They are read where they are now, "
-            "and are not offloaded, until it is dropped",
+            f"{_first([repr(weight.name) for weight in weights])}: something else, such as an "
+            "earlier weight.data, a state_dict() or another weight, uses the memory that the "
+            "weights had. They are read where they are now, and are not offloaded, until it is "
+            "dropped",
             stacklevel=2,
         )
 
 
-def _more(names: Sequence[object]) -> str:
-    return f" and {len(names) - 3} more" if len(names) > 3 else ""
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def separate(weights: Weights) -> list[Weight]:
@@ -188,7 +219,7 @@ def _replaced_object(weights: Weights, weight: Weight, holder: Holder) -> bool:
     held = holder.held()
     if held is None or holder.outer is not None:
         return False  # moved elsewhere: the object is still the weight
-    if torch._C._functorch.is_functorch_wrapped_tensor(held):
+    if is_functorch_wrapped(held):
         return False  # stands for the weight in a transform, such as vmap
     if is_traceable_wrapper_subclass(held):
         _add_inner(weights, weight, holder, held)
@@ -218,8 +249,11 @@ def _give_up(weights: Weights, weight: Weight) -> None:
 def _add_inner(weights: Weights, weight: Weight, holder: Holder, outer: torch.Tensor) -> None:
     """Takes the tensors inside of a subclass that is where a weight was."""
     group = _group_of(weights, holder)
+    known = {id(weight.tensor) for weight in weights.all}  # by a call that an error has ended
     for name, part in inner_tensors(holder.name, outer):
-        weights.add(Holder(name, holder.path, holder.module, holder.own, outer), group, part)
+        if id(part) not in known:
+            own = Holder(name, holder.path, holder.module, holder.own, outer)
+            weights.add(own, group, part)
     if len(weight.holders) > 1:
         weights.untie(weight, holder)
     else:
@@ -242,7 +276,7 @@ def warn_of_others(leaving: list[Weight], weights: Iterable[Weight]) -> None:
     ]
     if names:
         warnings.warn(
-            f"{', '.join(names[:3])}{_more(names)}: something else uses the memory of the weights, "
+            f"{_first(names)}: something else uses the memory of the weights, "
             "such as a state_dict(), a flat buffer or a view. What is changed through it from now "
             "on does not reach the offloaded weights: drop it, or change the weights themselves",
             stacklevel=2,

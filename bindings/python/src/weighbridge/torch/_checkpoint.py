@@ -15,8 +15,7 @@ from ..dtypes import Dtype
 from ..memory import Device
 from ..plan import Parameter
 from ..safetensors import Safetensors, SafetensorsTensorInfo
-from ._tensors import dtype_of, like, tensor_in
-from ._weights import parameter_of
+from ._tensors import dtype_of, like, parameter_of, tensor_in
 
 SHOWN = 8
 """How many names an error lists."""

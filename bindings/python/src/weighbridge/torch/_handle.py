@@ -91,6 +91,9 @@ class OffloadHandle:
         if weight is None or not self._weights.is_offloaded(weight):
             raise KeyError(f"{name!r} is not the name of an offloaded weight")
         with self._weights.lock:
+            given = weight.given(name)
+            if given is not None:
+                return given.detach().to("cpu", copy=True)
             return self._weights.read(weight)
 
     def acquire_group(self, group: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,10 +11,30 @@ from ..errors import Status, WeighbridgeError
 from ..offloader import Offloader
 from ..offloader_info import OffloaderParameterInfo
 from ._tensors import refusing, typed, view_within
-from ._weight import Weight, Where
+from ._weight import Holder, Weight, Where
 
 Homes = tuple[torch.Tensor | None, torch.Tensor | None, Where]
 """What :meth:`Weight.place` takes."""
+
+
+@contextmanager
+def given_back(weights: list[Weight], offloader: Offloader) -> Iterator[None]:
+    """Gives the model the tensors that it has now, with their memory, if the offload fails.
+    Weights that it adds to the list are taken from their modules."""
+    before = [(weight.tensor, weight.tensor.data, weight.holders) for weight in weights]
+    try:
+        yield
+    except BaseException:
+        for tensor, data, holders in before:
+            tensor.data = data
+            for holder in holders:
+                if holder.outer is None:
+                    holder.put(tensor)
+        for weight in weights[len(before) :]:
+            for holder in weight.holders:
+                delattr(holder.module, holder.own)
+        offloader.close()
+        raise
 
 
 def where_of(info: OffloaderParameterInfo | None, reads_host: bool = False) -> Where:
@@ -58,20 +79,20 @@ def place(
     """Gives a weight its home. Names of it that were quantized apart become weights."""
     if weight.part_of is not None:
         return [weight]
-    apart: dict[torch.dtype | None, Weight] = {}
-    holders, weight.holders = weight.holders, []
-    reads_host = weight.where is not Where.DEVICE and holders[0].name in in_place
-    for holder in holders:
+    apart: dict[torch.dtype | None, tuple[Homes, list[Holder]]] = {}
+    reads_host = weight.where is not Where.DEVICE and weight.name in in_place
+    for holder in weight.holders:
         where = where_of(infos.get(holder.name), reads_host)
-        home, stored, where = homes_at(where, weight.tensor, holder.name, offloader)
-        key = None if home is None else home.dtype
-        if key not in apart:
-            apart[key] = Weight(weight.tensor, []) if apart else weight
-            apart[key].place(home, stored, where)
-        apart[key].holders.append(holder)
-    for made in apart.values():
-        _use_home(made)
-    return list(apart.values())
+        homes = homes_at(where, weight.tensor, holder.name, offloader)
+        key = None if homes[0] is None else homes[0].dtype
+        apart.setdefault(key, (homes, []))[1].append(holder)
+    # Only now, for an error before leaves the weight as it was.
+    made = [weight, *(Weight(weight.tensor, []) for _ in range(len(apart) - 1))]
+    for one, (homes, holders) in zip(made, apart.values()):
+        one.holders = holders
+        one.place(*homes)
+        _use_home(one)
+    return made
 
 
 _WHY = {

@@ -13,6 +13,7 @@ are neither compiled nor captured in pieces.
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -116,7 +117,10 @@ class RunningLayers:
             hook.remove()
         self._hooks.clear()
 
-    def _begin(self, _module: torch.nn.Module, _args: Any) -> None:
+    def _begin(self, module: torch.nn.Module, args: Any) -> None:
+        if self._steps and self.weights.turns.runs == threading.get_ident():
+            # An interrupt, which hooks do not see, has ended the forward before.
+            self._end(module, args, None)
         step = self.weights.step()
         step.__enter__()
         self._steps.append(step)

@@ -16,7 +16,7 @@ from ..offloader_info import OffloaderParameterInfo
 from ._changes import separate, separate_others
 from ._checksums import checksum
 from ._homes import homes_at, part_home, where_of
-from ._tensors import bytes_of, copy_bytes, like, refuse, typed
+from ._tensors import copy_bytes, like, refuse, typed
 from ._weight import Weight, Where
 
 if TYPE_CHECKING:
@@ -58,18 +58,22 @@ class Moves:
             if self._is_around or weights.is_capturing() or weights.offloader.closed:
                 yield  # in a capture to what raises
                 return
+            if not weights.placed:
+                weights.follow_unfinished()
             weights.finish()  # queued work may use, or change, any weight
             separate(weights)
             separate_others(weights)
             self._prepare(what == "begin" or (what == "rebalance" and self._keeps_host_copies))
             self._is_around = True
+            weights.placed = False
             try:
                 yield
                 if what == "rebalance" and not weights.runs:
                     self._finish_rebalance()
             finally:
                 self._is_around = False
-                self._follow()
+                self.follow()
+                weights.placed = True
 
     # Before.
 
@@ -135,15 +139,13 @@ class Moves:
             offloader.rebalance(0, stream)
             time.sleep(_WAIT_SECONDS)
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Takes notice of where the weights are."""
         weights = self._weights
         infos = weights.infos()
-        before, self._moving = (
-            self._moving,
-            [w for w in weights.all if w.name in infos and infos[w.name].moving],
-        )
+        before = self._moving
         moved = self._move_all(infos, before)
+        self._moving = [w for w in weights.all if w.name in infos and infos[w.name].moving]
         for weight in weights.all:
             if weight.part_of in moved and weight.part_of.home is not None:
                 weight.move(*part_home(weight, weight.part_of))
@@ -175,17 +177,15 @@ class Moves:
             if where is was:
                 continue
             home, stored = weight.home, weight.stored
+            if was is Where.HOST and weight in moving and info.at_address and home is not None:
+                # Copied before now, and perhaps changed since.
+                copy_bytes(home, typed(weight.tensor, weights.offloader.view(weight.name)))
             weight.move(*homes_at(where, weight.tensor, weight.name, weights.offloader))
             moved[weight] = []
             if home is None or stored is None:
                 continue
             if was is Where.HOST:
                 moved[weight] = [home, stored]
-                if weight in moving and info.at_address:
-                    # Copied before now, and perhaps changed since.
-                    now = typed(weight.tensor, weights.offloader.view(weight.name))
-                    if not torch.equal(bytes_of(now), bytes_of(home).to(now.device)):
-                        copy_bytes(home, now)
             elif was is Where.DEVICE:
                 moved[weight] = [home]
         return moved

@@ -23,8 +23,8 @@ from ._groups import enclosing, group_of_each
 from ._handle import OffloadHandle
 from ._modules import check_not_offloaded
 from ._steps import Verify
+from ._tensors import parameter_of
 from ._weight import Holder, Weight, weights_of
-from ._weights import parameter_of
 
 
 def offload(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ._changes import borrowed
 from ._weight import weights_in
 from ._weights import Weights
 
@@ -24,8 +25,10 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
         try:
             yield group.name, weights.modules[number]
         finally:
-            _take(weights, number, group.name)
-            _give_places(weights)
+            try:
+                _take(weights, number, group.name)
+            finally:
+                _give_places(weights)
 
 
 def reconcile(weights: Weights) -> None:
@@ -46,6 +49,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
     others = set(map(id, weights.modules)) - {id(module)}
     known = {id(weight.tensor): weight for weight in weights.all}
     before = weights.of_group(number)
+    lacking = borrowed(weights, [weight for weight in before if weight.has_other_memory()])
     placed = {(h.module, h.own): (w, h) for w in before for h in w.holders if h.outer is None}
     kept = set()
     for found in weights_in(module, group, weights.buffers, others):
@@ -62,7 +66,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
             else:
                 weight.tensor = found.tensor
                 weights.replace(weight, found.tensor)
-        elif not weight.is_at_home() and not weight.apart:
+        elif weight.has_other_memory() and weight.part_of is None and weight not in lacking:
             weights.replace(weight, weight.tensor)
         kept.add(weight)
     for weight in before:
@@ -72,5 +76,8 @@ def _take(weights: Weights, number: int, group: str) -> None:
 
 def _give_places(weights: Weights) -> None:
     """Gives weights their places after a change."""
-    weights.offloader.compact(weights.stream())
-    weights.set(weights.all)
+    weights.placed = False
+    try:
+        weights.offloader.compact(weights.stream())
+    finally:
+        weights.set(weights.all)

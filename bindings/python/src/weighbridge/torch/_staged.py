@@ -19,8 +19,7 @@ from .._enums import AccessPattern
 from ..errors import Status, WeighbridgeError
 from ..memory import Buffer, Device
 from ..plan import Parameter
-from ._tensors import copy_bytes, span_of, tensor_of, view_within
-from ._weights import parameter_of
+from ._tensors import copy_bytes, parameter_of, span_of, tensor_of, view_within
 
 ALIGNMENT = 256
 """Of weights in the host memory of a unit, by which the offloader takes it unchanged."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..errors import WeighbridgeError, make
 from ..offloader import Offloader
 from ._turns import Turns
 
@@ -105,7 +106,11 @@ class Steps:
             if (begins and not self._overlap_steps) or self._copies_are_old:
                 self.begin_step()
             self._acquired.add(group)
-        self.offloader.acquire_group(group, self.stream())
+        try:
+            self.offloader.acquire_group(group, self.stream())
+        except WeighbridgeError as error:
+            message = error.message.replace("Offloader.reset", "the handle's reset()")
+            raise make(error.status, message, error.code, error.code_domain) from error
         self.finish_on_host()
 
     def finish(self) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ..dtypes import Dtype
+from ..dtypes import Dtype, DtypeLike
 from ..memory import View
 from ..offloader_info import OffloaderParameterInfo
+from ..plan import Parameter
 from ..safetensors import Safetensors
 
 
@@ -97,6 +98,19 @@ def view_within(tensor: torch.Tensor, offset: int, whole: torch.Tensor) -> torch
         return found.set_(
             whole.untyped_storage(), start // tensor.dtype.itemsize, tensor.shape, tensor.stride()
         )
+
+
+def parameter_of(name: str, group: str, tensor: torch.Tensor, **more: Any) -> Parameter:
+    """Returns a tensor as a parameter of a plan; one of a type that the library lacks as bytes."""
+    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+    dtype: DtypeLike | None = dtype_of(tensor)
+    if dtype is None:
+        itemsize = tensor.dtype.itemsize
+        strides = (*(stride * itemsize for stride in strides), 1)
+        dtype, shape = "uint8", (*shape, itemsize)
+    return Parameter(
+        name, group, dtype, shape, strides, source=address_of(tensor), held=tensor, **more
+    )
 
 
 def address_of(tensor: torch.Tensor) -> int:

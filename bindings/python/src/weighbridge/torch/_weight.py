@@ -139,6 +139,19 @@ class Weight:
             and tensor.dtype == home.dtype
         )
 
+    def has_other_memory(self) -> bool:
+        """Returns whether the tensor was given other memory, which the offloader has not taken."""
+        return not self.in_slot and not self.is_at_home()
+
+    def given(self, name: str) -> torch.Tensor | None:
+        """Returns what the model has by a name of the weight in place of the offloader's bytes;
+        None if these are the model's."""
+        for holder in self.holders:
+            held = holder.held() if holder.name == name and holder.outer is None else None
+            if held is not None and held is not self.tensor and not is_functorch_wrapped(held):
+                return held
+        return self.tensor if self.has_other_memory() else None
+
     def is_place_of(self, tensor: torch.Tensor) -> bool:
         """Returns whether a tensor uses the weight's home or its slot."""
         if self.refused is not None and tensor.untyped_storage() is self.refused:
@@ -159,6 +172,11 @@ def _kept(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | 
     if old is None or new is None or refuses(old) or not same_memory(old, new):
         return new
     return old if old.is_inference() == new.is_inference() else new
+
+
+def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor stands for another in a transform, such as vmap."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -11,30 +11,21 @@ from typing import Any, Callable
 import torch
 
 from .._progress import Callback
-from ..dtypes import DtypeLike
 from ..errors import Status, WeighbridgeError
 from ..offloader import Offloader
 from ..offloader_info import OffloaderParameterInfo
-from ..plan import Parameter, Plan
+from ..plan import Plan
 from . import _operators
 from ._changes import follow, warn_of_others
 from ._compiled import is_recording
 from ._expert_caches import check_kept, make_pools, make_windows
 from ._expert_window import ExpertWindow, Pool
 from ._experts import FusedExperts
-from ._homes import place, place_part
+from ._homes import given_back, place, place_part
 from ._moves import Moves
 from ._optimizers import follow_optimizers
 from ._steps import Steps, Verify
-from ._tensors import (
-    address_of,
-    copy_bytes,
-    dtype_of,
-    like,
-    strided,
-    typed,
-    view_within,
-)
+from ._tensors import copy_bytes, like, parameter_of, strided, typed, view_within
 from ._weight import Holder, Weight, Where, weights_of
 from ._window import Use, Window
 
@@ -78,6 +69,8 @@ class Weights(Steps):
         """The names of the scales of quantized weights, by the names of the weights."""
         self.buffers = buffers
         self.plan_is_fixed = plan.fixed_addresses
+        self.placed = True
+        """Whether nothing has changed, or moved, since :meth:`set` gave weights their homes."""
         self._by_group: dict[int, list[Weight]] = {}
         self._offloaded: dict[int, list[Weight]] = {}
         self._without_window: list[Weight] = []
@@ -101,11 +94,12 @@ class Weights(Steps):
         self.offloader = offloader or Offloader(plan, self.stream(), progress=progress)
         # Before the model changes: the memory may not suffice.
         pools = list(make_pools(self.offloader, plan, experts))
-        found += self._scales(plan, found)
         self.all: list[Weight] = []
-        self.set(found)
-        self.experts = make_windows(self, plan, pools)
-        self._set_experts()
+        with given_back(found, self.offloader):
+            found += self._scales(plan, found)
+            self.set(found)
+            self.experts = make_windows(self, plan, pools)
+            self._set_experts()
         if plan.fixed_addresses:
             self._moves = Moves(self, plan.keep_host_copy)
             self.offloader.around_moves = self._moves.around
@@ -217,13 +211,15 @@ class Weights(Steps):
         return next(held, None)
 
     def set(self, found: Iterable[Weight]) -> None:
-        """Takes the weights, gives them their homes, and makes the windows of the groups."""
+        """Takes the weights, gives them their homes, and makes the windows of the groups. Weights
+        that were given other memory, which the offloader has not taken, stay there."""
+        self.placed = False
         infos = self.infos()
-        self.all = [
-            placed
-            for weight in found
-            for placed in place(weight, self.offloader, infos, self.in_place)
-        ]
+        placed: list[Weight] = []
+        for weight in found:
+            weight.apart |= weight.has_other_memory()
+            placed += place(weight, self.offloader, infos, self.in_place)
+        self.all = placed
         for weight in self.all:
             if weight.part_of is not None:
                 place_part(weight, weight.part_of)
@@ -259,6 +255,16 @@ class Weights(Steps):
             window = self.windows.setdefault(group, Window(self, group))
             window.set(uses.get(group, []))
         self._set_experts()
+        self.placed = True
+
+    def follow_unfinished(self) -> None:
+        """Gives weights their homes after a change that an error, or an interrupt, has ended."""
+        for weight in self.all:
+            if weight.home is None and weight.stored is not None and weight.name not in self.scales:
+                weight.apart = True  # taken, and perhaps changed since: it is taken again
+        if self._moves is not None:
+            self._moves.follow()
+        self.set(self.all)
 
     def _look_at_homes(self) -> None:
         self.closed = next((weight.where for weight in self.all if weight.closed), None)
@@ -411,6 +417,7 @@ class Weights(Steps):
 
     def replace(self, weight: Weight, tensor: torch.Tensor) -> None:
         """Replaces a weight's bytes in the offloader by those of a tensor."""
+        self.placed = False
         self.write(weight, tensor)
         weight.apart = False
         weight.place(None, weight.stored, Where.ENGINE)  # until set() gives it the new one
@@ -443,6 +450,7 @@ class Weights(Steps):
 
     def add(self, holder: Holder, group: str, tensor: torch.Tensor) -> Weight:
         """Adds a weight to a group of the offloader."""
+        self.placed = False
         self.offloader.add(parameter_of(holder.name, group, tensor), self.stream())
         added = Weight(tensor, [holder])
         self.all.append(added)
@@ -450,17 +458,20 @@ class Weights(Steps):
 
     def untie(self, weight: Weight, holder: Holder) -> None:
         """Removes one of the names of a weight."""
-        weight.holders.remove(holder)
+        self.placed = False
         self.offloader.remove(holder.name, self.stream())
+        weight.holders.remove(holder)
 
     def drop(self, weight: Weight) -> None:
         """Removes a weight from the offloader."""
-        for holder in weight.holders:
-            self.offloader.remove(holder.name, self.stream())
+        for holder in list(weight.holders):
+            self.untie(weight, holder)
         self.all.remove(weight)
 
     def detach(self, device: torch.device) -> None:
         """Gives every weight memory of its own on a device: all, or, after an error, none."""
+        if not self.placed and not self.offloader.closed:
+            self.follow_unfinished()
         made: dict[int, torch.Tensor] = {}
         moved = [weight for weight in self.all if weight.home is not None and weight.is_at_home()]
         for weight in moved:
@@ -494,16 +505,3 @@ _offloaded: weakref.WeakSet[Weights] = weakref.WeakSet()
 def is_held(tensor: torch.Tensor) -> bool:
     """Returns whether an offloader holds the bytes of this tensor object."""
     return any(id(tensor) in weights._held for weights in _offloaded)
-
-
-def parameter_of(name: str, group: str, tensor: torch.Tensor, **more: Any) -> Parameter:
-    """Returns a tensor as a parameter of a plan; one of a type that the library lacks as bytes."""
-    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
-    dtype: DtypeLike | None = dtype_of(tensor)
-    if dtype is None:
-        itemsize = tensor.dtype.itemsize
-        strides = (*(stride * itemsize for stride in strides), 1)
-        dtype, shape = "uint8", (*shape, itemsize)
-    return Parameter(
-        name, group, dtype, shape, strides, source=address_of(tensor), held=tensor, **more
-    )

@@ -128,44 +128,50 @@ class Window:
             return forward(*args, **kwargs)
 
     def _run(self, forward: Forward, args: Any, kwargs: Any) -> Any:
-        entered: list[Use] = []
-        try:
-            for use in self.uses:
-                weight = use.weight
-                if weight.in_slot == 0:
-                    weight.tensor.data = use.slot
-                weight.in_slot += 1
-                entered.append(use)
-            result = forward(*args, **kwargs)
-        except BaseException:
-            self._leave(entered)
-            raise
-        self._leave(entered)
-        if self._weights.verify != "off":
-            self._check_kept(entered)
-        return result
-
-    def _leave(self, entered: list[Use]) -> None:
-        """Takes the weights home, with what the forward changed in them, and releases the group."""
+        uses, entered = self.uses, []
         changed: list[tuple[Weight, torch.Tensor]] = []
         try:
-            for use in entered:
-                weight = use.weight
-                weight.in_slot -= 1
-                tensor, home = weight.tensor, weight.home
-                if weight.in_slot == 0 and home is not None and tensor.data_ptr() == use.address:
-                    version = version_of(tensor)  # which other memory does not change
-                    if use.may_have_changed(version):
-                        if weight.closed:
-                            changed.append((weight, use.slot.clone()))
-                        elif weight.home_address != use.address:
-                            copy_bytes(use.slot, home)
-                        weight.version = version
-                    tensor.data = home
+            try:
+                for use in uses:
+                    weight = use.weight
+                    if weight.in_slot == 0:
+                        weight.tensor.data = use.slot
+                    weight.in_slot += 1
+                    entered.append(use)
+                result = forward(*args, **kwargs)
+            finally:
+                self._leave(entered, changed)
         finally:
-            self._weights.release_group(self.group)
-        for weight, now in changed:
-            self._weights.replace_closed(weight, now)
+            try:
+                if entered:
+                    self._leave(entered, changed)  # an interrupt has ended that
+            finally:
+                self._weights.release_group(self.group)
+            for weight, now in changed:
+                self._weights.replace_closed(weight, now)
+        if self._weights.verify != "off":
+            self._check_kept(uses)
+        return result
+
+    def _leave(self, entered: list[Use], changed: list[tuple[Weight, torch.Tensor]]) -> None:
+        """Takes the weights home, with what the forward changed in them. If it is interrupted,
+        another call goes on: signals are handled after calls, so none comes between the last two
+        statements of the loop."""
+        while entered:
+            use = entered[-1]
+            weight = use.weight
+            tensor, home = weight.tensor, weight.home
+            if weight.in_slot == 1 and home is not None and tensor.data_ptr() == use.address:
+                version = version_of(tensor)  # which other memory does not change
+                if use.may_have_changed(version):
+                    if weight.closed:
+                        changed.append((weight, use.slot.clone()))
+                    elif weight.home_address != use.address:
+                        copy_bytes(use.slot, home)
+                    weight.version = version
+                tensor.data = home
+            weight.in_slot -= 1
+            entered.pop()
 
     def _check_kept(self, entered: list[Use]) -> None:
         """Raises RuntimeError if something still uses a slot."""

@@ -9,9 +9,9 @@ import torch
 from ...plan import Parameter
 from ...torch import OffloadHandle
 from ...torch._checkpoint import entries_of
-from ...torch._tensors import like
+from ...torch._tensors import like, parameter_of
 from ...torch._weight import Weight, Where
-from ...torch._weights import Weights, parameter_of
+from ...torch._weights import Weights
 from ._begun import Begun
 from ._deferred import Deferred, Writer, names_in
 from ._files import CheckpointFiles
