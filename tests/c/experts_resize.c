@@ -185,7 +185,7 @@ static void a_cache_keeps_what_was_asked_for_it_and_residents_get_the_rest(wb_de
     mixture_end(&m);
 }
 
-/* A rebalance has noted the budget before the cache was made: a hot piece comes in place of a cold one all the same. */
+/* A rebalance has noted the budget before the cache was made: a hot piece still comes in place of a cold one. */
 static void a_rebalance_knows_a_cache_that_was_made_later(wb_device *device)
 {
     wb_plan_options options = mixture_options(11 * PIECE, 8 * PIECE);

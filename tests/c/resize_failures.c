@@ -68,7 +68,7 @@ static void a_unit_that_comes_during_a_capture_is_right_after_it_leaves(wb_devic
     bench_end(&b);
 }
 
-/* Steps are refused after a replacement that failed half way: groups may be acquired all the same. */
+/* Steps are refused after a replacement that failed half way: groups may still be acquired. */
 static void a_sleep_after_a_failed_replacement_waits_for_acquired_groups(wb_device *device)
 {
     struct bench b;
