@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -66,3 +67,73 @@ def test_a_computed_tensor_that_another_is_computed_from_keeps_its_numbers():
     with pytest.raises(NotImplementedError, match="in place"):
         made.fill_(0)
     assert other.computed().tolist() == [3, 5, 7]
+
+
+class OwnConfig(transformers.PreTrainedConfig):
+    model_type = "an-own-type"
+
+
+class OwnModel(transformers.PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(16, 16) for _ in range(4)])
+        self.post_init()
+
+
+@pytest.mark.parametrize("model_type", ["an-own-type", None])
+def test_a_model_of_the_users_own_class_is_loaded(tmp_path, where, model_type):
+    """Auto classes do not know its configuration, which may not even name a type."""
+    OwnModel(OwnConfig()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    if model_type is None:
+        del config["model_type"]
+    path.write_text(json.dumps(config))
+    expected = OwnModel.from_pretrained(tmp_path)
+    assert_equal(from_pretrained(tmp_path, model_class=OwnModel, device=where, **ALL), expected)
+    config["quantization_config"] = {"quant_method": "some"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="quantized by some"):
+        from_pretrained(tmp_path, model_class=OwnModel, device=where, **ALL)
+
+
+def test_a_configuration_without_a_type_needs_a_class(tmp_path):
+    OwnModel(OwnConfig()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"give the model's class as model_class="):
+        from_pretrained(tmp_path, **ALL)
+
+
+def test_a_model_is_loaded_in_inference_mode(tmp_path, where):
+    OwnModel(OwnConfig()).save_pretrained(tmp_path)
+    expected = OwnModel.from_pretrained(tmp_path)
+    with torch.inference_mode():
+        model = from_pretrained(tmp_path, model_class=OwnModel, device=where, **ALL)
+        assert torch.is_inference_mode_enabled()
+        assert_equal(model, expected)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_a_class_of_transformers_with_a_quantizers_name_is_loaded(tmp_path, where):
+    """I-BERT has a QuantLinear of its own."""
+    kind = saved("ibert", tmp_path)
+    expected = kind.from_pretrained(tmp_path)
+    assert_equal(from_pretrained(tmp_path, model_class=kind, device=where, **ALL), expected)
+
+
+def test_what_a_trainer_keeps_beside_the_weights_is_not_taken_for_them(tmp_path):
+    OwnModel(OwnConfig()).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "scaler.pt"):
+        torch.save({}, tmp_path / name)
+    with pytest.raises(OSError, match="model.safetensors"):
+        from_pretrained(tmp_path, model_class=OwnModel, **ALL)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="has its weights in pytorch_model.bin"):
+        from_pretrained(tmp_path, model_class=OwnModel, **ALL)
+
+
+def test_no_path_is_said_so():
+    with pytest.raises(TypeError, match="pretrained_model_name_or_path is None"):
+        from_pretrained(None, **ALL)
