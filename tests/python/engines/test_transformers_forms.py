@@ -127,10 +127,10 @@ def test_what_a_trainer_keeps_beside_the_weights_is_not_taken_for_them(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "scaler.pt"):
         torch.save({}, tmp_path / name)
-    with pytest.raises(OSError, match="model.safetensors"):
+    with pytest.raises(OSError, match=r"model.safetensors"):
         from_pretrained(tmp_path, model_class=OwnModel, **ALL)
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="has its weights in pytorch_model.bin"):
+    with pytest.raises(ValueError, match=r"has its weights in pytorch_model.bin"):
         from_pretrained(tmp_path, model_class=OwnModel, **ALL)
 
 

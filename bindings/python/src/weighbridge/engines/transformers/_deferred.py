@@ -152,7 +152,7 @@ def _note_use(function: Any, arguments: Any, options: Any) -> None:
 def _change(function: Any, arguments: Any, options: Any) -> Any:
     """Changes a tensor in place that was computed, such as a normalized weight that transformers
     initializes and drops."""
-    changed = arguments[0] if arguments else None
+    changed: Any = arguments[0] if arguments else None
     owner = _owner(changed) if isinstance(changed, Deferred) else None
     if owner is None or owner.function is None or owner.used:
         raise NotImplementedError(

@@ -245,7 +245,9 @@ def _class_of(path: Any, model_class: Any, options: dict[str, Any]) -> type[PreT
                     f"{os.fspath(path)} has an adapter without its model: load the model that it "
                     "was made for, and then model.load_adapter(path)"
                 ) from None
-            if isinstance(error, ValueError) and re.search("model.type", str(error)):
+            folder = Path(path, options.get("subfolder") or "")
+            is_missing = folder.is_dir() and not (folder / "config.json").is_file()
+            if not is_missing and re.search("model.type", str(error)):
                 raise ValueError(
                     f"the configuration of {os.fspath(path)} has no model_type that transformers "
                     f"{transformers.__version__} knows: give the model's class as model_class="
