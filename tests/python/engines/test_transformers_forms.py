@@ -15,7 +15,7 @@ from conftest import ROOT  # noqa: E402
 sys.path.insert(0, str(ROOT / "tests"))
 
 from sweep import audio, text  # noqa: E402
-from weighbridge.engines.transformers import _deferred, from_pretrained  # noqa: E402
+from weighbridge.engines.transformers import _begun, _deferred, from_pretrained  # noqa: E402
 
 SWEPT = {model.name: model for model in (*audio.MODELS, *text.MODELS)}
 ALL = {"offload_bytes": 1 << 24}
@@ -137,3 +137,23 @@ def test_what_a_trainer_keeps_beside_the_weights_is_not_taken_for_them(tmp_path)
 def test_no_path_is_said_so():
     with pytest.raises(TypeError, match="pretrained_model_name_or_path is None"):
         from_pretrained(None, **ALL)
+
+
+def test_a_commit_that_another_one_follows_is_cancelled(monkeypatch):
+    """Such as that of a model which is loaded while another one is made."""
+
+    class Begun:
+        cancelled = False
+
+        def cancel(self):
+            self.cancelled = True
+
+    made = [Begun(), Begun()]
+    left = list(made)
+    early = _begun.Early(CPU, {})
+    monkeypatch.setattr(early, "_begin", lambda *_: left.pop(0))
+    with early:
+        early.begin(None, None, {})
+        early.begin(None, None, {})
+        assert [one.cancelled for one in made] == [True, False] and early.begun is made[1]
+    assert made[1].cancelled
