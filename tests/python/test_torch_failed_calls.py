@@ -165,7 +165,7 @@ def test_a_step_that_fails_while_it_takes_a_change_is_repeated(
         assert left[0] <= 0
     else:
         assert left[0] > 0, "the error was lost"
-    for at in (0, 2, 4, 5):  # layers that nobody has changed
+    for at in (0, 2, 4, 5):  # layers without a change
         assert torch.equal(pair.model.layers[at](pair.x), pair.twin.layers[at](pair.x))
     pair.check()
 

@@ -272,3 +272,36 @@ def test_a_model_that_is_loaded_elsewhere_is_refused(sglang, monkeypatch):
         fake.Model(fake.model_config())
     with pytest.raises(RuntimeError, match="did not see SGLang load"):
         sglang.offloader.get_offloader().post_init()
+
+
+def test_a_named_module_that_is_not_a_part_of_its_layer_is_an_error(sglang, monkeypatch):
+    class Apart(fake.Model):
+        whitelist = ("weight",)
+
+    offload = sglang.config["exec"].offload
+    offload.offload_group_size, offload.offload_num_in_group = 2, 1
+    turn_on(sglang, monkeypatch)
+    wrap = sglang.offloader.get_offloader
+    with pytest.raises(RuntimeError, match=r"names a Linear .* not a part of its layer, a Layer"):
+        monkeypatch.setattr(
+            sglang.offloader,
+            "get_offloader",
+            lambda: _Elsewhere(wrap()),
+        )
+        fake.Runner(sglang, Apart, fake.model_config())
+
+
+class _Elsewhere:
+    """An offloader that is given an accessor of modules outside of the layers."""
+
+    def __init__(self, offloader):
+        self._offloader = offloader
+
+    def __getattr__(self, name):
+        return getattr(self._offloader, name)
+
+    def wrap_modules(self, layers, submodule_accessor, whitelist_param_names_creator):
+        other = torch.nn.Linear(2, 2)
+        return self._offloader.wrap_modules(
+            layers, lambda layer: other, whitelist_param_names_creator
+        )

@@ -367,3 +367,21 @@ def test_the_hash_is_the_same_in_another_process():
         subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
     }
     assert len(found) == 1
+
+
+def test_an_error_after_the_commit_ends_the_offload(vllm, monkeypatch):
+    from weighbridge.engines.vllm import _loader
+
+    closed = []
+    close = _loader.WeighbridgeOffloader.close
+
+    def refuse(vllm_config, hooked):
+        raise RuntimeError("no hash")
+
+    monkeypatch.setattr(_loader, "_enter_into_hash", refuse)
+    monkeypatch.setattr(
+        _loader.WeighbridgeOffloader, "close", lambda self: (closed.append(self), close(self))
+    )
+    with pytest.raises(RuntimeError, match="no hash"):
+        start(vllm, **COMPILED, **BUDGETS["offload_bytes"])
+    assert closed and isinstance(vllm.get_offloader(), vllm.NoopOffloader)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ._changes import borrowed
-from ._weight import weights_in
+from ._weight import Holder, Weight, weights_in
 from ._weights import Weights
 
 
@@ -26,6 +26,7 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
             yield group.name, weights.modules[number]
         finally:
             try:
+                _lose(weights, number, group.name)
                 _take(weights, number, group.name)
             finally:
                 _give_places(weights)
@@ -35,9 +36,46 @@ def reconcile(weights: Weights) -> None:
     """Replaces, adds and removes weights until the offloader has those of the groups' modules."""
     try:
         for number, group in enumerate(weights.offloader.plan.groups):
+            _lose(weights, number, group.name)
+        for number, group in enumerate(weights.offloader.plan.groups):
             _take(weights, number, group.name)
     finally:
         _give_places(weights)
+
+
+def _lose(weights: Weights, number: int, group: str) -> None:
+    """Removes the weights of modules that are no longer in a group: others that are now in their
+    place may have their names."""
+    found = _found(weights, number, group)
+    tensors = {id(one.tensor) for one in found}
+    places = {(h.module, h.own) for one in found for h in one.holders if h.outer is None}
+    for weight in dict.fromkeys(weights.of_group(number)):
+        if id(weight.tensor) not in tensors:
+            gone = [h for h in weight.holders if (h.module, h.own) not in places]
+            _remove(weights, weight, number, gone)
+
+
+def _found(weights: Weights, number: int, group: str) -> list[Weight]:
+    """Returns the weights that a group's module has now; none if the model no longer has it."""
+    module = weights.modules[number]
+    if not any(one is module for one in weights.model.modules()):
+        return []
+    others = set(map(id, weights.modules)) - {id(module)}
+    return weights_in(module, group, weights.buffers, others)
+
+
+def _remove(weights: Weights, weight: Weight, number: int, holders: list[Holder]) -> None:
+    """Removes those names of a weight that are in a group; the weight, if it has no others."""
+    info = weights.offloader.parameter_info
+    gone = [holder for holder in holders if info(holder.name).group == number]
+    if len(gone) == len(weight.holders):
+        if weight.home is not None and weight.part_of is None and weight.is_at_home():
+            # Something else may use the tensor, whose memory gets other bytes.
+            weight.tensor.data = weights.copy_of(weight, torch.device("cpu"))
+        weights.drop(weight)
+        return
+    for holder in gone:
+        weights.untie(weight, holder)
 
 
 def _take(weights: Weights, number: int, group: str) -> None:
@@ -45,14 +83,13 @@ def _take(weights: Weights, number: int, group: str) -> None:
 
     A weight has changed if it does not use the offloader's memory.
     """
-    module = weights.modules[number]
-    others = set(map(id, weights.modules)) - {id(module)}
     known = {id(weight.tensor): weight for weight in weights.all}
-    before = weights.of_group(number)
+    left = set(weights.all)
+    before = [one for one in dict.fromkeys(weights.of_group(number)) if one in left]
     lacking = borrowed(weights, [weight for weight in before if weight.has_other_memory()])
     placed = {(h.module, h.own): (w, h) for w in before for h in w.holders if h.outer is None}
     kept = set()
-    for found in weights_in(module, group, weights.buffers, others):
+    for found in _found(weights, number, group):
         weight, holder = known.get(id(found.tensor)), found.holders[0]
         if weight is None:
             place = holder
@@ -71,7 +108,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
         kept.add(weight)
     for weight in before:
         if weight not in kept:
-            weights.drop(weight)
+            _remove(weights, weight, number, list(weight.holders))
 
 
 def _give_places(weights: Weights) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...torch._groups import entries_of, layers_of
+from ...torch._weight import inner_tensors
 
 SHARE = 24
 """A block is divided if it is larger than this part of the model, and has lists of blocks."""
@@ -27,8 +28,10 @@ def groups_of(model: torch.nn.Module) -> list[str]:
 
 
 def bytes_of(module: torch.nn.Module) -> int:
-    """Returns the bytes of a module's parameters, each once."""
-    return sum({id(p): p.numel() * p.element_size() for p in module.parameters()}.values())
+    """Returns the bytes of a module's parameters, each once; of a tensor subclass, such as one of
+    torchao, the bytes of the tensors that it wraps."""
+    inner = (one for pair in module.named_parameters() for _, one in inner_tensors(*pair))
+    return sum({id(tensor): tensor.nbytes for tensor in inner}.values())
 
 
 def _entries_inside(module: torch.nn.Module, name: str) -> list[str]:

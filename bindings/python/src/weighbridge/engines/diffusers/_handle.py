@@ -38,10 +38,16 @@ class PipelineHandle:
         """The budget of every model; one that fits into it is wholly on the device."""
         _pipeline.attach(pipeline, self)
 
+    def offloaded(self) -> dict[str, OffloadHandle]:
+        """Returns the handles of the models that are offloaded now: one whose own handle was
+        removed is resident."""
+        found = self.components.items()
+        return {name: handle for name, handle in found if not handle.offloader.closed}
+
     @property
     def stats(self) -> OffloaderStats:
         """The sums of the counters of the models' offloaders."""
-        found = [handle.stats for handle in self.components.values()]
+        found = [handle.stats for handle in self.offloaded().values()]
         names = [field.name for field in fields(OffloaderStats)]
         return OffloaderStats(**{name: sum(getattr(s, name) for s in found) for name in names})
 
@@ -55,7 +61,7 @@ class PipelineHandle:
         in-place changes of ``weight.data``.
         """
         with ExitStack() as stack:
-            for component in self.components.values():
+            for component in self.offloaded().values():
                 stack.enter_context(component._weights.overlapping())
             yield
 
@@ -65,7 +71,7 @@ class PipelineHandle:
         The pipeline's own methods for these call it. Added weights that the budget has no space for
         stay on the device beyond it, with a warning.
         """
-        for name, handle in self.components.items():
+        for name, handle in self.offloaded().items():
             try:
                 handle.reconcile()
             except WeighbridgeError as error:
@@ -85,7 +91,8 @@ class PipelineHandle:
         it stay offloaded.
         """
         for name in list(self.components):
-            self.components[name].remove(device)
+            if not self.components[name].offloader.closed:
+                self.components[name].remove(device)
             del self.components[name]
         _pipeline.detach(self.pipeline)
         if device is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from ...errors import WeighbridgeError, make
 from ...memory import Device
 from ...plan import CParameters, PlanInfo
 from ...torch import OffloadHandle
@@ -16,6 +17,7 @@ from ...torch._devices import open_device, runs_on
 from ...torch._offload import parameters_of, plan_of
 from ...torch._weight import weights_of
 from .._checks import check_plain
+from .._options import check_budget, check_by_model, check_runs
 from ._budget import Component, divide
 from ._caches import let_caches_be_enabled
 from ._groups import bytes_of, groups_of
@@ -66,11 +68,12 @@ def offload(
     unknown = set(options) - (set(inspect.signature(offload_model).parameters) - OWN)
     if unknown:
         raise TypeError(f"offload() got unknown options: {', '.join(sorted(unknown))}")
+    check_budget("device_bytes", device_bytes)
     models = _models_of(pipeline)
     where = runs_on(device)
-    for name in (*(groups or ()), *(runs or ())):
-        if name not in models:
-            raise ValueError(f"the pipeline has no model {name!r}: it has {', '.join(models)}")
+    check_by_model("groups", groups, models)
+    check_by_model("runs", runs, models)
+    check_runs(runs)
     grouped: dict[str, Any] = {
         name: (groups or {}).get(name) or groups_of(model) or "auto"
         for name, model in models.items()
@@ -79,7 +82,7 @@ def offload(
     often = {**_runs_of(pipeline, models), **(runs or {})}
     whole = {name: 2 * bytes_of(model) for name, model in models.items() if _is_upcast(model)}
     components = {
-        name: _component(model, opened, grouped[name], often[name], options)
+        name: _component(name, model, opened, grouped[name], often[name], options)
         for name, model in models.items()
         if name not in whole
     }
@@ -164,18 +167,27 @@ def _runs_of(pipeline: Any, models: Mapping[str, torch.nn.Module]) -> dict[str, 
 
 
 def _component(
-    model: torch.nn.Module, device: Device, groups: Any, runs: float, options: Mapping[str, Any]
+    name: str,
+    model: torch.nn.Module,
+    device: Device,
+    groups: Any,
+    runs: float,
+    options: Mapping[str, Any],
 ) -> Component:
     weights = weights_of(model, options.get("buffers", False))
     pin = options.get("pin")
     parameters = CParameters(parameters_of(model, device, weights, {}, groups, pin))
-    planned = {name: value for name, value in options.items() if name not in NOT_PLANNED}
+    planned = {key: value for key, value in options.items() if key not in NOT_PLANNED}
     planned["link_bytes_per_second"] = options.get("link_bytes_per_second") or LINK
     planned["rows"] = options.get("rows") or ROWS
     planned["allow"] = {*options.get("allow", ()), "everything-fits", "nothing-offloaded"}
 
     def plan(**budget: int) -> PlanInfo:
-        with plan_of(model, device, parameters, **{**planned, **budget}) as made:
-            return made.info
+        try:
+            with plan_of(model, device, parameters, **{**planned, **budget}) as made:
+                return made.info
+        except WeighbridgeError as error:
+            said = f"{name}: {error.message}"
+            raise make(error.status, said, error.code, error.code_domain) from error
 
     return Component(bytes_of(model), runs, plan)

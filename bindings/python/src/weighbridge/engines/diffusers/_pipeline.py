@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from ._handle import PipelineHandle
 
 ORIGINAL = "_weighbridge_original"
+HANDLE = "_weighbridge_handle"
 CHANGES = (
     "load_lora_weights",
     "unload_lora_weights",
@@ -35,14 +38,24 @@ PLACES = (
 
 
 def attach(pipeline: Any, handle: PipelineHandle) -> None:
-    """Gives a pipeline a class that follows changes of its weights."""
+    """Gives a pipeline a class that follows changes of its weights.
+
+    Another pipeline of that class, which ``from_pipe`` makes, does so while it has one of the
+    offloaded models, and else is as one of its own class. A copy is one.
+    """
     kind: Any = type(pipeline)
+
+    def execution_device(self: Any) -> Any:
+        return handle.device if follows(self, handle) else kind._execution_device.fget(self)
+
     members: dict[str, Any] = {
         ORIGINAL: kind,
+        HANDLE: handle,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
-        "_execution_device": property(lambda self: handle.device),
+        "__deepcopy__": _copying(kind),
+        "_execution_device": property(execution_device),
         "__call__": _calling(kind.__call__, handle),
         "to": _moving(kind.to, handle),
     }
@@ -67,13 +80,32 @@ def detach(pipeline: Any) -> None:
 
 def is_attached(pipeline: Any) -> bool:
     """Returns whether the models of a pipeline are offloaded."""
-    return hasattr(type(pipeline), ORIGINAL)
+    handle = getattr(type(pipeline), HANDLE, None)
+    return handle is not None and follows(pipeline, handle)
+
+
+def follows(pipeline: Any, handle: PipelineHandle) -> bool:
+    """Returns whether a pipeline is the one of a handle, or has one of its offloaded models."""
+    if pipeline is handle.pipeline:
+        return True
+    models = {id(component.model) for component in handle.components.values()}
+    return any(id(one) in models for one in vars(pipeline).values())
+
+
+def _copying(kind: Any) -> Callable[..., Any]:
+    def deepcopy(self: Any, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = kind.__new__(kind)
+        own = {k: one for k, one in vars(self).items() if k != "_exclude_from_cpu_offload"}
+        vars(copied).update(copy.deepcopy(own, memo))
+        return copied
+
+    return deepcopy
 
 
 def _calling(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with handle.steps():
+        with handle.steps() if follows(self, handle) else nullcontext():
             return method(self, *args, **kwargs)
 
     return call
@@ -85,7 +117,8 @@ def _changing(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..
         try:
             return method(self, *args, **kwargs)
         finally:
-            handle.reconcile()
+            if follows(self, handle):
+                handle.reconcile()
 
     return call
 
@@ -93,6 +126,8 @@ def _changing(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..
 def _moving(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..., Any]:
     @functools.wraps(method)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not follows(self, handle):
+            return method(self, *args, **kwargs)
         for asked in (*args, kwargs.get("device")):
             if asked is None or isinstance(asked, (torch.dtype, bool)):
                 continue
@@ -103,6 +138,11 @@ def _moving(method: Callable[..., Any], handle: PipelineHandle) -> Callable[...,
                     f"asked to move the pipeline to {device}; its models are offloaded from "
                     f"{handle.device}: call the handle's remove({str(device)!r}) first"
                 )
+        # All are asked before one is changed: models of two types cannot run.
+        given = (*args, kwargs.get("dtype"), kwargs.get("torch_dtype"))
+        dtype = next((one for one in given if isinstance(one, torch.dtype)), None)
+        for component in handle.offloaded().values():
+            component._weights.check_moved(functools.partial(_converted, dtype))
         moved = method(self, *args, **kwargs)
         handle.reconcile()
         return moved
@@ -110,9 +150,16 @@ def _moving(method: Callable[..., Any], handle: PipelineHandle) -> Callable[...,
     return to
 
 
+def _converted(dtype: torch.dtype | None, tensor: torch.Tensor) -> torch.Tensor:
+    floating = tensor.is_floating_point() or tensor.is_complex()
+    return tensor if dtype is None or not floating else tensor.to(dtype)
+
+
 def _refusing(method: Callable[..., Any], handle: PipelineHandle) -> Callable[..., Any]:
     @functools.wraps(method)
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not follows(self, handle):
+            return method(self, *args, **kwargs)
         raise RuntimeError(
             f"asked for {method.__name__}(); the pipeline's models are offloaded by weighbridge: "
             "call the handle's remove() first"

@@ -67,7 +67,14 @@ class WeighbridgeOffloader(BaseOffloader):
 
         def named(layer: torch.nn.Module) -> set[str]:
             inner = submodule_accessor(layer)
-            path = next(name for name, module in layer.named_modules() if module is inner)
+            paths = (name for name, module in layer.named_modules() if module is inner)
+            path = next(paths, None)
+            if path is None:
+                raise RuntimeError(
+                    f"SGLang names a {type(inner).__name__} whose weights are to be offloaded, "
+                    f"which is not a part of its layer, a {type(layer).__name__}: give "
+                    "offload_bytes or device_bytes instead of --offload-group-size"
+                )
             own = whitelist_param_names_creator(inner)
             return {f"{path}.{name}".strip(".") for name in own}
 

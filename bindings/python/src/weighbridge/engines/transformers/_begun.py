@@ -118,6 +118,9 @@ class Early:
 
         Does nothing if the plan cannot be made yet: what is wrong is said by the offload.
         """
+        if self.begun is not None:  # of another model that is loaded with this one
+            begun, self.begun = self.begun, None
+            begun.cancel()
         try:
             self.begun = self._begin(model, files, found)
         except (ValueError, TypeError, RuntimeError, KeyError):

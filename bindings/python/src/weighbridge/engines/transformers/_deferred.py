@@ -35,6 +35,8 @@ class Deferred(torch.Tensor):
     """Whether it is compressed in the file."""
     name_in_file: str
     """Its name in the file."""
+    used: bool
+    """Whether others are computed from its numbers, which may not change then."""
 
     @staticmethod
     def __new__(
@@ -66,6 +68,7 @@ class Deferred(torch.Tensor):
         )
         made.function, made.arguments, made.options = function, arguments, options or {}
         made.part, made.name_in_file, made.read, made.compressed = part, "", None, False
+        made.used = False
         return made
 
     def __repr__(self) -> Any:
@@ -81,17 +84,16 @@ class Deferred(torch.Tensor):
         if function in _SAME_MEMORY:  # of nearly all tensors
             return Deferred(arguments[0], function, arguments, options)
         if function._schema.is_mutable:
-            raise NotImplementedError(
-                f"transformers changes a tensor of the checkpoint in place ({function}) while it "
-                "loads it, which is not supported for weights that are still in their file"
-            )
+            return _change(function, arguments, options)
         try:
             shapes = function(*_on_meta(arguments), **_on_meta(options))
         except (NotImplementedError, RuntimeError):
             shapes = None  # the result depends on the numbers
         if isinstance(shapes, torch.Tensor):
+            _note_use(function, arguments, options)
             return Deferred(shapes, function, arguments, options)
         if isinstance(shapes, (list, tuple)) and all(isinstance(s, torch.Tensor) for s in shapes):
+            _note_use(function, arguments, options)
             made = (Deferred(s, function, arguments, options, n) for n, s in enumerate(shapes))
             return type(shapes)(made)
         return function(*_computed(arguments), **_computed(options))
@@ -126,6 +128,43 @@ class Deferred(torch.Tensor):
         is_alias = all(one.alias_info is not None for one in returns)
         is_same = self.function in _SAME and self.stride() == first.stride()
         return (is_alias or is_same) and first.is_view()
+
+
+def _owner(tensor: Deferred) -> Deferred:
+    """Returns the tensor that has the memory which a tensor is a view of."""
+    while tensor.function is not None and _is_view_function(tensor.function):
+        tensor = tensor.arguments[0]
+    return tensor
+
+
+def _is_view_function(function: Any) -> bool:
+    schema = getattr(function, "_schema", None)
+    return schema is not None and all(one.alias_info is not None for one in schema.returns)
+
+
+def _note_use(function: Any, arguments: Any, options: Any) -> None:
+    if not _is_view_function(function):
+        for one in tree_flatten((arguments, options))[0]:
+            if isinstance(one, Deferred):
+                _owner(one).used = True
+
+
+def _change(function: Any, arguments: Any, options: Any) -> Any:
+    """Changes a tensor in place that was computed, such as a normalized weight that transformers
+    initializes and drops."""
+    changed: Any = arguments[0] if arguments else None
+    owner = _owner(changed) if isinstance(changed, Deferred) else None
+    if owner is None or owner.function is None or owner.used:
+        raise NotImplementedError(
+            f"transformers changes a tensor of the checkpoint in place ({function}) while it "
+            "loads it, which is not supported for weights that are still in their file"
+        )
+    if owner.arguments:
+        value = owner.computed().clone()
+        owner.function, owner.arguments = (lambda: value), ()
+        owner.options, owner.part = {}, None
+    function(changed.computed(), *_computed(arguments[1:]), **_computed(options))
+    return changed
 
 
 _SAME_MEMORY = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)

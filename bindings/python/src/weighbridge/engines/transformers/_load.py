@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ REFUSED = {
     "state_dict": "weights are read from files: give the model to weighbridge.torch.offload",
 }
 """Options of transformers that place or convert weights, and what to do instead."""
+OF_TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""What the names of files begin with that a trainer keeps beside the weights."""
 LOADER = "_load_pretrained_model"
 LOADER_TAKES = ("model", "state_dict", "checkpoint_files", "load_config")
 
@@ -67,16 +70,34 @@ def from_pretrained(
 
     Raises ValueError for options and checkpoints that place or quantize weights in another way.
     """
+    if pretrained_model_name_or_path is None:
+        raise TypeError(
+            "pretrained_model_name_or_path is None: give a folder with safetensors files, or the "
+            "name of a model of the hub"
+        )
+    with torch.inference_mode(False):  # tensors that are made in it cannot be tracked
+        return _from_pretrained(
+            pretrained_model_name_or_path, model_args, model_class, device, options
+        )
+
+
+def _from_pretrained(
+    path: str | os.PathLike[str],
+    model_args: Sequence[Any],
+    model_class: Any,
+    device: str | torch.device | None,
+    options: dict[str, Any],
+) -> Any:
     placing = {name: options.pop(name) for name in list(options) if name in OPTIONS}
     device = _device(device, options)
     _check_options(options)
-    kind = _class_of(pretrained_model_name_or_path, model_class, options)
+    kind = _class_of(path, model_class, options)
     where = runs_on(device)
     opened = open_device(where)
     mode = mode_of_files(placing.get("host_store", "copy"))
     early = Early(where, {**OPTIONS, **placing})
     with _without_collection(), CheckpointFiles(opened, mode) as files, early:
-        loaded = _load(kind, pretrained_model_name_or_path, model_args, options, files, early)
+        loaded = _load(kind, path, model_args, options, files, early)
         model, info = loaded if isinstance(loaded, tuple) else (loaded, None)
         check_plain(model, type(model).__name__)
         places = give_places(model, files)
@@ -217,15 +238,20 @@ def _class_of(path: Any, model_class: Any, options: dict[str, Any]) -> type[PreT
     if not isinstance(config, transformers.PreTrainedConfig):
         where = {name: options[name] for name in HUB if name in options}
         try:
-            config = AutoConfig.from_pretrained(
-                path if config is None else config, trust_remote_code=remote, **where
-            )
-        except (OSError, ValueError):
+            config = _config_of(path if config is None else config, model_class, remote, where)
+        except (OSError, ValueError) as error:
             if (Path(path) / "adapter_config.json").is_file():
                 raise ValueError(
                     f"{os.fspath(path)} has an adapter without its model: load the model that it "
                     "was made for, and then model.load_adapter(path)"
                 ) from None
+            folder = Path(path, options.get("subfolder") or "")
+            is_missing = folder.is_dir() and not (folder / "config.json").is_file()
+            if not is_missing and re.search("model.type", str(error)):
+                raise ValueError(
+                    f"the configuration of {os.fspath(path)} has no model_type that transformers "
+                    f"{transformers.__version__} knows: give the model's class as model_class="
+                ) from error
             raise
     quantized = getattr(config, "quantization_config", None)
     if quantized is not None:
@@ -253,6 +279,18 @@ def _class_of(path: Any, model_class: Any, options: dict[str, Any]) -> type[PreT
         return type(model_class.from_config(config, trust_remote_code=remote))
 
 
+def _config_of(path: Any, model_class: Any, remote: Any, where: dict[str, Any]) -> Any:
+    """Returns the configuration of a checkpoint; one that Auto classes do not know is of the class
+    that the model's class names."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=remote, **where)
+    except ValueError:
+        is_class = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
+        if not is_class or model_class.config_class is None:
+            raise
+        return model_class.config_class.from_pretrained(path, **where)
+
+
 def _other_files(path: Any, options: dict[str, Any]) -> str:
     """Returns the name of a file of weights in another format, in a local folder."""
     folder = Path(path, options.get("subfolder") or "")
@@ -260,4 +298,4 @@ def _other_files(path: Any, options: dict[str, Any]) -> str:
         return ""
     endings = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
     found = sorted(file.name for file in folder.iterdir() if file.suffix in endings)
-    return next((name for name in found if not name.startswith("training_args")), "")
+    return next((name for name in found if not name.startswith(OF_TRAINERS)), "")

@@ -68,13 +68,13 @@ class WeighbridgeModelLoader(BaseModelLoader):
             if compiles:
                 in_place = offloader.weights.reads_in_place
                 check_compilable(in_place, "its memory could not be pinned")
+            if compiles and isinstance(hooked, HookedLayers):
+                _split_at_layers(vllm_config.compilation_config)
+                _enter_into_hash(vllm_config, hooked)
         except BaseException:
             set_offloader(NoopOffloader())
             offloader.close()
             raise
-        if compiles and isinstance(hooked, HookedLayers):
-            _split_at_layers(vllm_config.compilation_config)
-            _enter_into_hash(vllm_config, hooked)
         return model
 
     def download_model(self, model_config: Any) -> None:

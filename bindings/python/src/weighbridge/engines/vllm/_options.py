@@ -60,7 +60,8 @@ class Options(LayerOptions):
                 f"{NAME} adds what tells its compiled code from other code"
             )
         given = given.get(NAME, {})
-        given = {name: value for name, value in given.items() if name != COMPILED}
+        if isinstance(given, Mapping):
+            given = {name: value for name, value in given.items() if name != COMPILED}
         own = given_options(given, cls, f"additional_config[{NAME!r}]")
         vllms = _of_vllm(vllm_config.offload_config)
         both = sorted(own.keys() & vllms.keys())
@@ -77,6 +78,12 @@ class Options(LayerOptions):
                 f'\'{{"{NAME}": {{"device_bytes": "12GiB"}}}}\''
             )
         options = cls(**{**own, **vllms})
+        if options.load_format.lower() == NAME:
+            raise ValueError(
+                f"load_format is {options.load_format!r} in additional_config[{NAME!r}], which is "
+                "this format itself: name the format that loads the weights, such as 'auto', or "
+                "leave it out"
+            )
         options.check_experts()
         return options
 
