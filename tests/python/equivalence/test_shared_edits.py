@@ -1,4 +1,4 @@
-"""One of the weights over one storage is given other memory: the others keep theirs."""
+"""One of the weights over one storage is given other memory: the others keep their own."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def place(
         homes = homes_at(where, weight.tensor, holder.name, offloader)
         key = None if homes[0] is None else homes[0].dtype
         apart.setdefault(key, (homes, []))[1].append(holder)
-    # Only now, for an error before leaves the weight as it was.
+    # Only now, so that an error before leaves the weight unchanged.
     made = [weight, *(Weight(weight.tensor, []) for _ in range(len(apart) - 1))]
     for one, (homes, holders) in zip(made, apart.values()):
         one.holders = holders
