@@ -31,7 +31,9 @@ fn main() -> ExitCode {
     for (name, text) in headers {
         let too_long = text.lines().find(|line| line.chars().count() > MOST_COLUMNS);
         if let Some(line) = too_long {
-            eprintln!("include/{name} would have a line of more than {MOST_COLUMNS} columns: {line}");
+            eprintln!(
+                "include/{name} would have a line of more than {MOST_COLUMNS} columns: {line}"
+            );
             stale = true;
             continue;
         }
