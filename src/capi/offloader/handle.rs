@@ -63,7 +63,8 @@ use crate::status::wb_status;
 ///
 /// ```c
 /// wb_offloader_resize_options to = WB_OFFLOADER_RESIZE_OPTIONS_INIT;
-/// to.device_bytes = 40ull << 30; // more or less than before; 0 to sleep
+/// to.budget_kind = WB_BUDGET_DEVICE_BYTES;
+/// to.budget_bytes = 40ull << 30; // more or less than before; 0 to sleep
 /// wb_offloader_resize(offloader, &to, stream, &progress, &error);
 /// while (progress.pending_units > 0) { // or wb_offloader_resize_wait
 ///     run_step(stream);
