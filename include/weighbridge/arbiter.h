@@ -21,8 +21,9 @@ extern "C" {
  * and what is idle gives it: first what has the least priority, and of those what was used longest
  * ago. It acts in its calls only. An engine uses it so:
  *
- * 1. Commit each offloader with the least memory that it may need, and add it. 2. Before the steps
- * of one, use it, and wait until it holds its memory, or only until it is ready:
+ * 1. Commit each offloader with the least memory that it may need, and add it.
+ * 2. Before the steps of one, use it, and wait until it holds its memory, or only until it is
+ *    ready:
  *
  * ```c
  * wb_arbiter_use(arbiter, transformer, &progress, &error);

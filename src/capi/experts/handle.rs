@@ -21,11 +21,9 @@ use crate::status::wb_status;
 /// share; all experts stay in pinned host memory. An engine uses it so:
 ///
 /// 1. Describe each expert tensor of each layer (wb_expert_tensor) and create the cache with a
-/// number
-///    of slots or a budget of device memory.
+///    number of slots or a budget of device memory.
 /// 2. Give the fused kernel the slots in place of the weights: wb_expert_cache_get_view has a
-/// tensor
-///    `[most_slots, ...]` for each expert tensor, at an address that stays.
+///    tensor `[most_slots, ...]` for each expert tensor, at an address that stays.
 /// 3. In each layer, between the router and the fused kernel, on the same stream:
 ///
 /// ```c
