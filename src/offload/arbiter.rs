@@ -204,12 +204,12 @@ impl Arbiter {
     pub fn add(&self, offloader: Arc<Offloader>, options: MemberOptions) -> Result<()> {
         let mut state = self.state()?;
         // First, so that no resize of the caller comes between what it holds and this.
-        offloader.set_shared()?;
-        let member = self.new_member(&state, &offloader, options);
-        let member = member.inspect_err(|_| offloader.clear_shared())?;
+        let shared = offloader.share()?;
+        let member = self.new_member(&state, &offloader, options)?;
         state.uses += 1;
         let used = state.uses;
         state.members.push(Member { used, ..member });
+        shared.keep();
         Ok(())
     }
 

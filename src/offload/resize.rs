@@ -134,11 +134,11 @@ impl Offloader {
     }
 
     /// Notes that an arbiter resizes the offloader. Fails if one does already.
-    pub(super) fn set_shared(&self) -> Result<()> {
+    pub(super) fn share(&self) -> Result<Shared<'_>> {
         if self.shared.swap(true, Ordering::AcqRel) {
             return Err(is_shared());
         }
-        Ok(())
+        Ok(Shared(self))
     }
 
     /// Notes that no arbiter resizes the offloader.
@@ -195,6 +195,22 @@ impl Offloader {
                  fixed ones: set wb_plan_options.fixed_addresses",
             ),
         }
+    }
+}
+
+/// An offloader that is an arbiter's, until this is dropped.
+pub(super) struct Shared<'a>(&'a Offloader);
+
+impl Shared<'_> {
+    /// Leaves it the arbiter's.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        self.0.clear_shared();
     }
 }
 
