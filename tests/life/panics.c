@@ -40,7 +40,7 @@ static wb_status status_of_retry(const struct every *each)
 {
     if (strcmp(each->name, "wb_offloader_add") == 0) return WB_ERR_INVALID_ARGUMENT;
     if (strcmp(each->name, "wb_offloader_remove") == 0) return WB_ERR_NOT_FOUND;
-    if (strcmp(each->name, "wb_arbiter_remove") == 0) return WB_ERR_INVALID_ARGUMENT; /* it adds first */
+    if (strcmp(each->name, "wb_arbiter_remove") == 0) return WB_ERR_BUSY; /* it adds first */
     return WB_OK;
 }
 
