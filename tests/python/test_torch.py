@@ -518,3 +518,6 @@ def test_cuda_without_a_number_is_the_current_device(monkeypatch):
     assert runs_on("cuda") == runs_on(None) == runs_on(torch.device("cuda")) == one
     assert runs_on("cuda:0") == torch.device("cuda", 0)
     assert runs_on("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runs_on("cuda") == torch.device("cuda", 0)  # which cannot be opened, with a clear error
+    assert runs_on(None) == torch.device("cpu")

@@ -17,8 +17,6 @@ from .errors import WaitTimeoutError
 from .info import DeviceInfo, DeviceStats, device_info, device_stats
 from .stream import Stream, release_after, stream_handle
 
-# A native wait cannot be interrupted by Ctrl-C, so a wait is a sequence of short native waits.
-
 
 class Memory(Closeable):
     """One end of a copy: a buffer or a view."""

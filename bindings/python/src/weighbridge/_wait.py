@@ -1,4 +1,4 @@
-"""Waiting for the library in short calls, between which Python hears Ctrl-C."""
+"""Waiting for the library in short calls: Ctrl-C cannot interrupt a native one."""
 
 from __future__ import annotations
 

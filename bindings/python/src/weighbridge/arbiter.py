@@ -20,8 +20,6 @@ from .memory import Device
 from .offloader import Offloader
 from .stream import stream_handle
 
-"""Longest wait in one native call, so that Ctrl-C is noticed."""
-
 
 @dataclass(frozen=True)
 class ArbiterProgress:

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 Move = Literal["begin", "advance", "rebalance"]
 """A call that moves parameters: it begins to, goes on, or exchanges pieces."""
 
-"""Longest wait in one native call, so that Ctrl-C is noticed."""
-
 
 class Offloader(Closeable):
     """Holds the parameters of a plan, and transfers groups to the device when they are acquired.

@@ -18,7 +18,8 @@ def runs_on(device: str | torch.device | None) -> torch.device:
     if where.type not in ("cpu", "cuda"):
         raise ValueError(f'asked to run the model on {where}: it runs on "cpu" or on "cuda"')
     if where.type == "cuda" and where.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
+        # Without CUDA the library says what is missing, when it opens the first one.
+        return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
     return where
 
 
