@@ -128,6 +128,8 @@ def borrowed(weights: Weights, moved: Iterable[Weight]) -> set[Weight]:
     """Returns those of the weights, which were given other memory, whose home something else uses,
     such as a ``weight.data`` of before: new bytes there would change it."""
     wholes = [weight for weight in moved if weight.part_of is None]
+    if not wholes:
+        return set()
     tied = set(_tied(weights, wholes))
     return tied.union(_shared(weights, [weight for weight in wholes if weight.refused is None]))
 

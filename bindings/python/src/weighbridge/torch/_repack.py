@@ -25,28 +25,31 @@ def repacked_modules(weights: Weights) -> Iterator[tuple[str, torch.nn.Module]]:
         try:
             yield group.name, weights.modules[number]
         finally:
+            inside = set(map(id, weights.model.modules()))
             try:
-                _lose(weights, number, group.name)
-                _take(weights, number, group.name)
+                _lose(weights, number, group.name, inside)
+                _take(weights, number, group.name, inside)
             finally:
                 _give_places(weights)
 
 
 def reconcile(weights: Weights) -> None:
     """Replaces, adds and removes weights until the offloader has those of the groups' modules."""
+    inside = set(map(id, weights.model.modules()))
+    groups = list(enumerate(weights.offloader.plan.groups))
     try:
-        for number, group in enumerate(weights.offloader.plan.groups):
-            _lose(weights, number, group.name)
-        for number, group in enumerate(weights.offloader.plan.groups):
-            _take(weights, number, group.name)
+        for number, group in groups:
+            _lose(weights, number, group.name, inside)
+        for number, group in groups:
+            _take(weights, number, group.name, inside)
     finally:
         _give_places(weights)
 
 
-def _lose(weights: Weights, number: int, group: str) -> None:
+def _lose(weights: Weights, number: int, group: str, inside: set[int]) -> None:
     """Removes the weights of modules that are no longer in a group: others that are now in their
-    place may have their names."""
-    found = _found(weights, number, group)
+    place may have their names. ``inside`` has the ids of the model's modules."""
+    found = _found(weights, number, group, inside)
     tensors = {id(one.tensor) for one in found}
     places = {(h.module, h.own) for one in found for h in one.holders if h.outer is None}
     for weight in dict.fromkeys(weights.of_group(number)):
@@ -55,10 +58,10 @@ def _lose(weights: Weights, number: int, group: str) -> None:
             _remove(weights, weight, number, gone)
 
 
-def _found(weights: Weights, number: int, group: str) -> list[Weight]:
+def _found(weights: Weights, number: int, group: str, inside: set[int]) -> list[Weight]:
     """Returns the weights that a group's module has now; none if the model no longer has it."""
     module = weights.modules[number]
-    if not any(one is module for one in weights.model.modules()):
+    if id(module) not in inside:
         return []
     others = set(map(id, weights.modules)) - {id(module)}
     return weights_in(module, group, weights.buffers, others)
@@ -78,7 +81,7 @@ def _remove(weights: Weights, weight: Weight, number: int, holders: list[Holder]
         weights.untie(weight, holder)
 
 
-def _take(weights: Weights, number: int, group: str) -> None:
+def _take(weights: Weights, number: int, group: str, inside: set[int]) -> None:
     """Replaces, adds and removes a group's weights until the offloader has the module's.
 
     A weight has changed if it does not use the offloader's memory.
@@ -89,7 +92,7 @@ def _take(weights: Weights, number: int, group: str) -> None:
     lacking = borrowed(weights, [weight for weight in before if weight.has_other_memory()])
     placed = {(h.module, h.own): (w, h) for w in before for h in w.holders if h.outer is None}
     kept = set()
-    for found in _found(weights, number, group):
+    for found in _found(weights, number, group, inside):
         weight, holder = known.get(id(found.tensor)), found.holders[0]
         if weight is None:
             place = holder
